@@ -1,0 +1,1 @@
+//! The bus: topology, publishing, state records, the consume loop

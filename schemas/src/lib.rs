@@ -1,0 +1,1 @@
+//! The events, ids, subjects and keys of StreamGate: pure types, no IO

@@ -1,0 +1,2 @@
+//! StreamGate.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The sandboxed program that links FFmpeg.
+fn main() {}

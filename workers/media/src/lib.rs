@@ -1,0 +1,1 @@
+//! The parent side of the sandboxed media child: protocol and driver, no FFmpeg
