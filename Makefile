@@ -1,0 +1,46 @@
+# The commands of the project; `make` alone explains them. Each installs what it needs first (`.ci/setup`, silent when nothing is missing).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint bench
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+export NATS_SERVER ?= $(CURDIR)/.tools/bin/nats-server
+# Passed on to the program: make demo ARGS=--exit
+ARGS ?=
+
+help: ## Show this text
+	@echo "StreamGate: a self-hosted media gateway. From a fresh checkout:"
+	@echo
+	@echo "  make demo     first build: some minutes; then a sample video is uploaded and a URL that plays is printed"
+	@echo
+	@echo "All targets (make TARGET ARGS='--flags for the program'):"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@echo
+	@echo "README.md has a walkthrough with curl, target/release/streamgate --help has every command."
+
+setup: ## Install what building and running need (apt, with sudo; the rest into .tools)
+	@.ci/setup
+
+demo: release ## Start everything, upload the sample clip, print a URL that plays; ARGS=--exit ends once it plays
+	@target/release/streamgate demo $(ARGS)
+
+up: release ## Start everything on this machine, with its own broker and a data folder
+	@target/release/streamgate up $(ARGS)
+
+test: ## Run all tests; ARGS='-E test(name)' chooses some
+	@.ci/setup test
+	@cargo build --workspace --locked
+	@if .ci/doc-examples; then cargo test --doc --workspace --locked; fi
+	@cargo nextest run --workspace --locked $(ARGS)
+
+lint: setup ## Check the formatting and run clippy, warnings denied
+	@cargo fmt --all --check
+	@cargo lint
+
+bench: release ## Measure against the ffmpeg and cat of this machine
+	@cargo run --release --locked --package streamgate --example bench -- $(ARGS)
+
+.PHONY: release
+release: setup
+	@cargo build --release --locked --package streamgate --package media-child
