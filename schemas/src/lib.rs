@@ -1,1 +1,94 @@
-//! The events, ids, subjects and keys of StreamGate: pure types, no IO
+//! Everything that crosses a process border, as types: events, KV records, ids, subjects and storage keys.
+//!
+//! This crate does no IO and knows no clock. A message is MessagePack with named fields; additive change is a new
+//! optional field, a breaking change is a new verb. The JSON Schemas in `json/`, `asyncapi.json` and the golden bytes in
+//! `golden/` are generated from these types by `streamgate schemas write` and compared by `streamgate schemas check`.
+//!
+//! Limits: an event payload stays below [`EVENT_BYTES_MAX`]; a record below [`RECORD_BYTES_MAX`].
+
+pub mod access;
+pub mod catalog;
+pub mod document;
+pub mod envelope;
+pub mod ids;
+pub mod job;
+pub mod keys;
+pub mod media;
+pub mod subjects;
+pub mod upload;
+
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Largest payload of one event in bytes; larger facts live in the store and are named by key.
+pub const EVENT_BYTES_MAX: usize = 256 * 1024;
+
+/// Largest KV record in bytes, below the broker's `max_payload` of 1 MiB with room for headers.
+pub const RECORD_BYTES_MAX: usize = 960 * 1024;
+
+/// Media type of every payload on the bus.
+pub const CONTENT_TYPE: &str = "application/msgpack";
+
+/// One kind of event on the EVENTS stream.
+pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// First subject token after `evt`.
+    const ENTITY: &'static str;
+    /// Past verb, the second subject token after `evt`.
+    const VERB: &'static str;
+    /// True when the entity sees this event at most once in its life; the publisher then expects an empty subject.
+    const ONCE: bool;
+
+    /// Last subject token: the entity's id.
+    fn entity_id(&self) -> String;
+
+    /// Who and what the event is about; becomes message headers.
+    fn about(&self) -> About;
+}
+
+/// What an event is about, carried in headers so that followers can filter without decoding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// Owner of the media, empty when there is none.
+    pub owner: Option<String>,
+    /// The media concerned.
+    pub media_id: Option<ids::MediaId>,
+    /// The job concerned.
+    pub job_id: Option<ids::JobId>,
+}
+
+/// A record of one KV bucket, changed only by compare-and-set.
+pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
+    /// Bucket name.
+    const BUCKET: &'static str;
+
+    /// Key inside the bucket, made of our own ids only.
+    fn key(&self) -> String;
+}
+
+/// Names of the headers every event carries.
+pub mod headers {
+    /// CloudEvents id, equal to `Nats-Msg-Id`.
+    pub const ID: &str = "ce-id";
+    /// CloudEvents source: the role that published.
+    pub const SOURCE: &str = "ce-source";
+    /// CloudEvents type: `<entity>.<verb>`.
+    pub const TYPE: &str = "ce-type";
+    /// CloudEvents version, always `1.0`.
+    pub const SPEC_VERSION: &str = "ce-specversion";
+    /// CloudEvents time, RFC 3339 in UTC.
+    pub const TIME: &str = "ce-time";
+    /// CloudEvents subject: the entity id.
+    pub const SUBJECT: &str = "ce-subject";
+    /// CloudEvents schema: path of the JSON Schema of the payload.
+    pub const DATA_SCHEMA: &str = "ce-dataschema";
+    /// CloudEvents content type, prefixed as the NATS binding asks.
+    pub const DATA_CONTENT_TYPE: &str = "ce-datacontenttype";
+    /// W3C trace context.
+    pub const TRACE_PARENT: &str = "traceparent";
+    /// Owner of the media concerned.
+    pub const OWNER: &str = "sg-owner";
+    /// Media concerned.
+    pub const MEDIA_ID: &str = "sg-media-id";
+    /// Job concerned.
+    pub const JOB_ID: &str = "sg-job-id";
+}

@@ -1,0 +1,84 @@
+//! API keys and signing keys. A key's secret half is stored as a hash; a signing key is created once, so that replicas agree.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::{About, Event, ids::KeyId};
+
+/// What a principal may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Works on what it owns.
+    Owner,
+    /// Reads everything operational, changes nothing.
+    Operator,
+    /// May do everything.
+    Admin,
+}
+
+/// One API key in the bucket `apikeys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ApiKey {
+    /// Public half.
+    pub key_id: KeyId,
+    /// SHA-256 of the secret half.
+    #[schemars(with = "Vec<u8>")]
+    pub secret_sha256: ByteBuf,
+    /// Whose media it works on.
+    pub owner: String,
+    /// What it may do.
+    pub role: Role,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+}
+
+impl crate::Record for ApiKey {
+    const BUCKET: &'static str = "apikeys";
+    fn key(&self) -> String {
+        self.key_id.to_string()
+    }
+}
+
+/// One signing key in the bucket `secrets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Secret {
+    /// What it signs, our own word.
+    pub name: String,
+    /// 32 random bytes.
+    #[schemars(with = "Vec<u8>")]
+    pub bytes: ByteBuf,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+}
+
+impl crate::Record for Secret {
+    const BUCKET: &'static str = "secrets";
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// `evt.admin.key_created`: an API key was made; its secret is nowhere in the event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyCreated {
+    /// Public half.
+    pub key_id: KeyId,
+    /// Whose media it works on.
+    pub owner: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+impl Event for KeyCreated {
+    const ENTITY: &'static str = "admin";
+    const VERB: &'static str = "key_created";
+    const ONCE: bool = true;
+    fn entity_id(&self) -> String {
+        self.key_id.to_string()
+    }
+    fn about(&self) -> About {
+        About { owner: Some(self.owner.clone()), ..About::default() }
+    }
+}

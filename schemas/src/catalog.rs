@@ -1,0 +1,103 @@
+//! The list of everything that crosses the bus: the source of `json/`, `asyncapi.json` and the contract tests.
+
+use schemars::{Schema, schema_for};
+
+use crate::{Event, Record, access, document, envelope, job, media, upload};
+
+/// One kind of message.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Name: `<entity>.<verb>` for events, else what it is; the schema file is `<name>.v1.json`.
+    pub name: String,
+    /// Subject with parameters in braces.
+    pub address: String,
+    /// Stream that keeps it; empty for core messages.
+    pub stream: String,
+    /// JSON Schema of the payload, once decoded from MessagePack.
+    pub schema: Schema,
+}
+
+fn event<E: Event>() -> Entry {
+    Entry {
+        name: format!("{}.{}", E::ENTITY, E::VERB),
+        address: format!("evt.{}.{}.{{id}}", E::ENTITY, E::VERB),
+        stream: crate::subjects::EVENTS.into(),
+        schema: schema_for!(E),
+    }
+}
+
+fn record<R: Record>(name: &str, key: &str) -> Entry {
+    Entry {
+        name: format!("kv.{name}"),
+        address: format!("$KV.{}.{key}", R::BUCKET),
+        stream: crate::subjects::kv_stream(R::BUCKET),
+        schema: schema_for!(R),
+    }
+}
+
+/// Every event kind.
+pub fn events() -> Vec<Entry> {
+    vec![
+        event::<upload::Created>(),
+        event::<upload::Received>(),
+        event::<upload::Expired>(),
+        event::<upload::Terminated>(),
+        event::<media::Stored>(),
+        event::<media::Rejected>(),
+        event::<media::Playable>(),
+        event::<media::Ready>(),
+        event::<job::Queued>(),
+        event::<job::Started>(),
+        event::<job::Retried>(),
+        event::<job::Succeeded>(),
+        event::<job::Failed>(),
+        event::<job::Cancelled>(),
+        event::<job::Dead>(),
+        event::<access::KeyCreated>(),
+    ]
+}
+
+/// Every record kind. On the bus a record lies inside an [`envelope::Envelope`].
+pub fn records() -> Vec<Entry> {
+    vec![
+        record::<upload::Record>("uploads", "{upload_id}"),
+        record::<document::Record>("media", "{media_id}"),
+        record::<media::Record>("assets", "{media_id}"),
+        record::<job::Record>("jobs", "{job_id}"),
+        record::<job::Part>("jobs.part", "{job_id}.{part}"),
+        record::<access::ApiKey>("apikeys", "{key_id}"),
+        record::<access::Secret>("secrets", "{name}"),
+    ]
+}
+
+/// Everything else.
+pub fn others() -> Vec<Entry> {
+    vec![
+        Entry {
+            name: "kv.envelope".into(),
+            address: "$KV.{bucket}.{key}".into(),
+            stream: "KV_{bucket}".into(),
+            schema: schema_for!(envelope::Envelope),
+        },
+        Entry {
+            name: "job.task".into(),
+            address: "job.{kind}.{priority}.{job_id}.{part}".into(),
+            stream: crate::subjects::JOBS.into(),
+            schema: schema_for!(job::Task),
+        },
+        Entry {
+            name: "job.progress".into(),
+            address: "progress.{job_id}.{part}".into(),
+            stream: crate::subjects::PROGRESS.into(),
+            schema: schema_for!(job::Progress),
+        },
+    ]
+}
+
+/// Everything, in a stable order.
+pub fn all() -> Vec<Entry> {
+    let mut all = events();
+    all.extend(records());
+    all.extend(others());
+    all
+}

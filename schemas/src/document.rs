@@ -1,0 +1,28 @@
+//! The owner's document of a medium: what people say about it. Written over HTTP only.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::MediaId;
+
+/// One medium in the bucket `media`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Who may change it.
+    pub owner: String,
+    /// Title for people; the file name until the owner says otherwise.
+    pub title: String,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds.
+    pub changed_at_ms: u64,
+}
+
+impl crate::Record for Record {
+    const BUCKET: &'static str = "media";
+    fn key(&self) -> String {
+        self.media_id.to_string()
+    }
+}

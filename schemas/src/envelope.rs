@@ -1,0 +1,36 @@
+//! How a record lies in its bucket: the record itself and the events its last change caused but not yet published.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// A KV value. The record stays opaque here, so that the sweeper can publish what is unsent without knowing its type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Envelope {
+    /// The record as MessagePack.
+    #[schemars(with = "Vec<u8>")]
+    pub record: ByteBuf,
+    /// Events this revision caused, in order; empty once they are in EVENTS.
+    #[serde(default)]
+    pub unsent: Vec<Unsent>,
+    /// Unix time in milliseconds of the last change, by the writer's clock.
+    pub changed_at_ms: u64,
+}
+
+/// An event waiting to be published, complete with its headers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Unsent {
+    /// Subject to publish to.
+    pub subject: String,
+    /// Event id: SHA-256 of subject and cause, in hex; also `Nats-Msg-Id`.
+    pub id: String,
+    /// Headers besides the message id.
+    pub headers: BTreeMap<String, String>,
+    /// Payload, MessagePack.
+    #[schemars(with = "Vec<u8>")]
+    pub payload: ByteBuf,
+    /// True when the subject may hold only this one event.
+    pub once: bool,
+}

@@ -1,0 +1,153 @@
+//! Entity ids: UUIDv7 as 26 lower-case base32hex characters, checked by type. No right rests on an id being secret.
+
+use std::{fmt, str::FromStr};
+
+use data_encoding::{Encoding, Specification};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Length of an id as text: 128 bits in groups of five.
+pub const TEXT_LENGTH: usize = 26;
+
+/// A text that is no id of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id is 26 lower-case base32 characters (0-9, a-v)")
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// RFC 4648 section 7 in lower case without padding: it sorts as the bytes do, so newer ids sort last.
+fn encoding() -> Option<Encoding> {
+    let mut specification = Specification::new();
+    specification.symbols.push_str("0123456789abcdefghijklmnopqrstuv");
+    specification.encoding().ok()
+}
+
+fn to_text(bytes: [u8; 16]) -> String {
+    encoding().map(|e| e.encode(&bytes)).unwrap_or_default()
+}
+
+fn from_text(text: &str) -> Result<[u8; 16], Malformed> {
+    if text.len() != TEXT_LENGTH {
+        return Err(Malformed);
+    }
+    let bytes = encoding().and_then(|e| e.decode(text.as_bytes()).ok()).ok_or(Malformed)?;
+    bytes.try_into().map_err(|_| Malformed)
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; 16]);
+
+        impl $name {
+            /// Makes the id of 16 bytes, usually a UUIDv7.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
+            /// The id's 16 bytes.
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&to_text(self.0))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Malformed;
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                from_text(text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "pattern": "^[0-9a-v]{26}$" })
+            }
+        }
+    };
+}
+
+id!(
+    /// A medium: what an owner published and a viewer plays.
+    MediaId
+);
+id!(
+    /// An upload: how bytes arrive.
+    UploadId
+);
+id!(
+    /// A job: one piece of work with parts.
+    JobId
+);
+id!(
+    /// A request: the entity of events that concern no lasting thing.
+    RequestId
+);
+id!(
+    /// An API key, its public half.
+    KeyId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn refuses_what_is_no_id() {
+        for text in [
+            "",
+            "0",
+            "../../etc/passwd",
+            "0123456789ABCDEFGHIJKLMNOP",
+            "01234567890123456789012345678",
+            "w1234567890123456789012345",
+        ] {
+            assert_eq!(text.parse::<MediaId>(), Err(Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_second_spelling() {
+        // 26 characters hold 130 bits; the two spare ones must be zero, else one id has four names.
+        assert_eq!("0000000000000000000000000v".parse::<MediaId>(), Err(Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_bytes_agree(bytes: [u8; 16], other: [u8; 16]) {
+            let (a, b) = (MediaId::from_bytes(bytes), MediaId::from_bytes(other));
+            prop_assert_eq!(a.to_string().parse::<MediaId>(), Ok(a));
+            prop_assert_eq!(a.to_string().len(), TEXT_LENGTH);
+            prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));
+        }
+    }
+}

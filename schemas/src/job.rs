@@ -1,0 +1,358 @@
+//! Jobs: work in parts. The job's own record is written by planner, finisher and cancel; each part has its own claim record.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    About, Event,
+    ids::{JobId, MediaId},
+    media::Rational,
+    subjects::{self, Priority},
+};
+
+/// Most parts a job may have: they are queued in one atomic batch, which holds 1,000 messages (NATS ADR-50).
+pub const PARTS_MAX: usize = 900;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Planned; parts wait or run.
+    Active,
+    /// Done and checked.
+    Succeeded,
+    /// Ended with `code`.
+    Failed,
+    /// Ended by a person.
+    Cancelled,
+}
+
+/// A range of the output frame grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Range {
+    /// First frame, from 0.
+    pub start_frame: u64,
+    /// Frames in the range.
+    pub frame_count: u64,
+    /// Number of the range's first segment, from 1.
+    pub first_segment: u32,
+}
+
+/// One rung of the ladder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rung {
+    /// Folder name, such as `v720`.
+    pub name: String,
+    /// Width in pixels, even.
+    pub width: u32,
+    /// Height in pixels, even.
+    pub height: u32,
+    /// Keeps every n-th frame of the grid: 1, or 2 where 50 or 60 fps is too much for a low rung.
+    pub frame_step: u32,
+    /// Constant rate factor of x264.
+    pub crf: u32,
+    /// Peak bits per second (x264 `vbv-maxrate`).
+    pub rate_max_bps: u64,
+    /// Decoder buffer in bits (x264 `vbv-bufsize`).
+    pub buffer_bits: u64,
+    /// H.264 profile.
+    pub profile: String,
+    /// H.264 level times 10, such as 31.
+    pub level: u32,
+    /// Encoder threads, fixed so that output is reproducible.
+    pub threads: u32,
+}
+
+/// How the video is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VideoPlan {
+    /// Stream index in the source.
+    pub stream_index: u32,
+    /// Output frames per second.
+    pub frame_rate: Rational,
+    /// Output frames.
+    pub frame_count: u64,
+    /// Frames between IDR pictures.
+    pub gop_frames: u32,
+    /// Frames in each segment but the last; a multiple of `gop_frames`.
+    pub segment_frames: u32,
+    /// Parts on the output frame grid, the first one short.
+    pub ranges: Vec<Range>,
+    /// Rungs, best first.
+    pub rungs: Vec<Rung>,
+    /// x264 preset.
+    pub preset: String,
+}
+
+/// How one audio track is made: always as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AudioPlan {
+    /// Folder name, such as `a0`.
+    pub name: String,
+    /// Stream index in the source.
+    pub stream_index: u32,
+    /// Language, `und` when unknown.
+    pub language: String,
+    /// Name for people.
+    pub label: String,
+    /// Channels of the output.
+    pub channels: u32,
+    /// Samples per second of the output.
+    pub sample_rate_hz: u32,
+    /// Target bits per second.
+    pub bit_rate_bps: u64,
+    /// Samples of the whole output.
+    pub duration_samples: u64,
+    /// Nominal segment length in seconds, equal to the video's.
+    pub segment_seconds: Rational,
+}
+
+/// What is made, decided once by the planner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Plan {
+    /// Object key of the source.
+    pub source_key: String,
+    /// Size of the source in bytes.
+    pub source_bytes: u64,
+    /// Presentation time of the source, in microseconds, that becomes 0.
+    pub origin_us: i64,
+    /// Duration in milliseconds.
+    pub duration_ms: u64,
+    /// The video, if there is any.
+    pub video: Option<VideoPlan>,
+    /// The audio tracks.
+    pub audio: Vec<AudioPlan>,
+    /// Digest of the options, part of every object key.
+    pub options_digest: String,
+    /// Why the ladder is what it is, for the report.
+    pub reasons: Vec<String>,
+}
+
+/// One job in the bucket `jobs`, key `<job_id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// The job.
+    pub job_id: JobId,
+    /// Kind, such as `transcode`.
+    pub kind: String,
+    /// Priority of its parts.
+    pub priority: Priority,
+    /// The medium it works on.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Number of the encode it makes.
+    pub encode: u32,
+    /// Folder of its objects.
+    pub prefix: String,
+    /// What is made.
+    pub plan: Plan,
+    /// Names of its parts, in queue order.
+    pub parts: Vec<String>,
+    /// Why it failed: a stable code.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds at which it ended.
+    pub ended_at_ms: Option<u64>,
+}
+
+impl crate::Record for Record {
+    const BUCKET: &'static str = "jobs";
+    fn key(&self) -> String {
+        self.job_id.to_string()
+    }
+}
+
+/// Where a part stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PartStatus {
+    /// A worker holds it.
+    Claimed,
+    /// Its objects are stored.
+    Done,
+    /// It can't be done; `code` says why.
+    Failed,
+}
+
+/// One stored segment. Its number is `first_segment` of the track plus its place in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Segment {
+    /// Decode time of the first sample, in ticks.
+    pub start_ticks: u64,
+    /// Sum of the sample durations, in ticks.
+    pub duration_ticks: u64,
+    /// Bytes.
+    pub size_bytes: u64,
+}
+
+/// What a part has stored of one rendition so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Track {
+    /// Folder name of the rendition.
+    pub rendition: String,
+    /// Ticks per second.
+    pub timescale: u32,
+    /// SHA-256 of the init segment in lower-case hex.
+    pub init_sha256: String,
+    /// Bytes of the init segment.
+    pub init_bytes: u64,
+    /// Number of the first segment in `segments`.
+    pub first_segment: u32,
+    /// Segments in order, without gaps.
+    pub segments: Vec<Segment>,
+}
+
+/// One part in the bucket `jobs`, key `<job_id>.<part>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// The job.
+    pub job_id: JobId,
+    /// Name of the part: `v0000`, `a0`, `finish`.
+    pub part: String,
+    /// Where it stands.
+    pub status: PartStatus,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// Tries that ended in a crash of the media child.
+    pub crashes: u32,
+    /// Who holds it: a random name per worker process.
+    pub worker: String,
+    /// Unix time in milliseconds at which the holder last showed itself.
+    pub last_seen_ms: u64,
+    /// What is stored so far.
+    pub tracks: Vec<Track>,
+    /// CPU milliseconds the media child used for what is stored.
+    pub cpu_ms: u64,
+    /// Why it failed: a stable code.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+}
+
+impl crate::Record for Part {
+    const BUCKET: &'static str = "jobs";
+    fn key(&self) -> String {
+        subjects::part_key(self.job_id, &self.part)
+    }
+}
+
+/// A message of the work queue: do this part. All else is in the job's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Task {
+    /// The job.
+    pub job_id: JobId,
+    /// Name of the part.
+    pub part: String,
+}
+
+/// How far a part is; lives in memory on the broker, newest only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// The job.
+    pub job_id: JobId,
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Name of the part.
+    pub part: String,
+    /// Milliseconds of output made by this part.
+    pub done_ms: u64,
+    /// Milliseconds of output this part will have.
+    pub total_ms: u64,
+}
+
+macro_rules! job_event {
+    ($(#[$doc:meta])* $name:ident, $verb:literal, $once:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        pub struct $name {
+            /// The job.
+            pub job_id: JobId,
+            /// The medium it works on.
+            pub media_id: MediaId,
+            /// Its owner.
+            pub owner: String,
+            /// Kind, such as `transcode`.
+            pub kind: String,
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Event for $name {
+            const ENTITY: &'static str = "job";
+            const VERB: &'static str = $verb;
+            const ONCE: bool = $once;
+            fn entity_id(&self) -> String {
+                self.job_id.to_string()
+            }
+            fn about(&self) -> About {
+                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: Some(self.job_id) }
+            }
+        }
+    };
+}
+
+job_event!(
+    /// `evt.job.queued`: the job is planned and its parts wait.
+    Queued, "queued", true {
+        /// Parts to do, without the finish.
+        part_count: u32,
+        /// Milliseconds of output over all parts, what progress adds up to.
+        total_ms: u64,
+    }
+);
+job_event!(
+    /// `evt.job.started`: a worker took the first part.
+    Started, "started", true {
+        /// Who: a random name per worker process.
+        worker: String,
+    }
+);
+job_event!(
+    /// `evt.job.retried`: a part is tried again.
+    Retried, "retried", false {
+        /// Name of the part.
+        part: String,
+        /// Which try this is, from 2.
+        attempt: u32,
+        /// Why: a stable code.
+        code: String,
+    }
+);
+job_event!(
+    /// `evt.job.succeeded`: done and checked.
+    Succeeded, "succeeded", true {
+        /// Milliseconds from planning to the end.
+        wall_ms: u64,
+        /// CPU milliseconds of all media children.
+        cpu_ms: u64,
+    }
+);
+job_event!(
+    /// `evt.job.failed`: ended without a result.
+    Failed, "failed", true {
+        /// A stable code.
+        code: String,
+        /// The same for people.
+        detail: String,
+    }
+);
+job_event!(
+    /// `evt.job.cancelled`: ended by a person.
+    Cancelled, "cancelled", true {}
+);
+job_event!(
+    /// `evt.job.dead`: a part was given up and lies in the dead-letter stream.
+    Dead, "dead", false {
+        /// Name of the part.
+        part: String,
+        /// A stable code.
+        code: String,
+    }
+);

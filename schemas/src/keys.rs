@@ -1,0 +1,52 @@
+//! Every object key, built here and spelled nowhere else. Client text never becomes part of one.
+
+use crate::ids::MediaId;
+
+/// The source as uploaded.
+pub fn source(media_id: MediaId) -> String {
+    format!("media/{media_id}/source")
+}
+
+/// The durable remainder of an open upload, below one multipart part.
+pub fn source_tail(media_id: MediaId) -> String {
+    format!("media/{media_id}/source.tail")
+}
+
+/// Folder of everything that belongs to a medium.
+pub fn media(media_id: MediaId) -> String {
+    format!("media/{media_id}")
+}
+
+/// Folder of one encode: `digest` is the digest of its options, so that a repeat writes the same bytes to the same keys.
+pub fn encode(media_id: MediaId, encode: u32, digest: &str) -> String {
+    format!("media/{media_id}/e{encode}/{digest}")
+}
+
+/// Init segment of a rendition, relative to the encode's folder.
+pub fn init(rendition: &str) -> String {
+    format!("{rendition}/init.mp4")
+}
+
+/// Media segment of a rendition, relative to the encode's folder; numbers start at 1.
+pub fn segment(rendition: &str, number: u32) -> String {
+    format!("{rendition}/{number}.m4s")
+}
+
+/// Final media playlist of a rendition, relative to the encode's folder.
+pub fn media_playlist(rendition: &str) -> String {
+    format!("{rendition}/index.m3u8")
+}
+
+/// Media playlist of a rendition while it grows; rendered on request, never stored.
+pub fn event_playlist(rendition: &str) -> String {
+    format!("{rendition}/event.m3u8")
+}
+
+/// Multivariant playlist, relative to the encode's folder.
+pub const MULTIVARIANT: &str = "master.m3u8";
+/// MPEG-DASH manifest, relative to the encode's folder.
+pub const MANIFEST: &str = "manifest.mpd";
+/// Poster image, relative to the encode's folder.
+pub const POSTER: &str = "poster.jpg";
+/// What was decided, made and measured, relative to the encode's folder.
+pub const REPORT: &str = "report.json";

@@ -1,0 +1,300 @@
+//! Media as the stages see them: status, technical metadata, the current encode. Written by stages only.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    About, Event,
+    ids::{JobId, MediaId, UploadId},
+};
+
+/// A ratio of two integers, such as a frame rate in frames per second or a pixel aspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Rational {
+    /// Numerator.
+    pub num: u32,
+    /// Denominator, never 0.
+    pub den: u32,
+}
+
+impl Rational {
+    /// The ratio as a float, for people.
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.num) / f64::from(self.den.max(1))
+    }
+}
+
+/// Where a medium stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Bytes are still arriving.
+    Uploading,
+    /// Verified and waiting for its first encode.
+    Stored,
+    /// Refused; `code` says why.
+    Rejected,
+    /// The first segments play while the rest is being made.
+    Playable,
+    /// Everything is made and checked.
+    Ready,
+    /// The encode failed; `code` says why.
+    Failed,
+}
+
+/// The verified source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// Object key.
+    pub key: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// SHA-256 in lower-case hex.
+    pub sha256: String,
+}
+
+/// A video track of the source. Sizes are in pixels as coded, before rotation and pixel aspect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VideoTrack {
+    /// Stream index in the container.
+    pub index: u32,
+    /// Codec name.
+    pub codec: String,
+    /// Coded width.
+    pub width: u32,
+    /// Coded height.
+    pub height: u32,
+    /// Sample aspect ratio; 1/1 when square or unknown.
+    pub sample_aspect: Rational,
+    /// Clockwise rotation to apply for display: 0, 90, 180 or 270 degrees.
+    pub rotation_degrees: u32,
+    /// Average frame rate in frames per second.
+    pub frame_rate: Rational,
+    /// True when frames are not evenly spaced.
+    pub variable_frame_rate: bool,
+    /// Pixel format name.
+    pub pixel_format: String,
+    /// Bits per sample.
+    pub bit_depth: u32,
+    /// Transfer characteristic name, such as `bt709` or `smpte2084`.
+    pub color_transfer: Option<String>,
+    /// True when fields are interleaved.
+    pub interlaced: bool,
+    /// Frames, by packet count.
+    pub frame_count: u64,
+    /// First presentation time in microseconds.
+    pub start_us: i64,
+    /// End of the last frame in microseconds.
+    pub end_us: i64,
+}
+
+/// An audio track of the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AudioTrack {
+    /// Stream index in the container.
+    pub index: u32,
+    /// Codec name.
+    pub codec: String,
+    /// Samples per second.
+    pub sample_rate_hz: u32,
+    /// Channels.
+    pub channels: u32,
+    /// BCP 47 or ISO 639 code as the container gives it.
+    pub language: Option<String>,
+    /// Title as the container gives it, cleaned.
+    pub title: Option<String>,
+    /// True when the container marks it as the default.
+    pub is_default: bool,
+    /// First presentation time in microseconds.
+    pub start_us: i64,
+    /// End of the last sample in microseconds.
+    pub end_us: i64,
+}
+
+/// What the probe found in the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Technical {
+    /// Container family, such as `mp4` or `matroska`.
+    pub container: String,
+    /// Duration in milliseconds, from first presentation to last end.
+    pub duration_ms: u64,
+    /// Average bits per second of the whole file.
+    pub bit_rate_bps: u64,
+    /// Video tracks; cover art is none.
+    pub video: Vec<VideoTrack>,
+    /// Audio tracks.
+    pub audio: Vec<AudioTrack>,
+    /// True for a still picture.
+    pub still: bool,
+}
+
+/// One rendition of a finished encode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rendition {
+    /// Folder name, such as `v720` or `a0`.
+    pub name: String,
+    /// RFC 6381 codec string, parsed from the init segment.
+    pub codecs: String,
+    /// Width in pixels; 0 for audio.
+    pub width: u32,
+    /// Height in pixels; 0 for audio.
+    pub height: u32,
+    /// Peak bits per second over any segment.
+    pub peak_bps: u64,
+    /// Average bits per second.
+    pub average_bps: u64,
+    /// Segments.
+    pub segment_count: u32,
+    /// Bytes of init and segments.
+    pub size_bytes: u64,
+}
+
+/// An encode that plays or is being made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Encode {
+    /// Number of the encode, from 1.
+    pub number: u32,
+    /// The job that makes it.
+    pub job_id: JobId,
+    /// Folder of its objects.
+    pub prefix: String,
+    /// Duration in milliseconds.
+    pub duration_ms: u64,
+    /// Renditions, once final.
+    pub renditions: Vec<Rendition>,
+    /// True when a poster was made.
+    pub has_poster: bool,
+}
+
+/// One medium in the bucket `assets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Where it stands.
+    pub status: Status,
+    /// The verified source.
+    pub source: Option<Source>,
+    /// What the probe found.
+    pub technical: Option<Technical>,
+    /// What the index made of it for lists and search.
+    #[serde(default)]
+    pub summary: Option<Summary>,
+    /// The encode that plays.
+    pub encode: Option<Encode>,
+    /// Why it was rejected or failed: a stable code.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds.
+    pub changed_at_ms: u64,
+}
+
+impl crate::Record for Record {
+    const BUCKET: &'static str = "assets";
+    fn key(&self) -> String {
+        self.media_id.to_string()
+    }
+}
+
+/// Technical metadata in the form that lists and search use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    /// Container family.
+    pub container: String,
+    /// Duration in milliseconds.
+    pub duration_ms: u64,
+    /// Display width in pixels, after rotation and pixel aspect; 0 without video.
+    pub width: u32,
+    /// Display height in pixels; 0 without video.
+    pub height: u32,
+    /// Frames per second, times 1000, rounded; 0 without video.
+    pub frame_rate_milli: u32,
+    /// Video codec of the source.
+    pub video_codec: Option<String>,
+    /// Audio codecs of the source.
+    pub audio_codecs: Vec<String>,
+    /// Audio languages of the source.
+    pub languages: Vec<String>,
+    /// Names of the renditions that play, best first; empty until ready.
+    pub renditions: Vec<String>,
+}
+
+macro_rules! media_event {
+    ($name:ident, $verb:literal, $once:literal, $job:expr) => {
+        impl Event for $name {
+            const ENTITY: &'static str = "media";
+            const VERB: &'static str = $verb;
+            const ONCE: bool = $once;
+            fn entity_id(&self) -> String {
+                self.media_id.to_string()
+            }
+            fn about(&self) -> About {
+                let job: fn(&Self) -> Option<JobId> = $job;
+                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: job(self) }
+            }
+        }
+    };
+}
+
+/// `evt.media.stored`: the bytes are what they claim to be; the planner takes it from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stored {
+    /// The medium.
+    pub media_id: MediaId,
+    /// The upload it came by.
+    pub upload_id: UploadId,
+    /// Its owner.
+    pub owner: String,
+    /// The verified source.
+    pub source: Source,
+    /// What the probe found.
+    pub technical: Technical,
+}
+media_event!(Stored, "stored", true, |_| None);
+
+/// `evt.media.rejected`: the bytes can't be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rejected {
+    /// The medium.
+    pub media_id: MediaId,
+    /// The upload it came by.
+    pub upload_id: UploadId,
+    /// Its owner.
+    pub owner: String,
+    /// A stable code.
+    pub code: String,
+    /// The same for people.
+    pub detail: String,
+}
+media_event!(Rejected, "rejected", true, |_| None);
+
+/// `evt.media.playable`: the first segments can be played while the rest is being made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Playable {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// The job that makes it.
+    pub job_id: JobId,
+    /// Number of the encode.
+    pub encode: u32,
+}
+media_event!(Playable, "playable", false, |e| Some(e.job_id));
+
+/// `evt.media.ready`: everything is made and checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ready {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// The encode that plays from now on.
+    pub encode: Encode,
+}
+media_event!(Ready, "ready", false, |e| Some(e.encode.job_id));

@@ -1,0 +1,130 @@
+//! Every subject, built here and spelled nowhere else. The last token of an event is the entity's id.
+
+use crate::{
+    Event,
+    ids::{JobId, MediaId, UploadId},
+};
+
+/// Name of the stream that holds all events.
+pub const EVENTS: &str = "EVENTS";
+/// Name of the work queue.
+pub const JOBS: &str = "JOBS";
+/// Name of the append-only audit stream.
+pub const AUDIT: &str = "AUDIT";
+/// Name of the dead-letter stream.
+pub const DEAD: &str = "DEAD";
+/// Name of the in-memory progress stream.
+pub const PROGRESS: &str = "PROGRESS";
+
+/// All events.
+pub const EVENTS_ALL: &str = "evt.>";
+
+/// Subject of one event.
+pub fn event<E: Event>(event: &E) -> String {
+    format!("evt.{}.{}.{}", E::ENTITY, E::VERB, event.entity_id())
+}
+
+/// Filter for every event of one kind.
+pub fn events_of<E: Event>() -> String {
+    format!("evt.{}.{}.*", E::ENTITY, E::VERB)
+}
+
+/// Subject of one part of a job.
+pub fn job_part(kind: &str, priority: Priority, job_id: JobId, part: &str) -> String {
+    format!("job.{kind}.{}.{job_id}.{part}", priority.token())
+}
+
+/// Every part of every job of one kind: the wake-up filter of its workers.
+pub fn jobs_of(kind: &str) -> String {
+    format!("job.{kind}.>")
+}
+
+/// Progress of one part.
+pub fn progress(job_id: JobId, part: &str) -> String {
+    format!("progress.{job_id}.{part}")
+}
+
+/// Dead letter of one message: `id` names the stream and sequence it came from.
+pub fn dead(stage: &str, stream: &str, sequence: u64) -> String {
+    format!("dead.{stage}.{stream}-{sequence}")
+}
+
+/// Audit record of one event class and action.
+pub fn audit(class: &str, action: &str) -> String {
+    format!("audit.{class}.{action}")
+}
+
+/// Core subject that tells workers a job was cancelled.
+pub fn control_job(job_id: JobId) -> String {
+    format!("ctl.job.{job_id}")
+}
+
+/// Core subject that asks whoever holds an upload to let go.
+pub fn control_upload(upload_id: UploadId) -> String {
+    format!("ctl.upload.{upload_id}")
+}
+
+/// Request to the index.
+pub fn ask_index(verb: &str) -> String {
+    format!("ask.index.{verb}")
+}
+
+/// Subject of a KV entry; its stream is `KV_<bucket>`.
+pub fn kv(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+/// Stream behind a KV bucket.
+pub fn kv_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+/// Key of one part's claim record in the bucket `jobs`.
+pub fn part_key(job_id: JobId, part: &str) -> String {
+    format!("{job_id}.{part}")
+}
+
+/// Filter for the events of one medium is by header; this is its subject filter where the entity is the medium itself.
+pub fn events_of_media(media_id: MediaId) -> String {
+    format!("evt.media.*.{media_id}")
+}
+
+/// Queue priority; a lower number is served first.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Served first.
+    P0,
+    /// The default.
+    #[default]
+    P1,
+    /// Served when nothing else waits, and now and then in between.
+    P2,
+}
+
+impl Priority {
+    /// All priorities, the first served first.
+    pub const ALL: [Self; 3] = [Self::P0, Self::P1, Self::P2];
+
+    /// The subject token.
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::P0 => "p0",
+            Self::P1 => "p1",
+            Self::P2 => "p2",
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Uploads: how bytes arrive. The record is written by the ingress (and by the keeper when it expires).
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    About, Event,
+    ids::{MediaId, UploadId},
+};
+
+/// Where an upload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Bytes may be appended.
+    Open,
+    /// All bytes are durable under the final key.
+    Received,
+    /// The owner ended it.
+    Terminated,
+    /// Its time ran out.
+    Expired,
+    /// Its bytes were lost or damaged; it can't go on.
+    Deactivated,
+}
+
+/// A digest the client declared for the whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Digest {
+    /// `sha-256` or `sha-512`, as RFC 9530 names them.
+    pub algorithm: String,
+    /// The digest's bytes.
+    #[schemars(with = "Vec<u8>")]
+    pub value: ByteBuf,
+}
+
+/// One stored part of a multipart upload; its index is its place in the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Part {
+    /// The store's name for the part, needed to complete.
+    pub content_id: String,
+    /// Bytes in the part.
+    pub size_bytes: u64,
+}
+
+/// The parts of an upload to a remote store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Multipart {
+    /// The store's name for the multipart upload.
+    pub multipart_id: String,
+    /// Bytes in every part but the last.
+    pub part_bytes: u64,
+    /// Parts stored so far, in order.
+    pub parts: Vec<Part>,
+    /// Bytes in the tail object behind the parts.
+    pub tail_bytes: u64,
+}
+
+/// One upload in the bucket `uploads`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// The upload.
+    pub upload_id: UploadId,
+    /// The medium it becomes.
+    pub media_id: MediaId,
+    /// Who may continue or end it.
+    pub owner: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Total length in bytes, once known.
+    pub length_bytes: Option<u64>,
+    /// Bytes that are durable.
+    pub offset_bytes: u64,
+    /// Fencing token: raised by each request that takes the upload over.
+    pub generation: u64,
+    /// `Upload-Metadata` as received.
+    pub metadata_raw: String,
+    /// Display name, cleaned; never part of a path.
+    pub filename: Option<String>,
+    /// Media type the client claimed.
+    pub content_type: Option<String>,
+    /// Whole-file digest the client declared.
+    pub digest: Option<Digest>,
+    /// Parts, where the store is remote.
+    pub multipart: Option<Multipart>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds after which an open upload is removed.
+    pub expires_at_ms: u64,
+    /// Why it can't go on, a stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+impl crate::Record for Record {
+    const BUCKET: &'static str = "uploads";
+    fn key(&self) -> String {
+        self.upload_id.to_string()
+    }
+}
+
+macro_rules! upload_event {
+    ($name:ident, $verb:literal) => {
+        impl Event for $name {
+            const ENTITY: &'static str = "upload";
+            const VERB: &'static str = $verb;
+            const ONCE: bool = true;
+            fn entity_id(&self) -> String {
+                self.upload_id.to_string()
+            }
+            fn about(&self) -> About {
+                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+            }
+        }
+    };
+}
+
+/// `evt.upload.created`: an upload was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Created {
+    /// The upload.
+    pub upload_id: UploadId,
+    /// The medium it becomes.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Total length in bytes, once known.
+    pub length_bytes: Option<u64>,
+    /// Display name.
+    pub filename: Option<String>,
+    /// Unix time in milliseconds.
+    pub expires_at_ms: u64,
+}
+upload_event!(Created, "created");
+
+/// `evt.upload.received`: every byte is durable under `key`; the upload stage verifies it next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Received {
+    /// The upload.
+    pub upload_id: UploadId,
+    /// The medium it becomes.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Object key of the bytes.
+    pub key: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Display name.
+    pub filename: Option<String>,
+    /// Media type the client claimed.
+    pub content_type: Option<String>,
+    /// Whole-file digest the client declared.
+    pub digest: Option<Digest>,
+}
+upload_event!(Received, "received");
+
+/// `evt.upload.expired`: an open upload was removed because its time ran out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Expired {
+    /// The upload.
+    pub upload_id: UploadId,
+    /// The medium it would have become.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Bytes that were removed.
+    pub offset_bytes: u64,
+}
+upload_event!(Expired, "expired");
+
+/// `evt.upload.terminated`: the owner ended the upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Terminated {
+    /// The upload.
+    pub upload_id: UploadId,
+    /// The medium it would have become.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Bytes that were removed.
+    pub offset_bytes: u64,
+}
+upload_event!(Terminated, "terminated");
