@@ -1,0 +1,185 @@
+//! What a media file holds, as found by a scan of its packets without decoding.
+
+use serde::{Deserialize, Serialize};
+
+use crate::grid::Ratio;
+
+/// Longest text taken from a file, in characters.
+pub const TEXT_CHARS_MAX: usize = 256;
+
+/// What kind of media a file is, cover art left aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// At least one video track that moves or has a duration.
+    Video,
+    /// Audio tracks only.
+    Audio,
+    /// One picture.
+    Image,
+}
+
+/// What a track holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamKind {
+    /// Pictures, including cover art ([`Stream::is_attached_picture`]).
+    Video,
+    /// Sound.
+    Audio,
+    /// Text or picture subtitles.
+    Subtitle,
+    /// Anything else.
+    Other,
+}
+
+/// A media file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// What the file is, cover art left aside.
+    pub kind: Kind,
+    /// FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+    pub container: String,
+    /// Smallest presentation time over video and audio tracks, in microseconds on the file's own clock.
+    pub start_us: i64,
+    /// From `start_us` to the end of the last video or audio sample, in microseconds.
+    pub duration_us: u64,
+    /// Size of the file.
+    pub size_bytes: u64,
+    /// Whether the file ends before its structure does.
+    pub is_truncated: bool,
+    /// The tracks in file order.
+    pub streams: Vec<Stream>,
+}
+
+impl Probe {
+    /// The video track to encode: the default one that is not cover art, else the first; the largest wins a tie.
+    #[must_use]
+    pub fn best_video(&self) -> Option<&Stream> {
+        self.streams
+            .iter()
+            .filter(|stream| stream.kind == StreamKind::Video && !stream.is_attached_picture)
+            .filter(|stream| stream.packet_count > 0 && stream.is_decodable)
+            .max_by_key(|stream| {
+                let pixels = stream.video.as_ref().map_or(0, |v| u64::from(v.width) * u64::from(v.height));
+                (stream.is_default, pixels, std::cmp::Reverse(stream.index))
+            })
+    }
+
+    /// The audio tracks that can be decoded, the default one first, then in file order.
+    #[must_use]
+    pub fn audio(&self) -> Vec<&Stream> {
+        let mut tracks: Vec<&Stream> = self
+            .streams
+            .iter()
+            .filter(|stream| {
+                stream.kind == StreamKind::Audio && stream.packet_count > 0 && stream.is_decodable
+            })
+            .collect();
+        tracks.sort_by_key(|stream| (!stream.is_default, stream.index));
+        tracks
+    }
+}
+
+/// A track of a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Position in the file; what tasks name.
+    pub index: u32,
+    /// What the track holds.
+    pub kind: StreamKind,
+    /// FFmpeg's name of the codec, such as `h264`.
+    pub codec: String,
+    /// FFmpeg's name of the profile, such as `High`.
+    pub profile: Option<String>,
+    /// Codec level in the codec's own unit (H.264: 31 is 3.1).
+    pub level: Option<i32>,
+    /// Whether a decoder for it is there.
+    pub is_decodable: bool,
+    /// Measured over the packets, in bits per second; 0 when the track has no duration.
+    pub bit_rate_bits_per_second: u64,
+    /// Language tag as the file gives it.
+    pub language: Option<String>,
+    /// Name as the file gives it.
+    pub title: Option<String>,
+    /// Marked as the default of its kind.
+    pub is_default: bool,
+    /// Cover art, which is not video.
+    pub is_attached_picture: bool,
+    /// Packets found by the scan, without those that the file marks as not to be shown.
+    pub packet_count: u64,
+    /// Packets that a decoder can start at.
+    pub key_packet_count: u64,
+    /// Earliest presentation time, in microseconds on the file's own clock; none without packets.
+    pub start_us: Option<i64>,
+    /// End of the last sample, in microseconds on the file's own clock; none without packets.
+    pub end_us: Option<i64>,
+    /// Only for video and pictures.
+    pub video: Option<VideoStream>,
+    /// Only for audio.
+    pub audio: Option<AudioStream>,
+}
+
+/// The pictures of a track.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoStream {
+    /// Stored width in pixels, before rotation.
+    pub width: u32,
+    /// Stored height in pixels, before rotation.
+    pub height: u32,
+    /// Width of one pixel by its height; 1/1 when the file does not say.
+    pub sample_aspect: Ratio,
+    /// Width in square pixels as shown, after rotation.
+    pub display_width: u32,
+    /// Height in square pixels as shown, after rotation.
+    pub display_height: u32,
+    /// Clockwise turn to apply for showing: 0, 90, 180 or 270.
+    pub rotation_degrees: u16,
+    /// FFmpeg's name, such as `yuv420p`.
+    pub pixel_format: String,
+    /// Bits per component.
+    pub bit_depth: u8,
+    /// FFmpeg's name, `unknown` when the file does not say.
+    pub color_primaries: String,
+    /// FFmpeg's name, `unknown` when the file does not say.
+    pub color_transfer: String,
+    /// FFmpeg's name, `unknown` when the file does not say.
+    pub color_space: String,
+    /// `tv`, `pc` or `unknown`.
+    pub color_range: String,
+    /// Whether the transfer is PQ or HLG.
+    pub is_hdr: bool,
+    /// `progressive`, `tt`, `bb`, `tb`, `bt` or `unknown`.
+    pub field_order: String,
+    /// Whether the field order is one of the interlaced ones.
+    pub is_interlaced: bool,
+    /// Frames by duration over the whole scan; 0/0 with fewer than two frames.
+    pub average_frame_rate: Ratio,
+    /// The smallest rate that all timestamps fit, as FFmpeg guesses it; 0/0 when unknown.
+    pub real_frame_rate: Ratio,
+    /// Smallest distance between two frames, in microseconds.
+    pub frame_interval_us_min: u64,
+    /// Largest distance between two frames, in microseconds.
+    pub frame_interval_us_max: u64,
+    /// The distance between frames that occurs most, in microseconds.
+    pub frame_interval_us_usual: u64,
+    /// Whether more than one frame in fifty is off the usual distance by more than a fifth.
+    pub is_variable_rate: bool,
+}
+
+/// The sound of a track.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AudioStream {
+    /// Samples per second.
+    pub sample_rate_hz: u32,
+    /// Number of channels.
+    pub channels: u16,
+    /// FFmpeg's name, such as `5.1`.
+    pub layout: String,
+    /// FFmpeg's name, such as `fltp`.
+    pub sample_format: String,
+}

@@ -1,0 +1,414 @@
+//! One child and one task: serves reads, checks and hands on what comes, watches the clock, and ends the child.
+//!
+//! Limits: those of [`Config`], and five seconds for a child to exit after its result.
+
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::mpsc;
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use crate::config::Config;
+use crate::error::Fault;
+use crate::expect::Expect;
+use crate::probe::Probe;
+use crate::protocol::{
+    self, Check, DETAIL_CHARS_MAX, FRAME_BYTES_MAX, FromChild, READ_BYTES_MAX, READS_IN_FLIGHT_MAX, Report,
+    Task, ToChild, printable,
+};
+use crate::source::Source;
+use crate::spec::Output;
+
+/// How often the watchdog looks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a child may take to exit once it has said its last word.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of the end of stderr kept for the explanation of a crash.
+const STDERR_BYTES_MAX: usize = 4096;
+
+/// Room for reads on top of the amplification, so that tiny files can be probed.
+const READ_BYTES_ALWAYS: u64 = 256 << 20;
+
+/// The last word of a child.
+#[derive(Debug)]
+pub(crate) enum Last {
+    /// The result of a probe.
+    Probed(Box<Probe>),
+    /// The result of any other task.
+    Done(Report),
+    /// The result of the self-check.
+    Checked(Check),
+}
+
+/// A running child with its pipes; dropping it kills its process group.
+#[derive(Debug)]
+pub(crate) struct Session {
+    child: Child,
+    group: Option<Pid>,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+}
+
+/// What one run needs beside the child.
+pub(crate) struct Run<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) task: Task,
+    pub(crate) out: Option<mpsc::Sender<Output>>,
+}
+
+impl Session {
+    /// Takes over a child that was spawned with three pipes in its own process group.
+    pub(crate) fn new(mut child: Child) -> Result<Self, Fault> {
+        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(Fault::Protocol("child without pipes".into()));
+        };
+        Ok(Self { child, group, stdin, stdout, stderr })
+    }
+
+    /// Runs the task to its end; the child is gone when this returns.
+    pub(crate) async fn run(mut self, run: Run<'_>) -> Result<Last, Fault> {
+        let expect = Expect::new(&run.task, &run.config.limits, run.config.output_bytes_max)?;
+        let size_bytes = run.source.size_bytes();
+        let start = ToChild::Start { task: run.task, size_bytes, limits: run.config.limits.clone() };
+        let blame = Blame::new();
+        let (reads, wanted) = mpsc::channel(READS_IN_FLIGHT_MAX);
+        let mut listener = Listener {
+            frames: FramedRead::new(&mut self.stdout, codec()),
+            expect,
+            reads,
+            read_bytes_left: size_bytes
+                .saturating_mul(run.config.read_amplification_max)
+                .saturating_add(READ_BYTES_ALWAYS),
+            size_bytes,
+            out: run.out,
+            blame: &blame,
+            patience: Duration::from_secs(run.config.wall_seconds_without_progress_max),
+        };
+        let mut tail = Vec::new();
+        let ended = {
+            let serve = serve(&mut self.stdin, run.source.as_ref(), &start, wanted, &blame);
+            let drain = drain(&mut self.stderr, &mut tail);
+            tokio::pin!(serve, drain);
+            let (mut is_serving, mut is_draining) = (true, true);
+            let listen = listener.listen();
+            tokio::pin!(listen);
+            loop {
+                tokio::select! {
+                    last = &mut listen => break last,
+                    served = &mut serve, if is_serving => match served {
+                        Ok(()) => is_serving = false,
+                        Err(fault) => break Err(fault),
+                    },
+                    () = &mut drain, if is_draining => is_draining = false,
+                }
+            }
+        };
+        self.finish(ended, tail).await
+    }
+
+    /// Turns the way the conversation ended, and the exit of the child, into one answer.
+    async fn finish(mut self, ended: Result<Option<Last>, Fault>, mut tail: Vec<u8>) -> Result<Last, Fault> {
+        let ended = match ended {
+            Ok(Some(last)) => Ok(last),
+            // End of output without a last word: only the exit status tells why.
+            Ok(None) => Err(None),
+            Err(fault) => Err(Some(fault)),
+        };
+        match ended {
+            Ok(last) => {
+                self.wait().await;
+                Ok(last)
+            }
+            Err(Some(fault)) => {
+                self.kill();
+                self.wait().await;
+                Err(fault)
+            }
+            Err(None) => {
+                drain(&mut self.stderr, &mut tail).await;
+                Err(self.crashed(&tail).await)
+            }
+        }
+    }
+
+    /// Waits for the end of the self-check.
+    pub(crate) async fn check(mut self) -> Result<Last, Fault> {
+        let mut tail = Vec::new();
+        let body = {
+            let mut frames = FramedRead::new(&mut self.stdout, codec());
+            tokio::time::timeout(Duration::from_secs(20), frames.next()).await
+        };
+        match body {
+            Err(_) => Err(Fault::Stalled { seconds: 20 }),
+            Ok(Some(Ok(body))) => match protocol::decode(&body) {
+                Ok(FromChild::Checked(check)) => {
+                    self.wait().await;
+                    Ok(Last::Checked(check))
+                }
+                Ok(FromChild::Failed { detail, .. }) => {
+                    Err(Fault::Sandbox(printable(&detail, DETAIL_CHARS_MAX)))
+                }
+                _ => Err(Fault::Protocol("no answer to the check".into())),
+            },
+            Ok(Some(Err(_)) | None) => {
+                drain(&mut self.stderr, &mut tail).await;
+                Err(self.crashed(&tail).await)
+            }
+        }
+    }
+
+    async fn crashed(&mut self, tail: &[u8]) -> Fault {
+        let status = if let Ok(Ok(status)) = tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await {
+            Some(status)
+        } else {
+            self.kill();
+            self.child.wait().await.ok()
+        };
+        let detail = printable(&String::from_utf8_lossy(tail), DETAIL_CHARS_MAX);
+        if status.and_then(|status| status.code()) == Some(i32::from(protocol::EXIT_SANDBOX)) {
+            return Fault::Sandbox(detail);
+        }
+        Fault::Crashed {
+            signal: status.and_then(|status| status.signal()),
+            status: status.and_then(|status| status.code()),
+            detail,
+        }
+    }
+
+    async fn wait(&mut self) {
+        if tokio::time::timeout(EXIT_TIMEOUT, self.child.wait()).await.is_err() {
+            self.kill();
+            if let Err(error) = self.child.wait().await {
+                tracing::warn!(%error, "media child could not be waited for");
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        // A child that was waited for has no id any more, so that a reused number is never hit.
+        if let (Some(group), Some(_)) = (self.group, self.child.id())
+            && let Err(error) = kill_process_group(group, Signal::KILL)
+        {
+            tracing::debug!(%error, "media child was gone already");
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder().length_field_length(4).max_frame_length(FRAME_BYTES_MAX).new_codec()
+}
+
+/// Whose turn it is to act: time that the source or the taker of the output needs is not the child's.
+struct Blame {
+    began: Instant,
+    excused_us: AtomicU64,
+    /// When the running wait began, in microseconds since `began`, plus one; 0 when none runs.
+    since_us: AtomicU64,
+}
+
+impl Blame {
+    fn new() -> Self {
+        Self { began: Instant::now(), excused_us: AtomicU64::new(0), since_us: AtomicU64::new(0) }
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn begin(&self) {
+        self.since_us.store(self.now_us().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        let since = self.since_us.swap(0, Ordering::Relaxed);
+        if since > 0 {
+            self.excused_us.fetch_add(self.now_us().saturating_sub(since - 1), Ordering::Relaxed);
+        }
+    }
+
+    /// Time so far for which the child answers.
+    fn child_us(&self) -> u64 {
+        let now = self.now_us();
+        let since = self.since_us.load(Ordering::Relaxed);
+        let running = if since > 0 { now.saturating_sub(since - 1) } else { 0 };
+        now.saturating_sub(self.excused_us.load(Ordering::Relaxed)).saturating_sub(running)
+    }
+}
+
+/// Sends the task, then answers the reads in order until no more can come.
+async fn serve(
+    stdin: &mut ChildStdin,
+    source: &dyn Source,
+    start: &ToChild,
+    mut wanted: mpsc::Receiver<(u64, usize)>,
+    blame: &Blame,
+) -> Result<(), Fault> {
+    let mut frames = FramedWrite::new(stdin, codec());
+    let mut sent = send(&mut frames, start).await;
+    while let Some((offset, len)) = wanted.recv().await {
+        blame.begin();
+        let read = source.read(offset, len).await;
+        blame.end();
+        let bytes = read.map_err(Fault::Source)?;
+        if bytes.len() > len {
+            return Err(Fault::Source(std::io::Error::other("source gave more than was asked")));
+        }
+        // A child that died is noticed where its output ends.
+        sent = sent && send(&mut frames, &ToChild::Data { bytes }).await;
+    }
+    Ok(())
+}
+
+async fn send(frames: &mut FramedWrite<&mut ChildStdin, LengthDelimitedCodec>, message: &ToChild) -> bool {
+    let Ok(body) = protocol::encode(message) else { return false };
+    frames.send(Bytes::from(body)).await.is_ok()
+}
+
+/// Reads to the end and keeps the last part.
+async fn drain(stderr: &mut (impl AsyncRead + Unpin), tail: &mut Vec<u8>) {
+    let mut buffer = [0; 1024];
+    while let Ok(count) = stderr.read(&mut buffer).await {
+        let Some(part) = buffer.get(..count).filter(|part| !part.is_empty()) else { return };
+        tail.extend_from_slice(part);
+        tail.drain(..tail.len().saturating_sub(STDERR_BYTES_MAX));
+    }
+}
+
+/// The child's output, held against the plan.
+struct Listener<'a> {
+    frames: FramedRead<&'a mut ChildStdout, LengthDelimitedCodec>,
+    expect: Expect,
+    reads: mpsc::Sender<(u64, usize)>,
+    read_bytes_left: u64,
+    size_bytes: u64,
+    out: Option<mpsc::Sender<Output>>,
+    blame: &'a Blame,
+    patience: Duration,
+}
+
+impl Listener<'_> {
+    /// Until the last word of the child; none when its output ends without one.
+    async fn listen(&mut self) -> Result<Option<Last>, Fault> {
+        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
+        let mut progress_us = self.blame.child_us();
+        loop {
+            let Ok(next) = tokio::time::timeout(WATCH_INTERVAL, self.frames.next()).await else {
+                if self.blame.child_us().saturating_sub(progress_us) > patience_us {
+                    return Err(Fault::Stalled { seconds: self.patience.as_secs() });
+                }
+                continue;
+            };
+            let body = match next {
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    return Err(Fault::Protocol(error.to_string()));
+                }
+                // The end, or a frame cut short by the death of the child.
+                None | Some(Err(_)) => return Ok(None),
+                Some(Ok(body)) => body,
+            };
+            match self.hear(body).await? {
+                Heard::Read => {
+                    if self.blame.child_us().saturating_sub(progress_us) > patience_us {
+                        return Err(Fault::Stalled { seconds: self.patience.as_secs() });
+                    }
+                }
+                Heard::Progress => progress_us = self.blame.child_us(),
+                Heard::Last(last) => return Ok(Some(last)),
+            }
+        }
+    }
+
+    async fn hear(&mut self, body: BytesMut) -> Result<Heard, Fault> {
+        let message = protocol::decode(&body).map_err(|error| Fault::Protocol(error.to_string()))?;
+        let output = match message {
+            FromChild::Read { offset, len } => return self.read(offset, len),
+            FromChild::Progress { done } if self.out.is_none() => {
+                self.expect.progress(done)?;
+                return Ok(Heard::Progress);
+            }
+            FromChild::Progress { done } => Output::Progress { frames_done: done },
+            FromChild::Init { rendition, bytes } => Output::Init { rendition, bytes },
+            FromChild::Segment {
+                rendition,
+                number,
+                start_ticks,
+                duration_ticks,
+                timescale,
+                sample_count,
+                bytes,
+            } => Output::Segment {
+                rendition,
+                number,
+                start_ticks,
+                duration_ticks,
+                timescale,
+                sample_count,
+                bytes,
+            },
+            FromChild::Image { position, at_us, width, height, bytes } => {
+                Output::Image { position, at_us, width, height, bytes }
+            }
+            FromChild::Probed(probe) => {
+                let probe = self.expect.probed(*probe, self.size_bytes)?;
+                return Ok(Heard::Last(Last::Probed(Box::new(probe))));
+            }
+            FromChild::Done(report) => return Ok(Heard::Last(Last::Done(self.expect.done(report)?))),
+            FromChild::Failed { code, detail } => {
+                let detail = printable(&detail, DETAIL_CHARS_MAX);
+                return Err(code.map_or(Fault::Failed { detail: detail.clone() }, |code| Fault::Rejected {
+                    code,
+                    detail,
+                }));
+            }
+            FromChild::Checked(_) => return Err(Fault::Protocol("an answer to another question".into())),
+        };
+        self.hand_on(output).await?;
+        Ok(Heard::Progress)
+    }
+
+    async fn hand_on(&mut self, output: Output) -> Result<(), Fault> {
+        self.expect.output(&output)?;
+        let Some(out) = &self.out else { return Err(Fault::Protocol("a product without asking".into())) };
+        out.send(output).await.map_err(|_closed| Fault::OutputClosed)
+    }
+
+    fn read(&mut self, offset: u64, len: u32) -> Result<Heard, Fault> {
+        let is_inside = offset.checked_add(u64::from(len)).is_some_and(|end| end <= self.size_bytes);
+        if len == 0 || len > READ_BYTES_MAX || !is_inside {
+            return Err(Fault::Protocol(format!("read of {len} bytes at {offset} of {}", self.size_bytes)));
+        }
+        let left = self.read_bytes_left.checked_sub(u64::from(len));
+        self.read_bytes_left = left.ok_or_else(|| Fault::Protocol("more reads than allowed".into()))?;
+        let len = usize::try_from(len).map_err(|error| Fault::Protocol(error.to_string()))?;
+        match self.reads.try_send((offset, len)) {
+            Ok(()) => Ok(Heard::Read),
+            Err(_) => Err(Fault::Protocol("more open reads than allowed".into())),
+        }
+    }
+}
+
+enum Heard {
+    Read,
+    Progress,
+    Last(Last),
+}

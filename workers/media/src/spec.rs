@@ -1,0 +1,273 @@
+//! The tasks, and what they produce.
+//!
+//! Limits: 16 rungs, 8 stills, 16384 pixels a side, one hour a segment.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::grid::{AudioGrid, Ratio, VideoGrid};
+
+/// Most renditions that one encode may produce.
+pub const RUNGS_MAX: usize = 16;
+
+/// Most pictures that one task may take.
+pub const STILLS_MAX: usize = 8;
+
+/// Longest side of a picture, in pixels.
+pub const SIDE_PIXELS_MAX: u32 = 16_384;
+
+/// Most frames of one range, and of one segment.
+pub const FRAMES_MAX: u32 = 10_000_000;
+
+/// H.264 profiles (ISO/IEC 14496-10, Annex A).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Baseline, without reordered frames.
+    Baseline,
+    /// Main.
+    Main,
+    /// High.
+    High,
+}
+
+/// Speed of the encoder: slower is smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Fastest, largest.
+    Ultrafast,
+    /// Faster than `Veryfast`.
+    Superfast,
+    /// The usual choice.
+    Veryfast,
+    /// Slower than `Veryfast`.
+    Faster,
+    /// Slower than `Faster`.
+    Fast,
+    /// The encoder's own default.
+    Medium,
+    /// For long-lived titles.
+    Slow,
+}
+
+/// One rendition of the ladder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rung {
+    /// Name of the rendition in what the task produces; distinct in a task.
+    pub rendition: u16,
+    /// Output width in square pixels; even.
+    pub width: u32,
+    /// Output height in square pixels; even.
+    pub height: u32,
+    /// Constant rate factor, 0 to 51: the quality aimed at.
+    pub crf: f32,
+    /// The rate cap, in bits per second.
+    pub rate_bits_per_second_max: u64,
+    /// The buffer over which the cap holds, in bits.
+    pub buffer_bits: u64,
+    /// Codec profile.
+    pub profile: Profile,
+    /// Ten times the codec level: 31 is 3.1.
+    pub level: u8,
+    /// Encoder threads. The bytes depend on it, so it belongs to the digest of the options.
+    pub threads: u16,
+}
+
+/// Encode a range of the output frame grid into every rung, from one decode.
+///
+/// Output frame `n` begins at `origin_us + n / frame_rate`; it shows the last source frame that begins before its
+/// middle. Frames that the source lacks repeat the one before, at the end of the source too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncodeSpec {
+    /// The track ([`crate::Stream::index`]).
+    pub stream: u32,
+    /// The file's clock at the presentation start, in microseconds: the smallest start of the chosen tracks.
+    pub origin_us: i64,
+    /// Output frames per second.
+    pub frame_rate: Ratio,
+    /// First output frame of the range.
+    pub start_frame: u64,
+    /// Output frames of the range.
+    pub frame_count: u32,
+    /// Number that the first segment of the range gets.
+    pub first_segment: u32,
+    /// Output frames of every segment but the last.
+    pub segment_frames: u32,
+    /// An IDR frame is at every multiple of this many output frames, and where a segment begins.
+    pub gop_frames: u32,
+    /// Deinterlace frames that are marked as interlaced.
+    pub deinterlace: bool,
+    /// Decoder threads; 0 for one per processor, at most 8. The output does not depend on it.
+    pub decode_threads: u16,
+    /// Speed of the encoder.
+    pub preset: Preset,
+    /// The renditions.
+    pub rungs: Vec<Rung>,
+}
+
+impl EncodeSpec {
+    /// Segments of each rendition.
+    #[must_use]
+    pub fn segments(&self) -> u32 {
+        self.frame_count.div_ceil(self.segment_frames.max(1))
+    }
+
+    /// Checks that the task is possible at all; says what is wrong with it.
+    pub fn check(&self) -> Result<VideoGrid, String> {
+        let grid = VideoGrid::new(self.frame_rate).ok_or("frame_rate is not usable")?;
+        let is_in = |value: u32| (1..=FRAMES_MAX).contains(&value);
+        if !is_in(self.frame_count) || !is_in(self.segment_frames) || !is_in(self.gop_frames) {
+            return Err("frame_count, segment_frames or gop_frames is out of range".into());
+        }
+        if self.start_frame > u64::from(u32::MAX) || self.rungs.is_empty() || self.rungs.len() > RUNGS_MAX {
+            return Err("start_frame or the number of rungs is out of range".into());
+        }
+        for (position, rung) in self.rungs.iter().enumerate() {
+            rung.check()?;
+            if self.rungs.iter().skip(position + 1).any(|other| other.rendition == rung.rendition) {
+                return Err(format!("rendition {} is named twice", rung.rendition));
+            }
+        }
+        Ok(grid)
+    }
+}
+
+impl Rung {
+    fn check(&self) -> Result<(), String> {
+        let is_side = |side: u32| (16..=SIDE_PIXELS_MAX).contains(&side) && side.is_multiple_of(2);
+        let is_rate = |rate: u64| (1_000..=2_000_000_000).contains(&rate);
+        if !is_side(self.width) || !is_side(self.height) {
+            return Err(format!("size {}x{} is odd or out of range", self.width, self.height));
+        }
+        if !(0.0..=51.0).contains(&self.crf)
+            || !is_rate(self.rate_bits_per_second_max)
+            || !is_rate(self.buffer_bits)
+        {
+            return Err("crf, rate_bits_per_second_max or buffer_bits is out of range".into());
+        }
+        if !(10..=62).contains(&self.level) || !(1..=32).contains(&self.threads) {
+            return Err("level or threads is out of range".into());
+        }
+        Ok(())
+    }
+}
+
+/// Encode one audio track, whole, as stereo AAC at 48 kHz.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AudioSpec {
+    /// The track ([`crate::Stream::index`]).
+    pub stream: u32,
+    /// The same value as for the video of the asset.
+    pub origin_us: i64,
+    /// Name of the rendition in what the task produces.
+    pub rendition: u16,
+    /// Length of the rendition at 48 kHz; the track is padded with silence or cut to it.
+    pub duration_samples: u64,
+    /// Length of a video segment; audio segments end at the AAC frame nearest to its multiples.
+    pub segment_seconds: Ratio,
+    /// Encoder rate.
+    pub rate_bits_per_second: u32,
+}
+
+impl AudioSpec {
+    /// Checks that the task is possible at all; says what is wrong with it.
+    pub fn check(&self) -> Result<AudioGrid, String> {
+        let grid = AudioGrid::new(self.segment_seconds, self.duration_samples)
+            .ok_or("segment_seconds is not usable")?;
+        let seconds = self.segment_seconds.as_f64();
+        if !(0.05..=3600.0).contains(&seconds) || !(16_000..=512_000).contains(&self.rate_bits_per_second) {
+            return Err("segment_seconds or rate_bits_per_second is out of range".into());
+        }
+        if self.duration_samples == 0 || grid.frames() > u64::from(u32::MAX) {
+            return Err("duration_samples is out of range".into());
+        }
+        Ok(grid)
+    }
+}
+
+/// Take pictures from a video track or a still image, as JPEG.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StillsSpec {
+    /// The track ([`crate::Stream::index`]).
+    pub stream: u32,
+    /// The same value as for the video of the asset.
+    pub origin_us: i64,
+    /// Wanted times from the presentation start, in microseconds. A black picture is passed over for the next one
+    /// within ten seconds that is not; if all are black the brightest is taken.
+    pub at_us: Vec<u64>,
+    /// Longest side of the pictures in pixels; smaller sources are not enlarged.
+    pub side_pixels_max: u32,
+    /// JPEG quantiser, 2 (best) to 31.
+    pub quantizer: u8,
+    /// Deinterlace frames that are marked as interlaced.
+    pub deinterlace: bool,
+}
+
+impl StillsSpec {
+    /// Checks that the task is possible at all; says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if self.at_us.is_empty() || self.at_us.len() > STILLS_MAX {
+            return Err("the number of pictures is out of range".into());
+        }
+        if !(16..=SIDE_PIXELS_MAX).contains(&self.side_pixels_max) || !(2..=31).contains(&self.quantizer) {
+            return Err("side_pixels_max or quantizer is out of range".into());
+        }
+        if self.at_us.iter().any(|at| i64::try_from(*at).is_err()) {
+            return Err("at_us is out of range".into());
+        }
+        Ok(())
+    }
+}
+
+/// What a task produces, in order. Of each rendition the init segment comes first, then its segments by number.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Output {
+    /// The init segment of a rendition; the same bytes from every range with the same options.
+    Init {
+        /// Which rendition.
+        rendition: u16,
+        /// The file: `ftyp` and `moov`.
+        bytes: Bytes,
+    },
+    /// A media segment of a rendition.
+    Segment {
+        /// Which rendition.
+        rendition: u16,
+        /// Number of the segment; for audio from 0.
+        number: u32,
+        /// Ticks from the presentation start.
+        start_ticks: u64,
+        /// Ticks that it covers.
+        duration_ticks: u64,
+        /// Ticks per second.
+        timescale: u32,
+        /// Frames in it.
+        sample_count: u32,
+        /// The file: `moof` and `mdat`.
+        bytes: Bytes,
+    },
+    /// A picture.
+    Image {
+        /// Position in [`StillsSpec::at_us`].
+        position: u16,
+        /// When it is shown, in microseconds from the presentation start.
+        at_us: u64,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The JPEG file.
+        bytes: Bytes,
+    },
+    /// How far the task is; grows strictly.
+    Progress {
+        /// Output frames done: video frames in every rung, AAC frames, pictures.
+        frames_done: u64,
+    },
+}
