@@ -1,1 +1,36 @@
-//! The bus: topology, publishing, state records, the consume loop
+//! The bus: one connection per role, state records with their events, the consume loop, ordered readers, leases.
+//!
+//! What is absent: no stream, durable or bucket is created by a role; [`topology`] alone does that. No message is
+//! acknowledged before its effects are durable. No publish is unconfirmed, except core messages that are hints.
+
+mod batch;
+mod client;
+pub mod consume;
+pub mod dead;
+mod error;
+mod lease;
+mod publish;
+pub mod reader;
+mod role;
+mod stage;
+mod state;
+
+pub use batch::{Batched, MESSAGES_MAX};
+pub use client::{Bus, Config, Connection};
+pub use error::Error;
+pub use lease::Lease;
+pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
+pub use reader::{Reader, Start};
+pub use role::Role;
+pub use stage::{Class, Delivery, Fault, Outcome, Stage};
+pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
+
+/// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.
+pub fn fresh_id() -> [u8; 16] {
+    *uuid::Uuid::now_v7().as_bytes()
+}
+
+/// Unix time in milliseconds.
+pub fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
+}

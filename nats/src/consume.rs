@@ -1,0 +1,436 @@
+//! The one consume loop: pull, decode, handle, acknowledge.
+//!
+//! Each slot pulls one message at a time, only when it is free, so nothing is prefetched and a stopped worker leaves
+//! nothing behind. Queues of several priorities are looked at in weighted turns: of 16 pulls 14 look at the first
+//! priority first, one at the second, one at the third, so the lower ones do not starve. An idle slot waits for a core
+//! message on the queue's subject, with a slow poll behind it.
+//!
+//! Limits: [`Config`] names slots, attempts, waits and the grace time.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, client::RequestErrorKind, jetstream};
+use futures::StreamExt;
+use schemas::subjects;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Bus, Error, publish,
+    stage::{Class, Delivery, Fault, Outcome, Stage},
+};
+
+/// Limits of one consume loop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Messages handled at once by this process.
+    pub slots: usize,
+    /// Tries before a message is given up, from 1.
+    pub attempts_max: u32,
+    /// First delay before another try, in milliseconds; doubles each time, with full jitter.
+    pub retry_delay_ms: u64,
+    /// Longest delay before another try, in milliseconds.
+    pub retry_delay_ms_max: u64,
+    /// How often an idle slot looks without being woken, in milliseconds.
+    pub poll_ms: u64,
+    /// How long running work may go on after a stop was asked for, in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            slots: 4,
+            attempts_max: 5,
+            retry_delay_ms: 500,
+            retry_delay_ms_max: 60_000,
+            poll_ms: 1_000,
+            grace_ms: 8_000,
+        }
+    }
+}
+
+/// A queue: durables of one stream, the one served first in front, and the subject that wakes an idle slot.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    /// Stream name.
+    pub stream: String,
+    /// Durable names by priority.
+    pub durables: Vec<String>,
+    /// Core subject on which new messages are heard of.
+    pub wake: String,
+}
+
+struct Loop<S> {
+    bus: Bus,
+    queue: Queue,
+    stage: Arc<S>,
+    config: Config,
+    ack_wait: Duration,
+    wake: Arc<Notify>,
+    shutdown: CancellationToken,
+    abort: CancellationToken,
+}
+
+/// Runs a stage until `shutdown` fires, then lets running work finish within the grace time.
+///
+/// # Errors
+/// [`Error::Unavailable`] or [`Error::Invalid`] when the durables can't be found at start.
+pub async fn run<S: Stage>(
+    bus: Bus,
+    queue: Queue,
+    stage: Arc<S>,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let ack_wait = ack_wait(&bus, &queue).await?;
+    let mut wakeups = bus.listen(queue.wake.clone()).await?;
+    let wake = Arc::new(Notify::new());
+    let abort = CancellationToken::new();
+    let slots = config.slots.max(1);
+    let grace = Duration::from_millis(config.grace_ms);
+    let work = Arc::new(Loop {
+        bus,
+        queue,
+        stage,
+        config,
+        ack_wait,
+        wake: Arc::clone(&wake),
+        shutdown: shutdown.clone(),
+        abort: abort.clone(),
+    });
+    let mut tasks = JoinSet::new();
+    for slot in 0..slots {
+        tasks.spawn(Arc::clone(&work).slot(slot));
+    }
+    let waker = async {
+        while wakeups.next().await.is_some() {
+            wake.notify_one();
+        }
+        std::future::pending::<()>().await;
+    };
+    let drained = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(source) = ended {
+                tracing::error!(%source, stage = S::NAME, "a slot ended unexpectedly");
+            }
+        }
+    };
+    let deadline = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(grace).await;
+        abort.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = drained => Ok(()),
+        () = waker => Ok(()),
+        () = deadline => Ok(()),
+    }
+}
+
+/// The shortest ack wait of the queue's durables, which also proves that they exist.
+async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
+    let mut shortest = Duration::from_secs(3_600);
+    for durable in &queue.durables {
+        let consumer: jetstream::consumer::PullConsumer =
+            bus.context.get_consumer_from_stream(durable, &queue.stream).await.map_err(|e| {
+                Error::Invalid {
+                    what: format!("durable {durable} of {}: {}", queue.stream, publish::describe(&e)),
+                }
+            })?;
+        shortest = shortest.min(consumer.cached_info().config.ack_wait);
+    }
+    Ok(shortest)
+}
+
+/// In which order the priorities are looked at in this turn.
+fn order(turn: u64, priorities: usize) -> Vec<usize> {
+    let first = match (turn % 16, turn % 8) {
+        (15, _) => priorities.saturating_sub(1),
+        (_, 7) => 1.min(priorities.saturating_sub(1)),
+        _ => 0,
+    };
+    if first == priorities.saturating_sub(1) && turn % 16 == 15 {
+        return (0..priorities).rev().collect();
+    }
+    (0..priorities).map(|i| (i + first) % priorities).collect()
+}
+
+impl<S: Stage> Loop<S> {
+    async fn slot(self: Arc<Self>, slot: usize) {
+        let mut turn = slot as u64;
+        while !self.shutdown.is_cancelled() {
+            let woken = self.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            turn += 1;
+            match self.pull(turn).await {
+                Ok(Some(message)) => {
+                    // Whoever got one wakes the next, so that one wake-up for a burst is enough.
+                    self.wake.notify_one();
+                    self.serve(message).await;
+                }
+                Ok(None) => {
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep(Duration::from_millis(self.config.poll_ms)) => {}
+                        () = self.shutdown.cancelled() => {}
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, stage = S::NAME, "nothing could be pulled");
+                    tokio::select! {
+                        () = tokio::time::sleep(publish::retry_delay(3)) => {}
+                        () = self.shutdown.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one message without waiting: each priority in turn.
+    async fn pull(&self, turn: u64) -> Result<Option<jetstream::Message>, Error> {
+        for index in order(turn, self.queue.durables.len()) {
+            let Some(durable) = self.queue.durables.get(index) else { continue };
+            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{durable}", self.queue.stream);
+            let request = async_nats::Request::new()
+                .payload(r#"{"batch":1,"no_wait":true}"#.into())
+                .inbox(self.bus.client.new_inbox());
+            let message = self.bus.client.send_request(subject, request).await.map_err(Error::unavailable)?;
+            if message.status.is_none() && message.reply.is_some() {
+                return Ok(Some(jetstream::Message { message, context: self.bus.context.clone() }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn serve(&self, raw: jetstream::Message) {
+        let Some(delivery) = self.delivery(&raw) else { return };
+        let message = match publish::decode::<S::Message>(&delivery.subject, &raw.payload) {
+            Ok(message) => message,
+            Err(error) => {
+                let fault = Fault::from(error);
+                self.bury(&raw, None, &delivery, &fault).await;
+                return;
+            }
+        };
+        let started = Instant::now();
+        let result = {
+            let handling = self.stage.handle(&message, &delivery);
+            let pinging = self.ping(&raw, &message, &delivery);
+            tokio::pin!(handling);
+            tokio::pin!(pinging);
+            tokio::select! {
+                result = &mut handling => result,
+                () = &mut pinging => {
+                    // The fence is lost: the handler is told to stop and may clean up, but its result counts no more.
+                    delivery.cancel.cancel();
+                    if let Err(fault) = handling.await {
+                        tracing::debug!(fault = fault.describe(), stage = S::NAME, "work stopped after its fence was lost");
+                    }
+                    Ok(Outcome::Lost)
+                }
+            }
+        };
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(Outcome::Done) => self.acknowledge(&raw, &delivery, duration_ms).await,
+            Ok(Outcome::Later { delay_ms }) => self.delay(&raw, Duration::from_millis(delay_ms)).await,
+            Ok(Outcome::Lost) => {
+                tracing::info!(stage = S::NAME, subject = delivery.subject, "work left to whoever holds it");
+            }
+            Err(fault) => self.failed(&raw, &message, &delivery, fault).await,
+        }
+    }
+
+    fn delivery(&self, raw: &jetstream::Message) -> Option<Delivery> {
+        let info = match raw.info() {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::error!(%error, stage = S::NAME, "a message without delivery facts");
+                return None;
+            }
+        };
+        let mut headers = BTreeMap::new();
+        for (name, values) in raw.headers.iter().flat_map(HeaderMap::iter) {
+            if let Some(value) = values.last() {
+                headers.insert(name.to_string(), value.to_string());
+            }
+        }
+        Some(Delivery {
+            subject: raw.subject.to_string(),
+            stream: info.stream.to_owned(),
+            sequence: info.stream_sequence,
+            delivered: u32::try_from(info.delivered).unwrap_or(u32::MAX),
+            stored_at_ms: u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
+            headers,
+            cancel: self.abort.child_token(),
+        })
+    }
+
+    /// Tells the broker every third of the ack wait that work goes on, after the stage confirmed its fence. Ends when lost.
+    async fn ping(&self, raw: &jetstream::Message, message: &S::Message, delivery: &Delivery) {
+        let mut ticks = tokio::time::interval(self.ack_wait / 3);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            if !self.stage.renew(message, delivery).await {
+                return;
+            }
+            if let Err(error) = raw.ack_with(jetstream::AckKind::Progress).await {
+                tracing::warn!(%error, stage = S::NAME, "progress could not be told");
+            }
+        }
+    }
+
+    async fn acknowledge(&self, raw: &jetstream::Message, delivery: &Delivery, duration_ms: u64) {
+        match self.confirm(raw, "+ACK").await {
+            Ok(()) => tracing::debug!(stage = S::NAME, subject = delivery.subject, duration_ms, "done"),
+            Err(error) => {
+                tracing::warn!(%error, stage = S::NAME, subject = delivery.subject, "done, but the ack was not confirmed; it will be repeated");
+            }
+        }
+    }
+
+    /// A confirmed ack. Not `double_ack`: that takes the "nobody there" reply for success.
+    async fn confirm(&self, raw: &jetstream::Message, kind: &str) -> Result<(), Error> {
+        let Some(reply) = raw.reply.clone() else {
+            return Err(Error::Invalid { what: "message without reply".into() });
+        };
+        match self.bus.client.request(reply, kind.to_owned().into()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(Error::Refused { what: "ack".into(), reason: "the durable is gone".into() })
+            }
+            Err(error) => Err(Error::unavailable(error)),
+        }
+    }
+
+    async fn delay(&self, raw: &jetstream::Message, delay: Duration) {
+        if let Err(error) = raw.ack_with(jetstream::AckKind::Nak(Some(delay))).await {
+            tracing::warn!(%error, stage = S::NAME, "a message could not be handed back; it comes again after the ack wait");
+        }
+    }
+
+    async fn failed(
+        &self,
+        raw: &jetstream::Message,
+        message: &S::Message,
+        delivery: &Delivery,
+        fault: Fault,
+    ) {
+        let attempt = fault.attempt.unwrap_or(delivery.delivered);
+        if fault.class == Class::Retry && (attempt < self.config.attempts_max || self.shutdown.is_cancelled())
+        {
+            let delay = self.backoff(attempt);
+            tracing::warn!(
+                fault = fault.describe(),
+                stage = S::NAME,
+                subject = delivery.subject,
+                attempt,
+                delay_ms = delay.as_millis(),
+                "failed, will be tried again"
+            );
+            self.delay(raw, delay).await;
+            return;
+        }
+        self.bury(raw, Some(message), delivery, &fault).await;
+    }
+
+    /// Exponential with full jitter, capped.
+    fn backoff(&self, attempt: u32) -> Duration {
+        let doubled = self.config.retry_delay_ms.saturating_mul(1 << attempt.saturating_sub(1).min(20));
+        let cap = doubled.min(self.config.retry_delay_ms_max).max(1);
+        Duration::from_millis(rand::random_range(cap / 2..=cap))
+    }
+
+    /// Dead letter first, state second, off the queue last: a crash in between repeats it.
+    async fn bury(
+        &self,
+        raw: &jetstream::Message,
+        message: Option<&S::Message>,
+        delivery: &Delivery,
+        fault: &Fault,
+    ) {
+        let attempts = fault.attempt.unwrap_or(delivery.delivered);
+        tracing::error!(
+            fault = fault.describe(),
+            stage = S::NAME,
+            subject = delivery.subject,
+            attempts,
+            "given up, moved to the dead letters"
+        );
+        let buried = async {
+            let id = format!("dead.{}.{}", delivery.stream, delivery.sequence);
+            let subject = subjects::dead(S::NAME, &delivery.stream, delivery.sequence);
+            self.bus
+                .publish_raw(
+                    subjects::DEAD,
+                    &subject,
+                    &id,
+                    grave(delivery, fault, attempts),
+                    raw.payload.to_vec(),
+                )
+                .await?;
+            if let Some(message) = message {
+                self.stage.dead(message, delivery, fault).await?;
+            }
+            self.confirm(raw, &format!("+TERM {}", fault.code)).await.map_err(Fault::from)
+        };
+        if let Err(fault) = buried.await {
+            tracing::error!(
+                fault = fault.describe(),
+                stage = S::NAME,
+                "the dead letter could not be completed; it will be repeated"
+            );
+            self.delay(raw, self.backoff(1)).await;
+        }
+    }
+}
+
+/// Headers of a dead letter: the original ones plus where it came from and why it lies there.
+fn grave(delivery: &Delivery, fault: &Fault, attempts: u32) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &delivery.headers {
+        if !name.starts_with("Nats-") {
+            headers.insert(name.as_str(), value.as_str());
+        }
+    }
+    let one_line: String = fault.describe().chars().filter(|c| !c.is_control()).take(1_000).collect();
+    headers.insert(crate::dead::SUBJECT, delivery.subject.as_str());
+    headers.insert(crate::dead::STREAM, delivery.stream.as_str());
+    headers.insert(crate::dead::SEQUENCE, delivery.sequence.to_string().as_str());
+    headers.insert(crate::dead::CODE, fault.code);
+    headers.insert(crate::dead::REASON, one_line.as_str());
+    headers.insert(crate::dead::ATTEMPTS, attempts.to_string().as_str());
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::order;
+
+    #[test]
+    fn weighted_turns_starve_nobody() {
+        let mut first = [0_u32; 3];
+        for turn in 0..160 {
+            let order = order(turn, 3);
+            assert_eq!(
+                {
+                    let mut sorted = order.clone();
+                    sorted.sort_unstable();
+                    sorted
+                },
+                [0, 1, 2]
+            );
+            first[order[0]] += 1;
+        }
+        assert_eq!(first, [140, 10, 10]);
+        assert_eq!(order(15, 1), [0]);
+        assert_eq!(order(7, 1), [0]);
+    }
+}

@@ -1,0 +1,120 @@
+//! Dead letters: listing, reading and sending them again. Only the CLI uses this, with the admin role.
+
+use async_nats::{HeaderMap, jetstream::message::StreamMessage};
+use schemas::subjects;
+
+use crate::{Bus, Error, Start, publish, reader};
+
+/// Header: subject the message was published to.
+pub const SUBJECT: &str = "sg-dead-subject";
+/// Header: stream it lay in.
+pub const STREAM: &str = "sg-dead-stream";
+/// Header: its sequence there.
+pub const SEQUENCE: &str = "sg-dead-sequence";
+/// Header: stable code of the last fault.
+pub const CODE: &str = "sg-dead-code";
+/// Header: the last fault for people.
+pub const REASON: &str = "sg-dead-reason";
+/// Header: tries before it was given up.
+pub const ATTEMPTS: &str = "sg-dead-attempts";
+
+/// One dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Its sequence in DEAD, the name people use for it.
+    pub sequence: u64,
+    /// Stage that gave it up.
+    pub stage: String,
+    /// Subject it was published to.
+    pub subject: String,
+    /// Stream it lay in.
+    pub stream: String,
+    /// Stable code of the last fault.
+    pub code: String,
+    /// The last fault for people.
+    pub reason: String,
+    /// Tries before it was given up.
+    pub attempts: String,
+    /// Unix time in milliseconds at which it was given up.
+    pub buried_at_ms: u64,
+    /// The payload as it was.
+    pub payload: Vec<u8>,
+}
+
+fn letter(sequence: u64, subject: &str, headers: &HeaderMap, payload: &[u8], buried_at_ms: u64) -> Letter {
+    let text = |name: &str| headers.get_last(name).map(ToString::to_string).unwrap_or_default();
+    Letter {
+        sequence,
+        stage: subject.split('.').nth(1).unwrap_or_default().to_owned(),
+        subject: text(SUBJECT),
+        stream: text(STREAM),
+        code: text(CODE),
+        reason: text(REASON),
+        attempts: text(ATTEMPTS),
+        buried_at_ms,
+        payload: payload.to_vec(),
+    }
+}
+
+impl Bus {
+    /// The dead letters, oldest first, at most `count_max`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker does not answer.
+    pub async fn dead_letters(&self, count_max: usize) -> Result<Vec<Letter>, Error> {
+        let mut reader =
+            self.reader(reader::Config::new(subjects::DEAD, vec!["dead.>".into()], Start::All)).await?;
+        let mut letters = Vec::new();
+        let mut left = reader.pending_at_start();
+        while left > 0 && letters.len() < count_max {
+            let entry = reader.next().await?;
+            left = entry.pending;
+            letters.push(letter(
+                entry.sequence,
+                &entry.subject,
+                &entry.headers,
+                &entry.payload,
+                entry.stored_at_ms,
+            ));
+        }
+        Ok(letters)
+    }
+
+    async fn dead_raw(&self, sequence: u64) -> Result<StreamMessage, Error> {
+        let stream = self.context.get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
+        stream.get_raw_message(sequence).await.map_err(|e| Error::Refused {
+            what: format!("dead letter {sequence}"),
+            reason: publish::describe(&e),
+        })
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is none with that sequence.
+    pub async fn dead_letter(&self, sequence: u64) -> Result<Letter, Error> {
+        let raw = self.dead_raw(sequence).await?;
+        let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        Ok(letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms))
+    }
+
+    /// Sends a dead letter again: work goes back to its queue, an event is handed to its durable once more.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is none with that sequence.
+    pub async fn redrive(&self, sequence: u64) -> Result<crate::Published, Error> {
+        let raw = self.dead_raw(sequence).await?;
+        let letter = letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, 0);
+        let mut headers = HeaderMap::new();
+        for (name, values) in raw.headers.iter() {
+            let name = name.to_string();
+            if let (false, Some(value)) =
+                (name.starts_with("Nats-") || name.starts_with("sg-dead-"), values.last())
+            {
+                headers.insert(name, value.as_str());
+            }
+        }
+        let id = format!("redrive.{sequence}.{}", crate::now_ms());
+        self.publish_raw(&letter.stream, &letter.subject, &id, headers, letter.payload).await
+    }
+}

@@ -1,0 +1,137 @@
+//! Leases: who of several processes does a singleton's work. Not exclusive by itself; whatever the holder writes is fenced
+//! by its own compare-and-set.
+//!
+//! Limits: a lease lasts [`Lease::TTL`] past its last renewal, and is renewed at a third of that.
+
+use std::{future::Future, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Bus, Error, publish};
+
+const BUCKET: &str = "leases";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Holder {
+    holder: String,
+    expires_at_ms: u64,
+}
+
+/// A held lease.
+#[derive(Debug)]
+pub struct Lease {
+    name: String,
+    holder: String,
+    revision: u64,
+}
+
+impl Lease {
+    /// How long a lease lasts past its last renewal.
+    pub const TTL: Duration = Duration::from_secs(3);
+
+    /// The revision of the last renewal.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
+impl Bus {
+    /// Takes the lease if nobody holds it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker does not answer.
+    pub async fn lease(&self, name: &str, holder: &str) -> Result<Option<Lease>, Error> {
+        let found = self.read(BUCKET, name).await?;
+        let revision = found.as_ref().map_or(0, |raw| raw.revision);
+        if let Some(value) = found.and_then(|raw| raw.value) {
+            let other: Holder = publish::decode(name, &value)?;
+            if other.holder != holder && other.expires_at_ms > crate::now_ms() {
+                return Ok(None);
+            }
+        }
+        let mut lease = Lease { name: name.to_owned(), holder: holder.to_owned(), revision };
+        match self.renew(&mut lease).await {
+            Ok(()) => Ok(Some(lease)),
+            Err(Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Extends a held lease.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody else has it now.
+    pub async fn renew(&self, lease: &mut Lease) -> Result<(), Error> {
+        let expires_at_ms = crate::now_ms() + u64::try_from(Lease::TTL.as_millis()).unwrap_or(0);
+        let value = Holder { holder: lease.holder.clone(), expires_at_ms };
+        let payload = publish::encode(&lease.name, &value)?.into();
+        lease.revision = self.put(BUCKET, &lease.name, lease.revision, payload, Some(Lease::TTL)).await?;
+        Ok(())
+    }
+
+    /// Gives a lease back, so that the next holder need not wait.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody else has it now.
+    pub async fn release(&self, lease: Lease) -> Result<(), Error> {
+        let value = Holder { holder: lease.holder, expires_at_ms: 0 };
+        let payload = publish::encode(&lease.name, &value)?.into();
+        self.put(BUCKET, &lease.name, lease.revision, payload, Some(Lease::TTL)).await?;
+        Ok(())
+    }
+
+    /// Runs `work` whenever this process holds the lease, until `shutdown`. The token given to `work` fires when the lease
+    /// is lost or `shutdown` fires; `work` then has to return.
+    pub async fn hold<F, Fut>(&self, name: &str, shutdown: CancellationToken, mut work: F)
+    where
+        F: FnMut(CancellationToken) -> Fut + Send,
+        Fut: Future<Output = ()> + Send,
+    {
+        let holder = data_encoding::HEXLOWER.encode(&crate::fresh_id());
+        while !shutdown.is_cancelled() {
+            match self.lease(name, &holder).await {
+                Ok(Some(lease)) => self.keep(lease, &shutdown, &mut work).await,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, lease = name, "the lease can't be asked for"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(Lease::TTL / 3) => {}
+            }
+        }
+    }
+
+    async fn keep<F, Fut>(&self, mut lease: Lease, shutdown: &CancellationToken, work: &mut F)
+    where
+        F: FnMut(CancellationToken) -> Fut + Send,
+        Fut: Future<Output = ()> + Send,
+    {
+        let name = lease.name.clone();
+        tracing::debug!(lease = name, "lease taken");
+        let held = shutdown.child_token();
+        let renewing = async {
+            loop {
+                tokio::time::sleep(Lease::TTL / 3).await;
+                if let Err(error) = self.renew(&mut lease).await {
+                    tracing::warn!(%error, lease = lease.name, "lease lost");
+                    return;
+                }
+            }
+        };
+        let working = work(held.clone());
+        tokio::pin!(working);
+        let kept = tokio::select! {
+            () = &mut working => true,
+            () = renewing => false,
+        };
+        if !kept {
+            held.cancel();
+            working.await;
+            return;
+        }
+        if let Err(error) = self.release(lease).await {
+            tracing::debug!(%error, lease = name, "the lease runs out by itself");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a stage is: a name, a message, and a `handle` that may be repeated.
+
+use std::{collections::BTreeMap, future::Future};
+
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+/// One stage of the pipeline. The loop in [`crate::consume`] calls it.
+pub trait Stage: Send + Sync + 'static {
+    /// Name in logs and in `dead.<stage>.<id>`.
+    const NAME: &'static str;
+    /// What it consumes.
+    type Message: DeserializeOwned + Send + Sync;
+
+    /// Does the work. Its effects are durable when this returns; it may be called again for the same message at any time.
+    fn handle(
+        &self,
+        message: &Self::Message,
+        delivery: &Delivery,
+    ) -> impl Future<Output = Result<Outcome, Fault>> + Send;
+
+    /// Asked before each progress ping: does this worker still hold the work? `false` stops it without an ack.
+    fn renew(&self, _message: &Self::Message, _delivery: &Delivery) -> impl Future<Output = bool> + Send {
+        async { true }
+    }
+
+    /// Told once the message lies in the dead-letter stream and before it is taken off its queue, to record that in state.
+    fn dead(
+        &self,
+        _message: &Self::Message,
+        _delivery: &Delivery,
+        _fault: &Fault,
+    ) -> impl Future<Output = Result<(), Fault>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// One delivery of a message.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Subject it was published to.
+    pub subject: String,
+    /// Stream it lies in.
+    pub stream: String,
+    /// Its sequence in that stream.
+    pub sequence: u64,
+    /// How often it was delivered, from 1. A restored queue starts again at 1, so nothing may depend on it alone.
+    pub delivered: u32,
+    /// Unix time in milliseconds at which it was stored.
+    pub stored_at_ms: u64,
+    /// Its headers, the last value of each.
+    pub headers: BTreeMap<String, String>,
+    /// Fires when the work must stop: the fence is lost or the process has to go.
+    pub cancel: CancellationToken,
+}
+
+/// How handling ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, or done before: take it off the queue.
+    Done,
+    /// Somebody else seems to hold the work: deliver again after this many milliseconds.
+    Later {
+        /// Delay before the next delivery.
+        delay_ms: u64,
+    },
+    /// The fence is lost or the work was interrupted: neither ack nor nak, whoever holds it answers for it.
+    Lost,
+}
+
+/// Whether trying again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Trying again may help.
+    Retry,
+    /// It will never work: dead letter now.
+    Reject,
+}
+
+/// How handling failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}")]
+pub struct Fault {
+    /// Whether trying again may help.
+    pub class: Class,
+    /// A stable code.
+    pub code: &'static str,
+    /// Which try this was by the stage's own record; `None` counts deliveries.
+    pub attempt: Option<u32>,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Fault {
+    /// A fault that may pass.
+    pub fn retry(code: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { class: Class::Retry, code, attempt: None, source: source.into() }
+    }
+
+    /// A fault that stays.
+    pub fn reject(code: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { class: Class::Reject, code, attempt: None, source: source.into() }
+    }
+
+    /// Names the try by the stage's own record.
+    #[must_use]
+    pub const fn at_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = Some(attempt);
+        self
+    }
+
+    /// The code with the whole chain of causes, for people.
+    pub fn describe(&self) -> String {
+        format!("{}: {}", self.code, crate::publish::describe(self.source.as_ref()))
+    }
+}
+
+impl From<crate::Error> for Fault {
+    fn from(error: crate::Error) -> Self {
+        let (class, code) = match &error {
+            crate::Error::Unavailable(_) => (Class::Retry, "broker_unavailable"),
+            crate::Error::Conflict { .. } => (Class::Retry, "record_conflict"),
+            crate::Error::Undecodable { .. } => (Class::Reject, "message_undecodable"),
+            crate::Error::Unencodable { .. } => (Class::Reject, "message_unencodable"),
+            crate::Error::TooLarge { .. } => (Class::Reject, "message_too_large"),
+            crate::Error::Refused { .. } => (Class::Retry, "broker_refused"),
+            crate::Error::Invalid { .. } => (Class::Reject, "settings_invalid"),
+        };
+        Self { class, code, attempt: None, source: Box::new(error) }
+    }
+}

@@ -1,0 +1,275 @@
+//! State: KV records changed by compare-and-set, together with the events the change causes.
+//!
+//! One write stores the record and its unsent events; then they are published; then they are cleared. A crash in between
+//! leaves them in the record, where the keeper's sweeper finds them. Nothing else writes state.
+//!
+//! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
+
+use async_nats::jetstream::{
+    context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
+};
+use bytes::Bytes;
+use schemas::{
+    Record,
+    envelope::{Envelope, Unsent},
+    subjects,
+};
+use serde_bytes::ByteBuf;
+
+use crate::{Bus, Error, Outbox, publish};
+
+/// Most rounds of read, change and compare-and-set.
+pub const CHANGE_ATTEMPTS_MAX: u32 = 16;
+
+/// A record together with the revision it was read or written at.
+#[derive(Debug, Clone)]
+pub struct Held<R> {
+    /// The record.
+    pub record: R,
+    revision: u64,
+    unsent: Vec<Unsent>,
+    changed_at_ms: u64,
+}
+
+impl<R: Record> Held<R> {
+    /// A record that does not exist yet; committing it fails when it does.
+    pub const fn new(record: R) -> Self {
+        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0 }
+    }
+
+    /// The revision it was read or written at; 0 before the first commit.
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Unix time in milliseconds of the last change, by the writer's clock.
+    pub const fn changed_at_ms(&self) -> u64 {
+        self.changed_at_ms
+    }
+}
+
+/// A KV value as stored.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Revision; what a compare-and-set must name.
+    pub revision: u64,
+    /// The value; absent when the newest entry is a deletion.
+    pub value: Option<Bytes>,
+}
+
+impl Bus {
+    /// Reads a record from the bucket's leader, so one's own writes are always seen.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker does not answer; [`Error::Undecodable`] when the value is no `R`.
+    pub async fn load<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
+        let Some(raw) = self.read(R::BUCKET, key).await? else { return Ok(None) };
+        let Some(value) = raw.value else { return Ok(None) };
+        let (envelope, record) = open::<R>(key, &value)?;
+        Ok(Some(Held {
+            record,
+            revision: raw.revision,
+            unsent: envelope.unsent,
+            changed_at_ms: envelope.changed_at_ms,
+        }))
+    }
+
+    /// Writes the record if nobody changed it since it was read, and publishes `outbox` with it.
+    ///
+    /// When this returns, the record is stored and its events are published or left in the record for the sweeper.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody else was first; [`Error::Unavailable`] when nothing is known to be stored.
+    pub async fn commit<R: Record>(&self, held: &mut Held<R>, outbox: Outbox) -> Result<(), Error> {
+        let key = held.record.key();
+        let cause = format!("{}/{key}@{}", R::BUCKET, held.revision);
+        let mut unsent = held.unsent.clone();
+        unsent.extend(outbox.seal(self.role().name(), &cause)?);
+        let record = ByteBuf::from(publish::encode(&key, &held.record)?);
+        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms() };
+        held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
+        held.changed_at_ms = envelope.changed_at_ms;
+        held.unsent.clone_from(&envelope.unsent);
+        match self.settle(R::BUCKET, &key, held.revision, &mut envelope).await {
+            Ok(revision) => {
+                held.revision = revision;
+                held.unsent.clear();
+            }
+            Err(error) => {
+                tracing::warn!(%error, key, "events stay in the record until the sweeper sends them");
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads, lets `change` decide, and commits; again when somebody else was first.
+    ///
+    /// `change` gets the record or `None`, and answers the new record with its events, or `None` to leave it as it is.
+    /// Returns the record as it is afterwards.
+    ///
+    /// # Errors
+    /// As [`Bus::load`] and [`Bus::commit`]; [`Error::Conflict`] only after [`CHANGE_ATTEMPTS_MAX`] rounds.
+    pub async fn change<R: Record>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<&R>) -> Option<(R, Outbox)> + Send,
+    ) -> Result<Option<Held<R>>, Error> {
+        let mut attempt = 0;
+        loop {
+            let held = self.load::<R>(key).await?;
+            let Some((record, outbox)) = change(held.as_ref().map(|h| &h.record)) else { return Ok(held) };
+            let mut next = match held {
+                Some(held) => Held { record, ..held },
+                None => Held::new(record),
+            };
+            attempt += 1;
+            match self.commit(&mut next, outbox).await {
+                Ok(()) => return Ok(Some(next)),
+                Err(Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {
+                    tokio::time::sleep(publish::retry_delay(0)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Publishes what `envelope` still holds, then clears it. Returns the record's revision afterwards.
+    pub(crate) async fn settle(
+        &self,
+        bucket: &str,
+        key: &str,
+        revision: u64,
+        envelope: &mut Envelope,
+    ) -> Result<u64, Error> {
+        if envelope.unsent.is_empty() {
+            return Ok(revision);
+        }
+        for unsent in &envelope.unsent {
+            self.publish_unsent(unsent).await?;
+        }
+        envelope.unsent.clear();
+        self.write(bucket, key, revision, envelope).await
+    }
+
+    /// Publishes the unsent events of one record, whatever its type: the sweeper's work. False when there were none.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the record changed meanwhile; its next reader carries the events on.
+    pub async fn sweep(&self, bucket: &str, key: &str) -> Result<bool, Error> {
+        let Some(Raw { revision, value: Some(value) }) = self.read(bucket, key).await? else {
+            return Ok(false);
+        };
+        let mut envelope: Envelope = publish::decode(key, &value)?;
+        if envelope.unsent.is_empty() {
+            return Ok(false);
+        }
+        self.settle(bucket, key, revision, &mut envelope).await?;
+        Ok(true)
+    }
+
+    /// Reads the newest value of a key from the leader; `None` when there never was one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker does not answer.
+    pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Raw>, Error> {
+        let stream = self
+            .context
+            .get_stream_no_info(subjects::kv_stream(bucket))
+            .await
+            .map_err(|e| Error::Invalid { what: format!("bucket {bucket}: {e}") })?;
+        match stream.get_last_raw_message_by_subject(&subjects::kv(bucket, key)).await {
+            Ok(message) => {
+                let deleted = message.headers.get("KV-Operation").is_some()
+                    || message.headers.get("Nats-Marker-Reason").is_some();
+                Ok(Some(Raw { revision: message.sequence, value: (!deleted).then_some(message.payload) }))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(Error::unavailable(error)),
+        }
+    }
+
+    async fn write(&self, bucket: &str, key: &str, revision: u64, envelope: &Envelope) -> Result<u64, Error> {
+        let payload = publish::encode(key, envelope)?;
+        if payload.len() > schemas::RECORD_BYTES_MAX {
+            return Err(Error::TooLarge {
+                what: subjects::kv(bucket, key),
+                size_bytes: payload.len(),
+                size_bytes_max: schemas::RECORD_BYTES_MAX,
+            });
+        }
+        self.put(bucket, key, revision, payload.into(), None).await
+    }
+
+    /// Compare-and-set of one KV value; `ttl` lets the broker remove it later. Returns the new revision.
+    ///
+    /// No message id: on one stream the same id on another key would drop the value. After a lost answer the truth is a
+    /// leader read.
+    pub(crate) async fn put(
+        &self,
+        bucket: &str,
+        key: &str,
+        revision: u64,
+        payload: Bytes,
+        ttl: Option<std::time::Duration>,
+    ) -> Result<u64, Error> {
+        let subject = subjects::kv(bucket, key);
+        let mut message = PublishMessage::build()
+            .payload(payload.clone())
+            .expected_last_subject_sequence(revision)
+            .expected_stream(subjects::kv_stream(bucket));
+        if let Some(ttl) = ttl {
+            message = message.ttl(ttl);
+        }
+        let mut attempt = 1;
+        loop {
+            let sent = match self.context.send_publish(subject.clone(), message.clone()).await {
+                Ok(ack) => ack.await,
+                Err(error) => Err(error),
+            };
+            let error = match sent {
+                Ok(ack) => return Ok(ack.sequence),
+                Err(error) => error,
+            };
+            match error.kind() {
+                PublishErrorKind::WrongLastSequence => {
+                    return self.own_write(bucket, key, &payload, attempt).await;
+                }
+                PublishErrorKind::TimedOut
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::StreamNotFound
+                    if attempt < publish::ATTEMPTS_MAX =>
+                {
+                    tokio::time::sleep(publish::retry_delay(attempt)).await;
+                    attempt += 1;
+                }
+                PublishErrorKind::TimedOut
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::StreamNotFound => {
+                    return Err(Error::unavailable(error));
+                }
+                _ => return Err(Error::Refused { what: subject, reason: publish::describe(&error) }),
+            }
+        }
+    }
+
+    /// After a refused compare-and-set: a conflict, unless an earlier try of ours was stored and only its answer lost.
+    async fn own_write(&self, bucket: &str, key: &str, payload: &Bytes, attempt: u32) -> Result<u64, Error> {
+        if attempt > 1
+            && let Some(raw) = self.read(bucket, key).await?
+            && raw.value.as_ref() == Some(payload)
+        {
+            return Ok(raw.revision);
+        }
+        Err(Error::Conflict { what: subjects::kv(bucket, key) })
+    }
+}
+
+/// Opens a stored value: the envelope and the record in it.
+///
+/// # Errors
+/// [`Error::Undecodable`] when the bytes are no envelope or hold no `R`.
+pub fn open<R: Record>(key: &str, value: &[u8]) -> Result<(Envelope, R), Error> {
+    let envelope: Envelope = publish::decode(key, value)?;
+    let record = publish::decode(key, &envelope.record)?;
+    Ok((envelope, record))
+}
