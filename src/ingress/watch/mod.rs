@@ -1,0 +1,174 @@
+//! The watch page: `/watch/{media_id}` plays one media in a browser, from this binary alone.
+//!
+//! The page is the same for every media: it reads the id from its address and asks `/v1/media/{id}/playback` itself, so this module
+//! holds no state and decides nothing. Scripts, styles and hls.js are embedded at build time; the content security policy allows
+//! nothing from elsewhere.
+//!
+//! Limits: ids of 26 characters; assets are a fixed list; no body is read.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+/// Length of a media id in characters; what the characters mean is the gateway's business, not the page's.
+const ID_LENGTH: usize = 26;
+
+/// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
+     connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
+struct Asset {
+    name: &'static str,
+    content_type: &'static str,
+    bytes: &'static [u8],
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+static PAGE: Asset = Asset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
+static ASSETS: [Asset; 7] = [
+    Asset { name: "watch.css", content_type: "text/css; charset=utf-8", bytes: include_bytes!("watch.css") },
+    Asset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
+    Asset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
+    Asset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
+    Asset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("icon.svg") },
+    Asset {
+        name: "hls.min.mjs",
+        content_type: SCRIPT,
+        bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.min.mjs")),
+    },
+    Asset {
+        name: "hls.worker.js",
+        content_type: SCRIPT,
+        bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.worker.js")),
+    },
+];
+
+/// One tag for the whole embedded set: its files belong together, and a new build replaces all of them.
+static TAG: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let mut digest = blake3::Hasher::new();
+    for asset in std::iter::once(&PAGE).chain(&ASSETS) {
+        digest.update(asset.name.as_bytes()).update(asset.bytes);
+    }
+    let digest = digest.finalize().to_hex();
+    HeaderValue::from_str(&format!("\"{digest}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+});
+
+/// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
+pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new().route("/watch/{media_id}", get(page)).route("/watch/assets/{file}", get(asset))
+}
+
+async fn page(Path(media_id): Path<String>, headers: HeaderMap) -> Response {
+    let is_id = media_id.len() == ID_LENGTH
+        && media_id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if is_id { PAGE.answer(&headers) } else { StatusCode::NOT_FOUND.into_response() }
+}
+
+async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
+    match ASSETS.iter().find(|asset| asset.name == file) {
+        Some(asset) => asset.answer(&headers),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+impl Asset {
+    fn answer(&'static self, request: &HeaderMap) -> Response {
+        let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| names(tags, &TAG));
+        let mut response = if known {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            ([(CONTENT_TYPE, self.content_type)], Bytes::from_static(self.bytes)).into_response()
+        };
+        let headers = response.headers_mut();
+        headers.insert(ETAG, TAG.clone());
+        for (name, value) in SAFETY {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+const SAFETY: [(HeaderName, &str); 6] = [
+    // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
+    (CACHE_CONTROL, "no-cache"),
+    (CONTENT_SECURITY_POLICY, POLICY),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    // The address may carry a playback token in its fragment, and the media's id in its path.
+    (REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// Weak comparison (RFC 9110, 13.1.2): `*`, or the tag in the list, `W/` or not.
+fn names(list: &HeaderValue, tag: &HeaderValue) -> bool {
+    let (Ok(list), Ok(tag)) = (list.to_str(), tag.to_str()) else { return false };
+    list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    const ID: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    async fn get(path: &str, if_none_match: Option<&str>) -> Response {
+        let mut request = Request::get(path);
+        if let Some(tags) = if_none_match {
+            request = request.header(IF_NONE_MATCH, tags);
+        }
+        router::<()>().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn ids_and_files_that_cannot_be_are_refused() {
+        let long = format!("/watch/{ID}a");
+        for path in
+            ["/watch/short", "/watch/AAAAAAAAAAAAAAAAAAAAAAAAAA", long.as_str(), "/watch/assets/..%2Fmod.rs"]
+        {
+            assert_eq!(get(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_file_the_page_names_is_served_under_a_strict_policy() {
+        let response = get(&format!("/watch/{ID}"), None).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+        assert!(policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        let html = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let html = std::str::from_utf8(&html).unwrap();
+        let named: Vec<&str> = html.split('"').filter(|part| part.starts_with("/watch/assets/")).collect();
+        assert!(named.len() >= 3, "{named:?}");
+        for path in named {
+            assert_eq!(get(path, None).await.status(), StatusCode::OK, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_the_browser_has_is_not_sent_again() {
+        let first = get("/watch/assets/hls.min.mjs", None).await;
+        let tag = first.headers()[ETAG].to_str().unwrap().to_owned();
+        for list in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".to_owned()] {
+            let again = get("/watch/assets/hls.min.mjs", Some(&list)).await;
+            assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{list}");
+            assert!(to_bytes(again.into_body(), 1).await.unwrap().is_empty());
+        }
+        assert_eq!(get("/watch/assets/hls.min.mjs", Some("\"other\"")).await.status(), StatusCode::OK);
+    }
+}

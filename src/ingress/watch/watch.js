@@ -1,0 +1,195 @@
+// The watch page: gets a playback address, plays it, says what is going on.
+//
+// /watch/{media_id}                    asks for an API key when the gateway wants one
+// /watch/{media_id}#token={token}      plays with the path token that is given
+// ?player=native | ?player=hls.js      instead of what suits the browser
+//
+// For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
+
+import { choose, play } from "./player.js";
+import { Problem, apiKey, follow, media, playback } from "./server.js";
+
+const page = document.getElementById("page");
+const video = document.getElementById("video");
+const title = document.getElementById("title");
+const facts = document.getElementById("facts");
+const status = document.getElementById("status");
+const quality = document.getElementById("quality");
+const qualityField = document.getElementById("quality-field");
+const signIn = document.getElementById("sign-in");
+const keyField = document.getElementById("key");
+const again = document.getElementById("again");
+const unmute = document.getElementById("unmute");
+
+const mediaId = location.pathname.split("/").pop();
+const asked = new URLSearchParams(location.search).get("player");
+const renewalPauseMs = 30_000;
+
+let player = null;
+let following = null;
+let renewedAt = -Infinity;
+
+function show(state, text = "") {
+  page.dataset.state = state;
+  status.textContent = text;
+  signIn.hidden = state !== "sign-in";
+  again.hidden = state !== "failed";
+}
+
+function tokenOfFragment() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? "";
+  return /^[A-Za-z0-9._~-]{1,2000}$/.test(token) ? token : "";
+}
+
+async function start(startS = 0) {
+  following?.abort();
+  player?.stop();
+  player = null;
+  show("starting", "Loading");
+  const token = tokenOfFragment();
+  try {
+    if (token) await begin({ hls_url: `/play/${token}/${mediaId}/master.m3u8` }, startS);
+    else await begin(await playback(mediaId), startS);
+  } catch (problem) {
+    refused(problem, startS);
+  }
+  if (apiKey.get()) describe();
+}
+
+async function begin(session, startS) {
+  if (session.poster_url) video.poster = session.poster_url;
+  const kind = choose(video, asked);
+  page.dataset.player = kind;
+  show("ready");
+  player = await play(video, session.hls_url, kind, startS, { levels: showLevels, level: showLevel, failed: playerFailed });
+  // Refused where the browser lets nothing start by itself: the play button is there.
+  video.play().catch(() => {});
+}
+
+/** A playback session that ended is asked for anew once in a while; everything else is told. */
+function playerFailed(problem) {
+  const ended = problem.status === 401 || problem.status === 403;
+  if (ended && !tokenOfFragment() && performance.now() - renewedAt > renewalPauseMs) {
+    renewedAt = performance.now();
+    start(video.currentTime);
+  } else if (ended && tokenOfFragment()) {
+    show("failed", `${problem.text}. The link may have expired: ask for a new one`);
+  } else {
+    show("failed", problem.text);
+  }
+}
+
+function refused(error, startS) {
+  const problem = error instanceof Problem ? error : new Problem(0, "The page failed", "", String(error));
+  if (problem.status === 401 || (problem.status === 403 && !apiKey.get())) {
+    const known = apiKey.get();
+    apiKey.clear();
+    show("sign-in", known ? problem.text : "This video needs a key");
+    keyField.focus();
+  } else if (problem.status === 409 || problem.status === 425) {
+    waitForMedia(problem, startS);
+  } else {
+    show("failed", problem.text);
+  }
+}
+
+/** The media is not playable yet: follows its events, which need a key, and starts as soon as one says it is. */
+async function waitForMedia(problem, startS) {
+  if (!apiKey.get()) {
+    show("failed", problem.text);
+    return;
+  }
+  show("waiting", `Not ready yet: ${problem.message}`);
+  following = new AbortController();
+  try {
+    await follow(mediaId, (event) => mediaChanged(event, startS), following.signal);
+  } catch (error) {
+    show("failed", error instanceof Problem ? error.text : String(error));
+  }
+}
+
+function mediaChanged(event, startS) {
+  const verb = event.name.split(".").slice(-2).join(".");
+  if (/(^|\.)(playable|ready)$/.test(event.name)) {
+    start(startS);
+    return true;
+  }
+  if (/(^|\.)(rejected|failed|dead|removed)$/.test(event.name)) {
+    const said = parse(event.data);
+    show("failed", `The video cannot be prepared${said.code ? ` (${said.code})` : `: ${verb}`}`);
+    return true;
+  }
+  const { percent } = parse(event.data);
+  show("waiting", typeof percent === "number" ? `Encoding: ${Math.floor(percent)} %` : `Being prepared: ${verb}`);
+  return false;
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+async function describe() {
+  const document_ = await media(mediaId).catch(() => null);
+  const name = document_?.title || document_?.file_name;
+  if (!name) return;
+  title.textContent = name;
+  document.title = `${name} · StreamGate`;
+}
+
+function showLevels(levels) {
+  const best = [...levels].sort((one, other) => other.lines - one.lines || other.bitrate - one.bitrate);
+  quality.replaceChildren(new Option("Automatic", "-1", true, true), ...best.map((level) => {
+    const option = new Option(level.label, String(level.index));
+    option.dataset.height = String(level.height);
+    return option;
+  }));
+  qualityField.hidden = false;
+}
+
+function showLevel(index) {
+  page.dataset.level = String(index);
+  const playing = quality.querySelector(`option[value="${index}"]`);
+  const automatic = quality.querySelector('option[value="-1"]');
+  automatic.textContent = quality.value === "-1" && playing ? `Automatic (${playing.textContent.split(" ")[0]})` : "Automatic";
+}
+
+function showFacts() {
+  const words = [];
+  if (Number.isFinite(video.duration) && video.duration > 0) words.push(clock(video.duration));
+  if (video.videoWidth) words.push(`${video.videoWidth} × ${video.videoHeight}`);
+  facts.textContent = words.join(" · ");
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
+for (const name of ["loadedmetadata", "durationchange", "resize"]) video.addEventListener(name, showFacts);
+video.addEventListener("playing", () => {
+  show("playing");
+  unmute.hidden = !video.muted;
+});
+video.addEventListener("volumechange", () => {
+  if (!video.muted) unmute.hidden = true;
+});
+unmute.addEventListener("click", () => {
+  video.muted = false;
+});
+quality.addEventListener("change", () => player?.setLevel(Number(quality.value)));
+again.addEventListener("click", () => start(video.currentTime));
+addEventListener("hashchange", () => start());
+signIn.addEventListener("submit", (event) => {
+  event.preventDefault();
+  apiKey.set(keyField.value.trim());
+  keyField.value = "";
+  start();
+});
+
+start();

@@ -1,0 +1,287 @@
+//! The watch page in a real Chromium, driven over WebDriver: it plays, time advances, every rung can be chosen, it ends, and the console
+//! shows no error.
+//!
+//! Limits: 20 s for each thing that must happen on the page. The browser resolves no name, so that it reaches nothing but this machine.
+
+use std::panic::AssertUnwindSafe;
+use std::process::Stdio;
+use std::time::Duration;
+
+use fantoccini::wd::{TimeoutConfiguration, WebDriverCompatibleCommand};
+use fantoccini::{Client, ClientBuilder, Locator};
+use futures::FutureExt;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// How long anything on the page may take before the test fails and says what the page shows.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What plays the video, chosen by the page's own query parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Player {
+    /// The browser's own HLS player.
+    Native,
+    /// hls.js over Media Source Extensions.
+    HlsJs,
+}
+
+impl Player {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::HlsJs => "hls.js",
+        }
+    }
+}
+
+/// Opens the page and plays to the end; with hls.js every one of the `rungs` is chosen and seen. Panics with what the page showed.
+pub(crate) async fn plays(watch_url: &str, player: Player, rungs: usize) {
+    let url = with_player(watch_url, player);
+    in_browser(async |page| {
+        page.open(&url).await;
+        page.has_started(player).await;
+        match player {
+            Player::HlsJs => page.offers_rungs(rungs).await,
+            Player::Native => assert!(
+                !page.truth("!document.getElementById('quality-field').hidden").await,
+                "native has no menu"
+            ),
+        }
+        page.ends().await;
+    })
+    .await;
+}
+
+/// Opens the page without a token, types the API key into the form that it shows, and plays. A wrong key is tried and refused first.
+pub(crate) async fn plays_after_sign_in(watch_url: &str, api_key: &str) {
+    let url = watch_url.split('#').next().unwrap_or_default().to_owned();
+    in_browser(async |page| {
+        page.open(&url).await;
+        page.until("page.dataset.state === 'sign-in'").await;
+        page.sign_in("not-a-key").await;
+        page.until("page.dataset.state === 'sign-in' && /\\(.+\\)$/.test(document.getElementById('status').textContent)").await;
+        // The browser itself reports the two refusals it was sent to provoke.
+        assert_eq!(page.console_errors().await.iter().filter(|line| !line.contains("401")).count(), 0);
+        page.sign_in(api_key).await;
+        page.until("page.dataset.state === 'playing' && video.currentTime > 0.2").await;
+    })
+    .await;
+}
+
+/// The query stands before the fragment, which holds the token.
+fn with_player(watch_url: &str, player: Player) -> String {
+    let (address, fragment) = watch_url.split_once('#').unwrap_or((watch_url, ""));
+    let separator = if address.contains('?') { '&' } else { '?' };
+    format!("{address}{separator}player={}#{fragment}", player.name())
+}
+
+struct Page {
+    client: Client,
+}
+
+impl Page {
+    async fn open(&self, url: &str) {
+        self.client.goto(url).await.unwrap();
+    }
+
+    async fn has_started(&self, player: Player) {
+        self.until(&format!("page.dataset.player === '{}'", player.name())).await;
+        self.until("page.dataset.state === 'playing' && video.currentTime > 0.3 && video.videoHeight > 0")
+            .await;
+        self.advances().await;
+    }
+
+    /// From its start the video plays half a second, in about that time.
+    async fn advances(&self) {
+        self.run("video.currentTime = 0; return video.play().then(() => true)").await;
+        self.until("!video.paused && !video.seeking && video.currentTime > 0.5 && video.error === null")
+            .await;
+    }
+
+    async fn offers_rungs(&self, rungs: usize) {
+        let heights = self.run("return [...document.querySelectorAll('#quality option')].map((one) => Number(one.dataset.height ?? 0))").await;
+        let heights: Vec<u64> = serde_json::from_value(heights).unwrap();
+        assert_eq!(heights.len(), rungs + 1, "automatic and each rung: {heights:?}");
+        for (place, height) in heights.iter().enumerate().skip(1) {
+            self.run("video.currentTime = 0; return true").await;
+            self.choose(place).await;
+            self.until(&format!("video.videoHeight === {height} && page.dataset.level === document.getElementById('quality').value")).await;
+            self.advances().await;
+        }
+        self.choose(0).await;
+        self.advances().await;
+    }
+
+    /// Picks from the menu as a person does; `place` counts from 0, which is automatic.
+    async fn choose(&self, place: usize) {
+        let option = format!("#quality option:nth-child({})", place + 1);
+        self.client.find(Locator::Css(&option)).await.unwrap().click().await.unwrap();
+    }
+
+    async fn sign_in(&self, api_key: &str) {
+        let field = self.client.find(Locator::Css("#key")).await.unwrap();
+        field.send_keys(api_key).await.unwrap();
+        self.client.find(Locator::Css("#sign-in button")).await.unwrap().click().await.unwrap();
+        self.until("page.dataset.state !== 'starting'").await;
+    }
+
+    async fn ends(&self) {
+        self.run("video.currentTime = Math.max(0, video.duration - 1); return video.play().then(() => true)")
+            .await;
+        self.until("video.ended && video.error === null").await;
+        assert_eq!(self.run("return document.getElementById('status').textContent").await, json!(""));
+        assert_eq!(self.console_errors().await, Vec::<String>::new());
+    }
+
+    /// Waits in the page until the JavaScript `condition` over `page` and `video` holds.
+    async fn until(&self, condition: &str) {
+        let script = format!(
+            "const [deadlineMs, done] = arguments;
+             const page = document.getElementById('page'), video = document.getElementById('video');
+             const from = performance.now();
+             const timer = setInterval(() => {{
+               const holds = Boolean({condition});
+               if (!holds && performance.now() - from < deadlineMs) return;
+               clearInterval(timer);
+               done(holds);
+             }}, 25);"
+        );
+        let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap();
+        let holds = self.client.execute_async(&script, vec![json!(deadline_ms)]).await.unwrap();
+        assert_eq!(holds, json!(true), "never on the page: {condition}\n{}", self.shown().await);
+    }
+
+    async fn truth(&self, expression: &str) -> bool {
+        self.run(&format!("return Boolean({expression})")).await == json!(true)
+    }
+
+    async fn run(&self, body: &str) -> Value {
+        let script = format!(
+            "const page = document.getElementById('page'), video = document.getElementById('video'); {body}"
+        );
+        self.client.execute(&script, Vec::new()).await.unwrap()
+    }
+
+    /// What a person would report: state and text of the page, the video's clock, and the console.
+    async fn shown(&self) -> String {
+        let state = self
+            .run(
+                "return JSON.stringify({data: {...page.dataset}, text: page.innerText, error: video.error?.message, time: video.currentTime,
+                 duration: video.duration, ended: video.ended, paused: video.paused, seeking: video.seeking, readyState: video.readyState,
+                 size: [video.videoWidth, video.videoHeight]})",
+            )
+            .await;
+        format!("page: {state}\nconsole: {:#?}", self.console_errors().await)
+    }
+
+    /// The errors in the browser's console since the last call, script errors and refused loads among them.
+    async fn console_errors(&self) -> Vec<String> {
+        let entries = self.client.issue_cmd(ConsoleLog).await.unwrap();
+        let entries = entries.as_array().cloned().unwrap_or_default();
+        entries
+            .iter()
+            .filter(|entry| entry["level"] == "SEVERE")
+            .map(|entry| entry["message"].to_string())
+            .collect()
+    }
+}
+
+/// Chromium's own WebDriver command for what its console has shown.
+#[derive(Debug)]
+struct ConsoleLog;
+
+impl WebDriverCompatibleCommand for ConsoleLog {
+    fn endpoint(&self, base_url: &url::Url, session_id: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base_url.join(&format!("session/{}/se/log", session_id.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _request_url: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(json!({ "type": "browser" }).to_string()))
+    }
+}
+
+/// Runs `story` in a fresh browser with a fresh profile; the browser is gone afterwards, also when the story fails.
+async fn in_browser(story: impl AsyncFnOnce(&Page)) {
+    let profile = tempfile::tempdir().unwrap();
+    let (mut driver, port) = start_driver().await;
+    let capabilities = json!({
+        "browserName": "chrome",
+        "goog:loggingPrefs": { "browser": "ALL" },
+        "goog:chromeOptions": { "binary": browser_binary(), "args": browser_arguments(profile.path()) },
+    });
+    let Value::Object(capabilities) = capabilities else { unreachable!("an object is written above") };
+    let client = ClientBuilder::rustls()
+        .unwrap()
+        .capabilities(capabilities)
+        .connect(&format!("http://127.0.0.1:{port}"))
+        .await
+        .unwrap();
+    client
+        .update_timeouts(TimeoutConfiguration::new(Some(PATIENCE * 2), Some(PATIENCE), None))
+        .await
+        .unwrap();
+    let page = Page { client };
+    let outcome = AssertUnwindSafe(story(&page)).catch_unwind().await;
+    page.client.close().await.unwrap();
+    driver.kill().await.unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn start_driver() -> (Child, u16) {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("chromedriver is installed by `.ci/setup test`");
+    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    let started = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let port = line.strip_prefix("ChromeDriver was started successfully on port ");
+            if let Some(port) = port.and_then(|rest| rest.trim_end_matches('.').parse().ok()) {
+                return port;
+            }
+        }
+        panic!("chromedriver ended before it said its port");
+    };
+    let port = tokio::time::timeout(PATIENCE, started).await.expect("chromedriver says its port");
+    (driver, port)
+}
+
+fn browser_binary() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = ["chromium", "chromium-browser", "google-chrome"].iter().find_map(|name| {
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+    });
+    found.expect("a Chromium is installed by `.ci/setup test`").display().to_string()
+}
+
+fn browser_arguments(profile: &std::path::Path) -> Vec<String> {
+    let mut arguments: Vec<String> = [
+        "--headless=new",
+        // The browser ends when the driver does, however that ended: a test killed for being stuck leaves none behind.
+        "--remote-debugging-pipe",
+        // As root and in containers there is no user namespace to build Chromium's own sandbox from.
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-default-apps",
+        "--disable-domain-reliability",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+        "--window-size=1280,900",
+    ]
+    .map(str::to_owned)
+    .into();
+    arguments.push(format!("--user-data-dir={}", profile.display()));
+    arguments
+}
