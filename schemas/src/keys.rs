@@ -1,15 +1,28 @@
 //! Every object key, built here and spelled nowhere else. Client text never becomes part of one.
 
-use crate::ids::MediaId;
+use crate::ids::{MediaId, UploadId};
 
 /// The source as uploaded.
 pub fn source(media_id: MediaId) -> String {
     format!("media/{media_id}/source")
 }
 
-/// The durable remainder of an open upload, below one multipart part.
-pub fn source_tail(media_id: MediaId) -> String {
+/// The durable remainder of an open upload, below one multipart part. Generation and part are in the key, so that a
+/// displaced writer can't overwrite the tail of its successor.
+pub fn source_tail(media_id: MediaId, generation: u64, part: u64) -> String {
+    format!("{}/{generation}-{part}", source_tails(media_id))
+}
+
+/// Folder of the tails of an upload.
+pub fn source_tails(media_id: MediaId) -> String {
     format!("media/{media_id}/source.tail")
+}
+
+/// File of an open upload in a local store, relative to its root.
+pub fn spool(upload_id: UploadId) -> String {
+    let text = upload_id.to_string();
+    let shard = text.get(text.len().saturating_sub(2)..).unwrap_or_default();
+    format!(".spool/{shard}/{text}")
 }
 
 /// Folder of everything that belongs to a medium.

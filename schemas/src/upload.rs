@@ -35,26 +35,28 @@ pub struct Digest {
     pub value: ByteBuf,
 }
 
-/// One stored part of a multipart upload; its index is its place in the list.
+/// The object that holds the durable bytes behind the last whole part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Part {
-    /// The store's name for the part, needed to complete.
-    pub content_id: String,
-    /// Bytes in the part.
+pub struct Tail {
+    /// Generation that wrote it, part of its key: a displaced writer can't overwrite a newer one.
+    pub generation: u64,
+    /// Index of the part it will become the beginning of, part of its key.
+    pub part: u64,
+    /// Bytes of it that count.
     pub size_bytes: u64,
 }
 
 /// The parts of an upload to a remote store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Multipart {
-    /// The store's name for the multipart upload.
-    pub multipart_id: String,
+    /// The store's name for the multipart upload, once there is one.
+    pub multipart_id: Option<String>,
     /// Bytes in every part but the last.
     pub part_bytes: u64,
-    /// Parts stored so far, in order.
-    pub parts: Vec<Part>,
-    /// Bytes in the tail object behind the parts.
-    pub tail_bytes: u64,
+    /// The store's names for the parts stored so far, in order; at most 9 000.
+    pub parts: Vec<String>,
+    /// The durable bytes behind the parts.
+    pub tail: Option<Tail>,
 }
 
 /// One upload in the bucket `uploads`.
@@ -74,6 +76,9 @@ pub struct Record {
     pub offset_bytes: u64,
     /// Fencing token: raised by each request that takes the upload over.
     pub generation: u64,
+    /// Replica that is writing now, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// `Upload-Metadata` as received.
     pub metadata_raw: String,
     /// Display name, cleaned; never part of a path.
@@ -170,7 +175,7 @@ pub struct Expired {
 }
 upload_event!(Expired, "expired");
 
-/// `evt.upload.terminated`: the owner ended the upload.
+/// `evt.upload.terminated`: the upload ended before all bytes were there, by its owner or because it can't go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Terminated {
     /// The upload.
@@ -181,5 +186,8 @@ pub struct Terminated {
     pub owner: String,
     /// Bytes that were removed.
     pub offset_bytes: u64,
+    /// Why, when it was not the owner's wish: a stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 upload_event!(Terminated, "terminated");

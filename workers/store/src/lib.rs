@@ -1,1 +1,241 @@
-//! Object stores and the spool of open uploads
+//! Object stores and the spool of open uploads.
+//!
+//! One [`Store`] opens `file://` (every write synced), `s3://`, `gs://` and `az://`. Keys come from `schemas::keys` and
+//! nothing else: no text of a client ever becomes part of one. A [`Spool`] takes the bytes of one open upload and tells
+//! which of them are durable; only durable bytes may be acknowledged.
+//!
+//! A crash between making a multipart upload and recording it leaves an unused one behind: give the bucket a life-cycle
+//! rule that aborts multipart uploads after a week.
+//!
+//! Limits: request and retry time-outs, part sizes and counts, bytes in memory over all uploads
+//! (see [`Config`]); [`Store::get`] refuses objects above the size its caller names.
+
+mod backend;
+mod config;
+mod error;
+mod spool;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{ops::Range, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path};
+use tokio::sync::Semaphore;
+
+pub use config::{Config, PART_BYTES_FLOOR, PARTS_MAX};
+pub use error::Error;
+pub use spool::{Durable, Place, Spool};
+
+use backend::Backend;
+
+/// Bytes one request of a stream asks for.
+const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Key below the store's root.
+    pub key: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Entity tag, where the store has one.
+    pub etag: Option<String>,
+    /// Unix time of the last change in milliseconds.
+    pub modified_at_ms: u64,
+}
+
+/// Room on the disk of a local store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes this process may still write.
+    pub free_bytes: u64,
+    /// Size of the file system in bytes.
+    pub total_bytes: u64,
+}
+
+/// An opened object store; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    backend: Backend,
+    config: Config,
+    in_flight: Arc<Semaphore>,
+}
+
+impl Store {
+    /// Opens the store; a local folder is made when absent.
+    ///
+    /// Fails with [`Error::Invalid`] for a bad URL or option. Does not contact a remote store: see [`Store::probe`].
+    pub fn open(config: Config) -> Result<Self, Error> {
+        if config.part_bytes_min < PART_BYTES_FLOOR {
+            return Err(Error::Invalid(format!("part_bytes_min is below {PART_BYTES_FLOOR}")));
+        }
+        let in_flight = Arc::new(Semaphore::new(config.in_flight_bytes_max.min(Semaphore::MAX_PERMITS)));
+        let backend = Backend::open(&config)?;
+        Ok(Self { inner: Arc::new(Inner { backend, config, in_flight }) })
+    }
+
+    /// True when the store is a folder of this host.
+    pub fn is_local(&self) -> bool {
+        self.inner.backend.root().is_some()
+    }
+
+    /// The settings it was opened with.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Stores the bytes durably under the key, replacing what was there.
+    pub async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Result<(), Error> {
+        self.put_payload(key, PutPayload::from_bytes(bytes.into())).await
+    }
+
+    pub(crate) async fn put_payload(&self, key: &str, payload: PutPayload) -> Result<(), Error> {
+        self.object_store().put(&self.path(key)?, payload).await?;
+        Ok(())
+    }
+
+    /// Reads a whole object of at most `size_bytes_max`; a larger one is [`Error::Invalid`].
+    pub async fn get(&self, key: &str, size_bytes_max: u64) -> Result<Bytes, Error> {
+        let found = self.object_store().get(&self.path(key)?).await?;
+        if found.meta.size > size_bytes_max {
+            return Err(Error::Invalid(format!("{key} is larger than {size_bytes_max} bytes")));
+        }
+        Ok(found.bytes().await?)
+    }
+
+    /// Reads a range in bytes; one that ends behind the object is cut, one that starts there is [`Error::Invalid`].
+    pub async fn get_range(&self, key: &str, range_bytes: Range<u64>) -> Result<Bytes, Error> {
+        if range_bytes.is_empty() {
+            return Ok(Bytes::new());
+        }
+        Ok(self.object_store().get_range(&self.path(key)?, range_bytes).await?)
+    }
+
+    /// Streams a range in bytes in pieces of at most 4 MiB, the next being read while one is handled.
+    ///
+    /// The range must lie inside the object; an early end is an error, never a short stream.
+    pub fn get_stream(
+        &self,
+        key: &str,
+        range_bytes: Range<u64>,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + Send + use<> {
+        let (store, key) = (self.clone(), key.to_owned());
+        futures::stream::iter(windows(range_bytes))
+            .map(move |window| {
+                let (store, key) = (store.clone(), key.clone());
+                async move {
+                    let bytes = store.get_range(&key, window.clone()).await?;
+                    let wanted = window.end - window.start;
+                    if u64::try_from(bytes.len()).ok() == Some(wanted) {
+                        return Ok(bytes);
+                    }
+                    Err(Error::Damaged(format!("{key} ended inside {window:?}")))
+                }
+            })
+            .buffered(2)
+    }
+
+    /// Size, entity tag and age of an object.
+    pub async fn head(&self, key: &str) -> Result<Meta, Error> {
+        self.meta(self.object_store().head(&self.path(key)?).await?)
+    }
+
+    /// Removes an object; an absent one is fine.
+    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        match self.object_store().delete(&self.path(key)?).await.map_err(Error::from) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every object below a folder, in no order.
+    pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Meta, Error>> {
+        let store = self.clone();
+        match self.path(folder) {
+            Ok(path) => self
+                .object_store()
+                .list(Some(&path))
+                .map(move |found| found.map_err(Error::from).and_then(|meta| store.meta(meta)))
+                .boxed(),
+            Err(error) => futures::stream::once(async move { Err(error) }).boxed(),
+        }
+    }
+
+    /// Asks the store for one listing entry: proves that it can be reached and read.
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.list("media").try_next().await?;
+        Ok(())
+    }
+
+    /// Room left, for a local store.
+    pub fn space(&self) -> Result<Option<Space>, Error> {
+        let Some(root) = self.inner.backend.root() else { return Ok(None) };
+        let found = rustix::fs::statvfs(root).map_err(|e| Error::io(e.into()))?;
+        let block = found.f_frsize;
+        Ok(Some(Space {
+            free_bytes: found.f_bavail.saturating_mul(block),
+            total_bytes: found.f_blocks.saturating_mul(block),
+        }))
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    fn object_store(&self) -> &dyn ObjectStore {
+        self.inner.backend.object_store()
+    }
+
+    pub(crate) fn path(&self, key: &str) -> Result<Path, Error> {
+        self.inner.backend.path(key)
+    }
+
+    fn meta(&self, meta: object_store::ObjectMeta) -> Result<Meta, Error> {
+        Ok(Meta {
+            key: self.inner.backend.key(&meta.location)?,
+            size_bytes: meta.size,
+            etag: meta.e_tag,
+            modified_at_ms: u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0),
+        })
+    }
+}
+
+impl Inner {
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
+        &self.in_flight
+    }
+
+    /// Path of an object on the disk of a local store.
+    pub(crate) fn local_path(&self, key: &str) -> Option<PathBuf> {
+        self.backend.root().map(|root| root.join(key))
+    }
+}
+
+fn windows(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let Range { mut start, end } = range_bytes;
+    std::iter::from_fn(move || {
+        if start >= end {
+            return None;
+        }
+        let window = start..end.min(start.saturating_add(WINDOW_BYTES));
+        start = window.end;
+        Some(window)
+    })
+}

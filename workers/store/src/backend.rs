@@ -1,0 +1,165 @@
+//! Turns a URL and options into an object store.
+
+use std::{path, sync::Arc};
+
+use object_store::{
+    BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder},
+    azure::{MicrosoftAzure, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder},
+    local::LocalFileSystem,
+    multipart::MultipartStore,
+    path::Path,
+};
+use url::Url;
+
+use crate::{Config, Error};
+
+/// The opened store and what only some kinds can do.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    Local { store: LocalFileSystem, root: path::PathBuf },
+    S3(Remote<AmazonS3>),
+    Google(Remote<GoogleCloudStorage>),
+    Azure(Remote<MicrosoftAzure>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Remote<S> {
+    store: Arc<S>,
+    prefix: Path,
+}
+
+impl Backend {
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+        let url = Url::parse(&config.url).map_err(|e| Error::Invalid(format!("store url: {e}")))?;
+        match url.scheme() {
+            "file" => open_local(&url),
+            "s3" => Ok(Self::S3(open_s3(&url, config)?)),
+            "gs" => Ok(Self::Google(open_google(&url, config)?)),
+            "az" => Ok(Self::Azure(open_azure(&url, config)?)),
+            other => Err(Error::Invalid(format!("store url: unknown scheme {other}"))),
+        }
+    }
+
+    pub(crate) fn object_store(&self) -> &dyn ObjectStore {
+        match self {
+            Self::Local { store, .. } => store,
+            Self::S3(remote) => &*remote.store,
+            Self::Google(remote) => &*remote.store,
+            Self::Azure(remote) => &*remote.store,
+        }
+    }
+
+    /// The multipart API, absent for a local store.
+    pub(crate) fn multipart(&self) -> Option<Arc<dyn MultipartStore>> {
+        match self {
+            Self::Local { .. } => None,
+            Self::S3(remote) => Some(remote.store.clone()),
+            Self::Google(remote) => Some(remote.store.clone()),
+            Self::Azure(remote) => Some(remote.store.clone()),
+        }
+    }
+
+    /// Folder of a local store.
+    pub(crate) fn root(&self) -> Option<&path::Path> {
+        match self {
+            Self::Local { root, .. } => Some(root),
+            _ => None,
+        }
+    }
+
+    fn prefix(&self) -> Option<&Path> {
+        match self {
+            Self::Local { .. } => None,
+            Self::S3(remote) => Some(&remote.prefix),
+            Self::Google(remote) => Some(&remote.prefix),
+            Self::Azure(remote) => Some(&remote.prefix),
+        }
+    }
+
+    pub(crate) fn path(&self, key: &str) -> Result<Path, Error> {
+        let path = match self.prefix() {
+            Some(prefix) if !prefix.as_ref().is_empty() => Path::parse(format!("{prefix}/{key}")),
+            _ => Path::parse(key),
+        };
+        path.map_err(|e| Error::Invalid(e.to_string()))
+    }
+
+    pub(crate) fn key(&self, path: &Path) -> Result<String, Error> {
+        let text = path.as_ref();
+        let Some(prefix) = self.prefix().filter(|p| !p.as_ref().is_empty()) else {
+            return Ok(text.to_owned());
+        };
+        text.strip_prefix(prefix.as_ref())
+            .map(|rest| rest.trim_start_matches('/').to_owned())
+            .ok_or_else(|| Error::Invalid(format!("{text} lies outside the prefix of the store")))
+    }
+}
+
+fn open_local(url: &Url) -> Result<Backend, Error> {
+    let root = url
+        .to_file_path()
+        .map_err(|()| Error::Invalid("store url: a file url needs an absolute path".into()))?;
+    std::fs::create_dir_all(&root).map_err(Error::io)?;
+    let root = root.canonicalize().map_err(Error::io)?;
+    let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
+    Ok(Backend::Local { store, root })
+}
+
+fn open_s3(url: &Url, config: &Config) -> Result<Remote<AmazonS3>, Error> {
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket(url)?);
+    let mut plain = false;
+    for (name, value) in &config.options {
+        plain |= name.ends_with("endpoint") && value.starts_with("http://");
+        builder = builder.with_config(option(name)?, value);
+    }
+    // An endpoint given as http:// is a deliberate choice (a store on the same host or network).
+    let client = client_options(config).with_allow_http(plain);
+    let store = builder.with_retry(retry(config)).with_client_options(client).build()?;
+    Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
+}
+
+fn open_google(url: &Url, config: &Config) -> Result<Remote<GoogleCloudStorage>, Error> {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket(url)?);
+    for (name, value) in &config.options {
+        builder = builder.with_config(option(name)?, value);
+    }
+    let store = builder.with_retry(retry(config)).with_client_options(client_options(config)).build()?;
+    Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
+}
+
+fn open_azure(url: &Url, config: &Config) -> Result<Remote<MicrosoftAzure>, Error> {
+    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket(url)?);
+    for (name, value) in &config.options {
+        builder = builder.with_config(option(name)?, value);
+    }
+    let store = builder.with_retry(retry(config)).with_client_options(client_options(config)).build()?;
+    Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
+}
+
+fn bucket(url: &Url) -> Result<&str, Error> {
+    url.host_str()
+        .filter(|host| !host.is_empty())
+        .ok_or_else(|| Error::Invalid("store url: the bucket is missing".into()))
+}
+
+fn prefix(url: &Url) -> Result<Path, Error> {
+    Path::from_url_path(url.path().trim_matches('/')).map_err(|e| Error::Invalid(format!("store url: {e}")))
+}
+
+fn option<K: std::str::FromStr>(name: &str) -> Result<K, Error> {
+    name.to_ascii_lowercase().parse().map_err(|_| Error::Invalid(format!("store option {name} is not known")))
+}
+
+fn client_options(config: &Config) -> ClientOptions {
+    ClientOptions::new().with_timeout(config.request_timeout())
+}
+
+fn retry(config: &Config) -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: config.retries_max,
+        retry_timeout: config.retry_timeout(),
+    }
+}

@@ -1,0 +1,109 @@
+//! Where the store is and how much it may hold in memory.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Smallest part size S3 accepts for all parts but the last, in bytes.
+pub const PART_BYTES_FLOOR: u64 = 5 * MIB;
+
+/// Most parts one upload may have; S3 allows 10 000, the rest is headroom for rounding.
+pub const PARTS_MAX: u64 = 9_000;
+
+pub(crate) const MIB: u64 = 1024 * 1024;
+
+/// Settings of [`crate::Store`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `file:///folder`, `s3://bucket[/prefix]`, `gs://bucket[/prefix]` or `az://container[/prefix]`.
+    pub url: String,
+    /// Options of the remote store by `object_store` name (`aws_endpoint`, `aws_access_key_id`, ...); they win over the
+    /// environment. May hold secrets.
+    pub options: BTreeMap<String, String>,
+    /// Longest time one request to a remote store may take, in milliseconds.
+    pub request_timeout_ms: u64,
+    /// Longest time a failed request is repeated, in milliseconds.
+    pub retry_timeout_ms: u64,
+    /// Most repeats of one failed request.
+    pub retries_max: usize,
+    /// Smallest multipart part in bytes, at least 5 MiB; grows with the length so that 9 000 parts suffice.
+    pub part_bytes_min: u64,
+    /// Most parts of one upload on their way to a remote store at the same time.
+    pub parts_in_flight_max: usize,
+    /// Bytes collected before one write to the local spool.
+    pub batch_bytes: usize,
+    /// Bytes after which a group of writes is made durable.
+    pub group_bytes: u64,
+    /// Longest time written bytes stay without being durable in a local spool, in milliseconds.
+    pub group_interval_ms: u64,
+    /// Shortest time between two tail objects of a running upload to a remote store, in milliseconds.
+    pub tail_interval_ms: u64,
+    /// Upload bytes that may be in memory at once, in all uploads of this process.
+    pub in_flight_bytes_max: usize,
+    /// Longest time an upload waits for room in memory, in milliseconds.
+    pub in_flight_wait_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: "file:///var/lib/streamgate/store".to_owned(),
+            options: BTreeMap::new(),
+            request_timeout_ms: 30_000,
+            retry_timeout_ms: 10_000,
+            retries_max: 3,
+            part_bytes_min: 16 * MIB,
+            parts_in_flight_max: 3,
+            batch_bytes: 256 * 1024,
+            group_bytes: 16 * MIB,
+            group_interval_ms: 1_000,
+            tail_interval_ms: 15_000,
+            in_flight_bytes_max: 512 * 1024 * 1024,
+            in_flight_wait_ms: 10_000,
+        }
+    }
+}
+
+impl Config {
+    /// The defaults at another place.
+    pub fn at(url: impl Into<String>) -> Self {
+        Self { url: url.into(), ..Self::default() }
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(crate) fn retry_timeout(&self) -> Duration {
+        Duration::from_millis(self.retry_timeout_ms)
+    }
+
+    pub(crate) fn group_interval(&self) -> Duration {
+        Duration::from_millis(self.group_interval_ms)
+    }
+
+    pub(crate) fn tail_interval(&self) -> Duration {
+        Duration::from_millis(self.tail_interval_ms)
+    }
+
+    pub(crate) fn in_flight_wait(&self) -> Duration {
+        Duration::from_millis(self.in_flight_wait_ms)
+    }
+
+    /// Size of every part but the last of an upload that may become `length_bytes` long.
+    pub fn part_bytes(&self, length_bytes: u64) -> u64 {
+        let needed = length_bytes.div_ceil(PARTS_MAX).div_ceil(MIB) * MIB;
+        needed.max(self.part_bytes_min)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let option_names: Vec<&String> = self.options.keys().collect();
+        f.debug_struct("Config")
+            .field("url", &self.url)
+            .field("option_names", &option_names)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! What can go wrong between us and the bytes.
+
+use std::io;
+
+/// An error of the store or of a spool. [`Error::is_retry`] says whether the same call may succeed later.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no object under this key.
+    #[error("no object under {key}")]
+    NotFound {
+        /// The key asked for.
+        key: String,
+    },
+    /// The disk or the quota is full.
+    #[error("the store is full")]
+    Full,
+    /// The store can't be reached or refuses for now.
+    #[error("the store is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Another writer still holds the spool of this upload.
+    #[error("another writer holds this upload")]
+    Busy,
+    /// Too many upload bytes are in memory; none could be freed in time.
+    #[error("too many bytes in flight")]
+    Overloaded,
+    /// Bytes that were acknowledged are gone or may be damaged; the upload can't go on.
+    #[error("acknowledged bytes are lost: {0}")]
+    Damaged(String),
+    /// The URL, an option, a key or a range is not valid.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    /// True when the same call may succeed later without anybody changing the input.
+    pub fn is_retry(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Busy | Self::Overloaded | Self::Full)
+    }
+
+    /// Stable code of the variant.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "object_not_found",
+            Self::Full => "store_full",
+            Self::Unavailable(_) => "store_unavailable",
+            Self::Busy => "upload_busy",
+            Self::Overloaded => "store_overloaded",
+            Self::Damaged(_) => "upload_bytes_lost",
+            Self::Invalid(_) => "store_invalid",
+        }
+    }
+
+    pub(crate) fn io(error: io::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Unavailable(Box::new(error)) }
+    }
+
+    pub(crate) fn join(error: tokio::task::JoinError) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+/// True for a full disk, an exceeded quota and a file that may not grow further.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+impl From<object_store::Error> for Error {
+    fn from(error: object_store::Error) -> Self {
+        use object_store::Error as Source;
+        match error {
+            Source::NotFound { path, .. } => Self::NotFound { key: path },
+            Source::InvalidPath { .. }
+            | Source::NotSupported { .. }
+            | Source::NotImplemented { .. }
+            | Source::UnknownConfigurationKey { .. } => Self::Invalid(error.to_string()),
+            other if has_full(&other) => Self::Full,
+            other => Self::Unavailable(Box::new(other)),
+        }
+    }
+}
+
+fn has_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<io::Error>().is_some_and(is_full) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
