@@ -82,6 +82,20 @@ pub struct VideoPlan {
     pub rungs: Vec<Rung>,
     /// x264 preset.
     pub preset: String,
+    /// True when frames marked as interlaced are deinterlaced.
+    #[serde(default)]
+    pub deinterlace: bool,
+}
+
+/// Which picture stands for the medium before it plays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PosterPlan {
+    /// Stream index in the source.
+    pub stream_index: u32,
+    /// When it is shown, in microseconds from the presentation start; the next one that is not black is taken.
+    pub at_us: u64,
+    /// Longest side in pixels.
+    pub side_pixels_max: u32,
 }
 
 /// How one audio track is made: always as a whole.
@@ -122,6 +136,12 @@ pub struct Plan {
     pub video: Option<VideoPlan>,
     /// The audio tracks.
     pub audio: Vec<AudioPlan>,
+    /// The poster, if there is any picture.
+    #[serde(default)]
+    pub poster: Option<PosterPlan>,
+    /// Name of the profile.
+    #[serde(default)]
+    pub profile: String,
     /// Digest of the options, part of every object key.
     pub options_digest: String,
     /// Why the ladder is what it is, for the report.
@@ -202,6 +222,9 @@ pub struct Track {
     pub init_sha256: String,
     /// Bytes of the init segment.
     pub init_bytes: u64,
+    /// RFC 6381 codec string, parsed from the init segment.
+    #[serde(default)]
+    pub codecs: String,
     /// Number of the first segment in `segments`.
     pub first_segment: u32,
     /// Segments in order, without gaps.
@@ -229,6 +252,12 @@ pub struct Part {
     pub tracks: Vec<Track>,
     /// CPU milliseconds the media child used for what is stored.
     pub cpu_ms: u64,
+    /// Milliseconds the media child ran for what is stored.
+    #[serde(default)]
+    pub wall_ms: u64,
+    /// Largest resident set of the media child, in bytes.
+    #[serde(default)]
+    pub rss_bytes_max: u64,
     /// Why it failed: a stable code.
     pub code: Option<String>,
     /// The same for people.
