@@ -4,7 +4,7 @@
 //! holds no state and decides nothing. Scripts, styles and hls.js are embedded at build time; the content security policy allows
 //! nothing from elsewhere.
 //!
-//! Limits: ids of 26 characters; assets are a fixed list; no body is read.
+//! Limits: media ids only, checked by type; assets are a fixed list; no body is read.
 
 use std::sync::LazyLock;
 
@@ -18,9 +18,9 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use schemas::ids::MediaId;
 
-/// Length of a media id in characters; what the characters mean is the gateway's business, not the page's.
-const ID_LENGTH: usize = 26;
+use super::error::Problem;
 
 /// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
@@ -69,17 +69,18 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/watch/{media_id}", get(page)).route("/watch/assets/{file}", get(asset))
 }
 
-async fn page(Path(media_id): Path<String>, headers: HeaderMap) -> Response {
-    let is_id = media_id.len() == ID_LENGTH
-        && media_id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    if is_id { PAGE.answer(&headers) } else { StatusCode::NOT_FOUND.into_response() }
+async fn page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    match media_id.parse::<MediaId>() {
+        Ok(_) => Ok(PAGE.answer(&headers)),
+        Err(_) => Err(Problem::not_found("There is no such watch page")),
+    }
 }
 
-async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Response {
-    match ASSETS.iter().find(|asset| asset.name == file) {
-        Some(asset) => asset.answer(&headers),
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    let asset = ASSETS.iter().find(|asset| asset.name == file);
+    asset
+        .map(|asset| asset.answer(&headers))
+        .ok_or_else(|| Problem::not_found("The watch page has no such file"))
 }
 
 impl Asset {
@@ -137,9 +138,13 @@ mod tests {
     #[tokio::test]
     async fn ids_and_files_that_cannot_be_are_refused() {
         let long = format!("/watch/{ID}a");
-        for path in
-            ["/watch/short", "/watch/AAAAAAAAAAAAAAAAAAAAAAAAAA", long.as_str(), "/watch/assets/..%2Fmod.rs"]
-        {
+        for path in [
+            "/watch/short",
+            "/watch/AAAAAAAAAAAAAAAAAAAAAAAAAA",
+            long.as_str(),
+            "/watch/assets/..%2Fmod.rs",
+            "/watch/assets/mod.rs",
+        ] {
             assert_eq!(get(path, None).await.status(), StatusCode::NOT_FOUND, "{path}");
         }
     }
