@@ -125,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    const ID: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const ID: &str = "00000000000000000000000000";
 
     async fn get(path: &str, if_none_match: Option<&str>) -> Response {
         let mut request = Request::get(path);
