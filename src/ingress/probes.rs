@@ -1,0 +1,26 @@
+//! Probes and version: `/livez` says the process runs, `/readyz` that it can serve, `/version` what it is.
+
+use axum::{Json, Router, extract::State, routing::get};
+use serde_json::{Value, json};
+
+use super::{App, error::Problem};
+
+/// The routes.
+pub fn router() -> Router<App> {
+    Router::new().route("/livez", get(live)).route("/readyz", get(ready)).route("/version", get(version))
+}
+
+async fn live() -> Json<Value> {
+    Json(json!({ "status": "live" }))
+}
+
+async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem> {
+    // A leader read is what every request needs first.
+    app.bus.read("secrets", "playback").await?;
+    app.store.probe().await.map_err(|error| Problem::unavailable(&error))?;
+    Ok(Json(json!({ "status": "ready" })))
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({ "name": "streamgate", "version": env!("CARGO_PKG_VERSION") }))
+}

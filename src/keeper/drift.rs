@@ -1,0 +1,87 @@
+//! Queue against state: an active job whose part is neither done nor queued would wait for ever; it is queued again.
+//!
+//! The other direction, a queued part of an ended job, is harmless: the worker drops it at its claim.
+//!
+//! Limits: one pass over the active jobs each period; a job must be older than two periods to be looked at.
+
+use std::{collections::HashSet, time::Duration};
+
+use nats::{Bus, Error, Start, reader};
+use schemas::{Record, job, subjects};
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+
+/// Compares until `held` fires.
+pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
+    let period = Duration::from_millis(config.drift_period_ms);
+    loop {
+        tokio::select! {
+            () = held.cancelled() => return,
+            () = tokio::time::sleep(period) => {}
+        }
+        match repair(&bus, config.drift_period_ms * 2).await {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(count, "parts were missing from the queue and are queued again"),
+            Err(error) => tracing::warn!(%error, "queue and state could not be compared"),
+        }
+    }
+}
+
+/// Queues what active jobs older than `age_ms` miss; answers how many parts that were.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the broker does not answer.
+pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
+    let bucket = job::Record::BUCKET;
+    let (jobs, done) = read_all(bus, bucket).await?;
+    let mut count = 0;
+    for record in jobs.iter().filter(|job| job.created_at_ms + age_ms <= nats::now_ms()) {
+        let open: Vec<&String> = record
+            .parts
+            .iter()
+            .filter(|part| !done.contains(&subjects::part_key(record.job_id, part)))
+            .collect();
+        // With every part done only the finish can be missing.
+        let finish = "finish".to_owned();
+        let missing = if open.is_empty() { vec![&finish] } else { open };
+        for part in missing {
+            let subject = subjects::job_part(&record.kind, record.priority, record.job_id, part);
+            let task = job::Task { job_id: record.job_id, part: part.clone() };
+            if let nats::Published::Stored(_) = bus.publish_once(subjects::JOBS, &subject, &task).await? {
+                count += 1;
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// The active jobs, and the keys of all parts that ended.
+async fn read_all(bus: &Bus, bucket: &str) -> Result<(Vec<job::Record>, HashSet<String>), Error> {
+    let settings = reader::Config::new(
+        subjects::kv_stream(bucket),
+        vec![subjects::kv(bucket, ">")],
+        Start::LastPerSubject,
+    );
+    let mut entries = bus.reader(settings).await?;
+    let (mut jobs, mut done) = (Vec::new(), HashSet::new());
+    let mut left = entries.pending_at_start();
+    let prefix = subjects::kv(bucket, "");
+    while left > 0 {
+        let entry = entries.next().await?;
+        left = entry.pending;
+        let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
+        if key.contains('.') {
+            if let Ok((_, part)) = nats::open::<job::Part>(key, &entry.payload)
+                && part.status != job::PartStatus::Claimed
+            {
+                done.insert(key.to_owned());
+            }
+        } else if let Ok((_, record)) = nats::open::<job::Record>(key, &entry.payload)
+            && record.status == job::Status::Active
+        {
+            jobs.push(record);
+        }
+    }
+    Ok((jobs, done))
+}

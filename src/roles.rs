@@ -1,0 +1,261 @@
+//! Roles: each is one task with its own connection and rights; when one ends, all stop.
+
+use std::{collections::HashMap, future::Future, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use nats::{Bus, Role};
+use store::Store;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{auth, config::Config, ingress, keeper, telemetry};
+
+/// nkey seeds by role.
+#[derive(Clone, Default)]
+pub struct Seeds(HashMap<&'static str, String>);
+
+impl std::fmt::Debug for Seeds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Seeds {
+    /// Seeds by role.
+    pub fn new(seeds: impl IntoIterator<Item = (Role, String)>) -> Self {
+        Self(seeds.into_iter().map(|(role, seed)| (role.name(), seed)).collect())
+    }
+
+    /// Reads a seed file: one bare seed for every role, or lines `role seed`.
+    ///
+    /// # Errors
+    /// When the file can't be read, names an unknown role or holds no seed.
+    pub fn from_file(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("the seed file {}", path.display()))?;
+        let mut seeds = HashMap::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            match line.split_once(char::is_whitespace) {
+                None => seeds.extend(Role::ALL.map(|role| (role.name(), line.to_owned()))),
+                Some((name, seed)) => {
+                    let role = Role::ALL.into_iter().find(|role| role.name() == name);
+                    let role = role.with_context(|| format!("{}: there is no role {name:?}", path.display()))?;
+                    seeds.insert(role.name(), seed.trim().to_owned());
+                }
+            }
+        }
+        if seeds.is_empty() {
+            bail!("{}: no seed in it", path.display());
+        }
+        Ok(Self(seeds))
+    }
+
+    fn of(&self, role: Role) -> Option<String> {
+        self.0.get(role.name()).cloned()
+    }
+}
+
+/// What every role needs.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Addresses of the broker.
+    pub urls: Vec<String>,
+    /// Seeds by role.
+    pub seeds: Seeds,
+    /// Fires when everything has to stop.
+    pub shutdown: CancellationToken,
+}
+
+/// Which roles a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// HTTP.
+    Ingress,
+    /// The upload stage.
+    Upload,
+    /// The transcode stage.
+    Transcode,
+    /// The index stage.
+    Index,
+    /// The audit stage.
+    Audit,
+    /// The monitor.
+    Monitor,
+    /// The singletons.
+    Keeper,
+}
+
+impl Kind {
+    /// Every role, as `up` runs them.
+    pub const ALL: [Self; 7] =
+        [Self::Ingress, Self::Upload, Self::Transcode, Self::Index, Self::Audit, Self::Monitor, Self::Keeper];
+
+    /// Whose rights it has.
+    pub const fn role(self) -> Role {
+        match self {
+            Self::Ingress => Role::Ingress,
+            Self::Upload => Role::Upload,
+            Self::Transcode => Role::Transcode,
+            Self::Index => Role::Index,
+            Self::Audit => Role::Audit,
+            Self::Monitor => Role::Monitor,
+            Self::Keeper => Role::Keeper,
+        }
+    }
+}
+
+impl Site {
+    /// Connects as `role` and checks that what the role needs is there.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, or its topology lacks something the role needs.
+    pub async fn connect(&self, role: Role) -> anyhow::Result<Bus> {
+        let settings = nats::Config::new(self.urls.clone(), role, self.seeds.of(role));
+        let bus = Bus::connect(&settings).await.with_context(|| {
+            format!("the broker at {} does not let the role {} in", self.urls.join(", "), role.name())
+        })?;
+        nats::topology::verify(bus.context(), role)
+            .await
+            .context("the broker lacks what this role needs; run `streamgate nats apply` first")?;
+        Ok(bus)
+    }
+
+    /// The seed of `role`, if there is one.
+    pub(crate) fn seed(&self, role: Role) -> Option<String> {
+        self.seeds.of(role)
+    }
+
+    fn store(&self) -> anyhow::Result<Store> {
+        let settings = self.config.store()?;
+        let url = settings.url.clone();
+        Store::open(settings).with_context(|| format!("the store {url}"))
+    }
+}
+
+/// Runs `kinds` until the site's shutdown fires or one of them ends; then all stop.
+///
+/// `ready` hears the ingress's address once it listens.
+///
+/// # Errors
+/// The first error of any role.
+pub async fn run(site: Site, kinds: &[Kind], mut ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<()> {
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let driver = if kinds.iter().any(|kind| matches!(kind, Kind::Upload | Kind::Transcode)) {
+        Some(media::Driver::start(site.config.media.clone()).await.context("the media child")?)
+    } else {
+        None
+    };
+    for kind in kinds {
+        let site = site.clone();
+        let (name, driver) = (kind.role().name(), driver.clone());
+        let ready = if *kind == Kind::Ingress { ready.take() } else { None };
+        let kind = *kind;
+        tasks.spawn(async move {
+            let bus = site.connect(kind.role()).await?;
+            start(kind, &site, bus.clone(), driver, ready).await.with_context(|| format!("role {name}"))?;
+            tracing::debug!(role = name, "stopped");
+            bus.close().await.with_context(|| format!("role {name}"))
+        });
+    }
+    let mut first = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        // One role less is no service: whoever supervises the process starts all again.
+        site.shutdown.cancel();
+        if let Err(error) = ended.context("a role panicked").and_then(|result| result)
+            && first.is_ok()
+        {
+            first = Err(error);
+        }
+    }
+    first
+}
+
+/// Where the ingress listens.
+#[derive(Debug)]
+pub struct Listening {
+    /// The bound address.
+    pub address: std::net::SocketAddr,
+    /// The first API key, when this start made it.
+    pub first_key: Option<String>,
+}
+
+async fn start(
+    kind: Kind,
+    site: &Site,
+    bus: Bus,
+    driver: Option<media::Driver>,
+    ready: Option<oneshot::Sender<Listening>>,
+) -> anyhow::Result<()> {
+    let (config, shutdown) = (&site.config, site.shutdown.clone());
+    let admin = config.admin_listen;
+    let needs_child = || driver.clone().context("the media child is not running");
+    match kind {
+        Kind::Ingress => with_admin(admin, &bus, None, &shutdown, serve(site, bus.clone(), ready)).await,
+        Kind::Upload => {
+            let work = upload::run(bus.clone(), site.store()?, needs_child()?, config.upload.clone(), shutdown.clone());
+            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+        }
+        Kind::Transcode => {
+            let work =
+                transcode::run(bus.clone(), site.store()?, needs_child()?, config.transcode.clone(), shutdown.clone());
+            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+        }
+        Kind::Index => {
+            let settings = index::Config { folder: config.data_dir().join("index"), ..config.index.clone() };
+            let work = index::run(bus.clone(), settings, shutdown.clone());
+            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+        }
+        Kind::Audit => {
+            let work = audit::run(bus.clone(), config.audit.clone(), shutdown.clone());
+            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+        }
+        Kind::Monitor => {
+            let metrics = monitor::Metrics::new();
+            let encode: telemetry::Encode = { let metrics = metrics.clone(); Arc::new(move || metrics.encode()) };
+            let work = monitor::run(bus.clone(), config.monitor.clone(), metrics, shutdown.clone());
+            with_admin(admin, &bus, Some(encode), &shutdown, async { Ok(work.await?) }).await
+        }
+        Kind::Keeper => {
+            let work = keeper::run(bus.clone(), site.store()?, config.keeper.clone(), shutdown.clone());
+            with_admin(admin, &bus, None, &shutdown, work).await
+        }
+    }
+}
+
+/// Runs `work` with probes and metrics beside it.
+async fn with_admin(
+    listen: Option<std::net::SocketAddr>,
+    bus: &Bus,
+    encode: Option<telemetry::Encode>,
+    shutdown: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let Some(listen) = listen else { return work.await };
+    let beside = telemetry::admin(listen, bus.clone(), encode, shutdown.clone());
+    let ((), ()) = tokio::try_join!(work, beside)?;
+    Ok(())
+}
+
+async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<()> {
+    let settings = site.config.ingress.clone();
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("ingress.listen {}: choose another with --listen", settings.listen))?;
+    let address = listener.local_addr()?;
+    let first_key = auth::first_key(&bus).await?;
+    let grace = Duration::from_millis(settings.grace_ms);
+    let app = ingress::App::build(bus, site.store()?, settings, site.shutdown.clone()).await?;
+    tracing::info!(%address, "serving");
+    match (ready, first_key) {
+        (Some(ready), first_key) => {
+            if ready.send(Listening { address, first_key }).is_err() {
+                bail!("nobody waits for the ingress any more");
+            }
+        }
+        (None, Some(first_key)) => tracing::warn!("first API key, shown only now: {first_key}"),
+        (None, None) => {}
+    }
+    ingress::serve::serve(listener, ingress::router(app), site.shutdown.clone(), grace).await;
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! `up`: every role in one process, one connection and user per role, with its own broker when no address is configured.
+
+use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+use anyhow::Context;
+use nats::{Bus, Role, server, topology};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    roles::{self, Kind, Listening, Seeds, Site},
+};
+
+/// File in the data folder that holds the first API key, mode 0600.
+pub const KEY_FILE: &str = "api-key";
+
+/// What a person needs once everything runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Address of the public port.
+    pub url: String,
+    /// The first API key, from this start or an earlier one; `None` when its file is gone.
+    pub api_key: Option<String>,
+}
+
+/// Starts everything and runs until `shutdown`; `ready` hears when it can be used.
+///
+/// # Errors
+/// When the broker or a role does not start, or a role ends with an error.
+pub async fn run(config: Config, shutdown: CancellationToken, ready: oneshot::Sender<Ready>) -> anyhow::Result<()> {
+    let data_dir = config.data_dir();
+    std::fs::create_dir_all(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
+    let broker = if config.broker.urls.is_empty() {
+        let settings = server::Config { data_dir: data_dir.join("nats"), ..server::Config::default() };
+        Some(server::Broker::start(settings).await.context("the embedded broker")?)
+    } else {
+        None
+    };
+    let (urls, seeds) = match (&broker, &config.broker.seed_file) {
+        (Some(broker), _) => {
+            let seeds = Role::ALL.map(|role| (role, broker.seed(role).to_owned()));
+            (vec![broker.url().to_owned()], Seeds::new(seeds))
+        }
+        (None, Some(file)) => (config.broker.urls.clone(), Seeds::from_file(file)?),
+        (None, None) => (config.broker.urls.clone(), Seeds::default()),
+    };
+    let replicas = config.broker.replicas.unwrap_or(1);
+    let site = Site { config: config.into(), urls, seeds, shutdown: shutdown.clone() };
+    if broker.is_some() {
+        apply(&site, replicas).await?;
+    }
+    let (listening, listens) = oneshot::channel();
+    let running = roles::run(site, &Kind::ALL, Some(listening));
+    let telling = async {
+        // A role that failed to start has dropped its end; its error is what `running` answers.
+        if let Ok(listening) = listens.await {
+            tell(listening, &data_dir, ready)?;
+        }
+        anyhow::Ok(())
+    };
+    let result = tokio::try_join!(running, telling).map(|((), ())| ());
+    if let Some(broker) = broker {
+        broker.stop().await;
+    }
+    result
+}
+
+async fn apply(site: &Site, replicas: usize) -> anyhow::Result<()> {
+    let settings = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+    let bus = Bus::connect(&settings).await?;
+    let settings = topology::Settings { replicas, ..topology::Settings::default() };
+    topology::apply(bus.context(), &settings).await.context("the broker's topology")?;
+    Ok(bus.close().await?)
+}
+
+fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) -> anyhow::Result<()> {
+    let file = data_dir.join(KEY_FILE);
+    let api_key = match listening.first_key {
+        Some(key) => {
+            let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file)?;
+            writeln!(out, "{key}")?;
+            Some(key)
+        }
+        None => std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()),
+    };
+    let url = format!("http://{}", listening.address);
+    if ready.send(Ready { url, api_key }).is_err() {
+        tracing::debug!("nobody waits for the start any more");
+    }
+    Ok(())
+}
