@@ -28,7 +28,8 @@ function playNative(video, url, startS, on) {
     on.failed((await problemOf(url)) ?? new Problem(0, "This browser cannot play the video", "", video.error?.message));
   }, options);
   video.addEventListener("loadedmetadata", () => {
-    if (startS > 0) video.currentTime = startS;
+    // Without an end yet, the browser takes it for live and would start at the newest segment.
+    if (startS > 0 || !Number.isFinite(video.duration)) video.currentTime = startS;
   }, { ...options, once: true });
   video.src = url;
   return {
@@ -49,7 +50,8 @@ async function playHls(video, url, startS, on) {
   }
   const hls = new Hls({
     workerPath: new URL("./hls.worker.js", import.meta.url).href,
-    startPosition: startS > 0 ? startS : -1,
+    // While the encode goes on the playlist looks live; a film starts at its beginning all the same.
+    startPosition: startS,
     capLevelToPlayerSize: false,
     backBufferLength: 60,
   });
