@@ -2,7 +2,13 @@
 //!
 //! Limits: a request waits at most `request_timeout_ms`; reconnect attempts are spaced by at most two seconds, with jitter.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::jetstream;
 use tokio::sync::watch;
@@ -38,6 +44,7 @@ pub struct Bus {
     pub(crate) context: jetstream::Context,
     role: Role,
     connection: watch::Receiver<Connection>,
+    dropped: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Bus {
@@ -63,6 +70,8 @@ impl Bus {
     pub async fn connect(config: &Config) -> Result<Self, Error> {
         let (sender, connection) = watch::channel(Connection::default());
         let sender = Arc::new(sender);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&dropped);
         let timeout = Duration::from_millis(config.request_timeout_ms);
         let options = match &config.seed {
             Some(seed) => async_nats::ConnectOptions::with_nkey(seed.clone()),
@@ -75,7 +84,7 @@ impl Bus {
             .request_timeout(Some(timeout))
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
-                observe(&sender, &event);
+                observe(&sender, &counter, &event);
                 async {}
             });
         let addresses = config
@@ -89,7 +98,7 @@ impl Bus {
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());
-        Ok(Self { client, context, role: config.role, connection })
+        Ok(Self { client, context, role: config.role, connection, dropped })
     }
 
     /// Whose rights this connection has.
@@ -100,6 +109,11 @@ impl Bus {
     /// Watches the state of the connection.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
+    }
+
+    /// Core messages this connection dropped because a subscription was not read fast enough; a lower bound.
+    pub fn dropped_count(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// True while the broker is reachable.
@@ -151,7 +165,7 @@ fn reconnect_delay(attempts: usize) -> Duration {
     Duration::from_millis(base_ms + rand::random_range(0..=base_ms))
 }
 
-fn observe(sender: &watch::Sender<Connection>, event: &async_nats::Event) {
+fn observe(sender: &watch::Sender<Connection>, dropped: &AtomicU64, event: &async_nats::Event) {
     match event {
         async_nats::Event::Connected => {
             sender.send_modify(|c| *c = Connection { epoch: c.epoch + 1, up: true });
@@ -163,7 +177,8 @@ fn observe(sender: &watch::Sender<Connection>, event: &async_nats::Event) {
         async_nats::Event::ServerError(source) => tracing::error!(%source, "the broker refused something"),
         async_nats::Event::ClientError(source) => tracing::warn!(%source, "broker client error"),
         async_nats::Event::SlowConsumer(id) => {
-            tracing::warn!(subscription = id, "messages were dropped here");
+            dropped.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(subscription = id, "messages were dropped here");
         }
         async_nats::Event::LameDuckMode => tracing::info!("the broker is about to stop"),
         async_nats::Event::Draining => {}

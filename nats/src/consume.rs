@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Bus, Error, publish,
-    stage::{Class, Delivery, Fault, Outcome, Stage},
+    stage::{Class, Delivery, Fault, Message, Outcome, Stage},
 };
 
 /// Limits of one consume loop.
@@ -209,7 +209,7 @@ impl<S: Stage> Loop<S> {
 
     async fn serve(&self, raw: jetstream::Message) {
         let Some(delivery) = self.delivery(&raw) else { return };
-        let message = match publish::decode::<S::Message>(&delivery.subject, &raw.payload) {
+        let message = match S::Message::decode(&delivery, &raw.payload) {
             Ok(message) => message,
             Err(error) => {
                 let fault = Fault::from(error);

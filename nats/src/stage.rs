@@ -5,12 +5,30 @@ use std::{collections::BTreeMap, future::Future};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use crate::{Error, publish};
+
+/// What a stage consumes, made of the bytes on the bus. Every deserializable type is one; a stage that consumes several
+/// kinds implements it by hand and takes the kind from the delivery.
+pub trait Message: Sized + Send + Sync {
+    /// Decodes the payload.
+    ///
+    /// # Errors
+    /// [`Error::Undecodable`] when the bytes are not exactly one message of the kind; it becomes a dead letter.
+    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, Error>;
+}
+
+impl<T: DeserializeOwned + Send + Sync> Message for T {
+    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, Error> {
+        publish::decode(&delivery.subject, payload)
+    }
+}
+
 /// One stage of the pipeline. The loop in [`crate::consume`] calls it.
 pub trait Stage: Send + Sync + 'static {
     /// Name in logs and in `dead.<stage>.<id>`.
     const NAME: &'static str;
     /// What it consumes.
-    type Message: DeserializeOwned + Send + Sync;
+    type Message: Message;
 
     /// Does the work. Its effects are durable when this returns; it may be called again for the same message at any time.
     fn handle(

@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, document, envelope, job, media, upload};
+use crate::{Event, Record, access, ask, document, envelope, job, media, upload};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -70,6 +70,24 @@ pub fn records() -> Vec<Entry> {
     ]
 }
 
+fn question<Q: schemars::JsonSchema>(verb: &str) -> Entry {
+    Entry {
+        name: format!("ask.{verb}"),
+        address: crate::subjects::ask_index(verb),
+        stream: String::new(),
+        schema: schema_for!(Q),
+    }
+}
+
+fn answer<A: schemars::JsonSchema>(verb: &str) -> Entry {
+    Entry {
+        name: format!("ask.{verb}.answer"),
+        address: "{inbox}".into(),
+        stream: String::new(),
+        schema: schema_for!(A),
+    }
+}
+
 /// Everything else.
 pub fn others() -> Vec<Entry> {
     vec![
@@ -91,6 +109,10 @@ pub fn others() -> Vec<Entry> {
             stream: crate::subjects::PROGRESS.into(),
             schema: schema_for!(job::Progress),
         },
+        question::<ask::ListMedia>(ask::MEDIA),
+        answer::<ask::Answer<ask::MediaPage>>(ask::MEDIA),
+        question::<ask::ListJobs>(ask::JOBS),
+        answer::<ask::Answer<ask::JobPage>>(ask::JOBS),
     ]
 }
 

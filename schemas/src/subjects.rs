@@ -29,6 +29,11 @@ pub fn events_of<E: Event>() -> String {
     format!("evt.{}.{}.*", E::ENTITY, E::VERB)
 }
 
+/// Filter for every event of one entity kind, such as `media`.
+pub fn events_of_entity(entity: &str) -> String {
+    format!("evt.{entity}.*.*")
+}
+
 /// Subject of one part of a job.
 pub fn job_part(kind: &str, priority: Priority, job_id: JobId, part: &str) -> String {
     format!("job.{kind}.{}.{job_id}.{part}", priority.token())
@@ -53,6 +58,12 @@ pub fn dead(stage: &str, stream: &str, sequence: u64) -> String {
 pub fn audit(class: &str, action: &str) -> String {
     format!("audit.{class}.{action}")
 }
+
+/// Filter for every audit record.
+pub const AUDIT_ALL: &str = "audit.>";
+
+/// Filter for every dead letter.
+pub const DEAD_ALL: &str = "dead.>";
 
 /// Core subject that tells workers a job was cancelled.
 pub fn control_job(job_id: JobId) -> String {

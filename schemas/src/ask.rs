@@ -1,0 +1,177 @@
+//! Questions to the index and its answers, over core request/reply: subject `ask.index.<verb>`, MessagePack both ways.
+//!
+//! Limits: a question has at most [`QUESTION_BYTES_MAX`] bytes, a page at most [`ITEMS_MAX`] items.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{JobId, MediaId},
+    job,
+    media::{self, Summary},
+    subjects::Priority,
+};
+
+/// Most items of one page.
+pub const ITEMS_MAX: u32 = 200;
+
+/// Largest question in bytes.
+pub const QUESTION_BYTES_MAX: usize = 8 * 1024;
+
+/// Verb: list media.
+pub const MEDIA: &str = "media";
+
+/// Verb: list jobs.
+pub const JOBS: &str = "jobs";
+
+/// Which media to list; newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListMedia {
+    /// Whose media; `None` for everybody's, which only an admin may ask.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Only media that stand there.
+    #[serde(default)]
+    pub status: Option<media::Status>,
+    /// Where the page before ended: its `next`.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Most items, from 1 to [`ITEMS_MAX`]; larger values are cut.
+    pub limit: u32,
+    /// Answer only once the index has seen this revision of the bucket `media`; it waits a short while for it.
+    #[serde(default)]
+    pub min_revision: Option<u64>,
+}
+
+/// One medium of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MediaItem {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Title for people; empty while there is no document.
+    pub title: String,
+    /// Where it stands.
+    pub status: media::Status,
+    /// Technical metadata, once indexed.
+    pub summary: Option<Summary>,
+    /// Size of the verified source in bytes.
+    pub size_bytes: Option<u64>,
+    /// Number of the encode that plays or is being made.
+    pub encode: Option<u32>,
+    /// True when that encode has a poster.
+    pub has_poster: bool,
+    /// Why it was rejected or failed: a stable code.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds of the last change of document or asset.
+    pub changed_at_ms: u64,
+    /// Revision of the document in the bucket `media`; 0 while there is none.
+    pub document_revision: u64,
+    /// Revision of the asset in the bucket `assets`; 0 while there is none.
+    pub asset_revision: u64,
+}
+
+/// A page of media.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MediaPage {
+    /// Newest first.
+    pub items: Vec<MediaItem>,
+    /// Cursor of the next page; `None` at the end.
+    pub next: Option<String>,
+    /// Revision of the bucket `media` the index has seen.
+    pub revision: u64,
+}
+
+/// Which jobs to list; newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListJobs {
+    /// Whose jobs; `None` for everybody's, which only an admin may ask.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Only jobs on this medium.
+    #[serde(default)]
+    pub media_id: Option<MediaId>,
+    /// Only jobs that stand there.
+    #[serde(default)]
+    pub status: Option<job::Status>,
+    /// Where the page before ended: its `next`.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Most items, from 1 to [`ITEMS_MAX`]; larger values are cut.
+    pub limit: u32,
+    /// Answer only once the index has seen this revision of the bucket `jobs`; it waits a short while for it.
+    #[serde(default)]
+    pub min_revision: Option<u64>,
+}
+
+/// One job of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobItem {
+    /// The job.
+    pub job_id: JobId,
+    /// Kind, such as `transcode`.
+    pub kind: String,
+    /// Priority of its parts.
+    pub priority: Priority,
+    /// The medium it works on.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Where it stands.
+    pub status: job::Status,
+    /// Number of the encode it makes.
+    pub encode: u32,
+    /// Duration of the output in milliseconds.
+    pub duration_ms: u64,
+    /// Parts it has.
+    pub parts_total: u32,
+    /// Parts that are stored.
+    pub parts_done: u32,
+    /// Parts that a worker holds.
+    pub parts_claimed: u32,
+    /// Parts that can't be done.
+    pub parts_failed: u32,
+    /// CPU milliseconds of the media child for what is stored.
+    pub cpu_ms: u64,
+    /// Why it failed: a stable code.
+    pub code: Option<String>,
+    /// The same for people.
+    pub detail: Option<String>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds at which it ended.
+    pub ended_at_ms: Option<u64>,
+    /// Revision of the job's record in the bucket `jobs`.
+    pub revision: u64,
+}
+
+/// A page of jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobPage {
+    /// Newest first.
+    pub items: Vec<JobItem>,
+    /// Cursor of the next page; `None` at the end.
+    pub next: Option<String>,
+    /// Revision of the bucket `jobs` the index has seen.
+    pub revision: u64,
+}
+
+/// What the index answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer<P> {
+    /// The page asked for.
+    Page(P),
+    /// No page.
+    Refused {
+        /// `question_malformed`, `cursor_malformed`, `index_behind`, `index_busy` or `index_damaged`.
+        code: String,
+        /// The same for people.
+        detail: String,
+    },
+}
