@@ -1,0 +1,347 @@
+//! Reads what the check needs from fragmented MP4: one init segment, and the head of each media segment.
+//!
+//! The bytes come from a child that reads hostile files, so every number is checked before it is used.
+//!
+//! Limits: an init segment of [`INIT_BYTES_MAX`], [`SAMPLES_MAX`] samples in a segment.
+
+use mp4_atom::{Atom, Buf, Codec, DecodeAtom, DecodeMaybe, Ftyp, Header, Moof, Moov, Styp, Traf, TrunEntry};
+
+/// Largest init segment in bytes.
+pub const INIT_BYTES_MAX: usize = 64 * 1024;
+
+/// Most samples of one segment.
+pub const SAMPLES_MAX: usize = 1_000_000;
+
+/// ISO/IEC 14496-12, 8.8.3.1: `sample_is_non_sync_sample`.
+const NON_SYNC: u32 = 0x0001_0000;
+
+/// Bytes that are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub String);
+
+impl Malformed {
+    fn because(what: &str, error: &mp4_atom::Error) -> Self {
+        Self(format!("{what}: {error}"))
+    }
+}
+
+/// What an init segment says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Init {
+    /// Major and compatible brands.
+    pub brands: Vec<String>,
+    /// Number of the track, the only one.
+    pub track_id: u32,
+    /// Ticks per second.
+    pub timescale: u32,
+    /// RFC 6381 codec string.
+    pub codecs: String,
+    /// True when there is an edit list that shifts or cuts.
+    pub has_edit_list: bool,
+    /// What the track holds.
+    pub kind: Kind,
+    default_duration: u32,
+    default_size: u32,
+    default_flags: u32,
+}
+
+/// What a track holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Pictures.
+    Video {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// H.264 level times 10.
+        level: u32,
+        /// Bytes of a NAL unit's length.
+        length_bytes: u8,
+        /// True when the parameter sets lie in the init segment.
+        has_parameter_sets: bool,
+    },
+    /// Sound.
+    Audio {
+        /// Channels.
+        channels: u32,
+        /// Samples per second.
+        sample_rate_hz: u32,
+    },
+}
+
+/// What the head of a media segment says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fragment {
+    /// Decode time of the first sample, in ticks.
+    pub start_ticks: u64,
+    /// Sum of the sample durations, in ticks.
+    pub duration_ticks: u64,
+    /// Samples.
+    pub sample_count: usize,
+    /// Offsets of the sync samples from the first sample, in ticks.
+    pub sync_ticks: Vec<u64>,
+    /// Bytes of the whole segment, as its boxes say.
+    pub size_bytes: u64,
+    /// Place of the first sample's bytes in the segment.
+    pub first_sample_offset: usize,
+    /// Bytes of the first sample.
+    pub first_sample_bytes: u32,
+}
+
+/// Reads an init segment.
+pub fn init(bytes: &[u8]) -> Result<Init, Malformed> {
+    if bytes.len() > INIT_BYTES_MAX {
+        return Err(Malformed(format!("init segment of {} bytes", bytes.len())));
+    }
+    let mut rest = bytes;
+    let (mut ftyp, mut moov) = (None, None);
+    while let Some(header) = next_header(&mut rest)? {
+        match header.kind {
+            Ftyp::KIND => ftyp = Some(atom::<Ftyp>(&header, &mut rest, "ftyp")?),
+            Moov::KIND => moov = Some(atom::<Moov>(&header, &mut rest, "moov")?),
+            _ => skip(&header, &mut rest)?,
+        }
+    }
+    let (Some(ftyp), Some(moov)) = (ftyp, moov) else {
+        return Err(Malformed("init segment without ftyp or moov".into()));
+    };
+    let [trak] = moov.trak.as_slice() else {
+        return Err(Malformed(format!("{} tracks in one init segment", moov.trak.len())));
+    };
+    let [codec] = trak.mdia.minf.stbl.stsd.codecs.as_slice() else {
+        return Err(Malformed("not exactly one sample description".into()));
+    };
+    let (codecs, kind) = described(codec)?;
+    let trex =
+        moov.mvex.as_ref().and_then(|mvex| mvex.trex.iter().find(|t| t.track_id == trak.tkhd.track_id));
+    let Some(trex) = trex else { return Err(Malformed("no track extends box".into())) };
+    let brands =
+        std::iter::once(ftyp.major_brand).chain(ftyp.compatible_brands).map(|b| b.to_string()).collect();
+    let edits = trak
+        .edts
+        .as_ref()
+        .and_then(|edts| edts.elst.as_ref())
+        .map(|elst| elst.entries.as_slice())
+        .unwrap_or_default();
+    Ok(Init {
+        brands,
+        track_id: trak.tkhd.track_id,
+        timescale: trak.mdia.mdhd.timescale,
+        codecs,
+        has_edit_list: edits.len() > 1 || edits.iter().any(|e| e.media_time != Some(0)),
+        kind,
+        default_duration: trex.default_sample_duration,
+        default_size: trex.default_sample_size,
+        default_flags: trex.default_sample_flags,
+    })
+}
+
+/// Reads the head of a media segment. `bytes` may end behind the first sample; it must hold the whole `moof`.
+pub fn fragment(init: &Init, bytes: &[u8]) -> Result<Fragment, Malformed> {
+    let mut rest = bytes;
+    let mut moof: Option<Moof> = None;
+    let mut before_moof = 0;
+    loop {
+        let offset = bytes.len() - rest.len();
+        let Some(header) = next_header(&mut rest)? else {
+            return Err(Malformed("segment without mdat".into()));
+        };
+        match header.kind {
+            Moof::KIND if moof.is_some() => return Err(Malformed("more than one moof".into())),
+            Moof::KIND => {
+                before_moof = offset;
+                moof = Some(atom::<Moof>(&header, &mut rest, "moof")?);
+            }
+            mp4_atom::Mdat::KIND => {
+                let (Some(moof), Some(size)) = (moof, header.size) else {
+                    return Err(Malformed("mdat without moof or size".into()));
+                };
+                let body = bytes.len() - rest.len();
+                return traf(init, &moof, before_moof, body, size);
+            }
+            Styp::KIND => {
+                atom::<Styp>(&header, &mut rest, "styp")?;
+            }
+            _ => skip(&header, &mut rest)?,
+        }
+    }
+}
+
+/// What an H.264 sample begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstPicture {
+    /// The first slice is one of an IDR picture.
+    pub is_idr: bool,
+    /// A parameter set lies in front of it.
+    pub has_parameter_sets: bool,
+}
+
+/// Reads the NAL units of a sample up to its first slice.
+pub fn first_picture(sample: &[u8], length_bytes: u8) -> Result<FirstPicture, Malformed> {
+    let mut rest = sample;
+    let mut has_parameter_sets = false;
+    loop {
+        let Some((length, after)) = rest.split_at_checked(usize::from(length_bytes)) else {
+            return Err(Malformed("no slice in the first sample".into()));
+        };
+        let length = length.iter().fold(0_usize, |sum, byte| (sum << 8) | usize::from(*byte));
+        match after.first().map(|byte| byte & 0x1f) {
+            // Only the type of the slice matters, so its bytes need not all be here.
+            Some(1) => return Ok(FirstPicture { is_idr: false, has_parameter_sets }),
+            Some(5) => return Ok(FirstPicture { is_idr: true, has_parameter_sets }),
+            Some(7 | 8) => has_parameter_sets = true,
+            _ => {}
+        }
+        rest = after
+            .get(length..)
+            .filter(|_| length > 0)
+            .ok_or_else(|| Malformed("NAL unit longer than its sample".into()))?;
+    }
+}
+
+fn next_header(rest: &mut &[u8]) -> Result<Option<Header>, Malformed> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    match Header::decode_maybe(rest) {
+        Ok(Some(header)) => Ok(Some(header)),
+        Ok(None) => Err(Malformed("a box header is cut off".into())),
+        Err(error) => Err(Malformed::because("box header", &error)),
+    }
+}
+
+fn atom<A: Atom>(header: &Header, rest: &mut &[u8], what: &str) -> Result<A, Malformed> {
+    if header.size.is_none_or(|size| size > rest.len()) {
+        return Err(Malformed(format!("{what} is cut off")));
+    }
+    A::decode_atom(header, rest).map_err(|error| Malformed::because(what, &error))
+}
+
+fn skip(header: &Header, rest: &mut &[u8]) -> Result<(), Malformed> {
+    let size = header.size.filter(|size| *size <= rest.len());
+    let Some(size) = size else { return Err(Malformed(format!("{} is cut off", header.kind))) };
+    rest.advance(size);
+    Ok(())
+}
+
+fn described(codec: &Codec) -> Result<(String, Kind), Malformed> {
+    match codec {
+        Codec::Avc1(avc1) => {
+            let avcc = &avc1.avcc;
+            let codecs = format!(
+                "avc1.{:02x}{:02x}{:02x}",
+                avcc.avc_profile_indication, avcc.profile_compatibility, avcc.avc_level_indication
+            );
+            let kind = Kind::Video {
+                width: u32::from(avc1.visual.width),
+                height: u32::from(avc1.visual.height),
+                level: u32::from(avcc.avc_level_indication),
+                length_bytes: avcc.length_size,
+                has_parameter_sets: !avcc.sequence_parameter_sets.is_empty()
+                    && !avcc.picture_parameter_sets.is_empty(),
+            };
+            Ok((codecs, kind))
+        }
+        Codec::Mp4a(mp4a) => {
+            let config = &mp4a.esds.es_desc.dec_config;
+            let object_type = config.dec_specific.as_ref().map_or(0, |specific| specific.profile);
+            let kind = Kind::Audio {
+                channels: u32::from(mp4a.audio.channel_count),
+                sample_rate_hz: u32::from(mp4a.audio.sample_rate.integer()),
+            };
+            Ok((format!("mp4a.{:02x}.{object_type}", config.object_type_indication), kind))
+        }
+        other => Err(Malformed(format!("codec is neither avc1 nor mp4a: {:.40}", format!("{other:?}")))),
+    }
+}
+
+fn traf(
+    init: &Init,
+    moof: &Moof,
+    before_moof: usize,
+    mdat_offset: usize,
+    mdat_size: usize,
+) -> Result<Fragment, Malformed> {
+    let [traf] = moof.traf.as_slice() else {
+        return Err(Malformed(format!("{} track fragments in one moof", moof.traf.len())));
+    };
+    if traf.tfhd.track_id != init.track_id {
+        return Err(Malformed(format!("track {} instead of {}", traf.tfhd.track_id, init.track_id)));
+    }
+    let Some(tfdt) = traf.tfdt.as_ref() else { return Err(Malformed("no decode time".into())) };
+    let sample_count: usize = traf.trun.iter().map(|trun| trun.samples.len()).sum();
+    if sample_count == 0 || sample_count > SAMPLES_MAX {
+        return Err(Malformed(format!("{sample_count} samples")));
+    }
+    let samples = Samples::sum(init, traf);
+    let first_offset =
+        traf.trun.first().and_then(|trun| trun.data_offset).and_then(|offset| usize::try_from(offset).ok());
+    let mdat_size_u64 = u64::try_from(mdat_size).unwrap_or(u64::MAX);
+    if samples.size_bytes != mdat_size_u64 {
+        return Err(Malformed(format!("samples of {} bytes in an mdat of {mdat_size}", samples.size_bytes)));
+    }
+    let first_sample_offset = first_offset.map_or(mdat_offset, |offset| before_moof.saturating_add(offset));
+    if first_sample_offset != mdat_offset {
+        return Err(Malformed("the first sample does not begin the mdat".into()));
+    }
+    Ok(Fragment {
+        start_ticks: tfdt.base_media_decode_time,
+        duration_ticks: samples.duration_ticks,
+        sample_count,
+        sync_ticks: samples.sync_ticks,
+        size_bytes: u64::try_from(mdat_offset).unwrap_or(u64::MAX).saturating_add(mdat_size_u64),
+        first_sample_offset,
+        first_sample_bytes: samples.first_bytes,
+    })
+}
+
+#[derive(Default)]
+struct Samples {
+    duration_ticks: u64,
+    size_bytes: u64,
+    first_bytes: u32,
+    sync_ticks: Vec<u64>,
+}
+
+impl Samples {
+    fn sum(init: &Init, traf: &Traf) -> Self {
+        let mut samples = Self::default();
+        let mut is_first = true;
+        for entry in traf.trun.iter().flat_map(|trun| trun.samples.iter()) {
+            let TrunEntry { duration, size, flags, .. } = entry;
+            let duration = duration.or(traf.tfhd.default_sample_duration).unwrap_or(init.default_duration);
+            let size = size.or(traf.tfhd.default_sample_size).unwrap_or(init.default_size);
+            let flags = flags.or(traf.tfhd.default_sample_flags).unwrap_or(init.default_flags);
+            if flags & NON_SYNC == 0 {
+                samples.sync_ticks.push(samples.duration_ticks);
+            }
+            if is_first {
+                samples.first_bytes = size;
+                is_first = false;
+            }
+            samples.duration_ticks = samples.duration_ticks.saturating_add(u64::from(duration));
+            samples.size_bytes = samples.size_bytes.saturating_add(u64::from(size));
+        }
+        samples
+    }
+}
+
+#[cfg(test)]
+impl Init {
+    /// An init segment as a good encode has it.
+    pub(crate) fn for_test(kind: Kind, timescale: u32, codecs: &str) -> Self {
+        Self {
+            brands: vec!["cmfc".into()],
+            track_id: 1,
+            timescale,
+            codecs: codecs.to_owned(),
+            has_edit_list: false,
+            kind,
+            default_duration: 0,
+            default_size: 0,
+            default_flags: 0,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Reads the manifest back.
+
+use std::collections::BTreeMap;
+
+use quick_xml::{
+    Reader, XmlVersion,
+    events::{BytesStart, Event},
+};
+
+/// Most segments of one timeline that are read.
+const SEGMENTS_MAX: usize = 100_000;
+
+/// A manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// Attributes of `MPD`.
+    pub attributes: Attributes,
+    /// Its adaptation sets.
+    pub sets: Vec<Set>,
+}
+
+/// An adaptation set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Set {
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// Attributes of its segment template.
+    pub template: Attributes,
+    /// Start and duration of each segment, in ticks.
+    pub timeline: Vec<(u64, u64)>,
+    /// Attributes of each representation.
+    pub representations: Vec<Attributes>,
+}
+
+/// Attributes of an element.
+pub type Attributes = BTreeMap<String, String>;
+
+/// Reads a manifest; says what is wrong with it.
+pub fn manifest(text: &str) -> Result<Manifest, String> {
+    let mut reader = Reader::from_str(text);
+    let mut found = Manifest::default();
+    let mut open: Vec<String> = Vec::new();
+    loop {
+        match reader.read_event().map_err(|e| e.to_string())? {
+            Event::Start(element) => {
+                open.push(element.name().as_ref().to_owned());
+                found.take(&element)?;
+            }
+            Event::Empty(element) => found.take(&element)?,
+            Event::End(element) => {
+                if open.pop().as_deref() != Some(element.name().as_ref()) {
+                    return Err("elements are not nested".into());
+                }
+            }
+            Event::Eof if open.is_empty() => return Ok(found),
+            Event::Eof => return Err("the manifest is cut off".into()),
+            _ => {}
+        }
+    }
+}
+
+impl Manifest {
+    fn take(&mut self, element: &BytesStart<'_>) -> Result<(), String> {
+        let attributes = attributes(element)?;
+        let name = element.name();
+        if name.as_ref() == "MPD" {
+            self.attributes = attributes;
+            return Ok(());
+        }
+        if name.as_ref() == "AdaptationSet" {
+            self.sets.push(Set { attributes, ..Set::default() });
+            return Ok(());
+        }
+        let Some(set) = self.sets.last_mut() else { return Ok(()) };
+        match name.as_ref() {
+            "SegmentTemplate" => set.template = attributes,
+            "S" => set.repeat(&attributes)?,
+            "Representation" => set.representations.push(attributes),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Set {
+    fn repeat(&mut self, attributes: &Attributes) -> Result<(), String> {
+        let number = |key: &str| {
+            attributes.get(key).map(|v| v.parse::<u64>().map_err(|_| format!("S@{key}"))).transpose()
+        };
+        let duration = number("d")?.ok_or("S without @d")?;
+        let end = self.timeline.last().map_or(0, |(start, duration)| start.saturating_add(*duration));
+        let mut start = number("t")?.unwrap_or(end);
+        for _ in 0..=number("r")?.unwrap_or(0) {
+            if self.timeline.len() >= SEGMENTS_MAX {
+                return Err("too many segments in a timeline".into());
+            }
+            self.timeline.push((start, duration));
+            start = start.saturating_add(duration);
+        }
+        Ok(())
+    }
+}
+
+fn attributes(element: &BytesStart<'_>) -> Result<Attributes, String> {
+    let mut found = Attributes::new();
+    for attribute in element.attributes() {
+        let attribute = attribute.map_err(|e| e.to_string())?;
+        let key = attribute.key.as_ref().to_owned();
+        let value =
+            attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|e| e.to_string())?.into_owned();
+        found.insert(key, value);
+    }
+    Ok(found)
+}

@@ -1,0 +1,145 @@
+//! Reads the stored objects: every init segment, and of every media segment its head and its size.
+//!
+//! Limits: [`HEAD_BYTES`] of each segment, `reads_max` reads at once.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt};
+use schemas::keys;
+use sha2::{Digest, Sha256};
+use store::Store;
+
+use crate::{
+    boxes::{self, FirstPicture, Fragment, Init, Kind, Malformed},
+    presentation::{Presentation, Rendition},
+};
+
+/// Bytes read of a segment: its `moof` and the beginning of its first sample.
+const HEAD_BYTES: u64 = 48 * 1024;
+
+/// Most bytes read of a segment whose `moof` is larger than usual.
+const HEAD_BYTES_MAX: u64 = 8 << 20;
+
+/// What the store holds of one rendition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// The init segment.
+    pub init: Init,
+    /// SHA-256 of the init segment, in hex.
+    pub init_sha256: String,
+    /// The segments in order.
+    pub segments: Vec<MeasuredSegment>,
+}
+
+/// What the store holds of one segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeasuredSegment {
+    /// What its boxes say.
+    pub fragment: Fragment,
+    /// Size of the object in bytes.
+    pub size_bytes: u64,
+    /// How its first picture is coded; `None` for sound.
+    pub first_picture: Option<FirstPicture>,
+}
+
+/// Objects that can't be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// The store failed or lacks an object.
+    #[error("read {key}")]
+    Store {
+        /// The object.
+        key: String,
+        /// Why.
+        #[source]
+        source: store::Error,
+    },
+    /// An object is not what it should be.
+    #[error("{key}: {source}")]
+    Malformed {
+        /// The object.
+        key: String,
+        /// Why.
+        #[source]
+        source: Malformed,
+    },
+}
+
+/// Measures every rendition of a presentation below `prefix`.
+pub async fn measure(
+    store: &Store,
+    prefix: &str,
+    presentation: &Presentation,
+    reads_max: usize,
+) -> Result<BTreeMap<String, Measured>, MeasureError> {
+    let sizes = sizes(store, prefix).await?;
+    let mut all = BTreeMap::new();
+    for rendition in presentation.renditions() {
+        all.insert(rendition.name.clone(), measure_one(store, prefix, rendition, &sizes, reads_max).await?);
+    }
+    Ok(all)
+}
+
+async fn sizes(store: &Store, prefix: &str) -> Result<BTreeMap<String, u64>, MeasureError> {
+    let failed = |source| MeasureError::Store { key: prefix.to_owned(), source };
+    store.list(prefix).map_ok(|meta| (meta.key, meta.size_bytes)).try_collect().await.map_err(failed)
+}
+
+async fn measure_one(
+    store: &Store,
+    prefix: &str,
+    rendition: &Rendition,
+    sizes: &BTreeMap<String, u64>,
+    reads_max: usize,
+) -> Result<Measured, MeasureError> {
+    let key = format!("{prefix}/{}", keys::init(&rendition.name));
+    let limit = u64::try_from(boxes::INIT_BYTES_MAX).unwrap_or(u64::MAX);
+    let bytes =
+        store.get(&key, limit).await.map_err(|source| MeasureError::Store { key: key.clone(), source })?;
+    let init = boxes::init(&bytes).map_err(|source| MeasureError::Malformed { key, source })?;
+    let count = u32::try_from(rendition.segments.len()).unwrap_or(u32::MAX);
+    let segments = futures::stream::iter(1..=count)
+        .map(|number| {
+            let key = format!("{prefix}/{}", keys::segment(&rendition.name, number));
+            let size_bytes = sizes.get(&key).copied();
+            segment(store, key, size_bytes, &init)
+        })
+        .buffered(reads_max.max(1))
+        .try_collect()
+        .await?;
+    Ok(Measured { init_sha256: data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)), init, segments })
+}
+
+async fn segment(
+    store: &Store,
+    key: String,
+    size_bytes: Option<u64>,
+    init: &Init,
+) -> Result<MeasuredSegment, MeasureError> {
+    let Some(size_bytes) = size_bytes else {
+        return Err(MeasureError::Store { source: store::Error::NotFound { key: key.clone() }, key });
+    };
+    let mut wanted = HEAD_BYTES;
+    loop {
+        let read = store.get_range(&key, 0..wanted.min(size_bytes)).await;
+        let head = read.map_err(|source| MeasureError::Store { key: key.clone(), source })?;
+        match examine(init, &head, size_bytes) {
+            Ok(measured) => return Ok(measured),
+            Err(_) if wanted < size_bytes && wanted < HEAD_BYTES_MAX => wanted *= 8,
+            Err(source) => return Err(MeasureError::Malformed { key, source }),
+        }
+    }
+}
+
+fn examine(init: &Init, head: &[u8], size_bytes: u64) -> Result<MeasuredSegment, Malformed> {
+    let fragment = boxes::fragment(init, head)?;
+    let first_picture = match init.kind {
+        Kind::Audio { .. } => None,
+        Kind::Video { length_bytes, .. } => {
+            let sample = head.get(fragment.first_sample_offset..).unwrap_or_default();
+            let limit = usize::try_from(fragment.first_sample_bytes).unwrap_or(usize::MAX).min(sample.len());
+            Some(boxes::first_picture(sample.get(..limit).unwrap_or_default(), length_bytes)?)
+        }
+    };
+    Ok(MeasuredSegment { fragment, size_bytes, first_picture })
+}

@@ -1,0 +1,274 @@
+//! What was made, as playlists and manifests describe it: renditions with their exact segments.
+//!
+//! All numbers are sample counts and bytes of stored objects; nothing here is an estimate.
+
+use schemas::{
+    job::{self, Part, PartStatus, Plan, Segment, Track},
+    media::{Rational, Rendition as Summary},
+};
+
+use crate::plan;
+
+/// Everything of one encode that can be played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presentation {
+    /// Video renditions, best first.
+    pub video: Vec<Rendition>,
+    /// Audio renditions, the default one first.
+    pub audio: Vec<Rendition>,
+}
+
+/// One rendition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendition {
+    /// Folder name, such as `v720`.
+    pub name: String,
+    /// RFC 6381 codec string.
+    pub codecs: String,
+    /// Ticks per second.
+    pub timescale: u32,
+    /// Bytes of the init segment.
+    pub init_bytes: u64,
+    /// Segments in order; their numbers start at 1.
+    pub segments: Vec<Segment>,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What a rendition holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Pictures.
+    Video {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Frames per second.
+        frame_rate: Rational,
+    },
+    /// Sound.
+    Audio {
+        /// Language tag, `und` when unknown.
+        language: String,
+        /// Name for people.
+        label: String,
+        /// Channels.
+        channels: u32,
+        /// Samples per second.
+        sample_rate_hz: u32,
+    },
+}
+
+/// Parts that do not add up to their plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Mismatch(pub String);
+
+impl Presentation {
+    /// Puts the parts of a finished job together, checking them against the plan: every part done, one init segment per
+    /// rendition, segments without gap or overlap across joints, and as many frames and samples as planned.
+    pub fn assemble(plan: &Plan, parts: &[Part]) -> Result<Self, Mismatch> {
+        for name in plan::part_names(plan) {
+            let part = parts.iter().find(|p| p.part == name);
+            if part.is_none_or(|p| p.status != PartStatus::Done) {
+                return Err(Mismatch(format!("part {name} is not done")));
+            }
+        }
+        let found = Self::so_far(plan, parts);
+        if let Some(video) = &plan.video {
+            for (rung, rendition) in video.rungs.iter().zip(&found.video) {
+                one_init(&rung.name, parts)?;
+                rendition.continuous()?;
+                rendition.lasts(video.frame_count, video.frame_rate)?;
+            }
+            if found.video.len() != video.rungs.len() {
+                return Err(Mismatch("a rung is missing".into()));
+            }
+        }
+        for (audio, rendition) in plan.audio.iter().zip(&found.audio) {
+            rendition.continuous()?;
+            let frames = audio.duration_samples.div_ceil(AUDIO_FRAME_SAMPLES);
+            let rate = Rational { num: audio.sample_rate_hz, den: 1 };
+            rendition.lasts(frames * AUDIO_FRAME_SAMPLES, rate)?;
+        }
+        if found.audio.len() != plan.audio.len() {
+            return Err(Mismatch("an audio track is missing".into()));
+        }
+        Ok(found)
+    }
+
+    /// What can be played of an unfinished job: of each rendition the segments from the first on without a gap.
+    /// Renditions without a segment are left out.
+    pub fn so_far(plan: &Plan, parts: &[Part]) -> Self {
+        let video = plan.video.as_ref().map(|video| {
+            let kind = |rung: &job::Rung| Kind::Video {
+                width: rung.width,
+                height: rung.height,
+                frame_rate: video.frame_rate,
+            };
+            video.rungs.iter().filter_map(|rung| Rendition::so_far(&rung.name, kind(rung), parts)).collect()
+        });
+        let audio = plan.audio.iter().filter_map(|audio| {
+            let kind = Kind::Audio {
+                language: audio.language.clone(),
+                label: audio.label.clone(),
+                channels: audio.channels,
+                sample_rate_hz: audio.sample_rate_hz,
+            };
+            Rendition::so_far(&audio.name, kind, parts)
+        });
+        Self { video: video.unwrap_or_default(), audio: audio.collect() }
+    }
+
+    /// All renditions, video first.
+    pub fn renditions(&self) -> impl Iterator<Item = &Rendition> {
+        self.video.iter().chain(&self.audio)
+    }
+
+    /// Whole seconds that no segment exceeds.
+    pub fn target_seconds(&self) -> u64 {
+        self.renditions().map(Rendition::longest_seconds).max().unwrap_or(1).max(1)
+    }
+}
+
+/// Samples in one AAC-LC frame (ISO/IEC 14496-3).
+pub const AUDIO_FRAME_SAMPLES: u64 = 1_024;
+
+impl Rendition {
+    fn so_far(name: &str, kind: Kind, parts: &[Part]) -> Option<Self> {
+        let mut tracks: Vec<&Track> =
+            parts.iter().flat_map(|p| &p.tracks).filter(|t| t.rendition == name).collect();
+        tracks.sort_by_key(|track| track.first_segment);
+        let first = *tracks.first()?;
+        let mut segments: Vec<Segment> = Vec::new();
+        for track in tracks {
+            if u32::try_from(segments.len() + 1).ok() != Some(track.first_segment) {
+                break;
+            }
+            segments.extend(&track.segments);
+        }
+        (!segments.is_empty()).then(|| Self {
+            name: name.to_owned(),
+            codecs: first.codecs.clone(),
+            timescale: first.timescale.max(1),
+            init_bytes: first.init_bytes,
+            segments,
+            kind,
+        })
+    }
+
+    /// Sum of the segments, in ticks.
+    pub fn duration_ticks(&self) -> u64 {
+        self.segments.iter().map(|s| s.duration_ticks).sum()
+    }
+
+    /// Bytes of init and segments.
+    pub fn size_bytes(&self) -> u64 {
+        self.init_bytes + self.segments.iter().map(|s| s.size_bytes).sum::<u64>()
+    }
+
+    /// Average bits per second over all segments, rounded up.
+    pub fn average_bps(&self) -> u64 {
+        bits_per_second(
+            self.segments.iter().map(|s| s.size_bytes).sum(),
+            self.duration_ticks(),
+            self.timescale,
+        )
+    }
+
+    /// Peak bits per second as RFC 8216 (section 4.1) defines it: the largest rate of any contiguous segments that last 0.5
+    /// to 1.5 target durations together; of all segments where none do.
+    pub fn peak_bps(&self, target_seconds: u64) -> u64 {
+        let target = target_seconds * u64::from(self.timescale);
+        let mut peak = 0;
+        for start in 0..self.segments.len() {
+            let (mut ticks, mut bytes) = (0, 0);
+            for segment in self.segments.iter().skip(start) {
+                ticks += segment.duration_ticks;
+                bytes += segment.size_bytes;
+                if 2 * ticks > 3 * target {
+                    break;
+                }
+                if 2 * ticks >= target {
+                    peak = peak.max(bits_per_second(bytes, ticks, self.timescale));
+                }
+            }
+        }
+        if peak == 0 { self.average_bps() } else { peak }
+    }
+
+    /// The rendition as the medium's record lists it.
+    pub fn summary(&self, target_seconds: u64) -> Summary {
+        let (width, height) = match self.kind {
+            Kind::Video { width, height, .. } => (width, height),
+            Kind::Audio { .. } => (0, 0),
+        };
+        Summary {
+            name: self.name.clone(),
+            codecs: self.codecs.clone(),
+            width,
+            height,
+            peak_bps: self.peak_bps(target_seconds),
+            average_bps: self.average_bps(),
+            segment_count: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
+            size_bytes: self.size_bytes(),
+        }
+    }
+
+    fn longest_seconds(&self) -> u64 {
+        let longest = self.segments.iter().map(|s| s.duration_ticks).max().unwrap_or(0);
+        longest.div_ceil(u64::from(self.timescale))
+    }
+
+    fn continuous(&self) -> Result<(), Mismatch> {
+        let mut next = 0;
+        for (index, segment) in self.segments.iter().enumerate() {
+            if segment.start_ticks != next {
+                let found = segment.start_ticks;
+                return Err(Mismatch(format!(
+                    "{} segment {} starts at {found}, not {next}",
+                    self.name,
+                    index + 1
+                )));
+            }
+            next += segment.duration_ticks;
+        }
+        Ok(())
+    }
+
+    /// Whether it lasts exactly `count` units of `rate` a second.
+    fn lasts(&self, count: u64, rate: Rational) -> Result<(), Mismatch> {
+        let planned = u128::from(count) * u128::from(rate.den) * u128::from(self.timescale);
+        let found = u128::from(self.duration_ticks()) * u128::from(rate.num);
+        if planned == found {
+            return Ok(());
+        }
+        Err(Mismatch(format!(
+            "{} lasts {} ticks, which are not {count} at {}/{}",
+            self.name,
+            self.duration_ticks(),
+            rate.num,
+            rate.den
+        )))
+    }
+}
+
+fn bits_per_second(bytes: u64, ticks: u64, timescale: u32) -> u64 {
+    let bits = u128::from(bytes) * 8 * u128::from(timescale);
+    u64::try_from(bits.div_ceil(u128::from(ticks.max(1)))).unwrap_or(u64::MAX)
+}
+
+fn one_init(rendition: &str, parts: &[Part]) -> Result<(), Mismatch> {
+    let mut inits = parts
+        .iter()
+        .flat_map(|p| &p.tracks)
+        .filter(|t| t.rendition == rendition)
+        .map(|t| t.init_sha256.as_str());
+    let first = inits.next();
+    if inits.all(|init| Some(init) == first) {
+        Ok(())
+    } else {
+        Err(Mismatch(format!("{rendition} has different init segments in different parts")))
+    }
+}

@@ -1,0 +1,505 @@
+//! Table tests of the packaging core: playlists, manifest and check against each other, and boxes against real files.
+
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use schemas::{
+    ids::JobId,
+    job::{Part, PartStatus, Plan, Segment, Track},
+    media::{AudioTrack, Rational, Source, Technical, VideoTrack},
+};
+
+use crate::{
+    boxes,
+    check::{self, Evidence, Measured, MeasuredSegment, Rule, Severity},
+    config::Profile,
+    mpd, plan, playlist,
+    presentation::Presentation,
+};
+
+pub(crate) fn technical(seconds: i64, width: u32, height: u32) -> Technical {
+    Technical {
+        container: "mp4".into(),
+        duration_ms: u64::try_from(seconds).unwrap() * 1_000,
+        bit_rate_bps: 1,
+        video: vec![VideoTrack {
+            index: 0,
+            codec: "h264".into(),
+            width,
+            height,
+            sample_aspect: Rational { num: 1, den: 1 },
+            rotation_degrees: 0,
+            frame_rate: Rational { num: 25, den: 1 },
+            variable_frame_rate: false,
+            pixel_format: "yuv420p".into(),
+            bit_depth: 8,
+            color_transfer: None,
+            interlaced: false,
+            frame_count: 1,
+            start_us: 0,
+            end_us: seconds * 1_000_000,
+        }],
+        audio: vec![AudioTrack {
+            index: 1,
+            codec: "aac".into(),
+            sample_rate_hz: 48_000,
+            channels: 2,
+            language: Some("en".into()),
+            title: Some("English".into()),
+            is_default: true,
+            start_us: 0,
+            end_us: seconds * 1_000_000,
+        }],
+        still: false,
+    }
+}
+
+fn planned(technical: &Technical, profile: &Profile) -> Plan {
+    let source = Source { key: "media/x/source".into(), size_bytes: 7, sha256: "00".into() };
+    plan::plan(&plan::Input { source: &source, technical, profile_name: "default", profile }).unwrap()
+}
+
+fn part(name: &str, tracks: Vec<Track>, status: PartStatus) -> Part {
+    Part {
+        job_id: JobId::from_bytes([7; 16]),
+        part: name.to_owned(),
+        status,
+        attempt: 1,
+        crashes: 0,
+        worker: "w".into(),
+        last_seen_ms: 0,
+        tracks,
+        cpu_ms: 0,
+        wall_ms: 0,
+        rss_bytes_max: 0,
+        code: None,
+        detail: None,
+    }
+}
+
+/// Parts as a worker would have recorded them, with sizes that grow with the segment's number.
+fn finished(plan: &Plan) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let video = plan.video.as_ref();
+    for (index, range) in video.iter().flat_map(|v| &v.ranges).enumerate() {
+        let video = video.unwrap();
+        let tracks = video.rungs.iter().enumerate().map(|(rank, rung)| {
+            let grid =
+                media::VideoGrid::new(media::Ratio::new(video.frame_rate.num, video.frame_rate.den)).unwrap();
+            let mut segments = Vec::new();
+            let mut frame = range.start_frame;
+            let end = range.start_frame + range.frame_count;
+            while frame < end {
+                let count = u64::from(video.segment_frames).min(end - frame);
+                segments.push(Segment {
+                    start_ticks: grid.ticks(frame),
+                    duration_ticks: grid.ticks(count),
+                    size_bytes: (100_000 + 1_000 * frame) / (u64::try_from(rank).unwrap() + 1),
+                });
+                frame += count;
+            }
+            Track {
+                rendition: rung.name.clone(),
+                timescale: grid.timescale,
+                init_sha256: format!("sha of {}", rung.name),
+                init_bytes: 700,
+                codecs: format!("avc1.6400{:02x}", rung.level),
+                first_segment: range.first_segment,
+                segments,
+            }
+        });
+        parts.push(part(&plan::video_part(index), tracks.collect(), PartStatus::Done));
+    }
+    for audio in &plan.audio {
+        let seconds = media::Ratio::new(audio.segment_seconds.num, audio.segment_seconds.den);
+        let grid = media::AudioGrid::new(seconds, audio.duration_samples).unwrap();
+        let segment = |n| Segment {
+            start_ticks: grid.first_frame(n) * 1024,
+            duration_ticks: (grid.first_frame(n + 1) - grid.first_frame(n)) * 1024,
+            size_bytes: (grid.first_frame(n + 1) - grid.first_frame(n)) * 340,
+        };
+        let track = Track {
+            rendition: audio.name.clone(),
+            timescale: 48_000,
+            init_sha256: "sha of audio".into(),
+            init_bytes: 600,
+            codecs: "mp4a.40.2".into(),
+            first_segment: 1,
+            segments: (0..grid.segments()).map(segment).collect(),
+        };
+        parts.push(part(&audio.name, vec![track], PartStatus::Done));
+    }
+    parts
+}
+
+fn example() -> (Plan, Vec<Part>) {
+    let plan = planned(&technical(61, 640, 360), &Profile::default());
+    let parts = finished(&plan);
+    (plan, parts)
+}
+
+#[test]
+fn final_playlists_and_manifest() {
+    let (plan, parts) = example();
+    let presentation = Presentation::assemble(&plan, &parts).unwrap();
+    let target = presentation.target_seconds();
+    insta::assert_snapshot!("multivariant", playlist::multivariant(&presentation));
+    insta::assert_snapshot!("media_video", playlist::media(&presentation.video[0], target));
+    insta::assert_snapshot!("media_audio", playlist::media(&presentation.audio[0], target));
+    insta::assert_snapshot!("manifest", mpd::manifest(&presentation).unwrap());
+}
+
+#[test]
+fn audio_only_playlists_and_manifest() {
+    let mut technical = technical(20, 640, 360);
+    technical.video.clear();
+    let plan = planned(&technical, &Profile::default());
+    let presentation = Presentation::assemble(&plan, &finished(&plan)).unwrap();
+    insta::assert_snapshot!("audio_only", playlist::multivariant(&presentation));
+    insta::assert_snapshot!("audio_only_manifest", mpd::manifest(&presentation).unwrap());
+}
+
+#[test]
+fn growing_playlists_only_grow() {
+    let (plan, parts) = example();
+    assert_eq!(playlist::growing(&plan, &[]), None);
+    let order = plan::part_names(&plan);
+    let mut before: BTreeMap<String, String> = BTreeMap::new();
+    let mut have = Vec::new();
+    for name in &order {
+        have.push(parts.iter().find(|p| p.part == *name).unwrap().clone());
+        for rendition in ["v360", "v234", "a0"] {
+            let Some(text) = playlist::event(&plan, &have, rendition) else { continue };
+            if let Some(old) = before.get(rendition) {
+                assert!(text.starts_with(old.as_str()), "{rendition} changed after {name}");
+            }
+            before.insert(rendition.into(), text);
+        }
+    }
+    let first = [parts[0].clone(), parts.last().unwrap().clone()];
+    insta::assert_snapshot!("growing", playlist::growing(&plan, &first).unwrap());
+    insta::assert_snapshot!("event_begin", playlist::event(&plan, &first, "v360").unwrap());
+    assert!(before.values().all(|text| text.ends_with("#EXT-X-ENDLIST\n")));
+    assert_eq!(playlist::event(&plan, &parts, "v999"), None);
+}
+
+#[test]
+fn a_gap_hides_what_lies_behind_it() {
+    let (plan, parts) = example();
+    let without_second: Vec<Part> = parts.iter().filter(|p| p.part != "v0001").cloned().collect();
+    let presentation = Presentation::so_far(&plan, &without_second);
+    assert_eq!(presentation.video[0].segments.len(), 1);
+    assert_eq!(presentation.audio[0].segments.len(), 11);
+}
+
+#[test]
+fn parts_that_do_not_add_up_are_refused() {
+    let check = |what: &str, change: &dyn Fn(&mut Vec<Part>)| {
+        let (plan, mut parts) = example();
+        change(&mut parts);
+        assert!(Presentation::assemble(&plan, &parts).is_err(), "{what}");
+    };
+    check("a missing part", &|parts| drop(parts.remove(1)));
+    check("an unfinished part", &|parts| parts[1].status = PartStatus::Claimed);
+    check("another init segment", &|parts| parts[1].tracks[0].init_sha256 = "other".into());
+    check("a missing segment", &|parts| drop(parts[1].tracks[0].segments.pop()));
+    check("a late segment", &|parts| parts[1].tracks[0].segments[0].start_ticks += 1);
+    check("a missing rung", &|parts| parts.iter_mut().for_each(|p| p.tracks.truncate(1)));
+    check("a long last segment", &|parts| {
+        let audio = parts.last_mut().unwrap();
+        audio.tracks[0].segments.last_mut().unwrap().duration_ticks += 1024;
+    });
+}
+
+/// What the store would hold if it held what the parts say.
+fn measured(plan: &Plan, presentation: &Presentation) -> BTreeMap<String, Measured> {
+    let gop = plan.video.as_ref().map_or(1, |v| u64::from(v.gop_frames) * u64::from(v.frame_rate.den));
+    let all = presentation.renditions().map(|rendition| {
+        let audio = boxes::Kind::Audio { channels: 2, sample_rate_hz: 48_000 };
+        let kind = plan.video.iter().flat_map(|v| &v.rungs).find(|r| r.name == rendition.name).map_or(
+            audio,
+            |rung| boxes::Kind::Video {
+                width: rung.width,
+                height: rung.height,
+                level: rung.level,
+                length_bytes: 4,
+                has_parameter_sets: true,
+            },
+        );
+        let is_video = matches!(kind, boxes::Kind::Video { .. });
+        let sample_ticks = if is_video { u64::from(rendition.timescale) / 25 } else { 1_024 };
+        let segments = rendition.segments.iter().map(|s| {
+            let sync = s.duration_ticks.div_ceil(gop * sample_ticks);
+            MeasuredSegment {
+                fragment: boxes::Fragment {
+                    start_ticks: s.start_ticks,
+                    duration_ticks: s.duration_ticks,
+                    sample_count: usize::try_from(s.duration_ticks / sample_ticks).unwrap(),
+                    sync_ticks: (0..sync).map(|n| n * gop * sample_ticks).collect(),
+                    size_bytes: s.size_bytes,
+                    first_sample_offset: 100,
+                    first_sample_bytes: 10,
+                },
+                size_bytes: s.size_bytes,
+                first_picture: is_video
+                    .then_some(boxes::FirstPicture { is_idr: true, has_parameter_sets: false }),
+            }
+        });
+        let init = boxes::Init::for_test(kind, rendition.timescale, &rendition.codecs);
+        (rendition.name.clone(), Measured { init, init_sha256: String::new(), segments: segments.collect() })
+    });
+    all.collect()
+}
+
+struct Case {
+    plan: Plan,
+    multivariant: String,
+    playlists: BTreeMap<String, String>,
+    manifest: String,
+    measured: BTreeMap<String, Measured>,
+}
+
+impl Case {
+    fn new() -> Self {
+        let (plan, parts) = example();
+        let presentation = Presentation::assemble(&plan, &parts).unwrap();
+        let target = presentation.target_seconds();
+        Self {
+            multivariant: playlist::multivariant(&presentation),
+            playlists: presentation
+                .renditions()
+                .map(|r| (r.name.clone(), playlist::media(r, target)))
+                .collect(),
+            manifest: mpd::manifest(&presentation).unwrap(),
+            measured: measured(&plan, &presentation),
+            plan,
+        }
+    }
+
+    fn errors(&self) -> Vec<(Rule, String)> {
+        let evidence = Evidence {
+            plan: &self.plan,
+            multivariant: &self.multivariant,
+            playlists: &self.playlists,
+            manifest: &self.manifest,
+            measured: &self.measured,
+        };
+        let findings = check::verify(&evidence);
+        findings.into_iter().filter(|f| f.severity == Severity::Error).map(|f| (f.rule, f.detail)).collect()
+    }
+
+    fn swap(&mut self, from: &str, to: &str) {
+        assert!(self.multivariant.contains(from), "{from} is not in the multivariant playlist");
+        self.multivariant = self.multivariant.replace(from, to);
+    }
+
+    fn swap_media(&mut self, name: &str, from: &str, to: &str) {
+        let text = self.playlists.get_mut(name).unwrap();
+        assert!(text.contains(from), "{from} is not in the playlist of {name}");
+        *text = text.replacen(from, to, 1);
+    }
+
+    fn swap_manifest(&mut self, from: &str, to: &str) {
+        assert!(self.manifest.contains(from), "{from} is not in the manifest");
+        self.manifest = self.manifest.replacen(from, to, 1);
+    }
+
+    fn segment(&mut self, name: &str, index: usize) -> &mut MeasuredSegment {
+        &mut self.measured.get_mut(name).unwrap().segments[index]
+    }
+}
+
+#[test]
+fn a_good_encode_passes() {
+    assert_eq!(Case::new().errors(), []);
+}
+
+#[test]
+fn each_rule_finds_its_fault() {
+    let check = |rule: Rule, what: &str, change: &dyn Fn(&mut Case)| {
+        let mut case = Case::new();
+        change(&mut case);
+        let errors = case.errors();
+        assert!(errors.iter().any(|(found, _)| *found == rule), "{what}: {rule:?} is not among {errors:?}");
+    };
+    check(Rule::A1, "not a playlist", &|c| c.multivariant = "hello".into());
+    check(Rule::A1, "no independent segments", &|c| c.swap("#EXT-X-INDEPENDENT-SEGMENTS\n", ""));
+    check(Rule::A1, "no average", &|c| c.swap(",AVERAGE-BANDWIDTH=", ",OTHER="));
+    check(Rule::A1, "a foreign variant", &|c| c.swap("v360/index.m3u8", "v999/index.m3u8"));
+    check(Rule::A2, "too low a bandwidth", &|c| c.swap("BANDWIDTH=", "BANDWIDTH=9"));
+    check(Rule::A2, "larger segments", &|c| c.segment("v360", 9).size_bytes *= 3);
+    check(Rule::A3, "another codec", &|c| c.swap("avc1.64001e", "avc1.64001f"));
+    check(Rule::A3, "no audio codec", &|c| c.swap(",mp4a.40.2", ""));
+    check(Rule::A4, "another size", &|c| c.swap("RESOLUTION=640x360", "RESOLUTION=642x360"));
+    check(Rule::A4, "another rate", &|c| c.swap("FRAME-RATE=25.000", "FRAME-RATE=30.000"));
+    check(Rule::A4, "a higher level than needed", &|c| {
+        if let boxes::Kind::Video { level, .. } = &mut c.measured.get_mut("v234").unwrap().init.kind {
+            *level = 51;
+        }
+    });
+    check(Rule::A6, "not SDR", &|c| c.swap("VIDEO-RANGE=SDR", "VIDEO-RANGE=PQ"));
+    check(Rule::A8, "still growing", &|c| c.swap_media("v360", "#EXT-X-ENDLIST\n", ""));
+    check(Rule::A8, "event", &|c| c.swap_media("v360", "TYPE:VOD", "TYPE:EVENT"));
+    check(Rule::A8, "another target", &|c| c.swap_media("a0", "TARGETDURATION:7", "TARGETDURATION:8"));
+    check(Rule::A8, "too long a segment", &|c| c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:8.000000"));
+    check(Rule::A8, "a low version", &|c| c.swap_media("v234", "VERSION:6", "VERSION:3"));
+    check(Rule::A8, "a missing playlist", &|c| drop(c.playlists.remove("a0")));
+    check(Rule::A9, "a wrong duration", &|c| c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:6.050000"));
+    check(Rule::A9, "a missing entry", &|c| c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", ""));
+    check(Rule::A10, "no IDR", &|c| {
+        c.segment("v360", 4).first_picture =
+            Some(boxes::FirstPicture { is_idr: false, has_parameter_sets: false })
+    });
+    check(Rule::A10, "parameter sets in the segment", &|c| {
+        c.segment("v360", 4).first_picture =
+            Some(boxes::FirstPicture { is_idr: true, has_parameter_sets: true })
+    });
+    check(Rule::A10, "an IDR too many", &|c| c.segment("v234", 0).fragment.sync_ticks.push(7));
+    check(Rule::A11, "another boundary", &|c| {
+        c.segment("v234", 1).fragment.start_ticks -= 512;
+        c.segment("v234", 0).fragment.duration_ticks -= 512;
+    });
+    check(Rule::A12, "a gap", &|c| c.segment("a0", 5).fragment.start_ticks += 1024);
+    check(Rule::A12, "a cut object", &|c| c.segment("a0", 5).size_bytes -= 1);
+    check(Rule::A12, "a discontinuity", &|c| {
+        c.swap_media("v360", "#EXTINF", "#EXT-X-DISCONTINUITY\n#EXTINF")
+    });
+    check(Rule::A12, "a second map", &|c| {
+        c.swap_media("v360", "#EXTINF", "#EXT-X-MAP:URI=\"b.mp4\"\n#EXTINF")
+    });
+    check(Rule::A13, "no language", &|c| c.swap("LANGUAGE=\"en\",", ""));
+    check(Rule::A13, "other channels", &|c| c.swap("CHANNELS=\"2\"", "CHANNELS=\"6\""));
+    check(Rule::A13, "no group", &|c| c.swap(",AUDIO=\"audio\"", ""));
+    check(Rule::A13, "sound off its boundary", &|c| {
+        c.segment("a0", 0).fragment.duration_ticks += 2048;
+        c.segment("a0", 1).fragment.start_ticks += 2048;
+    });
+    check(Rule::B17, "not XML", &|c| c.manifest = "<MPD><Period>".into());
+    check(Rule::B17, "another bandwidth", &|c| c.swap_manifest("bandwidth=\"", "bandwidth=\"9"));
+    check(Rule::B17, "another timeline", &|c| c.swap_manifest("r=\"9\"", "r=\"8\""));
+    check(Rule::B17, "no alignment", &|c| c.swap_manifest("segmentAlignment=\"true\" ", ""));
+    check(Rule::B17, "no language", &|c| c.swap_manifest(" lang=\"en\"", ""));
+    check(Rule::B18, "no brand", &|c| c.measured.get_mut("a0").unwrap().init.brands.clear());
+    check(Rule::B18, "an edit list", &|c| c.measured.get_mut("v360").unwrap().init.has_edit_list = true);
+}
+
+/// A fragmented file as FFmpeg makes it, cut into its init segment and its fragments.
+fn real_file(folder: &Path, arguments: &[&str]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let path = folder.join("file.mp4");
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-y", "-f", "lavfi", "-i"])
+        .args(arguments)
+        .args(["-movflags", "+cmaf+frag_keyframe+default_base_moof+skip_trailer", "-use_editlist", "0"])
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let bytes = std::fs::read(path).unwrap();
+    let (mut init, mut fragments): (Vec<u8>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    while at < bytes.len() {
+        let size = usize::try_from(u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())).unwrap();
+        let (kind, atom) = (&bytes[at + 4..at + 8], &bytes[at..at + size]);
+        match kind {
+            b"ftyp" | b"moov" => init.extend(atom),
+            b"moof" => fragments.push(atom.to_vec()),
+            b"mdat" => fragments.last_mut().unwrap().extend(atom),
+            _ => {}
+        }
+        at += size;
+    }
+    (init, fragments)
+}
+
+#[test]
+fn real_video_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = [
+        "testsrc2=size=320x180:rate=25:duration=5",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:v",
+        "libx264",
+        "-g",
+        "50",
+        "-sc_threshold",
+        "0",
+        "-level:v",
+        "1.3",
+        "-profile:v",
+        "high",
+    ];
+    let (init, fragments) = real_file(folder.path(), &encoder);
+    let read = boxes::init(&init).unwrap();
+    assert_eq!((read.codecs.as_str(), read.timescale, read.has_edit_list), ("avc1.64000d", 12_800, false));
+    assert!(read.brands.iter().any(|b| b == "cmfc"), "{:?}", read.brands);
+    let boxes::Kind::Video { width, height, level, length_bytes, has_parameter_sets } = read.kind else {
+        panic!("no video")
+    };
+    assert_eq!((width, height, level, length_bytes, has_parameter_sets), (320, 180, 13, 4, true));
+    let mut next = 0;
+    for (bytes, samples) in fragments.iter().zip([50, 50, 25]) {
+        let fragment = boxes::fragment(&read, bytes).unwrap();
+        assert_eq!(
+            (fragment.start_ticks, fragment.sample_count, fragment.duration_ticks),
+            (next, samples, 512 * u64::try_from(samples).unwrap())
+        );
+        assert_eq!(
+            (fragment.sync_ticks.as_slice(), fragment.size_bytes),
+            ([0].as_slice(), u64::try_from(bytes.len()).unwrap())
+        );
+        let picture = boxes::first_picture(&bytes[fragment.first_sample_offset..], length_bytes).unwrap();
+        assert_eq!(picture, boxes::FirstPicture { is_idr: true, has_parameter_sets: false });
+        next += fragment.duration_ticks;
+    }
+    assert_eq!(fragments.len(), 3);
+}
+
+#[test]
+fn real_audio_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (init, fragments) = real_file(
+        folder.path(),
+        &["sine=duration=2:sample_rate=48000", "-ac", "2", "-c:a", "aac", "-frag_duration", "1000000"],
+    );
+    let read = boxes::init(&init).unwrap();
+    assert_eq!((read.codecs.as_str(), read.timescale), ("mp4a.40.2", 48_000));
+    assert_eq!(read.kind, boxes::Kind::Audio { channels: 2, sample_rate_hz: 48_000 });
+    assert!(!fragments.is_empty());
+    for bytes in &fragments {
+        let fragment = boxes::fragment(&read, bytes).unwrap();
+        assert_eq!(fragment.size_bytes, u64::try_from(bytes.len()).unwrap());
+    }
+}
+
+#[test]
+fn damaged_files_are_refused_and_never_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = ["testsrc2=size=64x64:rate=25:duration=1", "-pix_fmt", "yuv420p", "-c:v", "libx264"];
+    let (init, fragments) = real_file(folder.path(), &encoder);
+    let read = boxes::init(&init).unwrap();
+    let good = boxes::fragment(&read, &fragments[0]).unwrap();
+    for length in 0..init.len() {
+        assert!(boxes::init(&init[..length]).is_err(), "init cut at {length}");
+    }
+    for length in 0..good.first_sample_offset {
+        assert!(boxes::fragment(&read, &fragments[0][..length]).is_err(), "segment cut at {length}");
+    }
+    // Every byte changed in turn: refused or read, but always an answer.
+    let mut answers = 0;
+    for at in 0..init.len() {
+        let mut bytes = init.clone();
+        bytes[at] ^= 0xff;
+        answers += usize::from(boxes::init(&bytes).is_ok() || boxes::init(&bytes).is_err());
+    }
+    for at in 0..good.first_sample_offset {
+        let mut bytes = fragments[0].clone();
+        bytes[at] ^= 0xff;
+        answers +=
+            usize::from(boxes::fragment(&read, &bytes).is_ok_and(|f| f.sample_count > boxes::SAMPLES_MAX));
+    }
+    assert_eq!(answers, init.len());
+    assert!(boxes::first_picture(&[0, 0, 0, 200, 0x65], 4).is_ok_and(|p| p.is_idr));
+    for sample in [&[][..], &[0, 0, 0], &[0, 0, 0, 0, 9], &[0, 0, 0, 200, 6], &[0xff; 4]] {
+        assert!(boxes::first_picture(sample, 4).is_err(), "{sample:?}");
+    }
+}
