@@ -1,0 +1,10 @@
+//! End to end: a real broker, a real store, the real binary, its media child, and clients that are not ours.
+
+mod browser;
+mod contract;
+mod faults;
+mod flow;
+mod harness;
+mod inputs;
+mod scale;
+mod tus;
