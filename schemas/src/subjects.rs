@@ -24,6 +24,13 @@ pub fn event<E: Event>(event: &E) -> String {
     format!("evt.{}.{}.{}", E::ENTITY, E::VERB, event.entity_id())
 }
 
+/// Entity, verb and id of an event's subject; `None` when it is no event.
+pub fn event_parts(subject: &str) -> Option<(&str, &str, &str)> {
+    let mut tokens = subject.strip_prefix("evt.")?.split('.');
+    let parts = (tokens.next()?, tokens.next()?, tokens.next()?);
+    tokens.next().is_none().then_some(parts)
+}
+
 /// Filter for every event of one kind.
 pub fn events_of<E: Event>() -> String {
     format!("evt.{}.{}.*", E::ENTITY, E::VERB)
@@ -73,6 +80,14 @@ pub fn control_job(job_id: JobId) -> String {
 /// Core subject that asks whoever holds an upload to let go.
 pub fn control_upload(upload_id: UploadId) -> String {
     format!("ctl.upload.{upload_id}")
+}
+
+/// Every request to let go of an upload.
+pub const CONTROL_UPLOADS: &str = "ctl.upload.*";
+
+/// The upload that a request to let go names.
+pub fn controlled_upload(subject: &str) -> Option<UploadId> {
+    subject.strip_prefix("ctl.upload.")?.parse().ok()
 }
 
 /// Request to the index.

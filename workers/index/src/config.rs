@@ -1,0 +1,39 @@
+//! Settings of the index.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits and places of the index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folder of the projection; only one process may have it open, and nothing else belongs in it.
+    pub folder: PathBuf,
+    /// Memory the database may keep pages in, in bytes.
+    pub cache_bytes_max: u64,
+    /// KV entries written in one transaction.
+    pub batch_entries_max: usize,
+    /// Questions answered at once; more are refused as `index_busy`.
+    pub questions_in_flight_max: usize,
+    /// Longest wait for a revision that a question names, in milliseconds.
+    pub revision_wait_ms_max: u64,
+    /// Bytes of items after which a page ends early; an answer must fit into the broker's `max_payload`.
+    pub answer_bytes_max: usize,
+    /// The consume loop.
+    pub consume: nats::consume::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("data/index"),
+            cache_bytes_max: 64 * 1024 * 1024,
+            batch_entries_max: 256,
+            questions_in_flight_max: 64,
+            revision_wait_ms_max: 2_000,
+            answer_bytes_max: 512 * 1024,
+            consume: nats::consume::Config::default(),
+        }
+    }
+}

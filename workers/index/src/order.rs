@@ -1,0 +1,165 @@
+//! Keys of the order tree: one entry per list an item is in, so that every combination of filters is one range.
+//!
+//! A key is the list's name (16 bytes of SHA-256), the time of creation and the id; a range read backwards is the list,
+//! newest first, and time with id is the cursor.
+
+use data_encoding::BASE32HEX_NOPAD;
+use schemas::{
+    ids::{JobId, MediaId},
+    job, media,
+};
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// Bytes of a list's name.
+const NAME_BYTES: usize = 16;
+/// Bytes of a position: time and id.
+const POSITION_BYTES: usize = 24;
+
+/// The name of a list: what is listed and by which filters.
+pub(crate) type Name = [u8; NAME_BYTES];
+
+/// Where an item stands in every list it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position([u8; POSITION_BYTES]);
+
+impl Position {
+    /// The position of an item created at `created_at_ms`.
+    pub(crate) fn new(created_at_ms: u64, id: &[u8; 16]) -> Self {
+        let mut bytes = [0; POSITION_BYTES];
+        let (time, rest) = bytes.split_at_mut(8);
+        time.copy_from_slice(&created_at_ms.to_be_bytes());
+        rest.copy_from_slice(id);
+        Self(bytes)
+    }
+
+    /// The position a cursor names.
+    pub(crate) fn from_cursor(cursor: &str) -> Result<Self, Error> {
+        let bytes =
+            BASE32HEX_NOPAD.decode(cursor.to_ascii_uppercase().as_bytes()).map_err(|_| Error::Cursor)?;
+        bytes.try_into().map(Self).map_err(|_| Error::Cursor)
+    }
+
+    /// The position as a cursor.
+    pub(crate) fn to_cursor(self) -> String {
+        BASE32HEX_NOPAD.encode(&self.0).to_ascii_lowercase()
+    }
+
+    /// The position at the end of an order key; `None` when the key is none.
+    pub(crate) fn of_key(key: &[u8]) -> Option<Self> {
+        key.get(NAME_BYTES..)?.try_into().ok().map(Self)
+    }
+
+    /// The id in it.
+    pub(crate) fn id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.0[8..]);
+        id
+    }
+}
+
+/// The key of an item in a list.
+pub(crate) fn key(name: &Name, position: &Position) -> [u8; NAME_BYTES + POSITION_BYTES] {
+    let mut key = [0; NAME_BYTES + POSITION_BYTES];
+    let (front, back) = key.split_at_mut(NAME_BYTES);
+    front.copy_from_slice(name);
+    back.copy_from_slice(&position.0);
+    key
+}
+
+/// Hashes each part with its length, so that no two lists share a name.
+fn name(what: &[u8], parts: [Option<&[u8]>; 3]) -> Name {
+    let mut hash = Sha256::new();
+    hash.update(what);
+    for part in parts {
+        match part {
+            None => hash.update([0]),
+            Some(part) => {
+                hash.update([1]);
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
+        }
+    }
+    let mut name = [0; NAME_BYTES];
+    for (to, from) in name.iter_mut().zip(hash.finalize()) {
+        *to = from;
+    }
+    name
+}
+
+/// The list of media with this owner and status, where given.
+pub(crate) fn media_list(owner: Option<&str>, status: Option<media::Status>) -> Name {
+    let status = status.map(|status| [media_status(status)]);
+    name(b"media", [owner.map(str::as_bytes), status.as_ref().map(<[u8; 1]>::as_slice), None])
+}
+
+/// The list of jobs with this owner, medium and status, where given.
+pub(crate) fn job_list(owner: Option<&str>, media_id: Option<&MediaId>, status: Option<job::Status>) -> Name {
+    let status = status.map(|status| [job_status(status)]);
+    name(
+        b"jobs",
+        [
+            owner.map(str::as_bytes),
+            status.as_ref().map(<[u8; 1]>::as_slice),
+            media_id.map(|id| id.as_bytes().as_slice()),
+        ],
+    )
+}
+
+/// Every list a medium is in.
+pub(crate) fn media_lists(owner: &str, status: media::Status) -> Vec<Name> {
+    let mut lists = Vec::with_capacity(4);
+    for owner in [None, Some(owner)] {
+        for status in [None, Some(status)] {
+            lists.push(media_list(owner, status));
+        }
+    }
+    lists
+}
+
+/// Every list a job is in.
+pub(crate) fn job_lists(owner: &str, media_id: &MediaId, status: job::Status) -> Vec<Name> {
+    let mut lists = Vec::with_capacity(8);
+    for owner in [None, Some(owner)] {
+        for media_id in [None, Some(media_id)] {
+            for status in [None, Some(status)] {
+                lists.push(job_list(owner, media_id, status));
+            }
+        }
+    }
+    lists
+}
+
+/// Numbers on disk: a new status gets a new number.
+const fn media_status(status: media::Status) -> u8 {
+    match status {
+        media::Status::Uploading => 1,
+        media::Status::Stored => 2,
+        media::Status::Rejected => 3,
+        media::Status::Playable => 4,
+        media::Status::Ready => 5,
+        media::Status::Failed => 6,
+    }
+}
+
+/// Numbers on disk: a new status gets a new number.
+const fn job_status(status: job::Status) -> u8 {
+    match status {
+        job::Status::Active => 1,
+        job::Status::Succeeded => 2,
+        job::Status::Failed => 3,
+        job::Status::Cancelled => 4,
+    }
+}
+
+/// The position of a medium.
+pub(crate) fn media_position(created_at_ms: u64, media_id: &MediaId) -> Position {
+    Position::new(created_at_ms, media_id.as_bytes())
+}
+
+/// The position of a job.
+pub(crate) fn job_position(created_at_ms: u64, job_id: &JobId) -> Position {
+    Position::new(created_at_ms, job_id.as_bytes())
+}

@@ -1,0 +1,160 @@
+//! Reading: a list is one range of the order tree, joined with its rows.
+
+use schemas::{
+    ask::{ITEMS_MAX, JobItem, JobPage, ListJobs, ListMedia, MediaItem, MediaPage},
+    document,
+    ids::{JobId, MediaId},
+    media,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{
+    Bucket, Projection,
+    rows::{Counts, from_row},
+    write::JobFacts,
+};
+use crate::{
+    Error,
+    order::{self, Name, Position},
+};
+
+impl Projection {
+    /// A page of media, newest first; it ends early when its items have more than `bytes_max`. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`] when the cursor is none of ours; [`Error::Database`] or [`Error::Damaged`].
+    pub fn media(&self, question: &ListMedia, bytes_max: usize) -> Result<MediaPage, Error> {
+        let revision = self.cursor(Bucket::Media)?;
+        let name = order::media_list(question.owner.as_deref(), question.status);
+        let (items, next) =
+            self.page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
+                self.media_item(MediaId::from_bytes(position.id()))
+            })?;
+        Ok(MediaPage { items, next, revision })
+    }
+
+    /// A page of jobs, newest first; it ends early when its items have more than `bytes_max`. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`] when the cursor is none of ours; [`Error::Database`] or [`Error::Damaged`].
+    pub fn jobs(&self, question: &ListJobs, bytes_max: usize) -> Result<JobPage, Error> {
+        let revision = self.cursor(Bucket::Jobs)?;
+        let name = order::job_list(question.owner.as_deref(), question.media_id.as_ref(), question.status);
+        let (items, next) =
+            self.page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
+                self.job_item(JobId::from_bytes(position.id()))
+            })?;
+        Ok(JobPage { items, next, revision })
+    }
+
+    /// Reads one list backwards from `cursor`. An item that vanished between order and row is left out.
+    fn page<T: Serialize>(
+        &self,
+        name: &Name,
+        cursor: Option<&str>,
+        limit: u32,
+        bytes_max: usize,
+        item: impl Fn(&Position) -> Result<Option<T>, Error>,
+    ) -> Result<(Vec<T>, Option<String>), Error> {
+        let limit = usize::try_from(limit.clamp(1, ITEMS_MAX)).unwrap_or(1);
+        let lowest = name.to_vec();
+        let range = match cursor {
+            Some(cursor) => {
+                let end = order::key(name, &Position::from_cursor(cursor)?).to_vec();
+                self.order.range(lowest..end)
+            }
+            None => self.order.scan_prefix(name),
+        };
+        let mut items = Vec::new();
+        let mut size_bytes = 0;
+        let mut last = None;
+        for row in range.rev() {
+            let (key, _) = row?;
+            let position = Position::of_key(&key)
+                .ok_or_else(|| Error::Damaged { what: "a key of the order tree".into() })?;
+            if items.len() == limit || size_bytes > bytes_max {
+                return Ok((items, last.map(Position::to_cursor)));
+            }
+            if let Some(item) = item(&position)? {
+                size_bytes += rmp_serde::to_vec_named(&item).map_or(0, |bytes| bytes.len());
+                items.push(item);
+            }
+            last = Some(position);
+        }
+        Ok((items, None))
+    }
+
+    /// One medium as lists show it, joined of document and asset; `None` when there is neither.
+    ///
+    /// # Errors
+    /// [`Error::Database`] or [`Error::Damaged`].
+    pub fn media_item(&self, media_id: MediaId) -> Result<Option<MediaItem>, Error> {
+        let document = row::<document::Record>(&self.documents, media_id.as_bytes())?;
+        let asset = row::<media::Record>(&self.assets, media_id.as_bytes())?;
+        let (document_revision, document) = document.map_or((0, None), |(r, d)| (r, Some(d)));
+        let (asset_revision, asset) = asset.map_or((0, None), |(r, a)| (r, Some(a)));
+        let Some((owner, created_at_ms)) = document
+            .as_ref()
+            .map(|d| (d.owner.clone(), d.created_at_ms))
+            .or_else(|| asset.as_ref().map(|a| (a.owner.clone(), a.created_at_ms)))
+        else {
+            return Ok(None);
+        };
+        let changed_at_ms = document
+            .as_ref()
+            .map_or(0, |d| d.changed_at_ms)
+            .max(asset.as_ref().map_or(0, |a| a.changed_at_ms));
+        let encode = asset.as_ref().and_then(|a| a.encode.as_ref());
+        Ok(Some(MediaItem {
+            media_id,
+            owner,
+            title: document.map(|d| d.title).unwrap_or_default(),
+            status: asset.as_ref().map_or(media::Status::Uploading, |a| a.status),
+            size_bytes: asset.as_ref().and_then(|a| a.source.as_ref()).map(|s| s.size_bytes),
+            encode: encode.map(|e| e.number),
+            has_poster: encode.is_some_and(|e| e.has_poster),
+            code: asset.as_ref().and_then(|a| a.code.clone()),
+            detail: asset.as_ref().and_then(|a| a.detail.clone()),
+            created_at_ms,
+            changed_at_ms,
+            document_revision,
+            asset_revision,
+            summary: asset.and_then(|a| a.summary),
+        }))
+    }
+
+    /// One job as lists show it; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Database`] or [`Error::Damaged`].
+    pub fn job_item(&self, job_id: JobId) -> Result<Option<JobItem>, Error> {
+        let Some((revision, job)) = row::<JobFacts>(&self.jobs, job_id.as_bytes())? else { return Ok(None) };
+        let counts = self.counts.get(job_id.as_bytes())?;
+        let counts = counts.map(|row| Counts::from_bytes(&row)).transpose()?.unwrap_or_default();
+        Ok(Some(JobItem {
+            job_id,
+            kind: job.kind,
+            priority: job.priority,
+            media_id: job.media_id,
+            owner: job.owner,
+            status: job.status,
+            encode: job.encode,
+            duration_ms: job.duration_ms,
+            parts_total: job.parts_total,
+            parts_done: counts.done,
+            parts_claimed: counts.claimed,
+            parts_failed: counts.failed,
+            cpu_ms: counts.cpu_ms,
+            code: job.code,
+            detail: job.detail,
+            created_at_ms: job.created_at_ms,
+            ended_at_ms: job.ended_at_ms,
+            revision,
+        }))
+    }
+}
+
+fn row<R: DeserializeOwned>(tree: &sled::Tree, key: &[u8; 16]) -> Result<Option<(u64, R)>, Error> {
+    tree.get(key)?.map(|row| from_row(&row)).transpose()
+}

@@ -1,0 +1,285 @@
+//! The projection: KV buckets as a sled database that can list. Cursor and rows change in one transaction.
+//!
+//! A row is the record's revision followed by the record as MessagePack. Media are joined when read: document and asset lie
+//! in trees of their own, so that neither has to wait for the other. Anything odd at opening (another schema version, a
+//! bucket made anew, a database that will not open) moves the old files away and begins again from the buckets.
+
+mod list;
+mod rows;
+mod write;
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+};
+
+use schemas::{Record, document, job, media};
+
+use crate::{Config, Error};
+pub(crate) use write::{Change, PartFacts, Step};
+
+/// Version of the layout of keys and rows; another one on disk means building anew.
+const SCHEMA_VERSION: u64 = 1;
+
+const SCHEMA_KEY: &[u8] = b"schema";
+
+/// A bucket the projection follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bucket {
+    /// Documents.
+    Media,
+    /// Technical metadata.
+    Assets,
+    /// Jobs and their parts.
+    Jobs,
+}
+
+impl Bucket {
+    /// Every bucket the projection follows.
+    pub const ALL: [Self; 3] = [Self::Media, Self::Assets, Self::Jobs];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Media => document::Record::BUCKET,
+            Self::Assets => media::Record::BUCKET,
+            Self::Jobs => job::Record::BUCKET,
+        }
+    }
+
+    fn cursor_key(self) -> Vec<u8> {
+        format!("cursor.{}", self.name()).into_bytes()
+    }
+
+    fn origin_key(self) -> Vec<u8> {
+        format!("origin.{}", self.name()).into_bytes()
+    }
+}
+
+/// Which bucket of which broker: a bucket made anew or restored to an earlier state is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// Unix time in microseconds at which its stream was made.
+    pub created_at_us: u64,
+    /// Its newest sequence.
+    pub last_sequence: u64,
+}
+
+/// The database, held by this process alone.
+#[derive(Debug)]
+pub struct Projection {
+    db: sled::Db,
+    meta: sled::Tree,
+    documents: sled::Tree,
+    assets: sled::Tree,
+    jobs: sled::Tree,
+    parts: sled::Tree,
+    counts: sled::Tree,
+    order: sled::Tree,
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Projection {
+    /// Opens the projection in the configured folder, or begins a new one when what is there does not fit. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has it; [`Error::Folder`] or [`Error::Database`] when the disk fails.
+    pub fn open(config: &Config, origins: &[Origin]) -> Result<Self, Error> {
+        let folder = config.folder.clone();
+        let lock = lock(&folder)?;
+        let database = folder.join("database");
+        if folder.join("condemned").exists() {
+            tracing::warn!("the projection was damaged, it is built anew");
+            set_aside(&folder)?;
+        }
+        // A damaged file makes sled panic in places; that is an open error like any other.
+        let opened = std::panic::catch_unwind(|| Self::attempt(&database, config.cache_bytes_max));
+        let trees = match opened {
+            Ok(Ok(trees)) if trees.fits(origins)? => trees,
+            Ok(Ok(trees)) => {
+                tracing::info!(
+                    "the projection belongs to other buckets or another version, it is built anew"
+                );
+                drop(trees);
+                set_aside(&folder)?;
+                Self::attempt(&database, config.cache_bytes_max)?
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the projection can't be opened, it is built anew");
+                set_aside(&folder)?;
+                Self::attempt(&database, config.cache_bytes_max)?
+            }
+            Err(_) => {
+                tracing::warn!("the projection can't be opened, it is built anew");
+                set_aside(&folder)?;
+                Self::attempt(&database, config.cache_bytes_max)?
+            }
+        };
+        let projection = trees.owned(folder, lock);
+        projection.begin(origins)?;
+        Ok(projection)
+    }
+
+    fn attempt(database: &Path, cache_bytes_max: u64) -> Result<Trees, Error> {
+        let db = sled::Config::new().path(database).cache_capacity(cache_bytes_max).open()?;
+        Ok(Trees {
+            meta: db.open_tree("meta")?,
+            documents: db.open_tree("documents")?,
+            assets: db.open_tree("assets")?,
+            jobs: db.open_tree("jobs")?,
+            parts: db.open_tree("parts")?,
+            counts: db.open_tree("counts")?,
+            order: db.open_tree("order")?,
+            db,
+        })
+    }
+
+    /// Writes down what this projection is made of.
+    fn begin(&self, origins: &[Origin]) -> Result<(), Error> {
+        self.meta.insert(SCHEMA_KEY, &SCHEMA_VERSION.to_be_bytes())?;
+        for origin in origins {
+            self.meta.insert(origin.bucket.origin_key(), &origin.created_at_us.to_be_bytes())?;
+        }
+        self.flush()
+    }
+
+    /// Sequence up to which a bucket is in the projection; 0 at the beginning.
+    ///
+    /// # Errors
+    /// [`Error::Database`] or [`Error::Damaged`].
+    pub fn cursor(&self, bucket: Bucket) -> Result<u64, Error> {
+        number(&self.meta, &bucket.cursor_key()).map(Option::unwrap_or_default)
+    }
+
+    /// Waits until everything written is on disk. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Database`] when the disk fails.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Makes the next start build the projection anew.
+    ///
+    /// # Errors
+    /// [`Error::Folder`] when the mark can't be written.
+    pub fn condemn(&self) -> Result<(), Error> {
+        let path = self.folder.join("condemned");
+        std::fs::write(&path, []).map_err(|source| Error::Folder { path, source })
+    }
+
+    /// Every tree's rows as bytes, in order: what a rebuilt projection must equal. Blocks, and holds all in memory.
+    ///
+    /// # Errors
+    /// [`Error::Database`] when the disk fails.
+    pub fn dump(&self) -> Result<Vec<Row>, Error> {
+        let mut all = Vec::new();
+        let trees = [
+            ("meta", &self.meta),
+            ("documents", &self.documents),
+            ("assets", &self.assets),
+            ("jobs", &self.jobs),
+            ("parts", &self.parts),
+            ("counts", &self.counts),
+            ("order", &self.order),
+        ];
+        for (name, tree) in trees {
+            for row in tree {
+                let (key, value) = row?;
+                all.push(Row { tree: name, key: key.to_vec(), value: value.to_vec() });
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A row of a tree, as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Name of the tree.
+    pub tree: &'static str,
+    /// Key.
+    pub key: Vec<u8>,
+    /// Value.
+    pub value: Vec<u8>,
+}
+
+/// An opened database before it is known to fit.
+struct Trees {
+    db: sled::Db,
+    meta: sled::Tree,
+    documents: sled::Tree,
+    assets: sled::Tree,
+    jobs: sled::Tree,
+    parts: sled::Tree,
+    counts: sled::Tree,
+    order: sled::Tree,
+}
+
+impl Trees {
+    /// True for a new database, and for one of this version whose buckets are still the same.
+    fn fits(&self, origins: &[Origin]) -> Result<bool, Error> {
+        match number(&self.meta, SCHEMA_KEY) {
+            Ok(None) => return Ok(self.meta.is_empty()),
+            Ok(Some(SCHEMA_VERSION)) => {}
+            Ok(Some(_)) | Err(Error::Damaged { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        for origin in origins {
+            let created = number(&self.meta, &origin.bucket.origin_key())?;
+            let cursor = number(&self.meta, &origin.bucket.cursor_key())?.unwrap_or_default();
+            if created != Some(origin.created_at_us) || cursor > origin.last_sequence {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn owned(self, folder: PathBuf, lock: File) -> Projection {
+        let Self { db, meta, documents, assets, jobs, parts, counts, order } = self;
+        Projection { db, meta, documents, assets, jobs, parts, counts, order, folder, _lock: lock }
+    }
+}
+
+fn number(tree: &sled::Tree, key: &[u8]) -> Result<Option<u64>, Error> {
+    let Some(value) = tree.get(key)? else { return Ok(None) };
+    let bytes = value.as_ref().try_into().map_err(|_| Error::Damaged { what: "a number of meta".into() })?;
+    Ok(Some(u64::from_be_bytes(bytes)))
+}
+
+/// Two processes on one database would destroy it, and moving it away under a running one as well.
+fn lock(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("lock");
+    std::fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.to_owned(), source })?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|source| Error::Folder { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(Error::Folder { path, source }),
+    }
+}
+
+/// Moves the database aside; only the newest such copy is kept.
+fn set_aside(folder: &Path) -> Result<(), Error> {
+    let (database, aside) = (folder.join("database"), folder.join("set-aside"));
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Folder { path, source }
+    };
+    if aside.exists() {
+        std::fs::remove_dir_all(&aside).map_err(at(&aside))?;
+    }
+    if database.exists() {
+        std::fs::rename(&database, &aside).map_err(at(&aside))?;
+    }
+    let mark = folder.join("condemned");
+    if mark.exists() {
+        std::fs::remove_file(&mark).map_err(at(&mark))?;
+    }
+    Ok(())
+}
