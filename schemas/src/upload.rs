@@ -89,6 +89,9 @@ pub struct Record {
     pub digest: Option<Digest>,
     /// Parts, where the store is remote.
     pub multipart: Option<Multipart>,
+    /// True once an upload that ended unfinished left nothing in the store.
+    #[serde(default)]
+    pub freed: bool,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds after which an open upload is removed.
@@ -102,6 +105,30 @@ impl crate::Record for Record {
     const BUCKET: &'static str = "uploads";
     fn key(&self) -> String {
         self.upload_id.to_string()
+    }
+}
+
+/// The open uploads of one owner, in the bucket `limits`. It counts, and decides nothing about an upload that exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenUploads {
+    /// Key of the record, from [`OpenUploads::key_of`].
+    pub key: String,
+    /// The uploads.
+    pub upload_ids: Vec<UploadId>,
+}
+
+impl OpenUploads {
+    /// Key for an owner, by a digest of the owner's name: names may be client text.
+    pub fn key_of(owner_digest: &[u8]) -> String {
+        let hex: String = owner_digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("uploads.{hex}")
+    }
+}
+
+impl crate::Record for OpenUploads {
+    const BUCKET: &'static str = "limits";
+    fn key(&self) -> String {
+        self.key.clone()
     }
 }
 

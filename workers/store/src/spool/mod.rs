@@ -55,7 +55,7 @@ pub struct Spool {
 #[derive(Debug)]
 enum Kind {
     Local(Local),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Spool {
@@ -71,7 +71,7 @@ impl Spool {
         let kind = if store.is_local() {
             Kind::Local(Local::open(store, place, durable.offset_bytes).await?)
         } else {
-            Kind::Remote(Remote::open(store, place, durable)?)
+            Kind::Remote(Box::new(Remote::open(store, place, durable)?))
         };
         Ok(Self { kind, in_flight: store.inner().in_flight().clone() })
     }

@@ -1,0 +1,80 @@
+//! Settings of uploads; every limit is here.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of uploads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Largest upload in bytes (`Tus-Max-Size`).
+    pub size_bytes_max: u64,
+    /// Longest `Upload-Metadata` header in bytes.
+    pub metadata_bytes_max: usize,
+    /// Open uploads one owner may have.
+    pub open_per_owner_max: usize,
+    /// Time after its last byte at which an open upload is removed, in seconds.
+    pub expiry_s: u64,
+    /// Longest silence inside one request in milliseconds; its prefix is kept.
+    pub idle_timeout_ms: u64,
+    /// Slowest average over one idle time-out, in bytes per second.
+    pub rate_bytes_per_s_min: u64,
+    /// How often a running request looks at its timers, in milliseconds.
+    pub tick_ms: u64,
+    /// Longest wait for another request to let go of an upload, in milliseconds.
+    pub takeover_ms: u64,
+    /// Longest time a displaced request spends on saving its last bytes, in milliseconds.
+    pub release_ms: u64,
+    /// Most bytes read and dropped after an early refusal, so that the client reads the answer.
+    pub drain_bytes_max: u64,
+    /// Longest time spent on that, in milliseconds.
+    pub drain_ms: u64,
+    /// Room that must stay free on the disk of a local store, in bytes; below it no upload is opened.
+    pub free_bytes_min: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            size_bytes_max: 128 * 1024 * 1024 * 1024,
+            metadata_bytes_max: 8 * 1024,
+            open_per_owner_max: 1_000,
+            expiry_s: 24 * 3600,
+            idle_timeout_ms: 60_000,
+            rate_bytes_per_s_min: 16,
+            tick_ms: 1_000,
+            takeover_ms: 200,
+            release_ms: 120,
+            drain_bytes_max: 1024 * 1024,
+            drain_ms: 500,
+            free_bytes_min: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms)
+    }
+
+    pub(super) fn tick(&self) -> Duration {
+        Duration::from_millis(self.tick_ms.max(1))
+    }
+
+    pub(super) fn takeover(&self) -> Duration {
+        Duration::from_millis(self.takeover_ms)
+    }
+
+    pub(super) fn release(&self) -> Duration {
+        Duration::from_millis(self.release_ms)
+    }
+
+    pub(super) fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+
+    pub(super) fn expires_at_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add(self.expiry_s.saturating_mul(1000))
+    }
+}

@@ -1,0 +1,251 @@
+//! Digests a client may declare: `Upload-Checksum` of tus, `Content-Digest` and `Repr-Digest` of RFC 9530.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use schemas::upload;
+use serde_bytes::ByteBuf;
+use sha2::Digest as _;
+
+use super::refusal::Refusal;
+
+/// Algorithms of `Upload-Checksum`, as `Tus-Checksum-Algorithm` lists them.
+pub(super) const ALGORITHMS: &str = "sha1,md5,crc32,sha256,sha512,blake3";
+
+/// A digest over the bytes of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Algorithm {
+    Sha1,
+    Md5,
+    Crc32,
+    Sha256,
+    Sha512,
+    Blake3,
+}
+
+impl Algorithm {
+    fn from_tus(name: &str) -> Option<Self> {
+        Some(match name {
+            "sha1" => Self::Sha1,
+            "md5" => Self::Md5,
+            "crc32" => Self::Crc32,
+            "sha256" => Self::Sha256,
+            "sha512" => Self::Sha512,
+            "blake3" => Self::Blake3,
+            _ => return None,
+        })
+    }
+
+    /// The two active algorithms of RFC 9530.
+    fn from_http(name: &str) -> Option<Self> {
+        match name {
+            "sha-256" => Some(Self::Sha256),
+            "sha-512" => Some(Self::Sha512),
+            _ => None,
+        }
+    }
+
+    const fn http_name(self) -> &'static str {
+        match self {
+            Self::Sha512 => "sha-512",
+            _ => "sha-256",
+        }
+    }
+
+    const fn length(self) -> usize {
+        match self {
+            Self::Crc32 => 4,
+            Self::Md5 => 16,
+            Self::Sha1 => 20,
+            Self::Sha256 | Self::Blake3 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+
+    fn hasher(self) -> Hasher {
+        match self {
+            Self::Sha1 => Hasher::Sha1(sha1::Sha1::new()),
+            Self::Md5 => Hasher::Md5(md5::Md5::new()),
+            Self::Crc32 => Hasher::Crc32(crc32fast::Hasher::new()),
+            Self::Sha256 => Hasher::Sha256(sha2::Sha256::new()),
+            Self::Sha512 => Hasher::Sha512(Box::new(sha2::Sha512::new())),
+            Self::Blake3 => Hasher::Blake3(Box::new(blake3::Hasher::new())),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Hasher {
+    Sha1(sha1::Sha1),
+    Md5(md5::Md5),
+    Crc32(crc32fast::Hasher),
+    Sha256(sha2::Sha256),
+    Sha512(Box<sha2::Sha512>),
+    Blake3(Box<blake3::Hasher>),
+}
+
+/// A declared digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Declared {
+    algorithm: Algorithm,
+    value: Vec<u8>,
+}
+
+impl Declared {
+    /// Parses `Upload-Checksum: <algorithm> <base64>`.
+    pub(super) fn from_checksum(text: &str) -> Result<Self, Refusal> {
+        let bad = |why| Refusal::Header { name: "Upload-Checksum", why };
+        let (name, encoded) =
+            text.trim().split_once(' ').ok_or_else(|| bad("needs an algorithm and a value"))?;
+        let algorithm = Algorithm::from_tus(name).ok_or(Refusal::ChecksumAlgorithm)?;
+        let value = STANDARD.decode(encoded.trim()).map_err(|_| bad("is not base64"))?;
+        if value.len() != algorithm.length() {
+            return Err(bad("has the wrong length for its algorithm"));
+        }
+        Ok(Self { algorithm, value })
+    }
+
+    /// Parses `Content-Digest` or `Repr-Digest`; algorithms that we do not check are skipped, as RFC 9530 allows.
+    pub(super) fn from_dictionary(name: &'static str, text: &str) -> Result<Vec<Self>, Refusal> {
+        let bad = |why| Refusal::Header { name, why };
+        let mut found = Vec::new();
+        for member in text.split(',').map(str::trim).filter(|m| !m.is_empty()) {
+            let (key, value) = member.split_once('=').ok_or_else(|| bad("is no dictionary of digests"))?;
+            let Some(algorithm) = Algorithm::from_http(key.trim()) else { continue };
+            let encoded = value
+                .trim()
+                .strip_prefix(':')
+                .and_then(|v| v.strip_suffix(':'))
+                .ok_or_else(|| bad("is no byte sequence"))?;
+            let value = STANDARD.decode(encoded).map_err(|_| bad("is not base64"))?;
+            if value.len() != algorithm.length() {
+                return Err(bad("has the wrong length for its algorithm"));
+            }
+            found.push(Self { algorithm, value });
+        }
+        Ok(found)
+    }
+
+    /// As the record keeps it for the upload stage.
+    pub(super) fn to_record(&self) -> upload::Digest {
+        upload::Digest {
+            algorithm: self.algorithm.http_name().to_owned(),
+            value: ByteBuf::from(self.value.clone()),
+        }
+    }
+}
+
+/// Computes exactly the digests that were declared.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    running: Vec<(Declared, Hasher)>,
+}
+
+impl Checks {
+    pub(super) fn new(declared: impl IntoIterator<Item = Declared>) -> Self {
+        let running = declared.into_iter().map(|d| (d.clone(), d.algorithm.hasher())).collect();
+        Self { running }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        for (_, hasher) in &mut self.running {
+            match hasher {
+                Hasher::Sha1(h) => h.update(bytes),
+                Hasher::Md5(h) => h.update(bytes),
+                Hasher::Crc32(h) => h.update(bytes),
+                Hasher::Sha256(h) => h.update(bytes),
+                Hasher::Sha512(h) => h.update(bytes),
+                Hasher::Blake3(h) => {
+                    h.update(bytes);
+                }
+            }
+        }
+    }
+
+    /// True when every declared digest is that of the bytes.
+    pub(super) fn hold(self) -> bool {
+        self.running.into_iter().all(|(declared, hasher)| hasher.finish() == declared.value)
+    }
+}
+
+impl Hasher {
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Sha1(h) => h.finalize().to_vec(),
+            Self::Md5(h) => h.finalize().to_vec(),
+            Self::Crc32(h) => h.finalize().to_be_bytes().to_vec(),
+            Self::Sha256(h) => h.finalize().to_vec(),
+            Self::Sha512(h) => h.finalize().to_vec(),
+            Self::Blake3(h) => h.finalize().as_bytes().to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Digests of `hello world`, from the published tools of each algorithm.
+    const HELLO: [&str; 6] = [
+        "sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=",
+        "md5 XrY7u+Ae7tCTyyK7j1rNww==",
+        "crc32 DUoRhQ==",
+        "sha256 uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=",
+        "sha512 MJ7MSJwS1utMxA9QyQLytNDtd+5RGnx6m808qG1M2G+YndNbxf9JlnDaNCVbRbDP2DDoH2Bdz33FVC6TrpzXbw==",
+        "blake3 10mB76s1J7KAXDPVfg9TmY60Dxw6EAs1zCgQBSIrBxE=",
+    ];
+
+    #[test]
+    fn knows_all_algorithms() {
+        for text in HELLO {
+            let declared = Declared::from_checksum(text).unwrap();
+            let mut checks = Checks::new([declared.clone()]);
+            checks.update(b"hello ");
+            checks.update(b"world");
+            assert!(checks.hold(), "{text}");
+            let mut checks = Checks::new([declared]);
+            checks.update(b"hello worlD");
+            assert!(!checks.hold(), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_malformed_checksums() {
+        for text in [
+            "",
+            "sha1",
+            "sha1 ",
+            "sha1 %%%",
+            "sha1 aGVsbG8=",
+            "sha1  Kq5sNclPz7QV2+lfQIuc6R7oRu0",
+            "crc32 AAAAAAA=",
+        ] {
+            let found = Declared::from_checksum(text);
+            assert!(matches!(found, Err(Refusal::Header { .. })), "{text}: {found:?}");
+        }
+        for text in ["sha3 AAAA", "SHA1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=", "none x"] {
+            let found = Declared::from_checksum(text);
+            assert!(matches!(found, Err(Refusal::ChecksumAlgorithm)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn reads_digest_dictionaries() {
+        let sha256 = "sha-256=:uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=:";
+        for (text, count) in [
+            (sha256.to_owned(), 1),
+            (format!("md5=:AAAA:, {sha256}"), 1),
+            (format!("{sha256}, {sha256}"), 2),
+            ("unixsum=:AAAA:".to_owned(), 0),
+            (String::new(), 0),
+        ] {
+            let found = Declared::from_dictionary("Repr-Digest", &text).unwrap();
+            assert_eq!(found.len(), count, "{text}");
+        }
+        for text in ["sha-256", "sha-256=abc", "sha-256=:%:", "sha-256=:AAAA:"] {
+            assert!(Declared::from_dictionary("Repr-Digest", text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The record of one upload: read with its owner checked, changed by compare-and-set.
+//!
+//! The generation in the record is the fence: a writer whose compare-and-set fails was displaced and stops.
+
+use nats::{Bus, Error, Held, Outbox};
+use schemas::{
+    ids::{MediaId, UploadId},
+    keys,
+    upload::{Created, Expired, Received, Record, Status, Terminated},
+};
+use store::{Durable, Place, Spool, Store};
+
+use super::{Shared, protocol, refusal::Refusal};
+use crate::auth::Principal;
+
+/// The record as last read or written by this request.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    bus: Bus,
+    held: Box<Held<Record>>,
+}
+
+impl Ledger {
+    /// Writes the record of a new upload, with its event.
+    pub(super) async fn create(shared: &Shared, record: Record) -> Result<Self, Refusal> {
+        let event = Created {
+            upload_id: record.upload_id,
+            media_id: record.media_id,
+            owner: record.owner.clone(),
+            length_bytes: record.length_bytes,
+            filename: record.filename.clone(),
+            expires_at_ms: record.expires_at_ms,
+        };
+        let mut held = Box::new(Held::new(record));
+        Box::pin(shared.bus.commit(&mut held, Outbox::new().event(&event))).await?;
+        Ok(Self { bus: shared.bus.clone(), held })
+    }
+
+    /// Reads the record of an upload that the principal may change; anything else is not found.
+    pub(super) async fn load(shared: &Shared, upload_id: UploadId, who: &Principal) -> Result<Self, Refusal> {
+        let ledger = Self::load_any(&shared.bus, upload_id).await?;
+        if who.may_change(&ledger.record().owner) { Ok(ledger) } else { Err(Refusal::NotFound) }
+    }
+
+    /// Reads the record of any upload.
+    pub(crate) async fn load_any(bus: &Bus, upload_id: UploadId) -> Result<Self, Refusal> {
+        let held = Box::pin(bus.load::<Record>(&upload_id.to_string())).await?.ok_or(Refusal::NotFound)?;
+        Ok(Self { bus: bus.clone(), held: Box::new(held) })
+    }
+
+    pub(super) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Refuses an upload that has ended.
+    pub(super) fn alive(&self) -> Result<(), Refusal> {
+        protocol::alive(self.record())
+    }
+
+    pub(super) async fn reload(&mut self) -> Result<(), Refusal> {
+        let bus = self.bus.clone();
+        *self = Self::load_any(&bus, self.record().upload_id).await?;
+        Ok(())
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.held.record
+    }
+
+    pub(super) fn upload_id(&self) -> UploadId {
+        self.held.record.upload_id
+    }
+
+    pub(super) fn media_id(&self) -> MediaId {
+        self.held.record.media_id
+    }
+
+    /// True when every byte is durable.
+    pub(crate) fn is_full(&self) -> bool {
+        self.record().length_bytes == Some(self.record().offset_bytes)
+    }
+
+    /// Where the bytes belong.
+    pub(super) fn place(&self, size_bytes_max: u64) -> Place {
+        let record = self.record();
+        Place {
+            upload_id: record.upload_id,
+            media_id: record.media_id,
+            generation: record.generation,
+            length_bytes_max: record.length_bytes.unwrap_or(size_bytes_max),
+        }
+    }
+
+    /// What of it is durable.
+    pub(super) fn durable(&self) -> Durable {
+        let record = self.record();
+        Durable { offset_bytes: record.offset_bytes, multipart: record.multipart.clone() }
+    }
+
+    /// Raises the fence for this writer and fixes the length. [`Error::Conflict`] when somebody else was first.
+    pub(super) async fn claim(&mut self, holder: &str, length_bytes: Option<u64>) -> Result<(), Error> {
+        let record = &mut self.held.record;
+        record.generation += 1;
+        record.holder = Some(holder.to_owned());
+        record.length_bytes = length_bytes;
+        Box::pin(self.bus.commit(&mut self.held, Outbox::new())).await
+    }
+
+    /// Raises the fence against a holder that does not answer.
+    pub(super) async fn evict(&mut self) -> Result<(), Error> {
+        self.held.record.generation += 1;
+        self.held.record.holder = None;
+        Box::pin(self.bus.commit(&mut self.held, Outbox::new())).await
+    }
+
+    /// Records durable bytes; the writer goes on.
+    pub(super) async fn advance(&mut self, durable: &Durable, expires_at_ms: u64) -> Result<(), Refusal> {
+        self.set(durable, expires_at_ms);
+        self.write(Outbox::new()).await
+    }
+
+    /// Records durable bytes and that the writer has let go.
+    pub(super) async fn release(&mut self, durable: &Durable, expires_at_ms: u64) -> Result<(), Refusal> {
+        self.set(durable, expires_at_ms);
+        self.held.record.holder = None;
+        self.write(Outbox::new()).await
+    }
+
+    /// Records that the object is complete under its final key, with the event the upload stage waits for.
+    pub(super) async fn received(&mut self) -> Result<(), Refusal> {
+        let record = &mut self.held.record;
+        record.status = Status::Received;
+        record.holder = None;
+        record.multipart = None;
+        let event = Received {
+            upload_id: record.upload_id,
+            media_id: record.media_id,
+            owner: record.owner.clone(),
+            key: keys::source(record.media_id),
+            size_bytes: record.offset_bytes,
+            filename: record.filename.clone(),
+            content_type: record.content_type.clone(),
+            digest: record.digest.clone(),
+        };
+        self.write(Outbox::new().event(&event)).await
+    }
+
+    /// Records the end of an unfinished upload, with its event; `code` says why when it was not the owner's wish.
+    pub(super) async fn end(&mut self, status: Status, code: Option<&str>) -> Result<(), Refusal> {
+        let record = &mut self.held.record;
+        record.status = status;
+        record.generation += 1;
+        record.holder = None;
+        record.code = code.map(str::to_owned);
+        let event = Terminated {
+            upload_id: record.upload_id,
+            media_id: record.media_id,
+            owner: record.owner.clone(),
+            offset_bytes: record.offset_bytes,
+            code: record.code.clone(),
+        };
+        self.write(Outbox::new().event(&event)).await
+    }
+
+    /// Records that the upload's time ran out, with its event. A writer that is still at it is fenced off.
+    pub(crate) async fn expire(&mut self) -> Result<(), Refusal> {
+        let record = &mut self.held.record;
+        record.status = Status::Expired;
+        record.generation += 1;
+        record.holder = None;
+        let event = Expired {
+            upload_id: record.upload_id,
+            media_id: record.media_id,
+            owner: record.owner.clone(),
+            offset_bytes: record.offset_bytes,
+        };
+        self.write(Outbox::new().event(&event)).await?;
+        super::open::forget(&self.bus, &self.record().owner, self.upload_id()).await;
+        Ok(())
+    }
+
+    /// Fixes a length that was not known; the next write records it.
+    pub(super) fn settle_length(&mut self, length_bytes: u64) {
+        self.held.record.length_bytes.get_or_insert(length_bytes);
+    }
+
+    fn set(&mut self, durable: &Durable, expires_at_ms: u64) {
+        let record = &mut self.held.record;
+        record.offset_bytes = durable.offset_bytes;
+        record.multipart.clone_from(&durable.multipart);
+        record.expires_at_ms = expires_at_ms;
+    }
+
+    async fn write(&mut self, outbox: Outbox) -> Result<(), Refusal> {
+        let before = self.record().offset_bytes;
+        match Box::pin(self.bus.commit(&mut self.held, outbox)).await {
+            Ok(()) => Ok(()),
+            Err(Error::Conflict { .. }) => {
+                // The truth is in the record now; this writer only reports it.
+                let offset_bytes = match self.reload().await {
+                    Ok(()) => self.record().offset_bytes,
+                    Err(_) => before,
+                };
+                Err(Refusal::Displaced { offset_bytes })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Removes what an ended upload left in the store, and records that it did.
+pub(crate) async fn free(store: &Store, ledger: &mut Ledger) -> Result<(), Refusal> {
+    Spool::remove(store, ledger.place(0), &ledger.durable()).await?;
+    ledger.held.record.freed = true;
+    ledger.held.record.multipart = None;
+    ledger.write(Outbox::new()).await
+}

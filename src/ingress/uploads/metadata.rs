@@ -1,0 +1,148 @@
+//! `Upload-Metadata`: kept byte for byte for the client, and what we show of it cleaned.
+//!
+//! Limits: [`KEYS_MAX`] keys, [`FILENAME_BYTES_MAX`] and [`TYPE_BYTES_MAX`] of what is shown.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::refusal::Refusal;
+
+/// Most keys in one header.
+pub(super) const KEYS_MAX: usize = 64;
+/// Longest display name in bytes.
+pub(super) const FILENAME_BYTES_MAX: usize = 255;
+/// Longest media type in bytes.
+pub(super) const TYPE_BYTES_MAX: usize = 127;
+
+/// What a client says about the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Metadata {
+    /// The header as received.
+    pub(super) raw: String,
+    /// Display name.
+    pub(super) filename: Option<String>,
+    /// Claimed media type.
+    pub(super) content_type: Option<String>,
+}
+
+/// Parses the header; an empty one is no metadata (a widely used client sends it always).
+pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
+    let bad = |why| Refusal::Header { name: "Upload-Metadata", why };
+    let mut metadata = Metadata { raw: raw.to_owned(), ..Metadata::default() };
+    if raw.trim().is_empty() {
+        return Ok(metadata);
+    }
+    let mut keys = Vec::new();
+    for pair in raw.split(',') {
+        let (key, encoded) = pair.trim().split_once(' ').unwrap_or((pair.trim(), ""));
+        if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(bad("has a key that is not printable ASCII"));
+        }
+        if keys.contains(&key) {
+            return Err(bad("names a key twice"));
+        }
+        if keys.len() >= KEYS_MAX {
+            return Err(bad("has too many keys"));
+        }
+        keys.push(key);
+        let value = STANDARD.decode(encoded.trim()).map_err(|_| bad("has a value that is not base64"))?;
+        let Ok(value) = String::from_utf8(value) else { continue };
+        match key {
+            "filename" | "name" if metadata.filename.is_none() => metadata.filename = clean_filename(&value),
+            "filetype" | "type" if metadata.content_type.is_none() => {
+                metadata.content_type = clean_type(&value)
+            }
+            _ => {}
+        }
+    }
+    Ok(metadata)
+}
+
+/// A name fit to be shown: the last path component without control and direction characters.
+pub(super) fn clean_filename(text: &str) -> Option<String> {
+    let last = text.rsplit(['/', '\\']).next().unwrap_or_default();
+    let mut name = String::new();
+    for c in last.trim().chars().filter(|&c| is_shown(c)) {
+        if name.len() + c.len_utf8() > FILENAME_BYTES_MAX {
+            break;
+        }
+        name.push(c);
+    }
+    (!name.is_empty() && name != "." && name != "..").then_some(name)
+}
+
+fn is_shown(c: char) -> bool {
+    let direction =
+        matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    !c.is_control() && !direction
+}
+
+/// A media type in the form `type/subtype`, without parameters and in lower case.
+pub(super) fn clean_type(text: &str) -> Option<String> {
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let token =
+        |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+    let (kind, subtype) = essence.split_once('/')?;
+    (essence.len() <= TYPE_BYTES_MAX && token(kind) && token(subtype)).then_some(essence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn takes_what_the_protocol_allows() {
+        for (raw, filename, content_type) in [
+            ("", None, None),
+            ("  ", None, None),
+            ("is_confidential", None, None),
+            ("is_confidential ", None, None),
+            ("filename d29ybGQubXA0", Some("world.mp4"), None),
+            ("filename d29ybGQubXA0,filetype dmlkZW8vTVA0", Some("world.mp4"), Some("video/mp4")),
+            ("filename Li4vLi4vZXRjL3Bhc3N3ZA==", Some("passwd"), None),
+            ("filename Li4=", None, None),
+            ("filename /w==", None, None),
+            ("filetype bm9uc2Vuc2U=", None, None),
+        ] {
+            let found = parse(raw).unwrap();
+            assert_eq!(found.raw, raw, "the header is kept byte for byte");
+            assert_eq!(
+                (found.filename.as_deref(), found.content_type.as_deref()),
+                (filename, content_type),
+                "{raw}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_malformed() {
+        let many = (0..=KEYS_MAX).map(|i| format!("k{i}")).collect::<Vec<_>>().join(",");
+        for raw in ["a ???", "a aGk=,a aGk=", ",", "a,", "k\u{e9}y aGk=", "a aGk", many.as_str()] {
+            assert!(matches!(parse(raw), Err(Refusal::Header { .. })), "{raw}");
+        }
+    }
+
+    #[test]
+    fn strips_what_deceives() {
+        assert_eq!(clean_filename("a\u{202E}gpm.mp4\u{0}\n"), Some("agpm.mp4".to_owned()));
+        assert_eq!(clean_filename("C:\\dir\\clip.mov"), Some("clip.mov".to_owned()));
+        assert_eq!(clean_filename(&"ä".repeat(300)).map(|n| n.len()), Some(254));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_keeps_the_header(raw in "\\PC{0,200}") {
+            if let Ok(found) = parse(&raw) {
+                prop_assert_eq!(found.raw, raw);
+            }
+        }
+
+        #[test]
+        fn a_shown_name_is_short_and_flat(text in any::<String>()) {
+            if let Some(name) = clean_filename(&text) {
+                prop_assert!(name.len() <= FILENAME_BYTES_MAX);
+                prop_assert!(!name.contains(['/', '\\', '\n', '\0']));
+            }
+        }
+    }
+}

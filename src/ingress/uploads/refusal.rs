@@ -1,0 +1,190 @@
+//! Why a request is refused, and how that is told: status, code and headers of each case in one place.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::protocol::{UPLOAD_OFFSET, VERSION};
+use crate::ingress::error::Problem;
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The client speaks another version.
+    Version,
+    /// A header is missing or makes no sense.
+    Header { name: &'static str, why: &'static str },
+    /// The metadata header is longer than its limit.
+    MetadataTooLong,
+    /// The media type is not one this takes.
+    MediaType(&'static str),
+    /// Unknown, or somebody else's.
+    NotFound,
+    /// It was there once.
+    Gone(&'static str),
+    /// The bytes are for another place.
+    Offset { offset_bytes: u64 },
+    /// Another request took over.
+    Displaced { offset_bytes: u64 },
+    /// Another request holds the upload and does not let go.
+    Busy,
+    /// More bytes than the length or the limit.
+    TooLarge,
+    /// The declared checksum algorithm is unknown.
+    ChecksumAlgorithm,
+    /// The bytes do not have the declared checksum.
+    ChecksumMismatch,
+    /// The bytes do not have the declared digest.
+    DigestMismatch,
+    /// A complete upload can't be ended.
+    Finished,
+    /// The owner has too many open uploads.
+    TooMany { open_max: usize },
+    /// No byte came for too long.
+    Idle,
+    /// Too few bytes came for too long.
+    TooSlow,
+    /// The body ended before its length.
+    Cut,
+    /// The disk is full.
+    Full,
+    /// The process stops.
+    Stopping,
+    /// The broker does not answer, or answered strangely.
+    Bus(nats::Error),
+    /// The store does not answer, or answered strangely.
+    Store(store::Error),
+}
+
+impl From<nats::Error> for Refusal {
+    fn from(error: nats::Error) -> Self {
+        Self::Bus(error)
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Full => Self::Full,
+            store::Error::Busy => Self::Busy,
+            store::Error::Damaged(_) => Self::Gone("upload_bytes_lost"),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl Refusal {
+    /// The answer to tell.
+    pub(super) fn problem(self) -> Problem {
+        match self {
+            Self::Bus(_) | Self::Store(_) | Self::Stopping | Self::Busy | Self::Full => self.temporary(),
+            Self::Version
+            | Self::Header { .. }
+            | Self::MetadataTooLong
+            | Self::MediaType(_)
+            | Self::TooLarge => self.malformed(),
+            other => other.contradicted(),
+        }
+    }
+
+    fn temporary(self) -> Problem {
+        match self {
+            Self::Bus(error) => match Problem::from(error) {
+                // A conflict here is a race between requests: the next try reads the new state.
+                problem if problem.status() == StatusCode::CONFLICT => locked(),
+                problem => problem,
+            },
+            Self::Store(error) if error.is_retry() => Problem::unavailable(&error),
+            Self::Store(error) => Problem::internal(&error),
+            Self::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", "The store is full")
+                .detail("what was acknowledged is kept"),
+            Self::Stopping => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "This replica is stopping")
+                    .retry_after_s(1)
+            }
+            _ => locked(),
+        }
+    }
+
+    fn malformed(self) -> Problem {
+        match self {
+            Self::Version => Problem::new(
+                StatusCode::PRECONDITION_FAILED,
+                "tus_version",
+                "Another version of tus is spoken here",
+            )
+            .header(HeaderName::from_static("tus-version"), HeaderValue::from_static(VERSION)),
+            Self::Header { name, why } => {
+                Problem::bad_request("header_invalid", "A header is missing or makes no sense")
+                    .detail(format!("{name} {why}"))
+                    .member("header", name)
+            }
+            Self::MetadataTooLong => Problem::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "metadata_too_long",
+                "Upload-Metadata is longer than its limit",
+            ),
+            Self::MediaType(wanted) => Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "media_type",
+                "This media type is not taken here",
+            )
+            .detail(format!("send {wanted}")),
+            _ => Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "upload_too_large",
+                "More bytes than the upload may have",
+            ),
+        }
+    }
+
+    fn contradicted(self) -> Problem {
+        match self {
+            Self::NotFound => Problem::not_found("There is no such upload"),
+            Self::Gone(code) => Problem::new(StatusCode::GONE, code, "The upload has ended"),
+            Self::Offset { offset_bytes } => {
+                conflict("upload_offset", "The bytes are for another offset", offset_bytes)
+            }
+            Self::Displaced { offset_bytes } => {
+                conflict("upload_displaced", "Another request has taken the upload over", offset_bytes)
+            }
+            Self::ChecksumAlgorithm => {
+                Problem::bad_request("checksum_algorithm", "The checksum algorithm is not known here")
+                    .detail(format!("use one of {}", super::digest::ALGORITHMS))
+            }
+            Self::ChecksumMismatch => Problem::new(
+                StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
+                "checksum_mismatch",
+                "The bytes do not have the declared checksum; none of them was kept",
+            ),
+            Self::DigestMismatch => Problem::bad_request(
+                "digest_mismatch",
+                "The bytes do not have the declared digest; none was kept",
+            ),
+            Self::Finished => Problem::forbidden("upload_finished", "A complete upload can't be ended"),
+            Self::TooMany { open_max } => {
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "uploads_open", "Too many uploads are open")
+                    .detail(format!("end or finish one of the {open_max}"))
+                    .retry_after_s(60)
+            }
+            Self::Idle => {
+                Problem::new(StatusCode::REQUEST_TIMEOUT, "upload_idle", "No byte came for too long")
+            }
+            Self::TooSlow => {
+                Problem::new(StatusCode::REQUEST_TIMEOUT, "upload_too_slow", "Too few bytes came")
+            }
+            _ => Problem::bad_request("body_cut", "The body ended before its length"),
+        }
+    }
+}
+
+/// 423 is the one 4xx that tus clients repeat without starting over.
+fn locked() -> Problem {
+    Problem::new(StatusCode::LOCKED, "upload_busy", "Another request holds the upload").retry_after_s(1)
+}
+
+/// 409 with the true offset, which clients repeat from.
+fn conflict(code: &'static str, title: &'static str, offset_bytes: u64) -> Problem {
+    Problem::new(StatusCode::CONFLICT, code, title)
+        .member("offset_bytes", offset_bytes)
+        .header(UPLOAD_OFFSET, HeaderValue::from(offset_bytes))
+        .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+}

@@ -1,0 +1,424 @@
+//! The handlers of tus: each reads headers, asks the pure core, and lets a session take the bytes.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State as Extract},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use nats::now_ms;
+use schemas::{
+    ids::{MediaId, UploadId},
+    media,
+    upload::{Record, Status},
+};
+use serde_json::json;
+use store::{Durable, Place, Spool};
+
+use super::{
+    Shared, State,
+    digest::Checks,
+    ledger::{self, Ledger},
+    open, parse_id,
+    protocol::{self, Append, Creation},
+    refusal::Refusal,
+    session::{self, OnEnd},
+    takeover::{self, Evict, Opened},
+};
+use crate::auth::Principal;
+
+static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
+
+/// `OPTIONS`: what is offered.
+pub(super) async fn options(Extract(state): Extract<State>) -> Response {
+    let size_max = HeaderValue::from(state.shared.config.size_bytes_max);
+    let headers = [
+        (protocol::TUS_VERSION, HeaderValue::from_static(protocol::VERSION)),
+        (protocol::TUS_EXTENSION, HeaderValue::from_static(protocol::EXTENSIONS)),
+        (protocol::TUS_MAX_SIZE, size_max),
+        (protocol::TUS_CHECKSUM_ALGORITHM, HeaderValue::from_static(super::digest::ALGORITHMS)),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+/// `POST /v1/uploads`: opens an upload, with its first bytes when the request has any.
+pub(super) async fn create(
+    Extract(state): Extract<State>,
+    who: Principal,
+    parts: Parts,
+    mut body: Body,
+) -> Response {
+    let shared = state.shared;
+    let work = {
+        let shared = Arc::clone(&shared);
+        async move {
+            let headers = &parts.headers;
+            let outcome = create_checked(&shared, &who, headers, &mut body).await;
+            if outcome.is_err() {
+                shared.drain(headers, &mut body).await;
+            }
+            outcome
+        }
+    };
+    answer(shared.detached(work).await)
+}
+
+async fn create_checked(
+    shared: &Arc<Shared>,
+    who: &Principal,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Response, Refusal> {
+    protocol::version(headers)?;
+    let Creation { length_bytes, metadata, repr_digest, upload } =
+        protocol::creation(headers, shared.config.metadata_bytes_max)?;
+    let size_bytes_max = shared.config.size_bytes_max;
+    let room = length_bytes.unwrap_or(size_bytes_max);
+    if room > size_bytes_max || upload.as_ref().and_then(|u| u.content_bytes).is_some_and(|n| n > room) {
+        return Err(Refusal::TooLarge);
+    }
+    let mut record = new_record(shared, who, length_bytes);
+    record.metadata_raw = metadata.raw;
+    record.filename = metadata.filename;
+    record.content_type = metadata.content_type;
+    record.digest = repr_digest.map(|d| d.to_record());
+    let ledger = begin(shared, record).await?;
+    let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
+    let ledger = match upload {
+        Some(append) if !ledger.is_full() => append_to(shared, ledger, append, body).await?,
+        _ => ledger,
+    };
+    let mut response = StatusCode::CREATED.into_response();
+    let answered = response.headers_mut();
+    answered.insert(header::LOCATION, location(shared, headers, upload_id)?);
+    answered.insert(protocol::MEDIA_ID, id_value(media_id)?);
+    answered.insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
+    insert_expiry(answered, ledger.record());
+    Ok(response)
+}
+
+/// A record of a new upload with fresh ids.
+pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<u64>) -> Record {
+    let created_at_ms = now_ms();
+    Record {
+        upload_id: UploadId::from_bytes(nats::fresh_id()),
+        media_id: MediaId::from_bytes(nats::fresh_id()),
+        owner: who.owner.clone(),
+        status: Status::Open,
+        length_bytes,
+        offset_bytes: 0,
+        generation: 0,
+        holder: None,
+        metadata_raw: String::new(),
+        filename: None,
+        content_type: None,
+        digest: None,
+        multipart: None,
+        freed: false,
+        created_at_ms,
+        expires_at_ms: shared.config.expires_at_ms(created_at_ms),
+        code: None,
+    }
+}
+
+/// Makes the upload durable before its URL is told; an empty one is complete at once.
+pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger, Refusal> {
+    if shared.store.space()?.is_some_and(|space| space.free_bytes < shared.config.free_bytes_min) {
+        return Err(Refusal::Full);
+    }
+    open::remember(shared, &record.owner, record.upload_id).await?;
+    let (owner, upload_id) = (record.owner.clone(), record.upload_id);
+    let place = Place {
+        upload_id,
+        media_id: record.media_id,
+        generation: record.generation,
+        length_bytes_max: record.length_bytes.unwrap_or(shared.config.size_bytes_max),
+    };
+    let begun = async {
+        Spool::create(&shared.store, place).await?;
+        Ledger::create(shared, record).await
+    };
+    let mut ledger = match begun.await {
+        Ok(ledger) => ledger,
+        Err(refusal) => {
+            open::forget(&shared.bus, &owner, upload_id).await;
+            return Err(refusal);
+        }
+    };
+    if ledger.is_full() {
+        let mut spool = Spool::open(&shared.store, place, Durable::default()).await?;
+        spool.flush_last().await?;
+        drop(spool);
+        session::finish(&shared.store, &mut ledger).await?;
+    }
+    Ok(ledger)
+}
+
+/// `PATCH`: appends.
+pub(super) async fn patch(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+    who: Principal,
+    parts: Parts,
+    mut body: Body,
+) -> Response {
+    let shared = state.shared;
+    let work = {
+        let shared = Arc::clone(&shared);
+        async move {
+            let outcome = patch_checked(&shared, &id, &who, &parts.headers, &mut body).await;
+            if outcome.is_err() {
+                shared.drain(&parts.headers, &mut body).await;
+            }
+            outcome
+        }
+    };
+    answer(shared.detached(work).await)
+}
+
+async fn patch_checked(
+    shared: &Arc<Shared>,
+    id: &str,
+    who: &Principal,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Response, Refusal> {
+    protocol::version(headers)?;
+    let append = protocol::append(headers)?;
+    let ledger = Ledger::load(shared, parse_id(id)?, who).await?;
+    ledger.alive()?;
+    let ledger = append_to(shared, ledger, append, body).await?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
+    insert_expiry(response.headers_mut(), ledger.record());
+    Ok(response)
+}
+
+/// Takes the upload over and appends the body to it.
+async fn append_to(
+    shared: &Arc<Shared>,
+    ledger: Ledger,
+    mut append: Append,
+    body: &mut Body,
+) -> Result<Ledger, Refusal> {
+    let checks = Checks::new(append.checksum.take());
+    match takeover::open(shared, ledger, &append, checks, OnEnd::Keep).await? {
+        Opened::Session(session) => session.run(body).await,
+        Opened::Complete(ledger) => Ok(*ledger),
+    }
+}
+
+/// `HEAD`: how far it is. A running append is made to let go first, so that the offset told is the one to go on from.
+pub(super) async fn head(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Response {
+    let shared = state.shared;
+    let work = {
+        let shared = Arc::clone(&shared);
+        async move { head_checked(&shared, &id, &who, &headers).await }
+    };
+    let mut response = answer(shared.detached(work).await);
+    // Clients give an upload up on most 4xx of a HEAD; a busy moment is no reason to.
+    if response.status() == StatusCode::LOCKED {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn head_checked(
+    shared: &Arc<Shared>,
+    id: &str,
+    who: &Principal,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
+    protocol::version(headers)?;
+    let mut ledger = Ledger::load(shared, parse_id(id)?, who).await?;
+    ledger.alive()?;
+    if ledger.record().status == Status::Open {
+        takeover::release(shared, &mut ledger, Evict::Yes).await?;
+        ledger.alive()?;
+        finish_left_over(shared, &mut ledger).await?;
+    }
+    let record = ledger.record();
+    let mut response = StatusCode::OK.into_response();
+    let answered = response.headers_mut();
+    answered.insert(protocol::UPLOAD_OFFSET, HeaderValue::from(record.offset_bytes));
+    match record.length_bytes {
+        Some(length) => answered.insert(protocol::UPLOAD_LENGTH, HeaderValue::from(length)),
+        None => answered.insert(protocol::UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
+    };
+    if let Ok(raw) = HeaderValue::from_str(&record.metadata_raw)
+        && !raw.is_empty()
+    {
+        answered.insert(protocol::UPLOAD_METADATA, raw);
+    }
+    answered.insert(protocol::MEDIA_ID, id_value(record.media_id)?);
+    insert_expiry(answered, record);
+    Ok(response)
+}
+
+/// Completes an upload whose last bytes were recorded just before a crash.
+async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(), Refusal> {
+    if ledger.record().status != Status::Open || !ledger.is_full() {
+        return Ok(());
+    }
+    let Some(_guard) = shared.slots.take(ledger.upload_id(), shared.config.takeover()).await else {
+        return Ok(());
+    };
+    ledger.reload().await?;
+    match ledger.record().status {
+        Status::Open => session::finish(&shared.store, ledger).await,
+        _ => Ok(()),
+    }
+}
+
+/// `DELETE`: ends an unfinished upload and frees what it holds.
+pub(super) async fn delete(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Response {
+    let shared = state.shared;
+    let work = {
+        let shared = Arc::clone(&shared);
+        async move { delete_checked(&shared, &id, &who, &headers).await }
+    };
+    answer(shared.detached(work).await)
+}
+
+async fn delete_checked(
+    shared: &Arc<Shared>,
+    id: &str,
+    who: &Principal,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
+    protocol::version(headers)?;
+    let mut ledger = Ledger::load(shared, parse_id(id)?, who).await?;
+    ledger.alive()?;
+    if ledger.record().status == Status::Received {
+        return Err(Refusal::Finished);
+    }
+    let _guard =
+        shared.slots.take(ledger.upload_id(), shared.config.takeover()).await.ok_or(Refusal::Busy)?;
+    takeover::release_elsewhere(shared, &mut ledger, Evict::No).await?;
+    terminate(shared, &mut ledger, None).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Records the end first, so that no writer can go on, then frees the bytes. The keeper repeats a removal that failed.
+pub(super) async fn terminate(
+    shared: &Shared,
+    ledger: &mut Ledger,
+    code: Option<&str>,
+) -> Result<(), Refusal> {
+    ledger.alive()?;
+    if ledger.record().status == Status::Received {
+        return Err(Refusal::Finished);
+    }
+    ledger.end(Status::Terminated, code).await?;
+    open::forget(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
+    if let Err(refusal) = ledger::free(&shared.store, ledger).await {
+        tracing::warn!(?refusal, upload.id = %ledger.upload_id(), "an ended upload keeps its bytes until the keeper comes");
+    }
+    Ok(())
+}
+
+/// `POST` on an upload with `X-HTTP-Method-Override`, for clients behind proxies that know no other method.
+pub(super) async fn overridden(
+    state: Extract<State>,
+    path: Path<String>,
+    who: Principal,
+    parts: Parts,
+    body: Body,
+) -> Response {
+    match parts.headers.get(&METHOD_OVERRIDE).map(HeaderValue::as_bytes) {
+        Some(b"PATCH") => patch(state, path, who, parts, body).await,
+        Some(b"DELETE") => delete(state, path, who, parts.headers).await,
+        Some(b"HEAD") => head(state, path, who, parts.headers).await,
+        _ => crate::ingress::request::no_such_method().await.into_response(),
+    }
+}
+
+/// `GET .../status`: where the upload and its medium stand, as JSON. Takes no lock and disturbs nobody.
+pub(super) async fn status(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+    who: Principal,
+) -> Response {
+    answer(status_checked(&state.shared, &id, &who).await)
+}
+
+async fn status_checked(shared: &Shared, id: &str, who: &Principal) -> Result<Response, Refusal> {
+    let held = shared.bus.load::<Record>(&parse_id(id)?.to_string()).await?.ok_or(Refusal::NotFound)?;
+    let record = held.record;
+    if !who.may_see(&record.owner) {
+        return Err(Refusal::NotFound);
+    }
+    let medium = shared.bus.load::<media::Record>(&record.media_id.to_string()).await?;
+    let media = medium.map(|held| {
+        json!({
+            "status": held.record.status,
+            "code": held.record.code,
+            "detail": held.record.detail,
+        })
+    });
+    let document = json!({
+        "upload_id": record.upload_id,
+        "media_id": record.media_id,
+        "status": record.status,
+        "code": record.code,
+        "offset_bytes": record.offset_bytes,
+        "length_bytes": record.length_bytes,
+        "filename": record.filename,
+        "content_type": record.content_type,
+        "created_at_ms": record.created_at_ms,
+        "expires_at_ms": (record.status == Status::Open).then_some(record.expires_at_ms),
+        "media": media,
+    });
+    let mut response = Json(document).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+pub(super) fn answer(outcome: Result<Response, Refusal>) -> Response {
+    outcome.unwrap_or_else(|refusal| refusal.problem().into_response())
+}
+
+/// Tells how long the upload may wait for more bytes, while it is open.
+fn insert_expiry(headers: &mut HeaderMap, record: &Record) {
+    if record.status != Status::Open {
+        return;
+    }
+    let expires = std::time::UNIX_EPOCH + std::time::Duration::from_millis(record.expires_at_ms);
+    if let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(expires)) {
+        headers.insert(protocol::UPLOAD_EXPIRES, value);
+    }
+}
+
+/// The upload's URL: below the configured address, else below the host the client asked.
+fn location(shared: &Shared, headers: &HeaderMap, upload_id: UploadId) -> Result<HeaderValue, Refusal> {
+    let base = match &shared.public_url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .filter(|host| host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)))
+            .map(|host| format!("http://{host}"))
+            .unwrap_or_default(),
+    };
+    HeaderValue::from_str(&format!("{base}/v1/uploads/{upload_id}"))
+        .map_err(|_| Refusal::Header { name: "Host", why: "is no host" })
+}
+
+/// The medium's id as a header.
+pub(super) fn id_value(media_id: MediaId) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_str(&media_id.to_string()).map_err(|_| Refusal::NotFound)
+}
