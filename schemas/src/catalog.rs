@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, ask, document, envelope, job, media, upload};
+use crate::{Event, Record, access, ask, audit, document, envelope, job, media, upload};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -108,6 +108,12 @@ pub fn others() -> Vec<Entry> {
             address: "progress.{job_id}.{part}".into(),
             stream: crate::subjects::PROGRESS.into(),
             schema: schema_for!(job::Progress),
+        },
+        Entry {
+            name: "audit.record".into(),
+            address: crate::subjects::audit("{class}", "{action}"),
+            stream: crate::subjects::AUDIT.into(),
+            schema: schema_for!(audit::Record),
         },
         question::<ask::ListMedia>(ask::MEDIA),
         answer::<ask::Answer<ask::MediaPage>>(ask::MEDIA),

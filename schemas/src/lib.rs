@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod ask;
+pub mod audit;
 pub mod catalog;
 pub mod document;
 pub mod envelope;

@@ -1,0 +1,19 @@
+//! Settings of the audit stage.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of the audit stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Records published but not yet confirmed; each names its predecessor, so order holds with any number.
+    pub in_flight_max: usize,
+    /// Largest line in bytes; a larger payload is replaced by its digest. Below the broker's `max_payload`.
+    pub line_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { in_flight_max: 256, line_bytes_max: 960 * 1024 }
+    }
+}

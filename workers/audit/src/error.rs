@@ -1,0 +1,61 @@
+//! What can go wrong in the audit stage.
+
+/// An error of the audit stage. All but [`Error::Filter`] and [`Error::Malformed`] end a term; the next one tries again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bus failed.
+    #[error("the bus failed")]
+    Bus(#[from] nats::Error),
+    /// Another writer appended first; this one has to stop.
+    #[error("another writer appended record {n} first")]
+    Fenced {
+        /// Number of the record this writer tried to append.
+        n: u64,
+    },
+    /// The connection was made anew; what was in flight may or may not be stored.
+    #[error("the broker connection was interrupted")]
+    Interrupted,
+    /// The broker refused a record, for example because AUDIT is full.
+    #[error("the broker refused record {n}: {reason}")]
+    Refused {
+        /// Number of the record.
+        n: u64,
+        /// The broker's words.
+        reason: String,
+    },
+    /// EVENTS ends before the last audited event: it is not the stream this log was made from.
+    #[error("EVENTS ends at {events_last}, but the log has audited up to {audited}")]
+    SourceReset {
+        /// Last sequence of EVENTS.
+        events_last: u64,
+        /// Sequence the last record names.
+        audited: u64,
+    },
+    /// The last record can't be read, so nothing may follow it.
+    #[error("record {n} of AUDIT can't be read")]
+    Malformed {
+        /// Number of the record.
+        n: u64,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record can't be written as JSON.
+    #[error("record {n} can't be written as JSON")]
+    Unencodable {
+        /// Number of the record.
+        n: u64,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A filter that names no audit subjects.
+    #[error(
+        "the filter {filter:?} is malformed: use a type such as media.stored or a pattern such as media.*"
+    )]
+    Filter {
+        /// What was given.
+        filter: String,
+    },
+}

@@ -1,0 +1,278 @@
+//! The pure core: an event becomes a line, a line is checked against the one before.
+
+use std::{borrow::Cow, fmt};
+
+use data_encoding::{BASE64, HEXLOWER};
+use nats::reader::Entry;
+use schemas::{
+    audit::{FIRST_PREV_HASH, Record, Source},
+    headers, subjects,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// Deepest nesting of a payload that is shown as JSON; deeper ones are kept as base64.
+const DEPTH_MAX: usize = 64;
+
+/// The end of the log: what the next record has to follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Number of the last record; 0 for an empty log.
+    pub n: u64,
+    /// SHA-256 in lower-case hex over its bytes.
+    pub hash: String,
+    /// Sequence in EVENTS of the event it holds; 0 for an empty log.
+    pub source_sequence: u64,
+}
+
+impl Head {
+    /// The head of an empty log.
+    pub fn empty() -> Self {
+        Self { n: 0, hash: FIRST_PREV_HASH.into(), source_sequence: 0 }
+    }
+
+    /// The head of a log that ends with `line`, stored as number `n`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the line is no record.
+    pub fn at(n: u64, line: &[u8]) -> Result<Self, Error> {
+        let record: Record = serde_json::from_slice(line).map_err(|source| Error::Malformed { n, source })?;
+        Ok(Self { n, hash: digest(line), source_sequence: record.source.sequence })
+    }
+
+    /// The line that records `event` behind this head, and the head it leads to.
+    pub(crate) fn follow(&self, event: &Entry, line_bytes_max: usize) -> Result<Line, Error> {
+        let mut record = self.record(event);
+        let n = record.n;
+        let encode =
+            |record: &Record| serde_json::to_vec(record).map_err(|source| Error::Unencodable { n, source });
+        let mut bytes = encode(&record)?;
+        if bytes.len() > line_bytes_max {
+            record.data = serde_json::json!({
+                "sha256": digest(&event.payload),
+                "size_bytes": event.payload.len(),
+            });
+            bytes = encode(&record)?;
+        }
+        let (entity, verb) = record.kind.split_once('.').unwrap_or(("unknown", "unknown"));
+        let subject = subjects::audit(entity, verb);
+        let head = Self { n, hash: digest(&bytes), source_sequence: event.sequence };
+        Ok(Line { subject, bytes, head })
+    }
+
+    fn record(&self, event: &Entry) -> Record {
+        let text = |name: &str| event.headers.get_last(name).map(|value| value.as_str().to_owned());
+        let (entity, verb, id) = subjects::event_parts(&event.subject).unwrap_or(("unknown", "unknown", ""));
+        let stored_at = timestamp(event.stored_at_ms);
+        Record {
+            n: self.n + 1,
+            source: Source {
+                stream: subjects::EVENTS.into(),
+                sequence: event.sequence,
+                id: text(headers::ID).or_else(|| text("Nats-Msg-Id")).unwrap_or_default(),
+            },
+            time: text(headers::TIME).unwrap_or_else(|| stored_at.clone()),
+            stored_at,
+            kind: format!("{entity}.{verb}"),
+            subject: event.subject.clone(),
+            entity_id: id.to_owned(),
+            owner: text(headers::OWNER),
+            media_id: text(headers::MEDIA_ID),
+            job_id: text(headers::JOB_ID),
+            data: to_json(&event.payload),
+            prev_hash: self.hash.clone(),
+        }
+    }
+
+    /// Checks that `line`, stored under `subject` as number `n`, follows this head; answers the head it leads to.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    pub fn check(&self, n: u64, subject: &str, line: &[u8]) -> Result<Self, Fault> {
+        let expected = self.n + 1;
+        if n != expected {
+            return Err(Fault::Missing { from: expected, to: n.saturating_sub(1) });
+        }
+        let record: Record =
+            serde_json::from_slice(line).map_err(|e| Fault::NoRecord { reason: e.to_string() })?;
+        if record.n != n {
+            return Err(Fault::Number { found: record.n });
+        }
+        if record.prev_hash != self.hash {
+            return Err(Fault::Chain { expected: self.hash.clone(), found: record.prev_hash });
+        }
+        if record.source.sequence <= self.source_sequence {
+            return Err(Fault::Order { before: self.source_sequence, found: record.source.sequence });
+        }
+        let (entity, verb) = record.kind.split_once('.').unwrap_or_default();
+        if subject != subjects::audit(entity, verb) {
+            return Err(Fault::Subject { found: subject.to_owned() });
+        }
+        Ok(Self { n, hash: digest(line), source_sequence: record.source.sequence })
+    }
+}
+
+/// A line ready to be appended.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    /// Where it is published.
+    pub(crate) subject: String,
+    /// Its bytes, as they will be stored, hashed and replayed.
+    pub(crate) bytes: Vec<u8>,
+    /// The head once it is stored.
+    pub(crate) head: Head,
+}
+
+/// Why a record does not follow the one before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Records are missing.
+    #[error("records {from} to {to} are missing")]
+    Missing {
+        /// First missing number.
+        from: u64,
+        /// Last missing number.
+        to: u64,
+    },
+    /// The bytes are no audit record.
+    #[error("the bytes are no audit record: {reason}")]
+    NoRecord {
+        /// Why.
+        reason: String,
+    },
+    /// The record names another number.
+    #[error("the record says it is number {found}")]
+    Number {
+        /// The number it names.
+        found: u64,
+    },
+    /// The record was not written behind the bytes that are before it now.
+    #[error("prev_hash is {found}, but the record before hashes to {expected}")]
+    Chain {
+        /// SHA-256 of the record before.
+        expected: String,
+        /// What the record names.
+        found: String,
+    },
+    /// The record holds an event that is not newer than the one before.
+    #[error("source sequence {found} does not come after {before}")]
+    Order {
+        /// Source sequence of the record before.
+        before: u64,
+        /// Source sequence of this one.
+        found: u64,
+    },
+    /// The record lies under a subject that is not its type's.
+    #[error("the record lies under the subject {found}")]
+    Subject {
+        /// Where it lies.
+        found: String,
+    },
+}
+
+/// SHA-256 in lower-case hex.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(bytes))
+}
+
+/// RFC 3339 in UTC with milliseconds.
+pub(crate) fn timestamp(unix_ms: u64) -> String {
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", time.unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+}
+
+/// MessagePack as JSON; bytes become base64 text.
+fn to_json(payload: &[u8]) -> Value {
+    let mut reader = rmp_serde::Deserializer::from_read_ref(payload);
+    reader.set_max_depth(DEPTH_MAX);
+    match Json::deserialize(&mut reader) {
+        Ok(Json(value)) => value,
+        Err(_) => serde_json::json!({ "undecodable_base64": BASE64.encode(payload) }),
+    }
+}
+
+/// Any MessagePack value. Not `serde_json::Value` itself, because that refuses bytes and keys that are no text.
+struct Json(Value);
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ToJson).map(Self)
+    }
+}
+
+struct ToJson;
+
+impl<'de> Visitor<'de> for ToJson {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any MessagePack value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_bytes<E>(self, value: &[u8]) -> Result<Value, E> {
+        Ok(BASE64.encode(value).into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Json(value)) = access.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut values = serde_json::Map::new();
+        while let Some((Json(key), Json(value))) = access.next_entry()? {
+            let key: Cow<'_, str> = match &key {
+                Value::String(text) => text.into(),
+                other => other.to_string().into(),
+            };
+            values.insert(key.into_owned(), value);
+        }
+        Ok(Value::Object(values))
+    }
+}

@@ -1,0 +1,128 @@
+//! Replaying: the stored lines, verbatim, from a number or a time on.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use futures::Stream;
+use nats::{Bus, Reader, Start};
+use schemas::subjects;
+use serde::Deserialize;
+
+use crate::Error;
+
+/// Largest difference between the clocks of two brokers, in milliseconds.
+const CLOCK_SKEW_MS_MAX: u64 = 60_000;
+
+/// Which records to replay, as a subject filter inside AUDIT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self(subjects::AUDIT_ALL.into())
+    }
+}
+
+impl FromStr for Filter {
+    type Err = Error;
+
+    /// Reads `media`, `media.stored`, `media.*`, `*.failed`, `>` or `*`, each with or without `audit.` in front.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let malformed = || Error::Filter { filter: text.chars().take(64).collect() };
+        let plain = text.strip_prefix("audit.").unwrap_or(text);
+        let word = |token: &str| {
+            let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            token == "*" || (!token.is_empty() && token.len() <= 32 && token.chars().all(letters))
+        };
+        match plain.split('.').collect::<Vec<_>>().as_slice() {
+            [">" | "*"] => Ok(Self::default()),
+            [entity] | [entity, ">"] if word(entity) => Ok(Self(subjects::audit(entity, "*"))),
+            [entity, verb] if word(entity) && word(verb) => Ok(Self(subjects::audit(entity, verb))),
+            _ => Err(malformed()),
+        }
+    }
+}
+
+/// What to replay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// First record, from 1; a later `since` wins.
+    pub from: Option<u64>,
+    /// Only events stored at or after this Unix time in milliseconds.
+    pub since_ms: Option<u64>,
+    /// Only events stored at or before this Unix time in milliseconds; the replay ends behind it.
+    pub until_ms: Option<u64>,
+    /// Which records.
+    pub filter: Filter,
+    /// True to go on with new records instead of ending at the newest one.
+    pub follow: bool,
+}
+
+/// One replayed record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// Its number.
+    pub n: u64,
+    /// Its line as stored, without a line end.
+    pub line: Bytes,
+}
+
+#[derive(Deserialize)]
+struct StoredAt {
+    stored_at: jiff::Timestamp,
+}
+
+struct Replay {
+    reader: Reader,
+    query: Query,
+    /// Records that were there at the start and are not read yet.
+    missing: u64,
+}
+
+/// Replays stored lines in order. The stream ends at the newest record of the moment it began, or never with `follow`.
+///
+/// # Errors
+/// [`Error::Bus`] when the broker does not answer; inside the stream, [`Error::Malformed`] for a record without a time
+/// when a time was asked for.
+pub async fn replay(
+    bus: &Bus,
+    query: Query,
+) -> Result<impl Stream<Item = Result<Replayed, Error>> + Send + use<>, Error> {
+    // AUDIT stores a record after EVENTS stored its event, so nothing wanted lies before this start, even when the leaders
+    // of the two streams are on hosts with different clocks.
+    let start = match (query.from, query.since_ms) {
+        (Some(from), _) => Start::Sequence(from.max(1)),
+        (None, Some(since_ms)) => Start::Time(since_ms.saturating_sub(CLOCK_SKEW_MS_MAX)),
+        (None, None) => Start::All,
+    };
+    let config = nats::reader::Config::new(subjects::AUDIT, vec![query.filter.0.clone()], start);
+    let reader = bus.reader(config).await?;
+    let missing = reader.pending_at_start();
+    let replay = Replay { reader, query, missing };
+    Ok(futures::stream::try_unfold(replay, |mut replay| async move {
+        Ok(replay.next().await?.map(|replayed| (replayed, replay)))
+    }))
+}
+
+impl Replay {
+    async fn next(&mut self) -> Result<Option<Replayed>, Error> {
+        while self.query.follow || self.missing > 0 {
+            let entry = self.reader.next().await?;
+            self.missing = self.missing.saturating_sub(1);
+            if self.query.since_ms.is_some() || self.query.until_ms.is_some() {
+                let n = entry.sequence;
+                let record: StoredAt = serde_json::from_slice(&entry.payload)
+                    .map_err(|source| Error::Malformed { n, source })?;
+                let stored_at_ms = u64::try_from(record.stored_at.as_millisecond()).unwrap_or(0);
+                if self.query.until_ms.is_some_and(|until_ms| stored_at_ms > until_ms) {
+                    return Ok(None);
+                }
+                if self.query.since_ms.is_some_and(|since_ms| stored_at_ms < since_ms) {
+                    continue;
+                }
+            }
+            return Ok(Some(Replayed { n: entry.sequence, line: entry.payload }));
+        }
+        Ok(None)
+    }
+}
