@@ -15,6 +15,7 @@
 //! metric label is made of a client's text.
 
 pub mod auth;
+pub mod cli;
 pub mod ingress;
 pub mod keeper;
 pub mod telemetry;

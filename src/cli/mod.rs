@@ -1,0 +1,382 @@
+//! The command line: what can be said, and who does it.
+//!
+//! Data goes to stdout, talk to stderr. The process ends with 0 when it did what was asked, 1 when it could not, 2 when the
+//! command line is wrong, 64 when the settings are.
+
+pub mod args;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use args::{ClientArgs, Global, PageArgs, ServerArgs};
+
+/// Exit status: it could not be done; stderr says why.
+pub const EXIT_FAILURE: u8 = 1;
+/// Exit status: the settings can't be used; nothing was started (`EX_USAGE` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 64;
+
+const AFTER: &str = "\
+First steps:
+  streamgate doctor                     what this machine lacks, and how to get it
+  streamgate demo                       everything at once, with a sample clip that plays
+  streamgate up                         a server; the first start prints an API key
+  streamgate upload film.mp4 --wait     upload, follow, print the address that plays
+
+Settings come from defaults, then the file (--config), then the environment (STREAMGATE_...), then flags;
+`streamgate config` prints the result.
+
+Exit status: 0 done, 1 failed, 2 wrong command line, 64 wrong settings.";
+
+/// Self-hosted media gateway: uploads in, gated adaptive streams out, every step an event.
+#[derive(Debug, Parser)]
+#[command(name = "streamgate", version, about, after_help = AFTER, max_term_width = 110)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on this machine, with its own broker unless --nats-url is given
+    #[command(after_help = "Examples:
+  streamgate up
+  streamgate up --data-dir /var/lib/streamgate --listen 0.0.0.0:8080
+  streamgate up --json --listen 127.0.0.1:0       the first line on stdout says address and API key
+
+The first start makes an API key and keeps it in the data folder, in the file api-key. Ctrl-C stops in order, a second one at once.")]
+    Up(ServerArgs),
+    /// Start everything, upload a sample clip, follow it, print an address that plays
+    #[command(after_help = "Examples:
+  streamgate demo                 stays up until Ctrl-C; data in data/demo
+  streamgate demo --exit          ends once the clip plays; the last line on stdout is JSON")]
+    Demo(DemoArgs),
+    /// Run the HTTP role
+    #[command(after_help = "Example:
+  streamgate ingress --nats-url nats://broker:4222 --store-url s3://media --listen 0.0.0.0:8080")]
+    Ingress(ServerArgs),
+    /// Run one stage; start as many as needed, on any machine
+    #[command(after_help = "Example:
+  streamgate worker transcode --nats-url nats://broker:4222 --store-url s3://media")]
+    Worker(WorkerArgs),
+    /// Run the singletons: unsent events, expired uploads, drift; two give failover
+    #[command(after_help = "Example:
+  streamgate keeper --nats-url nats://broker:4222 --store-url s3://media")]
+    Keeper(ServerArgs),
+    /// Upload a file; an upload that was cut goes on where it stopped
+    #[command(after_help = "Examples:
+  streamgate upload film.mp4
+  streamgate upload film.mp4 --wait           until it is ready; then the address that plays
+  streamgate upload film.mp4 --json           one line: {\"media_id\", \"upload_url\", \"watch_url\", ...}")]
+    Upload(UploadArgs),
+    /// Follow events live; ends with 0 at ready or succeeded, 1 at failed, rejected or cancelled
+    #[command(after_help = "Examples:
+  streamgate watch                            everything you may see, until Ctrl-C
+  streamgate watch --media 068p...            one medium, until its end
+  streamgate watch --json --since 0-0         NDJSON, from the oldest event on")]
+    Watch(WatchArgs),
+    /// List media, or show one
+    #[command(subcommand)]
+    Media(MediaCommand),
+    /// List jobs, or show one
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Replay the audit log, or verify its chain
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Messages that were given up: list, show, send again (speaks to the broker)
+    #[command(subcommand)]
+    Dead(DeadCommand),
+    /// The broker's streams, buckets and durables against the topology (speaks to the broker)
+    #[command(subcommand)]
+    Nats(NatsCommand),
+    /// The published schemas of every message against the types
+    #[command(subcommand)]
+    Schemas(SchemasCommand),
+    /// Print the effective settings as TOML, secrets hidden
+    #[command(after_help = "Examples:
+  streamgate config
+  streamgate config --config streamgate.toml --store-url s3://media > effective.toml")]
+    Config(ServerArgs),
+    /// Say what this machine lacks to run a server, and how to get it
+    #[command(after_help = "Ends with 1 when something needed is missing. Example:
+  streamgate doctor --json")]
+    Doctor(ServerArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = "Examples:
+  streamgate completions bash > /etc/bash_completion.d/streamgate
+  streamgate completions zsh > \"${fpath[1]}/_streamgate\"")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// End once the clip plays and is ready; data goes to a folder that is removed
+    #[arg(long)]
+    pub exit: bool,
+    /// Settings of the server; the data folder is data/demo and the port a free one unless given.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// Flags of `worker`.
+#[derive(Debug, clap::Args)]
+pub struct WorkerArgs {
+    /// Which stage
+    pub stage: Stage,
+    /// Settings of the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// A stage of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Verifies what arrived
+    Upload,
+    /// Plans and encodes
+    Transcode,
+    /// Technical metadata and lists
+    Index,
+    /// The append-only log
+    Audit,
+    /// Metrics
+    Monitor,
+}
+
+/// Flags of `upload`.
+#[derive(Debug, clap::Args)]
+pub struct UploadArgs {
+    /// The file
+    pub file: PathBuf,
+    /// Wait until it is ready or rejected, showing what happens
+    #[arg(long)]
+    pub wait: bool,
+    /// Begin anew even if an earlier upload of the file could go on
+    #[arg(long)]
+    pub restart: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `watch`.
+#[derive(Debug, clap::Args)]
+pub struct WatchArgs {
+    /// Only this medium
+    #[arg(long, value_name = "MEDIA_ID")]
+    pub media: Option<String>,
+    /// Only this job
+    #[arg(long, value_name = "JOB_ID")]
+    pub job: Option<String>,
+    /// Go on after this event id, as an earlier `watch` printed it
+    #[arg(long, value_name = "EVENT_ID")]
+    pub since: Option<String>,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// What to do with media.
+#[derive(Debug, Subcommand)]
+pub enum MediaCommand {
+    /// List your media, newest first
+    #[command(after_help = "Examples:
+  streamgate media ls --status ready
+  streamgate media ls --json --limit 200")]
+    Ls {
+        /// Which page.
+        #[command(flatten)]
+        page: PageArgs,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show one medium
+    Show {
+        /// Its id
+        media_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// What to do with jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// List your jobs, newest first
+    #[command(after_help = "Examples:
+  streamgate jobs ls --status active
+  streamgate jobs ls --media 068p...")]
+    Ls {
+        /// Only jobs on this medium
+        #[arg(long, value_name = "MEDIA_ID")]
+        media: Option<String>,
+        /// Which page.
+        #[command(flatten)]
+        page: PageArgs,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show one job and its parts
+    Show {
+        /// Its id
+        job_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// What to do with the audit log.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Print the log's lines as they were written
+    #[command(after_help = "Examples:
+  streamgate audit replay --since 1h
+  streamgate audit replay --from 1000 --filter media. > media.ndjson
+  streamgate audit replay --follow")]
+    Replay(ReplayArgs),
+    /// Check that every line continues the one before it
+    #[command(after_help = "Example:
+  streamgate audit verify")]
+    Verify(ReplayArgs),
+}
+
+/// Flags of `audit replay` and `audit verify`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// First sequence
+    #[arg(long, value_name = "SEQUENCE")]
+    pub from: Option<u64>,
+    /// From this time on: RFC 3339, or an age such as 90s, 2h, 7d
+    #[arg(long, value_name = "TIME", conflicts_with = "from")]
+    pub since: Option<String>,
+    /// Up to this time: RFC 3339, or an age
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only records whose class and action begin so, such as `media.` or `job.failed`
+    #[arg(long, value_name = "PREFIX")]
+    pub filter: Option<String>,
+    /// Stay, and print what comes
+    #[arg(long)]
+    pub follow: bool,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadCommand {
+    /// List them, oldest first
+    Ls {
+        /// Most letters
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show one with its payload
+    Show {
+        /// Its sequence, from `dead ls`
+        sequence: u64,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Send some again
+    #[command(after_help = "Examples:
+  streamgate dead redrive 17 18
+  streamgate dead redrive --all --stage transcode
+
+A letter stays in the stream for the record; sending it twice does its work twice only where the work is not done yet.")]
+    Redrive {
+        /// Their sequences, from `dead ls`
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        sequences: Vec<u64>,
+        /// All that were not sent again yet
+        #[arg(long)]
+        all: bool,
+        /// With --all: only those of this stage
+        #[arg(long, value_name = "STAGE", requires = "all")]
+        stage: Option<String>,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// What to do with the broker.
+#[derive(Debug, Subcommand)]
+pub enum NatsCommand {
+    /// Print what `apply` would change; ends with 1 when there is something
+    Diff(ServerArgs),
+    /// Create and update streams, buckets and durables; data is never removed
+    #[command(after_help = "Example:
+  streamgate nats apply --nats-url nats://broker:4222 --replicas 3")]
+    Apply(ServerArgs),
+}
+
+/// What to do with the published schemas.
+#[derive(Debug, Subcommand)]
+pub enum SchemasCommand {
+    /// Compare the files with the types; prints the difference and ends with 1 when there is one
+    Check {
+        /// Folder with json/, golden/ and asyncapi.json
+        #[arg(long, value_name = "FOLDER", default_value = "schemas")]
+        dir: PathBuf,
+    },
+    /// Write the files; golden bytes that exist are history and stay
+    Write {
+        /// Folder with json/, golden/ and asyncapi.json
+        #[arg(long, value_name = "FOLDER", default_value = "schemas")]
+        dir: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_that_is_absent_is_none() {
+        // The merge of file, environment and flag relies on it: a default here would win over the file.
+        let parsed = Cli::try_parse_from(["streamgate", "up"]).unwrap();
+        let Command::Up(args) = parsed.command else { panic!("up is up") };
+        assert_eq!(args, ServerArgs::default());
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let line = [
+            "streamgate", "worker", "transcode", "--nats-url", "nats://a:1,nats://b:2", "--nats-url", "nats://c:3",
+            "--unsandboxed", "--replicas", "3", "--json",
+        ];
+        let parsed = Cli::try_parse_from(line).unwrap();
+        assert!(parsed.global.json);
+        let Command::Worker(worker) = parsed.command else { panic!("worker is worker") };
+        assert_eq!(worker.stage, Stage::Transcode);
+        assert_eq!(worker.server.nats_urls, ["nats://a:1", "nats://b:2", "nats://c:3"]);
+        assert_eq!((worker.server.unsandboxed, worker.server.replicas), (Some(true), Some(3)));
+    }
+}
