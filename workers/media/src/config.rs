@@ -21,6 +21,8 @@ pub struct Config {
     /// A child that makes no progress for this long is killed; waiting for the source or for the taker of the
     /// output does not count.
     pub wall_seconds_without_progress_max: u64,
+    /// Seconds that any task may take, however steady its progress.
+    pub wall_seconds_max: u64,
     /// Bytes of segments and images that one task may produce.
     pub output_bytes_max: u64,
     /// Bytes that one task may read, as a multiple of the size of its source (plus 256 MiB).
@@ -39,6 +41,7 @@ impl Default for Config {
             memory_bytes_max: 4 << 30,
             cpu_seconds_max: 24 * 3600,
             wall_seconds_without_progress_max: 60,
+            wall_seconds_max: 24 * 3600,
             output_bytes_max: 64 << 30,
             read_amplification_max: 16,
             unsandboxed: false,

@@ -23,6 +23,7 @@ pub(crate) struct Expect {
     next: BTreeMap<u16, Next>,
     images: u16,
     progress: u64,
+    steps: u64,
     output_bytes: u64,
     output_bytes_max: u64,
     packets_max: u64,
@@ -78,6 +79,7 @@ impl Expect {
             next: renditions.into_iter().map(|rendition| (rendition, Next::default())).collect(),
             images: 0,
             progress: 0,
+            steps: 0,
             output_bytes: 0,
             output_bytes_max,
             packets_max: limits.packets_max,
@@ -151,6 +153,15 @@ impl Expect {
             return broken(&format!("progress {done} after {} of {done_max}", self.progress));
         }
         self.progress = done;
+        Ok(())
+    }
+
+    /// Accepts a sign of life, which must grow; there are at most as many steps as a file may have packets.
+    pub(crate) fn working(&mut self, steps: u64) -> Result<(), Fault> {
+        if steps <= self.steps || steps > self.packets_max {
+            return broken(&format!("step {steps} after {} of {}", self.steps, self.packets_max));
+        }
+        self.steps = steps;
         Ok(())
     }
 

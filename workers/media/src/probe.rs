@@ -164,7 +164,7 @@ pub struct VideoStream {
     pub frame_interval_us_min: u64,
     /// Largest distance between two frames, in microseconds.
     pub frame_interval_us_max: u64,
-    /// The distance between frames that occurs most, in microseconds.
+    /// The median distance between two frames, in microseconds; 0 with fewer than two.
     pub frame_interval_us_usual: u64,
     /// Whether more than one frame in fifty is off the usual distance by more than a fifth.
     pub is_variable_rate: bool,

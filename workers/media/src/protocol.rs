@@ -149,6 +149,11 @@ pub enum FromChild {
         /// Grows strictly.
         done: u64,
     },
+    /// A sign of life where there is no progress to tell, such as decoding on the way to a range.
+    Working {
+        /// Grows strictly.
+        steps: u64,
+    },
     /// The result of a probe; the last frame.
     Probed(Box<Probe>),
     /// The result of any other task; the last frame.

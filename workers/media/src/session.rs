@@ -97,6 +97,7 @@ impl Session {
             out: run.out,
             blame: &blame,
             patience: Duration::from_secs(run.config.wall_seconds_without_progress_max),
+            wall: Duration::from_secs(run.config.wall_seconds_max),
         };
         let mut tail = Vec::new();
         let ended = {
@@ -304,6 +305,7 @@ struct Listener<'a> {
     out: Option<mpsc::Sender<Output>>,
     blame: &'a Blame,
     patience: Duration,
+    wall: Duration,
 }
 
 impl Listener<'_> {
@@ -312,6 +314,9 @@ impl Listener<'_> {
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let mut progress_us = self.blame.child_us();
         loop {
+            if self.blame.began.elapsed() > self.wall {
+                return Err(Fault::Stalled { seconds: self.wall.as_secs() });
+            }
             let Ok(next) = tokio::time::timeout(WATCH_INTERVAL, self.frames.next()).await else {
                 if self.blame.child_us().saturating_sub(progress_us) > patience_us {
                     return Err(Fault::Stalled { seconds: self.patience.as_secs() });
@@ -342,6 +347,10 @@ impl Listener<'_> {
         let message = protocol::decode(&body).map_err(|error| Fault::Protocol(error.to_string()))?;
         let output = match message {
             FromChild::Read { offset, len } => return self.read(offset, len),
+            FromChild::Working { steps } => {
+                self.expect.working(steps)?;
+                return Ok(Heard::Progress);
+            }
             FromChild::Progress { done } if self.out.is_none() => {
                 self.expect.progress(done)?;
                 return Ok(Heard::Progress);

@@ -1,0 +1,64 @@
+//! The self-check: what the sandbox refuses, which FFmpeg this is, and whether it has what the tasks need.
+
+use ffmpeg_next::{codec, decoder, encoder, filter, format};
+use media::{Check, Versions};
+
+use crate::ffi;
+use crate::sandbox::{self, Cage};
+
+/// Filters that the tasks cannot do without.
+const FILTERS: &[&str] = &[
+    "buffer",
+    "buffersink",
+    "abuffer",
+    "abuffersink",
+    "scale",
+    "format",
+    "setsar",
+    "bwdif",
+    "transpose",
+    "hflip",
+    "vflip",
+    "aresample",
+    "aformat",
+];
+
+/// Filters without which HDR sources look washed out.
+const FILTERS_OPTIONAL: &[&str] = &["zscale", "tonemap"];
+
+/// Runs the check. The program is not fit for anything else afterwards.
+pub(crate) fn run(cage: Cage) -> Check {
+    let mut missing = Vec::new();
+    for name in ["libx264", "aac", "mjpeg"] {
+        if encoder::find_by_name(name).is_none() {
+            missing.push(format!("encoder {name}"));
+        }
+    }
+    for id in [codec::Id::H264, codec::Id::AAC] {
+        if decoder::find(id).is_none() {
+            missing.push(format!("decoder {}", id.name()));
+        }
+    }
+    missing.extend(absent(FILTERS));
+    Check {
+        versions: Versions {
+            ffmpeg: ffi::version_text(),
+            avformat: dotted(format::version()),
+            avcodec: dotted(codec::version()),
+            avfilter: dotted(filter::version()),
+            avutil: dotted(ffmpeg_next::util::version()),
+        },
+        missing,
+        missing_optional: absent(FILTERS_OPTIONAL),
+        sandbox: sandbox::prove(cage),
+    }
+}
+
+fn absent(names: &[&str]) -> Vec<String> {
+    let gone = names.iter().filter(|name| filter::find(name).is_none());
+    gone.map(|name| format!("filter {name}")).collect()
+}
+
+fn dotted(version: u32) -> String {
+    format!("{}.{}.{}", version >> 16, version >> 8 & 0xff, version & 0xff)
+}

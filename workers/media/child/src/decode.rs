@@ -1,0 +1,172 @@
+//! Decoded frames of one track, in presentation order.
+//!
+//! Limits: pixels of a picture, and a thousand unreadable packets in a row.
+
+use std::sync::Arc;
+
+use ffmpeg_next::error::EAGAIN;
+use ffmpeg_next::{Error as LibError, Packet, Rational, codec, decoder, frame};
+use media::Code;
+
+use crate::error::{Blame, Error, Result, refused};
+use crate::ffi;
+use crate::input::{self, Opened};
+use crate::wire::{Job, Wire};
+
+/// Unreadable packets in a row after which a file counts as ended.
+const BAD_PACKETS_MAX: u32 = 1000;
+
+/// Frames between two signs of life: on the way to a range there is no progress to tell.
+const SIGN_FRAMES: u64 = 50;
+
+/// Reads and decodes one track.
+pub(crate) struct Reader {
+    wire: Arc<Wire>,
+    opened: Opened,
+    decoder: decoder::Opened,
+    stream: usize,
+    pub(crate) time_base: Rational,
+    is_draining: bool,
+    /// After a seek, what comes before the first keyframe cannot be decoded.
+    needs_key: bool,
+    pub(crate) first_key: Option<i64>,
+    last_timestamp: i64,
+    pub(crate) decoded: u64,
+    pub(crate) errors: u64,
+}
+
+impl Reader {
+    /// Opens the source and the decoder of one track.
+    pub(crate) fn open(wire: &Arc<Wire>, job: &Job, stream: u32, threads: u16) -> Result<Self> {
+        let mut opened = input::open(wire, job)?;
+        let index = usize::try_from(stream).unwrap_or(usize::MAX);
+        let pixels_max = input::pixels_max(&job.limits, &opened.format);
+        let (context, time_base) = {
+            let Some(track) = opened.input.stream(index) else {
+                return Err(refused(Code::MediaSpecMismatch, format!("no stream {stream}")));
+            };
+            let context = codec::Context::from_parameters(track.parameters()).fail("make a decoder")?;
+            (context, track.time_base())
+        };
+        ffi::only_stream(&mut opened.input, index);
+        let decoder = open_decoder(context, time_base, threads, pixels_max)?;
+        Ok(Self {
+            wire: Arc::clone(wire),
+            opened,
+            decoder,
+            stream: index,
+            time_base,
+            is_draining: false,
+            needs_key: false,
+            first_key: None,
+            last_timestamp: 0,
+            decoded: 0,
+            errors: 0,
+        })
+    }
+
+    /// The track.
+    pub(crate) fn track(&self) -> Result<ffmpeg_next::Stream<'_>> {
+        let track = self.opened.input.stream(self.stream);
+        track.ok_or_else(|| refused(Code::MediaSpecMismatch, "the stream is gone"))
+    }
+
+    /// Goes to a keyframe at or before a time on the file's own clock; false when the file cannot do that.
+    pub(crate) fn seek(&mut self, at_us: i64) -> bool {
+        let (num, den) = (i128::from(self.time_base.0.max(1)), i128::from(self.time_base.1.max(1)));
+        let at = i128::from(at_us) * den / (num * 1_000_000);
+        let Ok(at) = i64::try_from(at) else { return false };
+        if ffi::seek(&mut self.opened.input, self.stream, at).is_err() {
+            return false;
+        }
+        self.decoder.flush();
+        self.is_draining = false;
+        self.needs_key = true;
+        self.first_key = None;
+        true
+    }
+
+    /// The next frame, with its timestamp set; false at the end.
+    pub(crate) fn next(&mut self, frame: &mut frame::Frame) -> Result<bool> {
+        loop {
+            match self.decoder.receive_frame(frame) {
+                Ok(()) => {
+                    self.decoded += 1;
+                    let timestamp = frame.pts().or_else(|| frame.timestamp());
+                    let timestamp = timestamp.unwrap_or_else(|| self.last_timestamp.saturating_add(1));
+                    self.last_timestamp = timestamp;
+                    frame.set_pts(Some(timestamp));
+                    if self.decoded.is_multiple_of(SIGN_FRAMES) {
+                        self.wire.working(self.decoded)?;
+                    }
+                    return Ok(true);
+                }
+                Err(LibError::Other { errno }) if errno == EAGAIN => self.feed()?,
+                Err(LibError::Eof) => return Ok(false),
+                Err(error) => {
+                    self.count(error)?;
+                    if self.is_draining {
+                        return Ok(false);
+                    }
+                    self.feed()?;
+                }
+            }
+        }
+    }
+
+    /// Gives the decoder one more packet, or the end.
+    fn feed(&mut self) -> Result<()> {
+        let mut packet = Packet::empty();
+        let mut bad = 0;
+        loop {
+            match packet.read(&mut self.opened.input) {
+                Ok(()) => {}
+                Err(LibError::InvalidData) if bad < BAD_PACKETS_MAX => {
+                    bad += 1;
+                    self.errors += 1;
+                    continue;
+                }
+                Err(error) => {
+                    // A source that breaks off is an end too: what was read of it is shown.
+                    if error != LibError::Eof {
+                        self.count(error)?;
+                    }
+                    self.is_draining = true;
+                    return self.decoder.send_eof().or_else(|error| self.count(error));
+                }
+            }
+            if packet.stream() != self.stream || (self.needs_key && !packet.is_key()) {
+                continue;
+            }
+            if self.needs_key {
+                self.needs_key = false;
+                self.first_key = packet.pts().or_else(|| packet.dts());
+            }
+            return self.decoder.send_packet(&packet).or_else(|error| self.count(error));
+        }
+    }
+
+    /// A damaged packet costs its frames; running out of memory ends the task.
+    fn count(&mut self, error: LibError) -> Result<()> {
+        self.errors += 1;
+        match Err::<(), _>(error).refuse(Code::MediaCorrupt, "decode") {
+            Err(error @ Error::Failed(_)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open_decoder(
+    mut context: codec::Context,
+    time_base: Rational,
+    threads: u16,
+    pixels_max: u64,
+) -> Result<decoder::Opened> {
+    let Some(codec) = decoder::find(context.id()) else {
+        return Err(refused(Code::MediaUnsupportedCodec, format!("no decoder for {}", context.id().name())));
+    };
+    ffi::limit_decoder(&mut context, ffi::thread_count(threads), pixels_max).fail("limit the decoder")?;
+    let mut decoder = context.decoder();
+    decoder.set_packet_time_base(time_base);
+    decoder.open_as(codec).refuse(Code::MediaUnsupportedCodec, "open the decoder")
+}

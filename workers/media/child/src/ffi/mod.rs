@@ -1,0 +1,216 @@
+//! Everything that the safe wrapper of FFmpeg does not offer, and the few system calls without a safe wrapper.
+//!
+//! This is the only module of the project that may hold `unsafe`; each block says why it is sound.
+
+#![allow(unsafe_code, reason = "FFmpeg's C interface, fork and getrusage have no safe wrapper")]
+
+mod open;
+mod sound;
+mod system;
+
+pub(crate) use open::{Opening, guess_format, seek};
+pub(crate) use sound::{Layout, layout_name, set_stereo, stereo_frame, stereo_planes};
+pub(crate) use system::{exit_now, fork_is_refused, thread_count, usage};
+
+use ffmpeg_next::ffi::{
+    AV_OPT_SEARCH_CHILDREN, AVDiscard, AVFieldOrder, AVPixelFormat, av_frame_ref, av_opt_set, av_write_frame,
+    avcodec_get_name, avcodec_profile_name, avio_flush,
+};
+use ffmpeg_next::format::context::{Input, Output};
+use ffmpeg_next::format::stream::Stream;
+use ffmpeg_next::{Error, Rational, codec, format, frame};
+use std::ffi::{CStr, c_char};
+
+/// What the container says about a track.
+#[derive(Debug, Clone)]
+pub(crate) struct Parameters {
+    pub(crate) codec: String,
+    pub(crate) profile: Option<String>,
+    pub(crate) level: i32,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) sample_aspect: Rational,
+    pub(crate) pixel: format::Pixel,
+    pub(crate) bits_raw: i32,
+    pub(crate) color: Color,
+    pub(crate) field_order: &'static str,
+    pub(crate) sample_rate_hz: u32,
+    pub(crate) channels: u16,
+    pub(crate) sample: format::Sample,
+}
+
+/// Colour tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Color {
+    pub(crate) primaries: ffmpeg_next::color::Primaries,
+    pub(crate) transfer: ffmpeg_next::color::TransferCharacteristic,
+    pub(crate) space: ffmpeg_next::color::Space,
+    pub(crate) range: ffmpeg_next::color::Range,
+}
+
+/// Reads what the container and the first packets said about a track.
+pub(crate) fn parameters(stream: &Stream<'_>) -> Parameters {
+    // SAFETY: the stream belongs to an open input that outlives the borrow, and `codecpar` is set for its whole
+    // life. `format` holds a value of the enum that belongs to the codec type, which libavformat guarantees.
+    unsafe {
+        let stream = stream.as_ptr();
+        let par = (*stream).codecpar;
+        let is_video = (*par).codec_type == ffmpeg_next::ffi::AVMediaType::AVMEDIA_TYPE_VIDEO;
+        let is_audio = (*par).codec_type == ffmpeg_next::ffi::AVMediaType::AVMEDIA_TYPE_AUDIO;
+        let profile = text(avcodec_profile_name((*par).codec_id, (*par).profile));
+        let sar = [(*par).sample_aspect_ratio, (*stream).sample_aspect_ratio];
+        let sample_aspect =
+            sar.into_iter().find(|sar| sar.num > 0 && sar.den > 0).map_or(Rational(1, 1), Into::into);
+        Parameters {
+            codec: text(avcodec_get_name((*par).codec_id)).unwrap_or_default(),
+            profile,
+            level: (*par).level,
+            width: u32::try_from((*par).width).unwrap_or(0),
+            height: u32::try_from((*par).height).unwrap_or(0),
+            sample_aspect,
+            pixel: if is_video && (*par).format >= 0 {
+                std::mem::transmute::<i32, AVPixelFormat>((*par).format).into()
+            } else {
+                format::Pixel::None
+            },
+            bits_raw: (*par).bits_per_raw_sample,
+            color: Color {
+                primaries: (*par).color_primaries.into(),
+                transfer: (*par).color_trc.into(),
+                space: (*par).color_space.into(),
+                range: (*par).color_range.into(),
+            },
+            field_order: field_order((*par).field_order),
+            sample_rate_hz: u32::try_from((*par).sample_rate).unwrap_or(0),
+            channels: u16::try_from((*par).ch_layout.nb_channels).unwrap_or(0),
+            sample: if is_audio && (*par).format >= 0 {
+                std::mem::transmute::<i32, ffmpeg_next::ffi::AVSampleFormat>((*par).format).into()
+            } else {
+                format::Sample::None
+            },
+        }
+    }
+}
+
+fn field_order(order: AVFieldOrder) -> &'static str {
+    match order {
+        AVFieldOrder::AV_FIELD_PROGRESSIVE => "progressive",
+        AVFieldOrder::AV_FIELD_TT => "tt",
+        AVFieldOrder::AV_FIELD_BB => "bb",
+        AVFieldOrder::AV_FIELD_TB => "tb",
+        AVFieldOrder::AV_FIELD_BT => "bt",
+        AVFieldOrder::AV_FIELD_UNKNOWN => "unknown",
+    }
+}
+
+/// Sets the quality that an encoder is to use for a picture, in lambda units.
+pub(crate) fn set_quality(picture: &mut frame::Video, quality: i32) {
+    // SAFETY: the frame is valid.
+    unsafe { (*picture.as_mut_ptr()).quality = quality };
+}
+
+/// Bits per component of a pixel format; 0 when it has none.
+pub(crate) fn bit_depth(pixel: format::Pixel) -> u8 {
+    let Some(descriptor) = pixel.descriptor() else { return 0 };
+    // SAFETY: descriptors are static tables of the library.
+    let depth = unsafe { (*descriptor.as_ptr()).comp[0].depth };
+    u8::try_from(depth).unwrap_or(0)
+}
+
+/// A text that the file gives for a track. Texts of files need not be UTF-8, which the safe wrapper takes for granted.
+pub(crate) fn metadata(stream: &Stream<'_>, key: &CStr) -> Option<String> {
+    // SAFETY: the dictionary belongs to an open input that outlives the borrow; its texts are copied.
+    unsafe {
+        let entry =
+            ffmpeg_next::ffi::av_dict_get((*stream.as_ptr()).metadata, key.as_ptr(), std::ptr::null(), 0);
+        if entry.is_null() { None } else { text((*entry).value) }
+    }
+}
+
+/// Whether the file marks a packet as not to be shown, such as what lies before an edit.
+pub(crate) fn is_discarded(packet: &ffmpeg_next::Packet) -> bool {
+    use ffmpeg_next::packet::Ref as _;
+    // SAFETY: the packet is valid.
+    unsafe { (*packet.as_ptr()).flags & ffmpeg_next::ffi::AV_PKT_FLAG_DISCARD != 0 }
+}
+
+/// Lets the demuxer skip the packets of all tracks but one.
+pub(crate) fn only_stream(input: &mut Input, index: usize) {
+    for mut stream in input.streams_mut() {
+        let discard =
+            if stream.index() == index { AVDiscard::AVDISCARD_DEFAULT } else { AVDiscard::AVDISCARD_ALL };
+        // SAFETY: the stream belongs to the input that is mutably borrowed here.
+        unsafe { (*stream.as_mut_ptr()).discard = discard };
+    }
+}
+
+/// Another reference to the same picture, without a copy of it.
+pub(crate) fn share(video: &frame::Video) -> Result<frame::Video, Error> {
+    let mut shared = frame::Video::empty();
+    // SAFETY: the target is a fresh, empty frame and the source is a valid one; the buffers are counted atomically.
+    match unsafe { av_frame_ref(shared.as_mut_ptr(), video.as_ptr()) } {
+        0 => Ok(shared),
+        error => Err(Error::from(error)),
+    }
+}
+
+/// Ends the fragment that a muxer collects, so that its bytes reach the stream.
+pub(crate) fn end_fragment(output: &mut Output) -> Result<(), Error> {
+    // SAFETY: the context is valid and its header is written; a null packet asks for the end of the fragment.
+    unsafe {
+        let ended = av_write_frame(output.as_mut_ptr(), std::ptr::null_mut());
+        avio_flush((*output.as_mut_ptr()).pb);
+        if ended < 0 { Err(Error::from(ended)) } else { Ok(()) }
+    }
+}
+
+/// Keeps a muxer from shifting timestamps, and from writing anything that differs from run to run.
+pub(crate) fn keep_timestamps(output: &mut Output) {
+    // SAFETY: the context is valid and its header is not written yet.
+    unsafe {
+        (*output.as_mut_ptr()).avoid_negative_ts = 0;
+        (*output.as_mut_ptr()).flags |= ffmpeg_next::ffi::AVFMT_FLAG_BITEXACT;
+    }
+}
+
+/// Limits a decoder, before it is opened, to so many threads and to pictures of at most so many pixels.
+pub(crate) fn limit_decoder(
+    context: &mut codec::Context,
+    threads: usize,
+    pixels_max: u64,
+) -> Result<(), Error> {
+    set_option(context, c"threads", &threads.to_string())?;
+    set_option(context, c"max_pixels", &pixels_max.to_string())
+}
+
+/// Lets a filter graph work on the calling thread only, before it is configured.
+pub(crate) fn single_thread(graph: &mut ffmpeg_next::filter::Graph) {
+    // SAFETY: the graph is valid and not configured yet.
+    unsafe { (*graph.as_mut_ptr()).nb_threads = 1 };
+}
+
+/// Sets an option of a codec context by name.
+fn set_option(context: &mut codec::Context, name: &CStr, value: &str) -> Result<(), Error> {
+    let value = std::ffi::CString::new(value).map_err(|_| Error::InvalidData)?;
+    // SAFETY: the context is valid and starts with a class; both texts are zero-terminated and copied.
+    let set = unsafe {
+        let context: *mut std::ffi::c_void = context.as_mut_ptr().cast();
+        av_opt_set(context, name.as_ptr(), value.as_ptr(), AV_OPT_SEARCH_CHILDREN)
+    };
+    if set < 0 { Err(Error::from(set)) } else { Ok(()) }
+}
+
+/// The version text that the FFmpeg libraries carry.
+pub(crate) fn version_text() -> String {
+    // SAFETY: a static, zero-terminated text.
+    unsafe { text(ffmpeg_next::ffi::av_version_info()) }.unwrap_or_default()
+}
+
+/// Copies a C text; none for null.
+///
+/// # Safety
+/// The pointer is null or points to a zero-terminated text that lives during the call.
+unsafe fn text(pointer: *const c_char) -> Option<String> {
+    // SAFETY: checked for null here, the rest is the caller's promise.
+    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
+}

@@ -1,0 +1,150 @@
+//! Opening an input in steps, so that limits are checked between them, and with no way to open anything else.
+
+use std::ffi::{CString, c_char, c_int};
+use std::ptr;
+
+use ffmpeg_next::Error;
+use ffmpeg_next::ffi::{
+    AVERROR, AVFMT_FLAG_CUSTOM_IO, AVFormatContext, AVIOContext, AVSEEK_FLAG_BACKWARD, EACCES, ENOMEM,
+    av_dict_free, av_dict_set, av_probe_input_buffer2, avformat_alloc_context, avformat_close_input,
+    avformat_find_stream_info, avformat_open_input, avformat_seek_file,
+};
+use ffmpeg_next::format::context::{Input, StreamIo};
+
+/// FFmpeg's dictionary.
+type Dictionary = ffmpeg_next::ffi::AVDictionary;
+
+/// Says what format a stream has, by its content alone, and how sure that is (0 to 100). The stream is back at its
+/// start afterwards. Fails when the content is like no format at all.
+pub(crate) fn guess_format(io: &mut StreamIo, bytes_max: u32) -> Result<(String, i32), Error> {
+    let mut found: *const ffmpeg_next::ffi::AVInputFormat = ptr::null();
+    // SAFETY: the stream is valid, the name is a zero-terminated text, and the format found is static.
+    unsafe {
+        let score = av_probe_input_buffer2(
+            io.as_mut_ptr(),
+            (&raw mut found).cast(),
+            c"".as_ptr(),
+            ptr::null_mut(),
+            0,
+            bytes_max,
+        );
+        if score < 0 {
+            return Err(Error::from(score));
+        }
+        let name = super::text((*found).name).ok_or(Error::DemuxerNotFound)?;
+        Ok((name, score))
+    }
+}
+
+/// An input whose header has been read and whose packets have not.
+pub(crate) struct Opening {
+    context: *mut AVFormatContext,
+    io: StreamIo,
+}
+
+impl Opening {
+    /// Reads the header of a stream of a given format.
+    pub(crate) fn new(mut io: StreamIo, options: &[(&str, &str)]) -> Result<Self, Error> {
+        // SAFETY: the context is fresh; libavformat frees it when opening fails. The stream outlives it because it is
+        // kept beside it. The dictionary is freed here, whatever is left in it.
+        unsafe {
+            let mut context = avformat_alloc_context();
+            if context.is_null() {
+                return Err(Error::Other { errno: ENOMEM });
+            }
+            (*context).pb = io.as_mut_ptr();
+            (*context).flags |= AVFMT_FLAG_CUSTOM_IO;
+            (*context).io_open = Some(refuse_open);
+            let mut dictionary = dictionary(options)?;
+            let opened =
+                avformat_open_input(&raw mut context, ptr::null(), ptr::null_mut(), &raw mut dictionary);
+            av_dict_free(&raw mut dictionary);
+            if opened < 0 { Err(Error::from(opened)) } else { Ok(Self { context, io }) }
+        }
+    }
+
+    /// Calls `check` with the sizes of the pictures that the header names.
+    pub(crate) fn picture_sizes(&self) -> Vec<(i32, i32)> {
+        // SAFETY: the context is open, so that its streams and their parameters are valid.
+        unsafe {
+            let count = usize::try_from((*self.context).nb_streams).unwrap_or(0);
+            (0..count)
+                .map(|index| (*(*(*self.context).streams.add(index))).codecpar)
+                .map(|parameters| ((*parameters).width, (*parameters).height))
+                .collect()
+        }
+    }
+
+    /// Reads packets until the tracks are known; decoders that are tried on the way get the options.
+    pub(crate) fn find_streams(mut self, decoder_options: &[(&str, &str)]) -> Result<Input, Error> {
+        // SAFETY: the context is open. One dictionary is given for every stream there is now, and freed afterwards.
+        // On success the context and the stream go to the input, which frees both in the right order.
+        unsafe {
+            let count = usize::try_from((*self.context).nb_streams).unwrap_or(0);
+            let mut dictionaries = Vec::with_capacity(count);
+            for _ in 0..count {
+                dictionaries.push(dictionary(decoder_options)?);
+            }
+            let options = if count > 0 { dictionaries.as_mut_ptr() } else { ptr::null_mut() };
+            let found = avformat_find_stream_info(self.context, options);
+            for dictionary in &mut dictionaries {
+                av_dict_free(dictionary);
+            }
+            if found < 0 {
+                return Err(Error::from(found));
+            }
+            let context = std::mem::replace(&mut self.context, ptr::null_mut());
+            let this = std::mem::ManuallyDrop::new(self);
+            Ok(Input::wrap_with_custom_io(context, ptr::read(&raw const this.io)))
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        // SAFETY: the context is open or null; the stream is freed after it, as the field drops after this.
+        unsafe { avformat_close_input(&raw mut self.context) };
+    }
+}
+
+impl std::fmt::Debug for Opening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opening").finish_non_exhaustive()
+    }
+}
+
+/// Goes to a keyframe at or before a time of a track, in the time base of the track.
+pub(crate) fn seek(input: &mut Input, stream: usize, at: i64) -> Result<(), Error> {
+    let stream = c_int::try_from(stream).map_err(|_| Error::StreamNotFound)?;
+    // SAFETY: the context is open; the stream number is checked by the callee.
+    let moved =
+        unsafe { avformat_seek_file(input.as_mut_ptr(), stream, i64::MIN, at, at, AVSEEK_FLAG_BACKWARD) };
+    if moved < 0 { Err(Error::from(moved)) } else { Ok(()) }
+}
+
+/// Whatever a file refers to stays closed: playlists, external tracks, keys.
+unsafe extern "C" fn refuse_open(
+    _context: *mut AVFormatContext,
+    _io: *mut *mut AVIOContext,
+    _url: *const c_char,
+    _flags: c_int,
+    _options: *mut *mut Dictionary,
+) -> c_int {
+    AVERROR(EACCES)
+}
+
+/// Makes a dictionary; the caller frees it.
+fn dictionary(options: &[(&str, &str)]) -> Result<*mut Dictionary, Error> {
+    let mut dictionary = ptr::null_mut();
+    for (name, value) in options {
+        let (Ok(name), Ok(value)) = (CString::new(*name), CString::new(*value)) else {
+            return Err(Error::InvalidData);
+        };
+        // SAFETY: the texts are zero-terminated and copied; the pointer is null or a dictionary of ours.
+        let set = unsafe { av_dict_set(&raw mut dictionary, name.as_ptr(), value.as_ptr(), 0) };
+        if set < 0 {
+            return Err(Error::from(set));
+        }
+    }
+    Ok(dictionary)
+}

@@ -1,0 +1,151 @@
+//! CMAF out of FFmpeg's mp4 muxer: one track, an init segment, then one fragment for each segment.
+//!
+//! Limits: one segment in memory, which must fit a protocol frame.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use ffmpeg_next::format::context::{Output, StreamIo};
+use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder, format};
+use media::protocol::FromChild;
+
+use crate::error::{Blame, Error, Result};
+use crate::ffi;
+use crate::wire::Wire;
+
+/// Writes the segments of one rendition.
+pub(crate) struct Packager {
+    wire: Arc<Wire>,
+    output: Output,
+    bytes: Collected,
+    rendition: u16,
+    timescale: u32,
+    time_base: Rational,
+    has_init: bool,
+    open: Option<Open>,
+}
+
+/// The segment being collected.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    number: u32,
+    start_ticks: u64,
+    sample_ticks: u64,
+    sample_count: u32,
+}
+
+/// How a rendition is packaged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Track {
+    pub(crate) rendition: u16,
+    pub(crate) timescale: u32,
+    /// Number of the first segment.
+    pub(crate) first_segment: u32,
+}
+
+impl Packager {
+    /// A track for what an opened encoder makes.
+    pub(crate) fn new(
+        wire: Arc<Wire>,
+        track: Track,
+        codec: ffmpeg_next::Codec,
+        encoder: impl AsRef<codec::Context>,
+    ) -> Result<Self> {
+        let bytes = Collected::default();
+        let io = StreamIo::from_write(bytes.clone()).fail("make the output")?;
+        let mut output = format::output_to_stream(io, None, Some("mp4")).fail("make the muxer")?;
+        output.add_stream(codec).fail("add the track")?;
+        let Some(mut stream) = output.stream_mut(0) else { return Err(Error::Failed("no track".into())) };
+        stream.set_parameters(encoder);
+        stream.set_time_base(Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)));
+        ffi::keep_timestamps(&mut output);
+        let mut options = Dictionary::new();
+        options.set("movflags", "+cmaf+frag_custom+delay_moov+skip_trailer+frag_discont");
+        options.set("use_editlist", "0");
+        options.set("video_track_timescale", &track.timescale.to_string());
+        options.set("fragment_index", &track.first_segment.saturating_add(1).to_string());
+        output.write_header_with(options).fail("write the header")?;
+        let time_base = output.stream(0).map_or(Rational(0, 1), |stream| stream.time_base());
+        if time_base != Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)) {
+            return Err(Error::Failed(format!("the muxer chose the time base {time_base}")));
+        }
+        Ok(Self {
+            wire,
+            output,
+            bytes,
+            rendition: track.rendition,
+            timescale: track.timescale,
+            time_base,
+            has_init: false,
+            open: None,
+        })
+    }
+
+    /// Begins a segment; the one before must be ended.
+    pub(crate) fn begin(&mut self, number: u32, start_ticks: u64, sample_ticks: u32) {
+        self.open =
+            Some(Open { number, start_ticks, sample_ticks: u64::from(sample_ticks), sample_count: 0 });
+    }
+
+    /// Adds a packet, whose timestamps are in `time_base`, to the segment.
+    pub(crate) fn add(&mut self, packet: &mut Packet, time_base: Rational) -> Result<()> {
+        let Some(open) = &mut self.open else {
+            return Err(Error::Failed("a packet before its segment".into()));
+        };
+        packet.rescale_ts(time_base, self.time_base);
+        packet.set_stream(0);
+        // Encoders may leave it out, and the muxer would guess that of the last sample of a fragment.
+        packet.set_duration(i64::try_from(open.sample_ticks).unwrap_or(i64::MAX));
+        packet.set_position(-1);
+        open.sample_count += 1;
+        packet.write(&mut self.output).fail("add a packet").map(|_is_flushed| ())
+    }
+
+    /// Ends the segment and hands it on, after the init segment if it is the first.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if !self.has_init {
+            self.has_init = true;
+            ffi::end_fragment(&mut self.output).fail("end the init segment")?;
+            let bytes = self.bytes.take();
+            self.wire.send(&FromChild::Init { rendition: self.rendition, bytes })?;
+        }
+        ffi::end_fragment(&mut self.output).fail("end a segment")?;
+        self.wire.send(&FromChild::Segment {
+            rendition: self.rendition,
+            number: open.number,
+            start_ticks: open.start_ticks,
+            duration_ticks: u64::from(open.sample_count) * open.sample_ticks,
+            timescale: self.timescale,
+            sample_count: open.sample_count,
+            bytes: self.bytes.take(),
+        })
+    }
+}
+
+/// What the muxer wrote and nobody took yet.
+#[derive(Debug, Clone, Default)]
+struct Collected(Arc<Mutex<Vec<u8>>>);
+
+impl Collected {
+    fn take(&self) -> Bytes {
+        Bytes::from(std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The encoder of a name, which the self-check made sure of.
+pub(crate) fn find_encoder(name: &str) -> Result<ffmpeg_next::Codec> {
+    encoder::find_by_name(name).ok_or_else(|| Error::Failed(format!("FFmpeg lacks the encoder {name}")))
+}

@@ -1,0 +1,125 @@
+//! Opens the source: format by allow-list, limits before anything is decoded.
+//!
+//! Limits: those of `Limits`, and one MiB for recognising the format.
+
+use std::sync::Arc;
+
+use ffmpeg_next::format::context::{Input, StreamIo};
+use ffmpeg_next::{Error as LibError, media as kind};
+use media::Code;
+use media::protocol::Limits;
+
+use crate::error::{Blame, Result, refused};
+use crate::ffi::{self, Opening};
+use crate::remote::Remote;
+use crate::truncation;
+use crate::wire::{Job, Wire};
+
+/// Bytes that the library reads at a time.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Bytes looked at to recognise a format; FFmpeg's own default.
+const FORMAT_BYTES_MAX: u32 = 1 << 20;
+
+/// Least score (of 100) to believe a guess. A single chance MP3 header in a text scores 1.
+const SCORE_MIN: i32 = 10;
+
+/// Formats that hold frames. No playlist, no list of files, nothing that refers to other resources.
+const FORMATS: &[&str] = &[
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "mpegts",
+    "avi",
+    "gif",
+    "mp3",
+    "aac",
+    "flac",
+    "ogg",
+    "wav",
+    "png_pipe",
+    "jpeg_pipe",
+    "webp_pipe",
+];
+
+/// An open source whose limits were checked.
+pub(crate) struct Opened {
+    pub(crate) input: Input,
+    pub(crate) format: String,
+}
+
+/// Opens the source.
+pub(crate) fn open(wire: &Arc<Wire>, job: &Job) -> Result<Opened> {
+    if job.size_bytes == 0 {
+        return Err(refused(Code::MediaEmpty, "no bytes"));
+    }
+    let remote = Remote::new(Arc::clone(wire), job.size_bytes);
+    let mut io = StreamIo::from_read_seek_with_capacity(remote, BUFFER_BYTES).fail("make the stream")?;
+    let (format, score) = ffi::guess_format(&mut io, FORMAT_BYTES_MAX)
+        .refuse(Code::MediaUnsupportedFormat, "recognise the format")?;
+    if score < SCORE_MIN || !FORMATS.contains(&format.as_str()) {
+        return Err(refused(Code::MediaUnsupportedFormat, format!("format {format} (score {score})")));
+    }
+    let probe_bytes = job.limits.probe_bytes_max.to_string();
+    let streams_max = job.limits.streams_max.to_string();
+    let options = [
+        ("format_whitelist", format.as_str()),
+        ("protocol_whitelist", "none"),
+        ("probesize", &probe_bytes),
+        ("max_streams", &streams_max),
+    ];
+    let opening = Opening::new(io, &options).map_err(|error| blame_open(error, wire, job, &format))?;
+    let limits = &job.limits;
+    let pixels_max = pixels_max(limits, &format);
+    for (width, height) in opening.picture_sizes() {
+        check_picture(width, height, pixels_max)?;
+    }
+    let pixels = pixels_max.to_string();
+    let input = opening
+        .find_streams(&[("max_pixels", &pixels), ("threads", "1")])
+        .map_err(|error| blame_open(error, wire, job, &format))?;
+    if u64::from(input.nb_streams()) > u64::from(limits.streams_max) {
+        return Err(refused(Code::MediaTooManyStreams, format!("{} streams", input.nb_streams())));
+    }
+    for stream in input.streams() {
+        let parameters = ffi::parameters(&stream);
+        if stream.parameters().medium() == kind::Type::Video {
+            let side = |side: u32| i32::try_from(side).unwrap_or(i32::MAX);
+            check_picture(side(parameters.width), side(parameters.height), pixels_max)?;
+        }
+    }
+    Ok(Opened { input, format })
+}
+
+/// Whether a format holds a single picture.
+pub(crate) fn is_image(format: &str) -> bool {
+    matches!(format, "png_pipe" | "jpeg_pipe" | "webp_pipe")
+}
+
+/// Most pixels of one picture of a format.
+pub(crate) fn pixels_max(limits: &Limits, format: &str) -> u64 {
+    if is_image(format) { limits.image_pixels_max } else { limits.pixels_max }
+}
+
+fn check_picture(width: i32, height: i32, pixels_max: u64) -> Result<()> {
+    let pixels = u64::from(width.unsigned_abs()).saturating_mul(u64::from(height.unsigned_abs()));
+    if width < 0 || height < 0 || pixels > pixels_max {
+        return Err(refused(
+            Code::MediaTooManyPixels,
+            format!("{width}x{height}, at most {pixels_max} pixels"),
+        ));
+    }
+    Ok(())
+}
+
+/// A file that cannot be opened is cut short, or damaged.
+fn blame_open(error: LibError, wire: &Arc<Wire>, job: &Job, format: &str) -> crate::error::Error {
+    let remote = Remote::new(Arc::clone(wire), job.size_bytes);
+    let code = match truncation::is_cut_short(remote, job.size_bytes, format) {
+        Ok(true) => Code::MediaTruncated,
+        _ => Code::MediaCorrupt,
+    };
+    match Err::<(), _>(error).refuse(code, "open") {
+        Err(error) => error,
+        Ok(()) => refused(code, "open"),
+    }
+}

@@ -1,0 +1,228 @@
+//! Says what a file holds: parameters by the container, times and rates by a scan of all packets.
+//!
+//! Limits: packets and duration as in `Limits`.
+
+use std::sync::Arc;
+
+use ffmpeg_next::format::stream::Disposition;
+use ffmpeg_next::{Error as LibError, Packet, Rational, decoder, media as kind, packet};
+use media::protocol::Limits;
+use media::{AudioStream, Code, Kind, Probe, Ratio, Stream, StreamKind, TEXT_CHARS_MAX, VideoStream};
+
+use crate::error::{Result, refused};
+use crate::ffi;
+use crate::input::{self, Opened};
+use crate::remote::Remote;
+use crate::scan::{Seen, Tally};
+use crate::shape::{Turn, display_size};
+use crate::truncation;
+use crate::wire::{Job, Wire};
+
+/// Runs the task.
+pub(crate) fn run(wire: &Arc<Wire>, job: &Job) -> Result<Probe> {
+    let mut opened = input::open(wire, job)?;
+    let (tallies, is_broken_off) = scan(&mut opened, wire, &job.limits)?;
+    let streams: Vec<Stream> =
+        opened.input.streams().zip(&tallies).map(|(stream, tally)| describe(&stream, tally)).collect();
+    let format = opened.format.clone();
+    drop(opened);
+    let remote = Remote::new(Arc::clone(wire), job.size_bytes);
+    let is_cut_short = truncation::is_cut_short(remote, job.size_bytes, &format).unwrap_or(true);
+    let is_last_corrupt = tallies.iter().any(|tally| tally.is_last_corrupt);
+    let probe = assemble(format, job.size_bytes, streams, is_cut_short || is_broken_off || is_last_corrupt)?;
+    if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
+        return Err(refused(Code::MediaTooLong, format!("{} s", probe.duration_us / 1_000_000)));
+    }
+    Ok(probe)
+}
+
+fn assemble(container: String, size_bytes: u64, streams: Vec<Stream>, is_truncated: bool) -> Result<Probe> {
+    let is_wanted = |stream: &&Stream| matches!(stream.kind, StreamKind::Video | StreamKind::Audio);
+    if !streams.iter().any(|stream| is_wanted(&stream)) {
+        return Err(refused(
+            Code::MediaNoStreams,
+            format!("{} streams, none of video or audio", streams.len()),
+        ));
+    }
+    if !streams.iter().filter(is_wanted).any(|stream| stream.is_decodable) {
+        let codecs: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
+        return Err(refused(Code::MediaUnsupportedCodec, codecs.join(", ")));
+    }
+    let played: Vec<&Stream> = streams
+        .iter()
+        .filter(is_wanted)
+        .filter(|stream| stream.is_decodable && stream.packet_count > 0 && !stream.is_attached_picture)
+        .collect();
+    let start_us = played.iter().filter_map(|stream| stream.start_us).min();
+    let end_us = played.iter().filter_map(|stream| stream.end_us).max();
+    let video: Vec<&&Stream> = played.iter().filter(|stream| stream.kind == StreamKind::Video).collect();
+    let is_single = video.iter().all(|stream| stream.packet_count == 1) && played.len() == video.len();
+    let kind = match () {
+        () if played.is_empty() && is_truncated => return Err(refused(Code::MediaTruncated, "no packets")),
+        () if played.is_empty() => return Err(refused(Code::MediaNoFrames, "no packets")),
+        () if video.is_empty() => Kind::Audio,
+        () if input::is_image(&container) || (container == "gif" && is_single) => Kind::Image,
+        () => Kind::Video,
+    };
+    let start_us = start_us.unwrap_or(0);
+    let duration_us = u64::try_from(end_us.unwrap_or(0).saturating_sub(start_us)).unwrap_or(0);
+    Ok(Probe { kind, container, start_us, duration_us, size_bytes, is_truncated, streams })
+}
+
+/// Reads every packet once; true when the file breaks off with an error.
+fn scan(opened: &mut Opened, wire: &Wire, limits: &Limits) -> Result<(Vec<Tally>, bool)> {
+    let rate = |stream: &ffmpeg_next::Stream<'_>| ffi::parameters(stream).sample_rate_hz;
+    let mut tallies: Vec<Tally> =
+        opened.input.streams().map(|stream| Tally::new(stream.time_base(), rate(&stream))).collect();
+    let mut packet = Packet::empty();
+    let mut count = 0_u64;
+    let mut bad = 0_u64;
+    let is_broken_off = loop {
+        match packet.read(&mut opened.input) {
+            Ok(()) => {}
+            Err(LibError::Eof) => break false,
+            Err(LibError::InvalidData) if bad < 1000 => {
+                bad += 1;
+                continue;
+            }
+            Err(_) => break true,
+        }
+        count += 1;
+        if count > limits.packets_max {
+            return Err(refused(Code::MediaTooManyPackets, format!("more than {}", limits.packets_max)));
+        }
+        // A file may bring up new streams on the way; those are not part of what was found at its beginning.
+        if let Some(tally) = tallies.get_mut(packet.stream()).filter(|_| !ffi::is_discarded(&packet)) {
+            tally.add(seen(&packet));
+        }
+        wire.progress(count)?;
+    };
+    tallies.iter_mut().for_each(Tally::finish);
+    Ok((tallies, is_broken_off))
+}
+
+fn seen(packet: &Packet) -> Seen {
+    let skip = packet.side_data().find(|data| data.kind() == packet::side_data::Type::SkipSamples);
+    let skip_samples = skip.and_then(|data| data.data().first_chunk().copied()).map_or(0, u32::from_le_bytes);
+    Seen {
+        pts: packet.pts().or_else(|| packet.dts()),
+        duration: packet.duration(),
+        size_bytes: packet.size(),
+        is_key: packet.is_key(),
+        is_corrupt: packet.is_corrupt(),
+        skip_samples,
+    }
+}
+
+fn describe(stream: &ffmpeg_next::Stream<'_>, tally: &Tally) -> Stream {
+    let parameters = ffi::parameters(stream);
+    let kind = match stream.parameters().medium() {
+        kind::Type::Video => StreamKind::Video,
+        kind::Type::Audio => StreamKind::Audio,
+        kind::Type::Subtitle => StreamKind::Subtitle,
+        _ => StreamKind::Other,
+    };
+    let has_picture = parameters.width > 0 && parameters.height > 0;
+    let has_sound = parameters.sample_rate_hz > 0 && parameters.channels > 0;
+    let is_complete = match kind {
+        StreamKind::Video => has_picture,
+        StreamKind::Audio => has_sound,
+        _ => true,
+    };
+    let end_us = tally.end_us();
+    let lasts_us = match (tally.start_us, end_us) {
+        (Some(start), Some(end)) => u128::try_from(end.saturating_sub(start)).unwrap_or(0),
+        _ => 0,
+    };
+    let rate = (u128::from(tally.size_bytes) * 8_000_000).checked_div(lasts_us).unwrap_or(0);
+    let disposition = stream.disposition();
+    Stream {
+        index: u32::try_from(stream.index()).unwrap_or(u32::MAX),
+        kind,
+        codec: parameters.codec.clone(),
+        profile: parameters.profile.clone(),
+        level: (parameters.level >= 0).then_some(parameters.level),
+        is_decodable: is_complete && decoder::find(stream.parameters().id()).is_some(),
+        bit_rate_bits_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
+        language: text(stream, c"language"),
+        title: text(stream, c"title"),
+        is_default: disposition.contains(Disposition::DEFAULT),
+        is_attached_picture: disposition.contains(Disposition::ATTACHED_PIC),
+        packet_count: tally.packets,
+        key_packet_count: tally.keys,
+        start_us: tally.start_us,
+        end_us,
+        video: (kind == StreamKind::Video).then(|| video(stream, &parameters, tally)),
+        audio: (kind == StreamKind::Audio).then(|| AudioStream {
+            sample_rate_hz: parameters.sample_rate_hz,
+            channels: parameters.channels,
+            layout: ffi::layout_name(stream),
+            sample_format: parameters.sample.name().to_owned(),
+        }),
+    }
+}
+
+fn video(stream: &ffmpeg_next::Stream<'_>, parameters: &ffi::Parameters, tally: &Tally) -> VideoStream {
+    let turn = Turn::of(stream);
+    let (display_width, display_height) =
+        display_size(parameters.width, parameters.height, parameters.sample_aspect, turn);
+    let or_unknown = |name: Option<&'static str>| name.unwrap_or("unknown").to_owned();
+    let color = parameters.color;
+    let transfer = or_unknown(color.transfer.name());
+    let described = ffi::bit_depth(parameters.pixel);
+    let raw = u8::try_from(parameters.bits_raw).unwrap_or(0);
+    VideoStream {
+        width: parameters.width,
+        height: parameters.height,
+        sample_aspect: ratio(parameters.sample_aspect),
+        display_width,
+        display_height,
+        rotation_degrees: turn.degrees,
+        pixel_format: parameters.pixel.descriptor().map_or("unknown", |pixel| pixel.name()).to_owned(),
+        bit_depth: if described > 0 { described } else { raw },
+        color_primaries: or_unknown(color.primaries.name()),
+        is_hdr: matches!(transfer.as_str(), "smpte2084" | "arib-std-b67"),
+        color_transfer: transfer,
+        color_space: or_unknown(color.space.name()),
+        color_range: or_unknown(color.range.name()),
+        is_interlaced: matches!(parameters.field_order, "tt" | "bb" | "tb" | "bt"),
+        field_order: parameters.field_order.to_owned(),
+        average_frame_rate: average_rate(stream.avg_frame_rate(), tally),
+        real_frame_rate: ratio(stream.rate()),
+        frame_interval_us_min: tally.intervals.shortest_us,
+        frame_interval_us_max: tally.intervals.longest_us,
+        frame_interval_us_usual: tally.intervals.usual_us(),
+        is_variable_rate: tally.intervals.is_variable(),
+    }
+}
+
+/// The measured rate; the container's own where it agrees within half a per cent, because that is exact.
+fn average_rate(declared: Rational, tally: &Tally) -> Ratio {
+    let (frames, span_us) = tally.span();
+    if frames < 2 || span_us == 0 {
+        return Ratio::new(0, 0);
+    }
+    let measured_num = u128::from(frames - 1) * 1_000_000;
+    let declared = ratio(declared);
+    let (left, right) =
+        (measured_num * u128::from(declared.den), u128::from(span_us) * u128::from(declared.num));
+    if declared.is_usable() && left.abs_diff(right) * 200 < left {
+        return declared;
+    }
+    // In thousandths of a frame per second, which every term of a plan can hold.
+    let millis = (measured_num * 1000 + u128::from(span_us) / 2) / u128::from(span_us);
+    u32::try_from(millis).map_or(Ratio::new(0, 0), |millis| Ratio::new(millis, 1000))
+}
+
+fn ratio(rational: Rational) -> Ratio {
+    match (u32::try_from(rational.0), u32::try_from(rational.1)) {
+        (Ok(num), Ok(den)) => Ratio::new(num, den),
+        _ => Ratio::new(0, 0),
+    }
+}
+
+fn text(stream: &ffmpeg_next::Stream<'_>, key: &std::ffi::CStr) -> Option<String> {
+    let text = ffi::metadata(stream, key)?;
+    let text: String = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
+    (!text.is_empty()).then_some(text)
+}

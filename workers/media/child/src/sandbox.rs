@@ -1,0 +1,197 @@
+//! The cage that the child builds around itself before it reads a byte.
+//!
+//! Limits: address space and CPU seconds as given, 16 files, no file growth, no core. The seccomp filter is an
+//! allow-list: memory, threads, clocks, and the pipes that are open already. Landlock takes away the whole file
+//! system where the kernel has it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::UdpSocket;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
+use media::Sandbox;
+use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
+};
+
+use crate::error::{Error, Result};
+
+/// Open files: the three pipes and what thread libraries need for a moment.
+const FILES_MAX: u64 = 16;
+
+/// What the parent asks for on the command line.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ask {
+    pub(crate) memory_bytes_max: u64,
+    pub(crate) cpu_seconds_max: u64,
+    /// Process id of the parent; 0 when run by hand.
+    pub(crate) parent: u32,
+    pub(crate) unsandboxed: bool,
+}
+
+/// What is in force.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cage {
+    pub(crate) has_seccomp: bool,
+    pub(crate) has_landlock: bool,
+}
+
+/// Sets limits and filters. Fails when neither seccomp nor landlock can be had, unless asked to go on without.
+pub(crate) fn enter(ask: &Ask) -> Result<Cage> {
+    die_with_parent(ask)?;
+    limit(Resource::As, ask.memory_bytes_max)?;
+    limit(Resource::Cpu, ask.cpu_seconds_max)?;
+    limit(Resource::Nofile, FILES_MAX)?;
+    limit(Resource::Fsize, 0)?;
+    limit(Resource::Core, 0)?;
+    let has_landlock = matches!(restrict_files(), Ok(true));
+    let has_seccomp = filter_calls().is_some();
+    if !has_landlock && !has_seccomp && !ask.unsandboxed {
+        return Err(Error::Failed("neither seccomp nor landlock can be had".into()));
+    }
+    Ok(Cage { has_seccomp, has_landlock })
+}
+
+fn die_with_parent(ask: &Ask) -> Result<()> {
+    if ask.parent == 0 {
+        return Ok(());
+    }
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| Error::Failed(error.to_string()))?;
+    // A parent that died before the line above sends no signal any more.
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if parent == Some(ask.parent) { Ok(()) } else { Err(Error::Failed("the parent is gone".into())) }
+}
+
+fn limit(resource: Resource, value: u64) -> Result<()> {
+    let limit = Rlimit { current: Some(value), maximum: Some(value) };
+    setrlimit(resource, limit).map_err(|error| Error::Failed(format!("limit {resource:?}: {error}")))
+}
+
+/// Refuses every access to files and TCP; false when the kernel has no landlock.
+fn restrict_files() -> std::result::Result<bool, landlock::RulesetError> {
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(ABI::V5))?
+        .handle_access(AccessNet::from_all(ABI::V5))?
+        .create()?
+        .restrict_self()?;
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
+}
+
+/// Puts the filters in force; none when the kernel has no seccomp or the machine is not one they were written for.
+fn filter_calls() -> Option<()> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        allowed().into_iter().map(|call| (call, Vec::new())).collect();
+    // Threads, yes; processes, no.
+    let thread = u64::try_from(libc::CLONE_THREAD).ok()?;
+    rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    // A crash may kill the process itself, and nobody else.
+    let own = u64::from(std::process::id());
+    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+        rules.insert(call, vec![rule(0, SeccompCmpOp::Eq, own)?]);
+    }
+    // No filter can see the flags of clone3, and glibc falls back to clone only when it does not exist at all. One
+    // filter has one way to refuse, so this call has a filter of its own.
+    let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    apply_filter(&compile(clone3, SeccompAction::Allow, errno(libc::ENOSYS)?)?).ok()?;
+    apply_filter(&compile(rules, errno(libc::EPERM)?, SeccompAction::Allow)?).ok()
+}
+
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> Option<BpfProgram> {
+    let arch = std::env::consts::ARCH.try_into().ok()?;
+    SeccompFilter::new(rules, mismatch, matched, arch).ok()?.try_into().ok()
+}
+
+fn errno(number: i32) -> Option<SeccompAction> {
+    u32::try_from(number).ok().map(SeccompAction::Errno)
+}
+
+fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompRule> {
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value).ok()?;
+    SeccompRule::new(vec![condition]).ok()
+}
+
+/// Calls without conditions: none opens a file, makes a socket, or starts or touches another process.
+fn allowed() -> Vec<i64> {
+    let mut calls = vec![
+        libc::SYS_read,
+        libc::SYS_readv,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_close,
+        libc::SYS_lseek,
+        libc::SYS_fstat,
+        libc::SYS_dup,
+        libc::SYS_ppoll,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_mprotect,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_futex,
+        // Refused by the first filter, with the error that makes glibc use clone.
+        libc::SYS_clone3,
+        libc::SYS_set_robust_list,
+        libc::SYS_get_robust_list,
+        libc::SYS_rseq,
+        libc::SYS_membarrier,
+        libc::SYS_set_tid_address,
+        libc::SYS_gettid,
+        libc::SYS_getpid,
+        libc::SYS_getppid,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sigaltstack,
+        libc::SYS_restart_syscall,
+        libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_sched_getparam,
+        libc::SYS_sched_getscheduler,
+        libc::SYS_getpriority,
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_getres,
+        libc::SYS_gettimeofday,
+        libc::SYS_getrusage,
+        libc::SYS_getrandom,
+        libc::SYS_uname,
+        libc::SYS_sysinfo,
+    ];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([libc::SYS_poll, libc::SYS_time, libc::SYS_arch_prctl]);
+    // Naming threads; nothing else that these offer undoes the limits above.
+    calls.extend([libc::SYS_prctl, libc::SYS_fcntl]);
+    calls
+}
+
+/// Tries what must not work, and threads, which must.
+pub(crate) fn prove(cage: Cage) -> Sandbox {
+    let refuses_open = ["/", "/etc/passwd", "/proc/self/maps"].iter().all(|path| File::open(path).is_err());
+    let refuses_socket = UdpSocket::bind(("127.0.0.1", 0)).is_err();
+    // A program that cannot be started proves nothing about the fork before it, so both are tried.
+    let refuses_fork = crate::ffi::fork_is_refused();
+    let allows_threads = std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok());
+    let refused = Command::new("/bin/true").exec();
+    let refuses_exec = refused.raw_os_error().is_some_and(|errno| errno != libc::ENOENT);
+    Sandbox {
+        has_seccomp: cage.has_seccomp,
+        has_landlock: cage.has_landlock,
+        refuses_open,
+        refuses_socket,
+        refuses_fork,
+        refuses_exec,
+        allows_threads,
+    }
+}

@@ -1,0 +1,203 @@
+//! Figures of one track, gathered packet by packet without decoding.
+//!
+//! Limits: 32 timestamps wait to be put in order, 20,000 different frame distances are counted.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use ffmpeg_next::{Rational, Rescale};
+
+/// Frames that may be stored out of presentation order; codecs allow 16.
+const REORDER_MAX: usize = 32;
+
+/// Distances are counted in steps of this many microseconds.
+const STEP_US: u64 = 100;
+
+/// Different distances that are counted; others only move the extremes.
+const STEPS_MAX: usize = 20_000;
+
+/// Microseconds.
+const MICROS: Rational = Rational(1, 1_000_000);
+
+/// What one packet says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) pts: Option<i64>,
+    pub(crate) duration: i64,
+    pub(crate) size_bytes: usize,
+    pub(crate) is_key: bool,
+    pub(crate) is_corrupt: bool,
+    /// Samples at the beginning of the packet that are not to be heard.
+    pub(crate) skip_samples: u32,
+}
+
+/// What is known of a track so far.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    time_base: Rational,
+    sample_rate_hz: u32,
+    pub(crate) packets: u64,
+    pub(crate) keys: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) start_us: Option<i64>,
+    last_us: i64,
+    end_us: Option<i64>,
+    pub(crate) is_last_corrupt: bool,
+    pub(crate) intervals: Intervals,
+}
+
+impl Tally {
+    pub(crate) fn new(time_base: Rational, sample_rate_hz: u32) -> Self {
+        Self {
+            time_base,
+            sample_rate_hz,
+            packets: 0,
+            keys: 0,
+            size_bytes: 0,
+            start_us: None,
+            last_us: i64::MIN,
+            end_us: None,
+            is_last_corrupt: false,
+            intervals: Intervals::default(),
+        }
+    }
+
+    /// Takes the next packet of the track.
+    pub(crate) fn add(&mut self, seen: Seen) {
+        self.packets += 1;
+        self.keys += u64::from(seen.is_key);
+        self.size_bytes = self.size_bytes.saturating_add(u64::try_from(seen.size_bytes).unwrap_or(0));
+        self.is_last_corrupt = seen.is_corrupt;
+        let Some(pts) = seen.pts else { return };
+        let at_us = pts.rescale(self.time_base, MICROS);
+        let skip_us = match self.sample_rate_hz {
+            0 => 0,
+            rate => i64::from(seen.skip_samples) * 1_000_000 / i64::from(rate),
+        };
+        let heard_us = at_us.saturating_add(skip_us);
+        self.start_us = Some(self.start_us.map_or(heard_us, |start| start.min(heard_us)));
+        self.last_us = self.last_us.max(at_us);
+        let end_us = at_us.saturating_add(seen.duration.max(0).rescale(self.time_base, MICROS));
+        self.end_us = Some(self.end_us.map_or(end_us, |end| end.max(end_us)));
+        self.intervals.add(at_us);
+    }
+
+    /// Puts the rest in order; nothing is added afterwards.
+    pub(crate) fn finish(&mut self) {
+        self.intervals.finish();
+    }
+
+    /// End of the last sample. Where the container gives the last one no duration it lasts as long as usual.
+    pub(crate) fn end_us(&self) -> Option<i64> {
+        let end = self.end_us?;
+        let usual = i64::try_from(self.intervals.usual_us()).unwrap_or(0);
+        Some(if end == self.last_us { end.saturating_add(usual) } else { end })
+    }
+
+    /// Frames and the microseconds from the first to the last of them.
+    pub(crate) fn span(&self) -> (u64, u64) {
+        let span = self.start_us.map_or(0, |start| self.last_us.saturating_sub(start));
+        (self.packets, u64::try_from(span).unwrap_or(0))
+    }
+}
+
+/// Distances between neighbours in presentation order.
+#[derive(Debug, Default)]
+pub(crate) struct Intervals {
+    waiting: BinaryHeap<Reverse<i64>>,
+    last: Option<i64>,
+    steps: BTreeMap<u64, u64>,
+    total: u64,
+    pub(crate) shortest_us: u64,
+    pub(crate) longest_us: u64,
+}
+
+impl Intervals {
+    fn add(&mut self, at_us: i64) {
+        self.waiting.push(Reverse(at_us));
+        if self.waiting.len() > REORDER_MAX {
+            self.take();
+        }
+    }
+
+    fn finish(&mut self) {
+        while !self.waiting.is_empty() {
+            self.take();
+        }
+    }
+
+    fn take(&mut self) {
+        let Some(Reverse(at)) = self.waiting.pop() else { return };
+        let Some(last) = self.last.replace(at) else { return };
+        let Ok(distance) = u64::try_from(at.saturating_sub(last)) else { return };
+        self.shortest_us = if self.total == 0 { distance } else { self.shortest_us.min(distance) };
+        self.longest_us = self.longest_us.max(distance);
+        self.total += 1;
+        let step = (distance + STEP_US / 2) / STEP_US;
+        if self.steps.len() < STEPS_MAX || self.steps.contains_key(&step) {
+            *self.steps.entry(step).or_default() += 1;
+        }
+    }
+
+    /// The median distance; 0 with fewer than two frames.
+    pub(crate) fn usual_us(&self) -> u64 {
+        let half = self.steps.values().sum::<u64>().div_ceil(2);
+        let mut sum = 0;
+        for (step, count) in &self.steps {
+            sum += count;
+            if sum >= half {
+                return step * STEP_US;
+            }
+        }
+        0
+    }
+
+    /// Whether more than one distance in fifty is off the usual one by more than a fifth.
+    pub(crate) fn is_variable(&self) -> bool {
+        let usual = self.usual_us();
+        let is_off = |step: u64| (step * STEP_US).abs_diff(usual) * 5 > usual;
+        let off: u64 = self.steps.iter().filter(|(step, _)| is_off(**step)).map(|(_, count)| count).sum();
+        off * 50 > self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(timestamps: &[i64]) -> Tally {
+        let mut tally = Tally::new(Rational(1, 1000), 0);
+        for pts in timestamps {
+            let seen = Seen {
+                pts: Some(*pts),
+                duration: 0,
+                size_bytes: 10,
+                is_key: *pts == 0,
+                is_corrupt: false,
+                skip_samples: 0,
+            };
+            tally.add(seen);
+        }
+        tally.finish();
+        tally
+    }
+
+    #[test]
+    fn order_of_storage_does_not_matter() {
+        let stored = tally(&[0, 120, 40, 80, 240, 160, 200]);
+        assert_eq!(stored.intervals.usual_us(), 40_000);
+        assert_eq!((stored.intervals.shortest_us, stored.intervals.longest_us), (40_000, 40_000));
+        assert_eq!((stored.start_us, stored.end_us()), (Some(0), Some(280_000)));
+        assert!(!stored.intervals.is_variable());
+        assert_eq!(stored.span(), (7, 240_000));
+    }
+
+    #[test]
+    fn uneven_frames_are_variable_and_rounded_ones_are_not() {
+        let rounded: Vec<i64> = (0..300).map(|n| (n * 1001 + 15) / 30).collect();
+        assert!(!tally(&rounded).intervals.is_variable());
+        let uneven: Vec<i64> = (0..300).map(|n| n * 40 + if n % 3 == 0 { 20 } else { 0 }).collect();
+        assert!(tally(&uneven).intervals.is_variable());
+        assert!(!tally(&[5]).intervals.is_variable());
+    }
+}

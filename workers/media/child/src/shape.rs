@@ -1,0 +1,307 @@
+//! Filter graphs: from a picture as it was stored to the picture of a rendition.
+//!
+//! A graph belongs to one kind of picture; when the source changes its size, format or colours on the way, it is
+//! built anew. Every graph here gives one picture for each, except the deinterlacer, which is one behind.
+
+use ffmpeg_next::color::{Primaries, Range, Space, TransferCharacteristic as Transfer};
+use ffmpeg_next::format::Pixel;
+use ffmpeg_next::{Error as LibError, Rational, Rescale, filter, frame};
+
+use crate::error::{Blame, Error, Result};
+use crate::ffi;
+
+/// Scaling for every rendition; the flags beside the kernel make it the same on every processor.
+const SCALE_FLAGS: &str = "bicubic+accurate_rnd+bitexact";
+
+/// What a graph is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    width: u32,
+    height: u32,
+    pixel: Pixel,
+    sample_aspect: Rational,
+    space: Space,
+    range: Range,
+    transfer: Transfer,
+    primaries: Primaries,
+}
+
+impl Kind {
+    fn of(picture: &frame::Video) -> Self {
+        Self {
+            width: picture.width(),
+            height: picture.height(),
+            pixel: picture.format(),
+            sample_aspect: picture.aspect_ratio(),
+            space: picture.color_space(),
+            range: picture.color_range(),
+            transfer: picture.color_transfer_characteristic(),
+            primaries: picture.color_primaries(),
+        }
+    }
+
+    fn is_hdr(&self) -> bool {
+        matches!(self.transfer, Transfer::SMPTE2084 | Transfer::ARIB_STD_B67)
+    }
+
+    /// The matrix by FFmpeg's name for the scaler; none for RGB. Untagged pictures follow the usual guess by size.
+    fn matrix(&self) -> Option<&'static str> {
+        match self.space {
+            Space::RGB => None,
+            Space::BT709 => Some("bt709"),
+            Space::BT470BG | Space::SMPTE170M => Some("smpte170m"),
+            Space::FCC => Some("fcc"),
+            Space::SMPTE240M => Some("smpte240m"),
+            Space::BT2020NCL | Space::BT2020CL => Some("bt2020"),
+            _ if self.width >= 1280 || self.height > 576 => Some("bt709"),
+            _ => Some("smpte170m"),
+        }
+    }
+
+    fn range(&self) -> &'static str {
+        let is_jpeg = matches!(
+            self.pixel,
+            Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P | Pixel::YUVJ411P
+        );
+        if self.range == Range::JPEG || is_jpeg { "pc" } else { "tv" }
+    }
+}
+
+/// What a graph does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Turns interlaced frames into whole ones, one for each.
+    Deinterlace,
+    /// Turns the picture upright and maps HDR to SDR; nothing at all for most sources.
+    Upright(Turn),
+    /// Scales to a size in square pixels, 8-bit 4:2:0, BT.709, limited range.
+    Scale {
+        /// Output width.
+        width: u32,
+        /// Output height.
+        height: u32,
+    },
+    /// Scales to a size for JPEG: full range, BT.601, as JFIF wants.
+    Picture {
+        /// Output width.
+        width: u32,
+        /// Output height.
+        height: u32,
+    },
+}
+
+/// How a stored picture is turned for showing, from the display matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Clockwise: 0, 90, 180 or 270.
+    pub(crate) degrees: u16,
+    filters: &'static str,
+}
+
+impl Turn {
+    /// No turn.
+    pub(crate) const NONE: Self = Self { degrees: 0, filters: "" };
+
+    /// Reads a display matrix: nine 16.16 numbers in the machine's order. Other angles than quarter turns are left.
+    pub(crate) fn from_matrix(bytes: &[u8]) -> Self {
+        let cell = |index: usize| {
+            let bytes = bytes.get(index * 4..index * 4 + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, i32::from_ne_bytes)
+        };
+        let (a, b, c, d) = (cell(0).signum(), cell(1).signum(), cell(3).signum(), cell(4).signum());
+        let (degrees, filters) = match (a, b, c, d) {
+            (0, 1, -1, 0) => (90, "transpose=clock"),
+            (0, 1, 1, 0) => (90, "transpose=cclock_flip"),
+            (-1, 0, 0, -1) => (180, "hflip,vflip"),
+            (-1, 0, 0, 1) => (0, "hflip"),
+            (1, 0, 0, -1) => (0, "vflip"),
+            (0, -1, 1, 0) => (270, "transpose=cclock"),
+            (0, -1, -1, 0) => (270, "transpose=clock_flip"),
+            _ => (0, ""),
+        };
+        Self { degrees, filters }
+    }
+
+    /// The turn of a track, as its container says.
+    pub(crate) fn of(stream: &ffmpeg_next::Stream<'_>) -> Self {
+        let kind = ffmpeg_next::packet::side_data::Type::DisplayMatrix;
+        let matrix = stream.side_data().find(|data| data.kind() == kind);
+        matrix.map_or(Self::NONE, |matrix| Self::from_matrix(matrix.data()))
+    }
+}
+
+impl Work {
+    /// The graph's filters for a kind of picture; empty when there is nothing to do.
+    fn filters(&self, kind: &Kind) -> String {
+        match self {
+            Self::Deinterlace => "bwdif=mode=send_frame:parity=auto:deint=interlaced".into(),
+            Self::Upright(turn) => {
+                let mut filters = Vec::new();
+                if !turn.filters.is_empty() {
+                    filters.push(turn.filters.to_owned());
+                }
+                if kind.is_hdr() && filter::find("zscale").is_some() && filter::find("tonemap").is_some() {
+                    filters.push(tonemap(kind));
+                }
+                filters.join(",")
+            }
+            Self::Scale { width, height } => scale(kind, *width, *height, "tv", "bt709", "yuv420p"),
+            Self::Picture { width, height } => scale(kind, *width, *height, "pc", "smpte170m", "yuvj420p"),
+        }
+    }
+}
+
+fn scale(kind: &Kind, width: u32, height: u32, range: &str, matrix: &str, pixel: &str) -> String {
+    let from = kind.matrix().map(|matrix| format!(":in_color_matrix={matrix}")).unwrap_or_default();
+    format!(
+        "scale=w={width}:h={height}:flags={SCALE_FLAGS}{from}:in_range={}:out_color_matrix={matrix}\
+         :out_range={range},format={pixel},setsar=1",
+        kind.range()
+    )
+}
+
+/// Linear light, BT.709 primaries, a curve that keeps highlights, then back.
+fn tonemap(kind: &Kind) -> String {
+    let transfer = if kind.transfer == Transfer::SMPTE2084 { "smpte2084" } else { "arib-std-b67" };
+    let range = if kind.range() == "pc" { "full" } else { "limited" };
+    format!(
+        "zscale=tin={transfer}:min=2020_ncl:pin=2020:rin={range}:t=linear:npl=100,format=gbrpf32le,\
+         zscale=p=709,tonemap=tonemap=hable:desat=0,zscale=t=709:m=709:p=709:r=limited,format=yuv420p"
+    )
+}
+
+/// The size of a picture as shown, in square pixels: pixels stretched to squares, then turned.
+pub(crate) fn display_size(width: u32, height: u32, sample_aspect: Rational, turn: Turn) -> (u32, u32) {
+    let (num, den) =
+        (u64::try_from(sample_aspect.0).unwrap_or(1), u64::try_from(sample_aspect.1).unwrap_or(1));
+    let wide = (2 * u64::from(width) * num.max(1) + den.max(1)) / (2 * den.max(1));
+    let wide = u32::try_from(wide.max(1)).unwrap_or(u32::MAX);
+    if turn.degrees.is_multiple_of(180) { (wide, height) } else { (height, wide) }
+}
+
+/// A graph that follows the kind of its pictures.
+pub(crate) struct Shaper {
+    work: Work,
+    time_base: Rational,
+    graph: Option<(Kind, Option<filter::Graph>)>,
+}
+
+impl Shaper {
+    /// A graph for pictures with timestamps in `time_base`.
+    pub(crate) fn new(work: Work, time_base: Rational) -> Self {
+        Self { work, time_base, graph: None }
+    }
+
+    /// Puts a picture in; its contents go to the graph. Gives what is left of the graph for an earlier kind.
+    pub(crate) fn push(&mut self, picture: &mut frame::Video) -> Result<Vec<frame::Video>> {
+        let kind = Kind::of(picture);
+        let mut left = Vec::new();
+        if self.graph.as_ref().is_none_or(|(built, _)| *built != kind) {
+            left = self.finish()?;
+            let filters = self.work.filters(&kind);
+            let graph = if filters.is_empty() {
+                None
+            } else {
+                Some(build(&kind, self.time_base, &filters).fail("build filters")?)
+            };
+            self.graph = Some((kind, graph));
+        }
+        match &mut self.graph {
+            Some((_, Some(graph))) => {
+                source(graph)?.source().add(picture).fail("filter a picture")?;
+                while let Some(ready) = pull(graph, self.time_base)? {
+                    left.push(ready);
+                }
+            }
+            _ => left.push(std::mem::replace(picture, frame::Video::empty())),
+        }
+        Ok(left)
+    }
+
+    /// The pictures that the graph still holds; it is built anew for the next picture.
+    pub(crate) fn finish(&mut self) -> Result<Vec<frame::Video>> {
+        let mut left = Vec::new();
+        if let Some((_, Some(mut graph))) = self.graph.take() {
+            source(&mut graph)?.source().flush().fail("end filters")?;
+            while let Some(ready) = pull(&mut graph, self.time_base)? {
+                left.push(ready);
+            }
+        }
+        Ok(left)
+    }
+
+    /// One picture for one, for graphs that hold none back.
+    pub(crate) fn shape(&mut self, picture: &mut frame::Video) -> Result<frame::Video> {
+        let mut ready = self.push(picture)?;
+        match (ready.pop(), ready.is_empty()) {
+            (Some(picture), true) => Ok(picture),
+            _ => Err(Error::Failed("a filter kept a picture".into())),
+        }
+    }
+}
+
+fn build(kind: &Kind, time_base: Rational, filters: &str) -> std::result::Result<filter::Graph, LibError> {
+    let name = kind.pixel.descriptor().ok_or(LibError::InvalidData)?.name();
+    let Rational(num, den) = kind.sample_aspect;
+    let (num, den) = if num > 0 && den > 0 { (num, den) } else { (1, 1) };
+    let arguments = format!(
+        "video_size={}x{}:pix_fmt={name}:time_base={}/{}:pixel_aspect={num}/{den}",
+        kind.width, kind.height, time_base.0, time_base.1
+    );
+    let find = |name| filter::find(name).ok_or(LibError::FilterNotFound);
+    let mut graph = filter::Graph::new();
+    ffi::single_thread(&mut graph);
+    graph.add(&find("buffer")?, "in", &arguments)?;
+    graph.add(&find("buffersink")?, "out", "")?;
+    graph.output("in", 0)?.input("out", 0)?.parse(filters)?;
+    graph.validate()?;
+    Ok(graph)
+}
+
+fn source(graph: &mut filter::Graph) -> Result<filter::Context> {
+    graph.get("in").ok_or_else(|| Error::Failed("a graph without a source".into()))
+}
+
+/// Takes a picture that is ready, its timestamp in `time_base` again: the deinterlacer halves its own.
+fn pull(graph: &mut filter::Graph, time_base: Rational) -> Result<Option<frame::Video>> {
+    let mut ready = frame::Video::empty();
+    let mut sink = graph.get("out").ok_or_else(|| Error::Failed("a graph without a sink".into()))?;
+    match sink.sink().frame(&mut ready) {
+        Ok(()) => {
+            let own = sink.sink().time_base();
+            if own != time_base {
+                let pts = ready.pts().map(|pts| pts.rescale(own, time_base));
+                ready.set_pts(pts);
+            }
+            Ok(Some(ready))
+        }
+        Err(LibError::Eof) => Ok(None),
+        Err(LibError::Other { errno }) if errno == ffmpeg_next::error::EAGAIN => Ok(None),
+        Err(error) => Err(error).fail("take a picture"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(cells: [i32; 9]) -> Vec<u8> {
+        cells.into_iter().flat_map(i32::to_ne_bytes).collect()
+    }
+
+    #[test]
+    fn turns_follow_the_display_matrix() {
+        let one = 1 << 16;
+        let check = |cells: [i32; 9], degrees: u16, filters: &str| {
+            let turn = Turn::from_matrix(&matrix(cells));
+            assert_eq!((turn.degrees, turn.filters), (degrees, filters), "{cells:?}");
+        };
+        check([one, 0, 0, 0, one, 0, 0, 0, 1 << 30], 0, "");
+        check([0, one, 0, -one, 0, 0, 0, 0, 1 << 30], 90, "transpose=clock");
+        check([-one, 0, 0, 0, -one, 0, 0, 0, 1 << 30], 180, "hflip,vflip");
+        check([0, -one, 0, one, 0, 0, 0, 0, 1 << 30], 270, "transpose=cclock");
+        check([-one, 0, 0, 0, one, 0, 0, 0, 1 << 30], 0, "hflip");
+        check([0; 9], 0, "");
+        assert_eq!(Turn::from_matrix(b"short"), Turn::NONE);
+    }
+}

@@ -1,0 +1,272 @@
+//! Encodes: frame counts, joints, boxes, and the same bytes each time.
+
+use std::path::Path;
+
+use media::{EncodeSpec, Preset, Ratio};
+
+use crate::harness::{
+    Job, Product, SAMPLE, Studio, driver, encode_spec, ffprobe, frame_hashes, probe, produce, run, rung,
+};
+
+/// The first box of a type, looked for anywhere below the containers that matter here.
+fn find_box<'a>(file: &'a [u8], wanted: &[u8; 4]) -> Option<&'a [u8]> {
+    let mut rest = file;
+    while rest.len() >= 8 {
+        let size = usize::try_from(u32::from_be_bytes(rest[..4].try_into().unwrap())).unwrap();
+        let (kind, body) = (&rest[4..8], &rest[8..size]);
+        if kind == wanted {
+            return Some(body);
+        }
+        let skip = match kind {
+            b"moov" | b"trak" | b"mdia" | b"minf" | b"stbl" | b"moof" | b"traf" | b"mvex" | b"edts" => {
+                Some(0)
+            }
+            b"stsd" => Some(8),
+            b"avc1" => Some(78),
+            _ => None,
+        };
+        if let Some(found) = skip.and_then(|skip| find_box(&body[skip..], wanted)) {
+            return Some(found);
+        }
+        rest = &rest[size..];
+    }
+    None
+}
+
+fn count_boxes(file: &[u8], wanted: &[u8; 4]) -> usize {
+    file.windows(4).filter(|kind| kind == wanted).count()
+}
+
+/// The time a segment says it begins at.
+fn decode_time(segment: &[u8]) -> u64 {
+    let body = find_box(segment, b"tfdt").unwrap();
+    match body[0] {
+        0 => u64::from(u32::from_be_bytes(body[4..8].try_into().unwrap())),
+        _ => u64::from_be_bytes(body[4..12].try_into().unwrap()),
+    }
+}
+
+/// Checks a rendition against its plan with the ffmpeg command line and by its boxes.
+fn check(studio: &Studio, product: &Product, spec: &EncodeSpec, position: usize) -> Vec<String> {
+    let rung = &spec.rungs[position];
+    let path = studio.write(&format!("out-{position}.mp4"), &product.file(rung.rendition));
+    let hashes = frame_hashes(&path, "0:v");
+    assert_eq!(hashes.len(), usize::try_from(spec.frame_count).unwrap());
+    let shown = ffprobe(
+        &path,
+        "-show_entries stream=codec_name,width,height,pix_fmt,color_range,color_space,color_transfer,color_primaries",
+    );
+    assert_eq!(shown[0], format!("h264,{},{},yuv420p,tv,bt709,bt709,bt709", rung.width, rung.height));
+    let ticks = spec.check().unwrap();
+    let mut expected = ticks.ticks(spec.start_frame);
+    for (number, (shown, start, duration, samples, bytes)) in
+        product.segments(rung.rendition).into_iter().enumerate()
+    {
+        assert_eq!(shown, spec.first_segment + u32::try_from(number).unwrap());
+        assert_eq!((start, decode_time(&bytes)), (expected, expected), "segment {shown}");
+        assert_eq!(duration, ticks.ticks(u64::from(samples)));
+        assert_eq!(count_boxes(&bytes, b"traf"), 1);
+        expected += duration;
+    }
+    let init = product.init(rung.rendition);
+    assert!(find_box(&init, b"ftyp").unwrap().chunks(4).any(|brand| brand == b"cmfc"));
+    assert!(find_box(&init, b"edts").is_none());
+    assert_eq!(find_box(&init, b"colr").unwrap(), b"nclx\0\x01\0\x01\0\x01\0");
+    assert_eq!(count_boxes(&init, b"trak"), 1);
+    hashes
+}
+
+fn keyframes(path: &Path) -> Vec<String> {
+    ffprobe(path, "-skip_frame nokey -show_entries frame=pts")
+}
+
+#[test]
+fn the_sample_becomes_a_ladder_with_aligned_keyframes() {
+    run(async {
+        let studio = Studio::new();
+        let spec = encode_spec((25, 1), 132, vec![rung(0, 640, 360), rung(1, 320, 180)]);
+        let driver = driver().await;
+        let product = produce(&driver, Path::new(SAMPLE), Job::Encode(spec.clone())).await.unwrap();
+        check(&studio, &product, &spec, 0);
+        check(&studio, &product, &spec, 1);
+        let keys = keyframes(&studio.path("out-0.mp4"));
+        assert_eq!(keys, keyframes(&studio.path("out-1.mp4")));
+        assert_eq!(keys, ["0", "25600", "51200"]);
+        let report = &product.report;
+        assert_eq!((report.frames_written, report.frames_repeated, report.frames_dropped), (132, 0, 0));
+        assert!(report.cpu_seconds > 0.0 && report.rss_bytes_max > 1 << 20);
+        // The same task gives the same bytes.
+        let again = produce(&driver, Path::new(SAMPLE), Job::Encode(spec)).await.unwrap();
+        for rendition in [0, 1] {
+            assert!(again.file(rendition) == product.file(rendition), "rendition {rendition} differs");
+        }
+    });
+}
+
+#[test]
+fn ranges_join_without_a_trace() {
+    run(async {
+        let studio = Studio::new();
+        // Long groups of pictures with B frames, so that joints fall in the middle of them.
+        let path = studio.make(
+            "long.mkv",
+            "-f lavfi -i testsrc2=size=320x180:rate=30000/1001 -t 10 -c:v libx264 -g 120 -bf 3 -preset ultrafast",
+        );
+        let driver = driver().await;
+        let lossless = |mut spec: EncodeSpec| {
+            // Lossy encoders start anew at a joint; at crf 0 every decoded picture is the source's.
+            spec.rungs[0].crf = 0.0;
+            spec.rungs[0].rate_bits_per_second_max = 500_000_000;
+            spec.rungs[0].buffer_bits = 500_000_000;
+            spec.rungs[0].level = 51;
+            spec
+        };
+        let spec = lossless(EncodeSpec {
+            segment_frames: 60,
+            gop_frames: 30,
+            ..encode_spec((30_000, 1001), 290, vec![rung(0, 320, 180)])
+        });
+        let whole = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+        let whole_hashes = check(&studio, &whole, &spec, 0);
+        let mut joined = whole.init(0);
+        for (start, count) in [(0, 60), (60, 120), (180, 110)] {
+            let part = EncodeSpec {
+                start_frame: start,
+                frame_count: count,
+                first_segment: u32::try_from(start).unwrap() / 60,
+                ..spec.clone()
+            };
+            let product = produce(&driver, &path, Job::Encode(part.clone())).await.unwrap();
+            check(&studio, &product, &part, 0);
+            assert_eq!(product.init(0), whole.init(0), "init of the range at {start}");
+            for (.., bytes) in product.segments(0) {
+                joined.extend_from_slice(&bytes);
+            }
+        }
+        let path = studio.write("joined.mp4", &joined);
+        assert_eq!(frame_hashes(&path, "0:v"), whole_hashes);
+        assert_eq!(keyframes(&path), keyframes(&studio.path("out-0.mp4")));
+        // Every picture is a different one: nothing is shown twice or left out.
+        let mut distinct = whole_hashes.clone();
+        distinct.dedup();
+        assert_eq!(distinct.len(), whole_hashes.len());
+    });
+}
+
+#[test]
+fn every_kind_of_input_is_encoded_to_its_plan() {
+    run(async {
+        let studio = Studio::new();
+        let video = "-f lavfi -i testsrc2=size=320x180:rate=25 -t 2";
+        let mut inputs = vec![
+            studio.make("a.mov", &format!("{video} -c:v prores_ks")),
+            studio.make("a.webm", &format!("{video} -c:v libvpx-vp9 -deadline realtime -cpu-used 8")),
+            studio.make("a.ts", &format!("{video} -c:v libx264 -bf 3 -output_ts_offset 1000")),
+            studio.make("a.avi", &format!("{video} -c:v mpeg4 -bf 2")),
+            studio.make("a.gif", video),
+            studio.make("deep.mp4", &format!("{video} -c:v libx264 -pix_fmt yuv422p10le")),
+            studio.make("full.mp4", &format!("{video} -c:v libx264 -pix_fmt yuvj444p")),
+            studio.make("odd.mkv", "-f lavfi -i testsrc2=size=321x181:rate=25 -t 2 -c:v ffv1 -pix_fmt bgra"),
+            studio.make("one.mp4", "-f lavfi -i testsrc2=size=320x180:rate=25 -frames:v 1 -c:v libx264"),
+            studio.make("slow.mp4", "-f lavfi -i testsrc2=size=320x180:rate=1 -t 2 -c:v libx264"),
+            studio.make("uneven.mkv", &format!("{video} -vf select='not(eq(mod(n,3),1))' -vsync vfr -c:v libx264")),
+            studio.make("fields.ts", &format!("{video} -c:v mpeg2video -flags +ildct+ilme -top 1")),
+            studio.make(
+                "hdr.mkv",
+                &format!("{video} -c:v libx264 -pix_fmt yuv420p10le -color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc"),
+            ),
+        ];
+        let plain = studio.make("plain.mp4", &format!("{video} -c:v libx264"));
+        inputs.push(
+            studio.make("turned.mp4", &format!("-i {} -c copy -metadata:s:v:0 rotate=90", plain.display())),
+        );
+        let driver = driver().await;
+        for path in inputs {
+            let found = probe(&path).await.unwrap();
+            let stream = found.best_video().unwrap();
+            let mut spec = encode_spec((25, 1), 50, vec![rung(0, 160, 90)]);
+            spec.origin_us = found.start_us;
+            spec.deinterlace = stream.video.as_ref().unwrap().is_interlaced;
+            let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+            check(&studio, &product, &spec, 0);
+            assert_eq!(product.report.decode_errors, 0, "{}", path.display());
+        }
+    });
+}
+
+#[test]
+fn rates_change_by_whole_frames() {
+    run(async {
+        let studio = Studio::new();
+        let path = studio.make("fast.mkv", "-f lavfi -i testsrc2=size=320x180:rate=50 -t 4 -c:v libx264");
+        let driver = driver().await;
+        let spec = encode_spec((25, 1), 100, vec![rung(0, 160, 90)]);
+        let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+        check(&studio, &product, &spec, 0);
+        assert_eq!((product.report.frames_repeated, product.report.frames_dropped), (0, 100));
+        let spec = encode_spec((60, 1), 240, vec![rung(0, 160, 90)]);
+        let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+        check(&studio, &product, &spec, 0);
+        assert_eq!((product.report.frames_repeated, product.report.frames_dropped), (40, 0));
+        // Planned longer than the source is: the last picture stays.
+        let spec = encode_spec((50, 1), 220, vec![rung(0, 160, 90)]);
+        let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+        check(&studio, &product, &spec, 0);
+        assert_eq!(product.report.frames_repeated, 20);
+    });
+}
+
+#[test]
+fn interlaced_ranges_join_as_well() {
+    run(async {
+        let studio = Studio::new();
+        let path = studio.make(
+            "fields.ts",
+            "-f lavfi -i testsrc2=size=320x180:rate=50 -t 8 -vf tinterlace=interleave_top,setfield=tff -c:v mpeg2video -flags +ildct+ilme -g 12 -bf 2 -q:v 2 -top 1",
+        );
+        let found = probe(&path).await.unwrap();
+        let mut spec = encode_spec((25, 1), 190, vec![rung(0, 320, 180)]);
+        spec.rungs[0] = media::Rung {
+            crf: 0.0,
+            rate_bits_per_second_max: 500_000_000,
+            buffer_bits: 500_000_000,
+            level: 51,
+            ..rung(0, 320, 180)
+        };
+        spec.origin_us = found.start_us;
+        spec.deinterlace = true;
+        let driver = driver().await;
+        let whole = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+        let whole_hashes = check(&studio, &whole, &spec, 0);
+        let part = EncodeSpec { start_frame: 100, frame_count: 90, first_segment: 2, ..spec };
+        let product = produce(&driver, &path, Job::Encode(part.clone())).await.unwrap();
+        assert_eq!(check(&studio, &product, &part, 0), whole_hashes[100..]);
+    });
+}
+
+#[test]
+fn thread_counts_and_presets_are_taken() {
+    run(async {
+        let studio = Studio::new();
+        let mut spec = encode_spec((25, 1), 100, vec![rung(0, 320, 180)]);
+        spec.rungs[0].threads = 4;
+        spec.preset = Preset::Veryfast;
+        let driver = driver().await;
+        let first = produce(&driver, Path::new(SAMPLE), Job::Encode(spec.clone())).await.unwrap();
+        check(&studio, &first, &spec, 0);
+        spec.decode_threads = 1;
+        let again = produce(&driver, Path::new(SAMPLE), Job::Encode(spec.clone())).await.unwrap();
+        assert!(first.file(0) == again.file(0), "decoder threads or chance changed the output");
+        let out = studio.path("out-0.mp4");
+        assert_eq!(ffprobe(&out, "-show_entries stream=profile,level"), ["High,31"]);
+        assert!(
+            ffprobe(
+                &out,
+                "-show_entries stream_tags=encoder -show_entries format_tags=encoder,creation_time"
+            )
+            .concat()
+            .is_empty()
+        );
+        assert_eq!(spec.frame_rate, Ratio::new(25, 1));
+    });
+}

@@ -1,0 +1,261 @@
+//! Crashes, hangs, cancels, liars, and what the sandbox refuses.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use media::{Code, Config, Driver, EncodeSpec, Fault, FileSource, Output, Source, Verdict};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Job, SAMPLE, Studio, config, driver, encode_spec, produce, run, rung};
+
+/// A task long enough to be caught in the middle.
+fn long_job() -> EncodeSpec {
+    let mut spec = encode_spec((25, 1), 100_000, vec![rung(0, 640, 360)]);
+    spec.preset = media::Preset::Slow;
+    spec
+}
+
+/// The child that was started with this memory limit, which is the mark of a test.
+fn find_child(mark: u64) -> Option<u32> {
+    let wanted = format!("--memory-bytes-max={mark}");
+    std::fs::read_dir("/proc").unwrap().find_map(|entry| {
+        let id = entry.unwrap().file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).ok()?;
+        line.split(|byte| *byte == 0).any(|part| part == wanted.as_bytes()).then_some(id)
+    })
+}
+
+fn signal(id: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Starts the long task and calls `act` with the child's id once it has shown progress.
+async fn interrupt(
+    config: Config,
+    cancel: &CancellationToken,
+    act: impl FnOnce(u32),
+) -> (Result<(), Fault>, Duration) {
+    let mark = config.memory_bytes_max;
+    let driver = Driver::start(config).await.unwrap();
+    let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
+    let (out, mut produced) = mpsc::channel(4);
+    let work = driver.encode(source, long_job(), out, cancel);
+    let watch = async {
+        while let Some(output) = produced.recv().await {
+            if matches!(output, Output::Progress { .. }) {
+                break;
+            }
+        }
+        act(find_child(mark).expect("the child runs"));
+        let began = Instant::now();
+        while produced.recv().await.is_some() {}
+        began
+    };
+    let (ended, began) = tokio::join!(work, watch);
+    let took = began.elapsed();
+    assert_eq!(find_child(mark), None, "the child is still there");
+    (ended.map(|_report| ()), took)
+}
+
+#[test]
+fn a_killed_child_is_a_crash_to_retry() {
+    run(async {
+        let config = Config { memory_bytes_max: (4 << 30) + 1, ..config() };
+        let (ended, _) = interrupt(config, &CancellationToken::new(), |id| signal(id, "KILL")).await;
+        let fault = ended.unwrap_err();
+        assert!(matches!(fault, Fault::Crashed { signal: Some(9), .. }), "{fault:?}");
+        assert_eq!((fault.verdict(), fault.code()), (Verdict::Retry, "media_child_crashed"));
+    });
+}
+
+#[test]
+fn a_hanging_child_is_killed() {
+    run(async {
+        let config =
+            Config { memory_bytes_max: (4 << 30) + 2, wall_seconds_without_progress_max: 2, ..config() };
+        let (ended, took) = interrupt(config, &CancellationToken::new(), |id| signal(id, "STOP")).await;
+        assert!(matches!(ended, Err(Fault::Stalled { seconds: 2 })), "{ended:?}");
+        assert!(took < Duration::from_secs(6), "{took:?}");
+    });
+}
+
+#[test]
+fn cancel_takes_less_than_two_seconds() {
+    run(async {
+        let config = Config { memory_bytes_max: (4 << 30) + 3, ..config() };
+        let cancel = CancellationToken::new();
+        let (ended, took) = interrupt(config, &cancel, |_id| cancel.cancel()).await;
+        assert!(matches!(ended, Err(Fault::Cancelled)), "{ended:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    });
+}
+
+#[test]
+fn a_slow_source_or_taker_is_not_the_childs_fault() {
+    struct Slow(FileSource);
+    impl Source for Slow {
+        fn size_bytes(&self) -> u64 {
+            self.0.size_bytes()
+        }
+        fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, std::io::Result<Bytes>> {
+            Box::pin(async move {
+                // Slowness is what is tested here: longer than the child's patience, only once.
+                if offset == 0 {
+                    tokio::time::sleep(Duration::from_millis(2500)).await;
+                }
+                self.0.read(offset, len).await
+            })
+        }
+    }
+    run(async {
+        let config = Config { wall_seconds_without_progress_max: 1, ..config() };
+        let driver = Driver::start(config).await.unwrap();
+        let source = Arc::new(Slow(FileSource::open(Path::new(SAMPLE)).unwrap()));
+        assert!(driver.probe(source, &CancellationToken::new()).await.is_ok());
+    });
+}
+
+#[test]
+fn a_source_that_fails_is_told_as_such() {
+    struct Broken;
+    impl Source for Broken {
+        fn size_bytes(&self) -> u64 {
+            1 << 20
+        }
+        fn read(&self, _offset: u64, _len: usize) -> BoxFuture<'_, std::io::Result<Bytes>> {
+            Box::pin(async { Err(std::io::Error::other("gone")) })
+        }
+    }
+    run(async {
+        let ended = driver().await.probe(Arc::new(Broken), &CancellationToken::new()).await;
+        assert!(matches!(ended, Err(Fault::Source(_))), "{ended:?}");
+    });
+}
+
+#[test]
+fn nobody_taking_the_output_ends_the_task() {
+    run(async {
+        let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
+        let (out, produced) = mpsc::channel(1);
+        drop(produced);
+        let ended = driver().await.encode(source, long_job(), out, &CancellationToken::new()).await;
+        assert!(matches!(ended, Err(Fault::OutputClosed)), "{ended:?}");
+    });
+}
+
+/// A program that checks itself like the real one and then does something else.
+fn liar(studio: &Studio, name: &str, deed: &str) -> PathBuf {
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = check ]; then exec {} \"$@\"; fi\n{deed}\n",
+        env!("CARGO_BIN_EXE_streamgate-media")
+    );
+    let path = studio.write(name, script.as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_lying_child_breaks_the_protocol() {
+    run(async {
+        let studio = Studio::new();
+        let source = || Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
+        let cancel = CancellationToken::new();
+        for (name, deed) in [
+            ("large", "printf '\\377\\377\\377\\377'; cat"),
+            ("noise", "printf '\\000\\000\\000\\003abc'; cat"),
+            // A read past the end: {"read": {"offset": 2^63, "len": 1}}.
+            (
+                "read",
+                "printf '\\000\\000\\000\\036\\201\\244read\\202\\246offset\\317\\200\\0\\0\\0\\0\\0\\0\\0\\243len\\001'; cat",
+            ),
+        ] {
+            let config = Config { child_path: Some(liar(&studio, name, deed)), ..config() };
+            let driver = Driver::start(config).await.unwrap();
+            let ended = driver.probe(source(), &cancel).await;
+            assert!(matches!(ended, Err(Fault::Protocol(_))), "{name}: {ended:?}");
+        }
+        let config =
+            Config { child_path: Some(liar(&studio, "quitter", "echo why >&2; exit 3")), ..config() };
+        let ended = Driver::start(config).await.unwrap().probe(source(), &cancel).await;
+        let Err(Fault::Crashed { signal: None, status: Some(3), detail }) = ended else {
+            panic!("{ended:?}")
+        };
+        assert_eq!(detail, "why");
+    });
+}
+
+#[test]
+fn the_sandbox_refuses_files_network_and_programs() {
+    run(async {
+        let driver = driver().await;
+        let check = driver.check();
+        assert!(check.sandbox.holds(), "{:?}", check.sandbox);
+        assert!(check.sandbox.has_seccomp, "{:?}", check.sandbox);
+        assert!(check.versions.ffmpeg.chars().any(|c| c.is_ascii_digit()));
+        let missing =
+            Driver::start(Config { child_path: Some("/nonexistent/child".into()), ..config() }).await;
+        assert!(matches!(missing, Err(Fault::Spawn { .. })));
+    });
+}
+
+#[test]
+fn memory_is_limited() {
+    run(async {
+        let studio = Studio::new();
+        let path = studio
+            .make("a.mp4", "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 1 -c:v libx264 -preset ultrafast");
+        let config = Config { memory_bytes_max: 200 << 20, ..config() };
+        let driver = Driver::start(config).await.unwrap();
+        let spec = encode_spec((25, 1), 25, vec![rung(0, 1920, 1080)]);
+        let fault = produce(&driver, &path, Job::Encode(spec)).await.unwrap_err();
+        assert_eq!(fault.verdict(), Verdict::Retry, "{fault:?}");
+    });
+}
+
+#[test]
+fn a_task_that_does_not_fit_the_file_is_refused() {
+    run(async {
+        let driver = driver().await;
+        let mut spec = encode_spec((25, 1), 25, vec![rung(0, 320, 180)]);
+        spec.stream = 7;
+        let fault = produce(&driver, Path::new(SAMPLE), Job::Encode(spec.clone())).await.unwrap_err();
+        assert!(matches!(fault, Fault::Rejected { code: Code::MediaSpecMismatch, .. }), "{fault:?}");
+        spec.stream = 0;
+        spec.frame_count = 0;
+        let fault = produce(&driver, Path::new(SAMPLE), Job::Encode(spec)).await.unwrap_err();
+        assert!(matches!(fault, Fault::Spec(_)), "{fault:?}");
+    });
+}
+
+#[test]
+fn children_die_with_their_driver() {
+    run(async {
+        let mark = (4 << 30) + 4;
+        let driver = Driver::start(Config { memory_bytes_max: mark, ..config() }).await.unwrap();
+        let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
+        let (out, mut produced) = mpsc::channel(4);
+        let started = Arc::new(Notify::new());
+        let cancel = CancellationToken::new();
+        {
+            let work = driver.encode(source, long_job(), out, &cancel);
+            tokio::pin!(work);
+            tokio::select! {
+                _ = &mut work => panic!("the task ended"),
+                _ = produced.recv() => started.notify_one(),
+            }
+            started.notified().await;
+            assert!(find_child(mark).is_some());
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while find_child(mark).is_some() {
+            assert!(Instant::now() < deadline, "the child outlived its task");
+            tokio::task::yield_now().await;
+        }
+    });
+}

@@ -1,0 +1,259 @@
+//! What a probe says of good and bad files.
+
+use std::path::Path;
+
+use media::{Code, Fault, Kind, Ratio, Verdict};
+
+use crate::harness::{SAMPLE, Studio, probe, run};
+
+const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
+const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
+
+async fn refused(path: &Path) -> Code {
+    match probe(path).await {
+        Err(fault @ Fault::Rejected { code, .. }) => {
+            assert_eq!(fault.verdict(), Verdict::Reject);
+            code
+        }
+        other => panic!("{}: {other:?}", path.display()),
+    }
+}
+
+#[test]
+fn bad_files_are_refused_with_their_code() {
+    run(async {
+        let studio = Studio::new();
+        assert_eq!(refused(&studio.write("empty.mp4", b"")).await, Code::MediaEmpty);
+        let text = "The quick brown fox jumps over the lazy dog.\n".repeat(2000);
+        assert_eq!(refused(&studio.write("text.mp4", text.as_bytes())).await, Code::MediaUnsupportedFormat);
+        let playlist = b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n";
+        assert_eq!(refused(&studio.write("list.mp4", playlist)).await, Code::MediaUnsupportedFormat);
+        let concat = b"ffconcat version 1.0\nfile /etc/passwd\n";
+        assert_eq!(refused(&studio.write("concat.mp4", concat)).await, Code::MediaUnsupportedFormat);
+        let noise: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        assert_eq!(refused(&studio.write("noise.bin", &noise)).await, Code::MediaUnsupportedFormat);
+    });
+}
+
+#[test]
+fn truncated_files_are_told_apart_from_damaged_ones() {
+    run(async {
+        let studio = Studio::new();
+        // The index is at the end, and is lost.
+        let sample = std::fs::read(studio.make("late.mp4", &format!("{VIDEO} -t 2 -c:v libx264"))).unwrap();
+        let late = studio.write("late-cut.mp4", &sample[..sample.len() / 2]);
+        assert_eq!(refused(&late).await, Code::MediaTruncated);
+        // The index is at the beginning: what is there can be described, and is known not to be all.
+        let early = studio.make("early.mp4", &format!("{VIDEO} -t 2 -c:v libx264 -movflags +faststart"));
+        let sample = std::fs::read(early).unwrap();
+        let cut = probe(&studio.write("early-cut.mp4", &sample[..sample.len() * 3 / 4])).await.unwrap();
+        assert!(cut.is_truncated);
+        let whole = probe(&studio.write("whole.mp4", &sample)).await.unwrap();
+        assert!(!whole.is_truncated);
+        assert!(cut.streams[0].packet_count < whole.streams[0].packet_count);
+        let webm =
+            std::fs::read(studio.make("a.webm", &format!("{VIDEO} -t 2 -c:v libvpx -deadline realtime")))
+                .unwrap();
+        let cut = probe(&studio.write("cut.webm", &webm[..webm.len() / 2])).await.unwrap();
+        assert!(cut.is_truncated);
+        // The box lengths fit, the index is nonsense.
+        let mut damaged = sample.clone();
+        let moov = damaged.windows(4).position(|kind| kind == b"moov").unwrap();
+        damaged[moov + 4..moov + 600].fill(0xff);
+        assert_eq!(refused(&studio.write("damaged.mp4", &damaged)).await, Code::MediaCorrupt);
+    });
+}
+
+#[test]
+fn a_picture_too_large_is_refused_before_it_is_decoded() {
+    run(async {
+        let studio = Studio::new();
+        let large = studio.make(
+            "8k.mp4",
+            "-f lavfi -i color=black:size=7680x4320:rate=1 -t 1 -c:v libx264 -preset ultrafast",
+        );
+        assert_eq!(refused(&large).await, Code::MediaTooManyPixels);
+        let stream = studio.make(
+            "8k.ts",
+            "-f lavfi -i color=black:size=7680x4320:rate=1 -t 2 -c:v libx264 -preset ultrafast",
+        );
+        assert_eq!(refused(&stream).await, Code::MediaTooManyPixels);
+        // A header that promises far more than the file holds.
+        let mut bomb =
+            std::fs::read(studio.make("bomb.png", "-f lavfi -i color=black:size=64x64 -frames:v 1")).unwrap();
+        bomb[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+        assert_eq!(refused(&studio.write("bomb-large.png", &bomb)).await, Code::MediaTooManyPixels);
+    });
+}
+
+#[test]
+fn containers_are_described_alike() {
+    run(async {
+        let studio = Studio::new();
+        let codecs = "-t 2 -c:v libx264 -c:a aac -shortest";
+        for (name, container) in [
+            ("a.mp4", "mov,mp4,m4a,3gp,3g2,mj2"),
+            ("a.mov", "mov,mp4,m4a,3gp,3g2,mj2"),
+            ("a.mkv", "matroska,webm"),
+            ("a.ts", "mpegts"),
+            ("a.avi", "avi"),
+        ] {
+            let path = studio.make(name, &format!("{VIDEO} {AUDIO} {codecs}"));
+            let found = probe(&path).await.unwrap();
+            assert_eq!((found.kind, found.container.as_str()), (Kind::Video, container), "{name}");
+            assert!(!found.is_truncated, "{name}");
+            let stream = found.best_video().unwrap();
+            let video = stream.video.as_ref().unwrap();
+            assert_eq!((stream.codec.as_str(), stream.packet_count), ("h264", 50), "{name}");
+            assert_eq!((video.width, video.height, video.bit_depth), (320, 180, 8), "{name}");
+            assert_eq!(video.average_frame_rate.as_f64().round(), 25.0, "{name}");
+            assert_eq!(video.frame_interval_us_usual, 40_000, "{name}");
+            assert!(!video.is_variable_rate, "{name}");
+            let lasts = stream.end_us.unwrap() - stream.start_us.unwrap();
+            assert!((lasts - 2_000_000).abs() <= 1_000, "{name}: {lasts}");
+            let [sound] = found.audio()[..] else { panic!("{name}") };
+            let audio = sound.audio.as_ref().unwrap();
+            assert_eq!(
+                (sound.codec.as_str(), audio.sample_rate_hz, audio.channels),
+                ("aac", 48_000, 1),
+                "{name}"
+            );
+        }
+        let webm = studio.make(
+            "a.webm",
+            &format!("{VIDEO} {AUDIO} -t 1 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -c:a libopus"),
+        );
+        let found = probe(&webm).await.unwrap();
+        assert_eq!(found.best_video().unwrap().codec, "vp9");
+        assert_eq!(found.audio()[0].codec, "opus");
+    });
+}
+
+#[test]
+fn the_sample_clip_is_described() {
+    run(async {
+        let found = probe(Path::new(SAMPLE)).await.unwrap();
+        let stream = found.best_video().unwrap();
+        assert_eq!(
+            (stream.codec.as_str(), stream.profile.as_deref(), stream.level),
+            ("h264", Some("Main"), Some(31))
+        );
+        let video = stream.video.as_ref().unwrap();
+        assert_eq!(
+            (video.display_width, video.display_height, video.sample_aspect),
+            (1280, 720, Ratio::new(1, 1))
+        );
+        assert_eq!((video.average_frame_rate, video.pixel_format.as_str()), (Ratio::new(25, 1), "yuv420p"));
+        let sound = found.audio()[0];
+        assert_eq!(sound.audio.as_ref().unwrap().layout, "5.1");
+        assert_eq!(found.start_us, 0);
+    });
+}
+
+#[test]
+fn sound_without_pictures_is_audio_even_with_cover_art() {
+    run(async {
+        let studio = Studio::new();
+        for (name, codec) in [
+            ("a.mp3", "libmp3lame"),
+            ("a.flac", "flac"),
+            ("a.ogg", "libvorbis"),
+            ("a.wav", "pcm_s16le"),
+            ("a.m4a", "aac"),
+            ("a.aac", "aac"),
+        ] {
+            let path = studio.make(name, &format!("{AUDIO} -t 2 -c:a {codec}"));
+            let found = probe(&path).await.unwrap();
+            assert_eq!(found.kind, Kind::Audio, "{name}");
+            let lasts = i64::try_from(found.duration_us).unwrap();
+            assert!((lasts - 2_000_000).abs() < 80_000, "{name}: {lasts}");
+        }
+        let cover = studio.make("cover.png", "-f lavfi -i testsrc2=size=64x64 -frames:v 1");
+        let art = format!(
+            "{AUDIO} -i {} -map 0 -map 1 -t 2 -c:v copy -disposition:v attached_pic",
+            cover.display()
+        );
+        let found = probe(&studio.make("art.mp3", &art)).await.unwrap();
+        assert_eq!(found.kind, Kind::Audio);
+        assert!(found.streams.iter().any(|stream| stream.is_attached_picture));
+        assert!(found.best_video().is_none());
+    });
+}
+
+#[test]
+fn pictures_are_images_and_one_frame_is_video() {
+    run(async {
+        let studio = Studio::new();
+        for name in ["a.png", "a.jpg", "a.webp"] {
+            let path = studio.make(name, "-f lavfi -i testsrc2=size=321x181 -frames:v 1");
+            let found = probe(&path).await.unwrap();
+            assert_eq!(found.kind, Kind::Image, "{name}");
+            let video = found.streams[0].video.as_ref().unwrap();
+            assert_eq!((video.width, video.height), (321, 181), "{name}");
+        }
+        let one = probe(&studio.make("one.mp4", &format!("{VIDEO} -frames:v 1 -c:v libx264"))).await.unwrap();
+        assert_eq!((one.kind, one.streams[0].packet_count), (Kind::Video, 1));
+        let gif = probe(&studio.make("a.gif", &format!("{VIDEO} -t 1"))).await.unwrap();
+        assert_eq!(gif.kind, Kind::Video);
+    });
+}
+
+#[test]
+fn odd_geometry_and_colour_are_found() {
+    run(async {
+        let studio = Studio::new();
+        let odd = studio.make("odd.mkv", "-f lavfi -i testsrc2=size=321x181:rate=25 -t 1 -c:v ffv1");
+        let video = probe(&odd).await.unwrap().streams[0].video.clone().unwrap();
+        assert_eq!((video.width, video.height), (321, 181));
+        let plain = studio.make("plain.mp4", &format!("{VIDEO} -t 1 -c:v libx264"));
+        let turned =
+            studio.make("turned.mp4", &format!("-i {} -c copy -metadata:s:v:0 rotate=90", plain.display()));
+        let video = probe(&turned).await.unwrap().streams[0].video.clone().unwrap();
+        assert_eq!((video.display_width, video.display_height), (180, 320));
+        assert_eq!(video.rotation_degrees % 180, 90);
+        let wide = studio.make("wide.mp4", &format!("{VIDEO} -t 1 -c:v libx264 -vf setsar=4/3"));
+        let video = probe(&wide).await.unwrap().streams[0].video.clone().unwrap();
+        assert_eq!(
+            (video.display_width, video.display_height, video.sample_aspect),
+            (427, 180, Ratio::new(4, 3))
+        );
+        let deep = studio.make(
+            "deep.mp4",
+            &format!("{VIDEO} -t 1 -c:v libx264 -pix_fmt yuv422p10le -color_primaries bt2020 -color_trc smpte2084 -colorspace bt2020nc"),
+        );
+        let video = probe(&deep).await.unwrap().streams[0].video.clone().unwrap();
+        assert_eq!((video.bit_depth, video.pixel_format.as_str(), video.is_hdr), (10, "yuv422p10le", true));
+        assert_eq!((video.color_primaries.as_str(), video.color_space.as_str()), ("bt2020", "bt2020nc"));
+        let fields =
+            studio.make("fields.ts", &format!("{VIDEO} -t 1 -c:v mpeg2video -flags +ildct+ilme -top 1"));
+        assert!(probe(&fields).await.unwrap().streams[0].video.clone().unwrap().is_interlaced);
+    });
+}
+
+#[test]
+fn odd_clocks_are_found() {
+    run(async {
+        let studio = Studio::new();
+        let slow = studio.make("slow.mp4", "-f lavfi -i testsrc2=size=320x180:rate=1 -t 5 -c:v libx264");
+        let video = probe(&slow).await.unwrap().streams[0].video.clone().unwrap();
+        assert_eq!(video.average_frame_rate, Ratio::new(1, 1));
+        let uneven = studio.make(
+            "uneven.mkv",
+            &format!("{VIDEO} -t 4 -vf select='not(eq(mod(n,3),1))' -vsync vfr -c:v libx264"),
+        );
+        let video = probe(&uneven).await.unwrap().streams[0].video.clone().unwrap();
+        assert!(video.is_variable_rate);
+        assert_eq!((video.frame_interval_us_min, video.frame_interval_us_max), (40_000, 80_000));
+        let late = studio
+            .make("late.ts", &format!("{VIDEO} {AUDIO} -t 2 -c:v libx264 -c:a aac -output_ts_offset 1000"));
+        let found = probe(&late).await.unwrap();
+        assert!(found.start_us > 999_000_000, "{}", found.start_us);
+        assert!((1_900_000..2_200_000).contains(&found.duration_us), "{}", found.duration_us);
+        let delayed =
+            studio.make("delayed.mkv", &format!("{VIDEO} -itsoffset 1 {AUDIO} -t 3 -c:v libx264 -c:a aac"));
+        let found = probe(&delayed).await.unwrap();
+        let starts: Vec<i64> =
+            found.streams.iter().map(|stream| stream.start_us.unwrap() - found.start_us).collect();
+        assert!((starts[1] - starts[0] - 1_000_000).abs() < 30_000, "{starts:?}");
+    });
+}
