@@ -229,18 +229,18 @@ fn skip(header: &Header, rest: &mut &[u8]) -> Result<(), Malformed> {
 fn described(codec: &Codec) -> Result<(String, Kind), Malformed> {
     match codec {
         Codec::Avc1(avc1) => {
-            let avcc = &avc1.avcc;
+            let config = &avc1.avcc;
             let codecs = format!(
                 "avc1.{:02x}{:02x}{:02x}",
-                avcc.avc_profile_indication, avcc.profile_compatibility, avcc.avc_level_indication
+                config.avc_profile_indication, config.profile_compatibility, config.avc_level_indication
             );
             let kind = Kind::Video {
                 width: u32::from(avc1.visual.width),
                 height: u32::from(avc1.visual.height),
-                level: u32::from(avcc.avc_level_indication),
-                length_bytes: avcc.length_size,
-                has_parameter_sets: !avcc.sequence_parameter_sets.is_empty()
-                    && !avcc.picture_parameter_sets.is_empty(),
+                level: u32::from(config.avc_level_indication),
+                length_bytes: config.length_size,
+                has_parameter_sets: !config.sequence_parameter_sets.is_empty()
+                    && !config.picture_parameter_sets.is_empty(),
             };
             Ok((codecs, kind))
         }

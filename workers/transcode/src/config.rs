@@ -29,8 +29,6 @@ pub struct Config {
     pub puts_in_flight_max: usize,
     /// Objects that the conformance check reads at the same time.
     pub check_reads_max: usize,
-    /// Tries of one part, by its own record; after that its job fails.
-    pub attempts_max: u32,
     /// Crashes of the media child after which a part runs with safe options: one decoder thread.
     pub crashes_before_safe: u32,
 }
@@ -54,7 +52,6 @@ impl Default for Config {
             progress_interval_ms: 1_000,
             puts_in_flight_max: 8,
             check_reads_max: 16,
-            attempts_max: 5,
             crashes_before_safe: 2,
         }
     }

@@ -200,9 +200,9 @@ fn scale(size: Size, short_side: u32, profile: &Profile) -> f64 {
 
 /// Even sides nearest to the scaled ones, never above the source's unless the encoder can't go so low.
 fn scaled(size: Size, factor: f64) -> Size {
-    let side = |side: u32| {
-        let even_max = side - side % 2;
-        let wanted = f64::from(side) * factor / 2.0;
+    let fit = |length: u32| {
+        let even_max = length - length % 2;
+        let wanted = f64::from(length) * factor / 2.0;
         let mut even = 0_u32;
         // A whole number below 2^20: counted up in halves of the range, since casts of floats are not allowed to guess.
         for bit in (0..20).rev() {
@@ -212,23 +212,23 @@ fn scaled(size: Size, factor: f64) -> Size {
         }
         (even * 2).min(even_max).max(SIDE_PIXELS_MIN)
     };
-    Size { width: side(size.width), height: side(size.height) }
+    Size { width: fit(size.width), height: fit(size.height) }
 }
 
 /// Rate for a size, interpolated between the profile's steps in proportion to the logarithm of the area.
 fn rate_for(size: Size, steps: &[Step]) -> u64 {
-    let side = (size.area() * 9.0 / 16.0).sqrt();
-    let above = steps.iter().rfind(|step| f64::from(step.short_side_pixels) >= side);
-    let below = steps.iter().find(|step| f64::from(step.short_side_pixels) <= side);
+    let height = (size.area() * 9.0 / 16.0).sqrt();
+    let above = steps.iter().rfind(|step| f64::from(step.short_side_pixels) >= height);
+    let below = steps.iter().find(|step| f64::from(step.short_side_pixels) <= height);
     let rate = match (above, below) {
         (Some(above), Some(below)) if above.short_side_pixels != below.short_side_pixels => {
             let (low, high) = (f64::from(below.short_side_pixels), f64::from(above.short_side_pixels));
-            let share = (side / low).ln() / (high / low).ln();
+            let share = (height / low).ln() / (high / low).ln();
             (below.rate_bps as f64) * ((above.rate_bps as f64) / (below.rate_bps as f64)).powf(share)
         }
         (Some(step), Some(_)) | (None, Some(step)) => step.rate_bps as f64,
         (Some(lowest), None) => {
-            (lowest.rate_bps as f64) * (side / f64::from(lowest.short_side_pixels)).powf(1.5)
+            (lowest.rate_bps as f64) * (height / f64::from(lowest.short_side_pixels)).powf(1.5)
         }
         (None, None) => 500_000.0,
     };
@@ -271,13 +271,13 @@ pub fn level_for(size: Size, frame_rate: Rational, rate_max_bps: u64) -> u32 {
     let (columns, rows) = (u64::from(size.width.div_ceil(16)), u64::from(size.height.div_ceil(16)));
     let frame = columns * rows;
     let per_second = (frame * u64::from(frame_rate.num)).div_ceil(u64::from(frame_rate.den.max(1)));
-    let side = columns.max(rows);
+    let longest = columns.max(rows);
     LEVELS
         .iter()
         .find(|level| {
             frame <= level.frame
                 && per_second <= level.rate
-                && side * side <= 8 * level.frame
+                && longest * longest <= 8 * level.frame
                 && 4 * frame <= level.buffer
                 && rate_max_bps <= level.bits
         })

@@ -201,7 +201,7 @@ fn parts_that_do_not_add_up_are_refused() {
     check("a missing part", &|parts| drop(parts.remove(1)));
     check("an unfinished part", &|parts| parts[1].status = PartStatus::Claimed);
     check("another init segment", &|parts| parts[1].tracks[0].init_sha256 = "other".into());
-    check("a missing segment", &|parts| drop(parts[1].tracks[0].segments.pop()));
+    check("a missing segment", &|parts| parts[1].tracks[0].segments.truncate(4));
     check("a late segment", &|parts| parts[1].tracks[0].segments[0].start_ticks += 1);
     check("a missing rung", &|parts| parts.iter_mut().for_each(|p| p.tracks.truncate(1)));
     check("a long last segment", &|parts| {
@@ -347,11 +347,11 @@ fn each_rule_finds_its_fault() {
     check(Rule::A9, "a missing entry", &|c| c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", ""));
     check(Rule::A10, "no IDR", &|c| {
         c.segment("v360", 4).first_picture =
-            Some(boxes::FirstPicture { is_idr: false, has_parameter_sets: false })
+            Some(boxes::FirstPicture { is_idr: false, has_parameter_sets: false });
     });
     check(Rule::A10, "parameter sets in the segment", &|c| {
         c.segment("v360", 4).first_picture =
-            Some(boxes::FirstPicture { is_idr: true, has_parameter_sets: true })
+            Some(boxes::FirstPicture { is_idr: true, has_parameter_sets: true });
     });
     check(Rule::A10, "an IDR too many", &|c| c.segment("v234", 0).fragment.sync_ticks.push(7));
     check(Rule::A11, "another boundary", &|c| {
@@ -361,10 +361,10 @@ fn each_rule_finds_its_fault() {
     check(Rule::A12, "a gap", &|c| c.segment("a0", 5).fragment.start_ticks += 1024);
     check(Rule::A12, "a cut object", &|c| c.segment("a0", 5).size_bytes -= 1);
     check(Rule::A12, "a discontinuity", &|c| {
-        c.swap_media("v360", "#EXTINF", "#EXT-X-DISCONTINUITY\n#EXTINF")
+        c.swap_media("v360", "#EXTINF", "#EXT-X-DISCONTINUITY\n#EXTINF");
     });
     check(Rule::A12, "a second map", &|c| {
-        c.swap_media("v360", "#EXTINF", "#EXT-X-MAP:URI=\"b.mp4\"\n#EXTINF")
+        c.swap_media("v360", "#EXTINF", "#EXT-X-MAP:URI=\"b.mp4\"\n#EXTINF");
     });
     check(Rule::A13, "no language", &|c| c.swap("LANGUAGE=\"en\",", ""));
     check(Rule::A13, "other channels", &|c| c.swap("CHANNELS=\"2\"", "CHANNELS=\"6\""));

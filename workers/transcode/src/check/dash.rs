@@ -47,10 +47,8 @@ pub fn manifest(text: &str) -> Result<Manifest, String> {
                 found.take(&element)?;
             }
             Event::Empty(element) => found.take(&element)?,
-            Event::End(element) => {
-                if open.pop().as_deref() != Some(element.name().as_ref()) {
-                    return Err("elements are not nested".into());
-                }
+            Event::End(element) if open.pop().as_deref() != Some(element.name().as_ref()) => {
+                return Err("elements are not nested".into());
             }
             Event::Eof if open.is_empty() => return Ok(found),
             Event::Eof => return Err("the manifest is cut off".into()),

@@ -77,7 +77,7 @@ pub fn media(text: &str) -> Result<Media, String> {
         } else if let Some(value) = line.strip_prefix("#EXT-X-TARGETDURATION:") {
             found.target_seconds = number(value)?;
         } else if let Some(value) = line.strip_prefix("#EXT-X-PLAYLIST-TYPE:") {
-            found.kind = value.to_owned();
+            value.clone_into(&mut found.kind);
         } else if let Some(value) = line.strip_prefix("#EXT-X-MAP:") {
             let uri = attributes(value)?.remove("URI");
             found.maps.push(uri.ok_or("EXT-X-MAP without URI")?);

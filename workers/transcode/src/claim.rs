@@ -1,0 +1,247 @@
+//! The claim of a part: who works on it, held by compare-and-set. The broker does not fence; this does.
+//!
+//! Limits: a part is taken over only when its holder was not seen for `claim_fresh_ms`, and not within that time after
+//! our own connection came back, since then the holder could not be seen.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nats::{Bus, Held, Outbox};
+use schemas::{
+    job::{self, Part, PartStatus, Retried, Started},
+    subjects,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{error::Error, plan};
+
+/// What asking for a part led to.
+pub(crate) enum Asked {
+    /// It is ours.
+    Ours(Box<Claim>),
+    /// Somebody else holds it: ask again after this time.
+    Held(Duration),
+    /// It is done or given up.
+    Over(Box<Part>),
+}
+
+/// Settings of claims.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    /// Name of this worker process.
+    pub(crate) worker: &'a str,
+    /// How long a holder counts as alive after it was seen.
+    pub(crate) fresh: Duration,
+    /// Most tries.
+    pub(crate) attempts_max: u32,
+}
+
+/// A part that is ours until a compare-and-set fails.
+pub(crate) struct Claim {
+    bus: Bus,
+    held: tokio::sync::Mutex<Held<Part>>,
+    worker: String,
+    attempt: u32,
+    crashes: u32,
+    lost: CancellationToken,
+}
+
+impl Claim {
+    /// Asks for a part of `job`; a stale holder is displaced.
+    pub(crate) async fn ask(
+        bus: &Bus,
+        job: &job::Record,
+        part: &str,
+        rules: Rules<'_>,
+    ) -> Result<Asked, Error> {
+        let found = bus.load::<Part>(&subjects::part_key(job.job_id, part)).await?;
+        let mut held = match found {
+            None => Held::new(fresh(job, part)),
+            Some(held) if held.record.status != PartStatus::Claimed => {
+                return Ok(Asked::Over(Box::new(held.record)));
+            }
+            Some(held) => {
+                let seen = Duration::from_millis(nats::now_ms().saturating_sub(held.record.last_seen_ms));
+                if let Some(rest) = rules.fresh.checked_sub(seen).filter(|rest| !rest.is_zero()) {
+                    return Ok(Asked::Held(rest));
+                }
+                held
+            }
+        };
+        let record = &mut held.record;
+        if record.attempt >= rules.attempts_max {
+            let last = record.code.clone().unwrap_or_else(|| "worker_lost".to_owned());
+            return Err(Error::Exhausted { attempts: record.attempt, last });
+        }
+        record.attempt += 1;
+        rules.worker.clone_into(&mut record.worker);
+        record.last_seen_ms = nats::now_ms();
+        let outbox = announce(job, record);
+        (record.code, record.detail) = (None, None);
+        let (attempt, crashes) = (record.attempt, record.crashes);
+        match bus.commit(&mut held, outbox).await {
+            Ok(()) => {}
+            Err(nats::Error::Conflict { .. }) => return Ok(Asked::Held(Duration::from_secs(1))),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Asked::Ours(Box::new(Self {
+            bus: bus.clone(),
+            held: tokio::sync::Mutex::new(held),
+            worker: rules.worker.to_owned(),
+            attempt,
+            crashes,
+            lost: CancellationToken::new(),
+        })))
+    }
+
+    /// Which try this is, from 1.
+    pub(crate) const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Tries before this one that ended in a crash of the media child.
+    pub(crate) const fn crashes(&self) -> u32 {
+        self.crashes
+    }
+
+    /// Fires when somebody else took the part.
+    pub(crate) const fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+
+    /// The record as last written.
+    pub(crate) async fn record(&self) -> Part {
+        self.held.lock().await.record.clone()
+    }
+
+    /// Shows that the holder lives, and writes what `change` changes. False when the part is lost; a broker that is away
+    /// is not a loss, the next renewal finds out.
+    pub(crate) async fn renew(&self, outbox: Outbox, change: impl FnOnce(&mut Part)) -> Result<bool, Error> {
+        if self.lost.is_cancelled() {
+            return Ok(false);
+        }
+        let mut held = self.held.lock().await;
+        change(&mut held.record);
+        held.record.last_seen_ms = nats::now_ms();
+        match self.bus.commit(&mut held, outbox).await {
+            Ok(()) => Ok(true),
+            Err(nats::Error::Conflict { .. }) => self.recover(&mut held).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After a failed compare-and-set: the part is still ours when only the sweeper or a lost answer moved the revision.
+    async fn recover(&self, held: &mut Held<Part>) -> Result<bool, Error> {
+        let wanted = held.record.clone();
+        let found = self.bus.load::<Part>(&subjects::part_key(wanted.job_id, &wanted.part)).await?;
+        if let Some(found) = found
+            && found.record.worker == self.worker
+            && found.record.attempt == self.attempt
+            && found.record.status == PartStatus::Claimed
+        {
+            *held = found;
+            held.record = wanted.clone();
+            match self.bus.commit(held, Outbox::new()).await {
+                Ok(()) => return Ok(true),
+                Err(nats::Error::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::warn!(part = wanted.part, job.id = %wanted.job_id, attempt = self.attempt, "the claim is lost");
+        self.lost.cancel();
+        Ok(false)
+    }
+
+    /// Lets go of the part, so that the next try need not wait. `counted` says whether this try counts.
+    pub(crate) async fn release(
+        &self,
+        code: &str,
+        detail: &str,
+        counted: bool,
+        crashed: bool,
+    ) -> Result<bool, Error> {
+        if self.lost.is_cancelled() {
+            return Ok(false);
+        }
+        let mut held = self.held.lock().await;
+        let record = &mut held.record;
+        record.code = Some(code.to_owned());
+        record.detail = Some(detail.to_owned());
+        record.last_seen_ms = 0;
+        record.crashes += u32::from(crashed);
+        if !counted {
+            record.attempt = record.attempt.saturating_sub(1);
+        }
+        match self.bus.commit(&mut held, Outbox::new()).await {
+            Ok(()) => Ok(true),
+            Err(nats::Error::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn fresh(job: &job::Record, part: &str) -> Part {
+    Part {
+        job_id: job.job_id,
+        part: part.to_owned(),
+        status: PartStatus::Claimed,
+        attempt: 0,
+        crashes: 0,
+        worker: String::new(),
+        last_seen_ms: 0,
+        tracks: Vec::new(),
+        cpu_ms: 0,
+        wall_ms: 0,
+        rss_bytes_max: 0,
+        code: None,
+        detail: None,
+    }
+}
+
+/// `started` with the first try of the part in front of the queue, `retried` with every later try of any part.
+fn announce(job: &job::Record, part: &Part) -> Outbox {
+    let outbox = Outbox::new();
+    if part.attempt > 1 {
+        return outbox.event(&Retried {
+            job_id: job.job_id,
+            media_id: job.media_id,
+            owner: job.owner.clone(),
+            kind: job.kind.clone(),
+            part: part.part.clone(),
+            attempt: part.attempt,
+            code: part.code.clone().unwrap_or_else(|| "worker_lost".to_owned()),
+        });
+    }
+    let front = job.parts.first().map_or(plan::FINISH, String::as_str);
+    if part.part == front {
+        return outbox.event(&Started {
+            job_id: job.job_id,
+            media_id: job.media_id,
+            owner: job.owner.clone(),
+            kind: job.kind.clone(),
+            worker: part.worker.clone(),
+        });
+    }
+    outbox
+}
+
+/// Remembers when our connection last came back: until holders had time to show themselves again, nobody is displaced.
+pub(crate) struct Reconnects {
+    seen: Mutex<(u64, Option<Instant>)>,
+}
+
+impl Reconnects {
+    pub(crate) fn new(bus: &Bus) -> Self {
+        Self { seen: Mutex::new((bus.connection().borrow().epoch, None)) }
+    }
+
+    /// Time that is left of the grace after the newest reconnect.
+    pub(crate) fn grace(&self, bus: &Bus, fresh: Duration) -> Duration {
+        let epoch = bus.connection().borrow().epoch;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != epoch {
+            *seen = (epoch, Some(Instant::now()));
+        }
+        seen.1.and_then(|at| fresh.checked_sub(at.elapsed())).unwrap_or_default()
+    }
+}

@@ -1,0 +1,135 @@
+//! What can go wrong in the stage, and whether to try again.
+
+use nats::Class;
+
+use crate::{check::MeasureError, mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
+
+/// An error of the transcode stage.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Retry: the bus failed, unless what it refused stays refused.
+    #[error("the bus failed")]
+    Bus(#[from] nats::Error),
+    /// Retry, without counting a try: the store is away or full. Reject: it lacks an object that was there.
+    #[error("the store failed")]
+    Store(#[from] store::Error),
+    /// Reject: the file is at fault. Retry: the media child failed, crashed or stalled.
+    #[error("the media child ended without a result")]
+    Media(#[from] media::Fault),
+    /// Reject: the child made something else than was planned, and would again.
+    #[error("the output is not what was planned: {0}")]
+    Unplanned(String),
+    /// Reject: the parts do not add up.
+    #[error("the parts do not add up")]
+    Parts(#[from] Mismatch),
+    /// Reject: the finished encode breaks rules.
+    #[error("the encode does not conform: {0}")]
+    Nonconforming(String),
+    /// Retry: stored objects can't be read back. Reject: they are damaged.
+    #[error("stored objects can't be measured")]
+    Measure(#[from] MeasureError),
+    /// Reject: the manifest can't be written.
+    #[error("the manifest can't be written")]
+    Manifest(#[from] WriteError),
+    /// Reject: the source holds nothing that could be encoded.
+    #[error("nothing to make")]
+    Nothing(#[from] NothingToMake),
+    /// Reject: the message names a job, part or profile that does not exist.
+    #[error("{0} is not known")]
+    Unknown(String),
+    /// Reject: the part was tried as often as allowed.
+    #[error("the part was tried {attempts} times; last: {last}")]
+    Exhausted {
+        /// Tries.
+        attempts: u32,
+        /// Code of the last failure.
+        last: String,
+    },
+    /// Reject: the job failed for a reason found elsewhere.
+    #[error("part {part} failed: {code}")]
+    PartFailed {
+        /// The part.
+        part: String,
+        /// Why.
+        code: String,
+    },
+}
+
+impl Error {
+    /// A stable code for events, records and people.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Bus(_) => "broker_unavailable",
+            Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.code(),
+            Self::Media(fault) => fault.code(),
+            Self::Unplanned(_) => "output_unplanned",
+            Self::Parts(_) => "parts_mismatch",
+            Self::Nonconforming(_) => "conformance_failed",
+            Self::Measure(MeasureError::Malformed { .. }) => "output_malformed",
+            Self::Manifest(_) => "manifest_failed",
+            Self::Nothing(_) => "media_no_streams",
+            Self::Unknown(_) => "job_unknown",
+            Self::Exhausted { .. } => "attempts_exhausted",
+            Self::PartFailed { .. } => "part_failed",
+        }
+    }
+
+    /// Whether trying again may help.
+    pub fn class(&self) -> Class {
+        let may_help = match self {
+            Self::Bus(source) => source.is_transient() || matches!(source, nats::Error::Refused { .. }),
+            Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.is_retry(),
+            Self::Media(fault) => fault.verdict() == media::Verdict::Retry,
+            _ => false,
+        };
+        if may_help { Class::Retry } else { Class::Reject }
+    }
+
+    /// True when broker or store are away: waiting costs no try, since the work is not to blame.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Bus(_) => self.class() == Class::Retry,
+            Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.is_retry(),
+            Self::Media(media::Fault::Source(source)) => source
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<store::Error>())
+                .is_some_and(store::Error::is_retry),
+            _ => false,
+        }
+    }
+
+    /// True when the child itself broke down.
+    pub fn is_crash(&self) -> bool {
+        matches!(
+            self,
+            Self::Media(
+                media::Fault::Crashed { .. }
+                    | media::Fault::Stalled { .. }
+                    | media::Fault::Protocol(_)
+                    | media::Fault::Failed { .. }
+            )
+        )
+    }
+
+    /// The fault the consume loop acts on, at the try the part's record counts.
+    pub(crate) fn at_attempt(self, attempt: u32) -> nats::Fault {
+        let code = self.code();
+        let fault = match self.class() {
+            Class::Retry => nats::Fault::retry(code, self),
+            Class::Reject => nats::Fault::reject(code, self),
+        };
+        fault.at_attempt(attempt)
+    }
+
+    /// The whole chain of causes in one line.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        text.chars().filter(|c| !c.is_control()).take(1_000).collect()
+    }
+}

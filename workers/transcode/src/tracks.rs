@@ -1,0 +1,170 @@
+//! What a running part has stored so far: its tracks, grown segment by segment and checked against the plan.
+//!
+//! A repeated part keeps the tracks of the try before until it has passed them, so that a growing playlist never shrinks.
+
+use data_encoding::HEXLOWER;
+use schemas::{
+    job::{Part, Segment, Track},
+    media::Rational,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    boxes::{self, Kind},
+    error::Error,
+    plan::Work,
+};
+
+/// One rendition that the part makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Expected {
+    name: String,
+    /// Width and height in pixels; `None` for sound.
+    size: Option<(u32, u32)>,
+}
+
+/// The tracks of a running part.
+#[derive(Debug)]
+pub(crate) struct Tracks {
+    expected: Vec<Expected>,
+    first_segment: u32,
+    /// What this try made.
+    made: Vec<Option<Track>>,
+    /// What earlier tries left.
+    before: Vec<Track>,
+}
+
+/// A segment the child made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made {
+    /// Which rendition.
+    pub(crate) rendition: u16,
+    /// Its number in the rendition, from 1.
+    pub(crate) number: u32,
+    /// Ticks per second.
+    pub(crate) timescale: u32,
+    /// Times and size.
+    pub(crate) segment: Segment,
+}
+
+impl Tracks {
+    /// The tracks that `work` will have; `part` holds what earlier tries stored.
+    pub(crate) fn new(work: Work<'_>, part: &Part) -> Self {
+        let (expected, first_segment) = match work {
+            Work::Video { video, range } => {
+                let rungs = video.rungs.iter();
+                let all = rungs
+                    .map(|r| Expected { name: r.name.clone(), size: Some((r.width, r.height)) })
+                    .collect();
+                (all, range.first_segment)
+            }
+            Work::Audio(audio) => (vec![Expected { name: audio.name.clone(), size: None }], 1),
+            Work::Finish => (Vec::new(), 1),
+        };
+        let made = vec![None; expected.len()];
+        Self { expected, first_segment, made, before: part.tracks.clone() }
+    }
+
+    /// Folder name of a rendition.
+    pub(crate) fn name(&self, rendition: u16) -> Result<&str, Error> {
+        let expected = self.expected.get(usize::from(rendition));
+        expected.map(|e| e.name.as_str()).ok_or_else(|| Error::Unplanned(format!("rendition {rendition}")))
+    }
+
+    /// Takes note of an init segment.
+    pub(crate) fn init(&mut self, rendition: u16, bytes: &[u8]) -> Result<(), Error> {
+        let name = self.name(rendition)?.to_owned();
+        let init =
+            boxes::init(bytes).map_err(|why| Error::Unplanned(format!("init segment of {name}: {why}")))?;
+        let size = match init.kind {
+            Kind::Video { width, height, .. } => Some((width, height)),
+            Kind::Audio { .. } => None,
+        };
+        let slot = usize::from(rendition);
+        if self.expected.get(slot).is_none_or(|e| e.size != size) {
+            return Err(Error::Unplanned(format!("{name} holds {:?}", init.kind)));
+        }
+        let track = Track {
+            rendition: name,
+            timescale: init.timescale,
+            init_sha256: HEXLOWER.encode(&Sha256::digest(bytes)),
+            init_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            codecs: init.codecs,
+            first_segment: self.first_segment,
+            segments: Vec::new(),
+        };
+        if let Some(made) = self.made.get_mut(slot) {
+            *made = Some(track);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a stored segment; they come by number.
+    pub(crate) fn segment(&mut self, made: Made) -> Result<(), Error> {
+        let name = self.name(made.rendition)?.to_owned();
+        let track = self.made.get_mut(usize::from(made.rendition)).and_then(Option::as_mut);
+        let Some(track) = track else {
+            return Err(Error::Unplanned(format!("{name}: a segment before the init")));
+        };
+        let next = u64::from(track.first_segment) + u64::try_from(track.segments.len()).unwrap_or(0);
+        let follows = track
+            .segments
+            .last()
+            .is_none_or(|l| l.start_ticks + l.duration_ticks == made.segment.start_ticks);
+        if u64::from(made.number) != next || track.timescale != made.timescale || !follows {
+            return Err(Error::Unplanned(format!("{name}: segment {} where {next} was due", made.number)));
+        }
+        track.segments.push(made.segment);
+        Ok(())
+    }
+
+    /// Segments that every rendition has.
+    pub(crate) fn segments_in_all(&self) -> usize {
+        self.made.iter().map(|track| track.as_ref().map_or(0, |t| t.segments.len())).min().unwrap_or(0)
+    }
+
+    /// What playlists may show: of each rendition the longer of what this try and earlier ones stored.
+    pub(crate) fn stored(&self) -> Vec<Track> {
+        let mut all = Vec::new();
+        for (expected, made) in self.expected.iter().zip(&self.made) {
+            let before = self.before.iter().find(|t| t.rendition == expected.name);
+            let longer = match (made, before) {
+                (Some(made), Some(before)) if made.segments.len() < before.segments.len() => Some(before),
+                (Some(made), _) => Some(made),
+                (None, before) => before,
+            };
+            all.extend(longer.filter(|t| !t.segments.is_empty()).cloned());
+        }
+        all
+    }
+
+    /// The tracks of a finished try: every rendition whole, as long as planned.
+    pub(crate) fn finish(self, work: Work<'_>) -> Result<Vec<Track>, Error> {
+        let mut tracks = Vec::new();
+        for (expected, made) in self.expected.into_iter().zip(self.made) {
+            let track = made.ok_or_else(|| Error::Unplanned(format!("{} was not made", expected.name)))?;
+            let ticks: u64 = track.segments.iter().map(|s| s.duration_ticks).sum();
+            let is_whole = match work {
+                Work::Video { video, range } => {
+                    lasts(ticks, track.timescale, range.frame_count, video.frame_rate)
+                }
+                Work::Audio(audio) => {
+                    let frame = crate::presentation::AUDIO_FRAME_SAMPLES;
+                    let samples = audio.duration_samples.div_ceil(frame) * frame;
+                    lasts(ticks, track.timescale, samples, Rational { num: audio.sample_rate_hz, den: 1 })
+                }
+                Work::Finish => true,
+            };
+            if !is_whole {
+                return Err(Error::Unplanned(format!("{} lasts {ticks} ticks", expected.name)));
+            }
+            tracks.push(track);
+        }
+        Ok(tracks)
+    }
+}
+
+fn lasts(ticks: u64, timescale: u32, count: u64, rate: Rational) -> bool {
+    u128::from(ticks) * u128::from(rate.num)
+        == u128::from(count) * u128::from(rate.den) * u128::from(timescale)
+}
