@@ -49,6 +49,12 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// What lies on the server does not fit this version.
+    #[error("{reason}")]
+    Topology {
+        /// What does not fit, and what to do.
+        reason: String,
+    },
     /// A setting is wrong.
     #[error("invalid {what}")]
     Invalid {

@@ -12,8 +12,12 @@ mod lease;
 mod publish;
 pub mod reader;
 mod role;
+pub mod server;
 mod stage;
 mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod topology;
 
 pub use batch::{Batched, MESSAGES_MAX};
 pub use client::{Bus, Config, Connection};

@@ -143,6 +143,7 @@ impl From<crate::Error> for Fault {
             crate::Error::Unencodable { .. } => (Class::Reject, "message_unencodable"),
             crate::Error::TooLarge { .. } => (Class::Reject, "message_too_large"),
             crate::Error::Refused { .. } => (Class::Retry, "broker_refused"),
+            crate::Error::Topology { .. } => (Class::Retry, "broker_topology"),
             crate::Error::Invalid { .. } => (Class::Reject, "settings_invalid"),
         };
         Self { class, code, attempt: None, source: Box::new(error) }

@@ -1,0 +1,78 @@
+//! Which nats-server is used.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+use super::Error;
+
+/// Oldest usable server, major and minor: the first with atomic batches and message schedules.
+pub const VERSION_MIN: (u32, u32) = (2, 12);
+
+const NAME: &str = "nats-server";
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// The first usable server: the named one, or else the first of the usual places.
+///
+/// The working directory is no such place: who starts `up` inside a foreign folder must not run its programs.
+pub(super) async fn find(named: Option<&Path>) -> Result<PathBuf, Error> {
+    let named = named.map(Path::to_path_buf).or_else(|| env::var_os("NATS_SERVER").map(PathBuf::from));
+    let candidates = named.map_or_else(usual, |path| vec![path]);
+    let mut looked = Vec::new();
+    for path in candidates {
+        match version(&path).await {
+            Ok(version) if version >= VERSION_MIN => return Ok(path),
+            Ok((major, minor)) => looked.push(format!("{} ({major}.{minor}, too old)", path.display())),
+            Err(reason) => looked.push(format!("{} ({reason})", path.display())),
+        }
+    }
+    Err(Error::Missing { looked: looked.join(", ") })
+}
+
+fn usual() -> Vec<PathBuf> {
+    let exe = env::current_exe().unwrap_or_default();
+    let above = exe.ancestors().skip(1).take(5).map(|folder| folder.join(".tools/bin").join(NAME));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = above.filter(|file| file.is_file()).collect();
+    places.extend(env::split_paths(&path).map(|folder| folder.join(NAME)).filter(|file| file.is_file()));
+    if places.is_empty() { vec![PathBuf::from(NAME)] } else { places }
+}
+
+async fn version(path: &Path) -> Result<(u32, u32), String> {
+    let asking = Command::new(path).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = match tokio::time::timeout(ANSWER_MAX, asking).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("no answer".into()),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse(&text).ok_or_else(|| "not a nats-server".into())
+}
+
+/// `nats-server: v2.15.1` to (2, 15).
+pub(crate) fn parse(text: &str) -> Option<(u32, u32)> {
+    let version = text.trim().rsplit(' ').next()?.trim_start_matches('v');
+    let mut numbers = version.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next()?.parse().ok()?;
+    Some((major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse("nats-server: v2.15.1\n"), Some((2, 15)));
+        assert_eq!(parse("nats-server: v2.9.10"), Some((2, 9)));
+        assert_eq!(parse("2.16.0-RC.1"), Some((2, 16)));
+        assert_eq!(parse("hello"), None);
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! One run of the server process.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::Deserialize;
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, ChildStdin, Command},
+};
+
+use super::{
+    Config, Error,
+    folder::{Folder, Keys, failed},
+};
+
+/// The shell becomes the server; what it leaves behind waits for the end of the pipe from the parent. A line on the pipe
+/// means that the server has ended already; its end without one means that the parent has.
+const GUARDED: &str = r#"
+exec 3<&0 </dev/null
+(
+    read -r line <&3 && exit
+    kill -TERM $$
+    for second in 1 2 3 4 5; do
+        kill -0 $$ || exit
+        sleep 1
+    done
+    kill -KILL $$
+) >/dev/null 2>&1 &
+exec "$@" 3<&-
+"#;
+
+const POLL: Duration = Duration::from_millis(2);
+/// Most of the server's log that goes into an error, in bytes.
+const LOG_TAIL_BYTES_MAX: usize = 600;
+
+/// All that a start needs.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) config: Config,
+    binary: PathBuf,
+    folder: Folder,
+    keys: Arc<Keys>,
+}
+
+/// A server that takes connections.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) pid: u32,
+    pub(super) port: u16,
+    guard: ChildStdin,
+}
+
+impl Launch {
+    pub(super) const fn new(config: Config, binary: PathBuf, folder: Folder, keys: Arc<Keys>) -> Self {
+        Self { config, binary, folder, keys }
+    }
+
+    /// Starts on the port of the last time when it is free, else on any.
+    pub(super) async fn first(&self) -> Result<Running, Error> {
+        if let Some(port) = self.folder.number::<u16>("port").filter(|port| is_free(*port)) {
+            match self.start(port.into()).await {
+                Ok(running) => return Ok(running),
+                Err(error) => tracing::warn!(%error, port, "the broker's last port can't be used"),
+            }
+        }
+        let running = self.start(-1).await?;
+        self.folder.write("port", running.port.to_string().as_bytes(), 0o600)?;
+        Ok(running)
+    }
+
+    /// Starts on `port` (-1: any) and waits until connections are taken.
+    pub(super) async fn start(&self, port: i32) -> Result<Running, Error> {
+        self.folder.configure(&self.config, &self.keys, port)?;
+        self.clear_ports()?;
+        let errors = self.folder.file("nats-server.err");
+        let stderr = File::create(&errors).map_err(|source| failed(&errors, source))?;
+        let mut child = Command::new("sh")
+            .args(["-c", GUARDED, "nats-server"])
+            .arg(&self.binary)
+            .arg("--config")
+            .arg(self.folder.file("nats-server.conf"))
+            .stdin(Stdio::piped())
+            // Nothing is ever written there: the open handle keeps the folder locked as long as the server lives.
+            .stdout(self.folder.hold()?)
+            .stderr(stderr)
+            // Ctrl-C in the terminal is for the parent alone, which stops the server last.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| failed(&self.binary, source))?;
+        let (Some(guard), Some(pid)) = (child.stdin.take(), child.id()) else {
+            return Err(Error::Start { reason: "it ended at once".into() });
+        };
+        let port = self.ready(&mut child, pid).await?;
+        Ok(Running { child, pid, port, guard })
+    }
+
+    async fn ready(&self, child: &mut Child, pid: u32) -> Result<u16, Error> {
+        let file = self.folder.file(&format!("ports/nats-server_{pid}.ports"));
+        let deadline = Instant::now() + Duration::from_millis(self.config.start_ms_max);
+        loop {
+            if let Some(port) = fs::read(&file).ok().and_then(|bytes| port_of(&bytes)) {
+                return Ok(port);
+            }
+            match child.try_wait() {
+                Ok(None) => {}
+                Ok(Some(status)) => {
+                    return Err(Error::Start { reason: format!("{status}; {}", self.log_tail()) });
+                }
+                Err(source) => return Err(failed(&self.binary, source)),
+            }
+            if Instant::now() >= deadline {
+                let waited_ms = self.config.start_ms_max;
+                return Err(Error::Start {
+                    reason: format!("not ready after {waited_ms} ms; {}", self.log_tail()),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A killed server leaves its ports file behind, and process ids come back.
+    fn clear_ports(&self) -> Result<(), Error> {
+        let folder = self.folder.file("ports");
+        let cleared = || {
+            for entry in fs::read_dir(&folder)? {
+                fs::remove_file(entry?.path())?;
+            }
+            Ok(())
+        };
+        cleared().map_err(|source| failed(&folder, source))
+    }
+
+    fn log_tail(&self) -> String {
+        let mut text = String::new();
+        for name in ["nats-server.log", "nats-server.err"] {
+            let bytes = fs::read(self.folder.file(name)).unwrap_or_default();
+            let tail = bytes.get(bytes.len().saturating_sub(LOG_TAIL_BYTES_MAX)..).unwrap_or_default();
+            text.push_str(&String::from_utf8_lossy(tail));
+        }
+        text.lines().rev().take(4).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Running {
+    /// Tells the guard that the server has ended by itself, so that it does not signal a process id that may come back.
+    pub(super) async fn release(mut self) {
+        if let Err(error) = self.guard.write_all(b"\n").await {
+            tracing::debug!(%error, "the broker's guard is gone already");
+        }
+    }
+
+    /// Asks the server to end, kills it after `limit`, and waits until it is gone.
+    pub(super) async fn end(mut self, limit: Duration) {
+        signal(self.pid, Signal::TERM);
+        if let Ok(ended) = tokio::time::timeout(limit, self.child.wait()).await {
+            tracing::debug!(?ended, "the broker has stopped");
+        } else {
+            tracing::warn!(limit_ms = limit.as_millis(), "the broker did not stop in time and is killed");
+            if let Err(error) = self.child.kill().await {
+                tracing::error!(%error, "the broker can't be killed");
+            }
+        }
+        self.release().await;
+    }
+}
+
+#[derive(Deserialize)]
+struct Ports {
+    nats: Vec<String>,
+}
+
+/// The port in a ports file; `None` while it is not written completely.
+fn port_of(bytes: &[u8]) -> Option<u16> {
+    let ports: Ports = serde_json::from_slice(bytes).ok()?;
+    ports.nats.first()?.rsplit(':').next()?.parse().ok()
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// True when there is a process with this id.
+pub(super) fn is_alive(pid: u32) -> bool {
+    let Some(pid) = id_of(pid) else { return false };
+    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+/// Sends a signal; a process that is gone is no error.
+pub(super) fn signal(pid: u32, signal: Signal) {
+    let Some(id) = id_of(pid) else { return };
+    if let Err(error) = kill_process(id, signal) {
+        tracing::debug!(%error, pid, "the broker is gone already");
+    }
+}
+
+fn id_of(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}

@@ -1,0 +1,188 @@
+//! The broker's data folder: lock, keys, configuration, the port of the last start.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nkeys::KeyPair;
+
+use super::{Config, Error, PERMISSIONS};
+use crate::Role;
+
+/// How long a server may hold the lock after its parent was killed.
+const ORPHAN_MAX: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(5);
+
+/// An open and locked data folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Folder {
+    /// Makes the folder when missing and locks it.
+    pub(super) async fn open(path: &Path) -> Result<Self, Error> {
+        let path = std::path::absolute(path).map_err(|source| failed(path, source))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path.join("ports"))
+            .map_err(|source| failed(&path, source))?;
+        let file = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&file)
+            .map_err(|source| failed(&file, source))?;
+        let folder = Self { path, lock };
+        folder.lock().await?;
+        folder.write("owner", std::process::id().to_string().as_bytes(), 0o600)?;
+        Ok(folder)
+    }
+
+    /// Waits only for a server whose parent is gone; it ends within moments.
+    async fn lock(&self) -> Result<(), Error> {
+        let deadline = Instant::now() + ORPHAN_MAX;
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(source)) => return Err(failed(&self.file("lock"), source)),
+            }
+            let owner = self.number("owner").filter(|pid| super::child::is_alive(*pid));
+            if owner.is_some() || Instant::now() >= deadline {
+                return Err(Error::InUse { path: self.path.clone(), pid: owner });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A second handle of the locked file, which keeps the lock while it is open in any process.
+    pub(super) fn hold(&self) -> Result<File, Error> {
+        self.lock.try_clone().map_err(|source| failed(&self.file("lock"), source))
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A number stored in a file, if there is one.
+    pub(super) fn number<N: std::str::FromStr>(&self, name: &str) -> Option<N> {
+        fs::read_to_string(self.file(name)).ok()?.trim().parse().ok()
+    }
+
+    /// Replaces a file as a whole.
+    pub(super) fn write(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), Error> {
+        let (file, fresh) = (self.file(name), self.file(&format!("{name}.new")));
+        let written = || {
+            let mut out =
+                OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
+            out.write_all(bytes)?;
+            out.sync_all()?;
+            fs::rename(&fresh, &file)
+        };
+        written().map_err(|source: io::Error| failed(&file, source))
+    }
+
+    /// The users' keys: made at the first start, and for roles that are new.
+    pub(super) fn keys(&self) -> Result<Keys, Error> {
+        let file = self.file("seeds");
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(failed(&file, source)),
+        };
+        let bad = |source| Error::Keys { path: file.clone(), source };
+        let mut fresh = false;
+        let mut keys = Vec::new();
+        for role in Role::ALL {
+            let stored = text.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
+            let pair = match stored {
+                Some(seed) => KeyPair::from_seed(seed.trim()).map_err(bad)?,
+                None => {
+                    fresh = true;
+                    KeyPair::new_user()
+                }
+            };
+            keys.push((role, pair.seed().map_err(bad)?, pair.public_key()));
+        }
+        if fresh {
+            let text: String =
+                keys.iter().map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect();
+            self.write("seeds", text.as_bytes(), 0o600)?;
+        }
+        Ok(Keys(keys))
+    }
+
+    /// Writes the server's configuration; port -1 lets it choose one.
+    pub(super) fn configure(&self, config: &Config, keys: &Keys, port: i32) -> Result<(), Error> {
+        self.write("nats-server.conf", self.render(config, keys, port).as_bytes(), 0o600)
+    }
+
+    fn render(&self, config: &Config, keys: &Keys, port: i32) -> String {
+        let quoted = |name: &str| {
+            let path = self.file(name).display().to_string();
+            format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
+        };
+        let users: String = keys
+            .0
+            .iter()
+            .map(|(role, _, public)| {
+                format!(
+                    "    {{ nkey: {public}, permissions: $PERMISSIONS_{} }}\n",
+                    role.name().to_ascii_uppercase()
+                )
+            })
+            .collect();
+        format!(
+            "# Written at every start.\n\
+             server_name: streamgate\n\
+             host: 127.0.0.1\n\
+             port: {port}\n\
+             ports_file_dir: {ports}\n\
+             log_file: {log}\n\
+             logfile_size_limit: 8MB\n\
+             logfile_max_num: 2\n\
+             max_payload: 1MB\n\
+             max_connections: 1000\n\
+             jetstream {{\n\
+             \x20 store_dir: {store}\n\
+             \x20 max_file_store: {file_bytes}\n\
+             \x20 max_memory_store: {memory_bytes}\n\
+             \x20 sync_interval: always\n\
+             }}\n\
+             {PERMISSIONS}\n\
+             accounts {{\n  MEDIA {{\n   jetstream: enabled\n   users: [\n{users}   ]\n  }}\n}}\n",
+            ports = quoted("ports"),
+            log = quoted("nats-server.log"),
+            store = quoted("store"),
+            file_bytes = config.file_store_bytes_max,
+            memory_bytes = config.memory_store_bytes_max,
+        )
+    }
+}
+
+/// Seed and public key of each role.
+pub(super) struct Keys(Vec<(Role, String, String)>);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(role, _, public)| (role, public))).finish()
+    }
+}
+
+impl Keys {
+    pub(super) fn seed(&self, role: Role) -> &str {
+        self.0.iter().find(|(other, ..)| *other == role).map_or("", |(_, seed, _)| seed)
+    }
+}
+
+pub(super) fn failed(path: &Path, source: io::Error) -> Error {
+    Error::File { path: path.to_path_buf(), source }
+}

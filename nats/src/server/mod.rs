@@ -1,0 +1,203 @@
+//! The embedded broker: a nats-server child on loopback, for installations of one machine.
+//!
+//! The data folder is locked before the server starts, and the server inherits the lock, so that two servers never open
+//! one store, even while the server of a killed process is still ending. The server has a process group of its own, is
+//! started again when it dies, and ends with its parent whatever ends that. Every role has its own user; only public
+//! keys stand in the server's configuration.
+//!
+//! Limits: [`Config`] names the stores' sizes and the waits. Restarts are spaced by at most [`RESTART_DELAY_MAX`].
+
+mod binary;
+mod child;
+mod folder;
+mod supervise;
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::Role;
+
+pub use binary::VERSION_MIN;
+pub(crate) use binary::parse as version;
+pub use supervise::RESTART_DELAY_MAX;
+
+/// What every role may publish and subscribe, in the server's own syntax: one variable a role.
+pub const PERMISSIONS: &str = include_str!("../../permissions.conf");
+
+/// How the broker runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Folder of its own for configuration, keys, log and store; made when missing.
+    pub data_dir: PathBuf,
+    /// The program; absent: `NATS_SERVER`, then `.tools/bin` in a folder above this program, then `PATH`.
+    pub binary: Option<PathBuf>,
+    /// Limit of all streams kept in files, in bytes. The streams reserve their limits from it.
+    pub file_store_bytes_max: u64,
+    /// Limit of all streams kept in memory, in bytes.
+    pub memory_store_bytes_max: u64,
+    /// Longest wait for a started server to be ready, in milliseconds; a large store is read first.
+    pub start_ms_max: u64,
+    /// Longest wait for a server that was asked to stop, in milliseconds; then it is killed.
+    pub stop_ms_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("nats-data"),
+            binary: None,
+            file_store_bytes_max: 32 << 30,
+            memory_store_bytes_max: 256 << 20,
+            start_ms_max: 30_000,
+            stop_ms_max: 10_000,
+        }
+    }
+}
+
+/// Why the embedded broker does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another process has the data folder.
+    #[error(
+        "the data folder {} is in use by another `streamgate up`{}; stop that one, or choose another folder",
+        path.display(),
+        pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    InUse {
+        /// The data folder.
+        path: PathBuf,
+        /// The process that has it, where known.
+        pid: Option<u32>,
+    },
+    /// There is no usable nats-server.
+    #[error(
+        "no nats-server {major}.{minor} or newer; looked at {looked}. Get one with `make setup`, or put one of \
+         https://github.com/nats-io/nats-server/releases in PATH, or name it in NATS_SERVER, or use --nats-url",
+        major = VERSION_MIN.0,
+        minor = VERSION_MIN.1
+    )]
+    Missing {
+        /// Where it was looked for, and what was found there.
+        looked: String,
+    },
+    /// A file of the data folder can't be used.
+    #[error("{}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A user's key can't be made or read.
+    #[error("the broker keys in {}", path.display())]
+    Keys {
+        /// The file with the keys.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: nkeys::error::Error,
+    },
+    /// The server ended or did not get ready in time.
+    #[error("nats-server did not start: {reason}")]
+    Start {
+        /// What is known, with the end of its log.
+        reason: String,
+    },
+}
+
+/// A running server; killed when dropped, ended in order by [`Broker::stop`].
+pub struct Broker {
+    url: String,
+    keys: Arc<folder::Keys>,
+    state: watch::Receiver<supervise::State>,
+    stop: CancellationToken,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("url", &self.url)
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Locks the data folder, starts the server and waits until it takes connections.
+    ///
+    /// The port of the last start is used again when it is free.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another process has the folder, [`Error::Missing`] without a usable server, and the others
+    /// when the folder or the server can't be used.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let folder = folder::Folder::open(&config.data_dir).await?;
+        let keys = Arc::new(folder.keys()?);
+        let binary = binary::find(config.binary.as_deref()).await?;
+        let launch = child::Launch::new(config, binary, folder, Arc::clone(&keys));
+        let running = launch.first().await?;
+        let url = format!("nats://127.0.0.1:{}", running.port);
+        let (sender, state) = watch::channel(supervise::State::of(&running, 1));
+        let stop = CancellationToken::new();
+        let supervisor = tokio::spawn(supervise::run(launch, running, sender, stop.clone()));
+        Ok(Self { url, keys, state, stop, supervisor: Some(supervisor) })
+    }
+
+    /// Address for clients; the same over all restarts of the server.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The nkey seed of `role`: a secret.
+    pub fn seed(&self, role: Role) -> &str {
+        self.keys.seed(role)
+    }
+
+    /// Process id of the server; `None` while it is being started again.
+    pub fn pid(&self) -> Option<u32> {
+        self.state.borrow().pid
+    }
+
+    /// How often the server was started, from 1.
+    pub fn starts(&self) -> u64 {
+        self.state.borrow().starts
+    }
+
+    /// Waits until the server was started more than `starts` times and is ready. False when it will not be any more.
+    pub async fn started_after(&self, starts: u64) -> bool {
+        let mut state = self.state.clone();
+        state.wait_for(|state| state.starts > starts && state.pid.is_some()).await.is_ok()
+    }
+
+    /// Asks the server to end, kills it after the limit, and waits until it is gone.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(supervisor) = self.supervisor.take()
+            && let Err(error) = supervisor.await
+        {
+            tracing::error!(%error, "the broker's supervisor ended unexpectedly");
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.abort();
+            if let Some(pid) = self.pid() {
+                child::signal(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Kills a process (SIGKILL), for tests of what a crash leaves behind.
+#[cfg(feature = "testing")]
+pub(crate) fn kill(pid: u32) {
+    child::signal(pid, rustix::process::Signal::KILL);
+}

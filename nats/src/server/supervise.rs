@@ -1,0 +1,76 @@
+//! Starts the server again when it dies.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::child::{Launch, Running};
+
+/// Longest pause between two restarts.
+pub const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(50);
+/// A server that ran this long starts again at once; one that did not may be broken.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// What is known of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) pid: Option<u32>,
+    pub(super) starts: u64,
+}
+
+impl State {
+    pub(super) const fn of(running: &Running, starts: u64) -> Self {
+        Self { pid: Some(running.pid), starts }
+    }
+}
+
+/// Keeps a server running until `stop` fires, then ends it.
+pub(super) async fn run(
+    launch: Launch,
+    mut running: Running,
+    state: watch::Sender<State>,
+    stop: CancellationToken,
+) {
+    let port = i32::from(running.port);
+    let mut delay = Duration::ZERO;
+    loop {
+        let since = Instant::now();
+        tokio::select! {
+            ended = running.child.wait() => {
+                tracing::error!(?ended, pid = running.pid, "the broker has ended and is started again");
+            }
+            () = stop.cancelled() => {
+                running.end(Duration::from_millis(launch.config.stop_ms_max)).await;
+                state.send_modify(|state| state.pid = None);
+                return;
+            }
+        }
+        state.send_modify(|state| state.pid = None);
+        running.release().await;
+        if since.elapsed() >= STABLE {
+            delay = Duration::ZERO;
+        }
+        running = tokio::select! {
+            running = again(&launch, port, &mut delay) => running,
+            () = stop.cancelled() => return,
+        };
+        state.send_modify(|state| *state = State::of(&running, state.starts + 1));
+        tracing::info!(pid = running.pid, "the broker is back");
+    }
+}
+
+/// Starts on the same port, the only one that clients know, as often as it takes.
+async fn again(launch: &Launch, port: i32, delay: &mut Duration) -> Running {
+    loop {
+        tokio::time::sleep(*delay).await;
+        *delay = (*delay * 2).clamp(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
+        match launch.start(port).await {
+            Ok(running) => return running,
+            Err(error) => {
+                tracing::error!(%error, delay_ms = delay.as_millis(), "the broker does not start; it is tried again");
+            }
+        }
+    }
+}

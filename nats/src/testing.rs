@@ -1,0 +1,100 @@
+//! A real nats-server per test, on a free port, with a temporary store that is removed at the end.
+#![expect(clippy::expect_used, reason = "a test that has no broker fails at once")]
+
+use std::{path::Path, time::Duration};
+
+use tempfile::TempDir;
+
+use crate::{
+    Bus, Config, Role,
+    server::{self, Broker},
+    topology::{self, Settings},
+};
+
+/// Ack wait of every durable: short, so that redelivery is soon.
+pub const ACK_WAIT: Duration = Duration::from_secs(2);
+
+/// A running broker with the whole topology; gone when dropped.
+#[derive(Debug)]
+pub struct TestBroker {
+    // Dropped first, so that the server is gone before its folder.
+    broker: Broker,
+    folder: TempDir,
+}
+
+impl TestBroker {
+    /// Starts one with the topology applied and [`ACK_WAIT`].
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start() -> Self {
+        Self::start_with(&Settings { ack_wait: Some(ACK_WAIT), ..Settings::default() }).await
+    }
+
+    /// Starts one with the topology applied as `settings` say.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_with(settings: &Settings) -> Self {
+        let broker = Self::start_empty().await;
+        let bus = broker.bus(Role::Admin).await;
+        topology::apply(bus.context(), settings).await.expect("the topology is applied");
+        bus.close().await.expect("the connection closes");
+        broker
+    }
+
+    /// Starts one without any stream.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_empty() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = server::Config { data_dir: folder.path().join("nats"), ..server::Config::default() };
+        let broker = Broker::start(config).await.expect("a nats-server");
+        Self { broker, folder }
+    }
+
+    /// Address for clients; the same over all restarts.
+    pub fn url(&self) -> &str {
+        self.broker.url()
+    }
+
+    /// The nkey seed of `role`.
+    pub fn seed(&self, role: Role) -> &str {
+        self.broker.seed(role)
+    }
+
+    /// Settings of a connection with the rights of `role`.
+    pub fn config(&self, role: Role) -> Config {
+        Config::new(vec![self.url().to_owned()], role, Some(self.seed(role).to_owned()))
+    }
+
+    /// A connection with the rights of `role`.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub async fn bus(&self, role: Role) -> Bus {
+        Bus::connect(&self.config(role)).await.expect("a connection")
+    }
+
+    /// The server's data folder.
+    pub fn data_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The broker underneath.
+    pub const fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Kills the server (SIGKILL) and waits until its supervisor has started it again.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub async fn kill(&self) {
+        let starts = self.broker.starts();
+        let pid = self.broker.pid().expect("a running broker");
+        server::kill(pid);
+        assert!(self.broker.started_after(starts).await, "the broker comes back");
+    }
+}

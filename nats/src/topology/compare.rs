@@ -1,0 +1,158 @@
+//! What differs between the file and a server, and whether it can be changed in place.
+
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+
+use async_nats::jetstream::{
+    consumer,
+    stream::{self, PersistenceMode},
+};
+
+use super::{Class, Difference};
+
+/// Collects the differences of one asset.
+struct Findings {
+    asset: String,
+    found: Vec<Difference>,
+}
+
+impl Findings {
+    fn add(&mut self, class: Class, field: &str, want: String, have: String) {
+        self.found.push(Difference { asset: self.asset.clone(), field: field.to_owned(), want, have, class });
+    }
+
+    fn field<T: PartialEq + Debug>(&mut self, field: &str, want: &T, have: &T, class: Class) {
+        if want != have {
+            self.add(class, field, format!("{want:?}"), format!("{have:?}"));
+        }
+    }
+
+    fn time(&mut self, field: &str, want: Duration, have: Duration) {
+        if want != have {
+            let text = |time: Duration| humantime::format_duration(time).to_string();
+            self.add(Class::Changeable, field, text(want), text(have));
+        }
+    }
+
+    /// A switch that can be turned on but never off again.
+    fn latch(&mut self, field: &str, want: bool, have: bool) {
+        let class = if have { Class::Irreversible } else { Class::Changeable };
+        self.field(field, &want, &have, class);
+    }
+
+    /// A missing one is as bad as a missing stream; one too many is not.
+    fn subjects(&mut self, field: &str, want: BTreeSet<&str>, have: BTreeSet<&str>) {
+        if want == have {
+            return;
+        }
+        let class = if want.is_subset(&have) { Class::Changeable } else { Class::Absent };
+        self.add(class, field, format!("{want:?}"), format!("{have:?}"));
+    }
+}
+
+/// The whole asset is missing.
+pub(super) fn absent(asset: String) -> Difference {
+    Difference {
+        asset,
+        field: String::new(),
+        want: "there".into(),
+        have: "missing".into(),
+        class: Class::Absent,
+    }
+}
+
+/// Compares what the file says of a stream; what it does not mention is the operator's own.
+pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Difference> {
+    use Class::{Changeable, Irreversible};
+    let mut findings = Findings { asset: format!("stream {}", want.name), found: Vec::new() };
+    let f = &mut findings;
+    f.subjects("subjects", set(&want.subjects), set(&have.subjects));
+    f.field("retention", &want.retention, &have.retention, Irreversible);
+    f.field("storage", &want.storage, &have.storage, Irreversible);
+    f.field("max_consumers", &want.max_consumers, &have.max_consumers, Irreversible);
+    f.field("mirror", &None, &have.mirror.as_ref().map(|mirror| &mirror.name), Irreversible);
+    let asynchronous = have.persist_mode == Some(PersistenceMode::Async);
+    f.field("asynchronous persistence", &false, &asynchronous, Irreversible);
+    f.latch("sealed", false, have.sealed);
+    f.latch("deny_delete", want.deny_delete, have.deny_delete);
+    f.latch("deny_purge", want.deny_purge, have.deny_purge);
+    f.latch("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
+    f.latch("allow_message_schedules", want.allow_message_schedules, have.allow_message_schedules);
+    f.field("allow_message_counter", &false, &have.allow_message_counter, Irreversible);
+    f.time("max_age", want.max_age, have.max_age);
+    f.time("duplicate_window", want.duplicate_window, have.duplicate_window);
+    f.time(
+        "markers",
+        want.subject_delete_marker_ttl.unwrap_or_default(),
+        have.subject_delete_marker_ttl.unwrap_or_default(),
+    );
+    f.field("max_bytes", &want.max_bytes, &have.max_bytes, Changeable);
+    f.field("max_message_size", &want.max_message_size, &have.max_message_size, Changeable);
+    f.field("max_messages", &want.max_messages, &have.max_messages, Changeable);
+    f.field(
+        "messages_per_subject_max",
+        &want.max_messages_per_subject,
+        &have.max_messages_per_subject,
+        Changeable,
+    );
+    f.field("discard", &want.discard, &have.discard, Changeable);
+    f.field(
+        "discard_new_per_subject",
+        &want.discard_new_per_subject,
+        &have.discard_new_per_subject,
+        Changeable,
+    );
+    f.field("allow_rollup", &want.allow_rollup, &have.allow_rollup, Changeable);
+    f.field("allow_direct", &want.allow_direct, &have.allow_direct, Changeable);
+    f.field("allow_atomic_publish", &want.allow_atomic_publish, &have.allow_atomic_publish, Changeable);
+    f.field("no_ack", &want.no_ack, &have.no_ack, Changeable);
+    f.field("replicas", &want.num_replicas, &have.num_replicas, Changeable);
+    f.field("about", &want.description, &have.description, Changeable);
+    findings.found
+}
+
+/// What the server should have: the wanted values, and the operator's own where the file is silent.
+pub(super) fn merged(want: &stream::Config, have: stream::Config) -> stream::Config {
+    let mut metadata = have.metadata;
+    metadata.retain(|key, _| !key.starts_with("_nats."));
+    stream::Config {
+        metadata,
+        republish: have.republish,
+        subject_transform: have.subject_transform,
+        compression: have.compression,
+        placement: have.placement,
+        sources: have.sources,
+        consumer_limits: have.consumer_limits,
+        first_sequence: have.first_sequence,
+        persist_mode: have.persist_mode,
+        allow_batch_publish: have.allow_batch_publish,
+        mirror_direct: have.mirror_direct,
+        ..want.clone()
+    }
+}
+
+/// Compares a durable.
+pub(super) fn durables(asset: String, want: &consumer::Config, have: &consumer::Config) -> Vec<Difference> {
+    use Class::{Changeable, Irreversible};
+    let mut findings = Findings { asset, found: Vec::new() };
+    let f = &mut findings;
+    f.subjects("filters", filters(want), filters(have));
+    f.field("deliver_subject", &None, &have.deliver_subject, Irreversible);
+    f.field("deliver_policy", &want.deliver_policy, &have.deliver_policy, Irreversible);
+    f.field("ack_policy", &want.ack_policy, &have.ack_policy, Irreversible);
+    f.field("replay_policy", &want.replay_policy, &have.replay_policy, Irreversible);
+    f.time("ack_wait", want.ack_wait, have.ack_wait);
+    f.field("ack_pending_max", &want.max_ack_pending, &have.max_ack_pending, Changeable);
+    f.field("deliver_max", &want.max_deliver, &have.max_deliver, Changeable);
+    f.field("backoff", &want.backoff, &have.backoff, Changeable);
+    f.field("headers_only", &want.headers_only, &have.headers_only, Changeable);
+    findings.found
+}
+
+fn set(subjects: &[String]) -> BTreeSet<&str> {
+    subjects.iter().map(String::as_str).collect()
+}
+
+fn filters(config: &consumer::Config) -> BTreeSet<&str> {
+    let one = Some(config.filter_subject.as_str()).filter(|subject| !subject.is_empty());
+    config.filter_subjects.iter().map(String::as_str).chain(one).collect()
+}

@@ -1,0 +1,343 @@
+//! The topology file: human units in, the server's configuration out.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::jetstream::{
+    consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy},
+    stream::{self, DiscardPolicy, RetentionPolicy, StorageType},
+};
+use schemas::subjects;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::Settings;
+use crate::{Error, Role};
+
+/// The window the server takes when none is given.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// The file, with one entry per asset.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Topology {
+    stream: BTreeMap<String, Stream>,
+    durable: BTreeMap<String, Durable>,
+    bucket: BTreeMap<String, Bucket>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stream {
+    about: String,
+    subjects: Vec<String>,
+    #[serde(default)]
+    retention: Retention,
+    #[serde(default)]
+    storage: Storage,
+    #[serde(default)]
+    max_age: Time,
+    max_bytes: Bytes,
+    max_message_size: Bytes,
+    messages_per_subject_max: Option<u32>,
+    #[serde(default)]
+    discard: Discard,
+    #[serde(default)]
+    discard_new_per_subject: bool,
+    duplicate_window: Option<Time>,
+    #[serde(default)]
+    deny_delete: bool,
+    #[serde(default)]
+    deny_purge: bool,
+    #[serde(default)]
+    allow_rollup: bool,
+    #[serde(default)]
+    allow_atomic_publish: bool,
+    #[serde(default)]
+    allow_message_schedules: bool,
+    #[serde(default)]
+    allow_message_ttl: bool,
+    needed_by: Vec<Who>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Durable {
+    stream: String,
+    filters: Vec<String>,
+    ack_wait: Time,
+    ack_pending_max: u32,
+    needed_by: Vec<Who>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bucket {
+    about: String,
+    max_bytes: Bytes,
+    max_value_size: Option<Bytes>,
+    #[serde(default)]
+    expires: bool,
+    markers: Option<Time>,
+    needed_by: Vec<Who>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Retention {
+    #[default]
+    Limits,
+    WorkQueue,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Storage {
+    #[default]
+    File,
+    Memory,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Discard {
+    #[default]
+    Old,
+    New,
+}
+
+/// A stream as it should be.
+#[derive(Debug, Clone)]
+pub(super) struct WantedStream {
+    pub(super) config: stream::Config,
+    pub(super) needed_by: Vec<Role>,
+}
+
+/// A durable as it should be.
+#[derive(Debug, Clone)]
+pub(super) struct WantedDurable {
+    pub(super) stream: String,
+    pub(super) name: String,
+    pub(super) config: consumer::Config,
+    pub(super) needed_by: Vec<Role>,
+}
+
+impl Topology {
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| Error::Invalid { what: format!("topology file: {error}") })
+    }
+
+    /// Streams and buckets.
+    pub(super) fn streams(&self, settings: &Settings) -> Vec<WantedStream> {
+        let streams = self.stream.iter().map(|(name, stream)| stream.wanted(name, settings));
+        let buckets = self.bucket.iter().map(|(name, bucket)| bucket.wanted(name, settings));
+        streams.chain(buckets).collect()
+    }
+
+    pub(super) fn durables(&self, settings: &Settings) -> Vec<WantedDurable> {
+        self.durable.iter().map(|(name, durable)| durable.wanted(name, settings)).collect()
+    }
+}
+
+impl Stream {
+    fn wanted(&self, name: &str, settings: &Settings) -> WantedStream {
+        let config = stream::Config {
+            name: name.to_owned(),
+            description: Some(self.about.clone()),
+            subjects: self.subjects.clone(),
+            retention: match self.retention {
+                Retention::Limits => RetentionPolicy::Limits,
+                Retention::WorkQueue => RetentionPolicy::WorkQueue,
+            },
+            storage: match self.storage {
+                Storage::File => StorageType::File,
+                Storage::Memory => StorageType::Memory,
+            },
+            discard: match self.discard {
+                Discard::Old => DiscardPolicy::Old,
+                Discard::New => DiscardPolicy::New,
+            },
+            discard_new_per_subject: self.discard_new_per_subject,
+            max_age: self.max_age.0,
+            max_bytes: settings.scaled(self.max_bytes.0),
+            max_message_size: size(self.max_message_size.0),
+            max_messages: -1,
+            max_messages_per_subject: self.messages_per_subject_max.map_or(-1, i64::from),
+            max_consumers: -1,
+            duplicate_window: self.duplicate_window.map_or(DUPLICATE_WINDOW, |window| window.0),
+            deny_delete: self.deny_delete,
+            deny_purge: self.deny_purge,
+            allow_rollup: self.allow_rollup,
+            allow_atomic_publish: self.allow_atomic_publish,
+            allow_message_schedules: self.allow_message_schedules,
+            allow_message_ttl: self.allow_message_ttl,
+            num_replicas: settings.replicas,
+            ..stream::Config::default()
+        };
+        WantedStream { config, needed_by: roles(&self.needed_by) }
+    }
+}
+
+impl Bucket {
+    /// The stream behind the bucket. Rollup stays on for purges that name a revision: a value used once.
+    fn wanted(&self, name: &str, settings: &Settings) -> WantedStream {
+        let config = stream::Config {
+            name: subjects::kv_stream(name),
+            description: Some(self.about.clone()),
+            subjects: vec![subjects::kv(name, ">")],
+            retention: RetentionPolicy::Limits,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            max_bytes: settings.scaled(self.max_bytes.0),
+            max_message_size: self.max_value_size.map_or(-1, |bytes| size(bytes.0)),
+            max_messages: -1,
+            // An older revision would come back when the newest expires.
+            max_messages_per_subject: 1,
+            max_consumers: -1,
+            duplicate_window: DUPLICATE_WINDOW,
+            deny_delete: true,
+            allow_rollup: true,
+            // Any replica answers a direct read, also one that is behind.
+            allow_direct: false,
+            allow_message_ttl: self.expires,
+            subject_delete_marker_ttl: self.markers.map(|time| time.0),
+            num_replicas: settings.replicas,
+            ..stream::Config::default()
+        };
+        WantedStream { config, needed_by: roles(&self.needed_by) }
+    }
+}
+
+impl Durable {
+    fn wanted(&self, name: &str, settings: &Settings) -> WantedDurable {
+        let (filter_subject, filter_subjects) = match self.filters.as_slice() {
+            [one] => (one.clone(), Vec::new()),
+            many => (String::new(), many.to_vec()),
+        };
+        let config = consumer::Config {
+            durable_name: Some(name.to_owned()),
+            name: Some(name.to_owned()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            replay_policy: ReplayPolicy::Instant,
+            ack_wait: settings.ack_wait.unwrap_or(self.ack_wait.0),
+            max_ack_pending: i64::from(self.ack_pending_max),
+            max_deliver: -1,
+            filter_subject,
+            filter_subjects,
+            ..consumer::Config::default()
+        };
+        WantedDurable {
+            stream: self.stream.clone(),
+            name: name.to_owned(),
+            config,
+            needed_by: roles(&self.needed_by),
+        }
+    }
+}
+
+/// A role by its name.
+#[derive(Debug, Clone, Copy)]
+struct Who(Role);
+
+impl<'de> Deserialize<'de> for Who {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let role = Role::ALL.into_iter().find(|role| role.name() == name);
+        role.map(Self).ok_or_else(|| D::Error::custom(format!("there is no role {name:?}")))
+    }
+}
+
+fn roles(who: &[Who]) -> Vec<Role> {
+    who.iter().map(|who| who.0).collect()
+}
+
+/// A time such as `90d` or `10m`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Self).map_err(|e| D::Error::custom(format!("{text:?}: {e}")))
+    }
+}
+
+/// A size such as `64KiB` or `4GiB`, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Bytes(i64);
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        bytes(&text)
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is no size in B, KiB, MiB or GiB")))
+    }
+}
+
+fn bytes(text: &str) -> Option<i64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let shift = match unit.trim() {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    let bytes = number.parse::<i64>().ok()?.checked_mul(1 << shift)?;
+    (bytes > 0).then_some(bytes)
+}
+
+fn size(bytes: i64) -> i32 {
+    i32::try_from(bytes).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Topology, bytes};
+    use crate::topology::{FILE, Settings};
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(bytes("64KiB"), Some(65_536));
+        assert_eq!(bytes("4GiB"), Some(4 << 30));
+        assert_eq!(bytes("7 B"), Some(7));
+        for bad in ["", "KiB", "0MiB", "-1B", "4GB", "1.5MiB", "9999999999999999GiB", "99999999999GiB"] {
+            assert_eq!(bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        let check = |from: &str, to: &str, says: &str| {
+            let error = Topology::parse(&FILE.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        };
+        check("deny_purge", "deny_purges", "deny_purges");
+        check("max_age = \"90d\"", "max_age = \"90 parsecs\"", "90 parsecs");
+        check("\"4GiB\"", "\"4GB\"", "4GB");
+        check("needed_by = [\"upload\"]", "needed_by = [\"uploader\"]", "uploader");
+        check("retention = \"work-queue\"", "retention = \"interest\"", "interest");
+    }
+
+    #[test]
+    fn the_server_can_reserve_all_limits() {
+        let streams = Topology::parse(FILE).unwrap().streams(&Settings::default());
+        let files: i64 =
+            streams.iter().filter(|s| s.config.name != "PROGRESS").map(|s| s.config.max_bytes).sum();
+        let server = crate::server::Config::default();
+        assert!(u64::try_from(files).unwrap() <= server.file_store_bytes_max, "{files}");
+        // The limit of the cluster's servers.
+        assert!(files <= 20 << 30, "{files}");
+        assert!(streams.iter().all(|s| s.config.max_bytes > 0), "everything has a limit");
+    }
+
+    #[test]
+    fn durables_name_streams_of_the_file() {
+        let topology = Topology::parse(FILE).unwrap();
+        let streams = topology.streams(&Settings::default());
+        for durable in topology.durables(&Settings::default()) {
+            assert!(streams.iter().any(|s| s.config.name == durable.stream), "{}", durable.name);
+        }
+    }
+}

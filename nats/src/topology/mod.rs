@@ -1,0 +1,282 @@
+//! Streams, durables and buckets: compared with `topology.toml`, brought to it, asked for at start.
+//!
+//! Only [`apply`] creates or changes anything, with the admin role. A role calls [`verify`] before it does anything else.
+//!
+//! Limits: at most [`REQUESTS_MAX`] questions or changes are under way at once.
+
+mod compare;
+mod file;
+
+use std::{fmt, time::Duration};
+
+use async_nats::jetstream::{
+    self, ErrorCode,
+    consumer::{self, pull},
+    response::Response,
+    stream,
+};
+use futures::{StreamExt, TryStreamExt};
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Role, publish, server};
+use file::{Topology, WantedDurable, WantedStream};
+
+/// The topology in human units.
+pub const FILE: &str = include_str!("../../topology.toml");
+
+/// Most requests to the server at once.
+pub const REQUESTS_MAX: usize = 8;
+
+/// What differs between installations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Copies of every stream and bucket: 1 for one server, 3 for a cluster.
+    pub replicas: usize,
+    /// Replaces every durable's ack wait; for tests of redelivery.
+    pub ack_wait: Option<Duration>,
+    /// All byte limits of streams in percent of the file's, from 1.
+    pub max_bytes_percent: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { replicas: 1, ack_wait: None, max_bytes_percent: 100 }
+    }
+}
+
+impl Settings {
+    fn scaled(&self, bytes: i64) -> i64 {
+        (bytes / 100).saturating_mul(self.max_bytes_percent.max(1).into()).max(1)
+    }
+}
+
+/// How bad a difference is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// It, or a subject of it, is missing; [`apply`] adds it.
+    Absent,
+    /// [`apply`] changes it.
+    Changeable,
+    /// The server can't change it in place.
+    Irreversible,
+}
+
+/// One difference between the file and a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What differs: `stream EVENTS`, `durable index of EVENTS`.
+    pub asset: String,
+    /// The field; empty when all of it is missing.
+    pub field: String,
+    /// What the file says.
+    pub want: String,
+    /// What the server has.
+    pub have: String,
+    /// How bad it is.
+    pub class: Class,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { asset, field, want, have, class } = self;
+        if field.is_empty() {
+            return write!(f, "{asset} is missing");
+        }
+        write!(f, "{asset}: {field} is {have}, should be {want}")?;
+        if *class == Class::Irreversible {
+            write!(f, " (can't be changed in place)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares the server with the file, everything in it.
+///
+/// # Errors
+/// [`Error::Topology`] when the server is too old; [`Error::Unavailable`] when it does not answer.
+pub async fn diff(context: &jetstream::Context, settings: &Settings) -> Result<Vec<Difference>, Error> {
+    Ok(survey(context, settings, |_| true).await?.differences)
+}
+
+/// Brings the server to the file and answers what it changed; needs the admin role. Applying twice changes nothing.
+///
+/// # Errors
+/// [`Error::Topology`] when something can't be changed in place, and then nothing was changed; [`Error::Refused`] when the
+/// server refuses a change; [`Error::Unavailable`] when it does not answer.
+pub async fn apply(context: &jetstream::Context, settings: &Settings) -> Result<Vec<Difference>, Error> {
+    let survey = survey(context, settings, |_| true).await?;
+    refuse(&survey.differences, Class::Irreversible, |list| {
+        format!(
+            "{list}. Nothing was changed. Stop all roles, back up what must be kept (`nats stream backup`), delete it \
+             (`nats stream rm`, `nats consumer rm`) and apply again"
+        )
+    })?;
+    // The streams first: a durable needs its stream.
+    all(survey.streams.iter(), |(want, have)| put_stream(context, want, have.as_ref())).await?;
+    all(survey.durables.iter(), |(want, have)| put_durable(context, want, have.as_ref())).await?;
+    Ok(survey.differences)
+}
+
+/// Checks that all `role` needs is there and usable; works with that role's own rights. What is more does not matter, nor
+/// does what [`apply`] would merely change.
+///
+/// # Errors
+/// [`Error::Topology`] naming what is missing or irreversibly different; [`Error::Unavailable`] when the server does not
+/// answer, or does not let the role ask.
+pub async fn verify(context: &jetstream::Context, role: Role) -> Result<(), Error> {
+    let survey = survey(context, &Settings::default(), |needed_by| needed_by.contains(&role)).await?;
+    let advice = |list| {
+        format!(
+            "{list}. Run `streamgate nats apply` with the admin role, or `streamgate nats diff` to see all"
+        )
+    };
+    refuse(&survey.differences, Class::Absent, advice)?;
+    refuse(&survey.differences, Class::Irreversible, advice)
+}
+
+fn refuse(found: &[Difference], class: Class, advice: impl Fn(String) -> String) -> Result<(), Error> {
+    let list: Vec<String> = found.iter().filter(|d| d.class == class).map(ToString::to_string).collect();
+    if list.is_empty() { Ok(()) } else { Err(Error::Topology { reason: advice(list.join("; ")) }) }
+}
+
+/// What the file wants beside what the server has.
+struct Survey {
+    streams: Vec<(WantedStream, Option<stream::Config>)>,
+    durables: Vec<(WantedDurable, Option<consumer::Config>)>,
+    differences: Vec<Difference>,
+}
+
+async fn survey(
+    context: &jetstream::Context,
+    settings: &Settings,
+    needed: impl Fn(&[Role]) -> bool,
+) -> Result<Survey, Error> {
+    check_version(&context.client().server_info().version)?;
+    let topology = Topology::parse(FILE)?;
+    let streams = topology.streams(settings).into_iter().filter(|stream| needed(&stream.needed_by));
+    let durables = topology.durables(settings).into_iter().filter(|durable| needed(&durable.needed_by));
+    let streams = all(streams, |want| async {
+        let subject = format!("STREAM.INFO.{}", want.config.name);
+        let info = ask::<stream::Info>(context, subject, ErrorCode::STREAM_NOT_FOUND).await?;
+        Ok((want, info.map(|info| info.config)))
+    })
+    .await?;
+    let there =
+        |stream: &str| streams.iter().any(|(want, have)| want.config.name == stream && have.is_some());
+    let durables = all(durables, |want| async {
+        if !there(&want.stream) && streams.iter().any(|(other, _)| other.config.name == want.stream) {
+            return Ok((want, None));
+        }
+        let subject = format!("CONSUMER.INFO.{}.{}", want.stream, want.name);
+        let info = ask::<consumer::Info>(context, subject, ErrorCode::CONSUMER_NOT_FOUND).await?;
+        Ok((want, info.map(|info| info.config)))
+    })
+    .await?;
+    let mut differences = Vec::new();
+    for (want, have) in &streams {
+        match have {
+            Some(have) => differences.extend(compare::streams(&want.config, have)),
+            None => differences.push(compare::absent(format!("stream {}", want.config.name))),
+        }
+    }
+    for (want, have) in &durables {
+        let asset = format!("durable {} of {}", want.name, want.stream);
+        match have {
+            Some(have) => differences.extend(compare::durables(asset, &want.config, have)),
+            None => differences.push(compare::absent(asset)),
+        }
+    }
+    Ok(Survey { streams, durables, differences })
+}
+
+/// Runs `work` for each item, some at once, and keeps the order.
+async fn all<T, R, F>(items: impl Iterator<Item = T>, work: impl Fn(T) -> F) -> Result<Vec<R>, Error>
+where
+    F: Future<Output = Result<R, Error>>,
+{
+    futures::stream::iter(items).map(work).buffered(REQUESTS_MAX).try_collect().await
+}
+
+/// Asks the JetStream API; `None` when the server says that it is not there.
+async fn ask<T: DeserializeOwned>(
+    context: &jetstream::Context,
+    subject: String,
+    absent: ErrorCode,
+) -> Result<Option<T>, Error> {
+    let answer =
+        context.request(subject.clone(), &serde_json::json!({})).await.map_err(Error::unavailable)?;
+    match answer {
+        Response::Ok(info) => Ok(Some(info)),
+        Response::Err { error } if error.error_code() == absent => Ok(None),
+        Response::Err { error } => Err(refused(subject, &error)),
+    }
+}
+
+async fn put_stream(
+    context: &jetstream::Context,
+    want: &WantedStream,
+    have: Option<&stream::Config>,
+) -> Result<(), Error> {
+    let what = || format!("stream {}", want.config.name);
+    match have {
+        None => {
+            let made = context.create_stream(&want.config).await;
+            made.map(|_| ()).map_err(|error| refused(what(), &error))
+        }
+        Some(have) if compare::streams(&want.config, have).is_empty() => Ok(()),
+        Some(have) => {
+            let changed = context.update_stream(compare::merged(&want.config, have.clone())).await;
+            changed.map(|_| ()).map_err(|error| refused(what(), &error))
+        }
+    }
+}
+
+async fn put_durable(
+    context: &jetstream::Context,
+    want: &WantedDurable,
+    have: Option<&consumer::Config>,
+) -> Result<(), Error> {
+    let what = || format!("durable {} of {}", want.name, want.stream);
+    let config = pull_config(&want.config);
+    match have {
+        None => {
+            let made = context.create_consumer_strict_on_stream(config, &want.stream).await;
+            made.map(|_| ()).map_err(|error| refused(what(), &error))
+        }
+        Some(have) if compare::durables(what(), &want.config, have).is_empty() => Ok(()),
+        Some(_) => {
+            let changed = context.update_consumer_on_stream(config, &want.stream).await;
+            changed.map(|_| ()).map_err(|error| refused(what(), &error))
+        }
+    }
+}
+
+fn pull_config(want: &consumer::Config) -> pull::Config {
+    pull::Config {
+        durable_name: want.durable_name.clone(),
+        name: want.name.clone(),
+        deliver_policy: want.deliver_policy,
+        ack_policy: want.ack_policy,
+        replay_policy: want.replay_policy,
+        ack_wait: want.ack_wait,
+        max_ack_pending: want.max_ack_pending,
+        max_deliver: want.max_deliver,
+        filter_subject: want.filter_subject.clone(),
+        filter_subjects: want.filter_subjects.clone(),
+        ..pull::Config::default()
+    }
+}
+
+fn refused(what: String, error: &dyn std::error::Error) -> Error {
+    Error::Refused { what, reason: publish::describe(error) }
+}
+
+fn check_version(version: &str) -> Result<(), Error> {
+    let (major, minor) = server::VERSION_MIN;
+    if server::version(version).is_some_and(|found| found >= (major, minor)) {
+        return Ok(());
+    }
+    Err(Error::Topology {
+        reason: format!("the server is nats-server {version}; {major}.{minor} or newer is needed"),
+    })
+}

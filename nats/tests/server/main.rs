@@ -1,0 +1,21 @@
+//! The embedded broker, its topology and its permissions, on real servers.
+
+mod broker;
+mod topology;
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything; a hundred times what it takes.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Asks again until the answer is yes.
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + WAIT_MAX;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
