@@ -154,3 +154,110 @@ impl Priority {
         }
     }
 }
+
+/// What a message on the bus is, by its subject; for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// An event.
+    Event,
+    /// A part of a job.
+    Task,
+    /// A KV entry.
+    Record,
+    /// An audit record.
+    Audit,
+    /// A dead letter.
+    Dead,
+    /// Progress of a part.
+    Progress,
+    /// A schedule or what is due by one.
+    Schedule,
+    /// A control message.
+    Control,
+    /// A question to the index.
+    Ask,
+    /// A log line.
+    Log,
+    /// An acknowledgement.
+    Ack,
+    /// A request to the JetStream API.
+    Api,
+    /// A JetStream advisory.
+    Advisory,
+    /// An answer.
+    Inbox,
+    /// Anything else.
+    Other,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 15] = [
+        Self::Event,
+        Self::Task,
+        Self::Record,
+        Self::Audit,
+        Self::Dead,
+        Self::Progress,
+        Self::Schedule,
+        Self::Control,
+        Self::Ask,
+        Self::Log,
+        Self::Ack,
+        Self::Api,
+        Self::Advisory,
+        Self::Inbox,
+        Self::Other,
+    ];
+
+    /// Its name as a metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Task => "task",
+            Self::Record => "record",
+            Self::Audit => "audit",
+            Self::Dead => "dead",
+            Self::Progress => "progress",
+            Self::Schedule => "schedule",
+            Self::Control => "control",
+            Self::Ask => "ask",
+            Self::Log => "log",
+            Self::Ack => "ack",
+            Self::Api => "api",
+            Self::Advisory => "advisory",
+            Self::Inbox => "inbox",
+            Self::Other => "other",
+        }
+    }
+
+    /// The class of a subject.
+    pub fn of(subject: &str) -> Self {
+        match subject.split_once('.') {
+            Some(("evt", _)) => Self::Event,
+            Some(("job", _)) => Self::Task,
+            Some(("$KV", _)) => Self::Record,
+            Some(("audit", _)) => Self::Audit,
+            Some(("dead", _)) => Self::Dead,
+            Some(("progress", _)) => Self::Progress,
+            Some(("sched" | "due", _)) => Self::Schedule,
+            Some(("ctl", _)) => Self::Control,
+            Some(("ask", _)) => Self::Ask,
+            Some(("log", _)) => Self::Log,
+            Some(("$JS", rest)) if rest.starts_with("ACK.") => Self::Ack,
+            Some(("$JS", rest)) if rest.starts_with("API.") => Self::Api,
+            Some(("$JS", rest)) if rest.starts_with("EVENT.ADVISORY.") => Self::Advisory,
+            Some((first, _)) if first.starts_with("_INBOX") => Self::Inbox,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Everything on the bus that a connection may hear.
+pub const ALL: &str = ">";
+
+/// Reply subjects of JetStream deliveries begin with this: the message was seen when it was published.
+pub const DELIVERY_REPLY_PREFIX: &str = "$JS.ACK";
+
+/// Subject of a JetStream advisory before its kind.
+pub const ADVISORY_PREFIX: &str = "$JS.EVENT.ADVISORY.";

@@ -41,10 +41,10 @@ pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Resul
             match append::term(&bus, &config, &held).await {
                 Ok(()) => {}
                 Err(error @ Error::Interrupted) => {
-                    tracing::info!(%error, "the next term goes on from the last record")
+                    tracing::info!(%error, "the next term goes on from the last record");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "appending stopped; the next term goes on from the last record")
+                    tracing::error!(%error, "appending stopped; the next term goes on from the last record");
                 }
             }
         }

@@ -1,0 +1,31 @@
+//! Settings of the monitor.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of the monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How often the state of streams and durables is asked for, in milliseconds.
+    pub poll_ms: u64,
+    /// Longest time one poll may take, in milliseconds.
+    pub poll_timeout_ms: u64,
+    /// Streams that are shown; more are left out.
+    pub streams_max: usize,
+    /// Durables that are shown; more are left out.
+    pub durables_max: usize,
+    /// Stages of dead letters that are shown by name; more are counted as `other`.
+    pub dead_stages_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            poll_ms: 5_000,
+            poll_timeout_ms: 10_000,
+            streams_max: 64,
+            durables_max: 64,
+            dead_stages_max: 32,
+        }
+    }
+}

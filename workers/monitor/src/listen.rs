@@ -1,0 +1,22 @@
+//! Listening: every message on the bus, counted once.
+
+use futures::StreamExt;
+use schemas::subjects::DELIVERY_REPLY_PREFIX;
+use tokio_util::sync::CancellationToken;
+
+use crate::Metrics;
+
+/// Counts what is heard until `shutdown`, or until the connection is closed.
+pub(crate) async fn run(mut heard: async_nats::Subscriber, metrics: Metrics, shutdown: CancellationToken) {
+    loop {
+        let message = tokio::select! {
+            () = shutdown.cancelled() => return,
+            message = heard.next() => message,
+        };
+        let Some(message) = message else { return };
+        let reply = message.reply.as_ref().map_or("", |reply| reply.as_str());
+        if !reply.starts_with(DELIVERY_REPLY_PREFIX) {
+            metrics.heard(&message.subject, &message.payload);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The pure core: what a subject and a consumer's state amount to.
+
+use schemas::subjects::{self, ADVISORY_PREFIX};
+
+/// Kinds of advisories that are counted by name.
+pub(crate) const ADVISORIES: [&str; 16] = [
+    "api",
+    "consumer_created",
+    "consumer_deleted",
+    "consumer_leader_elected",
+    "consumer_max_deliveries",
+    "consumer_msg_naked",
+    "consumer_msg_terminated",
+    "consumer_quorum_lost",
+    "domain_leader_elected",
+    "server_out_of_storage",
+    "server_removed",
+    "stream_created",
+    "stream_deleted",
+    "stream_leader_elected",
+    "stream_quorum_lost",
+    "stream_updated",
+];
+
+/// Type of an event, such as `media.stored`; `None` when the subject is no event.
+pub(crate) fn event_type(subject: &str) -> Option<&str> {
+    subjects::event_parts(subject)?;
+    let (_, rest) = subject.split_once('.')?;
+    rest.rsplit_once('.').map(|(kind, _)| kind)
+}
+
+/// Kind of the job a queued part belongs to.
+pub(crate) fn task_kind(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// Kind of an advisory as a label: the first two tokens behind the prefix.
+pub(crate) fn advisory_kind(subject: &str) -> String {
+    let rest = subject.strip_prefix(ADVISORY_PREFIX).unwrap_or_default();
+    let mut tokens = rest.split('.');
+    let first = tokens.next().unwrap_or_default().to_ascii_lowercase();
+    if first == "api" {
+        return first;
+    }
+    let second = tokens.next().unwrap_or_default().to_ascii_lowercase();
+    let kind = format!("{first}_{second}");
+    // The server names one thing by two words.
+    if kind == "stream_modified" { "stream_updated".into() } else { kind }
+}
+
+/// Stage of a dead letter.
+pub(crate) fn dead_stage(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// Share of a limit that is used, from 0; 0 without a limit.
+pub(crate) fn fill_ratio(used: u64, limit: Option<u64>) -> f64 {
+    match limit {
+        Some(limit) if limit > 0 => used as f64 / limit as f64,
+        _ => 0.0,
+    }
+}
+
+/// Age in seconds of something stored at `stored_at_ms`; never negative, clocks differ.
+pub(crate) fn age_seconds(now_ms: u64, stored_at_ms: u64) -> f64 {
+    now_ms.saturating_sub(stored_at_ms) as f64 / 1_000.0
+}
