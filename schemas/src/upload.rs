@@ -120,8 +120,8 @@ pub struct OpenUploads {
 impl OpenUploads {
     /// Key for an owner, by a digest of the owner's name: names may be client text.
     pub fn key_of(owner_digest: &[u8]) -> String {
-        let hex: String = owner_digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("uploads.{hex}")
+        let half = owner_digest.get(..16).unwrap_or(owner_digest);
+        format!("uploads.{}", data_encoding::HEXLOWER.encode(half))
     }
 }
 

@@ -1,0 +1,25 @@
+//! Settings of the upload stage.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of the upload stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The consume loop.
+    pub consume: nats::consume::Config,
+    /// Deliveries after which a file whose probe crashes or hangs is rejected.
+    pub probe_attempts_max: u32,
+    /// Longest title or language taken from a file, in characters.
+    pub text_chars_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            consume: nats::consume::Config { slots: 2, ..nats::consume::Config::default() },
+            probe_attempts_max: 3,
+            text_chars_max: 200,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+use std::{process::Command, sync::LazyLock};
+
+use media::{AudioStream, Kind, Probe, Ratio, Stream, StreamKind, VideoStream};
+use proptest::prelude::*;
+use schemas::upload::Digest;
+use serde_bytes::ByteBuf;
+use sha2::{Digest as _, Sha256, Sha512};
+
+use crate::{Verifier, technical, walk::Format};
+
+const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"];
+
+/// A real file of one second, made by the ffmpeg program.
+fn clip(codecs: &[&str], extension: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(format!("clip.{extension}"));
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=duration=1:size=64x64:rate=10"])
+        .args(["-f", "lavfi", "-i", "sine=duration=1"])
+        .args(codecs)
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{extension}: {}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read(path).unwrap()
+}
+
+fn with<'a>(base: &[&'a str], extra: &[&'a str]) -> Vec<&'a str> {
+    base.iter().chain(extra).copied().collect()
+}
+
+/// One real file for each structure that is walked.
+static FILES: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
+    let picture = &["-map", "0", "-frames:v", "1"];
+    vec![
+        ("mp4", clip(&with(H264, &["-c:a", "aac"]), "mp4")),
+        (
+            "mp4 with its index in front",
+            clip(&with(H264, &["-c:a", "aac", "-movflags", "+faststart"]), "mp4"),
+        ),
+        (
+            "fragmented mp4",
+            clip(&with(H264, &["-c:a", "aac", "-movflags", "+frag_keyframe+empty_moov"]), "mp4"),
+        ),
+        ("mov", clip(&with(H264, &["-c:a", "pcm_s16le"]), "mov")),
+        ("m4a", clip(&["-map", "1", "-c:a", "aac"], "m4a")),
+        ("mkv", clip(&with(H264, &["-c:a", "flac"]), "mkv")),
+        ("live mkv", clip(&with(H264, &["-c:a", "aac", "-live", "1"]), "mkv")),
+        ("webm", clip(&["-c:v", "libvpx", "-c:a", "libopus"], "webm")),
+        ("ts", clip(&with(H264, &["-c:a", "aac"]), "ts")),
+        ("m2ts", clip(&with(H264, &["-c:a", "aac"]), "m2ts")),
+        ("avi", clip(&["-c:v", "mpeg4", "-c:a", "mp3"], "avi")),
+        ("wav", clip(&["-map", "1"], "wav")),
+        ("ogg", clip(&["-map", "1", "-c:a", "libopus"], "ogg")),
+        ("aac", clip(&["-map", "1", "-c:a", "aac"], "aac")),
+        ("flac", clip(&["-map", "1"], "flac")),
+        ("mp3", clip(&["-map", "1"], "mp3")),
+        ("png", clip(picture, "png")),
+        ("jpeg", clip(picture, "jpg")),
+        ("gif", clip(&["-map", "0"], "gif")),
+    ]
+});
+
+/// Structures whose end only a decoder knows.
+const OPAQUE: [&str; 4] = ["flac", "mp3", "jpeg", "gif"];
+
+fn verify_in(bytes: &[u8], step: usize, digest: Option<Digest>) -> Result<String, &'static str> {
+    let mut verifier = Verifier::new(u64::try_from(bytes.len()).unwrap(), digest);
+    // The first piece holds what the type is recognised by.
+    let (first, rest) = bytes.split_at(bytes.len().min(step.max(4096)));
+    let pieces = std::iter::once(first).filter(|f| !f.is_empty()).chain(rest.chunks(step.max(1)));
+    for piece in pieces {
+        verifier.update(piece).map_err(|r| r.code)?;
+    }
+    verifier.finish().map_err(|r| r.code)
+}
+
+fn verify(bytes: &[u8]) -> Result<String, &'static str> {
+    verify_in(bytes, 1 << 20, None)
+}
+
+fn archive() -> Vec<u8> {
+    // An empty ZIP archive: the end record alone.
+    let mut archive = b"PK\x05\x06".to_vec();
+    archive.extend([0; 18]);
+    archive
+}
+
+fn archive_with_a_file() -> Vec<u8> {
+    let mut archive = b"PK\x03\x04\x14\0\0\0\0\0".to_vec();
+    archive.extend([0; 20]);
+    archive.extend(b"PK\x01\x02");
+    archive.extend([0; 42]);
+    archive.extend(b"PK\x05\x06");
+    archive.extend([0, 0, 0, 0, 1, 0, 1, 0, 46, 0, 0, 0, 30, 0, 0, 0, 5, 0]);
+    archive.extend(b"hello");
+    archive
+}
+
+#[test]
+fn whole_files_are_taken() {
+    for (name, bytes) in FILES.iter() {
+        let wanted = hex::encode(Sha256::digest(bytes));
+        assert_eq!(verify(bytes), Ok(wanted), "{name}");
+    }
+}
+
+#[test]
+fn a_cut_file_is_truncated() {
+    for (name, bytes) in FILES.iter() {
+        // Captures from the air end anywhere; what a decoder has to follow, the probe looks at.
+        if OPAQUE.contains(name) || name.ends_with("ts") || name.contains("live") {
+            continue;
+        }
+        for cut in [bytes.len() / 2, bytes.len() - 1] {
+            // A form that was left open has no end to miss, and an odd form may lack its pad byte.
+            let found = verify(&bytes[..cut]);
+            assert!(matches!(found, Err("truncated" | "media_corrupt")), "{name} at {cut}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn what_follows_a_file_is_trailing() {
+    for (name, bytes) in FILES.iter() {
+        for (what, tail) in [
+            ("an archive", archive()),
+            ("an archive with a file", archive_with_a_file()),
+            ("text", b"<script>alert(1)</script>".to_vec()),
+        ] {
+            let mut both = bytes.clone();
+            both.extend(&tail);
+            let found = verify(&both);
+            let wanted = if OPAQUE.contains(name) { "embedded_archive" } else { "trailing_data" };
+            if what == "text" && OPAQUE.contains(name) {
+                continue;
+            }
+            assert_eq!(found, Err(wanted), "{what} behind {name}");
+        }
+    }
+}
+
+#[test]
+fn an_archive_inside_the_last_box_is_found() {
+    let mut bytes = FILES.first().unwrap().1.clone();
+    let archive = archive_with_a_file();
+    bytes.extend(u32::try_from(archive.len() + 8).unwrap().to_be_bytes());
+    bytes.extend(b"free");
+    bytes.extend(&archive);
+    assert_eq!(verify(&bytes), Err("embedded_archive"));
+}
+
+#[test]
+fn a_free_box_and_a_terminator_may_follow() {
+    let mut bytes = FILES.first().unwrap().1.clone();
+    bytes.extend([0, 0, 1, 8]);
+    bytes.extend(b"free");
+    bytes.extend([0x55; 256]);
+    assert!(verify(&bytes).is_ok());
+    bytes.extend([0; 4]);
+    assert!(verify(&bytes).is_ok(), "QuickTime ends with a zero length");
+}
+
+#[test]
+fn what_is_no_media_is_refused() {
+    for (name, bytes, wanted) in [
+        ("nothing", Vec::new(), "empty"),
+        ("text", b"this is not a film\n".repeat(500), "unsupported_type"),
+        ("playlist", b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n".to_vec(), "unsupported_type"),
+        ("archive", archive_with_a_file(), "unsupported_type"),
+        ("program", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0".to_vec(), "unsupported_type"),
+        ("page", b"<!DOCTYPE html><html></html>".to_vec(), "unsupported_type"),
+        ("drawing", b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>".to_vec(), "unsupported_type"),
+        ("one byte", vec![0], "unsupported_type"),
+        ("zeros", vec![0; 10_000], "unsupported_type"),
+        ("a box without an index", b"\0\0\0\x08mdat".to_vec(), "truncated"),
+        ("a box that overlaps itself", b"\0\0\0\x04ftypxxxxxxxx".to_vec(), "media_corrupt"),
+        ("a box of no length", b"\0\0\0\x01ftyp\0\0\0\0\0\0\0\0".to_vec(), "media_corrupt"),
+        ("an endless box", b"\0\0\0\x01ftyp\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(), "truncated"),
+    ] {
+        assert_eq!(verify(&bytes), Err(wanted), "{name}");
+    }
+}
+
+#[test]
+fn a_declared_digest_must_hold() {
+    let bytes = &FILES.first().unwrap().1;
+    let digest = |algorithm: &str, value: Vec<u8>| {
+        Some(Digest { algorithm: algorithm.to_owned(), value: ByteBuf::from(value) })
+    };
+    let (sha256, sha512) = (Sha256::digest(bytes).to_vec(), Sha512::digest(bytes).to_vec());
+    assert!(verify_in(bytes, 1000, digest("sha-256", sha256.clone())).is_ok());
+    assert!(verify_in(bytes, 1000, digest("sha-512", sha512.clone())).is_ok());
+    for wrong in [
+        digest("sha-256", vec![0; 32]),
+        digest("sha-512", vec![0; 64]),
+        digest("sha-512", sha256),
+        digest("sha-256", Vec::new()),
+    ] {
+        assert_eq!(verify_in(bytes, 1000, wrong), Err("digest_mismatch"));
+    }
+}
+
+#[test]
+fn bytes_that_are_missing_are_noticed() {
+    let bytes = &FILES.first().unwrap().1;
+    let mut verifier = Verifier::new(u64::try_from(bytes.len()).unwrap() + 1, None);
+    verifier.update(bytes).unwrap();
+    assert_eq!(verifier.finish().unwrap_err().code, "size_mismatch");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn pieces_of_any_size_give_one_verdict(file in 0_usize..19, step in 1_usize..9000, cut in 0_usize..100_000) {
+        let (name, bytes) = &FILES[file];
+        let cut = bytes.len().min(cut);
+        prop_assert_eq!(verify_in(&bytes[..cut], step, None), verify(&bytes[..cut]), "{}", name);
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic(head in 0_usize..19, noise in proptest::collection::vec(any::<u8>(), 0..5000), keep in 0_usize..300) {
+        let (_, bytes) = &FILES[head];
+        let mut hostile = bytes[..keep.min(bytes.len())].to_vec();
+        hostile.extend(&noise);
+        if let Ok(sha256) = verify(&hostile) {
+            prop_assert!(Format::detect(&hostile).is_some());
+            prop_assert_eq!(sha256.len(), 64);
+        }
+    }
+}
+
+fn stream(index: u32, kind: StreamKind) -> Stream {
+    Stream {
+        index,
+        kind,
+        codec: "x".into(),
+        profile: None,
+        level: None,
+        is_decodable: true,
+        bit_rate_bits_per_second: 0,
+        language: Some(" de\u{0}u ".into()),
+        title: Some("\n".into()),
+        is_default: false,
+        is_attached_picture: false,
+        packet_count: 10,
+        key_packet_count: 1,
+        start_us: Some(5),
+        end_us: Some(1_000_005),
+        video: (kind == StreamKind::Video).then(|| VideoStream {
+            width: 64,
+            height: 32,
+            sample_aspect: Ratio { num: 1, den: 1 },
+            display_width: 64,
+            display_height: 32,
+            rotation_degrees: 90,
+            pixel_format: "yuv420p".into(),
+            bit_depth: 8,
+            color_primaries: "unknown".into(),
+            color_transfer: "unknown".into(),
+            color_space: "unknown".into(),
+            color_range: "tv".into(),
+            is_hdr: false,
+            field_order: "progressive".into(),
+            is_interlaced: false,
+            average_frame_rate: Ratio { num: 0, den: 0 },
+            real_frame_rate: Ratio { num: 0, den: 0 },
+            frame_interval_us_min: 0,
+            frame_interval_us_max: 0,
+            frame_interval_us_usual: 0,
+            is_variable_rate: false,
+        }),
+        audio: (kind == StreamKind::Audio).then(|| AudioStream {
+            sample_rate_hz: 48_000,
+            channels: 2,
+            layout: "stereo".into(),
+            sample_format: "fltp".into(),
+        }),
+    }
+}
+
+#[test]
+fn the_record_names_what_can_be_played() {
+    let mut cover = stream(0, StreamKind::Video);
+    cover.is_attached_picture = true;
+    let mut undecodable = stream(1, StreamKind::Video);
+    undecodable.is_decodable = false;
+    let mut best = stream(3, StreamKind::Video);
+    best.is_default = true;
+    let probe = Probe {
+        kind: Kind::Video,
+        container: "mov,mp4,m4a,3gp,3g2,mj2".into(),
+        start_us: 5,
+        duration_us: 1_000_000,
+        size_bytes: 1_000,
+        is_truncated: false,
+        streams: vec![cover, undecodable, stream(2, StreamKind::Video), best, stream(4, StreamKind::Audio)],
+    };
+    let found = technical(&probe, 100);
+    assert_eq!(found.container, "mp4");
+    assert_eq!((found.duration_ms, found.bit_rate_bps, found.still), (1_000, 8_000, false));
+    assert_eq!(found.video.iter().map(|v| v.index).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(found.video[0].frame_rate.den, 1, "an unknown rate is no division by zero");
+    assert_eq!(found.audio.len(), 1);
+    assert_eq!(found.audio[0].language.as_deref(), Some("deu"));
+    assert_eq!(found.audio[0].title, None);
+    let still = technical(&Probe { kind: Kind::Image, duration_us: 0, ..probe }, 100);
+    assert_eq!((still.still, still.bit_rate_bps), (true, 0));
+}
