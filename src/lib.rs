@@ -9,13 +9,18 @@
 //! This crate is the binary's library: it composes the stages below it and adds what faces people. The map:
 //!
 //! - [`ingress`]: HTTP. [`auth`]: who is asking. [`keeper`]: singletons under a lease.
-//! - [`telemetry`]: logs, probes and metrics of each role.
+//! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
+//! - [`config`]: one struct, from file, environment and flags. [`telemetry`]: logs, probes and metrics of each role.
 //!
 //! Invariants, by what is absent: no stage is imported by another; nothing but [`nats`] writes state; no path, subject or
 //! metric label is made of a client's text.
 
 pub mod auth;
 pub mod cli;
+pub mod config;
 pub mod ingress;
 pub mod keeper;
+pub mod published;
+pub mod roles;
 pub mod telemetry;
+pub mod up;

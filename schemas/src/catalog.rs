@@ -17,6 +17,8 @@ pub struct Entry {
     pub schema: Schema,
 }
 
+const AUDIT_RECORD: &str = "audit.record";
+
 fn event<E: Event>() -> Entry {
     Entry {
         name: format!("{}.{}", E::ENTITY, E::VERB),
@@ -33,6 +35,18 @@ fn record<R: Record>(name: &str, key: &str) -> Entry {
         stream: crate::subjects::kv_stream(R::BUCKET),
         schema: schema_for!(R),
     }
+}
+
+impl Entry {
+    /// Media type of the payload.
+    pub fn content_type(&self) -> &'static str {
+        content_type(&self.name)
+    }
+}
+
+/// Media type of the payload of the messages called `name`.
+pub fn content_type(name: &str) -> &'static str {
+    if name == AUDIT_RECORD { crate::LINE_CONTENT_TYPE } else { crate::CONTENT_TYPE }
 }
 
 /// Every event kind.
@@ -110,7 +124,7 @@ pub fn others() -> Vec<Entry> {
             schema: schema_for!(job::Progress),
         },
         Entry {
-            name: "audit.record".into(),
+            name: AUDIT_RECORD.into(),
             address: crate::subjects::audit("{class}", "{action}"),
             stream: crate::subjects::AUDIT.into(),
             schema: schema_for!(audit::Record),

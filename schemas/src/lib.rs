@@ -12,6 +12,7 @@ pub mod audit;
 pub mod catalog;
 pub mod document;
 pub mod envelope;
+pub mod examples;
 pub mod ids;
 pub mod job;
 pub mod keys;
@@ -28,8 +29,11 @@ pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Largest KV record in bytes, below the broker's `max_payload` of 1 MiB with room for headers.
 pub const RECORD_BYTES_MAX: usize = 960 * 1024;
 
-/// Media type of every payload on the bus.
+/// Media type of every payload on the bus but audit records.
 pub const CONTENT_TYPE: &str = "application/msgpack";
+
+/// Media type of audit records: a line of JSON, so that what is replayed is what was stored and hashed.
+pub const LINE_CONTENT_TYPE: &str = "application/json";
 
 /// One kind of event on the EVENTS stream.
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {

@@ -4,6 +4,7 @@
 //! command line is wrong, 64 when the settings are.
 
 pub mod args;
+pub mod serve;
 
 use std::path::PathBuf;
 
@@ -245,20 +246,23 @@ pub enum AuditCommand {
     /// Print the log's lines as they were written
     #[command(after_help = "Examples:
   streamgate audit replay --since 1h
-  streamgate audit replay --from 1000 --filter media. > media.ndjson
+  streamgate audit replay --from 1000 --filter media.stored > stored.ndjson
+  streamgate audit replay --filter '*.failed'
   streamgate audit replay --follow")]
     Replay(ReplayArgs),
-    /// Check that every line continues the one before it
-    #[command(after_help = "Example:
-  streamgate audit verify")]
-    Verify(ReplayArgs),
+    /// Fetch the whole log and check that every line continues the one before it
+    #[command(after_help = "Prints the number and hash of the last line: note them elsewhere, a chain can't prove its own end.
+
+Example:
+  streamgate audit verify --json")]
+    Verify(ClientArgs),
 }
 
-/// Flags of `audit replay` and `audit verify`.
+/// Flags of `audit replay`.
 #[derive(Debug, clap::Args)]
 pub struct ReplayArgs {
-    /// First sequence
-    #[arg(long, value_name = "SEQUENCE")]
+    /// First record, from 1
+    #[arg(long, value_name = "NUMBER")]
     pub from: Option<u64>,
     /// From this time on: RFC 3339, or an age such as 90s, 2h, 7d
     #[arg(long, value_name = "TIME", conflicts_with = "from")]
@@ -266,8 +270,8 @@ pub struct ReplayArgs {
     /// Up to this time: RFC 3339, or an age
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// Only records whose class and action begin so, such as `media.` or `job.failed`
-    #[arg(long, value_name = "PREFIX")]
+    /// Only these records: `media`, `media.stored`, `*.failed`
+    #[arg(long, value_name = "FILTER")]
     pub filter: Option<String>,
     /// Stay, and print what comes
     #[arg(long)]

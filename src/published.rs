@@ -1,0 +1,512 @@
+//! The published form of every message: JSON Schema, AsyncAPI and golden bytes, generated from the types.
+//!
+//! `json/<name>.v1.json` and `asyncapi.json` are compared as they are. `golden/<name>.v1.msgpack` holds the bytes of one example
+//! as a version of this program wrote them: such a file is written once, never again, and has to decode for ever.
+//!
+//! Limits: a file of more than [`FILE_BYTES_MAX`] bytes is not read.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs, io,
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+use schemas::{
+    catalog::{self, Entry},
+    examples::{self, Message, Visitor},
+};
+use serde_json::{Map, Value, json};
+
+/// Largest published file in bytes.
+pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Lines of one difference that are shown.
+const DIFFERENCE_LINES_MAX: usize = 12;
+
+/// What `check` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Which file, relative to the folder.
+    pub file: String,
+    /// What is different, for people; may have several lines.
+    pub detail: String,
+}
+
+/// Compares the files below `folder` with the types; an empty answer means that they agree.
+///
+/// # Errors
+/// When a file can't be read for another reason than being absent.
+pub fn check(folder: &Path) -> anyhow::Result<Vec<Difference>> {
+    let mut differences = Vec::new();
+    for (file, text) in texts()? {
+        let found = read(&folder.join(&file))?;
+        match found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
+            None => differences.push(Difference { file, detail: "is missing".into() }),
+            Some(found) if found == text => {}
+            Some(found) => differences.push(Difference { file, detail: difference(&found, &text) }),
+        }
+    }
+    differences.extend(superfluous(folder)?);
+    let mut golden = Golden { folder, differences: Vec::new(), failure: None };
+    examples::visit_all(&mut golden);
+    if let Some(error) = golden.failure {
+        return Err(error);
+    }
+    differences.extend(golden.differences);
+    Ok(differences)
+}
+
+/// Writes what is missing or different below `folder`; answers the files it wrote. Golden bytes that exist are left alone.
+///
+/// # Errors
+/// When a file can't be read or written.
+pub fn write(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let mut written = Vec::new();
+    for (file, text) in texts()? {
+        if read(&folder.join(&file))?.as_deref() != Some(text.as_bytes()) {
+            put(&folder.join(&file), text.as_bytes())?;
+            written.push(file);
+        }
+    }
+    let mut encoded = Encoded::default();
+    examples::visit_all(&mut encoded);
+    for (name, bytes) in encoded.0 {
+        let file = golden_file(&name);
+        if read(&folder.join(&file))?.is_none() {
+            put(&folder.join(&file), &bytes?)?;
+            written.push(file);
+        }
+    }
+    Ok(written)
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+            bail!("{} has more than {FILE_BYTES_MAX} bytes", path.display())
+        }
+        Ok(_) => Ok(Some(fs::read(path).with_context(|| path.display().to_string())?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    fs::write(path, bytes).with_context(|| path.display().to_string())
+}
+
+fn golden_file(name: &str) -> String {
+    format!("golden/{name}.v1.{}", if is_line(name) { "json" } else { "msgpack" })
+}
+
+fn is_line(name: &str) -> bool {
+    catalog::content_type(name) == schemas::LINE_CONTENT_TYPE
+}
+
+fn encode<M: Message>(name: &str, message: &M) -> anyhow::Result<Vec<u8>> {
+    Ok(if is_line(name) { serde_json::to_vec(message)? } else { rmp_serde::to_vec_named(message)? })
+}
+
+fn decode<M: Message>(name: &str, bytes: &[u8]) -> anyhow::Result<M> {
+    Ok(if is_line(name) { serde_json::from_slice(bytes)? } else { rmp_serde::from_slice(bytes)? })
+}
+
+fn schema_file(name: &str) -> String {
+    format!("json/{name}.v1.json")
+}
+
+/// Every generated text by its file.
+fn texts() -> anyhow::Result<BTreeMap<String, String>> {
+    let mut encoded = Encoded::default();
+    examples::visit_all(&mut encoded);
+    let entries = catalog::all();
+    let mut texts = BTreeMap::new();
+    for entry in &entries {
+        let mut schema = entry.schema.clone().to_value();
+        if let Some(object) = schema.as_object_mut() {
+            object.insert("$id".into(), json!(format!("urn:streamgate:schema:{}:v1", entry.name)));
+        }
+        texts.insert(schema_file(&entry.name), pretty(&schema)?);
+    }
+    texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1))?);
+    Ok(texts)
+}
+
+/// Indented, keys sorted whatever map the JSON library was built with, with a line end.
+fn pretty(value: &Value) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(&sorted(value))?))
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let members: BTreeMap<&String, &Value> = object.iter().collect();
+            Value::Object(members.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
+    }
+}
+
+/// The first lines that differ, the published ones marked `-`, those of the types `+`.
+fn difference(published: &str, types: &str) -> String {
+    let (published, types): (Vec<&str>, Vec<&str>) = (published.lines().collect(), types.lines().collect());
+    let same = published.iter().zip(&types).take_while(|(a, b)| a == b).count();
+    let shorter = published.len().min(types.len()) - same;
+    let tail = published.iter().rev().zip(types.iter().rev()).take(shorter).take_while(|(a, b)| a == b).count();
+    let mut text = format!("differs from line {} on", same + 1);
+    for (mark, lines) in [('-', &published), ('+', &types)] {
+        let changed = lines.get(same..lines.len() - tail).unwrap_or_default();
+        for line in changed.iter().take(DIFFERENCE_LINES_MAX) {
+            // Writing to a String can't fail.
+            write!(text, "\n  {mark} {line}").ok();
+        }
+        if let Some(more) = changed.len().checked_sub(DIFFERENCE_LINES_MAX).filter(|more| *more > 0) {
+            write!(text, "\n  {mark} ... {more} more lines").ok();
+        }
+    }
+    text
+}
+
+/// Files that no message has any more. Golden bytes may outlive their message only as files of an older name.
+fn superfluous(folder: &Path) -> anyhow::Result<Vec<Difference>> {
+    let entries = catalog::all();
+    let mut found = Vec::new();
+    for (subfolder, known) in [
+        ("json", entries.iter().map(|entry| schema_file(&entry.name)).collect::<Vec<_>>()),
+        ("golden", entries.iter().map(|entry| golden_file(&entry.name)).collect()),
+    ] {
+        let path = folder.join(subfolder);
+        let Ok(listing) = fs::read_dir(&path) else { continue };
+        for entry in listing {
+            let entry = entry.with_context(|| path.display().to_string())?;
+            let file = format!("{subfolder}/{}", entry.file_name().to_string_lossy());
+            if !known.contains(&file) {
+                let detail = "belongs to no message: remove it, or bring the message back".into();
+                found.push(Difference { file, detail });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(found)
+}
+
+/// The examples as MessagePack, and as JSON.
+#[derive(Default)]
+struct Encoded(Vec<(String, anyhow::Result<Vec<u8>>)>, BTreeMap<String, Value>);
+
+impl Visitor for Encoded {
+    fn visit<M: Message>(&mut self, name: &str, example: M) {
+        let bytes = encode(name, &example).with_context(|| format!("the example of {name}"));
+        self.0.push((name.to_owned(), bytes));
+        if let Ok(value) = serde_json::to_value(&example) {
+            self.1.insert(name.to_owned(), value);
+        }
+    }
+}
+
+struct Golden<'a> {
+    folder: &'a Path,
+    differences: Vec<Difference>,
+    failure: Option<anyhow::Error>,
+}
+
+impl Golden<'_> {
+    fn compare<M: Message>(&mut self, name: &str, example: &M) -> anyhow::Result<()> {
+        let file = golden_file(name);
+        let detail = match read(&self.folder.join(&file))? {
+            None => "is missing".to_owned(),
+            Some(bytes) => match decode::<M>(name, &bytes) {
+                Ok(decoded) if decoded == *example => return Ok(()),
+                Ok(_) => "decodes to something else than the example: bytes of a published version can't be read as they \
+                          were meant; a breaking change needs a new verb"
+                    .to_owned(),
+                Err(error) => format!(
+                    "can't be decoded any more ({error}): a breaking change needs a new verb, a new field has to be optional"
+                ),
+            },
+        };
+        self.differences.push(Difference { file, detail });
+        Ok(())
+    }
+}
+
+impl Visitor for Golden<'_> {
+    fn visit<M: Message>(&mut self, name: &str, example: M) {
+        if let Err(error) = self.compare(name, &example) {
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+/// The AsyncAPI document; JSON is YAML, too.
+fn asyncapi(entries: &[Entry], examples: &BTreeMap<String, Value>) -> Value {
+    let mut channels = Map::new();
+    let mut operations = Map::new();
+    let mut messages = Map::new();
+    for entry in entries {
+        channels.insert(entry.name.clone(), channel(entry));
+        messages.insert(entry.name.clone(), message(entry, examples.get(&entry.name)));
+        let (senders, receivers) = roles_of(&entry.name);
+        for (action, roles) in [("send", senders), ("receive", receivers)] {
+            for role in roles {
+                operations.insert(format!("{role}.{action}.{}", entry.name), operation(entry, action, role));
+            }
+        }
+    }
+    json!({
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "StreamGate",
+            "version": "1.0.0",
+            "description": "Every message on the bus. Subjects are addresses; a channel's x-jetstream names the stream that keeps \
+                            it. Operations are named <role>.<action>.<message>.",
+            "license": { "name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0" },
+        },
+        "defaultContentType": schemas::CONTENT_TYPE,
+        "channels": channels,
+        "operations": operations,
+        "components": { "messages": messages, "messageTraits": { "event": event_trait() } },
+    })
+}
+
+fn channel(entry: &Entry) -> Value {
+    let parameters: Map<String, Value> = entry
+        .address
+        .split('{')
+        .skip(1)
+        .filter_map(|part| part.split_once('}'))
+        .map(|(name, _)| (name.to_owned(), json!({ "description": parameter(name) })))
+        .collect();
+    // An answer goes where the question asks for it: AsyncAPI writes such an address as null.
+    let is_answer = entry.address == "{inbox}";
+    let mut channel = json!({
+        "address": if is_answer { Value::Null } else { json!(entry.address) },
+        "messages": { entry.name.clone(): { "$ref": pointer(&["components", "messages", &entry.name]) } },
+    });
+    if let Some(members) = channel.as_object_mut() {
+        if !is_answer && !parameters.is_empty() {
+            members.insert("parameters".into(), Value::Object(parameters));
+        }
+        if !entry.stream.is_empty() {
+            members.insert("x-jetstream".into(), json!({ "stream": entry.stream }));
+        }
+    }
+    channel
+}
+
+fn parameter(name: &str) -> &'static str {
+    match name {
+        "id" => "The entity's id: 26 lower-case base32 characters.",
+        "upload_id" | "media_id" | "job_id" | "key_id" => "An id: 26 lower-case base32 characters.",
+        "part" => "Name of a part, such as v0000, a0 or finish.",
+        "priority" => "p0, p1 or p2; p0 is served first.",
+        "kind" => "Kind of job, such as transcode.",
+        "bucket" => "Name of a bucket.",
+        "key" => "Key inside the bucket.",
+        "name" => "A word of ours.",
+        _ => "One or more tokens of ours, never client text.",
+    }
+}
+
+fn message(entry: &Entry, example: Option<&Value>) -> Value {
+    let described = entry.schema.get("description").and_then(Value::as_str).unwrap_or(&entry.name);
+    let mut message = json!({
+        "name": entry.name,
+        "title": entry.name,
+        "summary": described,
+        "contentType": entry.content_type(),
+        "payload": {
+            "schemaFormat": "application/schema+json;version=draft-2020-12",
+            "schema": { "$ref": format!("./{}", schema_file(&entry.name)) },
+        },
+    });
+    if let Some(members) = message.as_object_mut() {
+        if entry.stream == schemas::subjects::EVENTS {
+            members.insert("traits".into(), json!([{ "$ref": pointer(&["components", "messageTraits", "event"]) }]));
+        }
+        if let Some(example) = example {
+            members.insert("examples".into(), json!([{ "payload": example }]));
+        }
+    }
+    message
+}
+
+/// Headers of every event: CloudEvents in binary mode, and what followers filter by.
+fn event_trait() -> Value {
+    use schemas::headers as names;
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let properties = [
+        (names::ID, "Event id; also Nats-Msg-Id."),
+        (names::SOURCE, "Role that published."),
+        (names::TYPE, "<entity>.<verb>."),
+        (names::SPEC_VERSION, "CloudEvents version, 1.0."),
+        (names::TIME, "RFC 3339 in UTC."),
+        (names::SUBJECT, "The entity's id."),
+        (names::DATA_SCHEMA, "Path of the JSON Schema of the payload."),
+        (names::DATA_CONTENT_TYPE, "Media type of the payload."),
+        (names::TRACE_PARENT, "W3C trace context."),
+        (names::OWNER, "Owner of the media concerned."),
+        (names::MEDIA_ID, "Media concerned."),
+        (names::JOB_ID, "Job concerned."),
+    ];
+    let properties: Map<String, Value> =
+        properties.into_iter().map(|(name, description)| (name.to_owned(), text(description))).collect();
+    json!({
+        "headers": {
+            "type": "object",
+            "properties": properties,
+            "required": [names::ID, names::SOURCE, names::TYPE, names::SPEC_VERSION, names::TIME, names::SUBJECT],
+        },
+    })
+}
+
+fn operation(entry: &Entry, action: &str, role: &str) -> Value {
+    let mut operation = json!({
+        "action": action,
+        "channel": { "$ref": pointer(&["channels", &entry.name]) },
+        "messages": [{ "$ref": pointer(&["channels", &entry.name, "messages", &entry.name]) }],
+        "summary": format!("{role} {action}s {}", entry.name),
+    });
+    let is_question = entry.name.starts_with("ask.") && !entry.name.ends_with(".answer");
+    if let (true, Some(members)) = (is_question, operation.as_object_mut()) {
+        let answer = format!("{}.answer", entry.name);
+        let reply = json!({
+            "address": { "location": "$message.header#/reply", "description": "the inbox the question names" },
+            "channel": { "$ref": pointer(&["channels", &answer]) },
+        });
+        members.insert("reply".into(), reply);
+    }
+    operation
+}
+
+fn pointer(path: &[&str]) -> String {
+    let escaped: Vec<String> = path.iter().map(|step| step.replace('~', "~0").replace('/', "~1")).collect();
+    format!("#/{}", escaped.join("/"))
+}
+
+/// Who sends a message and who receives it. Events are also read by audit, by the ingress for its followers, and by the monitor;
+/// what a crash left unsent is sent by the keeper.
+fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
+    let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
+        "upload.received" => (vec!["ingress"], vec!["upload"]),
+        "upload.created" | "upload.terminated" | "upload.expired" => (vec!["ingress"], vec![]),
+        "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
+        "media.rejected" => (vec!["upload"], vec!["index"]),
+        "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
+        "admin.key_created" => (vec!["ingress"], vec![]),
+        "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
+        "kv.media" => (vec!["ingress"], vec!["index", "ingress"]),
+        "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
+        "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
+        "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
+        "kv.apikeys" | "kv.secrets" => (vec!["ingress"], vec!["ingress"]),
+        "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
+        "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
+        "job.progress" => (vec!["transcode"], vec!["ingress"]),
+        _ if name.starts_with("audit") => (vec!["audit"], vec!["ingress"]),
+        _ if name.starts_with("ask.") && name.ends_with(".answer") => (vec!["index"], vec!["ingress"]),
+        _ if name.starts_with("ask.") => (vec!["ingress"], vec!["index"]),
+        _ if name.starts_with("job.") => (vec!["transcode"], vec!["index"]),
+        _ => (vec!["keeper"], vec![]),
+    };
+    if is_event(name) {
+        senders.push("keeper");
+        receivers.extend(["audit", "ingress", "monitor"]);
+    }
+    for roles in [&mut senders, &mut receivers] {
+        roles.sort_unstable();
+        roles.dedup();
+    }
+    (senders, receivers)
+}
+
+fn is_event(name: &str) -> bool {
+    catalog::events().iter().any(|entry| entry.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_passes_the_check() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!check(folder.path()).unwrap().is_empty());
+        assert!(!write(folder.path()).unwrap().is_empty());
+        assert_eq!(check(folder.path()).unwrap(), []);
+        assert_eq!(write(folder.path()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn golden_bytes_are_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let file = folder.path().join("golden/job.task.v1.msgpack");
+        fs::write(&file, b"\x80").unwrap();
+        assert_eq!(write(folder.path()).unwrap(), Vec::<String>::new());
+        assert_eq!(fs::read(&file).unwrap(), b"\x80");
+        let found = check(folder.path()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].detail.contains("can't be decoded"), "{found:?}");
+    }
+
+    #[test]
+    fn a_changed_schema_is_shown_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let file = folder.path().join("json/job.task.v1.json");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"job_id\",\n", "")).unwrap();
+        let found = check(folder.path()).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].detail.contains("+     \"job_id\","), "{}", found[0].detail);
+    }
+
+    #[test]
+    fn a_file_of_no_message_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        fs::write(folder.path().join("json/old.v1.json"), "{}").unwrap();
+        let files: Vec<String> = check(folder.path()).unwrap().into_iter().map(|found| found.file).collect();
+        assert_eq!(files, ["json/old.v1.json"]);
+    }
+
+    #[test]
+    fn every_message_has_a_sender_and_a_receiver() {
+        for entry in catalog::all() {
+            let (senders, receivers) = roles_of(&entry.name);
+            assert!(!senders.is_empty() && !receivers.is_empty(), "{}", entry.name);
+            let known: Vec<&str> = nats::Role::ALL.iter().map(|role| role.name()).collect();
+            assert!(senders.iter().chain(&receivers).all(|role| known.contains(role)), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        let document: Value = serde_json::from_str(&texts().unwrap()["asyncapi.json"]).unwrap();
+        let mut references = Vec::new();
+        collect(&document, &mut references);
+        assert!(references.len() > 100, "{}", references.len());
+        for reference in references {
+            match reference.strip_prefix('#') {
+                Some(pointer) => assert!(document.pointer(pointer).is_some(), "{reference}"),
+                None => assert!(texts().unwrap().contains_key(reference.trim_start_matches("./")), "{reference}"),
+            }
+        }
+    }
+
+    fn collect(value: &Value, references: &mut Vec<String>) {
+        match value {
+            Value::Object(object) => {
+                references.extend(object.get("$ref").and_then(Value::as_str).map(ToOwned::to_owned));
+                object.values().for_each(|value| collect(value, references));
+            }
+            Value::Array(items) => items.iter().for_each(|value| collect(value, references)),
+            _ => {}
+        }
+    }
+}
