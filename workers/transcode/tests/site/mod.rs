@@ -1,0 +1,442 @@
+//! A broker, a store and workers for one test.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, TryStreamExt};
+use nats::{Held, Outbox, Role, testing::TestBroker};
+use schemas::{
+    ids::{JobId, MediaId, UploadId},
+    job::{self, Part},
+    keys,
+    media::{self as records, AudioTrack, Rational, Source, Status, Stored, Technical, VideoTrack},
+    subjects,
+};
+use sha2::{Digest, Sha256};
+use store::Store;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a test clip looks like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clip {
+    pub(crate) seconds: u32,
+    pub(crate) size: &'static str,
+    pub(crate) has_video: bool,
+    pub(crate) has_audio: bool,
+    pub(crate) is_still: bool,
+}
+
+impl Default for Clip {
+    fn default() -> Self {
+        Self { seconds: 4, size: "320x180", has_video: true, has_audio: true, is_still: false }
+    }
+}
+
+/// A clip in the store, told to the planner.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Uploaded {
+    pub(crate) media_id: MediaId,
+    pub(crate) job_id: JobId,
+}
+
+/// Broker, store and folder; gone when dropped.
+pub(crate) struct Site {
+    pub(crate) broker: TestBroker,
+    pub(crate) store: Store,
+    folder: TempDir,
+}
+
+/// A worker in this process.
+pub(crate) struct Worker {
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), nats::Error>>,
+}
+
+/// What the ffmpeg program found in a rendition.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) frames: usize,
+    pub(crate) key_times_ms: Vec<u64>,
+}
+
+/// The tiny profile with short times, so that a lost worker is replaced within seconds.
+pub(crate) fn config() -> transcode::Config {
+    let mut config = transcode::Config { profile: "tiny".into(), ..transcode::Config::default() };
+    config.claim_fresh_ms = 1_500;
+    config.renew_interval_ms = 300;
+    config.progress_interval_ms = 200;
+    config.parts.slots = 2;
+    config.parts.retry_delay_ms = 50;
+    config.parts.retry_delay_ms_max = 500;
+    config.parts.poll_ms = 200;
+    config.planner.poll_ms = 200;
+    config
+}
+
+/// The child program beside the test's own folder.
+fn child() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let path = own.parent().and_then(Path::parent).unwrap().join("streamgate-media");
+    assert!(path.is_file(), "build the media child first: cargo build --package media-child");
+    path
+}
+
+/// Media children of this process that are alive.
+pub(crate) fn children() -> usize {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let stats = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats
+        .filter(|stat| {
+            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+            let mut fields = after.split_whitespace();
+            let is_zombie = fields.next() == Some("Z");
+            !is_zombie && stat.contains("(streamgate-medi") && fields.next() == Some(own.as_str())
+        })
+        .count()
+}
+
+static FILES: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
+/// Makes a clip with the ffmpeg program.
+fn file(clip: Clip) -> Vec<u8> {
+    let name = if clip.is_still { "still.png" } else { "clip.mp4" };
+    let path = FILES.path().join(format!("{}-{name}", data_encoding::HEXLOWER.encode(&nats::fresh_id())));
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error", "-y"]);
+    let seconds = clip.seconds.to_string();
+    if clip.is_still {
+        command.args(["-f", "lavfi", "-i", &format!("testsrc2=size={}:rate=1", clip.size), "-frames:v", "1"]);
+    } else {
+        if clip.has_video {
+            command.args(["-f", "lavfi", "-i", &format!("testsrc2=size={}:rate=25", clip.size)]);
+        }
+        if clip.has_audio {
+            command.args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]);
+        }
+        command.args([
+            "-t",
+            &seconds,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+            "-g",
+            "75",
+        ]);
+        command.args(["-c:a", "aac", "-ac", "2", "-movflags", "+faststart"]);
+    }
+    let status = command.arg(&path).status().unwrap();
+    assert!(status.success());
+    std::fs::read(path).unwrap()
+}
+
+fn side(text: Option<&str>) -> u32 {
+    text.unwrap().parse().unwrap()
+}
+
+/// The asset and the event that the upload stage would leave behind for a clip.
+pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
+    let media_id = MediaId::from_bytes(nats::fresh_id());
+    let end_us = i64::from(clip.seconds) * 1_000_000;
+    let mut sides = clip.size.split('x');
+    let (width, height) = (side(sides.next()), side(sides.next()));
+    let video = VideoTrack {
+        index: 0,
+        codec: if clip.is_still { "png" } else { "h264" }.into(),
+        width,
+        height,
+        sample_aspect: Rational { num: 1, den: 1 },
+        rotation_degrees: 0,
+        frame_rate: Rational { num: 25, den: 1 },
+        variable_frame_rate: false,
+        pixel_format: "yuv420p".into(),
+        bit_depth: 8,
+        color_transfer: None,
+        interlaced: false,
+        frame_count: u64::from(clip.seconds) * 25,
+        start_us: 0,
+        end_us,
+    };
+    let audio = AudioTrack {
+        index: u32::from(clip.has_video),
+        codec: "aac".into(),
+        sample_rate_hz: 48_000,
+        channels: 2,
+        language: Some("en".into()),
+        title: None,
+        is_default: true,
+        start_us: 0,
+        end_us,
+    };
+    let technical = Technical {
+        container: "mp4".into(),
+        duration_ms: u64::from(clip.seconds) * 1_000,
+        bit_rate_bps: 1,
+        video: if clip.has_video { vec![video] } else { Vec::new() },
+        audio: if clip.has_audio && !clip.is_still { vec![audio] } else { Vec::new() },
+        still: clip.is_still,
+    };
+    let source = Source { key: keys::source(media_id), size_bytes, sha256: String::new() };
+    let asset = records::Record {
+        media_id,
+        owner: "owner".into(),
+        status: Status::Stored,
+        source: Some(source.clone()),
+        technical: Some(technical.clone()),
+        summary: None,
+        encode: None,
+        code: None,
+        detail: None,
+        created_at_ms: nats::now_ms(),
+        changed_at_ms: nats::now_ms(),
+    };
+    let upload_id = UploadId::from_bytes(nats::fresh_id());
+    (asset, Stored { media_id, upload_id, owner: "owner".into(), source, technical })
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", folder.path().join("store").display());
+        Self {
+            broker: TestBroker::start().await,
+            store: Store::open(store::Config::at(url)).unwrap(),
+            folder,
+        }
+    }
+
+    /// Puts a clip into the store and tells the planner, as the upload stage does.
+    pub(crate) async fn upload(&self, clip: Clip) -> Uploaded {
+        let bytes = tokio::task::spawn_blocking(move || file(clip)).await.unwrap();
+        let (asset, event) = stored(clip, u64::try_from(bytes.len()).unwrap());
+        let media_id = asset.media_id;
+        self.store.put(&keys::source(media_id), bytes).await.unwrap();
+        let bus = self.broker.bus(Role::Upload).await;
+        bus.commit(&mut Held::new(asset), Outbox::new().event(&event)).await.unwrap();
+        Uploaded { media_id, job_id: transcode::plan::job_id(media_id, 1) }
+    }
+
+    pub(crate) async fn worker(&self, config: transcode::Config) -> Worker {
+        let settings = media::Config { child_path: Some(child()), ..media::Config::default() };
+        let driver = Arc::new(media::Driver::start(settings).await.unwrap());
+        let bus = self.broker.bus(Role::Transcode).await;
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(transcode::run(bus, self.store.clone(), driver, config, shutdown.clone()));
+        Worker { shutdown, task }
+    }
+
+    /// Waits until `holds`, looking every 20 ms; panics after `limit`.
+    pub(crate) async fn wait(&self, limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + limit;
+        while !holds().await {
+            assert!(
+                Instant::now() < deadline,
+                "no {what} within {limit:?}; events: {:?}",
+                self.event_kinds().await
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn asset(&self, media_id: MediaId) -> records::Record {
+        let bus = self.broker.bus(Role::Admin).await;
+        bus.load::<records::Record>(&media_id.to_string()).await.unwrap().unwrap().record
+    }
+
+    pub(crate) async fn wait_status(
+        &self,
+        media_id: MediaId,
+        status: Status,
+        limit: Duration,
+    ) -> records::Record {
+        let bus = self.broker.bus(Role::Admin).await;
+        let mut found = None;
+        self.wait(limit, &format!("{status:?}"), async || {
+            found = bus.load::<records::Record>(&media_id.to_string()).await.unwrap().map(|held| held.record);
+            let failed =
+                found.as_ref().is_some_and(|f| f.status == Status::Failed && status != Status::Failed);
+            assert!(!failed, "the medium failed: {found:?}");
+            found.as_ref().is_some_and(|f| f.status == status)
+        })
+        .await;
+        found.unwrap()
+    }
+
+    pub(crate) async fn job(&self, job_id: JobId) -> job::Record {
+        let bus = self.broker.bus(Role::Admin).await;
+        bus.load::<job::Record>(&job_id.to_string()).await.unwrap().unwrap().record
+    }
+
+    pub(crate) async fn wait_job(&self, job_id: JobId, status: job::Status, limit: Duration) -> job::Record {
+        let bus = self.broker.bus(Role::Admin).await;
+        let mut found = None;
+        self.wait(limit, &format!("job {status:?}"), async || {
+            found = bus.load::<job::Record>(&job_id.to_string()).await.unwrap().map(|held| held.record);
+            found.as_ref().is_some_and(|f| f.status == status)
+        })
+        .await;
+        found.unwrap()
+    }
+
+    pub(crate) async fn parts(&self, job_id: JobId) -> Vec<Part> {
+        let bus = self.broker.bus(Role::Admin).await;
+        let Some(job) = bus.load::<job::Record>(&job_id.to_string()).await.unwrap() else {
+            return Vec::new();
+        };
+        let mut parts = Vec::new();
+        for name in &job.record.parts {
+            let found = bus.load::<Part>(&subjects::part_key(job_id, name)).await.unwrap();
+            parts.extend(found.map(|held| held.record));
+        }
+        parts
+    }
+
+    /// Waits until at least `workers` different workers hold a part of the job; returns what is held.
+    pub(crate) async fn wait_claims(&self, job_id: JobId, workers: usize, limit: Duration) -> Vec<Part> {
+        let mut found = Vec::new();
+        self.wait(limit, &format!("{workers} workers on the job"), async || {
+            found = self.parts(job_id).await;
+            found.retain(|part| part.status == job::PartStatus::Claimed && part.last_seen_ms > 0);
+            let names: std::collections::BTreeSet<&str> = found.iter().map(|p| p.worker.as_str()).collect();
+            names.len() >= workers
+        })
+        .await;
+        found
+    }
+
+    /// `<entity>.<verb>` of every event so far, in order.
+    pub(crate) async fn event_kinds(&self) -> Vec<String> {
+        let bus = self.broker.bus(Role::Admin).await;
+        let mut stream = bus.context().get_stream(subjects::EVENTS).await.unwrap();
+        let last = stream.info().await.unwrap().state.last_sequence;
+        let mut kinds = Vec::new();
+        for sequence in 1..=last {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            let mut tokens = message.subject.split('.').skip(1);
+            kinds.push(format!("{}.{}", tokens.next().unwrap(), tokens.next().unwrap()));
+        }
+        kinds
+    }
+
+    async fn queued(&self) -> u64 {
+        let bus = self.broker.bus(Role::Admin).await;
+        let mut stream = bus.context().get_stream(subjects::JOBS).await.unwrap();
+        stream.info().await.unwrap().state.messages
+    }
+
+    pub(crate) async fn wait_queue_empty(&self, limit: Duration) {
+        self.wait(limit, "empty queue", async || self.queued().await == 0).await;
+    }
+
+    pub(crate) async fn assert_queue_empty(&self) {
+        assert_eq!(self.queued().await, 0, "messages are left in the queue");
+    }
+
+    pub(crate) async fn object(&self, prefix: &str, name: &str) -> Vec<u8> {
+        self.store.get(&format!("{prefix}/{name}"), 64 << 20).await.unwrap().to_vec()
+    }
+
+    /// SHA-256 of every object below a folder, by name.
+    pub(crate) async fn objects(&self, prefix: &str) -> BTreeMap<String, String> {
+        let listed: Vec<store::Meta> = self.store.list(prefix).try_collect().await.unwrap();
+        let digests = futures::stream::iter(listed).then(async |meta| {
+            let bytes = self.store.get(&meta.key, 64 << 20).await.unwrap();
+            let name = meta.key.strip_prefix(prefix).unwrap().trim_start_matches('/').to_owned();
+            (name, data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)))
+        });
+        digests.collect().await
+    }
+
+    /// The same without the report, which holds times.
+    pub(crate) async fn media_objects(&self, prefix: &str) -> BTreeMap<String, String> {
+        let mut objects = self.objects(prefix).await;
+        objects.remove(keys::REPORT);
+        objects
+    }
+
+    /// Decodes a whole rendition with the ffmpeg program.
+    pub(crate) async fn decode(&self, prefix: &str, name: &str) -> Facts {
+        let count = self
+            .objects(prefix)
+            .await
+            .keys()
+            .filter(|key| key.starts_with(&format!("{name}/")) && key.ends_with(".m4s"))
+            .count();
+        self.decode_segments(prefix, name, count).await
+    }
+
+    /// Frames of the first segment.
+    pub(crate) async fn decode_first(&self, prefix: &str, name: &str) -> usize {
+        self.decode_segments(prefix, name, 1).await.frames
+    }
+
+    async fn decode_segments(&self, prefix: &str, name: &str, count: usize) -> Facts {
+        let mut bytes = self.object(prefix, &keys::init(name)).await;
+        for number in 1..=u32::try_from(count).unwrap() {
+            bytes.extend(self.object(prefix, &keys::segment(name, number)).await);
+        }
+        let path = self.folder.path().join(format!("{name}.mp4"));
+        std::fs::write(&path, bytes).unwrap();
+        let output = Command::new("ffprobe")
+            .args(["-v", "error", "-show_entries", "frame=key_frame,pts_time,media_type", "-of", "csv=p=0"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        let mut facts = Facts { frames: 0, key_times_ms: Vec::new() };
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            facts.frames += 1;
+            let fields: Vec<&str> = line.split(',').collect();
+            if fields[1] == "1" && name.starts_with('v') {
+                let seconds: f64 = fields[2].parse().unwrap();
+                facts.key_times_ms.push(format!("{:.0}", seconds * 1_000.0).parse().unwrap());
+            }
+        }
+        facts
+    }
+
+    /// Seconds that the ffmpeg program plays of a playlist or manifest without a complaint.
+    pub(crate) fn play(&self, prefix: &str, name: &str) -> f64 {
+        let path = self.folder.path().join("store").join(prefix).join(name);
+        let output = Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-progress", "-", "-i"])
+            .arg(path)
+            .args(["-map", "0:v:0", "-map", "0:a:0", "-f", "null", "-"])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && errors.is_empty(), "{name}: {errors}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let last = text.lines().rev().find_map(|line| line.strip_prefix("out_time_us=")).unwrap();
+        last.parse::<f64>().unwrap() / 1_000_000.0
+    }
+}
+
+impl Worker {
+    /// Lets running work finish.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// Ends at once and says nothing to the broker.
+    pub(crate) async fn vanish(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}

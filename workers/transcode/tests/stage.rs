@@ -1,0 +1,293 @@
+//! The stage against a real broker, a local store, the real media child and real FFmpeg files.
+
+mod site;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use nats::{Held, Outbox, Role};
+use schemas::{
+    job::{self, Part, PartStatus},
+    media::{self as records, Status},
+    subjects,
+};
+use site::{Clip, Site, config};
+
+/// Longest time a small clip may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(50);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clip_becomes_ready_and_decodes() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 9, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    worker.stop().await;
+
+    let encode = asset.encode.unwrap();
+    let names: Vec<&str> = encode.renditions.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!((names, encode.has_poster), (vec!["v180", "v90", "a0"], true));
+    for name in ["v180", "v90"] {
+        let facts = site.decode(&encode.prefix, name).await;
+        assert_eq!(facts.frames, 225, "{name}");
+        // IDR pictures every two seconds, at the same times in every rung.
+        assert_eq!(facts.key_times_ms, [0, 2_000, 4_000, 6_000, 8_000], "{name}");
+    }
+    assert_eq!(site.decode(&encode.prefix, "a0").await.frames, 422, "9 s are 421.875 AAC frames");
+    let whole = site.play(&encode.prefix, "master.m3u8");
+    assert!((whole - 9.0).abs() < 0.05, "HLS lasts {whole} s");
+    let whole = site.play(&encode.prefix, "manifest.mpd");
+    assert!((whole - 9.0).abs() < 0.05, "DASH lasts {whole} s");
+
+    let report: serde_json::Value =
+        serde_json::from_slice(&site.object(&encode.prefix, "report.json").await).unwrap();
+    assert_eq!(
+        report["findings"].as_array().unwrap().iter().filter(|f| f["is_error"] == true).count(),
+        0,
+        "{report}"
+    );
+    assert!(report["timings"]["cpu_ms"].as_u64().unwrap() > 0);
+
+    let mut kinds = site.event_kinds().await;
+    kinds.retain(|kind| !kind.starts_with("job.retried"));
+    assert_eq!(
+        kinds,
+        ["media.stored", "job.queued", "job.started", "media.playable", "media.ready", "job.succeeded"]
+    );
+    site.assert_queue_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_delivery_changes_nothing() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    let prefix = asset.encode.as_ref().unwrap().prefix.clone();
+    let before = site.objects(&prefix).await;
+    let events = site.event_kinds().await;
+
+    // Every message of the job once more, as a broker that lost its acks would send them.
+    let admin = site.broker.bus(Role::Admin).await;
+    for part in ["a0", "v0000", "finish"] {
+        let subject = subjects::job_part("transcode", subjects::Priority::P1, clip.job_id, part);
+        let task = job::Task { job_id: clip.job_id, part: part.into() };
+        admin.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
+    }
+    site.wait_queue_empty(LIMIT).await;
+    worker.stop().await;
+    assert_eq!(site.objects(&prefix).await, before);
+    assert_eq!(site.event_kinds().await, events);
+    assert_eq!(site.asset(clip.media_id).await, asset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_share_and_a_lost_one_is_replaced() {
+    // Undisturbed first, as the measure.
+    let site = Site::start().await;
+    let quiet = site.upload(Clip { seconds: 16, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(quiet.media_id, Status::Ready, LIMIT).await;
+    worker.stop().await;
+    let expected = site.media_objects(&asset.encode.unwrap().prefix).await;
+
+    let clip = site.upload(Clip { seconds: 16, size: "1280x720", ..Clip::default() }).await;
+    let (first, second) = (site.worker(config()).await, site.worker(config()).await);
+    let running = site.wait_claims(clip.job_id, 2, LIMIT).await;
+    let workers: BTreeSet<String> = running.iter().map(|part| part.worker.clone()).collect();
+    assert_eq!(workers.len(), 2, "both work: {running:?}");
+    // Gone without a word: no ack, no nak, its claims stay behind.
+    first.vanish().await;
+    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    second.stop().await;
+    let found = site.media_objects(&asset.encode.unwrap().prefix).await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    let parts = site.parts(clip.job_id).await;
+    assert!(parts.iter().all(|part| part.status == PartStatus::Done && part.attempt <= 2), "{parts:?}");
+    let retried = parts.iter().filter(|part| part.attempt == 2).count();
+    assert!((1..=2).contains(&retried), "only what the lost worker held is done again: {parts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disturbed_run_writes_the_same_bytes() {
+    let site = Site::start().await;
+    let clip = Clip { seconds: 10, ..Clip::default() };
+    let quiet = site.upload(clip).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(quiet.media_id, Status::Ready, LIMIT).await;
+    let expected = site.media_objects(&asset.encode.unwrap().prefix).await;
+    worker.stop().await;
+
+    let disturbed = site.upload(clip).await;
+    let worker = site.worker(config()).await;
+    site.wait_claims(disturbed.job_id, 1, LIMIT).await;
+    worker.vanish().await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(disturbed.media_id, Status::Ready, LIMIT).await;
+    worker.stop().await;
+    let found = site.media_objects(&asset.encode.unwrap().prefix).await;
+    assert!(found == expected, "objects differ: {:?} and {:?}", found.keys(), expected.keys());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_loses_the_claim_stops() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 60, size: "1280x720", ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let held = site.wait_claims(clip.job_id, 1, LIMIT).await.remove(0);
+    // Another worker takes the part, as it would from one that was stopped for long.
+    let bus = site.broker.bus(Role::Transcode).await;
+    let stolen = bus
+        .change::<Part>(&subjects::part_key(clip.job_id, &held.part), |part| {
+            let mut part = part?.clone();
+            part.attempt += 1;
+            part.worker = "another".into();
+            part.last_seen_ms = nats::now_ms();
+            Some((part, Outbox::new()))
+        })
+        .await
+        .unwrap()
+        .unwrap();
+    // The displaced one writes nothing more into the record and does not take it back while the thief counts as alive;
+    // afterwards the work goes on.
+    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    worker.stop().await;
+    let part = site.parts(clip.job_id).await.into_iter().find(|part| part.part == held.part).unwrap();
+    assert!(part.attempt > stolen.record.attempt, "the part was claimed anew: {part:?}");
+    assert_eq!(asset.status, Status::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_job_stops_within_two_seconds() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 300, size: "1920x1080", ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_claims(clip.job_id, 1, LIMIT).await;
+    site.wait(LIMIT, "a running child", async || site::children() > 0).await;
+    let bus = site.broker.bus(Role::Transcode).await;
+    bus.change::<job::Record>(&clip.job_id.to_string(), |job| {
+        let mut job = job?.clone();
+        job.status = job::Status::Cancelled;
+        Some((job, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    let ingress = site.broker.bus(Role::Ingress).await;
+    ingress.tell(subjects::control_job(clip.job_id), Vec::new()).await.unwrap();
+    site.wait(Duration::from_secs(2), "no child left", async || site::children() == 0).await;
+    site.wait_queue_empty(LIMIT).await;
+    worker.stop().await;
+    assert_eq!(site.asset(clip.media_id).await.status, Status::Stored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_plays_while_it_grows() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 120, size: "1280x720", ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(clip.media_id, Status::Playable, LIMIT).await;
+    let job = site.job(clip.job_id).await;
+    assert_eq!(job.status, job::Status::Active);
+    let bus = site.broker.bus(Role::Ingress).await;
+    let mut follower = transcode::Follower::new();
+    let parts = follower.parts(&bus, &job).await.unwrap();
+    let growing = transcode::playlist::growing(&job.plan, &parts).unwrap();
+    assert!(growing.contains("v180/event.m3u8") && growing.contains("a0/event.m3u8"), "{growing}");
+    let event = transcode::playlist::event(&job.plan, &parts, "v180").unwrap();
+    assert!(event.contains("1.m4s") && !event.contains("ENDLIST"), "{event}");
+    let prefix = asset.encode.unwrap().prefix;
+    // What the playlist names is there and decodes.
+    assert!(site.decode_first(&prefix, "v180").await > 0);
+    worker.vanish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sound_alone_and_pictures_alone() {
+    let site = Site::start().await;
+    let worker = site.worker(config()).await;
+    let sound = site.upload(Clip { seconds: 5, has_video: false, ..Clip::default() }).await;
+    let pictures = site.upload(Clip { seconds: 5, has_audio: false, ..Clip::default() }).await;
+    let still = site.upload(Clip { is_still: true, ..Clip::default() }).await;
+    let names = async |media_id| -> Vec<String> {
+        let encode = site.wait_status(media_id, Status::Ready, LIMIT).await.encode.unwrap();
+        encode.renditions.into_iter().map(|r| r.name).collect()
+    };
+    assert_eq!(names(sound.media_id).await, ["a0"]);
+    assert_eq!(names(pictures.media_id).await, ["v180", "v90"]);
+    assert_eq!(names(still.media_id).await, Vec::<String>::new());
+    let encode = site.asset(still.media_id).await.encode.unwrap();
+    assert!(encode.has_poster);
+    assert_eq!(site.object(&encode.prefix, "poster.jpg").await[..2], [0xff, 0xd8], "a JPEG");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_gone_fails_the_job() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    site.store.delete(&schemas::keys::source(clip.media_id)).await.unwrap();
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(clip.media_id, Status::Failed, LIMIT).await;
+    assert_eq!(asset.code.as_deref(), Some("object_not_found"));
+    let job = site.wait_job(clip.job_id, job::Status::Failed, LIMIT).await;
+    assert_eq!(job.code.as_deref(), Some("object_not_found"));
+    site.wait_queue_empty(LIMIT).await;
+    worker.stop().await;
+    let kinds = site.event_kinds().await;
+    assert!(
+        kinds.iter().any(|kind| kind == "job.dead") && kinds.iter().any(|kind| kind == "job.failed"),
+        "{kinds:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_output_fails_the_check() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 9, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    let prefix = asset.encode.unwrap().prefix;
+    // A segment of another rung under this name: right in itself, wrong in its place.
+    let other = site.object(&prefix, "v90/2.m4s").await;
+    site.store.put(&format!("{prefix}/v180/2.m4s"), other).await.unwrap();
+    let bus = site.broker.bus(Role::Transcode).await;
+    bus.change::<job::Record>(&clip.job_id.to_string(), |job| {
+        let mut job = job?.clone();
+        job.status = job::Status::Active;
+        Some((job, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    bus.change::<Part>(&subjects::part_key(clip.job_id, "finish"), |part| {
+        let mut part = part?.clone();
+        part.status = PartStatus::Claimed;
+        part.last_seen_ms = 0;
+        Some((part, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    let admin = site.broker.bus(Role::Admin).await;
+    let subject = subjects::job_part("transcode", subjects::Priority::P1, clip.job_id, "finish");
+    let task = job::Task { job_id: clip.job_id, part: "finish".into() };
+    admin.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
+    let job = site.wait_job(clip.job_id, job::Status::Failed, LIMIT).await;
+    assert_eq!(job.code.as_deref(), Some("conformance_failed"), "{:?}", job.detail);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_to_make_fails_the_medium() {
+    let site = Site::start().await;
+    let bus = site.broker.bus(Role::Upload).await;
+    let (mut asset, mut stored) = site::stored(Clip::default(), 10);
+    stored.technical.video.clear();
+    stored.technical.audio.clear();
+    asset.technical = Some(stored.technical.clone());
+    let media_id = asset.media_id;
+    bus.commit(&mut Held::<records::Record>::new(asset), Outbox::new().event(&stored)).await.unwrap();
+    let worker = site.worker(config()).await;
+    let asset = site.wait_status(media_id, Status::Failed, LIMIT).await;
+    assert_eq!(asset.code.as_deref(), Some("media_no_streams"));
+    worker.stop().await;
+}
