@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ingress, keeper};
+use crate::{cli::ServerArgs, ingress, keeper};
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,59 @@ pub enum Error {
 }
 
 impl Config {
+    /// The effective settings: defaults, then `file`, then environment and flags.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`]; [`Error::Invalid`] names a setting that can't be used.
+    pub fn load(file: Option<&Path>, args: &ServerArgs) -> Result<Self, Error> {
+        let mut config = file.map(Self::from_file).transpose()?.unwrap_or_default();
+        config.merge(args)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Puts what was said on the command line or in the environment over what the file says.
+    fn merge(&mut self, args: &ServerArgs) -> Result<(), Error> {
+        replace(&mut self.ingress.listen, args.listen);
+        replace(&mut self.transcode.profile, args.profile.clone());
+        self.media.child_path = args.media_child.clone().or_else(|| self.media.child_path.take());
+        replace(&mut self.media.unsandboxed, args.unsandboxed);
+        self.admin_listen = args.admin_listen.or(self.admin_listen);
+        self.data_dir = args.data_dir.clone().or_else(|| self.data_dir.take());
+        self.ingress.public_url = args.public_url.clone().or_else(|| self.ingress.public_url.take());
+        self.broker.replicas = args.replicas.or(self.broker.replicas);
+        self.broker.seed_file = args.nats_seed_file.clone().or_else(|| self.broker.seed_file.take());
+        if !args.nats_urls.is_empty() {
+            self.broker.urls.clone_from(&args.nats_urls);
+        }
+        if let Some(url) = &args.store_url {
+            let before = self.store.take().map_or(self.store()?, |store| store);
+            self.store = Some(store::Config { url: url.clone(), ..before });
+        }
+        Ok(())
+    }
+
+    /// Refuses what would only fail later, in the middle of somebody's work.
+    fn check(&self) -> Result<(), Error> {
+        let profile = &self.transcode.profile;
+        if self.transcode.profile(profile).is_none() {
+            let known: Vec<&str> = self.transcode.profiles.keys().map(String::as_str).collect();
+            let reason = format!("there is no profile {profile:?}; known: {}", known.join(", "));
+            return Err(Error::Invalid { key: "transcode.profile", reason });
+        }
+        if self.broker.replicas.is_some_and(|count| !matches!(count, 1 | 3 | 5)) {
+            let reason = "it takes 1 on one server, 3 or 5 on a cluster".to_owned();
+            return Err(Error::Invalid { key: "broker.replicas", reason });
+        }
+        if let Some(url) = &self.ingress.public_url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            let reason = format!("{url:?} does not begin with http:// or https://");
+            return Err(Error::Invalid { key: "ingress.public_url", reason });
+        }
+        Ok(())
+    }
+
     /// Reads a TOML file over the defaults.
     ///
     /// # Errors
@@ -108,5 +161,44 @@ impl Config {
         let folder = std::path::absolute(self.data_dir().join("store")).map_err(|e| invalid(e.to_string()))?;
         let folder = folder.to_str().ok_or_else(|| invalid("the path is not UTF-8".into()))?;
         Ok(store::Config::at(format!("file://{folder}")))
+    }
+}
+
+fn replace<T>(setting: &mut T, said: Option<T>) {
+    if let Some(said) = said {
+        *setting = said;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_was_not_given_leaves_the_file_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("streamgate.toml");
+        std::fs::write(&file, "[media]\nunsandboxed = true\n[ingress]\nlisten = \"127.0.0.1:9000\"\n").unwrap();
+        let config = Config::load(Some(&file), &ServerArgs::default()).unwrap();
+        assert!(config.media.unsandboxed);
+        assert_eq!(config.ingress.listen.port(), 9000);
+        let args = ServerArgs { listen: Some("127.0.0.1:1".parse().unwrap()), ..ServerArgs::default() };
+        assert_eq!(Config::load(Some(&file), &args).unwrap().ingress.listen.port(), 1);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("streamgate.toml");
+        for (text, name) in [
+            ("[ingres]\n", "ingres"),
+            ("[ingress]\nlisten = 5\n", "listen"),
+            ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
+            ("[broker]\nreplicas = 2\n", "broker.replicas"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();
+            assert!(error.contains(name), "{text}: {error}");
+        }
     }
 }

@@ -1,2 +1,11 @@
-//! StreamGate.
-fn main() {}
+//! The program `streamgate`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use streamgate::cli::{self, Cli};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    cli::dispatch(Cli::parse()).await
+}

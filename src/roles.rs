@@ -106,6 +106,18 @@ impl Kind {
 }
 
 impl Site {
+    /// The site that `config` describes, for a process with roles of its own.
+    ///
+    /// # Errors
+    /// When no broker is named, or the seed file can't be used.
+    pub fn of(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+        if config.broker.urls.is_empty() {
+            bail!("this role needs a broker: name it with --nats-url, or run `streamgate up`, which has its own");
+        }
+        let seeds = config.broker.seed_file.as_deref().map(Seeds::from_file).transpose()?.unwrap_or_default();
+        Ok(Self { urls: config.broker.urls.clone(), config: Arc::new(config), seeds, shutdown })
+    }
+
     /// Connects as `role` and checks that what the role needs is there.
     ///
     /// # Errors
@@ -135,24 +147,26 @@ impl Site {
 
 /// Runs `kinds` until the site's shutdown fires or one of them ends; then all stop.
 ///
-/// `ready` hears the ingress's address once it listens.
+/// `ready` hears once the ingress listens, or, without one, once all are connected.
 ///
 /// # Errors
 /// The first error of any role.
 pub async fn run(site: Site, kinds: &[Kind], mut ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let driver = if kinds.iter().any(|kind| matches!(kind, Kind::Upload | Kind::Transcode)) {
-        Some(media::Driver::start(site.config.media.clone()).await.context("the media child")?)
+        Some(Arc::new(media::Driver::start(site.config.media.clone()).await.context("the media child")?))
     } else {
         None
     };
     for kind in kinds {
         let site = site.clone();
         let (name, driver) = (kind.role().name(), driver.clone());
-        let ready = if *kind == Kind::Ingress { ready.take() } else { None };
+        let serves = *kind == Kind::Ingress || !kinds.contains(&Kind::Ingress);
+        let ready = if serves { ready.take() } else { None };
         let kind = *kind;
         tasks.spawn(async move {
             let bus = site.connect(kind.role()).await?;
+            let ready = announce(kind, ready)?;
             start(kind, &site, bus.clone(), driver, ready).await.with_context(|| format!("role {name}"))?;
             tracing::debug!(role = name, "stopped");
             bus.close().await.with_context(|| format!("role {name}"))
@@ -171,20 +185,31 @@ pub async fn run(site: Site, kinds: &[Kind], mut ready: Option<oneshot::Sender<L
     first
 }
 
-/// Where the ingress listens.
-#[derive(Debug)]
+/// What can be used once the roles run.
+#[derive(Debug, Default)]
 pub struct Listening {
-    /// The bound address.
-    pub address: std::net::SocketAddr,
+    /// The bound address of the ingress, if it is among them.
+    pub address: Option<std::net::SocketAddr>,
     /// The first API key, when this start made it.
     pub first_key: Option<String>,
+}
+
+/// A role that is no ingress can be used as soon as it is connected; the ingress says so itself once it listens.
+fn announce(kind: Kind, ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<Option<oneshot::Sender<Listening>>> {
+    match ready {
+        Some(ready) if kind != Kind::Ingress => {
+            ready.send(Listening::default()).ok().context("nobody waits for the role any more")?;
+            Ok(None)
+        }
+        other => Ok(other),
+    }
 }
 
 async fn start(
     kind: Kind,
     site: &Site,
     bus: Bus,
-    driver: Option<media::Driver>,
+    driver: Option<Arc<media::Driver>>,
     ready: Option<oneshot::Sender<Listening>>,
 ) -> anyhow::Result<()> {
     let (config, shutdown) = (&site.config, site.shutdown.clone());
@@ -245,17 +270,13 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     let address = listener.local_addr()?;
     let first_key = auth::first_key(&bus).await?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let app = ingress::App::build(bus, site.store()?, settings, site.shutdown.clone()).await?;
+    let app = ingress::App::build(bus, site.store()?, settings).await?;
     tracing::info!(%address, "serving");
-    match (ready, first_key) {
-        (Some(ready), first_key) => {
-            if ready.send(Listening { address, first_key }).is_err() {
-                bail!("nobody waits for the ingress any more");
-            }
-        }
-        (None, Some(first_key)) => tracing::warn!("first API key, shown only now: {first_key}"),
-        (None, None) => {}
+    if let Some(ready) = ready {
+        ready.send(Listening { address: Some(address), first_key }).ok().context("nobody waits for the ingress")?;
     }
-    ingress::serve::serve(listener, ingress::router(app), site.shutdown.clone(), grace).await;
-    Ok(())
+    let router = ingress::router(app.clone());
+    let serving = ingress::serve::serve(listener, router, site.shutdown.clone(), grace);
+    let ((), beside) = tokio::join!(serving, app.run(site.shutdown.clone()));
+    beside
 }

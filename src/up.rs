@@ -84,7 +84,8 @@ fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) ->
         }
         None => std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()),
     };
-    let url = format!("http://{}", listening.address);
+    let address = listening.address.context("the ingress told no address")?;
+    let url = format!("http://{address}");
     if ready.send(Ready { url, api_key }).is_err() {
         tracing::debug!("nobody waits for the start any more");
     }

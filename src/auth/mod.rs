@@ -7,7 +7,7 @@
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -60,7 +60,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Principal {
 }
 
 /// Lets only known keys through; the handler finds the [`Principal`] among the request's extensions.
+///
+/// OPTIONS changes and shows nothing, and browsers send it without credentials.
 pub async fn require(State(bus): State<Bus>, mut request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        return next.run(request).await;
+    }
     match authenticate(&bus, request.headers()).await {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
@@ -145,16 +150,12 @@ pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::Error> {
 pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::Error> {
     let fresh = ByteBuf::from(rand::random::<[u8; 32]>().to_vec());
     let held = bus
-        .change::<access::Secret>(name, |found| match found {
-            Some(_) => None,
-            None => {
-                let secret = access::Secret {
-                    name: name.to_owned(),
-                    bytes: fresh.clone(),
-                    created_at_ms: nats::now_ms(),
-                };
-                Some((secret, Outbox::new()))
+        .change::<access::Secret>(name, |found| {
+            if found.is_some() {
+                return None;
             }
+            let secret = access::Secret { name: name.to_owned(), bytes: fresh.clone(), created_at_ms: nats::now_ms() };
+            Some((secret, Outbox::new()))
         })
         .await?;
     held.map(|held| held.record.bytes.into_vec())

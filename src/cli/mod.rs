@@ -4,6 +4,7 @@
 //! command line is wrong, 64 when the settings are.
 
 pub mod args;
+mod dispatch;
 pub mod serve;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use args::{ClientArgs, Global, PageArgs, ServerArgs};
+pub use dispatch::dispatch;
 
 /// Exit status: it could not be done; stderr says why.
 pub const EXIT_FAILURE: u8 = 1;

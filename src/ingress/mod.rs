@@ -9,6 +9,7 @@ pub mod error;
 pub mod probes;
 pub mod request;
 pub mod serve;
+pub mod uploads;
 pub mod watch;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -17,6 +18,7 @@ use axum::{Router, middleware};
 use nats::Bus;
 use serde::{Deserialize, Serialize};
 use store::Store;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth;
@@ -34,6 +36,8 @@ pub struct Config {
     pub json_bytes_max: usize,
     /// How long open requests may go on after a stop was asked for, in milliseconds.
     pub grace_ms: u64,
+    /// Uploads.
+    pub uploads: uploads::Config,
 }
 
 impl Default for Config {
@@ -43,6 +47,7 @@ impl Default for Config {
             public_url: None,
             json_bytes_max: 256 * 1024,
             grace_ms: 8_000,
+            uploads: uploads::Config::default(),
         }
     }
 }
@@ -58,11 +63,35 @@ pub struct App {
     pub config: Arc<Config>,
     /// Signs path tokens; the same on every replica.
     pub signing_key: Arc<[u8]>,
+    /// Open uploads.
+    pub uploads: uploads::State,
+}
+
+impl App {
+    /// Everything handlers share.
+    ///
+    /// # Errors
+    /// When the signing key can be neither read nor made.
+    pub async fn build(bus: Bus, store: Store, config: Config) -> anyhow::Result<Self> {
+        let signing_key = auth::signing_key(&bus, "playback").await?.into();
+        let uploads = uploads::State::new(bus.clone(), store.clone(), config.uploads.clone(), config.public_url.clone());
+        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads })
+    }
+
+    /// What runs beside the requests, until `shutdown`.
+    ///
+    /// # Errors
+    /// When the broker does not take a subscription.
+    pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        Ok(self.uploads.run(shutdown).await?)
+    }
 }
 
 /// The public router.
 pub fn router(app: App) -> Router {
-    let guarded = Router::new().route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
+    let guarded = Router::new()
+        .merge(uploads::router(app.uploads.clone()))
+        .route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
     Router::new()
         .merge(guarded)
         .merge(watch::router())

@@ -56,6 +56,7 @@ pub async fn no_such_method() -> Problem {
 }
 
 /// A panic is answered, not spread: the connection and the process go on.
+#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let reason = panic
         .downcast_ref::<&str>()

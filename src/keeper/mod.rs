@@ -7,6 +7,7 @@
 //! Limits: [`Config`] names periods and ages.
 
 pub mod drift;
+pub mod expiry;
 pub mod outbox;
 
 use nats::Bus;
@@ -42,6 +43,11 @@ pub async fn run(bus: Bus, store: Store, config: Config, shutdown: CancellationT
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         leased.hold("outbox", stop, |held| outbox::run(leased.clone(), settings.clone(), held)).await;
+    });
+    let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let sweep = |held| expiry::run(leased.clone(), store.clone(), settings.clone(), held);
+        leased.hold("expiry", stop, sweep).await;
     });
     tasks.spawn(async move {
         bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;

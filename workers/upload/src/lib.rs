@@ -43,7 +43,7 @@ const DURABLE: &str = "upload";
 pub struct Upload {
     bus: Bus,
     store: Store,
-    driver: Driver,
+    driver: Arc<Driver>,
     config: Config,
 }
 
@@ -61,7 +61,7 @@ enum Verdict {
 pub async fn run(
     bus: Bus,
     store: Store,
-    driver: Driver,
+    driver: impl Into<Arc<Driver>>,
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -71,7 +71,7 @@ pub async fn run(
         wake: subjects::events_of::<Received>(),
     };
     let settings = config.consume.clone();
-    let stage = Arc::new(Upload { bus: bus.clone(), store, driver, config });
+    let stage = Arc::new(Upload { bus: bus.clone(), store, driver: driver.into(), config });
     Ok(consume::run(bus, queue, stage, settings, shutdown).await?)
 }
 

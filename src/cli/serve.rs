@@ -1,0 +1,119 @@
+//! Commands that serve: `up` and the single roles. The first line on stdout says what can be used, then they run until a signal.
+
+use std::io::Write;
+
+use anyhow::Context;
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Stage;
+use crate::{
+    config::Config,
+    roles::{self, Kind, Site},
+    up,
+};
+
+impl From<Stage> for Kind {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Upload => Self::Upload,
+            Stage::Transcode => Self::Transcode,
+            Stage::Index => Self::Index,
+            Stage::Audit => Self::Audit,
+            Stage::Monitor => Self::Monitor,
+        }
+    }
+}
+
+/// Fires when the process is asked to stop; a second signal ends it at once, with the status a shell expects.
+///
+/// # Errors
+/// When signals can't be listened to.
+pub fn stop_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Lives as long as the process and owns nothing.
+    #[expect(clippy::let_underscore_future, reason = "ends with the process")]
+    let _ = tokio::spawn(async move {
+        for patience in 0..2 {
+            let code = tokio::select! {
+                _ = terminate.recv() => 143,
+                _ = interrupt.recv() => 130,
+            };
+            if patience > 0 {
+                #[expect(clippy::exit, reason = "the second signal means now")]
+                std::process::exit(code);
+            }
+            tracing::info!("stopping; a second signal stops at once");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Runs everything on this machine until a signal.
+///
+/// # Errors
+/// As [`up::run`].
+pub async fn everything(config: Config, as_json: bool) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signal(shutdown.clone())?;
+    let (ready, starts) = oneshot::channel();
+    let telling = async {
+        if let Ok(ready) = starts.await {
+            greet(&ready, as_json)?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(up::run(config, shutdown, ready), telling).map(|((), ())| ())
+}
+
+fn greet(ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        writeln!(out, "{}", json!({ "url": ready.url, "api_key": ready.api_key }))?;
+    } else {
+        writeln!(out, "StreamGate is up at {}", ready.url)?;
+        match &ready.api_key {
+            Some(key) => writeln!(out, "API key: {key}")?,
+            None => writeln!(out, "The API key was shown at the first start; its file is gone.")?,
+        }
+        writeln!(out, "Upload something:  streamgate upload FILE --url {} --wait", ready.url)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Runs one role until a signal.
+///
+/// # Errors
+/// As [`roles::run`].
+pub async fn role(config: Config, kind: Kind, as_json: bool) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signal(shutdown.clone())?;
+    let site = Site::of(config, shutdown)?;
+    let (ready, starts) = oneshot::channel::<roles::Listening>();
+    let telling = async {
+        let Ok(listening) = starts.await else { return Ok(()) };
+        let mut line = json!({ "role": kind.role().name() });
+        if let Some(address) = listening.address {
+            line["url"] = json!(format!("http://{address}"));
+            line["api_key"] = json!(listening.first_key);
+        }
+        let mut out = std::io::stdout().lock();
+        if as_json {
+            writeln!(out, "{line}")?;
+        } else {
+            writeln!(out, "{} runs", kind.role().name())?;
+            if let Some(key) = listening.first_key {
+                writeln!(out, "first API key, shown only now: {key}")?;
+            }
+        }
+        out.flush().context("stdout")
+    };
+    let kinds = [kind];
+    tokio::try_join!(roles::run(site, &kinds, Some(ready)), telling).map(|((), ())| ())
+}
