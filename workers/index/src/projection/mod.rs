@@ -271,8 +271,10 @@ fn set_aside(folder: &Path) -> Result<(), Error> {
         let path = path.to_owned();
         move |source| Error::Folder { path, source }
     };
-    if aside.exists() {
+    if aside.is_dir() {
         std::fs::remove_dir_all(&aside).map_err(at(&aside))?;
+    } else if aside.exists() {
+        std::fs::remove_file(&aside).map_err(at(&aside))?;
     }
     if database.exists() {
         std::fs::rename(&database, &aside).map_err(at(&aside))?;

@@ -1,0 +1,290 @@
+//! Against a real broker, with the rights of the roles that write and ask.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use nats::{Bus, Outbox, Role, testing::TestBroker};
+use schemas::{
+    Record,
+    ask::{self, Answer, JobPage, ListJobs, ListMedia, MediaPage},
+    document::Record as Document,
+    job::{PartStatus, Record as Job, Status as JobStatus},
+    media::{self, Ready, Status, Stored},
+    subjects,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{asset, document, encode, job, media_id, part, upload_id};
+use crate::{Bucket, Config, Error, Projection, follow};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A running index and what stops it.
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Running {
+    async fn start(broker: &TestBroker, folder: &Path) -> Self {
+        let stop = CancellationToken::new();
+        let config = Config { folder: folder.to_owned(), revision_wait_ms_max: 300, ..Config::default() };
+        let task = tokio::spawn(crate::run(broker.bus(Role::Index).await, config, stop.clone()));
+        Self { stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Tries until `probe` answers, or fails after the deadline.
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+    let tried = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Some(found) = probe().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    tried.await.unwrap_or_else(|_| panic!("{what} did not happen"))
+}
+
+async fn ask<Q: Serialize, P: DeserializeOwned>(bus: &Bus, verb: &str, question: &Q) -> Option<Answer<P>> {
+    let payload = nats::encode("question", question).unwrap();
+    let reply = bus.client().request(subjects::ask_index(verb), payload.into()).await.ok()?;
+    Some(nats::decode("answer", &reply.payload).unwrap())
+}
+
+async fn media(bus: &Bus, question: &ListMedia) -> Option<MediaPage> {
+    match ask(bus, ask::MEDIA, question).await? {
+        Answer::Page(page) => Some(page),
+        Answer::Refused { .. } => None,
+    }
+}
+
+fn everything() -> ListMedia {
+    ListMedia { limit: 200, ..ListMedia::default() }
+}
+
+/// Writes a record whatever it was before; answers its revision.
+async fn put<R: Record>(bus: &Bus, record: R, outbox: impl Fn() -> Outbox + Send + Sync) -> u64 {
+    let key = record.key();
+    let held = bus.change::<R>(&key, |_| Some((record.clone(), outbox()))).await.unwrap().unwrap();
+    held.revision()
+}
+
+fn stored(number: u8) -> Stored {
+    let record = asset(number, "ann", Status::Stored);
+    Stored {
+        media_id: media_id(number),
+        upload_id: upload_id(number),
+        owner: "ann".into(),
+        source: record.source.unwrap(),
+        technical: record.technical.unwrap(),
+    }
+}
+
+async fn fill(broker: &TestBroker, from: u8, to: u8) {
+    let ingress = broker.bus(Role::Ingress).await;
+    let upload = broker.bus(Role::Upload).await;
+    let transcode = broker.bus(Role::Transcode).await;
+    for number in from..=to {
+        let owner = if number % 2 == 0 { "ann" } else { "ben" };
+        put(&ingress, document(number, owner, 1_000 + u64::from(number)), Outbox::new).await;
+        put(&upload, asset(number, owner, Status::Stored), Outbox::new).await;
+        put(&transcode, job(number, number, owner, JobStatus::Active), Outbox::new).await;
+        put(&transcode, part(number, "v0000", PartStatus::Done, 500), Outbox::new).await;
+        put(&transcode, part(number, "a0", PartStatus::Claimed, 0), Outbox::new).await;
+    }
+}
+
+/// Everything the projection in `folder` holds.
+async fn dump(broker: &TestBroker, folder: &Path) -> Vec<crate::Row> {
+    let bus = broker.bus(Role::Index).await;
+    let origins = follow::origins(&bus).await.unwrap();
+    let config = Config { folder: folder.to_owned(), ..Config::default() };
+    Projection::open(&config, &origins).unwrap().dump().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_is_written_once_and_listed() {
+    let broker = TestBroker::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let index = Running::start(&broker, folder.path()).await;
+    let (ingress, upload) = (broker.bus(Role::Ingress).await, broker.bus(Role::Upload).await);
+    put(&ingress, document(1, "ann", 1_001), Outbox::new).await;
+    put(&upload, asset(1, "ann", Status::Stored), || Outbox::new().event(&stored(1))).await;
+
+    let item = until("the summary", || async {
+        media(&ingress, &everything()).await?.items.into_iter().find(|item| item.summary.is_some())
+    })
+    .await;
+    let summary = item.summary.unwrap();
+    assert_eq!((summary.width, summary.height, summary.duration_ms), (1_920, 1_080, 10_010));
+    assert_eq!((item.title.as_str(), item.owner.as_str(), item.status), ("clip 1", "ann", Status::Stored));
+    assert!(summary.renditions.is_empty());
+
+    let transcode = broker.bus(Role::Transcode).await;
+    let playing = encode(&[("v180", 320, 180, 300_000), ("v360", 640, 360, 800_000)]);
+    let ready = Ready { media_id: media_id(1), owner: "ann".into(), encode: playing.clone() };
+    let change = |record: Option<&media::Record>| {
+        let record =
+            media::Record { status: Status::Ready, encode: Some(playing.clone()), ..record?.clone() };
+        Some((record, Outbox::new().event(&ready)))
+    };
+    transcode.change::<media::Record>(&media_id(1).to_string(), change).await.unwrap();
+    let item = until("the renditions", || async {
+        let page = media(&ingress, &everything()).await?;
+        page.items.into_iter().find(|item| item.summary.as_ref().is_some_and(|s| !s.renditions.is_empty()))
+    })
+    .await;
+    assert_eq!(item.summary.unwrap().renditions, ["v360", "v180"]);
+    assert_eq!((item.status, item.encode, item.has_poster), (Status::Ready, Some(1), true));
+
+    // The same event again changes nothing.
+    let before = upload.load::<media::Record>(&media_id(1).to_string()).await.unwrap().unwrap().revision();
+    put(&upload, asset(2, "ann", Status::Stored), || Outbox::new().event(&stored(2))).await;
+    until("the second summary", || async {
+        let record = upload.load::<media::Record>(&media_id(2).to_string()).await.unwrap()?;
+        record.record.summary
+    })
+    .await;
+    let after = upload.load::<media::Record>(&media_id(1).to_string()).await.unwrap().unwrap().revision();
+    assert_eq!(before, after);
+    index.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_projection_comes_back_equal() {
+    let broker = TestBroker::start().await;
+    let (grown, rebuilt) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ingress = broker.bus(Role::Ingress).await;
+
+    // One projection sees every change as it happens, is stopped in the middle and goes on.
+    let index = Running::start(&broker, grown.path()).await;
+    fill(&broker, 1, 12).await;
+    let complete = |count: usize| {
+        let ingress = ingress.clone();
+        move || {
+            let ingress = ingress.clone();
+            async move {
+                let jobs = ListJobs { limit: 200, ..ListJobs::default() };
+                let Answer::<JobPage>::Page(page) = ask(&ingress, ask::JOBS, &jobs).await? else {
+                    return None;
+                };
+                let counted = page.items.iter().filter(|job| job.parts_done + job.parts_claimed == 2).count();
+                let media = media(&ingress, &everything()).await?;
+                (counted == count && media.items.len() == count).then_some(())
+            }
+        }
+    };
+    until("the first half", complete(12)).await;
+    index.stop().await;
+    fill(&broker, 6, 20).await;
+    let upload = broker.bus(Role::Upload).await;
+    put(&upload, asset(3, "ben", Status::Rejected), Outbox::new).await;
+    broker
+        .bus(Role::Admin)
+        .await
+        .context()
+        .get_key_value("media")
+        .await
+        .unwrap()
+        .delete(media_id(4).to_string())
+        .await
+        .unwrap();
+    let index = Running::start(&broker, grown.path()).await;
+    until("the second half", complete(20)).await;
+    index.stop().await;
+
+    // The other begins with what is left.
+    let index = Running::start(&broker, rebuilt.path()).await;
+    until("the rebuilt projection", complete(20)).await;
+    index.stop().await;
+    let (grown, rebuilt) = (dump(&broker, grown.path()).await, dump(&broker, rebuilt.path()).await);
+    assert_eq!(grown.len(), rebuilt.len());
+    assert_eq!(grown, rebuilt);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_wait_for_a_revision_and_bad_ones_are_refused() {
+    let broker = TestBroker::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let index = Running::start(&broker, folder.path()).await;
+    let ingress = broker.bus(Role::Ingress).await;
+    until("the first answer", || async { media(&ingress, &everything()).await }).await;
+
+    for number in 1..=20 {
+        let revision = put(&ingress, document(number, "ann", 1_000), Outbox::new).await;
+        let question = ListMedia { min_revision: Some(revision), ..everything() };
+        let page = media(&ingress, &question).await.expect("an answer that has seen the write");
+        assert_eq!(page.items.len(), usize::from(number));
+        assert!(page.revision >= revision);
+    }
+    let code = |answer: Option<Answer<MediaPage>>| match answer {
+        Some(Answer::Refused { code, .. }) => code,
+        other => panic!("not refused: {other:?}"),
+    };
+    let ahead = ListMedia { min_revision: Some(u64::MAX), ..everything() };
+    assert_eq!(code(ask(&ingress, ask::MEDIA, &ahead).await), "index_behind");
+    let foreign = ListMedia { cursor: Some("nonsense".into()), ..everything() };
+    assert_eq!(code(ask(&ingress, ask::MEDIA, &foreign).await), "cursor_malformed");
+    assert_eq!(code(ask(&ingress, ask::MEDIA, &"no question").await), "question_malformed");
+    assert_eq!(code(ask(&ingress, "secrets", &everything()).await), "question_malformed");
+    let long = ListMedia { owner: Some("x".repeat(ask::QUESTION_BYTES_MAX)), ..everything() };
+    assert_eq!(code(ask(&ingress, ask::MEDIA, &long).await), "question_malformed");
+    index.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_share_questions_and_survive_a_killed_broker() {
+    let broker = TestBroker::start().await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = Running::start(&broker, one.path()).await;
+    let second = Running::start(&broker, two.path()).await;
+    let ingress = broker.bus(Role::Ingress).await;
+    fill(&broker, 1, 3).await;
+    broker.kill().await;
+    fill(&broker, 4, 6).await;
+    until("all six", || async {
+        let page = media(&ingress, &everything()).await?;
+        (page.items.len() == 6).then_some(())
+    })
+    .await;
+    // A replica that leaves is not missed.
+    first.stop().await;
+    until("six from the one that is left", || async {
+        let page = media(&ingress, &everything()).await?;
+        (page.items.len() == 6).then_some(())
+    })
+    .await;
+    second.stop().await;
+    assert_eq!(dump(&broker, two.path()).await.iter().filter(|row| row.tree == "documents").count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_is_no_record_stops_nothing() {
+    let broker = TestBroker::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let admin = broker.bus(Role::Admin).await;
+    for bucket in [Document::BUCKET, Job::BUCKET] {
+        let bucket = admin.context().get_key_value(bucket).await.unwrap();
+        bucket.put("no-id", vec![0xc1].into()).await.unwrap();
+        bucket.put(media_id(9).to_string(), "no record".into()).await.unwrap();
+    }
+    let index = Running::start(&broker, folder.path()).await;
+    fill(&broker, 1, 1).await;
+    let ingress = broker.bus(Role::Ingress).await;
+    until("the good record", || async { media(&ingress, &everything()).await?.items.pop() }).await;
+    index.stop().await;
+    let bus = broker.bus(Role::Index).await;
+    let origins = follow::origins(&bus).await.unwrap();
+    let config = Config { folder: folder.path().to_owned(), ..Config::default() };
+    let projection = Projection::open(&config, &origins).unwrap();
+    let last = origins.iter().find(|origin| origin.bucket == Bucket::Media).unwrap().last_sequence;
+    assert_eq!(projection.cursor(Bucket::Media).unwrap(), last);
+}

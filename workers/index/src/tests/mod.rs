@@ -1,0 +1,163 @@
+mod broker;
+mod core;
+
+use schemas::{
+    document,
+    ids::{JobId, MediaId, UploadId},
+    job,
+    media::{self, AudioTrack, Encode, Rational, Rendition, Source, Technical, VideoTrack},
+    subjects::Priority,
+};
+
+/// An id that says which one it is.
+pub(crate) fn media_id(number: u8) -> MediaId {
+    MediaId::from_bytes([number; 16])
+}
+
+pub(crate) fn job_id(number: u8) -> JobId {
+    JobId::from_bytes([number; 16])
+}
+
+pub(crate) fn upload_id(number: u8) -> UploadId {
+    UploadId::from_bytes([number; 16])
+}
+
+pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document::Record {
+    document::Record {
+        media_id: media_id(number),
+        owner: owner.into(),
+        title: format!("clip {number}"),
+        created_at_ms,
+        changed_at_ms: created_at_ms,
+    }
+}
+
+pub(crate) fn video(width: u32, height: u32) -> VideoTrack {
+    VideoTrack {
+        index: 0,
+        codec: "h264".into(),
+        width,
+        height,
+        sample_aspect: Rational { num: 1, den: 1 },
+        rotation_degrees: 0,
+        frame_rate: Rational { num: 30_000, den: 1_001 },
+        variable_frame_rate: false,
+        pixel_format: "yuv420p".into(),
+        bit_depth: 8,
+        color_transfer: None,
+        interlaced: false,
+        frame_count: 300,
+        start_us: 0,
+        end_us: 10_010_000,
+    }
+}
+
+pub(crate) fn audio(codec: &str, language: Option<&str>) -> AudioTrack {
+    AudioTrack {
+        index: 1,
+        codec: codec.into(),
+        sample_rate_hz: 48_000,
+        channels: 2,
+        language: language.map(str::to_owned),
+        title: None,
+        is_default: true,
+        start_us: 0,
+        end_us: 10_010_000,
+    }
+}
+
+pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Technical {
+    Technical {
+        container: "mp4".into(),
+        duration_ms: 10_010,
+        bit_rate_bps: 1_000_000,
+        video,
+        audio,
+        still: false,
+    }
+}
+
+pub(crate) fn asset(number: u8, owner: &str, status: media::Status) -> media::Record {
+    media::Record {
+        media_id: media_id(number),
+        owner: owner.into(),
+        status,
+        source: Some(Source { key: "k".into(), size_bytes: 1_234, sha256: "00".repeat(32) }),
+        technical: Some(technical(vec![video(1_920, 1_080)], vec![audio("aac", Some("eng"))])),
+        summary: None,
+        encode: None,
+        code: None,
+        detail: None,
+        created_at_ms: 1_000 + u64::from(number),
+        changed_at_ms: 1_000 + u64::from(number),
+    }
+}
+
+pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> Encode {
+    let rendition = |&(name, width, height, average_bps): &(&str, u32, u32, u64)| Rendition {
+        name: name.into(),
+        codecs: "avc1.64001f".into(),
+        width,
+        height,
+        peak_bps: average_bps * 2,
+        average_bps,
+        segment_count: 3,
+        size_bytes: 100,
+    };
+    Encode {
+        number: 1,
+        job_id: job_id(1),
+        prefix: "p".into(),
+        duration_ms: 10_010,
+        renditions: names.iter().map(rendition).collect(),
+        has_poster: true,
+    }
+}
+
+pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> job::Record {
+    job::Record {
+        job_id: job_id(number),
+        kind: "transcode".into(),
+        priority: Priority::P1,
+        media_id: media_id(medium),
+        owner: owner.into(),
+        status,
+        encode: 1,
+        prefix: "p".into(),
+        plan: job::Plan {
+            source_key: "k".into(),
+            source_bytes: 1_234,
+            origin_us: 0,
+            duration_ms: 10_010,
+            video: None,
+            audio: Vec::new(),
+            poster: None,
+            profile: "default".into(),
+            options_digest: "d".into(),
+            reasons: Vec::new(),
+        },
+        parts: vec!["v0000".into(), "v0001".into(), "a0".into()],
+        code: None,
+        detail: None,
+        created_at_ms: 2_000 + u64::from(number),
+        ended_at_ms: None,
+    }
+}
+
+pub(crate) fn part(number: u8, name: &str, status: job::PartStatus, cpu_ms: u64) -> job::Part {
+    job::Part {
+        job_id: job_id(number),
+        part: name.into(),
+        status,
+        attempt: 1,
+        crashes: 0,
+        worker: "w".into(),
+        last_seen_ms: 1,
+        tracks: Vec::new(),
+        cpu_ms,
+        wall_ms: cpu_ms,
+        rss_bytes_max: 0,
+        code: None,
+        detail: None,
+    }
+}
