@@ -61,7 +61,7 @@ pub struct Rung {
     pub width: u32,
     /// Output height in square pixels; even.
     pub height: u32,
-    /// Constant rate factor, 0 to 51: the quality aimed at.
+    /// Constant rate factor, 1 to 51: the quality aimed at. 0 would be lossless, which no profile here has.
     pub crf: f32,
     /// The rate cap, in bits per second.
     pub rate_bits_per_second_max: u64,
@@ -142,7 +142,7 @@ impl Rung {
         if !is_side(self.width) || !is_side(self.height) {
             return Err(format!("size {}x{} is odd or out of range", self.width, self.height));
         }
-        if !(0.0..=51.0).contains(&self.crf)
+        if !(1.0..=51.0).contains(&self.crf)
             || !is_rate(self.rate_bits_per_second_max)
             || !is_rate(self.buffer_bits)
         {

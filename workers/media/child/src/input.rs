@@ -24,6 +24,9 @@ const FORMAT_BYTES_MAX: u32 = 1 << 20;
 /// Least score (of 100) to believe a guess. A single chance MP3 header in a text scores 1.
 const SCORE_MIN: i32 = 10;
 
+/// How much larger than allowed a picture may be for a decoder to be tried on it.
+const PROBE_PIXELS_FACTOR: u64 = 3;
+
 /// Formats that hold frames. No playlist, no list of files, nothing that refers to other resources.
 const FORMATS: &[&str] = &[
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -73,7 +76,8 @@ pub(crate) fn open(wire: &Arc<Wire>, job: &Job) -> Result<Opened> {
     for (width, height) in opening.picture_sizes() {
         check_picture(width, height, pixels_max)?;
     }
-    let pixels = pixels_max.to_string();
+    // Decoders that are tried may look at somewhat larger pictures, so that their size is known and can be refused.
+    let pixels = pixels_max.saturating_mul(PROBE_PIXELS_FACTOR).to_string();
     let input = opening
         .find_streams(&[("max_pixels", &pixels), ("threads", "1")])
         .map_err(|error| blame_open(error, wire, job, &format))?;

@@ -37,6 +37,7 @@ use crate::wire::{Job, Wire};
 
 fn main() -> ExitCode {
     let began = Instant::now();
+    ffi::limit_arenas();
     let (verb, ask) = match arguments() {
         Ok(arguments) => arguments,
         Err(error) => return complain(&error, 64),

@@ -45,6 +45,9 @@ fn assemble(container: String, size_bytes: u64, streams: Vec<Stream>, is_truncat
         ));
     }
     if !streams.iter().filter(is_wanted).any(|stream| stream.is_decodable) {
+        if streams.iter().filter(is_wanted).any(|stream| is_known(&stream.codec)) {
+            return Err(refused(Code::MediaCorrupt, "no size of the picture, no rate of the sound"));
+        }
         let codecs: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
         return Err(refused(Code::MediaUnsupportedCodec, codecs.join(", ")));
     }
@@ -69,11 +72,18 @@ fn assemble(container: String, size_bytes: u64, streams: Vec<Stream>, is_truncat
     Ok(Probe { kind, container, start_us, duration_us, size_bytes, is_truncated, streams })
 }
 
+/// Whether a decoder for a codec is there, whatever the track lacks.
+fn is_known(codec: &str) -> bool {
+    decoder::find_by_name(codec).is_some()
+}
+
 /// Reads every packet once; true when the file breaks off with an error.
 fn scan(opened: &mut Opened, wire: &Wire, limits: &Limits) -> Result<(Vec<Tally>, bool)> {
-    let rate = |stream: &ffmpeg_next::Stream<'_>| ffi::parameters(stream).sample_rate_hz;
-    let mut tallies: Vec<Tally> =
-        opened.input.streams().map(|stream| Tally::new(stream.time_base(), rate(&stream))).collect();
+    let tally = |stream: ffmpeg_next::Stream<'_>| {
+        let parameters = ffi::parameters(&stream);
+        Tally::new(stream.time_base(), parameters.sample_rate_hz, parameters.run_in_samples)
+    };
+    let mut tallies: Vec<Tally> = opened.input.streams().map(tally).collect();
     let mut packet = Packet::empty();
     let mut count = 0_u64;
     let mut bad = 0_u64;

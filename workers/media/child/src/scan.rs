@@ -16,6 +16,9 @@ const STEP_US: u64 = 100;
 /// Different distances that are counted; others only move the extremes.
 const STEPS_MAX: usize = 20_000;
 
+/// What containers with millisecond timestamps may be off by.
+const ROUNDING_US: i64 = 1_000;
+
 /// Microseconds.
 const MICROS: Rational = Rational(1, 1_000_000);
 
@@ -36,6 +39,7 @@ pub(crate) struct Seen {
 pub(crate) struct Tally {
     time_base: Rational,
     sample_rate_hz: u32,
+    run_in_samples: u32,
     pub(crate) packets: u64,
     pub(crate) keys: u64,
     pub(crate) size_bytes: u64,
@@ -47,10 +51,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn new(time_base: Rational, sample_rate_hz: u32) -> Self {
+    pub(crate) fn new(time_base: Rational, sample_rate_hz: u32, run_in_samples: u32) -> Self {
         Self {
             time_base,
             sample_rate_hz,
+            run_in_samples,
             packets: 0,
             keys: 0,
             size_bytes: 0,
@@ -70,16 +75,25 @@ impl Tally {
         self.is_last_corrupt = seen.is_corrupt;
         let Some(pts) = seen.pts else { return };
         let at_us = pts.rescale(self.time_base, MICROS);
-        let skip_us = match self.sample_rate_hz {
-            0 => 0,
-            rate => i64::from(seen.skip_samples) * 1_000_000 / i64::from(rate),
-        };
-        let heard_us = at_us.saturating_add(skip_us);
+        let heard_us = self.heard(at_us, seen.skip_samples);
         self.start_us = Some(self.start_us.map_or(heard_us, |start| start.min(heard_us)));
         self.last_us = self.last_us.max(at_us);
         let end_us = at_us.saturating_add(seen.duration.max(0).rescale(self.time_base, MICROS));
         self.end_us = Some(self.end_us.map_or(end_us, |end| end.max(end_us)));
         self.intervals.add(at_us);
+    }
+
+    /// When the first sample of a packet is heard. Some containers put an encoder's run-in before time 0 and leave it
+    /// to the decoder to drop it; they round to milliseconds while doing so.
+    fn heard(&self, at_us: i64, skip_samples: u32) -> i64 {
+        let is_run_in = skip_samples == 0 && self.packets == 1 && at_us < 0;
+        let skip_samples = if is_run_in { self.run_in_samples } else { skip_samples };
+        let skip_us = match self.sample_rate_hz {
+            0 => 0,
+            rate => i64::from(skip_samples) * 1_000_000 / i64::from(rate),
+        };
+        let heard_us = at_us.saturating_add(skip_us);
+        if skip_us > 0 && heard_us.abs() < ROUNDING_US { 0 } else { heard_us }
     }
 
     /// Puts the rest in order; nothing is added afterwards.
@@ -166,7 +180,7 @@ mod tests {
     use super::*;
 
     fn tally(timestamps: &[i64]) -> Tally {
-        let mut tally = Tally::new(Rational(1, 1000), 0);
+        let mut tally = Tally::new(Rational(1, 1000), 0, 0);
         for pts in timestamps {
             let seen = Seen {
                 pts: Some(*pts),

@@ -10,7 +10,7 @@ mod system;
 
 pub(crate) use open::{Opening, guess_format, seek};
 pub(crate) use sound::{Layout, layout_name, set_stereo, stereo_frame, stereo_planes};
-pub(crate) use system::{exit_now, fork_is_refused, thread_count, usage};
+pub(crate) use system::{exit_now, fork_is_refused, limit_arenas, thread_count, usage};
 
 use ffmpeg_next::ffi::{
     AV_OPT_SEARCH_CHILDREN, AVDiscard, AVFieldOrder, AVPixelFormat, av_frame_ref, av_opt_set, av_write_frame,
@@ -36,6 +36,8 @@ pub(crate) struct Parameters {
     pub(crate) field_order: &'static str,
     pub(crate) sample_rate_hz: u32,
     pub(crate) channels: u16,
+    /// Samples of the encoder's run-in, which a decoder leaves out.
+    pub(crate) run_in_samples: u32,
     pub(crate) sample: format::Sample,
 }
 
@@ -83,6 +85,7 @@ pub(crate) fn parameters(stream: &Stream<'_>) -> Parameters {
             field_order: field_order((*par).field_order),
             sample_rate_hz: u32::try_from((*par).sample_rate).unwrap_or(0),
             channels: u16::try_from((*par).ch_layout.nb_channels).unwrap_or(0),
+            run_in_samples: u32::try_from((*par).initial_padding).unwrap_or(0),
             sample: if is_audio && (*par).format >= 0 {
                 std::mem::transmute::<i32, ffmpeg_next::ffi::AVSampleFormat>((*par).format).into()
             } else {

@@ -31,6 +31,15 @@ pub(crate) fn usage() -> Usage {
     }
 }
 
+/// Keeps the C library from reserving address space for every thread, which the limit on it would count.
+pub(crate) fn limit_arenas() {
+    // SAFETY: only changes a setting of the allocator; called before any thread is started.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 4);
+    }
+}
+
 /// Ends the process at once, from any thread, without running destructors.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: ends the process; nothing after it can observe a broken state.

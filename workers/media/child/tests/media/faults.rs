@@ -210,7 +210,7 @@ fn memory_is_limited() {
         let studio = Studio::new();
         let path = studio
             .make("a.mp4", "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 1 -c:v libx264 -preset ultrafast");
-        let config = Config { memory_bytes_max: 200 << 20, ..config() };
+        let config = Config { memory_bytes_max: 300 << 20, ..config() };
         let driver = Driver::start(config).await.unwrap();
         let spec = encode_spec((25, 1), 25, vec![rung(0, 1920, 1080)]);
         let fault = produce(&driver, &path, Job::Encode(spec)).await.unwrap_err();

@@ -69,7 +69,7 @@ pub(crate) fn ffmpeg(arguments: &str) -> Finished {
         .unwrap()
 }
 
-/// The lines that ffprobe prints.
+/// The lines that ffprobe prints, empty ones left out.
 pub(crate) fn ffprobe(path: &Path, arguments: &str) -> Vec<String> {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-of", "csv=p=0"])
@@ -78,11 +78,24 @@ pub(crate) fn ffprobe(path: &Path, arguments: &str) -> Vec<String> {
         .output()
         .unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| line.trim_end_matches(',').to_owned())
-        .collect()
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| line.trim_end_matches(',').to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// One brightness a frame, in steps that survive lossy coding; it comes again after 25 frames.
+pub(crate) const COUNTED: &str = "geq=lum='20+8*mod(N,25)':cb=128:cr=128";
+
+/// Which step of brightness every decoded frame has; any complaint of the decoder fails the test.
+pub(crate) fn steps(path: &Path) -> Vec<u8> {
+    let output = ffmpeg(&format!(
+        "-xerror -err_detect explode -i {} -map 0:v -vsync passthrough -vf scale=2:2:flags=area -pix_fmt yuv420p \
+         -f rawvideo -",
+        path.display()
+    ));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Four bytes of luma, of which one is enough, and two of chroma.
+    output.stdout.chunks_exact(6).map(|picture| (picture[0] - 16) / 8).collect()
 }
 
 /// Decodes a file completely and gives the MD5 of every frame; any complaint of the decoder fails the test.
