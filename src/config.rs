@@ -158,7 +158,8 @@ impl Config {
             return Ok(store.clone());
         }
         let invalid = |reason: String| Error::Invalid { key: "data_dir", reason };
-        let folder = std::path::absolute(self.data_dir().join("store")).map_err(|e| invalid(e.to_string()))?;
+        let folder =
+            std::path::absolute(self.data_dir().join("store")).map_err(|e| invalid(e.to_string()))?;
         let folder = folder.to_str().ok_or_else(|| invalid("the path is not UTF-8".into()))?;
         Ok(store::Config::at(format!("file://{folder}")))
     }
@@ -178,7 +179,8 @@ mod tests {
     fn a_flag_that_was_not_given_leaves_the_file_alone() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("streamgate.toml");
-        std::fs::write(&file, "[media]\nunsandboxed = true\n[ingress]\nlisten = \"127.0.0.1:9000\"\n").unwrap();
+        std::fs::write(&file, "[media]\nunsandboxed = true\n[ingress]\nlisten = \"127.0.0.1:9000\"\n")
+            .unwrap();
         let config = Config::load(Some(&file), &ServerArgs::default()).unwrap();
         assert!(config.media.unsandboxed);
         assert_eq!(config.ingress.listen.port(), 9000);

@@ -5,12 +5,7 @@
 //!
 //! Limits: a file of more than [`FILE_BYTES_MAX`] bytes is not read.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs, io,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
 
 use anyhow::{Context, bail};
 use schemas::{
@@ -156,7 +151,8 @@ fn difference(published: &str, types: &str) -> String {
     let (published, types): (Vec<&str>, Vec<&str>) = (published.lines().collect(), types.lines().collect());
     let same = published.iter().zip(&types).take_while(|(a, b)| a == b).count();
     let shorter = published.len().min(types.len()) - same;
-    let tail = published.iter().rev().zip(types.iter().rev()).take(shorter).take_while(|(a, b)| a == b).count();
+    let tail =
+        published.iter().rev().zip(types.iter().rev()).take(shorter).take_while(|(a, b)| a == b).count();
     let mut text = format!("differs from line {} on", same + 1);
     for (mark, lines) in [('-', &published), ('+', &types)] {
         let changed = lines.get(same..lines.len() - tail).unwrap_or_default();
@@ -326,7 +322,10 @@ fn message(entry: &Entry, example: Option<&Value>) -> Value {
     });
     if let Some(members) = message.as_object_mut() {
         if entry.stream == schemas::subjects::EVENTS {
-            members.insert("traits".into(), json!([{ "$ref": pointer(&["components", "messageTraits", "event"]) }]));
+            members.insert(
+                "traits".into(),
+                json!([{ "$ref": pointer(&["components", "messageTraits", "event"]) }]),
+            );
         }
         if let Some(example) = example {
             members.insert("examples".into(), json!([{ "payload": example }]));
@@ -494,7 +493,9 @@ mod tests {
         for reference in references {
             match reference.strip_prefix('#') {
                 Some(pointer) => assert!(document.pointer(pointer).is_some(), "{reference}"),
-                None => assert!(texts().unwrap().contains_key(reference.trim_start_matches("./")), "{reference}"),
+                None => {
+                    assert!(texts().unwrap().contains_key(reference.trim_start_matches("./")), "{reference}")
+                }
             }
         }
     }

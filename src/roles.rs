@@ -31,14 +31,16 @@ impl Seeds {
     /// # Errors
     /// When the file can't be read, names an unknown role or holds no seed.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("the seed file {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("the seed file {}", path.display()))?;
         let mut seeds = HashMap::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             match line.split_once(char::is_whitespace) {
                 None => seeds.extend(Role::ALL.map(|role| (role.name(), line.to_owned()))),
                 Some((name, seed)) => {
                     let role = Role::ALL.into_iter().find(|role| role.name() == name);
-                    let role = role.with_context(|| format!("{}: there is no role {name:?}", path.display()))?;
+                    let role =
+                        role.with_context(|| format!("{}: there is no role {name:?}", path.display()))?;
                     seeds.insert(role.name(), seed.trim().to_owned());
                 }
             }
@@ -112,7 +114,9 @@ impl Site {
     /// When no broker is named, or the seed file can't be used.
     pub fn of(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
         if config.broker.urls.is_empty() {
-            bail!("this role needs a broker: name it with --nats-url, or run `streamgate up`, which has its own");
+            bail!(
+                "this role needs a broker: name it with --nats-url, or run `streamgate up`, which has its own"
+            );
         }
         let seeds = config.broker.seed_file.as_deref().map(Seeds::from_file).transpose()?.unwrap_or_default();
         Ok(Self { urls: config.broker.urls.clone(), config: Arc::new(config), seeds, shutdown })
@@ -151,7 +155,11 @@ impl Site {
 ///
 /// # Errors
 /// The first error of any role.
-pub async fn run(site: Site, kinds: &[Kind], mut ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<()> {
+pub async fn run(
+    site: Site,
+    kinds: &[Kind],
+    mut ready: Option<oneshot::Sender<Listening>>,
+) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let driver = if kinds.iter().any(|kind| matches!(kind, Kind::Upload | Kind::Transcode)) {
         Some(Arc::new(media::Driver::start(site.config.media.clone()).await.context("the media child")?))
@@ -195,7 +203,10 @@ pub struct Listening {
 }
 
 /// A role that is no ingress can be used as soon as it is connected; the ingress says so itself once it listens.
-fn announce(kind: Kind, ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<Option<oneshot::Sender<Listening>>> {
+fn announce(
+    kind: Kind,
+    ready: Option<oneshot::Sender<Listening>>,
+) -> anyhow::Result<Option<oneshot::Sender<Listening>>> {
     match ready {
         Some(ready) if kind != Kind::Ingress => {
             ready.send(Listening::default()).ok().context("nobody waits for the role any more")?;
@@ -218,12 +229,23 @@ async fn start(
     match kind {
         Kind::Ingress => with_admin(admin, &bus, None, &shutdown, serve(site, bus.clone(), ready)).await,
         Kind::Upload => {
-            let work = upload::run(bus.clone(), site.store()?, needs_child()?, config.upload.clone(), shutdown.clone());
+            let work = upload::run(
+                bus.clone(),
+                site.store()?,
+                needs_child()?,
+                config.upload.clone(),
+                shutdown.clone(),
+            );
             with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
         }
         Kind::Transcode => {
-            let work =
-                transcode::run(bus.clone(), site.store()?, needs_child()?, config.transcode.clone(), shutdown.clone());
+            let work = transcode::run(
+                bus.clone(),
+                site.store()?,
+                needs_child()?,
+                config.transcode.clone(),
+                shutdown.clone(),
+            );
             with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
         }
         Kind::Index => {
@@ -237,7 +259,10 @@ async fn start(
         }
         Kind::Monitor => {
             let metrics = monitor::Metrics::new();
-            let encode: telemetry::Encode = { let metrics = metrics.clone(); Arc::new(move || metrics.encode()) };
+            let encode: telemetry::Encode = {
+                let metrics = metrics.clone();
+                Arc::new(move || metrics.encode())
+            };
             let work = monitor::run(bus.clone(), config.monitor.clone(), metrics, shutdown.clone());
             with_admin(admin, &bus, Some(encode), &shutdown, async { Ok(work.await?) }).await
         }
@@ -273,7 +298,10 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     let app = ingress::App::build(bus, site.store()?, settings).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
-        ready.send(Listening { address: Some(address), first_key }).ok().context("nobody waits for the ingress")?;
+        ready
+            .send(Listening { address: Some(address), first_key })
+            .ok()
+            .context("nobody waits for the ingress")?;
     }
     let router = ingress::router(app.clone());
     let serving = ingress::serve::serve(listener, router, site.shutdown.clone(), grace);

@@ -3,7 +3,7 @@
 //! Talk goes to stderr, data to stdout. Every role answers `/livez`, `/readyz` and `/metrics` on the admin address, which is
 //! loopback unless set otherwise.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
@@ -24,6 +24,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged unless something else is asked for; the broker client's own chatter is left out.
+pub const FILTER: &str = "info,async_nats=warn";
+
 /// Sends log records to stderr; `filter` is a level or a `tracing` directive such as `info,transcode=debug`.
 ///
 /// # Errors
@@ -34,7 +37,12 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_target(false)
+                    .with_ansi(std::io::stderr().is_terminal()),
+            )
             .try_init()?,
         LogFormat::Json => {
             registry.with(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr)).try_init()?;

@@ -28,7 +28,11 @@ pub struct Ready {
 ///
 /// # Errors
 /// When the broker or a role does not start, or a role ends with an error.
-pub async fn run(config: Config, shutdown: CancellationToken, ready: oneshot::Sender<Ready>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
     std::fs::create_dir_all(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
     let broker = if config.broker.urls.is_empty() {
@@ -78,7 +82,12 @@ fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) ->
     let file = data_dir.join(KEY_FILE);
     let api_key = match listening.first_key {
         Some(key) => {
-            let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file)?;
+            let mut out = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&file)?;
             writeln!(out, "{key}")?;
             Some(key)
         }

@@ -170,10 +170,11 @@ fn observe(sender: &watch::Sender<Connection>, dropped: &AtomicU64, event: &asyn
         async_nats::Event::Connected => {
             sender.send_modify(|c| *c = Connection { epoch: c.epoch + 1, up: true });
         }
-        async_nats::Event::Disconnected | async_nats::Event::Closed => {
+        async_nats::Event::Disconnected => {
             sender.send_modify(|c| c.up = false);
             tracing::warn!("broker connection lost");
         }
+        async_nats::Event::Closed => sender.send_modify(|c| c.up = false),
         async_nats::Event::ServerError(source) => tracing::error!(%source, "the broker refused something"),
         async_nats::Event::ClientError(source) => tracing::warn!(%source, "broker client error"),
         async_nats::Event::SlowConsumer(id) => {

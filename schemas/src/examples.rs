@@ -208,7 +208,8 @@ fn media_events(visitor: &mut impl Visitor) {
 
 fn job_events(visitor: &mut impl Visitor) {
     let (job_id, media_id, kind) = (JOB, MEDIA, || text("transcode"));
-    let queued = job::Queued { job_id, media_id, owner: owner(), kind: kind(), part_count: 3, total_ms: 10_592 };
+    let queued =
+        job::Queued { job_id, media_id, owner: owner(), kind: kind(), part_count: 3, total_ms: 10_592 };
     visit_event(visitor, queued);
     let worker = text("transcode-7f3a91c2");
     visit_event(visitor, job::Started { job_id, media_id, owner: owner(), kind: kind(), worker });

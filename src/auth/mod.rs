@@ -154,7 +154,8 @@ pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::Error> 
             if found.is_some() {
                 return None;
             }
-            let secret = access::Secret { name: name.to_owned(), bytes: fresh.clone(), created_at_ms: nats::now_ms() };
+            let secret =
+                access::Secret { name: name.to_owned(), bytes: fresh.clone(), created_at_ms: nats::now_ms() };
             Some((secret, Outbox::new()))
         })
         .await?;

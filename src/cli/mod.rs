@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub use args::{ClientArgs, Global, PageArgs, ServerArgs};
-pub use dispatch::dispatch;
+pub use dispatch::{Ended, dispatch};
 
 /// Exit status: it could not be done; stderr says why.
 pub const EXIT_FAILURE: u8 = 1;
@@ -253,10 +253,12 @@ pub enum AuditCommand {
   streamgate audit replay --follow")]
     Replay(ReplayArgs),
     /// Fetch the whole log and check that every line continues the one before it
-    #[command(after_help = "Prints the number and hash of the last line: note them elsewhere, a chain can't prove its own end.
+    #[command(
+        after_help = "Prints the number and hash of the last line: note them elsewhere, a chain can't prove its own end.
 
 Example:
-  streamgate audit verify --json")]
+  streamgate audit verify --json"
+    )]
     Verify(ClientArgs),
 }
 
@@ -375,8 +377,17 @@ mod tests {
     #[test]
     fn flags_are_read() {
         let line = [
-            "streamgate", "worker", "transcode", "--nats-url", "nats://a:1,nats://b:2", "--nats-url", "nats://c:3",
-            "--unsandboxed", "--replicas", "3", "--json",
+            "streamgate",
+            "worker",
+            "transcode",
+            "--nats-url",
+            "nats://a:1,nats://b:2",
+            "--nats-url",
+            "nats://c:3",
+            "--unsandboxed",
+            "--replicas",
+            "3",
+            "--json",
         ];
         let parsed = Cli::try_parse_from(line).unwrap();
         assert!(parsed.global.json);

@@ -74,7 +74,12 @@ impl App {
     /// When the signing key can be neither read nor made.
     pub async fn build(bus: Bus, store: Store, config: Config) -> anyhow::Result<Self> {
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
-        let uploads = uploads::State::new(bus.clone(), store.clone(), config.uploads.clone(), config.public_url.clone());
+        let uploads = uploads::State::new(
+            bus.clone(),
+            store.clone(),
+            config.uploads.clone(),
+            config.public_url.clone(),
+        );
         Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads })
     }
 

@@ -20,6 +20,7 @@ fn events() -> Vec<Unsent> {
                 media_id: schemas::ids::MediaId::from_bytes(nats::fresh_id()),
                 owner: "bench".into(),
                 offset_bytes: 1,
+                code: None,
             };
             let subject = subjects::event(&event);
             Unsent {
@@ -35,13 +36,21 @@ fn events() -> Vec<Unsent> {
 
 pub(crate) async fn events_per_second() -> Row {
     let broker = TestBroker::start().await;
-    let settings = nats::Config::new(vec![broker.url().to_owned()], Role::Admin, Some(broker.seed(Role::Admin).to_owned()));
+    let settings = nats::Config::new(
+        vec![broker.url().to_owned()],
+        Role::Admin,
+        Some(broker.seed(Role::Admin).to_owned()),
+    );
     let bus = Bus::connect(&settings).await.unwrap();
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         let (first, second) = (events(), events());
         let started = Instant::now();
-        futures::stream::iter(&first).for_each_concurrent(IN_FLIGHT, |event| async { bus.publish_unsent(event).await.map(drop).unwrap() }).await;
+        futures::stream::iter(&first)
+            .for_each_concurrent(IN_FLIGHT, |event| async {
+                bus.publish_unsent(event).await.map(drop).unwrap()
+            })
+            .await;
         ours.push(EVENTS as f64 / started.elapsed().as_secs_f64());
         let started = Instant::now();
         futures::stream::iter(second)

@@ -1,6 +1,10 @@
 //! The ladder: CPU against one ffmpeg CLI process with the same options, and a long title's time to playable and to ready.
 
-use std::{path::Path, process::Command, time::{Duration, Instant}};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use schemas::job::{Plan, VideoPlan};
 use serde_json::Value;
@@ -14,7 +18,20 @@ fn clip(dir: &Path, seconds: u64, frame_size: &str) -> std::path::PathBuf {
     let audio = format!("sine=frequency=440:duration={seconds}:sample_rate=48000");
     let status = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", &video, "-f", "lavfi", "-i", &audio])
-        .args(["-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-pix_fmt", "yuv420p", "-g", "250", "-c:a", "aac"])
+        .args([
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-crf",
+            "20",
+            "-pix_fmt",
+            "yuv420p",
+            "-g",
+            "250",
+            "-c:a",
+            "aac",
+        ])
         .arg(&path)
         .status()
         .unwrap();
@@ -47,13 +64,17 @@ fn cli(plan: &VideoPlan, plan_audio: &Plan, source: &Path, out: &Path) -> (f64, 
     for (i, audio) in plan_audio.audio.iter().enumerate() {
         line.push_str(&format!(
             " -map 0:a:{i} -c:a aac -b:a {} -ar {} -ac {} '{}/a{i}.mp4'",
-            audio.bit_rate_bps, audio.sample_rate_hz, audio.channels, out.display()
+            audio.bit_rate_bps,
+            audio.sample_rate_hz,
+            audio.channels,
+            out.display()
         ));
     }
     let output = command.args(["-c", &line]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}");
-    let times: Vec<f64> = text.lines().last().unwrap().split_whitespace().map(|t| t.parse().unwrap()).collect();
+    let times: Vec<f64> =
+        text.lines().last().unwrap().split_whitespace().map(|t| t.parse().unwrap()).collect();
     (times[0], times[1] + times[2])
 }
 
@@ -65,7 +86,12 @@ struct Outcome {
 }
 
 async fn get(server: &Server, path: &str) -> Value {
-    let answer = reqwest::Client::new().get(format!("{}{path}", server.url)).bearer_auth(&server.key).send().await.unwrap();
+    let answer = reqwest::Client::new()
+        .get(format!("{}{path}", server.url))
+        .bearer_auth(&server.key)
+        .send()
+        .await
+        .unwrap();
     answer.json().await.unwrap()
 }
 
@@ -98,7 +124,8 @@ async fn run(server: &Server, source: &Path) -> Outcome {
     let seconds_to_ready = started.elapsed().as_secs_f64();
     let jobs = get(server, &format!("/v1/jobs?media_id={media_id}")).await;
     let job = get(server, &format!("/v1/jobs/{}", jobs["items"][0]["job_id"].as_str().unwrap())).await;
-    let cpu_ms: f64 = job["parts"].as_array().unwrap().iter().filter_map(|part| part["cpu_ms"].as_f64()).sum();
+    let cpu_ms: f64 =
+        job["parts"].as_array().unwrap().iter().filter_map(|part| part["cpu_ms"].as_f64()).sum();
     Outcome {
         plan: serde_json::from_value(job["plan"].clone()).unwrap(),
         seconds_to_playable: seconds_to_playable.unwrap(),
@@ -112,7 +139,14 @@ pub(crate) async fn cpu() -> Row {
     let source = clip(server.dir.path(), 30, "1280x720");
     let ours = run(&server, &source).await;
     let (_, cpu_seconds) = cli(ours.plan.video.as_ref().unwrap(), &ours.plan, &source, server.dir.path());
-    Row { name: "ladder CPU, 30 s of 720p", ours: ours.cpu_seconds, baseline: cpu_seconds, unit: "s", against: "one ffmpeg CLI", aim: Aim::RatioMost(1.03) }
+    Row {
+        name: "ladder CPU, 30 s of 720p",
+        ours: ours.cpu_seconds,
+        baseline: cpu_seconds,
+        unit: "s",
+        against: "one ffmpeg CLI",
+        aim: Aim::RatioMost(1.03),
+    }
 }
 
 pub(crate) async fn title() -> [Row; 2] {
@@ -121,7 +155,14 @@ pub(crate) async fn title() -> [Row; 2] {
     let source = clip(server.dir.path(), seconds, "640x360");
     let ours = run(&server, &source).await;
     let (wall, _) = cli(ours.plan.video.as_ref().unwrap(), &ours.plan, &source, server.dir.path());
-    let row = |name, ours, aim| Row { name, ours, baseline: wall, unit: "s", against: "ffmpeg CLI wall", aim: Aim::RatioMost(aim) };
+    let row = |name, ours, aim| Row {
+        name,
+        ours,
+        baseline: wall,
+        unit: "s",
+        against: "ffmpeg CLI wall",
+        aim: Aim::RatioMost(aim),
+    };
     [
         row("time to playable, 10-minute title", ours.seconds_to_playable, 0.10),
         row("time to ready, 10-minute title, two slots", ours.seconds_to_ready, 1.0),

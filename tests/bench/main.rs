@@ -47,7 +47,8 @@ impl Row {
             Aim::Most(aim) => ("-".to_owned(), format!("<= {aim} {}", self.unit), self.ours <= aim),
         };
         let mut line = String::new();
-        let baseline = if matches!(self.aim, Aim::Most(_)) { "-".to_owned() } else { format!("{:.3}", self.baseline) };
+        let baseline =
+            if matches!(self.aim, Aim::Most(_)) { "-".to_owned() } else { format!("{:.3}", self.baseline) };
         write!(
             line,
             "| {} | {:.3} {} | {baseline} ({}) | {shown} | {aim} | {} |",

@@ -33,7 +33,16 @@ impl Server {
         std::fs::write(dir.path().join("streamgate.toml"), config).unwrap();
         let started = Instant::now();
         let mut child = Command::new(binary())
-            .args(["up", "--json", "--listen", "127.0.0.1:0", "--config", "streamgate.toml", "--data-dir", "data"])
+            .args([
+                "up",
+                "--json",
+                "--listen",
+                "127.0.0.1:0",
+                "--config",
+                "streamgate.toml",
+                "--data-dir",
+                "data",
+            ])
             .env("STREAMGATE_LOG", "warn")
             .current_dir(dir.path())
             .stdin(Stdio::null())
@@ -65,5 +74,12 @@ impl Drop for Server {
 
 pub(crate) fn cold_start() -> Row {
     let seconds = (0..5).map(|_| Server::start("").seconds_to_ready).collect();
-    Row { name: "cold start of `up` to ready", ours: median(seconds), baseline: 1.0, unit: "s", against: "-", aim: Aim::Most(1.0) }
+    Row {
+        name: "cold start of `up` to ready",
+        ours: median(seconds),
+        baseline: 1.0,
+        unit: "s",
+        against: "-",
+        aim: Aim::Most(1.0),
+    }
 }

@@ -58,20 +58,31 @@ pub(crate) async fn throughput() -> Row {
     let length = mib * 1024 * 1024;
     let server = Server::start("");
     let source = server.dir.path().join("source");
-    let status = Command::new("dd").args(["if=/dev/urandom", "bs=1M", &format!("count={mib}"), "status=none"]).arg(format!("of={}", source.display())).status();
+    let status = Command::new("dd")
+        .args(["if=/dev/urandom", "bs=1M", &format!("count={mib}"), "status=none"])
+        .arg(format!("of={}", source.display()))
+        .status();
     assert!(status.unwrap().success());
     let copy = server.dir.path().join("copy");
     let (mut ours, mut plain) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let started = Instant::now();
-        let script = format!("cat '{}' > '{}' && sync -d '{}'", source.display(), copy.display(), copy.display());
+        let script =
+            format!("cat '{}' > '{}' && sync -d '{}'", source.display(), copy.display(), copy.display());
         assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
         plain.push(mib as f64 / started.elapsed().as_secs_f64());
         std::fs::remove_file(&copy).unwrap();
         let path = create(&server, length).await;
         ours.push(mib as f64 / patch(&server, &path, &source, length));
     }
-    Row { name: "one tus upload", ours: median(ours), baseline: median(plain), unit: "MiB/s", against: "cat + fdatasync", aim: Aim::RatioLeast(0.55) }
+    Row {
+        name: "one tus upload",
+        ours: median(ours),
+        baseline: median(plain),
+        unit: "MiB/s",
+        against: "cat + fdatasync",
+        aim: Aim::RatioLeast(0.55),
+    }
 }
 
 fn resident_kb(pid: u32) -> f64 {

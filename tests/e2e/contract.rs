@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::harness::{Cluster, Options, sample};
 
 fn matches(address: &str, subject: &str) -> bool {
-    let (address, subject): (Vec<&str>, Vec<&str>) = (address.split('.').collect(), subject.split('.').collect());
+    let (address, subject): (Vec<&str>, Vec<&str>) =
+        (address.split('.').collect(), subject.split('.').collect());
     address.len() == subject.len() && address.iter().zip(&subject).all(|(a, s)| a.starts_with('{') || a == s)
 }
 
@@ -67,7 +68,9 @@ async fn every_message_validates_against_its_published_schema() {
     let ours = ["evt", "job", "progress", "$KV"];
     let mut kinds: HashMap<String, u32> = HashMap::new();
     // What the broker keeps, and what went by meanwhile.
-    for stream in [subjects::EVENTS, "KV_media", "KV_assets", "KV_jobs", "KV_uploads", "KV_apikeys", "KV_secrets"] {
+    for stream in
+        [subjects::EVENTS, "KV_media", "KV_assets", "KV_jobs", "KV_uploads", "KV_apikeys", "KV_secrets"]
+    {
         let mut reader = cluster.bus.reader(reader::Config::new(stream, vec![], Start::All)).await.unwrap();
         let mut left = reader.pending_at_start();
         while left > 0 {
@@ -85,7 +88,15 @@ async fn every_message_validates_against_its_published_schema() {
             *kinds.entry(contract.check(&message.subject, &message.payload)).or_default() += 1;
         }
     }
-    for kind in ["upload.received", "media.ready", "media.rejected", "job.task", "job.progress", "kv.jobs.part", "kv.assets"] {
+    for kind in [
+        "upload.received",
+        "media.ready",
+        "media.rejected",
+        "job.task",
+        "job.progress",
+        "kv.jobs.part",
+        "kv.assets",
+    ] {
         assert!(kinds.contains_key(kind), "{kind} was never seen: {kinds:?}");
     }
 }

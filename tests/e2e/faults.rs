@@ -28,7 +28,11 @@ async fn media_objects(cluster: &Cluster, media_id: &str) -> BTreeMap<String, St
 /// AUDIT holds each event once and in order.
 async fn check_audit(cluster: &mut Cluster) {
     let events: Vec<u64> = cluster.all_events().await.iter().map(|event| event.sequence).collect();
-    let mut audit = cluster.bus.reader(reader::Config::new(subjects::AUDIT, vec!["audit.>".into()], Start::All)).await.unwrap();
+    let mut audit = cluster
+        .bus
+        .reader(reader::Config::new(subjects::AUDIT, vec!["audit.>".into()], Start::All))
+        .await
+        .unwrap();
     let mut audited = Vec::new();
     let read = async {
         while audited.len() < events.len() {
@@ -126,7 +130,8 @@ async fn a_media_child_is_killed() {
 
 /// kill -9 of every media child of one worker.
 fn kill_children(worker: u32) {
-    let children = std::fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).unwrap_or_default();
+    let children =
+        std::fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).unwrap_or_default();
     let mut all: Vec<String> = children.split_whitespace().map(ToOwned::to_owned).collect();
     for task in std::fs::read_dir(format!("/proc/{worker}/task")).unwrap().flatten() {
         let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -164,12 +169,14 @@ async fn events_a_crash_left_in_their_record_are_published() {
     let upload_id = location.rsplit('/').next().unwrap().to_owned();
     // The record as a crash between state and event leaves it: changed, and its event unsent.
     let raw = cluster.bus.read("uploads", &upload_id).await.unwrap().unwrap();
-    let (mut envelope, record) = nats::open::<schemas::upload::Record>(&upload_id, &raw.value.unwrap()).unwrap();
+    let (mut envelope, record) =
+        nats::open::<schemas::upload::Record>(&upload_id, &raw.value.unwrap()).unwrap();
     let event = schemas::upload::Terminated {
         upload_id: record.upload_id,
         media_id: record.media_id,
         owner: record.owner.clone(),
         offset_bytes: 0,
+        code: None,
     };
     envelope.unsent = vec![schemas::envelope::Unsent {
         subject: subjects::event(&event),
@@ -179,7 +186,14 @@ async fn events_a_crash_left_in_their_record_are_published() {
         once: true,
     }];
     let payload = nats::encode("envelope", &envelope).unwrap();
-    cluster.bus.context().publish(subjects::kv("uploads", &upload_id), payload.into()).await.unwrap().await.unwrap();
+    cluster
+        .bus
+        .context()
+        .publish(subjects::kv("uploads", &upload_id), payload.into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     let swept = cluster.media_event("upload.terminated", &record.media_id.to_string()).await;
     assert_eq!(swept.id, upload_id);
 }
@@ -205,7 +219,8 @@ async fn a_stop_under_load_redelivers_nothing_that_was_finished() {
         check_once(&events, media_id);
     }
     let retried: Vec<&Event> = events.iter().filter(|event| event.kind == "job.retried").collect();
-    let finished_first: Vec<&&Event> = retried.iter().filter(|event| event.media_id.as_deref() == Some(&all[0])).collect();
+    let finished_first: Vec<&&Event> =
+        retried.iter().filter(|event| event.media_id.as_deref() == Some(&all[0])).collect();
     assert!(finished_first.is_empty(), "{finished_first:?}");
     let health = cluster.request(Method::GET, "/readyz").send().await.unwrap();
     assert!(health.status().is_success());

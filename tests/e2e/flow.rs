@@ -9,7 +9,8 @@ use crate::harness::{Cluster, Options, sample};
 
 /// The playback addresses of a medium.
 pub(crate) async fn playback(cluster: &Cluster, media_id: &str) -> Value {
-    let answer = cluster.request(Method::POST, &format!("/v1/media/{media_id}/playback")).send().await.unwrap();
+    let answer =
+        cluster.request(Method::POST, &format!("/v1/media/{media_id}/playback")).send().await.unwrap();
     let (status, text) = (answer.status(), answer.text().await.unwrap());
     assert!(status.is_success(), "{status} {text}");
     serde_json::from_str(&text).unwrap()
@@ -43,7 +44,8 @@ fn decode(url: &str, stream: &str) -> Decoded {
     let frames = report["frames"].as_array().unwrap();
     let number = |frame: &Value, name: &str| frame[name].as_str().and_then(|text| text.parse::<f64>().ok());
     let end = |frame: &Value| {
-        let duration = number(frame, "duration_time").or_else(|| number(frame, "pkt_duration_time")).unwrap_or(0.0);
+        let duration =
+            number(frame, "duration_time").or_else(|| number(frame, "pkt_duration_time")).unwrap_or(0.0);
         number(frame, "pts_time").unwrap() + duration
     };
     Decoded {
@@ -84,7 +86,12 @@ fn attributes_of(text: &str) -> BTreeMap<String, String> {
 }
 
 /// Decodes every rung and checks what a viewer relies on.
-pub(crate) async fn check_plays(cluster: &Cluster, media_id: &str, seconds: f64, frame_seconds: f64) -> usize {
+pub(crate) async fn check_plays(
+    cluster: &Cluster,
+    media_id: &str,
+    seconds: f64,
+    frame_seconds: f64,
+) -> usize {
     let playback = playback(cluster, media_id).await;
     let master_path = playback["hls_url"].as_str().unwrap();
     let master = text(cluster, master_path).await;
@@ -95,14 +102,34 @@ pub(crate) async fn check_plays(cluster: &Cluster, media_id: &str, seconds: f64,
     for (name, attributes) in &variants {
         let url = format!("{}{base}/{name}", cluster.url);
         let decoded = decode(&url, "v:0");
-        assert!((decoded.end_seconds - seconds).abs() <= frame_seconds, "{name}: {} of {seconds} s", decoded.end_seconds);
+        assert!(
+            (decoded.end_seconds - seconds).abs() <= frame_seconds,
+            "{name}: {} of {seconds} s",
+            decoded.end_seconds
+        );
         let expected_frames = (seconds / frame_seconds).round();
-        assert!((decoded.frames as f64 - expected_frames).abs() <= 1.0, "{name}: {} of {expected_frames} frames", decoded.frames);
+        assert!(
+            (decoded.frames as f64 - expected_frames).abs() <= 1.0,
+            "{name}: {} of {expected_frames} frames",
+            decoded.frames
+        );
         assert_eq!(keys.get_or_insert_with(|| decoded.keys.clone()), &decoded.keys, "key frames of {name}");
         check_bandwidth(cluster, &base, name, attributes, &master).await;
     }
     let output = Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin", "-xerror", "-i", &format!("{}{master_path}", cluster.url), "-map", "0", "-f", "null", "-"])
+        .args([
+            "-v",
+            "error",
+            "-nostdin",
+            "-xerror",
+            "-i",
+            &format!("{}{master_path}", cluster.url),
+            "-map",
+            "0",
+            "-f",
+            "null",
+            "-",
+        ])
         .output()
         .unwrap();
     let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -111,7 +138,13 @@ pub(crate) async fn check_plays(cluster: &Cluster, media_id: &str, seconds: f64,
 }
 
 /// Measures the peak of the variant and of its audio, and compares it with what the playlist declares.
-async fn check_bandwidth(cluster: &Cluster, base: &str, name: &str, declared: &BTreeMap<String, String>, master: &str) {
+async fn check_bandwidth(
+    cluster: &Cluster,
+    base: &str,
+    name: &str,
+    declared: &BTreeMap<String, String>,
+    master: &str,
+) {
     let mut peak = segment_peak(cluster, base, name).await;
     if declared.contains_key("AUDIO") {
         let mut loudest = 0.0_f64;
@@ -133,7 +166,8 @@ async fn segment_peak(cluster: &Cluster, base: &str, playlist: &str) -> f64 {
         if let Some(extinf) = line.strip_prefix("#EXTINF:") {
             seconds = extinf.trim_end_matches(',').parse().unwrap();
         } else if !line.starts_with('#') && !line.is_empty() {
-            let answer = cluster.http.get(format!("{}{base}/{folder}/{line}", cluster.url)).send().await.unwrap();
+            let answer =
+                cluster.http.get(format!("{}{base}/{folder}/{line}", cluster.url)).send().await.unwrap();
             assert!(answer.status().is_success(), "{line}");
             peak = peak.max(answer.bytes().await.unwrap().len() as f64 * 8.0 / seconds);
         }
@@ -159,8 +193,18 @@ async fn a_sample_becomes_a_playing_video_with_the_full_ladder() {
         .filter(|event| event.media_id.as_deref() == Some(&media_id))
         .map(|event| event.kind)
         .collect();
-    let place = |kind: &str| order.iter().position(|k| k == kind).unwrap_or_else(|| panic!("{kind} in {order:?}"));
-    let story = ["upload.created", "upload.received", "media.stored", "job.queued", "job.started", "media.playable", "media.ready", "job.succeeded"];
+    let place =
+        |kind: &str| order.iter().position(|k| k == kind).unwrap_or_else(|| panic!("{kind} in {order:?}"));
+    let story = [
+        "upload.created",
+        "upload.received",
+        "media.stored",
+        "job.queued",
+        "job.started",
+        "media.playable",
+        "media.ready",
+        "job.succeeded",
+    ];
     let places: Vec<usize> = story.iter().map(|kind| place(kind)).collect();
     assert!(places.is_sorted(), "{order:?}");
 }

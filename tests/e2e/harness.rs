@@ -73,11 +73,16 @@ impl Cluster {
     pub(crate) async fn start(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = TestBroker::start().await;
-        let settings = nats::Config::new(vec![broker.url().to_owned()], Role::Admin, Some(broker.seed(Role::Admin).to_owned()));
+        let settings = nats::Config::new(
+            vec![broker.url().to_owned()],
+            Role::Admin,
+            Some(broker.seed(Role::Admin).to_owned()),
+        );
         let bus = Bus::connect(&settings).await.unwrap();
-        let seeds: String = Role::ALL.iter().map(|role| format!("{} {}\n", role.name(), broker.seed(*role))).collect();
+        let seeds: String =
+            Role::ALL.iter().map(|role| format!("{} {}\n", role.name(), broker.seed(*role))).collect();
         std::fs::write(dir.path().join("seeds"), seeds).unwrap();
-        let s3 = if options.remote_store { Some(store::testing::S3::start().await) } else { None };
+        let s3 = if options.remote_store { Some(store::testing::S3::start().await.unwrap()) } else { None };
         let settings = match &s3 {
             Some(s3) => s3.config(),
             None => store::Config::at(format!("file://{}", dir.path().join("store").display())),
@@ -85,9 +90,17 @@ impl Cluster {
         std::fs::create_dir_all(dir.path().join("store")).unwrap();
         write_config(dir.path(), &settings, options.full_ladder);
         let store = store::Store::open(settings).unwrap();
-        let events = bus.reader(reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All)).await.unwrap();
+        let events = bus
+            .reader(reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All))
+            .await
+            .unwrap();
         let mut cluster = Self {
-            dir, broker, bus, store, events, s3,
+            dir,
+            broker,
+            bus,
+            store,
+            events,
+            s3,
             http: reqwest::Client::new(),
             url: String::new(),
             key: String::new(),
@@ -120,10 +133,18 @@ impl Cluster {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name)).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_streamgate"))
             .args(args)
-            .args(["--config", "streamgate.toml", "--json", "--nats-url", self.broker.url(), "--nats-seed-file", "seeds"])
+            .args([
+                "--config",
+                "streamgate.toml",
+                "--json",
+                "--nats-url",
+                self.broker.url(),
+                "--nats-seed-file",
+                "seeds",
+            ])
             .args(["--data-dir", &format!("data-{name}")])
             .envs(self.store_args.iter().cloned())
-            .env("STREAMGATE_LOG", "info")
+            .env("STREAMGATE_LOG", "info,async_nats=warn")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -132,7 +153,8 @@ impl Cluster {
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{name} did not start ({e}): {line:?}\n{}", self.log(name)));
+        let ready = serde_json::from_str(&line)
+            .unwrap_or_else(|e| panic!("{name} did not start ({e}): {line:?}\n{}", self.log(name)));
         Process { child, args: args.to_vec(), ready }
     }
 
@@ -152,7 +174,8 @@ impl Cluster {
 
     /// Sends a signal, such as `STOP`, to one process.
     pub(crate) fn signal(&self, name: &str, signal: &str) {
-        let status = Command::new("kill").args([format!("-{signal}"), self.pid(name).to_string()]).status().unwrap();
+        let status =
+            Command::new("kill").args([format!("-{signal}"), self.pid(name).to_string()]).status().unwrap();
         assert!(status.success(), "signal {signal} to {name}");
     }
 
@@ -226,13 +249,18 @@ impl Cluster {
         };
         match tokio::time::timeout(WAIT_MAX, search).await {
             Ok(event) => event,
-            Err(_) => panic!("no {what} within {WAIT_MAX:?}; seen: {:#?}\n{}", kinds(&self.seen), self.logs()),
+            Err(_) => {
+                panic!("no {what} within {WAIT_MAX:?}; seen: {:#?}\n{}", kinds(&self.seen), self.logs())
+            }
         }
     }
 
     /// Waits for `kind` of one medium.
     pub(crate) async fn media_event(&mut self, kind: &str, media_id: &str) -> Event {
-        self.event(&format!("{kind} of {media_id}"), |e| e.kind == kind && e.media_id.as_deref() == Some(media_id)).await
+        self.event(&format!("{kind} of {media_id}"), |e| {
+            e.kind == kind && e.media_id.as_deref() == Some(media_id)
+        })
+        .await
     }
 
     /// Waits until a medium is ready, rejected or failed.
@@ -334,8 +362,27 @@ pub(crate) fn sample(seconds: u32, size: &str, rate: &str) -> Vec<u8> {
     let video = format!("testsrc2=duration={seconds}:size={size}:rate={rate}");
     let audio = format!("sine=frequency=440:duration={seconds}:sample_rate=48000");
     clip(
-        &["-f", "lavfi", "-i", &video, "-f", "lavfi", "-i", &audio, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt",
-          "yuv420p", "-g", "60", "-c:a", "aac", "-shortest"],
+        &[
+            "-f",
+            "lavfi",
+            "-i",
+            &video,
+            "-f",
+            "lavfi",
+            "-i",
+            &audio,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+            "-g",
+            "60",
+            "-c:a",
+            "aac",
+            "-shortest",
+        ],
         "mp4",
     )
 }

@@ -37,11 +37,20 @@ fn broken() -> Vec<(&'static str, Vec<u8>, Becomes)> {
     // An empty ZIP archive: the end-of-central-directory record alone.
     zipped.extend(*b"PK\x05\x06");
     zipped.extend([0; 18]);
-    let playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n".to_vec();
+    let playlist =
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n".to_vec();
     vec![
         ("empty.mp4", Vec::new(), Rejected(&["empty"])),
-        ("truncated.mp4", whole[..whole.len() / 2].to_vec(), Rejected(&["truncated", "media_truncated", "media_corrupt"])),
-        ("text.mp4", b"this is not a film\n".repeat(500), Rejected(&["unsupported_type", "media_unsupported_format"])),
+        (
+            "truncated.mp4",
+            whole[..whole.len() / 2].to_vec(),
+            Rejected(&["truncated", "media_truncated", "media_corrupt"]),
+        ),
+        (
+            "text.mp4",
+            b"this is not a film\n".repeat(500),
+            Rejected(&["unsupported_type", "media_unsupported_format"]),
+        ),
         ("playlist.mp4", playlist, Rejected(&["unsupported_type", "media_unsupported_format"])),
         ("zipped.mp4", zipped, Rejected(&["trailing_data"])),
         ("bomb.mp4", bomb(), Rejected(&["media_too_many_pixels"])),
@@ -62,18 +71,43 @@ fn odd() -> Vec<(&'static str, Vec<u8>, Becomes)> {
     vec![
         ("audio-only.m4a", clip(&["-f", "lavfi", "-i", TONE, "-c:a", "aac"], "m4a"), Ready),
         ("video-only.mp4", lavfi(PICTURE, "", &with(&[]), "mp4"), Ready),
-        ("one-frame.mp4", lavfi("testsrc2=size=320x180:rate=25", "", &with(&["-frames:v", "1"]), "mp4"), Ready),
+        (
+            "one-frame.mp4",
+            lavfi("testsrc2=size=320x180:rate=25", "", &with(&["-frames:v", "1"]), "mp4"),
+            Ready,
+        ),
         ("still.png", lavfi("testsrc2=size=320x180:rate=25", "", &["-frames:v", "1"], "png"), Ready),
-        ("odd-size.mkv", lavfi("testsrc2=duration=3:size=319x179:rate=25", TONE, &["-c:v", "ffv1", "-c:a", "aac"], "mkv"), Ready),
+        (
+            "odd-size.mkv",
+            lavfi("testsrc2=duration=3:size=319x179:rate=25", TONE, &["-c:v", "ffv1", "-c:a", "aac"], "mkv"),
+            Ready,
+        ),
         ("film.mov", lavfi(PICTURE, TONE, &with(&["-c:a", "pcm_s16le"]), "mov"), Ready),
         ("film.mkv", lavfi(PICTURE, TONE, &with(&["-c:a", "flac"]), "mkv"), Ready),
-        ("film.webm", lavfi(PICTURE, TONE, &["-c:v", "libvpx", "-b:v", "300k", "-c:a", "libopus"], "webm"), Ready),
+        (
+            "film.webm",
+            lavfi(PICTURE, TONE, &["-c:v", "libvpx", "-b:v", "300k", "-c:a", "libopus"], "webm"),
+            Ready,
+        ),
         ("film.ts", lavfi(PICTURE, TONE, &with(&["-c:a", "aac"]), "ts"), Ready),
         ("film.avi", lavfi(PICTURE, TONE, &["-c:v", "mpeg4", "-c:a", "mp3"], "avi"), Ready),
         ("slides.mp4", mp4("testsrc2=duration=3:size=320x180:rate=1", &["-c:a", "aac"]), Ready),
-        ("variable.mkv", lavfi(PICTURE, TONE, &with(&["-vf", "select='not(mod(n,3))+not(mod(n,7))'", "-vsync", "vfr", "-c:a", "aac"]), "mkv"), Ready),
+        (
+            "variable.mkv",
+            lavfi(
+                PICTURE,
+                TONE,
+                &with(&["-vf", "select='not(mod(n,3))+not(mod(n,7))'", "-vsync", "vfr", "-c:a", "aac"]),
+                "mkv",
+            ),
+            Ready,
+        ),
         ("late.mkv", lavfi(PICTURE, TONE, &with(&["-output_ts_offset", "5", "-c:a", "aac"]), "mkv"), Ready),
-        ("ten-bit.mkv", lavfi(PICTURE, TONE, &["-c:v", "ffv1", "-pix_fmt", "yuv422p10le", "-c:a", "aac"], "mkv"), Ready),
+        (
+            "ten-bit.mkv",
+            lavfi(PICTURE, TONE, &["-c:v", "ffv1", "-pix_fmt", "yuv422p10le", "-c:a", "aac"], "mkv"),
+            Ready,
+        ),
         ("portrait.mp4", rotated(), Ready),
     ]
 }
@@ -101,7 +135,10 @@ async fn check(inputs: Vec<(&'static str, Vec<u8>, Becomes)>) {
                 let code = end.data["code"].as_str().unwrap();
                 assert!(codes.contains(&code), "{name}: {code}: {}", end.data["detail"]);
                 let document = cluster.get(&format!("/v1/media/{media_id}")).await;
-                assert_eq!((document["status"].as_str(), document["code"].as_str()), (Some("rejected"), Some(code)));
+                assert_eq!(
+                    (document["status"].as_str(), document["code"].as_str()),
+                    (Some("rejected"), Some(code))
+                );
             }
         }
     }

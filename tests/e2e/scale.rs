@@ -43,7 +43,10 @@ async fn two_workers_share_a_job_and_one_is_killed() {
     for (part, (worker, attempt)) in &after {
         // Only what the killed one had in hand was done again.
         let was_in_its_hands = before.get(part).is_none_or(|(holder, _)| holder != survivor);
-        assert!(*attempt == 1 || was_in_its_hands, "{part} by {worker}: {attempt} attempts; before: {before:?}");
+        assert!(
+            *attempt == 1 || was_in_its_hands,
+            "{part} by {worker}: {attempt} attempts; before: {before:?}"
+        );
     }
     check_plays(&cluster, &media_id, 180.0, 0.04).await;
 }

@@ -24,7 +24,8 @@ pub(crate) async fn create(cluster: &Cluster, length: usize) -> (String, String)
 
 /// The offset the server promises.
 pub(crate) async fn offset(cluster: &Cluster, location: &str) -> usize {
-    let answer = cluster.request(Method::HEAD, location).header("tus-resumable", "1.0.0").send().await.unwrap();
+    let answer =
+        cluster.request(Method::HEAD, location).header("tus-resumable", "1.0.0").send().await.unwrap();
     assert!(answer.status().is_success(), "{}", answer.status());
     answer.headers()["upload-offset"].to_str().unwrap().parse().unwrap()
 }
@@ -139,7 +140,10 @@ async fn a_wrong_digest_or_length_never_becomes_media() {
     if answer.status().is_success() {
         let media_id = answer.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
         let end = cluster.end_of(&media_id).await;
-        assert_eq!((end.kind.as_str(), end.data["code"].as_str()), ("media.rejected", Some("digest_mismatch")));
+        assert_eq!(
+            (end.kind.as_str(), end.data["code"].as_str()),
+            ("media.rejected", Some("digest_mismatch"))
+        );
     } else {
         assert_eq!(answer.status(), 400);
     }

@@ -113,9 +113,9 @@ impl Folder {
             keys.push((role, pair.seed().map_err(bad)?, pair.public_key()));
         }
         if fresh {
-            let text: String =
+            let text: Vec<String> =
                 keys.iter().map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect();
-            self.write("seeds", text.as_bytes(), 0o600)?;
+            self.write("seeds", text.concat().as_bytes(), 0o600)?;
         }
         Ok(Keys(keys))
     }
@@ -130,7 +130,7 @@ impl Folder {
             let path = self.file(name).display().to_string();
             format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
         };
-        let users: String = keys
+        let users: Vec<String> = keys
             .0
             .iter()
             .map(|(role, _, public)| {
@@ -162,6 +162,7 @@ impl Folder {
             ports = quoted("ports"),
             log = quoted("nats-server.log"),
             store = quoted("store"),
+            users = users.concat(),
             file_bytes = config.file_store_bytes_max,
             memory_bytes = config.memory_store_bytes_max,
         )

@@ -28,7 +28,6 @@ impl Findings {
 
     fn time(&mut self, field: &str, want: Duration, have: Duration) {
         if want != have {
-            let text = |time: Duration| humantime::format_duration(time).to_string();
             self.add(Class::Changeable, field, text(want), text(have));
         }
     }
@@ -40,11 +39,11 @@ impl Findings {
     }
 
     /// A missing one is as bad as a missing stream; one too many is not.
-    fn subjects(&mut self, field: &str, want: BTreeSet<&str>, have: BTreeSet<&str>) {
+    fn subjects(&mut self, field: &str, want: &BTreeSet<&str>, have: &BTreeSet<&str>) {
         if want == have {
             return;
         }
-        let class = if want.is_subset(&have) { Class::Changeable } else { Class::Absent };
+        let class = if want.is_subset(have) { Class::Changeable } else { Class::Absent };
         self.add(class, field, format!("{want:?}"), format!("{have:?}"));
     }
 }
@@ -65,7 +64,7 @@ pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Diffe
     use Class::{Changeable, Irreversible};
     let mut findings = Findings { asset: format!("stream {}", want.name), found: Vec::new() };
     let f = &mut findings;
-    f.subjects("subjects", set(&want.subjects), set(&have.subjects));
+    f.subjects("subjects", &set(&want.subjects), &set(&have.subjects));
     f.field("retention", &want.retention, &have.retention, Irreversible);
     f.field("storage", &want.storage, &have.storage, Irreversible);
     f.field("max_consumers", &want.max_consumers, &have.max_consumers, Irreversible);
@@ -135,7 +134,7 @@ pub(super) fn durables(asset: String, want: &consumer::Config, have: &consumer::
     use Class::{Changeable, Irreversible};
     let mut findings = Findings { asset, found: Vec::new() };
     let f = &mut findings;
-    f.subjects("filters", filters(want), filters(have));
+    f.subjects("filters", &filters(want), &filters(have));
     f.field("deliver_subject", &None, &have.deliver_subject, Irreversible);
     f.field("deliver_policy", &want.deliver_policy, &have.deliver_policy, Irreversible);
     f.field("ack_policy", &want.ack_policy, &have.ack_policy, Irreversible);
@@ -146,6 +145,14 @@ pub(super) fn durables(asset: String, want: &consumer::Config, have: &consumer::
     f.field("backoff", &want.backoff, &have.backoff, Changeable);
     f.field("headers_only", &want.headers_only, &have.headers_only, Changeable);
     findings.found
+}
+
+/// A time in its largest whole unit, as people write it in the file.
+fn text(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let whole = units.into_iter().find(|(_, length)| ms > 0 && ms.is_multiple_of(*length));
+    whole.map_or_else(|| format!("{ms}ms"), |(unit, length)| format!("{}{unit}", ms / length))
 }
 
 fn set(subjects: &[String]) -> BTreeSet<&str> {

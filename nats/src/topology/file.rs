@@ -26,6 +26,7 @@ pub(super) struct Topology {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "the server's own switches, by its own names")]
 struct Stream {
     about: String,
     subjects: Vec<String>,

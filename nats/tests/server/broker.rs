@@ -1,13 +1,193 @@
-use nats::{Role, testing::TestBroker};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::stream;
+use nats::{
+    Bus, Config, Role,
+    server::{self, Broker, Error},
+    testing::TestBroker,
+};
+
+/// Folder that another process of this test works in.
+const FOLDER: &str = "STREAMGATE_TEST_BROKER_FOLDER";
+
+fn config(folder: &Path) -> server::Config {
+    server::Config { data_dir: folder.to_path_buf(), ..server::Config::default() }
+}
+
+async fn admin(broker: &Broker) -> Bus {
+    let seed = broker.seed(Role::Admin).to_owned();
+    Bus::connect(&Config::new(vec![broker.url().to_owned()], Role::Admin, Some(seed))).await.unwrap()
+}
+
+/// Stores one message whose ack means that it is on disk.
+async fn store(broker: &Broker) {
+    let bus = admin(broker).await;
+    let kept = stream::Config { name: "KEPT".into(), ..stream::Config::default() };
+    bus.context().get_or_create_stream(kept).await.unwrap();
+    bus.context().publish("KEPT", "x".into()).await.unwrap().await.unwrap();
+}
+
+async fn stored(broker: &Broker) -> u64 {
+    let bus = admin(broker).await;
+    bus.context().get_stream("KEPT").await.unwrap().cached_info().state.messages
+}
 
 #[tokio::test]
-async fn a_killed_server_comes_back_at_the_same_address() {
-    let broker = TestBroker::start().await;
+async fn a_killed_server_comes_back_at_the_same_address_with_its_store() {
+    let broker = TestBroker::start_empty().await;
+    store(broker.broker()).await;
     let bus = broker.bus(Role::Admin).await;
-    let before = broker.broker().pid();
-    broker.kill().await;
-    assert_ne!(broker.broker().pid(), before);
-    crate::until("the connection is made again", || async { bus.is_up() }).await;
-    let stored = bus.context().get_stream("EVENTS").await.unwrap();
-    assert!(stored.cached_info().config.deny_delete);
+    for round in 1..=3 {
+        let before = broker.broker().pid();
+        broker.kill().await;
+        assert_ne!(broker.broker().pid(), before);
+        crate::until("the connection is made again", || async { bus.is_up() }).await;
+        assert_eq!(stored(broker.broker()).await, round);
+        store(broker.broker()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_broker_never_opens_the_same_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Broker::start(config(folder.path())).await.unwrap();
+    let error = Broker::start(config(folder.path())).await.unwrap_err();
+    assert!(matches!(error, Error::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    assert!(error.to_string().contains("is in use by another `streamgate up` (process "), "{error}");
+    store(&first).await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopped_broker_starts_again_with_address_keys_and_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Broker::start(config(folder.path())).await.unwrap();
+    store(&first).await;
+    let (url, seed) = (first.url().to_owned(), first.seed(Role::Keeper).to_owned());
+    first.stop().await;
+    assert!(async_nats::connect(&url).await.is_err(), "it is gone");
+
+    let second = Broker::start(config(folder.path())).await.unwrap();
+    assert_eq!((second.url(), second.seed(Role::Keeper)), (url.as_str(), seed.as_str()));
+    assert_eq!(stored(&second).await, 1);
+    second.stop().await;
+
+    let port = url.rsplit(':').next().unwrap();
+    let _taken = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
+    let third = Broker::start(config(folder.path())).await.unwrap();
+    assert_ne!(third.url(), url);
+    assert_eq!(stored(&third).await, 1);
+    third.stop().await;
+}
+
+/// A broker in this process; started as a process of its own, it stays until that is killed.
+#[tokio::test]
+async fn a_broker_is_alone_in_its_process_group_and_gone_when_stopped() {
+    let named = std::env::var_os(FOLDER);
+    let folder = tempfile::tempdir().unwrap();
+    let path = named.as_ref().map_or(folder.path(), Path::new);
+    let broker = Broker::start(config(path)).await.unwrap();
+    let pid = broker.pid().unwrap();
+    if named.is_some() {
+        let mut out = std::io::stdout();
+        writeln!(out, "\nbroker {pid} {}", broker.url()).unwrap();
+        std::future::pending::<()>().await;
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let group = stat.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap();
+    assert_eq!(group, pid.to_string(), "Ctrl-C of the parent does not reach it");
+    broker.stop().await;
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[tokio::test]
+async fn a_broker_goes_with_its_parent_even_by_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parent = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "broker::a_broker_is_alone_in_its_process_group_and_gone_when_stopped",
+            "--nocapture",
+        ])
+        .env(FOLDER, folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+    let line = lines.find_map(|line| Some(line.ok()?.strip_prefix("broker ")?.to_owned())).unwrap();
+    let url = line.split(' ').nth(1).unwrap();
+    let refused = Broker::start(config(folder.path())).await.unwrap_err();
+    assert!(matches!(refused, Error::InUse { pid: Some(pid), .. } if pid == parent.id()), "{refused}");
+
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let killed = Instant::now();
+    // The lock is free only once the old server is gone, and only then can its port be bound again.
+    let next = Broker::start(config(folder.path())).await.unwrap();
+    assert_eq!(next.url(), url);
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn only_keys_of_the_broker_get_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(config(folder.path())).await.unwrap();
+    assert!(async_nats::connect(broker.url()).await.is_err(), "no key");
+    let stranger = nkeys::KeyPair::new_user().seed().unwrap();
+    assert!(
+        async_nats::ConnectOptions::with_nkey(stranger).connect(broker.url()).await.is_err(),
+        "wrong key"
+    );
+    for name in ["seeds", "nats-server.conf"] {
+        let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let written = fs::read_to_string(folder.path().join("nats-server.conf")).unwrap();
+    assert!(Role::ALL.iter().all(|role| !written.contains(broker.seed(*role))), "only public keys");
+    assert!(written.contains("host: 127.0.0.1"));
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn an_unusable_server_is_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = |name: &str, says: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let cases = [
+        (program("old", "nats-server: v2.9.10"), "/old (2.9, too old)"),
+        (program("other", "hello"), "/other (not a nats-server)"),
+        (folder.path().join("none"), "/none (No such file"),
+    ];
+    for (binary, says) in cases {
+        let config = server::Config { binary: Some(binary), ..config(&folder.path().join("data")) };
+        let error = Broker::start(config).await.unwrap_err();
+        assert!(matches!(error, Error::Missing { .. }), "{error}");
+        for says in ["no nats-server 2.12 or newer", says, "make setup"] {
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_start_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("store"), "in the way").unwrap();
+    let error = Broker::start(config(folder.path())).await.unwrap_err();
+    assert!(matches!(error, Error::Start { .. }), "{error}");
+    assert!(error.to_string().contains("not a directory"), "{error}");
+    fs::remove_file(folder.path().join("store")).unwrap();
+    Broker::start(config(folder.path())).await.unwrap().stop().await;
 }

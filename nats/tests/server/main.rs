@@ -1,6 +1,8 @@
 //! The embedded broker, its topology and its permissions, on real servers.
 
 mod broker;
+mod cluster;
+mod permissions;
 mod topology;
 
 use std::{

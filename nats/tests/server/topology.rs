@@ -1,17 +1,23 @@
-use async_nats::jetstream::{Context, consumer::pull, stream};
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    Context,
+    consumer::{AckPolicy, pull},
+    stream::{RetentionPolicy, StorageType},
+};
 use nats::{
     Bus, Error, Role,
     testing::TestBroker,
     topology::{self, Class, Settings},
 };
 
-async fn fields(context: &Context, settings: &Settings) -> Vec<(String, String, Class)> {
-    let found = topology::diff(context, settings).await.unwrap();
-    found.into_iter().map(|d| (d.asset, d.field, d.class)).collect()
+/// What differs, in the words people read.
+async fn found(context: &Context, settings: &Settings) -> Vec<String> {
+    topology::diff(context, settings).await.unwrap().iter().map(ToString::to_string).collect()
 }
 
-async fn empty() -> (TestBroker, Bus) {
-    let broker = TestBroker::start_empty().await;
+async fn applied() -> (TestBroker, Bus) {
+    let broker = TestBroker::start_with(&Settings::default()).await;
     let bus = broker.bus(Role::Admin).await;
     (broker, bus)
 }
@@ -23,9 +29,23 @@ fn reason(error: &Error) -> &str {
     }
 }
 
+/// Replaces a stream by one that was made differently.
+async fn remake(
+    context: &Context,
+    name: &str,
+    change: impl FnOnce(&mut async_nats::jetstream::stream::Config),
+) {
+    let mut config = context.get_stream(name).await.unwrap().cached_info().config.clone();
+    context.delete_stream(name).await.unwrap();
+    config.metadata.clear();
+    change(&mut config);
+    context.create_stream(config).await.unwrap();
+}
+
 #[tokio::test]
 async fn applying_twice_changes_nothing() {
-    let (_broker, bus) = empty().await;
+    let broker = TestBroker::start_empty().await;
+    let bus = broker.bus(Role::Admin).await;
     let settings = Settings::default();
     let missing = topology::diff(bus.context(), &settings).await.unwrap();
     assert!(
@@ -39,6 +59,116 @@ async fn applying_twice_changes_nothing() {
 }
 
 #[tokio::test]
+async fn settings_scale_and_shorten() {
+    let (_broker, bus) = applied().await;
+    let settings =
+        Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
+    let before = found(bus.context(), &settings).await;
+    assert_eq!(before.len(), 21 + 6, "{before:?}");
+    assert!(
+        before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
+        "{before:?}"
+    );
+    topology::apply(bus.context(), &settings).await.unwrap();
+    assert_eq!(found(bus.context(), &settings).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
+    let (_broker, bus) = applied().await;
+    let context = bus.context();
+    let mut config = context.get_stream("DEAD").await.unwrap().cached_info().config.clone();
+    config.max_age = Duration::from_secs(3_600);
+    config.subjects.push("graves.>".into());
+    config.metadata.insert("cost-centre".into(), "12".into());
+    context.update_stream(&config).await.unwrap();
+    let durable =
+        pull::Config { filter_subject: "evt.media.ready.*".into(), ..durable(context, "upload").await };
+    context.update_consumer_on_stream(durable, "EVENTS").await.unwrap();
+    assert_eq!(
+        found(context, &Settings::default()).await,
+        [
+            r#"stream DEAD: subjects is {"dead.>", "graves.>"}, should be {"dead.>"}"#,
+            "stream DEAD: max_age is 1h, should be 90d",
+            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.upload.received.*"}"#,
+        ]
+    );
+    topology::apply(context, &Settings::default()).await.unwrap();
+    assert_eq!(found(context, &Settings::default()).await, Vec::<String>::new());
+    let config = context.get_stream("DEAD").await.unwrap().cached_info().config.clone();
+    assert_eq!(config.metadata.get("cost-centre").map(String::as_str), Some("12"));
+}
+
+async fn durable(context: &Context, name: &str) -> pull::Config {
+    let consumer = context.get_consumer_from_stream::<pull::Config, _, _>(name, "EVENTS").await.unwrap();
+    let config = consumer.cached_info().config.clone();
+    pull::Config {
+        durable_name: config.durable_name,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: config.ack_wait,
+        max_ack_pending: config.max_ack_pending,
+        max_deliver: config.max_deliver,
+        ..pull::Config::default()
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_stops_apply_before_it_changes_anything() {
+    let (_broker, bus) = applied().await;
+    let context = bus.context();
+    remake(context, "PROGRESS", |config| config.storage = StorageType::File).await;
+    remake(context, "SCHED", |config| config.retention = RetentionPolicy::Limits).await;
+    remake(context, "KV_jobs", |config| {
+        config.deny_purge = true;
+        config.allow_rollup = false;
+    })
+    .await;
+    context.delete_stream("KV_cache").await.unwrap();
+    let error = topology::apply(context, &Settings::default()).await.unwrap_err();
+    for says in [
+        "stream PROGRESS: storage is File, should be Memory (can't be changed in place)",
+        "stream SCHED: retention is Limits, should be WorkQueue (can't be changed in place)",
+        "stream KV_jobs: deny_purge is true, should be false (can't be changed in place)",
+        "Nothing was changed",
+        "nats stream backup",
+    ] {
+        assert!(reason(&error).contains(says), "{error}");
+    }
+    assert!(context.get_stream("KV_cache").await.is_err(), "nothing was created");
+}
+
+#[tokio::test]
+async fn guards_are_added_and_what_was_turned_on_stays_on() {
+    let (_broker, bus) = applied().await;
+    let context = bus.context();
+    remake(context, "AUDIT", |config| {
+        config.deny_delete = false;
+        config.deny_purge = false;
+        config.allow_message_ttl = true;
+    })
+    .await;
+    let found = topology::diff(context, &Settings::default()).await.unwrap();
+    let classes: Vec<(&str, Class)> = found.iter().map(|d| (d.field.as_str(), d.class)).collect();
+    assert_eq!(
+        classes,
+        [
+            ("deny_delete", Class::Changeable),
+            ("deny_purge", Class::Changeable),
+            ("allow_message_ttl", Class::Irreversible)
+        ]
+    );
+    remake(context, "AUDIT", |config| {
+        config.deny_delete = false;
+        config.deny_purge = false;
+        config.allow_message_ttl = false;
+    })
+    .await;
+    topology::apply(context, &Settings::default()).await.unwrap();
+    let guarded = context.get_stream("AUDIT").await.unwrap().cached_info().config.clone();
+    assert!(guarded.deny_delete && guarded.deny_purge);
+}
+
+#[tokio::test]
 async fn every_role_finds_what_it_needs_with_its_own_rights() {
     let broker = TestBroker::start().await;
     for role in Role::ALL {
@@ -46,5 +176,43 @@ async fn every_role_finds_what_it_needs_with_its_own_rights() {
         topology::verify(bus.context(), role)
             .await
             .unwrap_or_else(|error| panic!("{}: {error}", role.name()));
+    }
+}
+
+#[tokio::test]
+async fn a_role_refuses_to_start_only_without_what_it_needs() {
+    let (broker, admin) = applied().await;
+    let context = admin.context();
+    context.delete_consumer_from_stream("index", "EVENTS").await.unwrap();
+    context.delete_stream("KV_apikeys").await.unwrap();
+    remake(context, "PROGRESS", |config| config.storage = StorageType::File).await;
+    let mut config = context.get_stream("DEAD").await.unwrap().cached_info().config.clone();
+    config.subjects = vec!["dead.upload.>".into()];
+    context.update_stream(&config).await.unwrap();
+    let cases = [
+        (Role::Ingress, &["stream KV_apikeys is missing", "streamgate nats apply"][..]),
+        (Role::Index, &["durable index of EVENTS is missing", "DEAD: subjects"]),
+        (Role::Transcode, &["stream DEAD: subjects"]),
+        (Role::Audit, &[]),
+        (Role::Monitor, &[]),
+        (Role::Admin, &[]),
+    ];
+    for (role, says) in cases {
+        let bus = broker.bus(role).await;
+        let verified = topology::verify(bus.context(), role).await;
+        match (&verified, says) {
+            (Ok(()), []) => {}
+            (Err(error), says) => {
+                assert!(says.iter().all(|says| reason(error).contains(says)), "{}: {error}", role.name());
+            }
+            (Ok(()), says) => panic!("{}: {says:?}", role.name()),
+        }
+    }
+    // What is missing comes first, what can't be changed after.
+    topology::apply(context, &Settings::default()).await.unwrap_err();
+    context.delete_stream("PROGRESS").await.unwrap();
+    topology::apply(context, &Settings::default()).await.unwrap();
+    for role in Role::ALL {
+        topology::verify(broker.bus(role).await.context(), role).await.unwrap();
     }
 }

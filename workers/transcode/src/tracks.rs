@@ -168,3 +168,97 @@ fn lasts(ticks: u64, timescale: u32, count: u64, rate: Rational) -> bool {
     u128::from(ticks) * u128::from(rate.num)
         == u128::from(count) * u128::from(rate.den) * u128::from(timescale)
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::{
+        ids::JobId,
+        job::{AudioPlan, PartStatus},
+    };
+
+    use super::*;
+
+    fn plan() -> AudioPlan {
+        AudioPlan {
+            name: "a0".into(),
+            stream_index: 0,
+            language: "und".into(),
+            label: "x".into(),
+            channels: 2,
+            sample_rate_hz: 48_000,
+            bit_rate_bps: 64_000,
+            duration_samples: 4 * 1_024,
+            segment_seconds: Rational { num: 1, den: 1 },
+        }
+    }
+
+    fn part(tracks: Vec<Track>) -> Part {
+        Part {
+            job_id: JobId::from_bytes([1; 16]),
+            part: "a0".into(),
+            status: PartStatus::Claimed,
+            attempt: 1,
+            crashes: 0,
+            worker: String::new(),
+            last_seen_ms: 0,
+            tracks,
+            cpu_ms: 0,
+            wall_ms: 0,
+            rss_bytes_max: 0,
+            code: None,
+            detail: None,
+        }
+    }
+
+    fn track(segments: usize) -> Track {
+        let segment = |n: usize| Segment {
+            start_ticks: 1_024 * u64::try_from(n).unwrap(),
+            duration_ticks: 1_024,
+            size_bytes: 9,
+        };
+        Track {
+            rendition: "a0".into(),
+            timescale: 48_000,
+            init_sha256: "x".into(),
+            init_bytes: 1,
+            codecs: "mp4a.40.2".into(),
+            first_segment: 1,
+            segments: (0..segments).map(segment).collect(),
+        }
+    }
+
+    fn made(number: u32, start_ticks: u64) -> Made {
+        let segment = Segment { start_ticks, duration_ticks: 1_024, size_bytes: 9 };
+        Made { rendition: 0, number, timescale: 48_000, segment }
+    }
+
+    #[test]
+    fn what_was_not_planned_is_refused() {
+        let audio = plan();
+        let mut tracks = Tracks::new(Work::Audio(&audio), &part(Vec::new()));
+        assert!(tracks.init(1, &[]).is_err(), "a foreign rendition");
+        assert!(tracks.init(0, b"not a file").is_err(), "not an init segment");
+        assert!(tracks.segment(made(1, 0)).is_err(), "a segment before the init");
+        tracks.made[0] = Some(track(0));
+        assert!(tracks.segment(made(2, 0)).is_err(), "a number left out");
+        tracks.segment(made(1, 0)).unwrap();
+        assert!(tracks.segment(made(1, 1_024)).is_err(), "a number twice");
+        assert!(tracks.segment(made(2, 2_048)).is_err(), "a gap");
+        tracks.segment(made(2, 1_024)).unwrap();
+        assert!(tracks.finish(Work::Audio(&audio)).is_err(), "too short");
+    }
+
+    #[test]
+    fn a_repeat_never_shows_less() {
+        let audio = plan();
+        let mut tracks = Tracks::new(Work::Audio(&audio), &part(vec![track(3)]));
+        let shown = |tracks: &Tracks| tracks.stored().first().map_or(0, |t| t.segments.len());
+        assert_eq!((shown(&tracks), tracks.segments_in_all()), (3, 0));
+        tracks.made[0] = Some(track(0));
+        for number in 1..=4_u32 {
+            tracks.segment(made(number, 1_024 * u64::from(number - 1))).unwrap();
+            assert_eq!(shown(&tracks), usize::try_from(number.max(3)).unwrap());
+        }
+        assert_eq!(tracks.finish(Work::Audio(&audio)).unwrap()[0].segments.len(), 4);
+    }
+}

@@ -160,7 +160,7 @@ async fn whoever_loses_the_claim_stops() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_stops_within_two_seconds() {
     let site = Site::start().await;
-    let clip = site.upload(Clip { seconds: 300, size: "1920x1080", ..Clip::default() }).await;
+    let clip = site.upload(Clip { seconds: 60, size: "1280x720", ..Clip::default() }).await;
     let worker = site.worker(config()).await;
     site.wait_claims(clip.job_id, 1, LIMIT).await;
     site.wait(LIMIT, "a running child", async || site::children() > 0).await;
@@ -177,7 +177,77 @@ async fn a_cancelled_job_stops_within_two_seconds() {
     site.wait(Duration::from_secs(2), "no child left", async || site::children() == 0).await;
     site.wait_queue_empty(LIMIT).await;
     worker.stop().await;
-    assert_eq!(site.asset(clip.media_id).await.status, Status::Stored);
+    assert_eq!(site.job(clip.job_id).await.status, job::Status::Cancelled);
+    assert!(!site.event_kinds().await.iter().any(|kind| kind == "media.ready" || kind == "job.failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_child_costs_one_try() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 30, size: "1280x720", ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait(LIMIT, "a running child", async || site::children() > 0).await;
+    site::kill_children();
+    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    worker.stop().await;
+    let parts = site.parts(clip.job_id).await;
+    assert!(parts.iter().any(|part| part.attempt == 2 && part.crashes == 1), "{parts:?}");
+    assert!(site.event_kinds().await.iter().any(|kind| kind == "job.retried"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_that_always_die_fail_the_job() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 60, size: "1280x720", ..Clip::default() }).await;
+    let mut config = config();
+    config.parts.attempts_max = 3;
+    let worker = site.worker(config).await;
+    let bus = site.broker.bus(Role::Admin).await;
+    site.wait(LIMIT, "a failed job", async || {
+        site::kill_children();
+        let job = bus.load::<job::Record>(&clip.job_id.to_string()).await.unwrap();
+        job.is_some_and(|held| held.record.status == job::Status::Failed)
+    })
+    .await;
+    worker.stop().await;
+    assert_eq!(site.asset(clip.media_id).await.code.as_deref(), Some("media_child_crashed"));
+    let kinds = site.event_kinds().await;
+    for kind in ["job.retried", "job.dead", "job.failed"] {
+        assert!(kinds.iter().any(|found| found == kind), "no {kind} among {kinds:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_restart_costs_nothing() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 30, size: "1280x720", ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_claims(clip.job_id, 1, LIMIT).await;
+    site.broker.kill().await;
+    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    worker.stop().await;
+    let parts = site.parts(clip.job_id).await;
+    assert!(parts.iter().all(|part| part.attempt == 1), "nothing was done twice: {parts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_hands_its_part_back() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 60, size: "1280x720", ..Clip::default() }).await;
+    let mut config = config();
+    config.parts.grace_ms = 200;
+    let worker = site.worker(config.clone()).await;
+    site.wait(LIMIT, "a running child", async || site::children() > 0).await;
+    let asked = std::time::Instant::now();
+    worker.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "stopping took {:?}", asked.elapsed());
+    assert_eq!(site::children(), 0);
+    let worker = site.worker(config).await;
+    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    worker.stop().await;
+    let parts = site.parts(clip.job_id).await;
+    assert!(parts.iter().all(|part| part.attempt == 1), "stopping costs no try: {parts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,22 +125,30 @@ pub struct Walk {
     /// Bytes of the current element still to pass over.
     skip: u64,
     elements: u64,
+    /// Bytes of a transport stream that belong to no packet, and how many of them came last.
     lost_bytes: u64,
+    lost_run_bytes: u64,
+    mode: Mode,
     state: State,
+}
+
+/// What may come next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Another element.
+    Walking,
+    /// Nothing.
+    Ended,
+    /// Anything.
+    Rest,
 }
 
 #[derive(Debug, Default)]
 struct State {
     has_index: bool,
     has_data: bool,
-    /// Nothing may follow.
-    ended: bool,
-    /// Everything may follow.
-    rest: bool,
     /// Inside an EBML segment of unknown length.
     inside_segment: bool,
-    /// The last bytes were none of a packet.
-    out_of_sync: bool,
 }
 
 impl Walk {
@@ -156,20 +164,22 @@ impl Walk {
             skip: 0,
             elements: 0,
             lost_bytes: 0,
-            state: State { rest: format == Format::Opaque, ..State::default() },
+            lost_run_bytes: 0,
+            mode: if format == Format::Opaque { Mode::Rest } else { Mode::Walking },
+            state: State::default(),
         }
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), Rejection> {
-        while !bytes.is_empty() && !self.state.rest {
+        while !bytes.is_empty() && self.mode != Mode::Rest {
             if self.skip > 0 {
                 let n = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
                 self.skip -= count(n);
                 bytes = bytes.split_at(n).1;
                 continue;
             }
-            if self.state.ended {
+            if self.mode == Mode::Ended {
                 return Err(self.trailing());
             }
             let n = self.need.saturating_sub(self.head.len()).min(bytes.len());
@@ -185,7 +195,7 @@ impl Walk {
 
     /// The verdict after the last byte.
     pub fn finish(self) -> Result<(), Rejection> {
-        if self.state.rest {
+        if self.mode == Mode::Rest {
             return Ok(());
         }
         let is_padding = self.head.len() < 8 && self.head.iter().all(|byte| *byte == 0);
@@ -193,10 +203,10 @@ impl Walk {
             Format::Boxes if self.state.has_data && !self.state.has_index => Err(self.truncated()),
             // QuickTime ends a list of boxes with a zero length.
             Format::Boxes if is_padding && self.state.has_index => Ok(()),
-            Format::Transport { .. } if self.state.out_of_sync => Err(self.trailing()),
+            Format::Transport { .. } if self.lost_run_bytes > 0 => Err(self.trailing()),
             // Captures end anywhere inside a packet.
             Format::Transport { .. } => Ok(()),
-            Format::Png if !self.state.ended => Err(self.truncated()),
+            Format::Png if self.mode != Mode::Ended => Err(self.truncated()),
             _ if self.head.is_empty() => Ok(()),
             Format::Ogg if !self.head.iter().zip(b"OggS").all(|(a, b)| a == b) => Err(self.trailing()),
             Format::Adts if self.head.first() != Some(&0xFF) => Err(self.trailing()),
@@ -209,11 +219,11 @@ impl Walk {
         match self.look() {
             Step::Need(n) => self.need = n,
             Step::Reject(rejection) => return Err(rejection),
-            Step::Rest => self.state.rest = true,
+            Step::Rest => self.mode = Mode::Rest,
             Step::Element(length) => self.pass(length)?,
             Step::End(length) => {
                 self.pass(length)?;
-                self.state.ended = true;
+                self.mode = Mode::Ended;
             }
         }
         Ok(())
@@ -350,11 +360,12 @@ impl Walk {
 
     fn look_packet(&mut self, prefix_bytes: u64) -> Step {
         let is_sync = self.head.last() == Some(&0x47);
-        self.state.out_of_sync = !is_sync;
         if is_sync {
+            self.lost_run_bytes = 0;
             return Step::Element(prefix_bytes + 188);
         }
         self.lost_bytes += 1;
+        self.lost_run_bytes += 1;
         if self.lost_bytes > LOST_SYNC_BYTES_MAX {
             return Step::Reject(self.trailing());
         }

@@ -88,19 +88,32 @@ fn child() -> PathBuf {
     path
 }
 
-/// Media children of this process that are alive.
+/// Number of media children of this process that are alive.
 pub(crate) fn children() -> usize {
+    child_ids().len()
+}
+
+/// Kills every media child of this process (SIGKILL).
+pub(crate) fn kill_children() {
+    for id in child_ids() {
+        // It may have ended by itself meanwhile.
+        drop(Command::new("kill").args(["-9", &id]).output().unwrap());
+    }
+}
+
+fn child_ids() -> Vec<String> {
     let own = std::process::id().to_string();
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let stats = processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-    stats
-        .filter(|stat| {
-            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-            let mut fields = after.split_whitespace();
-            let is_zombie = fields.next() == Some("Z");
-            !is_zombie && stat.contains("(streamgate-medi") && fields.next() == Some(own.as_str())
-        })
-        .count()
+    let is_child = |stat: &String| {
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let fields: Vec<&str> = after.split_whitespace().take(2).collect();
+        // The driver's thread starts them, so they are children of this process.
+        stat.contains("(streamgate-medi")
+            && fields.first() != Some(&"Z")
+            && fields.get(1) == Some(&own.as_str())
+    };
+    stats.filter(is_child).filter_map(|stat| stat.split_whitespace().next().map(str::to_owned)).collect()
 }
 
 static FILES: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());

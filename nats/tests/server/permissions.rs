@@ -1,0 +1,494 @@
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, jetstream::consumer::pull};
+use futures::StreamExt;
+use nats::{Bus, Role, Start, reader, testing::TestBroker};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// What no role but `admin` may publish.
+const OPERATIONS: &[&str] = &[
+    "$JS.API.STREAM.CREATE.MINE",
+    "$JS.API.STREAM.UPDATE.EVENTS",
+    "$JS.API.STREAM.DELETE.AUDIT",
+    "$JS.API.STREAM.PURGE.AUDIT",
+    "$JS.API.STREAM.PURGE.KV_media",
+    "$JS.API.STREAM.MSG.DELETE.AUDIT",
+    "$JS.API.STREAM.RESTORE.AUDIT",
+    "$JS.API.STREAM.SNAPSHOT.KV_secrets",
+    "$JS.API.STREAM.LEADER.STEPDOWN.EVENTS",
+    "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.mine",
+    "$JS.API.CONSUMER.CREATE.EVENTS.mine",
+    "$JS.API.CONSUMER.CREATE.EVENTS.index.evt.>",
+    "$JS.API.CONSUMER.CREATE.JOBS",
+    "$JS.API.CONSUMER.CREATE.KV_secrets",
+    "$JS.API.CONSUMER.DELETE.EVENTS.upload",
+    "$JS.API.CONSUMER.DELETE.EVENTS.transcode-plan",
+    "$JS.API.CONSUMER.DELETE.EVENTS.index",
+    "$JS.API.CONSUMER.DELETE.JOBS.transcode-p0",
+    "$JS.API.CONSUMER.PAUSE.EVENTS.index",
+    "$JS.API.CONSUMER.RESET.EVENTS.index",
+    "$JS.API.CONSUMER.LEADER.STEPDOWN.EVENTS.index",
+    "$JS.API.DIRECT.GET.KV_secrets",
+    "$SYS.REQ.SERVER.PING",
+    "anything",
+];
+
+/// One role: what it does every day, and what others do.
+struct Case {
+    role: Role,
+    may: &'static [&'static str],
+    may_not: &'static [&'static str],
+    hears: &'static [&'static str],
+    hears_not: &'static [&'static str],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        role: Role::Ingress,
+        may: &[
+            "evt.upload.received.U",
+            "evt.upload.terminated.U",
+            "evt.media.changed.M",
+            "evt.media.removed.M",
+            "evt.admin.key_created.R",
+            "evt.auth.failed.R",
+            "evt.gate.denied.R",
+            "evt.limit.exceeded.R",
+            "evt.job.cancelled.J",
+            "job.transcode.p0.J.finish",
+            "ctl.job.J",
+            "ctl.upload.U",
+            "ask.index.list",
+            "log.ingress",
+            "$KV.uploads.U",
+            "$KV.uploads.U.part.1",
+            "$KV.media.M",
+            "$KV.assets.M",
+            "$KV.jobs.J",
+            "$KV.apikeys.K",
+            "$KV.secrets.playback",
+            "$KV.idempotency.I",
+            "$KV.limits.O",
+            "$JS.API.STREAM.MSG.GET.KV_secrets",
+            "$JS.API.STREAM.MSG.GET.KV_sessions",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.CREATE.AUDIT",
+            "$JS.API.CONSUMER.CREATE.PROGRESS",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
+            "$JS.API.CONSUMER.DELETE.EVENTS.Abc123",
+            "$JS.API.STREAM.INFO.EVENTS",
+        ],
+        may_not: &[
+            "evt.alert.fired.A",
+            "audit.media.changed",
+            "dead.upload.EVENTS-1",
+            "progress.J.v0",
+            "log.keeper",
+            "$KV.leases.audit",
+            "$KV.keys.M",
+            "$JS.API.STREAM.MSG.GET.KV_leases",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.upload",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.transcode-plan",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
+            "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
+            "$JS.ACK.EVENTS.upload.1.1.1.1.0",
+            "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
+            "_INBOX_index.x",
+        ],
+        hears: &["_INBOX_ingress.>", "ctl.>", "ctl.upload.*"],
+        hears_not: &[
+            ">",
+            "evt.>",
+            "job.>",
+            "$KV.>",
+            "_INBOX_keeper.>",
+            "_INBOX.>",
+            "ask.index.>",
+            "$JS.EVENT.>",
+        ],
+    },
+    Case {
+        role: Role::Upload,
+        may: &[
+            "evt.media.stored.M",
+            "evt.media.rejected.M",
+            "evt.upload.received.U",
+            "dead.upload.EVENTS-1",
+            "log.upload",
+            "$KV.uploads.U",
+            "$KV.assets.M",
+            "$JS.API.STREAM.MSG.GET.KV_uploads",
+            "$JS.API.CONSUMER.INFO.EVENTS.upload",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.upload",
+            "$JS.ACK.EVENTS.upload.1.1.1.1.0",
+            "$JS.ACK._.hash.EVENTS.upload.1.1.1.1.0",
+        ],
+        may_not: &[
+            "evt.media.removed.M",
+            "evt.job.started.J",
+            "evt.admin.key_created.R",
+            "audit.media.stored",
+            "job.transcode.p0.J.plan",
+            "ctl.job.J",
+            "dead.transcode.JOBS-1",
+            "$KV.media.M",
+            "$KV.jobs.J",
+            "$KV.secrets.playback",
+            "$KV.apikeys.K",
+            "$JS.API.STREAM.MSG.GET.KV_apikeys",
+            "$JS.API.STREAM.MSG.GET.KV_secrets",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
+            "$JS.ACK.EVENTS.index.1.1.1.1.0",
+            "$JS.ACK._.hash.EVENTS.index.1.1.1.1.0",
+        ],
+        hears: &["_INBOX_upload.>", "evt.upload.received.*"],
+        hears_not: &[">", "evt.>", "evt.upload.*.*", "ctl.>", "$KV.uploads.>", "_INBOX_ingress.>"],
+    },
+    Case {
+        role: Role::Transcode,
+        may: &[
+            "evt.media.playable.M",
+            "evt.media.ready.M",
+            "evt.job.succeeded.J",
+            "job.transcode.p1.J.v0",
+            "progress.J.v0",
+            "dead.transcode.JOBS-1",
+            "dead.transcode-plan.EVENTS-1",
+            "log.transcode",
+            "$KV.jobs.J.v0",
+            "$KV.assets.M",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.transcode-plan",
+            "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p2",
+            "$JS.ACK.JOBS.transcode-p2.1.1.1.1.0",
+            "$JS.ACK._.hash.JOBS.transcode-p2.1.1.1.1.0",
+        ],
+        may_not: &[
+            "evt.upload.received.U",
+            "evt.media.removed.M",
+            "audit.job.started",
+            "job.thumb.p0.J.x",
+            "ctl.job.J",
+            "dead.upload.EVENTS-1",
+            "$KV.media.M",
+            "$KV.uploads.U",
+            "$KV.keys.M",
+            "$JS.API.STREAM.MSG.GET.KV_secrets",
+            "$JS.API.STREAM.MSG.GET.JOBS",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.upload",
+            "$JS.ACK.EVENTS.upload.1.1.1.1.0",
+        ],
+        hears: &["_INBOX_transcode.>", "evt.media.stored.*", "job.transcode.>", "ctl.>"],
+        hears_not: &[">", "evt.>", "job.>", "$KV.jobs.>", "_INBOX_upload.>"],
+    },
+    Case {
+        role: Role::Index,
+        may: &[
+            "evt.media.stored.M",
+            "dead.index.EVENTS-1",
+            "log.index",
+            "$KV.assets.M",
+            "$JS.API.STREAM.MSG.GET.KV_media",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
+            "$JS.ACK.EVENTS.index.1.1.1.1.0",
+            "$JS.API.CONSUMER.CREATE.KV_media",
+            "$JS.API.CONSUMER.CREATE.KV_assets",
+            "$JS.API.CONSUMER.CREATE.KV_jobs",
+            "$JS.API.CONSUMER.MSG.NEXT.KV_jobs.Abc123",
+        ],
+        may_not: &[
+            "evt.media.removed.M",
+            "evt.job.failed.J",
+            "audit.media.stored",
+            "job.transcode.p0.J.v0",
+            "ctl.job.J",
+            "ask.index.list",
+            "$KV.media.M",
+            "$KV.jobs.J",
+            "$JS.API.STREAM.MSG.GET.KV_apikeys",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.CREATE.KV_apikeys",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.transcode-plan",
+            "_INBOX_ingress.unasked",
+        ],
+        hears: &["_INBOX_index.>", "evt.media.*.*", "evt.job.*.*", "ask.index.>"],
+        hears_not: &[">", "evt.>", "evt.admin.*.*", "$KV.media.>", "_INBOX_ingress.>"],
+    },
+    Case {
+        role: Role::Audit,
+        may: &[
+            "audit.media.stored",
+            "log.audit",
+            "$KV.leases.audit",
+            "$JS.API.STREAM.MSG.GET.AUDIT",
+            "$JS.API.STREAM.MSG.GET.KV_leases",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
+        ],
+        may_not: &[
+            "evt.media.stored.M",
+            "evt.alert.fired.A",
+            "job.transcode.p0.J.v0",
+            "dead.audit.EVENTS-1",
+            "$KV.media.M",
+            "$KV.secrets.playback",
+            "$JS.API.STREAM.MSG.GET.KV_secrets",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
+            "$JS.ACK.EVENTS.index.1.1.1.1.0",
+        ],
+        hears: &["_INBOX_audit.>"],
+        hears_not: &[">", "evt.>", "audit.>", "_INBOX_ingress.>"],
+    },
+    Case {
+        role: Role::Monitor,
+        may: &[
+            "evt.alert.fired.A",
+            "evt.alert.resolved.A",
+            "log.monitor",
+            "$JS.API.STREAM.INFO.JOBS",
+            "$JS.API.STREAM.LIST",
+            "$JS.API.STREAM.NAMES",
+            "$JS.API.CONSUMER.INFO.JOBS.transcode-p0",
+            "$JS.API.CONSUMER.LIST.JOBS",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+        ],
+        may_not: &[
+            "evt.media.stored.M",
+            "audit.media.stored",
+            "job.transcode.p0.J.v0",
+            "ctl.job.J",
+            "$KV.media.M",
+            "$JS.API.STREAM.MSG.GET.KV_media",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
+            "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
+            "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
+            "_INBOX_ingress.x",
+        ],
+        hears: &[">", "evt.>", "$JS.EVENT.ADVISORY.>", "_INBOX_monitor.>"],
+        hears_not: &["$KV.secrets.>", "$KV.apikeys.>", "$KV.keys.>", "_INBOX_ingress.>", "_INBOX_admin.>"],
+    },
+    Case {
+        role: Role::Keeper,
+        may: &[
+            "evt.upload.expired.U",
+            "evt.media.stored.M",
+            "evt.admin.key_created.R",
+            "job.transcode.p0.J.v0",
+            "ctl.upload.U",
+            "dead.keeper.KV_jobs-1",
+            "log.keeper",
+            "$KV.leases.outbox",
+            "$KV.uploads.U",
+            "$KV.jobs.J",
+            "$KV.apikeys.K",
+            "$KV.limits.O",
+            "$JS.API.STREAM.MSG.GET.JOBS",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
+            "$JS.API.CONSUMER.CREATE.KV_jobs",
+            "$JS.API.CONSUMER.INFO.JOBS.transcode-p0",
+        ],
+        may_not: &[
+            "audit.media.stored",
+            "progress.J.v0",
+            "$KV.secrets.playback",
+            "$KV.sessions.S",
+            "$JS.API.STREAM.MSG.GET.KV_secrets",
+            "$JS.API.STREAM.MSG.GET.KV_sessions",
+            "$JS.API.CONSUMER.CREATE.EVENTS",
+            "$JS.API.CONSUMER.MSG.NEXT.JOBS.transcode-p0",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
+            "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
+        ],
+        hears: &["_INBOX_keeper.>"],
+        hears_not: &[">", "evt.>", "$KV.>", "_INBOX_ingress.>"],
+    },
+];
+
+/// A connection that collects what the server refuses, in order.
+struct Watched {
+    client: Client,
+    refusals: mpsc::UnboundedReceiver<String>,
+}
+
+impl Watched {
+    async fn connect(broker: &TestBroker, role: Role) -> Self {
+        let (sender, refusals) = mpsc::unbounded_channel();
+        let client = ConnectOptions::with_nkey(broker.seed(role).to_owned())
+            .custom_inbox_prefix(role.inbox_prefix())
+            .event_callback(move |event| {
+                let sender = sender.clone();
+                async move {
+                    if let Event::ServerError(error) = event {
+                        sender.send(error.to_string().to_lowercase()).unwrap();
+                    }
+                }
+            })
+            .connect(broker.url())
+            .await
+            .unwrap();
+        Self { client, refusals }
+    }
+
+    /// True when the server refuses what was just sent. It answers in order, so the refusal of a last, certainly
+    /// forbidden publish closes the case.
+    async fn refused(&mut self, subject: &str) -> bool {
+        self.client.publish("forbidden.to.everyone", "".into()).await.unwrap();
+        self.client.flush().await.unwrap();
+        let mut refused = false;
+        loop {
+            let refusal = tokio::time::timeout(crate::WAIT_MAX, self.refusals.recv()).await.unwrap().unwrap();
+            assert!(refusal.contains("permissions violation"), "{refusal}");
+            if refusal.contains("forbidden.to.everyone") {
+                return refused;
+            }
+            assert!(refusal.contains(&format!("\"{}\"", subject.to_lowercase())), "{refusal}");
+            refused = true;
+        }
+    }
+
+    async fn may_publish(&mut self, subject: &str) -> bool {
+        self.client.publish(subject.to_owned(), "".into()).await.unwrap();
+        !self.refused(subject).await
+    }
+
+    async fn may_hear(&mut self, subject: &str) -> bool {
+        let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
+        !self.refused(subject).await
+    }
+}
+
+#[tokio::test]
+async fn each_role_may_do_its_work_and_nothing_else() {
+    let broker = TestBroker::start_empty().await;
+    for case in CASES {
+        let mut watched = Watched::connect(&broker, case.role).await;
+        let name = case.role.name();
+        for subject in case.may {
+            assert!(watched.may_publish(subject).await, "{name} must be able to publish {subject}");
+        }
+        for subject in case.may_not.iter().chain(OPERATIONS) {
+            assert!(!watched.may_publish(subject).await, "{name} must not publish {subject}");
+        }
+        for subject in case.hears {
+            assert!(watched.may_hear(subject).await, "{name} must be able to hear {subject}");
+        }
+        for subject in case.hears_not {
+            assert!(!watched.may_hear(subject).await, "{name} must not hear {subject}");
+        }
+    }
+    let roles: Vec<Role> = CASES.iter().map(|case| case.role).collect();
+    assert_eq!([roles.as_slice(), &[Role::Admin]].concat(), Role::ALL, "every role has its case");
+}
+
+#[tokio::test]
+async fn the_monitor_hears_everything_but_secrets_and_answers() {
+    let broker = TestBroker::start().await;
+    let (admin, monitor) = (broker.bus(Role::Admin).await, broker.bus(Role::Monitor).await);
+    let mut heard = monitor.listen(">".into()).await.unwrap();
+    monitor.client().flush().await.unwrap();
+    crate::until("the subscription is known", || async {
+        monitor.context().get_stream("EVENTS").await.is_ok()
+    })
+    .await;
+    for subject in [
+        "$KV.secrets.playback",
+        "$KV.apikeys.K",
+        "$KV.nonces.N",
+        "_INBOX_ingress.answer",
+        "evt.media.stored.M",
+    ] {
+        admin.tell(subject.into(), b"x".to_vec()).await.unwrap();
+    }
+    loop {
+        let message = tokio::time::timeout(crate::WAIT_MAX, heard.next()).await.unwrap().unwrap();
+        let subject = message.subject.as_str();
+        assert!(!subject.starts_with("$KV.") && !subject.starts_with("_INBOX_ingress"), "{subject}");
+        if subject == "evt.media.stored.M" {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_index_answers_who_asks_and_no_one_else() {
+    let broker = TestBroker::start_empty().await;
+    let (ingress, index) = (broker.bus(Role::Ingress).await, broker.bus(Role::Index).await);
+    let mut questions = index.listen("ask.index.>".into()).await.unwrap();
+    index.client().flush().await.unwrap();
+    let answering = async {
+        let question = questions.next().await.unwrap();
+        index.tell(question.reply.unwrap().to_string(), b"answer".to_vec()).await.unwrap();
+    };
+    let asking = ingress.client().request("ask.index.list", "".into());
+    let ((), answer) = tokio::join!(answering, asking);
+    assert_eq!(answer.unwrap().payload.as_ref(), b"answer");
+}
+
+#[tokio::test]
+async fn a_reader_reads_in_order_but_makes_no_durable() {
+    let broker = TestBroker::start().await;
+    let keeper = broker.bus(Role::Keeper).await;
+    for n in 1..=3 {
+        publish(&keeper, &format!("evt.media.stored.M{n}")).await;
+    }
+    for role in [Role::Ingress, Role::Audit, Role::Monitor] {
+        let bus = broker.bus(role).await;
+        let config = reader::Config::new("EVENTS", vec!["evt.>".into()], Start::All);
+        let mut events = bus.reader(config).await.unwrap();
+        for n in 1..=3 {
+            assert_eq!(
+                events.next().await.unwrap().subject,
+                format!("evt.media.stored.M{n}"),
+                "{}",
+                role.name()
+            );
+        }
+        let request = json!({
+            "stream_name": "EVENTS",
+            "config": {"durable_name": "mine", "ack_policy": "explicit", "deliver_policy": "all", "replay_policy": "instant"},
+            "action": ""
+        });
+        let answer =
+            bus.client().request("$JS.API.CONSUMER.CREATE.EVENTS", request.to_string().into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!(answer["error"]["code"], 400, "{}: {answer}", role.name());
+    }
+    let admin = broker.bus(Role::Admin).await;
+    let stream = admin.context().get_stream("EVENTS").await.unwrap();
+    assert!(stream.get_consumer::<pull::Config>("mine").await.is_err());
+}
+
+#[tokio::test]
+async fn a_stage_works_through_its_durable_with_its_own_rights() {
+    let broker = TestBroker::start().await;
+    publish(&broker.bus(Role::Ingress).await, "evt.upload.received.U").await;
+    publish(&broker.bus(Role::Upload).await, "evt.media.stored.M").await;
+    publish(&broker.bus(Role::Transcode).await, "job.transcode.p0.J.v0").await;
+    let durables = [
+        (Role::Upload, "EVENTS", "upload"),
+        (Role::Transcode, "EVENTS", "transcode-plan"),
+        (Role::Transcode, "JOBS", "transcode-p0"),
+        (Role::Index, "EVENTS", "index"),
+    ];
+    for (role, stream, durable) in durables {
+        let bus = broker.bus(role).await;
+        let consumer =
+            bus.context().get_consumer_from_stream::<pull::Config, _, _>(durable, stream).await.unwrap();
+        let mut messages =
+            consumer.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
+        let message = messages.next().await.unwrap().unwrap();
+        let confirmed = bus.client().request(message.reply.clone().unwrap(), "+ACK".into()).await;
+        assert!(confirmed.is_ok(), "{durable}: {confirmed:?}");
+        crate::until("the ack counts", || async {
+            let mut consumer = consumer.clone();
+            consumer.info().await.unwrap().num_ack_pending == 0
+        })
+        .await;
+    }
+}
+
+async fn publish(bus: &Bus, subject: &str) {
+    bus.context().publish(subject.to_owned(), "x".into()).await.unwrap().await.unwrap();
+}
