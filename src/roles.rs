@@ -305,6 +305,11 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     }
     let router = ingress::router(app.clone());
     let serving = ingress::serve::serve(listener, router, site.shutdown.clone(), grace);
-    let ((), beside) = tokio::join!(serving, app.run(site.shutdown.clone()));
-    beside
+    // When what runs beside the requests fails, nothing is served half: the role ends and is started again.
+    let serving = async {
+        serving.await;
+        anyhow::Ok(())
+    };
+    tokio::try_join!(serving, app.run(site.shutdown.clone()))?;
+    Ok(())
 }

@@ -28,7 +28,7 @@ impl Rational {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Bytes are still arriving.
+    /// Bytes are still arriving or being verified.
     Uploading,
     /// Verified and waiting for its first encode.
     Stored,

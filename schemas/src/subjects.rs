@@ -56,6 +56,9 @@ pub fn progress(job_id: JobId, part: &str) -> String {
     format!("progress.{job_id}.{part}")
 }
 
+/// Filter for the progress of every part.
+pub const PROGRESS_ALL: &str = "progress.>";
+
 /// Dead letter of one message: `id` names the stream and sequence it came from.
 pub fn dead(stage: &str, stream: &str, sequence: u64) -> String {
     format!("dead.{stage}.{stream}-{sequence}")
@@ -113,6 +116,11 @@ pub fn part_key(job_id: JobId, part: &str) -> String {
 /// Filter for the events of one medium is by header; this is its subject filter where the entity is the medium itself.
 pub fn events_of_media(media_id: MediaId) -> String {
     format!("evt.media.*.{media_id}")
+}
+
+/// Filter for every event of one job.
+pub fn events_of_job(job_id: JobId) -> String {
+    format!("evt.job.*.{job_id}")
 }
 
 /// Queue priority; a lower number is served first.

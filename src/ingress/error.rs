@@ -56,6 +56,11 @@ impl Problem {
             .retry_after_s(2)
     }
 
+    /// 503: a limit of this replica is reached; another one, or a moment later, may do.
+    pub fn busy(title: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", title).retry_after_s(5)
+    }
+
     /// 500: a fault of ours.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "answered 500");

@@ -5,8 +5,14 @@
 //!
 //! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
 
+pub mod audit;
 pub mod error;
+pub mod events;
+pub mod jobs;
+pub mod media;
+pub mod play;
 pub mod probes;
+pub mod query;
 pub mod request;
 pub mod serve;
 pub mod uploads;
@@ -18,6 +24,7 @@ use axum::{Router, middleware};
 use nats::Bus;
 use serde::{Deserialize, Serialize};
 use store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -38,6 +45,8 @@ pub struct Config {
     pub grace_ms: u64,
     /// Uploads.
     pub uploads: uploads::Config,
+    /// Playback.
+    pub playback: play::Config,
 }
 
 impl Default for Config {
@@ -48,6 +57,7 @@ impl Default for Config {
             json_bytes_max: 256 * 1024,
             grace_ms: 8_000,
             uploads: uploads::Config::default(),
+            playback: play::Config::default(),
         }
     }
 }
@@ -65,6 +75,16 @@ pub struct App {
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
     pub uploads: uploads::State,
+    /// Who follows events.
+    pub followers: events::Followers,
+    /// Final playlists and init segments.
+    pub cache: play::Cache,
+    /// Jobs that are watched while they run.
+    pub growing: Arc<play::Growing>,
+    /// Places for replays of the audit log.
+    pub replays: Arc<Semaphore>,
+    /// Fires when answers without an end have to end.
+    pub stopping: CancellationToken,
 }
 
 impl App {
@@ -80,7 +100,20 @@ impl App {
             config.uploads.clone(),
             config.public_url.clone(),
         );
-        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads })
+        let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
+        let cache = play::Cache::new(&config.playback)?;
+        Ok(Self {
+            bus,
+            store,
+            config: Arc::new(config),
+            signing_key,
+            uploads,
+            followers,
+            cache,
+            growing: Arc::new(play::Growing::new()),
+            replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
+            stopping: CancellationToken::new(),
+        })
     }
 
     /// What runs beside the requests, until `shutdown`.
@@ -88,7 +121,18 @@ impl App {
     /// # Errors
     /// When the broker does not take a subscription.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        Ok(self.uploads.run(shutdown).await?)
+        let ending = async {
+            shutdown.cancelled().await;
+            self.stopping.cancel();
+            self.cache.flush();
+            Ok(())
+        };
+        tokio::try_join!(
+            self.uploads.run(shutdown.clone()),
+            self.followers.hub().run(shutdown.clone()),
+            ending,
+        )?;
+        Ok(())
     }
 }
 
@@ -96,9 +140,15 @@ impl App {
 pub fn router(app: App) -> Router {
     let guarded = Router::new()
         .merge(uploads::router(app.uploads.clone()))
+        .merge(media::router())
+        .merge(jobs::router())
+        .merge(events::router())
+        .merge(audit::router())
+        .merge(play::session_router())
         .route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
     Router::new()
         .merge(guarded)
+        .merge(play::router())
         .merge(watch::router())
         .merge(probes::router())
         .fallback(request::no_such_path)

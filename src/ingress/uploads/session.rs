@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Instant};
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use nats::now_ms;
-use schemas::upload::Status;
+use nats::{Outbox, now_ms};
+use schemas::{document, upload::Status};
 use store::{Spool, Store};
 use tokio::time::MissedTickBehavior;
 
@@ -197,8 +197,32 @@ pub(crate) async fn finish(store: &Store, ledger: &mut Ledger) -> Result<(), Ref
         Err(error @ store::Error::Damaged(_)) => return Err(deactivate(ledger, error).await),
         Err(error) => return Err(error.into()),
     }
+    document(ledger).await?;
     ledger.received().await?;
     super::open::forget(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
+    Ok(())
+}
+
+/// The owner's document of the medium, made once: before the event that sets the stages going, so that whoever hears of the
+/// medium finds it.
+async fn document(ledger: &Ledger) -> Result<(), Refusal> {
+    let upload = ledger.record();
+    let now_ms = now_ms();
+    let key = upload.media_id.to_string();
+    let made = ledger.bus().change::<document::Record>(&key, |found| {
+        if found.is_some() {
+            return None;
+        }
+        let record = document::Record {
+            media_id: upload.media_id,
+            owner: upload.owner.clone(),
+            title: upload.filename.clone().unwrap_or_default(),
+            created_at_ms: upload.created_at_ms,
+            changed_at_ms: now_ms,
+        };
+        Some((record, Outbox::new()))
+    });
+    Box::pin(made).await?;
     Ok(())
 }
 

@@ -1,0 +1,104 @@
+//! `GET /v1/audit`: the audit log as it was written, one JSON line a record.
+//!
+//! Limits: [`REPLAYS_MAX`] at once; a replay that follows ends after [`FOLLOW_MAX`], and its reader goes on with `from`.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderValue, header},
+    response::Response,
+    routing::get,
+};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use schemas::access;
+use serde::Deserialize;
+
+use super::{App, Principal, error::Problem, query};
+
+/// Replays at once on one replica.
+pub const REPLAYS_MAX: usize = 64;
+/// Longest replay that follows.
+pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
+
+/// The routes.
+pub fn router() -> Router<App> {
+    Router::new().route("/v1/audit", get(replay))
+}
+
+/// What to replay.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    from: Option<u64>,
+    since: Option<String>,
+    until: Option<String>,
+    filter: Option<String>,
+    #[serde(default)]
+    follow: bool,
+}
+
+impl Wanted {
+    fn query(self) -> Result<audit::Query, Problem> {
+        let now_ms = nats::now_ms();
+        let moment = |text: Option<String>| {
+            text.map(|text| {
+                query::moment_ms(&text, now_ms).ok_or_else(|| {
+                    Problem::bad_request("query_malformed", "The time can't be used")
+                        .detail("since and until take RFC 3339, or an age such as 90s, 2h or 7d")
+                })
+            })
+            .transpose()
+        };
+        let filter = self.filter.map_or_else(|| Ok(audit::Filter::default()), |text| text.parse());
+        Ok(audit::Query {
+            from: self.from,
+            since_ms: moment(self.since)?,
+            until_ms: moment(self.until)?,
+            filter: filter.map_err(|error| {
+                Problem::bad_request("query_malformed", "The filter can't be used").detail(error.to_string())
+            })?,
+            follow: self.follow,
+        })
+    }
+}
+
+async fn replay(
+    State(app): State<App>,
+    who: Principal,
+    query::Parameters(wanted): query::Parameters<Wanted>,
+) -> Result<Response, Problem> {
+    if who.role == access::Role::Owner {
+        return Err(Problem::forbidden("operators_only", "The audit log is for operators and admins"));
+    }
+    let Ok(slot) = app.replays.clone().try_acquire_owned() else {
+        return Err(Problem::busy("Too many replays run at once"));
+    };
+    let query = wanted.query()?;
+    let records = audit::replay(&app.bus, query).await.map_err(|error| Problem::unavailable(&error))?;
+    let stopping = app.stopping.clone();
+    let ends = async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = tokio::time::sleep(FOLLOW_MAX) => {}
+        }
+    };
+    let lines = records
+        .map_ok(move |replayed| {
+            // The slot lives as long as the stream that owns this closure.
+            let _held = &slot;
+            let mut line = Vec::with_capacity(replayed.line.len() + 1);
+            line.extend_from_slice(&replayed.line);
+            line.push(b'\n');
+            Bytes::from(line)
+        })
+        .take_until(Box::pin(ends));
+    let mut response = Response::new(Body::from_stream(lines));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

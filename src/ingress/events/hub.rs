@@ -1,0 +1,260 @@
+//! One ordered reader per replica feeds all followers; each event is rendered once.
+//!
+//! Limits: a follower that is [`BACKLOG_MAX`] items behind is told so and catches up from the stream itself; at most
+//! [`JOBS_MAX`] running jobs are added up.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use nats::{Bus, Start, reader};
+use schemas::{
+    headers,
+    ids::JobId,
+    job::{self, Progress},
+    subjects,
+};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use transcode::plan;
+
+/// Items kept for followers that are slower than the stream.
+pub const BACKLOG_MAX: usize = 1_024;
+/// Jobs whose progress is added up at once; the one heard of longest ago is forgotten first.
+pub const JOBS_MAX: usize = 1_000;
+
+/// What followers are told.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    /// An event of the stream.
+    Event(Arc<Told>),
+    /// How far a job is.
+    Progress(Arc<Told>),
+}
+
+/// Something to tell, with what decides who may hear it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Its sequence in EVENTS; 0 for progress.
+    pub(crate) sequence: u64,
+    pub(crate) owner: Option<String>,
+    pub(crate) media_id: Option<String>,
+    pub(crate) job_id: Option<String>,
+    /// As it goes over the wire.
+    pub(crate) frame: Bytes,
+}
+
+/// Feeds followers. Cheap to clone; one per replica.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    bus: Bus,
+    sender: broadcast::Sender<Item>,
+    /// Sequence of the newest event that was sent to followers.
+    position: watch::Sender<u64>,
+    /// Names the stream's life: ids of another life mean nothing in this one.
+    epoch: Arc<str>,
+}
+
+impl Hub {
+    /// A hub that begins at the end of EVENTS.
+    ///
+    /// # Errors
+    /// [`nats::Error::Unavailable`] when the broker does not answer.
+    pub async fn open(bus: Bus) -> Result<Self, nats::Error> {
+        let stream = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::Error::unavailable)?;
+        let info = stream.cached_info();
+        let epoch = format!("{:x}", info.created.unix_timestamp_nanos() / 1_000_000);
+        Ok(Self {
+            bus,
+            sender: broadcast::Sender::new(BACKLOG_MAX),
+            position: watch::Sender::new(info.state.last_sequence),
+            epoch: epoch.into(),
+        })
+    }
+
+    pub(crate) fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// Everything from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Item> {
+        self.sender.subscribe()
+    }
+
+    /// Sequence of the newest event that followers were told.
+    pub(crate) fn position(&self) -> u64 {
+        *self.position.borrow()
+    }
+
+    /// Feeds followers until `shutdown`.
+    ///
+    /// # Errors
+    /// When the broker is away at start.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+        let feeding = async { tokio::try_join!(self.events(), self.progress()).map(|((), ())| ()) };
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = feeding => ended,
+        }
+    }
+
+    async fn events(&self) -> Result<(), nats::Error> {
+        let all = vec![subjects::EVENTS_ALL.to_owned()];
+        let start = Start::Sequence(self.position() + 1);
+        let mut entries = self.bus.reader(reader::Config::new(subjects::EVENTS, all, start)).await?;
+        loop {
+            let entry = entries.next().await?;
+            let told = Arc::new(tell(&self.epoch, &entry));
+            // Nobody follows at the moment: fine.
+            self.sender.send(Item::Event(told)).ok();
+            self.position.send_replace(entry.sequence);
+        }
+    }
+
+    async fn progress(&self) -> Result<(), nats::Error> {
+        let settings = reader::Config::new(
+            subjects::PROGRESS,
+            vec![subjects::PROGRESS_ALL.to_owned()],
+            Start::LastPerSubject,
+        );
+        let mut entries = self.bus.reader(settings).await?;
+        let mut sums = Sums::default();
+        loop {
+            let entry = entries.next().await?;
+            let Ok(progress) = nats::decode::<Progress>(&entry.subject, &entry.payload) else { continue };
+            let total_ms = match sums.total_ms(progress.job_id) {
+                Some(total_ms) => total_ms,
+                None => self.total_ms(&progress).await?,
+            };
+            let done_ms = sums.add(&progress, total_ms);
+            self.sender.send(Item::Progress(Arc::new(tell_progress(&progress, done_ms, total_ms)))).ok();
+        }
+    }
+
+    async fn total_ms(&self, progress: &Progress) -> Result<u64, nats::Error> {
+        let found = self.bus.load::<job::Record>(&progress.job_id.to_string()).await?;
+        Ok(found.map_or(progress.total_ms, |held| {
+            let job = held.record;
+            job.parts.iter().map(|part| plan::part_ms(&job.plan, part)).sum()
+        }))
+    }
+}
+
+/// An event as followers get it: `id`, `event` and `data` of server-sent events (HTML, section 9.2).
+pub(crate) fn tell(epoch: &str, entry: &reader::Entry) -> Told {
+    let text = |name: &str| entry.headers.get_last(name).map(|value| value.as_str().to_owned());
+    let (entity, verb, _) = subjects::event_parts(&entry.subject).unwrap_or(("unknown", "unknown", ""));
+    let (media_id, job_id) = (text(headers::MEDIA_ID), text(headers::JOB_ID));
+    let data = json!({
+        "id": text(headers::ID),
+        "type": format!("{entity}.{verb}"),
+        "subject": entry.subject,
+        "time": text(headers::TIME),
+        "media_id": media_id,
+        "job_id": job_id,
+        "data": nats::decode::<Value>(&entry.subject, &entry.payload).unwrap_or(Value::Null),
+    });
+    let frame = format!("id: {epoch}-{}\nevent: {entity}.{verb}\ndata: {data}\n\n", entry.sequence);
+    Told { sequence: entry.sequence, owner: text(headers::OWNER), media_id, job_id, frame: frame.into() }
+}
+
+/// Progress carries no id: a follower that comes back resumes at an event.
+fn tell_progress(progress: &Progress, done_ms: u64, total_ms: u64) -> Told {
+    let data = json!({
+        "job_id": progress.job_id,
+        "media_id": progress.media_id,
+        "done_ms": done_ms,
+        "total_ms": total_ms,
+        "percent": crate::ingress::jobs::percent(done_ms, total_ms),
+    });
+    Told {
+        sequence: 0,
+        owner: Some(progress.owner.clone()),
+        media_id: Some(progress.media_id.to_string()),
+        job_id: Some(progress.job_id.to_string()),
+        frame: format!("event: job.progress\ndata: {data}\n\n").into(),
+    }
+}
+
+/// The parts of running jobs, added up.
+#[derive(Debug, Default)]
+struct Sums {
+    jobs: HashMap<JobId, Sum>,
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Sum {
+    total_ms: u64,
+    parts: BTreeMap<String, u64>,
+    heard: u64,
+}
+
+impl Sums {
+    fn total_ms(&self, job_id: JobId) -> Option<u64> {
+        self.jobs.get(&job_id).map(|sum| sum.total_ms)
+    }
+
+    /// Milliseconds that are done of the whole job; a part that is tried again does not take the sum back below it.
+    fn add(&mut self, progress: &Progress, total_ms: u64) -> u64 {
+        self.clock += 1;
+        if self.jobs.len() >= JOBS_MAX
+            && !self.jobs.contains_key(&progress.job_id)
+            && let Some(oldest) = self.jobs.iter().min_by_key(|(_, sum)| sum.heard).map(|(id, _)| *id)
+        {
+            self.jobs.remove(&oldest);
+        }
+        let sum = self.jobs.entry(progress.job_id).or_default();
+        (sum.total_ms, sum.heard) = (total_ms, self.clock);
+        let part = sum.parts.entry(progress.part.clone()).or_default();
+        *part = (*part).max(progress.done_ms);
+        sum.parts.values().sum::<u64>().min(total_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::ids::MediaId;
+
+    use super::*;
+
+    fn progress(job: u16, part: &str, done_ms: u64) -> Progress {
+        let mut bytes = [0; 16];
+        bytes[..2].copy_from_slice(&job.to_be_bytes());
+        Progress {
+            job_id: JobId::from_bytes(bytes),
+            media_id: MediaId::from_bytes([2; 16]),
+            owner: "ann".into(),
+            part: part.into(),
+            done_ms,
+            total_ms: 10_000,
+        }
+    }
+
+    #[test]
+    fn parts_add_up_and_never_go_back() {
+        let mut sums = Sums::default();
+        for (part, done_ms, wanted) in [
+            ("v0000", 1_000, 1_000),
+            ("a0", 4_000, 5_000),
+            ("v0000", 3_000, 7_000),
+            ("v0000", 0, 7_000),
+            ("v0001", 90_000, 20_000),
+        ] {
+            assert_eq!(sums.add(&progress(1, part, done_ms), 20_000), wanted, "{part} {done_ms}");
+        }
+    }
+
+    #[test]
+    fn only_so_many_jobs_are_remembered() {
+        let mut sums = Sums::default();
+        for job in 0..u16::try_from(JOBS_MAX + 10).unwrap() {
+            sums.add(&progress(job, "a0", 1), 2);
+        }
+        assert_eq!(sums.jobs.len(), JOBS_MAX);
+        assert!(sums.total_ms(progress(0, "a0", 1).job_id).is_none(), "the oldest is gone");
+    }
+}

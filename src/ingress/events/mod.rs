@@ -1,0 +1,168 @@
+//! `GET /v1/events`: what happens, live, as server-sent events.
+//!
+//! With `media` or `job`, the story so far comes first; without either, it begins now. `Last-Event-ID` (or `since`) goes on
+//! exactly behind that event, on any replica; `0-0` is the oldest there is. A follower sees what it owns; operators and
+//! admins see everything.
+//!
+//! Limits: [`FOLLOWERS_MAX`] at once, [`FOLLOW_MAX`] each (a client comes back by itself), [`CATCHING_UP_MAX`] reading the
+//! past at the same time; a comment every [`KEEP_ALIVE`] keeps proxies from closing the connection.
+
+mod follower;
+mod hub;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+    routing::get,
+};
+use futures::StreamExt;
+use schemas::ids::{JobId, MediaId};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::{App, Principal, error::Problem, query::Parameters};
+use follower::{Begin, Follower, Scope};
+pub use hub::{BACKLOG_MAX, Hub, JOBS_MAX};
+
+/// Followers at once on one replica.
+pub const FOLLOWERS_MAX: usize = 4_096;
+/// Longest connection; the client resumes on its own.
+pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
+/// Followers that read the past at the same time; more wait for their turn.
+pub const CATCHING_UP_MAX: usize = 32;
+/// Longest silence on the wire.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How soon a browser comes back after a cut, in milliseconds.
+const RETRY_MS: u32 = 1_000;
+
+static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What followers share. Cheap to clone; one per replica.
+#[derive(Debug, Clone)]
+pub struct Followers {
+    hub: Hub,
+    places: Arc<Semaphore>,
+    catching_up: Arc<Semaphore>,
+}
+
+impl Followers {
+    /// Places around a hub.
+    pub fn new(hub: Hub) -> Self {
+        Self {
+            hub,
+            places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            catching_up: Arc::new(Semaphore::new(CATCHING_UP_MAX)),
+        }
+    }
+
+    /// What feeds them.
+    pub const fn hub(&self) -> &Hub {
+        &self.hub
+    }
+}
+
+/// The routes.
+pub fn router() -> Router<App> {
+    Router::new().route("/v1/events", get(follow))
+}
+
+/// Whose events.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(default, deserialize_with = "super::query::id")]
+    media: Option<MediaId>,
+    #[serde(default, deserialize_with = "super::query::id")]
+    job: Option<JobId>,
+    since: Option<String>,
+}
+
+async fn follow(
+    State(app): State<App>,
+    who: Principal,
+    headers: HeaderMap,
+    Parameters(wanted): Parameters<Wanted>,
+) -> Result<Response, Problem> {
+    let followers = &app.followers;
+    let Ok(place) = Arc::clone(&followers.places).try_acquire_owned() else {
+        return Err(Problem::busy("Too many followers at once"));
+    };
+    let given = headers.get(&LAST_EVENT_ID).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let begin = match given.or(wanted.since) {
+        Some(id) => Begin::Behind(sequence_of(&id, followers.hub.epoch())?),
+        None if wanted.media.is_some() || wanted.job.is_some() => Begin::Story,
+        None => Begin::Now,
+    };
+    let scope = Scope { who, media_id: wanted.media, job_id: wanted.job };
+    let follower =
+        Follower::open(&app.bus, followers.hub.clone(), Arc::clone(&followers.catching_up), scope, begin)
+            .await?;
+    let stopping = app.stopping.clone();
+    let ends = async move {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = tokio::time::sleep(FOLLOW_MAX) => {}
+        }
+    };
+    let first = futures::stream::once(async { Ok(format!("retry: {RETRY_MS}\n\n").into()) });
+    let frames = futures::stream::try_unfold((follower, place), |(mut follower, place)| async move {
+        let frame = follower.next_frame().await?;
+        Ok::<_, nats::Error>(frame.map(|frame| (frame, (follower, place))))
+    });
+    let mut response = Response::new(Body::from_stream(first.chain(frames).take_until(Box::pin(ends))));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A buffering proxy would hold events back.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The sequence that an event id names; an id of another life of the stream can't be resumed.
+fn sequence_of(id: &str, epoch: &str) -> Result<u64, Problem> {
+    let malformed = || {
+        Problem::bad_request("event_id_malformed", "The event id is none that this server gave")
+            .detail("send an id as an event carried it, or 0-0 for everything that is kept")
+    };
+    let (of, sequence) = id.rsplit_once('-').ok_or_else(malformed)?;
+    let sequence = sequence.parse().map_err(|_| malformed())?;
+    match (of, sequence) {
+        ("0", 0) => Ok(0),
+        _ if of == epoch => Ok(sequence),
+        _ => Err(gone("it is of another life of the event stream")),
+    }
+}
+
+/// What was asked for can't be told without a gap.
+fn gone(why: &str) -> Problem {
+    Problem::new(StatusCode::GONE, "events_gone", "The events behind that id are not there any more")
+        .detail(format!("{why}; begin again with 0-0, or without an id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_resumes_only_in_its_own_stream() {
+        for (id, wanted) in [
+            ("0-0", Ok(0)),
+            ("1a2b-7", Ok(7)),
+            ("1a2b-0", Ok(0)),
+            ("ffff-7", Err("events_gone")),
+            ("0-7", Err("events_gone")),
+            ("7", Err("event_id_malformed")),
+            ("1a2b-", Err("event_id_malformed")),
+            ("1a2b--7", Err("events_gone")),
+            ("", Err("event_id_malformed")),
+        ] {
+            assert_eq!(sequence_of(id, "1a2b").map_err(|problem| problem.code()), wanted, "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Playlists of an encode that is still being made, rendered from its job's records.
+//!
+//! Limits: at most [`JOBS_MAX`] jobs are remembered; a job is read at most once in [`AGE_MAX`], however many watch it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use nats::Bus;
+use schemas::{
+    ids::JobId,
+    job::{self, Part, Plan},
+};
+use transcode::{Follower, playlist};
+
+/// Jobs that are remembered at once; the one asked for longest ago is forgotten first.
+pub(super) const JOBS_MAX: usize = 256;
+/// How old what players see may be; short against a segment.
+pub(super) const AGE_MAX: Duration = Duration::from_millis(500);
+
+/// Jobs that are being watched while they run.
+#[derive(Debug, Default)]
+pub struct Growing {
+    jobs: Mutex<HashMap<JobId, Arc<Watched>>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    asked: Mutex<Instant>,
+    /// One reader at a time; the others wait for what it finds.
+    state: tokio::sync::Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plan: Option<Arc<Plan>>,
+    follower: Follower,
+    parts: Arc<Vec<Part>>,
+    read: Option<Instant>,
+}
+
+impl Growing {
+    /// Nothing watched yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The multivariant playlist so far; `None` when there is no such job or nothing to play.
+    pub(super) async fn multivariant(&self, bus: &Bus, job_id: JobId) -> Result<Option<String>, nats::Error> {
+        let found = self.now(bus, job_id).await?;
+        Ok(found.and_then(|(plan, parts)| playlist::growing(&plan, &parts)))
+    }
+
+    /// The media playlist of a rendition so far; `None` when there is no such job or rendition.
+    pub(super) async fn media(
+        &self,
+        bus: &Bus,
+        job_id: JobId,
+        rendition: &str,
+    ) -> Result<Option<String>, nats::Error> {
+        let found = self.now(bus, job_id).await?;
+        Ok(found.and_then(|(plan, parts)| playlist::event(&plan, &parts, rendition)))
+    }
+
+    async fn now(
+        &self,
+        bus: &Bus,
+        job_id: JobId,
+    ) -> Result<Option<(Arc<Plan>, Arc<Vec<Part>>)>, nats::Error> {
+        let watched = self.watched(job_id);
+        let mut state = watched.state.lock().await;
+        if let (Some(plan), Some(read)) = (&state.plan, state.read)
+            && read.elapsed() < AGE_MAX
+        {
+            return Ok(Some((Arc::clone(plan), Arc::clone(&state.parts))));
+        }
+        let Some(held) = bus.load::<job::Record>(&job_id.to_string()).await? else { return Ok(None) };
+        let parts = Arc::new(state.follower.parts(bus, &held.record).await?);
+        let plan = Arc::new(held.record.plan);
+        state.plan = Some(Arc::clone(&plan));
+        state.parts = Arc::clone(&parts);
+        state.read = Some(Instant::now());
+        Ok(Some((plan, parts)))
+    }
+
+    fn watched(&self, job_id: JobId) -> Arc<Watched> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = |watched: &Watched| *watched.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.len() >= JOBS_MAX
+            && !jobs.contains_key(&job_id)
+            && let Some(oldest) = jobs.iter().min_by_key(|(_, watched)| asked(watched)).map(|(id, _)| *id)
+        {
+            jobs.remove(&oldest);
+        }
+        let watched = jobs.entry(job_id).or_insert_with(|| {
+            Arc::new(Watched { asked: Mutex::new(Instant::now()), state: tokio::sync::Mutex::default() })
+        });
+        *watched.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Arc::clone(watched)
+    }
+}

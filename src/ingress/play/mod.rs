@@ -1,0 +1,282 @@
+//! Playing: a playback session over its path token, and everything below it.
+//!
+//! `POST /v1/media/{id}/playback` decides who may watch and answers addresses; `/play/{token}/{media_id}/...` serves them
+//! to any player, since the token in the path is the right. While an encode grows its playlists are rendered from the job's
+//! records; what is final comes from the store.
+//!
+//! Limits: [`Config`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
+
+mod bytes;
+mod growing;
+mod path;
+pub mod token;
+
+use std::{ops::Range, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use schemas::media::{Encode, Status};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{App, Principal, error::Problem, media};
+use bytes::Facts;
+pub use growing::Growing;
+use path::Wanted;
+
+/// Settings of playback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Longest playback session in seconds.
+    pub session_seconds_max: u64,
+    /// Objects in the cache.
+    pub cache_count_max: usize,
+    /// Bytes in the cache.
+    pub cache_bytes_max: i64,
+    /// Age of a cached object in seconds.
+    pub cache_age_seconds_max: u64,
+    /// Largest object that is cached, in bytes.
+    pub cache_object_bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            session_seconds_max: 12 * 3_600,
+            cache_count_max: 5_000,
+            cache_bytes_max: 64 * 1024 * 1024,
+            cache_age_seconds_max: 15 * 60,
+            cache_object_bytes_max: 1024 * 1024,
+        }
+    }
+}
+
+/// Final playlists and init segments by object key; what a key holds never changes.
+#[derive(Clone)]
+pub struct Cache {
+    inner: stretto::Cache<String, ::bytes::Bytes>,
+    config: Config,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// An empty cache.
+    ///
+    /// # Errors
+    /// When a limit is 0.
+    pub fn new(config: &Config) -> Result<Self, stretto::CacheError> {
+        // Ten counters for each entry, as TinyLFU wants.
+        let counters = config.cache_count_max.saturating_mul(10);
+        let inner = stretto::Cache::new(counters, config.cache_bytes_max)?;
+        Ok(Self { inner, config: config.clone() })
+    }
+
+    fn get(&self, key: &str) -> Option<::bytes::Bytes> {
+        self.inner.get(key).map(|found| found.value().clone())
+    }
+
+    fn keep(&self, key: String, bytes: ::bytes::Bytes) {
+        // No entry weighs less than its share, so the bytes limit the count, too.
+        let share =
+            self.config.cache_bytes_max / i64::try_from(self.config.cache_count_max).unwrap_or(1).max(1);
+        let cost = i64::try_from(bytes.len()).unwrap_or(i64::MAX).max(share);
+        let age = Duration::from_secs(self.config.cache_age_seconds_max);
+        self.inner.insert_with_ttl(key, bytes, cost, age);
+    }
+
+    /// Forgets everything.
+    pub fn flush(&self) {
+        if let Err(error) = self.inner.clear() {
+            tracing::debug!(%error, "the playback cache could not be flushed");
+        }
+    }
+}
+
+/// The route that opens a session; behind [`crate::auth::require`].
+pub fn session_router() -> Router<App> {
+    Router::new().route("/v1/media/{media_id}/playback", post(open))
+}
+
+/// The routes below a token; open, since the token is the right.
+pub fn router() -> Router<App> {
+    Router::new().route("/play/{token}/{media_id}/{*path}", get(play))
+}
+
+async fn open(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    who: Principal,
+) -> Result<impl IntoResponse, Problem> {
+    let media_id = media::media_id(&id)?;
+    let medium = media::Medium::load(&app.bus, media_id).await?;
+    // The owner is the gate.
+    if !who.may_change(medium.owner()) {
+        return Err(media::no_such_medium());
+    }
+    let encode = medium.asset.as_ref().and_then(|held| held.record.encode.as_ref());
+    let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
+        return Err(not_playable(&medium));
+    };
+    let ends_at_s = nats::now_ms() / 1_000 + app.config.playback.session_seconds_max;
+    let session = token::Session { session_id: rand::random(), ends_at_s };
+    let token = token::sign(&app.signing_key, &session, media_id)
+        .ok_or_else(|| Problem::internal(&std::io::Error::other("the signing key can't be used")))?;
+    let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
+    let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
+    let is_final = medium.status() == Status::Ready;
+    let ends_at = i64::try_from(ends_at_s).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let body = json!({
+        "media_id": media_id,
+        "status": medium.status(),
+        "hls_url": at(schemas::keys::MULTIVARIANT),
+        "dash_url": is_final.then(|| at(schemas::keys::MANIFEST)),
+        "poster_url": (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
+        "watch_url": format!("{base}/watch/{media_id}#token={token}"),
+        "token": token,
+        "expires_at": ends_at.map(|time| time.to_string()),
+    });
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
+}
+
+fn not_playable(medium: &media::Medium) -> Problem {
+    let asset = medium.asset.as_ref().map(|held| &held.record);
+    let problem = match medium.status() {
+        Status::Rejected => Problem::new(StatusCode::CONFLICT, "media_rejected", "This file can't be played"),
+        Status::Failed => {
+            Problem::new(StatusCode::CONFLICT, "media_failed", "This file could not be prepared")
+        }
+        _ => Problem::new(StatusCode::CONFLICT, "not_playable", "This is not playable yet")
+            .detail("it is being prepared; follow GET /v1/events?media= until media.playable"),
+    };
+    let problem = match asset.and_then(|asset| asset.detail.clone()) {
+        Some(detail) => problem.detail(detail),
+        None => problem,
+    };
+    problem
+        .member("media_status", json!(medium.status()))
+        .member("media_code", json!(asset.and_then(|a| a.code.clone())))
+}
+
+fn nothing_there() -> Problem {
+    Problem::not_found("There is nothing at this address")
+}
+
+async fn play(
+    State(app): State<App>,
+    Path((token, id, path)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut response =
+        serve(&app, &token, &id, &path, &headers).await.unwrap_or_else(IntoResponse::into_response);
+    // The token is the right, and no cookie or key goes with it: a page of any origin may use it.
+    let fields = response.headers_mut();
+    fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    fields.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Ok(response)
+}
+
+async fn serve(
+    app: &App,
+    token: &str,
+    id: &str,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let refused = || {
+        Problem::forbidden("playback_refused", "This playback address is not valid any more")
+            .detail("ask for a new one with POST /v1/media/{media_id}/playback")
+    };
+    let media_id = id.parse().map_err(|_| refused())?;
+    token::check(&app.signing_key, token, media_id, nats::now_ms() / 1_000).ok_or_else(refused)?;
+    let wanted = Wanted::parse(path).ok_or_else(nothing_there)?;
+    let asset =
+        app.bus.load::<schemas::media::Record>(&media_id.to_string()).await?.ok_or_else(nothing_there)?;
+    let (status, encode) = (asset.record.status, asset.record.encode.ok_or_else(nothing_there)?);
+    match (wanted, status) {
+        (Wanted::Growing(rendition), Status::Playable | Status::Ready) => {
+            let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
+            Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
+        }
+        (Wanted::Multivariant, Status::Playable) => {
+            let text = app.growing.multivariant(&app.bus, encode.job_id).await?;
+            Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
+        }
+        (_, Status::Playable | Status::Ready) => stored(app, headers, wanted, &encode).await,
+        _ => Err(nothing_there()),
+    }
+}
+
+/// A playlist that may be longer the next time.
+fn rendered(headers: &HeaderMap, wanted: Wanted<'_>, text: String) -> Response {
+    let bytes = ::bytes::Bytes::from(text);
+    let facts = Facts {
+        size_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        etag: tag(&bytes),
+        content_type: wanted.content_type(),
+        cache_control: "private, no-cache",
+    };
+    bytes::answer(headers, &facts, |range| cut(&bytes, range))
+}
+
+/// An object of the store; what a key holds never changes, so its tag is made of the key.
+async fn stored(
+    app: &App,
+    headers: &HeaderMap,
+    wanted: Wanted<'_>,
+    encode: &Encode,
+) -> Result<Response, Problem> {
+    let key = format!("{}/{}", encode.prefix, wanted.key());
+    let mut facts = Facts {
+        size_bytes: 0,
+        etag: tag(key.as_bytes()),
+        content_type: wanted.content_type(),
+        cache_control: "private, max-age=3600",
+    };
+    if wanted.is_cached() {
+        let bytes = match app.cache.get(&key) {
+            Some(bytes) => bytes,
+            None => {
+                let bytes =
+                    app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(missing)?;
+                app.cache.keep(key, bytes.clone());
+                bytes
+            }
+        };
+        facts.size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        return Ok(bytes::answer(headers, &facts, |range| cut(&bytes, range)));
+    }
+    facts.size_bytes = app.store.head(&key).await.map_err(missing)?.size_bytes;
+    let store = app.store.clone();
+    Ok(bytes::answer(headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
+}
+
+fn missing(error: store::Error) -> Problem {
+    match error {
+        store::Error::NotFound { .. } => nothing_there(),
+        error => Problem::unavailable(&error),
+    }
+}
+
+fn cut(bytes: &::bytes::Bytes, range: Range<u64>) -> Body {
+    let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
+    Body::from(bytes.slice(at(range.start)..at(range.end)))
+}
+
+fn tag(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    format!("\"{}\"", data_encoding::HEXLOWER.encode(digest.get(..12).unwrap_or_default()))
+}

@@ -1,0 +1,115 @@
+//! What a player may ask for below its token: a closed list, so that no text of a client becomes a key.
+
+use schemas::keys;
+
+/// Longest name of a rendition in characters.
+const RENDITION_LENGTH_MAX: usize = 16;
+
+/// One thing of an encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted<'a> {
+    /// The multivariant playlist.
+    Multivariant,
+    /// The DASH manifest.
+    Manifest,
+    /// The poster.
+    Poster,
+    /// The final media playlist of a rendition.
+    Playlist(&'a str),
+    /// The media playlist of a rendition while it grows, and afterwards for players that began with it.
+    Growing(&'a str),
+    /// The init segment of a rendition.
+    Init(&'a str),
+    /// A media segment of a rendition, from 1.
+    Segment(&'a str, u32),
+}
+
+impl<'a> Wanted<'a> {
+    /// Reads the path behind the media id; `None` for anything that no encode has.
+    pub(super) fn parse(path: &'a str) -> Option<Self> {
+        match path {
+            keys::MULTIVARIANT => return Some(Self::Multivariant),
+            keys::MANIFEST => return Some(Self::Manifest),
+            keys::POSTER => return Some(Self::Poster),
+            _ => {}
+        }
+        let (rendition, file) = path.split_once('/')?;
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if rendition.is_empty() || rendition.len() > RENDITION_LENGTH_MAX || !rendition.chars().all(letters) {
+            return None;
+        }
+        match file {
+            "index.m3u8" => Some(Self::Playlist(rendition)),
+            "event.m3u8" => Some(Self::Growing(rendition)),
+            "init.mp4" => Some(Self::Init(rendition)),
+            _ => {
+                let digits = file.strip_suffix(".m4s")?;
+                let plain = !digits.starts_with('0') && digits.chars().all(|c| c.is_ascii_digit());
+                plain.then(|| digits.parse().ok()).flatten().map(|number| Self::Segment(rendition, number))
+            }
+        }
+    }
+
+    /// Its key below the encode's folder.
+    pub(super) fn key(self) -> String {
+        match self {
+            Self::Multivariant => keys::MULTIVARIANT.to_owned(),
+            Self::Manifest => keys::MANIFEST.to_owned(),
+            Self::Poster => keys::POSTER.to_owned(),
+            Self::Playlist(rendition) => keys::media_playlist(rendition),
+            Self::Growing(rendition) => keys::event_playlist(rendition),
+            Self::Init(rendition) => keys::init(rendition),
+            Self::Segment(rendition, number) => keys::segment(rendition, number),
+        }
+    }
+
+    /// Its media type (RFC 8216 section 4, ISO/IEC 23009-1 annex C, RFC 4337).
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Multivariant | Self::Playlist(_) | Self::Growing(_) => "application/vnd.apple.mpegurl",
+            Self::Manifest => "application/dash+xml",
+            Self::Poster => "image/jpeg",
+            Self::Init(rendition) | Self::Segment(rendition, _) if rendition.starts_with('a') => "audio/mp4",
+            Self::Init(_) | Self::Segment(..) => "video/mp4",
+        }
+    }
+
+    /// True when it is small and asked for by every viewer.
+    pub(super) const fn is_cached(self) -> bool {
+        matches!(self, Self::Multivariant | Self::Manifest | Self::Playlist(_) | Self::Init(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_encode_has_is_understood() {
+        for (path, wanted) in [
+            ("master.m3u8", Some(Wanted::Multivariant)),
+            ("manifest.mpd", Some(Wanted::Manifest)),
+            ("poster.jpg", Some(Wanted::Poster)),
+            ("v720/index.m3u8", Some(Wanted::Playlist("v720"))),
+            ("v720/event.m3u8", Some(Wanted::Growing("v720"))),
+            ("a0/init.mp4", Some(Wanted::Init("a0"))),
+            ("a0/12.m4s", Some(Wanted::Segment("a0", 12))),
+            ("a0/012.m4s", None),
+            ("a0/0.m4s", None),
+            ("a0/+1.m4s", None),
+            ("a0/99999999999.m4s", None),
+            ("a0/.m4s", None),
+            ("report.json", None),
+            ("../source", None),
+            ("v720/../../source", None),
+            ("V720/init.mp4", None),
+            ("/init.mp4", None),
+            ("v720/init.mp4/", None),
+            ("v72000000000000000/init.mp4", None),
+            ("", None),
+        ] {
+            assert_eq!(Wanted::parse(path), wanted, "{path:?}");
+        }
+        assert_eq!(Wanted::Segment("v720", 3).key(), "v720/3.m4s");
+    }
+}
