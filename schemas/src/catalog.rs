@@ -75,6 +75,7 @@ pub fn events() -> Vec<Entry> {
 pub fn records() -> Vec<Entry> {
     vec![
         record::<upload::Record>("uploads", "{upload_id}"),
+        record::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
         record::<document::Record>("media", "{media_id}"),
         record::<media::Record>("assets", "{media_id}"),
         record::<job::Record>("jobs", "{job_id}"),

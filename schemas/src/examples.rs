@@ -408,6 +408,11 @@ fn records(visitor: &mut impl Visitor) {
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS,
     };
+    let open = upload::OpenUploads {
+        key: upload::OpenUploads::key_of(&digest().value),
+        upload_ids: vec![UPLOAD],
+    };
+    visitor.visit("kv.limits.uploads", open);
     visitor.visit("kv.media", document);
     visitor.visit("kv.assets", asset_record());
     visitor.visit("kv.jobs", job_record());

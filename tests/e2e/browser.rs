@@ -10,6 +10,7 @@ use std::time::Duration;
 use fantoccini::wd::{TimeoutConfiguration, WebDriverCompatibleCommand};
 use fantoccini::{Client, ClientBuilder, Locator};
 use futures::FutureExt;
+use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -211,8 +212,8 @@ async fn in_browser(story: impl AsyncFnOnce(&Page)) {
         "goog:chromeOptions": { "binary": browser_binary(), "args": browser_arguments(profile.path()) },
     });
     let Value::Object(capabilities) = capabilities else { unreachable!("an object is written above") };
-    let client = ClientBuilder::rustls()
-        .unwrap()
+    // The driver is on this machine, so plain HTTP it is.
+    let client = ClientBuilder::new(HttpConnector::new())
         .capabilities(capabilities)
         .connect(&format!("http://127.0.0.1:{port}"))
         .await

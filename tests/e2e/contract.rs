@@ -14,6 +14,19 @@ fn matches(address: &str, subject: &str) -> bool {
     address.len() == subject.len() && address.iter().zip(&subject).all(|(a, s)| a.starts_with('{') || a == s)
 }
 
+/// MessagePack as the schemas describe it: bytes are a list of numbers.
+fn to_json(value: rmpv::Value) -> Value {
+    match value {
+        rmpv::Value::Binary(bytes) => bytes.into(),
+        rmpv::Value::Array(items) => items.into_iter().map(to_json).collect(),
+        rmpv::Value::Map(entries) => {
+            let entry = |(key, value): (rmpv::Value, rmpv::Value)| (key.as_str().unwrap().to_owned(), to_json(value));
+            Value::Object(entries.into_iter().map(entry).collect())
+        }
+        plain => serde_json::to_value(plain).unwrap(),
+    }
+}
+
 struct Contract {
     validators: HashMap<String, (String, jsonschema::Validator)>,
 }
@@ -48,7 +61,7 @@ impl Contract {
         } else {
             payload.to_vec()
         };
-        let value: Value = rmp_serde::from_slice(&bytes).unwrap();
+        let value = to_json(rmp_serde::from_slice(&bytes).unwrap());
         if let Err(error) = validator.validate(&value) {
             panic!("{subject} is no {name}: {error}\n{value:#}");
         }

@@ -18,9 +18,15 @@ async fn undisturbed(source: &[u8]) -> BTreeMap<String, String> {
     media_objects(&cluster, &media_id).await
 }
 
-/// All objects but the report, which tells how long things took.
+/// All objects but the report, which tells how long things took. The folder of an encode is named after its options and its
+/// source, which is another one in another run: only what lies in it is compared.
 async fn media_objects(cluster: &Cluster, media_id: &str) -> BTreeMap<String, String> {
-    let mut objects = cluster.objects(media_id).await;
+    let within_encode = |path: String| match path.splitn(3, '/').collect::<Vec<_>>().as_slice() {
+        [encode, _, rest] => format!("{encode}/{rest}"),
+        _ => path,
+    };
+    let objects = cluster.objects(media_id).await.into_iter();
+    let mut objects: BTreeMap<_, _> = objects.map(|(path, digest)| (within_encode(path), digest)).collect();
     objects.retain(|path, _| !path.ends_with("report.json"));
     objects
 }

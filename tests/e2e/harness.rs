@@ -322,8 +322,7 @@ fn write_config(dir: &Path, store: &store::Config, full_ladder: bool) {
         text.push_str("profile = \"tiny\"\n");
     }
     text.push('\n');
-    text.push_str("[store]\n");
-    text.push_str(&toml::to_string(store).unwrap());
+    text.push_str(&toml::to_string(&HashMap::from([("store", store)])).unwrap());
     file.write_all(text.as_bytes()).unwrap();
 }
 
