@@ -128,7 +128,7 @@ pub struct JobItem {
     pub encode: u32,
     /// Duration of the output in milliseconds.
     pub duration_ms: u64,
-    /// Parts it has.
+    /// Parts it has, with the one that finishes it.
     pub parts_total: u32,
     /// Parts that are stored.
     pub parts_done: u32,

@@ -363,7 +363,7 @@ fn job_record() -> job::Record {
         encode: 1,
         prefix: keys::encode(MEDIA, 1, OPTIONS_DIGEST),
         plan: plan(),
-        parts: vec![text("a0"), text("v0000"), text("v0001"), text("finish")],
+        parts: vec![text("a0"), text("v0000"), text("v0001")],
         code: None,
         detail: None,
         created_at_ms: MADE_AT_MS + 1_000,
@@ -408,10 +408,8 @@ fn records(visitor: &mut impl Visitor) {
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS,
     };
-    let open = upload::OpenUploads {
-        key: upload::OpenUploads::key_of(&digest().value),
-        upload_ids: vec![UPLOAD],
-    };
+    let open =
+        upload::OpenUploads { key: upload::OpenUploads::key_of(&digest().value), upload_ids: vec![UPLOAD] };
     visitor.visit("kv.limits.uploads", open);
     visitor.visit("kv.media", document);
     visitor.visit("kv.assets", asset_record());

@@ -13,6 +13,9 @@ use crate::{
 /// Most parts a job may have: they are queued in one atomic batch, which holds 1,000 messages (NATS ADR-50).
 pub const PARTS_MAX: usize = 900;
 
+/// Name of the part that finishes a job, behind all those that [`Record::parts`] names.
+pub const FINISH: &str = "finish";
+
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -169,7 +172,7 @@ pub struct Record {
     pub prefix: String,
     /// What is made.
     pub plan: Plan,
-    /// Names of its parts, in queue order.
+    /// Names of its parts, in queue order, without [`FINISH`].
     pub parts: Vec<String>,
     /// Why it failed: a stable code.
     pub code: Option<String>,

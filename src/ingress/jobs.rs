@@ -74,7 +74,8 @@ async fn show(
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
-    let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(held.record.parts.clone())
+    let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
+    let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(names.clone())
         .map(|part| {
             let bus = app.bus.clone();
             async move { bus.load::<Part>(&subjects::part_key(job_id, &part)).await }
@@ -84,17 +85,16 @@ async fn show(
         .await?;
     // Every revision of the bucket is newer than those before it, so the newest one names the whole.
     let newest = parts.iter().flatten().map(nats::Held::revision).chain([held.revision()]).max();
-    let parts: Vec<Option<Part>> = parts.into_iter().map(|held| held.map(|held| held.record)).collect();
+    let parts: Vec<(String, Option<Part>)> =
+        names.into_iter().zip(parts).map(|(name, held)| (name, held.map(|held| held.record))).collect();
     let body = document(&held.record, &parts);
     Ok(media::document_answer(&headers, &format!("\"{}\"", newest.unwrap_or_default()), body))
 }
 
-fn document(job: &job::Record, parts: &[Option<Part>]) -> Value {
-    let listed: Vec<Value> =
-        job.parts.iter().zip(parts).map(|(name, part)| part_json(name, part.as_ref())).collect();
-    let total_ms: u64 = job.parts.iter().map(|part| plan::part_ms(&job.plan, part)).sum();
-    let done_ms: u64 =
-        job.parts.iter().zip(parts).map(|(name, part)| done_ms(job, name, part.as_ref())).sum();
+fn document(job: &job::Record, parts: &[(String, Option<Part>)]) -> Value {
+    let listed: Vec<Value> = parts.iter().map(|(name, part)| part_json(name, part.as_ref())).collect();
+    let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_ms(&job.plan, name)).sum();
+    let done_ms: u64 = parts.iter().map(|(name, part)| done_ms(job, name, part.as_ref())).sum();
     json!({
         "job_id": job.job_id,
         "kind": job.kind,

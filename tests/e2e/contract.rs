@@ -20,7 +20,8 @@ fn to_json(value: rmpv::Value) -> Value {
         rmpv::Value::Binary(bytes) => bytes.into(),
         rmpv::Value::Array(items) => items.into_iter().map(to_json).collect(),
         rmpv::Value::Map(entries) => {
-            let entry = |(key, value): (rmpv::Value, rmpv::Value)| (key.as_str().unwrap().to_owned(), to_json(value));
+            let entry =
+                |(key, value): (rmpv::Value, rmpv::Value)| (key.as_str().unwrap().to_owned(), to_json(value));
             Value::Object(entries.into_iter().map(entry).collect())
         }
         plain => serde_json::to_value(plain).unwrap(),

@@ -158,6 +158,24 @@ impl Cluster {
         Process { child, args: args.to_vec(), ready }
     }
 
+    /// Runs a command of the product to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_streamgate"))
+            .args(args)
+            .args([
+                "--config",
+                "streamgate.toml",
+                "--nats-url",
+                self.broker.url(),
+                "--nats-seed-file",
+                "seeds",
+            ])
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
     fn log_path(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.log"))
     }

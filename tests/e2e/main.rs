@@ -5,6 +5,8 @@ mod contract;
 mod faults;
 mod flow;
 mod harness;
+mod http;
 mod inputs;
 mod scale;
 mod tus;
+mod whole;

@@ -24,8 +24,7 @@ pub const AUDIO_RATE_HZ: u32 = 48_000;
 /// Channels of every audio rendition.
 pub const AUDIO_CHANNELS: u32 = 2;
 
-/// Name of the part that finishes a job.
-pub const FINISH: &str = "finish";
+pub use schemas::job::FINISH;
 
 /// Part of every options digest; raised when the same plan gives other bytes than before.
 const OPTIONS_VERSION: &str = "transcode/1";

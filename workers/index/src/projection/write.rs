@@ -63,7 +63,7 @@ impl From<job::Record> for JobFacts {
             status: record.status,
             encode: record.encode,
             duration_ms: record.plan.duration_ms,
-            parts_total: u32::try_from(record.parts.len()).unwrap_or(u32::MAX),
+            parts_total: u32::try_from(record.parts.len() + 1).unwrap_or(u32::MAX),
             code: record.code,
             detail: record.detail,
             created_at_ms: record.created_at_ms,

@@ -247,7 +247,7 @@ fn parts_are_added_up_whatever_comes_first() {
     apply(Change::Part(job_id(1), "a0".into(), facts(PartStatus::Claimed, 50)));
     apply(Change::Part(job_id(1), "v0001".into(), facts(PartStatus::Failed, 20)));
     let item = projection.job_item(job_id(1)).unwrap().unwrap();
-    assert_eq!((item.parts_total, item.parts_done, item.parts_claimed, item.parts_failed), (3, 1, 1, 1));
+    assert_eq!((item.parts_total, item.parts_done, item.parts_claimed, item.parts_failed), (4, 1, 1, 1));
     assert_eq!((item.cpu_ms, item.revision), (770, 2));
     apply(Change::Part(job_id(1), "v0001".into(), None));
     assert_eq!(projection.job_item(job_id(1)).unwrap().unwrap().parts_failed, 0);

@@ -1,0 +1,202 @@
+//! What a client of the HTTP surface sees: its own things only, ranges, tags, exact resumption, and problems that say why.
+
+use reqwest::{Method, StatusCode, header};
+use schemas::access;
+use serde_json::Value;
+
+use crate::{
+    flow::{playback, text},
+    harness::{Cluster, Options, WAIT_MAX, sample},
+};
+
+/// An installation with one finished medium of its admin.
+async fn with_a_medium() -> (Cluster, String) {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let media_id = cluster.upload(sample(4, "320x180", "25"), "Grandma's film.mp4").await;
+    assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
+    (cluster, media_id)
+}
+
+/// A request with another key.
+async fn ask(cluster: &Cluster, key: &str, method: Method, path: &str) -> (StatusCode, Value) {
+    let answer =
+        cluster.http.request(method, format!("{}{path}", cluster.url)).bearer_auth(key).send().await.unwrap();
+    let status = answer.status();
+    let is_problem = answer.headers()[header::CONTENT_TYPE] == "application/problem+json";
+    assert_eq!(is_problem, !status.is_success(), "{path}");
+    (status, answer.json().await.unwrap())
+}
+
+/// The next frames of an event stream, each `(id, event, data)`, until one is called `last`.
+async fn frames_until(mut answer: reqwest::Response, last: &str) -> Vec<(String, String, Value)> {
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "text/event-stream");
+    let reading = async {
+        let (mut rest, mut frames) = (String::new(), Vec::new());
+        loop {
+            let chunk = answer.chunk().await.unwrap().expect("the stream ended");
+            rest.push_str(std::str::from_utf8(&chunk).unwrap());
+            while let Some((frame, after)) = rest.split_once("\n\n") {
+                let field = |name: &str| {
+                    let found = frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                    found.unwrap_or_default().to_owned()
+                };
+                let (id, event, data) = (field("id"), field("event"), field("data"));
+                rest = after.to_owned();
+                if !event.is_empty() && event != "job.progress" {
+                    frames.push((id, event.clone(), serde_json::from_str(&data).unwrap()));
+                    if event == last {
+                        return frames;
+                    }
+                }
+            }
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, reading).await.expect("the event never came")
+}
+
+#[tokio::test]
+async fn events_resume_exactly_and_tell_the_story_so_far() {
+    let (cluster, media_id) = with_a_medium().await;
+    let path = format!("/v1/events?media={media_id}");
+    let story = cluster.request(Method::GET, &path).send().await.unwrap();
+    let story = frames_until(story, "job.succeeded").await;
+    let kinds: Vec<&str> = story.iter().map(|(_, event, _)| event.as_str()).collect();
+    assert_eq!(
+        kinds,
+        ["media.stored", "job.queued", "job.started", "media.playable", "media.ready", "job.succeeded"]
+    );
+    assert!(story.iter().all(|(_, event, data)| data["type"] == *event && data["media_id"] == *media_id));
+    for from in 0..story.len() - 1 {
+        let request = cluster.request(Method::GET, &path).header("last-event-id", &story[from].0);
+        let again = frames_until(request.send().await.unwrap(), "job.succeeded").await;
+        assert_eq!(again, story[from + 1..], "behind {}", story[from].0);
+    }
+    let job_id = story[1].2["job_id"].as_str().unwrap();
+    let of_job = cluster.request(Method::GET, &format!("/v1/events?job={job_id}")).send().await.unwrap();
+    assert_eq!(frames_until(of_job, "job.succeeded").await, story[1..]);
+    for (id, status, code) in [
+        ("nonsense", StatusCode::BAD_REQUEST, "event_id_malformed"),
+        ("12345-1", StatusCode::GONE, "events_gone"),
+    ] {
+        let (found, problem) =
+            ask(&cluster, &cluster.key, Method::GET, &format!("/v1/events?since={id}")).await;
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)));
+    }
+}
+
+#[tokio::test]
+async fn an_owner_sees_and_plays_only_its_own() {
+    let (cluster, media_id) = with_a_medium().await;
+    let jobs = cluster.get(&format!("/v1/jobs?media_id={media_id}")).await;
+    let job_id = jobs["items"][0]["job_id"].as_str().unwrap().to_owned();
+    let bob = streamgate::auth::create_key(&cluster.bus, "bob", access::Role::Owner).await.unwrap();
+    for (method, path) in [
+        (Method::GET, format!("/v1/media/{media_id}")),
+        (Method::GET, format!("/v1/jobs/{job_id}")),
+        (Method::POST, format!("/v1/media/{media_id}/playback")),
+        (Method::GET, format!("/v1/events?media={media_id}")),
+        (Method::GET, format!("/v1/events?job={job_id}")),
+    ] {
+        let (status, problem) = ask(&cluster, &bob, method, &path).await;
+        assert_eq!((status, problem["code"].as_str()), (StatusCode::NOT_FOUND, Some("not_found")), "{path}");
+    }
+    for path in ["/v1/media", "/v1/jobs"] {
+        let (status, page) = ask(&cluster, &bob, Method::GET, path).await;
+        assert_eq!((status, page["items"].as_array().map(Vec::len)), (StatusCode::OK, Some(0)), "{path}");
+    }
+    let (status, problem) = ask(&cluster, &bob, Method::GET, "/v1/audit").await;
+    assert_eq!((status, problem["code"].as_str()), (StatusCode::FORBIDDEN, Some("operators_only")));
+    for key in ["", "sg_00000000000000000000000000_00", "sg_x_y", &bob[..bob.len() - 1]] {
+        let (status, problem) = ask(&cluster, key, Method::GET, "/v1/media").await;
+        assert_eq!(
+            (status, problem["code"].as_str()),
+            (StatusCode::UNAUTHORIZED, Some("unauthorized")),
+            "{key}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn playback_speaks_ranges_and_tags_and_refuses_what_it_did_not_sign() {
+    let (cluster, media_id) = with_a_medium().await;
+    let session = playback(&cluster, &media_id).await;
+    let master = session["hls_url"].as_str().unwrap();
+    let segment = format!("{}{}", cluster.url, master.replace("master.m3u8", "v180/1.m4s"));
+    let get = |url: &str| cluster.http.get(url.to_owned());
+
+    let whole = get(&segment).send().await.unwrap();
+    assert_eq!(whole.headers()[header::CONTENT_TYPE], "video/mp4");
+    let etag = whole.headers()[header::ETAG].clone();
+    let whole = whole.bytes().await.unwrap();
+    let part = get(&segment).header(header::RANGE, "bytes=10-19").send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(part.headers()[header::CONTENT_RANGE], format!("bytes 10-19/{}", whole.len()));
+    assert_eq!(part.bytes().await.unwrap(), whole[10..20]);
+    let beyond = get(&segment).header(header::RANGE, format!("bytes={}-", whole.len())).send().await.unwrap();
+    assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    let known = get(&segment).header(header::IF_NONE_MATCH, etag).send().await.unwrap();
+    assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    let head = cluster.http.head(&segment).send().await.unwrap();
+    assert_eq!(head.headers()[header::CONTENT_LENGTH], whole.len().to_string());
+    assert!(text(&cluster, session["dash_url"].as_str().unwrap()).await.contains("<MPD"));
+
+    let token = session["token"].as_str().unwrap();
+    let other = format!("{}{}", if token.starts_with('A') { 'B' } else { 'A' }, &token[1..]);
+    let elsewhere = "00000000000000000000000000";
+    for (url, status) in [
+        (segment.replace(token, &other), StatusCode::FORBIDDEN),
+        (segment.replace(token, "x"), StatusCode::FORBIDDEN),
+        (segment.replace(&media_id, elsewhere), StatusCode::FORBIDDEN),
+        (segment.replace("v180/1.m4s", "v180/999.m4s"), StatusCode::NOT_FOUND),
+        (segment.replace("v180/1.m4s", "report.json"), StatusCode::NOT_FOUND),
+        (segment.replace("v180/1.m4s", "..%2f..%2f..%2fsource"), StatusCode::NOT_FOUND),
+    ] {
+        let answer = get(&url).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{url}");
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/problem+json", "{url}");
+    }
+}
+
+#[tokio::test]
+async fn lists_are_paged_and_wrong_questions_are_explained() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let mut all = Vec::new();
+    for n in 0..5 {
+        all.push(cluster.upload(vec![n; 20], "no film.bin").await);
+    }
+    for media_id in &all {
+        cluster.media_event("media.rejected", media_id).await;
+    }
+    let revision = cluster.get("/v1/media?limit=1").await["revision"].as_u64().unwrap();
+    let mut found = Vec::new();
+    let mut path = format!("/v1/media?status=rejected&limit=2&min_revision={revision}");
+    loop {
+        let page = cluster.get(&path).await;
+        found.extend(page["items"].as_array().unwrap().iter().map(|item| item["media_id"].clone()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/media?status=rejected&limit=2&cursor={cursor}");
+    }
+    all.reverse();
+    assert_eq!(found, all, "newest first, each once");
+    for (path, status, code) in [
+        ("/v1/media?limit=0", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/media?limit=201", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/media?status=good", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/media?colour=red", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/media?cursor=abc", StatusCode::BAD_REQUEST, "cursor_malformed"),
+        ("/v1/jobs?media_id=abc", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/jobs/abc", StatusCode::NOT_FOUND, "not_found"),
+        ("/v1/audit?since=yesterday", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/audit?filter=a.b.c", StatusCode::BAD_REQUEST, "query_malformed"),
+        ("/v1/nothing", StatusCode::NOT_FOUND, "not_found"),
+    ] {
+        let (found, problem) = ask(&cluster, &cluster.key, Method::GET, path).await;
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{path}: {problem}");
+        assert!(problem["request_id"].is_string(), "{path}");
+    }
+    let (status, problem) = ask(&cluster, &cluster.key, Method::DELETE, "/v1/jobs").await;
+    assert_eq!(
+        (status, problem["code"].as_str()),
+        (StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"))
+    );
+}

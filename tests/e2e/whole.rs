@@ -1,0 +1,150 @@
+//! `up` as one process, and each service of `compose.yaml` as one.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, Options, WAIT_MAX, sample};
+
+/// A running `up`.
+struct Up {
+    child: Child,
+    url: String,
+    key: String,
+    http: reqwest::Client,
+}
+
+impl Up {
+    fn start(folder: &Path) -> Self {
+        std::fs::write(
+            folder.join("streamgate.toml"),
+            "[transcode]\nprofile = \"tiny\"\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n",
+        )
+        .unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+            .args(["up", "--json", "--listen", "127.0.0.1:0", "--config", "streamgate.toml"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| {
+            panic!("up did not start ({error}): {}", std::fs::read_to_string(folder.join("log")).unwrap())
+        });
+        let field = |name: &str| ready[name].as_str().unwrap().to_owned();
+        Self { child, url: field("url"), key: field("api_key"), http: reqwest::Client::new() }
+    }
+
+    fn get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key)
+    }
+
+    /// Reads the medium's events until one is called `wanted`.
+    async fn until(&self, media_id: &str, wanted: &str) {
+        let mut events = self.get(&format!("/v1/events?media={media_id}")).send().await.unwrap();
+        let reading = async {
+            let mut text = String::new();
+            while !text.contains(&format!("event: {wanted}\n")) {
+                text.push_str(std::str::from_utf8(&events.chunk().await.unwrap().unwrap()).unwrap());
+            }
+        };
+        tokio::time::timeout(WAIT_MAX, reading).await.expect(wanted);
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn up_is_killed_and_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = Up::start(folder.path());
+    let upload = up.http.post(format!("{}/v1/media", up.url)).bearer_auth(&up.key);
+    let upload = upload.header("content-type", "video/mp4").body(sample(60, "320x180", "25"));
+    let answer = upload.send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let media_id = answer.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
+    up.until(&media_id, "media.playable").await;
+    let key = up.key.clone();
+    up.kill();
+    // The broker of the first goes with it, the second takes over its folder, and the first key still opens everything.
+    let up = Up::start(folder.path());
+    assert_eq!(up.key, key);
+    up.until(&media_id, "job.succeeded").await;
+    let audit = up.get("/v1/audit").send().await.unwrap().text().await.unwrap();
+    let numbers: Vec<u64> = audit
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["source"]["sequence"].as_u64().unwrap())
+        .collect();
+    let expected: Vec<u64> = (1..=u64::try_from(numbers.len()).unwrap()).collect();
+    assert_eq!(numbers, expected, "each event once and in order");
+    let second = Command::new(env!("CARGO_BIN_EXE_streamgate"))
+        .args(["up", "--listen", "127.0.0.1:0"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && complaint.contains("is in use"), "{complaint}");
+}
+
+/// Names and commands of the services that run our own image.
+fn services() -> Vec<(String, Vec<String>)> {
+    let text = std::fs::read_to_string("compose.yaml").unwrap();
+    let (_, services) = text.split_once("\nservices:\n").unwrap();
+    let (services, _) = services.split_once("\nnetworks:\n").unwrap();
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    let mut is_ours = false;
+    let mut name = String::new();
+    for line in services.lines() {
+        match line.strip_prefix("  ") {
+            Some(key) if key.ends_with(':') && !key.starts_with(' ') => {
+                (name, is_ours) = (key.trim_end_matches(':').to_owned(), false);
+            }
+            Some("  <<: *role") => is_ours = true,
+            Some(entry) if is_ours && entry.starts_with("  command: [") => {
+                let list = entry.trim().strip_prefix("command: [").unwrap().strip_suffix(']').unwrap();
+                let words = list.split(", ").map(|word| word.trim_matches('"').to_owned());
+                found.push((name.clone(), words.collect()));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn each_service_of_the_compose_file_starts() {
+    let mut cluster = Cluster::start(Options { without_workers: true, ..Options::default() }).await;
+    let services = services();
+    let names: Vec<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["topology", "ingress", "upload", "transcode", "index", "audit", "monitor", "keeper"]);
+    for (name, command) in &services {
+        let args: Vec<&str> =
+            command.iter().map(|arg| if arg == "0.0.0.0:8080" { "127.0.0.1:0" } else { arg }).collect();
+        if name == "topology" {
+            let output = cluster.run(&args);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        } else {
+            cluster.spawn(&format!("service-{name}"), &args);
+        }
+    }
+    let media_id = cluster.upload(sample(3, "320x180", "25"), "composed.mp4").await;
+    assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
+}
