@@ -7,5 +7,5 @@ use streamgate::cli::{self, Cli};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    cli::dispatch(Cli::parse()).await
+    Box::pin(cli::dispatch(Cli::parse())).await
 }

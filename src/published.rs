@@ -392,11 +392,12 @@ fn pointer(path: &[&str]) -> String {
 fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress"], vec!["upload"]),
-        "upload.created" | "upload.terminated" | "upload.expired" => (vec!["ingress"], vec![]),
+        "upload.created" | "upload.terminated" | "upload.expired" | "admin.key_created" => {
+            (vec!["ingress"], vec![])
+        }
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
-        "admin.key_created" => (vec!["ingress"], vec![]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
         "kv.media" => (vec!["ingress"], vec!["index", "ingress"]),
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
@@ -494,7 +495,7 @@ mod tests {
             match reference.strip_prefix('#') {
                 Some(pointer) => assert!(document.pointer(pointer).is_some(), "{reference}"),
                 None => {
-                    assert!(texts().unwrap().contains_key(reference.trim_start_matches("./")), "{reference}")
+                    assert!(texts().unwrap().contains_key(reference.trim_start_matches("./")), "{reference}");
                 }
             }
         }

@@ -166,16 +166,21 @@ pub async fn run(
     } else {
         None
     };
-    for kind in kinds {
+    let metrics = kinds.contains(&Kind::Monitor).then(monitor::Metrics::new);
+    for (place, kind) in kinds.iter().copied().enumerate() {
         let site = site.clone();
-        let (name, driver) = (kind.role().name(), driver.clone());
-        let serves = *kind == Kind::Ingress || !kinds.contains(&Kind::Ingress);
+        let (name, driver, metrics) = (kind.role().name(), driver.clone(), metrics.clone());
+        let serves = kind == Kind::Ingress || !kinds.contains(&Kind::Ingress);
         let ready = if serves { ready.take() } else { None };
-        let kind = *kind;
         tasks.spawn(async move {
             let bus = site.connect(kind.role()).await?;
             let ready = announce(kind, ready)?;
-            start(kind, &site, bus.clone(), driver, ready).await.with_context(|| format!("role {name}"))?;
+            let with = Start { site: &site, bus: bus.clone(), driver, metrics: metrics.clone(), ready };
+            let work = Box::pin(start(kind, with));
+            // One address for the whole process: the first role serves it.
+            let done =
+                if place == 0 { Box::pin(with_admin(&site, &bus, metrics, work)).await } else { work.await };
+            done.with_context(|| format!("role {name}"))?;
             tracing::debug!(role = name, "stopped");
             bus.close().await.with_context(|| format!("role {name}"))
         });
@@ -216,73 +221,50 @@ fn announce(
     }
 }
 
-async fn start(
-    kind: Kind,
-    site: &Site,
+/// What one role works with.
+struct Start<'a> {
+    site: &'a Site,
     bus: Bus,
     driver: Option<Arc<media::Driver>>,
+    metrics: Option<monitor::Metrics>,
     ready: Option<oneshot::Sender<Listening>>,
-) -> anyhow::Result<()> {
+}
+
+async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
+    let Start { site, bus, driver, metrics, ready } = with;
     let (config, shutdown) = (&site.config, site.shutdown.clone());
-    let admin = config.admin_listen;
     let needs_child = || driver.clone().context("the media child is not running");
     match kind {
-        Kind::Ingress => with_admin(admin, &bus, None, &shutdown, serve(site, bus.clone(), ready)).await,
+        Kind::Ingress => serve(site, bus, ready).await,
         Kind::Upload => {
-            let work = upload::run(
-                bus.clone(),
-                site.store()?,
-                needs_child()?,
-                config.upload.clone(),
-                shutdown.clone(),
-            );
-            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+            Ok(upload::run(bus, site.store()?, needs_child()?, config.upload.clone(), shutdown).await?)
         }
         Kind::Transcode => {
-            let work = transcode::run(
-                bus.clone(),
-                site.store()?,
-                needs_child()?,
-                config.transcode.clone(),
-                shutdown.clone(),
-            );
-            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+            Ok(transcode::run(bus, site.store()?, needs_child()?, config.transcode.clone(), shutdown).await?)
         }
         Kind::Index => {
             let settings = index::Config { folder: config.data_dir().join("index"), ..config.index.clone() };
-            let work = index::run(bus.clone(), settings, shutdown.clone());
-            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
+            Ok(index::run(bus, settings, shutdown).await?)
         }
-        Kind::Audit => {
-            let work = audit::run(bus.clone(), config.audit.clone(), shutdown.clone());
-            with_admin(admin, &bus, None, &shutdown, async { Ok(work.await?) }).await
-        }
+        Kind::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
         Kind::Monitor => {
-            let metrics = monitor::Metrics::new();
-            let encode: telemetry::Encode = {
-                let metrics = metrics.clone();
-                Arc::new(move || metrics.encode())
-            };
-            let work = monitor::run(bus.clone(), config.monitor.clone(), metrics, shutdown.clone());
-            with_admin(admin, &bus, Some(encode), &shutdown, async { Ok(work.await?) }).await
+            let metrics = metrics.unwrap_or_else(monitor::Metrics::new);
+            Ok(monitor::run(bus, config.monitor.clone(), metrics, shutdown).await?)
         }
-        Kind::Keeper => {
-            let work = keeper::run(bus.clone(), site.store()?, config.keeper.clone(), shutdown.clone());
-            with_admin(admin, &bus, None, &shutdown, work).await
-        }
+        Kind::Keeper => keeper::run(bus, site.store()?, config.keeper.clone(), shutdown).await,
     }
 }
 
-/// Runs `work` with probes and metrics beside it.
+/// Serves probes and metrics of the process beside `work`, where an address for them is set.
 async fn with_admin(
-    listen: Option<std::net::SocketAddr>,
+    site: &Site,
     bus: &Bus,
-    encode: Option<telemetry::Encode>,
-    shutdown: &CancellationToken,
+    metrics: Option<monitor::Metrics>,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let Some(listen) = listen else { return work.await };
-    let beside = telemetry::admin(listen, bus.clone(), encode, shutdown.clone());
+    let Some(listen) = site.config.admin_listen else { return work.await };
+    let encode = metrics.map(|metrics| -> telemetry::Encode { Arc::new(move || metrics.encode()) });
+    let beside = telemetry::admin(listen, bus.clone(), encode, site.shutdown.clone());
     let ((), ()) = tokio::try_join!(work, beside)?;
     Ok(())
 }

@@ -78,7 +78,7 @@ pub async fn pass(bus: &Bus, store: &Store, now_ms: u64, quiet_ms: u64) -> Resul
                 Need::Nothing => {}
             },
             Err(refusal) => {
-                tracing::warn!(?refusal, upload.id = %upload_id, "an upload waits for the next pass")
+                tracing::warn!(?refusal, upload.id = %upload_id, "an upload waits for the next pass");
             }
         }
     }

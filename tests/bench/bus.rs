@@ -48,7 +48,7 @@ pub(crate) async fn events_per_second() -> Row {
         let started = Instant::now();
         futures::stream::iter(&first)
             .for_each_concurrent(IN_FLIGHT, |event| async {
-                bus.publish_unsent(event).await.map(drop).unwrap()
+                bus.publish_unsent(event).await.map(drop).unwrap();
             })
             .await;
         ours.push(EVENTS as f64 / started.elapsed().as_secs_f64());

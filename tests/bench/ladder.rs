@@ -1,6 +1,7 @@
 //! The ladder: CPU against one ffmpeg CLI process with the same options, and a long title's time to playable and to ready.
 
 use std::{
+    fmt::Write as _,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -41,7 +42,7 @@ fn clip(dir: &Path, seconds: u64, frame_size: &str) -> std::path::PathBuf {
 
 /// The same rungs with the same x264 options in one process: one decode, a split, a scaler and an encoder for each.
 fn cli(plan: &VideoPlan, plan_audio: &Plan, source: &Path, out: &Path) -> (f64, f64) {
-    let labels: String = (0..plan.rungs.len()).map(|i| format!("[s{i}]")).collect();
+    let labels = (0..plan.rungs.len()).map(|i| format!("[s{i}]")).collect::<Vec<_>>().concat();
     let scales: Vec<String> = plan
         .rungs
         .iter()
@@ -55,20 +56,24 @@ fn cli(plan: &VideoPlan, plan_audio: &Plan, source: &Path, out: &Path) -> (f64, 
         source.display()
     );
     for (i, rung) in plan.rungs.iter().enumerate() {
-        line.push_str(&format!(
+        write!(
+            line,
             " -map '[v{i}]' -c:v libx264 -preset {} -profile:v {} -crf {} -maxrate {} -bufsize {} -threads {} -g {} \
              -keyint_min {} -sc_threshold 0 -flags +cgop -x264-params open-gop=0:stitchable=1 '{}/{i}.mp4'",
             plan.preset, rung.profile, rung.crf, rung.rate_max_bps, rung.buffer_bits, rung.threads, plan.gop_frames, plan.gop_frames, out.display()
-        ));
+        )
+        .unwrap();
     }
     for (i, audio) in plan_audio.audio.iter().enumerate() {
-        line.push_str(&format!(
+        write!(
+            line,
             " -map 0:a:{i} -c:a aac -b:a {} -ar {} -ac {} '{}/a{i}.mp4'",
             audio.bit_rate_bps,
             audio.sample_rate_hz,
             audio.channels,
             out.display()
-        ));
+        )
+        .unwrap();
     }
     let output = command.args(["-c", &line]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

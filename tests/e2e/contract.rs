@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::{FutureExt, StreamExt};
 use nats::{Start, reader};
 use schemas::{catalog, envelope::Envelope, subjects};
 use serde_json::Value;
@@ -93,7 +94,6 @@ async fn every_message_validates_against_its_published_schema() {
             *kinds.entry(contract.check(&entry.subject, &entry.payload)).or_default() += 1;
         }
     }
-    use futures::{FutureExt, StreamExt};
     while let Some(Some(message)) = wire.next().now_or_never() {
         let delivery = message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK"));
         let first = message.subject.split('.').next().unwrap_or_default().to_owned();

@@ -44,7 +44,7 @@ pub(crate) struct Cluster {
     processes: HashMap<String, Process>,
     events: Reader,
     seen: Vec<Event>,
-    s3: Option<store::testing::S3>,
+    _s3: Option<store::testing::S3>,
 }
 
 /// An event as it went over the bus.
@@ -79,9 +79,8 @@ impl Cluster {
             Some(broker.seed(Role::Admin).to_owned()),
         );
         let bus = Bus::connect(&settings).await.unwrap();
-        let seeds: String =
-            Role::ALL.iter().map(|role| format!("{} {}\n", role.name(), broker.seed(*role))).collect();
-        std::fs::write(dir.path().join("seeds"), seeds).unwrap();
+        let seeds = Role::ALL.map(|role| format!("{} {}\n", role.name(), broker.seed(role)));
+        std::fs::write(dir.path().join("seeds"), seeds.concat()).unwrap();
         let s3 = if options.remote_store { Some(store::testing::S3::start().await.unwrap()) } else { None };
         let settings = match &s3 {
             Some(s3) => s3.config(),
@@ -100,7 +99,7 @@ impl Cluster {
             bus,
             store,
             events,
-            s3,
+            _s3: s3,
             http: reqwest::Client::new(),
             url: String::new(),
             key: String::new(),
@@ -109,8 +108,8 @@ impl Cluster {
             seen: Vec::new(),
         };
         let ready = cluster.spawn("ingress", &["ingress", "--listen", "127.0.0.1:0"]);
-        cluster.url = ready["url"].as_str().unwrap().to_owned();
-        cluster.key = ready["api_key"].as_str().unwrap().to_owned();
+        ready["url"].as_str().unwrap().clone_into(&mut cluster.url);
+        ready["api_key"].as_str().unwrap().clone_into(&mut cluster.key);
         cluster.spawn("keeper", &["keeper"]);
         if !options.without_workers {
             for stage in WORKERS {
@@ -265,12 +264,10 @@ impl Cluster {
                 }
             }
         };
-        match tokio::time::timeout(WAIT_MAX, search).await {
-            Ok(event) => event,
-            Err(_) => {
-                panic!("no {what} within {WAIT_MAX:?}; seen: {:#?}\n{}", kinds(&self.seen), self.logs())
-            }
-        }
+        let found = tokio::time::timeout(WAIT_MAX, search).await.ok();
+        found.unwrap_or_else(|| {
+            panic!("no {what} within {WAIT_MAX:?}; seen: {:#?}\n{}", kinds(&self.seen), self.logs())
+        })
     }
 
     /// Waits for `kind` of one medium.

@@ -106,7 +106,7 @@ async fn an_owner_sees_and_plays_only_its_own() {
     }
     let (status, problem) = ask(&cluster, &bob, Method::GET, "/v1/audit").await;
     assert_eq!((status, problem["code"].as_str()), (StatusCode::FORBIDDEN, Some("operators_only")));
-    for key in ["", "sg_00000000000000000000000000_00", "sg_x_y", &bob[..bob.len() - 1]] {
+    for key in ["", "sg_00000000000000000000000000_00", "sg_x_y", bob.strip_suffix(|_: char| true).unwrap()] {
         let (status, problem) = ask(&cluster, key, Method::GET, "/v1/media").await;
         assert_eq!(
             (status, problem["code"].as_str()),
@@ -141,7 +141,7 @@ async fn playback_speaks_ranges_and_tags_and_refuses_what_it_did_not_sign() {
     assert!(text(&cluster, session["dash_url"].as_str().unwrap()).await.contains("<MPD"));
 
     let token = session["token"].as_str().unwrap();
-    let other = format!("{}{}", if token.starts_with('A') { 'B' } else { 'A' }, &token[1..]);
+    let other = format!("{}{}", if token.starts_with('A') { 'B' } else { 'A' }, token.split_at(1).1);
     let elsewhere = "00000000000000000000000000";
     for (url, status) in [
         (segment.replace(token, &other), StatusCode::FORBIDDEN),

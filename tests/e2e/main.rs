@@ -1,5 +1,11 @@
 //! End to end: a real broker, a real store, the real binary, its media child, and clients that are not ours.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first thing that is not as it should be; only functions marked as tests are known as such"
+)]
+
 mod browser;
 mod contract;
 mod faults;

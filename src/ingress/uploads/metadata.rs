@@ -49,7 +49,7 @@ pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
         match key {
             "filename" | "name" if metadata.filename.is_none() => metadata.filename = clean_filename(&value),
             "filetype" | "type" if metadata.content_type.is_none() => {
-                metadata.content_type = clean_type(&value)
+                metadata.content_type = clean_type(&value);
             }
             _ => {}
         }

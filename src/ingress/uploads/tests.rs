@@ -32,7 +32,7 @@ struct Site {
     admin: Bus,
     store: store::Config,
     _folder: TempDir,
-    _s3: Option<S3>,
+    s3: Option<S3>,
     root: PathBuf,
     client: Client,
     tasks: JoinSet<()>,
@@ -77,7 +77,7 @@ impl Site {
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
         let client = Client::new();
-        Self { broker, admin, store, _folder: folder, _s3: s3, root, client, tasks: JoinSet::new() }
+        Self { broker, admin, store, _folder: folder, s3, root, client, tasks: JoinSet::new() }
     }
 
     async fn replica(&mut self, config: Config) -> Replica {
@@ -659,7 +659,7 @@ async fn deleting_frees_and_stops() {
             assert!(answer.headers().get("upload-offset").is_none());
         }
         assert!(!site.spool(&upload).exists());
-        if let Some(s3) = &site._s3 {
+        if let Some(s3) = &site.s3 {
             assert_eq!(s3.multipart_files().unwrap(), 0);
         }
         let ended = site.event::<Terminated>(&upload).await.unwrap();
@@ -837,7 +837,7 @@ async fn time_runs_out_for_open_uploads() {
         let expired = site.event::<Expired>(&upload).await.unwrap();
         assert_eq!(expired.offset_bytes, u64::try_from(6 * MIB).unwrap());
         assert!(!site.spool(&upload).exists());
-        if let Some(s3) = &site._s3 {
+        if let Some(s3) = &site.s3 {
             assert_eq!(s3.multipart_files().unwrap(), 0);
         }
         assert_eq!(complete.offset().await, 1, "a complete upload does not expire");
