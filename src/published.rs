@@ -403,7 +403,7 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
-        "kv.apikeys" | "kv.secrets" => (vec!["ingress"], vec!["ingress"]),
+        "kv.apikeys" | "kv.limits.uploads" | "kv.secrets" => (vec!["ingress"], vec!["ingress"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),

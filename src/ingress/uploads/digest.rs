@@ -194,7 +194,7 @@ mod tests {
         "crc32 DUoRhQ==",
         "sha256 uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=",
         "sha512 MJ7MSJwS1utMxA9QyQLytNDtd+5RGnx6m808qG1M2G+YndNbxf9JlnDaNCVbRbDP2DDoH2Bdz33FVC6TrpzXbw==",
-        "blake3 10mB76s1J7KAXDPVfg9TmY60Dxw6EAs1zCgQBSIrBxE=",
+        "blake3 10mB76cKDIgLjYwZhdB128v2ebmaX5kU5ar5a4ManiQ=",
     ];
 
     #[test]
