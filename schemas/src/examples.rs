@@ -599,7 +599,7 @@ mod tests {
             if name.ends_with(".answer") {
                 return;
             }
-            let mut rest = rmp_bytes.get(1..).unwrap().to_vec();
+            let mut rest = rmp_bytes[1..].to_vec();
             let fields = match rmp_bytes[0] {
                 head @ 0x80..=0x8e => head & 0x0f,
                 0xde => {
