@@ -68,7 +68,7 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when no server answers or the credentials are refused.
     pub async fn connect(config: &Config) -> Result<Self, Error> {
-        let (sender, connection) = watch::channel(Connection::default());
+        let (sender, mut connection) = watch::channel(Connection::default());
         let sender = Arc::new(sender);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
@@ -94,6 +94,9 @@ impl Bus {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::Invalid { what: format!("broker address: {source}") })?;
         let client = options.connect(addresses).await.map_err(Error::unavailable)?;
+        // The client tells of its first connection a moment later; whoever watches would take that for a reconnect.
+        let told = tokio::time::timeout(timeout, connection.wait_for(|c| c.epoch > 0)).await;
+        told.map_err(Error::unavailable)?.map_err(Error::unavailable)?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(timeout)
             .ack_timeout(timeout)

@@ -103,13 +103,9 @@ impl Folder {
         let mut keys = Vec::new();
         for role in Role::ALL {
             let stored = text.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
-            let pair = match stored {
-                Some(seed) => KeyPair::from_seed(seed.trim()).map_err(bad)?,
-                None => {
-                    fresh = true;
-                    KeyPair::new_user()
-                }
-            };
+            fresh |= stored.is_none();
+            let pair = stored.map_or_else(|| Ok(KeyPair::new_user()), |seed| KeyPair::from_seed(seed.trim()));
+            let pair = pair.map_err(bad)?;
             keys.push((role, pair.seed().map_err(bad)?, pair.public_key()));
         }
         if fresh {

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::jetstream::stream;
 use nats::{
-    Bus, Config, Role,
+    Bus, Config, Connection, Role,
     server::{self, Broker, Error},
     testing::TestBroker,
 };
@@ -52,6 +52,18 @@ async fn a_killed_server_comes_back_at_the_same_address_with_its_store() {
         crate::until("the connection is made again", || async { bus.is_up() }).await;
         assert_eq!(stored(broker.broker()).await, round);
         store(broker.broker()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_connection_is_no_reconnect() {
+    let broker = TestBroker::start_empty().await;
+    for _ in 0..20 {
+        let bus = broker.bus(Role::Audit).await;
+        let mut connection = bus.connection();
+        assert_eq!(*connection.borrow_and_update(), Connection { epoch: 1, up: true });
+        bus.context().query_account().await.unwrap();
+        assert!(!connection.has_changed().unwrap());
     }
 }
 
