@@ -24,6 +24,9 @@ use crate::spec::{AudioSpec, EncodeSpec, Output, StillsSpec};
 const PROGRAM: &str = "streamgate-media";
 
 /// Runs media tasks, each in a child process of its own. Cheap to share behind an `Arc`.
+///
+/// When a task returns, its child is gone, also when `cancel` fired. A task that is dropped instead kills its child and
+/// does not wait for it.
 #[derive(Debug)]
 pub struct Driver {
     config: Config,
@@ -128,17 +131,13 @@ impl Driver {
         out: Option<mpsc::Sender<Output>>,
         cancel: &CancellationToken,
     ) -> Result<Last, Fault> {
-        let work = async {
-            let _slot = self.slot().await?;
-            let session = self.spawn("run").await?;
-            session.run(Run { config: &self.config, source, task, out }).await
-        };
-        // The session is dropped with the future, and kills its process group then.
-        tokio::select! {
+        let _slot = tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(Fault::Cancelled),
-            ended = work => ended,
-        }
+            () = cancel.cancelled() => return Err(Fault::Cancelled),
+            slot = self.slot() => slot?,
+        };
+        let session = self.spawn("run").await?;
+        session.run(Run { config: &self.config, source, task, out, cancel }).await
     }
 
     async fn slot(&self) -> Result<SemaphorePermit<'_>, Fault> {

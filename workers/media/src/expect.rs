@@ -330,7 +330,7 @@ mod tests {
         })
     }
 
-    fn file(kind: &[u8; 4]) -> Bytes {
+    fn file(kind: &[u8]) -> Bytes {
         let mut bytes = vec![0, 0, 0, 16];
         bytes.extend_from_slice(kind);
         bytes.extend_from_slice(&[0; 8]);

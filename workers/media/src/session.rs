@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::Fault;
@@ -65,6 +66,7 @@ pub(crate) struct Run<'a> {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) task: Task,
     pub(crate) out: Option<mpsc::Sender<Output>>,
+    pub(crate) cancel: &'a CancellationToken,
 }
 
 impl Session {
@@ -109,6 +111,8 @@ impl Session {
             tokio::pin!(listen);
             loop {
                 tokio::select! {
+                    biased;
+                    () = run.cancel.cancelled() => break Err(Fault::Cancelled),
                     last = &mut listen => break last,
                     served = &mut serve, if is_serving => match served {
                         Ok(()) => is_serving = false,

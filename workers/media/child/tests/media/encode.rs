@@ -10,12 +10,16 @@ use crate::harness::{
 };
 
 /// Good enough to tell one step of brightness from the next.
-fn faithful(rung: Rung) -> Rung {
-    Rung { crf: 1.0, rate_bits_per_second_max: 500_000_000, buffer_bits: 500_000_000, level: 51, ..rung }
+fn faithful(mut rung: Rung) -> Rung {
+    rung.crf = 1.0;
+    rung.rate_bits_per_second_max = 500_000_000;
+    rung.buffer_bits = 500_000_000;
+    rung.level = 51;
+    rung
 }
 
 /// The first box of a type, looked for anywhere below the containers that matter here.
-fn find_box<'a>(file: &'a [u8], wanted: &[u8; 4]) -> Option<&'a [u8]> {
+fn find_box<'a>(file: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     let mut rest = file;
     while rest.len() >= 8 {
         let size = usize::try_from(u32::from_be_bytes(rest[..4].try_into().unwrap())).unwrap();
@@ -39,8 +43,8 @@ fn find_box<'a>(file: &'a [u8], wanted: &[u8; 4]) -> Option<&'a [u8]> {
     None
 }
 
-fn count_boxes(file: &[u8], wanted: &[u8; 4]) -> usize {
-    file.windows(4).filter(|kind| kind == wanted).count()
+fn count_boxes(file: &[u8], wanted: &[u8]) -> usize {
+    file.windows(4).filter(|kind| *kind == wanted).count()
 }
 
 /// The time a segment says it begins at.

@@ -109,7 +109,7 @@ fn containers_are_described_alike() {
             let video = stream.video.as_ref().unwrap();
             assert_eq!((stream.codec.as_str(), stream.packet_count), ("h264", 50), "{name}");
             assert_eq!((video.width, video.height, video.bit_depth), (320, 180, 8), "{name}");
-            assert_eq!(video.average_frame_rate.as_f64().round(), 25.0, "{name}");
+            assert!((video.average_frame_rate.as_f64() - 25.0).abs() < 0.5, "{name}");
             assert_eq!(video.frame_interval_us_usual, 40_000, "{name}");
             assert!(!video.is_variable_rate, "{name}");
             let lasts = stream.end_us.unwrap() - stream.start_us.unwrap();
