@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesOrdered};
+use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::FuturesOrdered};
 use media::{Output, Report};
 use nats::{Bus, Outbox};
 use schemas::{
@@ -59,19 +59,35 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Makes the part. Returns when the child is gone and every upload ended.
+    /// Makes the part. The child is gone when this returns, however it ends.
     pub(crate) async fn make(&self) -> Result<Ended, Error> {
         let plan = &self.job.plan;
         self.context.store.head(&plan.source_key).await?;
         let source = Object::new(self.context.store.clone(), plan.source_key.clone(), plan.source_bytes);
-        let mut control = self.context.bus.listen(subjects::control_job(self.job.job_id)).await?;
+        let control = self.context.bus.listen(subjects::control_job(self.job.job_id)).await?;
         let cancel = CancellationToken::new();
         let _stop_child = cancel.clone().drop_guard();
         let (sender, outputs) = mpsc::channel(OUTPUTS_QUEUED_MAX);
-        let child = self.child(Arc::new(source), sender, &cancel);
-        let collector = Collector::new(self).await;
-        let collect = collector.run(outputs);
-        tokio::pin!(child, collect);
+        let child = self.child(Arc::new(source), sender, &cancel).fuse();
+        tokio::pin!(child);
+        let ended = self.follow(child.as_mut(), outputs, control).await;
+        if !child.is_terminated() {
+            cancel.cancel();
+            // Why the work ended is known already.
+            drop(child.await);
+        }
+        ended
+    }
+
+    /// Takes what the child makes until all is stored, or until it is not wanted any more.
+    async fn follow(
+        &self,
+        mut child: impl FusedFuture<Output = Result<Report, Error>> + Unpin,
+        outputs: mpsc::Receiver<Output>,
+        mut control: impl Stream + Unpin,
+    ) -> Result<Ended, Error> {
+        let collect = Collector::new(self).await.run(outputs);
+        tokio::pin!(collect);
         let mut report = None;
         loop {
             tokio::select! {

@@ -167,7 +167,9 @@ impl Parts {
                 () = run.claim.lost().cancelled() => return Ok(Outcome::Lost),
                 ended = &mut finishing => {
                     ended?;
-                    return Ok(Outcome::Done);
+                    // It ends early when it finds the claim lost; the message is the new holder's then.
+                    let is_ours = !run.claim.lost().is_cancelled();
+                    return Ok(if is_ours { Outcome::Done } else { Outcome::Lost });
                 }
                 () = tokio::time::sleep(interval) => {
                     if encode::is_over(&self.context.bus, run.job).await? {

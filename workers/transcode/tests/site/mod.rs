@@ -383,7 +383,7 @@ impl Site {
             .objects(prefix)
             .await
             .keys()
-            .filter(|key| key.starts_with(&format!("{name}/")) && key.ends_with(".m4s"))
+            .filter_map(|key| key.strip_prefix(name)?.strip_prefix('/')?.strip_suffix(".m4s"))
             .count();
         self.decode_segments(prefix, name, count).await
     }
