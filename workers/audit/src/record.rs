@@ -1,6 +1,6 @@
 //! The pure core: an event becomes a line, a line is checked against the one before.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, io::Cursor};
 
 use data_encoding::{BASE64, HEXLOWER};
 use nats::reader::Entry;
@@ -190,11 +190,12 @@ pub(crate) fn timestamp(unix_ms: u64) -> String {
 
 /// MessagePack as JSON; bytes become base64 text.
 fn to_json(payload: &[u8]) -> Value {
-    let mut reader = rmp_serde::Deserializer::from_read_ref(payload);
+    let mut reader = rmp_serde::Deserializer::new(Cursor::new(payload));
     reader.set_max_depth(DEPTH_MAX);
     match Json::deserialize(&mut reader) {
-        Ok(Json(value)) => value,
-        Err(_) => serde_json::json!({ "undecodable_base64": BASE64.encode(payload) }),
+        // Bytes behind the value would be missing from the log.
+        Ok(Json(value)) if usize::try_from(reader.position()).ok() == Some(payload.len()) => value,
+        _ => serde_json::json!({ "undecodable_base64": BASE64.encode(payload) }),
     }
 }
 

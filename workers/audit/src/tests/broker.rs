@@ -1,0 +1,285 @@
+//! Appending and verifying on a real broker, with the rights of the audit role.
+
+use async_nats::jetstream::stream;
+use futures::StreamExt;
+use nats::{Bus, Role, Start, testing::TestBroker};
+use schemas::{audit::Record, headers, subjects};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Publisher, Stored, entry, log, soon};
+use crate::{Config, Error, Fault, Head, Query, Verdict, append, replay, verify};
+
+/// A writer at work without the lease, as one that lost it and has not noticed.
+struct Writer {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Writer {
+    async fn start(broker: &TestBroker, config: Config) -> Self {
+        let (bus, stop) = (broker.bus(Role::Audit).await, CancellationToken::new());
+        let held = stop.clone();
+        let task = tokio::spawn(async move { append::term(&bus, &config, &held).await });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> Result<(), Error> {
+        self.stop.cancel();
+        soon("the end of a term", self.task).await.unwrap()
+    }
+
+    /// Ends it wherever it is: nothing of it runs after this.
+    async fn crash(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+/// The stage in a process of its own.
+async fn stage(broker: &TestBroker, stop: &CancellationToken) -> JoinHandle<Result<(), Error>> {
+    let bus = broker.bus(Role::Audit).await;
+    tokio::spawn(crate::run(bus, Config::default(), stop.clone()))
+}
+
+/// Waits until record `n` is stored.
+async fn recorded(bus: &Bus, n: u64) {
+    let query = Query { from: Some(n), follow: true, ..Query::default() };
+    let mut lines = Box::pin(replay(bus, query).await.unwrap());
+    assert_eq!(soon("the record", lines.next()).await.unwrap().unwrap().n, n);
+}
+
+async fn lines(bus: &Bus) -> Vec<Vec<u8>> {
+    let lines = replay(bus, Query::default()).await.unwrap();
+    soon("the end of the replay", lines.map(|line| line.unwrap().line.to_vec()).collect()).await
+}
+
+/// Asserts that the log holds each of `events` events, once and in order, and that its chain is whole.
+async fn assert_complete(bus: &Bus, events: u64) {
+    let all = vec![subjects::EVENTS_ALL.to_owned()];
+    let mut reader = bus.reader(nats::reader::Config::new(subjects::EVENTS, all, Start::All)).await.unwrap();
+    assert_eq!(reader.pending_at_start(), events);
+    let lines = lines(bus).await;
+    for (n, line) in (1..).zip(&lines) {
+        let record: Record = serde_json::from_slice(line).unwrap();
+        let event = soon("the event", reader.next()).await.unwrap();
+        let id = event.headers.get_last(headers::ID).unwrap().as_str();
+        assert_eq!((record.n, record.source.sequence, record.source.id.as_str()), (n, event.sequence, id));
+        assert_eq!((&record.subject, record.owner.as_deref()), (&event.subject, Some("ann")));
+    }
+    assert_eq!(u64::try_from(lines.len()).unwrap(), events);
+    let head = Head::at(events, lines.last().unwrap()).unwrap();
+    assert_eq!(verify(bus).await.unwrap(), Verdict::Sound { head, events_missing: 0 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_event_is_recorded_once_and_in_order() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    publisher.publish(10).await;
+    let stop = CancellationToken::new();
+    let stage = stage(&broker, &stop).await;
+    publisher.publish(10).await;
+    recorded(&bus, publisher.events()).await;
+    stop.cancel();
+    soon("the end of the stage", stage).await.unwrap().unwrap();
+    assert_complete(&bus, publisher.events()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_whose_confirmation_was_never_read_are_not_doubled() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    publisher.publish(3).await;
+    let all = vec![subjects::EVENTS_ALL.to_owned()];
+    let mut events = bus.reader(nats::reader::Config::new(subjects::EVENTS, all, Start::All)).await.unwrap();
+    let mut head = Head::empty();
+    for _ in 0..3 {
+        let line = head.follow(&events.next().await.unwrap(), 10_000).unwrap();
+        head = line.head;
+        drop(bus.context().publish(line.subject, line.bytes.into()).await.unwrap());
+    }
+    let writer = Writer::start(&broker, Config::default()).await;
+    recorded(&bus, publisher.events()).await;
+    writer.stop().await.unwrap();
+    assert_complete(&bus, publisher.events()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_that_crash_with_records_in_flight_leave_a_whole_log() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    for round in 1..=8 {
+        let next = publisher.events() + round % 5 + 1;
+        publisher.publish(6).await;
+        let in_flight_max = usize::try_from(round).unwrap();
+        let writer = Writer::start(&broker, Config { in_flight_max, ..Config::default() }).await;
+        recorded(&bus, next).await;
+        writer.crash().await;
+    }
+    let writer = Writer::start(&broker, Config::default()).await;
+    recorded(&bus, publisher.events()).await;
+    writer.stop().await.unwrap();
+    assert_complete(&bus, publisher.events()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_goes_on_after_the_broker_was_killed() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    let stop = CancellationToken::new();
+    let stage = stage(&broker, &stop).await;
+    for _ in 0..2 {
+        let first = publisher.events() + 1;
+        publisher.publish(10).await;
+        recorded(&bus, first).await;
+        broker.kill().await;
+        recorded(&bus, publisher.events()).await;
+    }
+    stop.cancel();
+    soon("the end of the stage", stage).await.unwrap().unwrap();
+    assert_complete(&bus, publisher.events()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_writers_the_displaced_one_ends_and_writes_nothing() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    let mut one = Writer::start(&broker, Config::default()).await;
+    let mut two = Writer::start(&broker, Config::default()).await;
+    let (displaced, left) = soon("a displaced writer", async {
+        loop {
+            publisher.publish(1).await;
+            recorded(&bus, publisher.events()).await;
+            tokio::select! {
+                biased;
+                ended = &mut one.task => return (ended.unwrap(), two),
+                ended = &mut two.task => return (ended.unwrap(), one),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    })
+    .await;
+    assert!(matches!(displaced, Err(Error::Fenced { .. })), "{displaced:?}");
+    publisher.publish(5).await;
+    recorded(&bus, publisher.events()).await;
+    left.stop().await.unwrap();
+    assert_complete(&bus, publisher.events()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_takes_over_from_one_that_crashed() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    let stop = CancellationToken::new();
+    let first = stage(&broker, &stop).await;
+    publisher.publish(2).await;
+    recorded(&bus, publisher.events()).await;
+    let second = stage(&broker, &stop).await;
+    publisher.publish(2).await;
+    recorded(&bus, publisher.events()).await;
+    first.abort();
+    publisher.publish(2).await;
+    recorded(&bus, publisher.events()).await;
+    stop.cancel();
+    soon("the end of the stage", second).await.unwrap().unwrap();
+    assert_complete(&bus, publisher.events()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_other_events_is_not_gone_on_with() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    publisher.publish(1).await;
+    let line = Head::empty().follow(&entry(5, "evt.media.stored.m1", vec![0xC0]), 10_000).unwrap();
+    bus.context().publish(line.subject, line.bytes.clone().into()).await.unwrap().await.unwrap();
+    let ended = Writer::start(&broker, Config::default()).await.stop().await;
+    assert!(matches!(ended, Err(Error::SourceReset { events_last: 2, audited: 5 })), "{ended:?}");
+    bus.context().publish("audit.media.stored", "noise".into()).await.unwrap().await.unwrap();
+    let ended = Writer::start(&broker, Config::default()).await.stop().await;
+    assert!(matches!(ended, Err(Error::Malformed { n: 2, .. })), "{ended:?}");
+    assert_eq!(lines(&bus).await, [line.bytes, b"noise".to_vec()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn even_operations_can_remove_nothing() {
+    let broker = TestBroker::start().await;
+    let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
+    publisher.publish(1).await;
+    let writer = Writer::start(&broker, Config::default()).await;
+    recorded(&bus, publisher.events()).await;
+    writer.stop().await.unwrap();
+    let admin = broker.bus(Role::Admin).await;
+    let audit = admin.context().get_stream(subjects::AUDIT).await.unwrap();
+    assert!(audit.delete_message(1).await.is_err());
+    assert!(audit.purge().await.is_err());
+    assert_complete(&bus, publisher.events()).await;
+}
+
+/// A log as somebody may have restored it: stored again without the guards of the topology, and then without `removed`.
+async fn restored(admin: &Bus, log: &[Stored], removed: &[u64]) {
+    let context = admin.context();
+    if context.get_stream(subjects::AUDIT).await.is_ok() {
+        context.delete_stream(subjects::AUDIT).await.unwrap();
+    }
+    let config = stream::Config {
+        name: subjects::AUDIT.into(),
+        subjects: vec![subjects::AUDIT_ALL.into()],
+        ..stream::Config::default()
+    };
+    let audit = context.create_stream(config).await.unwrap();
+    for stored in log {
+        let sent = context.publish(stored.subject.clone(), stored.line.clone().into()).await.unwrap();
+        sent.await.unwrap();
+    }
+    for n in removed {
+        audit.delete_message(*n).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_tampered_with_is_broken_where_it_was() {
+    let broker = TestBroker::start_empty().await;
+    let (bus, admin) = (broker.bus(Role::Audit).await, broker.bus(Role::Admin).await);
+    let whole = log(6);
+    restored(&admin, &whole, &[]).await;
+    let head = Head::at(6, &whole[5].line).unwrap();
+    assert_eq!(verify(&bus).await.unwrap(), Verdict::Sound { head, events_missing: 0 });
+
+    for (removed, bad, fault) in
+        [(vec![1, 2], 3, Fault::Missing { from: 1, to: 2 }), (vec![4], 5, Fault::Missing { from: 4, to: 4 })]
+    {
+        restored(&admin, &whole, &removed).await;
+        assert_eq!(verify(&bus).await.unwrap(), Verdict::Broken { n: bad, fault });
+    }
+
+    let mut closed_up = whole.clone();
+    closed_up.remove(2);
+    restored(&admin, &closed_up, &[]).await;
+    assert_eq!(verify(&bus).await.unwrap(), Verdict::Broken { n: 3, fault: Fault::Number { found: 4 } });
+
+    let mut changed = whole.clone();
+    let text = String::from_utf8(changed[2].line.clone()).unwrap();
+    changed[2].line = text.replace("\"entity_id\":\"m3\"", "\"entity_id\":\"m9\"").into_bytes();
+    assert_ne!(changed, whole);
+    restored(&admin, &changed, &[]).await;
+    let expected = Head::at(3, &changed[2].line).unwrap().hash;
+    let found = Head::at(3, &whole[2].line).unwrap().hash;
+    let fault = Fault::Chain { expected, found };
+    assert_eq!(verify(&bus).await.unwrap(), Verdict::Broken { n: 4, fault });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_left_before_they_were_recorded_are_counted() {
+    let broker = TestBroker::start_empty().await;
+    let (bus, admin) = (broker.bus(Role::Audit).await, broker.bus(Role::Admin).await);
+    let mut head = Head::empty();
+    let mut gaps = Vec::new();
+    for sequence in [2, 3, 6] {
+        let line = head.follow(&entry(sequence, "evt.media.stored.m1", vec![0xC0]), 10_000).unwrap();
+        head = line.head;
+        gaps.push(Stored { subject: line.subject, line: line.bytes });
+    }
+    restored(&admin, &gaps, &[]).await;
+    assert_eq!(verify(&bus).await.unwrap(), Verdict::Sound { head, events_missing: 3 });
+}

@@ -1,0 +1,102 @@
+mod broker;
+mod core;
+mod replay;
+
+use std::{future::Future, time::Duration};
+
+use nats::{Bus, Held, Outbox, Role, reader::Entry, testing::TestBroker};
+use schemas::{
+    document,
+    ids::{MediaId, UploadId},
+    upload::{Created, Terminated},
+};
+use tokio::time::timeout;
+
+use crate::Head;
+
+/// Longest wait for anything; many times what it takes.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for `future`, which must not take for ever.
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what} did not happen"))
+}
+
+/// One line of a log as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    pub(crate) line: Vec<u8>,
+}
+
+/// An event as a reader gives it.
+pub(crate) fn entry(sequence: u64, subject: &str, payload: Vec<u8>) -> Entry {
+    Entry {
+        sequence,
+        subject: subject.into(),
+        headers: async_nats::HeaderMap::new(),
+        payload: payload.into(),
+        stored_at_ms: 1_700_000_000_000 + sequence,
+        pending: 0,
+    }
+}
+
+/// The lines that record events 1 to `count`.
+pub(crate) fn log(count: u64) -> Vec<Stored> {
+    let mut head = Head::empty();
+    (1..=count)
+        .map(|sequence| {
+            let payload = nats::encode("payload", &sequence).unwrap();
+            let verb = if sequence % 2 == 0 { "ready" } else { "stored" };
+            let event = entry(sequence, &format!("evt.media.{verb}.m{sequence}"), payload);
+            let line = head.follow(&event, 10_000).unwrap();
+            head = line.head;
+            Stored { subject: line.subject, line: line.bytes }
+        })
+        .collect()
+}
+
+/// Publishes events as the ingress does: with the records that cause them.
+pub(crate) struct Publisher {
+    bus: Bus,
+    count: u8,
+}
+
+impl Publisher {
+    pub(crate) async fn new(broker: &TestBroker) -> Self {
+        Self { bus: broker.bus(Role::Ingress).await, count: 0 }
+    }
+
+    /// Publishes `media` times two events: `upload.created`, then `upload.terminated`.
+    pub(crate) async fn publish(&mut self, media: u8) {
+        for _ in 0..media {
+            self.count += 1;
+            let media_id = MediaId::from_bytes([self.count; 16]);
+            let upload_id = UploadId::from_bytes([self.count; 16]);
+            let record = document::Record {
+                media_id,
+                owner: "ann".into(),
+                title: "clip".into(),
+                created_at_ms: 1,
+                changed_at_ms: 1,
+            };
+            let created = Created {
+                upload_id,
+                media_id,
+                owner: "ann".into(),
+                length_bytes: Some(7),
+                filename: Some("film \u{1f39e}\n\".mp4".into()),
+                expires_at_ms: 2,
+            };
+            let terminated =
+                Terminated { upload_id, media_id, owner: "ann".into(), offset_bytes: 3, code: None };
+            let outbox = Outbox::new().event(&created).event(&terminated);
+            self.bus.commit(&mut Held::new(record), outbox).await.unwrap();
+        }
+    }
+
+    /// Events published so far.
+    pub(crate) fn events(&self) -> u64 {
+        u64::from(self.count) * 2
+    }
+}
