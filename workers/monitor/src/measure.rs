@@ -1,6 +1,10 @@
 //! The pure core: what a subject and a consumer's state amount to.
 
+use std::collections::BTreeMap;
+
 use schemas::subjects::{self, ADVISORY_PREFIX};
+
+use crate::metrics::OTHER;
 
 /// Kinds of advisories that are counted by name.
 pub(crate) const ADVISORIES: [&str; 16] = [
@@ -51,6 +55,16 @@ pub(crate) fn advisory_kind(subject: &str) -> String {
 /// Stage of a dead letter.
 pub(crate) fn dead_stage(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// At most `max` counts, [`OTHER`] among them, which holds what the rest amounts to; the first names in order are kept.
+pub(crate) fn bounded(counts: BTreeMap<String, u64>, max: usize) -> BTreeMap<String, u64> {
+    let mut named = BTreeMap::from([(OTHER.to_owned(), 0)]);
+    for (name, count) in counts {
+        let is_named = named.contains_key(&name) || named.len() < max;
+        *named.entry(if is_named { name } else { OTHER.to_owned() }).or_default() += count;
+    }
+    named
 }
 
 /// Share of a limit that is used, from 0; 0 without a limit.

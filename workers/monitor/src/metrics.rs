@@ -374,7 +374,7 @@ impl Inner {
             self.durables.remove(gone);
         }
         for stage in before.dead_letters.keys().filter(|stage| !now.dead_letters.contains_key(*stage)) {
-            self.dead.get_or_create(&[("stage", stage.clone())]).set(0);
+            self.dead.remove(&[("stage", stage.clone())]);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Metrics, measure,
-    metrics::{Durable, OTHER, Stream},
+    metrics::{Durable, Stream},
 };
 
 /// What one poll found.
@@ -158,13 +158,12 @@ impl Poll<'_> {
         let stream =
             self.bus.context().get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
         let mut subjects = stream.info_with_subjects(subjects::DEAD_ALL).await.map_err(Error::unavailable)?;
-        let mut letters = BTreeMap::from([(OTHER.to_owned(), 0)]);
+        let mut stages = BTreeMap::<String, u64>::new();
         while let Some(found) = subjects.next().await {
             let (subject, count) = found.map_err(Error::unavailable)?;
-            let stage = measure::dead_stage(&subject);
-            let named = letters.contains_key(stage) || letters.len() < self.config.dead_stages_max;
-            *letters.entry(if named { stage } else { OTHER }.to_owned()).or_default() += count as u64;
+            *stages.entry(measure::dead_stage(&subject).to_owned()).or_default() += count as u64;
         }
+        let letters = measure::bounded(stages, self.config.dead_stages_max);
         memory.dead = Some((ends, letters.clone()));
         Ok(letters)
     }

@@ -1,0 +1,260 @@
+//! Counting and exporting, without a broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::{
+    ids::{JobId, MediaId},
+    job::Succeeded,
+    subjects,
+};
+
+use super::{exported, value};
+use crate::{Durable, Metrics, RULES, Stream, measure, metrics::OTHER, poll::Polled};
+
+fn stream(name: &str, last_sequence: u64) -> Stream {
+    Stream {
+        stream: name.into(),
+        messages: last_sequence,
+        size_bytes: 50,
+        limit_bytes: Some(100),
+        fill_ratio: 0.5,
+        first_sequence: 1,
+        last_sequence,
+    }
+}
+
+fn durable(name: &str) -> Durable {
+    Durable {
+        stream: "EVENTS".into(),
+        durable: name.into(),
+        pending: 3,
+        unacknowledged: 2,
+        redelivered: 1,
+        waiting_pulls: 4,
+        oldest_age_seconds: 1.5,
+    }
+}
+
+fn polled(last_sequence: u64) -> Polled {
+    Polled {
+        streams: vec![stream("EVENTS", last_sequence)],
+        durables: vec![durable("upload")],
+        dead_letters: BTreeMap::from([(OTHER.to_owned(), 0), ("upload".to_owned(), 2)]),
+        audit_lag_events: 7,
+        audit_lag_seconds: 2.5,
+    }
+}
+
+fn succeeded() -> (String, Vec<u8>) {
+    let event = Succeeded {
+        job_id: JobId::from_bytes([1; 16]),
+        media_id: MediaId::from_bytes([2; 16]),
+        owner: "ann".into(),
+        kind: "transcode".into(),
+        wall_ms: 6_000,
+        cpu_ms: 9_000,
+    };
+    (subjects::event(&event), nats::encode("event", &event).unwrap())
+}
+
+#[test]
+fn a_fresh_monitor_exports_valid_text_with_all_counters_at_zero() {
+    let series = exported(&Metrics::new());
+    assert!(series.values().all(|value| *value == 0.0), "{series:?}");
+    for (name, label) in [
+        ("streamgate_bus_messages", "class=event"),
+        ("streamgate_events", "type=media.ready"),
+        ("streamgate_events", "type=job.failed"),
+        ("streamgate_queued_tasks", "kind=transcode"),
+        ("streamgate_advisories", "kind=stream_quorum_lost"),
+        ("streamgate_polls", "result=failed"),
+        ("streamgate_dead_letter_messages", "stage=other"),
+    ] {
+        assert!(series.contains_key(&(name.into(), vec![label.into()])), "{name} {label}");
+    }
+}
+
+#[test]
+fn what_is_heard_is_counted_by_class_and_type() {
+    let metrics = Metrics::new();
+    for (subject, payload) in [
+        ("evt.media.stored.m1", "12345"),
+        ("evt.media.stored.m2", "123"),
+        ("evt.job.failed.j1", ""),
+        ("job.transcode.p1.j1.v0", "1"),
+        ("$KV.media.m1", "1"),
+        ("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS.upload", "{}"),
+        ("$JS.EVENT.ADVISORY.API", "{}"),
+        ("something", "1"),
+    ] {
+        metrics.heard(subject, payload.as_bytes());
+    }
+    for (name, label, wanted) in [
+        ("streamgate_bus_messages", "class=event", 3.0),
+        ("streamgate_bus_payload_bytes", "class=event", 8.0),
+        ("streamgate_bus_messages", "class=task", 1.0),
+        ("streamgate_bus_messages", "class=record", 1.0),
+        ("streamgate_bus_messages", "class=advisory", 2.0),
+        ("streamgate_bus_messages", "class=other", 1.0),
+        ("streamgate_events", "type=media.stored", 2.0),
+        ("streamgate_events", "type=job.failed", 1.0),
+        ("streamgate_queued_tasks", "kind=transcode", 1.0),
+        ("streamgate_advisories", "kind=consumer_max_deliveries", 1.0),
+        ("streamgate_advisories", "kind=api", 1.0),
+    ] {
+        assert_eq!(value(&metrics, name, &[label]), Some(wanted), "{name} {label}");
+    }
+    let snapshot = metrics.snapshot();
+    assert_eq!(snapshot.events_by_type["media.stored"], 2);
+    assert_eq!((snapshot.messages_by_class["event"], snapshot.advisories_by_kind["api"]), (3, 1));
+}
+
+#[test]
+fn no_subject_adds_a_series() {
+    let metrics = Metrics::new();
+    let before: BTreeSet<_> = exported(&metrics).into_keys().collect();
+    for n in 0..1_000 {
+        for subject in [
+            format!("evt.media.verb{n}.m"),
+            format!("evt.x{n}"),
+            format!("evt.a.b.c.{n}"),
+            format!("job.kind{n}.p0.j.v"),
+            format!("job.{n}"),
+            format!("dead.stage{n}.x"),
+            format!("$JS.EVENT.ADVISORY.KIND{n}.X"),
+            "$JS.EVENT.ADVISORY.".into(),
+            format!("\"\n{n}\\"),
+            format!("class{n}"),
+        ] {
+            metrics.heard(&subject, b"");
+        }
+    }
+    assert_eq!(exported(&metrics).into_keys().collect::<BTreeSet<_>>(), before);
+    assert_eq!(value(&metrics, "streamgate_events", &["type=other"]), Some(3_000.0));
+    assert_eq!(value(&metrics, "streamgate_queued_tasks", &["kind=other"]), Some(2_000.0));
+    assert_eq!(value(&metrics, "streamgate_advisories", &["kind=other"]), Some(2_000.0));
+}
+
+#[test]
+fn the_durations_of_jobs_are_observed_once_each_and_nonsense_is_not() {
+    let metrics = Metrics::new();
+    let (subject, payload) = succeeded();
+    metrics.heard(&subject, &payload);
+    metrics.heard(&subject, b"nonsense");
+    metrics.heard("evt.job.failed.j1", &payload);
+    assert_eq!(value(&metrics, "streamgate_job_wall_seconds", &[]), Some(1.0));
+    assert_eq!(value(&metrics, "streamgate_job_cpu_seconds", &[]), Some(1.0));
+    let text = metrics.encode();
+    assert!(text.contains("streamgate_job_wall_seconds_sum 6.0"), "{text}");
+    assert!(text.contains("streamgate_job_cpu_seconds_sum 9.0"), "{text}");
+}
+
+#[test]
+fn what_a_poll_found_is_exported() {
+    let metrics = Metrics::new();
+    metrics.polled(polled(10), 4, 1_700_000_000_500);
+    let durable = ["durable=upload", "stream=EVENTS"];
+    for (name, labels, wanted) in [
+        ("streamgate_broker_up", &[][..], 1.0),
+        ("streamgate_poll_timestamp_seconds", &[], 1_700_000_000.5),
+        ("streamgate_polls", &["result=answered"], 1.0),
+        ("streamgate_dropped_messages", &[], 4.0),
+        ("streamgate_stream_appends", &["stream=EVENTS"], 10.0),
+        ("streamgate_stream_messages", &["stream=EVENTS"], 10.0),
+        ("streamgate_stream_bytes", &["stream=EVENTS"], 50.0),
+        ("streamgate_stream_limit_bytes", &["stream=EVENTS"], 100.0),
+        ("streamgate_stream_fill_ratio", &["stream=EVENTS"], 0.5),
+        ("streamgate_durable_pending_messages", &durable, 3.0),
+        ("streamgate_durable_unacknowledged_messages", &durable, 2.0),
+        ("streamgate_durable_redelivered_messages", &durable, 1.0),
+        ("streamgate_durable_waiting_pulls", &durable, 4.0),
+        ("streamgate_durable_oldest_age_seconds", &durable, 1.5),
+        ("streamgate_dead_letter_messages", &["stage=upload"], 2.0),
+        ("streamgate_audit_lag_events", &[], 7.0),
+        ("streamgate_audit_lag_seconds", &[], 2.5),
+    ] {
+        assert_eq!(value(&metrics, name, labels), Some(wanted), "{name} {labels:?}");
+    }
+    metrics.poll_failed();
+    assert_eq!(value(&metrics, "streamgate_broker_up", &[]), Some(0.0));
+    assert_eq!(value(&metrics, "streamgate_polls", &["result=failed"]), Some(1.0));
+    let snapshot = metrics.snapshot();
+    assert!(!snapshot.broker_up);
+    assert_eq!(snapshot.polled_at_ms, 1_700_000_000_500, "what was found last is still told, with its time");
+}
+
+#[test]
+fn appends_only_grow_even_when_a_stream_is_made_anew() {
+    let metrics = Metrics::new();
+    for (last_sequence, wanted) in [(10, 10.0), (10, 10.0), (14, 14.0), (3, 17.0), (5, 19.0)] {
+        metrics.polled(polled(last_sequence), 0, 1);
+        assert_eq!(value(&metrics, "streamgate_stream_appends", &["stream=EVENTS"]), Some(wanted));
+    }
+}
+
+#[test]
+fn what_is_gone_is_not_exported_any_more() {
+    let metrics = Metrics::new();
+    metrics.polled(Polled::default(), 0, 1);
+    let before: BTreeSet<_> = exported(&metrics).into_keys().collect();
+    metrics.polled(polled(10), 0, 2);
+    assert!(exported(&metrics).len() > before.len());
+    metrics.polled(Polled::default(), 0, 3);
+    let mut after: BTreeSet<_> = exported(&metrics).into_keys().collect();
+    let other = ("streamgate_dead_letter_messages".to_owned(), vec!["stage=other".to_owned()]);
+    after.insert(other);
+    assert_eq!(after, before);
+}
+
+#[test]
+fn the_alert_rules_ask_for_what_is_exported() {
+    let metrics = Metrics::new();
+    metrics.polled(polled(10), 0, 1);
+    let series = exported(&metrics);
+    let names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
+    let mut seen = 0;
+    for expression in RULES.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for name in expression.split(|c| !is_name(c)).filter(|word| word.starts_with("streamgate_")) {
+            assert!(names.contains(name.trim_end_matches("_total")), "{expression}");
+            seen += 1;
+        }
+        for (label, values) in [("type", r#"type=""#), ("kind", r#"kind=~""#)] {
+            let Some(wanted) = expression.split_once(values).and_then(|(_, rest)| rest.split('"').next())
+            else {
+                continue;
+            };
+            for one in wanted.split('|') {
+                let is_there = |labels: &[String]| labels.contains(&format!("{label}={one}"));
+                assert!(series.keys().any(|(_, labels)| is_there(labels)), "{expression}: {one}");
+            }
+        }
+    }
+    assert!(seen >= RULES.matches("alert:").count());
+}
+
+#[test]
+fn counts_are_bounded_and_lose_nothing() {
+    let counts = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
+    let of = |names: &[&str], max| -> Vec<(String, u64)> {
+        measure::bounded(counts(names), max).into_iter().collect()
+    };
+    let named = |pairs: &[(&str, u64)]| -> Vec<(String, u64)> {
+        pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    };
+    assert_eq!(of(&[], 3), named(&[("other", 0)]));
+    assert_eq!(of(&["a", "b"], 3), named(&[("a", 1), ("b", 1), ("other", 0)]));
+    assert_eq!(of(&["a", "b", "c", "d"], 3), named(&[("a", 1), ("b", 1), ("other", 2)]));
+    assert_eq!(of(&["a", "other", "z"], 2), named(&[("a", 1), ("other", 2)]));
+    assert_eq!(of(&["a"], 0), named(&[("other", 1)]));
+}
+
+#[test]
+fn ages_and_shares_are_never_negative_or_endless() {
+    for (now_ms, stored_at_ms, wanted) in [(2_500, 1_000, 1.5), (1_000, 1_000, 0.0), (1_000, 2_000, 0.0)] {
+        assert!((measure::age_seconds(now_ms, stored_at_ms) - wanted).abs() < f64::EPSILON);
+    }
+    for (used, limit, wanted) in [(5, Some(10), 0.5), (5, Some(0), 0.0), (5, None, 0.0)] {
+        assert!((measure::fill_ratio(used, limit) - wanted).abs() < f64::EPSILON);
+    }
+}
