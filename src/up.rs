@@ -15,6 +15,9 @@ use crate::{
 /// File in the data folder that holds the first API key, mode 0600.
 pub const KEY_FILE: &str = "api-key";
 
+/// Folder in the data folder that belongs to the embedded broker.
+pub const BROKER_FOLDER: &str = "nats";
+
 /// What a person needs once everything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
@@ -36,7 +39,7 @@ pub async fn run(
     let data_dir = config.data_dir();
     std::fs::create_dir_all(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
     let broker = if config.broker.urls.is_empty() {
-        let settings = server::Config { data_dir: data_dir.join("nats"), ..server::Config::default() };
+        let settings = server::Config { data_dir: data_dir.join(BROKER_FOLDER), ..server::Config::default() };
         Some(server::Broker::start(settings).await.context("the embedded broker")?)
     } else {
         None

@@ -1,5 +1,7 @@
 //! Dead letters: listing, reading and sending them again. Only the CLI uses this, with the admin role.
 
+use std::collections::HashMap;
+
 use async_nats::{HeaderMap, jetstream::message::StreamMessage};
 use schemas::subjects;
 
@@ -17,6 +19,9 @@ pub const CODE: &str = "sg-dead-code";
 pub const REASON: &str = "sg-dead-reason";
 /// Header: tries before it was given up.
 pub const ATTEMPTS: &str = "sg-dead-attempts";
+
+/// In place of a stage: marks that say which letters were sent again. A letter itself never changes.
+const REDRIVEN: &str = "redriven";
 
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub struct Letter {
     pub attempts: String,
     /// Unix time in milliseconds at which it was given up.
     pub buried_at_ms: u64,
+    /// Unix time in milliseconds at which it was last sent again; `None` when it never was.
+    pub redriven_at_ms: Option<u64>,
     /// The payload as it was.
     pub payload: Vec<u8>,
 }
@@ -52,6 +59,7 @@ fn letter(sequence: u64, subject: &str, headers: &HeaderMap, payload: &[u8], bur
         reason: text(REASON),
         attempts: text(ATTEMPTS),
         buried_at_ms,
+        redriven_at_ms: None,
         payload: payload.to_vec(),
     }
 }
@@ -62,22 +70,53 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when the broker does not answer.
     pub async fn dead_letters(&self, count_max: usize) -> Result<Vec<Letter>, Error> {
-        let mut reader =
-            self.reader(reader::Config::new(subjects::DEAD, vec!["dead.>".into()], Start::All)).await?;
+        self.dead_letters_where(count_max, |_| true).await
+    }
+
+    /// The dead letters that `wanted` takes, oldest first, at most `count_max`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker does not answer.
+    pub async fn dead_letters_where(
+        &self,
+        count_max: usize,
+        wanted: impl Fn(&Letter) -> bool,
+    ) -> Result<Vec<Letter>, Error> {
+        let marks = self.redriven().await?;
+        let mut reader = self.dead_reader(subjects::DEAD_ALL.to_owned()).await?;
         let mut letters = Vec::new();
         let mut left = reader.pending_at_start();
         while left > 0 && letters.len() < count_max {
             let entry = reader.next().await?;
             left = entry.pending;
-            letters.push(letter(
-                entry.sequence,
-                &entry.subject,
-                &entry.headers,
-                &entry.payload,
-                entry.stored_at_ms,
-            ));
+            let found =
+                letter(entry.sequence, &entry.subject, &entry.headers, &entry.payload, entry.stored_at_ms);
+            let found = Letter { redriven_at_ms: marks.get(&entry.sequence).copied(), ..found };
+            if found.stage != REDRIVEN && wanted(&found) {
+                letters.push(found);
+            }
         }
         Ok(letters)
+    }
+
+    /// When letters were last sent again, by their sequences.
+    async fn redriven(&self) -> Result<HashMap<u64, u64>, Error> {
+        let mut reader = self.dead_reader(subjects::dead_of(REDRIVEN)).await?;
+        let mut marks = HashMap::new();
+        let mut left = reader.pending_at_start();
+        while left > 0 {
+            let entry = reader.next().await?;
+            left = entry.pending;
+            let sequence = entry.headers.get_last(SEQUENCE).and_then(|value| value.as_str().parse().ok());
+            if let Some(sequence) = sequence {
+                marks.insert(sequence, entry.stored_at_ms);
+            }
+        }
+        Ok(marks)
+    }
+
+    async fn dead_reader(&self, filter: String) -> Result<reader::Reader, Error> {
+        self.reader(reader::Config::new(subjects::DEAD, vec![filter], Start::All)).await
     }
 
     async fn dead_raw(&self, sequence: u64) -> Result<StreamMessage, Error> {
@@ -95,10 +134,12 @@ impl Bus {
     pub async fn dead_letter(&self, sequence: u64) -> Result<Letter, Error> {
         let raw = self.dead_raw(sequence).await?;
         let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        Ok(letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms))
+        let found = letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
+        Ok(Letter { redriven_at_ms: self.redriven().await?.get(&sequence).copied(), ..found })
     }
 
-    /// Sends a dead letter again: work goes back to its queue, an event is handed to its durable once more.
+    /// Sends a dead letter again: work goes back to its queue, an event is handed to its durable once more. Then a mark says
+    /// so; a crash in between leaves a letter that may be sent twice, which its stage has to bear anyway.
     ///
     /// # Errors
     /// [`Error::Refused`] when there is none with that sequence.
@@ -115,6 +156,11 @@ impl Bus {
             }
         }
         let id = format!("redrive.{sequence}.{}", crate::now_ms());
-        self.publish_raw(&letter.stream, &letter.subject, &id, headers, letter.payload).await
+        let sent = self.publish_raw(&letter.stream, &letter.subject, &id, headers, letter.payload).await?;
+        let mut mark = HeaderMap::new();
+        mark.insert(SEQUENCE, sequence.to_string().as_str());
+        let subject = subjects::dead(REDRIVEN, subjects::DEAD, sequence);
+        self.publish_raw(subjects::DEAD, &subject, &format!("mark.{id}"), mark, Vec::new()).await?;
+        Ok(sent)
     }
 }

@@ -363,7 +363,7 @@ fn job_record() -> job::Record {
         encode: 1,
         prefix: keys::encode(MEDIA, 1, OPTIONS_DIGEST),
         plan: plan(),
-        parts: vec![text("a0"), text("v0000"), text("v0001")],
+        parts: vec![text("a0"), text("v0000"), text("v0001"), text("finish")],
         code: None,
         detail: None,
         created_at_ms: MADE_AT_MS + 1_000,

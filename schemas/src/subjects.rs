@@ -64,6 +64,11 @@ pub fn dead(stage: &str, stream: &str, sequence: u64) -> String {
     format!("dead.{stage}.{stream}-{sequence}")
 }
 
+/// Filter for the dead letters of one stage.
+pub fn dead_of(stage: &str) -> String {
+    format!("dead.{stage}.>")
+}
+
 /// Audit record of one event class and action.
 pub fn audit(class: &str, action: &str) -> String {
     format!("audit.{class}.{action}")

@@ -8,8 +8,8 @@ use std::{
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, JobsCommand, MediaCommand,
-    NatsCommand, SchemasCommand, ServerArgs, serve,
+    AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, ServerArgs,
+    audit_log, broker, contract, dead, demo, doctor, list, out, serve, settings, topology, upload, watch,
 };
 use crate::{
     config::{self, Config},
@@ -30,7 +30,7 @@ pub enum Ended {
 pub async fn dispatch(cli: Cli) -> ExitCode {
     let filter = cli.global.log.clone().unwrap_or_else(|| log_level(&cli.command).to_owned());
     let done = match telemetry::init(cli.global.log_format, &filter) {
-        Ok(()) => execute(&cli.global, cli.command).await,
+        Ok(()) => Box::pin(execute(&cli.global, cli.command)).await,
         Err(error) => Err(config::Error::Invalid { key: "log", reason: format!("{error:#}") }.into()),
     };
     let status = match done {
@@ -70,12 +70,64 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
     let as_json = global.json;
     match command {
         Command::Up(args) => serve::everything(load(global, &args)?, as_json).await?,
+        Command::Demo(args) => return Box::pin(demo::run(global, args)).await,
         Command::Ingress(args) => serve::role(load(global, &args)?, Kind::Ingress, as_json).await?,
         Command::Worker(worker) => {
             serve::role(load(global, &worker.server)?, worker.stage.into(), as_json).await?;
         }
         Command::Keeper(args) => serve::role(load(global, &args)?, Kind::Keeper, as_json).await?,
-        _ => anyhow::bail!("later"),
+        Command::Upload(args) => return upload::run(args, as_json).await,
+        Command::Watch(args) => return watch::run(args, as_json).await,
+        Command::Media(command) => list::media(command, as_json).await?,
+        Command::Jobs(command) => list::jobs(command, as_json).await?,
+        Command::Audit(AuditCommand::Replay(args)) => audit_log::replay(args).await?,
+        Command::Audit(AuditCommand::Verify(args)) => return audit_log::verify(args, as_json).await,
+        Command::Dead(command) => return execute_dead(global, command).await,
+        Command::Nats(command) => return execute_nats(global, command).await,
+        Command::Schemas(command) => return contract::run(command, as_json),
+        Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
+        Command::Doctor(args) => return doctor::run(&load(global, &args)?, as_json).await,
+        Command::Completions { shell } => completions(shell)?,
     }
     Ok(Ended::Well)
+}
+
+async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<Ended> {
+    let as_json = global.json;
+    match command {
+        DeadCommand::Ls { limit, server } => {
+            let bus = broker::admin(load(global, &server)?).await?;
+            dead::list(&bus, limit, as_json).await?;
+        }
+        DeadCommand::Show { sequence, server } => {
+            let bus = broker::admin(load(global, &server)?).await?;
+            dead::show(&bus, sequence, as_json).await?;
+        }
+        DeadCommand::Redrive { sequences, all: _, stage, server } => {
+            let bus = broker::admin(load(global, &server)?).await?;
+            return dead::redrive(&bus, sequences, stage.as_deref(), as_json).await;
+        }
+    }
+    Ok(Ended::Well)
+}
+
+async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
+    let (NatsCommand::Diff(args) | NatsCommand::Apply(args)) = &command;
+    let config = load(global, args)?;
+    let replicas = config.broker.replicas.unwrap_or(1);
+    let bus = broker::admin(config).await?;
+    match command {
+        NatsCommand::Diff(_) => topology::diff(&bus, replicas, global.json).await,
+        NatsCommand::Apply(_) => {
+            topology::apply(&bus, replicas, global.json).await?;
+            Ok(Ended::Well)
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+    // Into memory first: the generator panics when nobody reads its output any more.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "streamgate", &mut script);
+    Ok(out::line(String::from_utf8(script)?.trim_end())?)
 }

@@ -4,8 +4,29 @@
 //! command line is wrong, 64 when the settings are.
 
 pub mod args;
+pub mod audit_log;
+pub mod broker;
+pub mod client;
+pub mod contract;
+pub mod dead;
+pub mod demo;
 mod dispatch;
+pub mod doctor;
+pub mod event;
+pub mod follow;
+pub mod lines;
+pub mod list;
+pub mod out;
+pub mod play;
+pub mod render;
+pub mod resume;
 pub mod serve;
+pub mod settings;
+pub mod sse;
+pub mod topology;
+pub mod tus;
+pub mod upload;
+pub mod watch;
 
 use std::path::PathBuf;
 

@@ -17,16 +17,28 @@ pub const VERSION_MIN: (u32, u32) = (2, 12);
 const NAME: &str = "nats-server";
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// A usable server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The program.
+    pub path: PathBuf,
+    /// Its version, major and minor.
+    pub version: (u32, u32),
+}
+
 /// The first usable server: the named one, or else the first of the usual places.
 ///
 /// The working directory is no such place: who starts `up` inside a foreign folder must not run its programs.
-pub(super) async fn find(named: Option<&Path>) -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// [`Error::Missing`] says where it was looked for and what was found there.
+pub async fn find(named: Option<&Path>) -> Result<Found, Error> {
     let named = named.map(Path::to_path_buf).or_else(|| env::var_os("NATS_SERVER").map(PathBuf::from));
     let candidates = named.map_or_else(usual, |path| vec![path]);
     let mut looked = Vec::new();
     for path in candidates {
         match version(&path).await {
-            Ok(version) if version >= VERSION_MIN => return Ok(path),
+            Ok(version) if version >= VERSION_MIN => return Ok(Found { path, version }),
             Ok((major, minor)) => looked.push(format!("{} ({major}.{minor}, too old)", path.display())),
             Err(reason) => looked.push(format!("{} ({reason})", path.display())),
         }
@@ -54,8 +66,8 @@ async fn version(path: &Path) -> Result<(u32, u32), String> {
     parse(&text).ok_or_else(|| "not a nats-server".into())
 }
 
-/// `nats-server: v2.15.1` to (2, 15).
-pub(crate) fn parse(text: &str) -> Option<(u32, u32)> {
+/// The major and minor number that a server says it has: `nats-server: v2.15.1` and `2.15.1` are (2, 15).
+pub fn parse(text: &str) -> Option<(u32, u32)> {
     let version = text.trim().rsplit(' ').next()?.trim_start_matches('v');
     let mut numbers = version.split('.');
     let major = numbers.next()?.parse().ok()?;

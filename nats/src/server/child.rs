@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     Config, Error,
-    folder::{Folder, Keys, failed},
+    folder::{self, Folder, Keys, failed},
 };
 
 /// The shell becomes the server; what it leaves behind waits for the end of the pipe from the parent. A line on the pipe
@@ -66,14 +66,14 @@ impl Launch {
 
     /// Starts on the port of the last time when it is free, else on any.
     pub(super) async fn first(&self) -> Result<Running, Error> {
-        if let Some(port) = self.folder.number::<u16>("port").filter(|port| is_free(*port)) {
+        if let Some(port) = self.folder.number::<u16>(folder::PORT).filter(|port| is_free(*port)) {
             match self.start(port.into()).await {
                 Ok(running) => return Ok(running),
                 Err(error) => tracing::warn!(%error, port, "the broker's last port can't be used"),
             }
         }
         let running = self.start(-1).await?;
-        self.folder.write("port", running.port.to_string().as_bytes(), 0o600)?;
+        self.folder.write(folder::PORT, running.port.to_string().as_bytes(), 0o600)?;
         Ok(running)
     }
 

@@ -15,6 +15,10 @@ use crate::Role;
 
 /// How long a server may hold the lock after its parent was killed.
 const ORPHAN_MAX: Duration = Duration::from_secs(10);
+/// File with the port of the last start.
+pub(super) const PORT: &str = "port";
+/// File with the seeds of all roles, mode 0600.
+pub(super) const SEEDS: &str = "seeds";
 const POLL: Duration = Duration::from_millis(5);
 
 /// An open and locked data folder.
@@ -92,7 +96,7 @@ impl Folder {
 
     /// The users' keys: made at the first start, and for roles that are new.
     pub(super) fn keys(&self) -> Result<Keys, Error> {
-        let file = self.file("seeds");
+        let file = self.file(SEEDS);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -111,7 +115,7 @@ impl Folder {
         if fresh {
             let text: Vec<String> =
                 keys.iter().map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect();
-            self.write("seeds", text.concat().as_bytes(), 0o600)?;
+            self.write(SEEDS, text.concat().as_bytes(), 0o600)?;
         }
         Ok(Keys(keys))
     }

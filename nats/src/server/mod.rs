@@ -12,15 +12,18 @@ mod child;
 mod folder;
 mod supervise;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::Role;
 
-pub use binary::VERSION_MIN;
-pub(crate) use binary::parse as version;
+pub use binary::parse as version;
+pub use binary::{Found, VERSION_MIN, find};
 pub use supervise::RESTART_DELAY_MAX;
 
 /// What every role may publish and subscribe, in the server's own syntax: one variable a role.
@@ -138,7 +141,7 @@ impl Broker {
     pub async fn start(config: Config) -> Result<Self, Error> {
         let folder = folder::Folder::open(&config.data_dir).await?;
         let keys = Arc::new(folder.keys()?);
-        let binary = binary::find(config.binary.as_deref()).await?;
+        let binary = binary::find(config.binary.as_deref()).await?.path;
         let launch = child::Launch::new(config, binary, folder, Arc::clone(&keys));
         let running = launch.first().await?;
         let url = format!("nats://127.0.0.1:{}", running.port);
@@ -194,6 +197,13 @@ impl Drop for Broker {
             }
         }
     }
+}
+
+/// Address of the server that was last started in `data_dir`, and the file with the seeds of its roles (lines `role seed`);
+/// `None` when none ever was. Whether it runs now is for a connection to find out.
+pub fn last_started(data_dir: &Path) -> Option<(String, PathBuf)> {
+    let port: u16 = std::fs::read_to_string(data_dir.join(folder::PORT)).ok()?.trim().parse().ok()?;
+    Some((format!("nats://127.0.0.1:{port}"), data_dir.join(folder::SEEDS)))
 }
 
 /// Kills a process (SIGKILL), for tests of what a crash leaves behind.

@@ -24,7 +24,7 @@ pub use config::Config;
 pub use error::Error;
 pub use record::{Fault, Head};
 pub use replay::{Filter, Query, Replayed, replay};
-pub use verify::{Verdict, verify};
+pub use verify::{Verdict, Walk, verify};
 
 /// Name of the lease that lets one process write.
 pub const LEASE: &str = "audit";

@@ -24,6 +24,42 @@ pub enum Verdict {
     },
 }
 
+/// A walk over lines, from the first record on; wherever they come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walk {
+    head: Head,
+    events_missing: u64,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self { head: Head::empty(), events_missing: 0 }
+    }
+}
+
+impl Walk {
+    /// Number of the record that has to come next.
+    pub const fn next_n(&self) -> u64 {
+        self.head.n + 1
+    }
+
+    /// Takes the next record: its number, its subject, and its bytes as stored.
+    ///
+    /// # Errors
+    /// [`Verdict::Broken`] when it does not follow the one before.
+    pub fn step(&mut self, n: u64, subject: &str, line: &[u8]) -> Result<(), Verdict> {
+        let next = self.head.check(n, subject, line).map_err(|fault| Verdict::Broken { n, fault })?;
+        self.events_missing += next.source_sequence - self.head.source_sequence - 1;
+        self.head = next;
+        Ok(())
+    }
+
+    /// What the walk found when nothing broke it.
+    pub fn end(self) -> Verdict {
+        Verdict::Sound { head: self.head, events_missing: self.events_missing }
+    }
+}
+
 /// Walks AUDIT as it is now. Needs memory for one record at a time.
 ///
 /// # Errors
@@ -31,16 +67,12 @@ pub enum Verdict {
 pub async fn verify(bus: &Bus) -> Result<Verdict, Error> {
     let filter = vec![subjects::AUDIT_ALL.to_owned()];
     let mut reader = bus.reader(nats::reader::Config::new(subjects::AUDIT, filter, Start::All)).await?;
-    let mut head = Head::empty();
-    let mut events_missing = 0;
+    let mut walk = Walk::default();
     for _ in 0..reader.pending_at_start() {
         let entry = reader.next().await?;
-        let next = match head.check(entry.sequence, &entry.subject, &entry.payload) {
-            Ok(next) => next,
-            Err(fault) => return Ok(Verdict::Broken { n: entry.sequence, fault }),
-        };
-        events_missing += next.source_sequence - head.source_sequence - 1;
-        head = next;
+        if let Err(broken) = walk.step(entry.sequence, &entry.subject, &entry.payload) {
+            return Ok(broken);
+        }
     }
-    Ok(Verdict::Sound { head, events_missing })
+    Ok(walk.end())
 }

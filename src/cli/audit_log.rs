@@ -1,0 +1,147 @@
+//! `audit`: the log as it was written, and whether its chain holds.
+//!
+//! Limits: a replay that follows is taken up again after at most [`FAILURES_MAX`] failures in a row.
+
+use anyhow::Context;
+use audit::{Verdict, Walk};
+use reqwest::Method;
+use schemas::{audit::Record, subjects};
+use serde_json::json;
+
+use super::{
+    ClientArgs, Ended, ReplayArgs,
+    client::{self, Client, Error},
+    follow::{FAILURES_MAX, pause},
+    lines::Lines,
+    out,
+};
+
+/// Prints the lines of the log verbatim.
+///
+/// # Errors
+/// When the server refuses, or the connection breaks and what came does not say where to go on.
+pub async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let mut wanted = args;
+    let mut failures = 0;
+    loop {
+        let before = wanted.from;
+        let ended = replay_once(&client, &mut wanted).await;
+        if wanted.from != before {
+            failures = 0;
+        }
+        match ended {
+            Ok(()) if !wanted.follow => return Ok(()),
+            // A replay that follows is ended by the server from time to time.
+            Ok(()) => failures += 1,
+            Err(Broken::Stdout(error)) => return Err(error.into()),
+            Err(Broken::Server(error)) => {
+                failures += 1;
+                if !wanted.follow || !error.is_transient() || failures >= FAILURES_MAX {
+                    return Err(go_on(error, wanted.from));
+                }
+            }
+        }
+        if failures >= FAILURES_MAX {
+            anyhow::bail!("the server ends every replay at once; look at its log");
+        }
+        tokio::time::sleep(pause(failures.max(1), None)).await;
+    }
+}
+
+fn go_on(error: Error, from: Option<u64>) -> anyhow::Error {
+    match from {
+        Some(from) if error.is_transient() => {
+            anyhow::Error::from(error).context(format!("the replay was cut; go on with --from {from}"))
+        }
+        _ => error.into(),
+    }
+}
+
+enum Broken {
+    Server(Error),
+    Stdout(std::io::Error),
+}
+
+/// Prints until the server ends; `wanted.from` is where to go on then.
+async fn replay_once(client: &Client, wanted: &mut ReplayArgs) -> Result<(), Broken> {
+    let mut lines = open(client, wanted).await.map_err(Broken::Server)?;
+    while let Some(line) = lines.next().await.map_err(Broken::Server)? {
+        out::line(String::from_utf8_lossy(&line)).map_err(Broken::Stdout)?;
+        if let Ok(record) = serde_json::from_slice::<Record>(&line) {
+            wanted.from = Some(record.n + 1);
+            wanted.since = None;
+        }
+    }
+    Ok(())
+}
+
+async fn open(client: &Client, wanted: &ReplayArgs) -> Result<Lines, Error> {
+    let from = wanted.from.map(|n| n.to_string());
+    let query = [
+        ("from", from.as_deref()),
+        ("since", wanted.since.as_deref()),
+        ("until", wanted.until.as_deref()),
+        ("filter", wanted.filter.as_deref()),
+        ("follow", wanted.follow.then_some("true")),
+    ];
+    let request = client.request(Method::GET, client.url("v1/audit", &query));
+    let response = client::within_limit(client.send(request)).await?;
+    Ok(Lines::new(response.bytes_stream()))
+}
+
+/// Fetches the whole log and walks its chain.
+///
+/// # Errors
+/// When the server refuses or the log can't be fetched to its end.
+pub async fn verify(args: ClientArgs, as_json: bool) -> anyhow::Result<Ended> {
+    let client = Client::new(&args)?;
+    let whole =
+        ReplayArgs { from: Some(1), since: None, until: None, filter: None, follow: false, client: args };
+    let mut lines = open(&client, &whole).await?;
+    let mut walk = Walk::default();
+    let mut verdict = None;
+    while let Some(line) = lines.next().await.context("the log was not read to its end")? {
+        if let Some(broken) = step(&mut walk, &line) {
+            verdict = Some(broken);
+            break;
+        }
+    }
+    tell(&verdict.unwrap_or_else(|| walk.end()), as_json)
+}
+
+/// Checks one line; answers the verdict when it is bad.
+fn step(walk: &mut Walk, line: &[u8]) -> Option<Verdict> {
+    // Over HTTP a line has no number and subject beside it: its own have to fit.
+    let named = serde_json::from_slice::<Record>(line).ok();
+    let n = named.as_ref().map_or(walk.next_n(), |record| record.n);
+    let kind = named.map(|record| record.kind).unwrap_or_default();
+    let (entity, verb) = kind.split_once('.').unwrap_or_default();
+    walk.step(n, &subjects::audit(entity, verb), line).err()
+}
+
+fn tell(verdict: &Verdict, as_json: bool) -> anyhow::Result<Ended> {
+    let (document, sentence, ended) = match verdict {
+        Verdict::Sound { head, events_missing } => {
+            let mut sentence = format!("{} records, each continues the one before", head.n);
+            if *events_missing > 0 {
+                sentence = format!("{sentence}; {events_missing} events were never audited");
+            }
+            let document = json!({
+                "sound": true, "n": head.n, "hash": head.hash, "events_missing": events_missing,
+            });
+            (document, sentence, Ended::Well)
+        }
+        Verdict::Broken { n, fault } => {
+            let document = json!({ "sound": false, "n": n, "fault": fault.to_string() });
+            (document, format!("record {n} breaks the chain: {fault}"), Ended::Badly)
+        }
+    };
+    out::say(sentence);
+    if as_json {
+        out::json(&document)?;
+    } else if let Verdict::Sound { head, .. } = verdict {
+        out::line(format!("{} {}", head.n, head.hash))?;
+    }
+    Ok(ended)
+}

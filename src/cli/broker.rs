@@ -1,0 +1,65 @@
+//! Commands that speak to the broker itself: they have the role admin.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use nats::{Bus, Role, server};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    roles::{Seeds, Site},
+    up,
+};
+
+/// Connects as admin: to the broker that is configured, else to the one of `up` in the data folder.
+///
+/// # Errors
+/// When there is neither, or it does not let the admin in.
+pub async fn admin(config: Config) -> anyhow::Result<Bus> {
+    let site = site(config)?;
+    let settings = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+    Bus::connect(&settings).await.with_context(|| {
+        format!(
+            "the broker at {} does not let the role admin in; is it running, and does --nats-seed-file have its seed?",
+            site.urls.join(", ")
+        )
+    })
+}
+
+fn site(config: Config) -> anyhow::Result<Site> {
+    if !config.broker.urls.is_empty() {
+        return Site::of(config, CancellationToken::new());
+    }
+    let folder = config.data_dir().join(up::BROKER_FOLDER);
+    let (url, seeds) = server::last_started(&folder).with_context(|| {
+        format!(
+            "no broker is named, and {} has none: name one with --nats-url, or the folder of a running `streamgate up` \
+             with --data-dir",
+            folder.display()
+        )
+    })?;
+    let seeds = Seeds::from_file(&seeds)?;
+    Ok(Site { config: Arc::new(config), urls: vec![url], seeds, shutdown: CancellationToken::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_broker_it_says_what_to_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: Some(dir.path().to_owned()), ..Config::default() };
+        let error = site(config.clone()).unwrap_err().to_string();
+        assert!(error.contains("--nats-url") && error.contains("--data-dir"), "{error}");
+        // What `up` leaves in its folder is enough.
+        let folder = dir.path().join("nats");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("port"), "4321").unwrap();
+        std::fs::write(folder.join("seeds"), "ingress SUINGRESS\nadmin SUADMIN\n").unwrap();
+        let site = site(config).unwrap();
+        assert_eq!(site.urls, ["nats://127.0.0.1:4321"]);
+        assert_eq!(site.seed(Role::Admin).as_deref(), Some("SUADMIN"));
+    }
+}

@@ -1,0 +1,372 @@
+//! The HTTP client of all commands: where the server is, who asks, and what a refusal means for people.
+//!
+//! Limits: [`CONNECT_SECONDS_MAX`] for a connection, [`ANSWER_SECONDS_MAX`] and [`ANSWER_BYTES_MAX`] for a document.
+
+use std::{fmt, path::Path, time::Duration};
+
+use reqwest::{
+    Method, RequestBuilder, Response, Url,
+    header::{HeaderMap, RETRY_AFTER},
+};
+use serde_json::Value;
+
+use super::{ClientArgs, out::clean};
+use crate::{config, up};
+
+/// Longest wait for a connection in seconds.
+pub const CONNECT_SECONDS_MAX: u64 = 10;
+/// Longest wait for an answer in seconds.
+pub const ANSWER_SECONDS_MAX: u64 = 60;
+/// Largest document that is read, in bytes.
+pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest pause that a server may ask for, in seconds.
+pub const RETRY_AFTER_SECONDS_MAX: u64 = 60;
+
+/// Why the server did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no connection.
+    #[error(
+        "no server answers at {url} ({reason}); start one with `streamgate up`, or name yours with --url"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The connection broke.
+    #[error("the connection was cut ({reason}); run the command again")]
+    Cut {
+        /// How.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("the server did not answer within {seconds} s; look at its log, and run the command again")]
+    Silent {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The server refused.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// The answer is none that this server gives.
+    #[error("{reason}; is this address a StreamGate of this version?")]
+    Strange {
+        /// What is strange about it.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// True when the same request may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Cut { .. } | Self::Silent { .. } => true,
+            Self::Refused(refusal) => matches!(refusal.status, 408 | 423 | 429 | 502 | 503 | 504),
+            Self::Strange { .. } => false,
+        }
+    }
+
+    /// The refusal, if it is one.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// A refusal: the server's problem document (RFC 9457), or what can be said without one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// What went wrong, for people.
+    pub title: String,
+    /// The stable code; empty without a problem document.
+    pub code: String,
+    /// A sentence about this occurrence; may be empty.
+    pub detail: String,
+    /// Names the request in the server's log; may be empty.
+    pub request_id: String,
+    /// How long the server wants to be left alone, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// What to do, when this side knows more than the server does.
+    pub advice: Option<String>,
+}
+
+impl Refusal {
+    fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+        let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+        let word = |name: &str| clean(problem[name].as_str().unwrap_or_default());
+        let retry_after_s = headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(|seconds: u64| seconds.min(RETRY_AFTER_SECONDS_MAX));
+        let title = match word("title") {
+            title if title.is_empty() => format!("the server answered {status}"),
+            title => title,
+        };
+        Self {
+            status,
+            title,
+            code: word("code"),
+            detail: word("detail"),
+            request_id: word("request_id"),
+            retry_after_s,
+            advice: None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.title)?;
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        match (self.code.is_empty(), self.request_id.is_empty()) {
+            (true, _) => {}
+            (false, true) => write!(f, " ({})", self.code)?,
+            (false, false) => write!(f, " ({}, request {})", self.code, self.request_id)?,
+        }
+        self.advice.iter().try_for_each(|advice| write!(f, "; {advice}"))
+    }
+}
+
+/// A server and the right to ask it. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    key: Option<String>,
+    /// Where the key is from, or where it was looked for.
+    key_from: String,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// The client that the command line describes; the key comes from the flag, the environment or the data folder.
+    ///
+    /// # Errors
+    /// [`config::Error::Invalid`] when the address or the key can't be used.
+    pub fn new(args: &ClientArgs) -> anyhow::Result<Self> {
+        let file = args.data_dir.join(up::KEY_FILE);
+        let (key, key_from) = match &args.api_key {
+            Some(key) => (Some(key.clone()), "--api-key or STREAMGATE_API_KEY".to_owned()),
+            None => (read_key(&file), file.display().to_string()),
+        };
+        Self::at(&args.url, key, key_from)
+    }
+
+    /// A client of the server at `url` with a key from `key_from`.
+    ///
+    /// # Errors
+    /// [`config::Error::Invalid`] when the address or the key can't be used.
+    pub fn at(url: &str, key: Option<String>, key_from: String) -> anyhow::Result<Self> {
+        let invalid = |key: &'static str, reason: String| config::Error::Invalid { key, reason };
+        let mut base =
+            url.parse::<Url>().map_err(|e| invalid("--url", format!("{url:?} is no address: {e}")))?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(invalid("--url", format!("{url:?} does not begin with http:// or https://")).into());
+        }
+        if key.as_ref().is_some_and(|key| !key.bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(invalid("--api-key", format!("the key from {key_from} is not plain text")).into());
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
+            .build()?;
+        Ok(Self { http, base, key, key_from })
+    }
+
+    /// Address of the server, ending with `/`.
+    pub const fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The address of a path such as `v1/media`, with a query.
+    pub fn url(&self, path: &str, query: &[(&str, Option<&str>)]) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{}", self.base.path(), path.trim_start_matches('/')));
+        let given: Vec<(&str, &str)> = query.iter().filter_map(|(k, v)| v.map(|v| (*k, v))).collect();
+        if !given.is_empty() {
+            url.query_pairs_mut().extend_pairs(given);
+        }
+        url
+    }
+
+    /// A request with the key.
+    pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.http.request(method, url);
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// A request without the key, for addresses that carry their own right.
+    pub fn open_request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.http.request(method, url)
+    }
+
+    /// Sends a request and answers once its head has come; there is no limit of time.
+    ///
+    /// # Errors
+    /// All but [`Error::Silent`]; [`Error::Refused`] for any status that is no success.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|error| self.broken(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        // A refusal without its document is one all the same.
+        let body = read(response).await.unwrap_or_default();
+        let mut refusal = Refusal::read(status, &headers, &body);
+        if status == 401 {
+            refusal.advice = Some(self.key_advice());
+        }
+        Err(Error::Refused(Box::new(refusal)))
+    }
+
+    /// Sends a request and reads a JSON document.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn json(&self, request: RequestBuilder) -> Result<Value, Error> {
+        let body = within_limit(async { read(self.send(request).await?).await }).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Error::Strange { reason: format!("the answer is no JSON ({error})") })
+    }
+
+    /// Reads a JSON document.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn get(&self, path: &str, query: &[(&str, Option<&str>)]) -> Result<Value, Error> {
+        self.json(self.request(Method::GET, self.url(path, query))).await
+    }
+
+    fn key_advice(&self) -> String {
+        let remedy =
+            "give one with --api-key or STREAMGATE_API_KEY, or name the server's folder with --data-dir";
+        match &self.key {
+            Some(_) => format!("the key came from {}; {remedy}", self.key_from),
+            None => format!("there is no key in {}; {remedy}", self.key_from),
+        }
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Error {
+        if error.is_connect() {
+            Error::Unreachable {
+                url: self.base.as_str().trim_end_matches('/').into(),
+                reason: innermost(error),
+            }
+        } else {
+            Error::Cut { reason: innermost(error) }
+        }
+    }
+}
+
+/// Waits for `work` at most [`ANSWER_SECONDS_MAX`].
+///
+/// # Errors
+/// [`Error::Silent`], and those of `work`.
+pub async fn within_limit<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Silent { seconds: ANSWER_SECONDS_MAX }),
+    }
+}
+
+/// Reads a body up to [`ANSWER_BYTES_MAX`].
+///
+/// # Errors
+/// [`Error::Cut`] and [`Error::Strange`].
+pub async fn read(mut response: Response) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    while let Some(piece) =
+        response.chunk().await.map_err(|error| Error::Cut { reason: innermost(&error) })?
+    {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(Error::Strange {
+                reason: format!("the answer has more than {ANSWER_BYTES_MAX} bytes"),
+            });
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// The cause at the bottom; what wraps it only repeats the address.
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    clean(&error.to_string())
+}
+
+fn read_key(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let key = text.trim();
+    (!key.is_empty()).then(|| key.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(url: &str) -> anyhow::Result<Client> {
+        Client::at(url, None, "nowhere".into())
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_a_wrong_setting() {
+        for url in ["", "media.example.org", "ftp://media.example.org", "127.0.0.1:8080"] {
+            let error = at(url).unwrap_err();
+            assert!(error.is::<config::Error>(), "{url}: {error}");
+            assert!(error.to_string().contains("--url"), "{error}");
+        }
+        assert!(Client::at("http://h", Some("a b".into()), "f".into()).is_err());
+    }
+
+    #[test]
+    fn a_path_goes_below_the_address() {
+        for (base, wanted) in [
+            ("http://h:1", "http://h:1/v1/media?status=ready"),
+            ("http://h:1/", "http://h:1/v1/media?status=ready"),
+            ("https://h/gate", "https://h/gate/v1/media?status=ready"),
+        ] {
+            let url = at(base).unwrap().url("v1/media", &[("status", Some("ready")), ("cursor", None)]);
+            assert_eq!(url.as_str(), wanted);
+        }
+        // Text from the command line stays inside its place.
+        let url = at("http://h").unwrap().url("v1/media/a?b#c", &[("q", Some("x&y"))]);
+        assert_eq!(url.as_str(), "http://h/v1/media/a%3Fb%23c?q=x%26y");
+    }
+
+    #[test]
+    fn a_refusal_is_a_sentence() {
+        let body =
+            br#"{"title":"No such medium","code":"not_found","detail":"or not yours","request_id":"r1"}"#;
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, "3600".parse().unwrap());
+        let refusal = Refusal::read(404, &headers, body);
+        assert_eq!(refusal.to_string(), "No such medium: or not yours (not_found, request r1)");
+        assert_eq!(refusal.retry_after_s, Some(RETRY_AFTER_SECONDS_MAX));
+        let plain = Refusal::read(502, &HeaderMap::new(), b"<html>bad gateway</html>");
+        assert_eq!(plain.to_string(), "the server answered 502");
+        assert!(Error::Refused(Box::new(plain)).is_transient());
+    }
+}

@@ -1,0 +1,223 @@
+//! `doctor`: what this machine lacks to run a server, and how to get it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use media::Driver;
+use nats::server;
+use serde_json::json;
+
+use super::{Ended, broker, out, render};
+use crate::config::Config;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    name: &'static str,
+    is_fine: bool,
+    /// What was found.
+    found: String,
+    /// What to do; empty when there is nothing to do.
+    advice: String,
+}
+
+impl Finding {
+    fn fine(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, is_fine: true, found: found.into(), advice: String::new() }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, is_fine: false, found: found.into(), advice: advice.into() }
+    }
+}
+
+/// Looks at everything; ends badly when something needed is missing.
+///
+/// # Errors
+/// When stdout can't be written.
+pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
+    let mut findings = vec![broker(config).await];
+    findings.extend(media(config).await);
+    findings.push(data_folder(&config.data_dir()));
+    findings.push(port("public port", "--listen", config.ingress.listen));
+    findings.extend(config.admin_listen.map(|address| port("admin port", "--admin-listen", address)));
+    findings
+        .push(Finding::fine("ffmpeg program", "not needed: streamgate-media has FFmpeg's libraries inside"));
+    let is_fine = findings.iter().all(|finding| finding.is_fine);
+    if as_json {
+        let checks: Vec<_> = findings
+            .iter()
+            .map(|f| json!({ "name": f.name, "ok": f.is_fine, "found": f.found, "advice": f.advice }))
+            .collect();
+        out::json(&json!({ "ok": is_fine, "checks": checks }))?;
+    } else {
+        out::line(report(&findings))?;
+        out::say(if is_fine {
+            "Nothing is missing: `streamgate up`, or `streamgate demo`"
+        } else {
+            "Something is missing"
+        });
+    }
+    Ok(if is_fine { Ended::Well } else { Ended::Badly })
+}
+
+fn report(findings: &[Finding]) -> String {
+    let rows: Vec<Vec<String>> = findings
+        .iter()
+        .flat_map(|finding| {
+            let verdict = if finding.is_fine { "ok" } else { "MISSING" };
+            let first = vec![verdict.to_owned(), finding.name.to_owned(), finding.found.clone()];
+            let advice = Some(&finding.advice).filter(|advice| !advice.is_empty());
+            let second = advice.map(|advice| vec![String::new(), String::new(), format!("-> {advice}")]);
+            std::iter::once(first).chain(second)
+        })
+        .collect();
+    render::table(&["", "WHAT", "FOUND"], &rows)
+}
+
+async fn broker(config: &Config) -> Finding {
+    const NAME: &str = "nats-server";
+    if config.broker.urls.is_empty() {
+        return match server::find(None).await {
+            Ok(found) => {
+                let (major, minor) = found.version;
+                Finding::fine(NAME, format!("{major}.{minor} at {}", found.path.display()))
+            }
+            Err(error) => Finding::missing(
+                NAME,
+                error.to_string(),
+                "`make setup` puts one into .tools/bin; or set NATS_SERVER, or use a running one with --nats-url",
+            ),
+        };
+    }
+    match connected(config).await {
+        Ok(version) => Finding::fine("broker", format!("nats-server {version} answers")),
+        Err(error) => Finding::missing(
+            "broker",
+            format!("{error:#}"),
+            "start it, or correct --nats-url and --nats-seed-file",
+        ),
+    }
+}
+
+async fn connected(config: &Config) -> anyhow::Result<String> {
+    let bus = broker::admin(config.clone()).await?;
+    let version = bus.context().client().server_info().version.clone();
+    let is_new = server::version(&version).is_some_and(|version| version >= server::VERSION_MIN);
+    let (major, minor) = server::VERSION_MIN;
+    anyhow::ensure!(is_new, "nats-server {version} is older than {major}.{minor}");
+    bus.close().await.context("closing the connection")?;
+    Ok(version)
+}
+
+/// The media child, and whether its sandbox holds here.
+async fn media(config: &Config) -> Vec<Finding> {
+    const NAME: &str = "streamgate-media";
+    let driver = match Driver::start(config.media.clone()).await {
+        Ok(driver) => driver,
+        Err(error) => {
+            let advice = match &error {
+                media::Fault::Spawn { .. } => {
+                    "build it with `cargo build --release -p media-child` and keep it beside streamgate, or name it with \
+                     --media-child"
+                }
+                media::Fault::Sandbox(_) => {
+                    "allow seccomp or landlock (in a container: a profile that lets seccomp(2) through), or, only on a \
+                     machine that isolates by other means, --unsandboxed"
+                }
+                _ => {
+                    "install FFmpeg's libraries with libx264 (Debian and Ubuntu: `make setup` does), and build again"
+                }
+            };
+            return vec![Finding::missing(NAME, chain(&error), advice)];
+        }
+    };
+    let check = driver.check();
+    let mut findings = vec![Finding::fine(NAME, format!("with FFmpeg {}", check.versions.ffmpeg))];
+    let sandbox = if check.sandbox.holds() {
+        let kinds = [(check.sandbox.has_seccomp, "seccomp"), (check.sandbox.has_landlock, "landlock")];
+        let names: Vec<&str> = kinds.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
+        format!("holds ({})", names.join(" and "))
+    } else {
+        "does not hold; --unsandboxed says to go on without".to_owned()
+    };
+    findings.push(Finding::fine("sandbox", sandbox));
+    if !check.missing_optional.is_empty() {
+        let found = format!("FFmpeg lacks {}: HDR sources look pale", check.missing_optional.join(", "));
+        findings.push(Finding::fine("HDR", found));
+    }
+    findings
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    std::iter::once(error.to_string()).chain(sources.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}
+
+/// Whether the data folder, or the one it will be made in, can be written. Nothing is left behind.
+fn data_folder(folder: &Path) -> Finding {
+    const NAME: &str = "data folder";
+    let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let exists = shown.is_dir();
+    let place: PathBuf =
+        shown.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/")).to_owned();
+    match tempfile::tempfile_in(&place) {
+        Ok(_) if exists => Finding::fine(NAME, format!("{} can be written", shown.display())),
+        Ok(_) => Finding::fine(NAME, format!("{} will be made", shown.display())),
+        Err(error) => Finding::missing(
+            NAME,
+            format!("{}: {error}", place.display()),
+            "make it writable for this user, or name another with --data-dir",
+        ),
+    }
+}
+
+fn port(name: &'static str, flag: &str, address: SocketAddr) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::fine(name, format!("{address} is free")),
+        Err(error) => Finding::missing(
+            name,
+            format!("{address}: {error}"),
+            format!(
+                "stop what uses it (a `streamgate up` that runs already?), or choose another with {flag}"
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_told_with_a_way_out() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let finding = port("public port", "--listen", taken.local_addr().unwrap());
+        assert!(!finding.is_fine && finding.advice.contains("--listen"), "{finding:?}");
+        let address = taken.local_addr().unwrap();
+        drop(taken);
+        assert!(port("public port", "--listen", address).is_fine);
+    }
+
+    #[test]
+    fn a_folder_is_tried_without_making_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(data_folder(dir.path()).is_fine);
+        let below = dir.path().join("a/b");
+        assert!(data_folder(&below).is_fine && !below.exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        assert!(!data_folder(&file.join("data")).is_fine);
+    }
+
+    #[test]
+    fn advice_stands_below_what_it_is_about() {
+        let text = report(&[Finding::fine("a", "good"), Finding::missing("b", "bad", "do this")]);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[1..], ["ok       a     good", "MISSING  b     bad", "-> do this"]);
+    }
+}

@@ -1,0 +1,175 @@
+//! Events as people read them: one line each.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+
+use super::{
+    follow::Told,
+    out::{self, clean},
+    render,
+};
+
+/// Without a terminal, progress is told each time it has grown by this much.
+const STEP_PERCENT: u64 = 20;
+
+/// The event as one line; with its medium when it is not clear which one is meant.
+pub fn line(told: &Told, with_media: bool) -> String {
+    let time = told.data["time"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let time = time.unwrap_or_else(Timestamp::now).to_zoned_datetime(TimeZone::system());
+    let media = told.data["media_id"].as_str().filter(|_| with_media).unwrap_or_default();
+    let words = [
+        time.strftime("%H:%M:%S").to_string(),
+        format!("{:<14}", clean(&told.kind)),
+        clean(media),
+        clean(&detail(told)),
+    ];
+    let said: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    said.join("  ").trim_end().to_owned()
+}
+
+/// What is worth knowing about this kind of event.
+pub fn detail(told: &Told) -> String {
+    let data = &told.data["data"];
+    let text = |name: &str| data[name].as_str().unwrap_or_default();
+    let number = |name: &str| data[name].as_u64().unwrap_or_default();
+    let reason = || match (text("detail"), text("code")) {
+        ("", code) => code.to_owned(),
+        (detail, code) => format!("{detail} ({code})"),
+    };
+    match told.kind.as_str() {
+        "job.progress" => format!("{} %", told.percent().unwrap_or_default()),
+        "upload.received" => render::size(number("size_bytes")),
+        "media.stored" => technical(&data["technical"]),
+        "media.playable" => "the first segments play".into(),
+        "media.ready" => renditions(&data["encode"]),
+        "job.queued" => {
+            format!("{} parts, {} of output", number("part_count"), render::duration(number("total_ms")))
+        }
+        "job.started" => "a worker took the first part".into(),
+        "job.retried" => format!("part {}, try {} ({})", text("part"), number("attempt"), text("code")),
+        "job.succeeded" => format!(
+            "after {}, {} of CPU",
+            render::duration(number("wall_ms")),
+            render::duration(number("cpu_ms"))
+        ),
+        "job.dead" => format!("part {} ({})", text("part"), text("code")),
+        _ => reason(),
+    }
+}
+
+fn technical(technical: &Value) -> String {
+    let mut words = vec![
+        technical["container"].as_str().unwrap_or_default().to_owned(),
+        render::duration(technical["duration_ms"].as_u64().unwrap_or_default()),
+    ];
+    if let Some(video) = technical["video"].get(0) {
+        let codec = video["codec"].as_str().unwrap_or_default();
+        words.push(format!("{}x{} {codec}", video["width"], video["height"]));
+    }
+    let audio = technical["audio"].as_array().into_iter().flatten();
+    words.extend(audio.filter_map(|track| track["codec"].as_str()).map(str::to_owned));
+    words.join(", ")
+}
+
+fn renditions(encode: &Value) -> String {
+    let all = encode["renditions"].as_array().into_iter().flatten();
+    let names: Vec<&str> = all.filter_map(|rendition| rendition["name"].as_str()).collect();
+    if names.is_empty() {
+        "made and checked".into()
+    } else {
+        format!("made and checked: {}", names.join(", "))
+    }
+}
+
+/// Tells events on stderr; on a terminal, progress is a bar.
+#[derive(Debug)]
+pub struct Teller {
+    bar: ProgressBar,
+    told_percent: u64,
+}
+
+impl Default for Teller {
+    fn default() -> Self {
+        let bar = ProgressBar::new(100);
+        if let Ok(style) = ProgressStyle::with_template("          encoding       {bar:40} {pos} %") {
+            bar.set_style(style);
+        }
+        Self { bar, told_percent: 0 }
+    }
+}
+
+impl Teller {
+    /// Tells one event.
+    pub fn tell(&mut self, told: &Told) {
+        match told.percent() {
+            Some(percent) if out::is_watched() => {
+                self.bar.enable_steady_tick(Duration::from_millis(500));
+                self.bar.set_position(percent.min(100));
+            }
+            Some(percent) if percent < self.told_percent + STEP_PERCENT => {}
+            percent => {
+                self.told_percent = percent.unwrap_or(self.told_percent);
+                self.bar.suspend(|| out::say(line(told, false)));
+            }
+        }
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(kind: &str, data: Value) -> Told {
+        let time = "2026-01-02T03:04:05Z";
+        Told { id: None, kind: kind.into(), data: json!({ "time": time, "media_id": "m1", "data": data }) }
+    }
+
+    #[test]
+    fn details_are_short() {
+        let technical = json!({
+            "container": "mp4", "duration_ms": 5_280,
+            "video": [{"codec": "h264", "width": 1280, "height": 720}], "audio": [{"codec": "aac"}],
+        });
+        for (kind, data, wanted) in [
+            ("media.stored", json!({ "technical": technical }), "mp4, 5.2 s, 1280x720 h264, aac"),
+            (
+                "media.rejected",
+                json!({"code": "media_empty", "detail": "no bytes"}),
+                "no bytes (media_empty)",
+            ),
+            (
+                "media.ready",
+                json!({"encode": {"renditions": [{"name": "v720"}, {"name": "a0"}]}}),
+                "made and checked: v720, a0",
+            ),
+            ("job.queued", json!({"part_count": 3, "total_ms": 10_000}), "3 parts, 10.0 s of output"),
+            (
+                "job.retried",
+                json!({"part": "r2", "attempt": 2, "code": "crashed"}),
+                "part r2, try 2 (crashed)",
+            ),
+            ("admin.unknown", json!({}), ""),
+            ("media.stored", json!(null), ", 0.0 s"),
+        ] {
+            assert_eq!(detail(&told(kind, data)), wanted, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_line_names_the_medium_where_it_has_to() {
+        let event = told("media.rejected", json!({"code": "x", "detail": "a\u{1b}b"}));
+        assert!(line(&event, true).ends_with("media.rejected  m1  a?b (x)"), "{}", line(&event, true));
+        assert!(line(&event, false).ends_with("media.rejected  a?b (x)"), "{}", line(&event, false));
+    }
+}

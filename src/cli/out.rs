@@ -1,0 +1,55 @@
+//! What commands print: data to stdout, talk to stderr, and nothing that could steer a terminal.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use serde_json::Value;
+
+/// Prints a line of data.
+///
+/// # Errors
+/// When nobody reads stdout any more, or it can't be written.
+pub fn line(text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints a value as one line of JSON.
+///
+/// # Errors
+/// As [`line`].
+pub fn json(value: &Value) -> io::Result<()> {
+    line(value)
+}
+
+/// Says something to the person who watches. There is nobody left to tell when stderr is gone.
+pub fn say(text: impl Display) {
+    writeln!(io::stderr(), "{text}").ok();
+}
+
+/// True when a person watches stderr.
+pub fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Text of somebody else, fit for a terminal: control and direction characters become `?`.
+pub fn clean(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_steers_no_terminal() {
+        assert_eq!(clean("a\u{1b}[31mb\nc\u{202e}d é"), "a?[31mb?c?d é");
+    }
+}

@@ -1,0 +1,80 @@
+//! Playback as a player sees it: a session's addresses, and whether they play.
+
+use anyhow::{Context, bail};
+use reqwest::{Method, Url};
+
+use super::client::{self, Client, Error};
+
+/// Addresses of a playback session; each carries its own right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Playback {
+    /// The multivariant playlist.
+    pub hls_url: Url,
+    /// The page that plays it.
+    pub watch_url: Url,
+}
+
+/// Opens a playback session.
+///
+/// # Errors
+/// When the server refuses, for example because the medium is not playable yet.
+pub async fn open(client: &Client, media_id: &str) -> anyhow::Result<Playback> {
+    let url = client.url(&format!("v1/media/{media_id}/playback"), &[]);
+    let answer = client.json(client.request(Method::POST, url)).await?;
+    let at = |name: &str| {
+        let text = answer[name].as_str().with_context(|| format!("the playback session has no {name}"))?;
+        client.base().join(text).with_context(|| format!("{name} is no address"))
+    };
+    Ok(Playback { hls_url: at("hls_url")?, watch_url: at("watch_url")? })
+}
+
+/// Fetches what a player fetches first: the multivariant playlist, a media playlist, a segment.
+///
+/// # Errors
+/// When one of them can't be fetched, or is none.
+pub async fn check(client: &Client, playback: &Playback) -> anyhow::Result<()> {
+    let media_url = first_of(client, &playback.hls_url, "multivariant playlist").await?;
+    let segment_url = first_of(client, &media_url, "media playlist").await?;
+    let segment = fetch(client, &segment_url).await.context("the first segment")?;
+    if segment.is_empty() {
+        bail!("the first segment is empty");
+    }
+    Ok(())
+}
+
+async fn first_of(client: &Client, url: &Url, what: &str) -> anyhow::Result<Url> {
+    let body = fetch(client, url).await.with_context(|| format!("the {what}"))?;
+    let text = std::str::from_utf8(&body).with_context(|| format!("the {what}"))?;
+    let first = first_address(text).with_context(|| format!("the {what} names nothing to play"))?;
+    Ok(url.join(first)?)
+}
+
+/// The first address of a playlist (RFC 8216, section 4.1).
+fn first_address(playlist: &str) -> Option<&str> {
+    let lines = playlist.strip_prefix("#EXTM3U")?.lines().map(str::trim);
+    lines.into_iter().find(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+async fn fetch(client: &Client, url: &Url) -> Result<Vec<u8>, Error> {
+    let request = client.open_request(Method::GET, url.clone());
+    client::within_limit(async { client::read(client.send(request).await?).await }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_address_of_a_playlist() {
+        let master = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nv720/index.m3u8\n#EXT\nv360/index.m3u8\n";
+        for (text, wanted) in [
+            (master, Some("v720/index.m3u8")),
+            ("#EXTM3U\r\n#EXTINF:6,\r\n1.m4s\r\n", Some("1.m4s")),
+            ("#EXTM3U\n#EXT-X-ENDLIST\n", None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            assert_eq!(first_address(text), wanted, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `config`: the effective settings, fit to be shown to somebody else.
+
+use toml::{Table, Value};
+
+use super::out;
+use crate::config::Config;
+
+/// Stands where a secret is.
+pub const HIDDEN: &str = "<hidden>";
+
+/// Options of a store that are no secrets; what is not among them may be one.
+const OPEN_OPTIONS: [&str; 8] = [
+    "aws_endpoint",
+    "aws_endpoint_url",
+    "aws_region",
+    "aws_default_region",
+    "aws_bucket",
+    "aws_allow_http",
+    "allow_http",
+    "aws_virtual_hosted_style_request",
+];
+
+/// Prints the settings as TOML, or as JSON.
+///
+/// # Errors
+/// When a setting can't be used.
+pub fn run(config: &Config, as_json: bool) -> anyhow::Result<()> {
+    let (table, hidden_count) = effective(config)?;
+    if as_json {
+        out::json(&serde_json::to_value(&table)?)?;
+    } else {
+        out::line(toml::to_string(&table)?.trim_end())?;
+    }
+    if hidden_count > 0 {
+        out::say(format!(
+            "Secrets that are hidden: {hidden_count}; put them in again before using this as a settings file"
+        ));
+    }
+    Ok(())
+}
+
+/// The settings with what follows from others filled in, and how many secrets were hidden.
+fn effective(config: &Config) -> anyhow::Result<(Table, usize)> {
+    let mut config = config.clone();
+    config.store = Some(config.store()?);
+    config.data_dir = Some(config.data_dir());
+    let mut table = Table::try_from(&config)?;
+    let mut count = 0;
+    if let Some(Value::Table(store)) = table.get_mut("store") {
+        if let Some(url) = store.get_mut("url") {
+            hide_user(url, &mut count);
+        }
+        if let Some(Value::Table(options)) = store.get_mut("options") {
+            for (name, value) in options.iter_mut() {
+                if OPEN_OPTIONS.contains(&name.to_ascii_lowercase().as_str()) {
+                    hide_user(value, &mut count);
+                } else {
+                    *value = Value::String(HIDDEN.into());
+                    count += 1;
+                }
+            }
+        }
+    }
+    if let Some(Value::Array(urls)) = table.get_mut("broker").and_then(|broker| broker.get_mut("urls")) {
+        for url in urls {
+            hide_user(url, &mut count);
+        }
+    }
+    if let Some(url) = table.get_mut("ingress").and_then(|ingress| ingress.get_mut("public_url")) {
+        hide_user(url, &mut count);
+    }
+    Ok((table, count))
+}
+
+/// Hides name and password in an address: what stands between its scheme and the last `@` before its path.
+fn hide_user(value: &mut Value, count: &mut usize) {
+    let Value::String(text) = value else { return };
+    let (scheme, rest) = text.split_once("://").map_or(("", text.as_str()), |(scheme, rest)| (scheme, rest));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let Some((_, host)) = authority.rsplit_once('@') else { return };
+    let path = rest.strip_prefix(authority).unwrap_or_default();
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    *text = format!("{scheme}{separator}{HIDDEN}@{host}{path}");
+    *count += 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_keeps_all_but_its_user() {
+        for (text, wanted) in [
+            ("nats://ann:secret@h:4222", "nats://<hidden>@h:4222"),
+            ("token@h:4222", "<hidden>@h:4222"),
+            ("https://a:p@ss@h/path@x", "https://<hidden>@h/path@x"),
+            ("nats://h:4222", "nats://h:4222"),
+            ("file:///data/a@b", "file:///data/a@b"),
+            ("", ""),
+        ] {
+            let mut value = Value::String(text.into());
+            hide_user(&mut value, &mut 0);
+            assert_eq!(value.as_str(), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_the_rest_is_whole() {
+        let mut store = store::Config::at("s3://bucket");
+        for (name, value) in [
+            ("aws_endpoint", "http://h:1"),
+            ("AWS_Secret_Access_Key", "s1"),
+            ("aws_session_token", "s2"),
+            ("something_new", "s3"),
+        ] {
+            store.options.insert(name.into(), value.into());
+        }
+        let mut config = Config { store: Some(store), ..Config::default() };
+        config.broker.urls = vec!["nats://u:s4@h:1".into()];
+        let (table, count) = effective(&config).unwrap();
+        let text = toml::to_string(&table).unwrap();
+        assert_eq!(count, 4);
+        for secret in ["s1", "s2", "s3", "s4"] {
+            assert!(!text.contains(&format!("\"{secret}\"")) && !text.contains(":s4@"), "{text}");
+        }
+        assert!(text.contains("http://h:1") && text.contains("data_dir = \"data\""), "{text}");
+    }
+
+    #[test]
+    fn the_printed_settings_are_a_settings_file() {
+        let (table, count) = effective(&Config::default()).unwrap();
+        let text = toml::to_string(&table).unwrap();
+        let read: Config = toml::from_str(&text).unwrap();
+        assert_eq!(count, 0);
+        assert_eq!(effective(&read).unwrap().0, table);
+    }
+}

@@ -1,0 +1,267 @@
+//! A tus 1.0 client: opens an upload, sends bytes, and goes on where the server's disk is when something breaks.
+//!
+//! Limits: [`FAILURES_MAX`] failures in a row without a byte kept; a request that moves no byte for [`STALL_SECONDS_MAX`] is
+//! given up; [`PIECE_BYTES_MAX`] of the file are in memory.
+
+use std::{io::SeekFrom, path::PathBuf, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::stream;
+use reqwest::{
+    Body, Method, RequestBuilder, Response, Url,
+    header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
+};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt},
+    sync::watch,
+    time::timeout,
+};
+
+use super::{
+    client::{self, Client, Error},
+    follow::pause,
+    out,
+};
+
+/// Failures in a row after which an upload is given up; it can still go on later.
+pub const FAILURES_MAX: u32 = 8;
+/// Longest time without a byte moved, in seconds.
+pub const STALL_SECONDS_MAX: u64 = 60;
+/// Bytes read at once.
+pub const PIECE_BYTES_MAX: usize = 256 * 1024;
+
+const MEDIA_ID: &str = "streamgate-media-id";
+const OFFSET: &str = "upload-offset";
+
+/// Where the bytes are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// Bytes of this program.
+    Static(&'static [u8]),
+}
+
+/// An upload as the server has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// Its path on the server, such as `v1/uploads/068p...`.
+    pub path: String,
+    /// The medium it becomes.
+    pub media_id: String,
+    /// Bytes that are on the server's disk.
+    pub offset_bytes: u64,
+}
+
+/// Opens an upload of `length_bytes`, called `name`.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn create(client: &Client, length_bytes: u64, name: &str) -> Result<Upload, Error> {
+    let request = tus(client, Method::POST, "v1/uploads")
+        .header("upload-length", length_bytes)
+        .header("upload-metadata", format!("filename {}", STANDARD.encode(name)));
+    let response = client::within_limit(client.send(request)).await?;
+    let location = text(&response, LOCATION.as_str())?;
+    let location = client.base().join(location).map_err(|_| strange(LOCATION.as_str()))?;
+    let path = below(client.base(), &location).ok_or_else(|| strange(LOCATION.as_str()))?;
+    Ok(Upload { path, media_id: text(&response, MEDIA_ID)?.to_owned(), offset_bytes: 0 })
+}
+
+/// How far the upload at `path` is.
+///
+/// # Errors
+/// When the server refuses; 404 and 410 mean that it is not there any more.
+pub async fn standing(client: &Client, path: &str) -> Result<Upload, Error> {
+    let response = client::within_limit(client.send(tus(client, Method::HEAD, path))).await?;
+    Ok(Upload {
+        path: path.to_owned(),
+        media_id: text(&response, MEDIA_ID)?.to_owned(),
+        offset_bytes: offset(&response)?,
+    })
+}
+
+/// Sends what is missing of `length_bytes`; `seen` hears how many bytes were sent so far.
+///
+/// # Errors
+/// When the server refuses, or too many tries kept no byte.
+pub async fn send(
+    client: &Client,
+    upload: &Upload,
+    source: &Source,
+    length_bytes: u64,
+    seen: impl Fn(u64),
+) -> Result<(), Error> {
+    let mut upload = upload.clone();
+    let mut failures = 0;
+    while upload.offset_bytes < length_bytes {
+        seen(upload.offset_bytes);
+        let before = upload.offset_bytes;
+        let error = match append(client, &upload, source, length_bytes, &seen).await {
+            Ok(offset_bytes) => {
+                upload.offset_bytes = offset_bytes;
+                None
+            }
+            Err(error) if error.is_transient() || contradicts_offset(&error) => {
+                // Whatever went wrong, the server knows how far it is; when it does not answer, neither will the next try.
+                if let Ok(now) = standing(client, &upload.path).await {
+                    upload.offset_bytes = now.offset_bytes;
+                }
+                Some(error)
+            }
+            Err(error) => return Err(error),
+        };
+        failures = if upload.offset_bytes > before { 0 } else { failures + 1 };
+        let Some(error) = error else {
+            if failures >= FAILURES_MAX {
+                return Err(Error::Strange { reason: "the server takes no more bytes".into() });
+            }
+            continue;
+        };
+        if failures >= FAILURES_MAX {
+            return Err(error);
+        }
+        tracing::debug!(%error, offset_bytes = upload.offset_bytes, "going on");
+        tokio::time::sleep(pause(failures.max(1), error.refusal().and_then(|r| r.retry_after_s))).await;
+    }
+    seen(length_bytes);
+    Ok(())
+}
+
+/// 409 tells another offset than ours: an answer was lost, or another command sends the same file.
+fn contradicts_offset(error: &Error) -> bool {
+    error.refusal().is_some_and(|refusal| refusal.status == 409)
+}
+
+/// One request with all that is missing; answers the new offset.
+async fn append(
+    client: &Client,
+    upload: &Upload,
+    source: &Source,
+    length_bytes: u64,
+    seen: &impl Fn(u64),
+) -> Result<u64, Error> {
+    let (sent, mut progress) = watch::channel(upload.offset_bytes);
+    let left = length_bytes - upload.offset_bytes;
+    let body = source
+        .body(upload.offset_bytes, left, sent)
+        .await
+        .map_err(|error| Error::Strange { reason: format!("the file can't be read ({error})") })?;
+    let request = tus(client, Method::PATCH, &upload.path)
+        .header(CONTENT_TYPE, "application/offset+octet-stream")
+        .header(OFFSET, upload.offset_bytes)
+        .header(CONTENT_LENGTH, left)
+        .body(body);
+    let mut sending = std::pin::pin!(client.send(request));
+    loop {
+        let moved = timeout(Duration::from_secs(STALL_SECONDS_MAX), progress.changed());
+        tokio::select! {
+            answer = &mut sending => return offset(&answer?),
+            moved = moved => match moved {
+                Ok(Ok(())) => seen(*progress.borrow_and_update()),
+                // All is sent; the answer comes once it is on the server's disk.
+                Ok(Err(_)) => return offset(&client::within_limit(&mut sending).await?),
+                Err(_) => return Err(Error::Silent { seconds: STALL_SECONDS_MAX }),
+            },
+        }
+    }
+}
+
+impl Source {
+    /// A body of `left` bytes from `from` on; `sent` hears where it is and is dropped at the end.
+    async fn body(&self, from: u64, left: u64, sent: watch::Sender<u64>) -> std::io::Result<Body> {
+        match self {
+            Self::Static(bytes) => {
+                let start = usize::try_from(from).map_err(std::io::Error::other)?;
+                let rest = Bytes::from_static(bytes.get(start..).unwrap_or_default());
+                let pieces = stream::unfold((rest, from, sent), |(mut rest, at, sent)| async move {
+                    let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
+                    let at = advance(&sent, at, piece.len());
+                    (!piece.is_empty()).then_some((Ok::<_, std::io::Error>(piece), (rest, at, sent)))
+                });
+                Ok(Body::wrap_stream(pieces))
+            }
+            Self::File(path) => {
+                let mut file = File::open(path).await?;
+                file.seek(SeekFrom::Start(from)).await?;
+                let pieces =
+                    stream::try_unfold((file.take(left), from, sent), |(mut file, at, sent)| async move {
+                        let mut piece = vec![0; PIECE_BYTES_MAX];
+                        let count = file.read(&mut piece).await?;
+                        piece.truncate(count);
+                        let at = advance(&sent, at, count);
+                        Ok::<_, std::io::Error>((count > 0).then_some((Bytes::from(piece), (file, at, sent))))
+                    });
+                Ok(Body::wrap_stream(pieces))
+            }
+        }
+    }
+}
+
+fn advance(sent: &watch::Sender<u64>, at: u64, count: usize) -> u64 {
+    let at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    sent.send_replace(at);
+    at
+}
+
+fn tus(client: &Client, method: Method, path: &str) -> RequestBuilder {
+    client.request(method, client.url(path, &[])).header("tus-resumable", "1.0.0")
+}
+
+fn text<'r>(response: &'r Response, name: &str) -> Result<&'r str, Error> {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).ok_or_else(|| strange(name))
+}
+
+fn offset(response: &Response) -> Result<u64, Error> {
+    text(response, OFFSET)?.parse().map_err(|_| strange(OFFSET))
+}
+
+fn strange(name: &str) -> Error {
+    Error::Strange { reason: format!("the answer has no usable {name}") }
+}
+
+/// The path of an upload below our address of the server. The server may call itself by another name; the key goes only to
+/// the address it was given for.
+fn below(base: &Url, location: &Url) -> Option<String> {
+    let path = location.path().strip_prefix(base.path()).unwrap_or_else(|| location.path());
+    let path = path.trim_start_matches('/');
+    let id = path.strip_prefix("v1/uploads/")?;
+    let is_plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    is_plain.then(|| path.to_owned())
+}
+
+/// A bar of bytes on stderr; nothing is drawn without a terminal.
+pub fn bar(length_bytes: u64, name: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(length_bytes);
+    let template = "{msg} {bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(out::clean(name));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_stays_at_the_address_that_was_given() {
+        for (base, location, wanted) in [
+            ("http://h:1/", "http://h:1/v1/uploads/a1", Some("v1/uploads/a1")),
+            ("http://h:1/", "https://media.example.org/v1/uploads/a1", Some("v1/uploads/a1")),
+            ("https://h/gate/", "https://h/gate/v1/uploads/a1", Some("v1/uploads/a1")),
+            ("http://h:1/", "http://h:1/v1/uploads/", None),
+            ("http://h:1/", "http://h:1/v1/uploads/a/b", None),
+            ("http://h:1/", "http://h:1/elsewhere", None),
+        ] {
+            assert_eq!(
+                below(&base.parse().unwrap(), &location.parse().unwrap()).as_deref(),
+                wanted,
+                "{location}"
+            );
+        }
+    }
+}
