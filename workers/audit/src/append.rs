@@ -3,18 +3,13 @@
 use async_nats::jetstream::{
     context::{PublishError, PublishErrorKind},
     message::PublishMessage,
-    publish::PublishAck,
     stream::LastRawMessageErrorKind,
 };
-use futures::{StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use nats::{Bus, Start, reader::Entry};
 use schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Config, Error, Head};
-
-/// The confirmation of one record: its number and what the broker said.
-type Confirmation = BoxFuture<'static, (u64, Result<PublishAck, PublishError>)>;
 
 /// Reads the head of the log from the leader of AUDIT.
 pub(crate) async fn head(bus: &Bus) -> Result<Head, Error> {
@@ -26,10 +21,10 @@ pub(crate) async fn head(bus: &Bus) -> Result<Head, Error> {
     }
 }
 
-/// Appends every event behind the head until `stop` fires; then waits for what is in flight.
+/// Appends every event behind the head until `stop` fires.
 ///
-/// Records are published without waiting for each other: each names the sequence before it, so after one that fails all
-/// others fail too, and the next term begins behind the last one that is stored.
+/// One record at a time: what is sent before its predecessor is confirmed could follow the record of another writer, since
+/// the broker compares sequences, not bytes.
 ///
 /// # Errors
 /// [`Error::Fenced`] when another writer is at work; [`Error::Interrupted`] when the connection was made anew.
@@ -41,23 +36,20 @@ pub(crate) async fn term(bus: &Bus, config: &Config, stop: &CancellationToken) -
     let start = Start::Sequence(head.source_sequence + 1);
     let reading = nats::reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
     let mut events = bus.reader(reading).await?;
-    let mut in_flight: FuturesOrdered<Confirmation> = FuturesOrdered::new();
     tracing::debug!(n = head.n, source_sequence = head.source_sequence, "auditing");
     loop {
-        tokio::select! {
+        let event = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = stop.cancelled() => return Ok(()),
             _ = connection.changed() => return Err(Error::Interrupted),
-            Some((n, confirmed)) = in_flight.next(), if !in_flight.is_empty() => confirm(n, confirmed)?,
-            event = events.next(), if in_flight.len() < config.in_flight_max.max(1) => {
-                head = send(bus, config, &head, &event?, &mut in_flight).await?;
-            }
-        }
+            event = events.next() => event?,
+        };
+        head = tokio::select! {
+            biased;
+            appended = append(bus, config, &head, &event) => appended?,
+            _ = connection.changed() => return Err(Error::Interrupted),
+        };
     }
-    while let Some((n, confirmed)) = in_flight.next().await {
-        confirm(n, confirmed)?;
-    }
-    Ok(())
 }
 
 /// A log must not go on with the events of another stream.
@@ -70,13 +62,8 @@ async fn check_source(bus: &Bus, head: &Head) -> Result<(), Error> {
     Ok(())
 }
 
-async fn send(
-    bus: &Bus,
-    config: &Config,
-    head: &Head,
-    event: &Entry,
-    in_flight: &mut FuturesOrdered<Confirmation>,
-) -> Result<Head, Error> {
+/// Appends the record of one event; answers the head once it is stored.
+async fn append(bus: &Bus, config: &Config, head: &Head, event: &Entry) -> Result<Head, Error> {
     if event.sequence != head.source_sequence + 1 {
         tracing::error!(
             from = head.source_sequence + 1,
@@ -90,18 +77,9 @@ async fn send(
         .payload(line.bytes.into())
         .expected_stream(subjects::AUDIT)
         .expected_last_sequence(head.n);
-    let sent = bus.context().send_publish(line.subject, message).await;
-    let ack = sent.map_err(|error| failed(n, &error))?;
-    in_flight.push_back(Box::pin(async move { (n, ack.await) }));
-    Ok(line.head)
-}
-
-fn confirm(n: u64, confirmed: Result<PublishAck, PublishError>) -> Result<(), Error> {
-    match confirmed {
-        Ok(ack) if ack.sequence == n => Ok(()),
-        Ok(_) => Err(Error::Fenced { n }),
-        Err(error) => Err(failed(n, &error)),
-    }
+    let sent = bus.context().send_publish(line.subject, message).await.map_err(|error| failed(n, &error))?;
+    let ack = sent.await.map_err(|error| failed(n, &error))?;
+    if ack.sequence == n { Ok(line.head) } else { Err(Error::Fenced { n }) }
 }
 
 fn failed(n: u64, error: &PublishError) -> Error {

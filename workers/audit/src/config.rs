@@ -6,14 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Records published but not yet confirmed; each names its predecessor, so order holds with any number.
-    pub in_flight_max: usize,
     /// Largest line in bytes; a larger payload is replaced by its digest. Below the broker's `max_payload`.
     pub line_bytes_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { in_flight_max: 256, line_bytes_max: 960 * 1024 }
+        Self { line_bytes_max: 960 * 1024 }
     }
 }

@@ -4,7 +4,7 @@
 //! - Emits: `audit.<entity>.<verb>` into the stream AUDIT. Each publish names the sequence it expects before it, so a
 //!   writer that lost its lease without noticing is refused, and nothing is doubled or reordered.
 //! - Stores: nothing else; where to go on is read from the last record. A crash at any line is repaired by the next term.
-//! - Limits: [`Config`] names the records in flight and the bytes of one line.
+//! - Limits: one record in flight; [`Config`] names the bytes of one line.
 //!
 //! What is absent: no durable and no cursor of its own, so there is nothing that could disagree with the log.
 

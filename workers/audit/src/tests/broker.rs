@@ -106,14 +106,13 @@ async fn records_whose_confirmation_was_never_read_are_not_doubled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writers_that_crash_with_records_in_flight_leave_a_whole_log() {
+async fn writers_that_crash_while_they_append_leave_a_whole_log() {
     let broker = TestBroker::start().await;
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     for round in 1..=8 {
         let next = publisher.events() + round % 5 + 1;
         publisher.publish(6).await;
-        let in_flight_max = usize::try_from(round).unwrap();
-        let writer = Writer::start(&broker, Config { in_flight_max, ..Config::default() }).await;
+        let writer = Writer::start(&broker, Config::default()).await;
         recorded(&bus, next).await;
         writer.crash().await;
     }
@@ -146,7 +145,8 @@ async fn of_two_writers_the_displaced_one_ends_and_writes_nothing() {
     let broker = TestBroker::start().await;
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     let mut one = Writer::start(&broker, Config::default()).await;
-    let mut two = Writer::start(&broker, Config::default()).await;
+    // Its lines differ from those of the first, as those of another version may: the log shows whose is whose.
+    let mut two = Writer::start(&broker, Config { line_bytes_max: 100 }).await;
     let (displaced, left) = soon("a displaced writer", async {
         loop {
             publisher.publish(1).await;
