@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{error::Error, plan};
 
+/// Most tries of letting go; our own renewals may be ahead of what is known of the record.
+const RELEASE_ATTEMPTS_MAX: u32 = 3;
+
 /// What asking for a part led to.
 pub(crate) enum Asked {
     /// It is ours.
@@ -130,15 +133,20 @@ impl Claim {
         }
     }
 
-    /// After a failed compare-and-set: the part is still ours when only the sweeper or a lost answer moved the revision.
+    /// After a failed compare-and-set: the part is still ours when only the sweeper, a lost answer or a renewal that was
+    /// dropped halfway moved the revision.
+    async fn reload(&self, wanted: &Part) -> Result<Option<Held<Part>>, Error> {
+        let found = self.bus.load::<Part>(&subjects::part_key(wanted.job_id, &wanted.part)).await?;
+        Ok(found.filter(|found| {
+            found.record.worker == self.worker
+                && found.record.attempt == self.attempt
+                && found.record.status == PartStatus::Claimed
+        }))
+    }
+
     async fn recover(&self, held: &mut Held<Part>) -> Result<bool, Error> {
         let wanted = held.record.clone();
-        let found = self.bus.load::<Part>(&subjects::part_key(wanted.job_id, &wanted.part)).await?;
-        if let Some(found) = found
-            && found.record.worker == self.worker
-            && found.record.attempt == self.attempt
-            && found.record.status == PartStatus::Claimed
-        {
+        if let Some(found) = self.reload(&wanted).await? {
             *held = found;
             held.record = wanted.clone();
             match self.bus.commit(held, Outbox::new()).await {
@@ -164,19 +172,22 @@ impl Claim {
             return Ok(false);
         }
         let mut held = self.held.lock().await;
-        let record = &mut held.record;
-        record.code = Some(code.to_owned());
-        record.detail = Some(detail.to_owned());
-        record.last_seen_ms = 0;
-        record.crashes += u32::from(crashed);
-        if !counted {
-            record.attempt = record.attempt.saturating_sub(1);
+        for _ in 0..RELEASE_ATTEMPTS_MAX {
+            let record = &mut held.record;
+            record.code = Some(code.to_owned());
+            record.detail = Some(detail.to_owned());
+            record.last_seen_ms = 0;
+            record.crashes = self.crashes + u32::from(crashed);
+            record.attempt = self.attempt - u32::from(!counted);
+            match self.bus.commit(&mut held, Outbox::new()).await {
+                Ok(()) => return Ok(true),
+                Err(nats::Error::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let Some(found) = self.reload(&held.record).await? else { break };
+            *held = found;
         }
-        match self.bus.commit(&mut held, Outbox::new()).await {
-            Ok(()) => Ok(true),
-            Err(nats::Error::Conflict { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(false)
     }
 }
 

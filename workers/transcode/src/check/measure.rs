@@ -1,6 +1,6 @@
 //! Reads the stored objects: every init segment, and of every media segment its head and its size.
 //!
-//! Limits: [`HEAD_BYTES`] of each segment, `reads_max` reads at once.
+//! Limits: `HEAD_BYTES` of each segment, `reads_max` reads at once.
 
 use std::collections::BTreeMap;
 
