@@ -5,6 +5,14 @@
 //!
 //! Limits: an `Authorization` header of more than [`KEY_LENGTH_MAX`] characters is refused unread.
 
+pub mod message;
+pub mod signature;
+#[cfg(test)]
+mod tests;
+pub mod typed;
+mod uri;
+pub mod value;
+
 use axum::{
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, Method, header, request::Parts},
@@ -161,26 +169,4 @@ pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::Error> 
         .await?;
     held.map(|held| held.record.bytes.into_vec())
         .ok_or_else(|| nats::Error::Invalid { what: format!("signing key {name}") })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refuses_what_is_no_key() {
-        for text in ["", "sg_", "sg__x", "sg_short_x", "Bearer", "sk_00000000000000000000000000_x"] {
-            assert!(parse(text).is_none(), "{text}");
-        }
-        assert!(parse("sg_00000000000000000000000000_secret").is_some());
-    }
-
-    #[test]
-    fn an_owner_sees_only_its_own() {
-        let owner = Principal { owner: "ann".into(), role: access::Role::Owner };
-        assert!(owner.may_see("ann") && owner.may_change("ann"));
-        assert!(!owner.may_see("bob") && !owner.may_change("bob"));
-        let operator = Principal { owner: "ops".into(), role: access::Role::Operator };
-        assert!(operator.may_see("bob") && !operator.may_change("bob") && !operator.may_change("ops"));
-    }
 }
