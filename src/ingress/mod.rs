@@ -1,6 +1,6 @@
 //! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
 //!
-//! Every mutating route lies behind [`crate::auth::require`]; only probes, the watch page and `/play` (whose path token is the
+//! Every mutating route lies behind [`crate::auth::require`]; only probes, sign-in, the watch page and `/play` (whose path token is the
 //! right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
 //!
 //! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
@@ -65,6 +65,8 @@ pub struct App {
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
     pub uploads: uploads::State,
+    /// Sign-in.
+    pub sign_in: auth::SignIn,
 }
 
 impl App {
@@ -72,15 +74,17 @@ impl App {
     ///
     /// # Errors
     /// When the signing key can be neither read nor made.
-    pub async fn build(bus: Bus, store: Store, config: Config) -> anyhow::Result<Self> {
+    pub async fn build(bus: Bus, store: Store, config: Config, auth: auth::Config) -> anyhow::Result<Self> {
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
+        let auth = auth.at(config.public_url.as_deref(), config.listen);
+        let sign_in = auth::SignIn::open(bus.clone(), auth, None).await?;
         let uploads = uploads::State::new(
             bus.clone(),
             store.clone(),
             config.uploads.clone(),
             config.public_url.clone(),
         );
-        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads })
+        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads, sign_in })
     }
 
     /// What runs beside the requests, until `shutdown`.
@@ -88,7 +92,8 @@ impl App {
     /// # Errors
     /// When the broker does not take a subscription.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        Ok(self.uploads.run(shutdown).await?)
+        let (uploads, sign_in) = tokio::join!(self.uploads.run(shutdown.clone()), self.sign_in.run(shutdown));
+        Ok(uploads.and(sign_in)?)
     }
 }
 
@@ -96,9 +101,10 @@ impl App {
 pub fn router(app: App) -> Router {
     let guarded = Router::new()
         .merge(uploads::router(app.uploads.clone()))
-        .route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
+        .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
     Router::new()
         .merge(guarded)
+        .merge(auth::routes::router(app.sign_in.clone()))
         .merge(watch::router())
         .merge(probes::router())
         .fallback(request::no_such_path)

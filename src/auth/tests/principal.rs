@@ -1,6 +1,6 @@
 use schemas::access;
 
-use super::super::{Principal, parse};
+use super::super::{Principal, key::parse};
 
 #[test]
 fn refuses_what_is_no_key() {
@@ -12,9 +12,9 @@ fn refuses_what_is_no_key() {
 
 #[test]
 fn an_owner_sees_only_its_own() {
-    let owner = Principal { owner: "ann".into(), role: access::Role::Owner };
+    let owner = Principal::new("ann", access::Role::Owner);
     assert!(owner.may_see("ann") && owner.may_change("ann"));
     assert!(!owner.may_see("bob") && !owner.may_change("bob"));
-    let operator = Principal { owner: "ops".into(), role: access::Role::Operator };
+    let operator = Principal::new("ops", access::Role::Operator);
     assert!(operator.may_see("bob") && !operator.may_change("bob") && !operator.may_change("ops"));
 }
