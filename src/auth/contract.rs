@@ -5,7 +5,7 @@
 //! A wrapped signature for an account that is there already is asked without its preparation, which could claim the account inside
 //! the simulated call.
 //!
-//! Limits: [`Config::contract_ms_max`] for all questions of one sign-in, [`Config::contract_calls_max`] sign-ins at once,
+//! Limits: [`Config::contract_ms_max`] for all questions of one sign-in, [`Config::contract_calls_max`] contracts at once,
 //! [`Config::contract_gas_max`] for each question, [`ANSWER_BYTES_MAX`] for the answer of a contract.
 
 use std::{sync::Arc, time::Duration};
@@ -141,15 +141,10 @@ impl Verifier {
     /// [`CallError::Unavailable`] when that can't be known now.
     pub async fn verify(&self, question: Question<'_>) -> Result<Verdict, CallError> {
         let Some(chain) = &self.chain else { return Ok(by_key(question)) };
-        let busy = |reason: &'static str| CallError::Unavailable(reason.into());
-        let slot = self.slots.try_acquire().map_err(|_| busy("too many contracts are being asked"))?;
-        let asking = self.ask(chain.as_ref(), question);
-        let verdict = tokio::time::timeout(self.time_max, asking).await;
-        drop(slot);
-        match verdict {
+        match tokio::time::timeout(self.time_max, self.ask(chain.as_ref(), question)).await {
             Ok(Err(CallError::Unsupported)) => Ok(by_key(question)),
             Ok(verdict) => verdict,
-            Err(_) => Err(busy("the chain did not answer in time")),
+            Err(_) => Err(unavailable("the chain did not answer in time")),
         }
     }
 
@@ -160,7 +155,7 @@ impl Verifier {
         if question.signature.ends_with(&WRAPPED) && wrapped.is_none() {
             return Ok(Verdict::Invalid);
         }
-        let asked = Asked { chain, block, gas_max: self.gas_max };
+        let asked = Asked { chain, block, gas_max: self.gas_max, slots: &self.slots };
         match wrapped {
             Some(wrapped) if code.is_empty() => {
                 let program = prepare_and_ask(&wrapped, question);
@@ -179,6 +174,7 @@ struct Asked<'a> {
     chain: &'a dyn ChainCall,
     block: Block,
     gas_max: u64,
+    slots: &'a Semaphore,
 }
 
 impl Asked<'_> {
@@ -199,6 +195,8 @@ impl Asked<'_> {
         data: Vec<u8>,
         method: Method,
     ) -> Result<Verdict, CallError> {
+        // Slow contracts wait for each other, and nobody waits for them: an account without code never comes here.
+        let slot = self.slots.try_acquire().map_err(|_| unavailable("too many contracts are being asked"))?;
         let call = Call {
             chain_id,
             to,
@@ -207,7 +205,9 @@ impl Asked<'_> {
             gas_max: self.gas_max,
             answer_bytes_max: ANSWER_BYTES_MAX,
         };
-        match self.chain.eth_call(call).await {
+        let answer = self.chain.eth_call(call).await;
+        drop(slot);
+        match answer {
             Ok(answer) if answer.len() <= ANSWER_BYTES_MAX && answer.starts_with(&YES) => {
                 Ok(Verdict::Valid(method))
             }
@@ -215,6 +215,10 @@ impl Asked<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+fn unavailable(reason: &'static str) -> CallError {
+    CallError::Unavailable(reason.into())
 }
 
 fn by_key(question: Question<'_>) -> Verdict {

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// Longest key text in characters.
-pub const LENGTH_MAX: usize = 128;
+pub(super) const LENGTH_MAX: usize = 128;
 /// Owner of the key made at first start.
 pub const FIRST_OWNER: &str = "admin";
 

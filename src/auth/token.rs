@@ -10,33 +10,33 @@ use schemas::ids::{KeyId, RequestId, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// Longest token in characters.
-pub const LENGTH_MAX: usize = 1_024;
+pub(super) const LENGTH_MAX: usize = 1_024;
 /// Most difference between two replicas' clocks, in seconds.
-pub const LEEWAY_S: u64 = 5;
+pub(super) const LEEWAY_S: u64 = 5;
 /// Who the token is for.
-pub const AUDIENCE: &str = "streamgate-api";
+pub(super) const AUDIENCE: &str = "streamgate-api";
 /// The type in its header (RFC 9068 section 2.1): no other token of ours is taken for one.
-pub const TYPE: &str = "at+jwt";
+pub(super) const TYPE: &str = "at+jwt";
 
 /// What a token says; every claim must be there, times as numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claims {
+pub(super) struct Claims {
     /// Who gave it.
-    pub iss: String,
+    pub(super) iss: String,
     /// Who it is for.
-    pub aud: String,
+    pub(super) aud: String,
     /// Whose things its bearer works on.
-    pub sub: String,
+    pub(super) sub: String,
     /// From when on it is worth nothing, in Unix seconds.
-    pub exp: u64,
+    pub(super) exp: u64,
     /// From when on it is good.
-    pub nbf: u64,
+    pub(super) nbf: u64,
     /// When it was given.
-    pub iat: u64,
+    pub(super) iat: u64,
     /// Its own name.
-    pub jti: RequestId,
+    pub(super) jti: RequestId,
     /// The session it belongs to.
-    pub sid: SessionId,
+    pub(super) sid: SessionId,
 }
 
 /// A key of the ring, ready for use.

@@ -1,8 +1,15 @@
 //! Sign-in: the pure parts by tables and vectors, the rest against a real broker.
 
+mod anvil;
+mod contract;
+mod holes;
+mod keys;
+mod login;
 mod message;
 mod principal;
+mod sessions;
 mod signature;
+mod site;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.
 const VECTORS: &str = include_str!("../../../tests/signin/vectors.json");
