@@ -8,6 +8,9 @@ use crate::ingress::error::Problem;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Denial {
+    /// No site is named that may sign people in.
+    #[error("the operator has to name a site: auth.domains, or ingress.public_url")]
+    NoSite,
     /// The message or the signature can't be read.
     #[error("{0}")]
     Malformed(String),
@@ -62,6 +65,7 @@ impl Denial {
     /// The stable code.
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::NoSite => "no_site",
             Self::Malformed(_) => "message_malformed",
             Self::ChallengeUnknown => "challenge_unknown",
             Self::ChallengeUsed => "challenge_used",
@@ -85,6 +89,7 @@ impl Denial {
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
         let (status, title) = match denial {
+            Denial::NoSite => (StatusCode::FORBIDDEN, "No site may sign people in here"),
             Denial::Malformed(_) => (StatusCode::BAD_REQUEST, "The message can't be read"),
             Denial::Session | Denial::Reused | Denial::Proof => {
                 (StatusCode::UNAUTHORIZED, "The session is over")

@@ -209,17 +209,15 @@ pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: 
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
-    let allowed = match authenticate(&sign_in, request.headers()).await {
-        Ok(principal) => scope::check(&principal, request.method(), request.uri().path()).map(|()| principal),
-        Err(problem) => Err(problem),
+    let principal = match authenticate(&sign_in, request.headers()).await {
+        Ok(principal) => principal,
+        Err(problem) => return problem.into_response(),
     };
-    match allowed {
-        Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
+    if let Err(barred) = scope::check(&principal, request.method(), request.uri().path()) {
+        return Problem::from(barred).into_response();
     }
+    request.extensions_mut().insert(principal);
+    next.run(request).await
 }
 
 /// Finds out who sent these headers.

@@ -35,7 +35,9 @@ pub(super) async fn create(
     who: Principal,
     Body(wanted): Body<Create>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    may_manage(&who)?;
+    if !may_manage(&who) {
+        return Err(wallet_needed());
+    }
     let is_admin = who.role == Role::Admin;
     let owner = wanted.owner.unwrap_or_else(|| who.owner.clone());
     let role = wanted.role.unwrap_or(Role::Owner);
@@ -97,7 +99,9 @@ pub(super) async fn revoke(
     who: Principal,
     Path(key_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    may_manage(&who)?;
+    if !may_manage(&who) {
+        return Err(wallet_needed());
+    }
     let missing = || Problem::not_found("There is no such key");
     let key_id = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
@@ -109,14 +113,14 @@ pub(super) async fn revoke(
 }
 
 /// A stolen key must not make itself successors: people manage keys, signed in by their wallet, or administrators.
-fn may_manage(who: &Principal) -> Result<(), Problem> {
+fn may_manage(who: &Principal) -> bool {
     let is_person = who.wallet.is_some() && who.role != Role::Operator;
     let is_admin = who.role == Role::Admin && who.scopes.is_none();
-    if is_person || is_admin {
-        Ok(())
-    } else {
-        Err(Problem::forbidden("wallet_needed", "Keys are managed by a signed-in wallet or an administrator"))
-    }
+    is_person || is_admin
+}
+
+fn wallet_needed() -> Problem {
+    Problem::forbidden("wallet_needed", "Keys are managed by a signed-in wallet or an administrator")
 }
 
 fn describe(key: &ApiKey) -> Value {

@@ -70,18 +70,15 @@ pub(super) async fn challenge(
         .into_response())
 }
 
-fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
+fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Denial> {
     let config = &shared.config;
-    let Some(first) = config.domains.first() else {
-        return Err(Problem::forbidden("no_site", "No site may sign people in here")
-            .detail("the operator has to name it: auth.domains, or ingress.public_url"));
-    };
+    let first = config.domains.first().ok_or(Denial::NoSite)?;
     let domain = ask.domain.unwrap_or_else(|| first.clone());
     if !config.domains.contains(&domain) {
-        return Err(Denial::Domain.into());
+        return Err(Denial::Domain);
     }
     if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
-        return Err(Denial::Chain.into());
+        return Err(Denial::Chain);
     }
     Ok(Wish { domain, address: ask.address, chain_id: ask.chain_id })
 }

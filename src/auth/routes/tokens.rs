@@ -20,14 +20,14 @@ use crate::{
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.
 pub(super) fn answer(shared: &Shared, live: Live, refresh_token: &str) -> Result<Value, Failure> {
     let now_ms = nats::now_ms();
-    let (now_s, end_s) = (now_ms / 1_000, live.expires_at_ms / 1_000);
+    let (issued_s, end_s) = (now_ms / 1_000, live.expires_at_ms / 1_000);
     let claims = Claims {
         iss: shared.config.issuer.clone(),
         aud: token::AUDIENCE.to_owned(),
         sub: live.address.owner(),
-        exp: now_s.saturating_add(shared.config.access_ttl_s).min(end_s),
-        nbf: now_s,
-        iat: now_s,
+        exp: issued_s.saturating_add(shared.config.access_ttl_s).min(end_s),
+        nbf: issued_s,
+        iat: issued_s,
         jti: RequestId::from_bytes(nats::fresh_id()),
         sid: live.session_id,
     };
@@ -35,7 +35,7 @@ pub(super) fn answer(shared: &Shared, live: Live, refresh_token: &str) -> Result
     Ok(json!({
         "access_token": token::sign(&claims, &key)?,
         "token_type": "Bearer",
-        "expires_in": claims.exp.saturating_sub(now_s),
+        "expires_in": claims.exp.saturating_sub(issued_s),
         "refresh_token": refresh_token,
         "session_id": live.session_id,
         "session_expires_at_ms": live.expires_at_ms,

@@ -61,7 +61,7 @@ async fn a_key_is_over_at_its_time_and_wrong_texts_open_nothing() {
     for wrong in [
         format!("sg_{key_id}_"),
         format!("sg_{key_id}_{}", "0".repeat(40)),
-        key[..key.len() - 1].to_owned(),
+        key.get(..key.len() - 1).unwrap().to_owned(),
         format!("{key}0"),
         "sg_00000000000000000000000000_x".into(),
         format!("sg_owner.{key_id}_x"),

@@ -4,7 +4,7 @@ use schemas::session::{Challenge, Challenged, Method as How, Refused, Session, S
 use serde_json::json;
 
 use super::site::*;
-use crate::auth::{Config, typed::Values, value::Address};
+use crate::auth::{Config, typed::Values};
 
 #[tokio::test]
 async fn a_wallet_signs_in_and_is_known_on_every_replica() {
@@ -140,8 +140,13 @@ async fn a_nonce_is_ours_in_time_and_of_this_client() {
     }
 }
 
+/// A change to a message, and the code it is refused with.
+type Case = (fn(&mut Text), &'static str);
+/// A name, and a change to a signature.
+type Change = (&'static str, Box<dyn Fn(&mut Vec<u8>)>);
+
 /// Refuses each, and the message as it was but for the change is taken.
-async fn refused(config: Config, cases: Vec<(fn(&mut Text), &str)>) {
+async fn refused(config: Config, cases: Vec<Case>) {
     let mut site = Site::start().await;
     let a = site.replica(config).await;
     let wallet = Wallet::new(7);
@@ -243,7 +248,7 @@ async fn signatures_in_any_other_form_are_refused() {
     let order = U256::from_be_bytes(alloy_primitives::hex!(
         "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
     ));
-    let changes: Vec<(&str, Box<dyn Fn(&mut Vec<u8>)>)> = vec![
+    let changes: Vec<Change> = vec![
         (
             "high s",
             Box::new(move |s| {
@@ -344,5 +349,4 @@ async fn roles_come_from_settings() {
     a.send(a.request(Method::POST, "/v1/media").bearer_auth(&token)).await.assert(403, "read_only");
     let key = a.request(Method::POST, "/v1/auth/keys").bearer_auth(&token).json(&json!({}));
     a.send(key).await.assert(403, "wallet_needed");
-    let _: Address = admin.address;
 }

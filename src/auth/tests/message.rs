@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 
 use super::{super::message::*, vectors};
@@ -272,18 +274,19 @@ fn any_message() -> impl Strategy<Value = String> {
                 scheme.unwrap_or_default()
             );
             if let Some(statement) = statement {
-                text += &format!("{statement}\n");
+                writeln!(text, "{statement}").unwrap();
             }
-            text += &format!("\nURI: {uri}\nVersion: 1\nChain ID: {chain}\nNonce: {nonce}\nIssued At: {at}");
+            write!(text, "\nURI: {uri}\nVersion: 1\nChain ID: {chain}\nNonce: {nonce}\nIssued At: {at}")
+                .unwrap();
             for (name, value) in [("Expiration Time", expires), ("Not Before", from), ("Request ID", id)] {
                 if let Some(value) = value {
-                    text += &format!("\n{name}: {value}");
+                    write!(text, "\n{name}: {value}").unwrap();
                 }
             }
             if let Some(resources) = resources {
                 text += "\nResources:";
                 for resource in resources {
-                    text += &format!("\n- {resource}");
+                    write!(text, "\n- {resource}").unwrap();
                 }
             }
             text

@@ -10,6 +10,7 @@ mod principal;
 mod sessions;
 mod signature;
 mod site;
+mod tokens;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.
 const VECTORS: &str = include_str!("../../../tests/signin/vectors.json");

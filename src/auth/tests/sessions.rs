@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use nats::Outbox;
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use schemas::session::{End, Refreshed, Reused, Ring, Session, SignedOut};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::site::*;
 use crate::auth::Config;
@@ -83,7 +83,7 @@ async fn logout_closes_on_a_replica_that_no_message_reaches_within_a_second() {
     a.logout(&token, json!({})).await.expect(204);
     a.me(&token).await.assert(401, "unauthorized");
     let late = deaf.until_refused(&token).await;
-    assert!(late < Duration::from_millis(1_000), "{late:?}");
+    assert!(late < Duration::from_secs(1), "{late:?}");
     a.refresh(&answer.text("refresh_token")).await.assert(401, "session_over");
     let ended = site.events::<SignedOut>().await;
     assert_eq!((ended.len(), ended[0].end), (1, End::SignedOut));
@@ -159,13 +159,39 @@ async fn the_broker_sweeps_away_what_is_over() {
     let mut site = Site::start().await;
     let a = site.replica(Config { challenge_ttl_s: 1, session_ttl_s: 1, ..config() }).await;
     let answer = a.sign_in(&Wallet::new(30)).await;
-    let deadline = tokio::time::Instant::now() + SOON;
-    for key in [answer.text("session_id"), format!("wallet.{}", Wallet::new(30).address.lower())] {
-        while site.admin.read("sessions", &key).await.unwrap().is_some_and(|raw| raw.value.is_some()) {
-            assert!(tokio::time::Instant::now() < deadline, "{key} is still there");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
+    site.until_gone("sessions", &answer.text("session_id")).await;
+    site.until_gone("sessions", &format!("wallet.{}", Wallet::new(30).address.lower())).await;
+}
+
+#[tokio::test]
+async fn what_a_crash_left_unsent_is_told_and_still_has_an_end() {
+    let site = Site::start().await;
+    let told = Refreshed {
+        request_id: schemas::ids::RequestId::from_bytes([1; 16]),
+        session_id: schemas::ids::SessionId::from_bytes([2; 16]),
+        owner: "eip155:0x".into(),
+        generation: 2,
+    };
+    let key = told.session_id.to_string();
+    let unsent = schemas::envelope::Unsent {
+        subject: schemas::subjects::event(&told),
+        id: "left behind".into(),
+        headers: std::collections::BTreeMap::new(),
+        payload: nats::encode("event", &told).unwrap().into(),
+        once: false,
+    };
+    let envelope = schemas::envelope::Envelope {
+        record: nats::encode("record", &json!({})).unwrap().into(),
+        unsent: vec![unsent],
+        changed_at_ms: 0,
+        expires_at_ms: Some(nats::now_ms()),
+    };
+    let payload = nats::encode("envelope", &envelope).unwrap();
+    let subject = schemas::subjects::kv("sessions", &key);
+    site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
+    assert!(site.admin.sweep("sessions", &key).await.unwrap());
+    assert_eq!(site.events::<Refreshed>().await, [told]);
+    site.until_gone("sessions", &key).await;
 }
 
 #[tokio::test]
@@ -183,112 +209,6 @@ async fn verify_says_what_a_credential_is_good_for() {
     }
     a.logout(&answer.text("access_token"), json!({})).await.expect(204);
     assert_eq!(verify(&answer.text("access_token")).await, json!({ "active": false }));
-}
-
-#[tokio::test]
-async fn tokens_in_any_other_form_are_refused() {
-    let mut site = Site::start().await;
-    let a = site.replica(config()).await;
-    let good = a.sign_in(&Wallet::new(32)).await.text("access_token");
-    let ring: Ring = site.record("ring.access").await;
-    let key = ring.keys[0].bytes.as_slice();
-    let (header, claims) = opened(&good);
-    assert_eq!(header, json!({ "typ": "at+jwt", "alg": "HS256", "kid": ring.keys[0].key_id }));
-    a.me(&forge(&header, &claims, key)).await.expect(200);
-    let with = |value: &Value, name: &str, new: Value| {
-        let mut value = value.clone();
-        value.as_object_mut().unwrap().insert(name.into(), new);
-        value
-    };
-    let without = |value: &Value, name: &str| {
-        let mut value = value.clone();
-        value.as_object_mut().unwrap().remove(name);
-        value
-    };
-    let now_s = nats::now_ms() / 1_000;
-    let mut forged: Vec<(String, String)> = Vec::new();
-    for alg in ["none", "None", "HS384", "HS512", "RS256", "PS256", "ES256", "EdDSA", "hs256", ""] {
-        forged.push((format!("alg {alg}"), forge(&with(&header, "alg", json!(alg)), &claims, key)));
-        let unsigned = forge(&with(&header, "alg", json!(alg)), &claims, key);
-        forged.push((format!("alg {alg} unsigned"), format!("{}.", unsigned.rsplit_once('.').unwrap().0)));
-    }
-    for (name, value) in [
-        ("typ", json!("JWT")),
-        ("kid", json!("00000000000000000000000000")),
-        ("kid", json!("../../dev/null")),
-        ("kid", json!(1)),
-        ("crit", json!(["exp"])),
-        ("jwk", json!({ "kty": "oct", "k": "AAAA" })),
-        ("jku", json!("https://evil.org")),
-        ("cty", json!("JWT")),
-        ("b64", json!(false)),
-        ("zip", json!("DEF")),
-    ] {
-        forged.push((format!("header {name} {value}"), forge(&with(&header, name, value), &claims, key)));
-    }
-    for name in ["typ", "alg", "kid"] {
-        forged.push((format!("no header {name}"), forge(&without(&header, name), &claims, key)));
-    }
-    for name in ["iss", "aud", "sub", "exp", "nbf", "iat", "jti", "sid"] {
-        forged.push((format!("no {name}"), forge(&header, &without(&claims, name), key)));
-        forged.push((format!("null {name}"), forge(&header, &with(&claims, name, Value::Null), key)));
-    }
-    for (name, value) in [
-        ("exp", json!(now_s - 6)),
-        ("exp", json!((now_s + 600).to_string())),
-        ("exp", json!(-1)),
-        ("exp", json!(1.5e300)),
-        ("nbf", json!(now_s + 60)),
-        ("nbf", json!(now_s.to_string())),
-        ("iat", json!(now_s + 10_000)),
-        ("iat", json!("now")),
-        ("iss", json!("other")),
-        ("aud", json!("other")),
-        ("aud", json!(["streamgate-api"])),
-        ("aud", json!([])),
-        ("sub", json!("admin")),
-        ("sub", json!("")),
-        ("sid", json!("00000000000000000000000000")),
-        ("sid", json!("ring.access")),
-        ("jti", json!("x")),
-    ] {
-        forged.push((format!("{name} {value}"), forge(&header, &with(&claims, name, value), key)));
-    }
-    forged.push(("other key".into(), forge(&header, &claims, &[0; 32])));
-    forged.push(("empty key".into(), forge(&header, &claims, b"")));
-    forged.push(("long".into(), forge(&header, &with(&claims, "x", json!("x".repeat(2_000))), key)));
-    let (body, signature) = good.rsplit_once('.').unwrap();
-    for (what, token) in [
-        ("no signature", format!("{body}.")),
-        ("two parts", body.to_owned()),
-        ("four parts", format!("{good}.x")),
-        ("short signature", format!("{body}.{}", &signature[..40])),
-        ("padded", format!("{good}=")),
-        ("dots", "..".into()),
-        (
-            "other claims",
-            format!(
-                "{}.{}",
-                forge(&header, &with(&claims, "exp", json!(now_s + 9_999)), &[1; 32])
-                    .rsplit_once('.')
-                    .unwrap()
-                    .0,
-                signature
-            ),
-        ),
-    ] {
-        forged.push((what.into(), token));
-    }
-    for (what, token) in forged {
-        let answer = a.me(&token).await;
-        assert_eq!((answer.status.as_u16(), answer.code()), (401, "unauthorized"), "{what}: {token}");
-    }
-    a.me(&good).await.expect(200);
-    // Two credentials are none.
-    let two = a.request(Method::GET, "/v1/auth/me").bearer_auth(&good).bearer_auth(&good);
-    a.send(two).await.assert(401, "unauthorized");
-    let basic = a.request(Method::GET, "/v1/auth/me").basic_auth("bearer", Some(&good));
-    a.send(basic).await.assert(401, "unauthorized");
 }
 
 #[tokio::test]

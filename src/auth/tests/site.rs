@@ -103,6 +103,15 @@ impl Site {
         found
     }
 
+    /// Waits until the broker has removed a record.
+    pub(super) async fn until_gone(&self, bucket: &str, key: &str) {
+        let deadline = Instant::now() + SOON;
+        while self.admin.read(bucket, key).await.unwrap().is_some_and(|raw| raw.value.is_some()) {
+            assert!(Instant::now() < deadline, "{key} is still there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(super) async fn record<R: Record>(&self, key: &str) -> R {
         self.admin.load::<R>(key).await.unwrap().unwrap().record
     }
