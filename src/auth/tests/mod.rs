@@ -3,6 +3,7 @@
 mod anvil;
 mod contract;
 mod holes;
+mod ingress;
 mod keys;
 mod login;
 mod message;
