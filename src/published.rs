@@ -400,19 +400,14 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
-        "admin.key_created" => (vec!["ingress"], vec![]),
-        _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
+        _ if name == "admin.key_created" || name.starts_with("auth.") => (vec!["ingress"], vec![]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
         "kv.media" => (vec!["ingress"], vec!["index", "ingress"]),
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
-        "kv.apikeys" | "kv.apikeys.owner" | "kv.secrets" | "kv.secrets.ring" => {
-            (vec!["ingress"], vec!["ingress"])
-        }
-        "kv.nonces" | "kv.nonces.prefix" | "kv.sessions" | "kv.sessions.wallet" => {
-            (vec!["ingress"], vec!["ingress"])
-        }
+        "kv.apikeys" | "kv.apikeys.owner" | "kv.nonces" | "kv.nonces.prefix" | "kv.secrets"
+        | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => (vec!["ingress"], vec!["ingress"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
