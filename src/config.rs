@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::ServerArgs, ingress, keeper};
+use crate::{auth, cli::ServerArgs, ingress, keeper};
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct Config {
     pub store: Option<store::Config>,
     /// HTTP.
     pub ingress: ingress::Config,
+    /// Sign-in.
+    pub auth: auth::Config,
     /// The upload stage.
     pub upload: upload::Config,
     /// The transcode stage.
@@ -130,7 +132,7 @@ impl Config {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(Error::Invalid { key: "ingress.public_url", reason });
         }
-        Ok(())
+        self.auth.check().map_err(|(key, reason)| Error::Invalid { key, reason })
     }
 
     /// Reads a TOML file over the defaults.
@@ -197,6 +199,8 @@ mod tests {
             ("[ingress]\nlisten = 5\n", "listen"),
             ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
+            ("[auth]\nrecheck_ms = 5000\n", "auth.recheck_ms"),
+            ("[auth]\nadmins = [\"0x12\"]\n", "admins"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();

@@ -297,12 +297,16 @@ fn channel(entry: &Entry) -> Value {
 fn parameter(name: &str) -> &'static str {
     match name {
         "id" => "The entity's id: 26 lower-case base32 characters.",
-        "upload_id" | "media_id" | "job_id" | "key_id" => "An id: 26 lower-case base32 characters.",
+        "upload_id" | "media_id" | "job_id" | "key_id" | "challenge_id" | "session_id" => {
+            "An id: 26 lower-case base32 characters."
+        }
         "part" => "Name of a part, such as v0000, a0 or finish.",
         "priority" => "p0, p1 or p2; p0 is served first.",
         "kind" => "Kind of job, such as transcode.",
         "bucket" => "Name of a bucket.",
         "key" => "Key inside the bucket.",
+        "prefix_sha256" | "owner_sha256" => "A SHA-256 in lower-case hexadecimal.",
+        "address" => "An account: 0x and 40 lower-case hexadecimal digits.",
         "name" => "A word of ours.",
         _ => "One or more tokens of ours, never client text.",
     }
@@ -398,12 +402,16 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
+        _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
         "kv.media" => (vec!["ingress"], vec!["index", "ingress"]),
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
-        "kv.apikeys" | "kv.limits.uploads" | "kv.secrets" => (vec!["ingress"], vec!["ingress"]),
+        "kv.apikeys" | "kv.apikeys.owner" | "kv.limits.uploads" | "kv.nonces" | "kv.nonces.prefix"
+        | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
+            (vec!["ingress"], vec!["ingress"])
+        }
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),

@@ -270,14 +270,16 @@ async fn with_admin(
 }
 
 async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<()> {
-    let settings = site.config.ingress.clone();
+    let mut settings = site.config.ingress.clone();
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("ingress.listen {}: choose another with --listen", settings.listen))?;
     let address = listener.local_addr()?;
+    // Port 0 is known only now, and sign-in names its site by it.
+    settings.listen = address;
     let first_key = auth::first_key(&bus).await?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let app = ingress::App::build(bus, site.store()?, settings).await?;
+    let app = ingress::App::build(bus, site.store()?, settings, site.config.auth.clone()).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready

@@ -3,6 +3,8 @@
 //! One write stores the record and its unsent events; then they are published; then they are cleared. A crash in between
 //! leaves them in the record, where the keeper's sweeper finds them. Nothing else writes state.
 //!
+//! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too.
+//!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
 use async_nats::jetstream::{
@@ -86,7 +88,8 @@ impl Bus {
         let mut unsent = held.unsent.clone();
         unsent.extend(outbox.seal(self.role().name(), &cause)?);
         let record = ByteBuf::from(publish::encode(&key, &held.record)?);
-        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms() };
+        let expires_at_ms = held.record.expires_at_ms();
+        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms(), expires_at_ms };
         held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
         held.changed_at_ms = envelope.changed_at_ms;
         held.unsent.clone_from(&envelope.unsent);
@@ -197,7 +200,8 @@ impl Bus {
                 size_bytes_max: schemas::RECORD_BYTES_MAX,
             });
         }
-        self.put(bucket, key, revision, payload.into(), None).await
+        let ttl = envelope.expires_at_ms.map(time_left);
+        self.put(bucket, key, revision, payload.into(), ttl).await
     }
 
     /// Compare-and-set of one KV value; `ttl` lets the broker remove it later. Returns the new revision.
@@ -262,6 +266,12 @@ impl Bus {
         }
         Err(Error::Conflict { what: subjects::kv(bucket, key) })
     }
+}
+
+/// Time until `expires_at_ms` in whole seconds, rounded up; at least the second that is the least the broker takes.
+fn time_left(expires_at_ms: u64) -> std::time::Duration {
+    let left_ms = expires_at_ms.saturating_sub(crate::now_ms());
+    std::time::Duration::from_secs(left_ms.div_ceil(1_000).max(1))
 }
 
 /// Opens a stored value: the envelope and the record in it.

@@ -18,6 +18,30 @@ pub enum Role {
     Admin,
 }
 
+/// A group of endpoints an API key may be limited to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Uploads, and media sent in one request.
+    Upload,
+    /// Documents and search.
+    Metadata,
+    /// Gates.
+    Gate,
+    /// Playback sessions.
+    Streaming,
+    /// Jobs, schedules, encodes.
+    Worker,
+    /// The event stream.
+    Events,
+    /// The cache API.
+    Cache,
+    /// The audit log.
+    Audit,
+    /// Health, alerts, logs, metrics.
+    Monitor,
+}
+
 /// One API key in the bucket `apikeys`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiKey {
@@ -32,6 +56,18 @@ pub struct ApiKey {
     pub role: Role,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
+    /// Where it may do it; absent for everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<Scope>>,
+    /// The owner's own word for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Unix time in milliseconds from which on it opens nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
+    /// Unix time in milliseconds at which it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at_ms: Option<u64>,
 }
 
 impl crate::Record for ApiKey {

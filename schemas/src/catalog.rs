@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, ask, audit, document, envelope, job, media, upload};
+use crate::{Event, Record, access, ask, audit, document, envelope, job, media, session, upload};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -68,6 +68,14 @@ pub fn events() -> Vec<Entry> {
         event::<job::Cancelled>(),
         event::<job::Dead>(),
         event::<access::KeyCreated>(),
+        event::<session::Challenged>(),
+        event::<session::Refused>(),
+        event::<session::SignedIn>(),
+        event::<session::Refreshed>(),
+        event::<session::Reused>(),
+        event::<session::SignedOut>(),
+        event::<session::KeyCreated>(),
+        event::<session::KeyRevoked>(),
     ]
 }
 
@@ -82,6 +90,12 @@ pub fn records() -> Vec<Entry> {
         record::<job::Part>("jobs.part", "{job_id}.{part}"),
         record::<access::ApiKey>("apikeys", "{key_id}"),
         record::<access::Secret>("secrets", "{name}"),
+        record::<session::Challenge>("nonces", "{challenge_id}"),
+        record::<session::Prefix>("nonces.prefix", &session::prefix_key("{prefix_sha256}")),
+        record::<session::Session>("sessions", "{session_id}"),
+        record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}")),
+        record::<session::Ring>("secrets.ring", &session::ring_key("{name}")),
+        record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
     ]
 }
 

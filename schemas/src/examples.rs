@@ -11,9 +11,10 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     Event, access, ask, audit, document, envelope,
-    ids::{JobId, KeyId, MediaId, UploadId},
+    ids::{ChallengeId, JobId, KeyId, MediaId, RequestId, SessionId, UploadId},
     job, keys,
     media::{self, Rational},
+    session,
     subjects::{self, Priority},
     upload,
 };
@@ -34,7 +35,9 @@ pub fn visit_all(visitor: &mut impl Visitor) {
     media_events(visitor);
     job_events(visitor);
     visit_event(visitor, access::KeyCreated { key_id: KEY, owner: owner(), role: access::Role::Owner });
+    session_events(visitor);
     records(visitor);
+    session_records(visitor);
     others(visitor);
 }
 
@@ -45,6 +48,10 @@ fn visit_event<E: Event + PartialEq + Debug>(visitor: &mut impl Visitor, event: 
 const MEDIA: MediaId = MediaId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x03\x7a\x01\x80sample-");
 const UPLOAD: UploadId = UploadId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x02\x7a\x01\x80sample-");
 const JOB: JobId = JobId::from_bytes(*b"\x01\x9a\xb0\x01\x0a\x05\x7a\x01\x80sample-");
+const REQUEST: RequestId = RequestId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x04\x7a\x01\x80sample-");
+const SESSION: SessionId = SessionId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x05\x7a\x01\x80sample-");
+const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
+const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
@@ -421,10 +428,98 @@ fn records(visitor: &mut impl Visitor) {
         owner: owner(),
         role: access::Role::Admin,
         created_at_ms: MADE_AT_MS,
+        scopes: None,
+        label: None,
+        expires_at_ms: None,
+        revoked_at_ms: None,
     };
     visitor.visit("kv.apikeys", key);
     let secret = access::Secret { name: text("playback"), bytes: digest().value, created_at_ms: MADE_AT_MS };
     visitor.visit("kv.secrets", secret);
+}
+
+fn wallet_owner() -> String {
+    format!("eip155:{ADDRESS}")
+}
+
+fn session_events(visitor: &mut impl Visitor) {
+    let (request_id, session_id, owner) = (REQUEST, SESSION, wallet_owner);
+    let challenged = session::Challenged {
+        request_id,
+        challenge_id: CHALLENGE,
+        domain: text("media.example.org"),
+        address: Some(text(ADDRESS)),
+    };
+    visit_event(visitor, challenged);
+    let code = text("signature_refused");
+    visit_event(
+        visitor,
+        session::Refused { request_id, challenge_id: CHALLENGE, code, address: text(ADDRESS) },
+    );
+    let method = session::Method::Key;
+    visit_event(
+        visitor,
+        session::SignedIn {
+            request_id,
+            session_id,
+            owner: owner(),
+            chain_id: 1,
+            method,
+            is_checksummed: true,
+        },
+    );
+    visit_event(visitor, session::Refreshed { request_id, session_id, owner: owner(), generation: 2 });
+    visit_event(visitor, session::Reused { request_id, session_id, owner: owner(), generation: 1 });
+    let end = session::End::SignedOut;
+    visit_event(visitor, session::SignedOut { request_id, session_id, owner: owner(), end });
+    let created = session::KeyCreated {
+        request_id,
+        key_id: KEY,
+        owner: owner(),
+        role: access::Role::Owner,
+        scopes: Some(vec![access::Scope::Upload]),
+        by: owner(),
+    };
+    visit_event(visitor, created);
+    visit_event(visitor, session::KeyRevoked { request_id, key_id: KEY, owner: owner(), by: owner() });
+}
+
+fn session_records(visitor: &mut impl Visitor) {
+    let expires_at_ms = MADE_AT_MS + 300_000;
+    let challenge = session::Challenge {
+        challenge_id: CHALLENGE,
+        binding_sha256: digest().value,
+        domain: text("media.example.org"),
+        address: Some(text(ADDRESS)),
+        chain_id: Some(1),
+        created_at_ms: MADE_AT_MS,
+        expires_at_ms,
+        used_at_ms: Some(MADE_AT_MS + 20_000),
+        code: Some(text("signature_refused")),
+    };
+    visitor.visit("kv.nonces", challenge);
+    let hash = || text("9f2c5b1e07d3a84466ce90f1b2a7d85e13c4f60972ab58e1d03f4c96b7a2e581");
+    visitor.visit("kv.nonces.prefix", session::Prefix { prefix_sha256: hash(), count: 3, expires_at_ms });
+    let expires_at_ms = MADE_AT_MS + 2_592_000_000;
+    let session = session::Session {
+        session_id: SESSION,
+        address: text(ADDRESS),
+        chain_id: 1,
+        method: session::Method::Contract,
+        generation: 2,
+        refresh_sha256: digest().value,
+        created_at_ms: MADE_AT_MS,
+        expires_at_ms,
+        ended_at_ms: Some(MADE_AT_MS + 600_000),
+        end: Some(session::End::SignedOut),
+        proof: Some(session::Proof { digest: digest().value, signature: ByteBuf::from(vec![1, 2, 3]) }),
+    };
+    visitor.visit("kv.sessions", session);
+    let sessions = vec![session::Held { session_id: SESSION, expires_at_ms }];
+    visitor.visit("kv.sessions.wallet", session::Wallet { address: text(ADDRESS), sessions, expires_at_ms });
+    let keys = vec![session::RingKey { key_id: KEY, bytes: digest().value, signs_from_ms: MADE_AT_MS }];
+    visitor.visit("kv.secrets.ring", session::Ring { name: text("access"), keys });
+    visitor.visit("kv.apikeys.owner", session::OwnerKeys { owner_sha256: hash(), key_ids: vec![KEY] });
 }
 
 fn media_page() -> ask::MediaPage {
@@ -505,6 +600,7 @@ fn others(visitor: &mut impl Visitor) {
         record: ByteBuf::from(vec![0x80]),
         unsent: vec![unsent],
         changed_at_ms: MADE_AT_MS,
+        expires_at_ms: None,
     };
     visitor.visit("kv.envelope", envelope);
     visitor.visit("job.task", job::Task { job_id: JOB, part: text("v0000") });

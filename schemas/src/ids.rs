@@ -115,6 +115,14 @@ id!(
     /// An API key, its public half.
     KeyId
 );
+id!(
+    /// A sign-in challenge; its text is the nonce, made of random bytes only.
+    ChallengeId
+);
+id!(
+    /// A session of a signed-in wallet.
+    SessionId
+);
 
 #[cfg(test)]
 mod tests {

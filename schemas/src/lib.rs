@@ -17,6 +17,7 @@ pub mod ids;
 pub mod job;
 pub mod keys;
 pub mod media;
+pub mod session;
 pub mod subjects;
 pub mod upload;
 
@@ -69,6 +70,12 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Syn
 
     /// Key inside the bucket, made of our own ids only.
     fn key(&self) -> String;
+
+    /// Unix time in milliseconds from which on the record means nothing; the broker then removes it, late rather than early, and
+    /// whoever reads it checks the time itself. Only for buckets whose values expire.
+    fn expires_at_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Names of the headers every event carries.

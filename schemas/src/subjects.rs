@@ -98,6 +98,9 @@ pub fn controlled_upload(subject: &str) -> Option<UploadId> {
     subject.strip_prefix("ctl.upload.")?.parse().ok()
 }
 
+/// Core subject that tells every replica a session was ended; the payload is its id.
+pub const CONTROL_REVOKED: &str = "ctl.revoked";
+
 /// Request to the index.
 pub fn ask_index(verb: &str) -> String {
     format!("ask.index.{verb}")

@@ -1,9 +1,34 @@
-//! Who is asking: API keys, and the signing keys that replicas share.
+//! Who is asking: wallets that signed in, and API keys.
 //!
-//! An API key is `sg_<key id>_<secret>`: the id finds the record, the secret is 160 random bits of which only the SHA-256 is
-//! stored. Keys are created once in KV, so that replicas agree.
+//! A wallet asks for a challenge, signs it (ERC-4361 text or one EIP-712 structure), and gets an access token for minutes and a
+//! refresh token for the next one; [`routes`] has the endpoints. A token names a session; what its wallet may do comes from
+//! settings at every request. An API key is for machines.
 //!
-//! Limits: an `Authorization` header of more than [`KEY_LENGTH_MAX`] characters is refused unread.
+//! The credential is read from the `Authorization` header and from nowhere else: not from the URL, not from a cookie. Whatever can't
+//! be read in KV denies.
+//!
+//! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`Config`].
+
+mod challenge;
+mod claim;
+mod config;
+pub mod contract;
+mod denial;
+mod key;
+pub mod message;
+mod ring;
+pub mod routes;
+mod scope;
+mod session;
+pub mod signature;
+#[cfg(test)]
+mod tests;
+mod token;
+pub mod typed;
+mod uri;
+pub mod value;
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -11,43 +36,61 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use data_encoding::HEXLOWER;
-use nats::{Bus, Held, Outbox};
-use schemas::{access, ids::KeyId};
-use serde_bytes::ByteBuf;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use futures::StreamExt;
+use nats::Bus;
+use schemas::{
+    access::{Role, Scope},
+    ids::{KeyId, SessionId},
+    subjects,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::ingress::error::Problem;
 
-/// Longest key text in characters.
-pub const KEY_LENGTH_MAX: usize = 128;
-/// Owner of the key made at first start.
-pub const FIRST_OWNER: &str = "admin";
+pub use config::{Config, RECHECK_MS_MAX};
+pub use denial::Denial;
+pub use key::{FIRST_OWNER, NewKey, create_key, first_key, signing_key};
+use value::Address;
+
+/// Longest `Authorization` header in characters.
+pub const HEADER_LENGTH_MAX: usize = token::LENGTH_MAX + 16;
 
 /// Who is asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// Whose media it works on.
+    /// Whose media it works on; of a wallet `eip155:0x...` in lower case.
     pub owner: String,
     /// What it may do.
-    pub role: access::Role,
+    pub role: Role,
+    /// The wallet that signed in, if one did.
+    pub wallet: Option<Address>,
+    /// Its session.
+    pub session_id: Option<SessionId>,
+    /// The API key, if it is one.
+    pub key_id: Option<KeyId>,
+    /// Where it may do what it may; absent for everywhere.
+    pub scopes: Option<Vec<Scope>>,
 }
 
 impl Principal {
+    /// A principal without wallet, session or key.
+    pub fn new(owner: impl Into<String>, role: Role) -> Self {
+        Self { owner: owner.into(), role, wallet: None, session_id: None, key_id: None, scopes: None }
+    }
+
     /// True when it may read and change what `owner` owns.
     pub fn may_change(&self, owner: &str) -> bool {
-        self.role == access::Role::Admin || (self.role == access::Role::Owner && self.owner == owner)
+        self.role == Role::Admin || (self.role == Role::Owner && self.owner == owner)
     }
 
     /// True when it may see what `owner` owns.
     pub fn may_see(&self, owner: &str) -> bool {
-        self.role != access::Role::Owner || self.owner == owner
+        self.role != Role::Owner || self.owner == owner
     }
 
     /// The owner whose things a list shows; `None` for all.
     pub fn list_owner(&self) -> Option<String> {
-        (self.role == access::Role::Owner).then(|| self.owner.clone())
+        (self.role == Role::Owner).then(|| self.owner.clone())
     }
 }
 
@@ -59,128 +102,137 @@ impl<S: Send + Sync> FromRequestParts<S> for Principal {
     }
 }
 
-/// Lets only known keys through; the handler finds the [`Principal`] among the request's extensions.
+/// Sign-in as one replica does it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SignIn {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bus: Bus,
+    config: Arc<Config>,
+    ring: ring::Ring,
+    sessions: session::Sessions,
+    verifier: contract::Verifier,
+}
+
+impl SignIn {
+    /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts.
+    ///
+    /// # Errors
+    /// [`nats::Error::Unavailable`] when the broker does not answer.
+    pub async fn open(
+        bus: Bus,
+        config: Config,
+        chain: Option<Arc<dyn contract::ChainCall>>,
+    ) -> Result<Self, nats::Error> {
+        let config = Arc::new(config);
+        let ring = ring::Ring::open(bus.clone(), Arc::clone(&config)).await?;
+        let mac_key = signing_key(&bus, "refresh").await?;
+        let sessions = session::Sessions::new(bus.clone(), Arc::clone(&config), mac_key);
+        let verifier = contract::Verifier::new(chain, &config);
+        Ok(Self { shared: Arc::new(Shared { bus, config, ring, sessions, verifier }) })
+    }
+
+    /// Hears of ended sessions and keeps the ring of signing keys, until `shutdown`.
+    ///
+    /// # Errors
+    /// [`nats::Error::Unavailable`] when the broker does not take the subscription.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+        let shared = &self.shared;
+        let mut ended = shared.bus.listen(subjects::CONTROL_REVOKED.to_owned()).await?;
+        let mut ticks = tokio::time::interval(Duration::from_millis(shared.config.ring_refresh_ms));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                Some(message) = ended.next() => {
+                    let text = std::str::from_utf8(&message.payload).unwrap_or_default();
+                    if let Ok(session_id) = text.parse() {
+                        shared.sessions.forget(session_id);
+                    }
+                }
+                _ = ticks.tick() => {
+                    if let Err(error) = shared.ring.renew(nats::now_ms()).await {
+                        tracing::warn!(%error, "the ring of signing keys is read again later");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds out whose credential this is; `None` when it opens nothing.
+    ///
+    /// # Errors
+    /// [`nats::Error::Unavailable`] when that can't be known: it never lets anyone in.
+    pub async fn identify(&self, credential: &str) -> Result<Option<Principal>, nats::Error> {
+        let shared = &self.shared;
+        if credential.starts_with("sg_") {
+            let key = key::find(&shared.bus, credential).await?;
+            return Ok(key.map(|key| Principal {
+                key_id: Some(key.key_id),
+                scopes: key.scopes,
+                ..Principal::new(key.owner, key.role)
+            }));
+        }
+        let Some(key_id) = token::key_id(credential) else { return Ok(None) };
+        let Some(key) = shared.ring.find(key_id).await? else { return Ok(None) };
+        let Some(claims) = token::verify(credential, &key, &shared.config.issuer) else { return Ok(None) };
+        let Some(live) = shared.sessions.find(claims.sid).await? else { return Ok(None) };
+        // The session decides whose it is; a token that says otherwise is none of ours.
+        Ok((live.address.owner() == claims.sub).then(|| Principal {
+            wallet: Some(live.address),
+            session_id: Some(live.session_id),
+            ..Principal::new(claims.sub, shared.role(live.address))
+        }))
+    }
+}
+
+impl Shared {
+    fn role(&self, wallet: Address) -> Role {
+        if self.config.admins.contains(&wallet) {
+            Role::Admin
+        } else if self.config.operators.contains(&wallet) {
+            Role::Operator
+        } else {
+            Role::Owner
+        }
+    }
+}
+
+/// Lets only known principals through, and only where they may go; the handler finds the [`Principal`] among the request's
+/// extensions.
 ///
 /// OPTIONS changes and shows nothing, and browsers send it without credentials.
-pub async fn require(State(bus): State<Bus>, mut request: Request, next: Next) -> Response {
+pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
-    match authenticate(&bus, request.headers()).await {
-        Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
+    let principal = match authenticate(&sign_in, request.headers()).await {
+        Ok(principal) => principal,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Err(barred) = scope::check(&principal, request.method(), request.uri().path()) {
+        return Problem::from(barred).into_response();
     }
+    request.extensions_mut().insert(principal);
+    next.run(request).await
 }
 
 /// Finds out who sent these headers.
 ///
 /// # Errors
-/// 401 when there is no valid key; 503 when the keys can't be read: an unreadable store never lets anyone in.
-pub async fn authenticate(bus: &Bus, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let text = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| text.len() <= KEY_LENGTH_MAX)
+/// 401 when there is no valid credential; 503 when it can't be checked: an unreadable store never lets anyone in.
+pub async fn authenticate(sign_in: &SignIn, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    // Of two credentials nobody could say which one counts.
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(Problem::unauthorized()) };
+    let credential = value
+        .to_str()
+        .ok()
+        .filter(|text| text.len() <= HEADER_LENGTH_MAX)
         .and_then(|text| text.strip_prefix("Bearer "))
         .ok_or_else(Problem::unauthorized)?;
-    let (key_id, secret) = parse(text.trim()).ok_or_else(Problem::unauthorized)?;
-    let held = bus.load::<access::ApiKey>(&key_id.to_string()).await?.ok_or_else(Problem::unauthorized)?;
-    let stored = held.record.secret_sha256.as_slice();
-    if bool::from(Sha256::digest(secret.as_bytes()).as_slice().ct_eq(stored)) {
-        Ok(Principal { owner: held.record.owner, role: held.record.role })
-    } else {
-        Err(Problem::unauthorized())
-    }
-}
-
-fn parse(text: &str) -> Option<(KeyId, &str)> {
-    let (key_id, secret) = text.strip_prefix("sg_")?.split_once('_')?;
-    Some((key_id.parse().ok()?, secret))
-}
-
-/// Makes an API key. The text is shown once and kept nowhere.
-///
-/// # Errors
-/// As [`Bus::commit`].
-pub async fn create_key(bus: &Bus, owner: &str, role: access::Role) -> Result<String, nats::Error> {
-    let key_id = KeyId::from_bytes(nats::fresh_id());
-    let secret = HEXLOWER.encode(&rand::random::<[u8; 20]>());
-    let record = access::ApiKey {
-        key_id,
-        secret_sha256: ByteBuf::from(Sha256::digest(secret.as_bytes()).to_vec()),
-        owner: owner.to_owned(),
-        role,
-        created_at_ms: nats::now_ms(),
-    };
-    let created = access::KeyCreated { key_id, owner: owner.to_owned(), role };
-    bus.commit(&mut Held::new(record), Outbox::new().event(&created)).await?;
-    Ok(format!("sg_{key_id}_{secret}"))
-}
-
-/// Makes the first API key, once in the life of the installation; `None` when there was one before.
-///
-/// The marker is written after the key, so a crash in between makes another key at the next start, and the lost one, whose text
-/// nobody ever saw, opens nothing.
-///
-/// # Errors
-/// As [`Bus::commit`].
-pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::Error> {
-    const MARKER: &str = "first-key-made";
-    if bus.load::<access::Secret>(MARKER).await?.is_some() {
-        return Ok(None);
-    }
-    let text = create_key(bus, FIRST_OWNER, access::Role::Admin).await?;
-    let marker =
-        access::Secret { name: MARKER.to_owned(), bytes: ByteBuf::new(), created_at_ms: nats::now_ms() };
-    match bus.commit(&mut Held::new(marker), Outbox::new()).await {
-        Ok(()) => Ok(Some(text)),
-        // Another replica was first: its key is the one that is told.
-        Err(nats::Error::Conflict { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The signing key `name`, created by whoever asks first; every replica gets the same.
-///
-/// # Errors
-/// As [`Bus::change`].
-pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::Error> {
-    let fresh = ByteBuf::from(rand::random::<[u8; 32]>().to_vec());
-    let held = bus
-        .change::<access::Secret>(name, |found| {
-            if found.is_some() {
-                return None;
-            }
-            let secret =
-                access::Secret { name: name.to_owned(), bytes: fresh.clone(), created_at_ms: nats::now_ms() };
-            Some((secret, Outbox::new()))
-        })
-        .await?;
-    held.map(|held| held.record.bytes.into_vec())
-        .ok_or_else(|| nats::Error::Invalid { what: format!("signing key {name}") })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refuses_what_is_no_key() {
-        for text in ["", "sg_", "sg__x", "sg_short_x", "Bearer", "sk_00000000000000000000000000_x"] {
-            assert!(parse(text).is_none(), "{text}");
-        }
-        assert!(parse("sg_00000000000000000000000000_secret").is_some());
-    }
-
-    #[test]
-    fn an_owner_sees_only_its_own() {
-        let owner = Principal { owner: "ann".into(), role: access::Role::Owner };
-        assert!(owner.may_see("ann") && owner.may_change("ann"));
-        assert!(!owner.may_see("bob") && !owner.may_change("bob"));
-        let operator = Principal { owner: "ops".into(), role: access::Role::Operator };
-        assert!(operator.may_see("bob") && !operator.may_change("bob") && !operator.may_change("ops"));
-    }
+    sign_in.identify(credential.trim()).await?.ok_or_else(Problem::unauthorized)
 }

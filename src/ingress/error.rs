@@ -34,8 +34,10 @@ impl Problem {
 
     /// 401: sign in first.
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "This needs an API key")
-            .detail("send it as `Authorization: Bearer sg_...`; `streamgate up` prints the first one")
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "This needs a signed-in wallet or an API key")
+            .detail(
+                "send the access token of `/v1/auth/login`, or an API key, as `Authorization: Bearer ...`",
+            )
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"streamgate\""))
     }
 

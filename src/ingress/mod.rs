@@ -1,6 +1,6 @@
 //! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
 //!
-//! Every mutating route lies behind [`crate::auth::require`]; only probes, the watch page and `/play` (whose path token is the
+//! Every mutating route lies behind [`crate::auth::require`]; only probes, sign-in, the watch page and `/play` (whose path token is the
 //! right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
 //!
 //! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
@@ -85,6 +85,8 @@ pub struct App {
     pub replays: Arc<Semaphore>,
     /// Fires when answers without an end have to end.
     pub stopping: CancellationToken,
+    /// Sign-in.
+    pub sign_in: auth::SignIn,
 }
 
 impl App {
@@ -92,8 +94,10 @@ impl App {
     ///
     /// # Errors
     /// When the signing key can be neither read nor made.
-    pub async fn build(bus: Bus, store: Store, config: Config) -> anyhow::Result<Self> {
+    pub async fn build(bus: Bus, store: Store, config: Config, auth: auth::Config) -> anyhow::Result<Self> {
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
+        let auth = auth.at(config.public_url.as_deref(), config.listen);
+        let sign_in = auth::SignIn::open(bus.clone(), auth, None).await?;
         let uploads = uploads::State::new(
             bus.clone(),
             store.clone(),
@@ -108,6 +112,7 @@ impl App {
             config: Arc::new(config),
             signing_key,
             uploads,
+            sign_in,
             followers,
             cache,
             growing: Arc::new(play::Growing::new()),
@@ -130,6 +135,7 @@ impl App {
         tokio::try_join!(
             self.uploads.run(shutdown.clone()),
             self.followers.hub().run(shutdown.clone()),
+            self.sign_in.run(shutdown.clone()),
             ending,
         )?;
         Ok(())
@@ -145,10 +151,11 @@ pub fn router(app: App) -> Router {
         .merge(events::router())
         .merge(audit::router())
         .merge(play::session_router())
-        .route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
+        .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
     Router::new()
         .merge(guarded)
         .merge(play::router())
+        .merge(auth::routes::router(app.sign_in.clone()))
         .merge(watch::router())
         .merge(probes::router())
         .fallback(request::no_such_path)

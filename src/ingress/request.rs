@@ -21,6 +21,11 @@ tokio::task_local! {
     static CURRENT: RequestId;
 }
 
+/// Id of the request being answered; outside of one a fresh id, so that whatever is told has a cause of its own.
+pub fn id() -> RequestId {
+    CURRENT.try_with(|id| *id).unwrap_or_else(|_| RequestId::from_bytes(nats::fresh_id()))
+}
+
 /// Id of the request being answered; `None` outside of one.
 pub fn current_id() -> Option<String> {
     CURRENT.try_with(ToString::to_string).ok()

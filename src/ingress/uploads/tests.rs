@@ -56,7 +56,7 @@ struct Upload {
 
 async fn who(mut request: Request, next: Next) -> Response {
     let owner = request.headers().get("x-owner").and_then(|v| v.to_str().ok()).unwrap_or("alice").to_owned();
-    request.extensions_mut().insert(Principal { owner, role: access::Role::Owner });
+    request.extensions_mut().insert(Principal::new(owner, access::Role::Owner));
     next.run(request).await
 }
 

@@ -1,0 +1,369 @@
+//! Sign-in: challenges, sessions, the ring of signing keys, and what is told about them. Nothing secret is in any of it but the
+//! ring: nonces are used up before a signature is looked at, refresh tokens are stored as hashes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    About, Event,
+    access::{Role, Scope},
+    ids::{ChallengeId, KeyId, RequestId, SessionId},
+};
+
+/// One challenge in the bucket `nonces`; its id is the nonce. It is used up by the first attempt, whatever comes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Challenge {
+    /// The nonce.
+    pub challenge_id: ChallengeId,
+    /// SHA-256 of the cookie it was given to.
+    #[schemars(with = "Vec<u8>")]
+    pub binding_sha256: ByteBuf,
+    /// The site it is for.
+    pub domain: String,
+    /// The account it is for, `0x` and lower case; absent when the client did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The chain it is for; absent when the client did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_id: Option<u64>,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds from which on it is worth nothing.
+    pub expires_at_ms: u64,
+    /// Unix time in milliseconds of the attempt that used it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_at_ms: Option<u64>,
+    /// Why that attempt was refused, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+impl crate::Record for Challenge {
+    const BUCKET: &'static str = "nonces";
+    fn key(&self) -> String {
+        self.challenge_id.to_string()
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// How many challenges one client prefix got in the running window; in the bucket `nonces`, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Prefix {
+    /// SHA-256 of the client's address prefix in hex.
+    pub prefix_sha256: String,
+    /// Challenges given in the window.
+    pub count: u32,
+    /// Unix time in milliseconds at which the window ends.
+    pub expires_at_ms: u64,
+}
+
+impl crate::Record for Prefix {
+    const BUCKET: &'static str = "nonces";
+    fn key(&self) -> String {
+        prefix_key(&self.prefix_sha256)
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// Key of a [`Prefix`].
+pub fn prefix_key(prefix_sha256: &str) -> String {
+    format!("prefix.{prefix_sha256}")
+}
+
+/// How an account proved itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// A signature of the account's own key.
+    Key,
+    /// The account's contract said so (ERC-1271).
+    Contract,
+    /// The contract that will be the account said so (ERC-6492).
+    Counterfactual,
+}
+
+/// Why a session ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// Its holder signed out.
+    SignedOut,
+    /// A refresh token was used twice: one of the two was stolen.
+    Reused,
+    /// An administrator ended it.
+    Revoked,
+    /// The account's contract no longer says yes.
+    ProofFailed,
+    /// The wallet opened more sessions than it may have.
+    Replaced,
+}
+
+/// What a contract was asked, to ask it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Proof {
+    /// The digest that was signed.
+    #[schemars(with = "Vec<u8>")]
+    pub digest: ByteBuf,
+    /// The signature as it came.
+    #[schemars(with = "Vec<u8>")]
+    pub signature: ByteBuf,
+}
+
+/// One session in the bucket `sessions`: a family of refresh tokens, of which one is good at any time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Session {
+    /// Which session.
+    pub session_id: SessionId,
+    /// The account, `0x` and lower case.
+    pub address: String,
+    /// The chain it signed in on.
+    pub chain_id: u64,
+    /// How it proved itself.
+    pub method: Method,
+    /// Counts the refresh tokens given out.
+    pub generation: u32,
+    /// SHA-256 of the secret in the good one.
+    #[schemars(with = "Vec<u8>")]
+    pub refresh_sha256: ByteBuf,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Unix time in milliseconds from which on it is over, however often it was refreshed.
+    pub expires_at_ms: u64,
+    /// Unix time in milliseconds at which it was ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at_ms: Option<u64>,
+    /// Why it was ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    /// What a contract account is asked again at every refresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+impl crate::Record for Session {
+    const BUCKET: &'static str = "sessions";
+    fn key(&self) -> String {
+        self.session_id.to_string()
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// A session of a wallet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Held {
+    /// Which session.
+    pub session_id: SessionId,
+    /// Unix time in milliseconds from which on it is over.
+    pub expires_at_ms: u64,
+}
+
+/// The sessions of one wallet, oldest first; in the bucket `sessions`, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Wallet {
+    /// The account, `0x` and lower case.
+    pub address: String,
+    /// Its sessions; some of them may be over.
+    pub sessions: Vec<Held>,
+    /// Unix time in milliseconds from which on all of them are over.
+    pub expires_at_ms: u64,
+}
+
+impl crate::Record for Wallet {
+    const BUCKET: &'static str = "sessions";
+    fn key(&self) -> String {
+        wallet_key(&self.address)
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// Key of a [`Wallet`]; the address is `0x` and 40 lower-case hexadecimal digits.
+pub fn wallet_key(address: &str) -> String {
+    format!("wallet.{address}")
+}
+
+/// One key of a [`Ring`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RingKey {
+    /// Its name in tokens.
+    pub key_id: KeyId,
+    /// 32 random bytes.
+    #[schemars(with = "Vec<u8>")]
+    pub bytes: ByteBuf,
+    /// Unix time in milliseconds from which on it signs; every replica knows it by then.
+    pub signs_from_ms: u64,
+}
+
+/// The keys that sign one kind of token, oldest first; in the bucket `secrets`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ring {
+    /// What it signs, our own word.
+    pub name: String,
+    /// Its keys.
+    pub keys: Vec<RingKey>,
+}
+
+impl crate::Record for Ring {
+    const BUCKET: &'static str = "secrets";
+    fn key(&self) -> String {
+        ring_key(&self.name)
+    }
+}
+
+/// Key of a [`Ring`].
+pub fn ring_key(name: &str) -> String {
+    format!("ring.{name}")
+}
+
+/// The API keys of one owner; in the bucket `apikeys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnerKeys {
+    /// SHA-256 of the owner's text in hex.
+    pub owner_sha256: String,
+    /// Its keys, oldest first; one that was never finished may be among them.
+    pub key_ids: Vec<KeyId>,
+}
+
+impl crate::Record for OwnerKeys {
+    const BUCKET: &'static str = "apikeys";
+    fn key(&self) -> String {
+        owner_key(&self.owner_sha256)
+    }
+}
+
+/// Key of [`OwnerKeys`].
+pub fn owner_key(owner_sha256: &str) -> String {
+    format!("owner.{owner_sha256}")
+}
+
+macro_rules! event {
+    ($(#[$doc:meta])* $name:ident, $verb:literal, $owner:expr, { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        pub struct $name {
+            /// The request that caused it.
+            pub request_id: RequestId,
+            $($(#[$field_doc])* pub $field: $kind,)*
+        }
+
+        impl Event for $name {
+            const ENTITY: &'static str = "auth";
+            const VERB: &'static str = $verb;
+            const ONCE: bool = false;
+            fn entity_id(&self) -> String {
+                self.request_id.to_string()
+            }
+            fn about(&self) -> About {
+                let owner: fn(&Self) -> Option<String> = $owner;
+                About { owner: owner(self), ..About::default() }
+            }
+        }
+    };
+}
+
+event!(
+    /// `evt.auth.challenged`: somebody asked to sign in.
+    Challenged, "challenged", |_| None, {
+        /// The nonce given.
+        challenge_id: ChallengeId,
+        /// The site it is for.
+        domain: String,
+        /// The account named, which nobody has proved; absent when none was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+    }
+);
+event!(
+    /// `evt.auth.refused`: an attempt used up a challenge of ours and failed. Attempts without one only reach the log.
+    Refused, "refused", |_| None, {
+        /// The nonce used up.
+        challenge_id: ChallengeId,
+        /// The stable code the client got.
+        code: String,
+        /// The account claimed, which nobody has proved.
+        address: String,
+    }
+);
+event!(
+    /// `evt.auth.signed_in`: a wallet has a session.
+    SignedIn, "signed_in", |event| Some(event.owner.clone()), {
+        /// The session.
+        session_id: SessionId,
+        /// Whose things it works on.
+        owner: String,
+        /// The chain it signed in on.
+        chain_id: u64,
+        /// How it proved itself.
+        method: Method,
+        /// True when the message had the address in upper and lower case by EIP-55.
+        is_checksummed: bool,
+    }
+);
+event!(
+    /// `evt.auth.refreshed`: a session got its next refresh token.
+    Refreshed, "refreshed", |event| Some(event.owner.clone()), {
+        /// The session.
+        session_id: SessionId,
+        /// Whose session it is.
+        owner: String,
+        /// Number of the new token.
+        generation: u32,
+    }
+);
+event!(
+    /// `evt.auth.reused`: a refresh token came a second time; the session is ended.
+    Reused, "reused", |event| Some(event.owner.clone()), {
+        /// The session.
+        session_id: SessionId,
+        /// Whose session it was.
+        owner: String,
+        /// Number of the token that came again.
+        generation: u32,
+    }
+);
+event!(
+    /// `evt.auth.signed_out`: a session was ended before its time.
+    SignedOut, "signed_out", |event| Some(event.owner.clone()), {
+        /// The session.
+        session_id: SessionId,
+        /// Whose session it was.
+        owner: String,
+        /// Why.
+        end: End,
+    }
+);
+event!(
+    /// `evt.auth.key_created`: an API key was made over HTTP; its secret is nowhere in the event.
+    KeyCreated, "key_created", |event| Some(event.owner.clone()), {
+        /// Public half.
+        key_id: KeyId,
+        /// Whose things it works on.
+        owner: String,
+        /// What it may do.
+        role: Role,
+        /// Where it may do it; absent for everywhere.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scopes: Option<Vec<Scope>>,
+        /// Who made it.
+        by: String,
+    }
+);
+event!(
+    /// `evt.auth.key_revoked`: an API key opens nothing any more.
+    KeyRevoked, "key_revoked", |event| Some(event.owner.clone()), {
+        /// Public half.
+        key_id: KeyId,
+        /// Whose things it worked on.
+        owner: String,
+        /// Who revoked it.
+        by: String,
+    }
+);

@@ -1,0 +1,166 @@
+//! Challenges: nonces of 128 random bits, each given to one client and good for one attempt.
+//!
+//! A nonce is used up by compare-and-set before anything of the attempt is judged, so of two attempts on any two replicas one
+//! goes on; that it failed does not bring the nonce back. It is bound to a cookie, so that nobody can sign somebody else in.
+//!
+//! Limits: [`Config::challenge_ttl_s`]; [`Config::challenges_per_prefix_max`] for each client prefix over all replicas, so what
+//! lies in KV is bounded by who asks, and there are never more refusals on record than challenges.
+
+use std::net::IpAddr;
+
+use alloy_primitives::hex;
+use nats::{Bus, Held, Outbox};
+use schemas::{
+    ids::{ChallengeId, RequestId},
+    session::{Challenge, Challenged, Prefix, Refused, prefix_key},
+};
+use serde_bytes::ByteBuf;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{
+    config::Config,
+    denial::{Denial, Failure},
+    value::Address,
+};
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    pub(super) domain: String,
+    pub(super) address: Option<Address>,
+    pub(super) chain_id: Option<u64>,
+}
+
+/// Gives a challenge bound to `cookie`; `None` when the client's prefix had its share.
+pub(super) async fn give(
+    bus: &Bus,
+    config: &Config,
+    (wish, cookie, client): (&Wish, &str, IpAddr),
+    request_id: RequestId,
+) -> Result<Option<Challenge>, nats::Error> {
+    let now_ms = nats::now_ms();
+    let expires_at_ms = now_ms.saturating_add(config.challenge_ttl_s.saturating_mul(1_000));
+    if !count(bus, config, &prefix(client), (now_ms, expires_at_ms)).await? {
+        return Ok(None);
+    }
+    let challenge = Challenge {
+        challenge_id: ChallengeId::from_bytes(rand::random()),
+        binding_sha256: hash(cookie),
+        domain: wish.domain.clone(),
+        address: wish.address.map(Address::lower),
+        chain_id: wish.chain_id,
+        created_at_ms: now_ms,
+        expires_at_ms,
+        used_at_ms: None,
+        code: None,
+    };
+    let told = Challenged {
+        request_id,
+        challenge_id: challenge.challenge_id,
+        domain: wish.domain.clone(),
+        address: challenge.address.clone(),
+    };
+    let mut held = Held::new(challenge);
+    bus.commit(&mut held, Outbox::new().event(&told)).await?;
+    Ok(Some(held.record))
+}
+
+/// Uses the nonce up. Whatever is decided about the attempt afterwards, there is no second one.
+pub(super) async fn take(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
+    // A text of another form was never given by us; one of this form is safe as a key.
+    let challenge_id: ChallengeId = nonce.parse().map_err(|_| Denial::ChallengeUnknown)?;
+    let held = bus.load::<Challenge>(&challenge_id.to_string()).await?;
+    let mut held = held.ok_or(Denial::ChallengeUnknown)?;
+    if held.record.used_at_ms.is_some() {
+        return Err(Denial::ChallengeUsed.into());
+    }
+    let now_ms = nats::now_ms();
+    if held.record.expires_at_ms <= now_ms {
+        return Err(Denial::ChallengeExpired.into());
+    }
+    held.record.used_at_ms = Some(now_ms);
+    match bus.commit(&mut held, Outbox::new()).await {
+        Ok(()) => Ok(held),
+        Err(nats::Error::Conflict { .. }) => Err(Denial::ChallengeUsed.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// True when `cookie` is the one the challenge was given with.
+pub(super) fn is_bound(challenge: &Challenge, cookie: Option<&str>) -> bool {
+    cookie.is_some_and(|cookie| bool::from(hash(cookie).ct_eq(&challenge.binding_sha256)))
+}
+
+/// Puts on record why the attempt failed.
+pub(super) async fn refuse(
+    bus: &Bus,
+    held: &mut Held<Challenge>,
+    denial: &Denial,
+    (address, request_id): (Address, RequestId),
+) -> Result<(), nats::Error> {
+    held.record.code = Some(denial.code().to_owned());
+    let told = Refused {
+        request_id,
+        challenge_id: held.record.challenge_id,
+        code: denial.code().to_owned(),
+        address: address.lower(),
+    };
+    bus.commit(held, Outbox::new().event(&told)).await
+}
+
+/// Counts one more challenge of a prefix; false when it had its share of the running window.
+async fn count(
+    bus: &Bus,
+    config: &Config,
+    prefix_sha256: &str,
+    (now_ms, window_end_ms): (u64, u64),
+) -> Result<bool, nats::Error> {
+    let mut is_allowed = true;
+    let next = |found: Option<&Prefix>| {
+        let running = found.filter(|prefix| prefix.expires_at_ms > now_ms);
+        let count = running.map_or(0, |prefix| prefix.count);
+        is_allowed = count < config.challenges_per_prefix_max;
+        let expires_at_ms = running.map_or(window_end_ms, |prefix| prefix.expires_at_ms);
+        is_allowed.then(|| {
+            let prefix = Prefix { prefix_sha256: prefix_sha256.to_owned(), count: count + 1, expires_at_ms };
+            (prefix, Outbox::new())
+        })
+    };
+    match bus.change(&prefix_key(prefix_sha256), next).await {
+        Ok(_) => Ok(is_allowed),
+        // So many at once from one prefix is more than its share, too.
+        Err(nats::Error::Conflict { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What stands for a client: its IPv4 address, or the 64 bits of its IPv6 address that a household has; hashed.
+fn prefix(client: IpAddr) -> String {
+    let text = match client.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    };
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+
+fn hash(text: &str) -> ByteBuf {
+    ByteBuf::from(Sha256::digest(text.as_bytes()).to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_household_is_one_client() {
+        let of = |text: &str| prefix(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}

@@ -1,0 +1,119 @@
+//! What a wallet says when it signs in, whichever form it signed, and the rules it must keep.
+
+use alloy_primitives::B256;
+use schemas::session::Challenge;
+
+use super::{
+    config::Config,
+    denial::Denial,
+    message::Message,
+    signature, typed, uri,
+    value::{Address, Case},
+};
+
+/// The common part of both forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) scheme: Option<String>,
+    pub(super) domain: String,
+    pub(super) address: Address,
+    pub(super) is_checksummed: bool,
+    pub(super) uri: String,
+    pub(super) chain_id: u64,
+    pub(super) nonce: String,
+    pub(super) issued_at_ms: i64,
+    pub(super) expires_at_ms: Option<i64>,
+    pub(super) not_before_ms: Option<i64>,
+    pub(super) digest: B256,
+}
+
+impl Claim {
+    /// Reads a message of ERC-4361; what is hashed are these bytes.
+    pub(super) fn from_message(text: &str) -> Result<Self, Denial> {
+        let message = Message::parse(text).map_err(|error| Denial::Malformed(error.to_string()))?;
+        Ok(Self {
+            scheme: message.scheme.map(str::to_owned),
+            domain: message.domain.to_owned(),
+            address: message.address,
+            is_checksummed: message.address_case == Case::Checksummed,
+            uri: message.uri.to_owned(),
+            chain_id: message.chain_id,
+            nonce: message.nonce.to_owned(),
+            issued_at_ms: message.issued_at.at_ms,
+            expires_at_ms: message.expires_at.map(|time| time.at_ms),
+            not_before_ms: message.not_before.map(|time| time.at_ms),
+            digest: signature::personal_digest(text.as_bytes()),
+        })
+    }
+
+    /// Takes the values of a typed sign-in.
+    pub(super) fn from_typed(values: &typed::Values) -> Result<Self, Denial> {
+        let malformed = |what: &str| Denial::Malformed(format!("{what} does not have its form"));
+        let limit = super::message::STATEMENT_LENGTH_MAX;
+        if [&values.domain, &values.statement, &values.uri, &values.nonce]
+            .iter()
+            .any(|text| text.len() > limit)
+        {
+            return Err(malformed("a value of the structure"));
+        }
+        if !uri::is_uri(&values.uri) {
+            return Err(malformed("the URI"));
+        }
+        let time = |seconds: u64| {
+            i64::try_from(seconds).ok().and_then(|s| s.checked_mul(1_000)).ok_or_else(|| malformed("a time"))
+        };
+        Ok(Self {
+            scheme: None,
+            domain: values.domain.clone(),
+            address: values.account,
+            is_checksummed: true,
+            uri: values.uri.clone(),
+            chain_id: values.chain_id,
+            nonce: values.nonce.clone(),
+            issued_at_ms: time(values.issued_at_s)?,
+            expires_at_ms: Some(time(values.expires_at_s)?),
+            not_before_ms: None,
+            digest: values.digest(),
+        })
+    }
+
+    /// Holds it against the settings, the challenge and the clock; the signature is not looked at.
+    pub(super) fn check(&self, challenge: &Challenge, config: &Config, now_ms: u64) -> Result<(), Denial> {
+        if !config.domains.contains(&self.domain) || challenge.domain != self.domain {
+            return Err(Denial::Domain);
+        }
+        let is_scheme =
+            |scheme: &str| scheme == "https" || (scheme == "http" && uri::is_loopback(&self.domain));
+        let is_ours =
+            uri::origin(&self.uri).is_some_and(|(scheme, host)| is_scheme(scheme) && host == self.domain);
+        if !is_ours || !self.scheme.as_deref().is_none_or(is_scheme) {
+            return Err(Denial::Uri);
+        }
+        if !config.chains.contains(&self.chain_id) || challenge.chain_id.is_some_and(|id| id != self.chain_id)
+        {
+            return Err(Denial::Chain);
+        }
+        let is_other = challenge.address.as_ref().is_some_and(|address| *address != self.address.lower());
+        let is_zero = self.address.get().is_zero();
+        if is_other || is_zero || (config.strict_eip55 && !self.is_checksummed) {
+            return Err(Denial::Address);
+        }
+        self.check_times(config, i64::try_from(now_ms).unwrap_or(i64::MAX))
+    }
+
+    /// Good in `[not before, expiration)`, and not issued long ago or in the future.
+    fn check_times(&self, config: &Config, now_ms: i64) -> Result<(), Denial> {
+        let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let ahead_ms = self.issued_at_ms.saturating_sub(now_ms);
+        if ahead_ms > ms(config.issued_ahead_s_max) || self.not_before_ms.is_some_and(|at_ms| at_ms > now_ms)
+        {
+            return Err(Denial::Early);
+        }
+        let is_over = self.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        if is_over || ahead_ms < -ms(config.issued_age_s_max) {
+            return Err(Denial::Late);
+        }
+        let left_ms = self.expires_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now_ms));
+        if left_ms > ms(config.validity_s_max) { Err(Denial::TooLong) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,196 @@
+//! Settings of sign-in; every limit is here. None of them is a secret: keys are made in KV, at random, once.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{uri, value::Address};
+
+/// Longest time in milliseconds an ended session may still be taken for open, whatever else is set.
+pub const RECHECK_MS_MAX: u64 = 1_000;
+
+/// Settings of sign-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Sites that may ask people to sign in, as `host` or `host:port`. Empty: the host of `ingress.public_url`, else the loopback
+    /// names of `ingress.listen`. A request's own host is never believed.
+    pub domains: Vec<String>,
+    /// Chains accounts may be looked up on (EIP-155 numbers).
+    pub chains: Vec<u64>,
+    /// Wallets that may do everything.
+    pub admins: Vec<Address>,
+    /// Wallets that may read everything operational and change nothing.
+    pub operators: Vec<Address>,
+    /// Refuses addresses whose case does not prove them (EIP-55); otherwise the event says so.
+    pub strict_eip55: bool,
+    /// What the message says people agree to; printable ASCII without quotes, percent signs and backslashes.
+    pub statement: String,
+    /// Issuer named in access tokens.
+    pub issuer: String,
+    /// How long a nonce is good, in seconds.
+    pub challenge_ttl_s: u64,
+    /// Most challenges given to one client prefix (IPv4 address, IPv6 /64) during one `challenge_ttl_s`.
+    pub challenges_per_prefix_max: u32,
+    /// Oldest message taken, in seconds since it was issued.
+    pub issued_age_s_max: u64,
+    /// How far in the future a message may have been issued, in seconds: the client's clock.
+    pub issued_ahead_s_max: u64,
+    /// Longest time between now and a message's expiration, in seconds.
+    pub validity_s_max: u64,
+    /// How long an access token is good, in seconds.
+    pub access_ttl_s: u64,
+    /// How long a session is good, however often it is refreshed, in seconds.
+    pub session_ttl_s: u64,
+    /// Most open sessions of one wallet; the oldest is ended for a new one.
+    pub sessions_per_wallet_max: usize,
+    /// How long a session that was found open is not looked up again, in milliseconds; at most [`RECHECK_MS_MAX`].
+    pub recheck_ms: u64,
+    /// Most sessions remembered that way by one replica.
+    pub remembered_max: usize,
+    /// Age of a signing key after which the next is made, in seconds.
+    pub ring_age_s: u64,
+    /// How long before its first use a signing key is made, in seconds; every replica reads it meanwhile.
+    pub ring_lead_s: u64,
+    /// How often a replica reads the ring, in milliseconds.
+    pub ring_refresh_ms: u64,
+    /// Most API keys of one owner.
+    pub keys_per_owner_max: usize,
+    /// Longest signature in bytes; contract accounts have long ones.
+    pub signature_bytes_max: usize,
+    /// Longest time spent on asking a contract, in milliseconds.
+    pub contract_ms_max: u64,
+    /// Most contracts asked at once by one replica; who comes later is refused with 503.
+    pub contract_calls_max: usize,
+    /// Most gas a contract may burn for one answer.
+    pub contract_gas_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            domains: Vec::new(),
+            // Ethereum, OP Mainnet, Polygon, Base, Arbitrum One.
+            chains: vec![1, 10, 137, 8_453, 42_161],
+            admins: Vec::new(),
+            operators: Vec::new(),
+            strict_eip55: false,
+            statement: "Sign in to StreamGate.".into(),
+            issuer: "streamgate".into(),
+            challenge_ttl_s: 300,
+            challenges_per_prefix_max: 100,
+            issued_age_s_max: 300,
+            issued_ahead_s_max: 60,
+            validity_s_max: 24 * 3600,
+            access_ttl_s: 600,
+            session_ttl_s: 30 * 24 * 3600,
+            sessions_per_wallet_max: 16,
+            recheck_ms: 800,
+            remembered_max: 65_536,
+            ring_age_s: 7 * 24 * 3600,
+            ring_lead_s: 60,
+            ring_refresh_ms: 15_000,
+            keys_per_owner_max: 32,
+            signature_bytes_max: 8 * 1024,
+            contract_ms_max: 2_000,
+            contract_calls_max: 16,
+            contract_gas_max: 5_000_000,
+        }
+    }
+}
+
+impl Config {
+    /// Names the first setting that can't be used, and why.
+    ///
+    /// # Errors
+    /// The setting's name and the reason.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Some(domain) = self.domains.iter().find(|domain| !uri::is_authority(domain)) {
+            return Err(("auth.domains", format!("{domain:?} is no host or host:port")));
+        }
+        if self.chains.is_empty() {
+            return Err(("auth.chains", "nobody could sign in without a chain".into()));
+        }
+        let is_plain = |byte: u8| byte == b' ' || uri::is_reserved_or_unreserved(byte);
+        let fits = self.statement.len() <= super::message::STATEMENT_LENGTH_MAX;
+        if !fits || !self.statement.bytes().all(is_plain) {
+            return Err((
+                "auth.statement",
+                "it takes up to 1024 printable characters without \" % < > \\ ^ ` { | }".into(),
+            ));
+        }
+        if self.recheck_ms > RECHECK_MS_MAX {
+            return Err((
+                "auth.recheck_ms",
+                format!("an ended session would stay open for more than {RECHECK_MS_MAX} ms"),
+            ));
+        }
+        if self.ring_lead_s.saturating_mul(1_000) < self.ring_refresh_ms.saturating_mul(2) {
+            return Err((
+                "auth.ring_lead_s",
+                "a replica would not have read a new key before another signs with it".into(),
+            ));
+        }
+        let positive = [
+            ("auth.challenge_ttl_s", self.challenge_ttl_s),
+            ("auth.access_ttl_s", self.access_ttl_s),
+            ("auth.session_ttl_s", self.session_ttl_s),
+            ("auth.ring_age_s", self.ring_age_s),
+            ("auth.ring_refresh_ms", self.ring_refresh_ms),
+            ("auth.sessions_per_wallet_max", u64::try_from(self.sessions_per_wallet_max).unwrap_or(u64::MAX)),
+            ("auth.contract_calls_max", u64::try_from(self.contract_calls_max).unwrap_or(u64::MAX)),
+        ];
+        match positive.into_iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err((name, "it can't be 0".into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills in the sites where none are named: the host of the public address, else the loopback names of the listener.
+    #[must_use]
+    pub fn at(mut self, public_url: Option<&str>, listen: SocketAddr) -> Self {
+        if !self.domains.is_empty() {
+            return self;
+        }
+        self.domains = match public_url.and_then(uri::origin) {
+            Some((_, authority)) => vec![authority.to_owned()],
+            None if listen.ip().is_loopback() => {
+                vec![format!("localhost:{}", listen.port()), listen.to_string()]
+            }
+            // Who listens to the world has to say by what name.
+            None => Vec::new(),
+        };
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_can_be_used_and_what_can_not_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let wrong = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().unwrap_err().0
+        };
+        assert_eq!(wrong(|c| c.domains = vec!["https://a.org".into()]), "auth.domains");
+        assert_eq!(wrong(|c| c.chains.clear()), "auth.chains");
+        assert_eq!(wrong(|c| c.statement = "say \"yes\"".into()), "auth.statement");
+        assert_eq!(wrong(|c| c.recheck_ms = 1_001), "auth.recheck_ms");
+        assert_eq!(wrong(|c| c.ring_lead_s = 1), "auth.ring_lead_s");
+        assert_eq!(wrong(|c| c.access_ttl_s = 0), "auth.access_ttl_s");
+    }
+
+    #[test]
+    fn sites_come_from_settings_and_never_from_requests() {
+        let at = |url: Option<&str>, listen: &str| Config::default().at(url, listen.parse().unwrap()).domains;
+        assert_eq!(at(Some("https://media.example.org/x"), "0.0.0.0:80"), ["media.example.org"]);
+        assert_eq!(at(None, "127.0.0.1:8080"), ["localhost:8080", "127.0.0.1:8080"]);
+        assert!(at(None, "0.0.0.0:8080").is_empty());
+        let named = Config { domains: vec!["a.org".into()], ..Config::default() };
+        assert_eq!(named.at(Some("https://b.org"), "127.0.0.1:1".parse().unwrap()).domains, ["a.org"]);
+    }
+}

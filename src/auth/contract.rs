@@ -1,0 +1,329 @@
+//! Accounts that are contracts: ERC-1271, ERC-6492 and EIP-7702, all asked by `eth_call`.
+//!
+//! The order is that of ERC-6492: a wrapped signature first, then code, then the key. Everything about one sign-in is asked at one
+//! block. An account whose code is an EIP-7702 delegation is still its key's: either its contract or its key may say yes.
+//! A wrapped signature for an account that is there already is asked without its preparation, which could claim the account inside
+//! the simulated call.
+//!
+//! Limits: [`Config::contract_ms_max`] for all questions of one sign-in, [`Config::contract_calls_max`] contracts at once,
+//! [`Config::contract_gas_max`] for each question, [`ANSWER_BYTES_MAX`] for the answer of a contract.
+
+use std::{sync::Arc, time::Duration};
+
+use alloy_primitives::{B256, Bytes};
+use alloy_sol_types::{SolCall, SolValue, sol};
+use futures::future::BoxFuture;
+use schemas::session::Method;
+use tokio::sync::Semaphore;
+
+use super::{config::Config, signature::Signature, value::Address};
+
+/// Longest answer a contract may give to whether a signature is its own, in bytes.
+pub const ANSWER_BYTES_MAX: usize = 64;
+/// Longest code of an account that is read, in bytes (EIP-170).
+pub const CODE_BYTES_MAX: usize = 24_576;
+/// The end of a wrapped signature (ERC-6492).
+const WRAPPED: [u8; 32] =
+    alloy_primitives::hex!("6492649264926492649264926492649264926492649264926492649264926492");
+/// The answer that means yes (ERC-1271), as a word.
+const YES: [u8; 32] =
+    alloy_primitives::hex!("1626ba7e00000000000000000000000000000000000000000000000000000000");
+/// The beginning of the 23 bytes of code that name a delegate (EIP-7702).
+const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
+
+sol! {
+    function isValidSignature(bytes32 hash, bytes signature) external view returns (bytes4);
+}
+
+/// The state a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    /// The newest there is.
+    Latest,
+    /// This one, which must be on the chain (EIP-1898 with `requireCanonical`).
+    Hash(B256),
+}
+
+/// One `eth_call`.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The chain (EIP-155 number).
+    pub chain_id: u64,
+    /// Whom to call; absent runs `data` as a program and answers what it returns.
+    pub to: Option<alloy_primitives::Address>,
+    /// What to send.
+    pub data: Bytes,
+    /// The state it is about.
+    pub block: Block,
+    /// Most gas it may burn.
+    pub gas_max: u64,
+    /// Longest answer in bytes; a longer one is [`CallError::Reverted`].
+    pub answer_bytes_max: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No endpoint is configured for the chain.
+    #[error("there is no endpoint for this chain")]
+    Unsupported,
+    /// The called code failed, ran out of gas or answered too much: the chain works, the answer is no.
+    #[error("the call failed")]
+    Reverted,
+    /// The endpoints do not answer, or do not agree.
+    #[error("the chain can't be asked")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Asks chains. An implementation checks that its endpoints serve the chain they are configured for, and has deadlines of its own.
+pub trait ChainCall: Send + Sync + std::fmt::Debug {
+    /// Hash of the newest block.
+    fn head(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, CallError>>;
+
+    /// The answer to a call; changes nothing.
+    fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>>;
+
+    /// The code of an account; empty where there is none.
+    fn get_code(
+        &self,
+        chain_id: u64,
+        address: alloy_primitives::Address,
+        block: Block,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The account said yes, in this way.
+    Valid(Method),
+    /// It did not.
+    Invalid,
+}
+
+/// A signature to be checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Whose it should be.
+    pub account: Address,
+    /// Where the account lives.
+    pub chain_id: u64,
+    /// What was signed.
+    pub digest: B256,
+    /// The signature as it came.
+    pub signature: &'a [u8],
+}
+
+/// Checks signatures of every kind of account.
+#[derive(Debug)]
+pub struct Verifier {
+    chain: Option<Arc<dyn ChainCall>>,
+    slots: Semaphore,
+    time_max: Duration,
+    gas_max: u64,
+}
+
+impl Verifier {
+    /// Without `chain`, and on chains it does not support, only signatures of account keys are taken.
+    pub fn new(chain: Option<Arc<dyn ChainCall>>, config: &Config) -> Self {
+        Self {
+            chain,
+            slots: Semaphore::new(config.contract_calls_max),
+            time_max: Duration::from_millis(config.contract_ms_max),
+            gas_max: config.contract_gas_max,
+        }
+    }
+
+    /// Finds out whether the signature is the account's.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] when that can't be known now.
+    pub async fn verify(&self, question: Question<'_>) -> Result<Verdict, CallError> {
+        let Some(chain) = &self.chain else { return Ok(by_key(question)) };
+        match tokio::time::timeout(self.time_max, self.ask(chain.as_ref(), question)).await {
+            Ok(Err(CallError::Unsupported)) => Ok(by_key(question)),
+            Ok(verdict) => verdict,
+            Err(_) => Err(unavailable("the chain did not answer in time")),
+        }
+    }
+
+    async fn ask(&self, chain: &dyn ChainCall, question: Question<'_>) -> Result<Verdict, CallError> {
+        let block = Block::Hash(chain.head(question.chain_id).await?);
+        let code = chain.get_code(question.chain_id, question.account.get(), block).await?;
+        let wrapped = unwrap(question.signature);
+        if question.signature.ends_with(&WRAPPED) && wrapped.is_none() {
+            return Ok(Verdict::Invalid);
+        }
+        let asked = Asked { chain, block, gas_max: self.gas_max, slots: &self.slots };
+        match wrapped {
+            Some(wrapped) if code.is_empty() => {
+                let program = prepare_and_ask(&wrapped, question);
+                asked.says_yes(question.chain_id, None, program, Method::Counterfactual).await
+            }
+            wrapped => {
+                let inner = wrapped.as_ref().map_or(question.signature, |wrapped| &wrapped.signature);
+                asked.account(Question { signature: inner, ..question }, &code).await
+            }
+        }
+    }
+}
+
+/// One sign-in's questions, all about one block.
+struct Asked<'a> {
+    chain: &'a dyn ChainCall,
+    block: Block,
+    gas_max: u64,
+    slots: &'a Semaphore,
+}
+
+impl Asked<'_> {
+    async fn account(&self, question: Question<'_>, code: &[u8]) -> Result<Verdict, CallError> {
+        if code.is_empty() {
+            return Ok(by_key(question));
+        }
+        let to = Some(question.account.get());
+        let verdict = self.says_yes(question.chain_id, to, is_valid_call(question), Method::Contract).await?;
+        let is_delegated = code.len() == 23 && code.starts_with(&DELEGATION);
+        if verdict == Verdict::Invalid && is_delegated { Ok(by_key(question)) } else { Ok(verdict) }
+    }
+
+    async fn says_yes(
+        &self,
+        chain_id: u64,
+        to: Option<alloy_primitives::Address>,
+        data: Vec<u8>,
+        method: Method,
+    ) -> Result<Verdict, CallError> {
+        // Slow contracts wait for each other, and nobody waits for them: an account without code never comes here.
+        let slot = self.slots.try_acquire().map_err(|_| unavailable("too many contracts are being asked"))?;
+        let call = Call {
+            chain_id,
+            to,
+            data: data.into(),
+            block: self.block,
+            gas_max: self.gas_max,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+        };
+        let answer = self.chain.eth_call(call).await;
+        drop(slot);
+        match answer {
+            Ok(answer) if answer.len() <= ANSWER_BYTES_MAX && answer.starts_with(&YES) => {
+                Ok(Verdict::Valid(method))
+            }
+            Ok(_) | Err(CallError::Reverted) => Ok(Verdict::Invalid),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn unavailable(reason: &'static str) -> CallError {
+    CallError::Unavailable(reason.into())
+}
+
+fn by_key(question: Question<'_>) -> Verdict {
+    let signer =
+        Signature::from_bytes(question.signature).and_then(|signature| signature.recover(question.digest));
+    if signer == Ok(question.account) { Verdict::Valid(Method::Key) } else { Verdict::Invalid }
+}
+
+fn is_valid_call(question: Question<'_>) -> Vec<u8> {
+    let signature = Bytes::copy_from_slice(question.signature);
+    isValidSignatureCall { hash: question.digest, signature }.abi_encode()
+}
+
+/// A signature with what makes its account (ERC-6492).
+struct Wrapped {
+    factory: alloy_primitives::Address,
+    factory_data: Bytes,
+    signature: Bytes,
+}
+
+fn unwrap(signature: &[u8]) -> Option<Wrapped> {
+    let inner = signature.strip_suffix(&WRAPPED)?;
+    let (factory, factory_data, signature) =
+        <(alloy_primitives::Address, Bytes, Bytes)>::abi_decode_params(inner).ok()?;
+    Some(Wrapped { factory, factory_data, signature })
+}
+
+/// A program that calls the factory, then asks the account it made, and returns the answer, or zero when either failed.
+///
+/// It stands in front of the two calls' data and copies them from itself. It has no jumps: the answer is multiplied by what must
+/// hold, each 0 or 1. What the account returns lies behind everything copied, where memory is zero until then.
+fn prepare_and_ask(wrapped: &Wrapped, question: Question<'_>) -> Vec<u8> {
+    let ask = is_valid_call(Question { signature: &wrapped.signature, ..question });
+    let answer_at = wrapped.factory_data.len().max(ask.len()).next_multiple_of(32);
+    let length = Program::at(0, answer_at, wrapped, question, ask.len()).code.len();
+    let mut code = Program::at(length, answer_at, wrapped, question, ask.len()).code;
+    code.extend_from_slice(&wrapped.factory_data);
+    code.extend_from_slice(&ask);
+    code
+}
+
+#[derive(Default)]
+struct Program {
+    code: Vec<u8>,
+}
+
+impl Program {
+    const LT: u8 = 0x10;
+    const GT: u8 = 0x11;
+    const AND: u8 = 0x16;
+    const MUL: u8 = 0x02;
+    const CODECOPY: u8 = 0x39;
+    const RETURNDATASIZE: u8 = 0x3d;
+    const MLOAD: u8 = 0x51;
+    const MSTORE: u8 = 0x52;
+    const GAS: u8 = 0x5a;
+    const CALL: u8 = 0xf1;
+    const STATICCALL: u8 = 0xfa;
+    const RETURN: u8 = 0xf3;
+
+    fn at(
+        data_at: usize,
+        answer_at: usize,
+        wrapped: &Wrapped,
+        question: Question<'_>,
+        ask_length: usize,
+    ) -> Self {
+        let mut program = Self::default();
+        let made = wrapped.factory_data.len();
+        program.push(made).push(data_at).push(0).op(Self::CODECOPY);
+        program
+            .push(0)
+            .push(0)
+            .push(made)
+            .push(0)
+            .push(0)
+            .address(wrapped.factory)
+            .op(Self::GAS)
+            .op(Self::CALL);
+        program.push(ask_length).push(data_at + made).push(0).op(Self::CODECOPY);
+        program.push(32).push(answer_at).push(ask_length).push(0).address(question.account.get());
+        program.op(Self::GAS).op(Self::STATICCALL).op(Self::AND);
+        program.push(ANSWER_BYTES_MAX + 1).op(Self::RETURNDATASIZE).op(Self::LT).op(Self::AND);
+        program.push(31).op(Self::RETURNDATASIZE).op(Self::GT).op(Self::AND);
+        program.push(answer_at).op(Self::MLOAD).op(Self::MUL);
+        program.push(0).op(Self::MSTORE).push(32).push(0).op(Self::RETURN);
+        program
+    }
+
+    /// PUSH4: one width for all numbers, so that the program's length does not depend on them.
+    fn push(&mut self, value: usize) -> &mut Self {
+        self.code.push(0x63);
+        self.code.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes());
+        self
+    }
+
+    /// PUSH20.
+    fn address(&mut self, address: alloy_primitives::Address) -> &mut Self {
+        self.code.push(0x73);
+        self.code.extend_from_slice(address.as_slice());
+        self
+    }
+
+    fn op(&mut self, op: u8) -> &mut Self {
+        self.code.push(op);
+        self
+    }
+}

@@ -1,0 +1,127 @@
+//! Why a sign-in or a session is refused; each reason has a stable code.
+
+use axum::http::StatusCode;
+
+use crate::ingress::error::Problem;
+
+/// A refusal by the rules, as opposed to something that does not work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denial {
+    /// No site is named that may sign people in.
+    #[error("the operator has to name a site: auth.domains, or ingress.public_url")]
+    NoSite,
+    /// The message or the signature can't be read.
+    #[error("{0}")]
+    Malformed(String),
+    /// The nonce is none of ours, or long over.
+    #[error("the nonce is unknown: ask for a challenge first")]
+    ChallengeUnknown,
+    /// The nonce was used already: every nonce is good for one attempt.
+    #[error("the nonce was used already")]
+    ChallengeUsed,
+    /// The nonce's time is over.
+    #[error("the nonce's time is over")]
+    ChallengeExpired,
+    /// The challenge was given to somebody else: its cookie is missing or another.
+    #[error("the challenge was given to another client: send its cookie")]
+    ChallengeUnbound,
+    /// The site in the message is none of ours, or another than the challenge was for.
+    #[error("the message is for another site")]
+    Domain,
+    /// The message's scheme or URI does not belong to its site.
+    #[error("the message's scheme or URI is not that of its site")]
+    Uri,
+    /// The chain is not allowed, or another than the challenge was for.
+    #[error("the chain is not allowed here")]
+    Chain,
+    /// The address is another than the challenge was for, or its case proves nothing where that is asked.
+    #[error("the address is not taken")]
+    Address,
+    /// The message is not good yet.
+    #[error("the message is not good yet")]
+    Early,
+    /// The message is too old, or its time is over.
+    #[error("the message's time is over")]
+    Late,
+    /// The message would be good for too long.
+    #[error("the message would be good for too long")]
+    TooLong,
+    /// The account did not sign this.
+    #[error("the signature is not that of the account")]
+    Signature,
+    /// The refresh token is none of ours, or its session is over.
+    #[error("the session is over: sign in again")]
+    Session,
+    /// The refresh token was used before: one of its two holders stole it.
+    #[error("the refresh token was used before, so its session is ended")]
+    Reused,
+    /// The account's contract no longer takes the signature.
+    #[error("the account's contract no longer takes the signature")]
+    Proof,
+}
+
+impl Denial {
+    /// The stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoSite => "no_site",
+            Self::Malformed(_) => "message_malformed",
+            Self::ChallengeUnknown => "challenge_unknown",
+            Self::ChallengeUsed => "challenge_used",
+            Self::ChallengeExpired => "challenge_expired",
+            Self::ChallengeUnbound => "challenge_unbound",
+            Self::Domain => "domain_refused",
+            Self::Uri => "uri_refused",
+            Self::Chain => "chain_refused",
+            Self::Address => "address_refused",
+            Self::Early => "message_early",
+            Self::Late => "message_expired",
+            Self::TooLong => "message_too_long_lived",
+            Self::Signature => "signature_refused",
+            Self::Session => "session_over",
+            Self::Reused => "refresh_reused",
+            Self::Proof => "proof_failed",
+        }
+    }
+}
+
+impl From<Denial> for Problem {
+    fn from(denial: Denial) -> Self {
+        let (status, title) = match denial {
+            Denial::NoSite => (StatusCode::FORBIDDEN, "No site may sign people in here"),
+            Denial::Malformed(_) => (StatusCode::BAD_REQUEST, "The message can't be read"),
+            Denial::Session | Denial::Reused | Denial::Proof => {
+                (StatusCode::UNAUTHORIZED, "The session is over")
+            }
+            _ => (StatusCode::UNAUTHORIZED, "The sign-in was refused"),
+        };
+        Self::new(status, denial.code(), title).detail(denial.to_string())
+    }
+}
+
+/// A refusal, or a part that does not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    #[error(transparent)]
+    Bus(#[from] nats::Error),
+    #[error(transparent)]
+    Chain(#[from] super::contract::CallError),
+    #[error("a token can't be signed")]
+    Token(#[from] jsonwebtoken::errors::Error),
+    #[error("there is no signing key")]
+    NoKey,
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Denied(denial) => denial.into(),
+            Failure::Bus(error) => error.into(),
+            Failure::Chain(error) => Self::unavailable(&error),
+            Failure::Token(_) | Failure::NoKey => Self::internal(&failure),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! API keys for machines, and the signing keys that replicas share.
+//!
+//! An API key is `sg_<key id>_<secret>`: the id finds the record, the secret is 160 random bits of which only the SHA-256 is
+//! stored. It is looked up at every request, so a revoked one opens nothing any more.
+//!
+//! Limits: an owner has at most as many keys as the settings say; a key's text has at most [`LENGTH_MAX`] characters.
+
+use alloy_primitives::hex;
+use nats::{Bus, Held, Outbox};
+use schemas::{
+    access::{self, ApiKey, Role, Scope},
+    ids::{KeyId, RequestId},
+    session::{KeyCreated, KeyRevoked, OwnerKeys, owner_key},
+};
+use serde_bytes::ByteBuf;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// Longest key text in characters.
+pub(super) const LENGTH_MAX: usize = 128;
+/// Owner of the key made at first start.
+pub const FIRST_OWNER: &str = "admin";
+
+/// What a new key is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewKey {
+    /// Whose things it works on.
+    pub owner: String,
+    /// What it may do.
+    pub role: Role,
+    /// Where it may do it; absent for everywhere.
+    pub scopes: Option<Vec<Scope>>,
+    /// The owner's own word for it.
+    pub label: Option<String>,
+    /// Unix time in milliseconds from which on it opens nothing.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// The record of a key text, if it opens something now.
+pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::Error> {
+    let Some((key_id, secret)) = parse(text) else { return Ok(None) };
+    let Some(held) = bus.load::<ApiKey>(&key_id.to_string()).await? else { return Ok(None) };
+    let key = held.record;
+    let is_right =
+        bool::from(Sha256::digest(secret.as_bytes()).as_slice().ct_eq(key.secret_sha256.as_slice()));
+    let is_over = key.expires_at_ms.is_some_and(|at_ms| at_ms <= nats::now_ms());
+    Ok((is_right && !is_over && key.revoked_at_ms.is_none()).then_some(key))
+}
+
+pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
+    if text.len() > LENGTH_MAX {
+        return None;
+    }
+    let (key_id, secret) = text.strip_prefix("sg_")?.split_once('_')?;
+    Some((key_id.parse().ok()?, secret))
+}
+
+/// Makes an API key. The text is shown once and kept nowhere.
+///
+/// # Errors
+/// As [`Bus::commit`].
+pub async fn create_key(bus: &Bus, owner: &str, role: Role) -> Result<String, nats::Error> {
+    let new = NewKey { owner: owner.to_owned(), role, scopes: None, label: None, expires_at_ms: None };
+    let key_id = KeyId::from_bytes(nats::fresh_id());
+    enlist(bus, owner, key_id, usize::MAX).await?;
+    let told = access::KeyCreated { key_id, owner: owner.to_owned(), role };
+    write(bus, key_id, new, Outbox::new().event(&told)).await
+}
+
+/// Makes an API key for `by`; `None` when its owner has as many as it may have.
+pub(super) async fn issue(
+    bus: &Bus,
+    new: NewKey,
+    keys_max: usize,
+    (by, request_id): (&str, RequestId),
+) -> Result<Option<(KeyId, String)>, nats::Error> {
+    let key_id = KeyId::from_bytes(nats::fresh_id());
+    if !enlist(bus, &new.owner, key_id, keys_max).await? {
+        return Ok(None);
+    }
+    let told = KeyCreated {
+        request_id,
+        key_id,
+        owner: new.owner.clone(),
+        role: new.role,
+        scopes: new.scopes.clone(),
+        by: by.to_owned(),
+    };
+    let text = write(bus, key_id, new, Outbox::new().event(&told)).await?;
+    Ok(Some((key_id, text)))
+}
+
+/// The keys of an owner that were not revoked, oldest first.
+pub(super) async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::Error> {
+    let Some(held) = bus.load::<OwnerKeys>(&owner_key(&owner_hash(owner))).await? else {
+        return Ok(Vec::new());
+    };
+    let mut keys = Vec::new();
+    for key_id in held.record.key_ids {
+        if let Some(held) = bus.load::<ApiKey>(&key_id.to_string()).await?
+            && held.record.revoked_at_ms.is_none()
+        {
+            keys.push(held.record);
+        }
+    }
+    Ok(keys)
+}
+
+/// Revokes a key if `may` allows it; false when there is no such key for whoever asks.
+pub(super) async fn revoke(
+    bus: &Bus,
+    key_id: KeyId,
+    may: impl Fn(&ApiKey) -> bool + Send + Sync,
+    (by, request_id): (&str, RequestId),
+) -> Result<bool, nats::Error> {
+    let mut owner = None;
+    bus.change::<ApiKey>(&key_id.to_string(), |found| {
+        let key = found.filter(|key| may(key))?;
+        owner = Some(key.owner.clone());
+        if key.revoked_at_ms.is_some() {
+            return None;
+        }
+        let told = KeyRevoked { request_id, key_id, owner: key.owner.clone(), by: by.to_owned() };
+        Some((ApiKey { revoked_at_ms: Some(nats::now_ms()), ..key.clone() }, Outbox::new().event(&told)))
+    })
+    .await?;
+    let Some(owner) = owner else { return Ok(false) };
+    bus.change::<OwnerKeys>(&owner_key(&owner_hash(&owner)), |found| {
+        let mut keys = found.cloned()?;
+        keys.key_ids.retain(|listed| *listed != key_id);
+        Some((keys, Outbox::new()))
+    })
+    .await?;
+    Ok(true)
+}
+
+/// Puts a key on its owner's list, before it exists; false when the list is full.
+async fn enlist(bus: &Bus, owner: &str, key_id: KeyId, keys_max: usize) -> Result<bool, nats::Error> {
+    let owner_sha256 = owner_hash(owner);
+    let mut has_room = true;
+    bus.change::<OwnerKeys>(&owner_key(&owner_sha256), |found| {
+        let mut key_ids = found.map(|keys| keys.key_ids.clone()).unwrap_or_default();
+        has_room = key_ids.len() < keys_max;
+        key_ids.push(key_id);
+        has_room.then(|| (OwnerKeys { owner_sha256: owner_sha256.clone(), key_ids }, Outbox::new()))
+    })
+    .await?;
+    Ok(has_room)
+}
+
+async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<String, nats::Error> {
+    let secret = hex::encode(rand::random::<[u8; 20]>());
+    let record = ApiKey {
+        key_id,
+        secret_sha256: ByteBuf::from(Sha256::digest(secret.as_bytes()).to_vec()),
+        owner: new.owner,
+        role: new.role,
+        created_at_ms: nats::now_ms(),
+        scopes: new.scopes,
+        label: new.label,
+        expires_at_ms: new.expires_at_ms,
+        revoked_at_ms: None,
+    };
+    bus.commit(&mut Held::new(record), outbox).await?;
+    Ok(format!("sg_{key_id}_{secret}"))
+}
+
+fn owner_hash(owner: &str) -> String {
+    hex::encode(Sha256::digest(owner.as_bytes()))
+}
+
+/// Makes the first API key, once in the life of the installation; `None` when there was one before.
+///
+/// The marker is written after the key, so a crash in between makes another key at the next start, and the lost one, whose text
+/// nobody ever saw, opens nothing.
+///
+/// # Errors
+/// As [`Bus::commit`].
+pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::Error> {
+    const MARKER: &str = "first-key-made";
+    if bus.load::<access::Secret>(MARKER).await?.is_some() {
+        return Ok(None);
+    }
+    let text = create_key(bus, FIRST_OWNER, Role::Admin).await?;
+    let marker =
+        access::Secret { name: MARKER.to_owned(), bytes: ByteBuf::new(), created_at_ms: nats::now_ms() };
+    match bus.commit(&mut Held::new(marker), Outbox::new()).await {
+        Ok(()) => Ok(Some(text)),
+        // Another replica was first: its key is the one that is told.
+        Err(nats::Error::Conflict { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The signing key `name`, created by whoever asks first; every replica gets the same.
+///
+/// # Errors
+/// As [`Bus::change`].
+pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::Error> {
+    let fresh = ByteBuf::from(rand::random::<[u8; 32]>().to_vec());
+    let held = bus
+        .change::<access::Secret>(name, |found| {
+            if found.is_some() {
+                return None;
+            }
+            let secret =
+                access::Secret { name: name.to_owned(), bytes: fresh.clone(), created_at_ms: nats::now_ms() };
+            Some((secret, Outbox::new()))
+        })
+        .await?;
+    held.map(|held| held.record.bytes.into_vec())
+        .ok_or_else(|| nats::Error::Invalid { what: format!("signing key {name}") })
+}

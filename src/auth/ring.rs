@@ -1,0 +1,168 @@
+//! The ring of keys that sign access tokens: made once for all replicas, renewed without a refused request.
+//!
+//! A new key is in the ring for [`Config::ring_lead_s`] before any replica signs with it, so that all have read it; an old one stays
+//! until the last token it signed is over. A replica that meets an unknown key reads the ring again, at most once a second.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
+};
+
+use nats::{Bus, Outbox};
+use schemas::{
+    ids::KeyId,
+    session::{Ring as Record, RingKey, ring_key},
+};
+use serde_bytes::ByteBuf;
+
+use super::{
+    config::Config,
+    token::{Key, LEEWAY_S},
+};
+
+/// Name of the ring in KV.
+const NAME: &str = "access";
+/// Least time between two readings that unknown keys cause.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Ring {
+    bus: Bus,
+    config: Arc<Config>,
+    keys: RwLock<Arc<[RingKey]>>,
+    asked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Ring {
+    /// Reads the ring, making it where there is none.
+    pub(super) async fn open(bus: Bus, config: Arc<Config>) -> Result<Self, nats::Error> {
+        let ring =
+            Self { bus, config, keys: RwLock::new(Arc::default()), asked: tokio::sync::Mutex::new(None) };
+        ring.renew(nats::now_ms()).await?;
+        Ok(ring)
+    }
+
+    /// Reads the ring; adds the next key when the newest is old enough, and drops those that signed nothing still good.
+    pub(super) async fn renew(&self, now_ms: u64) -> Result<(), nats::Error> {
+        let fresh = RingKey {
+            key_id: KeyId::from_bytes(nats::fresh_id()),
+            bytes: ByteBuf::from(rand::random::<[u8; 32]>().to_vec()),
+            signs_from_ms: 0,
+        };
+        let next = |found: Option<&Record>| {
+            let keys = turned(found.map_or(&[][..], |ring| &ring.keys), &fresh, now_ms, &self.config)?;
+            Some((Record { name: NAME.to_owned(), keys }, Outbox::new()))
+        };
+        let held = self.bus.change(&ring_key(NAME), next).await?;
+        if let Some(held) = held {
+            self.keep(held.record.keys.into());
+        }
+        Ok(())
+    }
+
+    /// The key that signs now.
+    pub(super) fn signing(&self, now_ms: u64) -> Option<Key> {
+        let keys = self.known();
+        let started = keys.iter().rev().find(|key| key.signs_from_ms <= now_ms);
+        started.or(keys.first()).map(key_of)
+    }
+
+    /// The key of this name; reads the ring again where it is not known.
+    pub(super) async fn find(&self, key_id: KeyId) -> Result<Option<Key>, nats::Error> {
+        if let Some(key) = self.get(key_id) {
+            return Ok(Some(key));
+        }
+        let mut asked = self.asked.lock().await;
+        // Whoever held the lock may just have read it.
+        if self.get(key_id).is_none() && asked.is_none_or(|at| at.elapsed() >= UNKNOWN_PAUSE) {
+            if let Some(held) = self.bus.load::<Record>(&ring_key(NAME)).await? {
+                self.keep(held.record.keys.into());
+            }
+            *asked = Some(Instant::now());
+        }
+        Ok(self.get(key_id))
+    }
+
+    fn get(&self, key_id: KeyId) -> Option<Key> {
+        self.known().iter().find(|key| key.key_id == key_id).map(key_of)
+    }
+
+    fn known(&self) -> Arc<[RingKey]> {
+        // A poisoned lock still holds a whole list: it is only ever replaced.
+        Arc::clone(&self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn keep(&self, keys: Arc<[RingKey]>) {
+        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = keys;
+    }
+}
+
+fn key_of(key: &RingKey) -> Key {
+    Key { key_id: key.key_id, bytes: key.bytes.to_vec() }
+}
+
+/// The keys as they should be now; `None` when they are.
+fn turned(keys: &[RingKey], fresh: &RingKey, now_ms: u64, config: &Config) -> Option<Vec<RingKey>> {
+    let Some(newest) = keys.last() else {
+        // Nobody holds a token yet, so the first key signs at once.
+        return Some(vec![RingKey { signs_from_ms: now_ms, ..fresh.clone() }]);
+    };
+    let lead_ms = config.ring_lead_s.saturating_mul(1_000);
+    let is_old = newest.signs_from_ms.saturating_add(config.ring_age_s.saturating_mul(1_000)) <= now_ms;
+    if !is_old {
+        return None;
+    }
+    // A key was last used when its successor began, by a replica that was late to read it.
+    let used_ms = (config.access_ttl_s + LEEWAY_S).saturating_mul(1_000).saturating_add(lead_ms);
+    let began = keys.iter().skip(1).map(|key| Some(key.signs_from_ms)).chain([None]);
+    let mut left: Vec<RingKey> = keys
+        .iter()
+        .zip(began)
+        .filter(|(_, next_ms)| next_ms.is_none_or(|at_ms| at_ms.saturating_add(used_ms) > now_ms))
+        .map(|(key, _)| key.clone())
+        .collect();
+    left.push(RingKey { signs_from_ms: now_ms.saturating_add(lead_ms), ..fresh.clone() });
+    Some(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(seed: u8) -> RingKey {
+        RingKey {
+            key_id: KeyId::from_bytes([seed; 16]),
+            bytes: ByteBuf::from(vec![seed; 32]),
+            signs_from_ms: 0,
+        }
+    }
+
+    /// At every moment, whatever any replica signs is known to every other, and stays known until it is over.
+    #[test]
+    fn no_token_ever_meets_a_replica_without_its_key() {
+        let config = Config { ring_age_s: 3_600, ..Config::default() };
+        let (lead_ms, used_ms) = (config.ring_lead_s * 1_000, (config.access_ttl_s + LEEWAY_S) * 1_000);
+        let mut keys = turned(&[], &key(0), 0, &config).unwrap();
+        let mut history = vec![(0, keys.clone())];
+        for step in 1..200_u64 {
+            let now_ms = step * 300_000;
+            if let Some(next) = turned(&keys, &key(u8::try_from(step).unwrap()), now_ms, &config) {
+                assert!(next.len() <= 3, "the ring stays small");
+                keys = next;
+                history.push((now_ms, keys.clone()));
+            }
+        }
+        assert!(history.len() > 10);
+        for pair in history.windows(2) {
+            let [(from_ms, old), (to_ms, new)] = pair else { unreachable!() };
+            // What signed just before the change, by a replica that read the old ring up to the lead too late.
+            let signer = old.iter().rev().find(|key| key.signs_from_ms <= to_ms + lead_ms).unwrap();
+            assert!(new.iter().any(|key| key.key_id == signer.key_id));
+            assert!(new.last().unwrap().signs_from_ms >= to_ms + lead_ms && to_ms > from_ms);
+            for gone in old.iter().filter(|key| !new.contains(key)) {
+                let next = old.iter().find(|key| key.signs_from_ms > gone.signs_from_ms).unwrap();
+                assert!(next.signs_from_ms + used_ms <= *to_ms, "a key left before its last token was over");
+            }
+        }
+    }
+}

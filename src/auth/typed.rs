@@ -1,0 +1,103 @@
+//! Sign-in by EIP-712: one fixed structure. Typed data that a client brings along is never hashed: only its values are taken.
+//!
+//! The domain separator has name, version and chain id; there is no verifying contract, because no contract reads the signature.
+
+use alloy_primitives::{B256, U256};
+use alloy_sol_types::{Eip712Domain, SolStruct, sol};
+use serde::{Deserialize, Serialize};
+
+use super::value::Address;
+
+/// Name in the domain separator.
+pub const DOMAIN_NAME: &str = "StreamGate";
+/// Version in the domain separator.
+pub const DOMAIN_VERSION: &str = "1";
+
+sol! {
+    /// What the wallet shows and signs; times are Unix seconds.
+    #[derive(Debug)]
+    struct SignIn {
+        string domain;
+        address account;
+        string statement;
+        string uri;
+        string nonce;
+        uint256 issuedAt;
+        uint256 expirationTime;
+    }
+}
+
+/// The values of a typed sign-in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Values {
+    /// Authority of the asking site.
+    pub domain: String,
+    /// Whose account.
+    pub account: Address,
+    /// What the person agrees to; may be empty.
+    pub statement: String,
+    /// What the sign-in is for.
+    pub uri: String,
+    /// The chain the account is looked up on.
+    pub chain_id: u64,
+    /// The server's word that makes it good for one time.
+    pub nonce: String,
+    /// When it was written, in Unix seconds.
+    pub issued_at_s: u64,
+    /// From when on it is no longer good, in Unix seconds.
+    pub expires_at_s: u64,
+}
+
+impl Values {
+    /// What the wallet signs (EIP-712: `\x19\x01`, domain separator, structure).
+    pub fn digest(&self) -> B256 {
+        let domain = Eip712Domain::new(
+            Some(DOMAIN_NAME.into()),
+            Some(DOMAIN_VERSION.into()),
+            Some(U256::from(self.chain_id)),
+            None,
+            None,
+        );
+        let values = SignIn {
+            domain: self.domain.clone(),
+            account: self.account.get(),
+            statement: self.statement.clone(),
+            uri: self.uri.clone(),
+            nonce: self.nonce.clone(),
+            issuedAt: U256::from(self.issued_at_s),
+            expirationTime: U256::from(self.expires_at_s),
+        };
+        values.eip712_signing_hash(&domain)
+    }
+
+    /// The same as JSON for `eth_signTypedData_v4`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let field = |name: &str, kind: &str| serde_json::json!({ "name": name, "type": kind });
+        serde_json::json!({
+            "types": {
+                "EIP712Domain": [field("name", "string"), field("version", "string"), field("chainId", "uint256")],
+                "SignIn": [
+                    field("domain", "string"),
+                    field("account", "address"),
+                    field("statement", "string"),
+                    field("uri", "string"),
+                    field("nonce", "string"),
+                    field("issuedAt", "uint256"),
+                    field("expirationTime", "uint256"),
+                ],
+            },
+            "primaryType": "SignIn",
+            "domain": { "name": DOMAIN_NAME, "version": DOMAIN_VERSION, "chainId": self.chain_id },
+            "message": {
+                "domain": self.domain,
+                "account": self.account,
+                "statement": self.statement,
+                "uri": self.uri,
+                "nonce": self.nonce,
+                "issuedAt": self.issued_at_s.to_string(),
+                "expirationTime": self.expires_at_s.to_string(),
+            },
+        })
+    }
+}
