@@ -5,6 +5,8 @@
 //!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
 };
@@ -86,7 +88,8 @@ impl Bus {
         let mut unsent = held.unsent.clone();
         unsent.extend(outbox.seal(self.role().name(), &cause)?);
         let record = ByteBuf::from(publish::encode(&key, &held.record)?);
-        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms() };
+        let expires_at_ms = held.record.expires_at_ms();
+        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms(), expires_at_ms };
         held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
         held.changed_at_ms = envelope.changed_at_ms;
         held.unsent.clone_from(&envelope.unsent);
@@ -197,7 +200,11 @@ impl Bus {
                 size_bytes_max: schemas::RECORD_BYTES_MAX,
             });
         }
-        self.put(bucket, key, revision, payload.into(), None).await
+        // The broker counts whole seconds from now; a record that is over goes at once.
+        let ttl = envelope
+            .expires_at_ms
+            .map(|at_ms| Duration::from_secs(at_ms.saturating_sub(crate::now_ms()).div_ceil(1_000).max(1)));
+        self.put(bucket, key, revision, payload.into(), ttl).await
     }
 
     /// Compare-and-set of one KV value; `ttl` lets the broker remove it later. Returns the new revision.
@@ -210,7 +217,7 @@ impl Bus {
         key: &str,
         revision: u64,
         payload: Bytes,
-        ttl: Option<std::time::Duration>,
+        ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         let subject = subjects::kv(bucket, key);
         let mut message = PublishMessage::build()

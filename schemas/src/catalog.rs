@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, ask, audit, document, envelope, job, media, upload};
+use crate::{Event, Record, access, ask, audit, document, envelope, gate, job, media, upload};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -68,6 +68,10 @@ pub fn events() -> Vec<Entry> {
         event::<job::Cancelled>(),
         event::<job::Dead>(),
         event::<access::KeyCreated>(),
+        event::<gate::Changed>(),
+        event::<gate::Granted>(),
+        event::<gate::Denied>(),
+        event::<gate::Revoked>(),
     ]
 }
 
@@ -81,6 +85,9 @@ pub fn records() -> Vec<Entry> {
         record::<job::Part>("jobs.part", "{job_id}.{part}"),
         record::<access::ApiKey>("apikeys", "{key_id}"),
         record::<access::Secret>("secrets", "{name}"),
+        record::<gate::Session>("grants", "{playback_id}"),
+        record::<gate::Slot>("grants.slot", "slot.{digest}"),
+        record::<gate::Cursor>("grants.cursor", "cursor.{chain_id}"),
     ]
 }
 

@@ -115,6 +115,10 @@ id!(
     /// An API key, its public half.
     KeyId
 );
+id!(
+    /// A playback session: one viewer and one medium.
+    PlaybackId
+);
 
 #[cfg(test)]
 mod tests {

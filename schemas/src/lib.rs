@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod document;
 pub mod envelope;
 pub mod examples;
+pub mod gate;
 pub mod ids;
 pub mod job;
 pub mod keys;
@@ -69,6 +70,11 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Syn
 
     /// Key inside the bucket, made of our own ids only.
     fn key(&self) -> String;
+
+    /// Unix time in milliseconds at which the broker may remove it, in a bucket whose values expire; kept for good when absent.
+    fn expires_at_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Names of the headers every event carries.
