@@ -5,6 +5,9 @@
 //!
 //! Limits: an `Authorization` header of more than [`KEY_LENGTH_MAX`] characters is refused unread.
 
+pub mod chain;
+pub mod gate;
+
 use axum::{
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, Method, header, request::Parts},
