@@ -489,7 +489,7 @@ fn grants(visitor: &mut impl Visitor) {
         owner: owner(),
         viewer: text(WALLET),
         wallet: Some(text(WALLET)),
-        admin: false,
+        rights: gate::Rights::Owner,
         gate_epoch: 1,
         rule_digest: rule_digest(),
         slots: vec![text(SLOT)],

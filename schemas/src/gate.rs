@@ -136,6 +136,18 @@ pub enum Code {
     Ended,
 }
 
+/// What a viewer may do beside what gates allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rights {
+    /// Nothing.
+    None,
+    /// Plays what it owns.
+    Owner,
+    /// Plays everything.
+    Admin,
+}
+
 /// A block of a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Block {
@@ -161,9 +173,8 @@ pub struct Session {
     /// The wallet the viewer signed in with, EIP-55.
     #[serde(default)]
     pub wallet: Option<String>,
-    /// True when the viewer administers the service.
-    #[serde(default)]
-    pub admin: bool,
+    /// What the viewer may do beside what gates allow.
+    pub rights: Rights,
     /// Epoch of the gate it was let in by; 0 when the medium had none.
     pub gate_epoch: u64,
     /// Digest of the rule it was let in by; empty for the owner.

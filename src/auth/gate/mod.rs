@@ -1,7 +1,7 @@
 //! Gates: an owner's rule of who may play a medium, decided from facts of one block, and the playback sessions it lets in.
 //!
 //! - `rule`: reads and checks a rule. `decide`: the pure core, three-valued: what is not known never grants, not under `not` either.
-//! - `abi`: the few contract calls, read strictly. `judge`: facts by quorum, one decision a block, once however many ask.
+//! - `access`: a medium, its gate and a viewer. `abi`: the few contract calls, read strictly. `judge`: facts by quorum, one decision a block, once however many ask.
 //! - [`grant`]: playback sessions. [`http`]: the owner's routes and the ownership question.
 //!
 //! A gate opens when the rule holds at the newest block and at the confirmed one; it closes as soon as it fails at the newest. No
@@ -9,19 +9,21 @@
 //!
 //! Limits: see [`rule`] for rules, [`judge`] for decisions, [`grant::Config`] for sessions.
 
-mod abi;
+pub(crate) mod abi;
+mod access;
 pub mod decide;
-//pub mod grant;
-//pub mod http;
+pub mod grant;
+pub mod http;
 pub mod judge;
 pub mod rule;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloy_primitives::Address;
 use schemas::access::Role;
+pub use schemas::gate::Rights;
 
 use super::Principal;
 
@@ -34,17 +36,6 @@ pub struct Viewer {
     pub wallet: Option<Address>,
     /// What it may do.
     pub rights: Rights,
-}
-
-/// What a viewer may do beside what gates allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rights {
-    /// Nothing.
-    None,
-    /// Plays what it owns.
-    Owner,
-    /// Plays everything.
-    Admin,
 }
 
 impl Viewer {
