@@ -4,7 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::ServerArgs, ingress, keeper};
+use crate::{
+    auth::{
+        chain::{self, Chains},
+        gate::{
+            grant::{self, Grants},
+            judge::Judge,
+        },
+    },
+    cli::ServerArgs,
+    ingress, keeper,
+};
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +40,10 @@ pub struct Config {
     pub broker: Broker,
     /// The object store.
     pub store: Option<store::Config>,
+    /// The chains that gates may ask.
+    pub chains: Vec<chain::Config>,
+    /// Playback sessions.
+    pub grants: grant::Config,
     /// HTTP.
     pub ingress: ingress::Config,
     /// The upload stage.
@@ -124,6 +138,7 @@ impl Config {
             let reason = "it takes 1 on one server, 3 or 5 on a cluster".to_owned();
             return Err(Error::Invalid { key: "broker.replicas", reason });
         }
+        self.open_chains()?;
         if let Some(url) = &self.ingress.public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
@@ -142,6 +157,18 @@ impl Config {
             .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
         toml::from_str(&text)
             .map_err(|source| Error::Malformed { path: path.to_owned(), message: source.to_string() })
+    }
+
+    fn open_chains(&self) -> Result<Chains, Error> {
+        Chains::open(&self.chains).map_err(|reason| Error::Invalid { key: "chains", reason })
+    }
+
+    /// The playback sessions over `bus`, decided by the configured chains.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a chain can't be used.
+    pub fn grants(&self, bus: &nats::Bus) -> Result<Grants, Error> {
+        Ok(Grants::new(bus.clone(), Judge::new(self.open_chains()?), self.grants.clone()))
     }
 
     /// Folder of this machine's data.
@@ -197,6 +224,8 @@ mod tests {
             ("[ingress]\nlisten = 5\n", "listen"),
             ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
+            ("[[chains]]\nchain_id = 1\n", "chains"),
+            ("[[chains]]\nchain_id = 1\nrpc_urls = [\"ws://x\"]\n", "rpc_urls"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();

@@ -267,7 +267,8 @@ async fn start(
             with_admin(admin, &bus, Some(encode), &shutdown, async { Ok(work.await?) }).await
         }
         Kind::Keeper => {
-            let work = keeper::run(bus.clone(), site.store()?, config.keeper.clone(), shutdown.clone());
+            let (store, grants) = (site.store()?, config.grants(&bus)?);
+            let work = keeper::run(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
             with_admin(admin, &bus, None, &shutdown, work).await
         }
     }
@@ -295,7 +296,8 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     let address = listener.local_addr()?;
     let first_key = auth::first_key(&bus).await?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let app = ingress::App::build(bus, site.store()?, settings).await?;
+    let grants = site.config.grants(&bus)?;
+    let app = ingress::App::build(bus, site.store()?, grants, settings).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready

@@ -21,8 +21,11 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth;
 pub use crate::auth::Principal;
+use crate::auth::{
+    self,
+    gate::{self, grant::Grants},
+};
 
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +68,8 @@ pub struct App {
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
     pub uploads: uploads::State,
+    /// Playback sessions.
+    pub grants: Grants,
 }
 
 impl App {
@@ -72,7 +77,7 @@ impl App {
     ///
     /// # Errors
     /// When the signing key can be neither read nor made.
-    pub async fn build(bus: Bus, store: Store, config: Config) -> anyhow::Result<Self> {
+    pub async fn build(bus: Bus, store: Store, grants: Grants, config: Config) -> anyhow::Result<Self> {
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let uploads = uploads::State::new(
             bus.clone(),
@@ -80,7 +85,7 @@ impl App {
             config.uploads.clone(),
             config.public_url.clone(),
         );
-        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads })
+        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads, grants })
     }
 
     /// What runs beside the requests, until `shutdown`.
@@ -88,14 +93,17 @@ impl App {
     /// # Errors
     /// When the broker does not take a subscription.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        Ok(self.uploads.run(shutdown).await?)
+        tokio::try_join!(self.uploads.run(shutdown.clone()), self.grants.run(shutdown))?;
+        Ok(())
     }
 }
 
 /// The public router.
 pub fn router(app: App) -> Router {
+    let gates = gate::http::State { bus: app.bus.clone(), judge: app.grants.judge().clone() };
     let guarded = Router::new()
         .merge(uploads::router(app.uploads.clone()))
+        .merge(gate::http::router(gates))
         .route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
     Router::new()
         .merge(guarded)

@@ -70,6 +70,8 @@ const CASES: &[Case] = &[
             "$KV.secrets.playback",
             "$KV.idempotency.I",
             "$KV.limits.O",
+            "$KV.grants.P",
+            "$JS.API.STREAM.MSG.GET.KV_grants",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
             "$JS.API.STREAM.MSG.GET.KV_sessions",
             "$JS.API.CONSUMER.CREATE.EVENTS",
@@ -125,6 +127,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.EVENTS.upload.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.started.J",
             "evt.admin.key_created.R",
@@ -166,6 +169,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.JOBS.transcode-p2.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.upload.received.U",
             "evt.media.removed.M",
             "audit.job.started",
@@ -199,6 +203,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.KV_jobs.Abc123",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.failed.J",
             "audit.media.stored",
@@ -228,6 +233,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.stored.M",
             "evt.alert.fired.A",
             "job.transcode.p0.J.v0",
@@ -255,6 +261,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.CREATE.EVENTS",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.stored.M",
             "audit.media.stored",
             "job.transcode.p0.J.v0",
@@ -267,7 +274,14 @@ const CASES: &[Case] = &[
             "_INBOX_ingress.x",
         ],
         hears: &[">", "evt.>", "$JS.EVENT.ADVISORY.>", "_INBOX_monitor.>"],
-        hears_not: &["$KV.secrets.>", "$KV.apikeys.>", "$KV.keys.>", "_INBOX_ingress.>", "_INBOX_admin.>"],
+        hears_not: &[
+            "$KV.secrets.>",
+            "$KV.apikeys.>",
+            "$KV.keys.>",
+            "$KV.grants.>",
+            "_INBOX_ingress.>",
+            "_INBOX_admin.>",
+        ],
     },
     Case {
         role: Role::Keeper,
@@ -284,6 +298,9 @@ const CASES: &[Case] = &[
             "$KV.jobs.J",
             "$KV.apikeys.K",
             "$KV.limits.O",
+            "$KV.grants.slot.D",
+            "$JS.API.CONSUMER.CREATE.KV_grants",
+            "$JS.API.CONSUMER.MSG.NEXT.KV_grants.Abc123",
             "$JS.API.STREAM.MSG.GET.JOBS",
             "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.CONSUMER.CREATE.KV_jobs",
