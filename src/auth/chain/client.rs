@@ -24,6 +24,9 @@ use super::{
 /// How long the newest block waits for those who are slower than the quorum: one of the quorum may be behind.
 const STRAGGLERS: Duration = Duration::from_millis(100);
 
+/// A transport and its name for the log.
+pub type Named = (String, Arc<dyn Transport>);
+
 /// Tells Unix time in seconds.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
@@ -83,7 +86,7 @@ impl Chains {
     /// # Errors
     /// When a chain is named twice or has no quorum.
     pub fn with(
-        chains: Vec<(Config, Vec<(String, Arc<dyn Transport>)>)>,
+        chains: Vec<(Config, Vec<Named>)>,
         clock: &Clock,
     ) -> Result<Self, String> {
         let mut opened = BTreeMap::new();

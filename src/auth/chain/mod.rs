@@ -27,7 +27,7 @@ use std::future::Future;
 
 use alloy_primitives::{Address, B256, Bytes};
 
-pub use client::{Chains, Clock};
+pub use client::{Chains, Clock, Named};
 pub use config::{Config, RpcUrl};
 pub use error::{Error, Fault};
 pub use head::Head;

@@ -65,7 +65,7 @@ pub fn decide(rule: &Compiled, wallet: Option<Address>, latest: &[Fact], confirm
     let granted = code == Code::RuleHolds;
     let mut claims = Vec::new();
     if granted {
-        collect(rule, &rule.root, &Facts { leaves: &rule.leaves, wallet, facts: latest }, &mut claims);
+        collect(rule, &rule.root, &Facts { leaves: &rule.leaves, wallet, told: latest }, &mut claims);
     }
     Verdict { granted, latest: now, code, claims }
 }
@@ -77,13 +77,13 @@ pub const fn is_about_nodes(code: Code) -> bool {
 
 /// The truth of a rule by the facts of one block.
 pub fn truth(rule: &Compiled, wallet: Option<Address>, facts: &[Fact]) -> Truth {
-    Facts { leaves: &rule.leaves, wallet, facts }.node(&rule.root)
+    Facts { leaves: &rule.leaves, wallet, told: facts }.node(&rule.root)
 }
 
 struct Facts<'a> {
     leaves: &'a [Leaf],
     wallet: Option<Address>,
-    facts: &'a [Fact],
+    told: &'a [Fact],
 }
 
 impl Facts<'_> {
@@ -113,8 +113,11 @@ impl Facts<'_> {
             match self.node(node) {
                 Truth::Yes => {}
                 no @ Truth::No(_) => return no,
-                unknown if found == Truth::Yes => found = unknown,
-                Truth::Unknown(_) => {}
+                unknown @ Truth::Unknown(_) => {
+                    if found == Truth::Yes {
+                        found = unknown;
+                    }
+                }
             }
         }
         found
@@ -136,7 +139,7 @@ impl Facts<'_> {
 
     fn leaf(&self, index: usize) -> Truth {
         let Some(wallet) = self.wallet else { return Truth::Unknown(Code::WalletNeeded) };
-        let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.facts.get(index)) else {
+        let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.told.get(index)) else {
             return Truth::Unknown(Code::ChainUnavailable);
         };
         match (leaf.ask, fact) {
