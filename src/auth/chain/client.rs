@@ -85,10 +85,7 @@ impl Chains {
     ///
     /// # Errors
     /// When a chain is named twice or has no quorum.
-    pub fn with(
-        chains: Vec<(Config, Vec<Named>)>,
-        clock: &Clock,
-    ) -> Result<Self, String> {
+    pub fn with(chains: Vec<(Config, Vec<Named>)>, clock: &Clock) -> Result<Self, String> {
         let mut opened = BTreeMap::new();
         for (config, transports) in chains {
             let (chain_id, count) = (config.chain_id, transports.len());

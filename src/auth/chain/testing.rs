@@ -277,7 +277,7 @@ type Refusal = (i64, &'static str);
 fn block(node: &NodeState, which: &Value) -> Value {
     let number = match which.as_str().unwrap() {
         "latest" => node.chain.last().unwrap().number,
-        text => u64::from_str_radix(&text[2..], 16).unwrap(),
+        text => quantity(text),
     };
     if node.mood == Mood::InventsHeads {
         let number = if which == "latest" { number + 1_000 } else { number };
@@ -296,6 +296,10 @@ fn block(node: &NodeState, which: &Value) -> Value {
         }),
         None => Value::Null,
     }
+}
+
+pub(crate) fn quantity(text: &str) -> u64 {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap()
 }
 
 fn at<'a>(node: &'a NodeState, block: &Value) -> Result<&'a Made, Refusal> {
@@ -344,7 +348,7 @@ fn call(node: &NodeState, made: &Made, call: &Value) -> Result<Value, Refusal> {
 }
 
 fn logs(node: &NodeState, filter: &Value) -> Value {
-    let number = |name: &str| u64::from_str_radix(&filter[name].as_str().unwrap()[2..], 16).unwrap();
+    let number = |name: &str| quantity(filter[name].as_str().unwrap());
     let (from, to) = (number("fromBlock"), number("toBlock"));
     let wanted: Vec<String> = serde_json::from_value(filter["address"].clone()).unwrap();
     let blocks = node.chain.iter().filter(|made| (from..=to).contains(&made.number));

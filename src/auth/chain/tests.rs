@@ -20,7 +20,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{BlockRef, ChainCall, Chains, Config, Error, RpcUrl};
+use super::{BlockRef, ChainCall, Chains, Config, Error, RpcUrl, testing::quantity};
 
 const HEIGHT: u64 = 100;
 
@@ -81,7 +81,7 @@ fn answer(behaviour: Behaviour, request: &Value) -> Value {
         "eth_getBlockByNumber" => {
             let number = match params[0].as_str().unwrap() {
                 "latest" => height,
-                text => u64::from_str_radix(&text[2..], 16).unwrap(),
+                text => quantity(text),
             };
             if number > height { Value::Null } else { block(number) }
         }

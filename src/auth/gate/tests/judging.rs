@@ -136,6 +136,10 @@ async fn old_blocks_and_forgotten_blocks_open_nothing() {
     let rule = nft(NFT, Some(1));
     world.pass(61);
     assert_eq!(code(&judge, &rule).await, Code::ChainUnavailable);
+    (0..3).for_each(|_| world.mine(|_| {}));
+    world.sync_all();
+    next_block().await;
+    assert_eq!(code(&judge, &rule).await, Code::RuleHolds);
     world.transfer(1, Some(BOB));
     world.sync_all();
     next_block().await;
