@@ -52,13 +52,16 @@ impl Provider {
     ///
     /// The first request, and the first after a fault, also asks which chain this is.
     pub(super) async fn ask(&self, questions: &[Question]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
-        let slot = self.slots.try_acquire().map_err(|_| Fault::OverBudget)?;
         let mut sent = questions.to_vec();
         let confirms = !self.chain_confirmed.load(Ordering::Acquire);
         if confirms {
             sent.push(Question::ChainId);
         }
         self.circuit().enter(sent.len(), Instant::now())?;
+        // A crowd waits its turn as long as it would wait for an answer.
+        let Ok(Ok(slot)) = timeout(self.timeout, self.slots.acquire()).await else {
+            return Err(Fault::OverBudget);
+        };
         let outcome = match timeout(self.timeout, self.transport.send(rpc::request(&sent))).await {
             Ok(Ok(response)) => rpc::response(&sent, response),
             Ok(Err(fault)) => Err(fault),

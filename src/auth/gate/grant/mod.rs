@@ -9,7 +9,9 @@
 //!
 //! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
+mod follow;
 mod live;
+mod renew;
 mod slots;
 pub mod token;
 
@@ -22,21 +24,19 @@ use std::{
 };
 
 use alloy_primitives::keccak256;
-use nats::{Bus, Held, Outbox, Start, reader};
+use nats::{Bus, Held, Outbox};
 use schemas::{
-    gate::{self, Block, Changed, Code, Granted, Revoked, Session},
+    gate::{self, Block, Code, Granted, Revoked, Session},
     ids::{MediaId, PlaybackId},
-    subjects,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 
 use self::live::{Live, Look};
 use super::{
     Viewer,
     access::{self, Ruling},
-    judge::{Judge, Keep},
+    judge::Judge,
 };
 
 /// Locks over which sessions are spread while they are renewed.
@@ -226,45 +226,6 @@ impl Grants {
         }
     }
 
-    /// Evaluates the gate of a session again, now: ends it, renews it, or leaves it as it is while nobody can say.
-    ///
-    /// # Errors
-    /// As [`Grants::check`].
-    pub async fn renew(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Renewal, Denied> {
-        let shared = &self.shared;
-        let generation = shared.live.generation();
-        let session = self.load(playback_id, media_id).await?;
-        let viewer = viewer_of(&session);
-        let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
-        let Some(ruling) = found else { return self.end(playback_id, Code::Gone, Vec::new()).await };
-        let same_rule = ruling.rule_digest == session.rule_digest;
-        let verdict = match ruling.keep {
-            // Another rule than it was let in by: it has to be let in again.
-            Keep::On if !same_rule && !ruling.granted => Keep::Over(ruling.code),
-            keep => keep,
-        };
-        match verdict {
-            Keep::Over(code) => return self.end(playback_id, code, ruling.blocks).await,
-            Keep::Unclear(code) => {
-                let now_ms = (shared.clock)();
-                if !same_rule || now_ms >= session.granted_until_ms {
-                    return Err(Denied::Closed { code, blocks: ruling.blocks });
-                }
-                let again_ms = now_ms + AGAIN_MS;
-                shared.live.put(generation, playback_id, media_id, (session.granted_until_ms, again_ms));
-                return Ok(Renewal::Unclear);
-            }
-            Keep::On => {}
-        }
-        if same_rule && !slots::held(&shared.bus, &session).await? {
-            return self.end(playback_id, Code::Displaced, ruling.blocks).await;
-        }
-        let until_ms = self.prolong(&session, ruling, same_rule).await?;
-        let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
-        shared.live.put(generation, playback_id, media_id, (until_ms, again_ms));
-        Ok(Renewal::Renewed)
-    }
-
     /// Ends a session, with its event; false when it was over already or never was.
     ///
     /// # Errors
@@ -295,121 +256,6 @@ impl Grants {
         self.shared.live.forget(playback_id);
         Ok(is_change)
     }
-
-    /// Hears of revocations and changed gates until `shutdown`; without it nothing is answered from memory.
-    ///
-    /// # Errors
-    /// When the broker lets nobody follow its events.
-    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
-        let shared = &self.shared;
-        let filters = vec![
-            subjects::events_of::<Revoked>(),
-            subjects::events_of::<Changed>(),
-            subjects::events_of_verb("media", "removed"),
-        ];
-        let settings = reader::Config::new(subjects::EVENTS, filters, Start::New);
-        let mut connection = shared.bus.connection();
-        let mut events = shared.bus.reader(settings).await?;
-        shared.live.follow(true);
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                event = events.next() => match event {
-                    Ok(entry) => self.hear(&entry),
-                    Err(error) => {
-                        tracing::warn!(%error, "an event could not be read; every session is looked up again");
-                        shared.live.clear();
-                    }
-                },
-                // What was said while the connection was away may be missed.
-                changed = connection.changed() => {
-                    shared.live.clear();
-                    if changed.is_err() {
-                        break;
-                    }
-                }
-            }
-        }
-        shared.live.follow(false);
-        Ok(())
-    }
-
-    fn hear(&self, entry: &reader::Entry) {
-        let live = &self.shared.live;
-        match subjects::event_parts(&entry.subject) {
-            Some(("gate", "revoked", _)) => match nats::decode::<Revoked>(&entry.subject, &entry.payload) {
-                Ok(revoked) => live.forget(revoked.playback_id),
-                Err(_) => live.clear(),
-            },
-            Some((_, _, id)) => match id.parse() {
-                Ok(media_id) => live.forget_media(media_id),
-                Err(_) => live.clear(),
-            },
-            None => live.clear(),
-        }
-    }
-
-    async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Session, Denied> {
-        let held = self.shared.bus.load::<Session>(&playback_id.to_string()).await?;
-        let session = held
-            .map(|held| held.record)
-            .filter(|session| session.media_id == media_id)
-            .ok_or(Denied::because(Code::SessionUnknown))?;
-        match session.revoked {
-            Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
-            None if (self.shared.clock)() >= session.expires_at_ms => Err(Denied::because(Code::Expired)),
-            None => Ok(session),
-        }
-    }
-
-    async fn end(&self, playback_id: PlaybackId, code: Code, blocks: Vec<Block>) -> Result<Renewal, Denied> {
-        self.revoke(playback_id, code, blocks.clone()).await?;
-        Err(Denied::Closed { code, blocks })
-    }
-
-    /// Writes a new end of the grant, unless another replica did; answers until when it lasts.
-    async fn prolong(&self, session: &Session, ruling: Ruling, same_rule: bool) -> Result<u64, Denied> {
-        let shared = &self.shared;
-        let now_ms = (shared.clock)();
-        let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
-        if same_rule && is_fresh && session.gate_epoch == ruling.gate_epoch {
-            return Ok(session.granted_until_ms);
-        }
-        let playback_id = session.playback_id;
-        if !same_rule {
-            let displaced =
-                slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, session.expires_at_ms).await?;
-            for older in displaced {
-                self.revoke(older, Code::Displaced, ruling.blocks.clone()).await?;
-            }
-        }
-        let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
-        let renewed = |found: Option<&Session>| {
-            let session = found.filter(|session| session.revoked.is_none())?;
-            let mut next = session.clone();
-            next.granted_until_ms = until_ms.max(session.granted_until_ms);
-            next.blocks.clone_from(&ruling.blocks);
-            next.gate_epoch = ruling.gate_epoch;
-            if !same_rule {
-                next.rule_digest.clone_from(&ruling.rule_digest);
-                next.watches.clone_from(&ruling.watches);
-                next.slots = ruling.places.iter().map(|place| place.key.clone()).collect();
-            }
-            Some((next, Outbox::new()))
-        };
-        let held = shared.bus.change::<Session>(&playback_id.to_string(), renewed).await?;
-        match held.map(|held| held.record) {
-            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(granted_until_ms),
-            Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
-            None => Err(Denied::because(Code::SessionUnknown)),
-        }
-    }
-}
-
-/// Who a session plays for.
-fn viewer_of(session: &Session) -> Viewer {
-    let wallet = session.wallet.as_ref().and_then(|text| text.parse().ok());
-    Viewer { name: session.viewer.clone(), wallet, rights: session.rights }
 }
 
 impl Shared {
