@@ -4,7 +4,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{auth, cli::ServerArgs, ingress, keeper};
+use crate::{
+    auth::{
+        self,
+        chain::{self, Chains},
+        gate::{
+            grant::{self, Grants},
+            judge::Judge,
+        },
+    },
+    cli::ServerArgs,
+    ingress, keeper,
+};
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +41,10 @@ pub struct Config {
     pub broker: Broker,
     /// The object store.
     pub store: Option<store::Config>,
+    /// The chains that gates may ask.
+    pub chains: Vec<chain::Config>,
+    /// Playback sessions.
+    pub grants: grant::Config,
     /// HTTP.
     pub ingress: ingress::Config,
     /// Sign-in.
@@ -126,6 +141,7 @@ impl Config {
             let reason = "it takes 1 on one server, 3 or 5 on a cluster".to_owned();
             return Err(Error::Invalid { key: "broker.replicas", reason });
         }
+        self.open_chains()?;
         if let Some(url) = &self.ingress.public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
@@ -144,6 +160,18 @@ impl Config {
             .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
         toml::from_str(&text)
             .map_err(|source| Error::Malformed { path: path.to_owned(), message: source.to_string() })
+    }
+
+    fn open_chains(&self) -> Result<Chains, Error> {
+        Chains::open(&self.chains).map_err(|reason| Error::Invalid { key: "chains", reason })
+    }
+
+    /// The playback sessions over `bus`, decided by the configured chains.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a chain can't be used.
+    pub fn grants(&self, bus: &nats::Bus) -> Result<Grants, Error> {
+        Ok(Grants::new(bus.clone(), Judge::new(self.open_chains()?), self.grants.clone()))
     }
 
     /// Folder of this machine's data.
@@ -201,6 +229,8 @@ mod tests {
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
             ("[auth]\nrecheck_ms = 5000\n", "auth.recheck_ms"),
             ("[auth]\nadmins = [\"0x12\"]\n", "admins"),
+            ("[[chains]]\nchain_id = 1\n", "chains"),
+            ("[[chains]]\nchain_id = 1\nrpc_urls = [\"ws://x\"]\n", "rpc_urls"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();

@@ -403,8 +403,10 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
         _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
+        "gate.changed" | "gate.granted" | "gate.denied" => (vec!["ingress"], vec!["ingress"]),
+        "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
-        "kv.media" => (vec!["ingress"], vec!["index", "ingress"]),
+        "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
@@ -412,6 +414,8 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress"], vec!["ingress"])
         }
+        "kv.grants" | "kv.grants.slot" => (vec!["ingress", "keeper"], vec!["ingress", "keeper"]),
+        "kv.grants.cursor" => (vec!["keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),

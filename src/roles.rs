@@ -251,7 +251,10 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
             let metrics = metrics.unwrap_or_else(monitor::Metrics::new);
             Ok(monitor::run(bus, config.monitor.clone(), metrics, shutdown).await?)
         }
-        Kind::Keeper => keeper::run(bus, site.store()?, config.keeper.clone(), shutdown).await,
+        Kind::Keeper => {
+            let (store, grants) = (site.store()?, config.grants(&bus)?);
+            keeper::run(bus, store, grants, config.keeper.clone(), shutdown).await
+        }
     }
 }
 
@@ -279,7 +282,11 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     settings.listen = address;
     let first_key = auth::first_key(&bus).await?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let app = ingress::App::build(bus, site.store()?, settings, site.config.auth.clone()).await?;
+    let grants = site.config.grants(&bus)?;
+    let mut auth = site.config.auth.clone();
+    // A chain that gates may ask is one that wallets live on.
+    auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
+    let app = ingress::App::build(bus, site.store()?, grants, settings, auth).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready

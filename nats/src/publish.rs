@@ -136,6 +136,18 @@ fn trace_parent(id: &str) -> String {
 }
 
 impl Bus {
+    /// Publishes an event that belongs to no change of state. `cause` names what happened: the same event with the same cause
+    /// is stored once within the duplicate window.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker did not confirm in time.
+    pub async fn report<E: Event>(&self, event: &E, cause: &str) -> Result<(), Error> {
+        for unsent in Outbox::new().event(event).seal(self.role().name(), cause)? {
+            self.publish_unsent(&unsent).await?;
+        }
+        Ok(())
+    }
+
     /// Publishes a sealed event and waits until the stream holds it. Repeating it is harmless.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
 };
@@ -214,7 +216,7 @@ impl Bus {
         key: &str,
         revision: u64,
         payload: Bytes,
-        ttl: Option<std::time::Duration>,
+        ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         let subject = subjects::kv(bucket, key);
         let mut message = PublishMessage::build()

@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, ask, audit, document, envelope, job, media, session, upload};
+use crate::{Event, Record, access, ask, audit, document, envelope, gate, job, media, session, upload};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -76,6 +76,10 @@ pub fn events() -> Vec<Entry> {
         event::<session::SignedOut>(),
         event::<session::KeyCreated>(),
         event::<session::KeyRevoked>(),
+        event::<gate::Changed>(),
+        event::<gate::Granted>(),
+        event::<gate::Denied>(),
+        event::<gate::Revoked>(),
     ]
 }
 
@@ -96,6 +100,9 @@ pub fn records() -> Vec<Entry> {
         record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}")),
         record::<session::Ring>("secrets.ring", &session::ring_key("{name}")),
         record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
+        record::<gate::Session>("grants", "{playback_id}"),
+        record::<gate::Slot>("grants.slot", "slot.{digest}"),
+        record::<gate::Cursor>("grants.cursor", "cursor.{chain_id}"),
     ]
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::MediaId;
+use crate::{gate::Gate, ids::MediaId};
 
 /// One medium in the bucket `media`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -14,6 +14,9 @@ pub struct Record {
     pub owner: String,
     /// Title for people; the file name until the owner says otherwise.
     pub title: String,
+    /// Who may play it; the owner alone when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds.

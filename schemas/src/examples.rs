@@ -10,8 +10,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    Event, access, ask, audit, document, envelope,
-    ids::{ChallengeId, JobId, KeyId, MediaId, RequestId, SessionId, UploadId},
+    Event, access, ask, audit, document, envelope, gate,
+    ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, UploadId},
     job, keys,
     media::{self, Rational},
     session,
@@ -36,6 +36,7 @@ pub fn visit_all(visitor: &mut impl Visitor) {
     job_events(visitor);
     visit_event(visitor, access::KeyCreated { key_id: KEY, owner: owner(), role: access::Role::Owner });
     session_events(visitor);
+    gate_events(visitor);
     records(visitor);
     session_records(visitor);
     others(visitor);
@@ -52,6 +53,7 @@ const REQUEST: RequestId = RequestId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x04\x7a
 const SESSION: SessionId = SessionId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x05\x7a\x01\x80sample-");
 const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
 const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
+const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
@@ -412,6 +414,7 @@ fn records(visitor: &mut impl Visitor) {
         media_id: MEDIA,
         owner: owner(),
         title: text("Big Buck Bunny"),
+        gate: None,
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS,
     };
@@ -436,6 +439,86 @@ fn records(visitor: &mut impl Visitor) {
     visitor.visit("kv.apikeys", key);
     let secret = access::Secret { name: text("playback"), bytes: digest().value, created_at_ms: MADE_AT_MS };
     visitor.visit("kv.secrets", secret);
+    grants(visitor);
+}
+
+const WALLET: &str = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
+const CONTRACT: &str = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359";
+const SLOT: &str = "slot.5d5b09f6dcb2d53a5fffc60c4ac0d55fabdf556069d6631545f42aa6e3500f2e";
+
+fn blocks() -> Vec<gate::Block> {
+    let hash = text("0x88e96d4537bea4d9c05d12549907b32561d3bf31f45aae734cdc119f13406cb6");
+    vec![gate::Block { chain_id: 1, number: 23_868_000, hash }]
+}
+
+fn rule_digest() -> String {
+    text("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae")
+}
+
+fn gate_events(visitor: &mut impl Visitor) {
+    let (media_id, viewer) = (MEDIA, text(WALLET));
+    let changed = gate::Changed {
+        media_id,
+        owner: owner(),
+        changed_by: owner(),
+        gate_epoch: 1,
+        rule_digest: rule_digest(),
+    };
+    visit_event(visitor, changed);
+    let granted = gate::Granted {
+        media_id,
+        owner: owner(),
+        playback_id: PLAYBACK,
+        viewer: viewer.clone(),
+        rule_digest: rule_digest(),
+        blocks: blocks(),
+        code: gate::Code::RuleHolds,
+    };
+    visit_event(visitor, granted);
+    let denied = gate::Denied {
+        media_id,
+        owner: owner(),
+        viewer: viewer.clone(),
+        rule_digest: rule_digest(),
+        blocks: blocks(),
+        code: gate::Code::NotOwner,
+    };
+    visit_event(visitor, denied);
+    let revoked = gate::Revoked {
+        media_id,
+        owner: owner(),
+        playback_id: PLAYBACK,
+        viewer,
+        rule_digest: rule_digest(),
+        blocks: blocks(),
+        code: gate::Code::NotOwner,
+    };
+    visit_event(visitor, revoked);
+}
+
+fn grants(visitor: &mut impl Visitor) {
+    let session = gate::Session {
+        playback_id: PLAYBACK,
+        media_id: MEDIA,
+        owner: owner(),
+        viewer: text(WALLET),
+        wallet: Some(text(WALLET)),
+        rights: gate::Rights::Owner,
+        gate_epoch: 1,
+        rule_digest: rule_digest(),
+        slots: vec![text(SLOT)],
+        watches: vec![gate::Watch { chain_id: 1, contract: text(CONTRACT) }],
+        blocks: blocks(),
+        opened_at_ms: MADE_AT_MS,
+        granted_until_ms: MADE_AT_MS + 60_000,
+        expires_at_ms: MADE_AT_MS + 43_200_000,
+        revoked: None,
+    };
+    visitor.visit("kv.grants", session);
+    let slot =
+        gate::Slot { key: text(SLOT), holders: vec![PLAYBACK], expires_at_ms: MADE_AT_MS + 43_200_000 };
+    visitor.visit("kv.grants.slot", slot);
+    visitor.visit("kv.grants.cursor", gate::Cursor { chain_id: 1, blocks: blocks() });
 }
 
 fn wallet_owner() -> String {

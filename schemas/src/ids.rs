@@ -123,6 +123,10 @@ id!(
     /// A session of a signed-in wallet.
     SessionId
 );
+id!(
+    /// A playback session: one viewer and one medium.
+    PlaybackId
+);
 
 #[cfg(test)]
 mod tests {

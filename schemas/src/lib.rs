@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod document;
 pub mod envelope;
 pub mod examples;
+pub mod gate;
 pub mod ids;
 pub mod job;
 pub mod keys;

@@ -36,6 +36,11 @@ pub fn events_of<E: Event>() -> String {
     format!("evt.{}.{}.*", E::ENTITY, E::VERB)
 }
 
+/// Filter for every event of one entity and verb, for followers that need no more than the id.
+pub fn events_of_verb(entity: &str, verb: &str) -> String {
+    format!("evt.{entity}.{verb}.*")
+}
+
 /// Filter for every event of one entity kind, such as `media`.
 pub fn events_of_entity(entity: &str) -> String {
     format!("evt.{entity}.*.*")

@@ -30,6 +30,10 @@ pub mod value;
 
 use std::{sync::Arc, time::Duration};
 
+mod accounts;
+pub mod chain;
+pub mod gate;
+
 use axum::{
     extract::{FromRequestParts, Request, State},
     http::{HeaderMap, Method, header, request::Parts},
@@ -218,6 +222,15 @@ pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: 
     }
     request.extensions_mut().insert(principal);
     next.run(request).await
+}
+
+/// As [`require`], but lets those through who show no credential at all: the handler finds no [`Principal`] then.
+pub async fn admit(state: State<SignIn>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::AUTHORIZATION) {
+        require(state, request, next).await
+    } else {
+        next.run(request).await
+    }
 }
 
 /// Finds out who sent these headers.

@@ -28,8 +28,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth;
 pub use crate::auth::Principal;
+use crate::auth::{
+    self,
+    gate::{self, grant::Grants},
+};
 
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +90,8 @@ pub struct App {
     pub stopping: CancellationToken,
     /// Sign-in.
     pub sign_in: auth::SignIn,
+    /// Playback sessions.
+    pub grants: Grants,
 }
 
 impl App {
@@ -94,10 +99,17 @@ impl App {
     ///
     /// # Errors
     /// When the signing key can be neither read nor made.
-    pub async fn build(bus: Bus, store: Store, config: Config, auth: auth::Config) -> anyhow::Result<Self> {
+    pub async fn build(
+        bus: Bus,
+        store: Store,
+        grants: Grants,
+        config: Config,
+        auth: auth::Config,
+    ) -> anyhow::Result<Self> {
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
-        let sign_in = auth::SignIn::open(bus.clone(), auth, None).await?;
+        let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().clone());
+        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains)).await?;
         let uploads = uploads::State::new(
             bus.clone(),
             store.clone(),
@@ -113,6 +125,7 @@ impl App {
             signing_key,
             uploads,
             sign_in,
+            grants,
             followers,
             cache,
             growing: Arc::new(play::Growing::new()),
@@ -136,6 +149,7 @@ impl App {
             self.uploads.run(shutdown.clone()),
             self.followers.hub().run(shutdown.clone()),
             self.sign_in.run(shutdown.clone()),
+            self.grants.run(shutdown.clone()),
             ending,
         )?;
         Ok(())
@@ -144,16 +158,20 @@ impl App {
 
 /// The public router.
 pub fn router(app: App) -> Router {
+    let gates = gate::http::State { bus: app.bus.clone(), judge: app.grants.judge().clone() };
     let guarded = Router::new()
         .merge(uploads::router(app.uploads.clone()))
         .merge(media::router())
         .merge(jobs::router())
         .merge(events::router())
         .merge(audit::router())
-        .merge(play::session_router())
+        .merge(gate::http::router(gates))
         .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
+    let admitted =
+        play::session_router().route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit));
     Router::new()
         .merge(guarded)
+        .merge(admitted)
         .merge(play::router())
         .merge(auth::routes::router(app.sign_in.clone()))
         .merge(watch::router())

@@ -2,6 +2,7 @@
 //!
 //! - `outbox`: publishes the events that a crash left in their records.
 //! - `expiry`: removes uploads whose time ran out.
+//! - `watcher`: ends playback sessions whose gate a transfer closed.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
 //! Limits: [`Config`] names periods and ages.
@@ -9,12 +10,15 @@
 pub mod drift;
 pub mod expiry;
 pub mod outbox;
+pub mod watcher;
 
 use nats::Bus;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::auth::gate::grant::Grants;
 
 /// Periods and ages of the singletons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +30,18 @@ pub struct Config {
     pub drift_period_ms: u64,
     /// How often expired uploads are looked for, in milliseconds.
     pub expiry_period_ms: u64,
+    /// The chain watcher.
+    pub watcher: watcher::Config,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { unsent_age_ms: 5_000, drift_period_ms: 60_000, expiry_period_ms: 60_000 }
+        Self {
+            unsent_age_ms: 5_000,
+            drift_period_ms: 60_000,
+            expiry_period_ms: 60_000,
+            watcher: watcher::Config::default(),
+        }
     }
 }
 
@@ -38,7 +49,13 @@ impl Default for Config {
 ///
 /// # Errors
 /// When a task panicked.
-pub async fn run(bus: Bus, store: Store, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    bus: Bus,
+    store: Store,
+    grants: Grants,
+    config: Config,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
@@ -48,6 +65,11 @@ pub async fn run(bus: Bus, store: Store, config: Config, shutdown: CancellationT
     tasks.spawn(async move {
         let sweep = |held| expiry::run(leased.clone(), store.clone(), settings.clone(), held);
         leased.hold("expiry", stop, sweep).await;
+    });
+    let (leased, settings, stop) = (bus.clone(), config.watcher.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
+        leased.hold("watcher", stop, watch).await;
     });
     tasks.spawn(async move {
         bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;

@@ -5,13 +5,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use nats::{Bus, Error, Start, reader};
-use schemas::{Record, access, document, envelope::Envelope, job, media, session, subjects, upload};
+use schemas::{Record, access, document, envelope::Envelope, gate, job, media, session, subjects, upload};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
 
 /// Buckets whose records carry events.
-pub const BUCKETS: [&str; 7] = [
+pub const BUCKETS: [&str; 8] = [
     upload::Record::BUCKET,
     media::Record::BUCKET,
     job::Record::BUCKET,
@@ -19,6 +19,7 @@ pub const BUCKETS: [&str; 7] = [
     access::ApiKey::BUCKET,
     session::Challenge::BUCKET,
     session::Session::BUCKET,
+    gate::Session::BUCKET,
 ];
 
 /// Sweeps until `held` fires.

@@ -75,6 +75,8 @@ const CASES: &[Case] = &[
             "$KV.sessions.wallet.W",
             "$KV.secrets.ring.access",
             "$KV.limits.O",
+            "$KV.grants.P",
+            "$JS.API.STREAM.MSG.GET.KV_grants",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
             "$JS.API.STREAM.MSG.GET.KV_sessions",
             "$JS.API.CONSUMER.CREATE.EVENTS",
@@ -130,6 +132,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.EVENTS.upload.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.started.J",
             "evt.admin.key_created.R",
@@ -171,6 +174,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.JOBS.transcode-p2.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.upload.received.U",
             "evt.media.removed.M",
             "audit.job.started",
@@ -204,6 +208,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.KV_jobs.Abc123",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.failed.J",
             "audit.media.stored",
@@ -233,6 +238,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.stored.M",
             "evt.alert.fired.A",
             "job.transcode.p0.J.v0",
@@ -260,6 +266,7 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.CREATE.EVENTS",
         ],
         may_not: &[
+            "$KV.grants.P",
             "evt.media.stored.M",
             "audit.media.stored",
             "job.transcode.p0.J.v0",
@@ -272,7 +279,14 @@ const CASES: &[Case] = &[
             "_INBOX_ingress.x",
         ],
         hears: &[">", "evt.>", "$JS.EVENT.ADVISORY.>", "_INBOX_monitor.>"],
-        hears_not: &["$KV.secrets.>", "$KV.apikeys.>", "$KV.keys.>", "_INBOX_ingress.>", "_INBOX_admin.>"],
+        hears_not: &[
+            "$KV.secrets.>",
+            "$KV.apikeys.>",
+            "$KV.keys.>",
+            "$KV.grants.>",
+            "_INBOX_ingress.>",
+            "_INBOX_admin.>",
+        ],
     },
     Case {
         role: Role::Keeper,
@@ -293,6 +307,9 @@ const CASES: &[Case] = &[
             "$KV.sessions.S",
             "$JS.API.STREAM.MSG.GET.KV_sessions",
             "$JS.API.CONSUMER.CREATE.KV_sessions",
+            "$KV.grants.slot.D",
+            "$JS.API.CONSUMER.CREATE.KV_grants",
+            "$JS.API.CONSUMER.MSG.NEXT.KV_grants.Abc123",
             "$JS.API.STREAM.MSG.GET.JOBS",
             "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.CONSUMER.CREATE.KV_jobs",

@@ -1,6 +1,6 @@
 //! Playing: a playback session over its path token, and everything below it.
 //!
-//! `POST /v1/media/{id}/playback` decides who may watch and answers addresses; `/play/{token}/{media_id}/...` serves them
+//! `POST /v1/media/{id}/playback` asks the gate and answers addresses; `/play/{token}/{media_id}/...` serves them
 //! to any player, since the token in the path is the right. While an encode grows its playlists are rendered from the job's
 //! records; what is final comes from the store.
 //!
@@ -9,24 +9,33 @@
 mod bytes;
 mod growing;
 mod path;
-pub mod token;
 
 use std::{ops::Range, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use schemas::media::{Encode, Status};
+use schemas::{
+    gate::Code,
+    media::{Encode, Status},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{App, Principal, error::Problem, media};
+use crate::auth::{
+    gate::{
+        Viewer,
+        grant::{self, Denied},
+    },
+    value::Address,
+};
 use bytes::Facts;
 pub use growing::Growing;
 use path::Wanted;
@@ -35,8 +44,6 @@ use path::Wanted;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Longest playback session in seconds.
-    pub session_seconds_max: u64,
     /// Objects in the cache.
     pub cache_count_max: usize,
     /// Bytes in the cache.
@@ -50,7 +57,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            session_seconds_max: 12 * 3_600,
             cache_count_max: 5_000,
             cache_bytes_max: 64 * 1024 * 1024,
             cache_age_seconds_max: 15 * 60,
@@ -105,7 +111,7 @@ impl Cache {
     }
 }
 
-/// The route that opens a session; behind [`crate::auth::require`].
+/// The route that opens a session; behind [`crate::auth::admit`], since a public medium needs no credential.
 pub fn session_router() -> Router<App> {
     Router::new().route("/v1/media/{media_id}/playback", post(open))
 }
@@ -118,26 +124,31 @@ pub fn router() -> Router<App> {
 async fn open(
     State(app): State<App>,
     Path(id): Path<String>,
-    who: Principal,
+    who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
     let media_id = media::media_id(&id)?;
+    let viewer = who
+        .as_ref()
+        .map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who, who.wallet.map(Address::get)));
+    let session = match app.grants.open(&viewer, media_id).await {
+        Ok(session) => session,
+        // Whoever shows no credential may yet be its owner.
+        Err(Denied::Closed { code: Code::Private | Code::Gone, .. }) if who.is_none() => {
+            return Err(Problem::unauthorized());
+        }
+        Err(denied) => return Err(denied.into()),
+    };
     let medium = media::Medium::load(&app.bus, media_id).await?;
-    // The owner is the gate.
-    if !who.may_change(medium.owner()) {
-        return Err(media::no_such_medium());
-    }
     let encode = medium.asset.as_ref().and_then(|held| held.record.encode.as_ref());
     let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
-    let ends_at_s = nats::now_ms() / 1_000 + app.config.playback.session_seconds_max;
-    let session = token::Session { session_id: rand::random(), ends_at_s };
-    let token = token::sign(&app.signing_key, &session, media_id)
-        .ok_or_else(|| Problem::internal(&std::io::Error::other("the signing key can't be used")))?;
+    let token = grant::token::seal(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
     let is_final = medium.status() == Status::Ready;
-    let ends_at = i64::try_from(ends_at_s).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let ends_at = i64::try_from(session.expires_at_ms).ok();
+    let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let body = json!({
         "media_id": media_id,
         "status": medium.status(),
@@ -174,6 +185,13 @@ fn nothing_there() -> Problem {
     Problem::not_found("There is nothing at this address")
 }
 
+/// The token opens nothing, or nothing any more.
+fn refused(code: Code) -> Problem {
+    Problem::forbidden("playback_refused", "This playback address is not valid any more")
+        .detail("ask for a new one with POST /v1/media/{media_id}/playback")
+        .member("reason", serde_json::to_value(code).unwrap_or_default())
+}
+
 async fn play(
     State(app): State<App>,
     Path((token, id, path)): Path<(String, String, String)>,
@@ -196,12 +214,17 @@ async fn serve(
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let refused = || {
-        Problem::forbidden("playback_refused", "This playback address is not valid any more")
-            .detail("ask for a new one with POST /v1/media/{media_id}/playback")
-    };
-    let media_id = id.parse().map_err(|_| refused())?;
-    token::check(&app.signing_key, token, media_id, nats::now_ms() / 1_000).ok_or_else(refused)?;
+    let media_id = id.parse().map_err(|_| refused(Code::SessionUnknown))?;
+    let playback_id =
+        grant::token::open(&app.signing_key, token).ok_or_else(|| refused(Code::SessionUnknown))?;
+    match app.grants.check(playback_id, media_id).await {
+        Ok(()) => {}
+        Err(Denied::Closed { code: Code::ChainUnavailable | Code::ChainDisagrees, blocks }) => {
+            return Err(Denied::Closed { code: Code::ChainUnavailable, blocks }.into());
+        }
+        Err(Denied::Closed { code, .. }) => return Err(refused(code)),
+        Err(denied) => return Err(denied.into()),
+    }
     let wanted = Wanted::parse(path).ok_or_else(nothing_there)?;
     let asset =
         app.bus.load::<schemas::media::Record>(&media_id.to_string()).await?.ok_or_else(nothing_there)?;

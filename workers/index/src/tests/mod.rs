@@ -27,6 +27,7 @@ pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document:
         media_id: media_id(number),
         owner: owner.into(),
         title: format!("clip {number}"),
+        gate: None,
         created_at_ms,
         changed_at_ms: created_at_ms,
     }

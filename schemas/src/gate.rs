@@ -1,0 +1,346 @@
+//! Gates: the owner's rule of who may play a medium, the playback sessions it let in, and what happened at it.
+//!
+//! Addresses are written as EIP-55 asks; amounts and token ids are unsigned decimal numbers of 256 bits, as text, because JSON has
+//! no integers of that size.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    About, Event,
+    ids::{MediaId, PlaybackId},
+};
+
+/// Who may play: a tree of conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Rule {
+    /// Everybody, signed in or not.
+    Public {},
+    /// One of these wallets.
+    AllowList {
+        /// Addresses, EIP-55.
+        addresses: Vec<String>,
+    },
+    /// Owns a token of an ERC-721 contract.
+    Erc721Owner {
+        /// EIP-155 chain id.
+        chain_id: u64,
+        /// Contract address, EIP-55.
+        contract: String,
+        /// This token only; any token when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token_id: Option<String>,
+        /// Playback sessions at a time per token, or per wallet without `token_id`; 1 when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sessions_max: Option<u32>,
+    },
+    /// Holds at least so many of an ERC-1155 token.
+    Erc1155Balance {
+        /// EIP-155 chain id.
+        chain_id: u64,
+        /// Contract address, EIP-55.
+        contract: String,
+        /// The token.
+        token_id: String,
+        /// Least balance; 1 when absent, never 0.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        balance_min: Option<String>,
+    },
+    /// Holds at least so much of an ERC-20 token.
+    Erc20Balance {
+        /// EIP-155 chain id.
+        chain_id: u64,
+        /// Contract address, EIP-55.
+        contract: String,
+        /// Least balance in the token's smallest unit, never 0.
+        balance_min: String,
+    },
+    /// All of these.
+    All {
+        /// The conditions, at least one.
+        rules: Vec<Self>,
+    },
+    /// One of these.
+    Any {
+        /// The conditions, at least one.
+        rules: Vec<Self>,
+    },
+    /// Not this. What can't be established stays so: it never grants.
+    Not {
+        /// The condition.
+        rule: Box<Self>,
+    },
+}
+
+/// The gate in an owner's document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gate {
+    /// Counts the changes of the gate; never repeats, so that it can serve as an entity tag.
+    pub epoch: u64,
+    /// The rule; absent: the owner alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+    /// SHA-256 of the rule's canonical form, lower-case hex; empty without a rule.
+    #[serde(default)]
+    pub rule_digest: String,
+    /// Unix time in milliseconds.
+    pub changed_at_ms: u64,
+}
+
+/// Why a gate is open or closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Open: the viewer owns the medium or administers the service.
+    Owner,
+    /// Open: the rule holds.
+    RuleHolds,
+    /// Closed: the owner named no rule, so the medium is private.
+    Private,
+    /// Closed: there is no such medium any more.
+    Gone,
+    /// Closed: the rule needs a wallet and nobody signed in with one.
+    WalletNeeded,
+    /// Closed: the wallet is not on the list.
+    NotListed,
+    /// Closed: the wallet does not own the token.
+    NotOwner,
+    /// Closed: the wallet holds too little.
+    BalanceLow,
+    /// Closed: what the rule excludes is the case.
+    Excluded,
+    /// Closed: true at the newest block, not yet at the confirmed one.
+    NotConfirmed,
+    /// Closed: the contract refused the question or burnt its gas; a token that does not exist answers so.
+    ContractFailed,
+    /// Closed: the contract's answer is not what its standard says.
+    ContractMalformed,
+    /// Closed: there is no contract at the address.
+    ContractAbsent,
+    /// Closed: too few nodes of the chain answered in time.
+    ChainUnavailable,
+    /// Closed: the nodes of the chain contradict each other.
+    ChainDisagrees,
+    /// Closed: the chain is not configured here.
+    ChainUnknown,
+    /// Closed: the rule can't be understood by this version.
+    RuleInvalid,
+    /// Closed: a newer session with the same token took its place.
+    Displaced,
+    /// Closed: the session ended.
+    Expired,
+    /// Closed: the session is not known, or not for this medium.
+    SessionUnknown,
+    /// Closed: somebody with the right to do so ended the session.
+    Ended,
+}
+
+/// What a viewer may do beside what gates allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rights {
+    /// Nothing.
+    None,
+    /// Plays what it owns.
+    Owner,
+    /// Plays everything.
+    Admin,
+}
+
+/// A block of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Block {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Height.
+    pub number: u64,
+    /// Hash, `0x` and 64 hex digits.
+    pub hash: String,
+}
+
+/// One playback session in the bucket `grants`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Session {
+    /// The session; a path token names it.
+    pub playback_id: PlaybackId,
+    /// The only medium it plays.
+    pub media_id: MediaId,
+    /// Owner of the medium.
+    pub owner: String,
+    /// Who plays: a principal's name.
+    pub viewer: String,
+    /// The wallet the viewer signed in with, EIP-55.
+    #[serde(default)]
+    pub wallet: Option<String>,
+    /// What the viewer may do beside what gates allow.
+    pub rights: Rights,
+    /// Epoch of the gate it was let in by; 0 when the medium had none.
+    pub gate_epoch: u64,
+    /// Digest of the rule it was let in by; empty for the owner.
+    pub rule_digest: String,
+    /// Keys of the slots it takes, in the same bucket.
+    #[serde(default)]
+    pub slots: Vec<String>,
+    /// Contracts whose transfers may end it.
+    #[serde(default)]
+    pub watches: Vec<Watch>,
+    /// Newest blocks the last evaluation read.
+    #[serde(default)]
+    pub blocks: Vec<Block>,
+    /// Unix time in milliseconds.
+    pub opened_at_ms: u64,
+    /// Unix time in milliseconds until which nobody needs to look again.
+    pub granted_until_ms: u64,
+    /// Unix time in milliseconds at which the session ends, whatever the gate says.
+    pub expires_at_ms: u64,
+    /// Why it is over, once it is.
+    #[serde(default)]
+    pub revoked: Option<Code>,
+}
+
+impl crate::Record for Session {
+    const BUCKET: &'static str = "grants";
+    fn key(&self) -> String {
+        self.playback_id.to_string()
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// A contract whose transfers matter to a session.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Watch {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Contract address, EIP-55.
+    pub contract: String,
+}
+
+/// Who plays with one token, in the bucket `grants`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Slot {
+    /// Its key: `slot.` and a digest of chain, contract and token.
+    pub key: String,
+    /// Sessions that hold it, oldest first.
+    pub holders: Vec<PlaybackId>,
+    /// Unix time in milliseconds at which the last of them ends.
+    pub expires_at_ms: u64,
+}
+
+impl crate::Record for Slot {
+    const BUCKET: &'static str = "grants";
+    fn key(&self) -> String {
+        self.key.clone()
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        Some(self.expires_at_ms)
+    }
+}
+
+/// How far the watcher read a chain, in the bucket `grants`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cursor {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The newest blocks it read, oldest first, to find where a reorganised chain branched off.
+    pub blocks: Vec<Block>,
+}
+
+impl crate::Record for Cursor {
+    const BUCKET: &'static str = "grants";
+    fn key(&self) -> String {
+        format!("cursor.{}", self.chain_id)
+    }
+}
+
+macro_rules! gate_event {
+    ($name:ident, $verb:literal) => {
+        impl Event for $name {
+            const ENTITY: &'static str = "gate";
+            const VERB: &'static str = $verb;
+            const ONCE: bool = false;
+            fn entity_id(&self) -> String {
+                self.media_id.to_string()
+            }
+            fn about(&self) -> About {
+                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+            }
+        }
+    };
+}
+
+/// `evt.gate.changed`: the owner set or removed the rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changed {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Who changed it.
+    pub changed_by: String,
+    /// Epoch of the gate from now on.
+    pub gate_epoch: u64,
+    /// Digest of the rule; empty: the owner alone.
+    pub rule_digest: String,
+}
+gate_event!(Changed, "changed");
+
+/// `evt.gate.granted`: a playback session was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Granted {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// The session.
+    pub playback_id: PlaybackId,
+    /// Who plays.
+    pub viewer: String,
+    /// Digest of the rule; empty for the owner.
+    pub rule_digest: String,
+    /// Newest blocks that were read.
+    pub blocks: Vec<Block>,
+    /// Why.
+    pub code: Code,
+}
+gate_event!(Granted, "granted");
+
+/// `evt.gate.denied`: somebody was not let in. The same refusal of the same viewer is told once in ten minutes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Denied {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Who wanted to play.
+    pub viewer: String,
+    /// Digest of the rule; empty: there is none.
+    pub rule_digest: String,
+    /// Newest blocks that were read.
+    pub blocks: Vec<Block>,
+    /// Why.
+    pub code: Code,
+}
+gate_event!(Denied, "denied");
+
+/// `evt.gate.revoked`: a playback session is over before its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Revoked {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// The session.
+    pub playback_id: PlaybackId,
+    /// Who played.
+    pub viewer: String,
+    /// Digest of the rule; empty for the owner.
+    pub rule_digest: String,
+    /// Newest blocks that were read.
+    pub blocks: Vec<Block>,
+    /// Why.
+    pub code: Code,
+}
+gate_event!(Revoked, "revoked");

@@ -1,0 +1,83 @@
+//! EVM chains, read through providers none of which is trusted alone.
+//!
+//! A decision names one block by number and hash and reads everything at that hash (EIP-1898, canonical only), so that all its
+//! facts are of one moment. A value counts once a quorum of providers gave the same one; who gives another is quarantined. Hung,
+//! lagging, throttling and failing providers are left out; when too few are left, the answer is an error and never a guess.
+//!
+//! - [`Config`]: one chain. [`Chains`]: all of them; implements [`ChainCall`].
+//! - `rpc`: the wire, pure. `http`: the one transport. `provider`: limits around it. `quorum`: counting, pure. `head`: which block.
+//!
+//! Limits: [`Config`] bounds time, bytes, batches, requests in flight and requests a second of each provider.
+
+mod circuit;
+mod client;
+mod config;
+mod error;
+mod head;
+mod http;
+mod provider;
+mod quorum;
+mod rpc;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+
+use alloy_primitives::{Address, B256, Bytes};
+
+pub use client::{Chains, Clock, Named};
+pub use config::{Config, RpcUrl};
+pub use error::{Error, Fault};
+pub use head::Head;
+pub use http::Http;
+pub use rpc::{Log, Transport};
+
+/// A block, by number and hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Block {
+    /// Height.
+    pub number: u64,
+    /// Hash.
+    pub hash: B256,
+    /// Unix time in seconds, by its proposer's clock.
+    pub timestamp_s: u64,
+}
+
+/// At which block to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockRef {
+    /// The newest block that a quorum knows.
+    Latest,
+    /// The newest block with the chain's number of confirmations.
+    Confirmed,
+    /// This block, as long as it is part of the chain.
+    At(B256),
+}
+
+/// Reads contracts. Callers that need several facts of one moment ask [`Chains::head`] first and read at [`BlockRef::At`].
+pub trait ChainCall: Send + Sync {
+    /// What the contract at `to` answers to `data`, limited to [`Config::call_gas_max`].
+    ///
+    /// # Errors
+    /// [`Error::Reverted`] when the contract refuses or burns its gas; the others when nothing is known.
+    fn call(
+        &self,
+        chain_id: u64,
+        to: Address,
+        data: Bytes,
+        block: BlockRef,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
+    /// The code at `address`; empty when there is none.
+    ///
+    /// # Errors
+    /// When nothing is known.
+    fn code(
+        &self,
+        chain_id: u64,
+        address: Address,
+        block: BlockRef,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
+}

@@ -1,0 +1,366 @@
+//! A model chain for tests: a world that mines, transfers and reorganises, and nodes that follow it, lag, hang, fail or lie.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use alloy_primitives::{Address, B256, U256, keccak256};
+use futures::{FutureExt, future::BoxFuture};
+use serde_json::{Value, json};
+
+use super::{Chains, Clock, Config, Fault, Transport};
+
+pub(crate) const CHAIN: u64 = 1337;
+/// ERC-721.
+pub(crate) const NFT: Address = Address::repeat_byte(0x11);
+/// ERC-20.
+pub(crate) const COIN: Address = Address::repeat_byte(0x22);
+/// Answers with 31 bytes.
+pub(crate) const SHORT: Address = Address::repeat_byte(0x33);
+/// Answers with two words.
+pub(crate) const LONG: Address = Address::repeat_byte(0x44);
+/// Answers with a word that is no address.
+pub(crate) const DIRTY: Address = Address::repeat_byte(0x66);
+/// Burns all gas.
+pub(crate) const BURNER: Address = Address::repeat_byte(0x77);
+/// Has no code.
+pub(crate) const NOTHING: Address = Address::repeat_byte(0x55);
+
+/// What contracts say at one block.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) owners: BTreeMap<u64, Address>,
+    pub(crate) coins: BTreeMap<Address, u64>,
+}
+
+/// One block with the state after it.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    pub(crate) number: u64,
+    pub(crate) hash: B256,
+    pub(crate) parent: B256,
+    pub(crate) timestamp_s: u64,
+    pub(crate) state: State,
+    logs: Vec<(Address, Vec<B256>)>,
+}
+
+/// How a node behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Honest,
+    Hangs,
+    Down,
+    Throttles,
+    /// Says that whoever asks owns everything.
+    ClaimsAll,
+    /// Says that nobody owns anything.
+    ClaimsNone,
+    /// Tells heads that do not exist.
+    InventsHeads,
+}
+
+#[derive(Debug)]
+struct NodeState {
+    chain: Vec<Arc<Made>>,
+    mood: Mood,
+}
+
+#[derive(Debug)]
+struct Inside {
+    now_s: u64,
+    salt: u64,
+    chain: Vec<Arc<Made>>,
+    every: BTreeMap<B256, Arc<Made>>,
+    nodes: Vec<NodeState>,
+    pending: Vec<(Address, Vec<B256>)>,
+    requests: usize,
+}
+
+/// The world and its nodes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct World(Arc<Mutex<Inside>>);
+
+#[derive(Debug)]
+struct Node {
+    world: World,
+    index: usize,
+}
+
+impl World {
+    pub(crate) fn new(node_count: usize) -> Self {
+        let genesis = Made {
+            number: 0,
+            hash: keccak256("genesis"),
+            parent: B256::ZERO,
+            timestamp_s: 1_000_000,
+            state: State::default(),
+            logs: Vec::new(),
+        };
+        let genesis = Arc::new(genesis);
+        let node = || NodeState { chain: vec![Arc::clone(&genesis)], mood: Mood::Honest };
+        Self(Arc::new(Mutex::new(Inside {
+            now_s: 1_000_000,
+            salt: 0,
+            chain: vec![Arc::clone(&genesis)],
+            every: BTreeMap::from([(genesis.hash, Arc::clone(&genesis))]),
+            nodes: (0..node_count).map(|_| node()).collect(),
+            pending: Vec::new(),
+            requests: 0,
+        })))
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap()
+    }
+
+    /// The chain as a client configured with `config` sees it through all nodes.
+    pub(crate) fn open(&self, config: Config) -> Chains {
+        let count = self.inside().nodes.len();
+        let transports = (0..count)
+            .map(|index| {
+                let node: Arc<dyn Transport> = Arc::new(Node { world: self.clone(), index });
+                (format!("node{index}"), node)
+            })
+            .collect();
+        let world = self.clone();
+        let clock: Clock = Arc::new(move || world.now_s());
+        Chains::with(vec![(config, transports)], &clock).unwrap()
+    }
+
+    pub(crate) fn now_s(&self) -> u64 {
+        self.inside().now_s
+    }
+
+    pub(crate) fn pass(&self, seconds: u64) {
+        self.inside().now_s += seconds;
+    }
+
+    /// Requests that reached any node.
+    pub(crate) fn requests(&self) -> usize {
+        self.inside().requests
+    }
+
+    pub(crate) fn head(&self) -> Arc<Made> {
+        Arc::clone(self.inside().chain.last().unwrap())
+    }
+
+    /// Any block that ever was.
+    pub(crate) fn block(&self, hash: &str) -> Option<Arc<Made>> {
+        self.inside().every.get(&hash.parse::<B256>().unwrap()).cloned()
+    }
+
+    /// True when the block is part of the chain as it truly is.
+    pub(crate) fn is_canonical(&self, hash: B256) -> bool {
+        self.inside().chain.iter().any(|made| made.hash == hash)
+    }
+
+    pub(crate) fn mood(&self, node: usize, mood: Mood) {
+        self.inside().nodes[node].mood = mood;
+    }
+
+    /// A node takes over the chain as it is now.
+    pub(crate) fn sync(&self, node: usize) {
+        let mut inside = self.inside();
+        inside.nodes[node].chain = inside.chain.clone();
+    }
+
+    /// A node falls back by `count` blocks, as one behind a balancer does.
+    pub(crate) fn rewind(&self, node: usize, count: usize) {
+        let mut inside = self.inside();
+        let keep = inside.nodes[node].chain.len().saturating_sub(count).max(1);
+        inside.nodes[node].chain.truncate(keep);
+    }
+
+    pub(crate) fn sync_all(&self) {
+        let count = self.inside().nodes.len();
+        (0..count).for_each(|node| self.sync(node));
+    }
+
+    /// Mines a block after `change`.
+    pub(crate) fn mine(&self, change: impl FnOnce(&mut State)) {
+        let mut inside = self.inside();
+        let last = Arc::clone(inside.chain.last().unwrap());
+        let mut state = last.state.clone();
+        change(&mut state);
+        inside.salt += 1;
+        let salt = inside.salt;
+        let made = Arc::new(Made {
+            number: last.number + 1,
+            hash: keccak256(format!("{}/{salt}", last.hash)),
+            parent: last.hash,
+            timestamp_s: inside.now_s,
+            state,
+            logs: std::mem::take(&mut inside.pending),
+        });
+        inside.every.insert(made.hash, Arc::clone(&made));
+        inside.chain.push(made);
+    }
+
+    /// Mines a block in which the token changes hands; `None` burns it.
+    pub(crate) fn transfer(&self, token: u64, to: Option<Address>) {
+        let from = self.head().state.owners.get(&token).copied().unwrap_or_default();
+        let topics = vec![
+            crate::auth::gate::testing::transfer_topic(),
+            from.into_word(),
+            to.unwrap_or_default().into_word(),
+            B256::from(U256::from(token)),
+        ];
+        self.inside().pending.push((NFT, topics));
+        self.mine(|state| {
+            match to {
+                Some(to) => state.owners.insert(token, to),
+                None => state.owners.remove(&token),
+            };
+        });
+    }
+
+    /// Drops the newest `depth` blocks and mines as many empty ones and one more in their place.
+    pub(crate) fn reorganise(&self, depth: usize) {
+        {
+            let mut inside = self.inside();
+            let keep = inside.chain.len().saturating_sub(depth).max(1);
+            inside.chain.truncate(keep);
+        }
+        (0..=depth).for_each(|_| self.mine(|_| {}));
+    }
+}
+
+impl Transport for Node {
+    fn send(&self, request: Value) -> BoxFuture<'_, Result<Value, Fault>> {
+        let mood = {
+            let mut inside = self.world.inside();
+            inside.requests += 1;
+            inside.nodes[self.index].mood
+        };
+        match mood {
+            Mood::Hangs => futures::future::pending().boxed(),
+            Mood::Down => async { Err(Fault::Unreachable) }.boxed(),
+            Mood::Throttles => async { Err(Fault::Throttled { retry_after_ms: 2_000 }) }.boxed(),
+            _ => {
+                let inside = self.world.inside();
+                let node = &inside.nodes[self.index];
+                let answer = match request {
+                    Value::Array(items) => items.iter().map(|item| answer(node, item)).collect(),
+                    item => answer(node, &item),
+                };
+                async { Ok(answer) }.boxed()
+            }
+        }
+    }
+}
+
+fn answer(node: &NodeState, request: &Value) -> Value {
+    let params = &request["params"];
+    let outcome = match request["method"].as_str().unwrap() {
+        "eth_chainId" => Ok(json!(format!("{CHAIN:#x}"))),
+        "eth_getBlockByNumber" => Ok(block(node, &params[0])),
+        "eth_getCode" => at(node, &params[1]).map(|_| {
+            let has_code = params[0].as_str() != Some(&format!("{NOTHING:#x}"));
+            json!(if has_code { "0x60" } else { "0x" })
+        }),
+        "eth_call" => at(node, &params[1]).and_then(|made| call(node, made, &params[0])),
+        "eth_getLogs" => Ok(logs(node, &params[0])),
+        other => panic!("{other}"),
+    };
+    let id = &request["id"];
+    match outcome {
+        Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+        Err((code, message)) => {
+            json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } })
+        }
+    }
+}
+
+type Refusal = (i64, &'static str);
+
+fn block(node: &NodeState, which: &Value) -> Value {
+    let number = match which.as_str().unwrap() {
+        "latest" => node.chain.last().unwrap().number,
+        text => quantity(text),
+    };
+    if node.mood == Mood::InventsHeads {
+        let number = if which == "latest" { number + 1_000 } else { number };
+        return json!({
+            "number": format!("{number:#x}"),
+            "hash": keccak256(format!("invented {number}")),
+            "timestamp": "0xffffffff",
+        });
+    }
+    match node.chain.iter().find(|made| made.number == number) {
+        Some(made) => json!({
+            "number": format!("{number:#x}"),
+            "hash": made.hash,
+            "parentHash": made.parent,
+            "timestamp": format!("{:#x}", made.timestamp_s),
+        }),
+        None => Value::Null,
+    }
+}
+
+pub(crate) fn quantity(text: &str) -> u64 {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap()
+}
+
+fn at<'a>(node: &'a NodeState, block: &Value) -> Result<&'a Made, Refusal> {
+    assert_eq!(block["requireCanonical"], true, "every read is pinned");
+    let hash: B256 = block["blockHash"].as_str().unwrap().parse().unwrap();
+    let made = node.chain.iter().find(|made| made.hash == hash);
+    made.map(AsRef::as_ref).ok_or((-32000, "hash is not currently canonical"))
+}
+
+fn call(node: &NodeState, made: &Made, call: &Value) -> Result<Value, Refusal> {
+    let to: Address = call["to"].as_str().unwrap().parse().unwrap();
+    let data: alloy_primitives::Bytes = call["data"].as_str().unwrap().parse().unwrap();
+    let word = |index: usize| U256::from_be_slice(&data[4 + 32 * index..36 + 32 * index]);
+    let wallet = |index: usize| Address::from_word(B256::from(word(index)));
+    let selector = alloy_primitives::hex::encode(&data[..4]);
+    if node.mood == Mood::ClaimsNone {
+        return Ok(json!(B256::ZERO));
+    }
+    match (to, selector.as_str()) {
+        (SHORT, _) => Ok(json!(format!("0x{}", "01".repeat(31)))),
+        (LONG, _) => Ok(json!(format!("0x{}", "01".repeat(64)))),
+        (DIRTY, _) => Ok(json!(format!("0x{}", "ff".repeat(32)))),
+        (BURNER, _) => Err((-32000, "out of gas")),
+        (NOTHING, _) => Ok(json!("0x")),
+        // ownerOf: there is no asker in the call, so a liar names a fixed wallet.
+        (_, "6352211e") if node.mood == Mood::ClaimsAll => Ok(json!(Address::repeat_byte(0xa1).into_word())),
+        (_, "6352211e") => {
+            let token = u64::try_from(word(0)).unwrap();
+            made.state
+                .owners
+                .get(&token)
+                .map(|owner| json!(owner.into_word()))
+                .ok_or((3, "execution reverted"))
+        }
+        (_, "70a08231") if node.mood == Mood::ClaimsAll => Ok(json!(B256::from(U256::from(1_000)))),
+        (COIN, "70a08231") => {
+            let amount = made.state.coins.get(&wallet(0)).copied().unwrap_or(0);
+            Ok(json!(B256::from(U256::from(amount))))
+        }
+        (_, "70a08231") => {
+            let count = made.state.owners.values().filter(|owner| **owner == wallet(0)).count();
+            Ok(json!(B256::from(U256::from(count))))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn logs(node: &NodeState, filter: &Value) -> Value {
+    let number = |name: &str| quantity(filter[name].as_str().unwrap());
+    let (from, to) = (number("fromBlock"), number("toBlock"));
+    let wanted: Vec<String> = serde_json::from_value(filter["address"].clone()).unwrap();
+    let blocks = node.chain.iter().filter(|made| (from..=to).contains(&made.number));
+    let entries =
+        blocks.flat_map(|made| made.logs.iter().enumerate().map(move |(index, log)| (made, index, log)));
+    entries
+        .filter(|(_, _, (address, _))| wanted.contains(&format!("{address:#x}")))
+        .map(|(made, index, (address, topics))| {
+            json!({
+                "address": address, "topics": topics, "data": "0x", "blockNumber": format!("{:#x}", made.number),
+                "blockHash": made.hash, "logIndex": format!("{index:#x}"), "removed": false,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,93 @@
+//! The contract calls of the standards, and strict reading of what contracts return: exactly one word, in its only form.
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_sol_types::{SolCall, SolEvent, sol};
+use schemas::gate::Code;
+
+use super::{
+    decide::Fact,
+    rule::{Ask, Leaf},
+};
+use crate::auth::chain::Error;
+
+sol! {
+    function ownerOf(uint256 token) returns (address);
+
+    interface Counted {
+        function balanceOf(address owner) returns (uint256);
+    }
+
+    interface Multi {
+        function balanceOf(address owner, uint256 token) returns (uint256);
+    }
+
+    // ERC-20 has the same signature with an unindexed amount, so one topic stands for both.
+    event Transfer(address indexed from, address indexed to, uint256 indexed token);
+    event TransferSingle(address indexed operator, address indexed from, address indexed to, uint256 token, uint256 amount);
+    event TransferBatch(address indexed operator, address indexed from, address indexed to, uint256[] tokens, uint256[] amounts);
+}
+
+/// First topics of the transfers that can change a fact.
+pub(crate) const TRANSFER_TOPICS: [B256; 3] =
+    [Transfer::SIGNATURE_HASH, TransferSingle::SIGNATURE_HASH, TransferBatch::SIGNATURE_HASH];
+
+/// The two ends of a transfer, by its topics; `None` for anything else.
+pub(crate) fn transfer_ends(topics: &[B256]) -> Option<(Address, Address)> {
+    let (from, to) = match topics {
+        [kind, from, to, ..] if *kind == Transfer::SIGNATURE_HASH => (from, to),
+        [kind, _, from, to]
+            if *kind == TransferSingle::SIGNATURE_HASH || *kind == TransferBatch::SIGNATURE_HASH =>
+        {
+            (from, to)
+        }
+        _ => return None,
+    };
+    Some((Address::from_word(*from), Address::from_word(*to)))
+}
+
+/// The call that answers a leaf for `wallet`.
+pub(super) fn call(leaf: &Leaf, wallet: Address) -> (Address, Bytes) {
+    let data = match leaf.ask {
+        Ask::Erc721 { token_id: Some(token), .. } => ownerOfCall { token }.abi_encode(),
+        Ask::Erc721 { token_id: None, .. } | Ask::Erc20 { .. } => {
+            Counted::balanceOfCall { owner: wallet }.abi_encode()
+        }
+        Ask::Erc1155 { token_id: token, .. } => Multi::balanceOfCall { owner: wallet, token }.abi_encode(),
+    };
+    (leaf.contract, data.into())
+}
+
+/// Reads what came back.
+pub(super) fn fact(leaf: &Leaf, outcome: &Result<Bytes, Error>) -> Fact {
+    let returned = match outcome {
+        Ok(returned) => returned,
+        Err(error) => return Fact::Failed(code(error)),
+    };
+    if returned.is_empty() {
+        // A call to an address without code succeeds and returns nothing.
+        return Fact::Failed(Code::ContractAbsent);
+    }
+    let Ok(word) = B256::try_from(returned.as_ref()) else { return Fact::Failed(Code::ContractMalformed) };
+    if !matches!(leaf.ask, Ask::Erc721 { token_id: Some(_), .. }) {
+        return Fact::Amount(U256::from_be_bytes(word.0));
+    }
+    let owner = Address::from_word(word);
+    if owner.into_word() != word {
+        return Fact::Failed(Code::ContractMalformed);
+    }
+    // Some contracts answer so instead of refusing when there is no such token.
+    if owner.is_zero() { Fact::Failed(Code::ContractFailed) } else { Fact::Owner(owner) }
+}
+
+/// What an error of a chain means for a gate.
+pub(super) const fn code(error: &Error) -> Code {
+    match error {
+        Error::Unknown { .. } => Code::ChainUnknown,
+        Error::Disagreement { .. } => Code::ChainDisagrees,
+        Error::Reverted { .. } => Code::ContractFailed,
+        Error::Unavailable { .. }
+        | Error::Stale { .. }
+        | Error::Reorganised { .. }
+        | Error::TooMany { .. } => Code::ChainUnavailable,
+    }
+}

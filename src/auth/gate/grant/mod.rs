@@ -1,0 +1,299 @@
+//! Playback sessions: who may play which medium, renewed while the gate holds, over at the next request once it does not.
+//!
+//! A path token names a session and carries no other right. The grant behind it lasts a minute and is renewed here, by evaluating
+//! the gate again; the player notices nothing. A revocation is a change of the session's record; its event reaches every replica,
+//! which then forgets what it knew. A replica that hears nothing lets a session run out.
+//!
+//! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
+//! handing a token round does not multiply viewers.
+//!
+//! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
+
+mod follow;
+mod live;
+mod renew;
+mod slots;
+pub mod token;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy_primitives::keccak256;
+use nats::{Bus, Held, Outbox};
+use schemas::{
+    gate::{self, Block, Code, Granted, Revoked, Session},
+    ids::{MediaId, PlaybackId},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use self::live::{Live, Look};
+use super::{
+    Viewer,
+    access::{self, Ruling},
+    judge::Judge,
+};
+
+/// Locks over which sessions are spread while they are renewed.
+const LOCKS: usize = 64;
+/// How soon a renewal that could not be decided is tried again, in milliseconds.
+const AGAIN_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60_000;
+
+/// Settings of playback sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long a grant lasts before the gate is evaluated again, in milliseconds.
+    pub grant_ms: u64,
+    /// How long before its end a grant is renewed by the request that comes then, in milliseconds.
+    pub renew_early_ms: u64,
+    /// Longest session in milliseconds.
+    pub session_ms: u64,
+    /// Sessions kept in memory; others are read for each request.
+    pub live_max: usize,
+    /// Events of refusals a minute.
+    pub denied_events_per_minute_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            grant_ms: 60_000,
+            renew_early_ms: 15_000,
+            session_ms: 12 * 60 * MINUTE_MS,
+            live_max: 100_000,
+            denied_events_per_minute_max: 600,
+        }
+    }
+}
+
+/// Why nobody plays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The gate is closed, or the session over.
+    #[error("the gate is closed: {code:?}")]
+    Closed {
+        /// Why.
+        code: Code,
+        /// Newest blocks that were read.
+        blocks: Vec<Block>,
+    },
+    /// The sessions can't be read.
+    #[error(transparent)]
+    Unavailable(#[from] nats::Error),
+}
+
+impl Denied {
+    const fn because(code: Code) -> Self {
+        Self::Closed { code, blocks: Vec::new() }
+    }
+}
+
+/// What became of a session whose gate was evaluated again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The gate is open: the grant lasts another while.
+    Renewed,
+    /// Nobody can say at present: the grant lasts to its end and no longer.
+    Unclear,
+}
+
+/// Tells Unix time in milliseconds.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Opens and checks playback sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Grants {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Grants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grants").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    bus: Bus,
+    judge: Judge,
+    config: Config,
+    clock: Clock,
+    live: Live,
+    locks: Vec<Mutex<()>>,
+    /// The minute and the refusals told in it.
+    told: (AtomicU64, AtomicU64),
+}
+
+impl Grants {
+    /// Sessions over `bus`, decided by `judge`.
+    pub fn new(bus: Bus, judge: Judge, config: Config) -> Self {
+        Self::with_clock(bus, judge, config, Arc::new(nats::now_ms))
+    }
+
+    /// The same with a clock of the caller's.
+    pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
+        let live = Live::new(config.live_max);
+        let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        let told = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, told }) }
+    }
+
+    /// The judge behind the sessions.
+    pub fn judge(&self) -> &Judge {
+        &self.shared.judge
+    }
+
+    /// Opens a session for `viewer`, if the medium's gate lets it in.
+    ///
+    /// # Errors
+    /// [`Denied::Closed`] with the reason, which is also told as an event; [`Denied::Unavailable`] when the bus does not answer.
+    pub async fn open(&self, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
+        let shared = &self.shared;
+        let found = access::rule(&shared.bus, &shared.judge, media_id, viewer).await?;
+        let Some(ruling) = found else { return Err(Denied::because(Code::Gone)) };
+        if !ruling.granted {
+            shared.tell(viewer, media_id, &ruling).await;
+            return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
+        }
+        let now_ms = (shared.clock)();
+        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
+        let expires_at_ms = now_ms + shared.config.session_ms;
+        // The slots first: after a crash here the sessions before this one end, and none is too many.
+        let displaced = slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, expires_at_ms).await?;
+        let session = Session {
+            playback_id,
+            media_id,
+            owner: ruling.owner,
+            viewer: viewer.name.clone(),
+            wallet: viewer.wallet.map(|wallet| wallet.to_string()),
+            rights: viewer.rights,
+            gate_epoch: ruling.gate_epoch,
+            rule_digest: ruling.rule_digest,
+            slots: ruling.places.into_iter().map(|place| place.key).collect(),
+            watches: ruling.watches,
+            blocks: ruling.blocks,
+            opened_at_ms: now_ms,
+            granted_until_ms: now_ms + shared.config.grant_ms,
+            expires_at_ms,
+            revoked: None,
+        };
+        let granted = Granted {
+            media_id,
+            owner: session.owner.clone(),
+            playback_id,
+            viewer: session.viewer.clone(),
+            rule_digest: session.rule_digest.clone(),
+            blocks: session.blocks.clone(),
+            code: ruling.code,
+        };
+        let mut held = Held::new(session);
+        shared.bus.commit(&mut held, Outbox::new().event(&granted)).await?;
+        for older in displaced {
+            self.revoke(older, Code::Displaced, held.record.blocks.clone()).await?;
+        }
+        Ok(held.record)
+    }
+
+    /// Whether the session plays the medium now. Answers from memory until the grant's end or a revocation.
+    ///
+    /// # Errors
+    /// As [`Grants::open`]; a session of another medium is as unknown as one that never was.
+    pub async fn check(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<(), Denied> {
+        let shared = &self.shared;
+        let lasts_until_ms = match shared.live.look(playback_id, media_id, (shared.clock)()) {
+            Look::Good => return Ok(()),
+            Look::Elsewhere => return Err(Denied::because(Code::SessionUnknown)),
+            Look::Due(until_ms) => until_ms,
+        };
+        let _turn = shared.turn(playback_id).await;
+        if matches!(shared.live.look(playback_id, media_id, (shared.clock)()), Look::Good) {
+            return Ok(());
+        }
+        match self.renew(playback_id, media_id).await {
+            // The grant given before is good to its end; nobody said that the gate closed.
+            Err(Denied::Unavailable(error)) if (shared.clock)() < lasts_until_ms => {
+                tracing::warn!(%error, "a session could not be renewed and goes on to the end of its grant");
+                Ok(())
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Ends a session, with its event; false when it was over already or never was.
+    ///
+    /// # Errors
+    /// When the bus does not answer.
+    pub async fn revoke(
+        &self,
+        playback_id: PlaybackId,
+        code: Code,
+        blocks: Vec<Block>,
+    ) -> Result<bool, nats::Error> {
+        let mut is_change = false;
+        let change = |found: Option<&Session>| {
+            let session = found.filter(|session| session.revoked.is_none());
+            is_change = session.is_some();
+            let session = session?;
+            let revoked = Revoked {
+                media_id: session.media_id,
+                owner: session.owner.clone(),
+                playback_id,
+                viewer: session.viewer.clone(),
+                rule_digest: session.rule_digest.clone(),
+                blocks: blocks.clone(),
+                code,
+            };
+            Some((Session { revoked: Some(code), ..session.clone() }, Outbox::new().event(&revoked)))
+        };
+        self.shared.bus.change::<Session>(&playback_id.to_string(), change).await?;
+        self.shared.live.forget(playback_id);
+        Ok(is_change)
+    }
+}
+
+impl Shared {
+    async fn turn(&self, playback_id: PlaybackId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let index = usize::from(playback_id.as_bytes()[15]) % LOCKS;
+        match self.locks.get(index) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        }
+    }
+
+    /// Tells of a refusal: the same one once in ten minutes, all together no more than the minute's cap.
+    async fn tell(&self, viewer: &Viewer, media_id: MediaId, ruling: &Ruling) {
+        let (minute, count) = &self.told;
+        let now = (self.clock)() / MINUTE_MS;
+        if minute.swap(now, Ordering::Relaxed) != now {
+            count.store(0, Ordering::Relaxed);
+        }
+        if count.fetch_add(1, Ordering::Relaxed) >= self.config.denied_events_per_minute_max {
+            return;
+        }
+        let denied = gate::Denied {
+            media_id,
+            owner: ruling.owner.clone(),
+            viewer: viewer.name.clone(),
+            rule_digest: ruling.rule_digest.clone(),
+            blocks: ruling.blocks.clone(),
+            code: ruling.code,
+        };
+        let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
+        let who = keccak256(format!("{}\n{wallet}", viewer.name));
+        let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
+        let telling = self.bus.report(&denied, &cause);
+        // The refusal stands whether or not it could be told.
+        match tokio::time::timeout(Duration::from_millis(AGAIN_MS), telling).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
+            Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Renewal: the gate of a session is evaluated again.
+
+use nats::Outbox;
+use schemas::{
+    gate::{Block, Code, Session},
+    ids::{MediaId, PlaybackId},
+};
+
+use super::{AGAIN_MS, Denied, Grants, Renewal, slots};
+use crate::auth::gate::{
+    Viewer,
+    access::{self, Ruling},
+    judge::Keep,
+};
+
+impl Grants {
+    /// Evaluates the gate of a session again, now: ends it, renews it, or leaves it as it is while nobody can say.
+    ///
+    /// # Errors
+    /// As [`Grants::check`].
+    pub async fn renew(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Renewal, Denied> {
+        let shared = &self.shared;
+        let generation = shared.live.generation();
+        let session = self.load(playback_id, media_id).await?;
+        let viewer = viewer_of(&session);
+        let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
+        let Some(ruling) = found else { return self.end(playback_id, Code::Gone, Vec::new()).await };
+        let same_rule = ruling.rule_digest == session.rule_digest;
+        let verdict = match ruling.keep {
+            // Another rule than it was let in by: it has to be let in again.
+            Keep::On if !same_rule && !ruling.granted => Keep::Over(ruling.code),
+            keep => keep,
+        };
+        match verdict {
+            Keep::Over(code) => return self.end(playback_id, code, ruling.blocks).await,
+            Keep::Unclear(code) => {
+                let now_ms = (shared.clock)();
+                if !same_rule || now_ms >= session.granted_until_ms {
+                    return Err(Denied::Closed { code, blocks: ruling.blocks });
+                }
+                let again_ms = now_ms + AGAIN_MS;
+                shared.live.put(generation, playback_id, media_id, (session.granted_until_ms, again_ms));
+                return Ok(Renewal::Unclear);
+            }
+            Keep::On => {}
+        }
+        if same_rule && !slots::held(&shared.bus, &session).await? {
+            return self.end(playback_id, Code::Displaced, ruling.blocks).await;
+        }
+        let until_ms = self.prolong(&session, ruling, same_rule).await?;
+        let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
+        shared.live.put(generation, playback_id, media_id, (until_ms, again_ms));
+        Ok(Renewal::Renewed)
+    }
+
+    async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Session, Denied> {
+        let held = self.shared.bus.load::<Session>(&playback_id.to_string()).await?;
+        let session = held
+            .map(|held| held.record)
+            .filter(|session| session.media_id == media_id)
+            .ok_or(Denied::because(Code::SessionUnknown))?;
+        match session.revoked {
+            Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
+            None if (self.shared.clock)() >= session.expires_at_ms => Err(Denied::because(Code::Expired)),
+            None => Ok(session),
+        }
+    }
+
+    async fn end(&self, playback_id: PlaybackId, code: Code, blocks: Vec<Block>) -> Result<Renewal, Denied> {
+        self.revoke(playback_id, code, blocks.clone()).await?;
+        Err(Denied::Closed { code, blocks })
+    }
+
+    /// Writes a new end of the grant, unless another replica did; answers until when it lasts.
+    async fn prolong(&self, session: &Session, ruling: Ruling, same_rule: bool) -> Result<u64, Denied> {
+        let shared = &self.shared;
+        let now_ms = (shared.clock)();
+        let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
+        if same_rule && is_fresh && session.gate_epoch == ruling.gate_epoch {
+            return Ok(session.granted_until_ms);
+        }
+        let playback_id = session.playback_id;
+        if !same_rule {
+            let displaced =
+                slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, session.expires_at_ms).await?;
+            for older in displaced {
+                self.revoke(older, Code::Displaced, ruling.blocks.clone()).await?;
+            }
+        }
+        let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
+        let renewed = |found: Option<&Session>| {
+            let session = found.filter(|session| session.revoked.is_none())?;
+            let mut next = session.clone();
+            next.granted_until_ms = until_ms.max(session.granted_until_ms);
+            next.blocks.clone_from(&ruling.blocks);
+            next.gate_epoch = ruling.gate_epoch;
+            if !same_rule {
+                next.rule_digest.clone_from(&ruling.rule_digest);
+                next.watches.clone_from(&ruling.watches);
+                next.slots = ruling.places.iter().map(|place| place.key.clone()).collect();
+            }
+            Some((next, Outbox::new()))
+        };
+        let held = shared.bus.change::<Session>(&playback_id.to_string(), renewed).await?;
+        match held.map(|held| held.record) {
+            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(granted_until_ms),
+            Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
+            None => Err(Denied::because(Code::SessionUnknown)),
+        }
+    }
+}
+
+/// Who a session plays for.
+fn viewer_of(session: &Session) -> Viewer {
+    let wallet = session.wallet.as_ref().and_then(|text| text.parse().ok());
+    Viewer { name: session.viewer.clone(), wallet, rights: session.rights }
+}

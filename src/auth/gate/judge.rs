@@ -1,0 +1,236 @@
+//! Decisions: heads, facts of one block by quorum, the evaluator; once for each viewer and block, however many ask.
+//!
+//! Limits: [`DECISIONS_MAX`] decisions are kept, each until its chains have a new block; a decision that a chain's nodes could not
+//! support is not kept. A reorganisation between head and facts is followed once.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use alloy_primitives::{Address, B256, Bytes};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared, join_all, try_join_all},
+};
+use schemas::gate::{Block, Code};
+
+use super::{
+    abi,
+    decide::{Fact, Truth, Verdict, decide, is_about_nodes},
+    rule::Compiled,
+};
+use crate::auth::chain::{Chains, Error, Head};
+
+/// Decisions kept; when there are more, all are forgotten.
+pub const DECISIONS_MAX: usize = 10_000;
+
+/// A decision and the blocks it rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What was decided.
+    pub verdict: Verdict,
+    /// The newest block of each chain of the rule.
+    pub latest: Vec<Block>,
+    /// The confirmed block of each chain of the rule.
+    pub confirmed: Vec<Block>,
+}
+
+/// What a session that exists has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It goes on.
+    On,
+    /// It ends now.
+    Over(Code),
+    /// Nobody can say at present.
+    Unclear(Code),
+}
+
+impl Decision {
+    /// What the newest block means for a session that exists: it ends unless the rule holds or the nodes are at fault.
+    pub const fn keep(&self) -> Keep {
+        match self.verdict.latest {
+            Truth::Yes => Keep::On,
+            Truth::Unknown(code) if is_about_nodes(code) => Keep::Unclear(code),
+            Truth::No(code) | Truth::Unknown(code) => Keep::Over(code),
+        }
+    }
+
+    fn closed(code: Code) -> Self {
+        let verdict = Verdict { granted: false, latest: Truth::Unknown(code), code, claims: Vec::new() };
+        Self { verdict, latest: Vec::new(), confirmed: Vec::new() }
+    }
+
+    /// True when asking again at the same block gives the same.
+    const fn is_settled(&self) -> bool {
+        !is_about_nodes(self.verdict.code) && !matches!(self.keep(), Keep::Unclear(_))
+    }
+}
+
+/// One decision: rule, wallet and the newest blocks.
+type Key = (String, Option<Address>, Vec<B256>);
+type Flight = Shared<BoxFuture<'static, Decision>>;
+
+/// Decides who may play. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Judge {
+    chains: Chains,
+    kept: Arc<Mutex<HashMap<Key, Decision>>>,
+    flights: Arc<Mutex<HashMap<Key, Flight>>>,
+}
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Judge").field("chains", &self.chains).finish_non_exhaustive()
+    }
+}
+
+impl Judge {
+    /// A judge over `chains`.
+    pub fn new(chains: Chains) -> Self {
+        Self { chains, ..Self::default() }
+    }
+
+    /// The chains it reads.
+    pub const fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// Decides `rule` for `wallet` at the newest and the confirmed block.
+    pub async fn decide(&self, rule: &Compiled, wallet: Option<Address>) -> Decision {
+        let heads = match self.heads(rule, wallet).await {
+            Ok(heads) => heads,
+            Err(error) => return Decision::closed(abi::code(&error)),
+        };
+        let key: Key =
+            (rule.digest.clone(), wallet, heads.iter().map(|(_, head)| head.latest.hash).collect());
+        if let Some(decision) = lock(&self.kept).get(&key) {
+            return decision.clone();
+        }
+        let flight = lock(&self.flights)
+            .entry(key.clone())
+            .or_insert_with(|| {
+                let (chains, rule) = (self.chains.clone(), rule.clone());
+                async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
+            })
+            .clone();
+        let decision = flight.await;
+        lock(&self.flights).remove(&key);
+        if decision.is_settled() {
+            let mut kept = lock(&self.kept);
+            if kept.len() >= DECISIONS_MAX {
+                kept.clear();
+            }
+            // The decision of the newest blocks it read: after a reorganisation not those of the key.
+            kept.insert((key.0, key.1, hashes(&decision)), decision.clone());
+        }
+        decision
+    }
+
+    /// The newest blocks of the rule's chains; none when nobody signed in, since no contract is asked then.
+    async fn heads(&self, rule: &Compiled, wallet: Option<Address>) -> Result<Vec<(u64, Head)>, Error> {
+        if wallet.is_none() {
+            return Ok(Vec::new());
+        }
+        let head = |chain_id| async move { Ok((chain_id, self.chains.head(chain_id).await?)) };
+        try_join_all(rule.by_chain().into_keys().map(head)).await
+    }
+}
+
+fn hashes(decision: &Decision) -> Vec<B256> {
+    decision.latest.iter().filter_map(|block| block.hash.parse().ok()).collect()
+}
+
+async fn decide_at(
+    chains: &Chains,
+    rule: &Compiled,
+    wallet: Option<Address>,
+    heads: Vec<(u64, Head)>,
+) -> Decision {
+    let chain_id = match read(chains, rule, wallet, &heads).await {
+        Ok(decision) => return decision,
+        Err(chain_id) => chain_id,
+    };
+    // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now.
+    chains.forget_head(chain_id).await;
+    let again = async {
+        let head = |(chain_id, _)| async move { Ok((chain_id, chains.head(chain_id).await?)) };
+        let heads: Vec<(u64, Head)> = try_join_all(heads.into_iter().map(head)).await?;
+        let gone = |chain_id| Error::Reorganised { chain_id };
+        read(chains, rule, wallet, &heads).await.map_err(gone)
+    };
+    again.await.unwrap_or_else(|error| Decision::closed(abi::code(&error)))
+}
+
+/// Reads all facts and decides; the id of a chain whose block is gone.
+async fn read(
+    chains: &Chains,
+    rule: &Compiled,
+    wallet: Option<Address>,
+    heads: &[(u64, Head)],
+) -> Result<Decision, u64> {
+    let unread = vec![Fact::Failed(Code::ChainUnavailable); rule.leaves.len()];
+    let (mut latest, mut confirmed) = (unread.clone(), unread);
+    let by_chain = rule.by_chain();
+    if let Some(wallet) = wallet {
+        let reading = heads.iter().filter_map(|(chain_id, head)| {
+            let leaves = by_chain.get(chain_id)?;
+            let calls: Vec<(Address, Bytes)> =
+                leaves.iter().filter_map(|index| Some(abi::call(rule.leaves.get(*index)?, wallet))).collect();
+            Some(async move { (leaves, both(chains, *chain_id, &calls, head).await) })
+        });
+        for (leaves, outcomes) in join_all(reading).await {
+            let (now, before) = outcomes?;
+            for (place, index) in leaves.iter().enumerate() {
+                let Some(leaf) = rule.leaves.get(*index) else { continue };
+                for (facts, outcomes) in [(&mut latest, &now), (&mut confirmed, &before)] {
+                    if let (Some(fact), Some(outcome)) = (facts.get_mut(*index), outcomes.get(place)) {
+                        *fact = abi::fact(leaf, outcome);
+                    }
+                }
+            }
+        }
+    }
+    let block = |chain_id: u64, block: crate::auth::chain::Block| Block {
+        chain_id,
+        number: block.number,
+        hash: block.hash.to_string(),
+    };
+    Ok(Decision {
+        verdict: decide(rule, wallet, &latest, &confirmed),
+        latest: heads.iter().map(|(chain_id, head)| block(*chain_id, head.latest)).collect(),
+        confirmed: heads.iter().map(|(chain_id, head)| block(*chain_id, head.confirmed)).collect(),
+    })
+}
+
+type Outcomes = Vec<Result<Bytes, Error>>;
+
+/// The same calls at the newest and at the confirmed block; the chain's id when one of them is gone.
+async fn both(
+    chains: &Chains,
+    chain_id: u64,
+    calls: &[(Address, Bytes)],
+    head: &Head,
+) -> Result<(Outcomes, Outcomes), u64> {
+    let at = |hash: B256| async move {
+        match chains.calls(chain_id, calls, hash).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => vec![Err(error); calls.len()],
+        }
+    };
+    let (latest, confirmed) = if head.latest == head.confirmed {
+        let outcomes = at(head.latest.hash).await;
+        (outcomes.clone(), outcomes)
+    } else {
+        tokio::join!(at(head.latest.hash), at(head.confirmed.hash))
+    };
+    if latest.iter().chain(&confirmed).any(|outcome| matches!(outcome, Err(Error::Reorganised { .. }))) {
+        return Err(chain_id);
+    }
+    Ok((latest, confirmed))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

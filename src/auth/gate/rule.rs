@@ -1,0 +1,292 @@
+//! Rules: checked, brought into their one canonical form, and compiled for the evaluator. Pure.
+//!
+//! Limits: [`DEPTH_MAX`], [`LEAVES_MAX`], [`ADDRESSES_MAX`], [`CHAINS_MAX`], [`SESSIONS_MAX`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
+
+use alloy_primitives::{Address, U256};
+use data_encoding::HEXLOWER;
+use schemas::gate::{Rule, Watch};
+use sha2::{Digest, Sha256};
+
+/// Deepest nesting of a rule.
+pub const DEPTH_MAX: usize = 6;
+/// Most questions to contracts in a rule.
+pub const LEAVES_MAX: usize = 16;
+/// Most addresses in all lists of a rule.
+pub const ADDRESSES_MAX: usize = 1_000;
+/// Most chains in a rule.
+pub const CHAINS_MAX: usize = 4;
+/// Most playback sessions a token can be given.
+pub const SESSIONS_MAX: u32 = 100;
+
+/// Why a rule can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}: {reason}")]
+pub struct Invalid {
+    /// Where, as an RFC 6901 pointer into the rule.
+    pub pointer: String,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// A rule ready to be decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiled {
+    /// The rule in canonical form.
+    pub rule: Rule,
+    /// SHA-256 of the canonical form as JSON, lower-case hex.
+    pub digest: String,
+    pub(super) root: Node,
+    pub(super) leaves: Vec<Leaf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Node {
+    Public,
+    Listed(BTreeSet<Address>),
+    Leaf(usize),
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
+}
+
+/// One question to a contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The contract.
+    pub contract: Address,
+    /// The question.
+    pub ask: Ask,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Does the viewer own this token, or any token without an id?
+    Erc721 {
+        /// The token.
+        token_id: Option<U256>,
+        /// Playback sessions at a time per token, or per wallet without an id.
+        sessions_max: u32,
+    },
+    /// Does the viewer hold so many of this token?
+    Erc1155 {
+        /// The token.
+        token_id: U256,
+        /// Least balance.
+        balance_min: U256,
+    },
+    /// Does the viewer hold so much?
+    Erc20 {
+        /// Least balance in the smallest unit.
+        balance_min: U256,
+    },
+}
+
+impl Compiled {
+    /// Questions to contracts, in order.
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
+    /// The questions by chain, each with its place.
+    pub(super) fn by_chain(&self) -> BTreeMap<u64, Vec<usize>> {
+        let mut chains: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, leaf) in self.leaves.iter().enumerate() {
+            chains.entry(leaf.chain_id).or_default().push(index);
+        }
+        chains
+    }
+
+    /// The contracts whose transfers matter, each once.
+    pub fn watches(&self) -> Vec<Watch> {
+        let contracts: BTreeSet<Watch> = self
+            .leaves
+            .iter()
+            .map(|leaf| Watch { chain_id: leaf.chain_id, contract: leaf.contract.to_string() })
+            .collect();
+        contracts.into_iter().collect()
+    }
+}
+
+/// Checks a rule and compiles it.
+///
+/// # Errors
+/// [`Invalid`] names the place and the reason.
+pub fn compile(rule: &Rule) -> Result<Compiled, Invalid> {
+    let mut compiler = Compiler::default();
+    let (rule, root) = compiler.node(rule, &Place::default())?;
+    let leaves = compiler.leaves;
+    if leaves.iter().map(|leaf| leaf.chain_id).collect::<BTreeSet<_>>().len() > CHAINS_MAX {
+        return Err(Place::default().invalid(format!("names more than {CHAINS_MAX} chains")));
+    }
+    let canonical = serde_json::to_vec(&rule).map_err(|error| Place::default().invalid(error.to_string()))?;
+    Ok(Compiled { rule, digest: HEXLOWER.encode(&Sha256::digest(&canonical)), root, leaves })
+}
+
+/// Reads an address: with a correct EIP-55 checksum, or all in lower case.
+///
+/// # Errors
+/// Why not, for people.
+pub fn address(text: &str) -> Result<Address, String> {
+    let digits = text.strip_prefix("0x").filter(|digits| digits.len() == 40);
+    let lower = digits.is_some_and(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+    let parsed = if lower {
+        Address::from_str(text).map_err(|error| error.to_string())
+    } else if digits.is_some() {
+        Address::parse_checksummed(text, None).map_err(|_| "its EIP-55 checksum is wrong".to_owned())
+    } else {
+        Err("an address is 0x and 40 hex digits".to_owned())
+    }?;
+    if parsed.is_zero() { Err("the zero address owns nothing".to_owned()) } else { Ok(parsed) }
+}
+
+/// Reads a decimal number of 256 bits in its only spelling.
+///
+/// # Errors
+/// Why not, for people.
+pub fn number(text: &str) -> Result<U256, String> {
+    let is_decimal = !text.is_empty() && text.len() <= 78 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_decimal || (text.len() > 1 && text.starts_with('0')) {
+        return Err("a number is decimal digits without leading zeros".to_owned());
+    }
+    U256::from_str_radix(text, 10).map_err(|_| "larger than 256 bits".to_owned())
+}
+
+/// Where in the rule the compiler is.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    pointer: String,
+    depth: usize,
+}
+
+impl Place {
+    fn member(&self, name: &str) -> Self {
+        Self { pointer: format!("{}/{name}", self.pointer), depth: self.depth }
+    }
+
+    fn child(&self, name: &str) -> Self {
+        Self { depth: self.depth + 1, ..self.member(name) }
+    }
+
+    fn invalid(&self, reason: impl Into<String>) -> Invalid {
+        Invalid { pointer: self.pointer.clone(), reason: reason.into() }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Compiler {
+    leaves: Vec<Leaf>,
+    address_count: usize,
+}
+
+impl Compiler {
+    /// Compiles one condition; also answers its canonical form.
+    fn node(&mut self, rule: &Rule, place: &Place) -> Result<(Rule, Node), Invalid> {
+        if place.depth >= DEPTH_MAX {
+            return Err(place.invalid(format!("nested deeper than {DEPTH_MAX}")));
+        }
+        match rule {
+            Rule::Public {} => Ok((Rule::Public {}, Node::Public)),
+            Rule::AllowList { addresses } => self.listed(addresses, place),
+            Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. } => {
+                self.leaf(rule, place)
+            }
+            Rule::All { rules } => {
+                let (rules, nodes) = self.nodes(rules, place)?;
+                Ok((Rule::All { rules }, Node::All(nodes)))
+            }
+            Rule::Any { rules } => {
+                let (rules, nodes) = self.nodes(rules, place)?;
+                Ok((Rule::Any { rules }, Node::Any(nodes)))
+            }
+            Rule::Not { rule } => {
+                let (rule, node) = self.node(rule, &place.child("rule"))?;
+                Ok((Rule::Not { rule: Box::new(rule) }, Node::Not(Box::new(node))))
+            }
+        }
+    }
+
+    fn nodes(&mut self, rules: &[Rule], place: &Place) -> Result<(Vec<Rule>, Vec<Node>), Invalid> {
+        let place = place.member("rules");
+        if rules.is_empty() {
+            return Err(place.invalid("needs at least one condition"));
+        }
+        let compiled: Result<Vec<_>, _> = rules
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| self.node(rule, &place.child(&index.to_string())))
+            .collect();
+        Ok(compiled?.into_iter().unzip())
+    }
+
+    fn listed(&mut self, addresses: &[String], place: &Place) -> Result<(Rule, Node), Invalid> {
+        let place = place.member("addresses");
+        self.address_count += addresses.len();
+        if addresses.is_empty() || self.address_count > ADDRESSES_MAX {
+            return Err(place.invalid(format!("needs 1 to {ADDRESSES_MAX} addresses, in all lists together")));
+        }
+        let listed: Result<BTreeSet<Address>, Invalid> = addresses
+            .iter()
+            .enumerate()
+            .map(|(index, text)| {
+                address(text).map_err(|reason| place.member(&index.to_string()).invalid(reason))
+            })
+            .collect();
+        let listed = listed?;
+        Ok((
+            Rule::AllowList { addresses: listed.iter().map(Address::to_string).collect() },
+            Node::Listed(listed),
+        ))
+    }
+
+    fn leaf(&mut self, rule: &Rule, place: &Place) -> Result<(Rule, Node), Invalid> {
+        if self.leaves.len() >= LEAVES_MAX {
+            return Err(place.invalid(format!("asks more than {LEAVES_MAX} questions")));
+        }
+        let mut rule = rule.clone();
+        let leaf = read_leaf(&mut rule, place)?;
+        self.leaves.push(leaf);
+        Ok((rule, Node::Leaf(self.leaves.len() - 1)))
+    }
+}
+
+/// Reads a question, and rewrites its contract canonically.
+fn read_leaf(rule: &mut Rule, place: &Place) -> Result<Leaf, Invalid> {
+    let read = |name: &str, text: &str| number(text).map_err(|reason| place.member(name).invalid(reason));
+    let least = |text: &str| match read("balance_min", text)? {
+        U256::ZERO => Err(place.member("balance_min").invalid("everybody holds 0; use public instead")),
+        amount => Ok(amount),
+    };
+    let (chain_id, contract, ask) = match rule {
+        Rule::Erc721Owner { chain_id, contract, token_id, sessions_max } => {
+            let token_id = token_id.as_deref().map(|text| read("token_id", text)).transpose()?;
+            let sessions_max = sessions_max.unwrap_or(1);
+            if !(1..=SESSIONS_MAX).contains(&sessions_max) {
+                return Err(place.member("sessions_max").invalid(format!("takes 1 to {SESSIONS_MAX}")));
+            }
+            (*chain_id, contract, Ask::Erc721 { token_id, sessions_max })
+        }
+        Rule::Erc1155Balance { chain_id, contract, token_id, balance_min } => {
+            let balance_min = least(balance_min.as_deref().unwrap_or("1"))?;
+            (*chain_id, contract, Ask::Erc1155 { token_id: read("token_id", token_id)?, balance_min })
+        }
+        Rule::Erc20Balance { chain_id, contract, balance_min } => {
+            let balance_min = least(balance_min)?;
+            (*chain_id, contract, Ask::Erc20 { balance_min })
+        }
+        _ => return Err(place.invalid("asks no contract")),
+    };
+    if chain_id == 0 {
+        return Err(place.member("chain_id").invalid("there is no chain 0"));
+    }
+    let found = address(contract).map_err(|reason| place.member("contract").invalid(reason))?;
+    *contract = found.to_string();
+    Ok(Leaf { chain_id, contract: found, ask })
+}

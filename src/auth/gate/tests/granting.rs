@@ -1,0 +1,263 @@
+//! Playback sessions on a real broker.
+
+use std::{future::Future, time::Duration};
+
+use nats::Role;
+use schemas::{
+    document,
+    gate::{self, Code, Granted, Revoked, Rule},
+    ids::{MediaId, PlaybackId},
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::site::{OWNER, Site, holder};
+use crate::auth::{
+    chain::testing::{Mood, NFT},
+    gate::{
+        Rights, Viewer,
+        grant::{Denied, Grants},
+        rule::compile,
+        testing::{ANN, BOB, nft},
+    },
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn code(outcome: Result<(), Denied>) -> Option<Code> {
+    match outcome {
+        Ok(()) => None,
+        Err(Denied::Closed { code, .. }) => Some(code),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn refused(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Code {
+    code(grants.open(viewer, media_id).await.map(drop)).expect("refused")
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + SOON;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let media_id = site.medium(None).await;
+    assert_eq!(refused(&grants, &holder(ANN), media_id).await, Code::Private);
+    assert_eq!(refused(&grants, &Viewer::anonymous(), media_id).await, Code::Private);
+    let operator = Viewer { name: OWNER.into(), wallet: None, rights: Rights::None };
+    assert_eq!(refused(&grants, &operator, media_id).await, Code::Private);
+    assert_eq!(refused(&grants, &holder(ANN), MediaId::from_bytes([9; 16])).await, Code::Gone);
+    let denied = site.event::<gate::Denied>(media_id).await.expect("every refusal is told");
+    assert_eq!(denied.code, Code::Private);
+    for (name, rights) in [(OWNER, Rights::Owner), ("root", Rights::Admin)] {
+        let viewer = Viewer { name: name.into(), wallet: None, rights };
+        let session = grants.open(&viewer, media_id).await.unwrap();
+        grants.check(session.playback_id, media_id).await.unwrap();
+        assert_eq!(site.event::<Granted>(media_id).await.unwrap().code, Code::Owner);
+    }
+    let open = site.medium(Some(&Rule::Public {})).await;
+    let session = grants.open(&Viewer::anonymous(), open).await.unwrap();
+    grants.check(session.playback_id, open).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_plays_its_medium_and_no_other() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let (film, other) = (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(None).await);
+    assert_eq!(refused(&grants, &holder(BOB), film).await, Code::NotOwner);
+    assert_eq!(refused(&grants, &Viewer::anonymous(), film).await, Code::WalletNeeded);
+    let session = grants.open(&holder(ANN), film).await.unwrap();
+    let granted = site.event::<Granted>(film).await.unwrap();
+    assert_eq!(granted.rule_digest, compile(&nft(NFT, Some(1))).unwrap().digest);
+    assert_eq!(granted.blocks[0].hash, site.world.head().hash.to_string());
+    assert_eq!(code(grants.check(session.playback_id, film).await), None);
+    assert_eq!(code(grants.check(session.playback_id, other).await), Some(Code::SessionUnknown));
+    let unknown = PlaybackId::from_bytes([5; 16]);
+    assert_eq!(code(grants.check(unknown, film).await), Some(Code::SessionUnknown));
+}
+
+#[tokio::test]
+async fn a_grant_is_renewed_while_the_gate_holds_and_ends_with_it() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = grants.open(&holder(ANN), film).await.unwrap();
+    for _ in 0..5 {
+        site.pass_ms(50_000);
+        assert_eq!(code(grants.check(session.playback_id, film).await), None);
+    }
+    let renewed = site.session(&session).await;
+    assert!(renewed.granted_until_ms >= session.granted_until_ms + 200_000);
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    site.pass_ms(60_000);
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner));
+    let revoked = site.event::<Revoked>(film).await.unwrap();
+    assert_eq!((revoked.playback_id, revoked.code), (session.playback_id, Code::NotOwner));
+    // Over is over, even when the token comes back.
+    site.world.reorganise(1);
+    site.world.sync_all();
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+}
+
+#[tokio::test]
+async fn nodes_that_are_away_cost_no_more_than_the_minute() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = grants.open(&holder(ANN), film).await.unwrap();
+    (0..3).for_each(|node| site.world.mood(node, Mood::Down));
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
+    site.pass_ms(55_000);
+    assert_eq!(code(grants.check(session.playback_id, film).await), None, "the grant is good to its end");
+    site.pass_ms(5_000);
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::ChainUnavailable));
+    assert_eq!(site.session(&session).await.revoked, None, "nobody said that it is over");
+    (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
+    // The nodes rest after their faults; then the session goes on.
+    until("the session goes on", || async { grants.check(session.playback_id, film).await.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn the_newest_session_has_the_token() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let other = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let first = grants.open(&holder(ANN), film).await.unwrap();
+    let second = grants.open(&holder(ANN), other).await.unwrap();
+    assert_eq!(code(grants.check(first.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(second.playback_id, other).await), None);
+    // Sign in, transfer, sign in again: the token has one viewer.
+    site.world.transfer(1, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    let third = grants.open(&holder(BOB), film).await.unwrap();
+    assert_eq!(code(grants.check(second.playback_id, other).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(third.playback_id, film).await), None);
+    // Two at a time where the rule says so.
+    let Rule::Erc721Owner { chain_id, contract, .. } = nft(NFT, Some(1)) else { panic!() };
+    let two = Rule::Erc721Owner { chain_id, contract, token_id: None, sessions_max: Some(2) };
+    let pair = site.medium(Some(&two)).await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(grants.open(&holder(BOB), pair).await.unwrap().playback_id);
+    }
+    let mut codes = Vec::new();
+    for session in sessions {
+        codes.push(code(grants.check(session, pair).await));
+    }
+    assert_eq!(codes, [Some(Code::Displaced), None, None]);
+}
+
+#[tokio::test]
+async fn a_session_has_an_end_and_a_changed_rule_asks_again() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = grants.open(&holder(ANN), film).await.unwrap();
+    site.pass_ms(12 * 3_600_000);
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Expired));
+    let session = grants.open(&holder(ANN), film).await.unwrap();
+    change_rule(&site, film, Some(&nft(NFT, Some(2)))).await;
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::ContractFailed));
+    change_rule(&site, film, Some(&Rule::Public {})).await;
+    let session = grants.open(&holder(BOB), film).await.unwrap();
+    change_rule(&site, film, None).await;
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Private));
+}
+
+async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
+    let compiled = rule.map(|rule| compile(rule).unwrap());
+    let change = |found: Option<&document::Record>| {
+        let mut record = found?.clone();
+        let gate = record.gate.as_mut()?;
+        gate.epoch += 1;
+        gate.rule = compiled.as_ref().map(|compiled| compiled.rule.clone());
+        gate.rule_digest = compiled.as_ref().map(|compiled| compiled.digest.clone()).unwrap_or_default();
+        let changed = gate::Changed {
+            media_id,
+            owner: OWNER.into(),
+            changed_by: OWNER.into(),
+            gate_epoch: gate.epoch,
+            rule_digest: gate.rule_digest.clone(),
+        };
+        Some((record, nats::Outbox::new().event(&changed)))
+    };
+    site.admin.change::<document::Record>(&media_id.to_string(), change).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_replica_hears_of_a_revocation() {
+    let site = Site::start().await;
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        let grants = site.grants(Role::Ingress).await;
+        let (running, stop) = (grants.clone(), shutdown.clone());
+        tasks.spawn(async move { running.run(stop).await.unwrap() });
+        replicas.push(grants);
+    }
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = replicas[0].open(&holder(ANN), film).await.unwrap();
+    // From memory: no node is asked any more once every replica knows the session.
+    for replica in &replicas {
+        until("the replica remembers", || async {
+            replica.check(session.playback_id, film).await.unwrap();
+            let before = site.world.requests();
+            replica.check(session.playback_id, film).await.unwrap();
+            site.world.requests() == before
+        })
+        .await;
+    }
+    let started = Instant::now();
+    assert!(replicas[1].revoke(session.playback_id, Code::Ended, Vec::new()).await.unwrap());
+    assert!(!replicas[2].revoke(session.playback_id, Code::Ended, Vec::new()).await.unwrap(), "once");
+    for replica in &replicas {
+        until("the revocation arrives", || async {
+            code(replica.check(session.playback_id, film).await) == Some(Code::Ended)
+        })
+        .await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    // A changed gate reaches what is in memory, too.
+    let session = replicas[0].open(&holder(ANN), film).await.unwrap();
+    for replica in &replicas {
+        replica.check(session.playback_id, film).await.unwrap();
+    }
+    change_rule(&site, film, None).await;
+    for replica in &replicas {
+        until("the change arrives", || async {
+            code(replica.check(session.playback_id, film).await) == Some(Code::Private)
+        })
+        .await;
+    }
+    shutdown.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_same_refusal_is_told_once() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    for _ in 0..5 {
+        refused(&grants, &holder(BOB), film).await;
+    }
+    refused(&grants, &Viewer::anonymous(), film).await;
+    let subject = format!("evt.gate.denied.{film}");
+    let settings = nats::reader::Config::new(schemas::subjects::EVENTS, vec![subject], nats::Start::All);
+    assert_eq!(site.admin.reader(settings).await.unwrap().pending_at_start(), 2);
+}

@@ -1,0 +1,152 @@
+//! Decisions through a model chain.
+
+use std::time::Duration;
+
+use schemas::gate::{Code, Rule};
+
+use crate::auth::{
+    chain::{
+        Config,
+        testing::{BURNER, CHAIN, DIRTY, LONG, Mood, NFT, NOTHING, SHORT, World},
+    },
+    gate::{
+        judge::{Judge, Keep},
+        rule::compile,
+        testing::{ANN, BOB, any, coin, listed, nft, not},
+    },
+};
+
+fn config() -> Config {
+    Config {
+        chain_id: CHAIN,
+        confirmations: 2,
+        head_cache_ms: 1_000,
+        head_age_s_max: 60,
+        ..Config::default()
+    }
+}
+
+fn started() -> (World, Judge) {
+    let world = World::new(3);
+    world.transfer(1, Some(ANN));
+    (0..3).for_each(|_| world.mine(|_| {}));
+    world.sync_all();
+    let judge = Judge::new(world.open(config()));
+    (world, judge)
+}
+
+async fn code(judge: &Judge, rule: &Rule) -> Code {
+    judge.decide(&compile(rule).unwrap(), Some(ANN)).await.verdict.code
+}
+
+async fn next_block() {
+    tokio::time::advance(Duration::from_secs(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn contracts_that_answer_wrongly_open_nothing() {
+    let (_world, judge) = started();
+    for (contract, wanted) in [
+        (SHORT, Code::ContractMalformed),
+        (LONG, Code::ContractMalformed),
+        (BURNER, Code::ContractFailed),
+        (NOTHING, Code::ContractAbsent),
+    ] {
+        for rule in [nft(contract, Some(1)), nft(contract, None), coin(contract, 1)] {
+            assert_eq!(code(&judge, &rule).await, wanted, "{rule:?}");
+            assert_eq!(code(&judge, &not(rule.clone())).await, wanted, "not {rule:?}");
+            // One bad contract spoils nothing that does not need it.
+            assert_eq!(code(&judge, &any(&[rule, listed(&[ANN])])).await, Code::RuleHolds);
+        }
+    }
+    assert_eq!(code(&judge, &nft(DIRTY, Some(1))).await, Code::ContractMalformed);
+    assert_eq!(code(&judge, &nft(NFT, Some(404))).await, Code::ContractFailed);
+    assert_eq!(code(&judge, &not(nft(NFT, Some(404)))).await, Code::ContractFailed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_opens_late_and_closes_at_once() {
+    let (world, judge) = started();
+    let (ann, bob) = (compile(&nft(NFT, Some(1))).unwrap(), compile(&nft(NFT, Some(1))).unwrap());
+    assert!(judge.decide(&ann, Some(ANN)).await.verdict.granted);
+    world.transfer(1, Some(BOB));
+    world.sync_all();
+    next_block().await;
+    let decision = judge.decide(&ann, Some(ANN)).await;
+    assert_eq!((decision.verdict.granted, decision.keep()), (false, Keep::Over(Code::NotOwner)));
+    let decision = judge.decide(&bob, Some(BOB)).await;
+    assert_eq!((decision.verdict.code, decision.keep()), (Code::NotConfirmed, Keep::On));
+    world.mine(|_| {});
+    world.mine(|_| {});
+    world.sync_all();
+    next_block().await;
+    assert!(judge.decide(&bob, Some(BOB)).await.verdict.granted);
+    // The whole story is undone: the chain never saw the transfer.
+    world.reorganise(3);
+    world.sync_all();
+    next_block().await;
+    assert_eq!(judge.decide(&bob, Some(BOB)).await.keep(), Keep::Over(Code::NotOwner));
+    assert!(judge.decide(&ann, Some(ANN)).await.verdict.granted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_costs_one_decision() {
+    let (world, judge) = started();
+    let rule = compile(&nft(NFT, Some(1))).unwrap();
+    let crowd = (0..100).map(|_| judge.decide(&rule, Some(ANN)));
+    let decisions = futures::future::join_all(crowd).await;
+    assert!(decisions.iter().all(|decision| decision.verdict.granted));
+    // Two requests for the head, two for the facts, to each of three nodes.
+    assert!(world.requests() <= 12, "{}", world.requests());
+    let before = world.requests();
+    assert!(judge.decide(&rule, Some(ANN)).await.verdict.granted);
+    assert_eq!(world.requests(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_lie_lag_or_hang_are_outvoted() {
+    for mood in
+        [Mood::ClaimsAll, Mood::ClaimsNone, Mood::InventsHeads, Mood::Hangs, Mood::Down, Mood::Throttles]
+    {
+        let (world, judge) = started();
+        world.mood(0, mood);
+        assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds, "{mood:?}");
+        world.transfer(1, Some(BOB));
+        world.sync_all();
+        next_block().await;
+        assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::NotOwner, "{mood:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_quorum_nothing_opens() {
+    for mood in [Mood::ClaimsNone, Mood::InventsHeads, Mood::Hangs, Mood::Down, Mood::Throttles] {
+        let (world, judge) = started();
+        world.mood(0, mood);
+        world.mood(1, Mood::Down);
+        let decision = judge.decide(&compile(&nft(NFT, Some(1))).unwrap(), Some(ANN)).await;
+        assert!(!decision.verdict.granted, "{mood:?}");
+        assert!(matches!(decision.keep(), Keep::Unclear(_)), "{mood:?} {decision:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_blocks_and_forgotten_blocks_open_nothing() {
+    let (world, judge) = started();
+    let rule = nft(NFT, Some(1));
+    world.pass(61);
+    assert_eq!(code(&judge, &rule).await, Code::ChainUnavailable);
+    (0..3).for_each(|_| world.mine(|_| {}));
+    world.sync_all();
+    next_block().await;
+    assert_eq!(code(&judge, &rule).await, Code::RuleHolds);
+    world.transfer(1, Some(BOB));
+    world.sync_all();
+    next_block().await;
+    assert_eq!(code(&judge, &rule).await, Code::NotOwner);
+    // The node that is left with another falls back behind the transfer: what was known is not forgotten.
+    world.mood(0, Mood::Down);
+    world.rewind(1, 1);
+    next_block().await;
+    assert_eq!(code(&judge, &rule).await, Code::ChainUnavailable);
+}

@@ -1,0 +1,108 @@
+//! A broker and a chain for tests of sessions, routes and the watcher.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
+use schemas::{
+    Event, document,
+    gate::{Gate, Rule, Session},
+    ids::MediaId,
+    subjects,
+};
+
+use crate::auth::{
+    chain::{
+        Config as ChainConfig,
+        testing::{CHAIN, World},
+    },
+    gate::{
+        Rights, Viewer,
+        grant::{Config, Grants},
+        judge::Judge,
+        rule::compile,
+        testing::ANN,
+    },
+};
+
+pub(crate) const OWNER: &str = "olga";
+
+/// One installation.
+pub(crate) struct Site {
+    pub(crate) broker: TestBroker,
+    pub(crate) admin: Bus,
+    pub(crate) world: World,
+    /// Milliseconds that the clock of the sessions is ahead of the real one.
+    pub(crate) ahead_ms: Arc<AtomicU64>,
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let broker = TestBroker::start().await;
+        let admin = broker.bus(Role::Admin).await;
+        let world = World::new(3);
+        world.transfer(1, Some(ANN));
+        (0..3).for_each(|_| world.mine(|_| {}));
+        world.sync_all();
+        Self { broker, admin, world, ahead_ms: Arc::default() }
+    }
+
+    pub(crate) fn judge(&self) -> Judge {
+        let config = ChainConfig {
+            chain_id: CHAIN,
+            confirmations: 2,
+            head_cache_ms: 0,
+            quarantine_ms: 0,
+            ..ChainConfig::default()
+        };
+        Judge::new(self.world.open(config))
+    }
+
+    /// The sessions as one replica sees them.
+    pub(crate) async fn grants(&self, role: Role) -> Grants {
+        let ahead_ms = Arc::clone(&self.ahead_ms);
+        let clock = Arc::new(move || nats::now_ms() + ahead_ms.load(Ordering::SeqCst));
+        Grants::with_clock(self.broker.bus(role).await, self.judge(), Config::default(), clock)
+    }
+
+    pub(crate) fn pass_ms(&self, ms: u64) {
+        self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// A medium with a gate.
+    pub(crate) async fn medium(&self, rule: Option<&Rule>) -> MediaId {
+        let media_id = MediaId::from_bytes(nats::fresh_id());
+        let gate = rule.map(|rule| {
+            let compiled = compile(rule).unwrap();
+            Gate { epoch: 1, rule: Some(compiled.rule), rule_digest: compiled.digest, changed_at_ms: 1 }
+        });
+        let record = document::Record {
+            media_id,
+            owner: OWNER.into(),
+            title: "a film".into(),
+            gate,
+            created_at_ms: 1,
+            changed_at_ms: 1,
+        };
+        self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+        media_id
+    }
+
+    /// The newest event of a kind about a medium.
+    pub(crate) async fn event<E: Event>(&self, media_id: MediaId) -> Option<E> {
+        let subject = format!("evt.{}.{}.{media_id}", E::ENTITY, E::VERB);
+        let stream = self.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+        Some(nats::decode(&subject, &message.payload).unwrap())
+    }
+
+    pub(crate) async fn session(&self, session: &Session) -> Session {
+        self.admin.load::<Session>(&session.playback_id.to_string()).await.unwrap().unwrap().record
+    }
+}
+
+pub(crate) fn holder(wallet: alloy_primitives::Address) -> Viewer {
+    Viewer { name: wallet.to_string(), wallet: Some(wallet), rights: Rights::Owner }
+}

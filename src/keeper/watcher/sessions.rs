@@ -1,0 +1,135 @@
+//! The live sessions, followed from their bucket.
+//!
+//! Limits: as many as there are live sessions with a contract to watch; ended ones leave.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use alloy_primitives::Address;
+use nats::{Bus, Start, reader};
+use schemas::{Record as _, gate::Session, ids::PlaybackId, subjects};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The sessions that a transfer could end.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    live: Mutex<HashMap<PlaybackId, Session>>,
+    /// New ones, for each of their chains, that were not looked at yet.
+    new: Mutex<BTreeSet<(u64, PlaybackId)>>,
+    ready: watch::Sender<bool>,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { live: Mutex::default(), new: Mutex::default(), ready: watch::Sender::new(false) }
+    }
+}
+
+impl Sessions {
+    fn live(&self) -> MutexGuard<'_, HashMap<PlaybackId, Session>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, id: PlaybackId) -> Option<Session> {
+        self.live().get(&id).cloned()
+    }
+
+    /// Ids of the sessions on a chain that came since this was asked last and that `concerns` picks.
+    pub(super) fn arrived(&self, chain_id: u64, concerns: impl Fn(&Session) -> bool) -> Vec<PlaybackId> {
+        let live = self.live();
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids: Vec<PlaybackId> = new.iter().filter(|(id, _)| *id == chain_id).map(|(_, id)| *id).collect();
+        new.retain(|(id, _)| *id != chain_id);
+        ids.into_iter().filter(|id| live.get(id).is_some_and(&concerns)).collect()
+    }
+
+    /// Ids of the live sessions on a chain that `concerns` picks.
+    pub(super) fn on_chain(&self, chain_id: u64, concerns: impl Fn(&Session) -> bool) -> Vec<PlaybackId> {
+        let now_ms = nats::now_ms();
+        let mut live = self.live();
+        live.retain(|_, session| session.expires_at_ms > now_ms);
+        let on_chain = |session: &&Session| session.watches.iter().any(|watch| watch.chain_id == chain_id);
+        live.values().filter(on_chain).filter(|s| concerns(s)).map(|session| session.playback_id).collect()
+    }
+
+    /// The contracts that live sessions on a chain depend on.
+    pub(super) fn contracts(&self, chain_id: u64) -> Vec<Address> {
+        let live = self.live();
+        let watches = live.values().flat_map(|session| &session.watches);
+        let contracts: BTreeSet<Address> = watches
+            .filter(|watch| watch.chain_id == chain_id)
+            .filter_map(|watch| watch.contract.parse().ok())
+            .collect();
+        contracts.into_iter().collect()
+    }
+
+    /// Waits until all sessions there are were read; false when `held` fired first.
+    pub(super) async fn caught_up(&self, held: &CancellationToken) -> bool {
+        let mut ready = self.ready.subscribe();
+        tokio::select! {
+            () = held.cancelled() => false,
+            outcome = ready.wait_for(|ready| *ready) => outcome.is_ok(),
+        }
+    }
+
+    /// Follows the bucket until `held` fires.
+    pub(super) async fn follow(&self, bus: &Bus, held: &CancellationToken) {
+        let settings = reader::Config::new(
+            subjects::kv_stream(Session::BUCKET),
+            vec![subjects::kv(Session::BUCKET, "*")],
+            Start::LastPerSubject,
+        );
+        let mut entries = loop {
+            match bus.reader(settings.clone()).await {
+                Ok(reader) => break reader,
+                Err(error) => {
+                    tracing::warn!(%error, "the watcher waits for the broker");
+                    tokio::select! {
+                        () = held.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    }
+                }
+            }
+        };
+        let mut behind = entries.pending_at_start();
+        let prefix = subjects::kv(Session::BUCKET, "");
+        loop {
+            if behind == 0 {
+                self.ready.send_replace(true);
+            }
+            let entry = tokio::select! {
+                () = held.cancelled() => return,
+                entry = entries.next() => entry,
+            };
+            match entry {
+                Ok(entry) => {
+                    behind = behind.min(entry.pending);
+                    let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
+                    self.take(key, &entry.payload);
+                }
+                Err(error) => tracing::warn!(%error, "a session could not be read"),
+            }
+        }
+    }
+
+    fn take(&self, key: &str, payload: &[u8]) {
+        let Ok(id) = key.parse::<PlaybackId>() else { return };
+        let mut live = self.live();
+        match nats::open::<Session>(key, payload) {
+            Ok((_, session)) if session.revoked.is_none() && !session.watches.is_empty() => {
+                let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+                if !live.contains_key(&id) {
+                    new.extend(session.watches.iter().map(|watch| (watch.chain_id, id)));
+                }
+                live.insert(id, session);
+            }
+            _ => {
+                live.remove(&id);
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The watcher on a real broker, with a model chain and with a real node.
+
+use std::{future::Future, time::Duration};
+
+use nats::Role;
+use schemas::{
+    Record as _,
+    gate::{Code, Cursor, Revoked, Rule, Session},
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, run};
+use crate::auth::{
+    chain::testing::{CHAIN, Mood, NFT},
+    gate::{
+        grant::{self, Grants},
+        judge::Judge,
+        testing::{ANN, BOB, nft, not},
+        tests::{
+            anvil::{ANVIL, Anvil, CONFIRMATIONS},
+            site::{Site, holder},
+        },
+    },
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A running watcher.
+struct Watching {
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Watching {
+    async fn start(site: &Site, grants: Grants) -> Self {
+        let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let bus = site.broker.bus(Role::Keeper).await;
+        let config = Config { poll_ms: 100, ..Config::default() };
+        tasks.spawn(run(bus, grants, config, shutdown.clone()));
+        Self { shutdown, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.shutdown.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + SOON;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn read_to(site: &Site, chain_id: u64, hash: &str) {
+    until("the watcher reads the newest block", || async {
+        let key = Cursor { chain_id, blocks: Vec::new() }.key();
+        let held = site.admin.load::<Cursor>(&key).await.unwrap();
+        held.is_some_and(|held| held.record.blocks.last().is_some_and(|block| block.hash == hash))
+    })
+    .await;
+}
+
+async fn read_head(site: &Site) {
+    read_to(site, CHAIN, &site.world.head().hash.to_string()).await;
+}
+
+async fn ended(site: &Site, session: &Session, code: Code) {
+    until("the session ends", || async { site.session(session).await.revoked == Some(code) }).await;
+}
+
+#[tokio::test]
+async fn a_transfer_ends_the_sessions_it_concerns() {
+    let site = Site::start().await;
+    site.world.transfer(2, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    let ingress = site.grants(Role::Ingress).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let (one, two) =
+        (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(Some(&nft(NFT, Some(2)))).await);
+    let without = site.medium(Some(&not(nft(NFT, None)))).await;
+    let ann = ingress.open(&holder(ANN), one).await.unwrap();
+    let bob = ingress.open(&holder(BOB), two).await.unwrap();
+    let cat = holder(alloy_primitives::Address::repeat_byte(0xc3));
+    let outsider = ingress.open(&cat, without).await.unwrap();
+    read_head(&site).await;
+    site.world.transfer(1, cat.wallet);
+    site.world.sync_all();
+    ended(&site, &ann, Code::NotOwner).await;
+    // Getting a token can end a session, too.
+    ended(&site, &outsider, Code::Excluded).await;
+    assert_eq!(site.session(&bob).await.revoked, None);
+    until("the end is told", || async { site.event::<Revoked>(one).await.is_some() }).await;
+    let revoked = site.event::<Revoked>(one).await.unwrap();
+    assert_eq!((revoked.playback_id, revoked.code), (ann.playback_id, Code::NotOwner));
+    assert_eq!(revoked.blocks[0].hash, site.world.head().hash.to_string());
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    read_head(&site).await;
+    watching.stop().await;
+    // It goes while nobody watches.
+    site.world.transfer(1, Some(BOB));
+    (0..4).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    ended(&site, &session, Code::NotOwner).await;
+    let session = ingress.open(&holder(BOB), film).await.unwrap();
+    read_head(&site).await;
+    // The chain is rewritten without the transfer; no log says so.
+    site.world.reorganise(5);
+    site.world.sync_all();
+    ended(&site, &session, Code::NotOwner).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_let_in_by_an_older_block_is_caught() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    // The watcher begins behind the transfer, and hears of the session later than of the block.
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    ended(&site, &session, Code::NotOwner).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_ends_nothing_and_is_made_up_for() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    read_head(&site).await;
+    (0..3).for_each(|node| site.world.mood(node, Mood::Down));
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    let asked = site.world.requests();
+    until("the nodes are asked in vain", || async { site.world.requests() >= asked + 9 }).await;
+    assert_eq!(site.session(&session).await.revoked, None);
+    (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
+    ended(&site, &session, Code::NotOwner).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
+    let site = Site::start().await;
+    let anvil = Anvil::start().await;
+    let contract = anvil.deploy("Nft").await;
+    anvil.give(contract, 7, ANN).await;
+    anvil.mine(CONFIRMATIONS).await;
+    let grants = async |role| {
+        let judge = Judge::new(anvil.open());
+        Grants::new(site.broker.bus(role).await, judge, grant::Config::default())
+    };
+    let ingress = grants(Role::Ingress).await;
+    let mut watching = Watching::start(&site, grants(Role::Keeper).await).await;
+    let (replica, stop) = (ingress.clone(), watching.shutdown.clone());
+    watching.tasks.spawn(async move { replica.run(stop).await.unwrap() });
+    let rule = Rule::Erc721Owner {
+        chain_id: ANVIL,
+        contract: contract.to_string(),
+        token_id: Some("7".into()),
+        sessions_max: None,
+    };
+    let film = site.medium(Some(&rule)).await;
+    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    ingress.check(session.playback_id, film).await.unwrap();
+    read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
+    anvil.give(contract, 7, BOB).await;
+    let mined = Instant::now();
+    until("the viewer is refused", || async { ingress.check(session.playback_id, film).await.is_err() })
+        .await;
+    assert!(mined.elapsed() <= Duration::from_secs(2), "{:?}", mined.elapsed());
+    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner));
+    watching.stop().await;
+}
