@@ -402,7 +402,11 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
-        "kv.apikeys" | "kv.secrets" => (vec!["ingress"], vec!["ingress"]),
+        "limit.exceeded" => (vec!["ingress"], vec![]),
+        "kv.limits.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper"]),
+        "kv.apikeys" | "kv.idempotency" | "kv.limits.replicas" | "kv.limits.reported" | "kv.secrets" => {
+            (vec!["ingress"], vec!["ingress"])
+        }
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),

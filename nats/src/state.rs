@@ -5,6 +5,8 @@
 //!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{
     context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
 };
@@ -87,10 +89,11 @@ impl Bus {
         unsent.extend(outbox.seal(self.role().name(), &cause)?);
         let record = ByteBuf::from(publish::encode(&key, &held.record)?);
         let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms() };
-        held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
+        let ttl = held.record.expires_at_ms().map(time_left);
+        held.revision = self.write(R::BUCKET, &key, held.revision, &envelope, ttl).await?;
         held.changed_at_ms = envelope.changed_at_ms;
         held.unsent.clone_from(&envelope.unsent);
-        match self.settle(R::BUCKET, &key, held.revision, &mut envelope).await {
+        match self.settle(R::BUCKET, &key, held.revision, &mut envelope, ttl).await {
             Ok(revision) => {
                 held.revision = revision;
                 held.unsent.clear();
@@ -140,6 +143,7 @@ impl Bus {
         key: &str,
         revision: u64,
         envelope: &mut Envelope,
+        ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         if envelope.unsent.is_empty() {
             return Ok(revision);
@@ -148,7 +152,7 @@ impl Bus {
             self.publish_unsent(unsent).await?;
         }
         envelope.unsent.clear();
-        self.write(bucket, key, revision, envelope).await
+        self.write(bucket, key, revision, envelope, ttl).await
     }
 
     /// Publishes the unsent events of one record, whatever its type: the sweeper's work. False when there were none.
@@ -163,7 +167,8 @@ impl Bus {
         if envelope.unsent.is_empty() {
             return Ok(false);
         }
-        self.settle(bucket, key, revision, &mut envelope).await?;
+        // What the record says of its end is not known here; its next write sets it again.
+        self.settle(bucket, key, revision, &mut envelope, None).await?;
         Ok(true)
     }
 
@@ -188,7 +193,14 @@ impl Bus {
         }
     }
 
-    async fn write(&self, bucket: &str, key: &str, revision: u64, envelope: &Envelope) -> Result<u64, Error> {
+    async fn write(
+        &self,
+        bucket: &str,
+        key: &str,
+        revision: u64,
+        envelope: &Envelope,
+        ttl: Option<Duration>,
+    ) -> Result<u64, Error> {
         let payload = publish::encode(key, envelope)?;
         if payload.len() > schemas::RECORD_BYTES_MAX {
             return Err(Error::TooLarge {
@@ -197,7 +209,7 @@ impl Bus {
                 size_bytes_max: schemas::RECORD_BYTES_MAX,
             });
         }
-        self.put(bucket, key, revision, payload.into(), None).await
+        self.put(bucket, key, revision, payload.into(), ttl).await
     }
 
     /// Compare-and-set of one KV value; `ttl` lets the broker remove it later. Returns the new revision.
@@ -210,7 +222,7 @@ impl Bus {
         key: &str,
         revision: u64,
         payload: Bytes,
-        ttl: Option<std::time::Duration>,
+        ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         let subject = subjects::kv(bucket, key);
         let mut message = PublishMessage::build()
@@ -262,6 +274,11 @@ impl Bus {
         }
         Err(Error::Conflict { what: subjects::kv(bucket, key) })
     }
+}
+
+/// Time until `expires_at_ms`; the broker counts in whole seconds, of which it takes no less than one.
+fn time_left(expires_at_ms: u64) -> Duration {
+    Duration::from_secs(expires_at_ms.saturating_sub(crate::now_ms()).div_ceil(1_000).max(1))
 }
 
 /// Opens a stored value: the envelope and the record in it.

@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, ask, audit, document, envelope, job, media, upload};
+use crate::{Event, Record, access, ask, audit, document, envelope, idempotency, job, limit, media, upload};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -68,6 +68,7 @@ pub fn events() -> Vec<Entry> {
         event::<job::Cancelled>(),
         event::<job::Dead>(),
         event::<access::KeyCreated>(),
+        event::<limit::Exceeded>(),
     ]
 }
 
@@ -81,6 +82,10 @@ pub fn records() -> Vec<Entry> {
         record::<job::Part>("jobs.part", "{job_id}.{part}"),
         record::<access::ApiKey>("apikeys", "{key_id}"),
         record::<access::Secret>("secrets", "{name}"),
+        record::<upload::OpenUploads>("limits.uploads", "uploads.{owner}"),
+        record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),
+        record::<limit::Reported>("limits.reported", limit::Reported::KEY),
+        record::<idempotency::Record>("idempotency", "{digest}"),
     ]
 }
 

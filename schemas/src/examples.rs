@@ -10,9 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    Event, access, ask, audit, document, envelope,
-    ids::{JobId, KeyId, MediaId, UploadId},
-    job, keys,
+    Event, access, ask, audit, document, envelope, idempotency,
+    ids::{JobId, KeyId, MediaId, RequestId, UploadId},
+    job, keys, limit,
     media::{self, Rational},
     subjects::{self, Priority},
     upload,
@@ -34,6 +34,7 @@ pub fn visit_all(visitor: &mut impl Visitor) {
     media_events(visitor);
     job_events(visitor);
     visit_event(visitor, access::KeyCreated { key_id: KEY, owner: owner(), role: access::Role::Owner });
+    visit_event(visitor, exceeded());
     records(visitor);
     others(visitor);
 }
@@ -422,6 +423,46 @@ fn records(visitor: &mut impl Visitor) {
     visitor.visit("kv.apikeys", key);
     let secret = access::Secret { name: text("playback"), bytes: digest().value, created_at_ms: MADE_AT_MS };
     visitor.visit("kv.secrets", secret);
+    limits(visitor);
+}
+
+fn exceeded() -> limit::Exceeded {
+    limit::Exceeded {
+        request_id: RequestId::from_bytes(*UPLOAD.as_bytes()),
+        group: text("auth"),
+        scope: text("client"),
+        owner: None,
+        denied_count: 12,
+    }
+}
+
+fn limits(visitor: &mut impl Visitor) {
+    let open = upload::OpenUploads {
+        key: upload::OpenUploads::key_of(digest().value.as_slice()),
+        upload_ids: vec![UPLOAD],
+    };
+    visitor.visit("kv.limits.uploads", open);
+    let replicas = limit::Replicas {
+        expires_at_ms: BTreeMap::from([(
+            RequestId::from_bytes(*UPLOAD.as_bytes()).to_string(),
+            MADE_AT_MS + 10_000,
+        )]),
+    };
+    visitor.visit("kv.limits.replicas", replicas);
+    let reported = limit::Reported { minute_started_at_ms: MADE_AT_MS, events_count: 3, untold_count: 0 };
+    visitor.visit("kv.limits.reported", reported);
+    let answered = idempotency::State::Answered {
+        status: 201,
+        headers: BTreeMap::from([(text("location"), format!("/v1/media/{MEDIA}"))]),
+        body: ByteBuf::from(format!("{{\"media_id\":\"{MEDIA}\"}}").into_bytes()),
+    };
+    let record = idempotency::Record {
+        key: text("9f2c5b1e07d3a84466ce90f1b2a7d85e13c4f60972ab58e1d03f4c96b7a2e581"),
+        fingerprint: digest().value,
+        state: answered,
+        expires_at_ms: MADE_AT_MS + 86_400_000,
+    };
+    visitor.visit("kv.idempotency", record);
 }
 
 fn media_page() -> ask::MediaPage {

@@ -13,9 +13,11 @@ pub mod catalog;
 pub mod document;
 pub mod envelope;
 pub mod examples;
+pub mod idempotency;
 pub mod ids;
 pub mod job;
 pub mod keys;
+pub mod limit;
 pub mod media;
 pub mod subjects;
 pub mod upload;
@@ -69,6 +71,12 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Syn
 
     /// Key inside the bucket, made of our own ids only.
     fn key(&self) -> String;
+
+    /// Unix time in milliseconds at which the broker may drop the record; `None` keeps it. Only for buckets whose values expire.
+    /// The time is inside the record, too, since the broker drops late.
+    fn expires_at_ms(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Names of the headers every event carries.
