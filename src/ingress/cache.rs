@@ -77,7 +77,10 @@ pub struct Stats {
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("bounds", &self.bounds).field("stats", &self.stats()).finish()
+        f.debug_struct("Cache")
+            .field("bounds", &self.bounds)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,14 +9,25 @@ use super::error::Problem;
 /// Most tags of one header.
 pub const TAGS_MAX: usize = 32;
 
-/// The strong tag of one revision of a document.
+/// The strong tag of one version of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag(u64);
+pub struct Tag {
+    kind: char,
+    version: u64,
+}
 
 impl Tag {
     /// The tag of `revision`, which is above 0 for everything that was ever stored.
     pub const fn of_revision(revision: u64) -> Self {
-        Self(revision)
+        Self { kind: 'r', version: revision }
+    }
+
+    /// The tag of what has no revision: by a digest of its bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let digest = blake3::hash(bytes);
+        let version =
+            digest.as_bytes().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
+        Self { kind: 'b', version }
     }
 
     /// As `ETag` says it.
@@ -26,7 +37,7 @@ impl Tag {
     }
 
     fn text(self) -> String {
-        format!("\"r{}\"", self.0)
+        format!("\"{}{}\"", self.kind, self.version)
     }
 }
 
@@ -137,10 +148,10 @@ mod tests {
 
     use super::*;
 
-    fn headers(name: header::HeaderName, lines: &[&str]) -> HeaderMap {
+    fn headers(name: &header::HeaderName, lines: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(&name, line.parse().unwrap());
+            headers.append(name, line.parse().unwrap());
         }
         headers
     }
@@ -166,7 +177,7 @@ mod tests {
             (&["\"r6\"", "\"r7\""], Some(7), 200),
             (&["\"r6\",\"r7\","], Some(7), 200),
         ] {
-            let got = if_match(&headers(header::IF_MATCH, lines), current.map(Tag::of_revision));
+            let got = if_match(&headers(&header::IF_MATCH, lines), current.map(Tag::of_revision));
             assert_eq!(
                 got.err().map_or(200, |problem| problem.status().as_u16()),
                 status,
@@ -174,7 +185,7 @@ mod tests {
             );
         }
         let many = vec!["\"x\""; TAGS_MAX + 1].join(",");
-        let got = if_match(&headers(header::IF_MATCH, &[&many]), Some(Tag::of_revision(1)));
+        let got = if_match(&headers(&header::IF_MATCH, &[&many]), Some(Tag::of_revision(1)));
         assert_eq!(got.unwrap_err().status(), 400);
     }
 
@@ -188,14 +199,14 @@ mod tests {
             (&["\"r1\", W/\"r7\""], true),
             (&["*"], true),
         ] {
-            let headers = headers(header::IF_NONE_MATCH, lines);
+            let headers = headers(&header::IF_NONE_MATCH, lines);
             assert_eq!(is_known(&headers, Tag::of_revision(7)).unwrap(), known, "{lines:?}");
         }
     }
 
     #[test]
     fn a_creation_does_not_overwrite() {
-        let any = headers(header::IF_NONE_MATCH, &["*"]);
+        let any = headers(&header::IF_NONE_MATCH, &["*"]);
         assert!(if_none_match(&any, None).is_ok());
         assert_eq!(if_none_match(&any, Some(Tag::of_revision(1))).unwrap_err().status(), 412);
         assert!(if_none_match(&HeaderMap::new(), Some(Tag::of_revision(1))).is_ok());
@@ -204,7 +215,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_answered(text in "[ -~]{0,60}", revision: u64) {
-            let headers = headers(header::IF_MATCH, &[&text]);
+            let headers = headers(&header::IF_MATCH, &[&text]);
             let got = if_match(&headers, Some(Tag::of_revision(revision)));
             prop_assert_eq!(got.is_ok(), text.trim() == "*" || text.contains(&format!("\"r{revision}\"")));
         }

@@ -17,13 +17,14 @@ pub struct Problem {
     title: &'static str,
     detail: Option<String>,
     members: Map<String, Value>,
-    headers: HeaderMap,
+    /// Boxed: a `Result` is as large as its error.
+    headers: Box<HeaderMap>,
 }
 
 impl Problem {
     /// A problem with a stable code and a title for people.
     pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
-        Self { status, code, title, detail: None, members: Map::new(), headers: HeaderMap::new() }
+        Self { status, code, title, detail: None, members: Map::new(), headers: Box::default() }
     }
 
     /// 400: the request makes no sense.
@@ -137,7 +138,7 @@ impl IntoResponse for Problem {
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response.headers_mut().extend(self.headers);
+        response.headers_mut().extend(*self.headers);
         response
     }
 }

@@ -191,18 +191,14 @@ pub async fn bounded_head(State(config): State<Arc<Config>>, request: Request, n
 /// Answers 503 when a handler takes too long. Not for handlers that stream their request or wait on purpose.
 pub async fn in_time(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
     let limit = Duration::from_millis(config.answer_ms_max);
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            tracing::warn!(limit_ms = config.answer_ms_max, "a handler took too long");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "The answer took too long")
-                .detail(
-                    "the request may have had its effect; a key in `Idempotency-Key` makes repeating safe",
-                )
-                .retry_after_s(2)
-                .into_response()
-        }
+    if let Ok(response) = tokio::time::timeout(limit, next.run(request)).await {
+        return response;
     }
+    tracing::warn!(limit_ms = config.answer_ms_max, "a handler took too long");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "The answer took too long")
+        .detail("the request may have had its effect; a key in `Idempotency-Key` makes repeating safe")
+        .retry_after_s(2)
+        .into_response()
 }
 
 #[cfg(test)]

@@ -5,7 +5,17 @@
 //!
 //! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
 
+pub mod body;
+pub mod cache;
+pub mod client;
+pub mod conditional;
+pub mod cursor;
 pub mod error;
+pub mod idempotency;
+pub mod limit;
+pub mod manners;
+pub mod openapi;
+mod polite;
 pub mod probes;
 pub mod request;
 pub mod serve;
@@ -19,7 +29,7 @@ use nats::Bus;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
 
 use crate::auth;
 pub use crate::auth::Principal;
@@ -32,12 +42,22 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address people reach it by, when it is not the request's own host: `https://media.example.org`.
     pub public_url: Option<String>,
-    /// Largest JSON body in bytes.
-    pub json_bytes_max: usize,
+    /// JSON bodies.
+    pub body: body::Limits,
     /// How long open requests may go on after a stop was asked for, in milliseconds.
     pub grace_ms: u64,
     /// Uploads.
     pub uploads: uploads::Config,
+    /// Whom to believe about addresses.
+    pub client: client::Config,
+    /// Rate limits.
+    pub limit: limit::Config,
+    /// Foreign origins, heads, waits.
+    pub manners: manners::Config,
+    /// Repeated requests.
+    pub idempotency: idempotency::Config,
+    /// Answers kept in memory.
+    pub cache: cache::Config,
 }
 
 impl Default for Config {
@@ -45,9 +65,14 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
-            json_bytes_max: 256 * 1024,
+            body: body::Limits::default(),
             grace_ms: 8_000,
             uploads: uploads::Config::default(),
+            client: client::Config::default(),
+            limit: limit::Config::default(),
+            manners: manners::Config::default(),
+            idempotency: idempotency::Config::default(),
+            cache: cache::Config::default(),
         }
     }
 }
@@ -65,14 +90,23 @@ pub struct App {
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
     pub uploads: uploads::State,
+    /// Rate limits.
+    pub limits: limit::Limits,
+    /// Answers kept in memory.
+    pub caches: Arc<cache::Caches>,
+    /// Lets foreign origins in.
+    pub origins: CorsLayer,
 }
 
 impl App {
     /// Everything handlers share.
     ///
     /// # Errors
-    /// When the signing key can be neither read nor made.
+    /// When the signing key can be neither read nor made, or a setting can't be used.
     pub async fn build(bus: Bus, store: Store, config: Config) -> anyhow::Result<Self> {
+        let origins = manners::cors(&config.manners)?;
+        let limits = limit::Limits::new(config.limit.clone());
+        let caches = Arc::new(cache::Caches::new(&config.cache)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let uploads = uploads::State::new(
             bus.clone(),
@@ -80,7 +114,7 @@ impl App {
             config.uploads.clone(),
             config.public_url.clone(),
         );
-        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads })
+        Ok(Self { bus, store, config: Arc::new(config), signing_key, uploads, limits, caches, origins })
     }
 
     /// What runs beside the requests, until `shutdown`.
@@ -88,22 +122,53 @@ impl App {
     /// # Errors
     /// When the broker does not take a subscription.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        Ok(self.uploads.run(shutdown).await?)
+        let (uploads, ()) =
+            tokio::join!(self.uploads.run(shutdown.clone()), self.limits.run(self.bus.clone(), shutdown));
+        self.caches.flush();
+        Ok(uploads?)
     }
 }
 
 /// The public router.
+///
+/// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, repeated requests.
 pub fn router(app: App) -> Router {
+    router_with(app, Router::new())
+}
+
+/// The public router with more open routes.
+fn router_with(app: App, more: Router<App>) -> Router {
+    let config = &app.config;
+    let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
+    let manners = Arc::new(config.manners.clone());
     let guarded = Router::new()
         .merge(uploads::router(app.uploads.clone()))
+        .route_layer(middleware::from_fn_with_state(repeated, idempotency::once))
+        .route_layer(middleware::from_fn(limit::by_principal))
         .route_layer(middleware::from_fn_with_state(app.bus.clone(), auth::require));
+    let open = Router::new()
+        .merge(watch::router())
+        .merge(openapi::router())
+        .merge(probes::router())
+        .merge(more)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time));
     Router::new()
         .merge(guarded)
-        .merge(watch::router())
-        .merge(probes::router())
+        .merge(open)
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
+        .layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client))
+        .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
+        .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
+        .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
+        .layer(middleware::from_fn(request::problems_only))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(middleware::from_fn(request::identify))
+        .layer(app.origins.clone())
+        .layer(middleware::from_fn(manners::safe_headers))
         .with_state(app)
 }
+
+#[cfg(test)]
+mod tests;

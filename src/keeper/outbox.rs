@@ -5,18 +5,19 @@
 use std::{collections::HashMap, time::Duration};
 
 use nats::{Bus, Error, Start, reader};
-use schemas::{Record, access, document, envelope::Envelope, job, media, subjects, upload};
+use schemas::{Record, access, document, envelope::Envelope, job, limit, media, subjects, upload};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
 
 /// Buckets whose records carry events.
-pub const BUCKETS: [&str; 5] = [
+pub const BUCKETS: [&str; 6] = [
     upload::Record::BUCKET,
     media::Record::BUCKET,
     job::Record::BUCKET,
     document::Record::BUCKET,
     access::ApiKey::BUCKET,
+    limit::Reported::BUCKET,
 ];
 
 /// Sweeps until `held` fires.

@@ -38,7 +38,7 @@ async fn sign_in(mut request: Request, next: Next) -> Response {
 
 fn router(keeper: Keeper, made: &Made) -> Router {
     let (counting, waiting) = (made.clone(), made.clone());
-    let make = move |Path(status): Path<u16>, body: String| {
+    let create = move |Path(status): Path<u16>, body: String| {
         let number = counting.count.fetch_add(1, Ordering::SeqCst) + 1;
         async move {
             let status = StatusCode::from_u16(status).unwrap();
@@ -55,7 +55,7 @@ fn router(keeper: Keeper, made: &Made) -> Router {
         }
     };
     Router::new()
-        .route("/make/{status}", post(make))
+        .route("/make/{status}", post(create))
         .route("/wait", post(wait))
         .layer(middleware::from_fn_with_state(keeper, once))
         .layer(middleware::from_fn(sign_in))
