@@ -130,6 +130,9 @@ impl Config {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(Error::Invalid { key: "ingress.public_url", reason });
         }
+        if let Err(invalid) = ingress::manners::cors(&self.ingress.manners) {
+            return Err(Error::Invalid { key: "ingress.manners.origins", reason: invalid.to_string() });
+        }
         Ok(())
     }
 
@@ -197,6 +200,9 @@ mod tests {
             ("[ingress]\nlisten = 5\n", "listen"),
             ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
+            ("[ingress.manners]\norigins = [\"example.org\"]\n", "ingress.manners.origins"),
+            ("[ingress.client]\ntrusted_proxies = [\"nonsense\"]\n", "trusted_proxies"),
+            ("[ingress.limit.rates.auth]\ncapacity = 5\n", "refill_per_s"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();

@@ -3,15 +3,17 @@
 //!
 //! Limits: `head_bytes_max` for all headers, `target_bytes_max` for path and query, `answer_ms_max` for an answer to begin.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::error::Problem;
@@ -59,7 +61,7 @@ pub struct Invalid(String);
 pub fn cors(config: &Config) -> Result<CorsLayer, Invalid> {
     let any = config.origins.iter().any(|origin| origin == "*");
     if any && (config.credentials || config.origins.len() > 1) {
-        return Err(Invalid("ingress.manners.origins: \"*\" stands alone and without credentials".into()));
+        return Err(Invalid("\"*\" stands alone and without credentials".into()));
     }
     let origins = if any {
         AllowOrigin::any()
@@ -74,6 +76,22 @@ pub fn cors(config: &Config) -> Result<CorsLayer, Invalid> {
         .allow_headers(ASKED.map(HeaderName::from_static))
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .max_age(Duration::from_secs(config.preflight_s)))
+}
+
+/// Answers preflights, and marks all other answers for the allowed origins. An OPTIONS request that is no preflight is somebody's
+/// question about a resource (tus asks one) and reaches its handler, which the layer alone would not let it do.
+pub async fn origins(State(layer): State<CorsLayer>, request: Request, next: Next) -> Response {
+    let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let answered = if asks || *request.method() != Method::OPTIONS {
+        layer.layer(next).oneshot(request).await
+    } else {
+        let mut marked = Request::new(Body::empty());
+        marked.headers_mut().clone_from(request.headers());
+        let mut response = Some(next.run(request).await);
+        let once = service_fn(move |_: Request| std::future::ready(Ok(response.take().unwrap_or_default())));
+        layer.layer(once).oneshot(marked).await
+    };
+    answered.unwrap_or_else(|never: Infallible| match never {})
 }
 
 /// Headers that scripts may send.
@@ -122,8 +140,7 @@ const EXPOSED: [&str; 19] = [
 
 /// An origin is scheme and authority, nothing behind them; `null` is what every sandboxed page calls itself.
 fn origin(text: &str) -> Result<HeaderValue, Invalid> {
-    let invalid =
-        || Invalid(format!("ingress.manners.origins: {text:?} is no origin such as https://app.example.org"));
+    let invalid = || Invalid(format!("{text:?} is no origin such as https://app.example.org"));
     let authority =
         text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(invalid)?;
     let parsed: axum::http::uri::Authority = authority.parse().map_err(|_| invalid())?;
@@ -203,8 +220,7 @@ pub async fn in_time(State(config): State<Arc<Config>>, request: Request, next: 
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, body::Body, middleware, routing::get};
-    use tower::ServiceExt;
+    use axum::{Router, middleware, routing::get};
 
     use super::*;
     use crate::ingress::{limit, request};
@@ -217,10 +233,11 @@ mod tests {
             .route("/", get(|| async { "here" }).put(|| async { "put" }))
             .route("/page", get(|| async { ([(header::CONTENT_SECURITY_POLICY, "own")], "page") }))
             .route("/play/segment", get(|| async { "segment" }))
+            .route("/ask", axum::routing::options(|| async { ([("tus-version", "1.0.0")], "") }))
             .route("/slow", get(std::future::pending::<&'static str>))
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), in_time))
             .layer(middleware::from_fn_with_state(shared, bounded_head))
-            .layer(cors(config).unwrap())
+            .layer(middleware::from_fn_with_state(cors(config).unwrap(), origins))
             .layer(middleware::from_fn(safe_headers))
     }
 
@@ -258,6 +275,19 @@ mod tests {
         let answer = ask(&config, Method::OPTIONS, "/", &preflight).await;
         assert_eq!(answer.headers()["access-control-max-age"], "600");
         assert!(answer.headers()["access-control-allow-methods"].to_str().unwrap().contains("PUT"));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_no_preflight_reaches_its_handler() {
+        let config = Config { origins: vec![APP.into()], ..Config::default() };
+        let answer = ask(&config, Method::OPTIONS, "/ask", &[("origin", APP)]).await;
+        assert_eq!(answer.headers()["tus-version"], "1.0.0");
+        assert_eq!(allowed(&answer), Some(APP));
+        assert!(!answer.headers().contains_key("access-control-allow-methods"), "{:?}", answer.headers());
+        let preflight = [("origin", APP), ("access-control-request-method", "OPTIONS")];
+        let answer = ask(&config, Method::OPTIONS, "/ask", &preflight).await;
+        assert!(!answer.headers().contains_key("tus-version"));
+        assert_eq!(allowed(&answer), Some(APP));
     }
 
     #[tokio::test]

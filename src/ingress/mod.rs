@@ -122,10 +122,14 @@ impl App {
     /// # Errors
     /// When the broker does not take a subscription.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let (uploads, ()) =
-            tokio::join!(self.uploads.run(shutdown.clone()), self.limits.run(self.bus.clone(), shutdown));
+        let limits = async {
+            self.limits.run(self.bus.clone(), shutdown.clone()).await;
+            Ok(())
+        };
+        let ended = tokio::try_join!(self.uploads.run(shutdown.clone()), limits);
         self.caches.flush();
-        Ok(uploads?)
+        ended?;
+        Ok(())
     }
 }
 
@@ -165,7 +169,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
         .layer(middleware::from_fn(request::problems_only))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(middleware::from_fn(request::identify))
-        .layer(app.origins.clone())
+        .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
         .layer(middleware::from_fn(manners::safe_headers))
         .with_state(app)
 }

@@ -2,7 +2,8 @@
 //! problem document in the place of that answer.
 //!
 //! Only while no request of the connection has reached the router: until then nothing but such a refusal can be written, so bytes of
-//! an answer are never touched. A later head of the same connection that can't be read gets the bare answer.
+//! an answer are never touched. A later head of the same connection that can't be read gets the bare answer; a head that does not
+//! come in time gets none, its connection is closed.
 //!
 //! Limits: one refusal a connection, after which hyper closes it.
 
@@ -68,7 +69,6 @@ fn document(refusal: &[u8]) -> Option<Bytes> {
     let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse::<u16>().ok()?;
     let (code, title) = match status {
         400 => ("request_malformed", "The request can't be read"),
-        408 => ("head_too_slow", "The request's head did not come in time"),
         414 => ("target_too_long", "Path and query are longer than their limit"),
         431 => ("headers_too_large", "The headers are larger than their limit"),
         _ => return None,

@@ -209,6 +209,14 @@ async fn heads_that_can_not_be_read_are_problems_too() {
 }
 
 #[tokio::test]
+async fn options_of_uploads_tells_what_is_offered() {
+    let site = Site::start(|_| {}).await;
+    let answer = site.ask("OPTIONS", "/v1/uploads", "Origin: https://app.example.org\r\n", "").await;
+    assert_eq!((answer.status, answer.header("tus-version")), (204, Some("1.0.0")), "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
 async fn a_body_that_drips_is_cut() {
     let site = Site::start(|_| {}).await;
     let started = std::time::Instant::now();
