@@ -88,12 +88,12 @@ impl Bus {
         let mut unsent = held.unsent.clone();
         unsent.extend(outbox.seal(self.role().name(), &cause)?);
         let record = ByteBuf::from(publish::encode(&key, &held.record)?);
-        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms() };
-        let ttl = held.record.expires_at_ms().map(time_left);
-        held.revision = self.write(R::BUCKET, &key, held.revision, &envelope, ttl).await?;
+        let expires_at_ms = held.record.expires_at_ms();
+        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms(), expires_at_ms };
+        held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
         held.changed_at_ms = envelope.changed_at_ms;
         held.unsent.clone_from(&envelope.unsent);
-        match self.settle(R::BUCKET, &key, held.revision, &mut envelope, ttl).await {
+        match self.settle(R::BUCKET, &key, held.revision, &mut envelope).await {
             Ok(revision) => {
                 held.revision = revision;
                 held.unsent.clear();
@@ -143,7 +143,6 @@ impl Bus {
         key: &str,
         revision: u64,
         envelope: &mut Envelope,
-        ttl: Option<Duration>,
     ) -> Result<u64, Error> {
         if envelope.unsent.is_empty() {
             return Ok(revision);
@@ -152,7 +151,7 @@ impl Bus {
             self.publish_unsent(unsent).await?;
         }
         envelope.unsent.clear();
-        self.write(bucket, key, revision, envelope, ttl).await
+        self.write(bucket, key, revision, envelope).await
     }
 
     /// Publishes the unsent events of one record, whatever its type: the sweeper's work. False when there were none.
@@ -167,8 +166,7 @@ impl Bus {
         if envelope.unsent.is_empty() {
             return Ok(false);
         }
-        // What the record says of its end is not known here; its next write sets it again.
-        self.settle(bucket, key, revision, &mut envelope, None).await?;
+        self.settle(bucket, key, revision, &mut envelope).await?;
         Ok(true)
     }
 
@@ -193,14 +191,7 @@ impl Bus {
         }
     }
 
-    async fn write(
-        &self,
-        bucket: &str,
-        key: &str,
-        revision: u64,
-        envelope: &Envelope,
-        ttl: Option<Duration>,
-    ) -> Result<u64, Error> {
+    async fn write(&self, bucket: &str, key: &str, revision: u64, envelope: &Envelope) -> Result<u64, Error> {
         let payload = publish::encode(key, envelope)?;
         if payload.len() > schemas::RECORD_BYTES_MAX {
             return Err(Error::TooLarge {
@@ -209,6 +200,10 @@ impl Bus {
                 size_bytes_max: schemas::RECORD_BYTES_MAX,
             });
         }
+        // The broker counts whole seconds from now; a record that is over goes at once.
+        let ttl = envelope
+            .expires_at_ms
+            .map(|at_ms| Duration::from_secs(at_ms.saturating_sub(crate::now_ms()).div_ceil(1_000).max(1)));
         self.put(bucket, key, revision, payload.into(), ttl).await
     }
 
@@ -274,11 +269,6 @@ impl Bus {
         }
         Err(Error::Conflict { what: subjects::kv(bucket, key) })
     }
-}
-
-/// Time until `expires_at_ms`; the broker counts in whole seconds, of which it takes no less than one.
-fn time_left(expires_at_ms: u64) -> Duration {
-    Duration::from_secs(expires_at_ms.saturating_sub(crate::now_ms()).div_ceil(1_000).max(1))
 }
 
 /// Opens a stored value: the envelope and the record in it.

@@ -17,6 +17,9 @@ pub struct Envelope {
     pub unsent: Vec<Unsent>,
     /// Unix time in milliseconds of the last change, by the writer's clock.
     pub changed_at_ms: u64,
+    /// Unix time in milliseconds at which the broker may remove the record; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
 }
 
 /// An event waiting to be published, complete with its headers.

@@ -543,6 +543,7 @@ fn others(visitor: &mut impl Visitor) {
         record: ByteBuf::from(vec![0x80]),
         unsent: vec![unsent],
         changed_at_ms: MADE_AT_MS,
+        expires_at_ms: None,
     };
     visitor.visit("kv.envelope", envelope);
     visitor.visit("job.task", job::Task { job_id: JOB, part: text("v0000") });

@@ -72,8 +72,7 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Syn
     /// Key inside the bucket, made of our own ids only.
     fn key(&self) -> String;
 
-    /// Unix time in milliseconds at which the broker may drop the record; `None` keeps it. Only for buckets whose values expire.
-    /// The time is inside the record, too, since the broker drops late.
+    /// Unix time in milliseconds at which the broker may remove it, in a bucket whose values expire; kept for good when absent.
     fn expires_at_ms(&self) -> Option<u64> {
         None
     }

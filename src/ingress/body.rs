@@ -1,4 +1,4 @@
-//! Reading a request: JSON bodies and query parameters, each refusal a problem that says where and why.
+//! Reading JSON bodies, each refusal a problem that says where and why.
 //!
 //! Nothing here is for media: uploads take their bytes as a stream and have limits of their own.
 //!
@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{FromRequest, FromRequestParts, Request, State},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    extract::{FromRequest, Request, State},
+    http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::Response,
 };
@@ -165,23 +165,6 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
         Segment::Unknown => "/?".to_owned(),
     });
     steps.collect()
-}
-
-/// Query parameters; a type that denies unknown fields refuses parameters that mean nothing here.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<T>(pub T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        axum::extract::Query::<T>::try_from_uri(&parts.uri).map(|query| Self(query.0)).map_err(|error| {
-            let why =
-                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Problem::bad_request("query_invalid", "A query parameter is unknown or makes no sense")
-                .detail(why)
-        })
-    }
 }
 
 #[cfg(test)]

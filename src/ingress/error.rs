@@ -17,7 +17,7 @@ pub struct Problem {
     title: &'static str,
     detail: Option<String>,
     members: Map<String, Value>,
-    /// Boxed: a `Result` is as large as its error.
+    /// Boxed, so that a `Result` stays small.
     headers: Box<HeaderMap>,
 }
 

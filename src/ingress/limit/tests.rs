@@ -247,7 +247,7 @@ async fn refusals_are_counted_by_policy() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     /// Whoever waits as long as `Retry-After` says passes; and `t` is never later than that.
     #[test]
