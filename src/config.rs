@@ -148,6 +148,9 @@ impl Config {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(Error::Invalid { key: "ingress.public_url", reason });
         }
+        if let Err(invalid) = ingress::manners::cors(&self.ingress.manners) {
+            return Err(Error::Invalid { key: "ingress.manners.origins", reason: invalid.to_string() });
+        }
         self.auth.check().map_err(|(key, reason)| Error::Invalid { key, reason })
     }
 
@@ -231,6 +234,9 @@ mod tests {
             ("[auth]\nadmins = [\"0x12\"]\n", "admins"),
             ("[[chains]]\nchain_id = 1\n", "chains"),
             ("[[chains]]\nchain_id = 1\nrpc_urls = [\"ws://x\"]\n", "rpc_urls"),
+            ("[ingress.manners]\norigins = [\"example.org\"]\n", "ingress.manners.origins"),
+            ("[ingress.client]\ntrusted_proxies = [\"nonsense\"]\n", "trusted_proxies"),
+            ("[ingress.limit.rates.auth]\ncapacity = 5\n", "refill_per_s"),
         ] {
             std::fs::write(&file, text).unwrap();
             let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();

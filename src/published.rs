@@ -1,4 +1,4 @@
-//! The published form of every message: JSON Schema, AsyncAPI and golden bytes, generated from the types.
+//! The published form of every message and of the HTTP API: JSON Schema, AsyncAPI, OpenAPI and golden bytes, generated from the types.
 //!
 //! `json/<name>.v1.json` and `asyncapi.json` are compared as they are. `golden/<name>.v1.msgpack` holds the bytes of one example
 //! as a version of this program wrote them: such a file is written once, never again, and has to decode for ever.
@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 
 /// Largest published file in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The description of the HTTP API.
+const OPENAPI: &str = "openapi.json";
 /// Lines of one difference that are shown.
 const DIFFERENCE_LINES_MAX: usize = 12;
 
@@ -57,8 +59,10 @@ pub fn check(folder: &Path) -> anyhow::Result<Vec<Difference>> {
 /// # Errors
 /// When a file can't be read or written.
 pub fn write(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let texts = texts()?;
+    unbroken(folder, &texts)?;
     let mut written = Vec::new();
-    for (file, text) in texts()? {
+    for (file, text) in texts {
         if read(&folder.join(&file))?.as_deref() != Some(text.as_bytes()) {
             put(&folder.join(&file), text.as_bytes())?;
             written.push(file);
@@ -74,6 +78,22 @@ pub fn write(folder: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(written)
+}
+
+/// Refuses to publish a description of the HTTP API that breaks clients of the published one, unless its first number grows.
+fn unbroken(folder: &Path, texts: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let (Some(new), Some(old)) = (texts.get(OPENAPI), read(&folder.join(OPENAPI))?) else { return Ok(()) };
+    let new: Value = serde_json::from_str(new)?;
+    let old: Value = serde_json::from_slice(&old).with_context(|| format!("{OPENAPI} is damaged"))?;
+    let first = |document: &Value| {
+        let version = document.pointer("/info/version").and_then(Value::as_str).unwrap_or_default();
+        version.split('.').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let changes = crate::ingress::openapi::breaking::breaking(&old, &new);
+    if !changes.is_empty() && first(&new) <= first(&old) {
+        bail!("{OPENAPI} would break clients:\n  {}", changes.join("\n  "));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
@@ -127,6 +147,7 @@ fn texts() -> anyhow::Result<BTreeMap<String, String>> {
         texts.insert(schema_file(&entry.name), pretty(&schema)?);
     }
     texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1))?);
+    texts.insert(OPENAPI.into(), pretty(&crate::ingress::openapi::document())?);
     Ok(texts)
 }
 
@@ -396,9 +417,8 @@ fn pointer(path: &[&str]) -> String {
 fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress"], vec!["upload"]),
-        "upload.created" | "upload.terminated" | "upload.expired" | "admin.key_created" => {
-            (vec!["ingress"], vec![])
-        }
+        "limit.exceeded" | "upload.created" | "upload.terminated" | "upload.expired"
+        | "admin.key_created" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
@@ -410,12 +430,12 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
-        "kv.apikeys" | "kv.apikeys.owner" | "kv.limits.uploads" | "kv.nonces" | "kv.nonces.prefix"
-        | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
-            (vec!["ingress"], vec!["ingress"])
-        }
+        "kv.apikeys" | "kv.apikeys.owner" | "kv.idempotency" | "kv.limits.replicas"
+        | "kv.limits.reported" | "kv.nonces" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring"
+        | "kv.sessions" | "kv.sessions.wallet" => (vec!["ingress"], vec!["ingress"]),
         "kv.grants" | "kv.grants.slot" => (vec!["ingress", "keeper"], vec!["ingress", "keeper"]),
         "kv.grants.cursor" => (vec!["keeper"], vec!["keeper"]),
+        "kv.limits.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
@@ -464,6 +484,21 @@ mod tests {
         let found = check(folder.path()).unwrap();
         assert_eq!(found.len(), 1);
         assert!(found[0].detail.contains("can't be decoded"), "{found:?}");
+    }
+
+    #[test]
+    fn a_description_that_breaks_clients_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path()).unwrap();
+        let file = folder.path().join(OPENAPI);
+        let mut wider: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        wider["paths"]["/v1/gone"] = json!({ "get": { "responses": {} } });
+        fs::write(&file, wider.to_string()).unwrap();
+        let error = write(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("/v1/gone is gone"), "{error}");
+        wider["info"]["version"] = json!("0.9.0");
+        fs::write(&file, wider.to_string()).unwrap();
+        assert_eq!(write(folder.path()).unwrap(), [OPENAPI]);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use schemars::{Schema, schema_for};
 
-use crate::{Event, Record, access, ask, audit, document, envelope, gate, job, media, session, upload};
+use crate::{
+    Event, Record, access, ask, audit, document, envelope, gate, idempotency, job, limit, media, session,
+    upload,
+};
 
 /// One kind of message.
 #[derive(Debug, Clone)]
@@ -80,6 +83,7 @@ pub fn events() -> Vec<Entry> {
         event::<gate::Granted>(),
         event::<gate::Denied>(),
         event::<gate::Revoked>(),
+        event::<limit::Exceeded>(),
     ]
 }
 
@@ -103,6 +107,9 @@ pub fn records() -> Vec<Entry> {
         record::<gate::Session>("grants", "{playback_id}"),
         record::<gate::Slot>("grants.slot", "slot.{digest}"),
         record::<gate::Cursor>("grants.cursor", "cursor.{chain_id}"),
+        record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),
+        record::<limit::Reported>("limits.reported", limit::Reported::KEY),
+        record::<idempotency::Record>("idempotency", "{digest}"),
     ]
 }
 

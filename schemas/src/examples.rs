@@ -10,9 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    Event, access, ask, audit, document, envelope, gate,
+    Event, access, ask, audit, document, envelope, gate, idempotency,
     ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, UploadId},
-    job, keys,
+    job, keys, limit,
     media::{self, Rational},
     session,
     subjects::{self, Priority},
@@ -37,6 +37,7 @@ pub fn visit_all(visitor: &mut impl Visitor) {
     visit_event(visitor, access::KeyCreated { key_id: KEY, owner: owner(), role: access::Role::Owner });
     session_events(visitor);
     gate_events(visitor);
+    visit_event(visitor, exceeded());
     records(visitor);
     session_records(visitor);
     others(visitor);
@@ -603,6 +604,46 @@ fn session_records(visitor: &mut impl Visitor) {
     let keys = vec![session::RingKey { key_id: KEY, bytes: digest().value, signs_from_ms: MADE_AT_MS }];
     visitor.visit("kv.secrets.ring", session::Ring { name: text("access"), keys });
     visitor.visit("kv.apikeys.owner", session::OwnerKeys { owner_sha256: hash(), key_ids: vec![KEY] });
+    limits(visitor);
+}
+
+fn exceeded() -> limit::Exceeded {
+    limit::Exceeded {
+        request_id: RequestId::from_bytes(*UPLOAD.as_bytes()),
+        group: text("auth"),
+        scope: text("client"),
+        owner: None,
+        denied_count: 12,
+    }
+}
+
+fn limits(visitor: &mut impl Visitor) {
+    let open = upload::OpenUploads {
+        key: upload::OpenUploads::key_of(digest().value.as_slice()),
+        upload_ids: vec![UPLOAD],
+    };
+    visitor.visit("kv.limits.uploads", open);
+    let replicas = limit::Replicas {
+        expires_at_ms: BTreeMap::from([(
+            RequestId::from_bytes(*UPLOAD.as_bytes()).to_string(),
+            MADE_AT_MS + 10_000,
+        )]),
+    };
+    visitor.visit("kv.limits.replicas", replicas);
+    let reported = limit::Reported { minute_started_at_ms: MADE_AT_MS, events_count: 3, untold_count: 0 };
+    visitor.visit("kv.limits.reported", reported);
+    let answered = idempotency::State::Answered {
+        status: 201,
+        headers: BTreeMap::from([(text("location"), format!("/v1/media/{MEDIA}"))]),
+        body: ByteBuf::from(format!("{{\"media_id\":\"{MEDIA}\"}}").into_bytes()),
+    };
+    let record = idempotency::Record {
+        key: text("9f2c5b1e07d3a84466ce90f1b2a7d85e13c4f60972ab58e1d03f4c96b7a2e581"),
+        fingerprint: digest().value,
+        state: answered,
+        expires_at_ms: MADE_AT_MS + 86_400_000,
+    };
+    visitor.visit("kv.idempotency", record);
 }
 
 fn media_page() -> ask::MediaPage {

@@ -129,7 +129,8 @@ impl From<nats::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = self.members;
-        body.insert("type".into(), json!(format!("urn:streamgate:problem:{}", self.code)));
+        // A type that is registered elsewhere comes as a member.
+        body.entry("type").or_insert_with(|| json!(format!("urn:streamgate:problem:{}", self.code)));
         body.insert("title".into(), json!(self.title));
         body.insert("status".into(), json!(self.status.as_u16()));
         body.insert("code".into(), json!(self.code));

@@ -6,11 +6,21 @@
 //! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
 
 pub mod audit;
+pub mod body;
+pub mod cache;
+pub mod client;
+pub mod conditional;
+pub mod cursor;
 pub mod error;
 pub mod events;
+pub mod idempotency;
 pub mod jobs;
+pub mod limit;
+pub mod manners;
 pub mod media;
+pub mod openapi;
 pub mod play;
+mod polite;
 pub mod probes;
 pub mod query;
 pub mod request;
@@ -26,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
 
 pub use crate::auth::Principal;
 use crate::auth::{
@@ -42,14 +52,24 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address people reach it by, when it is not the request's own host: `https://media.example.org`.
     pub public_url: Option<String>,
-    /// Largest JSON body in bytes.
-    pub json_bytes_max: usize,
+    /// JSON bodies.
+    pub body: body::Limits,
     /// How long open requests may go on after a stop was asked for, in milliseconds.
     pub grace_ms: u64,
     /// Uploads.
     pub uploads: uploads::Config,
     /// Playback.
     pub playback: play::Config,
+    /// Whom to believe about addresses.
+    pub client: client::Config,
+    /// Rate limits.
+    pub limit: limit::Config,
+    /// Foreign origins, heads, waits.
+    pub manners: manners::Config,
+    /// Repeated requests.
+    pub idempotency: idempotency::Config,
+    /// Answers kept in memory.
+    pub cache: cache::Config,
 }
 
 impl Default for Config {
@@ -57,10 +77,15 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
-            json_bytes_max: 256 * 1024,
+            body: body::Limits::default(),
             grace_ms: 8_000,
             uploads: uploads::Config::default(),
             playback: play::Config::default(),
+            client: client::Config::default(),
+            limit: limit::Config::default(),
+            manners: manners::Config::default(),
+            idempotency: idempotency::Config::default(),
+            cache: cache::Config::default(),
         }
     }
 }
@@ -81,7 +106,7 @@ pub struct App {
     /// Who follows events.
     pub followers: events::Followers,
     /// Final playlists and init segments.
-    pub cache: play::Cache,
+    pub streams: play::Cache,
     /// Jobs that are watched while they run.
     pub growing: Arc<play::Growing>,
     /// Places for replays of the audit log.
@@ -92,13 +117,19 @@ pub struct App {
     pub sign_in: auth::SignIn,
     /// Playback sessions.
     pub grants: Grants,
+    /// Rate limits.
+    pub limits: limit::Limits,
+    /// Answers kept in memory.
+    pub caches: Arc<cache::Caches>,
+    /// Lets foreign origins in.
+    pub origins: CorsLayer,
 }
 
 impl App {
     /// Everything handlers share.
     ///
     /// # Errors
-    /// When the signing key can be neither read nor made.
+    /// When the signing key can be neither read nor made, or a setting can't be used.
     pub async fn build(
         bus: Bus,
         store: Store,
@@ -106,6 +137,9 @@ impl App {
         config: Config,
         auth: auth::Config,
     ) -> anyhow::Result<Self> {
+        let origins = manners::cors(&config.manners)?;
+        let limits = limit::Limits::new(config.limit.clone());
+        let caches = Arc::new(cache::Caches::new(&config.cache)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().clone());
@@ -117,7 +151,7 @@ impl App {
             config.public_url.clone(),
         );
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
-        let cache = play::Cache::new(&config.playback)?;
+        let streams = play::Cache::new(&config.playback)?;
         Ok(Self {
             bus,
             store,
@@ -127,7 +161,10 @@ impl App {
             sign_in,
             grants,
             followers,
-            cache,
+            streams,
+            limits,
+            caches,
+            origins,
             growing: Arc::new(play::Growing::new()),
             replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
             stopping: CancellationToken::new(),
@@ -142,7 +179,12 @@ impl App {
         let ending = async {
             shutdown.cancelled().await;
             self.stopping.cancel();
-            self.cache.flush();
+            self.streams.flush();
+            self.caches.flush();
+            Ok(())
+        };
+        let limits = async {
+            self.limits.run(self.bus.clone(), shutdown.clone()).await;
             Ok(())
         };
         tokio::try_join!(
@@ -150,6 +192,7 @@ impl App {
             self.followers.hub().run(shutdown.clone()),
             self.sign_in.run(shutdown.clone()),
             self.grants.run(shutdown.clone()),
+            limits,
             ending,
         )?;
         Ok(())
@@ -157,28 +200,60 @@ impl App {
 }
 
 /// The public router.
+///
+/// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, repeated requests.
 pub fn router(app: App) -> Router {
+    router_with(app, Router::new())
+}
+
+/// The public router with more open routes.
+fn router_with(app: App, more: Router<App>) -> Router {
+    let config = &app.config;
+    let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
+    let manners = Arc::new(config.manners.clone());
     let gates = gate::http::State { bus: app.bus.clone(), judge: app.grants.judge().clone() };
-    let guarded = Router::new()
-        .merge(uploads::router(app.uploads.clone()))
+    let documents = Router::new()
         .merge(media::router())
         .merge(jobs::router())
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time));
+    let guarded = Router::new()
+        .merge(uploads::router(app.uploads.clone()))
+        .merge(documents)
         .merge(events::router())
         .merge(audit::router())
         .merge(gate::http::router(gates))
+        .route_layer(middleware::from_fn_with_state(repeated, idempotency::once))
+        .route_layer(middleware::from_fn(limit::by_principal))
         .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
-    let admitted =
-        play::session_router().route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit));
+    let admitted = play::session_router()
+        .route_layer(middleware::from_fn(limit::by_principal))
+        .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit));
+    let open = Router::new()
+        .merge(watch::router())
+        .merge(openapi::router())
+        .merge(probes::router())
+        .merge(more)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time));
     Router::new()
         .merge(guarded)
         .merge(admitted)
+        .merge(open)
         .merge(play::router())
         .merge(auth::routes::router(app.sign_in.clone()))
-        .merge(watch::router())
-        .merge(probes::router())
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
+        .layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client))
+        .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
+        .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
+        .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
+        .layer(middleware::from_fn(request::problems_only))
         .layer(CatchPanicLayer::custom(request::panicked))
         .layer(middleware::from_fn(request::identify))
+        .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
+        .layer(middleware::from_fn(manners::safe_headers))
         .with_state(app)
 }
+
+#[cfg(test)]
+mod tests;

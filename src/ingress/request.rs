@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue, StatusCode},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -58,6 +58,35 @@ pub async fn no_such_path() -> Problem {
 /// 405 with the same form as every other error.
 pub async fn no_such_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take that method")
+}
+
+/// Turns an error answer that is no problem document into one: refusals of extractors, and whatever a library says on its own.
+pub async fn problems_only(request: Request, next: Next) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !is_error || is_head || kind == Some(b"application/problem+json") {
+        return response;
+    }
+    let (code, title) = match status.as_u16() {
+        400 | 422 => ("request_invalid", "The request makes no sense"),
+        404 => ("not_found", "There is nothing at this path"),
+        405 => ("method_not_allowed", "This path does not take that method"),
+        413 => ("body_too_large", "The body is larger than its limit"),
+        415 => ("media_type", "This media type is not taken here"),
+        _ if status.is_client_error() => ("refused", "The request is refused"),
+        _ => ("internal", "Something went wrong here"),
+    };
+    let (parts, _) = response.into_parts();
+    let mut problem = Problem::new(status, code, title).into_response();
+    for (name, value) in &parts.headers {
+        if !matches!(*name, header::CONTENT_TYPE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING) {
+            problem.headers_mut().insert(name, value.clone());
+        }
+    }
+    problem
 }
 
 /// A panic is answered, not spread: the connection and the process go on.

@@ -2,7 +2,10 @@
 //!
 //! Limits: [`BUFFER_BYTES_MAX`] per connection, [`HEADER_SECONDS_MAX`] for a request head, [`CONNECTIONS_MAX`] connections.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{Router, extract::ConnectInfo};
 use hyper_util::{
@@ -13,6 +16,8 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
+
+use super::polite::{Polite, Reached};
 
 /// Read buffer of one connection in bytes; hyper's default costs 0.8 MB with a slow upload on it (measured).
 pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -42,15 +47,19 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             () = shutdown.cancelled() => break,
         };
         let mut router = router.clone();
+        let reached = Reached::default();
+        let reaching = Arc::clone(&reached);
         let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            reaching.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
             router.call(request.map(axum::body::Body::new))
         });
         let builder = Arc::clone(&builder);
         let watcher = graceful.watcher();
         connections.spawn(async move {
-            let connection = builder
-                .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+            let stream = TokioIo::new(Polite::new(stream, reached));
+            let connection =
+                builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
             if let Err(error) = watcher.watch(connection.into_owned()).await {
                 tracing::debug!(error, "a connection ended early");
             }

@@ -5,13 +5,15 @@
 use std::{collections::HashMap, time::Duration};
 
 use nats::{Bus, Error, Start, reader};
-use schemas::{Record, access, document, envelope::Envelope, gate, job, media, session, subjects, upload};
+use schemas::{
+    Record, access, document, envelope::Envelope, gate, job, limit, media, session, subjects, upload,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
 
 /// Buckets whose records carry events.
-pub const BUCKETS: [&str; 8] = [
+pub const BUCKETS: [&str; 9] = [
     upload::Record::BUCKET,
     media::Record::BUCKET,
     job::Record::BUCKET,
@@ -20,6 +22,7 @@ pub const BUCKETS: [&str; 8] = [
     session::Challenge::BUCKET,
     session::Session::BUCKET,
     gate::Session::BUCKET,
+    limit::Reported::BUCKET,
 ];
 
 /// Sweeps until `held` fires.

@@ -93,7 +93,11 @@ fn resident_kb(pid: u32) -> f64 {
 
 pub(crate) async fn memory_per_slow_upload() -> Row {
     let count = size("BENCH_SLOW", 1_000);
-    let server = Server::start("[ingress.uploads]\nopen_per_owner_max = 100000\n");
+    let server = Server::start(
+        "[ingress.uploads]\nopen_per_owner_max = 100000\n\
+         [ingress.limit]\nreplicas_assumed_count = 1\n\
+         [ingress.limit.rates.upload]\ncapacity = 100000\nrefill_per_s = 1000\n",
+    );
     let mut streams = Vec::new();
     let mut paths = Vec::new();
     for _ in 0..count {

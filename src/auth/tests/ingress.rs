@@ -15,8 +15,15 @@ async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
     let (broker, folder) = (TestBroker::start().await, tempfile::tempdir().unwrap());
     let store = Store::open(store::Config::at(format!("file://{}", folder.path().display()))).unwrap();
     let bus = broker.bus(Role::Ingress).await;
-    let app =
-        ingress::App::build(bus, store, ingress::Config::default(), auth::Config::default()).await.unwrap();
+    let app = ingress::App::build(
+        bus.clone(),
+        store,
+        crate::config::Config::default().grants(&bus).unwrap(),
+        ingress::Config::default(),
+        auth::Config::default(),
+    )
+    .await
+    .unwrap();
     let router = ingress::router(app);
     let ask = async |method: &str, path: &str| {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();

@@ -270,12 +270,12 @@ async fn stored(
         cache_control: "private, max-age=3600",
     };
     if wanted.is_cached() {
-        let bytes = if let Some(bytes) = app.cache.get(&key) {
+        let bytes = if let Some(bytes) = app.streams.get(&key) {
             bytes
         } else {
             let bytes =
                 app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(missing)?;
-            app.cache.keep(key, bytes.clone());
+            app.streams.keep(key, bytes.clone());
             bytes
         };
         facts.size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);

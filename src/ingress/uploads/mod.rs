@@ -110,6 +110,50 @@ impl State {
     }
 }
 
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(tus::options, tus::create, tus::head, tus::patch, tus::delete, tus::status, whole::receive))]
+pub(super) struct Described;
+
+/// What `POST /v1/media` answers; only described here, `whole.rs` writes it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "the description of a document")]
+struct MediaCreated {
+    /// The medium.
+    media_id: String,
+    /// The upload that brought it.
+    upload_id: String,
+}
+
+/// What `GET /v1/uploads/{upload_id}/status` answers; only described here, `tus.rs` writes it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "the description of a document")]
+struct UploadStatus {
+    /// The upload.
+    upload_id: String,
+    /// The medium it becomes.
+    media_id: String,
+    /// `open`, `received`, `terminated`, `expired` or `deactivated`.
+    status: String,
+    /// Why it can't go on: a stable code.
+    code: Option<String>,
+    /// Bytes that are durable.
+    offset_bytes: u64,
+    /// Bytes of the whole, once known.
+    length_bytes: Option<u64>,
+    /// Name the client gave.
+    filename: Option<String>,
+    /// Media type the client gave.
+    content_type: Option<String>,
+    /// Unix time in milliseconds.
+    created_at_ms: u64,
+    /// Unix time in milliseconds after which an open upload is removed.
+    expires_at_ms: Option<u64>,
+    /// What became of the medium: status, code and detail; null while nothing has.
+    #[schema(value_type = Option<Object>)]
+    media: Option<()>,
+}
+
 /// The routes of uploads. They expect [`crate::auth::Principal`] among the request's extensions.
 pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
     let tus = Router::new()

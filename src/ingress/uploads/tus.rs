@@ -32,7 +32,16 @@ use crate::auth::Principal;
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
-/// `OPTIONS`: what is offered.
+/// Ask what is offered
+#[utoipa::path(
+    options,
+    path = "/v1/uploads",
+    tag = "upload",
+    operation_id = "upload_options",
+    responses((status = 204, description = "Version, extensions and limits of tus", headers(
+        ("Tus-Version" = String), ("Tus-Extension" = String), ("Tus-Max-Size" = u64), ("Tus-Checksum-Algorithm" = String),
+    ))),
+)]
 pub(super) async fn options(Extract(state): Extract<State>) -> Response {
     let size_max = HeaderValue::from(state.shared.config.size_bytes_max);
     let headers = [
@@ -44,7 +53,35 @@ pub(super) async fn options(Extract(state): Extract<State>) -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-/// `POST /v1/uploads`: opens an upload, with its first bytes when the request has any.
+/// Open an upload
+///
+/// tus 1.0 with creation, creation-with-upload and creation-defer-length: the body may hold the first bytes.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads",
+    tag = "upload",
+    operation_id = "create_upload",
+    params(
+        ("Tus-Resumable" = String, Header, description = "`1.0.0`."),
+        ("Upload-Length" = Option<u64>, Header, description = "Bytes of the whole file."),
+        ("Upload-Defer-Length" = Option<u8>, Header, description = "`1` when the length is told later."),
+        ("Upload-Metadata" = Option<String>, Header, description = "Pairs of name and base64: `filename`, `filetype`."),
+        ("Repr-Digest" = Option<String>, Header, description = "Digest of the whole file (RFC 9530)."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeats are answered as the first was."),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
+    responses(
+        (status = 201, description = "It is open", headers(
+            ("Location" = String, description = "Where to send bytes."),
+            ("Streamgate-Media-Id" = String, description = "The medium it becomes."),
+            ("Upload-Offset" = u64), ("Upload-Expires" = String),
+        )),
+        (status = 412, description = "Another version of tus"),
+        (status = 413, description = "Larger than an upload may be"),
+        (status = 507, description = "The store is full"),
+    ),
+    security(("api_key" = [])),
+)]
 pub(super) async fn create(
     Extract(state): Extract<State>,
     who: Principal,
@@ -157,7 +194,36 @@ pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger
     Ok(ledger)
 }
 
-/// `PATCH`: appends.
+/// Append bytes
+///
+/// The bytes are durable once the answer tells their offset; what arrived before a connection broke is kept.
+#[utoipa::path(
+    patch,
+    path = "/v1/uploads/{upload_id}",
+    tag = "upload",
+    operation_id = "append_to_upload",
+    params(
+        ("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$"),
+        ("Tus-Resumable" = String, Header, description = "`1.0.0`."),
+        ("Upload-Offset" = u64, Header, description = "Where the bytes belong: the offset that HEAD tells."),
+        ("Upload-Length" = Option<u64>, Header, description = "The length, where it was deferred."),
+        ("Upload-Checksum" = Option<String>, Header, description = "Algorithm and base64 of the digest of these bytes."),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "The bytes"),
+    responses(
+        (status = 204, description = "They are durable", headers(("Upload-Offset" = u64), ("Upload-Expires" = String))),
+        (status = 408, description = "Too few bytes came for too long"),
+        (status = 409, description = "Another offset; the answer tells the true one"),
+        (status = 410, description = "The upload has ended"),
+        (status = 412, description = "Another version of tus"),
+        (status = 413, description = "More bytes than the upload may have"),
+        (status = 415, description = "Another media type than application/offset+octet-stream"),
+        (status = 423, description = "Another request holds the upload"),
+        (status = 460, description = "The bytes do not have the declared checksum"),
+        (status = 507, description = "The store is full"),
+    ),
+    security(("api_key" = [])),
+)]
 pub(super) async fn patch(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
@@ -211,7 +277,23 @@ async fn append_to(
     }
 }
 
-/// `HEAD`: how far it is. A running append is made to let go first, so that the offset told is the one to go on from.
+/// Ask how far an upload is
+///
+/// A running append is made to let go first, so that the offset told is the one to go on from.
+#[utoipa::path(
+    head,
+    path = "/v1/uploads/{upload_id}",
+    tag = "upload",
+    operation_id = "read_upload_offset",
+    params(("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$"), ("Tus-Resumable" = String, Header, description = "`1.0.0`."),),
+    responses(
+        (status = 200, description = "How far it is", headers(
+            ("Upload-Offset" = u64), ("Upload-Length" = u64), ("Upload-Metadata" = String), ("Upload-Expires" = String),
+        )),
+        (status = 410, description = "The upload has ended"),
+    ),
+    security(("api_key" = [])),
+)]
 pub(super) async fn head(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
@@ -279,7 +361,21 @@ async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(
     }
 }
 
-/// `DELETE`: ends an unfinished upload and frees what it holds.
+/// End an unfinished upload
+#[utoipa::path(
+    delete,
+    path = "/v1/uploads/{upload_id}",
+    tag = "upload",
+    operation_id = "end_upload",
+    params(("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$"), ("Tus-Resumable" = String, Header, description = "`1.0.0`."),),
+    responses(
+        (status = 204, description = "It is ended and frees what it held"),
+        (status = 403, description = "It is complete"),
+        (status = 410, description = "It has ended already"),
+        (status = 423, description = "Another request holds the upload"),
+    ),
+    security(("api_key" = [])),
+)]
 pub(super) async fn delete(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
@@ -343,11 +439,25 @@ pub(super) async fn overridden(
         Some(b"PATCH") => patch(state, path, who, parts, body).await,
         Some(b"DELETE") => delete(state, path, who, parts.headers).await,
         Some(b"HEAD") => head(state, path, who, parts.headers).await,
-        _ => crate::ingress::request::no_such_method().await.into_response(),
+        _ => crate::ingress::request::no_such_method()
+            .await
+            .header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
+            .into_response(),
     }
 }
 
-/// `GET .../status`: where the upload and its medium stand, as JSON. Takes no lock and disturbs nobody.
+/// Read where an upload and its medium stand
+///
+/// Takes no lock and disturbs nobody.
+#[utoipa::path(
+    get,
+    path = "/v1/uploads/{upload_id}/status",
+    tag = "upload",
+    operation_id = "read_upload_status",
+    params(("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$")),
+    responses((status = 200, description = "The document", body = super::UploadStatus)),
+    security(("api_key" = [])),
+)]
 pub(super) async fn status(
     Extract(state): Extract<State>,
     Path(id): Path<String>,

@@ -27,7 +27,32 @@ use super::{
 };
 use crate::auth::Principal;
 
-/// Receives a whole file.
+/// Bring in a whole file in one request
+///
+/// For whoever speaks no tus. A request that ends early leaves nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/media",
+    tag = "upload",
+    operation_id = "create_media",
+    params(
+        ("Content-Disposition" = Option<String>, Header, description = "`attachment; filename=\"...\"`."),
+        ("Content-Digest" = Option<String>, Header, description = "Digest of the bytes (RFC 9530)."),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeats are answered as the first was."),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The file; `video/mp4` and others, too"),
+    responses(
+        (status = 201, description = "It is stored and will be verified", body = super::MediaCreated, headers(
+            ("Location" = String, description = "The medium."),
+            ("Streamgate-Media-Id" = String, description = "Its id."),
+        )),
+        (status = 408, description = "Too few bytes came for too long"),
+        (status = 413, description = "Larger than an upload may be"),
+        (status = 415, description = "No media type"),
+        (status = 507, description = "The store is full"),
+    ),
+    security(("api_key" = [])),
+)]
 pub(super) async fn receive(
     Extract(state): Extract<State>,
     who: Principal,

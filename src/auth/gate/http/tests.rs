@@ -37,7 +37,7 @@ async fn who(mut request: Request, next: Next) -> Response {
         "ops" => access::Role::Operator,
         _ => access::Role::Owner,
     };
-    request.extensions_mut().insert(Principal { owner: name, role });
+    request.extensions_mut().insert(Principal::new(name, role));
     next.run(request).await
 }
 

@@ -74,6 +74,7 @@ impl Publisher {
             let media_id = MediaId::from_bytes([self.count; 16]);
             let upload_id = UploadId::from_bytes([self.count; 16]);
             let record = document::Record {
+                gate: None,
                 media_id,
                 owner: "ann".into(),
                 title: "clip".into(),

@@ -1,0 +1,267 @@
+//! Reading JSON bodies, each refusal a problem that says where and why.
+//!
+//! Nothing here is for media: uploads take their bytes as a stream and have limits of their own.
+//!
+//! Limits: those of [`Limits`], which [`limits`] puts among the request's extensions; without it the defaults.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::Next,
+    response::Response,
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::error::Problem;
+
+/// Limits of a body that is read as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest body in bytes.
+    pub bytes_max: usize,
+    /// Slowest average over a window, in bytes per second; the last bytes of a body may come alone.
+    pub rate_bytes_per_s_min: u64,
+    /// Length of the window in milliseconds.
+    pub window_ms: u64,
+    /// Longest time for the whole body in milliseconds.
+    pub total_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes_max: 256 * 1024, rate_bytes_per_s_min: 256, window_ms: 5_000, total_ms: 30_000 }
+    }
+}
+
+/// Puts the limits among the request's extensions.
+pub async fn limits(State(limits): State<Arc<Limits>>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(*limits);
+    next.run(request).await
+}
+
+impl Limits {
+    /// The limits that apply to a request.
+    pub fn of(extensions: &axum::http::Extensions) -> Self {
+        extensions.get::<Self>().copied().unwrap_or_default()
+    }
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// 413 when it is too large, 408 when it comes too slowly, 400 when it ends early.
+pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+    if body.size_hint().lower() > u64::try_from(limits.bytes_max).unwrap_or(u64::MAX) {
+        return Err(too_large(limits));
+    }
+    let window = Duration::from_millis(limits.window_ms.max(1));
+    let window_bytes_min = limits.rate_bytes_per_s_min.saturating_mul(limits.window_ms) / 1_000;
+    let latest = Instant::now() + Duration::from_millis(limits.total_ms);
+    let mut window_ends = Instant::now() + window;
+    let mut window_bytes = 0_u64;
+    let mut read = BytesMut::new();
+    loop {
+        let Ok(frame) = tokio::time::timeout_at(window_ends.min(latest), body.frame()).await else {
+            if window_bytes < window_bytes_min || Instant::now() >= latest {
+                return Err(too_slow());
+            }
+            (window_ends, window_bytes) = (Instant::now() + window, 0);
+            continue;
+        };
+        let Some(frame) = frame else { return Ok(read.freeze()) };
+        let frame = frame.map_err(|error| {
+            tracing::debug!(%error, "a body ended early");
+            Problem::bad_request("body_cut", "The body ended before its length")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > limits.bytes_max - read.len() {
+            return Err(too_large(limits));
+        }
+        window_bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+        read.extend_from_slice(&data);
+    }
+}
+
+fn too_large(limits: &Limits) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is larger than its limit")
+        .detail(format!("it may have {} bytes", limits.bytes_max))
+        .member("limit_bytes", limits.bytes_max)
+}
+
+fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "Too few bytes of the body came in time")
+        .header(header::CONNECTION, axum::http::HeaderValue::from_static("close"))
+}
+
+/// A JSON body.
+#[derive(Debug, Clone, Copy)]
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "media_type",
+                "This media type is not taken here",
+            )
+            .detail("send application/json"));
+        }
+        let limits = Limits::of(request.extensions());
+        parse(&read(request.into_body(), &limits).await?).map(Self)
+    }
+}
+
+/// True when the body says that it is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// Reads JSON.
+///
+/// # Errors
+/// 400 that points to the place: by line and column, and by JSON Pointer (RFC 6901) once a value is wrong.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    match serde_path_to_error::deserialize(&mut reader) {
+        Ok(value) => reader.end().map(|()| value).map_err(|error| malformed(&error)),
+        Err(error) if error.inner().is_data() => {
+            let pointer = pointer(error.path());
+            let detail = error.inner().to_string();
+            Err(Problem::bad_request("json_invalid", "A value of the body is not what it has to be")
+                .detail(format!("{pointer:?}: {detail}"))
+                .member("errors", json!([{ "pointer": pointer, "detail": detail }])))
+        }
+        Err(error) => Err(malformed(error.inner())),
+    }
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::bad_request("json_malformed", "The body is no JSON")
+        .detail(error.to_string())
+        .member("errors", json!([{ "pointer": "", "line": error.line(), "column": error.column() }]))
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let steps = path.iter().map(|segment| match segment {
+        Segment::Seq { index } => format!("/{index}"),
+        Segment::Map { key: name } | Segment::Enum { variant: name } => {
+            format!("/{}", name.replace('~', "~0").replace('/', "~1"))
+        }
+        Segment::Unknown => "/?".to_owned(),
+    });
+    steps.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        #[serde(rename = "a/b~c", default)]
+        _odd: Option<u8>,
+        #[serde(default)]
+        _list: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        _count: u8,
+    }
+
+    async fn told(problem: Problem) -> serde_json::Value {
+        let body = axum::body::to_bytes(problem.into_response().into_body(), 4096).await.unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_wrong_value_is_pointed_at() {
+        for (body, code, pointer) in [
+            ("", "json_malformed", ""),
+            ("{", "json_malformed", ""),
+            ("{} {}", "json_malformed", ""),
+            ("nonsense", "json_malformed", ""),
+            ("7", "json_invalid", ""),
+            ("{\"unknown\":1}", "json_invalid", "/unknown"),
+            ("{\"a/b~c\":\"x\"}", "json_invalid", "/a~1b~0c"),
+            ("{\"_list\":[{\"_count\":1},{\"_count\":256}]}", "json_invalid", "/_list/1/_count"),
+            ("{\"_list\":[{}]}", "json_invalid", "/_list/0"),
+        ] {
+            let told = told(parse::<Wanted>(body.as_bytes()).unwrap_err()).await;
+            assert_eq!(told["code"], code, "{body}");
+            assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
+        }
+        assert!(parse::<Wanted>(b"{}").is_ok());
+    }
+
+    #[test]
+    fn knows_json_by_its_type() {
+        for (text, wanted) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/merge-patch+json", true),
+            ("text/json", false),
+            ("application/jsonp", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]);
+            assert_eq!(is_json(&headers), wanted, "{text}");
+        }
+    }
+
+    /// A body that sends `bytes` every `pause_ms`.
+    fn dripping(bytes: usize, pause_ms: u64, count: usize) -> Body {
+        let frames = futures::stream::unfold(0, move |sent| async move {
+            if sent == count {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from(vec![b' '; bytes])), sent + 1))
+        });
+        Body::from_stream(frames)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_is_cut_and_a_steady_one_is_not() {
+        let limits =
+            Limits { bytes_max: 10_000, rate_bytes_per_s_min: 100, window_ms: 1_000, total_ms: 20_000 };
+        let started = Instant::now();
+        let problem = read(dripping(1, 50, 5_000), &limits).await.unwrap_err();
+        assert_eq!((problem.status().as_u16(), problem.code()), (408, "body_too_slow"));
+        assert!(started.elapsed() <= Duration::from_millis(1_001), "{:?}", started.elapsed());
+        assert_eq!(read(dripping(60, 500, 30), &limits).await.unwrap().len(), 1_800);
+        let problem = read(dripping(60, 500, 100), &limits).await.unwrap_err();
+        assert_eq!(problem.code(), "body_too_slow", "not for ever, either");
+        let problem =
+            read(Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()), &limits);
+        assert_eq!(problem.await.unwrap_err().status(), 408);
+    }
+
+    #[tokio::test]
+    async fn a_body_is_as_large_as_it_may_be_and_no_larger() {
+        let limits = Limits { bytes_max: 100, ..Limits::default() };
+        assert_eq!(read(Body::from(vec![0; 100]), &limits).await.unwrap().len(), 100);
+        assert_eq!(read(Body::from(vec![0; 101]), &limits).await.unwrap_err().status(), 413);
+        // Without a length, too.
+        assert_eq!(read(dripping(34, 0, 3), &limits).await.unwrap_err().status(), 413);
+    }
+}

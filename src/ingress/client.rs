@@ -1,0 +1,219 @@
+//! Which address a request comes from: one answer for limits, audit and logs.
+//!
+//! The peer of the connection, unless it is a proxy that the settings trust. Then the one forwarding header that is configured is
+//! read from the right, where trusted proxies wrote, and the first address that is no trusted proxy is the client. What lies
+//! further left is the client's own text and is never looked at. An entry that is no address ends the walk at the proxy that
+//! handed it on: whoever sends nonsense shares the bucket of that proxy, and gains no bucket of its own.
+//!
+//! Limits: at most [`HOPS_MAX`] entries are read.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    extract::{ConnectInfo, FromRequestParts, Request, State},
+    http::{HeaderMap, HeaderName, header, request::Parts},
+    middleware::Next,
+    response::Response,
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// Most entries of a forwarding header that are read; more hops than this are no chain of proxies.
+pub const HOPS_MAX: usize = 32;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The header that the trusted proxies write; the other one is never read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// Whom to believe about addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Networks of the proxies in front, such as `10.0.0.0/8`; empty: the peer is the client.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header they write.
+    pub field: Field,
+    /// Bits of an IPv6 address that tell clients apart: 64 is what one subscriber line usually has.
+    pub ipv6_prefix_bits: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { trusted_proxies: Vec::new(), field: Field::default(), ipv6_prefix_bits: 64 }
+    }
+}
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client {
+    /// The address.
+    pub address: IpAddr,
+    /// What tells clients apart: the address, or the first bits of an IPv6 address.
+    pub prefix: IpAddr,
+}
+
+impl Client {
+    /// The client of a request that came from `peer` with `headers`.
+    pub fn of(config: &Config, peer: IpAddr, headers: &HeaderMap) -> Self {
+        let address = forwarded(config, peer.to_canonical(), headers);
+        Self { address, prefix: prefix(address, config.ipv6_prefix_bits) }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    /// Without [`identify`] in front it is the peer, or the unspecified address where there is none, as in tests of a router.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().copied().unwrap_or_else(|| {
+            let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+            Self::of(&Config::default(), peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), &parts.headers)
+        }))
+    }
+}
+
+/// Puts the [`Client`] among the request's extensions.
+pub async fn identify(State(config): State<Arc<Config>>, mut request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    let peer = peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+    let client = Client::of(&config, peer, request.headers());
+    request.extensions_mut().insert(client);
+    next.run(request).await
+}
+
+/// The address that counts as one client.
+fn prefix(address: IpAddr, ipv6_bits: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let keep = u32::from(ipv6_bits.min(128));
+            let mask = u128::MAX.checked_shl(128 - keep).unwrap_or(0);
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+        }
+    }
+}
+
+fn forwarded(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let trusted = |address: IpAddr| config.trusted_proxies.iter().any(|net| net.contains(&address));
+    let mut client = peer;
+    if !trusted(peer) {
+        return client;
+    }
+    let name = match config.field {
+        Field::XForwardedFor => &X_FORWARDED_FOR,
+        Field::Forwarded => &header::FORWARDED,
+    };
+    // Several lines of a list are one list (RFC 9110, 5.3); the last line was written last.
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(header::HeaderValue::as_bytes).collect();
+    let entries = lines.iter().rev().flat_map(|line| FromRight { rest: Some(line) }).take(HOPS_MAX);
+    for entry in entries {
+        let address = match config.field {
+            Field::XForwardedFor => address(entry),
+            Field::Forwarded => forwarded_for(entry),
+        };
+        let Some(address) = address else { return client };
+        client = address;
+        if !trusted(client) {
+            return client;
+        }
+    }
+    client
+}
+
+/// The entries of a list from its right end, without empty ones. A comma inside a quoted string separates nothing; seen from the
+/// right, an unbalanced quote further left can't hide what a trusted proxy appended.
+struct FromRight<'a> {
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Iterator for FromRight<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        loop {
+            let rest = self.rest.take()?;
+            let entry = match comma(rest) {
+                Some(at) => {
+                    self.rest = rest.get(..at);
+                    rest.get(at + 1..).unwrap_or_default()
+                }
+                None => rest,
+            };
+            // RFC 9110, 5.6.1: empty elements count for nothing.
+            if !entry.trim_ascii().is_empty() {
+                return Some(entry.trim_ascii());
+            }
+        }
+    }
+}
+
+/// Where the last comma outside of quotes is.
+fn comma(list: &[u8]) -> Option<usize> {
+    let mut quoted = false;
+    for (at, byte) in list.iter().enumerate().rev() {
+        match byte {
+            b'"' if !escaped(list, at) => quoted = !quoted,
+            b',' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn escaped(list: &[u8], at: usize) -> bool {
+    let before = list.get(..at).unwrap_or_default();
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+}
+
+/// The `for` of one element of `Forwarded`; an obfuscated or unknown one is no address.
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(element).ok()?;
+    let mut found = None;
+    for pair in text.split(';') {
+        let (name, value) = pair.split_once('=')?;
+        if name.trim().eq_ignore_ascii_case("for") {
+            // Twice in one element says nothing that can be relied on (RFC 7239, 4).
+            if found.replace(value.trim()).is_some() {
+                return None;
+            }
+        }
+    }
+    let value = found?;
+    match value.strip_prefix('"') {
+        Some(rest) => address(rest.strip_suffix('"')?.as_bytes()),
+        // A bare value is a token, which knows no colon and no bracket.
+        None => value.parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}
+
+/// An address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`. A zone means
+/// something only on the machine that wrote it, so an address with one is none.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
+    let parsed = text
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| match text.parse::<SocketAddr>().ok()? {
+            SocketAddr::V6(with_zone) if with_zone.scope_id() != 0 => None,
+            socket => Some(socket.ip()),
+        })
+        .or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6))?;
+    Some(parsed.to_canonical())
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,230 @@
+//! Conditional requests (RFC 9110, 13): the tag of a document is the revision of its record, so what is overwritten is what was seen.
+//!
+//! Limits: a list of more than [`TAGS_MAX`] tags is refused.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::error::Problem;
+
+/// Most tags of one header.
+pub const TAGS_MAX: usize = 32;
+
+/// The strong tag of one version of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    kind: char,
+    version: u64,
+}
+
+impl Tag {
+    /// The tag of `revision`, which is above 0 for everything that was ever stored.
+    pub const fn of_revision(revision: u64) -> Self {
+        Self { kind: 'r', version: revision }
+    }
+
+    /// The tag of what has no revision: by a digest of its bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let digest = blake3::hash(bytes);
+        let version =
+            digest.as_bytes().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
+        Self { kind: 'b', version }
+    }
+
+    /// As `ETag` says it.
+    pub fn to_header(self) -> HeaderValue {
+        // Digits, a letter and quotes are always a header value.
+        HeaderValue::from_str(&self.text()).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+    }
+
+    fn text(self) -> String {
+        format!("\"{}{}\"", self.kind, self.version)
+    }
+}
+
+/// Lets a change pass only when its sender has seen what is there: PUT, PATCH and DELETE of a document.
+///
+/// # Errors
+/// 428 without `If-Match`; 412 when it names another revision; 400 when it makes no sense. `current` is `None` where nothing is.
+pub fn if_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem> {
+    if !headers.contains_key(header::IF_MATCH) {
+        return Err(Problem::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "if_match_missing",
+            "Say which version you want to change",
+        )
+        .detail("read it, and send its ETag as If-Match"));
+    }
+    match tags(headers, &header::IF_MATCH)? {
+        Tags::Any if current.is_some() => Ok(()),
+        // Strong comparison: a weak tag never matches.
+        Tags::These(these) if current.is_some_and(|tag| these.iter().any(|one| *one == tag.text())) => Ok(()),
+        _ => Err(changed(current)),
+    }
+}
+
+/// Lets a creation pass only when nothing is there: PUT with `If-None-Match: *`.
+///
+/// # Errors
+/// 412 when something is there; 400 when the header makes no sense.
+pub fn if_none_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem> {
+    if matches(headers, current)? { Err(changed(current)) } else { Ok(()) }
+}
+
+/// True when a reader has what is there already: GET and HEAD then answer 304 with the tag.
+///
+/// # Errors
+/// 400 when the header makes no sense.
+pub fn is_known(headers: &HeaderMap, current: Tag) -> Result<bool, Problem> {
+    matches(headers, Some(current))
+}
+
+fn matches(headers: &HeaderMap, current: Option<Tag>) -> Result<bool, Problem> {
+    Ok(match tags(headers, &header::IF_NONE_MATCH)? {
+        Tags::Any => current.is_some(),
+        // Weak comparison.
+        Tags::These(these) => current
+            .is_some_and(|tag| these.iter().any(|one| one.strip_prefix("W/").unwrap_or(one) == tag.text())),
+    })
+}
+
+fn changed(current: Option<Tag>) -> Problem {
+    let problem = Problem::new(
+        StatusCode::PRECONDITION_FAILED,
+        "changed_meanwhile",
+        "What is there is not the version you have seen",
+    )
+    .detail("read it again and repeat");
+    match current {
+        Some(tag) => problem.header(header::ETAG, tag.to_header()),
+        None => problem,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Tags {
+    Any,
+    These(Vec<String>),
+}
+
+/// The tags of all lines of `name`; none without a line.
+fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Tags, Problem> {
+    let invalid = || {
+        Problem::bad_request("precondition_invalid", "A precondition makes no sense")
+            .detail(format!("{name} takes a list of quoted tags, or *"))
+            .member("header", name.as_str())
+    };
+    let mut found = Vec::new();
+    for line in headers.get_all(name) {
+        let mut rest = line.to_str().map_err(|_| invalid())?.trim();
+        if rest == "*" {
+            return if headers.get_all(name).iter().count() == 1 { Ok(Tags::Any) } else { Err(invalid()) };
+        }
+        while !rest.is_empty() {
+            let (tag, behind) = tag(rest).ok_or_else(invalid)?;
+            found.push(tag.to_owned());
+            rest = behind.trim_start();
+            if !rest.is_empty() {
+                rest = rest.strip_prefix(',').ok_or_else(invalid)?.trim_start();
+            }
+            if found.len() > TAGS_MAX {
+                return Err(invalid());
+            }
+        }
+    }
+    Ok(Tags::These(found))
+}
+
+/// The first tag of a list with its quotes, and what is behind it. A tag may hold a comma.
+fn tag(list: &str) -> Option<(&str, &str)> {
+    let opaque = list.strip_prefix("W/").unwrap_or(list).strip_prefix('"')?;
+    let inside = opaque.find('"')?;
+    let length = list.len() - opaque.len() + inside + 1;
+    list.split_at_checked(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(name: &header::HeaderName, lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(name, line.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_change_needs_the_version_it_changes() {
+        for (lines, current, status) in [
+            (&[][..], Some(7), 428),
+            (&[""], Some(7), 412),
+            (&["\"r6\""], Some(7), 412),
+            (&["\"r6\", \"r8\""], Some(7), 412),
+            (&["W/\"r7\""], Some(7), 412),
+            (&["\"r7\""], None, 412),
+            (&["*"], None, 412),
+            (&["r7"], Some(7), 400),
+            (&["\"r7"], Some(7), 400),
+            (&["\"r6\" \"r7\""], Some(7), 400),
+            (&["*", "\"r7\""], Some(7), 400),
+            (&["w/\"r7\""], Some(7), 400),
+            (&["\"r7\""], Some(7), 200),
+            (&["*"], Some(7), 200),
+            (&["\"a,b\", \"r7\""], Some(7), 200),
+            (&["\"r6\"", "\"r7\""], Some(7), 200),
+            (&["\"r6\",\"r7\","], Some(7), 200),
+        ] {
+            let got = if_match(&headers(&header::IF_MATCH, lines), current.map(Tag::of_revision));
+            assert_eq!(
+                got.err().map_or(200, |problem| problem.status().as_u16()),
+                status,
+                "{lines:?} {current:?}"
+            );
+        }
+        let many = vec!["\"x\""; TAGS_MAX + 1].join(",");
+        let got = if_match(&headers(&header::IF_MATCH, &[&many]), Some(Tag::of_revision(1)));
+        assert_eq!(got.unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn a_reader_is_not_sent_what_it_has() {
+        for (lines, known) in [
+            (&[][..], false),
+            (&["\"r6\""], false),
+            (&["\"r7\""], true),
+            (&["W/\"r7\""], true),
+            (&["\"r1\", W/\"r7\""], true),
+            (&["*"], true),
+        ] {
+            let headers = headers(&header::IF_NONE_MATCH, lines);
+            assert_eq!(is_known(&headers, Tag::of_revision(7)).unwrap(), known, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_creation_does_not_overwrite() {
+        let any = headers(&header::IF_NONE_MATCH, &["*"]);
+        assert!(if_none_match(&any, None).is_ok());
+        assert_eq!(if_none_match(&any, Some(Tag::of_revision(1))).unwrap_err().status(), 412);
+        assert!(if_none_match(&HeaderMap::new(), Some(Tag::of_revision(1))).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in "[ -~]{0,60}", revision: u64) {
+            let headers = headers(&header::IF_MATCH, &[&text]);
+            let got = if_match(&headers, Some(Tag::of_revision(revision)));
+            prop_assert_eq!(got.is_ok(), text.trim() == "*" || text.contains(&format!("\"r{revision}\"")));
+        }
+
+        #[test]
+        fn a_tag_is_its_own_match(revision: u64) {
+            let tag = Tag::of_revision(revision);
+            let headers = HeaderMap::from_iter([(header::IF_MATCH, tag.to_header())]);
+            prop_assert!(if_match(&headers, Some(tag)).is_ok());
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! `Idempotency-Key` on requests that make something: a repeated request is answered as the first was, not done again.
+//!
+//! As in draft-ietf-httpapi-idempotency-key-header: the same key with another request is 422, while the first is still worked on
+//! 409, afterwards its answer comes again, marked `Idempotency-Replayed: true`, for `keep_s` (24 hours). A key belongs to one
+//! principal and one route. Answers that are no result (5xx, 408, 409, 425, 429) free the key. When the replica that worked on it
+//! died, the next repetition does the request; a handler that makes its ids from [`Claim::id`] then finds what was made already.
+//!
+//! The bucket `idempotency` decides, so replicas agree; when it can't be read, the request is refused. Stands behind authentication.
+//!
+//! Limits: a key of [`KEY_LENGTH_MAX`] characters; a body that is compared up to `body_bytes_max` (a larger one, or one that is no
+//! JSON, is told apart by its headers alone); an answer up to `answer_bytes_max`, a larger one is not kept and frees the key.
+
+mod key;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use nats::{Bus, Held, Outbox, now_ms};
+use schemas::idempotency as record;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+pub use key::KEY_LENGTH_MAX;
+
+use super::{body, error::Problem};
+use crate::auth::Principal;
+
+/// The key.
+pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Marks an answer that was given before.
+pub static IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long an answer is kept, in seconds.
+    pub keep_s: u64,
+    /// How long a claim holds past its last renewal, in milliseconds: the wait after a replica died.
+    pub claim_ms: u64,
+    /// Largest body that is compared, in bytes.
+    pub body_bytes_max: usize,
+    /// Largest answer that is kept, in bytes.
+    pub answer_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { keep_s: 24 * 3600, claim_ms: 15_000, body_bytes_max: 256 * 1024, answer_bytes_max: 64 * 1024 }
+    }
+}
+
+/// What the layer needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    bus: Bus,
+    config: Arc<Config>,
+}
+
+/// Among the extensions of a request that carries a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    digest: [u8; 32],
+    made_at_ms: u64,
+}
+
+impl Claim {
+    /// A UUIDv7 that is the same for every repetition of this request: what is made under an id of it is made once. Its time is that
+    /// of the first request, its random bits are a digest of principal, route and key.
+    pub fn id(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        let [_, _, time @ ..] = self.made_at_ms.to_be_bytes();
+        for (to, from) in id.iter_mut().zip(time.iter().chain(&self.digest)) {
+            *to = *from;
+        }
+        // Version and variant (RFC 9562, 5.7).
+        id[6] = 0x70 | (id[6] & 0x0f);
+        id[8] = 0x80 | (id[8] & 0x3f);
+        id
+    }
+}
+
+impl Keeper {
+    /// Keeps answers in the bucket `idempotency`.
+    pub fn new(bus: Bus, config: Config) -> Self {
+        Self { bus, config: Arc::new(config) }
+    }
+}
+
+/// Answers a POST that was answered before, and remembers the answer to one that was not. Others pass.
+pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) -> Response {
+    match key::of(request.headers()) {
+        Ok(Some(key)) if *request.method() == Method::POST => {
+            keeper.answer(&key, request, next).await.unwrap_or_else(IntoResponse::into_response)
+        }
+        Ok(_) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// For routes that must not be repeated by accident: refuses a POST without a key.
+pub async fn required(request: Request, next: Next) -> Response {
+    if *request.method() == Method::POST && !request.headers().contains_key(&IDEMPOTENCY_KEY) {
+        return Problem::bad_request("idempotency_key_missing", "This request needs an Idempotency-Key")
+            .detail("send a fresh random one with each new request, and the same one when you repeat it")
+            .into_response();
+    }
+    next.run(request).await
+}
+
+impl Keeper {
+    async fn answer(&self, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
+        let owner = request.extensions().get::<Principal>().ok_or_else(Problem::unauthorized)?.owner.clone();
+        let path = request.uri().path().to_owned();
+        let digest = key::digest(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
+        let (mut request, fingerprint) = self.fingerprint(request).await?;
+        let mut held = match self.claim(digest, &fingerprint).await? {
+            Claimed::Ours(held) => held,
+            Claimed::Answered(response) => return Ok(response),
+        };
+        let made_at_ms = held.record.expires_at_ms.saturating_sub(self.config.keep_s.saturating_mul(1_000));
+        request.extensions_mut().insert(Claim { digest, made_at_ms });
+        let response = self.renewing(&mut held, next.run(request)).await;
+        self.keep(held, response).await
+    }
+
+    /// What makes this request the same as another: method, target, what the body is, and the body as far as it is read.
+    async fn fingerprint(&self, request: Request) -> Result<(Request, [u8; 32]), Problem> {
+        let (parts, body) = request.into_parts();
+        let length = body.size_hint().upper();
+        let compared = body::is_json(&parts.headers)
+            && length.is_none_or(|length| length <= u64::try_from(self.config.body_bytes_max).unwrap_or(0));
+        let (bytes, body) = if compared {
+            let of_request = body::Limits::of(&parts.extensions);
+            let limits = body::Limits { bytes_max: self.config.body_bytes_max, ..of_request };
+            let bytes = body::read(body, &limits).await?;
+            (Some(bytes.clone()), Body::from(bytes))
+        } else {
+            (None, body)
+        };
+        let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+        let told: String = TOLD_APART
+            .iter()
+            .filter_map(|name| Some(format!("{name}:{}\n", parts.headers.get(*name)?.to_str().ok()?)))
+            .collect();
+        let fingerprint = key::digest(&[
+            parts.method.as_str().as_bytes(),
+            target.as_bytes(),
+            told.as_bytes(),
+            bytes.as_deref().unwrap_or_default(),
+        ]);
+        Ok((Request::from_parts(parts, body), fingerprint))
+    }
+
+    /// Claims the key, or finds the answer.
+    async fn claim(&self, digest: [u8; 32], fingerprint: &[u8]) -> Result<Claimed, Problem> {
+        let key = data_encoding::HEXLOWER.encode(&digest);
+        let now = now_ms();
+        let mut held = match self.bus.load::<record::Record>(&key).await? {
+            None => Held::new(self.opened(key, fingerprint, now)),
+            // The broker drops late.
+            Some(mut held) if held.record.expires_at_ms <= now => {
+                held.record = self.opened(key, fingerprint, now);
+                held
+            }
+            Some(held) if held.record.fingerprint.as_slice() != fingerprint => return Err(mismatch()),
+            Some(held) => match &held.record.state {
+                record::State::Answered { status, headers, body } => {
+                    return Ok(Claimed::Answered(replay(*status, headers, body)));
+                }
+                record::State::Open { until_ms } if *until_ms > now => {
+                    return Err(in_progress(*until_ms, now));
+                }
+                record::State::Open { .. } => self.taken_over(held, now),
+            },
+        };
+        match self.bus.commit(&mut held, Outbox::new()).await {
+            Ok(()) => Ok(Claimed::Ours(Box::new(held))),
+            // Another repetition was first in this very moment.
+            Err(nats::Error::Conflict { .. }) => Err(in_progress(now + 1_000, now)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn opened(&self, key: String, fingerprint: &[u8], now: u64) -> record::Record {
+        record::Record {
+            key,
+            fingerprint: ByteBuf::from(fingerprint.to_vec()),
+            state: record::State::Open { until_ms: now.saturating_add(self.config.claim_ms) },
+            expires_at_ms: now.saturating_add(self.config.keep_s.saturating_mul(1_000)),
+        }
+    }
+
+    /// The claim of a replica that died, or of a request that had no result.
+    fn taken_over(&self, mut held: Held<record::Record>, now: u64) -> Held<record::Record> {
+        held.record.state = record::State::Open { until_ms: now.saturating_add(self.config.claim_ms) };
+        held
+    }
+
+    /// Renews the claim while `work` goes on, so that a long request is not done twice.
+    async fn renewing(
+        &self,
+        held: &mut Held<record::Record>,
+        work: impl Future<Output = Response>,
+    ) -> Response {
+        tokio::pin!(work);
+        let pause = Duration::from_millis((self.config.claim_ms / 3).max(1));
+        loop {
+            tokio::select! {
+                response = &mut work => return response,
+                () = tokio::time::sleep(pause) => {}
+            }
+            held.record.state =
+                record::State::Open { until_ms: now_ms().saturating_add(self.config.claim_ms) };
+            if let Err(error) = self.bus.commit(held, Outbox::new()).await {
+                tracing::debug!(%error, "the claim of an idempotency key could not be renewed");
+            }
+        }
+    }
+
+    /// Keeps the answer, or frees the key when it is no result or too large.
+    async fn keep(
+        &self,
+        mut held: Box<Held<record::Record>>,
+        response: Response,
+    ) -> Result<Response, Problem> {
+        let (parts, body) = response.into_parts();
+        let fits = body
+            .size_hint()
+            .upper()
+            .is_some_and(|size| size <= u64::try_from(self.config.answer_bytes_max).unwrap_or(0));
+        let (body, kept) = if fits && is_result(parts.status) {
+            let bytes = body.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
+            (Body::from(bytes.clone()), Some(bytes))
+        } else {
+            (body, None)
+        };
+        held.record.state = match kept {
+            Some(bytes) => record::State::Answered {
+                status: parts.status.as_u16(),
+                headers: kept_headers(&parts.headers),
+                body: ByteBuf::from(bytes.to_vec()),
+            },
+            None => record::State::Open { until_ms: 0 },
+        };
+        if let Err(error) = self.bus.commit(&mut held, Outbox::new()).await {
+            // What was done is done; a repetition waits for the claim to end and then does it again.
+            tracing::warn!(%error, "an answer could not be kept under its idempotency key");
+        }
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+enum Claimed {
+    Ours(Box<Held<record::Record>>),
+    Answered(Response),
+}
+
+/// Headers that make a different request of the same target and body.
+const TOLD_APART: [&str; 8] = [
+    "content-type",
+    "content-length",
+    "content-digest",
+    "content-disposition",
+    "repr-digest",
+    "upload-defer-length",
+    "upload-length",
+    "upload-metadata",
+];
+
+/// Headers that are part of an answer, whoever gives it when.
+const KEPT: [HeaderName; 7] = [
+    header::CONTENT_TYPE,
+    header::LOCATION,
+    header::ETAG,
+    header::CACHE_CONTROL,
+    HeaderName::from_static("streamgate-media-id"),
+    HeaderName::from_static("upload-offset"),
+    HeaderName::from_static("upload-expires"),
+];
+
+fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let kept = KEPT
+        .into_iter()
+        .filter_map(|name| Some((name.as_str().to_owned(), headers.get(&name)?.to_str().ok()?.to_owned())));
+    kept.collect()
+}
+
+/// A refusal that another time may not be one is no result.
+fn is_result(status: StatusCode) -> bool {
+    !status.is_server_error() && !matches!(status.as_u16(), 401 | 408 | 409 | 423 | 425 | 429)
+}
+
+fn replay(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Response {
+    let mut response = Response::new(Body::from(body.to_vec()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response.headers_mut().insert(&IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+fn mismatch() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "idempotency_mismatch",
+        "This Idempotency-Key belongs to another request",
+    )
+    .detail("use a fresh key for a new request")
+}
+
+fn in_progress(until_ms: u64, now: u64) -> Problem {
+    let left_s = until_ms.saturating_sub(now).div_ceil(1_000).max(1);
+    Problem::new(
+        StatusCode::CONFLICT,
+        "idempotency_in_progress",
+        "The request with this Idempotency-Key is being worked on",
+    )
+    .retry_after_s(left_s.min(2))
+}

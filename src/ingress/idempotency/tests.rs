@@ -1,0 +1,252 @@
+//! What a client sees when it repeats itself: a real broker, two replicas.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::Path,
+    http::StatusCode,
+    middleware,
+    routing::post,
+};
+use nats::{Role as BusRole, testing::TestBroker};
+use schemas::access::Role;
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use super::*;
+
+/// What the handlers of all replicas did.
+#[derive(Debug, Clone)]
+struct Made {
+    count: Arc<AtomicU32>,
+    /// Handlers of `/wait` go on once there is a permit.
+    gate: Arc<Semaphore>,
+    /// They give one here when they begin.
+    started: Arc<Semaphore>,
+}
+
+async fn sign_in(mut request: Request, next: Next) -> Response {
+    let owner = request.headers().get("x-owner").map_or("ann", |value| value.to_str().unwrap()).to_owned();
+    request.extensions_mut().insert(Principal::new(owner, Role::Owner));
+    next.run(request).await
+}
+
+fn router(keeper: Keeper, made: &Made) -> Router {
+    let (counting, waiting) = (made.clone(), made.clone());
+    let create = move |Path(status): Path<u16>, body: String| {
+        let number = counting.count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(header::LOCATION, format!("/made/{number}"))], format!("{number} {body}"))
+        }
+    };
+    let wait = move |claim: axum::Extension<Claim>| {
+        let made = waiting.clone();
+        async move {
+            made.started.add_permits(1);
+            made.gate.acquire().await.unwrap().forget();
+            made.count.fetch_add(1, Ordering::SeqCst);
+            data_encoding::HEXLOWER.encode(&claim.id())
+        }
+    };
+    Router::new()
+        .route("/make/{status}", post(create))
+        .route("/wait", post(wait))
+        .layer(middleware::from_fn_with_state(keeper, once))
+        .layer(middleware::from_fn(sign_in))
+}
+
+struct Site {
+    broker: TestBroker,
+    made: Made,
+    replicas: Vec<Router>,
+}
+
+impl Site {
+    async fn start(config: Config) -> Self {
+        let broker = TestBroker::start().await;
+        let made = Made {
+            count: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+            started: Arc::new(Semaphore::new(0)),
+        };
+        let mut replicas = Vec::new();
+        for _ in 0..2 {
+            let mut settings = broker.config(BusRole::Ingress);
+            settings.request_timeout_ms = 1_000;
+            let bus = Bus::connect(&settings).await.unwrap();
+            replicas.push(router(Keeper::new(bus, config), &made));
+        }
+        Self { broker, made, replicas }
+    }
+
+    fn count(&self) -> u32 {
+        self.made.count.load(Ordering::SeqCst)
+    }
+
+    async fn post(&self, replica: usize, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        Answer::of(send(&self.replicas[replica], path, headers, body).await).await
+    }
+}
+
+async fn send(router: &Router, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    let mut request = Request::post(path).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()
+}
+
+#[derive(Debug, PartialEq)]
+struct Answer {
+    status: u16,
+    replayed: bool,
+    location: String,
+    body: String,
+}
+
+impl Answer {
+    async fn of(response: Response) -> Self {
+        let headers = response.headers().clone();
+        let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        let (location, replayed) = (text("location"), text("idempotency-replayed") == "true");
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        Self { status, replayed, location, body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    fn code(&self) -> String {
+        let value: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        value["code"].as_str().unwrap().to_owned()
+    }
+}
+
+const KEY: (&str, &str) = ("idempotency-key", "\"one\"");
+
+#[tokio::test]
+async fn a_repetition_on_another_replica_is_answered_as_the_first_was() {
+    let site = Site::start(Config::default()).await;
+    let first = site.post(0, "/make/201", &[KEY], "{}").await;
+    assert_eq!((first.status, first.replayed), (201, false));
+    for replica in [0, 1, 1] {
+        let again = site.post(replica, "/make/201", &[("idempotency-key", "one")], "{}").await;
+        assert!(again.replayed);
+        assert_eq!((again.status, &again.location, &again.body), (201, &first.location, &first.body));
+    }
+    assert_eq!(site.count(), 1);
+    // Another principal, route or key is another request; and so is one without a key.
+    assert!(!site.post(0, "/make/201", &[KEY, ("x-owner", "bob")], "{}").await.replayed);
+    assert!(!site.post(0, "/make/202", &[KEY], "{}").await.replayed);
+    assert!(!site.post(0, "/make/201", &[("idempotency-key", "two")], "{}").await.replayed);
+    assert!(!site.post(0, "/make/201", &[], "{}").await.replayed);
+    assert_eq!(site.count(), 5);
+}
+
+#[tokio::test]
+async fn the_same_key_for_another_request_is_refused() {
+    let site = Site::start(Config::default()).await;
+    assert_eq!(site.post(0, "/make/201", &[KEY], "{\"a\":1}").await.status, 201);
+    for (path, headers, body) in [
+        ("/make/201", &[KEY][..], "{\"a\":2}"),
+        ("/make/201?dry=1", &[KEY], "{\"a\":1}"),
+        ("/make/201", &[KEY, ("upload-length", "5")], "{\"a\":1}"),
+    ] {
+        let refused = site.post(1, path, headers, body).await;
+        assert_eq!((refused.status, refused.code().as_str()), (422, "idempotency_mismatch"), "{path} {body}");
+    }
+    assert_eq!(site.post(0, "/make/201", &[("idempotency-key", "\"open")], "{}").await.status, 400);
+    assert_eq!(site.count(), 1);
+}
+
+#[tokio::test]
+async fn while_the_first_is_worked_on_repetitions_wait_and_it_runs_once() {
+    // A claim shorter than the work: it is renewed.
+    let site = Site::start(Config { claim_ms: 300, ..Config::default() }).await;
+    let working = tokio::spawn({
+        let router = site.replicas[0].clone();
+        async move { Answer::of(send(&router, "/wait", &[KEY], "{}").await).await }
+    });
+    site.made.started.acquire().await.unwrap().forget();
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(1_200);
+    while tokio::time::Instant::now() < deadline {
+        let refused = site.post(1, "/wait", &[KEY], "{}").await;
+        assert_eq!((refused.status, refused.code().as_str()), (409, "idempotency_in_progress"));
+    }
+    site.made.gate.add_permits(2);
+    working.await.unwrap();
+    assert_eq!(site.count(), 1);
+    assert!(site.post(1, "/wait", &[KEY], "{}").await.replayed);
+}
+
+#[tokio::test]
+async fn a_request_whose_replica_died_is_done_by_the_next_repetition_under_the_same_id() {
+    let site = Site::start(Config { claim_ms: 200, ..Config::default() }).await;
+    let dying = tokio::spawn({
+        let router = site.replicas[0].clone();
+        async move { send(&router, "/wait", &[KEY], "{}").await }
+    });
+    site.made.started.acquire().await.unwrap().forget();
+    dying.abort();
+    site.made.gate.add_permits(1);
+    let done = loop {
+        let answer = site.post(1, "/wait", &[KEY], "{}").await;
+        if answer.status == 200 {
+            break answer;
+        }
+        assert_eq!(answer.status, 409);
+    };
+    assert!(!done.replayed);
+    let again = site.post(0, "/wait", &[KEY], "{}").await;
+    assert_eq!((again.replayed, &again.body), (true, &done.body));
+    assert_eq!(done.body.len(), 32, "the id made of the key");
+}
+
+#[tokio::test]
+async fn what_is_no_result_is_not_kept() {
+    let site = Site::start(Config { answer_bytes_max: 100, ..Config::default() }).await;
+    for status in ["500", "503", "429", "409"] {
+        let path = format!("/make/{status}");
+        assert_eq!(site.post(0, &path, &[KEY], "{}").await.status.to_string(), status);
+        assert!(!site.post(1, &path, &[KEY], "{}").await.replayed, "{status}");
+    }
+    assert_eq!(site.count(), 8);
+    let large = format!("\"{}\"", "x".repeat(200));
+    assert_eq!(site.post(0, "/make/200", &[KEY], &large).await.status, 200);
+    assert!(!site.post(0, "/make/200", &[KEY], &large).await.replayed);
+    // A refusal for good is a result.
+    assert_eq!(site.post(0, "/make/422", &[KEY], "{}").await.status, 422);
+    assert!(site.post(1, "/make/422", &[KEY], "{}").await.replayed);
+}
+
+#[tokio::test]
+async fn of_many_at_once_one_is_done() {
+    let site = Site::start(Config::default()).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..20 {
+        let router = site.replicas[i % 2].clone();
+        tasks.spawn(async move { Answer::of(send(&router, "/make/201", &[KEY], "{}").await).await });
+    }
+    while let Some(answer) = tasks.join_next().await {
+        let answer = answer.unwrap();
+        assert!(answer.status == 201 || answer.status == 409, "{answer:?}");
+    }
+    assert_eq!(site.count(), 1);
+}
+
+#[tokio::test]
+async fn an_unreadable_bucket_refuses_and_an_expired_key_is_free() {
+    let site = Site::start(Config { keep_s: 0, ..Config::default() }).await;
+    assert!(!site.post(0, "/make/201", &[KEY], "{}").await.replayed);
+    assert!(!site.post(0, "/make/201", &[KEY], "{}").await.replayed);
+    assert_eq!(site.count(), 2);
+    let admin = site.broker.bus(BusRole::Admin).await;
+    admin.context().delete_stream("KV_idempotency").await.unwrap();
+    let refused = site.post(0, "/make/201", &[KEY], "{}").await;
+    assert!(refused.status >= 500, "{refused:?}");
+    assert_eq!(site.count(), 2, "nothing is done that could not be remembered");
+}

@@ -1,0 +1,228 @@
+//! Which group a request belongs to. Decided by method and path before routing, so that a request for nothing counts, too.
+
+use axum::http::{HeaderMap, Method, header};
+use serde::{Deserialize, Serialize};
+
+use super::gcra::Rate;
+
+/// The nine groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Group {
+    /// Whatever is in no other group.
+    Api,
+    /// Opening, ending and asking about uploads.
+    Upload,
+    /// Playback.
+    Streaming,
+    /// Documents of media, and lists of them.
+    Metadata,
+    /// The cache API.
+    Cache,
+    /// Signing in.
+    Auth,
+    /// Jobs and schedules.
+    Worker,
+    /// Transcodes, by whichever way they are asked for.
+    Transcoder,
+    /// Health, alerts, logs, metrics, audit.
+    Monitor,
+}
+
+impl Group {
+    /// Every group.
+    pub const ALL: [Self; 9] = [
+        Self::Api,
+        Self::Upload,
+        Self::Streaming,
+        Self::Metadata,
+        Self::Cache,
+        Self::Auth,
+        Self::Worker,
+        Self::Transcoder,
+        Self::Monitor,
+    ];
+
+    /// Its name in policies, events and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Upload => "upload",
+            Self::Streaming => "streaming",
+            Self::Metadata => "metadata",
+            Self::Cache => "cache",
+            Self::Auth => "auth",
+            Self::Worker => "worker",
+            Self::Transcoder => "transcoder",
+            Self::Monitor => "monitor",
+        }
+    }
+
+    /// Place in [`Group::ALL`].
+    pub(super) const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The group of a request; `None` when it does not count.
+    ///
+    /// What belongs to an upload that exists does not count: its bytes in flight are limited instead, and a client that is
+    /// told to wait there would lose time, not requests. Nor does OPTIONS, which tells what never changes, or `/livez`,
+    /// which costs nothing and whose refusal would restart the process.
+    pub fn of(method: &Method, path: &str, headers: &HeaderMap) -> Option<Self> {
+        if *method == Method::OPTIONS || path == "/livez" {
+            return None;
+        }
+        let mut steps = path.trim_start_matches('/').split('/');
+        let first = steps.next().unwrap_or_default();
+        if first != "v1" {
+            return Some(match first {
+                "play" => Self::Streaming,
+                "metrics" => Self::Monitor,
+                _ => Self::Api,
+            });
+        }
+        let (second, third, fourth) = (steps.next().unwrap_or_default(), steps.next(), steps.next());
+        match (second, third, fourth) {
+            ("uploads", Some(_), None) if appends(method) => None,
+            ("uploads", ..) => Some(Self::Upload),
+            ("media", None, _) if *method == Method::POST && !is_json(headers) => Some(Self::Upload),
+            ("media", _, Some("playback")) => Some(Self::Streaming),
+            ("media", _, Some("transcode")) | ("profiles" | "transcode", ..) => Some(Self::Transcoder),
+            ("media", ..) => Some(Self::Metadata),
+            ("auth", ..) => Some(Self::Auth),
+            ("jobs" | "schedules", ..) => Some(Self::Worker),
+            ("cache", ..) => Some(Self::Cache),
+            ("monitor" | "audit", ..) => Some(Self::Monitor),
+            _ => Some(Self::Api),
+        }
+    }
+}
+
+/// POST at an upload is PATCH by another name, for clients behind proxies that know no PATCH.
+fn appends(method: &Method) -> bool {
+    matches!(*method, Method::PATCH | Method::HEAD | Method::POST)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Rates of all groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rates {
+    /// Whatever is in no other group.
+    pub api: Rate,
+    /// Opening, ending and asking about uploads.
+    pub upload: Rate,
+    /// Playback.
+    pub streaming: Rate,
+    /// Documents of media, and lists of them.
+    pub metadata: Rate,
+    /// The cache API.
+    pub cache: Rate,
+    /// Signing in.
+    pub auth: Rate,
+    /// Jobs and schedules.
+    pub worker: Rate,
+    /// Transcodes.
+    pub transcoder: Rate,
+    /// Health, alerts, logs, metrics, audit.
+    pub monitor: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        let rate = |capacity, refill_per_s| Rate { capacity, refill_per_s };
+        Self {
+            api: rate(1_000, 100),
+            upload: rate(100, 10),
+            streaming: rate(1_000, 100),
+            metadata: rate(500, 50),
+            cache: rate(1_000, 100),
+            auth: rate(50, 5),
+            worker: rate(100, 10),
+            transcoder: rate(50, 5),
+            monitor: rate(1_000, 100),
+        }
+    }
+}
+
+impl Rates {
+    /// The rate of `group`.
+    pub const fn of(&self, group: Group) -> Rate {
+        match group {
+            Group::Api => self.api,
+            Group::Upload => self.upload,
+            Group::Streaming => self.streaming,
+            Group::Metadata => self.metadata,
+            Group::Cache => self.cache,
+            Group::Auth => self.auth,
+            Group::Worker => self.worker,
+            Group::Transcoder => self.transcoder,
+            Group::Monitor => self.monitor,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_has_its_group() {
+        let json = HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            "application/json; charset=utf-8".parse().unwrap(),
+        )]);
+        let film = HeaderMap::from_iter([(header::CONTENT_TYPE, "video/mp4".parse().unwrap())]);
+        let none = HeaderMap::new();
+        for (method, path, headers, wanted) in [
+            (Method::GET, "/livez", &none, None),
+            (Method::GET, "/readyz", &none, Some(Group::Api)),
+            (Method::GET, "/nothing/here", &none, Some(Group::Api)),
+            (Method::GET, "/v1/nothing", &none, Some(Group::Api)),
+            (Method::GET, "/v1", &none, Some(Group::Api)),
+            (Method::GET, "//v1/media", &none, Some(Group::Metadata)),
+            (Method::GET, "/v1/events", &none, Some(Group::Api)),
+            (Method::OPTIONS, "/v1/uploads", &none, None),
+            (Method::POST, "/v1/uploads", &none, Some(Group::Upload)),
+            (Method::POST, "/v1/uploads/", &none, None),
+            (Method::PATCH, "/v1/uploads/x", &none, None),
+            (Method::HEAD, "/v1/uploads/x", &none, None),
+            (Method::POST, "/v1/uploads/x", &none, None),
+            (Method::DELETE, "/v1/uploads/x", &none, Some(Group::Upload)),
+            (Method::GET, "/v1/uploads/x/status", &none, Some(Group::Upload)),
+            (Method::PATCH, "/v1/uploads/x/status", &none, Some(Group::Upload)),
+            (Method::PATCH, "/v1/media/x", &json, Some(Group::Metadata)),
+            (Method::POST, "/v1/media", &film, Some(Group::Upload)),
+            (Method::POST, "/v1/media", &none, Some(Group::Upload)),
+            (Method::POST, "/v1/media", &json, Some(Group::Metadata)),
+            (Method::GET, "/v1/media", &film, Some(Group::Metadata)),
+            (Method::PUT, "/v1/media/x/gate", &json, Some(Group::Metadata)),
+            (Method::POST, "/v1/media/x/playback", &none, Some(Group::Streaming)),
+            (Method::GET, "/play/token/x/master.m3u8", &none, Some(Group::Streaming)),
+            (Method::POST, "/v1/media/x/transcode", &json, Some(Group::Transcoder)),
+            (Method::GET, "/v1/profiles", &none, Some(Group::Transcoder)),
+            (Method::GET, "/v1/transcode/metrics", &none, Some(Group::Transcoder)),
+            (Method::POST, "/v1/auth/login", &json, Some(Group::Auth)),
+            (Method::GET, "/v1/jobs/x", &none, Some(Group::Worker)),
+            (Method::DELETE, "/v1/schedules", &none, Some(Group::Worker)),
+            (Method::GET, "/v1/cache/entries/k", &none, Some(Group::Cache)),
+            (Method::GET, "/v1/audit", &none, Some(Group::Monitor)),
+            (Method::GET, "/metrics", &none, Some(Group::Monitor)),
+        ] {
+            assert_eq!(Group::of(&method, path, headers), wanted, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn each_group_has_its_place_and_rate() {
+        for (i, group) in Group::ALL.into_iter().enumerate() {
+            assert_eq!(group.index(), i);
+        }
+        assert_eq!(Rates::default().of(Group::Auth), Rate { capacity: 50, refill_per_s: 5 });
+        assert_eq!(Rates::default().of(Group::Metadata), Rate { capacity: 500, refill_per_s: 50 });
+    }
+}

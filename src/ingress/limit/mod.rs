@@ -1,0 +1,154 @@
+//! Rate limits: a token bucket for each group, of each client address and of each principal. Every one of them must have room.
+//!
+//! [`by_client`] stands before authentication, so that guessing keys counts; [`by_principal`] behind it. Rates hold over all
+//! replicas: each applies its part, by the number of replicas that are alive (see `replicas.rs`). A refused request takes nothing,
+//! is answered with the seconds after which it passes, and is told as `evt.limit.exceeded`, which is capped.
+//!
+//! Limits: `keys_max` buckets (about 40 bytes each); what `report.rs` and `replicas.rs` say.
+
+mod fields;
+pub mod gcra;
+mod group;
+mod replicas;
+mod report;
+mod table;
+#[cfg(test)]
+mod tests;
+mod ticket;
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use nats::Bus;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use fields::{QUOTA_EXCEEDED, RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
+pub use group::{Group, Rates};
+pub use report::Count;
+pub use ticket::Ticket;
+
+use crate::{auth::Principal, ingress::client::Client};
+
+/// Settings of the rate limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Rates by group, over all replicas.
+    pub rates: Rates,
+    /// Most buckets held in memory.
+    pub keys_max: usize,
+    /// Replicas to assume while their number can't be read.
+    pub replicas_assumed_count: u32,
+    /// Most events about refusals in one minute, over all replicas.
+    pub events_per_min_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rates: Rates::default(),
+            keys_max: 1_000_000,
+            replicas_assumed_count: 4,
+            events_per_min_max: 60,
+        }
+    }
+}
+
+/// The limits of one replica. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    started: Instant,
+    table: table::Table,
+    sharers: replicas::Sharers,
+    report: report::Report,
+}
+
+impl Limits {
+    /// All buckets are full; until [`Limits::run`] knows better, the assumed number of replicas shares the rates.
+    pub fn new(config: Config) -> Self {
+        let shared = Shared {
+            started: Instant::now(),
+            table: table::Table::new(config.keys_max),
+            sharers: replicas::Sharers::new(config.replicas_assumed_count),
+            report: report::Report::default(),
+            config,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Counts replicas and tells about refusals until `shutdown`.
+    pub async fn run(&self, bus: Bus, shutdown: CancellationToken) {
+        let shared = &self.shared;
+        tokio::join!(
+            shared.sharers.run(&bus, &shutdown),
+            shared.report.run(&bus, shared.config.events_per_min_max, &shutdown),
+        );
+    }
+
+    /// How often each policy let pass and refused.
+    pub fn counts(&self) -> Vec<Count> {
+        self.shared.report.counts()
+    }
+
+    /// The counters as OpenMetrics text, without the closing `# EOF`.
+    pub fn metrics(&self) -> String {
+        report::metrics(&self.counts(), self.shared.sharers.count(), self.shared.table.len())
+    }
+
+    /// Monotonic: a clock that is set does not open or close a bucket.
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn share(&self, group: Group) -> gcra::Share {
+        self.shared.config.rates.of(group).share(self.shared.sharers.count())
+    }
+}
+
+/// Counts the request for its client. Stands in front of authentication and behind [`crate::ingress::client::identify`].
+pub async fn by_client(
+    State(limits): State<Limits>,
+    client: Client,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let ticket = Ticket::new(limits, client.prefix);
+    let group = Group::of(request.method(), request.uri().path(), request.headers());
+    let admitted = group.map_or(Ok(()), |group| ticket.take(group, Scope::Client));
+    let mut response = match admitted {
+        Ok(()) => {
+            request.extensions_mut().insert(ticket.clone());
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    let status = response.status();
+    ticket.tell(status, response.headers_mut());
+    response
+}
+
+/// Counts the request for its principal. Stands behind authentication; without a [`Principal`] it lets pass.
+pub async fn by_principal(request: Request, next: Next) -> Response {
+    let extensions = request.extensions();
+    if let (Some(ticket), Some(who)) = (extensions.get::<Ticket>(), extensions.get::<Principal>()) {
+        ticket.belongs_to(&who.owner);
+        if let Some(group) = ticket.group()
+            && let Err(problem) = ticket.take(group, Scope::Principal)
+        {
+            return problem.into_response();
+        }
+    }
+    next.run(request).await
+}

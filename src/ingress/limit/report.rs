@@ -1,0 +1,224 @@
+//! Telling about refused requests: counters always, and events, of which there are only so many a minute over all replicas.
+//!
+//! Limits: [`WAITING_MAX`] refusals wait to be told, more are only counted; one write a second; `events_per_min_max` events.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use nats::{Bus, Outbox};
+use schemas::{
+    ids::RequestId,
+    limit::{Exceeded, Reported},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{fields::Scope, group::Group};
+
+/// Refusals that wait to be told.
+pub(super) const WAITING_MAX: usize = 256;
+const PAUSE: Duration = Duration::from_secs(1);
+const MINUTE_MS: u64 = 60_000;
+
+/// One refused request.
+#[derive(Debug, Clone)]
+pub(super) struct Denial {
+    pub(super) request_id: RequestId,
+    pub(super) group: Group,
+    pub(super) scope: Scope,
+    pub(super) owner: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    waiting: Mutex<Vec<Denial>>,
+    counts: [[Counts; 2]; Group::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    passed: AtomicU64,
+    denied: AtomicU64,
+}
+
+/// How often a policy let pass and refused since the start of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// The group.
+    pub group: Group,
+    /// Whose requests.
+    pub scope: Scope,
+    /// Passed.
+    pub passed: u64,
+    /// Refused.
+    pub denied: u64,
+}
+
+impl Report {
+    pub(super) fn count(&self, group: Group, scope: Scope, passed: bool) {
+        if let Some(counts) = self.counts.get(group.index()).and_then(|scopes| scopes.get(scope as usize)) {
+            let counter = if passed { &counts.passed } else { &counts.denied };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn counts(&self) -> Vec<Count> {
+        let mut all = Vec::new();
+        for (group, scopes) in Group::ALL.into_iter().zip(&self.counts) {
+            for (scope, counts) in [Scope::Client, Scope::Principal].into_iter().zip(scopes) {
+                let passed = counts.passed.load(Ordering::Relaxed);
+                let denied = counts.denied.load(Ordering::Relaxed);
+                all.push(Count { group, scope, passed, denied });
+            }
+        }
+        all
+    }
+
+    pub(super) fn denied(&self, denial: Denial) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < WAITING_MAX {
+            waiting.push(denial);
+        }
+    }
+
+    /// What waits, joined by policy and principal. A request id of each stands for all.
+    fn drain(&self) -> Vec<Exceeded> {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut joined: BTreeMap<(&str, &str, Option<String>), Exceeded> = BTreeMap::new();
+        for Denial { request_id, group, scope, owner } in waiting {
+            let event = joined.entry((group.name(), scope.name(), owner.clone())).or_insert(Exceeded {
+                request_id,
+                group: group.name().to_owned(),
+                scope: scope.name().to_owned(),
+                owner,
+                denied_count: 0,
+            });
+            event.denied_count += 1;
+        }
+        joined.into_values().collect()
+    }
+
+    /// Tells about refusals until `shutdown`.
+    pub(super) async fn run(&self, bus: &Bus, events_per_min_max: u32, shutdown: &CancellationToken) {
+        loop {
+            let stops = tokio::select! {
+                () = shutdown.cancelled() => true,
+                () = tokio::time::sleep(PAUSE) => false,
+            };
+            let events = self.drain();
+            if !events.is_empty()
+                && let Err(error) = tell(bus, &events, events_per_min_max, nats::now_ms()).await
+            {
+                tracing::debug!(%error, events = events.len(), "refusals are counted, but not told");
+            }
+            if stops {
+                return;
+            }
+        }
+    }
+}
+
+/// Writes how many events this minute has had, with those that still fit into it.
+async fn tell(bus: &Bus, events: &[Exceeded], per_min_max: u32, now_ms: u64) -> Result<(), nats::Error> {
+    let change = bus.change::<Reported>(Reported::KEY, |found| {
+        let (next, told) = plan(found, events, per_min_max, now_ms);
+        let outbox = told.iter().fold(Outbox::new(), Outbox::event);
+        Some((next, outbox))
+    });
+    Box::pin(change).await?;
+    Ok(())
+}
+
+/// The record afterwards, and the events that fit.
+fn plan<'a>(
+    found: Option<&Reported>,
+    events: &'a [Exceeded],
+    per_min_max: u32,
+    now_ms: u64,
+) -> (Reported, &'a [Exceeded]) {
+    let mut next = found
+        .filter(|found| now_ms.saturating_sub(found.minute_started_at_ms) < MINUTE_MS)
+        .cloned()
+        .unwrap_or(Reported { minute_started_at_ms: now_ms, events_count: 0, untold_count: 0 });
+    let room = usize::try_from(per_min_max.saturating_sub(next.events_count)).unwrap_or(0);
+    let (told, untold) = events.split_at(room.min(events.len()));
+    next.events_count += u32::try_from(told.len()).unwrap_or(0);
+    next.untold_count += untold.iter().map(|event| event.denied_count).sum::<u64>();
+    (next, told)
+}
+
+/// The counters as OpenMetrics text, without the closing line.
+pub(super) fn metrics(counts: &[Count], replicas: u32, keys: usize) -> String {
+    let mut text = String::from(
+        "# HELP streamgate_limit_requests Requests by the rate limit that let them pass or refused them.\n\
+         # TYPE streamgate_limit_requests counter\n",
+    );
+    for Count { group, scope, passed, denied } in counts {
+        for (outcome, count) in [("passed", passed), ("denied", denied)] {
+            // Writing to a String can't fail.
+            writeln!(
+                text,
+                "streamgate_limit_requests_total{{group=\"{}\",scope=\"{}\",outcome=\"{outcome}\"}} {count}",
+                group.name(),
+                scope.name()
+            )
+            .ok();
+        }
+    }
+    write!(
+        text,
+        "# HELP streamgate_limit_replicas Ingress replicas that share the rates, as this one knows.\n\
+         # TYPE streamgate_limit_replicas gauge\nstreamgate_limit_replicas {replicas}\n\
+         # HELP streamgate_limit_keys Clients and principals with a bucket that is not full.\n\
+         # TYPE streamgate_limit_keys gauge\nstreamgate_limit_keys {keys}\n"
+    )
+    .ok();
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denial(group: Group, owner: Option<&str>) -> Denial {
+        let request_id = RequestId::from_bytes(nats::fresh_id());
+        Denial { request_id, group, scope: Scope::Client, owner: owner.map(ToOwned::to_owned) }
+    }
+
+    #[test]
+    fn refusals_of_one_kind_are_one_event_and_a_flood_is_bounded() {
+        let report = Report::default();
+        for _ in 0..WAITING_MAX * 2 {
+            report.denied(denial(Group::Auth, None));
+        }
+        let events = report.drain();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].denied_count, WAITING_MAX as u64);
+        report.denied(denial(Group::Auth, Some("ann")));
+        report.denied(denial(Group::Auth, Some("bob")));
+        report.denied(denial(Group::Api, Some("bob")));
+        assert_eq!(report.drain().len(), 3);
+        assert!(report.drain().is_empty());
+    }
+
+    #[test]
+    fn a_minute_has_only_so_many_events() {
+        let report = Report::default();
+        for i in 0..10 {
+            report.denied(denial(Group::Auth, Some(&i.to_string())));
+        }
+        let events = report.drain();
+        let (first, told) = plan(None, &events, 6, 1_000);
+        assert_eq!((told.len(), first.events_count, first.untold_count), (6, 6, 4));
+        let (second, told) = plan(Some(&first), &events, 6, 60_999);
+        assert_eq!((told.len(), second.events_count, second.untold_count), (0, 6, 14));
+        let (third, told) = plan(Some(&second), &events[..1], 6, 61_000);
+        assert_eq!((told.len(), third.events_count, third.untold_count), (1, 1, 0));
+    }
+}

@@ -1,0 +1,156 @@
+//! What one request has taken from which buckets. All must have room: when one has not, what was taken from the others goes back,
+//! so a refused request costs nothing.
+
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, StatusCode, request::Parts},
+};
+use schemas::ids::RequestId;
+
+use super::{
+    Limits,
+    fields::{self, Line, Scope},
+    gcra::Share,
+    group::Group,
+    report::Denial,
+    table::Key,
+};
+use crate::ingress::{error::Problem, request};
+
+/// Of one request; handlers find it among the request's extensions and may [`Ticket::charge`] it further.
+#[derive(Debug, Clone, Default)]
+pub struct Ticket {
+    inner: Option<Arc<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limits: Limits,
+    client: IpAddr,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    owner: Option<String>,
+    buckets: Vec<Bucket>,
+    refused: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    group: Group,
+    scope: Scope,
+    key: Key,
+    overflow: Key,
+    share: Share,
+}
+
+impl Ticket {
+    pub(super) fn new(limits: Limits, client: IpAddr) -> Self {
+        let inner = Inner { limits, client, taken: Mutex::default() };
+        Self { inner: Some(Arc::new(inner)) }
+    }
+
+    /// Counts the request in `group`, too, for its client and its principal; for work whose kind only its body tells.
+    ///
+    /// # Errors
+    /// 429 when either has no room; then nothing is counted.
+    pub fn charge(&self, group: Group) -> Result<(), Problem> {
+        self.take(group, Scope::Client)?;
+        self.take(group, Scope::Principal)
+    }
+
+    /// Names the principal.
+    pub(super) fn belongs_to(&self, owner: &str) {
+        if let Some(inner) = &self.inner {
+            inner.taken().owner = Some(owner.to_owned());
+        }
+    }
+
+    pub(super) fn take(&self, group: Group, scope: Scope) -> Result<(), Problem> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        match inner.take(group, scope) {
+            Ok(()) => Ok(()),
+            Err(wait) => Err(fields::problem(group, scope, wait)),
+        }
+    }
+
+    /// The first group that was counted; `None` while there is none.
+    pub(super) fn group(&self) -> Option<Group> {
+        self.inner.as_ref()?.taken().buckets.first().map(|bucket| bucket.group)
+    }
+
+    /// Tells on the answer how the caller stands.
+    pub(super) fn tell(&self, status: StatusCode, headers: &mut HeaderMap) {
+        let Some(inner) = &self.inner else { return };
+        let now_ns = inner.limits.now_ns();
+        let taken = inner.taken();
+        let lines = taken.buckets.iter().map(|bucket| {
+            let full_at = inner.limits.shared.table.with(bucket.key, bucket.overflow, now_ns, |at| *at);
+            let standing = bucket.share.standing(full_at, now_ns);
+            Line { group: bucket.group, scope: bucket.scope, share: bucket.share, standing }
+        });
+        fields::set(headers, status, lines.collect());
+    }
+}
+
+impl Inner {
+    fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {
+        // A panic in between leaves a list that is complete enough to count by.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, group: Group, scope: Scope) -> Result<(), Duration> {
+        let shared = &self.limits.shared;
+        let now_ns = self.limits.now_ns();
+        let mut taken = self.taken();
+        let key = match (scope, &taken.owner) {
+            (Scope::Client, _) => shared.table.key((group, "client", self.client)),
+            (Scope::Principal, Some(owner)) => shared.table.key((group, "principal", owner)),
+            // Nobody signed in: the address is all there is.
+            (Scope::Principal, None) => return Ok(()),
+        };
+        if taken.buckets.iter().any(|bucket| bucket.key == key) {
+            return Ok(());
+        }
+        let overflow = shared.table.key((group, scope, "overflow"));
+        let bucket = Bucket { group, scope, key, overflow, share: self.limits.share(group) };
+        let outcome = shared.table.with(key, overflow, now_ns, |full_at| {
+            *full_at = bucket.share.take(*full_at, now_ns)?;
+            Ok(())
+        });
+        let refund = outcome.is_err() && !taken.refused;
+        if refund {
+            for earlier in &taken.buckets {
+                shared.table.with(earlier.key, earlier.overflow, now_ns, |full_at| {
+                    *full_at = earlier.share.give_back(*full_at);
+                });
+            }
+            taken.refused = true;
+            let current = request::current_id().and_then(|id| id.parse().ok());
+            let request_id = current.unwrap_or_else(|| RequestId::from_bytes(nats::fresh_id()));
+            let owner = taken.owner.clone();
+            shared.report.denied(Denial { request_id, group, scope, owner });
+        }
+        taken.buckets.push(bucket);
+        shared.report.count(group, scope, outcome.is_ok());
+        outcome
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Ticket {
+    type Rejection = Infallible;
+
+    /// Without the layer in front nothing is counted.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}

@@ -1,0 +1,141 @@
+//! The description as one page of HTML without scripts: it reads on a phone, prints, and needs nothing from elsewhere.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// Nothing but its own style sheet.
+pub(super) const POLICY: &str =
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The page of a document.
+pub(super) fn render(document: &Value) -> String {
+    let info = &document["info"];
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{0} API</title>\n\
+         <link rel=\"stylesheet\" href=\"/docs/docs.css\">\n</head>\n<body>\n<header>\n<h1>{0} API <small>{1}</small></h1>\n\
+         <p>{2}</p>\n<p><a href=\"/openapi.json\">openapi.json</a></p>\n</header>\n<main>\n",
+        text(&info["title"]),
+        text(&info["version"]),
+        marked(&info["description"]),
+    );
+    for tag in document["tags"].as_array().into_iter().flatten() {
+        section(&mut page, document, tag);
+    }
+    page.push_str("<section>\n<h2 id=\"schemas\">Schemas</h2>\n");
+    for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
+        add(
+            &mut page,
+            &format!("<details id=\"schema-{0}\"><summary><code>{0}</code></summary>\n", escape(name)),
+        );
+        about(&mut page, &schema["description"]);
+        let pretty = serde_json::to_string_pretty(schema).unwrap_or_default();
+        add(&mut page, &format!("<pre>{}</pre>\n</details>\n", escape(&pretty)));
+    }
+    page.push_str("</section>\n</main>\n</body>\n</html>\n");
+    page
+}
+
+fn add(page: &mut String, html: &str) {
+    page.push_str(html);
+}
+
+fn section(page: &mut String, document: &Value, tag: &Value) {
+    let name = text(&tag["name"]);
+    add(page, &format!("<section>\n<h2 id=\"{name}\">{name}</h2>\n"));
+    about(page, &tag["description"]);
+    for (path, item) in document["paths"].as_object().into_iter().flatten() {
+        for method in super::METHODS {
+            let operation = &item[method];
+            let tagged = operation["tags"].as_array().is_some_and(|tags| tags.contains(&tag["name"]));
+            if tagged {
+                render_operation(page, document, method, path, operation);
+            }
+        }
+    }
+    page.push_str("</section>\n");
+}
+
+fn render_operation(page: &mut String, document: &Value, method: &str, path: &str, operation: &Value) {
+    let lock = if operation["security"].is_array() { " <small>needs a key</small>" } else { "" };
+    add(
+        page,
+        &format!(
+            "<details><summary><b class=\"{method}\">{}</b> <code>{}</code> <span>{}</span>{lock}</summary>\n",
+            method.to_uppercase(),
+            // A long path may break behind each step.
+            escape(path).replace('/', "/<wbr>"),
+            text(&operation["summary"]),
+        ),
+    );
+    about(page, &operation["description"]);
+    let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !parameters.is_empty() {
+        page.push_str("<h3>Parameters</h3>\n<dl>\n");
+        for parameter in parameters {
+            let needed = if parameter["required"] == true { ", needed" } else { "" };
+            let (name, place) = (text(&parameter["name"]), text(&parameter["in"]));
+            add(page, &format!("<dt><code>{name}</code> <small>{place}{needed}</small></dt>"));
+            add(page, &format!("<dd>{}</dd>\n", marked(&parameter["description"])));
+        }
+        page.push_str("</dl>\n");
+    }
+    if let Some(body) = operation.get("requestBody") {
+        page.push_str("<h3>Body</h3>\n");
+        about(page, &body["description"]);
+        add(page, &format!("<p>{}</p>\n", media_types(body)));
+    }
+    page.push_str("<h3>Answers</h3>\n<dl>\n");
+    for (status, response) in operation["responses"].as_object().into_iter().flatten() {
+        let reference = response["$ref"].as_str().and_then(|text| text.strip_prefix('#'));
+        let response = reference.and_then(|pointer| document.pointer(pointer)).unwrap_or(response);
+        add(page, &format!("<dt><code>{}</code></dt>", escape(status)));
+        add(page, &format!("<dd>{} {}</dd>\n", marked(&response["description"]), media_types(response)));
+    }
+    page.push_str("</dl>\n</details>\n");
+}
+
+/// The media types of a body, each with a link to its schema.
+fn media_types(body: &Value) -> String {
+    let mut html = String::new();
+    for (media_type, content) in body["content"].as_object().into_iter().flatten() {
+        // Writing to a String can't fail.
+        write!(html, "<small>{}</small> ", escape(media_type)).ok();
+        let name = content["schema"]["$ref"].as_str().and_then(|text| text.rsplit('/').next());
+        if let Some(name) = name.map(escape) {
+            write!(html, "<a href=\"#schema-{name}\">{name}</a> ").ok();
+        }
+    }
+    html
+}
+
+fn about(page: &mut String, description: &Value) {
+    if description.is_string() {
+        add(page, &format!("<p>{}</p>\n", marked(description)));
+    }
+}
+
+fn text(value: &Value) -> String {
+    escape(value.as_str().unwrap_or_default())
+}
+
+/// Text in which `code` is marked as such.
+fn marked(value: &Value) -> String {
+    let mut html = String::new();
+    for (i, part) in value.as_str().unwrap_or_default().split('`').enumerate() {
+        let part = escape(part);
+        // Writing to a String can't fail.
+        if i % 2 == 0 {
+            html.push_str(&part);
+        } else {
+            write!(html, "<code>{part}</code>").ok();
+        }
+    }
+    html
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

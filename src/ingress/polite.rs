@@ -1,0 +1,140 @@
+//! Answers to heads that can't be read: hyper refuses them itself, with a bare status line, before any handler is asked. This puts a
+//! problem document in the place of that answer.
+//!
+//! Only while no request of the connection has reached the router: until then nothing but such a refusal can be written, so bytes of
+//! an answer are never touched. A later head of the same connection that can't be read gets the bare answer; a head that does not
+//! come in time gets none, its connection is closed.
+//!
+//! Limits: one refusal a connection, after which hyper closes it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use schemas::ids::RequestId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// True once a request has reached the router.
+pub(super) type Reached = Arc<AtomicBool>;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Polite<C> {
+    connection: C,
+    reached: Reached,
+    /// What is being written in place of a refusal.
+    instead: Option<Bytes>,
+}
+
+impl<C> Polite<C> {
+    pub(super) fn new(connection: C, reached: Reached) -> Self {
+        Self { connection, reached, instead: None }
+    }
+
+    /// Begins a document in place of the refusal that `first` is; false when it is none.
+    fn replaces(&mut self, first: &[u8]) -> bool {
+        if self.instead.is_none() && !self.reached.load(Ordering::Relaxed) {
+            self.instead = document(first);
+        }
+        self.instead.is_some()
+    }
+}
+
+impl<C: AsyncWrite + Unpin> Polite<C> {
+    fn poll_instead(&mut self, context: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        while let Some(left) = self.instead.as_mut().filter(|left| !left.is_empty()) {
+            let written = ready!(Pin::new(&mut self.connection).poll_write(context, left))?;
+            if written == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            left.advance(written);
+        }
+        self.instead = None;
+        // From here on the refusal counts as an answer.
+        self.reached.store(true, Ordering::Relaxed);
+        Poll::Ready(Ok(length))
+    }
+}
+
+/// The whole answer in place of a refusal.
+fn document(refusal: &[u8]) -> Option<Bytes> {
+    let head = std::str::from_utf8(refusal).ok()?;
+    let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse::<u16>().ok()?;
+    let (code, title) = match status {
+        400 => ("request_malformed", "The request can't be read"),
+        414 => ("target_too_long", "Path and query are longer than their limit"),
+        431 => ("headers_too_large", "The headers are larger than their limit"),
+        _ => return None,
+    };
+    let line = head.lines().next()?;
+    let request_id = RequestId::from_bytes(nats::fresh_id()).to_string();
+    tracing::debug!(request.id = request_id, status, "a head was refused");
+    let body = serde_json::json!({
+        "type": format!("urn:streamgate:problem:{code}"),
+        "title": title,
+        "status": status,
+        "code": code,
+        "request_id": request_id,
+    })
+    .to_string();
+    let length = body.len();
+    Some(Bytes::from(format!(
+        "{line}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\ncache-control: no-store\r\n\
+         x-content-type-options: nosniff\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n{body}"
+    )))
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Polite<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_read(context, buffer)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Polite<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.replaces(bytes) {
+            return self.poll_instead(context, bytes.len());
+        }
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let first = slices.iter().find(|slice| !slice.is_empty());
+        if first.is_some_and(|first| self.replaces(first)) {
+            let length = slices.iter().map(|slice| slice.len()).sum();
+            return self.poll_instead(context, length);
+        }
+        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}

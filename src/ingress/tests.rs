@@ -1,0 +1,294 @@
+//! The router on a real listener, spoken to in raw bytes: whatever goes wrong is a problem document.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, extract::Path, routing::get};
+use nats::{Role, testing::TestBroker};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// One ingress with its broker and store.
+struct Site {
+    address: SocketAddr,
+    key: String,
+    _broker: TestBroker,
+    _folder: TempDir,
+    _tasks: JoinSet<()>,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let named = self.head.lines().filter_map(|line| line.split_once(": "));
+        named.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
+    }
+
+    /// The code of the problem document that this has to be.
+    fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let body: Value =
+            serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        assert_eq!(body["status"], self.status, "{self:?}");
+        assert_eq!(body["request_id"].as_str().map(str::len), Some(26), "{self:?}");
+        assert_eq!(self.header("x-request-id"), body["request_id"].as_str(), "{self:?}");
+        assert_eq!(self.header("x-content-type-options"), Some("nosniff"), "{self:?}");
+        assert!(body["title"].is_string() && !body["title"].as_str().unwrap().contains("panic"), "{self:?}");
+        body["code"].as_str().unwrap().to_owned()
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(rename = "count")]
+    _count: u8,
+}
+
+/// Handlers that only tests have, under the layers that all have.
+fn extra() -> Router<App> {
+    Router::new()
+        .route("/test/panic", get(|| async { panic!("secret words") as &'static str }))
+        .route("/test/slow", get(std::future::pending::<&'static str>))
+        .route(
+            "/test/json/{id}",
+            axum::routing::put(|Path(_): Path<String>, body::Json::<Wanted>(_)| async { "taken" }),
+        )
+}
+
+impl Site {
+    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let broker = TestBroker::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = broker.config(Role::Ingress);
+        settings.request_timeout_ms = 2_000;
+        let bus = Bus::connect(&settings).await.unwrap();
+        let key = auth::first_key(&bus).await.unwrap().unwrap();
+        let store =
+            Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+        let mut config = Config::default();
+        config.manners.answer_ms_max = 300;
+        config.body.window_ms = 300;
+        change(&mut config);
+        let app = App::build(
+            bus.clone(),
+            store,
+            crate::config::Config::default().grants(&bus).unwrap(),
+            config,
+            crate::auth::Config::default(),
+        )
+        .await
+        .unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        let router = router_with(app, extra());
+        tasks.spawn(serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
+        Self { address, key, _broker: broker, _folder: folder, _tasks: tasks }
+    }
+
+    /// Sends bytes as they are and reads until the connection ends.
+    async fn raw(&self, bytes: impl AsRef<[u8]>) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let sending = async {
+            // The server may have answered and closed before it read all.
+            writer.write_all(bytes.as_ref()).await.ok();
+            std::future::pending::<()>().await;
+        };
+        let mut read = Vec::new();
+        let receiving = tokio::time::timeout(Duration::from_secs(20), reader.read_to_end(&mut read));
+        tokio::select! {
+            () = sending => {}
+            done = receiving => {
+                done.expect("an answer in time").ok();
+            }
+        }
+        let text = String::from_utf8(read).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// A request whose connection ends with the answer.
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let length = body.len();
+        self.raw(format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+        ))
+        .await
+    }
+}
+
+#[tokio::test]
+async fn whatever_goes_wrong_is_a_problem() {
+    let site = Site::start(|_| {}).await;
+    let json = "Content-Type: application/json\r\n";
+    let (long, large) = ("x".repeat(9_000), "x".repeat(300_000));
+    for (method, path, headers, body, status, code) in [
+        ("GET", "/nothing", "", "", 404, "not_found"),
+        ("GET", "/v1/nothing", "", "", 404, "not_found"),
+        ("POST", "/livez", "", "", 405, "method_not_allowed"),
+        ("PATCH", "/v1/uploads", "", "", 405, "method_not_allowed"),
+        ("BREW", "/version", "", "", 405, "method_not_allowed"),
+        ("POST", "/v1/uploads", "", "", 401, "unauthorized"),
+        ("GET", "/test/panic", "", "", 500, "internal"),
+        ("GET", "/test/slow", "", "", 503, "timeout"),
+        ("GET", &format!("/?{long}"), "", "", 414, "target_too_long"),
+        ("PUT", "/test/json/a", "", "{}", 415, "media_type"),
+        ("PUT", "/test/json/a", "Content-Type: text/plain\r\n", "{}", 415, "media_type"),
+        ("PUT", "/test/json/a", json, "{", 400, "json_malformed"),
+        ("PUT", "/test/json/a", json, "{\"count\":300}", 400, "json_invalid"),
+        ("PUT", "/test/json/a", json, "{\"count\":1,\"more\":1}", 400, "json_invalid"),
+        ("PUT", "/test/json/a", json, &large, 413, "body_too_large"),
+        ("PUT", "/test/json/%ff", json, "{\"count\":1}", 400, "request_invalid"),
+    ] {
+        let answer = site.ask(method, path, headers, body).await;
+        let shown = path.get(..20).unwrap_or(path);
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (status, code),
+            "{method} {shown}: {answer:?}"
+        );
+        assert!(!answer.body.contains("secret words"), "{answer:?}");
+    }
+    let answer = site.ask("PUT", "/test/json/a", json, "{\"count\":300}").await;
+    assert_eq!(serde_json::from_str::<Value>(&answer.body).unwrap()["errors"][0]["pointer"], "/count");
+    assert_eq!(site.ask("PUT", "/test/json/a", json, "{\"count\":3}").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_taken_is_told_which_are() {
+    let site = Site::start(|_| {}).await;
+    let key = format!("Authorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\n", site.key);
+    for (path, wanted) in [
+        ("/livez", &["GET", "HEAD"][..]),
+        ("/v1/uploads", &["POST", "OPTIONS"]),
+        ("/v1/uploads/x", &["HEAD", "PATCH", "DELETE", "POST", "OPTIONS"]),
+        ("/openapi.json", &["GET", "HEAD"]),
+    ] {
+        let answer = site.ask("PROPFIND", path, &key, "").await;
+        assert_eq!(answer.problem(), "method_not_allowed");
+        let allow: Vec<&str> = answer.header("allow").unwrap_or_default().split(',').map(str::trim).collect();
+        assert!(wanted.iter().all(|method| allow.contains(method)), "{path}: {allow:?}");
+    }
+    // POST on an upload is an override or nothing.
+    let answer = site.ask("POST", "/v1/uploads/x", &key, "").await;
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("DELETE, HEAD, OPTIONS, PATCH")));
+}
+
+#[tokio::test]
+async fn heads_that_can_not_be_read_are_problems_too() {
+    let site = Site::start(|_| {}).await;
+    let many = "x-many: 1\r\n".repeat(150);
+    let (half, huge) = ("x".repeat(40_000), "x".repeat(200_000));
+    for (bytes, status, code) in [
+        ("nonsense\r\n\r\n".to_owned(), 400, "request_malformed"),
+        ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), 400, "request_malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n".to_owned(), 400, "request_malformed"),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"), 431, "headers_too_large"),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nx: {half}\r\n\r\n"),
+            431,
+            "headers_too_large",
+        ),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nx: {huge}\r\n\r\n"), 431, "headers_too_large"),
+    ] {
+        let answer = site.raw(&bytes).await;
+        let shown = bytes.get(..30).unwrap_or(&bytes);
+        assert_eq!((answer.status, answer.problem().as_str()), (status, code), "{shown:?}: {}", answer.head);
+        let length: usize = answer.header("content-length").unwrap().parse().unwrap();
+        assert_eq!(length, answer.body.len(), "{shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn options_of_uploads_tells_what_is_offered() {
+    let site = Site::start(|_| {}).await;
+    let answer = site.ask("OPTIONS", "/v1/uploads", "Origin: https://app.example.org\r\n", "").await;
+    assert_eq!((answer.status, answer.header("tus-version")), (204, Some("1.0.0")), "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_cut() {
+    let site = Site::start(|_| {}).await;
+    let started = std::time::Instant::now();
+    let answer = site
+        .raw(
+            "PUT /test/json/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: 5000\r\n\r\n{\"co",
+        )
+        .await;
+    assert_eq!((answer.status, answer.problem().as_str()), (408, "body_too_slow"));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn limits_stand_before_and_behind_authentication() {
+    let rate = limit::gcra::Rate { capacity: 3, refill_per_s: 1 };
+    let site = Site::start(|config| {
+        config.limit.replicas_assumed_count = 1;
+        config.limit.rates.upload = rate;
+        config.client.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    // Guessing keys counts for the address, whatever else it claims to be.
+    for i in 0..3 {
+        let headers =
+            format!("X-Forwarded-For: 1.2.3.{i}, 192.0.2.1\r\nAuthorization: Bearer sg_wrong_{i}\r\n");
+        assert_eq!(site.ask("POST", "/v1/uploads", &headers, "").await.status, 401);
+    }
+    let refused = site.ask("POST", "/v1/uploads", "X-Forwarded-For: 192.0.2.1\r\n", "").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "rate_limited"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // The principal is counted from wherever it comes.
+    let create = |i: usize| {
+        format!(
+            "X-Forwarded-For: 192.0.3.{i}\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 5\r\n",
+            site.key
+        )
+    };
+    for i in 0..3 {
+        let answer = site.ask("POST", "/v1/uploads", &create(i), "").await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert!(answer.header("ratelimit").unwrap().contains("\"upload-principal\";r="), "{answer:?}");
+    }
+    let refused = site.ask("POST", "/v1/uploads", &create(9), "").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (429, "rate_limited"));
+    assert!(refused.body.contains("upload-principal"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_created_twice_with_one_key_is_one() {
+    let site = Site::start(|_| {}).await;
+    let headers = format!(
+        "Authorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 5\r\nIdempotency-Key: \"one\"\r\n",
+        site.key
+    );
+    let first = site.ask("POST", "/v1/uploads", &headers, "").await;
+    let again = site.ask("POST", "/v1/uploads", &headers, "").await;
+    assert_eq!((first.status, again.status), (201, 201), "{again:?}");
+    assert_eq!(first.header("location"), again.header("location"));
+    assert_eq!(first.header("streamgate-media-id"), again.header("streamgate-media-id"));
+    assert_eq!(
+        (first.header("idempotency-replayed"), again.header("idempotency-replayed")),
+        (None, Some("true"))
+    );
+    let other = site.ask("POST", "/v1/uploads", &headers.replace("Length: 5", "Length: 6"), "").await;
+    assert_eq!((other.status, other.problem().as_str()), (422, "idempotency_mismatch"));
+}
