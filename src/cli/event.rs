@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn told(kind: &str, data: Value) -> Told {
+    fn told(kind: &str, data: &Value) -> Told {
         let time = "2026-01-02T03:04:05Z";
         Told { id: None, kind: kind.into(), data: json!({ "time": time, "media_id": "m1", "data": data }) }
     }
@@ -162,13 +162,13 @@ mod tests {
             ("admin.unknown", json!({}), ""),
             ("media.stored", json!(null), ", 0.0 s"),
         ] {
-            assert_eq!(detail(&told(kind, data)), wanted, "{kind}");
+            assert_eq!(detail(&told(kind, &data)), wanted, "{kind}");
         }
     }
 
     #[test]
     fn a_line_names_the_medium_where_it_has_to() {
-        let event = told("media.rejected", json!({"code": "x", "detail": "a\u{1b}b"}));
+        let event = told("media.rejected", &json!({"code": "x", "detail": "a\u{1b}b"}));
         assert!(line(&event, true).ends_with("media.rejected  m1  a?b (x)"), "{}", line(&event, true));
         assert!(line(&event, false).ends_with("media.rejected  a?b (x)"), "{}", line(&event, false));
     }
