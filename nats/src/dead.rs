@@ -52,7 +52,7 @@ fn letter(sequence: u64, subject: &str, headers: &HeaderMap, payload: &[u8], bur
     let text = |name: &str| headers.get_last(name).map(ToString::to_string).unwrap_or_default();
     Letter {
         sequence,
-        stage: subject.split('.').nth(1).unwrap_or_default().to_owned(),
+        stage: stage_of(subject).to_owned(),
         subject: text(SUBJECT),
         stream: text(STREAM),
         code: text(CODE),
@@ -62,6 +62,10 @@ fn letter(sequence: u64, subject: &str, headers: &HeaderMap, payload: &[u8], bur
         redriven_at_ms: None,
         payload: payload.to_vec(),
     }
+}
+
+fn stage_of(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
 }
 
 impl Bus {
@@ -121,10 +125,12 @@ impl Bus {
 
     async fn dead_raw(&self, sequence: u64) -> Result<StreamMessage, Error> {
         let stream = self.context.get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
-        stream.get_raw_message(sequence).await.map_err(|e| Error::Refused {
-            what: format!("dead letter {sequence}"),
-            reason: publish::describe(&e),
-        })
+        let refused = |reason| Error::Refused { what: format!("dead letter {sequence}"), reason };
+        let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(publish::describe(&e)))?;
+        if stage_of(&raw.subject) == REDRIVEN {
+            return Err(refused("it only says that another one was sent again".into()));
+        }
+        Ok(raw)
     }
 
     /// One dead letter.

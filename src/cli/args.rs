@@ -68,7 +68,7 @@ pub struct ServerArgs {
     /// Copies of every stream and bucket: 1, or 3 or 5 on a cluster [default: 1]
     #[arg(long, value_name = "COUNT", env = "STREAMGATE_REPLICAS")]
     pub replicas: Option<usize>,
-    /// Address people reach the public port by, such as https://media.example.org
+    /// Address people reach the public port by, such as `https://media.example.org`
     #[arg(long, value_name = "URL", env = "STREAMGATE_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// Name of the transcode profile

@@ -2,6 +2,7 @@
 //!
 //! Limits: `--all` sends at most [`REDRIVE_COUNT_MAX`] at once; the command can be repeated.
 
+use anyhow::Context;
 use data_encoding::BASE64;
 use nats::{Bus, Published, dead::Letter};
 use serde_json::{Value, json};
@@ -60,7 +61,7 @@ fn head(letter: &Letter) -> Value {
 /// # Errors
 /// When there is no such letter or the broker does not answer.
 pub async fn show(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Result<()> {
-    let letter = bus.dead_letter(sequence).await?;
+    let letter = bus.dead_letter(sequence).await.context("`streamgate dead ls` lists what there is")?;
     let mut document = head(&letter);
     // What can't be read may be the very reason why it lies here.
     match rmp_serde::from_slice::<Value>(&letter.payload) {

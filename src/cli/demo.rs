@@ -99,8 +99,8 @@ impl Told {
         json!({
             "media_id": self.media_id,
             "hls_url": self.playback.hls_url.as_str(),
-            "seconds_to_playable": self.seconds_to_playable,
-            "seconds_to_ready": self.seconds_to_ready,
+            "seconds_to_playable": thousandths(self.seconds_to_playable),
+            "seconds_to_ready": thousandths(self.seconds_to_ready),
         })
     }
 
@@ -167,6 +167,11 @@ async fn upload(client: &Client) -> anyhow::Result<String> {
     let size = render::size(length_bytes);
     out::say(format!("Uploaded {CLIP_NAME} ({size}) as {}", out::clean(&upload.media_id)));
     Ok(upload.media_id)
+}
+
+/// Rounded to milliseconds, which is what was measured.
+fn thousandths(seconds: f64) -> f64 {
+    (seconds * 1_000.0).round() / 1_000.0
 }
 
 /// An address that can be opened: a server that listens on all of them is reached by loopback.

@@ -133,8 +133,9 @@ impl Follower {
             if is_new || !error.is_transient() || self.failures >= FAILURES_MAX {
                 return Err(error);
             }
-            if self.failures > 1 {
-                out::say(format!("streamgate: {error}; trying again"));
+            // A server that is only restarted is back before anybody wonders.
+            if self.failures == 2 {
+                out::say("streamgate: the server is away; trying again for a while");
             }
             tokio::time::sleep(pause(self.failures, error.refusal().and_then(|r| r.retry_after_s))).await;
         }

@@ -77,7 +77,7 @@ The first start makes an API key and keeps it in the data folder, in the file ap
     Up(ServerArgs),
     /// Start everything, upload a sample clip, follow it, print an address that plays
     #[command(after_help = "Examples:
-  streamgate demo                 stays up until Ctrl-C; data in data/demo
+  streamgate demo                 stays up until Ctrl-C; data in data/demo, on a free port unless --listen is given
   streamgate demo --exit          ends once the clip plays; the last line on stdout is JSON")]
     Demo(DemoArgs),
     /// Run the HTTP role
@@ -216,7 +216,7 @@ pub enum MediaCommand {
     /// List your media, newest first
     #[command(after_help = "Examples:
   streamgate media ls --status ready
-  streamgate media ls --json --limit 200")]
+  streamgate media ls --json --limit 200    a last line {\"next_cursor\": ...} says that there are more")]
     Ls {
         /// Which page.
         #[command(flatten)]

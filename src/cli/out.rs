@@ -20,7 +20,7 @@ pub fn line(text: impl Display) -> io::Result<()> {
 /// Prints a value as one line of JSON.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub fn json(value: &Value) -> io::Result<()> {
     line(value)
 }

@@ -43,6 +43,7 @@ pub fn run(config: &Config, as_json: bool) -> anyhow::Result<()> {
 fn effective(config: &Config) -> anyhow::Result<(Table, usize)> {
     let mut config = config.clone();
     config.store = Some(config.store()?);
+    config.index.folder = config.data_dir().join("index");
     config.data_dir = Some(config.data_dir());
     let mut table = Table::try_from(&config)?;
     let mut count = 0;

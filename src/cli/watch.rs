@@ -16,7 +16,7 @@ use super::{
 /// When the server refuses or stays away.
 pub async fn run(args: WatchArgs, as_json: bool) -> anyhow::Result<Ended> {
     let wanted = Wanted { media: args.media, job: args.job, since: args.since };
-    let with_media = wanted.media.is_none();
+    let with_media = wanted.media.is_none() && wanted.job.is_none();
     let mut follower = Follower::new(Client::new(&args.client)?, wanted.clone());
     loop {
         let told = follower.next().await?;

@@ -7,6 +7,7 @@
 )]
 
 mod browser;
+mod cli;
 mod contract;
 mod faults;
 mod flow;

@@ -1,0 +1,472 @@
+//! The real binary as people use it: help, exit statuses, and commands against a running installation.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use clap::CommandFactory;
+use nats::{Role, testing::TestBroker};
+use schemas::subjects;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Notify,
+        mpsc::{self, UnboundedReceiver},
+    },
+};
+
+use crate::harness::{Cluster, Options, WAIT_MAX, sample};
+
+/// The program in `folder`, which is also its home, without settings from outside.
+fn program(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_streamgate"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("STREAMGATE_")) {
+        command.env_remove(name);
+    }
+    command.args(args).current_dir(folder).env("XDG_STATE_HOME", folder.join("state")).stdin(Stdio::null());
+    command
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+struct Said {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Said {
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Runs a command to its end, off the thread that the test's own servers run on.
+async fn run(mut command: Command) -> Said {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    tokio::time::timeout(WAIT_MAX, output).await.unwrap().unwrap().into()
+}
+
+async fn plain(args: &[&str]) -> Said {
+    let dir = tempfile::tempdir().unwrap();
+    run(program(dir.path(), args)).await
+}
+
+/// Starts a command; what it prints comes line by line, read off the thread that the test's own servers run on.
+fn start(mut command: Command) -> (Child, UnboundedReceiver<Value>) {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let (sender, lines) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            sender.send(serde_json::from_str(&line).unwrap()).ok();
+        }
+    });
+    (child, lines)
+}
+
+async fn next(lines: &mut UnboundedReceiver<Value>) -> Value {
+    tokio::time::timeout(WAIT_MAX, lines.recv()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_ends_with_2() {
+    for args in [
+        &["--nonsense"][..],
+        &["nonsense"],
+        &[],
+        &["up", "--replicas", "many"],
+        &["media", "ls", "--limit", "201"],
+        &["audit", "replay", "--from", "1", "--since", "1h"],
+        &["dead", "redrive"],
+        &["dead", "redrive", "3", "--all"],
+        &["worker", "nothing"],
+        &["completions", "tcsh"],
+    ] {
+        let said = plain(args).await;
+        assert_eq!(said.status, 2, "{args:?}: {said:?}");
+        assert_eq!(said.out, "", "{args:?}");
+        assert!(said.err.contains("--help"), "{args:?}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_setting_ends_with_64_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, name) in [
+        ("[ingres]\n", "ingres"),
+        ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
+        ("[broker]\nreplicas = 2\n", "broker.replicas"),
+        ("[ingress]\npublic_url = \"media.example.org\"\n", "ingress.public_url"),
+    ] {
+        std::fs::write(dir.path().join("s.toml"), text).unwrap();
+        for command in [&["up"][..], &["demo"], &["config"], &["doctor"], &["nats", "diff"]] {
+            let said = run(program(dir.path(), &[command, &["--config", "s.toml"]].concat())).await;
+            assert_eq!(said.status, 64, "{command:?} {text}: {said:?}");
+            assert!(said.err.contains(name) && said.out.is_empty(), "{command:?} {text}: {said:?}");
+        }
+    }
+    for (args, name) in [
+        (&["up", "--config", "absent.toml"][..], "absent.toml"),
+        (&["config", "--log", "a=b=c"], "log"),
+        (&["media", "ls", "--url", "ftp://h"], "--url"),
+    ] {
+        let said = run(program(dir.path(), args)).await;
+        assert_eq!(said.status, 64, "{said:?}");
+        assert!(said.err.contains(name), "{said:?}");
+    }
+    assert!(!dir.path().join("data").exists(), "nothing was started");
+}
+
+#[tokio::test]
+async fn every_command_explains_itself() {
+    fn walk(command: &clap::Command, path: &[&str], found: &mut Vec<Vec<String>>) {
+        found.push(path.iter().map(|word| (*word).to_owned()).collect());
+        for below in command.get_subcommands() {
+            walk(below, &[path, &[below.get_name()]].concat(), found);
+        }
+    }
+    let mut paths = Vec::new();
+    walk(&streamgate::cli::Cli::command(), &[], &mut paths);
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+        let said = plain(&args).await;
+        assert_eq!((said.status, said.err.as_str()), (0, ""), "{args:?}");
+        assert!(said.out.contains("Usage: streamgate"), "{args:?}: {}", said.out);
+    }
+}
+
+#[tokio::test]
+async fn settings_are_printed_without_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[broker]\nurls = [\"nats://ann:hunter2@h:4222\"]\n[store]\nurl = \"s3://bucket\"\n\
+                [store.options]\naws_secret_access_key = \"hunter3\"\n";
+    std::fs::write(dir.path().join("s.toml"), text).unwrap();
+    let said = run(program(dir.path(), &["config", "--config", "s.toml", "--listen", "127.0.0.1:9"])).await;
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(!said.out.contains("hunter") && !said.err.contains("hunter"), "{said:?}");
+    let settings: toml::Table = said.out.parse().unwrap();
+    assert_eq!(settings["ingress"]["listen"].as_str(), Some("127.0.0.1:9"));
+    assert_eq!(settings["store"]["url"].as_str(), Some("s3://bucket"));
+    let said = run(program(dir.path(), &["config", "--json"])).await;
+    assert_eq!(said.json()[0]["ingress"]["listen"], "127.0.0.1:8080");
+}
+
+#[tokio::test]
+async fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let said = plain(&["completions", shell]).await;
+        assert_eq!((said.status, said.err.as_str()), (0, ""), "{shell}");
+        assert!(said.out.contains("redrive") && said.out.contains("nats-seed-file"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_says_what_is_missing_and_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = program(
+        dir.path(),
+        &["doctor", "--json", "--listen", &address, "--media-child", "/nowhere/streamgate-media"],
+    );
+    command.env("NATS_SERVER", "/nowhere/nats-server");
+    let said = run(command).await;
+    assert_eq!(said.status, 1, "{said:?}");
+    let report = &said.json()[0];
+    assert_eq!(report["ok"], false);
+    for (name, advice) in
+        [("nats-server", "make setup"), ("streamgate-media", "--media-child"), ("public port", "--listen")]
+    {
+        let found = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap();
+        assert_eq!(found["ok"], false, "{found}");
+        assert!(found["advice"].as_str().unwrap().contains(advice), "{found}");
+    }
+    let well = run(program(dir.path(), &["doctor", "--listen", "127.0.0.1:0"])).await;
+    assert_eq!(well.status, 0, "{well:?}");
+    assert!(!dir.path().join("data").exists(), "it only looks");
+}
+
+#[tokio::test]
+async fn dead_letters_get_a_second_chance_once() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Admin).await;
+    let mut letters = Vec::new();
+    for (number, stage) in [(1, "upload"), (2, "transcode")] {
+        let mut headers = async_nats_headers(&[
+            (nats::dead::SUBJECT, "evt.media.changed.06h10lspklpkt81cl9r700nnik"),
+            (nats::dead::STREAM, subjects::EVENTS),
+            (nats::dead::CODE, "crashed"),
+            (nats::dead::REASON, "the child \u{1b}[31mdied"),
+            (nats::dead::ATTEMPTS, "5"),
+        ]);
+        headers.insert(nats::dead::SEQUENCE, number.to_string().as_str());
+        let payload = nats::encode("test", &json!({ "number": number })).unwrap();
+        let subject = subjects::dead(stage, subjects::EVENTS, number);
+        let id = format!("dead-{number}");
+        let stored = bus.publish_raw(subjects::DEAD, &subject, &id, headers, payload).await.unwrap();
+        let nats::Published::Stored(sequence) = stored else { panic!("{stored:?}") };
+        letters.push(sequence);
+    }
+    let folder = broker.data_dir().to_owned();
+    let dead = |args: &[&str]| {
+        let args: Vec<String> = ["dead"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        let folder = folder.clone();
+        async move {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            // The folder of a running `up` is all it needs.
+            run(program(&folder, &[&args[..], &["--data-dir", "."]].concat())).await
+        }
+    };
+    let listed = dead(&["ls"]).await;
+    assert_eq!(listed.status, 0, "{listed:?}");
+    assert!(listed.out.contains("crashed") && !listed.out.contains('\u{1b}'), "{listed:?}");
+    let shown = dead(&["show", &letters[0].to_string(), "--json"]).await;
+    assert_eq!(shown.json()[0]["payload"], json!({ "number": 1 }), "{shown:?}");
+    let absent = dead(&["show", "99"]).await;
+    assert_eq!(absent.status, 1);
+    assert!(absent.err.contains("dead ls"), "{absent:?}");
+    let first = dead(&["redrive", "--all", "--stage", "transcode"]).await;
+    assert_eq!((first.status, first.out.trim()), (0, letters[1].to_string().as_str()), "{first:?}");
+    let rest = dead(&["redrive", "--all", "--json"]).await;
+    assert_eq!(rest.json(), [json!({ "sequence": letters[0], "redriven": true, "error": null })], "{rest:?}");
+    let none = dead(&["redrive", "--all"]).await;
+    assert_eq!((none.status, none.out.as_str()), (0, ""), "{none:?}");
+    let named = dead(&["redrive", &letters[0].to_string(), "99"]).await;
+    assert_eq!((named.status, named.out.trim()), (1, letters[0].to_string().as_str()), "{named:?}");
+    assert!(dead(&["ls", "--json"]).await.json().iter().all(|letter| letter["redriven_at_ms"].is_u64()));
+    let stream = bus.context().get_stream(subjects::EVENTS).await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 3, "each was sent as often as it was asked for");
+}
+
+fn async_nats_headers(pairs: &[(&str, &str)]) -> async_nats::HeaderMap {
+    let mut headers = async_nats::HeaderMap::new();
+    for (name, value) in pairs {
+        headers.insert(*name, *value);
+    }
+    headers
+}
+
+#[tokio::test]
+async fn the_topology_is_compared_and_applied() {
+    let broker = TestBroker::start_empty().await;
+    let folder = broker.data_dir();
+    let nats = |verb| run(program(folder, &["nats", verb, "--data-dir", ".", "--json"]));
+    let missing = nats("diff").await;
+    assert_eq!(missing.status, 1, "{missing:?}");
+    assert!(missing.json().iter().any(|d| d["asset"] == "stream EVENTS" && d["class"] == "absent"));
+    let applied = nats("apply").await;
+    assert_eq!(
+        (applied.status, applied.out.lines().count()),
+        (0, missing.out.lines().count()),
+        "{applied:?}"
+    );
+    let (same, again) = (nats("diff").await, nats("apply").await);
+    assert_eq!((same.status, same.out.as_str()), (0, ""), "{same:?}");
+    assert_eq!((again.status, again.out.as_str()), (0, ""), "{again:?}");
+    let nowhere = plain(&["nats", "diff"]).await;
+    assert_eq!(nowhere.status, 1);
+    assert!(nowhere.err.contains("--nats-url"), "{nowhere:?}");
+}
+
+/// A way to the ingress that can be blocked and led to another place.
+struct Proxy {
+    url: String,
+    target: Arc<Mutex<SocketAddr>>,
+    /// Bytes from clients so far, and how many are let through.
+    passed: Arc<AtomicU64>,
+    passed_max: Arc<AtomicU64>,
+    blocked: Arc<Notify>,
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+impl Proxy {
+    async fn start(target: &str, passed_max: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Self {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            target: Arc::new(Mutex::new(address(target))),
+            passed: Arc::default(),
+            passed_max: Arc::new(AtomicU64::new(passed_max)),
+            blocked: Arc::default(),
+        };
+        let (target, passed) = (Arc::clone(&proxy.target), Arc::clone(&proxy.passed));
+        let (passed_max, blocked) = (Arc::clone(&proxy.passed_max), Arc::clone(&proxy.blocked));
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let target = *target.lock().unwrap();
+                let (passed, passed_max, blocked) =
+                    (Arc::clone(&passed), Arc::clone(&passed_max), Arc::clone(&blocked));
+                tokio::spawn(async move {
+                    // A target that is away looks like a server that closes at once.
+                    let Ok(server) = TcpStream::connect(target).await else { return };
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    let up = async {
+                        let mut piece = vec![0; 16 * 1024];
+                        while let Ok(count @ 1..) = from_client.read(&mut piece).await {
+                            let count_u64 = count as u64;
+                            let before = passed.fetch_add(count_u64, Ordering::SeqCst);
+                            if before + count_u64 > passed_max.load(Ordering::SeqCst) {
+                                blocked.notify_one();
+                                std::future::pending::<()>().await;
+                            }
+                            if to_server.write_all(&piece[..count]).await.is_err() {
+                                return;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        () = up => {}
+                        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                    }
+                });
+            }
+        });
+        proxy
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_was_cut_goes_on_and_its_end_is_waited_for() {
+    const CUT_BYTES: u64 = 24 << 20;
+    let mut cluster = Cluster::start(Options::default()).await;
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&cluster.url, CUT_BYTES).await;
+    // A film with so much behind it that it can be cut.
+    let mut film = sample(4, "320x180", "25");
+    let padding = (40_usize << 20) - film.len();
+    film.extend_from_slice(&u32::try_from(padding).unwrap().to_be_bytes());
+    film.extend_from_slice(b"free");
+    film.resize(40 << 20, 0);
+    std::fs::write(home.path().join("film.mp4"), &film).unwrap();
+    let upload = |extra: &[&str]| {
+        let args = ["upload", "film.mp4", "--url", &proxy.url, "--api-key", &cluster.key];
+        program(home.path(), &[&args[..], extra].concat())
+    };
+    let mut cut = upload(&[]).spawn().unwrap();
+    tokio::time::timeout(WAIT_MAX, proxy.blocked.notified()).await.unwrap();
+    cut.kill().unwrap();
+    cut.wait().unwrap();
+    proxy.passed_max.store(u64::MAX, Ordering::SeqCst);
+    let before = proxy.passed.load(Ordering::SeqCst);
+    let said = run(upload(&["--wait", "--json"])).await;
+    assert_eq!(said.status, 0, "{said:?}\n{}", cluster.logs());
+    let sent = proxy.passed.load(Ordering::SeqCst) - before;
+    assert!(sent < film.len() as u64, "{sent} bytes were sent again");
+    assert!(said.err.contains("Going on behind"), "{said:?}");
+    let answer = &said.json()[0];
+    assert_eq!(answer["status"], "ready", "{answer}");
+    let media_id = answer["media_id"].as_str().unwrap();
+    assert_eq!(cluster.end_of(media_id).await.kind, "job.succeeded");
+    let created = cluster.all_events().await.iter().filter(|event| event.kind == "upload.created").count();
+    assert_eq!(created, 1, "one upload, in two runs");
+    let master = cluster.http.get(answer["hls_url"].as_str().unwrap()).send().await.unwrap();
+    assert!(master.text().await.unwrap().starts_with("#EXTM3U"));
+    looks_back(&cluster, home.path(), media_id).await;
+}
+
+/// What can be read of it afterwards.
+async fn looks_back(cluster: &Cluster, home: &Path, media_id: &str) {
+    let ask = |args: &[&str]| {
+        let server = ["--url", &cluster.url, "--api-key", &cluster.key];
+        run(program(home, &[args, &server].concat()))
+    };
+    let media = ask(&["media", "ls", "--status", "ready", "--json"]).await;
+    assert_eq!(media.json()[0]["media_id"], media_id, "{media:?}");
+    let shown = ask(&["media", "show", media_id]).await;
+    assert!(shown.out.contains("title: film.mp4"), "{shown:?}");
+    let jobs = ask(&["jobs", "ls", "--media", media_id]).await;
+    assert!(jobs.out.contains("succeeded"), "{jobs:?}");
+    let watched = ask(&["watch", "--media", media_id, "--json"]).await;
+    assert_eq!((watched.status, &watched.json().last().unwrap()["event"]), (0, &json!("media.ready")));
+    let verified = ask(&["audit", "verify", "--json"]).await;
+    assert_eq!((verified.status, &verified.json()[0]["sound"]), (0, &json!(true)), "{verified:?}");
+    let replayed = ask(&["audit", "replay", "--filter", "media.ready"]).await;
+    assert_eq!(replayed.json()[0]["media_id"], media_id, "{replayed:?}");
+    let absent = ask(&["media", "show", "00000000000000000000000000"]).await;
+    assert_eq!(absent.status, 1);
+    assert!(absent.err.contains("not_found") && absent.out.is_empty(), "{absent:?}");
+    let stranger = run(program(home, &["media", "ls", "--url", &cluster.url])).await;
+    assert_eq!(stranger.status, 1);
+    assert!(stranger.err.contains("--api-key"), "{stranger:?}");
+}
+
+#[tokio::test]
+async fn a_rejected_file_ends_with_1() {
+    let cluster = Cluster::start(Options::default()).await;
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("no-film.mp4"), b"no film".repeat(100)).unwrap();
+    let args = ["upload", "no-film.mp4", "--wait", "--url", &cluster.url, "--api-key", &cluster.key];
+    let said = run(program(home.path(), &args)).await;
+    assert_eq!((said.status, said.out.as_str()), (1, ""), "{said:?}");
+    assert!(said.err.contains("media.rejected"), "{said:?}");
+}
+
+#[tokio::test]
+async fn watching_goes_on_over_a_restart_without_gap_or_repeat() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::start(&cluster.url, u64::MAX).await;
+    let args = ["watch", "--json", "--url", &proxy.url, "--api-key", &cluster.key];
+    let (mut watcher, mut lines) = start(program(home.path(), &[&args[..], &["--since", "0-0"]].concat()));
+    let first = next(&mut lines).await;
+    assert_eq!(first["event"], "admin.key_created", "{first}");
+    let ready = cluster.restart("ingress");
+    cluster.url = ready["url"].as_str().unwrap().to_owned();
+    *proxy.target.lock().unwrap() = address(&cluster.url);
+    let media_id = cluster.upload(b"no film".repeat(100), "no-film.mp4").await;
+    cluster.media_event("media.rejected", &media_id).await;
+    let wanted: Vec<String> = cluster.all_events().await.into_iter().map(|event| event.kind).collect();
+    let mut seen = vec![first];
+    while seen.last().unwrap()["event"] != "media.rejected" {
+        seen.push(next(&mut lines).await);
+    }
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    let kinds: Vec<&str> = seen.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(kinds, wanted);
+}
+
+#[tokio::test]
+async fn a_demo_plays_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = program(dir.path(), &["demo", "--exit"]);
+    command.env("TMPDIR", dir.path());
+    let said = run(command).await;
+    assert_eq!(said.status, 0, "{said:?}");
+    let last: Value = serde_json::from_str(said.out.lines().last().unwrap()).unwrap();
+    let seconds = |name: &str| last[name].as_f64().unwrap();
+    assert!(seconds("seconds_to_playable") <= seconds("seconds_to_ready"), "{last}");
+    let hls_url = last["hls_url"].as_str().unwrap();
+    assert!(hls_url.starts_with("http://127.0.0.1:") && hls_url.ends_with("/master.m3u8"), "{last}");
+    assert!(hls_url.contains(last["media_id"].as_str().unwrap()), "{last}");
+    assert!(said.err.contains("media.ready"), "{said:?}");
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
