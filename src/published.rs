@@ -423,19 +423,21 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
         _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
-        "gate.changed" | "gate.granted" | "gate.denied" => (vec!["ingress"], vec!["ingress"]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
         "kv.media" => (vec!["ingress"], vec!["index", "ingress", "keeper"]),
         "kv.assets" => (vec!["index", "transcode", "upload"], vec!["index", "ingress", "transcode"]),
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
-        "kv.apikeys" | "kv.apikeys.owner" | "kv.idempotency" | "kv.limits.replicas"
-        | "kv.limits.reported" | "kv.nonces" | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring"
-        | "kv.sessions" | "kv.sessions.wallet" => (vec!["ingress"], vec!["ingress"]),
-        "kv.grants" | "kv.grants.slot" => (vec!["ingress", "keeper"], vec!["ingress", "keeper"]),
+        "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
+        | "kv.idempotency" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
+        | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
+            (vec!["ingress"], vec!["ingress"])
+        }
+        "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" => {
+            (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
+        }
         "kv.grants.cursor" => (vec!["keeper"], vec!["keeper"]),
-        "kv.limits.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),

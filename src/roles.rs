@@ -235,7 +235,7 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
     let (config, shutdown) = (&site.config, site.shutdown.clone());
     let needs_child = || driver.clone().context("the media child is not running");
     match kind {
-        Kind::Ingress => serve(site, bus, ready).await,
+        Kind::Ingress => Box::pin(serve(site, bus, ready)).await,
         Kind::Upload => {
             Ok(upload::run(bus, site.store()?, needs_child()?, config.upload.clone(), shutdown).await?)
         }

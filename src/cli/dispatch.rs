@@ -82,7 +82,7 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         Command::Jobs(command) => list::jobs(command, as_json).await?,
         Command::Audit(AuditCommand::Replay(args)) => audit_log::replay(args).await?,
         Command::Audit(AuditCommand::Verify(args)) => return audit_log::verify(args, as_json).await,
-        Command::Dead(command) => return execute_dead(global, command).await,
+        Command::Dead(command) => return Box::pin(execute_dead(global, command)).await,
         Command::Nats(command) => return execute_nats(global, command).await,
         Command::Schemas(command) => return contract::run(command, as_json),
         Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
