@@ -618,11 +618,6 @@ fn exceeded() -> limit::Exceeded {
 }
 
 fn limits(visitor: &mut impl Visitor) {
-    let open = upload::OpenUploads {
-        key: upload::OpenUploads::key_of(digest().value.as_slice()),
-        upload_ids: vec![UPLOAD],
-    };
-    visitor.visit("kv.limits.uploads", open);
     let replicas = limit::Replicas {
         expires_at_ms: BTreeMap::from([(
             RequestId::from_bytes(*UPLOAD.as_bytes()).to_string(),

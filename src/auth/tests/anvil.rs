@@ -1,6 +1,6 @@
-//! Contract accounts on a real EVM: anvil, which `.ci/setup test` puts under `tests/signin/node_modules`.
+//! Contract accounts on a real EVM: anvil, which `.ci/setup test` puts into `.tools/bin`.
 
-use std::{path::PathBuf, process::Stdio, sync::Arc};
+use std::{process::Stdio, sync::Arc};
 
 use alloy_primitives::{Address as Raw, B256, Bytes, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
@@ -36,15 +36,12 @@ struct Anvil {
 
 impl Anvil {
     async fn start() -> Self {
-        let kind = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let program = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("tests/signin/node_modules/@foundry-rs/anvil-linux-{kind}/bin/anvil"));
-        let mut process = Command::new(&program)
+        let mut process = Command::new("anvil")
             .args(["--port", "0", "--accounts", "2"])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; `.ci/setup test` fetches it", program.display()));
+            .expect("anvil is on PATH; .ci/setup test puts it into .tools/bin");
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let address = loop {
             let line = lines.next_line().await.unwrap().expect("anvil listens");
