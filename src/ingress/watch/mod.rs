@@ -36,10 +36,11 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 static PAGE: Asset = Asset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
-static ASSETS: [Asset; 7] = [
+static ASSETS: [Asset; 8] = [
     Asset { name: "watch.css", content_type: "text/css; charset=utf-8", bytes: include_bytes!("watch.css") },
     Asset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
     Asset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
+    Asset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
     Asset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
     Asset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("icon.svg") },
     Asset {

@@ -31,6 +31,7 @@ export class Problem extends Error {
   }
 }
 
+/** An API key, or the access token of a wallet's session: both are sent the same way. */
 export const apiKey = {
   get: () => sessionStorage.getItem(storageKey) ?? "",
   set: (key) => sessionStorage.setItem(storageKey, key),
@@ -42,12 +43,13 @@ function headers(extra = {}) {
   return key ? { ...extra, authorization: `Bearer ${key}` } : extra;
 }
 
-async function request(method, path) {
+async function request(method, path, body) {
   let response;
   try {
     response = await fetch(path, {
       method,
-      headers: headers({ accept: "application/json" }),
+      headers: headers({ accept: "application/json", ...(body ? { "content-type": "application/json" } : {}) }),
+      body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(requestMs),
     });
   } catch (error) {
@@ -57,6 +59,9 @@ async function request(method, path) {
   if (!response.ok) throw await Problem.from(response);
   return response.json();
 }
+
+/** Sends a document and reads the answer. */
+export const post = (path, body) => request("POST", path, body);
 
 /** The addresses of a playback session: {hls_url, poster_url, expires_at, ...}. */
 export const playback = (mediaId) => request("POST", `/v1/media/${mediaId}/playback`);

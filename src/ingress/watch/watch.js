@@ -8,6 +8,7 @@
 
 import { choose, play } from "./player.js";
 import { Problem, apiKey, follow, media, playback } from "./server.js";
+import * as wallet from "./wallet.js";
 
 const page = document.getElementById("page");
 const video = document.getElementById("video");
@@ -18,6 +19,7 @@ const quality = document.getElementById("quality");
 const qualityField = document.getElementById("quality-field");
 const signIn = document.getElementById("sign-in");
 const keyField = document.getElementById("key");
+const walletButton = document.getElementById("wallet");
 const again = document.getElementById("again");
 const unmute = document.getElementById("unmute");
 
@@ -33,6 +35,7 @@ function show(state, text = "") {
   page.dataset.state = state;
   status.textContent = text;
   signIn.hidden = state !== "sign-in";
+  walletButton.hidden = !wallet.isThere();
   again.hidden = state !== "failed";
 }
 
@@ -84,7 +87,8 @@ function refused(error, startS) {
   if (problem.status === 401 || (problem.status === 403 && !apiKey.get())) {
     const known = apiKey.get();
     apiKey.clear();
-    show("sign-in", known ? problem.text : "This video needs a key");
+    const needed = wallet.isThere() ? "This video needs a wallet or a key" : "This video needs a key";
+    show("sign-in", known || problem.code === "wallet_needed" ? problem.text : needed);
     keyField.focus();
   } else if (problem.status === 409 || problem.status === 425) {
     waitForMedia(problem, startS);
@@ -190,6 +194,19 @@ signIn.addEventListener("submit", (event) => {
   apiKey.set(keyField.value.trim());
   keyField.value = "";
   start();
+});
+
+walletButton.addEventListener("click", async () => {
+  walletButton.disabled = true;
+  show("sign-in", "Waiting for your wallet");
+  try {
+    apiKey.set(await wallet.signIn());
+    start();
+  } catch (error) {
+    show("sign-in", error instanceof Problem ? error.text : String(error));
+  } finally {
+    walletButton.disabled = false;
+  }
 });
 
 start();
