@@ -71,6 +71,11 @@ pub(crate) struct Options {
 impl Cluster {
     /// Everything of a small installation, ready to take uploads.
     pub(crate) async fn start(options: Options) -> Self {
+        Self::start_with(options, "").await
+    }
+
+    /// The same with more settings: TOML that begins with a table.
+    pub(crate) async fn start_with(options: Options, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = TestBroker::start().await;
         let settings = nats::Config::new(
@@ -87,7 +92,7 @@ impl Cluster {
             None => store::Config::at(format!("file://{}", dir.path().join("store").display())),
         };
         std::fs::create_dir_all(dir.path().join("store")).unwrap();
-        write_config(dir.path(), &settings, options.full_ladder);
+        write_config(dir.path(), &settings, options.full_ladder, more);
         let store = store::Store::open(settings).unwrap();
         let events = bus
             .reader(reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All))
@@ -329,7 +334,7 @@ impl Drop for Cluster {
     }
 }
 
-fn write_config(dir: &Path, store: &store::Config, full_ladder: bool) {
+fn write_config(dir: &Path, store: &store::Config, full_ladder: bool, more: &str) {
     let mut file = std::fs::File::create(dir.join("streamgate.toml")).unwrap();
     // A part whose holder is gone is taken over soon: the broker's ack wait is short in tests, too.
     let mut text = String::from("[transcode]\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n");
@@ -338,6 +343,7 @@ fn write_config(dir: &Path, store: &store::Config, full_ladder: bool) {
     }
     text.push('\n');
     text.push_str(&toml::to_string(&HashMap::from([("store", store)])).unwrap());
+    text.push_str(more);
     file.write_all(text.as_bytes()).unwrap();
 }
 

@@ -7,11 +7,14 @@
 )]
 
 mod browser;
+mod chain;
 mod cli;
 mod contract;
 mod faults;
 mod flow;
+mod gate;
 mod harness;
+mod holes;
 mod http;
 mod inputs;
 mod scale;
