@@ -9,6 +9,7 @@
 mod browser;
 mod cli;
 mod contract;
+mod encryption;
 mod faults;
 mod flow;
 mod harness;
