@@ -421,6 +421,7 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         | "admin.key_created" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
+        "media.changed" => (vec!["ingress"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
         _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
@@ -430,7 +431,7 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.jobs" => (vec!["keeper", "transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
-        | "kv.idempotency" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
+        | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
         | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress"], vec!["ingress"])
         }

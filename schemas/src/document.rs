@@ -2,8 +2,28 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
-use crate::{gate::Gate, ids::MediaId};
+use crate::{About, Event, gate::Gate, ids::MediaId};
+
+/// How media segments are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Encryption {
+    /// As they are stored.
+    #[default]
+    #[serde(rename = "none")]
+    None,
+    /// Whole segments with AES-128-CBC and PKCS #7 padding (RFC 8216, section 4.3.2.4, `AES-128`).
+    #[serde(rename = "aes_128")]
+    Aes128,
+}
+
+impl Encryption {
+    /// True when segments are served as they are stored.
+    pub const fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
 
 /// One medium in the bucket `media`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +37,9 @@ pub struct Record {
     /// Who may play it; the owner alone when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
+    /// How its segments are served; as they are stored when absent.
+    #[serde(default, skip_serializing_if = "Encryption::is_none")]
+    pub encryption: Encryption,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
@@ -27,5 +50,58 @@ impl crate::Record for Record {
     const BUCKET: &'static str = "media";
     fn key(&self) -> String {
         self.media_id.to_string()
+    }
+}
+
+/// The key of a medium's encrypted segments in the bucket `keys`. Made once and never changed, since players keep what it opens.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SegmentKey {
+    /// The medium.
+    pub media_id: MediaId,
+    /// 16 random bytes.
+    #[schemars(with = "Vec<u8>")]
+    pub bytes: ByteBuf,
+    /// Unix time in milliseconds.
+    pub created_at_ms: u64,
+}
+
+/// Without the key, so that no log ever holds one.
+impl std::fmt::Debug for SegmentKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentKey").field("media_id", &self.media_id).finish_non_exhaustive()
+    }
+}
+
+impl crate::Record for SegmentKey {
+    const BUCKET: &'static str = "keys";
+    fn key(&self) -> String {
+        self.media_id.to_string()
+    }
+}
+
+/// `evt.media.changed`: somebody changed what the document says. Tells what it says from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changed {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Who changed it.
+    pub changed_by: String,
+    /// Title for people.
+    pub title: String,
+    /// How its segments are served.
+    pub encryption: Encryption,
+}
+
+impl Event for Changed {
+    const ENTITY: &'static str = "media";
+    const VERB: &'static str = "changed";
+    const ONCE: bool = false;
+    fn entity_id(&self) -> String {
+        self.media_id.to_string()
+    }
+    fn about(&self) -> About {
+        About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
     }
 }

@@ -214,6 +214,14 @@ fn media_events(visitor: &mut impl Visitor) {
     );
     visit_event(visitor, media::Playable { media_id: MEDIA, owner: owner(), job_id: JOB, encode: 1 });
     visit_event(visitor, media::Ready { media_id: MEDIA, owner: owner(), encode: encode() });
+    let changed = document::Changed {
+        media_id: MEDIA,
+        owner: owner(),
+        changed_by: owner(),
+        title: text("Big Buck Bunny"),
+        encryption: document::Encryption::Aes128,
+    };
+    visit_event(visitor, changed);
 }
 
 fn job_events(visitor: &mut impl Visitor) {
@@ -416,6 +424,7 @@ fn records(visitor: &mut impl Visitor) {
         owner: owner(),
         title: text("Big Buck Bunny"),
         gate: None,
+        encryption: document::Encryption::None,
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS,
     };
@@ -440,6 +449,11 @@ fn records(visitor: &mut impl Visitor) {
     visitor.visit("kv.apikeys", key);
     let secret = access::Secret { name: text("playback"), bytes: digest().value, created_at_ms: MADE_AT_MS };
     visitor.visit("kv.secrets", secret);
+    let bytes = ByteBuf::from((0_u8..16).map(|byte| byte.wrapping_mul(17)).collect::<Vec<u8>>());
+    visitor.visit(
+        "kv.keys",
+        document::SegmentKey { media_id: MEDIA, bytes, created_at_ms: MADE_AT_MS + 60_000 },
+    );
     grants(visitor);
 }
 

@@ -61,5 +61,7 @@ pub const MULTIVARIANT: &str = "master.m3u8";
 pub const MANIFEST: &str = "manifest.mpd";
 /// Poster image, relative to the encode's folder.
 pub const POSTER: &str = "poster.jpg";
+/// The key of encrypted segments, relative to the folder a player sees. Served from its record; no object has this key.
+pub const SEGMENT_KEY: &str = "key";
 /// What was decided, made and measured, relative to the encode's folder.
 pub const REPORT: &str = "report.json";

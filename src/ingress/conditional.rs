@@ -14,12 +14,18 @@ pub const TAGS_MAX: usize = 32;
 pub struct Tag {
     kind: char,
     version: u64,
+    second: Option<u64>,
 }
 
 impl Tag {
     /// The tag of `revision`, which is above 0 for everything that was ever stored.
     pub const fn of_revision(revision: u64) -> Self {
-        Self { kind: 'r', version: revision }
+        Self { kind: 'r', version: revision, second: None }
+    }
+
+    /// The tag of a document made of two records; 0 for one that is not there.
+    pub const fn of_revisions(first: u64, second: u64) -> Self {
+        Self { kind: 'r', version: first, second: Some(second) }
     }
 
     /// The tag of what has no revision: by a digest of its bytes.
@@ -27,7 +33,7 @@ impl Tag {
         let digest = blake3::hash(bytes);
         let version =
             digest.as_bytes().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
-        Self { kind: 'b', version }
+        Self { kind: 'b', version, second: None }
     }
 
     /// As `ETag` says it.
@@ -36,8 +42,10 @@ impl Tag {
         HeaderValue::from_str(&self.text()).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
     }
 
-    fn text(self) -> String {
-        format!("\"{}{}\"", self.kind, self.version)
+    /// The tag with its quotes.
+    pub fn text(self) -> String {
+        let second = self.second.map(|second| format!("-{second}")).unwrap_or_default();
+        format!("\"{}{}{second}\"", self.kind, self.version)
     }
 }
 
@@ -49,7 +57,7 @@ pub fn if_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem
     if !headers.contains_key(header::IF_MATCH) {
         return Err(Problem::new(
             StatusCode::PRECONDITION_REQUIRED,
-            "if_match_missing",
+            "precondition_required",
             "Say which version you want to change",
         )
         .detail("read it, and send its ETag as If-Match"));
@@ -90,7 +98,7 @@ fn matches(headers: &HeaderMap, current: Option<Tag>) -> Result<bool, Problem> {
 fn changed(current: Option<Tag>) -> Problem {
     let problem = Problem::new(
         StatusCode::PRECONDITION_FAILED,
-        "changed_meanwhile",
+        "precondition_failed",
         "What is there is not the version you have seen",
     )
     .detail("read it again and repeat");
@@ -185,6 +193,11 @@ mod tests {
             );
         }
         let many = vec!["\"x\""; TAGS_MAX + 1].join(",");
+        let pair = Tag::of_revisions(7, 2);
+        assert!(if_match(&headers(&header::IF_MATCH, &["\"r7-2\""]), Some(pair)).is_ok());
+        for other in ["\"r7-3\"", "\"r8-2\"", "\"r7\"", "\"r72\""] {
+            assert!(if_match(&headers(&header::IF_MATCH, &[other]), Some(pair)).is_err(), "{other}");
+        }
         let got = if_match(&headers(&header::IF_MATCH, &[&many]), Some(Tag::of_revision(1)));
         assert_eq!(got.unwrap_err().status(), 400);
     }

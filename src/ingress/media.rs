@@ -11,24 +11,33 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use nats::Bus;
+use nats::{Bus, Held, Outbox};
 use schemas::{
     ask::{self, Answer, ListMedia, MediaPage},
-    document,
+    document::{self, Encryption},
     ids::MediaId,
     media, subjects,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{App, Principal, error::Problem, query::Parameters};
+use super::{
+    App, Principal, body, conditional,
+    error::Problem,
+    play::encryption,
+    query::Parameters,
+    uploads::metadata::{FILENAME_BYTES_MAX, clean_title},
+};
 
 /// How long the index may take; it waits a short while itself for the revision that a question names.
 pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 
+/// Most rounds of reading and compare-and-set of one change.
+const CHANGE_ATTEMPTS_MAX: u32 = 4;
+
 /// The routes.
 pub fn router() -> Router<App> {
-    Router::new().route("/v1/media", get(list)).route("/v1/media/{media_id}", get(show))
+    Router::new().route("/v1/media", get(list)).route("/v1/media/{media_id}", get(show).patch(change))
 }
 
 /// Which media to list.
@@ -123,11 +132,15 @@ impl Medium {
         self.asset.as_ref().map_or(media::Status::Uploading, |held| held.record.status)
     }
 
+    pub(super) fn encryption(&self) -> Encryption {
+        self.document.as_ref().map(|held| held.record.encryption).unwrap_or_default()
+    }
+
     /// Changes whenever either record does.
-    fn etag(&self) -> String {
+    fn tag(&self) -> conditional::Tag {
         let document = self.document.as_ref().map_or(0, nats::Held::revision);
         let asset = self.asset.as_ref().map_or(0, nats::Held::revision);
-        format!("\"{document}-{asset}\"")
+        conditional::Tag::of_revisions(document, asset)
     }
 
     fn to_json(&self, media_id: MediaId) -> Value {
@@ -139,6 +152,7 @@ impl Medium {
             "media_id": media_id,
             "owner": self.owner(),
             "title": document.map(|d| &d.title),
+            "encryption": self.encryption(),
             "status": self.status(),
             "code": asset.and_then(|a| a.code.as_ref()),
             "detail": asset.and_then(|a| a.detail.as_ref()),
@@ -182,7 +196,110 @@ async fn show(
     if !who.may_see(medium.owner()) {
         return Err(no_such_medium());
     }
-    Ok(document_answer(&headers, &medium.etag(), medium.to_json(media_id)))
+    Ok(document_answer(&headers, &medium.tag().text(), medium.to_json(media_id)))
+}
+
+/// What of a document its owner may change; what is absent stays as it is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    #[serde(default, deserialize_with = "present")]
+    title: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    encryption: Option<Encryption>,
+}
+
+/// A value that may be absent, but not `null`: nothing here can be taken away.
+fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+async fn change(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+    body::Json(mut wanted): body::Json<Change>,
+) -> Result<Response, Problem> {
+    let media_id = media_id(&id)?;
+    wanted.title =
+        wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(bad_title)).transpose()?;
+    let mut attempt = 0;
+    loop {
+        let mut medium = Medium::load(&app.bus, media_id).await?;
+        if !who.may_see(medium.owner()) {
+            return Err(no_such_medium());
+        }
+        if !who.may_change(medium.owner()) {
+            return Err(Problem::forbidden("not_owner", "Only its owner may change this"));
+        }
+        conditional::if_match(&headers, Some(medium.tag()))?;
+        attempt += 1;
+        match apply(&app.bus, &mut medium, media_id, &wanted, &who).await {
+            Ok(()) => {
+                // What the change answers is what it made, whatever the client had before.
+                return Ok(document_answer(
+                    &HeaderMap::new(),
+                    &medium.tag().text(),
+                    medium.to_json(media_id),
+                ));
+            }
+            // The precondition is looked at again: a named version is gone, `*` still fits.
+            Err(nats::Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn bad_title() -> Problem {
+    let detail = format!("it needs something to be shown, and at most {FILENAME_BYTES_MAX} bytes");
+    Problem::bad_request("title_invalid", "This title can't be used")
+        .detail(detail.clone())
+        .member("errors", json!([{ "pointer": "/title", "detail": detail }]))
+}
+
+/// Writes what `wanted` changes, if it changes anything.
+async fn apply(
+    bus: &Bus,
+    medium: &mut Medium,
+    media_id: MediaId,
+    wanted: &Change,
+    who: &Principal,
+) -> Result<(), nats::Error> {
+    let changed_at_ms = nats::now_ms();
+    let mut held = medium.document.clone().unwrap_or_else(|| {
+        // Until now only the stages know of it.
+        let (owner, created) = (medium.owner().to_owned(), medium.asset.as_ref());
+        Held::new(document::Record {
+            media_id,
+            owner,
+            title: String::new(),
+            gate: None,
+            encryption: Encryption::None,
+            created_at_ms: created.map_or(changed_at_ms, |held| held.record.created_at_ms),
+            changed_at_ms,
+        })
+    });
+    let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
+    let encryption = wanted.encryption.unwrap_or(held.record.encryption);
+    if title == held.record.title && encryption == held.record.encryption {
+        return Ok(());
+    }
+    if !encryption.is_none() {
+        // Before anybody can see that there should be one.
+        encryption::make_key(bus, media_id).await?;
+    }
+    held.record = document::Record { title, encryption, changed_at_ms, ..held.record };
+    let changed = document::Changed {
+        media_id,
+        owner: held.record.owner.clone(),
+        changed_by: who.owner.clone(),
+        title: held.record.title.clone(),
+        encryption,
+    };
+    bus.commit(&mut held, Outbox::new().event(&changed)).await?;
+    medium.document = Some(held);
+    Ok(())
 }
 
 /// A JSON document with its tag, or 304 when the client has it.

@@ -43,6 +43,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
     paths(
         paths::list_media,
         paths::read_media,
+        paths::change_media,
         paths::open_playback,
         paths::play,
         paths::list_jobs,
@@ -52,7 +53,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
         describe,
         read_page,
     ),
-    components(schemas(paths::Playback, paths::Event)),
+    components(schemas(paths::MediaChange, paths::Playback, paths::Event)),
     tags(
         (name = "upload", description = "Bring media in: tus 1.0, or a whole file in one request."),
         (name = "metadata", description = "What is there."),

@@ -64,6 +64,37 @@ fn list_media() {}
 )]
 fn read_media() {}
 
+/// What of a medium's document may be changed.
+#[derive(ToSchema)]
+pub(super) struct MediaChange {
+    /// Title for people, at most 255 bytes.
+    title: Option<String>,
+    /// How segments are served: `none`, or `aes_128` for HLS with AES-128 (and without MPEG-DASH).
+    #[schema(pattern = "^(none|aes_128)$")]
+    encryption: Option<String>,
+}
+
+/// Change what one medium is called and how it is served
+#[utoipa::path(
+    patch,
+    path = "/v1/media/{media_id}",
+    tag = "metadata",
+    params(
+        ("media_id" = String, Path, description = "The medium.", pattern = "^[0-9a-v]{26}$"),
+        ("If-Match" = String, Header, description = "The tag of the version that is changed, or `*`."),
+    ),
+    request_body = MediaChange,
+    responses(
+        (status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaItem"),
+         headers(("ETag" = String, description = "Its version."))),
+        (status = 403, description = "Only its owner may change it"),
+        (status = 412, description = "Somebody else changed it first"),
+        (status = 428, description = "If-Match is missing"),
+    ),
+    security(("api_key" = [])),
+)]
+fn change_media() {}
+
 /// Open a playback session
 ///
 /// Evaluates the gate of the medium and returns addresses that carry their own right. They end with the session, and with the grant

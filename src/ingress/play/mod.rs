@@ -7,6 +7,7 @@
 //! Limits: [`Config`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
 
 mod bytes;
+pub(super) mod encryption;
 mod growing;
 mod path;
 
@@ -52,6 +53,8 @@ pub struct Config {
     pub cache_age_seconds_max: u64,
     /// Largest object that is cached, in bytes.
     pub cache_object_bytes_max: u64,
+    /// Largest segment that is encrypted, in bytes: a range near its end costs the encryption of all before it.
+    pub encrypted_segment_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -61,6 +64,7 @@ impl Default for Config {
             cache_bytes_max: 64 * 1024 * 1024,
             cache_age_seconds_max: 15 * 60,
             cache_object_bytes_max: 1024 * 1024,
+            encrypted_segment_bytes_max: 256 * 1024 * 1024,
         }
     }
 }
@@ -153,7 +157,8 @@ async fn open(
         "media_id": media_id,
         "status": medium.status(),
         "hls_url": at(schemas::keys::MULTIVARIANT),
-        "dash_url": is_final.then(|| at(schemas::keys::MANIFEST)),
+        // DASH has no way to say what HLS calls AES-128.
+        "dash_url": (is_final && medium.encryption().is_none()).then(|| at(schemas::keys::MANIFEST)),
         "poster_url": (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
         "watch_url": format!("{base}/watch/{media_id}#token={token}"),
         "token": token,
@@ -226,11 +231,23 @@ async fn serve(
         Err(denied) => return Err(denied.into()),
     }
     let wanted = Wanted::parse(path).ok_or_else(nothing_there)?;
-    let asset =
-        app.bus.load::<schemas::media::Record>(&media_id.to_string()).await?.ok_or_else(nothing_there)?;
+    let record_key = media_id.to_string();
+    let (asset, document) = tokio::try_join!(
+        app.bus.load::<schemas::media::Record>(&record_key),
+        app.bus.load::<schemas::document::Record>(&record_key),
+    )?;
+    let asset = asset.ok_or_else(nothing_there)?;
+    let encryption = document.map(|held| held.record.encryption).unwrap_or_default();
     let (status, encode) = (asset.record.status, asset.record.encode.ok_or_else(nothing_there)?);
+    if !matches!(status, Status::Playable | Status::Ready) {
+        return Err(nothing_there());
+    }
+    if let (schemas::document::Encryption::Aes128, Some(way)) = (encryption, encryption::Way::of(wanted)) {
+        return encryption::serve(app, headers, way, media_id, &encode).await;
+    }
     match (wanted, status) {
-        (Wanted::Growing(rendition), Status::Playable | Status::Ready) => {
+        (Wanted::SegmentKey, _) => Err(nothing_there()),
+        (Wanted::Growing(rendition), _) => {
             let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
             Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
         }
@@ -238,8 +255,7 @@ async fn serve(
             let text = app.growing.multivariant(&app.bus, encode.job_id).await?;
             Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
         }
-        (_, Status::Playable | Status::Ready) => stored(app, headers, wanted, &encode).await,
-        _ => Err(nothing_there()),
+        _ => stored(app, headers, wanted, &encode).await,
     }
 }
 
@@ -270,20 +286,23 @@ async fn stored(
         cache_control: "private, max-age=3600",
     };
     if wanted.is_cached() {
-        let bytes = if let Some(bytes) = app.streams.get(&key) {
-            bytes
-        } else {
-            let bytes =
-                app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(missing)?;
-            app.streams.keep(key, bytes.clone());
-            bytes
-        };
+        let bytes = small(app, key).await?;
         facts.size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         return Ok(bytes::answer(headers, &facts, |range| cut(&bytes, range)));
     }
     facts.size_bytes = app.store.head(&key).await.map_err(missing)?.size_bytes;
     let store = app.store.clone();
     Ok(bytes::answer(headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
+}
+
+/// A final playlist or init segment, from memory if it is there.
+async fn small(app: &App, key: String) -> Result<::bytes::Bytes, Problem> {
+    if let Some(bytes) = app.streams.get(&key) {
+        return Ok(bytes);
+    }
+    let bytes = app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(missing)?;
+    app.streams.keep(key, bytes.clone());
+    Ok(bytes)
 }
 
 fn missing(error: store::Error) -> Problem {

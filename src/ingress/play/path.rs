@@ -14,6 +14,8 @@ pub(super) enum Wanted<'a> {
     Manifest,
     /// The poster.
     Poster,
+    /// The key of encrypted segments.
+    SegmentKey,
     /// The final media playlist of a rendition.
     Playlist(&'a str),
     /// The media playlist of a rendition while it grows, and afterwards for players that began with it.
@@ -31,6 +33,7 @@ impl<'a> Wanted<'a> {
             keys::MULTIVARIANT => return Some(Self::Multivariant),
             keys::MANIFEST => return Some(Self::Manifest),
             keys::POSTER => return Some(Self::Poster),
+            keys::SEGMENT_KEY => return Some(Self::SegmentKey),
             _ => {}
         }
         let (rendition, file) = path.split_once('/')?;
@@ -56,6 +59,7 @@ impl<'a> Wanted<'a> {
             Self::Multivariant => keys::MULTIVARIANT.to_owned(),
             Self::Manifest => keys::MANIFEST.to_owned(),
             Self::Poster => keys::POSTER.to_owned(),
+            Self::SegmentKey => keys::SEGMENT_KEY.to_owned(),
             Self::Playlist(rendition) => keys::media_playlist(rendition),
             Self::Growing(rendition) => keys::event_playlist(rendition),
             Self::Init(rendition) => keys::init(rendition),
@@ -69,6 +73,7 @@ impl<'a> Wanted<'a> {
             Self::Multivariant | Self::Playlist(_) | Self::Growing(_) => "application/vnd.apple.mpegurl",
             Self::Manifest => "application/dash+xml",
             Self::Poster => "image/jpeg",
+            Self::SegmentKey => "application/octet-stream",
             Self::Init(rendition) | Self::Segment(rendition, _) if rendition.starts_with('a') => "audio/mp4",
             Self::Init(_) | Self::Segment(..) => "video/mp4",
         }
@@ -90,6 +95,8 @@ mod tests {
             ("master.m3u8", Some(Wanted::Multivariant)),
             ("manifest.mpd", Some(Wanted::Manifest)),
             ("poster.jpg", Some(Wanted::Poster)),
+            ("key", Some(Wanted::SegmentKey)),
+            ("v720/key", None),
             ("v720/index.m3u8", Some(Wanted::Playlist("v720"))),
             ("v720/event.m3u8", Some(Wanted::Growing("v720"))),
             ("a0/init.mp4", Some(Wanted::Init("a0"))),

@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 /// Most keys in one header.
 pub(super) const KEYS_MAX: usize = 64;
 /// Longest display name in bytes.
-pub(super) const FILENAME_BYTES_MAX: usize = 255;
+pub(in crate::ingress) const FILENAME_BYTES_MAX: usize = 255;
 /// Longest media type in bytes.
 pub(super) const TYPE_BYTES_MAX: usize = 127;
 
@@ -70,6 +70,13 @@ pub(super) fn clean_filename(text: &str) -> Option<String> {
     (!name.is_empty() && name != "." && name != "..").then_some(name)
 }
 
+/// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or too much.
+pub(in crate::ingress) fn clean_title(text: &str) -> Option<String> {
+    let shown: String = text.chars().filter(|&c| is_shown(c)).collect();
+    let title = shown.trim();
+    (!title.is_empty() && title.len() <= FILENAME_BYTES_MAX).then(|| title.to_owned())
+}
+
 fn is_shown(c: char) -> bool {
     let direction =
         matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
@@ -127,6 +134,20 @@ mod tests {
         assert_eq!(clean_filename("a\u{202E}gpm.mp4\u{0}\n"), Some("agpm.mp4".to_owned()));
         assert_eq!(clean_filename("C:\\dir\\clip.mov"), Some("clip.mov".to_owned()));
         assert_eq!(clean_filename(&"ä".repeat(300)).map(|n| n.len()), Some(254));
+    }
+
+    #[test]
+    fn a_title_keeps_its_slashes_and_nothing_that_deceives() {
+        for (text, title) in [
+            (" AC/DC: live ", Some("AC/DC: live")),
+            ("a\u{202E}gpm.mp4\u{0}\n", Some("agpm.mp4")),
+            ("", None),
+            (" \n\u{FEFF} ", None),
+        ] {
+            assert_eq!(clean_title(text).as_deref(), title, "{text:?}");
+        }
+        assert!(clean_title(&"a".repeat(FILENAME_BYTES_MAX)).is_some());
+        assert!(clean_title(&"a".repeat(FILENAME_BYTES_MAX + 1)).is_none());
     }
 
     proptest! {

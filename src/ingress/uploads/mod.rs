@@ -10,7 +10,7 @@
 mod config;
 mod digest;
 mod ledger;
-mod metadata;
+pub(super) mod metadata;
 mod open;
 mod protocol;
 mod refusal;

@@ -218,6 +218,7 @@ async fn document(ledger: &Ledger) -> Result<(), Refusal> {
             owner: upload.owner.clone(),
             title: upload.filename.clone().unwrap_or_default(),
             gate: None,
+            encryption: document::Encryption::None,
             created_at_ms: upload.created_at_ms,
             changed_at_ms: now_ms,
         };

@@ -148,6 +148,7 @@ async fn change(
         owner: medium.owner,
         title: String::new(),
         gate: None,
+        encryption: document::Encryption::None,
         created_at_ms: nats::now_ms(),
         changed_at_ms: nats::now_ms(),
     });

@@ -83,6 +83,7 @@ impl Site {
             owner: OWNER.into(),
             title: "a film".into(),
             gate,
+            encryption: document::Encryption::None,
             created_at_ms: 1,
             changed_at_ms: 1,
         };

@@ -75,6 +75,7 @@ impl Publisher {
             let upload_id = UploadId::from_bytes([self.count; 16]);
             let record = document::Record {
                 gate: None,
+                encryption: document::Encryption::None,
                 media_id,
                 owner: "ann".into(),
                 title: "clip".into(),

@@ -28,6 +28,7 @@ pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document:
         owner: owner.into(),
         title: format!("clip {number}"),
         gate: None,
+        encryption: document::Encryption::None,
         created_at_ms,
         changed_at_ms: created_at_ms,
     }

@@ -1,0 +1,312 @@
+//! HLS with `METHOD=AES-128` (RFC 8216, sections 4.3.2.4 and 5.2): segments are encrypted on their way out, the store keeps them clear.
+//!
+//! The init segment stays clear, because `EXT-X-KEY` stands behind `EXT-X-MAP`. The IV is the media sequence number, so neither
+//! playlists nor encodes change with the key. There is no DASH of such a medium.
+//!
+//! A session that loaded its playlists before a change has to load them again.
+//!
+//! Limits: [`super::Config::encrypted_segment_bytes_max`]; one piece of the store's stream is in memory for each request.
+
+use std::{io, ops::Range};
+
+use aes::Aes128;
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use cbc::cipher::{
+    Array, BlockModeEncrypt, KeyIvInit,
+    block_padding::{Padding, Pkcs7},
+};
+use futures::{Stream, StreamExt};
+use nats::{Bus, Outbox};
+use schemas::{document::SegmentKey, ids::MediaId, media::Encode};
+use serde_bytes::ByteBuf;
+
+use super::{Facts, Wanted, missing, nothing_there, rendered, small, tag};
+use crate::ingress::{App, error::Problem};
+
+/// Bytes of a key and of a block.
+const BLOCK_BYTES: usize = 16;
+/// The tag that says how to open what follows; the address is relative to `<rendition>/<playlist>`.
+const KEY_TAG: &str = "#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"";
+
+type Key = [u8; BLOCK_BYTES];
+
+/// Makes the key of a medium, unless it has one.
+pub(in crate::ingress) async fn make_key(bus: &Bus, media_id: MediaId) -> Result<(), nats::Error> {
+    let fresh = ByteBuf::from(rand::random::<Key>());
+    let make = |found: Option<&SegmentKey>| {
+        let key = SegmentKey { media_id, bytes: fresh.clone(), created_at_ms: nats::now_ms() };
+        found.is_none().then(|| (key, Outbox::new()))
+    };
+    bus.change(&media_id.to_string(), make).await?;
+    Ok(())
+}
+
+async fn key(bus: &Bus, media_id: MediaId) -> Result<Key, Problem> {
+    let held = bus.load::<SegmentKey>(&media_id.to_string()).await?;
+    let key = held.and_then(|held| held.record.bytes.as_slice().try_into().ok());
+    key.ok_or_else(|| {
+        Problem::internal(&nats::Error::Invalid { what: format!("the segment key of {media_id}") })
+    })
+}
+
+/// What is served otherwise than clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way<'a> {
+    /// The key.
+    Key,
+    /// There is none.
+    Absent,
+    /// A playlist that gets a tag more.
+    Playlist(Wanted<'a>, &'a str),
+    /// A segment, and its media sequence number.
+    Segment(Wanted<'a>, u32),
+}
+
+impl<'a> Way<'a> {
+    /// `None` for what stays clear.
+    pub(super) const fn of(wanted: Wanted<'a>) -> Option<Self> {
+        match wanted {
+            Wanted::SegmentKey => Some(Self::Key),
+            Wanted::Manifest => Some(Self::Absent),
+            Wanted::Playlist(rendition) | Wanted::Growing(rendition) => {
+                Some(Self::Playlist(wanted, rendition))
+            }
+            Wanted::Segment(_, number) => Some(Self::Segment(wanted, number)),
+            Wanted::Multivariant | Wanted::Poster | Wanted::Init(_) => None,
+        }
+    }
+}
+
+/// Answers for an encrypted medium.
+pub(super) async fn serve(
+    app: &App,
+    headers: &HeaderMap,
+    way: Way<'_>,
+    media_id: MediaId,
+    encode: &Encode,
+) -> Result<Response, Problem> {
+    match way {
+        Way::Absent => Err(nothing_there()),
+        Way::Key => {
+            let fields = [
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+                (header::CONTENT_TYPE, HeaderValue::from_static(Wanted::SegmentKey.content_type())),
+            ];
+            Ok((StatusCode::OK, fields, key(&app.bus, media_id).await?.to_vec()).into_response())
+        }
+        Way::Playlist(wanted, rendition) => {
+            let text = playlist(app, wanted, rendition, encode).await?;
+            let text = with_key(&text).ok_or_else(|| {
+                Problem::internal(&nats::Error::Invalid { what: format!("a playlist of {media_id}") })
+            })?;
+            Ok(rendered(headers, wanted, text))
+        }
+        Way::Segment(wanted, number) => {
+            let name = format!("{}/{}", encode.prefix, wanted.key());
+            let clear_bytes = app.store.head(&name).await.map_err(missing)?.size_bytes;
+            if clear_bytes > app.config.playback.encrypted_segment_bytes_max {
+                let what = format!("{name}: {clear_bytes} bytes are too many to be encrypted");
+                return Err(Problem::internal(&nats::Error::Invalid { what }));
+            }
+            let facts = Facts {
+                size_bytes: encrypted_bytes(clear_bytes),
+                etag: tag(format!("aes-128 {name}").as_bytes()),
+                content_type: wanted.content_type(),
+                cache_control: "private, max-age=3600",
+            };
+            let cipher = Segment::new(&key(&app.bus, media_id).await?, number);
+            let clear = app.store.get_stream(&name, 0..clear_bytes);
+            Ok(super::bytes::answer(headers, &facts, |range| Body::from_stream(sent(clear, cipher, range))))
+        }
+    }
+}
+
+async fn playlist(
+    app: &App,
+    wanted: Wanted<'_>,
+    rendition: &str,
+    encode: &Encode,
+) -> Result<String, Problem> {
+    if let Wanted::Growing(_) = wanted {
+        let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
+        return text.ok_or_else(nothing_there);
+    }
+    let bytes = small(app, format!("{}/{}", encode.prefix, wanted.key())).await?;
+    String::from_utf8(bytes.to_vec()).map_err(|error| Problem::internal(&error))
+}
+
+/// The playlist with the key behind its map; `None` when it has no map, since all would then be taken for clear.
+fn with_key(playlist: &str) -> Option<String> {
+    let mut text = String::with_capacity(playlist.len() + KEY_TAG.len() + 1);
+    let mut found = false;
+    for line in playlist.lines() {
+        text.push_str(line);
+        text.push('\n');
+        if line.starts_with("#EXT-X-MAP:") {
+            text.push_str(KEY_TAG);
+            text.push('\n');
+            found = true;
+        }
+    }
+    found.then_some(text)
+}
+
+/// Size in bytes with the padding, of which there is always at least one byte.
+const fn encrypted_bytes(clear_bytes: u64) -> u64 {
+    let block = BLOCK_BYTES as u64;
+    (clear_bytes / block + 1) * block
+}
+
+/// One segment on its way out.
+struct Segment {
+    cipher: cbc::Encryptor<Aes128>,
+    /// Clear bytes that fill no block yet.
+    rest: Vec<u8>,
+}
+
+impl Segment {
+    fn new(key: &Key, number: u32) -> Self {
+        // The media sequence number as a big-endian integer, with zeros before it.
+        let iv = u128::from(number).to_be_bytes();
+        Self { cipher: cbc::Encryptor::new(&(*key).into(), &iv.into()), rest: Vec::new() }
+    }
+
+    /// The whole blocks so far.
+    fn push(&mut self, clear: &[u8]) -> Bytes {
+        let mut bytes = std::mem::take(&mut self.rest);
+        bytes.extend_from_slice(clear);
+        self.rest = bytes.split_off(bytes.len() - bytes.len() % BLOCK_BYTES);
+        let (blocks, _none) = Array::slice_as_chunks_mut(&mut bytes);
+        self.cipher.encrypt_blocks(blocks);
+        bytes.into()
+    }
+
+    /// The last block.
+    fn end(mut self) -> Bytes {
+        let mut block = Array::from([0; BLOCK_BYTES]);
+        let length = self.rest.len();
+        block.iter_mut().zip(&self.rest).for_each(|(to, from)| *to = *from);
+        Pkcs7::pad(&mut block, length);
+        self.cipher.encrypt_block(&mut block);
+        Bytes::copy_from_slice(&block)
+    }
+}
+
+/// A range in bytes of the encrypted segment; every block needs the one before, so all of it is made up to the range's end.
+fn sent<E: std::error::Error + Send + Sync + 'static>(
+    clear: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    segment: Segment,
+    range: Range<u64>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let start = (clear.boxed(), Some(segment), 0_u64);
+    futures::stream::try_unfold(start, move |(mut clear, segment, at)| {
+        let range = range.clone();
+        async move {
+            let Some(mut segment) = segment.filter(|_| at < range.end) else { return Ok(None) };
+            let piece = clear.next().await.transpose().map_err(io::Error::other)?;
+            // A piece has some MiB: too long for a thread that serves others.
+            let encrypt = move || match piece {
+                Some(piece) => (segment.push(&piece), Some(segment)),
+                None => (segment.end(), None),
+            };
+            let (bytes, segment) = tokio::task::spawn_blocking(encrypt).await.map_err(io::Error::other)?;
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            let inside = |n: u64| usize::try_from(n.saturating_sub(at).min(length)).unwrap_or(usize::MAX);
+            let bytes = bytes.slice(inside(range.start)..inside(range.end));
+            Ok(Some((bytes, (clear, segment, at.saturating_add(length)))))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    /// NIST SP 800-38A, F.2.1: key, and the clear blocks.
+    const NIST_KEY: &str = "2b7e151628aed2a6abf7158809cf4f3c";
+    const NIST_CLEAR: &str = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51";
+
+    fn hex(text: &str) -> Vec<u8> {
+        data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
+    }
+
+    fn nist_key() -> Key {
+        hex(NIST_KEY).try_into().unwrap()
+    }
+
+    async fn encrypted(pieces: Vec<Vec<u8>>, number: u32, range: Range<u64>) -> Vec<u8> {
+        let clear = futures::stream::iter(pieces.into_iter().map(|piece| Ok::<_, io::Error>(piece.into())));
+        let sent = sent(clear, Segment::new(&nist_key(), number), range);
+        sent.try_collect::<Vec<Bytes>>().await.unwrap().concat()
+    }
+
+    #[test]
+    fn the_cipher_is_that_of_the_standard() {
+        let iv: Key = std::array::from_fn(|n| u8::try_from(n).unwrap());
+        let cipher = cbc::Encryptor::new(&nist_key().into(), &iv.into());
+        let mut segment = Segment { cipher, rest: Vec::new() };
+        let wanted = "7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b2";
+        assert_eq!(segment.push(&hex(NIST_CLEAR)), hex(wanted));
+    }
+
+    #[tokio::test]
+    async fn a_segment_is_what_openssl_makes_of_it() {
+        // openssl enc -aes-128-cbc -K 2b7e... -iv 00000000000000000000000000000102
+        let clear = b"a segment that fills no block";
+        let wanted = hex("d9821a4381f673728b03de0eb0de23da617d7b2cc76a48674c058b36deb043ea");
+        for cut in [0, 1, 15, 16, 17, clear.len()] {
+            let (one, two) = clear.split_at(cut);
+            let got = encrypted(vec![one.to_vec(), two.to_vec()], 0x102, 0..u64::MAX).await;
+            assert_eq!(got, wanted, "{cut}");
+            assert_eq!(u64::try_from(got.len()).unwrap(), encrypted_bytes(29));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_range_is_a_part_of_the_whole() {
+        for length in [0_u8, 1, 15, 16, 17, 47, 48] {
+            let clear: Vec<u8> = (0..length).collect();
+            let pieces: Vec<Vec<u8>> = clear.chunks(10).map(<[u8]>::to_vec).collect();
+            let size = encrypted_bytes(u64::from(length));
+            let whole = encrypted(pieces.clone(), 1, 0..size).await;
+            assert_eq!(u64::try_from(whole.len()).unwrap(), size, "{length}");
+            for start in 0..size {
+                for end in start..=size {
+                    let part = usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+                    assert_eq!(encrypted(pieces.clone(), 1, start..end).await, whole[part], "{start}..{end}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_stands_behind_the_map() {
+        let clear = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:4.0,\n1.m4s\n";
+        let wanted = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"\n#EXTINF:4.0,\n1.m4s\n";
+        assert_eq!(with_key(clear).as_deref(), Some(wanted));
+        assert_eq!(with_key("#EXTM3U\n#EXTINF:4.0,\n1.m4s\n"), None, "never clear by mistake");
+    }
+
+    #[test]
+    fn only_what_gives_nothing_away_stays_clear() {
+        for (path, is_clear) in [
+            ("master.m3u8", true),
+            ("poster.jpg", true),
+            ("v720/init.mp4", true),
+            ("manifest.mpd", false),
+            ("key", false),
+            ("v720/index.m3u8", false),
+            ("v720/event.m3u8", false),
+            ("v720/1.m4s", false),
+        ] {
+            assert_eq!(Way::of(Wanted::parse(path).unwrap()).is_none(), is_clear, "{path}");
+        }
+    }
+}
