@@ -59,7 +59,7 @@ impl Anvil {
             assert!(began.elapsed() < NODE_WAIT_MAX, "anvil answers");
             tokio::task::yield_now().await;
         }
-        anvil.from = anvil.ask("eth_accounts", json!([])).await[0].as_str().unwrap().to_owned();
+        anvil.ask("eth_accounts", json!([])).await[0].as_str().unwrap().clone_into(&mut anvil.from);
         anvil
     }
 

@@ -269,6 +269,18 @@ async fn hole_7_a_header_of_the_client_opens_no_other_bucket() {
     assert!(passed <= allowed, "{passed} of {allowed} passed");
 }
 
+/// What playback answers once the decision by the newest block, which is good for a moment, is over.
+async fn past_the_last_decision(site: &Site, token: &str) -> (StatusCode, Value) {
+    let began = std::time::Instant::now();
+    loop {
+        let answer = site.playback(Some(token)).await;
+        if answer.0 != StatusCode::FORBIDDEN || began.elapsed() > crate::harness::WAIT_MAX {
+            return answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn hole_8_no_client_names_an_address_and_no_answer_names_a_provider() {
     let mut site = Site::start().await;
@@ -317,16 +329,7 @@ async fn hole_8_no_client_names_an_address_and_no_answer_names_a_provider() {
     // The node is gone: that is said without saying where it was.
     let node = site.anvil.url.clone();
     site.anvil.stop();
-    let began = std::time::Instant::now();
-    let answer = loop {
-        let answer = site.playback(Some(&token)).await;
-        // What was decided by the block before is good for that block's moment.
-        if answer.0 != StatusCode::FORBIDDEN || began.elapsed() > crate::harness::WAIT_MAX {
-            break answer;
-        }
-        said.push(answer.1);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+    let answer = past_the_last_decision(&site, &token).await;
     assert_eq!(refusal(&answer), (503, "chain_unavailable"), "{}", answer.1);
     said.push(answer.1);
     let question = json!({ "address": wallet.address.to_string(), "rule": site.nft_rule() });
