@@ -138,7 +138,8 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize(&mut reader) {
         Ok(value) => reader.end().map(|()| value).map_err(|error| malformed(&error)),
-        Err(error) if error.inner().is_data() => {
+        // A `null` where something is wanted is told as a fault of syntax, though the body is JSON.
+        Err(error) if error.inner().is_data() || is_well_formed(bytes) => {
             let pointer = pointer(error.path());
             let detail = error.inner().to_string();
             Err(Problem::bad_request("json_invalid", "A value of the body is not what it has to be")
@@ -147,6 +148,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         }
         Err(error) => Err(malformed(error.inner())),
     }
+}
+
+fn is_well_formed(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {

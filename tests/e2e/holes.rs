@@ -144,18 +144,15 @@ async fn hole_4_nobody_edits_what_another_owns() {
             (Method::PUT, &gate, Some(public.clone())),
             (Method::DELETE, &gate, None),
             (Method::GET, &media, None),
+            (Method::PATCH, &media, Some(json!({ "title": "mine" }))),
             (Method::GET, &job, None),
         ] {
             let answer = site.ask(method, path, Some(credential), body).await;
             assert_eq!(refusal(&answer), (404, "not_found"), "{path}: {}", answer.1);
         }
-        for (method, path) in [
-            (Method::PATCH, &media),
-            (Method::PUT, &media),
-            (Method::DELETE, &media),
-            (Method::PATCH, &job),
-            (Method::DELETE, &job),
-        ] {
+        for (method, path) in
+            [(Method::PUT, &media), (Method::DELETE, &media), (Method::PATCH, &job), (Method::DELETE, &job)]
+        {
             let (status, answer) = site
                 .ask(method, path, Some(credential), Some(json!({ "title": "mine", "owner": "mallory" })))
                 .await;
