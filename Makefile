@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export NATS_SERVER ?= $(CURDIR)/.tools/bin/nats-server
+# Where cargo builds: a folder shared by checkouts when the environment names one.
+BUILT := $(or $(CARGO_TARGET_DIR),target)
 # Passed on to the program: make demo ARGS=--exit
 ARGS ?=
 
@@ -23,10 +25,10 @@ setup: ## Install what building and running need (apt, with sudo; the rest into 
 	@.ci/setup
 
 demo: release ## Start everything, upload the sample clip, print a URL that plays; ARGS=--exit ends once it plays
-	@target/release/streamgate demo $(ARGS)
+	@$(BUILT)/release/streamgate demo $(ARGS)
 
 up: release ## Start everything on this machine, with its own broker and a data folder
-	@target/release/streamgate up $(ARGS)
+	@$(BUILT)/release/streamgate up $(ARGS)
 
 test: ## Run all tests; ARGS='-E test(name)' chooses some
 	@.ci/setup test
