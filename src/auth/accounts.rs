@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use futures::future::BoxFuture;
 
 use super::{
-    chain::{self, BlockRef, ChainCall as _, Chains},
+    chain::{self, BlockRef, Chains},
     contract::{Block, Call, CallError, ChainCall},
 };
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Block, BlockRef, ChainCall, Config, Error, Head, Http, Log, Transport,
+    Block, BlockRef, Config, Error, Head, Http, Log, Transport,
     error::Fault,
     head::shared_height,
     provider::Provider,
@@ -151,10 +151,34 @@ impl Chains {
         Ok(answers.into_iter().map(|answer| chain.bytes(answer?)).collect())
     }
 
+    /// What the contract at `to` answers to `data`, limited to [`Config::call_gas_max`].
+    ///
+    /// # Errors
+    /// [`Error::Reverted`] when the contract refuses or burns its gas; the others when nothing is known.
+    pub async fn call(
+        &self,
+        chain_id: u64,
+        to: Address,
+        data: Bytes,
+        block: BlockRef,
+    ) -> Result<Bytes, Error> {
+        let at = self.hash(chain_id, block).await?;
+        self.run(chain_id, Some(to), data, at, self.config(chain_id)?.call_gas_max).await
+    }
+
+    /// The code at `address`; empty when there is none.
+    ///
+    /// # Errors
+    /// When nothing is known.
+    pub async fn code(&self, chain_id: u64, address: Address, block: BlockRef) -> Result<Bytes, Error> {
+        let at = self.hash(chain_id, block).await?;
+        self.bytes(chain_id, Question::Code { address, at }).await
+    }
+
     /// One call with a limit of its own; without `to`, `data` runs as a program.
     ///
     /// # Errors
-    /// As [`ChainCall::call`].
+    /// As [`Chains::call`].
     pub async fn run(
         &self,
         chain_id: u64,
@@ -163,9 +187,7 @@ impl Chains {
         at: B256,
         gas: u64,
     ) -> Result<Bytes, Error> {
-        let chain = self.chain(chain_id)?;
-        let answer = chain.each(&[Question::Call { to, data, at, gas }]).await?.pop();
-        chain.bytes(answer.unwrap_or(Err(Error::Unavailable { chain_id }))?)
+        self.bytes(chain_id, Question::Call { to, data, at, gas }).await
     }
 
     /// The block at `number`, by quorum.
@@ -204,6 +226,13 @@ impl Chains {
         }
     }
 
+    /// The one answer to a question that is answered with bytes.
+    async fn bytes(&self, chain_id: u64, question: Question) -> Result<Bytes, Error> {
+        let chain = self.chain(chain_id)?;
+        let answer = chain.each(&[question]).await?.pop();
+        chain.bytes(answer.unwrap_or(Err(Error::Unavailable { chain_id }))?)
+    }
+
     fn chain(&self, chain_id: u64) -> Result<&Chain, Error> {
         self.chains.get(&chain_id).ok_or(Error::Unknown { chain_id })
     }
@@ -214,21 +243,6 @@ impl Chains {
             BlockRef::Latest => Ok(self.head(chain_id).await?.latest.hash),
             BlockRef::Confirmed => Ok(self.head(chain_id).await?.confirmed.hash),
         }
-    }
-}
-
-impl ChainCall for Chains {
-    async fn call(&self, chain_id: u64, to: Address, data: Bytes, block: BlockRef) -> Result<Bytes, Error> {
-        let at = self.hash(chain_id, block).await?;
-        let mut outcomes = self.calls(chain_id, &[(to, data)], at).await?;
-        outcomes.pop().unwrap_or(Err(Error::Unavailable { chain_id }))
-    }
-
-    async fn code(&self, chain_id: u64, address: Address, block: BlockRef) -> Result<Bytes, Error> {
-        let at = self.hash(chain_id, block).await?;
-        let chain = self.chain(chain_id)?;
-        let answer = chain.each(&[Question::Code { address, at }]).await?.pop();
-        chain.bytes(answer.unwrap_or(Err(Error::Unavailable { chain_id }))?)
     }
 }
 

@@ -4,7 +4,7 @@
 //! facts are of one moment. A value counts once a quorum of providers gave the same one; who gives another is quarantined. Hung,
 //! lagging, throttling and failing providers are left out; when too few are left, the answer is an error and never a guess.
 //!
-//! - [`Config`]: one chain. [`Chains`]: all of them; implements [`ChainCall`].
+//! - [`Config`]: one chain. [`Chains`]: all of them.
 //! - `rpc`: the wire, pure. `http`: the one transport. `provider`: limits around it. `quorum`: counting, pure. `head`: which block.
 //!
 //! Limits: [`Config`] bounds time, bytes, batches, requests in flight and requests a second of each provider.
@@ -23,9 +23,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
-
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::B256;
 
 pub use client::{Chains, Clock, Named};
 pub use config::{Config, RpcUrl};
@@ -45,7 +43,7 @@ pub struct Block {
     pub timestamp_s: u64,
 }
 
-/// At which block to read.
+/// At which block to read. Who needs several facts of one moment asks [`Chains::head`] first and reads at [`BlockRef::At`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockRef {
     /// The newest block that a quorum knows.
@@ -54,30 +52,4 @@ pub enum BlockRef {
     Confirmed,
     /// This block, as long as it is part of the chain.
     At(B256),
-}
-
-/// Reads contracts. Callers that need several facts of one moment ask [`Chains::head`] first and read at [`BlockRef::At`].
-pub trait ChainCall: Send + Sync {
-    /// What the contract at `to` answers to `data`, limited to [`Config::call_gas_max`].
-    ///
-    /// # Errors
-    /// [`Error::Reverted`] when the contract refuses or burns its gas; the others when nothing is known.
-    fn call(
-        &self,
-        chain_id: u64,
-        to: Address,
-        data: Bytes,
-        block: BlockRef,
-    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
-
-    /// The code at `address`; empty when there is none.
-    ///
-    /// # Errors
-    /// When nothing is known.
-    fn code(
-        &self,
-        chain_id: u64,
-        address: Address,
-        block: BlockRef,
-    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
 }

@@ -20,7 +20,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{BlockRef, ChainCall, Chains, Config, Error, RpcUrl, testing::quantity};
+use super::{BlockRef, Chains, Config, Error, RpcUrl, testing::quantity};
 
 const HEIGHT: u64 = 100;
 

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     auth::{
         Principal,
-        chain::{BlockRef, ChainCall, Error},
+        chain::{BlockRef, Error},
         gate::{
             access::{self, Medium},
             rule::{Compiled, compile},

@@ -151,7 +151,7 @@ mod scenarios {
 
     use super::*;
     use crate::auth::{
-        chain::{BlockRef, ChainCall, Error},
+        chain::{BlockRef, Error},
         gate::{
             judge::{Decision, Judge, Keep},
             rule::compile,
