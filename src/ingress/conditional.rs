@@ -86,6 +86,12 @@ pub fn is_known(headers: &HeaderMap, current: Tag) -> Result<bool, Problem> {
     matches(headers, Some(current))
 }
 
+/// Weak comparison (RFC 9110, 13.1.2) with a list as it came: `*`, or the tag in it, `W/` or not. For readers, whom a list
+/// that makes no sense costs no more than the bytes.
+pub fn lists(list: &str, tag: &str) -> bool {
+    list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
+}
+
 fn matches(headers: &HeaderMap, current: Option<Tag>) -> Result<bool, Problem> {
     Ok(match tags(headers, &header::IF_NONE_MATCH)? {
         Tags::Any => current.is_some(),

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::ingress::error::Problem;
+use crate::ingress::{conditional, error::Problem};
 
 /// What is about to be sent.
 #[derive(Debug, Clone)]
@@ -41,14 +41,8 @@ pub(super) enum Send {
 /// What to send to a client with these headers.
 pub(super) fn choose(headers: &HeaderMap, facts: &Facts) -> Send {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    if let Some(list) = text(header::IF_NONE_MATCH) {
-        let known = list
-            .split(',')
-            .map(str::trim)
-            .any(|tag| tag == "*" || tag.trim_start_matches("W/") == facts.etag);
-        if known {
-            return Send::NotModified;
-        }
+    if text(header::IF_NONE_MATCH).is_some_and(|list| conditional::lists(list, &facts.etag)) {
+        return Send::NotModified;
     }
     let unchanged = text(header::IF_RANGE).is_none_or(|tag| tag == facts.etag);
     match text(header::RANGE).filter(|_| unchanged).and_then(|range| parse(range, facts.size_bytes)) {

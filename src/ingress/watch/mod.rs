@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use schemas::ids::MediaId;
 
-use super::error::Problem;
+use super::{conditional, error::Problem};
 
 /// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
@@ -86,7 +86,10 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response,
 
 impl Asset {
     fn answer(&'static self, request: &HeaderMap) -> Response {
-        let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| names(tags, &TAG));
+        let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| match (tags.to_str(), TAG.to_str()) {
+            (Ok(tags), Ok(tag)) => conditional::lists(tags, tag),
+            _ => false,
+        });
         let mut response = if known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
@@ -111,12 +114,6 @@ const SAFETY: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
-
-/// Weak comparison (RFC 9110, 13.1.2): `*`, or the tag in the list, `W/` or not.
-fn names(list: &HeaderValue, tag: &HeaderValue) -> bool {
-    let (Ok(list), Ok(tag)) = (list.to_str(), tag.to_str()) else { return false };
-    list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
-}
 
 #[cfg(test)]
 mod tests {
