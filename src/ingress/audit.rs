@@ -79,13 +79,6 @@ async fn replay(
     };
     let query = wanted.query()?;
     let records = audit::replay(&app.bus, query).await.map_err(|error| Problem::unavailable(&error))?;
-    let stopping = app.stopping.clone();
-    let ends = async move {
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(FOLLOW_MAX) => {}
-        }
-    };
     let lines = records
         .map_ok(move |replayed| {
             // The slot lives as long as the stream that owns this closure.
@@ -95,7 +88,7 @@ async fn replay(
             line.push(b'\n');
             Bytes::from(line)
         })
-        .take_until(Box::pin(ends));
+        .take_until(app.end_of_answer(FOLLOW_MAX));
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

@@ -28,9 +28,10 @@ pub mod serve;
 pub mod uploads;
 pub mod watch;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
+use futures::future::BoxFuture;
 use nats::Bus;
 use serde::{Deserialize, Serialize};
 use store::Store;
@@ -168,6 +169,17 @@ impl App {
             growing: Arc::new(play::Growing::new()),
             replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
             stopping: CancellationToken::new(),
+        })
+    }
+
+    /// Comes when an answer without an end has to end: after `longest`, or when the ingress stops.
+    pub(crate) fn end_of_answer(&self, longest: Duration) -> BoxFuture<'static, ()> {
+        let stopping = self.stopping.clone();
+        Box::pin(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(longest) => {}
+            }
         })
     }
 

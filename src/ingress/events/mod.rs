@@ -103,19 +103,13 @@ async fn follow(
     let follower =
         Follower::open(&app.bus, followers.hub.clone(), Arc::clone(&followers.catching_up), scope, begin)
             .await?;
-    let stopping = app.stopping.clone();
-    let ends = async move {
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(FOLLOW_MAX) => {}
-        }
-    };
     let first = futures::stream::once(async { Ok(format!("retry: {RETRY_MS}\n\n").into()) });
     let frames = futures::stream::try_unfold((follower, place), |(mut follower, place)| async move {
         let frame = follower.next_frame().await?;
         Ok::<_, nats::Error>(frame.map(|frame| (frame, (follower, place))))
     });
-    let mut response = Response::new(Body::from_stream(first.chain(frames).take_until(Box::pin(ends))));
+    let mut response =
+        Response::new(Body::from_stream(first.chain(frames).take_until(app.end_of_answer(FOLLOW_MAX))));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
