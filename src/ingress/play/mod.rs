@@ -134,8 +134,8 @@ async fn open(
     let viewer = who
         .as_ref()
         .map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who, who.wallet.map(Address::get)));
-    let session = match app.grants.open(&viewer, media_id).await {
-        Ok(session) => session,
+    let admission = match app.grants.admit(&viewer, media_id).await {
+        Ok(admission) => admission,
         // Whoever shows no credential may yet be its owner.
         Err(Denied::Closed { code: Code::Private | Code::Gone, .. }) if who.is_none() => {
             return Err(Problem::unauthorized());
@@ -147,6 +147,7 @@ async fn open(
     let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
+    let session = app.grants.open(admission).await?;
     let token = grant::token::seal(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");

@@ -19,7 +19,7 @@ use crate::auth::{
         testing::{ANN, BOB, nft, not},
         tests::{
             anvil::{ANVIL, Anvil, CONFIRMATIONS},
-            site::{Site, holder},
+            site::{Site, holder, play},
         },
     },
 };
@@ -85,10 +85,10 @@ async fn a_transfer_ends_the_sessions_it_concerns() {
     let (one, two) =
         (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(Some(&nft(NFT, Some(2)))).await);
     let without = site.medium(Some(&not(nft(NFT, None)))).await;
-    let ann = ingress.open(&holder(ANN), one).await.unwrap();
-    let bob = ingress.open(&holder(BOB), two).await.unwrap();
+    let ann = play(&ingress, &holder(ANN), one).await.unwrap();
+    let bob = play(&ingress, &holder(BOB), two).await.unwrap();
     let cat = holder(alloy_primitives::Address::repeat_byte(0xc3));
-    let outsider = ingress.open(&cat, without).await.unwrap();
+    let outsider = play(&ingress, &cat, without).await.unwrap();
     read_head(&site).await;
     site.world.transfer(1, cat.wallet);
     site.world.sync_all();
@@ -109,7 +109,7 @@ async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
     let ingress = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
     read_head(&site).await;
     watching.stop().await;
     // It goes while nobody watches.
@@ -118,7 +118,7 @@ async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
     site.world.sync_all();
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
     ended(&site, &session, Code::NotOwner).await;
-    let session = ingress.open(&holder(BOB), film).await.unwrap();
+    let session = play(&ingress, &holder(BOB), film).await.unwrap();
     read_head(&site).await;
     // The chain is rewritten without the transfer; no log says so.
     site.world.reorganise(5);
@@ -132,7 +132,7 @@ async fn a_session_let_in_by_an_older_block_is_caught() {
     let site = Site::start().await;
     let ingress = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
     site.world.transfer(1, Some(BOB));
     site.world.sync_all();
     // The watcher begins behind the transfer, and hears of the session later than of the block.
@@ -147,7 +147,7 @@ async fn an_outage_ends_nothing_and_is_made_up_for() {
     let ingress = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
     read_head(&site).await;
     (0..3).for_each(|node| site.world.mood(node, Mood::Down));
     site.world.transfer(1, Some(BOB));
@@ -182,7 +182,7 @@ async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
         sessions_max: None,
     };
     let film = site.medium(Some(&rule)).await;
-    let session = ingress.open(&holder(ANN), film).await.unwrap();
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
     ingress.check(session.playback_id, film).await.unwrap();
     read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
     anvil.give(contract, 7, BOB).await;

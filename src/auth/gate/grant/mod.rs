@@ -96,6 +96,14 @@ impl Denied {
     }
 }
 
+/// A viewer whom the gate of a medium lets in now, and who has no session yet.
+#[derive(Debug)]
+pub struct Admission {
+    media_id: MediaId,
+    viewer: Viewer,
+    ruling: Ruling,
+}
+
 /// What became of a session whose gate was evaluated again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
@@ -150,11 +158,11 @@ impl Grants {
         &self.shared.judge
     }
 
-    /// Opens a session for `viewer`, if the medium's gate lets it in.
+    /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.
     ///
     /// # Errors
     /// [`Denied::Closed`] with the reason, which is also told as an event; [`Denied::Unavailable`] when the bus does not answer.
-    pub async fn open(&self, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
+    pub async fn admit(&self, viewer: &Viewer, media_id: MediaId) -> Result<Admission, Denied> {
         let shared = &self.shared;
         let found = access::rule(&shared.bus, &shared.judge, media_id, viewer).await?;
         let Some(ruling) = found else { return Err(Denied::because(Code::Gone)) };
@@ -162,6 +170,16 @@ impl Grants {
             shared.tell(viewer, media_id, &ruling).await;
             return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
         }
+        Ok(Admission { media_id, viewer: viewer.clone(), ruling })
+    }
+
+    /// Opens a session for whom the gate let in.
+    ///
+    /// # Errors
+    /// [`Denied::Unavailable`] when the bus does not answer.
+    pub async fn open(&self, admission: Admission) -> Result<Session, Denied> {
+        let shared = &self.shared;
+        let Admission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();
         let playback_id = PlaybackId::from_bytes(nats::fresh_id());
         let expires_at_ms = now_ms + shared.config.session_ms;
@@ -171,7 +189,7 @@ impl Grants {
             playback_id,
             media_id,
             owner: ruling.owner,
-            viewer: viewer.name.clone(),
+            viewer: viewer.name,
             wallet: viewer.wallet.map(|wallet| wallet.to_string()),
             rights: viewer.rights,
             gate_epoch: ruling.gate_epoch,
@@ -204,7 +222,7 @@ impl Grants {
     /// Whether the session plays the medium now. Answers from memory until the grant's end or a revocation.
     ///
     /// # Errors
-    /// As [`Grants::open`]; a session of another medium is as unknown as one that never was.
+    /// As [`Grants::admit`]; a session of another medium is as unknown as one that never was.
     pub async fn check(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<(), Denied> {
         let shared = &self.shared;
         let lasts_until_ms = match shared.live.look(playback_id, media_id, (shared.clock)()) {

@@ -11,7 +11,7 @@ use schemas::{
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::site::{OWNER, Site, holder};
+use super::site::{OWNER, Site, holder, play};
 use crate::auth::{
     chain::testing::{Mood, NFT},
     gate::{
@@ -33,7 +33,7 @@ fn code(outcome: Result<(), Denied>) -> Option<Code> {
 }
 
 async fn refused(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Code {
-    code(grants.open(viewer, media_id).await.map(drop)).expect("refused")
+    code(play(grants, viewer, media_id).await.map(drop)).expect("refused")
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
@@ -58,12 +58,12 @@ async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
     assert_eq!(denied.code, Code::Private);
     for (name, rights) in [(OWNER, Rights::Owner), ("root", Rights::Admin)] {
         let viewer = Viewer { name: name.into(), wallet: None, rights };
-        let session = grants.open(&viewer, media_id).await.unwrap();
+        let session = play(&grants, &viewer, media_id).await.unwrap();
         grants.check(session.playback_id, media_id).await.unwrap();
         assert_eq!(site.event::<Granted>(media_id).await.unwrap().code, Code::Owner);
     }
     let open = site.medium(Some(&Rule::Public {})).await;
-    let session = grants.open(&Viewer::anonymous(), open).await.unwrap();
+    let session = play(&grants, &Viewer::anonymous(), open).await.unwrap();
     grants.check(session.playback_id, open).await.unwrap();
 }
 
@@ -74,7 +74,7 @@ async fn a_session_plays_its_medium_and_no_other() {
     let (film, other) = (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(None).await);
     assert_eq!(refused(&grants, &holder(BOB), film).await, Code::NotOwner);
     assert_eq!(refused(&grants, &Viewer::anonymous(), film).await, Code::WalletNeeded);
-    let session = grants.open(&holder(ANN), film).await.unwrap();
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
     let granted = site.event::<Granted>(film).await.unwrap();
     assert_eq!(granted.rule_digest, compile(&nft(NFT, Some(1))).unwrap().digest);
     assert_eq!(granted.blocks[0].hash, site.world.head().hash.to_string());
@@ -89,7 +89,7 @@ async fn a_grant_is_renewed_while_the_gate_holds_and_ends_with_it() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = grants.open(&holder(ANN), film).await.unwrap();
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
     for _ in 0..5 {
         site.pass_ms(50_000);
         assert_eq!(code(grants.check(session.playback_id, film).await), None);
@@ -114,7 +114,7 @@ async fn nodes_that_are_away_cost_no_more_than_the_minute() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = grants.open(&holder(ANN), film).await.unwrap();
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
     (0..3).for_each(|node| site.world.mood(node, Mood::Down));
     assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
     site.pass_ms(55_000);
@@ -133,15 +133,15 @@ async fn the_newest_session_has_the_token() {
     let grants = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
     let other = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let first = grants.open(&holder(ANN), film).await.unwrap();
-    let second = grants.open(&holder(ANN), other).await.unwrap();
+    let first = play(&grants, &holder(ANN), film).await.unwrap();
+    let second = play(&grants, &holder(ANN), other).await.unwrap();
     assert_eq!(code(grants.check(first.playback_id, film).await), Some(Code::Displaced));
     assert_eq!(code(grants.check(second.playback_id, other).await), None);
     // Sign in, transfer, sign in again: the token has one viewer.
     site.world.transfer(1, Some(BOB));
     (0..2).for_each(|_| site.world.mine(|_| {}));
     site.world.sync_all();
-    let third = grants.open(&holder(BOB), film).await.unwrap();
+    let third = play(&grants, &holder(BOB), film).await.unwrap();
     assert_eq!(code(grants.check(second.playback_id, other).await), Some(Code::Displaced));
     assert_eq!(code(grants.check(third.playback_id, film).await), None);
     // Two at a time where the rule says so.
@@ -150,7 +150,7 @@ async fn the_newest_session_has_the_token() {
     let pair = site.medium(Some(&two)).await;
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(grants.open(&holder(BOB), pair).await.unwrap().playback_id);
+        sessions.push(play(&grants, &holder(BOB), pair).await.unwrap().playback_id);
     }
     let mut codes = Vec::new();
     for session in sessions {
@@ -164,14 +164,14 @@ async fn a_session_has_an_end_and_a_changed_rule_asks_again() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = grants.open(&holder(ANN), film).await.unwrap();
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
     site.pass_ms(12 * 3_600_000);
     assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Expired));
-    let session = grants.open(&holder(ANN), film).await.unwrap();
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
     change_rule(&site, film, Some(&nft(NFT, Some(2)))).await;
     assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::ContractFailed));
     change_rule(&site, film, Some(&Rule::Public {})).await;
-    let session = grants.open(&holder(BOB), film).await.unwrap();
+    let session = play(&grants, &holder(BOB), film).await.unwrap();
     change_rule(&site, film, None).await;
     assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Private));
 }
@@ -209,7 +209,7 @@ async fn every_replica_hears_of_a_revocation() {
         replicas.push(grants);
     }
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = replicas[0].open(&holder(ANN), film).await.unwrap();
+    let session = play(&replicas[0], &holder(ANN), film).await.unwrap();
     // From memory: no node is asked any more once every replica knows the session.
     for replica in &replicas {
         until("the replica remembers", || async {
@@ -231,7 +231,7 @@ async fn every_replica_hears_of_a_revocation() {
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     // A changed gate reaches what is in memory, too.
-    let session = replicas[0].open(&holder(ANN), film).await.unwrap();
+    let session = play(&replicas[0], &holder(ANN), film).await.unwrap();
     for replica in &replicas {
         replica.check(session.playback_id, film).await.unwrap();
     }

@@ -20,7 +20,7 @@ use crate::auth::{
     },
     gate::{
         Rights, Viewer,
-        grant::{Config, Grants},
+        grant::{Config, Denied, Grants},
         judge::Judge,
         rule::compile,
         testing::ANN,
@@ -28,6 +28,11 @@ use crate::auth::{
 };
 
 pub(crate) const OWNER: &str = "olga";
+
+/// Lets `viewer` in and opens its session.
+pub(crate) async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
+    grants.open(grants.admit(viewer, media_id).await?).await
+}
 
 /// One installation.
 pub(crate) struct Site {
