@@ -6,8 +6,6 @@
 //! Limits: [`Config::challenge_ttl_s`]; [`Config::challenges_per_prefix_max`] for each client prefix over all replicas, so what
 //! lies in KV is bounded by who asks, and there are never more refusals on record than challenges.
 
-use std::net::IpAddr;
-
 use alloy_primitives::hex;
 use nats::{Bus, Held, Outbox};
 use schemas::{
@@ -23,6 +21,7 @@ use super::{
     denial::{Denial, Failure},
     value::Address,
 };
+use crate::ingress::client::Client;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -36,12 +35,12 @@ pub(super) struct Wish {
 pub(super) async fn give(
     bus: &Bus,
     config: &Config,
-    (wish, cookie, client): (&Wish, &str, IpAddr),
+    (wish, cookie, client): (&Wish, &str, Client),
     request_id: RequestId,
 ) -> Result<Option<Challenge>, nats::Error> {
     let now_ms = nats::now_ms();
     let expires_at_ms = now_ms.saturating_add(config.challenge_ttl_s.saturating_mul(1_000));
-    if !count(bus, config, &prefix(client), (now_ms, expires_at_ms)).await? {
+    if !count(bus, config, &hex::encode(hash(&client.prefix.to_string())), (now_ms, expires_at_ms)).await? {
         return Ok(None);
     }
     let challenge = Challenge {
@@ -135,32 +134,6 @@ async fn count(
     }
 }
 
-/// What stands for a client: its IPv4 address, or the 64 bits of its IPv6 address that a household has; hashed.
-fn prefix(client: IpAddr) -> String {
-    let text = match client.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    };
-    hex::encode(Sha256::digest(text.as_bytes()))
-}
-
 fn hash(text: &str) -> ByteBuf {
     ByteBuf::from(Sha256::digest(text.as_bytes()).to_vec())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_household_is_one_client() {
-        let of = |text: &str| prefix(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-    }
 }

@@ -1,14 +1,11 @@
 //! Challenge and login.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+use std::fmt::Write as _;
 
 use alloy_primitives::hex;
 use axum::{
     Json,
-    extract::{ConnectInfo, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -30,7 +27,7 @@ use crate::{
         uri,
         value::Address,
     },
-    ingress::{error::Problem, request},
+    ingress::{client::Client, error::Problem, request},
 };
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
@@ -48,7 +45,7 @@ pub(super) struct Ask {
 
 pub(super) async fn challenge(
     State(sign_in): State<SignIn>,
-    peer: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
+    client: Client,
     headers: HeaderMap,
     Body(ask): Body<Ask>,
 ) -> Result<Response, Problem> {
@@ -56,8 +53,6 @@ pub(super) async fn challenge(
     let wish = wish(shared, ask)?;
     // A browser with two sign-ins under way keeps one cookie for both.
     let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
-    // Without a peer everybody is one client: the limit is then too strict, never too lax.
-    let client = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.0.ip());
     let given = challenge::give(&shared.bus, &shared.config, (&wish, &cookie, client), request::id()).await?;
     let Some(challenge) = given else {
         let title = "Too many challenges were asked for";

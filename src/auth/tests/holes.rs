@@ -1,7 +1,7 @@
 //! Holes seen in comparable systems, by their numbers.
 
 use reqwest::{Method, StatusCode};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use schemas::{access, session::Ring};
 use serde_json::json;
 
@@ -38,6 +38,9 @@ async fn hole_3_and_18_what_can_not_be_read_lets_nobody_in() {
     let signature = wallet.personal(&message);
     let pid = Pid::from_raw(i32::try_from(site.broker.broker().pid().unwrap()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
+    // A thread that runs on another core answers for a moment more.
+    let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+    assert!(status.stopped());
     let (me, media, by_key, refreshed, login, verify) = tokio::join!(
         a.me(&token),
         a.get("/v1/media", &token),
@@ -123,6 +126,22 @@ async fn hole_7_no_header_of_the_client_makes_it_another_client() {
     }
     let host = a.request(Method::POST, "/v1/auth/challenge").header("host", "evil.org").json(&json!({}));
     a.send(host).await.assert(429, "too_many_challenges");
+}
+
+#[tokio::test]
+async fn clients_behind_a_trusted_proxy_have_a_share_each() {
+    let mut site = Site::start().await;
+    site.proxies.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let replica = site.replica(Config { challenges_per_prefix_max: 1, ..config() }).await;
+    let ask = async |address: &str| {
+        let asked = replica.request(Method::POST, "/v1/auth/challenge").header("x-forwarded-for", address);
+        replica.send(asked.json(&json!({}))).await
+    };
+    ask("203.0.113.8").await.expect(201);
+    ask("203.0.113.9").await.expect(201);
+    ask("198.51.100.1, 203.0.113.8").await.assert(429, "too_many_challenges");
+    ask("2001:db8:1:2::1").await.expect(201);
+    ask("2001:db8:1:2:ffff::9").await.assert(429, "too_many_challenges");
 }
 
 #[tokio::test]

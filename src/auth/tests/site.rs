@@ -19,7 +19,7 @@ use crate::{
         Config, Principal, SignIn, contract::ChainCall, require, routes, signature::personal_digest,
         value::Address,
     },
-    ingress::{request, serve},
+    ingress::{client, request, serve},
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -28,6 +28,7 @@ pub(super) const DOMAIN: &str = "media.example.org";
 pub(super) struct Site {
     pub(super) broker: TestBroker,
     pub(super) admin: Bus,
+    pub(super) proxies: client::Config,
     tasks: JoinSet<()>,
 }
 
@@ -51,7 +52,7 @@ impl Site {
     pub(super) async fn start() -> Self {
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
-        Self { broker, admin, tasks: JoinSet::new() }
+        Self { broker, admin, proxies: client::Config::default(), tasks: JoinSet::new() }
     }
 
     /// A replica that hears of ended sessions.
@@ -81,6 +82,7 @@ impl Site {
         let app: Router = Router::new()
             .merge(guarded)
             .merge(routes::router(sign_in.clone()))
+            .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify))
             .layer(middleware::from_fn(request::identify));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
