@@ -55,7 +55,7 @@ impl Default for Config {
             retries_max: 3,
             part_bytes_min: 16 * MIB,
             parts_in_flight_max: 3,
-            batch_bytes: 256 * 1024,
+            batch_bytes: 128 * 1024,
             group_bytes: 16 * MIB,
             group_interval_ms: 1_000,
             tail_interval_ms: 15_000,
