@@ -8,7 +8,7 @@
 //!
 //! This crate is the binary's library: it composes the stages below it and adds what faces people. The map:
 //!
-//! - [`ingress`]: HTTP. [`auth`]: who is asking. [`keeper`]: singletons under a lease.
+//! - [`ingress`]: HTTP. [`auth`]: who is asking. [`keeper`]: singletons under a lease. [`memory`]: what is remembered of records.
 //! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
 //! - [`config`]: one struct, from file, environment and flags. [`telemetry`]: logs, probes and metrics of each role.
 //!
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod ingress;
 pub mod keeper;
+pub mod memory;
 pub mod published;
 pub mod roles;
 pub mod telemetry;

@@ -237,6 +237,7 @@ async fn change(
         attempt += 1;
         match apply(&app.bus, &mut medium, media_id, &wanted, &who).await {
             Ok(()) => {
+                app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
                 return Ok(document_answer(
                     &HeaderMap::new(),

@@ -108,6 +108,8 @@ pub struct App {
     pub followers: events::Followers,
     /// Final playlists and init segments.
     pub streams: play::Cache,
+    /// Media that are ready.
+    pub known: Arc<play::Known>,
     /// Jobs that are watched while they run.
     pub growing: Arc<play::Growing>,
     /// Places for replays of the audit log.
@@ -153,6 +155,7 @@ impl App {
         );
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
         let streams = play::Cache::new(&config.playback)?;
+        let known = Arc::new(play::Known::new(&config.playback));
         Ok(Self {
             bus,
             store,
@@ -166,6 +169,7 @@ impl App {
             limits,
             caches,
             origins,
+            known,
             growing: Arc::new(play::Growing::new()),
             replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
             stopping: CancellationToken::new(),
@@ -204,6 +208,7 @@ impl App {
             self.followers.hub().run(shutdown.clone()),
             self.sign_in.run(shutdown.clone()),
             self.grants.run(shutdown.clone()),
+            self.known.run(&self.bus, shutdown.clone()),
             limits,
             ending,
         )?;

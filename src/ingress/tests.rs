@@ -19,7 +19,7 @@ use super::*;
 struct Site {
     address: SocketAddr,
     key: String,
-    _broker: TestBroker,
+    broker: TestBroker,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
@@ -98,7 +98,7 @@ impl Site {
         let mut tasks = JoinSet::new();
         let router = router_with(app, extra());
         tasks.spawn(serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
-        Self { address, key, _broker: broker, _folder: folder, _tasks: tasks }
+        Self { address, key, broker, _folder: folder, _tasks: tasks }
     }
 
     /// Sends bytes as they are and reads until the connection ends.
@@ -292,4 +292,23 @@ async fn an_upload_that_is_created_twice_with_one_key_is_one() {
     );
     let other = site.ask("POST", "/v1/uploads", &headers.replace("Length: 5", "Length: 6"), "").await;
     assert_eq!((other.status, other.problem().as_str()), (422, "idempotency_mismatch"));
+}
+
+#[tokio::test]
+async fn who_asks_to_play_too_early_leaves_no_session() {
+    let site = Site::start(|_| {}).await;
+    let authorization = format!("Authorization: Bearer {}\r\n", site.key);
+    let headers = format!(
+        "{authorization}Tus-Resumable: 1.0.0\r\nUpload-Length: 5\r\nContent-Type: application/offset+octet-stream\r\n"
+    );
+    let uploaded = site.ask("POST", "/v1/uploads", &headers, "hello").await;
+    assert_eq!(uploaded.status, 201, "{uploaded:?}");
+    let media_id = uploaded.header("streamgate-media-id").unwrap();
+    let path = format!("/v1/media/{media_id}/playback");
+    let early = site.ask("POST", &path, &authorization, "").await;
+    assert_eq!((early.status, early.problem().as_str()), (409, "not_playable"));
+    let admin = site.broker.bus(Role::Admin).await;
+    let events = admin.context().get_stream_no_info(schemas::subjects::EVENTS).await.unwrap();
+    assert!(events.get_last_raw_message_by_subject("evt.upload.received.*").await.is_ok());
+    assert!(events.get_last_raw_message_by_subject(&format!("evt.gate.granted.{media_id}")).await.is_err());
 }

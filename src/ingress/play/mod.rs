@@ -2,13 +2,14 @@
 //!
 //! `POST /v1/media/{id}/playback` asks the gate and answers addresses; `/play/{token}/{media_id}/...` serves them
 //! to any player, since the token in the path is the right. While an encode grows its playlists are rendered from the job's
-//! records; what is final comes from the store.
+//! records; what is final comes from the store, and which medium it is from memory.
 //!
 //! Limits: [`Config`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
 
 mod bytes;
 pub(super) mod encryption;
 mod growing;
+mod known;
 mod path;
 
 use std::{ops::Range, time::Duration};
@@ -39,6 +40,7 @@ use crate::auth::{
 };
 use bytes::Facts;
 pub use growing::Growing;
+pub use known::Known;
 use path::Wanted;
 
 /// Settings of playback.
@@ -53,6 +55,10 @@ pub struct Config {
     pub cache_age_seconds_max: u64,
     /// Largest object that is cached, in bytes.
     pub cache_object_bytes_max: u64,
+    /// Media that are remembered between requests.
+    pub media_count_max: usize,
+    /// Age in seconds at which a remembered medium is read again, whatever was heard.
+    pub media_age_seconds_max: u64,
     /// Largest segment that is encrypted, in bytes: a range near its end costs the encryption of all before it.
     pub encrypted_segment_bytes_max: u64,
 }
@@ -64,6 +70,8 @@ impl Default for Config {
             cache_bytes_max: 64 * 1024 * 1024,
             cache_age_seconds_max: 15 * 60,
             cache_object_bytes_max: 1024 * 1024,
+            media_count_max: 10_000,
+            media_age_seconds_max: 30 * 60,
             encrypted_segment_bytes_max: 256 * 1024 * 1024,
         }
     }
@@ -232,31 +240,24 @@ async fn serve(
         Err(denied) => return Err(denied.into()),
     }
     let wanted = Wanted::parse(path).ok_or_else(nothing_there)?;
-    let record_key = media_id.to_string();
-    let (asset, document) = tokio::try_join!(
-        app.bus.load::<schemas::media::Record>(&record_key),
-        app.bus.load::<schemas::document::Record>(&record_key),
-    )?;
-    let asset = asset.ok_or_else(nothing_there)?;
-    let encryption = document.map(|held| held.record.encryption).unwrap_or_default();
-    let (status, encode) = (asset.record.status, asset.record.encode.ok_or_else(nothing_there)?);
-    if !matches!(status, Status::Playable | Status::Ready) {
-        return Err(nothing_there());
+    let medium = app.known.medium(&app.bus, media_id).await?.ok_or_else(nothing_there)?;
+    let encode = &medium.encode;
+    if let (schemas::document::Encryption::Aes128, Some(way)) =
+        (medium.encryption, encryption::Way::of(wanted))
+    {
+        return encryption::serve(app, headers, way, media_id, encode).await;
     }
-    if let (schemas::document::Encryption::Aes128, Some(way)) = (encryption, encryption::Way::of(wanted)) {
-        return encryption::serve(app, headers, way, media_id, &encode).await;
-    }
-    match (wanted, status) {
-        (Wanted::SegmentKey, _) => Err(nothing_there()),
-        (Wanted::Growing(rendition), _) => {
+    match wanted {
+        Wanted::SegmentKey => Err(nothing_there()),
+        Wanted::Growing(rendition) => {
             let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
             Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
         }
-        (Wanted::Multivariant, Status::Playable) => {
+        Wanted::Multivariant if medium.is_growing => {
             let text = app.growing.multivariant(&app.bus, encode.job_id).await?;
             Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
         }
-        _ => stored(app, headers, wanted, &encode).await,
+        _ => stored(app, headers, wanted, encode).await,
     }
 }
 

@@ -271,7 +271,7 @@ impl Grants {
             Some((Session { revoked: Some(code), ..session.clone() }, Outbox::new().event(&revoked)))
         };
         self.shared.bus.change::<Session>(&playback_id.to_string(), change).await?;
-        self.shared.live.forget(playback_id);
+        self.shared.live.forget(&playback_id);
         Ok(is_change)
     }
 }

@@ -6,7 +6,7 @@ use schemas::{
     ids::{MediaId, PlaybackId},
 };
 
-use super::{AGAIN_MS, Denied, Grants, Renewal, slots};
+use super::{AGAIN_MS, Denied, Grants, Renewal, live::Entry, slots};
 use crate::auth::gate::{
     Viewer,
     access::{self, Ruling},
@@ -39,7 +39,8 @@ impl Grants {
                     return Err(Denied::Closed { code, blocks: ruling.blocks });
                 }
                 let again_ms = now_ms + AGAIN_MS;
-                shared.live.put(generation, playback_id, media_id, (session.granted_until_ms, again_ms));
+                let entry = Entry { media_id, until_ms: session.granted_until_ms, again_ms };
+                shared.live.keep(generation, playback_id, entry);
                 return Ok(Renewal::Unclear);
             }
             Keep::On => {}
@@ -49,7 +50,7 @@ impl Grants {
         }
         let until_ms = self.prolong(&session, ruling, same_rule).await?;
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
-        shared.live.put(generation, playback_id, media_id, (until_ms, again_ms));
+        shared.live.keep(generation, playback_id, Entry { media_id, until_ms, again_ms });
         Ok(Renewal::Renewed)
     }
 

@@ -1,0 +1,190 @@
+//! What is remembered of records only as long as changes to them are heard, so that memory is never wiser than the records.
+//!
+//! Whoever looks something up notes [`Memory::generation`] first: when something was forgotten meanwhile, what was found may be
+//! old, and is not kept.
+//!
+//! Limits: so many entries; when there are more, those that have outlived their use go first, and what still does not fit is not
+//! kept.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use nats::{Bus, Start, reader};
+use schemas::subjects;
+use tokio_util::sync::CancellationToken;
+
+/// Values by key. It answers nothing until [`follow`] hears of changes.
+#[derive(Debug)]
+pub struct Memory<K, V> {
+    entries: Mutex<HashMap<K, V>>,
+    count_max: usize,
+    generation: AtomicU64,
+    following: AtomicBool,
+}
+
+impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+    /// An empty memory of at most `count_max` entries.
+    pub fn new(count_max: usize) -> Self {
+        Self {
+            entries: Mutex::default(),
+            count_max,
+            generation: AtomicU64::new(0),
+            following: AtomicBool::new(false),
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<K, V>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is remembered of `key`.
+    pub fn get(&self, key: &K) -> Option<V> {
+        if !self.following.load(Ordering::Acquire) {
+            return None;
+        }
+        self.entries().get(key).cloned()
+    }
+
+    /// Counts what was forgotten.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Keeps what was looked up at `generation`. When there is no room, entries that `is_outlived` go.
+    pub fn put(&self, generation: u64, key: K, value: V, is_outlived: impl Fn(&V) -> bool) {
+        let mut entries = self.entries();
+        // Under the lock: a change that is heard now finds the entry.
+        if self.generation() != generation {
+            return;
+        }
+        if entries.len() >= self.count_max && !entries.contains_key(&key) {
+            entries.retain(|_, entry| !is_outlived(entry));
+            if entries.len() >= self.count_max {
+                return;
+            }
+        }
+        entries.insert(key, value);
+    }
+
+    /// Forgets one entry.
+    pub fn forget(&self, key: &K) {
+        let mut entries = self.entries();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        entries.remove(key);
+    }
+
+    /// Forgets the entries that are `concerned`.
+    pub fn forget_where(&self, concerned: impl Fn(&V) -> bool) {
+        let mut entries = self.entries();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        entries.retain(|_, entry| !concerned(entry));
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        let mut entries = self.entries();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        entries.clear();
+    }
+
+    /// Only who hears of changes may answer from memory.
+    pub(crate) fn set_following(&self, following: bool) {
+        self.clear();
+        self.following.store(following, Ordering::Release);
+    }
+}
+
+/// Hands every event that fits `filters` to `hear` until `shutdown`; `memory` answers as long as nothing can be missed.
+///
+/// # Errors
+/// When the broker lets nobody follow its events.
+pub async fn follow<K: Eq + Hash, V: Clone>(
+    bus: &Bus,
+    filters: Vec<String>,
+    memory: &Memory<K, V>,
+    hear: impl Fn(&reader::Entry),
+    shutdown: CancellationToken,
+) -> Result<(), nats::Error> {
+    let mut connection = bus.connection();
+    let mut events = bus.reader(reader::Config::new(subjects::EVENTS, filters, Start::New)).await?;
+    memory.set_following(true);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            event = events.next() => match event {
+                Ok(entry) => hear(&entry),
+                Err(error) => {
+                    tracing::warn!(%error, "an event could not be read; everything is looked up again");
+                    memory.clear();
+                }
+            },
+            // What was said while the connection was away may be missed.
+            changed = connection.changed() => {
+                memory.clear();
+                if changed.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    memory.set_following(false);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory<u8, u8> {
+        let memory = Memory::new(1);
+        memory.set_following(true);
+        memory
+    }
+
+    #[test]
+    fn what_was_looked_up_before_a_change_is_not_kept() {
+        let memory = memory();
+        let changes: [fn(&Memory<u8, u8>); 3] =
+            [|m| m.forget(&9), |m| m.forget_where(|_| false), Memory::clear];
+        for change in changes {
+            let generation = memory.generation();
+            change(&memory);
+            memory.put(generation, 1, 10, |_| false);
+            assert_eq!(memory.get(&1), None);
+        }
+        memory.put(memory.generation(), 1, 10, |_| false);
+        assert_eq!(memory.get(&1), Some(10));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_gone() {
+        let memory = memory();
+        let changes: [fn(&Memory<u8, u8>); 3] =
+            [|m| m.forget(&1), |m| m.forget_where(|v| *v == 10), Memory::clear];
+        for change in changes {
+            memory.put(memory.generation(), 1, 10, |_| false);
+            assert_eq!(memory.get(&1), Some(10));
+            change(&memory);
+            assert_eq!(memory.get(&1), None);
+        }
+    }
+
+    #[test]
+    fn it_is_bounded_and_silent_without_a_follower() {
+        let memory = memory();
+        memory.put(memory.generation(), 1, 10, |_| false);
+        memory.put(memory.generation(), 2, 20, |_| false);
+        assert_eq!((memory.get(&1), memory.get(&2)), (Some(10), None), "full");
+        memory.put(memory.generation(), 2, 20, |value| *value == 10);
+        assert_eq!((memory.get(&1), memory.get(&2)), (None, Some(20)), "the first is of no use any more");
+        memory.set_following(false);
+        memory.put(memory.generation(), 2, 20, |_| false);
+        assert_eq!(memory.get(&2), None);
+    }
+}
