@@ -8,6 +8,7 @@ mod keys;
 mod login;
 mod message;
 mod principal;
+mod published;
 mod sessions;
 mod signature;
 mod site;

@@ -64,7 +64,7 @@ fn the_examples_of_erc_2098_are_read() {
     }
 }
 
-fn address_of(key: &SecretKey) -> Address {
+pub(super) fn address_of(key: &SecretKey) -> Address {
     let point = secp256k1::PublicKey::from_secret_key(key).serialize_uncompressed();
     Address::new(alloy_primitives::Address::from_raw_public_key(&point[1..]))
 }
