@@ -12,6 +12,8 @@
 )]
 
 mod bus;
+mod gate;
+mod http;
 mod ladder;
 mod server;
 mod uploads;
@@ -69,7 +71,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus start upload slow ladder title; without any, all.
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus signin token limiter get cache start upload slow ladder title; without any, all.
 BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024) and BENCH_SLOW (1000) make a run smaller.";
 
 #[tokio::main]
@@ -83,6 +85,22 @@ async fn main() {
     println!("| measured | ours | baseline | ratio | aim | |\n| --- | --- | --- | --- | --- | --- |");
     if is_wanted("bus") {
         println!("{}", bus::events_per_second().await.line());
+    }
+    if is_wanted("signin") {
+        println!("{}", gate::sign_in().line());
+    }
+    if is_wanted("token") {
+        println!("{}", gate::path_token().line());
+    }
+    if is_wanted("limiter") {
+        println!("{}", gate::limiter().line());
+        println!("{}", gate::memory_per_key().line());
+    }
+    if is_wanted("get") {
+        println!("{}", http::limited_get().await.line());
+    }
+    if is_wanted("cache") {
+        println!("{}", http::cached_playlist().await.line());
     }
     if is_wanted("start") {
         println!("{}", server::cold_start().line());

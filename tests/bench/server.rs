@@ -72,6 +72,13 @@ impl Drop for Server {
     }
 }
 
+/// Memory of a process, in units of 1,024 bytes.
+pub(crate) fn resident_kb(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 pub(crate) fn cold_start() -> Row {
     let seconds = (0..5).map(|_| Server::start("").seconds_to_ready).collect();
     Row {

@@ -8,7 +8,11 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::{Aim, Row, median, server::Server, size};
+use crate::{
+    Aim, Row, median,
+    server::{Server, resident_kb},
+    size,
+};
 
 async fn create(server: &Server, length: u64) -> String {
     let answer = reqwest::Client::new()
@@ -83,12 +87,6 @@ pub(crate) async fn throughput() -> Row {
         against: "cat + fdatasync",
         aim: Aim::RatioLeast(0.55),
     }
-}
-
-fn resident_kb(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 pub(crate) async fn memory_per_slow_upload() -> Row {

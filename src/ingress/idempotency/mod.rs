@@ -108,16 +108,6 @@ pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) ->
     }
 }
 
-/// For routes that must not be repeated by accident: refuses a POST without a key.
-pub async fn required(request: Request, next: Next) -> Response {
-    if *request.method() == Method::POST && !request.headers().contains_key(&IDEMPOTENCY_KEY) {
-        return Problem::bad_request("idempotency_key_missing", "This request needs an Idempotency-Key")
-            .detail("send a fresh random one with each new request, and the same one when you repeat it")
-            .into_response();
-    }
-    next.run(request).await
-}
-
 impl Keeper {
     async fn answer(&self, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
         let owner = request.extensions().get::<Principal>().ok_or_else(Problem::unauthorized)?.owner.clone();

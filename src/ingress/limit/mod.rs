@@ -16,7 +16,7 @@ mod table;
 mod tests;
 mod ticket;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -97,6 +97,11 @@ impl Limits {
         );
     }
 
+    /// The ticket of a request of `client`, from which nothing is taken yet.
+    pub fn ticket(&self, client: IpAddr) -> Ticket {
+        Ticket::new(self.clone(), client)
+    }
+
     /// How often each policy let pass and refused.
     pub fn counts(&self) -> Vec<Count> {
         self.shared.report.counts()
@@ -124,7 +129,7 @@ pub async fn by_client(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let ticket = Ticket::new(limits, client.prefix);
+    let ticket = limits.ticket(client.prefix);
     let group = Group::of(request.method(), request.uri().path(), request.headers());
     let admitted = group.map_or(Ok(()), |group| ticket.take(group, Scope::Client));
     let mut response = match admitted {

@@ -69,13 +69,17 @@ impl Ticket {
     }
 
     /// Names the principal.
-    pub(super) fn belongs_to(&self, owner: &str) {
+    pub fn belongs_to(&self, owner: &str) {
         if let Some(inner) = &self.inner {
             inner.taken().owner = Some(owner.to_owned());
         }
     }
 
-    pub(super) fn take(&self, group: Group, scope: Scope) -> Result<(), Problem> {
+    /// Counts the request in `group` for its client or its principal.
+    ///
+    /// # Errors
+    /// 429 when there is no room; then nothing is counted.
+    pub fn take(&self, group: Group, scope: Scope) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         match inner.take(group, scope) {
             Ok(()) => Ok(()),
@@ -89,7 +93,7 @@ impl Ticket {
     }
 
     /// Tells on the answer how the caller stands.
-    pub(super) fn tell(&self, status: StatusCode, headers: &mut HeaderMap) {
+    pub fn tell(&self, status: StatusCode, headers: &mut HeaderMap) {
         let Some(inner) = &self.inner else { return };
         let now_ns = inner.limits.now_ns();
         let taken = inner.taken();

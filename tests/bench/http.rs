@@ -1,0 +1,250 @@
+//! One ingress in this process, spoken to over loopback: what limits cost a request, and what a cache spares it.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, middleware};
+use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
+use schemas::{
+    document,
+    gate::{Gate, Rule},
+    ids::{JobId, MediaId},
+    keys,
+    media::{Encode, Record, Status},
+};
+use store::Store;
+use streamgate::{
+    auth,
+    ingress::{self, App, client, limit, media, request, serve},
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Aim, Row, median};
+
+const OWNER: &str = "bench";
+const PREFIX: &str = "media/bench/enc/1";
+/// Playlists that are asked for once cold and once warm.
+const PLAYLISTS: usize = 300;
+
+struct Site {
+    app: App,
+    key: String,
+    media_id: MediaId,
+    tasks: JoinSet<()>,
+    _broker: TestBroker,
+    _folder: TempDir,
+}
+
+impl Site {
+    /// A medium that is ready, whose playlists are in the store.
+    async fn start() -> Self {
+        let broker = TestBroker::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
+        let admin = broker.bus(Role::Admin).await;
+        let key = auth::create_key(&bus, OWNER, schemas::access::Role::Owner).await.unwrap();
+        let store =
+            Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+        let media_id = MediaId::from_bytes(nats::fresh_id());
+        seed(&admin, &store, media_id).await;
+        let grants = streamgate::config::Config::default().grants(&bus).unwrap();
+        // Room for every request: refusals are not what is measured.
+        let rate = limit::gcra::Rate { capacity: 1_000_000_000, refill_per_s: 1_000_000 };
+        let mut config = ingress::Config::default();
+        (config.limit.rates.metadata, config.limit.rates.streaming) = (rate, rate);
+        config.limit.replicas_assumed_count = 1;
+        let app = App::build(bus, store, grants, config, auth::Config::default()).await.unwrap();
+        let mut tasks = JoinSet::new();
+        let beside = app.clone();
+        tasks.spawn(async move { beside.run(CancellationToken::new()).await.unwrap() });
+        Self { app, key, media_id, tasks, _broker: broker, _folder: folder }
+    }
+
+    async fn serve(&mut self, router: Router) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let grace = Duration::from_secs(1);
+        self.tasks.spawn(serve::serve(listener, router, CancellationToken::new(), grace));
+        address
+    }
+
+    /// The documents with all that stands before them, with and without limits.
+    fn documents(&self, limited: bool) -> Router {
+        let app = self.app.clone();
+        let mut guarded = media::router();
+        if limited {
+            guarded = guarded.route_layer(middleware::from_fn(limit::by_principal));
+        }
+        guarded = guarded.route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
+        if limited {
+            guarded = guarded.layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client));
+        }
+        let trusted = std::sync::Arc::new(app.config.client.clone());
+        guarded
+            .layer(middleware::from_fn_with_state(trusted, client::identify))
+            .layer(middleware::from_fn(request::identify))
+            .with_state(app)
+    }
+}
+
+async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
+    let asset = Record {
+        media_id,
+        owner: OWNER.into(),
+        status: Status::Ready,
+        source: None,
+        technical: None,
+        summary: None,
+        encode: Some(Encode {
+            number: 1,
+            job_id: JobId::from_bytes(nats::fresh_id()),
+            prefix: PREFIX.into(),
+            duration_ms: 600_000,
+            renditions: Vec::new(),
+            has_poster: false,
+        }),
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        changed_at_ms: 1,
+    };
+    let document = document::Record {
+        media_id,
+        owner: OWNER.into(),
+        title: "a film".into(),
+        gate: Some(Gate {
+            epoch: 1,
+            rule: Some(Rule::Public {}),
+            rule_digest: String::new(),
+            changed_at_ms: 1,
+        }),
+        encryption: document::Encryption::None,
+        created_at_ms: 1,
+        changed_at_ms: 1,
+    };
+    admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
+    admin.commit(&mut Held::new(document), Outbox::new()).await.unwrap();
+    // Ten minutes in segments of four seconds.
+    let playlist = "#EXTINF:4.000,\n123.m4s\n".repeat(150);
+    for i in 0..PLAYLISTS {
+        let key = format!("{PREFIX}/{}", keys::media_playlist(&format!("v{i}")));
+        store.put(&key, playlist.clone()).await.unwrap();
+    }
+    store.put(&format!("{PREFIX}/{}", keys::MULTIVARIANT), "#EXTM3U\n").await.unwrap();
+}
+
+/// A connection that is kept.
+struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    fn new(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { reader: BufReader::new(stream) }
+    }
+
+    /// Sends a request and reads the whole answer.
+    fn ask(&mut self, head: &str) -> Vec<u8> {
+        self.reader.get_mut().write_all(head.as_bytes()).unwrap();
+        let (mut line, mut length, mut first) = (String::new(), 0, true);
+        loop {
+            line.clear();
+            self.reader.read_line(&mut line).unwrap();
+            assert!(!first || line.starts_with("HTTP/1.1 200"), "{line}");
+            first = false;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.reader.read_exact(&mut body).unwrap();
+        body
+    }
+}
+
+/// Requests a second over two connections.
+fn rate(address: SocketAddr, head: &str) -> f64 {
+    const REQUESTS: usize = 1_500;
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut client = Client::new(address);
+                (0..REQUESTS).for_each(|_| drop(client.ask(head)));
+            });
+        }
+    });
+    2.0 * REQUESTS as f64 / started.elapsed().as_secs_f64()
+}
+
+/// A medium's document with limits and without, by turns.
+pub(crate) async fn limited_get() -> Row {
+    let mut site = Site::start().await;
+    let (on, off) = (site.documents(true), site.documents(false));
+    let (on, off) = (site.serve(on).await, site.serve(off).await);
+    let head = format!(
+        "GET /v1/media/{} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\n\r\n",
+        site.media_id, site.key
+    );
+    let (limited, free) = tokio::task::spawn_blocking(move || {
+        crate::gate::by_turns(15, || rate(on, &head), || rate(off, &head))
+    })
+    .await
+    .unwrap();
+    Row {
+        name: "GET of a document under limits",
+        ours: limited,
+        baseline: free,
+        unit: "/s",
+        against: "the same without limits",
+        aim: Aim::RatioLeast(0.97),
+    }
+}
+
+/// A playlist of ten minutes from memory, against the first time it is asked for.
+pub(crate) async fn cached_playlist() -> Row {
+    let mut site = Site::start().await;
+    let router = ingress::router(site.app.clone());
+    let address = site.serve(router).await;
+    let path = format!("/v1/media/{}/playback", site.media_id);
+    let (key, media_id) = (site.key.clone(), site.media_id);
+    let (hits, misses) = tokio::task::spawn_blocking(move || {
+        let mut client = Client::new(address);
+        let body = client.ask(&format!(
+            "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let session: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let token = session["token"].as_str().unwrap().to_owned();
+        let mut time = |path: &str| {
+            let head = format!("GET /play/{token}/{media_id}/{path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+            let started = Instant::now();
+            client.ask(&head);
+            started.elapsed().as_secs_f64() * 1e6
+        };
+        // The session and the medium are looked up once.
+        time(keys::MULTIVARIANT);
+        let mut of_all = || (0..PLAYLISTS).map(|i| time(&keys::media_playlist(&format!("v{i}")))).collect();
+        let misses = median(of_all());
+        (median(of_all()), misses)
+    })
+    .await
+    .unwrap();
+    Row {
+        name: "a playlist from the cache",
+        ours: hits,
+        baseline: misses,
+        unit: "us",
+        against: "its first request, local store",
+        aim: Aim::RatioMost(1.0),
+    }
+}
