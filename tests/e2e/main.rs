@@ -10,6 +10,7 @@ mod browser;
 mod chain;
 mod cli;
 mod contract;
+mod demo;
 mod encryption;
 mod faults;
 mod flow;
