@@ -21,4 +21,5 @@ mod http;
 mod inputs;
 mod scale;
 mod tus;
+mod wallet;
 mod whole;
