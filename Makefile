@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export NATS_SERVER ?= $(CURDIR)/.tools/bin/nats-server
 # Where cargo builds: a folder shared by checkouts when the environment names one.
 BUILT := $(or $(CARGO_TARGET_DIR),target)
-# Passed on to the program: make demo ARGS=--exit
+# Passed on to the program: make demo ARGS='--gated --exit'
 ARGS ?=
 
 help: ## Show this text
@@ -22,9 +22,9 @@ help: ## Show this text
 	@echo "README.md has a walkthrough with curl, target/release/streamgate --help has every command."
 
 setup: ## Install what building and running need (apt, with sudo; the rest into .tools)
-	@.ci/setup
+	@.ci/setup $(if $(filter --gated,$(ARGS)),gated)
 
-demo: release ## Start everything, upload the sample clip, print a URL that plays; ARGS=--exit ends once it plays
+demo: release ## Start everything, upload the sample clip, print a URL that plays; ARGS=--gated by a token, ARGS=--exit ends then
 	@$(BUILT)/release/streamgate demo $(ARGS)
 
 up: release ## Start everything on this machine, with its own broker and a data folder

@@ -89,6 +89,8 @@ pub struct Refusal {
     pub code: String,
     /// A sentence about this occurrence; may be empty.
     pub detail: String,
+    /// Why a gate is closed, as its stable code (`schemas::gate::Code`); empty where no gate has a say.
+    pub reason: String,
     /// Names the request in the server's log; may be empty.
     pub request_id: String,
     /// How long the server wants to be left alone, in seconds.
@@ -114,6 +116,7 @@ impl Refusal {
             title,
             code: word("code"),
             detail: word("detail"),
+            reason: word("reason"),
             request_id: word("request_id"),
             retry_after_s,
             advice: None,
@@ -127,10 +130,15 @@ impl fmt::Display for Refusal {
         if !self.detail.is_empty() {
             write!(f, ": {}", self.detail)?;
         }
-        match (self.code.is_empty(), self.request_id.is_empty()) {
-            (true, _) => {}
-            (false, true) => write!(f, " ({})", self.code)?,
-            (false, false) => write!(f, " ({}, request {})", self.code, self.request_id)?,
+        if !self.code.is_empty() {
+            write!(f, " ({}", self.code)?;
+            if !self.reason.is_empty() {
+                write!(f, ", {}", self.reason)?;
+            }
+            if !self.request_id.is_empty() {
+                write!(f, ", request {}", self.request_id)?;
+            }
+            write!(f, ")")?;
         }
         self.advice.iter().try_for_each(|advice| write!(f, "; {advice}"))
     }
@@ -188,6 +196,18 @@ impl Client {
             .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
             .build()?;
         Ok(Self { http, base, key, key_from })
+    }
+
+    /// The same server with another right: a key or an access token from `key_from`.
+    #[must_use]
+    pub fn with_key(&self, key: String, key_from: String) -> Self {
+        Self { key: Some(key), key_from, ..self.clone() }
+    }
+
+    /// The same server without any right.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        Self { key: None, key_from: "an anonymous request".into(), ..self.clone() }
     }
 
     /// Address of the server, ending with `/`.
@@ -365,6 +385,12 @@ mod tests {
         let refusal = Refusal::read(404, &headers, body);
         assert_eq!(refusal.to_string(), "No such medium: or not yours (not_found, request r1)");
         assert_eq!(refusal.retry_after_s, Some(RETRY_AFTER_SECONDS_MAX));
+        let closed = br#"{"title":"Closed","code":"gate_closed","reason":"not_owner"}"#;
+        let closed = Refusal::read(403, &HeaderMap::new(), closed);
+        assert_eq!(
+            (closed.reason.as_str(), closed.to_string().as_str()),
+            ("not_owner", "Closed (gate_closed, not_owner)")
+        );
         let plain = Refusal::read(502, &HeaderMap::new(), b"<html>bad gateway</html>");
         assert_eq!(plain.to_string(), "the server answered 502");
         assert!(Error::Refused(Box::new(plain)).is_transient());

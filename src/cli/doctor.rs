@@ -10,7 +10,7 @@ use media::Driver;
 use nats::server;
 use serde_json::json;
 
-use super::{Ended, broker, out, render};
+use super::{Ended, broker, demo::chain, out, render};
 use crate::config::Config;
 
 /// One thing that was looked at.
@@ -46,6 +46,7 @@ pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
     findings.extend(config.admin_listen.map(|address| port("admin port", "--admin-listen", address)));
     findings
         .push(Finding::fine("ffmpeg program", "not needed: streamgate-media has FFmpeg's libraries inside"));
+    findings.push(anvil(chain::find()));
     let is_fine = findings.iter().all(|finding| finding.is_fine);
     if as_json {
         let checks: Vec<_> = findings
@@ -62,6 +63,17 @@ pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
         });
     }
     Ok(if is_fine { Ended::Well } else { Ended::Badly })
+}
+
+/// The node of the gated demo; no server needs it.
+fn anvil(found: anyhow::Result<PathBuf>) -> Finding {
+    const NAME: &str = "anvil";
+    match found {
+        Ok(path) => Finding::fine(NAME, format!("for `demo --gated`, at {}", path.display())),
+        Err(error) => {
+            Finding { advice: error.to_string(), ..Finding::fine(NAME, "only `demo --gated` needs it") }
+        }
+    }
 }
 
 fn report(findings: &[Finding]) -> String {
@@ -132,7 +144,7 @@ async fn media(config: &Config) -> Vec<Finding> {
                     "install FFmpeg's libraries with libx264 (Debian and Ubuntu: `make setup` does), and build again"
                 }
             };
-            return vec![Finding::missing(NAME, chain(&error), advice)];
+            return vec![Finding::missing(NAME, causes(&error), advice)];
         }
     };
     let check = driver.check();
@@ -152,7 +164,7 @@ async fn media(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+fn causes(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
     std::iter::once(error.to_string()).chain(sources.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }

@@ -44,6 +44,7 @@ const AFTER: &str = "\
 First steps:
   streamgate doctor                     what this machine lacks, and how to get it
   streamgate demo                       everything at once, with a sample clip that plays
+  streamgate demo --gated               the same behind a gate: one wallet plays, another is refused
   streamgate up                         a server; the first start prints an API key
   streamgate upload film.mp4 --wait     upload, follow, print the address that plays
 
@@ -78,7 +79,11 @@ The first start makes an API key and keeps it in the data folder, in the file ap
     /// Start everything, upload a sample clip, follow it, print an address that plays
     #[command(after_help = "Examples:
   streamgate demo                 stays up until Ctrl-C; data in data/demo, on a free port unless --listen is given
-  streamgate demo --exit          ends once the clip plays; the last line on stdout is JSON")]
+  streamgate demo --gated         with a chain of its own: the owner of a token plays, another wallet is refused
+  streamgate demo --exit          ends once the clip plays; the last line on stdout is JSON
+
+The clip plays for everybody who has its address. With --gated it plays for the wallet that owns a token, before and after the
+token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above this program, or in PATH.")]
     Demo(DemoArgs),
     /// Run the HTTP role
     #[command(after_help = "Example:
@@ -144,6 +149,9 @@ The first start makes an API key and keeps it in the data folder, in the file ap
 /// Flags of `demo`.
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
+    /// Let in by a token on a chain of its own: a wallet plays and another is refused; needs anvil
+    #[arg(long)]
+    pub gated: bool,
     /// End once the clip plays and is ready; data goes to a folder that is removed
     #[arg(long)]
     pub exit: bool,

@@ -28,18 +28,18 @@ pub async fn open(client: &Client, media_id: &str) -> anyhow::Result<Playback> {
     Ok(Playback { hls_url: at("hls_url")?, watch_url: at("watch_url")? })
 }
 
-/// Fetches what a player fetches first: the multivariant playlist, a media playlist, a segment.
+/// Fetches what a player fetches first: the multivariant playlist, a media playlist, a segment. Answers the segment's address.
 ///
 /// # Errors
 /// When one of them can't be fetched, or is none.
-pub async fn check(client: &Client, playback: &Playback) -> anyhow::Result<()> {
+pub async fn check(client: &Client, playback: &Playback) -> anyhow::Result<Url> {
     let media_url = first_of(client, &playback.hls_url, "multivariant playlist").await?;
     let segment_url = first_of(client, &media_url, "media playlist").await?;
     let segment = fetch(client, &segment_url).await.context("the first segment")?;
     if segment.is_empty() {
         bail!("the first segment is empty");
     }
-    Ok(())
+    Ok(segment_url)
 }
 
 async fn first_of(client: &Client, url: &Url, what: &str) -> anyhow::Result<Url> {
@@ -55,7 +55,11 @@ fn first_address(playlist: &str) -> Option<&str> {
     lines.into_iter().find(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-async fn fetch(client: &Client, url: &Url) -> Result<Vec<u8>, Error> {
+/// Fetches an address of a session, which carries its own right.
+///
+/// # Errors
+/// Any [`Error`]; [`Error::Refused`] once the session is over.
+pub async fn fetch(client: &Client, url: &Url) -> Result<Vec<u8>, Error> {
     let request = client.open_request(Method::GET, url.clone());
     client::within_limit(async { client::read(client.send(request).await?).await }).await
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
-// The least of three token standards that a gate asks, without any check of who may do what: for tests on a local node only.
+// The least of three token standards that a gate asks, without any check of who may do what: for tests and demos on a local node only.
 
 contract Nft {
     event Transfer(address indexed from, address indexed to, uint256 indexed token);

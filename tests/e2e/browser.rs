@@ -77,12 +77,19 @@ fn with_player(watch_url: &str, player: Player) -> String {
     format!("{address}{separator}player={}#{fragment}", player.name())
 }
 
-struct Page {
+pub(crate) struct Page {
     client: Client,
 }
 
 impl Page {
-    async fn open(&self, url: &str) {
+    /// Runs `script` before the scripts of every document that is opened from now on, as an extension of the browser does.
+    pub(crate) async fn extend(&self, script: &str) {
+        let parameters =
+            json!({ "cmd": "Page.addScriptToEvaluateOnNewDocument", "params": { "source": script } });
+        self.client.issue_cmd(Own { path: "goog/cdp/execute", parameters }).await.unwrap();
+    }
+
+    pub(crate) async fn open(&self, url: &str) {
         self.client.goto(url).await.unwrap();
     }
 
@@ -114,16 +121,20 @@ impl Page {
         self.advances().await;
     }
 
+    /// Clicks what the CSS selector finds.
+    pub(crate) async fn click(&self, selector: &str) {
+        self.client.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
+    }
+
     /// Picks from the menu as a person does; `place` counts from 0, which is automatic.
     async fn choose(&self, place: usize) {
-        let option = format!("#quality option:nth-child({})", place + 1);
-        self.client.find(Locator::Css(&option)).await.unwrap().click().await.unwrap();
+        self.click(&format!("#quality option:nth-child({})", place + 1)).await;
     }
 
     async fn sign_in(&self, api_key: &str) {
         let field = self.client.find(Locator::Css("#key")).await.unwrap();
         field.send_keys(api_key).await.unwrap();
-        self.client.find(Locator::Css("#sign-in button")).await.unwrap().click().await.unwrap();
+        self.click("#sign-in button").await;
         self.until("page.dataset.state !== 'starting'").await;
     }
 
@@ -136,7 +147,7 @@ impl Page {
     }
 
     /// Waits in the page until the JavaScript `condition` over `page` and `video` holds.
-    async fn until(&self, condition: &str) {
+    pub(crate) async fn until(&self, condition: &str) {
         let script = format!(
             "const [deadlineMs, done] = arguments;
              const page = document.getElementById('page'), video = document.getElementById('video');
@@ -157,7 +168,7 @@ impl Page {
         self.run(&format!("return Boolean({expression})")).await == json!(true)
     }
 
-    async fn run(&self, body: &str) -> Value {
+    pub(crate) async fn run(&self, body: &str) -> Value {
         let script = format!(
             "const page = document.getElementById('page'), video = document.getElementById('video'); {body}"
         );
@@ -177,8 +188,9 @@ impl Page {
     }
 
     /// The errors in the browser's console since the last call, script errors and refused loads among them.
-    async fn console_errors(&self) -> Vec<String> {
-        let entries = self.client.issue_cmd(ConsoleLog).await.unwrap();
+    pub(crate) async fn console_errors(&self) -> Vec<String> {
+        let log = Own { path: "se/log", parameters: json!({ "type": "browser" }) };
+        let entries = self.client.issue_cmd(log).await.unwrap();
         let entries = entries.as_array().cloned().unwrap_or_default();
         entries
             .iter()
@@ -188,22 +200,25 @@ impl Page {
     }
 }
 
-/// Chromium's own WebDriver command for what its console has shown.
+/// A WebDriver command of Chromium's own.
 #[derive(Debug)]
-struct ConsoleLog;
+struct Own {
+    path: &'static str,
+    parameters: Value,
+}
 
-impl WebDriverCompatibleCommand for ConsoleLog {
+impl WebDriverCompatibleCommand for Own {
     fn endpoint(&self, base_url: &url::Url, session_id: Option<&str>) -> Result<url::Url, url::ParseError> {
-        base_url.join(&format!("session/{}/se/log", session_id.unwrap_or_default()))
+        base_url.join(&format!("session/{}/{}", session_id.unwrap_or_default(), self.path))
     }
 
     fn method_and_body(&self, _request_url: &url::Url) -> (http::Method, Option<String>) {
-        (http::Method::POST, Some(json!({ "type": "browser" }).to_string()))
+        (http::Method::POST, Some(self.parameters.to_string()))
     }
 }
 
 /// Runs `story` in a fresh browser with a fresh profile; the browser is gone afterwards, also when the story fails.
-async fn in_browser(story: impl AsyncFnOnce(&Page)) {
+pub(crate) async fn in_browser(story: impl AsyncFnOnce(&Page)) {
     let profile = tempfile::tempdir().unwrap();
     let (mut driver, port) = start_driver().await;
     let capabilities = json!({

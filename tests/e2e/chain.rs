@@ -137,7 +137,7 @@ impl Wallet {
     }
 
     /// `personal_sign` (ERC-191 version 0x45), hexadecimal.
-    fn sign(&self, text: &str) -> String {
+    pub(crate) fn sign(&self, text: &str) -> String {
         let digest = keccak256(format!("\x19Ethereum Signed Message:\n{}{text}", text.len()));
         let signature =
             RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.key);

@@ -46,9 +46,20 @@ impl Site {
         self.confirm().await;
     }
 
-    /// Makes one block more and returns when the service decides by it: a head is the newest for a moment.
+    /// Gives the token to a wallet, seen and not confirmed.
+    pub(crate) async fn give(&self, to: &Wallet) {
+        self.anvil.give(self.contract, TOKEN, to.address).await;
+        self.newest_is_seen().await;
+    }
+
+    /// Makes one block more, by which the service decides when this returns.
     pub(crate) async fn confirm(&self) {
         self.anvil.mine(1).await;
+        self.newest_is_seen().await;
+    }
+
+    /// Returns when the service decides by the newest block: a head is the newest for a moment.
+    async fn newest_is_seen(&self) {
         let height = self.anvil.height().await;
         let question = json!({ "address": self.contract.to_string(), "rule": self.nft_rule() });
         let began = Instant::now();
@@ -132,6 +143,7 @@ async fn a_token_opens_its_gate_and_a_transfer_closes_it_in_the_middle() {
     let refused = site.playback(Some(&bob_token)).await;
     assert_eq!(refusal(&refused), (403, "gate_closed"));
     assert_eq!(refused.1["reason"], "not_owner", "{}", refused.1);
+    assert_eq!(refused.1["detail"], "this wallet does not own the token", "{}", refused.1);
     assert_eq!(refused.1["blocks"][0]["chain_id"], CHAIN_ID, "{}", refused.1);
     assert_eq!(refusal(&site.playback(None).await), (401, "wallet_needed"));
     // The key of the owner plays, whatever the rule says.

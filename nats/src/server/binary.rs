@@ -9,7 +9,7 @@ use std::{
 
 use tokio::process::Command;
 
-use super::Error;
+use super::{Error, program::places};
 
 /// Oldest usable server, major and minor: the first with atomic batches and message schedules.
 pub const VERSION_MIN: (u32, u32) = (2, 12);
@@ -26,15 +26,16 @@ pub struct Found {
     pub version: (u32, u32),
 }
 
-/// The first usable server: the named one, or else the first of the usual places.
-///
-/// The working directory is no such place: who starts `up` inside a foreign folder must not run its programs.
+/// The first usable server: the named one, or else the first of the usual [`places`].
 ///
 /// # Errors
 /// [`Error::Missing`] says where it was looked for and what was found there.
 pub async fn find(named: Option<&Path>) -> Result<Found, Error> {
     let named = named.map(Path::to_path_buf).or_else(|| env::var_os("NATS_SERVER").map(PathBuf::from));
-    let candidates = named.map_or_else(usual, |path| vec![path]);
+    let mut candidates = named.map_or_else(|| places(NAME), |path| vec![path]);
+    if candidates.is_empty() {
+        candidates.push(PathBuf::from(NAME));
+    }
     let mut looked = Vec::new();
     for path in candidates {
         match version(&path).await {
@@ -44,15 +45,6 @@ pub async fn find(named: Option<&Path>) -> Result<Found, Error> {
         }
     }
     Err(Error::Missing { looked: looked.join(", ") })
-}
-
-fn usual() -> Vec<PathBuf> {
-    let exe = env::current_exe().unwrap_or_default();
-    let above = exe.ancestors().skip(1).take(5).map(|folder| folder.join(".tools/bin").join(NAME));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = above.filter(|file| file.is_file()).collect();
-    places.extend(env::split_paths(&path).map(|folder| folder.join(NAME)).filter(|file| file.is_file()));
-    if places.is_empty() { vec![PathBuf::from(NAME)] } else { places }
 }
 
 async fn version(path: &Path) -> Result<(u32, u32), String> {

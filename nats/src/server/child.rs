@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
-    process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,29 +12,14 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tokio::{
     io::AsyncWriteExt,
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin},
 };
 
 use super::{
     Config, Error,
     folder::{self, Folder, Keys, failed},
+    program,
 };
-
-/// The shell becomes the server; what it leaves behind waits for the end of the pipe from the parent. A line on the pipe
-/// means that the server has ended already; its end without one means that the parent has.
-const GUARDED: &str = r#"
-exec 3<&0 </dev/null
-(
-    read -r line <&3 && exit
-    kill -TERM $$
-    for second in 1 2 3 4 5; do
-        kill -0 $$ || exit
-        sleep 1
-    done
-    kill -KILL $$
-) >/dev/null 2>&1 &
-exec "$@" 3<&-
-"#;
 
 const POLL: Duration = Duration::from_millis(2);
 /// Most of the server's log that goes into an error, in bytes.
@@ -83,18 +67,12 @@ impl Launch {
         self.clear_ports()?;
         let errors = self.folder.file("nats-server.err");
         let stderr = File::create(&errors).map_err(|source| failed(&errors, source))?;
-        let mut child = Command::new("sh")
-            .args(["-c", GUARDED, "nats-server"])
-            .arg(&self.binary)
+        let mut child = program::guarded(&self.binary)
             .arg("--config")
             .arg(self.folder.file("nats-server.conf"))
-            .stdin(Stdio::piped())
             // Nothing is ever written there: the open handle keeps the folder locked as long as the server lives.
             .stdout(self.folder.hold()?)
             .stderr(stderr)
-            // Ctrl-C in the terminal is for the parent alone, which stops the server last.
-            .process_group(0)
-            .kill_on_drop(true)
             .spawn()
             .map_err(|source| failed(&self.binary, source))?;
         let (Some(guard), Some(pid)) = (child.stdin.take(), child.id()) else {

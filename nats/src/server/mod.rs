@@ -10,6 +10,7 @@
 mod binary;
 mod child;
 mod folder;
+pub mod program;
 mod supervise;
 
 use std::{

@@ -7,11 +7,12 @@ const storageKey = "streamgate.api-key";
 
 /** A refusal by the gateway: its problem document (RFC 9457), or what can be said without one. */
 export class Problem extends Error {
-  constructor(status, title, code, detail) {
+  constructor(status, title, code, detail, reason) {
     super(title);
     this.status = status;
     this.code = code;
     this.detail = detail;
+    this.reason = reason;
   }
 
   /** A sentence for people, the stable code in brackets. */
@@ -27,7 +28,7 @@ export class Problem extends Error {
     }
     const word = (value) => (typeof value === "string" ? value.slice(0, 300) : "");
     const title = word(said?.title) || `The server answered ${response.status}`;
-    return new Problem(response.status, title, word(said?.code), word(said?.detail));
+    return new Problem(response.status, title, word(said?.code), word(said?.detail), word(said?.reason));
   }
 }
 

@@ -84,17 +84,23 @@ function playerFailed(problem) {
 
 function refused(error, startS) {
   const problem = error instanceof Problem ? error : new Problem(0, "The page failed", "", String(error));
-  if (problem.status === 401 || (problem.status === 403 && !apiKey.get())) {
+  // Who is refused may come as somebody else; what is merely not confirmed yet is asked again as the same.
+  if (problem.status === 401 || (problem.status === 403 && problem.reason !== "not_confirmed")) {
     const known = apiKey.get();
     apiKey.clear();
-    const needed = wallet.isThere() ? "This video needs a wallet or a key" : "This video needs a key";
-    show("sign-in", known || problem.code === "wallet_needed" ? problem.text : needed);
+    show("sign-in", whatIsNeeded(problem, known));
     keyField.focus();
   } else if (problem.status === 409 || problem.status === 425) {
     waitForMedia(problem, startS);
   } else {
     show("failed", problem.text);
   }
+}
+
+function whatIsNeeded(problem, known) {
+  if (problem.code === "wallet_needed" && !wallet.isThere()) return `${problem.text}. This browser has no wallet`;
+  if (known || problem.status === 403 || problem.code === "wallet_needed") return problem.text;
+  return wallet.isThere() ? "This video needs a wallet or a key" : "This video needs a key";
 }
 
 /** The media is not playable yet: follows its events, which need a key, and starts as soon as one says it is. */

@@ -77,6 +77,22 @@ fn chain_unavailable() -> Problem {
         .retry_after_s(2)
 }
 
+/// What a closed gate lacks, for people.
+const fn why(code: Code) -> &'static str {
+    match code {
+        Code::NotListed => "this wallet is not on the list",
+        Code::NotOwner => "this wallet does not own the token",
+        Code::BalanceLow => "this wallet holds too little",
+        Code::NotConfirmed => "the chain has not confirmed it yet; try again in a moment",
+        Code::ContractFailed => "the contract refuses the question; the token may not exist",
+        Code::ContractMalformed => "the contract does not answer as its standard says",
+        Code::ContractAbsent => "there is no such contract",
+        Code::ChainUnknown => "its chain is not configured here",
+        Code::RuleInvalid => "its rule can't be understood",
+        _ => "its rule does not hold",
+    }
+}
+
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         let (code, blocks) = match denied {
@@ -92,7 +108,7 @@ impl From<Denied> for Problem {
             Code::WalletNeeded => {
                 Self::new(StatusCode::UNAUTHORIZED, "wallet_needed", "Sign in with a wallet to play this")
             }
-            _ => Self::forbidden("gate_closed", "The gate of this medium is closed to you"),
+            _ => Self::forbidden("gate_closed", "The gate of this medium is closed to you").detail(why(code)),
         };
         let reason = serde_json::to_value(code).unwrap_or_default();
         problem.member("reason", reason).member("blocks", serde_json::to_value(blocks).unwrap_or_default())

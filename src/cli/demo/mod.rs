@@ -1,49 +1,53 @@
-//! `demo`: a server, a sample clip through all of it, and an address that plays.
+//! `demo`: a server, a sample clip through all of it, and an address that plays, for everybody or by a token.
 
-use std::{net::SocketAddr, time::Instant};
+pub mod chain;
+mod clip;
+mod gated;
+mod open;
+mod wallet;
+
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
+use reqwest::Url;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DemoArgs, Ended, Global,
-    client::Client,
-    event::Teller,
-    follow::{End, Follower, Wanted},
-    out,
-    play::{self, Playback},
-    render, serve,
-    tus::{self, Source},
-};
+use super::{DemoArgs, Ended, Global, client::Client, out, play::Playback, serve};
 use crate::{config::Config, up};
+use chain::Node;
 
-/// The sample: an excerpt of Big Buck Bunny, (c) 2008 Blender Foundation, CC BY 3.0.
-static CLIP: &[u8] = include_bytes!("../../tests/e2e/fixtures/bigbuckbunny.mp4");
-const CLIP_NAME: &str = "Big Buck Bunny.mp4";
 /// Data of a demo that stays up.
 const FOLDER: &str = "data/demo";
+/// Between two questions about the same thing.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Starts everything, uploads the clip and follows it; then stays up, or ends with `--exit`.
 ///
 /// # Errors
-/// When the server does not start, or the clip does not become playable.
+/// When the server or the chain does not start, the clip does not become playable, or a gate lets in whom it should not.
 pub async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Ended> {
     let throwaway = (args.exit && args.server.data_dir.is_none())
         .then(|| tempfile::Builder::new().prefix("streamgate-demo-").tempdir())
         .transpose()
         .context("a temporary folder")?;
-    let config = settings(global, &args, throwaway.as_ref())?;
+    let mut config = settings(global, &args, throwaway.as_ref())?;
     let shutdown = CancellationToken::new();
     serve::stop_on_signal(shutdown.clone())?;
+    let node = if args.gated { Some(Node::start().await?) } else { None };
+    if let Some(node) = &node {
+        // The demo's chain takes the place of one with its id.
+        config.chains.retain(|chain| chain.chain_id != chain::CHAIN_ID);
+        config.chains.push(node.config()?);
+    }
     let (ready, starts) = oneshot::channel();
     let story = async {
         // Without a server its own error is what is told.
         let Ok(ready) = starts.await else { return Ok(None) };
         let told = tokio::select! {
-            told = tell(&ready) => told.map(Some),
+            told = tell(&ready, node.as_ref()) => told.map(Some),
             () = shutdown.cancelled() => Ok(None),
         };
         let shown = told.and_then(|told| {
@@ -58,12 +62,15 @@ pub async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Ended> {
         shown
     };
     let (served, told) = tokio::join!(up::run(config, shutdown.clone(), ready), story);
+    if let Some(node) = node {
+        node.stop().await?;
+    }
     if let Some(folder) = throwaway {
         folder.close().context("the temporary folder could not be removed")?;
     }
     served?;
     match told? {
-        Some(told) if args.exit => out::json(&told.summary())?,
+        Some(told) if args.exit => out::json(&told.summary)?,
         None if args.exit => return Ok(Ended::Badly),
         _ => {}
     }
@@ -83,95 +90,68 @@ fn settings(global: &Global, args: &DemoArgs, throwaway: Option<&TempDir>) -> an
     Ok(config)
 }
 
-/// What became of the clip.
+/// What a demo has shown.
 #[derive(Debug)]
 struct Told {
-    media_id: String,
-    playback: Playback,
-    /// From the first byte of the upload until a player could fetch all it begins with.
-    seconds_to_playable: f64,
-    /// From the first byte of the upload until everything was made and checked.
-    seconds_to_ready: f64,
+    /// The page that plays.
+    watch_url: Url,
+    /// For machines.
+    summary: Value,
+    /// For people, above the address that plays.
+    invitation: String,
 }
 
 impl Told {
-    fn summary(&self) -> Value {
-        json!({
-            "media_id": self.media_id,
-            "hls_url": self.playback.hls_url.as_str(),
-            "seconds_to_playable": thousandths(self.seconds_to_playable),
-            "seconds_to_ready": thousandths(self.seconds_to_ready),
-        })
-    }
-
     /// Prints the address that plays, for a demo that stays up.
     fn show(&self, ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
-        let watch_url = self.playback.watch_url.as_str();
+        let watch_url = self.watch_url.as_str();
         if as_json {
-            let mut line = self.summary();
+            let mut line = self.summary.clone();
             line["watch_url"] = json!(watch_url);
             line["url"] = json!(ready.url);
             line["api_key"] = json!(ready.api_key);
             return Ok(out::json(&line)?);
         }
-        out::say(format!(
-            "\nPlayable after {:.1} s, ready after {:.1} s. It plays here, until Ctrl-C:\n",
-            self.seconds_to_playable, self.seconds_to_ready
-        ));
+        out::say(&self.invitation);
         Ok(out::line(watch_url)?)
     }
 }
 
-/// Uploads the clip and follows it until it is ready.
-async fn tell(ready: &up::Ready) -> anyhow::Result<Told> {
+/// The page of a session as anybody would open it, without the session's right.
+fn page(playback: &Playback) -> Url {
+    let mut url = playback.watch_url.clone();
+    url.set_fragment(None);
+    url
+}
+
+/// Plays the demo at a server that runs.
+async fn tell(ready: &up::Ready, node: Option<&Node>) -> anyhow::Result<Told> {
     let key = ready.api_key.clone().context(
         "the API key of this data folder is gone: remove the folder, or name another with --data-dir",
     )?;
     let url = reachable(&ready.url);
-    let client = Client::at(&url, Some(key), "the data folder".into())?;
+    let owner = Client::at(&url, Some(key), "the data folder".into())?;
     out::say(format!("StreamGate is up at {url}"));
-    let began = Instant::now();
-    let media_id = upload(&client).await?;
-    let wanted = Wanted { media: Some(media_id.clone()), ..Wanted::default() };
-    let mut follower = Follower::new(client.clone(), wanted.clone());
-    let mut teller = Teller::default();
-    let mut seconds_to_playable = None;
+    match node {
+        Some(node) => gated::tell(&owner, node).await,
+        None => open::tell(&owner).await,
+    }
+}
+
+/// Asks until there is an answer; what `ask` says instead of one is told when there is none within `seconds_max`.
+async fn until<T>(
+    what: impl fmt::Display,
+    seconds_max: u64,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<Result<T, String>>,
+) -> anyhow::Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(seconds_max);
     loop {
-        let told = follower.next().await?;
-        teller.tell(&told);
-        if told.kind == "media.playable" && seconds_to_playable.is_none() {
-            let early = play::open(&client, &media_id).await?;
-            play::check(&client, &early).await.context("the clip is said to play, but does not")?;
-            seconds_to_playable = Some(began.elapsed().as_secs_f64());
-        }
-        match wanted.end(&told.kind) {
-            Some(End::Well) => break,
-            Some(End::Badly) => bail!("the clip ended as {}; the lines above say why", told.kind),
-            None => {}
+        match ask().await? {
+            Ok(answer) => return Ok(answer),
+            Err(said) if Instant::now() >= deadline => bail!("{what} even after {seconds_max} s: {said}"),
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-    let seconds_to_ready = began.elapsed().as_secs_f64();
-    let playback = play::open(&client, &media_id).await?;
-    play::check(&client, &playback).await.context("the clip is said to be ready, but does not play")?;
-    let seconds_to_playable = seconds_to_playable.unwrap_or(seconds_to_ready);
-    Ok(Told { media_id, playback, seconds_to_playable, seconds_to_ready })
-}
-
-async fn upload(client: &Client) -> anyhow::Result<String> {
-    let length_bytes = u64::try_from(CLIP.len())?;
-    let upload = tus::create(client, length_bytes, CLIP_NAME).await?;
-    let bar = tus::bar(length_bytes, CLIP_NAME);
-    let source = Source::Static(CLIP);
-    tus::send(client, &upload, &source, length_bytes, |at_bytes| bar.set_position(at_bytes)).await?;
-    bar.finish_and_clear();
-    let size = render::size(length_bytes);
-    out::say(format!("Uploaded {CLIP_NAME} ({size}) as {}", out::clean(&upload.media_id)));
-    Ok(upload.media_id)
-}
-
-/// Rounded to milliseconds, which is what was measured.
-fn thousandths(seconds: f64) -> f64 {
-    (seconds * 1_000.0).round() / 1_000.0
 }
 
 /// An address that can be opened: a server that listens on all of them is reached by loopback.
@@ -203,6 +183,20 @@ mod tests {
         let config = settings_of(&["--listen", "127.0.0.1:8080", "--data-dir", "elsewhere"]);
         assert_eq!(config.data_dir(), std::path::Path::new("elsewhere"));
         assert_eq!(config.ingress.listen.port(), 8080);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_comes_is_given_up_with_the_last_answer() {
+        let mut asked = 0;
+        let third = until("it does not come", 60, async || {
+            asked += 1;
+            Ok(if asked == 3 { Ok(asked) } else { Err("not yet".to_owned()) })
+        });
+        assert_eq!(third.await.unwrap(), 3);
+        let began = Instant::now();
+        let never = until::<()>("it does not come", 60, async || Ok(Err("not yet".to_owned()))).await;
+        assert_eq!(never.unwrap_err().to_string(), "it does not come even after 60 s: not yet");
+        assert!(began.elapsed() < Duration::from_secs(61));
     }
 
     #[test]

@@ -1,0 +1,102 @@
+//! The watch page and a wallet in a real Chromium: who has the token plays after signing in, who has not hears why.
+
+use alloy_primitives::hex;
+use serde_json::{Value, json};
+
+use crate::{
+    browser::{Page, in_browser},
+    chain::{CHAIN_ID, Wallet},
+    gate::Site,
+};
+
+/// A wallet as pages see one (EIP-1193); what it would ask its owner waits in `window.asked` for the test, which is the owner.
+const PROVIDER: &str = "
+    window.ethereum = {
+      request: ({ method, params }) => new Promise((resolve, reject) => {
+        window.asked = { method, params, resolve, reject };
+      }),
+    };
+";
+const PLAYS: &str = "page.dataset.state === 'playing' && video.currentTime > 0.2 && video.error === null";
+
+/// The page is in this state and its text has these words.
+fn says(state: &str, words: &str) -> String {
+    format!(
+        "page.dataset.state === '{state}' && document.getElementById('status').textContent.includes('{words}')"
+    )
+}
+
+/// What the page asks the wallet.
+async fn asked(page: &Page, method: &str) -> Value {
+    page.until(&format!("window.asked?.method === '{method}'")).await;
+    page.run("return window.asked.params").await
+}
+
+async fn answer(page: &Page, value: Value) {
+    page.run(&format!("const {{ resolve }} = window.asked; window.asked = undefined; resolve({value})"))
+        .await;
+}
+
+/// Presses the button and lets the wallet show the account; answers the message it is asked to sign.
+async fn asked_to_sign(page: &Page, wallet: &Wallet) -> String {
+    // As wallets tell it: nothing is proved by its case.
+    let address = wallet.address.to_string().to_lowercase();
+    page.click("#wallet").await;
+    asked(page, "eth_requestAccounts").await;
+    answer(page, json!([address])).await;
+    asked(page, "eth_chainId").await;
+    answer(page, json!(format!("{CHAIN_ID:#x}"))).await;
+    let wanted = asked(page, "personal_sign").await;
+    assert_eq!(wanted[1], address);
+    String::from_utf8(hex::decode(wanted[0].as_str().unwrap()).unwrap()).unwrap()
+}
+
+async fn sign_in(page: &Page, wallet: &Wallet) {
+    let message = asked_to_sign(page, wallet).await;
+    answer(page, json!(wallet.sign(&message))).await;
+}
+
+#[tokio::test]
+async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
+    let site = Site::start().await;
+    let (ann, bob) = (Wallet::new(83), Wallet::new(84));
+    site.mint(&ann).await;
+    site.set_gate(site.nft_rule()).await;
+    let watch_url = format!("{}/watch/{}", site.cluster.url, site.media_id);
+    in_browser(async |page| {
+        page.open(&watch_url).await;
+        page.until(&says("sign-in", "This browser has no wallet")).await;
+        page.extend(PROVIDER).await;
+        page.open(&watch_url).await;
+        page.until(&says("sign-in", "Sign in with a wallet to play this")).await;
+
+        // What is signed names the site and the account; whoever does not sign is not signed in.
+        let message = asked_to_sign(page, &ann).await;
+        let host = site.cluster.url.trim_start_matches("http://");
+        assert!(message.starts_with(&format!("{host} wants you to sign in")), "{message}");
+        assert!(message.contains(&ann.address.to_string()), "{message}");
+        page.run("window.asked.reject({ code: 4001, message: 'User rejected' })").await;
+        page.until(&says("sign-in", "You refused")).await;
+
+        // Without the token the page says why, and another account can be tried.
+        sign_in(page, &bob).await;
+        page.until(&says("sign-in", "does not own the token")).await;
+        sign_in(page, &ann).await;
+        page.until(PLAYS).await;
+
+        // Once the token is somebody else's the page says so, and its new owner waits for the chain only.
+        site.give(&bob).await;
+        page.open(&watch_url).await;
+        page.until(&says("sign-in", "does not own the token")).await;
+        sign_in(page, &bob).await;
+        page.until(&says("failed", "not confirmed it yet")).await;
+        site.confirm().await;
+        page.click("#again").await;
+        page.until(PLAYS).await;
+        // The browser itself reports who was refused, and that the document of the medium is its owner's.
+        let errors = page.console_errors().await;
+        let is_refusal = |line: &String| ["401", "403", "404"].iter().any(|status| line.contains(status));
+        assert!(errors.iter().all(is_refusal), "{errors:?}");
+    })
+    .await;
+}
