@@ -19,6 +19,7 @@ pub mod limit;
 pub mod manners;
 pub mod media;
 pub mod openapi;
+mod page;
 pub mod play;
 mod polite;
 pub mod probes;

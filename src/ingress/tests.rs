@@ -16,24 +16,24 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 
 /// One ingress with its broker and store.
-struct Site {
+pub(super) struct Site {
     address: SocketAddr,
-    key: String,
-    _broker: TestBroker,
+    pub(super) key: String,
+    pub(super) broker: TestBroker,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
 
 /// An answer as it came.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let named = self.head.lines().filter_map(|line| line.split_once(": "));
         named.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
@@ -71,7 +71,7 @@ fn extra() -> Router<App> {
 }
 
 impl Site {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let broker = TestBroker::start().await;
         let folder = tempfile::tempdir().unwrap();
         let mut settings = broker.config(Role::Ingress);
@@ -98,7 +98,7 @@ impl Site {
         let mut tasks = JoinSet::new();
         let router = router_with(app, extra());
         tasks.spawn(serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
-        Self { address, key, _broker: broker, _folder: folder, _tasks: tasks }
+        Self { address, key, broker, _folder: folder, _tasks: tasks }
     }
 
     /// Sends bytes as they are and reads until the connection ends.
@@ -125,7 +125,7 @@ impl Site {
     }
 
     /// A request whose connection ends with the answer.
-    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    pub(super) async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let length = body.len();
         self.raw(format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
@@ -292,4 +292,26 @@ async fn an_upload_that_is_created_twice_with_one_key_is_one() {
     );
     let other = site.ask("POST", "/v1/uploads", &headers.replace("Length: 5", "Length: 6"), "").await;
     assert_eq!((other.status, other.problem().as_str()), (422, "idempotency_mismatch"));
+}
+
+#[tokio::test]
+async fn every_401_names_a_way_in() {
+    let site = Site::start(|_| {}).await;
+    let json = "Content-Type: application/json\r\n";
+    let nobody = "0".repeat(26);
+    for (method, path, headers, body) in [
+        ("GET", "/v1/media", "", ""),
+        ("GET", "/v1/auth/me", "", ""),
+        ("POST", &format!("/v1/media/{nobody}/playback"), "", ""),
+        ("POST", "/v1/auth/refresh", json, "{\"refresh_token\":\"none\"}"),
+        ("POST", "/v1/auth/challenge", json, "{\"domain\":\"evil.org\"}"),
+    ] {
+        let answer = site.ask(method, path, headers, body).await;
+        assert_eq!(answer.status, 401, "{path}: {answer:?}");
+        assert_eq!(
+            answer.header("www-authenticate"),
+            Some("Bearer realm=\"streamgate\""),
+            "{path}: {answer:?}"
+        );
+    }
 }
