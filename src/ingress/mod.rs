@@ -270,3 +270,5 @@ fn router_with(app: App, more: Router<App>) -> Router {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

@@ -10,7 +10,7 @@ mod message;
 mod principal;
 mod sessions;
 mod signature;
-mod site;
+pub(crate) mod site;
 mod tokens;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.
