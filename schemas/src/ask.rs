@@ -169,7 +169,7 @@ pub enum Answer<P> {
     Page(P),
     /// No page.
     Refused {
-        /// `question_malformed`, `cursor_malformed`, `index_behind`, `index_busy` or `index_damaged`.
+        /// `question_malformed`, `cursor_malformed`, `revision_unknown`, `index_behind`, `index_busy` or `index_damaged`.
         code: String,
         /// The same for people.
         detail: String,

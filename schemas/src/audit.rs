@@ -10,6 +10,7 @@ pub const FIRST_PREV_HASH: &str = "000000000000000000000000000000000000000000000
 
 /// Where the event lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditSource")]
 pub struct Source {
     /// Stream name.
     pub stream: String,
@@ -21,6 +22,12 @@ pub struct Source {
 
 /// One record of the stream AUDIT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditRecord", example = serde_json::json!({
+    "n": 1, "source": { "stream": "EVENTS", "sequence": 1, "id": "b5d4045c3f466fa91fe2cc6abe79232a1a57cdf104f7a26e716e0a1e2789df78" },
+    "time": "2025-11-23T12:26:54.467Z", "stored_at": "2025-11-23T12:26:54.470Z", "type": "upload.created",
+    "subject": "evt.upload.created.06db008209t0303jc5mn0r355k", "entity_id": "06db008209t0303jc5mn0r355k", "owner": "admin",
+    "media_id": "06db00820dt0303jc5mn0r355k", "job_id": null, "data": {}, "prev_hash": FIRST_PREV_HASH,
+}))]
 pub struct Record {
     /// Number of the record, from 1, without gaps; equals its sequence in AUDIT.
     pub n: u64,

@@ -11,59 +11,100 @@ use crate::{
     ids::{MediaId, PlaybackId},
 };
 
+/// Most addresses in all lists of a rule.
+pub const ADDRESSES_MAX: usize = 1_000;
+/// Most playback sessions a token can be given.
+pub const SESSIONS_MAX: u32 = 100;
+
+/// A decimal number without leading zeros.
+const NUMBER: &str = "^(0|[1-9][0-9]{0,77})$";
+/// The same above 0.
+const AMOUNT: &str = "^[1-9][0-9]{0,77}$";
+
+/// How an address is described: EIP-55 asks for more than a regular expression can say, hence the format.
+#[derive(Debug)]
+pub struct Eip55;
+
+impl JsonSchema for Eip55 {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Address".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "format": "eip55", "pattern": "^0x[0-9a-fA-F]{40}$" })
+    }
+}
+
 /// Who may play: a tree of conditions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }))]
 pub enum Rule {
     /// Everybody, signed in or not.
     Public {},
     /// One of these wallets.
     AllowList {
         /// Addresses, EIP-55.
+        #[schemars(with = "Vec<Eip55>", length(min = 1, max = ADDRESSES_MAX))]
         addresses: Vec<String>,
     },
     /// Owns a token of an ERC-721 contract.
     Erc721Owner {
         /// EIP-155 chain id.
+        #[schemars(range(min = 1))]
         chain_id: u64,
         /// Contract address, EIP-55.
+        #[schemars(with = "Eip55")]
         contract: String,
         /// This token only; any token when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(regex(pattern = NUMBER))]
         token_id: Option<String>,
         /// Playback sessions at a time per token, or per wallet without `token_id`; 1 when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1, max = SESSIONS_MAX))]
         sessions_max: Option<u32>,
     },
     /// Holds at least so many of an ERC-1155 token.
     Erc1155Balance {
         /// EIP-155 chain id.
+        #[schemars(range(min = 1))]
         chain_id: u64,
         /// Contract address, EIP-55.
+        #[schemars(with = "Eip55")]
         contract: String,
         /// The token.
+        #[schemars(regex(pattern = NUMBER))]
         token_id: String,
         /// Least balance; 1 when absent, never 0.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(regex(pattern = AMOUNT))]
         balance_min: Option<String>,
     },
     /// Holds at least so much of an ERC-20 token.
     Erc20Balance {
         /// EIP-155 chain id.
+        #[schemars(range(min = 1))]
         chain_id: u64,
         /// Contract address, EIP-55.
+        #[schemars(with = "Eip55")]
         contract: String,
         /// Least balance in the token's smallest unit, never 0.
+        #[schemars(regex(pattern = AMOUNT))]
         balance_min: String,
     },
     /// All of these.
     All {
         /// The conditions, at least one.
+        #[schemars(length(min = 1))]
         rules: Vec<Self>,
     },
     /// One of these.
     Any {
         /// The conditions, at least one.
+        #[schemars(length(min = 1))]
         rules: Vec<Self>,
     },
     /// Not this. What can't be established stays so: it never grants.

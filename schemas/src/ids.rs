@@ -9,6 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Length of an id as text: 128 bits in groups of five.
 pub const TEXT_LENGTH: usize = 26;
 
+/// The regular expression that ids match, and nothing else: the last character holds three bits, and two that are zero.
+pub const PATTERN: &str = "^[0-9a-v]{25}[048cgkos]$";
+
 /// A text that is no id of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed;
@@ -89,7 +92,7 @@ macro_rules! id {
                 stringify!($name).into()
             }
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "pattern": "^[0-9a-v]{26}$" })
+                schemars::json_schema!({ "type": "string", "pattern": PATTERN })
             }
         }
     };
@@ -150,7 +153,12 @@ mod tests {
     #[test]
     fn refuses_a_second_spelling() {
         // 26 characters hold 130 bits; the two spare ones must be zero, else one id has four names.
-        assert_eq!("0000000000000000000000000v".parse::<MediaId>(), Err(Malformed));
+        for last in ('0'..='9').chain('a'..='v') {
+            let text = format!("{}{last}", "0".repeat(TEXT_LENGTH - 1));
+            let is_described =
+                jsonschema::is_valid(&serde_json::json!({ "pattern": PATTERN }), &text.as_str().into());
+            assert_eq!(text.parse::<MediaId>().is_ok(), is_described, "{text}");
+        }
     }
 
     proptest! {

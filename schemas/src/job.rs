@@ -18,6 +18,7 @@ pub const FINISH: &str = "finish";
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "JobStatus")]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Planned; parts wait or run.

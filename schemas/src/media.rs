@@ -26,6 +26,7 @@ impl Rational {
 
 /// Where a medium stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "MediaStatus")]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Bytes are still arriving or being verified.

@@ -11,6 +11,7 @@ use crate::{
 
 /// Where an upload stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "UploadStatus")]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Bytes may be appended.

@@ -9,6 +9,9 @@ use super::{uri, value::Address};
 /// Longest time in milliseconds an ended session may still be taken for open, whatever else is set.
 pub const RECHECK_MS_MAX: u64 = 1_000;
 
+/// Longest signature in bytes unless the settings say otherwise.
+pub(super) const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
+
 /// Settings of sign-in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,7 +94,7 @@ impl Default for Config {
             ring_lead_s: 60,
             ring_refresh_ms: 15_000,
             keys_per_owner_max: 32,
-            signature_bytes_max: 8 * 1024,
+            signature_bytes_max: SIGNATURE_BYTES_MAX,
             contract_ms_max: 2_000,
             contract_calls_max: 16,
             contract_gas_max: 5_000_000,

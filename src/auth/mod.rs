@@ -22,7 +22,7 @@ mod scope;
 mod session;
 pub mod signature;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 pub mod typed;
 mod uri;

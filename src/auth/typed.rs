@@ -4,12 +4,16 @@
 
 use alloy_primitives::{B256, U256};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::value::Address;
+use super::{message::STATEMENT_LENGTH_MAX, value::Address};
 
 /// Name in the domain separator.
 pub const DOMAIN_NAME: &str = "StreamGate";
+/// Latest time in Unix seconds: as milliseconds it fits into 63 bits.
+const TIME_S_MAX: u64 = i64::MAX.unsigned_abs() / 1_000;
 /// Version in the domain separator.
 pub const DOMAIN_VERSION: &str = "1";
 
@@ -28,24 +32,31 @@ sol! {
 }
 
 /// The values of a typed sign-in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TypedSignIn")]
 pub struct Values {
     /// Authority of the asking site.
+    #[schemars(length(max = STATEMENT_LENGTH_MAX))]
     pub domain: String,
     /// Whose account.
     pub account: Address,
     /// What the person agrees to; may be empty.
+    #[schemars(length(max = STATEMENT_LENGTH_MAX))]
     pub statement: String,
     /// What the sign-in is for.
+    #[schemars(length(max = STATEMENT_LENGTH_MAX), extend("format" = "uri"))]
     pub uri: String,
     /// The chain the account is looked up on.
     pub chain_id: u64,
     /// The server's word that makes it good for one time.
+    #[schemars(length(max = STATEMENT_LENGTH_MAX))]
     pub nonce: String,
     /// When it was written, in Unix seconds.
+    #[schemars(range(max = TIME_S_MAX))]
     pub issued_at_s: u64,
     /// From when on it is no longer good, in Unix seconds.
+    #[schemars(range(max = TIME_S_MAX))]
     pub expires_at_s: u64,
 }
 
@@ -72,9 +83,9 @@ impl Values {
     }
 
     /// The same as JSON for `eth_signTypedData_v4`.
-    pub fn to_json(&self) -> serde_json::Value {
-        let field = |name: &str, kind: &str| serde_json::json!({ "name": name, "type": kind });
-        serde_json::json!({
+    pub fn to_json(&self) -> Value {
+        let field = |name: &str, kind: &str| json!({ "name": name, "type": kind });
+        json!({
             "types": {
                 "EIP712Domain": [field("name", "string"), field("version", "string"), field("chainId", "uint256")],
                 "SignIn": [

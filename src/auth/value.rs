@@ -122,6 +122,18 @@ impl<'de> serde::Deserialize<'de> for Address {
     }
 }
 
+impl schemars::JsonSchema for Address {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Address".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemas::gate::Eip55::json_schema(generator)
+    }
+}
+
 /// A transaction's hash; shown as `0x` and lower-case digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransactionHash(B256);

@@ -14,10 +14,11 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use schemars::JsonSchema;
 use schemas::access;
 use serde::Deserialize;
 
-use super::{App, Principal, error::Problem, query};
+use super::{App, Principal, error::Problem, openapi, query};
 
 /// Replays at once on one replica.
 pub const REPLAYS_MAX: usize = 64;
@@ -29,17 +30,38 @@ pub fn router() -> Router<App> {
     Router::new().route("/v1/audit", get(replay))
 }
 
+/// Its description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(replay))]
+pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<schemas::audit::Record>();
+    }
+}
+
 /// What to replay.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
+    /// First record, from 1.
     from: Option<u64>,
+    /// Not before this time (RFC 3339), or this age, such as `90s`, `2h` or `7d`.
+    #[schemars(extend("format" = "moment"))]
     since: Option<String>,
+    /// Not after this time or age.
+    #[schemars(extend("format" = "moment"))]
     until: Option<String>,
+    /// Only this class, or class and action: `media`, `media.ready`, `*.failed`.
+    #[schemars(regex(pattern = audit::FILTER_PATTERN))]
     filter: Option<String>,
+    /// Stay and send what comes.
     #[serde(default)]
     follow: bool,
 }
+
+openapi::query_parameters!(Wanted);
 
 impl Wanted {
     fn query(self) -> Result<audit::Query, Problem> {
@@ -66,6 +88,21 @@ impl Wanted {
     }
 }
 
+/// Replay the audit log
+///
+/// One line of JSON a record, exactly as it was stored and hashed, in order. For operators and admins.
+#[utoipa::path(
+    get,
+    path = "/v1/audit",
+    tag = "audit",
+    operation_id = "read_audit",
+    params(Wanted),
+    responses((
+        status = 200, description = "Lines", body = ref("#/components/schemas/AuditRecord"),
+        content_type = "application/x-ndjson",
+    )),
+    security(("api_key" = [])),
+)]
 async fn replay(
     State(app): State<App>,
     who: Principal,

@@ -111,16 +111,34 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "media_type",
-                "This media type is not taken here",
-            )
-            .detail("send application/json"));
+            return Err(no_json());
         }
         let limits = Limits::of(request.extensions());
         parse(&read(request.into_body(), &limits).await?).map(Self)
     }
+}
+
+/// A JSON body that may be left out: nothing counts as `{}`.
+#[derive(Debug, Clone, Copy)]
+pub struct JsonOrNothing<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonOrNothing<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (limits, is_json) = (Limits::of(request.extensions()), is_json(request.headers()));
+        let bytes = read(request.into_body(), &limits).await?;
+        match (bytes.is_empty(), is_json) {
+            (true, _) => parse(b"{}").map(Self),
+            (false, true) => parse(&bytes).map(Self),
+            (false, false) => Err(no_json()),
+        }
+    }
+}
+
+fn no_json() -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", "This media type is not taken here")
+        .detail("send application/json")
 }
 
 /// True when the body says that it is JSON.

@@ -38,7 +38,6 @@ impl Problem {
             .detail(
                 "send the access token of `/v1/auth/login`, or an API key, as `Authorization: Bearer ...`",
             )
-            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"streamgate\""))
     }
 
     /// 403: known, but not allowed.
@@ -145,6 +144,11 @@ impl IntoResponse for Problem {
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            // Every 401 names a way in (RFC 9110, 15.5.2).
+            let way = HeaderValue::from_static("Bearer realm=\"streamgate\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, way);
+        }
         response.headers_mut().extend(*self.headers);
         response
     }

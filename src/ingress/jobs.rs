@@ -3,24 +3,25 @@
 //! Limits: the parts of a job, at most [`schemas::job::PARTS_MAX`], are read [`READS_MAX`] at a time.
 
 use axum::{
-    Json, Router,
-    extract::{Path, State},
+    Router,
+    extract::{OriginalUri, Path, State},
     http::HeaderMap,
     response::Response,
     routing::get,
 };
 use futures::{StreamExt, TryStreamExt};
+use schemars::JsonSchema;
 use schemas::{
-    ask::{self, JobPage, ListJobs},
+    ask::{self, JobItem, JobPage, ListJobs},
     ids::{JobId, MediaId},
-    job::{self, Part, PartStatus},
-    subjects,
+    job::{self, Part, PartStatus, Plan},
+    subjects::{self, Priority},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use transcode::plan;
 
-use super::{App, Principal, error::Problem, media, query::Parameters};
+use super::{App, Principal, error::Problem, media, openapi, page::Page, query::Parameters};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -30,23 +31,61 @@ pub fn router() -> Router<App> {
     Router::new().route("/v1/jobs", get(list)).route("/v1/jobs/{job_id}", get(show))
 }
 
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(list, show))]
+pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<Page<JobItem>>();
+        schemas.answer::<Document<'_>>();
+    }
+}
+
 /// Which jobs to list.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
+    /// Only jobs on this medium.
     #[serde(default, deserialize_with = "super::query::id")]
+    #[schemars(schema_with = "openapi::id")]
     media_id: Option<MediaId>,
+    /// Only jobs that stand there.
     status: Option<job::Status>,
+    /// `next_cursor` of the page before.
+    #[schemars(regex(pattern = media::CURSOR))]
     cursor: Option<String>,
+    /// Most items; 50 unless said otherwise.
+    #[schemars(range(min = 1, max = ask::ITEMS_MAX))]
     limit: Option<u32>,
+    /// Answer only once the index has seen this revision, which an earlier answer told.
     min_revision: Option<u64>,
 }
 
+openapi::query_parameters!(Wanted);
+
+/// List jobs, newest first
+///
+/// An owner sees its own; operators and admins see everybody's.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "worker",
+    operation_id = "list_jobs",
+    params(Wanted),
+    responses(
+        (status = 200, description = "A page", body = ref("#/components/schemas/JobItemPage"), headers(("Link"))),
+        (status = 409, description = "There is no such revision yet"),
+    ),
+    security(("api_key" = [])),
+)]
 async fn list(
     State(app): State<App>,
     who: Principal,
+    OriginalUri(uri): OriginalUri,
     Parameters(wanted): Parameters<Wanted>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let question = ListJobs {
         owner: who.list_owner(),
         media_id: wanted.media_id,
@@ -56,13 +95,26 @@ async fn list(
         min_revision: wanted.min_revision,
     };
     let page: JobPage = media::ask_index(&app.bus, ask::JOBS, &question).await?;
-    Ok(Json(json!({ "items": page.items, "next_cursor": page.next, "revision": page.revision })))
+    Ok(Page { items: page.items, next_cursor: page.next, revision: page.revision }.answer(&uri))
 }
 
 pub(super) fn no_such_job() -> Problem {
     Problem::not_found("There is no such job, or it is not yours")
 }
 
+/// Read one job with its parts
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{job_id}",
+    tag = "worker",
+    operation_id = "read_job",
+    params(("job_id", Path), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "The job", body = ref("#/components/schemas/JobDocument"), headers(("ETag"))),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+    ),
+    security(("api_key" = [])),
+)]
 async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -88,47 +140,150 @@ async fn show(
     let parts: Vec<(String, Option<Part>)> =
         names.into_iter().zip(parts).map(|(name, held)| (name, held.map(|held| held.record))).collect();
     let body = document(&held.record, &parts);
-    Ok(media::document_answer(&headers, &format!("\"{}\"", newest.unwrap_or_default()), body))
+    Ok(media::document_answer(&headers, &format!("\"{}\"", newest.unwrap_or_default()), &body))
 }
 
-fn document(job: &job::Record, parts: &[(String, Option<Part>)]) -> Value {
-    let listed: Vec<Value> = parts.iter().map(|(name, part)| part_json(name, part.as_ref())).collect();
+/// One job as its owner sees it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobDocument", example = json!({
+    "job_id": "06db008a0lt0303jc5mn0r355k", "kind": "transcode", "priority": "p1", "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "status": "active", "code": null,
+    "detail": null, "encode": 1, "plan": {
+        "source_key": "media/06db00820dt0303jc5mn0r355k/source", "source_bytes": 1_048_576, "origin_us": 0, "duration_ms": 4_000,
+        "video": null, "audio": [], "poster": null, "profile": "default", "options_digest": "3fd1a7c2b94e5d60", "reasons": [],
+    },
+    "progress": { "done_ms": 0, "total_ms": 0, "percent": 0 }, "parts": [], "created_at_ms": 1_763_900_814_467_u64, "ended_at_ms": null,
+}))]
+struct Document<'a> {
+    /// The job.
+    job_id: JobId,
+    /// Kind, such as `transcode`.
+    kind: &'a str,
+    /// Priority of its parts.
+    priority: Priority,
+    /// The medium it works on.
+    media_id: MediaId,
+    /// Its owner.
+    owner: &'a str,
+    /// Where it stands.
+    status: job::Status,
+    /// Why it failed: a stable code.
+    code: Option<&'a str>,
+    /// The same for people.
+    detail: Option<&'a str>,
+    /// Number of the encode it makes.
+    encode: u32,
+    /// What is made.
+    plan: &'a Plan,
+    /// How far it is.
+    progress: Progress,
+    /// Its parts in queue order, the one that finishes it last.
+    parts: Vec<PartDocument<'a>>,
+    /// Unix time in milliseconds.
+    created_at_ms: u64,
+    /// Unix time in milliseconds at which it ended.
+    ended_at_ms: Option<u64>,
+}
+
+/// How far a job is, over all its parts.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobProgress")]
+struct Progress {
+    /// Milliseconds of output that are stored in every rendition.
+    done_ms: u64,
+    /// Milliseconds of output there will be.
+    total_ms: u64,
+    /// Whole percent, rounded down.
+    #[schemars(range(max = 100))]
+    percent: u64,
+}
+
+/// One part of a job; all 0 and null while it waits.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "JobPart")]
+struct PartDocument<'a> {
+    /// Its name: `v0000`, `a0`, `finish`.
+    part: &'a str,
+    /// Where it stands.
+    status: Stand,
+    /// Which try this is, from 1.
+    attempt: u32,
+    /// Tries that ended in a crash of the media child.
+    crashes: u32,
+    /// Who holds it: a random name per worker process.
+    worker: Option<&'a str>,
+    /// Unix time in milliseconds at which the holder last showed itself.
+    last_seen_ms: Option<u64>,
+    /// Segments that are stored, over all renditions.
+    segments: usize,
+    /// CPU milliseconds the media child used for what is stored.
+    cpu_ms: u64,
+    /// Milliseconds the media child ran for what is stored.
+    wall_ms: u64,
+    /// Largest resident set of the media child, in bytes.
+    rss_bytes_max: u64,
+    /// Why it failed: a stable code.
+    code: Option<&'a str>,
+    /// The same for people.
+    detail: Option<&'a str>,
+}
+
+/// Where a part stands.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "JobPartStatus")]
+enum Stand {
+    /// No worker has taken it yet.
+    #[default]
+    Waiting,
+    /// A worker holds it.
+    Claimed,
+    /// Its objects are stored.
+    Done,
+    /// It can't be done; `code` says why.
+    Failed,
+}
+
+fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<Part>)]) -> Document<'a> {
     let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_ms(&job.plan, name)).sum();
     let done_ms: u64 = parts.iter().map(|(name, part)| done_ms(job, name, part.as_ref())).sum();
-    json!({
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "priority": job.priority,
-        "media_id": job.media_id,
-        "owner": job.owner,
-        "status": job.status,
-        "code": job.code,
-        "detail": job.detail,
-        "encode": job.encode,
-        "plan": job.plan,
-        "progress": { "done_ms": done_ms, "total_ms": total_ms, "percent": percent(done_ms, total_ms) },
-        "parts": listed,
-        "created_at_ms": job.created_at_ms,
-        "ended_at_ms": job.ended_at_ms,
-    })
+    Document {
+        job_id: job.job_id,
+        kind: &job.kind,
+        priority: job.priority,
+        media_id: job.media_id,
+        owner: &job.owner,
+        status: job.status,
+        code: job.code.as_deref(),
+        detail: job.detail.as_deref(),
+        encode: job.encode,
+        plan: &job.plan,
+        progress: Progress { done_ms, total_ms, percent: percent(done_ms, total_ms) },
+        parts: parts.iter().map(|(name, part)| part_document(name, part.as_ref())).collect(),
+        created_at_ms: job.created_at_ms,
+        ended_at_ms: job.ended_at_ms,
+    }
 }
 
-fn part_json(name: &str, part: Option<&Part>) -> Value {
-    let Some(part) = part else { return json!({ "part": name, "status": "waiting", "attempt": 0 }) };
-    json!({
-        "part": name,
-        "status": part.status,
-        "attempt": part.attempt,
-        "crashes": part.crashes,
-        "worker": part.worker,
-        "last_seen_ms": part.last_seen_ms,
-        "segments": part.tracks.iter().map(|track| track.segments.len()).sum::<usize>(),
-        "cpu_ms": part.cpu_ms,
-        "wall_ms": part.wall_ms,
-        "rss_bytes_max": part.rss_bytes_max,
-        "code": part.code,
-        "detail": part.detail,
-    })
+fn part_document<'a>(name: &'a str, part: Option<&'a Part>) -> PartDocument<'a> {
+    let Some(part) = part else { return PartDocument { part: name, ..PartDocument::default() } };
+    PartDocument {
+        part: name,
+        status: match part.status {
+            PartStatus::Claimed => Stand::Claimed,
+            PartStatus::Done => Stand::Done,
+            PartStatus::Failed => Stand::Failed,
+        },
+        attempt: part.attempt,
+        crashes: part.crashes,
+        worker: Some(&part.worker),
+        last_seen_ms: Some(part.last_seen_ms),
+        segments: part.tracks.iter().map(|track| track.segments.len()).sum(),
+        cpu_ms: part.cpu_ms,
+        wall_ms: part.wall_ms,
+        rss_bytes_max: part.rss_bytes_max,
+        code: part.code.as_deref(),
+        detail: part.detail.as_deref(),
+    }
 }
 
 /// Milliseconds of output of one part that are stored in every rendition.

@@ -19,6 +19,7 @@ pub mod limit;
 pub mod manners;
 pub mod media;
 pub mod openapi;
+mod page;
 pub mod play;
 mod polite;
 pub mod probes;
@@ -274,3 +275,5 @@ fn router_with(app: App, more: Router<App>) -> Router {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk;

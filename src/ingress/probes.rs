@@ -1,14 +1,41 @@
 //! Probes and version: `/livez` says the process runs, `/readyz` that it can serve, `/version` what it is.
 
 use axum::{Json, Router, extract::State, routing::get};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
 
-use super::{App, error::Problem};
+use super::{App, error::Problem, openapi};
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(live, ready, version))]
 pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<Probe>();
+        schemas.answer::<Version>();
+    }
+}
+
+/// What a probe found.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = json!({ "status": "ready" }))]
+struct Probe {
+    /// `live` or `ready`.
+    status: &'static str,
+}
+
+/// What runs here.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = json!({ "name": "streamgate", "version": "0.1.0" }))]
+struct Version {
+    /// Name of the program.
+    name: &'static str,
+    /// Its version.
+    version: &'static str,
+}
 
 /// The routes.
 pub fn router() -> Router<App> {
@@ -16,22 +43,40 @@ pub fn router() -> Router<App> {
 }
 
 /// Does the process run?
-#[utoipa::path(get, path = "/livez", tag = "api", responses((status = 200, description = "It does", body = Object)))]
-async fn live() -> Json<Value> {
-    Json(json!({ "status": "live" }))
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "api",
+    operation_id = "live",
+    responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
+)]
+async fn live() -> Json<Probe> {
+    Json(Probe { status: "live" })
 }
 
 /// Can it serve?
-#[utoipa::path(get, path = "/readyz", tag = "api", responses((status = 200, description = "It can", body = Object)))]
-async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem> {
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "api",
+    operation_id = "ready",
+    responses((status = 200, description = "It can", body = ref("#/components/schemas/Probe"))),
+)]
+async fn ready(State(app): State<App>) -> Result<Json<Probe>, Problem> {
     // A leader read is what every request needs first.
     app.bus.read("secrets", "playback").await?;
     app.store.probe().await.map_err(|error| Problem::unavailable(&error))?;
-    Ok(Json(json!({ "status": "ready" })))
+    Ok(Json(Probe { status: "ready" }))
 }
 
 /// What is it?
-#[utoipa::path(get, path = "/version", tag = "api", responses((status = 200, description = "Name and version", body = Object)))]
-async fn version() -> Json<Value> {
-    Json(json!({ "name": "streamgate", "version": env!("CARGO_PKG_VERSION") }))
+#[utoipa::path(
+    get,
+    path = "/version",
+    tag = "api",
+    operation_id = "version",
+    responses((status = 200, description = "Name and version", body = ref("#/components/schemas/Version"))),
+)]
+async fn version() -> Json<Version> {
+    Json(Version { name: "streamgate", version: env!("CARGO_PKG_VERSION") })
 }

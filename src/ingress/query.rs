@@ -45,10 +45,11 @@ where
         .transpose()
 }
 
-/// A moment as Unix time in milliseconds: RFC 3339, or an age before `now_ms` such as `90s`, `2h` or `7d`.
+/// A moment as Unix time in milliseconds: RFC 3339, or an age before `now_ms` such as `90s`, `2h` or `7d`. What lies before 1970 is
+/// as good as the beginning.
 pub fn moment_ms(text: &str, now_ms: u64) -> Option<u64> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return u64::try_from(time.as_millisecond()).ok();
+        return Some(u64::try_from(time.as_millisecond()).unwrap_or(0));
     }
     let age = humantime::parse_duration(text).ok()?;
     Some(now_ms.saturating_sub(u64::try_from(age.as_millis()).ok()?))
@@ -68,7 +69,7 @@ mod tests {
             ("7d", Some(0)),
             ("yesterday", None),
             ("-5s", None),
-            ("1960-01-01T00:00:00Z", None),
+            ("1960-01-01T00:00:00Z", Some(0)),
             ("", None),
         ] {
             assert_eq!(moment_ms(text, 100_000), wanted, "{text:?}");

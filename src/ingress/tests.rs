@@ -4,6 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, extract::Path, routing::get};
 use nats::{Role, testing::TestBroker};
+use schemas::{
+    ids::{JobId, MediaId},
+    media::{Encode, Status},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -16,24 +20,24 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 
 /// One ingress with its broker and store.
-struct Site {
+pub(super) struct Site {
     address: SocketAddr,
-    key: String,
-    broker: TestBroker,
+    pub(super) key: String,
+    pub(super) broker: TestBroker,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
 
 /// An answer as it came.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         let named = self.head.lines().filter_map(|line| line.split_once(": "));
         named.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).next()
     }
@@ -49,6 +53,30 @@ impl Answer {
         assert_eq!(self.header("x-content-type-options"), Some("nosniff"), "{self:?}");
         assert!(body["title"].is_string() && !body["title"].as_str().unwrap().contains("panic"), "{self:?}");
         body["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What the stages say of a medium of `owner`.
+pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::media::Record {
+    schemas::media::Record {
+        media_id,
+        owner: owner.to_owned(),
+        status,
+        source: None,
+        technical: None,
+        summary: None,
+        encode: Some(Encode {
+            number: 1,
+            job_id: JobId::from_bytes([8; 16]),
+            prefix: "media/film/enc/1".into(),
+            duration_ms: 1_000,
+            renditions: Vec::new(),
+            has_poster: false,
+        }),
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        changed_at_ms: 1,
     }
 }
 
@@ -71,7 +99,7 @@ fn extra() -> Router<App> {
 }
 
 impl Site {
-    async fn start(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start(change: impl FnOnce(&mut Config)) -> Self {
         let broker = TestBroker::start().await;
         let folder = tempfile::tempdir().unwrap();
         let mut settings = broker.config(Role::Ingress);
@@ -125,7 +153,7 @@ impl Site {
     }
 
     /// A request whose connection ends with the answer.
-    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    pub(super) async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let length = body.len();
         self.raw(format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
@@ -311,4 +339,26 @@ async fn who_asks_to_play_too_early_leaves_no_session() {
     let events = admin.context().get_stream_no_info(schemas::subjects::EVENTS).await.unwrap();
     assert!(events.get_last_raw_message_by_subject("evt.upload.received.*").await.is_ok());
     assert!(events.get_last_raw_message_by_subject(&format!("evt.gate.granted.{media_id}")).await.is_err());
+}
+
+#[tokio::test]
+async fn every_401_names_a_way_in() {
+    let site = Site::start(|_| {}).await;
+    let json = "Content-Type: application/json\r\n";
+    let nobody = "0".repeat(26);
+    for (method, path, headers, body) in [
+        ("GET", "/v1/media", "", ""),
+        ("GET", "/v1/auth/me", "", ""),
+        ("POST", &format!("/v1/media/{nobody}/playback"), "", ""),
+        ("POST", "/v1/auth/refresh", json, "{\"refresh_token\":\"none\"}"),
+        ("POST", "/v1/auth/challenge", json, "{\"domain\":\"evil.org\"}"),
+    ] {
+        let answer = site.ask(method, path, headers, body).await;
+        assert_eq!(answer.status, 401, "{path}: {answer:?}");
+        assert_eq!(
+            answer.header("www-authenticate"),
+            Some("Bearer realm=\"streamgate\""),
+            "{path}: {answer:?}"
+        );
+    }
 }

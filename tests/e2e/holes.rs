@@ -294,13 +294,13 @@ async fn hole_8_no_client_names_an_address_and_no_answer_names_a_provider() {
         rule
     };
     for (rule, status, code) in [
-        (with("rpc_url", json!(lure)), 400, "malformed_body"),
-        (with("rpc_urls", json!([lure])), 400, "malformed_body"),
-        (with("chain_id", json!(lure)), 400, "malformed_body"),
+        (with("rpc_url", json!(lure)), 400, "json_invalid"),
+        (with("rpc_urls", json!([lure])), 400, "json_invalid"),
+        (with("chain_id", json!(lure)), 400, "json_invalid"),
         (with("contract", json!(lure)), 422, "rule_invalid"),
         (with("token_id", json!(lure)), 422, "rule_invalid"),
         (with("chain_id", json!(1)), 422, "chain_unknown"),
-        (json!({ "kind": "url", "url": lure }), 400, "malformed_body"),
+        (json!({ "kind": "url", "url": lure }), 400, "json_invalid"),
         (json!({ "kind": "allow_list", "addresses": [lure] }), 422, "rule_invalid"),
     ] {
         let answer = site.ask(Method::PUT, &gate, Some(&key), Some(rule.clone())).await;

@@ -9,6 +9,7 @@ use std::{
 
 use alloy_primitives::{Address, U256};
 use data_encoding::HEXLOWER;
+pub use schemas::gate::{ADDRESSES_MAX, SESSIONS_MAX};
 use schemas::gate::{Rule, Watch};
 use sha2::{Digest, Sha256};
 
@@ -16,12 +17,8 @@ use sha2::{Digest, Sha256};
 pub const DEPTH_MAX: usize = 6;
 /// Most questions to contracts in a rule.
 pub const LEAVES_MAX: usize = 16;
-/// Most addresses in all lists of a rule.
-pub const ADDRESSES_MAX: usize = 1_000;
 /// Most chains in a rule.
 pub const CHAINS_MAX: usize = 4;
-/// Most playback sessions a token can be given.
-pub const SESSIONS_MAX: u32 = 100;
 
 /// Why a rule can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,17 +2,20 @@
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
     http::StatusCode,
 };
-use schemas::access::{ApiKey, Role, Scope};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use schemas::{
+    access::{ApiKey, Role, Scope},
+    ids::KeyId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::body::Body;
 use crate::{
     auth::{NewKey, Principal, SignIn, key},
-    ingress::{error::Problem, request},
+    ingress::{body::JsonOrNothing, error::Problem, openapi, query::Parameters, request},
 };
 
 /// Longest label of a key in characters.
@@ -20,21 +23,61 @@ pub const LABEL_LENGTH_MAX: usize = 100;
 /// Longest owner's text an administrator may make a key for, in characters.
 const OWNER_LENGTH_MAX: usize = 128;
 
-#[derive(Debug, Deserialize)]
+/// Longest life of a key in seconds: ten years.
+pub const EXPIRES_IN_S_MAX: u64 = 10 * 365 * 24 * 3_600;
+
+/// What a new key is to be.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "KeyWanted", example = json!({ "label": "encoder in the cellar", "scopes": ["upload"], "expires_in_s": 2_592_000 }))]
 pub(super) struct Create {
+    /// The owner's own word for it: plain text.
+    #[schemars(regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"), length(min = 1, max = LABEL_LENGTH_MAX))]
     label: Option<String>,
+    /// The groups of endpoints it is limited to; everywhere when absent.
     scopes: Option<Vec<Scope>>,
+    /// What it may do; only an administrator asks for more than `owner`.
     role: Option<Role>,
+    /// Whose things it works on; only an administrator names somebody else.
+    #[schemars(regex(pattern = "^[ -~]*$"), length(min = 1, max = OWNER_LENGTH_MAX))]
     owner: Option<String>,
+    /// How long it is good; for ever when absent.
+    #[schemars(range(max = EXPIRES_IN_S_MAX))]
     expires_in_s: Option<u64>,
 }
 
+/// A new key.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "KeyMade", example = json!({ "key_id": "06db000105t0303jc5mn0r355k", "key": "sg_06db000105t0303jc5mn0r355k_...", "expires_at_ms": null }))]
+pub(super) struct Made {
+    /// Its public half.
+    key_id: KeyId,
+    /// The key itself: shown this once, and kept nowhere.
+    key: String,
+    /// Unix time in milliseconds from which on it opens nothing.
+    expires_at_ms: Option<u64>,
+}
+
+/// Make an API key
+#[utoipa::path(
+    post,
+    path = "/v1/auth/keys",
+    tag = "auth",
+    operation_id = "create_key",
+    request_body(content = ref("#/components/schemas/KeyWanted"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "The key", body = ref("#/components/schemas/KeyMade")),
+        (status = 403, description = "Not for whoever asks: `code` says why"),
+        (status = 409, description = "This owner has as many keys as it may have"),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["auth.key_created"]))),
+)]
 pub(super) async fn create(
     State(sign_in): State<SignIn>,
     who: Principal,
-    Body(wanted): Body<Create>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+    JsonOrNothing(wanted): JsonOrNothing<Create>,
+) -> Result<(StatusCode, Json<Made>), Problem> {
     if !may_manage(&who) {
         return Err(wallet_needed());
     }
@@ -56,11 +99,17 @@ pub(super) async fn create(
     if wanted.label.as_deref().is_some_and(|label| !is_plain(label, LABEL_LENGTH_MAX)) {
         return Err(Problem::bad_request("label_malformed", "A label is up to 100 characters of plain text"));
     }
+    if wanted.expires_in_s.is_some_and(|seconds| seconds > EXPIRES_IN_S_MAX) {
+        return Err(Problem::bad_request("expires_in_s_malformed", "A key lives for ten years at most")
+            .detail(format!(
+                "expires_in_s is at most {EXPIRES_IN_S_MAX}; without it a key does not expire"
+            )));
+    }
     let expires_at_ms = wanted.expires_in_s.map(|s| nats::now_ms().saturating_add(s.saturating_mul(1_000)));
     let new = NewKey { owner, role, scopes: wanted.scopes, label: wanted.label, expires_at_ms };
     let shared = &sign_in.shared;
     let by = (who.owner.as_str(), request::id());
-    let Some((key_id, text)) = key::issue(&shared.bus, new, shared.config.keys_per_owner_max, by).await?
+    let Some((key_id, key)) = key::issue(&shared.bus, new, shared.config.keys_per_owner_max, by).await?
     else {
         return Err(Problem::new(
             StatusCode::CONFLICT,
@@ -68,32 +117,89 @@ pub(super) async fn create(
             "This owner has as many keys as it may have",
         ));
     };
-    Ok((StatusCode::CREATED, Json(json!({ "key_id": key_id, "key": text, "expires_at_ms": expires_at_ms }))))
+    Ok((StatusCode::CREATED, Json(Made { key_id, key, expires_at_ms })))
 }
 
-#[derive(Debug, Deserialize)]
+/// Whose keys to list.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
+    /// Whose; one's own when absent.
     owner: Option<String>,
 }
 
+openapi::query_parameters!(Filter);
+
+/// The keys of an owner.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "KeyList", example = json!({ "items": [{
+    "key_id": "06db000105t0303jc5mn0r355k", "owner": "admin", "role": "owner", "scopes": ["upload"], "label": "encoder in the cellar", "created_at_ms": 1_763_900_814_467_u64,
+    "expires_at_ms": null,
+}] }))]
+pub(super) struct List {
+    /// Oldest first, without those that were revoked.
+    items: Vec<Listed>,
+}
+
+/// One key; its secret is shown nowhere.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "KeyItem")]
+struct Listed {
+    /// Its public half.
+    key_id: KeyId,
+    /// Whose things it works on.
+    owner: String,
+    /// What it may do.
+    role: Role,
+    /// The groups of endpoints it is limited to; null for everywhere.
+    scopes: Option<Vec<Scope>>,
+    /// The owner's own word for it.
+    label: Option<String>,
+    /// Unix time in milliseconds.
+    created_at_ms: u64,
+    /// Unix time in milliseconds from which on it opens nothing.
+    expires_at_ms: Option<u64>,
+}
+
+/// List API keys
+#[utoipa::path(
+    get,
+    path = "/v1/auth/keys",
+    tag = "auth",
+    operation_id = "list_keys",
+    params(Filter),
+    responses(
+        (status = 200, description = "The keys", body = ref("#/components/schemas/KeyList")),
+        (status = 403, description = "These are somebody else's"),
+    ),
+    security(("api_key" = [])),
+)]
 pub(super) async fn list(
     State(sign_in): State<SignIn>,
     who: Principal,
-    query: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Query(filter) = query.map_err(|error| {
-        Problem::bad_request("query_malformed", "The query is not what this expects")
-            .detail(error.body_text())
-    })?;
+    Parameters(filter): Parameters<Filter>,
+) -> Result<Json<List>, Problem> {
     let owner = filter.owner.unwrap_or_else(|| who.owner.clone());
     if who.scopes.is_some() || !who.may_see(&owner) {
         return Err(Problem::forbidden("not_yours", "These are somebody else's keys"));
     }
     let keys = key::list(&sign_in.shared.bus, &owner).await?;
-    Ok(Json(json!({ "items": keys.iter().map(describe).collect::<Vec<_>>() })))
+    Ok(Json(List { items: keys.into_iter().map(describe).collect() }))
 }
 
+/// Revoke an API key
+///
+/// It opens nothing from now on. Revoking it again changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/v1/auth/keys/{key_id}",
+    tag = "auth",
+    operation_id = "revoke_key",
+    params(("key_id", Path)),
+    responses((status = 204, description = "It is revoked")),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["auth.key_revoked"]))),
+)]
 pub(super) async fn revoke(
     State(sign_in): State<SignIn>,
     who: Principal,
@@ -123,14 +229,14 @@ fn wallet_needed() -> Problem {
     Problem::forbidden("wallet_needed", "Keys are managed by a signed-in wallet or an administrator")
 }
 
-fn describe(key: &ApiKey) -> Value {
-    json!({
-        "key_id": key.key_id,
-        "owner": key.owner,
-        "role": key.role,
-        "scopes": key.scopes,
-        "label": key.label,
-        "created_at_ms": key.created_at_ms,
-        "expires_at_ms": key.expires_at_ms,
-    })
+fn describe(key: ApiKey) -> Listed {
+    Listed {
+        key_id: key.key_id,
+        owner: key.owner,
+        role: key.role,
+        scopes: key.scopes,
+        label: key.label,
+        created_at_ms: key.created_at_ms,
+        expires_at_ms: key.expires_at_ms,
+    }
 }

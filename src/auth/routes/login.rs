@@ -10,16 +10,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use nats::Held;
-use schemas::session::Challenge;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use schemas::{ids::ChallengeId, session::Challenge};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
-use super::{body::Body, tokens};
+use super::tokens;
 use crate::{
     auth::{
         Shared, SignIn,
         challenge::{self, Wish},
         claim::Claim,
+        config::SIGNATURE_BYTES_MAX,
         contract::{Question, Verdict},
         denial::{Denial, Failure},
         session::Proved,
@@ -27,27 +29,77 @@ use crate::{
         uri,
         value::Address,
     },
-    ingress::{client::Client, error::Problem, request},
+    ingress::{body::JsonOrNothing, client::Client, error::Problem, request},
 };
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
 const COOKIE: &str = "__Host-streamgate-challenge";
+/// Characters of the longest signature that is taken unless the settings say otherwise.
+const SIGNATURE_LENGTH_MAX: usize = 2 + 2 * SIGNATURE_BYTES_MAX;
 /// Hexadecimal digits in the cookie.
 const COOKIE_LENGTH: usize = 64;
 
-#[derive(Debug, Deserialize)]
+/// What to sign in for; each may be left open.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ChallengeWanted", example = json!({ "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "chain_id": 1 }))]
 pub(super) struct Ask {
+    /// The site; the first configured one when absent.
     domain: Option<String>,
+    /// The account; with it the answer holds what its wallet can sign as it is.
     address: Option<Address>,
+    /// The chain the account is looked up on.
     chain_id: Option<u64>,
 }
 
+/// A challenge, and what to sign.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Challenge", example = json!({ "nonce": "c4g76obde1m6a83fcog6srrecc", "domain": "media.example.org", "expires_at_ms": 1_763_900_814_467_u64, "chains": [1] }))]
+pub(super) struct Given {
+    /// Good for one attempt.
+    nonce: ChallengeId,
+    /// The site it is for.
+    domain: String,
+    /// Unix time in milliseconds from which on it is worth nothing.
+    expires_at_ms: u64,
+    /// Chains an account may be looked up on.
+    chains: Vec<u64>,
+    #[serde(flatten)]
+    forms: Option<Forms>,
+}
+
+/// What the wallet of a named account can be given to sign as it is.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Forms {
+    /// The text of ERC-4361, for `personal_sign`.
+    message: String,
+    /// The same for `eth_signTypedData_v4` (EIP-712).
+    #[schemars(with = "Map<String, Value>")]
+    typed_data: Value,
+    /// Its values, for `login`.
+    typed: Values,
+}
+
+/// Ask for a challenge
+///
+/// Sets the cookie it is bound to, so that nobody signs somebody else in.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/challenge",
+    tag = "auth",
+    operation_id = "challenge",
+    request_body(content = ref("#/components/schemas/ChallengeWanted"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "The challenge", body = ref("#/components/schemas/Challenge"), headers(("Set-Cookie"))),
+        (status = 401, description = "The site or the chain is not served here"),
+    ),
+    extensions(("x-events" = json!(["auth.challenged"]))),
+)]
 pub(super) async fn challenge(
     State(sign_in): State<SignIn>,
     client: Client,
     headers: HeaderMap,
-    Body(ask): Body<Ask>,
+    JsonOrNothing(ask): JsonOrNothing<Ask>,
 ) -> Result<Response, Problem> {
     let shared = &sign_in.shared;
     let wish = wish(shared, ask)?;
@@ -79,18 +131,12 @@ fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Denial> {
 }
 
 /// The nonce, and where the account is known, what its wallet can be given to sign as it is.
-fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> Value {
+fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> Given {
     let config = &shared.config;
-    let mut answer = json!({
-        "nonce": challenge.challenge_id,
-        "domain": challenge.domain,
-        "expires_at_ms": challenge.expires_at_ms,
-        "chains": config.chains,
-    });
-    if let (Some(account), Some(members)) = (address, answer.as_object_mut()) {
+    let forms = address.map(|account| {
         let chain_id = challenge.chain_id.or_else(|| config.chains.first().copied()).unwrap_or(1);
         let scheme = if uri::is_loopback(&challenge.domain) { "http" } else { "https" };
-        let values = Values {
+        let typed = Values {
             domain: challenge.domain.clone(),
             account,
             statement: config.statement.clone(),
@@ -100,11 +146,15 @@ fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> 
             issued_at_s: challenge.created_at_ms / 1_000,
             expires_at_s: challenge.expires_at_ms / 1_000,
         };
-        members.insert("message".into(), json!(message_of(&values)));
-        members.insert("typed_data".into(), values.to_json());
-        members.insert("typed".into(), json!(values));
+        Forms { message: message_of(&typed), typed_data: typed.to_json(), typed }
+    });
+    Given {
+        nonce: challenge.challenge_id,
+        domain: challenge.domain.clone(),
+        expires_at_ms: challenge.expires_at_ms,
+        chains: config.chains.clone(),
+        forms,
     }
-    answer
 }
 
 fn message_of(values: &Values) -> String {
@@ -130,18 +180,48 @@ fn message_of(values: &Values) -> String {
     text
 }
 
-#[derive(Debug, Deserialize)]
+/// A signed message: as text, or as the values of the typed structure.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "LoginWanted", extend("oneOf" = [{ "required": ["message"] }, { "required": ["typed"] }]), example = json!({
+    "message": "media.example.org wants you to sign in with your Ethereum account:\n0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed\n\n\n\
+                URI: https://media.example.org/\nVersion: 1\nChain ID: 1\nNonce: c4g76obde1m6a83fcog6srrecc\n\
+                Issued At: 2025-11-23T12:26:54Z",
+    "signature": "0x00",
+}))]
 pub(super) struct Attempt {
+    /// The text of ERC-4361 as it was signed.
+    #[serde(default)]
+    #[schemars(with = "String", extend("format" = "erc4361"))]
     message: Option<String>,
+    /// The values that were signed as EIP-712 has it.
+    #[serde(default)]
+    #[schemars(with = "Values")]
     typed: Option<Values>,
+    /// The signature: `0x` and hexadecimal digits, two a byte.
+    #[schemars(regex(pattern = "^0x([0-9a-fA-F]{2})+$"), length(max = SIGNATURE_LENGTH_MAX))]
     signature: String,
 }
 
+/// Sign in
+///
+/// Takes the signed message and the cookie of its challenge. Whatever comes of it, the challenge is used up.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/login",
+    tag = "auth",
+    operation_id = "login",
+    request_body(content = ref("#/components/schemas/LoginWanted"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "A session", body = ref("#/components/schemas/Tokens"), headers(("Set-Cookie"))),
+        (status = 401, description = "The sign-in was refused: `code` says why"),
+    ),
+    extensions(("x-events" = json!(["auth.signed_in", "auth.signed_out", "auth.refused"]))),
+)]
 pub(super) async fn login(
     State(sign_in): State<SignIn>,
     headers: HeaderMap,
-    Body(attempt): Body<Attempt>,
+    JsonOrNothing(attempt): JsonOrNothing<Attempt>,
 ) -> Result<Response, Problem> {
     let shared = &sign_in.shared;
     let claim = match (&attempt.message, &attempt.typed) {
@@ -160,7 +240,7 @@ pub(super) async fn login(
         Err(failure) => return Err(failure.into()),
     };
     let (live, refresh_token) = shared.sessions.open(proved, request::id()).await?;
-    let answer = tokens::answer(shared, live, &refresh_token)?;
+    let answer = tokens::answer(shared, live, refresh_token)?;
     let gone = format!("{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict");
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, gone)], Json(answer)).into_response())
 }

@@ -12,9 +12,9 @@
 //!
 //! A body is JSON and says so, which a page of another site can't send without asking; a named `Origin` must be one of our sites.
 //!
-//! Limits: a body has at most [`BODY_BYTES_MAX`] bytes; a label at most [`LABEL_LENGTH_MAX`] characters.
+//! Limits: bodies as [`crate::ingress::body::Limits`] has it; a label has at most [`LABEL_LENGTH_MAX`] characters, a key lives for at most
+//! [`EXPIRES_IN_S_MAX`] seconds.
 
-mod body;
 mod keys;
 mod login;
 mod tokens;
@@ -29,10 +29,41 @@ use axum::{
 };
 
 use super::{SignIn, authenticate, uri};
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, openapi};
 
-pub use body::BODY_BYTES_MAX;
-pub use keys::LABEL_LENGTH_MAX;
+pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
+
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    login::challenge,
+    login::login,
+    tokens::refresh,
+    tokens::logout,
+    tokens::verify,
+    tokens::me,
+    keys::create,
+    keys::list,
+    keys::revoke,
+))]
+pub(crate) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.ask::<login::Ask>();
+        schemas.answer::<login::Given>();
+        schemas.ask::<login::Attempt>();
+        schemas.answer::<tokens::Tokens>();
+        schemas.ask::<tokens::Refresh>();
+        schemas.ask::<tokens::Logout>();
+        schemas.ask::<tokens::Verify>();
+        schemas.answer::<tokens::Verified>();
+        schemas.answer::<tokens::Who>();
+        schemas.ask::<keys::Create>();
+        schemas.answer::<keys::Made>();
+        schemas.answer::<keys::List>();
+    }
+}
 
 /// The routes of sign-in. They look after credentials themselves, so they belong outside [`super::require`].
 pub fn router<S: Clone + Send + Sync + 'static>(sign_in: SignIn) -> Router<S> {

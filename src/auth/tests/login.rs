@@ -233,8 +233,8 @@ async fn a_challenge_for_one_account_is_not_for_another() {
     for (ask, code) in [
         (json!({ "domain": "evil.org" }), "domain_refused"),
         (json!({ "chain_id": 5 }), "chain_refused"),
-        (json!({ "address": "0x12" }), "body_malformed"),
-        (json!({ "unheard": 1 }), "body_malformed"),
+        (json!({ "address": "0x12" }), "json_invalid"),
+        (json!({ "unheard": 1 }), "json_invalid"),
     ] {
         assert_eq!(a.post("/v1/auth/challenge", ask).await.code(), code);
     }
@@ -315,15 +315,15 @@ async fn bodies_are_json_of_a_site_of_ours() {
     let post = |path: &str| a.request(Method::POST, path);
     for path in ["/v1/auth/challenge", "/v1/auth/login", "/v1/auth/refresh", "/v1/auth/verify"] {
         let form = post(path).header("content-type", "text/plain").body("{}");
-        a.send(form).await.assert(415, "json_expected");
+        a.send(form).await.assert(415, "media_type");
         let foreign = post(path).header("origin", "https://evil.org").json(&json!({}));
         a.send(foreign).await.assert(403, "origin_refused");
         a.send(post(path).header("origin", "null").json(&json!({}))).await.assert(403, "origin_refused");
-        let long = post(path).header("content-type", "application/json").body(" ".repeat(70_000));
-        a.send(long).await.assert(413, "too_large");
+        let long = post(path).header("content-type", "application/json").body(" ".repeat(300_000));
+        a.send(long).await.assert(413, "body_too_large");
         a.send(post(path).header("content-type", "application/json").body("{"))
             .await
-            .assert(400, "body_malformed");
+            .assert(400, "json_malformed");
     }
     let ours = post("/v1/auth/challenge").header("origin", "https://media.example.org").json(&json!({}));
     a.send(ours).await.expect(201);

@@ -11,7 +11,7 @@ mod principal;
 mod published;
 mod sessions;
 mod signature;
-mod site;
+pub(crate) mod site;
 mod tokens;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.

@@ -222,13 +222,13 @@ pub(super) fn pair(answer: &Answer) -> String {
 }
 
 /// An account with a key.
-pub(super) struct Wallet {
+pub(crate) struct Wallet {
     key: SecretKey,
-    pub(super) address: Address,
+    pub(crate) address: Address,
 }
 
 impl Wallet {
-    pub(super) fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         Self::of([seed; 32])
     }
 
@@ -248,7 +248,7 @@ impl Wallet {
         bytes
     }
 
-    pub(super) fn personal(&self, message: &str) -> Vec<u8> {
+    pub(crate) fn personal(&self, message: &str) -> Vec<u8> {
         self.sign(personal_digest(message.as_bytes()))
     }
 }

@@ -21,11 +21,13 @@ use axum::{
     routing::get,
 };
 use futures::StreamExt;
+use schemars::JsonSchema;
 use schemas::ids::{JobId, MediaId};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::{App, Principal, error::Problem, query::Parameters};
+use super::{App, Principal, error::Problem, openapi, query::Parameters};
 use follower::{Begin, Follower, Scope};
 pub use hub::{BACKLOG_MAX, Hub, JOBS_MAX};
 
@@ -72,17 +74,65 @@ pub fn router() -> Router<App> {
     Router::new().route("/v1/events", get(follow))
 }
 
+/// Its description.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(follow))]
+pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<Frame>();
+    }
+}
+
+/// One event of the stream, field by field.
+#[derive(JsonSchema)]
+#[schemars(rename = "Event", example = json!({ "id": "1a2b3c-7", "event": "media.ready", "data": "{}" }))]
+#[expect(dead_code, reason = "the description of a text that `follower.rs` writes")]
+struct Frame {
+    /// `<stream epoch>-<sequence>`; send it as `Last-Event-ID` to go on behind it. Progress carries none.
+    id: Option<String>,
+    /// Kind: `<entity>.<verb>`.
+    event: String,
+    /// JSON: the event's `id`, `type`, `time`, what it is about, and its data as `schemas/json/<entity>.<verb>.v1.json` describes it.
+    data: String,
+}
+
 /// Whose events.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
+    /// Only events about this medium, its story so far first.
     #[serde(default, deserialize_with = "super::query::id")]
+    #[schemars(schema_with = "openapi::id")]
     media: Option<MediaId>,
+    /// Only events about this job, its story so far first.
     #[serde(default, deserialize_with = "super::query::id")]
+    #[schemars(schema_with = "openapi::id")]
     job: Option<JobId>,
+    /// As `Last-Event-ID`, for clients that can send no header.
     since: Option<String>,
 }
 
+openapi::query_parameters!(Wanted);
+
+/// Follow events as they happen
+///
+/// Server-sent events. A stream that breaks goes on behind `Last-Event-ID`, on any replica. A comment comes every 15 seconds; the
+/// connection ends after an hour at the latest, and the client comes back by itself.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "events",
+    operation_id = "follow_events",
+    params(Wanted, ("Last-Event-ID", Header)),
+    responses(
+        (status = 200, description = "A stream of events", body = ref("#/components/schemas/Event"), content_type = "text/event-stream"),
+        (status = 404, description = "There is no such medium or job, or it is not yours"),
+        (status = 410, description = "The events behind that id are not there any more: begin again with `0-0`, or without an id"),
+    ),
+    security(("api_key" = [])),
+)]
 async fn follow(
     State(app): State<App>,
     who: Principal,

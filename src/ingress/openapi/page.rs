@@ -94,7 +94,13 @@ fn render_operation(page: &mut String, document: &Value, method: &str, path: &st
         add(page, &format!("<dt><code>{}</code></dt>", escape(status)));
         add(page, &format!("<dd>{} {}</dd>\n", marked(&response["description"]), media_types(response)));
     }
-    page.push_str("</dl>\n</details>\n");
+    page.push_str("</dl>\n");
+    let events = operation["x-events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !events.is_empty() {
+        let names: Vec<String> = events.iter().map(|name| format!("<code>{}</code>", text(name))).collect();
+        add(page, &format!("<h3>Events</h3>\n<p>{}</p>\n", names.join(" ")));
+    }
+    page.push_str("</details>\n");
 }
 
 /// The media types of a body, each with a link to its schema.

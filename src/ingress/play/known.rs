@@ -103,35 +103,12 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use nats::{Held, Outbox, Role, testing::TestBroker};
-    use schemas::ids::JobId;
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::ingress::tests::asset;
 
     const FILM: MediaId = MediaId::from_bytes([7; 16]);
-
-    fn asset(status: Status) -> media::Record {
-        media::Record {
-            media_id: FILM,
-            owner: "olga".into(),
-            status,
-            source: None,
-            technical: None,
-            summary: None,
-            encode: Some(Encode {
-                number: 1,
-                job_id: JobId::from_bytes([8; 16]),
-                prefix: "media/film/enc/1".into(),
-                duration_ms: 1_000,
-                renditions: Vec::new(),
-                has_poster: false,
-            }),
-            code: None,
-            detail: None,
-            created_at_ms: 1,
-            changed_at_ms: 1,
-        }
-    }
 
     fn document(encryption: Encryption) -> (document::Record, Outbox) {
         let title = String::from("a film");
@@ -159,7 +136,7 @@ mod tests {
         let broker = TestBroker::start().await;
         let (admin, bus) = (broker.bus(Role::Admin).await, broker.bus(Role::Ingress).await);
         let known = Arc::new(Known::new(&Config::default()));
-        let mut held = Held::new(asset(Status::Playable));
+        let mut held = Held::new(asset(FILM, "olga", Status::Playable));
         admin.commit(&mut held, Outbox::new()).await.unwrap();
         assert!(known.medium(&bus, MediaId::from_bytes([9; 16])).await.unwrap().is_none());
         let mut tasks = JoinSet::new();

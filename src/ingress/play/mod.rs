@@ -10,34 +10,25 @@ mod bytes;
 pub(super) mod encryption;
 mod growing;
 mod known;
+mod open;
 mod path;
 
 use std::{ops::Range, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Router,
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use schemas::{
-    gate::Code,
-    media::{Encode, Status},
-};
+use schemas::{gate::Code, media::Encode};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{App, Principal, error::Problem, media};
-use crate::auth::{
-    gate::{
-        Viewer,
-        grant::{self, Denied},
-    },
-    value::Address,
-};
+use super::{App, error::Problem, openapi};
+use crate::auth::gate::grant::{self, Denied};
 use bytes::Facts;
 pub use growing::Growing;
 pub use known::Known;
@@ -123,76 +114,25 @@ impl Cache {
     }
 }
 
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(open::open, play))]
+pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<open::Playback>();
+    }
+}
+
 /// The route that opens a session; behind [`crate::auth::admit`], since a public medium needs no credential.
 pub fn session_router() -> Router<App> {
-    Router::new().route("/v1/media/{media_id}/playback", post(open))
+    Router::new().route("/v1/media/{media_id}/playback", post(open::open))
 }
 
 /// The routes below a token; open, since the token is the right.
 pub fn router() -> Router<App> {
     Router::new().route("/play/{token}/{media_id}/{*path}", get(play))
-}
-
-async fn open(
-    State(app): State<App>,
-    Path(id): Path<String>,
-    who: Option<Extension<Principal>>,
-) -> Result<impl IntoResponse, Problem> {
-    let media_id = media::media_id(&id)?;
-    let viewer = who
-        .as_ref()
-        .map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who, who.wallet.map(Address::get)));
-    let admission = match app.grants.admit(&viewer, media_id).await {
-        Ok(admission) => admission,
-        // Whoever shows no credential may yet be its owner.
-        Err(Denied::Closed { code: Code::Private | Code::Gone, .. }) if who.is_none() => {
-            return Err(Problem::unauthorized());
-        }
-        Err(denied) => return Err(denied.into()),
-    };
-    let medium = media::Medium::load(&app.bus, media_id).await?;
-    let encode = medium.asset.as_ref().and_then(|held| held.record.encode.as_ref());
-    let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
-        return Err(not_playable(&medium));
-    };
-    let session = app.grants.open(admission).await?;
-    let token = grant::token::seal(&app.signing_key, session.playback_id);
-    let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
-    let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
-    let is_final = medium.status() == Status::Ready;
-    let ends_at = i64::try_from(session.expires_at_ms).ok();
-    let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let body = json!({
-        "media_id": media_id,
-        "status": medium.status(),
-        "hls_url": at(schemas::keys::MULTIVARIANT),
-        // DASH has no way to say what HLS calls AES-128.
-        "dash_url": (is_final && medium.encryption().is_none()).then(|| at(schemas::keys::MANIFEST)),
-        "poster_url": (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
-        "watch_url": format!("{base}/watch/{media_id}#token={token}"),
-        "token": token,
-        "expires_at": ends_at.map(|time| time.to_string()),
-    });
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
-}
-
-fn not_playable(medium: &media::Medium) -> Problem {
-    let asset = medium.asset.as_ref().map(|held| &held.record);
-    let problem = match medium.status() {
-        Status::Rejected => Problem::new(StatusCode::CONFLICT, "media_rejected", "This file can't be played"),
-        Status::Failed => {
-            Problem::new(StatusCode::CONFLICT, "media_failed", "This file could not be prepared")
-        }
-        _ => Problem::new(StatusCode::CONFLICT, "not_playable", "This is not playable yet")
-            .detail("it is being prepared; follow GET /v1/events?media= until media.playable"),
-    };
-    let problem = match asset.and_then(|asset| asset.detail.clone()) {
-        Some(detail) => problem.detail(detail),
-        None => problem,
-    };
-    problem
-        .member("media_status", json!(medium.status()))
-        .member("media_code", json!(asset.and_then(|a| a.code.clone())))
 }
 
 fn nothing_there() -> Problem {
@@ -206,6 +146,28 @@ fn refused(code: Code) -> Problem {
         .member("reason", serde_json::to_value(code).unwrap_or_default())
 }
 
+/// Fetch a playlist, segment or image of a playback session
+///
+/// Needs no credential: the token in the path is the right.
+#[utoipa::path(
+    get,
+    path = "/play/{token}/{media_id}/{path}",
+    tag = "streaming",
+    operation_id = "play",
+    params(("token", Path), ("media_id", Path), ("path", Path), ("Range", Header), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "The file", headers(("ETag")), content(
+            ("application/vnd.apple.mpegurl"), ("application/dash+xml"), ("video/mp4"), ("audio/mp4"), ("image/jpeg"),
+            ("application/octet-stream"),
+        )),
+        (status = 206, description = "A part of it", headers(("ETag"), ("Content-Range")), content(
+            ("application/vnd.apple.mpegurl"), ("application/dash+xml"), ("video/mp4"), ("audio/mp4"), ("image/jpeg"),
+        )),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+        (status = 403, description = "The session has ended, was revoked, or never was"),
+        (status = 416, description = "The range lies outside of what there is", headers(("Content-Range"))),
+    ),
+)]
 async fn play(
     State(app): State<App>,
     Path((token, id, path)): Path<(String, String, String)>,

@@ -1,6 +1,6 @@
 //! `Upload-Metadata`: kept byte for byte for the client, and what we show of it cleaned.
 //!
-//! Limits: [`KEYS_MAX`] keys, [`FILENAME_BYTES_MAX`] and [`TYPE_BYTES_MAX`] of what is shown.
+//! Limits: [`KEYS_MAX`] keys; [`FILENAME_BYTES_MAX`], [`TYPE_BYTES_MAX`] and [`TITLE_LENGTH_MAX`] of what is shown.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -9,7 +9,12 @@ use super::refusal::Refusal;
 /// Most keys in one header.
 pub(super) const KEYS_MAX: usize = 64;
 /// Longest display name in bytes.
-pub(in crate::ingress) const FILENAME_BYTES_MAX: usize = 255;
+pub(super) const FILENAME_BYTES_MAX: usize = 255;
+/// Longest title in characters.
+pub(in crate::ingress) const TITLE_LENGTH_MAX: usize = 255;
+/// What a title has somewhere: a character that is shown and no space.
+pub(in crate::ingress) const TITLE_PATTERN: &str =
+    r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]";
 /// Longest media type in bytes.
 pub(super) const TYPE_BYTES_MAX: usize = 127;
 
@@ -70,11 +75,11 @@ pub(super) fn clean_filename(text: &str) -> Option<String> {
     (!name.is_empty() && name != "." && name != "..").then_some(name)
 }
 
-/// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or too much.
+/// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too long.
 pub(in crate::ingress) fn clean_title(text: &str) -> Option<String> {
     let shown: String = text.chars().filter(|&c| is_shown(c)).collect();
     let title = shown.trim();
-    (!title.is_empty() && title.len() <= FILENAME_BYTES_MAX).then(|| title.to_owned())
+    (!title.is_empty() && text.chars().count() <= TITLE_LENGTH_MAX).then(|| title.to_owned())
 }
 
 fn is_shown(c: char) -> bool {
@@ -146,8 +151,18 @@ mod tests {
         ] {
             assert_eq!(clean_title(text).as_deref(), title, "{text:?}");
         }
-        assert!(clean_title(&"a".repeat(FILENAME_BYTES_MAX)).is_some());
-        assert!(clean_title(&"a".repeat(FILENAME_BYTES_MAX + 1)).is_none());
+        assert!(clean_title(&"ä".repeat(TITLE_LENGTH_MAX)).is_some());
+        assert!(clean_title(&"ä".repeat(TITLE_LENGTH_MAX + 1)).is_none());
+    }
+
+    #[test]
+    fn what_a_title_needs_is_described() {
+        let described = jsonschema::validator_for(&serde_json::json!({ "pattern": TITLE_PATTERN })).unwrap();
+        for character in '\0'..='\u{ffff}' {
+            let title = character.to_string();
+            let is_described = described.is_valid(&title.as_str().into());
+            assert_eq!(clean_title(&title).is_some(), is_described, "{character:?}");
+        }
     }
 
     proptest! {

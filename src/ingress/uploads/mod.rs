@@ -48,6 +48,7 @@ pub(crate) use ledger::{Ledger, free};
 pub(crate) use refusal::Refusal;
 pub(crate) use session::finish;
 
+use crate::ingress::openapi;
 use slot::Slots;
 
 /// What upload handlers share. Cheap to clone; one per replica.
@@ -112,46 +113,24 @@ impl State {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(tus::options, tus::create, tus::head, tus::patch, tus::delete, tus::status, whole::receive))]
+#[openapi(paths(
+    tus::options,
+    tus::options_of_one,
+    tus::create,
+    tus::head,
+    tus::patch,
+    tus::delete,
+    tus::overridden,
+    tus::status,
+    whole::receive
+))]
 pub(super) struct Described;
 
-/// What `POST /v1/media` answers; only described here, `whole.rs` writes it.
-#[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "the description of a document")]
-struct MediaCreated {
-    /// The medium.
-    media_id: String,
-    /// The upload that brought it.
-    upload_id: String,
-}
-
-/// What `GET /v1/uploads/{upload_id}/status` answers; only described here, `tus.rs` writes it.
-#[derive(utoipa::ToSchema)]
-#[expect(dead_code, reason = "the description of a document")]
-struct UploadStatus {
-    /// The upload.
-    upload_id: String,
-    /// The medium it becomes.
-    media_id: String,
-    /// `open`, `received`, `terminated`, `expired` or `deactivated`.
-    status: String,
-    /// Why it can't go on: a stable code.
-    code: Option<String>,
-    /// Bytes that are durable.
-    offset_bytes: u64,
-    /// Bytes of the whole, once known.
-    length_bytes: Option<u64>,
-    /// Name the client gave.
-    filename: Option<String>,
-    /// Media type the client gave.
-    content_type: Option<String>,
-    /// Unix time in milliseconds.
-    created_at_ms: u64,
-    /// Unix time in milliseconds after which an open upload is removed.
-    expires_at_ms: Option<u64>,
-    /// What became of the medium: status, code and detail; null while nothing has.
-    #[schema(value_type = Option<Object>)]
-    media: Option<()>,
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<tus::Document>();
+        schemas.answer::<whole::Created>();
+    }
 }
 
 /// The routes of uploads. They expect [`crate::auth::Principal`] among the request's extensions.
@@ -160,7 +139,11 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
         .route("/v1/uploads", post(tus::create).merge(options(tus::options)))
         .route(
             "/v1/uploads/{upload_id}",
-            head(tus::head).patch(tus::patch).delete(tus::delete).post(tus::overridden).options(tus::options),
+            head(tus::head)
+                .patch(tus::patch)
+                .delete(tus::delete)
+                .post(tus::overridden)
+                .options(tus::options_of_one),
         )
         .route("/v1/uploads/{upload_id}/status", get(tus::status))
         .layer(middleware::from_fn(resumable));

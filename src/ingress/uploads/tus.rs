@@ -10,11 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use nats::now_ms;
+use schemars::JsonSchema;
 use schemas::{
     ids::{MediaId, UploadId},
     media,
     upload::{Record, Status},
 };
+use serde::Serialize;
 use serde_json::json;
 use store::{Durable, Place, Spool};
 
@@ -38,9 +40,10 @@ static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-over
     path = "/v1/uploads",
     tag = "upload",
     operation_id = "upload_options",
-    responses((status = 204, description = "Version, extensions and limits of tus", headers(
-        ("Tus-Version" = String), ("Tus-Extension" = String), ("Tus-Max-Size" = u64), ("Tus-Checksum-Algorithm" = String),
-    ))),
+    responses((
+        status = 204, description = "Version, extensions and limits of tus",
+        headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
+    )),
 )]
 pub(super) async fn options(Extract(state): Extract<State>) -> Response {
     let size_max = HeaderValue::from(state.shared.config.size_bytes_max);
@@ -53,6 +56,22 @@ pub(super) async fn options(Extract(state): Extract<State>) -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
+/// Ask an upload what is offered
+#[utoipa::path(
+    options,
+    path = "/v1/uploads/{upload_id}",
+    tag = "upload",
+    operation_id = "upload_options_of_one",
+    params(("upload_id", Path)),
+    responses((
+        status = 204, description = "Version, extensions and limits of tus; the same for every upload",
+        headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
+    )),
+)]
+pub(super) async fn options_of_one(state: Extract<State>) -> Response {
+    options(state).await
+}
+
 /// Open an upload
 ///
 /// tus 1.0 with creation, creation-with-upload and creation-defer-length: the body may hold the first bytes.
@@ -62,25 +81,24 @@ pub(super) async fn options(Extract(state): Extract<State>) -> Response {
     tag = "upload",
     operation_id = "create_upload",
     params(
-        ("Tus-Resumable" = String, Header, description = "`1.0.0`."),
-        ("Upload-Length" = Option<u64>, Header, description = "Bytes of the whole file."),
-        ("Upload-Defer-Length" = Option<u8>, Header, description = "`1` when the length is told later."),
-        ("Upload-Metadata" = Option<String>, Header, description = "Pairs of name and base64: `filename`, `filetype`."),
-        ("Repr-Digest" = Option<String>, Header, description = "Digest of the whole file (RFC 9530)."),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeats are answered as the first was."),
+        ("Tus-Resumable", Header), ("Upload-Length", Header), ("Upload-Defer-Length", Header), ("Upload-Metadata", Header),
+        ("Upload-Checksum", Header), ("Repr-Digest", Header), ("Idempotency-Key", Header),
     ),
-    request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
+    request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
     responses(
         (status = 201, description = "It is open", headers(
-            ("Location" = String, description = "Where to send bytes."),
-            ("Streamgate-Media-Id" = String, description = "The medium it becomes."),
-            ("Upload-Offset" = u64), ("Upload-Expires" = String),
+            ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
         )),
-        (status = 412, description = "Another version of tus"),
+        (status = 408, description = "Too few bytes came for too long; what came is kept"),
+        (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 413, description = "Larger than an upload may be"),
+        (status = 423, description = "Another request holds the upload"),
+        (status = 431, description = "The metadata is longer than its limit"),
+        (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
         (status = 507, description = "The store is full"),
     ),
     security(("api_key" = [])),
+    extensions(("x-events" = json!(["upload.created", "upload.received"]))),
 )]
 pub(super) async fn create(
     Extract(state): Extract<State>,
@@ -203,26 +221,24 @@ pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger
     tag = "upload",
     operation_id = "append_to_upload",
     params(
-        ("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$"),
-        ("Tus-Resumable" = String, Header, description = "`1.0.0`."),
-        ("Upload-Offset" = u64, Header, description = "Where the bytes belong: the offset that HEAD tells."),
-        ("Upload-Length" = Option<u64>, Header, description = "The length, where it was deferred."),
-        ("Upload-Checksum" = Option<String>, Header, description = "Algorithm and base64 of the digest of these bytes."),
+        ("upload_id", Path), ("Tus-Resumable", Header), ("Upload-Offset", Header), ("Upload-Length", Header),
+        ("Upload-Checksum", Header),
     ),
     request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "The bytes"),
     responses(
-        (status = 204, description = "They are durable", headers(("Upload-Offset" = u64), ("Upload-Expires" = String))),
-        (status = 408, description = "Too few bytes came for too long"),
-        (status = 409, description = "Another offset; the answer tells the true one"),
+        (status = 204, description = "They are durable", headers(("Upload-Offset"), ("Upload-Expires"))),
+        (status = 408, description = "Too few bytes came for too long; what came is kept"),
+        (status = 409, description = "The bytes are for another offset; the answer tells the true one", headers(("Upload-Offset"))),
         (status = 410, description = "The upload has ended"),
-        (status = 412, description = "Another version of tus"),
+        (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 413, description = "More bytes than the upload may have"),
         (status = 415, description = "Another media type than application/offset+octet-stream"),
         (status = 423, description = "Another request holds the upload"),
-        (status = 460, description = "The bytes do not have the declared checksum"),
+        (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
         (status = 507, description = "The store is full"),
     ),
     security(("api_key" = [])),
+    extensions(("x-events" = json!(["upload.received", "upload.terminated"]))),
 )]
 pub(super) async fn patch(
     Extract(state): Extract<State>,
@@ -285,12 +301,14 @@ async fn append_to(
     path = "/v1/uploads/{upload_id}",
     tag = "upload",
     operation_id = "read_upload_offset",
-    params(("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$"), ("Tus-Resumable" = String, Header, description = "`1.0.0`."),),
+    params(("upload_id", Path), ("Tus-Resumable", Header)),
     responses(
         (status = 200, description = "How far it is", headers(
-            ("Upload-Offset" = u64), ("Upload-Length" = u64), ("Upload-Metadata" = String), ("Upload-Expires" = String),
+            ("Upload-Offset"), ("Upload-Length"), ("Upload-Defer-Length"), ("Upload-Metadata"), ("Upload-Expires"),
+            ("Streamgate-Media-Id"),
         )),
         (status = 410, description = "The upload has ended"),
+        (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
     ),
     security(("api_key" = [])),
 )]
@@ -367,14 +385,17 @@ async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(
     path = "/v1/uploads/{upload_id}",
     tag = "upload",
     operation_id = "end_upload",
-    params(("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$"), ("Tus-Resumable" = String, Header, description = "`1.0.0`."),),
+    params(("upload_id", Path), ("Tus-Resumable", Header)),
     responses(
         (status = 204, description = "It is ended and frees what it held"),
-        (status = 403, description = "It is complete"),
+        (status = 403, description = "It is complete, or not for this key to end: `code` says which"),
+        (status = 409, description = "Another request has taken the upload over", headers(("Upload-Offset"))),
         (status = 410, description = "It has ended already"),
+        (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 423, description = "Another request holds the upload"),
     ),
     security(("api_key" = [])),
+    extensions(("x-events" = json!(["upload.terminated"]))),
 )]
 pub(super) async fn delete(
     Extract(state): Extract<State>,
@@ -427,7 +448,34 @@ pub(super) async fn terminate(
     Ok(())
 }
 
-/// `POST` on an upload with `X-HTTP-Method-Override`, for clients behind proxies that know no other method.
+/// Send PATCH, DELETE or HEAD by another name
+///
+/// For clients behind proxies that know no other method: headers, body and answer are those of the method that is meant.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads/{upload_id}",
+    tag = "upload",
+    operation_id = "override_upload_method",
+    params(
+        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Idempotency-Key", Header),
+    ),
+    request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "The bytes, for PATCH"),
+    responses(
+        (status = 200, description = "As HEAD", headers(("Upload-Offset"))),
+        (status = 204, description = "As PATCH or DELETE"),
+        (status = 405, description = "No method is named that is taken here", headers(("Allow"))),
+        (status = 408, description = "Too few bytes came for too long; what came is kept"),
+        (status = 410, description = "The upload has ended"),
+        (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
+        (status = 413, description = "More bytes than the upload may have"),
+        (status = 415, description = "Another media type than application/offset+octet-stream"),
+        (status = 423, description = "Another request holds the upload"),
+        (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
+        (status = 507, description = "The store is full"),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["upload.received", "upload.terminated"]))),
+)]
 pub(super) async fn overridden(
     state: Extract<State>,
     path: Path<String>,
@@ -446,6 +494,49 @@ pub(super) async fn overridden(
     }
 }
 
+/// Where an upload and its medium stand.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "UploadDocument", example = json!({
+    "upload_id": "06db008209t0303jc5mn0r355k", "media_id": "06db00820dt0303jc5mn0r355k", "status": "open", "code": null, "offset_bytes": 65_536, "length_bytes": 1_048_576,
+    "filename": "sea.mp4", "content_type": "video/mp4", "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": 1_763_987_214_467_u64, "media": null,
+}))]
+pub(super) struct Document {
+    /// The upload.
+    upload_id: UploadId,
+    /// The medium it becomes.
+    media_id: MediaId,
+    /// Where it stands.
+    status: Status,
+    /// Why it can't go on: a stable code.
+    code: Option<String>,
+    /// Bytes that are durable.
+    offset_bytes: u64,
+    /// Bytes of the whole, once known.
+    length_bytes: Option<u64>,
+    /// Name the client gave, cleaned.
+    filename: Option<String>,
+    /// Media type the client gave.
+    content_type: Option<String>,
+    /// Unix time in milliseconds.
+    created_at_ms: u64,
+    /// Unix time in milliseconds after which an open upload is removed.
+    expires_at_ms: Option<u64>,
+    /// What became of the medium; null while nothing has.
+    media: Option<Become>,
+}
+
+/// What became of the medium of an upload.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "UploadedMedia")]
+struct Become {
+    /// Where it stands.
+    status: media::Status,
+    /// Why it was rejected or failed: a stable code.
+    code: Option<String>,
+    /// The same for people.
+    detail: Option<String>,
+}
+
 /// Read where an upload and its medium stand
 ///
 /// Takes no lock and disturbs nobody.
@@ -454,8 +545,8 @@ pub(super) async fn overridden(
     path = "/v1/uploads/{upload_id}/status",
     tag = "upload",
     operation_id = "read_upload_status",
-    params(("upload_id" = String, Path, description = "The upload.", pattern = "^[0-9a-v]{26}$")),
-    responses((status = 200, description = "The document", body = super::UploadStatus)),
+    params(("upload_id", Path)),
+    responses((status = 200, description = "The document", body = ref("#/components/schemas/UploadDocument"))),
     security(("api_key" = [])),
 )]
 pub(super) async fn status(
@@ -473,26 +564,23 @@ async fn status_checked(shared: &Shared, id: &str, who: &Principal) -> Result<Re
         return Err(Refusal::NotFound);
     }
     let medium = shared.bus.load::<media::Record>(&record.media_id.to_string()).await?;
-    let media = medium.map(|held| {
-        json!({
-            "status": held.record.status,
-            "code": held.record.code,
-            "detail": held.record.detail,
-        })
-    });
-    let document = json!({
-        "upload_id": record.upload_id,
-        "media_id": record.media_id,
-        "status": record.status,
-        "code": record.code,
-        "offset_bytes": record.offset_bytes,
-        "length_bytes": record.length_bytes,
-        "filename": record.filename,
-        "content_type": record.content_type,
-        "created_at_ms": record.created_at_ms,
-        "expires_at_ms": (record.status == Status::Open).then_some(record.expires_at_ms),
-        "media": media,
-    });
+    let document = Document {
+        upload_id: record.upload_id,
+        media_id: record.media_id,
+        status: record.status,
+        code: record.code,
+        offset_bytes: record.offset_bytes,
+        length_bytes: record.length_bytes,
+        filename: record.filename,
+        content_type: record.content_type,
+        created_at_ms: record.created_at_ms,
+        expires_at_ms: (record.status == Status::Open).then_some(record.expires_at_ms),
+        media: medium.map(|held| Become {
+            status: held.record.status,
+            code: held.record.code,
+            detail: held.record.detail,
+        }),
+    };
     let mut response = Json(document).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)

@@ -11,7 +11,12 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use schemas::{ids::UploadId, upload::Status};
+use schemars::JsonSchema;
+use schemas::{
+    ids::{MediaId, UploadId},
+    upload::Status,
+};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -27,6 +32,16 @@ use super::{
 };
 use crate::auth::Principal;
 
+/// What a file in one request became.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MediaCreated", example = json!({ "media_id": "06db00820dt0303jc5mn0r355k", "upload_id": "06db008209t0303jc5mn0r355k" }))]
+pub(super) struct Created {
+    /// The medium.
+    media_id: MediaId,
+    /// The upload that brought it.
+    upload_id: UploadId,
+}
+
 /// Bring in a whole file in one request
 ///
 /// For whoever speaks no tus. A request that ends early leaves nothing.
@@ -36,22 +51,23 @@ use crate::auth::Principal;
     tag = "upload",
     operation_id = "create_media",
     params(
-        ("Content-Disposition" = Option<String>, Header, description = "`attachment; filename=\"...\"`."),
-        ("Content-Digest" = Option<String>, Header, description = "Digest of the bytes (RFC 9530)."),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeats are answered as the first was."),
+        ("Content-Disposition", Header), ("Content-Digest", Header), ("Repr-Digest", Header), ("Idempotency-Key", Header),
     ),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The file; `video/mp4` and others, too"),
+    request_body(description = "The file", content(
+        (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
+        (Vec<u8> = "image/*"),
+    )),
     responses(
-        (status = 201, description = "It is stored and will be verified", body = super::MediaCreated, headers(
-            ("Location" = String, description = "The medium."),
-            ("Streamgate-Media-Id" = String, description = "Its id."),
-        )),
+        (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
+         headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
         (status = 408, description = "Too few bytes came for too long"),
         (status = 413, description = "Larger than an upload may be"),
-        (status = 415, description = "No media type"),
+        (status = 415, description = "No media type that could be a medium's"),
+        (status = 423, description = "Another request holds the upload"),
         (status = 507, description = "The store is full"),
     ),
     security(("api_key" = [])),
+    extensions(("x-events" = json!(["upload.created", "upload.received", "upload.terminated"]))),
 )]
 pub(super) async fn receive(
     Extract(state): Extract<State>,
@@ -101,8 +117,7 @@ async fn receive_checked(
             });
         }
     }
-    let mut response =
-        (StatusCode::CREATED, Json(json!({ "media_id": media_id, "upload_id": upload_id }))).into_response();
+    let mut response = (StatusCode::CREATED, Json(Created { media_id, upload_id })).into_response();
     let location = format!("/v1/media/{media_id}");
     response
         .headers_mut()

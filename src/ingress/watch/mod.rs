@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use schemas::ids::MediaId;
 
-use super::{conditional, error::Problem};
+use super::{conditional, error::Problem, openapi};
 
 /// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
@@ -70,6 +70,29 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/watch/{media_id}", get(page)).route("/watch/assets/{file}", get(asset))
 }
 
+/// Its description; the page's own files are none of the API.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(page))]
+pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(_: &mut openapi::Schemas) {}
+}
+
+/// Watch one medium in a browser
+///
+/// The same page for every medium: it opens the playback session itself.
+#[utoipa::path(
+    get,
+    path = "/watch/{media_id}",
+    tag = "streaming",
+    operation_id = "watch",
+    params(("media_id", Path), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "A page", content_type = "text/html", headers(("ETag"))),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+    ),
+)]
 async fn page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     match media_id.parse::<MediaId>() {
         Ok(_) => Ok(PAGE.answer(&headers)),

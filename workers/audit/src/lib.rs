@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::Config;
 pub use error::Error;
 pub use record::{Fault, Head};
-pub use replay::{Filter, Query, Replayed, replay};
+pub use replay::{FILTER_PATTERN, Filter, Query, Replayed, replay};
 pub use verify::{Verdict, Walk, verify};
 
 /// Name of the lease that lets one process write.

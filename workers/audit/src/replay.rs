@@ -13,6 +13,9 @@ use crate::Error;
 /// Largest difference between the clocks of two brokers, in milliseconds.
 const CLOCK_SKEW_MS_MAX: u64 = 60_000;
 
+/// The texts that [`Filter`] reads, as a regular expression.
+pub const FILTER_PATTERN: &str = r"^(audit\.)?(>|(\*|[a-z0-9_]{1,32})(\.(>|\*|[a-z0-9_]{1,32}))?)$";
+
 /// Which records to replay, as a subject filter inside AUDIT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter(String);

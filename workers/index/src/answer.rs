@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Error, QUEUE_GROUP,
-    follow::Seen,
+    follow::{self, Seen},
     projection::{Bucket, Projection},
 };
 
@@ -152,10 +152,16 @@ impl Desk {
         Ok(())
     }
 
-    /// Waits a bounded time until the projection has seen `revision`.
+    /// Waits a bounded time until the projection has seen `revision`; for one that was never given nobody waits.
     async fn wait(&self, bucket: Bucket, revision: Option<u64>) -> Result<(), Refusal> {
         let Some(revision) = revision else { return Ok(()) };
         let mut seen = self.seen.clone();
+        if seen.borrow().revision(bucket) < revision
+            && follow::newest(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
+        {
+            let detail = format!("there is no revision {revision} of {} yet", bucket.name());
+            return Err(Refusal::new("revision_unknown", detail));
+        }
         let limit = Duration::from_millis(self.config.revision_wait_ms_max);
         match timeout(limit, seen.wait_for(|seen| seen.revision(bucket) >= revision)).await {
             Ok(Ok(_)) => Ok(()),

@@ -59,6 +59,16 @@ pub(crate) async fn origins(bus: &Bus) -> Result<Vec<Origin>, Error> {
     Ok(origins)
 }
 
+/// The newest revision of `bucket` on the broker now.
+///
+/// # Errors
+/// [`Error::Bus`] when the broker does not answer.
+pub(crate) async fn newest(bus: &Bus, bucket: Bucket) -> Result<u64, Error> {
+    let name = subjects::kv_stream(bucket.name());
+    let stream = bus.context().get_stream(&name).await.map_err(nats::Error::unavailable)?;
+    Ok(stream.cached_info().state.last_sequence)
+}
+
 /// Follows one bucket until `shutdown`.
 ///
 /// # Errors

@@ -5,22 +5,23 @@ use std::collections::BTreeSet;
 use alloy_primitives::Address;
 use axum::{
     Json,
-    body::Bytes,
     extract::{Path, State as Extract},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::future::try_join_all;
 use nats::Outbox;
+use schemars::JsonSchema;
 use schemas::{
     document,
-    gate::{Changed, Gate},
+    gate::{Changed, Gate, Rule},
     ids::MediaId,
 };
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    State, chain_unavailable, json,
+    State, chain_unavailable,
     precondition::{self, Wanted, etag},
     unusable,
 };
@@ -33,12 +34,52 @@ use crate::{
             rule::{Compiled, compile},
         },
     },
-    ingress::error::Problem,
+    ingress::{body, error::Problem},
 };
 
 /// The prefix of the code of an account that merely delegates (EIP-7702): it is no contract of its own.
 const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
 
+/// The gate of a medium.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "GateDocument", example = json!({
+    "media_id": "06db00820dt0303jc5mn0r355k", "access": "rule", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" },
+    "rule_digest": "3b2c5a6a1f0d4a5e8c9b7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d8e7f6a", "changed_at_ms": 1_763_900_814_467_u64,
+}))]
+pub(super) struct Document<'a> {
+    /// The medium.
+    media_id: MediaId,
+    /// Said in words, so that nobody takes a missing rule for an open door.
+    access: Access,
+    /// Who may play.
+    rule: Option<&'a Rule>,
+    /// SHA-256 of the rule's canonical form, lower-case hex.
+    rule_digest: Option<&'a str>,
+    /// Unix time in milliseconds of the last change; null while there was none.
+    changed_at_ms: Option<u64>,
+}
+
+/// What decides who may play.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "GateAccess")]
+enum Access {
+    /// The rule.
+    Rule,
+    /// There is no rule: the owner alone plays.
+    OwnerOnly,
+}
+
+/// Read the gate of a medium
+#[utoipa::path(
+    get,
+    path = "/v1/media/{media_id}/gate",
+    tag = "gate",
+    operation_id = "read_gate",
+    params(("media_id", Path)),
+    responses((status = 200, description = "The gate", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
+    security(("api_key" = [])),
+)]
 pub(super) async fn show(
     Extract(state): Extract<State>,
     who: Principal,
@@ -49,22 +90,52 @@ pub(super) async fn show(
     Ok(answer(media_id, medium.gate.as_ref()))
 }
 
+/// Set the gate of a medium
+///
+/// A rule is stored only when it can be decided here: its chains are configured and its contracts have code.
+#[utoipa::path(
+    put,
+    path = "/v1/media/{media_id}/gate",
+    tag = "gate",
+    operation_id = "set_gate",
+    params(("media_id", Path), ("If-Match", Header)),
+    request_body(content = ref("#/components/schemas/Rule"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "The gate as it is now", body = ref("#/components/schemas/GateDocument"), headers(("ETag"))),
+        (status = 422, description = "The rule can't be used: `pointer` says where"),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["gate.changed"]))),
+)]
 pub(super) async fn put(
     Extract(state): Extract<State>,
     who: Principal,
     Path(media_id): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    body::Json(rule): body::Json<Rule>,
 ) -> Result<Response, Problem> {
     let media_id = parse(&media_id)?;
     changeable(&state, &who, media_id).await?;
     let wanted = Wanted::read(&headers)?;
-    let compiled = compile(&json(&headers, &body)?)
-        .map_err(|invalid| unusable("rule_invalid", &invalid.pointer, invalid.reason))?;
+    let compiled =
+        compile(&rule).map_err(|invalid| unusable("rule_invalid", &invalid.pointer, invalid.reason))?;
     check_contracts(&state, &compiled).await?;
     change(&state, &who, media_id, &wanted, Some(&compiled)).await
 }
 
+/// Remove the gate of a medium
+///
+/// Its owner alone plays it from now on.
+#[utoipa::path(
+    delete,
+    path = "/v1/media/{media_id}/gate",
+    tag = "gate",
+    operation_id = "remove_gate",
+    params(("media_id", Path), ("If-Match", Header)),
+    responses((status = 200, description = "The gate as it is now", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["gate.changed"]))),
+)]
 pub(super) async fn delete(
     Extract(state): Extract<State>,
     who: Principal,
@@ -202,14 +273,13 @@ fn next(
 
 fn answer(media_id: MediaId, gate: Option<&Gate>) -> Response {
     let rule = gate.and_then(|gate| gate.rule.as_ref());
-    let body = json!({
-        "media_id": media_id,
-        // Said in words, so that nobody takes a missing rule for an open door.
-        "access": if rule.is_some() { "rule" } else { "owner_only" },
-        "rule": rule,
-        "rule_digest": gate.map(|gate| gate.rule_digest.as_str()).filter(|digest| !digest.is_empty()),
-        "changed_at_ms": gate.map(|gate| gate.changed_at_ms),
-    });
+    let body = Document {
+        media_id,
+        access: if rule.is_some() { Access::Rule } else { Access::OwnerOnly },
+        rule,
+        rule_digest: gate.map(|gate| gate.rule_digest.as_str()).filter(|digest| !digest.is_empty()),
+        changed_at_ms: gate.map(|gate| gate.changed_at_ms),
+    };
     let headers =
         [(header::ETAG, etag(gate.map_or(0, |gate| gate.epoch))), (header::CACHE_CONTROL, private())];
     (StatusCode::OK, headers, Json(body)).into_response()

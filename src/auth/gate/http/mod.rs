@@ -3,7 +3,7 @@
 //! A change names the version it changes (`If-Match`), so that no owner's change is lost. A rule is stored only when it can be
 //! decided here: its chains are configured and its contracts have code.
 //!
-//! Limits: a body has at most [`BODY_BYTES_MAX`] bytes; for rules see [`super::rule`].
+//! Limits: for bodies see [`crate::ingress::body::Limits`], for rules [`super::rule`].
 
 mod change;
 mod ownership;
@@ -13,20 +13,14 @@ mod tests;
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::DefaultBodyLimit,
-    http::{HeaderMap, StatusCode, header},
+    http::StatusCode,
     routing::{get, post},
 };
 use nats::Bus;
-use schemas::gate::Code;
-use serde::de::DeserializeOwned;
+use schemas::gate::{Code, Rule};
 
 use super::{grant::Denied, judge::Judge};
-use crate::ingress::error::Problem;
-
-/// Largest body in bytes.
-pub const BODY_BYTES_MAX: usize = 128 * 1024;
+use crate::ingress::{error::Problem, openapi};
 
 /// What the routes need.
 #[derive(Debug, Clone)]
@@ -37,31 +31,26 @@ pub struct State {
     pub judge: Judge,
 }
 
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(change::show, change::put, change::delete, ownership::ask))]
+pub(crate) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.ask::<Rule>();
+        schemas.answer::<change::Document<'_>>();
+        schemas.ask::<ownership::Question>();
+        schemas.answer::<ownership::Answer>();
+    }
+}
+
 /// The routes of gates. They expect [`crate::auth::Principal`] among the request's extensions.
 pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
     Router::new()
         .route("/v1/media/{media_id}/gate", get(change::show).put(change::put).delete(change::delete))
         .route("/v1/auth/nft", post(ownership::ask))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
-}
-
-/// Reads a JSON body; the answer to what is wrong names the place.
-fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &Bytes) -> Result<T, Problem> {
-    let content_type =
-        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Err(Problem::new(
-            status,
-            "unsupported_media_type",
-            "This takes a body of type application/json",
-        ));
-    }
-    serde_json::from_slice(body).map_err(|error| {
-        Problem::bad_request("malformed_body", "The body can't be read").detail(error.to_string())
-    })
 }
 
 /// 422: well formed, and yet it can't be used; `pointer` says where (RFC 6901).

@@ -173,8 +173,8 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
     let media_id = served.site.medium(None).await;
     let with = |chain_id: u64, contract: &str| json!({ "kind": "erc20_balance", "chain_id": chain_id, "contract": contract, "balance_min": "1" });
     for (rule, status, code, pointer) in [
-        (json!({ "kind": "none" }), StatusCode::BAD_REQUEST, "malformed_body", Value::Null),
-        (json!({ "kind": "public", "x": 1 }), StatusCode::BAD_REQUEST, "malformed_body", Value::Null),
+        (json!({ "kind": "none" }), StatusCode::BAD_REQUEST, "json_invalid", Value::Null),
+        (json!({ "kind": "public", "x": 1 }), StatusCode::BAD_REQUEST, "json_invalid", Value::Null),
         (
             with(CHAIN, "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD"),
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -194,7 +194,7 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
     let request = served.client.put(format!("{}{}", served.url, gate(media_id))).header("if-match", "*");
     let answer = request.header("content-type", "application/json").body(deep).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    let long = vec![b' '; super::BODY_BYTES_MAX + 1];
+    let long = vec![b' '; crate::ingress::body::Limits::default().bytes_max + 1];
     let request = served.client.put(format!("{}{}", served.url, gate(media_id))).header("if-match", "*");
     let answer = request.header("content-type", "application/json").body(long).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);

@@ -230,7 +230,7 @@ async fn questions_wait_for_a_revision_and_bad_ones_are_refused() {
         other => panic!("not refused: {other:?}"),
     };
     let ahead = ListMedia { min_revision: Some(u64::MAX), ..everything() };
-    assert_eq!(code(ask(&ingress, ask::MEDIA, &ahead).await), "index_behind");
+    assert_eq!(code(ask(&ingress, ask::MEDIA, &ahead).await), "revision_unknown");
     let foreign = ListMedia { cursor: Some("nonsense".into()), ..everything() };
     assert_eq!(code(ask(&ingress, ask::MEDIA, &foreign).await), "cursor_malformed");
     assert_eq!(code(ask(&ingress, ask::MEDIA, &"no question").await), "question_malformed");

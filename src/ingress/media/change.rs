@@ -1,0 +1,150 @@
+//! `PATCH /v1/media/{media_id}`: what of a document its owner may change.
+
+use axum::{
+    extract::{Path, State},
+    http::HeaderMap,
+    response::Response,
+};
+use nats::{Bus, Held, Outbox};
+use schemars::JsonSchema;
+use schemas::{
+    document::{self, Encryption},
+    ids::MediaId,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Medium, document_answer, media_id, no_such_medium};
+use crate::ingress::{
+    App, Principal, body, conditional,
+    error::Problem,
+    play::encryption,
+    uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
+};
+
+/// Most rounds of reading and compare-and-set of one change.
+const CHANGE_ATTEMPTS_MAX: u32 = 4;
+
+/// What of a document its owner may change; what is absent stays as it is.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "MediaChange", example = json!({ "title": "A day at the sea" }))]
+pub(super) struct Change {
+    /// Title for people: one line, of which something has to be seen.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "String", regex(pattern = TITLE_PATTERN), length(max = TITLE_LENGTH_MAX))]
+    title: Option<String>,
+    /// How segments are served: as they are stored, or for HLS with AES-128 (and without MPEG-DASH).
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Encryption")]
+    encryption: Option<Encryption>,
+}
+
+/// A value that may be absent, but not `null`: nothing here can be taken away.
+fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// Change what one medium is called and how it is served
+#[utoipa::path(
+    patch,
+    path = "/v1/media/{media_id}",
+    tag = "metadata",
+    operation_id = "change_media",
+    params(("media_id", Path), ("If-Match", Header)),
+    request_body(content = ref("#/components/schemas/MediaChange"), content_type = "application/json"),
+    responses((
+        status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"),
+        headers(("ETag")),
+    )),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["media.changed"]))),
+)]
+pub(super) async fn change(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+    body::Json(mut wanted): body::Json<Change>,
+) -> Result<Response, Problem> {
+    let media_id = media_id(&id)?;
+    wanted.title =
+        wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(bad_title)).transpose()?;
+    let mut attempt = 0;
+    loop {
+        let mut medium = Medium::load(&app.bus, media_id).await?;
+        if !who.may_see(medium.owner()) {
+            return Err(no_such_medium());
+        }
+        if !who.may_change(medium.owner()) {
+            return Err(Problem::forbidden("not_owner", "Only its owner may change this"));
+        }
+        conditional::if_match(&headers, Some(medium.tag()))?;
+        attempt += 1;
+        match apply(&app.bus, &mut medium, media_id, &wanted, &who).await {
+            Ok(()) => {
+                app.known.forget(media_id);
+                // What the change answers is what it made, whatever the client had before.
+                return Ok(document_answer(
+                    &HeaderMap::new(),
+                    &medium.tag().text(),
+                    &medium.document(media_id),
+                ));
+            }
+            // The precondition is looked at again: a named version is gone, `*` still fits.
+            Err(nats::Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn bad_title() -> Problem {
+    let detail = format!("it needs something to be shown, and at most {TITLE_LENGTH_MAX} characters");
+    Problem::bad_request("title_invalid", "This title can't be used")
+        .detail(detail.clone())
+        .member("errors", json!([{ "pointer": "/title", "detail": detail }]))
+}
+
+/// Writes what `wanted` changes, if it changes anything.
+async fn apply(
+    bus: &Bus,
+    medium: &mut Medium,
+    media_id: MediaId,
+    wanted: &Change,
+    who: &Principal,
+) -> Result<(), nats::Error> {
+    let changed_at_ms = nats::now_ms();
+    let mut held = medium.document.clone().unwrap_or_else(|| {
+        // Until now only the stages know of it.
+        let (owner, created) = (medium.owner().to_owned(), medium.asset.as_ref());
+        Held::new(document::Record {
+            media_id,
+            owner,
+            title: String::new(),
+            gate: None,
+            encryption: Encryption::None,
+            created_at_ms: created.map_or(changed_at_ms, |held| held.record.created_at_ms),
+            changed_at_ms,
+        })
+    });
+    let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
+    let encryption = wanted.encryption.unwrap_or(held.record.encryption);
+    if title == held.record.title && encryption == held.record.encryption {
+        return Ok(());
+    }
+    if !encryption.is_none() {
+        // Before anybody can see that there should be one.
+        encryption::make_key(bus, media_id).await?;
+    }
+    held.record = document::Record { title, encryption, changed_at_ms, ..held.record };
+    let changed = document::Changed {
+        media_id,
+        owner: held.record.owner.clone(),
+        changed_by: who.owner.clone(),
+        title: held.record.title.clone(),
+        encryption,
+    };
+    bus.commit(&mut held, Outbox::new().event(&changed)).await?;
+    medium.document = Some(held);
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! Media as documents: one by id from KV, so that one's own writes are always seen; lists from the index.
+//!
+//! Limits: a page has at most [`ask::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
+
+mod change;
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::{OriginalUri, Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use nats::Bus;
+use schemars::JsonSchema;
+use schemas::{
+    ask::{self, Answer, ListMedia, MediaItem, MediaPage},
+    document::{self, Encryption},
+    ids::{JobId, MediaId},
+    media::{self, Rendition, Summary, Technical},
+    subjects,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{App, Principal, conditional, error::Problem, openapi, page::Page, query::Parameters};
+
+/// A cursor as the index gives it: base32 of 24 bytes.
+pub(super) const CURSOR: &str = "^[0-9a-v]{38}[08go]$";
+/// How long the index may take; it waits a short while itself for the revision that a question names.
+pub const INDEX_WAIT: Duration = Duration::from_secs(5);
+
+/// The routes.
+pub fn router() -> Router<App> {
+    Router::new().route("/v1/media", get(list)).route("/v1/media/{media_id}", get(show).patch(change::change))
+}
+
+/// Their descriptions.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(list, show, change::change))]
+pub(super) struct Described;
+
+impl openapi::Describe for Described {
+    fn define(schemas: &mut openapi::Schemas) {
+        schemas.answer::<Page<MediaItem>>();
+        schemas.answer::<Document<'_>>();
+        schemas.ask::<change::Change>();
+    }
+}
+
+/// Which media to list.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Only media that stand there.
+    status: Option<media::Status>,
+    /// `next_cursor` of the page before.
+    #[schemars(regex(pattern = CURSOR))]
+    cursor: Option<String>,
+    /// Most items; 50 unless said otherwise.
+    #[schemars(range(min = 1, max = ask::ITEMS_MAX))]
+    limit: Option<u32>,
+    /// Answer only once the index has seen this revision, which an earlier answer told.
+    min_revision: Option<u64>,
+}
+
+openapi::query_parameters!(Wanted);
+
+/// List media, newest first
+///
+/// An owner sees its own; operators and admins see everybody's.
+#[utoipa::path(
+    get,
+    path = "/v1/media",
+    tag = "metadata",
+    operation_id = "list_media",
+    params(Wanted),
+    responses(
+        (status = 200, description = "A page", body = ref("#/components/schemas/MediaItemPage"), headers(("Link"))),
+        (status = 409, description = "There is no such revision yet"),
+    ),
+    security(("api_key" = [])),
+)]
+async fn list(
+    State(app): State<App>,
+    who: Principal,
+    OriginalUri(uri): OriginalUri,
+    Parameters(wanted): Parameters<Wanted>,
+) -> Result<Response, Problem> {
+    let question = ListMedia {
+        owner: who.list_owner(),
+        status: wanted.status,
+        cursor: wanted.cursor,
+        limit: page_limit(wanted.limit)?,
+        min_revision: wanted.min_revision,
+    };
+    let page: MediaPage = ask_index(&app.bus, ask::MEDIA, &question).await?;
+    Ok(Page { items: page.items, next_cursor: page.next, revision: page.revision }.answer(&uri))
+}
+
+/// Items of a page; 50 unless said otherwise.
+pub(super) fn page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
+    match wanted {
+        None => Ok(50),
+        Some(limit) if (1..=ask::ITEMS_MAX).contains(&limit) => Ok(limit),
+        Some(limit) => Err(Problem::bad_request("query_malformed", "The page limit can't be used")
+            .detail(format!("limit={limit} is not between 1 and {}", ask::ITEMS_MAX))),
+    }
+}
+
+/// Asks the index for a page.
+pub(super) async fn ask_index<Q: Serialize, P: DeserializeOwned>(
+    bus: &Bus,
+    verb: &str,
+    question: &Q,
+) -> Result<P, Problem> {
+    match bus.ask::<Q, Answer<P>>(subjects::ask_index(verb), question, INDEX_WAIT).await? {
+        Answer::Page(page) => Ok(page),
+        Answer::Refused { code, detail } => Err(refusal(&code, detail)),
+    }
+}
+
+fn refusal(code: &str, detail: String) -> Problem {
+    let (status, code, title) = match code {
+        "cursor_malformed" => {
+            (StatusCode::BAD_REQUEST, "cursor_malformed", "The cursor is none that a list answered")
+        }
+        "question_malformed" => {
+            (StatusCode::BAD_REQUEST, "query_malformed", "The list can't be made like this")
+        }
+        "revision_unknown" => (StatusCode::CONFLICT, "revision_unknown", "There is no such revision yet"),
+        "index_behind" => {
+            (StatusCode::SERVICE_UNAVAILABLE, "index_behind", "The list has not seen that revision yet")
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", "The list can't be made at the moment"),
+    };
+    let problem = Problem::new(status, code, title).detail(detail);
+    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after_s(1) } else { problem }
+}
+
+/// What is known of one medium, from its owner's document and from the stages.
+#[derive(Debug, Clone)]
+pub(super) struct Medium {
+    pub(super) document: Option<nats::Held<document::Record>>,
+    pub(super) asset: Option<nats::Held<media::Record>>,
+}
+
+impl Medium {
+    /// Loads both records; 404 when there is neither.
+    pub(super) async fn load(bus: &Bus, media_id: MediaId) -> Result<Self, Problem> {
+        let key = media_id.to_string();
+        let (document, asset) = tokio::try_join!(bus.load(&key), bus.load(&key))?;
+        if document.is_none() && asset.is_none() {
+            return Err(no_such_medium());
+        }
+        Ok(Self { document, asset })
+    }
+
+    pub(super) fn owner(&self) -> &str {
+        let document = self.document.as_ref().map(|held| held.record.owner.as_str());
+        document.or_else(|| self.asset.as_ref().map(|held| held.record.owner.as_str())).unwrap_or_default()
+    }
+
+    pub(super) fn status(&self) -> media::Status {
+        self.asset.as_ref().map_or(media::Status::Uploading, |held| held.record.status)
+    }
+
+    pub(super) fn encryption(&self) -> Encryption {
+        self.document.as_ref().map(|held| held.record.encryption).unwrap_or_default()
+    }
+
+    /// Changes whenever either record does.
+    fn tag(&self) -> conditional::Tag {
+        let document = self.document.as_ref().map_or(0, nats::Held::revision);
+        let asset = self.asset.as_ref().map_or(0, nats::Held::revision);
+        conditional::Tag::of_revisions(document, asset)
+    }
+
+    fn document(&self, media_id: MediaId) -> Document<'_> {
+        let document = self.document.as_ref().map(|held| &held.record);
+        let asset = self.asset.as_ref().map(|held| &held.record);
+        let created = document.map(|d| d.created_at_ms).or_else(|| asset.map(|a| a.created_at_ms));
+        let changed = document.map(|d| d.changed_at_ms).max(asset.map(|a| a.changed_at_ms));
+        Document {
+            media_id,
+            owner: self.owner(),
+            title: document.map(|d| d.title.as_str()),
+            encryption: self.encryption(),
+            status: self.status(),
+            code: asset.and_then(|a| a.code.as_deref()),
+            detail: asset.and_then(|a| a.detail.as_deref()),
+            source: asset
+                .and_then(|a| a.source.as_ref())
+                .map(|s| Source { size_bytes: s.size_bytes, sha256: &s.sha256 }),
+            technical: asset.and_then(|a| a.technical.as_ref()),
+            summary: asset.and_then(|a| a.summary.as_ref()),
+            encode: asset.and_then(|a| a.encode.as_ref()).map(|e| Encode {
+                number: e.number,
+                job_id: e.job_id,
+                duration_ms: e.duration_ms,
+                renditions: &e.renditions,
+                has_poster: e.has_poster,
+            }),
+            created_at_ms: created.unwrap_or_default(),
+            changed_at_ms: changed.unwrap_or_default(),
+        }
+    }
+}
+
+/// One medium as its owner sees it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MediaDocument", example = json!({
+    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "encryption": "none", "status": "stored", "code": null,
+    "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
+    "technical": null, "summary": null, "encode": null, "created_at_ms": 1_763_900_814_467_u64, "changed_at_ms": 1_763_900_814_467_u64,
+}))]
+struct Document<'a> {
+    /// The medium.
+    media_id: MediaId,
+    /// Its owner.
+    owner: &'a str,
+    /// Title for people; null until all bytes are there.
+    title: Option<&'a str>,
+    /// How its segments are served.
+    encryption: Encryption,
+    /// Where it stands.
+    status: media::Status,
+    /// Why it was rejected or failed: a stable code.
+    code: Option<&'a str>,
+    /// The same for people.
+    detail: Option<&'a str>,
+    /// The verified source.
+    source: Option<Source<'a>>,
+    /// What the probe found in it.
+    technical: Option<&'a Technical>,
+    /// The same as lists show it.
+    summary: Option<&'a Summary>,
+    /// The encode that plays or is being made.
+    encode: Option<Encode<'a>>,
+    /// Unix time in milliseconds.
+    created_at_ms: u64,
+    /// Unix time in milliseconds.
+    changed_at_ms: u64,
+}
+
+/// The verified source.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MediaSource")]
+struct Source<'a> {
+    /// Size in bytes.
+    size_bytes: u64,
+    /// SHA-256 in lower-case hex.
+    sha256: &'a str,
+}
+
+/// The encode that plays or is being made.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "MediaEncode")]
+struct Encode<'a> {
+    /// Number of the encode, from 1.
+    number: u32,
+    /// The job that makes it.
+    job_id: JobId,
+    /// Duration in milliseconds.
+    duration_ms: u64,
+    /// Renditions, once final.
+    renditions: &'a [Rendition],
+    /// True when a poster was made.
+    has_poster: bool,
+}
+
+pub(super) fn no_such_medium() -> Problem {
+    Problem::not_found("There is no such medium, or it is not yours")
+}
+
+/// One of our ids in a path.
+pub(super) fn media_id(text: &str) -> Result<MediaId, Problem> {
+    text.parse().map_err(|_| no_such_medium())
+}
+
+/// Read one medium
+#[utoipa::path(
+    get,
+    path = "/v1/media/{media_id}",
+    tag = "metadata",
+    operation_id = "read_media",
+    params(("media_id", Path), ("If-None-Match", Header)),
+    responses(
+        (status = 200, description = "The document", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
+        (status = 304, description = "It is as known", headers(("ETag"))),
+    ),
+    security(("api_key" = [])),
+)]
+async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let media_id = media_id(&id)?;
+    let medium = Medium::load(&app.bus, media_id).await?;
+    if !who.may_see(medium.owner()) {
+        return Err(no_such_medium());
+    }
+    Ok(document_answer(&headers, &medium.tag().text(), &medium.document(media_id)))
+}
+
+/// A JSON document with its tag, or 304 when the client has it.
+pub(super) fn document_answer(headers: &HeaderMap, etag: &str, body: &impl Serialize) -> Response {
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|list| conditional::lists(list, etag));
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { Json(body).into_response() };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if let Ok(value) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, value);
+    }
+    response
+}

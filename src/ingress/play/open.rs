@@ -1,0 +1,129 @@
+//! `POST /v1/media/{media_id}/playback`: asks the gate, and answers addresses that carry their own right.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use schemars::JsonSchema;
+use schemas::{gate::Code, ids::MediaId, media::Status};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    auth::{
+        gate::{
+            Viewer,
+            grant::{self, Denied},
+        },
+        value::Address,
+    },
+    ingress::{App, Principal, error::Problem, media},
+};
+
+/// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
+/// player may use them.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = json!({
+    "media_id": "06db00820dt0303jc5mn0r355k", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
+    "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
+    "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
+}))]
+pub(super) struct Playback {
+    /// The medium.
+    media_id: MediaId,
+    /// Where it stands: `playable` while it grows, `ready` at the end.
+    status: Status,
+    /// Multivariant playlist (HLS).
+    hls_url: String,
+    /// Manifest (MPEG-DASH), once the encode is final; never for encrypted segments.
+    dash_url: Option<String>,
+    /// Still image, once there is one.
+    poster_url: Option<String>,
+    /// Page that plays it in a browser.
+    watch_url: String,
+    /// The right that is part of the addresses.
+    token: String,
+    /// When the session ends (RFC 3339).
+    expires_at: Option<String>,
+}
+
+/// Open a playback session
+///
+/// Evaluates the gate of the medium and answers addresses that carry their own right. They end with the session, and with the grant
+/// behind it. Without a credential only what is open to everybody can be played.
+#[utoipa::path(
+    post,
+    path = "/v1/media/{media_id}/playback",
+    tag = "streaming",
+    operation_id = "open_playback",
+    params(("media_id", Path)),
+    responses(
+        (status = 200, description = "Where to play it", body = ref("#/components/schemas/Playback")),
+        (status = 409, description = "Not playable, or not yet: `code` says which"),
+    ),
+    security((), ("api_key" = [])),
+    extensions(("x-events" = json!(["gate.granted", "gate.denied", "gate.revoked"]))),
+)]
+pub(super) async fn open(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    who: Option<Extension<Principal>>,
+) -> Result<impl IntoResponse, Problem> {
+    let media_id = media::media_id(&id)?;
+    let viewer = who
+        .as_ref()
+        .map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who, who.wallet.map(Address::get)));
+    let admission = match app.grants.admit(&viewer, media_id).await {
+        Ok(admission) => admission,
+        // Whoever shows no credential may yet be its owner.
+        Err(Denied::Closed { code: Code::Private | Code::Gone, .. }) if who.is_none() => {
+            return Err(Problem::unauthorized());
+        }
+        Err(denied) => return Err(denied.into()),
+    };
+    let medium = media::Medium::load(&app.bus, media_id).await?;
+    let encode = medium.asset.as_ref().and_then(|held| held.record.encode.as_ref());
+    let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
+        return Err(not_playable(&medium));
+    };
+    let session = app.grants.open(admission).await?;
+    let token = grant::token::seal(&app.signing_key, session.playback_id);
+    let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
+    let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
+    let is_final = medium.status() == Status::Ready;
+    let ends_at = i64::try_from(session.expires_at_ms).ok();
+    let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let body = Playback {
+        media_id,
+        status: medium.status(),
+        hls_url: at(schemas::keys::MULTIVARIANT),
+        // DASH has no way to say what HLS calls AES-128.
+        dash_url: (is_final && medium.encryption().is_none()).then(|| at(schemas::keys::MANIFEST)),
+        poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
+        watch_url: format!("{base}/watch/{media_id}#token={token}"),
+        expires_at: ends_at.map(|time| time.to_string()),
+        token,
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
+}
+
+fn not_playable(medium: &media::Medium) -> Problem {
+    let asset = medium.asset.as_ref().map(|held| &held.record);
+    let problem = match medium.status() {
+        Status::Rejected => Problem::new(StatusCode::CONFLICT, "media_rejected", "This file can't be played"),
+        Status::Failed => {
+            Problem::new(StatusCode::CONFLICT, "media_failed", "This file could not be prepared")
+        }
+        _ => Problem::new(StatusCode::CONFLICT, "not_playable", "This is not playable yet")
+            .detail("it is being prepared; follow GET /v1/events?media= until media.playable"),
+    };
+    let problem = match asset.and_then(|asset| asset.detail.clone()) {
+        Some(detail) => problem.detail(detail),
+        None => problem,
+    };
+    problem
+        .member("media_status", json!(medium.status()))
+        .member("media_code", json!(asset.and_then(|a| a.code.clone())))
+}

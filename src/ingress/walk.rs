@@ -1,0 +1,273 @@
+//! A walk over the public router: what is served is what is described, and nothing changes without a right, a limit and an event.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use axum::http::{HeaderMap, Method};
+use nats::{Bus, Held, Outbox, Role, Start, reader};
+use schemas::{media::Status, subjects};
+use serde_json::{Value, json};
+
+use super::{
+    limit, openapi,
+    tests::{Answer, Site, asset},
+};
+use crate::auth::tests::site::Wallet;
+
+/// Files of pages, none of the API.
+const FILES: [&str; 2] = ["/docs/docs.css", "/watch/assets/{file}"];
+/// Sources whose routes are those of another listener.
+const ELSEWHERE: [&str; 1] = ["src/telemetry.rs"];
+/// What may be sent without a credential, though its method changes things.
+const OPEN: [&str; 4] = [
+    // Here one comes by a credential.
+    "post /v1/auth/challenge",
+    "post /v1/auth/login",
+    // The body is the credential.
+    "post /v1/auth/refresh",
+    // Shows only to whoever has the credential already.
+    "post /v1/auth/verify",
+];
+/// What does not count: the bytes of an upload that exists are limited instead, and its creation was counted.
+const UNCOUNTED: [&str; 2] = ["patch /v1/uploads/{upload_id}", "post /v1/uploads/{upload_id}"];
+/// Questions: their method is POST because they have a body, and they change nothing.
+const QUESTIONS: [&str; 2] = ["post /v1/auth/nft", "post /v1/auth/verify"];
+/// Methods that change things.
+const MUTATING: [&str; 4] = ["post", "put", "patch", "delete"];
+
+/// Every described operation by `<method> <path>`.
+fn described() -> BTreeMap<String, Value> {
+    let document = openapi::document();
+    let mut operations = BTreeMap::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            operations.insert(format!("{method} {path}"), operation.clone());
+        }
+    }
+    operations
+}
+
+fn mutating() -> impl Iterator<Item = (String, Value)> {
+    described().into_iter().filter(|(place, _)| MUTATING.iter().any(|method| place.starts_with(method)))
+}
+
+/// Source files without those that are tests.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && name != "tests" && name != "node_modules" {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs")
+            && !["tests.rs", "testing.rs", "walk.rs"].contains(&name)
+        {
+            found.push(path);
+        }
+    }
+}
+
+/// The paths of all routes in the sources. What can't be read off them fails.
+fn routed() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut files, mut paths) = (Vec::new(), BTreeSet::new());
+    sources(&root.join("src"), &mut files);
+    assert!(files.len() > 100, "{}", files.len());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let name = file.strip_prefix(root).unwrap().to_str().unwrap();
+        if ELSEWHERE.contains(&name) {
+            continue;
+        }
+        for other in ["route_service(", "::route(", ".nest(", ".nest_service(", ".fallback_service("] {
+            assert!(!text.contains(other), "{name}: the walk does not know {other}");
+        }
+        for call in text.split(".route(").skip(1) {
+            let path = call.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+            let path = path.unwrap_or_else(|| panic!("{name}: a route whose path is no literal"));
+            paths.insert(path.replace("{*", "{"));
+        }
+    }
+    paths
+}
+
+/// A path with something in place of its parameters.
+fn filled(path: &str) -> String {
+    let steps =
+        path.split('/').map(|step| if step.starts_with('{') { "00000000000000000000000000" } else { step });
+    steps.collect::<Vec<_>>().join("/")
+}
+
+#[tokio::test]
+async fn every_route_is_described_with_exactly_its_methods() {
+    let site = Site::start(|_| {}).await;
+    let mut served = BTreeSet::new();
+    let routed = routed();
+    for path in &routed {
+        let answer = site.ask("PROPFIND", &filled(path), "", "").await;
+        assert_eq!(answer.status, 405, "{path}: {answer:?}");
+        for method in answer.header("allow").unwrap().split(',') {
+            served.insert(format!("{} {path}", method.trim().to_lowercase()));
+        }
+    }
+    assert!(FILES.iter().all(|path| routed.contains(*path)), "a file is gone from the router: {FILES:?}");
+    let described: BTreeSet<String> = described().into_keys().collect();
+    let missing: Vec<&String> = served
+        .difference(&described)
+        // HEAD is GET without its body.
+        .filter(|place| place.strip_prefix("head").is_none_or(|path| !served.contains(&format!("get{path}"))))
+        .filter(|place| !FILES.iter().any(|file| place.ends_with(file)))
+        .collect();
+    assert!(missing.is_empty(), "served, and not described: {missing:?}");
+    let invented: Vec<&String> = described.difference(&served).collect();
+    assert!(invented.is_empty(), "described, and not served: {invented:?}");
+}
+
+#[tokio::test]
+async fn every_change_needs_a_right_counts_and_is_told() {
+    let site = Site::start(|_| {}).await;
+    let mut seen = BTreeSet::new();
+    for (place, operation) in mutating() {
+        let (method, path) = place.split_once(' ').unwrap();
+        let answer = site.ask(&method.to_uppercase(), &filled(path), "", "").await;
+        let is_open = OPEN.contains(&place.as_str());
+        assert_eq!(answer.status == 401, !is_open, "{place}: {answer:?}");
+        assert_eq!(answer.header("www-authenticate").is_some(), !is_open, "{place}: {answer:?}");
+        // A key in the address is none.
+        let tricked = format!("{}?access_token={1}&key={1}", filled(path), site.key);
+        assert_eq!(
+            site.ask(&method.to_uppercase(), &tricked, "", "").await.status == 401,
+            !is_open,
+            "{place}"
+        );
+        let is_counted = !UNCOUNTED.contains(&place.as_str());
+        assert_eq!(answer.header("ratelimit").is_some(), is_counted, "{place}: {answer:?}");
+        let group =
+            limit::Group::of(&method.to_uppercase().parse::<Method>().unwrap(), path, &HeaderMap::new());
+        assert_eq!(group.is_some(), is_counted, "{place}");
+        let tells = operation["x-events"].as_array().is_some_and(|kinds| !kinds.is_empty());
+        assert_eq!(tells, !QUESTIONS.contains(&place.as_str()), "{place} names its events");
+        seen.insert(place);
+    }
+    let listed = OPEN.iter().chain(&UNCOUNTED).chain(&QUESTIONS);
+    assert!(listed.into_iter().all(|place| seen.contains(*place)), "a list names what is not there");
+}
+
+/// Does one thing after the other and compares what is told with what the description says.
+struct Story {
+    site: Site,
+    admin: Bus,
+    described: BTreeMap<String, Value>,
+    told: u64,
+    done: BTreeSet<String>,
+}
+
+impl Story {
+    async fn start() -> Self {
+        let site = Site::start(|_| {}).await;
+        let admin = site.broker.bus(Role::Admin).await;
+        let mut story = Self { site, admin, described: described(), told: 0, done: BTreeSet::new() };
+        story.news().await;
+        story
+    }
+
+    /// Kinds of the events since the last look.
+    async fn news(&mut self) -> BTreeSet<String> {
+        let start = Start::Sequence(self.told + 1);
+        let config = reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
+        let mut reader = self.admin.reader(config).await.unwrap();
+        let mut kinds = BTreeSet::new();
+        for _ in 0..reader.pending_at_start() {
+            let entry = reader.next().await.unwrap();
+            self.told = entry.sequence;
+            kinds.insert(entry.subject.split('.').skip(1).take(2).collect::<Vec<_>>().join("."));
+        }
+        kinds
+    }
+
+    /// Sends a request that leads to `status`; it tells something, and nothing that its description does not name.
+    async fn does(&mut self, place: &str, path: &str, headers: &str, body: &str, status: u16) -> Answer {
+        let method = place.split_once(' ').unwrap().0.to_uppercase();
+        let answer = self.site.ask(&method, path, headers, body).await;
+        assert_eq!(answer.status, status, "{place}: {answer:?}");
+        let named: BTreeSet<String> =
+            serde_json::from_value(self.described[place]["x-events"].clone()).unwrap();
+        let told = self.news().await;
+        assert!(!told.is_empty() && told.is_subset(&named), "{place} told {told:?} and names {named:?}");
+        self.done.insert(place.to_owned());
+        answer
+    }
+
+    async fn upload(&mut self, key: &str) -> String {
+        let headers = format!("{key}Tus-Resumable: 1.0.0\r\nUpload-Length: 5\r\n");
+        let made = self.does("post /v1/uploads", "/v1/uploads", &headers, "", 201).await;
+        let location = made.header("location").unwrap();
+        format!("/v1/uploads/{}", location.rsplit('/').next().unwrap())
+    }
+
+    async fn uploads(&mut self, key: &str) {
+        let tus = format!("{key}Tus-Resumable: 1.0.0\r\n");
+        let bytes = format!("{tus}Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n");
+        let upload = self.upload(key).await;
+        self.does("patch /v1/uploads/{upload_id}", &upload, &bytes, "hello", 204).await;
+        let upload = self.upload(key).await;
+        self.does("delete /v1/uploads/{upload_id}", &upload, &tus, "", 204).await;
+        let upload = self.upload(key).await;
+        let other = format!("{tus}X-HTTP-Method-Override: DELETE\r\n");
+        self.does("post /v1/uploads/{upload_id}", &upload, &other, "", 204).await;
+    }
+
+    async fn media(&mut self, key: &str) {
+        let json = format!("{key}Content-Type: application/json\r\nIf-Match: *\r\n");
+        let video = format!("{key}Content-Type: video/mp4\r\n");
+        let made = self.does("post /v1/media", "/v1/media", &video, "hello", 201).await;
+        let medium = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
+        self.does("patch /v1/media/{media_id}", &medium, &json, "{\"title\":\"new\"}", 200).await;
+        let gate = format!("{medium}/gate");
+        self.does("put /v1/media/{media_id}/gate", &gate, &json, "{\"kind\":\"public\"}", 200).await;
+        let playback = format!("{medium}/playback");
+        let media_id = made.header("streamgate-media-id").unwrap().parse().unwrap();
+        let asset = asset(media_id, "admin", Status::Playable);
+        self.admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
+        self.does("post /v1/media/{media_id}/playback", &playback, key, "", 200).await;
+        self.does("delete /v1/media/{media_id}/gate", &gate, &json, "", 200).await;
+    }
+
+    async fn sign_in(&mut self) {
+        let json = "Content-Type: application/json\r\n";
+        let read = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
+        let bearer = |token: &Value| format!("{json}Authorization: Bearer {}\r\n", token.as_str().unwrap());
+        let wallet = Wallet::new(7);
+        let ask = json!({ "address": wallet.address }).to_string();
+        let given = self.does("post /v1/auth/challenge", "/v1/auth/challenge", json, &ask, 201).await;
+        let cookie = given.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+        let message = read(&given)["message"].as_str().unwrap().to_owned();
+        let signature = format!("0x{}", data_encoding::HEXLOWER.encode(&wallet.personal(&message)));
+        let attempt = json!({ "message": message, "signature": signature }).to_string();
+        let headers = format!("{json}Cookie: {cookie}\r\n");
+        let session =
+            read(&self.does("post /v1/auth/login", "/v1/auth/login", &headers, &attempt, 201).await);
+        let token = bearer(&session["access_token"]);
+        let key = read(&self.does("post /v1/auth/keys", "/v1/auth/keys", &token, "{}", 201).await);
+        let path = format!("/v1/auth/keys/{}", key["key_id"].as_str().unwrap());
+        self.does("delete /v1/auth/keys/{key_id}", &path, &token, "", 204).await;
+        let body = json!({ "refresh_token": session["refresh_token"] }).to_string();
+        let next = read(&self.does("post /v1/auth/refresh", "/v1/auth/refresh", json, &body, 200).await);
+        let token = bearer(&next["access_token"]);
+        self.does("post /v1/auth/logout", "/v1/auth/logout", &token, "", 204).await;
+    }
+}
+
+#[tokio::test]
+async fn every_change_tells_the_events_it_names_and_no_other() {
+    let mut story = Story::start().await;
+    let key = format!("Authorization: Bearer {}\r\n", story.site.key);
+    story.uploads(&key).await;
+    story.media(&key).await;
+    story.sign_in().await;
+    let all: BTreeSet<String> =
+        mutating().map(|(place, _)| place).filter(|place| !QUESTIONS.contains(&place.as_str())).collect();
+    assert_eq!(story.done, all);
+}
