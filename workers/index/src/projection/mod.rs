@@ -11,6 +11,7 @@ mod write;
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use schemas::{Record, document, job, media};
@@ -20,6 +21,10 @@ pub(crate) use write::{Change, PartFacts, Step};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
 const SCHEMA_VERSION: u64 = 1;
+
+/// Longest wait for the threads of a database that was closed in this process.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 
 const SCHEMA_KEY: &[u8] = b"schema";
 
@@ -95,6 +100,7 @@ impl Projection {
             tracing::warn!("the projection was damaged, it is built anew");
             set_aside(&folder)?;
         }
+        released(&database)?;
         // A damaged file makes sled panic in places; that is an open error like any other.
         let opened = std::panic::catch_unwind(|| Self::attempt(&database, config.cache_bytes_max));
         let trees = match opened {
@@ -261,6 +267,25 @@ fn lock(folder: &Path) -> Result<File, Error> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { folder: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(Error::Folder { path, source }),
+    }
+}
+
+/// Waits until nobody holds the database: threads of one that was just closed in this process may, for a moment, and what can't be
+/// opened is built anew.
+fn released(database: &Path) -> Result<(), Error> {
+    let path = database.join("db");
+    let begun = Instant::now();
+    loop {
+        // What can't be opened here is told by the database itself.
+        let Ok(file) = File::options().write(true).open(&path) else { return Ok(()) };
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < RELEASE_WAIT => {
+                std::thread::sleep(RELEASE_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: database.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(Error::Folder { path, source }),
+        }
     }
 }
 
