@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transcode::plan;
 
-use super::{App, Principal, error::Problem, media, openapi, page::Page, query::Parameters};
+use super::{App, Principal, error::Problem, media, openapi, page::Page, query::Parameters, tagged};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -126,6 +126,9 @@ async fn show(
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
+    if let Some(document) = app.documents.get(&id, &[held.revision()]) {
+        return Ok(document.answer(&headers));
+    }
     let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
     let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(names.clone())
         .map(|part| {
@@ -135,12 +138,15 @@ async fn show(
         .buffered(READS_MAX)
         .try_collect()
         .await?;
-    // Every revision of the bucket is newer than those before it, so the newest one names the whole.
-    let newest = parts.iter().flatten().map(nats::Held::revision).chain([held.revision()]).max();
     let parts: Vec<(String, Option<Part>)> =
         names.into_iter().zip(parts).map(|(name, held)| (name, held.map(|held| held.record))).collect();
-    let body = document(&held.record, &parts);
-    Ok(media::document_answer(&headers, &format!("\"{}\"", newest.unwrap_or_default()), &body))
+    let document = tagged::Document::new(&document(&held.record, &parts))?;
+    let is_done = |part: &Option<Part>| part.as_ref().is_some_and(|part| part.status == PartStatus::Done);
+    if held.record.status == job::Status::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
+        // Neither the job nor a part of it changes any more.
+        app.documents.put(&id, &[held.revision()], document.clone());
+    }
+    Ok(document.answer(&headers))
 }
 
 /// One job as its owner sees it.

@@ -10,7 +10,6 @@ pub mod body;
 pub mod cache;
 pub mod client;
 pub mod conditional;
-pub mod cursor;
 pub mod error;
 pub mod events;
 pub mod idempotency;
@@ -26,6 +25,7 @@ pub mod probes;
 pub mod query;
 pub mod request;
 pub mod serve;
+pub mod tagged;
 pub mod uploads;
 pub mod watch;
 
@@ -70,8 +70,8 @@ pub struct Config {
     pub manners: manners::Config,
     /// Repeated requests.
     pub idempotency: idempotency::Config,
-    /// Answers kept in memory.
-    pub cache: cache::Config,
+    /// Documents kept in memory.
+    pub documents: cache::Config,
 }
 
 impl Default for Config {
@@ -87,7 +87,7 @@ impl Default for Config {
             limit: limit::Config::default(),
             manners: manners::Config::default(),
             idempotency: idempotency::Config::default(),
-            cache: cache::Config::default(),
+            documents: cache::Config::default(),
         }
     }
 }
@@ -123,8 +123,8 @@ pub struct App {
     pub grants: Grants,
     /// Rate limits.
     pub limits: limit::Limits,
-    /// Answers kept in memory.
-    pub caches: Arc<cache::Caches>,
+    /// Documents kept in memory.
+    pub documents: Arc<cache::Documents>,
     /// Lets foreign origins in.
     pub origins: CorsLayer,
 }
@@ -143,7 +143,7 @@ impl App {
     ) -> anyhow::Result<Self> {
         let origins = manners::cors(&config.manners)?;
         let limits = limit::Limits::new(config.limit.clone());
-        let caches = Arc::new(cache::Caches::new(&config.cache)?);
+        let documents = Arc::new(cache::Documents::new(config.documents)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().clone());
@@ -168,7 +168,7 @@ impl App {
             followers,
             streams,
             limits,
-            caches,
+            documents,
             origins,
             known,
             growing: Arc::new(play::Growing::new()),
@@ -197,7 +197,7 @@ impl App {
             shutdown.cancelled().await;
             self.stopping.cancel();
             self.streams.flush();
-            self.caches.flush();
+            self.documents.flush();
             Ok(())
         };
         let limits = async {

@@ -60,8 +60,8 @@ pub(crate) fn sign_in() -> Row {
          Issued At: 2026-01-02T03:04:05Z\nExpiration Time: 2026-01-02T03:09:05Z"
     );
     let digest = personal_digest(text.as_bytes());
-    let signed = RecoverableSignature::sign_ecdsa_recoverable(Digest::from_digest(digest.0), &key);
-    let (parity, compact) = signed.serialize_compact();
+    let made = RecoverableSignature::sign_ecdsa_recoverable(Digest::from_digest(digest.0), &key);
+    let (parity, compact) = made.serialize_compact();
     let bytes = [&compact[..], &[27 + parity.to_u8()]].concat();
     let ours = || {
         rate(CALLS, || {

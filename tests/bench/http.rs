@@ -12,9 +12,12 @@ use schemas::{
     document,
     gate::{Gate, Rule},
     ids::{JobId, MediaId},
+    job::{self, Plan},
     keys,
     media::{Encode, Record, Status},
+    subjects::Priority,
 };
+use serde_json::json;
 use store::Store;
 use streamgate::{
     auth,
@@ -30,10 +33,14 @@ const OWNER: &str = "bench";
 const PREFIX: &str = "media/bench/enc/1";
 /// Playlists that are asked for once cold and once warm.
 const PLAYLISTS: usize = 300;
+/// The same of jobs, and their parts, which is what a 10-minute title has.
+const JOBS: usize = 60;
+const PARTS: usize = 12;
 
 struct Site {
     app: App,
     key: String,
+    admin: Bus,
     media_id: MediaId,
     tasks: JoinSet<()>,
     _broker: TestBroker,
@@ -56,13 +63,50 @@ impl Site {
         // Room for every request: refusals are not what is measured.
         let rate = limit::gcra::Rate { capacity: 1_000_000_000, refill_per_s: 1_000_000 };
         let mut config = ingress::Config::default();
-        (config.limit.rates.metadata, config.limit.rates.streaming) = (rate, rate);
+        let rates = &mut config.limit.rates;
+        (rates.metadata, rates.streaming, rates.worker) = (rate, rate, rate);
         config.limit.replicas_assumed_count = 1;
-        let app = App::build(bus, store, grants, config, auth::Config::default()).await.unwrap();
+        let app = Box::pin(App::build(bus, store, grants, config, auth::Config::default())).await.unwrap();
         let mut tasks = JoinSet::new();
         let beside = app.clone();
-        tasks.spawn(async move { beside.run(CancellationToken::new()).await.unwrap() });
-        Self { app, key, media_id, tasks, _broker: broker, _folder: folder }
+        tasks.spawn(async move { Box::pin(beside.run(CancellationToken::new())).await.unwrap() });
+        Self { app, key, admin, media_id, tasks, _broker: broker, _folder: folder }
+    }
+
+    /// Jobs that succeeded, with all their parts.
+    async fn jobs(&self) -> Vec<JobId> {
+        let plan: Plan = serde_json::from_value(json!({
+            "source_key": "media/bench/source", "source_bytes": 1, "origin_us": 0, "duration_ms": 600_000, "video": null,
+            "audio": [], "poster": null, "profile": "default", "options_digest": "3fd1a7c2b94e5d60", "reasons": [],
+        }))
+        .unwrap();
+        let parts: Vec<String> = (0..PARTS).map(|i| format!("v{i:04}")).collect();
+        let mut ids = Vec::new();
+        for _ in 0..JOBS {
+            let job_id = JobId::from_bytes(nats::fresh_id());
+            let job = job::Record {
+                job_id,
+                kind: "transcode".into(),
+                priority: Priority::P1,
+                media_id: self.media_id,
+                owner: OWNER.into(),
+                status: job::Status::Succeeded,
+                encode: 1,
+                prefix: PREFIX.into(),
+                plan: plan.clone(),
+                parts: parts.clone(),
+                code: None,
+                detail: None,
+                created_at_ms: 1,
+                ended_at_ms: Some(2),
+            };
+            self.admin.commit(&mut Held::new(job), Outbox::new()).await.unwrap();
+            for part in parts.iter().map(String::as_str).chain([job::FINISH]) {
+                self.admin.commit(&mut Held::new(done(job_id, part)), Outbox::new()).await.unwrap();
+            }
+            ids.push(job_id);
+        }
+        ids
     }
 
     async fn serve(&mut self, router: Router) -> SocketAddr {
@@ -89,6 +133,24 @@ impl Site {
             .layer(middleware::from_fn_with_state(trusted, client::identify))
             .layer(middleware::from_fn(request::identify))
             .with_state(app)
+    }
+}
+
+fn done(job_id: JobId, part: &str) -> job::Part {
+    job::Part {
+        job_id,
+        part: part.to_owned(),
+        status: job::PartStatus::Done,
+        attempt: 1,
+        crashes: 0,
+        worker: "bench".into(),
+        last_seen_ms: 1,
+        tracks: Vec::new(),
+        cpu_ms: 1,
+        wall_ms: 1,
+        rss_bytes_max: 1,
+        code: None,
+        detail: None,
     }
 }
 
@@ -172,6 +234,15 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Microseconds until the whole answer is there.
+    fn time(&mut self, head: &str) -> f64 {
+        let started = Instant::now();
+        self.ask(head);
+        started.elapsed().as_secs_f64() * 1e6
+    }
+}
+
 /// Requests a second over two connections.
 fn rate(address: SocketAddr, head: &str) -> f64 {
     const REQUESTS: usize = 1_500;
@@ -211,6 +282,34 @@ pub(crate) async fn limited_get() -> Row {
     }
 }
 
+/// The document of a finished job from memory, against the first time it is asked for.
+pub(crate) async fn cached_job() -> Row {
+    let mut site = Site::start().await;
+    let router = ingress::router(site.app.clone());
+    let (address, key, ids) = (site.serve(router).await, site.key.clone(), site.jobs().await);
+    let (hits, misses) = tokio::task::spawn_blocking(move || {
+        let mut client = Client::new(address);
+        let mut of_all = || {
+            let heads = ids.iter().map(|id| {
+                format!("GET /v1/jobs/{id} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n")
+            });
+            heads.map(|head| client.time(&head)).collect()
+        };
+        let misses = median(of_all());
+        (median(of_all()), misses)
+    })
+    .await
+    .unwrap();
+    Row {
+        name: "a finished job from the cache",
+        ours: hits,
+        baseline: misses,
+        unit: "us",
+        against: "its first request, 12 parts",
+        aim: Aim::RatioMost(1.0),
+    }
+}
+
 /// A playlist of ten minutes from memory, against the first time it is asked for.
 pub(crate) async fn cached_playlist() -> Row {
     let mut site = Site::start().await;
@@ -226,10 +325,7 @@ pub(crate) async fn cached_playlist() -> Row {
         let session: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let token = session["token"].as_str().unwrap().to_owned();
         let mut time = |path: &str| {
-            let head = format!("GET /play/{token}/{media_id}/{path} HTTP/1.1\r\nHost: bench\r\n\r\n");
-            let started = Instant::now();
-            client.ask(&head);
-            started.elapsed().as_secs_f64() * 1e6
+            client.time(&format!("GET /play/{token}/{media_id}/{path} HTTP/1.1\r\nHost: bench\r\n\r\n"))
         };
         // The session and the medium are looked up once.
         time(keys::MULTIVARIANT);

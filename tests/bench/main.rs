@@ -101,6 +101,7 @@ async fn main() {
     }
     if is_wanted("cache") {
         println!("{}", http::cached_playlist().await.line());
+        println!("{}", http::cached_job().await.line());
     }
     if is_wanted("start") {
         println!("{}", server::cold_start().line());

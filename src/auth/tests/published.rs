@@ -165,11 +165,11 @@ fn signatures_of_the_sign_in_library_belong_to_their_account_or_to_nobody() {
         match (name.as_str(), outcome) {
             // In form and signed: its time is over, which the challenge decides.
             ("expired message", (Ok(message), Ok(_))) => {
-                assert!(message.expires_at.unwrap().at_ms < i64::try_from(nats::now_ms()).unwrap())
+                assert!(message.expires_at.unwrap().at_ms < i64::try_from(nats::now_ms()).unwrap());
             }
             ("malformed signature", (_, Err(_))) | ("invalid expiration time", (Err(_), _)) => {}
             ("wrong signature", (_, signer)) => {
-                assert_ne!(signer.map(|a| a.to_string()), Ok(fields.address.clone()))
+                assert_ne!(signer.map(|a| a.to_string()), Ok(fields.address.clone()));
             }
             (_, outcome) => panic!("{name}: {outcome:?}"),
         }
@@ -196,8 +196,8 @@ fn accounts_of_ethers_sign_and_are_written_as_ethers_writes_them() {
         };
         let key = SecretKey::from_secret_bytes(unhex(secret).try_into().unwrap()).unwrap();
         assert_eq!(address_of(&key).to_string(), *checksum_address);
-        let signed = ecdsa::RecoverableSignature::sign_ecdsa_recoverable(Digest::from_digest(digest.0), &key);
-        let (parity, compact) = signed.serialize_compact();
+        let made = ecdsa::RecoverableSignature::sign_ecdsa_recoverable(Digest::from_digest(digest.0), &key);
+        let (parity, compact) = made.serialize_compact();
         let v = 27 + parity.to_u8();
         let signer = Signature::from_bytes(&[&compact[..], &[v]].concat()).unwrap().recover(digest).unwrap();
         assert_eq!(signer.to_string(), *checksum_address);

@@ -14,7 +14,7 @@ use schemas::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Medium, document_answer, media_id, no_such_medium};
+use super::{Medium, media_id, no_such_medium};
 use crate::ingress::{
     App, Principal, body, conditional,
     error::Problem,
@@ -79,17 +79,13 @@ pub(super) async fn change(
         if !who.may_change(medium.owner()) {
             return Err(Problem::forbidden("not_owner", "Only its owner may change this"));
         }
-        conditional::if_match(&headers, Some(medium.tag()))?;
+        conditional::if_match(&headers, Some(medium.document(media_id)?.tag()))?;
         attempt += 1;
         match apply(&app.bus, &mut medium, media_id, &wanted, &who).await {
             Ok(()) => {
                 app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
-                return Ok(document_answer(
-                    &HeaderMap::new(),
-                    &medium.tag().text(),
-                    &medium.document(media_id),
-                ));
+                return Ok(medium.document(media_id)?.answer(&HeaderMap::new()));
             }
             // The precondition is looked at again: a named version is gone, `*` still fits.
             Err(nats::Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}

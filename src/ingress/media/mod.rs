@@ -7,10 +7,10 @@ mod change;
 use std::time::Duration;
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{OriginalUri, Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, StatusCode},
+    response::Response,
     routing::get,
 };
 use nats::Bus;
@@ -25,7 +25,7 @@ use schemas::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{App, Principal, conditional, error::Problem, openapi, page::Page, query::Parameters};
+use super::{App, Principal, error::Problem, openapi, page::Page, query::Parameters, tagged};
 
 /// A cursor as the index gives it: base32 of 24 bytes.
 pub(super) const CURSOR: &str = "^[0-9a-v]{38}[08go]$";
@@ -171,19 +171,18 @@ impl Medium {
         self.document.as_ref().map(|held| held.record.encryption).unwrap_or_default()
     }
 
-    /// Changes whenever either record does.
-    fn tag(&self) -> conditional::Tag {
+    /// Of both records; 0 for one that is not there.
+    fn revisions(&self) -> [u64; 2] {
         let document = self.document.as_ref().map_or(0, nats::Held::revision);
-        let asset = self.asset.as_ref().map_or(0, nats::Held::revision);
-        conditional::Tag::of_revisions(document, asset)
+        [document, self.asset.as_ref().map_or(0, nats::Held::revision)]
     }
 
-    fn document(&self, media_id: MediaId) -> Document<'_> {
+    fn document(&self, media_id: MediaId) -> Result<tagged::Document, Problem> {
         let document = self.document.as_ref().map(|held| &held.record);
         let asset = self.asset.as_ref().map(|held| &held.record);
         let created = document.map(|d| d.created_at_ms).or_else(|| asset.map(|a| a.created_at_ms));
         let changed = document.map(|d| d.changed_at_ms).max(asset.map(|a| a.changed_at_ms));
-        Document {
+        tagged::Document::new(&Document {
             media_id,
             owner: self.owner(),
             title: document.map(|d| d.title.as_str()),
@@ -205,7 +204,7 @@ impl Medium {
             }),
             created_at_ms: created.unwrap_or_default(),
             changed_at_ms: changed.unwrap_or_default(),
-        }
+        })
     }
 }
 
@@ -304,21 +303,6 @@ async fn show(
     if !who.may_see(medium.owner()) {
         return Err(no_such_medium());
     }
-    Ok(document_answer(&headers, &medium.tag().text(), &medium.document(media_id)))
-}
-
-/// A JSON document with its tag, or 304 when the client has it.
-pub(super) fn document_answer(headers: &HeaderMap, etag: &str, body: &impl Serialize) -> Response {
-    let known = headers
-        .get(header::IF_NONE_MATCH)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|list| conditional::lists(list, etag));
-    let mut response =
-        if known { StatusCode::NOT_MODIFIED.into_response() } else { Json(body).into_response() };
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    if let Ok(value) = HeaderValue::from_str(etag) {
-        headers.insert(header::ETAG, value);
-    }
-    response
+    let made = || medium.document(media_id);
+    Ok(app.documents.get_or_make(&id, &medium.revisions(), made)?.answer(&headers))
 }
