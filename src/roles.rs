@@ -67,6 +67,8 @@ pub struct Site {
     pub seeds: Seeds,
     /// Fires when everything has to stop.
     pub shutdown: CancellationToken,
+    /// What the roles of this process count.
+    pub metrics: telemetry::Metrics,
 }
 
 /// Which roles a process runs.
@@ -119,7 +121,13 @@ impl Site {
             );
         }
         let seeds = config.broker.seed_file.as_deref().map(Seeds::from_file).transpose()?.unwrap_or_default();
-        Ok(Self { urls: config.broker.urls.clone(), config: Arc::new(config), seeds, shutdown })
+        Ok(Self {
+            urls: config.broker.urls.clone(),
+            config: Arc::new(config),
+            seeds,
+            shutdown,
+            metrics: telemetry::Metrics::default(),
+        })
     }
 
     /// Connects as `role` and checks that what the role needs is there.
@@ -166,20 +174,18 @@ pub async fn run(
     } else {
         None
     };
-    let metrics = kinds.contains(&Kind::Monitor).then(monitor::Metrics::new);
     for (place, kind) in kinds.iter().copied().enumerate() {
         let site = site.clone();
-        let (name, driver, metrics) = (kind.role().name(), driver.clone(), metrics.clone());
+        let (name, driver) = (kind.role().name(), driver.clone());
         let serves = kind == Kind::Ingress || !kinds.contains(&Kind::Ingress);
         let ready = if serves { ready.take() } else { None };
         tasks.spawn(async move {
             let bus = site.connect(kind.role()).await?;
             let ready = announce(kind, ready)?;
-            let with = Start { site: &site, bus: bus.clone(), driver, metrics: metrics.clone(), ready };
+            let with = Start { site: &site, bus: bus.clone(), driver, ready };
             let work = Box::pin(start(kind, with));
             // One address for the whole process: the first role serves it.
-            let done =
-                if place == 0 { Box::pin(with_admin(&site, &bus, metrics, work)).await } else { work.await };
+            let done = if place == 0 { Box::pin(with_admin(&site, &bus, work)).await } else { work.await };
             done.with_context(|| format!("role {name}"))?;
             tracing::debug!(role = name, "stopped");
             bus.close().await.with_context(|| format!("role {name}"))
@@ -226,12 +232,11 @@ struct Start<'a> {
     site: &'a Site,
     bus: Bus,
     driver: Option<Arc<media::Driver>>,
-    metrics: Option<monitor::Metrics>,
     ready: Option<oneshot::Sender<Listening>>,
 }
 
 async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
-    let Start { site, bus, driver, metrics, ready } = with;
+    let Start { site, bus, driver, ready } = with;
     let (config, shutdown) = (&site.config, site.shutdown.clone());
     let needs_child = || driver.clone().context("the media child is not running");
     match kind {
@@ -248,7 +253,9 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
         }
         Kind::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
         Kind::Monitor => {
-            let metrics = metrics.unwrap_or_else(monitor::Metrics::new);
+            let metrics = monitor::Metrics::new();
+            let counted = metrics.clone();
+            site.metrics.add(move || counted.encode());
             Ok(monitor::run(bus, config.monitor.clone(), metrics, shutdown).await?)
         }
         Kind::Keeper => {
@@ -262,12 +269,10 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
 async fn with_admin(
     site: &Site,
     bus: &Bus,
-    metrics: Option<monitor::Metrics>,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let Some(listen) = site.config.admin_listen else { return work.await };
-    let encode = metrics.map(|metrics| -> telemetry::Encode { Arc::new(move || metrics.encode()) });
-    let beside = telemetry::admin(listen, bus.clone(), encode, site.shutdown.clone());
+    let beside = telemetry::admin(listen, bus.clone(), site.metrics.clone(), site.shutdown.clone());
     let ((), ()) = tokio::try_join!(work, beside)?;
     Ok(())
 }
@@ -287,6 +292,8 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     // A chain that gates may ask is one that wallets live on.
     auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
     let app = ingress::App::build(bus, site.store()?, grants, settings, auth).await?;
+    let app = ingress::App { metrics: site.metrics.clone(), ..app };
+    app.count();
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready

@@ -3,7 +3,12 @@
 //! Talk goes to stderr, data to stdout. Every role answers `/livez`, `/readyz` and `/metrics` on the admin address, which is
 //! loopback unless set otherwise.
 
-use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
@@ -51,13 +56,48 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the metrics of this process as OpenMetrics text.
-pub type Encode = Arc<dyn Fn() -> String + Send + Sync>;
+/// Media type of metrics (OpenMetrics 1.0.0).
+pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Source = Box<dyn Fn() -> String + Send + Sync>;
+
+/// The metrics of this process: what its roles count. Cheap to clone; all clones share the sources.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    sources: Arc<Mutex<Vec<Source>>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds families that no other source has, as OpenMetrics text; with or without its end.
+    pub fn add(&self, source: impl Fn() -> String + Send + Sync + 'static) {
+        self.sources().push(Box::new(source));
+    }
+
+    /// All of them as OpenMetrics text.
+    pub fn text(&self) -> String {
+        let families = self.sources().iter().map(|source| source()).collect::<String>();
+        let lines = families.lines().filter(|line| *line != END);
+        lines.chain([END]).flat_map(|line| [line, "\n"]).collect()
+    }
+}
+
+/// The last line of a document of metrics.
+const END: &str = "# EOF";
 
 #[derive(Clone)]
 struct Admin {
     bus: Bus,
-    encode: Option<Encode>,
+    metrics: Metrics,
 }
 
 /// Serves probes and metrics on `listen` until `shutdown`.
@@ -67,7 +107,7 @@ struct Admin {
 pub async fn admin(
     listen: SocketAddr,
     bus: Bus,
-    encode: Option<Encode>,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("admin_listen {listen}"))?;
@@ -75,9 +115,9 @@ pub async fn admin(
     let router = Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(read_metrics))
         .fallback(crate::ingress::request::no_such_path)
-        .with_state(Admin { bus, encode });
+        .with_state(Admin { bus, metrics });
     serve::serve(listener, router, shutdown, Duration::from_secs(1)).await;
     Ok(())
 }
@@ -90,7 +130,20 @@ async fn ready(State(admin): State<Admin>) -> Result<&'static str, Problem> {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let text = admin.encode.map_or_else(|| "# EOF\n".to_owned(), |encode| encode());
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+async fn read_metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], admin.metrics.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_of_all_roles_are_one_document() {
+        let metrics = Metrics::default();
+        assert_eq!(metrics.text(), "# EOF\n");
+        metrics.add(|| "# TYPE a gauge\na 1\n# EOF\n".to_owned());
+        metrics.add(|| "# TYPE b gauge\nb 2\n".to_owned());
+        assert_eq!(metrics.text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 2\n# EOF\n");
+    }
 }

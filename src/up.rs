@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     roles::{self, Kind, Listening, Seeds, Site},
+    telemetry,
 };
 
 /// File in the data folder that holds the first API key, mode 0600.
@@ -53,7 +54,13 @@ pub async fn run(
         (None, None) => (config.broker.urls.clone(), Seeds::default()),
     };
     let replicas = config.broker.replicas.unwrap_or(1);
-    let site = Site { config: config.into(), urls, seeds, shutdown: shutdown.clone() };
+    let site = Site {
+        config: config.into(),
+        urls,
+        seeds,
+        shutdown: shutdown.clone(),
+        metrics: telemetry::Metrics::default(),
+    };
     if broker.is_some() {
         apply(&site, replicas).await?;
     }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     roles::{Seeds, Site},
-    up,
+    telemetry, up,
 };
 
 /// Connects as admin: to the broker that is configured, else to the one of `up` in the data folder.
@@ -40,7 +40,13 @@ fn site(config: Config) -> anyhow::Result<Site> {
         )
     })?;
     let seeds = Seeds::from_file(&seeds)?;
-    Ok(Site { config: Arc::new(config), urls: vec![url], seeds, shutdown: CancellationToken::new() })
+    Ok(Site {
+        config: Arc::new(config),
+        urls: vec![url],
+        seeds,
+        shutdown: CancellationToken::new(),
+        metrics: telemetry::Metrics::default(),
+    })
 }
 
 #[cfg(test)]

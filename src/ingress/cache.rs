@@ -1,42 +1,35 @@
-//! Documents kept in memory by what they were made of, so that a document costs its reads alone, and one that can't change any more
-//! costs one.
+//! Answers kept in memory under names that say what they were made of, so that an entry can't be stale: of a changed record the name
+//! is another, and the old entry is never asked for again.
 //!
-//! A key names revisions, so an entry can't be stale: a changed record has another key, and the old entry is never asked for again.
-//! Nothing that decides about a right lies here. The policy is TinyLFU.
+//! Documents are kept by id and revisions, final playlists and init segments by the key of their object. Nothing that decides about
+//! a right lies here. The policy is TinyLFU.
 //!
 //! Limits: entries, bytes and age in [`Config`]; an entry of more than an eighth of the bytes is not kept.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{error::Problem, tagged::Document};
-
-/// Settings.
+/// Settings of one cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Most documents.
+    /// Most entries.
     pub entries_max: u32,
-    /// Most bytes of all documents with their keys.
+    /// Most bytes of all entries with their names.
     pub bytes_max: u32,
-    /// Longest time a document is kept, in seconds.
+    /// Longest time an entry is kept, in seconds.
     pub age_s: u64,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self { entries_max: 10_000, bytes_max: 64 * 1024 * 1024, age_s: 30 * 60 }
-    }
-}
-
-/// The documents of one replica.
-pub struct Documents {
-    entries: stretto::Cache<String, Document>,
+/// One cache.
+pub struct Cache {
+    entries: stretto::Cache<String, Bytes>,
     config: Config,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -53,16 +46,16 @@ pub struct Stats {
     pub misses: u64,
 }
 
-impl fmt::Debug for Documents {
+impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Documents")
+        f.debug_struct("Cache")
             .field("config", &self.config)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }
 
-impl Documents {
+impl Cache {
     /// An empty cache.
     ///
     /// # Errors
@@ -76,37 +69,18 @@ impl Documents {
         Ok(Self { entries, config, hits: AtomicU64::new(0), misses: AtomicU64::new(0) })
     }
 
-    /// The document of `id` made of `revisions`.
-    pub fn get(&self, id: &str, revisions: &[u64]) -> Option<Document> {
-        let found = self.entries.get(&key(id, revisions)).map(|entry| entry.value().clone());
+    /// What is kept under `name`.
+    pub fn get(&self, name: &str) -> Option<Bytes> {
+        let found = self.entries.get(name).map(|entry| entry.value().clone());
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    /// The same, made now and kept if it is worth its room.
-    ///
-    /// # Errors
-    /// As `make`.
-    pub fn get_or_make(
-        &self,
-        id: &str,
-        revisions: &[u64],
-        make: impl FnOnce() -> Result<Document, Problem>,
-    ) -> Result<Document, Problem> {
-        if let Some(document) = self.get(id, revisions) {
-            return Ok(document);
-        }
-        let document = make()?;
-        self.put(id, revisions, document.clone());
-        Ok(document)
-    }
-
-    /// Keeps a document, if it is worth its room. It may be seen a moment later only.
-    pub fn put(&self, id: &str, revisions: &[u64], document: Document) {
-        let key = key(id, revisions);
-        let Some(cost) = self.cost(key.len() + document.body().len()) else { return };
-        self.entries.insert_with_ttl(key, document, cost, Duration::from_secs(self.config.age_s));
+    /// Keeps bytes, if it is worth its room. It may be seen a moment later only.
+    pub fn put(&self, name: String, bytes: Bytes) {
+        let Some(cost) = self.cost(name.len() + bytes.len()) else { return };
+        self.entries.insert_with_ttl(name, bytes, cost, Duration::from_secs(self.config.age_s));
     }
 
     /// Bytes an entry counts for: at least as many as bring the cache to its limit of bytes when it is at its limit of entries.
@@ -132,68 +106,86 @@ impl Documents {
     }
 }
 
-fn key(id: &str, revisions: &[u64]) -> String {
-    revisions.iter().fold(id.to_owned(), |key, revision| format!("{key}@{revision}"))
+/// The name of what was made of `revisions` of `id`.
+pub fn name(id: &str, revisions: &[u64]) -> String {
+    revisions.iter().fold(id.to_owned(), |name, revision| format!("{name}@{revision}"))
+}
+
+/// The caches as OpenMetrics text, without the closing line.
+pub fn metrics(caches: &[(&str, Stats)]) -> String {
+    let mut text = String::from(
+        "# HELP streamgate_cache_requests Questions to a cache by whether it had the answer.\n\
+         # TYPE streamgate_cache_requests counter\n",
+    );
+    for (name, stats) in caches {
+        for (outcome, count) in [("hit", stats.hits), ("miss", stats.misses)] {
+            // Writing to a String can't fail.
+            writeln!(
+                text,
+                "streamgate_cache_requests_total{{cache=\"{name}\",outcome=\"{outcome}\"}} {count}"
+            )
+            .ok();
+        }
+    }
+    text.push_str(
+        "# HELP streamgate_cache_entries Answers kept now.\n# TYPE streamgate_cache_entries gauge\n",
+    );
+    for (name, stats) in caches {
+        writeln!(text, "streamgate_cache_entries{{cache=\"{name}\"}} {}", stats.entries).ok();
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BOUNDS: Config = Config { entries_max: 100, bytes_max: 100_000, age_s: 60 };
+    const CONFIG: Config = Config { entries_max: 100, bytes_max: 100_000, age_s: 60 };
 
-    fn entry(body: &str) -> Document {
-        Document::new(&body).unwrap()
+    /// A cache, and a way to put something into it that is seen at once.
+    fn filled(entries: &[(&str, &str)]) -> Cache {
+        let cache = Cache::new(CONFIG).unwrap();
+        for (name, text) in entries {
+            cache.put((*name).to_owned(), Bytes::from((*text).to_owned()));
+        }
+        cache.entries.wait().unwrap();
+        cache
     }
 
     #[test]
     fn an_older_revision_never_answers_for_a_newer_one() {
-        let cache = Documents::new(BOUNDS).unwrap();
-        cache.put("a", &[1], entry("old"));
-        cache.entries.wait().unwrap();
-        assert_eq!(cache.get("a", &[1]), Some(entry("old")));
-        assert_eq!(cache.get("a", &[2]), None);
-        assert_eq!(cache.get("a@1", &[0]), None);
-        assert_eq!(cache.stats(), Stats { entries: 1, hits: 1, misses: 2 });
+        let cache = filled(&[(&name("a", &[1]), "old")]);
+        assert_eq!(cache.get(&name("a", &[1])), Some(Bytes::from("old")));
+        for other in [name("a", &[2]), name("a", &[1, 0]), name("a", &[11]), name("a@1", &[0])] {
+            assert_eq!(cache.get(&other), None, "{other}");
+        }
+        assert_eq!(cache.stats(), Stats { entries: 1, hits: 1, misses: 4 });
     }
 
     #[test]
     fn neither_many_nor_large_entries_break_the_bounds() {
-        let cache = Documents::new(BOUNDS).unwrap();
-        for i in 0..1_000 {
-            cache.put(&i.to_string(), &[1], entry("small"));
-        }
-        cache.entries.wait().unwrap();
-        assert!((1..=100).contains(&cache.entries.len()), "{}", cache.entries.len());
-        let cache = Documents::new(BOUNDS).unwrap();
+        let names: Vec<String> = (0..1_000).map(|i| i.to_string()).collect();
+        let small: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "small")).collect();
+        let held = filled(&small).stats().entries;
+        assert!((1..=100).contains(&held), "{held}");
         let body = "x".repeat(10_000);
-        for i in 0..100 {
-            cache.put(&i.to_string(), &[1], entry(&body));
-        }
-        cache.put("large", &[1], entry(&"x".repeat(20_000)));
-        cache.entries.wait().unwrap();
-        assert!((1..=9).contains(&cache.entries.len()), "{}", cache.entries.len());
-        assert_eq!(cache.get("large", &[1]), None);
+        let large: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), body.as_str())).collect();
+        let held = filled(&large).stats().entries;
+        assert!((1..=10).contains(&held), "{held}");
+        assert_eq!(filled(&[("too large", &"x".repeat(12_501))]).get("too large"), None);
     }
 
     #[test]
     fn an_entry_ends_with_its_time() {
-        let cache = Documents::new(Config { age_s: 0, ..BOUNDS }).unwrap();
-        assert_eq!(cache.cost(1), Some(1_000));
-        let aged = Documents::new(BOUNDS).unwrap();
-        aged.put("a", &[1], entry("kept"));
-        aged.entries.wait().unwrap();
-        let left = aged.entries.get_ttl(&key("a", &[1])).unwrap();
+        let left = filled(&[("a", "kept")]).entries.get_ttl("a").unwrap();
         assert!(left <= Duration::from_secs(60) && left > Duration::from_secs(50), "{left:?}");
     }
 
     #[test]
     fn a_flush_leaves_nothing() {
-        let cache = Documents::new(Config::default()).unwrap();
-        cache.put("medium", &[1, 2], entry("b"));
-        cache.entries.wait().unwrap();
-        assert!(cache.get("medium", &[1, 2]).is_some());
+        let cache = filled(&[("a", "kept")]);
+        assert!(cache.get("a").is_some());
         cache.flush();
-        assert_eq!(cache.get("medium", &[1, 2]), None);
+        assert_eq!(cache.get("a"), None);
     }
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transcode::plan;
 
-use super::{App, Principal, error::Problem, media, openapi, page::Page, query::Parameters, tagged};
+use super::{App, Principal, cache, error::Problem, media, openapi, page::Page, query::Parameters, tagged};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -126,8 +126,9 @@ async fn show(
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
-    if let Some(document) = app.documents.get(&id, &[held.revision()]) {
-        return Ok(document.answer(&headers));
+    let name = cache::name(&id, &[held.revision()]);
+    if let Some(body) = app.documents.get(&name) {
+        return Ok(tagged::Document::of_json(body).answer(&headers));
     }
     let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
     let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(names.clone())
@@ -144,7 +145,7 @@ async fn show(
     let is_done = |part: &Option<Part>| part.as_ref().is_some_and(|part| part.status == PartStatus::Done);
     if held.record.status == job::Status::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
         // Neither the job nor a part of it changes any more.
-        app.documents.put(&id, &[held.revision()], document.clone());
+        app.documents.put(name, document.body().clone());
     }
     Ok(document.answer(&headers))
 }

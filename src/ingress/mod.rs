@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod limit;
 pub mod manners;
 pub mod media;
+pub mod metrics;
 pub mod openapi;
 mod page;
 pub mod play;
@@ -41,9 +42,12 @@ use tokio_util::sync::CancellationToken;
 use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
 
 pub use crate::auth::Principal;
-use crate::auth::{
-    self,
-    gate::{self, grant::Grants},
+use crate::{
+    auth::{
+        self,
+        gate::{self, grant::Grants},
+    },
+    telemetry,
 };
 
 /// Settings of the ingress.
@@ -87,7 +91,7 @@ impl Default for Config {
             limit: limit::Config::default(),
             manners: manners::Config::default(),
             idempotency: idempotency::Config::default(),
-            documents: cache::Config::default(),
+            documents: cache::Config { entries_max: 10_000, bytes_max: 64 * 1024 * 1024, age_s: 30 * 60 },
         }
     }
 }
@@ -108,7 +112,7 @@ pub struct App {
     /// Who follows events.
     pub followers: events::Followers,
     /// Final playlists and init segments.
-    pub streams: play::Cache,
+    pub streams: Arc<cache::Cache>,
     /// Media that are ready.
     pub known: Arc<play::Known>,
     /// Jobs that are watched while they run.
@@ -124,9 +128,11 @@ pub struct App {
     /// Rate limits.
     pub limits: limit::Limits,
     /// Documents kept in memory.
-    pub documents: Arc<cache::Documents>,
+    pub documents: Arc<cache::Cache>,
     /// Lets foreign origins in.
     pub origins: CorsLayer,
+    /// What this process counts.
+    pub metrics: telemetry::Metrics,
 }
 
 impl App {
@@ -143,7 +149,7 @@ impl App {
     ) -> anyhow::Result<Self> {
         let origins = manners::cors(&config.manners)?;
         let limits = limit::Limits::new(config.limit.clone());
-        let documents = Arc::new(cache::Documents::new(config.documents)?);
+        let documents = Arc::new(cache::Cache::new(config.documents)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().clone());
@@ -155,7 +161,7 @@ impl App {
             config.public_url.clone(),
         );
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
-        let streams = play::Cache::new(&config.playback)?;
+        let streams = Arc::new(cache::Cache::new(config.playback.cache)?);
         let known = Arc::new(play::Known::new(&config.playback));
         Ok(Self {
             bus,
@@ -170,11 +176,22 @@ impl App {
             limits,
             documents,
             origins,
+            metrics: telemetry::Metrics::default(),
             known,
             growing: Arc::new(play::Growing::new()),
             replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
             stopping: CancellationToken::new(),
         })
+    }
+
+    /// Has its limits and caches counted among the metrics of the process.
+    pub fn count(&self) {
+        let (limits, documents, streams) =
+            (self.limits.clone(), Arc::clone(&self.documents), Arc::clone(&self.streams));
+        self.metrics.add(move || {
+            limits.metrics()
+                + &cache::metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
+        });
     }
 
     /// Comes when an answer without an end has to end: after `longest`, or when the ingress stops.
@@ -240,6 +257,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
         .merge(documents)
         .merge(events::router())
         .merge(audit::router())
+        .merge(metrics::router())
         .merge(gate::http::router(gates))
         .route_layer(middleware::from_fn_with_state(repeated, idempotency::once))
         .route_layer(middleware::from_fn(limit::by_principal))

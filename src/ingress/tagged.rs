@@ -27,7 +27,12 @@ impl Document {
     /// 500 when it can't be written as JSON, which is a fault of its type.
     pub fn new(body: &impl Serialize) -> Result<Self, Problem> {
         let body = serde_json::to_vec(body).map_err(|error| Problem::internal(&error))?;
-        Ok(Self { tag: Tag::of_bytes(&body), body: body.into() })
+        Ok(Self::of_json(body.into()))
+    }
+
+    /// The document whose bytes these are.
+    pub fn of_json(body: Bytes) -> Self {
+        Self { tag: Tag::of_bytes(&body), body }
     }
 
     /// Changes whenever the document says something else.

@@ -121,6 +121,7 @@ impl Site {
         )
         .await
         .unwrap();
+        app.count();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -361,4 +362,40 @@ async fn every_401_names_a_way_in() {
             "{path}: {answer:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn metrics_are_for_operators_and_a_document_is_made_once() {
+    let site = Site::start(|_| {}).await;
+    let admin = site.broker.bus(Role::Admin).await;
+    let (mine, media_id) = (format!("Authorization: Bearer {}\r\n", site.key), MediaId::from_bytes([3; 16]));
+    let mut held = nats::Held::new(asset(media_id, "ann", Status::Playable));
+    admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    let path = format!("/v1/media/{media_id}");
+    let first = site.ask("GET", &path, &mine, "").await;
+    // Rewritten, and saying the same.
+    admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    let known = format!("{mine}If-None-Match: {}\r\n", first.header("etag").unwrap());
+    assert_eq!(site.ask("GET", &path, &known, "").await.status, 304);
+    held.record.status = Status::Ready;
+    admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    let changed = site.ask("GET", &path, &known, "").await;
+    assert!(changed.status == 200 && changed.body.contains("\"ready\""), "{changed:?}");
+    assert_eq!(site.ask("GET", &path, &mine, "").await.body, changed.body);
+
+    let metrics = site.ask("GET", "/metrics", &mine, "").await;
+    assert_eq!(metrics.status, 200, "{metrics:?}");
+    assert_eq!(metrics.header("content-type"), Some(crate::telemetry::METRICS_TYPE));
+    let (hits, misses) = ("metadata\",outcome=\"hit\"} ", "metadata\",outcome=\"miss\"} ");
+    let count = |what: &str| {
+        let line = metrics.body.lines().find_map(|line| line.split_once(what)).map(|(_, count)| count);
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    // What is put into it may be seen a moment later only.
+    assert_eq!((count(misses) + count(hits), count(hits) <= 1), (4, true));
+    openmetrics_parser::openmetrics::parse_openmetrics(&metrics.body).unwrap();
+    let ann = crate::auth::create_key(&admin, "ann", schemas::access::Role::Owner).await.unwrap();
+    let refused = site.ask("GET", "/metrics", &format!("Authorization: Bearer {ann}\r\n"), "").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (403, "operators_only"));
+    assert_eq!(site.ask("GET", "/metrics", "", "").await.status, 401);
 }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use utoipa::OpenApi;
 
-use super::{audit, conditional, error::Problem, events, jobs, media, play, probes, uploads, watch};
+use super::{audit, conditional, error::Problem, events, jobs, media, metrics, play, probes, uploads, watch};
 use crate::auth::{self, gate};
 pub(crate) use schema::{Schemas, id, query};
 
@@ -96,6 +96,7 @@ pub fn document() -> Value {
         described::<events::Described>(&mut schemas),
         described::<audit::Described>(&mut schemas),
         described::<probes::Described>(&mut schemas),
+        described::<metrics::Described>(&mut schemas),
     ];
     let all = described.into_iter().reduce(utoipa::openapi::OpenApi::merge_from);
     let mut document = serde_json::to_value(all).unwrap_or_default();

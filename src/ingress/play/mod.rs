@@ -13,7 +13,7 @@ mod known;
 mod open;
 mod path;
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
 use axum::{
     Router,
@@ -27,7 +27,7 @@ use schemas::{gate::Code, media::Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{App, error::Problem, openapi};
+use super::{App, cache, error::Problem, openapi};
 use crate::auth::gate::grant::{self, Denied};
 use bytes::Facts;
 pub use growing::Growing;
@@ -38,12 +38,8 @@ use path::Wanted;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Objects in the cache.
-    pub cache_count_max: usize,
-    /// Bytes in the cache.
-    pub cache_bytes_max: i64,
-    /// Age of a cached object in seconds.
-    pub cache_age_seconds_max: u64,
+    /// Final playlists and init segments in memory.
+    pub cache: cache::Config,
     /// Largest object that is cached, in bytes.
     pub cache_object_bytes_max: u64,
     /// Media that are remembered between requests.
@@ -57,59 +53,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            cache_count_max: 5_000,
-            cache_bytes_max: 64 * 1024 * 1024,
-            cache_age_seconds_max: 15 * 60,
+            cache: cache::Config { entries_max: 5_000, bytes_max: 64 * 1024 * 1024, age_s: 15 * 60 },
             cache_object_bytes_max: 1024 * 1024,
             media_count_max: 10_000,
             media_age_seconds_max: 30 * 60,
             encrypted_segment_bytes_max: 256 * 1024 * 1024,
-        }
-    }
-}
-
-/// Final playlists and init segments by object key; what a key holds never changes.
-#[derive(Clone)]
-pub struct Cache {
-    inner: stretto::Cache<String, ::bytes::Bytes>,
-    config: Config,
-}
-
-impl std::fmt::Debug for Cache {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cache").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-impl Cache {
-    /// An empty cache.
-    ///
-    /// # Errors
-    /// When a limit is 0.
-    pub fn new(config: &Config) -> Result<Self, stretto::CacheError> {
-        // Ten counters for each entry, as TinyLFU wants.
-        let counters = config.cache_count_max.saturating_mul(10);
-        let inner = stretto::Cache::new(counters, config.cache_bytes_max)?;
-        Ok(Self { inner, config: config.clone() })
-    }
-
-    fn get(&self, key: &str) -> Option<::bytes::Bytes> {
-        self.inner.get(key).map(|found| found.value().clone())
-    }
-
-    fn keep(&self, key: String, bytes: ::bytes::Bytes) {
-        // No entry weighs less than its share, so the bytes limit the count, too.
-        let share =
-            self.config.cache_bytes_max / i64::try_from(self.config.cache_count_max).unwrap_or(1).max(1);
-        let cost = i64::try_from(bytes.len()).unwrap_or(i64::MAX).max(share);
-        let age = Duration::from_secs(self.config.cache_age_seconds_max);
-        self.inner.insert_with_ttl(key, bytes, cost, age);
-    }
-
-    /// Forgets everything.
-    pub fn flush(&self) {
-        if let Err(error) = self.inner.clear() {
-            tracing::debug!(%error, "the playback cache could not be flushed");
         }
     }
 }
@@ -259,13 +207,13 @@ async fn stored(
     Ok(bytes::answer(headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
 }
 
-/// A final playlist or init segment, from memory if it is there.
+/// A final playlist or init segment, from memory if it is there: what a key holds never changes.
 async fn small(app: &App, key: String) -> Result<::bytes::Bytes, Problem> {
     if let Some(bytes) = app.streams.get(&key) {
         return Ok(bytes);
     }
     let bytes = app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(missing)?;
-    app.streams.keep(key, bytes.clone());
+    app.streams.put(key, bytes.clone());
     Ok(bytes)
 }
 
