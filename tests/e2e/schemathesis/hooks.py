@@ -1,7 +1,6 @@
 """What a JSON Schema can't say about a valid request, for schemathesis (see tests/e2e/api.rs)."""
 
 import base64
-import datetime
 import hashlib
 import itertools
 import uuid
@@ -14,11 +13,6 @@ CHECKSUMMED = ["0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "0xfB6916095ca1df60
 LOWER = st.text("0123456789abcdef", min_size=40, max_size=40).filter(lambda digits: set(digits) != {"0"})
 ADDRESS = st.one_of(st.sampled_from(CHECKSUMMED), LOWER.map("0x".__add__))
 schemathesis.openapi.format("eip55", ADDRESS)
-
-# RFC 3339, or an age.
-DAY = st.dates(max_value=datetime.date(9000, 1, 1))
-AGE = st.tuples(st.integers(0, 10_000), st.sampled_from("smhd")).map(lambda age: f"{age[0]}{age[1]}")
-schemathesis.openapi.format("moment", st.one_of(DAY.map(lambda day: f"{day}T12:00:00Z"), AGE))
 
 # Names, each once, with base64 behind them.
 NAME = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=8)
