@@ -39,8 +39,8 @@ impl JsonSchema for Eip55 {
 
 /// Who may play: a tree of conditions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-#[schemars(example = serde_json::json!({ "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }))]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Rule", example = serde_json::json!({ "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }))]
 pub enum Rule {
     /// Everybody, signed in or not.
     Public {},
@@ -112,6 +112,23 @@ pub enum Rule {
         /// The condition.
         rule: Box<Self>,
     },
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let told = serde_json::Value::deserialize(deserializer)?;
+        // A derived reader takes a variant's number for its name: 0 would be `public`.
+        if told.get("kind").is_some_and(|kind| !kind.is_string()) {
+            return Err(serde::de::Error::custom("`kind` has to be the name of a condition"));
+        }
+        Self::deserialize(told).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 /// The gate in an owner's document.
@@ -385,3 +402,27 @@ pub struct Revoked {
     pub code: Code,
 }
 gate_event!(Revoked, "revoked");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_a_name_and_no_number() {
+        for text in [
+            r#"{"kind":0}"#,
+            r#"{"kind":"not","rule":{"kind":0}}"#,
+            r#"{"kind":"any","rules":[{"kind":"public"},{"kind":0}]}"#,
+            r#"{"kind":null}"#,
+            r#"{"kind":"nothing"}"#,
+            r#"{"kind":"public","more":1}"#,
+            "{}",
+            "[]",
+        ] {
+            assert!(serde_json::from_str::<Rule>(text).is_err(), "{text}");
+        }
+        let rule: Rule = serde_json::from_str(r#"{"kind":"not","rule":{"kind":"public"}}"#).unwrap();
+        assert_eq!(rule, Rule::Not { rule: Box::new(Rule::Public {}) });
+        assert_eq!(rmp_serde::from_slice::<Rule>(&rmp_serde::to_vec_named(&rule).unwrap()).unwrap(), rule);
+    }
+}

@@ -48,10 +48,12 @@ struct Wanted {
     /// First record, from 1.
     from: Option<u64>,
     /// Not before this time (RFC 3339), or this age, such as `90s`, `2h` or `7d`.
-    #[schemars(extend("format" = "moment"))]
+    #[serde(default)]
+    #[schemars(schema_with = "query::moment")]
     since: Option<String>,
     /// Not after this time or age.
-    #[schemars(extend("format" = "moment"))]
+    #[serde(default)]
+    #[schemars(schema_with = "query::moment")]
     until: Option<String>,
     /// Only this class, or class and action: `media`, `media.ready`, `*.failed`.
     #[schemars(regex(pattern = audit::FILTER_PATTERN))]

@@ -45,13 +45,22 @@ where
         .transpose()
 }
 
+/// The schema of a moment, as [`moment_ms`] reads it.
+pub fn moment(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "anyOf": [
+        { "type": "string", "format": "date-time" },
+        { "type": "string", "pattern": "^[0-9]{1,6}[smhd]$" },
+    ] })
+}
+
 /// A moment as Unix time in milliseconds: RFC 3339, or an age before `now_ms` such as `90s`, `2h` or `7d`. What lies before 1970 is
 /// as good as the beginning.
 pub fn moment_ms(text: &str, now_ms: u64) -> Option<u64> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Some(u64::try_from(time.as_millisecond()).unwrap_or(0));
     }
-    let age = humantime::parse_duration(text).ok()?;
+    // A bare 0 is no age: it could as well be meant for a time.
+    let age = humantime::parse_duration(text).ok().filter(|_| text != "0")?;
     Some(now_ms.saturating_sub(u64::try_from(age.as_millis()).ok()?))
 }
 
@@ -67,6 +76,10 @@ mod tests {
             ("90s", Some(10_000)),
             ("1m 30s", Some(10_000)),
             ("7d", Some(0)),
+            ("999999d", Some(0)),
+            ("0s", Some(100_000)),
+            ("0", None),
+            ("7", None),
             ("yesterday", None),
             ("-5s", None),
             ("1960-01-01T00:00:00Z", Some(0)),

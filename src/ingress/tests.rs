@@ -319,6 +319,16 @@ async fn an_upload_that_is_created_twice_with_one_key_is_one() {
         (first.header("idempotency-replayed"), again.header("idempotency-replayed")),
         (None, Some("true"))
     );
+    assert_eq!(
+        (first.header("tus-resumable"), again.header("tus-resumable")),
+        (Some("1.0.0"), Some("1.0.0"))
+    );
+    let refused =
+        headers.replace("\"one\"", "\"two\"").replace("Tus-Resumable: 1.0.0", "Tus-Resumable: 0.2.2");
+    for _ in 0..2 {
+        let answer = site.ask("POST", "/v1/uploads", &refused, "").await;
+        assert_eq!((answer.status, answer.header("tus-version")), (412, Some("1.0.0")), "{answer:?}");
+    }
     let other = site.ask("POST", "/v1/uploads", &headers.replace("Length: 5", "Length: 6"), "").await;
     assert_eq!((other.status, other.problem().as_str()), (422, "idempotency_mismatch"));
 }

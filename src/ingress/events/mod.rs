@@ -43,6 +43,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How soon a browser comes back after a cut, in milliseconds.
 const RETRY_MS: u32 = 1_000;
 
+/// How an id of an event looks: epoch of the stream and sequence.
+pub(super) const EVENT_ID: &str = "^[0-9a-f]{1,16}-[0-9]{1,19}$";
+
 static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// What followers share. Cheap to clone; one per replica.
@@ -111,6 +114,7 @@ struct Wanted {
     #[schemars(schema_with = "openapi::id")]
     job: Option<JobId>,
     /// As `Last-Event-ID`, for clients that can send no header.
+    #[schemars(regex(pattern = EVENT_ID))]
     since: Option<String>,
 }
 

@@ -269,12 +269,15 @@ const TOLD_APART: [&str; 8] = [
 ];
 
 /// Headers that are part of an answer, whoever gives it when.
-const KEPT: [HeaderName; 7] = [
+const KEPT: [HeaderName; 10] = [
     header::CONTENT_TYPE,
     header::LOCATION,
     header::ETAG,
     header::CACHE_CONTROL,
+    header::ALLOW,
     HeaderName::from_static("streamgate-media-id"),
+    HeaderName::from_static("tus-resumable"),
+    HeaderName::from_static("tus-version"),
     HeaderName::from_static("upload-offset"),
     HeaderName::from_static("upload-expires"),
 ];

@@ -119,19 +119,17 @@ fn complete_operation(method: &Method, path: &str, operation: &mut Value, schema
 
 /// What is no JSON is bytes; at sign-in a body may be left out that needs no member.
 fn complete_body(path: &str, body: &mut Value, schemas: &Map<String, Value>) {
-    let mut may_be_left_out = false;
+    let mut needed = body["required"] == true;
     for (kind, content) in body["content"].as_object_mut().into_iter().flatten() {
         if kind == "application/json" {
             let name = content["schema"]["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
             let needs = name.and_then(|name| schemas.get(name)?.get("required")).is_some();
-            may_be_left_out = is_sign_in(path) && !needs;
+            needed = needs || !is_sign_in(path);
         } else {
             content["schema"] = json!({ "type": "string", "format": "binary" });
         }
     }
-    if may_be_left_out {
-        body["required"] = json!(false);
-    }
+    body["required"] = json!(needed);
 }
 
 /// Sign-in looks where a browser's request comes from; the rest looks at what a key is limited to.
@@ -150,11 +148,11 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
     let rules: [(bool, &[&'static str]); 10] = [
         (true, &["414", "431", "500", "503"]),
         (is_counted, &["429"]),
-        (*method != Method::OPTIONS && (!parameters.is_empty() || is_json), &["400"]),
+        (!parameters.is_empty() || is_json, &["400"]),
         (is_guarded, &["401"]),
         (!is_sign_in && is_guarded, &["403"]),
         (is_sign_in && !is_read, &["403", "409"]),
-        (*method != Method::OPTIONS && path.contains('{'), &["404"]),
+        (path.contains('{'), &["404"]),
         (is_json, &["408", "413", "415"]),
         (takes("Idempotency-Key"), &["409", "422"]),
         (takes("If-Match"), &["409", "412", "428"]),

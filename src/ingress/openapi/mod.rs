@@ -24,7 +24,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use utoipa::OpenApi;
 
-use super::{audit, conditional, error::Problem, events, jobs, media, metrics, play, probes, uploads, watch};
+use super::{audit, conditional, events, jobs, media, metrics, play, probes, uploads, watch};
 use crate::auth::{self, gate};
 pub(crate) use schema::{Schemas, id, query};
 
@@ -133,8 +133,10 @@ impl Static {
         Self { content_type, body: body.into(), tag }
     }
 
-    fn answer(&self, request: &HeaderMap) -> Result<Response, Problem> {
-        let mut response = if conditional::is_known(request, self.tag)? {
+    fn answer(&self, request: &HeaderMap) -> Response {
+        let tag = self.tag.text();
+        let mut lists = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
+        let mut response = if lists.any(|list| conditional::lists(list, &tag)) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             ([(header::CONTENT_TYPE, self.content_type)], self.body.clone()).into_response()
@@ -150,7 +152,7 @@ impl Static {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        Ok(response)
+        response
     }
 }
 
@@ -172,7 +174,7 @@ static STYLE: LazyLock<Static> =
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn describe(headers: HeaderMap) -> Result<Response, Problem> {
+async fn describe(headers: HeaderMap) -> Response {
     DOCUMENT.answer(&headers)
 }
 
@@ -188,11 +190,11 @@ async fn describe(headers: HeaderMap) -> Result<Response, Problem> {
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn read_page(headers: HeaderMap) -> Result<Response, Problem> {
+async fn read_page(headers: HeaderMap) -> Response {
     PAGE.answer(&headers)
 }
 
-async fn style(headers: HeaderMap) -> Result<Response, Problem> {
+async fn style(headers: HeaderMap) -> Response {
     STYLE.answer(&headers)
 }
 

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use crate::ingress::{conditional::TAGS_MAX, idempotency::KEY_LENGTH_MAX, uploads};
+use crate::ingress::{conditional::TAGS_MAX, events::EVENT_ID, idempotency::KEY_LENGTH_MAX, uploads};
 
 /// One digest of RFC 9530 in its only spelling, or none.
 const DIGEST: &str =
@@ -26,7 +26,12 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
     );
     vec![
         ("If-Match", true, "The tag of the version that is changed, or `*`.", text(&tags)),
-        ("If-None-Match", false, "Tags that are known: what has one of them is not sent again.", text(&tags)),
+        (
+            "If-None-Match",
+            false,
+            "Tags that are known: what has one of them is not sent again. What makes no sense is no tag.",
+            json!({ "type": "string" }),
+        ),
         (
             "Idempotency-Key",
             false,
@@ -43,7 +48,7 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
             "Last-Event-ID",
             false,
             "Go on behind this event; `0-0` for everything that is kept.",
-            text("^[0-9a-f]+-[0-9]+$"),
+            text(EVENT_ID),
         ),
         ("Tus-Resumable", true, "The version of tus.", json!({ "type": "string", "const": "1.0.0" })),
         (
@@ -154,7 +159,8 @@ pub(super) fn complete(parameter: &mut Value) {
             else {
                 return;
             };
-            (*needed, *about, schema.clone())
+            // An annotation may need less than is usual.
+            (*needed && parameter["required"] != false, *about, schema.clone())
         }
         Some("path") => {
             let (about, schema) = in_path(&name);

@@ -109,13 +109,20 @@ impl Declared {
         let mut found = Vec::new();
         for member in text.split(',').map(str::trim).filter(|m| !m.is_empty()) {
             let (key, value) = member.split_once('=').ok_or_else(|| bad("is no dictionary of digests"))?;
-            let Some(algorithm) = Algorithm::from_http(key.trim()) else { continue };
+            // A key as RFC 9651 has it.
+            let (key, letter) = (key.trim(), |byte: u8| byte.is_ascii_lowercase() || byte == b'*');
+            let is_key = key.bytes().next().is_some_and(letter)
+                && key.bytes().all(|byte| letter(byte) || byte.is_ascii_digit() || b"_-.".contains(&byte));
+            if !is_key {
+                return Err(bad("is no dictionary of digests"));
+            }
             let encoded = value
                 .trim()
                 .strip_prefix(':')
                 .and_then(|v| v.strip_suffix(':'))
                 .ok_or_else(|| bad("is no byte sequence"))?;
             let value = STANDARD.decode(encoded).map_err(|_| bad("is not base64"))?;
+            let Some(algorithm) = Algorithm::from_http(key) else { continue };
             if value.len() != algorithm.length() {
                 return Err(bad("has the wrong length for its algorithm"));
             }
@@ -244,7 +251,18 @@ mod tests {
             let found = Declared::from_dictionary("Repr-Digest", &text).unwrap();
             assert_eq!(found.len(), count, "{text}");
         }
-        for text in ["sha-256", "sha-256=abc", "sha-256=:%:", "sha-256=:AAAA:"] {
+        for text in [
+            "sha-256",
+            "sha-256=abc",
+            "sha-256=:%:",
+            "sha-256=:AAAA:",
+            "md5=AAAA",
+            "md5=:%:",
+            "C+Wq=",
+            "MD5=:AAAA:",
+            "=:AAAA:",
+            "9=:AAAA:",
+        ] {
             assert!(Declared::from_dictionary("Repr-Digest", text).is_err(), "{text}");
         }
     }

@@ -16,6 +16,7 @@ mod protocol;
 mod refusal;
 mod session;
 mod slot;
+mod status;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -121,14 +122,14 @@ impl State {
     tus::patch,
     tus::delete,
     tus::overridden,
-    tus::status,
+    status::status,
     whole::receive
 ))]
 pub(super) struct Described;
 
 impl openapi::Describe for Described {
     fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<tus::Document>();
+        schemas.answer::<status::Document>();
         schemas.answer::<whole::Created>();
     }
 }
@@ -145,7 +146,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
                 .post(tus::overridden)
                 .options(tus::options_of_one),
         )
-        .route("/v1/uploads/{upload_id}/status", get(tus::status))
+        .route("/v1/uploads/{upload_id}/status", get(status::status))
         .layer(middleware::from_fn(resumable));
     Router::new().merge(tus).route("/v1/media", post(whole::receive)).with_state(state)
 }

@@ -3,21 +3,16 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
     body::Body,
     extract::{Path, State as Extract},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use nats::now_ms;
-use schemars::JsonSchema;
 use schemas::{
     ids::{MediaId, UploadId},
-    media,
     upload::{Record, Status},
 };
-use serde::Serialize;
-use serde_json::json;
 use store::{Durable, Place, Spool};
 
 use super::{
@@ -68,8 +63,11 @@ pub(super) async fn options(Extract(state): Extract<State>) -> Response {
         headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
     )),
 )]
-pub(super) async fn options_of_one(state: Extract<State>) -> Response {
-    options(state).await
+pub(super) async fn options_of_one(state: Extract<State>, Path(id): Path<String>) -> Response {
+    match parse_id(&id) {
+        Ok(_) => options(state).await,
+        Err(refusal) => refusal.problem().into_response(),
+    }
 }
 
 /// Open an upload
@@ -457,7 +455,8 @@ pub(super) async fn terminate(
     tag = "upload",
     operation_id = "override_upload_method",
     params(
-        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Idempotency-Key", Header),
+        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Upload-Offset" = Option<u64>, Header),
+        ("Upload-Length", Header), ("Upload-Checksum", Header), ("Idempotency-Key", Header),
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "The bytes, for PATCH"),
     responses(
@@ -492,98 +491,6 @@ pub(super) async fn overridden(
             .header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
             .into_response(),
     }
-}
-
-/// Where an upload and its medium stand.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "UploadDocument", example = json!({
-    "upload_id": "06db008209t0303jc5mn0r355k", "media_id": "06db00820dt0303jc5mn0r355k", "status": "open", "code": null, "offset_bytes": 65_536, "length_bytes": 1_048_576,
-    "filename": "sea.mp4", "content_type": "video/mp4", "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": 1_763_987_214_467_u64, "media": null,
-}))]
-pub(super) struct Document {
-    /// The upload.
-    upload_id: UploadId,
-    /// The medium it becomes.
-    media_id: MediaId,
-    /// Where it stands.
-    status: Status,
-    /// Why it can't go on: a stable code.
-    code: Option<String>,
-    /// Bytes that are durable.
-    offset_bytes: u64,
-    /// Bytes of the whole, once known.
-    length_bytes: Option<u64>,
-    /// Name the client gave, cleaned.
-    filename: Option<String>,
-    /// Media type the client gave.
-    content_type: Option<String>,
-    /// Unix time in milliseconds.
-    created_at_ms: u64,
-    /// Unix time in milliseconds after which an open upload is removed.
-    expires_at_ms: Option<u64>,
-    /// What became of the medium; null while nothing has.
-    media: Option<Become>,
-}
-
-/// What became of the medium of an upload.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "UploadedMedia")]
-struct Become {
-    /// Where it stands.
-    status: media::Status,
-    /// Why it was rejected or failed: a stable code.
-    code: Option<String>,
-    /// The same for people.
-    detail: Option<String>,
-}
-
-/// Read where an upload and its medium stand
-///
-/// Takes no lock and disturbs nobody.
-#[utoipa::path(
-    get,
-    path = "/v1/uploads/{upload_id}/status",
-    tag = "upload",
-    operation_id = "read_upload_status",
-    params(("upload_id", Path)),
-    responses((status = 200, description = "The document", body = ref("#/components/schemas/UploadDocument"))),
-    security(("api_key" = [])),
-)]
-pub(super) async fn status(
-    Extract(state): Extract<State>,
-    Path(id): Path<String>,
-    who: Principal,
-) -> Response {
-    answer(status_checked(&state.shared, &id, &who).await)
-}
-
-async fn status_checked(shared: &Shared, id: &str, who: &Principal) -> Result<Response, Refusal> {
-    let held = shared.bus.load::<Record>(&parse_id(id)?.to_string()).await?.ok_or(Refusal::NotFound)?;
-    let record = held.record;
-    if !who.may_see(&record.owner) {
-        return Err(Refusal::NotFound);
-    }
-    let medium = shared.bus.load::<media::Record>(&record.media_id.to_string()).await?;
-    let document = Document {
-        upload_id: record.upload_id,
-        media_id: record.media_id,
-        status: record.status,
-        code: record.code,
-        offset_bytes: record.offset_bytes,
-        length_bytes: record.length_bytes,
-        filename: record.filename,
-        content_type: record.content_type,
-        created_at_ms: record.created_at_ms,
-        expires_at_ms: (record.status == Status::Open).then_some(record.expires_at_ms),
-        media: medium.map(|held| Become {
-            status: held.record.status,
-            code: held.record.code,
-            detail: held.record.detail,
-        }),
-    };
-    let mut response = Json(document).into_response();
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
 }
 
 pub(super) fn answer(outcome: Result<Response, Refusal>) -> Response {

@@ -20,11 +20,7 @@ use schemas::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    State, chain_unavailable,
-    precondition::{self, Wanted, etag},
-    unusable,
-};
+use super::{State, chain_unavailable, unusable};
 use crate::{
     auth::{
         Principal,
@@ -34,7 +30,11 @@ use crate::{
             rule::{Compiled, compile},
         },
     },
-    ingress::{body, error::Problem},
+    ingress::{
+        body,
+        conditional::{self, Tag},
+        error::Problem,
+    },
 };
 
 /// The prefix of the code of an account that merely delegates (EIP-7702): it is no contract of its own.
@@ -115,12 +115,12 @@ pub(super) async fn put(
     body::Json(rule): body::Json<Rule>,
 ) -> Result<Response, Problem> {
     let media_id = parse(&media_id)?;
-    changeable(&state, &who, media_id).await?;
-    let wanted = Wanted::read(&headers)?;
+    let medium = changeable(&state, &who, media_id).await?;
+    conditional::if_match(&headers, Some(tag(medium.gate.as_ref())))?;
     let compiled =
         compile(&rule).map_err(|invalid| unusable("rule_invalid", &invalid.pointer, invalid.reason))?;
     check_contracts(&state, &compiled).await?;
-    change(&state, &who, media_id, &wanted, Some(&compiled)).await
+    change(&state, &who, media_id, &headers, Some(&compiled)).await
 }
 
 /// Remove the gate of a medium
@@ -144,7 +144,7 @@ pub(super) async fn delete(
 ) -> Result<Response, Problem> {
     let media_id = parse(&media_id)?;
     changeable(&state, &who, media_id).await?;
-    change(&state, &who, media_id, &Wanted::read(&headers)?, None).await
+    change(&state, &who, media_id, &headers, None).await
 }
 
 fn parse(text: &str) -> Result<MediaId, Problem> {
@@ -198,19 +198,11 @@ async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> 
     Ok(())
 }
 
-/// What the change found.
-enum Found {
-    Nothing,
-    Foreign,
-    Newer,
-    Fitting,
-}
-
 async fn change(
     state: &State,
     who: &Principal,
     media_id: MediaId,
-    wanted: &Wanted,
+    headers: &HeaderMap,
     rule: Option<&Compiled>,
 ) -> Result<Response, Problem> {
     // Until now only the stages know of it: the document begins with the gate.
@@ -223,26 +215,24 @@ async fn change(
         created_at_ms: nats::now_ms(),
         changed_at_ms: nats::now_ms(),
     });
-    let mut found = Found::Nothing;
+    let mut found = Err(unknown());
     let changed = |document: Option<&document::Record>| {
-        let document = document.or(bare.as_ref())?;
-        if !who.may_change(&document.owner) {
-            found = Found::Foreign;
-            return None;
-        }
-        if !wanted.allows(document.gate.as_ref().map_or(0, |gate| gate.epoch)) {
-            found = Found::Newer;
-            return None;
-        }
-        found = Found::Fitting;
-        next(document, rule, who)
+        let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));
+        found = document.ok_or_else(unknown).and_then(|document| {
+            conditional::if_match(headers, Some(tag(document.gate.as_ref())))?;
+            Ok(next(document, rule, who))
+        });
+        // What is refused changes nothing.
+        found.as_mut().ok().and_then(Option::take)
     };
     let held = Box::pin(state.bus.change::<document::Record>(&media_id.to_string(), changed)).await?;
-    match found {
-        Found::Nothing | Found::Foreign => Err(unknown()),
-        Found::Newer => Err(precondition::failed()),
-        Found::Fitting => Ok(answer(media_id, held.as_ref().and_then(|held| held.record.gate.as_ref()))),
-    }
+    found?;
+    Ok(answer(media_id, held.as_ref().and_then(|held| held.record.gate.as_ref())))
+}
+
+/// The entity tag of a gate: its epoch, which never repeats; 0 before the first.
+fn tag(gate: Option<&Gate>) -> Tag {
+    Tag::of_gate(gate.map_or(0, |gate| gate.epoch))
 }
 
 /// The document with its new gate and the event of the change; `None` when it has that rule already.
@@ -280,8 +270,7 @@ fn answer(media_id: MediaId, gate: Option<&Gate>) -> Response {
         rule_digest: gate.map(|gate| gate.rule_digest.as_str()).filter(|digest| !digest.is_empty()),
         changed_at_ms: gate.map(|gate| gate.changed_at_ms),
     };
-    let headers =
-        [(header::ETAG, etag(gate.map_or(0, |gate| gate.epoch))), (header::CACHE_CONTROL, private())];
+    let headers = [(header::ETAG, tag(gate).to_header()), (header::CACHE_CONTROL, private())];
     (StatusCode::OK, headers, Json(body)).into_response()
 }
 

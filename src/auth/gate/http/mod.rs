@@ -7,7 +7,6 @@
 
 mod change;
 mod ownership;
-mod precondition;
 #[cfg(test)]
 mod tests;
 

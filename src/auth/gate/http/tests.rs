@@ -152,8 +152,17 @@ async fn only_the_owner_and_an_administrator_change_a_gate() {
 async fn no_change_is_lost() {
     let served = Served::start().await;
     let media_id = served.site.medium(None).await;
-    let without = served.ask(Method::PUT, &gate(media_id), OWNER, None, Some(token("1"))).await;
-    assert_eq!(without.status, StatusCode::PRECONDITION_REQUIRED);
+    for (tag, status) in [
+        (None, StatusCode::PRECONDITION_REQUIRED),
+        (Some("{}"), StatusCode::BAD_REQUEST),
+        (Some("\"g7\""), StatusCode::PRECONDITION_FAILED),
+        (Some("W/\"g0\""), StatusCode::PRECONDITION_FAILED),
+    ] {
+        for (method, rule) in [(Method::PUT, Some(token("1"))), (Method::DELETE, None)] {
+            let answer = served.ask(method, &gate(media_id), OWNER, tag, rule).await;
+            assert_eq!(answer.status, status, "{tag:?}");
+        }
+    }
     let etag = served.get(media_id, OWNER).await.etag;
     let ids: Vec<String> = (0..20).map(|id| id.to_string()).collect();
     let writers = ids.iter().map(|id| served.put(media_id, OWNER, &etag, token(id)));
@@ -173,6 +182,13 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
     let media_id = served.site.medium(None).await;
     let with = |chain_id: u64, contract: &str| json!({ "kind": "erc20_balance", "chain_id": chain_id, "contract": contract, "balance_min": "1" });
     for (rule, status, code, pointer) in [
+        (json!({ "kind": 0 }), StatusCode::BAD_REQUEST, "json_invalid", Value::Null),
+        (
+            json!({ "kind": "not", "rule": { "kind": 0 } }),
+            StatusCode::BAD_REQUEST,
+            "json_invalid",
+            Value::Null,
+        ),
         (json!({ "kind": "none" }), StatusCode::BAD_REQUEST, "json_invalid", Value::Null),
         (json!({ "kind": "public", "x": 1 }), StatusCode::BAD_REQUEST, "json_invalid", Value::Null),
         (

@@ -1,0 +1,111 @@
+//! `GET /v1/uploads/{upload_id}/status`: where an upload and its medium stand, as JSON.
+
+use axum::{
+    Json,
+    extract::{Path, State as Extract},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use schemas::{
+    ids::{MediaId, UploadId},
+    media,
+    upload::{Record, Status},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Shared, State, parse_id, refusal::Refusal, tus};
+use crate::auth::Principal;
+
+/// Where an upload and its medium stand.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "UploadDocument", example = json!({
+    "upload_id": "06db008209t0303jc5mn0r355k", "media_id": "06db00820dt0303jc5mn0r355k", "status": "open", "code": null, "offset_bytes": 65_536, "length_bytes": 1_048_576,
+    "filename": "sea.mp4", "content_type": "video/mp4", "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": 1_763_987_214_467_u64, "media": null,
+}))]
+pub(super) struct Document {
+    /// The upload.
+    upload_id: UploadId,
+    /// The medium it becomes.
+    media_id: MediaId,
+    /// Where it stands.
+    status: Status,
+    /// Why it can't go on: a stable code.
+    code: Option<String>,
+    /// Bytes that are durable.
+    offset_bytes: u64,
+    /// Bytes of the whole, once known.
+    length_bytes: Option<u64>,
+    /// Name the client gave, cleaned.
+    filename: Option<String>,
+    /// Media type the client gave.
+    content_type: Option<String>,
+    /// Unix time in milliseconds.
+    created_at_ms: u64,
+    /// Unix time in milliseconds after which an open upload is removed.
+    expires_at_ms: Option<u64>,
+    /// What became of the medium; null while nothing has.
+    media: Option<Become>,
+}
+
+/// What became of the medium of an upload.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "UploadedMedia")]
+struct Become {
+    /// Where it stands.
+    status: media::Status,
+    /// Why it was rejected or failed: a stable code.
+    code: Option<String>,
+    /// The same for people.
+    detail: Option<String>,
+}
+
+/// Read where an upload and its medium stand
+///
+/// Takes no lock and disturbs nobody.
+#[utoipa::path(
+    get,
+    path = "/v1/uploads/{upload_id}/status",
+    tag = "upload",
+    operation_id = "read_upload_status",
+    params(("upload_id", Path)),
+    responses((status = 200, description = "The document", body = ref("#/components/schemas/UploadDocument"))),
+    security(("api_key" = [])),
+)]
+pub(super) async fn status(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+    who: Principal,
+) -> Response {
+    tus::answer(status_checked(&state.shared, &id, &who).await)
+}
+
+async fn status_checked(shared: &Shared, id: &str, who: &Principal) -> Result<Response, Refusal> {
+    let held = shared.bus.load::<Record>(&parse_id(id)?.to_string()).await?.ok_or(Refusal::NotFound)?;
+    let record = held.record;
+    if !who.may_see(&record.owner) {
+        return Err(Refusal::NotFound);
+    }
+    let medium = shared.bus.load::<media::Record>(&record.media_id.to_string()).await?;
+    let document = Document {
+        upload_id: record.upload_id,
+        media_id: record.media_id,
+        status: record.status,
+        code: record.code,
+        offset_bytes: record.offset_bytes,
+        length_bytes: record.length_bytes,
+        filename: record.filename,
+        content_type: record.content_type,
+        created_at_ms: record.created_at_ms,
+        expires_at_ms: (record.status == Status::Open).then_some(record.expires_at_ms),
+        media: medium.map(|held| Become {
+            status: held.record.status,
+            code: held.record.code,
+            detail: held.record.detail,
+        }),
+    };
+    let mut response = Json(document).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}

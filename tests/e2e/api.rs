@@ -1,0 +1,55 @@
+//! The description against the real thing: schemathesis, which shares no code with ours, asks for what `/openapi.json` allows and for
+//! what it forbids, and holds every answer against it.
+//!
+//! `schemathesis/schemathesis.toml` says what is left out and why, `schemathesis/hooks.py` what a valid request needs beyond its
+//! schema. The seed is fixed: the same questions in every run, and enough of them for all phases in half a minute.
+
+use std::{fmt::Write as _, process::Command};
+
+use crate::harness::{Cluster, Options, sample};
+
+/// Names the questions.
+const SEED: &str = "1";
+/// Most questions to one operation in the random phases.
+const EXAMPLES_MAX: &str = "25";
+
+/// Settings under which no limit answers instead of the handler.
+fn without_limits() -> String {
+    let mut text = String::from(
+        "\n[auth]\nchallenges_per_prefix_max = 1000000\nkeys_per_owner_max = 100000\n\n[ingress.limit.rates]\n",
+    );
+    for group in
+        ["api", "upload", "streaming", "metadata", "cache", "auth", "worker", "transcoder", "monitor"]
+    {
+        writeln!(text, "{group} = {{ capacity = 1000000, refill_per_s = 100000 }}").unwrap();
+    }
+    text
+}
+
+#[tokio::test]
+async fn every_answer_is_as_the_description_says() {
+    let mut cluster = Cluster::start_with(Options::default(), &without_limits()).await;
+    // Something to read, to play, to gate.
+    let media_id = cluster.upload(sample(2, "320x180", "25"), "sea.mp4").await;
+    assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
+    let root = std::env::current_dir().unwrap();
+    let folder = root.join("tests/e2e/schemathesis");
+    let path = std::env::join_paths([root.join(".tools/schemathesis"), folder.clone()]).unwrap();
+    let output = Command::new("python3")
+        .env("PYTHONPATH", path)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("SCHEMATHESIS_HOOKS", "hooks")
+        .args(["-m", "schemathesis.cli", "--no-color", "--config-file"])
+        .arg(folder.join("schemathesis.toml"))
+        .args(["run", &format!("{}/openapi.json", cluster.url)])
+        .args(["--header", &format!("Authorization: Bearer {}", cluster.key)])
+        .args(["--checks", "all", "--seed", SEED, "--max-examples", EXAMPLES_MAX])
+        // It keeps what it found beside where it runs.
+        .current_dir(cluster.dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    // An empty run would be a success, too.
+    assert!(told.contains("Tested: 35") && told.contains("Stateful"), "{told}");
+}
