@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110, 13): the tag of a document is the revision of its record, so what is overwritten is what was seen.
+//! Conditional requests (RFC 9110, 13): the tag of a document changes with what it says, so what is overwritten is what was seen.
 //!
 //! Limits: a list of more than [`TAGS_MAX`] tags is refused.
 
@@ -14,31 +14,20 @@ pub const TAGS_MAX: usize = 32;
 pub struct Tag {
     kind: char,
     version: u64,
-    second: Option<u64>,
 }
 
 impl Tag {
-    /// The tag of `revision`, which is above 0 for everything that was ever stored.
-    pub const fn of_revision(revision: u64) -> Self {
-        Self { kind: 'r', version: revision, second: None }
-    }
-
-    /// The tag of a document made of two records; 0 for one that is not there.
-    pub const fn of_revisions(first: u64, second: u64) -> Self {
-        Self { kind: 'r', version: first, second: Some(second) }
-    }
-
     /// The tag of a gate at `epoch`.
     pub const fn of_gate(epoch: u64) -> Self {
-        Self { kind: 'g', version: epoch, second: None }
+        Self { kind: 'g', version: epoch }
     }
 
-    /// The tag of what has no revision: by a digest of its bytes.
+    /// The tag of a document: a digest of its bytes.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         let digest = blake3::hash(bytes);
         let version =
             digest.as_bytes().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
-        Self { kind: 'b', version, second: None }
+        Self { kind: 'b', version }
     }
 
     /// As `ETag` says it.
@@ -49,15 +38,14 @@ impl Tag {
 
     /// The tag with its quotes.
     pub fn text(self) -> String {
-        let second = self.second.map(|second| format!("-{second}")).unwrap_or_default();
-        format!("\"{}{}{second}\"", self.kind, self.version)
+        format!("\"{}{}\"", self.kind, self.version)
     }
 }
 
 /// Lets a change pass only when its sender has seen what is there: PUT, PATCH and DELETE of a document.
 ///
 /// # Errors
-/// 428 without `If-Match`; 412 when it names another revision; 400 when it makes no sense. `current` is `None` where nothing is.
+/// 428 without `If-Match`; 412 when it names another version; 400 when it makes no sense. `current` is `None` where nothing is.
 pub fn if_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem> {
     if !headers.contains_key(header::IF_MATCH) {
         return Err(Problem::new(
@@ -75,27 +63,10 @@ pub fn if_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem
     }
 }
 
-/// Lets a creation pass only when nothing is there: PUT with `If-None-Match: *`.
-///
-/// # Errors
-/// 412 when something is there; 400 when the header makes no sense.
-pub fn if_none_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem> {
-    if matches(headers, current)? { Err(changed(current)) } else { Ok(()) }
-}
-
 /// Weak comparison (RFC 9110, 13.1.2) with a list as it came: `*`, or the tag in it, `W/` or not. For readers, whom a list
 /// that makes no sense costs no more than the bytes.
 pub fn lists(list: &str, tag: &str) -> bool {
     list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == tag)
-}
-
-fn matches(headers: &HeaderMap, current: Option<Tag>) -> Result<bool, Problem> {
-    Ok(match tags(headers, &header::IF_NONE_MATCH)? {
-        Tags::Any => current.is_some(),
-        // Weak comparison.
-        Tags::These(these) => current
-            .is_some_and(|tag| these.iter().any(|one| one.strip_prefix("W/").unwrap_or(one) == tag.text())),
-    })
 }
 
 fn changed(current: Option<Tag>) -> Problem {
@@ -172,23 +143,23 @@ mod tests {
         for (lines, current, status) in [
             (&[][..], Some(7), 428),
             (&[""], Some(7), 412),
-            (&["\"r6\""], Some(7), 412),
-            (&["\"r6\", \"r8\""], Some(7), 412),
-            (&["W/\"r7\""], Some(7), 412),
-            (&["\"r7\""], None, 412),
+            (&["\"g6\""], Some(7), 412),
+            (&["\"g6\", \"g8\""], Some(7), 412),
+            (&["W/\"g7\""], Some(7), 412),
+            (&["\"g7\""], None, 412),
             (&["*"], None, 412),
-            (&["r7"], Some(7), 400),
-            (&["\"r7"], Some(7), 400),
-            (&["\"r6\" \"r7\""], Some(7), 400),
-            (&["*", "\"r7\""], Some(7), 400),
-            (&["w/\"r7\""], Some(7), 400),
-            (&["\"r7\""], Some(7), 200),
+            (&["g7"], Some(7), 400),
+            (&["\"g7"], Some(7), 400),
+            (&["\"g6\" \"g7\""], Some(7), 400),
+            (&["*", "\"g7\""], Some(7), 400),
+            (&["w/\"g7\""], Some(7), 400),
+            (&["\"g7\""], Some(7), 200),
             (&["*"], Some(7), 200),
-            (&["\"a,b\", \"r7\""], Some(7), 200),
-            (&["\"r6\"", "\"r7\""], Some(7), 200),
-            (&["\"r6\",\"r7\","], Some(7), 200),
+            (&["\"a,b\", \"g7\""], Some(7), 200),
+            (&["\"g6\"", "\"g7\""], Some(7), 200),
+            (&["\"g6\",\"g7\","], Some(7), 200),
         ] {
-            let got = if_match(&headers(&header::IF_MATCH, lines), current.map(Tag::of_revision));
+            let got = if_match(&headers(&header::IF_MATCH, lines), current.map(Tag::of_gate));
             assert_eq!(
                 got.err().map_or(200, |problem| problem.status().as_u16()),
                 status,
@@ -196,12 +167,7 @@ mod tests {
             );
         }
         let many = vec!["\"x\""; TAGS_MAX + 1].join(",");
-        let pair = Tag::of_revisions(7, 2);
-        assert!(if_match(&headers(&header::IF_MATCH, &["\"r7-2\""]), Some(pair)).is_ok());
-        for other in ["\"r7-3\"", "\"r8-2\"", "\"r7\"", "\"r72\""] {
-            assert!(if_match(&headers(&header::IF_MATCH, &[other]), Some(pair)).is_err(), "{other}");
-        }
-        let got = if_match(&headers(&header::IF_MATCH, &[&many]), Some(Tag::of_revision(1)));
+        let got = if_match(&headers(&header::IF_MATCH, &[&many]), Some(Tag::of_gate(1)));
         assert_eq!(got.unwrap_err().status(), 400);
     }
 
@@ -210,35 +176,27 @@ mod tests {
         for (list, known) in [
             ("", false),
             ("nonsense", false),
-            ("\"r6\"", false),
-            ("\"r7\"", true),
-            ("W/\"r7\"", true),
-            ("\"r1\", W/\"r7\"", true),
+            ("\"g6\"", false),
+            ("\"g7\"", true),
+            ("W/\"g7\"", true),
+            ("\"g1\", W/\"g7\"", true),
             ("*", true),
         ] {
-            assert_eq!(lists(list, &Tag::of_revision(7).text()), known, "{list:?}");
+            assert_eq!(lists(list, &Tag::of_gate(7).text()), known, "{list:?}");
         }
-    }
-
-    #[test]
-    fn a_creation_does_not_overwrite() {
-        let any = headers(&header::IF_NONE_MATCH, &["*"]);
-        assert!(if_none_match(&any, None).is_ok());
-        assert_eq!(if_none_match(&any, Some(Tag::of_revision(1))).unwrap_err().status(), 412);
-        assert!(if_none_match(&HeaderMap::new(), Some(Tag::of_revision(1))).is_ok());
     }
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in "[ -~]{0,60}", revision: u64) {
+        fn any_text_is_answered(text in "[ -~]{0,60}", epoch: u64) {
             let headers = headers(&header::IF_MATCH, &[&text]);
-            let got = if_match(&headers, Some(Tag::of_revision(revision)));
-            prop_assert_eq!(got.is_ok(), text.trim() == "*" || text.contains(&format!("\"r{revision}\"")));
+            let got = if_match(&headers, Some(Tag::of_gate(epoch)));
+            prop_assert_eq!(got.is_ok(), text.trim() == "*" || text.contains(&format!("\"g{epoch}\"")));
         }
 
         #[test]
-        fn a_tag_is_its_own_match(revision: u64) {
-            let tag = Tag::of_revision(revision);
+        fn a_tag_is_its_own_match(epoch: u64) {
+            let tag = Tag::of_gate(epoch);
             let headers = HeaderMap::from_iter([(header::IF_MATCH, tag.to_header())]);
             prop_assert!(if_match(&headers, Some(tag)).is_ok());
         }
