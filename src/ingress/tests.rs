@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, extract::Path, routing::get};
+use futures::{StreamExt, TryStreamExt};
 use nats::{Role, testing::TestBroker};
 use schemas::{
     ids::{JobId, MediaId},
@@ -331,6 +332,35 @@ async fn an_upload_that_is_created_twice_with_one_key_is_one() {
     }
     let other = site.ask("POST", "/v1/uploads", &headers.replace("Length: 5", "Length: 6"), "").await;
     assert_eq!((other.status, other.problem().as_str()), (422, "idempotency_mismatch"));
+}
+
+#[tokio::test]
+async fn an_upload_whose_replica_died_before_it_answered_is_found_again() {
+    let site = Site::start(|_| {}).await;
+    let headers = format!(
+        "Authorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 9\r\nIdempotency-Key: \"one\"\r\n\
+         Content-Type: application/offset+octet-stream\r\n",
+        site.key
+    );
+    let first = site.ask("POST", "/v1/uploads", &headers, "hello").await;
+    assert_eq!((first.status, first.header("upload-offset")), (201, Some("5")), "{first:?}");
+    // As a replica leaves it that did everything but answer.
+    let admin = site.broker.bus(Role::Admin).await;
+    let bucket = admin.context().get_key_value("idempotency").await.unwrap();
+    let key = bucket.keys().await.unwrap().next().await.unwrap().unwrap();
+    let unanswered = |found: Option<&schemas::idempotency::Record>| {
+        let state = schemas::idempotency::State::Open { until_ms: 0 };
+        Some((schemas::idempotency::Record { state, ..found?.clone() }, nats::Outbox::new()))
+    };
+    admin.change(&key, unanswered).await.unwrap().unwrap();
+    let again = site.ask("POST", "/v1/uploads", &headers, "hello").await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, None), "{again:?}");
+    for name in ["location", "streamgate-media-id", "upload-offset"] {
+        assert_eq!(first.header(name), again.header(name), "{name}");
+    }
+    let bucket = admin.context().get_key_value("uploads").await.unwrap();
+    let ids: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
+    assert_eq!(ids.iter().filter(|key| !key.contains('.')).count(), 1, "{ids:?}");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use super::{
     session::{self, OnEnd},
     takeover::{self, Evict, Opened},
 };
-use crate::auth::Principal;
+use crate::{auth::Principal, ingress::idempotency::Claim};
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
@@ -108,10 +108,9 @@ pub(super) async fn create(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let headers = &parts.headers;
-            let outcome = create_checked(&shared, &who, headers, &mut body).await;
+            let outcome = create_checked(&shared, &who, &parts, &mut body).await;
             if outcome.is_err() {
-                shared.drain(headers, &mut body).await;
+                shared.drain(&parts.headers, &mut body).await;
             }
             outcome
         }
@@ -122,9 +121,10 @@ pub(super) async fn create(
 async fn create_checked(
     shared: &Arc<Shared>,
     who: &Principal,
-    headers: &HeaderMap,
+    parts: &Parts,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
+    let headers = &parts.headers;
     protocol::version(headers)?;
     let Creation { length_bytes, metadata, repr_digest, upload } =
         protocol::creation(headers, shared.config.metadata_bytes_max)?;
@@ -133,21 +133,42 @@ async fn create_checked(
     if room > size_bytes_max || upload.as_ref().and_then(|u| u.content_bytes).is_some_and(|n| n > room) {
         return Err(Refusal::TooLarge);
     }
+    let claim = parts.extensions.get::<Claim>();
+    if let Some(claim) = claim
+        && let Some(ledger) = earlier(shared, who, claim).await?
+    {
+        return created(shared, headers, &ledger);
+    }
     let mut record = new_record(shared, who, length_bytes);
+    if let Some(claim) = claim {
+        record.upload_id = UploadId::from_bytes(claim.id());
+    }
     record.metadata_raw = metadata.raw;
     record.filename = metadata.filename;
     record.content_type = metadata.content_type;
     record.digest = repr_digest.map(|d| d.to_record());
     let ledger = begin(shared, record).await?;
-    let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     let ledger = match upload {
         Some(append) if !ledger.is_full() => append_to(shared, ledger, append, body).await?,
         _ => ledger,
     };
+    created(shared, headers, &ledger)
+}
+
+/// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is there.
+async fn earlier(shared: &Shared, who: &Principal, claim: &Claim) -> Result<Option<Ledger>, Refusal> {
+    match Ledger::load(shared, UploadId::from_bytes(claim.id()), who).await {
+        Ok(ledger) => Ok(Some(ledger)),
+        Err(Refusal::NotFound) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn created(shared: &Shared, headers: &HeaderMap, ledger: &Ledger) -> Result<Response, Refusal> {
     let mut response = StatusCode::CREATED.into_response();
     let answered = response.headers_mut();
-    answered.insert(header::LOCATION, location(shared, headers, upload_id)?);
-    answered.insert(protocol::MEDIA_ID, id_value(media_id)?);
+    answered.insert(header::LOCATION, location(shared, headers, ledger.upload_id())?);
+    answered.insert(protocol::MEDIA_ID, id_value(ledger.media_id())?);
     answered.insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
     insert_expiry(answered, ledger.record());
     Ok(response)
