@@ -141,17 +141,20 @@ fn is_sign_in(path: &str) -> bool {
 fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) -> Vec<&'static str> {
     let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
     let takes = |name: &str| parameters.iter().any(|parameter| parameter["name"] == name);
+    // A reader's tags and ranges that make no sense count for nothing.
+    let can_be_wrong = parameters.iter().any(|p| p["name"] != "If-None-Match" && p["name"] != "Range");
     let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     let is_guarded = operation["security"].is_array();
     let is_json = operation.pointer("/requestBody/content/application~1json").is_some();
     let is_sign_in = is_sign_in(path);
-    let rules: [(bool, &[&'static str]); 10] = [
+    let rules: [(bool, &[&'static str]); 11] = [
         (true, &["414", "431", "500", "503"]),
         (is_counted, &["429"]),
-        (!parameters.is_empty() || is_json, &["400"]),
+        (can_be_wrong || is_json, &["400"]),
         (is_guarded, &["401"]),
         (!is_sign_in && is_guarded, &["403"]),
-        (is_sign_in && !is_read, &["403", "409"]),
+        (is_sign_in && !is_read, &["403"]),
+        (is_sign_in && operation["x-events"].is_array(), &["409"]),
         (path.contains('{'), &["404"]),
         (is_json, &["408", "413", "415"]),
         (takes("Idempotency-Key"), &["409", "422"]),

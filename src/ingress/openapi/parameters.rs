@@ -159,8 +159,7 @@ pub(super) fn complete(parameter: &mut Value) {
             else {
                 return;
             };
-            // An annotation may need less than is usual.
-            (*needed && parameter["required"] != false, *about, schema.clone())
+            (*needed, *about, schema.clone())
         }
         Some("path") => {
             let (about, schema) = in_path(&name);

@@ -476,8 +476,7 @@ pub(super) async fn terminate(
     tag = "upload",
     operation_id = "override_upload_method",
     params(
-        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Upload-Offset" = Option<u64>, Header),
-        ("Upload-Length", Header), ("Upload-Checksum", Header), ("Idempotency-Key", Header),
+        ("upload_id", Path), ("X-HTTP-Method-Override", Header), ("Tus-Resumable", Header), ("Idempotency-Key", Header),
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "The bytes, for PATCH"),
     responses(

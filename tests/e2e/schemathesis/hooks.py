@@ -32,6 +32,15 @@ DIGESTS = {"Content-Digest": "sha-256=:{}:", "Repr-Digest": "sha-256=:{}:", "Upl
 
 
 @schemathesis.hook
+def before_load_schema(context, raw_schema):
+    """Stories go on with an upload that was opened. A link of OpenAPI can't take the id out of an address, so none is published."""
+    created = raw_schema["paths"]["/v1/uploads"]["post"]["responses"]["201"]
+    upload_id = {"upload_id": "$response.header.Location#regex:/v1/uploads/(.+)$"}
+    goes_on = ["append_to_upload", "read_upload_offset", "override_upload_method", "read_upload_status"]
+    created["links"] = {name: {"operationId": name, "parameters": upload_id} for name in goes_on}
+
+
+@schemathesis.hook
 def before_call(context, case, kwargs):
     if case.query and case.query.get("follow") in (True, "true"):
         # A replay that follows ends after an hour.
