@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
 
 pub use crate::auth::Principal;
@@ -259,12 +260,17 @@ fn router_with(app: App, more: Router<App>) -> Router {
         .merge(audit::router())
         .merge(metrics::router())
         .merge(gate::http::router(gates))
-        .route_layer(middleware::from_fn_with_state(repeated, idempotency::once))
-        .route_layer(middleware::from_fn(limit::by_principal))
-        .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
-    let admitted = play::session_router()
-        .route_layer(middleware::from_fn(limit::by_principal))
-        .route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit));
+        .route_layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
+                .layer(middleware::from_fn(limit::by_principal))
+                .layer(middleware::from_fn_with_state(repeated, idempotency::once)),
+        );
+    let admitted = play::session_router().route_layer(
+        ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
+            .layer(middleware::from_fn(limit::by_principal)),
+    );
     let open = Router::new()
         .merge(watch::router())
         .merge(openapi::router())
@@ -279,15 +285,19 @@ fn router_with(app: App, more: Router<App>) -> Router {
         .merge(auth::routes::router(app.sign_in.clone()))
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
-        .layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client))
-        .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
-        .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
-        .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
-        .layer(middleware::from_fn(request::problems_only))
-        .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn(request::identify))
-        .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
-        .layer(middleware::from_fn(manners::safe_headers))
+        // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.
+        .layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn(manners::safe_headers))
+                .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
+                .layer(middleware::from_fn(request::identify))
+                .layer(CatchPanicLayer::custom(request::panicked))
+                .layer(middleware::from_fn(request::problems_only))
+                .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
+                .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
+                .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
+                .layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client)),
+        )
         .with_state(app)
 }
 

@@ -26,6 +26,7 @@ use streamgate::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
 
 use crate::{Aim, Row, median};
 
@@ -120,19 +121,21 @@ impl Site {
     /// The documents with all that stands before them, with and without limits.
     fn documents(&self, limited: bool) -> Router {
         let app = self.app.clone();
-        let mut guarded = media::router();
-        if limited {
-            guarded = guarded.route_layer(middleware::from_fn(limit::by_principal));
-        }
-        guarded = guarded.route_layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require));
-        if limited {
-            guarded = guarded.layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client));
-        }
-        let trusted = std::sync::Arc::new(app.config.client.clone());
-        guarded
-            .layer(middleware::from_fn_with_state(trusted, client::identify))
-            .layer(middleware::from_fn(request::identify))
-            .with_state(app)
+        let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::require);
+        let identity = ServiceBuilder::new().layer(middleware::from_fn(request::identify)).layer(
+            middleware::from_fn_with_state(std::sync::Arc::new(app.config.client.clone()), client::identify),
+        );
+        let documents = media::router();
+        let documents = if limited {
+            let by_principal = middleware::from_fn(limit::by_principal);
+            let by_client = middleware::from_fn_with_state(app.limits.clone(), limit::by_client);
+            documents
+                .route_layer(ServiceBuilder::new().layer(right).layer(by_principal))
+                .layer(identity.layer(by_client))
+        } else {
+            documents.route_layer(right).layer(identity)
+        };
+        documents.with_state(app)
     }
 }
 
