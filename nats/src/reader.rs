@@ -139,6 +139,10 @@ impl Reader {
             .await
             .map_err(Error::unavailable)?;
         let pending = consumer.cached_info().num_pending;
+        if self.config.start == Start::New && self.last.is_none() {
+            // Where it began: another consumer, after the broker was away, would begin later.
+            self.last = Some(consumer.cached_info().delivered.stream_sequence);
+        }
         self.messages = Some(Box::pin(consumer.messages()).await.map_err(Error::unavailable)?);
         Ok(pending)
     }

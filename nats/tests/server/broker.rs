@@ -10,10 +10,11 @@ use std::{
 
 use async_nats::jetstream::stream;
 use nats::{
-    Bus, Config, Connection, Role,
+    Bus, Config, Connection, Role, Start, reader,
     server::{self, Broker, Error},
     testing::TestBroker,
 };
+use schemas::subjects;
 
 /// Folder that another process of this test works in.
 const FOLDER: &str = "STREAMGATE_TEST_BROKER_FOLDER";
@@ -53,6 +54,25 @@ async fn a_killed_server_comes_back_at_the_same_address_with_its_store() {
         assert_eq!(stored(broker.broker()).await, round);
         store(broker.broker()).await;
     }
+}
+
+#[tokio::test]
+async fn a_reader_of_what_is_new_misses_nothing_while_the_broker_is_away() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Admin).await;
+    let tell = async |subject: &'static str| {
+        bus.context().publish(subject, "x".into()).await.unwrap().await.unwrap();
+    };
+    tell("evt.upload.expired.before").await;
+    let all = vec![subjects::EVENTS_ALL.to_owned()];
+    let settings = reader::Config::new(subjects::EVENTS, all, Start::New);
+    let mut events = bus.reader(settings).await.unwrap();
+    broker.kill().await;
+    crate::until("the connection is made again", || async { bus.is_up() }).await;
+    // The consumer is gone, and the reader has not noticed yet.
+    tell("evt.upload.expired.after").await;
+    let next = tokio::time::timeout(Duration::from_secs(20), events.next());
+    assert_eq!(next.await.expect("it is heard").unwrap().subject, "evt.upload.expired.after");
 }
 
 #[tokio::test]
