@@ -39,8 +39,8 @@ impl JsonSchema for Eip55 {
 
 /// Who may play: a tree of conditions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
-#[schemars(rename = "Rule", example = serde_json::json!({ "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }))]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }))]
 pub enum Rule {
     /// Everybody, signed in or not.
     Public {},
@@ -114,20 +114,25 @@ pub enum Rule {
     },
 }
 
-impl<'de> Deserialize<'de> for Rule {
+/// A rule as somebody sent it: JSON in which every condition is an object with its kind by name.
+///
+/// The derived reader of [`Rule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told(pub Rule);
+
+impl<'de> Deserialize<'de> for Told {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let told = serde_json::Value::deserialize(deserializer)?;
-        // A derived reader takes a variant's number for its name: 0 would be `public`.
-        if told.get("kind").is_some_and(|kind| !kind.is_string()) {
-            return Err(serde::de::Error::custom("`kind` has to be the name of a condition"));
+        let mut conditions = vec![&told];
+        while let Some(condition) = conditions.pop() {
+            if !condition.get("kind").is_some_and(serde_json::Value::is_string) {
+                return Err(serde::de::Error::custom("a condition is an object with its `kind` by name"));
+            }
+            conditions
+                .extend(condition.get("rules").and_then(serde_json::Value::as_array).into_iter().flatten());
+            conditions.extend(condition.get("rule"));
         }
-        Self::deserialize(told).map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for Rule {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, serializer)
+        Rule::deserialize(told).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -416,12 +421,16 @@ mod tests {
             r#"{"kind":null}"#,
             r#"{"kind":"nothing"}"#,
             r#"{"kind":"public","more":1}"#,
+            r#"["public"]"#,
+            r#"{"kind":"any","rules":[["public"]]}"#,
+            r#"{"kind":"not","rule":["public"]}"#,
+            r#"{"kind":"any","rules":{"0":{"kind":"public"}}}"#,
             "{}",
             "[]",
         ] {
-            assert!(serde_json::from_str::<Rule>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<Told>(text).is_err(), "{text}");
         }
-        let rule: Rule = serde_json::from_str(r#"{"kind":"not","rule":{"kind":"public"}}"#).unwrap();
+        let Told(rule) = serde_json::from_str(r#"{"kind":"not","rule":{"kind":"public"}}"#).unwrap();
         assert_eq!(rule, Rule::Not { rule: Box::new(Rule::Public {}) });
         assert_eq!(rmp_serde::from_slice::<Rule>(&rmp_serde::to_vec_named(&rule).unwrap()).unwrap(), rule);
     }

@@ -14,7 +14,7 @@ use nats::Outbox;
 use schemars::JsonSchema;
 use schemas::{
     document,
-    gate::{Changed, Gate, Rule},
+    gate::{Changed, Gate, Rule, Told},
     ids::MediaId,
 };
 use serde::Serialize;
@@ -112,7 +112,7 @@ pub(super) async fn put(
     who: Principal,
     Path(media_id): Path<String>,
     headers: HeaderMap,
-    body::Json(rule): body::Json<Rule>,
+    body::Json(Told(rule)): body::Json<Told>,
 ) -> Result<Response, Problem> {
     let media_id = parse(&media_id)?;
     let medium = changeable(&state, &who, media_id).await?;

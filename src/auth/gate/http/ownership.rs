@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use schemas::gate::{Block, Code, Eip55, Rule};
+use schemas::gate::{Block, Code, Eip55, Rule, Told};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -33,7 +33,8 @@ pub(super) struct Question {
     #[schemars(with = "Eip55")]
     address: String,
     /// One condition on a contract: `erc721_owner`, `erc1155_balance` or `erc20_balance`.
-    rule: Rule,
+    #[schemars(with = "Rule")]
+    rule: Told,
 }
 
 /// What a contract said about a wallet, at which blocks.
@@ -84,13 +85,13 @@ pub(super) async fn ask(
     let wallet =
         address(&question.address).map_err(|reason| unusable("address_invalid", "/address", reason))?;
     if !matches!(
-        question.rule,
+        question.rule.0,
         Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. }
     ) {
         let detail = "this takes erc721_owner, erc1155_balance or erc20_balance".to_owned();
         return Err(unusable("rule_invalid", "/rule/kind", detail));
     }
-    let rule = compile(&question.rule)
+    let rule = compile(&question.rule.0)
         .map_err(|invalid| unusable("rule_invalid", &format!("/rule{}", invalid.pointer), invalid.reason))?;
     let decision = state.judge.decide(&rule, Some(wallet)).await;
     if decision.verdict.code == Code::ChainUnknown {
