@@ -156,16 +156,20 @@ impl Desk {
     async fn wait(&self, bucket: Bucket, revision: Option<u64>) -> Result<(), Refusal> {
         let Some(revision) = revision else { return Ok(()) };
         let mut seen = self.seen.clone();
-        if seen.borrow().revision(bucket) < revision
-            && follow::newest(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
-        {
-            let detail = format!("there is no revision {revision} of {} yet", bucket.name());
-            return Err(Refusal::new("revision_unknown", detail));
-        }
+        let waiting = async {
+            if seen.borrow().revision(bucket) < revision
+                && follow::newest(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
+            {
+                let detail = format!("there is no revision {revision} of {} yet", bucket.name());
+                return Err(Refusal::new("revision_unknown", detail));
+            }
+            Ok(seen.wait_for(|seen| seen.revision(bucket) >= revision).await.is_ok())
+        };
         let limit = Duration::from_millis(self.config.revision_wait_ms_max);
-        match timeout(limit, seen.wait_for(|seen| seen.revision(bucket) >= revision)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Refusal::new(
+        match timeout(limit, waiting).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Err(refusal)) => Err(refusal),
+            Ok(Ok(false)) | Err(_) => Err(Refusal::new(
                 "index_behind",
                 format!("revision {revision} of {} is not in the index yet; ask again", bucket.name()),
             )),
