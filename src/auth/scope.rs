@@ -41,6 +41,9 @@ pub(super) fn check(principal: &Principal, method: &Method, path: &str) -> Resul
 
 /// The group an endpoint belongs to; none for those that no limited key may use.
 fn scope_of(method: &Method, path: &str) -> Option<Scope> {
+    if path == "/metrics" {
+        return Some(Scope::Monitor);
+    }
     let mut segments = path.strip_prefix("/v1/")?.split('/');
     match (segments.next()?, segments.next(), segments.next()) {
         ("uploads", ..) => Some(Scope::Upload),
@@ -74,6 +77,7 @@ mod tests {
         assert_eq!(barred(upload, Role::Owner, Method::POST, "/v1/uploads"), None);
         assert_eq!(barred(upload, Role::Owner, Method::PATCH, "/v1/uploads/1"), None);
         assert_eq!(barred(upload, Role::Owner, Method::POST, "/v1/media"), None);
+        assert_eq!(barred(Some(&[Scope::Monitor]), Role::Operator, Method::GET, "/metrics"), None);
         for (method, path) in [
             (Method::GET, "/v1/media"),
             (Method::DELETE, "/v1/media/1"),
