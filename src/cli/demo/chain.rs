@@ -29,6 +29,8 @@ pub const ANSWER_SECONDS_MAX: u64 = 10;
 pub const MINED_SECONDS_MAX: u64 = 30;
 
 const NAME: &str = "anvil";
+/// States of the chain that are kept; gates ask at the newest blocks only.
+const STATES_MAX: &str = "256";
 const REMEDY: &str = "`.ci/setup gated` in the checkout fetches it, `npm install --global @foundry-rs/anvil` does, too; or name \
      yours in ANVIL";
 
@@ -83,6 +85,8 @@ impl Node {
             .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &chain_id, "--accounts", "1"])
             // Without new blocks the newest would soon be too old to decide by.
             .args(["--block-time", "1"])
+            // No state on disk, and no page of a browser may ask it.
+            .args(["--prune-history", STATES_MAX, "--no-cors"])
             .stdout(Stdio::piped())
             .spawn()
             .with_context(broken)?;
