@@ -137,6 +137,8 @@ async fn create_checked(
     if let Some(claim) = claim
         && let Some(ledger) = earlier(shared, who, claim).await?
     {
+        // What is there already is not written again.
+        shared.drain(headers, body).await;
         return created(shared, headers, &ledger);
     }
     let mut record = new_record(shared, who, length_bytes);
@@ -156,12 +158,15 @@ async fn create_checked(
 }
 
 /// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is there.
-async fn earlier(shared: &Shared, who: &Principal, claim: &Claim) -> Result<Option<Ledger>, Refusal> {
-    match Ledger::load(shared, UploadId::from_bytes(claim.id()), who).await {
-        Ok(ledger) => Ok(Some(ledger)),
-        Err(Refusal::NotFound) => Ok(None),
-        Err(refusal) => Err(refusal),
-    }
+async fn earlier(shared: &Arc<Shared>, who: &Principal, claim: &Claim) -> Result<Option<Ledger>, Refusal> {
+    let mut ledger = match Ledger::load(shared, UploadId::from_bytes(claim.id()), who).await {
+        Ok(ledger) => ledger,
+        Err(Refusal::NotFound) => return Ok(None),
+        Err(refusal) => return Err(refusal),
+    };
+    ledger.alive()?;
+    finish_left_over(shared, &mut ledger).await?;
+    Ok(Some(ledger))
 }
 
 fn created(shared: &Shared, headers: &HeaderMap, ledger: &Ledger) -> Result<Response, Refusal> {
