@@ -4,7 +4,7 @@
 //! old, and is not kept.
 //!
 //! Limits: so many entries; when there are more, those that have outlived their use go first, and what still does not fit is not
-//! kept.
+//! kept. They are searched for at most once in [`SEARCH_PAUSE`].
 
 use std::{
     collections::HashMap,
@@ -13,33 +13,43 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use nats::{Bus, Start, reader};
 use schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
+/// Shortest time between two searches for entries of no more use.
+const SEARCH_PAUSE: Duration = Duration::from_secs(1);
+
 /// Values by key. It answers nothing until [`follow`] hears of changes.
 #[derive(Debug)]
 pub struct Memory<K, V> {
-    entries: Mutex<HashMap<K, V>>,
+    entries: Mutex<Entries<K, V>>,
     count_max: usize,
     generation: AtomicU64,
     following: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Entries<K, V> {
+    by_key: HashMap<K, V>,
+    searched: Option<Instant>,
 }
 
 impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     /// An empty memory of at most `count_max` entries.
     pub fn new(count_max: usize) -> Self {
         Self {
-            entries: Mutex::default(),
+            entries: Mutex::new(Entries { by_key: HashMap::new(), searched: None }),
             count_max,
             generation: AtomicU64::new(0),
             following: AtomicBool::new(false),
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<K, V>> {
+    fn entries(&self) -> MutexGuard<'_, Entries<K, V>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -48,7 +58,7 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         if !self.following.load(Ordering::Acquire) {
             return None;
         }
-        self.entries().get(key).cloned()
+        self.entries().by_key.get(key).cloned()
     }
 
     /// Counts what was forgotten.
@@ -63,34 +73,38 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         if self.generation() != generation {
             return;
         }
-        if entries.len() >= self.count_max && !entries.contains_key(&key) {
-            entries.retain(|_, entry| !is_outlived(entry));
-            if entries.len() >= self.count_max {
+        if entries.by_key.len() >= self.count_max && !entries.by_key.contains_key(&key) {
+            if entries.searched.is_some_and(|searched| searched.elapsed() < SEARCH_PAUSE) {
+                return;
+            }
+            entries.searched = Some(Instant::now());
+            entries.by_key.retain(|_, entry| !is_outlived(entry));
+            if entries.by_key.len() >= self.count_max {
                 return;
             }
         }
-        entries.insert(key, value);
+        entries.by_key.insert(key, value);
     }
 
     /// Forgets one entry.
     pub fn forget(&self, key: &K) {
         let mut entries = self.entries();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        entries.remove(key);
+        entries.by_key.remove(key);
     }
 
     /// Forgets the entries that are `concerned`.
     pub fn forget_where(&self, concerned: impl Fn(&V) -> bool) {
         let mut entries = self.entries();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        entries.retain(|_, entry| !concerned(entry));
+        entries.by_key.retain(|_, entry| !concerned(entry));
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
         let mut entries = self.entries();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        entries.clear();
+        entries.by_key.clear();
     }
 
     /// Only who hears of changes may answer from memory.
@@ -182,9 +196,17 @@ mod tests {
         memory.put(memory.generation(), 2, 20, |_| false);
         assert_eq!((memory.get(&1), memory.get(&2)), (Some(10), None), "full");
         memory.put(memory.generation(), 2, 20, |value| *value == 10);
-        assert_eq!((memory.get(&1), memory.get(&2)), (None, Some(20)), "the first is of no use any more");
+        assert_eq!((memory.get(&1), memory.get(&2)), (Some(10), None), "searched a moment ago");
         memory.set_following(false);
-        memory.put(memory.generation(), 2, 20, |_| false);
-        assert_eq!(memory.get(&2), None);
+        memory.put(memory.generation(), 1, 10, |_| false);
+        assert_eq!(memory.get(&1), None);
+    }
+
+    #[test]
+    fn what_is_of_no_more_use_makes_room() {
+        let memory = memory();
+        memory.put(memory.generation(), 1, 10, |_| false);
+        memory.put(memory.generation(), 2, 20, |value| *value == 10);
+        assert_eq!((memory.get(&1), memory.get(&2)), (None, Some(20)));
     }
 }

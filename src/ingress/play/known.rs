@@ -1,8 +1,8 @@
 //! What playing needs to know of media that are ready, in memory while their events are heard: a segment then costs no read of the
 //! broker.
 //!
-//! Every change of a medium is an event after its record was written, so what is served may be older than the record by as long as
-//! an event travels.
+//! Every change of a medium that is ready is an event after its record was written, so what is served may be older than the record by
+//! as long as an event travels.
 //!
 //! Limits: [`Config::media_count_max`](super::Config) and [`Config::media_age_seconds_max`](super::Config).
 
