@@ -21,7 +21,7 @@ use schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
 /// Shortest time between two searches for entries of no more use.
-const SEARCH_PAUSE: Duration = Duration::from_secs(1);
+pub const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Values by key. It answers nothing until [`follow`] hears of changes.
 #[derive(Debug)]

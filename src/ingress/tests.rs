@@ -361,6 +361,12 @@ async fn an_upload_whose_replica_died_before_it_answered_is_found_again() {
     let bucket = admin.context().get_key_value("uploads").await.unwrap();
     let ids: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
     assert_eq!(ids.iter().filter(|key| !key.contains('.')).count(), 1, "{ids:?}");
+    // And one that was given up meanwhile is not told as if it were there.
+    let location = first.header("location").unwrap();
+    let upload = format!("/v1/uploads/{}", location.rsplit('/').next().unwrap());
+    assert_eq!(site.ask("DELETE", &upload, &headers, "").await.status, 204);
+    admin.change(&key, unanswered).await.unwrap().unwrap();
+    assert_eq!(site.ask("POST", "/v1/uploads", &headers, "hello").await.status, 410);
 }
 
 #[tokio::test]
