@@ -96,6 +96,14 @@ impl Principal {
     pub fn list_owner(&self) -> Option<String> {
         (self.role == Role::Owner).then(|| self.owner.clone())
     }
+
+    /// Lets operators and administrators pass.
+    ///
+    /// # Errors
+    /// 403 with `title` for everybody else.
+    pub fn operates(&self, title: &'static str) -> Result<(), Problem> {
+        if self.role == Role::Owner { Err(Problem::forbidden("operators_only", title)) } else { Ok(()) }
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Principal {

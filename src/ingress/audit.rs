@@ -15,7 +15,6 @@ use axum::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
-use schemas::access;
 use serde::Deserialize;
 
 use super::{App, Principal, error::Problem, openapi, query};
@@ -110,9 +109,7 @@ async fn replay(
     who: Principal,
     query::Parameters(wanted): query::Parameters<Wanted>,
 ) -> Result<Response, Problem> {
-    if who.role == access::Role::Owner {
-        return Err(Problem::forbidden("operators_only", "The audit log is for operators and admins"));
-    }
+    who.operates("The audit log is for operators and admins")?;
     let Ok(slot) = app.replays.clone().try_acquire_owned() else {
         return Err(Problem::busy("Too many replays run at once"));
     };

@@ -7,7 +7,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use schemas::access::Role;
 
 use super::{App, Principal, error::Problem, openapi};
 use crate::telemetry;
@@ -41,8 +40,6 @@ pub fn router() -> Router<App> {
     security(("api_key" = [])),
 )]
 async fn read(State(app): State<App>, who: Principal) -> Result<Response, Problem> {
-    if who.role == Role::Owner {
-        return Err(Problem::forbidden("operators_only", "The metrics are for operators and admins"));
-    }
+    who.operates("The metrics are for operators and admins")?;
     Ok(([(header::CONTENT_TYPE, telemetry::METRICS_TYPE)], app.metrics.text()).into_response())
 }
