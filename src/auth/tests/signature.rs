@@ -1,6 +1,6 @@
 use alloy_primitives::{B256, U256};
 use proptest::prelude::*;
-use secp256k1::{Message, SecretKey, ecdsa::RecoverableSignature};
+use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
 
 use super::{super::signature::*, unhex, vectors};
 use crate::auth::value::Address;
@@ -65,8 +65,11 @@ fn the_examples_of_erc_2098_are_read() {
 }
 
 pub(super) fn address_of(key: &SecretKey) -> Address {
-    let point = secp256k1::PublicKey::from_secret_key(key).serialize_uncompressed();
-    Address::new(alloy_primitives::Address::from_raw_public_key(&point[1..]))
+    account_of(&PublicKey::from_secret_key(key))
+}
+
+pub(super) fn account_of(key: &PublicKey) -> Address {
+    Address::new(alloy_primitives::Address::from_raw_public_key(&key.serialize_uncompressed()[1..]))
 }
 
 #[test]
@@ -79,8 +82,7 @@ fn the_library_alone_would_take_the_mirrored_form() {
     let parity = i32::from(mirrored[64] - 27).try_into().unwrap();
     let raw = RecoverableSignature::from_compact(&mirrored[..64], parity).unwrap();
     let key = raw.recover(Message::from_digest(vector.digest.0)).unwrap();
-    let address = alloy_primitives::Address::from_raw_public_key(&key.serialize_uncompressed()[1..]);
-    assert_eq!(Address::new(address), vector.address);
+    assert_eq!(account_of(&key), vector.address);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::signature::address_of;
 use crate::{
     auth::{
         Config, Principal, SignIn, contract::ChainCall, require, routes, signature::personal_digest,
@@ -234,9 +235,7 @@ impl Wallet {
 
     pub(super) fn of(secret: [u8; 32]) -> Self {
         let key = SecretKey::from_secret_bytes(secret).unwrap();
-        let point = secp256k1::PublicKey::from_secret_key(&key).serialize_uncompressed();
-        let address = Address::new(alloy_primitives::Address::from_raw_public_key(&point[1..]));
-        Self { key, address }
+        Self { address: address_of(&key), key }
     }
 
     pub(super) fn sign(&self, digest: B256) -> Vec<u8> {
