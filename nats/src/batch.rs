@@ -54,7 +54,7 @@ impl Bus {
                 headers.insert("Nats-Batch-Commit", "1");
             }
             if !last && index > 0 {
-                self.client
+                self.client()
                     .publish_with_headers(subject, headers, payload.into())
                     .await
                     .map_err(Error::unavailable)?;
@@ -62,7 +62,7 @@ impl Bus {
             }
             // The first is a request, so that a refused batch is known before the rest is sent.
             let reply = self
-                .client
+                .client()
                 .request_with_headers(subject, headers, payload.into())
                 .await
                 .map_err(Error::unavailable)?;

@@ -40,8 +40,13 @@ impl Config {
 /// The bus as one role sees it. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub struct Bus {
-    pub(crate) client: async_nats::Client,
-    pub(crate) context: jetstream::Context,
+    link: Arc<Link>,
+}
+
+/// The client and its context are a dozen counted pointers each, too many to copy for every request.
+struct Link {
+    client: async_nats::Client,
+    context: jetstream::Context,
     role: Role,
     connection: watch::Receiver<Connection>,
     dropped: Arc<AtomicU64>,
@@ -49,7 +54,7 @@ pub struct Bus {
 
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bus").field("role", &self.role).finish_non_exhaustive()
+        f.debug_struct("Bus").field("role", &self.link.role).finish_non_exhaustive()
     }
 }
 
@@ -101,37 +106,38 @@ impl Bus {
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());
-        Ok(Self { client, context, role: config.role, connection, dropped })
+        let link = Link { client, context, role: config.role, connection, dropped };
+        Ok(Self { link: Arc::new(link) })
     }
 
     /// Whose rights this connection has.
-    pub const fn role(&self) -> Role {
-        self.role
+    pub fn role(&self) -> Role {
+        self.link.role
     }
 
     /// Watches the state of the connection.
     pub fn connection(&self) -> watch::Receiver<Connection> {
-        self.connection.clone()
+        self.link.connection.clone()
     }
 
     /// Core messages this connection dropped because a subscription was not read fast enough; a lower bound.
     pub fn dropped_count(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.link.dropped.load(Ordering::Relaxed)
     }
 
     /// True while the broker is reachable.
     pub fn is_up(&self) -> bool {
-        matches!(self.client.connection_state(), async_nats::connection::State::Connected)
+        matches!(self.link.client.connection_state(), async_nats::connection::State::Connected)
     }
 
     /// The client underneath, for core messages.
-    pub const fn client(&self) -> &async_nats::Client {
-        &self.client
+    pub fn client(&self) -> &async_nats::Client {
+        &self.link.client
     }
 
     /// The JetStream context underneath, for topology and monitoring.
-    pub const fn context(&self) -> &jetstream::Context {
-        &self.context
+    pub fn context(&self) -> &jetstream::Context {
+        &self.link.context
     }
 
     /// Sends a core message: at most once, to whoever listens now.
@@ -139,8 +145,8 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when the connection is closed.
     pub async fn tell(&self, subject: String, payload: Vec<u8>) -> Result<(), Error> {
-        self.client.publish(subject, payload.into()).await.map_err(Error::unavailable)?;
-        self.client.flush().await.map_err(Error::unavailable)
+        self.client().publish(subject, payload.into()).await.map_err(Error::unavailable)?;
+        self.client().flush().await.map_err(Error::unavailable)
     }
 
     /// Listens to core messages.
@@ -148,7 +154,7 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when the connection is closed.
     pub async fn listen(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
-        self.client.subscribe(subject).await.map_err(Error::unavailable)
+        self.client().subscribe(subject).await.map_err(Error::unavailable)
     }
 
     /// Flushes and closes the connection.
@@ -156,8 +162,8 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when it was closed already.
     pub async fn close(self) -> Result<(), Error> {
-        self.client.flush().await.map_err(Error::unavailable)?;
-        self.client.drain().await.map_err(Error::unavailable)
+        self.client().flush().await.map_err(Error::unavailable)?;
+        self.client().drain().await.map_err(Error::unavailable)
     }
 }
 

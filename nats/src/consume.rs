@@ -136,7 +136,7 @@ async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
     let mut shortest = Duration::from_secs(3_600);
     for durable in &queue.durables {
         let consumer: jetstream::consumer::PullConsumer =
-            bus.context.get_consumer_from_stream(durable, &queue.stream).await.map_err(|e| {
+            bus.context().get_consumer_from_stream(durable, &queue.stream).await.map_err(|e| {
                 Error::Invalid {
                     what: format!("durable {durable} of {}: {}", queue.stream, publish::describe(&e)),
                 }
@@ -198,10 +198,10 @@ impl<S: Stage> Loop<S> {
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{durable}", self.queue.stream);
             let request = async_nats::Request::new()
                 .payload(r#"{"batch":1,"no_wait":true}"#.into())
-                .inbox(self.bus.client.new_inbox());
-            let message = self.bus.client.send_request(subject, request).await.map_err(Error::unavailable)?;
+                .inbox(self.bus.client().new_inbox());
+            let message = self.bus.client().send_request(subject, request).await.map_err(Error::unavailable)?;
             if message.status.is_none() && message.reply.is_some() {
-                return Ok(Some(jetstream::Message { message, context: self.bus.context.clone() }));
+                return Ok(Some(jetstream::Message { message, context: self.bus.context().clone() }));
             }
         }
         Ok(None)
@@ -301,7 +301,7 @@ impl<S: Stage> Loop<S> {
         let Some(reply) = raw.reply.clone() else {
             return Err(Error::Invalid { what: "message without reply".into() });
         };
-        match self.bus.client.request(reply, kind.to_owned().into()).await {
+        match self.bus.client().request(reply, kind.to_owned().into()).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 Err(Error::Refused { what: "ack".into(), reason: "the durable is gone".into() })

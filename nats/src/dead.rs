@@ -124,7 +124,7 @@ impl Bus {
     }
 
     async fn dead_raw(&self, sequence: u64) -> Result<StreamMessage, Error> {
-        let stream = self.context.get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
+        let stream = self.context().get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
         let refused = |reason| Error::Refused { what: format!("dead letter {sequence}"), reason };
         let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(publish::describe(&e)))?;
         if stage_of(&raw.subject) == REDRIVEN {

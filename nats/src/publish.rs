@@ -214,7 +214,7 @@ impl Bus {
     ) -> Result<Published, Error> {
         let mut attempt = 1;
         loop {
-            let sent = match self.context.send_publish(subject.to_owned(), message.clone()).await {
+            let sent = match self.context().send_publish(subject.to_owned(), message.clone()).await {
                 Ok(ack) => ack.await,
                 Err(error) => Err(error),
             };

@@ -134,7 +134,7 @@ impl Reader {
         };
         let consumer = self
             .bus
-            .context
+            .context()
             .create_consumer_on_stream(config, &self.config.stream)
             .await
             .map_err(Error::unavailable)?;

@@ -178,7 +178,7 @@ impl Bus {
     /// [`Error::Unavailable`] when the broker does not answer.
     pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Raw>, Error> {
         let stream = self
-            .context
+            .context()
             .get_stream_no_info(subjects::kv_stream(bucket))
             .await
             .map_err(|e| Error::Invalid { what: format!("bucket {bucket}: {e}") })?;
@@ -228,7 +228,7 @@ impl Bus {
         }
         let mut attempt = 1;
         loop {
-            let sent = match self.context.send_publish(subject.clone(), message.clone()).await {
+            let sent = match self.context().send_publish(subject.clone(), message.clone()).await {
                 Ok(ack) => ack.await,
                 Err(error) => Err(error),
             };

@@ -30,7 +30,7 @@ pub mod tagged;
 pub mod uploads;
 pub mod watch;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use futures::future::BoxFuture;
@@ -97,15 +97,29 @@ impl Default for Config {
     }
 }
 
-/// What handlers share. Cheap to clone.
+/// What handlers share. One pointer: the layers of a router copy it several times for each request.
 #[derive(Debug, Clone)]
 pub struct App {
+    shared: Arc<Shared>,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// What is behind every [`App`].
+#[derive(Debug)]
+pub struct Shared {
     /// The bus with the rights of the ingress.
     pub bus: Bus,
     /// Where the bytes are.
     pub store: Store,
     /// Settings.
-    pub config: Arc<Config>,
+    pub config: Config,
     /// Signs path tokens; the same on every replica.
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
@@ -137,7 +151,7 @@ pub struct App {
 }
 
 impl App {
-    /// Everything handlers share.
+    /// Everything handlers share; its limits and caches are counted in `metrics`.
     ///
     /// # Errors
     /// When the signing key can be neither read nor made, or a setting can't be used.
@@ -145,6 +159,7 @@ impl App {
         bus: Bus,
         store: Store,
         grants: Grants,
+        metrics: telemetry::Metrics,
         config: Config,
         auth: auth::Config,
     ) -> anyhow::Result<Self> {
@@ -164,10 +179,10 @@ impl App {
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
         let streams = Arc::new(cache::Cache::new(config.playback.cache)?);
         let known = Arc::new(play::Known::new(&config.playback));
-        Ok(Self {
+        let shared = Shared {
             bus,
             store,
-            config: Arc::new(config),
+            config,
             signing_key,
             uploads,
             sign_in,
@@ -177,16 +192,20 @@ impl App {
             limits,
             documents,
             origins,
-            metrics: telemetry::Metrics::default(),
+            metrics,
             known,
             growing: Arc::new(play::Growing::new()),
             replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
             stopping: CancellationToken::new(),
-        })
+        };
+        shared.count();
+        Ok(Self { shared: Arc::new(shared) })
     }
+}
 
+impl Shared {
     /// Has its limits and caches counted among the metrics of the process.
-    pub fn count(&self) {
+    fn count(&self) {
         let (limits, documents, streams) =
             (self.limits.clone(), Arc::clone(&self.documents), Arc::clone(&self.streams));
         self.metrics.add(move || {

@@ -117,12 +117,12 @@ impl Site {
             bus.clone(),
             store,
             crate::config::Config::default().grants(&bus).unwrap(),
+            telemetry::Metrics::default(),
             config,
             crate::auth::Config::default(),
         )
         .await
         .unwrap();
-        app.count();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();

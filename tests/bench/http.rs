@@ -22,6 +22,7 @@ use store::Store;
 use streamgate::{
     auth,
     ingress::{self, App, client, limit, media, request, serve},
+    telemetry,
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -67,7 +68,9 @@ impl Site {
         let rates = &mut config.limit.rates;
         (rates.metadata, rates.streaming, rates.worker) = (rate, rate, rate);
         config.limit.replicas_assumed_count = 1;
-        let app = Box::pin(App::build(bus, store, grants, config, auth::Config::default())).await.unwrap();
+        let metrics = telemetry::Metrics::default();
+        let app = App::build(bus, store, grants, metrics, config, auth::Config::default());
+        let app = Box::pin(app).await.unwrap();
         let mut tasks = JoinSet::new();
         let beside = app.clone();
         tasks.spawn(async move { Box::pin(beside.run(CancellationToken::new())).await.unwrap() });

@@ -8,7 +8,7 @@ use nats::{Role, testing::TestBroker};
 use store::Store;
 use tower::ServiceExt;
 
-use crate::{auth, ingress};
+use crate::{auth, ingress, telemetry};
 
 #[tokio::test]
 async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
@@ -19,6 +19,7 @@ async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
         bus.clone(),
         store,
         crate::config::Config::default().grants(&bus).unwrap(),
+        telemetry::Metrics::default(),
         ingress::Config::default(),
         auth::Config::default(),
     )
