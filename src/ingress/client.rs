@@ -15,7 +15,7 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, Request, State},
-    http::{HeaderMap, HeaderName, header, request::Parts},
+    http::{Extensions, HeaderMap, HeaderName, header, request::Parts},
     middleware::Next,
     response::Response,
 };
@@ -71,25 +71,31 @@ impl Client {
         let address = forwarded(config, peer.to_canonical(), headers);
         Self { address, prefix: prefix(address, config.ipv6_prefix_bits) }
     }
+
+    /// The client that [`identify`] found. Without it in front: the peer, or the unspecified address where there is none, as in
+    /// tests of a router.
+    pub fn among(extensions: &Extensions, headers: &HeaderMap) -> Self {
+        let found = extensions.get::<Self>().copied();
+        found.unwrap_or_else(|| Self::of(&Config::default(), peer(extensions), headers))
+    }
+}
+
+fn peer(extensions: &Extensions) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into())
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Client {
     type Rejection = Infallible;
 
-    /// Without [`identify`] in front it is the peer, or the unspecified address where there is none, as in tests of a router.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Self>().copied().unwrap_or_else(|| {
-            let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-            Self::of(&Config::default(), peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), &parts.headers)
-        }))
+        Ok(Self::among(&parts.extensions, &parts.headers))
     }
 }
 
 /// Puts the [`Client`] among the request's extensions.
 pub async fn identify(State(config): State<Arc<Config>>, mut request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-    let peer = peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
-    let client = Client::of(&config, peer, request.headers());
+    let client = Client::of(&config, peer(request.extensions()), request.headers());
     request.extensions_mut().insert(client);
     next.run(request).await
 }

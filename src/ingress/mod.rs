@@ -282,13 +282,13 @@ fn router_with(app: App, more: Router<App>) -> Router {
         .route_layer(
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
-                .layer(middleware::from_fn(limit::by_principal))
+                .layer(limit::by_principal())
                 .layer(middleware::from_fn_with_state(repeated, idempotency::once)),
         );
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
-            .layer(middleware::from_fn(limit::by_principal)),
+            .layer(limit::by_principal()),
     );
     let open = Router::new()
         .merge(watch::router())
@@ -315,7 +315,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
                 .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
                 .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
-                .layer(middleware::from_fn_with_state(app.limits.clone(), limit::by_client)),
+                .layer(limit::by_client(app.limits.clone())),
         )
         .with_state(app)
 }

@@ -119,8 +119,7 @@ fn limits() -> Limits {
 fn limited(limits: &Limits, client: IpAddr, owner: &str) {
     let ticket = limits.ticket(client);
     ticket.take(Group::Metadata, Scope::Client).unwrap();
-    ticket.belongs_to(owner);
-    ticket.take(Group::Metadata, Scope::Principal).unwrap();
+    ticket.admit(owner).unwrap();
     ticket.take(Group::Transcoder, Scope::Client).unwrap();
     let mut headers = HeaderMap::new();
     ticket.tell(StatusCode::OK, &mut headers);

@@ -23,6 +23,9 @@ pub static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-po
 /// Problem type of the draft.
 pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
+/// Room for two policies.
+const TEXT_BYTES: usize = 80;
+
 /// Whose requests a bucket counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
@@ -52,10 +55,6 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn name(&self) -> String {
-        policy(self.group, self.scope)
-    }
-
     /// Sorts the tightest first: by the part of the bucket that is left.
     fn tightness(&self) -> u64 {
         u64::from(self.standing.remaining) * 1_000_000 / u64::from(self.share.capacity)
@@ -75,26 +74,30 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 /// Sets both fields. An answer that sends the client elsewhere never says that nothing is left there.
 pub(super) fn set(headers: &mut HeaderMap, status: StatusCode, mut lines: Vec<Line>) {
     lines.sort_by_key(Line::tightness);
-    let (mut limit, mut policies) = (String::new(), String::new());
+    let (mut limit, mut policies) = (String::with_capacity(TEXT_BYTES), String::with_capacity(TEXT_BYTES));
     for line in &lines {
-        let comma = if policies.is_empty() { "" } else { ", " };
-        let (name, share, standing) = (line.name(), &line.share, &line.standing);
+        let (group, scope, share, standing) =
+            (line.group.name(), line.scope.name(), &line.share, &line.standing);
         let (q, w) = (share.capacity, whole_seconds(share.window()).max(1));
         // Writing to a String can't fail.
-        write!(policies, "{comma}\"{name}\";q={q};w={w}").ok();
+        write!(policies, "{}\"{group}-{scope}\";q={q};w={w}", comma(&policies)).ok();
         let (r, t) = (standing.remaining, whole_seconds(standing.reset));
         if !(status.is_redirection() && r == 0) {
-            let comma = if limit.is_empty() { "" } else { ", " };
-            write!(limit, "{comma}\"{name}\";r={r};t={t}").ok();
+            write!(limit, "{}\"{group}-{scope}\";r={r};t={t}", comma(&limit)).ok();
         }
     }
     for (name, text) in [(&RATE_LIMIT, limit), (&RATE_LIMIT_POLICY, policies)] {
-        if let Ok(value) = HeaderValue::from_str(&text)
-            && !text.is_empty()
+        if !text.is_empty()
+            && let Ok(value) = HeaderValue::try_from(text)
         {
             headers.insert(name, value);
         }
     }
+}
+
+/// What stands before the next item of a list.
+const fn comma(list: &str) -> &'static str {
+    if list.is_empty() { "" } else { ", " }
 }
 
 /// 429 with the time after which the request passes.

@@ -9,6 +9,7 @@
 mod fields;
 pub mod gcra;
 mod group;
+mod layer;
 mod replicas;
 mod report;
 mod table;
@@ -18,11 +19,6 @@ mod ticket;
 
 use std::{net::IpAddr, sync::Arc};
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
 use nats::Bus;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -30,10 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use fields::{QUOTA_EXCEEDED, RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
 pub use group::{Group, Rates};
+pub use layer::{ByClient, ByPrincipal, Told, by_client, by_principal};
 pub use report::Count;
 pub use ticket::Ticket;
-
-use crate::{auth::Principal, ingress::client::Client};
 
 /// Settings of the rate limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,40 +115,4 @@ impl Limits {
     fn share(&self, group: Group) -> gcra::Share {
         self.shared.config.rates.of(group).share(self.shared.sharers.count())
     }
-}
-
-/// Counts the request for its client. Stands in front of authentication and behind [`crate::ingress::client::identify`].
-pub async fn by_client(
-    State(limits): State<Limits>,
-    client: Client,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let ticket = limits.ticket(client.prefix);
-    let group = Group::of(request.method(), request.uri().path(), request.headers());
-    let admitted = group.map_or(Ok(()), |group| ticket.take(group, Scope::Client));
-    let mut response = match admitted {
-        Ok(()) => {
-            request.extensions_mut().insert(ticket.clone());
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
-    };
-    let status = response.status();
-    ticket.tell(status, response.headers_mut());
-    response
-}
-
-/// Counts the request for its principal. Stands behind authentication; without a [`Principal`] it lets pass.
-pub async fn by_principal(request: Request, next: Next) -> Response {
-    let extensions = request.extensions();
-    if let (Some(ticket), Some(who)) = (extensions.get::<Ticket>(), extensions.get::<Principal>()) {
-        ticket.belongs_to(&who.owner);
-        if let Some(group) = ticket.group()
-            && let Err(problem) = ticket.take(group, Scope::Principal)
-        {
-            return problem.into_response();
-        }
-    }
-    next.run(request).await
 }

@@ -8,9 +8,10 @@ use std::{
 use axum::{
     Router,
     body::{Body, to_bytes},
-    extract::ConnectInfo,
+    extract::{ConnectInfo, Request},
     http::{HeaderMap, Method, StatusCode},
-    middleware,
+    middleware::{self, Next},
+    response::Response,
     routing::{get, post},
 };
 use proptest::prelude::*;
@@ -18,6 +19,7 @@ use schemas::access::Role;
 use tower::ServiceExt;
 
 use super::{gcra::Rate, *};
+use crate::auth::Principal;
 
 const PROBLEM: &str = "application/problem+json";
 
@@ -46,9 +48,9 @@ fn router(limits: &Limits) -> Router {
         .route("/elsewhere", get(|| async { axum::response::Redirect::temporary("/") }))
         .route("/v1/jobs", post(transcode))
         .route("/v1/uploads/{id}", axum::routing::any(|| async { "upload" }))
-        .layer(middleware::from_fn(by_principal))
+        .layer(by_principal())
         .layer(middleware::from_fn(sign_in))
-        .layer(middleware::from_fn_with_state(limits.clone(), by_client))
+        .layer(by_client(limits.clone()))
 }
 
 /// One request from `address`, by `owner` when there is one.

@@ -49,8 +49,16 @@ struct Bucket {
     group: Group,
     scope: Scope,
     key: Key,
-    overflow: Key,
     share: Share,
+}
+
+impl Bucket {
+    /// Lets `change` see and set when it is full again.
+    fn with<T>(&self, limits: &Limits, now_ns: u64, change: impl FnOnce(&mut u64) -> T) -> T {
+        let table = &limits.shared.table;
+        let overflow = || table.key((self.group, self.scope, "overflow"));
+        table.with(self.key, overflow, now_ns, change)
+    }
 }
 
 impl Ticket {
@@ -68,11 +76,18 @@ impl Ticket {
         self.take(group, Scope::Principal)
     }
 
-    /// Names the principal.
-    pub fn belongs_to(&self, owner: &str) {
-        if let Some(inner) = &self.inner {
-            inner.taken().owner = Some(owner.to_owned());
-        }
+    /// Names the principal, and counts for it in the group in which the request counts for its client.
+    ///
+    /// # Errors
+    /// 429 when there is no room; then nothing is counted.
+    pub fn admit(&self, owner: &str) -> Result<(), Problem> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        let group = {
+            let mut taken = inner.taken();
+            taken.owner = Some(owner.to_owned());
+            taken.buckets.first().map(|bucket| bucket.group)
+        };
+        group.map_or(Ok(()), |group| self.take(group, Scope::Principal))
     }
 
     /// Counts the request in `group` for its client or its principal.
@@ -87,18 +102,13 @@ impl Ticket {
         }
     }
 
-    /// The first group that was counted; `None` while there is none.
-    pub(super) fn group(&self) -> Option<Group> {
-        self.inner.as_ref()?.taken().buckets.first().map(|bucket| bucket.group)
-    }
-
     /// Tells on the answer how the caller stands.
     pub fn tell(&self, status: StatusCode, headers: &mut HeaderMap) {
         let Some(inner) = &self.inner else { return };
         let now_ns = inner.limits.now_ns();
         let taken = inner.taken();
         let lines = taken.buckets.iter().map(|bucket| {
-            let full_at = inner.limits.shared.table.with(bucket.key, bucket.overflow, now_ns, |at| *at);
+            let full_at = bucket.with(&inner.limits, now_ns, |at| *at);
             let standing = bucket.share.standing(full_at, now_ns);
             Line { group: bucket.group, scope: bucket.scope, share: bucket.share, standing }
         });
@@ -125,18 +135,15 @@ impl Inner {
         if taken.buckets.iter().any(|bucket| bucket.key == key) {
             return Ok(());
         }
-        let overflow = shared.table.key((group, scope, "overflow"));
-        let bucket = Bucket { group, scope, key, overflow, share: self.limits.share(group) };
-        let outcome = shared.table.with(key, overflow, now_ns, |full_at| {
+        let bucket = Bucket { group, scope, key, share: self.limits.share(group) };
+        let outcome = bucket.with(&self.limits, now_ns, |full_at| {
             *full_at = bucket.share.take(*full_at, now_ns)?;
             Ok(())
         });
         let refund = outcome.is_err() && !taken.refused;
         if refund {
             for earlier in &taken.buckets {
-                shared.table.with(earlier.key, earlier.overflow, now_ns, |full_at| {
-                    *full_at = earlier.share.give_back(*full_at);
-                });
+                earlier.with(&self.limits, now_ns, |full_at| *full_at = earlier.share.give_back(*full_at));
             }
             taken.refused = true;
             let current = request::current_id().and_then(|id| id.parse().ok());

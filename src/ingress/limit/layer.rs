@@ -1,0 +1,121 @@
+//! The two layers that count requests. They are services of their own: a function as middleware would copy all that is inside it
+//! and box its answer for every request, which costs more than the counting.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use futures::future::{Either, Ready, ready};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service, layer::layer_fn};
+
+use super::{Group, Limits, Scope, Ticket};
+use crate::{auth::Principal, ingress::client::Client};
+
+/// What is given when a request is refused before it goes on.
+type Refused = Ready<Result<Response, Infallible>>;
+
+/// Counts each request for its client. Stands in front of authentication and behind [`crate::ingress::client::identify`].
+pub fn by_client<S>(limits: Limits) -> impl Layer<S, Service = ByClient<S>> + Clone {
+    layer_fn(move |inner| ByClient { limits: limits.clone(), inner })
+}
+
+/// Counts each request for its principal. Stands behind authentication; a request without a [`Principal`] passes.
+pub fn by_principal<S>() -> impl Layer<S, Service = ByPrincipal<S>> + Clone {
+    layer_fn(|inner| ByPrincipal { inner })
+}
+
+/// Service of [`by_client`].
+#[derive(Debug, Clone)]
+pub struct ByClient<S> {
+    limits: Limits,
+    inner: S,
+}
+
+impl<S> Service<Request> for ByClient<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Told<Either<Refused, S::Future>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let ticket = self.limits.ticket(Client::among(request.extensions(), request.headers()).prefix);
+        let group = Group::of(request.method(), request.uri().path(), request.headers());
+        let admitted = group.map_or(Ok(()), |group| ticket.take(group, Scope::Client));
+        let answer = match admitted {
+            Ok(()) => {
+                request.extensions_mut().insert(ticket.clone());
+                Either::Right(self.inner.call(request))
+            }
+            Err(problem) => Either::Left(ready(Ok(problem.into_response()))),
+        };
+        Told { ticket, answer }
+    }
+}
+
+pin_project! {
+    /// An answer on which the caller is told how it stands.
+    #[derive(Debug)]
+    pub struct Told<F> {
+        ticket: Ticket,
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Told<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer = ready!(this.answer.poll(context));
+        if let Ok(response) = &mut answer {
+            let status = response.status();
+            this.ticket.tell(status, response.headers_mut());
+        }
+        Poll::Ready(answer)
+    }
+}
+
+/// Service of [`by_principal`].
+#[derive(Debug, Clone)]
+pub struct ByPrincipal<S> {
+    inner: S,
+}
+
+impl<S> Service<Request> for ByPrincipal<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Refused, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let extensions = request.extensions();
+        let admitted = match (extensions.get::<Ticket>(), extensions.get::<Principal>()) {
+            (Some(ticket), Some(who)) => ticket.admit(&who.owner),
+            _ => Ok(()),
+        };
+        match admitted {
+            Ok(()) => Either::Right(self.inner.call(request)),
+            Err(problem) => Either::Left(ready(Ok(problem.into_response()))),
+        }
+    }
+}
