@@ -8,6 +8,7 @@ use nats::{Role, testing::TestBroker};
 use schemas::{
     ids::{JobId, MediaId},
     media::{Encode, Status},
+    upload::Status as UploadStatus,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -129,6 +130,31 @@ impl Site {
         let router = router_with(app, extra());
         tasks.spawn(serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
         Self { address, key, broker, _folder: folder, _tasks: tasks }
+    }
+
+    /// Leaves the one repeated request as a replica does that did everything but answer.
+    async fn unanswer(&self) {
+        let admin = self.broker.bus(Role::Admin).await;
+        let bucket = admin.context().get_key_value("idempotency").await.unwrap();
+        let key = bucket.keys().await.unwrap().next().await.unwrap().unwrap();
+        let unanswered = |found: Option<&schemas::idempotency::Record>| {
+            let state = schemas::idempotency::State::Open { until_ms: 0 };
+            Some((schemas::idempotency::Record { state, ..found?.clone() }, nats::Outbox::new()))
+        };
+        admin.change(&key, unanswered).await.unwrap().unwrap();
+    }
+
+    /// Where all uploads stand.
+    async fn uploads(&self) -> Vec<UploadStatus> {
+        let admin = self.broker.bus(Role::Admin).await;
+        let bucket = admin.context().get_key_value("uploads").await.unwrap();
+        let keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
+        let mut found = Vec::new();
+        for key in keys.iter().filter(|key| !key.contains('.')) {
+            found.push(admin.load::<schemas::upload::Record>(key).await.unwrap().unwrap().record.status);
+        }
+        found.sort_by_key(|status| *status as u8);
+        found
     }
 
     /// Sends bytes as they are and reads until the connection ends.
@@ -344,29 +370,42 @@ async fn an_upload_whose_replica_died_before_it_answered_is_found_again() {
     );
     let first = site.ask("POST", "/v1/uploads", &headers, "hello").await;
     assert_eq!((first.status, first.header("upload-offset")), (201, Some("5")), "{first:?}");
-    // As a replica leaves it that did everything but answer.
-    let admin = site.broker.bus(Role::Admin).await;
-    let bucket = admin.context().get_key_value("idempotency").await.unwrap();
-    let key = bucket.keys().await.unwrap().next().await.unwrap().unwrap();
-    let unanswered = |found: Option<&schemas::idempotency::Record>| {
-        let state = schemas::idempotency::State::Open { until_ms: 0 };
-        Some((schemas::idempotency::Record { state, ..found?.clone() }, nats::Outbox::new()))
-    };
-    admin.change(&key, unanswered).await.unwrap().unwrap();
+    site.unanswer().await;
     let again = site.ask("POST", "/v1/uploads", &headers, "hello").await;
     assert_eq!((again.status, again.header("idempotency-replayed")), (201, None), "{again:?}");
     for name in ["location", "streamgate-media-id", "upload-offset"] {
         assert_eq!(first.header(name), again.header(name), "{name}");
     }
-    let bucket = admin.context().get_key_value("uploads").await.unwrap();
-    let ids: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
-    assert_eq!(ids.iter().filter(|key| !key.contains('.')).count(), 1, "{ids:?}");
+    assert_eq!(site.uploads().await, [UploadStatus::Open]);
     // And one that was given up meanwhile is not told as if it were there.
     let location = first.header("location").unwrap();
     let upload = format!("/v1/uploads/{}", location.rsplit('/').next().unwrap());
     assert_eq!(site.ask("DELETE", &upload, &headers, "").await.status, 204);
-    admin.change(&key, unanswered).await.unwrap().unwrap();
+    site.unanswer().await;
     assert_eq!(site.ask("POST", "/v1/uploads", &headers, "hello").await.status, 410);
+}
+
+#[tokio::test]
+async fn a_whole_file_whose_answer_was_lost_is_brought_in_once() {
+    let site = Site::start(|config| config.uploads.idle_timeout_ms = 300).await;
+    let headers = format!(
+        "Authorization: Bearer {}\r\nIdempotency-Key: \"one\"\r\nContent-Type: video/mp4\r\n",
+        site.key
+    );
+    // Nothing comes after the first bytes, so the request ends early; nobody hears the answer.
+    let cut = site
+        .raw(format!("POST /v1/media HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: 9\r\n\r\nhello"))
+        .await;
+    assert_eq!((cut.status, cut.problem().as_str()), (408, "upload_idle"));
+    site.unanswer().await;
+    let first = site.ask("POST", "/v1/media", &headers, "hello you").await;
+    assert_eq!(first.status, 201, "{first:?}");
+    site.unanswer().await;
+    let again = site.ask("POST", "/v1/media", &headers, "hello you").await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, None), "{again:?}");
+    assert_eq!(again.body, first.body);
+    assert_eq!(again.header("location"), first.header("location"));
+    assert_eq!(site.uploads().await, [UploadStatus::Received, UploadStatus::Terminated]);
 }
 
 #[tokio::test]

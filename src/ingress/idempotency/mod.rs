@@ -76,8 +76,9 @@ pub struct Claim {
 
 impl Claim {
     /// A UUIDv7 that is the same for every repetition of this request: what is made under an id of it is made once. Its time is that
-    /// of the first request, its random bits are a digest of principal, route and key.
-    pub fn id(&self) -> [u8; 16] {
+    /// of the first request, its random bits are a digest of principal, route and key. Where what was made may end and be made
+    /// again, `attempt` tells the ids apart.
+    pub fn id(&self, attempt: u8) -> [u8; 16] {
         let mut id = [0; 16];
         let [_, _, time @ ..] = self.made_at_ms.to_be_bytes();
         for (to, from) in id.iter_mut().zip(time.iter().chain(&self.digest)) {
@@ -86,6 +87,7 @@ impl Claim {
         // Version and variant (RFC 9562, 5.7).
         id[6] = 0x70 | (id[6] & 0x0f);
         id[8] = 0x80 | (id[8] & 0x3f);
+        id[15] = id[15].wrapping_add(attempt);
         id
     }
 }

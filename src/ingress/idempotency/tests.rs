@@ -51,7 +51,7 @@ fn router(keeper: Keeper, made: &Made) -> Router {
             made.started.add_permits(1);
             made.gate.acquire().await.unwrap().forget();
             made.count.fetch_add(1, Ordering::SeqCst);
-            data_encoding::HEXLOWER.encode(&claim.id())
+            data_encoding::HEXLOWER.encode(&claim.id(0))
         }
     };
     Router::new()

@@ -143,7 +143,7 @@ async fn create_checked(
     }
     let mut record = new_record(shared, who, length_bytes);
     if let Some(claim) = claim {
-        record.upload_id = UploadId::from_bytes(claim.id());
+        record.upload_id = UploadId::from_bytes(claim.id(0));
     }
     record.metadata_raw = metadata.raw;
     record.filename = metadata.filename;
@@ -159,7 +159,7 @@ async fn create_checked(
 
 /// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is there.
 async fn earlier(shared: &Arc<Shared>, who: &Principal, claim: &Claim) -> Result<Option<Ledger>, Refusal> {
-    let mut ledger = match Ledger::load(shared, UploadId::from_bytes(claim.id()), who).await {
+    let mut ledger = match Ledger::load(shared, UploadId::from_bytes(claim.id(0)), who).await {
         Ok(ledger) => ledger,
         Err(Refusal::NotFound) => return Ok(None),
         Err(refusal) => return Err(refusal),
@@ -389,7 +389,7 @@ async fn head_checked(
 }
 
 /// Completes an upload whose last bytes were recorded just before a crash.
-async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(), Refusal> {
+pub(super) async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(), Refusal> {
     if ledger.record().status != Status::Open || !ledger.is_full() {
         return Ok(());
     }

@@ -1,6 +1,8 @@
 //! `POST /v1/media` with a media body: a whole file in one request, no protocol to learn.
 //!
 //! It goes the way of every upload. The client has no URL to continue at, so a request that ends early leaves nothing.
+//!
+//! Limits: under one `Idempotency-Key` at most [`ATTEMPTS_MAX`] requests may end early; the next one needs another key.
 
 use std::sync::Arc;
 
@@ -30,7 +32,10 @@ use super::{
     takeover::{self, Opened},
     tus,
 };
-use crate::auth::Principal;
+use crate::{auth::Principal, ingress::idempotency::Claim};
+
+/// Most requests of one key that end early.
+const ATTEMPTS_MAX: u8 = 16;
 
 /// What a file in one request became.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -61,6 +66,7 @@ pub(super) struct Created {
         (status = 201, description = "It is stored and will be verified", body = ref("#/components/schemas/MediaCreated"),
          headers(("Location"), ("Streamgate-Media-Id"), ("Idempotency-Replayed"))),
         (status = 408, description = "Too few bytes came for too long"),
+        (status = 410, description = "Too many requests with this Idempotency-Key ended early"),
         (status = 413, description = "Larger than an upload may be"),
         (status = 415, description = "No media type that could be a medium's"),
         (status = 423, description = "Another request holds the upload"),
@@ -79,7 +85,7 @@ pub(super) async fn receive(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = receive_checked(&shared, &who, &parts.headers, &mut body).await;
+            let outcome = receive_checked(&shared, &who, &parts, &mut body).await;
             if outcome.is_err() {
                 shared.drain(&parts.headers, &mut body).await;
             }
@@ -92,9 +98,10 @@ pub(super) async fn receive(
 async fn receive_checked(
     shared: &Arc<Shared>,
     who: &Principal,
-    headers: &HeaderMap,
+    parts: &Parts,
     body: &mut Body,
 ) -> Result<Response, Refusal> {
+    let headers = &parts.headers;
     let content_type = media_type(headers)?;
     let length_bytes = protocol::content_length(headers)?;
     let size_bytes_max = shared.config.size_bytes_max;
@@ -105,6 +112,16 @@ async fn receive_checked(
     let mut record = tus::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
     record.filename = filename(headers);
+    if let Some(claim) = parts.extensions.get::<Claim>() {
+        match earlier(shared, who, claim).await? {
+            Earlier::Whole(ledger) => {
+                // What is there already is not written again.
+                shared.drain(headers, body).await;
+                return created(ledger.upload_id(), ledger.media_id());
+            }
+            Earlier::Nothing(upload_id) => record.upload_id = upload_id,
+        }
+    }
     let ledger = tus::begin(shared, record).await?;
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     if !ledger.is_full() {
@@ -117,6 +134,38 @@ async fn receive_checked(
             });
         }
     }
+    created(upload_id, media_id)
+}
+
+/// What the same request did before, when nobody got its answer: its connection or its replica was lost.
+enum Earlier {
+    /// All of it.
+    Whole(Box<Ledger>),
+    /// Nothing that stayed; this is the id to do it under.
+    Nothing(UploadId),
+}
+
+/// Finds it by the ids that repetitions of a request share. One that ended early, or is still held by a replica that can't answer any
+/// more, is ended: this request brings all bytes again.
+async fn earlier(shared: &Arc<Shared>, who: &Principal, claim: &Claim) -> Result<Earlier, Refusal> {
+    for attempt in 0..ATTEMPTS_MAX {
+        let upload_id = UploadId::from_bytes(claim.id(attempt));
+        let mut ledger = match Ledger::load(shared, upload_id, who).await {
+            Ok(ledger) => ledger,
+            Err(Refusal::NotFound) => return Ok(Earlier::Nothing(upload_id)),
+            Err(refusal) => return Err(refusal),
+        };
+        tus::finish_left_over(shared, &mut ledger).await?;
+        match ledger.record().status {
+            Status::Received => return Ok(Earlier::Whole(Box::new(ledger))),
+            Status::Open => tus::terminate(shared, &mut ledger, Some("request_repeated")).await?,
+            Status::Terminated | Status::Expired | Status::Deactivated => {}
+        }
+    }
+    Err(Refusal::Gone("upload_attempts"))
+}
+
+fn created(upload_id: UploadId, media_id: MediaId) -> Result<Response, Refusal> {
     let mut response = (StatusCode::CREATED, Json(Created { media_id, upload_id })).into_response();
     let location = format!("/v1/media/{media_id}");
     response
