@@ -67,16 +67,26 @@ pub async fn create_key(bus: &Bus, owner: &str, role: Role) -> Result<String, na
     write(bus, key_id, new, Outbox::new().event(&told)).await
 }
 
-/// Makes an API key for `by`; `None` when its owner has as many as it may have.
+/// What came of the wish for a key.
+pub(super) enum Issued {
+    /// Its text.
+    Key(String),
+    /// The key is there already, and its text is kept nowhere.
+    Before,
+    /// Its owner has as many as it may have.
+    TooMany,
+}
+
+/// Makes the API key `key_id` for `by`.
 pub(super) async fn issue(
     bus: &Bus,
+    key_id: KeyId,
     new: NewKey,
     keys_max: usize,
     (by, request_id): (&str, RequestId),
-) -> Result<Option<(KeyId, String)>, nats::Error> {
-    let key_id = KeyId::from_bytes(nats::fresh_id());
+) -> Result<Issued, nats::Error> {
     if !enlist(bus, &new.owner, key_id, keys_max).await? {
-        return Ok(None);
+        return Ok(Issued::TooMany);
     }
     let told = KeyCreated {
         request_id,
@@ -86,8 +96,11 @@ pub(super) async fn issue(
         scopes: new.scopes.clone(),
         by: by.to_owned(),
     };
-    let text = write(bus, key_id, new, Outbox::new().event(&told)).await?;
-    Ok(Some((key_id, text)))
+    match write(bus, key_id, new, Outbox::new().event(&told)).await {
+        Ok(text) => Ok(Issued::Key(text)),
+        Err(nats::Error::Conflict { .. }) => Ok(Issued::Before),
+        Err(error) => Err(error),
+    }
 }
 
 /// The keys of an owner that were not revoked, oldest first.
@@ -134,15 +147,17 @@ pub(super) async fn revoke(
     Ok(true)
 }
 
-/// Puts a key on its owner's list, before it exists; false when the list is full.
+/// Puts a key on its owner's list, before it exists, unless it is there; false when the list is full.
 async fn enlist(bus: &Bus, owner: &str, key_id: KeyId, keys_max: usize) -> Result<bool, nats::Error> {
     let owner_sha256 = owner_hash(owner);
     let mut has_room = true;
     bus.change::<OwnerKeys>(&owner_key(&owner_sha256), |found| {
         let mut key_ids = found.map(|keys| keys.key_ids.clone()).unwrap_or_default();
-        has_room = key_ids.len() < keys_max;
+        let is_listed = key_ids.contains(&key_id);
+        has_room = is_listed || key_ids.len() < keys_max;
         key_ids.push(key_id);
-        has_room.then(|| (OwnerKeys { owner_sha256: owner_sha256.clone(), key_ids }, Outbox::new()))
+        (has_room && !is_listed)
+            .then(|| (OwnerKeys { owner_sha256: owner_sha256.clone(), key_ids }, Outbox::new()))
     })
     .await?;
     Ok(has_room)

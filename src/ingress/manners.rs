@@ -213,7 +213,7 @@ pub async fn in_time(State(config): State<Arc<Config>>, request: Request, next: 
     }
     tracing::warn!(limit_ms = config.answer_ms_max, "a handler took too long");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "The answer took too long")
-        .detail("the request may have had its effect; a key in `Idempotency-Key` makes repeating safe")
+        .detail("a request that changes something may have had its effect: look before you repeat it, or repeat a POST under its `Idempotency-Key`")
         .retry_after_s(2)
         .into_response()
 }

@@ -265,43 +265,46 @@ pub fn router(app: App) -> Router {
 /// The public router with more open routes.
 fn router_with(app: App, more: Router<App>) -> Router {
     let config = &app.config;
-    let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
     let manners = Arc::new(config.manners.clone());
+    let in_time = middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time);
+    let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
+    let behind = ServiceBuilder::new()
+        .layer(limit::by_principal())
+        .layer(middleware::from_fn_with_state(repeated, idempotency::once));
     let gates = gate::http::State { bus: app.bus.clone(), judge: app.grants.judge().clone() };
-    let documents = Router::new()
+    let answering = Router::new()
         .merge(media::router())
         .merge(jobs::router())
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time));
-    let guarded = Router::new()
-        .merge(uploads::router(app.uploads.clone()))
-        .merge(documents)
         .merge(events::router())
         .merge(audit::router())
         .merge(metrics::router())
         .merge(gate::http::router(gates))
-        .route_layer(
-            ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
-                .layer(limit::by_principal())
-                .layer(middleware::from_fn_with_state(repeated, idempotency::once)),
-        );
+        .route_layer(in_time.clone());
+    let guarded = Router::new().merge(uploads::router(app.uploads.clone())).merge(answering).route_layer(
+        ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
+            .layer(behind.clone()),
+    );
+    let signing_in =
+        auth::routes::router(app.sign_in.clone(), |own| own.route_layer(behind)).route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
-            .layer(limit::by_principal()),
+            .layer(limit::by_principal())
+            .layer(in_time.clone()),
     );
     let open = Router::new()
         .merge(watch::router())
         .merge(openapi::router())
         .merge(probes::router())
         .merge(more)
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time));
+        .route_layer(in_time);
     Router::new()
         .merge(guarded)
         .merge(admitted)
         .merge(open)
         .merge(play::router())
-        .merge(auth::routes::router(app.sign_in.clone()))
+        .merge(signing_in)
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
         // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.

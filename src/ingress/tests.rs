@@ -111,7 +111,6 @@ impl Site {
         let store =
             Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
         let mut config = Config::default();
-        config.manners.answer_ms_max = 300;
         config.body.window_ms = 300;
         change(&mut config);
         let app = App::build(
@@ -133,7 +132,7 @@ impl Site {
     }
 
     /// Leaves the one repeated request as a replica does that did everything but answer.
-    async fn unanswer(&self) {
+    pub(super) async fn unanswer(&self) {
         let admin = self.broker.bus(Role::Admin).await;
         let bucket = admin.context().get_key_value("idempotency").await.unwrap();
         let key = bucket.keys().await.unwrap().next().await.unwrap().unwrap();
@@ -192,7 +191,7 @@ impl Site {
 
 #[tokio::test]
 async fn whatever_goes_wrong_is_a_problem() {
-    let site = Site::start(|_| {}).await;
+    let site = Site::start(|config| config.manners.answer_ms_max = 1_000).await;
     let json = "Content-Type: application/json\r\n";
     let (long, large) = ("x".repeat(9_000), "x".repeat(300_000));
     for (method, path, headers, body, status, code) in [
@@ -283,7 +282,7 @@ async fn options_of_uploads_tells_what_is_offered() {
 #[tokio::test]
 async fn a_body_that_drips_is_cut() {
     // Only the body's own limit may end it.
-    let site = Site::start(|config| config.manners.answer_ms_max = 60_000).await;
+    let site = Site::start(|_| {}).await;
     let started = std::time::Instant::now();
     let answer = site
         .raw(

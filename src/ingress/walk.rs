@@ -127,7 +127,7 @@ async fn every_route_is_described_with_exactly_its_methods() {
 
 #[tokio::test]
 async fn every_change_needs_a_right_counts_and_is_told() {
-    let site = Site::start(|_| {}).await;
+    let site = Site::start(|config| config.limit.rates.auth.capacity = 1_000).await;
     let mut seen = BTreeSet::new();
     for (place, operation) in mutating() {
         let (method, path) = place.split_once(' ').unwrap();
@@ -147,6 +147,10 @@ async fn every_change_needs_a_right_counts_and_is_told() {
         let group =
             limit::Group::of(&method.to_uppercase().parse::<Method>().unwrap(), path, &HeaderMap::new());
         assert_eq!(group.is_some(), is_counted, "{place}");
+        let authorization = format!("Authorization: Bearer {}\r\n", site.key);
+        let answer = site.ask(&method.to_uppercase(), &filled(path), &authorization, "").await;
+        let policies = answer.header("ratelimit-policy").unwrap_or_default();
+        assert_eq!(policies.contains("-principal"), is_counted && !is_open, "{place}: {answer:?}");
         let tells = operation["x-events"].as_array().is_some_and(|kinds| !kinds.is_empty());
         assert_eq!(tells, !QUESTIONS.contains(&place.as_str()), "{place} names its events");
         seen.insert(place);
@@ -250,7 +254,16 @@ impl Story {
         let session =
             read(&self.does("post /v1/auth/login", "/v1/auth/login", &headers, &attempt, 201).await);
         let token = bearer(&session["access_token"]);
-        let key = read(&self.does("post /v1/auth/keys", "/v1/auth/keys", &token, "{}", 201).await);
+        let once = format!("{token}Idempotency-Key: \"a key\"\r\n");
+        let key = read(&self.does("post /v1/auth/keys", "/v1/auth/keys", &once, "{}", 201).await);
+        for is_kept in [true, false] {
+            let again = self.site.ask("POST", "/v1/auth/keys", &once, "{}").await;
+            let code = read(&again)["code"].as_str().unwrap().to_owned();
+            assert_eq!((again.status, code.as_str()), (409, "answer_shown_once"), "{again:?}");
+            assert_eq!(again.header("idempotency-replayed").is_some(), is_kept);
+            self.site.unanswer().await;
+        }
+        assert!(self.news().await.is_empty(), "a key is made once");
         let path = format!("/v1/auth/keys/{}", key["key_id"].as_str().unwrap());
         self.does("delete /v1/auth/keys/{key_id}", &path, &token, "", 204).await;
         let body = json!({ "refresh_token": session["refresh_token"] }).to_string();

@@ -20,9 +20,19 @@ fn without_limits() -> String {
     let mut text = String::from(
         "\n[auth]\nchallenges_per_prefix_max = 1000000\nkeys_per_owner_max = 100000\n\n[ingress.limit.rates]\n",
     );
-    for group in
-        ["api", "upload", "streaming", "metadata", "cache", "auth", "worker", "transcoder", "monitor"]
-    {
+    let groups = [
+        "api",
+        "upload",
+        "streaming",
+        "metadata",
+        "cache",
+        "auth",
+        "worker",
+        "transcoder",
+        "monitor",
+        "credential",
+    ];
+    for group in groups {
         writeln!(text, "{group} = {{ capacity = 1000000, refill_per_s = 100000 }}").unwrap();
     }
     text

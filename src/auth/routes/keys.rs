@@ -1,7 +1,7 @@
 //! API keys over HTTP.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::StatusCode,
 };
@@ -14,8 +14,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    auth::{NewKey, Principal, SignIn, key},
-    ingress::{body::JsonOrNothing, error::Problem, openapi, query::Parameters, request},
+    auth::{
+        NewKey, Principal, SignIn,
+        key::{self, Issued},
+    },
+    ingress::{
+        body::JsonOrNothing,
+        error::Problem,
+        idempotency::{Claim, ShownOnce},
+        openapi,
+        query::Parameters,
+        request,
+    },
 };
 
 /// Longest label of a key in characters.
@@ -64,11 +74,12 @@ pub(super) struct Made {
     path = "/v1/auth/keys",
     tag = "auth",
     operation_id = "create_key",
+    params(("Idempotency-Key", Header)),
     request_body(content = ref("#/components/schemas/KeyWanted"), content_type = "application/json"),
     responses(
         (status = 201, description = "The key", body = ref("#/components/schemas/KeyMade")),
         (status = 403, description = "Not for whoever asks: `code` says why"),
-        (status = 409, description = "This owner has as many keys as it may have"),
+        (status = 409, description = "This owner has as many keys as it may have; or the key was made and shown before"),
     ),
     security(("api_key" = [])),
     extensions(("x-events" = json!(["auth.key_created"]))),
@@ -76,8 +87,9 @@ pub(super) struct Made {
 pub(super) async fn create(
     State(sign_in): State<SignIn>,
     who: Principal,
+    claim: Option<Extension<Claim>>,
     JsonOrNothing(wanted): JsonOrNothing<Create>,
-) -> Result<(StatusCode, Json<Made>), Problem> {
+) -> Result<(StatusCode, Extension<ShownOnce>, Json<Made>), Problem> {
     if !may_manage(&who) {
         return Err(wallet_needed());
     }
@@ -109,15 +121,22 @@ pub(super) async fn create(
     let new = NewKey { owner, role, scopes: wanted.scopes, label: wanted.label, expires_at_ms };
     let shared = &sign_in.shared;
     let by = (who.owner.as_str(), request::id());
-    let Some((key_id, key)) = key::issue(&shared.bus, new, shared.config.keys_per_owner_max, by).await?
-    else {
-        return Err(Problem::new(
+    // Of one request there is one key.
+    let key_id = KeyId::from_bytes(claim.map_or_else(nats::fresh_id, |claim| claim.id(0)));
+    let once = ShownOnce {
+        detail: format!("the key {key_id} was made; if its text was lost, revoke it and make another"),
+    };
+    match key::issue(&shared.bus, key_id, new, shared.config.keys_per_owner_max, by).await? {
+        Issued::Key(key) => {
+            Ok((StatusCode::CREATED, Extension(once), Json(Made { key_id, key, expires_at_ms })))
+        }
+        Issued::Before => Err(once.problem()),
+        Issued::TooMany => Err(Problem::new(
             StatusCode::CONFLICT,
             "too_many_keys",
             "This owner has as many keys as it may have",
-        ));
-    };
-    Ok((StatusCode::CREATED, Json(Made { key_id, key, expires_at_ms })))
+        )),
+    }
 }
 
 /// Whose keys to list.

@@ -65,14 +65,18 @@ impl openapi::Describe for Described {
     }
 }
 
-/// The routes of sign-in. They look after credentials themselves, so they belong outside [`super::require`].
-pub fn router<S: Clone + Send + Sync + 'static>(sign_in: SignIn) -> Router<S> {
+/// The routes of sign-in. They look after credentials themselves, so they belong outside [`super::require`]; `behind` lays what else
+/// stands behind a credential around those that ask for one.
+pub fn router<S: Clone + Send + Sync + 'static>(
+    sign_in: SignIn,
+    behind: impl FnOnce(Router<SignIn>) -> Router<SignIn>,
+) -> Router<S> {
     let own = Router::new()
         .route("/v1/auth/me", get(tokens::me))
         .route("/v1/auth/logout", post(tokens::logout))
         .route("/v1/auth/keys", get(keys::list).post(keys::create))
-        .route("/v1/auth/keys/{key_id}", delete(keys::revoke))
-        .route_layer(middleware::from_fn_with_state(sign_in.clone(), known));
+        .route("/v1/auth/keys/{key_id}", delete(keys::revoke));
+    let own = behind(own).route_layer(middleware::from_fn_with_state(sign_in.clone(), known));
     Router::new()
         .merge(own)
         .route("/v1/auth/challenge", post(login::challenge))

@@ -82,7 +82,7 @@ impl Site {
             .route_layer(middleware::from_fn_with_state(sign_in.clone(), require));
         let app: Router = Router::new()
             .merge(guarded)
-            .merge(routes::router(sign_in.clone()))
+            .merge(routes::router(sign_in.clone(), |own| own))
             .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify))
             .layer(middleware::from_fn(request::identify));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

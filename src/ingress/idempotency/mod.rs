@@ -5,6 +5,8 @@
 //! principal and one route. Answers that are no result (5xx, 408, 409, 425, 429) free the key. When the replica that worked on it
 //! died, the next repetition does the request; a handler that makes its ids from [`Claim::id`] then finds what was made already.
 //!
+//! An answer with a secret in it is not kept: its handler marks it [`ShownOnce`], and a repetition is told that the request was done.
+//!
 //! The bucket `idempotency` decides, so replicas agree; when it can't be read, the request is refused. Stands behind authentication.
 //!
 //! Limits: a key of [`KEY_LENGTH_MAX`] characters; a body that is compared up to `body_bytes_max` (a larger one, or one that is no
@@ -19,7 +21,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -72,6 +74,21 @@ pub struct Keeper {
 pub struct Claim {
     digest: [u8; 32],
     made_at_ms: u64,
+}
+
+/// Among the extensions of an answer that must not be written down: what repetitions are told in its place.
+#[derive(Debug, Clone)]
+pub struct ShownOnce {
+    /// What was done, and what to do when its answer was lost.
+    pub detail: String,
+}
+
+impl ShownOnce {
+    /// 409: it was done, and is not done again.
+    pub fn problem(&self) -> Problem {
+        let title = "The request was done, and its answer is shown once";
+        Problem::new(StatusCode::CONFLICT, "answer_shown_once", title).detail(&self.detail)
+    }
 }
 
 impl Claim {
@@ -221,12 +238,14 @@ impl Keeper {
     }
 
     /// Keeps the answer, or frees the key when it is no result or too large.
-    async fn keep(
-        &self,
-        mut held: Box<Held<record::Record>>,
-        response: Response,
-    ) -> Result<Response, Problem> {
+    async fn keep(&self, held: Box<Held<record::Record>>, response: Response) -> Result<Response, Problem> {
         let (parts, body) = response.into_parts();
+        if let Some(once) = parts.extensions.get::<ShownOnce>() {
+            let (told, instead) = once.problem().into_response().into_parts();
+            let bytes = instead.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
+            self.write(held, answered(&told, &bytes)).await;
+            return Ok(Response::from_parts(parts, body));
+        }
         let fits = body
             .size_hint()
             .upper()
@@ -237,19 +256,25 @@ impl Keeper {
         } else {
             (body, None)
         };
-        held.record.state = match kept {
-            Some(bytes) => record::State::Answered {
-                status: parts.status.as_u16(),
-                headers: kept_headers(&parts.headers),
-                body: ByteBuf::from(bytes.to_vec()),
-            },
-            None => record::State::Open { until_ms: 0 },
-        };
+        let state = kept.map_or(record::State::Open { until_ms: 0 }, |bytes| answered(&parts, &bytes));
+        self.write(held, state).await;
+        Ok(Response::from_parts(parts, body))
+    }
+
+    async fn write(&self, mut held: Box<Held<record::Record>>, state: record::State) {
+        held.record.state = state;
         if let Err(error) = self.bus.commit(&mut held, Outbox::new()).await {
             // What was done is done; a repetition waits for the claim to end and then does it again.
             tracing::warn!(%error, "an answer could not be kept under its idempotency key");
         }
-        Ok(Response::from_parts(parts, body))
+    }
+}
+
+fn answered(parts: &response::Parts, body: &[u8]) -> record::State {
+    record::State::Answered {
+        status: parts.status.as_u16(),
+        headers: kept_headers(&parts.headers),
+        body: ByteBuf::from(body.to_vec()),
     }
 }
 

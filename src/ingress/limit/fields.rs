@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{
     gcra::{Share, Standing},
     group::Group,
+    ticket::Refused,
 };
 use crate::ingress::error::Problem;
 
@@ -101,12 +102,14 @@ const fn comma(list: &str) -> &'static str {
 }
 
 /// 429 with the time after which the request passes.
-pub(super) fn problem(group: Group, scope: Scope, wait: Duration) -> Problem {
-    let retry_after_s = whole_seconds(wait).max(1);
+pub(super) fn problem(refused: &Refused) -> Problem {
+    let retry_after_s = whole_seconds(refused.wait).max(1);
+    let policies: Vec<String> =
+        refused.policies.iter().map(|(group, scope)| policy(*group, *scope)).collect();
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests")
         .detail(format!("wait {retry_after_s} s; a request that was refused does not count"))
         .member("type", QUOTA_EXCEEDED)
-        .member("violated-policies", json!([policy(group, scope)]))
+        .member("violated-policies", json!(policies))
         .member("retry_after_s", retry_after_s)
         .retry_after_s(retry_after_s)
 }

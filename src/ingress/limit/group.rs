@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gcra::Rate;
 
-/// The nine groups.
+/// What is counted together: nine groups of requests, and the credentials that were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Group {
@@ -27,11 +27,13 @@ pub enum Group {
     Transcoder,
     /// Health, alerts, logs, metrics, audit.
     Monitor,
+    /// Requests of all groups whose credential was refused: guesses.
+    Credential,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Api,
         Self::Upload,
         Self::Streaming,
@@ -41,6 +43,7 @@ impl Group {
         Self::Worker,
         Self::Transcoder,
         Self::Monitor,
+        Self::Credential,
     ];
 
     /// Its name in policies, events and metrics.
@@ -55,6 +58,7 @@ impl Group {
             Self::Worker => "worker",
             Self::Transcoder => "transcoder",
             Self::Monitor => "monitor",
+            Self::Credential => "credential",
         }
     }
 
@@ -69,7 +73,7 @@ impl Group {
     /// told to wait there would lose time, not requests. Nor does OPTIONS, which tells what never changes, or `/livez`,
     /// which costs nothing and whose refusal would restart the process.
     pub fn of(method: &Method, path: &str, headers: &HeaderMap) -> Option<Self> {
-        if *method == Method::OPTIONS || path == "/livez" {
+        if is_free(method, path) {
             return None;
         }
         let mut steps = path.trim_start_matches('/').split('/');
@@ -96,6 +100,11 @@ impl Group {
             _ => Some(Self::Api),
         }
     }
+}
+
+/// True for what costs nothing: it asks for no credential either.
+pub(super) fn is_free(method: &Method, path: &str) -> bool {
+    *method == Method::OPTIONS || path == "/livez"
 }
 
 /// POST at an upload is PATCH by another name, for clients behind proxies that know no PATCH.
@@ -130,6 +139,8 @@ pub struct Rates {
     pub transcoder: Rate,
     /// Health, alerts, logs, metrics, audit.
     pub monitor: Rate,
+    /// Refused credentials of one client. Without room here no credential of that client is looked at.
+    pub credential: Rate,
 }
 
 impl Default for Rates {
@@ -145,6 +156,7 @@ impl Default for Rates {
             worker: rate(100, 10),
             transcoder: rate(50, 5),
             monitor: rate(1_000, 100),
+            credential: rate(50, 1),
         }
     }
 }
@@ -162,6 +174,7 @@ impl Rates {
             Group::Worker => self.worker,
             Group::Transcoder => self.transcoder,
             Group::Monitor => self.monitor,
+            Group::Credential => self.credential,
         }
     }
 }

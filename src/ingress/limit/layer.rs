@@ -9,13 +9,14 @@ use std::{
 
 use axum::{
     extract::Request,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::future::{Either, Ready, ready};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service, layer::layer_fn};
 
-use super::{Group, Limits, Scope, Ticket};
+use super::{Group, Limits, Scope, Ticket, group};
 use crate::{auth::Principal, ingress::client::Client};
 
 /// What is given when a request is refused before it goes on.
@@ -51,25 +52,30 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let ticket = self.limits.ticket(Client::among(request.extensions(), request.headers()).prefix);
-        let group = Group::of(request.method(), request.uri().path(), request.headers());
-        let admitted = group.map_or(Ok(()), |group| ticket.take(group, Scope::Client));
-        let answer = match admitted {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let ticket = self.limits.ticket(Client::among(request.extensions(), headers).prefix);
+        let guesses = headers.contains_key(header::AUTHORIZATION) && !group::is_free(method, path);
+        let group = Group::of(method, path, headers);
+        let admitted = if guesses { ticket.require(Group::Credential) } else { Ok(()) };
+        let answer = match admitted
+            .and_then(|()| group.map_or(Ok(()), |group| ticket.take(group, &[Scope::Client])))
+        {
             Ok(()) => {
                 request.extensions_mut().insert(ticket.clone());
                 Either::Right(self.inner.call(request))
             }
             Err(problem) => Either::Left(ready(Ok(problem.into_response()))),
         };
-        Told { ticket, answer }
+        Told { ticket, guesses, answer }
     }
 }
 
 pin_project! {
-    /// An answer on which the caller is told how it stands.
+    /// An answer on which the caller is told how it stands. A credential that was refused is counted here.
     #[derive(Debug)]
     pub struct Told<F> {
         ticket: Ticket,
+        guesses: bool,
         #[pin]
         answer: F,
     }
@@ -83,6 +89,10 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Told<F> {
         let mut answer = ready!(this.answer.poll(context));
         if let Ok(response) = &mut answer {
             let status = response.status();
+            if *this.guesses && status == StatusCode::UNAUTHORIZED {
+                // Others of this client may have used the last room up meanwhile; this one was looked at already.
+                this.ticket.take(Group::Credential, &[Scope::Client]).ok();
+            }
             this.ticket.tell(status, response.headers_mut());
         }
         Poll::Ready(answer)

@@ -12,7 +12,7 @@
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -63,14 +63,28 @@ impl Table {
         now_ns: u64,
         change: impl FnOnce(&mut u64) -> T,
     ) -> T {
-        let index = usize::try_from((key.0 >> SHARD_SHIFT) % (SHARDS as u64)).unwrap_or(0);
-        let Some(shard) = self.shards.get(index) else {
-            // There are SHARDS shards; a bucket that is never full again is the safe answer anyway.
+        let Some(mut shard) = self.shard(key) else {
+            // A bucket that is never full again is the safe answer.
             return change(&mut u64::MAX.clone());
         };
-        // A panic in between leaves a time that is at worst too late.
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         change(shard.time_of(key, overflow, now_ns, self.keys_per_shard_max))
+    }
+
+    /// The time that [`Table::with`] would let see, without making a place for the key.
+    pub(super) fn time(&self, key: Key, overflow: impl FnOnce() -> Key) -> u64 {
+        let Some(shard) = self.shard(key) else { return u64::MAX };
+        let found = shard.find(key).or_else(|| {
+            let is_full = shard.full_at_ns.len() >= self.keys_per_shard_max;
+            is_full.then(|| shard.find(overflow())).flatten()
+        });
+        found.unwrap_or(0)
+    }
+
+    /// There is one for every key.
+    fn shard(&self, key: Key) -> Option<MutexGuard<'_, Shard>> {
+        let index = usize::try_from((key.0 >> SHARD_SHIFT) % (SHARDS as u64)).unwrap_or(0);
+        // A panic in between leaves a time that is at worst too late.
+        self.shards.get(index).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Keys held now.
@@ -84,6 +98,10 @@ impl Table {
 }
 
 impl Shard {
+    fn find(&self, key: Key) -> Option<u64> {
+        self.full_at_ns.find(key.0, |(found, _)| *found == key.0).map(|(_, full_at_ns)| *full_at_ns)
+    }
+
     fn time_of(
         &mut self,
         key: Key,
@@ -91,8 +109,7 @@ impl Shard {
         now_ns: u64,
         keys_max: usize,
     ) -> &mut u64 {
-        let is_known = self.full_at_ns.find(key.0, |(found, _)| *found == key.0).is_some();
-        let key = if is_known || self.has_room(now_ns, keys_max) { key } else { overflow() };
+        let key = if self.find(key).is_some() || self.has_room(now_ns, keys_max) { key } else { overflow() };
         let entry = self.full_at_ns.entry(key.0, |(found, _)| *found == key.0, |(found, _)| *found);
         let entry = match entry {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -123,6 +140,7 @@ mod tests {
         }
         // The shared bucket itself may be one more key in each shard.
         assert!(table.len() <= 64 * 5, "{}", table.len());
+        assert_eq!(table.time(table.key("late"), || overflow), 1_000);
         let shared = table.with(table.key("late"), || overflow, 0, |full_at| *full_at);
         assert_eq!(shared, 1_000, "a newcomer starts where the flood stands");
     }
@@ -136,6 +154,7 @@ mod tests {
             table.with(table.key(i), || overflow, 0, |full_at| *full_at = (*full_at).max(50));
         }
         assert_eq!(table.with(known, || overflow, 0, |full_at| *full_at), u64::MAX);
+        assert_eq!(table.time(known, || overflow), u64::MAX);
         let later = SEARCH_PAUSE_NS * 2;
         let fresh =
             (1_000..2_000_u32).filter(|i| table.with(table.key(i), || overflow, later, |at| *at == 0));

@@ -11,7 +11,7 @@ use axum::{
     extract::{ConnectInfo, Request},
     http::{HeaderMap, Method, StatusCode},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use proptest::prelude::*;
@@ -29,11 +29,20 @@ fn config(rate: Rate) -> Config {
 }
 
 async fn sign_in(mut request: Request, next: Next) -> Response {
+    if request.headers().get("authorization").is_some_and(|value| value == "Bearer wrong") {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
     let owner = request.headers().get("x-owner").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
     if let Some(owner) = owner {
         request.extensions_mut().insert(Principal::new(owner, Role::Owner));
     }
     next.run(request).await
+}
+
+/// A handler that does not listen the first time.
+async fn insist(ticket: Ticket) -> Result<&'static str, crate::ingress::error::Problem> {
+    ticket.charge(Group::Transcoder).ok();
+    transcode(ticket).await
 }
 
 async fn transcode(ticket: Ticket) -> Result<&'static str, crate::ingress::error::Problem> {
@@ -47,6 +56,7 @@ fn router(limits: &Limits) -> Router {
         .route("/livez", get(|| async { "live" }))
         .route("/elsewhere", get(|| async { axum::response::Redirect::temporary("/") }))
         .route("/v1/jobs", post(transcode))
+        .route("/v1/jobs/insist", post(insist))
         .route("/v1/uploads/{id}", axum::routing::any(|| async { "upload" }))
         .layer(by_principal())
         .layer(middleware::from_fn(sign_in))
@@ -182,14 +192,65 @@ async fn a_handler_charges_what_only_the_body_tells() {
     let first = ask(&router, Method::POST, "/v1/jobs", "192.0.2.1", Some("ann")).await;
     assert_eq!(first.status(), 200);
     assert_eq!(list(text(first.headers(), "ratelimit")).len(), 4);
-    for (address, owner) in [("192.0.2.2", "ann"), ("192.0.2.1", "bob")] {
+    for (address, owner, policies) in [
+        ("192.0.2.2", "ann", vec!["transcoder-principal"]),
+        ("192.0.2.1", "bob", vec!["transcoder-client"]),
+        ("192.0.2.1", "ann", vec!["transcoder-client", "transcoder-principal"]),
+    ] {
         let refused = ask(&router, Method::POST, "/v1/jobs", address, Some(owner)).await;
         assert_eq!(refused.status(), 429);
         let worker = list(text(refused.headers(), "ratelimit"));
         let left = worker.iter().find(|item| item.0 == "worker-client").unwrap().1[0].1;
         // Nothing was taken from the other buckets.
         assert_eq!(left, if address == "192.0.2.1" { 99 } else { 100 });
+        assert_eq!(violated(refused).await, policies);
+        let insisted = ask(&router, Method::POST, "/v1/jobs/insist", address, Some(owner)).await;
+        assert_eq!(insisted.status(), 429, "who is refused stays so");
     }
+    let both = ask(&router, Method::POST, "/v1/jobs/insist", "192.0.2.3", Some("cat")).await;
+    assert_eq!(both.status(), 200, "twice in one group is once");
+}
+
+async fn violated(refused: Response) -> Vec<String> {
+    let body = to_bytes(refused.into_body(), 4096).await.unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    serde_json::from_value(body["violated-policies"].clone()).unwrap()
+}
+
+/// One request with a credential; `path` is that of an upload, where nothing else counts.
+async fn show(router: &Router, address: &str, credential: &str) -> Response {
+    let mut request = Request::builder().method(Method::PATCH).uri("/v1/uploads/x");
+    if !credential.is_empty() {
+        request = request.header("authorization", format!("Bearer {credential}"));
+    }
+    let mut request = request.body(Body::empty()).unwrap();
+    let address: IpAddr = address.parse().unwrap();
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::new(address, 1)));
+    router.clone().oneshot(request).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn guesses_count_everywhere_and_close_the_door_to_credentials_alone() {
+    let mut config = Config { replicas_assumed_count: 1, ..Config::default() };
+    config.rates.credential = Rate { capacity: 3, refill_per_s: 1 };
+    let router = router(&Limits::new(config));
+    for _ in 0..100 {
+        assert_eq!(show(&router, "192.0.2.1", "right").await.status(), 200, "what is right does not count");
+    }
+    for left in [2, 1, 0] {
+        let answer = show(&router, "192.0.2.1", "wrong").await;
+        assert_eq!(answer.status(), 401);
+        assert_eq!(list(text(answer.headers(), "ratelimit"))[0].1[0].1, left);
+    }
+    for credential in ["wrong", "right"] {
+        let refused = show(&router, "192.0.2.1", credential).await;
+        assert_eq!((refused.status().as_u16(), text(refused.headers(), "retry-after")), (429, "1"));
+        assert_eq!(violated(refused).await, ["credential-client"]);
+    }
+    assert_eq!(show(&router, "192.0.2.1", "").await.status(), 200);
+    assert_eq!(show(&router, "192.0.2.2", "right").await.status(), 200);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(show(&router, "192.0.2.1", "right").await.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,6 +339,39 @@ proptest! {
                     assert!(wait_s >= 1 && reset_s <= wait_s, "t={reset_s} after {wait_s}");
                     tokio::time::advance(Duration::from_secs(wait_s)).await;
                     assert_eq!(get_from(&router, "192.0.2.1").await.status(), 200);
+                }
+            }
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Of several policies without room the slowest says how long to wait.
+    #[test]
+    fn the_wait_is_enough_for_all_policies(
+        capacity in 1_u32..6,
+        refill_per_s in 1_u32..6,
+        replicas in 1_u32..9,
+        steps in proptest::collection::vec((0_u64..2_000, 0_usize..2, 0_usize..2), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut config = config(Rate { capacity: 1_000_000, refill_per_s: 1_000_000 });
+            config.rates.transcoder = Rate { capacity, refill_per_s };
+            let limits = Limits::new(config);
+            limits.shared.sharers.set(replicas);
+            let router = router(&limits);
+            for (pause_ms, address, owner) in steps {
+                tokio::time::advance(Duration::from_millis(pause_ms)).await;
+                let (address, owner) = (["192.0.2.1", "192.0.2.2"][address], ["ann", "bob"][owner]);
+                let answer = ask(&router, Method::POST, "/v1/jobs", address, Some(owner)).await;
+                if answer.status() == 429 {
+                    let wait_s: u64 = text(answer.headers(), "retry-after").parse().unwrap();
+                    tokio::time::advance(Duration::from_secs(wait_s)).await;
+                    let again = ask(&router, Method::POST, "/v1/jobs", address, Some(owner)).await;
+                    assert_eq!(again.status(), 200);
                 }
             }
         });

@@ -41,7 +41,16 @@ struct Inner {
 struct Taken {
     owner: Option<String>,
     buckets: Vec<Bucket>,
-    refused: bool,
+    refused: Option<Refused>,
+}
+
+/// Why a request does not go on: from the moment it was refused, whatever else it asks for is refused alike.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    /// The policies without room.
+    pub(super) policies: Vec<(Group, Scope)>,
+    /// Time after which all of them have room.
+    pub(super) wait: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +68,12 @@ impl Bucket {
         let overflow = || table.key((self.group, self.scope, "overflow"));
         table.with(self.key, overflow, now_ns, change)
     }
+
+    /// The same without making a place for it.
+    fn full_at_ns(&self, limits: &Limits) -> u64 {
+        let table = &limits.shared.table;
+        table.time(self.key, || table.key((self.group, self.scope, "overflow")))
+    }
 }
 
 impl Ticket {
@@ -72,8 +87,7 @@ impl Ticket {
     /// # Errors
     /// 429 when either has no room; then nothing is counted.
     pub fn charge(&self, group: Group) -> Result<(), Problem> {
-        self.take(group, Scope::Client)?;
-        self.take(group, Scope::Principal)
+        self.take(group, &[Scope::Client, Scope::Principal])
     }
 
     /// Names the principal, and counts for it in the group in which the request counts for its client.
@@ -87,19 +101,25 @@ impl Ticket {
             taken.owner = Some(owner.to_owned());
             taken.buckets.first().map(|bucket| bucket.group)
         };
-        group.map_or(Ok(()), |group| self.take(group, Scope::Principal))
+        group.map_or(Ok(()), |group| self.take(group, &[Scope::Principal]))
     }
 
-    /// Counts the request in `group` for its client or its principal.
+    /// Counts the request in `group` for its client, its principal, or both.
     ///
     /// # Errors
-    /// 429 when there is no room; then nothing is counted.
-    pub fn take(&self, group: Group, scope: Scope) -> Result<(), Problem> {
+    /// 429 when there is no room in one of them; then nothing is counted.
+    pub fn take(&self, group: Group, scopes: &[Scope]) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        match inner.take(group, scope) {
-            Ok(()) => Ok(()),
-            Err(wait) => Err(fields::problem(group, scope, wait)),
-        }
+        inner.take(group, scopes).map_err(|refused| fields::problem(&refused))
+    }
+
+    /// Refuses the request when its client has no room in `group`, and counts nothing when it has.
+    ///
+    /// # Errors
+    /// 429.
+    pub(super) fn require(&self, group: Group) -> Result<(), Problem> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        inner.require(group).map_err(|refused| fields::problem(&refused))
     }
 
     /// Tells on the answer how the caller stands.
@@ -108,8 +128,7 @@ impl Ticket {
         let now_ns = inner.limits.now_ns();
         let taken = inner.taken();
         let lines = taken.buckets.iter().map(|bucket| {
-            let full_at = bucket.with(&inner.limits, now_ns, |at| *at);
-            let standing = bucket.share.standing(full_at, now_ns);
+            let standing = bucket.share.standing(bucket.full_at_ns(&inner.limits), now_ns);
             Line { group: bucket.group, scope: bucket.scope, share: bucket.share, standing }
         });
         fields::set(headers, status, lines.collect());
@@ -122,38 +141,76 @@ impl Inner {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, group: Group, scope: Scope) -> Result<(), Duration> {
-        let shared = &self.limits.shared;
+    /// `None` for a principal that nobody is: the address is all there is.
+    fn bucket(&self, group: Group, scope: Scope, owner: Option<&str>) -> Option<Bucket> {
+        let table = &self.limits.shared.table;
+        let key = match (scope, owner) {
+            (Scope::Client, _) => table.key((group, "client", self.client)),
+            (Scope::Principal, Some(owner)) => table.key((group, "principal", owner)),
+            (Scope::Principal, None) => return None,
+        };
+        Some(Bucket { group, scope, key, share: self.limits.share(group) })
+    }
+
+    fn take(&self, group: Group, scopes: &[Scope]) -> Result<(), Refused> {
         let now_ns = self.limits.now_ns();
         let mut taken = self.taken();
-        let key = match (scope, &taken.owner) {
-            (Scope::Client, _) => shared.table.key((group, "client", self.client)),
-            (Scope::Principal, Some(owner)) => shared.table.key((group, "principal", owner)),
-            // Nobody signed in: the address is all there is.
-            (Scope::Principal, None) => return Ok(()),
-        };
-        if taken.buckets.iter().any(|bucket| bucket.key == key) {
-            return Ok(());
+        if let Some(refused) = &taken.refused {
+            return Err(refused.clone());
         }
-        let bucket = Bucket { group, scope, key, share: self.limits.share(group) };
-        let outcome = bucket.with(&self.limits, now_ns, |full_at| {
-            *full_at = bucket.share.take(*full_at, now_ns)?;
-            Ok(())
-        });
-        let refund = outcome.is_err() && !taken.refused;
-        if refund {
-            for earlier in &taken.buckets {
-                earlier.with(&self.limits, now_ns, |full_at| *full_at = earlier.share.give_back(*full_at));
+        let mut without_room = Vec::new();
+        for scope in scopes {
+            let Some(bucket) = self.bucket(group, *scope, taken.owner.as_deref()) else { continue };
+            if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
+                continue;
             }
-            taken.refused = true;
-            let current = request::current_id().and_then(|id| id.parse().ok());
-            let request_id = current.unwrap_or_else(|| RequestId::from_bytes(nats::fresh_id()));
-            let owner = taken.owner.clone();
-            shared.report.denied(Denial { request_id, group, scope, owner });
+            let outcome = bucket.with(&self.limits, now_ns, |full_at| {
+                *full_at = bucket.share.take(*full_at, now_ns)?;
+                Ok(())
+            });
+            self.limits.shared.report.count(group, *scope, outcome.is_ok());
+            match outcome {
+                Ok(()) => taken.buckets.push(bucket),
+                Err(wait) => without_room.push((bucket, wait)),
+            }
         }
-        taken.buckets.push(bucket);
-        shared.report.count(group, scope, outcome.is_ok());
-        outcome
+        self.refuse(&mut taken, &without_room, now_ns)
+    }
+
+    fn require(&self, group: Group) -> Result<(), Refused> {
+        let now_ns = self.limits.now_ns();
+        let Some(bucket) = self.bucket(group, Scope::Client, None) else { return Ok(()) };
+        match bucket.share.take(bucket.full_at_ns(&self.limits), now_ns) {
+            Ok(_) => Ok(()),
+            Err(wait) => {
+                self.limits.shared.report.count(group, Scope::Client, false);
+                self.refuse(&mut self.taken(), &[(bucket, wait)], now_ns)
+            }
+        }
+    }
+
+    /// Gives back what was taken when there are buckets without room.
+    fn refuse(
+        &self,
+        taken: &mut Taken,
+        without_room: &[(Bucket, Duration)],
+        now_ns: u64,
+    ) -> Result<(), Refused> {
+        let Some((first, _)) = without_room.first() else { return Ok(()) };
+        for earlier in &taken.buckets {
+            earlier.with(&self.limits, now_ns, |full_at| *full_at = earlier.share.give_back(*full_at));
+        }
+        let refused = Refused {
+            policies: without_room.iter().map(|(bucket, _)| (bucket.group, bucket.scope)).collect(),
+            wait: without_room.iter().map(|(_, wait)| *wait).max().unwrap_or_default(),
+        };
+        taken.buckets.extend(without_room.iter().map(|(bucket, _)| *bucket));
+        taken.refused = Some(refused.clone());
+        let current = request::current_id().and_then(|id| id.parse().ok());
+        let request_id = current.unwrap_or_else(|| RequestId::from_bytes(nats::fresh_id()));
+        let (group, scope, owner) = (first.group, first.scope, taken.owner.clone());
+        self.limits.shared.report.denied(Denial { request_id, group, scope, owner });
+        Err(refused)
     }
 }
 

@@ -149,7 +149,8 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
     let is_sign_in = is_sign_in(path);
     let rules: [(bool, &[&'static str]); 11] = [
         (true, &["414", "431", "500", "503"]),
-        (is_counted, &["429"]),
+        // Where a credential is asked for, those that were refused count.
+        (is_counted || is_guarded, &["429"]),
         (can_be_wrong || is_json, &["400"]),
         (is_guarded, &["401"]),
         (!is_sign_in && is_guarded, &["403"]),
