@@ -107,11 +107,14 @@ impl Sessions {
             method: proved.method,
             is_checksummed: proved.is_checksummed,
         };
-        // First the list, so that no open session is missing in it.
+        // First the list, so that no open session is missing in it; and those that make room stay on it until they are over.
         let replaced = self.enlist(proved.address, Entry { session_id, expires_at_ms }, now_ms).await?;
         self.bus.commit(&mut Held::new(session), Outbox::new().event(&told)).await?;
-        for old in replaced {
-            self.end(old, End::Replaced, request_id).await?;
+        self.retire(proved.address, &replaced, End::Replaced, request_id).await?;
+        if !self.is_listed(proved.address, session_id).await? {
+            // All sessions of the wallet were ended in between, this one before it was there.
+            self.end(session_id, End::Revoked, request_id).await?;
+            return Err(Denial::Session.into());
         }
         Ok((Live { session_id, address: proved.address, chain_id: proved.chain_id, expires_at_ms }, text))
     }
@@ -125,7 +128,7 @@ impl Sessions {
     ) -> Result<(Live, String), Failure> {
         let token = self.read(text).ok_or(Denial::Session)?;
         let session_id = token.session_id;
-        self.prove_again(session_id, verifier, request_id).await?;
+        self.prove_again(&token, verifier, request_id).await?;
         let mut turn = Turn::Over;
         let mut next = String::new();
         let held = self
@@ -190,6 +193,19 @@ impl Sessions {
         end: End,
         request_id: RequestId,
     ) -> Result<(), nats::Error> {
+        match self.close(session_id, end, request_id).await? {
+            Some(address) => self.unlist(address, &[session_id]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a session and leaves it on its wallet's list; answers the wallet, unless it was over already.
+    async fn close(
+        &self,
+        session_id: SessionId,
+        end: End,
+        request_id: RequestId,
+    ) -> Result<Option<Address>, nats::Error> {
         let mut address = None;
         self.bus
             .change::<Session>(&session_id.to_string(), |found| {
@@ -201,16 +217,44 @@ impl Sessions {
             })
             .await?;
         self.tell(session_id).await;
-        if let Some(address) = address {
-            self.bus
-                .change::<Wallet>(&wallet_key(&address.lower()), |found| {
-                    let mut wallet = found.cloned()?;
-                    wallet.sessions.retain(|entry| entry.session_id != session_id);
-                    Some((wallet, Outbox::new()))
-                })
-                .await?;
+        Ok(address)
+    }
+
+    /// Ends sessions of a wallet and takes them off its list, also those that are not there yet: a sign-in on its way sees that it is
+    /// no longer listed, or is found when they are ended once more.
+    async fn retire(
+        &self,
+        address: Address,
+        session_ids: &[SessionId],
+        end: End,
+        request_id: RequestId,
+    ) -> Result<(), nats::Error> {
+        for session_id in session_ids {
+            self.close(*session_id, end, request_id).await?;
+        }
+        if !session_ids.is_empty() {
+            self.unlist(address, session_ids).await?;
+        }
+        for session_id in session_ids {
+            self.close(*session_id, end, request_id).await?;
         }
         Ok(())
+    }
+
+    async fn unlist(&self, address: Address, session_ids: &[SessionId]) -> Result<(), nats::Error> {
+        self.bus
+            .change::<Wallet>(&wallet_key(&address.lower()), |found| {
+                let mut wallet = found.cloned()?;
+                wallet.sessions.retain(|entry| !session_ids.contains(&entry.session_id));
+                Some((wallet, Outbox::new()))
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn is_listed(&self, address: Address, session_id: SessionId) -> Result<bool, nats::Error> {
+        let held = self.bus.load::<Wallet>(&wallet_key(&address.lower())).await?;
+        Ok(held.is_some_and(|held| held.record.sessions.iter().any(|entry| entry.session_id == session_id)))
     }
 
     /// Ends every session of a wallet; answers how many were on its list.
@@ -221,10 +265,9 @@ impl Sessions {
         request_id: RequestId,
     ) -> Result<usize, nats::Error> {
         let Some(held) = self.bus.load::<Wallet>(&wallet_key(&address.lower())).await? else { return Ok(0) };
-        for entry in &held.record.sessions {
-            self.end(entry.session_id, end, request_id).await?;
-        }
-        Ok(held.record.sessions.len())
+        let listed: Vec<SessionId> = held.record.sessions.iter().map(|entry| entry.session_id).collect();
+        self.retire(address, &listed, end, request_id).await?;
+        Ok(listed.len())
     }
 
     /// Looks the session up at its next use.
@@ -260,15 +303,20 @@ impl Sessions {
         }
     }
 
-    /// Asks the account's contract again, where there is one.
+    /// Asks the account's contract again, where there is one, for a token whose turn it is: what a token that is over or came before
+    /// leads to depends on no chain.
     async fn prove_again(
         &self,
-        session_id: SessionId,
+        token: &Token,
         verifier: &Verifier,
         request_id: RequestId,
     ) -> Result<(), Failure> {
+        let session_id = token.session_id;
         let held = self.bus.load::<Session>(&session_id.to_string()).await?;
         let Some(session) = held.map(|held| held.record) else { return Ok(()) };
+        if !matches!(turn_of(&session, token, nats::now_ms()), Turn::Next) {
+            return Ok(());
+        }
         let (Some(proof), Some(live)) = (&session.proof, live(&session, nats::now_ms())) else {
             return Ok(());
         };
@@ -285,7 +333,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Puts a session on its wallet's list; answers those that had to make room.
+    /// Puts a session on its wallet's list; answers those that have to make room.
     async fn enlist(
         &self,
         address: Address,
@@ -300,7 +348,7 @@ impl Sessions {
                 sessions.retain(|entry| entry.expires_at_ms > now_ms);
                 sessions.push(entry);
                 let too_many = sessions.len().saturating_sub(self.config.sessions_per_wallet_max);
-                replaced = sessions.drain(..too_many).map(|entry| entry.session_id).collect();
+                replaced = sessions.iter().take(too_many).map(|entry| entry.session_id).collect();
                 let expires_at_ms = sessions.iter().map(|entry| entry.expires_at_ms).max().unwrap_or(now_ms);
                 Some((Wallet { address: lower.clone(), sessions, expires_at_ms }, Outbox::new()))
             })

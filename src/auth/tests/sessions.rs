@@ -1,8 +1,12 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use nats::Outbox;
 use reqwest::StatusCode;
-use schemas::session::{End, Refreshed, Reused, Ring, Session, SignedOut};
+use schemas::{
+    ids::SessionId,
+    session::{End, Refreshed, Reused, Ring, Session, SignedOut},
+};
 use serde_json::json;
 
 use super::site::*;
@@ -137,6 +141,36 @@ async fn the_oldest_session_makes_room_for_a_new_one() {
     a.refresh(&first.text("refresh_token")).await.assert(401, "session_over");
     a.refresh(&second.text("refresh_token")).await.expect(200);
     assert_eq!(site.events::<SignedOut>().await[0].end, End::Replaced);
+}
+
+/// Sign-ins whose client goes away at any moment leave no session that "all" would miss.
+#[tokio::test]
+async fn sign_ins_that_are_cut_off_end_with_all_sessions_of_the_wallet() {
+    let mut site = Site::start().await;
+    let settings = Config { sessions_per_wallet_max: 1, challenges_per_prefix_max: 1_000, ..config() };
+    let a = site.replica(settings).await;
+    let wallet = Wallet::new(29);
+    for i in 0..40 {
+        let (nonce, cookie) = a.challenge().await;
+        let message = Text::new(&wallet, &nonce).to_string();
+        let signature = wallet.personal(&message);
+        let cut = Duration::from_micros(i * 200);
+        tokio::time::timeout(cut, a.login(&cookie, &message, &signature)).await.ok();
+    }
+    let last = a.sign_in(&wallet).await.text("access_token");
+    a.logout(&last, json!({ "all": true })).await.expect(204);
+    let bucket = site.admin.context().get_key_value("sessions").await.unwrap();
+    let keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
+    let ids: Vec<&String> = keys.iter().filter(|key| key.parse::<SessionId>().is_ok()).collect();
+    assert!(ids.len() > 1, "{keys:?}");
+    let start = Instant::now();
+    for id in ids {
+        // One whose sign-in is still on its way ends itself.
+        while site.admin.load::<Session>(id).await.unwrap().unwrap().record.ended_at_ms.is_none() {
+            assert!(start.elapsed() < SOON, "the session {id} stays open");
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[tokio::test]
