@@ -519,6 +519,7 @@ fn grants(visitor: &mut impl Visitor) {
         viewer: text(WALLET),
         wallet: Some(text(WALLET)),
         rights: gate::Rights::Owner,
+        opener: None,
         gate_epoch: 1,
         rule_digest: rule_digest(),
         slots: vec![text(SLOT)],

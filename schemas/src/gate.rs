@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     About, Event,
-    ids::{MediaId, PlaybackId},
+    ids::{KeyId, MediaId, PlaybackId, SessionId},
 };
 
 /// Most addresses in all lists of a rule.
@@ -195,8 +195,18 @@ pub enum Code {
     Expired,
     /// Closed: the session is not known, or not for this medium.
     SessionUnknown,
-    /// Closed: somebody with the right to do so ended the session.
+    /// Closed: the session was ended, or the sign-in or API key that opened it.
     Ended,
+}
+
+/// The credential that opened a playback session, which ends with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Opener {
+    /// The session of a wallet that signed in.
+    SignIn(SessionId),
+    /// An API key.
+    Key(KeyId),
 }
 
 /// What a viewer may do beside what gates allow.
@@ -238,6 +248,9 @@ pub struct Session {
     pub wallet: Option<String>,
     /// What the viewer may do beside what gates allow.
     pub rights: Rights,
+    /// The credential it was opened with; none for somebody who showed none.
+    #[serde(default)]
+    pub opener: Option<Opener>,
     /// Epoch of the gate it was let in by; 0 when the medium had none.
     pub gate_epoch: u64,
     /// Digest of the rule it was let in by; empty for the owner.

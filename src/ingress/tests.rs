@@ -26,6 +26,7 @@ pub(super) struct Site {
     address: SocketAddr,
     pub(super) key: String,
     pub(super) broker: TestBroker,
+    store: Store,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
@@ -115,7 +116,7 @@ impl Site {
         change(&mut config);
         let app = App::build(
             bus.clone(),
-            store,
+            store.clone(),
             crate::config::Config::default().grants(&bus).unwrap(),
             telemetry::Metrics::default(),
             config,
@@ -126,9 +127,11 @@ impl Site {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
+        let beside = app.clone();
+        tasks.spawn(async move { Box::pin(beside.run(CancellationToken::new())).await.unwrap() });
         let router = router_with(app, extra());
         tasks.spawn(serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
-        Self { address, key, broker, _folder: folder, _tasks: tasks }
+        Self { address, key, broker, store, _folder: folder, _tasks: tasks }
     }
 
     /// Leaves the one repeated request as a replica does that did everything but answer.
@@ -424,6 +427,39 @@ async fn who_asks_to_play_too_early_leaves_no_session() {
     let events = admin.context().get_stream_no_info(schemas::subjects::EVENTS).await.unwrap();
     assert!(events.get_last_raw_message_by_subject("evt.upload.received.*").await.is_ok());
     assert!(events.get_last_raw_message_by_subject(&format!("evt.gate.granted.{media_id}")).await.is_err());
+}
+
+#[tokio::test]
+async fn playback_ends_with_the_key_that_opened_it() {
+    let site = Site::start(|_| {}).await;
+    let admin = site.broker.bus(Role::Admin).await;
+    let media_id = MediaId::from_bytes([5; 16]);
+    let asset = asset(media_id, "admin", Status::Ready);
+    let playlist = format!("{}/{}", asset.encode.as_ref().unwrap().prefix, schemas::keys::MULTIVARIANT);
+    site.store.put(&playlist, "#EXTM3U\n").await.unwrap();
+    admin.commit(&mut nats::Held::new(asset), nats::Outbox::new()).await.unwrap();
+    let boss = format!("Authorization: Bearer {}\r\n", site.key);
+    let json = format!("{boss}Content-Type: application/json\r\n");
+    let read = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
+    let made = read(&site.ask("POST", "/v1/auth/keys", &json, "{}").await);
+    let headers = format!("Authorization: Bearer {}\r\n", made["key"].as_str().unwrap());
+    let path = format!("/v1/media/{media_id}/playback");
+    let (lent, own) = (site.ask("POST", &path, &headers, "").await, site.ask("POST", &path, &boss, "").await);
+    let (lent, own) = (read(&lent), read(&own));
+    let play = async |session: &Value| site.ask("GET", session["hls_url"].as_str().unwrap(), "", "").await;
+    assert_eq!((play(&lent).await.status, play(&own).await.status), (200, 200));
+    let key = format!("/v1/auth/keys/{}", made["key_id"].as_str().unwrap());
+    assert_eq!(site.ask("DELETE", &key, &boss, "").await.status, 204);
+    let started = std::time::Instant::now();
+    let refused = loop {
+        let answer = play(&lent).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(started.elapsed() < Duration::from_secs(1), "the key is revoked, and it plays on");
+    };
+    assert_eq!((refused.status, read(&refused)["reason"].as_str()), (403, Some("ended")), "{refused:?}");
+    assert_eq!(play(&own).await.status, 200, "what another credential opened plays on");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub(crate) mod tests;
 
 use alloy_primitives::Address;
 use schemas::access::Role;
-pub use schemas::gate::Rights;
+pub use schemas::gate::{Opener, Rights};
 
 use super::Principal;
 
@@ -36,12 +36,14 @@ pub struct Viewer {
     pub wallet: Option<Address>,
     /// What it may do.
     pub rights: Rights,
+    /// What it showed of itself.
+    pub opener: Option<Opener>,
 }
 
 impl Viewer {
     /// Somebody who did not sign in.
     pub const fn anonymous() -> Self {
-        Self { name: String::new(), wallet: None, rights: Rights::None }
+        Self { name: String::new(), wallet: None, rights: Rights::None, opener: None }
     }
 
     /// A known principal, with the wallet it signed in with, if it did.
@@ -51,7 +53,8 @@ impl Viewer {
             Role::Owner => Rights::Owner,
             Role::Operator => Rights::None,
         };
-        Self { name: principal.owner.clone(), wallet, rights }
+        let opener = principal.session_id.map(Opener::SignIn).or_else(|| principal.key_id.map(Opener::Key));
+        Self { name: principal.owner.clone(), wallet, rights, opener }
     }
 
     /// True when no gate stands between it and what `owner` owns.

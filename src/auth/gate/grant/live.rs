@@ -1,6 +1,9 @@
 //! Sessions in memory: good until their grant ends or somebody says otherwise.
 
-use schemas::ids::{MediaId, PlaybackId};
+use schemas::{
+    gate::Opener,
+    ids::{MediaId, PlaybackId},
+};
 
 use crate::memory::Memory;
 
@@ -23,6 +26,8 @@ pub(super) struct Entry {
     pub(super) until_ms: u64,
     /// When it has to be looked up again.
     pub(super) again_ms: u64,
+    /// The credential it ends with.
+    pub(super) opener: Option<Opener>,
 }
 
 /// The sessions.
@@ -61,7 +66,7 @@ mod tests {
     }
 
     fn entry(until_ms: u64, again_ms: u64) -> Entry {
-        Entry { media_id: FILM, until_ms, again_ms }
+        Entry { media_id: FILM, until_ms, again_ms, opener: None }
     }
 
     #[test]

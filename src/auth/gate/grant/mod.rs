@@ -11,6 +11,7 @@
 
 mod follow;
 mod live;
+mod opener;
 mod renew;
 mod slots;
 pub mod token;
@@ -192,6 +193,7 @@ impl Grants {
             viewer: viewer.name,
             wallet: viewer.wallet.map(|wallet| wallet.to_string()),
             rights: viewer.rights,
+            opener: viewer.opener,
             gate_epoch: ruling.gate_epoch,
             rule_digest: ruling.rule_digest,
             slots: ruling.places.into_iter().map(|place| place.key).collect(),

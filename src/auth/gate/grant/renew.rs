@@ -6,7 +6,7 @@ use schemas::{
     ids::{MediaId, PlaybackId},
 };
 
-use super::{AGAIN_MS, Denied, Grants, Renewal, live::Entry, slots};
+use super::{AGAIN_MS, Denied, Grants, Renewal, live::Entry, opener, slots};
 use crate::auth::gate::{
     Viewer,
     access::{self, Ruling},
@@ -22,6 +22,9 @@ impl Grants {
         let shared = &self.shared;
         let generation = shared.live.generation();
         let session = self.load(playback_id, media_id).await?;
+        if !opener::stands(&shared.bus, session.opener, (shared.clock)()).await? {
+            return self.end(playback_id, Code::Ended, Vec::new()).await;
+        }
         let viewer = viewer_of(&session);
         let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
         let Some(ruling) = found else { return self.end(playback_id, Code::Gone, Vec::new()).await };
@@ -39,7 +42,8 @@ impl Grants {
                     return Err(Denied::Closed { code, blocks: ruling.blocks });
                 }
                 let again_ms = now_ms + AGAIN_MS;
-                let entry = Entry { media_id, until_ms: session.granted_until_ms, again_ms };
+                let entry =
+                    Entry { media_id, until_ms: session.granted_until_ms, again_ms, opener: session.opener };
                 shared.live.keep(generation, playback_id, entry);
                 return Ok(Renewal::Unclear);
             }
@@ -50,7 +54,11 @@ impl Grants {
         }
         let until_ms = self.prolong(&session, ruling, same_rule).await?;
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
-        shared.live.keep(generation, playback_id, Entry { media_id, until_ms, again_ms });
+        shared.live.keep(
+            generation,
+            playback_id,
+            Entry { media_id, until_ms, again_ms, opener: session.opener },
+        );
         Ok(Renewal::Renewed)
     }
 
@@ -114,5 +122,5 @@ impl Grants {
 /// Who a session plays for.
 fn viewer_of(session: &Session) -> Viewer {
     let wallet = session.wallet.as_ref().and_then(|text| text.parse().ok());
-    Viewer { name: session.viewer.clone(), wallet, rights: session.rights }
+    Viewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }
 }

@@ -51,13 +51,13 @@ async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
     let media_id = site.medium(None).await;
     assert_eq!(refused(&grants, &holder(ANN), media_id).await, Code::Private);
     assert_eq!(refused(&grants, &Viewer::anonymous(), media_id).await, Code::Private);
-    let operator = Viewer { name: OWNER.into(), wallet: None, rights: Rights::None };
+    let operator = Viewer { name: OWNER.into(), wallet: None, rights: Rights::None, opener: None };
     assert_eq!(refused(&grants, &operator, media_id).await, Code::Private);
     assert_eq!(refused(&grants, &holder(ANN), MediaId::from_bytes([9; 16])).await, Code::Gone);
     let denied = site.event::<gate::Denied>(media_id).await.expect("every refusal is told");
     assert_eq!(denied.code, Code::Private);
     for (name, rights) in [(OWNER, Rights::Owner), ("root", Rights::Admin)] {
-        let viewer = Viewer { name: name.into(), wallet: None, rights };
+        let viewer = Viewer { name: name.into(), wallet: None, rights, opener: None };
         let session = play(&grants, &viewer, media_id).await.unwrap();
         grants.check(session.playback_id, media_id).await.unwrap();
         assert_eq!(site.event::<Granted>(media_id).await.unwrap().code, Code::Owner);

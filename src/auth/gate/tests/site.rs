@@ -110,5 +110,5 @@ impl Site {
 }
 
 pub(crate) fn holder(wallet: alloy_primitives::Address) -> Viewer {
-    Viewer { name: wallet.to_string(), wallet: Some(wallet), rights: Rights::Owner }
+    Viewer { name: wallet.to_string(), wallet: Some(wallet), rights: Rights::Owner, opener: None }
 }
