@@ -1,3 +1,7 @@
+//! What a connection needs that hyper does not do.
+//!
+//! A limit of the wait for its first bytes: hyper's own time-outs begin once it knows which version is spoken.
+//!
 //! Answers to heads that can't be read: hyper refuses them itself, with a bare status line, before any handler is asked. This puts a
 //! problem document in the place of that answer.
 //!
@@ -5,7 +9,7 @@
 //! an answer are never touched. A later head of the same connection that can't be read gets the bare answer; a head that does not
 //! come in time gets none, its connection is closed.
 //!
-//! Limits: one refusal a connection, after which hyper closes it.
+//! Limits: [`OPENING_SECONDS_MAX`] until the version is known; one refusal a connection, after which hyper closes it.
 
 use std::{
     io,
@@ -15,11 +19,20 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use schemas::ids::RequestId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+/// Longest wait for the bytes that tell which version of HTTP a connection speaks, in seconds.
+pub(super) const OPENING_SECONDS_MAX: u64 = 15;
+/// What a connection begins with that speaks HTTP/2 (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// True once a request has reached the router.
 pub(super) type Reached = Arc<AtomicBool>;
@@ -29,13 +42,27 @@ pub(super) type Reached = Arc<AtomicBool>;
 pub(super) struct Polite<C> {
     connection: C,
     reached: Reached,
+    /// Until the version is known: when the wait for it is over, and how many bytes of the preface came.
+    opening: Option<(Pin<Box<Sleep>>, usize)>,
     /// What is being written in place of a refusal.
     instead: Option<Bytes>,
 }
 
 impl<C> Polite<C> {
     pub(super) fn new(connection: C, reached: Reached) -> Self {
-        Self { connection, reached, instead: None }
+        let until = tokio::time::sleep(Duration::from_secs(OPENING_SECONDS_MAX));
+        Self { connection, reached, opening: Some((Box::pin(until), 0)), instead: None }
+    }
+
+    /// Notes what came first; the wait is over once it is no preface, or a whole one.
+    fn opens(&mut self, bytes: &[u8]) {
+        let Some((_, known)) = &mut self.opening else { return };
+        let rest = PREFACE.get(*known..).unwrap_or_default();
+        if bytes.len() < rest.len() && rest.starts_with(bytes) {
+            *known += bytes.len();
+        } else {
+            self.opening = None;
+        }
     }
 
     /// Begins a document in place of the refusal that `first` is; false when it is none.
@@ -97,7 +124,15 @@ impl<C: AsyncRead + Unpin> AsyncRead for Polite<C> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.connection).poll_read(context, buffer);
+        if let Some((until, _)) = &mut self.opening
+            && outcome.is_pending()
+        {
+            return until.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.opens(buffer.filled().get(before..).unwrap_or_default());
+        outcome
     }
 }
 

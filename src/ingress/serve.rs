@@ -1,9 +1,12 @@
 //! The accept loop: hyper-util with bounded buffers and header time-outs, which `axum::serve` can't set.
 //!
-//! Limits: [`BUFFER_BYTES_MAX`] per connection, [`HEADER_SECONDS_MAX`] for a request head, [`CONNECTIONS_MAX`] connections.
+//! Limits: [`BUFFER_BYTES_MAX`] per connection, [`HEADER_SECONDS_MAX`] for a request head, [`CONNECTIONS_MAX`] connections,
+//! [`CONNECTIONS_PER_PEER_MAX`] of one address, [`PING_SECONDS`] until a silent HTTP/2 connection is asked whether it lives.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -25,12 +28,59 @@ pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
 pub const HEADER_SECONDS_MAX: u64 = 15;
 /// Most connections at once; more wait in the listen queue.
 pub const CONNECTIONS_MAX: usize = 16_384;
+/// Most connections of one address at once, a proxy in front included; more are closed, so that none can take all.
+pub const CONNECTIONS_PER_PEER_MAX: usize = CONNECTIONS_MAX / 4;
+/// Silence after which an HTTP/2 connection is asked whether it lives, and the wait for its answer, in seconds.
+pub const PING_SECONDS: u64 = 20;
+
+/// How many connections each address has.
+#[derive(Debug)]
+struct Peers {
+    counts: Mutex<HashMap<IpAddr, usize>>,
+    each_max: usize,
+}
+
+/// One of an address's connections, until it is dropped.
+#[derive(Debug)]
+struct Seat {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    fn new(each_max: usize) -> Arc<Self> {
+        Arc::new(Self { counts: Mutex::default(), each_max })
+    }
+
+    /// `None` when the address has as many as it may have.
+    fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        (*count < self.each_max).then(|| {
+            *count += 1;
+            Seat { peers: Arc::clone(self), address }
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self.peers.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = counts.entry(self.address) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
 
 /// Serves `router` on `listener` until `shutdown`, then gives open requests `grace` to end.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, grace: Duration) {
     let builder = Arc::new(builder());
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let peers = Peers::new(CONNECTIONS_PER_PEER_MAX);
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer, slot) = tokio::select! {
@@ -45,6 +95,10 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = shutdown.cancelled() => break,
+        };
+        let Some(seat) = peers.seat(peer.ip().to_canonical()) else {
+            tracing::debug!("an address has too many connections");
+            continue;
         };
         let mut router = router.clone();
         let reached = Reached::default();
@@ -63,7 +117,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             if let Err(error) = watcher.watch(connection.into_owned()).await {
                 tracing::debug!(error, "a connection ended early");
             }
-            drop(slot);
+            drop((slot, seat));
         });
     }
     drop(listener);
@@ -80,7 +134,15 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HEADER_SECONDS_MAX))
         .max_buf_size(BUFFER_BYTES_MAX);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(128);
+    let ping = Duration::from_secs(PING_SECONDS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(128)
+        .keep_alive_interval(ping)
+        .keep_alive_timeout(ping)
+        // Above what `manners` takes, so that it answers with a problem.
+        .max_header_list_size(u32::try_from(BUFFER_BYTES_MAX).unwrap_or(u32::MAX));
     builder
 }
 
@@ -91,4 +153,51 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> std::io::Resu
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
     Ok((stream, peer, slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::Instant,
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_begin_is_not_waited_for() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = serve(listener, Router::new(), CancellationToken::new(), Duration::ZERO);
+        let serving = tokio::spawn(serving);
+        for begun in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM", "GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\nHost: a"]
+        {
+            let started = Instant::now();
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(begun.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.ok();
+            let waited = started.elapsed();
+            assert!(waited < Duration::from_secs(HEADER_SECONDS_MAX * 2), "{begun:?}: {waited:?}");
+            assert!(waited >= Duration::from_secs(10), "{begun:?}: {waited:?}");
+        }
+        serving.abort();
+    }
+
+    #[test]
+    fn one_address_takes_no_more_than_its_part() {
+        let peers = Peers::new(2);
+        let (one, two) = (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(192, 0, 2, 2).into());
+        let first = peers.seat(one).unwrap();
+        let _second = peers.seat(one).unwrap();
+        assert!(peers.seat(one).is_none());
+        assert!(peers.seat(two).is_some());
+        drop(first);
+        assert!(peers.seat(one).is_some());
+        drop(peers.seat(two));
+        assert_eq!(peers.counts.lock().unwrap().len(), 1, "who is gone is forgotten");
+    }
 }
