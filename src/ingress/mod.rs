@@ -10,6 +10,7 @@ pub mod body;
 pub mod cache;
 pub mod client;
 pub mod conditional;
+mod cursor;
 pub mod error;
 pub mod events;
 pub mod idempotency;
@@ -120,7 +121,7 @@ pub struct Shared {
     pub store: Store,
     /// Settings.
     pub config: Config,
-    /// Signs path tokens; the same on every replica.
+    /// Signs path tokens and cursors; the same on every replica.
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
     pub uploads: uploads::State,
