@@ -148,7 +148,7 @@ impl Config {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(Error::Invalid { key: "ingress.public_url", reason });
         }
-        if let Err(invalid) = ingress::manners::cors(&self.ingress.manners) {
+        if let Err(invalid) = ingress::manners::Origins::new(&self.ingress.manners) {
             return Err(Error::Invalid { key: "ingress.manners.origins", reason: invalid.to_string() });
         }
         self.auth.check().map_err(|(key, reason)| Error::Invalid { key, reason })

@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transcode::plan;
 
-use super::{App, Principal, cache, error::Problem, media, openapi, page::Page, query::Parameters, tagged};
+use super::{
+    App, Principal, cache, cursor::List, error::Problem, media, openapi, page::Page, query::Parameters,
+    tagged,
+};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -53,8 +56,7 @@ struct Wanted {
     media_id: Option<MediaId>,
     /// Only jobs that stand there.
     status: Option<job::Status>,
-    /// `next_cursor` of the page before.
-    #[schemars(regex(pattern = media::CURSOR))]
+    /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
     #[schemars(range(min = 1, max = ask::ITEMS_MAX))]
@@ -86,16 +88,19 @@ async fn list(
     OriginalUri(uri): OriginalUri,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Response, Problem> {
+    let owner = who.list_owner();
+    let cursors = List::new(&app.signing_key, ask::JOBS, &(&owner, wanted.media_id, wanted.status))?;
     let question = ListJobs {
-        owner: who.list_owner(),
+        owner,
         media_id: wanted.media_id,
         status: wanted.status,
-        cursor: wanted.cursor,
+        cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: media::page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
     let page: JobPage = media::ask_index(&app.bus, ask::JOBS, &question).await?;
-    Ok(Page { items: page.items, next_cursor: page.next, revision: page.revision }.answer(&uri))
+    let next_cursor = page.next.map(|position| cursors.seal(&position));
+    Ok(Page { items: page.items, next_cursor, revision: page.revision }.answer(&uri))
 }
 
 pub(super) fn no_such_job() -> Problem {

@@ -14,7 +14,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
 use super::error::Problem;
 
@@ -54,33 +54,59 @@ impl Default for Config {
 #[error("{0}")]
 pub struct Invalid(String);
 
-/// The layer that answers preflights and marks answers for the allowed origins.
-///
-/// # Errors
-/// When an origin is none, or every origin would get credentials.
-pub fn cors(config: &Config) -> Result<CorsLayer, Invalid> {
-    let any = config.origins.iter().any(|origin| origin == "*");
-    if any && (config.credentials || config.origins.len() > 1) {
-        return Err(Invalid("\"*\" stands alone and without credentials".into()));
+/// Which foreign origins are let in where. One pointer: it is copied for each request.
+#[derive(Debug, Clone)]
+pub struct Origins(Arc<Layers>);
+
+#[derive(Debug)]
+struct Layers {
+    /// The origins of the settings.
+    listed: CorsLayer,
+    /// Every origin, for what `/play/` serves: the token in the path is the right, and no cookie goes with it.
+    play: CorsLayer,
+}
+
+impl Origins {
+    /// The layers that answer preflights and mark answers for the allowed origins.
+    ///
+    /// # Errors
+    /// When an origin is none, or every origin would get credentials.
+    pub fn new(config: &Config) -> Result<Self, Invalid> {
+        let any = config.origins.iter().any(|origin| origin == "*");
+        if any && (config.credentials || config.origins.len() > 1) {
+            return Err(Invalid("\"*\" stands alone and without credentials".into()));
+        }
+        let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+        let base = CorsLayer::new()
+            .allow_methods(methods)
+            .allow_headers(ASKED.map(HeaderName::from_static))
+            .expose_headers(EXPOSED.map(HeaderName::from_static))
+            .max_age(Duration::from_secs(config.preflight_s));
+        let play = base.clone().allow_origin(AllowOrigin::any());
+        if any {
+            return Ok(Self(Arc::new(Layers { listed: play.clone(), play })));
+        }
+        let listed = config.origins.iter().map(|text| origin(text)).collect::<Result<Arc<[_]>, _>>()?;
+        let (allowed, trusted) = (Arc::clone(&listed), listed);
+        let credentials = config.credentials;
+        let listed = base
+            .allow_origin(AllowOrigin::predicate(move |origin, _| allowed.contains(origin)))
+            .allow_credentials(AllowCredentials::predicate(move |origin, _| {
+                credentials && trusted.contains(origin)
+            }));
+        Ok(Self(Arc::new(Layers { listed, play })))
     }
-    let origins = if any {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(config.origins.iter().map(|text| origin(text)).collect::<Result<Vec<_>, _>>()?)
-    };
-    let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-    Ok(CorsLayer::new()
-        .allow_origin(origins)
-        .allow_credentials(config.credentials)
-        .allow_methods(methods)
-        .allow_headers(ASKED.map(HeaderName::from_static))
-        .expose_headers(EXPOSED.map(HeaderName::from_static))
-        .max_age(Duration::from_secs(config.preflight_s)))
+
+    /// The layer for answers at this path.
+    fn at(&self, path: &str) -> &CorsLayer {
+        if is_play(path) { &self.0.play } else { &self.0.listed }
+    }
 }
 
 /// Answers preflights, and marks all other answers for the allowed origins. An OPTIONS request that is no preflight is somebody's
 /// question about a resource (tus asks one) and reaches its handler, which the layer alone would not let it do.
-pub async fn origins(State(layer): State<CorsLayer>, request: Request, next: Next) -> Response {
+pub async fn origins(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+    let layer = origins.at(request.uri().path());
     let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let answered = if asks || *request.method() != Method::OPTIONS {
         layer.layer(next).oneshot(request).await
@@ -94,15 +120,22 @@ pub async fn origins(State(layer): State<CorsLayer>, request: Request, next: Nex
     answered.unwrap_or_else(|never: Infallible| match never {})
 }
 
+/// Whether the path is one that carries its right in itself, which pages of any origin may use.
+fn is_play(path: &str) -> bool {
+    path.starts_with("/play/")
+}
+
 /// Headers that scripts may send.
-const ASKED: [&str; 17] = [
+const ASKED: [&str; 19] = [
     "authorization",
     "content-type",
     "content-digest",
+    "content-disposition",
     "repr-digest",
     "idempotency-key",
     "if-match",
     "if-none-match",
+    "if-range",
     "last-event-id",
     "range",
     "tus-resumable",
@@ -116,7 +149,9 @@ const ASKED: [&str; 17] = [
 ];
 
 /// Headers that scripts may read.
-const EXPOSED: [&str; 19] = [
+const EXPOSED: [&str; 23] = [
+    "accept-ranges",
+    "allow",
     "etag",
     "link",
     "location",
@@ -127,11 +162,13 @@ const EXPOSED: [&str; 19] = [
     "x-request-id",
     "streamgate-media-id",
     "content-range",
+    "www-authenticate",
     "tus-resumable",
     "tus-version",
     "tus-extension",
     "tus-max-size",
     "tus-checksum-algorithm",
+    "upload-defer-length",
     "upload-expires",
     "upload-length",
     "upload-metadata",
@@ -166,7 +203,7 @@ static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resou
 
 /// Adds the safe headers. What `/play` serves may be embedded anywhere: its path is its right.
 pub async fn safe_headers(request: Request, next: Next) -> Response {
-    let embeddable = request.uri().path().starts_with("/play/");
+    let embeddable = is_play(request.uri().path());
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     if embeddable {
@@ -223,7 +260,7 @@ mod tests {
     use axum::{Router, middleware, routing::get};
 
     use super::*;
-    use crate::ingress::{limit, request};
+    use crate::ingress::openapi;
 
     const APP: &str = "https://app.example.org";
 
@@ -237,7 +274,7 @@ mod tests {
             .route("/slow", get(std::future::pending::<&'static str>))
             .layer(middleware::from_fn_with_state(Arc::clone(&shared), in_time))
             .layer(middleware::from_fn_with_state(shared, bounded_head))
-            .layer(middleware::from_fn_with_state(cors(config).unwrap(), origins))
+            .layer(middleware::from_fn_with_state(Origins::new(config).unwrap(), origins))
             .layer(middleware::from_fn(safe_headers))
     }
 
@@ -316,10 +353,13 @@ mod tests {
         ] {
             let origins = origins.into_iter().map(ToOwned::to_owned).collect::<Vec<_>>();
             let config = Config { origins: origins.clone(), credentials, ..Config::default() };
-            assert!(cors(&config).is_err(), "{origins:?} {credentials}");
+            assert!(Origins::new(&config).is_err(), "{origins:?} {credentials}");
         }
         for text in ["https://app.example.org", "http://localhost:3000", "http://[::1]:3000"] {
-            assert!(cors(&Config { origins: vec![text.into()], ..Config::default() }).is_ok(), "{text}");
+            assert!(
+                Origins::new(&Config { origins: vec![text.into()], ..Config::default() }).is_ok(),
+                "{text}"
+            );
         }
     }
 
@@ -360,12 +400,55 @@ mod tests {
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }
 
+    /// What a script learns of an answer: the origin that is let in, and whether with credentials.
+    fn learnt(response: &Response) -> (Option<&str>, bool) {
+        (allowed(response), response.headers().contains_key("access-control-allow-credentials"))
+    }
+
+    #[tokio::test]
+    async fn credentials_are_for_listed_origins_and_never_with_every_origin() {
+        let config = Config { origins: vec![APP.into()], credentials: true, ..Config::default() };
+        let evil = "https://evil.example.org";
+        let long = format!("/play/{}", "x".repeat(9_000));
+        for (path, origin, wanted) in [
+            ("/", APP, (Some(APP), true)),
+            ("/", evil, (None, false)),
+            ("/", "null", (None, false)),
+            ("/nothing", evil, (None, false)),
+            ("/play/segment", APP, (Some("*"), false)),
+            ("/play/segment", evil, (Some("*"), false)),
+            ("/play/nothing", evil, (Some("*"), false)),
+            (&long, evil, (Some("*"), false)),
+            ("/playground", evil, (None, false)),
+        ] {
+            for method in [Method::GET, Method::DELETE, Method::OPTIONS] {
+                let answer = ask(&config, method.clone(), path, &[("origin", origin)]).await;
+                assert_eq!(learnt(&answer), wanted, "{method} {path} {origin}");
+                let preflight = [("origin", origin), ("access-control-request-method", "GET")];
+                let answer = ask(&config, Method::OPTIONS, path, &preflight).await;
+                assert_eq!(learnt(&answer), wanted, "preflight of {path} {origin}");
+            }
+        }
+        assert_eq!(learnt(&ask(&config, Method::GET, "/", &[]).await), (None, false));
+        let answer = ask(&config, Method::GET, "/play/nothing", &[("origin", evil)]).await;
+        let exposed = answer.headers()["access-control-expose-headers"].to_str().unwrap();
+        assert!(exposed.contains("retry-after"), "{exposed}");
+    }
+
     #[test]
-    fn what_answers_carry_about_limits_can_be_read_by_scripts() {
-        for name in
-            [&limit::RATE_LIMIT, &limit::RATE_LIMIT_POLICY, &request::REQUEST_ID, &header::RETRY_AFTER]
-        {
-            assert!(EXPOSED.contains(&name.as_str()), "{name}");
+    fn what_is_described_can_be_sent_and_read_by_scripts() {
+        let document = openapi::document();
+        let headers = document["components"]["headers"].as_object().unwrap().keys();
+        // No script may read this one.
+        for name in headers.filter(|name| *name != "Set-Cookie") {
+            assert!(EXPOSED.contains(&name.to_lowercase().as_str()), "{name} can't be read");
+        }
+        let operations =
+            document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+        let parameters = operations.filter_map(|(_, operation)| operation["parameters"].as_array()).flatten();
+        for parameter in parameters.filter(|parameter| parameter["in"] == "header") {
+            let name = parameter["name"].as_str().unwrap();
+            assert!(ASKED.contains(&name.to_lowercase().as_str()), "{name} can't be sent");
         }
     }
 }

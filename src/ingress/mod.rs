@@ -10,6 +10,7 @@ pub mod body;
 pub mod cache;
 pub mod client;
 pub mod conditional;
+mod cursor;
 pub mod error;
 pub mod events;
 pub mod idempotency;
@@ -40,7 +41,7 @@ use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
-use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 
 pub use crate::auth::Principal;
 use crate::{
@@ -120,7 +121,7 @@ pub struct Shared {
     pub store: Store,
     /// Settings.
     pub config: Config,
-    /// Signs path tokens; the same on every replica.
+    /// Signs path tokens and cursors; the same on every replica.
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
     pub uploads: uploads::State,
@@ -145,7 +146,7 @@ pub struct Shared {
     /// Documents kept in memory.
     pub documents: Arc<cache::Cache>,
     /// Lets foreign origins in.
-    pub origins: CorsLayer,
+    pub origins: manners::Origins,
     /// What this process counts.
     pub metrics: telemetry::Metrics,
 }
@@ -163,7 +164,7 @@ impl App {
         config: Config,
         auth: auth::Config,
     ) -> anyhow::Result<Self> {
-        let origins = manners::cors(&config.manners)?;
+        let origins = manners::Origins::new(&config.manners)?;
         let limits = limit::Limits::new(config.limit.clone());
         let documents = Arc::new(cache::Cache::new(config.documents)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();

@@ -283,6 +283,48 @@ async fn options_of_uploads_tells_what_is_offered() {
 }
 
 #[tokio::test]
+async fn a_player_of_any_origin_can_read_every_answer_below_play() {
+    let app = "https://app.example.org";
+    let site = Site::start(|config| {
+        config.manners.origins = vec![app.to_owned()];
+        config.manners.credentials = true;
+        config.limit.replicas_assumed_count = 1;
+        config.limit.rates.streaming = limit::gcra::Rate { capacity: 8, refill_per_s: 1 };
+    })
+    .await;
+    let (long, huge) = ("x".repeat(9_000), format!("X-Huge: {}\r\n", "x".repeat(40_000)));
+    let (film, foreign) = ("/play/token/film/master.m3u8", "https://player.example.org");
+    let mut statuses = std::collections::BTreeSet::new();
+    for (method, path, more) in [
+        ("GET", film, ""),
+        ("DELETE", film, ""),
+        ("GET", "/play/nothing", ""),
+        ("GET", &format!("{film}?{long}"), ""),
+        ("GET", film, &huge),
+        ("GET", film, ""),
+        ("GET", film, ""),
+        ("GET", film, ""),
+        ("GET", film, ""),
+    ] {
+        for origin in [foreign, app] {
+            let answer = site.ask(method, path, &format!("Origin: {origin}\r\n{more}"), "").await;
+            assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{answer:?}");
+            assert_eq!(answer.header("access-control-allow-credentials"), None, "{answer:?}");
+            let exposed = answer.header("access-control-expose-headers").unwrap();
+            assert!(exposed.contains("retry-after"), "{exposed}");
+            statuses.insert(answer.status);
+        }
+    }
+    assert_eq!(statuses.into_iter().collect::<Vec<_>>(), [403, 404, 405, 414, 429, 431]);
+    for (origin, wanted) in [(foreign, (None, None)), (app, (Some(app), Some("true")))] {
+        let answer = site.ask("GET", "/v1/media", &format!("Origin: {origin}\r\n"), "").await;
+        let found =
+            ["access-control-allow-origin", "access-control-allow-credentials"].map(|n| answer.header(n));
+        assert_eq!((found[0], found[1]), wanted, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_drips_is_cut() {
     // Only the body's own limit may end it.
     let site = Site::start(|_| {}).await;

@@ -178,6 +178,8 @@ async fn lists_are_paged_and_wrong_questions_are_explained() {
     }
     all.reverse();
     assert_eq!(found, all, "newest first, each once");
+    let page = cluster.get("/v1/media?status=rejected&limit=2").await;
+    a_cursor_is_good_in_its_own_list_only(&cluster, page["next_cursor"].as_str().unwrap()).await;
     for (path, status, code) in [
         ("/v1/media?limit=0", StatusCode::BAD_REQUEST, "query_malformed"),
         ("/v1/media?limit=201", StatusCode::BAD_REQUEST, "query_malformed"),
@@ -202,4 +204,35 @@ async fn lists_are_paged_and_wrong_questions_are_explained() {
         (status, problem["code"].as_str()),
         (StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"))
     );
+}
+
+/// `cursor` is one of the administrator's list of rejected media.
+async fn a_cursor_is_good_in_its_own_list_only(cluster: &Cluster, cursor: &str) {
+    let bob = streamgate::auth::create_key(&cluster.bus, "bob", access::Role::Owner).await.unwrap();
+    let list = "/v1/media?status=rejected";
+    let (rest, end) = cursor.split_at(cursor.len() - 1);
+    let changed = format!("{rest}{}", if end == "0" { '4' } else { '0' });
+    // As the index gives it to the ingress.
+    let bare = cursor.split_at(39).0;
+    for (key, list, cursor, status) in [
+        (&cluster.key, list, cursor, StatusCode::OK),
+        (&cluster.key, "/v1/media?limit=200&status=rejected&min_revision=1", cursor, StatusCode::OK),
+        (&cluster.key, "/v1/media?limit=2", cursor, StatusCode::BAD_REQUEST),
+        (&cluster.key, "/v1/media?status=ready", cursor, StatusCode::BAD_REQUEST),
+        (&cluster.key, "/v1/jobs?limit=2", cursor, StatusCode::BAD_REQUEST),
+        (&cluster.key, "/v1/jobs?status=failed", cursor, StatusCode::BAD_REQUEST),
+        (&bob, list, cursor, StatusCode::BAD_REQUEST),
+        (&cluster.key, list, &changed, StatusCode::BAD_REQUEST),
+        (&cluster.key, list, &cursor.to_uppercase(), StatusCode::BAD_REQUEST),
+        (&cluster.key, list, bare, StatusCode::BAD_REQUEST),
+    ] {
+        let path = format!("{list}&cursor={cursor}");
+        let (found, answer) = ask(cluster, key, Method::GET, &path).await;
+        assert_eq!(found, status, "{path}: {answer}");
+        if status == StatusCode::OK {
+            assert!(!answer["items"].as_array().unwrap().is_empty(), "{path}: {answer}");
+        } else {
+            assert_eq!(answer["code"], "cursor_malformed", "{path}");
+        }
+    }
 }

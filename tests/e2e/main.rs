@@ -11,6 +11,7 @@ mod browser;
 mod chain;
 mod cli;
 mod contract;
+mod crowd;
 mod demo;
 mod encryption;
 mod faults;

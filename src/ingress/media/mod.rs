@@ -25,10 +25,16 @@ use schemas::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{App, Principal, cache, error::Problem, openapi, page::Page, query::Parameters, tagged};
+use super::{
+    App, Principal, cache,
+    cursor::{self, List},
+    error::Problem,
+    openapi,
+    page::Page,
+    query::Parameters,
+    tagged,
+};
 
-/// A cursor as the index gives it: base32 of 24 bytes.
-pub(super) const CURSOR: &str = "^[0-9a-v]{38}[08go]$";
 /// How long the index may take; it waits a short while itself for the revision that a question names.
 pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 
@@ -56,8 +62,7 @@ impl openapi::Describe for Described {
 struct Wanted {
     /// Only media that stand there.
     status: Option<media::Status>,
-    /// `next_cursor` of the page before.
-    #[schemars(regex(pattern = CURSOR))]
+    /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
     #[schemars(range(min = 1, max = ask::ITEMS_MAX))]
@@ -89,15 +94,18 @@ async fn list(
     OriginalUri(uri): OriginalUri,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Response, Problem> {
+    let owner = who.list_owner();
+    let cursors = List::new(&app.signing_key, ask::MEDIA, &(&owner, wanted.status))?;
     let question = ListMedia {
-        owner: who.list_owner(),
+        owner,
         status: wanted.status,
-        cursor: wanted.cursor,
+        cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
         limit: page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
     let page: MediaPage = ask_index(&app.bus, ask::MEDIA, &question).await?;
-    Ok(Page { items: page.items, next_cursor: page.next, revision: page.revision }.answer(&uri))
+    let next_cursor = page.next.map(|position| cursors.seal(&position));
+    Ok(Page { items: page.items, next_cursor, revision: page.revision }.answer(&uri))
 }
 
 /// Items of a page; 50 unless said otherwise.
@@ -124,9 +132,8 @@ pub(super) async fn ask_index<Q: Serialize, P: DeserializeOwned>(
 
 fn refusal(code: &str, detail: String) -> Problem {
     let (status, code, title) = match code {
-        "cursor_malformed" => {
-            (StatusCode::BAD_REQUEST, "cursor_malformed", "The cursor is none that a list answered")
-        }
+        // It was sealed by us, and yet the index can't use it: it is of another time.
+        "cursor_malformed" => return cursor::malformed(),
         "question_malformed" => {
             (StatusCode::BAD_REQUEST, "query_malformed", "The list can't be made like this")
         }

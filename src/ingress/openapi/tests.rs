@@ -43,7 +43,11 @@ fn every_breaking_change_is_found() {
     for (pointer, value, wanted) in [
         ("/paths", json!({ "/a": old["paths"]["/a"] }), "/b is gone"),
         ("/paths/~1b", json!({}), "GET /b is gone"),
-        ("/paths/~1b/get", json!({ "responses": {}, "security": [] }), "GET /b needs a right now"),
+        (
+            "/paths/~1b/get",
+            json!({ "responses": {}, "security": [{ "api_key": [] }] }),
+            "GET /b needs a right now",
+        ),
         ("/paths/~1a/post/parameters/0", json!({ "name": "z", "in": "query" }), "parameter q is gone"),
         ("/paths/~1a/post/parameters/1/required", json!(true), "parameter p is needed now"),
         ("/paths/~1a/post/requestBody/required", json!(true), "the body is needed now"),
@@ -55,10 +59,10 @@ fn every_breaking_change_is_found() {
         ),
         ("/components/responses/None/content", json!({}), "media type application/problem+json is gone"),
         (&format!("{ask}/required"), json!(["a", "b"]), "property b is needed now"),
-        (&format!("{ask}/properties/a/type"), json!("string"), "type null is not taken any more"),
-        (&format!("{ask}/properties/b/enum"), json!(["x"]), "enum \"y\" is not taken any more"),
+        (&format!("{ask}/properties/a/type"), json!("string"), "null is not taken any more"),
+        (&format!("{ask}/properties/b/enum"), json!(["x"]), "\"y\" is not taken any more"),
         (&format!("{answer}/required"), json!([]), "property id may be absent now"),
-        (&format!("{answer}/properties/id/type"), json!("integer"), "type \"integer\" is new to readers"),
+        (&format!("{answer}/properties/id/type"), json!("integer"), "integer is new to readers"),
         (
             &format!("{answer}/properties"),
             json!({ "list": old["components"]["schemas"]["Answer"]["properties"]["list"] }),
@@ -73,8 +77,7 @@ fn every_breaking_change_is_found() {
             new.pointer_mut(parent).unwrap()[name] = value;
         }
         let found = breaking(&old, &new);
-        let wanted = wanted.replace("type null", "type \"null\"");
-        assert!(found.iter().any(|change| change.contains(&wanted)), "{pointer}: {found:?}");
+        assert!(found.iter().any(|change| change.contains(wanted)), "{pointer}: {found:?}");
     }
 }
 

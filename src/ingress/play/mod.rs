@@ -19,8 +19,8 @@ use axum::{
     Router,
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, header},
-    response::{IntoResponse, Response},
+    http::HeaderMap,
+    response::Response,
     routing::{get, post},
 };
 use schemas::{gate::Code, media::Encode};
@@ -121,14 +121,7 @@ async fn play(
     Path((token, id, path)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut response =
-        serve(&app, &token, &id, &path, &headers).await.unwrap_or_else(IntoResponse::into_response);
-    // The token is the right, and no cookie or key goes with it: a page of any origin may use it.
-    let fields = response.headers_mut();
-    fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    fields.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    Ok(response)
+    serve(&app, &token, &id, &path, &headers).await
 }
 
 async fn serve(
