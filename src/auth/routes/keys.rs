@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use schemas::{
     access::{ApiKey, Role, Scope},
     ids::KeyId,
+    value::Email,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -34,6 +35,8 @@ pub(super) struct Create {
     /// The owner's own word for it: plain text.
     #[schemars(regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"), length(min = 1, max = LABEL_LENGTH_MAX))]
     label: Option<String>,
+    /// Whom to write to when it has to be changed: stands in the list of keys, and in no event.
+    contact_email: Option<Email>,
     /// The groups of endpoints it is limited to; everywhere when absent.
     scopes: Option<Vec<Scope>>,
     /// What it may do; only an administrator asks for more than `owner`.
@@ -106,7 +109,14 @@ pub(super) async fn create(
             )));
     }
     let expires_at_ms = wanted.expires_in_s.map(|s| nats::now_ms().saturating_add(s.saturating_mul(1_000)));
-    let new = NewKey { owner, role, scopes: wanted.scopes, label: wanted.label, expires_at_ms };
+    let new = NewKey {
+        owner,
+        role,
+        scopes: wanted.scopes,
+        label: wanted.label,
+        contact_email: wanted.contact_email,
+        expires_at_ms,
+    };
     let shared = &sign_in.shared;
     let by = (who.owner.as_str(), request::id());
     let Some((key_id, key)) = key::issue(&shared.bus, new, shared.config.keys_per_owner_max, by).await?
@@ -133,8 +143,8 @@ openapi::query_parameters!(Filter);
 /// The keys of an owner.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "KeyList", example = json!({ "items": [{
-    "key_id": "06db000105t0303jc5mn0r355k", "owner": "admin", "role": "owner", "scopes": ["upload"], "label": "encoder in the cellar", "created_at_ms": 1_763_900_814_467_u64,
-    "expires_at_ms": null,
+    "key_id": "06db000105t0303jc5mn0r355k", "owner": "admin", "role": "owner", "scopes": ["upload"], "label": "encoder in the cellar", "contact_email": "ann@example.org",
+    "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": null,
 }] }))]
 pub(super) struct List {
     /// Oldest first, without those that were revoked.
@@ -155,6 +165,8 @@ struct Listed {
     scopes: Option<Vec<Scope>>,
     /// The owner's own word for it.
     label: Option<String>,
+    /// Whom to write to when it has to be changed.
+    contact_email: Option<Email>,
     /// Unix time in milliseconds.
     created_at_ms: u64,
     /// Unix time in milliseconds from which on it opens nothing.
@@ -236,6 +248,7 @@ fn describe(key: ApiKey) -> Listed {
         role: key.role,
         scopes: key.scopes,
         label: key.label,
+        contact_email: key.contact_email,
         created_at_ms: key.created_at_ms,
         expires_at_ms: key.expires_at_ms,
     }

@@ -21,6 +21,7 @@ use schemas::{
     ids::{JobId, MediaId},
     media::{self, Rendition, Summary, Technical},
     subjects,
+    value::TransactionHash,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -186,6 +187,7 @@ impl Medium {
             media_id,
             owner: self.owner(),
             title: document.map(|d| d.title.as_str()),
+            mint_tx: document.and_then(|d| d.mint_tx),
             encryption: self.encryption(),
             status: self.status(),
             code: asset.and_then(|a| a.code.as_deref()),
@@ -211,8 +213,8 @@ impl Medium {
 /// One medium as its owner sees it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaDocument", example = json!({
-    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "encryption": "none", "status": "stored", "code": null,
-    "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
+    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "mint_tx": null, "encryption": "none", "status": "stored",
+    "code": null, "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
     "technical": null, "summary": null, "encode": null, "created_at_ms": 1_763_900_814_467_u64, "changed_at_ms": 1_763_900_814_467_u64,
 }))]
 struct Document<'a> {
@@ -222,6 +224,8 @@ struct Document<'a> {
     owner: &'a str,
     /// Title for people; null until all bytes are there.
     title: Option<&'a str>,
+    /// The transaction that minted its token, if somebody named one.
+    mint_tx: Option<TransactionHash>,
     /// How its segments are served.
     encryption: Encryption,
     /// Where it stands.
@@ -311,3 +315,6 @@ async fn show(
     app.documents.put(name, document.body().clone());
     Ok(document.answer(&headers))
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,6 +210,7 @@ async fn change(
         media_id,
         owner: medium.owner,
         title: String::new(),
+        mint_tx: None,
         gate: None,
         encryption: document::Encryption::None,
         created_at_ms: nats::now_ms(),
