@@ -14,6 +14,7 @@ pub mod error;
 pub mod events;
 pub mod idempotency;
 pub mod jobs;
+pub(crate) mod kind;
 pub mod limit;
 pub mod manners;
 pub mod media;

@@ -6,7 +6,7 @@ use axum::{
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
 
 /// Typed parameters of a query string.
 #[derive(Debug, Clone)]
@@ -16,10 +16,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Query::<T>::try_from_uri(&parts.uri).map(|Query(parameters)| Self(parameters)).map_err(|error| {
-            Problem::bad_request("query_malformed", "The query string has a parameter that can't be used")
-                .detail(innermost(&error))
-        })
+        Query::<T>::try_from_uri(&parts.uri)
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|error| Problem::new(Kind::QueryMalformed).detail(innermost(&error)))
     }
 }
 

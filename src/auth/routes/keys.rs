@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     auth::{NewKey, Principal, SignIn, key},
-    ingress::{body::JsonOrNothing, error::Problem, openapi, query::Parameters, request},
+    ingress::{body::JsonOrNothing, error::Problem, kind::Kind, openapi, query::Parameters, request},
 };
 
 /// Longest label of a key in characters.
@@ -82,31 +82,30 @@ pub(super) async fn create(
     JsonOrNothing(wanted): JsonOrNothing<Create>,
 ) -> Result<(StatusCode, Json<Made>), Problem> {
     if !may_manage(&who) {
-        return Err(wallet_needed());
+        return Err(person_needed());
     }
     let is_admin = who.role == Role::Admin;
     let owner = wanted.owner.unwrap_or_else(|| who.owner.clone());
     let role = wanted.role.unwrap_or(Role::Owner);
     if !is_admin && (owner != who.owner || role != Role::Owner) {
-        return Err(Problem::forbidden(
-            "not_yours",
-            "Only an administrator makes keys for others or with more rights",
-        ));
+        return Err(Problem::new(Kind::NotYours)
+            .detail("only an administrator makes keys for others or with more rights"));
     }
     let is_plain = |text: &str, length_max: usize| {
         !text.is_empty() && text.chars().count() <= length_max && !text.chars().any(char::is_control)
     };
     if !is_plain(&owner, OWNER_LENGTH_MAX) || !owner.is_ascii() {
-        return Err(Problem::bad_request("owner_malformed", "This is no owner"));
+        let detail = format!("an owner has 1 to {OWNER_LENGTH_MAX} visible characters of ASCII");
+        return Err(Problem::new(Kind::OwnerInvalid).at("/owner", detail));
     }
     if wanted.label.as_deref().is_some_and(|label| !is_plain(label, LABEL_LENGTH_MAX)) {
-        return Err(Problem::bad_request("label_malformed", "A label is up to 100 characters of plain text"));
+        let detail = format!("a label has 1 to {LABEL_LENGTH_MAX} characters of plain text");
+        return Err(Problem::new(Kind::LabelInvalid).at("/label", detail));
     }
     if wanted.expires_in_s.is_some_and(|seconds| seconds > EXPIRES_IN_S_MAX) {
-        return Err(Problem::bad_request("expires_in_s_malformed", "A key lives for ten years at most")
-            .detail(format!(
-                "expires_in_s is at most {EXPIRES_IN_S_MAX}; without it a key does not expire"
-            )));
+        let detail =
+            format!("a key lives for {EXPIRES_IN_S_MAX} s at most; without it a key does not expire");
+        return Err(Problem::new(Kind::ExpiresInvalid).at("/expires_in_s", detail));
     }
     let expires_at_ms = wanted.expires_in_s.map(|s| nats::now_ms().saturating_add(s.saturating_mul(1_000)));
     let new = NewKey {
@@ -121,11 +120,7 @@ pub(super) async fn create(
     let by = (who.owner.as_str(), request::id());
     let Some((key_id, key)) = key::issue(&shared.bus, new, shared.config.keys_per_owner_max, by).await?
     else {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "too_many_keys",
-            "This owner has as many keys as it may have",
-        ));
+        return Err(Problem::new(Kind::TooManyKeys));
     };
     Ok((StatusCode::CREATED, Json(Made { key_id, key, expires_at_ms })))
 }
@@ -193,7 +188,7 @@ pub(super) async fn list(
 ) -> Result<Json<List>, Problem> {
     let owner = filter.owner.unwrap_or_else(|| who.owner.clone());
     if who.scopes.is_some() || !who.may_see(&owner) {
-        return Err(Problem::forbidden("not_yours", "These are somebody else's keys"));
+        return Err(Problem::new(Kind::NotYours));
     }
     let keys = key::list(&sign_in.shared.bus, &owner).await?;
     Ok(Json(List { items: keys.into_iter().map(describe).collect() }))
@@ -218,9 +213,9 @@ pub(super) async fn revoke(
     Path(key_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     if !may_manage(&who) {
-        return Err(wallet_needed());
+        return Err(person_needed());
     }
-    let missing = || Problem::not_found("There is no such key");
+    let missing = || Problem::not_found("there is no such key");
     let key_id = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
     if key::revoke(&sign_in.shared.bus, key_id, may, (&who.owner, request::id())).await? {
@@ -237,8 +232,8 @@ fn may_manage(who: &Principal) -> bool {
     is_person || is_admin
 }
 
-fn wallet_needed() -> Problem {
-    Problem::forbidden("wallet_needed", "Keys are managed by a signed-in wallet or an administrator")
+fn person_needed() -> Problem {
+    Problem::new(Kind::PersonNeeded)
 }
 
 fn describe(key: ApiKey) -> Listed {

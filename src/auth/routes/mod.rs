@@ -29,7 +29,7 @@ use axum::{
 };
 
 use super::{SignIn, authenticate, uri};
-use crate::ingress::{error::Problem, openapi};
+use crate::ingress::{error::Problem, kind::Kind, openapi};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 
@@ -103,7 +103,7 @@ async fn from_our_sites(State(sign_in): State<SignIn>, request: Request, next: N
     };
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if is_write && !request.headers().get_all(header::ORIGIN).iter().all(is_ours) {
-        return Problem::forbidden("origin_refused", "This site may not sign people in here").into_response();
+        return Problem::new(Kind::OriginRefused).into_response();
     }
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -38,8 +38,8 @@ async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     assert_eq!(item["contact_email"], "Ann.Bee+keys@example.org");
     assert!(!listed.body.to_string().contains(key.rsplit('_').next().unwrap()), "the secret is shown once");
     // A key makes no keys, and ends none.
-    b.create(&key, json!({})).await.assert(403, "wallet_needed");
-    b.revoke(&key, &key_id).await.assert(403, "wallet_needed");
+    b.create(&key, json!({})).await.assert(403, "person_needed");
+    b.revoke(&key, &key_id).await.assert(403, "person_needed");
     a.revoke(&token, &key_id).await.expect(204);
     b.me(&key).await.assert(401, "unauthorized");
     a.revoke(&token, &key_id).await.expect(204);

@@ -32,7 +32,7 @@ use serde_bytes::ByteBuf;
 
 pub use key::KEY_LENGTH_MAX;
 
-use super::{body, error::Problem};
+use super::{body, error::Problem, kind::Kind};
 use crate::auth::Principal;
 
 /// The key.
@@ -308,20 +308,10 @@ fn replay(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Respo
 }
 
 fn mismatch() -> Problem {
-    Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "idempotency_mismatch",
-        "This Idempotency-Key belongs to another request",
-    )
-    .detail("use a fresh key for a new request")
+    Problem::new(Kind::IdempotencyMismatch).detail("use a fresh key for a new request")
 }
 
 fn in_progress(until_ms: u64, now: u64) -> Problem {
     let left_s = until_ms.saturating_sub(now).div_ceil(1_000).max(1);
-    Problem::new(
-        StatusCode::CONFLICT,
-        "idempotency_in_progress",
-        "The request with this Idempotency-Key is being worked on",
-    )
-    .retry_after_s(left_s.min(2))
+    Problem::new(Kind::IdempotencyInProgress).retry_after_s(left_s.min(2))
 }

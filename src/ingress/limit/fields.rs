@@ -14,14 +14,12 @@ use super::{
     gcra::{Share, Standing},
     group::Group,
 };
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 /// What is left.
 pub static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// What is allowed.
 pub static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// Problem type of the draft.
-pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// Room for two policies.
 const TEXT_BYTES: usize = 80;
@@ -103,9 +101,8 @@ const fn comma(list: &str) -> &'static str {
 /// 429 with the time after which the request passes.
 pub(super) fn problem(group: Group, scope: Scope, wait: Duration) -> Problem {
     let retry_after_s = whole_seconds(wait).max(1);
-    Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests")
+    Problem::new(Kind::RateLimited)
         .detail(format!("wait {retry_after_s} s; a request that was refused does not count"))
-        .member("type", QUOTA_EXCEEDED)
         .member("violated-policies", json!([policy(group, scope)]))
         .member("retry_after_s", retry_after_s)
         .retry_after_s(retry_after_s)

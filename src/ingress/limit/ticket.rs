@@ -12,7 +12,6 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, StatusCode, request::Parts},
 };
-use schemas::ids::RequestId;
 
 use super::{
     Limits,
@@ -146,10 +145,8 @@ impl Inner {
                 earlier.with(&self.limits, now_ns, |full_at| *full_at = earlier.share.give_back(*full_at));
             }
             taken.refused = true;
-            let current = request::current_id().and_then(|id| id.parse().ok());
-            let request_id = current.unwrap_or_else(|| RequestId::from_bytes(nats::fresh_id()));
             let owner = taken.owner.clone();
-            shared.report.denied(Denial { request_id, group, scope, owner });
+            shared.report.denied(Denial { request_id: request::id(), group, scope, owner });
         }
         taken.buckets.push(bucket);
         shared.report.count(group, scope, outcome.is_ok());

@@ -19,6 +19,7 @@ use super::{Medium, media_id, no_such_medium};
 use crate::ingress::{
     App, Principal, body, conditional,
     error::Problem,
+    kind::Kind,
     play::encryption,
     uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
 };
@@ -107,7 +108,7 @@ pub(super) async fn change(
             return Err(no_such_medium());
         }
         if !who.may_change(medium.owner()) {
-            return Err(Problem::forbidden("not_owner", "Only its owner may change this"));
+            return Err(Problem::new(Kind::NotOwner));
         }
         conditional::if_match(&headers, Some(medium.document(media_id)?.tag()))?;
         attempt += 1;
@@ -126,9 +127,7 @@ pub(super) async fn change(
 
 fn bad_title() -> Problem {
     let detail = format!("it needs something to be shown, and at most {TITLE_LENGTH_MAX} characters");
-    Problem::bad_request("title_invalid", "This title can't be used")
-        .detail(detail.clone())
-        .member("errors", json!([{ "pointer": "/title", "detail": detail }]))
+    Problem::new(Kind::TitleInvalid).at("/title", detail)
 }
 
 /// Writes what `wanted` changes, if it changes anything.

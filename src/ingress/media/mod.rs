@@ -26,7 +26,9 @@ use schemas::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{App, Principal, cache, error::Problem, openapi, page::Page, query::Parameters, tagged};
+use super::{
+    App, Principal, cache, error::Problem, kind::Kind, openapi, page::Page, query::Parameters, tagged,
+};
 
 /// A cursor as the index gives it: base32 of 24 bytes.
 pub(super) const CURSOR: &str = "^[0-9a-v]{38}[08go]$";
@@ -106,7 +108,7 @@ pub(super) fn page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted {
         None => Ok(50),
         Some(limit) if (1..=ask::ITEMS_MAX).contains(&limit) => Ok(limit),
-        Some(limit) => Err(Problem::bad_request("query_malformed", "The page limit can't be used")
+        Some(limit) => Err(Problem::new(Kind::QueryMalformed)
             .detail(format!("limit={limit} is not between 1 and {}", ask::ITEMS_MAX))),
     }
 }
@@ -124,21 +126,15 @@ pub(super) async fn ask_index<Q: Serialize, P: DeserializeOwned>(
 }
 
 fn refusal(code: &str, detail: String) -> Problem {
-    let (status, code, title) = match code {
-        "cursor_malformed" => {
-            (StatusCode::BAD_REQUEST, "cursor_malformed", "The cursor is none that a list answered")
-        }
-        "question_malformed" => {
-            (StatusCode::BAD_REQUEST, "query_malformed", "The list can't be made like this")
-        }
-        "revision_unknown" => (StatusCode::CONFLICT, "revision_unknown", "There is no such revision yet"),
-        "index_behind" => {
-            (StatusCode::SERVICE_UNAVAILABLE, "index_behind", "The list has not seen that revision yet")
-        }
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", "The list can't be made at the moment"),
+    let kind = match code {
+        "cursor_malformed" => Kind::CursorMalformed,
+        "question_malformed" => Kind::QueryMalformed,
+        "revision_unknown" => Kind::RevisionUnknown,
+        "index_behind" => Kind::IndexBehind,
+        _ => Kind::IndexUnavailable,
     };
-    let problem = Problem::new(status, code, title).detail(detail);
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after_s(1) } else { problem }
+    let problem = Problem::new(kind).detail(detail);
+    if kind.status() == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after_s(1) } else { problem }
 }
 
 /// What is known of one medium, from its owner's document and from the stages.
@@ -275,7 +271,7 @@ struct Encode<'a> {
 }
 
 pub(super) fn no_such_medium() -> Problem {
-    Problem::not_found("There is no such medium, or it is not yours")
+    Problem::not_found("there is no such medium, or it is not yours")
 }
 
 /// One of our ids in a path.

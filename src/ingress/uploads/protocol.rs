@@ -8,6 +8,7 @@ use super::{
     metadata::{self, Metadata},
     refusal::Refusal,
 };
+use crate::ingress::kind::Kind;
 
 /// The version spoken.
 pub(super) const VERSION: &str = "1.0.0";
@@ -201,9 +202,9 @@ pub(super) enum Admission {
 pub(super) fn alive(record: &Record) -> Result<(), Refusal> {
     match record.status {
         Status::Open | Status::Received => Ok(()),
-        Status::Terminated => Err(Refusal::Gone("upload_terminated")),
-        Status::Expired => Err(Refusal::Gone("upload_expired")),
-        Status::Deactivated => Err(Refusal::Gone("upload_bytes_lost")),
+        Status::Terminated => Err(Refusal::Gone(Kind::UploadTerminated)),
+        Status::Expired => Err(Refusal::Gone(Kind::UploadExpired)),
+        Status::Deactivated => Err(Refusal::Gone(Kind::UploadBytesLost)),
     }
 }
 
