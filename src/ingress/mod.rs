@@ -31,7 +31,12 @@ pub mod tagged;
 pub mod uploads;
 pub mod watch;
 
-use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    ops::Deref,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{Router, middleware};
 use futures::future::BoxFuture;
@@ -258,8 +263,11 @@ impl Shared {
 /// The public router.
 ///
 /// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
-/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, repeated requests.
+/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
+/// repeated requests.
 pub fn router(app: App) -> Router {
+    // Not while somebody waits for it.
+    LazyLock::force(&query::TAKEN);
     router_with(app, Router::new())
 }
 
@@ -284,12 +292,14 @@ fn router_with(app: App, more: Router<App>) -> Router {
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
                 .layer(limit::by_principal())
+                .layer(query::strict())
                 .layer(middleware::from_fn_with_state(repeated, idempotency::once)),
         );
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
-            .layer(limit::by_principal()),
+            .layer(limit::by_principal())
+            .layer(query::strict()),
     );
     let open = Router::new()
         .merge(watch::router())

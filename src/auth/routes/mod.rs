@@ -29,7 +29,7 @@ use axum::{
 };
 
 use super::{SignIn, authenticate, uri};
-use crate::ingress::{error::Problem, kind::Kind, openapi};
+use crate::ingress::{error::Problem, kind::Kind, openapi, query};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 
@@ -72,15 +72,15 @@ pub fn router<S: Clone + Send + Sync + 'static>(sign_in: SignIn) -> Router<S> {
         .route("/v1/auth/logout", post(tokens::logout))
         .route("/v1/auth/keys", get(keys::list).post(keys::create))
         .route("/v1/auth/keys/{key_id}", delete(keys::revoke))
+        .route_layer(query::strict())
         .route_layer(middleware::from_fn_with_state(sign_in.clone(), known));
-    Router::new()
-        .merge(own)
+    let open = Router::new()
         .route("/v1/auth/challenge", post(login::challenge))
         .route("/v1/auth/login", post(login::login))
         .route("/v1/auth/refresh", post(tokens::refresh))
         .route("/v1/auth/verify", post(tokens::verify))
-        .layer(middleware::from_fn_with_state(sign_in.clone(), from_our_sites))
-        .with_state(sign_in)
+        .route_layer(query::strict());
+    own.merge(open).layer(middleware::from_fn_with_state(sign_in.clone(), from_our_sites)).with_state(sign_in)
 }
 
 /// Puts the principal among the request's extensions.

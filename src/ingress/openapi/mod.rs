@@ -38,7 +38,8 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
         version = "1.0.0",
         description = "A self-hosted media gateway: uploads in, gated adaptive streams out. Every error is \
                        `application/problem+json` with a stable `code`; its `type` leads to what `/docs` says of that code. \
-                       Lists are paged by cursor. Requests are limited per client address and per principal; `RateLimit` \
+                       A parameter in a query that an operation does not take is refused, except below `/play` and \
+                       `/v1/uploads` and at pages: players and proxies add their own there. Lists are paged by cursor. Requests are limited per client address and per principal; `RateLimit` \
                        says how much is left. What an operation changes is told as events: those it may cause stand in \
                        `x-events`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),

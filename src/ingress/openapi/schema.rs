@@ -132,6 +132,7 @@ pub(super) fn problem() -> Value {
                     "required": ["detail"],
                     "properties": {
                         "pointer": { "type": "string", "description": "JSON Pointer (RFC 6901) into the body." },
+                        "parameter": { "type": "string", "description": "Name of a parameter of the query." },
                         "detail": { "type": "string", "description": "Why." },
                         "line": { "type": "integer", "minimum": 0, "description": "Of a body that is no JSON, from 1." },
                         "column": { "type": "integer", "minimum": 0, "description": "Of a body that is no JSON, in bytes from 1." },

@@ -96,7 +96,7 @@ fn refused(code: Code) -> Problem {
 
 /// Fetch a playlist, segment or image of a playback session
 ///
-/// Needs no credential: the token in the path is the right.
+/// Needs no credential: the token in the path is the right. Parameters in the query change nothing: players append their own.
 #[utoipa::path(
     get,
     path = "/play/{token}/{media_id}/{path}",
