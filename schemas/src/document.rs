@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{About, Event, gate::Gate, ids::MediaId};
+use crate::{About, Event, gate::Gate, ids::MediaId, value::TransactionHash};
 
 /// How media segments are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +34,9 @@ pub struct Record {
     pub owner: String,
     /// Title for people; the file name until the owner says otherwise.
     pub title: String,
+    /// The transaction that minted its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mint_tx: Option<TransactionHash>,
     /// Who may play it; the owner alone when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
@@ -90,6 +93,9 @@ pub struct Changed {
     pub changed_by: String,
     /// Title for people.
     pub title: String,
+    /// The transaction that minted its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mint_tx: Option<TransactionHash>,
     /// How its segments are served.
     pub encryption: Encryption,
 }

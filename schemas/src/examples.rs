@@ -219,6 +219,7 @@ fn media_events(visitor: &mut impl Visitor) {
         owner: owner(),
         changed_by: owner(),
         title: text("Big Buck Bunny"),
+        mint_tx: None,
         encryption: document::Encryption::Aes128,
     };
     visit_event(visitor, changed);
@@ -271,6 +272,7 @@ fn upload_record() -> upload::Record {
         metadata_raw: text("filename QmlnIEJ1Y2sgQnVubnkubXA0"),
         filename: Some(text("Big Buck Bunny.mp4")),
         content_type: Some(text("video/mp4")),
+        mint_tx: None,
         digest: Some(digest()),
         multipart: Some(upload::Multipart {
             multipart_id: Some(text("2~Yx0dJ1")),
@@ -423,6 +425,7 @@ fn records(visitor: &mut impl Visitor) {
         media_id: MEDIA,
         owner: owner(),
         title: text("Big Buck Bunny"),
+        mint_tx: None,
         gate: None,
         encryption: document::Encryption::None,
         created_at_ms: MADE_AT_MS,
@@ -443,6 +446,7 @@ fn records(visitor: &mut impl Visitor) {
         created_at_ms: MADE_AT_MS,
         scopes: None,
         label: None,
+        contact_email: None,
         expires_at_ms: None,
         revoked_at_ms: None,
     };

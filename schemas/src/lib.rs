@@ -23,6 +23,7 @@ pub mod media;
 pub mod session;
 pub mod subjects;
 pub mod upload;
+pub mod value;
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};

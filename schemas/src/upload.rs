@@ -7,6 +7,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     About, Event,
     ids::{MediaId, UploadId},
+    value::TransactionHash,
 };
 
 /// Where an upload stands.
@@ -86,6 +87,9 @@ pub struct Record {
     pub filename: Option<String>,
     /// Media type the client claimed.
     pub content_type: Option<String>,
+    /// The transaction that minted the token of the medium.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mint_tx: Option<TransactionHash>,
     /// Whole-file digest the client declared.
     pub digest: Option<Digest>,
     /// Parts, where the store is remote.

@@ -1,8 +1,6 @@
 //! Why a sign-in or a session is refused; each reason has a stable code.
 
-use axum::http::StatusCode;
-
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 /// A refusal by the rules, as opposed to something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,39 +62,35 @@ pub enum Denial {
 impl Denial {
     /// The stable code.
     pub const fn code(&self) -> &'static str {
+        self.kind().code()
+    }
+
+    const fn kind(&self) -> Kind {
         match self {
-            Self::NoSite => "no_site",
-            Self::Malformed(_) => "message_malformed",
-            Self::ChallengeUnknown => "challenge_unknown",
-            Self::ChallengeUsed => "challenge_used",
-            Self::ChallengeExpired => "challenge_expired",
-            Self::ChallengeUnbound => "challenge_unbound",
-            Self::Domain => "domain_refused",
-            Self::Uri => "uri_refused",
-            Self::Chain => "chain_refused",
-            Self::Address => "address_refused",
-            Self::Early => "message_early",
-            Self::Late => "message_expired",
-            Self::TooLong => "message_too_long_lived",
-            Self::Signature => "signature_refused",
-            Self::Session => "session_over",
-            Self::Reused => "refresh_reused",
-            Self::Proof => "proof_failed",
+            Self::NoSite => Kind::NoSite,
+            Self::Malformed(_) => Kind::MessageMalformed,
+            Self::ChallengeUnknown => Kind::ChallengeUnknown,
+            Self::ChallengeUsed => Kind::ChallengeUsed,
+            Self::ChallengeExpired => Kind::ChallengeExpired,
+            Self::ChallengeUnbound => Kind::ChallengeUnbound,
+            Self::Domain => Kind::DomainRefused,
+            Self::Uri => Kind::UriRefused,
+            Self::Chain => Kind::ChainRefused,
+            Self::Address => Kind::AddressRefused,
+            Self::Early => Kind::MessageEarly,
+            Self::Late => Kind::MessageExpired,
+            Self::TooLong => Kind::MessageTooLongLived,
+            Self::Signature => Kind::SignatureRefused,
+            Self::Session => Kind::SessionOver,
+            Self::Reused => Kind::RefreshReused,
+            Self::Proof => Kind::ProofFailed,
         }
     }
 }
 
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
-        let (status, title) = match denial {
-            Denial::NoSite => (StatusCode::FORBIDDEN, "No site may sign people in here"),
-            Denial::Malformed(_) => (StatusCode::BAD_REQUEST, "The message can't be read"),
-            Denial::Session | Denial::Reused | Denial::Proof => {
-                (StatusCode::UNAUTHORIZED, "The session is over")
-            }
-            _ => (StatusCode::UNAUTHORIZED, "The sign-in was refused"),
-        };
-        Self::new(status, denial.code(), title).detail(denial.to_string())
+        Self::new(denial.kind()).detail(denial.to_string())
     }
 }
 

@@ -11,6 +11,7 @@ use schemas::{
     access::{self, ApiKey, Role, Scope},
     ids::{KeyId, RequestId},
     session::{KeyCreated, KeyRevoked, OwnerKeys, owner_key},
+    value::Email,
 };
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
@@ -32,6 +33,8 @@ pub struct NewKey {
     pub scopes: Option<Vec<Scope>>,
     /// The owner's own word for it.
     pub label: Option<String>,
+    /// Whom to write to when it has to be changed.
+    pub contact_email: Option<Email>,
     /// Unix time in milliseconds from which on it opens nothing.
     pub expires_at_ms: Option<u64>,
 }
@@ -60,7 +63,14 @@ pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
 /// # Errors
 /// As [`Bus::commit`].
 pub async fn create_key(bus: &Bus, owner: &str, role: Role) -> Result<String, nats::Error> {
-    let new = NewKey { owner: owner.to_owned(), role, scopes: None, label: None, expires_at_ms: None };
+    let new = NewKey {
+        owner: owner.to_owned(),
+        role,
+        scopes: None,
+        label: None,
+        contact_email: None,
+        expires_at_ms: None,
+    };
     let key_id = KeyId::from_bytes(nats::fresh_id());
     enlist(bus, owner, key_id, usize::MAX).await?;
     let told = access::KeyCreated { key_id, owner: owner.to_owned(), role };
@@ -173,6 +183,7 @@ async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<
         created_at_ms: nats::now_ms(),
         scopes: new.scopes,
         label: new.label,
+        contact_email: new.contact_email,
         expires_at_ms: new.expires_at_ms,
         revoked_at_ms: None,
     };

@@ -49,7 +49,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 pub use config::{Config, RECHECK_MS_MAX};
 pub use denial::Denial;
@@ -101,8 +101,8 @@ impl Principal {
     ///
     /// # Errors
     /// 403 with `title` for everybody else.
-    pub fn operates(&self, title: &'static str) -> Result<(), Problem> {
-        if self.role == Role::Owner { Err(Problem::forbidden("operators_only", title)) } else { Ok(()) }
+    pub fn operates(&self, detail: &'static str) -> Result<(), Problem> {
+        if self.role == Role::Owner { Err(Problem::new(Kind::OperatorsOnly).detail(detail)) } else { Ok(()) }
     }
 }
 

@@ -4,7 +4,7 @@ use axum::http::Method;
 use schemas::access::{Role, Scope};
 
 use super::Principal;
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 /// Why a principal may not send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub(super) enum Barred {
 impl From<Barred> for Problem {
     fn from(barred: Barred) -> Self {
         match barred {
-            Barred::Scope => Self::forbidden("scope_missing", "This API key may not be used here"),
-            Barred::ReadOnly => Self::forbidden("read_only", "An operator reads and changes nothing"),
+            Barred::Scope => Self::new(Kind::ScopeMissing),
+            Barred::ReadOnly => Self::new(Kind::ReadOnly),
         }
     }
 }

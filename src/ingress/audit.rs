@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{App, Principal, error::Problem, openapi, query};
+use super::{App, Principal, error::Problem, kind::Kind, openapi, query};
 
 /// Replays at once on one replica.
 pub const REPLAYS_MAX: usize = 64;
@@ -70,7 +70,7 @@ impl Wanted {
         let moment = |text: Option<String>| {
             text.map(|text| {
                 query::moment_ms(&text, now_ms).ok_or_else(|| {
-                    Problem::bad_request("query_malformed", "The time can't be used")
+                    Problem::new(Kind::QueryMalformed)
                         .detail("since and until take RFC 3339, or an age such as 90s, 2h or 7d")
                 })
             })
@@ -81,9 +81,7 @@ impl Wanted {
             from: self.from,
             since_ms: moment(self.since)?,
             until_ms: moment(self.until)?,
-            filter: filter.map_err(|error| {
-                Problem::bad_request("query_malformed", "The filter can't be used").detail(error.to_string())
-            })?,
+            filter: filter.map_err(|error| Problem::new(Kind::QueryMalformed).detail(error.to_string()))?,
             follow: self.follow,
         })
     }
@@ -109,9 +107,9 @@ async fn replay(
     who: Principal,
     query::Parameters(wanted): query::Parameters<Wanted>,
 ) -> Result<Response, Problem> {
-    who.operates("The audit log is for operators and admins")?;
+    who.operates("the audit log tells of everybody")?;
     let Ok(slot) = app.replays.clone().try_acquire_owned() else {
-        return Err(Problem::busy("Too many replays run at once"));
+        return Err(Problem::busy("too many replays run at once"));
     };
     let query = wanted.query()?;
     let records = audit::replay(&app.bus, query).await.map_err(|error| Problem::unavailable(&error))?;

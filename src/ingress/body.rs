@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{FromRequest, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     middleware::Next,
     response::Response,
 };
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
 
 /// Limits of a body that is read as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +80,7 @@ pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
         let Some(frame) = frame else { return Ok(read.freeze()) };
         let frame = frame.map_err(|error| {
             tracing::debug!(%error, "a body ended early");
-            Problem::bad_request("body_cut", "The body ended before its length")
+            Problem::new(Kind::BodyCut)
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limits.bytes_max - read.len() {
@@ -92,14 +92,13 @@ pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
 }
 
 fn too_large(limits: &Limits) -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is larger than its limit")
+    Problem::new(Kind::BodyTooLarge)
         .detail(format!("it may have {} bytes", limits.bytes_max))
         .member("limit_bytes", limits.bytes_max)
 }
 
 fn too_slow() -> Problem {
-    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "Too few bytes of the body came in time")
-        .header(header::CONNECTION, axum::http::HeaderValue::from_static("close"))
+    Problem::new(Kind::BodyTooSlow).header(header::CONNECTION, axum::http::HeaderValue::from_static("close"))
 }
 
 /// A JSON body.
@@ -137,8 +136,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonOrNothing<T> {
 }
 
 fn no_json() -> Problem {
-    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", "This media type is not taken here")
-        .detail("send application/json")
+    Problem::new(Kind::MediaType).detail("send application/json")
 }
 
 /// True when the body says that it is JSON.
@@ -158,11 +156,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         Ok(value) => reader.end().map(|()| value).map_err(|error| malformed(&error)),
         // A `null` where something is wanted is told as a fault of syntax, though the body is JSON.
         Err(error) if error.inner().is_data() || is_well_formed(bytes) => {
-            let pointer = pointer(error.path());
-            let detail = error.inner().to_string();
-            Err(Problem::bad_request("json_invalid", "A value of the body is not what it has to be")
-                .detail(format!("{pointer:?}: {detail}"))
-                .member("errors", json!([{ "pointer": pointer, "detail": detail }])))
+            Err(Problem::new(Kind::JsonInvalid).at(&pointer(error.path()), error.inner().to_string()))
         }
         Err(error) => Err(malformed(error.inner())),
     }
@@ -173,9 +167,10 @@ fn is_well_formed(body: &[u8]) -> bool {
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::bad_request("json_malformed", "The body is no JSON")
-        .detail(error.to_string())
-        .member("errors", json!([{ "pointer": "", "line": error.line(), "column": error.column() }]))
+    let detail = error.to_string();
+    let (line, column) = (error.line(), error.column());
+    let place = json!({ "pointer": "", "detail": detail, "line": line, "column": column });
+    Problem::new(Kind::JsonMalformed).detail(detail).error(place)
 }
 
 fn pointer(path: &serde_path_to_error::Path) -> String {

@@ -2,9 +2,9 @@
 //!
 //! Limits: a list of more than [`TAGS_MAX`] tags is refused.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
 
 /// Most tags of one header.
 pub const TAGS_MAX: usize = 32;
@@ -48,12 +48,7 @@ impl Tag {
 /// 428 without `If-Match`; 412 when it names another version; 400 when it makes no sense. `current` is `None` where nothing is.
 pub fn if_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem> {
     if !headers.contains_key(header::IF_MATCH) {
-        return Err(Problem::new(
-            StatusCode::PRECONDITION_REQUIRED,
-            "precondition_required",
-            "Say which version you want to change",
-        )
-        .detail("read it, and send its ETag as If-Match"));
+        return Err(Problem::new(Kind::PreconditionRequired).detail("read it, and send its ETag as If-Match"));
     }
     match tags(headers, &header::IF_MATCH)? {
         Tags::Any if current.is_some() => Ok(()),
@@ -70,12 +65,7 @@ pub fn lists(list: &str, tag: &str) -> bool {
 }
 
 fn changed(current: Option<Tag>) -> Problem {
-    let problem = Problem::new(
-        StatusCode::PRECONDITION_FAILED,
-        "precondition_failed",
-        "What is there is not the version you have seen",
-    )
-    .detail("read it again and repeat");
+    let problem = Problem::new(Kind::PreconditionFailed).detail("read it again and repeat");
     match current {
         Some(tag) => problem.header(header::ETAG, tag.to_header()),
         None => problem,
@@ -91,7 +81,7 @@ enum Tags {
 /// The tags of all lines of `name`; none without a line.
 fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Tags, Problem> {
     let invalid = || {
-        Problem::bad_request("precondition_invalid", "A precondition makes no sense")
+        Problem::new(Kind::PreconditionInvalid)
             .detail(format!("{name} takes a list of quoted tags, or *"))
             .member("header", name.as_str())
     };

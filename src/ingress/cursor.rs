@@ -5,14 +5,13 @@
 //!
 //! Limits: a cursor has at most [`LENGTH_MAX`] characters.
 
-use axum::http::StatusCode;
 use data_encoding::BASE32HEX_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
 
 /// Longest cursor in characters.
 const LENGTH_MAX: usize = 256;
@@ -69,7 +68,7 @@ impl List {
 
 /// The cursor is none of this list.
 pub(super) fn malformed() -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "cursor_malformed", "The cursor is none that this list answered")
+    Problem::new(Kind::CursorMalformed)
         .detail("a cursor is the `next_cursor` of a page with the same filters, asked for by the same owner")
 }
 
@@ -96,7 +95,10 @@ mod tests {
             list("key", "media", (Some("alice"), Some("ready"))),
         ] {
             let problem = other.open(&cursor).unwrap_err();
-            assert_eq!((problem.status(), problem.code()), (StatusCode::BAD_REQUEST, "cursor_malformed"));
+            assert_eq!(
+                (problem.status(), problem.code()),
+                (axum::http::StatusCode::BAD_REQUEST, "cursor_malformed")
+            );
         }
     }
 

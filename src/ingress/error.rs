@@ -1,5 +1,8 @@
 //! Errors as people and machines see them: `application/problem+json` (RFC 9457) with a stable code and the request id.
 //!
+//! `type` leads to what the page says of the code. `instance` is the request id as a URN of its own: it names this occurrence, unlike
+//! the path, which other requests share and which may carry a token.
+//!
 //! What went wrong inside stays in the log, beside the same request id.
 
 use axum::{
@@ -7,14 +10,16 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use schemas::ids::RequestId;
 use serde_json::{Map, Value, json};
+
+use super::kind::Kind;
 
 /// An error answer.
 #[derive(Debug, Clone)]
 pub struct Problem {
+    kind: Kind,
     status: StatusCode,
-    code: &'static str,
-    title: &'static str,
     detail: Option<String>,
     members: Map<String, Value>,
     /// Boxed: a `Result` is as large as its error.
@@ -22,58 +27,70 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a stable code and a title for people.
-    pub fn new(status: StatusCode, code: &'static str, title: &'static str) -> Self {
-        Self { status, code, title, detail: None, members: Map::new(), headers: Box::default() }
-    }
-
-    /// 400: the request makes no sense.
-    pub fn bad_request(code: &'static str, title: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, title)
+    /// A problem of a kind.
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { kind, status: kind.status(), detail: None, members: Map::new(), headers: Box::default() }
     }
 
     /// 401: sign in first.
-    pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "This needs a signed-in wallet or an API key")
-            .detail(
-                "send the access token of `/v1/auth/login`, or an API key, as `Authorization: Bearer ...`",
-            )
-    }
-
-    /// 403: known, but not allowed.
-    pub fn forbidden(code: &'static str, title: &'static str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, code, title)
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(Kind::Unauthorized).detail(
+            "send the access token of `/v1/auth/login`, or an API key, as `Authorization: Bearer ...`",
+        )
     }
 
     /// 404: not there, or not yours; both answer the same.
-    pub fn not_found(title: &'static str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", title)
+    pub(crate) fn not_found(detail: &'static str) -> Self {
+        Self::new(Kind::NotFound).detail(detail)
     }
 
     /// 503: broker or store don't answer; nothing is lost, try again.
     pub fn unavailable(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::warn!(error, "answered 503");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "A part of the service does not answer")
+        Self::new(Kind::Unavailable)
             .detail("nothing that was acknowledged is lost; try again")
             .retry_after_s(2)
     }
 
     /// 503: a limit of this replica is reached; another one, or a moment later, may do.
-    pub fn busy(title: &'static str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", title).retry_after_s(5)
+    pub(crate) fn busy(detail: &'static str) -> Self {
+        Self::new(Kind::Busy).detail(detail).retry_after_s(5)
     }
 
     /// 500: a fault of ours.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "answered 500");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here")
-            .detail("the log has it under this request id")
+        Self::new(Kind::Internal).detail("the log has it under this request id")
+    }
+
+    /// Answers with another status of the same class than its kind has.
+    #[must_use]
+    pub(crate) const fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
     }
 
     /// Adds a sentence about this occurrence.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    /// Points at what of the body is wrong (RFC 6901), and says why; the sentence about it does so, too.
+    #[must_use]
+    pub(crate) fn at(self, pointer: &str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let error = json!({ "pointer": pointer, "detail": detail });
+        self.detail(if pointer.is_empty() { detail } else { format!("{pointer}: {detail}") }).error(error)
+    }
+
+    /// Adds an item to `errors`: one place where the request is wrong.
+    #[must_use]
+    pub(crate) fn error(mut self, error: Value) -> Self {
+        if let Value::Array(errors) = self.members.entry("errors").or_insert_with(|| json!([])) {
+            errors.push(error);
+        }
         self
     }
 
@@ -99,7 +116,7 @@ impl Problem {
 
     /// The stable code.
     pub const fn code(&self) -> &'static str {
-        self.code
+        self.kind.code()
     }
 
     /// The status.
@@ -112,14 +129,8 @@ impl From<nats::Error> for Problem {
     fn from(error: nats::Error) -> Self {
         match error {
             nats::Error::Unavailable(_) => Self::unavailable(&error),
-            nats::Error::Conflict { .. } => {
-                Self::new(StatusCode::CONFLICT, "conflict", "Somebody else changed this first")
-                    .detail("read it again and repeat")
-            }
-            nats::Error::TooLarge { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "This is larger than its limit")
-                    .detail(error.to_string())
-            }
+            nats::Error::Conflict { .. } => Self::new(Kind::Conflict).detail("read it again and repeat"),
+            nats::Error::TooLarge { .. } => Self::new(Kind::TooLarge).detail(error.to_string()),
             _ => Self::internal(&error),
         }
     }
@@ -128,16 +139,16 @@ impl From<nats::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = self.members;
-        // A type that is registered elsewhere comes as a member.
-        body.entry("type").or_insert_with(|| json!(format!("urn:streamgate:problem:{}", self.code)));
-        body.insert("title".into(), json!(self.title));
+        body.insert("type".into(), json!(self.kind.uri()));
+        body.insert("title".into(), json!(self.kind.title()));
         body.insert("status".into(), json!(self.status.as_u16()));
-        body.insert("code".into(), json!(self.code));
+        body.insert("code".into(), json!(self.kind.code()));
         if let Some(detail) = self.detail {
             body.insert("detail".into(), json!(detail));
         }
         if let Some(id) = super::request::current_id() {
-            body.insert("request_id".into(), json!(id));
+            body.insert("instance".into(), json!(instance(id)));
+            body.insert("request_id".into(), json!(id.to_string()));
         }
         let mut response = (self.status, Json(Value::Object(body))).into_response();
         response
@@ -151,5 +162,21 @@ impl IntoResponse for Problem {
         }
         response.headers_mut().extend(*self.headers);
         response
+    }
+}
+
+/// Names one occurrence: ids of requests are UUIDs, and those have URNs (RFC 9562 section 4).
+pub(super) fn instance(id: RequestId) -> String {
+    uuid::Uuid::from_bytes(*id.as_bytes()).urn().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_the_request_id_as_a_urn() {
+        let id = RequestId::from_bytes(*b"\x01\x9a\xb0\x01\x02\x04\x7a\x01\x80sample-");
+        assert_eq!(instance(id), "urn:uuid:019ab001-0204-7a01-8073-616d706c652d");
     }
 }

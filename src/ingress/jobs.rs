@@ -104,7 +104,7 @@ async fn list(
 }
 
 pub(super) fn no_such_job() -> Problem {
-    Problem::not_found("There is no such job, or it is not yours")
+    Problem::not_found("there is no such job, or it is not yours")
 }
 
 /// Read one job with its parts

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
 
 /// Settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,25 +219,17 @@ pub async fn safe_headers(request: Request, next: Next) -> Response {
 pub async fn bounded_head(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > config.target_bytes_max {
-        return Problem::new(
-            StatusCode::URI_TOO_LONG,
-            "target_too_long",
-            "Path and query are longer than their limit",
-        )
-        .member("limit_bytes", config.target_bytes_max)
-        .into_response();
+        return Problem::new(Kind::TargetTooLong)
+            .member("limit_bytes", config.target_bytes_max)
+            .into_response();
     }
     // Four bytes for colon, space and line end.
     let size =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     if size > config.head_bytes_max {
-        return Problem::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers_too_large",
-            "The headers are larger than their limit",
-        )
-        .member("limit_bytes", config.head_bytes_max)
-        .into_response();
+        return Problem::new(Kind::HeadersTooLarge)
+            .member("limit_bytes", config.head_bytes_max)
+            .into_response();
     }
     next.run(request).await
 }
@@ -249,7 +241,7 @@ pub async fn in_time(State(config): State<Arc<Config>>, request: Request, next: 
         return response;
     }
     tracing::warn!(limit_ms = config.answer_ms_max, "a handler took too long");
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "The answer took too long")
+    Problem::new(Kind::Timeout)
         .detail("a request that changes something may have had its effect: look before you repeat it, or repeat a POST under its `Idempotency-Key`")
         .retry_after_s(2)
         .into_response()

@@ -40,6 +40,6 @@ pub fn router() -> Router<App> {
     security(("api_key" = [])),
 )]
 async fn read(State(app): State<App>, who: Principal) -> Result<Response, Problem> {
-    who.operates("The metrics are for operators and admins")?;
+    who.operates("the metrics tell of everybody")?;
     Ok(([(header::CONTENT_TYPE, telemetry::METRICS_TYPE)], app.metrics.text()).into_response())
 }

@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 pub mod idempotency;
 pub mod jobs;
+pub(crate) mod kind;
 pub mod limit;
 pub mod manners;
 pub mod media;
@@ -31,7 +32,12 @@ pub mod tagged;
 pub mod uploads;
 pub mod watch;
 
-use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    ops::Deref,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{Router, middleware};
 use futures::future::BoxFuture;
@@ -258,8 +264,11 @@ impl Shared {
 /// The public router.
 ///
 /// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
-/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, repeated requests.
+/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
+/// repeated requests.
 pub fn router(app: App) -> Router {
+    // Not while somebody waits for it.
+    LazyLock::force(&query::TAKEN);
     router_with(app, Router::new())
 }
 
@@ -271,6 +280,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
     let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
     let behind = ServiceBuilder::new()
         .layer(limit::by_principal())
+        .layer(query::strict())
         .layer(middleware::from_fn_with_state(repeated, idempotency::once));
     let gates = gate::http::State { bus: app.bus.clone(), judge: app.grants.judge().clone() };
     let answering = Router::new()
@@ -292,6 +302,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
             .layer(limit::by_principal())
+            .layer(query::strict())
             .layer(in_time.clone()),
     );
     let open = Router::new()

@@ -34,6 +34,8 @@ pub(super) const OPENING_SECONDS_MAX: u64 = 15;
 /// What a connection begins with that speaks HTTP/2 (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+use super::{error::instance, kind::Kind};
+
 /// True once a request has reached the router.
 pub(super) type Reached = Arc<AtomicBool>;
 
@@ -94,20 +96,22 @@ impl<C: AsyncWrite + Unpin> Polite<C> {
 fn document(refusal: &[u8]) -> Option<Bytes> {
     let head = std::str::from_utf8(refusal).ok()?;
     let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse::<u16>().ok()?;
-    let (code, title) = match status {
-        400 => ("request_malformed", "The request can't be read"),
-        414 => ("target_too_long", "Path and query are longer than their limit"),
-        431 => ("headers_too_large", "The headers are larger than their limit"),
+    let kind = match status {
+        400 => Kind::RequestMalformed,
+        414 => Kind::TargetTooLong,
+        431 => Kind::HeadersTooLarge,
         _ => return None,
     };
     let line = head.lines().next()?;
-    let request_id = RequestId::from_bytes(nats::fresh_id()).to_string();
+    let id = RequestId::from_bytes(nats::fresh_id());
+    let request_id = id.to_string();
     tracing::debug!(request.id = request_id, status, "a head was refused");
     let body = serde_json::json!({
-        "type": format!("urn:streamgate:problem:{code}"),
-        "title": title,
+        "type": kind.uri(),
+        "title": kind.title(),
         "status": status,
-        "code": code,
+        "code": kind.code(),
+        "instance": instance(id),
         "request_id": request_id,
     })
     .to_string();

@@ -1,12 +1,109 @@
 //! Query strings as typed values: an unknown or malformed parameter is a problem that names it, never ignored.
+//!
+//! What an operation takes is read off its description, so that an operation without a query refuses every parameter. That holds
+//! below `/v1` but for `/v1/uploads`, which clients reach through proxies that add their own. Elsewhere parameters are for others:
+//! players append theirs to `/play`, browsers and probes theirs to pages.
+//!
+//! Limits: a name is told with at most [`NAME_LENGTH_MAX`] characters.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::LazyLock,
+    task::{Context, Poll},
+};
 
 use axum::{
-    extract::{FromRequestParts, Query},
-    http::request::Parts,
+    extract::{FromRequestParts, MatchedPath, Query, Request},
+    http::{Method, request::Parts},
+    response::{IntoResponse, Response},
 };
+use futures::future::{Either, Ready, ready};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tower::{Layer, Service, layer::layer_fn};
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
+
+/// Longest name of a parameter that is told back, in characters.
+const NAME_LENGTH_MAX: usize = 64;
+
+/// The parameters of each operation, by path and method. Made with the description, which takes a while: the role does it at its
+/// start.
+pub(super) static TAKEN: LazyLock<HashMap<String, HashMap<Method, Vec<String>>>> = LazyLock::new(taken);
+
+fn taken() -> HashMap<String, HashMap<Method, Vec<String>>> {
+    let mut document = super::openapi::document();
+    let paths = document["paths"].as_object_mut().map(std::mem::take).unwrap_or_default();
+    let of_path = |item: &Value| {
+        let operations = item.as_object().into_iter().flatten();
+        let of_method = |(method, operation): (&String, &Value)| {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let names = parameters.filter(|parameter| parameter["in"] == "query");
+            let names = names.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned));
+            Some((method.to_uppercase().parse().ok()?, names.collect()))
+        };
+        operations.filter_map(of_method).collect()
+    };
+    paths
+        .iter()
+        .filter(|(path, _)| is_strict(path))
+        .map(|(path, item)| (path.clone(), of_path(item)))
+        .collect()
+}
+
+/// True where a parameter that is not taken is refused.
+pub(super) fn is_strict(path: &str) -> bool {
+    path.starts_with("/v1/") && !path.starts_with("/v1/uploads")
+}
+
+/// Refuses parameters that an operation does not take. Stands behind authentication, so that a credential in a query is told to be
+/// none. A walk over the routes finds those that it does not stand before.
+pub(crate) fn strict<S>() -> impl Layer<S, Service = Strict<S>> + Clone {
+    layer_fn(|inner| Strict { inner })
+}
+
+/// Service of [`strict`].
+#[derive(Debug, Clone)]
+pub(crate) struct Strict<S> {
+    inner: S,
+}
+
+impl<S> Service<Request> for Strict<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match unknown(&request) {
+            None => Either::Right(self.inner.call(request)),
+            Some(problem) => Either::Left(ready(Ok(problem.into_response()))),
+        }
+    }
+}
+
+/// The problem of a request with a parameter that its operation does not take.
+fn unknown(request: &Request) -> Option<Problem> {
+    request.uri().query().filter(|query| !query.is_empty())?;
+    let route = request.extensions().get::<MatchedPath>()?;
+    // HEAD is GET without its body.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let taken = TAKEN.get(route.as_str())?.get(method)?;
+    let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
+    let (name, _) = given.into_iter().find(|(name, _)| !taken.contains(name))?;
+    let name: String = name.chars().take(NAME_LENGTH_MAX).collect();
+    let known = if taken.is_empty() { "none".to_owned() } else { taken.join(", ") };
+    let detail = format!("there is no parameter {name:?} here; taken: {known}");
+    let error = json!({ "parameter": name, "detail": detail });
+    Some(Problem::new(Kind::QueryMalformed).detail(detail).error(error))
+}
 
 /// Typed parameters of a query string.
 #[derive(Debug, Clone)]
@@ -16,10 +113,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Query::<T>::try_from_uri(&parts.uri).map(|Query(parameters)| Self(parameters)).map_err(|error| {
-            Problem::bad_request("query_malformed", "The query string has a parameter that can't be used")
-                .detail(innermost(&error))
-        })
+        Query::<T>::try_from_uri(&parts.uri)
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|error| Problem::new(Kind::QueryMalformed).detail(innermost(&error)))
     }
 }
 

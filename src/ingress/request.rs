@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use schemas::ids::RequestId;
 
-use super::error::Problem;
+use super::{error::Problem, kind::Kind};
 
 /// Header that names the request in answers.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,8 +27,8 @@ pub fn id() -> RequestId {
 }
 
 /// Id of the request being answered; `None` outside of one.
-pub fn current_id() -> Option<String> {
-    CURRENT.try_with(ToString::to_string).ok()
+pub fn current_id() -> Option<RequestId> {
+    CURRENT.try_with(|id| *id).ok()
 }
 
 /// Gives the request its id, logs its end, and names it in the answer.
@@ -52,12 +52,12 @@ pub async fn identify(request: Request, next: Next) -> Response {
 
 /// 404 for every path that is none of ours.
 pub async fn no_such_path() -> Problem {
-    Problem::not_found("There is nothing at this path")
+    Problem::not_found("there is nothing at this path")
 }
 
 /// 405 with the same form as every other error.
 pub async fn no_such_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take that method")
+    Problem::new(Kind::MethodNotAllowed)
 }
 
 /// Turns an error answer that is no problem document into one: refusals of extractors, and whatever a library says on its own.
@@ -70,17 +70,17 @@ pub async fn problems_only(request: Request, next: Next) -> Response {
     if !is_error || is_head || kind == Some(b"application/problem+json") {
         return response;
     }
-    let (code, title) = match status.as_u16() {
-        400 | 422 => ("request_invalid", "The request makes no sense"),
-        404 => ("not_found", "There is nothing at this path"),
-        405 => ("method_not_allowed", "This path does not take that method"),
-        413 => ("body_too_large", "The body is larger than its limit"),
-        415 => ("media_type", "This media type is not taken here"),
-        _ if status.is_client_error() => ("refused", "The request is refused"),
-        _ => ("internal", "Something went wrong here"),
+    let kind = match status.as_u16() {
+        400 | 422 => Kind::RequestInvalid,
+        404 => Kind::NotFound,
+        405 => Kind::MethodNotAllowed,
+        413 => Kind::BodyTooLarge,
+        415 => Kind::MediaType,
+        _ if status.is_client_error() => Kind::Refused,
+        _ => Kind::Internal,
     };
     let (parts, _) = response.into_parts();
-    let mut problem = Problem::new(status, code, title).into_response();
+    let mut problem = Problem::new(kind).with_status(status).into_response();
     for (name, value) in &parts.headers {
         if !matches!(*name, header::CONTENT_TYPE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING) {
             problem.headers_mut().insert(name, value.clone());
@@ -98,5 +98,5 @@ pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
     tracing::error!(reason, "a handler panicked");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here").into_response()
+    Problem::new(Kind::Internal).into_response()
 }

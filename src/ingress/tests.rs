@@ -1,6 +1,6 @@
 //! The router on a real listener, spoken to in raw bytes: whatever goes wrong is a problem document.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
 use axum::{Router, extract::Path, routing::get};
 use futures::{StreamExt, TryStreamExt};
@@ -55,8 +55,21 @@ impl Answer {
         assert_eq!(self.header("x-request-id"), body["request_id"].as_str(), "{self:?}");
         assert_eq!(self.header("x-content-type-options"), Some("nosniff"), "{self:?}");
         assert!(body["title"].is_string() && !body["title"].as_str().unwrap().contains("panic"), "{self:?}");
-        body["code"].as_str().unwrap().to_owned()
+        let code = body["code"].as_str().unwrap();
+        // What is answered is listed, and explained where its type leads to.
+        let kind = &listed()[code];
+        assert_eq!((&body["title"], &body["type"]), (&kind["title"], &kind["type"]), "{self:?}");
+        let id: schemas::ids::RequestId = body["request_id"].as_str().unwrap().parse().unwrap();
+        let instance = body["instance"].as_str().unwrap().strip_prefix("urn:uuid:").unwrap();
+        assert_eq!(instance.parse::<uuid::Uuid>().unwrap().as_bytes(), id.as_bytes());
+        code.to_owned()
     }
+}
+
+/// The kinds of problems as the description lists them.
+fn listed() -> &'static Value {
+    static LISTED: LazyLock<Value> = LazyLock::new(|| openapi::document()["x-problems"].take());
+    &LISTED
 }
 
 /// What the stages say of a medium of `owner`.

@@ -137,11 +137,10 @@ async fn every_change_needs_a_right_counts_and_is_told() {
         assert_eq!(answer.header("www-authenticate").is_some(), !is_open, "{place}: {answer:?}");
         // A key in the address is none.
         let tricked = format!("{}?access_token={1}&key={1}", filled(path), site.key);
-        assert_eq!(
-            site.ask(&method.to_uppercase(), &tricked, "", "").await.status == 401,
-            !is_open,
-            "{place}"
-        );
+        let refused = site.ask(&method.to_uppercase(), &tricked, "", "").await.status;
+        // Nobody has to sign in to ask for what may be public: there it is the parameter that is refused.
+        let is_asked = is_open || path.ends_with("/playback");
+        assert!(if is_asked { refused >= 400 } else { refused == 401 }, "{place}: {refused}");
         let is_counted = !UNCOUNTED.contains(&place.as_str());
         assert_eq!(answer.header("ratelimit").is_some(), is_counted, "{place}: {answer:?}");
         let group =
@@ -157,6 +156,52 @@ async fn every_change_needs_a_right_counts_and_is_told() {
     }
     let listed = OPEN.iter().chain(&UNCOUNTED).chain(&QUESTIONS);
     assert!(listed.into_iter().all(|place| seen.contains(*place)), "a list names what is not there");
+}
+
+#[tokio::test]
+async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_any() {
+    // One client walks over all that has to do with sign-in.
+    let site = Site::start(|config| config.limit.rates.auth = config.limit.rates.api).await;
+    let key = format!("Authorization: Bearer {}\r\n", site.key);
+    // Nobody answers lists here.
+    for (path, status) in
+        [("/v1/media?", 503), ("/v1/media?limit=1&min_revision=0", 503), ("/v1/auth/keys?own%65r=admin", 200)]
+    {
+        assert_eq!(site.ask("GET", path, &key, "").await.status, status, "{path}");
+    }
+    let mut free = BTreeSet::new();
+    for (place, operation) in described() {
+        let (method, path) = place.split_once(' ').unwrap();
+        let method = method.to_uppercase();
+        let answer = site.ask(&method, &format!("{}?x-unheard%2Dof=1", filled(path)), &key, "").await;
+        let problem: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        if problem["code"] != "query_malformed" {
+            free.insert(path.to_owned());
+            continue;
+        }
+        assert_eq!(problem["errors"][0]["parameter"], "x-unheard-of", "{place}: {problem}");
+        assert!(operation["responses"]["400"].is_object(), "{place} says that it may refuse");
+        if method == "GET" {
+            let bare = site.ask("HEAD", &format!("{}?x-unheard-of=1", filled(path)), &key, "").await;
+            assert_eq!(bare.status, 400, "{place}: {bare:?}");
+        }
+    }
+    let wanted = [
+        "/docs",
+        "/livez",
+        "/metrics",
+        "/openapi.json",
+        "/play/{token}/{media_id}/{path}",
+        "/readyz",
+        "/v1/uploads",
+        "/v1/uploads/{upload_id}",
+        "/v1/uploads/{upload_id}/status",
+        "/version",
+        "/watch/{media_id}",
+    ];
+    assert_eq!(free.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
+    let long = site.ask("GET", &format!("/v1/media?{}", "x".repeat(1_000)), &key, "").await;
+    assert!(long.status == 400 && long.body.len() < 700, "{long:?}");
 }
 
 /// Does one thing after the other and compares what is told with what the description says.

@@ -168,6 +168,7 @@ mod tests {
                 metadata_raw: String::new(),
                 filename: None,
                 content_type: None,
+                mint_tx: None,
                 digest: None,
                 multipart: None,
                 freed,

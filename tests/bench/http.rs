@@ -183,6 +183,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         media_id,
         owner: OWNER.into(),
         title: "a film".into(),
+        mint_tx: None,
         gate: Some(Gate {
             epoch: 1,
             rule: Some(Rule::Public {}),

@@ -36,6 +36,7 @@ async fn put(bus: &Bus, media_id: MediaId, created_at_ms: u64) -> u64 {
         title: "by".into(),
         gate: None,
         encryption: Encryption::None,
+        mint_tx: None,
         created_at_ms,
         changed_at_ms: created_at_ms,
     });

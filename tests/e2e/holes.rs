@@ -59,7 +59,10 @@ async fn hole_1_a_token_in_the_url_switches_nothing_off_and_makes_no_session() {
             (Method::POST, "/v1/uploads"),
         ] {
             let answer = site.ask(method, &format!("{path}?{name}={token}"), None, None).await;
-            assert_eq!(refusal(&answer), (401, "unauthorized"), "{path}?{name}: {}", answer.1);
+            // Who asks for a playback may be anybody, so there the parameter itself is refused.
+            let is_open = path.ends_with("/playback");
+            let wanted = if is_open { (400, "query_malformed") } else { (401, "unauthorized") };
+            assert_eq!(refusal(&answer), wanted, "{path}?{name}: {}", answer.1);
         }
     }
     // In the place of a credential, a token that was made up or made for a player makes no other one.
@@ -91,11 +94,12 @@ async fn hole_2_a_viewer_does_not_choose_the_contract() {
         (&path, named.clone()),
         (&path, json!({ "contract": own.to_string(), "token_id": "7" })),
         (&path, json!({ "wallet": site.contract.to_string() })),
-        (&query, named.clone()),
     ] {
         let answer = site.ask(Method::POST, path, Some(&token), Some(body)).await;
         assert_eq!(refusal(&answer), (403, "gate_closed"), "{path}: {}", answer.1);
     }
+    let answer = site.ask(Method::POST, &query, Some(&token), Some(named)).await;
+    assert_eq!(refusal(&answer), (400, "query_malformed"), "{}", answer.1);
     let headers = site.cluster.http.post(format!("{}{path}", site.cluster.url)).bearer_auth(&token);
     let headers = headers.header("x-contract", own.to_string()).header("x-nft-contract", own.to_string());
     assert_eq!(headers.send().await.unwrap().status(), StatusCode::FORBIDDEN);

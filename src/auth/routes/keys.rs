@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use schemas::{
     access::{ApiKey, Role, Scope},
     ids::KeyId,
+    value::Email,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,6 +23,7 @@ use crate::{
         body::JsonOrNothing,
         error::Problem,
         idempotency::{Claim, ShownOnce},
+        kind::Kind,
         openapi,
         query::Parameters,
         request,
@@ -44,6 +46,8 @@ pub(super) struct Create {
     /// The owner's own word for it: plain text.
     #[schemars(regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"), length(min = 1, max = LABEL_LENGTH_MAX))]
     label: Option<String>,
+    /// Whom to write to when it has to be changed: stands in the list of keys, and in no event.
+    contact_email: Option<Email>,
     /// The groups of endpoints it is limited to; everywhere when absent.
     scopes: Option<Vec<Scope>>,
     /// What it may do; only an administrator asks for more than `owner`.
@@ -91,34 +95,40 @@ pub(super) async fn create(
     JsonOrNothing(wanted): JsonOrNothing<Create>,
 ) -> Result<(StatusCode, Extension<ShownOnce>, Json<Made>), Problem> {
     if !may_manage(&who) {
-        return Err(wallet_needed());
+        return Err(person_needed());
     }
     let is_admin = who.role == Role::Admin;
     let owner = wanted.owner.unwrap_or_else(|| who.owner.clone());
     let role = wanted.role.unwrap_or(Role::Owner);
     if !is_admin && (owner != who.owner || role != Role::Owner) {
-        return Err(Problem::forbidden(
-            "not_yours",
-            "Only an administrator makes keys for others or with more rights",
-        ));
+        return Err(Problem::new(Kind::NotYours)
+            .detail("only an administrator makes keys for others or with more rights"));
     }
     let is_plain = |text: &str, length_max: usize| {
         !text.is_empty() && text.chars().count() <= length_max && !text.chars().any(char::is_control)
     };
     if !is_plain(&owner, OWNER_LENGTH_MAX) || !owner.is_ascii() {
-        return Err(Problem::bad_request("owner_malformed", "This is no owner"));
+        let detail = format!("an owner has 1 to {OWNER_LENGTH_MAX} visible characters of ASCII");
+        return Err(Problem::new(Kind::OwnerInvalid).at("/owner", detail));
     }
     if wanted.label.as_deref().is_some_and(|label| !is_plain(label, LABEL_LENGTH_MAX)) {
-        return Err(Problem::bad_request("label_malformed", "A label is up to 100 characters of plain text"));
+        let detail = format!("a label has 1 to {LABEL_LENGTH_MAX} characters of plain text");
+        return Err(Problem::new(Kind::LabelInvalid).at("/label", detail));
     }
     if wanted.expires_in_s.is_some_and(|seconds| seconds > EXPIRES_IN_S_MAX) {
-        return Err(Problem::bad_request("expires_in_s_malformed", "A key lives for ten years at most")
-            .detail(format!(
-                "expires_in_s is at most {EXPIRES_IN_S_MAX}; without it a key does not expire"
-            )));
+        let detail =
+            format!("a key lives for {EXPIRES_IN_S_MAX} s at most; without it a key does not expire");
+        return Err(Problem::new(Kind::ExpiresInvalid).at("/expires_in_s", detail));
     }
     let expires_at_ms = wanted.expires_in_s.map(|s| nats::now_ms().saturating_add(s.saturating_mul(1_000)));
-    let new = NewKey { owner, role, scopes: wanted.scopes, label: wanted.label, expires_at_ms };
+    let new = NewKey {
+        owner,
+        role,
+        scopes: wanted.scopes,
+        label: wanted.label,
+        contact_email: wanted.contact_email,
+        expires_at_ms,
+    };
     let shared = &sign_in.shared;
     let by = (who.owner.as_str(), request::id());
     // Of one request there is one key.
@@ -131,11 +141,7 @@ pub(super) async fn create(
             Ok((StatusCode::CREATED, Extension(once), Json(Made { key_id, key, expires_at_ms })))
         }
         Issued::Before => Err(once.problem()),
-        Issued::TooMany => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "too_many_keys",
-            "This owner has as many keys as it may have",
-        )),
+        Issued::TooMany => Err(Problem::new(Kind::TooManyKeys)),
     }
 }
 
@@ -152,8 +158,8 @@ openapi::query_parameters!(Filter);
 /// The keys of an owner.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "KeyList", example = json!({ "items": [{
-    "key_id": "06db000105t0303jc5mn0r355k", "owner": "admin", "role": "owner", "scopes": ["upload"], "label": "encoder in the cellar", "created_at_ms": 1_763_900_814_467_u64,
-    "expires_at_ms": null,
+    "key_id": "06db000105t0303jc5mn0r355k", "owner": "admin", "role": "owner", "scopes": ["upload"], "label": "encoder in the cellar", "contact_email": "ann@example.org",
+    "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": null,
 }] }))]
 pub(super) struct List {
     /// Oldest first, without those that were revoked.
@@ -174,6 +180,8 @@ struct Listed {
     scopes: Option<Vec<Scope>>,
     /// The owner's own word for it.
     label: Option<String>,
+    /// Whom to write to when it has to be changed.
+    contact_email: Option<Email>,
     /// Unix time in milliseconds.
     created_at_ms: u64,
     /// Unix time in milliseconds from which on it opens nothing.
@@ -200,7 +208,7 @@ pub(super) async fn list(
 ) -> Result<Json<List>, Problem> {
     let owner = filter.owner.unwrap_or_else(|| who.owner.clone());
     if who.scopes.is_some() || !who.may_see(&owner) {
-        return Err(Problem::forbidden("not_yours", "These are somebody else's keys"));
+        return Err(Problem::new(Kind::NotYours));
     }
     let keys = key::list(&sign_in.shared.bus, &owner).await?;
     Ok(Json(List { items: keys.into_iter().map(describe).collect() }))
@@ -225,9 +233,9 @@ pub(super) async fn revoke(
     Path(key_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     if !may_manage(&who) {
-        return Err(wallet_needed());
+        return Err(person_needed());
     }
-    let missing = || Problem::not_found("There is no such key");
+    let missing = || Problem::not_found("there is no such key");
     let key_id = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
     if key::revoke(&sign_in.shared.bus, key_id, may, (&who.owner, request::id())).await? {
@@ -244,8 +252,8 @@ fn may_manage(who: &Principal) -> bool {
     is_person || is_admin
 }
 
-fn wallet_needed() -> Problem {
-    Problem::forbidden("wallet_needed", "Keys are managed by a signed-in wallet or an administrator")
+fn person_needed() -> Problem {
+    Problem::new(Kind::PersonNeeded)
 }
 
 fn describe(key: ApiKey) -> Listed {
@@ -255,6 +263,7 @@ fn describe(key: ApiKey) -> Listed {
         role: key.role,
         scopes: key.scopes,
         label: key.label,
+        contact_email: key.contact_email,
         created_at_ms: key.created_at_ms,
         expires_at_ms: key.expires_at_ms,
     }

@@ -29,7 +29,7 @@ use crate::{
         uri,
         value::Address,
     },
-    ingress::{body::JsonOrNothing, client::Client, error::Problem, request},
+    ingress::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, request},
 };
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
@@ -107,9 +107,7 @@ pub(super) async fn challenge(
     let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
     let given = challenge::give(&shared.bus, &shared.config, (&wish, &cookie, client), request::id()).await?;
     let Some(challenge) = given else {
-        let title = "Too many challenges were asked for";
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_challenges", title)
-            .retry_after_s(shared.config.challenge_ttl_s));
+        return Err(Problem::new(Kind::TooManyChallenges).retry_after_s(shared.config.challenge_ttl_s));
     };
     let max_age_s = shared.config.challenge_ttl_s;
     let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");

@@ -29,7 +29,7 @@ use axum::{
 };
 
 use super::{SignIn, authenticate, uri};
-use crate::ingress::{error::Problem, openapi};
+use crate::ingress::{error::Problem, kind::Kind, openapi, query};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 
@@ -77,14 +77,13 @@ pub fn router<S: Clone + Send + Sync + 'static>(
         .route("/v1/auth/keys", get(keys::list).post(keys::create))
         .route("/v1/auth/keys/{key_id}", delete(keys::revoke));
     let own = behind(own).route_layer(middleware::from_fn_with_state(sign_in.clone(), known));
-    Router::new()
-        .merge(own)
+    let open = Router::new()
         .route("/v1/auth/challenge", post(login::challenge))
         .route("/v1/auth/login", post(login::login))
         .route("/v1/auth/refresh", post(tokens::refresh))
         .route("/v1/auth/verify", post(tokens::verify))
-        .layer(middleware::from_fn_with_state(sign_in.clone(), from_our_sites))
-        .with_state(sign_in)
+        .route_layer(query::strict());
+    own.merge(open).layer(middleware::from_fn_with_state(sign_in.clone(), from_our_sites)).with_state(sign_in)
 }
 
 /// Puts the principal among the request's extensions.
@@ -107,7 +106,7 @@ async fn from_our_sites(State(sign_in): State<SignIn>, request: Request, next: N
     };
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if is_write && !request.headers().get_all(header::ORIGIN).iter().all(is_ours) {
-        return Problem::forbidden("origin_refused", "This site may not sign people in here").into_response();
+        return Problem::new(Kind::OriginRefused).into_response();
     }
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -18,7 +18,7 @@ use crate::{
         token::{self, Claims},
         value::Address,
     },
-    ingress::{body::JsonOrNothing, error::Problem, request},
+    ingress::{body::JsonOrNothing, error::Problem, kind::Kind, request},
 };
 
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.
@@ -149,10 +149,8 @@ pub(super) async fn logout(
     match (wanted.wallet, who.wallet, who.session_id) {
         (Some(wallet), own, _) if own != Some(wallet) => {
             if who.role != Role::Admin || who.scopes.is_some() {
-                return Err(Problem::forbidden(
-                    "not_yours",
-                    "Only an administrator ends another wallet's sessions",
-                ));
+                return Err(Problem::new(Kind::NotYours)
+                    .detail("only an administrator ends another wallet's sessions"));
             }
             sessions.end_all(wallet, End::Revoked, request::id()).await?;
         }
@@ -160,10 +158,7 @@ pub(super) async fn logout(
             sessions.end_all(own, End::SignedOut, request::id()).await?;
         }
         (_, _, Some(session_id)) => sessions.end(session_id, End::SignedOut, request::id()).await?,
-        _ => {
-            let title = "An API key has no session to end";
-            return Err(Problem::new(StatusCode::CONFLICT, "no_session", title));
-        }
+        _ => return Err(Problem::new(Kind::NoSession)),
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -24,21 +24,22 @@ async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     let (a, b) = (site.replica(config()).await, site.replica(config()).await);
     let wallet = Wallet::new(40);
     let token = a.sign_in(&wallet).await.text("access_token");
-    let made = a.create(&token, json!({ "label": "encoder", "scopes": ["upload"] })).await.expect(201);
+    let wanted =
+        json!({ "label": "encoder", "scopes": ["upload"], "contact_email": "Ann.Bee+keys@Example.ORG" });
+    let made = a.create(&token, wanted).await.expect(201);
     let (key, key_id) = (made.text("key"), made.text("key_id"));
     let me = b.me(&key).await.expect(200);
     assert_eq!((me.text("owner"), &me.body["scopes"]), (wallet.address.owner(), &json!(["upload"])));
     b.send(b.request(Method::POST, "/v1/media").bearer_auth(&key)).await.expect(200);
     b.get("/v1/media", &key).await.assert(403, "scope_missing");
     let listed = a.get("/v1/auth/keys", &token).await.expect(200);
-    assert_eq!(
-        (&listed.body["items"][0]["label"], &listed.body["items"][0]["key_id"]),
-        (&json!("encoder"), &json!(key_id))
-    );
+    let item = &listed.body["items"][0];
+    assert_eq!((&item["label"], &item["key_id"]), (&json!("encoder"), &json!(key_id)));
+    assert_eq!(item["contact_email"], "Ann.Bee+keys@example.org");
     assert!(!listed.body.to_string().contains(key.rsplit('_').next().unwrap()), "the secret is shown once");
     // A key makes no keys, and ends none.
-    b.create(&key, json!({})).await.assert(403, "wallet_needed");
-    b.revoke(&key, &key_id).await.assert(403, "wallet_needed");
+    b.create(&key, json!({})).await.assert(403, "person_needed");
+    b.revoke(&key, &key_id).await.assert(403, "person_needed");
     a.revoke(&token, &key_id).await.expect(204);
     b.me(&key).await.assert(401, "unauthorized");
     a.revoke(&token, &key_id).await.expect(204);
@@ -80,6 +81,8 @@ async fn the_number_and_the_texts_of_keys_are_limited() {
         json!({ "label": "" }),
         json!({ "label": "x".repeat(101) }),
         json!({ "label": "a\nb" }),
+        json!({ "contact_email": "nobody" }),
+        json!({ "contact_email": format!("{}@example.org", "x".repeat(65)) }),
         json!({ "scopes": ["everything"] }),
         json!({ "role": "god" }),
         json!({ "expires_in_s": u64::MAX }),

@@ -348,5 +348,5 @@ async fn roles_come_from_settings() {
     a.get("/v1/media", &token).await.expect(200);
     a.send(a.request(Method::POST, "/v1/media").bearer_auth(&token)).await.assert(403, "read_only");
     let key = a.request(Method::POST, "/v1/auth/keys").bearer_auth(&token).json(&json!({}));
-    a.send(key).await.assert(403, "wallet_needed");
+    a.send(key).await.assert(403, "person_needed");
 }

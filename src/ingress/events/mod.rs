@@ -16,7 +16,7 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
     routing::get,
 };
@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::{App, Principal, error::Problem, openapi, query::Parameters};
+use super::{App, Principal, error::Problem, kind::Kind, openapi, query::Parameters};
 use follower::{Begin, Follower, Scope};
 pub use hub::{BACKLOG_MAX, Hub, JOBS_MAX};
 
@@ -145,7 +145,7 @@ async fn follow(
 ) -> Result<Response, Problem> {
     let followers = &app.followers;
     let Ok(place) = Arc::clone(&followers.places).try_acquire_owned() else {
-        return Err(Problem::busy("Too many followers at once"));
+        return Err(Problem::busy("too many followers at once"));
     };
     let given = headers.get(&LAST_EVENT_ID).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let begin = match given.or(wanted.since) {
@@ -175,7 +175,7 @@ async fn follow(
 /// The sequence that an event id names; an id of another life of the stream can't be resumed.
 fn sequence_of(id: &str, epoch: &str) -> Result<u64, Problem> {
     let malformed = || {
-        Problem::bad_request("event_id_malformed", "The event id is none that this server gave")
+        Problem::new(Kind::EventIdMalformed)
             .detail("send an id as an event carried it, or 0-0 for everything that is kept")
     };
     let (of, sequence) = id.rsplit_once('-').ok_or_else(malformed)?;
@@ -189,8 +189,7 @@ fn sequence_of(id: &str, epoch: &str) -> Result<u64, Problem> {
 
 /// What was asked for can't be told without a gap.
 fn gone(why: &str) -> Problem {
-    Problem::new(StatusCode::GONE, "events_gone", "The events behind that id are not there any more")
-        .detail(format!("{why}; begin again with 0-0, or without an id"))
+    Problem::new(Kind::EventsGone).detail(format!("{why}; begin again with 0-0, or without an id"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::IDEMPOTENCY_KEY;
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 /// Longest key in characters.
 pub const KEY_LENGTH_MAX: usize = 255;
@@ -22,7 +22,7 @@ pub(super) fn of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let key = text.and_then(|text| if text.starts_with('"') { unquoted(text) } else { bare(text) });
     match key {
         Some(key) if (1..=KEY_LENGTH_MAX).contains(&key.len()) => Ok(Some(key)),
-        _ => Err(Problem::bad_request("idempotency_key_invalid", "The Idempotency-Key makes no sense")
+        _ => Err(Problem::new(Kind::IdempotencyKeyInvalid)
             .detail(format!("send one quoted string of 1 to {KEY_LENGTH_MAX} visible characters"))),
     }
 }

@@ -34,7 +34,7 @@ use serde_bytes::ByteBuf;
 
 pub use key::KEY_LENGTH_MAX;
 
-use super::{body, error::Problem};
+use super::{body, error::Problem, kind::Kind};
 use crate::auth::Principal;
 
 /// The key.
@@ -86,8 +86,7 @@ pub struct ShownOnce {
 impl ShownOnce {
     /// 409: it was done, and is not done again.
     pub fn problem(&self) -> Problem {
-        let title = "The request was done, and its answer is shown once";
-        Problem::new(StatusCode::CONFLICT, "answer_shown_once", title).detail(&self.detail)
+        Problem::new(Kind::AnswerShownOnce).detail(&self.detail)
     }
 }
 
@@ -335,20 +334,10 @@ fn replay(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Respo
 }
 
 fn mismatch() -> Problem {
-    Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "idempotency_mismatch",
-        "This Idempotency-Key belongs to another request",
-    )
-    .detail("use a fresh key for a new request")
+    Problem::new(Kind::IdempotencyMismatch).detail("use a fresh key for a new request")
 }
 
 fn in_progress(until_ms: u64, now: u64) -> Problem {
     let left_s = until_ms.saturating_sub(now).div_ceil(1_000).max(1);
-    Problem::new(
-        StatusCode::CONFLICT,
-        "idempotency_in_progress",
-        "The request with this Idempotency-Key is being worked on",
-    )
-    .retry_after_s(left_s.min(2))
+    Problem::new(Kind::IdempotencyInProgress).retry_after_s(left_s.min(2))
 }

@@ -15,14 +15,12 @@ use super::{
     group::Group,
     ticket::Refused,
 };
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 /// What is left.
 pub static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// What is allowed.
 pub static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// Problem type of the draft.
-pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// Room for two policies.
 const TEXT_BYTES: usize = 80;
@@ -106,9 +104,8 @@ pub(super) fn problem(refused: &Refused) -> Problem {
     let retry_after_s = whole_seconds(refused.wait).max(1);
     let policies: Vec<String> =
         refused.policies.iter().map(|(group, scope)| policy(*group, *scope)).collect();
-    Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests")
+    Problem::new(Kind::RateLimited)
         .detail(format!("wait {retry_after_s} s; a request that was refused does not count"))
-        .member("type", QUOTA_EXCEEDED)
         .member("violated-policies", json!(policies))
         .member("retry_after_s", retry_after_s)
         .retry_after_s(retry_after_s)

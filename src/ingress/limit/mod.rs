@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use fields::{QUOTA_EXCEEDED, RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
+pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
 pub use group::{Group, Rates};
 pub use layer::{ByClient, ByPrincipal, Told, by_client, by_principal};
 pub use report::Count;

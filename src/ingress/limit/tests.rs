@@ -116,7 +116,7 @@ async fn a_request_too_many_is_refused_with_the_wait_that_is_enough() {
     let body = to_bytes(refused.into_body(), 4096).await.unwrap();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["code"], "rate_limited");
-    assert_eq!(body["type"], QUOTA_EXCEEDED);
+    assert_eq!(body["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
     assert_eq!(body["violated-policies"], serde_json::json!(["api-client"]));
     // Refusals cost nothing: however often it was asked, the wait is as long.
     for _ in 0..50 {

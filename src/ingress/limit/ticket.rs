@@ -12,7 +12,6 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, StatusCode, request::Parts},
 };
-use schemas::ids::RequestId;
 
 use super::{
     Limits,
@@ -206,8 +205,7 @@ impl Inner {
         };
         taken.buckets.extend(without_room.iter().map(|(bucket, _)| *bucket));
         taken.refused = Some(refused.clone());
-        let current = request::current_id().and_then(|id| id.parse().ok());
-        let request_id = current.unwrap_or_else(|| RequestId::from_bytes(nats::fresh_id()));
+        let request_id = request::id();
         let (group, scope, owner) = (first.group, first.scope, taken.owner.clone());
         self.limits.shared.report.denied(Denial { request_id, group, scope, owner });
         Err(refused)

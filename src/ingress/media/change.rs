@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use schemas::{
     document::{self, Encryption},
     ids::MediaId,
+    value::TransactionHash,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -18,6 +19,7 @@ use super::{Medium, media_id, no_such_medium};
 use crate::ingress::{
     App, Principal, body, conditional,
     error::Problem,
+    kind::Kind,
     play::encryption,
     uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
 };
@@ -34,18 +36,47 @@ pub(super) struct Change {
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "String", regex(pattern = TITLE_PATTERN), length(max = TITLE_LENGTH_MAX))]
     title: Option<String>,
+    /// The transaction that minted its token; null for none.
+    #[serde(default)]
+    #[schemars(with = "Option<TransactionHash>")]
+    mint_tx: Wish<TransactionHash>,
     /// How segments are served: as they are stored, or for HLS with AES-128 (and without MPEG-DASH).
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "Encryption")]
     encryption: Option<Encryption>,
 }
 
-/// A value that may be absent, but not `null`: nothing here can be taken away.
+/// What is to become of something that a document may be without.
+#[derive(Debug, Clone, Copy, Default)]
+enum Wish<T> {
+    /// It stays as it is.
+    #[default]
+    Kept,
+    /// This takes its place; `None` takes it away.
+    Given(Option<T>),
+}
+
+impl<T> Wish<T> {
+    fn or(self, held: Option<T>) -> Option<T> {
+        match self {
+            Self::Kept => held,
+            Self::Given(value) => value,
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Wish<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Option::deserialize(from).map(Self::Given)
+    }
+}
+
+/// A value that may be absent, but not `null`: a medium always has one.
 fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// Change what one medium is called and how it is served
+/// Change what one medium is called, which token it has, and how it is served
 #[utoipa::path(
     patch,
     path = "/v1/media/{media_id}",
@@ -77,7 +108,7 @@ pub(super) async fn change(
             return Err(no_such_medium());
         }
         if !who.may_change(medium.owner()) {
-            return Err(Problem::forbidden("not_owner", "Only its owner may change this"));
+            return Err(Problem::new(Kind::NotOwner));
         }
         conditional::if_match(&headers, Some(medium.document(media_id)?.tag()))?;
         attempt += 1;
@@ -96,9 +127,7 @@ pub(super) async fn change(
 
 fn bad_title() -> Problem {
     let detail = format!("it needs something to be shown, and at most {TITLE_LENGTH_MAX} characters");
-    Problem::bad_request("title_invalid", "This title can't be used")
-        .detail(detail.clone())
-        .member("errors", json!([{ "pointer": "/title", "detail": detail }]))
+    Problem::new(Kind::TitleInvalid).at("/title", detail)
 }
 
 /// Writes what `wanted` changes, if it changes anything.
@@ -117,6 +146,7 @@ async fn apply(
             media_id,
             owner,
             title: String::new(),
+            mint_tx: None,
             gate: None,
             encryption: Encryption::None,
             created_at_ms: created.map_or(changed_at_ms, |held| held.record.created_at_ms),
@@ -124,20 +154,23 @@ async fn apply(
         })
     });
     let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
+    let mint_tx = wanted.mint_tx.or(held.record.mint_tx);
     let encryption = wanted.encryption.unwrap_or(held.record.encryption);
-    if title == held.record.title && encryption == held.record.encryption {
+    let next = document::Record { title, mint_tx, encryption, ..held.record.clone() };
+    if next == held.record {
         return Ok(());
     }
     if !encryption.is_none() {
         // Before anybody can see that there should be one.
         encryption::make_key(bus, media_id).await?;
     }
-    held.record = document::Record { title, encryption, changed_at_ms, ..held.record };
+    held.record = document::Record { changed_at_ms, ..next };
     let changed = document::Changed {
         media_id,
         owner: held.record.owner.clone(),
         changed_by: who.owner.clone(),
         title: held.record.title.clone(),
+        mint_tx,
         encryption,
     };
     bus.commit(&mut held, Outbox::new().event(&changed)).await?;

@@ -21,6 +21,7 @@ use schemas::{
     ids::{JobId, MediaId},
     media::{self, Rendition, Summary, Technical},
     subjects,
+    value::TransactionHash,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -29,6 +30,7 @@ use super::{
     App, Principal, cache,
     cursor::{self, List},
     error::Problem,
+    kind::Kind,
     openapi,
     page::Page,
     query::Parameters,
@@ -113,7 +115,7 @@ pub(super) fn page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted {
         None => Ok(50),
         Some(limit) if (1..=ask::ITEMS_MAX).contains(&limit) => Ok(limit),
-        Some(limit) => Err(Problem::bad_request("query_malformed", "The page limit can't be used")
+        Some(limit) => Err(Problem::new(Kind::QueryMalformed)
             .detail(format!("limit={limit} is not between 1 and {}", ask::ITEMS_MAX))),
     }
 }
@@ -131,20 +133,16 @@ pub(super) async fn ask_index<Q: Serialize, P: DeserializeOwned>(
 }
 
 fn refusal(code: &str, detail: String) -> Problem {
-    let (status, code, title) = match code {
+    let kind = match code {
         // It was sealed by us, and yet the index can't use it: it is of another time.
         "cursor_malformed" => return cursor::malformed(),
-        "question_malformed" => {
-            (StatusCode::BAD_REQUEST, "query_malformed", "The list can't be made like this")
-        }
-        "revision_unknown" => (StatusCode::CONFLICT, "revision_unknown", "There is no such revision yet"),
-        "index_behind" => {
-            (StatusCode::SERVICE_UNAVAILABLE, "index_behind", "The list has not seen that revision yet")
-        }
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "index_unavailable", "The list can't be made at the moment"),
+        "question_malformed" => Kind::QueryMalformed,
+        "revision_unknown" => Kind::RevisionUnknown,
+        "index_behind" => Kind::IndexBehind,
+        _ => Kind::IndexUnavailable,
     };
-    let problem = Problem::new(status, code, title).detail(detail);
-    if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after_s(1) } else { problem }
+    let problem = Problem::new(kind).detail(detail);
+    if kind.status() == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after_s(1) } else { problem }
 }
 
 /// What is known of one medium, from its owner's document and from the stages.
@@ -193,6 +191,7 @@ impl Medium {
             media_id,
             owner: self.owner(),
             title: document.map(|d| d.title.as_str()),
+            mint_tx: document.and_then(|d| d.mint_tx),
             encryption: self.encryption(),
             status: self.status(),
             code: asset.and_then(|a| a.code.as_deref()),
@@ -218,8 +217,8 @@ impl Medium {
 /// One medium as its owner sees it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaDocument", example = json!({
-    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "encryption": "none", "status": "stored", "code": null,
-    "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
+    "media_id": "06db00820dt0303jc5mn0r355k", "owner": "admin", "title": "A day at the sea", "mint_tx": null, "encryption": "none", "status": "stored",
+    "code": null, "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
     "technical": null, "summary": null, "encode": null, "created_at_ms": 1_763_900_814_467_u64, "changed_at_ms": 1_763_900_814_467_u64,
 }))]
 struct Document<'a> {
@@ -229,6 +228,8 @@ struct Document<'a> {
     owner: &'a str,
     /// Title for people; null until all bytes are there.
     title: Option<&'a str>,
+    /// The transaction that minted its token, if somebody named one.
+    mint_tx: Option<TransactionHash>,
     /// How its segments are served.
     encryption: Encryption,
     /// Where it stands.
@@ -278,7 +279,7 @@ struct Encode<'a> {
 }
 
 pub(super) fn no_such_medium() -> Problem {
-    Problem::not_found("There is no such medium, or it is not yours")
+    Problem::not_found("there is no such medium, or it is not yours")
 }
 
 /// One of our ids in a path.
@@ -318,3 +319,6 @@ async fn show(
     app.documents.put(name, document.body().clone());
     Ok(document.answer(&headers))
 }
+
+#[cfg(test)]
+mod tests;

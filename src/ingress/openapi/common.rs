@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 
 use super::{METHODS, parameters};
-use crate::ingress::limit;
+use crate::ingress::{limit, query};
 
 /// Refusals that many operations share: status, name, meaning.
 const REFUSALS: [(&str, &str, &str); 16] = [
@@ -151,7 +151,7 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
         (true, &["414", "431", "500", "503"]),
         // Where a credential is asked for, those that were refused count.
         (is_counted || is_guarded, &["429"]),
-        (can_be_wrong || is_json, &["400"]),
+        (can_be_wrong || is_json || query::is_strict(path), &["400"]),
         (is_guarded, &["401"]),
         (!is_sign_in && is_guarded, &["403"]),
         (is_sign_in && !is_read, &["403"]),

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use utoipa::OpenApi;
 
-use super::{audit, conditional, events, jobs, media, metrics, play, probes, uploads, watch};
+use super::{audit, conditional, events, jobs, kind, media, metrics, play, probes, uploads, watch};
 use crate::auth::{self, gate};
 pub(crate) use schema::{Schemas, id, query};
 
@@ -37,9 +37,11 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
         title = "StreamGate",
         version = "1.0.0",
         description = "A self-hosted media gateway: uploads in, gated adaptive streams out. Every error is \
-                       `application/problem+json` with a stable `code`. Lists are paged by cursor. Requests are limited \
-                       per client address and per principal; `RateLimit` says how much is left. What an operation changes \
-                       is told as events: those it may cause stand in `x-events`.",
+                       `application/problem+json` with a stable `code`; its `type` leads to what `/docs` says of that code. \
+                       A parameter in a query that an operation does not take is refused, except below `/play` and \
+                       `/v1/uploads` and at pages: players and proxies add their own there. Lists are paged by cursor. Requests are limited per client address and per principal; `RateLimit` \
+                       says how much is left. What an operation changes is told as events: those it may cause stand in \
+                       `x-events`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(describe, read_page),
@@ -104,6 +106,7 @@ pub fn document() -> Value {
     schemas.insert("Problem".into(), schema::problem());
     common::complete(&mut document["paths"], &schemas);
     document["components"] = common::components(&schemas);
+    document["x-problems"] = kind::described().into();
     schema::bound(&mut document);
     document
 }

@@ -24,6 +24,7 @@ pub(super) fn render(document: &Value) -> String {
     for tag in document["tags"].as_array().into_iter().flatten() {
         section(&mut page, document, tag);
     }
+    problems(&mut page, &document["x-problems"]);
     page.push_str("<section>\n<h2 id=\"schemas\">Schemas</h2>\n");
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
         add(
@@ -36,6 +37,24 @@ pub(super) fn render(document: &Value) -> String {
     }
     page.push_str("</section>\n</main>\n</body>\n</html>\n");
     page
+}
+
+/// An entry for each kind of problem, at the place that the `type` of its problems names.
+fn problems(page: &mut String, kinds: &Value) {
+    page.push_str("<section>\n<h2 id=\"problems\">problems</h2>\n<p>What may go wrong, by code, and what to do about it.</p>\n<dl>\n");
+    for (code, about) in kinds.as_object().into_iter().flatten() {
+        let code = escape(code);
+        add(
+            page,
+            &format!(
+                "<dt id=\"problem-{code}\"><code>{code}</code> <small>{}</small></dt><dd>{}. {}</dd>\n",
+                about["status"],
+                marked(&about["title"]),
+                marked(&about["advice"]),
+            ),
+        );
+    }
+    page.push_str("</dl>\n</section>\n");
 }
 
 fn add(page: &mut String, html: &str) {

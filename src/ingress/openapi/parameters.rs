@@ -61,7 +61,8 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
         (
             "Upload-Metadata",
             false,
-            "Pairs of name and base64, such as `filename` and `filetype`; each name once.",
+            "Pairs of name and base64, each name once: `filename`, `filetype`, `mint_tx` (the transaction that minted the \
+             token of the medium), or one's own.",
             json!({ "type": "string", "format": "tus-metadata", "maxLength": metadata_max }),
         ),
         ("Upload-Offset", true, "Where the bytes belong: the offset that HEAD tells.", bytes((1 << 63) - 1)),

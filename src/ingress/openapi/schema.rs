@@ -4,6 +4,8 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::Parameter;
 
+use crate::ingress::kind::Kind;
+
 /// How a schema is referred to.
 const REFERENCE: &str = "#/components/schemas/";
 
@@ -113,34 +115,39 @@ pub(super) fn problem() -> Value {
     json!({
         "type": "object",
         "description": "An error (RFC 9457).",
-        "required": ["type", "title", "status", "code", "request_id"],
+        "required": ["type", "title", "status", "code", "instance", "request_id"],
         "properties": {
-            "type": { "type": "string", "format": "uri", "description": "Kind of the problem." },
+            "type": { "type": "string", "format": "uri-reference", "description": "Kind of the problem: where the page explains it." },
             "title": { "type": "string", "description": "The kind for people." },
             "status": { "type": "integer", "minimum": 400, "maximum": 599, "description": "The status of the answer." },
-            "code": { "type": "string", "pattern": "^[a-z0-9_]+$", "description": "Stable code for programs." },
+            "code": { "type": "string", "pattern": "^[a-z0-9_]+$", "description": "Stable code for programs: one of `x-problems`." },
             "detail": { "type": "string", "description": "A sentence about this occurrence." },
+            "instance": { "type": "string", "format": "uri", "description": "This occurrence: the request id as a URN. It can't be fetched." },
             "request_id": { "type": "string", "pattern": schemas::ids::PATTERN, "description": "Names the request in the log." },
             "errors": {
                 "type": "array",
                 "description": "Where the request is wrong.",
                 "items": {
                     "type": "object",
+                    "required": ["detail"],
                     "properties": {
                         "pointer": { "type": "string", "description": "JSON Pointer (RFC 6901) into the body." },
-                        "detail": { "type": "string" },
-                        "line": { "type": "integer", "minimum": 0 },
-                        "column": { "type": "integer", "minimum": 0 },
+                        "parameter": { "type": "string", "description": "Name of a parameter of the query." },
+                        "detail": { "type": "string", "description": "Why." },
+                        "line": { "type": "integer", "minimum": 0, "description": "Of a body that is no JSON, from 1." },
+                        "column": { "type": "integer", "minimum": 0, "description": "Of a body that is no JSON, in bytes from 1." },
                     },
                 },
             },
         },
         "additionalProperties": true,
         "examples": [{
-            "type": "urn:streamgate:problem:not_found",
-            "title": "There is no such medium, or it is not yours",
+            "type": Kind::NotFound.uri(),
+            "title": Kind::NotFound.title(),
             "status": 404,
-            "code": "not_found",
+            "code": Kind::NotFound.code(),
+            "detail": "there is no such medium, or it is not yours",
+            "instance": "urn:uuid:019ab001-0204-7a01-8073-616d706c652d",
             "request_id": "06db00820ht0303jc5mn0r355k",
         }],
     })

@@ -258,6 +258,13 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
             None => assert_eq!(get(link, None).await.status(), 200, "{link}"),
         }
     }
+    for (code, about) in document()["x-problems"].as_object().unwrap() {
+        let at = html.find(&format!("<dt id=\"problem-{code}\">")).unwrap_or_else(|| panic!("{code}"));
+        let entry = html.get(at..).unwrap().split("</dd>").next().unwrap();
+        assert!(entry.contains(&about["status"].to_string()), "{entry}");
+        let uri = about["type"].as_str().unwrap();
+        assert!(uri == format!("/docs#problem-{code}") || code == "rate_limited", "{uri}");
+    }
     let answer = get("/openapi.json", None).await;
     assert_eq!(answer.headers()["content-type"], "application/json");
     let tag = answer.headers()["etag"].to_str().unwrap().to_owned();

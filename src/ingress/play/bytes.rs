@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::ingress::{conditional, error::Problem};
+use crate::ingress::{conditional, error::Problem, kind::Kind};
 
 /// What is about to be sent.
 #[derive(Debug, Clone)]
@@ -105,11 +105,7 @@ pub(super) fn answer(headers: &HeaderMap, facts: &Facts, body: impl FnOnce(Range
 }
 
 fn unsatisfiable(facts: &Facts) -> Response {
-    let problem = Problem::new(
-        StatusCode::RANGE_NOT_SATISFIABLE,
-        "range_not_satisfiable",
-        "The range lies outside of what there is",
-    );
+    let problem = Problem::new(Kind::RangeNotSatisfiable);
     match HeaderValue::from_str(&format!("bytes */{}", facts.size_bytes)) {
         Ok(value) => problem.header(header::CONTENT_RANGE, value).into_response(),
         Err(_) => problem.into_response(),

@@ -117,12 +117,14 @@ mod tests {
             owner: "olga".into(),
             changed_by: "olga".into(),
             title: title.clone(),
+            mint_tx: None,
             encryption,
         };
         let record = document::Record {
             media_id: FILM,
             owner: "olga".into(),
             title,
+            mint_tx: None,
             gate: None,
             encryption,
             created_at_ms: 1,

@@ -27,7 +27,7 @@ use schemas::{gate::Code, media::Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{App, cache, error::Problem, openapi};
+use super::{App, cache, error::Problem, kind::Kind, openapi};
 use crate::auth::gate::grant::{self, Denied};
 use bytes::Facts;
 pub use growing::Growing;
@@ -84,19 +84,19 @@ pub fn router() -> Router<App> {
 }
 
 fn nothing_there() -> Problem {
-    Problem::not_found("There is nothing at this address")
+    Problem::not_found("there is nothing at this address")
 }
 
 /// The token opens nothing, or nothing any more.
 fn refused(code: Code) -> Problem {
-    Problem::forbidden("playback_refused", "This playback address is not valid any more")
+    Problem::new(Kind::PlaybackRefused)
         .detail("ask for a new one with POST /v1/media/{media_id}/playback")
         .member("reason", serde_json::to_value(code).unwrap_or_default())
 }
 
 /// Fetch a playlist, segment or image of a playback session
 ///
-/// Needs no credential: the token in the path is the right.
+/// Needs no credential: the token in the path is the right. Parameters in the query change nothing: players append their own.
 #[utoipa::path(
     get,
     path = "/play/{token}/{media_id}/{path}",

@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     extract::{Path, State},
-    http::{StatusCode, header},
+    http::header,
     response::IntoResponse,
 };
 use schemars::JsonSchema;
@@ -19,7 +19,7 @@ use crate::{
         },
         value::Address,
     },
-    ingress::{App, Principal, error::Problem, media},
+    ingress::{App, Principal, error::Problem, kind::Kind, media},
 };
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
@@ -112,11 +112,9 @@ pub(super) async fn open(
 fn not_playable(medium: &media::Medium) -> Problem {
     let asset = medium.asset.as_ref().map(|held| &held.record);
     let problem = match medium.status() {
-        Status::Rejected => Problem::new(StatusCode::CONFLICT, "media_rejected", "This file can't be played"),
-        Status::Failed => {
-            Problem::new(StatusCode::CONFLICT, "media_failed", "This file could not be prepared")
-        }
-        _ => Problem::new(StatusCode::CONFLICT, "not_playable", "This is not playable yet")
+        Status::Rejected => Problem::new(Kind::MediaRejected),
+        Status::Failed => Problem::new(Kind::MediaFailed),
+        _ => Problem::new(Kind::NotPlayable)
             .detail("it is being prepared; follow GET /v1/events?media= until media.playable"),
     };
     let problem = match asset.and_then(|asset| asset.detail.clone()) {

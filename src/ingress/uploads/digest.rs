@@ -192,6 +192,8 @@ impl Hasher {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Digests of `hello world`, from the published tools of each algorithm.
@@ -264,6 +266,37 @@ mod tests {
             "9=:AAAA:",
         ] {
             assert!(Declared::from_dictionary("Repr-Digest", text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        /// A digest of the right length reads back as it was; one byte more or less is refused.
+        #[test]
+        fn a_declared_digest_is_whole(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
+            let text = STANDARD.encode(&bytes);
+            for name in ALGORITHMS.split(',') {
+                let algorithm = Algorithm::from_tus(name).unwrap();
+                let wanted = (bytes.len() == algorithm.length())
+                    .then(|| Declared { algorithm, value: bytes.clone() });
+                let found = Declared::from_checksum(&format!("{name} {text}"));
+                prop_assert_eq!(found.ok(), wanted.clone());
+                let http = algorithm.http_name();
+                if Algorithm::from_http(http) == Some(algorithm) {
+                    let found = Declared::from_dictionary("Repr-Digest", &format!("{http}=:{text}:"));
+                    prop_assert_eq!(found.ok(), wanted.map(|declared| vec![declared]));
+                }
+            }
+        }
+
+        /// Whatever is sent, what is taken has the length of its algorithm and one spelling in the record.
+        #[test]
+        fn no_text_is_taken_for_a_digest_of_another_length(text in "(sha-(256|512)|md5|[a-z]{0,3})=?:?[A-Za-z0-9+/]{0,90}={0,2}:?") {
+            for declared in Declared::from_dictionary("Repr-Digest", &text).unwrap_or_default() {
+                prop_assert_eq!(declared.value.len(), declared.algorithm.length());
+                let record = declared.to_record();
+                let again = format!("{}=:{}:", record.algorithm, STANDARD.encode(&record.value));
+                prop_assert_eq!(Declared::from_dictionary("Repr-Digest", &again).unwrap(), vec![declared]);
+            }
         }
     }
 }

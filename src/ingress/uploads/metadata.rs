@@ -3,6 +3,7 @@
 //! Limits: [`KEYS_MAX`] keys; [`FILENAME_BYTES_MAX`], [`TYPE_BYTES_MAX`] and [`TITLE_LENGTH_MAX`] of what is shown.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use schemas::value::TransactionHash;
 
 use super::refusal::Refusal;
 
@@ -27,6 +28,8 @@ pub(super) struct Metadata {
     pub(super) filename: Option<String>,
     /// Claimed media type.
     pub(super) content_type: Option<String>,
+    /// The transaction that minted the token of the medium.
+    pub(super) mint_tx: Option<TransactionHash>,
 }
 
 /// Parses the header; an empty one is no metadata (a widely used client sends it always).
@@ -50,6 +53,11 @@ pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
         }
         keys.push(key);
         let value = STANDARD.decode(encoded.trim()).map_err(|_| bad("has a value that is not base64"))?;
+        if key == "mint_tx" {
+            // Unlike a name it can't be cleaned: it is right, or it is another transaction.
+            let hash = str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+            metadata.mint_tx = Some(hash.ok_or_else(|| bad("has a mint_tx that is no transaction hash"))?);
+        }
         let Ok(value) = String::from_utf8(value) else { continue };
         match key {
             "filename" | "name" if metadata.filename.is_none() => metadata.filename = clean_filename(&value),
@@ -65,14 +73,17 @@ pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
 /// A name fit to be shown: the last path component without control and direction characters.
 pub(super) fn clean_filename(text: &str) -> Option<String> {
     let last = text.rsplit(['/', '\\']).next().unwrap_or_default();
+    // What is not shown may hide a space at either end.
+    let shown: String = last.chars().filter(|&c| is_shown(c)).collect();
     let mut name = String::new();
-    for c in last.trim().chars().filter(|&c| is_shown(c)) {
+    for c in shown.trim().chars() {
         if name.len() + c.len_utf8() > FILENAME_BYTES_MAX {
             break;
         }
         name.push(c);
     }
-    (!name.is_empty() && name != "." && name != "..").then_some(name)
+    let name = name.trim_end();
+    (!name.is_empty() && name != "." && name != "..").then(|| name.to_owned())
 }
 
 /// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too long.
@@ -137,6 +148,7 @@ mod tests {
     #[test]
     fn strips_what_deceives() {
         assert_eq!(clean_filename("a\u{202E}gpm.mp4\u{0}\n"), Some("agpm.mp4".to_owned()));
+        assert_eq!(clean_filename("\u{feff} \u{feff}"), None, "a name that nobody sees");
         assert_eq!(clean_filename("C:\\dir\\clip.mov"), Some("clip.mov".to_owned()));
         assert_eq!(clean_filename(&"ä".repeat(300)).map(|n| n.len()), Some(254));
     }
@@ -174,10 +186,54 @@ mod tests {
         }
 
         #[test]
-        fn a_shown_name_is_short_and_flat(text in any::<String>()) {
+        fn a_shown_name_is_short_and_flat(text in "([a. /\\\\]|[\u{202e}\u{feff}\n\0]|\\PC){0,300}") {
             if let Some(name) = clean_filename(&text) {
-                prop_assert!(name.len() <= FILENAME_BYTES_MAX);
-                prop_assert!(!name.contains(['/', '\\', '\n', '\0']));
+                prop_assert!(name.len() <= FILENAME_BYTES_MAX && !name.is_empty());
+                prop_assert!(!name.contains(['/', '\\']) && name.chars().all(is_shown));
+                prop_assert!(name != "." && name != "..");
+                prop_assert_eq!(clean_filename(&name), Some(name), "cleaning it again changes nothing");
+            }
+        }
+
+        #[test]
+        fn a_title_is_what_is_shown_of_the_text(text in "([a /]|[\u{202e}\u{feff}\n\0]|\\PC){0,300}") {
+            let title = clean_title(&text);
+            let seen = |text: &str| text.chars().filter(|&c| is_shown(c) && !c.is_whitespace()).collect::<String>();
+            let fits = text.chars().count() <= TITLE_LENGTH_MAX;
+            prop_assert_eq!(title.is_some(), fits && !seen(&text).is_empty());
+            if let Some(title) = title {
+                prop_assert!(title.chars().all(is_shown) && title.trim() == title);
+                prop_assert_eq!(seen(&title), seen(&text), "nothing that is seen is lost");
+                prop_assert_eq!(clean_title(&title), Some(title), "cleaning it again changes nothing");
+            }
+        }
+
+        #[test]
+        fn a_media_type_is_its_essence(
+            kind in "[A-Za-z0-9!#$&^_.+-]{1,60}",
+            subtype in "[A-Za-z0-9!#$&^_.+-]{1,80}",
+            rest in "( ?;\\PC{0,20})?",
+        ) {
+            let essence = format!("{kind}/{subtype}").to_ascii_lowercase();
+            let fits = essence.len() <= TYPE_BYTES_MAX;
+            prop_assert_eq!(clean_type(&format!(" {kind}/{subtype}{rest}")), fits.then_some(essence));
+        }
+
+        #[test]
+        fn no_text_is_taken_for_another_media_type(text in "([aA/; ]|\\PC){0,12}") {
+            if let Some(found) = clean_type(&text) {
+                prop_assert!(text.to_ascii_lowercase().contains(&found), "{}", found);
+                prop_assert_eq!(found.matches('/').count(), 1);
+                prop_assert_eq!(clean_type(&found), Some(found));
+            }
+        }
+
+        #[test]
+        fn a_transaction_is_taken_whole_or_refused(text in "(0x)?[0-9a-fA-F]{62,66}|\\PC{0,70}", other in "[a-z]{1,6}") {
+            let found = parse(&format!("{other} aGk=,mint_tx {}", STANDARD.encode(&text)));
+            match text.parse::<TransactionHash>() {
+                Ok(hash) => prop_assert_eq!(found.unwrap().mint_tx, Some(hash)),
+                Err(_) => prop_assert!(found.is_err()),
             }
         }
     }

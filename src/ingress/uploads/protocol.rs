@@ -8,6 +8,7 @@ use super::{
     metadata::{self, Metadata},
     refusal::Refusal,
 };
+use crate::ingress::kind::Kind;
 
 /// The version spoken.
 pub(super) const VERSION: &str = "1.0.0";
@@ -80,13 +81,18 @@ pub(super) fn creation(headers: &HeaderMap, metadata_bytes_max: usize) -> Result
             });
         }
     };
-    let raw = single(headers, &UPLOAD_METADATA, "Upload-Metadata")?.unwrap_or_default();
-    if raw.len() > metadata_bytes_max {
-        return Err(Refusal::MetadataTooLong);
-    }
-    let metadata = metadata::parse(raw)?;
+    let metadata = metadata(headers, metadata_bytes_max)?;
     let upload = if is_offset_type(headers) { Some(append_body(headers)?) } else { None };
     Ok(Creation { length_bytes, metadata, repr_digest: repr_digests(headers)?.into_iter().next(), upload })
+}
+
+/// What `Upload-Metadata` says about the file.
+pub(super) fn metadata(headers: &HeaderMap, bytes_max: usize) -> Result<Metadata, Refusal> {
+    let raw = single(headers, &UPLOAD_METADATA, "Upload-Metadata")?.unwrap_or_default();
+    if raw.len() > bytes_max {
+        return Err(Refusal::MetadataTooLong);
+    }
+    metadata::parse(raw)
 }
 
 /// Reads the headers of an append.
@@ -196,9 +202,9 @@ pub(super) enum Admission {
 pub(super) fn alive(record: &Record) -> Result<(), Refusal> {
     match record.status {
         Status::Open | Status::Received => Ok(()),
-        Status::Terminated => Err(Refusal::Gone("upload_terminated")),
-        Status::Expired => Err(Refusal::Gone("upload_expired")),
-        Status::Deactivated => Err(Refusal::Gone("upload_bytes_lost")),
+        Status::Terminated => Err(Refusal::Gone(Kind::UploadTerminated)),
+        Status::Expired => Err(Refusal::Gone(Kind::UploadExpired)),
+        Status::Deactivated => Err(Refusal::Gone(Kind::UploadBytesLost)),
     }
 }
 
@@ -263,6 +269,7 @@ mod tests {
             metadata_raw: String::new(),
             filename: None,
             content_type: None,
+            mint_tx: None,
             digest: None,
             multipart: None,
             freed: false,

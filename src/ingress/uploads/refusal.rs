@@ -3,7 +3,7 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::protocol::{UPLOAD_OFFSET, VERSION};
-use crate::ingress::error::Problem;
+use crate::ingress::{error::Problem, kind::Kind};
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) enum Refusal {
     /// Unknown, or somebody else's.
     NotFound,
     /// It was there once.
-    Gone(&'static str),
+    Gone(Kind),
     /// The bytes are for another place.
     Offset { offset_bytes: u64 },
     /// Another request took over.
@@ -65,7 +65,7 @@ impl From<store::Error> for Refusal {
         match error {
             store::Error::Full => Self::Full,
             store::Error::Busy => Self::Busy,
-            store::Error::Damaged(_) => Self::Gone("upload_bytes_lost"),
+            store::Error::Damaged(_) => Self::Gone(Kind::UploadBytesLost),
             other => Self::Store(other),
         }
     }
@@ -94,96 +94,54 @@ impl Refusal {
             },
             Self::Store(error) if error.is_retry() => Problem::unavailable(&error),
             Self::Store(error) => Problem::internal(&error),
-            Self::Full => Problem::new(StatusCode::INSUFFICIENT_STORAGE, "store_full", "The store is full")
-                .detail("what was acknowledged is kept"),
-            Self::Stopping => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "This replica is stopping")
-                    .retry_after_s(1)
-            }
+            Self::Full => Problem::new(Kind::StoreFull).detail("what was acknowledged is kept"),
+            Self::Stopping => Problem::new(Kind::Stopping).retry_after_s(1),
             _ => locked(),
         }
     }
 
     fn malformed(self) -> Problem {
         match self {
-            Self::Version => Problem::new(
-                StatusCode::PRECONDITION_FAILED,
-                "tus_version",
-                "Another version of tus is spoken here",
-            )
-            .header(HeaderName::from_static("tus-version"), HeaderValue::from_static(VERSION)),
+            Self::Version => Problem::new(Kind::TusVersion)
+                .header(HeaderName::from_static("tus-version"), HeaderValue::from_static(VERSION)),
             Self::Header { name, why } => {
-                Problem::bad_request("header_invalid", "A header is missing or makes no sense")
-                    .detail(format!("{name} {why}"))
-                    .member("header", name)
+                Problem::new(Kind::HeaderInvalid).detail(format!("{name} {why}")).member("header", name)
             }
-            Self::MetadataTooLong => Problem::new(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "metadata_too_long",
-                "Upload-Metadata is longer than its limit",
-            ),
-            Self::MediaType(wanted) => Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "media_type",
-                "This media type is not taken here",
-            )
-            .detail(format!("send {wanted}")),
-            _ => Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "upload_too_large",
-                "More bytes than the upload may have",
-            ),
+            Self::MetadataTooLong => Problem::new(Kind::MetadataTooLong),
+            Self::MediaType(wanted) => Problem::new(Kind::MediaType).detail(format!("send {wanted}")),
+            _ => Problem::new(Kind::UploadTooLarge),
         }
     }
 
     fn contradicted(self) -> Problem {
         match self {
-            Self::NotFound => Problem::not_found("There is no such upload"),
-            Self::Gone(code) => Problem::new(StatusCode::GONE, code, "The upload has ended"),
-            Self::Offset { offset_bytes } => {
-                conflict("upload_offset", "The bytes are for another offset", offset_bytes)
-            }
-            Self::Displaced { offset_bytes } => {
-                conflict("upload_displaced", "Another request has taken the upload over", offset_bytes)
-            }
-            Self::ChecksumAlgorithm => {
-                Problem::bad_request("checksum_algorithm", "The checksum algorithm is not known here")
-                    .detail(format!("use one of {}", super::digest::ALGORITHMS))
-            }
-            Self::ChecksumMismatch => Problem::new(
-                StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
-                "checksum_mismatch",
-                "The bytes do not have the declared checksum; none of them was kept",
-            ),
-            Self::DigestMismatch => Problem::bad_request(
-                "digest_mismatch",
-                "The bytes do not have the declared digest; none was kept",
-            ),
-            Self::Finished => Problem::forbidden("upload_finished", "A complete upload can't be ended"),
-            Self::TooMany { open_max } => {
-                Problem::new(StatusCode::TOO_MANY_REQUESTS, "uploads_open", "Too many uploads are open")
-                    .detail(format!("end or finish one of the {open_max}"))
-                    .retry_after_s(60)
-            }
-            Self::Idle => {
-                Problem::new(StatusCode::REQUEST_TIMEOUT, "upload_idle", "No byte came for too long")
-            }
-            Self::TooSlow => {
-                Problem::new(StatusCode::REQUEST_TIMEOUT, "upload_too_slow", "Too few bytes came")
-            }
-            _ => Problem::bad_request("body_cut", "The body ended before its length"),
+            Self::NotFound => Problem::not_found("there is no such upload"),
+            Self::Gone(kind) => Problem::new(kind),
+            Self::Offset { offset_bytes } => conflict(Kind::UploadOffset, offset_bytes),
+            Self::Displaced { offset_bytes } => conflict(Kind::UploadDisplaced, offset_bytes),
+            Self::ChecksumAlgorithm => Problem::new(Kind::ChecksumAlgorithm)
+                .detail(format!("use one of {}", super::digest::ALGORITHMS)),
+            Self::ChecksumMismatch => Problem::new(Kind::ChecksumMismatch),
+            Self::DigestMismatch => Problem::new(Kind::DigestMismatch),
+            Self::Finished => Problem::new(Kind::UploadFinished),
+            Self::TooMany { open_max } => Problem::new(Kind::UploadsOpen)
+                .detail(format!("end or finish one of the {open_max}"))
+                .retry_after_s(60),
+            Self::Idle => Problem::new(Kind::UploadIdle),
+            Self::TooSlow => Problem::new(Kind::UploadTooSlow),
+            _ => Problem::new(Kind::BodyCut),
         }
     }
 }
 
 /// 423 is the one 4xx that tus clients repeat without starting over.
 fn locked() -> Problem {
-    Problem::new(StatusCode::LOCKED, "upload_busy", "Another request holds the upload").retry_after_s(1)
+    Problem::new(Kind::UploadBusy).retry_after_s(1)
 }
 
 /// 409 with the true offset, which clients repeat from.
-fn conflict(code: &'static str, title: &'static str, offset_bytes: u64) -> Problem {
-    Problem::new(StatusCode::CONFLICT, code, title)
+fn conflict(kind: Kind, offset_bytes: u64) -> Problem {
+    Problem::new(kind)
         .member("offset_bytes", offset_bytes)
         .header(UPLOAD_OFFSET, HeaderValue::from(offset_bytes))
         .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))

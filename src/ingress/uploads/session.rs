@@ -217,6 +217,7 @@ async fn document(ledger: &Ledger) -> Result<(), Refusal> {
             media_id: upload.media_id,
             owner: upload.owner.clone(),
             title: upload.filename.clone().unwrap_or_default(),
+            mint_tx: upload.mint_tx,
             gate: None,
             encryption: document::Encryption::None,
             created_at_ms: upload.created_at_ms,

@@ -148,6 +148,7 @@ async fn create_checked(
     record.metadata_raw = metadata.raw;
     record.filename = metadata.filename;
     record.content_type = metadata.content_type;
+    record.mint_tx = metadata.mint_tx;
     record.digest = repr_digest.map(|d| d.to_record());
     let ledger = begin(shared, record).await?;
     let ledger = match upload {
@@ -194,6 +195,7 @@ pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<
         metadata_raw: String::new(),
         filename: None,
         content_type: None,
+        mint_tx: None,
         digest: None,
         multipart: None,
         freed: false,

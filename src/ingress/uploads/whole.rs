@@ -32,7 +32,10 @@ use super::{
     takeover::{self, Opened},
     tus,
 };
-use crate::{auth::Principal, ingress::idempotency::Claim};
+use crate::{
+    auth::Principal,
+    ingress::{idempotency::Claim, kind::Kind},
+};
 
 /// Most requests of one key that end early.
 const ATTEMPTS_MAX: u8 = 16;
@@ -56,7 +59,8 @@ pub(super) struct Created {
     tag = "upload",
     operation_id = "create_media",
     params(
-        ("Content-Disposition", Header), ("Content-Digest", Header), ("Repr-Digest", Header), ("Idempotency-Key", Header),
+        ("Content-Disposition", Header), ("Upload-Metadata", Header), ("Content-Digest", Header), ("Repr-Digest", Header),
+        ("Idempotency-Key", Header),
     ),
     request_body(description = "The file", content(
         (Vec<u8> = "application/octet-stream"), (Vec<u8> = "video/mp4"), (Vec<u8> = "video/*"), (Vec<u8> = "audio/*"),
@@ -70,6 +74,7 @@ pub(super) struct Created {
         (status = 413, description = "Larger than an upload may be"),
         (status = 415, description = "No media type that could be a medium's"),
         (status = 423, description = "Another request holds the upload"),
+        (status = 431, description = "The metadata is longer than its limit"),
         (status = 507, description = "The store is full"),
     ),
     security(("api_key" = [])),
@@ -108,10 +113,13 @@ async fn receive_checked(
     if length_bytes.is_some_and(|n| n > size_bytes_max) {
         return Err(Refusal::TooLarge);
     }
+    let metadata = protocol::metadata(headers, shared.config.metadata_bytes_max)?;
     let checks = Checks::new(protocol::body_digests(headers)?);
     let mut record = tus::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
-    record.filename = filename(headers);
+    record.filename = filename(headers).or(metadata.filename);
+    record.mint_tx = metadata.mint_tx;
+    record.metadata_raw = metadata.raw;
     if let Some(claim) = parts.extensions.get::<Claim>() {
         match earlier(shared, who, claim).await? {
             Earlier::Whole(ledger) => {
@@ -162,7 +170,7 @@ async fn earlier(shared: &Arc<Shared>, who: &Principal, claim: &Claim) -> Result
             Status::Terminated | Status::Expired | Status::Deactivated => {}
         }
     }
-    Err(Refusal::Gone("upload_attempts"))
+    Err(Refusal::Gone(Kind::UploadAttempts))
 }
 
 fn created(upload_id: UploadId, media_id: MediaId) -> Result<Response, Refusal> {

@@ -96,7 +96,7 @@ impl openapi::Describe for Described {
 async fn page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     match media_id.parse::<MediaId>() {
         Ok(_) => Ok(PAGE.answer(&headers)),
-        Err(_) => Err(Problem::not_found("There is no such watch page")),
+        Err(_) => Err(Problem::not_found("there is no such watch page")),
     }
 }
 
@@ -104,7 +104,7 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response,
     let asset = ASSETS.iter().find(|asset| asset.name == file);
     asset
         .map(|asset| asset.answer(&headers))
-        .ok_or_else(|| Problem::not_found("The watch page has no such file"))
+        .ok_or_else(|| Problem::not_found("the watch page has no such file"))
 }
 
 impl Asset {

@@ -16,7 +16,10 @@ schemathesis.openapi.format("eip55", ADDRESS)
 
 # Names, each once, with base64 behind them.
 NAME = st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=1, max_size=8)
-PAIRS = st.dictionaries(NAME, st.binary(max_size=24), max_size=4)
+MINT_TX = st.binary(min_size=32, max_size=32).map(lambda digest: f"0x{digest.hex()}".encode())
+PAIRS = st.tuples(st.dictionaries(NAME, st.binary(max_size=24), max_size=4), st.none() | MINT_TX).map(
+    lambda parts: parts[0] | ({"mint_tx": parts[1]} if parts[1] else {})
+)
 METADATA = PAIRS.map(lambda pairs: ",".join(f"{name} {base64.b64encode(value).decode()}" for name, value in pairs.items()))
 schemathesis.openapi.format("tus-metadata", METADATA)
 

@@ -20,7 +20,7 @@ use schemas::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{State, chain_unavailable, unusable};
+use super::{State, chain_unavailable};
 use crate::{
     auth::{
         Principal,
@@ -34,6 +34,7 @@ use crate::{
         body,
         conditional::{self, Tag},
         error::Problem,
+        kind::Kind,
     },
 };
 
@@ -117,8 +118,8 @@ pub(super) async fn put(
     let media_id = parse(&media_id)?;
     let medium = changeable(&state, &who, media_id).await?;
     conditional::if_match(&headers, Some(tag(medium.gate.as_ref())))?;
-    let compiled =
-        compile(&rule).map_err(|invalid| unusable("rule_invalid", &invalid.pointer, invalid.reason))?;
+    let compiled = compile(&rule)
+        .map_err(|invalid| Problem::new(Kind::RuleInvalid).at(&invalid.pointer, invalid.reason))?;
     check_contracts(&state, &compiled).await?;
     change(&state, &who, media_id, &headers, Some(&compiled)).await
 }
@@ -152,7 +153,7 @@ fn parse(text: &str) -> Result<MediaId, Problem> {
 }
 
 fn unknown() -> Problem {
-    Problem::not_found("There is no such medium")
+    Problem::not_found("there is no such medium")
 }
 
 /// The medium, if the principal may see it; its gate is nobody else's business.
@@ -163,11 +164,7 @@ async fn seen(state: &State, who: &Principal, media_id: MediaId) -> Result<Mediu
 
 async fn changeable(state: &State, who: &Principal, media_id: MediaId) -> Result<Medium, Problem> {
     let medium = seen(state, who, media_id).await?;
-    if who.may_change(&medium.owner) {
-        Ok(medium)
-    } else {
-        Err(Problem::forbidden("not_owner", "Only its owner may change this"))
-    }
+    if who.may_change(&medium.owner) { Ok(medium) } else { Err(Problem::new(Kind::NotOwner)) }
 }
 
 /// Refuses a rule that could never be decided here.
@@ -179,14 +176,14 @@ async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> 
         match chains.code(chain_id, contract, BlockRef::Latest).await {
             Ok(code) if code.is_empty() || code.starts_with(&DELEGATION) => {
                 let detail = format!("there is no contract at {contract} on chain {chain_id}");
-                Err(unusable("contract_absent", "", detail))
+                Err(Problem::new(Kind::ContractAbsent).at("", detail))
             }
             Ok(_) => Ok(()),
             Err(Error::Unknown { chain_id }) => {
                 let known: Vec<String> = chains.ids().iter().map(u64::to_string).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let detail = format!("chain {chain_id} is not configured here; configured: {known}");
-                Err(unusable("chain_unknown", "", detail))
+                Err(Problem::new(Kind::ChainUnknown).at("", detail))
             }
             Err(error) => {
                 tracing::warn!(%error, "a contract could not be looked at");
@@ -210,6 +207,7 @@ async fn change(
         media_id,
         owner: medium.owner,
         title: String::new(),
+        mint_tx: None,
         gate: None,
         encryption: document::Encryption::None,
         created_at_ms: nats::now_ms(),

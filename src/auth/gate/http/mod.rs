@@ -12,14 +12,13 @@ mod tests;
 
 use axum::{
     Router,
-    http::StatusCode,
     routing::{get, post},
 };
 use nats::Bus;
 use schemas::gate::{Code, Rule};
 
 use super::{grant::Denied, judge::Judge};
-use crate::ingress::{error::Problem, openapi};
+use crate::ingress::{error::Problem, kind::Kind, openapi};
 
 /// What the routes need.
 #[derive(Debug, Clone)]
@@ -52,17 +51,9 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
         .with_state(state)
 }
 
-/// 422: well formed, and yet it can't be used; `pointer` says where (RFC 6901).
-fn unusable(code: &'static str, pointer: &str, detail: String) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, "The rule can't be used")
-        .detail(detail)
-        .member("pointer", pointer)
-}
-
 /// 503: the nodes of a chain give no answer that could be relied on.
 fn chain_unavailable() -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "chain_unavailable", "The chain can't be read at present")
-        .retry_after_s(2)
+    Problem::new(Kind::ChainUnavailable).retry_after_s(2)
 }
 
 /// What a closed gate lacks, for people.
@@ -90,13 +81,11 @@ impl From<Denied> for Problem {
         let problem = match code {
             // Not there, or not for you: both answer the same.
             Code::Private | Code::Gone | Code::SessionUnknown => {
-                return Self::not_found("There is no such medium");
+                return Self::not_found("there is no such medium");
             }
             Code::ChainUnavailable | Code::ChainDisagrees => chain_unavailable(),
-            Code::WalletNeeded => {
-                Self::new(StatusCode::UNAUTHORIZED, "wallet_needed", "Sign in with a wallet to play this")
-            }
-            _ => Self::forbidden("gate_closed", "The gate of this medium is closed to you").detail(why(code)),
+            Code::WalletNeeded => Self::new(Kind::WalletNeeded),
+            _ => Self::new(Kind::GateClosed).detail(why(code)),
         };
         let reason = serde_json::to_value(code).unwrap_or_default();
         problem.member("reason", reason).member("blocks", serde_json::to_value(blocks).unwrap_or_default())

@@ -11,7 +11,7 @@ use schemas::gate::{Block, Code, Eip55, Rule, Told};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{State, chain_unavailable, unusable};
+use super::{State, chain_unavailable};
 use crate::{
     auth::{
         Principal,
@@ -21,7 +21,7 @@ use crate::{
             rule::{address, compile},
         },
     },
-    ingress::{body, error::Problem},
+    ingress::{body, error::Problem, kind::Kind},
 };
 
 /// The question.
@@ -82,21 +82,22 @@ pub(super) async fn ask(
     _who: Principal,
     body::Json(question): body::Json<Question>,
 ) -> Result<Response, Problem> {
-    let wallet =
-        address(&question.address).map_err(|reason| unusable("address_invalid", "/address", reason))?;
+    let wallet = address(&question.address)
+        .map_err(|reason| Problem::new(Kind::AddressInvalid).at("/address", reason))?;
     if !matches!(
         question.rule.0,
         Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. }
     ) {
         let detail = "this takes erc721_owner, erc1155_balance or erc20_balance".to_owned();
-        return Err(unusable("rule_invalid", "/rule/kind", detail));
+        return Err(Problem::new(Kind::RuleInvalid).at("/rule/kind", detail));
     }
-    let rule = compile(&question.rule.0)
-        .map_err(|invalid| unusable("rule_invalid", &format!("/rule{}", invalid.pointer), invalid.reason))?;
+    let rule = compile(&question.rule.0).map_err(|invalid| {
+        Problem::new(Kind::RuleInvalid).at(&format!("/rule{}", invalid.pointer), invalid.reason)
+    })?;
     let decision = state.judge.decide(&rule, Some(wallet)).await;
     if decision.verdict.code == Code::ChainUnknown {
         let detail = "the chain is not configured here".to_owned();
-        return Err(unusable("chain_unknown", "/rule/chain_id", detail));
+        return Err(Problem::new(Kind::ChainUnknown).at("/rule/chain_id", detail));
     }
     let (Keep::On | Keep::Over(_), [block], [confirmed]) =
         (decision.keep(), decision.latest.as_slice(), decision.confirmed.as_slice())

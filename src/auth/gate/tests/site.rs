@@ -87,6 +87,7 @@ impl Site {
             media_id,
             owner: OWNER.into(),
             title: "a film".into(),
+            mint_tx: None,
             gate,
             encryption: document::Encryption::None,
             created_at_ms: 1,

@@ -79,6 +79,7 @@ impl Publisher {
                 media_id,
                 owner: "ann".into(),
                 title: "clip".into(),
+                mint_tx: None,
                 created_at_ms: 1,
                 changed_at_ms: 1,
             };

@@ -27,6 +27,7 @@ pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document:
         media_id: media_id(number),
         owner: owner.into(),
         title: format!("clip {number}"),
+        mint_tx: None,
         gate: None,
         encryption: document::Encryption::None,
         created_at_ms,

@@ -1,0 +1,125 @@
+//! What people say about a medium, over HTTP.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use nats::Role;
+use schemas::{document, subjects, upload};
+use serde_json::{Value, json};
+
+use crate::ingress::tests::{Answer, Site};
+
+const MINTED: &str = "0x88DF016429689C079F3B2F6AD39FA052532C56795B733DA78A91EBE6A713944B";
+
+/// Somebody who speaks to one ingress.
+struct Owner {
+    site: Site,
+    authorization: String,
+}
+
+impl Owner {
+    async fn new() -> Self {
+        let site = Site::start(|_| {}).await;
+        let authorization = format!("Authorization: Bearer {}\r\n", site.key);
+        Self { site, authorization }
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        self.site.ask(method, path, &format!("{}{headers}", self.authorization), body).await
+    }
+
+    /// Sends a whole file; answers where its document is.
+    async fn upload(&self, metadata: &str) -> String {
+        let headers = format!("Content-Type: video/mp4\r\n{metadata}");
+        let made = self.ask("POST", "/v1/media", &headers, "hello").await;
+        assert_eq!(made.status, 201, "{made:?}");
+        made.header("location").unwrap().to_owned()
+    }
+
+    async fn patch(&self, medium: &str, body: &Value) -> (u16, Value) {
+        let headers = "Content-Type: application/json\r\nIf-Match: *\r\n";
+        let answer = self.ask("PATCH", medium, headers, &body.to_string()).await;
+        (answer.status, serde_json::from_str(&answer.body).unwrap())
+    }
+
+    async fn document(&self, medium: &str) -> Value {
+        let answer = self.ask("GET", medium, "", "").await;
+        serde_json::from_str(&answer.body).unwrap()
+    }
+}
+
+fn metadata(pairs: &[(&str, &str)]) -> String {
+    let pairs = pairs.iter().map(|(name, value)| format!("{name} {}", STANDARD.encode(value)));
+    format!("Upload-Metadata: {}\r\n", pairs.collect::<Vec<_>>().join(","))
+}
+
+#[tokio::test]
+async fn the_transaction_that_minted_the_token_is_set_shown_and_cleared() {
+    let owner = Owner::new().await;
+    let medium = owner.upload("").await;
+    assert_eq!(owner.document(&medium).await["mint_tx"], Value::Null);
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let mut told = admin.listen(subjects::events_of::<document::Changed>()).await.unwrap();
+    let (status, document) = owner.patch(&medium, &json!({ "mint_tx": MINTED })).await;
+    let minted = MINTED.to_lowercase();
+    assert_eq!((status, &document["mint_tx"]), (200, &json!(minted)), "{document}");
+    assert_eq!(owner.document(&medium).await, document);
+    let message = futures::StreamExt::next(&mut told).await.unwrap();
+    let changed: document::Changed = nats::decode(&message.subject, &message.payload).unwrap();
+    assert_eq!(changed.mint_tx.unwrap().to_string(), minted);
+    // What is not named stays.
+    let (_, document) = owner.patch(&medium, &json!({ "title": "minted" })).await;
+    assert_eq!((&document["title"], &document["mint_tx"]), (&json!("minted"), &json!(minted)));
+    let (status, document) = owner.patch(&medium, &json!({ "mint_tx": null })).await;
+    assert_eq!((status, &document["mint_tx"], &document["title"]), (200, &Value::Null, &json!("minted")));
+}
+
+#[tokio::test]
+async fn a_wrong_transaction_is_pointed_at_and_changes_nothing() {
+    let owner = Owner::new().await;
+    let medium = owner.upload("").await;
+    for wrong in [
+        json!(""),
+        json!(7),
+        json!(MINTED.get(..65)),
+        json!(format!("{MINTED}0")),
+        json!([MINTED]),
+        json!({}),
+    ] {
+        let (status, problem) = owner.patch(&medium, &json!({ "title": "other", "mint_tx": wrong })).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("json_invalid")), "{wrong}: {problem}");
+        assert_eq!(problem["errors"][0]["pointer"], "/mint_tx", "{problem}");
+    }
+    let document = owner.document(&medium).await;
+    assert_eq!((&document["title"], &document["mint_tx"]), (&json!(""), &Value::Null));
+}
+
+#[tokio::test]
+async fn an_upload_may_bring_its_name_and_its_transaction() {
+    let owner = Owner::new().await;
+    let pairs = metadata(&[("filename", "sea.mp4"), ("mint_tx", MINTED)]);
+    let whole = owner.upload(&pairs).await;
+    let tus = format!("Tus-Resumable: 1.0.0\r\nUpload-Length: 0\r\n{pairs}");
+    let made = owner.ask("POST", "/v1/uploads", &tus, "").await;
+    let resumed = format!("/v1/media/{}", made.header("streamgate-media-id").unwrap());
+    for medium in [whole, resumed] {
+        let document = owner.document(&medium).await;
+        assert_eq!(
+            (&document["title"], &document["mint_tx"]),
+            (&json!("sea.mp4"), &json!(MINTED.to_lowercase()))
+        );
+    }
+    let wrong = metadata(&[("mint_tx", "0x1234")]);
+    let length = "Tus-Resumable: 1.0.0\r\nUpload-Length: 0\r\n";
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    let mut told = admin.listen(subjects::events_of::<upload::Created>()).await.unwrap();
+    for (path, headers) in [("/v1/uploads", length), ("/v1/media", "Content-Type: video/mp4\r\n")] {
+        let refused = owner.ask("POST", path, &format!("{headers}{wrong}"), "").await;
+        let problem: Value = serde_json::from_str(&refused.body).unwrap();
+        assert_eq!((refused.status, &problem["code"]), (400, &json!("header_invalid")), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("mint_tx"), "{problem}");
+    }
+    // The next one that is told is one that was taken: nothing was made of those.
+    owner.upload(&metadata(&[("filename", "next.mp4")])).await;
+    let message = futures::StreamExt::next(&mut told).await.unwrap();
+    let created: upload::Created = nats::decode(&message.subject, &message.payload).unwrap();
+    assert_eq!(created.filename.as_deref(), Some("next.mp4"));
+}
