@@ -225,18 +225,19 @@ impl Grants {
     /// As [`Grants::admit`]; a session of another medium is as unknown as one that never was.
     pub async fn check(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<(), Denied> {
         let shared = &self.shared;
-        let lasts_until_ms = match shared.live.look(playback_id, media_id, (shared.clock)()) {
+        let look = || shared.live.look(playback_id, media_id, (shared.clock)());
+        match look() {
             Look::Good => return Ok(()),
             Look::Elsewhere => return Err(Denied::because(Code::SessionUnknown)),
-            Look::Due(until_ms) => until_ms,
-        };
+            Look::Due(_) => {}
+        }
         let _turn = shared.turn(playback_id).await;
-        if matches!(shared.live.look(playback_id, media_id, (shared.clock)()), Look::Good) {
+        if matches!(look(), Look::Good) {
             return Ok(());
         }
         match self.renew(playback_id, media_id).await {
-            // The grant given before is good to its end; nobody said that the gate closed.
-            Err(Denied::Unavailable(error)) if (shared.clock)() < lasts_until_ms => {
+            // The grant given before is good to its end, unless somebody said meanwhile that the session is over.
+            Err(Denied::Unavailable(error)) if shared.lasts(look()) => {
                 tracing::warn!(%error, "a session could not be renewed and goes on to the end of its grant");
                 Ok(())
             }
@@ -277,6 +278,15 @@ impl Grants {
 }
 
 impl Shared {
+    /// True while a grant that memory knows has not ended.
+    fn lasts(&self, look: Look) -> bool {
+        match look {
+            Look::Good => true,
+            Look::Due(until_ms) => (self.clock)() < until_ms,
+            Look::Elsewhere => false,
+        }
+    }
+
     async fn turn(&self, playback_id: PlaybackId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         let index = usize::from(playback_id.as_bytes()[15]) % LOCKS;
         match self.locks.get(index) {
@@ -313,5 +323,37 @@ impl Shared {
             Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
             Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::Role;
+    use schemas::gate::Rule;
+
+    use super::{
+        super::tests::site::{Site, play},
+        *,
+    };
+
+    #[tokio::test]
+    async fn a_revocation_heard_while_a_session_waits_for_its_turn_counts() {
+        let site = Site::start().await;
+        let bus = site.broker.bus(Role::Ingress).await;
+        let grants = site.grants_over(bus.clone());
+        let film = site.medium(Some(&Rule::Public {})).await;
+        let session = play(&grants, &Viewer::anonymous(), film).await.unwrap();
+        let shared = &grants.shared;
+        shared.live.set_following(true);
+        grants.check(session.playback_id, film).await.unwrap();
+        site.pass_ms(50_000);
+        let turn = shared.turn(session.playback_id).await;
+        let asking = grants.check(session.playback_id, film);
+        tokio::pin!(asking);
+        assert!(futures::poll!(&mut asking).is_pending(), "it waits for its turn");
+        shared.live.forget(&session.playback_id);
+        bus.close().await.unwrap();
+        drop(turn);
+        assert!(matches!(asking.await, Err(Denied::Unavailable(_))), "nobody says that it plays");
     }
 }

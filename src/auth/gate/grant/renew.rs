@@ -67,8 +67,13 @@ impl Grants {
         }
     }
 
+    /// Ends a session whose gate is known to be closed: closed it is, whether or not that can be written down.
     async fn end(&self, playback_id: PlaybackId, code: Code, blocks: Vec<Block>) -> Result<Renewal, Denied> {
-        self.revoke(playback_id, code, blocks.clone()).await?;
+        // Memory first, so that the next request tries again what could not be written.
+        self.shared.live.forget(&playback_id);
+        if let Err(error) = self.revoke(playback_id, code, blocks.clone()).await {
+            tracing::warn!(%error, ?code, "the end of a session could not be written; its next request tries again");
+        }
         Err(Denied::Closed { code, blocks })
     }
 

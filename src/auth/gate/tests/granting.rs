@@ -110,6 +110,31 @@ async fn a_grant_is_renewed_while_the_gate_holds_and_ends_with_it() {
 }
 
 #[tokio::test]
+async fn a_gate_known_to_be_closed_is_closed_though_nobody_can_write_it_down() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let shutdown = CancellationToken::new();
+    let (running, stop) = (grants.clone(), shutdown.clone());
+    let hearing = tokio::spawn(async move { running.run(stop).await });
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
+    site.remembered(&grants, &session).await;
+    site.fill_grants(true).await;
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    site.pass_ms(50_000);
+    for _ in 0..2 {
+        assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+    }
+    assert_eq!(site.session(&session).await.revoked, None, "there is no room");
+    site.fill_grants(false).await;
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner), "the next request writes it");
+    shutdown.cancel();
+    hearing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn nodes_that_are_away_cost_no_more_than_the_minute() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
