@@ -1,7 +1,8 @@
 //! Decisions: heads, facts of one block by quorum, the evaluator; once for each viewer and block, however many ask.
 //!
 //! Limits: [`DECISIONS_MAX`] decisions are kept, each until its chains have a new block; a decision that a chain's nodes could not
-//! support is not kept. A reorganisation between head and facts is followed once.
+//! support is not kept. [`FLIGHTS_MAX`] are under way at a time, each as long as somebody waits for it. A reorganisation between
+//! head and facts is followed once.
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes};
 use futures::{
     FutureExt,
-    future::{BoxFuture, Shared, join_all, try_join_all},
+    future::{BoxFuture, Shared, WeakShared, join_all, try_join_all},
 };
 use schemas::gate::{Block, Code};
 
@@ -24,6 +25,8 @@ use crate::auth::chain::{Chains, Error, Head};
 
 /// Decisions kept; when there are more, all are forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
+/// Decisions under way; whoever needs another meanwhile hears that the chain is unavailable.
+pub const FLIGHTS_MAX: usize = 10_000;
 
 /// A decision and the blocks it rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,14 +73,41 @@ impl Decision {
 
 /// One decision: rule, wallet and the newest blocks.
 type Key = (String, Option<Address>, Vec<B256>);
-type Flight = Shared<BoxFuture<'static, Decision>>;
+/// A decision under way.
+type Flying = BoxFuture<'static, Decision>;
+/// Decisions under way. Only who waits for one keeps it, so that none is resumed past its deadlines.
+type Flights = Arc<Mutex<HashMap<Key, WeakShared<Flying>>>>;
+
+/// Somebody who waits for a decision; whoever finds the decision made, or is the last to give up, takes it off the list.
+struct Waiting {
+    flights: Flights,
+    key: Key,
+    flight: Option<Shared<Flying>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut flights = lock(&self.flights);
+        let Some(flight) = self.flight.take() else { return };
+        let is_over = flight.peek().is_some();
+        let is_ours = |listed: Shared<Flying>| flight.ptr_eq(&listed);
+        let listed = flights.get(&self.key).and_then(WeakShared::upgrade);
+        // Another one under the same key is not ours to take off.
+        if !listed.is_some_and(is_ours) {
+            return;
+        }
+        if is_over || flight.strong_count() == Some(1) {
+            flights.remove(&self.key);
+        }
+    }
+}
 
 /// Decides who may play. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Judge {
     chains: Chains,
     kept: Arc<Mutex<HashMap<Key, Decision>>>,
-    flights: Arc<Mutex<HashMap<Key, Flight>>>,
+    flights: Flights,
 }
 
 impl std::fmt::Debug for Judge {
@@ -108,15 +138,13 @@ impl Judge {
         if let Some(decision) = lock(&self.kept).get(&key) {
             return decision.clone();
         }
-        let flight = lock(&self.flights)
-            .entry(key.clone())
-            .or_insert_with(|| {
-                let (chains, rule) = (self.chains.clone(), rule.clone());
-                async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
-            })
-            .clone();
-        let decision = flight.await;
-        lock(&self.flights).remove(&key);
+        let start = || {
+            let (chains, rule) = (self.chains.clone(), rule.clone());
+            async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
+        };
+        let Some(decision) = self.board(&key, start).await else {
+            return Decision::closed(Code::ChainUnavailable);
+        };
         if decision.is_settled() {
             let mut kept = lock(&self.kept);
             if kept.len() >= DECISIONS_MAX {
@@ -126,6 +154,33 @@ impl Judge {
             kept.insert((key.0, key.1, hashes(&decision)), decision.clone());
         }
         decision
+    }
+
+    /// Waits for the decision of `key`, which starts unless it is under way; `None` when too many are.
+    async fn board(&self, key: &Key, start: impl FnOnce() -> Shared<Flying>) -> Option<Decision> {
+        let (waiting, flight) = {
+            let mut flights = lock(&self.flights);
+            let flight = match flights.get(key).and_then(WeakShared::upgrade) {
+                Some(flight) => flight,
+                None if flights.len() >= FLIGHTS_MAX => return None,
+                None => {
+                    let flight = start();
+                    flights.insert(key.clone(), flight.downgrade()?);
+                    flight
+                }
+            };
+            let flights = Arc::clone(&self.flights);
+            (Waiting { flights, key: key.clone(), flight: Some(flight.clone()) }, flight)
+        };
+        let decision = flight.await;
+        drop(waiting);
+        Some(decision)
+    }
+
+    /// Decisions under way.
+    #[cfg(test)]
+    pub(crate) fn flight_count(&self) -> usize {
+        lock(&self.flights).len()
     }
 
     /// The newest blocks of the rule's chains; none when nobody signed in, since no contract is asked then.
