@@ -2,17 +2,17 @@
 //!
 //! Limits: [`DECISIONS_MAX`] decisions are kept, each until its chains have a new block; a decision that a chain's nodes could not
 //! support is not kept. [`FLIGHTS_MAX`] are under way at a time, each as long as somebody waits for it. A reorganisation between
-//! head and facts is followed once.
+//! head and facts is followed once on each chain; a chain that is away leaves its own questions open and no others.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use alloy_primitives::{Address, B256, Bytes};
 use futures::{
     FutureExt,
-    future::{BoxFuture, Shared, WeakShared, join_all, try_join_all},
+    future::{BoxFuture, Shared, WeakShared, join_all},
 };
 use schemas::gate::{Block, Code};
 
@@ -73,8 +73,10 @@ impl Decision {
 
 /// One decision: rule, wallet and the newest blocks.
 type Key = (String, Option<Address>, Vec<B256>);
+/// The head of each chain of a rule, or why it is not known.
+type Heads = Vec<(u64, Result<Head, Error>)>;
 /// A decision under way.
-type Flying = BoxFuture<'static, Decision>;
+type Flying = BoxFuture<'static, (Decision, Vec<B256>)>;
 /// Decisions under way. Only who waits for one keeps it, so that none is resumed past its deadlines.
 type Flights = Arc<Mutex<HashMap<Key, WeakShared<Flying>>>>;
 
@@ -129,12 +131,8 @@ impl Judge {
 
     /// Decides `rule` for `wallet` at the newest and the confirmed block.
     pub async fn decide(&self, rule: &Compiled, wallet: Option<Address>) -> Decision {
-        let heads = match self.heads(rule, wallet).await {
-            Ok(heads) => heads,
-            Err(error) => return Decision::closed(abi::code(&error)),
-        };
-        let key: Key =
-            (rule.digest.clone(), wallet, heads.iter().map(|(_, head)| head.latest.hash).collect());
+        let heads = self.heads(rule, wallet).await;
+        let key: Key = (rule.digest.clone(), wallet, hashes(&heads));
         if let Some(decision) = lock(&self.kept).get(&key) {
             return decision.clone();
         }
@@ -142,7 +140,7 @@ impl Judge {
             let (chains, rule) = (self.chains.clone(), rule.clone());
             async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
         };
-        let Some(decision) = self.board(&key, start).await else {
+        let Some((decision, hashes)) = self.board(&key, start).await else {
             return Decision::closed(Code::ChainUnavailable);
         };
         if decision.is_settled() {
@@ -151,13 +149,17 @@ impl Judge {
                 kept.clear();
             }
             // The decision of the newest blocks it read: after a reorganisation not those of the key.
-            kept.insert((key.0, key.1, hashes(&decision)), decision.clone());
+            kept.insert((key.0, key.1, hashes), decision.clone());
         }
         decision
     }
 
     /// Waits for the decision of `key`, which starts unless it is under way; `None` when too many are.
-    async fn board(&self, key: &Key, start: impl FnOnce() -> Shared<Flying>) -> Option<Decision> {
+    async fn board(
+        &self,
+        key: &Key,
+        start: impl FnOnce() -> Shared<Flying>,
+    ) -> Option<(Decision, Vec<B256>)> {
         let (waiting, flight) = {
             let mut flights = lock(&self.flights);
             let flight = match flights.get(key).and_then(WeakShared::upgrade) {
@@ -172,9 +174,9 @@ impl Judge {
             let flights = Arc::clone(&self.flights);
             (Waiting { flights, key: key.clone(), flight: Some(flight.clone()) }, flight)
         };
-        let decision = flight.await;
+        let decided = flight.await;
         drop(waiting);
-        Some(decision)
+        Some(decided)
     }
 
     /// Decisions under way.
@@ -184,38 +186,43 @@ impl Judge {
     }
 
     /// The newest blocks of the rule's chains; none when nobody signed in, since no contract is asked then.
-    async fn heads(&self, rule: &Compiled, wallet: Option<Address>) -> Result<Vec<(u64, Head)>, Error> {
+    async fn heads(&self, rule: &Compiled, wallet: Option<Address>) -> Heads {
         if wallet.is_none() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let head = |chain_id| async move { Ok((chain_id, self.chains.head(chain_id).await?)) };
-        try_join_all(rule.by_chain().into_keys().map(head)).await
+        let head = |chain_id| async move { (chain_id, self.chains.head(chain_id).await) };
+        join_all(rule.by_chain().into_keys().map(head)).await
     }
 }
 
-fn hashes(decision: &Decision) -> Vec<B256> {
-    decision.latest.iter().filter_map(|block| block.hash.parse().ok()).collect()
+/// The newest blocks; zero for a chain that is away.
+fn hashes(heads: &Heads) -> Vec<B256> {
+    heads.iter().map(|(_, head)| head.as_ref().map_or(B256::ZERO, |head| head.latest.hash)).collect()
 }
 
+/// Decides by `heads`; also answers the newest blocks that were read.
 async fn decide_at(
     chains: &Chains,
     rule: &Compiled,
     wallet: Option<Address>,
-    heads: Vec<(u64, Head)>,
-) -> Decision {
-    let chain_id = match read(chains, rule, wallet, &heads).await {
-        Ok(decision) => return decision,
-        Err(chain_id) => chain_id,
-    };
-    // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now.
-    chains.forget_head(chain_id).await;
-    let again = async {
-        let head = |(chain_id, _)| async move { Ok((chain_id, chains.head(chain_id).await?)) };
-        let heads: Vec<(u64, Head)> = try_join_all(heads.into_iter().map(head)).await?;
-        let gone = |chain_id| Error::Reorganised { chain_id };
-        read(chains, rule, wallet, &heads).await.map_err(gone)
-    };
-    again.await.unwrap_or_else(|error| Decision::closed(abi::code(&error)))
+    mut heads: Heads,
+) -> (Decision, Vec<B256>) {
+    let mut followed = BTreeSet::new();
+    loop {
+        let gone = match read(chains, rule, wallet, &heads).await {
+            Ok(decision) => return (decision, hashes(&heads)),
+            Err(chain_id) => chain_id,
+        };
+        // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now, once.
+        chains.forget_head(gone).await;
+        for (chain_id, head) in &mut heads {
+            if *chain_id == gone && followed.insert(gone) {
+                *head = chains.head(gone).await;
+            } else if *chain_id == gone {
+                *head = Err(Error::Reorganised { chain_id: gone });
+            }
+        }
+    }
 }
 
 /// Reads all facts and decides; the id of a chain whose block is gone.
@@ -223,7 +230,7 @@ async fn read(
     chains: &Chains,
     rule: &Compiled,
     wallet: Option<Address>,
-    heads: &[(u64, Head)],
+    heads: &Heads,
 ) -> Result<Decision, u64> {
     let unread = vec![Fact::Failed(Code::ChainUnavailable); rule.leaves.len()];
     let (mut latest, mut confirmed) = (unread.clone(), unread);
@@ -233,7 +240,15 @@ async fn read(
             let leaves = by_chain.get(chain_id)?;
             let calls: Vec<(Address, Bytes)> =
                 leaves.iter().filter_map(|index| Some(abi::call(rule.leaves.get(*index)?, wallet))).collect();
-            Some(async move { (leaves, both(chains, *chain_id, &calls, head).await) })
+            Some(async move {
+                let outcomes = match head {
+                    Ok(head) => both(chains, *chain_id, &calls, head).await,
+                    Err(error) => {
+                        Ok((vec![Err(error.clone()); calls.len()], vec![Err(error.clone()); calls.len()]))
+                    }
+                };
+                (leaves, outcomes)
+            })
         });
         for (leaves, outcomes) in join_all(reading).await {
             let (now, before) = outcomes?;
@@ -247,15 +262,19 @@ async fn read(
             }
         }
     }
-    let block = |chain_id: u64, block: crate::auth::chain::Block| Block {
-        chain_id,
-        number: block.number,
-        hash: block.hash.to_string(),
+    let blocks = |which: fn(&Head) -> crate::auth::chain::Block| {
+        let read = heads.iter().filter_map(|(chain_id, head)| Some((*chain_id, which(head.as_ref().ok()?))));
+        let named = read.map(|(chain_id, block)| Block {
+            chain_id,
+            number: block.number,
+            hash: block.hash.to_string(),
+        });
+        named.collect()
     };
     Ok(Decision {
         verdict: decide(rule, wallet, &latest, &confirmed),
-        latest: heads.iter().map(|(chain_id, head)| block(*chain_id, head.latest)).collect(),
-        confirmed: heads.iter().map(|(chain_id, head)| block(*chain_id, head.confirmed)).collect(),
+        latest: blocks(|head| head.latest),
+        confirmed: blocks(|head| head.confirmed),
     })
 }
 

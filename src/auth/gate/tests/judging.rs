@@ -14,7 +14,7 @@ use crate::auth::{
     gate::{
         judge::{Judge, Keep},
         rule::compile,
-        testing::{ANN, BOB, any, coin, listed, nft, not},
+        testing::{ANN, BOB, all, any, coin, listed, nft, not},
     },
 };
 
@@ -146,6 +146,34 @@ async fn a_decision_given_up_is_not_resumed_past_its_time() {
     // The same head a minute later.
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_chain_closes_only_what_rests_on_it() {
+    let (world, judge) = started();
+    (0..3).for_each(|node| world.mood(node, Mood::Down));
+    let dead = || nft(NFT, Some(1));
+    let elsewhere = Rule::Erc20Balance { chain_id: 7, contract: NFT.to_string(), balance_min: "1".into() };
+    for (rule, wanted, keep) in [
+        (any(&[listed(&[ANN]), dead()]), Code::RuleHolds, Keep::On),
+        (any(&[dead(), elsewhere.clone(), listed(&[ANN])]), Code::RuleHolds, Keep::On),
+        (all(&[dead(), listed(&[BOB])]), Code::NotListed, Keep::Over(Code::NotListed)),
+        (all(&[listed(&[ANN]), dead()]), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (not(dead()), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (not(all(&[dead(), listed(&[ANN])])), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        // The chain that is away may yet say yes, whatever another lacks.
+        (any(&[elsewhere.clone(), dead()]), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (not(elsewhere.clone()), Code::ChainUnknown, Keep::Over(Code::ChainUnknown)),
+    ] {
+        let decision = judge.decide(&compile(&rule).unwrap(), Some(ANN)).await;
+        assert_eq!((decision.verdict.code, decision.keep()), (wanted, keep), "{rule:?}");
+        assert_eq!(decision.verdict.granted, wanted == Code::RuleHolds, "{rule:?}");
+    }
+    // Back again, the chain is asked.
+    (0..3).for_each(|node| world.mood(node, Mood::Honest));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(code(&judge, &all(&[dead(), listed(&[BOB])])).await, Code::NotListed);
+    assert_eq!(code(&judge, &all(&[dead(), listed(&[ANN])])).await, Code::RuleHolds);
 }
 
 #[tokio::test(start_paused = true)]
