@@ -497,6 +497,7 @@ fn gate_events(visitor: &mut impl Visitor) {
         rule_digest: rule_digest(),
         blocks: blocks(),
         code: gate::Code::NotOwner,
+        untold: None,
     };
     visit_event(visitor, denied);
     let revoked = gate::Revoked {

@@ -385,6 +385,9 @@ pub struct Denied {
     pub blocks: Vec<Block>,
     /// Why.
     pub code: Code,
+    /// Refusals of anybody since the event before this one that no event tells, since there were too many; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<u64>,
 }
 gate_event!(Denied, "denied");
 

@@ -13,15 +13,10 @@ mod follow;
 mod live;
 mod renew;
 mod slots;
+mod telling;
 pub mod token;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::keccak256;
 use nats::{Bus, Held, Outbox};
@@ -32,7 +27,10 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use self::live::{Live, Look};
+use self::{
+    live::{Live, Look},
+    telling::{Caps, Telling},
+};
 use super::{
     Viewer,
     access::{self, Ruling},
@@ -59,6 +57,8 @@ pub struct Config {
     pub live_max: usize,
     /// Events of refusals a minute.
     pub denied_events_per_minute_max: u64,
+    /// Events of refusals of one viewer a minute; all who did not sign in count as one.
+    pub denied_events_per_viewer_per_minute_max: u64,
 }
 
 impl Default for Config {
@@ -69,6 +69,7 @@ impl Default for Config {
             session_ms: 12 * 60 * MINUTE_MS,
             live_max: 100_000,
             denied_events_per_minute_max: 600,
+            denied_events_per_viewer_per_minute_max: 60,
         }
     }
 }
@@ -135,8 +136,7 @@ struct Shared {
     clock: Clock,
     live: Live,
     locks: Vec<Mutex<()>>,
-    /// The minute and the refusals told in it.
-    told: (AtomicU64, AtomicU64),
+    telling: Telling,
 }
 
 impl Grants {
@@ -149,13 +149,23 @@ impl Grants {
     pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
         let live = Live::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let told = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, told }) }
+        let telling = Telling::default();
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, telling }) }
     }
 
     /// The judge behind the sessions.
     pub fn judge(&self) -> &Judge {
         &self.shared.judge
+    }
+
+    /// The counters as OpenMetrics text, without the closing `# EOF`.
+    pub fn metrics(&self) -> String {
+        let untold = self.shared.telling.untold_ever();
+        format!(
+            "# HELP streamgate_gate_refusals_untold Refusals of gates that no event tells, since there were too many.\n\
+             # TYPE streamgate_gate_refusals_untold counter\n\
+             streamgate_gate_refusals_untold_total {untold}\n"
+        )
     }
 
     /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.
@@ -295,16 +305,17 @@ impl Shared {
         }
     }
 
-    /// Tells of a refusal: the same one once in ten minutes, all together no more than the minute's cap.
+    /// Tells of a refusal: the same one once in ten minutes, and no more than the caps of a minute.
     async fn tell(&self, viewer: &Viewer, media_id: MediaId, ruling: &Ruling) {
-        let (minute, count) = &self.told;
-        let now = (self.clock)() / MINUTE_MS;
-        if minute.swap(now, Ordering::Relaxed) != now {
-            count.store(0, Ordering::Relaxed);
-        }
-        if count.fetch_add(1, Ordering::Relaxed) >= self.config.denied_events_per_minute_max {
-            return;
-        }
+        let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
+        let who = keccak256(format!("{}\n{wallet}", viewer.name));
+        let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
+        let refusal = keccak256(format!("{media_id} {cause}"));
+        let caps = Caps {
+            total: self.config.denied_events_per_minute_max,
+            per_viewer: self.config.denied_events_per_viewer_per_minute_max,
+        };
+        let Some(untold) = self.telling.take((self.clock)(), who, refusal, caps) else { return };
         let denied = gate::Denied {
             media_id,
             owner: ruling.owner.clone(),
@@ -312,17 +323,16 @@ impl Shared {
             rule_digest: ruling.rule_digest.clone(),
             blocks: ruling.blocks.clone(),
             code: ruling.code,
+            untold: (untold > 0).then_some(untold),
         };
-        let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
-        let who = keccak256(format!("{}\n{wallet}", viewer.name));
-        let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
         let telling = self.bus.report(&denied, &cause);
         // The refusal stands whether or not it could be told.
         match tokio::time::timeout(Duration::from_millis(AGAIN_MS), telling).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return,
             Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
             Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
         }
+        self.telling.give_back(refusal, untold);
     }
 }
 
