@@ -223,9 +223,7 @@ impl Grants {
         };
         let mut held = Held::new(session);
         shared.bus.commit(&mut held, Outbox::new().event(&granted)).await?;
-        for older in displaced {
-            self.revoke(older, Code::Displaced, held.record.blocks.clone()).await?;
-        }
+        self.displace(displaced, &held.record.blocks).await?;
         Ok(held.record)
     }
 
@@ -265,9 +263,28 @@ impl Grants {
         code: Code,
         blocks: Vec<Block>,
     ) -> Result<bool, nats::Error> {
+        self.revoke_if(playback_id, code, blocks, |_| true).await
+    }
+
+    /// Ends the sessions that lost a place they rest on; one that rests on another token by now goes on.
+    async fn displace(&self, displaced: Vec<slots::Lost>, blocks: &[Block]) -> Result<(), nats::Error> {
+        for slots::Lost { key, playback_id } in displaced {
+            let rests_on_it = |session: &Session| session.slots.contains(&key);
+            self.revoke_if(playback_id, Code::Displaced, blocks.to_vec(), rests_on_it).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_if(
+        &self,
+        playback_id: PlaybackId,
+        code: Code,
+        blocks: Vec<Block>,
+        concerned: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<bool, nats::Error> {
         let mut is_change = false;
         let change = |found: Option<&Session>| {
-            let session = found.filter(|session| session.revoked.is_none());
+            let session = found.filter(|session| session.revoked.is_none() && concerned(session));
             is_change = session.is_some();
             let session = session?;
             let revoked = Revoked {

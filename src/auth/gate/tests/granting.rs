@@ -18,7 +18,7 @@ use crate::auth::{
         Rights, Viewer,
         grant::{Denied, Grants},
         rule::compile,
-        testing::{ANN, BOB, nft},
+        testing::{ANN, BOB, any, listed, nft},
     },
 };
 
@@ -182,6 +182,53 @@ async fn the_newest_session_has_the_token() {
         codes.push(code(grants.check(session, pair).await));
     }
     assert_eq!(codes, [Some(Code::Displaced), None, None]);
+}
+
+#[tokio::test]
+async fn a_session_moves_to_the_token_it_rests_on() {
+    let site = Site::start().await;
+    site.world.transfer(2, Some(ANN));
+    (0..3).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    let grants = site.grants(Role::Ingress).await;
+    let (one, two) = (nft(NFT, Some(1)), nft(NFT, Some(2)));
+    let film = site.medium(Some(&any(&[one.clone(), two.clone()]))).await;
+    let (first, second) = (site.medium(Some(&one)).await, site.medium(Some(&two)).await);
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
+    // The token it was let in by is somebody else's; it rests on the other one, as its record says.
+    site.world.transfer(1, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    site.pass_ms(50_000);
+    assert_eq!(code(grants.check(session.playback_id, film).await), None);
+    assert_ne!(site.session(&session).await.slots, session.slots);
+    // Whoever has the first token now displaces nobody, and is displaced by nobody.
+    let bobs = play(&grants, &holder(BOB), first).await.unwrap();
+    assert_eq!(code(grants.check(session.playback_id, film).await), None);
+    // The second token has one viewer.
+    let newer = play(&grants, &holder(ANN), second).await.unwrap();
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(newer.playback_id, second).await), None);
+    assert_eq!(code(grants.check(bobs.playback_id, first).await), None);
+}
+
+#[tokio::test]
+async fn a_session_that_lost_its_token_to_another_viewer_is_over() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&any(&[nft(NFT, Some(1)), listed(&[ANN])]))).await;
+    let first = play(&grants, &holder(ANN), film).await.unwrap();
+    let second = play(&grants, &holder(ANN), film).await.unwrap();
+    site.pass_ms(50_000);
+    assert_eq!(code(grants.check(first.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(second.playback_id, film).await), None);
+    // Sold, and still on the list: it goes on, and takes nobody's place.
+    site.world.transfer(1, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    site.pass_ms(50_000);
+    assert_eq!(code(grants.check(second.playback_id, film).await), None);
+    assert_eq!(site.session(&second).await.slots, Vec::<String>::new());
 }
 
 #[tokio::test]
