@@ -117,6 +117,7 @@ pub enum Rule {
 /// A rule as somebody sent it: JSON in which every condition is an object with its kind by name.
 ///
 /// The derived reader of [`Rule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a gate.
+/// That no member is there twice, is for whoever reads the text: a reader of values sees only the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told(pub Rule);
 

@@ -27,6 +27,7 @@ pub mod query;
 pub mod request;
 pub mod serve;
 pub mod tagged;
+mod unique;
 pub mod uploads;
 pub mod watch;
 
