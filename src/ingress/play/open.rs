@@ -26,13 +26,15 @@ use crate::{
 /// player may use them.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(example = json!({
-    "media_id": "06db00820dt0303jc5mn0r355k", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
+    "media_id": "06db00820dt0303jc5mn0r355k", "title": "A day at the sea", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
     "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
 pub(super) struct Playback {
     /// The medium.
     media_id: MediaId,
+    /// Its title, if it has one: for whom the gate let in, like the medium itself.
+    title: Option<String>,
     /// Where it stands: `playable` while it grows, `ready` at the end.
     status: Status,
     /// Multivariant playlist (HLS).
@@ -97,6 +99,7 @@ pub(super) async fn open(
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let body = Playback {
         media_id,
+        title: medium.title().map(str::to_owned),
         status: medium.status(),
         hls_url: at(schemas::keys::MULTIVARIANT),
         // DASH has no way to say what HLS calls AES-128.
