@@ -19,7 +19,7 @@ use crate::{
         },
         value::Address,
     },
-    ingress::{App, Principal, error::Problem, media},
+    ingress::{App, Principal, client::Client, error::Problem, media},
 };
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
@@ -47,7 +47,7 @@ pub(super) struct Playback {
     watch_url: String,
     /// The right that is part of the addresses.
     token: String,
-    /// When the session ends (RFC 3339).
+    /// When the session ends at the latest (RFC 3339); earlier when nobody uses it for long.
     expires_at: Option<String>,
 }
 
@@ -71,6 +71,7 @@ pub(super) struct Playback {
 pub(super) async fn open(
     State(app): State<App>,
     Path(id): Path<String>,
+    client: Client,
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
     let media_id = media::media_id(&id)?;
@@ -90,7 +91,7 @@ pub(super) async fn open(
     let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
-    let session = app.grants.open(admission).await?;
+    let session = app.grants.open(admission, Some(client.prefix)).await?;
     let token = grant::token::seal(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");

@@ -7,8 +7,12 @@
 //! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
 //! handing a token round does not multiply viewers.
 //!
+//! A session that nobody uses ends early, and one client or wallet has so many at a time: a newer one ends its least used.
+//!
 //! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
+mod config;
+mod crowd;
 mod follow;
 mod live;
 mod renew;
@@ -16,7 +20,7 @@ mod slots;
 mod telling;
 pub mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use alloy_primitives::keccak256;
 use nats::{Bus, Held, Outbox};
@@ -24,10 +28,11 @@ use schemas::{
     gate::{self, Block, Code, Granted, Revoked, Session},
     ids::{MediaId, PlaybackId},
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+pub use self::config::Config;
 use self::{
+    crowd::{Crowd, Holder},
     live::{Live, Look},
     telling::{Caps, Telling},
 };
@@ -43,35 +48,13 @@ const LOCKS: usize = 64;
 const AGAIN_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60_000;
 
-/// Settings of playback sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// How long a grant lasts before the gate is evaluated again, in milliseconds.
-    pub grant_ms: u64,
-    /// How long before its end a grant is renewed by the request that comes then, in milliseconds.
-    pub renew_early_ms: u64,
-    /// Longest session in milliseconds.
-    pub session_ms: u64,
-    /// Sessions kept in memory; others are read for each request.
-    pub live_max: usize,
-    /// Events of refusals a minute.
-    pub denied_events_per_minute_max: u64,
-    /// Events of refusals of one viewer a minute; all who did not sign in count as one.
-    pub denied_events_per_viewer_per_minute_max: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            grant_ms: 60_000,
-            renew_early_ms: 15_000,
-            session_ms: 12 * 60 * MINUTE_MS,
-            live_max: 100_000,
-            denied_events_per_minute_max: 600,
-            denied_events_per_viewer_per_minute_max: 60,
-        }
+/// With whom the sessions of `viewer` are counted.
+fn holders(viewer: &Viewer, client: Option<IpAddr>) -> Vec<Holder> {
+    let wallet = viewer.wallet.map(|wallet| Holder::Wallet(wallet.to_string()));
+    if wallet.is_none() && !viewer.name.is_empty() {
+        return Vec::new();
     }
+    client.map(Holder::Client).into_iter().chain(wallet).collect()
 }
 
 /// Why nobody plays.
@@ -86,6 +69,9 @@ pub enum Denied {
         /// Newest blocks that were read.
         blocks: Vec<Block>,
     },
+    /// This replica has opened as many sessions as it may.
+    #[error("too many playback sessions")]
+    Busy,
     /// The sessions can't be read.
     #[error(transparent)]
     Unavailable(#[from] nats::Error),
@@ -137,6 +123,7 @@ struct Shared {
     live: Live,
     locks: Vec<Mutex<()>>,
     telling: Telling,
+    crowd: Crowd,
 }
 
 impl Grants {
@@ -149,8 +136,8 @@ impl Grants {
     pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
         let live = Live::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let telling = Telling::default();
-        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, telling }) }
+        let (telling, crowd) = (Telling::default(), Crowd::default());
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, telling, crowd }) }
     }
 
     /// The judge behind the sessions.
@@ -183,15 +170,41 @@ impl Grants {
         Ok(Admission { media_id, viewer: viewer.clone(), ruling })
     }
 
-    /// Opens a session for whom the gate let in.
+    /// Opens a session for whom the gate let in; `client` tells clients apart.
+    ///
+    /// Of a client or wallet that has too many sessions the least recently used one ends. Whoever shows a key that an
+    /// administrator made is not counted: it opens sessions for others.
     ///
     /// # Errors
-    /// [`Denied::Unavailable`] when the bus does not answer.
-    pub async fn open(&self, admission: Admission) -> Result<Session, Denied> {
+    /// [`Denied::Busy`] when this replica has no room; [`Denied::Unavailable`] when the bus does not answer.
+    pub async fn open(&self, admission: Admission, client: Option<IpAddr>) -> Result<Session, Denied> {
+        let shared = &self.shared;
+        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
+        let caps = shared.config.crowd();
+        let holders = holders(&admission.viewer, client);
+        let entered = shared.crowd.enter((shared.clock)(), playback_id, holders, caps);
+        let surplus = entered.ok_or(Denied::Busy)?;
+        let opened = self.write(admission, playback_id, surplus).await;
+        if opened.is_err() {
+            shared.crowd.leave(&playback_id);
+        }
+        opened
+    }
+
+    /// Ends the sessions of the same client or wallet that are too many, and writes the new one.
+    async fn write(
+        &self,
+        admission: Admission,
+        playback_id: PlaybackId,
+        surplus: Vec<PlaybackId>,
+    ) -> Result<Session, Denied> {
+        // Before the new one: when the old ones can't be ended, there is none too many.
+        for older in surplus {
+            self.revoke(older, Code::Displaced, Vec::new()).await?;
+        }
         let shared = &self.shared;
         let Admission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();
-        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
         let expires_at_ms = now_ms + shared.config.session_ms;
         // The slots first: after a crash here the sessions before this one end, and none is too many.
         let displaced = slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, expires_at_ms).await?;
@@ -210,6 +223,7 @@ impl Grants {
             opened_at_ms: now_ms,
             granted_until_ms: now_ms + shared.config.grant_ms,
             expires_at_ms,
+            unused_until_ms: Some(now_ms + shared.config.unused_session_ms),
             revoked: None,
         };
         let granted = Granted {
@@ -243,7 +257,7 @@ impl Grants {
         if matches!(look(), Look::Good) {
             return Ok(());
         }
-        match self.renew(playback_id, media_id).await {
+        match self.renew_for(playback_id, media_id, true).await {
             // The grant given before is good to its end, unless somebody said meanwhile that the session is over.
             Err(Denied::Unavailable(error)) if shared.lasts(look()) => {
                 tracing::warn!(%error, "a session could not be renewed and goes on to the end of its grant");
@@ -300,6 +314,9 @@ impl Grants {
         };
         self.shared.bus.change::<Session>(&playback_id.to_string(), change).await?;
         self.shared.live.forget(&playback_id);
+        if is_change {
+            self.shared.crowd.leave(&playback_id);
+        }
         Ok(is_change)
     }
 }

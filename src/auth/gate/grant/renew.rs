@@ -19,7 +19,20 @@ impl Grants {
     /// # Errors
     /// As [`Grants::check`].
     pub async fn renew(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Renewal, Denied> {
+        self.renew_for(playback_id, media_id, false).await
+    }
+
+    /// The same; `is_used` when the session's player asks, which makes it live longer.
+    pub(super) async fn renew_for(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+        is_used: bool,
+    ) -> Result<Renewal, Denied> {
         let shared = &self.shared;
+        if is_used {
+            shared.crowd.used((shared.clock)(), &playback_id);
+        }
         let generation = shared.live.generation();
         let session = self.load(playback_id, media_id).await?;
         let viewer = viewer_of(&session);
@@ -49,7 +62,7 @@ impl Grants {
         if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
             return self.end(playback_id, Code::Displaced, ruling.blocks).await;
         }
-        let until_ms = self.prolong(&session, ruling, &basis).await?;
+        let until_ms = self.prolong(&session, ruling, &basis, is_used).await?;
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
         shared.live.keep(generation, playback_id, Entry { media_id, until_ms, again_ms });
         Ok(Renewal::Renewed)
@@ -63,7 +76,7 @@ impl Grants {
             .ok_or(Denied::because(Code::SessionUnknown))?;
         match session.revoked {
             Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
-            None if (self.shared.clock)() >= session.expires_at_ms => Err(Denied::because(Code::Expired)),
+            None if (self.shared.clock)() >= session.ends_at_ms() => Err(Denied::because(Code::Expired)),
             None => Ok(session),
         }
     }
@@ -79,7 +92,13 @@ impl Grants {
     }
 
     /// Writes a new end of the grant, unless another replica did; answers until when it lasts.
-    async fn prolong(&self, session: &Session, ruling: Ruling, basis: &Basis<'_>) -> Result<u64, Denied> {
+    async fn prolong(
+        &self,
+        session: &Session,
+        ruling: Ruling,
+        basis: &Basis<'_>,
+        is_used: bool,
+    ) -> Result<u64, Denied> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
@@ -99,6 +118,9 @@ impl Grants {
             next.granted_until_ms = until_ms.max(session.granted_until_ms);
             next.blocks.clone_from(&ruling.blocks);
             next.gate_epoch = ruling.gate_epoch;
+            if is_used {
+                next.unused_until_ms = Some(now_ms + shared.config.unused_session_ms);
+            }
             if basis.is_new {
                 next.rule_digest.clone_from(&ruling.rule_digest);
                 next.watches.clone_from(&ruling.watches);

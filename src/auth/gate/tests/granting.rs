@@ -248,6 +248,60 @@ async fn a_session_has_an_end_and_a_changed_rule_asks_again() {
     assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Private));
 }
 
+#[tokio::test]
+async fn a_session_that_nobody_uses_ends_early() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&Rule::Public {})).await;
+    let (used, unused) = (
+        play(&grants, &Viewer::anonymous(), film).await.unwrap(),
+        play(&grants, &Viewer::anonymous(), film).await.unwrap(),
+    );
+    for _ in 0..2 {
+        site.pass_ms(3_000_000);
+        assert_eq!(code(grants.check(used.playback_id, film).await), None);
+        // A transfer on the chain evaluates a session again, and is no use of it.
+        grants.renew(unused.playback_id, film).await.unwrap();
+    }
+    site.pass_ms(3_000_000);
+    assert_eq!(code(grants.check(unused.playback_id, film).await), Some(Code::Expired));
+    assert_eq!(code(grants.check(used.playback_id, film).await), None);
+}
+
+#[tokio::test]
+async fn a_client_and_a_wallet_have_so_many_sessions_and_no_more() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&Rule::Public {})).await;
+    let home: Option<std::net::IpAddr> = Some("192.0.2.1".parse().unwrap());
+    let open = async |viewer: &Viewer, client| {
+        grants.open(grants.admit(viewer, film).await.unwrap(), client).await.unwrap().playback_id
+    };
+    let anybody = Viewer::anonymous();
+    let mut sessions = Vec::new();
+    for _ in 0..101 {
+        sessions.push(open(&anybody, home).await);
+    }
+    assert_eq!(code(grants.check(sessions[0], film).await), Some(Code::Displaced));
+    for session in &sessions[1..] {
+        assert_eq!(code(grants.check(*session, film).await), None);
+    }
+    // Elsewhere there is room, and a wallet has less of it, wherever it comes from.
+    open(&anybody, Some("192.0.2.2".parse().unwrap())).await;
+    let mut anns = Vec::new();
+    for n in 0..51_u8 {
+        anns.push(open(&holder(ANN), Some([192, 0, 2, 100 + n].into())).await);
+    }
+    assert_eq!(code(grants.check(anns[0], film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(anns[1], film).await), None);
+    // A key of the service opens sessions for others.
+    let key = Viewer { name: "olga".into(), wallet: None, rights: Rights::Owner };
+    for _ in 0..110 {
+        open(&key, home).await;
+    }
+    assert_eq!(code(grants.check(sessions[1], film).await), None);
+}
+
 async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
     let compiled = rule.map(|rule| compile(rule).unwrap());
     let change = |found: Option<&document::Record>| {

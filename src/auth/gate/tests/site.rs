@@ -31,7 +31,7 @@ pub(crate) const OWNER: &str = "olga";
 
 /// Lets `viewer` in and opens its session.
 pub(crate) async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
-    grants.open(grants.admit(viewer, media_id).await?).await
+    grants.open(grants.admit(viewer, media_id).await?, None).await
 }
 
 /// One installation.
