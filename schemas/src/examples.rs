@@ -501,6 +501,7 @@ fn gate_events(visitor: &mut impl Visitor) {
         rule_digest: rule_digest(),
         blocks: blocks(),
         code: gate::Code::NotOwner,
+        untold: None,
     };
     visit_event(visitor, denied);
     let revoked = gate::Revoked {
@@ -532,6 +533,7 @@ fn grants(visitor: &mut impl Visitor) {
         opened_at_ms: MADE_AT_MS,
         granted_until_ms: MADE_AT_MS + 60_000,
         expires_at_ms: MADE_AT_MS + 43_200_000,
+        unused_until_ms: None,
         revoked: None,
     };
     visitor.visit("kv.grants", session);

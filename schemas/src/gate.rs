@@ -117,6 +117,7 @@ pub enum Rule {
 /// A rule as somebody sent it: JSON in which every condition is an object with its kind by name.
 ///
 /// The derived reader of [`Rule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a gate.
+/// That no member is there twice, is for whoever reads the text: a reader of values sees only the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told(pub Rule);
 
@@ -189,7 +190,7 @@ pub enum Code {
     ChainUnknown,
     /// Closed: the rule can't be understood by this version.
     RuleInvalid,
-    /// Closed: a newer session with the same token took its place.
+    /// Closed: a newer session with the same token took its place, or one of the same client or wallet that had too many.
     Displaced,
     /// Closed: the session ended.
     Expired,
@@ -270,9 +271,19 @@ pub struct Session {
     pub granted_until_ms: u64,
     /// Unix time in milliseconds at which the session ends, whatever the gate says.
     pub expires_at_ms: u64,
+    /// Unix time in milliseconds at which the session ends unless it is used before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_until_ms: Option<u64>,
     /// Why it is over, once it is.
     #[serde(default)]
     pub revoked: Option<Code>,
+}
+
+impl Session {
+    /// When it ends unless it is used before, as Unix time in milliseconds.
+    pub fn ends_at_ms(&self) -> u64 {
+        self.expires_at_ms.min(self.unused_until_ms.unwrap_or(u64::MAX))
+    }
 }
 
 impl crate::Record for Session {
@@ -281,7 +292,7 @@ impl crate::Record for Session {
         self.playback_id.to_string()
     }
     fn expires_at_ms(&self) -> Option<u64> {
-        Some(self.expires_at_ms)
+        Some(self.ends_at_ms())
     }
 }
 
@@ -398,6 +409,9 @@ pub struct Denied {
     pub blocks: Vec<Block>,
     /// Why.
     pub code: Code,
+    /// Refusals of anybody since the event before this one that no event tells, since there were too many; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<u64>,
 }
 gate_event!(Denied, "denied");
 

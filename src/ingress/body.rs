@@ -1,5 +1,7 @@
 //! Reading JSON bodies, each refusal a problem that says where and why.
 //!
+//! A body that has the same member twice in an object is refused: one parser would take the first, another the last.
+//!
 //! Nothing here is for media: uploads take their bytes as a stream and have limits of their own.
 //!
 //! Limits: those of [`Limits`], which [`limits`] puts among the request's extensions; without it the defaults.
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{error::Problem, kind::Kind};
+use super::{error::Problem, kind::Kind, unique};
 
 /// Limits of a body that is read as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,13 +155,22 @@ pub fn is_json(headers: &HeaderMap) -> bool {
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize(&mut reader) {
-        Ok(value) => reader.end().map(|()| value).map_err(|error| malformed(&error)),
+        Ok(value) => {
+            reader.end().map_err(|error| malformed(&error))?;
+            unique::check(bytes).map(|()| value).map_err(|error| invalid(&error))
+        }
         // A `null` where something is wanted is told as a fault of syntax, though the body is JSON.
         Err(error) if error.inner().is_data() || is_well_formed(bytes) => {
-            Err(Problem::new(Kind::JsonInvalid).at(&pointer(error.path()), error.inner().to_string()))
+            // Derived readers find a repeated member, too, and can't say where.
+            let repeated = unique::check(bytes).err().filter(|repeated| repeated.inner().is_data());
+            Err(invalid(&repeated.unwrap_or(error)))
         }
         Err(error) => Err(malformed(error.inner())),
     }
+}
+
+fn invalid(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    Problem::new(Kind::JsonInvalid).at(&pointer(error.path()), error.inner().to_string())
 }
 
 fn is_well_formed(body: &[u8]) -> bool {
@@ -223,12 +234,31 @@ mod tests {
             ("{\"a/b~c\":\"x\"}", "json_invalid", "/a~1b~0c"),
             ("{\"_list\":[{\"_count\":1},{\"_count\":256}]}", "json_invalid", "/_list/1/_count"),
             ("{\"_list\":[{}]}", "json_invalid", "/_list/0"),
+            ("{\"_list\":[],\"_list\":[]}", "json_invalid", "/_list"),
         ] {
             let told = told(parse::<Wanted>(body.as_bytes()).unwrap_err()).await;
             assert_eq!(told["code"], code, "{body}");
             assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
         }
         assert!(parse::<Wanted>(b"{}").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_there_twice_is_pointed_at() {
+        for (body, pointer) in [
+            (r#"{"a":1,"a":1}"#, "/a"),
+            (r#"{"a":{"b":[0,{"c~/":1,"d":2,"c~/":3}]}}"#, "/a/b/1/c~0~1"),
+            // Two spellings of the same name.
+            (r#"[{"kind":"public","\u006bind":"not"}]"#, "/0/kind"),
+            (r#"{"":{},"":{}}"#, "/"),
+        ] {
+            let told = told(parse::<serde_json::Value>(body.as_bytes()).unwrap_err()).await;
+            assert_eq!((&told["code"], &told["status"]), (&json!("json_invalid"), &json!(400)), "{body}");
+            assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
+        }
+        for body in [r#"{"a":{"a":1},"b":{"a":1}}"#, r#"[{"a":1},{"a":1}]"#, r#"{"a":1,"A":1}"#] {
+            assert!(parse::<serde_json::Value>(body.as_bytes()).is_ok(), "{body}");
+        }
     }
 
     #[test]

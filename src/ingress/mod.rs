@@ -29,6 +29,7 @@ pub mod query;
 pub mod request;
 pub mod serve;
 pub mod tagged;
+mod unique;
 pub mod uploads;
 pub mod watch;
 
@@ -213,10 +214,11 @@ impl App {
 impl Shared {
     /// Has its limits and caches counted among the metrics of the process.
     fn count(&self) {
-        let (limits, documents, streams) =
-            (self.limits.clone(), Arc::clone(&self.documents), Arc::clone(&self.streams));
+        let (limits, grants) = (self.limits.clone(), self.grants.clone());
+        let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
         self.metrics.add(move || {
             limits.metrics()
+                + &grants.metrics()
                 + &cache::metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
         });
     }

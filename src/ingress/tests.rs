@@ -561,6 +561,7 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     let metrics = site.ask("GET", "/metrics", &mine, "").await;
     assert_eq!(metrics.status, 200, "{metrics:?}");
     assert_eq!(metrics.header("content-type"), Some(crate::telemetry::METRICS_TYPE));
+    assert!(metrics.body.contains("\nstreamgate_gate_refusals_untold_total 0\n"), "{}", metrics.body);
     let (hits, misses) = ("metadata\",outcome=\"hit\"} ", "metadata\",outcome=\"miss\"} ");
     let count = |what: &str| {
         let line = metrics.body.lines().find_map(|line| line.split_once(what)).map(|(_, count)| count);

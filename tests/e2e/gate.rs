@@ -101,6 +101,14 @@ impl Site {
         assert_eq!((status, &answer["access"]), (StatusCode::OK, &json!("rule")), "{answer}");
     }
 
+    /// Names the medium as its owner.
+    pub(crate) async fn set_title(&self, title: &str) {
+        let path = format!("/v1/media/{}", self.media_id);
+        let change = Some(json!({ "title": title }));
+        let (status, answer) = self.ask(Method::PATCH, &path, Some(&self.cluster.key), change).await;
+        assert_eq!((status, &answer["title"]), (StatusCode::OK, &json!(title)), "{answer}");
+    }
+
     /// Asks for a playback session.
     pub(crate) async fn playback(&self, credential: Option<&str>) -> (StatusCode, Value) {
         self.ask(Method::POST, &format!("/v1/media/{}/playback", self.media_id), credential, None).await

@@ -17,6 +17,29 @@ const PROVIDER: &str = "
       }),
     };
 ";
+/// Opens one session more after each that the page opens, as another page would.
+const OVERTAKEN: &str = "
+    const ask = window.fetch;
+    window.openings = 0;
+    window.fetch = async (path, options) => {
+      const answer = await ask(path, options);
+      if (!String(path).endsWith('/playback')) return answer;
+      window.openings += 1;
+      await ask(path, options);
+      return answer;
+    };
+";
+/// The first question is answered as it is while the medium is being prepared.
+const EARLY: &str = "
+    const ask = window.fetch;
+    let isEarly = true;
+    window.fetch = async (path, options) => {
+      if (!isEarly || !String(path).endsWith('/playback')) return ask(path, options);
+      isEarly = false;
+      const problem = { status: 409, code: 'not_playable', title: 'This is not playable yet' };
+      return Response.json(problem, { status: 409, headers: { 'content-type': 'application/problem+json' } });
+    };
+";
 const PLAYS: &str = "page.dataset.state === 'playing' && video.currentTime > 0.2 && video.error === null";
 
 /// The page is in this state and its text has these words.
@@ -62,6 +85,7 @@ async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
     let (ann, bob) = (Wallet::new(83), Wallet::new(84));
     site.mint(&ann).await;
     site.set_gate(site.nft_rule()).await;
+    site.set_title("A day at the sea").await;
     let watch_url = format!("{}/watch/{}", site.cluster.url, site.media_id);
     in_browser(async |page| {
         page.open(&watch_url).await;
@@ -93,10 +117,32 @@ async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
         site.confirm().await;
         page.click("#again").await;
         page.until(PLAYS).await;
-        // The browser itself reports who was refused, and that the document of the medium is its owner's.
+        page.until("document.getElementById('title').textContent === 'A day at the sea'").await;
+
+        // Another page takes the place at once: this one says so, and does not take it back.
+        page.extend(OVERTAKEN).await;
+        page.open(&watch_url).await;
+        page.until(&says("failed", "Playback went on elsewhere")).await;
+        assert_eq!(page.run("return window.openings").await, json!(1));
+        // The browser itself reports who was refused.
         let errors = page.console_errors().await;
-        let is_refusal = |line: &String| ["401", "403", "404"].iter().any(|status| line.contains(status));
+        let is_refusal = |line: &String| ["401", "403"].iter().any(|status| line.contains(status));
         assert!(errors.iter().all(is_refusal), "{errors:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_page_waits_for_a_medium_that_is_not_ready_yet() {
+    let site = Site::start().await;
+    site.set_gate(json!({ "kind": "public" })).await;
+    in_browser(async |page| {
+        page.extend(EARLY).await;
+        page.open(&format!("{}/watch/{}", site.cluster.url, site.media_id)).await;
+        // A viewer without a key waits, and the page asks again by itself.
+        page.until(&says("waiting", "Not ready yet: This is not playable yet")).await;
+        page.until(PLAYS).await;
+        assert_eq!(page.console_errors().await, Vec::<String>::new());
     })
     .await;
 }

@@ -123,15 +123,19 @@ impl Facts<'_> {
         found
     }
 
-    /// The first "yes" decides; without one, the first thing that is not known, then the first "no".
+    /// The first "yes" decides; without one, the first thing that is not known, then the first "no". What nodes leave open goes
+    /// before what else is not known: it may yet turn out to be "yes".
     fn any(&self, nodes: &[Node]) -> Truth {
+        let rank = |truth: Truth| match truth {
+            Truth::Yes => 3,
+            Truth::Unknown(code) if is_about_nodes(code) => 2,
+            Truth::Unknown(_) => 1,
+            Truth::No(_) => 0,
+        };
         let mut found: Option<Truth> = None;
-        for node in nodes {
-            match (self.node(node), found) {
-                (Truth::Yes, _) => return Truth::Yes,
-                (unknown @ Truth::Unknown(_), None | Some(Truth::No(_))) => found = Some(unknown),
-                (no, None) => found = Some(no),
-                _ => {}
+        for truth in nodes.iter().map(|node| self.node(node)) {
+            if found.is_none_or(|found| rank(truth) > rank(found)) {
+                found = Some(truth);
             }
         }
         found.unwrap_or(Truth::Unknown(Code::RuleInvalid))

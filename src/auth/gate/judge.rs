@@ -1,17 +1,18 @@
 //! Decisions: heads, facts of one block by quorum, the evaluator; once for each viewer and block, however many ask.
 //!
 //! Limits: [`DECISIONS_MAX`] decisions are kept, each until its chains have a new block; a decision that a chain's nodes could not
-//! support is not kept. A reorganisation between head and facts is followed once.
+//! support is not kept. [`FLIGHTS_MAX`] are under way at a time, each as long as somebody waits for it. A reorganisation between
+//! head and facts is followed once on each chain; a chain that is away leaves its own questions open and no others.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use alloy_primitives::{Address, B256, Bytes};
 use futures::{
     FutureExt,
-    future::{BoxFuture, Shared, join_all, try_join_all},
+    future::{BoxFuture, Shared, WeakShared, join_all},
 };
 use schemas::gate::{Block, Code};
 
@@ -24,6 +25,8 @@ use crate::auth::chain::{Chains, Error, Head};
 
 /// Decisions kept; when there are more, all are forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
+/// Decisions under way; whoever needs another meanwhile hears that the chain is unavailable.
+pub const FLIGHTS_MAX: usize = 10_000;
 
 /// A decision and the blocks it rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,14 +73,43 @@ impl Decision {
 
 /// One decision: rule, wallet and the newest blocks.
 type Key = (String, Option<Address>, Vec<B256>);
-type Flight = Shared<BoxFuture<'static, Decision>>;
+/// The head of each chain of a rule, or why it is not known.
+type Heads = Vec<(u64, Result<Head, Error>)>;
+/// A decision under way.
+type Flying = BoxFuture<'static, (Decision, Vec<B256>)>;
+/// Decisions under way. Only who waits for one keeps it, so that none is resumed past its deadlines.
+type Flights = Arc<Mutex<HashMap<Key, WeakShared<Flying>>>>;
+
+/// Somebody who waits for a decision; whoever finds the decision made, or is the last to give up, takes it off the list.
+struct Waiting {
+    flights: Flights,
+    key: Key,
+    flight: Option<Shared<Flying>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut flights = lock(&self.flights);
+        let Some(flight) = self.flight.take() else { return };
+        let is_over = flight.peek().is_some();
+        let is_ours = |listed: Shared<Flying>| flight.ptr_eq(&listed);
+        let listed = flights.get(&self.key).and_then(WeakShared::upgrade);
+        // Another one under the same key is not ours to take off.
+        if !listed.is_some_and(is_ours) {
+            return;
+        }
+        if is_over || flight.strong_count() == Some(1) {
+            flights.remove(&self.key);
+        }
+    }
+}
 
 /// Decides who may play. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Judge {
     chains: Chains,
     kept: Arc<Mutex<HashMap<Key, Decision>>>,
-    flights: Arc<Mutex<HashMap<Key, Flight>>>,
+    flights: Flights,
 }
 
 impl std::fmt::Debug for Judge {
@@ -99,68 +131,98 @@ impl Judge {
 
     /// Decides `rule` for `wallet` at the newest and the confirmed block.
     pub async fn decide(&self, rule: &Compiled, wallet: Option<Address>) -> Decision {
-        let heads = match self.heads(rule, wallet).await {
-            Ok(heads) => heads,
-            Err(error) => return Decision::closed(abi::code(&error)),
-        };
-        let key: Key =
-            (rule.digest.clone(), wallet, heads.iter().map(|(_, head)| head.latest.hash).collect());
+        let heads = self.heads(rule, wallet).await;
+        let key: Key = (rule.digest.clone(), wallet, hashes(&heads));
         if let Some(decision) = lock(&self.kept).get(&key) {
             return decision.clone();
         }
-        let flight = lock(&self.flights)
-            .entry(key.clone())
-            .or_insert_with(|| {
-                let (chains, rule) = (self.chains.clone(), rule.clone());
-                async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
-            })
-            .clone();
-        let decision = flight.await;
-        lock(&self.flights).remove(&key);
+        let start = || {
+            let (chains, rule) = (self.chains.clone(), rule.clone());
+            async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
+        };
+        let Some((decision, hashes)) = self.board(&key, start).await else {
+            return Decision::closed(Code::ChainUnavailable);
+        };
         if decision.is_settled() {
             let mut kept = lock(&self.kept);
             if kept.len() >= DECISIONS_MAX {
                 kept.clear();
             }
             // The decision of the newest blocks it read: after a reorganisation not those of the key.
-            kept.insert((key.0, key.1, hashes(&decision)), decision.clone());
+            kept.insert((key.0, key.1, hashes), decision.clone());
         }
         decision
     }
 
+    /// Waits for the decision of `key`, which starts unless it is under way; `None` when too many are.
+    async fn board(
+        &self,
+        key: &Key,
+        start: impl FnOnce() -> Shared<Flying>,
+    ) -> Option<(Decision, Vec<B256>)> {
+        let (waiting, flight) = {
+            let mut flights = lock(&self.flights);
+            let flight = match flights.get(key).and_then(WeakShared::upgrade) {
+                Some(flight) => flight,
+                None if flights.len() >= FLIGHTS_MAX => return None,
+                None => {
+                    let flight = start();
+                    flights.insert(key.clone(), flight.downgrade()?);
+                    flight
+                }
+            };
+            let flights = Arc::clone(&self.flights);
+            (Waiting { flights, key: key.clone(), flight: Some(flight.clone()) }, flight)
+        };
+        let decided = flight.await;
+        drop(waiting);
+        Some(decided)
+    }
+
+    /// Decisions under way.
+    #[cfg(test)]
+    pub(crate) fn flight_count(&self) -> usize {
+        lock(&self.flights).len()
+    }
+
     /// The newest blocks of the rule's chains; none when nobody signed in, since no contract is asked then.
-    async fn heads(&self, rule: &Compiled, wallet: Option<Address>) -> Result<Vec<(u64, Head)>, Error> {
+    async fn heads(&self, rule: &Compiled, wallet: Option<Address>) -> Heads {
         if wallet.is_none() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let head = |chain_id| async move { Ok((chain_id, self.chains.head(chain_id).await?)) };
-        try_join_all(rule.by_chain().into_keys().map(head)).await
+        let head = |chain_id| async move { (chain_id, self.chains.head(chain_id).await) };
+        join_all(rule.by_chain().into_keys().map(head)).await
     }
 }
 
-fn hashes(decision: &Decision) -> Vec<B256> {
-    decision.latest.iter().filter_map(|block| block.hash.parse().ok()).collect()
+/// The newest blocks; zero for a chain that is away.
+fn hashes(heads: &Heads) -> Vec<B256> {
+    heads.iter().map(|(_, head)| head.as_ref().map_or(B256::ZERO, |head| head.latest.hash)).collect()
 }
 
+/// Decides by `heads`; also answers the newest blocks that were read.
 async fn decide_at(
     chains: &Chains,
     rule: &Compiled,
     wallet: Option<Address>,
-    heads: Vec<(u64, Head)>,
-) -> Decision {
-    let chain_id = match read(chains, rule, wallet, &heads).await {
-        Ok(decision) => return decision,
-        Err(chain_id) => chain_id,
-    };
-    // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now.
-    chains.forget_head(chain_id).await;
-    let again = async {
-        let head = |(chain_id, _)| async move { Ok((chain_id, chains.head(chain_id).await?)) };
-        let heads: Vec<(u64, Head)> = try_join_all(heads.into_iter().map(head)).await?;
-        let gone = |chain_id| Error::Reorganised { chain_id };
-        read(chains, rule, wallet, &heads).await.map_err(gone)
-    };
-    again.await.unwrap_or_else(|error| Decision::closed(abi::code(&error)))
+    mut heads: Heads,
+) -> (Decision, Vec<B256>) {
+    let mut followed = BTreeSet::new();
+    loop {
+        let gone = match read(chains, rule, wallet, &heads).await {
+            Ok(decision) => return (decision, hashes(&heads)),
+            Err(chain_id) => chain_id,
+        };
+        // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now, once.
+        chains.forget_head(gone).await;
+        for (chain_id, head) in &mut heads {
+            if *chain_id == gone && followed.insert(gone) {
+                *head = chains.head(gone).await;
+            } else if *chain_id == gone {
+                *head = Err(Error::Reorganised { chain_id: gone });
+            }
+        }
+    }
 }
 
 /// Reads all facts and decides; the id of a chain whose block is gone.
@@ -168,7 +230,7 @@ async fn read(
     chains: &Chains,
     rule: &Compiled,
     wallet: Option<Address>,
-    heads: &[(u64, Head)],
+    heads: &Heads,
 ) -> Result<Decision, u64> {
     let unread = vec![Fact::Failed(Code::ChainUnavailable); rule.leaves.len()];
     let (mut latest, mut confirmed) = (unread.clone(), unread);
@@ -178,7 +240,15 @@ async fn read(
             let leaves = by_chain.get(chain_id)?;
             let calls: Vec<(Address, Bytes)> =
                 leaves.iter().filter_map(|index| Some(abi::call(rule.leaves.get(*index)?, wallet))).collect();
-            Some(async move { (leaves, both(chains, *chain_id, &calls, head).await) })
+            Some(async move {
+                let outcomes = match head {
+                    Ok(head) => both(chains, *chain_id, &calls, head).await,
+                    Err(error) => {
+                        Ok((vec![Err(error.clone()); calls.len()], vec![Err(error.clone()); calls.len()]))
+                    }
+                };
+                (leaves, outcomes)
+            })
         });
         for (leaves, outcomes) in join_all(reading).await {
             let (now, before) = outcomes?;
@@ -192,15 +262,19 @@ async fn read(
             }
         }
     }
-    let block = |chain_id: u64, block: crate::auth::chain::Block| Block {
-        chain_id,
-        number: block.number,
-        hash: block.hash.to_string(),
+    let blocks = |which: fn(&Head) -> crate::auth::chain::Block| {
+        let read = heads.iter().filter_map(|(chain_id, head)| Some((*chain_id, which(head.as_ref().ok()?))));
+        let named = read.map(|(chain_id, block)| Block {
+            chain_id,
+            number: block.number,
+            hash: block.hash.to_string(),
+        });
+        named.collect()
     };
     Ok(Decision {
         verdict: decide(rule, wallet, &latest, &confirmed),
-        latest: heads.iter().map(|(chain_id, head)| block(*chain_id, head.latest)).collect(),
-        confirmed: heads.iter().map(|(chain_id, head)| block(*chain_id, head.confirmed)).collect(),
+        latest: blocks(|head| head.latest),
+        confirmed: blocks(|head| head.confirmed),
     })
 }
 

@@ -172,6 +172,12 @@ impl Medium {
         self.asset.as_ref().map_or(media::Status::Uploading, |held| held.record.status)
     }
 
+    /// Its title; `None` until somebody gave it one.
+    pub(super) fn title(&self) -> Option<&str> {
+        let title = self.document.as_ref().map(|held| held.record.title.as_str());
+        title.filter(|title| !title.is_empty())
+    }
+
     pub(super) fn encryption(&self) -> Encryption {
         self.document.as_ref().map(|held| held.record.encryption).unwrap_or_default()
     }

@@ -19,20 +19,22 @@ use crate::{
         },
         value::Address,
     },
-    ingress::{App, Principal, error::Problem, kind::Kind, media},
+    ingress::{App, Principal, client::Client, error::Problem, kind::Kind, media},
 };
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
 /// player may use them.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(example = json!({
-    "media_id": "06db00820dt0303jc5mn0r355k", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
+    "media_id": "06db00820dt0303jc5mn0r355k", "title": "A day at the sea", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
     "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
 pub(super) struct Playback {
     /// The medium.
     media_id: MediaId,
+    /// Its title, if it has one: for whom the gate let in, like the medium itself.
+    title: Option<String>,
     /// Where it stands: `playable` while it grows, `ready` at the end.
     status: Status,
     /// Multivariant playlist (HLS).
@@ -45,7 +47,7 @@ pub(super) struct Playback {
     watch_url: String,
     /// The right that is part of the addresses.
     token: String,
-    /// When the session ends (RFC 3339).
+    /// When the session ends at the latest (RFC 3339); earlier when nobody uses it for long.
     expires_at: Option<String>,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct Playback {
 pub(super) async fn open(
     State(app): State<App>,
     Path(id): Path<String>,
+    client: Client,
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
     let media_id = media::media_id(&id)?;
@@ -88,7 +91,7 @@ pub(super) async fn open(
     let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
-    let session = app.grants.open(admission).await?;
+    let session = app.grants.open(admission, Some(client.prefix)).await?;
     let token = grant::token::seal(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
@@ -97,6 +100,7 @@ pub(super) async fn open(
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let body = Playback {
         media_id,
+        title: medium.title().map(str::to_owned),
         status: medium.status(),
         hls_url: at(schemas::keys::MULTIVARIANT),
         // DASH has no way to say what HLS calls AES-128.

@@ -64,11 +64,8 @@ async function request(method, path, body) {
 /** Sends a document and reads the answer. */
 export const post = (path, body) => request("POST", path, body);
 
-/** The addresses of a playback session: {hls_url, poster_url, expires_at, ...}. */
+/** The addresses of a playback session, and what plays: {title, hls_url, poster_url, expires_at, ...}. */
 export const playback = (mediaId) => request("POST", `/v1/media/${mediaId}/playback`);
-
-/** The media's document. */
-export const media = (mediaId) => request("GET", `/v1/media/${mediaId}`);
 
 /** Why an address does not answer as it should, or null when it does. */
 export async function problemOf(url) {

@@ -7,7 +7,7 @@
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
 import { choose, play } from "./player.js";
-import { Problem, apiKey, follow, media, playback } from "./server.js";
+import { Problem, apiKey, follow, playback } from "./server.js";
 import * as wallet from "./wallet.js";
 
 const page = document.getElementById("page");
@@ -26,6 +26,7 @@ const unmute = document.getElementById("unmute");
 const mediaId = location.pathname.split("/").pop();
 const asked = new URLSearchParams(location.search).get("player");
 const renewalPauseMs = 30_000;
+const waitPauseMs = 5_000;
 
 let player = null;
 let following = null;
@@ -56,10 +57,10 @@ async function start(startS = 0) {
   } catch (problem) {
     refused(problem, startS);
   }
-  if (apiKey.get()) describe();
 }
 
 async function begin(session, startS) {
+  if (session.title) name(session.title);
   if (session.poster_url) video.poster = session.poster_url;
   const kind = choose(video, asked);
   page.dataset.player = kind;
@@ -69,13 +70,17 @@ async function begin(session, startS) {
   video.play().catch(() => {});
 }
 
-/** A playback session that ended is asked for anew once in a while; everything else is told. */
+/** A playback session that came to its end is asked for anew once in a while; everything else is told. */
 function playerFailed(problem) {
-  const ended = problem.status === 401 || problem.status === 403;
+  const refused = problem.status === 401 || problem.status === 403;
+  // One that was displaced is not: two pages would take the place from each other and both play on.
+  const ended = refused && ["expired", "session_unknown"].includes(problem.reason);
   if (ended && !tokenOfFragment() && performance.now() - renewedAt > renewalPauseMs) {
     renewedAt = performance.now();
     start(video.currentTime);
-  } else if (ended && tokenOfFragment()) {
+  } else if (problem.reason === "displaced") {
+    show("failed", "Playback went on elsewhere: a newer session took the place of this one");
+  } else if (refused && tokenOfFragment()) {
     show("failed", `${problem.text}. The link may have expired: ask for a new one`);
   } else {
     show("failed", problem.text);
@@ -90,7 +95,7 @@ function refused(error, startS) {
     apiKey.clear();
     show("sign-in", whatIsNeeded(problem, known));
     keyField.focus();
-  } else if (problem.status === 409 || problem.status === 425) {
+  } else if (problem.code === "not_playable" || problem.status === 425) {
     waitForMedia(problem, startS);
   } else {
     show("failed", problem.text);
@@ -103,19 +108,38 @@ function whatIsNeeded(problem, known) {
   return wallet.isThere() ? "This video needs a wallet or a key" : "This video needs a key";
 }
 
-/** The media is not playable yet: follows its events, which need a key, and starts as soon as one says it is. */
+/** The media is not playable yet: asks again until it is, and shows meanwhile what its events tell, which are its owner's. */
 async function waitForMedia(problem, startS) {
-  if (!apiKey.get()) {
-    show("failed", problem.text);
-    return;
-  }
   show("waiting", `Not ready yet: ${problem.message}`);
   following = new AbortController();
-  try {
-    await follow(mediaId, (event) => mediaChanged(event, startS), following.signal);
-  } catch (error) {
-    show("failed", error instanceof Problem ? error.text : String(error));
+  const { signal } = following;
+  askAgain(startS, signal);
+  if (apiKey.get()) await follow(mediaId, (event) => mediaChanged(event, startS), signal).catch(() => {});
+}
+
+async function askAgain(startS, signal) {
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, waitPauseMs));
+    if (signal.aborted) return;
+    try {
+      const session = await playback(mediaId);
+      if (signal.aborted) return;
+      following.abort();
+      await begin(session, startS);
+      return;
+    } catch (problem) {
+      if (signal.aborted) return;
+      if (mayPass(problem)) continue;
+      following.abort();
+      refused(problem, startS);
+      return;
+    }
   }
+}
+
+/** True while the same question may be answered otherwise later. */
+function mayPass(problem) {
+  return problem.code === "not_playable" || [0, 425, 429].includes(problem.status) || problem.status >= 500;
 }
 
 function mediaChanged(event, startS) {
@@ -126,6 +150,7 @@ function mediaChanged(event, startS) {
   }
   if (/(^|\.)(rejected|failed|dead|removed)$/.test(event.name)) {
     const said = parse(event.data);
+    following.abort();
     show("failed", `The video cannot be prepared${said.code ? ` (${said.code})` : `: ${verb}`}`);
     return true;
   }
@@ -142,12 +167,9 @@ function parse(text) {
   }
 }
 
-async function describe() {
-  const document_ = await media(mediaId).catch(() => null);
-  const name = document_?.title || document_?.file_name;
-  if (!name) return;
-  title.textContent = name;
-  document.title = `${name} · StreamGate`;
+function name(words) {
+  title.textContent = words;
+  document.title = `${words} · StreamGate`;
 }
 
 function showLevels(levels) {

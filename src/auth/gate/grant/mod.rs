@@ -7,22 +7,21 @@
 //! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
 //! handing a token round does not multiply viewers.
 //!
+//! A session that nobody uses ends early, and one client or wallet has so many at a time: a newer one ends its least used.
+//!
 //! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
+mod config;
+mod crowd;
 mod follow;
 mod live;
 mod opener;
 mod renew;
 mod slots;
+mod telling;
 pub mod token;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use alloy_primitives::keccak256;
 use nats::{Bus, Held, Outbox};
@@ -30,10 +29,14 @@ use schemas::{
     gate::{self, Block, Code, Granted, Revoked, Session},
     ids::{MediaId, PlaybackId},
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use self::live::{Live, Look};
+pub use self::config::Config;
+use self::{
+    crowd::{Crowd, Holder},
+    live::{Live, Look},
+    telling::{Caps, Telling},
+};
 use super::{
     Viewer,
     access::{self, Ruling},
@@ -46,32 +49,13 @@ const LOCKS: usize = 64;
 const AGAIN_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60_000;
 
-/// Settings of playback sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// How long a grant lasts before the gate is evaluated again, in milliseconds.
-    pub grant_ms: u64,
-    /// How long before its end a grant is renewed by the request that comes then, in milliseconds.
-    pub renew_early_ms: u64,
-    /// Longest session in milliseconds.
-    pub session_ms: u64,
-    /// Sessions kept in memory; others are read for each request.
-    pub live_max: usize,
-    /// Events of refusals a minute.
-    pub denied_events_per_minute_max: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            grant_ms: 60_000,
-            renew_early_ms: 15_000,
-            session_ms: 12 * 60 * MINUTE_MS,
-            live_max: 100_000,
-            denied_events_per_minute_max: 600,
-        }
+/// With whom the sessions of `viewer` are counted.
+fn holders(viewer: &Viewer, client: Option<IpAddr>) -> Vec<Holder> {
+    let wallet = viewer.wallet.map(|wallet| Holder::Wallet(wallet.to_string()));
+    if wallet.is_none() && !viewer.name.is_empty() {
+        return Vec::new();
     }
+    client.map(Holder::Client).into_iter().chain(wallet).collect()
 }
 
 /// Why nobody plays.
@@ -86,6 +70,9 @@ pub enum Denied {
         /// Newest blocks that were read.
         blocks: Vec<Block>,
     },
+    /// This replica has opened as many sessions as it may.
+    #[error("too many playback sessions")]
+    Busy,
     /// The sessions can't be read.
     #[error(transparent)]
     Unavailable(#[from] nats::Error),
@@ -136,8 +123,8 @@ struct Shared {
     clock: Clock,
     live: Live,
     locks: Vec<Mutex<()>>,
-    /// The minute and the refusals told in it.
-    told: (AtomicU64, AtomicU64),
+    telling: Telling,
+    crowd: Crowd,
 }
 
 impl Grants {
@@ -150,13 +137,23 @@ impl Grants {
     pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
         let live = Live::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let told = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, told }) }
+        let (telling, crowd) = (Telling::default(), Crowd::default());
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, telling, crowd }) }
     }
 
     /// The judge behind the sessions.
     pub fn judge(&self) -> &Judge {
         &self.shared.judge
+    }
+
+    /// The counters as OpenMetrics text, without the closing `# EOF`.
+    pub fn metrics(&self) -> String {
+        let untold = self.shared.telling.untold_ever();
+        format!(
+            "# HELP streamgate_gate_refusals_untold Refusals of gates that no event tells, since there were too many.\n\
+             # TYPE streamgate_gate_refusals_untold counter\n\
+             streamgate_gate_refusals_untold_total {untold}\n"
+        )
     }
 
     /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.
@@ -174,15 +171,41 @@ impl Grants {
         Ok(Admission { media_id, viewer: viewer.clone(), ruling })
     }
 
-    /// Opens a session for whom the gate let in.
+    /// Opens a session for whom the gate let in; `client` tells clients apart.
+    ///
+    /// Of a client or wallet that has too many sessions the least recently used one ends. Whoever shows a key that an
+    /// administrator made is not counted: it opens sessions for others.
     ///
     /// # Errors
-    /// [`Denied::Unavailable`] when the bus does not answer.
-    pub async fn open(&self, admission: Admission) -> Result<Session, Denied> {
+    /// [`Denied::Busy`] when this replica has no room; [`Denied::Unavailable`] when the bus does not answer.
+    pub async fn open(&self, admission: Admission, client: Option<IpAddr>) -> Result<Session, Denied> {
+        let shared = &self.shared;
+        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
+        let caps = shared.config.crowd();
+        let holders = holders(&admission.viewer, client);
+        let entered = shared.crowd.enter((shared.clock)(), playback_id, holders, caps);
+        let surplus = entered.ok_or(Denied::Busy)?;
+        let opened = self.write(admission, playback_id, surplus).await;
+        if opened.is_err() {
+            shared.crowd.leave(&playback_id);
+        }
+        opened
+    }
+
+    /// Ends the sessions of the same client or wallet that are too many, and writes the new one.
+    async fn write(
+        &self,
+        admission: Admission,
+        playback_id: PlaybackId,
+        surplus: Vec<PlaybackId>,
+    ) -> Result<Session, Denied> {
+        // Before the new one: when the old ones can't be ended, there is none too many.
+        for older in surplus {
+            self.revoke(older, Code::Displaced, Vec::new()).await?;
+        }
         let shared = &self.shared;
         let Admission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();
-        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
         let expires_at_ms = now_ms + shared.config.session_ms;
         // The slots first: after a crash here the sessions before this one end, and none is too many.
         let displaced = slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, expires_at_ms).await?;
@@ -202,6 +225,7 @@ impl Grants {
             opened_at_ms: now_ms,
             granted_until_ms: now_ms + shared.config.grant_ms,
             expires_at_ms,
+            unused_until_ms: Some(now_ms + shared.config.unused_session_ms),
             revoked: None,
         };
         let granted = Granted {
@@ -215,9 +239,7 @@ impl Grants {
         };
         let mut held = Held::new(session);
         shared.bus.commit(&mut held, Outbox::new().event(&granted)).await?;
-        for older in displaced {
-            self.revoke(older, Code::Displaced, held.record.blocks.clone()).await?;
-        }
+        self.displace(displaced, &held.record.blocks).await?;
         Ok(held.record)
     }
 
@@ -227,18 +249,19 @@ impl Grants {
     /// As [`Grants::admit`]; a session of another medium is as unknown as one that never was.
     pub async fn check(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<(), Denied> {
         let shared = &self.shared;
-        let lasts_until_ms = match shared.live.look(playback_id, media_id, (shared.clock)()) {
+        let look = || shared.live.look(playback_id, media_id, (shared.clock)());
+        match look() {
             Look::Good => return Ok(()),
             Look::Elsewhere => return Err(Denied::because(Code::SessionUnknown)),
-            Look::Due(until_ms) => until_ms,
-        };
+            Look::Due(_) => {}
+        }
         let _turn = shared.turn(playback_id).await;
-        if matches!(shared.live.look(playback_id, media_id, (shared.clock)()), Look::Good) {
+        if matches!(look(), Look::Good) {
             return Ok(());
         }
-        match self.renew(playback_id, media_id).await {
-            // The grant given before is good to its end; nobody said that the gate closed.
-            Err(Denied::Unavailable(error)) if (shared.clock)() < lasts_until_ms => {
+        match self.renew_for(playback_id, media_id, true).await {
+            // The grant given before is good to its end, unless somebody said meanwhile that the session is over.
+            Err(Denied::Unavailable(error)) if shared.lasts(look()) => {
                 tracing::warn!(%error, "a session could not be renewed and goes on to the end of its grant");
                 Ok(())
             }
@@ -256,9 +279,28 @@ impl Grants {
         code: Code,
         blocks: Vec<Block>,
     ) -> Result<bool, nats::Error> {
+        self.revoke_if(playback_id, code, blocks, |_| true).await
+    }
+
+    /// Ends the sessions that lost a place they rest on; one that rests on another token by now goes on.
+    async fn displace(&self, displaced: Vec<slots::Lost>, blocks: &[Block]) -> Result<(), nats::Error> {
+        for slots::Lost { key, playback_id } in displaced {
+            let rests_on_it = |session: &Session| session.slots.contains(&key);
+            self.revoke_if(playback_id, Code::Displaced, blocks.to_vec(), rests_on_it).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_if(
+        &self,
+        playback_id: PlaybackId,
+        code: Code,
+        blocks: Vec<Block>,
+        concerned: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<bool, nats::Error> {
         let mut is_change = false;
         let change = |found: Option<&Session>| {
-            let session = found.filter(|session| session.revoked.is_none());
+            let session = found.filter(|session| session.revoked.is_none() && concerned(session));
             is_change = session.is_some();
             let session = session?;
             let revoked = Revoked {
@@ -274,11 +316,23 @@ impl Grants {
         };
         self.shared.bus.change::<Session>(&playback_id.to_string(), change).await?;
         self.shared.live.forget(&playback_id);
+        if is_change {
+            self.shared.crowd.leave(&playback_id);
+        }
         Ok(is_change)
     }
 }
 
 impl Shared {
+    /// True while a grant that memory knows has not ended.
+    fn lasts(&self, look: Look) -> bool {
+        match look {
+            Look::Good => true,
+            Look::Due(until_ms) => (self.clock)() < until_ms,
+            Look::Elsewhere => false,
+        }
+    }
+
     async fn turn(&self, playback_id: PlaybackId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         let index = usize::from(playback_id.as_bytes()[15]) % LOCKS;
         match self.locks.get(index) {
@@ -287,16 +341,17 @@ impl Shared {
         }
     }
 
-    /// Tells of a refusal: the same one once in ten minutes, all together no more than the minute's cap.
+    /// Tells of a refusal: the same one once in ten minutes, and no more than the caps of a minute.
     async fn tell(&self, viewer: &Viewer, media_id: MediaId, ruling: &Ruling) {
-        let (minute, count) = &self.told;
-        let now = (self.clock)() / MINUTE_MS;
-        if minute.swap(now, Ordering::Relaxed) != now {
-            count.store(0, Ordering::Relaxed);
-        }
-        if count.fetch_add(1, Ordering::Relaxed) >= self.config.denied_events_per_minute_max {
-            return;
-        }
+        let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
+        let who = keccak256(format!("{}\n{wallet}", viewer.name));
+        let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
+        let refusal = keccak256(format!("{media_id} {cause}"));
+        let caps = Caps {
+            total: self.config.denied_events_per_minute_max,
+            per_viewer: self.config.denied_events_per_viewer_per_minute_max,
+        };
+        let Some(untold) = self.telling.take((self.clock)(), who, refusal, caps) else { return };
         let denied = gate::Denied {
             media_id,
             owner: ruling.owner.clone(),
@@ -304,16 +359,47 @@ impl Shared {
             rule_digest: ruling.rule_digest.clone(),
             blocks: ruling.blocks.clone(),
             code: ruling.code,
+            untold: (untold > 0).then_some(untold),
         };
-        let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
-        let who = keccak256(format!("{}\n{wallet}", viewer.name));
-        let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
         let telling = self.bus.report(&denied, &cause);
         // The refusal stands whether or not it could be told.
         match tokio::time::timeout(Duration::from_millis(AGAIN_MS), telling).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return,
             Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
             Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
         }
+        self.telling.give_back(refusal, untold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::Role;
+    use schemas::gate::Rule;
+
+    use super::{
+        super::tests::site::{Site, play},
+        *,
+    };
+
+    #[tokio::test]
+    async fn a_revocation_heard_while_a_session_waits_for_its_turn_counts() {
+        let site = Site::start().await;
+        let bus = site.broker.bus(Role::Ingress).await;
+        let grants = site.grants_over(bus.clone());
+        let film = site.medium(Some(&Rule::Public {})).await;
+        let session = play(&grants, &Viewer::anonymous(), film).await.unwrap();
+        let shared = &grants.shared;
+        shared.live.set_following(true);
+        grants.check(session.playback_id, film).await.unwrap();
+        site.pass_ms(50_000);
+        let turn = shared.turn(session.playback_id).await;
+        let asking = grants.check(session.playback_id, film);
+        tokio::pin!(asking);
+        assert!(futures::poll!(&mut asking).is_pending(), "it waits for its turn");
+        shared.live.forget(&session.playback_id);
+        bus.close().await.unwrap();
+        drop(turn);
+        assert!(matches!(asking.await, Err(Denied::Unavailable(_))), "nobody says that it plays");
     }
 }

@@ -19,7 +19,20 @@ impl Grants {
     /// # Errors
     /// As [`Grants::check`].
     pub async fn renew(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Renewal, Denied> {
+        self.renew_for(playback_id, media_id, false).await
+    }
+
+    /// The same; `is_used` when the session's player asks, which makes it live longer.
+    pub(super) async fn renew_for(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+        is_used: bool,
+    ) -> Result<Renewal, Denied> {
         let shared = &self.shared;
+        if is_used {
+            shared.crowd.used((shared.clock)(), &playback_id);
+        }
         let generation = shared.live.generation();
         let session = self.load(playback_id, media_id).await?;
         if !opener::stands(&shared.bus, session.opener, (shared.clock)()).await? {
@@ -49,10 +62,11 @@ impl Grants {
             }
             Keep::On => {}
         }
-        if same_rule && !slots::held(&shared.bus, &session).await? {
+        let basis = Basis::of(&session, &ruling);
+        if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
             return self.end(playback_id, Code::Displaced, ruling.blocks).await;
         }
-        let until_ms = self.prolong(&session, ruling, same_rule).await?;
+        let until_ms = self.prolong(&session, ruling, &basis, is_used).await?;
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
         shared.live.keep(
             generation,
@@ -70,31 +84,40 @@ impl Grants {
             .ok_or(Denied::because(Code::SessionUnknown))?;
         match session.revoked {
             Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
-            None if (self.shared.clock)() >= session.expires_at_ms => Err(Denied::because(Code::Expired)),
+            None if (self.shared.clock)() >= session.ends_at_ms() => Err(Denied::because(Code::Expired)),
             None => Ok(session),
         }
     }
 
+    /// Ends a session whose gate is known to be closed: closed it is, whether or not that can be written down.
     async fn end(&self, playback_id: PlaybackId, code: Code, blocks: Vec<Block>) -> Result<Renewal, Denied> {
-        self.revoke(playback_id, code, blocks.clone()).await?;
+        // Memory first, so that the next request tries again what could not be written.
+        self.shared.live.forget(&playback_id);
+        if let Err(error) = self.revoke(playback_id, code, blocks.clone()).await {
+            tracing::warn!(%error, ?code, "the end of a session could not be written; its next request tries again");
+        }
         Err(Denied::Closed { code, blocks })
     }
 
     /// Writes a new end of the grant, unless another replica did; answers until when it lasts.
-    async fn prolong(&self, session: &Session, ruling: Ruling, same_rule: bool) -> Result<u64, Denied> {
+    async fn prolong(
+        &self,
+        session: &Session,
+        ruling: Ruling,
+        basis: &Basis<'_>,
+        is_used: bool,
+    ) -> Result<u64, Denied> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
-        if same_rule && is_fresh && session.gate_epoch == ruling.gate_epoch {
+        if !basis.is_new && is_fresh && session.gate_epoch == ruling.gate_epoch {
             return Ok(session.granted_until_ms);
         }
         let playback_id = session.playback_id;
-        if !same_rule {
+        if basis.is_new {
             let displaced =
                 slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, session.expires_at_ms).await?;
-            for older in displaced {
-                self.revoke(older, Code::Displaced, ruling.blocks.clone()).await?;
-            }
+            self.displace(displaced, &ruling.blocks).await?;
         }
         let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
         let renewed = |found: Option<&Session>| {
@@ -103,7 +126,10 @@ impl Grants {
             next.granted_until_ms = until_ms.max(session.granted_until_ms);
             next.blocks.clone_from(&ruling.blocks);
             next.gate_epoch = ruling.gate_epoch;
-            if !same_rule {
+            if is_used {
+                next.unused_until_ms = Some(now_ms + shared.config.unused_session_ms);
+            }
+            if basis.is_new {
                 next.rule_digest.clone_from(&ruling.rule_digest);
                 next.watches.clone_from(&ruling.watches);
                 next.slots = ruling.places.iter().map(|place| place.key.clone()).collect();
@@ -111,11 +137,42 @@ impl Grants {
             Some((next, Outbox::new()))
         };
         let held = shared.bus.change::<Session>(&playback_id.to_string(), renewed).await?;
+        // After the record: a session that names a slot holds it. What can't be left now only costs its holder's place later.
+        if let Err(error) = slots::leave(&shared.bus, &basis.left, playback_id).await {
+            tracing::warn!(%error, "a session could not leave the slot of a token it rests on no more");
+        }
         match held.map(|held| held.record) {
             Some(Session { revoked: None, granted_until_ms, .. }) => Ok(granted_until_ms),
             Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
             None => Err(Denied::because(Code::SessionUnknown)),
         }
+    }
+}
+
+/// What a session rests on from now on, compared with what it rested on.
+struct Basis<'a> {
+    /// Another rule, or other tokens of the same.
+    is_new: bool,
+    /// Slots that it has to hold still.
+    kept: Vec<&'a String>,
+    /// Slots that it needs no more.
+    left: Vec<&'a String>,
+}
+
+impl<'a> Basis<'a> {
+    fn of(session: &'a Session, ruling: &Ruling) -> Self {
+        let is_named = |key: &&String| ruling.places.iter().any(|place| place.key == **key);
+        // Only a grant names tokens; while the newest block is not confirmed, the session rests on those it has.
+        let moves = ruling.granted
+            && (ruling.places.len() != session.slots.len()
+                || !session.slots.iter().all(|key| is_named(&key)));
+        let same_rule = ruling.rule_digest == session.rule_digest;
+        if same_rule && !moves {
+            return Self { is_new: false, kept: session.slots.iter().collect(), left: Vec::new() };
+        }
+        let (kept, left) = session.slots.iter().partition(is_named);
+        // Under another rule it is let in anew, as if it came now.
+        Self { is_new: true, kept: if same_rule { kept } else { Vec::new() }, left }
     }
 }
 

@@ -76,6 +76,7 @@ impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         let (code, blocks) = match denied {
             Denied::Closed { code, blocks } => (code, blocks),
+            Denied::Busy => return Self::busy("Too many playback sessions at once"),
             Denied::Unavailable(error) => return error.into(),
         };
         let problem = match code {

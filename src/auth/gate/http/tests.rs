@@ -84,6 +84,14 @@ impl Served {
         }
     }
 
+    /// The answer to a rule that is sent as it stands.
+    async fn put_text(&self, media_id: MediaId, rule: &'static str) -> (StatusCode, Value) {
+        let request = self.client.put(format!("{}{}", self.url, gate(media_id))).body(rule);
+        let request = request.header("if-match", "*").header("content-type", "application/json");
+        let response = request.send().await.unwrap();
+        (response.status(), serde_json::from_str(&response.text().await.unwrap()).unwrap())
+    }
+
     async fn get(&self, media_id: MediaId, owner: &str) -> Answer {
         self.ask(Method::GET, &gate(media_id), owner, None, None).await
     }
@@ -124,6 +132,29 @@ async fn a_new_medium_is_its_owners_alone_until_the_owner_says_otherwise() {
     assert_eq!((gone.status, &gone.body["access"]), (StatusCode::OK, &json!("owner_only")));
     assert!(gone.etag != shown.etag && gone.etag != put.etag, "a tag never comes again");
     assert_eq!(served.site.event::<Changed>(media_id).await.unwrap().rule_digest, "");
+}
+
+#[tokio::test]
+async fn a_rule_that_readers_may_read_differently_is_refused() {
+    let served = Served::start().await;
+    let media_id = served.site.medium(None).await;
+    for (rule, pointer) in [
+        (
+            r#"{"kind":"allow_list","addresses":["0x0000000000000000000000000000000000000001"],"kind":"public"}"#,
+            "/kind",
+        ),
+        (r#"{"kind":"not","rule":{"kind":"public"},"rule":{"kind":"public"}}"#, "/rule"),
+        (r#"{"kind":"any","rules":[{"kind":"public","kind":"public"}]}"#, "/rules/0/kind"),
+    ] {
+        let (status, problem) = served.put_text(media_id, rule).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (StatusCode::BAD_REQUEST, &json!("json_invalid")),
+            "{problem}"
+        );
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
+    assert_eq!(served.get(media_id, OWNER).await.body["access"], "owner_only");
 }
 
 #[tokio::test]

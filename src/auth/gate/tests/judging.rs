@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use alloy_primitives::{Address, U256};
+use futures::FutureExt;
 use schemas::gate::{Code, Rule};
 
 use crate::auth::{
@@ -12,7 +14,7 @@ use crate::auth::{
     gate::{
         judge::{Judge, Keep},
         rule::compile,
-        testing::{ANN, BOB, any, coin, listed, nft, not},
+        testing::{ANN, BOB, all, any, coin, listed, nft, not},
     },
 };
 
@@ -101,6 +103,77 @@ async fn a_crowd_costs_one_decision() {
     let before = world.requests();
     assert!(judge.decide(&rule, Some(ANN)).await.verdict.granted);
     assert_eq!(world.requests(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_leaves_nothing_behind() {
+    let world = started().0;
+    let judge = Judge::new(world.open(Config { questions_per_s_max: 1_000_000, ..config() }));
+    let (rule, other) = (compile(&nft(NFT, Some(1))).unwrap(), compile(&nft(NFT, None)).unwrap());
+    assert!(judge.decide(&other, Some(ANN)).await.verdict.granted, "the head is known now");
+    (0..3).for_each(|node| world.mood(node, Mood::Hangs));
+    for n in 0..1_000_u64 {
+        let wallet = if n == 0 { ANN } else { Address::from_word(U256::from(n).into()) };
+        let mut asking = judge.decide(&rule, Some(wallet)).boxed();
+        assert!((&mut asking).now_or_never().is_none(), "the facts do not come");
+        assert_eq!(judge.flight_count(), 1);
+        drop(asking);
+        assert_eq!(judge.flight_count(), 0);
+        tokio::task::yield_now().await;
+    }
+    // Two wait for the same; one of them gives up.
+    let mut staying = judge.decide(&rule, Some(ANN)).boxed();
+    assert!((&mut staying).now_or_never().is_none());
+    assert!(judge.decide(&rule, Some(ANN)).now_or_never().is_none());
+    assert_eq!(judge.flight_count(), 1);
+    assert_eq!(staying.await.verdict.code, Code::ChainUnavailable);
+    assert_eq!(judge.flight_count(), 0);
+    (0..3).for_each(|node| world.mood(node, Mood::Honest));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    world.mine(|_| {});
+    world.sync_all();
+    assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_given_up_is_not_resumed_past_its_time() {
+    let (world, judge) = started();
+    let (rule, other) = (compile(&nft(NFT, Some(1))).unwrap(), compile(&nft(NFT, None)).unwrap());
+    assert!(judge.decide(&other, Some(ANN)).await.verdict.granted, "the head is known now");
+    (0..3).for_each(|node| world.mood(node, Mood::Hangs));
+    assert!(judge.decide(&rule, Some(ANN)).now_or_never().is_none());
+    (0..3).for_each(|node| world.mood(node, Mood::Honest));
+    // The same head a minute later.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_chain_closes_only_what_rests_on_it() {
+    let (world, judge) = started();
+    (0..3).for_each(|node| world.mood(node, Mood::Down));
+    let dead = || nft(NFT, Some(1));
+    let elsewhere = Rule::Erc20Balance { chain_id: 7, contract: NFT.to_string(), balance_min: "1".into() };
+    for (rule, wanted, keep) in [
+        (any(&[listed(&[ANN]), dead()]), Code::RuleHolds, Keep::On),
+        (any(&[dead(), elsewhere.clone(), listed(&[ANN])]), Code::RuleHolds, Keep::On),
+        (all(&[dead(), listed(&[BOB])]), Code::NotListed, Keep::Over(Code::NotListed)),
+        (all(&[listed(&[ANN]), dead()]), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (not(dead()), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (not(all(&[dead(), listed(&[ANN])])), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        // The chain that is away may yet say yes, whatever another lacks.
+        (any(&[elsewhere.clone(), dead()]), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (not(elsewhere.clone()), Code::ChainUnknown, Keep::Over(Code::ChainUnknown)),
+    ] {
+        let decision = judge.decide(&compile(&rule).unwrap(), Some(ANN)).await;
+        assert_eq!((decision.verdict.code, decision.keep()), (wanted, keep), "{rule:?}");
+        assert_eq!(decision.verdict.granted, wanted == Code::RuleHolds, "{rule:?}");
+    }
+    // Back again, the chain is asked.
+    (0..3).for_each(|node| world.mood(node, Mood::Honest));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(code(&judge, &all(&[dead(), listed(&[BOB])])).await, Code::NotListed);
+    assert_eq!(code(&judge, &all(&[dead(), listed(&[ANN])])).await, Code::RuleHolds);
 }
 
 #[tokio::test(start_paused = true)]

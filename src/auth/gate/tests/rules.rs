@@ -182,6 +182,8 @@ fn only_the_tokens_a_grant_rests_on_are_claimed() {
 fn tree() -> impl Strategy<Value = Rule> {
     let leaf = prop_oneof![
         Just(nft(NFT, Some(1))),
+        Just(nft(NFT, None)),
+        Just(coin(COIN, 1)),
         Just(Rule::Public {}),
         Just(listed(&[ANN])),
         Just(listed(&[BOB]))
@@ -195,6 +197,58 @@ fn tree() -> impl Strategy<Value = Rule> {
     })
 }
 
+/// Facts for every question, known or not: as an owner, as an amount, or why not.
+fn facts() -> impl Strategy<Value = Vec<Fact>> {
+    let fact = prop_oneof![
+        Just(Fact::Owner(ANN)),
+        Just(Fact::Owner(BOB)),
+        Just(Fact::Amount(U256::ZERO)),
+        Just(Fact::Amount(U256::MAX)),
+        Just(Fact::Failed(Code::ChainUnavailable)),
+        Just(Fact::Failed(Code::ContractFailed)),
+    ];
+    prop::collection::vec(fact, LEAVES_MAX)
+}
+
+/// -1 is "no", 0 "not known", 1 "yes". Takes a fact for each question, in order.
+fn kleene(rule: &Rule, facts: &mut std::slice::Iter<'_, Fact>) -> i32 {
+    match rule {
+        Rule::Public {} => 1,
+        Rule::AllowList { addresses } => {
+            if addresses.contains(&ANN.to_string()) {
+                1
+            } else {
+                -1
+            }
+        }
+        Rule::Erc721Owner { token_id: Some(_), .. } => match facts.next().unwrap() {
+            Fact::Owner(owner) => {
+                if *owner == ANN {
+                    1
+                } else {
+                    -1
+                }
+            }
+            _ => 0,
+        },
+        Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. } => {
+            match facts.next().unwrap() {
+                Fact::Amount(amount) => {
+                    if amount.is_zero() {
+                        -1
+                    } else {
+                        1
+                    }
+                }
+                _ => 0,
+            }
+        }
+        Rule::All { rules } => rules.iter().map(|rule| kleene(rule, facts)).min().unwrap(),
+        Rule::Any { rules } => rules.iter().map(|rule| kleene(rule, facts)).max().unwrap(),
+        Rule::Not { rule } => -kleene(rule, facts),
+    }
+}
+
 proptest! {
     /// If a rule is granted while facts are missing, it is granted whatever the facts turn out to be.
     #[test]
@@ -205,6 +259,23 @@ proptest! {
             let known = vec![Fact::Owner(if other { ANN } else { BOB }); LEAVES_MAX];
             prop_assert_eq!(truth(&rule, Some(ANN), &known), Truth::Yes);
         }
+    }
+
+    /// The evaluator is Kleene's logic: "no" below "not known" below "yes", `all` the least, `any` the greatest, `not` the mirror.
+    #[test]
+    fn the_three_values_are_those_of_kleene(rule in tree(), facts in facts()) {
+        let Ok(rule) = compile(&rule) else { return Ok(()) };
+        let truth = truth(&rule, Some(ANN), &facts);
+        let rank = match truth {
+            Truth::Yes => 1,
+            Truth::Unknown(_) => 0,
+            Truth::No(_) => -1,
+        };
+        prop_assert_eq!(rank, kleene(&rule.rule, &mut facts.iter()), "{:?}", truth);
+        let mirrored = compile(&not(rule.rule.clone()));
+        let Ok(mirrored) = mirrored else { return Ok(()) };
+        let opens = super::super::decide::truth(&mirrored, Some(ANN), &facts) == Truth::Yes;
+        prop_assert_eq!(opens, matches!(truth, Truth::No(_)), "`not` opens what is known to be false, and nothing else");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) const OWNER: &str = "olga";
 
 /// Lets `viewer` in and opens its session.
 pub(crate) async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
-    grants.open(grants.admit(viewer, media_id).await?).await
+    grants.open(grants.admit(viewer, media_id).await?, None).await
 }
 
 /// One installation.
@@ -67,9 +67,36 @@ impl Site {
 
     /// The sessions as one replica sees them.
     pub(crate) async fn grants(&self, role: Role) -> Grants {
+        self.grants_over(self.broker.bus(role).await)
+    }
+
+    /// The same over a connection of the caller's.
+    pub(crate) fn grants_over(&self, bus: Bus) -> Grants {
         let ahead_ms = Arc::clone(&self.ahead_ms);
         let clock = Arc::new(move || nats::now_ms() + ahead_ms.load(Ordering::SeqCst));
-        Grants::with_clock(self.broker.bus(role).await, self.judge(), Config::default(), clock)
+        Grants::with_clock(bus, self.judge(), Config::default(), clock)
+    }
+
+    /// Takes or leaves the room in the bucket of the sessions.
+    pub(crate) async fn fill_grants(&self, is_full: bool) {
+        let context = self.admin.context();
+        let stream = context.get_stream(subjects::kv_stream("grants")).await.unwrap();
+        let max_bytes = if is_full { 1 } else { 1 << 28 };
+        let config =
+            async_nats::jetstream::stream::Config { max_bytes, ..stream.cached_info().config.clone() };
+        context.update_stream(config).await.unwrap();
+    }
+
+    /// Remembers a session in `grants`, which has to hear of changes: asks until no node is asked any more.
+    pub(crate) async fn remembered(&self, grants: &Grants, session: &Session) {
+        loop {
+            let before = self.world.requests();
+            grants.check(session.playback_id, session.media_id).await.unwrap();
+            if self.world.requests() == before {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(crate) fn pass_ms(&self, ms: u64) {

@@ -1,0 +1,142 @@
+//! Which refusals are told as events. Each is told once in a while; then caps count, and what they drop is counted.
+//!
+//! Limits: [`Caps`] by the minute; what was told is remembered for [`AGAIN_AFTER_MS`], so no more than the caps let through then.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use alloy_primitives::B256;
+
+use super::MINUTE_MS;
+
+/// How long the same refusal is not told again, in milliseconds.
+const AGAIN_AFTER_MS: u64 = 10 * MINUTE_MS;
+
+/// Most events a minute.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caps {
+    pub(super) total: u64,
+    pub(super) per_viewer: u64,
+}
+
+/// What was told, and what was not.
+#[derive(Debug, Default)]
+pub(super) struct Telling {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    minute: u64,
+    /// Events of this minute, in all and by viewer.
+    total: u64,
+    by_viewer: HashMap<B256, u64>,
+    /// When each refusal was told, as Unix time in milliseconds.
+    told: HashMap<B256, u64>,
+    /// Refusals that were not told: ever, and since the last event.
+    untold_ever: u64,
+    untold: u64,
+}
+
+impl Telling {
+    /// Takes the right to tell `refusal` of `viewer`; answers how many were not told since the last event. `None`: it was told
+    /// already, or there were too many.
+    pub(super) fn take(&self, now_ms: u64, viewer: B256, refusal: B256, caps: Caps) -> Option<u64> {
+        let mut state = self.state();
+        if state.told.get(&refusal).is_some_and(|told_ms| now_ms < told_ms + AGAIN_AFTER_MS) {
+            return None;
+        }
+        let minute = now_ms / MINUTE_MS;
+        if state.minute != minute {
+            (state.minute, state.total) = (minute, 0);
+            state.by_viewer.clear();
+            state.told.retain(|_, told_ms| now_ms < *told_ms + AGAIN_AFTER_MS);
+        }
+        let of_viewer = state.by_viewer.get(&viewer).copied().unwrap_or(0);
+        if state.total >= caps.total || of_viewer >= caps.per_viewer {
+            state.untold += 1;
+            state.untold_ever += 1;
+            return None;
+        }
+        state.total += 1;
+        state.by_viewer.insert(viewer, of_viewer + 1);
+        state.told.insert(refusal, now_ms);
+        Some(std::mem::take(&mut state.untold))
+    }
+
+    /// The refusal could not be told after all; nor were the `untold` ones before it.
+    pub(super) fn give_back(&self, refusal: B256, untold: u64) {
+        let mut state = self.state();
+        state.told.remove(&refusal);
+        state.untold += untold + 1;
+        state.untold_ever += 1;
+    }
+
+    /// Refusals that were never told.
+    pub(super) fn untold_ever(&self) -> u64 {
+        self.state().untold_ever
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPS: Caps = Caps { total: 5, per_viewer: 2 };
+    const ANN: B256 = B256::repeat_byte(1);
+    const BOB: B256 = B256::repeat_byte(2);
+
+    fn refusal(n: u8) -> B256 {
+        B256::repeat_byte(n)
+    }
+
+    #[test]
+    fn a_repeated_refusal_costs_nothing_of_the_caps() {
+        let telling = Telling::default();
+        assert_eq!(telling.take(0, ANN, refusal(1), CAPS), Some(0));
+        for _ in 0..100 {
+            assert_eq!(telling.take(1, ANN, refusal(1), CAPS), None);
+        }
+        assert_eq!(telling.take(2, ANN, refusal(2), CAPS), Some(0));
+        assert_eq!(telling.untold_ever(), 0, "it was told");
+        assert_eq!(telling.take(AGAIN_AFTER_MS, ANN, refusal(1), CAPS), Some(0), "told again after a while");
+    }
+
+    #[test]
+    fn one_viewer_takes_the_room_of_no_other_and_what_is_dropped_is_told() {
+        let telling = Telling::default();
+        let told = (0..10).filter(|n| telling.take(0, ANN, refusal(*n), CAPS).is_some()).count();
+        assert_eq!((told, telling.untold_ever()), (2, 8));
+        assert_eq!(telling.take(0, BOB, refusal(20), CAPS), Some(8), "the next event tells how many");
+        assert_eq!(telling.take(0, BOB, refusal(21), CAPS), Some(0));
+        assert_eq!(telling.take(MINUTE_MS, ANN, refusal(9), CAPS), Some(0), "a new minute");
+    }
+
+    #[test]
+    fn all_viewers_together_have_a_cap_and_what_failed_is_told_again() {
+        let telling = Telling::default();
+        let told = (0..10).filter(|n| telling.take(0, refusal(100 + n), refusal(*n), CAPS).is_some()).count();
+        assert_eq!((told, telling.untold_ever()), (5, 5));
+        assert_eq!(telling.take(MINUTE_MS, ANN, refusal(50), CAPS), Some(5));
+        telling.give_back(refusal(50), 5);
+        assert_eq!(telling.take(MINUTE_MS, ANN, refusal(50), CAPS), Some(6));
+        assert_eq!(telling.untold_ever(), 6);
+    }
+
+    #[test]
+    fn what_was_told_long_ago_is_forgotten() {
+        let telling = Telling::default();
+        for minute in 0..100 {
+            for n in 0..10 {
+                telling.take(minute * MINUTE_MS, refusal(n), B256::from([n; 32]), CAPS);
+            }
+        }
+        assert!(telling.state().told.len() <= 55, "{}", telling.state().told.len());
+    }
+}
