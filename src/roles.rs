@@ -291,8 +291,7 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     let mut auth = site.config.auth.clone();
     // A chain that gates may ask is one that wallets live on.
     auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
-    let app =
-        ingress::App::build(bus, site.store()?, grants, site.metrics.clone(), settings, auth).await?;
+    let app = ingress::App::build(bus, site.store()?, grants, site.metrics.clone(), settings, auth).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready

@@ -22,7 +22,8 @@ impl Bus {
         let request = async_nats::Request::new()
             .payload(publish::encode(&subject, question)?.into())
             .timeout(Some(wait_max));
-        let answer = self.client().send_request(subject.clone(), request).await.map_err(Error::unavailable)?;
+        let answer =
+            self.client().send_request(subject.clone(), request).await.map_err(Error::unavailable)?;
         publish::decode(&subject, &answer.payload)
     }
 }

@@ -199,7 +199,8 @@ impl<S: Stage> Loop<S> {
             let request = async_nats::Request::new()
                 .payload(r#"{"batch":1,"no_wait":true}"#.into())
                 .inbox(self.bus.client().new_inbox());
-            let message = self.bus.client().send_request(subject, request).await.map_err(Error::unavailable)?;
+            let message =
+                self.bus.client().send_request(subject, request).await.map_err(Error::unavailable)?;
             if message.status.is_none() && message.reply.is_some() {
                 return Ok(Some(jetstream::Message { message, context: self.bus.context().clone() }));
             }

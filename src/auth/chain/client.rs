@@ -196,7 +196,7 @@ impl Chains {
     /// [`Error::Reorganised`] when the chain does not reach so far; else when nothing is known.
     pub async fn block(&self, chain_id: u64, number: u64) -> Result<Block, Error> {
         let chain = self.chain(chain_id)?;
-        match chain.jointly(&[Question::BlockAt(number)]).await?.as_slice() {
+        match chain.jointly(&[Question::BlockAt(number)], |_| true).await?.as_slice() {
             [Answer::Block(block)] => Ok(*block),
             _ => Err(Error::Disagreement { chain_id }),
         }
@@ -209,19 +209,22 @@ impl Chains {
     pub async fn logs(
         &self,
         chain_id: u64,
-        (from, to): (u64, u64),
+        (from, to): (u64, Block),
         addresses: Vec<Address>,
         topics: Vec<B256>,
     ) -> Result<Vec<Log>, Error> {
         let chain = self.chain(chain_id)?;
-        let count = to.saturating_sub(from).saturating_add(1);
+        let count = to.number.saturating_sub(from).saturating_add(1);
         if count > chain.config.log_blocks_max {
             let count_max = usize::try_from(chain.config.log_blocks_max).unwrap_or(usize::MAX);
             return Err(Error::TooMany { count: usize::try_from(count).unwrap_or(usize::MAX), count_max });
         }
-        let question = Question::Logs { from, to, addresses, topics };
-        match chain.jointly(&[question]).await?.as_slice() {
-            [Answer::Logs(logs)] => Ok(logs.clone()),
+        let questions =
+            [Question::BlockAt(to.number), Question::Logs { from, to: to.number, addresses, topics }];
+        let has_block =
+            |answers: &[Answer]| matches!(answers, [Answer::Block(block), ..] if block.hash == to.hash);
+        match chain.jointly(&questions, has_block).await?.as_slice() {
+            [_, Answer::Logs(logs)] => Ok(logs.clone()),
             _ => Err(Error::Disagreement { chain_id }),
         }
     }
@@ -324,10 +327,15 @@ impl Chain {
             .collect())
     }
 
-    /// A quorum for all questions together: the answers are of one view of the chain.
-    async fn jointly(&self, questions: &[Question]) -> Result<Vec<Answer>, Error> {
+    /// A quorum for all questions together: the answers are of one view of the chain. Those that are not `valid` do not count.
+    async fn jointly(
+        &self,
+        questions: &[Question],
+        valid: impl Fn(&[Answer]) -> bool + Send + Sync,
+    ) -> Result<Vec<Answer>, Error> {
         let whole = |said: &Said| -> Option<Vec<Answer>> {
-            said.as_ref().ok()?.iter().map(|answer| answer.as_ref().ok().cloned()).collect()
+            let answers = said.as_ref().ok()?.iter().map(|answer| answer.as_ref().ok().cloned());
+            answers.collect::<Option<Vec<_>>>().filter(|answers| valid(answers))
         };
         let count = |said: &[(usize, Said)], outstanding: usize| {
             let votes: Vec<_> = said.iter().map(|(voter, said)| (*voter, whole(said))).collect();
@@ -404,7 +412,8 @@ impl Chain {
             return Err(Error::Stale { chain_id });
         }
         let confirmed = number.saturating_sub(self.config.confirmations);
-        let pair = self.jointly(&[Question::BlockAt(number), Question::BlockAt(confirmed)]).await?;
+        let blocks = [Question::BlockAt(number), Question::BlockAt(confirmed)];
+        let pair = self.jointly(&blocks, |_| true).await?;
         let [Answer::Block(latest), Answer::Block(confirmed)] = pair.as_slice() else {
             return Err(Error::Disagreement { chain_id });
         };

@@ -114,7 +114,7 @@ impl Watcher {
         let (concern, next) = match cursor::step(chains, &known, head).await? {
             Step::Still => return Ok(concerned),
             Step::Lost(next) => (Concern::All, next),
-            Step::On { from, next } => (self.transfers(chain_id, (from, head.number), sessions).await?, next),
+            Step::On { from, next } => (self.transfers(chain_id, (from, head), sessions).await?, next),
         };
         concerned.extend(sessions.on_chain(chain_id, |session| concern.includes(session)));
         if !concerned.is_empty() {
@@ -128,7 +128,7 @@ impl Watcher {
     async fn transfers(
         &self,
         chain_id: u64,
-        (from, to): (u64, u64),
+        (from, to): (u64, chain::Block),
         sessions: &Sessions,
     ) -> Result<Concern, chain::Error> {
         let contracts = sessions.contracts(chain_id);
@@ -136,7 +136,7 @@ impl Watcher {
             return Ok(Concern::Some(BTreeSet::new()));
         }
         let chains = self.grants.judge().chains();
-        if from > to || to - from >= chains.config(chain_id)?.log_blocks_max {
+        if from > to.number || to.number - from >= chains.config(chain_id)?.log_blocks_max {
             return Ok(Concern::All);
         }
         let logs = match chains.logs(chain_id, (from, to), contracts, TRANSFER_TOPICS.to_vec()).await {

@@ -1,16 +1,17 @@
 //! The watcher on a real broker, with a model chain and with a real node.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use nats::Role;
 use schemas::{
     Record as _,
     gate::{Code, Cursor, Revoked, Rule, Session},
+    ids::PlaybackId,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, run};
+use super::{Config, Watcher, run, sessions::Sessions};
 use crate::auth::{
     chain::testing::{CHAIN, Mood, NFT},
     gate::{
@@ -43,6 +44,41 @@ impl Watching {
 
     async fn stop(mut self) {
         self.shutdown.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+/// A watcher whose looks the test takes one by one.
+struct ByHand {
+    watcher: Watcher,
+    sessions: Arc<Sessions>,
+    held: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl ByHand {
+    /// It does not follow sessions yet.
+    async fn new(site: &Site) -> Self {
+        let (bus, grants) = (site.broker.bus(Role::Keeper).await, site.grants(Role::Keeper).await);
+        let watcher = Watcher { bus, grants, config: Config::default() };
+        Self { watcher, sessions: Arc::default(), held: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    /// Returns when it knows all sessions there are.
+    async fn follow(&mut self) {
+        let (sessions, bus, held) = (Arc::clone(&self.sessions), self.watcher.bus.clone(), self.held.clone());
+        self.tasks.spawn(async move { sessions.follow(&bus, &held).await });
+        assert!(self.sessions.caught_up(&self.held).await);
+    }
+
+    async fn look(&self) -> anyhow::Result<Vec<PlaybackId>> {
+        self.watcher.look(CHAIN, &self.sessions).await
+    }
+
+    async fn stop(mut self) {
+        self.held.cancel();
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
         }
@@ -158,6 +194,24 @@ async fn an_outage_ends_nothing_and_is_made_up_for() {
     (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
     ended(&site, &session, Code::NotOwner).await;
     watching.stop().await;
+}
+
+#[tokio::test]
+async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    let mut watcher = ByHand::new(&site).await;
+    watcher.follow().await;
+    watcher.look().await.unwrap();
+    assert_eq!(watcher.look().await.unwrap(), []);
+    // A quorum of them agrees that there are no logs, of a block that it does not know.
+    (0..2).for_each(|node| site.world.mood(node, Mood::LogsBehind));
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
+    watcher.stop().await;
 }
 
 #[tokio::test]
