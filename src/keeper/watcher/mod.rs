@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, time::Duration};
 use alloy_primitives::Address;
 use futures::{StreamExt, stream};
 use nats::Bus;
-use schemas::gate::Session;
+use schemas::{gate::Session, ids::PlaybackId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -97,32 +97,44 @@ impl Watcher {
     }
 
     /// Reads what is new on the chain; answers the sessions it concerns.
-    ///
-    /// The cursor moves only after the sessions were found, so that a crash repeats the look instead of skipping it.
-    async fn look(
-        &self,
-        chain_id: u64,
-        sessions: &Sessions,
-    ) -> anyhow::Result<Vec<schemas::ids::PlaybackId>> {
+    async fn look(&self, chain_id: u64, sessions: &Sessions) -> anyhow::Result<Vec<PlaybackId>> {
         let chains = self.grants.judge().chains();
         let head = chains.head(chain_id).await?.latest;
+        let arrived = sessions.arrived(chain_id);
         // A session may have been let in by a block before one that was read already.
         let hash = head.hash.to_string();
-        let mut concerned =
-            sessions.arrived(chain_id, |session| session.blocks.iter().all(|b| b.hash != hash));
+        let older = arrived.iter().filter(|session| session.blocks.iter().all(|block| block.hash != hash));
+        let mut concerned: Vec<PlaybackId> = older.map(|session| session.playback_id).collect();
+        if let Some(found) = self.read(chain_id, head, sessions).await? {
+            concerned.extend(found);
+            if !concerned.is_empty() {
+                // What was decided from the block before must not answer for this one.
+                chains.forget_head(chain_id).await;
+            }
+        }
+        // Only now: a look that failed is taken again with the same sessions.
+        sessions.looked_at(chain_id, &arrived);
+        Ok(concerned)
+    }
+
+    /// Reads the blocks up to `head`; answers the sessions they concern, `None` when nothing is new.
+    ///
+    /// The cursor moves only after the sessions were found, so that a crash repeats the look instead of skipping it.
+    async fn read(
+        &self,
+        chain_id: u64,
+        head: chain::Block,
+        sessions: &Sessions,
+    ) -> anyhow::Result<Option<Vec<PlaybackId>>> {
         let known = cursor::load(&self.bus, chain_id).await?;
-        let (concern, next) = match cursor::step(chains, &known, head).await? {
-            Step::Still => return Ok(concerned),
+        let (concern, next) = match cursor::step(self.grants.judge().chains(), &known, head).await? {
+            Step::Still => return Ok(None),
             Step::Lost(next) => (Concern::All, next),
             Step::On { from, next } => (self.transfers(chain_id, (from, head), sessions).await?, next),
         };
-        concerned.extend(sessions.on_chain(chain_id, |session| concern.includes(session)));
-        if !concerned.is_empty() {
-            // What was decided from the block before must not answer for this one.
-            chains.forget_head(chain_id).await;
-        }
+        let concerned = sessions.on_chain(chain_id, |session| concern.includes(session));
         cursor::store(&self.bus, next).await?;
-        Ok(concerned)
+        Ok(Some(concerned))
     }
 
     async fn transfers(
@@ -154,11 +166,7 @@ impl Watcher {
     }
 
     /// Evaluates sessions again; answers those about which nobody could say anything yet.
-    async fn settle(
-        &self,
-        sessions: &Sessions,
-        due: BTreeSet<schemas::ids::PlaybackId>,
-    ) -> BTreeSet<schemas::ids::PlaybackId> {
+    async fn settle(&self, sessions: &Sessions, due: BTreeSet<PlaybackId>) -> BTreeSet<PlaybackId> {
         let due: Vec<Session> = due.into_iter().filter_map(|id| sessions.get(id)).collect();
         let evaluate = |session: Session| async move {
             let id = session.playback_id;

@@ -2,18 +2,20 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use nats::Role;
+use bytes::Bytes;
+use nats::{Outbox, Role};
 use schemas::{
     Record as _,
-    gate::{Code, Cursor, Revoked, Rule, Session},
+    gate::{Code, Cursor, Revoked, Rule, Session, Watch},
     ids::PlaybackId,
+    subjects,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, Watcher, run, sessions::Sessions};
 use crate::auth::{
-    chain::testing::{CHAIN, Mood, NFT},
+    chain::testing::{CHAIN, COIN, Mood, NFT},
     gate::{
         grant::{self, Grants},
         judge::Judge,
@@ -211,6 +213,43 @@ async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
     site.world.transfer(1, Some(BOB));
     site.world.sync_all();
     assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
+    watcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_that_fails_forgets_no_session() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    let mut watcher = ByHand::new(&site).await;
+    // The transfer was read before anything was heard of the session.
+    assert_eq!(watcher.look().await.unwrap(), []);
+    let key = Cursor { chain_id: CHAIN, blocks: Vec::new() }.key();
+    let cursor = site.admin.read(Cursor::BUCKET, &key).await.unwrap().unwrap().value.unwrap();
+    let put = async |value: Bytes| {
+        let subject = subjects::kv(Cursor::BUCKET, &key);
+        site.admin.context().publish(subject, value).await.unwrap().await.unwrap();
+    };
+    watcher.follow().await;
+    put(Bytes::from_static(b"no cursor")).await;
+    watcher.look().await.unwrap_err();
+    put(cursor).await;
+    assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
+    assert_eq!(watcher.look().await.unwrap(), [], "once");
+    // Another rule, another contract: its transfers before now were not looked for.
+    let watch = Watch { chain_id: CHAIN, contract: COIN.to_string() };
+    let change = |found: Option<&Session>| {
+        let session = Session { watches: vec![watch.clone()], ..found?.clone() };
+        Some((session, Outbox::new()))
+    };
+    site.admin.change::<Session>(&session.playback_id.to_string(), change).await.unwrap();
+    until("the changed session is looked at", || async {
+        watcher.look().await.unwrap() == [session.playback_id]
+    })
+    .await;
     watcher.stop().await;
 }
 
