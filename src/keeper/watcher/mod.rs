@@ -2,7 +2,7 @@
 //!
 //! It follows the transfers of the contracts that live sessions depend on. A transfer does not end a session by itself: it is the
 //! reason to evaluate the gate again, at the newest block. So a lie about a transfer ends nothing, and a missed one costs no more
-//! than the minute a grant lasts.
+//! than the minute a grant lasts. Where a transfer does not say whose tokens moved, every session of its contract is evaluated.
 //!
 //! How far each chain was read is kept with the newest block hashes: after a restart nothing is skipped, and where a chain was
 //! reorganised every session on it is evaluated again.
@@ -76,8 +76,16 @@ struct Watcher {
 /// Which sessions a look at the chain concerns.
 enum Concern {
     All,
-    /// Those of these wallets and contracts.
-    Some(BTreeSet<(Address, Address)>),
+    Some(Touched),
+}
+
+/// What transfers touched.
+#[derive(Debug, Default)]
+struct Touched {
+    /// Contracts with a wallet each.
+    ends: BTreeSet<(Address, Address)>,
+    /// Contracts of which it is not known whose tokens moved.
+    contracts: BTreeSet<Address>,
 }
 
 impl Watcher {
@@ -145,7 +153,7 @@ impl Watcher {
     ) -> Result<Concern, chain::Error> {
         let contracts = sessions.contracts(chain_id);
         if contracts.is_empty() {
-            return Ok(Concern::Some(BTreeSet::new()));
+            return Ok(Concern::Some(Touched::default()));
         }
         let chains = self.grants.judge().chains();
         if from > to.number || to.number - from >= chains.config(chain_id)?.log_blocks_max {
@@ -159,10 +167,16 @@ impl Watcher {
                 return Ok(Concern::All);
             }
         };
-        let ends = logs.iter().filter_map(|log| Some((log.address, transfer_ends(&log.topics)?)));
-        Ok(Concern::Some(
-            ends.flat_map(|(contract, (from, to))| [(contract, from), (contract, to)]).collect(),
-        ))
+        let mut touched = Touched::default();
+        for log in &logs {
+            match transfer_ends(&log.topics) {
+                Some((from, to)) => touched.ends.extend([(log.address, from), (log.address, to)]),
+                None => {
+                    touched.contracts.insert(log.address);
+                }
+            }
+        }
+        Ok(Concern::Some(touched))
     }
 
     /// Evaluates sessions again; answers those about which nobody could say anything yet.
@@ -196,8 +210,11 @@ impl Watcher {
 impl Concern {
     fn includes(&self, session: &Session) -> bool {
         let Self::Some(touched) = self else { return true };
-        let Some(wallet) = session.wallet.as_ref().and_then(|text| text.parse().ok()) else { return false };
-        let contracts = session.watches.iter().filter_map(|watch| watch.contract.parse::<Address>().ok());
-        contracts.into_iter().any(|contract| touched.contains(&(contract, wallet)))
+        let wallet: Option<Address> = session.wallet.as_ref().and_then(|text| text.parse().ok());
+        let mut contracts = session.watches.iter().filter_map(|watch| watch.contract.parse::<Address>().ok());
+        contracts.any(|contract| {
+            touched.contracts.contains(&contract)
+                || wallet.is_some_and(|wallet| touched.ends.contains(&(contract, wallet)))
+        })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use alloy_primitives::B256;
+use alloy_sol_types::SolEvent;
 use bytes::Bytes;
 use nats::{Outbox, Role};
 use schemas::{
@@ -17,9 +19,10 @@ use super::{Config, Watcher, run, sessions::Sessions};
 use crate::auth::{
     chain::testing::{CHAIN, COIN, Mood, NFT},
     gate::{
+        abi::ConsecutiveTransfer,
         grant::{self, Grants},
         judge::Judge,
-        testing::{ANN, BOB, nft, not},
+        testing::{ANN, BOB, nft, not, transfer_topic},
         tests::{
             anvil::{ANVIL, Anvil, CONFIRMATIONS},
             site::{Site, holder, play},
@@ -251,6 +254,36 @@ async fn a_look_that_fails_forgets_no_session() {
     })
     .await;
     watcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_contract() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let (ann, bob) = (ANN.into_word(), BOB.into_word());
+    let none = B256::ZERO;
+    let transfer = transfer_topic();
+    for (topics, from, to) in [
+        // Nothing is indexed, as in contracts older than the standard.
+        (vec![transfer], ANN, BOB),
+        (vec![transfer, bob], BOB, ANN),
+        // ERC-2309, several tokens at once.
+        (vec![ConsecutiveTransfer::SIGNATURE_HASH, none, ann, bob], ANN, BOB),
+    ] {
+        let session = play(&ingress, &holder(from), film).await.unwrap();
+        read_head(&site).await;
+        site.world.log(topics);
+        site.world.mine(|state| {
+            state.owners.insert(1, to);
+        });
+        site.world.sync_all();
+        ended(&site, &session, Code::NotOwner).await;
+        (0..2).for_each(|_| site.world.mine(|_| {}));
+        site.world.sync_all();
+    }
+    watching.stop().await;
 }
 
 #[tokio::test]
