@@ -1,6 +1,6 @@
 //! Playback sessions on a real broker.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use nats::Role;
 use schemas::{
@@ -16,7 +16,7 @@ use crate::auth::{
     chain::testing::{Mood, NFT},
     gate::{
         Rights, Viewer,
-        grant::{Denied, Grants},
+        grant::{self, Denied, Grants},
         rule::compile,
         testing::{ANN, BOB, nft},
     },
@@ -107,6 +107,49 @@ async fn a_grant_is_renewed_while_the_gate_holds_and_ends_with_it() {
     site.world.reorganise(1);
     site.world.sync_all();
     assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+}
+
+#[tokio::test]
+async fn two_hours_play_without_the_player_noticing() {
+    const KEY: &[u8] = b"a key";
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let (running, shutdown) = (grants.clone(), CancellationToken::new());
+    let stop = shutdown.clone();
+    let hearing = tokio::spawn(async move { running.run(stop).await.unwrap() });
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
+    assert!(session.expires_at_ms - session.opened_at_ms >= 7_200_000, "the longest life allows it");
+    until("sessions are remembered", || async {
+        grants.check(session.playback_id, film).await.unwrap();
+        let before = site.world.requests();
+        grants.check(session.playback_id, film).await.unwrap();
+        site.world.requests() == before
+    })
+    .await;
+    // The player was given one address, and asks for a segment of four seconds after the other.
+    let token = grant::token::seal(KEY, session.playback_id);
+    let mut ends = BTreeSet::from([session.granted_until_ms]);
+    let mut from_memory = 0;
+    for segment in 0..7_200 / 4 {
+        site.pass_ms(4_000);
+        site.world.pass(4);
+        if segment % 3 == 0 {
+            site.world.mine(|_| {});
+            site.world.sync_all();
+        }
+        let before = site.world.requests();
+        let playback_id = grant::token::open(KEY, &token).unwrap();
+        assert_eq!(code(grants.check(playback_id, film).await), None, "segment {segment}");
+        from_memory += usize::from(site.world.requests() == before);
+        ends.insert(site.session(&session).await.granted_until_ms);
+    }
+    // A grant lasts a minute and is renewed in its last quarter.
+    let renewals = ends.len() - 1;
+    assert!((120..=165).contains(&renewals), "{renewals} renewals");
+    assert!(from_memory >= 1_800 - 2 * renewals, "{from_memory} segments from memory");
+    shutdown.cancel();
+    hearing.await.unwrap();
 }
 
 #[tokio::test]
