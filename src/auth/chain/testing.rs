@@ -162,6 +162,28 @@ impl World {
         self.inside().nodes[node].mood = mood;
     }
 
+    pub(crate) fn is_honest(&self) -> bool {
+        self.inside().nodes.iter().all(|node| node.mood == Mood::Honest)
+    }
+
+    /// For each two nodes that answer and do not invent heads, the newest block that both know and one has as its newest.
+    pub(crate) fn shared_heads(&self) -> Vec<Arc<Made>> {
+        let inside = self.inside();
+        let silent = [Mood::Hangs, Mood::Down, Mood::Throttles, Mood::InventsHeads];
+        let heard: Vec<_> = inside.nodes.iter().filter(|node| !silent.contains(&node.mood)).collect();
+        let mut shared = Vec::new();
+        for (index, one) in heard.iter().enumerate() {
+            for other in &heard[index + 1..] {
+                let (one, other) = (&one.chain, &other.chain);
+                let place = one.len().min(other.len()) - 1;
+                if one[place].hash == other[place].hash {
+                    shared.push(Arc::clone(&one[place]));
+                }
+            }
+        }
+        shared
+    }
+
     /// A node takes over the chain as it is now.
     pub(crate) fn sync(&self, node: usize) {
         let mut inside = self.inside();

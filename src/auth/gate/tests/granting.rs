@@ -219,7 +219,7 @@ async fn a_session_has_an_end_and_a_changed_rule_asks_again() {
     assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Private));
 }
 
-async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
+pub(super) async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
     let compiled = rule.map(|rule| compile(rule).unwrap());
     let change = |found: Option<&document::Record>| {
         let mut record = found?.clone();
