@@ -6,7 +6,7 @@ use alloy_primitives::Address;
 use reqwest::StatusCode;
 
 use crate::{
-    chain::{self, Anvil, Wallet},
+    chain::{self, Anvil, CHAIN_ID, Wallet},
     gate::{REVOKED_WITHIN, Site, TOKEN, refusal},
 };
 
@@ -44,8 +44,20 @@ async fn one_of_three_providers_that_hangs_delays_no_refusal() {
     // It takes connections and says nothing.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let hanging = format!("http://{}", silent.local_addr().unwrap());
-    let config = chain::config(&[hanging, anvil.url.clone(), anvil.url.replace("127.0.0.1", "localhost")]);
-    transfers_close_in_time(&Site::over(anvil, &config).await).await;
+    let other = anvil.url.replace("127.0.0.1", "localhost");
+    let config = chain::config(&[hanging, anvil.url.clone(), other.clone()]);
+    let site = Site::over(anvil, &config).await;
+    transfers_close_in_time(&site).await;
+    let request =
+        site.cluster.http.get(format!("{}/metrics", site.cluster.url)).bearer_auth(&site.cluster.key);
+    let metrics = request.send().await.unwrap().text().await.unwrap();
+    let host = other.trim_start_matches("http://");
+    for line in [
+        "streamgate_gate_decisions_total{code=\"rule_holds\"} ".to_owned(),
+        format!("streamgate_chain_head_lag_blocks{{chain_id=\"{CHAIN_ID}\",provider=\"{host}\"}} 0"),
+    ] {
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Block, BlockRef, Config, Error, Head, Http, Log, Transport,
+    Block, BlockRef, Config, Counts, Error, Head, Http, Log, Transport, counts,
     error::Fault,
     head::shared_height,
     provider::Provider,
@@ -34,6 +34,7 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Chains {
     chains: Arc<BTreeMap<u64, Chain>>,
+    counts: Counts,
 }
 
 impl fmt::Debug for Chains {
@@ -49,6 +50,7 @@ struct Chain {
     providers: Vec<Provider>,
     head: Mutex<Known>,
     clock: Clock,
+    counts: Counts,
 }
 
 /// What is known of the head.
@@ -65,6 +67,14 @@ impl Chains {
     /// # Errors
     /// The setting and the reason, for people.
     pub fn open(configs: &[Config]) -> Result<Self, String> {
+        Self::counted(configs, Counts::default())
+    }
+
+    /// The same; what comes of asking is counted in `counts`, which several may share.
+    ///
+    /// # Errors
+    /// As [`Chains::open`].
+    pub fn counted(configs: &[Config], counts: Counts) -> Result<Self, String> {
         let clock: Clock = Arc::new(|| nats::now_ms() / 1_000);
         let chains = configs.iter().map(|config| {
             config.check()?;
@@ -78,7 +88,7 @@ impl Chains {
                 .collect::<Result<Vec<_>, String>>()?;
             Ok((config.clone(), transports))
         });
-        Self::with(chains.collect::<Result<Vec<_>, String>>()?, &clock)
+        Self::over(chains.collect::<Result<Vec<_>, String>>()?, &clock, counts)
     }
 
     /// Chains over transports of the caller's own, by name.
@@ -86,6 +96,10 @@ impl Chains {
     /// # Errors
     /// When a chain is named twice or has no quorum.
     pub fn with(chains: Vec<(Config, Vec<Named>)>, clock: &Clock) -> Result<Self, String> {
+        Self::over(chains, clock, Counts::default())
+    }
+
+    fn over(chains: Vec<(Config, Vec<Named>)>, clock: &Clock, counts: Counts) -> Result<Self, String> {
         let mut opened = BTreeMap::new();
         for (config, transports) in chains {
             let (chain_id, count) = (config.chain_id, transports.len());
@@ -97,12 +111,18 @@ impl Chains {
                 .into_iter()
                 .map(|(name, transport)| Provider::new(name, transport, &config))
                 .collect();
-            let chain = Chain { config, quorum, providers, head: Mutex::default(), clock: Arc::clone(clock) };
+            let (clock, counted) = (Arc::clone(clock), counts.clone());
+            let chain = Chain { config, quorum, providers, head: Mutex::default(), clock, counts: counted };
             if opened.insert(chain_id, chain).is_some() {
                 return Err(format!("chain {chain_id} is configured twice"));
             }
         }
-        Ok(Self { chains: Arc::new(opened) })
+        Ok(Self { chains: Arc::new(opened), counts })
+    }
+
+    /// What came of asking.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Ids of the configured chains, in order.
@@ -148,6 +168,12 @@ impl Chains {
         let question =
             |(to, data): &(Address, Bytes)| Question::Call { to: Some(*to), data: data.clone(), at, gas };
         let answers = chain.each(&calls.iter().map(question).collect::<Vec<_>>()).await?;
+        for ((contract, _), answer) in calls.iter().zip(&answers) {
+            // A call to an address without code succeeds and returns nothing.
+            if matches!(answer, Ok(Answer::Bytes(bytes)) if bytes.is_empty()) {
+                self.counts.doubt(counts::absent(chain_id, *contract));
+            }
+        }
         Ok(answers.into_iter().map(|answer| chain.bytes(answer?)).collect())
     }
 
@@ -296,6 +322,11 @@ impl Chain {
         })
         .await
         .ok();
+        for (index, said) in &said {
+            if let (Some(provider), Some(fault)) = (self.providers.get(*index), first_fault(said)) {
+                self.counts.fault(self.id(), host(provider), fault);
+            }
+        }
         Ok(said)
     }
 
@@ -316,13 +347,15 @@ impl Chain {
                 (0..questions.len()).all(|index| count(said, outstanding, index) != Tally::Open)
             })
             .await?;
+        let heard: Vec<usize> =
+            said.iter().filter(|(_, said)| said.is_ok()).map(|(voter, _)| *voter).collect();
         Ok(questions
             .iter()
             .enumerate()
             .map(|(index, question)| {
                 let votes = count(&said, 0, index);
                 let said: Vec<_> = said.iter().map(|(_, said)| fault_of(said, index)).collect();
-                self.settle(votes, question.is_pinned(), &said)
+                self.settle(votes, question.is_pinned(), &said, &heard)
             })
             .collect())
     }
@@ -348,15 +381,29 @@ impl Chain {
             .iter()
             .flat_map(|(_, said)| (0..questions.len()).map(|index| fault_of(said, index)))
             .collect();
-        self.settle(count(&said, 0), false, &faults)
+        let heard: Vec<usize> =
+            said.iter().filter(|(_, said)| whole(said).is_some()).map(|(voter, _)| *voter).collect();
+        self.settle(count(&said, 0), false, &faults, &heard)
     }
 
     /// Turns a count into an answer, and leaves out who contradicted the quorum about a pinned block.
-    fn settle<T>(&self, votes: Tally<T>, pinned: bool, faults: &[Option<&Fault>]) -> Result<T, Error> {
+    fn settle<T>(
+        &self,
+        votes: Tally<T>,
+        pinned: bool,
+        faults: &[Option<&Fault>],
+        heard: &[usize],
+    ) -> Result<T, Error> {
         let chain_id = self.id();
+        let doubt = |who: &[usize]| {
+            let providers = who.iter().filter_map(|index| self.providers.get(*index));
+            let hosts = providers.map(|provider| host(provider).to_owned()).collect();
+            self.counts.doubt(counts::disagreement(chain_id, hosts));
+        };
         match votes {
             Tally::Agreed { value, dissenters } => {
-                if pinned {
+                if pinned && !dissenters.is_empty() {
+                    doubt(&dissenters);
                     dissenters
                         .iter()
                         .filter_map(|index| self.providers.get(*index))
@@ -364,7 +411,10 @@ impl Chain {
                 }
                 Ok(value)
             }
-            Tally::Split => Err(Error::Disagreement { chain_id }),
+            Tally::Split => {
+                doubt(heard);
+                Err(Error::Disagreement { chain_id })
+            }
             Tally::Open | Tally::TooFew if faults.contains(&Some(&Fault::NoBlock)) => {
                 Err(Error::Reorganised { chain_id })
             }
@@ -408,6 +458,11 @@ impl Chain {
             })
             .await?;
         let number = shared(&said).ok_or(Error::Unavailable { chain_id })?;
+        for (index, said) in &said {
+            if let (Some(provider), Some(height)) = (self.providers.get(*index), height(said)) {
+                self.counts.lag(chain_id, host(provider), number.saturating_sub(height));
+            }
+        }
         if number < floor {
             return Err(Error::Stale { chain_id });
         }
@@ -429,6 +484,18 @@ fn fault_of(said: &Said, index: usize) -> Option<&Fault> {
         Ok(answers) => answers.get(index)?.as_ref().err(),
         Err(fault) => Some(fault),
     }
+}
+
+fn first_fault(said: &Said) -> Option<&Fault> {
+    match said {
+        Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
+        Err(fault) => Some(fault),
+    }
+}
+
+/// The name of a provider without its scheme.
+fn host(provider: &Provider) -> &str {
+    provider.name.split_once("://").map_or(provider.name.as_str(), |(_, host)| host)
 }
 
 fn height(said: &Said) -> Option<u64> {

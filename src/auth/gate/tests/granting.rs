@@ -7,13 +7,14 @@ use schemas::{
     document,
     gate::{self, Code, Granted, Revoked, Rule},
     ids::{MediaId, PlaybackId},
+    subjects,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::site::{OWNER, Site, holder, play};
 use crate::auth::{
-    chain::testing::{Mood, NFT},
+    chain::testing::{CHAIN, Mood, NFT, NOTHING},
     gate::{
         Rights, Viewer,
         grant::{self, Denied, Grants},
@@ -168,6 +169,61 @@ async fn nodes_that_are_away_cost_no_more_than_the_minute() {
     (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
     // The nodes rest after their faults; then the session goes on.
     until("the session goes on", || async { grants.check(session.playback_id, film).await.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_chain_is_counted_and_told() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let bus = site.broker.bus(Role::Ingress).await;
+    let counts = grants.judge().chains().counts();
+    let told = async || {
+        counts.tell(&bus).await;
+        let subject = format!("evt.gate.doubted.{CHAIN}");
+        let stream = site.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+        Some(nats::decode::<gate::Doubted>(&subject, &message.payload).unwrap())
+    };
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    play(&grants, &holder(ANN), film).await.unwrap();
+    assert_eq!(told().await, None, "all is well");
+
+    let absent = site.medium(Some(&nft(NOTHING, Some(1)))).await;
+    assert_eq!(refused(&grants, &holder(ANN), absent).await, Code::ContractAbsent);
+    let doubted = told().await.unwrap();
+    assert_eq!((doubted.what, doubted.contract), (gate::Doubt::ContractAbsent, Some(NOTHING.to_string())));
+
+    // Three answers, and no two alike, at the newest block and at the confirmed one.
+    site.world.transfer(1, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    site.world.mood(0, Mood::ClaimsAll);
+    site.world.mood(1, Mood::ClaimsNone);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainDisagrees);
+    let doubted = told().await.unwrap();
+    assert_eq!((doubted.chain_id, doubted.what), (CHAIN, gate::Doubt::Disagreement));
+    assert_eq!(doubted.providers.len(), 3, "{doubted:?}");
+
+    // The third is a block behind.
+    (0..2).for_each(|node| site.world.mood(node, Mood::Honest));
+    site.world.mine(|_| {});
+    (0..2).for_each(|node| site.world.sync(node));
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::NotOwner);
+    let lag = "streamgate_chain_head_lag_blocks{chain_id=\"1337\",provider=\"node2\"} 1";
+    assert!(counts.metrics().lines().any(|line| line == lag), "{}", counts.metrics());
+    site.world.mood(0, Mood::Down);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
+    let text = counts.metrics();
+    for line in [
+        "streamgate_gate_decisions_total{code=\"rule_holds\"} 1",
+        "streamgate_gate_decisions_total{code=\"contract_absent\"} 1",
+        "streamgate_gate_decisions_total{code=\"chain_disagrees\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let fault = "streamgate_chain_faults_total{chain_id=\"1337\",provider=\"node0\",kind=\"unreachable\"}";
+    assert!(text.contains(fault), "{text}");
+    openmetrics_parser::openmetrics::parse_openmetrics(&format!("{text}# EOF\n")).unwrap();
 }
 
 #[tokio::test]
