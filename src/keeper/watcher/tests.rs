@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use alloy_primitives::B256;
+use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
 use bytes::Bytes;
 use nats::{Outbox, Role};
@@ -128,7 +128,7 @@ async fn a_transfer_ends_the_sessions_it_concerns() {
     let without = site.medium(Some(&not(nft(NFT, None)))).await;
     let ann = play(&ingress, &holder(ANN), one).await.unwrap();
     let bob = play(&ingress, &holder(BOB), two).await.unwrap();
-    let cat = holder(alloy_primitives::Address::repeat_byte(0xc3));
+    let cat = holder(Address::repeat_byte(0xc3));
     let outsider = play(&ingress, &cat, without).await.unwrap();
     read_head(&site).await;
     site.world.transfer(1, cat.wallet);
@@ -283,6 +283,37 @@ async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_con
         (0..2).for_each(|_| site.world.mine(|_| {}));
         site.world.sync_all();
     }
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn transfers_of_other_standards_on_a_real_node_end_sessions() {
+    let site = Site::start().await;
+    let anvil = Anvil::start().await;
+    let (old, multi) = (Address::repeat_byte(0x17), anvil.deploy("Multi").await);
+    anvil.put_old_nft(old).await;
+    anvil.give_old(old, ANN).await;
+    anvil.set_multi(multi, ANN, 3, 2).await;
+    anvil.mine(CONFIRMATIONS).await;
+    let grants = async |role| {
+        let judge = Judge::new(anvil.open());
+        Grants::new(site.broker.bus(role).await, judge, grant::Config::default())
+    };
+    let ingress = grants(Role::Ingress).await;
+    let (token_id, contract) = ("1".to_owned(), old.to_string());
+    let owns = Rule::Erc721Owner { chain_id: ANVIL, contract, token_id: Some(token_id), sessions_max: None };
+    let (token_id, contract) = ("3".to_owned(), multi.to_string());
+    let holds = Rule::Erc1155Balance { chain_id: ANVIL, contract, token_id, balance_min: None };
+    let films = [site.medium(Some(&owns)).await, site.medium(Some(&holds)).await];
+    let first = play(&ingress, &holder(ANN), films[0]).await.unwrap();
+    let second = play(&ingress, &holder(ANN), films[1]).await.unwrap();
+    let watching = Watching::start(&site, grants(Role::Keeper).await).await;
+    read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
+    anvil.give_old(old, BOB).await;
+    ended(&site, &first, Code::NotOwner).await;
+    assert_eq!(site.session(&second).await.revoked, None);
+    anvil.set_multi(multi, ANN, 3, 0).await;
+    ended(&site, &second, Code::BalanceLow).await;
     watching.stop().await;
 }
 
