@@ -1,7 +1,7 @@
 //! All chains: heads, calls, code and logs by quorum.
 //!
-//! Limits: one decision costs two requests for the head and one for the facts to each provider; heads are asked for by one task
-//! at a time and kept for [`Config::head_cache_ms`], failures too.
+//! Limits: one decision costs two requests for the head and one for the facts of each of its two blocks to each provider; heads
+//! are asked for by one task at a time and kept for [`Config::head_cache_ms`], failures too.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
