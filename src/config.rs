@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     auth::{
         self,
-        chain::{self, Chains},
+        chain::{self, Chains, Counts},
         gate::{
             grant::{self, Grants},
             judge::Judge,
@@ -141,7 +141,7 @@ impl Config {
             let reason = "it takes 1 on one server, 3 or 5 on a cluster".to_owned();
             return Err(Error::Invalid { key: "broker.replicas", reason });
         }
-        self.open_chains()?;
+        self.open_chains(Counts::default())?;
         if let Some(url) = &self.ingress.public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
@@ -165,8 +165,8 @@ impl Config {
             .map_err(|source| Error::Malformed { path: path.to_owned(), message: source.to_string() })
     }
 
-    fn open_chains(&self) -> Result<Chains, Error> {
-        Chains::open(&self.chains).map_err(|reason| Error::Invalid { key: "chains", reason })
+    fn open_chains(&self, counts: Counts) -> Result<Chains, Error> {
+        Chains::counted(&self.chains, counts).map_err(|reason| Error::Invalid { key: "chains", reason })
     }
 
     /// The playback sessions over `bus`, decided by the configured chains.
@@ -174,7 +174,15 @@ impl Config {
     /// # Errors
     /// [`Error::Invalid`] when a chain can't be used.
     pub fn grants(&self, bus: &nats::Bus) -> Result<Grants, Error> {
-        Ok(Grants::new(bus.clone(), Judge::new(self.open_chains()?), self.grants.clone()))
+        self.grants_counted(bus, Counts::default())
+    }
+
+    /// The same; what comes of asking the chains is counted in `counts`.
+    ///
+    /// # Errors
+    /// As [`Config::grants`].
+    pub fn grants_counted(&self, bus: &nats::Bus, counts: Counts) -> Result<Grants, Error> {
+        Ok(Grants::new(bus.clone(), Judge::new(self.open_chains(counts)?), self.grants.clone()))
     }
 
     /// Folder of this machine's data.

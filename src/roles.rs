@@ -69,6 +69,8 @@ pub struct Site {
     pub shutdown: CancellationToken,
     /// What the roles of this process count.
     pub metrics: telemetry::Metrics,
+    /// What came of asking chains, which more than one role does.
+    pub chains: auth::chain::Counts,
 }
 
 /// Which roles a process runs.
@@ -127,6 +129,7 @@ impl Site {
             seeds,
             shutdown,
             metrics: telemetry::Metrics::default(),
+            chains: auth::chain::Counts::default(),
         })
     }
 
@@ -174,6 +177,10 @@ pub async fn run(
     } else {
         None
     };
+    if kinds.iter().any(|kind| matches!(kind, Kind::Ingress | Kind::Keeper)) {
+        let counted = site.chains.clone();
+        site.metrics.add(move || counted.metrics());
+    }
     for (place, kind) in kinds.iter().copied().enumerate() {
         let site = site.clone();
         let (name, driver) = (kind.role().name(), driver.clone());
@@ -259,8 +266,10 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
             Ok(monitor::run(bus, config.monitor.clone(), metrics, shutdown).await?)
         }
         Kind::Keeper => {
-            let (store, grants) = (site.store()?, config.grants(&bus)?);
-            keeper::run(bus, store, grants, config.keeper.clone(), shutdown).await
+            let (store, grants) = (site.store()?, config.grants_counted(&bus, site.chains.clone())?);
+            let telling = site.chains.run(&bus, &shutdown);
+            let keeping = keeper::run(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
+            tokio::join!(keeping, telling).0
         }
     }
 }
@@ -287,11 +296,12 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     settings.listen = address;
     let first_key = auth::first_key(&bus).await?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let grants = site.config.grants(&bus)?;
+    let grants = site.config.grants_counted(&bus, site.chains.clone())?;
     let mut auth = site.config.auth.clone();
     // A chain that gates may ask is one that wallets live on.
     auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
-    let app = ingress::App::build(bus, site.store()?, grants, site.metrics.clone(), settings, auth).await?;
+    let app =
+        ingress::App::build(bus.clone(), site.store()?, grants, site.metrics.clone(), settings, auth).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready
@@ -306,6 +316,10 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
         serving.await;
         anyhow::Ok(())
     };
-    tokio::try_join!(serving, app.run(site.shutdown.clone()))?;
+    let telling = async {
+        site.chains.run(&bus, &site.shutdown).await;
+        Ok(())
+    };
+    tokio::try_join!(serving, app.run(site.shutdown.clone()), telling)?;
     Ok(())
 }

@@ -60,6 +60,7 @@ pub async fn run(
         seeds,
         shutdown: shutdown.clone(),
         metrics: telemetry::Metrics::default(),
+        chains: crate::auth::chain::Counts::default(),
     };
     if broker.is_some() {
         apply(&site, replicas).await?;

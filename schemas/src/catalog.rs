@@ -84,6 +84,7 @@ pub fn events() -> Vec<Entry> {
         event::<gate::Granted>(),
         event::<gate::Denied>(),
         event::<gate::Revoked>(),
+        event::<gate::Doubted>(),
         event::<limit::Exceeded>(),
     ]
 }

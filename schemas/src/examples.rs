@@ -514,6 +514,13 @@ fn gate_events(visitor: &mut impl Visitor) {
         code: gate::Code::NotOwner,
     };
     visit_event(visitor, revoked);
+    let doubted = gate::Doubted {
+        chain_id: 1,
+        what: gate::Doubt::Disagreement,
+        contract: None,
+        providers: vec![text("rpc.example.org"), text("eth.example.net:8545")],
+    };
+    visit_event(visitor, doubted);
 }
 
 fn grants(visitor: &mut impl Visitor) {

@@ -435,6 +435,44 @@ pub struct Revoked {
 }
 gate_event!(Revoked, "revoked");
 
+/// What is wrong with what a chain says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Doubt {
+    /// Its providers contradict each other.
+    Disagreement,
+    /// A rule names a contract, and there is no code at its address.
+    ContractAbsent,
+}
+
+/// `evt.gate.doubted`: what a chain says can't be relied on, and somebody should look why. The same doubt is told once in ten
+/// minutes. The last token of the subject is the chain's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Doubted {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// What is wrong.
+    pub what: Doubt,
+    /// The contract that is not there, EIP-55.
+    #[serde(default)]
+    pub contract: Option<String>,
+    /// Hosts of the providers that contradict the others, or each other.
+    #[serde(default)]
+    pub providers: Vec<String>,
+}
+
+impl Event for Doubted {
+    const ENTITY: &'static str = "gate";
+    const VERB: &'static str = "doubted";
+    const ONCE: bool = false;
+    fn entity_id(&self) -> String {
+        self.chain_id.to_string()
+    }
+    fn about(&self) -> About {
+        About::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,11 +65,7 @@ impl Anvil {
 
     /// The node as settings name it. The key in its address is what providers hide there.
     pub(crate) fn config(&self) -> String {
-        format!(
-            "\n[[chains]]\nchain_id = {CHAIN_ID}\nrpc_urls = [\"{}/?key={RPC_SECRET}\"]\nconfirmations = 1\n\
-             head_age_s_max = 3600\nhead_cache_ms = 100\n",
-            self.url
-        )
+        config(&[format!("{}/?key={RPC_SECRET}", self.url)])
     }
 
     async fn try_ask(&self, method: &str, params: &Value) -> Option<Value> {
@@ -115,9 +111,21 @@ impl Anvil {
         u64::from_str_radix(number.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
     }
 
+    /// Replaces the newest `depth` blocks by empty ones.
+    pub(crate) async fn reorganise(&self, depth: u64) {
+        self.ask("anvil_reorg", json!([depth, []])).await;
+    }
+
     pub(crate) async fn mine(&self, count: u64) {
         self.ask("anvil_mine", json!([format!("{count:#x}")])).await;
     }
+}
+
+/// The chain behind these addresses; a node makes no block without a transaction, so that its newest may be old.
+pub(crate) fn config(rpc_urls: &[String]) -> String {
+    format!(
+        "\n[[chains]]\nchain_id = {CHAIN_ID}\nrpc_urls = {rpc_urls:?}\nconfirmations = 1\nhead_age_s_max = 3600\n"
+    )
 }
 
 /// Stands for the key that a provider's address carries.

@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Longest time from a block to the refusal of a session that it closed.
-const REVOKED_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const REVOKED_WITHIN: Duration = Duration::from_secs(2);
 /// The token that opens the gate.
-const TOKEN: u64 = 7;
+pub(crate) const TOKEN: u64 = 7;
 
 /// An installation with a node, its ERC-721 contract and one finished medium.
 pub(crate) struct Site {
@@ -27,8 +27,14 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) async fn start() -> Self {
         let anvil = Anvil::start().await;
+        let config = anvil.config();
+        Self::over(anvil, &config).await
+    }
+
+    /// The same with settings of the chain.
+    pub(crate) async fn over(anvil: Anvil, config: &str) -> Self {
         let contract = anvil.deploy().await;
-        let mut cluster = Cluster::start_with(Options::default(), &anvil.config()).await;
+        let mut cluster = Cluster::start_with(Options::default(), config).await;
         let media_id = cluster.upload(sample(4, "320x180", "25"), "film.mp4").await;
         assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
         Self { anvil, contract, cluster, media_id }
@@ -120,8 +126,35 @@ impl Site {
         (answer.status(), answer.bytes().await.unwrap().to_vec())
     }
 
+    /// Opens a session for the holder of the token, once the service sees it as confirmed.
+    pub(crate) async fn open(&self, credential: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let (status, session) = self.playback(Some(credential)).await;
+            if status == StatusCode::OK {
+                return session;
+            }
+            assert_eq!(status, StatusCode::FORBIDDEN, "{session}");
+            assert!(began.elapsed() < WAIT_MAX, "{session}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Asks for a segment at a player's pace, far below the rate limit, until it is refused; answers how.
+    pub(crate) async fn refused(&self, segment: &str) -> (StatusCode, Value) {
+        let began = Instant::now();
+        loop {
+            let (status, body) = self.fetch(segment).await;
+            if status != StatusCode::OK {
+                return (status, serde_json::from_slice(&body).unwrap());
+            }
+            assert!(began.elapsed() < WAIT_MAX, "the session goes on\n{}", self.cluster.logs());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Plays the beginning: master, then a segment; answers the segment's address.
-    async fn play(&self, session: &Value) -> String {
+    pub(crate) async fn play(&self, session: &Value) -> String {
         let master = session["hls_url"].as_str().unwrap();
         let (status, text) = self.fetch(master).await;
         assert_eq!(status, StatusCode::OK);
@@ -163,15 +196,7 @@ async fn a_token_opens_its_gate_and_a_transfer_closes_it_in_the_middle() {
 
     site.anvil.give(site.contract, TOKEN, bob.address).await;
     let block = Instant::now();
-    let refused = loop {
-        let (status, body) = site.fetch(&segment).await;
-        if status != StatusCode::OK {
-            break (status, serde_json::from_slice::<Value>(&body).unwrap());
-        }
-        assert!(block.elapsed() < WAIT_MAX, "the session goes on\n{}", site.cluster.logs());
-        // A player's pace, far below the rate limit.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let refused = site.refused(&segment).await;
     let took = block.elapsed();
     assert_eq!(refusal(&refused), (403, "playback_refused"), "{}", refused.1);
     assert_eq!(refused.1["reason"], "not_owner", "{}", refused.1);

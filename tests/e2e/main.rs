@@ -10,6 +10,7 @@ mod api;
 mod browser;
 mod chain;
 mod cli;
+mod closing;
 mod contract;
 mod crowd;
 mod demo;

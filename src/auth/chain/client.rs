@@ -1,7 +1,7 @@
 //! All chains: heads, calls, code and logs by quorum.
 //!
-//! Limits: one decision costs two requests for the head and one for the facts to each provider; heads are asked for by one task
-//! at a time and kept for [`Config::head_cache_ms`], failures too.
+//! Limits: one decision costs two requests for the head and one for the facts of each of its two blocks to each provider; heads
+//! are asked for by one task at a time and kept for [`Config::head_cache_ms`], failures too.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Block, BlockRef, Config, Error, Head, Http, Log, Transport,
+    Block, BlockRef, Config, Counts, Error, Head, Http, Log, Transport, counts,
     error::Fault,
     head::shared_height,
     provider::Provider,
@@ -34,6 +34,7 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Chains {
     chains: Arc<BTreeMap<u64, Chain>>,
+    counts: Counts,
 }
 
 impl fmt::Debug for Chains {
@@ -49,6 +50,7 @@ struct Chain {
     providers: Vec<Provider>,
     head: Mutex<Known>,
     clock: Clock,
+    counts: Counts,
 }
 
 /// What is known of the head.
@@ -65,6 +67,14 @@ impl Chains {
     /// # Errors
     /// The setting and the reason, for people.
     pub fn open(configs: &[Config]) -> Result<Self, String> {
+        Self::counted(configs, Counts::default())
+    }
+
+    /// The same; what comes of asking is counted in `counts`, which several may share.
+    ///
+    /// # Errors
+    /// As [`Chains::open`].
+    pub fn counted(configs: &[Config], counts: Counts) -> Result<Self, String> {
         let clock: Clock = Arc::new(|| nats::now_ms() / 1_000);
         let chains = configs.iter().map(|config| {
             config.check()?;
@@ -78,7 +88,7 @@ impl Chains {
                 .collect::<Result<Vec<_>, String>>()?;
             Ok((config.clone(), transports))
         });
-        Self::with(chains.collect::<Result<Vec<_>, String>>()?, &clock)
+        Self::over(chains.collect::<Result<Vec<_>, String>>()?, &clock, counts)
     }
 
     /// Chains over transports of the caller's own, by name.
@@ -86,6 +96,10 @@ impl Chains {
     /// # Errors
     /// When a chain is named twice or has no quorum.
     pub fn with(chains: Vec<(Config, Vec<Named>)>, clock: &Clock) -> Result<Self, String> {
+        Self::over(chains, clock, Counts::default())
+    }
+
+    fn over(chains: Vec<(Config, Vec<Named>)>, clock: &Clock, counts: Counts) -> Result<Self, String> {
         let mut opened = BTreeMap::new();
         for (config, transports) in chains {
             let (chain_id, count) = (config.chain_id, transports.len());
@@ -97,12 +111,18 @@ impl Chains {
                 .into_iter()
                 .map(|(name, transport)| Provider::new(name, transport, &config))
                 .collect();
-            let chain = Chain { config, quorum, providers, head: Mutex::default(), clock: Arc::clone(clock) };
+            let (clock, counted) = (Arc::clone(clock), counts.clone());
+            let chain = Chain { config, quorum, providers, head: Mutex::default(), clock, counts: counted };
             if opened.insert(chain_id, chain).is_some() {
                 return Err(format!("chain {chain_id} is configured twice"));
             }
         }
-        Ok(Self { chains: Arc::new(opened) })
+        Ok(Self { chains: Arc::new(opened), counts })
+    }
+
+    /// What came of asking.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// Ids of the configured chains, in order.
@@ -148,6 +168,12 @@ impl Chains {
         let question =
             |(to, data): &(Address, Bytes)| Question::Call { to: Some(*to), data: data.clone(), at, gas };
         let answers = chain.each(&calls.iter().map(question).collect::<Vec<_>>()).await?;
+        for ((contract, _), answer) in calls.iter().zip(&answers) {
+            // A call to an address without code succeeds and returns nothing.
+            if matches!(answer, Ok(Answer::Bytes(bytes)) if bytes.is_empty()) {
+                self.counts.doubt(counts::absent(chain_id, *contract));
+            }
+        }
         Ok(answers.into_iter().map(|answer| chain.bytes(answer?)).collect())
     }
 
@@ -196,7 +222,7 @@ impl Chains {
     /// [`Error::Reorganised`] when the chain does not reach so far; else when nothing is known.
     pub async fn block(&self, chain_id: u64, number: u64) -> Result<Block, Error> {
         let chain = self.chain(chain_id)?;
-        match chain.jointly(&[Question::BlockAt(number)]).await?.as_slice() {
+        match chain.jointly(&[Question::BlockAt(number)], |_| true).await?.as_slice() {
             [Answer::Block(block)] => Ok(*block),
             _ => Err(Error::Disagreement { chain_id }),
         }
@@ -209,19 +235,22 @@ impl Chains {
     pub async fn logs(
         &self,
         chain_id: u64,
-        (from, to): (u64, u64),
+        (from, to): (u64, Block),
         addresses: Vec<Address>,
         topics: Vec<B256>,
     ) -> Result<Vec<Log>, Error> {
         let chain = self.chain(chain_id)?;
-        let count = to.saturating_sub(from).saturating_add(1);
+        let count = to.number.saturating_sub(from).saturating_add(1);
         if count > chain.config.log_blocks_max {
             let count_max = usize::try_from(chain.config.log_blocks_max).unwrap_or(usize::MAX);
             return Err(Error::TooMany { count: usize::try_from(count).unwrap_or(usize::MAX), count_max });
         }
-        let question = Question::Logs { from, to, addresses, topics };
-        match chain.jointly(&[question]).await?.as_slice() {
-            [Answer::Logs(logs)] => Ok(logs.clone()),
+        let questions =
+            [Question::BlockAt(to.number), Question::Logs { from, to: to.number, addresses, topics }];
+        let has_block =
+            |answers: &[Answer]| matches!(answers, [Answer::Block(block), ..] if block.hash == to.hash);
+        match chain.jointly(&questions, has_block).await?.as_slice() {
+            [_, Answer::Logs(logs)] => Ok(logs.clone()),
             _ => Err(Error::Disagreement { chain_id }),
         }
     }
@@ -293,6 +322,11 @@ impl Chain {
         })
         .await
         .ok();
+        for (index, said) in &said {
+            if let (Some(provider), Some(fault)) = (self.providers.get(*index), first_fault(said)) {
+                self.counts.fault(self.id(), host(provider), fault);
+            }
+        }
         Ok(said)
     }
 
@@ -313,21 +347,28 @@ impl Chain {
                 (0..questions.len()).all(|index| count(said, outstanding, index) != Tally::Open)
             })
             .await?;
+        let heard: Vec<usize> =
+            said.iter().filter(|(_, said)| said.is_ok()).map(|(voter, _)| *voter).collect();
         Ok(questions
             .iter()
             .enumerate()
             .map(|(index, question)| {
                 let votes = count(&said, 0, index);
                 let said: Vec<_> = said.iter().map(|(_, said)| fault_of(said, index)).collect();
-                self.settle(votes, question.is_pinned(), &said)
+                self.settle(votes, question.is_pinned(), &said, &heard)
             })
             .collect())
     }
 
-    /// A quorum for all questions together: the answers are of one view of the chain.
-    async fn jointly(&self, questions: &[Question]) -> Result<Vec<Answer>, Error> {
+    /// A quorum for all questions together: the answers are of one view of the chain. Those that are not `valid` do not count.
+    async fn jointly(
+        &self,
+        questions: &[Question],
+        valid: impl Fn(&[Answer]) -> bool + Send + Sync,
+    ) -> Result<Vec<Answer>, Error> {
         let whole = |said: &Said| -> Option<Vec<Answer>> {
-            said.as_ref().ok()?.iter().map(|answer| answer.as_ref().ok().cloned()).collect()
+            let answers = said.as_ref().ok()?.iter().map(|answer| answer.as_ref().ok().cloned());
+            answers.collect::<Option<Vec<_>>>().filter(|answers| valid(answers))
         };
         let count = |said: &[(usize, Said)], outstanding: usize| {
             let votes: Vec<_> = said.iter().map(|(voter, said)| (*voter, whole(said))).collect();
@@ -340,15 +381,29 @@ impl Chain {
             .iter()
             .flat_map(|(_, said)| (0..questions.len()).map(|index| fault_of(said, index)))
             .collect();
-        self.settle(count(&said, 0), false, &faults)
+        let heard: Vec<usize> =
+            said.iter().filter(|(_, said)| whole(said).is_some()).map(|(voter, _)| *voter).collect();
+        self.settle(count(&said, 0), false, &faults, &heard)
     }
 
     /// Turns a count into an answer, and leaves out who contradicted the quorum about a pinned block.
-    fn settle<T>(&self, votes: Tally<T>, pinned: bool, faults: &[Option<&Fault>]) -> Result<T, Error> {
+    fn settle<T>(
+        &self,
+        votes: Tally<T>,
+        pinned: bool,
+        faults: &[Option<&Fault>],
+        heard: &[usize],
+    ) -> Result<T, Error> {
         let chain_id = self.id();
+        let doubt = |who: &[usize]| {
+            let providers = who.iter().filter_map(|index| self.providers.get(*index));
+            let hosts = providers.map(|provider| host(provider).to_owned()).collect();
+            self.counts.doubt(counts::disagreement(chain_id, hosts));
+        };
         match votes {
             Tally::Agreed { value, dissenters } => {
-                if pinned {
+                if pinned && !dissenters.is_empty() {
+                    doubt(&dissenters);
                     dissenters
                         .iter()
                         .filter_map(|index| self.providers.get(*index))
@@ -356,7 +411,10 @@ impl Chain {
                 }
                 Ok(value)
             }
-            Tally::Split => Err(Error::Disagreement { chain_id }),
+            Tally::Split => {
+                doubt(heard);
+                Err(Error::Disagreement { chain_id })
+            }
             Tally::Open | Tally::TooFew if faults.contains(&Some(&Fault::NoBlock)) => {
                 Err(Error::Reorganised { chain_id })
             }
@@ -400,11 +458,17 @@ impl Chain {
             })
             .await?;
         let number = shared(&said).ok_or(Error::Unavailable { chain_id })?;
+        for (index, said) in &said {
+            if let (Some(provider), Some(height)) = (self.providers.get(*index), height(said)) {
+                self.counts.lag(chain_id, host(provider), number.saturating_sub(height));
+            }
+        }
         if number < floor {
             return Err(Error::Stale { chain_id });
         }
         let confirmed = number.saturating_sub(self.config.confirmations);
-        let pair = self.jointly(&[Question::BlockAt(number), Question::BlockAt(confirmed)]).await?;
+        let blocks = [Question::BlockAt(number), Question::BlockAt(confirmed)];
+        let pair = self.jointly(&blocks, |_| true).await?;
         let [Answer::Block(latest), Answer::Block(confirmed)] = pair.as_slice() else {
             return Err(Error::Disagreement { chain_id });
         };
@@ -420,6 +484,18 @@ fn fault_of(said: &Said, index: usize) -> Option<&Fault> {
         Ok(answers) => answers.get(index)?.as_ref().err(),
         Err(fault) => Some(fault),
     }
+}
+
+fn first_fault(said: &Said) -> Option<&Fault> {
+    match said {
+        Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
+        Err(fault) => Some(fault),
+    }
+}
+
+/// The name of a provider without its scheme.
+fn host(provider: &Provider) -> &str {
+    provider.name.split_once("://").map_or(provider.name.as_str(), |(_, host)| host)
 }
 
 fn height(said: &Said) -> Option<u64> {

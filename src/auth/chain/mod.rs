@@ -4,7 +4,7 @@
 //! facts are of one moment. A value counts once a quorum of providers gave the same one; who gives another is quarantined. Hung,
 //! lagging, throttling and failing providers are left out; when too few are left, the answer is an error and never a guess.
 //!
-//! - [`Config`]: one chain. [`Chains`]: all of them.
+//! - [`Config`]: one chain. [`Counts`]: metrics and doubts. [`Chains`]: all of them.
 //! - `rpc`: the wire, pure. `http`: the one transport. `provider`: limits around it. `quorum`: counting, pure. `head`: which block.
 //!
 //! Limits: [`Config`] bounds time, bytes, batches, requests in flight and requests a second of each provider.
@@ -12,6 +12,7 @@
 mod circuit;
 mod client;
 mod config;
+mod counts;
 mod error;
 mod head;
 mod http;
@@ -27,6 +28,7 @@ use alloy_primitives::B256;
 
 pub use client::{Chains, Clock, Named};
 pub use config::{Config, RpcUrl};
+pub use counts::Counts;
 pub use error::{Error, Fault};
 pub use head::Head;
 pub use http::Http;

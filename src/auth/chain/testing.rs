@@ -1,6 +1,7 @@
 //! A model chain for tests: a world that mines, transfers and reorganises, and nodes that follow it, lag, hang, fail or lie.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -58,9 +59,11 @@ pub(crate) enum Mood {
     ClaimsNone,
     /// Tells heads that do not exist.
     InventsHeads,
+    /// Stands behind a balancer that leads requests for logs to a node one block behind.
+    LogsBehind,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct NodeState {
     chain: Vec<Arc<Made>>,
     mood: Mood,
@@ -159,6 +162,28 @@ impl World {
         self.inside().nodes[node].mood = mood;
     }
 
+    pub(crate) fn is_honest(&self) -> bool {
+        self.inside().nodes.iter().all(|node| node.mood == Mood::Honest)
+    }
+
+    /// For each two nodes that answer and do not invent heads, the newest block that both know and one has as its newest.
+    pub(crate) fn shared_heads(&self) -> Vec<Arc<Made>> {
+        let inside = self.inside();
+        let silent = [Mood::Hangs, Mood::Down, Mood::Throttles, Mood::InventsHeads];
+        let heard: Vec<_> = inside.nodes.iter().filter(|node| !silent.contains(&node.mood)).collect();
+        let mut shared = Vec::new();
+        for (index, one) in heard.iter().enumerate() {
+            for other in &heard[index + 1..] {
+                let (one, other) = (&one.chain, &other.chain);
+                let place = one.len().min(other.len()) - 1;
+                if one[place].hash == other[place].hash {
+                    shared.push(Arc::clone(&one[place]));
+                }
+            }
+        }
+        shared
+    }
+
     /// A node takes over the chain as it is now.
     pub(crate) fn sync(&self, node: usize) {
         let mut inside = self.inside();
@@ -197,16 +222,20 @@ impl World {
         inside.chain.push(made);
     }
 
+    /// The next block has a log of [`NFT`] with these topics.
+    pub(crate) fn log(&self, topics: Vec<B256>) {
+        self.inside().pending.push((NFT, topics));
+    }
+
     /// Mines a block in which the token changes hands; `None` burns it.
     pub(crate) fn transfer(&self, token: u64, to: Option<Address>) {
         let from = self.head().state.owners.get(&token).copied().unwrap_or_default();
-        let topics = vec![
+        self.log(vec![
             crate::auth::gate::testing::transfer_topic(),
             from.into_word(),
             to.unwrap_or_default().into_word(),
             B256::from(U256::from(token)),
-        ];
-        self.inside().pending.push((NFT, topics));
+        ]);
         self.mine(|state| {
             match to {
                 Some(to) => state.owners.insert(token, to),
@@ -226,6 +255,19 @@ impl World {
     }
 }
 
+impl NodeState {
+    /// The node that answers a request.
+    fn asked_for(&self, request: &Value) -> Cow<'_, Self> {
+        let is_logs = |item: &Value| item["method"] == "eth_getLogs";
+        let has_logs = request.as_array().map_or_else(|| is_logs(request), |items| items.iter().any(is_logs));
+        let mut node = Cow::Borrowed(self);
+        if self.mood == Mood::LogsBehind && has_logs {
+            node.to_mut().chain.pop();
+        }
+        node
+    }
+}
+
 impl Transport for Node {
     fn send(&self, request: Value) -> BoxFuture<'_, Result<Value, Fault>> {
         let mood = {
@@ -239,7 +281,8 @@ impl Transport for Node {
             Mood::Throttles => async { Err(Fault::Throttled { retry_after_ms: 2_000 }) }.boxed(),
             _ => {
                 let inside = self.world.inside();
-                let node = &inside.nodes[self.index];
+                let node = inside.nodes[self.index].asked_for(&request);
+                let node = node.as_ref();
                 let answer = match request {
                     Value::Array(items) => items.iter().map(|item| answer(node, item)).collect(),
                     item => answer(node, &item),

@@ -25,13 +25,21 @@ sol! {
     event Transfer(address indexed from, address indexed to, uint256 indexed token);
     event TransferSingle(address indexed operator, address indexed from, address indexed to, uint256 token, uint256 amount);
     event TransferBatch(address indexed operator, address indexed from, address indexed to, uint256[] tokens, uint256[] amounts);
+
+    // ERC-2309: tokens from `first` to `last` at once.
+    event ConsecutiveTransfer(uint256 indexed first, uint256 last, address indexed from, address indexed to);
 }
 
 /// First topics of the transfers that can change a fact.
-pub(crate) const TRANSFER_TOPICS: [B256; 3] =
-    [Transfer::SIGNATURE_HASH, TransferSingle::SIGNATURE_HASH, TransferBatch::SIGNATURE_HASH];
+pub(crate) const TRANSFER_TOPICS: [B256; 4] = [
+    Transfer::SIGNATURE_HASH,
+    TransferSingle::SIGNATURE_HASH,
+    TransferBatch::SIGNATURE_HASH,
+    ConsecutiveTransfer::SIGNATURE_HASH,
+];
 
-/// The two ends of a transfer, by its topics; `None` for anything else.
+/// The two ends of a transfer, by its topics; `None` when they do not say: contracts older than the standard index nothing, and a
+/// range of tokens may have had many owners.
 pub(crate) fn transfer_ends(topics: &[B256]) -> Option<(Address, Address)> {
     let (from, to) = match topics {
         [kind, from, to, ..] if *kind == Transfer::SIGNATURE_HASH => (from, to),
@@ -42,7 +50,9 @@ pub(crate) fn transfer_ends(topics: &[B256]) -> Option<(Address, Address)> {
         }
         _ => return None,
     };
-    Some((Address::from_word(*from), Address::from_word(*to)))
+    let address =
+        |word: &B256| Some(Address::from_word(*word)).filter(|address| address.into_word() == *word);
+    Some((address(from)?, address(to)?))
 }
 
 /// The call that answers a leaf for `wallet`.
@@ -89,5 +99,37 @@ pub(super) const fn code(error: &Error) -> Code {
         | Error::Stale { .. }
         | Error::Reorganised { .. }
         | Error::TooMany { .. } => Code::ChainUnavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_read_where_a_log_says_them() {
+        let (ann, bob, token) = (Address::repeat_byte(1), Address::repeat_byte(2), B256::repeat_byte(3));
+        let (from, to) = (ann.into_word(), bob.into_word());
+        let (one, single, batch, range) = (
+            Transfer::SIGNATURE_HASH,
+            TransferSingle::SIGNATURE_HASH,
+            TransferBatch::SIGNATURE_HASH,
+            ConsecutiveTransfer::SIGNATURE_HASH,
+        );
+        for (topics, wanted) in [
+            (&[one, from, to, token][..], Some((ann, bob))),
+            (&[one, from, to], Some((ann, bob))),
+            (&[single, token, from, to], Some((ann, bob))),
+            (&[batch, token, from, to], Some((ann, bob))),
+            (&[one], None),
+            (&[one, from], None),
+            (&[one, token, to], None),
+            (&[single, from, to], None),
+            (&[batch], None),
+            (&[range, token, from, to], None),
+            (&[], None),
+        ] {
+            assert_eq!(transfer_ends(topics), wanted, "{topics:?}");
+        }
     }
 }

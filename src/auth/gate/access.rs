@@ -88,6 +88,7 @@ pub(super) async fn rule(
         return Ok(Some(Ruling { keep: Keep::Over(code), code, ..closed }));
     };
     let decision = judge.decide(&compiled, viewer.wallet).await;
+    judge.chains().counts().decided(decision.verdict.code);
     Ok(Some(Ruling {
         rule_digest: compiled.digest.clone(),
         granted: decision.verdict.granted,

@@ -2,7 +2,7 @@
 //!
 //! It follows the transfers of the contracts that live sessions depend on. A transfer does not end a session by itself: it is the
 //! reason to evaluate the gate again, at the newest block. So a lie about a transfer ends nothing, and a missed one costs no more
-//! than the minute a grant lasts.
+//! than the minute a grant lasts. Where a transfer does not say whose tokens moved, every session of its contract is evaluated.
 //!
 //! How far each chain was read is kept with the newest block hashes: after a restart nothing is skipped, and where a chain was
 //! reorganised every session on it is evaluated again.
@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, time::Duration};
 use alloy_primitives::Address;
 use futures::{StreamExt, stream};
 use nats::Bus;
-use schemas::gate::Session;
+use schemas::{gate::Session, ids::PlaybackId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -76,8 +76,16 @@ struct Watcher {
 /// Which sessions a look at the chain concerns.
 enum Concern {
     All,
-    /// Those of these wallets and contracts.
-    Some(BTreeSet<(Address, Address)>),
+    Some(Touched),
+}
+
+/// What transfers touched.
+#[derive(Debug, Default)]
+struct Touched {
+    /// Contracts with a wallet each.
+    ends: BTreeSet<(Address, Address)>,
+    /// Contracts of which it is not known whose tokens moved.
+    contracts: BTreeSet<Address>,
 }
 
 impl Watcher {
@@ -97,46 +105,58 @@ impl Watcher {
     }
 
     /// Reads what is new on the chain; answers the sessions it concerns.
-    ///
-    /// The cursor moves only after the sessions were found, so that a crash repeats the look instead of skipping it.
-    async fn look(
-        &self,
-        chain_id: u64,
-        sessions: &Sessions,
-    ) -> anyhow::Result<Vec<schemas::ids::PlaybackId>> {
+    async fn look(&self, chain_id: u64, sessions: &Sessions) -> anyhow::Result<Vec<PlaybackId>> {
         let chains = self.grants.judge().chains();
         let head = chains.head(chain_id).await?.latest;
+        let arrived = sessions.arrived(chain_id);
         // A session may have been let in by a block before one that was read already.
         let hash = head.hash.to_string();
-        let mut concerned =
-            sessions.arrived(chain_id, |session| session.blocks.iter().all(|b| b.hash != hash));
-        let known = cursor::load(&self.bus, chain_id).await?;
-        let (concern, next) = match cursor::step(chains, &known, head).await? {
-            Step::Still => return Ok(concerned),
-            Step::Lost(next) => (Concern::All, next),
-            Step::On { from, next } => (self.transfers(chain_id, (from, head.number), sessions).await?, next),
-        };
-        concerned.extend(sessions.on_chain(chain_id, |session| concern.includes(session)));
-        if !concerned.is_empty() {
-            // What was decided from the block before must not answer for this one.
-            chains.forget_head(chain_id).await;
+        let older = arrived.iter().filter(|session| session.blocks.iter().all(|block| block.hash != hash));
+        let mut concerned: Vec<PlaybackId> = older.map(|session| session.playback_id).collect();
+        if let Some(found) = self.read(chain_id, head, sessions).await? {
+            concerned.extend(found);
+            if !concerned.is_empty() {
+                // What was decided from the block before must not answer for this one.
+                chains.forget_head(chain_id).await;
+            }
         }
-        cursor::store(&self.bus, next).await?;
+        // Only now: a look that failed is taken again with the same sessions.
+        sessions.looked_at(chain_id, &arrived);
         Ok(concerned)
+    }
+
+    /// Reads the blocks up to `head`; answers the sessions they concern, `None` when nothing is new.
+    ///
+    /// The cursor moves only after the sessions were found, so that a crash repeats the look instead of skipping it.
+    async fn read(
+        &self,
+        chain_id: u64,
+        head: chain::Block,
+        sessions: &Sessions,
+    ) -> anyhow::Result<Option<Vec<PlaybackId>>> {
+        let known = cursor::load(&self.bus, chain_id).await?;
+        let (concern, next) = match cursor::step(self.grants.judge().chains(), &known, head).await? {
+            Step::Still => return Ok(None),
+            Step::Lost(next) => (Concern::All, next),
+            Step::On { from, next } => (self.transfers(chain_id, (from, head), sessions).await?, next),
+        };
+        let concerned = sessions.on_chain(chain_id, |session| concern.includes(session));
+        cursor::store(&self.bus, next).await?;
+        Ok(Some(concerned))
     }
 
     async fn transfers(
         &self,
         chain_id: u64,
-        (from, to): (u64, u64),
+        (from, to): (u64, chain::Block),
         sessions: &Sessions,
     ) -> Result<Concern, chain::Error> {
         let contracts = sessions.contracts(chain_id);
         if contracts.is_empty() {
-            return Ok(Concern::Some(BTreeSet::new()));
+            return Ok(Concern::Some(Touched::default()));
         }
         let chains = self.grants.judge().chains();
-        if from > to || to - from >= chains.config(chain_id)?.log_blocks_max {
+        if from > to.number || to.number - from >= chains.config(chain_id)?.log_blocks_max {
             return Ok(Concern::All);
         }
         let logs = match chains.logs(chain_id, (from, to), contracts, TRANSFER_TOPICS.to_vec()).await {
@@ -147,18 +167,20 @@ impl Watcher {
                 return Ok(Concern::All);
             }
         };
-        let ends = logs.iter().filter_map(|log| Some((log.address, transfer_ends(&log.topics)?)));
-        Ok(Concern::Some(
-            ends.flat_map(|(contract, (from, to))| [(contract, from), (contract, to)]).collect(),
-        ))
+        let mut touched = Touched::default();
+        for log in &logs {
+            match transfer_ends(&log.topics) {
+                Some((from, to)) => touched.ends.extend([(log.address, from), (log.address, to)]),
+                None => {
+                    touched.contracts.insert(log.address);
+                }
+            }
+        }
+        Ok(Concern::Some(touched))
     }
 
     /// Evaluates sessions again; answers those about which nobody could say anything yet.
-    async fn settle(
-        &self,
-        sessions: &Sessions,
-        due: BTreeSet<schemas::ids::PlaybackId>,
-    ) -> BTreeSet<schemas::ids::PlaybackId> {
+    async fn settle(&self, sessions: &Sessions, due: BTreeSet<PlaybackId>) -> BTreeSet<PlaybackId> {
         let due: Vec<Session> = due.into_iter().filter_map(|id| sessions.get(id)).collect();
         let evaluate = |session: Session| async move {
             let id = session.playback_id;
@@ -188,8 +210,11 @@ impl Watcher {
 impl Concern {
     fn includes(&self, session: &Session) -> bool {
         let Self::Some(touched) = self else { return true };
-        let Some(wallet) = session.wallet.as_ref().and_then(|text| text.parse().ok()) else { return false };
-        let contracts = session.watches.iter().filter_map(|watch| watch.contract.parse::<Address>().ok());
-        contracts.into_iter().any(|contract| touched.contains(&(contract, wallet)))
+        let wallet: Option<Address> = session.wallet.as_ref().and_then(|text| text.parse().ok());
+        let mut contracts = session.watches.iter().filter_map(|watch| watch.contract.parse::<Address>().ok());
+        contracts.any(|contract| {
+            touched.contracts.contains(&contract)
+                || wallet.is_some_and(|wallet| touched.ends.contains(&(contract, wallet)))
+        })
     }
 }

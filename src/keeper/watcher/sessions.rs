@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(super) struct Sessions {
     live: Mutex<HashMap<PlaybackId, Session>>,
-    /// New ones, for each of their chains, that were not looked at yet.
+    /// Those with contracts that were not theirs before, for each of the chains, until they were looked at.
     new: Mutex<BTreeSet<(u64, PlaybackId)>>,
     ready: watch::Sender<bool>,
 }
@@ -38,13 +38,25 @@ impl Sessions {
         self.live().get(&id).cloned()
     }
 
-    /// Ids of the sessions on a chain that came since this was asked last and that `concerns` picks.
-    pub(super) fn arrived(&self, chain_id: u64, concerns: impl Fn(&Session) -> bool) -> Vec<PlaybackId> {
+    /// The sessions on a chain that nobody has looked at yet.
+    pub(super) fn arrived(&self, chain_id: u64) -> Vec<Session> {
+        let live = self.live();
+        let new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let ids = new.iter().filter(|(id, _)| *id == chain_id);
+        ids.filter_map(|(_, id)| live.get(id).cloned()).collect()
+    }
+
+    /// These were looked at.
+    pub(super) fn looked_at(&self, chain_id: u64, sessions: &[Session]) {
         let live = self.live();
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        let ids: Vec<PlaybackId> = new.iter().filter(|(id, _)| *id == chain_id).map(|(_, id)| *id).collect();
-        new.retain(|(id, _)| *id != chain_id);
-        ids.into_iter().filter(|id| live.get(id).is_some_and(&concerns)).collect()
+        for session in sessions {
+            // Whose contracts changed meanwhile is looked at once more.
+            if live.get(&session.playback_id).is_none_or(|known| known.watches == session.watches) {
+                new.remove(&(chain_id, session.playback_id));
+            }
+        }
+        new.retain(|(_, id)| live.contains_key(id));
     }
 
     /// Ids of the live sessions on a chain that `concerns` picks.
@@ -122,9 +134,9 @@ impl Sessions {
         match nats::open::<Session>(key, payload) {
             Ok((_, session)) if session.revoked.is_none() && !session.watches.is_empty() => {
                 let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-                if !live.contains_key(&id) {
-                    new.extend(session.watches.iter().map(|watch| (watch.chain_id, id)));
-                }
+                let known = live.get(&id).map(|known| known.watches.as_slice()).unwrap_or_default();
+                let added = session.watches.iter().filter(|watch| !known.contains(watch));
+                new.extend(added.map(|watch| (watch.chain_id, id)));
                 live.insert(id, session);
             }
             _ => {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use alloy_sol_types::{SolCall, sol};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -123,6 +123,19 @@ impl Anvil {
 
     async fn call(&self, to: Address, data: Vec<u8>) {
         self.send(json!({ "from": self.from, "to": to, "data": Bytes::from(data), "gas": "0x100000" })).await;
+    }
+
+    /// Puts a contract to `at` that has one token, tells of its transfers without an indexed argument, and gives it to the
+    /// address that a call of one word names.
+    pub(crate) async fn put_old_nft(&self, at: Address) {
+        let topic = hex::encode(crate::auth::gate::testing::transfer_topic());
+        // Other calls are answered with the owner: calldatasize == 32 ? (sstore, log1) : return sload(0).
+        let code = format!("0x3660201460125760005460005260206000f35b6000356000557f{topic}60006000a100");
+        self.ask("anvil_setCode", json!([at, code])).await;
+    }
+
+    pub(crate) async fn give_old(&self, contract: Address, to: Address) {
+        self.call(contract, to.into_word().to_vec()).await;
     }
 
     /// Gives a token of an `Nft` to somebody; nobody burns it.

@@ -1,22 +1,23 @@
 //! Playback sessions on a real broker.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use nats::Role;
 use schemas::{
     document,
     gate::{self, Code, Granted, Revoked, Rule},
     ids::{MediaId, PlaybackId},
+    subjects,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::site::{OWNER, Site, holder, play};
 use crate::auth::{
-    chain::testing::{Mood, NFT},
+    chain::testing::{CHAIN, Mood, NFT, NOTHING},
     gate::{
         Rights, Viewer,
-        grant::{Denied, Grants},
+        grant::{self, Denied, Grants},
         rule::compile,
         testing::{ANN, BOB, any, listed, nft},
     },
@@ -135,6 +136,49 @@ async fn a_gate_known_to_be_closed_is_closed_though_nobody_can_write_it_down() {
 }
 
 #[tokio::test]
+async fn two_hours_play_without_the_player_noticing() {
+    const KEY: &[u8] = b"a key";
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let (running, shutdown) = (grants.clone(), CancellationToken::new());
+    let stop = shutdown.clone();
+    let hearing = tokio::spawn(async move { running.run(stop).await.unwrap() });
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&grants, &holder(ANN), film).await.unwrap();
+    assert!(session.expires_at_ms - session.opened_at_ms >= 7_200_000, "the longest life allows it");
+    until("sessions are remembered", || async {
+        grants.check(session.playback_id, film).await.unwrap();
+        let before = site.world.requests();
+        grants.check(session.playback_id, film).await.unwrap();
+        site.world.requests() == before
+    })
+    .await;
+    // The player was given one address, and asks for a segment of four seconds after the other.
+    let token = grant::token::seal(KEY, session.playback_id);
+    let mut ends = BTreeSet::from([session.granted_until_ms]);
+    let mut from_memory = 0;
+    for segment in 0..7_200 / 4 {
+        site.pass_ms(4_000);
+        site.world.pass(4);
+        if segment % 3 == 0 {
+            site.world.mine(|_| {});
+            site.world.sync_all();
+        }
+        let before = site.world.requests();
+        let playback_id = grant::token::open(KEY, &token).unwrap();
+        assert_eq!(code(grants.check(playback_id, film).await), None, "segment {segment}");
+        from_memory += usize::from(site.world.requests() == before);
+        ends.insert(site.session(&session).await.granted_until_ms);
+    }
+    // A grant lasts a minute and is renewed in its last quarter.
+    let renewals = ends.len() - 1;
+    assert!((120..=165).contains(&renewals), "{renewals} renewals");
+    assert!(from_memory >= 1_800 - 2 * renewals, "{from_memory} segments from memory");
+    shutdown.cancel();
+    hearing.await.unwrap();
+}
+
+#[tokio::test]
 async fn nodes_that_are_away_cost_no_more_than_the_minute() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
@@ -150,6 +194,61 @@ async fn nodes_that_are_away_cost_no_more_than_the_minute() {
     (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
     // The nodes rest after their faults; then the session goes on.
     until("the session goes on", || async { grants.check(session.playback_id, film).await.is_ok() }).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_chain_is_counted_and_told() {
+    let site = Site::start().await;
+    let grants = site.grants(Role::Ingress).await;
+    let bus = site.broker.bus(Role::Ingress).await;
+    let counts = grants.judge().chains().counts();
+    let told = async || {
+        counts.tell(&bus).await;
+        let subject = format!("evt.gate.doubted.{CHAIN}");
+        let stream = site.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+        Some(nats::decode::<gate::Doubted>(&subject, &message.payload).unwrap())
+    };
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    play(&grants, &holder(ANN), film).await.unwrap();
+    assert_eq!(told().await, None, "all is well");
+
+    let absent = site.medium(Some(&nft(NOTHING, Some(1)))).await;
+    assert_eq!(refused(&grants, &holder(ANN), absent).await, Code::ContractAbsent);
+    let doubted = told().await.unwrap();
+    assert_eq!((doubted.what, doubted.contract), (gate::Doubt::ContractAbsent, Some(NOTHING.to_string())));
+
+    // Three answers, and no two alike, at the newest block and at the confirmed one.
+    site.world.transfer(1, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    site.world.mood(0, Mood::ClaimsAll);
+    site.world.mood(1, Mood::ClaimsNone);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainDisagrees);
+    let doubted = told().await.unwrap();
+    assert_eq!((doubted.chain_id, doubted.what), (CHAIN, gate::Doubt::Disagreement));
+    assert_eq!(doubted.providers.len(), 3, "{doubted:?}");
+
+    // The third is a block behind.
+    (0..2).for_each(|node| site.world.mood(node, Mood::Honest));
+    site.world.mine(|_| {});
+    (0..2).for_each(|node| site.world.sync(node));
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::NotOwner);
+    let lag = "streamgate_chain_head_lag_blocks{chain_id=\"1337\",provider=\"node2\"} 1";
+    assert!(counts.metrics().lines().any(|line| line == lag), "{}", counts.metrics());
+    site.world.mood(0, Mood::Down);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
+    let text = counts.metrics();
+    for line in [
+        "streamgate_gate_decisions_total{code=\"rule_holds\"} 1",
+        "streamgate_gate_decisions_total{code=\"contract_absent\"} 1",
+        "streamgate_gate_decisions_total{code=\"chain_disagrees\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let fault = "streamgate_chain_faults_total{chain_id=\"1337\",provider=\"node0\",kind=\"unreachable\"}";
+    assert!(text.contains(fault), "{text}");
+    openmetrics_parser::openmetrics::parse_openmetrics(&format!("{text}# EOF\n")).unwrap();
 }
 
 #[tokio::test]
@@ -302,7 +401,7 @@ async fn a_client_and_a_wallet_have_so_many_sessions_and_no_more() {
     assert_eq!(code(grants.check(sessions[1], film).await), None);
 }
 
-async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
+pub(super) async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
     let compiled = rule.map(|rule| compile(rule).unwrap());
     let change = |found: Option<&document::Record>| {
         let mut record = found?.clone();

@@ -3,6 +3,7 @@
 pub(crate) mod anvil;
 mod granting;
 mod judging;
+mod lifetimes;
 mod rules;
 mod simulation;
 pub(crate) mod site;

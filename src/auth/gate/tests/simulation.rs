@@ -31,7 +31,7 @@ const NODES: usize = 3;
 const CAT: Address = Address::repeat_byte(0xc3);
 
 /// The rule by the state itself; `None` when a contract would refuse to answer.
-fn holds(rule: &Rule, wallet: Address, state: &State) -> Option<bool> {
+pub(super) fn holds(rule: &Rule, wallet: Address, state: &State) -> Option<bool> {
     match rule {
         Rule::Public {} => Some(true),
         Rule::AllowList { addresses } => Some(addresses.contains(&wallet.to_string())),

@@ -1,0 +1,156 @@
+//! What came of asking chains: counted for the metrics of the process, and told as events where a person should look.
+//!
+//! Limits: labels are the configured chains and providers, codes of decisions and kinds of faults; [`WAITING_MAX`] doubts wait to
+//! be told, once a second, and the same one is told once in ten minutes.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use alloy_primitives::keccak256;
+use nats::Bus;
+use schemas::gate::{Code, Doubt, Doubted};
+use tokio_util::sync::CancellationToken;
+
+use super::Fault;
+
+/// Doubts that wait to be told.
+const WAITING_MAX: usize = 64;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The counts of all roles of a process. Cheap to clone; clones share the counts.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    inside: Arc<Mutex<Inside>>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    decisions: BTreeMap<Code, u64>,
+    /// By chain, provider and kind.
+    faults: BTreeMap<(u64, String, &'static str), u64>,
+    /// Blocks behind the others, by chain and provider.
+    lags: BTreeMap<(u64, String), u64>,
+    waiting: Vec<Doubted>,
+}
+
+impl Counts {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A gate was asked about a viewer.
+    pub fn decided(&self, code: Code) {
+        *self.inside().decisions.entry(code).or_default() += 1;
+    }
+
+    pub(super) fn fault(&self, chain_id: u64, provider: &str, fault: &Fault) {
+        let key = (chain_id, provider.to_owned(), kind(fault));
+        *self.inside().faults.entry(key).or_default() += 1;
+    }
+
+    pub(super) fn lag(&self, chain_id: u64, provider: &str, blocks: u64) {
+        self.inside().lags.insert((chain_id, provider.to_owned()), blocks);
+    }
+
+    pub(super) fn doubt(&self, doubted: Doubted) {
+        let waiting = &mut self.inside().waiting;
+        if waiting.len() < WAITING_MAX && !waiting.contains(&doubted) {
+            waiting.push(doubted);
+        }
+    }
+
+    /// Tells about doubts until `shutdown`.
+    pub async fn run(&self, bus: &Bus, shutdown: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            self.tell(bus).await;
+        }
+    }
+
+    /// Tells about the doubts that wait.
+    pub async fn tell(&self, bus: &Bus) {
+        let waiting = std::mem::take(&mut self.inside().waiting);
+        for doubted in waiting {
+            let cause = keccak256(format!("{doubted:?}")).to_string();
+            if let Err(error) = bus.report(&doubted, &cause).await {
+                tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be told");
+            }
+        }
+    }
+
+    /// The counts as OpenMetrics text, without the closing line.
+    pub fn metrics(&self) -> String {
+        let inside = self.inside();
+        let mut text = String::from(
+            "# HELP streamgate_gate_decisions Decisions about viewers, by reason.\n\
+             # TYPE streamgate_gate_decisions counter\n",
+        );
+        // Writing to a String can't fail.
+        for (code, count) in &inside.decisions {
+            writeln!(text, "streamgate_gate_decisions_total{{code=\"{}\"}} {count}", name(*code)).ok();
+        }
+        text.push_str(
+            "# HELP streamgate_chain_faults Answers of providers that did not count, by kind.\n\
+             # TYPE streamgate_chain_faults counter\n",
+        );
+        for ((chain_id, provider, kind), count) in &inside.faults {
+            let labels = format!("chain_id=\"{chain_id}\",provider=\"{provider}\",kind=\"{kind}\"");
+            writeln!(text, "streamgate_chain_faults_total{{{labels}}} {count}").ok();
+        }
+        text.push_str(
+            "# HELP streamgate_chain_head_lag_blocks Blocks by which a provider was behind the newest that a quorum knew.\n\
+             # TYPE streamgate_chain_head_lag_blocks gauge\n",
+        );
+        for ((chain_id, provider), blocks) in &inside.lags {
+            let labels = format!("chain_id=\"{chain_id}\",provider=\"{provider}\"");
+            writeln!(text, "streamgate_chain_head_lag_blocks{{{labels}}} {blocks}").ok();
+        }
+        text
+    }
+}
+
+/// The providers of a chain contradict each other.
+pub(super) fn disagreement(chain_id: u64, providers: Vec<String>) -> Doubted {
+    Doubted { chain_id, what: Doubt::Disagreement, contract: None, providers }
+}
+
+/// A rule names an address without code.
+pub(super) fn absent(chain_id: u64, contract: alloy_primitives::Address) -> Doubted {
+    Doubted {
+        chain_id,
+        what: Doubt::ContractAbsent,
+        contract: Some(contract.to_string()),
+        providers: Vec::new(),
+    }
+}
+
+/// A code as it is spelled elsewhere.
+fn name(code: Code) -> String {
+    serde_json::to_value(code)
+        .ok()
+        .and_then(|value| value.as_str().map(ToOwned::to_owned))
+        .unwrap_or_default()
+}
+
+const fn kind(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Late => "late",
+        Fault::Unreachable => "unreachable",
+        Fault::Status(_) => "status",
+        Fault::Throttled { .. } => "throttled",
+        Fault::TooLarge => "too_large",
+        Fault::Malformed(_) => "malformed",
+        Fault::Refused(_) => "refused",
+        Fault::NoBlock => "no_block",
+        Fault::WrongChain => "wrong_chain",
+        Fault::Resting => "resting",
+        Fault::OverBudget => "over_budget",
+    }
+}
