@@ -176,7 +176,8 @@ impl App {
         let documents = Arc::new(cache::Cache::new(config.documents)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
-        let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().clone());
+        // Strangers name the contracts that sign-in asks.
+        let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
         let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains)).await?;
         let uploads = uploads::State::new(
             bus.clone(),
@@ -284,7 +285,9 @@ fn router_with(app: App, more: Router<App>) -> Router {
         .layer(limit::by_principal())
         .layer(query::strict())
         .layer(middleware::from_fn_with_state(repeated, idempotency::once));
-    let gates = gate::http::State { bus: app.bus.clone(), judge: app.grants.judge().clone() };
+    // What people ask about contracts of their choice keeps no gate from deciding.
+    let judge = gate::judge::Judge::new(app.grants.judge().chains().apart());
+    let gates = gate::http::State { bus: app.bus.clone(), judge };
     let answering = Router::new()
         .merge(media::router())
         .merge(jobs::router())

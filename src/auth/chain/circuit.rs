@@ -22,6 +22,8 @@ const BURST_S: f64 = 5.0;
 pub(super) struct Circuit {
     faults: u32,
     rests_until: Option<Instant>,
+    /// When the rest was begun: an answer to what was asked before says nothing about it.
+    paused_at: Option<Instant>,
     tokens: f64,
     per_s: f64,
     filled_at: Instant,
@@ -30,7 +32,7 @@ pub(super) struct Circuit {
 impl Circuit {
     pub(super) fn new(per_s: u32, now: Instant) -> Self {
         let per_s = f64::from(per_s);
-        Self { faults: 0, rests_until: None, tokens: per_s * BURST_S, per_s, filled_at: now }
+        Self { faults: 0, rests_until: None, paused_at: None, tokens: per_s * BURST_S, per_s, filled_at: now }
     }
 
     /// Takes budget for `count` questions.
@@ -54,9 +56,12 @@ impl Circuit {
         Ok(())
     }
 
-    pub(super) fn succeed(&mut self) {
-        self.faults = 0;
-        self.rests_until = None;
+    /// An answer came to what was asked at `asked_at`.
+    pub(super) fn succeed(&mut self, asked_at: Instant) {
+        if self.paused_at.is_none_or(|paused_at| asked_at > paused_at) {
+            self.faults = 0;
+            self.rests_until = None;
+        }
     }
 
     pub(super) fn fail(&mut self, fault: &Fault, now: Instant) {
@@ -74,6 +79,7 @@ impl Circuit {
     /// Leaves the provider out for `rest`.
     pub(super) fn pause(&mut self, rest: Duration, now: Instant) {
         let until = now + rest;
+        self.paused_at = Some(now);
         self.rests_until = Some(self.rests_until.map_or(until, |known| known.max(until)));
     }
 
@@ -103,7 +109,13 @@ mod tests {
         assert_eq!(circuit.enter(1, later + REST_MIN), Err(Fault::Resting));
         let last = later + REST_MIN * 2;
         assert!(circuit.enter(1, last).is_ok());
-        circuit.succeed();
+        circuit.succeed(start);
+        assert_eq!(
+            circuit.enter(1, last),
+            Err(Fault::Resting),
+            "what was asked before the rest does not end it"
+        );
+        circuit.succeed(last);
         assert!(circuit.enter(1, last).is_ok());
     }
 

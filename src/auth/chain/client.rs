@@ -16,7 +16,7 @@ use super::{
     Block, BlockRef, Config, Counts, Error, Head, Http, Log, Transport, counts,
     error::Fault,
     head::shared_height,
-    provider::Provider,
+    provider::{Provider, Said},
     quorum::{Tally, tally},
     rpc::{Answer, Question},
 };
@@ -118,6 +118,22 @@ impl Chains {
             }
         }
         Ok(Self { chains: Arc::new(opened), counts })
+    }
+
+    /// The same chains and providers with limits, rests, budgets and heads of their own: whatever those who are asked for here bring
+    /// about, the others go on.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        let apart = |chain: &Chain| Chain {
+            config: chain.config.clone(),
+            quorum: chain.quorum,
+            providers: chain.providers.iter().map(|provider| provider.apart(&chain.config)).collect(),
+            head: Mutex::default(),
+            clock: Arc::clone(&chain.clock),
+            counts: chain.counts.clone(),
+        };
+        let chains = self.chains.iter().map(|(chain_id, chain)| (*chain_id, apart(chain))).collect();
+        Self { chains: Arc::new(chains), counts: self.counts.clone() }
     }
 
     /// What came of asking.
@@ -274,9 +290,6 @@ impl Chains {
         }
     }
 }
-
-/// All that one provider said to one request.
-type Said = Result<Vec<Result<Answer, Fault>>, Fault>;
 
 impl Chain {
     const fn id(&self) -> u64 {

@@ -20,6 +20,9 @@ use super::{
     rpc::{self, Answer, Question, Transport},
 };
 
+/// All that a provider says to one request: an answer or a fault for each question.
+pub(super) type Said = Result<Vec<Result<Answer, Fault>>, Fault>;
+
 /// A provider behind its limits.
 #[derive(Debug)]
 pub(super) struct Provider {
@@ -48,16 +51,46 @@ impl Provider {
         }
     }
 
+    /// The same provider with limits, rests and a budget of their own.
+    pub(super) fn apart(&self, config: &Config) -> Self {
+        Self::new(self.name.clone(), Arc::clone(&self.transport), config)
+    }
+
     /// Asks; an answer or a fault for each question.
     ///
-    /// The first request, and the first after a fault, also asks which chain this is.
-    pub(super) async fn ask(&self, questions: &[Question]) -> Result<Vec<Result<Answer, Fault>>, Fault> {
+    /// A contract may return more than an answer may be. It has then refused, and the others of its batch do not suffer from it.
+    pub(super) async fn ask(&self, questions: &[Question]) -> Said {
+        match self.ask_together(questions).await {
+            Err(Fault::TooLarge) if questions.iter().any(Question::is_call) => {
+                self.ask_apart(questions).await
+            }
+            said => said,
+        }
+    }
+
+    async fn ask_apart(&self, questions: &[Question]) -> Said {
+        if !self.chain_confirmed.load(Ordering::Acquire) {
+            self.ask_together(&[]).await?;
+        }
+        let asking = questions.iter().map(|question| async move {
+            match self.ask_together(std::slice::from_ref(question)).await {
+                Err(Fault::TooLarge) if question.is_call() => Ok(vec![Ok(Answer::Reverted)]),
+                said => said,
+            }
+        });
+        let said = futures::future::try_join_all(asking).await?;
+        Ok(said.into_iter().flatten().collect())
+    }
+
+    /// One request. The first, and the first after a fault, also asks which chain this is.
+    async fn ask_together(&self, questions: &[Question]) -> Said {
         let mut sent = questions.to_vec();
         let confirms = !self.chain_confirmed.load(Ordering::Acquire);
         if confirms {
             sent.push(Question::ChainId);
         }
-        self.circuit().enter(sent.len(), Instant::now())?;
+        let asked_at = Instant::now();
+        self.circuit().enter(sent.len(), asked_at)?;
         // A crowd waits its turn as long as it would wait for an answer.
         let Ok(Ok(slot)) = timeout(self.timeout, self.slots.acquire()).await else {
             return Err(Fault::OverBudget);
@@ -74,21 +107,21 @@ impl Provider {
             }
             Ok(answers)
         });
-        self.note(&outcome);
+        self.note(questions, &outcome, asked_at);
         outcome
     }
 
-    fn note(&self, outcome: &Result<Vec<Result<Answer, Fault>>, Fault>) {
-        let refused = |answers: &[Result<Answer, Fault>]| {
-            answers.iter().find_map(|answer| match answer {
+    /// What a contract brings about is not the provider's fault: strangers choose contracts, and must not make it rest.
+    fn note(&self, questions: &[Question], outcome: &Said, asked_at: Instant) {
+        let fault = match outcome {
+            Err(Fault::TooLarge) if questions.iter().any(Question::is_call) => return,
+            Err(fault) => Some(fault.clone()),
+            Ok(answers) => questions.iter().zip(answers).find_map(|(question, answer)| match answer {
                 // A node that is behind is not at fault; it merely has no vote.
                 Ok(_) | Err(Fault::NoBlock) => None,
+                Err(Fault::Refused(_)) if question.is_call() => None,
                 Err(fault) => Some(fault.clone()),
-            })
-        };
-        let fault = match outcome {
-            Ok(answers) => refused(answers),
-            Err(fault) => Some(fault.clone()),
+            }),
         };
         let mut circuit = self.circuit();
         if let Some(fault) = fault {
@@ -97,7 +130,7 @@ impl Provider {
             tracing::debug!(provider = self.name, %fault, chain.id = self.chain_id, "a provider's answer does not count");
         } else {
             self.chain_confirmed.store(true, Ordering::Release);
-            circuit.succeed();
+            circuit.succeed(asked_at);
         }
     }
 

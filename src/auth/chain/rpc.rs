@@ -181,6 +181,11 @@ pub(super) fn response(questions: &[Question], response: Value) -> Result<Vec<Re
 }
 
 impl Question {
+    /// True when a contract has a say in the answer.
+    pub(super) const fn is_call(&self) -> bool {
+        matches!(self, Self::Call { .. })
+    }
+
     /// What an error object means. Nodes agree on little but code 3 for a revert; the rest is known by its words.
     fn refused(&self, error: &Value) -> Result<Answer, Fault> {
         let code = error_code(error);
@@ -199,7 +204,6 @@ impl Question {
         {
             return Err(Fault::NoBlock);
         }
-        let is_call = matches!(self, Self::Call { .. });
         let ran = [
             "revert",
             "out of gas",
@@ -208,8 +212,22 @@ impl Question {
             "invalid jump",
             "stack underflow",
             "stack overflow",
+            "stackunderflow",
+            "stackoverflow",
+            "stack limit",
+            "out of bounds",
+            "outofoffset",
+            "uint64 overflow",
+            "opcode",
+            "invalidjump",
+            "evmerror",
+            "vm execution error",
+            "write protection",
+            "call depth",
+            "memory limit",
+            "memorylimit",
         ];
-        if is_call && (code == 3 || says(&ran)) {
+        if self.is_call() && (code == 3 || says(&ran)) {
             return Ok(Answer::Reverted);
         }
         Err(Fault::Refused(code))

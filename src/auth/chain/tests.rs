@@ -23,6 +23,10 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{BlockRef, Chains, Config, Error, RpcUrl, testing::quantity};
 
 const HEIGHT: u64 = 100;
+/// Contracts that answer more than an answer may be, fail in the words of one node, and in words nobody knows.
+const SHOUTER: Address = Address::repeat_byte(0xbb);
+const DEEP: Address = Address::repeat_byte(0xcc);
+const STRANGE: Address = Address::repeat_byte(0xdd);
 
 /// What a server does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +93,15 @@ fn answer(behaviour: Behaviour, request: &Value) -> Value {
             && params[1]["blockHash"] != json!(hash(height - 5)) =>
         {
             return json!({ "id": request["id"], "error": { "code": -32000, "message": "header not found" } });
+        }
+        _ if params[0]["to"] == json!(SHOUTER) => json!(Bytes::from(vec![1; 100_000])),
+        _ if params[0]["to"] == json!(DEEP) => {
+            let error = json!({ "code": -32000, "message": "stack limit reached 1024 (1023)" });
+            return json!({ "id": request["id"], "error": error });
+        }
+        _ if params[0]["to"] == json!(STRANGE) => {
+            let error = json!({ "code": -32000, "message": "words that no other node has" });
+            return json!({ "id": request["id"], "error": error });
         }
         _ => {
             let told = if behaviour == Behaviour::Lies { 666 } else { 5 };
@@ -214,6 +227,35 @@ async fn a_throttling_provider_is_left_alone() {
 async fn a_provider_of_another_chain_is_never_counted() {
     let one = Site::start(&[Behaviour::OtherChain], config()).await;
     assert_eq!(one.ask().await, Err(Error::Unavailable { chain_id: 7 }));
+}
+
+#[tokio::test]
+async fn what_a_contract_brings_about_rests_no_provider() {
+    let site = Site::start(&[Behaviour::Honest; 3], config()).await;
+    let reverted = Err(Error::Reverted { chain_id: 7 });
+    let strange = Err(Error::Unavailable { chain_id: 7 });
+    for (contract, wanted) in [(SHOUTER, &reverted), (DEEP, &reverted), (STRANGE, &strange)] {
+        let call = || site.chains.call(7, contract, Bytes::from_static(&[1]), BlockRef::Latest);
+        for answer in futures::future::join_all((0..10).map(|_| call())).await {
+            assert_eq!(&answer, wanted, "{contract}");
+        }
+        assert_eq!(site.ask().await, Ok(five()), "after {contract}");
+    }
+    let at = site.chains.head(7).await.unwrap().latest.hash;
+    let calls = [Address::repeat_byte(1), SHOUTER, Address::repeat_byte(2)].map(|to| (to, Bytes::new()));
+    let answers = site.chains.calls(7, &calls, at).await.unwrap();
+    assert_eq!(answers, [Ok(five()), reverted, Ok(five())], "one does not spoil the others");
+}
+
+#[tokio::test]
+async fn what_is_asked_apart_uses_up_no_other_budget() {
+    let settings = Config { questions_per_s_max: 4, ..config() };
+    let site = Site::start(&[Behaviour::Honest], settings).await;
+    let apart = site.chains.apart();
+    let call = || apart.call(7, Address::repeat_byte(1), Bytes::from_static(&[1]), BlockRef::Latest);
+    let answers = futures::future::join_all((0..30).map(|_| call())).await;
+    assert!(answers.contains(&Err(Error::Unavailable { chain_id: 7 })), "{answers:?}");
+    assert_eq!(site.ask().await, Ok(five()));
 }
 
 #[tokio::test]
