@@ -74,6 +74,7 @@ pub fn events() -> Vec<Entry> {
         event::<access::KeyCreated>(),
         event::<session::Challenged>(),
         event::<session::Refused>(),
+        event::<session::Denied>(),
         event::<session::SignedIn>(),
         event::<session::Refreshed>(),
         event::<session::Reused>(),

@@ -518,7 +518,7 @@ fn gate_events(visitor: &mut impl Visitor) {
         chain_id: 1,
         what: gate::Doubt::Disagreement,
         contract: None,
-        providers: vec![text("rpc.example.org"), text("eth.example.net:8545")],
+        providers: vec![text("1"), text("3")],
     };
     visit_event(visitor, doubted);
 }
@@ -568,6 +568,7 @@ fn session_events(visitor: &mut impl Visitor) {
         visitor,
         session::Refused { request_id, challenge_id: CHALLENGE, code, address: text(ADDRESS) },
     );
+    visit_event(visitor, session::Denied { request_id, code: text("unauthorized"), denied_count: 3 });
     let method = session::Method::Key;
     visit_event(
         visitor,

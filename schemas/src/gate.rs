@@ -456,7 +456,7 @@ pub struct Doubted {
     /// The contract that is not there, EIP-55.
     #[serde(default)]
     pub contract: Option<String>,
-    /// Hosts of the providers that contradict the others, or each other.
+    /// Providers that contradict the others, or each other, by their places in the settings, from 1.
     #[serde(default)]
     pub providers: Vec<String>,
 }

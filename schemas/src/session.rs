@@ -282,7 +282,7 @@ event!(
     }
 );
 event!(
-    /// `evt.auth.refused`: an attempt used up a challenge of ours and failed. Attempts without one only reach the log.
+    /// `evt.auth.refused`: an attempt used up a challenge of ours and failed. Attempts without one are counted in `evt.auth.denied`.
     Refused, "refused", |_| None, {
         /// The nonce used up.
         challenge_id: ChallengeId,
@@ -290,6 +290,15 @@ event!(
         code: String,
         /// The account claimed, which nobody has proved.
         address: String,
+    }
+);
+event!(
+    /// `evt.auth.denied`: requests that were answered with 401 or 403, joined by their code: wrong credentials, replays, missing rights.
+    Denied, "denied", |_| None, {
+        /// The stable code the clients got.
+        code: String,
+        /// How many there were since the last event with this code; `request_id` is that of the first.
+        denied_count: u64,
     }
 );
 event!(

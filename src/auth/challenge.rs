@@ -31,17 +31,28 @@ pub(super) struct Wish {
     pub(super) chain_id: Option<u64>,
 }
 
-/// Gives a challenge bound to `cookie`; `None` when the client's prefix had its share.
+/// What comes of the wish for a challenge.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is on record.
+    Challenge(Challenge),
+    /// The client's prefix had its share; there is another one after so many seconds.
+    TooMany { retry_after_s: u64 },
+}
+
+/// Gives a challenge bound to `cookie`.
 pub(super) async fn give(
     bus: &Bus,
     config: &Config,
     (wish, cookie, client): (&Wish, &str, Client),
     request_id: RequestId,
-) -> Result<Option<Challenge>, nats::Error> {
+) -> Result<Outcome, nats::Error> {
     let now_ms = nats::now_ms();
     let expires_at_ms = now_ms.saturating_add(config.challenge_ttl_s.saturating_mul(1_000));
-    if !count(bus, config, &hex::encode(hash(&client.prefix.to_string())), (now_ms, expires_at_ms)).await? {
-        return Ok(None);
+    let prefix = hex::encode(hash(&client.prefix.to_string()));
+    if let Some(free_at_ms) = count(bus, config, &prefix, (now_ms, expires_at_ms)).await? {
+        let retry_after_s = free_at_ms.saturating_sub(now_ms).div_ceil(1_000).max(1);
+        return Ok(Outcome::TooMany { retry_after_s });
     }
     let challenge = Challenge {
         challenge_id: ChallengeId::from_bytes(rand::random()),
@@ -62,7 +73,7 @@ pub(super) async fn give(
     };
     let mut held = Held::new(challenge);
     bus.commit(&mut held, Outbox::new().event(&told)).await?;
-    Ok(Some(held.record))
+    Ok(Outcome::Challenge(held.record))
 }
 
 /// Uses the nonce up. Whatever is decided about the attempt afterwards, there is no second one.
@@ -108,28 +119,28 @@ pub(super) async fn refuse(
     bus.commit(held, Outbox::new().event(&told)).await
 }
 
-/// Counts one more challenge of a prefix; false when it had its share of the running window.
+/// Counts one more challenge of a prefix; when it had its share of the running window, the Unix time in milliseconds of the next.
 async fn count(
     bus: &Bus,
     config: &Config,
     prefix_sha256: &str,
     (now_ms, window_end_ms): (u64, u64),
-) -> Result<bool, nats::Error> {
-    let mut is_allowed = true;
+) -> Result<Option<u64>, nats::Error> {
+    let mut free_at_ms = None;
     let next = |found: Option<&Prefix>| {
         let running = found.filter(|prefix| prefix.expires_at_ms > now_ms);
         let count = running.map_or(0, |prefix| prefix.count);
-        is_allowed = count < config.challenges_per_prefix_max;
         let expires_at_ms = running.map_or(window_end_ms, |prefix| prefix.expires_at_ms);
-        is_allowed.then(|| {
+        free_at_ms = (count >= config.challenges_per_prefix_max).then_some(expires_at_ms);
+        free_at_ms.is_none().then(|| {
             let prefix = Prefix { prefix_sha256: prefix_sha256.to_owned(), count: count + 1, expires_at_ms };
             (prefix, Outbox::new())
         })
     };
     match bus.change(&prefix_key(prefix_sha256), next).await {
-        Ok(_) => Ok(is_allowed),
-        // So many at once from one prefix is more than its share, too.
-        Err(nats::Error::Conflict { .. }) => Ok(false),
+        Ok(_) => Ok(free_at_ms),
+        // Too many at once to be counted: a moment later there may be room.
+        Err(nats::Error::Conflict { .. }) => Ok(Some(now_ms)),
         Err(error) => Err(error),
     }
 }

@@ -161,6 +161,7 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, way);
         }
         response.headers_mut().extend(*self.headers);
+        response.extensions_mut().insert(self.kind);
         response
     }
 }

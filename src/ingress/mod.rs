@@ -26,6 +26,7 @@ pub mod play;
 mod polite;
 pub mod probes;
 pub mod query;
+pub mod refusals;
 pub mod request;
 pub mod serve;
 pub mod tagged;
@@ -150,6 +151,8 @@ pub struct Shared {
     pub grants: Grants,
     /// Rate limits.
     pub limits: limit::Limits,
+    /// Refusals that wait to be told.
+    pub refusals: refusals::Refusals,
     /// Documents kept in memory.
     pub documents: Arc<cache::Cache>,
     /// Lets foreign origins in.
@@ -199,6 +202,7 @@ impl App {
             followers,
             streams,
             limits,
+            refusals: refusals::Refusals::default(),
             documents,
             origins,
             metrics,
@@ -248,7 +252,10 @@ impl Shared {
             Ok(())
         };
         let limits = async {
-            self.limits.run(self.bus.clone(), shutdown.clone()).await;
+            tokio::join!(
+                self.limits.run(self.bus.clone(), shutdown.clone()),
+                self.refusals.run(&self.bus, shutdown.clone()),
+            );
             Ok(())
         };
         tokio::try_join!(
@@ -329,7 +336,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
             ServiceBuilder::new()
                 .layer(middleware::from_fn(manners::safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
-                .layer(middleware::from_fn(request::identify))
+                .layer(middleware::from_fn_with_state(app.refusals.clone(), request::identify))
                 .layer(CatchPanicLayer::custom(request::panicked))
                 .layer(middleware::from_fn(request::problems_only))
                 .layer(middleware::from_fn_with_state(manners, manners::bounded_head))

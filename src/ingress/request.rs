@@ -5,14 +5,14 @@
 use std::time::Instant;
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use schemas::ids::RequestId;
 
-use super::{error::Problem, kind::Kind};
+use super::{error::Problem, kind::Kind, refusals::Refusals};
 
 /// Header that names the request in answers.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,8 +31,8 @@ pub fn current_id() -> Option<RequestId> {
     CURRENT.try_with(|id| *id).ok()
 }
 
-/// Gives the request its id, logs its end, and names it in the answer.
-pub async fn identify(request: Request, next: Next) -> Response {
+/// Gives the request its id, logs its end, counts it when it was refused, and names it in the answer.
+pub async fn identify(State(refusals): State<Refusals>, request: Request, next: Next) -> Response {
     let id = RequestId::from_bytes(nats::fresh_id());
     let (method, started) = (request.method().clone(), Instant::now());
     // The matched route, never the path: paths carry tokens.
@@ -40,6 +40,7 @@ pub async fn identify(request: Request, next: Next) -> Response {
     CURRENT
         .scope(id, async move {
             let mut response = next.run(request).await;
+            refusals.note(&response, id);
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID.clone(), value);
             }

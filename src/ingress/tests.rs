@@ -485,6 +485,31 @@ async fn who_asks_to_play_too_early_leaves_no_session() {
 }
 
 #[tokio::test]
+async fn refusals_are_told_by_their_code() {
+    let site = Site::start(|_| {}).await;
+    let headers = "Authorization: Bearer wrong\r\nContent-Type: application/json\r\n";
+    let replayed = "{\"refresh_token\":\"none\"}";
+    for _ in 0..3 {
+        assert_eq!(site.ask("PATCH", "/v1/uploads/x", headers, "").await.problem(), "unauthorized");
+        assert_eq!(site.ask("POST", "/v1/auth/refresh", headers, replayed).await.problem(), "session_over");
+    }
+    let json = "Content-Type: application/json\r\nOrigin: https://evil.example\r\n";
+    assert_eq!(site.ask("POST", "/v1/auth/challenge", json, "").await.problem(), "origin_refused");
+    let admin = site.broker.bus(Role::Admin).await;
+    let filter = vec![schemas::subjects::events_of::<schemas::session::Denied>()];
+    let all = nats::reader::Config::new(schemas::subjects::EVENTS, filter, nats::Start::All);
+    let mut reader = admin.reader(all).await.unwrap();
+    let mut told = std::collections::BTreeMap::new();
+    while told.len() < 3 {
+        let entry = reader.next().await.unwrap();
+        let event: schemas::session::Denied = nats::decode(&entry.subject, &entry.payload).unwrap();
+        *told.entry(event.code).or_insert(0) += event.denied_count;
+    }
+    let wanted = [("origin_refused", 1), ("session_over", 3), ("unauthorized", 3)];
+    assert!(told.iter().map(|(code, count)| (code.as_str(), *count)).eq(wanted), "{told:?}");
+}
+
+#[tokio::test]
 async fn playback_ends_with_the_key_that_opened_it() {
     let site = Site::start(|_| {}).await;
     let admin = site.broker.bus(Role::Admin).await;

@@ -125,9 +125,12 @@ impl Site {
     fn documents(&self, limited: bool) -> Router {
         let app = self.app.clone();
         let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::require);
-        let identity = ServiceBuilder::new().layer(middleware::from_fn(request::identify)).layer(
-            middleware::from_fn_with_state(std::sync::Arc::new(app.config.client.clone()), client::identify),
-        );
+        let identity = ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(app.refusals.clone(), request::identify))
+            .layer(middleware::from_fn_with_state(
+                std::sync::Arc::new(app.config.client.clone()),
+                client::identify,
+            ));
         let documents = media::router();
         let documents = if limited {
             documents

@@ -459,7 +459,8 @@ fn forged(secret: &[u8], good: &str) -> String {
 #[tokio::test]
 async fn hole_9_two_fresh_installations_share_no_secret_and_no_default_opens() {
     let options = Options { without_workers: true, ..Options::default() };
-    let settings = wallets();
+    // Every credential is looked at.
+    let settings = wallets() + "\n[ingress.limit.rates.credential]\ncapacity = 10000\nrefill_per_s = 100\n";
     let (one, two) = tokio::join!(Cluster::start(options), Cluster::start_with(options, &settings));
     assert_ne!(one.key, two.key);
     let mut secrets = Vec::new();

@@ -336,8 +336,8 @@ impl Chain {
         .await
         .ok();
         for (index, said) in &said {
-            if let (Some(provider), Some(fault)) = (self.providers.get(*index), first_fault(said)) {
-                self.counts.fault(self.id(), host(provider), fault);
+            if let Some(fault) = first_fault(said) {
+                self.counts.fault(self.id(), &place(*index), fault);
             }
         }
         Ok(said)
@@ -409,9 +409,8 @@ impl Chain {
     ) -> Result<T, Error> {
         let chain_id = self.id();
         let doubt = |who: &[usize]| {
-            let providers = who.iter().filter_map(|index| self.providers.get(*index));
-            let hosts = providers.map(|provider| host(provider).to_owned()).collect();
-            self.counts.doubt(counts::disagreement(chain_id, hosts));
+            let places = who.iter().map(|index| place(*index)).collect();
+            self.counts.doubt(counts::disagreement(chain_id, places));
         };
         match votes {
             Tally::Agreed { value, dissenters } => {
@@ -472,8 +471,8 @@ impl Chain {
             .await?;
         let number = shared(&said).ok_or(Error::Unavailable { chain_id })?;
         for (index, said) in &said {
-            if let (Some(provider), Some(height)) = (self.providers.get(*index), height(said)) {
-                self.counts.lag(chain_id, host(provider), number.saturating_sub(height));
+            if let Some(height) = height(said) {
+                self.counts.lag(chain_id, &place(*index), number.saturating_sub(height));
             }
         }
         if number < floor {
@@ -506,9 +505,9 @@ fn first_fault(said: &Said) -> Option<&Fault> {
     }
 }
 
-/// The name of a provider without its scheme.
-fn host(provider: &Provider) -> &str {
-    provider.name.split_once("://").map_or(provider.name.as_str(), |(_, host)| host)
+/// How a provider is named outside of the log: by its place in the settings, from 1. Keys may be part of host names, too.
+fn place(index: usize) -> String {
+    index.saturating_add(1).to_string()
 }
 
 fn height(said: &Said) -> Option<u64> {

@@ -106,8 +106,11 @@ pub(super) async fn challenge(
     // A browser with two sign-ins under way keeps one cookie for both.
     let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
     let given = challenge::give(&shared.bus, &shared.config, (&wish, &cookie, client), request::id()).await?;
-    let Some(challenge) = given else {
-        return Err(Problem::new(Kind::TooManyChallenges).retry_after_s(shared.config.challenge_ttl_s));
+    let challenge = match given {
+        challenge::Outcome::Challenge(challenge) => challenge,
+        challenge::Outcome::TooMany { retry_after_s } => {
+            return Err(Problem::new(Kind::TooManyChallenges).retry_after_s(retry_after_s));
+        }
     };
     let max_age_s = shared.config.challenge_ttl_s;
     let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");

@@ -20,7 +20,7 @@ use crate::{
         Config, Principal, SignIn, contract::ChainCall, require, routes, signature::personal_digest,
         value::Address,
     },
-    ingress::{client, request, serve},
+    ingress::{client, refusals::Refusals, request, serve},
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -84,7 +84,7 @@ impl Site {
             .merge(guarded)
             .merge(routes::router(sign_in.clone(), |own| own))
             .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify))
-            .layer(middleware::from_fn(request::identify));
+            .layer(middleware::from_fn_with_state(Refusals::default(), request::identify));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         self.tasks.spawn(serve::serve(listener, app, CancellationToken::new(), Duration::from_secs(5)));

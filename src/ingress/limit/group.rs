@@ -156,7 +156,7 @@ impl Default for Rates {
             worker: rate(100, 10),
             transcoder: rate(50, 5),
             monitor: rate(1_000, 100),
-            credential: rate(50, 1),
+            credential: rate(100, 2),
         }
     }
 }
