@@ -234,7 +234,7 @@ async fn what_is_wrong_with_a_chain_is_counted_and_told() {
     site.world.mine(|_| {});
     (0..2).for_each(|node| site.world.sync(node));
     assert_eq!(refused(&grants, &holder(ANN), film).await, Code::NotOwner);
-    let lag = "streamgate_chain_head_lag_blocks{chain_id=\"1337\",provider=\"node2\"} 1";
+    let lag = "streamgate_chain_head_lag_blocks{chain_id=\"1337\",provider=\"3\"} 1";
     assert!(counts.metrics().lines().any(|line| line == lag), "{}", counts.metrics());
     site.world.mood(0, Mood::Down);
     assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
@@ -246,7 +246,7 @@ async fn what_is_wrong_with_a_chain_is_counted_and_told() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
-    let fault = "streamgate_chain_faults_total{chain_id=\"1337\",provider=\"node0\",kind=\"unreachable\"}";
+    let fault = "streamgate_chain_faults_total{chain_id=\"1337\",provider=\"1\",kind=\"unreachable\"}";
     assert!(text.contains(fault), "{text}");
     openmetrics_parser::openmetrics::parse_openmetrics(&format!("{text}# EOF\n")).unwrap();
 }
