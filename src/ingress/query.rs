@@ -26,7 +26,7 @@ use tower::{Layer, Service, layer::layer_fn};
 use super::{error::Problem, kind::Kind};
 
 /// Longest name of a parameter that is told back, in characters.
-const NAME_LENGTH_MAX: usize = 64;
+pub const NAME_LENGTH_MAX: usize = 64;
 
 /// The parameters of each operation, by path and method. Made with the description, which takes a while: the role does it at its
 /// start.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::kind::Kind;
 
 /// Time between two events with the same code.
-pub(super) const PAUSE: Duration = Duration::from_secs(10);
+pub const PAUSE: Duration = Duration::from_secs(10);
 
 /// The refusals of one replica that wait to be told. Cheap to clone.
 #[derive(Debug, Clone, Default)]
