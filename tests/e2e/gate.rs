@@ -206,9 +206,11 @@ async fn a_token_opens_its_gate_and_a_transfer_closes_it_in_the_middle() {
     let viewer = format!("eip155:{}", ann.address.to_string().to_lowercase());
     assert_eq!(revoked.data["viewer"], viewer, "{:?}", revoked.data);
 
-    // Its new holder plays once that is confirmed, and the one before does not get in again.
+    // Its new holder plays once that is confirmed, and the one before does not get in again once the head is younger than that.
     site.confirm().await;
-    assert_eq!(refusal(&site.playback(Some(&ann_token)).await), (403, "gate_closed"));
+    while refusal(&site.playback(Some(&ann_token)).await) != (403, "gate_closed") {
+        assert!(block.elapsed() <= REVOKED_WITHIN, "who gave the token away gets in");
+    }
     let began = Instant::now();
     let session = loop {
         let (status, session) = site.playback(Some(&bob_token)).await;

@@ -115,6 +115,8 @@ async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
         sign_in(page, &bob).await;
         page.until(&says("failed", "not confirmed it yet")).await;
         site.confirm().await;
+        // The service has seen it, too.
+        site.open(&bob.token(&site.cluster).await).await;
         page.click("#again").await;
         page.until(PLAYS).await;
         page.until("document.getElementById('title').textContent === 'A day at the sea'").await;
