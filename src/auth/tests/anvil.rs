@@ -4,7 +4,6 @@ use std::{process::Stdio, sync::Arc};
 
 use alloy_primitives::{Address as Raw, B256, Bytes, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
-use futures::future::BoxFuture;
 use schemas::session::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -13,7 +12,12 @@ use tokio::{
 };
 
 use super::site::Wallet;
-use crate::auth::{Config, contract::*, value::Address};
+use crate::auth::{
+    Config,
+    chain::{self, Chains, RpcUrl},
+    contract::*,
+    value::Address,
+};
 
 const CONTRACTS: &str = include_str!("../../../tests/signin/contracts.json");
 /// Anvil's chain.
@@ -95,42 +99,13 @@ impl Anvil {
     }
 }
 
-fn tag(block: Block) -> Value {
-    match block {
-        Block::Latest => json!("latest"),
-        Block::Hash(hash) => json!({ "blockHash": hash.to_string(), "requireCanonical": true }),
-    }
-}
-
-impl ChainCall for Anvil {
-    fn head(&self, _: u64) -> BoxFuture<'_, Result<B256, CallError>> {
-        Box::pin(async {
-            let block = self.ask("eth_getBlockByNumber", json!(["latest", false])).await.unwrap();
-            Ok(block["hash"].as_str().unwrap().parse().unwrap())
-        })
-    }
-
-    fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        Box::pin(async move {
-            let mut asked =
-                json!({ "data": hex::encode_prefixed(&call.data), "gas": format!("0x{:x}", call.gas_max) });
-            if let Some(to) = call.to {
-                asked["to"] = json!(to.to_string());
-            }
-            self.bytes("eth_call", json!([asked, tag(call.block)])).await.map_err(|_| CallError::Reverted)
-        })
-    }
-
-    fn get_code(&self, _: u64, address: Raw, block: Block) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        Box::pin(async move {
-            Ok(self.bytes("eth_getCode", json!([address.to_string(), tag(block)])).await.unwrap())
-        })
-    }
-}
-
-async fn verdict(chain: &Arc<Anvil>, account: Raw, signature: &[u8]) -> Verdict {
+/// What sign-in finds, over the chains as they are configured.
+async fn verdict(chain: &Anvil, account: Raw, signature: &[u8]) -> Verdict {
+    let rpc_urls = vec![RpcUrl::try_from(chain.url.clone()).unwrap()];
+    // Each question sees the newest block, which a test just made.
+    let node = chain::Config { chain_id: CHAIN, rpc_urls, head_cache_ms: 0, ..chain::Config::default() };
     let config = Config { contract_ms_max: 20_000, ..Config::default() };
-    let verifier = Verifier::new(Some(Arc::clone(chain) as Arc<dyn ChainCall>), &config);
+    let verifier = Verifier::new(Some(Arc::new(Chains::open(&[node]).unwrap())), &config);
     let question =
         Question { account: Address::new(account), chain_id: CHAIN, digest: keccak256("x"), signature };
     verifier.verify(question).await.unwrap()
@@ -140,7 +115,7 @@ const NODE_KEY: [u8; 32] = hex!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5ef
 
 #[tokio::test]
 async fn a_deployed_account_answers_for_itself() {
-    let chain = Arc::new(Anvil::start().await);
+    let chain = Anvil::start().await;
     // The node's first account, whose key everybody knows, so that it can also send the change of owner.
     let (owner, next) = (Wallet::of(NODE_KEY), Wallet::new(70));
     let (by_owner, by_next) = (owner.sign(keccak256("x")), next.sign(keccak256("x")));
@@ -161,7 +136,7 @@ async fn a_deployed_account_answers_for_itself() {
 
 #[tokio::test]
 async fn hostile_contracts_are_refused() {
-    let chain = Arc::new(Anvil::start().await);
+    let chain = Anvil::start().await;
     let signature = Wallet::new(71).sign(keccak256("x"));
     for name in ["Burner", "Shouter", "Maker"] {
         let account = chain.deploy(name, Vec::new()).await;
@@ -171,7 +146,7 @@ async fn hostile_contracts_are_refused() {
 
 #[tokio::test]
 async fn an_account_speaks_before_it_is_made() {
-    let chain = Arc::new(Anvil::start().await);
+    let chain = Anvil::start().await;
     let (owner, other) = (Wallet::new(72), Wallet::new(73));
     let (by_owner, by_other) = (owner.sign(keccak256("x")), other.sign(keccak256("x")));
     let maker = chain.deploy("Maker", Vec::new()).await;
