@@ -73,6 +73,13 @@ pub struct ApiKey {
     pub revoked_at_ms: Option<u64>,
 }
 
+impl ApiKey {
+    /// True until it is revoked or its time is over.
+    pub fn is_good(&self, now_ms: u64) -> bool {
+        self.revoked_at_ms.is_none() && self.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms)
+    }
+}
+
 impl crate::Record for ApiKey {
     const BUCKET: &'static str = "apikeys";
     fn key(&self) -> String {

@@ -145,6 +145,13 @@ pub struct Session {
     pub proof: Option<Proof>,
 }
 
+impl Session {
+    /// True until it is ended or its time is over.
+    pub fn is_open(&self, now_ms: u64) -> bool {
+        self.ended_at_ms.is_none() && self.expires_at_ms > now_ms
+    }
+}
+
 impl crate::Record for Session {
     const BUCKET: &'static str = "sessions";
     fn key(&self) -> String {

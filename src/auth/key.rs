@@ -46,8 +46,7 @@ pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::
     let key = held.record;
     let is_right =
         bool::from(Sha256::digest(secret.as_bytes()).as_slice().ct_eq(key.secret_sha256.as_slice()));
-    let is_over = key.expires_at_ms.is_some_and(|at_ms| at_ms <= nats::now_ms());
-    Ok((is_right && !is_over && key.revoked_at_ms.is_none()).then_some(key))
+    Ok((is_right && key.is_good(nats::now_ms())).then_some(key))
 }
 
 pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {

@@ -404,7 +404,7 @@ enum Turn {
 fn turn_of(session: &Session, token: &Token, now_ms: u64) -> Turn {
     let is_good =
         token.generation == session.generation && bool::from(token.secret.ct_eq(&session.refresh_sha256));
-    if session.ended_at_ms.is_some() || session.expires_at_ms <= now_ms {
+    if !session.is_open(now_ms) {
         Turn::Over
     } else if is_good {
         Turn::Next
@@ -419,10 +419,9 @@ fn ended(session: &Session, end: End) -> Session {
 }
 
 fn live(session: &Session, now_ms: u64) -> Option<Live> {
-    let is_open = session.ended_at_ms.is_none() && session.expires_at_ms > now_ms;
     let address = session.address.parse().ok()?;
     let (session_id, chain_id, expires_at_ms) = (session.session_id, session.chain_id, session.expires_at_ms);
-    is_open.then_some(Live { session_id, address, chain_id, expires_at_ms })
+    session.is_open(now_ms).then_some(Live { session_id, address, chain_id, expires_at_ms })
 }
 
 fn hash(text: &str) -> ByteBuf {

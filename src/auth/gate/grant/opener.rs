@@ -9,15 +9,11 @@ pub(super) async fn stands(bus: &Bus, opener: Option<Opener>, now_ms: u64) -> Re
         None => Ok(true),
         Some(Opener::SignIn(session_id)) => {
             let held = bus.load::<session::Session>(&session_id.to_string()).await?;
-            Ok(held
-                .is_some_and(|held| held.record.ended_at_ms.is_none() && held.record.expires_at_ms > now_ms))
+            Ok(held.is_some_and(|held| held.record.is_open(now_ms)))
         }
         Some(Opener::Key(key_id)) => {
             let held = bus.load::<ApiKey>(&key_id.to_string()).await?;
-            Ok(held.is_some_and(|held| {
-                let is_over = held.record.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
-                held.record.revoked_at_ms.is_none() && !is_over
-            }))
+            Ok(held.is_some_and(|held| held.record.is_good(now_ms)))
         }
     }
 }
