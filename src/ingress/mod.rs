@@ -13,6 +13,7 @@ pub mod conditional;
 mod cursor;
 pub mod error;
 pub mod events;
+mod guard;
 pub mod idempotency;
 pub mod jobs;
 pub(crate) mod kind;

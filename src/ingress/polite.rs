@@ -29,12 +29,12 @@ use tokio::{
     time::Sleep,
 };
 
+use super::{error::instance, kind::Kind};
+
 /// Longest wait for the bytes that tell which version of HTTP a connection speaks, in seconds.
 pub(super) const OPENING_SECONDS_MAX: u64 = 15;
 /// What a connection begins with that speaks HTTP/2 (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-use super::{error::instance, kind::Kind};
 
 /// True once a request has reached the router.
 pub(super) type Reached = Arc<AtomicBool>;

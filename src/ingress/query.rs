@@ -6,24 +6,21 @@
 //!
 //! Limits: a name is told with at most [`NAME_LENGTH_MAX`] characters.
 
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    sync::LazyLock,
-    task::{Context, Poll},
-};
+use std::{collections::HashMap, sync::LazyLock};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Query, Request},
     http::{Method, request::Parts},
-    response::{IntoResponse, Response},
 };
-use futures::future::{Either, Ready, ready};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tower::{Layer, Service, layer::layer_fn};
+use tower::Layer;
 
-use super::{error::Problem, kind::Kind};
+use super::{
+    error::Problem,
+    guard::{Guard, guard},
+    kind::Kind,
+};
 
 /// Longest name of a parameter that is told back, in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
@@ -59,34 +56,8 @@ pub(super) fn is_strict(path: &str) -> bool {
 
 /// Refuses parameters that an operation does not take. Stands behind authentication, so that a credential in a query is told to be
 /// none. A walk over the routes finds those that it does not stand before.
-pub(crate) fn strict<S>() -> impl Layer<S, Service = Strict<S>> + Clone {
-    layer_fn(|inner| Strict { inner })
-}
-
-/// Service of [`strict`].
-#[derive(Debug, Clone)]
-pub(crate) struct Strict<S> {
-    inner: S,
-}
-
-impl<S> Service<Request> for Strict<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        match unknown(&request) {
-            None => Either::Right(self.inner.call(request)),
-            Some(problem) => Either::Left(ready(Ok(problem.into_response()))),
-        }
-    }
+pub(crate) fn strict<S>() -> impl Layer<S, Service = Guard<S>> + Clone {
+    guard(|request| unknown(request).map_or(Ok(()), Err))
 }
 
 /// The problem of a request with a parameter that its operation does not take.

@@ -1,5 +1,5 @@
-//! The two layers that count requests. They are services of their own: a function as middleware would copy all that is inside it
-//! and box its answer for every request, which costs more than the counting.
+//! The two layers that count requests. They are services: a function as middleware would copy all that is inside it and box its
+//! answer for every request, which costs more than the counting.
 
 use std::{
     convert::Infallible,
@@ -10,17 +10,21 @@ use std::{
 use axum::{
     extract::Request,
     http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use futures::future::{Either, Ready, ready};
+use futures::future::Either;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service, layer::layer_fn};
 
 use super::{Group, Limits, Scope, Ticket, group};
-use crate::{auth::Principal, ingress::client::Client};
-
-/// What is given when a request is refused before it goes on.
-type Refused = Ready<Result<Response, Infallible>>;
+use crate::{
+    auth::Principal,
+    ingress::{
+        client::Client,
+        error::Problem,
+        guard::{Guard, Refused, guard, refused},
+    },
+};
 
 /// Counts each request for its client. Stands in front of authentication and behind [`crate::ingress::client::identify`].
 pub fn by_client<S>(limits: Limits) -> impl Layer<S, Service = ByClient<S>> + Clone {
@@ -28,8 +32,8 @@ pub fn by_client<S>(limits: Limits) -> impl Layer<S, Service = ByClient<S>> + Cl
 }
 
 /// Counts each request for its principal. Stands behind authentication; a request without a [`Principal`] passes.
-pub fn by_principal<S>() -> impl Layer<S, Service = ByPrincipal<S>> + Clone {
-    layer_fn(|inner| ByPrincipal { inner })
+pub fn by_principal<S>() -> impl Layer<S, Service = Guard<S>> + Clone {
+    guard(count_principal)
 }
 
 /// Service of [`by_client`].
@@ -64,7 +68,7 @@ where
                 request.extensions_mut().insert(ticket.clone());
                 Either::Right(self.inner.call(request))
             }
-            Err(problem) => Either::Left(ready(Ok(problem.into_response()))),
+            Err(problem) => Either::Left(refused(problem)),
         };
         Told { ticket, guesses, answer }
     }
@@ -99,33 +103,10 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Told<F> {
     }
 }
 
-/// Service of [`by_principal`].
-#[derive(Debug, Clone)]
-pub struct ByPrincipal<S> {
-    inner: S,
-}
-
-impl<S> Service<Request> for ByPrincipal<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Either<Refused, S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        let extensions = request.extensions();
-        let admitted = match (extensions.get::<Ticket>(), extensions.get::<Principal>()) {
-            (Some(ticket), Some(who)) => ticket.admit(&who.owner),
-            _ => Ok(()),
-        };
-        match admitted {
-            Ok(()) => Either::Right(self.inner.call(request)),
-            Err(problem) => Either::Left(ready(Ok(problem.into_response()))),
-        }
+fn count_principal(request: &Request) -> Result<(), Problem> {
+    let extensions = request.extensions();
+    match (extensions.get::<Ticket>(), extensions.get::<Principal>()) {
+        (Some(ticket), Some(who)) => ticket.admit(&who.owner),
+        _ => Ok(()),
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
 pub use group::{Group, Rates};
-pub use layer::{ByClient, ByPrincipal, Told, by_client, by_principal};
+pub use layer::{ByClient, Told, by_client, by_principal};
 pub use report::Count;
 pub use ticket::Ticket;
 
