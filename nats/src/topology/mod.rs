@@ -53,7 +53,7 @@ impl Settings {
 /// How bad a difference is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// It, or a subject of it, is missing; [`apply`] adds it.
+    /// It, or a subject or ability of it, is missing; [`apply`] adds it.
     Absent,
     /// [`apply`] changes it.
     Changeable,

@@ -169,6 +169,33 @@ async fn guards_are_added_and_what_was_turned_on_stays_on() {
 }
 
 #[tokio::test]
+async fn what_a_newer_version_turned_on_stops_no_older_one() {
+    let (broker, bus) = applied().await;
+    let context = bus.context();
+    let stays = |name: &'static str| async move {
+        context.get_stream(name).await.unwrap().cached_info().config.clone()
+    };
+    let mut config = stays("KV_apikeys").await;
+    (config.allow_message_ttl, config.subject_delete_marker_ttl) = (true, Some(Duration::from_secs(60)));
+    context.update_stream(&config).await.unwrap();
+    let mut config = stays("DEAD").await;
+    (config.allow_message_schedules, config.allow_rollup) = (true, true);
+    context.update_stream(&config).await.unwrap();
+    assert_eq!(found(context, &Settings::default()).await, Vec::<String>::new());
+    for role in Role::ALL {
+        topology::verify(broker.bus(role).await.context(), role).await.unwrap();
+    }
+    // Something else of the same streams is brought to the file, and what was turned on stays.
+    let other = Settings { max_bytes_percent: 50, ..Settings::default() };
+    topology::apply(context, &other).await.unwrap();
+    assert_eq!(found(context, &other).await, Vec::<String>::new());
+    let bucket = stays("KV_apikeys").await;
+    assert!(bucket.allow_message_ttl);
+    assert_eq!(bucket.subject_delete_marker_ttl, Some(Duration::from_secs(60)));
+    assert!(stays("DEAD").await.allow_message_schedules);
+}
+
+#[tokio::test]
 async fn every_role_finds_what_it_needs_with_its_own_rights() {
     let broker = TestBroker::start().await;
     for role in Role::ALL {
