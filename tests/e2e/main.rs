@@ -23,6 +23,8 @@ mod holes;
 mod http;
 mod inputs;
 mod scale;
+mod soak;
 mod tus;
+mod upgrade;
 mod wallet;
 mod whole;
