@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 
-use async_nats::{HeaderMap, jetstream::message::StreamMessage};
+use async_nats::{
+    HeaderMap,
+    jetstream::message::{PublishMessage, StreamMessage},
+};
+use bytes::Bytes;
 use schemas::subjects;
 
-use crate::{Bus, Error, Start, publish, reader};
+use crate::{Bus, Delivery, Error, Fault, Published, Start, publish, reader};
 
 /// Header: subject the message was published to.
 pub const SUBJECT: &str = "sg-dead-subject";
@@ -68,7 +72,45 @@ fn stage_of(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
 
+/// Headers of a dead letter: the original ones plus where it came from and why it lies there.
+fn headers(delivery: &Delivery, fault: &Fault) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &delivery.headers {
+        if !name.starts_with("Nats-") {
+            headers.insert(name.as_str(), value.as_str());
+        }
+    }
+    let one_line: String = fault.describe().chars().filter(|c| !c.is_control()).take(1_000).collect();
+    let attempts = fault.attempt.unwrap_or(1);
+    headers.insert(SUBJECT, delivery.subject.as_str());
+    headers.insert(STREAM, delivery.stream.as_str());
+    headers.insert(SEQUENCE, delivery.sequence.to_string().as_str());
+    headers.insert(CODE, fault.code);
+    headers.insert(REASON, one_line.as_str());
+    headers.insert(ATTEMPTS, attempts.to_string().as_str());
+    headers
+}
+
 impl Bus {
+    /// Stores the letter of a message that `stage` gives up. Its subject names stage, stream and sequence and may hold one
+    /// letter, so a repeat is known, and stages that give up the same message have a letter each.
+    pub(crate) async fn bury(
+        &self,
+        stage: &str,
+        delivery: &Delivery,
+        fault: &Fault,
+        payload: &Bytes,
+    ) -> Result<Published, Error> {
+        let Delivery { stream, sequence, .. } = delivery;
+        let message = PublishMessage::build()
+            .payload(payload.clone())
+            .headers(headers(delivery, fault))
+            .message_id(format!("dead.{stage}.{stream}.{sequence}"))
+            .expected_stream(subjects::DEAD)
+            .expected_last_subject_sequence(0);
+        self.publish_message(&subjects::dead(stage, stream, *sequence), message).await
+    }
+
     /// The dead letters, oldest first, at most `count_max`.
     ///
     /// # Errors

@@ -27,7 +27,8 @@ pub use lease::Lease;
 pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
 pub use reader::{Reader, Start};
 pub use role::Role;
-pub use stage::{Class, Delivery, Fault, Message, Outcome, Stage};
+pub use schemas::fault::Class;
+pub use stage::{Delivery, Fault, Message, Outcome, Stage};
 pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.

@@ -233,11 +233,7 @@ impl Bus {
                     tokio::time::sleep(retry_delay(attempt)).await;
                     attempt += 1;
                 }
-                PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::StreamNotFound
-                | PublishErrorKind::MaxAckPending => return Err(Error::unavailable(error)),
-                _ => return Err(Error::Refused { what: subject.to_owned(), reason: describe(&error) }),
+                _ => return Err(Error::of_publish(subject, error)),
             }
         }
     }

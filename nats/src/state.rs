@@ -248,12 +248,7 @@ impl Bus {
                     tokio::time::sleep(publish::retry_delay(attempt)).await;
                     attempt += 1;
                 }
-                PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::StreamNotFound => {
-                    return Err(Error::unavailable(error));
-                }
-                _ => return Err(Error::Refused { what: subject, reason: publish::describe(&error) }),
+                _ => return Err(Error::of_publish(&subject, error)),
             }
         }
     }

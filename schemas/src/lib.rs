@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod document;
 pub mod envelope;
 pub mod examples;
+pub mod fault;
 pub mod gate;
 pub mod idempotency;
 pub mod ids;

@@ -2,7 +2,9 @@
 
 use std::io;
 
-/// An error of the store or of a spool. [`Error::is_retry`] says whether the same call may succeed later.
+use schemas::fault::Class;
+
+/// An error of the store or of a spool. [`Error::class`] says what it means for the work that ran into it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -33,9 +35,25 @@ pub enum Error {
 }
 
 impl Error {
-    /// True when the same call may succeed later without anybody changing the input.
-    pub fn is_retry(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Busy | Self::Overloaded | Self::Full)
+    /// What it says about the work that ran into it.
+    ///
+    /// An absent or damaged object is a fault, not a rejection: a few tries tell a slip of the store from a loss.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unavailable(_) | Self::Busy | Self::Overloaded | Self::Full => Class::Outage,
+            Self::NotFound { .. } | Self::Damaged(_) => Class::Fault,
+            Self::Invalid(_) => Class::Reject,
+        }
+    }
+
+    /// True when the store is away, full or busy: it passes by itself and is never counted as a try.
+    pub fn is_outage(&self) -> bool {
+        self.class() == Class::Outage
+    }
+
+    /// The store's error inside an `io::Error`, for readers that can return nothing else.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Self>())
     }
 
     /// Stable code of the variant.

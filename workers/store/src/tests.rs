@@ -252,10 +252,10 @@ async fn an_unreachable_store_is_retry_and_keeps_what_is_stored() {
     drop(s3);
     spool.write(vec![1; 1000].into()).await.unwrap();
     let error = spool.flush().await.unwrap_err();
-    assert!(error.is_retry(), "{error:?}");
+    assert!(error.is_outage(), "{error:?}");
     assert_eq!(spool.durable(), recorded, "what was durable is still the state to continue from");
     assert_eq!(spool.offset_bytes(), recorded.offset_bytes);
-    assert!(store.probe().await.unwrap_err().is_retry());
+    assert!(store.probe().await.unwrap_err().is_outage());
 }
 
 #[tokio::test]

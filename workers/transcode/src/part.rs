@@ -22,9 +22,6 @@ use crate::{
     plan::{self, Work},
 };
 
-/// How long an outage of broker or store is waited out before the next try, in milliseconds.
-const OUTAGE_DELAY_MS: u64 = 5_000;
-
 /// Makes parts.
 pub(crate) struct Parts {
     context: Arc<Context>,
@@ -42,7 +39,7 @@ impl Stage for Parts {
         let job = match bus.load::<job::Record>(&task.job_id.to_string()).await {
             Ok(Some(held)) => held.record,
             Ok(None) => {
-                return Err(Error::Unknown(format!("job {}", task.job_id)).at_attempt(delivery.delivered));
+                return Err(Error::Unknown(format!("job {}", task.job_id)).into());
             }
             Err(error) => return self.after(Error::from(error), None).await,
         };
@@ -50,7 +47,7 @@ impl Stage for Parts {
             return Ok(Outcome::Done);
         }
         let Some(work) = plan::work(&job.plan, &task.part) else {
-            return Err(Error::Unknown(format!("part {:.40}", task.part)).at_attempt(delivery.delivered));
+            return Err(Error::Unknown(format!("part {:.40}", task.part)).into());
         };
         let claim = match self.claim(&job, &task.part, delivery).await {
             Ok(Asked::Ours(claim)) => Arc::new(*claim),
@@ -91,8 +88,7 @@ impl Stage for Parts {
     }
 
     async fn dead(&self, task: &Task, _delivery: &Delivery, fault: &Fault) -> Result<(), Fault> {
-        let dead = self.give_up(task, fault).await;
-        dead.map_err(|error| error.at_attempt(1))
+        Ok(self.give_up(task, fault).await?)
     }
 }
 
@@ -222,11 +218,11 @@ impl Parts {
                 ),
             }
         }
-        if is_outage {
-            tracing::warn!(error = error.describe(), "broker or store is away, trying again later");
-            return Ok(Outcome::Later { delay_ms: OUTAGE_DELAY_MS });
-        }
-        Err(error.at_attempt(claim.map_or(1, |claim| claim.attempt())))
+        let fault = Fault::from(error);
+        Err(match claim {
+            Some(claim) => fault.at_attempt(claim.attempt()),
+            None => fault,
+        })
     }
 
     /// Records that a part lies in the dead letters, and ends its job.

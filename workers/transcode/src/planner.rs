@@ -23,15 +23,14 @@ impl Stage for Planner {
     const NAME: &'static str = "transcode-plan";
     type Message = media::Stored;
 
-    async fn handle(&self, stored: &media::Stored, delivery: &Delivery) -> Result<Outcome, Fault> {
-        let planned = self.plan(stored).await;
-        planned.map(|()| Outcome::Done).map_err(|error| error.at_attempt(delivery.delivered))
+    async fn handle(&self, stored: &media::Stored, _delivery: &Delivery) -> Result<Outcome, Fault> {
+        self.plan(stored).await?;
+        Ok(Outcome::Done)
     }
 
     async fn dead(&self, stored: &media::Stored, _delivery: &Delivery, fault: &Fault) -> Result<(), Fault> {
-        let failed =
-            close::fail_medium(&self.context.bus, stored.media_id, None, fault.code, &fault.describe()).await;
-        failed.map_err(|error| error.at_attempt(1))
+        close::fail_medium(&self.context.bus, stored.media_id, None, fault.code, &fault.describe()).await?;
+        Ok(())
     }
 }
 
