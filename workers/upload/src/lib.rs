@@ -23,6 +23,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use media::Driver;
 use nats::{Bus, Delivery, Fault, Held, Outbox, Outcome, Stage, consume, now_ms};
 use schemas::{
+    Record as _,
     media::{Record, Rejected, Source, Status, Stored, Technical},
     subjects,
     upload::Received,
@@ -81,7 +82,7 @@ impl Stage for Upload {
 
     async fn handle(&self, received: &Received, delivery: &Delivery) -> Result<Outcome, Fault> {
         let held = self.load(received).await?;
-        if held.record.status != Status::Uploading {
+        if held.record.status != Status::Uploading || held.record.is_removed() {
             return Ok(Outcome::Done);
         }
         let work = async {
@@ -102,7 +103,7 @@ impl Stage for Upload {
     /// What could not be verified in all attempts is told to its owner as rejected; nobody waits for ever.
     async fn dead(&self, received: &Received, _: &Delivery, fault: &Fault) -> Result<(), Fault> {
         let held = self.load(received).await?;
-        if held.record.status == Status::Uploading {
+        if held.record.status == Status::Uploading && !held.record.is_removed() {
             let rejection = Rejection::new(fault.code, "it could not be verified in several attempts");
             self.record(held, received, Verdict::Rejected(rejection)).await?;
         }
@@ -112,7 +113,7 @@ impl Stage for Upload {
 
 impl Upload {
     async fn load(&self, received: &Received) -> Result<Held<Record>, Error> {
-        let found = self.bus.load::<Record>(&received.media_id.to_string()).await?;
+        let found = self.bus.load_any::<Record>(&received.media_id.to_string()).await?;
         Ok(found.unwrap_or_else(|| Held::new(new_record(received))))
     }
 
@@ -216,6 +217,8 @@ fn new_record(received: &Received) -> Record {
         detail: None,
         created_at_ms: now,
         changed_at_ms: now,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     }
 }
 
