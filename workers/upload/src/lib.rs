@@ -26,7 +26,7 @@ use schemas::{
     Record as _,
     media::{Record, Rejected, Source, Status, Stored, Technical},
     subjects,
-    upload::Received,
+    upload::{self, Received},
 };
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,10 @@ impl Stage for Upload {
         if held.record.status != Status::Uploading || held.record.is_removed() {
             return Ok(Outcome::Done);
         }
+        if held.revision() == 0 && self.is_purged(received).await? {
+            tracing::info!(media.id = %received.media_id, "removed meanwhile, nothing to verify");
+            return Ok(Outcome::Done);
+        }
         let work = async {
             Ok::<_, Error>(match self.read_through(received).await? {
                 Ok(source) => self.probe(source, received, delivery).await?,
@@ -115,6 +119,17 @@ impl Upload {
     async fn load(&self, received: &Received) -> Result<Held<Record>, Error> {
         let found = self.bus.load_any::<Record>(&received.media_id.to_string()).await?;
         Ok(found.unwrap_or_else(|| Held::new(new_record(received))))
+    }
+
+    /// True when neither the upload nor its bytes are there any more: the medium was removed long ago.
+    async fn is_purged(&self, received: &Received) -> Result<bool, Error> {
+        if self.bus.load::<upload::Record>(&received.upload_id.to_string()).await?.is_some() {
+            return Ok(false);
+        }
+        match self.store.head(&received.key).await {
+            Err(store::Error::NotFound { .. }) => Ok(true),
+            found => Ok(found.map(|_| false)?),
+        }
     }
 
     /// Streams the object once: size, digests, type and structure.
