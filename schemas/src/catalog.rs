@@ -63,6 +63,7 @@ pub fn events() -> Vec<Entry> {
         event::<media::Rejected>(),
         event::<media::Playable>(),
         event::<media::Ready>(),
+        event::<media::Removed>(),
         event::<document::Changed>(),
         event::<job::Queued>(),
         event::<job::Started>(),

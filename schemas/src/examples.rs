@@ -214,6 +214,7 @@ fn media_events(visitor: &mut impl Visitor) {
     );
     visit_event(visitor, media::Playable { media_id: MEDIA, owner: owner(), job_id: JOB, encode: 1 });
     visit_event(visitor, media::Ready { media_id: MEDIA, owner: owner(), encode: encode() });
+    visit_event(visitor, media::Removed { media_id: MEDIA, owner: owner(), removed_by: text("admin") });
     let changed = document::Changed {
         media_id: MEDIA,
         owner: owner(),
@@ -300,6 +301,8 @@ fn asset_record() -> media::Record {
         detail: None,
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS + 8_000,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     }
 }
 
@@ -430,6 +433,7 @@ fn records(visitor: &mut impl Visitor) {
         encryption: document::Encryption::None,
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS,
+        removed_at_ms: None,
     };
     let open =
         upload::OpenUploads { key: upload::OpenUploads::key_of(&digest().value), upload_ids: vec![UPLOAD] };

@@ -81,6 +81,12 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Syn
     fn expires_at_ms(&self) -> Option<u64> {
         None
     }
+
+    /// True for a tombstone: whoever reads the record finds nothing, and nobody writes it again. It keeps late writers from making
+    /// anew what was removed, until the keeper purges it.
+    fn is_removed(&self) -> bool {
+        false
+    }
 }
 
 /// Names of the headers every event carries.

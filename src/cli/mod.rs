@@ -241,6 +241,17 @@ pub enum MediaCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Remove media: nobody plays them from now on, and nothing brings them back
+    #[command(after_help = "Example:
+  streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
+    Rm {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 /// What to do with jobs.

@@ -117,6 +117,8 @@ kinds! {
         "`detail` says why; the operator may let it be tried again.";
     MediaRejected 409 "media_rejected" "This file can't be played"
         "`detail` says why; upload another file.";
+    MediaRemoved 410 "media_removed" "This medium was removed"
+        "Begin a new upload if it is to be there again.";
     MediaType 415 "media_type" "This media type is not taken here"
         "Send `Content-Type` with what `detail` names.";
     MessageEarly 401 "message_early" "The sign-in was refused"

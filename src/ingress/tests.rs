@@ -93,6 +93,8 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::
         detail: None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     }
 }
 

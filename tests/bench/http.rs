@@ -181,6 +181,8 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         detail: None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     };
     let document = document::Record {
         media_id,
@@ -196,6 +198,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         encryption: document::Encryption::None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        removed_at_ms: None,
     };
     admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
     admin.commit(&mut Held::new(document), Outbox::new()).await.unwrap();

@@ -4,7 +4,7 @@ use alloy_primitives::{Address, keccak256};
 use data_encoding::HEXLOWER;
 use nats::{Bus, Error};
 use schemas::{
-    document,
+    Record as _, document,
     gate::{Block, Code, Gate, Watch},
     ids::MediaId,
     media,
@@ -52,8 +52,9 @@ pub(super) struct Ruling {
 /// Until the owner says something about it there is only what the stages know.
 pub(super) async fn medium(bus: &Bus, media_id: MediaId) -> Result<Option<Medium>, Error> {
     let key = media_id.to_string();
-    if let Some(held) = bus.load::<document::Record>(&key).await? {
-        return Ok(Some(Medium { owner: held.record.owner, gate: held.record.gate }));
+    if let Some(held) = bus.load_any::<document::Record>(&key).await? {
+        let document = Some(held.record).filter(|document| !document.is_removed());
+        return Ok(document.map(|document| Medium { owner: document.owner, gate: document.gate }));
     }
     let asset = bus.load::<media::Record>(&key).await?;
     Ok(asset.map(|held| Medium { owner: held.record.owner, gate: None }))

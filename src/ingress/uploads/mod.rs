@@ -45,7 +45,7 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
-pub(crate) use ledger::{Ledger, free};
+pub(crate) use ledger::{Ledger, discard, free};
 pub(crate) use refusal::Refusal;
 pub(crate) use session::finish;
 

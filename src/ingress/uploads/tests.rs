@@ -3,10 +3,10 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
-use nats::{Bus, Role, testing::TestBroker};
+use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use schemas::{
-    Event, access, keys, subjects,
+    Event, access, document, keys, subjects,
     upload::{Created, Expired, Received, Record, Status, Terminated},
 };
 use store::{Store, testing::S3};
@@ -988,4 +988,38 @@ async fn a_whole_file_cut_short_leaves_nothing() {
     let upload = Upload { replica, id: ended.upload_id.to_string(), media_id: ended.media_id.to_string() };
     site.until(&upload, "nothing is left", |r| r.freed).await;
     assert!(!site.spool(&upload).exists());
+}
+
+#[tokio::test]
+async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
+    for mut site in [Site::local().await, Site::remote().await] {
+        let replica = site.replica(Config::default()).await;
+        let upload = replica.create(10).await;
+        upload.append(0, b"hello").await;
+        let removed = document::Record {
+            media_id: upload.media_id.parse().unwrap(),
+            owner: "alice".into(),
+            title: String::new(),
+            mint_tx: None,
+            gate: None,
+            encryption: document::Encryption::None,
+            created_at_ms: 1,
+            changed_at_ms: 1,
+            removed_at_ms: Some(1),
+        };
+        site.admin.commit(&mut Held::new(removed), Outbox::new()).await.unwrap();
+        for request in [upload.patch(5, b"world"), upload.patch(5, b"world"), upload.patch(10, b"")] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 410);
+            let problem: HashMap<String, serde_json::Value> = answer.json().await.unwrap();
+            assert_eq!(problem["code"], "media_removed");
+        }
+        assert_eq!(upload.head().await.0, 410);
+        let record = site.until(&upload, "its bytes are freed", |record| record.freed).await;
+        assert_eq!((record.status, record.code.as_deref()), (Status::Terminated, Some("media_removed")));
+        assert_eq!(site.event::<Terminated>(&upload).await.unwrap().code.as_deref(), Some("media_removed"));
+        assert!(site.event::<Received>(&upload).await.is_none());
+        let source = site.root.join(keys::source(upload.media_id.parse().unwrap()));
+        assert!(!source.exists() && !site.spool(&upload).exists());
+    }
 }

@@ -32,6 +32,9 @@ pub use spool::{Durable, Place, Spool};
 
 use backend::Backend;
 
+/// Objects of one folder that are removed at the same time.
+const REMOVALS_IN_FLIGHT_MAX: usize = 8;
+
 /// Bytes one request of a stream asks for.
 const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -168,6 +171,18 @@ impl Store {
                 .boxed(),
             Err(error) => futures::stream::once(async move { Err(error) }).boxed(),
         }
+    }
+
+    /// Removes everything below a folder; an absent one is fine. In a local store also what crashed writers left beside the objects.
+    pub async fn remove_folder(&self, folder: &str) -> Result<(), Error> {
+        if let Some(path) = self.inner.local_path(folder) {
+            return match tokio::fs::remove_dir_all(&path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(error)),
+                _ => Ok(()),
+            };
+        }
+        let removals = self.list(folder).map(|found| async { self.delete(&found?.key).await });
+        removals.buffer_unordered(REMOVALS_IN_FLIGHT_MAX).try_collect().await
     }
 
     /// Asks the store for one listing entry: proves that it can be reached and read.

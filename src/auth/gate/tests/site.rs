@@ -119,6 +119,7 @@ impl Site {
             encryption: document::Encryption::None,
             created_at_ms: 1,
             changed_at_ms: 1,
+            removed_at_ms: None,
         };
         self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
         media_id
