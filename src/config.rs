@@ -151,6 +151,7 @@ impl Config {
         if let Err(invalid) = ingress::manners::Origins::new(&self.ingress.manners) {
             return Err(Error::Invalid { key: "ingress.manners.origins", reason: invalid.to_string() });
         }
+        self.grants.check().map_err(|(key, reason)| Error::Invalid { key, reason })?;
         self.auth.check().map_err(|(key, reason)| Error::Invalid { key, reason })
     }
 

@@ -545,6 +545,7 @@ fn grants(visitor: &mut impl Visitor) {
         granted_until_ms: MADE_AT_MS + 60_000,
         expires_at_ms: MADE_AT_MS + 43_200_000,
         unused_until_ms: None,
+        played_at_ms: None,
         revoked: None,
     };
     visitor.visit("kv.grants", session);

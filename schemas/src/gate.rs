@@ -274,6 +274,9 @@ pub struct Session {
     /// Unix time in milliseconds at which the session ends unless it is used before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unused_until_ms: Option<u64>,
+    /// Unix time in milliseconds at which it was played first; absent until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub played_at_ms: Option<u64>,
     /// Why it is over, once it is.
     #[serde(default)]
     pub revoked: Option<Code>,

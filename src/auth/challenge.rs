@@ -119,21 +119,26 @@ pub(super) async fn refuse(
     bus.commit(held, Outbox::new().event(&told)).await
 }
 
-/// Counts one more challenge of a prefix; when it had its share of the running window, the Unix time in milliseconds of the next.
+/// Counts one more challenge of a prefix; when it had its share, the Unix time in milliseconds of the next.
+///
+/// Its share comes back evenly over the window: whoever uses it up delays the others behind that address by the time of one challenge,
+/// not by the rest of a window.
 async fn count(
     bus: &Bus,
     config: &Config,
     prefix_sha256: &str,
     (now_ms, window_end_ms): (u64, u64),
 ) -> Result<Option<u64>, nats::Error> {
+    let challenges_max = u64::from(config.challenges_per_prefix_max.max(1));
+    let interval_ms = (window_end_ms.saturating_sub(now_ms) / challenges_max).max(1);
     let mut free_at_ms = None;
     let next = |found: Option<&Prefix>| {
-        let running = found.filter(|prefix| prefix.expires_at_ms > now_ms);
-        let count = running.map_or(0, |prefix| prefix.count);
-        let expires_at_ms = running.map_or(window_end_ms, |prefix| prefix.expires_at_ms);
-        free_at_ms = (count >= config.challenges_per_prefix_max).then_some(expires_at_ms);
+        // What expires is when all of the share is there again.
+        let full_at_ms = found.map_or(0, |prefix| prefix.expires_at_ms).max(now_ms) + interval_ms;
+        free_at_ms = (full_at_ms > window_end_ms).then(|| now_ms + (full_at_ms - window_end_ms));
         free_at_ms.is_none().then(|| {
-            let prefix = Prefix { prefix_sha256: prefix_sha256.to_owned(), count: count + 1, expires_at_ms };
+            let count = u32::try_from((full_at_ms - now_ms) / interval_ms).unwrap_or(u32::MAX);
+            let prefix = Prefix { prefix_sha256: prefix_sha256.to_owned(), count, expires_at_ms: full_at_ms };
             (prefix, Outbox::new())
         })
     };

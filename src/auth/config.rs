@@ -33,7 +33,8 @@ pub struct Config {
     pub issuer: String,
     /// How long a nonce is good, in seconds.
     pub challenge_ttl_s: u64,
-    /// Most challenges given to one client prefix (IPv4 address, IPv6 /64) during one `challenge_ttl_s`.
+    /// Most challenges given to one client prefix (IPv4 address, IPv6 /64) at once; used up, they come back evenly over one
+    /// `challenge_ttl_s`.
     pub challenges_per_prefix_max: u32,
     /// Oldest message taken, in seconds since it was issued.
     pub issued_age_s_max: u64,
@@ -81,7 +82,7 @@ impl Default for Config {
             statement: "Sign in to StreamGate.".into(),
             issuer: "streamgate".into(),
             challenge_ttl_s: 300,
-            challenges_per_prefix_max: 100,
+            challenges_per_prefix_max: 1_000,
             issued_age_s_max: 300,
             issued_ahead_s_max: 60,
             validity_s_max: 24 * 3600,

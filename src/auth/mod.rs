@@ -36,7 +36,7 @@ pub mod gate;
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, Method, header, request::Parts},
+    http::{Extensions, HeaderMap, Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -49,7 +49,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::ingress::{error::Problem, kind::Kind};
+use crate::ingress::{error::Problem, kind::Kind, limit::Ticket};
 
 pub use config::{Config, RECHECK_MS_MAX};
 pub use denial::Denial;
@@ -221,7 +221,7 @@ pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: 
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
-    let principal = match authenticate(&sign_in, request.headers()).await {
+    let principal = match authenticate(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
@@ -241,19 +241,28 @@ pub async fn admit(state: State<SignIn>, request: Request, next: Next) -> Respon
     }
 }
 
-/// Finds out who sent these headers.
+/// Finds out who sent this request, when it is its client's turn.
 ///
 /// # Errors
 /// 401 when there is no valid credential; 503 when it can't be checked: an unreadable store never lets anyone in.
-pub async fn authenticate(sign_in: &SignIn, headers: &HeaderMap) -> Result<Principal, Problem> {
+pub async fn authenticate(
+    sign_in: &SignIn,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Principal, Problem> {
+    let credential = credential(headers)?;
+    let ticket = extensions.get::<Ticket>().cloned().unwrap_or_default();
+    let _turn = ticket.look_up().await?;
+    sign_in.identify(credential).await?.ok_or_else(Problem::unauthorized)
+}
+
+/// The credential of a request (RFC 6750, 2.1); the name of its scheme is written in any case (RFC 9110, 11.1).
+fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     // Of two credentials nobody could say which one counts.
     let (Some(value), None) = (values.next(), values.next()) else { return Err(Problem::unauthorized()) };
-    let credential = value
-        .to_str()
-        .ok()
-        .filter(|text| text.len() <= HEADER_LENGTH_MAX)
-        .and_then(|text| text.strip_prefix("Bearer "))
-        .ok_or_else(Problem::unauthorized)?;
-    sign_in.identify(credential.trim()).await?.ok_or_else(Problem::unauthorized)
+    let text = value.to_str().ok().filter(|text| text.len() <= HEADER_LENGTH_MAX);
+    let (scheme, credential) =
+        text.and_then(|text| text.split_once(' ')).ok_or_else(Problem::unauthorized)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(credential.trim()) } else { Err(Problem::unauthorized()) }
 }

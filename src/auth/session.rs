@@ -119,6 +119,11 @@ impl Sessions {
         Ok((Live { session_id, address: proved.address, chain_id: proved.chain_id, expires_at_ms }, text))
     }
 
+    /// The session that a refresh token of ours names; nothing is known yet about whether it is still good.
+    pub(super) fn session_of(&self, text: &str) -> Option<SessionId> {
+        self.read(text).map(|token| token.session_id)
+    }
+
     /// Takes a refresh token for the next one. The same token a second time ends the session.
     pub(super) async fn refresh(
         &self,

@@ -44,6 +44,7 @@ pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
     findings.push(data_folder(&config.data_dir()));
     findings.push(port("public port", "--listen", config.ingress.listen));
     findings.extend(config.admin_listen.map(|address| port("admin port", "--admin-listen", address)));
+    findings.push(proxies(config));
     findings
         .push(Finding::fine("ffmpeg program", "not needed: streamgate-media has FFmpeg's libraries inside"));
     findings.push(anvil(chain::find()));
@@ -187,6 +188,19 @@ fn data_folder(folder: &Path) -> Finding {
     }
 }
 
+/// Whose forwarded addresses are believed: behind a proxy that nobody named all clients are one.
+fn proxies(config: &Config) -> Finding {
+    const NAME: &str = "trusted proxies";
+    let named = &config.ingress.client.trusted_proxies;
+    if named.is_empty() {
+        let advice = "behind a reverse proxy, name its network in ingress.client.trusted_proxies";
+        let found = "none: the peer of a connection is the client";
+        return Finding { advice: advice.to_owned(), ..Finding::fine(NAME, found) };
+    }
+    let named: Vec<String> = named.iter().map(ToString::to_string).collect();
+    Finding::fine(NAME, named.join(", "))
+}
+
 fn port(name: &'static str, flag: &str, address: SocketAddr) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::fine(name, format!("{address} is free")),
@@ -212,6 +226,14 @@ mod tests {
         let address = taken.local_addr().unwrap();
         drop(taken);
         assert!(port("public port", "--listen", address).is_fine);
+    }
+
+    #[test]
+    fn proxies_are_named_or_asked_for() {
+        let mut config = Config::default();
+        assert!(proxies(&config).advice.contains("ingress.client.trusted_proxies"));
+        config.ingress.client.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(proxies(&config).found, "10.0.0.0/8");
     }
 
     #[test]

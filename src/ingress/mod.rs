@@ -343,7 +343,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
                 .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
                 .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
-                .layer(limit::by_client(app.limits.clone())),
+                .layer(limit::by_client(app.limits.clone(), Arc::clone(&app.signing_key))),
         )
         .with_state(app)
 }

@@ -117,10 +117,10 @@ fn limits() -> Limits {
 
 /// A request under three policies, with the fields of its answer.
 fn limited(limits: &Limits, client: IpAddr, owner: &str) {
-    let ticket = limits.ticket(client);
-    ticket.take(Group::Metadata, &[Scope::Client]).unwrap();
+    let ticket = limits.ticket(client, Some(Group::Metadata));
+    ticket.charge(Group::Transcoder).unwrap();
     ticket.admit(owner).unwrap();
-    ticket.take(Group::Transcoder, &[Scope::Client]).unwrap();
+    ticket.charge(Group::Transcoder).unwrap();
     let mut headers = HeaderMap::new();
     ticket.tell(StatusCode::OK, &mut headers);
     black_box(headers);

@@ -135,7 +135,7 @@ impl Site {
         let documents = if limited {
             documents
                 .route_layer(ServiceBuilder::new().layer(right).layer(limit::by_principal()))
-                .layer(identity.layer(limit::by_client(app.limits.clone())))
+                .layer(identity.layer(limit::by_client(app.limits.clone(), app.signing_key.clone())))
         } else {
             documents.route_layer(right).layer(identity)
         };

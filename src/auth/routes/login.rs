@@ -29,7 +29,7 @@ use crate::{
         uri,
         value::Address,
     },
-    ingress::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, request},
+    ingress::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request},
 };
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
@@ -221,6 +221,7 @@ pub(super) struct Attempt {
 )]
 pub(super) async fn login(
     State(sign_in): State<SignIn>,
+    ticket: Ticket,
     headers: HeaderMap,
     JsonOrNothing(attempt): JsonOrNothing<Attempt>,
 ) -> Result<Response, Problem> {
@@ -231,7 +232,9 @@ pub(super) async fn login(
         _ => return Err(Denial::Malformed("either a message or a typed structure is needed".into()).into()),
     };
     let signature = signature_of(shared, &attempt.signature)?;
+    let turn = ticket.look_up().await?;
     let mut held = challenge::take(&shared.bus, &claim.nonce).await?;
+    drop(turn);
     let proved = match judge(shared, &held, cookie(&headers), &claim, &signature).await {
         Ok(proved) => proved,
         Err(Failure::Denied(denial)) => {

@@ -18,7 +18,7 @@ use crate::{
         token::{self, Claims},
         value::Address,
     },
-    ingress::{body::JsonOrNothing, error::Problem, kind::Kind, request},
+    ingress::{body::JsonOrNothing, error::Problem, kind::Kind, limit::Ticket, request},
 };
 
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.
@@ -105,9 +105,13 @@ pub(super) struct Refresh {
 )]
 pub(super) async fn refresh(
     State(sign_in): State<SignIn>,
+    ticket: Ticket,
     JsonOrNothing(wanted): JsonOrNothing<Refresh>,
 ) -> Result<Json<Tokens>, Problem> {
     let shared = &sign_in.shared;
+    if let Some(session_id) = shared.sessions.session_of(&wanted.refresh_token) {
+        ticket.admit_session(&session_id.to_string())?;
+    }
     let (live, next) =
         shared.sessions.refresh(&wanted.refresh_token, &shared.verifier, request::id()).await?;
     Ok(Json(answer(shared, live, next)?))

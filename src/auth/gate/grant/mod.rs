@@ -7,7 +7,8 @@
 //! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
 //! handing a token round does not multiply viewers.
 //!
-//! A session that nobody uses ends early, and one client or wallet has so many at a time: a newer one ends its least used.
+//! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one (see
+//! `crowd.rs`).
 //!
 //! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
@@ -21,7 +22,14 @@ mod slots;
 mod telling;
 pub mod token;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use alloy_primitives::keccak256;
 use nats::{Bus, Held, Outbox};
@@ -33,8 +41,9 @@ use tokio::sync::Mutex;
 
 pub use self::config::Config;
 use self::{
-    crowd::{Crowd, Holder},
+    crowd::{Crowd, Displaced, Holder},
     live::{Live, Look},
+    slots::Manner,
     telling::{Caps, Telling},
 };
 use super::{
@@ -70,7 +79,7 @@ pub enum Denied {
         /// Newest blocks that were read.
         blocks: Vec<Block>,
     },
-    /// This replica has opened as many sessions as it may.
+    /// As many sessions as may play at once: of this replica, of a client, or of a wallet.
     #[error("too many playback sessions")]
     Busy,
     /// The sessions can't be read.
@@ -99,6 +108,8 @@ pub enum Renewal {
     Renewed,
     /// Nobody can say at present: the grant lasts to its end and no longer.
     Unclear,
+    /// The gate is open by tokens with which somebody else plays, and nobody uses the session now: its next use takes them.
+    Waits,
 }
 
 /// Tells Unix time in milliseconds.
@@ -173,11 +184,11 @@ impl Grants {
 
     /// Opens a session for whom the gate let in; `client` tells clients apart.
     ///
-    /// Of a client or wallet that has too many sessions the least recently used one ends. Whoever shows a key that an
-    /// administrator made is not counted: it opens sessions for others.
+    /// Of a client or wallet that has too many sessions one that was never played ends. Whoever shows a key that an administrator
+    /// made is not counted: it opens sessions for others.
     ///
     /// # Errors
-    /// [`Denied::Busy`] when this replica has no room; [`Denied::Unavailable`] when the bus does not answer.
+    /// [`Denied::Busy`] when there is no room; [`Denied::Unavailable`] when the bus does not answer.
     pub async fn open(&self, admission: Admission, client: Option<IpAddr>) -> Result<Session, Denied> {
         let shared = &self.shared;
         let playback_id = PlaybackId::from_bytes(nats::fresh_id());
@@ -197,18 +208,19 @@ impl Grants {
         &self,
         admission: Admission,
         playback_id: PlaybackId,
-        surplus: Vec<PlaybackId>,
+        surplus: Vec<Displaced>,
     ) -> Result<Session, Denied> {
         // Before the new one: when the old ones can't be ended, there is none too many.
         for older in surplus {
-            self.revoke(older, Code::Displaced, Vec::new()).await?;
+            self.make_room(older).await?;
         }
         let shared = &self.shared;
         let Admission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();
         let expires_at_ms = now_ms + shared.config.session_ms;
         // The slots first: after a crash here the sessions before this one end, and none is too many.
-        let displaced = slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, expires_at_ms).await?;
+        let wanted = (ruling.places.as_slice(), Manner::Displacing);
+        let displaced = slots::claim(&shared.bus, wanted, playback_id, now_ms, expires_at_ms).await?;
         let session = Session {
             playback_id,
             media_id,
@@ -226,6 +238,7 @@ impl Grants {
             granted_until_ms: now_ms + shared.config.grant_ms,
             expires_at_ms,
             unused_until_ms: Some(now_ms + shared.config.unused_session_ms),
+            played_at_ms: None,
             revoked: None,
         };
         let granted = Granted {
@@ -239,8 +252,26 @@ impl Grants {
         };
         let mut held = Held::new(session);
         shared.bus.commit(&mut held, Outbox::new().event(&granted)).await?;
-        self.displace(displaced, &held.record.blocks).await?;
+        self.displace(displaced.unwrap_or_default(), &held.record.blocks).await?;
         Ok(held.record)
+    }
+
+    /// Ends a session for a newer one, unless it plays over another replica.
+    async fn make_room(&self, older: Displaced) -> Result<(), nats::Error> {
+        let shared = &self.shared;
+        let now_ms = (shared.clock)();
+        let plays = AtomicBool::new(false);
+        let may_end = |session: &Session| {
+            let is_idle = older.was_played && session.granted_until_ms <= now_ms;
+            let may_end = session.played_at_ms.is_none() || is_idle;
+            plays.store(!may_end, Ordering::Relaxed);
+            may_end
+        };
+        self.revoke_if(older.playback_id, Code::Displaced, Vec::new(), may_end).await?;
+        if plays.into_inner() {
+            shared.crowd.spare(now_ms, older);
+        }
+        Ok(())
     }
 
     /// Whether the session plays the medium now. Answers from memory until the grant's end or a revocation.

@@ -6,7 +6,12 @@ use schemas::{
     ids::{MediaId, PlaybackId},
 };
 
-use super::{AGAIN_MS, Denied, Grants, Renewal, live::Entry, opener, slots};
+use super::{
+    AGAIN_MS, Denied, Grants, Renewal,
+    live::Entry,
+    opener,
+    slots::{self, Manner},
+};
 use crate::auth::gate::{
     Viewer,
     access::{self, Ruling},
@@ -22,7 +27,7 @@ impl Grants {
         self.renew_for(playback_id, media_id, false).await
     }
 
-    /// The same; `is_used` when the session's player asks, which makes it live longer.
+    /// The same; `is_used` when the session's player asks: only then it lives longer, and takes slots that others hold.
     pub(super) async fn renew_for(
         &self,
         playback_id: PlaybackId,
@@ -66,7 +71,10 @@ impl Grants {
         if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
             return self.end(playback_id, Code::Displaced, ruling.blocks).await;
         }
-        let until_ms = self.prolong(&session, ruling, &basis, is_used).await?;
+        let Some(until_ms) = self.prolong(&session, ruling, &basis, is_used).await? else {
+            shared.live.forget(&playback_id);
+            return Ok(Renewal::Waits);
+        };
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
         shared.live.keep(
             generation,
@@ -99,24 +107,29 @@ impl Grants {
         Err(Denied::Closed { code, blocks })
     }
 
-    /// Writes a new end of the grant, unless another replica did; answers until when it lasts.
+    /// Writes a new end of the grant, unless another replica did; answers until when it lasts. `None`: what the session would rest
+    /// on is taken, and nobody uses the session now.
     async fn prolong(
         &self,
         session: &Session,
         ruling: Ruling,
         basis: &Basis<'_>,
         is_used: bool,
-    ) -> Result<u64, Denied> {
+    ) -> Result<Option<u64>, Denied> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
-        if !basis.is_new && is_fresh && session.gate_epoch == ruling.gate_epoch {
-            return Ok(session.granted_until_ms);
+        // Other replicas end what was never played first, so the first use is written down at once.
+        let is_first_use = is_used && session.played_at_ms.is_none();
+        if !basis.is_new && is_fresh && !is_first_use && session.gate_epoch == ruling.gate_epoch {
+            return Ok(Some(session.granted_until_ms));
         }
         let playback_id = session.playback_id;
         if basis.is_new {
-            let displaced =
-                slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, session.expires_at_ms).await?;
+            let wanted = (ruling.places.as_slice(), if is_used { Manner::Displacing } else { Manner::Free });
+            let claimed =
+                slots::claim(&shared.bus, wanted, playback_id, now_ms, session.expires_at_ms).await?;
+            let Some(displaced) = claimed else { return Ok(None) };
             self.displace(displaced, &ruling.blocks).await?;
         }
         let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
@@ -128,6 +141,7 @@ impl Grants {
             next.gate_epoch = ruling.gate_epoch;
             if is_used {
                 next.unused_until_ms = Some(now_ms + shared.config.unused_session_ms);
+                next.played_at_ms = next.played_at_ms.or(Some(now_ms));
             }
             if basis.is_new {
                 next.rule_digest.clone_from(&ruling.rule_digest);
@@ -142,7 +156,7 @@ impl Grants {
             tracing::warn!(%error, "a session could not leave the slot of a token it rests on no more");
         }
         match held.map(|held| held.record) {
-            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(granted_until_ms),
+            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(Some(granted_until_ms)),
             Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
             None => Err(Denied::because(Code::SessionUnknown)),
         }
