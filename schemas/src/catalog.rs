@@ -4,7 +4,7 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     Event, Record, access, ask, audit, document, envelope, gate, idempotency, job, limit, media, session,
-    upload,
+    store, upload,
 };
 
 /// One kind of message.
@@ -103,6 +103,7 @@ pub fn records() -> Vec<Entry> {
         record::<access::ApiKey>("apikeys", "{key_id}"),
         record::<access::Secret>("secrets", "{name}"),
         record::<document::SegmentKey>("keys", "{media_id}"),
+        record::<store::Identity>("store", store::Identity::KEY),
         record::<gate::Session>("grants", "{playback_id}"),
         record::<gate::Slot>("grants.slot", "slot.{digest}"),
         record::<gate::Cursor>("grants.cursor", "cursor.{chain_id}"),

@@ -11,10 +11,10 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     Event, access, ask, audit, document, envelope, gate, idempotency,
-    ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, UploadId},
+    ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, StoreId, UploadId},
     job, keys, limit,
     media::{self, Rational},
-    session,
+    session, store,
     subjects::{self, Priority},
     upload,
 };
@@ -56,6 +56,7 @@ const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
 const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
+const STORE: StoreId = StoreId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x02\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
 const OPTIONS_DIGEST: &str = "3fd1a7c2b94e5d60";
@@ -462,6 +463,9 @@ fn records(visitor: &mut impl Visitor) {
         "kv.keys",
         document::SegmentKey { media_id: MEDIA, bytes, created_at_ms: MADE_AT_MS + 60_000 },
     );
+    let identity =
+        store::Identity { store_id: STORE, created_at_ms: MADE_AT_MS, marked_at_ms: Some(MADE_AT_MS + 20) };
+    visitor.visit("kv.store", identity);
     grants(visitor);
 }
 

@@ -22,6 +22,7 @@ pub mod keys;
 pub mod limit;
 pub mod media;
 pub mod session;
+pub mod store;
 pub mod subjects;
 pub mod upload;
 pub mod value;

@@ -58,7 +58,8 @@ impl Site {
         let admin = broker.bus(Role::Admin).await;
         let key = auth::create_key(&bus, OWNER, schemas::access::Role::Owner).await.unwrap();
         let store =
-            Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+            store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
+                .unwrap();
         let media_id = MediaId::from_bytes(nats::fresh_id());
         seed(&admin, &store, media_id).await;
         let grants = streamgate::config::Config::default().grants(&bus).unwrap();

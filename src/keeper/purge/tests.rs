@@ -31,7 +31,7 @@ impl Site {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
-        let store = Store::open(store::Config::at(format!("file://{}", root.display()))).unwrap();
+        let store = store::testing::open(store::Config::at(format!("file://{}", root.display()))).unwrap();
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
         Self { broker, admin, store, _folder: folder }

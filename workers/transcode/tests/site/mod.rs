@@ -225,7 +225,7 @@ impl Site {
         let url = format!("file://{}", folder.path().join("store").display());
         Self {
             broker: TestBroker::start().await,
-            store: Store::open(store::Config::at(url)).unwrap(),
+            store: store::testing::open(store::Config::at(url)).unwrap(),
             folder,
         }
     }
