@@ -171,7 +171,11 @@ async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Res
         };
         times += 1;
         if times == 1 {
-            tracing::warn!(error = publish::describe(&error), stream = queue.stream, "waiting for the durables");
+            tracing::warn!(
+                error = publish::describe(&error),
+                stream = queue.stream,
+                "waiting for the durables"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(publish::retry_delay(times)) => {}
@@ -189,7 +193,9 @@ async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
         let consumer = asked.map_err(|error| {
             let reason = publish::describe(&error);
             if reason.contains("not found") {
-                Error::Topology { reason: format!("durable {durable} of {}: {reason}; `nats apply` makes it", queue.stream) }
+                Error::Topology {
+                    reason: format!("durable {durable} of {}: {reason}; `nats apply` makes it", queue.stream),
+                }
             } else {
                 Error::unavailable(reason)
             }

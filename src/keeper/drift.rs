@@ -46,7 +46,8 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
         // With every part done only the finish can be missing.
         let finish = "finish".to_owned();
         let missing = if open.is_empty() { vec![&finish] } else { open };
-        for part in missing.into_iter().filter(|part| !parked.contains(&subjects::part_key(record.job_id, part)))
+        for part in
+            missing.into_iter().filter(|part| !parked.contains(&subjects::part_key(record.job_id, part)))
         {
             let subject = subjects::job_part(&record.kind, record.priority, record.job_id, part);
             let task = job::Task { job_id: record.job_id, part: part.clone() };

@@ -37,7 +37,11 @@ impl nats::Message for Seen {
         }
         if kind == Some((Reopened::ENTITY, Reopened::VERB)) {
             let event = nats::decode::<Reopened>(subject, payload)?;
-            return Ok(if event.step == Step::Describe { Self::Changed(event.media_id) } else { Self::Other });
+            return Ok(if event.step == Step::Describe {
+                Self::Changed(event.media_id)
+            } else {
+                Self::Other
+            });
         }
         Ok(Self::Other)
     }

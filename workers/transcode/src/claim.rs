@@ -144,7 +144,12 @@ impl Claim {
         rules: Rules<'_>,
     ) -> Result<Option<Asked>, Error> {
         let record = &mut held.record;
-        let before = record.lost.unwrap_or(Lost { workers: 0, first_at_ms: now_ms, last_at_ms: now_ms, parked_at_ms: None });
+        let before = record.lost.unwrap_or(Lost {
+            workers: 0,
+            first_at_ms: now_ms,
+            last_at_ms: now_ms,
+            parked_at_ms: None,
+        });
         let mut lost = Lost { workers: before.workers.saturating_add(1), last_at_ms: now_ms, ..before };
         let pause = Duration::from_millis(rules.pause_ms(lost.workers));
         let mut outbox = Outbox::new();

@@ -81,7 +81,8 @@ async fn serve(mut client: TcpStream, target: &str, mode: Mode) -> io::Result<()
         Mode::Status(status) => {
             let mut piece = vec![0; PIECE_BYTES];
             while client.read(&mut piece).await? > 0 {
-                let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let answer =
+                    format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
                 client.write_all(answer.as_bytes()).await?;
             }
             Ok(())

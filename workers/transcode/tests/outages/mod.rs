@@ -103,7 +103,10 @@ async fn reopen_finish(site: &Site, clip: Uploaded) {
     .await
     .unwrap();
     bus.change::<Part>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
-        Some((Part { status: PartStatus::Claimed, last_seen_ms: 0, attempt: 0, ..part?.clone() }, Outbox::new()))
+        Some((
+            Part { status: PartStatus::Claimed, last_seen_ms: 0, attempt: 0, ..part?.clone() },
+            Outbox::new(),
+        ))
     })
     .await
     .unwrap();
@@ -277,7 +280,8 @@ async fn a_part_that_was_given_up_halfway_still_ends_its_job() {
     reopen_finish(&site, clip).await;
     let bus = site.broker.bus(Role::Transcode).await;
     bus.change::<Part>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
-        let part = Part { status: PartStatus::Failed, code: Some("conformance_failed".into()), ..part?.clone() };
+        let part =
+            Part { status: PartStatus::Failed, code: Some("conformance_failed".into()), ..part?.clone() };
         Some((part, Outbox::new()))
     })
     .await
