@@ -5,7 +5,9 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context;
 use clap::CommandFactory;
+use store::Store;
 
 use super::{
     AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, ServerArgs,
@@ -106,8 +108,11 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
             dead::show(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            return dead::redrive(&bus, sequences, stage.as_deref(), as_json).await;
+            let config = load(global, &server)?;
+            let store =
+                Store::open(config.store()?).context("open the store, to see whether sources are there")?;
+            let bus = broker::admin(config).await?;
+            return dead::redrive(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }
     Ok(Ended::Well)

@@ -133,6 +133,8 @@ fn asset(status: Status) -> media::Record {
         changed_at_ms: 1,
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     }
 }
 
