@@ -206,6 +206,9 @@ fn part_record() -> job::Part {
         rss_bytes_max: 0,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 
