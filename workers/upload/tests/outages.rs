@@ -73,7 +73,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let broker = TestBroker::start().await;
         let bus = broker.bus(Role::Admin).await;
-        let store = Store::open(config(&folder.path().join("store"))).unwrap();
+        let store = store::testing::open(config(&folder.path().join("store"))).unwrap();
         Self { broker, bus, store, folder }
     }
 
