@@ -5,9 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context;
 use clap::CommandFactory;
-use store::Store;
 
 use super::{
     AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, ServerArgs,
@@ -17,7 +15,7 @@ use super::{
 use crate::{
     config::{self, Config},
     roles::Kind,
-    telemetry,
+    stores, telemetry,
 };
 
 /// How a command ended that could be carried out.
@@ -109,9 +107,9 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
             let config = load(global, &server)?;
-            let store =
-                Store::open(config.store()?).context("open the store, to see whether sources are there")?;
+            let settings = config.store()?;
             let bus = broker::admin(config).await?;
+            let store = stores::open(settings, &bus).await?;
             return dead::redrive(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }

@@ -212,6 +212,7 @@ impl Parts {
                 () = run.claim.lost().cancelled() => return Ok(Outcome::Lost),
                 ended = &mut finishing => {
                     ended?;
+                    outage::over(&self.context.bus, run.job.media_id).await;
                     // It ends early when it finds the claim lost; the message is the new holder's then.
                     let is_ours = !run.claim.lost().is_cancelled();
                     return Ok(if is_ours { Outcome::Done } else { Outcome::Lost });
@@ -314,7 +315,9 @@ impl Parts {
             })
             .await?;
         }
-        close::fail(bus, &job, fault.code, &detail).await
+        close::fail(bus, &job, fault.code, &detail).await?;
+        outage::over(bus, job.media_id).await;
+        Ok(())
     }
 }
 

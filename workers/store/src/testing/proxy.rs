@@ -67,11 +67,11 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
-    /// Settings of a store behind it that gives a request up after a second.
+    /// Settings of a store behind it that gives a request up after two seconds.
     pub fn config(&self, server: &S3) -> Config {
         let mut config = server.config();
         config.options.insert("aws_endpoint".into(), self.endpoint.clone());
-        Config { request_timeout_ms: 1_000, retry_timeout_ms: 100, retries_max: 1, ..config }
+        Config { request_timeout_ms: 2_000, retry_timeout_ms: 100, retries_max: 0, ..config }
     }
 }
 
