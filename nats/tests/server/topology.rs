@@ -64,7 +64,7 @@ async fn settings_scale_and_shorten() {
     let settings =
         Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 22 + 6, "{before:?}");
+    assert_eq!(before.len(), 23 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"
@@ -85,7 +85,8 @@ async fn limits_follow_the_load_and_none_goes_below_what_is_stored() {
     let load = Load { uploads_per_day: 1, views_per_day: 1, retention_days: 7 };
     let small = Settings { load: Some(load), ..Settings::default() };
     topology::apply(context, &small).await.unwrap();
-    assert_eq!(config("KV_media").await.max_bytes, 16 << 20);
+    let about = |bytes: i64| bytes / 100;
+    assert_eq!(about(config("KV_media").await.max_bytes), about(16 << 20));
     assert_eq!(config("EVENTS").await.max_age, Duration::from_secs(7 * 86_400));
     let stored = context.get_stream("KV_uploads").await.unwrap().cached_info().state.bytes;
     let kept = u64::try_from(config("KV_uploads").await.max_bytes).unwrap();
@@ -97,7 +98,7 @@ async fn limits_follow_the_load_and_none_goes_below_what_is_stored() {
     topology::apply(context, &Settings { load: Some(large), ..small }).await.unwrap();
     assert!(config("KV_media").await.max_bytes > 1 << 30);
     topology::apply(context, &Settings::default()).await.unwrap();
-    assert_eq!(config("KV_media").await.max_bytes, 1 << 30);
+    assert_eq!(about(config("KV_media").await.max_bytes), about(1 << 30));
 }
 
 #[tokio::test]
