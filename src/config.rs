@@ -1,6 +1,9 @@
 //! Settings: one struct that composes those of every crate; defaults, then file, then environment, then flags.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use nats::topology;
 use serde::{Deserialize, Serialize};
@@ -213,7 +216,11 @@ impl Config {
     /// # Errors
     /// As [`Config::grants`].
     pub fn grants_counted(&self, bus: &nats::Bus, counts: Counts) -> Result<Grants, Error> {
-        Ok(Grants::new(bus.clone(), Judge::new(self.open_chains(counts)?), self.grants.clone()))
+        let judge = Judge::new(self.open_chains(counts)?);
+        // Neither what gates ask nor what strangers bring about keeps an account from standing by its sessions.
+        let proofs = auth::Proofs::over(bus.clone(), judge.chains(), &self.auth);
+        let with = (proofs, Arc::new(nats::now_ms) as grant::Clock);
+        Ok(Grants::with_proofs(bus.clone(), judge, self.grants.clone(), with))
     }
 
     /// What the broker's streams and buckets should be.

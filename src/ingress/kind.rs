@@ -206,6 +206,8 @@ kinds! {
         "Make it smaller: `detail` says what is too large.";
     TooManyChallenges 429 "too_many_challenges" "Too many challenges were asked for"
         "Wait for `Retry-After` seconds, or use a challenge that was given.";
+    TooManyContractAsks 429 "too_many_contract_asks" "Too many signatures that their accounts' keys did not make"
+        "Wait for `Retry-After` seconds and repeat, with the challenge that was given; what an account's own key signs is not limited.";
     TooManyKeys 409 "too_many_keys" "This owner has as many keys as it may have"
         "Revoke one that is not needed.";
     TusVersion 412 "tus_version" "Another version of tus is spoken here"

@@ -125,6 +125,9 @@ impl Deref for App {
     }
 }
 
+/// How often the credential of an answer without an end is looked at.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+
 /// What is behind every [`App`].
 #[derive(Debug)]
 pub struct Shared {
@@ -188,7 +191,8 @@ impl App {
         let auth = auth.at(config.public_url.as_deref(), config.listen);
         // Strangers name the contracts that sign-in asks.
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
-        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains)).await?;
+        let proofs = grants.proofs().clone();
+        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains), proofs).await?;
         let uploads = uploads::State::new(
             bus.clone(),
             store.clone(),
@@ -244,12 +248,15 @@ impl Shared {
         });
     }
 
-    /// Comes when an answer without an end has to end: after `longest`, or when the ingress stops.
-    pub(crate) fn end_of_answer(&self, longest: Duration) -> BoxFuture<'static, ()> {
+    /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of whoever asked
+    /// is good no more.
+    pub(crate) fn end_of_answer(&self, who: &auth::Principal, longest: Duration) -> BoxFuture<'static, ()> {
         let stopping = self.stopping.clone();
+        let over = self.sign_in.clone().until_over(who.clone(), LOOK_PAUSE);
         Box::pin(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
+                () = over => {}
                 () = tokio::time::sleep(longest) => {}
             }
         })
