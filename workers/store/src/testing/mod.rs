@@ -1,6 +1,8 @@
 //! A real S3 server (s3s-fs) in process, on a random port of the loopback, gone with its guard; stores that belong to no
 //! installation.
 
+pub mod proxy;
+
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, Hasher, RandomState},
@@ -59,6 +61,11 @@ impl S3 {
             }
         });
         Ok(Self { root, endpoint, _server: AbortOnDropHandle::new(server) })
+    }
+
+    /// Address and port it listens on.
+    pub fn address(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
     }
 
     /// URL of the bucket.
