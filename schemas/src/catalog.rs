@@ -110,7 +110,7 @@ pub fn records() -> Vec<Entry> {
         record::<session::Challenge>("nonces", "{challenge_id}"),
         record::<session::Prefix>("nonces.prefix", &session::prefix_key("{prefix_sha256}")),
         record::<session::Session>("sessions", "{session_id}"),
-        record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}")),
+        record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}", None)),
         record::<session::Ring>("secrets.ring", &session::ring_key("{name}")),
         record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
         record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),

@@ -538,6 +538,7 @@ fn grants(visitor: &mut impl Visitor) {
         owner: owner(),
         viewer: text(WALLET),
         wallet: Some(text(WALLET)),
+        wallet_chain_id: None,
         rights: gate::Rights::Owner,
         opener: None,
         gate_epoch: 1,
@@ -628,8 +629,11 @@ fn session_records(visitor: &mut impl Visitor) {
         address: text(ADDRESS),
         chain_id: 1,
         method: session::Method::Contract,
+        account_chain_id: None,
         generation: 2,
         refresh_sha256: digest().value,
+        refreshed_at_ms: None,
+        refreshed_by: None,
         created_at_ms: MADE_AT_MS,
         expires_at_ms,
         ended_at_ms: Some(MADE_AT_MS + 600_000),
@@ -638,7 +642,10 @@ fn session_records(visitor: &mut impl Visitor) {
     };
     visitor.visit("kv.sessions", session);
     let sessions = vec![session::Held { session_id: SESSION, expires_at_ms }];
-    visitor.visit("kv.sessions.wallet", session::Wallet { address: text(ADDRESS), sessions, expires_at_ms });
+    visitor.visit(
+        "kv.sessions.wallet",
+        session::Wallet { address: text(ADDRESS), chain_id: None, sessions, expires_at_ms },
+    );
     let keys = vec![session::RingKey { key_id: KEY, bytes: digest().value, signs_from_ms: MADE_AT_MS }];
     visitor.visit("kv.secrets.ring", session::Ring { name: text("access"), keys });
     visitor.visit("kv.apikeys.owner", session::OwnerKeys { owner_sha256: hash(), key_ids: vec![KEY] });

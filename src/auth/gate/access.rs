@@ -1,6 +1,6 @@
 //! A medium, its gate and a viewer: what is decided, and what a session has to remember of it.
 
-use alloy_primitives::{Address, keccak256};
+use alloy_primitives::keccak256;
 use data_encoding::HEXLOWER;
 use nats::{Bus, Error};
 use schemas::{
@@ -16,6 +16,7 @@ use super::{
     judge::{Judge, Keep},
     rule::{Ask, Compiled, compile},
 };
+use crate::auth::account::Account;
 
 /// Whose a medium is, and its gate.
 #[derive(Debug, Clone)]
@@ -103,13 +104,14 @@ pub(super) async fn rule(
 }
 
 /// The slots of claimed tokens. Without a token id the wallet stands for its tokens.
-fn places(rule: &Compiled, claims: &[Claim], wallet: Option<Address>) -> Vec<Place> {
+fn places(rule: &Compiled, claims: &[Claim], wallet: Option<Account>) -> Vec<Place> {
     let place = |claim: &Claim| {
         let leaf = rule.leaves().get(claim.leaf)?;
         let Ask::Erc721 { token_id, .. } = leaf.ask else { return None };
         let whose = match token_id {
             Some(token_id) => format!("token {token_id}"),
-            None => format!("wallet {}", wallet?),
+            // The chain of the token is that of the wallet, where it has one.
+            None => format!("wallet {}", wallet?.address),
         };
         let digest = keccak256(format!("{} {} {whose}", leaf.chain_id, leaf.contract));
         let sessions_max = usize::try_from(claim.sessions_max).unwrap_or(1);

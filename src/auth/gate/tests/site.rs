@@ -139,5 +139,5 @@ impl Site {
 }
 
 pub(crate) fn holder(wallet: alloy_primitives::Address) -> Viewer {
-    Viewer { name: wallet.to_string(), wallet: Some(wallet), rights: Rights::Owner, opener: None }
+    Viewer { name: wallet.to_string(), wallet: Some(wallet.into()), rights: Rights::Owner, opener: None }
 }
