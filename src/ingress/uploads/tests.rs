@@ -1084,7 +1084,8 @@ async fn reopen(site: &Site, upload: &Upload, before: &Record) {
 #[tokio::test]
 async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entrance() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        // The largest upload decides the size of parts while no length is known.
+        let replica = site.replica(Config { size_bytes_max: 100 * 1024 * 1024, ..Config::default() }).await;
         // Neither is a multiple of the part size: some bytes are in no part when nobody knows yet that they are the last.
         for length in [6 * MIB + 1, 1000] {
             let bytes = pattern(length);
@@ -1117,7 +1118,9 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
 #[tokio::test]
 async fn a_slow_completion_goes_on_without_whoever_asked() {
     let mut site = Site::remote().await;
-    let replica = site.replica(Config { finish_wait_ms: 50, ..Config::default() }).await;
+    let replica = site
+        .replica(Config { size_bytes_max: 100 * 1024 * 1024, finish_wait_ms: 50, ..Config::default() })
+        .await;
     let bytes = pattern(6 * MIB);
     let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
     upload.append(0, &bytes).await;
