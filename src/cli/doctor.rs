@@ -178,7 +178,7 @@ async fn room_on_broker(config: &Config) -> Option<Finding> {
     let bus = broker::admin(config.clone()).await.ok()?;
     let fills = bus.fills_of_all().await.ok()?;
     let now_ms = nats::now_ms();
-    let is_full = |fill: &&Fill| fill.percent() >= config.ingress.capacity.percent_max;
+    let is_full = |fill: &&Fill| !fill.drops_oldest && fill.percent() >= config.ingress.capacity.percent_max;
     let full: Vec<String> = fills
         .iter()
         .filter(is_full)
