@@ -13,7 +13,7 @@ use std::{
 use async_nats::jetstream;
 use tokio::sync::watch;
 
-use crate::{Error, Role};
+use crate::{Error, Role, following::Registry};
 
 /// How to reach the broker.
 #[derive(Debug, Clone)]
@@ -50,6 +50,7 @@ struct Link {
     role: Role,
     connection: watch::Receiver<Connection>,
     dropped: Arc<AtomicU64>,
+    registry: Registry,
 }
 
 impl std::fmt::Debug for Bus {
@@ -106,7 +107,8 @@ impl Bus {
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());
-        let link = Link { client, context, role: config.role, connection, dropped };
+        let registry = Registry::default();
+        let link = Link { client, context, role: config.role, connection, dropped, registry };
         Ok(Self { link: Arc::new(link) })
     }
 
@@ -118,6 +120,11 @@ impl Bus {
     /// Watches the state of the connection.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.link.connection.clone()
+    }
+
+    /// Which readers follow.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.link.registry
     }
 
     /// Core messages this connection dropped because a subscription was not read fast enough; a lower bound.

@@ -3,6 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
@@ -85,6 +86,27 @@ impl TestBroker {
     /// The broker underneath.
     pub const fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// Stops the server where it is (SIGSTOP): connections stay, and nobody answers.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.broker.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        kill_process(pid.expect("a running broker"), signal).expect("a signal");
     }
 
     /// Kills the server (SIGKILL) and waits until its supervisor has started it again.
