@@ -15,6 +15,10 @@ use tokio::sync::watch;
 
 use crate::{Error, Role, following::Registry};
 
+/// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
+/// the connection, so that another server is tried.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How to reach the broker.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -88,6 +92,7 @@ impl Bus {
             .custom_inbox_prefix(config.role.inbox_prefix())
             .connection_timeout(timeout)
             .request_timeout(Some(timeout))
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 observe(&sender, &counter, &event);

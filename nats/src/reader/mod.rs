@@ -109,13 +109,18 @@ pub struct Opened {
     pub last_sequence: u64,
 }
 
+/// What a reader hands on: `None` says that nothing waits.
+type Item = Result<Option<Entry>, Error>;
+
 /// Reads a stream in order, without gaps.
 #[derive(Debug)]
 pub struct Reader {
     stream: String,
-    entries: mpsc::Receiver<Result<Entry, Error>>,
+    entries: mpsc::Receiver<Item>,
     opening: Option<oneshot::Receiver<Result<Opened, Error>>>,
     opened: Option<Opened>,
+    /// Messages that waited when the last one was delivered.
+    waiting: u64,
     following: Following,
     _task: AbortOnDropHandle<()>,
 }
@@ -152,7 +157,7 @@ impl Bus {
         let stream = config.stream.clone();
         let source = Source::new(self.clone(), config, hearing);
         let task = AbortOnDropHandle::new(tokio::spawn(source.run(is_patient, opened, sender)));
-        Reader { stream, entries, opening: Some(opening), opened: None, following, _task: task }
+        Reader { stream, entries, opening: Some(opening), opened: None, waiting: 0, following, _task: task }
     }
 }
 
@@ -165,7 +170,8 @@ impl Reader {
         if let Some(opening) = &mut self.opening {
             let opened = opening.await;
             self.opening = None;
-            self.opened = Some(opened.map_err(Error::unavailable)??);
+            let opened = opened.map_err(Error::unavailable)??;
+            (self.opened, self.waiting) = (Some(opened), opened.pending);
         }
         self.opened.ok_or_else(|| Error::Reset { stream: self.stream.clone() })
     }
@@ -187,9 +193,36 @@ impl Reader {
     /// # Errors
     /// [`Error::Reset`], from then on for ever, when the stream was made anew.
     pub async fn next(&mut self) -> Result<Entry, Error> {
-        match self.entries.recv().await {
-            Some(found) => found,
-            None => Err(Error::Reset { stream: self.stream.clone() }),
+        loop {
+            if let Some(entry) = self.receive().await? {
+                return Ok(entry);
+            }
         }
+    }
+
+    /// Waits for the next of the messages that were there when the reader was opened; `None` once nothing waits, also when what
+    /// waited was deleted meanwhile.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`Reader::opened`] and [`Reader::next`].
+    pub async fn next_waiting(&mut self) -> Result<Option<Entry>, Error> {
+        self.opened().await?;
+        while self.waiting > 0 {
+            if let Some(entry) = self.receive().await? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn receive(&mut self) -> Result<Option<Entry>, Error> {
+        let Some(item) = self.entries.recv().await else {
+            return Err(Error::Reset { stream: self.stream.clone() });
+        };
+        let entry = item?;
+        self.waiting = entry.as_ref().map_or(0, |entry| entry.pending);
+        Ok(entry)
     }
 }

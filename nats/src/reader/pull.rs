@@ -15,7 +15,9 @@ const EXPIRES: Duration = Duration::from_secs(30);
 pub(super) enum Heard {
     /// A message of the stream.
     Entry(Entry),
-    /// The consumer is there, and nothing is new.
+    /// Nothing waits.
+    Idle,
+    /// The consumer is there.
     Alive,
 }
 
@@ -110,12 +112,12 @@ impl Pull {
             None => self.entry(message),
             Some(StatusCode::IDLE_HEARTBEAT) => match number("Nats-Last-Consumer") {
                 Some(sent) if sent != self.delivered => Err(Lost::Gap),
-                _ => Ok(Heard::Alive),
+                _ => Ok(Heard::Idle),
             },
-            Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => {
+            Some(status @ (StatusCode::NOT_FOUND | StatusCode::TIMEOUT)) => {
                 let unsent = number("Nats-Pending-Messages").and_then(|unsent| usize::try_from(unsent).ok());
                 self.wanted = self.wanted.saturating_sub(unsent.unwrap_or(BATCH_MAX));
-                Ok(Heard::Alive)
+                Ok(if status == StatusCode::NOT_FOUND { Heard::Idle } else { Heard::Alive })
             }
             Some(status) => {
                 let reason = message.description.unwrap_or_else(|| status.to_string());

@@ -9,7 +9,7 @@ use async_nats::jetstream::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Config, Entry, OPEN_MAX, Opened, SILENT_HEARTBEATS_MAX, Start,
+    Config, Item, OPEN_MAX, Opened, SILENT_HEARTBEATS_MAX, Start,
     pull::{Heard, Lost, Pull},
 };
 use crate::{Bus, Error, client::Connection, following::Hearing, publish};
@@ -56,7 +56,7 @@ impl Source {
         mut self,
         is_patient: bool,
         opened: oneshot::Sender<Result<Opened, Error>>,
-        entries: mpsc::Sender<Result<Entry, Error>>,
+        entries: mpsc::Sender<Item>,
     ) {
         let mut opened = Some(opened);
         let began = Instant::now();
@@ -156,7 +156,8 @@ impl Source {
             return Err(behind(&format!("the consumer begins behind {begins_behind}")));
         }
         let is_whole = self.config.filters.is_empty() || self.config.filters == info.config.subjects;
-        let is_from_the_start = matches!(deliver_policy, DeliverPolicy::All | DeliverPolicy::LastPerSubject);
+        let is_from_the_start =
+            self.last.unwrap_or(0) == 0 && !matches!(deliver_policy, DeliverPolicy::ByStartTime { .. });
         if is_from_the_start && is_whole && found.num_pending == 0 && info.state.messages > 0 {
             return Err(behind("the consumer finds nothing"));
         }
@@ -164,8 +165,9 @@ impl Source {
     }
 
     /// Hands on what the consumer sends until it is of no more use.
-    async fn pass_on(&mut self, mut pull: Pull, entries: &mpsc::Sender<Result<Entry, Error>>) -> End {
+    async fn pass_on(&mut self, mut pull: Pull, entries: &mpsc::Sender<Item>) -> End {
         let silent_max = self.config.heartbeat * SILENT_HEARTBEATS_MAX;
+        let mut is_idle = false;
         loop {
             let heard = tokio::select! {
                 biased;
@@ -181,12 +183,17 @@ impl Source {
             if self.hearing.heard() {
                 tracing::debug!(stream = self.config.stream, last = self.last, "a reader follows");
             }
-            let Heard::Entry(entry) = heard else { continue };
-            if self.last.is_some_and(|last| entry.sequence <= last) {
-                continue;
-            }
-            (self.last, self.is_reached) = (Some(entry.sequence), true);
-            if entries.send(Ok(entry)).await.is_err() {
+            let item = match heard {
+                Heard::Entry(entry) if self.last.is_some_and(|last| entry.sequence <= last) => continue,
+                Heard::Entry(entry) => {
+                    (self.last, self.is_reached) = (Some(entry.sequence), true);
+                    Some(entry)
+                }
+                Heard::Idle if !is_idle => None,
+                Heard::Idle | Heard::Alive => continue,
+            };
+            is_idle = item.is_none();
+            if entries.send(Ok(item)).await.is_err() {
                 return End::Dropped;
             }
         }

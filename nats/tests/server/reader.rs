@@ -29,7 +29,7 @@ async fn event(bus: &Bus) -> u64 {
 }
 
 async fn next(reader: &mut Reader) -> Result<Entry, Error> {
-    timeout(crate::WAIT_MAX, reader.next()).await.expect("something is read")
+    timeout(crate::WAIT_MAX, reader.next()).await.unwrap()
 }
 
 async fn is_following(reader: &Reader, wanted: bool) {

@@ -1,6 +1,8 @@
 //! A real nats-server per test, on a free port, with a temporary store that is removed at the end.
 #![expect(clippy::expect_used, reason = "a test that has no broker fails at once")]
 
+mod cluster;
+
 use std::{path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +13,8 @@ use crate::{
     server::{self, Broker},
     topology::{self, Settings},
 };
+
+pub use cluster::{SERVERS, TestCluster};
 
 /// Ack wait of every durable: short, so that redelivery is soon.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);
