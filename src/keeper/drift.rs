@@ -65,11 +65,8 @@ async fn read_all(bus: &Bus, bucket: &str) -> Result<(Vec<job::Record>, HashSet<
     );
     let mut entries = bus.reader(settings).await?;
     let (mut jobs, mut done) = (Vec::new(), HashSet::new());
-    let mut left = entries.pending_at_start();
     let prefix = subjects::kv(bucket, "");
-    while left > 0 {
-        let entry = entries.next().await?;
-        left = entry.pending;
+    while let Some(entry) = entries.next_waiting().await? {
         let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
         if key.contains('.') {
             if let Ok((_, part)) = nats::open::<job::Part>(key, &entry.payload)

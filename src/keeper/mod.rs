@@ -3,12 +3,14 @@
 //! - `outbox`: publishes the events that a crash left in their records.
 //! - `expiry`: removes uploads whose time ran out.
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
+//! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
 //! Limits: [`Config`] names periods and ages.
 
 pub mod drift;
 pub mod expiry;
+pub mod memory;
 pub mod outbox;
 pub mod watcher;
 
@@ -70,6 +72,10 @@ pub async fn run(
     tasks.spawn(async move {
         let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
         leased.hold("watcher", stop, watch).await;
+    });
+    let (leased, stop) = (bus.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("memory", stop, |held| memory::run(leased.clone(), held)).await;
     });
     tasks.spawn(async move {
         bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;
