@@ -2,6 +2,7 @@
 
 pub(crate) mod anvil;
 mod granting;
+mod hearing;
 mod judging;
 mod lifetimes;
 mod rules;
