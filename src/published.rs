@@ -436,6 +436,7 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress"], vec!["ingress"])
         }
+        "kv.store" => (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "transcode", "upload"]),
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }

@@ -5,6 +5,8 @@
 //!
 //! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too.
 //!
+//! A tombstone ([`Record::is_removed`]) is nothing to whoever loads it and is never written again; it can only be purged.
+//!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
 use std::time::Duration;
@@ -62,11 +64,19 @@ pub struct Raw {
 }
 
 impl Bus {
-    /// Reads a record from the bucket's leader, so one's own writes are always seen.
+    /// Reads a record from the bucket's leader, so one's own writes are always seen. A tombstone is none.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the broker does not answer; [`Error::Undecodable`] when the value is no `R`.
     pub async fn load<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
+        Ok(self.load_any::<R>(key).await?.filter(|held| !held.record.is_removed()))
+    }
+
+    /// The same; answers a tombstone, too.
+    ///
+    /// # Errors
+    /// As [`Bus::load`].
+    pub async fn load_any<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
         let Some(raw) = self.read(R::BUCKET, key).await? else { return Ok(None) };
         let Some(value) = raw.value else { return Ok(None) };
         let (envelope, record) = open::<R>(key, &value)?;
@@ -110,7 +120,7 @@ impl Bus {
     /// Reads, lets `change` decide, and commits; again when somebody else was first.
     ///
     /// `change` gets the record or `None`, and answers the new record with its events, or `None` to leave it as it is.
-    /// Returns the record as it is afterwards.
+    /// Returns the record as it is afterwards; a tombstone stays one, without asking `change`, and is nothing.
     ///
     /// # Errors
     /// As [`Bus::load`] and [`Bus::commit`]; [`Error::Conflict`] only after [`CHANGE_ATTEMPTS_MAX`] rounds.
@@ -121,7 +131,10 @@ impl Bus {
     ) -> Result<Option<Held<R>>, Error> {
         let mut attempt = 0;
         loop {
-            let held = self.load::<R>(key).await?;
+            let held = self.load_any::<R>(key).await?;
+            if held.as_ref().is_some_and(|held| held.record.is_removed()) {
+                return Ok(None);
+            }
             let Some((record, outbox)) = change(held.as_ref().map(|h| &h.record)) else { return Ok(held) };
             let mut next = match held {
                 Some(held) => Held { record, ..held },
@@ -170,6 +183,21 @@ impl Bus {
         }
         self.settle(bucket, key, revision, &mut envelope).await?;
         Ok(true)
+    }
+
+    /// Removes a key with all that it held. What is left is a mark without a value that the broker drops after `mark_ttl`, whole
+    /// seconds: until then followers of the bucket hear of the removal, and nobody can make the key anew. Only for buckets whose
+    /// values expire.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker did not confirm in time; [`Error::Refused`] when the bucket has no room for the mark.
+    pub async fn purge(&self, bucket: &str, key: &str, mark_ttl: Duration) -> Result<(), Error> {
+        let message = PublishMessage::build()
+            .header("KV-Operation", "PURGE")
+            .header("Nats-Rollup", "sub")
+            .ttl(mark_ttl.max(Duration::from_secs(1)))
+            .expected_stream(subjects::kv_stream(bucket));
+        self.publish_message(&subjects::kv(bucket, key), message).await.map(drop)
     }
 
     /// Reads the newest value of a key from the leader; `None` when there never was one.

@@ -193,12 +193,21 @@ pub struct Record {
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
     pub changed_at_ms: u64,
+    /// Unix time in milliseconds at which the source of a rejected medium was removed from the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_removed_at_ms: Option<u64>,
+    /// Unix time in milliseconds at which the medium was removed: stages write nothing of it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at_ms: Option<u64>,
 }
 
 impl crate::Record for Record {
     const BUCKET: &'static str = "assets";
     fn key(&self) -> String {
         self.media_id.to_string()
+    }
+    fn is_removed(&self) -> bool {
+        self.removed_at_ms.is_some()
     }
 }
 
@@ -299,3 +308,15 @@ pub struct Ready {
     pub encode: Encode,
 }
 media_event!(Ready, "ready", false, |e| Some(e.encode.job_id));
+
+/// `evt.media.removed`: the medium is gone for everybody, and playback of it ends. Its objects and records go after a grace time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Removed {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Who removed it.
+    pub removed_by: String,
+}
+media_event!(Removed, "removed", true, |_| None);

@@ -9,7 +9,8 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, ServerArgs,
-    audit_log, broker, contract, dead, demo, doctor, list, out, serve, settings, topology, upload, watch,
+    StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out, serve, settings, store,
+    topology, upload, watch,
 };
 use crate::{
     config::{self, Config},
@@ -84,6 +85,7 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         Command::Audit(AuditCommand::Verify(args)) => return audit_log::verify(args, as_json).await,
         Command::Dead(command) => return Box::pin(execute_dead(global, command)).await,
         Command::Nats(command) => return execute_nats(global, command).await,
+        Command::Store(StoreCommand::Adopt(args)) => store::adopt(load(global, &args)?, as_json).await?,
         Command::Schemas(command) => return contract::run(command, as_json),
         Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
         Command::Doctor(args) => return doctor::run(&load(global, &args)?, as_json).await,
@@ -114,12 +116,12 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
 async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
     let (NatsCommand::Diff(args) | NatsCommand::Apply(args)) = &command;
     let config = load(global, args)?;
-    let replicas = config.broker.replicas.unwrap_or(1);
+    let settings = config.topology();
     let bus = broker::admin(config).await?;
     match command {
-        NatsCommand::Diff(_) => topology::diff(&bus, replicas, global.json).await,
+        NatsCommand::Diff(_) => topology::diff(&bus, &settings, global.json).await,
         NatsCommand::Apply(_) => {
-            topology::apply(&bus, replicas, global.json).await?;
+            topology::apply(&bus, &settings, global.json).await?;
             Ok(Ended::Well)
         }
     }

@@ -23,6 +23,7 @@ pub mod resume;
 pub mod serve;
 pub mod settings;
 pub mod sse;
+pub mod store;
 pub mod topology;
 pub mod tus;
 pub mod upload;
@@ -124,6 +125,9 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
     /// The broker's streams, buckets and durables against the topology (speaks to the broker)
     #[command(subcommand)]
     Nats(NatsCommand),
+    /// The object store of this installation (speaks to the broker and to the store)
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// The published schemas of every message against the types
     #[command(subcommand)]
     Schemas(SchemasCommand),
@@ -237,6 +241,17 @@ pub enum MediaCommand {
     Show {
         /// Its id
         media_id: String,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Remove media: nobody plays them from now on, and nothing brings them back
+    #[command(after_help = "Example:
+  streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
+    Rm {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
         /// The server.
         #[command(flatten)]
         client: ClientArgs,
@@ -365,6 +380,20 @@ pub enum NatsCommand {
     #[command(after_help = "Example:
   streamgate nats apply --nats-url nats://broker:4222 --replicas 3")]
     Apply(ServerArgs),
+}
+
+/// What to do with the object store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Say that the configured store is this installation's, whatever is in it
+    #[command(after_help = "Examples:
+  streamgate store adopt --data-dir /var/lib/streamgate
+  streamgate store adopt --nats-url nats://broker:4222 --store-url s3://media
+
+A store carries a marker with its id; without it nothing is stored, served or deleted, for it may not be mounted. The first start
+marks a new store, and one from before that has a known object in it. In every other case look first: what the broker knows and
+the store does not have counts as lost once it is adopted. A marker that is there stays, and this installation takes its id.")]
+    Adopt(ServerArgs),
 }
 
 /// What to do with the published schemas.

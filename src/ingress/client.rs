@@ -10,7 +10,7 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use axum::{
@@ -116,6 +116,9 @@ fn forwarded(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let trusted = |address: IpAddr| config.trusted_proxies.iter().any(|net| net.contains(&address));
     let mut client = peer;
     if !trusted(peer) {
+        if headers.contains_key(&X_FORWARDED_FOR) || headers.contains_key(header::FORWARDED) {
+            warn_once();
+        }
         return client;
     }
     let name = match config.field {
@@ -137,6 +140,17 @@ fn forwarded(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         }
     }
     client
+}
+
+/// Tells the operator once of a proxy that nobody named: behind it all its clients are one.
+fn warn_once() {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::warn!(
+            "a peer sends X-Forwarded-For or Forwarded and is no trusted proxy, so it counts as one client; if it is a proxy of \
+             yours, name its network in ingress.client.trusted_proxies"
+        );
+    });
 }
 
 /// The entries of a list from its right end, without empty ones. A comma inside a quoted string separates nothing; seen from the

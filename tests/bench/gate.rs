@@ -15,7 +15,7 @@ use streamgate::{
         message::Message,
         signature::{Signature, personal_digest},
     },
-    ingress::limit::{Config, Group, Limits, Scope, gcra::Rate},
+    ingress::limit::{Config, Group, Limits, gcra::Rate},
 };
 
 use crate::{Aim, Row, median};
@@ -117,10 +117,10 @@ fn limits() -> Limits {
 
 /// A request under three policies, with the fields of its answer.
 fn limited(limits: &Limits, client: IpAddr, owner: &str) {
-    let ticket = limits.ticket(client);
-    ticket.take(Group::Metadata, &[Scope::Client]).unwrap();
+    let ticket = limits.ticket(client, Some(Group::Metadata));
+    ticket.charge(Group::Transcoder).unwrap();
     ticket.admit(owner).unwrap();
-    ticket.take(Group::Transcoder, &[Scope::Client]).unwrap();
+    ticket.charge(Group::Transcoder).unwrap();
     let mut headers = HeaderMap::new();
     ticket.tell(StatusCode::OK, &mut headers);
     black_box(headers);
@@ -157,7 +157,7 @@ pub(crate) fn memory_per_key() -> Row {
     let limits = limits();
     let before = crate::server::resident_kb(std::process::id());
     for i in 0..KEYS {
-        limits.ticket(Ipv4Addr::from_bits(i).into()).take(Group::Metadata, &[Scope::Client]).unwrap();
+        limits.ticket(Ipv4Addr::from_bits(i).into(), None).charge(Group::Metadata).unwrap();
     }
     let after = crate::server::resident_kb(std::process::id());
     let text = limits.metrics();

@@ -58,7 +58,8 @@ impl Site {
         let admin = broker.bus(Role::Admin).await;
         let key = auth::create_key(&bus, OWNER, schemas::access::Role::Owner).await.unwrap();
         let store =
-            Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+            store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
+                .unwrap();
         let media_id = MediaId::from_bytes(nats::fresh_id());
         seed(&admin, &store, media_id).await;
         let grants = streamgate::config::Config::default().grants(&bus).unwrap();
@@ -135,7 +136,7 @@ impl Site {
         let documents = if limited {
             documents
                 .route_layer(ServiceBuilder::new().layer(right).layer(limit::by_principal()))
-                .layer(identity.layer(limit::by_client(app.limits.clone())))
+                .layer(identity.layer(limit::by_client(app.limits.clone(), app.signing_key.clone())))
         } else {
             documents.route_layer(right).layer(identity)
         };
@@ -181,6 +182,8 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         detail: None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     };
     let document = document::Record {
         media_id,
@@ -196,6 +199,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         encryption: document::Encryption::None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        removed_at_ms: None,
     };
     admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
     admin.commit(&mut Held::new(document), Outbox::new()).await.unwrap();

@@ -22,6 +22,7 @@ mod harness;
 mod holes;
 mod http;
 mod inputs;
+mod removal;
 mod scale;
 mod soak;
 mod tus;

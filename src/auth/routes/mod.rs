@@ -88,7 +88,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(
 
 /// Puts the principal among the request's extensions.
 async fn known(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
-    match authenticate(&sign_in, request.headers()).await {
+    match authenticate(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await

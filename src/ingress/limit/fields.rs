@@ -2,7 +2,7 @@
 //!
 //! As in draft-ietf-httpapi-ratelimit-headers (version 10): two lists of named policies. `q` is the largest burst and `w` the
 //! seconds in which an empty bucket fills; `r` is what is left, `t` the seconds until the next unit when nothing is left, else
-//! until the bucket is full. A policy is named `<group>-client` or `<group>-principal`. Where several replicas share a rate, all
+//! until the bucket is full. A policy is named `<group>-client`, `<group>-principal` or `<group>-session`. Where several replicas share a rate, all
 //! numbers are those of the replica that answers.
 
 use std::{fmt::Write as _, time::Duration};
@@ -32,14 +32,20 @@ pub enum Scope {
     Client,
     /// Those of one principal, from wherever.
     Principal,
+    /// Those of one playback session, or of one sign-in that is refreshed, from wherever.
+    Session,
 }
 
 impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Principal, Self::Session];
+
     /// Its name in policies, events and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Principal => "principal",
+            Self::Session => "session",
         }
     }
 }
@@ -102,11 +108,10 @@ const fn comma(list: &str) -> &'static str {
 /// 429 with the time after which the request passes.
 pub(super) fn problem(refused: &Refused) -> Problem {
     let retry_after_s = whole_seconds(refused.wait).max(1);
-    let policies: Vec<String> =
-        refused.policies.iter().map(|(group, scope)| policy(*group, *scope)).collect();
+    let (group, scope) = refused.policy;
     Problem::new(Kind::RateLimited)
         .detail(format!("wait {retry_after_s} s; a request that was refused does not count"))
-        .member("violated-policies", json!(policies))
+        .member("violated-policies", json!([policy(group, scope)]))
         .member("retry_after_s", retry_after_s)
         .retry_after_s(retry_after_s)
 }

@@ -107,6 +107,20 @@ pub(super) fn is_free(method: &Method, path: &str) -> bool {
     *method == Method::OPTIONS || path == "/livez"
 }
 
+/// True where a credential decides whose request it is, so that it is counted once that is known: what shows a header where one is
+/// looked at, and what proves itself by its body.
+pub(super) fn proves(method: &Method, path: &str, headers: &HeaderMap) -> bool {
+    if is_free(method, path) {
+        return false;
+    }
+    let shows = headers.contains_key(header::AUTHORIZATION);
+    match path.strip_prefix("/v1/auth/") {
+        Some("login" | "refresh") => *method == Method::POST,
+        Some("challenge" | "verify") => false,
+        _ => shows && (path.starts_with("/v1/") || path == "/metrics"),
+    }
+}
+
 /// POST at an upload is PATCH by another name, for clients behind proxies that know no PATCH.
 fn appends(method: &Method) -> bool {
     matches!(*method, Method::PATCH | Method::HEAD | Method::POST)
@@ -139,7 +153,8 @@ pub struct Rates {
     pub transcoder: Rate,
     /// Health, alerts, logs, metrics, audit.
     pub monitor: Rate,
-    /// Refused credentials of one client. Without room here no credential of that client is looked at.
+    /// Refused credentials of one client. Without room here its next ones are answered with 429 instead of 401; what carries a good
+    /// one is not concerned.
     pub credential: Rate,
 }
 
@@ -227,6 +242,29 @@ mod tests {
             (Method::GET, "/metrics", &none, Some(Group::Monitor)),
         ] {
             assert_eq!(Group::of(&method, path, headers), wanted, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn who_proves_something_is_counted_once_it_is_known() {
+        let shows = HeaderMap::from_iter([(header::AUTHORIZATION, "Bearer x".parse().unwrap())]);
+        let none = HeaderMap::new();
+        for (method, path, headers, wanted) in [
+            (Method::GET, "/v1/media", &shows, true),
+            (Method::PATCH, "/v1/uploads/x", &shows, true),
+            (Method::GET, "/metrics", &shows, true),
+            (Method::GET, "/v1/media", &none, false),
+            (Method::POST, "/v1/auth/login", &none, true),
+            (Method::POST, "/v1/auth/refresh", &none, true),
+            (Method::GET, "/v1/auth/refresh", &none, false),
+            // Nobody looks at a credential here.
+            (Method::POST, "/v1/auth/challenge", &shows, false),
+            (Method::POST, "/v1/auth/verify", &shows, false),
+            (Method::GET, "/docs", &shows, false),
+            (Method::GET, "/play/token/x/master.m3u8", &shows, false),
+            (Method::OPTIONS, "/v1/media", &shows, false),
+        ] {
+            assert_eq!(proves(&method, path, headers), wanted, "{method} {path}");
         }
     }
 

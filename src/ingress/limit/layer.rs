@@ -4,21 +4,22 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use axum::{
     extract::Request,
-    http::{StatusCode, header},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use futures::future::Either;
 use pin_project_lite::pin_project;
+use schemas::ids::PlaybackId;
 use tower::{Layer, Service, layer::layer_fn};
 
-use super::{Group, Limits, Scope, Ticket, group};
+use super::{Group, Limits, Ticket, group};
 use crate::{
-    auth::Principal,
+    auth::{Principal, gate::grant::token},
     ingress::{
         client::Client,
         error::Problem,
@@ -26,9 +27,11 @@ use crate::{
     },
 };
 
-/// Counts each request for its client. Stands in front of authentication and behind [`crate::ingress::client::identify`].
-pub fn by_client<S>(limits: Limits) -> impl Layer<S, Service = ByClient<S>> + Clone {
-    layer_fn(move |inner| ByClient { limits: limits.clone(), inner })
+/// Counts requests: those below a playback token of `playback_key` for their session, and what proves nothing for its client. What is
+/// to prove something is counted behind authentication, or here once it is answered. Stands in front of authentication and behind
+/// [`crate::ingress::client::identify`].
+pub fn by_client<S>(limits: Limits, playback_key: Arc<[u8]>) -> impl Layer<S, Service = ByClient<S>> + Clone {
+    layer_fn(move |inner| ByClient { limits: limits.clone(), playback_key: Arc::clone(&playback_key), inner })
 }
 
 /// Counts each request for its principal. Stands behind authentication; a request without a [`Principal`] passes.
@@ -40,7 +43,16 @@ pub fn by_principal<S>() -> impl Layer<S, Service = Guard<S>> + Clone {
 #[derive(Debug, Clone)]
 pub struct ByClient<S> {
     limits: Limits,
+    playback_key: Arc<[u8]>,
     inner: S,
+}
+
+impl<S> ByClient<S> {
+    /// The playback session whose token the path carries.
+    fn playback(&self, path: &str) -> Option<PlaybackId> {
+        let text = path.strip_prefix("/play/")?.split('/').next()?;
+        token::open(&self.playback_key, text)
+    }
 }
 
 impl<S> Service<Request> for ByClient<S>
@@ -57,29 +69,31 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
-        let ticket = self.limits.ticket(Client::among(request.extensions(), headers).prefix);
-        let guesses = headers.contains_key(header::AUTHORIZATION) && !group::is_free(method, path);
         let group = Group::of(method, path, headers);
-        let admitted = if guesses { ticket.require(Group::Credential) } else { Ok(()) };
-        let answer = match admitted
-            .and_then(|()| group.map_or(Ok(()), |group| ticket.take(group, &[Scope::Client])))
-        {
+        let ticket = self.limits.ticket(Client::among(request.extensions(), headers).prefix, group);
+        let proves = group::proves(method, path, headers);
+        let admitted = match self.playback(path) {
+            Some(session) => ticket.admit_session(&session.to_string()),
+            None if proves => Ok(()),
+            None => ticket.admit_client(),
+        };
+        let answer = match admitted {
             Ok(()) => {
                 request.extensions_mut().insert(ticket.clone());
                 Either::Right(self.inner.call(request))
             }
             Err(problem) => Either::Left(refused(problem)),
         };
-        Told { ticket, guesses, answer }
+        Told { ticket, proves, answer }
     }
 }
 
 pin_project! {
-    /// An answer on which the caller is told how it stands. A credential that was refused is counted here.
+    /// An answer on which the caller is told how it stands. What was to prove something is settled here.
     #[derive(Debug)]
     pub struct Told<F> {
         ticket: Ticket,
-        guesses: bool,
+        proves: bool,
         #[pin]
         answer: F,
     }
@@ -92,11 +106,12 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Told<F> {
         let this = self.project();
         let mut answer = ready!(this.answer.poll(context));
         if let Ok(response) = &mut answer {
-            let status = response.status();
-            if *this.guesses && status == StatusCode::UNAUTHORIZED {
-                // Others of this client may have used the last room up meanwhile; this one was looked at already.
-                this.ticket.take(Group::Credential, &[Scope::Client]).ok();
+            if *this.proves
+                && let Err(problem) = this.ticket.settle(response.status())
+            {
+                *response = problem.into_response();
             }
+            let status = response.status();
             this.ticket.tell(status, response.headers_mut());
         }
         Poll::Ready(answer)

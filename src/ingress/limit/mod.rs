@@ -1,15 +1,21 @@
-//! Rate limits: a token bucket for each group, of each client address and of each principal. Every one of them must have room.
+//! Rate limits: a token bucket for each group, of whoever a request belongs to.
 //!
-//! [`by_client`] stands before authentication, so that guessing keys counts; [`by_principal`] behind it. Rates hold over all
-//! replicas: each applies its part, by the number of replicas that are alive (see `replicas.rs`). A refused request takes nothing,
-//! is answered with the seconds after which it passes, and is told as `evt.limit.exceeded`, which is capped.
+//! An address is not a person: who shows a good credential is counted as that principal, wherever it comes from, and a player by its
+//! playback session; what shows none, or none that is good, is counted by its client address. So what carries a good credential is
+//! never refused for what others behind the same address do. [`by_client`] stands before authentication, [`by_principal`] behind it;
+//! between them so many look-ups of a client's credentials are under way at a time (see `lookup.rs`), and a refused credential is
+//! counted once it was refused. Wallets cost nothing, but a sign-in needs a challenge, which is counted by client.
 //!
-//! Limits: `keys_max` buckets (about 40 bytes each); what `report.rs` and `replicas.rs` say.
+//! Rates hold over all replicas: each applies its part, by the number of replicas that are alive (see `replicas.rs`). A refused
+//! request takes nothing, is answered with the seconds after which it passes, and is told as `evt.limit.exceeded`, which is capped.
+//!
+//! Limits: `keys_max` buckets (about 40 bytes each); what `lookup.rs`, `report.rs` and `replicas.rs` say.
 
 mod fields;
 pub mod gcra;
 mod group;
 mod layer;
+mod lookup;
 mod replicas;
 mod report;
 mod table;
@@ -27,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
 pub use group::{Group, Rates};
 pub use layer::{ByClient, Told, by_client, by_principal};
+pub use lookup::{LOOKUPS_PER_CLIENT_MAX, Turn};
 pub use report::Count;
 pub use ticket::Ticket;
 
@@ -68,6 +75,7 @@ struct Shared {
     table: table::Table,
     sharers: replicas::Sharers,
     report: report::Report,
+    lookups: lookup::Lookups,
 }
 
 impl Limits {
@@ -78,6 +86,7 @@ impl Limits {
             table: table::Table::new(config.keys_max),
             sharers: replicas::Sharers::new(config.replicas_assumed_count),
             report: report::Report::default(),
+            lookups: lookup::Lookups::new(),
             config,
         };
         Self { shared: Arc::new(shared) }
@@ -92,9 +101,9 @@ impl Limits {
         );
     }
 
-    /// The ticket of a request of `client`, from which nothing is taken yet.
-    pub fn ticket(&self, client: IpAddr) -> Ticket {
-        Ticket::new(self.clone(), client)
+    /// The ticket of a request of `client` in `group`, for which nothing is taken yet.
+    pub fn ticket(&self, client: IpAddr, group: Option<Group>) -> Ticket {
+        Ticket::new(self.clone(), client, group)
     }
 
     /// How often each policy let pass and refused.

@@ -38,7 +38,7 @@ pub(super) struct Denial {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     waiting: Mutex<Vec<Denial>>,
-    counts: [[Counts; 2]; Group::ALL.len()],
+    counts: [[Counts; Scope::ALL.len()]; Group::ALL.len()],
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl Report {
     pub(super) fn counts(&self) -> Vec<Count> {
         let mut all = Vec::new();
         for (group, scopes) in Group::ALL.into_iter().zip(&self.counts) {
-            for (scope, counts) in [Scope::Client, Scope::Principal].into_iter().zip(scopes) {
+            for (scope, counts) in Scope::ALL.into_iter().zip(scopes) {
                 let passed = counts.passed.load(Ordering::Relaxed);
                 let denied = counts.denied.load(Ordering::Relaxed);
                 all.push(Count { group, scope, passed, denied });

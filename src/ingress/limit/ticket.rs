@@ -18,6 +18,7 @@ use super::{
     fields::{self, Line, Scope},
     gcra::Share,
     group::Group,
+    lookup::Turn,
     report::Denial,
     table::Key,
 };
@@ -33,12 +34,15 @@ pub struct Ticket {
 struct Inner {
     limits: Limits,
     client: IpAddr,
+    /// The group of the request; `None` when it does not count.
+    group: Option<Group>,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     owner: Option<String>,
+    session: Option<String>,
     buckets: Vec<Bucket>,
     refused: Option<Refused>,
 }
@@ -46,9 +50,9 @@ struct Taken {
 /// Why a request does not go on: from the moment it was refused, whatever else it asks for is refused alike.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
-    /// The policies without room.
-    pub(super) policies: Vec<(Group, Scope)>,
-    /// Time after which all of them have room.
+    /// The policy without room.
+    pub(super) policy: (Group, Scope),
+    /// Time after which it has room.
     pub(super) wait: Duration,
 }
 
@@ -76,49 +80,81 @@ impl Bucket {
 }
 
 impl Ticket {
-    pub(super) fn new(limits: Limits, client: IpAddr) -> Self {
-        let inner = Inner { limits, client, taken: Mutex::default() };
+    pub(super) fn new(limits: Limits, client: IpAddr, group: Option<Group>) -> Self {
+        let inner = Inner { limits, client, group, taken: Mutex::default() };
         Self { inner: Some(Arc::new(inner)) }
     }
 
-    /// Counts the request in `group`, too, for its client and its principal; for work whose kind only its body tells.
+    /// Counts the request in `group`, too, for its principal, or for its client while nobody is known; for work whose kind only
+    /// its body tells.
     ///
     /// # Errors
-    /// 429 when either has no room; then nothing is counted.
+    /// 429 when there is no room; then nothing is counted.
     pub fn charge(&self, group: Group) -> Result<(), Problem> {
-        self.take(group, &[Scope::Client, Scope::Principal])
+        let is_known = self.inner.as_ref().is_some_and(|inner| inner.taken().owner.is_some());
+        self.take(group, if is_known { Scope::Principal } else { Scope::Client })
     }
 
-    /// Names the principal, and counts for it in the group in which the request counts for its client.
+    /// Names the principal, for whom the request counts from now on.
     ///
     /// # Errors
     /// 429 when there is no room; then nothing is counted.
     pub fn admit(&self, owner: &str) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        let group = {
-            let mut taken = inner.taken();
-            taken.owner = Some(owner.to_owned());
-            taken.buckets.first().map(|bucket| bucket.group)
+        inner.taken().owner = Some(owner.to_owned());
+        inner.group.map_or(Ok(()), |group| self.take(group, Scope::Principal))
+    }
+
+    /// Names the session whose token the request carries, for which it counts from now on.
+    ///
+    /// # Errors
+    /// 429 when there is no room; then nothing is counted.
+    pub fn admit_session(&self, session: &str) -> Result<(), Problem> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        inner.taken().session = Some(session.to_owned());
+        inner.group.map_or(Ok(()), |group| self.take(group, Scope::Session))
+    }
+
+    /// Counts the request for its client.
+    ///
+    /// # Errors
+    /// 429 when there is no room; then nothing is counted.
+    pub(super) fn admit_client(&self) -> Result<(), Problem> {
+        let group = self.inner.as_ref().and_then(|inner| inner.group);
+        group.map_or(Ok(()), |group| self.take(group, Scope::Client))
+    }
+
+    /// Waits until a credential of this client may be looked up.
+    ///
+    /// # Errors
+    /// 503 when too many of them are waiting.
+    pub async fn look_up(&self) -> Result<Turn, Problem> {
+        match &self.inner {
+            Some(inner) => inner.limits.shared.lookups.turn(inner.client).await,
+            None => Ok(Turn::free()),
+        }
+    }
+
+    /// Counts a request that was to prove something, once it is answered with `status`: for its client, unless it was counted for
+    /// whoever it proved to be. What was refused counts as a guess, too.
+    ///
+    /// # Errors
+    /// 429 in the place of that answer.
+    pub(super) fn settle(&self, status: StatusCode) -> Result<(), Problem> {
+        let Some(inner) = &self.inner else { return Ok(()) };
+        let is_settled = {
+            let taken = inner.taken();
+            taken.owner.is_some() || taken.session.is_some() || taken.refused.is_some()
         };
-        group.map_or(Ok(()), |group| self.take(group, &[Scope::Principal]))
+        if status == StatusCode::UNAUTHORIZED {
+            self.take(Group::Credential, Scope::Client)?;
+        }
+        if is_settled || status.is_success() { Ok(()) } else { self.admit_client() }
     }
 
-    /// Counts the request in `group` for its client, its principal, or both.
-    ///
-    /// # Errors
-    /// 429 when there is no room in one of them; then nothing is counted.
-    pub fn take(&self, group: Group, scopes: &[Scope]) -> Result<(), Problem> {
+    fn take(&self, group: Group, scope: Scope) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        inner.take(group, scopes).map_err(|refused| fields::problem(&refused))
-    }
-
-    /// Refuses the request when its client has no room in `group`, and counts nothing when it has.
-    ///
-    /// # Errors
-    /// 429.
-    pub(super) fn require(&self, group: Group) -> Result<(), Problem> {
-        let Some(inner) = &self.inner else { return Ok(()) };
-        inner.require(group).map_err(|refused| fields::problem(&refused))
+        inner.take(group, scope).map_err(|refused| fields::problem(&refused))
     }
 
     /// Tells on the answer how the caller stands.
@@ -140,75 +176,53 @@ impl Inner {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` for a principal that nobody is: the address is all there is.
-    fn bucket(&self, group: Group, scope: Scope, owner: Option<&str>) -> Option<Bucket> {
+    /// `None` for a principal or session that is not known.
+    fn bucket(&self, group: Group, scope: Scope, taken: &Taken) -> Option<Bucket> {
         let table = &self.limits.shared.table;
-        let key = match (scope, owner) {
-            (Scope::Client, _) => table.key((group, "client", self.client)),
-            (Scope::Principal, Some(owner)) => table.key((group, "principal", owner)),
-            (Scope::Principal, None) => return None,
+        let key = match scope {
+            Scope::Client => table.key((group, scope, self.client)),
+            Scope::Principal => table.key((group, scope, taken.owner.as_ref()?)),
+            Scope::Session => table.key((group, scope, taken.session.as_ref()?)),
         };
         Some(Bucket { group, scope, key, share: self.limits.share(group) })
     }
 
-    fn take(&self, group: Group, scopes: &[Scope]) -> Result<(), Refused> {
+    fn take(&self, group: Group, scope: Scope) -> Result<(), Refused> {
         let now_ns = self.limits.now_ns();
         let mut taken = self.taken();
         if let Some(refused) = &taken.refused {
             return Err(refused.clone());
         }
-        let mut without_room = Vec::new();
-        for scope in scopes {
-            let Some(bucket) = self.bucket(group, *scope, taken.owner.as_deref()) else { continue };
-            if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
-                continue;
-            }
-            let outcome = bucket.with(&self.limits, now_ns, |full_at| {
-                *full_at = bucket.share.take(*full_at, now_ns)?;
+        let Some(bucket) = self.bucket(group, scope, &taken) else { return Ok(()) };
+        if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
+            return Ok(());
+        }
+        let outcome = bucket.with(&self.limits, now_ns, |full_at| {
+            *full_at = bucket.share.take(*full_at, now_ns)?;
+            Ok(())
+        });
+        self.limits.shared.report.count(group, scope, outcome.is_ok());
+        match outcome {
+            Ok(()) => {
+                taken.buckets.push(bucket);
                 Ok(())
-            });
-            self.limits.shared.report.count(group, *scope, outcome.is_ok());
-            match outcome {
-                Ok(()) => taken.buckets.push(bucket),
-                Err(wait) => without_room.push((bucket, wait)),
             }
-        }
-        self.refuse(&mut taken, &without_room, now_ns)
-    }
-
-    fn require(&self, group: Group) -> Result<(), Refused> {
-        let now_ns = self.limits.now_ns();
-        let Some(bucket) = self.bucket(group, Scope::Client, None) else { return Ok(()) };
-        match bucket.share.take(bucket.full_at_ns(&self.limits), now_ns) {
-            Ok(_) => Ok(()),
-            Err(wait) => {
-                self.limits.shared.report.count(group, Scope::Client, false);
-                self.refuse(&mut self.taken(), &[(bucket, wait)], now_ns)
-            }
+            Err(wait) => Err(self.refuse(&mut taken, bucket, wait, now_ns)),
         }
     }
 
-    /// Gives back what was taken when there are buckets without room.
-    fn refuse(
-        &self,
-        taken: &mut Taken,
-        without_room: &[(Bucket, Duration)],
-        now_ns: u64,
-    ) -> Result<(), Refused> {
-        let Some((first, _)) = without_room.first() else { return Ok(()) };
+    /// Gives back what was taken before.
+    fn refuse(&self, taken: &mut Taken, without_room: Bucket, wait: Duration, now_ns: u64) -> Refused {
         for earlier in &taken.buckets {
             earlier.with(&self.limits, now_ns, |full_at| *full_at = earlier.share.give_back(*full_at));
         }
-        let refused = Refused {
-            policies: without_room.iter().map(|(bucket, _)| (bucket.group, bucket.scope)).collect(),
-            wait: without_room.iter().map(|(_, wait)| *wait).max().unwrap_or_default(),
-        };
-        taken.buckets.extend(without_room.iter().map(|(bucket, _)| *bucket));
+        let Bucket { group, scope, .. } = without_room;
+        let refused = Refused { policy: (group, scope), wait };
+        taken.buckets.push(without_room);
         taken.refused = Some(refused.clone());
-        let request_id = request::id();
-        let (group, scope, owner) = (first.group, first.scope, taken.owner.clone());
+        let (request_id, owner) = (request::id(), taken.owner.clone());
         self.limits.shared.report.denied(Denial { request_id, group, scope, owner });
-        Err(refused)
+        refused
     }
 }
 

@@ -5,6 +5,7 @@ use schemas::upload::{Record, Status};
 
 use super::{
     digest::Declared,
+    ledger::MEDIA_REMOVED,
     metadata::{self, Metadata},
     refusal::Refusal,
 };
@@ -202,6 +203,9 @@ pub(super) enum Admission {
 pub(super) fn alive(record: &Record) -> Result<(), Refusal> {
     match record.status {
         Status::Open | Status::Received => Ok(()),
+        Status::Terminated if record.code.as_deref() == Some(MEDIA_REMOVED) => {
+            Err(Refusal::Gone(Kind::MediaRemoved))
+        }
         Status::Terminated => Err(Refusal::Gone(Kind::UploadTerminated)),
         Status::Expired => Err(Refusal::Gone(Kind::UploadExpired)),
         Status::Deactivated => Err(Refusal::Gone(Kind::UploadBytesLost)),

@@ -14,7 +14,13 @@ use schemas::{document, upload::Status};
 use store::{Spool, Store};
 use tokio::time::MissedTickBehavior;
 
-use super::{Shared, digest::Checks, ledger::Ledger, refusal::Refusal, slot::Guard};
+use super::{
+    Shared,
+    digest::Checks,
+    ledger::{self, Ledger},
+    refusal::Refusal,
+    slot::Guard,
+};
 
 /// An open upload with the right to write to it.
 #[derive(Debug)]
@@ -197,15 +203,17 @@ pub(crate) async fn finish(store: &Store, ledger: &mut Ledger) -> Result<(), Ref
         Err(error @ store::Error::Damaged(_)) => return Err(deactivate(ledger, error).await),
         Err(error) => return Err(error.into()),
     }
-    document(ledger).await?;
+    if !document(ledger).await? {
+        return Err(ledger::discard(store, ledger).await);
+    }
     ledger.received().await?;
     super::open::forget(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
     Ok(())
 }
 
 /// The owner's document of the medium, made once: before the event that sets the stages going, so that whoever hears of the
-/// medium finds it.
-async fn document(ledger: &Ledger) -> Result<(), Refusal> {
+/// medium finds it. False when the medium was removed meanwhile.
+async fn document(ledger: &Ledger) -> Result<bool, Refusal> {
     let upload = ledger.record();
     let now_ms = now_ms();
     let key = upload.media_id.to_string();
@@ -222,11 +230,11 @@ async fn document(ledger: &Ledger) -> Result<(), Refusal> {
             encryption: document::Encryption::None,
             created_at_ms: upload.created_at_ms,
             changed_at_ms: now_ms,
+            removed_at_ms: None,
         };
         Some((record, Outbox::new()))
     });
-    Box::pin(made).await?;
-    Ok(())
+    Ok(Box::pin(made).await?.is_some())
 }
 
 /// Ends an upload whose acknowledged bytes are gone. Its owner sees 410 and an event with the code.

@@ -185,7 +185,7 @@ impl Watcher {
         let evaluate = |session: Session| async move {
             let id = session.playback_id;
             match self.grants.renew(id, session.media_id).await {
-                Ok(Renewal::Renewed) => None,
+                Ok(Renewal::Renewed | Renewal::Waits) => None,
                 Ok(Renewal::Unclear) => Some(id),
                 Err(Denied::Closed { code, .. }) => {
                     tracing::debug!(playback.id = %id, ?code, "a session was evaluated and is closed");

@@ -14,8 +14,15 @@ pub struct Config {
     pub child_path: Option<PathBuf>,
     /// Children alive at once; further tasks wait.
     pub children_max: usize,
-    /// Address space of one child, in bytes (`RLIMIT_AS`).
-    pub memory_bytes_max: u64,
+    /// Memory of all children together, in bytes; absent for half of what this machine, or its container, has. Each child is
+    /// started once its own limit fits.
+    pub memory_bytes_max: Option<u64>,
+    /// Address space of one child that encodes or takes stills, in bytes (`RLIMIT_AS`).
+    pub child_memory_bytes_max: u64,
+    /// The same of one that probes or encodes sound.
+    pub probe_memory_bytes_max: u64,
+    /// Threads of one child; one that starts more is killed.
+    pub threads_max: u32,
     /// CPU seconds of one child over all its threads (`RLIMIT_CPU`).
     pub cpu_seconds_max: u64,
     /// A child that makes no progress for this long is killed; waiting for the source or for the taker of the
@@ -38,7 +45,10 @@ impl Default for Config {
         Self {
             child_path: None,
             children_max: 8,
-            memory_bytes_max: 4 << 30,
+            memory_bytes_max: None,
+            child_memory_bytes_max: 2 << 30,
+            probe_memory_bytes_max: 1 << 30,
+            threads_max: 128,
             cpu_seconds_max: 24 * 3600,
             wall_seconds_without_progress_max: 60,
             wall_seconds_max: 24 * 3600,

@@ -1,6 +1,6 @@
 //! Starts children and runs tasks in them.
 //!
-//! Limits: [`Config::children_max`] at once; all others belong to one session.
+//! Limits: [`Config::children_max`] at once, [`Config::memory_bytes_max`] for all together; all others belong to one session.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error::Fault;
+use crate::memory::{Memory, Part};
 use crate::probe::Probe;
 use crate::protocol::{Check, Report, Task};
 use crate::session::{Last, Run, Session};
@@ -33,6 +34,7 @@ pub struct Driver {
     program: PathBuf,
     spawner: Spawner,
     slots: Semaphore,
+    memory: Memory,
     check: Check,
 }
 
@@ -44,12 +46,15 @@ impl Driver {
         let spawner = Spawner::start().map_err(|source| spawn_fault(&program, source))?;
         let mut driver = Self {
             slots: Semaphore::new(config.children_max),
+            memory: Memory::new(config.memory_bytes_max),
             program,
             spawner,
             config,
             check: Check::default(),
         };
-        let Last::Checked(check) = driver.spawn("check").await?.check().await? else {
+        let Last::Checked(check) =
+            driver.spawn("check", driver.config.probe_memory_bytes_max).await?.check().await?
+        else {
             return Err(Fault::Protocol("no answer to the check".into()));
         };
         if !check.missing.is_empty() {
@@ -131,24 +136,30 @@ impl Driver {
         out: Option<mpsc::Sender<Output>>,
         cancel: &CancellationToken,
     ) -> Result<Last, Fault> {
-        let _slot = tokio::select! {
+        let (_slot, part) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Fault::Cancelled),
-            slot = self.slot() => slot?,
+            room = self.room(&task) => room?,
         };
-        let session = self.spawn("run").await?;
+        let session = self.spawn("run", part.bytes).await?;
         session.run(Run { config: &self.config, source, task, out, cancel }).await
     }
 
-    async fn slot(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        self.slots.acquire().await.map_err(|_closed| Fault::Cancelled)
+    /// Waits for a place among the children and for the memory that the task may use.
+    async fn room(&self, task: &Task) -> Result<(SemaphorePermit<'_>, Part<'_>), Fault> {
+        let slot = self.slots.acquire().await.map_err(|_closed| Fault::Cancelled)?;
+        let bytes = match task {
+            Task::Probe | Task::Audio(_) => self.config.probe_memory_bytes_max,
+            Task::Encode(_) | Task::Stills(_) => self.config.child_memory_bytes_max,
+        };
+        Ok((slot, self.memory.take(bytes).await?))
     }
 
-    async fn spawn(&self, verb: &str) -> Result<Session, Fault> {
+    async fn spawn(&self, verb: &str, memory_bytes_max: u64) -> Result<Session, Fault> {
         let mut command = Command::new(&self.program);
         command
             .arg(verb)
-            .arg(format!("--memory-bytes-max={}", self.config.memory_bytes_max))
+            .arg(format!("--memory-bytes-max={memory_bytes_max}"))
             .arg(format!("--cpu-seconds-max={}", self.config.cpu_seconds_max))
             .arg(format!("--parent={}", std::process::id()))
             .env_clear()

@@ -5,7 +5,7 @@
 //! task implies, and whatever does not fit ends the task as [`Fault::Protocol`].
 //!
 //! Limits: frame size ([`protocol::FRAME_BYTES_MAX`]), read size and reads in flight
-//! ([`protocol::READ_BYTES_MAX`], [`protocol::READS_IN_FLIGHT_MAX`]), children at once, memory, CPU seconds,
+//! ([`protocol::READ_BYTES_MAX`], [`protocol::READS_IN_FLIGHT_MAX`]), children at once, memory of each and of all, threads, CPU seconds,
 //! seconds without progress, bytes of output and bytes read per task ([`Config`]), and what a media file may
 //! contain ([`protocol::Limits`]).
 
@@ -14,6 +14,7 @@ mod driver;
 mod error;
 mod expect;
 mod grid;
+mod memory;
 mod probe;
 pub mod protocol;
 mod session;

@@ -45,6 +45,8 @@ pub struct Limits {
     pub duration_seconds_max: u64,
     /// Packets of one file.
     pub packets_max: u64,
+    /// Entries of the tables of an MP4 or QuickTime file: samples, chunks, edits. The library keeps all of them in memory.
+    pub table_entries_max: u64,
     /// Bytes looked at to recognise the format and the tracks.
     pub probe_bytes_max: u64,
 }
@@ -57,6 +59,7 @@ impl Default for Limits {
             image_pixels_max: 100_000_000,
             duration_seconds_max: 24 * 3600,
             packets_max: 50_000_000,
+            table_entries_max: 8_000_000,
             probe_bytes_max: 32 << 20,
         }
     }
@@ -226,6 +229,8 @@ pub struct Sandbox {
     pub refuses_fork: bool,
     /// Running a program was refused.
     pub refuses_exec: bool,
+    /// No capability is left, also of a child that root started.
+    pub has_no_capabilities: bool,
     /// Threads still work.
     pub allows_threads: bool,
 }
@@ -239,6 +244,7 @@ impl Sandbox {
             && self.refuses_socket
             && self.refuses_fork
             && self.refuses_exec
+            && self.has_no_capabilities
             && self.allows_threads
     }
 }

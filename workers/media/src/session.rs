@@ -108,12 +108,14 @@ impl Session {
             tokio::pin!(serve, drain);
             let (mut is_serving, mut is_draining) = (true, true);
             let listen = listener.listen();
-            tokio::pin!(listen);
+            let watch = watch_threads(self.group, run.config.threads_max);
+            tokio::pin!(listen, watch);
             loop {
                 tokio::select! {
                     biased;
                     () = run.cancel.cancelled() => break Err(Fault::Cancelled),
                     last = &mut listen => break last,
+                    fault = &mut watch => break Err(fault),
                     served = &mut serve, if is_serving => match served {
                         Ok(()) => is_serving = false,
                         Err(fault) => break Err(fault),
@@ -287,6 +289,22 @@ async fn serve(
 async fn send(frames: &mut FramedWrite<&mut ChildStdin, LengthDelimitedCodec>, message: &ToChild) -> bool {
     let Ok(body) = protocol::encode(message) else { return false };
     frames.send(Bytes::from(body)).await.is_ok()
+}
+
+/// Comes when the child has more threads than it may have: no filter inside of it can count them.
+async fn watch_threads(child: Option<Pid>, threads_max: u32) -> Fault {
+    let Some(child) = child else { return std::future::pending().await };
+    let path = format!("/proc/{}/status", child.as_raw_nonzero());
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        // A child that is gone is noticed where its output ends.
+        let Ok(status) = tokio::fs::read_to_string(&path).await else { continue };
+        let threads = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+        let threads = threads.and_then(|count| count.trim().parse::<u32>().ok());
+        if threads.is_some_and(|count| count > threads_max) {
+            return Fault::Protocol(format!("more than {threads_max} threads"));
+        }
+    }
 }
 
 /// Reads to the end and keeps the last part.

@@ -1,6 +1,9 @@
 //! Turns a URL and options into an object store.
 
-use std::{path, sync::Arc};
+use std::{
+    path,
+    sync::{Arc, OnceLock},
+};
 
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
@@ -18,7 +21,11 @@ use crate::{Config, Error};
 /// The opened store and what only some kinds can do.
 #[derive(Debug)]
 pub(crate) enum Backend {
-    Local { store: LocalFileSystem, root: path::PathBuf },
+    /// Opened when the root is first there: one that is away at the start is waited for.
+    Local {
+        store: OnceLock<LocalFileSystem>,
+        root: path::PathBuf,
+    },
     S3(Remote<AmazonS3>),
     Google(Remote<GoogleCloudStorage>),
     Azure(Remote<MicrosoftAzure>),
@@ -42,13 +49,19 @@ impl Backend {
         }
     }
 
-    pub(crate) fn object_store(&self) -> &dyn ObjectStore {
-        match self {
-            Self::Local { store, .. } => store,
+    pub(crate) fn object_store(&self) -> Result<&dyn ObjectStore, Error> {
+        Ok(match self {
+            Self::Local { store, root } => match store.get() {
+                Some(store) => store,
+                None => {
+                    let opened = LocalFileSystem::new_with_prefix(root).map_err(Error::away)?;
+                    store.get_or_init(|| opened)
+                }
+            },
             Self::S3(remote) => &*remote.store,
             Self::Google(remote) => &*remote.store,
             Self::Azure(remote) => &*remote.store,
-        }
+        })
     }
 
     /// The multipart API, absent for a local store.
@@ -101,10 +114,7 @@ fn open_local(url: &Url) -> Result<Backend, Error> {
     let root = url
         .to_file_path()
         .map_err(|()| Error::Invalid("store url: a file url needs an absolute path".into()))?;
-    std::fs::create_dir_all(&root).map_err(Error::io)?;
-    let root = root.canonicalize().map_err(Error::io)?;
-    let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
-    Ok(Backend::Local { store, root })
+    Ok(Backend::Local { store: OnceLock::new(), root })
 }
 
 fn open_s3(url: &Url, config: &Config) -> Result<Remote<AmazonS3>, Error> {

@@ -27,6 +27,8 @@ pub struct Config {
     pub retry_timeout_ms: u64,
     /// Most repeats of one failed request.
     pub retries_max: usize,
+    /// Longest time a marker that was seen in a remote store stands for one that is there, in milliseconds.
+    pub marker_ms: u64,
     /// Smallest multipart part in bytes, at least 5 MiB; grows with the length so that 9 000 parts suffice.
     pub part_bytes_min: u64,
     /// Most parts of one upload on their way to a remote store at the same time.
@@ -53,6 +55,7 @@ impl Default for Config {
             request_timeout_ms: 30_000,
             retry_timeout_ms: 10_000,
             retries_max: 3,
+            marker_ms: 5_000,
             part_bytes_min: 16 * MIB,
             parts_in_flight_max: 3,
             batch_bytes: 128 * 1024,
@@ -77,6 +80,10 @@ impl Config {
 
     pub(crate) fn retry_timeout(&self) -> Duration {
         Duration::from_millis(self.retry_timeout_ms)
+    }
+
+    pub(crate) fn marker(&self) -> Duration {
+        Duration::from_millis(self.marker_ms)
     }
 
     pub(crate) fn group_interval(&self) -> Duration {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use schemas::fault::Class;
+use schemas::{fault::Class, ids::StoreId};
 
 /// An error of the store or of a spool. [`Error::class`] says what it means for the work that ran into it.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,22 @@ pub enum Error {
     /// The store can't be reached or refuses for now.
     #[error("the store is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store has no marker: it is not mounted, emptied, or another one.
+    #[error("the store {root} has no marker: is it mounted, and is it the one of this installation?")]
+    Unmarked {
+        /// Its URL.
+        root: String,
+    },
+    /// The marker is that of another store.
+    #[error("the store {root} is {found}, but this installation belongs to {expected}")]
+    OtherStore {
+        /// Its URL.
+        root: String,
+        /// What its marker says.
+        found: StoreId,
+        /// What it has to say.
+        expected: StoreId,
+    },
     /// Another writer still holds the spool of this upload.
     #[error("another writer holds this upload")]
     Busy,
@@ -40,7 +56,12 @@ impl Error {
     /// An absent or damaged object is a fault, not a rejection: a few tries tell a slip of the store from a loss.
     pub fn class(&self) -> Class {
         match self {
-            Self::Unavailable(_) | Self::Busy | Self::Overloaded | Self::Full => Class::Outage,
+            Self::Unavailable(_)
+            | Self::Unmarked { .. }
+            | Self::OtherStore { .. }
+            | Self::Busy
+            | Self::Overloaded
+            | Self::Full => Class::Outage,
             Self::NotFound { .. } | Self::Damaged(_) => Class::Fault,
             Self::Invalid(_) => Class::Reject,
         }
@@ -62,11 +83,18 @@ impl Error {
             Self::NotFound { .. } => "object_not_found",
             Self::Full => "store_full",
             Self::Unavailable(_) => "store_unavailable",
+            Self::Unmarked { .. } => "store_unmarked",
+            Self::OtherStore { .. } => "store_other",
             Self::Busy => "upload_busy",
             Self::Overloaded => "store_overloaded",
             Self::Damaged(_) => "upload_bytes_lost",
             Self::Invalid(_) => "store_invalid",
         }
+    }
+
+    /// What is there can't be reached for now.
+    pub fn away(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(source.into())
     }
 
     pub(crate) fn io(error: io::Error) -> Self {

@@ -1,18 +1,27 @@
-//! A real S3 server (s3s-fs) in process, on a random port of the loopback, gone with its guard.
+//! A real S3 server (s3s-fs) in process, on a random port of the loopback, gone with its guard; stores that belong to no
+//! installation.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    path::Path,
+    sync::Arc,
+};
 
+use futures::future::BoxFuture;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
+use schemas::ids::StoreId;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::OnceCell, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Config, PART_BYTES_FLOOR};
+use crate::{Config, Error, Identify, PART_BYTES_FLOOR, Root, Store};
 
 const ACCESS_KEY: &str = "test-access-key";
 const SECRET_KEY: &str = "test-secret-key";
@@ -90,5 +99,33 @@ impl S3 {
     /// Folder of the bucket on this host, to damage objects in tests.
     pub fn bucket_folder(&self) -> std::path::PathBuf {
         Path::new(self.root.path()).join(BUCKET)
+    }
+}
+
+/// Opens a store for the one its marker says; one that has none is made and marked at its first use, and never again.
+///
+/// Fails as [`Store::open`].
+pub fn open(config: Config) -> Result<Store, Error> {
+    Store::open(config, Arc::new(Found::default()))
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    store_id: OnceCell<StoreId>,
+}
+
+impl Identify for Found {
+    fn identify<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, Error>> {
+        let found = async move {
+            if let Some(found) = store.marker().await? {
+                return Ok(found);
+            }
+            let fresh = StoreId::from_bytes(std::array::from_fn(|_| {
+                RandomState::new().build_hasher().finish().to_le_bytes()[0]
+            }));
+            store.mark(fresh, Root::Make).await?;
+            Ok(fresh)
+        };
+        Box::pin(async move { self.store_id.get_or_try_init(|| found).await.copied() })
     }
 }

@@ -39,7 +39,8 @@ impl Stage for Parts {
         let job = match bus.load::<job::Record>(&task.job_id.to_string()).await {
             Ok(Some(held)) => held.record,
             Ok(None) => {
-                return Err(Error::Unknown(format!("job {}", task.job_id)).into());
+                tracing::info!(job.id = %task.job_id, part = task.part, "the job is gone with its medium");
+                return Ok(Outcome::Done);
             }
             Err(error) => return self.after(Error::from(error), None).await,
         };

@@ -36,6 +36,10 @@ impl Stage for Planner {
 
 impl Planner {
     async fn plan(&self, stored: &media::Stored) -> Result<(), Error> {
+        if self.context.bus.load::<media::Record>(&stored.media_id.to_string()).await?.is_none() {
+            tracing::info!(media.id = %stored.media_id, "removed meanwhile, nothing to plan");
+            return Ok(());
+        }
         let config = &self.context.config;
         let profile = config
             .profile(&config.profile)

@@ -23,9 +23,10 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use media::Driver;
 use nats::{Bus, Delivery, Fault, Held, Outbox, Outcome, Stage, consume, now_ms};
 use schemas::{
+    Record as _,
     media::{Record, Rejected, Source, Status, Stored, Technical},
     subjects,
-    upload::Received,
+    upload::{self, Received},
 };
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +82,11 @@ impl Stage for Upload {
 
     async fn handle(&self, received: &Received, delivery: &Delivery) -> Result<Outcome, Fault> {
         let held = self.load(received).await?;
-        if held.record.status != Status::Uploading {
+        if held.record.status != Status::Uploading || held.record.is_removed() {
+            return Ok(Outcome::Done);
+        }
+        if held.revision() == 0 && self.is_purged(received).await? {
+            tracing::info!(media.id = %received.media_id, "removed meanwhile, nothing to verify");
             return Ok(Outcome::Done);
         }
         let work = async {
@@ -102,7 +107,7 @@ impl Stage for Upload {
     /// What could not be verified in all attempts is told to its owner as rejected; nobody waits for ever.
     async fn dead(&self, received: &Received, _: &Delivery, fault: &Fault) -> Result<(), Fault> {
         let held = self.load(received).await?;
-        if held.record.status == Status::Uploading {
+        if held.record.status == Status::Uploading && !held.record.is_removed() {
             let rejection = Rejection::new(fault.code, "it could not be verified in several attempts");
             self.record(held, received, Verdict::Rejected(rejection)).await?;
         }
@@ -112,8 +117,19 @@ impl Stage for Upload {
 
 impl Upload {
     async fn load(&self, received: &Received) -> Result<Held<Record>, Error> {
-        let found = self.bus.load::<Record>(&received.media_id.to_string()).await?;
+        let found = self.bus.load_any::<Record>(&received.media_id.to_string()).await?;
         Ok(found.unwrap_or_else(|| Held::new(new_record(received))))
+    }
+
+    /// True when neither the upload nor its bytes are there any more: the medium was removed long ago.
+    async fn is_purged(&self, received: &Received) -> Result<bool, Error> {
+        if self.bus.load::<upload::Record>(&received.upload_id.to_string()).await?.is_some() {
+            return Ok(false);
+        }
+        match self.store.head(&received.key).await {
+            Err(store::Error::NotFound { .. }) => Ok(true),
+            found => Ok(found.map(|_| false)?),
+        }
     }
 
     /// Streams the object once: size, digests, type and structure.
@@ -216,6 +232,8 @@ fn new_record(received: &Received) -> Record {
         detail: None,
         created_at_ms: now,
         changed_at_ms: now,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     }
 }
 

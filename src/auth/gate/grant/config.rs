@@ -16,9 +16,12 @@ pub struct Config {
     pub session_ms: u64,
     /// How long a session lives that nobody uses, in milliseconds.
     pub unused_session_ms: u64,
-    /// Sessions of one client at a time, by its address or IPv6 prefix; each replica counts those it opened.
+    /// Sessions of one client at a time that were never played, by its address or IPv6 prefix; a newer one ends the oldest of them.
+    /// Each replica counts those it opened.
     pub sessions_per_client_max: usize,
-    /// Sessions of one wallet at a time, counted the same way.
+    /// Sessions of one client at a time that were played, counted the same way; with as many there is no room for more.
+    pub played_sessions_per_client_max: usize,
+    /// Sessions of one wallet at a time, counted the same way; a newer one ends one that was never played, else one that lies idle.
     pub sessions_per_wallet_max: usize,
     /// Sessions that one replica opened and that are used; with as many there is no room for more.
     pub sessions_max: usize,
@@ -38,6 +41,7 @@ impl Default for Config {
             session_ms: 12 * 60 * MINUTE_MS,
             unused_session_ms: 2 * 60 * MINUTE_MS,
             sessions_per_client_max: 100,
+            played_sessions_per_client_max: 10_000,
             sessions_per_wallet_max: 50,
             sessions_max: 100_000,
             live_max: 100_000,
@@ -48,13 +52,54 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Names the first setting that can't be used, and why.
+    ///
+    /// # Errors
+    /// The setting's name and the reason.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.session_ms < self.grant_ms {
+            let reason = format!("a session ends before its first grant, which lasts {} ms", self.grant_ms);
+            return Err(("grants.session_ms", reason));
+        }
+        if self.unused_session_ms < self.grant_ms {
+            let reason = format!("it ends before its grant, which lasts {} ms", self.grant_ms);
+            return Err(("grants.unused_session_ms", reason));
+        }
+        if self.renew_early_ms >= self.grant_ms {
+            let reason = format!("a grant, which lasts {} ms, would always be renewed", self.grant_ms);
+            return Err(("grants.renew_early_ms", reason));
+        }
+        Ok(())
+    }
+
     /// Limits of the crowd.
     pub(super) const fn crowd(&self) -> crowd::Caps {
         crowd::Caps {
             total: self.sessions_max,
-            per_client: self.sessions_per_client_max,
+            waiting_per_client: self.sessions_per_client_max,
+            played_per_client: self.played_sessions_per_client_max,
             per_wallet: self.sessions_per_wallet_max,
             unused_ms: self.unused_session_ms,
+            // Whoever plays renews the grant before it ends.
+            idle_ms: self.grant_ms.saturating_mul(2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_before_its_grant_is_refused() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let wrong = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().unwrap_err().0
+        };
+        assert_eq!(wrong(|c| c.session_ms = c.grant_ms - 1), "grants.session_ms");
+        assert_eq!(wrong(|c| c.unused_session_ms = c.grant_ms - 1), "grants.unused_session_ms");
+        assert_eq!(wrong(|c| c.renew_early_ms = c.grant_ms), "grants.renew_early_ms");
     }
 }

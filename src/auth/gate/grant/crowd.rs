@@ -1,14 +1,18 @@
 //! Who plays how much: the sessions of each client and of each wallet that this replica opened and that are used.
 //!
-//! Too many of one make its least recently used session end, not the newest be refused: of a household's hundred sessions nearly
-//! all are pages that were closed, and nobody could say truly when one of them ends. It is counted in memory, so that an opening
-//! costs no write more. Each replica counts those it opened, and sees only the use that it serves itself: a session that plays over
-//! another replica looks unused to it, and ends first when its holder has too many. What is not used is soon counted no more.
+//! An address is not a person: what was never played makes room first, and a session that plays ends for no other. Of a client so
+//! many sessions wait for their first use at a time, and a newer one ends the oldest of them: nearly all are pages that were closed.
+//! Those that were played only count towards a limit at which the newest is refused. A wallet is a person: once all of its sessions
+//! were played, the one that lay idle longest ends.
 //!
-//! Limits: [`Caps`]; the least recently used session is looked for among those of its own holder.
+//! It is counted in memory, so that an opening costs no write more. Each replica counts those it opened, and sees only the use that it
+//! serves itself; before a session ends, its record is asked whether another replica has played it (see [`Crowd::spare`]). What is not
+//! used is soon counted no more.
+//!
+//! Limits: [`Caps`]; sessions that are used no more are searched for at most once in [`SEARCH_PAUSE_MS`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -21,10 +25,17 @@ const SEARCH_PAUSE_MS: u64 = 1_000;
 /// Most sessions at a time, and how long one counts that is not used.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caps {
+    /// Of this replica.
     pub(super) total: usize,
-    pub(super) per_client: usize,
+    /// Of a client, never played.
+    pub(super) waiting_per_client: usize,
+    /// Of a client, played.
+    pub(super) played_per_client: usize,
+    /// Of a wallet.
     pub(super) per_wallet: usize,
     pub(super) unused_ms: u64,
+    /// How long a wallet's session lies idle before a newer one of the same wallet may end it.
+    pub(super) idle_ms: u64,
 }
 
 /// Whose sessions are counted together.
@@ -36,6 +47,15 @@ pub(super) enum Holder {
     Wallet(String),
 }
 
+/// A session that has to end for a newer one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Displaced {
+    pub(super) playback_id: PlaybackId,
+    /// True for one that was played and lies idle, false for one that was never played.
+    pub(super) was_played: bool,
+    holders: Vec<Holder>,
+}
+
 /// The crowd.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
@@ -44,57 +64,63 @@ pub(super) struct Crowd {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When each session was used last, as Unix time in milliseconds, and whose it is.
-    seats: HashMap<PlaybackId, (u64, Vec<Holder>)>,
-    by_holder: HashMap<Holder, Vec<PlaybackId>>,
+    seats: HashMap<PlaybackId, Seat>,
+    by_holder: HashMap<Holder, Group>,
     searched_ms: u64,
 }
 
+/// One session.
+#[derive(Debug)]
+struct Seat {
+    /// When it was opened or used last, as Unix time in milliseconds.
+    used_ms: u64,
+    is_played: bool,
+    holders: Vec<Holder>,
+}
+
+/// The sessions of one holder.
+#[derive(Debug, Default)]
+struct Group {
+    /// Never played, oldest first.
+    waiting: VecDeque<PlaybackId>,
+    played: HashSet<PlaybackId>,
+}
+
 impl Crowd {
-    /// Counts a new session; answers those that have to end for it, or `None` when this replica has no room for another.
+    /// Counts a new session; answers those that have to end for it, or `None` when there is no room for another.
     pub(super) fn enter(
         &self,
         now_ms: u64,
         playback_id: PlaybackId,
         holders: Vec<Holder>,
         caps: Caps,
-    ) -> Option<Vec<PlaybackId>> {
+    ) -> Option<Vec<Displaced>> {
         let mut state = self.state();
-        let unused = |used_ms: u64| now_ms >= used_ms.saturating_add(caps.unused_ms);
-        if state.seats.len() >= caps.total && now_ms >= state.searched_ms + SEARCH_PAUSE_MS {
-            state.searched_ms = now_ms;
-            let over = state.seats.iter().filter(|(_, (used_ms, _))| unused(*used_ms)).map(|(id, _)| *id);
-            over.collect::<Vec<_>>().iter().for_each(|id| state.leave(id));
+        if state.is_full(&holders, caps) {
+            state.search(now_ms, caps);
         }
-        let mut displaced = Vec::new();
+        let mut ending = BTreeSet::new();
         for holder in &holders {
-            let cap = match holder {
-                Holder::Client(_) => caps.per_client,
-                Holder::Wallet(_) => caps.per_wallet,
-            };
-            while state.by_holder.get(holder).is_some_and(|ids| ids.len() >= cap.max(1)) {
-                let Some((id, used_ms)) = state.least_used(holder) else { break };
-                state.leave(&id);
-                if !unused(used_ms) {
-                    displaced.push(id);
-                }
-            }
+            ending.extend(state.surplus(holder, now_ms, caps)?);
         }
-        if state.seats.len() >= caps.total {
+        if state.seats.len() - ending.len() >= caps.total.max(1) {
             return None;
         }
-        for holder in &holders {
-            state.by_holder.entry(holder.clone()).or_default().push(playback_id);
-        }
-        state.seats.insert(playback_id, (now_ms, holders));
+        let displaced = ending.iter().filter_map(|id| state.displace(id, now_ms, caps)).collect();
+        state.seat(playback_id, Seat { used_ms: now_ms, is_played: false, holders });
         Some(displaced)
     }
 
     /// The session is used now.
     pub(super) fn used(&self, now_ms: u64, playback_id: &PlaybackId) {
-        if let Some((used_ms, _)) = self.state().seats.get_mut(playback_id) {
-            *used_ms = now_ms;
-        }
+        self.state().played(now_ms, playback_id);
+    }
+
+    /// Another replica has played a session that should have ended here: it goes on.
+    pub(super) fn spare(&self, now_ms: u64, displaced: Displaced) {
+        let mut state = self.state();
+        let seat = Seat { used_ms: now_ms, is_played: true, holders: displaced.holders };
+        state.seat(displaced.playback_id, seat);
     }
 
     /// The session is over.
@@ -108,21 +134,94 @@ impl Crowd {
 }
 
 impl State {
-    fn leave(&mut self, playback_id: &PlaybackId) {
-        let Some((_, holders)) = self.seats.remove(playback_id) else { return };
-        for holder in holders {
-            if let Some(ids) = self.by_holder.get_mut(&holder) {
-                ids.retain(|id| id != playback_id);
-                if ids.is_empty() {
-                    self.by_holder.remove(&holder);
+    fn seat(&mut self, playback_id: PlaybackId, seat: Seat) {
+        for holder in &seat.holders {
+            let group = self.by_holder.entry(holder.clone()).or_default();
+            if seat.is_played {
+                group.played.insert(playback_id);
+            } else {
+                group.waiting.push_back(playback_id);
+            }
+        }
+        self.seats.insert(playback_id, seat);
+    }
+
+    fn played(&mut self, now_ms: u64, playback_id: &PlaybackId) {
+        let Some(mut seat) = self.leave(playback_id) else { return };
+        (seat.used_ms, seat.is_played) = (now_ms, true);
+        self.seat(*playback_id, seat);
+    }
+
+    fn leave(&mut self, playback_id: &PlaybackId) -> Option<Seat> {
+        let seat = self.seats.remove(playback_id)?;
+        for holder in &seat.holders {
+            if let Some(group) = self.by_holder.get_mut(holder) {
+                group.played.remove(playback_id);
+                group.waiting.retain(|id| id != playback_id);
+                if group.len() == 0 {
+                    self.by_holder.remove(holder);
                 }
             }
         }
+        Some(seat)
     }
 
-    fn least_used(&self, holder: &Holder) -> Option<(PlaybackId, u64)> {
-        let used = |id: &PlaybackId| self.seats.get(id).map(|(used_ms, _)| (*id, *used_ms));
-        self.by_holder.get(holder)?.iter().filter_map(used).min_by_key(|(_, used_ms)| *used_ms)
+    /// Takes a session's seat away; `None` when it was over already.
+    fn displace(&mut self, playback_id: &PlaybackId, now_ms: u64, caps: Caps) -> Option<Displaced> {
+        let seat = self.leave(playback_id)?;
+        let displaced =
+            Displaced { playback_id: *playback_id, was_played: seat.is_played, holders: seat.holders };
+        (now_ms < seat.used_ms.saturating_add(caps.unused_ms)).then_some(displaced)
+    }
+
+    /// True when a limit that refuses is reached.
+    fn is_full(&self, holders: &[Holder], caps: Caps) -> bool {
+        let is_full = |holder: &Holder| {
+            self.by_holder.get(holder).is_some_and(|group| match holder {
+                Holder::Client(_) => group.played.len() >= caps.played_per_client,
+                Holder::Wallet(_) => group.len() >= caps.per_wallet,
+            })
+        };
+        self.seats.len() >= caps.total || holders.iter().any(is_full)
+    }
+
+    /// Forgets the sessions that are used no more.
+    fn search(&mut self, now_ms: u64, caps: Caps) {
+        if now_ms < self.searched_ms.saturating_add(SEARCH_PAUSE_MS) {
+            return;
+        }
+        self.searched_ms = now_ms;
+        let is_over = |seat: &Seat| now_ms >= seat.used_ms.saturating_add(caps.unused_ms);
+        let over: Vec<PlaybackId> =
+            self.seats.iter().filter(|(_, seat)| is_over(seat)).map(|(id, _)| *id).collect();
+        for id in over {
+            self.leave(&id);
+        }
+    }
+
+    /// The sessions of `holder` that are too many once another comes; `None` when none may end and there is no room.
+    fn surplus(&self, holder: &Holder, now_ms: u64, caps: Caps) -> Option<Vec<PlaybackId>> {
+        let Some(group) = self.by_holder.get(holder) else { return Some(Vec::new()) };
+        if let Holder::Client(_) = holder {
+            let surplus = (group.waiting.len() + 1).saturating_sub(caps.waiting_per_client.max(1));
+            let has_room = group.played.len() < caps.played_per_client.max(1);
+            return has_room.then(|| group.waiting.iter().take(surplus).copied().collect());
+        }
+        let surplus = (group.len() + 1).saturating_sub(caps.per_wallet.max(1));
+        let mut ending: Vec<PlaybackId> = group.waiting.iter().take(surplus).copied().collect();
+        let used_ms = |id: &PlaybackId| self.seats.get(id).map(|seat| seat.used_ms);
+        let is_idle = |used_ms: u64| now_ms >= used_ms.saturating_add(caps.idle_ms);
+        let idle = group.played.iter().filter_map(|id| Some((used_ms(id)?, *id)));
+        let mut idle: Vec<(u64, PlaybackId)> = idle.filter(|(used_ms, _)| is_idle(*used_ms)).collect();
+        idle.sort_unstable();
+        ending.extend(idle.into_iter().map(|(_, id)| id).take(surplus - ending.len()));
+        (ending.len() >= surplus).then_some(ending)
+    }
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.waiting.len() + self.played.len()
     }
 }
 
@@ -130,7 +229,14 @@ impl State {
 mod tests {
     use super::*;
 
-    const CAPS: Caps = Caps { total: 6, per_client: 3, per_wallet: 2, unused_ms: 1_000 };
+    const CAPS: Caps = Caps {
+        total: 8,
+        waiting_per_client: 3,
+        played_per_client: 5,
+        per_wallet: 2,
+        unused_ms: 1_000,
+        idle_ms: 100,
+    };
     const HOME: Holder = Holder::Client(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
     const AWAY: Holder = Holder::Client(IpAddr::V4(std::net::Ipv4Addr::BROADCAST));
 
@@ -138,41 +244,77 @@ mod tests {
         PlaybackId::from_bytes([n; 16])
     }
 
-    #[test]
-    fn the_least_recently_used_session_of_the_same_holder_ends() {
-        let crowd = Crowd::default();
-        for n in 0..3 {
-            assert_eq!(crowd.enter(u64::from(n), id(n), vec![HOME], CAPS), Some(vec![]));
-        }
-        assert_eq!(crowd.enter(3, id(3), vec![AWAY], CAPS), Some(vec![]));
-        crowd.used(4, &id(0));
-        assert_eq!(crowd.enter(5, id(4), vec![HOME], CAPS), Some(vec![id(1)]), "the first is used");
-        crowd.leave(&id(2));
-        assert_eq!(crowd.enter(6, id(5), vec![HOME], CAPS), Some(vec![]), "one left");
-        assert_eq!(
-            crowd.enter(2_000, id(6), vec![HOME], CAPS),
-            Some(vec![]),
-            "what nobody uses need not be ended"
-        );
+    /// Who has to end for session `n`.
+    fn enter(crowd: &Crowd, now_ms: u64, n: u8, holders: &[Holder]) -> Option<Vec<PlaybackId>> {
+        let displaced = crowd.enter(now_ms, id(n), holders.to_vec(), CAPS)?;
+        Some(displaced.into_iter().map(|displaced| displaced.playback_id).collect())
     }
 
     #[test]
-    fn a_wallet_counts_wherever_it_comes_from() {
+    fn what_was_never_played_makes_room_and_what_plays_never_does() {
+        let crowd = Crowd::default();
+        for n in 0..3 {
+            assert_eq!(enter(&crowd, u64::from(n), n, &[HOME]), Some(vec![]));
+        }
+        assert_eq!(enter(&crowd, 3, 3, &[AWAY]), Some(vec![]), "there is room elsewhere");
+        crowd.used(4, &id(0));
+        assert_eq!(enter(&crowd, 5, 4, &[HOME]), Some(vec![]), "what plays waits no more");
+        assert_eq!(enter(&crowd, 6, 5, &[HOME]), Some(vec![id(1)]), "the oldest that waits");
+        (2..6).for_each(|n| crowd.used(7, &id(n)));
+        assert_eq!(enter(&crowd, 8, 6, &[HOME]), Some(vec![]));
+        crowd.used(9, &id(6));
+        assert_eq!(enter(&crowd, 900, 7, &[HOME]), None, "five play, and none of them ends for another");
+        assert_eq!(enter(&crowd, 900, 7, &[AWAY]), Some(vec![]));
+        crowd.leave(&id(6));
+        assert_eq!(enter(&crowd, 901, 8, &[HOME]), Some(vec![]), "one left");
+    }
+
+    #[test]
+    fn a_flood_of_openings_ends_only_its_own() {
+        let crowd = Crowd::default();
+        for n in 0..4 {
+            assert_eq!(enter(&crowd, 0, n, &[HOME]), Some(vec![]));
+            crowd.used(0, &id(n));
+        }
+        let ended = (10..100).filter_map(|n| enter(&crowd, 1, n, &[HOME])).flatten();
+        assert_eq!(ended.collect::<Vec<_>>(), (10..97).map(id).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_wallet_counts_wherever_it_comes_from_and_ends_what_it_left_idle() {
         let crowd = Crowd::default();
         let wallet = || Holder::Wallet("ann".into());
-        assert_eq!(crowd.enter(0, id(0), vec![HOME, wallet()], CAPS), Some(vec![]));
-        assert_eq!(crowd.enter(1, id(1), vec![AWAY, wallet()], CAPS), Some(vec![]));
-        assert_eq!(crowd.enter(2, id(2), vec![HOME, wallet()], CAPS), Some(vec![id(0)]));
+        assert_eq!(enter(&crowd, 0, 0, &[HOME, wallet()]), Some(vec![]));
+        assert_eq!(enter(&crowd, 1, 1, &[AWAY, wallet()]), Some(vec![]));
+        assert_eq!(enter(&crowd, 2, 2, &[HOME, wallet()]), Some(vec![id(0)]));
+        (1..3).for_each(|n| crowd.used(3, &id(n)));
+        assert_eq!(enter(&crowd, 4, 3, &[HOME, wallet()]), None, "both play");
+        crowd.used(50, &id(1));
+        let displaced = crowd.enter(103, id(3), vec![HOME, wallet()], CAPS).unwrap();
+        assert!(displaced.iter().all(|displaced| displaced.was_played));
+        assert_eq!(displaced[0].playback_id, id(2), "idle longest");
+    }
+
+    #[test]
+    fn what_another_replica_plays_goes_on_and_counts_as_played() {
+        let crowd = Crowd::default();
+        for n in 0..3 {
+            assert_eq!(enter(&crowd, 0, n, &[HOME]), Some(vec![]));
+        }
+        let displaced = crowd.enter(1, id(3), vec![HOME], CAPS).unwrap().remove(0);
+        assert_eq!((displaced.playback_id, displaced.was_played), (id(0), false));
+        crowd.spare(1, displaced);
+        assert_eq!(enter(&crowd, 2, 4, &[HOME]), Some(vec![id(1)]));
     }
 
     #[test]
     fn a_full_replica_has_room_again_once_sessions_are_used_no_more() {
         let crowd = Crowd::default();
-        for n in 0..6 {
-            assert_eq!(crowd.enter(1_000, id(n), vec![Holder::Wallet(n.to_string())], CAPS), Some(vec![]));
+        for n in 0..8 {
+            assert_eq!(enter(&crowd, 1_000, n, &[Holder::Wallet(n.to_string())]), Some(vec![]));
         }
-        assert_eq!(crowd.enter(1_500, id(6), vec![HOME], CAPS), None);
-        assert_eq!(crowd.enter(2_500, id(6), vec![HOME], CAPS), Some(vec![]));
+        assert_eq!(enter(&crowd, 1_500, 8, &[HOME]), None);
+        assert_eq!(enter(&crowd, 2_500, 8, &[HOME]), Some(vec![]), "what nobody uses need not be ended");
         assert_eq!(crowd.state().seats.len(), 1);
         assert_eq!(crowd.state().by_holder.len(), 1);
     }

@@ -7,7 +7,8 @@
 //! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
 //! handing a token round does not multiply viewers.
 //!
-//! A session that nobody uses ends early, and one client or wallet has so many at a time: a newer one ends its least used.
+//! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one (see
+//! `crowd.rs`).
 //!
 //! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
@@ -21,7 +22,14 @@ mod slots;
 mod telling;
 pub mod token;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use alloy_primitives::keccak256;
 use nats::{Bus, Held, Outbox};
@@ -33,14 +41,20 @@ use tokio::sync::Mutex;
 
 pub use self::config::Config;
 use self::{
-    crowd::{Crowd, Holder},
+    crowd::{Crowd, Displaced, Holder},
     live::{Live, Look},
+    opener::Standing,
+    slots::Manner,
     telling::{Caps, Telling},
 };
 use super::{
     Viewer,
     access::{self, Ruling},
     judge::Judge,
+};
+use crate::auth::{
+    self,
+    proof::{Age, Proofs},
 };
 
 /// Locks over which sessions are spread while they are renewed.
@@ -70,7 +84,7 @@ pub enum Denied {
         /// Newest blocks that were read.
         blocks: Vec<Block>,
     },
-    /// This replica has opened as many sessions as it may.
+    /// As many sessions as may play at once: of this replica, of a client, or of a wallet.
     #[error("too many playback sessions")]
     Busy,
     /// The sessions can't be read.
@@ -99,6 +113,8 @@ pub enum Renewal {
     Renewed,
     /// Nobody can say at present: the grant lasts to its end and no longer.
     Unclear,
+    /// The gate is open by tokens with which somebody else plays, and nobody uses the session now: its next use takes them.
+    Waits,
 }
 
 /// Tells Unix time in milliseconds.
@@ -121,6 +137,7 @@ struct Shared {
     judge: Judge,
     config: Config,
     clock: Clock,
+    proofs: Proofs,
     live: Live,
     locks: Vec<Mutex<()>>,
     telling: Telling,
@@ -128,22 +145,33 @@ struct Shared {
 }
 
 impl Grants {
-    /// Sessions over `bus`, decided by `judge`.
+    /// Sessions over `bus`, decided by `judge`, whose chains are asked about the accounts that opened them, too.
     pub fn new(bus: Bus, judge: Judge, config: Config) -> Self {
         Self::with_clock(bus, judge, config, Arc::new(nats::now_ms))
     }
 
     /// The same with a clock of the caller's.
     pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
+        let proofs = Proofs::over(bus.clone(), judge.chains(), &auth::Config::default());
+        Self::with_proofs(bus, judge, config, (proofs, clock))
+    }
+
+    /// The same; `proofs` asks the accounts that opened the sessions.
+    pub fn with_proofs(bus: Bus, judge: Judge, config: Config, (proofs, clock): (Proofs, Clock)) -> Self {
         let live = Live::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
         let (telling, crowd) = (Telling::default(), Crowd::default());
-        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, telling, crowd }) }
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, proofs, live, locks, telling, crowd }) }
     }
 
     /// The judge behind the sessions.
     pub fn judge(&self) -> &Judge {
         &self.shared.judge
+    }
+
+    /// Asks the accounts that opened the sessions.
+    pub fn proofs(&self) -> &Proofs {
+        &self.shared.proofs
     }
 
     /// The counters as OpenMetrics text, without the closing `# EOF`.
@@ -168,16 +196,23 @@ impl Grants {
             shared.tell(viewer, media_id, &ruling).await;
             return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
         }
+        let credential = (viewer.opener, Age::Newest);
+        let closed = |code| Denied::Closed { code, blocks: ruling.blocks.clone() };
+        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            Standing::Stands => {}
+            Standing::Over => return Err(closed(Code::Ended)),
+            Standing::Unclear => return Err(closed(Code::ChainUnavailable)),
+        }
         Ok(Admission { media_id, viewer: viewer.clone(), ruling })
     }
 
     /// Opens a session for whom the gate let in; `client` tells clients apart.
     ///
-    /// Of a client or wallet that has too many sessions the least recently used one ends. Whoever shows a key that an
-    /// administrator made is not counted: it opens sessions for others.
+    /// Of a client or wallet that has too many sessions one that was never played ends. Whoever shows a key that an administrator
+    /// made is not counted: it opens sessions for others.
     ///
     /// # Errors
-    /// [`Denied::Busy`] when this replica has no room; [`Denied::Unavailable`] when the bus does not answer.
+    /// [`Denied::Busy`] when there is no room; [`Denied::Unavailable`] when the bus does not answer.
     pub async fn open(&self, admission: Admission, client: Option<IpAddr>) -> Result<Session, Denied> {
         let shared = &self.shared;
         let playback_id = PlaybackId::from_bytes(nats::fresh_id());
@@ -197,24 +232,26 @@ impl Grants {
         &self,
         admission: Admission,
         playback_id: PlaybackId,
-        surplus: Vec<PlaybackId>,
+        surplus: Vec<Displaced>,
     ) -> Result<Session, Denied> {
         // Before the new one: when the old ones can't be ended, there is none too many.
         for older in surplus {
-            self.revoke(older, Code::Displaced, Vec::new()).await?;
+            self.make_room(older).await?;
         }
         let shared = &self.shared;
         let Admission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();
         let expires_at_ms = now_ms + shared.config.session_ms;
         // The slots first: after a crash here the sessions before this one end, and none is too many.
-        let displaced = slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, expires_at_ms).await?;
+        let wanted = (ruling.places.as_slice(), Manner::Displacing);
+        let displaced = slots::claim(&shared.bus, wanted, playback_id, now_ms, expires_at_ms).await?;
         let session = Session {
             playback_id,
             media_id,
             owner: ruling.owner,
             viewer: viewer.name,
-            wallet: viewer.wallet.map(|wallet| wallet.to_string()),
+            wallet: viewer.wallet.map(|wallet| wallet.address.to_string()),
+            wallet_chain_id: viewer.wallet.and_then(|wallet| wallet.chain_id),
             rights: viewer.rights,
             opener: viewer.opener,
             gate_epoch: ruling.gate_epoch,
@@ -226,6 +263,7 @@ impl Grants {
             granted_until_ms: now_ms + shared.config.grant_ms,
             expires_at_ms,
             unused_until_ms: Some(now_ms + shared.config.unused_session_ms),
+            played_at_ms: None,
             revoked: None,
         };
         let granted = Granted {
@@ -239,8 +277,26 @@ impl Grants {
         };
         let mut held = Held::new(session);
         shared.bus.commit(&mut held, Outbox::new().event(&granted)).await?;
-        self.displace(displaced, &held.record.blocks).await?;
+        self.displace(displaced.unwrap_or_default(), &held.record.blocks).await?;
         Ok(held.record)
+    }
+
+    /// Ends a session for a newer one, unless it plays over another replica.
+    async fn make_room(&self, older: Displaced) -> Result<(), nats::Error> {
+        let shared = &self.shared;
+        let now_ms = (shared.clock)();
+        let plays = AtomicBool::new(false);
+        let may_end = |session: &Session| {
+            let is_idle = older.was_played && session.granted_until_ms <= now_ms;
+            let may_end = session.played_at_ms.is_none() || is_idle;
+            plays.store(!may_end, Ordering::Relaxed);
+            may_end
+        };
+        self.revoke_if(older.playback_id, Code::Displaced, Vec::new(), may_end).await?;
+        if plays.into_inner() {
+            shared.crowd.spare(now_ms, older);
+        }
+        Ok(())
     }
 
     /// Whether the session plays the medium now. Answers from memory until the grant's end or a revocation.

@@ -6,11 +6,20 @@ use schemas::{
     ids::{MediaId, PlaybackId},
 };
 
-use super::{AGAIN_MS, Denied, Grants, Renewal, live::Entry, opener, slots};
-use crate::auth::gate::{
-    Viewer,
-    access::{self, Ruling},
-    judge::Keep,
+use super::{
+    AGAIN_MS, Denied, Grants, Renewal,
+    live::Entry,
+    opener::{self, Standing},
+    slots::{self, Manner},
+};
+use crate::auth::{
+    account::Account,
+    gate::{
+        Viewer,
+        access::{self, Ruling},
+        judge::Keep,
+    },
+    proof::Age,
 };
 
 impl Grants {
@@ -22,7 +31,7 @@ impl Grants {
         self.renew_for(playback_id, media_id, false).await
     }
 
-    /// The same; `is_used` when the session's player asks, which makes it live longer.
+    /// The same; `is_used` when the session's player asks: only then it lives longer, and takes slots that others hold.
     pub(super) async fn renew_for(
         &self,
         playback_id: PlaybackId,
@@ -35,8 +44,14 @@ impl Grants {
         }
         let generation = shared.live.generation();
         let session = self.load(playback_id, media_id).await?;
-        if !opener::stands(&shared.bus, session.opener, (shared.clock)()).await? {
-            return self.end(playback_id, Code::Ended, Vec::new()).await;
+        // The next look comes when this grant is about to end: what was said before would be too old by then.
+        let credential = (session.opener, Age::Newest);
+        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            Standing::Stands => {}
+            Standing::Over => return self.end(playback_id, Code::Ended, Vec::new()).await,
+            Standing::Unclear => {
+                return self.unclear(generation, &session, (Code::ChainUnavailable, Vec::new()));
+            }
         }
         let viewer = viewer_of(&session);
         let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
@@ -49,24 +64,18 @@ impl Grants {
         };
         match verdict {
             Keep::Over(code) => return self.end(playback_id, code, ruling.blocks).await,
-            Keep::Unclear(code) => {
-                let now_ms = (shared.clock)();
-                if !same_rule || now_ms >= session.granted_until_ms {
-                    return Err(Denied::Closed { code, blocks: ruling.blocks });
-                }
-                let again_ms = now_ms + AGAIN_MS;
-                let entry =
-                    Entry { media_id, until_ms: session.granted_until_ms, again_ms, opener: session.opener };
-                shared.live.keep(generation, playback_id, entry);
-                return Ok(Renewal::Unclear);
-            }
+            Keep::Unclear(code) if !same_rule => return Err(Denied::Closed { code, blocks: ruling.blocks }),
+            Keep::Unclear(code) => return self.unclear(generation, &session, (code, ruling.blocks)),
             Keep::On => {}
         }
         let basis = Basis::of(&session, &ruling);
         if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
             return self.end(playback_id, Code::Displaced, ruling.blocks).await;
         }
-        let until_ms = self.prolong(&session, ruling, &basis, is_used).await?;
+        let Some(until_ms) = self.prolong(&session, ruling, &basis, is_used).await? else {
+            shared.live.forget(&playback_id);
+            return Ok(Renewal::Waits);
+        };
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
         shared.live.keep(
             generation,
@@ -74,6 +83,24 @@ impl Grants {
             Entry { media_id, until_ms, again_ms, opener: session.opener },
         );
         Ok(Renewal::Renewed)
+    }
+
+    /// Nobody can say at present: what was granted lasts to its end.
+    fn unclear(
+        &self,
+        generation: u64,
+        session: &Session,
+        (code, blocks): (Code, Vec<Block>),
+    ) -> Result<Renewal, Denied> {
+        let now_ms = (self.shared.clock)();
+        if now_ms >= session.granted_until_ms {
+            return Err(Denied::Closed { code, blocks });
+        }
+        let (media_id, opener) = (session.media_id, session.opener);
+        let (until_ms, again_ms) = (session.granted_until_ms, now_ms + AGAIN_MS);
+        let entry = Entry { media_id, until_ms, again_ms, opener };
+        self.shared.live.keep(generation, session.playback_id, entry);
+        Ok(Renewal::Unclear)
     }
 
     async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Session, Denied> {
@@ -99,24 +126,29 @@ impl Grants {
         Err(Denied::Closed { code, blocks })
     }
 
-    /// Writes a new end of the grant, unless another replica did; answers until when it lasts.
+    /// Writes a new end of the grant, unless another replica did; answers until when it lasts. `None`: what the session would rest
+    /// on is taken, and nobody uses the session now.
     async fn prolong(
         &self,
         session: &Session,
         ruling: Ruling,
         basis: &Basis<'_>,
         is_used: bool,
-    ) -> Result<u64, Denied> {
+    ) -> Result<Option<u64>, Denied> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
-        if !basis.is_new && is_fresh && session.gate_epoch == ruling.gate_epoch {
-            return Ok(session.granted_until_ms);
+        // Other replicas end what was never played first, so the first use is written down at once.
+        let is_first_use = is_used && session.played_at_ms.is_none();
+        if !basis.is_new && is_fresh && !is_first_use && session.gate_epoch == ruling.gate_epoch {
+            return Ok(Some(session.granted_until_ms));
         }
         let playback_id = session.playback_id;
         if basis.is_new {
-            let displaced =
-                slots::claim(&shared.bus, &ruling.places, playback_id, now_ms, session.expires_at_ms).await?;
+            let wanted = (ruling.places.as_slice(), if is_used { Manner::Displacing } else { Manner::Free });
+            let claimed =
+                slots::claim(&shared.bus, wanted, playback_id, now_ms, session.expires_at_ms).await?;
+            let Some(displaced) = claimed else { return Ok(None) };
             self.displace(displaced, &ruling.blocks).await?;
         }
         let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
@@ -128,6 +160,7 @@ impl Grants {
             next.gate_epoch = ruling.gate_epoch;
             if is_used {
                 next.unused_until_ms = Some(now_ms + shared.config.unused_session_ms);
+                next.played_at_ms = next.played_at_ms.or(Some(now_ms));
             }
             if basis.is_new {
                 next.rule_digest.clone_from(&ruling.rule_digest);
@@ -142,7 +175,7 @@ impl Grants {
             tracing::warn!(%error, "a session could not leave the slot of a token it rests on no more");
         }
         match held.map(|held| held.record) {
-            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(granted_until_ms),
+            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(Some(granted_until_ms)),
             Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
             None => Err(Denied::because(Code::SessionUnknown)),
         }
@@ -178,6 +211,7 @@ impl<'a> Basis<'a> {
 
 /// Who a session plays for.
 fn viewer_of(session: &Session) -> Viewer {
-    let wallet = session.wallet.as_ref().and_then(|text| text.parse().ok());
+    let address = session.wallet.as_ref().and_then(|text| text.parse().ok());
+    let wallet = address.map(|address| Account { address, chain_id: session.wallet_chain_id });
     Viewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }
 }

@@ -17,7 +17,7 @@ use crate::auth::{
     chain::testing::{CHAIN, Mood, NFT, NOTHING},
     gate::{
         Rights, Viewer,
-        grant::{self, Denied, Grants},
+        grant::{self, Denied, Grants, Renewal},
         rule::compile,
         testing::{ANN, BOB, any, listed, nft},
     },
@@ -368,37 +368,101 @@ async fn a_session_that_nobody_uses_ends_early() {
 }
 
 #[tokio::test]
-async fn a_client_and_a_wallet_have_so_many_sessions_and_no_more() {
+async fn a_client_and_a_wallet_have_so_many_sessions_and_what_plays_ends_for_no_other() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
     let film = site.medium(Some(&Rule::Public {})).await;
     let home: Option<std::net::IpAddr> = Some("192.0.2.1".parse().unwrap());
     let open = async |viewer: &Viewer, client| {
-        grants.open(grants.admit(viewer, film).await.unwrap(), client).await.unwrap().playback_id
+        grants
+            .open(grants.admit(viewer, film).await.unwrap(), client)
+            .await
+            .map(|session| session.playback_id)
     };
     let anybody = Viewer::anonymous();
-    let mut sessions = Vec::new();
-    for _ in 0..101 {
-        sessions.push(open(&anybody, home).await);
+    let mut playing = Vec::new();
+    for _ in 0..200 {
+        let session = open(&anybody, home).await.unwrap();
+        assert_eq!(code(grants.check(session, film).await), None);
+        playing.push(session);
     }
-    assert_eq!(code(grants.check(sessions[0], film).await), Some(Code::Displaced));
-    for session in &sessions[1..] {
+    // Somebody behind the same address opens what nobody plays.
+    let mut unplayed = Vec::new();
+    for _ in 0..101 {
+        unplayed.push(open(&anybody, home).await.unwrap());
+    }
+    for session in &playing {
         assert_eq!(code(grants.check(*session, film).await), None);
     }
+    assert_eq!(code(grants.check(unplayed[0], film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(unplayed[1], film).await), None);
     // Elsewhere there is room, and a wallet has less of it, wherever it comes from.
-    open(&anybody, Some("192.0.2.2".parse().unwrap())).await;
+    open(&anybody, Some("192.0.2.2".parse().unwrap())).await.unwrap();
     let mut anns = Vec::new();
     for n in 0..51_u8 {
-        anns.push(open(&holder(ANN), Some([192, 0, 2, 100 + n].into())).await);
+        anns.push(open(&holder(ANN), Some([192, 0, 2, 100 + n].into())).await.unwrap());
     }
     assert_eq!(code(grants.check(anns[0], film).await), Some(Code::Displaced));
-    assert_eq!(code(grants.check(anns[1], film).await), None);
+    for session in &anns[1..] {
+        assert_eq!(code(grants.check(*session, film).await), None);
+    }
+    assert!(matches!(open(&holder(ANN), None).await, Err(Denied::Busy)), "all of them play");
+    site.pass_ms(130_000);
+    for session in &anns[2..] {
+        assert_eq!(code(grants.check(*session, film).await), None);
+    }
+    open(&holder(ANN), None).await.unwrap();
+    assert_eq!(code(grants.check(anns[1], film).await), Some(Code::Displaced), "the one that lay idle");
     // A key of the service opens sessions for others.
     let key = Viewer { name: "olga".into(), wallet: None, rights: Rights::Owner, opener: None };
     for _ in 0..110 {
-        open(&key, home).await;
+        open(&key, home).await.unwrap();
     }
-    assert_eq!(code(grants.check(sessions[1], film).await), None);
+    assert_eq!(code(grants.check(unplayed[2], film).await), None);
+}
+
+#[tokio::test]
+async fn a_session_that_another_replica_plays_does_not_end_for_a_newer_one() {
+    let site = Site::start().await;
+    let (one, two) = (site.grants(Role::Ingress).await, site.grants(Role::Ingress).await);
+    let film = site.medium(Some(&Rule::Public {})).await;
+    let home: Option<std::net::IpAddr> = Some("192.0.2.1".parse().unwrap());
+    let open = async || {
+        let admission = one.admit(&Viewer::anonymous(), film).await.unwrap();
+        one.open(admission, home).await.unwrap().playback_id
+    };
+    let (played, unplayed) = (open().await, open().await);
+    assert_eq!(code(two.check(played, film).await), None);
+    for _ in 0..100 {
+        open().await;
+    }
+    assert_eq!(code(two.check(played, film).await), None);
+    assert_eq!(code(two.check(unplayed, film).await), Some(Code::Displaced));
+}
+
+#[tokio::test]
+async fn background_work_takes_no_slot_from_who_plays() {
+    let site = Site::start().await;
+    let (ingress, keeper) = (site.grants(Role::Ingress).await, site.grants(Role::Keeper).await);
+    let film = site.medium(Some(&nft(NFT, None))).await;
+    let playing = play(&ingress, &holder(ANN), film).await.unwrap();
+    assert_eq!(code(ingress.check(playing.playback_id, film).await), None);
+    // Opened by another rule, which the first session's token does not open, and never used.
+    let other = site.medium(Some(&Rule::Public {})).await;
+    let unused = play(&ingress, &holder(ANN), other).await.unwrap();
+    change_rule(&site, other, Some(&nft(NFT, None))).await;
+    assert_eq!(keeper.renew(unused.playback_id, other).await.unwrap(), Renewal::Waits);
+    assert_eq!(code(ingress.check(playing.playback_id, film).await), None);
+    assert_eq!(site.session(&playing).await.revoked, None);
+    // Who comes to play takes it.
+    assert_eq!(code(ingress.check(unused.playback_id, other).await), None);
+    assert_eq!(code(ingress.check(playing.playback_id, film).await), Some(Code::Displaced));
+    // What is free is taken without anybody's use.
+    let third = site.medium(Some(&Rule::Public {})).await;
+    let free = play(&ingress, &holder(ANN), third).await.unwrap();
+    change_rule(&site, third, Some(&nft(NFT, Some(1)))).await;
+    assert_eq!(keeper.renew(free.playback_id, third).await.unwrap(), Renewal::Renewed);
+    assert_eq!(site.session(&free).await.slots.len(), 1);
 }
 
 pub(super) async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {

@@ -27,7 +27,7 @@ const FILTERS: &[&str] = &[
 const FILTERS_OPTIONAL: &[&str] = &["zscale", "tonemap"];
 
 /// Runs the check. The program is not fit for anything else afterwards.
-pub(crate) fn run(cage: Cage) -> Check {
+pub(crate) fn run(cage: &Cage) -> Check {
     let mut missing = Vec::new();
     for name in ["libx264", "aac", "mjpeg"] {
         if encoder::find_by_name(name).is_none() {

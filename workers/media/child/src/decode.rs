@@ -16,6 +16,9 @@ use crate::wire::{Job, Wire};
 /// Unreadable packets in a row after which a file counts as ended.
 const BAD_PACKETS_MAX: u32 = 1000;
 
+/// Pictures with more pixels than these are decoded by one thread: each further thread holds pictures of its own.
+const LARGE_PICTURE_PIXELS: u64 = 4096 * 2304;
+
 /// Frames between two signs of life: on the way to a range there is no progress to tell.
 const SIGN_FRAMES: u64 = 50;
 
@@ -41,15 +44,17 @@ impl Reader {
         let mut opened = input::open(wire, job)?;
         let index = usize::try_from(stream).unwrap_or(usize::MAX);
         let pixels_max = input::pixels_max(&job.limits, &opened.format);
-        let (context, time_base) = {
+        let (context, time_base, pixels) = {
             let Some(track) = opened.input.stream(index) else {
                 return Err(refused(Code::MediaSpecMismatch, format!("no stream {stream}")));
             };
             let context = codec::Context::from_parameters(track.parameters()).fail("make a decoder")?;
-            (context, track.time_base())
+            let parameters = ffi::parameters(&track);
+            let pixels = u64::from(parameters.width) * u64::from(parameters.height);
+            (context, track.time_base(), pixels)
         };
         ffi::only_stream(&mut opened.input, index);
-        let decoder = open_decoder(context, time_base, threads, pixels_max)?;
+        let decoder = open_decoder(context, time_base, threads, (pixels, pixels_max))?;
         Ok(Self {
             wire: Arc::clone(wire),
             opened,
@@ -116,9 +121,10 @@ impl Reader {
 
     /// Gives the decoder one more packet, or the end.
     fn feed(&mut self) -> Result<()> {
-        let mut packet = Packet::empty();
         let mut bad = 0;
         loop {
+            // A fresh one each time: reading does not free what the packet held before.
+            let mut packet = Packet::empty();
             match packet.read(&mut self.opened.input) {
                 Ok(()) => {}
                 Err(LibError::InvalidData) if bad < BAD_PACKETS_MAX => {
@@ -160,12 +166,13 @@ fn open_decoder(
     mut context: codec::Context,
     time_base: Rational,
     threads: u16,
-    pixels_max: u64,
+    (pixels, pixels_max): (u64, u64),
 ) -> Result<decoder::Opened> {
     let Some(codec) = decoder::find(context.id()) else {
         return Err(refused(Code::MediaUnsupportedCodec, format!("no decoder for {}", context.id().name())));
     };
-    ffi::limit_decoder(&mut context, ffi::thread_count(threads), pixels_max).fail("limit the decoder")?;
+    let threads = if pixels > LARGE_PICTURE_PIXELS { 1 } else { ffi::thread_count(threads) };
+    ffi::limit_decoder(&mut context, threads, pixels_max).fail("limit the decoder")?;
     let mut decoder = context.decoder();
     decoder.set_packet_time_base(time_base);
     decoder.open_as(codec).refuse(Code::MediaUnsupportedCodec, "open the decoder")

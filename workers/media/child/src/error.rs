@@ -50,6 +50,7 @@ pub(crate) fn refused(code: Code, detail: impl Into<String>) -> Error {
     Error::Refused { code, detail: detail.into() }
 }
 
-fn is_out_of_memory(error: ffmpeg_next::Error) -> bool {
+/// Whether the library had no memory.
+pub(crate) fn is_out_of_memory(error: ffmpeg_next::Error) -> bool {
     matches!(error, ffmpeg_next::Error::Other { errno } if errno == ffmpeg_next::error::ENOMEM)
 }

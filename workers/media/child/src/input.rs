@@ -1,4 +1,4 @@
-//! Opens the source: format by allow-list, limits before anything is decoded.
+//! Opens the source: format by allow-list, limits of its tables before they are read, others before anything is decoded.
 //!
 //! Limits: those of `Limits`, and one MiB for recognising the format.
 
@@ -12,6 +12,7 @@ use media::protocol::Limits;
 use crate::error::{Blame, Result, refused};
 use crate::ffi::{self, Opening};
 use crate::remote::Remote;
+use crate::tables;
 use crate::truncation;
 use crate::wire::{Job, Wire};
 
@@ -27,9 +28,12 @@ const SCORE_MIN: i32 = 10;
 /// How much larger than allowed a picture may be for a decoder to be tried on it.
 const PROBE_PIXELS_FACTOR: u64 = 3;
 
+/// MP4 and QuickTime, as the library calls them.
+const MP4: &str = "mov,mp4,m4a,3gp,3g2,mj2";
+
 /// Formats that hold frames. No playlist, no list of files, nothing that refers to other resources.
 const FORMATS: &[&str] = &[
-    "mov,mp4,m4a,3gp,3g2,mj2",
+    MP4,
     "matroska,webm",
     "mpegts",
     "avi",
@@ -61,6 +65,10 @@ pub(crate) fn open(wire: &Arc<Wire>, job: &Job) -> Result<Opened> {
         .refuse(Code::MediaUnsupportedFormat, "recognise the format")?;
     if score < SCORE_MIN || !FORMATS.contains(&format.as_str()) {
         return Err(refused(Code::MediaUnsupportedFormat, format!("format {format} (score {score})")));
+    }
+    if format == MP4 {
+        let remote = Remote::new(Arc::clone(wire), job.size_bytes);
+        tables::check(remote, job.size_bytes, job.limits.table_entries_max)?;
     }
     let probe_bytes = job.limits.probe_bytes_max.to_string();
     let streams_max = job.limits.streams_max.to_string();

@@ -21,6 +21,7 @@ mod sandbox;
 mod scan;
 mod shape;
 mod stills;
+mod tables;
 mod timeline;
 mod truncation;
 mod wire;
@@ -30,9 +31,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use media::Code;
 use media::protocol::{self, EXIT_SANDBOX, FromChild, Report, Task};
 
 use crate::error::{Error, Result};
+use crate::sandbox::Cage;
 use crate::wire::{Job, Wire};
 
 fn main() -> ExitCode {
@@ -48,8 +51,8 @@ fn main() -> ExitCode {
     };
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Error);
     let ended = match verb.as_str() {
-        "check" => tell(&FromChild::Checked(check::run(cage))),
-        _ => serve(began),
+        "check" => tell(&FromChild::Checked(check::run(&cage))),
+        _ => serve(began, &cage, ask.memory_bytes_max),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,7 +67,7 @@ fn arguments() -> Result<(String, sandbox::Ask)> {
         return Err(Error::Failed("usage: streamgate-media check|run [--memory-bytes-max=N] [--cpu-seconds-max=N] [--parent=PID] [--unsandboxed]".into()));
     }
     let mut ask =
-        sandbox::Ask { memory_bytes_max: 4 << 30, cpu_seconds_max: 24 * 3600, ..sandbox::Ask::default() };
+        sandbox::Ask { memory_bytes_max: 2 << 30, cpu_seconds_max: 24 * 3600, ..sandbox::Ask::default() };
     for argument in arguments {
         let number = |text: &str| text.parse().map_err(|_| Error::Failed(format!("no number in {argument}")));
         match argument.split_once('=') {
@@ -79,15 +82,29 @@ fn arguments() -> Result<(String, sandbox::Ask)> {
 }
 
 /// Takes one task and tells its end; a failure that the parent was told is not one of this process.
-fn serve(began: Instant) -> Result<()> {
+fn serve(began: Instant, cage: &Cage, memory_bytes_max: u64) -> Result<()> {
     let (wire, job) = Wire::open(io::stdin(), io::stdout())?;
     ffmpeg_next::init().map_err(|error| Error::Failed(format!("start FFmpeg: {error}")))?;
     let last = match perform(&wire, &job, began) {
         Ok(last) => last,
+        // The library says of a file that it is damaged where it had no memory to look at it.
+        Err(Error::Refused { code, detail }) if is_damage(code) && is_scarce(cage, memory_bytes_max) => {
+            FromChild::Failed { code: None, detail: format!("short of memory: {detail}") }
+        }
         Err(Error::Refused { code, detail }) => FromChild::Failed { code: Some(code), detail },
         Err(Error::Failed(detail)) => FromChild::Failed { code: None, detail },
     };
     wire.send(&last)
+}
+
+/// Whether a refusal says that the file is damaged, and not that it is too much.
+fn is_damage(code: Code) -> bool {
+    matches!(code, Code::MediaCorrupt | Code::MediaTruncated | Code::MediaNoFrames | Code::MediaNoStreams)
+}
+
+/// Whether the process came so near to its limit that the library may have been refused memory: it says so of few allocations.
+fn is_scarce(cage: &Cage, memory_bytes_max: u64) -> bool {
+    cage.address_space_bytes_max() > memory_bytes_max / 2
 }
 
 fn perform(wire: &Arc<Wire>, job: &Job, began: Instant) -> Result<FromChild> {

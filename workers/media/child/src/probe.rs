@@ -9,7 +9,7 @@ use ffmpeg_next::{Error as LibError, Packet, Rational, decoder, media as kind, p
 use media::protocol::Limits;
 use media::{AudioStream, Code, Kind, Probe, Ratio, Stream, StreamKind, TEXT_CHARS_MAX, VideoStream};
 
-use crate::error::{Result, refused};
+use crate::error::{Error, Result, is_out_of_memory, refused};
 use crate::ffi;
 use crate::input::{self, Opened};
 use crate::remote::Remote;
@@ -84,16 +84,20 @@ fn scan(opened: &mut Opened, wire: &Wire, limits: &Limits) -> Result<(Vec<Tally>
         Tally::new(stream.time_base(), parameters.sample_rate_hz, parameters.run_in_samples)
     };
     let mut tallies: Vec<Tally> = opened.input.streams().map(tally).collect();
-    let mut packet = Packet::empty();
     let mut count = 0_u64;
     let mut bad = 0_u64;
     let is_broken_off = loop {
+        // A fresh one each time: reading does not free what the packet held before.
+        let mut packet = Packet::empty();
         match packet.read(&mut opened.input) {
             Ok(()) => {}
             Err(LibError::Eof) => break false,
             Err(LibError::InvalidData) if bad < 1000 => {
                 bad += 1;
                 continue;
+            }
+            Err(error) if is_out_of_memory(error) => {
+                return Err(Error::Failed("read a packet: out of memory".into()));
             }
             Err(_) => break true,
         }

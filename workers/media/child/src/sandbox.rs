@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::net::UdpSocket;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -13,6 +14,10 @@ use std::process::Command;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
 use media::Sandbox;
 use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter,
@@ -20,7 +25,7 @@ use seccompiler::{
 
 use crate::error::{Error, Result};
 
-/// Open files: the three pipes and what thread libraries need for a moment.
+/// Open files: the three pipes, the process's status, and what thread libraries need for a moment.
 const FILES_MAX: u64 = 16;
 
 /// What the parent asks for on the command line.
@@ -34,8 +39,11 @@ pub(crate) struct Ask {
 }
 
 /// What is in force.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Cage {
+    /// What the kernel says of this process, opened while that was allowed; none where it says nothing.
+    pub(crate) status: Option<File>,
+    pub(crate) has_no_capabilities: bool,
     pub(crate) has_seccomp: bool,
     pub(crate) has_landlock: bool,
 }
@@ -43,17 +51,33 @@ pub(crate) struct Cage {
 /// Sets limits and filters. Fails when neither seccomp nor landlock can be had, unless asked to go on without.
 pub(crate) fn enter(ask: &Ask) -> Result<Cage> {
     die_with_parent(ask)?;
+    let status = File::open("/proc/self/status").ok();
     limit(Resource::As, ask.memory_bytes_max)?;
     limit(Resource::Cpu, ask.cpu_seconds_max)?;
     limit(Resource::Nofile, FILES_MAX)?;
     limit(Resource::Fsize, 0)?;
     limit(Resource::Core, 0)?;
+    let has_no_capabilities = drop_capabilities();
     let has_landlock = matches!(restrict_files(), Ok(true));
     let has_seccomp = filter_calls().is_some();
     if !has_landlock && !has_seccomp && !ask.unsandboxed {
         return Err(Error::Failed("neither seccomp nor landlock can be had".into()));
     }
-    Ok(Cage { has_seccomp, has_landlock })
+    Ok(Cage { status, has_no_capabilities, has_seccomp, has_landlock })
+}
+
+impl Cage {
+    /// Largest size of the address space so far, in bytes; 0 where the kernel does not say.
+    pub(crate) fn address_space_bytes_max(&self) -> u64 {
+        let Some(mut file) = self.status.as_ref() else { return 0 };
+        let mut text = String::new();
+        if file.rewind().is_err() || file.read_to_string(&mut text).is_err() {
+            return 0;
+        }
+        let line = text.lines().find_map(|line| line.strip_prefix("VmPeak:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or(0).saturating_mul(1024)
+    }
 }
 
 fn die_with_parent(ask: &Ask) -> Result<()> {
@@ -69,6 +93,24 @@ fn die_with_parent(ask: &Ask) -> Result<()> {
 fn limit(resource: Resource, value: u64) -> Result<()> {
     let limit = Rlimit { current: Some(value), maximum: Some(value) };
     setrlimit(resource, limit).map_err(|error| Error::Failed(format!("limit {resource:?}: {error}")))
+}
+
+/// Gives up every capability for good, those of root too; false when one is left.
+fn drop_capabilities() -> bool {
+    // Which there are depends on the kernel: one that it does not know is none to drop, and without the right to change the bounding
+    // set there is none in it that could come back, since no new privileges are to be had.
+    for capability in CapabilitySet::all() {
+        let _unknown = remove_capability_from_bounding_set(capability);
+    }
+    let _old_kernel = clear_ambient_capability_set();
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    set_no_new_privs(true).is_ok()
+        && set_capabilities(None, none).is_ok()
+        && capabilities(None).is_ok_and(|left| left == none)
 }
 
 /// Refuses every access to files and TCP; false when the kernel has no landlock.
@@ -177,7 +219,7 @@ fn allowed() -> Vec<i64> {
 }
 
 /// Tries what must not work, and threads, which must.
-pub(crate) fn prove(cage: Cage) -> Sandbox {
+pub(crate) fn prove(cage: &Cage) -> Sandbox {
     let refuses_open = ["/", "/etc/passwd", "/proc/self/maps"].iter().all(|path| File::open(path).is_err());
     let refuses_socket = UdpSocket::bind(("127.0.0.1", 0)).is_err();
     // A program that cannot be started proves nothing about the fork before it, so both are tried.
@@ -192,6 +234,7 @@ pub(crate) fn prove(cage: Cage) -> Sandbox {
         refuses_socket,
         refuses_fork,
         refuses_exec,
+        has_no_capabilities: cage.has_no_capabilities,
         allows_threads,
     }
 }

@@ -223,6 +223,7 @@ impl Remote {
         while self.putting.len() >= self.store.inner().config().parts_in_flight_max.max(1) {
             self.part_done().await?;
         }
+        self.store.verify().await?;
         let multipart_id = self.multipart_id().await?;
         let mut pieces = self.read_tail().await?;
         let fresh = size_bytes.saturating_sub(tail_bytes(&self.state));
@@ -263,7 +264,8 @@ impl Remote {
         if let Some(known) = &self.state.multipart_id {
             return Ok(known.clone());
         }
-        let begun = self.multipart.api.create_multipart(&self.multipart.path).await?;
+        let begun = self.multipart.api.create_multipart(&self.multipart.path).await;
+        let begun = self.store.refused(begun.map_err(Error::from)).await?;
         self.state.multipart_id = Some(begun.clone());
         Ok(begun)
     }
@@ -307,6 +309,7 @@ pub(super) async fn finish(store: &Store, place: Place, durable: &Durable) -> Re
     let Some(state) = &durable.multipart else {
         return check_source(store, place, durable.offset_bytes).await;
     };
+    store.verify().await?;
     if let Some(multipart_id) = &state.multipart_id {
         let multipart = handle(store, place)?;
         let parts = state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
@@ -342,6 +345,7 @@ async fn check_source(store: &Store, place: Place, length: u64) -> Result<(), Er
 }
 
 pub(super) async fn remove(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
+    store.verify().await?;
     if let Some(multipart_id) = durable.multipart.as_ref().and_then(|m| m.multipart_id.as_ref()) {
         let multipart = handle(store, place)?;
         if let Err(error) = multipart.api.abort_multipart(&multipart.path, multipart_id).await {

@@ -212,6 +212,8 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
         detail: None,
         created_at_ms: nats::now_ms(),
         changed_at_ms: nats::now_ms(),
+        source_removed_at_ms: None,
+        removed_at_ms: None,
     };
     let upload_id = UploadId::from_bytes(nats::fresh_id());
     (asset, Stored { media_id, upload_id, owner: "owner".into(), source, technical })
@@ -223,7 +225,7 @@ impl Site {
         let url = format!("file://{}", folder.path().join("store").display());
         Self {
             broker: TestBroker::start().await,
-            store: Store::open(store::Config::at(url)).unwrap(),
+            store: store::testing::open(store::Config::at(url)).unwrap(),
             folder,
         }
     }

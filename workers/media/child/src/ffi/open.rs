@@ -1,15 +1,19 @@
 //! Opening an input in steps, so that limits are checked between them, and with no way to open anything else.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 
 use ffmpeg_next::Error;
 use ffmpeg_next::ffi::{
-    AVERROR, AVFMT_FLAG_CUSTOM_IO, AVFormatContext, AVIOContext, AVSEEK_FLAG_BACKWARD, EACCES, ENOMEM,
-    av_dict_free, av_dict_set, av_probe_input_buffer2, avformat_alloc_context, avformat_close_input,
-    avformat_find_stream_info, avformat_open_input, avformat_seek_file,
+    AVERROR, AVFMT_FLAG_CUSTOM_IO, AVFormatContext, AVIOContext, AVIOInterruptCB, AVSEEK_FLAG_BACKWARD,
+    EACCES, ENOMEM, av_dict_free, av_dict_set, av_probe_input_buffer2, avformat_alloc_context,
+    avformat_close_input, avformat_find_stream_info, avformat_open_input, avformat_seek_file,
 };
 use ffmpeg_next::format::context::{Input, StreamIo};
+
+/// Most packets that are read, and kept, to learn about the tracks. The library itself counts their bytes only, and the smallest
+/// packet costs it some 300.
+const PACKETS_MAX: u32 = 200_000;
 
 /// FFmpeg's dictionary.
 type Dictionary = ffmpeg_next::ffi::AVDictionary;
@@ -77,7 +81,8 @@ impl Opening {
 
     /// Reads packets until the tracks are known; decoders that are tried on the way get the options.
     pub(crate) fn find_streams(mut self, decoder_options: &[(&str, &str)]) -> Result<Input, Error> {
-        // SAFETY: the context is open. One dictionary is given for every stream there is now, and freed afterwards.
+        // SAFETY: the context is open. One dictionary is given for every stream there is now, and freed afterwards. The counter
+        // outlives the call, after which nothing points to it any more.
         // On success the context and the stream go to the input, which frees both in the right order.
         unsafe {
             let count = usize::try_from((*self.context).nb_streams).unwrap_or(0);
@@ -86,7 +91,11 @@ impl Opening {
                 dictionaries.push(dictionary(decoder_options)?);
             }
             let options = if count > 0 { dictionaries.as_mut_ptr() } else { ptr::null_mut() };
+            let mut left = PACKETS_MAX;
+            (*self.context).interrupt_callback =
+                AVIOInterruptCB { callback: Some(count_down), opaque: (&raw mut left).cast() };
             let found = avformat_find_stream_info(self.context, options);
+            (*self.context).interrupt_callback = AVIOInterruptCB { callback: None, opaque: ptr::null_mut() };
             for dictionary in &mut dictionaries {
                 av_dict_free(dictionary);
             }
@@ -120,6 +129,16 @@ pub(crate) fn seek(input: &mut Input, stream: usize, at: i64) -> Result<(), Erro
     let moved =
         unsafe { avformat_seek_file(input.as_mut_ptr(), stream, i64::MIN, at, at, AVSEEK_FLAG_BACKWARD) };
     if moved < 0 { Err(Error::from(moved)) } else { Ok(()) }
+}
+
+/// Counts the packets that are read to learn about the tracks; 1 when it is enough. The library asks before each of them.
+unsafe extern "C" fn count_down(left: *mut c_void) -> c_int {
+    // SAFETY: the pointer is to the counter of the call that is under way, which nothing else uses meanwhile.
+    unsafe {
+        let left = left.cast::<u32>();
+        *left = (*left).saturating_sub(1);
+        c_int::from(*left == 0)
+    }
 }
 
 /// Whatever a file refers to stays closed: playlists, external tracks, keys.

@@ -41,7 +41,7 @@ async fn interrupt(
     cancel: &CancellationToken,
     act: impl FnOnce(u32),
 ) -> (Result<(), Fault>, Duration) {
-    let mark = config.memory_bytes_max;
+    let mark = config.child_memory_bytes_max;
     let driver = Driver::start(config).await.unwrap();
     let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
     let (out, mut produced) = mpsc::channel(4);
@@ -66,7 +66,7 @@ async fn interrupt(
 #[test]
 fn a_killed_child_is_a_crash_to_retry() {
     run(async {
-        let config = Config { memory_bytes_max: (4 << 30) + 1, ..config() };
+        let config = Config { child_memory_bytes_max: (1 << 30) + 1, ..config() };
         let (ended, _) = interrupt(config, &CancellationToken::new(), |id| signal(id, "KILL")).await;
         let fault = ended.unwrap_err();
         assert!(matches!(fault, Fault::Crashed { signal: Some(9), .. }), "{fault:?}");
@@ -77,8 +77,11 @@ fn a_killed_child_is_a_crash_to_retry() {
 #[test]
 fn a_hanging_child_is_killed() {
     run(async {
-        let config =
-            Config { memory_bytes_max: (4 << 30) + 2, wall_seconds_without_progress_max: 2, ..config() };
+        let config = Config {
+            child_memory_bytes_max: (1 << 30) + 2,
+            wall_seconds_without_progress_max: 2,
+            ..config()
+        };
         let (ended, took) = interrupt(config, &CancellationToken::new(), |id| signal(id, "STOP")).await;
         assert!(matches!(ended, Err(Fault::Stalled { seconds: 2 })), "{ended:?}");
         assert!(took < Duration::from_secs(6), "{took:?}");
@@ -88,7 +91,7 @@ fn a_hanging_child_is_killed() {
 #[test]
 fn cancel_takes_less_than_two_seconds() {
     run(async {
-        let config = Config { memory_bytes_max: (4 << 30) + 3, ..config() };
+        let config = Config { child_memory_bytes_max: (1 << 30) + 3, ..config() };
         let cancel = CancellationToken::new();
         let (ended, took) = interrupt(config, &cancel, |_id| cancel.cancel()).await;
         assert!(matches!(ended, Err(Fault::Cancelled)), "{ended:?}");
@@ -210,7 +213,7 @@ fn memory_is_limited() {
         let studio = Studio::new();
         let path = studio
             .make("a.mp4", "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 1 -c:v libx264 -preset ultrafast");
-        let config = Config { memory_bytes_max: 300 << 20, ..config() };
+        let config = Config { child_memory_bytes_max: 300 << 20, ..config() };
         let driver = Driver::start(config).await.unwrap();
         let spec = encode_spec((25, 1), 25, vec![rung(0, 1920, 1080)]);
         let fault = produce(&driver, &path, Job::Encode(spec)).await.unwrap_err();
@@ -236,8 +239,8 @@ fn a_task_that_does_not_fit_the_file_is_refused() {
 #[test]
 fn children_die_with_their_driver() {
     run(async {
-        let mark = (4 << 30) + 4;
-        let driver = Driver::start(Config { memory_bytes_max: mark, ..config() }).await.unwrap();
+        let mark = (1 << 30) + 4;
+        let driver = Driver::start(Config { child_memory_bytes_max: mark, ..config() }).await.unwrap();
         let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
         let (out, mut produced) = mpsc::channel(4);
         let started = Arc::new(Notify::new());
@@ -257,5 +260,202 @@ fn children_die_with_their_driver() {
             assert!(Instant::now() < deadline, "the child outlived its task");
             tokio::task::yield_now().await;
         }
+    });
+}
+
+/// The beginning of a film whose index declares so many samples of one byte; their table is made as it is read.
+struct Declared {
+    head: Vec<u8>,
+    size_bytes: u64,
+}
+
+impl Declared {
+    /// `table_bytes` is the room that the table of sizes has.
+    fn new(samples: u32, table_bytes: u64) -> Self {
+        let boxed = |kind: &[u8; 4], content: &[u8]| {
+            let length = u32::try_from(content.len() + 8).unwrap();
+            [&length.to_be_bytes(), kind.as_slice(), content].concat()
+        };
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+        let stsd = [
+            words(&[0, 1]),
+            boxed(b"avc1", &[&[0; 6][..], &[0, 1], &[0; 16], &[1, 64, 0, 180], &[0; 50]].concat()),
+        ]
+        .concat();
+        let tables = [
+            boxed(b"stsd", &stsd),
+            boxed(b"stts", &words(&[0, 1, samples, 1])),
+            boxed(b"stsc", &words(&[0, 1, 1, samples, 1])),
+            boxed(b"stco", &words(&[0, 1, 8])),
+        ]
+        .concat();
+        let sizes = u32::try_from(20 + table_bytes).unwrap();
+        let stsz = [&sizes.to_be_bytes(), &b"stsz"[..], &words(&[0, 0, samples])].concat();
+        // Each box holds the next, and the table of sizes is the last of the innermost.
+        let mut inside = [tables, stsz].concat();
+        let mdhd = boxed(b"mdhd", &words(&[0, 0, 0, 25, samples, 0]));
+        let hdlr = boxed(b"hdlr", &[words(&[0, 0]), b"vide".to_vec(), vec![0; 13]].concat());
+        let tkhd = boxed(b"tkhd", &[words(&[7, 0, 0, 1, 0, samples]), vec![0; 60]].concat());
+        for (kind, before) in [
+            (b"stbl", vec![]),
+            (b"minf", vec![]),
+            (b"mdia", [mdhd, hdlr].concat()),
+            (b"trak", tkhd),
+            (b"moov", boxed(b"mvhd", &[words(&[0, 0, 0, 25, samples]), vec![0; 80]].concat())),
+        ] {
+            let length = u32::try_from(before.len() + inside.len() + 8).unwrap() + sizes - 20;
+            inside = [&length.to_be_bytes(), kind.as_slice(), &before, &inside].concat();
+        }
+        let head = [boxed(b"ftyp", b"isom\0\0\x02\0isom"), inside].concat();
+        let size_bytes = u64::try_from(head.len()).unwrap() + table_bytes;
+        Self { head, size_bytes }
+    }
+}
+
+impl Source for Declared {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, std::io::Result<Bytes>> {
+        let head = u64::try_from(self.head.len()).unwrap();
+        let end = (offset + u64::try_from(len).unwrap()).min(self.size_bytes);
+        let byte = |at: u64| match usize::try_from(at).ok().and_then(|at| self.head.get(at)) {
+            Some(byte) => *byte,
+            None => u8::from((at - head) % 4 == 3),
+        };
+        let bytes: Vec<u8> = (offset..end).map(byte).collect();
+        Box::pin(async { Ok(Bytes::from(bytes)) })
+    }
+}
+
+/// Peak of the resident memory of the child with this mark, until `done`.
+async fn peak_bytes(mark: u64, done: &CancellationToken) -> u64 {
+    let mut peak = 0;
+    while !done.is_cancelled() {
+        if let Some(id) = find_child(mark)
+            && let Ok(status) = std::fs::read_to_string(format!("/proc/{id}/status"))
+        {
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+            peak = peak.max(kib.unwrap_or(0) * 1024);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    peak
+}
+
+#[test]
+fn a_film_of_ten_million_table_entries_is_refused_before_they_are_read() {
+    run(async {
+        for (samples, table_bytes) in [(10_000_000, 40_000_000), (u32::MAX, 1_000)] {
+            let source = Arc::new(Declared::new(samples, table_bytes));
+            let began = Instant::now();
+            let fault = driver().await.probe(source, &CancellationToken::new()).await.unwrap_err();
+            let Fault::Rejected { code: Code::MediaTooManyPackets, .. } = fault else { panic!("{fault:?}") };
+            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        }
+    });
+}
+
+#[test]
+fn as_many_entries_as_are_allowed_are_probed_under_a_gibibyte() {
+    run(async {
+        let mark = (1 << 30) - 5;
+        let mut config = Config { probe_memory_bytes_max: mark, ..config() };
+        // Enough packets to see what each costs.
+        config.limits.packets_max = 300_000;
+        let samples = u32::try_from(config.limits.table_entries_max - 10).unwrap();
+        let driver = Driver::start(config).await.unwrap();
+        let source = Arc::new(Declared::new(samples, u64::from(samples) * 4));
+        let done = CancellationToken::new();
+        let probing = async {
+            let probed = driver.probe(source, &CancellationToken::new()).await;
+            done.cancel();
+            probed
+        };
+        let (probed, peak) = tokio::join!(probing, peak_bytes(mark, &done));
+        println!("{samples} entries: peak {} MiB, {probed:?}", peak >> 20);
+        assert!(peak > 0 && peak < 1 << 30, "{peak}");
+        let Err(Fault::Rejected { code: Code::MediaTooManyPackets, .. }) = probed else {
+            panic!("{probed:?}")
+        };
+    });
+}
+
+#[test]
+fn a_probe_needs_as_much_memory_for_a_large_file_as_for_a_small_one() {
+    /// An hour and more of silence as WAVE.
+    struct Silence(u32);
+    impl Source for Silence {
+        fn size_bytes(&self) -> u64 {
+            u64::from(self.0) + 44
+        }
+        fn read(&self, offset: u64, len: usize) -> BoxFuture<'_, std::io::Result<Bytes>> {
+            let (size, rate) = (self.0.to_le_bytes(), 192_000_u32.to_le_bytes());
+            let riff = (self.0 + 36).to_le_bytes();
+            let format =
+                [&[16, 0, 0, 0, 1, 0, 2, 0][..], &48_000_u32.to_le_bytes(), &rate, &[4, 0, 16, 0]].concat();
+            let head = [&b"RIFF"[..], &riff, b"WAVEfmt ", &format, b"data", &size].concat();
+            let mut bytes = head[usize::try_from(offset).unwrap().min(head.len())..].to_vec();
+            bytes.resize(len.min(usize::try_from(self.size_bytes() - offset).unwrap()), 0);
+            Box::pin(async { Ok(Bytes::from(bytes)) })
+        }
+    }
+    run(async {
+        let mark = (1 << 30) - 6;
+        let driver = Driver::start(Config { probe_memory_bytes_max: mark, ..config() }).await.unwrap();
+        let done = CancellationToken::new();
+        let probing = async {
+            let probed = driver.probe(Arc::new(Silence(400 << 20)), &CancellationToken::new()).await;
+            done.cancel();
+            probed.unwrap()
+        };
+        let (probed, peak) = tokio::join!(probing, peak_bytes(mark, &done));
+        assert_eq!(probed.size_bytes, (400 << 20) + 44);
+        println!("400 MiB: peak {} MiB", peak >> 20);
+        assert!(peak > 0 && peak < 120 << 20, "{peak}");
+    });
+}
+
+#[test]
+fn a_child_that_starts_too_many_threads_is_killed() {
+    run(async {
+        let config = Config { child_memory_bytes_max: (1 << 30) + 7, threads_max: 1, ..config() };
+        let (ended, _) = interrupt(config, &CancellationToken::new(), |_id| ()).await;
+        assert!(matches!(ended, Err(Fault::Protocol(_))), "{ended:?}");
+    });
+}
+
+#[test]
+fn no_child_has_a_capability() {
+    run(async {
+        let driver = driver().await;
+        assert!(driver.check().sandbox.has_no_capabilities);
+        let mark = (1 << 30) + 8;
+        let config = Config { child_memory_bytes_max: mark, ..config() };
+        let cancel = CancellationToken::new();
+        let look = |id| {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{status}");
+            }
+            assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+            cancel.cancel();
+        };
+        let (ended, _) = interrupt(config, &cancel, look).await;
+        assert!(matches!(ended, Err(Fault::Cancelled)), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_probe_that_lacks_memory_is_a_fault_and_no_refusal() {
+    run(async {
+        let config = Config { probe_memory_bytes_max: 400 << 20, ..config() };
+        let samples = u32::try_from(config.limits.table_entries_max - 10).unwrap();
+        let driver = Driver::start(config).await.unwrap();
+        let source = Arc::new(Declared::new(samples, u64::from(samples) * 4));
+        let fault = driver.probe(source, &CancellationToken::new()).await.unwrap_err();
+        assert_eq!(fault.verdict(), Verdict::Retry, "{fault:?}");
     });
 }
