@@ -6,9 +6,11 @@
 mod ask;
 mod batch;
 mod client;
+mod clock;
 pub mod consume;
 pub mod dead;
 mod error;
+mod fill;
 mod lease;
 mod publish;
 pub mod reader;
@@ -22,7 +24,9 @@ pub mod topology;
 
 pub use batch::{Batched, MESSAGES_MAX};
 pub use client::{Bus, Config, Connection};
+pub use clock::{OFFSET_MS_MAX, offset_ms};
 pub use error::Error;
+pub use fill::Fill;
 pub use lease::Lease;
 pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
 pub use reader::{Reader, Start};

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{self, Config},
     roles::Kind,
-    telemetry,
+    stores, telemetry,
 };
 
 /// How a command ended that could be carried out.
@@ -120,8 +120,11 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
             dead::show(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            return dead::redrive(&bus, sequences, stage.as_deref(), as_json).await;
+            let config = load(global, &server)?;
+            let settings = config.store()?;
+            let bus = broker::admin(config).await?;
+            let store = stores::open(settings, &bus).await?;
+            return dead::redrive(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }
     Ok(Ended::Well)
@@ -130,12 +133,12 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
 async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
     let (NatsCommand::Diff(args) | NatsCommand::Apply(args)) = &command;
     let config = load(global, args)?;
-    let replicas = config.broker.replicas.unwrap_or(1);
+    let settings = config.topology();
     let bus = broker::admin(config).await?;
     match command {
-        NatsCommand::Diff(_) => topology::diff(&bus, replicas, global.json).await,
+        NatsCommand::Diff(_) => topology::diff(&bus, &settings, global.json).await,
         NatsCommand::Apply(_) => {
-            topology::apply(&bus, replicas, global.json).await?;
+            topology::apply(&bus, &settings, global.json).await?;
             Ok(Ended::Well)
         }
     }
