@@ -118,7 +118,7 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
         [
             r#"stream DEAD: subjects is {"dead.>", "graves.>"}, should be {"dead.>"}"#,
             "stream DEAD: max_age is 1h, should be 90d",
-            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.upload.received.*"}"#,
+            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.media.reopened.*", "evt.upload.received.*"}"#,
         ]
     );
     topology::apply(context, &Settings::default()).await.unwrap();
