@@ -296,6 +296,11 @@ async fn dead_letters_get_a_second_chance_once() {
             run(program(&folder, &[&args[..], &["--data-dir", "."]].concat())).await
         }
     };
+    // Without its marker a store is away, and nothing is told of what lies in it.
+    let away = dead(&["redrive", &gone.letter.to_string(), "--json"]).await;
+    assert_eq!((away.status, &away.json()[0]["code"]), (1, &json!("store_unavailable")), "{away:?}");
+    let adopted = run(program(&folder, &["store", "adopt", "--data-dir", "."])).await;
+    assert_eq!(adopted.status, 0, "{adopted:?}");
     let listed = dead(&["ls"]).await;
     assert_eq!(listed.status, 0, "{listed:?}");
     assert!(listed.out.contains("crashed") && !listed.out.contains('\u{1b}'), "{listed:?}");
