@@ -286,6 +286,7 @@ fn upload_record() -> upload::Record {
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,
         code: None,
+        kept_until_ms: None,
     }
 }
 
@@ -392,6 +393,8 @@ fn job_record() -> job::Record {
         detail: None,
         created_at_ms: MADE_AT_MS + 1_000,
         ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }
 

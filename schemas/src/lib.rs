@@ -36,6 +36,12 @@ pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Largest KV record in bytes, below the broker's `max_payload` of 1 MiB with room for headers.
 pub const RECORD_BYTES_MAX: usize = 960 * 1024;
 
+/// How long what has ended is kept in its bucket unless the settings say otherwise, in milliseconds: 30 days.
+pub const ENDED_KEPT_MS: u64 = 30 * 24 * 3_600_000;
+
+/// How long a followed bucket says that a key was removed, in milliseconds: whoever followed it was away for less, or reads it anew.
+pub const REMOVAL_TOLD_MS: u64 = 24 * 3_600_000;
+
 /// Media type of every payload on the bus but audit records.
 pub const CONTENT_TYPE: &str = "application/msgpack";
 

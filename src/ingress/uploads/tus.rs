@@ -202,6 +202,7 @@ pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<
         created_at_ms,
         expires_at_ms: shared.config.expires_at_ms(created_at_ms),
         code: None,
+        kept_until_ms: None,
     }
 }
 

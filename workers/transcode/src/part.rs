@@ -39,7 +39,7 @@ impl Stage for Parts {
         let job = match bus.load::<job::Record>(&task.job_id.to_string()).await {
             Ok(Some(held)) => held.record,
             Ok(None) => {
-                tracing::info!(job.id = %task.job_id, part = task.part, "the job is gone with its medium");
+                tracing::info!(job.id = %task.job_id, part = task.part, "the job is gone with its medium, or long over");
                 return Ok(Outcome::Done);
             }
             Err(error) => return self.after(Error::from(error), None).await,
@@ -53,6 +53,7 @@ impl Stage for Parts {
         let claim = match self.claim(&job, &task.part, delivery).await {
             Ok(Asked::Ours(claim)) => Arc::new(*claim),
             Ok(Asked::Held(rest)) => return Ok(later(rest)),
+            Ok(Asked::JobOver) => return Ok(Outcome::Done),
             Ok(Asked::Over(part)) => return self.over(&job, &part).await,
             Err(error) => return self.after(error, None).await,
         };
@@ -250,7 +251,7 @@ impl Parts {
             })
             .await?;
         }
-        close::fail(bus, &job, fault.code, &detail).await
+        close::fail(&self.context, &job, fault.code, &detail).await
     }
 }
 
