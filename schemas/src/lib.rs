@@ -26,6 +26,7 @@ pub mod store;
 pub mod subjects;
 pub mod upload;
 pub mod value;
+pub mod view;
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -48,7 +49,7 @@ pub const CONTENT_TYPE: &str = "application/msgpack";
 /// Media type of audit records: a line of JSON, so that what is replayed is what was stored and hashed.
 pub const LINE_CONTENT_TYPE: &str = "application/json";
 
-/// One kind of event on the EVENTS stream.
+/// One kind of event: on the EVENTS stream, unless its subject says otherwise.
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// First subject token after `evt`.
     const ENTITY: &'static str;
@@ -59,6 +60,11 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 
     /// Last subject token: the entity's id.
     fn entity_id(&self) -> String;
+
+    /// The subject it is published to.
+    fn subject(&self) -> String {
+        subjects::event(self)
+    }
 
     /// Who and what the event is about; becomes message headers.
     fn about(&self) -> About;

@@ -5,6 +5,7 @@
 //! - `purge`: removes what is left of removed media, and the sources of rejected ones.
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
 //! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
+//! - `views`: sums the openings of public media by medium and hour.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
 //! Limits: [`Config`] names periods and ages.
@@ -14,6 +15,7 @@ pub mod expiry;
 pub mod fold;
 pub mod outbox;
 pub mod purge;
+pub mod views;
 pub mod watcher;
 
 use nats::Bus;
@@ -40,6 +42,8 @@ pub struct Config {
     pub fold_age_ms: u64,
     /// How often jobs to fold are looked for, in milliseconds.
     pub fold_period_ms: u64,
+    /// How often views are summed, in milliseconds; each hour that is over is summed once.
+    pub views_period_ms: u64,
     /// How long followers are told that a part was removed, in milliseconds.
     #[serde(skip)]
     pub removal_told_ms: u64,
@@ -59,6 +63,7 @@ impl Default for Config {
             purge: purge::Config::default(),
             fold_age_ms: 24 * 3_600_000,
             fold_period_ms: 10 * 60_000,
+            views_period_ms: 5 * 60_000,
             removal_told_ms: schemas::REMOVAL_TOLD_MS,
             ended_kept_ms: schemas::ENDED_KEPT_MS,
             watcher: watcher::Config::default(),
@@ -96,6 +101,10 @@ pub async fn run(
     tasks.spawn(async move {
         let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
         leased.hold("watcher", stop, watch).await;
+    });
+    let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("views", stop, |held| views::run(leased.clone(), settings.clone(), held)).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
