@@ -341,9 +341,6 @@ mod tests {
             ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
             ("[capacity]\nuploads_per_hour = 2\n", "uploads_per_hour"),
-    }
-
-    #[test]
             ("[retention]\nended_ms = 5000\n", "retention.ended_ms"),
             ("[keeper]\nfold_age_ms = 9000000000\n", "retention.ended_ms"),
             ("[auth]\nrecheck_ms = 5000\n", "auth.recheck_ms"),

@@ -21,7 +21,7 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, Error, publish,
+    Bus, Error, clock, publish,
     stage::{Delivery, Fault, Message, Outcome, Stage},
 };
 
@@ -69,8 +69,8 @@ pub struct Queue {
     pub stream: String,
     /// Durable names by priority.
     pub durables: Vec<String>,
-    /// Core subject on which new messages are heard of.
-    pub wake: String,
+    /// Core subjects on which new messages are heard of.
+    pub wake: Vec<String>,
 }
 
 /// Messages whose tries are remembered at once; beyond them counting begins anew.
@@ -99,7 +99,7 @@ struct Loop<S> {
 /// Runs a stage until `shutdown` fires, then lets running work finish within the grace time.
 ///
 /// # Errors
-/// [`Error::Unavailable`] or [`Error::Invalid`] when the durables can't be found at start.
+/// [`Error::Topology`] when a durable is not there at start; a broker that is away is waited for.
 pub async fn run<S: Stage>(
     bus: Bus,
     queue: Queue,
@@ -107,12 +107,17 @@ pub async fn run<S: Stage>(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let ack_wait = ack_wait(&bus, &queue).await?;
-    let mut wakeups = bus.listen(queue.wake.clone()).await?;
+    let Some(ack_wait) = durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
+    let mut wakeups = Vec::with_capacity(queue.wake.len());
+    for subject in &queue.wake {
+        wakeups.push(bus.listen(subject.clone()).await?);
+    }
+    let mut wakeups = futures::stream::select_all(wakeups);
     let wake = Arc::new(Notify::new());
     let abort = CancellationToken::new();
     let slots = config.slots.max(1);
     let grace = Duration::from_millis(config.grace_ms);
+    let (clocks, stream) = (bus.clone(), queue.stream.clone());
     let work = Arc::new(Loop {
         bus,
         queue,
@@ -150,7 +155,32 @@ pub async fn run<S: Stage>(
     tokio::select! {
         () = drained => Ok(()),
         () = waker => Ok(()),
+        () = compare_clocks(&clocks, &stream) => Ok(()),
         () = deadline => Ok(()),
+    }
+}
+
+/// The shortest ack wait of the queue's durables, once the broker answers; `None` when `shutdown` fires first.
+async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Result<Option<Duration>, Error> {
+    let mut times = 0;
+    loop {
+        let error = match ack_wait(bus, queue).await {
+            Ok(shortest) => return Ok(Some(shortest)),
+            Err(error @ Error::Unavailable(_)) => error,
+            Err(error) => return Err(error),
+        };
+        times += 1;
+        if times == 1 {
+            tracing::warn!(
+                error = publish::describe(&error),
+                stream = queue.stream,
+                "waiting for the durables"
+            );
+        }
+        tokio::select! {
+            () = tokio::time::sleep(publish::retry_delay(times)) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
     }
 }
 
@@ -158,15 +188,31 @@ pub async fn run<S: Stage>(
 async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
     let mut shortest = Duration::from_secs(3_600);
     for durable in &queue.durables {
-        let consumer: jetstream::consumer::PullConsumer =
-            bus.context().get_consumer_from_stream(durable, &queue.stream).await.map_err(|e| {
-                Error::Invalid {
-                    what: format!("durable {durable} of {}: {}", queue.stream, publish::describe(&e)),
+        let asked: Result<jetstream::consumer::PullConsumer, _> =
+            bus.context().get_consumer_from_stream(durable, &queue.stream).await;
+        let consumer = asked.map_err(|error| {
+            let reason = publish::describe(&error);
+            if reason.contains("not found") {
+                Error::Topology {
+                    reason: format!("durable {durable} of {}: {reason}; `nats apply` makes it", queue.stream),
                 }
-            })?;
+            } else {
+                Error::unavailable(reason)
+            }
+        })?;
         shortest = shortest.min(consumer.cached_info().config.ack_wait);
     }
     Ok(shortest)
+}
+
+/// Says when the clock of this host and the broker's differ. Never ends.
+async fn compare_clocks(bus: &Bus, stream: &str) {
+    loop {
+        if let Err(error) = bus.broker_now_ms(stream).await {
+            tracing::debug!(error = publish::describe(&error), "the broker's clock could not be read");
+        }
+        tokio::time::sleep(clock::PERIOD).await;
+    }
 }
 
 /// In which order the priorities are looked at in this turn.

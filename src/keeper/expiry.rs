@@ -108,7 +108,7 @@ async fn look_after(
     let mut ledger = Ledger::load_any(bus, upload_id, kept_ms).await?;
     match need {
         Need::Complete if ledger.record().status == Status::Open && ledger.is_full() => {
-            uploads::finish(store, &mut ledger).await
+            uploads::finish(store, &mut ledger, bus.role().name()).await
         }
         Need::Expire if ledger.record().status == Status::Open => {
             ledger.expire().await?;

@@ -84,6 +84,9 @@ fn part(job: &job::Record, name: &str) -> Part {
         rss_bytes_max: 400_000_000,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 

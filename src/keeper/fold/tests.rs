@@ -72,6 +72,9 @@ fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
         rss_bytes_max: 8,
         code: (status == PartStatus::Failed).then(|| "child_crashed".into()),
         detail: (status == PartStatus::Failed).then(|| "x".repeat(4_000)),
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 
