@@ -38,6 +38,7 @@ fn plan(media_id: MediaId) -> job::Plan {
         interlaced: false,
         start_us: 0,
         end_us: 600_000_000,
+        frame_count: 15_000,
     };
     let technical = Technical {
         container: "mp4".into(),
