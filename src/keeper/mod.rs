@@ -6,6 +6,7 @@
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
 //! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
 //! - `views`: sums the openings of public media by medium and hour.
+//! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
 //! Limits: [`Config`] names periods and ages.
@@ -13,6 +14,7 @@
 pub mod drift;
 pub mod expiry;
 pub mod fold;
+pub mod memory;
 pub mod outbox;
 pub mod purge;
 pub mod views;
@@ -109,6 +111,10 @@ pub async fn run(
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         leased.hold("fold", stop, |held| fold::run(leased.clone(), settings.clone(), held)).await;
+    });
+    let (leased, stop) = (bus.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("memory", stop, |held| memory::run(leased.clone(), held)).await;
     });
     tasks.spawn(async move {
         bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;

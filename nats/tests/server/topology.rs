@@ -118,7 +118,7 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
         [
             r#"stream DEAD: subjects is {"dead.>", "graves.>"}, should be {"dead.>"}"#,
             "stream DEAD: max_age is 1h, should be 90d",
-            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.upload.received.*"}"#,
+            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.media.reopened.*", "evt.upload.received.*"}"#,
         ]
     );
     topology::apply(context, &Settings::default()).await.unwrap();
@@ -296,4 +296,32 @@ async fn a_bucket_from_before_gets_its_ends_in_place() {
     assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
     let told = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
     assert_eq!(after.config.subject_delete_marker_ttl, Some(told), "what readers count on");
+}
+
+#[tokio::test]
+async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
+    let settings = Settings::default();
+    let broker = TestBroker::start_with(&settings).await;
+    let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
+    let restored = topology::restore_memory(keeper.context()).await.unwrap();
+    assert!(restored.is_empty(), "all are there: {restored:?}");
+    // A file stream that is gone is a loss that has to be seen.
+    admin.context().delete_stream("SCHED").await.unwrap();
+    broker.kill().await;
+    let missing = async || -> Option<Vec<String>> {
+        let found = topology::diff(admin.context(), &settings).await.ok()?;
+        Some(found.into_iter().map(|difference| difference.asset).collect())
+    };
+    crate::until("the server forgets its memory stream", || async {
+        missing().await.is_some_and(|assets| assets.contains(&"stream PROGRESS".to_owned()))
+    })
+    .await;
+    crate::until("the keeper makes it anew", || async {
+        topology::restore_memory(keeper.context()).await.is_ok()
+    })
+    .await;
+    crate::until("only the file stream is missing", || async {
+        missing().await.is_some_and(|assets| assets == ["stream SCHED"])
+    })
+    .await;
 }
