@@ -4,17 +4,17 @@
 //! - `expiry`: removes uploads whose time ran out.
 //! - `purge`: removes what is left of removed media, and the sources of rejected ones.
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
-//! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
 //! - `views`: sums the openings of public media by medium and hour.
+//! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
 //! Limits: [`Config`] names periods and ages.
 
 pub mod drift;
 pub mod expiry;
-pub mod memory;
 pub mod fold;
+pub mod memory;
 pub mod outbox;
 pub mod purge;
 pub mod views;
@@ -104,10 +104,6 @@ pub async fn run(
         let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
         leased.hold("watcher", stop, watch).await;
     });
-    let (leased, stop) = (bus.clone(), shutdown.clone());
-    tasks.spawn(async move {
-        leased.hold("memory", stop, |held| memory::run(leased.clone(), held)).await;
-    });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         leased.hold("views", stop, |held| views::run(leased.clone(), settings.clone(), held)).await;
@@ -115,6 +111,10 @@ pub async fn run(
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         leased.hold("fold", stop, |held| fold::run(leased.clone(), settings.clone(), held)).await;
+    });
+    let (leased, stop) = (bus.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("memory", stop, |held| memory::run(leased.clone(), held)).await;
     });
     tasks.spawn(async move {
         bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;

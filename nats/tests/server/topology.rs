@@ -273,6 +273,32 @@ async fn a_role_refuses_to_start_only_without_what_it_needs() {
 }
 
 #[tokio::test]
+async fn a_bucket_from_before_gets_its_ends_in_place() {
+    let (broker, admin) = applied().await;
+    let context = admin.context();
+    remake(context, "KV_jobs", |config| {
+        (config.allow_message_ttl, config.subject_delete_marker_ttl) = (false, None);
+    })
+    .await;
+    context.publish("$KV.jobs.old", "kept".into()).await.unwrap().await.unwrap();
+    let before = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
+    // Whoever writes ends can't run on it yet.
+    let keeper = broker.bus(Role::Keeper).await;
+    let refused = topology::verify(keeper.context(), Role::Keeper).await.unwrap_err();
+    assert!(
+        reason(&refused).contains("stream KV_jobs: allow_message_ttl is false, should be true"),
+        "{refused}"
+    );
+    assert!(reason(&refused).contains("streamgate nats apply"), "{refused}");
+    topology::apply(context, &Settings::default()).await.unwrap();
+    topology::verify(keeper.context(), Role::Keeper).await.unwrap();
+    let after = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
+    assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
+    let told = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
+    assert_eq!(after.config.subject_delete_marker_ttl, Some(told), "what readers count on");
+}
+
+#[tokio::test]
 async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
     let settings = Settings::default();
     let broker = TestBroker::start_with(&settings).await;
@@ -298,30 +324,4 @@ async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
         missing().await.is_some_and(|assets| assets == ["stream SCHED"])
     })
     .await;
-}
-
-#[tokio::test]
-async fn a_bucket_from_before_gets_its_ends_in_place() {
-    let (broker, admin) = applied().await;
-    let context = admin.context();
-    remake(context, "KV_jobs", |config| {
-        (config.allow_message_ttl, config.subject_delete_marker_ttl) = (false, None);
-    })
-    .await;
-    context.publish("$KV.jobs.old", "kept".into()).await.unwrap().await.unwrap();
-    let before = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
-    // Whoever writes ends can't run on it yet.
-    let keeper = broker.bus(Role::Keeper).await;
-    let refused = topology::verify(keeper.context(), Role::Keeper).await.unwrap_err();
-    assert!(
-        reason(&refused).contains("stream KV_jobs: allow_message_ttl is false, should be true"),
-        "{refused}"
-    );
-    assert!(reason(&refused).contains("streamgate nats apply"), "{refused}");
-    topology::apply(context, &Settings::default()).await.unwrap();
-    topology::verify(keeper.context(), Role::Keeper).await.unwrap();
-    let after = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
-    assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
-    let told = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
-    assert_eq!(after.config.subject_delete_marker_ttl, Some(told), "what readers count on");
 }

@@ -1114,7 +1114,10 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
             assert_eq!(uploads[1].offset().await, length);
             let keeper = site.broker.bus(Role::Keeper).await;
             let store = store::testing::open(site.store.clone()).unwrap();
-            let pass = crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS).await.unwrap();
+            let pass =
+                crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
+                    .await
+                    .unwrap();
             assert_eq!(pass.completed_count, 1, "{pass:?}");
             for upload in &uploads {
                 assert_eq!(site.record(upload).await.status, Status::Received);
