@@ -3,7 +3,7 @@
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
-use nats::{Bus, Role, server, topology};
+use nats::{Bus, Health, Role, server, topology};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -39,9 +39,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
     std::fs::create_dir_all(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
+    let health = Health::new();
     let broker = if config.broker.urls.is_empty() {
         let settings = server::Config { data_dir: data_dir.join(BROKER_FOLDER), ..server::Config::default() };
-        Some(server::Broker::start(settings).await.context("the embedded broker")?)
+        let started = server::Broker::start_watched(settings, health.clone()).await;
+        Some(started.context("the embedded broker")?)
     } else {
         None
     };
@@ -61,6 +63,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         metrics: telemetry::Metrics::default(),
         chains: crate::auth::chain::Counts::default(),
+        health,
     };
     if broker.is_some() {
         apply(&site, replicas).await?;

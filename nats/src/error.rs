@@ -70,6 +70,12 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// The broker does not let this role in; somebody has to change its seed or the broker's users.
+    #[error("the broker refuses the credentials: {reason}")]
+    Credentials {
+        /// The broker's words.
+        reason: String,
+    },
     /// What lies on the server does not fit this version.
     #[error("{reason}")]
     Topology {
@@ -98,9 +104,11 @@ impl Error {
     /// What it says about the work that ran into it.
     pub const fn class(&self) -> Class {
         match self {
-            Self::Unavailable(_) | Self::Conflict { .. } | Self::Full { .. } | Self::Topology { .. } => {
-                Class::Outage
-            }
+            Self::Unavailable(_)
+            | Self::Conflict { .. }
+            | Self::Full { .. }
+            | Self::Credentials { .. }
+            | Self::Topology { .. } => Class::Outage,
             Self::Refused { .. } => Class::Fault,
             Self::Undecodable { .. }
             | Self::Unencodable { .. }
@@ -124,6 +132,7 @@ impl Error {
             Self::Unencodable { .. } => "message_unencodable",
             Self::TooLarge { .. } => "message_too_large",
             Self::Refused { .. } => "broker_refused",
+            Self::Credentials { .. } => "broker_credentials",
             Self::Topology { .. } => "broker_topology",
             Self::Invalid { .. } => "settings_invalid",
         }

@@ -9,6 +9,9 @@ mod client;
 pub mod consume;
 pub mod dead;
 mod error;
+mod events;
+mod health;
+mod heartbeat;
 mod lease;
 mod publish;
 pub mod reader;
@@ -16,6 +19,7 @@ mod role;
 pub mod server;
 mod stage;
 mod state;
+mod tasks;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod topology;
@@ -23,6 +27,7 @@ pub mod topology;
 pub use batch::{Batched, MESSAGES_MAX};
 pub use client::{Bus, Config, Connection};
 pub use error::Error;
+pub use health::{Cause, HEARTBEAT_PERIOD, Health, SHARED_GRACE};
 pub use lease::Lease;
 pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
 pub use reader::{Reader, Start};
@@ -30,6 +35,7 @@ pub use role::Role;
 pub use schemas::fault::Class;
 pub use stage::{Delivery, Fault, Message, Outcome, Stage};
 pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
+pub use tasks::{Ending, Supervisor, describe};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.
 pub fn fresh_id() -> [u8; 16] {

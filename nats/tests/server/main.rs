@@ -3,8 +3,12 @@
 
 mod broker;
 mod cluster;
+mod full_disk;
 mod permissions;
+mod repair;
+mod tasks;
 mod topology;
+mod waits;
 
 use std::{
     future::Future,

@@ -47,6 +47,8 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Ingress,
         may: &[
+            "$KV.workers.ingress.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.upload.received.U",
             "evt.upload.terminated.U",
             "evt.media.changed.M",
@@ -90,6 +92,7 @@ const CASES: &[Case] = &[
             "$JS.API.STREAM.INFO.EVENTS",
         ],
         may_not: &[
+            "$KV.workers.keeper.X",
             "evt.alert.fired.A",
             "audit.media.changed",
             "dead.upload.EVENTS-1",
@@ -121,6 +124,8 @@ const CASES: &[Case] = &[
         role: Role::Upload,
         may: &[
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.upload.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.stored.M",
             "evt.media.rejected.M",
             "evt.upload.received.U",
@@ -136,6 +141,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.store.identity",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.started.J",
@@ -151,7 +157,6 @@ const CASES: &[Case] = &[
             "$KV.apikeys.K",
             "$JS.API.STREAM.MSG.GET.KV_apikeys",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
-            "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.CONSUMER.CREATE.EVENTS",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.EVENTS.index.1.1.1.1.0",
@@ -164,6 +169,8 @@ const CASES: &[Case] = &[
         role: Role::Transcode,
         may: &[
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.transcode.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.playable.M",
             "evt.media.ready.M",
             "evt.job.succeeded.J",
@@ -181,6 +188,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.store.identity",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.upload.received.U",
             "evt.media.removed.M",
@@ -202,6 +210,8 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Index,
         may: &[
+            "$KV.workers.index.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.stored.M",
             "dead.index.EVENTS-1",
             "log.index",
@@ -217,6 +227,7 @@ const CASES: &[Case] = &[
         may_not: &[
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.failed.J",
@@ -238,6 +249,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Audit,
         may: &[
+            "$KV.workers.audit.X",
             "audit.media.stored",
             "log.audit",
             "$KV.leases.audit",
@@ -249,6 +261,7 @@ const CASES: &[Case] = &[
         may_not: &[
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.stored.M",
             "evt.alert.fired.A",
@@ -266,6 +279,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Monitor,
         may: &[
+            "$KV.workers.monitor.X",
             "evt.alert.fired.A",
             "evt.alert.resolved.A",
             "log.monitor",
@@ -279,6 +293,7 @@ const CASES: &[Case] = &[
         may_not: &[
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.stored.M",
             "audit.media.stored",
@@ -305,6 +320,7 @@ const CASES: &[Case] = &[
         role: Role::Keeper,
         may: &[
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "evt.upload.expired.U",
             "evt.media.stored.M",
             "evt.admin.key_created.R",
@@ -335,6 +351,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.store.identity",
+            "$KV.workers.ingress.X",
             "audit.media.stored",
             "progress.J.v0",
             "$KV.secrets.playback",

@@ -52,7 +52,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == Class::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 6 + 17 + 6, "streams, buckets and durables");
+    assert_eq!(missing.len(), 6 + 18 + 6, "streams, buckets and durables");
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), []);
@@ -64,7 +64,7 @@ async fn settings_scale_and_shorten() {
     let settings =
         Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 22 + 6, "{before:?}");
+    assert_eq!(before.len(), 24 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"

@@ -89,19 +89,29 @@ impl Hub {
         *self.position.borrow()
     }
 
-    /// Feeds followers until `shutdown`.
+    /// Feeds followers with events until `shutdown`; started again, it goes on where it was.
     ///
     /// # Errors
-    /// When the broker is away at start.
-    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
-        let feeding = async { tokio::try_join!(self.events(), self.progress()).map(|((), ())| ()) };
+    /// When EVENTS can't be read.
+    pub async fn events(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
-            ended = feeding => ended,
+            ended = self.feed_events() => ended,
         }
     }
 
-    async fn events(&self) -> Result<(), nats::Error> {
+    /// Feeds followers with progress until `shutdown`.
+    ///
+    /// # Errors
+    /// When progress, or the job that it belongs to, can't be read.
+    pub async fn progress(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = self.feed_progress() => ended,
+        }
+    }
+
+    async fn feed_events(&self) -> Result<(), nats::Error> {
         let all = vec![subjects::EVENTS_ALL.to_owned()];
         let start = Start::Sequence(self.position() + 1);
         let mut entries = self.bus.reader(reader::Config::new(subjects::EVENTS, all, start)).await?;
@@ -114,7 +124,7 @@ impl Hub {
         }
     }
 
-    async fn progress(&self) -> Result<(), nats::Error> {
+    async fn feed_progress(&self) -> Result<(), nats::Error> {
         let settings = reader::Config::new(
             subjects::PROGRESS,
             vec![subjects::PROGRESS_ALL.to_owned()],
