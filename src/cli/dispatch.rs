@@ -116,12 +116,12 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
 async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
     let (NatsCommand::Diff(args) | NatsCommand::Apply(args)) = &command;
     let config = load(global, args)?;
-    let replicas = config.broker.replicas.unwrap_or(1);
+    let settings = config.topology();
     let bus = broker::admin(config).await?;
     match command {
-        NatsCommand::Diff(_) => topology::diff(&bus, replicas, global.json).await,
+        NatsCommand::Diff(_) => topology::diff(&bus, &settings, global.json).await,
         NatsCommand::Apply(_) => {
-            topology::apply(&bus, replicas, global.json).await?;
+            topology::apply(&bus, &settings, global.json).await?;
             Ok(Ended::Well)
         }
     }

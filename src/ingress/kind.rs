@@ -47,6 +47,8 @@ kinds! {
         "Sign with the account that the challenge was asked for; its address is written as EIP-55 has it.";
     AnswerShownOnce 409 "answer_shown_once" "The request was done, and its answer is shown once"
         "`detail` names what was made; where its secret was lost, take it back and make another.";
+    BrokerFull 507 "broker_full" "The broker has no room for more"
+        "The operator has to raise the limit that `limit` names, or wait until what is old goes; what was acknowledged is kept.";
     BodyCut 400 "body_cut" "The body ended before its length"
         "Send the request again; an upload over tus goes on from its offset.";
     BodyTooLarge 413 "body_too_large" "The body is larger than its limit"

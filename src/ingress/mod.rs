@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod body;
 pub mod cache;
+pub mod capacity;
 pub mod client;
 pub mod conditional;
 mod cursor;
@@ -87,6 +88,8 @@ pub struct Config {
     pub idempotency: idempotency::Config,
     /// Documents kept in memory.
     pub documents: cache::Config,
+    /// From where on nothing new is taken.
+    pub capacity: capacity::Config,
 }
 
 impl Default for Config {
@@ -103,6 +106,7 @@ impl Default for Config {
             manners: manners::Config::default(),
             idempotency: idempotency::Config::default(),
             documents: cache::Config { entries_max: 10_000, bytes_max: 64 * 1024 * 1024, age_s: 30 * 60 },
+            capacity: capacity::Config::default(),
         }
     }
 }
@@ -159,6 +163,8 @@ pub struct Shared {
     pub refusals: refusals::Refusals,
     /// Documents kept in memory.
     pub documents: Arc<cache::Cache>,
+    /// Room for what is new.
+    pub capacity: capacity::Capacity,
     /// Lets foreign origins in.
     pub origins: manners::Origins,
     /// What this process counts.
@@ -193,6 +199,13 @@ impl App {
             config.uploads.clone(),
             config.public_url.clone(),
         );
+        let capacity = capacity::Capacity::new(
+            bus.clone(),
+            store.clone(),
+            config.capacity.clone(),
+            config.uploads.free_bytes_min,
+        );
+        capacity.poll().await;
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
         let streams = Arc::new(cache::Cache::new(config.playback.cache)?);
         let known = Arc::new(play::Known::new(&config.playback));
@@ -209,6 +222,7 @@ impl App {
             limits,
             refusals: refusals::Refusals::default(),
             documents,
+            capacity,
             origins,
             metrics,
             known,
@@ -224,11 +238,12 @@ impl App {
 impl Shared {
     /// Has its limits and caches counted among the metrics of the process.
     fn count(&self) {
-        let (limits, grants) = (self.limits.clone(), self.grants.clone());
+        let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
         let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
         self.metrics.add(move || {
             limits.metrics()
                 + &grants.metrics()
+                + &capacity.metrics()
                 + &cache::metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
         });
     }
@@ -273,6 +288,10 @@ impl Shared {
                 self.limits.run(self.bus.clone(), stop()).await;
                 Ok(())
             }),
+            tasks.keep("capacity", ending, || async {
+                self.capacity.run(stop()).await;
+                Ok(())
+            }),
             tasks.keep("refusals", ending, || async {
                 self.refusals.run(&self.bus, stop()).await;
                 Ok(())
@@ -287,7 +306,7 @@ impl Shared {
 ///
 /// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
-/// repeated requests.
+/// room for what is new, repeated requests.
 pub fn router(app: App) -> Router {
     // Not while somebody waits for it.
     LazyLock::force(&query::TAKEN);
@@ -303,6 +322,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
     let behind = ServiceBuilder::new()
         .layer(limit::by_principal())
         .layer(query::strict())
+        .layer(guard::guard_by(app.capacity.clone()))
         .layer(middleware::from_fn_with_state(repeated, idempotency::once));
     // What people ask about contracts of their choice keeps no gate from deciding.
     let judge = gate::judge::Judge::new(app.grants.judge().chains().apart());
@@ -320,13 +340,15 @@ fn router_with(app: App, more: Router<App>) -> Router {
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
             .layer(behind.clone()),
     );
-    let signing_in =
-        auth::routes::router(app.sign_in.clone(), |own| own.route_layer(behind)).route_layer(in_time.clone());
+    let signing_in = auth::routes::router(app.sign_in.clone(), |own| own.route_layer(behind))
+        .route_layer(guard::guard_by(app.capacity.clone()))
+        .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
             .layer(limit::by_principal())
             .layer(query::strict())
+            .layer(guard::guard_by(app.capacity.clone()))
             .layer(in_time.clone()),
     );
     let open = Router::new()

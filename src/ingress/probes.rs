@@ -26,6 +26,9 @@ impl openapi::Describe for Described {
 struct Probe {
     /// `live` or `ready`.
     status: &'static str,
+    /// Streams, buckets and disks for want of whose room nothing new is taken; what goes on does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    full: Vec<String>,
 }
 
 /// What runs here.
@@ -52,7 +55,7 @@ pub fn router() -> Router<App> {
     responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
 )]
 async fn live() -> Json<Probe> {
-    Json(Probe { status: "live" })
+    Json(Probe { status: "live", full: Vec::new() })
 }
 
 /// Can it serve?
@@ -65,7 +68,7 @@ async fn live() -> Json<Probe> {
 )]
 async fn ready(State(app): State<App>) -> Result<Json<Probe>, Problem> {
     readiness::check(app.bus.health())?;
-    Ok(Json(Probe { status: "ready" }))
+    Ok(Json(Probe { status: "ready", full: app.capacity.full() }))
 }
 
 /// What is it?

@@ -284,6 +284,26 @@ async fn the_topology_is_compared_and_applied() {
     let (same, again) = (nats("diff").await, nats("apply").await);
     assert_eq!((same.status, same.out.as_str()), (0, ""), "{same:?}");
     assert_eq!((again.status, again.out.as_str()), (0, ""), "{again:?}");
+    assert!(same.err.contains("DAYS LEFT") && same.err.contains("KV_uploads"), "{same:?}");
+    let doctor = async || {
+        let command = program(folder, &["doctor", "--data-dir", ".", "--json", "--listen", "127.0.0.1:0"]);
+        let said = run(command).await;
+        let report = said.json()[0].clone();
+        let checks = report["checks"].as_array().unwrap();
+        (said.status, checks.iter().find(|check| check["name"] == "room on the broker").unwrap().clone())
+    };
+    let (status, room) = doctor().await;
+    assert_eq!((status, &room["ok"]), (0, &json!(true)), "{room}");
+    let bus = broker.bus(Role::Admin).await;
+    bus.context().get_key_value("uploads").await.unwrap().put("x", vec![0; 1000].into()).await.unwrap();
+    let info = bus.context().get_stream("KV_uploads").await.unwrap().cached_info().clone();
+    let mut config = info.config;
+    config.max_bytes = i64::try_from(info.state.bytes).unwrap();
+    bus.context().update_stream(&config).await.unwrap();
+    let (status, room) = doctor().await;
+    assert_eq!((status, &room["ok"]), (1, &json!(false)), "{room}");
+    assert!(room["found"].as_str().unwrap().starts_with("KV_uploads holds "), "{room}");
+    assert!(room["advice"].as_str().unwrap().contains("[capacity]"), "{room}");
     let nowhere = plain(&["nats", "diff"]).await;
     assert_eq!(nowhere.status, 1);
     assert!(nowhere.err.contains("--nats-url"), "{nowhere:?}");

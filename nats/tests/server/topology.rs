@@ -8,7 +8,7 @@ use async_nats::jetstream::{
 use nats::{
     Bus, Error, Role,
     testing::TestBroker,
-    topology::{self, Class, Settings},
+    topology::{self, Class, Load, Settings},
 };
 
 /// What differs, in the words people read.
@@ -71,6 +71,34 @@ async fn settings_scale_and_shorten() {
     );
     topology::apply(bus.context(), &settings).await.unwrap();
     assert_eq!(found(bus.context(), &settings).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn limits_follow_the_load_and_none_goes_below_what_is_stored() {
+    let (_broker, bus) = applied().await;
+    let context = bus.context();
+    let bucket = context.get_key_value("uploads").await.unwrap();
+    for number in 0..24 {
+        bucket.put(format!("upload.{number}"), vec![0; 900 << 10].into()).await.unwrap();
+    }
+    let config = async |name: &str| context.get_stream(name).await.unwrap().cached_info().config.clone();
+    let load = Load { uploads_per_day: 1, views_per_day: 1, retention_days: 7 };
+    let small = Settings { load: Some(load), ..Settings::default() };
+    topology::apply(context, &small).await.unwrap();
+    let about = |bytes: i64| bytes / 100;
+    assert_eq!(about(config("KV_media").await.max_bytes), about(16 << 20));
+    assert_eq!(config("EVENTS").await.max_age, Duration::from_secs(7 * 86_400));
+    let stored = context.get_stream("KV_uploads").await.unwrap().cached_info().state.bytes;
+    let kept = u64::try_from(config("KV_uploads").await.max_bytes).unwrap();
+    assert!(kept >= stored && kept < 32 << 20, "{kept} for {stored}");
+    assert_eq!(found(context, &small).await, Vec::<String>::new());
+    bucket.put("upload.more", vec![0; 900 << 10].into()).await.unwrap();
+    // Another load brings other limits, and no load those of the file.
+    let large = Load { uploads_per_day: 1_000, ..load };
+    topology::apply(context, &Settings { load: Some(large), ..small }).await.unwrap();
+    assert!(config("KV_media").await.max_bytes > 1 << 30);
+    topology::apply(context, &Settings::default()).await.unwrap();
+    assert_eq!(about(config("KV_media").await.max_bytes), about(1 << 30));
 }
 
 #[tokio::test]

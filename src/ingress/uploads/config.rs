@@ -30,7 +30,7 @@ pub struct Config {
     pub drain_bytes_max: u64,
     /// Longest time spent on that, in milliseconds.
     pub drain_ms: u64,
-    /// Room that must stay free on the disk of a local store, in bytes; below it no upload is opened.
+    /// Room that must stay free on the disk of a local store, in bytes, however small it is; below it no upload is opened.
     pub free_bytes_min: u64,
 }
 
@@ -48,7 +48,7 @@ impl Default for Config {
             release_ms: 120,
             drain_bytes_max: 1024 * 1024,
             drain_ms: 500,
-            free_bytes_min: 256 * 1024 * 1024,
+            free_bytes_min: 16 * 1024 * 1024,
         }
     }
 }

@@ -207,9 +207,6 @@ pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<
 
 /// Makes the upload durable before its URL is told; an empty one is complete at once.
 pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger, Refusal> {
-    if shared.store.space()?.is_some_and(|space| space.free_bytes < shared.config.free_bytes_min) {
-        return Err(Refusal::Full);
-    }
     open::remember(shared, &record.owner, record.upload_id).await?;
     let (owner, upload_id) = (record.owner.clone(), record.upload_id);
     let place = Place {

@@ -70,6 +70,16 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
+/// Room on the disk of a folder.
+pub fn space_of(folder: &std::path::Path) -> Result<Space, Error> {
+    let found = rustix::fs::statvfs(folder).map_err(|e| Error::io(e.into()))?;
+    let block = found.f_frsize;
+    Ok(Space {
+        free_bytes: found.f_bavail.saturating_mul(block),
+        total_bytes: found.f_blocks.saturating_mul(block),
+    })
+}
+
 /// An opened object store; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -220,13 +230,7 @@ impl Store {
 
     /// Room left, for a local store.
     pub fn space(&self) -> Result<Option<Space>, Error> {
-        let Some(root) = self.inner.backend.root() else { return Ok(None) };
-        let found = rustix::fs::statvfs(root).map_err(|e| Error::io(e.into()))?;
-        let block = found.f_frsize;
-        Ok(Some(Space {
-            free_bytes: found.f_bavail.saturating_mul(block),
-            total_bytes: found.f_blocks.saturating_mul(block),
-        }))
+        self.inner.backend.root().map(space_of).transpose()
     }
 
     pub(crate) fn inner(&self) -> &Inner {
