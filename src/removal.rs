@@ -22,7 +22,9 @@ pub async fn end_work(bus: &Bus, removed: &document::Record) -> Result<(), Error
     let media_id = removed.media_id;
     let key = media_id.to_string();
     let known = bus.load_any::<media::Record>(&key).await?;
-    let newest = known.and_then(|held| held.record.encode).map_or(0, |encode| encode.number);
+    let newest = known.map_or(0, |held| {
+        held.record.attempt.encode.max(held.record.encode.map_or(0, |encode| encode.number))
+    });
     Box::pin(bus.change::<media::Record>(&key, |found| Some((tombstone(found, removed), Outbox::new()))))
         .await?;
     let (mut number, mut absent_count) = (1, 0);
@@ -50,6 +52,8 @@ fn tombstone(found: Option<&media::Record>, removed: &document::Record) -> media
         changed_at_ms: removed.changed_at_ms,
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     });
     media::Record { removed_at_ms: removed.removed_at_ms, ..record }
 }

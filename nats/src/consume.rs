@@ -26,7 +26,7 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, Error, publish,
+    Bus, Error, clock, publish,
     stage::{Delivery, Fault, Message, Outcome, Stage},
 };
 
@@ -74,8 +74,8 @@ pub struct Queue {
     pub stream: String,
     /// Durable names by priority.
     pub durables: Vec<String>,
-    /// Core subject on which new messages are heard of.
-    pub wake: String,
+    /// Core subjects on which new messages are heard of.
+    pub wake: Vec<String>,
 }
 
 /// Messages whose tries are remembered at once; beyond them counting begins anew.
@@ -104,7 +104,7 @@ struct Loop<S> {
 /// Runs a stage until `shutdown` fires, then lets running work finish within the grace time.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker is away at start; [`Error::Invalid`] when it has not the durables.
+/// [`Error::Topology`] when a durable is not there at start; a broker that is away is waited for.
 pub async fn run<S: Stage>(
     bus: Bus,
     queue: Queue,
@@ -112,12 +112,17 @@ pub async fn run<S: Stage>(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let ack_wait = ack_wait(&bus, &queue).await?;
-    let mut wakeups = bus.listen(queue.wake.clone()).await?;
+    let Some(ack_wait) = durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
+    let mut wakeups = Vec::with_capacity(queue.wake.len());
+    for subject in &queue.wake {
+        wakeups.push(bus.listen(subject.clone()).await?);
+    }
+    let mut wakeups = futures::stream::select_all(wakeups);
     let wake = Arc::new(Notify::new());
     let abort = CancellationToken::new();
     let slots = config.slots.max(1);
     let grace = Duration::from_millis(config.grace_ms);
+    let (clocks, stream) = (bus.clone(), queue.stream.clone());
     let work = Arc::new(Loop {
         bus,
         queue,
@@ -163,7 +168,32 @@ pub async fn run<S: Stage>(
     tokio::select! {
         () = drained => Ok(()),
         () = waker => Ok(()),
+        () = compare_clocks(&clocks, &stream) => Ok(()),
         () = deadline => Ok(()),
+    }
+}
+
+/// The shortest ack wait of the queue's durables, once the broker answers; `None` when `shutdown` fires first.
+async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Result<Option<Duration>, Error> {
+    let mut times = 0;
+    loop {
+        let error = match ack_wait(bus, queue).await {
+            Ok(shortest) => return Ok(Some(shortest)),
+            Err(error @ Error::Unavailable(_)) => error,
+            Err(error) => return Err(error),
+        };
+        times += 1;
+        if times == 1 {
+            tracing::warn!(
+                error = publish::describe(&error),
+                stream = queue.stream,
+                "waiting for the durables"
+            );
+        }
+        tokio::select! {
+            () = tokio::time::sleep(publish::retry_delay(times)) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
     }
 }
 
@@ -174,11 +204,17 @@ async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
         let consumer: jetstream::consumer::PullConsumer = bus
             .repeat(
                 || bus.context().get_consumer_from_stream(durable, &queue.stream),
-                |error| match error.kind() {
-                    ConsumerErrorKind::JetStream(answer) if answer.code() == 404 => Error::Invalid {
-                        what: format!("durable {durable} of {}: {}", queue.stream, publish::describe(&error)),
-                    },
-                    _ => Error::unavailable(error),
+                |error| {
+                    let reason = publish::describe(&error);
+                    match error.kind() {
+                        ConsumerErrorKind::JetStream(answer) if answer.code() == 404 => Error::Topology {
+                            reason: format!(
+                                "durable {durable} of {}: {reason}; `nats apply` makes it",
+                                queue.stream
+                            ),
+                        },
+                        _ => Error::unavailable(error),
+                    }
                 },
             )
             .await?;
@@ -190,6 +226,16 @@ async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
 /// What a handler that panicked says about its message.
 fn panicked() -> Fault {
     Fault::new(Class::Fault, "handler_panicked", "the handler panicked; the log has where")
+}
+
+/// Says when the clock of this host and the broker's differ. Never ends.
+async fn compare_clocks(bus: &Bus, stream: &str) {
+    loop {
+        if let Err(error) = bus.broker_now_ms(stream).await {
+            tracing::debug!(error = publish::describe(&error), "the broker's clock could not be read");
+        }
+        tokio::time::sleep(clock::PERIOD).await;
+    }
 }
 
 /// In which order the priorities are looked at in this turn.

@@ -1,4 +1,4 @@
-//! Dead letters: listing, reading and sending them again. Only the CLI uses this, with the admin role.
+//! Dead letters: storing, listing and reading them, and which had a second chance. Only the CLI reads them, as admin.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ pub const REASON: &str = "sg-dead-reason";
 /// Header: tries before it was given up.
 pub const ATTEMPTS: &str = "sg-dead-attempts";
 
-/// In place of a stage: marks that say which letters were sent again. A letter itself never changes.
+/// In place of a stage: marks that say which letters had a second chance. A letter itself never changes.
 const REDRIVEN: &str = "redriven";
 
 /// One dead letter.
@@ -46,7 +46,7 @@ pub struct Letter {
     pub attempts: String,
     /// Unix time in milliseconds at which it was given up.
     pub buried_at_ms: u64,
-    /// Unix time in milliseconds at which it was last sent again; `None` when it never was.
+    /// Unix time in milliseconds at which it last had a second chance; `None` when it never had.
     pub redriven_at_ms: Option<u64>,
     /// The payload as it was.
     pub payload: Vec<u8>,
@@ -170,7 +170,7 @@ impl Bus {
         let refused = |reason| Error::Refused { what: format!("dead letter {sequence}"), reason };
         let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(publish::describe(&e)))?;
         if stage_of(&raw.subject) == REDRIVEN {
-            return Err(refused("it only says that another one was sent again".into()));
+            return Err(refused("it only says that another one had a second chance".into()));
         }
         Ok(raw)
     }
@@ -186,29 +186,16 @@ impl Bus {
         Ok(Letter { redriven_at_ms: self.redriven().await?.get(&sequence).copied(), ..found })
     }
 
-    /// Sends a dead letter again: work goes back to its queue, an event is handed to its durable once more. Then a mark says
-    /// so; a crash in between leaves a letter that may be sent twice, which its stage has to bear anyway.
+    /// Remembers that a letter had its second chance now.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is none with that sequence.
-    pub async fn redrive(&self, sequence: u64) -> Result<crate::Published, Error> {
-        let raw = self.dead_raw(sequence).await?;
-        let letter = letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, 0);
-        let mut headers = HeaderMap::new();
-        for (name, values) in raw.headers.iter() {
-            let name = name.to_string();
-            if let (false, Some(value)) =
-                (name.starts_with("Nats-") || name.starts_with("sg-dead-"), values.last())
-            {
-                headers.insert(name, value.as_str());
-            }
-        }
-        let id = format!("redrive.{sequence}.{}", crate::now_ms());
-        let sent = self.publish_raw(&letter.stream, &letter.subject, &id, headers, letter.payload).await?;
+    /// [`Error::Unavailable`] when the broker does not answer.
+    pub async fn mark_redriven(&self, sequence: u64) -> Result<(), Error> {
         let mut mark = HeaderMap::new();
         mark.insert(SEQUENCE, sequence.to_string().as_str());
         let subject = subjects::dead(REDRIVEN, subjects::DEAD, sequence);
-        self.publish_raw(subjects::DEAD, &subject, &format!("mark.{id}"), mark, Vec::new()).await?;
-        Ok(sent)
+        let id = format!("redriven.{sequence}.{}", crate::now_ms());
+        self.publish_raw(subjects::DEAD, &subject, &id, mark, Vec::new()).await?;
+        Ok(())
     }
 }

@@ -25,6 +25,8 @@ pub struct Fill {
     pub oldest_ms: u64,
     /// How long it keeps a message, in seconds; 0 for ever, or as long as each message says.
     pub age_s_max: u64,
+    /// True when what is new makes room for itself: it is never too full to take more.
+    pub drops_oldest: bool,
 }
 
 impl Fill {
@@ -39,6 +41,7 @@ impl Fill {
             used_bytes: info.state.bytes,
             oldest_ms: if is_empty { 0 } else { u64::try_from(oldest_ms).unwrap_or(0) },
             age_s_max: info.config.max_age.as_secs(),
+            drops_oldest: info.config.discard == stream::DiscardPolicy::Old,
         })
     }
 }
@@ -48,7 +51,7 @@ impl Fill {
     pub fn days_left(&self, now_ms: u64) -> Option<u64> {
         let age_s = (now_ms.saturating_sub(self.oldest_ms) / 1_000).max(DAY_S);
         let free_bytes = self.limit_bytes.saturating_sub(self.used_bytes);
-        if self.used_bytes == 0 {
+        if self.used_bytes == 0 || self.drops_oldest {
             return None;
         }
         // In wide numbers: bytes times seconds.
@@ -114,6 +117,7 @@ mod tests {
             used_bytes,
             oldest_ms: (100 - days) * DAY_MS,
             age_s_max: age_days_max * DAY_S,
+            drops_oldest: false,
         }
     }
 
@@ -132,5 +136,7 @@ mod tests {
             let found = fill(used_bytes, days, age_days_max).days_left(now_ms);
             assert_eq!(found, wanted, "{used_bytes} bytes in {days} days, kept {age_days_max}");
         }
+        let dropping = Fill { drops_oldest: true, ..fill(999, 10, 0) };
+        assert_eq!(dropping.days_left(now_ms), None);
     }
 }

@@ -6,6 +6,7 @@
 mod ask;
 mod batch;
 mod client;
+mod clock;
 pub mod consume;
 pub mod dead;
 mod error;
@@ -27,6 +28,7 @@ pub mod topology;
 
 pub use batch::{Batched, MESSAGES_MAX};
 pub use client::{Bus, Config, Connection};
+pub use clock::{OFFSET_MS_MAX, offset_ms};
 pub use error::Error;
 pub use fill::Fill;
 pub use health::{Cause, HEARTBEAT_PERIOD, Health, SHARED_GRACE};

@@ -68,6 +68,16 @@ impl Outbox {
         self
     }
 
+    /// Adds an event that a medium has once in each attempt, in a later one: the subject holds those of earlier attempts.
+    #[must_use]
+    pub fn event_again<E: Event>(self, event: &E) -> Self {
+        let mut outbox = self.event(event);
+        if let Some(draft) = outbox.drafts.last_mut() {
+            draft.once = false;
+        }
+        outbox
+    }
+
     /// True without events.
     pub(crate) const fn is_empty(&self) -> bool {
         self.drafts.is_empty()

@@ -39,17 +39,23 @@ pub struct Held<R> {
     revision: u64,
     unsent: Vec<Unsent>,
     changed_at_ms: u64,
+    stored_at_ms: u64,
 }
 
 impl<R: Record> Held<R> {
     /// A record that does not exist yet; committing it fails when it does.
     pub const fn new(record: R) -> Self {
-        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0 }
+        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0, stored_at_ms: 0 }
     }
 
     /// The revision it was read or written at; 0 before the first commit.
     pub const fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Unix time in milliseconds at which the broker stored what was read; 0 for a record that was not read.
+    pub const fn stored_at_ms(&self) -> u64 {
+        self.stored_at_ms
     }
 
     /// Unix time in milliseconds of the last change, by the writer's clock.
@@ -65,6 +71,8 @@ pub struct Raw {
     pub revision: u64,
     /// The value; absent when the newest entry is a deletion.
     pub value: Option<Bytes>,
+    /// Unix time in milliseconds at which the broker stored it.
+    pub stored_at_ms: u64,
 }
 
 impl Bus {
@@ -89,6 +97,7 @@ impl Bus {
             revision: raw.revision,
             unsent: envelope.unsent,
             changed_at_ms: envelope.changed_at_ms,
+            stored_at_ms: raw.stored_at_ms,
         }))
     }
 
@@ -187,7 +196,7 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when the broker does not answer.
     pub async fn sweep(&self, bucket: &str, key: &str) -> Result<bool, Error> {
-        let Some(Raw { revision, value: Some(value) }) = self.read(bucket, key).await? else {
+        let Some(Raw { revision, value: Some(value), .. }) = self.read(bucket, key).await? else {
             return Ok(false);
         };
         let mut envelope: Envelope = publish::decode(key, &value)?;
@@ -250,7 +259,8 @@ impl Bus {
         Ok(found.map(|message| {
             let deleted = message.headers.get("KV-Operation").is_some()
                 || message.headers.get("Nats-Marker-Reason").is_some();
-            Raw { revision: message.sequence, value: (!deleted).then_some(message.payload) }
+            let stored_at_ms = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+            Raw { revision: message.sequence, value: (!deleted).then_some(message.payload), stored_at_ms }
         }))
     }
 

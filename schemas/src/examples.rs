@@ -216,6 +216,18 @@ fn media_events(visitor: &mut impl Visitor) {
     visit_event(visitor, media::Playable { media_id: MEDIA, owner: owner(), job_id: JOB, encode: 1 });
     visit_event(visitor, media::Ready { media_id: MEDIA, owner: owner(), encode: encode() });
     visit_event(visitor, media::Removed { media_id: MEDIA, owner: owner(), removed_by: text("admin") });
+    visit_event(
+        visitor,
+        media::Delayed {
+            media_id: MEDIA,
+            owner: owner(),
+            job_id: Some(JOB),
+            stage: text("transcode"),
+            code: text("store_unavailable"),
+        },
+    );
+    let step = media::Step::Verify { received: Box::new(received()) };
+    visit_event(visitor, media::Reopened { media_id: MEDIA, owner: owner(), attempt: 1, step });
     let changed = document::Changed {
         media_id: MEDIA,
         owner: owner(),
@@ -259,6 +271,8 @@ fn job_events(visitor: &mut impl Visitor) {
     visit_event(visitor, job::Cancelled { job_id, media_id, owner: owner(), kind: kind() });
     let (part, code) = (text("v0001"), text("child_crashed"));
     visit_event(visitor, job::Dead { job_id, media_id, owner: owner(), kind: kind(), part, code });
+    let (part, workers) = (text("v0001"), 9);
+    visit_event(visitor, job::Parked { job_id, media_id, owner: owner(), kind: kind(), part, workers });
 }
 
 fn upload_record() -> upload::Record {
@@ -304,6 +318,8 @@ fn asset_record() -> media::Record {
         changed_at_ms: MADE_AT_MS + 8_000,
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     }
 }
 
@@ -420,6 +436,9 @@ fn part_record() -> job::Part {
         rss_bytes_max: 187_236_352,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{self, Config},
     roles::Kind,
-    telemetry,
+    stores, telemetry,
 };
 
 /// How a command ended that could be carried out.
@@ -106,8 +106,11 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
             dead::show(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            return dead::redrive(&bus, sequences, stage.as_deref(), as_json).await;
+            let config = load(global, &server)?;
+            let settings = config.store()?;
+            let bus = broker::admin(config).await?;
+            let store = stores::open(settings, &bus).await?;
+            return dead::redrive(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }
     Ok(Ended::Well)

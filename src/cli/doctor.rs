@@ -112,7 +112,12 @@ async fn broker(config: &Config) -> Finding {
         };
     }
     match connected(config).await {
-        Ok(version) => Finding::fine("broker", format!("nats-server {version} answers")),
+        Ok(version) if nats::offset_ms().unsigned_abs() > nats::OFFSET_MS_MAX => Finding::missing(
+            "clock",
+            format!("{} ms ahead of the broker's ({version})", nats::offset_ms()),
+            "set the clocks of this host and of the broker's by NTP",
+        ),
+        Ok(version) => Finding::fine("broker", format!("nats-server {version} answers, the clocks agree")),
         Err(error) => Finding::missing(
             "broker",
             format!("{error:#}"),
@@ -127,6 +132,9 @@ async fn connected(config: &Config) -> anyhow::Result<String> {
     let is_new = server::version(&version).is_some_and(|version| version >= server::VERSION_MIN);
     let (major, minor) = server::VERSION_MIN;
     anyhow::ensure!(is_new, "nats-server {version} is older than {major}.{minor}");
+    if let Err(error) = bus.broker_now_ms(schemas::subjects::EVENTS).await {
+        tracing::debug!(%error, "the broker's clock could not be read");
+    }
     bus.close().await.context("closing the connection")?;
     Ok(version)
 }
@@ -170,7 +178,7 @@ async fn room_on_broker(config: &Config) -> Option<Finding> {
     let bus = broker::admin(config.clone()).await.ok()?;
     let fills = bus.fills_of_all().await.ok()?;
     let now_ms = nats::now_ms();
-    let is_full = |fill: &&Fill| fill.percent() >= config.ingress.capacity.percent_max;
+    let is_full = |fill: &&Fill| !fill.drops_oldest && fill.percent() >= config.ingress.capacity.percent_max;
     let full: Vec<String> = fills
         .iter()
         .filter(is_full)

@@ -18,6 +18,7 @@ pub mod lines;
 pub mod list;
 pub mod out;
 pub mod play;
+pub mod redrive;
 pub mod render;
 pub mod resume;
 pub mod serve;
@@ -349,17 +350,19 @@ pub enum DeadCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Send some again
+    /// Give some a second chance
     #[command(after_help = "Examples:
   streamgate dead redrive 17 18
   streamgate dead redrive --all --stage transcode
 
-A letter stays in the stream for the record; sending it twice does its work twice only where the work is not done yet.")]
+Nothing is published a second time: a medium that was rejected or failed begins a new attempt, a failed encode becomes a new
+job with the next number, and a part that was put aside goes back to its queue. What was done since is left as it is. The
+letter stays in the stream for the record.")]
     Redrive {
         /// Their sequences, from `dead ls`
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         sequences: Vec<u64>,
-        /// All that were not sent again yet
+        /// All that had no second chance yet
         #[arg(long)]
         all: bool,
         /// With --all: only those of this stage

@@ -95,6 +95,8 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::
         changed_at_ms: 1,
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: schemas::media::Attempt::default(),
     }
 }
 

@@ -91,7 +91,7 @@ async fn look_after(bus: &Bus, store: &Store, upload_id: UploadId, need: Need) -
     let mut ledger = Ledger::load_any(bus, upload_id).await?;
     match need {
         Need::Complete if ledger.record().status == Status::Open && ledger.is_full() => {
-            uploads::finish(store, &mut ledger).await
+            uploads::finish(store, &mut ledger, bus.role().name()).await
         }
         Need::Expire if ledger.record().status == Status::Open => {
             ledger.expire().await?;

@@ -83,6 +83,8 @@ impl Site {
             changed_at_ms: 0,
             source_removed_at_ms: None,
             removed_at_ms: None,
+            waiting: None,
+            attempt: media::Attempt::default(),
         };
         let bus = self.broker.bus(Role::Admin).await;
         bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();

@@ -159,6 +159,9 @@ fn done(job_id: JobId, part: &str) -> job::Part {
         rss_bytes_max: 1,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 
@@ -184,6 +187,8 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         changed_at_ms: 1,
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: schemas::media::Attempt::default(),
     };
     let document = document::Record {
         media_id,

@@ -51,8 +51,14 @@ fn a_disk_is_full_at_its_share_unless_what_is_left_is_enough() {
 #[test]
 fn a_stream_is_full_at_its_share() {
     for (used_bytes, room_bytes) in [(0, 950), (949, 1), (950, 0), (2_000, 0)] {
-        let fill =
-            nats::Fill { stream: "S".into(), limit_bytes: 1_000, used_bytes, oldest_ms: 0, age_s_max: 0 };
+        let fill = nats::Fill {
+            stream: "S".into(),
+            limit_bytes: 1_000,
+            used_bytes,
+            oldest_ms: 0,
+            age_s_max: 0,
+            drops_oldest: false,
+        };
         let limit = Limit::of_stream(fill, &Config::default());
         assert_eq!((limit.room_bytes, limit.is_full()), (room_bytes, room_bytes == 0), "{limit:?}");
     }

@@ -224,6 +224,7 @@ impl Medium {
             status: self.status(),
             code: asset.and_then(|a| a.code.as_deref()),
             detail: asset.and_then(|a| a.detail.as_deref()),
+            waiting: asset.and_then(|a| a.waiting.as_ref()),
             source: asset
                 .and_then(|a| a.source.as_ref())
                 .map(|s| Source { size_bytes: s.size_bytes, sha256: &s.sha256 }),
@@ -266,6 +267,9 @@ struct Document<'a> {
     code: Option<&'a str>,
     /// The same for people.
     detail: Option<&'a str>,
+    /// What its work waits for while something is away; absent while it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<&'a media::Waiting>,
     /// The verified source.
     source: Option<Source<'a>>,
     /// What the probe found in it.

@@ -230,6 +230,28 @@ pub(super) fn admit(record: &Record, append: &Append, size_bytes_max: u64) -> Re
     Ok(Admission::Take { room_bytes, length_bytes })
 }
 
+/// Refuses what no holder that lets go can make right: an offset that is passed or that it can't have reached, bytes beyond the
+/// length, another length. `unrecorded_max` is how far a holder may be beyond the record.
+pub(super) fn may_become_right(
+    record: &Record,
+    append: &Append,
+    unrecorded_max: u64,
+    size_bytes_max: u64,
+) -> Result<(), Refusal> {
+    let recorded = record.offset_bytes;
+    let length_bytes = agreed_length(record, append.length_bytes, size_bytes_max)?;
+    let end = length_bytes.unwrap_or(size_bytes_max);
+    let ahead_max = if record.holder.is_some() { unrecorded_max } else { 0 };
+    let reachable = recorded.saturating_add(ahead_max).min(end);
+    if append.offset_bytes < recorded || append.offset_bytes > reachable {
+        return Err(Refusal::Offset { offset_bytes: recorded });
+    }
+    if append.content_bytes.is_some_and(|n| n > end - append.offset_bytes) {
+        return Err(Refusal::TooLarge);
+    }
+    Ok(())
+}
+
 fn agreed_length(record: &Record, named: Option<u64>, size_bytes_max: u64) -> Result<Option<u64>, Refusal> {
     let bad = |why| Refusal::Header { name: "Upload-Length", why };
     match (record.length_bytes, named) {

@@ -1073,3 +1073,119 @@ async fn a_store_that_is_away_costs_no_acknowledged_byte() {
         assert_eq!(site.record(&other).await.status, Status::Open);
     }
 }
+
+/// Makes the record what it was before the last bytes were put in place.
+async fn reopen(site: &Site, upload: &Upload, before: &Record) {
+    let mut held = site.admin.load::<Record>(&upload.id).await.unwrap().unwrap();
+    held.record = Record { holder: Some("somebody-who-died".into()), ..before.clone() };
+    site.admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entrance() {
+    for mut site in [Site::local().await, Site::remote().await] {
+        // The largest upload decides the size of parts while no length is known.
+        let replica = site.replica(Config { size_bytes_max: 100 * 1024 * 1024, ..Config::default() }).await;
+        // Neither is a multiple of the part size: some bytes are in no part when nobody knows yet that they are the last.
+        for length in [6 * MIB + 1, 1000] {
+            let bytes = pattern(length);
+            let mut uploads = Vec::new();
+            for _ in 0..3 {
+                let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
+                upload.append(0, &bytes).await;
+                uploads.push(upload);
+            }
+            let named = uploads[0].patch(length, b"").header("upload-length", length).send().await.unwrap();
+            assert_eq!(named.status(), 204, "the length alone completes it");
+            for upload in &uploads[1..] {
+                // All bytes came and are recorded, then the process was killed.
+                let record = Record { length_bytes: Some(length as u64), ..site.record(upload).await };
+                reopen(&site, upload, &record).await;
+            }
+            assert_eq!(uploads[1].offset().await, length);
+            let keeper = site.broker.bus(Role::Keeper).await;
+            let store = store::testing::open(site.store.clone()).unwrap();
+            let pass = crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0).await.unwrap();
+            assert_eq!(pass.completed_count, 1, "{pass:?}");
+            for upload in &uploads {
+                assert_eq!(site.record(upload).await.status, Status::Received);
+                assert!(site.object(&upload.media_id) == bytes, "not one acknowledged byte is lost");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_completion_goes_on_without_whoever_asked() {
+    let mut site = Site::remote().await;
+    let replica = site
+        .replica(Config { size_bytes_max: 100 * 1024 * 1024, finish_wait_ms: 50, ..Config::default() })
+        .await;
+    let bytes = pattern(6 * MIB);
+    let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
+    upload.append(0, &bytes).await;
+    let record = Record { length_bytes: Some(bytes.len() as u64), ..site.record(&upload).await };
+    reopen(&site, &upload, &record).await;
+    let held = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let permits = held.clone();
+    site.s3.as_ref().unwrap().rule(move |method, address| {
+        let completes = *method == Method::POST && address.contains("uploadId=");
+        completes.then(|| store::testing::Fault::Hold(permits.clone()))
+    });
+    for _ in 0..2 {
+        assert_eq!(upload.offset().await, bytes.len(), "HEAD answers meanwhile");
+        assert_eq!(site.record(&upload).await.status, Status::Open);
+    }
+    held.add_permits(10);
+    site.until(&upload, "it is completed", |record| record.status == Status::Received).await;
+    assert!(site.object(&upload.media_id) == bytes);
+}
+
+#[tokio::test]
+async fn a_request_that_fails_before_its_first_part_leaves_no_multipart_upload() {
+    let mut site = Site::remote().await;
+    site.store.retries_max = 0;
+    let replica = site.replica(Config::default()).await;
+    let bytes = pattern(6 * MIB);
+    let upload = replica.create(bytes.len() + 1).await;
+    let s3 = site.s3.as_ref().unwrap();
+    s3.rule(|_, address| address.contains("partNumber").then_some(store::testing::Fault::Status(500)));
+    let found = code(upload.patch(0, &bytes).send().await.unwrap()).await;
+    assert_eq!(found.0, 503);
+    assert!(site.record(&upload).await.multipart.unwrap().multipart_id.is_some());
+    assert!(s3.multipart_files().unwrap() > 0);
+    assert_eq!(upload.request(Method::DELETE).send().await.unwrap().status(), 204);
+    assert_eq!(s3.multipart_files().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_append_that_can_not_become_right_disturbs_nobody() {
+    let mut site = Site::local().await;
+    let first = site.replica(Config::default()).await;
+    let second = site.replica(Config::default()).await;
+    let bytes = pattern(3 * MIB);
+    let upload = first.create(bytes.len()).await;
+    let mut running = upload.hang(0, bytes.len(), &bytes[..MIB]).await;
+    site.until(&upload, "the request holds it", |r| r.holder.is_some()).await;
+    let unlimited = first.opened(first.post(&[("upload-defer-length", "1")])).await;
+    let mut other = unlimited.hang(0, MIB, &bytes[..1000]).await;
+    site.until(&unlimited, "the request holds it", |r| r.holder.is_some()).await;
+    for replica in [&first, &second] {
+        let (upload, unlimited) = (upload.on(replica), unlimited.on(replica));
+        for (request, status) in [
+            (upload.patch(bytes.len() + 1, b"x"), 409),
+            (upload.patch(bytes.len(), b"x"), 413),
+            (upload.patch(MIB, b"x").header("upload-length", "7"), 400),
+            // Further than a holder can have come.
+            (unlimited.patch(1 << 40, b"x"), 409),
+            (unlimited.patch(1 << 35, b"x"), 409),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), status);
+        }
+    }
+    running.write_all(&bytes[MIB..]).await.unwrap();
+    assert!(read_answer(running).await.starts_with("HTTP/1.1 204"), "the healthy request went on");
+    assert!(site.object(&upload.media_id) == bytes);
+    other.write_all(&bytes[1000..MIB]).await.unwrap();
+    assert!(read_answer(other).await.starts_with("HTTP/1.1 204"));
+}

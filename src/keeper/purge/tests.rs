@@ -133,6 +133,8 @@ fn asset(status: Status) -> media::Record {
         changed_at_ms: 1,
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     }
 }
 
@@ -204,6 +206,9 @@ fn part_record() -> job::Part {
         rss_bytes_max: 0,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 

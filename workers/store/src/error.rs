@@ -36,6 +36,14 @@ pub enum Error {
         /// What it has to say.
         expected: StoreId,
     },
+    /// A request took longer than its bytes may.
+    #[error("the store took longer than {deadline_ms} ms for {size_bytes} bytes")]
+    Slow {
+        /// Bytes it was about.
+        size_bytes: u64,
+        /// The time it had, in milliseconds.
+        deadline_ms: u64,
+    },
     /// Another writer still holds the spool of this upload.
     #[error("another writer holds this upload")]
     Busy,
@@ -59,6 +67,7 @@ impl Error {
             Self::Unavailable(_)
             | Self::Unmarked { .. }
             | Self::OtherStore { .. }
+            | Self::Slow { .. }
             | Self::Busy
             | Self::Overloaded
             | Self::Full => Class::Outage,
@@ -85,6 +94,7 @@ impl Error {
             Self::Unavailable(_) => "store_unavailable",
             Self::Unmarked { .. } => "store_unmarked",
             Self::OtherStore { .. } => "store_other",
+            Self::Slow { .. } => "store_slow",
             Self::Busy => "upload_busy",
             Self::Overloaded => "store_overloaded",
             Self::Damaged(_) => "upload_bytes_lost",

@@ -9,7 +9,7 @@
 //! A crash between making a multipart upload and recording it leaves an unused one behind: give the bucket a life-cycle
 //! rule that aborts multipart uploads after a week.
 //!
-//! Limits: request and retry time-outs, part sizes and counts, bytes in memory over all uploads
+//! Limits: a request has `request_timeout_ms` and the time for its bytes at `rate_bytes_per_s_min`; retries, part sizes and counts, bytes in memory over all uploads
 //! (see [`Config`]); [`Store::get`] refuses objects above the size its caller names.
 
 mod backend;
@@ -30,7 +30,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path};
 use tokio::sync::Semaphore;
 
@@ -130,19 +130,21 @@ impl Store {
             return self.in_folder(move |folder| folder.put(&key, &payload)).await;
         }
         self.verify().await?;
-        let put = self.object_store()?.put(&self.path(key)?, payload).await;
-        self.refused(put.map_err(Error::from)).await?;
+        let (path, size_bytes) = (self.path(key)?, count(payload.content_length()));
+        let put = self.within(size_bytes, self.object_store()?.put(&path, payload)).await;
+        self.refused(put).await?;
         Ok(())
     }
 
     /// Reads a whole object of at most `size_bytes_max`; a larger one is [`Error::Invalid`].
     pub async fn get(&self, key: &str, size_bytes_max: u64) -> Result<Bytes, Error> {
-        let found = self.object_store()?.get(&self.path(key)?).await.map_err(Error::from);
+        let path = self.path(key)?;
+        let found = self.within(0, self.object_store()?.get(&path)).await;
         let found = self.believed(key, found).await?;
         if found.meta.size > size_bytes_max {
             return Err(Error::Invalid(format!("{key} is larger than {size_bytes_max} bytes")));
         }
-        Ok(found.bytes().await?)
+        self.within(found.meta.size, found.bytes()).await
     }
 
     /// Reads a range in bytes; one that ends behind the object is cut, one that starts there is [`Error::Invalid`].
@@ -150,8 +152,9 @@ impl Store {
         if range_bytes.is_empty() {
             return Ok(Bytes::new());
         }
-        let found = self.object_store()?.get_range(&self.path(key)?, range_bytes).await;
-        self.believed(key, found.map_err(Error::from)).await
+        let (path, size_bytes) = (self.path(key)?, range_bytes.end - range_bytes.start);
+        let found = self.within(size_bytes, self.object_store()?.get_range(&path, range_bytes)).await;
+        self.believed(key, found).await
     }
 
     /// Streams a range in bytes in pieces of at most 4 MiB, the next being read while one is handled.
@@ -180,7 +183,8 @@ impl Store {
 
     /// Size, entity tag and age of an object.
     pub async fn head(&self, key: &str) -> Result<Meta, Error> {
-        let found = self.object_store()?.head(&self.path(key)?).await.map_err(Error::from);
+        let path = self.path(key)?;
+        let found = self.within(0, self.object_store()?.head(&path)).await;
         self.meta(self.believed(key, found).await?)
     }
 
@@ -191,7 +195,7 @@ impl Store {
             return self.in_folder(move |folder| folder.remove(path.as_ref()).map(drop)).await;
         }
         self.verify().await?;
-        match self.object_store()?.delete(&path).await.map_err(Error::from) {
+        match self.within(0, self.object_store()?.delete(&path)).await {
             Ok(()) => Ok(()),
             Err(Error::NotFound { .. }) => self.verify_now().await,
             Err(error) => Err(error),
@@ -205,7 +209,15 @@ impl Store {
         let listed = async move {
             store.verify().await?;
             let listed = store.object_store()?.list(Some(&store.path(&folder)?));
-            Ok(listed.map(move |found| store.meta(found?)))
+            let entries = futures::stream::try_unfold(listed, move |mut listed| {
+                let store = store.clone();
+                async move {
+                    let next = store.within(0, listed.next().map(Ok)).await?;
+                    let Some(found) = next else { return Ok(None) };
+                    Ok(Some((store.meta(found?)?, listed)))
+                }
+            });
+            Ok(entries)
         };
         // It may have gone away meanwhile; then what was not listed may be there all the same.
         let gone = futures::stream::once(async move { last.verify().await.err().map(Err) });
@@ -231,6 +243,27 @@ impl Store {
     /// Room left, for a local store.
     pub fn space(&self) -> Result<Option<Space>, Error> {
         self.inner.backend.root().map(space_of).transpose()
+    }
+
+    /// Most bytes that the writer of an upload may have taken before they are durable.
+    pub fn unrecorded_bytes_max(&self, length_bytes_max: u64) -> u64 {
+        self.config().unrecorded_bytes_max(self.is_local(), length_bytes_max)
+    }
+
+    /// One request to the store, within the time that its bytes may take; [`Error::Slow`] after it.
+    pub(crate) async fn within<T>(
+        &self,
+        size_bytes: u64,
+        request: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<T, Error> {
+        let deadline = self.config().deadline(size_bytes);
+        match tokio::time::timeout(deadline, request).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => {
+                let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+                Err(Error::Slow { size_bytes, deadline_ms })
+            }
+        }
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -291,4 +324,8 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(Error::join)?
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, future::BoxFuture};
+use futures::{TryStreamExt, future::BoxFuture};
 use object_store::{ObjectStoreExt, PutPayload};
 use schemas::{
     ids::{MediaId, StoreId, UploadId},
@@ -142,7 +142,7 @@ impl Store {
                 *looking = Some(AbortOnDropHandle::new(task));
             }
             // One that has hung since is no answer any more.
-            if at.elapsed() >= self.config().marker() + self.config().request_timeout() {
+            if at.elapsed() >= self.config().marker() + self.config().deadline(0) {
                 return Err(self.told(Seen::Unreachable));
             }
         }
@@ -201,7 +201,8 @@ impl Store {
             self.in_folder(move |folder| folder.is_there(&key)).await?
         } else {
             self.verify_now().await?;
-            match self.object_store()?.head(&self.path(key)?).await.map_err(Error::from) {
+            let path = self.path(key)?;
+            match self.within(0, self.object_store()?.head(&path)).await {
                 Ok(_) => true,
                 Err(Error::NotFound { .. }) => false,
                 Err(error) => return Err(error),
@@ -244,14 +245,15 @@ impl Store {
             let root = self.root()?;
             return blocking(move || Folder::open(&root)?.map_or(Ok(None), |folder| folder.marker())).await;
         }
-        let found = match self.object_store()?.get(&self.path(keys::MARKER)?).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        let path = self.path(keys::MARKER)?;
+        let found = match self.within(0, self.object_store()?.get(&path)).await {
+            Err(Error::NotFound { .. }) => return Ok(None),
             other => other?,
         };
         if found.meta.size > MARKER_BYTES_MAX {
             return Ok(None);
         }
-        let bytes = found.bytes().await?;
+        let bytes = self.within(0, found.bytes()).await?;
         Ok(std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()))
     }
 
@@ -264,7 +266,8 @@ impl Store {
         }
         let line = PutPayload::from(format!("{store_id}\n").into_bytes());
         if !self.is_local() {
-            self.object_store()?.put(&self.path(keys::MARKER)?, line).await?;
+            let path = self.path(keys::MARKER)?;
+            self.within(0, self.object_store()?.put(&path, line)).await?;
             return Ok(());
         }
         let (path, unmarked) = (self.root()?, self.unmarked());
@@ -286,8 +289,9 @@ impl Store {
         let (store, folder) = (self.object_store()?, self.path(keys::MEDIA)?);
         let (mut found, mut offset) = (Vec::new(), folder.clone());
         while found.len() < count_max {
-            let Some(meta) = store.list_with_offset(Some(&folder), &offset).next().await else { break };
-            let key = self.inner().backend.key(&meta?.location)?;
+            let mut listed = store.list_with_offset(Some(&folder), &offset);
+            let Some(meta) = self.within(0, listed.try_next()).await? else { break };
+            let key = self.inner().backend.key(&meta.location)?;
             let Some(name) = key.split('/').nth(1) else { break };
             found.extend(name.parse::<MediaId>());
             // Behind everything of this medium, for a zero is the letter behind the slash.

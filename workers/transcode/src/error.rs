@@ -1,6 +1,7 @@
 //! What can go wrong in the stage, and whether to try again.
 
 use nats::Class;
+use schemas::job;
 
 use crate::{check::MeasureError, mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
 
@@ -46,6 +47,12 @@ pub enum Error {
         /// Code of the last failure.
         last: String,
     },
+    /// Reject: the part lost one worker after another for long; it is put aside, and its job goes on once somebody resumes it.
+    #[error("{workers} workers vanished while they held the part")]
+    Parked {
+        /// Workers that vanished.
+        workers: u32,
+    },
     /// Reject: the job failed for a reason found elsewhere.
     #[error("part {part} failed: {code}")]
     PartFailed {
@@ -75,6 +82,7 @@ impl Error {
             Self::Unknown(_) => "job_unknown",
             Self::Exhausted { .. } => "attempts_exhausted",
             Self::PartFailed { .. } => "part_failed",
+            Self::Parked { .. } => job::WORKERS_LOST,
         }
     }
 

@@ -35,6 +35,12 @@ impl Error {
         }
     }
 
+    /// True when the media child itself broke down.
+    #[must_use]
+    pub const fn is_crash(&self) -> bool {
+        matches!(self, Self::Probe(media::Fault::Crashed { .. } | media::Fault::Stalled { .. }))
+    }
+
     /// A stable code for events, records and people.
     #[must_use]
     pub fn code(&self) -> &'static str {

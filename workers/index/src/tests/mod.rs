@@ -96,6 +96,8 @@ pub(crate) fn asset(number: u8, owner: &str, status: media::Status) -> media::Re
         changed_at_ms: 1_000 + u64::from(number),
         source_removed_at_ms: None,
         removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     }
 }
 
@@ -165,5 +167,8 @@ pub(crate) fn part(number: u8, name: &str, status: job::PartStatus, cpu_ms: u64)
         rss_bytes_max: 0,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }

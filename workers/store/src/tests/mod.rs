@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod marker;
+mod remote;
 
 const MIB: usize = 1024 * 1024;
 
