@@ -47,7 +47,7 @@ async fn a_handler_that_panics_costs_one_try_and_no_slot() {
     let queue = Queue {
         stream: subjects::EVENTS.into(),
         durables: vec!["upload".into()],
-        wake: subjects::events_of::<Received>(),
+        wake: vec![subjects::events_of::<Received>()],
     };
     let done = CancellationToken::new();
     let stage = Arc::new(Clumsy { runs: AtomicU32::new(0), done: done.clone() });
