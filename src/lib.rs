@@ -24,6 +24,7 @@ pub mod config;
 pub mod ingress;
 pub mod keeper;
 pub mod memory;
+pub mod owners;
 pub mod published;
 pub mod readiness;
 pub mod removal;

@@ -14,7 +14,11 @@ use std::{
 use async_nats::jetstream;
 use tokio::sync::watch;
 
-use crate::{Error, Health, Role, publish};
+use crate::{Error, Health, Role, following::Registry, publish};
+
+/// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
+/// the connection, so that another server is tried.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to reach the broker.
 #[derive(Debug, Clone)]
@@ -64,6 +68,7 @@ struct Link {
     health: Health,
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
     events_sequence: AtomicU64,
+    registry: Registry,
 }
 
 impl std::fmt::Debug for Bus {
@@ -107,6 +112,7 @@ impl Bus {
             .custom_inbox_prefix(config.role.inbox_prefix())
             .connection_timeout(timeout)
             .request_timeout(Some(timeout))
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 observe(&sender, &counter, &event);
@@ -135,6 +141,7 @@ impl Bus {
             timeout,
             health: config.health.clone(),
             events_sequence: AtomicU64::new(0),
+            registry: Registry::default(),
         };
         Ok(Self { link: Arc::new(link) })
     }
@@ -205,6 +212,11 @@ impl Bus {
     /// Watches the state of the connection.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.link.connection.clone()
+    }
+
+    /// Which readers follow.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.link.registry
     }
 
     /// Core messages this connection dropped because a subscription was not read fast enough; a lower bound.

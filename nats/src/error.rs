@@ -76,6 +76,13 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// The stream is another one than the position belongs to: it was deleted and made anew. What was derived from it has to
+    /// begin anew, too.
+    #[error("the stream {stream} was made anew: positions in the one before it mean nothing in it")]
+    Reset {
+        /// Stream name.
+        stream: String,
+    },
     /// What lies on the server does not fit this version.
     #[error("{reason}")]
     Topology {
@@ -108,6 +115,7 @@ impl Error {
             | Self::Conflict { .. }
             | Self::Full { .. }
             | Self::Credentials { .. }
+            | Self::Reset { .. }
             | Self::Topology { .. } => Class::Outage,
             Self::Refused { .. } => Class::Fault,
             Self::Undecodable { .. }
@@ -133,6 +141,7 @@ impl Error {
             Self::TooLarge { .. } => "message_too_large",
             Self::Refused { .. } => "broker_refused",
             Self::Credentials { .. } => "broker_credentials",
+            Self::Reset { .. } => "stream_reset",
             Self::Topology { .. } => "broker_topology",
             Self::Invalid { .. } => "settings_invalid",
         }

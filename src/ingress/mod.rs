@@ -279,8 +279,7 @@ impl Shared {
         let stop = || shutdown.clone();
         tokio::try_join!(
             tasks.keep("uploads", ending, || self.uploads.run(stop())),
-            tasks.keep("events", ending, || hub.events(stop())),
-            tasks.keep("progress", ending, || hub.progress(stop())),
+            tasks.keep("followers", ending, || hub.run(stop())),
             tasks.keep("sign-in", ending, || self.sign_in.run(stop())),
             tasks.keep("grants", ending, || self.grants.run(stop())),
             tasks.keep("known", ending, || self.known.run(&self.bus, stop())),

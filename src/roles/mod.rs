@@ -248,6 +248,7 @@ async fn join(site: &Site, mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Re
 fn beside(site: &Site, kinds: &[Kind], tasks: &mut JoinSet<anyhow::Result<()>>) {
     let health = site.health.clone();
     site.metrics.add(move || health.metrics());
+    site.metrics.add(telemetry::clock);
     if kinds.iter().any(|kind| matches!(kind, Kind::Ingress | Kind::Keeper)) {
         let counted = site.chains.clone();
         site.metrics.add(move || counted.metrics());

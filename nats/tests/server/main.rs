@@ -5,6 +5,7 @@ mod broker;
 mod cluster;
 mod full_disk;
 mod permissions;
+mod reader;
 mod repair;
 mod tasks;
 mod topology;
