@@ -161,6 +161,14 @@ impl Config {
         Ok(config)
     }
 
+    /// The longest time that running work has after a stop was asked for.
+    pub fn grace(&self) -> std::time::Duration {
+        let stages =
+            [&self.upload.consume, &self.transcode.planner, &self.transcode.parts, &self.index.consume];
+        let longest_ms = stages.into_iter().map(|stage| stage.grace_ms).max().unwrap_or(0);
+        std::time::Duration::from_millis(longest_ms.max(self.ingress.grace_ms))
+    }
+
     /// Puts what was said on the command line or in the environment over what the file says.
     fn merge(&mut self, args: &ServerArgs) -> Result<(), Error> {
         replace(&mut self.ingress.listen, args.listen);

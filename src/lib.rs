@@ -12,6 +12,7 @@
 //!   [`removal`]: how work on a removed medium is ended.
 //! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
 //! - [`stores`]: which object store belongs to this installation.
+//! - [`readiness`]: whether this process can do its work.
 //! - [`config`]: one struct, from file, environment and flags. [`telemetry`]: logs, probes and metrics of each role.
 //!
 //! Invariants, by what is absent: no stage is imported by another; nothing but [`nats`] writes state; no path, subject or
@@ -25,6 +26,7 @@ pub mod keeper;
 pub mod memory;
 pub mod owners;
 pub mod published;
+pub mod readiness;
 pub mod removal;
 pub mod roles;
 pub mod stores;

@@ -12,12 +12,15 @@ use std::{
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use nats::Bus;
+use nats::Health;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::ingress::{error::Problem, serve};
+use crate::{
+    ingress::{error::Problem, serve},
+    readiness,
+};
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -112,7 +115,7 @@ const END: &str = "# EOF";
 
 #[derive(Clone)]
 struct Admin {
-    bus: Bus,
+    health: Health,
     metrics: Metrics,
 }
 
@@ -122,7 +125,7 @@ struct Admin {
 /// When the address can't be bound.
 pub async fn admin(
     listen: SocketAddr,
-    bus: Bus,
+    health: Health,
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -133,17 +136,14 @@ pub async fn admin(
         .route("/readyz", get(ready))
         .route("/metrics", get(read_metrics))
         .fallback(crate::ingress::request::no_such_path)
-        .with_state(Admin { bus, metrics });
+        .with_state(Admin { health, metrics });
     serve::serve(listener, router, shutdown, Duration::from_secs(1)).await;
     Ok(())
 }
 
 async fn ready(State(admin): State<Admin>) -> Result<&'static str, Problem> {
-    if admin.bus.is_up() {
-        Ok("ready\n")
-    } else {
-        Err(Problem::unavailable(&nats::Error::unavailable("the broker connection is down")))
-    }
+    readiness::check(&admin.health)?;
+    Ok("ready\n")
 }
 
 async fn read_metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -3,7 +3,7 @@
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::Context;
-use nats::{Bus, Role, server, topology};
+use nats::{Bus, Health, Role, server, topology};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
     std::fs::create_dir_all(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
+    let health = Health::new();
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
         config.ingress.capacity.broker_folder = Some(folder.clone());
@@ -48,7 +49,8 @@ pub async fn run(
         let file_store_bytes_max =
             settings.file_store_bytes_max.max(reserved_bytes.saturating_add(reserved_bytes / 8));
         let settings = server::Config { file_store_bytes_max, ..settings };
-        Some(server::Broker::start(settings).await.context("the embedded broker")?)
+        let started = server::Broker::start_watched(settings, health.clone()).await;
+        Some(started.context("the embedded broker")?)
     } else {
         None
     };
@@ -68,6 +70,7 @@ pub async fn run(
         shutdown: shutdown.clone(),
         metrics: telemetry::Metrics::default(),
         chains: crate::auth::chain::Counts::default(),
+        health,
     };
     if broker.is_some() {
         apply(&site, &settings).await?;

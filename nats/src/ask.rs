@@ -1,12 +1,12 @@
 //! Questions over core request/reply.
 //!
-//! Limits: an answer is waited for at most the time its asker names; nothing is asked twice.
+//! Limits: an answer is waited for at most the time its asker names; only what the broker lost is asked twice.
 
 use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Bus, Error, publish};
+use crate::{Bus, Error, client::Lost, publish};
 
 impl Bus {
     /// Asks whoever answers `subject`, MessagePack both ways.
@@ -19,11 +19,16 @@ impl Bus {
         question: &Q,
         wait_max: Duration,
     ) -> Result<A, Error> {
-        let request = async_nats::Request::new()
-            .payload(publish::encode(&subject, question)?.into())
-            .timeout(Some(wait_max));
-        let answer =
-            self.client().send_request(subject.clone(), request).await.map_err(Error::unavailable)?;
+        let payload = bytes::Bytes::from(publish::encode(&subject, question)?);
+        let asking = || {
+            let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(wait_max));
+            self.while_connected(self.client().send_request(subject.clone(), request))
+        };
+        let answer = match asking().await {
+            Err(Lost::Anew) => asking().await,
+            answer => answer,
+        };
+        let answer = answer.map_err(Error::unavailable)?.map_err(Error::unavailable)?;
         publish::decode(&subject, &answer.payload)
     }
 }

@@ -59,10 +59,11 @@ impl Bus {
                 continue;
             }
             // The first is a request, so that a refused batch is known before the rest is sent.
+            let request = self.client().request_with_headers(subject, headers, payload.into());
             let reply = self
-                .client()
-                .request_with_headers(subject, headers, payload.into())
+                .while_connected(request)
                 .await
+                .map_err(Error::unavailable)?
                 .map_err(Error::unavailable)?;
             if let Some(answer) = refusal(&reply.payload)? {
                 let is_known =

@@ -1,6 +1,7 @@
 //! One connection to the broker, with the rights of one role.
 //!
-//! Limits: a request waits at most `request_timeout_ms`; reconnect attempts are spaced by at most two seconds, with jitter.
+//! Limits: a request waits at most `request_timeout_ms`, and no longer than the connection lives that it was sent on;
+//! reconnect attempts are spaced by at most two seconds, with jitter.
 
 use std::{
     sync::{
@@ -13,7 +14,7 @@ use std::{
 use async_nats::jetstream;
 use tokio::sync::watch;
 
-use crate::{Error, Role, following::Registry};
+use crate::{Error, Health, Role, following::Registry, publish};
 
 /// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
 /// the connection, so that another server is tried.
@@ -32,12 +33,21 @@ pub struct Config {
     pub name: String,
     /// Limit of one request in milliseconds.
     pub request_timeout_ms: u64,
+    /// What the process knows of itself; all its connections share it.
+    pub health: Health,
 }
 
 impl Config {
     /// A connection for `role` to `urls` with default limits.
     pub fn new(urls: Vec<String>, role: Role, seed: Option<String>) -> Self {
-        Self { urls, role, seed, name: format!("streamgate-{}", role.name()), request_timeout_ms: 5_000 }
+        Self {
+            urls,
+            role,
+            seed,
+            name: format!("streamgate-{}", role.name()),
+            request_timeout_ms: 5_000,
+            health: Health::new(),
+        }
     }
 }
 
@@ -54,6 +64,10 @@ struct Link {
     role: Role,
     connection: watch::Receiver<Connection>,
     dropped: Arc<AtomicU64>,
+    timeout: Duration,
+    health: Health,
+    /// A sequence that EVENTS is known to have reached; 0 before that is known.
+    events_sequence: AtomicU64,
     registry: Registry,
 }
 
@@ -76,7 +90,8 @@ impl Bus {
     /// Connects, waiting at most `request_timeout_ms` for the first connection.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when no server answers or the credentials are refused.
+    /// [`Error::Unavailable`] when no server answers, which may pass; [`Error::Credentials`] when one answers and does not let
+    /// this role in, and [`Error::Invalid`] when an address can't be used, which do not.
     pub async fn connect(config: &Config) -> Result<Self, Error> {
         let (sender, mut connection) = watch::channel(Connection::default());
         let sender = Arc::new(sender);
@@ -84,7 +99,12 @@ impl Bus {
         let counter = Arc::clone(&dropped);
         let timeout = Duration::from_millis(config.request_timeout_ms);
         let options = match &config.seed {
-            Some(seed) => async_nats::ConnectOptions::with_nkey(seed.clone()),
+            Some(seed) => {
+                // The client finds out only when a server asks, and calls that a fault of the network.
+                nkeys::KeyPair::from_seed(seed.trim())
+                    .map_err(|source| Error::Credentials { reason: format!("the seed is none: {source}") })?;
+                async_nats::ConnectOptions::with_nkey(seed.trim().to_owned())
+            }
             None => async_nats::ConnectOptions::new(),
         };
         let options = options
@@ -104,7 +124,7 @@ impl Bus {
             .map(|url| url.parse::<async_nats::ServerAddr>())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::Invalid { what: format!("broker address: {source}") })?;
-        let client = options.connect(addresses).await.map_err(Error::unavailable)?;
+        let client = options.connect(addresses).await.map_err(|error| refusal(&error))?;
         // The client tells of its first connection a moment later; whoever watches would take that for a reconnect.
         let told = tokio::time::timeout(timeout, connection.wait_for(|c| c.epoch > 0)).await;
         told.map_err(Error::unavailable)?.map_err(Error::unavailable)?;
@@ -112,9 +132,76 @@ impl Bus {
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());
-        let registry = Registry::default();
-        let link = Link { client, context, role: config.role, connection, dropped, registry };
+        let link = Link {
+            client,
+            context,
+            role: config.role,
+            connection,
+            dropped,
+            timeout,
+            health: config.health.clone(),
+            events_sequence: AtomicU64::new(0),
+            registry: Registry::default(),
+        };
         Ok(Self { link: Arc::new(link) })
+    }
+
+    /// What the process of this connection knows of itself.
+    pub fn health(&self) -> &Health {
+        &self.link.health
+    }
+
+    /// Waits for the answer to `request`, but no longer than the connection lives that it is sent on.
+    ///
+    /// # Errors
+    /// [`Lost::Anew`] when the connection was made anew meanwhile, so that no answer will come any more: what is safe to repeat
+    /// can be asked again at once. [`Lost::Away`] when there was no connection within the time of a request.
+    pub(crate) async fn while_connected<T>(&self, request: impl Future<Output = T>) -> Result<T, Lost> {
+        let came = tokio::time::timeout(self.link.timeout, reached(self.connection(), |now| now.up)).await;
+        let Ok(Some(epoch)) = came else { return Err(Lost::Away) };
+        tokio::select! {
+            biased;
+            answer = request => Ok(answer),
+            // Without whoever tells of reconnects the request has its own time.
+            Some(_) = reached(self.connection(), |now| now.epoch > epoch) => Err(Lost::Anew),
+        }
+    }
+
+    /// Asks, and asks again each time the connection was made anew before the answer came, or nobody was there to answer yet:
+    /// for what is safe to repeat. At most [`crate::ATTEMPTS_MAX`] times.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker did not answer in time; `refused` decides about any other error.
+    pub async fn repeat<T, E, F, Fut>(&self, mut ask: F, refused: impl Fn(E) -> Error) -> Result<T, Error>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let mut attempt = 1;
+        loop {
+            let pause = match self.while_connected(ask()).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) if attempt < publish::ATTEMPTS_MAX && is_nobody_there(&error) => {
+                    publish::retry_delay(attempt)
+                }
+                Ok(Err(error)) => return Err(refused(error)),
+                Err(Lost::Anew) if attempt < publish::ATTEMPTS_MAX => Duration::ZERO,
+                Err(lost) => return Err(Error::unavailable(lost)),
+            };
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// EVENTS had this sequence at some time up to now.
+    pub(crate) fn saw_event(&self, sequence: u64) {
+        self.link.events_sequence.fetch_max(sequence, Ordering::Relaxed);
+    }
+
+    /// A sequence that EVENTS is known to have reached; 0 before that is known.
+    pub(crate) fn events_sequence(&self) -> u64 {
+        self.link.events_sequence.load(Ordering::Relaxed)
     }
 
     /// Whose rights this connection has.
@@ -176,6 +263,53 @@ impl Bus {
     pub async fn close(self) -> Result<(), Error> {
         self.client().flush().await.map_err(Error::unavailable)?;
         self.client().drain().await.map_err(Error::unavailable)
+    }
+}
+
+/// Waits until the connection is as it `should` be and answers its epoch; `None` when it never will be.
+async fn reached(
+    mut connection: watch::Receiver<Connection>,
+    should: impl Fn(&Connection) -> bool,
+) -> Option<u64> {
+    connection.wait_for(should).await.ok().map(|now| now.epoch)
+}
+
+/// Why no answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Lost {
+    /// There is no connection.
+    #[error("there is no connection to the broker")]
+    Away,
+    /// It was made anew meanwhile.
+    #[error("the broker was away before it answered")]
+    Anew,
+}
+
+/// True when nothing listens to what was asked: a stream is being loaded, or has no leader yet.
+fn is_nobody_there(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let of_client = error.downcast_ref::<async_nats::client::RequestError>();
+        let of_context = error.downcast_ref::<async_nats::jetstream::context::RequestError>();
+        if of_client.is_some_and(|e| e.kind() == async_nats::client::RequestErrorKind::NoResponders)
+            || of_context
+                .is_some_and(|e| e.kind() == async_nats::jetstream::context::RequestErrorKind::NoResponders)
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What a refused connection says: that somebody has to change something, or that no server is there.
+fn refusal(error: &async_nats::ConnectError) -> Error {
+    use async_nats::ConnectErrorKind as Kind;
+    let reason = publish::describe(error);
+    match error.kind() {
+        Kind::Authentication | Kind::AuthorizationViolation => Error::Credentials { reason },
+        Kind::ServerParse => Error::Invalid { what: format!("broker address: {reason}") },
+        _ => Error::unavailable(reason),
     }
 }
 

@@ -9,12 +9,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use async_nats::{HeaderMap, client::RequestErrorKind, jetstream};
-use futures::StreamExt;
+use async_nats::{
+    HeaderMap,
+    client::RequestErrorKind,
+    jetstream::{self, stream::ConsumerErrorKind},
+};
+use futures::{FutureExt, StreamExt};
 use schemas::fault::Class;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
@@ -130,8 +135,16 @@ pub async fn run<S: Stage>(
         abort: abort.clone(),
     });
     let mut tasks = JoinSet::new();
+    let supervisor = work.bus.supervisor(&shutdown);
     for slot in 0..slots {
-        tasks.spawn(Arc::clone(&work).slot(slot));
+        let (work, supervisor) = (Arc::clone(&work), supervisor.clone());
+        tasks.spawn(async move {
+            let turns = || async {
+                Arc::clone(&work).slot(slot).await;
+                Ok(())
+            };
+            supervisor.keep(S::NAME, Error::ending, turns).await
+        });
     }
     let waker = async {
         while wakeups.next().await.is_some() {
@@ -188,21 +201,31 @@ async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Res
 async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
     let mut shortest = Duration::from_secs(3_600);
     for durable in &queue.durables {
-        let asked: Result<jetstream::consumer::PullConsumer, _> =
-            bus.context().get_consumer_from_stream(durable, &queue.stream).await;
-        let consumer = asked.map_err(|error| {
-            let reason = publish::describe(&error);
-            if reason.contains("not found") {
-                Error::Topology {
-                    reason: format!("durable {durable} of {}: {reason}; `nats apply` makes it", queue.stream),
-                }
-            } else {
-                Error::unavailable(reason)
-            }
-        })?;
+        let consumer: jetstream::consumer::PullConsumer = bus
+            .repeat(
+                || bus.context().get_consumer_from_stream(durable, &queue.stream),
+                |error| {
+                    let reason = publish::describe(&error);
+                    match error.kind() {
+                        ConsumerErrorKind::JetStream(answer) if answer.code() == 404 => Error::Topology {
+                            reason: format!(
+                                "durable {durable} of {}: {reason}; `nats apply` makes it",
+                                queue.stream
+                            ),
+                        },
+                        _ => Error::unavailable(error),
+                    }
+                },
+            )
+            .await?;
         shortest = shortest.min(consumer.cached_info().config.ack_wait);
     }
     Ok(shortest)
+}
+
+/// What a handler that panicked says about its message.
+fn panicked() -> Fault {
+    Fault::new(Class::Fault, "handler_panicked", "the handler panicked; the log has where")
 }
 
 /// Says when the clock of this host and the broker's differ. Never ends.
@@ -287,7 +310,9 @@ impl<S: Stage> Loop<S> {
         };
         let started = Instant::now();
         let result = {
-            let handling = self.stage.handle(&message, &delivery);
+            // A panic is one failed try of this message, not the end of a slot.
+            let handling = AssertUnwindSafe(self.stage.handle(&message, &delivery)).catch_unwind();
+            let handling = handling.map(|ended| ended.unwrap_or_else(|_| Err(panicked())));
             let pinging = self.ping(&raw, &message, &delivery);
             tokio::pin!(handling);
             tokio::pin!(pinging);

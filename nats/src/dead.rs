@@ -108,7 +108,7 @@ impl Bus {
             .message_id(format!("dead.{stage}.{stream}.{sequence}"))
             .expected_stream(subjects::DEAD)
             .expected_last_subject_sequence(0);
-        self.publish_message(&subjects::dead(stage, stream, *sequence), message).await
+        self.publish_message(subjects::DEAD, &subjects::dead(stage, stream, *sequence), message).await
     }
 
     /// The dead letters, oldest first, at most `count_max`.

@@ -70,6 +70,12 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// The broker does not let this role in; somebody has to change its seed or the broker's users.
+    #[error("the broker refuses the credentials: {reason}")]
+    Credentials {
+        /// The broker's words.
+        reason: String,
+    },
     /// The stream is another one than the position belongs to: it was deleted and made anew. What was derived from it has to
     /// begin anew, too.
     #[error("the stream {stream} was made anew: positions in the one before it mean nothing in it")]
@@ -108,6 +114,7 @@ impl Error {
             Self::Unavailable(_)
             | Self::Conflict { .. }
             | Self::Full { .. }
+            | Self::Credentials { .. }
             | Self::Reset { .. }
             | Self::Topology { .. } => Class::Outage,
             Self::Refused { .. } => Class::Fault,
@@ -133,6 +140,7 @@ impl Error {
             Self::Unencodable { .. } => "message_unencodable",
             Self::TooLarge { .. } => "message_too_large",
             Self::Refused { .. } => "broker_refused",
+            Self::Credentials { .. } => "broker_credentials",
             Self::Reset { .. } => "stream_reset",
             Self::Topology { .. } => "broker_topology",
             Self::Invalid { .. } => "settings_invalid",

@@ -1,7 +1,10 @@
 //! Leases: who of several processes does a singleton's work. Not exclusive by itself; whatever the holder writes is fenced
 //! by its own compare-and-set.
 //!
-//! Limits: a lease lasts [`Lease::TTL`] past its last renewal, and is renewed at a third of that.
+//! The broker ends a lease that is not renewed, by its own clock: nobody compares times of two machines.
+//!
+//! Limits: a lease lasts [`Lease::TTL`] past its last renewal, and a moment until the broker has noticed; it is renewed at a
+//! third of that. Giving one back takes at most [`RELEASE_MAX`].
 
 use std::{future::Future, time::Duration};
 
@@ -11,10 +14,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{Bus, Error, publish};
 
 const BUCKET: &str = "leases";
+/// Longest time that giving a lease back may take; it ends by itself.
+const RELEASE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Holder {
     holder: String,
+    /// By the holder's clock, for people; 0 means given back.
     expires_at_ms: u64,
 }
 
@@ -46,7 +52,7 @@ impl Bus {
         let revision = found.as_ref().map_or(0, |raw| raw.revision);
         if let Some(value) = found.and_then(|raw| raw.value) {
             let other: Holder = publish::decode(name, &value)?;
-            if other.holder != holder && other.expires_at_ms > crate::now_ms() {
+            if other.holder != holder && other.expires_at_ms != 0 {
                 return Ok(None);
             }
         }
@@ -82,16 +88,38 @@ impl Bus {
     }
 
     /// Runs `work` whenever this process holds the lease, until `shutdown`. The token given to `work` fires when the lease
-    /// is lost or `shutdown` fires; `work` then has to return.
-    pub async fn hold<F, Fut>(&self, name: &str, shutdown: CancellationToken, mut work: F)
+    /// is lost or `shutdown` fires; `work` then has to return. A panic of `work` is one end of it, and it is started again.
+    pub async fn hold<F, Fut>(&self, name: &'static str, shutdown: CancellationToken, work: F)
     where
         F: FnMut(CancellationToken) -> Fut + Send,
         Fut: Future<Output = ()> + Send,
     {
         let holder = data_encoding::HEXLOWER.encode(&crate::fresh_id());
+        // Each run takes it; there is one at a time.
+        let work = tokio::sync::Mutex::new(work);
+        let holding = || async {
+            let mut work = work.lock().await;
+            self.terms(name, &holder, &shutdown, &mut *work).await;
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = self.supervisor(&shutdown).keep(name, Error::ending, holding).await {
+            tracing::error!(%error, lease = name, "the lease is not asked for any more");
+        }
+    }
+
+    /// One term after the other.
+    async fn terms<F, Fut>(&self, name: &str, holder: &str, shutdown: &CancellationToken, work: &mut F)
+    where
+        F: FnMut(CancellationToken) -> Fut + Send,
+        Fut: Future<Output = ()> + Send,
+    {
         while !shutdown.is_cancelled() {
-            match self.lease(name, &holder).await {
-                Ok(Some(lease)) => self.keep(lease, &shutdown, &mut work).await,
+            let asked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                asked = self.lease(name, holder) => asked,
+            };
+            match asked {
+                Ok(Some(lease)) => self.keep(lease, shutdown, work).await,
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, lease = name, "the lease can't be asked for"),
             }
@@ -113,9 +141,17 @@ impl Bus {
         let renewing = async {
             loop {
                 tokio::time::sleep(Lease::TTL / 3).await;
-                if let Err(error) = self.renew(&mut lease).await {
-                    tracing::warn!(%error, lease = lease.name, "lease lost");
-                    return;
+                // Whoever has not heard for so long has it no more.
+                match tokio::time::timeout(Lease::TTL / 3 * 2, self.renew(&mut lease)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, lease = lease.name, "lease lost");
+                        return;
+                    }
+                    Err(_) => {
+                        tracing::warn!(lease = lease.name, "lease lost: the broker does not answer");
+                        return;
+                    }
                 }
             }
         };
@@ -130,8 +166,12 @@ impl Bus {
             working.await;
             return;
         }
-        if let Err(error) = self.release(lease).await {
-            tracing::debug!(%error, lease = name, "the lease runs out by itself");
+        match tokio::time::timeout(RELEASE_MAX, self.release(lease)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, lease = name, "the lease runs out by itself"),
+            Err(_) => {
+                tracing::debug!(lease = name, "the lease runs out by itself: the broker does not answer");
+            }
         }
     }
 }

@@ -10,8 +10,11 @@ mod clock;
 pub mod consume;
 pub mod dead;
 mod error;
+mod events;
 mod fill;
 mod following;
+mod health;
+mod heartbeat;
 mod lease;
 mod publish;
 pub mod reader;
@@ -19,6 +22,7 @@ mod role;
 pub mod server;
 mod stage;
 mod state;
+mod tasks;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod topology;
@@ -29,6 +33,7 @@ pub use clock::{OFFSET_MS_MAX, offset_ms};
 pub use error::Error;
 pub use fill::Fill;
 pub use following::Following;
+pub use health::{Cause, HEARTBEAT_PERIOD, Health, SHARED_GRACE};
 pub use lease::Lease;
 pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
 pub use reader::{Reader, Start};
@@ -36,6 +41,7 @@ pub use role::Role;
 pub use schemas::fault::Class;
 pub use stage::{Delivery, Fault, Message, Outcome, Stage};
 pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
+pub use tasks::{Ending, Supervisor, describe};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.
 pub fn fresh_id() -> [u8; 16] {

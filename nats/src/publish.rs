@@ -1,4 +1,4 @@
-//! Publishing: every event has a deterministic id and is confirmed by the stream before anyone relies on it.
+//! Publishing: every event has an id of its own and is confirmed by the stream before anyone relies on it.
 //!
 //! Limits: an event payload has at most [`schemas::EVENT_BYTES_MAX`] bytes; an ambiguous publish is repeated at most
 //! [`ATTEMPTS_MAX`] times with the same id.
@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::{
     HeaderMap,
-    jetstream::{context::PublishErrorKind, message::PublishMessage},
+    jetstream::{
+        context::{PublishError, PublishErrorKind},
+        message::PublishMessage,
+    },
 };
 use data_encoding::HEXLOWER;
 use schemas::{Event, envelope::Unsent, headers, subjects};
@@ -15,7 +18,7 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 
-use crate::{Bus, Error};
+use crate::{Bus, Error, client::Lost};
 
 /// Most tries of one publish while the broker is away or elects a leader.
 pub const ATTEMPTS_MAX: u32 = 6;
@@ -75,18 +78,24 @@ impl Outbox {
         outbox
     }
 
-    /// Completes the events: `cause` names the one change they belong to, so a repeat gives the same ids.
-    pub(crate) fn seal(self, source: &str, cause: &str) -> Result<Vec<Unsent>, Error> {
+    /// True without events.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.drafts.is_empty()
+    }
+
+    /// Completes the events: `cause` names the one change they belong to, and no other change ever; `after` is a sequence
+    /// that EVENTS had before it.
+    pub(crate) fn seal(self, source: &str, cause: &str, after: Option<u64>) -> Result<Vec<Unsent>, Error> {
         self.drafts
             .into_iter()
             .enumerate()
-            .map(|(i, draft)| draft.seal(source, &format!("{cause}#{i}")))
+            .map(|(i, draft)| draft.seal(source, &format!("{cause}#{i}"), after))
             .collect()
     }
 }
 
 impl Draft {
-    fn seal(self, source: &str, cause: &str) -> Result<Unsent, Error> {
+    fn seal(self, source: &str, cause: &str, after: Option<u64>) -> Result<Unsent, Error> {
         let payload =
             self.payload.map_err(|source| Error::Unencodable { what: self.subject.clone(), source })?;
         if payload.len() > schemas::EVENT_BYTES_MAX {
@@ -125,11 +134,12 @@ impl Draft {
             headers: all,
             payload: ByteBuf::from(payload),
             once: self.once,
+            after_sequence: after,
         })
     }
 }
 
-/// SHA-256 over subject and cause, in hex: the same change always names its event the same.
+/// SHA-256 over subject and cause, in hex: a change names its event, and no other change gives it the same name.
 fn event_id(subject: &str, cause: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(subject.as_bytes());
@@ -145,37 +155,111 @@ fn trace_parent(id: &str) -> String {
     format!("00-{trace}-{span}-01")
 }
 
+/// A broker's answer to one try of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Stored at this stream sequence.
+    Stored(u64),
+    /// A message with this id was stored within the duplicate window.
+    Duplicate,
+    /// The subject's last sequence is not the expected one.
+    Moved,
+}
+
+/// Why one try of a publish has no answer that counts.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unsure {
+    /// The connection was lost on the way.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// The broker did not answer, or refused.
+    #[error(transparent)]
+    Broker(#[from] PublishError),
+}
+
+impl Unsure {
+    /// True when the same may work in a moment. The message may be stored or not.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Lost(_) => true,
+            Self::Broker(error) => matches!(
+                error.kind(),
+                PublishErrorKind::TimedOut
+                    | PublishErrorKind::BrokenPipe
+                    | PublishErrorKind::StreamNotFound
+                    | PublishErrorKind::MaxAckPending
+            ),
+        }
+    }
+
+    /// How long to wait before try `attempt` is followed by the next: not at all once the connection is back.
+    pub(crate) fn pause(&self, attempt: u32) -> Duration {
+        match self {
+            Self::Lost(Lost::Anew) => Duration::ZERO,
+            _ => retry_delay(attempt),
+        }
+    }
+
+    /// True when it was waited for a connection, in vain.
+    const fn is_away(&self) -> bool {
+        matches!(self, Self::Lost(Lost::Away))
+    }
+
+    /// What it means for who published to `subject`.
+    pub(crate) fn of(self, subject: &str) -> Error {
+        match self {
+            Self::Lost(lost) => Error::unavailable(lost),
+            Self::Broker(error) => Error::of_publish(subject, error),
+        }
+    }
+}
+
 impl Bus {
-    /// Publishes an event that belongs to no change of state. `cause` names what happened: the same event with the same cause
-    /// is stored once within the duplicate window.
+    /// Publishes an event that belongs to no change of state. `cause` names what happened.
+    ///
+    /// Each call is an event of its own, except of a kind whose subject may hold only one.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the broker did not confirm in time.
     pub async fn report<E: Event>(&self, event: &E, cause: &str) -> Result<(), Error> {
-        for unsent in Outbox::new().event(event).seal(self.role().name(), cause)? {
+        let after = self.events_position().await;
+        let own = data_encoding::HEXLOWER.encode(&crate::fresh_id());
+        for unsent in Outbox::new().event(event).seal(self.role().name(), &format!("{cause}/{own}"), after)? {
             self.publish_unsent(&unsent).await?;
         }
         Ok(())
     }
 
-    /// Publishes a sealed event and waits until the stream holds it. Repeating it is harmless.
+    /// A sequence that EVENTS has reached, asked for once; `None` when that can't be known now.
+    pub(crate) async fn events_position(&self) -> Option<u64> {
+        if self.events_sequence() == 0 {
+            let stream = self.context().get_stream(subjects::EVENTS);
+            if let Ok(Ok(stream)) = self.while_connected(stream).await {
+                self.saw_event(stream.cached_info().state.last_sequence);
+            }
+        }
+        Some(self.events_sequence()).filter(|sequence| *sequence > 0)
+    }
+
+    /// Publishes a sealed event that nobody has sent before, and waits until the stream holds it.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the broker did not confirm in time.
     pub async fn publish_unsent(&self, unsent: &Unsent) -> Result<Published, Error> {
-        let mut all = HeaderMap::new();
-        for (name, value) in &unsent.headers {
-            all.insert(name.as_str(), value.as_str());
-        }
-        let mut message = PublishMessage::build()
-            .payload(unsent.payload.to_vec().into())
-            .headers(all)
-            .message_id(&unsent.id)
-            .expected_stream(subjects::stream_of(&unsent.subject));
+        let mut message = message_of(unsent);
         if unsent.once {
             message = message.expected_last_subject_sequence(0);
         }
-        self.publish_message(&unsent.subject, message).await
+        match self.try_publish(subjects::stream_of(&unsent.subject), &unsent.subject, &message).await {
+            Ok(Answer::Stored(sequence)) => Ok(Published::Stored(sequence)),
+            Ok(Answer::Duplicate | Answer::Moved) => Ok(Published::Known),
+            // It may be stored and only the answer lost.
+            Err(error) if error.is_passing() && !error.is_away() => {
+                tokio::time::sleep(error.pause(1)).await;
+                self.publish_missing(unsent).await
+            }
+            Err(error) => Err(error.of(&unsent.subject)),
+        }
     }
 
     /// Publishes `message` to `subject` only if the subject is empty. A conflict means it is there already.
@@ -193,7 +277,7 @@ impl Bus {
             .payload(payload.into())
             .expected_stream(stream)
             .expected_last_subject_sequence(0);
-        self.publish_message(subject, message).await
+        self.publish_message(stream, subject, message).await
     }
 
     /// Publishes to `subject` of `stream` with `id` as its identity inside the duplicate window.
@@ -213,40 +297,90 @@ impl Bus {
             .headers(all)
             .message_id(id)
             .expected_stream(stream);
-        self.publish_message(subject, message).await
+        self.publish_message(stream, subject, message).await
     }
 
     /// Publishes, repeating the same message while the answer is lost or no leader is there.
     pub(crate) async fn publish_message(
         &self,
+        stream: &str,
         subject: &str,
         message: PublishMessage,
     ) -> Result<Published, Error> {
-        let mut attempt = 1;
-        loop {
-            let sent = match self.context().send_publish(subject.to_owned(), message.clone()).await {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            let error = match sent {
-                Ok(ack) if ack.duplicate => return Ok(Published::Known),
-                Ok(ack) => return Ok(Published::Stored(ack.sequence)),
-                Err(error) => error,
-            };
-            match error.kind() {
-                PublishErrorKind::WrongLastSequence => return Ok(Published::Known),
-                PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::StreamNotFound
-                    if attempt < ATTEMPTS_MAX =>
-                {
-                    tokio::time::sleep(retry_delay(attempt)).await;
-                    attempt += 1;
-                }
-                _ => return Err(Error::of_publish(subject, error)),
-            }
+        match self.publish_again(stream, subject, &message).await?.0 {
+            Answer::Stored(sequence) => Ok(Published::Stored(sequence)),
+            Answer::Duplicate | Answer::Moved => Ok(Published::Known),
         }
     }
+
+    /// Publishes, repeating the same message while the answer is lost or no leader is there: for what is safe to repeat.
+    /// Answers also which try it was.
+    pub(crate) async fn publish_again(
+        &self,
+        stream: &str,
+        subject: &str,
+        message: &PublishMessage,
+    ) -> Result<(Answer, u32), Error> {
+        let mut attempt = 1;
+        loop {
+            let error = match self.try_publish(stream, subject, message).await {
+                Ok(answer) => return Ok((answer, attempt)),
+                Err(error) => error,
+            };
+            if attempt >= ATTEMPTS_MAX || error.is_away() || !error.is_passing() {
+                return Err(error.of(subject));
+            }
+            tokio::time::sleep(error.pause(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// One try: ends with the broker's answer, with the time of a request, or when the connection was made anew meanwhile.
+    pub(crate) async fn try_publish(
+        &self,
+        stream: &str,
+        subject: &str,
+        message: &PublishMessage,
+    ) -> Result<Answer, Unsure> {
+        let sending = async {
+            match self.context().send_publish(subject.to_owned(), message.clone()).await {
+                Ok(ack) => ack.await,
+                Err(error) => Err(error),
+            }
+        };
+        let answer = match self.while_connected(sending).await {
+            Ok(Ok(ack)) => {
+                self.health().confirmed(self.role(), stream);
+                if stream == subjects::EVENTS {
+                    self.saw_event(ack.sequence);
+                }
+                return Ok(if ack.duplicate { Answer::Duplicate } else { Answer::Stored(ack.sequence) });
+            }
+            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                return Ok(Answer::Moved);
+            }
+            Ok(Err(error)) => Unsure::Broker(error),
+            Err(lost) => Unsure::Lost(lost),
+        };
+        // A refusal is an answer.
+        if answer.is_passing() {
+            self.health().unconfirmed(stream);
+        }
+        Err(answer)
+    }
+}
+
+/// An event as it is published, with its id.
+pub(crate) fn message_of(unsent: &Unsent) -> PublishMessage {
+    let mut all = HeaderMap::new();
+    for (name, value) in &unsent.headers {
+        all.insert(name.as_str(), value.as_str());
+    }
+    PublishMessage::build()
+        .payload(unsent.payload.to_vec().into())
+        .headers(all)
+        .message_id(&unsent.id)
+        .expected_stream(subjects::stream_of(&unsent.subject))
 }
 
 /// The whole chain of an error in one line; the client hides the broker's words in the source.

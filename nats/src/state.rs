@@ -10,10 +10,11 @@
 //!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{
-    context::PublishErrorKind, message::PublishMessage, stream::LastRawMessageErrorKind,
+    message::PublishMessage,
+    stream::{LastRawMessageErrorKind, Stream},
 };
 use bytes::Bytes;
 use schemas::{
@@ -23,7 +24,10 @@ use schemas::{
 };
 use serde_bytes::ByteBuf;
 
-use crate::{Bus, Error, Outbox, publish};
+use crate::{
+    Bus, Error, Outbox,
+    publish::{self, Answer},
+};
 
 /// Most rounds of read, change and compare-and-set.
 pub const CHANGE_ATTEMPTS_MAX: u32 = 16;
@@ -106,22 +110,33 @@ impl Bus {
     /// [`Error::Conflict`] when somebody else was first; [`Error::Unavailable`] when nothing is known to be stored.
     pub async fn commit<R: Record>(&self, held: &mut Held<R>, outbox: Outbox) -> Result<(), Error> {
         let key = held.record.key();
-        let cause = format!("{}/{key}@{}", R::BUCKET, held.revision);
+        let changed_at_ms = crate::now_ms();
+        // A record that ended and is made anew begins at revision 0 again.
+        let cause = format!("{}/{key}@{}/{changed_at_ms}", R::BUCKET, held.revision);
+        let after = if outbox.is_empty() { None } else { self.events_position().await };
+        let changed = Instant::now();
+        let carried = held.unsent.len();
         let mut unsent = held.unsent.clone();
-        unsent.extend(outbox.seal(self.role().name(), &cause)?);
+        unsent.extend(outbox.seal(self.role().name(), &cause, after)?);
         let record = ByteBuf::from(publish::encode(&key, &held.record)?);
         let expires_at_ms = held.record.expires_at_ms();
-        let mut envelope = Envelope { record, unsent, changed_at_ms: crate::now_ms(), expires_at_ms };
+        let mut envelope = Envelope { record, unsent, changed_at_ms, expires_at_ms };
         held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
         held.changed_at_ms = envelope.changed_at_ms;
         held.unsent.clone_from(&envelope.unsent);
-        match self.settle(R::BUCKET, &key, held.revision, &mut envelope).await {
+        if let Err(error) = self.publish_all(&envelope.unsent, carried, changed).await {
+            tracing::warn!(%error, key, "events stay in the record until the sweeper sends them");
+            return Ok(());
+        }
+        match self.clear(R::BUCKET, &key, held.revision, &mut envelope).await {
             Ok(revision) => {
                 held.revision = revision;
                 held.unsent.clear();
             }
+            // Whoever changed it meanwhile carries them on, finds them sent, and clears them.
+            Err(Error::Conflict { .. }) => tracing::debug!(key, "sent events are cleared by another writer"),
             Err(error) => {
-                tracing::warn!(%error, key, "events stay in the record until the sweeper sends them");
+                tracing::warn!(%error, key, "sent events stay in the record until the sweeper clears them");
             }
         }
         Ok(())
@@ -161,8 +176,8 @@ impl Bus {
         }
     }
 
-    /// Publishes what `envelope` still holds, then clears it. Returns the record's revision afterwards.
-    pub(crate) async fn settle(
+    /// Clears the events of an envelope, which are all in EVENTS. Answers the record's revision afterwards.
+    async fn clear(
         &self,
         bucket: &str,
         key: &str,
@@ -172,17 +187,15 @@ impl Bus {
         if envelope.unsent.is_empty() {
             return Ok(revision);
         }
-        for unsent in &envelope.unsent {
-            self.publish_unsent(unsent).await?;
-        }
         envelope.unsent.clear();
         self.write(bucket, key, revision, envelope).await
     }
 
-    /// Publishes the unsent events of one record, whatever its type: the sweeper's work. False when there were none.
+    /// Publishes the unsent events of one record, whatever its type: the sweeper's work. False when there were none, or when
+    /// somebody else cleared them meanwhile.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when the record changed meanwhile; its next reader carries the events on.
+    /// [`Error::Unavailable`] when the broker does not answer.
     pub async fn sweep(&self, bucket: &str, key: &str) -> Result<bool, Error> {
         let Some(Raw { revision, value: Some(value), .. }) = self.read(bucket, key).await? else {
             return Ok(false);
@@ -191,8 +204,21 @@ impl Bus {
         if envelope.unsent.is_empty() {
             return Ok(false);
         }
-        self.settle(bucket, key, revision, &mut envelope).await?;
-        Ok(true)
+        for unsent in &envelope.unsent {
+            self.publish_missing(unsent).await?;
+        }
+        match self.clear(bucket, key, revision, &mut envelope).await {
+            Ok(_) => Ok(true),
+            // The record's new entry says whether anything is left.
+            Err(Error::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The stream, for reading single messages from its leader; asks nobody.
+    pub(crate) async fn stream(&self, name: &str) -> Result<Stream<()>, Error> {
+        let invalid = |error| Error::Invalid { what: format!("stream {name}: {error}") };
+        self.context().get_stream_no_info(name).await.map_err(invalid)
     }
 
     /// Removes a key with all that it held. What is left is a mark without a value that the broker drops after `mark_ttl`, whole
@@ -207,7 +233,9 @@ impl Bus {
             .header("Nats-Rollup", "sub")
             .ttl(mark_ttl.max(Duration::from_secs(1)))
             .expected_stream(subjects::kv_stream(bucket));
-        self.publish_message(&subjects::kv(bucket, key), message).await.map(drop)
+        self.publish_message(&subjects::kv_stream(bucket), &subjects::kv(bucket, key), message)
+            .await
+            .map(drop)
     }
 
     /// Reads the newest value of a key from the leader; `None` when there never was one.
@@ -215,26 +243,26 @@ impl Bus {
     /// # Errors
     /// [`Error::Unavailable`] when the broker does not answer.
     pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Raw>, Error> {
-        let stream = self
-            .context()
-            .get_stream_no_info(subjects::kv_stream(bucket))
-            .await
-            .map_err(|e| Error::Invalid { what: format!("bucket {bucket}: {e}") })?;
-        match stream.get_last_raw_message_by_subject(&subjects::kv(bucket, key)).await {
-            Ok(message) => {
-                let deleted = message.headers.get("KV-Operation").is_some()
-                    || message.headers.get("Nats-Marker-Reason").is_some();
-                let stored_at_ms =
-                    u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-                Ok(Some(Raw {
-                    revision: message.sequence,
-                    value: (!deleted).then_some(message.payload),
-                    stored_at_ms,
-                }))
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(Error::unavailable(error)),
-        }
+        let stream = self.stream(&subjects::kv_stream(bucket)).await?;
+        let subject = subjects::kv(bucket, key);
+        let found = self
+            .repeat(
+                || async {
+                    match stream.get_last_raw_message_by_subject(&subject).await {
+                        Ok(message) => Ok(Some(message)),
+                        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                        Err(error) => Err(error),
+                    }
+                },
+                Error::unavailable,
+            )
+            .await?;
+        Ok(found.map(|message| {
+            let deleted = message.headers.get("KV-Operation").is_some()
+                || message.headers.get("Nats-Marker-Reason").is_some();
+            let stored_at_ms = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+            Raw { revision: message.sequence, value: (!deleted).then_some(message.payload), stored_at_ms }
+        }))
     }
 
     /// Removes a record if nobody changed it since `revision`. For `told`, usually [`schemas::REMOVAL_TOLD_MS`], a marker tells
@@ -303,29 +331,10 @@ impl Bus {
             .payload(payload.clone())
             .expected_last_subject_sequence(revision)
             .expected_stream(subjects::kv_stream(bucket));
-        let mut attempt = 1;
-        loop {
-            let sent = match self.context().send_publish(subject.clone(), message.clone()).await {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            let error = match sent {
-                Ok(ack) => return Ok(ack.sequence),
-                Err(error) => error,
-            };
-            match error.kind() {
-                PublishErrorKind::WrongLastSequence => {
-                    return self.own_write(bucket, key, &payload, attempt).await;
-                }
-                PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::StreamNotFound
-                    if attempt < publish::ATTEMPTS_MAX =>
-                {
-                    tokio::time::sleep(publish::retry_delay(attempt)).await;
-                    attempt += 1;
-                }
-                _ => return Err(Error::of_publish(&subject, error)),
+        match self.publish_again(&subjects::kv_stream(bucket), &subject, &message).await? {
+            (Answer::Stored(revision), _) => Ok(revision),
+            (Answer::Duplicate | Answer::Moved, attempt) => {
+                self.own_write(bucket, key, &payload, attempt).await
             }
         }
     }

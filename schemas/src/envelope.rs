@@ -36,4 +36,8 @@ pub struct Unsent {
     pub payload: ByteBuf,
     /// True when the subject may hold only this one event.
     pub once: bool,
+    /// A sequence of EVENTS that was there before the change: whoever sends the event again looks for it behind this one.
+    /// Absent: from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_sequence: Option<u64>,
 }

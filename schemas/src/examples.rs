@@ -787,6 +787,7 @@ fn others(visitor: &mut impl Visitor) {
         headers: BTreeMap::from([(text(crate::headers::TYPE), text("upload.created"))]),
         payload: ByteBuf::from(vec![0x80]),
         once: true,
+        after_sequence: None,
     };
     let envelope = envelope::Envelope {
         record: ByteBuf::from(vec![0x80]),

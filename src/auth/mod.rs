@@ -173,7 +173,10 @@ impl SignIn {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                Some(message) = ended.next() => {
+                message = ended.next() => {
+                    let Some(message) = message else {
+                        return Err(nats::Error::unavailable("the subscription has ended"));
+                    };
                     let text = std::str::from_utf8(&message.payload).unwrap_or_default();
                     if let Ok(session_id) = text.parse() {
                         shared.sessions.forget(session_id);

@@ -47,6 +47,7 @@ fn site(config: Config) -> anyhow::Result<Site> {
         shutdown: CancellationToken::new(),
         metrics: telemetry::Metrics::default(),
         chains: crate::auth::chain::Counts::default(),
+        health: nats::Health::new(),
     })
 }
 

@@ -52,6 +52,11 @@ impl Problem {
             .retry_after_s(2)
     }
 
+    /// 503: this replica can't do its work now.
+    pub(crate) fn not_ready(detail: String) -> Self {
+        Self::new(Kind::Unavailable).detail(detail).retry_after_s(2)
+    }
+
     /// 503: a limit of this replica is reached; another one, or a moment later, may do.
     pub(crate) fn busy(detail: &'static str) -> Self {
         Self::new(Kind::Busy).detail(detail).retry_after_s(5)

@@ -262,34 +262,40 @@ impl Shared {
         })
     }
 
-    /// What runs beside the requests, until `shutdown`.
+    /// What runs beside the requests, until `shutdown`. Each task is started again when it ends.
     ///
     /// # Errors
-    /// When the broker does not take a subscription.
+    /// When a task finds that somebody has to change something first.
     pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ending = async {
+        let stopping = async {
             shutdown.cancelled().await;
             self.stopping.cancel();
             self.streams.flush();
             self.documents.flush();
             Ok(())
         };
-        let limits = async {
-            tokio::join!(
-                self.limits.run(self.bus.clone(), shutdown.clone()),
-                self.refusals.run(&self.bus, shutdown.clone()),
-                self.capacity.run(shutdown.clone()),
-            );
-            Ok(())
-        };
+        let (tasks, ending) = (self.bus.supervisor(&shutdown), nats::Error::ending);
+        let hub = self.followers.hub();
+        let stop = || shutdown.clone();
         tokio::try_join!(
-            self.uploads.run(shutdown.clone()),
-            self.followers.hub().run(shutdown.clone()),
-            self.sign_in.run(shutdown.clone()),
-            self.grants.run(shutdown.clone()),
-            self.known.run(&self.bus, shutdown.clone()),
-            limits,
-            ending,
+            tasks.keep("uploads", ending, || self.uploads.run(stop())),
+            tasks.keep("followers", ending, || hub.run(stop())),
+            tasks.keep("sign-in", ending, || self.sign_in.run(stop())),
+            tasks.keep("grants", ending, || self.grants.run(stop())),
+            tasks.keep("known", ending, || self.known.run(&self.bus, stop())),
+            tasks.keep("limits", ending, || async {
+                self.limits.run(self.bus.clone(), stop()).await;
+                Ok(())
+            }),
+            tasks.keep("capacity", ending, || async {
+                self.capacity.run(stop()).await;
+                Ok(())
+            }),
+            tasks.keep("refusals", ending, || async {
+                self.refusals.run(&self.bus, stop()).await;
+                Ok(())
+            }),
+            stopping,
         )?;
         Ok(())
     }

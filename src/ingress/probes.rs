@@ -1,4 +1,4 @@
-//! Probes and version: `/livez` says the process runs, `/readyz` that it can serve, `/version` what it is.
+//! Probes and version: `/livez` says the process runs, `/readyz` that it can do its work, `/version` what it is.
 
 use axum::{Json, Router, extract::State, routing::get};
 use schemars::JsonSchema;
@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{App, error::Problem, openapi};
+use crate::readiness;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
@@ -66,9 +67,7 @@ async fn live() -> Json<Probe> {
     responses((status = 200, description = "It can", body = ref("#/components/schemas/Probe"))),
 )]
 async fn ready(State(app): State<App>) -> Result<Json<Probe>, Problem> {
-    // A leader read is what every request needs first.
-    app.bus.read("secrets", "playback").await?;
-    app.store.probe().await.map_err(|error| Problem::unavailable(&error))?;
+    readiness::check(app.bus.health())?;
     Ok(Json(Probe { status: "ready", full: app.capacity.full() }))
 }
 

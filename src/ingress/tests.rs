@@ -607,3 +607,49 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     assert_eq!((refused.status, refused.problem().as_str()), (403, "operators_only"));
     assert_eq!(site.ask("GET", "/metrics", "", "").await.status, 401);
 }
+
+#[tokio::test]
+async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
+    let broker = TestBroker::start().await;
+    let health = nats::Health::new();
+    let settings = nats::Config { health: health.clone(), ..broker.config(Role::Ingress) };
+    let bus = Bus::connect(&settings).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store =
+        store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+    let grants = crate::config::Config::default().grants(&bus).unwrap();
+    let metrics = telemetry::Metrics::default();
+    let app = App::build(bus, store, grants, metrics, Config::default(), crate::auth::Config::default());
+    let app = app.await.unwrap();
+    let shutdown = CancellationToken::new();
+    let (beside, stop) = (app.clone(), shutdown.clone());
+    let running = tokio::spawn(async move { Box::pin(beside.run(stop)).await });
+    // Progress of a job whose record can't be read: once that ended the ingress.
+    let admin = broker.bus(Role::Admin).await;
+    admin.context().delete_stream("KV_jobs").await.unwrap();
+    let progress = schemas::job::Progress {
+        job_id: JobId::from_bytes([1; 16]),
+        media_id: MediaId::from_bytes([2; 16]),
+        owner: "ann".into(),
+        part: "v0000".into(),
+        done_ms: 1,
+        total_ms: 2,
+    };
+    let subject = schemas::subjects::progress(progress.job_id, &progress.part);
+    let publish = async || {
+        let payload = nats::encode(&subject, &progress).unwrap();
+        admin.context().publish(subject.clone(), payload.into()).await.unwrap().await.unwrap();
+    };
+    publish().await;
+    // Once the record's bucket is back, progress is told.
+    let mut heard = app.followers.hub().subscribe();
+    nats::topology::apply(admin.context(), &nats::topology::Settings::default()).await.unwrap();
+    publish().await;
+    let told =
+        tokio::time::timeout(Duration::from_secs(20), heard.recv()).await.expect("it is told").unwrap();
+    assert!(format!("{told:?}").starts_with("Progress"), "{told:?}");
+    assert!(!running.is_finished(), "the ingress goes on");
+    assert_eq!(health.restarts(Role::Ingress, "followers"), 0);
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}

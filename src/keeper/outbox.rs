@@ -2,9 +2,12 @@
 //!
 //! Limits: one reader a bucket; a key waits here only while its record has unsent events.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use nats::{Bus, Error, Start, reader};
+use nats::{Bus, Start, reader};
 use schemas::{
     Record, access, document, envelope::Envelope, gate, job, limit, media, session, subjects, upload,
 };
@@ -41,7 +44,8 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
     let mut entries = bus.follow(&name, settings.clone());
     let age = Duration::from_millis(config.unsent_age_ms);
     let mut ticks = tokio::time::interval(age.max(Duration::from_millis(100)) / 2);
-    let mut waiting: HashMap<String, u64> = HashMap::new();
+    // By this machine's monotonic clock, from when it was seen: no two clocks are compared.
+    let mut waiting: HashMap<String, Instant> = HashMap::new();
     let prefix = subjects::kv(bucket, "");
     loop {
         tokio::select! {
@@ -51,7 +55,7 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
                     let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
                     let unsent = nats::decode::<Envelope>(key, &entry.payload).is_ok_and(|e| !e.unsent.is_empty());
                     if unsent {
-                        waiting.insert(key.to_owned(), entry.stored_at_ms);
+                        waiting.entry(key.to_owned()).or_insert_with(Instant::now);
                     } else {
                         waiting.remove(key);
                     }
@@ -62,19 +66,15 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
                     entries = bus.follow(&name, settings.clone());
                 }
             },
-            _ = ticks.tick() => publish_old(bus, bucket, config.unsent_age_ms, &mut waiting).await,
+            _ = ticks.tick() => publish_old(bus, bucket, age, &mut waiting).await,
         }
     }
 }
 
 /// Publishes what is older than the limit; what can't be published stays for the next round.
-async fn publish_old(bus: &Bus, bucket: &str, age_ms: u64, waiting: &mut HashMap<String, u64>) {
-    let now_ms = nats::now_ms();
-    let old: Vec<String> = waiting
-        .iter()
-        .filter(|(_, since_ms)| **since_ms + age_ms <= now_ms)
-        .map(|(key, _)| key.clone())
-        .collect();
+async fn publish_old(bus: &Bus, bucket: &str, age: Duration, waiting: &mut HashMap<String, Instant>) {
+    let old: Vec<String> =
+        waiting.iter().filter(|(_, since)| since.elapsed() >= age).map(|(key, _)| key.clone()).collect();
     for key in old {
         match bus.sweep(bucket, &key).await {
             Ok(found) => {
@@ -83,8 +83,6 @@ async fn publish_old(bus: &Bus, bucket: &str, age_ms: u64, waiting: &mut HashMap
                     tracing::info!(bucket, key, "published what a crash left unsent");
                 }
             }
-            // The record changed meanwhile: its new entry says whether anything is left.
-            Err(Error::Conflict { .. }) => {}
             Err(error) => tracing::warn!(%error, bucket, key, "events are still unsent"),
         }
     }

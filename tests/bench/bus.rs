@@ -29,6 +29,7 @@ fn events() -> Vec<Unsent> {
                 headers: BTreeMap::from([("ce-type".to_owned(), "upload.terminated".to_owned())]),
                 payload: ByteBuf::from(nats::encode("event", &event).unwrap()),
                 once: true,
+                after_sequence: None,
             }
         })
         .collect()

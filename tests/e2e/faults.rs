@@ -190,6 +190,7 @@ async fn events_a_crash_left_in_their_record_are_published() {
         headers: [(schemas::headers::MEDIA_ID.to_owned(), record.media_id.to_string())].into(),
         payload: serde_bytes::ByteBuf::from(nats::encode("event", &event).unwrap()),
         once: true,
+        after_sequence: None,
     }];
     let payload = nats::encode("envelope", &envelope).unwrap();
     cluster

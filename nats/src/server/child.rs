@@ -40,6 +40,8 @@ pub(super) struct Running {
     pub(super) child: Child,
     pub(super) pid: u32,
     pub(super) port: u16,
+    /// Where the server tells about itself.
+    pub(super) monitor: Option<u16>,
     guard: ChildStdin,
 }
 
@@ -78,16 +80,16 @@ impl Launch {
         let (Some(guard), Some(pid)) = (child.stdin.take(), child.id()) else {
             return Err(Error::Start { reason: "it ended at once".into() });
         };
-        let port = self.ready(&mut child, pid).await?;
-        Ok(Running { child, pid, port, guard })
+        let (port, monitor) = self.ready(&mut child, pid).await?;
+        Ok(Running { child, pid, port, monitor, guard })
     }
 
-    async fn ready(&self, child: &mut Child, pid: u32) -> Result<u16, Error> {
+    async fn ready(&self, child: &mut Child, pid: u32) -> Result<(u16, Option<u16>), Error> {
         let file = self.folder.file(&format!("ports/nats-server_{pid}.ports"));
         let deadline = Instant::now() + Duration::from_millis(self.config.start_ms_max);
         loop {
-            if let Some(port) = fs::read(&file).ok().and_then(|bytes| port_of(&bytes)) {
-                return Ok(port);
+            if let Some(ports) = fs::read(&file).ok().and_then(|bytes| ports_of(&bytes)) {
+                return Ok(ports);
             }
             match child.try_wait() {
                 Ok(None) => {}
@@ -155,22 +157,32 @@ impl Running {
 #[derive(Deserialize)]
 struct Ports {
     nats: Vec<String>,
+    #[serde(default)]
+    monitoring: Vec<String>,
 }
 
-/// The port in a ports file; `None` while it is not written completely.
-fn port_of(bytes: &[u8]) -> Option<u16> {
+/// The ports for clients and of the server's health in a ports file; `None` while it is not written completely.
+fn ports_of(bytes: &[u8]) -> Option<(u16, Option<u16>)> {
     let ports: Ports = serde_json::from_slice(bytes).ok()?;
-    ports.nats.first()?.rsplit(':').next()?.parse().ok()
+    let first = |addresses: &[String]| addresses.first()?.rsplit(':').next()?.parse().ok();
+    Some((first(&ports.nats)?, first(&ports.monitoring)))
 }
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// True when there is a process with this id.
+/// True when there is a process with this id that has not ended.
 pub(super) fn is_alive(pid: u32) -> bool {
-    let Some(pid) = id_of(pid) else { return false };
-    !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+    let Some(id) = id_of(pid) else { return false };
+    !matches!(test_kill_process(id), Err(rustix::io::Errno::SRCH)) && !is_zombie(pid)
+}
+
+/// True for a process that has ended and whose parent has not asked how: it holds nothing any more.
+fn is_zombie(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // Behind the name, which may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// Sends a signal; a process that is gone is no error.

@@ -15,6 +15,8 @@ use crate::Role;
 
 /// How long a server may hold the lock after its parent was killed.
 const ORPHAN_MAX: Duration = Duration::from_secs(10);
+/// How long a process that was killed may still seem to be there.
+const OWNER_MAX: Duration = Duration::from_secs(2);
 /// File with the port of the last start.
 pub(super) const PORT: &str = "port";
 /// File with the seeds of all roles, mode 0600.
@@ -50,9 +52,9 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Waits only for a server whose parent is gone; it ends within moments.
+    /// Waits for a server whose parent is gone, and for a parent that is about to be; both end within moments.
     async fn lock(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + ORPHAN_MAX;
+        let begun = Instant::now();
         loop {
             match self.lock.try_lock() {
                 Ok(()) => return Ok(()),
@@ -60,7 +62,8 @@ impl Folder {
                 Err(TryLockError::Error(source)) => return Err(failed(&self.file("lock"), source)),
             }
             let owner = self.number("owner").filter(|pid| super::child::is_alive(*pid));
-            if owner.is_some() || Instant::now() >= deadline {
+            let wait_max = if owner.is_some() { OWNER_MAX } else { ORPHAN_MAX };
+            if begun.elapsed() >= wait_max {
                 return Err(Error::InUse { path: self.path.clone(), pid: owner });
             }
             tokio::time::sleep(POLL).await;
@@ -145,6 +148,7 @@ impl Folder {
              server_name: streamgate\n\
              host: 127.0.0.1\n\
              port: {port}\n\
+             http: \"127.0.0.1:-1\"\n\
              ports_file_dir: {ports}\n\
              log_file: {log}\n\
              logfile_size_limit: 8MB\n\

@@ -5,9 +5,13 @@
 //! started again when it dies, and ends with its parent whatever ends that. Every role has its own user; only public
 //! keys stand in the server's configuration.
 //!
+//! A server whose streams take nothing any more because its disk was full is restarted once there is room: [`RESTARTS_MAX`]
+//! times in [`RESTARTS_WINDOW`] at most. It tells about itself on a port of its own, on loopback.
+//!
 //! Limits: [`Config`] names the stores' sizes and the waits. Restarts are spaced by at most [`RESTART_DELAY_MAX`].
 
 mod binary;
+mod broken;
 mod child;
 mod folder;
 pub mod program;
@@ -16,15 +20,17 @@ mod supervise;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::Role;
+use crate::{Health, Role};
 
 pub use binary::parse as version;
 pub use binary::{Found, VERSION_MIN, find};
+pub use broken::{RESTARTS_MAX, RESTARTS_WINDOW};
 pub use supervise::RESTART_DELAY_MAX;
 
 /// What every role may publish and subscribe, in the server's own syntax: one variable a role.
@@ -45,6 +51,10 @@ pub struct Config {
     pub start_ms_max: u64,
     /// Longest wait for a server that was asked to stop, in milliseconds; then it is killed.
     pub stop_ms_max: u64,
+    /// How often the server is asked whether it can write, in milliseconds.
+    pub watch_period_ms: u64,
+    /// Room on the store's disk, in bytes, from which on a server that could not write is restarted.
+    pub room_bytes_min: u64,
 }
 
 impl Default for Config {
@@ -56,6 +66,8 @@ impl Default for Config {
             memory_store_bytes_max: 256 << 20,
             start_ms_max: 30_000,
             stop_ms_max: 10_000,
+            watch_period_ms: 5_000,
+            room_bytes_min: 64 << 20,
         }
     }
 }
@@ -140,15 +152,25 @@ impl Broker {
     /// [`Error::InUse`] when another process has the folder, [`Error::Missing`] without a usable server, and the others
     /// when the folder or the server can't be used.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::start_watched(config, Health::new()).await
+    }
+
+    /// As [`Broker::start`]; `health` hears when the server can't write any more.
+    ///
+    /// # Errors
+    /// As [`Broker::start`].
+    pub async fn start_watched(config: Config, health: Health) -> Result<Self, Error> {
         let folder = folder::Folder::open(&config.data_dir).await?;
         let keys = Arc::new(folder.keys()?);
         let binary = binary::find(config.binary.as_deref()).await?.path;
+        let period = Duration::from_millis(config.watch_period_ms.max(1));
+        let watch = broken::Watch::new(health, folder.file("store"), period, config.room_bytes_min);
         let launch = child::Launch::new(config, binary, folder, Arc::clone(&keys));
         let running = launch.first().await?;
         let url = format!("nats://127.0.0.1:{}", running.port);
         let (sender, state) = watch::channel(supervise::State::of(&running, 1));
         let stop = CancellationToken::new();
-        let supervisor = tokio::spawn(supervise::run(launch, running, sender, stop.clone()));
+        let supervisor = tokio::spawn(supervise::run(launch, running, watch, sender, stop.clone()));
         Ok(Self { url, keys, state, stop, supervisor: Some(supervisor) })
     }
 

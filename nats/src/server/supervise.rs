@@ -1,11 +1,14 @@
-//! Starts the server again when it dies.
+//! Starts the server again when it dies, and when it can't write any more.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::child::{Launch, Running};
+use super::{
+    broken::Watch,
+    child::{Launch, Running},
+};
 
 /// Longest pause between two restarts.
 pub const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
@@ -26,29 +29,43 @@ impl State {
     }
 }
 
+/// Why a server does not run any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Ended,
+    Stopped,
+    Broken,
+}
+
 /// Keeps a server running until `stop` fires, then ends it.
 pub(super) async fn run(
     launch: Launch,
     mut running: Running,
+    mut watch: Watch,
     state: watch::Sender<State>,
     stop: CancellationToken,
 ) {
     let port = i32::from(running.port);
+    let stop_max = Duration::from_millis(launch.config.stop_ms_max);
     let mut delay = Duration::ZERO;
     loop {
-        let since = Instant::now();
-        tokio::select! {
+        let (since, monitor) = (Instant::now(), running.monitor);
+        let why = tokio::select! {
             ended = running.child.wait() => {
                 tracing::error!(?ended, pid = running.pid, "the broker has ended and is started again");
+                Why::Ended
             }
-            () = stop.cancelled() => {
-                running.end(Duration::from_millis(launch.config.stop_ms_max)).await;
-                state.send_modify(|state| state.pid = None);
-                return;
-            }
+            () = stop.cancelled() => Why::Stopped,
+            () = watch.is_broken(monitor) => Why::Broken,
+        };
+        match why {
+            Why::Ended => running.release().await,
+            Why::Stopped | Why::Broken => running.end(stop_max).await,
         }
         state.send_modify(|state| state.pid = None);
-        running.release().await;
+        if why == Why::Stopped {
+            return;
+        }
         if since.elapsed() >= STABLE {
             delay = Duration::ZERO;
         }

@@ -238,6 +238,8 @@ async fn ask<T: DeserializeOwned>(
     match answer {
         Response::Ok(info) => Ok(Some(info)),
         Response::Err { error } if error.error_code() == absent => Ok(None),
+        // A cluster that has no leader yet.
+        Response::Err { error } if error.code() == 503 => Err(Error::unavailable(error)),
         Response::Err { error } => Err(refused(subject, &error)),
     }
 }

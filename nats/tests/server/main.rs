@@ -3,9 +3,13 @@
 
 mod broker;
 mod cluster;
+mod full_disk;
 mod permissions;
 mod reader;
+mod repair;
+mod tasks;
 mod topology;
+mod waits;
 
 use std::{
     future::Future,

@@ -47,6 +47,8 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Ingress,
         may: &[
+            "$KV.workers.ingress.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.upload.received.U",
             "evt.upload.terminated.U",
             "evt.media.changed.M",
@@ -92,6 +94,7 @@ const CASES: &[Case] = &[
             "$JS.API.STREAM.INFO.EVENTS",
         ],
         may_not: &[
+            "$KV.workers.keeper.X",
             "evt.alert.fired.A",
             "audit.media.changed",
             "dead.upload.EVENTS-1",
@@ -124,6 +127,8 @@ const CASES: &[Case] = &[
         role: Role::Upload,
         may: &[
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.upload.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.stored.M",
             "evt.media.rejected.M",
             "evt.upload.received.U",
@@ -139,6 +144,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.store.identity",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.started.J",
@@ -154,7 +160,6 @@ const CASES: &[Case] = &[
             "$KV.apikeys.K",
             "$JS.API.STREAM.MSG.GET.KV_apikeys",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
-            "$JS.API.STREAM.MSG.GET.EVENTS",
             "$JS.API.CONSUMER.CREATE.EVENTS",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.EVENTS.index.1.1.1.1.0",
@@ -167,6 +172,8 @@ const CASES: &[Case] = &[
         role: Role::Transcode,
         may: &[
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.transcode.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.playable.M",
             "evt.media.ready.M",
             "evt.job.succeeded.J",
@@ -184,6 +191,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.store.identity",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.upload.received.U",
             "evt.media.removed.M",
@@ -205,6 +213,8 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Index,
         may: &[
+            "$KV.workers.index.X",
+            "$JS.API.STREAM.MSG.GET.EVENTS",
             "evt.media.stored.M",
             "dead.index.EVENTS-1",
             "log.index",
@@ -220,6 +230,7 @@ const CASES: &[Case] = &[
         may_not: &[
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.failed.J",
@@ -241,6 +252,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Audit,
         may: &[
+            "$KV.workers.audit.X",
             "audit.media.stored",
             "log.audit",
             "$KV.leases.audit",
@@ -252,6 +264,7 @@ const CASES: &[Case] = &[
         may_not: &[
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.stored.M",
             "evt.alert.fired.A",
@@ -269,6 +282,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Monitor,
         may: &[
+            "$KV.workers.monitor.X",
             "evt.alert.fired.A",
             "evt.alert.resolved.A",
             "log.monitor",
@@ -282,6 +296,7 @@ const CASES: &[Case] = &[
         may_not: &[
             "$KV.store.identity",
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "$KV.grants.P",
             "evt.media.stored.M",
             "audit.media.stored",
@@ -309,6 +324,7 @@ const CASES: &[Case] = &[
         role: Role::Keeper,
         may: &[
             "$JS.API.STREAM.MSG.GET.KV_store",
+            "$KV.workers.keeper.X",
             "evt.upload.expired.U",
             "evt.media.stored.M",
             "evt.admin.key_created.R",
@@ -343,6 +359,7 @@ const CASES: &[Case] = &[
         ],
         may_not: &[
             "$KV.store.identity",
+            "$KV.workers.ingress.X",
             "audit.media.stored",
             "progress.J.v0",
             "$KV.secrets.playback",

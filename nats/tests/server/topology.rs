@@ -52,7 +52,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == Class::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 7 + 17 + 6, "streams, buckets and durables");
+    assert_eq!(missing.len(), 7 + 18 + 6, "streams, buckets and durables");
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), []);

@@ -266,6 +266,7 @@ async fn what_a_crash_left_unsent_is_told_and_still_has_an_end() {
         headers: std::collections::BTreeMap::new(),
         payload: nats::encode("event", &told).unwrap().into(),
         once: false,
+        after_sequence: None,
     };
     let envelope = schemas::envelope::Envelope {
         record: nats::encode("record", &json!({})).unwrap().into(),

@@ -99,7 +99,9 @@ impl State {
                 () = shutdown.cancelled() => break,
                 message = asked.next() => message,
             };
-            let Some(message) = message else { break };
+            let Some(message) = message else {
+                return Err(nats::Error::unavailable("the subscription has ended"));
+            };
             if let Some(upload_id) = subjects::controlled_upload(&message.subject) {
                 shared.slots.tell(upload_id);
             }

@@ -212,7 +212,10 @@ fn the_alert_rules_ask_for_what_is_exported() {
     let metrics = Metrics::new();
     metrics.polled(polled(10), 0, 1);
     let series = exported(&metrics);
-    let names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
+    let mut names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
+    // What every process tells of itself.
+    let health = nats::Health::new().metrics();
+    names.extend(health.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()));
     let mut seen = 0;
     for expression in RULES.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -1,14 +1,28 @@
-//! Roles: each is one task with its own connection and rights; when one ends, all stop.
+//! Roles: each is one task with its own connection and rights.
+//!
+//! A role ends when it is told to, or when somebody has to change something first: refused credentials, an absent topology, an
+//! address that is taken. Then all stop. A broker that is away is waited for, and whatever else goes wrong is tried again.
+//!
+//! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
 
-use std::{collections::HashMap, future::Future, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use nats::{Bus, Role};
+use nats::{Bus, Ending, Health, Role, Supervisor};
 use store::Store;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth, config::Config, ingress, keeper, stores, telemetry};
+use crate::{
+    auth,
+    config::Config,
+    ingress, keeper,
+    readiness::{self, ending},
+    stores, telemetry,
+};
+
+/// Longest time for closing connections and giving back leases, after the grace time of running work.
+pub const CLOSING_MAX: Duration = Duration::from_secs(2);
 
 /// nkey seeds by role.
 #[derive(Clone, Default)]
@@ -71,6 +85,8 @@ pub struct Site {
     pub metrics: telemetry::Metrics,
     /// What came of asking chains, which more than one role does.
     pub chains: auth::chain::Counts,
+    /// What this process knows of its ability to work.
+    pub health: Health,
 }
 
 /// Which roles a process runs.
@@ -130,6 +146,7 @@ impl Site {
             shutdown,
             metrics: telemetry::Metrics::default(),
             chains: auth::chain::Counts::default(),
+            health: Health::new(),
         })
     }
 
@@ -139,8 +156,14 @@ impl Site {
     /// When the broker can't be reached, or its topology lacks something the role needs.
     pub async fn connect(&self, role: Role) -> anyhow::Result<Bus> {
         let settings = nats::Config::new(self.urls.clone(), role, self.seeds.of(role));
-        let bus = Bus::connect(&settings).await.with_context(|| {
-            format!("the broker at {} does not let the role {} in", self.urls.join(", "), role.name())
+        let settings = nats::Config { health: self.health.clone(), ..settings };
+        let urls = self.urls.join(", ");
+        let bus = Bus::connect(&settings).await.map_err(|error| {
+            let what = match error.ending() {
+                Ending::Outage => format!("the broker at {urls} does not answer"),
+                _ => format!("the broker at {urls} does not let the role {} in", role.name()),
+            };
+            anyhow::Error::new(error).context(what)
         })?;
         nats::topology::verify(bus.context(), role)
             .await
@@ -175,30 +198,42 @@ pub async fn run(
     } else {
         None
     };
-    if kinds.iter().any(|kind| matches!(kind, Kind::Ingress | Kind::Keeper)) {
-        let counted = site.chains.clone();
-        site.metrics.add(move || counted.metrics());
-    }
-    site.metrics.add(telemetry::clock);
-    for (place, kind) in kinds.iter().copied().enumerate() {
+    beside(&site, kinds, &mut tasks);
+    let with_store = [Kind::Ingress, Kind::Upload, Kind::Transcode, Kind::Keeper];
+    // One of them looks at it for all.
+    let looks = kinds.iter().copied().find(|kind| with_store.contains(kind));
+    for kind in kinds.iter().copied() {
         let site = site.clone();
-        let (name, driver) = (kind.role().name(), driver.clone());
+        let looks = looks == Some(kind);
+        let driver = driver.clone();
         let serves = kind == Kind::Ingress || !kinds.contains(&Kind::Ingress);
         let ready = if serves { ready.take() } else { None };
         tasks.spawn(async move {
-            let bus = site.connect(kind.role()).await?;
-            let ready = announce(kind, ready)?;
-            let with = Start { site: &site, bus: bus.clone(), driver, ready };
-            let work = Box::pin(start(kind, with));
-            // One address for the whole process: the first role serves it.
-            let done = if place == 0 { Box::pin(with_admin(&site, &bus, work)).await } else { work.await };
-            done.with_context(|| format!("role {name}"))?;
-            tracing::debug!(role = name, "stopped");
-            bus.close().await.with_context(|| format!("role {name}"))
+            let ended = Box::pin(role(&site, kind, driver, looks, ready)).await;
+            ended.with_context(|| format!("role {}", kind.role().name()))
         });
     }
+    join(&site, tasks).await
+}
+
+/// Waits for all tasks; when one ends, all stop.
+async fn join(site: &Site, mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let stop_max = site.config.grace() + CLOSING_MAX;
+    let late = async {
+        site.shutdown.cancelled().await;
+        tokio::time::sleep(stop_max).await;
+    };
+    tokio::pin!(late);
     let mut first = Ok(());
-    while let Some(ended) = tasks.join_next().await {
+    loop {
+        let ended = tokio::select! {
+            ended = tasks.join_next() => ended,
+            () = &mut late => {
+                tracing::warn!(stop_max_ms = stop_max.as_millis(), "not all of it stopped in time");
+                return first;
+            }
+        };
+        let Some(ended) = ended else { return first };
         // One role less is no service: whoever supervises the process starts all again.
         site.shutdown.cancel();
         if let Err(error) = ended.context("a role panicked").and_then(|result| result)
@@ -207,7 +242,63 @@ pub async fn run(
             first = Err(error);
         }
     }
-    first
+}
+
+/// What belongs to the process, not to one role: probes and metrics.
+fn beside(site: &Site, kinds: &[Kind], tasks: &mut JoinSet<anyhow::Result<()>>) {
+    let health = site.health.clone();
+    site.metrics.add(move || health.metrics());
+    site.metrics.add(telemetry::clock);
+    if kinds.iter().any(|kind| matches!(kind, Kind::Ingress | Kind::Keeper)) {
+        let counted = site.chains.clone();
+        site.metrics.add(move || counted.metrics());
+    }
+    if let Some(listen) = site.config.admin_listen {
+        let (health, metrics) = (site.health.clone(), site.metrics.clone());
+        tasks.spawn(telemetry::admin(listen, health, metrics, site.shutdown.clone()));
+    }
+}
+
+/// Runs one role: waits for the broker, then works until the shutdown; one that `looks` watches the store as well.
+async fn role(
+    site: &Site,
+    kind: Kind,
+    driver: Option<Arc<media::Driver>>,
+    looks: bool,
+    ready: Option<oneshot::Sender<Listening>>,
+) -> anyhow::Result<()> {
+    let tasks = Supervisor::new(kind.role(), site.health.clone(), site.shutdown.clone());
+    let connected = tasks.begin("connection", ending, || site.connect(kind.role())).await?;
+    let Some(bus) = connected else { return Ok(()) };
+    let ready = announce(kind, ready)?;
+    let counts = monitor::Metrics::new();
+    if kind == Kind::Monitor {
+        let counts = counts.clone();
+        site.metrics.add(move || counts.encode());
+    }
+    let work = async {
+        if kind == Kind::Ingress {
+            return Box::pin(serve(site, &tasks, &bus, ready)).await;
+        }
+        let run = || Box::pin(start(kind, site, bus.clone(), driver.clone(), counts.clone()));
+        tasks.keep("role", ending, run).await
+    };
+    let heartbeat = tasks.keep("heartbeat", nats::Error::ending, || bus.prove_writes(&site.shutdown));
+    let heartbeat = async { Ok(heartbeat.await?) };
+    let looking = tasks.keep("store", ending, || async {
+        if looks {
+            let store = site.store(&bus).await?;
+            return readiness::watch_store(&store, &site.health, &site.shutdown).await;
+        }
+        site.shutdown.cancelled().await;
+        Ok(())
+    });
+    tokio::try_join!(work, heartbeat, looking)?;
+    tracing::debug!(role = kind.role().name(), "stopped");
+    match tokio::time::timeout(CLOSING_MAX / 2, bus.close()).await {
+        Ok(closed) => Ok(closed?),
+        Err(_) => Ok(()),
+    }
 }
 
 /// What can be used once the roles run.
@@ -233,20 +324,18 @@ fn announce(
     }
 }
 
-/// What one role works with.
-struct Start<'a> {
-    site: &'a Site,
+/// One run of a role that is no ingress.
+async fn start(
+    kind: Kind,
+    site: &Site,
     bus: Bus,
     driver: Option<Arc<media::Driver>>,
-    ready: Option<oneshot::Sender<Listening>>,
-}
-
-async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
-    let Start { site, bus, driver, ready } = with;
+    counts: monitor::Metrics,
+) -> anyhow::Result<()> {
     let (config, shutdown) = (&site.config, site.shutdown.clone());
     let needs_child = || driver.clone().context("the media child is not running");
     match kind {
-        Kind::Ingress => Box::pin(serve(site, bus, ready)).await,
+        Kind::Ingress => Ok(()),
         Kind::Upload => {
             let store = site.store(&bus).await?;
             Ok(upload::run(bus, store, needs_child()?, config.upload.clone(), shutdown).await?)
@@ -260,12 +349,7 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
             Ok(index::run(bus, settings, shutdown).await?)
         }
         Kind::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
-        Kind::Monitor => {
-            let metrics = monitor::Metrics::new();
-            let counted = metrics.clone();
-            site.metrics.add(move || counted.encode());
-            Ok(monitor::run(bus, config.monitor.clone(), metrics, shutdown).await?)
-        }
+        Kind::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
         Kind::Keeper => {
             let store = site.store(&bus).await?;
             let grants = config.grants_counted(&bus, site.chains.clone())?;
@@ -276,19 +360,13 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// Serves probes and metrics of the process beside `work`, where an address for them is set.
-async fn with_admin(
+/// The ingress: listens once it can answer, until the shutdown.
+async fn serve(
     site: &Site,
+    tasks: &Supervisor,
     bus: &Bus,
-    work: impl Future<Output = anyhow::Result<()>>,
+    ready: Option<oneshot::Sender<Listening>>,
 ) -> anyhow::Result<()> {
-    let Some(listen) = site.config.admin_listen else { return work.await };
-    let beside = telemetry::admin(listen, bus.clone(), site.metrics.clone(), site.shutdown.clone());
-    let ((), ()) = tokio::try_join!(work, beside)?;
-    Ok(())
-}
-
-async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>) -> anyhow::Result<()> {
     let mut settings = site.config.ingress.clone();
     let listener = TcpListener::bind(settings.listen)
         .await
@@ -296,14 +374,10 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     let address = listener.local_addr()?;
     // Port 0 is known only now, and sign-in names its site by it.
     settings.listen = address;
-    let first_key = auth::first_key(&bus).await?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let grants = site.config.grants_counted(&bus, site.chains.clone())?;
-    let mut auth = site.config.auth.clone();
-    // A chain that gates may ask is one that wallets live on.
-    auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
-    let store = site.store(&bus).await?;
-    let app = ingress::App::build(bus.clone(), store, grants, site.metrics.clone(), settings, auth).await?;
+    let keyed = tasks.begin("first key", nats::Error::ending, || auth::first_key(bus)).await?;
+    let built = tasks.begin("start", ending, || build(site, bus, settings.clone())).await?;
+    let (Some(first_key), Some(app)) = (keyed, built) else { return Ok(()) };
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready
@@ -312,16 +386,26 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
             .context("nobody waits for the ingress")?;
     }
     let router = ingress::router(app.clone());
-    let serving = ingress::serve::serve(listener, router, site.shutdown.clone(), grace);
-    // When what runs beside the requests fails, nothing is served half: the role ends and is started again.
     let serving = async {
-        serving.await;
+        ingress::serve::serve(listener, router, site.shutdown.clone(), grace).await;
         anyhow::Ok(())
     };
-    let telling = async {
-        site.chains.run(&bus, &site.shutdown).await;
+    let telling = tasks.keep("chains", ending, || async {
+        site.chains.run(bus, &site.shutdown).await;
         Ok(())
-    };
+    });
     tokio::try_join!(serving, app.run(site.shutdown.clone()), telling)?;
     Ok(())
 }
+
+async fn build(site: &Site, bus: &Bus, settings: ingress::Config) -> anyhow::Result<ingress::App> {
+    let grants = site.config.grants_counted(bus, site.chains.clone())?;
+    let mut auth = site.config.auth.clone();
+    // A chain that gates may ask is one that wallets live on.
+    auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
+    let store = site.store(bus).await?;
+    ingress::App::build(bus.clone(), store, grants, site.metrics.clone(), settings, auth).await
+}
+
+#[cfg(test)]
+mod tests;

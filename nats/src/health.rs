@@ -1,0 +1,329 @@
+//! What a process knows of its own ability to work: writes the broker confirmed, tasks, readers, the store.
+//!
+//! Probes ask [`Health::causes`], which reads memory only. What lies in the process counts at once; what replicas share
+//! counts only after [`SHARED_GRACE`], because otherwise all of them would leave together and clients would lose the 503
+//! that tells them when to come back.
+//!
+//! Limits: one entry for each task, connection, stream and reader of the process.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::Role;
+
+/// How long what replicas share may be away before a process says that it can't work.
+pub const SHARED_GRACE: Duration = Duration::from_secs(30);
+/// How often a connection on which nothing else was written writes to prove that it can.
+pub const HEARTBEAT_PERIOD: Duration = Duration::from_secs(2);
+/// How long the last failed write to a stream is held against it when nothing is written to it any more.
+const FAILURE_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Why a process can't work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// A stable code.
+    pub code: &'static str,
+    /// What is wrong, for people; names no secret and nothing that clients sent.
+    pub detail: String,
+}
+
+/// What a process knows of itself. Cheap to clone; all clones share it, and so do all connections of the process.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By role.
+    links: BTreeMap<&'static str, Link>,
+    /// By name of the stream.
+    streams: BTreeMap<String, Failing>,
+    /// By role and name.
+    tasks: BTreeMap<(&'static str, &'static str), Task>,
+    /// By what is looked at: the store.
+    shared: BTreeMap<&'static str, Shared>,
+    /// What the broker itself says about streams that it can't write any more.
+    write_error: Option<String>,
+    write_errors: u64,
+}
+
+#[derive(Debug)]
+struct Link {
+    confirmed: Instant,
+}
+
+/// A stream to which the last writes failed.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    /// Since when it is not running, and whether that is because of something shared.
+    down: Option<(Instant, bool)>,
+    restarts: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    good: Instant,
+    problem: Option<String>,
+}
+
+impl Health {
+    /// Nothing is known yet, so nothing is wrong.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // What a panic leaves behind is complete: each change is one assignment.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the connection of `role` has to have its writes confirmed.
+    pub(crate) fn expect_writes(&self, role: Role) {
+        self.known().links.insert(role.name(), Link { confirmed: Instant::now() });
+    }
+
+    /// The connection of `role` is not needed any more.
+    pub(crate) fn expect_no_writes(&self, role: Role) {
+        self.known().links.remove(role.name());
+    }
+
+    /// The broker has confirmed a write.
+    pub(crate) fn confirmed(&self, role: Role, stream: &str) {
+        let mut known = self.known();
+        known.streams.remove(stream);
+        if let Some(link) = known.links.get_mut(role.name()) {
+            link.confirmed = Instant::now();
+        }
+    }
+
+    /// A write was not confirmed.
+    pub(crate) fn unconfirmed(&self, stream: &str) {
+        let now = Instant::now();
+        let mut known = self.known();
+        match known.streams.get_mut(stream) {
+            Some(failing) if now.duration_since(failing.last) < FAILURE_AGE_MAX => failing.last = now,
+            _ => {
+                known.streams.insert(stream.to_owned(), Failing { since: now, last: now });
+            }
+        }
+    }
+
+    /// Since when the connection of `role` has had no write confirmed; `None` when nobody expects one.
+    pub(crate) fn unconfirmed_for(&self, role: Role) -> Option<Duration> {
+        self.known().links.get(role.name()).map(|link| link.confirmed.elapsed())
+    }
+
+    /// What the broker says about streams that it can't write any more; `None` when it says nothing of the kind.
+    pub(crate) fn write_error(&self, error: Option<String>) {
+        let mut known = self.known();
+        if error.is_some() && known.write_error.is_none() {
+            known.write_errors += 1;
+        }
+        known.write_error = error;
+    }
+
+    /// A task runs.
+    pub(crate) fn task_up(&self, role: Role, name: &'static str) {
+        self.known().tasks.entry((role.name(), name)).or_default().down = None;
+    }
+
+    /// A task has ended and will be started again.
+    pub(crate) fn task_down(&self, role: Role, name: &'static str, is_shared: bool) {
+        let mut known = self.known();
+        let task = known.tasks.entry((role.name(), name)).or_default();
+        task.restarts += 1;
+        let since = task.down.map_or_else(Instant::now, |(since, _)| since);
+        task.down = Some((since, is_shared));
+    }
+
+    /// A task is not wanted any more.
+    pub(crate) fn task_gone(&self, role: Role, name: &'static str) {
+        if let Some(task) = self.known().tasks.get_mut(&(role.name(), name)) {
+            task.down = None;
+        }
+    }
+
+    /// What replicas share was looked at: `what` names it, `problem` says what is wrong with it.
+    pub fn looked_at(&self, what: &'static str, problem: Option<String>) {
+        let now = Instant::now();
+        let mut known = self.known();
+        let shared = known.shared.entry(what).or_insert(Shared { good: now, problem: None });
+        if problem.is_none() {
+            shared.good = now;
+        }
+        shared.problem = problem;
+    }
+
+    /// How often `task` of `role` was started again.
+    pub fn restarts(&self, role: Role, task: &str) -> u64 {
+        let known = self.known();
+        known.tasks.iter().find(|((r, t), _)| *r == role.name() && *t == task).map_or(0, |(_, t)| t.restarts)
+    }
+
+    /// Why this process can't work; empty when it can.
+    pub fn causes(&self) -> Vec<Cause> {
+        self.causes_at(Instant::now())
+    }
+
+    /// Why this process can't work at `now`.
+    fn causes_at(&self, now: Instant) -> Vec<Cause> {
+        let known = self.known();
+        let too_long = |since: Instant| now.saturating_duration_since(since) > SHARED_GRACE;
+        let mut causes = Vec::new();
+        for (role, link) in &known.links {
+            if too_long(link.confirmed + HEARTBEAT_PERIOD) {
+                let age_s = now.saturating_duration_since(link.confirmed).as_secs();
+                let detail = format!("the broker has confirmed no write of the role {role} for {age_s} s");
+                causes.push(Cause { code: "broker_unavailable", detail });
+            }
+        }
+        for (stream, failing) in &known.streams {
+            let is_recent = now.saturating_duration_since(failing.last) < FAILURE_AGE_MAX;
+            if is_recent && too_long(failing.since) {
+                let detail = format!("the broker confirms no write to {stream}");
+                causes.push(Cause { code: "broker_unavailable", detail });
+            }
+        }
+        for ((role, name), task) in &known.tasks {
+            if let Some((since, is_shared)) = task.down
+                && (!is_shared || too_long(since))
+            {
+                let detail = format!("the task {name} of the role {role} is not running");
+                causes.push(Cause { code: "task_down", detail });
+            }
+        }
+        for (what, shared) in &known.shared {
+            if too_long(shared.good) {
+                let problem = shared.problem.as_deref().unwrap_or("it does not answer");
+                causes.push(Cause { code: "store_unavailable", detail: format!("{what}: {problem}") });
+            }
+        }
+        causes
+    }
+
+    /// What is known as OpenMetrics text, without the closing line.
+    pub fn metrics(&self) -> String {
+        let is_ready = self.causes().is_empty();
+        let known = self.known();
+        let mut text = format!(
+            "# HELP streamgate_ready 1 while this process can do its work, else 0.\n\
+             # TYPE streamgate_ready gauge\n\
+             streamgate_ready {}\n\
+             # HELP streamgate_task_restarts Background tasks that ended and were started again.\n\
+             # TYPE streamgate_task_restarts counter\n",
+            u8::from(is_ready)
+        );
+        // Writing to a String can't fail.
+        for ((role, task), state) in &known.tasks {
+            let labels = format!("role=\"{role}\",task=\"{task}\"");
+            writeln!(text, "streamgate_task_restarts_total{{{labels}}} {}", state.restarts).ok();
+        }
+        text.push_str(
+            "# HELP streamgate_broker_write_age_seconds Time since the broker confirmed a write of the role.\n\
+             # TYPE streamgate_broker_write_age_seconds gauge\n\
+             # UNIT streamgate_broker_write_age_seconds seconds\n",
+        );
+        for (role, link) in &known.links {
+            let age_s = link.confirmed.elapsed().as_secs_f64();
+            writeln!(text, "streamgate_broker_write_age_seconds{{role=\"{role}\"}} {age_s:.1}").ok();
+        }
+        text.push_str(
+            "# HELP streamgate_stream_unconfirmed_seconds Time for which writes to the stream have not been confirmed.\n\
+             # TYPE streamgate_stream_unconfirmed_seconds gauge\n\
+             # UNIT streamgate_stream_unconfirmed_seconds seconds\n",
+        );
+        for (stream, failing) in &known.streams {
+            if failing.last.elapsed() < FAILURE_AGE_MAX {
+                let age_s = failing.since.elapsed().as_secs_f64();
+                writeln!(text, "streamgate_stream_unconfirmed_seconds{{stream=\"{stream}\"}} {age_s:.1}")
+                    .ok();
+            }
+        }
+        write!(
+            text,
+            "# HELP streamgate_broker_write_broken 1 while the broker says that it can't write a stream any more.\n\
+             # TYPE streamgate_broker_write_broken gauge\n\
+             streamgate_broker_write_broken {}\n\
+             # HELP streamgate_broker_write_errors Times the broker began to say so.\n\
+             # TYPE streamgate_broker_write_errors counter\n\
+             streamgate_broker_write_errors_total {}\n",
+            u8::from(known.write_error.is_some()),
+            known.write_errors
+        )
+        .ok();
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(health: &Health, later_s: u64) -> Vec<&'static str> {
+        let now = Instant::now() + Duration::from_secs(later_s);
+        health.causes_at(now).into_iter().map(|cause| cause.code).collect()
+    }
+
+    #[test]
+    fn what_is_shared_counts_after_its_grace() {
+        let health = Health::new();
+        assert_eq!(codes(&health, 3_600), [""; 0], "nobody expects anything");
+        health.expect_writes(Role::Ingress);
+        assert_eq!(codes(&health, 29), [""; 0]);
+        assert_eq!(codes(&health, 34), ["broker_unavailable"]);
+        health.confirmed(Role::Upload, "EVENTS");
+        assert_eq!(codes(&health, 34), ["broker_unavailable"], "another connection proves nothing");
+        health.expect_no_writes(Role::Ingress);
+        assert_eq!(codes(&health, 34), [""; 0]);
+
+        health.looked_at("store", None);
+        assert_eq!(codes(&health, 29), [""; 0]);
+        health.looked_at("store", Some("its marker is gone".into()));
+        assert_eq!(codes(&health, 29), [""; 0]);
+        assert_eq!(codes(&health, 31), ["store_unavailable"]);
+        health.looked_at("store", None);
+        assert_eq!(codes(&health, 29), [""; 0]);
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_counts_while_others_do() {
+        let health = Health::new();
+        health.unconfirmed("EVENTS");
+        assert_eq!(codes(&health, 29), [""; 0]);
+        assert_eq!(codes(&health, 31), ["broker_unavailable"]);
+        health.confirmed(Role::Ingress, "KV_jobs");
+        assert_eq!(codes(&health, 31), ["broker_unavailable"]);
+        assert_eq!(codes(&health, 61), [""; 0], "nobody writes to it any more");
+        health.confirmed(Role::Ingress, "EVENTS");
+        assert_eq!(codes(&health, 31), [""; 0]);
+    }
+
+    #[test]
+    fn a_task_of_this_process_counts_at_once() {
+        let health = Health::new();
+        health.task_up(Role::Ingress, "events");
+        assert_eq!(codes(&health, 3_600), [""; 0]);
+        health.task_down(Role::Ingress, "events", true);
+        assert_eq!(codes(&health, 29), [""; 0], "the broker is away for all");
+        assert_eq!(codes(&health, 31), ["task_down"]);
+        health.task_down(Role::Ingress, "events", false);
+        assert_eq!(codes(&health, 0), ["task_down"]);
+        assert_eq!(health.restarts(Role::Ingress, "events"), 2);
+        health.task_up(Role::Ingress, "events");
+        assert_eq!(codes(&health, 0), [""; 0]);
+        assert!(
+            health.metrics().contains("streamgate_task_restarts_total{role=\"ingress\",task=\"events\"} 2\n")
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! Background tasks: each runs until its role stops, whatever happens to it.
+//!
+//! Limits: a task that ended starts again after [`RESTART_DELAY_MIN`], doubled each time up to [`RESTART_DELAY_MAX`], with
+//! jitter; one that ran for [`STABLE`] begins with the shortest delay again.
+
+use std::{
+    fmt::Display,
+    future::Future,
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Bus, Error, Health, Role, publish};
+
+/// Pause before the first restart.
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+/// Longest pause before a restart.
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(15);
+/// A task that ran this long was sound.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// What the end of a task says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Something that others use, too, is away: it will come back.
+    Outage,
+    /// Anything else that trying again may mend.
+    Fault,
+    /// Somebody has to change a setting, credentials or the broker's topology first: the role ends.
+    Configuration,
+}
+
+impl Error {
+    /// What a task that ended with this error has to do.
+    pub const fn ending(&self) -> Ending {
+        match self {
+            Self::Unavailable(_) | Self::Full { .. } => Ending::Outage,
+            Self::Credentials { .. } | Self::Topology { .. } | Self::Invalid { .. } => Ending::Configuration,
+            _ => Ending::Fault,
+        }
+    }
+}
+
+/// Starts tasks of one role again when they end. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    role: Role,
+    health: Health,
+    shutdown: CancellationToken,
+}
+
+impl Supervisor {
+    /// For the tasks of `role`, until `shutdown`; `health` knows of them.
+    pub const fn new(role: Role, health: Health, shutdown: CancellationToken) -> Self {
+        Self { role, health, shutdown }
+    }
+
+    /// Runs `work`, and again whenever it ends before the shutdown: by an error, by a panic, or without a word.
+    ///
+    /// # Errors
+    /// The error of `work` that `ending` calls a configuration fault; nothing else ends a task.
+    pub async fn keep<E, F, Fut>(
+        &self,
+        name: &'static str,
+        ending: impl Fn(&E) -> Ending,
+        mut work: F,
+    ) -> Result<(), E>
+    where
+        E: Display,
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<(), E>>,
+    {
+        let mut delays = Delays::default();
+        loop {
+            self.health.task_up(self.role, name);
+            let since = Instant::now();
+            let ended = AssertUnwindSafe(async { work().await }).catch_unwind().await;
+            if self.shutdown.is_cancelled() {
+                self.health.task_gone(self.role, name);
+                // What else went wrong on the way out is nobody's concern any more.
+                return match ended {
+                    Ok(Err(error)) if ending(&error) == Ending::Configuration => Err(error),
+                    _ => Ok(()),
+                };
+            }
+            let (why, how) = match ended {
+                Ok(Err(error)) if ending(&error) == Ending::Configuration => {
+                    self.health.task_gone(self.role, name);
+                    return Err(error);
+                }
+                Ok(Err(error)) => (format!("{error:#}"), ending(&error)),
+                Ok(Ok(())) => ("it had nothing more to do".to_owned(), Ending::Fault),
+                Err(_) => ("it panicked".to_owned(), Ending::Fault),
+            };
+            self.health.task_down(self.role, name, how == Ending::Outage);
+            let delay = delays.next(since.elapsed());
+            let delay_ms = delay.as_millis();
+            tracing::warn!(
+                why,
+                role = self.role.name(),
+                task = name,
+                delay_ms,
+                "a task ended and is started again"
+            );
+            tokio::select! {
+                () = self.shutdown.cancelled() => {
+                    self.health.task_gone(self.role, name);
+                    return Ok(());
+                }
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    /// Tries `step` until it works, as long as only an outage stands in its way. `None` when the shutdown came first.
+    ///
+    /// # Errors
+    /// The first error of `step` that is no outage: a start that fails for another reason is told at once.
+    pub async fn begin<T, E, F, Fut>(
+        &self,
+        name: &'static str,
+        ending: impl Fn(&E) -> Ending,
+        mut step: F,
+    ) -> Result<Option<T>, E>
+    where
+        E: Display,
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let mut delays = Delays::default();
+        loop {
+            let done = tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(None),
+                done = step() => done,
+            };
+            let error = match done {
+                Ok(done) => {
+                    self.health.task_gone(self.role, name);
+                    return Ok(Some(done));
+                }
+                Err(error) => error,
+            };
+            if ending(&error) != Ending::Outage {
+                return Err(error);
+            }
+            self.health.task_down(self.role, name, true);
+            let delay = delays.next(Duration::ZERO);
+            let (why, delay_ms) = (format!("{error:#}"), delay.as_millis());
+            tracing::warn!(
+                why,
+                role = self.role.name(),
+                step = name,
+                delay_ms,
+                "the start waits for what is away"
+            );
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+}
+
+impl Bus {
+    /// Starts tasks of this connection's role again when they end, until `shutdown`.
+    pub fn supervisor(&self, shutdown: &CancellationToken) -> Supervisor {
+        Supervisor::new(self.role(), self.health().clone(), shutdown.clone())
+    }
+}
+
+/// The whole chain of an error in one line, for types whose own text is only its first part.
+pub fn describe(error: &dyn std::error::Error) -> String {
+    publish::describe(error)
+}
+
+/// Pauses that grow.
+#[derive(Debug, Default)]
+struct Delays {
+    last: Option<Duration>,
+}
+
+impl Delays {
+    /// The pause after a run of this length.
+    fn next(&mut self, ran: Duration) -> Duration {
+        let full = match self.last {
+            Some(last) if ran < STABLE => (last * 2).min(RESTART_DELAY_MAX),
+            _ => RESTART_DELAY_MIN,
+        };
+        self.last = Some(full);
+        // Half of it is jitter: what failed together is not started again together.
+        full / 2 + full.mul_f64(rand::random_range(0.0..=0.5))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_begin_anew_after_a_sound_run() {
+        let mut delays = Delays::default();
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            let delay = delays.next(Duration::ZERO);
+            assert!(delay >= last / 4 && delay <= RESTART_DELAY_MAX, "{delay:?} after {last:?}");
+            last = delay;
+        }
+        assert!(last >= RESTART_DELAY_MAX / 2);
+        assert!(delays.next(STABLE) <= RESTART_DELAY_MIN);
+    }
+
+    #[tokio::test]
+    async fn a_task_goes_on_after_an_error_a_panic_and_a_silent_end() {
+        let (health, shutdown) = (Health::new(), CancellationToken::new());
+        let supervisor = Supervisor::new(Role::Ingress, health.clone(), shutdown.clone());
+        let runs = AtomicU32::new(0);
+        let work = || async {
+            match runs.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(Error::unavailable("away")),
+                1 => panic!("a fault of ours"),
+                2 => Ok(()),
+                _ => {
+                    shutdown.cancel();
+                    Ok(())
+                }
+            }
+        };
+        supervisor.keep("events", Error::ending, work).await.unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 4);
+        assert_eq!(health.restarts(Role::Ingress, "events"), 3);
+        assert_eq!(health.causes(), []);
+    }
+
+    #[tokio::test]
+    async fn only_a_configuration_fault_ends_a_task() {
+        let supervisor = Supervisor::new(Role::Ingress, Health::new(), CancellationToken::new());
+        let work = || async { Err(Error::Credentials { reason: "authorization violation".into() }) };
+        let ended = supervisor.keep("events", Error::ending, work).await;
+        assert!(matches!(ended, Err(Error::Credentials { .. })), "{ended:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! A disk that was full for a while: the server gives up writing for good, and is restarted once there is room.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use async_nats::jetstream::stream;
+use nats::{
+    Bus, Config, Health, Role,
+    server::{self, Broker},
+};
+
+/// Where the small disk is, in the process of this test that has one.
+const DISK: &str = "STREAMGATE_TEST_SMALL_DISK";
+const DISK_BYTES: u64 = 64 << 20;
+
+/// Runs the test called `name` again with a small disk of its own, which is gone with it.
+fn with_small_disk(name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("mount -t tmpfs -o size={DISK_BYTES} tmpfs \"$0\" && exec \"$@\"");
+    let made = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .arg(folder.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(DISK, folder.path())
+        .output()
+        .expect("unshare of util-linux makes the small disk");
+    let said = format!("{}{}", String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
+    assert!(made.status.success(), "without user namespaces there is no small disk here, or: {said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+/// Takes all the room there is.
+fn fill(disk: &Path) -> PathBuf {
+    let path = disk.join("filler");
+    let mut file = File::create(&path).unwrap();
+    while file.write_all(&[0; 4_096]).is_ok() {}
+    path
+}
+
+async fn connect(broker: &Broker, health: &Health) -> Bus {
+    let seed = broker.seed(Role::Admin).to_owned();
+    let config = Config::new(vec![broker.url().to_owned()], Role::Admin, Some(seed));
+    Bus::connect(&Config { request_timeout_ms: 300, health: health.clone(), ..config }).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
+    let Some(disk) = std::env::var_os(DISK).map(PathBuf::from) else {
+        return with_small_disk("full_disk::a_server_that_gave_up_writing_is_restarted_once_there_is_room");
+    };
+    let health = Health::new();
+    let config = server::Config {
+        data_dir: disk.join("nats"),
+        watch_period_ms: 50,
+        room_bytes_min: 16 << 20,
+        ..server::Config::default()
+    };
+    let broker = Broker::start_watched(config, health.clone()).await.unwrap();
+    let bus = connect(&broker, &health).await;
+    let kept = stream::Config { name: "KEPT".into(), ..stream::Config::default() };
+    bus.context().get_or_create_stream(kept).await.unwrap();
+    let store = async |bytes: usize| match bus.context().publish("KEPT", vec![1; bytes].into()).await {
+        Ok(ack) => ack.await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(store(10).await);
+    let filler = fill(&disk);
+    crate::until("nothing can be written", || async { !store(10_000).await }).await;
+    let says = |what: &str| health.metrics().contains(what);
+    crate::until("the server says so", || async { says("streamgate_broker_write_broken 1\n") }).await;
+    assert_eq!(broker.starts(), 1, "without room a restart helps nobody");
+
+    fs::remove_file(filler).unwrap();
+    let back = tokio::time::timeout(Duration::from_secs(20), broker.started_after(1));
+    assert!(back.await.expect("it is restarted once there is room"));
+    crate::until("it writes again", || async { store(10).await }).await;
+    crate::until("the server says so", || async { says("streamgate_broker_write_broken 0\n") }).await;
+    assert_eq!(broker.starts(), 2);
+    assert!(says("streamgate_broker_write_errors_total 1\n"), "{}", health.metrics());
+    broker.stop().await;
+}

@@ -1,0 +1,59 @@
+//! A message whose handler panics is tried again, and the slot goes on.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use nats::{
+    Delivery, Fault, Outcome, Role, Stage,
+    consume::{self, Config, Queue},
+    testing::TestBroker,
+};
+use schemas::{subjects, upload::Received};
+use tokio_util::sync::CancellationToken;
+
+/// Panics at the first message it sees.
+struct Clumsy {
+    runs: AtomicU32,
+    done: CancellationToken,
+}
+
+/// Whatever its bytes are.
+struct Any;
+
+impl nats::Message for Any {
+    fn decode(_: &Delivery, _: &[u8]) -> Result<Self, nats::Error> {
+        Ok(Self)
+    }
+}
+
+impl Stage for Clumsy {
+    const NAME: &'static str = "upload";
+    type Message = Any;
+
+    async fn handle(&self, _: &Any, _: &Delivery) -> Result<Outcome, Fault> {
+        assert_ne!(self.runs.fetch_add(1, Ordering::Relaxed), 0, "a fault of ours");
+        self.done.cancel();
+        Ok(Outcome::Done)
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_costs_one_try_and_no_slot() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Upload).await;
+    let admin = broker.bus(Role::Admin).await;
+    let queue = Queue {
+        stream: subjects::EVENTS.into(),
+        durables: vec!["upload".into()],
+        wake: vec![subjects::events_of::<Received>()],
+    };
+    let done = CancellationToken::new();
+    let stage = Arc::new(Clumsy { runs: AtomicU32::new(0), done: done.clone() });
+    let config = Config { slots: 1, retry_delay_ms: 10, poll_ms: 50, grace_ms: 100, ..Config::default() };
+    admin.context().publish("evt.upload.received.X", "x".into()).await.unwrap().await.unwrap();
+    let run = consume::run(bus, queue, Arc::clone(&stage), config, done);
+    tokio::time::timeout(crate::WAIT_MAX, run).await.expect("the slot goes on").unwrap();
+    assert_eq!(stage.runs.load(Ordering::Relaxed), 2);
+}

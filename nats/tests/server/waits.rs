@@ -1,0 +1,158 @@
+//! What waits for the broker goes on once it is back, and knows a refusal from an outage.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use nats::{Bus, Config, Error, Held, Outbox, Role, testing::TestBroker};
+use schemas::{
+    document::{Encryption, Record},
+    ids::MediaId,
+    upload::Terminated,
+};
+
+fn record(first: u8) -> Record {
+    Record {
+        media_id: MediaId::from_bytes([first; 16]),
+        owner: "ann".into(),
+        title: "a".into(),
+        mint_tx: None,
+        gate: None,
+        encryption: Encryption::default(),
+        created_at_ms: 1,
+        changed_at_ms: 1,
+        removed_at_ms: None,
+    }
+}
+
+fn terminated(first: u8) -> Terminated {
+    Terminated {
+        upload_id: schemas::ids::UploadId::from_bytes([first; 16]),
+        media_id: MediaId::from_bytes([first; 16]),
+        owner: "ann".into(),
+        offset_bytes: 0,
+        code: None,
+    }
+}
+
+fn freeze(pid: u32) {
+    assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_request_in_flight_when_the_broker_dies_is_repeated_when_it_is_back() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Ingress).await;
+    bus.commit(&mut Held::new(record(1)), Outbox::new()).await.unwrap();
+    // Known before, so that the publish below is the only request.
+    bus.report(&terminated(9), "before").await.unwrap();
+    freeze(broker.broker().pid().unwrap());
+    let key = record(1).media_id.to_string();
+    let mut held = Held::new(record(2));
+    let (one, event) = (record(2).media_id.to_string(), terminated(3));
+    let asked = async {
+        tokio::join!(bus.read("media", &key), bus.commit(&mut held, Outbox::new()), bus.report(&event, "now"))
+    };
+    let dies = async {
+        // Written to the connection behind the requests, which the frozen server does not read.
+        tokio::task::yield_now().await;
+        bus.client().flush().await.unwrap();
+        let begun = Instant::now();
+        broker.kill().await;
+        begun
+    };
+    let ((read, committed, reported), begun) = tokio::join!(asked, dies);
+    assert!(read.unwrap().is_some());
+    committed.unwrap();
+    reported.unwrap();
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(4), "{waited:?}; a request alone would wait for 5 s");
+    assert!(bus.read("media", &one).await.unwrap().is_some());
+    let stream = bus.context().get_stream("EVENTS").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, 2, "each event once");
+}
+
+#[tokio::test]
+async fn refused_credentials_are_no_outage() {
+    let broker = TestBroker::start_empty().await;
+    let stranger = nkeys::KeyPair::new_user().seed().unwrap();
+    for seed in [Some(stranger), Some("no seed".into()), None] {
+        let config = Config { seed, ..broker.config(Role::Ingress) };
+        let refused = Bus::connect(&config).await.unwrap_err();
+        assert!(matches!(refused, Error::Credentials { .. }), "{refused:?}");
+    }
+    // Nobody listens there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = Config { urls: vec![format!("nats://{free}")], ..broker.config(Role::Ingress) };
+    let away = Bus::connect(&config).await.unwrap_err();
+    assert!(matches!(away, Error::Unavailable(_)), "{away:?}");
+    let config = Config { urls: vec!["nats://[".into()], ..broker.config(Role::Ingress) };
+    let invalid = Bus::connect(&config).await.unwrap_err();
+    assert!(matches!(invalid, Error::Invalid { .. }), "{invalid:?}");
+}
+
+#[tokio::test]
+async fn a_lease_whose_stream_is_gone_keeps_nobody_from_stopping() {
+    let broker = TestBroker::start().await;
+    let admin = broker.bus(Role::Admin).await;
+    let bus = broker.bus(Role::Keeper).await;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let (taken, hears) = tokio::sync::oneshot::channel();
+    let mut taken = Some(taken);
+    let holding = bus.hold("outbox", shutdown.clone(), |held| {
+        let taken = taken.take();
+        async move {
+            if let Some(taken) = taken {
+                taken.send(()).unwrap();
+            }
+            held.cancelled().await;
+        }
+    });
+    let stopping = async {
+        hears.await.unwrap();
+        admin.context().delete_stream("KV_leases").await.unwrap();
+        let begun = Instant::now();
+        shutdown.cancel();
+        begun
+    };
+    let ((), begun) = tokio::join!(holding, stopping);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // Nobody holds it, and it can't even be asked for.
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let stop = async {
+        let begun = Instant::now();
+        shutdown.cancel();
+        begun
+    };
+    let ((), begun) = tokio::join!(bus.hold("outbox", shutdown.clone(), |_| async {}), stop);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_process_knows_whether_its_writes_are_confirmed() {
+    let broker = TestBroker::start().await;
+    let roles = Role::ALL.into_iter().filter(|role| *role != Role::Admin);
+    let proven = roles.map(|role| prove(&broker, role));
+    futures::future::join_all(proven).await;
+}
+
+async fn prove(broker: &TestBroker, role: Role) {
+    let bus = broker.bus(role).await;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let subject = format!("$KV.workers.{}.*", role.name());
+    let mut beats = broker.bus(Role::Admin).await.listen(subject).await.unwrap();
+    let seen = async {
+        futures::StreamExt::next(&mut beats).await.unwrap();
+        let first = Instant::now();
+        futures::StreamExt::next(&mut beats).await.unwrap();
+        // One that is not confirmed is followed by another only after its 5 s.
+        assert!(first.elapsed() < Duration::from_secs(4), "{:?}", first.elapsed());
+        shutdown.cancel();
+    };
+    let (proved, ()) = tokio::join!(bus.prove_writes(&shutdown), seen);
+    proved.unwrap();
+    let stream = broker.bus(Role::Admin).await.context().get_stream("KV_workers").await.unwrap();
+    assert!(stream.cached_info().state.messages >= 1);
+    assert_eq!(bus.health().causes(), []);
+}

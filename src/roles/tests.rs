@@ -1,0 +1,104 @@
+//! A role waits for a broker that is away, ends when it is refused, and stops in time whatever the broker does.
+
+use std::{process::Command, time::Instant};
+
+use nats::server::{self, Broker};
+
+use super::*;
+
+fn site(folder: &Path, url: String, seeds: Seeds) -> Site {
+    Site {
+        config: Arc::new(Config { data_dir: Some(folder.to_owned()), ..Config::default() }),
+        urls: vec![url],
+        seeds,
+        shutdown: CancellationToken::new(),
+        metrics: telemetry::Metrics::default(),
+        chains: auth::chain::Counts::default(),
+        health: Health::new(),
+    }
+}
+
+/// A broker with its topology; started again in the same folder, it has the same address.
+async fn start(folder: &Path) -> Broker {
+    let broker = Broker::start(server::Config { data_dir: folder.join("nats"), ..server::Config::default() });
+    let broker = broker.await.unwrap();
+    let seed = broker.seed(Role::Admin).to_owned();
+    let admin = nats::Config::new(vec![broker.url().to_owned()], Role::Admin, Some(seed));
+    let admin = Bus::connect(&admin).await.unwrap();
+    nats::topology::apply(admin.context(), &nats::topology::Settings::default()).await.unwrap();
+    broker
+}
+
+fn seeds(broker: &Broker) -> Seeds {
+    Seeds::new(Role::ALL.map(|role| (role, broker.seed(role).to_owned())))
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_at_start_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = start(folder.path()).await;
+    let site = site(folder.path(), broker.url().to_owned(), seeds(&broker));
+    broker.stop().await;
+    let (ready, mut is_ready) = oneshot::channel();
+    let running = tokio::spawn(run(site.clone(), &[Kind::Audit], Some(ready)));
+    // It has tried, and goes on trying.
+    while site.health.restarts(Role::Audit, "connection") < 2 {
+        assert!(!running.is_finished(), "it waits");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(is_ready.try_recv().is_err(), "it is not ready");
+    let broker = start(folder.path()).await;
+    tokio::time::timeout(Duration::from_secs(60), is_ready).await.expect("it runs").unwrap();
+    assert_eq!(site.health.causes(), []);
+    site.shutdown.cancel();
+    running.await.unwrap().unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_role_that_is_refused_ends_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = start(folder.path()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = start(elsewhere.path()).await;
+    let site = site(folder.path(), broker.url().to_owned(), seeds(&other));
+    other.stop().await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), run(site, &[Kind::Audit], None)).await;
+    let error = format!("{:#}", ended.expect("it ends").unwrap_err());
+    for words in ["role audit", "does not let the role audit in", "authorization violation"] {
+        assert!(error.contains(words), "{error}");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn all_roles_stop_in_time_while_the_broker_is_frozen() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = start(folder.path()).await;
+    let mut site = site(folder.path(), broker.url().to_owned(), seeds(&broker));
+    let mut config = Config::clone(&site.config);
+    config.ingress.grace_ms = 1_000;
+    for stage in [
+        &mut config.upload.consume,
+        &mut config.transcode.planner,
+        &mut config.transcode.parts,
+        &mut config.index.consume,
+    ] {
+        stage.grace_ms = 1_000;
+    }
+    site.config = Arc::new(config);
+    let (ready, is_ready) = oneshot::channel();
+    let kinds = [Kind::Audit, Kind::Keeper, Kind::Index, Kind::Monitor];
+    let shutdown = site.shutdown.clone();
+    let running = tokio::spawn(async move { run(site, &kinds, Some(ready)).await });
+    is_ready.await.unwrap();
+    let pid = broker.pid().unwrap().to_string();
+    assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    let begun = Instant::now();
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    let took = begun.elapsed();
+    assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+    assert!(took < Duration::from_secs(3) + CLOSING_MAX, "{took:?}");
+    broker.stop().await;
+}
