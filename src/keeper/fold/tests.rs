@@ -184,6 +184,7 @@ async fn events_that_are_not_sent_go_first() {
         headers: std::collections::BTreeMap::new(),
         payload: ByteBuf::from(vec![0x80]),
         once: false,
+        after_sequence: None,
     };
     let record = ByteBuf::from(nats::encode(&key, &parts[0]).unwrap());
     let envelope = Envelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None };
