@@ -60,6 +60,23 @@ impl Capacity {
     }
 }
 
+/// How long what has ended is kept. Its history is in the events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Jobs and uploads that ended, in milliseconds.
+    pub ended_ms: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { ended_ms: schemas::ENDED_KEPT_MS }
+    }
+}
+
+/// Least [`Retention::ended_ms`]: what has just ended is still asked for.
+const ENDED_MS_MIN: u64 = 24 * 3_600_000;
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -92,6 +109,8 @@ pub struct Config {
     pub audit: audit::Config,
     /// The monitor.
     pub monitor: monitor::Config,
+    /// How long what has ended is kept.
+    pub retention: Retention,
     /// The singletons.
     pub keeper: keeper::Config,
     /// The media child.
@@ -138,6 +157,7 @@ impl Config {
         let mut config = file.map(Self::from_file).transpose()?.unwrap_or_default();
         config.merge(args)?;
         config.check()?;
+        config.spread();
         Ok(config)
     }
 
@@ -162,6 +182,14 @@ impl Config {
         Ok(())
     }
 
+    /// Tells every role what is set once for all.
+    const fn spread(&mut self) {
+        let kept_ms = self.retention.ended_ms;
+        self.transcode.ended_kept_ms = kept_ms;
+        self.ingress.uploads.ended_kept_ms = kept_ms;
+        self.keeper.ended_kept_ms = kept_ms;
+    }
+
     /// Refuses what would only fail later, in the middle of somebody's work.
     fn check(&self) -> Result<(), Error> {
         let profile = &self.transcode.profile;
@@ -173,6 +201,13 @@ impl Config {
         if self.broker.replicas.is_some_and(|count| !matches!(count, 1 | 3 | 5)) {
             let reason = "it takes 1 on one server, 3 or 5 on a cluster".to_owned();
             return Err(Error::Invalid { key: "broker.replicas", reason });
+        }
+        if self.retention.ended_ms < ENDED_MS_MIN || self.keeper.fold_age_ms > self.retention.ended_ms {
+            let reason = format!(
+                "it takes at least {ENDED_MS_MIN} (a day), and no less than keeper.fold_age_ms ({})",
+                self.keeper.fold_age_ms
+            );
+            return Err(Error::Invalid { key: "retention.ended_ms", reason });
         }
         self.open_chains(Counts::default())?;
         if let Some(url) = &self.ingress.public_url
@@ -283,6 +318,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_once_reaches_every_role() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("streamgate.toml");
+        std::fs::write(&file, "[retention]\nended_ms = 172800000\n").unwrap();
+        let config = Config::load(Some(&file), &ServerArgs::default()).unwrap();
+        let kept = [
+            config.transcode.ended_kept_ms,
+            config.ingress.uploads.ended_kept_ms,
+            config.keeper.ended_kept_ms,
+        ];
+        assert_eq!(kept, [172_800_000; 3]);
+    }
+
+    #[test]
     fn a_wrong_setting_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("streamgate.toml");
@@ -292,6 +341,8 @@ mod tests {
             ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
             ("[capacity]\nuploads_per_hour = 2\n", "uploads_per_hour"),
+            ("[retention]\nended_ms = 5000\n", "retention.ended_ms"),
+            ("[keeper]\nfold_age_ms = 9000000000\n", "retention.ended_ms"),
             ("[auth]\nrecheck_ms = 5000\n", "auth.recheck_ms"),
             ("[auth]\nadmins = [\"0x12\"]\n", "admins"),
             ("[[chains]]\nchain_id = 1\n", "chains"),

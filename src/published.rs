@@ -324,6 +324,7 @@ fn parameter(name: &str) -> &'static str {
         "part" => "Name of a part, such as v0000, a0 or finish.",
         "priority" => "p0, p1 or p2; p0 is served first.",
         "kind" => "Kind of job, such as transcode.",
+        "partition" => "Part of VIEWS in which a medium is, from 0.",
         "bucket" => "Name of a bucket.",
         "key" => "Key inside the bucket.",
         "prefix_sha256" | "owner_sha256" => "A SHA-256 in lower-case hexadecimal.",
@@ -440,7 +441,8 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
-        "kv.grants.cursor" => (vec!["keeper"], vec!["keeper"]),
+        "kv.grants.cursor" | "kv.limits.views" => (vec!["keeper"], vec!["keeper"]),
+        "view.opened" => (vec!["ingress", "keeper"], vec!["keeper"]),
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),

@@ -71,8 +71,8 @@ pub async fn cancel(bus: &Bus, job_id: JobId) -> Result<bool, Error> {
             owner: job.owner.clone(),
             kind: job.kind.clone(),
         };
-        let ended_at_ms = Some(nats::now_ms());
-        let record = job::Record { status: job::Status::Cancelled, ended_at_ms, ..job.clone() };
+        let mut record = job.clone();
+        record.end(job::Status::Cancelled, nats::now_ms(), schemas::ENDED_KEPT_MS);
         Some((record, Outbox::new().event(&event)))
     };
     let held = Box::pin(bus.change::<job::Record>(&job_id.to_string(), cancelled)).await?;

@@ -55,7 +55,7 @@ impl Outbox {
     #[must_use]
     pub fn event<E: Event>(mut self, event: &E) -> Self {
         self.drafts.push(Draft {
-            subject: subjects::event(event),
+            subject: event.subject(),
             kind: format!("{}.{}", E::ENTITY, E::VERB),
             entity_id: event.entity_id(),
             about: event.about(),
@@ -171,7 +171,7 @@ impl Bus {
             .payload(unsent.payload.to_vec().into())
             .headers(all)
             .message_id(&unsent.id)
-            .expected_stream(subjects::EVENTS);
+            .expected_stream(subjects::stream_of(&unsent.subject));
         if unsent.once {
             message = message.expected_last_subject_sequence(0);
         }

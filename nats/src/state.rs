@@ -3,7 +3,8 @@
 //! One write stores the record and its unsent events; then they are published; then they are cleared. A crash in between
 //! leaves them in the record, where the keeper's sweeper finds them. Nothing else writes state.
 //!
-//! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too.
+//! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too. One that holds
+//! unsent events has no end yet: the write that clears them sets it. What is removed by hand leaves a marker that ends by itself.
 //!
 //! A tombstone ([`Record::is_removed`]) is nothing to whoever loads it and is never written again; it can only be purged.
 //!
@@ -236,6 +237,25 @@ impl Bus {
         }
     }
 
+    /// Removes a record if nobody changed it since `revision`. For `told`, usually [`schemas::REMOVAL_TOLD_MS`], a marker tells
+    /// followers, then nothing is left. Only for buckets whose values expire.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when somebody else was first; [`Error::Unavailable`] when the broker does not answer.
+    pub async fn purge_at(
+        &self,
+        bucket: &str,
+        key: &str,
+        revision: u64,
+        told: Duration,
+    ) -> Result<(), Error> {
+        let message = PublishMessage::build()
+            .header("KV-Operation", "PURGE")
+            .header("Nats-Rollup", "sub")
+            .ttl(told.max(Duration::from_secs(1)));
+        self.put_message(bucket, key, revision, Bytes::new(), message).await.map(drop)
+    }
+
     async fn write(&self, bucket: &str, key: &str, revision: u64, envelope: &Envelope) -> Result<u64, Error> {
         let payload = publish::encode(key, envelope)?;
         if payload.len() > schemas::RECORD_BYTES_MAX {
@@ -245,7 +265,8 @@ impl Bus {
                 size_bytes_max: schemas::RECORD_BYTES_MAX,
             });
         }
-        let ttl = envelope.expires_at_ms.map(time_left);
+        // Events that are not sent yet must not end with their record.
+        let ttl = envelope.expires_at_ms.filter(|_| envelope.unsent.is_empty()).map(time_left);
         self.put(bucket, key, revision, payload.into(), ttl).await
     }
 
@@ -261,14 +282,27 @@ impl Bus {
         payload: Bytes,
         ttl: Option<Duration>,
     ) -> Result<u64, Error> {
+        let message = PublishMessage::build();
+        let message = match ttl {
+            Some(ttl) => message.ttl(ttl),
+            None => message,
+        };
+        self.put_message(bucket, key, revision, payload, message).await
+    }
+
+    async fn put_message(
+        &self,
+        bucket: &str,
+        key: &str,
+        revision: u64,
+        payload: Bytes,
+        message: PublishMessage,
+    ) -> Result<u64, Error> {
         let subject = subjects::kv(bucket, key);
-        let mut message = PublishMessage::build()
+        let message = message
             .payload(payload.clone())
             .expected_last_subject_sequence(revision)
             .expected_stream(subjects::kv_stream(bucket));
-        if let Some(ttl) = ttl {
-            message = message.ttl(ttl);
-        }
         let mut attempt = 1;
         loop {
             let sent = match self.context().send_publish(subject.clone(), message.clone()).await {

@@ -4,7 +4,7 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     Event, Record, access, ask, audit, document, envelope, gate, idempotency, job, limit, media, session,
-    store, upload,
+    store, upload, view,
 };
 
 /// One kind of message.
@@ -90,6 +90,7 @@ pub fn events() -> Vec<Entry> {
         event::<gate::Denied>(),
         event::<gate::Revoked>(),
         event::<gate::Doubted>(),
+        event::<view::Summed>(),
         event::<limit::Exceeded>(),
     ]
 }
@@ -118,6 +119,7 @@ pub fn records() -> Vec<Entry> {
         record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
         record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),
         record::<limit::Reported>("limits.reported", limit::Reported::KEY),
+        record::<view::Position>("limits.views", "views.{partition}"),
         record::<idempotency::Record>("idempotency", "{digest}"),
     ]
 }
@@ -154,6 +156,12 @@ pub fn others() -> Vec<Entry> {
             address: "job.{kind}.{priority}.{job_id}.{part}".into(),
             stream: crate::subjects::JOBS.into(),
             schema: schema_for!(job::Task),
+        },
+        Entry {
+            name: "view.opened".into(),
+            address: "view.{partition}.opened.{media_id}".into(),
+            stream: crate::subjects::VIEWS.into(),
+            schema: schema_for!(view::Opened),
         },
         Entry {
             name: "job.progress".into(),

@@ -16,7 +16,7 @@ use crate::{
     media::{self, Rational},
     session, store,
     subjects::{self, Priority},
-    upload,
+    upload, view,
 };
 
 /// What every kind of message can do.
@@ -37,6 +37,8 @@ pub fn visit_all(visitor: &mut impl Visitor) {
     visit_event(visitor, access::KeyCreated { key_id: KEY, owner: owner(), role: access::Role::Owner });
     session_events(visitor);
     gate_events(visitor);
+    let summed = view::Summed { media_id: MEDIA, owner: owner(), hour_ms: MADE_AT_MS, opened_count: 37 };
+    visit_event(visitor, summed);
     visit_event(visitor, exceeded());
     records(visitor);
     session_records(visitor);
@@ -300,6 +302,7 @@ fn upload_record() -> upload::Record {
         created_at_ms: MADE_AT_MS,
         expires_at_ms: MADE_AT_MS + 86_400_000,
         code: None,
+        kept_until_ms: None,
     }
 }
 
@@ -408,6 +411,8 @@ fn job_record() -> job::Record {
         detail: None,
         created_at_ms: MADE_AT_MS + 1_000,
         ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }
 
@@ -444,6 +449,9 @@ fn part_record() -> job::Part {
 
 fn records(visitor: &mut impl Visitor) {
     visitor.visit("kv.uploads", upload_record());
+    let position =
+        view::Position { partition: 3, stream_created_us: MADE_AT_MS * 1_000, sequence: 37, media_id: None };
+    visitor.visit("kv.limits.views", position);
     let document = document::Record {
         media_id: MEDIA,
         owner: owner(),
@@ -787,6 +795,8 @@ fn others(visitor: &mut impl Visitor) {
         expires_at_ms: None,
     };
     visitor.visit("kv.envelope", envelope);
+    let opened = view::Opened { media_id: MEDIA, owner: owner(), playback_id: PLAYBACK };
+    visitor.visit("view.opened", opened);
     visitor.visit("job.task", job::Task { job_id: JOB, part: text("v0000") });
     let progress = job::Progress {
         job_id: JOB,

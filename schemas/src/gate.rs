@@ -385,7 +385,7 @@ pub struct Changed {
 }
 gate_event!(Changed, "changed");
 
-/// `evt.gate.granted`: a playback session was opened.
+/// `evt.gate.granted`: a playback session was opened. What viewers opened who did not sign in is summed in `evt.view.summed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Granted {
     /// The medium.

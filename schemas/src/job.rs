@@ -189,12 +189,30 @@ pub struct Record {
     pub created_at_ms: u64,
     /// Unix time in milliseconds at which it ended.
     pub ended_at_ms: Option<u64>,
+    /// Unix time in milliseconds until which a job that ended is kept; absent while it is active. Its history is in the events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until_ms: Option<u64>,
+    /// What its parts came to, in queue order, once their own records are gone: some time after the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<Vec<PartSummary>>,
+}
+
+impl Record {
+    /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds.
+    pub const fn end(&mut self, status: Status, now_ms: u64, kept_ms: u64) {
+        self.status = status;
+        self.ended_at_ms = Some(now_ms);
+        self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
+    }
 }
 
 impl crate::Record for Record {
     const BUCKET: &'static str = "jobs";
     fn key(&self) -> String {
         self.job_id.to_string()
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        self.kept_until_ms
     }
 }
 
@@ -239,6 +257,14 @@ pub struct Track {
     pub first_segment: u32,
     /// Segments in order, without gaps.
     pub segments: Vec<Segment>,
+}
+
+impl Track {
+    /// Milliseconds of output that are stored, rounded down.
+    pub fn stored_ms(&self) -> u64 {
+        let ticks: u64 = self.segments.iter().map(|segment| segment.duration_ticks).sum();
+        ticks.saturating_mul(1_000) / u64::from(self.timescale.max(1))
+    }
 }
 
 /// What is known of workers that vanished while they held a part. Times are the broker's.
@@ -308,6 +334,69 @@ impl crate::Record for Part {
     const BUCKET: &'static str = "jobs";
     fn key(&self) -> String {
         subjects::part_key(self.job_id, &self.part)
+    }
+}
+
+/// Most characters of a part's reason that [`PartSummary`] keeps.
+pub const SUMMARY_DETAIL_CHARS_MAX: usize = 400;
+
+/// What a part came to: all that is asked of a part once its job has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PartSummary {
+    /// Name of the part.
+    pub part: String,
+    /// Where it stood.
+    pub status: PartStatus,
+    /// Which try it was, from 1.
+    pub attempt: u32,
+    /// Tries that ended in a crash of the media child.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// Who held it: a random name per worker process.
+    pub worker: String,
+    /// Unix time in milliseconds at which the holder last showed itself.
+    pub last_seen_ms: u64,
+    /// Segments that are stored, over all renditions.
+    pub segments: u32,
+    /// Milliseconds of output that are stored in every rendition.
+    pub stored_ms: u64,
+    /// CPU milliseconds the media child used for what is stored.
+    pub cpu_ms: u64,
+    /// Milliseconds the media child ran for what is stored.
+    pub wall_ms: u64,
+    /// Largest resident set of the media child, in bytes.
+    pub rss_bytes_max: u64,
+    /// Why it failed: a stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same for people, at most [`SUMMARY_DETAIL_CHARS_MAX`] characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes what it asks about by reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl From<&Part> for PartSummary {
+    fn from(part: &Part) -> Self {
+        let segments: usize = part.tracks.iter().map(|track| track.segments.len()).sum();
+        Self {
+            part: part.part.clone(),
+            status: part.status,
+            attempt: part.attempt,
+            crashes: part.crashes,
+            worker: part.worker.clone(),
+            last_seen_ms: part.last_seen_ms,
+            segments: u32::try_from(segments).unwrap_or(u32::MAX),
+            stored_ms: part.tracks.iter().map(Track::stored_ms).min().unwrap_or(0),
+            cpu_ms: part.cpu_ms,
+            wall_ms: part.wall_ms,
+            rss_bytes_max: part.rss_bytes_max,
+            code: part.code.clone(),
+            detail: part.detail.as_ref().map(|text| text.chars().take(SUMMARY_DETAIL_CHARS_MAX).collect()),
+        }
     }
 }
 

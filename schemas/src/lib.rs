@@ -26,6 +26,7 @@ pub mod store;
 pub mod subjects;
 pub mod upload;
 pub mod value;
+pub mod view;
 
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -36,13 +37,19 @@ pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Largest KV record in bytes, below the broker's `max_payload` of 1 MiB with room for headers.
 pub const RECORD_BYTES_MAX: usize = 960 * 1024;
 
+/// How long what has ended is kept in its bucket unless the settings say otherwise, in milliseconds: 30 days.
+pub const ENDED_KEPT_MS: u64 = 30 * 24 * 3_600_000;
+
+/// How long a followed bucket says that a key was removed, in milliseconds: whoever followed it was away for less, or reads it anew.
+pub const REMOVAL_TOLD_MS: u64 = 24 * 3_600_000;
+
 /// Media type of every payload on the bus but audit records.
 pub const CONTENT_TYPE: &str = "application/msgpack";
 
 /// Media type of audit records: a line of JSON, so that what is replayed is what was stored and hashed.
 pub const LINE_CONTENT_TYPE: &str = "application/json";
 
-/// One kind of event on the EVENTS stream.
+/// One kind of event: on the EVENTS stream, unless its subject says otherwise.
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// First subject token after `evt`.
     const ENTITY: &'static str;
@@ -53,6 +60,11 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 
     /// Last subject token: the entity's id.
     fn entity_id(&self) -> String;
+
+    /// The subject it is published to.
+    fn subject(&self) -> String {
+        subjects::event(self)
+    }
 
     /// Who and what the event is about; becomes message headers.
     fn about(&self) -> About;

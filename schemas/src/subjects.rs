@@ -13,6 +13,8 @@ pub const JOBS: &str = "JOBS";
 pub const AUDIT: &str = "AUDIT";
 /// Name of the dead-letter stream.
 pub const DEAD: &str = "DEAD";
+/// Name of the stream of views: volume, not history.
+pub const VIEWS: &str = "VIEWS";
 /// Name of the in-memory progress stream.
 pub const PROGRESS: &str = "PROGRESS";
 
@@ -20,8 +22,23 @@ pub const PROGRESS: &str = "PROGRESS";
 pub const EVENTS_ALL: &str = "evt.>";
 
 /// Subject of one event.
-pub fn event<E: Event>(event: &E) -> String {
+pub fn event<E: Event + ?Sized>(event: &E) -> String {
     format!("evt.{}.{}.{}", E::ENTITY, E::VERB, event.entity_id())
+}
+
+/// Subject of one view; `partition` is the part of VIEWS in which its medium is.
+pub fn view(partition: u8, verb: &str, media_id: &str) -> String {
+    format!("view.{partition}.{verb}.{media_id}")
+}
+
+/// Filter for every view in one part of VIEWS.
+pub fn views_of(partition: u8) -> String {
+    format!("view.{partition}.>")
+}
+
+/// Stream that keeps what is published with a change of state.
+pub fn stream_of(subject: &str) -> &'static str {
+    if subject.starts_with("view.") { VIEWS } else { EVENTS }
 }
 
 /// Entity, verb and id of an event's subject; `None` when it is no event.
@@ -189,6 +206,8 @@ pub enum Class {
     Audit,
     /// A dead letter.
     Dead,
+    /// A view.
+    View,
     /// Progress of a part.
     Progress,
     /// A schedule or what is due by one.
@@ -213,12 +232,13 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Event,
         Self::Task,
         Self::Record,
         Self::Audit,
         Self::Dead,
+        Self::View,
         Self::Progress,
         Self::Schedule,
         Self::Control,
@@ -239,6 +259,7 @@ impl Class {
             Self::Record => "record",
             Self::Audit => "audit",
             Self::Dead => "dead",
+            Self::View => "view",
             Self::Progress => "progress",
             Self::Schedule => "schedule",
             Self::Control => "control",
@@ -260,6 +281,7 @@ impl Class {
             Some(("$KV", _)) => Self::Record,
             Some(("audit", _)) => Self::Audit,
             Some(("dead", _)) => Self::Dead,
+            Some(("view", _)) => Self::View,
             Some(("progress", _)) => Self::Progress,
             Some(("sched" | "due", _)) => Self::Schedule,
             Some(("ctl", _)) => Self::Control,

@@ -104,12 +104,33 @@ pub struct Record {
     /// Why it can't go on, a stable code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// Unix time in milliseconds until which an upload that ended is kept; absent while it is open. Its history is in the events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until_ms: Option<u64>,
+}
+
+impl Record {
+    /// Ends the upload; from now on it is kept for `kept_ms`, in milliseconds, or until its bytes are freed.
+    pub const fn end(&mut self, status: Status, now_ms: u64, kept_ms: u64) {
+        self.status = status;
+        self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
+    }
 }
 
 impl crate::Record for Record {
     const BUCKET: &'static str = "uploads";
     fn key(&self) -> String {
         self.upload_id.to_string()
+    }
+    fn expires_at_ms(&self) -> Option<u64> {
+        match self.status {
+            Status::Open => None,
+            Status::Received => self.kept_until_ms,
+            // What still has bytes in the store must be known to whoever frees them.
+            Status::Terminated | Status::Expired | Status::Deactivated => {
+                self.kept_until_ms.filter(|_| self.freed)
+            }
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Limits: the parts of a job, at most [`schemas::job::PARTS_MAX`], are read [`READS_MAX`] at a time.
 
+use std::collections::HashMap;
+
 use axum::{
     Router,
     extract::{OriginalUri, Path, State},
@@ -10,11 +12,12 @@ use axum::{
     routing::get,
 };
 use futures::{StreamExt, TryStreamExt};
+use nats::Bus;
 use schemars::JsonSchema;
 use schemas::{
     ask::{self, JobItem, JobPage, ListJobs},
     ids::{JobId, MediaId},
-    job::{self, Part, PartStatus, Plan},
+    job::{self, Part, PartStatus, PartSummary, Plan},
     media::Waiting,
     subjects::{self, Priority},
 };
@@ -137,25 +140,39 @@ async fn show(
         return Ok(tagged::Document::of_json(body).answer(&headers));
     }
     let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
-    let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(names.clone())
-        .map(|part| {
-            let bus = app.bus.clone();
-            async move { bus.load::<Part>(&subjects::part_key(job_id, &part)).await }
+    let found = match &held.record.folded {
+        Some(folded) => folded.clone(),
+        None => summaries(&app.bus, job_id, &names).await?,
+    };
+    let mut found: HashMap<String, PartSummary> =
+        found.into_iter().map(|part| (part.part.clone(), part)).collect();
+    let parts: Vec<(String, Option<PartSummary>)> = names
+        .into_iter()
+        .map(|name| {
+            let part = found.remove(&name);
+            (name, part)
         })
-        .buffered(READS_MAX)
-        .try_collect()
-        .await?;
-    let parts: Vec<(String, Option<Part>)> =
-        names.into_iter().zip(parts).map(|(name, held)| (name, held.map(|held| held.record))).collect();
+        .collect();
     let waiting = waiting(&app.bus, &held.record).await?;
     let document = Document { waiting, ..document(&held.record, &parts) };
     let document = tagged::Document::new(&document)?;
-    let is_done = |part: &Option<Part>| part.as_ref().is_some_and(|part| part.status == PartStatus::Done);
+    let is_done =
+        |part: &Option<PartSummary>| part.as_ref().is_some_and(|part| part.status == PartStatus::Done);
     if held.record.status == job::Status::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
         // Neither the job nor a part of it changes any more.
         app.documents.put(name, document.body().clone());
     }
     Ok(document.answer(&headers))
+}
+
+/// What the parts of a job came to so far.
+async fn summaries(bus: &Bus, job_id: JobId, names: &[String]) -> Result<Vec<PartSummary>, nats::Error> {
+    let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(names.to_owned())
+        .map(|part| async move { bus.load::<Part>(&subjects::part_key(job_id, &part)).await })
+        .buffered(READS_MAX)
+        .try_collect()
+        .await?;
+    Ok(parts.into_iter().flatten().map(|held| PartSummary::from(&held.record)).collect())
 }
 
 /// What an active job waits for; its medium says so.
@@ -270,7 +287,7 @@ enum Stand {
     Failed,
 }
 
-fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<Part>)]) -> Document<'a> {
+fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<PartSummary>)]) -> Document<'a> {
     let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_ms(&job.plan, name)).sum();
     let done_ms: u64 = parts.iter().map(|(name, part)| done_ms(job, name, part.as_ref())).sum();
     Document {
@@ -292,7 +309,7 @@ fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<Part>)]) -> Do
     }
 }
 
-fn part_document<'a>(name: &'a str, part: Option<&'a Part>) -> PartDocument<'a> {
+fn part_document<'a>(name: &'a str, part: Option<&'a PartSummary>) -> PartDocument<'a> {
     let Some(part) = part else { return PartDocument { part: name, ..PartDocument::default() } };
     PartDocument {
         part: name,
@@ -305,7 +322,7 @@ fn part_document<'a>(name: &'a str, part: Option<&'a Part>) -> PartDocument<'a> 
         crashes: part.crashes,
         worker: Some(&part.worker),
         last_seen_ms: Some(part.last_seen_ms),
-        segments: part.tracks.iter().map(|track| track.segments.len()).sum(),
+        segments: usize::try_from(part.segments).unwrap_or(usize::MAX),
         cpu_ms: part.cpu_ms,
         wall_ms: part.wall_ms,
         rss_bytes_max: part.rss_bytes_max,
@@ -315,17 +332,11 @@ fn part_document<'a>(name: &'a str, part: Option<&'a Part>) -> PartDocument<'a> 
 }
 
 /// Milliseconds of output of one part that are stored in every rendition.
-fn done_ms(job: &job::Record, name: &str, part: Option<&Part>) -> u64 {
+fn done_ms(job: &job::Record, name: &str, part: Option<&PartSummary>) -> u64 {
     let total_ms = plan::part_ms(&job.plan, name);
     match part {
         Some(part) if part.status == PartStatus::Done => total_ms,
-        Some(part) => {
-            let stored = part.tracks.iter().map(|track| {
-                let ticks: u64 = track.segments.iter().map(|segment| segment.duration_ticks).sum();
-                ticks.saturating_mul(1_000) / u64::from(track.timescale.max(1))
-            });
-            stored.min().unwrap_or(0).min(total_ms)
-        }
+        Some(part) => part.stored_ms.min(total_ms),
         None => 0,
     }
 }

@@ -1,5 +1,5 @@
 //! Upload expiry: removes open uploads whose time ran out, completes full ones that a crash left open, and frees what
-//! ended uploads left in the store.
+//! ended uploads left in the store. An upload that ended before its time to be kept was written with its end gets it here.
 //!
 //! Limits: one pass over the bucket `uploads` each period; an upload is touched only when nothing was recorded for it
 //! during [`QUIET_MS`].
@@ -31,6 +31,8 @@ pub struct Pass {
     pub completed_count: u64,
     /// Ended uploads whose bytes were removed.
     pub freed_count: u64,
+    /// Ended uploads that are kept no longer than others from now on.
+    pub dated_count: u64,
 }
 
 /// What an upload needs at a moment.
@@ -40,18 +42,20 @@ enum Need {
     Expire,
     Complete,
     Free,
+    Date,
 }
 
 /// Looks after uploads until `held` fires.
 pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
     let period = Duration::from_millis(config.expiry_period_ms);
     loop {
-        match pass(&bus, &store, now_ms(), QUIET_MS).await {
+        match pass(&bus, &store, now_ms(), QUIET_MS, config.ended_kept_ms).await {
             Ok(done) if done == Pass::default() => {}
             Ok(done) => tracing::info!(
                 expired = done.expired_count,
                 completed = done.completed_count,
                 freed = done.freed_count,
+                dated = done.dated_count,
                 "looked after uploads"
             ),
             Err(refusal) => tracing::warn!(?refusal, "uploads could not be looked after"),
@@ -63,20 +67,27 @@ pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken
     }
 }
 
-/// One pass over all uploads as of `now_ms`.
+/// One pass over all uploads as of `now_ms`; those that end are kept for `kept_ms`, in milliseconds.
 ///
 /// # Errors
 /// When the broker does not answer, or the store is away; what fails for a single upload waits for the next pass.
-pub(crate) async fn pass(bus: &Bus, store: &Store, now_ms: u64, quiet_ms: u64) -> Result<Pass, Refusal> {
+pub(crate) async fn pass(
+    bus: &Bus,
+    store: &Store,
+    now_ms: u64,
+    quiet_ms: u64,
+    kept_ms: u64,
+) -> Result<Pass, Refusal> {
     let mut done = Pass::default();
     // An upload ends together with its bytes: while those can't be reached, no time runs out.
     store.verify_now().await?;
     for (upload_id, need) in needs(bus, now_ms, quiet_ms).await? {
-        match look_after(bus, store, upload_id, need).await {
+        match look_after(bus, store, upload_id, need, kept_ms).await {
             Ok(()) => match need {
                 Need::Expire => done.expired_count += 1,
                 Need::Complete => done.completed_count += 1,
                 Need::Free => done.freed_count += 1,
+                Need::Date => done.dated_count += 1,
                 Need::Nothing => {}
             },
             Err(refusal) => {
@@ -87,8 +98,14 @@ pub(crate) async fn pass(bus: &Bus, store: &Store, now_ms: u64, quiet_ms: u64) -
     Ok(done)
 }
 
-async fn look_after(bus: &Bus, store: &Store, upload_id: UploadId, need: Need) -> Result<(), Refusal> {
-    let mut ledger = Ledger::load_any(bus, upload_id).await?;
+async fn look_after(
+    bus: &Bus,
+    store: &Store,
+    upload_id: UploadId,
+    need: Need,
+    kept_ms: u64,
+) -> Result<(), Refusal> {
+    let mut ledger = Ledger::load_any(bus, upload_id, kept_ms).await?;
     match need {
         Need::Complete if ledger.record().status == Status::Open && ledger.is_full() => {
             uploads::finish(store, &mut ledger, bus.role().name()).await
@@ -98,6 +115,7 @@ async fn look_after(bus: &Bus, store: &Store, upload_id: UploadId, need: Need) -
             uploads::free(store, &mut ledger).await
         }
         Need::Free => uploads::free(store, &mut ledger).await,
+        Need::Date => ledger.date().await,
         // It went on meanwhile.
         Need::Complete | Need::Expire | Need::Nothing => Ok(()),
     }
@@ -129,6 +147,11 @@ fn need(record: &Record, now_ms: u64, is_quiet: bool) -> Need {
         Status::Open if is_full && is_quiet => Need::Complete,
         Status::Open if !is_full && record.expires_at_ms <= now_ms => Need::Expire,
         Status::Terminated | Status::Expired | Status::Deactivated if !record.freed && is_quiet => Need::Free,
+        Status::Received | Status::Terminated | Status::Expired | Status::Deactivated
+            if record.kept_until_ms.is_none() && is_quiet =>
+        {
+            Need::Date
+        }
         _ => Need::Nothing,
     }
 }
@@ -174,8 +197,13 @@ mod tests {
                 created_at_ms: 0,
                 expires_at_ms,
                 code: None,
+                kept_until_ms: (status != Status::Open).then_some(500),
             };
             assert_eq!(need(&record, 100, is_quiet), wanted, "{record:?} quiet={is_quiet}");
+            let from_before = Record { kept_until_ms: None, ..record };
+            let is_over = status != Status::Open && is_quiet && wanted == Need::Nothing;
+            let wanted = if is_over { Need::Date } else { wanted };
+            assert_eq!(need(&from_before, 100, is_quiet), wanted, "{from_before:?} quiet={is_quiet}");
         }
     }
 }

@@ -4,6 +4,8 @@
 //! - `expiry`: removes uploads whose time ran out.
 //! - `purge`: removes what is left of removed media, and the sources of rejected ones.
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
+//! - `fold`: puts what the parts of ended jobs came to into the jobs' own records, and removes the parts.
+//! - `views`: sums the openings of public media by medium and hour.
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
@@ -11,9 +13,11 @@
 
 pub mod drift;
 pub mod expiry;
+pub mod fold;
 pub mod memory;
 pub mod outbox;
 pub mod purge;
+pub mod views;
 pub mod watcher;
 
 use nats::Bus;
@@ -36,6 +40,18 @@ pub struct Config {
     pub expiry_period_ms: u64,
     /// Removed media.
     pub purge: purge::Config,
+    /// How long ago a job must have ended before its parts are folded into its own record, in milliseconds.
+    pub fold_age_ms: u64,
+    /// How often jobs to fold are looked for, in milliseconds.
+    pub fold_period_ms: u64,
+    /// How often views are summed, in milliseconds; each hour that is over is summed once.
+    pub views_period_ms: u64,
+    /// How long followers are told that a part was removed, in milliseconds.
+    #[serde(skip)]
+    pub removal_told_ms: u64,
+    /// How long a job or an upload is kept that ended without saying so, in milliseconds; set by `retention.ended_ms`.
+    #[serde(skip)]
+    pub ended_kept_ms: u64,
     /// The chain watcher.
     pub watcher: watcher::Config,
 }
@@ -47,6 +63,11 @@ impl Default for Config {
             drift_period_ms: 60_000,
             expiry_period_ms: 60_000,
             purge: purge::Config::default(),
+            fold_age_ms: 24 * 3_600_000,
+            fold_period_ms: 10 * 60_000,
+            views_period_ms: 5 * 60_000,
+            removal_told_ms: schemas::REMOVAL_TOLD_MS,
+            ended_kept_ms: schemas::ENDED_KEPT_MS,
             watcher: watcher::Config::default(),
         }
     }
@@ -82,6 +103,14 @@ pub async fn run(
     tasks.spawn(async move {
         let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
         leased.hold("watcher", stop, watch).await;
+    });
+    let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("views", stop, |held| views::run(leased.clone(), settings.clone(), held)).await;
+    });
+    let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("fold", stop, |held| fold::run(leased.clone(), settings.clone(), held)).await;
     });
     let (leased, stop) = (bus.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -174,6 +174,7 @@ async fn an_open_upload_is_known_too() {
         created_at_ms: 0,
         expires_at_ms: now_ms() + 100_000,
         code: None,
+        kept_until_ms: None,
     };
     let bus = site.broker.bus(Role::Admin).await;
     bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();

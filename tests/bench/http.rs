@@ -104,6 +104,8 @@ impl Site {
                 detail: None,
                 created_at_ms: 1,
                 ended_at_ms: Some(2),
+                kept_until_ms: None,
+                folded: None,
             };
             self.admin.commit(&mut Held::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {

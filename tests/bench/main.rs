@@ -16,6 +16,7 @@ mod gate;
 mod http;
 mod ladder;
 mod server;
+mod stay;
 mod uploads;
 
 use std::fmt::Write as _;
@@ -71,8 +72,8 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus signin token limiter get cache start upload slow ladder title; without any, all.
-BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024) and BENCH_SLOW (1000) make a run smaller.";
+const USAGE: &str = "make bench [ARGS='ROW...']   rows: bus signin token limiter get cache start upload slow ladder title stay; without any, all.
+BENCH_TITLE_SECONDS (600), BENCH_UPLOAD_MIB (1024), BENCH_SLOW (1000) and BENCH_STAY (100000) make a run smaller.";
 
 #[tokio::main]
 async fn main() {
@@ -111,6 +112,11 @@ async fn main() {
     }
     if is_wanted("slow") {
         println!("{}", uploads::memory_per_slow_upload().await.line());
+    }
+    if is_wanted("stay") {
+        for row in stay::bytes_per_upload().await {
+            println!("{}", row.line());
+        }
     }
     if is_wanted("ladder") {
         println!("{}", ladder::cpu().await.line());

@@ -52,7 +52,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == Class::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 6 + 17 + 6, "streams, buckets and durables");
+    assert_eq!(missing.len(), 7 + 17 + 6, "streams, buckets and durables");
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), []);
@@ -64,7 +64,7 @@ async fn settings_scale_and_shorten() {
     let settings =
         Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 23 + 6, "{before:?}");
+    assert_eq!(before.len(), 24 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"
@@ -146,7 +146,7 @@ async fn what_cannot_be_changed_stops_apply_before_it_changes_anything() {
     let context = bus.context();
     remake(context, "PROGRESS", |config| config.storage = StorageType::File).await;
     remake(context, "SCHED", |config| config.retention = RetentionPolicy::Limits).await;
-    remake(context, "KV_jobs", |config| {
+    remake(context, "KV_apikeys", |config| {
         config.deny_purge = true;
         config.allow_rollup = false;
     })
@@ -156,7 +156,7 @@ async fn what_cannot_be_changed_stops_apply_before_it_changes_anything() {
     for says in [
         "stream PROGRESS: storage is File, should be Memory (can't be changed in place)",
         "stream SCHED: retention is Limits, should be WorkQueue (can't be changed in place)",
-        "stream KV_jobs: deny_purge is true, should be false (can't be changed in place)",
+        "stream KV_apikeys: deny_purge is true, should be false (can't be changed in place)",
         "Nothing was changed",
         "nats stream backup",
     ] {
@@ -270,6 +270,32 @@ async fn a_role_refuses_to_start_only_without_what_it_needs() {
     for role in Role::ALL {
         topology::verify(broker.bus(role).await.context(), role).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_bucket_from_before_gets_its_ends_in_place() {
+    let (broker, admin) = applied().await;
+    let context = admin.context();
+    remake(context, "KV_jobs", |config| {
+        (config.allow_message_ttl, config.subject_delete_marker_ttl) = (false, None);
+    })
+    .await;
+    context.publish("$KV.jobs.old", "kept".into()).await.unwrap().await.unwrap();
+    let before = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
+    // Whoever writes ends can't run on it yet.
+    let keeper = broker.bus(Role::Keeper).await;
+    let refused = topology::verify(keeper.context(), Role::Keeper).await.unwrap_err();
+    assert!(
+        reason(&refused).contains("stream KV_jobs: allow_message_ttl is false, should be true"),
+        "{refused}"
+    );
+    assert!(reason(&refused).contains("streamgate nats apply"), "{refused}");
+    topology::apply(context, &Settings::default()).await.unwrap();
+    topology::verify(keeper.context(), Role::Keeper).await.unwrap();
+    let after = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
+    assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
+    let told = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
+    assert_eq!(after.config.subject_delete_marker_ttl, Some(told), "what readers count on");
 }
 
 #[tokio::test]

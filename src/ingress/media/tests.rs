@@ -208,6 +208,8 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
         detail: None,
         created_at_ms: 1,
         ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     });
     for job in &jobs {
         admin.commit(&mut Held::new(job.clone()), Outbox::new()).await.unwrap();

@@ -22,10 +22,10 @@ use cbc::cipher::{
 };
 use futures::{Stream, StreamExt};
 use nats::{Bus, Outbox};
-use schemas::{document::SegmentKey, ids::MediaId, media::Encode};
+use schemas::{document::SegmentKey, ids::MediaId};
 use serde_bytes::ByteBuf;
 
-use super::{Facts, Wanted, missing, nothing_there, rendered, small, tag};
+use super::{Facts, Wanted, known::Medium, missing, nothing_there, rendered, tag};
 use crate::ingress::{App, error::Problem};
 
 /// Bytes of a key and of a block.
@@ -88,8 +88,9 @@ pub(super) async fn serve(
     headers: &HeaderMap,
     way: Way<'_>,
     media_id: MediaId,
-    encode: &Encode,
+    medium: &Medium,
 ) -> Result<Response, Problem> {
+    let encode = &medium.encode;
     match way {
         Way::Absent => Err(nothing_there()),
         Way::Key => {
@@ -100,7 +101,7 @@ pub(super) async fn serve(
             Ok((StatusCode::OK, fields, key(&app.bus, media_id).await?.to_vec()).into_response())
         }
         Way::Playlist(wanted, rendition) => {
-            let text = playlist(app, wanted, rendition, encode).await?;
+            let text = playlist(app, wanted, rendition, medium).await?;
             let text = with_key(&text).ok_or_else(|| {
                 Problem::internal(&nats::Error::Invalid { what: format!("a playlist of {media_id}") })
             })?;
@@ -130,14 +131,12 @@ async fn playlist(
     app: &App,
     wanted: Wanted<'_>,
     rendition: &str,
-    encode: &Encode,
+    medium: &Medium,
 ) -> Result<String, Problem> {
-    if let Wanted::Growing(_) = wanted {
-        let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
-        return text.ok_or_else(nothing_there);
+    match wanted {
+        Wanted::Growing(_) => super::growing(app, medium, rendition).await,
+        _ => super::text(app, format!("{}/{}", medium.encode.prefix, wanted.key())).await,
     }
-    let bytes = small(app, format!("{}/{}", encode.prefix, wanted.key())).await?;
-    String::from_utf8(bytes.to_vec()).map_err(|error| Problem::internal(&error))
 }
 
 /// The playlist with the key behind its map; `None` when it has no map, since all would then be taken for clear.

@@ -1,4 +1,5 @@
-//! Playlists of an encode that is still being made, rendered from its job's records.
+//! Playlists of an encode that is still being made, rendered from its job's records. Once it is ready, what was stored is served in
+//! the shape it had while it grew: the job's parts are kept for a while only.
 //!
 //! Limits: at most [`JOBS_MAX`] jobs are remembered; a job is read at most once in [`AGE_MAX`], however many watch it.
 
@@ -62,6 +63,20 @@ impl Growing {
     ) -> Result<Option<String>, nats::Error> {
         let found = self.now(bus, job_id).await?;
         Ok(found.and_then(|(plan, parts)| playlist::event(&plan, &parts, rendition)))
+    }
+
+    /// The media playlist of a rendition that is ready, from the stored one, for players that began while it grew.
+    pub(super) async fn ended(&self, bus: &Bus, job_id: JobId, stored: &str) -> Result<String, nats::Error> {
+        let known = self.watched(job_id).state.lock().await.plan.clone();
+        let plan = match known {
+            Some(plan) => Some(plan),
+            None => {
+                bus.load::<job::Record>(&job_id.to_string()).await?.map(|held| Arc::new(held.record.plan))
+            }
+        };
+        let text = playlist::ended(plan.as_deref(), stored);
+        self.watched(job_id).state.lock().await.plan = plan;
+        Ok(text)
     }
 
     async fn now(

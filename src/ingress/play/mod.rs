@@ -23,7 +23,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use schemas::{gate::Code, media::Encode};
+use schemas::{gate::Code, keys, media::Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -148,20 +148,34 @@ async fn serve(
     if let (schemas::document::Encryption::Aes128, Some(way)) =
         (medium.encryption, encryption::Way::of(wanted))
     {
-        return encryption::serve(app, headers, way, media_id, encode).await;
+        return encryption::serve(app, headers, way, media_id, &medium).await;
     }
     match wanted {
         Wanted::SegmentKey => Err(nothing_there()),
-        Wanted::Growing(rendition) => {
-            let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
-            Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
-        }
+        Wanted::Growing(rendition) => Ok(rendered(headers, wanted, growing(app, &medium, rendition).await?)),
         Wanted::Multivariant if medium.is_growing => {
             let text = app.growing.multivariant(&app.bus, encode.job_id).await?;
             Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
         }
         _ => stored(app, headers, wanted, encode).await,
     }
+}
+
+/// The playlist of a rendition for players that began while it grew.
+async fn growing(app: &App, medium: &known::Medium, rendition: &str) -> Result<String, Problem> {
+    let encode = &medium.encode;
+    if medium.is_growing {
+        let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
+        return text.ok_or_else(nothing_there);
+    }
+    let stored = text(app, format!("{}/{}", encode.prefix, keys::media_playlist(rendition))).await?;
+    Ok(app.growing.ended(&app.bus, encode.job_id, &stored).await?)
+}
+
+/// A final playlist.
+async fn text(app: &App, key: String) -> Result<String, Problem> {
+    let bytes = small(app, key).await?;
+    String::from_utf8(bytes.to_vec()).map_err(|error| Problem::internal(&error))
 }
 
 /// A playlist that may be longer the next time.

@@ -67,7 +67,7 @@ pub(super) struct Playback {
         (status = 409, description = "Not playable, or not yet: `code` says which"),
     ),
     security((), ("api_key" = [])),
-    extensions(("x-events" = json!(["gate.granted", "gate.denied", "gate.revoked"]))),
+    extensions(("x-events" = json!(["gate.granted", "gate.denied", "gate.revoked", "view.summed"]))),
 )]
 pub(super) async fn open(
     State(app): State<App>,

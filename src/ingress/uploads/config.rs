@@ -32,6 +32,9 @@ pub struct Config {
     pub drain_bytes_max: u64,
     /// Longest time spent on that, in milliseconds.
     pub drain_ms: u64,
+    /// How long an upload that ended is kept, in milliseconds; set by `retention.ended_ms`.
+    #[serde(skip)]
+    pub ended_kept_ms: u64,
     /// Room that must stay free on the disk of a local store, in bytes, however small it is; below it no upload is opened.
     pub free_bytes_min: u64,
 }
@@ -51,6 +54,7 @@ impl Default for Config {
             release_ms: 120,
             drain_bytes_max: 1024 * 1024,
             drain_ms: 500,
+            ended_kept_ms: schemas::ENDED_KEPT_MS,
             free_bytes_min: 16 * 1024 * 1024,
         }
     }

@@ -21,6 +21,8 @@ pub(super) const MEDIA_REMOVED: &str = "media_removed";
 pub(crate) struct Ledger {
     bus: Bus,
     held: Box<Held<Record>>,
+    /// How long it is kept after its end, in milliseconds.
+    kept_ms: u64,
 }
 
 impl Ledger {
@@ -36,19 +38,19 @@ impl Ledger {
         };
         let mut held = Box::new(Held::new(record));
         Box::pin(shared.bus.commit(&mut held, Outbox::new().event(&event))).await?;
-        Ok(Self { bus: shared.bus.clone(), held })
+        Ok(Self { bus: shared.bus.clone(), held, kept_ms: shared.config.ended_kept_ms })
     }
 
     /// Reads the record of an upload that the principal may change; anything else is not found.
     pub(super) async fn load(shared: &Shared, upload_id: UploadId, who: &Principal) -> Result<Self, Refusal> {
-        let ledger = Self::load_any(&shared.bus, upload_id).await?;
+        let ledger = Self::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
         if who.may_change(&ledger.record().owner) { Ok(ledger) } else { Err(Refusal::NotFound) }
     }
 
-    /// Reads the record of any upload.
-    pub(crate) async fn load_any(bus: &Bus, upload_id: UploadId) -> Result<Self, Refusal> {
+    /// Reads the record of any upload; one that ends now is kept for `kept_ms`, in milliseconds.
+    pub(crate) async fn load_any(bus: &Bus, upload_id: UploadId, kept_ms: u64) -> Result<Self, Refusal> {
         let held = Box::pin(bus.load::<Record>(&upload_id.to_string())).await?.ok_or(Refusal::NotFound)?;
-        Ok(Self { bus: bus.clone(), held: Box::new(held) })
+        Ok(Self { bus: bus.clone(), held: Box::new(held), kept_ms })
     }
 
     pub(super) fn bus(&self) -> &Bus {
@@ -62,7 +64,7 @@ impl Ledger {
 
     pub(super) async fn reload(&mut self) -> Result<(), Refusal> {
         let bus = self.bus.clone();
-        *self = Self::load_any(&bus, self.record().upload_id).await?;
+        *self = Self::load_any(&bus, self.record().upload_id, self.kept_ms).await?;
         Ok(())
     }
 
@@ -132,7 +134,7 @@ impl Ledger {
     /// Records that the object is complete under its final key, with the event the upload stage waits for.
     pub(super) async fn received(&mut self) -> Result<(), Refusal> {
         let record = &mut self.held.record;
-        record.status = Status::Received;
+        record.end(Status::Received, nats::now_ms(), self.kept_ms);
         record.holder = None;
         record.multipart = None;
         let event = Received {
@@ -151,7 +153,7 @@ impl Ledger {
     /// Records the end of an unfinished upload, with its event; `code` says why when it was not the owner's wish.
     pub(super) async fn end(&mut self, status: Status, code: Option<&str>) -> Result<(), Refusal> {
         let record = &mut self.held.record;
-        record.status = status;
+        record.end(status, nats::now_ms(), self.kept_ms);
         record.generation += 1;
         record.holder = None;
         record.code = code.map(str::to_owned);
@@ -168,7 +170,7 @@ impl Ledger {
     /// Records that the upload's time ran out, with its event. A writer that is still at it is fenced off.
     pub(crate) async fn expire(&mut self) -> Result<(), Refusal> {
         let record = &mut self.held.record;
-        record.status = Status::Expired;
+        record.end(Status::Expired, nats::now_ms(), self.kept_ms);
         record.generation += 1;
         record.holder = None;
         let event = Expired {
@@ -180,6 +182,17 @@ impl Ledger {
         self.write(Outbox::new().event(&event)).await?;
         super::open::forget(&self.bus, &self.record().owner, self.upload_id()).await;
         Ok(())
+    }
+
+    /// Gives an upload that ended without one its time to be kept.
+    pub(crate) async fn date(&mut self) -> Result<(), Refusal> {
+        self.set_kept();
+        self.write(Outbox::new()).await
+    }
+
+    fn set_kept(&mut self) {
+        let until_ms = nats::now_ms().saturating_add(self.kept_ms);
+        self.held.record.kept_until_ms.get_or_insert(until_ms);
     }
 
     /// Fixes a length that was not known; the next write records it.
@@ -216,6 +229,7 @@ pub(crate) async fn free(store: &Store, ledger: &mut Ledger) -> Result<(), Refus
     Spool::remove(store, ledger.place(0), &ledger.durable()).await?;
     ledger.held.record.freed = true;
     ledger.held.record.multipart = None;
+    ledger.set_kept();
     ledger.write(Outbox::new()).await
 }
 

@@ -302,6 +302,7 @@ mod tests {
             created_at_ms: 0,
             expires_at_ms: 0,
             code: None,
+            kept_until_ms: None,
         }
     }
 

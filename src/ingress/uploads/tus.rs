@@ -202,6 +202,7 @@ pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<
         created_at_ms,
         expires_at_ms: shared.config.expires_at_ms(created_at_ms),
         code: None,
+        kept_until_ms: None,
     }
 }
 
@@ -408,7 +409,7 @@ async fn finish_in_time(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(),
     let work = {
         let shared = Arc::clone(shared);
         async move {
-            let mut ledger = Ledger::load_any(&shared.bus, upload_id).await?;
+            let mut ledger = Ledger::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
             let finished = finish_left_over(&shared, &mut ledger).await;
             if let Err(refusal) = &finished {
                 tracing::warn!(?refusal, upload.id = %upload_id, "a full upload could not be completed yet");

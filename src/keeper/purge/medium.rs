@@ -194,7 +194,7 @@ impl Purge {
 
     /// Ends an upload that is still open, and frees what it holds outside the folder of its medium.
     async fn free(&self, upload_id: UploadId) -> Result<(), Refusal> {
-        let mut ledger = match Ledger::load_any(&self.bus, upload_id).await {
+        let mut ledger = match Ledger::load_any(&self.bus, upload_id, schemas::ENDED_KEPT_MS).await {
             Err(Refusal::NotFound) => return Ok(()),
             ledger => ledger?,
         };

@@ -158,6 +158,7 @@ fn upload_record() -> upload::Record {
         created_at_ms: 1,
         expires_at_ms: 1,
         code: None,
+        kept_until_ms: None,
     }
 }
 
@@ -188,6 +189,8 @@ fn job_record(status: job::Status) -> job::Record {
         detail: None,
         created_at_ms: 1,
         ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }
 

@@ -130,9 +130,16 @@ pub(crate) async fn run(
         };
         missing = missing.saturating_sub(batch.len() as u64);
         let steps: Vec<Step> = batch.iter().map(|entry| step(bucket, entry)).collect();
-        let Some(last) = steps.last().map(|step| step.sequence) else { continue };
+        let Some((last, stored_at_ms)) = batch.last().map(|entry| (entry.sequence, entry.stored_at_ms))
+        else {
+            continue;
+        };
         let target = Arc::clone(&projection);
-        let written = tokio::task::spawn_blocking(move || target.apply(bucket, &steps)).await;
+        let written = tokio::task::spawn_blocking(move || {
+            target.apply(bucket, &steps)?;
+            target.heard(bucket, stored_at_ms)
+        })
+        .await;
         written.map_err(|_| Error::Damaged { what: "writing panicked".into() })??;
         tell(last, missing);
     }

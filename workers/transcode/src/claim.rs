@@ -31,6 +31,8 @@ pub(crate) enum Asked {
     Held(Duration),
     /// It is done or given up.
     Over(Box<Part>),
+    /// Its job has ended meanwhile.
+    JobOver,
     /// It was put aside until somebody resumes it.
     Parked(Lost),
 }
@@ -196,10 +198,26 @@ impl Claim {
         let outbox = if is_counted { announce(job, record) } else { Outbox::new() };
         (record.code, record.detail) = (None, None);
         let (attempt, faults, crashes) = (record.attempt, record.faults, record.crashes);
+        let is_new = held.revision() == 0;
         match bus.commit(&mut held, outbox).await {
             Ok(()) => {}
             Err(nats::Error::Conflict { .. }) => return Ok(Asked::Held(Duration::from_secs(1))),
             Err(error) => return Err(error.into()),
+        }
+        if is_new && !is_active(bus, job).await? {
+            // Made too late: the parts of an ended job are folded and gone. What a crash leaves here the keeper removes.
+            let removed = bus
+                .purge_at(
+                    Part::BUCKET,
+                    &held.record.key(),
+                    held.revision(),
+                    Duration::from_millis(schemas::REMOVAL_TOLD_MS),
+                )
+                .await;
+            return removed.map(|()| Asked::JobOver).or_else(|error| match error {
+                nats::Error::Conflict { .. } => Ok(Asked::JobOver),
+                error => Err(error.into()),
+            });
         }
         Ok(Asked::Ours(Box::new(Self {
             bus: bus.clone(),
@@ -301,6 +319,11 @@ impl Claim {
     }
 }
 
+async fn is_active(bus: &Bus, job: &job::Record) -> Result<bool, Error> {
+    let found = bus.load::<job::Record>(&job.job_id.to_string()).await?;
+    Ok(found.is_some_and(|held| held.record.status == job::Status::Active))
+}
+
 fn fresh(job: &job::Record, part: &str) -> Part {
     Part {
         job_id: job.job_id,
@@ -367,5 +390,75 @@ impl Reconnects {
             *seen = (epoch, Some(Instant::now()));
         }
         seen.1.and_then(|at| fresh.checked_sub(at.elapsed())).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::{Role, testing::TestBroker};
+    use schemas::ids::{JobId, MediaId};
+
+    use super::*;
+
+    async fn ask(bus: &Bus, job: &job::Record, part: &str) -> Asked {
+        let config = crate::Config::default();
+        let rules = Rules { worker: "w", fresh: Duration::from_secs(15), attempts_max: 5, config: &config };
+        match Claim::look(bus, job, part, rules).await.unwrap() {
+            Found::Free(held) => Claim::take(bus, job, *held, rules).await.unwrap(),
+            Found::Taken(asked) => asked,
+        }
+    }
+
+    fn job() -> job::Record {
+        job::Record {
+            job_id: JobId::from_bytes([1; 16]),
+            kind: "transcode".into(),
+            priority: subjects::Priority::P1,
+            media_id: MediaId::from_bytes([2; 16]),
+            owner: "olga".into(),
+            status: job::Status::Active,
+            encode: 1,
+            prefix: "p".into(),
+            plan: job::Plan {
+                source_key: "k".into(),
+                source_bytes: 1,
+                origin_us: 0,
+                duration_ms: 1,
+                video: None,
+                audio: Vec::new(),
+                poster: None,
+                profile: "default".into(),
+                options_digest: "d".into(),
+                reasons: Vec::new(),
+            },
+            parts: vec!["v0000".into(), "v0001".into()],
+            code: None,
+            detail: None,
+            created_at_ms: 1,
+            ended_at_ms: None,
+            kept_until_ms: None,
+            folded: None,
+        }
+    }
+
+    /// A worker read the job while it was active, and asks for a part when its job is long over.
+    #[tokio::test]
+    async fn a_late_claim_makes_no_part_of_an_ended_job() {
+        let broker = TestBroker::start().await;
+        let bus = broker.bus(Role::Transcode).await;
+        let active = job();
+        let mut held = Held::new(active.clone());
+        bus.commit(&mut held, Outbox::new()).await.unwrap();
+        let asked = ask(&bus, &active, "v0000").await;
+        assert!(matches!(asked, Asked::Ours(_)), "the job is active");
+        held.record.end(job::Status::Failed, nats::now_ms(), schemas::ENDED_KEPT_MS);
+        bus.commit(&mut held, Outbox::new()).await.unwrap();
+        let asked = ask(&bus, &active, "v0001").await;
+        assert!(matches!(asked, Asked::JobOver), "the job has ended");
+        assert!(bus.load::<Part>(&subjects::part_key(active.job_id, "v0001")).await.unwrap().is_none());
+        // The same for a job that is kept no more.
+        let gone = job::Record { job_id: JobId::from_bytes([3; 16]), ..active };
+        assert!(matches!(ask(&bus, &gone, "v0000").await, Asked::JobOver));
+        assert!(bus.load::<Part>(&subjects::part_key(gone.job_id, "v0000")).await.unwrap().is_none());
     }
 }

@@ -7,10 +7,16 @@ use schemas::{
     media::{self, Encode, Ready, Status},
 };
 
-use crate::error::Error;
+use crate::{Context, error::Error};
 
 /// Publishes a finished encode: the medium is ready, then the job has succeeded. Repeating it is harmless.
-pub(crate) async fn succeed(bus: &Bus, job: &job::Record, encode: &Encode, cpu_ms: u64) -> Result<(), Error> {
+pub(crate) async fn succeed(
+    context: &Context,
+    job: &job::Record,
+    encode: &Encode,
+    cpu_ms: u64,
+) -> Result<(), Error> {
+    let bus = &context.bus;
     bus.change::<media::Record>(&job.media_id.to_string(), |found| {
         let found = found?;
         let is_newer = found.encode.as_ref().is_none_or(|e| e.number <= encode.number);
@@ -31,8 +37,7 @@ pub(crate) async fn succeed(bus: &Bus, job: &job::Record, encode: &Encode, cpu_m
     bus.change::<job::Record>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::Status::Active)?.clone();
         let now_ms = nats::now_ms();
-        record.status = job::Status::Succeeded;
-        record.ended_at_ms = Some(now_ms);
+        record.end(job::Status::Succeeded, now_ms, context.config.ended_kept_ms);
         let succeeded = Succeeded {
             job_id: job.job_id,
             media_id: job.media_id,
@@ -48,14 +53,19 @@ pub(crate) async fn succeed(bus: &Bus, job: &job::Record, encode: &Encode, cpu_m
 }
 
 /// Ends a job without a result. A medium that plays an older encode keeps playing it. Repeating it is harmless.
-pub(crate) async fn fail(bus: &Bus, job: &job::Record, code: &str, detail: &str) -> Result<(), Error> {
+pub(crate) async fn fail(
+    context: &Context,
+    job: &job::Record,
+    code: &str,
+    detail: &str,
+) -> Result<(), Error> {
+    let bus = &context.bus;
     fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
     bus.change::<job::Record>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::Status::Active)?.clone();
-        record.status = job::Status::Failed;
+        record.end(job::Status::Failed, nats::now_ms(), context.config.ended_kept_ms);
         record.code = Some(code.to_owned());
         record.detail = Some(detail.to_owned());
-        record.ended_at_ms = Some(nats::now_ms());
         let failed = Failed {
             job_id: job.job_id,
             media_id: job.media_id,

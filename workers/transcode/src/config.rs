@@ -37,6 +37,9 @@ pub struct Config {
     pub puts_in_flight_max: usize,
     /// Objects that the conformance check reads at the same time.
     pub check_reads_max: usize,
+    /// How long a job that ended is kept, in milliseconds; set by `retention.ended_ms`.
+    #[serde(skip)]
+    pub ended_kept_ms: u64,
     /// Crashes of the media child after which a part runs with safe options: one decoder thread.
     pub crashes_before_safe: u32,
 }
@@ -64,6 +67,7 @@ impl Default for Config {
             progress_interval_ms: 1_000,
             puts_in_flight_max: 8,
             check_reads_max: 16,
+            ended_kept_ms: schemas::ENDED_KEPT_MS,
             crashes_before_safe: 2,
         }
     }

@@ -43,7 +43,7 @@ pub(crate) async fn finish(
     if let Some(failed) = parts.iter().find(|part| part.status == PartStatus::Failed) {
         let code = failed.code.clone().unwrap_or_else(|| "part_failed".to_owned());
         let detail = failed.detail.clone().unwrap_or_default();
-        return close::fail(&context.bus, job, &code, &detail).await;
+        return close::fail(context, job, &code, &detail).await;
     }
     let presentation = Presentation::assemble(&job.plan, &parts)?;
     let has_poster = poster(context, job, stop).await?;
@@ -96,7 +96,7 @@ pub(crate) async fn finish(
         renditions: presentation.renditions().map(|r| r.summary(target)).collect(),
         has_poster,
     };
-    close::succeed(&context.bus, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
+    close::succeed(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
     claim.renew(Outbox::new(), |part| part.status = PartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())

@@ -53,7 +53,7 @@ impl Stage for Parts {
         let job = match bus.load::<job::Record>(&task.job_id.to_string()).await {
             Ok(Some(held)) => held.record,
             Ok(None) => {
-                tracing::info!(job.id = %task.job_id, part = task.part, "the job is gone with its medium");
+                tracing::info!(job.id = %task.job_id, part = task.part, "the job is gone with its medium, or long over");
                 return Ok(Outcome::Done);
             }
             Err(error) => return self.after(Error::from(error), None).await,
@@ -68,6 +68,7 @@ impl Stage for Parts {
         let claim = match self.claim(&job, &task.part, delivery, &mut room).await {
             Ok(Asked::Ours(claim)) => Arc::new(*claim),
             Ok(Asked::Held(rest)) => return Ok(later(rest)),
+            Ok(Asked::JobOver) => return Ok(Outcome::Done),
             Ok(Asked::Over(part)) => return self.over(&job, &part).await,
             Ok(Asked::Parked(lost)) => return Err(Error::Parked { workers: lost.workers }.into()),
             Err(error) => return self.after(error, None).await,
@@ -231,7 +232,7 @@ impl Parts {
         let ended = if part.status == PartStatus::Failed {
             // It was given up, and something went away before its job could be ended.
             let code = part.code.as_deref().unwrap_or("part_failed");
-            close::fail(&self.context.bus, job, code, part.detail.as_deref().unwrap_or_default()).await
+            close::fail(&self.context, job, code, part.detail.as_deref().unwrap_or_default()).await
         } else {
             self.queue_finish(job).await
         };
@@ -315,7 +316,7 @@ impl Parts {
             })
             .await?;
         }
-        close::fail(bus, &job, fault.code, &detail).await?;
+        close::fail(&self.context, &job, fault.code, &detail).await?;
         outage::over(bus, job.media_id).await;
         Ok(())
     }

@@ -99,19 +99,23 @@ impl Planner {
             profile,
         };
         let plan = plan::plan(&input)?;
-        let job = self.record(record(wanted, plan)).await?;
-        if job.status != job::Status::Active {
-            return Ok(());
+        match self.record(record(wanted, plan)).await? {
+            Some(job) if job.status == job::Status::Active => self.queue(&job).await,
+            Some(_) | None => Ok(()),
         }
-        self.queue(&job).await
     }
 
-    /// Stores the job, unless it is there already; then that one counts.
-    async fn record(&self, job: job::Record) -> Result<job::Record, Error> {
+    /// Stores the job, unless it is there already; then that one counts. `None`: it ended so long ago that it is not kept any more.
+    async fn record(&self, job: job::Record) -> Result<Option<job::Record>, Error> {
         let bus = &self.context.bus;
         let key = job.job_id.to_string();
         if let Some(held) = bus.load::<job::Record>(&key).await? {
-            return Ok(held.record);
+            return Ok(Some(held.record));
+        }
+        // An old event that comes again must not make again what its medium outlived.
+        let medium = bus.load::<media::Record>(&job.media_id.to_string()).await?;
+        if medium.is_some_and(|held| has_ended(held.record.status)) {
+            return Ok(None);
         }
         let queued = Queued {
             job_id: job.job_id,
@@ -125,11 +129,11 @@ impl Planner {
         match bus.commit(&mut held, Outbox::new().event(&queued)).await {
             Ok(()) => {
                 tracing::info!(media.id = %held.record.media_id, job.id = key, parts = held.record.parts.len(), "planned");
-                Ok(held.record)
+                Ok(Some(held.record))
             }
             Err(nats::Error::Conflict { .. }) => {
                 let found = bus.load::<job::Record>(&key).await?;
-                found.map(|held| held.record).ok_or_else(|| Error::Unknown(format!("job {key}")))
+                found.map(|held| Some(held.record)).ok_or_else(|| Error::Unknown(format!("job {key}")))
             }
             Err(error) => Err(error.into()),
         }
@@ -150,6 +154,14 @@ impl Planner {
     }
 }
 
+/// True once the first job of a medium must have ended.
+const fn has_ended(status: media::Status) -> bool {
+    match status {
+        media::Status::Uploading | media::Status::Stored | media::Status::Playable => false,
+        media::Status::Ready | media::Status::Failed | media::Status::Rejected => true,
+    }
+}
+
 fn record(wanted: &Wanted, plan: job::Plan) -> job::Record {
     let job_id = plan::job_id(wanted.media_id, wanted.encode);
     job::Record {
@@ -167,5 +179,7 @@ fn record(wanted: &Wanted, plan: job::Plan) -> job::Record {
         detail: None,
         created_at_ms: nats::now_ms(),
         ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }

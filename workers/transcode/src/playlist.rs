@@ -65,6 +65,24 @@ pub fn event(plan: &Plan, parts: &[Part], rendition: &str) -> Option<String> {
     Some(text)
 }
 
+/// The [`event`] playlist of a rendition whose final playlist is `stored`: nothing but its end is new to who followed it. `plan` is
+/// that of its job, as long as that is kept.
+pub fn ended(plan: Option<&Plan>, stored: &str) -> String {
+    let mut text = String::with_capacity(stored.len() + 8);
+    for line in stored.lines() {
+        let tag = |name: &str| line.starts_with(name);
+        match plan {
+            Some(plan) if tag("#EXT-X-TARGETDURATION:") => {
+                let _infallible = write!(text, "#EXT-X-TARGETDURATION:{}", target_seconds(plan));
+            }
+            _ if tag("#EXT-X-PLAYLIST-TYPE:") => text.push_str("#EXT-X-PLAYLIST-TYPE:EVENT"),
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
 struct Rates {
     peak: u64,
     average: Option<u64>,

@@ -186,6 +186,20 @@ fn growing_playlists_only_grow() {
 }
 
 #[test]
+fn who_followed_a_growing_playlist_sees_nothing_but_its_end() {
+    let (plan, parts) = example();
+    let presentation = Presentation::assemble(&plan, &parts).unwrap();
+    let target = presentation.target_seconds();
+    for rendition in presentation.renditions() {
+        let stored = playlist::media(rendition, target);
+        let grown = playlist::event(&plan, &parts, &rendition.name).unwrap();
+        assert!(grown.ends_with("#EXT-X-ENDLIST\n"), "{grown}");
+        assert_eq!(playlist::ended(Some(&plan), &stored), grown, "{}", rendition.name);
+        assert!(playlist::ended(None, &stored).contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"));
+    }
+}
+
+#[test]
 fn a_gap_hides_what_lies_behind_it() {
     let (plan, parts) = example();
     let without_second: Vec<Part> = parts.iter().filter(|p| p.part != "v0001").cloned().collect();

@@ -389,3 +389,33 @@ async fn nothing_to_make_fails_the_medium() {
     assert_eq!(asset.code.as_deref(), Some("media_no_streams"));
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_title_is_not_made_again_once_its_job_is_kept_no_more() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    let job = site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    assert!(job.kept_until_ms > job.ended_at_ms, "the write that ends a job says how long it is kept");
+    worker.stop().await;
+    // Its time is over, and every event comes again.
+    let admin = site.broker.bus(Role::Admin).await;
+    let context = admin.context();
+    let jobs = context.get_stream(subjects::kv_stream("jobs")).await.unwrap();
+    jobs.purge().filter(subjects::kv("jobs", ">")).await.unwrap();
+    context.delete_consumer_from_stream(transcode::PLAN_DURABLE, subjects::EVENTS).await.unwrap();
+    let settings = nats::topology::Settings::default();
+    nats::topology::apply(context, &settings).await.unwrap();
+    let worker = site.worker(config()).await;
+    let events = context.get_stream(subjects::EVENTS).await.unwrap();
+    site.wait(LIMIT, "the event handled again", async || {
+        let info = events.consumer_info(transcode::PLAN_DURABLE).await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0 && info.delivered.consumer_sequence > 0
+    })
+    .await;
+    worker.stop().await;
+    assert!(admin.load::<job::Record>(&clip.job_id.to_string()).await.unwrap().is_none());
+    site.assert_queue_empty().await;
+    assert_eq!(site.asset(clip.media_id).await.status, Status::Ready);
+}

@@ -36,6 +36,7 @@ use nats::{Bus, Held, Outbox};
 use schemas::{
     gate::{self, Block, Code, Granted, Revoked, Session},
     ids::{MediaId, PlaybackId},
+    view,
 };
 use tokio::sync::Mutex;
 
@@ -266,17 +267,9 @@ impl Grants {
             played_at_ms: None,
             revoked: None,
         };
-        let granted = Granted {
-            media_id,
-            owner: session.owner.clone(),
-            playback_id,
-            viewer: session.viewer.clone(),
-            rule_digest: session.rule_digest.clone(),
-            blocks: session.blocks.clone(),
-            code: ruling.code,
-        };
+        let opened = opened(&session, ruling.code);
         let mut held = Held::new(session);
-        shared.bus.commit(&mut held, Outbox::new().event(&granted)).await?;
+        shared.bus.commit(&mut held, opened).await?;
         self.displace(displaced.unwrap_or_default(), &held.record.blocks).await?;
         Ok(held.record)
     }
@@ -377,6 +370,23 @@ impl Grants {
         }
         Ok(is_change)
     }
+}
+
+/// What is told of a session that was opened: who let it in, or, of a viewer who did not sign in, that there was one more.
+fn opened(session: &Session, code: Code) -> Outbox {
+    let (media_id, playback_id, owner) = (session.media_id, session.playback_id, session.owner.clone());
+    if session.viewer.is_empty() && session.wallet.is_none() && session.opener.is_none() {
+        return Outbox::new().event(&view::Opened { media_id, owner, playback_id });
+    }
+    Outbox::new().event(&Granted {
+        media_id,
+        owner,
+        playback_id,
+        viewer: session.viewer.clone(),
+        rule_digest: session.rule_digest.clone(),
+        blocks: session.blocks.clone(),
+        code,
+    })
 }
 
 impl Shared {

@@ -7,7 +7,7 @@ use schemas::{
     document,
     gate::{self, Code, Granted, Revoked, Rule},
     ids::{MediaId, PlaybackId},
-    subjects,
+    subjects, view,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,15 @@ async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
     let open = site.medium(Some(&Rule::Public {})).await;
     let session = play(&grants, &Viewer::anonymous(), open).await.unwrap();
     grants.check(session.playback_id, open).await.unwrap();
+    assert_eq!(site.event::<Granted>(open).await, None, "volume, not history");
+    let subject = format!("view.{}.opened.{open}", view::partition(&open));
+    let views = site.admin.context().get_stream(subjects::VIEWS).await.unwrap();
+    let viewed = views.get_last_raw_message_by_subject(&subject).await.unwrap();
+    let viewed: view::Opened = nats::decode(&subject, &viewed.payload).unwrap();
+    assert_eq!((viewed.media_id, viewed.playback_id), (open, session.playback_id));
+    // Who signed in is told by name, whatever the gate asks.
+    let session = play(&grants, &holder(ANN), open).await.unwrap();
+    assert_eq!(site.event::<Granted>(open).await.unwrap().playback_id, session.playback_id);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! A row is the record's revision followed by the record as MessagePack. Media are joined when read: document and asset lie
 //! in trees of their own, so that neither has to wait for the other. Anything odd at opening (another schema version, a
-//! bucket made anew, a database that will not open) moves the old files away and begins again from the buckets.
+//! bucket made anew, an absence longer than removals are told, a database that will not open) moves the old files away and begins
+//! again from the buckets.
 
 mod list;
 mod rows;
@@ -21,6 +22,9 @@ pub(crate) use write::{Change, PartFacts, Step};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
 const SCHEMA_VERSION: u64 = 1;
+
+/// Longest absence in milliseconds after which what was removed meanwhile is still told: half the time that it is, since clocks differ.
+const AWAY_MS_MAX: u64 = schemas::REMOVAL_TOLD_MS / 2;
 
 /// Longest wait for the threads of a database that was closed in this process.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
@@ -54,6 +58,10 @@ impl Bucket {
 
     fn cursor_key(self) -> Vec<u8> {
         format!("cursor.{}", self.name()).into_bytes()
+    }
+
+    fn heard_key(self) -> Vec<u8> {
+        format!("heard.{}", self.name()).into_bytes()
     }
 
     fn origin_key(self) -> Vec<u8> {
@@ -160,6 +168,15 @@ impl Projection {
         number(&self.meta, &bucket.cursor_key()).map(Option::unwrap_or_default)
     }
 
+    /// Remembers that everything of a bucket is known that was stored up to this Unix time in milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::Database`] when the disk fails.
+    pub fn heard(&self, bucket: Bucket, stored_at_ms: u64) -> Result<(), Error> {
+        self.meta.insert(bucket.heard_key(), &stored_at_ms.to_be_bytes())?;
+        Ok(())
+    }
+
     /// Waits until everything written is on disk. Blocks.
     ///
     /// # Errors
@@ -239,6 +256,11 @@ impl Trees {
             let created = number(&self.meta, &origin.bucket.origin_key())?;
             let cursor = number(&self.meta, &origin.bucket.cursor_key())?.unwrap_or_default();
             if created != Some(origin.created_at_us) || cursor > origin.last_sequence {
+                return Ok(false);
+            }
+            let heard_ms = number(&self.meta, &origin.bucket.heard_key())?;
+            let was_away = heard_ms.is_some_and(|ms| nats::now_ms().saturating_sub(ms) > AWAY_MS_MAX);
+            if was_away && cursor < origin.last_sequence {
                 return Ok(false);
             }
         }

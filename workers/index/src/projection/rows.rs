@@ -1,7 +1,7 @@
 //! How rows lie on disk: revision first, then the record.
 
 use schemas::job::PartStatus;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::Error;
 
@@ -58,8 +58,8 @@ impl PartRow {
 }
 
 /// The parts of a job, added up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
     pub(super) claimed: u32,
     pub(super) done: u32,
     pub(super) failed: u32,

@@ -50,6 +50,9 @@ pub(crate) struct JobFacts {
     pub(crate) detail: Option<String>,
     pub(crate) created_at_ms: u64,
     pub(crate) ended_at_ms: Option<u64>,
+    /// What its parts add up to, once their own records are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) folded: Option<Counts>,
 }
 
 impl From<job::Record> for JobFacts {
@@ -68,6 +71,10 @@ impl From<job::Record> for JobFacts {
             detail: record.detail,
             created_at_ms: record.created_at_ms,
             ended_at_ms: record.ended_at_ms,
+            folded: record.folded.map(|parts| {
+                let rows = parts.iter().map(|part| PartRow { status: part.status, cpu_ms: part.cpu_ms });
+                rows.fold(Counts::default(), |counts, row| counts.after(None, Some(row)))
+            }),
         }
     }
 }

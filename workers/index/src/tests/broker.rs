@@ -7,7 +7,7 @@ use schemas::{
     Record,
     ask::{self, Answer, JobPage, ListJobs, ListMedia, MediaPage},
     document::Record as Document,
-    job::{PartStatus, Record as Job, Status as JobStatus},
+    job::{Part, PartStatus, Record as Job, Status as JobStatus},
     media::{self, Ready, Status, Stored},
     subjects,
 };
@@ -287,4 +287,71 @@ async fn an_entry_that_is_no_record_stops_nothing() {
     let projection = Projection::open(&config, &origins).unwrap();
     let last = origins.iter().find(|origin| origin.bucket == Bucket::Media).unwrap().last_sequence;
     assert_eq!(projection.cursor(Bucket::Media).unwrap(), last);
+}
+
+async fn jobs(bus: &Bus) -> Option<JobPage> {
+    let question = ListJobs { limit: 200, ..ListJobs::default() };
+    match ask(bus, ask::JOBS, &question).await? {
+        Answer::Page(page) => Some(page),
+        Answer::Refused { .. } => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folded_job_keeps_its_counts_and_leaves_the_lists_when_it_is_kept_no_more() {
+    let broker = TestBroker::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let index = Running::start(&broker, folder.path()).await;
+    let (ingress, transcode) = (broker.bus(Role::Ingress).await, broker.bus(Role::Transcode).await);
+    let parts = [part(1, "v0000", PartStatus::Done, 500), part(1, "a0", PartStatus::Claimed, 70)];
+    for part in &parts {
+        put(&transcode, part.clone(), Outbox::new).await;
+    }
+    let folded = Some(parts.iter().map(Into::into).collect());
+    let ended = Job { folded, ..job(1, 1, "ann", JobStatus::Failed) };
+    put(&transcode, ended.clone(), Outbox::new).await;
+    for part in &parts {
+        let held = transcode.load::<Part>(&part.key()).await.unwrap().unwrap();
+        let told = Duration::from_secs(60);
+        transcode.purge_at(Part::BUCKET, &part.key(), held.revision(), told).await.unwrap();
+    }
+    put(&transcode, job(2, 1, "ann", JobStatus::Active), Outbox::new).await;
+    let page =
+        until("both jobs", || async { jobs(&ingress).await.filter(|page| page.items.len() == 2) }).await;
+    let item = page.items.iter().find(|item| item.job_id == ended.job_id).unwrap();
+    assert_eq!((item.parts_done, item.parts_claimed, item.cpu_ms), (1, 1, 570));
+
+    let over = Job { kept_until_ms: Some(nats::now_ms() + 1_000), ..ended.clone() };
+    put(&transcode, over, Outbox::new).await;
+    let page = until("one job", || async { jobs(&ingress).await.filter(|page| page.items.len() == 1) }).await;
+    assert_eq!(page.items[0].status, JobStatus::Active);
+    index.stop().await;
+    let left = dump(&broker, folder.path()).await;
+    let of_ended = |key: &[u8]| key.windows(16).any(|bytes| bytes == ended.job_id.as_bytes());
+    let left: Vec<&str> = left.iter().filter(|row| of_ended(&row.key)).map(|row| row.tree).collect();
+    assert_eq!(left, Vec::<&str>::new(), "no row of it is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_was_away_for_longer_than_removals_are_told_begins_anew() {
+    let broker = TestBroker::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (ingress, admin) = (broker.bus(Role::Ingress).await, broker.bus(Role::Admin).await);
+    put(&admin, job(1, 1, "ann", JobStatus::Failed), Outbox::new).await;
+    let index = Running::start(&broker, folder.path()).await;
+    until("the job", || async { jobs(&ingress).await.filter(|page| page.items.len() == 1) }).await;
+    index.stop().await;
+    let origins = follow::origins(&broker.bus(Role::Index).await).await.unwrap();
+    let config = Config { folder: folder.path().to_owned(), ..Config::default() };
+    let projection = Projection::open(&config, &origins).unwrap();
+    projection.heard(Bucket::Jobs, nats::now_ms() - schemas::REMOVAL_TOLD_MS).unwrap();
+    drop(projection);
+    // Removed, and even that is forgotten.
+    let stream = admin.context().get_stream(subjects::kv_stream("jobs")).await.unwrap();
+    stream.purge().filter(subjects::kv("jobs", ">")).await.unwrap();
+    put(&admin, job(2, 1, "ann", JobStatus::Active), Outbox::new).await;
+    let index = Running::start(&broker, folder.path()).await;
+    let page = until("a list", || async { jobs(&ingress).await.filter(|page| !page.items.is_empty()) }).await;
+    assert_eq!(page.items.iter().map(|item| item.status).collect::<Vec<_>>(), [JobStatus::Active]);
+    index.stop().await;
 }

@@ -149,6 +149,8 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> j
         detail: None,
         created_at_ms: 2_000 + u64::from(number),
         ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }
 

@@ -1,0 +1,303 @@
+use std::sync::Mutex;
+
+use nats::{Held, Role, testing::TestBroker};
+use schemas::{
+    envelope::{Envelope, Unsent},
+    ids::{MediaId, UploadId},
+    job::{Part, PartStatus, Segment, Track},
+    subjects::Priority,
+    upload,
+};
+use serde_bytes::ByteBuf;
+
+use super::*;
+use crate::keeper::drift;
+
+const DAY_MS: u64 = 24 * 3_600_000;
+
+fn job() -> job::Record {
+    job::Record {
+        job_id: JobId::from_bytes(nats::fresh_id()),
+        kind: "transcode".into(),
+        priority: Priority::P1,
+        media_id: MediaId::from_bytes([2; 16]),
+        owner: "olga".into(),
+        status: Status::Active,
+        encode: 1,
+        prefix: "p".into(),
+        plan: job::Plan {
+            source_key: "k".into(),
+            source_bytes: 1,
+            origin_us: 0,
+            duration_ms: 4_000,
+            video: None,
+            audio: Vec::new(),
+            poster: None,
+            profile: "default".into(),
+            options_digest: "d".into(),
+            reasons: Vec::new(),
+        },
+        parts: vec!["v0000".into(), "a0".into()],
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
+    }
+}
+
+fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
+    let segment = Segment { start_ticks: 0, duration_ticks: 180_000, size_bytes: 900_000 };
+    let track = Track {
+        rendition: "v180".into(),
+        timescale: 90_000,
+        init_sha256: "00".repeat(32),
+        init_bytes: 800,
+        codecs: "avc1.64001f".into(),
+        first_segment: 1,
+        segments: vec![segment; 20],
+    };
+    Part {
+        job_id: job.job_id,
+        part: name.into(),
+        status,
+        attempt: 2,
+        crashes: 1,
+        worker: "w".into(),
+        last_seen_ms: 5,
+        tracks: vec![track],
+        cpu_ms: 6,
+        wall_ms: 7,
+        rss_bytes_max: 8,
+        code: (status == PartStatus::Failed).then(|| "child_crashed".into()),
+        detail: (status == PartStatus::Failed).then(|| "x".repeat(4_000)),
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
+    }
+}
+
+struct Site {
+    _broker: TestBroker,
+    admin: Bus,
+    keeper: Bus,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let broker = TestBroker::start().await;
+        let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
+        Self { _broker: broker, admin, keeper }
+    }
+
+    async fn put<R: Record>(&self, record: R) {
+        let key = record.key();
+        self.admin.change::<R>(&key, |_| Some((record.clone(), Outbox::new()))).await.unwrap();
+    }
+
+    /// A job with its parts that ended with `status`.
+    async fn ended(&self, status: Status, parts: &[(&str, PartStatus)]) -> (job::Record, Vec<Part>) {
+        let mut job = job();
+        let parts: Vec<Part> = parts.iter().map(|(name, status)| part(&job, name, *status)).collect();
+        for part in &parts {
+            self.put(part.clone()).await;
+        }
+        job.end(status, nats::now_ms(), schemas::ENDED_KEPT_MS);
+        self.put(job.clone()).await;
+        (job, parts)
+    }
+
+    async fn pass(&self, after_ms: u64) -> Pass {
+        pass(&self.keeper, nats::now_ms() + after_ms, &Config::default()).await.unwrap()
+    }
+
+    async fn job(&self, job: &job::Record) -> job::Record {
+        self.admin.load::<job::Record>(&job.key()).await.unwrap().unwrap().record
+    }
+
+    async fn messages(&self, bucket: &str) -> u64 {
+        let stream = self.admin.context().get_stream(subjects::kv_stream(bucket)).await.unwrap();
+        stream.cached_info().state.messages
+    }
+}
+
+#[tokio::test]
+async fn what_parts_came_to_outlives_them() {
+    let site = Site::start().await;
+    let all = [("v0000", PartStatus::Failed), ("a0", PartStatus::Done), ("finish", PartStatus::Claimed)];
+    let (ended, parts) = site.ended(Status::Failed, &all).await;
+    let active = job();
+    site.put(part(&active, "v0000", PartStatus::Claimed)).await;
+    site.put(active.clone()).await;
+    assert_eq!(site.pass(DAY_MS - 60_000).await, Pass::default(), "a day has not passed");
+    assert_eq!(site.pass(DAY_MS + 1_000).await, Pass { folded_count: 1, removed_count: 3 });
+    let folded = site.job(&ended).await;
+    let summaries: Vec<PartSummary> = parts.iter().map(PartSummary::from).collect();
+    assert_eq!(folded.folded.as_ref(), Some(&summaries));
+    assert_eq!((summaries[1].segments, summaries[1].stored_ms), (20, 40_000));
+    let detail = summaries[0].detail.as_ref().unwrap();
+    assert_eq!(detail.len(), job::SUMMARY_DETAIL_CHARS_MAX, "bounded");
+    assert_eq!((folded.status, folded.kept_until_ms), (ended.status, ended.kept_until_ms));
+    for part in &parts {
+        assert!(site.admin.load::<Part>(&part.key()).await.unwrap().is_none(), "{}", part.part);
+    }
+    assert!(site.admin.load::<Part>(&subjects::part_key(active.job_id, "v0000")).await.unwrap().is_some());
+    assert_eq!(site.pass(2 * DAY_MS).await, Pass::default(), "once");
+    // Neither does the comparison of queue and state take the missing parts for work.
+    assert_eq!(drift::repair(&site.keeper, 0).await.unwrap(), 2, "those of the active job");
+}
+
+#[tokio::test]
+async fn parts_that_should_not_be_there_go() {
+    let site = Site::start().await;
+    let (ended, _) = site.ended(Status::Cancelled, &[("v0000", PartStatus::Claimed)]).await;
+    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 1 });
+    site.put(part(&ended, "a0", PartStatus::Claimed)).await;
+    site.put(part(&job(), "v0000", PartStatus::Claimed)).await;
+    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 0, removed_count: 2 });
+    assert_eq!(site.job(&ended).await.folded.unwrap().len(), 1, "what was folded stays");
+}
+
+#[tokio::test]
+async fn a_job_from_before_gets_an_end_when_it_is_folded() {
+    let site = Site::start().await;
+    let mut old = job();
+    old.status = Status::Succeeded;
+    old.ended_at_ms = Some(2);
+    site.put(old.clone()).await;
+    let before_ms = nats::now_ms();
+    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 0 });
+    let kept_until_ms = site.job(&old).await.kept_until_ms.unwrap();
+    assert!(kept_until_ms >= before_ms + 2 * DAY_MS + schemas::ENDED_KEPT_MS, "{kept_until_ms}");
+}
+
+#[tokio::test]
+async fn events_that_are_not_sent_go_first() {
+    let site = Site::start().await;
+    let (ended, parts) = site.ended(Status::Failed, &[("v0000", PartStatus::Failed)]).await;
+    let key = parts[0].key();
+    let subject = subjects::kv(Part::BUCKET, &key);
+    let unsent = Unsent {
+        subject: format!("evt.job.dead.{}", ended.job_id),
+        id: "id".into(),
+        headers: std::collections::BTreeMap::new(),
+        payload: ByteBuf::from(vec![0x80]),
+        once: false,
+    };
+    let record = ByteBuf::from(nats::encode(&key, &parts[0]).unwrap());
+    let envelope = Envelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None };
+    let payload = nats::encode(&key, &envelope).unwrap();
+    site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
+    assert_eq!(site.pass(2 * DAY_MS).await, Pass::default());
+    assert!(site.keeper.sweep(Part::BUCKET, &key).await.unwrap());
+    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 1 });
+}
+
+#[tokio::test]
+async fn no_end_is_set_while_an_event_is_not_sent() {
+    let site = Site::start().await;
+    let mut held = Held::new(job());
+    site.admin.commit(&mut held, Outbox::new()).await.unwrap();
+    site.admin.context().delete_stream(subjects::EVENTS).await.unwrap();
+    held.record.end(Status::Cancelled, nats::now_ms(), DAY_MS);
+    let ended = job::Cancelled {
+        job_id: held.record.job_id,
+        media_id: held.record.media_id,
+        owner: held.record.owner.clone(),
+        kind: held.record.kind.clone(),
+    };
+    site.admin.commit(&mut held, Outbox::new().event(&ended)).await.unwrap();
+    let key = held.record.key();
+    let ttl = async || {
+        let stream = site.admin.context().get_stream(subjects::kv_stream("jobs")).await.unwrap();
+        let message = stream.get_last_raw_message_by_subject(&subjects::kv("jobs", &key)).await.unwrap();
+        message.headers.get("Nats-TTL").map(|ttl| ttl.as_str().to_owned())
+    };
+    assert_eq!(ttl().await, None, "the event would end with it");
+    nats::topology::apply(site.admin.context(), &nats::topology::Settings::default()).await.unwrap();
+    assert!(site.keeper.sweep("jobs", &key).await.unwrap());
+    assert!(ttl().await.is_some(), "sent, so it may end");
+}
+
+fn upload_record() -> upload::Record {
+    upload::Record {
+        upload_id: UploadId::from_bytes(nats::fresh_id()),
+        media_id: MediaId::from_bytes([2; 16]),
+        owner: "olga".into(),
+        status: upload::Status::Open,
+        length_bytes: Some(10),
+        offset_bytes: 10,
+        generation: 1,
+        holder: None,
+        metadata_raw: String::new(),
+        filename: None,
+        content_type: None,
+        mint_tx: None,
+        digest: None,
+        multipart: None,
+        freed: false,
+        created_at_ms: 1,
+        expires_at_ms: 1,
+        code: None,
+        kept_until_ms: None,
+    }
+}
+
+/// Jobs and uploads that the factory makes; `make soak` makes 100,000.
+fn factory_count() -> usize {
+    std::env::var("SOAK_JOBS").ok().and_then(|count| count.parse().ok()).unwrap_or(200)
+}
+
+#[tokio::test]
+async fn soak_buckets_return_to_the_same_size_whatever_came_through() {
+    let count = factory_count();
+    let site = Site::start().await;
+    let context = site.admin.context();
+    let mut jobs =
+        context.get_stream(subjects::kv_stream("jobs")).await.unwrap().cached_info().config.clone();
+    jobs.subject_delete_marker_ttl = Some(Duration::from_secs(1));
+    context.update_stream(&jobs).await.unwrap();
+    let resting = job();
+    site.put(part(&resting, "v0000", PartStatus::Claimed)).await;
+    site.put(resting).await;
+    let before = (site.messages("jobs").await, site.messages("uploads").await);
+    let made_jobs = Mutex::new(Vec::new());
+    futures::stream::iter(0..count)
+        .for_each_concurrent(32, |_| async {
+            let parts = [("v0000", PartStatus::Done), ("a0", PartStatus::Done)];
+            let (job, _) = site.ended(Status::Succeeded, &parts).await;
+            made_jobs.lock().unwrap().push(job.key());
+            let mut upload = upload_record();
+            upload.end(upload::Status::Received, nats::now_ms(), 2_000);
+            site.put(upload).await;
+        })
+        .await;
+    let config = Config { fold_age_ms: 0, removal_told_ms: 1_000, ..Config::default() };
+    let now_ms = nats::now_ms() + 1;
+    let folded = pass(&site.keeper, now_ms, &config).await.unwrap();
+    let made = u64::try_from(count).unwrap();
+    assert_eq!(folded, Pass { folded_count: made, removed_count: 2 * made });
+    // Their time is over.
+    let made_jobs = made_jobs.into_inner().unwrap();
+    futures::stream::iter(made_jobs)
+        .for_each_concurrent(32, |key| {
+            let admin = &site.admin;
+            async move {
+                let over = |job: Option<&job::Record>| {
+                    Some((job::Record { kept_until_ms: Some(nats::now_ms()), ..job?.clone() }, Outbox::new()))
+                };
+                admin.change::<job::Record>(&key, over).await.unwrap();
+            }
+        })
+        .await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20) + Duration::from_millis(made);
+    loop {
+        let now = (site.messages("jobs").await, site.messages("uploads").await);
+        if now == before {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{now:?}, should be {before:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,205 @@
+//! What stays of an upload on the bus: while its title plays and its job is kept, and when that time is over.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use nats::{Bus, Outbox, Role, testing::TestBroker};
+use schemas::{
+    Record,
+    ids::{JobId, MediaId, UploadId},
+    job::{self, Part, PartStatus, Segment, Track},
+    media::{Rational, Source, Technical, VideoTrack},
+    subjects::{self, Priority},
+    upload,
+};
+use streamgate::keeper::{Config, fold};
+
+use crate::{Aim, Row, size};
+
+/// Uploads that are written before their jobs are folded: as many as the bucket holds unfolded.
+const BATCH: u64 = 1_000;
+const IN_FLIGHT: usize = 64;
+const BUCKETS: [&str; 2] = [job::Record::BUCKET, upload::Record::BUCKET];
+
+/// A title of ten minutes in the default profile.
+fn plan(media_id: MediaId) -> job::Plan {
+    let video = VideoTrack {
+        index: 0,
+        codec: "h264".into(),
+        width: 1_920,
+        height: 1_080,
+        sample_aspect: Rational { num: 1, den: 1 },
+        rotation_degrees: 0,
+        frame_rate: Rational { num: 25, den: 1 },
+        variable_frame_rate: false,
+        pixel_format: "yuv420p".into(),
+        bit_depth: 8,
+        color_transfer: None,
+        interlaced: false,
+        start_us: 0,
+        end_us: 600_000_000,
+    };
+    let technical = Technical {
+        container: "mp4".into(),
+        duration_ms: 600_000,
+        bit_rate_bps: 5_000_000,
+        video: vec![video],
+        audio: Vec::new(),
+        still: false,
+    };
+    let source = Source { key: schemas::keys::source(media_id), size_bytes: 1, sha256: "0".repeat(64) };
+    let profile = transcode::Profile::default();
+    let input = transcode::plan::Input {
+        source: &source,
+        technical: &technical,
+        profile_name: transcode::DEFAULT_PROFILE,
+        profile: &profile,
+    };
+    transcode::plan::plan(&input).unwrap()
+}
+
+fn part(job: &job::Record, name: &str) -> Part {
+    let segment = Segment { start_ticks: 900_000, duration_ticks: 540_000, size_bytes: 2_400_000 };
+    let rungs = job.plan.video.iter().flat_map(|video| &video.rungs);
+    let track = |rung: &job::Rung| Track {
+        rendition: rung.name.clone(),
+        timescale: 90_000,
+        init_sha256: "0".repeat(64),
+        init_bytes: 800,
+        codecs: "avc1.640028".into(),
+        first_segment: 6,
+        segments: vec![segment; 5],
+    };
+    Part {
+        job_id: job.job_id,
+        part: name.to_owned(),
+        status: PartStatus::Done,
+        attempt: 1,
+        crashes: 0,
+        worker: "0".repeat(32),
+        last_seen_ms: nats::now_ms(),
+        tracks: rungs.map(track).collect(),
+        cpu_ms: 60_000,
+        wall_ms: 30_000,
+        rss_bytes_max: 400_000_000,
+        code: None,
+        detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
+    }
+}
+
+async fn put<R: Record>(bus: &Bus, record: R) {
+    let key = record.key();
+    bus.change::<R>(&key, |_| Some((record.clone(), Outbox::new()))).await.unwrap();
+}
+
+/// Writes what is left of one upload when its title is ready.
+async fn upload(bus: &Bus, kept_ms: u64) {
+    let media_id = MediaId::from_bytes(nats::fresh_id());
+    let plan = plan(media_id);
+    let mut job = job::Record {
+        job_id: JobId::from_bytes(nats::fresh_id()),
+        kind: transcode::KIND.into(),
+        priority: Priority::P1,
+        media_id,
+        owner: "bench".into(),
+        status: job::Status::Active,
+        encode: 1,
+        prefix: schemas::keys::encode(media_id, 1, &plan.options_digest),
+        parts: transcode::plan::part_names(&plan),
+        plan,
+        code: None,
+        detail: None,
+        created_at_ms: nats::now_ms(),
+        ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
+    };
+    for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
+        put(bus, part(&job, name)).await;
+    }
+    job.end(job::Status::Succeeded, nats::now_ms(), kept_ms);
+    put(bus, job).await;
+    let mut upload = upload::Record {
+        upload_id: UploadId::from_bytes(nats::fresh_id()),
+        media_id,
+        owner: "bench".into(),
+        status: upload::Status::Open,
+        length_bytes: Some(1 << 30),
+        offset_bytes: 1 << 30,
+        generation: 3,
+        holder: None,
+        metadata_raw: "filename QmlnIEJ1Y2sgQnVubnkubXA0".into(),
+        filename: Some("Big Buck Bunny.mp4".into()),
+        content_type: Some("video/mp4".into()),
+        mint_tx: None,
+        digest: None,
+        multipart: None,
+        freed: false,
+        created_at_ms: nats::now_ms(),
+        expires_at_ms: nats::now_ms(),
+        code: None,
+        kept_until_ms: None,
+    };
+    upload.end(upload::Status::Received, nats::now_ms(), kept_ms);
+    put(bus, upload).await;
+}
+
+async fn stored_bytes(bus: &Bus) -> u64 {
+    let mut sum = 0;
+    for bucket in BUCKETS {
+        let stream = bus.context().get_stream(subjects::kv_stream(bucket)).await.unwrap();
+        sum += stream.cached_info().state.bytes;
+    }
+    sum
+}
+
+/// Bytes of one upload when its job has just ended, while it is kept, and afterwards.
+pub(crate) async fn bytes_per_upload() -> Vec<Row> {
+    let count = size("BENCH_STAY", 100_000);
+    let broker = TestBroker::start().await;
+    let admin = broker.bus(Role::Admin).await;
+    let context = admin.context();
+    // What tells followers of removals goes at once: it is not what stays.
+    let jobs = context.get_stream(subjects::kv_stream(job::Record::BUCKET)).await.unwrap();
+    let mut config = jobs.cached_info().config.clone();
+    config.subject_delete_marker_ttl = Some(Duration::from_secs(1));
+    context.update_stream(&config).await.unwrap();
+    let settings = Config { fold_age_ms: 0, removal_told_ms: 1_000, ..Config::default() };
+    let mut fresh = 0.0;
+    // Kept until all are written, about 10 ms each on this machine, and for a minute more.
+    let over_ms = nats::now_ms() + 60_000 + count * 30;
+    let mut made = 0;
+    while made < count {
+        let batch = BATCH.min(count - made);
+        let before = stored_bytes(&admin).await;
+        futures::stream::iter(0..batch)
+            .for_each_concurrent(IN_FLIGHT, |_| upload(&admin, over_ms.saturating_sub(nats::now_ms())))
+            .await;
+        fresh += stored_bytes(&admin).await.saturating_sub(before) as f64;
+        made += batch;
+        fold::pass(&admin, nats::now_ms() + 1, &settings).await.unwrap();
+        // The marks of this batch go before the next comes.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let kept = stored_bytes(&admin).await as f64;
+    while nats::now_ms() < over_ms + 5_000 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let stays = stored_bytes(&admin).await as f64;
+    let row = |name, bytes: f64, most| Row {
+        name,
+        ours: bytes / count as f64,
+        baseline: 1.0,
+        unit: "B",
+        against: "none",
+        aim: Aim::Most(most),
+    };
+    vec![
+        row("bus bytes of an upload of ten minutes, just ended", fresh, 64_000.0),
+        row("the same once folded, for 30 days", kept, 12_000.0),
+        row("the same that stay after that", stays, 1.0),
+    ]
+}
