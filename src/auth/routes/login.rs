@@ -102,7 +102,7 @@ pub(super) async fn challenge(
     JsonOrNothing(ask): JsonOrNothing<Ask>,
 ) -> Result<Response, Problem> {
     let shared = &sign_in.shared;
-    let wish = wish(shared, ask)?;
+    let wish = wish(shared, ask).map_err(|denial| refusal(shared, denial))?;
     // A browser with two sign-ins under way keeps one cookie for both.
     let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
     let given = challenge::give(&shared.bus, &shared.config, (&wish, &cookie, client), request::id()).await?;
@@ -116,6 +116,19 @@ pub(super) async fn challenge(
     let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, set)], Json(to_sign(shared, &challenge, wish.address)))
         .into_response())
+}
+
+/// The answer to a refusal; that of a chain names those that are taken.
+fn refusal(shared: &Shared, denial: Denial) -> Problem {
+    let is_chain = matches!(denial, Denial::Chain);
+    let problem = Problem::from(denial);
+    if is_chain { problem.member("chains", json!(offered(shared))) } else { problem }
+}
+
+/// Chains that a challenge names.
+fn offered(shared: &Shared) -> &[u64] {
+    let config = &shared.config;
+    if config.offered_chains.is_empty() { &config.chains } else { &config.offered_chains }
 }
 
 fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Denial> {
@@ -135,7 +148,7 @@ fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Denial> {
 fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> Given {
     let config = &shared.config;
     let forms = address.map(|account| {
-        let chain_id = challenge.chain_id.or_else(|| config.chains.first().copied()).unwrap_or(1);
+        let chain_id = challenge.chain_id.or_else(|| offered(shared).first().copied()).unwrap_or(1);
         let scheme = if uri::is_loopback(&challenge.domain) { "http" } else { "https" };
         let typed = Values {
             domain: challenge.domain.clone(),
@@ -153,7 +166,7 @@ fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> 
         nonce: challenge.challenge_id,
         domain: challenge.domain.clone(),
         expires_at_ms: challenge.expires_at_ms,
-        chains: config.chains.clone(),
+        chains: offered(shared).to_vec(),
         forms,
     }
 }
@@ -239,7 +252,7 @@ pub(super) async fn login(
         Ok(proved) => proved,
         Err(Failure::Denied(denial)) => {
             challenge::refuse(&shared.bus, &mut held, &denial, (claim.address, request::id())).await?;
-            return Err(denial.into());
+            return Err(refusal(shared, denial));
         }
         Err(failure) => return Err(failure.into()),
     };
