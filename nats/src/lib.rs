@@ -9,6 +9,7 @@ mod client;
 pub mod consume;
 pub mod dead;
 mod error;
+pub mod keys;
 mod lease;
 mod publish;
 pub mod reader;

@@ -5,6 +5,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
@@ -112,14 +113,24 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
 }
 
 async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
-    let (NatsCommand::Diff(args) | NatsCommand::Apply(args)) = &command;
-    let config = load(global, args)?;
-    let replicas = config.broker.replicas.unwrap_or(1);
-    let bus = broker::admin(config).await?;
+    let connect = async |args: &ServerArgs| {
+        let config = load(global, args)?;
+        let replicas = config.broker.replicas.unwrap_or(1);
+        anyhow::Ok((broker::admin(config).await?, replicas))
+    };
     match command {
-        NatsCommand::Diff(_) => topology::diff(&bus, replicas, global.json).await,
-        NatsCommand::Apply(_) => {
+        NatsCommand::Diff(args) => {
+            let (bus, replicas) = connect(&args).await?;
+            topology::diff(&bus, replicas, global.json).await
+        }
+        NatsCommand::Apply(args) => {
+            let (bus, replicas) = connect(&args).await?;
             topology::apply(&bus, replicas, global.json).await?;
+            Ok(Ended::Well)
+        }
+        NatsCommand::Keys { folder } => {
+            nats::keys::make(&folder).with_context(|| format!("keys in {}", folder.display()))?;
+            out::say(format!("The keys are in {}", folder.display()));
             Ok(Ended::Well)
         }
     }

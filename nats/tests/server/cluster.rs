@@ -108,3 +108,42 @@ async fn three_servers_keep_everything_three_times() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_server_runs_the_same_configuration_with_keys_that_were_made_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    nats::keys::make(folder.path()).unwrap();
+    let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let (seeds, variables) = (text(nats::keys::SEEDS), text(nats::keys::VARIABLES));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = std::env::var("NATS_SERVER")
+        .unwrap_or_else(|_| root.join("../.tools/bin/nats-server").display().to_string());
+    let port = ports(1)[0];
+    let mut command = Command::new(&program);
+    command.arg("--config").arg(root.join("node.conf"));
+    command.env("NATS_NAME", "n1").env("NATS_LISTEN", format!("127.0.0.1:{port}"));
+    command.env("NATS_STORE", folder.path().join("store"));
+    command.envs(variables.lines().filter_map(|line| line.split_once('=')));
+    let log = File::create(folder.path().join("log")).unwrap();
+    let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let servers = [Server { child, url: format!("nats://127.0.0.1:{port}") }];
+    let keys: Vec<(Role, KeyPair)> = Role::ALL
+        .into_iter()
+        .map(|role| {
+            let line = seeds.lines().find_map(|line| line.strip_prefix(role.name())).unwrap();
+            (role, KeyPair::from_seed(line.trim()).unwrap())
+        })
+        .collect();
+    let bus = connect(&servers, &keys, Role::Admin).await;
+    topology::apply(bus.context(), &Settings::default()).await.unwrap();
+    for role in Role::ALL {
+        let bus = connect(&servers, &keys, role).await;
+        topology::verify(bus.context(), role)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", role.name()));
+    }
+    // Who shows no key is let in nowhere.
+    let nobody =
+        Config { request_timeout_ms: 2_000, ..Config::new(vec![servers[0].url.clone()], Role::Admin, None) };
+    assert!(Bus::connect(&nobody).await.is_err());
+}
