@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench
+.PHONY: help setup demo up test soak lint bench
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export NATS_SERVER ?= $(CURDIR)/.tools/bin/nats-server
@@ -35,6 +35,12 @@ test: ## Run all tests; ARGS='-E test(name)' chooses some
 	@cargo build --workspace --locked
 	@if .ci/doc-examples; then cargo test --doc --workspace --locked; fi
 	@cargo nextest run --workspace --locked $(ARGS)
+
+# The tests that take a number of rounds or units from the environment, at length; `make test` runs each with the smallest number.
+soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, and so on
+	@.ci/setup test
+	@cargo build --workspace --locked
+	@SOAK_ROUNDS=$${SOAK_ROUNDS:-9} cargo nextest run --workspace --locked --profile soak -E 'test(soak)' $(ARGS)
 
 lint: setup ## Check the formatting and run clippy, warnings denied
 	@cargo fmt --all --check

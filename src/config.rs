@@ -1,7 +1,11 @@
 //! Settings: one struct that composes those of every crate; defaults, then file, then environment, then flags.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use nats::topology;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,6 +33,33 @@ pub struct Broker {
     pub replicas: Option<usize>,
 }
 
+/// What limits of streams and buckets are made for; those of the topology where nothing is said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Capacity {
+    /// Uploads of a day.
+    pub uploads_per_day: Option<u64>,
+    /// Openings of playback of a day.
+    pub views_per_day: Option<u64>,
+    /// Days for which events and dead letters are kept.
+    pub retention_days: Option<u64>,
+}
+
+impl Capacity {
+    /// The load; `None` when nothing is said.
+    fn load(self) -> Option<topology::Load> {
+        if self == Self::default() {
+            return None;
+        }
+        let usual = topology::Load::default();
+        Some(topology::Load {
+            uploads_per_day: self.uploads_per_day.unwrap_or(usual.uploads_per_day),
+            views_per_day: self.views_per_day.unwrap_or(usual.views_per_day),
+            retention_days: self.retention_days.unwrap_or(usual.retention_days).max(1),
+        })
+    }
+}
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -39,6 +70,8 @@ pub struct Config {
     pub admin_listen: Option<std::net::SocketAddr>,
     /// How to reach the broker.
     pub broker: Broker,
+    /// What limits are made for.
+    pub capacity: Capacity,
     /// The object store.
     pub store: Option<store::Config>,
     /// The chains that gates may ask.
@@ -183,7 +216,17 @@ impl Config {
     /// # Errors
     /// As [`Config::grants`].
     pub fn grants_counted(&self, bus: &nats::Bus, counts: Counts) -> Result<Grants, Error> {
-        Ok(Grants::new(bus.clone(), Judge::new(self.open_chains(counts)?), self.grants.clone()))
+        let judge = Judge::new(self.open_chains(counts)?);
+        // Neither what gates ask nor what strangers bring about keeps an account from standing by its sessions.
+        let proofs = auth::Proofs::over(bus.clone(), judge.chains(), &self.auth);
+        let with = (proofs, Arc::new(nats::now_ms) as grant::Clock);
+        Ok(Grants::with_proofs(bus.clone(), judge, self.grants.clone(), with))
+    }
+
+    /// What the broker's streams and buckets should be.
+    pub fn topology(&self) -> topology::Settings {
+        let replicas = self.broker.replicas.unwrap_or(1);
+        topology::Settings { replicas, load: self.capacity.load(), ..topology::Settings::default() }
     }
 
     /// Folder of this machine's data.
@@ -231,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_those_of_the_topology_until_a_load_is_said() {
+        let of = |text: &str| toml::from_str::<Config>(text).unwrap().topology().load;
+        assert_eq!(of(""), None);
+        let usual = topology::Load::default();
+        let wanted = topology::Load { views_per_day: 7, ..usual };
+        assert_eq!(of("[capacity]\nviews_per_day = 7\n"), Some(wanted));
+    }
+
+    #[test]
     fn a_wrong_setting_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("streamgate.toml");
@@ -239,6 +291,7 @@ mod tests {
             ("[ingress]\nlisten = 5\n", "listen"),
             ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
             ("[broker]\nreplicas = 2\n", "broker.replicas"),
+            ("[capacity]\nuploads_per_hour = 2\n", "uploads_per_hour"),
             ("[auth]\nrecheck_ms = 5000\n", "auth.recheck_ms"),
             ("[auth]\nadmins = [\"0x12\"]\n", "admins"),
             ("[[chains]]\nchain_id = 1\n", "chains"),

@@ -9,7 +9,9 @@
 //! This crate is the binary's library: it composes the stages below it and adds what faces people. The map:
 //!
 //! - [`ingress`]: HTTP. [`auth`]: who is asking. [`keeper`]: singletons under a lease. [`memory`]: what is remembered of records.
+//!   [`removal`]: how work on a removed medium is ended.
 //! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
+//! - [`stores`]: which object store belongs to this installation.
 //! - [`config`]: one struct, from file, environment and flags. [`telemetry`]: logs, probes and metrics of each role.
 //!
 //! Invariants, by what is absent: no stage is imported by another; nothing but [`nats`] writes state; no path, subject or
@@ -22,6 +24,8 @@ pub mod ingress;
 pub mod keeper;
 pub mod memory;
 pub mod published;
+pub mod removal;
 pub mod roles;
+pub mod stores;
 pub mod telemetry;
 pub mod up;

@@ -423,6 +423,8 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "media.rejected" => (vec!["upload"], vec!["index"]),
         "media.changed" => (vec!["ingress"], vec!["index"]),
         "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
+        "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
+        "media.reopened" => (vec!["admin"], vec!["index", "transcode", "upload"]),
         _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
@@ -436,6 +438,7 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress"], vec!["ingress"])
         }
+        "kv.store" => (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "transcode", "upload"]),
         "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }

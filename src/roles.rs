@@ -8,7 +8,7 @@ use store::Store;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth, config::Config, ingress, keeper, telemetry};
+use crate::{auth, config::Config, ingress, keeper, stores, telemetry};
 
 /// nkey seeds by role.
 #[derive(Clone, Default)]
@@ -153,10 +153,8 @@ impl Site {
         self.seeds.of(role)
     }
 
-    fn store(&self) -> anyhow::Result<Store> {
-        let settings = self.config.store()?;
-        let url = settings.url.clone();
-        Store::open(settings).with_context(|| format!("the store {url}"))
+    async fn store(&self, bus: &Bus) -> anyhow::Result<Store> {
+        stores::open(self.config.store()?, bus).await
     }
 }
 
@@ -249,10 +247,12 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
     match kind {
         Kind::Ingress => Box::pin(serve(site, bus, ready)).await,
         Kind::Upload => {
-            Ok(upload::run(bus, site.store()?, needs_child()?, config.upload.clone(), shutdown).await?)
+            let store = site.store(&bus).await?;
+            Ok(upload::run(bus, store, needs_child()?, config.upload.clone(), shutdown).await?)
         }
         Kind::Transcode => {
-            Ok(transcode::run(bus, site.store()?, needs_child()?, config.transcode.clone(), shutdown).await?)
+            let store = site.store(&bus).await?;
+            Ok(transcode::run(bus, store, needs_child()?, config.transcode.clone(), shutdown).await?)
         }
         Kind::Index => {
             let settings = index::Config { folder: config.data_dir().join("index"), ..config.index.clone() };
@@ -266,7 +266,8 @@ async fn start(kind: Kind, with: Start<'_>) -> anyhow::Result<()> {
             Ok(monitor::run(bus, config.monitor.clone(), metrics, shutdown).await?)
         }
         Kind::Keeper => {
-            let (store, grants) = (site.store()?, config.grants_counted(&bus, site.chains.clone())?);
+            let store = site.store(&bus).await?;
+            let grants = config.grants_counted(&bus, site.chains.clone())?;
             let telling = site.chains.run(&bus, &shutdown);
             let keeping = keeper::run(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
             tokio::join!(keeping, telling).0
@@ -300,8 +301,8 @@ async fn serve(site: &Site, bus: Bus, ready: Option<oneshot::Sender<Listening>>)
     let mut auth = site.config.auth.clone();
     // A chain that gates may ask is one that wallets live on.
     auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
-    let app =
-        ingress::App::build(bus.clone(), site.store()?, grants, site.metrics.clone(), settings, auth).await?;
+    let store = site.store(&bus).await?;
+    let app = ingress::App::build(bus.clone(), store, grants, site.metrics.clone(), settings, auth).await?;
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready

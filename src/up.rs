@@ -42,14 +42,21 @@ pub struct Ready {
 /// # Errors
 /// When the broker or a role does not start, or a role ends with an error.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     shutdown: CancellationToken,
     ready: oneshot::Sender<Ready>,
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
     private_folder(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
     let broker = if config.broker.urls.is_empty() {
-        let settings = server::Config { data_dir: data_dir.join(BROKER_FOLDER), ..server::Config::default() };
+        let folder = data_dir.join(BROKER_FOLDER);
+        config.ingress.capacity.broker_folder = Some(folder.clone());
+        let settings = server::Config { data_dir: folder, ..server::Config::default() };
+        // What is reserved has to be allowed; whether the disk has it is another question.
+        let reserved_bytes = topology::reserved_bytes(&config.topology())?;
+        let file_store_bytes_max =
+            settings.file_store_bytes_max.max(reserved_bytes.saturating_add(reserved_bytes / 8));
+        let settings = server::Config { file_store_bytes_max, ..settings };
         Some(server::Broker::start(settings).await.context("the embedded broker")?)
     } else {
         None
@@ -62,7 +69,7 @@ pub async fn run(
         (None, Some(file)) => (config.broker.urls.clone(), Seeds::from_file(file)?),
         (None, None) => (config.broker.urls.clone(), Seeds::default()),
     };
-    let replicas = config.broker.replicas.unwrap_or(1);
+    let settings = config.topology();
     let site = Site {
         config: config.into(),
         urls,
@@ -72,7 +79,8 @@ pub async fn run(
         chains: crate::auth::chain::Counts::default(),
     };
     if broker.is_some() {
-        apply(&site, replicas).await?;
+        apply(&site, &settings).await?;
+        warn_of_small_disk(&data_dir, &settings)?;
     }
     let (listening, listens) = oneshot::channel();
     let running = roles::run(site, &Kind::ALL, Some(listening));
@@ -96,12 +104,25 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
-async fn apply(site: &Site, replicas: usize) -> anyhow::Result<()> {
-    let settings = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
-    let bus = Bus::connect(&settings).await?;
-    let settings = topology::Settings { replicas, ..topology::Settings::default() };
-    topology::apply(bus.context(), &settings).await.context("the broker's topology")?;
+async fn apply(site: &Site, settings: &topology::Settings) -> anyhow::Result<()> {
+    let admin = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+    let bus = Bus::connect(&admin).await?;
+    topology::apply(bus.context(), settings).await.context("the broker's topology")?;
     Ok(bus.close().await?)
+}
+
+/// Says when streams and buckets may grow beyond the disk: then it is the disk that fills first.
+fn warn_of_small_disk(data_dir: &Path, settings: &topology::Settings) -> anyhow::Result<()> {
+    let reserved_bytes = topology::reserved_bytes(settings)?;
+    let free_bytes = store::space_of(data_dir)?.free_bytes;
+    if reserved_bytes > free_bytes {
+        tracing::warn!(
+            reserved_bytes,
+            free_bytes,
+            "streams and buckets may grow beyond the disk; say in [capacity] of the settings what has to fit"
+        );
+    }
+    Ok(())
 }
 
 fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) -> anyhow::Result<()> {

@@ -2,9 +2,12 @@
 //!
 //! Limits: at most [`MESSAGES_MAX`] messages.
 
-use async_nats::HeaderMap;
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, ErrorCode},
+};
 
-use crate::{Bus, Error};
+use crate::{Bus, Error, error::is_taken};
 
 /// Most messages of one batch, the server's limit.
 pub const MESSAGES_MAX: usize = 1_000;
@@ -18,17 +21,12 @@ pub enum Batched {
     Known,
 }
 
-/// Server error code: wrong last sequence.
-const WRONG_LAST_SEQUENCE: u64 = 10_071;
-/// Server error code: the stream's limit of one message per subject.
-const SUBJECT_TAKEN: u64 = 10_077;
-
 impl Bus {
     /// Publishes all `messages` (subject, payload) or none; each subject must be empty before.
     ///
     /// # Errors
     /// [`Error::TooLarge`] above [`MESSAGES_MAX`]; [`Error::Unavailable`] when the outcome is unknown (repeat it);
-    /// [`Error::Refused`] otherwise.
+    /// [`Error::Full`] when there is no room; [`Error::Refused`] otherwise.
     pub async fn publish_batch(
         &self,
         stream: &str,
@@ -66,25 +64,23 @@ impl Bus {
                 .request_with_headers(subject, headers, payload.into())
                 .await
                 .map_err(Error::unavailable)?;
-            if let Some(code) = refusal(&reply.payload)? {
-                return if code == WRONG_LAST_SEQUENCE || code == SUBJECT_TAKEN {
-                    Ok(Batched::Known)
-                } else {
-                    Err(Error::Refused {
-                        what: "batch".into(),
-                        reason: String::from_utf8_lossy(&reply.payload).into(),
-                    })
-                };
+            if let Some(answer) = refusal(&reply.payload)? {
+                let is_known =
+                    answer.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE || is_taken(&answer);
+                return if is_known { Ok(Batched::Known) } else { Err(Error::of_answer("batch", &answer)) };
             }
         }
         Ok(Batched::Stored)
     }
 }
 
-fn refusal(payload: &[u8]) -> Result<Option<u64>, Error> {
+fn refusal(payload: &[u8]) -> Result<Option<jetstream::Error>, Error> {
     if payload.is_empty() {
         return Ok(None);
     }
-    let answer: serde_json::Value = serde_json::from_slice(payload).map_err(Error::unavailable)?;
-    Ok(answer.pointer("/error/err_code").and_then(serde_json::Value::as_u64))
+    let mut answer: serde_json::Value = serde_json::from_slice(payload).map_err(Error::unavailable)?;
+    match answer.get_mut("error").map(serde_json::Value::take) {
+        Some(error) => serde_json::from_value(error).map(Some).map_err(Error::unavailable),
+        None => Ok(None),
+    }
 }

@@ -7,18 +7,22 @@
 //!
 //! Limits: [`Config`] names slots, attempts, waits and the grace time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, client::RequestErrorKind, jetstream};
 use futures::StreamExt;
-use schemas::subjects;
+use schemas::fault::Class;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, Error, publish,
-    stage::{Class, Delivery, Fault, Message, Outcome, Stage},
+    Bus, Error, clock, publish,
+    stage::{Delivery, Fault, Message, Outcome, Stage},
 };
 
 /// Limits of one consume loop.
@@ -27,12 +31,16 @@ use crate::{
 pub struct Config {
     /// Messages handled at once by this process.
     pub slots: usize,
-    /// Tries before a message is given up, from 1.
+    /// Failed tries before a message is given up, from 1. An outage is none.
     pub attempts_max: u32,
     /// First delay before another try, in milliseconds; doubles each time, with full jitter.
     pub retry_delay_ms: u64,
     /// Longest delay before another try, in milliseconds.
     pub retry_delay_ms_max: u64,
+    /// First delay of a message that an outage stopped, in milliseconds; doubles each time, with jitter.
+    pub outage_delay_ms: u64,
+    /// Longest delay of a message that an outage stopped, in milliseconds: how late work may go on after it.
+    pub outage_delay_ms_max: u64,
     /// How often an idle slot looks without being woken, in milliseconds.
     pub poll_ms: u64,
     /// How long running work may go on after a stop was asked for, in milliseconds.
@@ -46,6 +54,8 @@ impl Default for Config {
             attempts_max: 5,
             retry_delay_ms: 500,
             retry_delay_ms_max: 60_000,
+            outage_delay_ms: 500,
+            outage_delay_ms_max: 15_000,
             poll_ms: 1_000,
             grace_ms: 8_000,
         }
@@ -59,8 +69,18 @@ pub struct Queue {
     pub stream: String,
     /// Durable names by priority.
     pub durables: Vec<String>,
-    /// Core subject on which new messages are heard of.
-    pub wake: String,
+    /// Core subjects on which new messages are heard of.
+    pub wake: Vec<String>,
+}
+
+/// Messages whose tries are remembered at once; beyond them counting begins anew.
+const TRIES_KEPT_MAX: usize = 10_000;
+
+/// How often this process failed at a message.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tries {
+    faults: u32,
+    outages: u32,
 }
 
 struct Loop<S> {
@@ -70,6 +90,8 @@ struct Loop<S> {
     config: Config,
     ack_wait: Duration,
     wake: Arc<Notify>,
+    /// By stream sequence, until the message is off the queue.
+    tries: Mutex<HashMap<u64, Tries>>,
     shutdown: CancellationToken,
     abort: CancellationToken,
 }
@@ -77,7 +99,7 @@ struct Loop<S> {
 /// Runs a stage until `shutdown` fires, then lets running work finish within the grace time.
 ///
 /// # Errors
-/// [`Error::Unavailable`] or [`Error::Invalid`] when the durables can't be found at start.
+/// [`Error::Topology`] when a durable is not there at start; a broker that is away is waited for.
 pub async fn run<S: Stage>(
     bus: Bus,
     queue: Queue,
@@ -85,12 +107,17 @@ pub async fn run<S: Stage>(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let ack_wait = ack_wait(&bus, &queue).await?;
-    let mut wakeups = bus.listen(queue.wake.clone()).await?;
+    let Some(ack_wait) = durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
+    let mut wakeups = Vec::with_capacity(queue.wake.len());
+    for subject in &queue.wake {
+        wakeups.push(bus.listen(subject.clone()).await?);
+    }
+    let mut wakeups = futures::stream::select_all(wakeups);
     let wake = Arc::new(Notify::new());
     let abort = CancellationToken::new();
     let slots = config.slots.max(1);
     let grace = Duration::from_millis(config.grace_ms);
+    let (clocks, stream) = (bus.clone(), queue.stream.clone());
     let work = Arc::new(Loop {
         bus,
         queue,
@@ -98,6 +125,7 @@ pub async fn run<S: Stage>(
         config,
         ack_wait,
         wake: Arc::clone(&wake),
+        tries: Mutex::default(),
         shutdown: shutdown.clone(),
         abort: abort.clone(),
     });
@@ -127,7 +155,32 @@ pub async fn run<S: Stage>(
     tokio::select! {
         () = drained => Ok(()),
         () = waker => Ok(()),
+        () = compare_clocks(&clocks, &stream) => Ok(()),
         () = deadline => Ok(()),
+    }
+}
+
+/// The shortest ack wait of the queue's durables, once the broker answers; `None` when `shutdown` fires first.
+async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Result<Option<Duration>, Error> {
+    let mut times = 0;
+    loop {
+        let error = match ack_wait(bus, queue).await {
+            Ok(shortest) => return Ok(Some(shortest)),
+            Err(error @ Error::Unavailable(_)) => error,
+            Err(error) => return Err(error),
+        };
+        times += 1;
+        if times == 1 {
+            tracing::warn!(
+                error = publish::describe(&error),
+                stream = queue.stream,
+                "waiting for the durables"
+            );
+        }
+        tokio::select! {
+            () = tokio::time::sleep(publish::retry_delay(times)) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
     }
 }
 
@@ -135,15 +188,31 @@ pub async fn run<S: Stage>(
 async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
     let mut shortest = Duration::from_secs(3_600);
     for durable in &queue.durables {
-        let consumer: jetstream::consumer::PullConsumer =
-            bus.context().get_consumer_from_stream(durable, &queue.stream).await.map_err(|e| {
-                Error::Invalid {
-                    what: format!("durable {durable} of {}: {}", queue.stream, publish::describe(&e)),
+        let asked: Result<jetstream::consumer::PullConsumer, _> =
+            bus.context().get_consumer_from_stream(durable, &queue.stream).await;
+        let consumer = asked.map_err(|error| {
+            let reason = publish::describe(&error);
+            if reason.contains("not found") {
+                Error::Topology {
+                    reason: format!("durable {durable} of {}: {reason}; `nats apply` makes it", queue.stream),
                 }
-            })?;
+            } else {
+                Error::unavailable(reason)
+            }
+        })?;
         shortest = shortest.min(consumer.cached_info().config.ack_wait);
     }
     Ok(shortest)
+}
+
+/// Says when the clock of this host and the broker's differ. Never ends.
+async fn compare_clocks(bus: &Bus, stream: &str) {
+    loop {
+        if let Err(error) = bus.broker_now_ms(stream).await {
+            tracing::debug!(error = publish::describe(&error), "the broker's clock could not be read");
+        }
+        tokio::time::sleep(clock::PERIOD).await;
+    }
 }
 
 /// In which order the priorities are looked at in this turn.
@@ -213,9 +282,7 @@ impl<S: Stage> Loop<S> {
         let message = match S::Message::decode(&delivery, &raw.payload) {
             Ok(message) => message,
             Err(error) => {
-                let fault = Fault::from(error);
-                self.bury(&raw, None, &delivery, &fault).await;
-                return;
+                return self.bury(&raw, None, &delivery, Fault::from(error)).await;
             }
         };
         let started = Instant::now();
@@ -290,7 +357,10 @@ impl<S: Stage> Loop<S> {
 
     async fn acknowledge(&self, raw: &jetstream::Message, delivery: &Delivery, duration_ms: u64) {
         match self.confirm(raw, "+ACK").await {
-            Ok(()) => tracing::debug!(stage = S::NAME, subject = delivery.subject, duration_ms, "done"),
+            Ok(()) => {
+                self.forget(delivery);
+                tracing::debug!(stage = S::NAME, subject = delivery.subject, duration_ms, "done");
+            }
             Err(error) => {
                 tracing::warn!(%error, stage = S::NAME, subject = delivery.subject, "done, but the ack was not confirmed; it will be repeated");
             }
@@ -324,91 +394,116 @@ impl<S: Stage> Loop<S> {
         delivery: &Delivery,
         fault: Fault,
     ) {
-        let attempt = fault.attempt.unwrap_or(delivery.delivered);
-        if fault.class == Class::Retry && (attempt < self.config.attempts_max || self.shutdown.is_cancelled())
-        {
-            let delay = self.backoff(attempt);
+        match fault.class {
+            Class::Outage => self.wait_out(raw, message, delivery, &fault).await,
+            Class::Fault => {
+                let counted = self.count(delivery, |tries| &mut tries.faults);
+                let attempt = fault.attempt.unwrap_or(counted);
+                if attempt >= self.config.attempts_max && !self.shutdown.is_cancelled() {
+                    return self.bury(raw, Some(message), delivery, fault.at_attempt(attempt)).await;
+                }
+                let Config { retry_delay_ms, retry_delay_ms_max, .. } = self.config;
+                let delay = backoff(attempt, retry_delay_ms, retry_delay_ms_max);
+                tracing::warn!(
+                    fault = fault.describe(),
+                    stage = S::NAME,
+                    subject = delivery.subject,
+                    attempt,
+                    delay_ms = delay.as_millis(),
+                    "failed, will be tried again"
+                );
+                self.delay(raw, delay).await;
+            }
+            Class::Reject => self.bury(raw, Some(message), delivery, fault).await,
+        }
+    }
+
+    /// Something is away: the message comes again later, as often as it takes. Only the first time is worth a warning.
+    async fn wait_out(
+        &self,
+        raw: &jetstream::Message,
+        message: &S::Message,
+        delivery: &Delivery,
+        fault: &Fault,
+    ) {
+        let times = self.count(delivery, |tries| &mut tries.outages);
+        let delay = backoff(times, self.config.outage_delay_ms, self.config.outage_delay_ms_max);
+        let (text, delay_ms) = (fault.describe(), delay.as_millis());
+        if times == 1 {
             tracing::warn!(
-                fault = fault.describe(),
+                fault = text,
                 stage = S::NAME,
                 subject = delivery.subject,
-                attempt,
-                delay_ms = delay.as_millis(),
-                "failed, will be tried again"
+                "waiting for an outage to end"
             );
-            self.delay(raw, delay).await;
-            return;
+        } else {
+            tracing::debug!(
+                fault = text,
+                stage = S::NAME,
+                subject = delivery.subject,
+                times,
+                delay_ms,
+                "still waiting"
+            );
         }
-        self.bury(raw, Some(message), delivery, &fault).await;
+        self.stage.waiting(message, delivery, fault).await;
+        self.delay(raw, delay).await;
     }
 
-    /// Exponential with full jitter, capped.
-    fn backoff(&self, attempt: u32) -> Duration {
-        let doubled = self.config.retry_delay_ms.saturating_mul(1 << attempt.saturating_sub(1).min(20));
-        let cap = doubled.min(self.config.retry_delay_ms_max).max(1);
-        Duration::from_millis(rand::random_range(cap / 2..=cap))
+    /// Counts one more of what `which` picks; answers how many that are now.
+    fn count(&self, delivery: &Delivery, which: impl Fn(&mut Tries) -> &mut u32) -> u32 {
+        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        if tries.len() >= TRIES_KEPT_MAX && !tries.contains_key(&delivery.sequence) {
+            tries.clear();
+        }
+        let count = which(tries.entry(delivery.sequence).or_default());
+        *count = count.saturating_add(1);
+        *count
     }
 
-    /// Dead letter first, state second, off the queue last: a crash in between repeats it.
+    fn forget(&self, delivery: &Delivery) {
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner).remove(&delivery.sequence);
+    }
+
+    /// Dead letter first, state second, off the queue last: a crash or an outage in between repeats it. The letter's subject
+    /// may hold one letter only, so a repeat adds none.
     async fn bury(
         &self,
         raw: &jetstream::Message,
         message: Option<&S::Message>,
         delivery: &Delivery,
-        fault: &Fault,
+        fault: Fault,
     ) {
-        let attempts = fault.attempt.unwrap_or(delivery.delivered);
         tracing::error!(
             fault = fault.describe(),
             stage = S::NAME,
             subject = delivery.subject,
-            attempts,
             "given up, moved to the dead letters"
         );
         let buried = async {
-            let id = format!("dead.{}.{}", delivery.stream, delivery.sequence);
-            let subject = subjects::dead(S::NAME, &delivery.stream, delivery.sequence);
-            self.bus
-                .publish_raw(
-                    subjects::DEAD,
-                    &subject,
-                    &id,
-                    grave(delivery, fault, attempts),
-                    raw.payload.to_vec(),
-                )
-                .await?;
+            self.bus.bury(S::NAME, delivery, &fault, &raw.payload).await?;
             if let Some(message) = message {
-                self.stage.dead(message, delivery, fault).await?;
+                self.stage.dead(message, delivery, &fault).await?;
             }
             self.confirm(raw, &format!("+TERM {}", fault.code)).await.map_err(Fault::from)
         };
-        if let Err(fault) = buried.await {
-            tracing::error!(
-                fault = fault.describe(),
-                stage = S::NAME,
-                "the dead letter could not be completed; it will be repeated"
-            );
-            self.delay(raw, self.backoff(1)).await;
-        }
+        let Err(other) = buried.await else { return self.forget(delivery) };
+        let times = self.count(delivery, |tries| &mut tries.outages);
+        tracing::error!(
+            fault = other.describe(),
+            stage = S::NAME,
+            subject = delivery.subject,
+            "the dead letter could not be completed; it will be repeated"
+        );
+        self.delay(raw, backoff(times, self.config.outage_delay_ms, self.config.outage_delay_ms_max)).await;
     }
 }
 
-/// Headers of a dead letter: the original ones plus where it came from and why it lies there.
-fn grave(delivery: &Delivery, fault: &Fault, attempts: u32) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &delivery.headers {
-        if !name.starts_with("Nats-") {
-            headers.insert(name.as_str(), value.as_str());
-        }
-    }
-    let one_line: String = fault.describe().chars().filter(|c| !c.is_control()).take(1_000).collect();
-    headers.insert(crate::dead::SUBJECT, delivery.subject.as_str());
-    headers.insert(crate::dead::STREAM, delivery.stream.as_str());
-    headers.insert(crate::dead::SEQUENCE, delivery.sequence.to_string().as_str());
-    headers.insert(crate::dead::CODE, fault.code);
-    headers.insert(crate::dead::REASON, one_line.as_str());
-    headers.insert(crate::dead::ATTEMPTS, attempts.to_string().as_str());
-    headers
+/// Doubles with each time, with jitter, capped.
+fn backoff(times: u32, first_ms: u64, most_ms: u64) -> Duration {
+    let doubled = first_ms.saturating_mul(1 << times.saturating_sub(1).min(20));
+    let cap = doubled.min(most_ms).max(1);
+    Duration::from_millis(rand::random_range(cap / 2..=cap))
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
-//! Dead letters: listing, reading and sending them again. Only the CLI uses this, with the admin role.
+//! Dead letters: storing, listing and reading them, and which had a second chance. Only the CLI reads them, as admin.
 
 use std::collections::HashMap;
 
-use async_nats::{HeaderMap, jetstream::message::StreamMessage};
+use async_nats::{
+    HeaderMap,
+    jetstream::message::{PublishMessage, StreamMessage},
+};
+use bytes::Bytes;
 use schemas::subjects;
 
-use crate::{Bus, Error, Start, publish, reader};
+use crate::{Bus, Delivery, Error, Fault, Published, Start, publish, reader};
 
 /// Header: subject the message was published to.
 pub const SUBJECT: &str = "sg-dead-subject";
@@ -20,7 +24,7 @@ pub const REASON: &str = "sg-dead-reason";
 /// Header: tries before it was given up.
 pub const ATTEMPTS: &str = "sg-dead-attempts";
 
-/// In place of a stage: marks that say which letters were sent again. A letter itself never changes.
+/// In place of a stage: marks that say which letters had a second chance. A letter itself never changes.
 const REDRIVEN: &str = "redriven";
 
 /// One dead letter.
@@ -42,7 +46,7 @@ pub struct Letter {
     pub attempts: String,
     /// Unix time in milliseconds at which it was given up.
     pub buried_at_ms: u64,
-    /// Unix time in milliseconds at which it was last sent again; `None` when it never was.
+    /// Unix time in milliseconds at which it last had a second chance; `None` when it never had.
     pub redriven_at_ms: Option<u64>,
     /// The payload as it was.
     pub payload: Vec<u8>,
@@ -68,7 +72,45 @@ fn stage_of(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
 
+/// Headers of a dead letter: the original ones plus where it came from and why it lies there.
+fn headers(delivery: &Delivery, fault: &Fault) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &delivery.headers {
+        if !name.starts_with("Nats-") {
+            headers.insert(name.as_str(), value.as_str());
+        }
+    }
+    let one_line: String = fault.describe().chars().filter(|c| !c.is_control()).take(1_000).collect();
+    let attempts = fault.attempt.unwrap_or(1);
+    headers.insert(SUBJECT, delivery.subject.as_str());
+    headers.insert(STREAM, delivery.stream.as_str());
+    headers.insert(SEQUENCE, delivery.sequence.to_string().as_str());
+    headers.insert(CODE, fault.code);
+    headers.insert(REASON, one_line.as_str());
+    headers.insert(ATTEMPTS, attempts.to_string().as_str());
+    headers
+}
+
 impl Bus {
+    /// Stores the letter of a message that `stage` gives up. Its subject names stage, stream and sequence and may hold one
+    /// letter, so a repeat is known, and stages that give up the same message have a letter each.
+    pub(crate) async fn bury(
+        &self,
+        stage: &str,
+        delivery: &Delivery,
+        fault: &Fault,
+        payload: &Bytes,
+    ) -> Result<Published, Error> {
+        let Delivery { stream, sequence, .. } = delivery;
+        let message = PublishMessage::build()
+            .payload(payload.clone())
+            .headers(headers(delivery, fault))
+            .message_id(format!("dead.{stage}.{stream}.{sequence}"))
+            .expected_stream(subjects::DEAD)
+            .expected_last_subject_sequence(0);
+        self.publish_message(&subjects::dead(stage, stream, *sequence), message).await
+    }
+
     /// The dead letters, oldest first, at most `count_max`.
     ///
     /// # Errors
@@ -128,7 +170,7 @@ impl Bus {
         let refused = |reason| Error::Refused { what: format!("dead letter {sequence}"), reason };
         let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(publish::describe(&e)))?;
         if stage_of(&raw.subject) == REDRIVEN {
-            return Err(refused("it only says that another one was sent again".into()));
+            return Err(refused("it only says that another one had a second chance".into()));
         }
         Ok(raw)
     }
@@ -144,29 +186,16 @@ impl Bus {
         Ok(Letter { redriven_at_ms: self.redriven().await?.get(&sequence).copied(), ..found })
     }
 
-    /// Sends a dead letter again: work goes back to its queue, an event is handed to its durable once more. Then a mark says
-    /// so; a crash in between leaves a letter that may be sent twice, which its stage has to bear anyway.
+    /// Remembers that a letter had its second chance now.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is none with that sequence.
-    pub async fn redrive(&self, sequence: u64) -> Result<crate::Published, Error> {
-        let raw = self.dead_raw(sequence).await?;
-        let letter = letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, 0);
-        let mut headers = HeaderMap::new();
-        for (name, values) in raw.headers.iter() {
-            let name = name.to_string();
-            if let (false, Some(value)) =
-                (name.starts_with("Nats-") || name.starts_with("sg-dead-"), values.last())
-            {
-                headers.insert(name, value.as_str());
-            }
-        }
-        let id = format!("redrive.{sequence}.{}", crate::now_ms());
-        let sent = self.publish_raw(&letter.stream, &letter.subject, &id, headers, letter.payload).await?;
+    /// [`Error::Unavailable`] when the broker does not answer.
+    pub async fn mark_redriven(&self, sequence: u64) -> Result<(), Error> {
         let mut mark = HeaderMap::new();
         mark.insert(SEQUENCE, sequence.to_string().as_str());
         let subject = subjects::dead(REDRIVEN, subjects::DEAD, sequence);
-        self.publish_raw(subjects::DEAD, &subject, &format!("mark.{id}"), mark, Vec::new()).await?;
-        Ok(sent)
+        let id = format!("redriven.{sequence}.{}", crate::now_ms());
+        self.publish_raw(subjects::DEAD, &subject, &id, mark, Vec::new()).await?;
+        Ok(())
     }
 }

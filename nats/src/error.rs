@@ -1,4 +1,17 @@
-//! What can go wrong on the bus.
+//! What can go wrong on the bus, and what that says about the work.
+
+use async_nats::jetstream::{
+    self,
+    context::{PublishError, PublishErrorKind},
+};
+use schemas::fault::Class;
+
+use crate::publish::describe;
+
+/// Server error codes that say that there is no room: account, server, memory or disk.
+const FULL: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
+/// Server error code: the stream could not store it; the words say why.
+const STORE_FAILED: u64 = 10_077;
 
 /// An error of the bus.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +54,14 @@ pub enum Error {
         /// The limit.
         size_bytes_max: usize,
     },
+    /// A stream, a bucket, the account or the broker's disk has no room; try again once there is.
+    #[error("no room for {what}: {reason}")]
+    Full {
+        /// Subject that should have been stored.
+        what: String,
+        /// The broker's words, which name the limit.
+        reason: String,
+    },
     /// The broker refused for a reason that trying again does not change.
     #[error("the broker refused {what}: {reason}")]
     Refused {
@@ -71,6 +92,115 @@ impl Error {
 
     /// True when trying again later may help.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Conflict { .. })
+        matches!(self, Self::Unavailable(_) | Self::Conflict { .. } | Self::Full { .. })
+    }
+
+    /// What it says about the work that ran into it.
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Unavailable(_) | Self::Conflict { .. } | Self::Full { .. } | Self::Topology { .. } => {
+                Class::Outage
+            }
+            Self::Refused { .. } => Class::Fault,
+            Self::Undecodable { .. }
+            | Self::Unencodable { .. }
+            | Self::TooLarge { .. }
+            | Self::Invalid { .. } => Class::Reject,
+        }
+    }
+
+    /// True when it passes by itself and says nothing about the work: never counted as a try.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self.class(), Class::Outage)
+    }
+
+    /// A stable code for events, records and people.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "broker_unavailable",
+            Self::Full { .. } => "broker_full",
+            Self::Conflict { .. } => "record_conflict",
+            Self::Undecodable { .. } => "message_undecodable",
+            Self::Unencodable { .. } => "message_unencodable",
+            Self::TooLarge { .. } => "message_too_large",
+            Self::Refused { .. } => "broker_refused",
+            Self::Topology { .. } => "broker_topology",
+            Self::Invalid { .. } => "settings_invalid",
+        }
+    }
+
+    /// What a publish to `subject` that was not confirmed means.
+    pub(crate) fn of_publish(subject: &str, error: PublishError) -> Self {
+        match error.kind() {
+            PublishErrorKind::TimedOut
+            | PublishErrorKind::BrokenPipe
+            | PublishErrorKind::StreamNotFound
+            | PublishErrorKind::MaxAckPending => return Self::unavailable(error),
+            _ => {}
+        }
+        let source = std::error::Error::source(&error);
+        match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+            Some(answer) => Self::of_answer(subject, answer),
+            None => Self::Refused { what: subject.to_owned(), reason: describe(&error) },
+        }
+    }
+
+    /// What the broker's answer to a publish means.
+    pub(crate) fn of_answer(subject: &str, answer: &jetstream::Error) -> Self {
+        let (what, reason) = (subject.to_owned(), describe(answer));
+        let code = answer.error_code().0;
+        let has_no_room = FULL.contains(&code)
+            || (code == STORE_FAILED
+                && ["maximum bytes", "maximum messages exceeded", "no space", "insufficient"]
+                    .iter()
+                    .any(|words| reason.contains(words)));
+        if has_no_room {
+            return Self::Full { what, reason };
+        }
+        // A store that fails otherwise is damaged or closed until somebody repairs it; 503 is a server that starts.
+        if answer.code() == 503 || (code == STORE_FAILED && !is_taken(answer)) {
+            return Self::unavailable(reason);
+        }
+        Self::Refused { what, reason }
+    }
+}
+
+/// True when a stream of one message per subject has one on that subject.
+pub(crate) fn is_taken(answer: &jetstream::Error) -> bool {
+    answer.error_code().0 == STORE_FAILED && answer.to_string().contains("per subject")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: u64, err_code: u64, description: &str) -> jetstream::Error {
+        serde_json::from_value(
+            serde_json::json!({ "code": code, "err_code": err_code, "description": description }),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn what_the_broker_answers_says_whether_to_wait() {
+        for (code, err_code, words, wanted) in [
+            (503, 10_077, "maximum bytes exceeded", "broker_full"),
+            (503, 10_077, "write KV_jobs/msgs/1.blk: no space left on device", "broker_full"),
+            (503, 10_047, "insufficient storage resources available", "broker_full"),
+            (503, 10_023, "insufficient resources", "broker_full"),
+            (400, 10_002, "resource limits exceeded for account", "broker_full"),
+            (503, 10_008, "JetStream system temporarily unavailable", "broker_unavailable"),
+            (503, 10_077, "store is closed", "broker_unavailable"),
+            (400, 10_054, "message size exceeds maximum allowed", "broker_refused"),
+        ] {
+            let error = Error::of_answer("$KV.jobs.x", &answer(code, err_code, words));
+            assert_eq!(error.code(), wanted, "{words}");
+            assert_eq!(error.is_outage(), wanted != "broker_refused", "{words}");
+        }
+        assert!(is_taken(&answer(400, 10_077, "maximum messages per subject exceeded")));
+        assert!(
+            !is_taken(&answer(503, 10_077, "maximum bytes exceeded")),
+            "a full stream holds nothing of it"
+        );
     }
 }

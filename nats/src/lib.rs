@@ -6,9 +6,11 @@
 mod ask;
 mod batch;
 mod client;
+mod clock;
 pub mod consume;
 pub mod dead;
 mod error;
+mod fill;
 pub mod keys;
 mod lease;
 mod publish;
@@ -23,12 +25,15 @@ pub mod topology;
 
 pub use batch::{Batched, MESSAGES_MAX};
 pub use client::{Bus, Config, Connection};
+pub use clock::{OFFSET_MS_MAX, offset_ms};
 pub use error::Error;
+pub use fill::Fill;
 pub use lease::Lease;
 pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
 pub use reader::{Reader, Start};
 pub use role::Role;
-pub use stage::{Class, Delivery, Fault, Message, Outcome, Stage};
+pub use schemas::fault::Class;
+pub use stage::{Delivery, Fault, Message, Outcome, Stage};
 pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.

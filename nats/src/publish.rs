@@ -65,6 +65,16 @@ impl Outbox {
         self
     }
 
+    /// Adds an event that a medium has once in each attempt, in a later one: the subject holds those of earlier attempts.
+    #[must_use]
+    pub fn event_again<E: Event>(self, event: &E) -> Self {
+        let mut outbox = self.event(event);
+        if let Some(draft) = outbox.drafts.last_mut() {
+            draft.once = false;
+        }
+        outbox
+    }
+
     /// Completes the events: `cause` names the one change they belong to, so a repeat gives the same ids.
     pub(crate) fn seal(self, source: &str, cause: &str) -> Result<Vec<Unsent>, Error> {
         self.drafts
@@ -233,11 +243,7 @@ impl Bus {
                     tokio::time::sleep(retry_delay(attempt)).await;
                     attempt += 1;
                 }
-                PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::StreamNotFound
-                | PublishErrorKind::MaxAckPending => return Err(Error::unavailable(error)),
-                _ => return Err(Error::Refused { what: subject.to_owned(), reason: describe(&error) }),
+                _ => return Err(Error::of_publish(subject, error)),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future};
 
+use schemas::fault::Class;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,17 @@ pub trait Stage: Send + Sync + 'static {
     /// Asked before each progress ping: does this worker still hold the work? `false` stops it without an ack.
     fn renew(&self, _message: &Self::Message, _delivery: &Delivery) -> impl Future<Output = bool> + Send {
         async { true }
+    }
+
+    /// Told each time an outage delays the message, to record in state what it waits for. An outage is no reason to write
+    /// more than once, and what can't be written is no harm.
+    fn waiting(
+        &self,
+        _message: &Self::Message,
+        _delivery: &Delivery,
+        _fault: &Fault,
+    ) -> impl Future<Output = ()> + Send {
+        async {}
     }
 
     /// Told once the message lies in the dead-letter stream and before it is taken off its queue, to record that in state.
@@ -86,24 +98,15 @@ pub enum Outcome {
     Lost,
 }
 
-/// Whether trying again may help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Trying again may help.
-    Retry,
-    /// It will never work: dead letter now.
-    Reject,
-}
-
 /// How handling failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}")]
 pub struct Fault {
-    /// Whether trying again may help.
+    /// What it says about the work.
     pub class: Class,
     /// A stable code.
     pub code: &'static str,
-    /// Which try this was by the stage's own record; `None` counts deliveries.
+    /// Which failed try this was by the stage's own record; `None` lets the loop count for as long as the process lives.
     pub attempt: Option<u32>,
     /// Why.
     #[source]
@@ -111,17 +114,21 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault that may pass.
-    pub fn retry(code: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { class: Class::Retry, code, attempt: None, source: source.into() }
+    /// A fault of a class that is known elsewhere.
+    pub fn new(
+        class: Class,
+        code: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { class, code, attempt: None, source: source.into() }
     }
 
-    /// A fault that stays.
+    /// Work that will never go well.
     pub fn reject(code: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { class: Class::Reject, code, attempt: None, source: source.into() }
+        Self::new(Class::Reject, code, source)
     }
 
-    /// Names the try by the stage's own record.
+    /// Names the failed try by the stage's own record.
     #[must_use]
     pub const fn at_attempt(mut self, attempt: u32) -> Self {
         self.attempt = Some(attempt);
@@ -136,16 +143,6 @@ impl Fault {
 
 impl From<crate::Error> for Fault {
     fn from(error: crate::Error) -> Self {
-        let (class, code) = match &error {
-            crate::Error::Unavailable(_) => (Class::Retry, "broker_unavailable"),
-            crate::Error::Conflict { .. } => (Class::Retry, "record_conflict"),
-            crate::Error::Undecodable { .. } => (Class::Reject, "message_undecodable"),
-            crate::Error::Unencodable { .. } => (Class::Reject, "message_unencodable"),
-            crate::Error::TooLarge { .. } => (Class::Reject, "message_too_large"),
-            crate::Error::Refused { .. } => (Class::Retry, "broker_refused"),
-            crate::Error::Topology { .. } => (Class::Retry, "broker_topology"),
-            crate::Error::Invalid { .. } => (Class::Reject, "settings_invalid"),
-        };
-        Self { class, code, attempt: None, source: Box::new(error) }
+        Self::new(error.class(), error.code(), error)
     }
 }

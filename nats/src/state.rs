@@ -5,6 +5,8 @@
 //!
 //! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too.
 //!
+//! A tombstone ([`Record::is_removed`]) is nothing to whoever loads it and is never written again; it can only be purged.
+//!
 //! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
 use std::time::Duration;
@@ -33,17 +35,23 @@ pub struct Held<R> {
     revision: u64,
     unsent: Vec<Unsent>,
     changed_at_ms: u64,
+    stored_at_ms: u64,
 }
 
 impl<R: Record> Held<R> {
     /// A record that does not exist yet; committing it fails when it does.
     pub const fn new(record: R) -> Self {
-        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0 }
+        Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0, stored_at_ms: 0 }
     }
 
     /// The revision it was read or written at; 0 before the first commit.
     pub const fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Unix time in milliseconds at which the broker stored what was read; 0 for a record that was not read.
+    pub const fn stored_at_ms(&self) -> u64 {
+        self.stored_at_ms
     }
 
     /// Unix time in milliseconds of the last change, by the writer's clock.
@@ -59,14 +67,24 @@ pub struct Raw {
     pub revision: u64,
     /// The value; absent when the newest entry is a deletion.
     pub value: Option<Bytes>,
+    /// Unix time in milliseconds at which the broker stored it.
+    pub stored_at_ms: u64,
 }
 
 impl Bus {
-    /// Reads a record from the bucket's leader, so one's own writes are always seen.
+    /// Reads a record from the bucket's leader, so one's own writes are always seen. A tombstone is none.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the broker does not answer; [`Error::Undecodable`] when the value is no `R`.
     pub async fn load<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
+        Ok(self.load_any::<R>(key).await?.filter(|held| !held.record.is_removed()))
+    }
+
+    /// The same; answers a tombstone, too.
+    ///
+    /// # Errors
+    /// As [`Bus::load`].
+    pub async fn load_any<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
         let Some(raw) = self.read(R::BUCKET, key).await? else { return Ok(None) };
         let Some(value) = raw.value else { return Ok(None) };
         let (envelope, record) = open::<R>(key, &value)?;
@@ -75,6 +93,7 @@ impl Bus {
             revision: raw.revision,
             unsent: envelope.unsent,
             changed_at_ms: envelope.changed_at_ms,
+            stored_at_ms: raw.stored_at_ms,
         }))
     }
 
@@ -110,7 +129,7 @@ impl Bus {
     /// Reads, lets `change` decide, and commits; again when somebody else was first.
     ///
     /// `change` gets the record or `None`, and answers the new record with its events, or `None` to leave it as it is.
-    /// Returns the record as it is afterwards.
+    /// Returns the record as it is afterwards; a tombstone stays one, without asking `change`, and is nothing.
     ///
     /// # Errors
     /// As [`Bus::load`] and [`Bus::commit`]; [`Error::Conflict`] only after [`CHANGE_ATTEMPTS_MAX`] rounds.
@@ -121,7 +140,10 @@ impl Bus {
     ) -> Result<Option<Held<R>>, Error> {
         let mut attempt = 0;
         loop {
-            let held = self.load::<R>(key).await?;
+            let held = self.load_any::<R>(key).await?;
+            if held.as_ref().is_some_and(|held| held.record.is_removed()) {
+                return Ok(None);
+            }
             let Some((record, outbox)) = change(held.as_ref().map(|h| &h.record)) else { return Ok(held) };
             let mut next = match held {
                 Some(held) => Held { record, ..held },
@@ -161,7 +183,7 @@ impl Bus {
     /// # Errors
     /// [`Error::Conflict`] when the record changed meanwhile; its next reader carries the events on.
     pub async fn sweep(&self, bucket: &str, key: &str) -> Result<bool, Error> {
-        let Some(Raw { revision, value: Some(value) }) = self.read(bucket, key).await? else {
+        let Some(Raw { revision, value: Some(value), .. }) = self.read(bucket, key).await? else {
             return Ok(false);
         };
         let mut envelope: Envelope = publish::decode(key, &value)?;
@@ -170,6 +192,21 @@ impl Bus {
         }
         self.settle(bucket, key, revision, &mut envelope).await?;
         Ok(true)
+    }
+
+    /// Removes a key with all that it held. What is left is a mark without a value that the broker drops after `mark_ttl`, whole
+    /// seconds: until then followers of the bucket hear of the removal, and nobody can make the key anew. Only for buckets whose
+    /// values expire.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker did not confirm in time; [`Error::Refused`] when the bucket has no room for the mark.
+    pub async fn purge(&self, bucket: &str, key: &str, mark_ttl: Duration) -> Result<(), Error> {
+        let message = PublishMessage::build()
+            .header("KV-Operation", "PURGE")
+            .header("Nats-Rollup", "sub")
+            .ttl(mark_ttl.max(Duration::from_secs(1)))
+            .expected_stream(subjects::kv_stream(bucket));
+        self.publish_message(&subjects::kv(bucket, key), message).await.map(drop)
     }
 
     /// Reads the newest value of a key from the leader; `None` when there never was one.
@@ -186,7 +223,13 @@ impl Bus {
             Ok(message) => {
                 let deleted = message.headers.get("KV-Operation").is_some()
                     || message.headers.get("Nats-Marker-Reason").is_some();
-                Ok(Some(Raw { revision: message.sequence, value: (!deleted).then_some(message.payload) }))
+                let stored_at_ms =
+                    u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+                Ok(Some(Raw {
+                    revision: message.sequence,
+                    value: (!deleted).then_some(message.payload),
+                    stored_at_ms,
+                }))
             }
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(Error::unavailable(error)),
@@ -248,12 +291,7 @@ impl Bus {
                     tokio::time::sleep(publish::retry_delay(attempt)).await;
                     attempt += 1;
                 }
-                PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::StreamNotFound => {
-                    return Err(Error::unavailable(error));
-                }
-                _ => return Err(Error::Refused { what: subject, reason: publish::describe(&error) }),
+                _ => return Err(Error::of_publish(&subject, error)),
             }
         }
     }

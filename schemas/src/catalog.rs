@@ -4,7 +4,7 @@ use schemars::{Schema, schema_for};
 
 use crate::{
     Event, Record, access, ask, audit, document, envelope, gate, idempotency, job, limit, media, session,
-    upload,
+    store, upload,
 };
 
 /// One kind of message.
@@ -63,6 +63,9 @@ pub fn events() -> Vec<Entry> {
         event::<media::Rejected>(),
         event::<media::Playable>(),
         event::<media::Ready>(),
+        event::<media::Removed>(),
+        event::<media::Delayed>(),
+        event::<media::Reopened>(),
         event::<document::Changed>(),
         event::<job::Queued>(),
         event::<job::Started>(),
@@ -71,6 +74,7 @@ pub fn events() -> Vec<Entry> {
         event::<job::Failed>(),
         event::<job::Cancelled>(),
         event::<job::Dead>(),
+        event::<job::Parked>(),
         event::<access::KeyCreated>(),
         event::<session::Challenged>(),
         event::<session::Refused>(),
@@ -102,13 +106,14 @@ pub fn records() -> Vec<Entry> {
         record::<access::ApiKey>("apikeys", "{key_id}"),
         record::<access::Secret>("secrets", "{name}"),
         record::<document::SegmentKey>("keys", "{media_id}"),
+        record::<store::Identity>("store", store::Identity::KEY),
         record::<gate::Session>("grants", "{playback_id}"),
         record::<gate::Slot>("grants.slot", "slot.{digest}"),
         record::<gate::Cursor>("grants.cursor", "cursor.{chain_id}"),
         record::<session::Challenge>("nonces", "{challenge_id}"),
         record::<session::Prefix>("nonces.prefix", &session::prefix_key("{prefix_sha256}")),
         record::<session::Session>("sessions", "{session_id}"),
-        record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}")),
+        record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}", None)),
         record::<session::Ring>("secrets.ring", &session::ring_key("{name}")),
         record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
         record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),

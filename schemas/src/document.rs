@@ -47,12 +47,18 @@ pub struct Record {
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
     pub changed_at_ms: u64,
+    /// Unix time in milliseconds at which the medium was removed: all that is left of it goes after the keeper's grace time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at_ms: Option<u64>,
 }
 
 impl crate::Record for Record {
     const BUCKET: &'static str = "media";
     fn key(&self) -> String {
         self.media_id.to_string()
+    }
+    fn is_removed(&self) -> bool {
+        self.removed_at_ms.is_some()
     }
 }
 

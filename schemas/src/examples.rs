@@ -11,10 +11,10 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     Event, access, ask, audit, document, envelope, gate, idempotency,
-    ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, UploadId},
+    ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, StoreId, UploadId},
     job, keys, limit,
     media::{self, Rational},
-    session,
+    session, store,
     subjects::{self, Priority},
     upload,
 };
@@ -56,6 +56,7 @@ const CHALLENGE: ChallengeId = ChallengeId::from_bytes(*b"a sample of nonc");
 const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 const PLAYBACK: PlaybackId = PlaybackId::from_bytes(*b"\x01\x9a\xb0\x02\x0b\x07\x7a\x01\x80sample-");
 const KEY: KeyId = KeyId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x01\x7a\x01\x80sample-");
+const STORE: StoreId = StoreId::from_bytes(*b"\x01\x9a\xb0\x00\x01\x02\x7a\x01\x80sample-");
 /// 2025-11-23T12:26:54.467Z, when the ids above were made.
 const MADE_AT_MS: u64 = 0x019a_b001_0203;
 const OPTIONS_DIGEST: &str = "3fd1a7c2b94e5d60";
@@ -214,6 +215,19 @@ fn media_events(visitor: &mut impl Visitor) {
     );
     visit_event(visitor, media::Playable { media_id: MEDIA, owner: owner(), job_id: JOB, encode: 1 });
     visit_event(visitor, media::Ready { media_id: MEDIA, owner: owner(), encode: encode() });
+    visit_event(visitor, media::Removed { media_id: MEDIA, owner: owner(), removed_by: text("admin") });
+    visit_event(
+        visitor,
+        media::Delayed {
+            media_id: MEDIA,
+            owner: owner(),
+            job_id: Some(JOB),
+            stage: text("transcode"),
+            code: text("store_unavailable"),
+        },
+    );
+    let step = media::Step::Verify { received: Box::new(received()) };
+    visit_event(visitor, media::Reopened { media_id: MEDIA, owner: owner(), attempt: 1, step });
     let changed = document::Changed {
         media_id: MEDIA,
         owner: owner(),
@@ -257,6 +271,8 @@ fn job_events(visitor: &mut impl Visitor) {
     visit_event(visitor, job::Cancelled { job_id, media_id, owner: owner(), kind: kind() });
     let (part, code) = (text("v0001"), text("child_crashed"));
     visit_event(visitor, job::Dead { job_id, media_id, owner: owner(), kind: kind(), part, code });
+    let (part, workers) = (text("v0001"), 9);
+    visit_event(visitor, job::Parked { job_id, media_id, owner: owner(), kind: kind(), part, workers });
 }
 
 fn upload_record() -> upload::Record {
@@ -300,6 +316,10 @@ fn asset_record() -> media::Record {
         detail: None,
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS + 8_000,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     }
 }
 
@@ -416,6 +436,9 @@ fn part_record() -> job::Part {
         rss_bytes_max: 187_236_352,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 
@@ -430,6 +453,7 @@ fn records(visitor: &mut impl Visitor) {
         encryption: document::Encryption::None,
         created_at_ms: MADE_AT_MS,
         changed_at_ms: MADE_AT_MS,
+        removed_at_ms: None,
     };
     let open =
         upload::OpenUploads { key: upload::OpenUploads::key_of(&digest().value), upload_ids: vec![UPLOAD] };
@@ -458,6 +482,9 @@ fn records(visitor: &mut impl Visitor) {
         "kv.keys",
         document::SegmentKey { media_id: MEDIA, bytes, created_at_ms: MADE_AT_MS + 60_000 },
     );
+    let identity =
+        store::Identity { store_id: STORE, created_at_ms: MADE_AT_MS, marked_at_ms: Some(MADE_AT_MS + 20) };
+    visitor.visit("kv.store", identity);
     grants(visitor);
 }
 
@@ -530,6 +557,7 @@ fn grants(visitor: &mut impl Visitor) {
         owner: owner(),
         viewer: text(WALLET),
         wallet: Some(text(WALLET)),
+        wallet_chain_id: None,
         rights: gate::Rights::Owner,
         opener: None,
         gate_epoch: 1,
@@ -620,8 +648,11 @@ fn session_records(visitor: &mut impl Visitor) {
         address: text(ADDRESS),
         chain_id: 1,
         method: session::Method::Contract,
+        account_chain_id: None,
         generation: 2,
         refresh_sha256: digest().value,
+        refreshed_at_ms: None,
+        refreshed_by: None,
         created_at_ms: MADE_AT_MS,
         expires_at_ms,
         ended_at_ms: Some(MADE_AT_MS + 600_000),
@@ -630,7 +661,10 @@ fn session_records(visitor: &mut impl Visitor) {
     };
     visitor.visit("kv.sessions", session);
     let sessions = vec![session::Held { session_id: SESSION, expires_at_ms }];
-    visitor.visit("kv.sessions.wallet", session::Wallet { address: text(ADDRESS), sessions, expires_at_ms });
+    visitor.visit(
+        "kv.sessions.wallet",
+        session::Wallet { address: text(ADDRESS), chain_id: None, sessions, expires_at_ms },
+    );
     let keys = vec![session::RingKey { key_id: KEY, bytes: digest().value, signs_from_ms: MADE_AT_MS }];
     visitor.visit("kv.secrets.ring", session::Ring { name: text("access"), keys });
     visitor.visit("kv.apikeys.owner", session::OwnerKeys { owner_sha256: hash(), key_ids: vec![KEY] });

@@ -49,6 +49,11 @@ pub enum Rule {
         /// Addresses, EIP-55.
         #[schemars(with = "Vec<Eip55>", length(min = 1, max = ADDRESSES_MAX))]
         addresses: Vec<String>,
+        /// The chain on which these are (EIP-155 number): needed where they are contracts, since the same address on another chain may
+        /// be somebody else's. Absent, they are accounts whose keys speak for them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1))]
+        chain_id: Option<u64>,
     },
     /// Owns a token of an ERC-721 contract.
     Erc721Owner {
@@ -247,6 +252,9 @@ pub struct Session {
     /// The wallet the viewer signed in with, EIP-55.
     #[serde(default)]
     pub wallet: Option<String>,
+    /// The chain that the wallet belongs to, since its contract there spoke for it; absent when its key did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wallet_chain_id: Option<u64>,
     /// What the viewer may do beside what gates allow.
     pub rights: Rights,
     /// The credential it was opened with; none for somebody who showed none.

@@ -130,6 +130,10 @@ id!(
     /// A playback session: one viewer and one medium.
     PlaybackId
 );
+id!(
+    /// An object store: the id that its marker carries.
+    StoreId
+);
 
 #[cfg(test)]
 mod tests {

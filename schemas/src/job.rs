@@ -16,6 +16,12 @@ pub const PARTS_MAX: usize = 900;
 /// Name of the part that finishes a job, behind all those that [`Record::parts`] names.
 pub const FINISH: &str = "finish";
 
+/// Code of a part that was put aside since its workers vanished one after another.
+pub const WORKERS_LOST: &str = "workers_lost";
+
+/// Code of a try whose worker vanished.
+pub const WORKER_LOST: &str = "worker_lost";
+
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "JobStatus")]
@@ -235,6 +241,20 @@ pub struct Track {
     pub segments: Vec<Segment>,
 }
 
+/// What is known of workers that vanished while they held a part. Times are the broker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lost {
+    /// How many.
+    pub workers: u32,
+    /// Unix time in milliseconds at which the first one was missed.
+    pub first_at_ms: u64,
+    /// Unix time in milliseconds at which the last one was missed.
+    pub last_at_ms: u64,
+    /// Unix time in milliseconds at which the part was put aside until somebody resumes it; absent while it is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked_at_ms: Option<u64>,
+}
+
 /// One part in the bucket `jobs`, key `<job_id>.<part>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Part {
@@ -266,6 +286,22 @@ pub struct Part {
     pub code: Option<String>,
     /// The same for people.
     pub detail: Option<String>,
+    /// Tries that failed: crashes of the media child and faults with a code. Outages and lost workers are none.
+    #[serde(default)]
+    pub faults: u32,
+    /// Workers that vanished while they held it; absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+    /// True when its last try was interrupted through no fault of its own; the next one goes on counting from it.
+    #[serde(default)]
+    pub is_interrupted: bool,
+}
+
+impl Part {
+    /// True when it was put aside until somebody resumes it.
+    pub fn is_parked(&self) -> bool {
+        self.lost.is_some_and(|lost| lost.parked_at_ms.is_some())
+    }
 }
 
 impl crate::Record for Part {
@@ -387,5 +423,14 @@ job_event!(
         part: String,
         /// A stable code.
         code: String,
+    }
+);
+job_event!(
+    /// `evt.job.parked`: a part lost one worker after another for long, and waits until somebody resumes it.
+    Parked, "parked", false {
+        /// Name of the part.
+        part: String,
+        /// Workers that vanished while they held it.
+        workers: u32,
     }
 );

@@ -22,12 +22,19 @@ pub fn source_tails(media_id: MediaId) -> String {
 pub fn spool(upload_id: UploadId) -> String {
     let text = upload_id.to_string();
     let shard = text.get(text.len().saturating_sub(2)..).unwrap_or_default();
-    format!(".spool/{shard}/{text}")
+    format!("{SPOOL}/{shard}/{text}")
 }
+
+/// Folder of the files of open uploads in a local store.
+pub const SPOOL: &str = ".spool";
+/// Folder of everything that is stored.
+pub const MEDIA: &str = "media";
+/// The object that says which store this is: one line, the store's id. A root without it is not believed.
+pub const MARKER: &str = ".streamgate-store";
 
 /// Folder of everything that belongs to a medium.
 pub fn media(media_id: MediaId) -> String {
-    format!("media/{media_id}")
+    format!("{MEDIA}/{media_id}")
 }
 
 /// Folder of one encode: `digest` is the digest of its options, so that a repeat writes the same bytes to the same keys.

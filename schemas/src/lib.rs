@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod document;
 pub mod envelope;
 pub mod examples;
+pub mod fault;
 pub mod gate;
 pub mod idempotency;
 pub mod ids;
@@ -21,6 +22,7 @@ pub mod keys;
 pub mod limit;
 pub mod media;
 pub mod session;
+pub mod store;
 pub mod subjects;
 pub mod upload;
 pub mod value;
@@ -79,6 +81,12 @@ pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Syn
     /// whoever reads it checks the time itself. Only for buckets whose values expire.
     fn expires_at_ms(&self) -> Option<u64> {
         None
+    }
+
+    /// True for a tombstone: whoever reads the record finds nothing, and nobody writes it again. It keeps late writers from making
+    /// anew what was removed, until the keeper purges it.
+    fn is_removed(&self) -> bool {
+        false
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     About, Event,
     ids::{JobId, MediaId, UploadId},
+    upload,
 };
 
 /// A ratio of two integers, such as a frame rate in frames per second or a pixel aspect.
@@ -167,6 +168,33 @@ pub struct Encode {
     pub has_poster: bool,
 }
 
+/// What work waits for while something that it needs is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Waiting {
+    /// A stable code, such as `store_unavailable`.
+    pub code: String,
+    /// Unix time in milliseconds since which it waits.
+    pub since_ms: u64,
+}
+
+/// Which attempt at a medium this is: one that was given up and is taken up again begins a new one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Attempt {
+    /// How often it was taken up again; 0 at first.
+    pub number: u32,
+    /// Failed tries of verifying in this attempt; an outage is none.
+    pub faults: u32,
+    /// Number of the encode that this attempt makes; 0 while the first one does.
+    pub encode: u32,
+}
+
+impl Attempt {
+    /// True before anything failed or was taken up again.
+    pub fn is_first(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One medium in the bucket `assets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
@@ -193,12 +221,59 @@ pub struct Record {
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
     pub changed_at_ms: u64,
+    /// Unix time in milliseconds at which the source of a rejected medium was removed from the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_removed_at_ms: Option<u64>,
+    /// Unix time in milliseconds at which the medium was removed: stages write nothing of it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_at_ms: Option<u64>,
+    /// What its work waits for; absent while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Which attempt at it this is.
+    #[serde(default, skip_serializing_if = "Attempt::is_first")]
+    pub attempt: Attempt,
+}
+
+impl Record {
+    /// The record that says what its work waits for, with the event that tells it. `None` when it says so already, since an
+    /// outage is told once, and when the work has ended.
+    pub fn delayed(
+        &self,
+        stage: &str,
+        job_id: Option<JobId>,
+        code: &str,
+        now_ms: u64,
+    ) -> Option<(Self, Delayed)> {
+        let has_ended = matches!(self.status, Status::Rejected | Status::Failed);
+        if self.waiting.is_some() || has_ended || self.removed_at_ms.is_some() {
+            return None;
+        }
+        let event = Delayed {
+            media_id: self.media_id,
+            owner: self.owner.clone(),
+            job_id,
+            stage: stage.to_owned(),
+            code: code.to_owned(),
+        };
+        let waiting = Some(Waiting { code: code.to_owned(), since_ms: now_ms });
+        Some((Self { waiting, changed_at_ms: now_ms, ..self.clone() }, event))
+    }
+
+    /// The record once the work goes on; `None` when it did not wait.
+    pub fn resumed(&self, now_ms: u64) -> Option<Self> {
+        self.waiting.as_ref()?;
+        Some(Self { waiting: None, changed_at_ms: now_ms, ..self.clone() })
+    }
 }
 
 impl crate::Record for Record {
     const BUCKET: &'static str = "assets";
     fn key(&self) -> String {
         self.media_id.to_string()
+    }
+    fn is_removed(&self) -> bool {
+        self.removed_at_ms.is_some()
     }
 }
 
@@ -299,3 +374,67 @@ pub struct Ready {
     pub encode: Encode,
 }
 media_event!(Ready, "ready", false, |e| Some(e.encode.job_id));
+
+/// `evt.media.removed`: the medium is gone for everybody, and playback of it ends. Its objects and records go after a grace time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Removed {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Who removed it.
+    pub removed_by: String,
+}
+media_event!(Removed, "removed", true, |_| None);
+
+/// `evt.media.delayed`: its work waits until something that it needs is back. Told once an outage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Delayed {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// The job that waits; absent before there is one.
+    pub job_id: Option<JobId>,
+    /// The stage that waits.
+    pub stage: String,
+    /// What it waits for: a stable code.
+    pub code: String,
+}
+media_event!(Delayed, "delayed", false, |e| e.job_id);
+
+/// Where a medium is taken up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Its bytes are verified anew.
+    Verify {
+        /// The upload that brought them.
+        received: Box<upload::Received>,
+    },
+    /// It is encoded anew, by a new job.
+    Encode {
+        /// Number of the encode.
+        encode: u32,
+        /// The verified source.
+        source: Source,
+        /// What the probe found.
+        technical: Box<Technical>,
+    },
+    /// Its technical metadata are written anew.
+    Describe,
+}
+
+/// `evt.media.reopened`: a medium that was given up is taken up again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reopened {
+    /// The medium.
+    pub media_id: MediaId,
+    /// Its owner.
+    pub owner: String,
+    /// Which attempt begins; 1 is the first one after the one that came with the upload.
+    pub attempt: u32,
+    /// Where it begins.
+    pub step: Step,
+}
+media_event!(Reopened, "reopened", false, |_| None);

@@ -1,5 +1,5 @@
 //! Sign-in: challenges, sessions, the ring of signing keys, and what is told about them. Nothing secret is in any of it but the
-//! ring: nonces are used up before a signature is looked at, refresh tokens are stored as hashes.
+//! ring: nonces are used up by the attempt that was judged, refresh tokens are stored as hashes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::{
     ids::{ChallengeId, KeyId, RequestId, SessionId},
 };
 
-/// One challenge in the bucket `nonces`; its id is the nonce. It is used up by the first attempt, whatever comes of it.
+/// One challenge in the bucket `nonces`; its id is the nonce. It is used up by the first attempt that could be judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Challenge {
     /// The nonce.
@@ -125,11 +125,22 @@ pub struct Session {
     pub chain_id: u64,
     /// How it proved itself.
     pub method: Method,
+    /// The chain that the account belongs to, since its contract there spoke for it; absent when its key did, which speaks for it on
+    /// every chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_chain_id: Option<u64>,
     /// Counts the refresh tokens given out.
     pub generation: u32,
     /// SHA-256 of the secret in the good one.
     #[schemars(with = "Vec<u8>")]
     pub refresh_sha256: ByteBuf,
+    /// Unix time in milliseconds at which the good one was given for the one before it; absent for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refreshed_at_ms: Option<u64>,
+    /// Keyed hash of the client it was given to: that client may ask for it again for a few seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<u8>>")]
+    pub refreshed_by: Option<ByteBuf>,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds from which on it is over, however often it was refreshed.
@@ -140,15 +151,17 @@ pub struct Session {
     /// Why it was ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
-    /// What a contract account is asked again at every refresh.
+    /// What a contract account is asked again while the session is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
 }
 
 impl Session {
-    /// True until it is ended or its time is over.
+    /// True until it is ended or its time is over. One that a contract proved without a chain that it belongs to, as there were once,
+    /// is never open: its name would be worth more than its proof.
     pub fn is_open(&self, now_ms: u64) -> bool {
-        self.ended_at_ms.is_none() && self.expires_at_ms > now_ms
+        let is_bound = self.method == Method::Key || self.account_chain_id.is_some();
+        is_bound && self.ended_at_ms.is_none() && self.expires_at_ms > now_ms
     }
 }
 
@@ -176,6 +189,9 @@ pub struct Held {
 pub struct Wallet {
     /// The account, `0x` and lower case.
     pub address: String,
+    /// The chain that the account belongs to; absent when its key speaks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain_id: Option<u64>,
     /// Its sessions; some of them may be over.
     pub sessions: Vec<Held>,
     /// Unix time in milliseconds from which on all of them are over.
@@ -185,16 +201,20 @@ pub struct Wallet {
 impl crate::Record for Wallet {
     const BUCKET: &'static str = "sessions";
     fn key(&self) -> String {
-        wallet_key(&self.address)
+        wallet_key(&self.address, self.chain_id)
     }
     fn expires_at_ms(&self) -> Option<u64> {
         Some(self.expires_at_ms)
     }
 }
 
-/// Key of a [`Wallet`]; the address is `0x` and 40 lower-case hexadecimal digits.
-pub fn wallet_key(address: &str) -> String {
-    format!("wallet.{address}")
+/// Key of a [`Wallet`]; the address is `0x` and 40 lower-case hexadecimal digits. The sessions of a contract are listed apart from
+/// those of the same address elsewhere.
+pub fn wallet_key(address: &str, chain_id: Option<u64>) -> String {
+    match chain_id {
+        None => format!("wallet.{address}"),
+        Some(chain_id) => format!("wallet.{chain_id}-{address}"),
+    }
 }
 
 /// One key of a [`Ring`].

@@ -1,10 +1,12 @@
 //! Challenges: nonces of 128 random bits, each given to one client and good for one attempt.
 //!
-//! A nonce is used up by compare-and-set before anything of the attempt is judged, so of two attempts on any two replicas one
-//! goes on; that it failed does not bring the nonce back. It is bound to a cookie, so that nobody can sign somebody else in.
+//! A nonce is used up by compare-and-set once the attempt is judged, so of two attempts on any two replicas one comes to its end; that
+//! it was refused does not bring the nonce back. An attempt about which nobody could say anything leaves the nonce as it was. It is
+//! bound to a cookie, so that nobody can sign somebody else in.
 //!
-//! Limits: [`Config::challenge_ttl_s`]; [`Config::challenges_per_prefix_max`] for each client prefix over all replicas, so what
-//! lies in KV is bounded by who asks, and there are never more refusals on record than challenges.
+//! Limits: [`Config::challenge_ttl_s`], or what the client asks for, up to [`CHALLENGE_TTL_S_MAX`];
+//! [`Config::challenges_per_prefix_max`] for each client prefix over all replicas, so what lies in KV is bounded by who asks, and
+//! there are never more refusals on record than challenges.
 
 use alloy_primitives::hex;
 use nats::{Bus, Held, Outbox};
@@ -16,6 +18,8 @@ use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+#[cfg(doc)]
+use super::config::CHALLENGE_TTL_S_MAX;
 use super::{
     config::Config,
     denial::{Denial, Failure},
@@ -29,6 +33,7 @@ pub(super) struct Wish {
     pub(super) domain: String,
     pub(super) address: Option<Address>,
     pub(super) chain_id: Option<u64>,
+    pub(super) ttl_s: u64,
 }
 
 /// What comes of the wish for a challenge.
@@ -48,9 +53,10 @@ pub(super) async fn give(
     request_id: RequestId,
 ) -> Result<Outcome, nats::Error> {
     let now_ms = nats::now_ms();
-    let expires_at_ms = now_ms.saturating_add(config.challenge_ttl_s.saturating_mul(1_000));
+    let after_ms = |seconds: u64| now_ms.saturating_add(seconds.saturating_mul(1_000));
+    let (expires_at_ms, window_end_ms) = (after_ms(wish.ttl_s), after_ms(config.challenge_ttl_s));
     let prefix = hex::encode(hash(&client.prefix.to_string()));
-    if let Some(free_at_ms) = count(bus, config, &prefix, (now_ms, expires_at_ms)).await? {
+    if let Some(free_at_ms) = count(bus, config, &prefix, (now_ms, window_end_ms)).await? {
         let retry_after_s = free_at_ms.saturating_sub(now_ms).div_ceil(1_000).max(1);
         return Ok(Outcome::TooMany { retry_after_s });
     }
@@ -76,22 +82,38 @@ pub(super) async fn give(
     Ok(Outcome::Challenge(held.record))
 }
 
-/// Uses the nonce up. Whatever is decided about the attempt afterwards, there is no second one.
-pub(super) async fn take(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
+/// The challenge of a nonce that is good.
+pub(super) async fn find(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
     // A text of another form was never given by us; one of this form is safe as a key.
     let challenge_id: ChallengeId = nonce.parse().map_err(|_| Denial::ChallengeUnknown)?;
     let held = bus.load::<Challenge>(&challenge_id.to_string()).await?;
-    let mut held = held.ok_or(Denial::ChallengeUnknown)?;
+    let held = held.ok_or(Denial::ChallengeUnknown)?;
     if held.record.used_at_ms.is_some() {
         return Err(Denial::ChallengeUsed.into());
     }
-    let now_ms = nats::now_ms();
-    if held.record.expires_at_ms <= now_ms {
+    if held.record.expires_at_ms <= nats::now_ms() {
         return Err(Denial::ChallengeExpired.into());
     }
-    held.record.used_at_ms = Some(now_ms);
-    match bus.commit(&mut held, Outbox::new()).await {
-        Ok(()) => Ok(held),
+    Ok(held)
+}
+
+/// Uses the nonce up, unless another attempt did since it was found.
+pub(super) async fn take(bus: &Bus, held: &mut Held<Challenge>) -> Result<(), Failure> {
+    held.record.used_at_ms = Some(nats::now_ms());
+    settle(bus, held, Outbox::new()).await
+}
+
+/// Gives the nonce back that an attempt used up which came to no end.
+pub(super) async fn give_back(bus: &Bus, held: &mut Held<Challenge>) {
+    held.record.used_at_ms = None;
+    if let Err(error) = settle(bus, held, Outbox::new()).await {
+        tracing::warn!(%error, "a challenge could not be given back: its client has to ask for another");
+    }
+}
+
+async fn settle(bus: &Bus, held: &mut Held<Challenge>, outbox: Outbox) -> Result<(), Failure> {
+    match bus.commit(held, outbox).await {
+        Ok(()) => Ok(()),
         Err(nats::Error::Conflict { .. }) => Err(Denial::ChallengeUsed.into()),
         Err(error) => Err(error.into()),
     }
@@ -102,13 +124,14 @@ pub(super) fn is_bound(challenge: &Challenge, cookie: Option<&str>) -> bool {
     cookie.is_some_and(|cookie| bool::from(hash(cookie).ct_eq(&challenge.binding_sha256)))
 }
 
-/// Puts on record why the attempt failed.
+/// Uses the nonce up, and puts on record why the attempt failed.
 pub(super) async fn refuse(
     bus: &Bus,
     held: &mut Held<Challenge>,
     denial: &Denial,
     (address, request_id): (Address, RequestId),
-) -> Result<(), nats::Error> {
+) -> Result<(), Failure> {
+    held.record.used_at_ms = Some(nats::now_ms());
     held.record.code = Some(denial.code().to_owned());
     let told = Refused {
         request_id,
@@ -116,7 +139,7 @@ pub(super) async fn refuse(
         code: denial.code().to_owned(),
         address: address.lower(),
     };
-    bus.commit(held, Outbox::new().event(&told)).await
+    settle(bus, held, Outbox::new().event(&told)).await
 }
 
 /// Counts one more challenge of a prefix; when it had its share, the Unix time in milliseconds of the next.

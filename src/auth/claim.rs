@@ -98,11 +98,13 @@ impl Claim {
         if is_other || is_zero || (config.strict_eip55 && !self.is_checksummed) {
             return Err(Denial::Address);
         }
-        self.check_times(config, i64::try_from(now_ms).unwrap_or(i64::MAX))
+        let ttl_s = challenge.expires_at_ms.saturating_sub(challenge.created_at_ms) / 1_000;
+        let age_s_max = config.issued_age_s_max.max(ttl_s);
+        self.check_times(config, age_s_max, i64::try_from(now_ms).unwrap_or(i64::MAX))
     }
 
-    /// Good in `[not before, expiration)`, and not issued long ago or in the future.
-    fn check_times(&self, config: &Config, now_ms: i64) -> Result<(), Denial> {
+    /// Good in `[not before, expiration)`, and not issued longer ago than `age_s_max` or in the future.
+    fn check_times(&self, config: &Config, age_s_max: u64, now_ms: i64) -> Result<(), Denial> {
         let ms = |seconds: u64| i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let ahead_ms = self.issued_at_ms.saturating_sub(now_ms);
         if ahead_ms > ms(config.issued_ahead_s_max) || self.not_before_ms.is_some_and(|at_ms| at_ms > now_ms)
@@ -110,7 +112,7 @@ impl Claim {
             return Err(Denial::Early);
         }
         let is_over = self.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
-        if is_over || ahead_ms < -ms(config.issued_age_s_max) {
+        if is_over || ahead_ms < -ms(age_s_max) {
             return Err(Denial::Late);
         }
         let left_ms = self.expires_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now_ms));

@@ -4,10 +4,17 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{uri, value::Address};
+use super::{account::Account, uri};
 
 /// Longest time in milliseconds an ended session may still be taken for open, whatever else is set.
 pub const RECHECK_MS_MAX: u64 = 1_000;
+
+/// Longest time in milliseconds for which an answer of a contract account may be gone by, whatever else is set.
+pub const PROOF_MS_MAX: u64 = 60_000;
+/// Longest time in milliseconds for which a refresh token is taken again from the same client, whatever else is set.
+pub const REFRESH_AGAIN_MS_MAX: u64 = 30_000;
+/// Longest life of a challenge that a client may ask for, in seconds: owners of one account sign one after the other.
+pub const CHALLENGE_TTL_S_MAX: u64 = 900;
 
 /// Longest signature in bytes unless the settings say otherwise.
 pub(super) const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
@@ -24,22 +31,22 @@ pub struct Config {
     /// Those of them on which that works here: they are offered in challenges. Filled in by [`Config::offering`].
     #[serde(skip)]
     pub offered_chains: Vec<u64>,
-    /// Wallets that may do everything.
-    pub admins: Vec<Address>,
-    /// Wallets that may read everything operational and change nothing.
-    pub operators: Vec<Address>,
+    /// Wallets that may do everything: `0x...` where a key speaks for it, `eip155:<chain>:0x...` where a contract does.
+    pub admins: Vec<Account>,
+    /// Wallets that may read everything operational and change nothing, named the same way.
+    pub operators: Vec<Account>,
     /// Refuses addresses whose case does not prove them (EIP-55); otherwise the event says so.
     pub strict_eip55: bool,
     /// What the message says people agree to; printable ASCII without quotes, percent signs and backslashes.
     pub statement: String,
     /// Issuer named in access tokens.
     pub issuer: String,
-    /// How long a nonce is good, in seconds.
+    /// How long a nonce is good whose client asks for no other time, in seconds.
     pub challenge_ttl_s: u64,
-    /// Most challenges given to one client prefix (IPv4 address, IPv6 /64) at once; used up, they come back evenly over one
-    /// `challenge_ttl_s`.
+    /// Most challenges given to one client prefix (IPv4 address, IPv6 /64) at once, however long they are good; used up, they come back
+    /// evenly over one `challenge_ttl_s`.
     pub challenges_per_prefix_max: u32,
-    /// Oldest message taken, in seconds since it was issued.
+    /// Oldest message taken, in seconds since it was issued; as old as its challenge may be, if that is longer.
     pub issued_age_s_max: u64,
     /// How far in the future a message may have been issued, in seconds: the client's clock.
     pub issued_ahead_s_max: u64,
@@ -49,6 +56,9 @@ pub struct Config {
     pub access_ttl_s: u64,
     /// How long a session is good, however often it is refreshed, in seconds.
     pub session_ttl_s: u64,
+    /// How long a refresh token that was taken gives the same next one to the same client again, in milliseconds: two tabs, and answers
+    /// that were lost; at most [`REFRESH_AGAIN_MS_MAX`].
+    pub refresh_again_ms: u64,
     /// Most open sessions of one wallet; the oldest is ended for a new one.
     pub sessions_per_wallet_max: usize,
     /// How long a session that was found open is not looked up again, in milliseconds; at most [`RECHECK_MS_MAX`].
@@ -71,6 +81,10 @@ pub struct Config {
     pub contract_calls_max: usize,
     /// Most gas a contract may burn for one answer.
     pub contract_gas_max: u64,
+    /// Most signatures of one client prefix that no key made and no account took, in a minute; each replica counts its own.
+    pub contract_asks_per_prefix_per_minute_max: u32,
+    /// How long the answer of a contract account is gone by while its session is used, in milliseconds; at most [`PROOF_MS_MAX`].
+    pub proof_ms: u64,
 }
 
 impl Default for Config {
@@ -92,6 +106,7 @@ impl Default for Config {
             validity_s_max: 24 * 3600,
             access_ttl_s: 600,
             session_ttl_s: 30 * 24 * 3600,
+            refresh_again_ms: 10_000,
             sessions_per_wallet_max: 16,
             recheck_ms: 800,
             remembered_max: 65_536,
@@ -103,6 +118,8 @@ impl Default for Config {
             contract_ms_max: 2_000,
             contract_calls_max: 16,
             contract_gas_max: 5_000_000,
+            contract_asks_per_prefix_per_minute_max: 20,
+            proof_ms: PROOF_MS_MAX,
         }
     }
 }
@@ -133,6 +150,16 @@ impl Config {
                 format!("an ended session would stay open for more than {RECHECK_MS_MAX} ms"),
             ));
         }
+        if self.proof_ms > PROOF_MS_MAX {
+            let reason =
+                format!("a contract that says no would stay signed in for more than {PROOF_MS_MAX} ms");
+            return Err(("auth.proof_ms", reason));
+        }
+        if self.refresh_again_ms > REFRESH_AGAIN_MS_MAX {
+            let reason =
+                format!("a stolen token would be taken again for more than {REFRESH_AGAIN_MS_MAX} ms");
+            return Err(("auth.refresh_again_ms", reason));
+        }
         if self.ring_lead_s.saturating_mul(1_000) < self.ring_refresh_ms.saturating_mul(2) {
             return Err((
                 "auth.ring_lead_s",
@@ -146,6 +173,10 @@ impl Config {
             ("auth.ring_age_s", self.ring_age_s),
             ("auth.ring_refresh_ms", self.ring_refresh_ms),
             ("auth.sessions_per_wallet_max", u64::try_from(self.sessions_per_wallet_max).unwrap_or(u64::MAX)),
+            (
+                "auth.contract_asks_per_prefix_per_minute_max",
+                self.contract_asks_per_prefix_per_minute_max.into(),
+            ),
             ("auth.contract_calls_max", u64::try_from(self.contract_calls_max).unwrap_or(u64::MAX)),
         ];
         match positive.into_iter().find(|(_, value)| *value == 0) {
@@ -206,6 +237,8 @@ mod tests {
         assert_eq!(wrong(|c| c.chains.clear()), "auth.chains");
         assert_eq!(wrong(|c| c.statement = "say \"yes\"".into()), "auth.statement");
         assert_eq!(wrong(|c| c.recheck_ms = 1_001), "auth.recheck_ms");
+        assert_eq!(wrong(|c| c.proof_ms = 60_001), "auth.proof_ms");
+        assert_eq!(wrong(|c| c.refresh_again_ms = 30_001), "auth.refresh_again_ms");
         assert_eq!(wrong(|c| c.ring_lead_s = 1), "auth.ring_lead_s");
         assert_eq!(wrong(|c| c.access_ttl_s = 0), "auth.access_ttl_s");
     }

@@ -1,9 +1,10 @@
-//! Accounts that are contracts: ERC-1271, ERC-6492 and EIP-7702, all asked by `eth_call`.
+//! Accounts that are contracts: ERC-1271 and ERC-6492, asked by `eth_call`.
 //!
-//! The order is that of ERC-6492: a wrapped signature first, then code, then the key. Everything about one sign-in is asked at one
-//! block. An account whose code is an EIP-7702 delegation is still its key's: either its contract or its key may say yes.
-//! A wrapped signature for an account that is there already is asked without its preparation, which could claim the account inside
-//! the simulated call.
+//! The key comes first: a signature that the account's own key made needs no chain, whatever code the account has (EIP-7702), so that
+//! who has a key signs in while providers are away, and costs none of their plans. What is left is asked at one block: a wrapped
+//! signature first, then the code. A wrapped signature for an account that is there already is asked without its preparation, which
+//! could claim the account inside the simulated call. A contract takes signatures of any length, also none: it may look at what its
+//! owners agreed to on the chain.
 //!
 //! Limits: [`Config::contract_ms_max`] for all questions of one sign-in, [`Config::contract_calls_max`] contracts at once,
 //! [`Config::contract_gas_max`] for each question, [`ANSWER_BYTES_MAX`] for the answer of a contract.
@@ -28,8 +29,6 @@ const WRAPPED: [u8; 32] =
 /// The answer that means yes (ERC-1271), as a word.
 const YES: [u8; 32] =
     alloy_primitives::hex!("1626ba7e00000000000000000000000000000000000000000000000000000000");
-/// The beginning of the 23 bytes of code that name a delegate (EIP-7702).
-const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
 
 sol! {
     function isValidSignature(bytes32 hash, bytes signature) external view returns (bytes4);
@@ -125,7 +124,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Without `chain`, and on chains it does not support, only signatures of account keys are taken.
+    /// Without `chain` no account is asked.
     pub fn new(chain: Option<Arc<dyn ChainCall>>, config: &Config) -> Self {
         Self {
             chain,
@@ -135,21 +134,34 @@ impl Verifier {
         }
     }
 
-    /// Finds out whether the signature is the account's.
+    /// Asks the account whether the signature is its own, at the newest block, and answers which that is; without a verdict when the
+    /// block is `known`. What its key made is for [`by_key`].
     ///
     /// # Errors
-    /// [`CallError::Unavailable`] when that can't be known now.
-    pub async fn verify(&self, question: Question<'_>) -> Result<Verdict, CallError> {
-        let Some(chain) = &self.chain else { return Ok(by_key(question)) };
-        match tokio::time::timeout(self.time_max, self.ask(chain.as_ref(), question)).await {
-            Ok(Err(CallError::Unsupported)) => Ok(by_key(question)),
-            Ok(verdict) => verdict,
-            Err(_) => Err(unavailable("the chain did not answer in time")),
-        }
+    /// [`CallError::Unsupported`] when the chain can't be asked here; [`CallError::Unavailable`] when nobody can say now.
+    pub async fn ask(
+        &self,
+        question: Question<'_>,
+        known: Option<B256>,
+    ) -> Result<(Option<Verdict>, B256), CallError> {
+        let chain = self.chain.as_deref().ok_or(CallError::Unsupported)?;
+        let asking = async {
+            let block = chain.head(question.chain_id).await?;
+            if known == Some(block) {
+                return Ok((None, block));
+            }
+            Ok((Some(self.ask_at(chain, question, Block::Hash(block)).await?), block))
+        };
+        let late = |_| unavailable("the chain did not answer in time");
+        tokio::time::timeout(self.time_max, asking).await.map_err(late)?
     }
 
-    async fn ask(&self, chain: &dyn ChainCall, question: Question<'_>) -> Result<Verdict, CallError> {
-        let block = Block::Hash(chain.head(question.chain_id).await?);
+    async fn ask_at(
+        &self,
+        chain: &dyn ChainCall,
+        question: Question<'_>,
+        block: Block,
+    ) -> Result<Verdict, CallError> {
         let code = chain.get_code(question.chain_id, question.account.get(), block).await?;
         let wrapped = unwrap(question.signature);
         if question.signature.ends_with(&WRAPPED) && wrapped.is_none() {
@@ -180,12 +192,10 @@ struct Asked<'a> {
 impl Asked<'_> {
     async fn account(&self, question: Question<'_>, code: &[u8]) -> Result<Verdict, CallError> {
         if code.is_empty() {
-            return Ok(by_key(question));
+            return Ok(Verdict::Invalid);
         }
         let to = Some(question.account.get());
-        let verdict = self.says_yes(question.chain_id, to, is_valid_call(question), Method::Contract).await?;
-        let is_delegated = code.len() == 23 && code.starts_with(&DELEGATION);
-        if verdict == Verdict::Invalid && is_delegated { Ok(by_key(question)) } else { Ok(verdict) }
+        self.says_yes(question.chain_id, to, is_valid_call(question), Method::Contract).await
     }
 
     async fn says_yes(
@@ -221,7 +231,8 @@ fn unavailable(reason: &'static str) -> CallError {
     CallError::Unavailable(reason.into())
 }
 
-fn by_key(question: Question<'_>) -> Verdict {
+/// Finds out whether the account's own key made the signature; no chain is asked.
+pub fn by_key(question: Question<'_>) -> Verdict {
     let signer =
         Signature::from_bytes(question.signature).and_then(|signature| signature.recover(question.digest));
     if signer == Ok(question.account) { Verdict::Valid(Method::Key) } else { Verdict::Invalid }

@@ -96,13 +96,16 @@ impl From<Denial> for Problem {
 
 /// A refusal, or a part that does not answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     Denied(#[from] Denial),
     #[error(transparent)]
     Bus(#[from] nats::Error),
     #[error(transparent)]
     Chain(#[from] super::contract::CallError),
+    /// The client made us ask as many contracts as it may.
+    #[error("too many signatures that no key made")]
+    TooMany { retry_after: std::time::Duration },
     #[error("a token can't be signed")]
     Token(#[from] jsonwebtoken::errors::Error),
     #[error("there is no signing key")]
@@ -115,6 +118,10 @@ impl From<Failure> for Problem {
             Failure::Denied(denial) => denial.into(),
             Failure::Bus(error) => error.into(),
             Failure::Chain(error) => Self::unavailable(&error),
+            Failure::TooMany { retry_after } => {
+                let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+                Self::new(Kind::TooManyContractAsks).retry_after_s(u64::try_from(seconds).unwrap_or(u64::MAX))
+            }
             Failure::Token(_) | Failure::NoKey => Self::internal(&failure),
         }
     }

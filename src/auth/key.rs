@@ -49,6 +49,12 @@ pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::
     Ok((is_right && key.is_good(nats::now_ms())).then_some(key))
 }
 
+/// True while the key opens something.
+pub(super) async fn is_good(bus: &Bus, key_id: KeyId) -> Result<bool, nats::Error> {
+    let held = bus.load::<ApiKey>(&key_id.to_string()).await?;
+    Ok(held.is_some_and(|held| held.record.is_good(nats::now_ms())))
+}
+
 pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
     if text.len() > LENGTH_MAX {
         return None;

@@ -9,6 +9,9 @@
 //!
 //! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`Config`].
 
+pub mod account;
+mod budget;
+mod chain_call;
 mod challenge;
 mod claim;
 mod config;
@@ -16,6 +19,7 @@ pub mod contract;
 mod denial;
 mod key;
 pub mod message;
+mod proof;
 mod ring;
 pub mod routes;
 mod scope;
@@ -30,7 +34,6 @@ pub mod value;
 
 use std::{sync::Arc, time::Duration};
 
-mod accounts;
 pub mod chain;
 pub mod gate;
 
@@ -47,14 +50,19 @@ use schemas::{
     ids::{KeyId, SessionId},
     subjects,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ingress::{error::Problem, kind::Kind, limit::Ticket};
 
-pub use config::{Config, RECHECK_MS_MAX};
+pub use config::{CHALLENGE_TTL_S_MAX, Config, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::Denial;
 pub use key::{FIRST_OWNER, NewKey, create_key, first_key, signing_key};
-use value::Address;
+pub use proof::Proofs;
+
+use account::Account;
+use denial::Failure;
+use proof::Age;
 
 /// Longest `Authorization` header in characters.
 pub const HEADER_LENGTH_MAX: usize = token::LENGTH_MAX + 16;
@@ -62,12 +70,12 @@ pub const HEADER_LENGTH_MAX: usize = token::LENGTH_MAX + 16;
 /// Who is asking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// Whose media it works on; of a wallet `eip155:0x...` in lower case.
+    /// Whose media it works on; of a wallet `eip155:0x...` or, of a contract, `eip155:<chain>:0x...`, in lower case.
     pub owner: String,
     /// What it may do.
     pub role: Role,
-    /// The wallet that signed in, if one did.
-    pub wallet: Option<Address>,
+    /// The wallet that signed in, if one did, as it was proven.
+    pub wallet: Option<Account>,
     /// Its session.
     pub session_id: Option<SessionId>,
     /// The API key, if it is one.
@@ -126,11 +134,15 @@ struct Shared {
     config: Arc<Config>,
     ring: ring::Ring,
     sessions: session::Sessions,
+    /// Asks for strangers; what they bring about touches no session.
     verifier: contract::Verifier,
+    budget: budget::Budget,
+    proofs: Proofs,
 }
 
 impl SignIn {
-    /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts.
+    /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts, for strangers; `proofs`
+    /// asks those who signed in.
     ///
     /// # Errors
     /// [`nats::Error::Unavailable`] when the broker does not answer.
@@ -138,13 +150,15 @@ impl SignIn {
         bus: Bus,
         config: Config,
         chain: Option<Arc<dyn contract::ChainCall>>,
+        proofs: Proofs,
     ) -> Result<Self, nats::Error> {
         let config = Arc::new(config);
         let ring = ring::Ring::open(bus.clone(), Arc::clone(&config)).await?;
         let mac_key = signing_key(&bus, "refresh").await?;
-        let sessions = session::Sessions::new(bus.clone(), Arc::clone(&config), mac_key);
+        let sessions = session::Sessions::new(bus.clone(), Arc::clone(&config), mac_key, proofs.clone());
         let verifier = contract::Verifier::new(chain, &config);
-        Ok(Self { shared: Arc::new(Shared { bus, config, ring, sessions, verifier }) })
+        let budget = budget::Budget::new(config.contract_asks_per_prefix_per_minute_max);
+        Ok(Self { shared: Arc::new(Shared { bus, config, ring, sessions, verifier, budget, proofs }) })
     }
 
     /// Hears of ended sessions and keeps the ring of signing keys, until `shutdown`.
@@ -177,8 +191,14 @@ impl SignIn {
     /// Finds out whose credential this is; `None` when it opens nothing.
     ///
     /// # Errors
-    /// [`nats::Error::Unavailable`] when that can't be known: it never lets anyone in.
-    pub async fn identify(&self, credential: &str) -> Result<Option<Principal>, nats::Error> {
+    /// When that can't be known: it never lets anyone in.
+    pub(crate) async fn identify(&self, credential: &str) -> Result<Option<Principal>, Failure> {
+        let Some(who) = self.look_up(credential).await? else { return Ok(None) };
+        Ok(self.stands(&who, Age::Used).await?.then_some(who))
+    }
+
+    /// The same without asking the account of a session whether it stands by it.
+    async fn look_up(&self, credential: &str) -> Result<Option<Principal>, nats::Error> {
         let shared = &self.shared;
         if credential.starts_with("sg_") {
             let key = key::find(&shared.bus, credential).await?;
@@ -193,16 +213,57 @@ impl SignIn {
         let Some(claims) = token::verify(credential, &key, &shared.config.issuer) else { return Ok(None) };
         let Some(live) = shared.sessions.find(claims.sid).await? else { return Ok(None) };
         // The session decides whose it is; a token that says otherwise is none of ours.
-        Ok((live.address.owner() == claims.sub).then(|| Principal {
-            wallet: Some(live.address),
+        Ok((live.account.owner() == claims.sub).then(|| Principal {
+            wallet: Some(live.account),
             session_id: Some(live.session_id),
-            ..Principal::new(claims.sub, shared.role(live.address))
+            ..Principal::new(claims.sub, shared.role(live.account))
         }))
+    }
+
+    /// Whether the account that signed in stands by the session, where it is a contract.
+    async fn stands(&self, who: &Principal, age: Age) -> Result<bool, Failure> {
+        let (Some(Account { chain_id: Some(_), .. }), Some(session_id)) = (who.wallet, who.session_id) else {
+            return Ok(true);
+        };
+        let stands = self.shared.proofs.stands(session_id, age).await?;
+        if !stands {
+            self.shared.sessions.forget(session_id);
+        }
+        Ok(stands)
+    }
+
+    /// Has the account that signed in, where it is a contract, say now that it stands by the session.
+    async fn prove(&self, who: &Principal) -> Result<(), Failure> {
+        if self.stands(who, Age::Newest).await? { Ok(()) } else { Err(Denial::Proof.into()) }
+    }
+
+    /// Comes when what `who` showed is good no more, or nobody could say for [`PROOF_MS_MAX`] whether it is; looks every `pause`.
+    pub(crate) async fn until_over(self, who: Principal, pause: Duration) {
+        let mut good_at = Instant::now();
+        while good_at.elapsed() < Duration::from_millis(PROOF_MS_MAX) {
+            tokio::time::sleep(pause).await;
+            match self.goes_on(&who).await {
+                Ok(true) => good_at = Instant::now(),
+                Ok(false) => return,
+                Err(error) => tracing::debug!(%error, "a credential in use could not be looked at"),
+            }
+        }
+    }
+
+    /// Whether the session is open and its account stands by it, or the key is good.
+    async fn goes_on(&self, who: &Principal) -> Result<bool, Failure> {
+        let shared = &self.shared;
+        let is_good = match (who.session_id, who.key_id) {
+            (Some(session_id), _) => shared.sessions.find(session_id).await?.is_some(),
+            (None, Some(key_id)) => key::is_good(&shared.bus, key_id).await?,
+            (None, None) => true,
+        };
+        Ok(is_good && self.stands(who, Age::Used).await?)
     }
 }
 
 impl Shared {
-    fn role(&self, wallet: Address) -> Role {
+    fn role(&self, wallet: Account) -> Role {
         if self.config.admins.contains(&wallet) {
             Role::Admin
         } else if self.config.operators.contains(&wallet) {
@@ -252,8 +313,12 @@ pub async fn authenticate(
 ) -> Result<Principal, Problem> {
     let credential = credential(headers)?;
     let ticket = extensions.get::<Ticket>().cloned().unwrap_or_default();
-    let _turn = ticket.look_up().await?;
-    sign_in.identify(credential).await?.ok_or_else(Problem::unauthorized)
+    let turn = ticket.look_up().await?;
+    let found = sign_in.look_up(credential).await;
+    drop(turn);
+    let who = found?.ok_or_else(Problem::unauthorized)?;
+    // An account that is slow to answer keeps nobody else of its client waiting.
+    if sign_in.stands(&who, Age::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
 }
 
 /// The credential of a request (RFC 6750, 2.1); the name of its scheme is written in any case (RFC 9110, 11.1).

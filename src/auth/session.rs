@@ -1,7 +1,11 @@
 //! Sessions: a family of refresh tokens, of which the newest is good, and the access tokens they give.
 //!
-//! A refresh token is `sgr_<session>_<number>_<secret>_<mac>`: 256 random bits, stored as a hash. The mac says that we made it, so
+//! A refresh token is `sgr_<session>_<number>_<secret>_<mac>`: 256 bits, stored as a hash. The mac says that we made it, so
 //! an older number that comes again is a stolen or a twice used token and ends the session, while an invented one ends nothing.
+//!
+//! The first secret is random; each next one follows from the one before by a key of ours. So whoever refreshes twice with one token,
+//! as two tabs do and a client whose answer was lost, is given the same next one, and never a second line of tokens: for
+//! [`Config::refresh_again_ms`], and only to the client that refreshed first.
 //!
 //! An ended session is refused on every replica within [`Config::recheck_ms`]: a session that was found open is looked up again
 //! after that time, and refused when it can't be. `ctl.revoked` only makes it sooner, so a lost message costs nothing.
@@ -10,6 +14,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -30,9 +35,10 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
+    account::Account,
     config::Config,
-    contract::{Question, Verdict, Verifier},
     denial::{Denial, Failure},
+    proof::{Age, Proofs},
     value::Address,
 };
 
@@ -43,7 +49,7 @@ const MAC_BYTES: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) session_id: SessionId,
-    pub(super) address: Address,
+    pub(super) account: Account,
     pub(super) chain_id: u64,
     pub(super) expires_at_ms: u64,
 }
@@ -57,6 +63,14 @@ pub(super) struct Proved<'a> {
     pub(super) is_checksummed: bool,
     pub(super) digest: B256,
     pub(super) signature: &'a [u8],
+    /// When the account was asked.
+    pub(super) at: tokio::time::Instant,
+}
+
+impl Proved<'_> {
+    fn account(&self) -> Account {
+        Account::proven(self.address, self.chain_id, self.method)
+    }
 }
 
 #[derive(Debug)]
@@ -64,12 +78,13 @@ pub(super) struct Sessions {
     bus: Bus,
     config: Arc<Config>,
     mac_key: Vec<u8>,
+    proofs: Proofs,
     seen: Mutex<HashMap<SessionId, (Instant, Live)>>,
 }
 
 impl Sessions {
-    pub(super) fn new(bus: Bus, config: Arc<Config>, mac_key: Vec<u8>) -> Self {
-        Self { bus, config, mac_key, seen: Mutex::default() }
+    pub(super) fn new(bus: Bus, config: Arc<Config>, mac_key: Vec<u8>, proofs: Proofs) -> Self {
+        Self { bus, config, mac_key, proofs, seen: Mutex::default() }
     }
 
     /// Opens a session; answers it with its first refresh token.
@@ -81,7 +96,9 @@ impl Sessions {
         let session_id = SessionId::from_bytes(nats::fresh_id());
         let now_ms = nats::now_ms();
         let expires_at_ms = now_ms.saturating_add(self.config.session_ttl_s.saturating_mul(1_000));
-        let (secret, text) = self.mint(session_id, 1);
+        let account = proved.account();
+        let secret = hex::encode(rand::random::<[u8; 32]>());
+        let text = self.text(session_id, 1, &secret);
         let proof = (proved.method != Method::Key).then(|| Proof {
             digest: ByteBuf::from(proved.digest.to_vec()),
             signature: ByteBuf::from(proved.signature.to_vec()),
@@ -91,8 +108,11 @@ impl Sessions {
             address: proved.address.lower(),
             chain_id: proved.chain_id,
             method: proved.method,
+            account_chain_id: account.chain_id,
             generation: 1,
-            refresh_sha256: secret,
+            refresh_sha256: hash(&secret),
+            refreshed_at_ms: None,
+            refreshed_by: None,
             created_at_ms: now_ms,
             expires_at_ms,
             ended_at_ms: None,
@@ -102,21 +122,24 @@ impl Sessions {
         let told = SignedIn {
             request_id,
             session_id,
-            owner: proved.address.owner(),
+            owner: account.owner(),
             chain_id: proved.chain_id,
             method: proved.method,
             is_checksummed: proved.is_checksummed,
         };
         // First the list, so that no open session is missing in it; and those that make room stay on it until they are over.
-        let replaced = self.enlist(proved.address, Entry { session_id, expires_at_ms }, now_ms).await?;
+        let replaced = self.enlist(account, Entry { session_id, expires_at_ms }, now_ms).await?;
         self.bus.commit(&mut Held::new(session), Outbox::new().event(&told)).await?;
-        self.retire(proved.address, &replaced, End::Replaced, request_id).await?;
-        if !self.is_listed(proved.address, session_id).await? {
+        self.retire(account, &replaced, End::Replaced, request_id).await?;
+        if !self.is_listed(account, session_id).await? {
             // All sessions of the wallet were ended in between, this one before it was there.
             self.end(session_id, End::Revoked, request_id).await?;
             return Err(Denial::Session.into());
         }
-        Ok((Live { session_id, address: proved.address, chain_id: proved.chain_id, expires_at_ms }, text))
+        if account.chain_id.is_some() {
+            self.proofs.note(session_id, proved.at);
+        }
+        Ok((Live { session_id, account, chain_id: proved.chain_id, expires_at_ms }, text))
     }
 
     /// The session that a refresh token of ours names; nothing is known yet about whether it is still good.
@@ -124,26 +147,29 @@ impl Sessions {
         self.read(text).map(|token| token.session_id)
     }
 
-    /// Takes a refresh token for the next one. The same token a second time ends the session.
+    /// Takes a refresh token of `client` for the next one. The same token later, or from somebody else, ends the session.
     pub(super) async fn refresh(
         &self,
         text: &str,
-        verifier: &Verifier,
+        client: IpAddr,
         request_id: RequestId,
     ) -> Result<(Live, String), Failure> {
         let token = self.read(text).ok_or(Denial::Session)?;
         let session_id = token.session_id;
-        self.prove_again(&token, verifier, request_id).await?;
+        self.prove_again(&token, client).await?;
+        let refreshed_by = self.client(client);
+        let next_secret = self.successor(&token);
+        let next = self.text(session_id, token.generation.saturating_add(1), &next_secret);
         let mut turn = Turn::Over;
-        let mut next = String::new();
         let held = self
             .bus
             .change::<Session>(&session_id.to_string(), |found| {
-                let (session, address) = found.and_then(|s| Some((s, s.address.parse::<Address>().ok()?)))?;
-                turn = turn_of(session, &token, nats::now_ms());
-                let (generation, owner) = (token.generation, address.owner());
+                let (session, account) = found.and_then(|s| Some((s, account_of(s)?)))?;
+                let now_ms = nats::now_ms();
+                turn = self.turn_of(session, &token, client, now_ms);
+                let (generation, owner) = (token.generation, account.owner());
                 match turn {
-                    Turn::Over => None,
+                    Turn::Over | Turn::Again => None,
                     Turn::Reused => {
                         let ended = ended(session, End::Reused);
                         Some((
@@ -152,10 +178,14 @@ impl Sessions {
                         ))
                     }
                     Turn::Next => {
-                        let generation = generation + 1;
-                        let (refresh_sha256, text) = self.mint(session_id, generation);
-                        next = text;
-                        let session = Session { generation, refresh_sha256, ..session.clone() };
+                        let generation = generation.saturating_add(1);
+                        let session = Session {
+                            generation,
+                            refresh_sha256: hash(&next_secret),
+                            refreshed_at_ms: Some(now_ms),
+                            refreshed_by: Some(refreshed_by.clone()),
+                            ..session.clone()
+                        };
                         let told = Refreshed { request_id, session_id, owner, generation };
                         Some((session, Outbox::new().event(&told)))
                     }
@@ -163,9 +193,10 @@ impl Sessions {
             })
             .await?;
         match (turn, held.and_then(|held| live(&held.record, nats::now_ms()))) {
-            (Turn::Next, Some(live)) => Ok((live, next)),
+            (Turn::Next | Turn::Again, Some(live)) => Ok((live, next)),
             (Turn::Reused, _) => {
-                self.tell(session_id).await;
+                self.forget(session_id);
+                announce(&self.bus, session_id).await;
                 Err(Denial::Reused.into())
             }
             _ => Err(Denial::Session.into()),
@@ -198,38 +229,20 @@ impl Sessions {
         end: End,
         request_id: RequestId,
     ) -> Result<(), nats::Error> {
-        match self.close(session_id, end, request_id).await? {
-            Some(address) => self.unlist(address, &[session_id]).await,
-            None => Ok(()),
-        }
+        self.forget(session_id);
+        self::end(&self.bus, session_id, end, request_id).await
     }
 
-    /// Ends a session and leaves it on its wallet's list; answers the wallet, unless it was over already.
-    async fn close(
-        &self,
-        session_id: SessionId,
-        end: End,
-        request_id: RequestId,
-    ) -> Result<Option<Address>, nats::Error> {
-        let mut address = None;
-        self.bus
-            .change::<Session>(&session_id.to_string(), |found| {
-                let session = found.filter(|session| session.ended_at_ms.is_none())?;
-                let owner = session.address.parse::<Address>().ok()?;
-                address = Some(owner);
-                let told = SignedOut { request_id, session_id, owner: owner.owner(), end };
-                Some((ended(session, end), Outbox::new().event(&told)))
-            })
-            .await?;
-        self.tell(session_id).await;
-        Ok(address)
+    async fn close(&self, session_id: SessionId, end: End, request_id: RequestId) -> Result<(), nats::Error> {
+        self.forget(session_id);
+        self::close(&self.bus, session_id, end, request_id).await.map(drop)
     }
 
     /// Ends sessions of a wallet and takes them off its list, also those that are not there yet: a sign-in on its way sees that it is
     /// no longer listed, or is found when they are ended once more.
     async fn retire(
         &self,
-        address: Address,
+        account: Account,
         session_ids: &[SessionId],
         end: End,
         request_id: RequestId,
@@ -238,7 +251,7 @@ impl Sessions {
             self.close(*session_id, end, request_id).await?;
         }
         if !session_ids.is_empty() {
-            self.unlist(address, session_ids).await?;
+            unlist(&self.bus, account, session_ids).await?;
         }
         for session_id in session_ids {
             self.close(*session_id, end, request_id).await?;
@@ -246,32 +259,21 @@ impl Sessions {
         Ok(())
     }
 
-    async fn unlist(&self, address: Address, session_ids: &[SessionId]) -> Result<(), nats::Error> {
-        self.bus
-            .change::<Wallet>(&wallet_key(&address.lower()), |found| {
-                let mut wallet = found.cloned()?;
-                wallet.sessions.retain(|entry| !session_ids.contains(&entry.session_id));
-                Some((wallet, Outbox::new()))
-            })
-            .await?;
-        Ok(())
-    }
-
-    async fn is_listed(&self, address: Address, session_id: SessionId) -> Result<bool, nats::Error> {
-        let held = self.bus.load::<Wallet>(&wallet_key(&address.lower())).await?;
+    async fn is_listed(&self, account: Account, session_id: SessionId) -> Result<bool, nats::Error> {
+        let held = self.bus.load::<Wallet>(&list_of(account)).await?;
         Ok(held.is_some_and(|held| held.record.sessions.iter().any(|entry| entry.session_id == session_id)))
     }
 
     /// Ends every session of a wallet; answers how many were on its list.
     pub(super) async fn end_all(
         &self,
-        address: Address,
+        account: Account,
         end: End,
         request_id: RequestId,
     ) -> Result<usize, nats::Error> {
-        let Some(held) = self.bus.load::<Wallet>(&wallet_key(&address.lower())).await? else { return Ok(0) };
+        let Some(held) = self.bus.load::<Wallet>(&list_of(account)).await? else { return Ok(0) };
         let listed: Vec<SessionId> = held.record.sessions.iter().map(|entry| entry.session_id).collect();
-        self.retire(address, &listed, end, request_id).await?;
+        self.retire(account, &listed, end, request_id).await?;
         Ok(listed.len())
     }
 
@@ -299,75 +301,84 @@ impl Sessions {
         at.elapsed() < Duration::from_millis(self.config.recheck_ms)
     }
 
-    /// A hint to every replica; each would find out by itself.
-    async fn tell(&self, session_id: SessionId) {
-        self.forget(session_id);
-        let payload = session_id.to_string().into_bytes();
-        if let Err(error) = self.bus.tell(subjects::CONTROL_REVOKED.to_owned(), payload).await {
-            tracing::warn!(%error, session.id = %session_id, "other replicas see the end of a session a little later");
-        }
-    }
-
     /// Asks the account's contract again, where there is one, for a token whose turn it is: what a token that is over or came before
     /// leads to depends on no chain.
-    async fn prove_again(
-        &self,
-        token: &Token,
-        verifier: &Verifier,
-        request_id: RequestId,
-    ) -> Result<(), Failure> {
+    async fn prove_again(&self, token: &Token, client: IpAddr) -> Result<(), Failure> {
         let session_id = token.session_id;
         let held = self.bus.load::<Session>(&session_id.to_string()).await?;
         let Some(session) = held.map(|held| held.record) else { return Ok(()) };
-        if !matches!(turn_of(&session, token, nats::now_ms()), Turn::Next) {
+        let age = match self.turn_of(&session, token, client, nats::now_ms()) {
+            Turn::Next => Age::Newest,
+            Turn::Again => Age::Used,
+            Turn::Over | Turn::Reused => return Ok(()),
+        };
+        if session.method == Method::Key || self.proofs.stands(session_id, age).await? {
             return Ok(());
         }
-        let (Some(proof), Some(live)) = (&session.proof, live(&session, nats::now_ms())) else {
-            return Ok(());
-        };
-        let question = Question {
-            account: live.address,
-            chain_id: session.chain_id,
-            digest: B256::try_from(proof.digest.as_slice()).map_err(|_| Denial::Proof)?,
-            signature: &proof.signature,
-        };
-        if verifier.verify(question).await? == Verdict::Invalid {
-            self.end(session_id, End::ProofFailed, request_id).await?;
-            return Err(Denial::Proof.into());
-        }
-        Ok(())
+        self.forget(session_id);
+        Err(Denial::Proof.into())
     }
 
     /// Puts a session on its wallet's list; answers those that have to make room.
     async fn enlist(
         &self,
-        address: Address,
+        account: Account,
         entry: Entry,
         now_ms: u64,
     ) -> Result<Vec<SessionId>, nats::Error> {
         let mut replaced = Vec::new();
-        let lower = address.lower();
         self.bus
-            .change::<Wallet>(&wallet_key(&lower), |found| {
+            .change::<Wallet>(&list_of(account), |found| {
                 let mut sessions = found.map(|wallet| wallet.sessions.clone()).unwrap_or_default();
                 sessions.retain(|entry| entry.expires_at_ms > now_ms);
                 sessions.push(entry);
                 let too_many = sessions.len().saturating_sub(self.config.sessions_per_wallet_max);
                 replaced = sessions.iter().take(too_many).map(|entry| entry.session_id).collect();
                 let expires_at_ms = sessions.iter().map(|entry| entry.expires_at_ms).max().unwrap_or(now_ms);
-                Some((Wallet { address: lower.clone(), sessions, expires_at_ms }, Outbox::new()))
+                let (address, chain_id) = (account.address.lower(), account.chain_id);
+                Some((Wallet { address, chain_id, sessions, expires_at_ms }, Outbox::new()))
             })
             .await?;
         Ok(replaced)
     }
 
-    /// A fresh refresh token: the hash of its secret, and its text.
-    fn mint(&self, session_id: SessionId, generation: u32) -> (ByteBuf, String) {
-        let secret = hex::encode(rand::random::<[u8; 32]>());
+    /// The text of a refresh token.
+    fn text(&self, session_id: SessionId, generation: u32, secret: &str) -> String {
         let body = format!("{session_id}_{generation}_{secret}");
         let tag = self.mac(&body).finalize().into_bytes();
-        let tag = hex::encode(tag.get(..MAC_BYTES).unwrap_or_default());
-        (hash(&secret), format!("sgr_{body}_{tag}"))
+        format!("sgr_{body}_{}", hex::encode(tag.get(..MAC_BYTES).unwrap_or_default()))
+    }
+
+    /// The secret that follows that of `token`: always the same one, and nobody else can tell which.
+    fn successor(&self, token: &Token) -> String {
+        let next = format!("next {} {} {}", token.session_id, token.generation, token.secret);
+        hex::encode(self.mac(&next).finalize().into_bytes())
+    }
+
+    /// What tells clients apart, without saying who they are.
+    fn client(&self, client: IpAddr) -> ByteBuf {
+        ByteBuf::from(self.mac(&format!("client {client}")).finalize().into_bytes().to_vec())
+    }
+
+    fn turn_of(&self, session: &Session, token: &Token, client: IpAddr, now_ms: u64) -> Turn {
+        let is_good = |generation: u32, secret: &str| {
+            generation == session.generation && bool::from(hash(secret).ct_eq(&session.refresh_sha256))
+        };
+        let is_soon = |at_ms: u64| now_ms.abs_diff(at_ms) < self.config.refresh_again_ms;
+        let is_same = session.refreshed_by.as_ref().is_some_and(|by| *by == self.client(client));
+        if !session.is_open(now_ms) {
+            Turn::Over
+        } else if is_good(token.generation, &token.secret) {
+            Turn::Next
+        } else if is_same
+            && session.refreshed_at_ms.is_some_and(is_soon)
+            && is_good(token.generation.saturating_add(1), &self.successor(token))
+        {
+            Turn::Again
+        } else {
+            // We made it and it is not the newest one: it was taken for a newer one before.
+            Turn::Reused
+        }
     }
 
     /// Reads a refresh token of ours; nothing is known yet about whether it is still good.
@@ -380,7 +391,7 @@ impl Sessions {
         Some(Token {
             session_id: session_id.parse().ok()?,
             generation: generation.parse().ok()?,
-            secret: hash(secret),
+            secret: secret.to_owned(),
         })
     }
 
@@ -395,7 +406,7 @@ impl Sessions {
 struct Token {
     session_id: SessionId,
     generation: u32,
-    secret: ByteBuf,
+    secret: String,
 }
 
 /// What a refresh token of ours leads to.
@@ -403,20 +414,71 @@ struct Token {
 enum Turn {
     Over,
     Reused,
+    /// The token before the good one, once more from the client that has the good one.
+    Again,
     Next,
 }
 
-fn turn_of(session: &Session, token: &Token, now_ms: u64) -> Turn {
-    let is_good =
-        token.generation == session.generation && bool::from(token.secret.ct_eq(&session.refresh_sha256));
-    if !session.is_open(now_ms) {
-        Turn::Over
-    } else if is_good {
-        Turn::Next
-    } else {
-        // We made it and it is not the newest one: it was taken for a newer one before.
-        Turn::Reused
+/// Ends a session; nothing happens when it is over already.
+pub(super) async fn end(
+    bus: &Bus,
+    session_id: SessionId,
+    end: End,
+    request_id: RequestId,
+) -> Result<(), nats::Error> {
+    match close(bus, session_id, end, request_id).await? {
+        Some(account) => unlist(bus, account, &[session_id]).await,
+        None => Ok(()),
     }
+}
+
+/// Ends a session and leaves it on its wallet's list; answers whose it was, unless it was over already.
+async fn close(
+    bus: &Bus,
+    session_id: SessionId,
+    end: End,
+    request_id: RequestId,
+) -> Result<Option<Account>, nats::Error> {
+    let mut closed = None;
+    bus.change::<Session>(&session_id.to_string(), |found| {
+        let session = found.filter(|session| session.ended_at_ms.is_none())?;
+        let account = account_of(session)?;
+        closed = Some(account);
+        let told = SignedOut { request_id, session_id, owner: account.owner(), end };
+        Some((ended(session, end), Outbox::new().event(&told)))
+    })
+    .await?;
+    announce(bus, session_id).await;
+    Ok(closed)
+}
+
+async fn unlist(bus: &Bus, account: Account, session_ids: &[SessionId]) -> Result<(), nats::Error> {
+    bus.change::<Wallet>(&list_of(account), |found| {
+        let mut wallet = found.cloned()?;
+        wallet.sessions.retain(|entry| !session_ids.contains(&entry.session_id));
+        Some((wallet, Outbox::new()))
+    })
+    .await?;
+    Ok(())
+}
+
+/// A hint to every replica; each would find out by itself.
+async fn announce(bus: &Bus, session_id: SessionId) {
+    let payload = session_id.to_string().into_bytes();
+    if let Err(error) = bus.tell(subjects::CONTROL_REVOKED.to_owned(), payload).await {
+        tracing::warn!(%error, session.id = %session_id, "other replicas see the end of a session a little later");
+    }
+}
+
+/// Key of the list of an account's sessions.
+fn list_of(account: Account) -> String {
+    wallet_key(&account.address.lower(), account.chain_id)
+}
+
+/// The account that a session proved, as it was proven.
+fn account_of(session: &Session) -> Option<Account> {
+    let address: Address = session.address.parse().ok()?;
+    Some(Account { address, chain_id: session.account_chain_id })
 }
 
 fn ended(session: &Session, end: End) -> Session {
@@ -424,9 +486,9 @@ fn ended(session: &Session, end: End) -> Session {
 }
 
 fn live(session: &Session, now_ms: u64) -> Option<Live> {
-    let address = session.address.parse().ok()?;
+    let account = account_of(session)?;
     let (session_id, chain_id, expires_at_ms) = (session.session_id, session.chain_id, session.expires_at_ms);
-    session.is_open(now_ms).then_some(Live { session_id, address, chain_id, expires_at_ms })
+    session.is_open(now_ms).then_some(Live { session_id, account, chain_id, expires_at_ms })
 }
 
 fn hash(text: &str) -> ByteBuf {

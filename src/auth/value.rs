@@ -12,6 +12,9 @@ pub enum Malformed {
     /// Upper and lower case are mixed, but not as EIP-55 has it: a digit is probably wrong.
     #[error("the address's upper and lower case is not that of EIP-55")]
     Checksum,
+    /// An account's chain is no number of a chain.
+    #[error("an account is 0x and 40 hexadecimal digits, or eip155:<chain>: in front of them")]
+    Chain,
 }
 
 /// An Ethereum address; shown with the upper and lower case of EIP-55.
@@ -32,11 +35,6 @@ impl Address {
     /// `0x` and 40 lower-case digits: the one spelling used in owners and records.
     pub fn lower(self) -> String {
         format!("0x{}", alloy_primitives::hex::encode(self.0))
-    }
-
-    /// The owner a wallet's things belong to: `eip155:0x...` in lower case, the same on every chain.
-    pub fn owner(self) -> String {
-        format!("eip155:{}", self.lower())
     }
 
     /// Reads an address; also tells whether its case proves it (EIP-55) or is all the same and proves nothing.

@@ -1,15 +1,20 @@
 //! `dead`: messages that were given up, and a second chance for them.
 //!
-//! Limits: `--all` sends at most [`REDRIVE_COUNT_MAX`] at once; the command can be repeated.
+//! Limits: `--all` takes at most [`REDRIVE_COUNT_MAX`] at once; the command can be repeated.
 
 use anyhow::Context;
 use data_encoding::BASE64;
-use nats::{Bus, Published, dead::Letter};
+use nats::{Bus, dead::Letter};
 use serde_json::{Value, json};
+use store::Store;
 
-use super::{Ended, out, render};
+use super::{
+    Ended, out,
+    redrive::{self, Redriven, Refusal},
+    render,
+};
 
-/// Most letters that one command sends again.
+/// Most letters that one command gives a second chance.
 pub const REDRIVE_COUNT_MAX: usize = 10_000;
 
 /// Lists letters, oldest first.
@@ -23,7 +28,7 @@ pub async fn list(bus: &Bus, count_max: usize, as_json: bool) -> anyhow::Result<
         return Ok(());
     }
     let rows: Vec<Vec<String>> = letters.iter().map(row).collect();
-    out::line(render::table(&["SEQUENCE", "STAGE", "GIVEN UP", "SENT AGAIN", "CODE", "REASON"], &rows))?;
+    out::line(render::table(&["SEQUENCE", "STAGE", "GIVEN UP", "REDRIVEN", "CODE", "REASON"], &rows))?;
     if letters.len() == count_max {
         out::say("There may be more: --limit");
     }
@@ -71,12 +76,13 @@ pub async fn show(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Result<()>
     Ok(if as_json { out::json(&document) } else { out::line(render::document(&document)) }?)
 }
 
-/// Sends letters again: those named, or all that never were, of `stage` or of every one.
+/// Gives letters a second chance: those named, or all that never had one, of `stage` or of every one.
 ///
 /// # Errors
-/// When the broker does not answer. A letter that is refused is told, and the others are sent all the same.
+/// When the broker does not answer. A letter that is refused is told, and the others go on all the same.
 pub async fn redrive(
     bus: &Bus,
+    store: &Store,
     named: Vec<u64>,
     stage: Option<&str>,
     as_json: bool,
@@ -84,27 +90,60 @@ pub async fn redrive(
     let sequences = if named.is_empty() { waiting(bus, stage).await? } else { named };
     let mut ended = Ended::Well;
     for sequence in &sequences {
-        let (done, error) = match bus.redrive(*sequence).await {
-            Ok(Published::Stored(_) | Published::Known) => (true, None),
-            Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => (false, Some(error.to_string())),
-        };
-        if let Some(error) = &error {
-            ended = Ended::Badly;
-            out::say(format!("streamgate: {error}"));
-        }
-        if as_json {
-            out::json(&json!({ "sequence": sequence, "redriven": done, "error": error }))?;
-        } else if done {
-            out::line(sequence)?;
+        match one(bus, store, *sequence).await {
+            Ok(done) => tell(*sequence, &done, as_json)?,
+            Err(Refusal::Bus(error)) if error.is_transient() => return Err(error.into()),
+            Err(refusal) => {
+                ended = Ended::Badly;
+                out::say(format!("streamgate: dead letter {sequence}: {refusal}"));
+                if as_json {
+                    out::json(&json!({
+                        "sequence": sequence, "result": "refused", "code": refusal.code(), "error": refusal.to_string(),
+                    }))?;
+                }
+            }
         }
     }
     match sequences.len() {
-        0 => out::say("There is none to send again"),
+        0 => out::say("There is none that waits for a second chance"),
         REDRIVE_COUNT_MAX => out::say("There may be more: run it again"),
         _ => {}
     }
     Ok(ended)
+}
+
+async fn one(bus: &Bus, store: &Store, sequence: u64) -> Result<Redriven, Refusal> {
+    let letter = bus.dead_letter(sequence).await?;
+    let done = redrive::redrive(bus, store, &letter).await?;
+    bus.mark_redriven(sequence).await?;
+    Ok(done)
+}
+
+/// Says what happened.
+fn tell(sequence: u64, done: &Redriven, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let document = match done {
+            Redriven::Reopened { media_id, attempt } => {
+                json!({ "sequence": sequence, "result": "reopened", "media_id": media_id, "attempt": attempt })
+            }
+            Redriven::Resumed { job_id, part } => {
+                json!({ "sequence": sequence, "result": "resumed", "job_id": job_id, "part": part })
+            }
+            Redriven::Superseded(why) => {
+                json!({ "sequence": sequence, "result": "superseded", "reason": why })
+            }
+        };
+        return Ok(out::json(&document)?);
+    }
+    Ok(out::line(match done {
+        Redriven::Reopened { media_id, attempt } => {
+            format!("{sequence}: the medium {media_id} is taken up again, attempt {attempt}")
+        }
+        Redriven::Resumed { job_id, part } => {
+            format!("{sequence}: part {part} of the job {job_id} is in its queue again")
+        }
+        Redriven::Superseded(why) => format!("{sequence}: nothing to do, {why}"),
+    })?)
 }
 
 async fn waiting(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::Error> {

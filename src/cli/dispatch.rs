@@ -10,12 +10,13 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, ServerArgs,
-    audit_log, broker, contract, dead, demo, doctor, list, out, serve, settings, topology, upload, watch,
+    StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out, serve, settings, store,
+    topology, upload, watch,
 };
 use crate::{
     config::{self, Config},
     roles::Kind,
-    telemetry,
+    stores, telemetry,
 };
 
 /// How a command ended that could be carried out.
@@ -85,6 +86,7 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         Command::Audit(AuditCommand::Verify(args)) => return audit_log::verify(args, as_json).await,
         Command::Dead(command) => return Box::pin(execute_dead(global, command)).await,
         Command::Nats(command) => return execute_nats(global, command).await,
+        Command::Store(StoreCommand::Adopt(args)) => store::adopt(load(global, &args)?, as_json).await?,
         Command::Schemas(command) => return contract::run(command, as_json),
         Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
         Command::Doctor(args) => return doctor::run(&load(global, &args)?, as_json).await,
@@ -105,8 +107,11 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
             dead::show(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            return dead::redrive(&bus, sequences, stage.as_deref(), as_json).await;
+            let config = load(global, &server)?;
+            let settings = config.store()?;
+            let bus = broker::admin(config).await?;
+            let store = stores::open(settings, &bus).await?;
+            return dead::redrive(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }
     Ok(Ended::Well)
@@ -115,17 +120,17 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
 async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
     let connect = async |args: &ServerArgs| {
         let config = load(global, args)?;
-        let replicas = config.broker.replicas.unwrap_or(1);
-        anyhow::Ok((broker::admin(config).await?, replicas))
+        let settings = config.topology();
+        anyhow::Ok((broker::admin(config).await?, settings))
     };
     match command {
         NatsCommand::Diff(args) => {
-            let (bus, replicas) = connect(&args).await?;
-            topology::diff(&bus, replicas, global.json).await
+            let (bus, settings) = connect(&args).await?;
+            topology::diff(&bus, &settings, global.json).await
         }
         NatsCommand::Apply(args) => {
-            let (bus, replicas) = connect(&args).await?;
-            topology::apply(&bus, replicas, global.json).await?;
+            let (bus, settings) = connect(&args).await?;
+            topology::apply(&bus, &settings, global.json).await?;
             Ok(Ended::Well)
         }
         NatsCommand::Keys { folder } => {

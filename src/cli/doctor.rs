@@ -7,11 +7,14 @@ use std::{
 
 use anyhow::Context;
 use media::Driver;
-use nats::server;
+use nats::{Fill, server, topology};
 use serde_json::json;
 
 use super::{Ended, broker, demo::chain, out, render};
-use crate::config::Config;
+use crate::{
+    config::Config,
+    ingress::capacity::{BROKER_DISK, Limit, STORE_DISK},
+};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
     let mut findings = vec![broker(config).await];
     findings.extend(media(config).await);
     findings.push(data_folder(&config.data_dir()));
+    findings.extend(room_on_disks(config));
+    findings.extend(room_on_broker(config).await);
     findings.push(port("public port", "--listen", config.ingress.listen));
     findings.extend(config.admin_listen.map(|address| port("admin port", "--admin-listen", address)));
     findings.push(proxies(config));
@@ -107,7 +112,12 @@ async fn broker(config: &Config) -> Finding {
         };
     }
     match connected(config).await {
-        Ok(version) => Finding::fine("broker", format!("nats-server {version} answers")),
+        Ok(version) if nats::offset_ms().unsigned_abs() > nats::OFFSET_MS_MAX => Finding::missing(
+            "clock",
+            format!("{} ms ahead of the broker's ({version})", nats::offset_ms()),
+            "set the clocks of this host and of the broker's by NTP",
+        ),
+        Ok(version) => Finding::fine("broker", format!("nats-server {version} answers, the clocks agree")),
         Err(error) => Finding::missing(
             "broker",
             format!("{error:#}"),
@@ -122,8 +132,75 @@ async fn connected(config: &Config) -> anyhow::Result<String> {
     let is_new = server::version(&version).is_some_and(|version| version >= server::VERSION_MIN);
     let (major, minor) = server::VERSION_MIN;
     anyhow::ensure!(is_new, "nats-server {version} is older than {major}.{minor}");
+    if let Err(error) = bus.broker_now_ms(schemas::subjects::EVENTS).await {
+        tracing::debug!(%error, "the broker's clock could not be read");
+    }
     bus.close().await.context("closing the connection")?;
     Ok(version)
+}
+
+/// Room on the disks of the data folder and of a local store.
+fn room_on_disks(config: &Config) -> Vec<Finding> {
+    let store = config.store().ok().and_then(|store| store.url.strip_prefix("file://").map(PathBuf::from));
+    let reserved =
+        if config.broker.urls.is_empty() { topology::reserved_bytes(&config.topology()) } else { Ok(0) };
+    let disks = [
+        (BROKER_DISK, Some(config.data_dir()), 0),
+        (STORE_DISK, store, config.ingress.uploads.free_bytes_min),
+    ];
+    disks
+        .into_iter()
+        .filter_map(|(name, folder, free_bytes_min)| {
+            let space = store::space_of(&there(&folder?)).ok()?;
+            let limit = Limit::of_disk(name, space, &config.ingress.capacity, free_bytes_min);
+            let found =
+                format!("{} free of {}", render::size(limit.free_bytes()), render::size(limit.limit_bytes));
+            if limit.is_full() {
+                return Some(Finding::missing(name, found, "make room: nothing new is taken meanwhile"));
+            }
+            let reserved_bytes = reserved.as_ref().copied().unwrap_or(0);
+            if name == BROKER_DISK && reserved_bytes > limit.free_bytes() {
+                let advice = format!(
+                    "streams and buckets may grow to {}: say in [capacity] of the settings what has to fit",
+                    render::size(reserved_bytes)
+                );
+                return Some(Finding { advice, ..Finding::fine(name, found) });
+            }
+            Some(Finding::fine(name, found))
+        })
+        .collect()
+}
+
+/// How full the streams and buckets of a broker that runs are, and for how long there is room.
+async fn room_on_broker(config: &Config) -> Option<Finding> {
+    const NAME: &str = "room on the broker";
+    // That a broker does not answer is told elsewhere.
+    let bus = broker::admin(config.clone()).await.ok()?;
+    let fills = bus.fills_of_all().await.ok()?;
+    let now_ms = nats::now_ms();
+    let is_full = |fill: &&Fill| !fill.drops_oldest && fill.percent() >= config.ingress.capacity.percent_max;
+    let full: Vec<String> = fills
+        .iter()
+        .filter(is_full)
+        .map(|fill| format!("{} holds {} of {} bytes", fill.stream, fill.used_bytes, fill.limit_bytes))
+        .collect();
+    if !full.is_empty() {
+        let advice = "raise it by [capacity] in the settings and `streamgate nats apply`: nothing new is taken meanwhile";
+        return Some(Finding::missing(NAME, full.join("; "), advice));
+    }
+    let fullest = fills.iter().max_by_key(|fill| fill.percent())?;
+    let mut found = format!("{} is the fullest: {} %", fullest.stream, fullest.percent());
+    let days = fills.iter().filter_map(|fill| Some((fill.days_left(now_ms)?, &fill.stream))).min();
+    if let Some((days, stream)) = days {
+        found = format!("{found}; {stream} has room for {days} days");
+    }
+    Some(Finding::fine(NAME, found))
+}
+
+/// A folder, or the one it will be made in.
+fn there(folder: &Path) -> PathBuf {
+    let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    shown.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/")).to_owned()
 }
 
 /// The media child, and whether its sandbox holds here.
@@ -175,8 +252,7 @@ fn data_folder(folder: &Path) -> Finding {
     const NAME: &str = "data folder";
     let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let exists = shown.is_dir();
-    let place: PathBuf =
-        shown.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/")).to_owned();
+    let place = there(folder);
     match tempfile::tempfile_in(&place) {
         Ok(_) if exists => Finding::fine(NAME, format!("{} can be written", shown.display())),
         Ok(_) => Finding::fine(NAME, format!("{} will be made", shown.display())),

@@ -1,6 +1,10 @@
-//! `media` and `jobs`: lists as tables, single ones as documents.
+//! `media` and `jobs`: lists as tables, single ones as documents; media can be removed.
 
 use anyhow::Context;
+use reqwest::{
+    Method,
+    header::{ETAG, IF_MATCH},
+};
 use serde_json::{Value, json};
 
 use super::{JobsCommand, MediaCommand, PageArgs, client::Client, out, render};
@@ -64,7 +68,27 @@ pub async fn media(command: MediaCommand, as_json: bool) -> anyhow::Result<()> {
         MediaCommand::Show { media_id, client } => {
             show(&Client::new(&client)?, &format!("v1/media/{media_id}"), as_json).await
         }
+        MediaCommand::Rm { media_ids, client } => {
+            let client = Client::new(&client)?;
+            for media_id in media_ids {
+                remove(&client, &media_id, as_json).await?;
+            }
+            Ok(())
+        }
     }
+}
+
+/// Removes a medium as it is now.
+async fn remove(client: &Client, media_id: &str, as_json: bool) -> anyhow::Result<()> {
+    let url = client.url(&format!("v1/media/{media_id}"), &[]);
+    let found = client.send(client.request(Method::GET, url.clone())).await?;
+    let tag = found.headers().get(ETAG).context("the answer has no ETag")?.clone();
+    client.send(client.request(Method::DELETE, url).header(IF_MATCH, tag)).await?;
+    if as_json {
+        return Ok(out::json(&json!({ "media_id": media_id, "removed": true }))?);
+    }
+    out::say(format!("Removed: {}", out::clean(media_id)));
+    Ok(())
 }
 
 /// Lists jobs, or shows one.

@@ -18,11 +18,13 @@ pub mod lines;
 pub mod list;
 pub mod out;
 pub mod play;
+pub mod redrive;
 pub mod render;
 pub mod resume;
 pub mod serve;
 pub mod settings;
 pub mod sse;
+pub mod store;
 pub mod topology;
 pub mod tus;
 pub mod upload;
@@ -124,6 +126,9 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
     /// The broker's streams, buckets and durables against the topology (speaks to the broker)
     #[command(subcommand)]
     Nats(NatsCommand),
+    /// The object store of this installation (speaks to the broker and to the store)
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// The published schemas of every message against the types
     #[command(subcommand)]
     Schemas(SchemasCommand),
@@ -241,6 +246,17 @@ pub enum MediaCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Remove media: nobody plays them from now on, and nothing brings them back
+    #[command(after_help = "Example:
+  streamgate media rm 068p... 068q...       one after the other; a medium that changes meanwhile is left alone")]
+    Rm {
+        /// Their ids
+        #[arg(required = true, value_name = "MEDIA_ID")]
+        media_ids: Vec<String>,
+        /// The server.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 /// What to do with jobs.
@@ -334,17 +350,19 @@ pub enum DeadCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Send some again
+    /// Give some a second chance
     #[command(after_help = "Examples:
   streamgate dead redrive 17 18
   streamgate dead redrive --all --stage transcode
 
-A letter stays in the stream for the record; sending it twice does its work twice only where the work is not done yet.")]
+Nothing is published a second time: a medium that was rejected or failed begins a new attempt, a failed encode becomes a new
+job with the next number, and a part that was put aside goes back to its queue. What was done since is left as it is. The
+letter stays in the stream for the record.")]
     Redrive {
         /// Their sequences, from `dead ls`
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         sequences: Vec<u64>,
-        /// All that were not sent again yet
+        /// All that had no second chance yet
         #[arg(long)]
         all: bool,
         /// With --all: only those of this stage
@@ -374,6 +392,20 @@ variables that nats/server.conf and nats/node.conf name."
         /// Folder for the files
         folder: PathBuf,
     },
+}
+
+/// What to do with the object store.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Say that the configured store is this installation's, whatever is in it
+    #[command(after_help = "Examples:
+  streamgate store adopt --data-dir /var/lib/streamgate
+  streamgate store adopt --nats-url nats://broker:4222 --store-url s3://media
+
+A store carries a marker with its id; without it nothing is stored, served or deleted, for it may not be mounted. The first start
+marks a new store, and one from before that has a known object in it. In every other case look first: what the broker knows and
+the store does not have counts as lost once it is adopted. A marker that is there stays, and this installation takes its id.")]
+    Adopt(ServerArgs),
 }
 
 /// What to do with the published schemas.

@@ -1,20 +1,21 @@
 //! `nats`: the broker against `nats/topology.toml`.
 
 use nats::{
-    Bus,
+    Bus, Fill,
     topology::{self, Class, Difference, Settings},
 };
 use serde_json::{Value, json};
 
-use super::{Ended, out};
+use super::{Ended, out, render};
 
-/// Prints what `apply` would change.
+/// Prints what `apply` would change, and says how full everything is.
 ///
 /// # Errors
 /// When the broker is too old or does not answer.
-pub async fn diff(bus: &Bus, replicas: usize, as_json: bool) -> anyhow::Result<Ended> {
-    let differences = topology::diff(bus.context(), &settings(replicas)).await?;
+pub async fn diff(bus: &Bus, settings: &Settings, as_json: bool) -> anyhow::Result<Ended> {
+    let differences = topology::diff(bus.context(), settings).await?;
     print(&differences, as_json)?;
+    out::say(room(&bus.fills_of_all().await?));
     if differences.is_empty() {
         out::say("The broker is as it should be");
         return Ok(Ended::Well);
@@ -27,8 +28,8 @@ pub async fn diff(bus: &Bus, replicas: usize, as_json: bool) -> anyhow::Result<E
 ///
 /// # Errors
 /// As [`topology::apply`].
-pub async fn apply(bus: &Bus, replicas: usize, as_json: bool) -> anyhow::Result<()> {
-    let changed = topology::apply(bus.context(), &settings(replicas)).await?;
+pub async fn apply(bus: &Bus, settings: &Settings, as_json: bool) -> anyhow::Result<()> {
+    let changed = topology::apply(bus.context(), settings).await?;
     print(&changed, as_json)?;
     match changed.len() {
         0 => out::say("Nothing to change"),
@@ -37,8 +38,20 @@ pub async fn apply(bus: &Bus, replicas: usize, as_json: bool) -> anyhow::Result<
     Ok(())
 }
 
-fn settings(replicas: usize) -> Settings {
-    Settings { replicas, ..Settings::default() }
+/// How full each stream and bucket is, and for how many days there is room if it goes on as it did; the fullest first.
+pub fn room(fills: &[Fill]) -> String {
+    let now_ms = nats::now_ms();
+    let mut fills: Vec<&Fill> = fills.iter().collect();
+    fills.sort_by_key(|fill| std::cmp::Reverse(fill.percent()));
+    let rows: Vec<Vec<String>> = fills
+        .into_iter()
+        .map(|fill| {
+            let days = fill.days_left(now_ms).map_or_else(|| "-".to_owned(), |days| days.to_string());
+            let limit = render::size(fill.limit_bytes);
+            vec![fill.stream.clone(), format!("{} %", fill.percent()), limit, days]
+        })
+        .collect();
+    render::table(&["STREAM", "FULL", "OF", "DAYS LEFT"], &rows)
 }
 
 fn print(differences: &[Difference], as_json: bool) -> std::io::Result<()> {

@@ -122,7 +122,7 @@ async fn replay(
             line.push(b'\n');
             Bytes::from(line)
         })
-        .take_until(app.end_of_answer(FOLLOW_MAX));
+        .take_until(app.end_of_answer(&who, FOLLOW_MAX));
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

@@ -101,6 +101,18 @@ impl Problem {
         self
     }
 
+    /// 507: a stream or bucket that `subject` belongs to has no room.
+    fn broker_full(subject: &str) -> Self {
+        let limit = match subject.strip_prefix("$KV.").and_then(|rest| rest.split('.').next()) {
+            Some(bucket) => schemas::subjects::kv_stream(bucket),
+            None => schemas::subjects::EVENTS.to_owned(),
+        };
+        Self::new(Kind::BrokerFull)
+            .detail(format!("{limit} is full"))
+            .member("limit", limit)
+            .retry_after_s(super::capacity::RETRY_AFTER_S)
+    }
+
     /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -130,6 +142,7 @@ impl From<nats::Error> for Problem {
         match error {
             nats::Error::Unavailable(_) => Self::unavailable(&error),
             nats::Error::Conflict { .. } => Self::new(Kind::Conflict).detail("read it again and repeat"),
+            nats::Error::Full { what, .. } => Self::broker_full(&what),
             nats::Error::TooLarge { .. } => Self::new(Kind::TooLarge).detail(error.to_string()),
             _ => Self::internal(&error),
         }

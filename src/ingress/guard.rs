@@ -18,11 +18,28 @@ use super::error::Problem;
 /// What is given when a request is refused before it goes on.
 pub(super) type Refused = Ready<Result<Response, Infallible>>;
 
+/// What looks at a request.
+pub(super) trait Check: Clone {
+    /// Refuses what may not go on.
+    fn check(&self, request: &Request) -> Result<(), Problem>;
+}
+
+impl Check for fn(&Request) -> Result<(), Problem> {
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        self(request)
+    }
+}
+
 /// Lets pass what `check` finds nothing wrong with.
 pub(super) fn guard<S>(
     check: fn(&Request) -> Result<(), Problem>,
 ) -> impl Layer<S, Service = Guard<S>> + Clone {
-    layer_fn(move |inner| Guard { check, inner })
+    guard_by(check)
+}
+
+/// The same by something that knows more than the request.
+pub(super) fn guard_by<S, C: Check>(check: C) -> impl Layer<S, Service = Guard<S, C>> + Clone {
+    layer_fn(move |inner| Guard { check: check.clone(), inner })
 }
 
 /// The answer to a request that is refused.
@@ -32,14 +49,15 @@ pub(super) fn refused(problem: Problem) -> Refused {
 
 /// Service of [`guard`].
 #[derive(Debug, Clone)]
-pub struct Guard<S> {
-    check: fn(&Request) -> Result<(), Problem>,
+pub struct Guard<S, C = fn(&Request) -> Result<(), Problem>> {
+    check: C,
     inner: S,
 }
 
-impl<S> Service<Request> for Guard<S>
+impl<S, C> Service<Request> for Guard<S, C>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
+    C: Check,
 {
     type Response = Response;
     type Error = Infallible;
@@ -50,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match (self.check)(&request) {
+        match self.check.check(&request) {
             Ok(()) => Either::Right(self.inner.call(request)),
             Err(problem) => Either::Left(refused(problem)),
         }

@@ -15,6 +15,7 @@ use schemas::{
     ask::{self, JobItem, JobPage, ListJobs},
     ids::{JobId, MediaId},
     job::{self, Part, PartStatus, Plan},
+    media::Waiting,
     subjects::{self, Priority},
 };
 use serde::{Deserialize, Serialize};
@@ -146,13 +147,24 @@ async fn show(
         .await?;
     let parts: Vec<(String, Option<Part>)> =
         names.into_iter().zip(parts).map(|(name, held)| (name, held.map(|held| held.record))).collect();
-    let document = tagged::Document::new(&document(&held.record, &parts))?;
+    let waiting = waiting(&app.bus, &held.record).await?;
+    let document = Document { waiting, ..document(&held.record, &parts) };
+    let document = tagged::Document::new(&document)?;
     let is_done = |part: &Option<Part>| part.as_ref().is_some_and(|part| part.status == PartStatus::Done);
     if held.record.status == job::Status::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
         // Neither the job nor a part of it changes any more.
         app.documents.put(name, document.body().clone());
     }
     Ok(document.answer(&headers))
+}
+
+/// What an active job waits for; its medium says so.
+async fn waiting(bus: &nats::Bus, job: &job::Record) -> Result<Option<Waiting>, Problem> {
+    if job.status != job::Status::Active {
+        return Ok(None);
+    }
+    let medium = bus.load::<schemas::media::Record>(&job.media_id.to_string()).await?;
+    Ok(medium.and_then(|held| held.record.waiting))
 }
 
 /// One job as its owner sees it.
@@ -182,6 +194,9 @@ struct Document<'a> {
     code: Option<&'a str>,
     /// The same for people.
     detail: Option<&'a str>,
+    /// What it waits for while something is away; absent while it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
     /// Number of the encode it makes.
     encode: u32,
     /// What is made.
@@ -267,6 +282,7 @@ fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<Part>)]) -> Do
         status: job.status,
         code: job.code.as_deref(),
         detail: job.detail.as_deref(),
+        waiting: None,
         encode: job.encode,
         plan: &job.plan,
         progress: Progress { done_ms, total_ms, percent: percent(done_ms, total_ms) },

@@ -47,6 +47,8 @@ kinds! {
         "Sign with the account that the challenge was asked for; its address is written as EIP-55 has it.";
     AnswerShownOnce 409 "answer_shown_once" "The request was done, and its answer is shown once"
         "`detail` names what was made; where its secret was lost, take it back and make another.";
+    BrokerFull 507 "broker_full" "The broker has no room for more"
+        "The operator has to raise the limit that `limit` names, or wait until what is old goes; what was acknowledged is kept.";
     BodyCut 400 "body_cut" "The body ended before its length"
         "Send the request again; an upload over tus goes on from its offset.";
     BodyTooLarge 413 "body_too_large" "The body is larger than its limit"
@@ -117,6 +119,8 @@ kinds! {
         "`detail` says why; the operator may let it be tried again.";
     MediaRejected 409 "media_rejected" "This file can't be played"
         "`detail` says why; upload another file.";
+    MediaRemoved 410 "media_removed" "This medium was removed"
+        "Begin a new upload if it is to be there again.";
     MediaType 415 "media_type" "This media type is not taken here"
         "Send `Content-Type` with what `detail` names.";
     MessageEarly 401 "message_early" "The sign-in was refused"
@@ -202,6 +206,8 @@ kinds! {
         "Make it smaller: `detail` says what is too large.";
     TooManyChallenges 429 "too_many_challenges" "Too many challenges were asked for"
         "Wait for `Retry-After` seconds, or use a challenge that was given.";
+    TooManyContractAsks 429 "too_many_contract_asks" "Too many signatures that their accounts' keys did not make"
+        "Wait for `Retry-After` seconds and repeat, with the challenge that was given; what an account's own key signs is not limited.";
     TooManyKeys 409 "too_many_keys" "This owner has as many keys as it may have"
         "Revoke one that is not needed.";
     TusVersion 412 "tus_version" "Another version of tus is spoken here"

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod body;
 mod bytes;
 pub mod cache;
+pub mod capacity;
 pub mod client;
 pub mod conditional;
 mod cursor;
@@ -89,6 +90,8 @@ pub struct Config {
     pub idempotency: idempotency::Config,
     /// Documents kept in memory.
     pub documents: cache::Config,
+    /// From where on nothing new is taken.
+    pub capacity: capacity::Config,
 }
 
 impl Default for Config {
@@ -105,6 +108,7 @@ impl Default for Config {
             manners: manners::Config::default(),
             idempotency: idempotency::Config::default(),
             documents: cache::Config { entries_max: 10_000, bytes_max: 64 * 1024 * 1024, age_s: 30 * 60 },
+            capacity: capacity::Config::default(),
         }
     }
 }
@@ -122,6 +126,9 @@ impl Deref for App {
         &self.shared
     }
 }
+
+/// How often the credential of an answer without an end is looked at.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
 
 /// What is behind every [`App`].
 #[derive(Debug)]
@@ -158,6 +165,8 @@ pub struct Shared {
     pub refusals: refusals::Refusals,
     /// Documents kept in memory.
     pub documents: Arc<cache::Cache>,
+    /// Room for what is new.
+    pub capacity: capacity::Capacity,
     /// Lets foreign origins in.
     pub origins: manners::Origins,
     /// What this process counts.
@@ -185,13 +194,21 @@ impl App {
         let auth = auth.offering(&grants.judge().chains().ids());
         // Strangers name the contracts that sign-in asks.
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
-        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains)).await?;
+        let proofs = grants.proofs().clone();
+        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains), proofs).await?;
         let uploads = uploads::State::new(
             bus.clone(),
             store.clone(),
             config.uploads.clone(),
             config.public_url.clone(),
         );
+        let capacity = capacity::Capacity::new(
+            bus.clone(),
+            store.clone(),
+            config.capacity.clone(),
+            config.uploads.free_bytes_min,
+        );
+        capacity.poll().await;
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
         let streams = Arc::new(cache::Cache::new(config.playback.cache)?);
         let known = Arc::new(play::Known::new(&config.playback));
@@ -208,6 +225,7 @@ impl App {
             limits,
             refusals: refusals::Refusals::default(),
             documents,
+            capacity,
             origins,
             metrics,
             known,
@@ -223,21 +241,25 @@ impl App {
 impl Shared {
     /// Has its limits and caches counted among the metrics of the process.
     fn count(&self) {
-        let (limits, grants) = (self.limits.clone(), self.grants.clone());
+        let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
         let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
         self.metrics.add(move || {
             limits.metrics()
                 + &grants.metrics()
+                + &capacity.metrics()
                 + &cache::metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
         });
     }
 
-    /// Comes when an answer without an end has to end: after `longest`, or when the ingress stops.
-    pub(crate) fn end_of_answer(&self, longest: Duration) -> BoxFuture<'static, ()> {
+    /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of whoever asked
+    /// is good no more.
+    pub(crate) fn end_of_answer(&self, who: &auth::Principal, longest: Duration) -> BoxFuture<'static, ()> {
         let stopping = self.stopping.clone();
+        let over = self.sign_in.clone().until_over(who.clone(), LOOK_PAUSE);
         Box::pin(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
+                () = over => {}
                 () = tokio::time::sleep(longest) => {}
             }
         })
@@ -259,6 +281,7 @@ impl Shared {
             tokio::join!(
                 self.limits.run(self.bus.clone(), shutdown.clone()),
                 self.refusals.run(&self.bus, shutdown.clone()),
+                self.capacity.run(shutdown.clone()),
             );
             Ok(())
         };
@@ -279,7 +302,7 @@ impl Shared {
 ///
 /// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
-/// repeated requests.
+/// room for what is new, repeated requests.
 pub fn router(app: App) -> Router {
     // Not while somebody waits for it.
     LazyLock::force(&query::TAKEN);
@@ -295,6 +318,7 @@ fn router_with(app: App, more: Router<App>) -> Router {
     let behind = ServiceBuilder::new()
         .layer(limit::by_principal())
         .layer(query::strict())
+        .layer(guard::guard_by(app.capacity.clone()))
         .layer(middleware::from_fn_with_state(repeated, idempotency::once));
     // What people ask about contracts of their choice keeps no gate from deciding.
     let judge = gate::judge::Judge::new(app.grants.judge().chains().apart());
@@ -312,13 +336,15 @@ fn router_with(app: App, more: Router<App>) -> Router {
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
             .layer(behind.clone()),
     );
-    let signing_in =
-        auth::routes::router(app.sign_in.clone(), |own| own.route_layer(behind)).route_layer(in_time.clone());
+    let signing_in = auth::routes::router(app.sign_in.clone(), |own| own.route_layer(behind))
+        .route_layer(guard::guard_by(app.capacity.clone()))
+        .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
             .layer(limit::by_principal())
             .layer(query::strict())
+            .layer(guard::guard_by(app.capacity.clone()))
             .layer(in_time.clone()),
     );
     let open = Router::new()

@@ -25,6 +25,9 @@ impl openapi::Describe for Described {
 struct Probe {
     /// `live` or `ready`.
     status: &'static str,
+    /// Streams, buckets and disks for want of whose room nothing new is taken; what goes on does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    full: Vec<String>,
 }
 
 /// What runs here.
@@ -51,7 +54,7 @@ pub fn router() -> Router<App> {
     responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
 )]
 async fn live() -> Json<Probe> {
-    Json(Probe { status: "live" })
+    Json(Probe { status: "live", full: Vec::new() })
 }
 
 /// Can it serve?
@@ -66,7 +69,7 @@ async fn ready(State(app): State<App>) -> Result<Json<Probe>, Problem> {
     // A leader read is what every request needs first.
     app.bus.read("secrets", "playback").await?;
     app.store.probe().await.map_err(|error| Problem::unavailable(&error))?;
-    Ok(Json(Probe { status: "ready" }))
+    Ok(Json(Probe { status: "ready", full: app.capacity.full() }))
 }
 
 /// What is it?

@@ -93,6 +93,10 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::
         detail: None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: schemas::media::Attempt::default(),
     }
 }
 
@@ -123,7 +127,8 @@ impl Site {
         let bus = Bus::connect(&settings).await.unwrap();
         let key = auth::first_key(&bus).await.unwrap().unwrap();
         let store =
-            Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+            store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
+                .unwrap();
         let mut config = Config::default();
         config.body.window_ms = 300;
         change(&mut config);

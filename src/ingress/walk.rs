@@ -282,6 +282,7 @@ impl Story {
         self.admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
         self.does("post /v1/media/{media_id}/playback", &playback, key, "", 200).await;
         self.does("delete /v1/media/{media_id}/gate", &gate, &json, "", 200).await;
+        self.does("delete /v1/media/{media_id}", &medium, &json, "", 204).await;
     }
 
     async fn sign_in(&mut self) {

@@ -1,6 +1,7 @@
 //! Queue against state: an active job whose part is neither done nor queued would wait for ever; it is queued again.
 //!
-//! The other direction, a queued part of an ended job, is harmless: the worker drops it at its claim.
+//! The other direction, a queued part of an ended job, is harmless: the worker drops it at its claim. A part that was put
+//! aside since it loses its workers stays off the queue until somebody resumes it.
 //!
 //! Limits: one pass over the active jobs each period; a job must be older than two periods to be looked at.
 
@@ -34,7 +35,7 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 /// [`Error::Unavailable`] when the broker does not answer.
 pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
     let bucket = job::Record::BUCKET;
-    let (jobs, done) = read_all(bus, bucket).await?;
+    let Seen { jobs, done, parked } = read_all(bus, bucket).await?;
     let mut count = 0;
     for record in jobs.iter().filter(|job| job.created_at_ms + age_ms <= nats::now_ms()) {
         let open: Vec<&String> = record
@@ -45,7 +46,9 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
         // With every part done only the finish can be missing.
         let finish = "finish".to_owned();
         let missing = if open.is_empty() { vec![&finish] } else { open };
-        for part in missing {
+        for part in
+            missing.into_iter().filter(|part| !parked.contains(&subjects::part_key(record.job_id, part)))
+        {
             let subject = subjects::job_part(&record.kind, record.priority, record.job_id, part);
             let task = job::Task { job_id: record.job_id, part: part.clone() };
             if let nats::Published::Stored(_) = bus.publish_once(subjects::JOBS, &subject, &task).await? {
@@ -56,15 +59,25 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
     Ok(count)
 }
 
-/// The active jobs, and the keys of all parts that ended.
-async fn read_all(bus: &Bus, bucket: &str) -> Result<(Vec<job::Record>, HashSet<String>), Error> {
+/// What lies in the bucket of the jobs.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The active jobs.
+    jobs: Vec<job::Record>,
+    /// Keys of all parts that ended.
+    done: HashSet<String>,
+    /// Keys of all parts that were put aside.
+    parked: HashSet<String>,
+}
+
+async fn read_all(bus: &Bus, bucket: &str) -> Result<Seen, Error> {
     let settings = reader::Config::new(
         subjects::kv_stream(bucket),
         vec![subjects::kv(bucket, ">")],
         Start::LastPerSubject,
     );
     let mut entries = bus.reader(settings).await?;
-    let (mut jobs, mut done) = (Vec::new(), HashSet::new());
+    let mut seen = Seen::default();
     let mut left = entries.pending_at_start();
     let prefix = subjects::kv(bucket, "");
     while left > 0 {
@@ -72,16 +85,17 @@ async fn read_all(bus: &Bus, bucket: &str) -> Result<(Vec<job::Record>, HashSet<
         left = entry.pending;
         let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
         if key.contains('.') {
-            if let Ok((_, part)) = nats::open::<job::Part>(key, &entry.payload)
-                && part.status != job::PartStatus::Claimed
-            {
-                done.insert(key.to_owned());
+            let Ok((_, part)) = nats::open::<job::Part>(key, &entry.payload) else { continue };
+            if part.status != job::PartStatus::Claimed {
+                seen.done.insert(key.to_owned());
+            } else if part.is_parked() {
+                seen.parked.insert(key.to_owned());
             }
         } else if let Ok((_, record)) = nats::open::<job::Record>(key, &entry.payload)
             && record.status == job::Status::Active
         {
-            jobs.push(record);
+            seen.jobs.push(record);
         }
     }
-    Ok((jobs, done))
+    Ok(seen)
 }

@@ -54,7 +54,7 @@ pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken
                 freed = done.freed_count,
                 "looked after uploads"
             ),
-            Err(error) => tracing::warn!(%error, "uploads could not be looked after"),
+            Err(refusal) => tracing::warn!(?refusal, "uploads could not be looked after"),
         }
         tokio::select! {
             () = held.cancelled() => return,
@@ -66,9 +66,11 @@ pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken
 /// One pass over all uploads as of `now_ms`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer; what fails for a single upload waits for the next pass.
-pub async fn pass(bus: &Bus, store: &Store, now_ms: u64, quiet_ms: u64) -> Result<Pass, Error> {
+/// When the broker does not answer, or the store is away; what fails for a single upload waits for the next pass.
+pub(crate) async fn pass(bus: &Bus, store: &Store, now_ms: u64, quiet_ms: u64) -> Result<Pass, Refusal> {
     let mut done = Pass::default();
+    // An upload ends together with its bytes: while those can't be reached, no time runs out.
+    store.verify_now().await?;
     for (upload_id, need) in needs(bus, now_ms, quiet_ms).await? {
         match look_after(bus, store, upload_id, need).await {
             Ok(()) => match need {
@@ -89,7 +91,7 @@ async fn look_after(bus: &Bus, store: &Store, upload_id: UploadId, need: Need) -
     let mut ledger = Ledger::load_any(bus, upload_id).await?;
     match need {
         Need::Complete if ledger.record().status == Status::Open && ledger.is_full() => {
-            uploads::finish(store, &mut ledger).await
+            uploads::finish(store, &mut ledger, bus.role().name()).await
         }
         Need::Expire if ledger.record().status == Status::Open => {
             ledger.expire().await?;

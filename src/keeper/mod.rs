@@ -2,6 +2,7 @@
 //!
 //! - `outbox`: publishes the events that a crash left in their records.
 //! - `expiry`: removes uploads whose time ran out.
+//! - `purge`: removes what is left of removed media, and the sources of rejected ones.
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
@@ -10,6 +11,7 @@
 pub mod drift;
 pub mod expiry;
 pub mod outbox;
+pub mod purge;
 pub mod watcher;
 
 use nats::Bus;
@@ -30,6 +32,8 @@ pub struct Config {
     pub drift_period_ms: u64,
     /// How often expired uploads are looked for, in milliseconds.
     pub expiry_period_ms: u64,
+    /// Removed media.
+    pub purge: purge::Config,
     /// The chain watcher.
     pub watcher: watcher::Config,
 }
@@ -40,6 +44,7 @@ impl Default for Config {
             unsent_age_ms: 5_000,
             drift_period_ms: 60_000,
             expiry_period_ms: 60_000,
+            purge: purge::Config::default(),
             watcher: watcher::Config::default(),
         }
     }
@@ -60,6 +65,11 @@ pub async fn run(
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         leased.hold("outbox", stop, |held| outbox::run(leased.clone(), settings.clone(), held)).await;
+    });
+    let (leased, objects, settings, stop) = (bus.clone(), store.clone(), config.purge, shutdown.clone());
+    tasks.spawn(async move {
+        let purge = |held| purge::run(leased.clone(), objects.clone(), settings, held);
+        leased.hold("purge", stop, purge).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -15,7 +15,7 @@ use streamgate::{
         message::Message,
         signature::{Signature, personal_digest},
     },
-    ingress::limit::{Config, Group, Limits, Scope, gcra::Rate},
+    ingress::limit::{Config, Group, Limits, gcra::Rate},
 };
 
 use crate::{Aim, Row, median};
@@ -157,7 +157,7 @@ pub(crate) fn memory_per_key() -> Row {
     let limits = limits();
     let before = crate::server::resident_kb(std::process::id());
     for i in 0..KEYS {
-        limits.ticket(Ipv4Addr::from_bits(i).into()).take(Group::Metadata, &[Scope::Client]).unwrap();
+        limits.ticket(Ipv4Addr::from_bits(i).into(), None).charge(Group::Metadata).unwrap();
     }
     let after = crate::server::resident_kb(std::process::id());
     let text = limits.metrics();

@@ -58,7 +58,8 @@ impl Site {
         let admin = broker.bus(Role::Admin).await;
         let key = auth::create_key(&bus, OWNER, schemas::access::Role::Owner).await.unwrap();
         let store =
-            Store::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+            store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
+                .unwrap();
         let media_id = MediaId::from_bytes(nats::fresh_id());
         seed(&admin, &store, media_id).await;
         let grants = streamgate::config::Config::default().grants(&bus).unwrap();
@@ -158,6 +159,9 @@ fn done(job_id: JobId, part: &str) -> job::Part {
         rss_bytes_max: 1,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 
@@ -181,6 +185,10 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         detail: None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: schemas::media::Attempt::default(),
     };
     let document = document::Record {
         media_id,
@@ -196,6 +204,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         encryption: document::Encryption::None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        removed_at_ms: None,
     };
     admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
     admin.commit(&mut Held::new(document), Outbox::new()).await.unwrap();

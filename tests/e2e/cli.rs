@@ -13,7 +13,10 @@ use std::{
 
 use clap::CommandFactory;
 use nats::{Role, testing::TestBroker};
-use schemas::subjects;
+use schemas::{
+    ids::{MediaId, UploadId},
+    media, subjects,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -207,28 +210,83 @@ async fn the_doctor_says_what_is_missing_and_how_to_get_it() {
     assert!(!dir.path().join("data").exists(), "it only looks");
 }
 
+/// Stores what a stage leaves behind when it gives `payload` up.
+async fn give_up(bus: &nats::Bus, stage: &str, source: (&str, &str), payload: Vec<u8>) -> u64 {
+    let (stream, subject) = source;
+    let headers = async_nats_headers(&[
+        (nats::dead::SUBJECT, subject),
+        (nats::dead::STREAM, stream),
+        (nats::dead::CODE, "crashed"),
+        (nats::dead::REASON, "the child \u{1b}[31mdied"),
+        (nats::dead::ATTEMPTS, "5"),
+    ]);
+    let id = data_encoding::HEXLOWER.encode(&nats::fresh_id());
+    let stored =
+        bus.publish_raw(subjects::DEAD, &format!("dead.{stage}.{id}"), &id, headers, payload).await.unwrap();
+    let nats::Published::Stored(sequence) = stored else { panic!("{stored:?}") };
+    sequence
+}
+
+/// A medium of each kind that is given up, as it lies in the records, and the letters that belong to them.
+struct GivenUp {
+    media_id: MediaId,
+    letter: u64,
+}
+
+async fn rejected(bus: &nats::Bus, root: &Path, has_source: bool) -> GivenUp {
+    let media_id = MediaId::from_bytes(nats::fresh_id());
+    let key = schemas::keys::source(media_id);
+    if has_source {
+        let path = root.join(&key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, b"bytes").unwrap();
+    }
+    let received = schemas::upload::Received {
+        upload_id: UploadId::from_bytes(nats::fresh_id()),
+        media_id,
+        owner: "owner".into(),
+        key,
+        size_bytes: 5,
+        filename: None,
+        content_type: None,
+        digest: None,
+    };
+    let record = media_record(media_id, media::Status::Rejected);
+    bus.commit(&mut nats::Held::new(record), nats::Outbox::new()).await.unwrap();
+    let subject = subjects::event(&received);
+    let payload = nats::encode("test", &received).unwrap();
+    GivenUp { media_id, letter: give_up(bus, "upload", (subjects::EVENTS, &subject), payload).await }
+}
+
+fn media_record(media_id: MediaId, status: media::Status) -> media::Record {
+    media::Record {
+        media_id,
+        owner: "owner".into(),
+        status,
+        source: None,
+        technical: None,
+        summary: None,
+        encode: None,
+        code: Some("store_unavailable".into()),
+        detail: None,
+        created_at_ms: 1,
+        changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
+    }
+}
+
 #[tokio::test]
 async fn dead_letters_get_a_second_chance_once() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Admin).await;
-    let mut letters = Vec::new();
-    for (number, stage) in [(1, "upload"), (2, "transcode")] {
-        let mut headers = async_nats_headers(&[
-            (nats::dead::SUBJECT, "evt.media.changed.06h10lspklpkt81cl9r700nnik"),
-            (nats::dead::STREAM, subjects::EVENTS),
-            (nats::dead::CODE, "crashed"),
-            (nats::dead::REASON, "the child \u{1b}[31mdied"),
-            (nats::dead::ATTEMPTS, "5"),
-        ]);
-        headers.insert(nats::dead::SEQUENCE, number.to_string().as_str());
-        let payload = nats::encode("test", &json!({ "number": number })).unwrap();
-        let subject = subjects::dead(stage, subjects::EVENTS, number);
-        let id = format!("dead-{number}");
-        let stored = bus.publish_raw(subjects::DEAD, &subject, &id, headers, payload).await.unwrap();
-        let nats::Published::Stored(sequence) = stored else { panic!("{stored:?}") };
-        letters.push(sequence);
-    }
     let folder = broker.data_dir().to_owned();
+    let root = folder.join("store");
+    let (good, gone) = (rejected(&bus, &root, true).await, rejected(&bus, &root, false).await);
+    let junk = nats::encode("test", &json!({ "number": 1 })).unwrap();
+    let unreadable = give_up(&bus, "transcode", (subjects::JOBS, "job.transcode.p1.x.v0000"), junk).await;
     let dead = |args: &[&str]| {
         let args: Vec<String> = ["dead"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
         let folder = folder.clone();
@@ -241,22 +299,28 @@ async fn dead_letters_get_a_second_chance_once() {
     let listed = dead(&["ls"]).await;
     assert_eq!(listed.status, 0, "{listed:?}");
     assert!(listed.out.contains("crashed") && !listed.out.contains('\u{1b}'), "{listed:?}");
-    let shown = dead(&["show", &letters[0].to_string(), "--json"]).await;
+    let shown = dead(&["show", &unreadable.to_string(), "--json"]).await;
     assert_eq!(shown.json()[0]["payload"], json!({ "number": 1 }), "{shown:?}");
     let absent = dead(&["show", "99"]).await;
     assert_eq!(absent.status, 1);
     assert!(absent.err.contains("dead ls"), "{absent:?}");
-    let first = dead(&["redrive", "--all", "--stage", "transcode"]).await;
-    assert_eq!((first.status, first.out.trim()), (0, letters[1].to_string().as_str()), "{first:?}");
+
+    let refused = dead(&["redrive", "--all", "--stage", "transcode", "--json"]).await;
+    assert_eq!((refused.status, &refused.json()[0]["code"]), (1, &json!("letter_unreadable")), "{refused:?}");
+    let refused = dead(&["redrive", &gone.letter.to_string(), "--json"]).await;
+    assert_eq!((refused.status, &refused.json()[0]["code"]), (1, &json!("source_gone")), "{refused:?}");
+    let media_id = good.media_id.to_string();
+    let first = dead(&["redrive", &good.letter.to_string()]).await;
+    assert_eq!(first.status, 0, "{first:?}");
+    assert!(first.out.contains(&media_id) && first.out.contains("attempt 1"), "{first:?}");
+    let record = bus.load::<media::Record>(&media_id).await.unwrap().unwrap().record;
+    assert_eq!((record.status, record.attempt.number, record.code), (media::Status::Uploading, 1, None));
+    let again = dead(&["redrive", &good.letter.to_string(), "--json"]).await;
+    assert_eq!((again.status, &again.json()[0]["result"]), (0, &json!("superseded")), "{again:?}");
     let rest = dead(&["redrive", "--all", "--json"]).await;
-    assert_eq!(rest.json(), [json!({ "sequence": letters[0], "redriven": true, "error": null })], "{rest:?}");
-    let none = dead(&["redrive", "--all"]).await;
-    assert_eq!((none.status, none.out.as_str()), (0, ""), "{none:?}");
-    let named = dead(&["redrive", &letters[0].to_string(), "99"]).await;
-    assert_eq!((named.status, named.out.trim()), (1, letters[0].to_string().as_str()), "{named:?}");
-    assert!(dead(&["ls", "--json"]).await.json().iter().all(|letter| letter["redriven_at_ms"].is_u64()));
+    assert_eq!((rest.status, rest.json().len()), (1, 2), "what was refused still waits: {rest:?}");
     let stream = bus.context().get_stream(subjects::EVENTS).await.unwrap();
-    assert_eq!(stream.cached_info().state.messages, 3, "each was sent as often as it was asked for");
+    assert_eq!(stream.cached_info().state.messages, 1, "one new event, and nothing twice");
 }
 
 fn async_nats_headers(pairs: &[(&str, &str)]) -> async_nats::HeaderMap {
@@ -284,6 +348,26 @@ async fn the_topology_is_compared_and_applied() {
     let (same, again) = (nats("diff").await, nats("apply").await);
     assert_eq!((same.status, same.out.as_str()), (0, ""), "{same:?}");
     assert_eq!((again.status, again.out.as_str()), (0, ""), "{again:?}");
+    assert!(same.err.contains("DAYS LEFT") && same.err.contains("KV_uploads"), "{same:?}");
+    let doctor = async || {
+        let command = program(folder, &["doctor", "--data-dir", ".", "--json", "--listen", "127.0.0.1:0"]);
+        let said = run(command).await;
+        let report = said.json()[0].clone();
+        let checks = report["checks"].as_array().unwrap();
+        (said.status, checks.iter().find(|check| check["name"] == "room on the broker").unwrap().clone())
+    };
+    let (status, room) = doctor().await;
+    assert_eq!((status, &room["ok"]), (0, &json!(true)), "{room}");
+    let bus = broker.bus(Role::Admin).await;
+    bus.context().get_key_value("uploads").await.unwrap().put("x", vec![0; 1000].into()).await.unwrap();
+    let info = bus.context().get_stream("KV_uploads").await.unwrap().cached_info().clone();
+    let mut config = info.config;
+    config.max_bytes = i64::try_from(info.state.bytes).unwrap();
+    bus.context().update_stream(&config).await.unwrap();
+    let (status, room) = doctor().await;
+    assert_eq!((status, &room["ok"]), (1, &json!(false)), "{room}");
+    assert!(room["found"].as_str().unwrap().starts_with("KV_uploads holds "), "{room}");
+    assert!(room["advice"].as_str().unwrap().contains("[capacity]"), "{room}");
     let nowhere = plain(&["nats", "diff"]).await;
     assert_eq!(nowhere.status, 1);
     assert!(nowhere.err.contains("--nats-url"), "{nowhere:?}");

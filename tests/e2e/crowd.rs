@@ -39,6 +39,7 @@ async fn put(bus: &Bus, media_id: MediaId, created_at_ms: u64) -> u64 {
         mint_tx: None,
         created_at_ms,
         changed_at_ms: created_at_ms,
+        removed_at_ms: None,
     });
     bus.commit(&mut held, Outbox::new()).await.unwrap();
     held.revision()

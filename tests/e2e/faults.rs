@@ -32,7 +32,7 @@ async fn media_objects(cluster: &Cluster, media_id: &str) -> BTreeMap<String, St
 }
 
 /// AUDIT holds each event once and in order.
-async fn check_audit(cluster: &mut Cluster) {
+pub(crate) async fn check_audit(cluster: &mut Cluster) {
     let events: Vec<u64> = cluster.all_events().await.iter().map(|event| event.sequence).collect();
     let mut audit = cluster
         .bus

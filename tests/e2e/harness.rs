@@ -93,7 +93,7 @@ impl Cluster {
         };
         std::fs::create_dir_all(dir.path().join("store")).unwrap();
         write_config(dir.path(), &settings, options.full_ladder, more);
-        let store = store::Store::open(settings).unwrap();
+        let store = store::testing::open(settings).unwrap();
         let events = bus
             .reader(reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All))
             .await

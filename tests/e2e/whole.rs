@@ -13,17 +13,18 @@ use serde_json::Value;
 use crate::harness::{Cluster, Options, WAIT_MAX, sample};
 
 /// A running `up`.
-struct Up {
+pub(crate) struct Up {
     child: Child,
-    url: String,
-    key: String,
+    pub(crate) url: String,
+    pub(crate) key: String,
     /// The key, when it was printed.
     told: Option<String>,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
 }
 
 impl Up {
-    fn start(folder: &Path) -> Self {
+    /// Starts it with `folder` as its working folder; its data lies in `data` there.
+    pub(crate) fn start(folder: &Path) -> Self {
         std::fs::write(
             folder.join("streamgate.toml"),
             "[transcode]\nprofile = \"tiny\"\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n",
@@ -69,12 +70,13 @@ impl Up {
         open
     }
 
-    fn get(&self, path: &str) -> reqwest::RequestBuilder {
+    /// GET with the API key.
+    pub(crate) fn get(&self, path: &str) -> reqwest::RequestBuilder {
         self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key)
     }
 
     /// Reads the medium's events until one is called `wanted`.
-    async fn until(&self, media_id: &str, wanted: &str) {
+    pub(crate) async fn until(&self, media_id: &str, wanted: &str) {
         let mut events = self.get(&format!("/v1/events?media={media_id}")).send().await.unwrap();
         let reading = async {
             let mut text = String::new();

@@ -34,6 +34,59 @@ contract Maker {
     }
 }
 
+/// An account of several owners as Safe has it: so many of them sign its own digest of the message, in the order of their addresses,
+/// or agree to it on the chain, and then there is nothing to send.
+contract Safe {
+    bytes32 constant DOMAIN = keccak256("EIP712Domain(uint256 chainId,address verifyingContract)");
+    bytes32 constant MESSAGE = keccak256("SafeMessage(bytes message)");
+
+    address[] public owners;
+    uint256 public threshold;
+    mapping(bytes32 => mapping(address => bool)) public agreed;
+
+    constructor(address[] memory first, uint256 least) {
+        owners = first;
+        threshold = least;
+    }
+
+    function replace(uint256 place, address next) external {
+        require(msg.sender == owners[place]);
+        owners[place] = next;
+    }
+
+    function agree(bytes32 hash) external {
+        agreed[digest(hash)][msg.sender] = true;
+    }
+
+    function digest(bytes32 hash) public view returns (bytes32) {
+        bytes32 domain = keccak256(abi.encode(DOMAIN, block.chainid, address(this)));
+        bytes32 message = keccak256(abi.encode(MESSAGE, keccak256(abi.encode(hash))));
+        return keccak256(abi.encodePacked(bytes2(0x1901), domain, message));
+    }
+
+    function isOwner(address account) internal view returns (bool) {
+        for (uint256 i; i < owners.length; i++) if (owners[i] == account) return true;
+        return false;
+    }
+
+    function isValidSignature(bytes32 hash, bytes calldata signatures) external view returns (bytes4) {
+        bytes32 signed = digest(hash);
+        uint256 count;
+        if (signatures.length == 0) {
+            for (uint256 i; i < owners.length; i++) if (agreed[signed][owners[i]]) count++;
+        } else {
+            address last;
+            for (; (count + 1) * 65 <= signatures.length; count++) {
+                bytes calldata one = signatures[count * 65:(count + 1) * 65];
+                address signer = ecrecover(signed, uint8(one[64]), bytes32(one[:32]), bytes32(one[32:64]));
+                if (signer <= last || !isOwner(signer)) return 0xffffffff;
+                last = signer;
+            }
+        }
+        return count >= threshold ? bytes4(0x1626ba7e) : bytes4(0xffffffff);
+    }
+}
+
 /// Never answers.
 contract Burner {
     function isValidSignature(bytes32, bytes calldata) external pure returns (bytes4) {

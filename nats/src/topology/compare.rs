@@ -38,6 +38,14 @@ impl Findings {
         self.field(field, &want, &have, class);
     }
 
+    /// A switch that can't be turned off again and does no harm: a newer version may have turned it on, and an older one still runs.
+    /// Whoever needs it can't write without it.
+    fn feature(&mut self, field: &str, want: bool, have: bool) {
+        if want && !have {
+            self.field(field, &want, &have, Class::Absent);
+        }
+    }
+
     /// A missing one is as bad as a missing stream; one too many is not.
     fn subjects(&mut self, field: &str, want: &BTreeSet<&str>, have: &BTreeSet<&str>) {
         if want == have {
@@ -74,16 +82,19 @@ pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Diffe
     f.latch("sealed", false, have.sealed);
     f.latch("deny_delete", want.deny_delete, have.deny_delete);
     f.latch("deny_purge", want.deny_purge, have.deny_purge);
-    f.latch("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
-    f.latch("allow_message_schedules", want.allow_message_schedules, have.allow_message_schedules);
+    if want.deny_purge {
+        // What nobody may remove must not end by itself either.
+        f.latch("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
+    } else {
+        f.feature("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
+    }
+    f.feature("allow_message_schedules", want.allow_message_schedules, have.allow_message_schedules);
     f.field("allow_message_counter", &false, &have.allow_message_counter, Irreversible);
     f.time("max_age", want.max_age, have.max_age);
     f.time("duplicate_window", want.duplicate_window, have.duplicate_window);
-    f.time(
-        "markers",
-        want.subject_delete_marker_ttl.unwrap_or_default(),
-        have.subject_delete_marker_ttl.unwrap_or_default(),
-    );
+    if let Some(want) = markers(want) {
+        f.time("markers", want, markers(have).unwrap_or_default());
+    }
     f.field("max_bytes", &want.max_bytes, &have.max_bytes, Changeable);
     f.field("max_message_size", &want.max_message_size, &have.max_message_size, Changeable);
     f.field("max_messages", &want.max_messages, &have.max_messages, Changeable);
@@ -100,7 +111,9 @@ pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Diffe
         &have.discard_new_per_subject,
         Changeable,
     );
-    f.field("allow_rollup", &want.allow_rollup, &have.allow_rollup, Changeable);
+    // The server keeps roll-ups on where it has schedules.
+    let rollup = want.allow_rollup || have.allow_message_schedules;
+    f.field("allow_rollup", &rollup, &have.allow_rollup, Changeable);
     f.field("allow_direct", &want.allow_direct, &have.allow_direct, Changeable);
     f.field("allow_atomic_publish", &want.allow_atomic_publish, &have.allow_atomic_publish, Changeable);
     f.field("no_ack", &want.no_ack, &have.no_ack, Changeable);
@@ -109,12 +122,22 @@ pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Diffe
     findings.found
 }
 
+/// How long a deletion marker stays; `None` for a stream without any.
+fn markers(config: &stream::Config) -> Option<Duration> {
+    config.subject_delete_marker_ttl.filter(|time| !time.is_zero())
+}
+
 /// What the server should have: the wanted values, and the operator's own where the file is silent.
 pub(super) fn merged(want: &stream::Config, have: stream::Config) -> stream::Config {
+    let markers = markers(want).or_else(|| markers(&have));
     let mut metadata = have.metadata;
     metadata.retain(|key, _| !key.starts_with("_nats."));
     stream::Config {
         metadata,
+        allow_message_ttl: want.allow_message_ttl || have.allow_message_ttl,
+        allow_message_schedules: want.allow_message_schedules || have.allow_message_schedules,
+        allow_rollup: want.allow_rollup || have.allow_message_schedules,
+        subject_delete_marker_ttl: markers,
         republish: have.republish,
         subject_transform: have.subject_transform,
         compression: have.compression,

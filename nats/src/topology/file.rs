@@ -9,7 +9,7 @@ use async_nats::jetstream::{
 use schemas::subjects;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::Settings;
+use super::{Settings, load::Filling};
 use crate::{Error, Role};
 
 /// The window the server takes when none is given.
@@ -37,6 +37,8 @@ struct Stream {
     #[serde(default)]
     max_age: Time,
     max_bytes: Bytes,
+    #[serde(default)]
+    fills: Vec<Filling>,
     max_message_size: Bytes,
     messages_per_subject_max: Option<u32>,
     #[serde(default)]
@@ -74,6 +76,8 @@ struct Durable {
 struct Bucket {
     about: String,
     max_bytes: Bytes,
+    #[serde(default)]
+    fills: Vec<Filling>,
     max_value_size: Option<Bytes>,
     #[serde(default)]
     expires: bool,
@@ -110,6 +114,19 @@ enum Discard {
 pub(super) struct WantedStream {
     pub(super) config: stream::Config,
     pub(super) needed_by: Vec<Role>,
+}
+
+impl WantedStream {
+    /// The same with room for what a stream holds already and a quarter more: no limit is set below what is stored.
+    pub(super) fn holding(mut self, info: &stream::Info) -> Self {
+        let stored = i64::try_from(info.state.bytes).unwrap_or(i64::MAX);
+        let needed = stored.saturating_add(stored / 4);
+        if self.config.max_bytes < needed {
+            let has = if info.config.max_bytes > 0 { info.config.max_bytes } else { i64::MAX };
+            self.config.max_bytes = self.config.max_bytes.max(needed.min(has));
+        }
+        self
+    }
 }
 
 /// A durable as it should be.
@@ -157,8 +174,8 @@ impl Stream {
                 Discard::New => DiscardPolicy::New,
             },
             discard_new_per_subject: self.discard_new_per_subject,
-            max_age: self.max_age.0,
-            max_bytes: settings.scaled(self.max_bytes.0),
+            max_age: settings.age_max(self.max_age.0, &self.fills),
+            max_bytes: settings.limit_bytes(self.max_bytes.0, &self.fills),
             max_message_size: size(self.max_message_size.0),
             max_messages: -1,
             max_messages_per_subject: self.messages_per_subject_max.map_or(-1, i64::from),
@@ -187,7 +204,7 @@ impl Bucket {
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
             discard: DiscardPolicy::New,
-            max_bytes: settings.scaled(self.max_bytes.0),
+            max_bytes: settings.limit_bytes(self.max_bytes.0, &self.fills),
             max_message_size: self.max_value_size.map_or(-1, |bytes| size(bytes.0)),
             max_messages: -1,
             // An older revision would come back when the newest expires.
@@ -264,7 +281,14 @@ impl<'de> Deserialize<'de> for Time {
 
 /// A size such as `64KiB` or `4GiB`, in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Bytes(i64);
+pub(super) struct Bytes(i64);
+
+impl Bytes {
+    /// The size, which is never below 0.
+    pub(super) fn unsigned(self) -> u64 {
+        self.0.unsigned_abs()
+    }
+}
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -295,8 +319,10 @@ fn size(bytes: i64) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
     use super::{Topology, bytes};
-    use crate::topology::{FILE, Settings};
+    use crate::topology::{FILE, Load, Settings};
 
     #[test]
     fn sizes_are_read() {
@@ -315,6 +341,8 @@ mod tests {
             assert!(error.contains(says), "{error}");
         };
         check("deny_purge", "deny_purges", "deny_purges");
+        check("kept = \"retention\"", "kept = \"always\"", "always");
+        check("by = \"upload\"", "by = \"person\"", "person");
         check("max_age = \"90d\"", "max_age = \"90 parsecs\"", "90 parsecs");
         check("\"4GiB\"", "\"4GB\"", "4GB");
         check("needed_by = [\"upload\"]", "needed_by = [\"uploader\"]", "uploader");
@@ -331,6 +359,31 @@ mod tests {
         // The limit of the cluster's servers.
         assert!(files <= 20 << 30, "{files}");
         assert!(streams.iter().all(|s| s.config.max_bytes > 0), "everything has a limit");
+    }
+
+    #[test]
+    fn limits_follow_from_the_load_and_those_of_the_file_are_enough_for_the_usual_one() {
+        let topology = Topology::parse(FILE).unwrap();
+        let of = |load: Option<Load>| {
+            let streams = topology.streams(&Settings { load, ..Settings::default() });
+            let config = |s: super::WantedStream| (s.config.name, (s.config.max_bytes, s.config.max_age));
+            streams.into_iter().map(config).collect::<BTreeMap<_, _>>()
+        };
+        let (file, usual) = (of(None), of(Some(Load::default())));
+        for (name, (bytes, age)) in &usual {
+            assert!(*bytes <= file[name].0, "{name}: {bytes} of {:?}", file[name]);
+            assert_eq!(*age, file[name].1, "{name}");
+        }
+        let small = of(Some(Load { uploads_per_day: 1, views_per_day: 10, retention_days: 30 }));
+        let all: i64 =
+            small.iter().filter(|(name, _)| *name != "PROGRESS").map(|(_, (bytes, _))| bytes).sum();
+        assert!(all < 3 << 30, "a small load fits a small disk: {all}");
+        assert_eq!(small["EVENTS"].1, Duration::from_secs(30 * 86_400));
+        let large = of(Some(Load { uploads_per_day: 20_000, ..Load::default() }));
+        for name in ["EVENTS", "AUDIT", "KV_media", "KV_assets", "KV_jobs", "KV_uploads"] {
+            assert!(large[name].0 > usual[name].0, "{name}");
+        }
+        assert_eq!(large["KV_secrets"], file["KV_secrets"], "what nothing fills stays");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod compare;
 mod file;
+mod load;
 
 use std::{fmt, time::Duration};
 
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Role, publish, server};
 use file::{Topology, WantedDurable, WantedStream};
+pub use load::Load;
 
 /// The topology in human units.
 pub const FILE: &str = include_str!("../../topology.toml");
@@ -36,24 +38,49 @@ pub struct Settings {
     pub ack_wait: Option<Duration>,
     /// All byte limits of streams in percent of the file's, from 1.
     pub max_bytes_percent: u32,
+    /// What limits and ages are made for; without it they are those of the file.
+    pub load: Option<Load>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { replicas: 1, ack_wait: None, max_bytes_percent: 100 }
+        Self { replicas: 1, ack_wait: None, max_bytes_percent: 100, load: None }
     }
 }
 
 impl Settings {
-    fn scaled(&self, bytes: i64) -> i64 {
+    /// The limit of a stream that has `bytes` in the file and is filled by `fills`.
+    fn limit_bytes(&self, bytes: i64, fills: &[load::Filling]) -> i64 {
+        let bytes = match &self.load {
+            Some(load) if !fills.is_empty() => load::limit_bytes(fills, load),
+            _ => bytes,
+        };
         (bytes / 100).saturating_mul(self.max_bytes_percent.max(1).into()).max(1)
     }
+
+    /// The age of a stream that has `age` in the file and is filled by `fills`.
+    fn age_max(&self, age: Duration, fills: &[load::Filling]) -> Duration {
+        match &self.load {
+            Some(load) if !age.is_zero() && load::is_history(fills) => load.retention(),
+            _ => age,
+        }
+    }
+}
+
+/// Bytes of files that the limits of all streams and buckets add up to, on each server.
+///
+/// # Errors
+/// [`Error::Invalid`] when the file can't be read.
+pub fn reserved_bytes(settings: &Settings) -> Result<u64, Error> {
+    let streams = Topology::parse(FILE)?.streams(settings);
+    let files = streams.iter().filter(|stream| stream.config.storage == stream::StorageType::File);
+    Ok(files.map(|stream| stream.config.max_bytes.unsigned_abs()).fold(0, u64::saturating_add))
 }
 
 /// How bad a difference is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// It, or a subject of it, is missing; [`apply`] adds it.
+    /// It, or a subject or ability of it, is missing; [`apply`] adds it.
     Absent,
     /// [`apply`] changes it.
     Changeable,
@@ -155,10 +182,11 @@ async fn survey(
     let topology = Topology::parse(FILE)?;
     let streams = topology.streams(settings).into_iter().filter(|stream| needed(&stream.needed_by));
     let durables = topology.durables(settings).into_iter().filter(|durable| needed(&durable.needed_by));
-    let streams = all(streams, |want| async {
+    let streams = all(streams, |want| async move {
         let subject = format!("STREAM.INFO.{}", want.config.name);
         let info = ask::<stream::Info>(context, subject, ErrorCode::STREAM_NOT_FOUND).await?;
-        Ok((want, info.map(|info| info.config)))
+        let Some(info) = info else { return Ok((want, None)) };
+        Ok((want.holding(&info), Some(info.config)))
     })
     .await?;
     let there =

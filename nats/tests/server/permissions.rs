@@ -75,6 +75,8 @@ const CASES: &[Case] = &[
             "$KV.sessions.S",
             "$KV.sessions.wallet.W",
             "$KV.secrets.ring.access",
+            "$KV.store.identity",
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.limits.O",
             "$KV.grants.P",
             "$JS.API.STREAM.MSG.GET.KV_grants",
@@ -118,6 +120,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Upload,
         may: &[
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "evt.media.stored.M",
             "evt.media.rejected.M",
             "evt.upload.received.U",
@@ -132,6 +135,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.EVENTS.upload.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.store.identity",
             "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.started.J",
@@ -159,6 +163,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Transcode,
         may: &[
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "evt.media.playable.M",
             "evt.media.ready.M",
             "evt.job.succeeded.J",
@@ -175,6 +180,7 @@ const CASES: &[Case] = &[
             "$JS.ACK._.hash.JOBS.transcode-p2.1.1.1.1.0",
         ],
         may_not: &[
+            "$KV.store.identity",
             "$KV.grants.P",
             "evt.upload.received.U",
             "evt.media.removed.M",
@@ -209,6 +215,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.KV_jobs.Abc123",
         ],
         may_not: &[
+            "$KV.store.identity",
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.grants.P",
             "evt.media.removed.M",
             "evt.job.failed.J",
@@ -239,6 +247,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.Abc123",
         ],
         may_not: &[
+            "$KV.store.identity",
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.grants.P",
             "evt.media.stored.M",
             "evt.alert.fired.A",
@@ -267,6 +277,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.CREATE.EVENTS",
         ],
         may_not: &[
+            "$KV.store.identity",
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "$KV.grants.P",
             "evt.media.stored.M",
             "audit.media.stored",
@@ -292,6 +304,7 @@ const CASES: &[Case] = &[
     Case {
         role: Role::Keeper,
         may: &[
+            "$JS.API.STREAM.MSG.GET.KV_store",
             "evt.upload.expired.U",
             "evt.media.stored.M",
             "evt.admin.key_created.R",
@@ -302,6 +315,10 @@ const CASES: &[Case] = &[
             "$KV.leases.outbox",
             "$KV.uploads.U",
             "$KV.jobs.J",
+            "$KV.media.M",
+            "$KV.assets.M",
+            "$KV.keys.M",
+            "$JS.API.STREAM.INFO.KV_keys",
             "$KV.apikeys.K",
             "$KV.limits.O",
             "$KV.nonces.N",
@@ -317,10 +334,10 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.INFO.JOBS.transcode-p0",
         ],
         may_not: &[
+            "$KV.store.identity",
             "audit.media.stored",
             "progress.J.v0",
             "$KV.secrets.playback",
-            "$KV.keys.M",
             "$JS.API.STREAM.MSG.GET.KV_secrets",
             "$JS.API.STREAM.MSG.GET.KV_keys",
             "$JS.API.CONSUMER.CREATE.EVENTS",

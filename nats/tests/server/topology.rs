@@ -8,7 +8,7 @@ use async_nats::jetstream::{
 use nats::{
     Bus, Error, Role,
     testing::TestBroker,
-    topology::{self, Class, Settings},
+    topology::{self, Class, Load, Settings},
 };
 
 /// What differs, in the words people read.
@@ -52,7 +52,7 @@ async fn applying_twice_changes_nothing() {
         missing.iter().all(|d| d.class == Class::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
-    assert_eq!(missing.len(), 6 + 16 + 6, "streams, buckets and durables");
+    assert_eq!(missing.len(), 6 + 17 + 6, "streams, buckets and durables");
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), missing);
     assert_eq!(topology::diff(bus.context(), &settings).await.unwrap(), []);
     assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), []);
@@ -64,13 +64,41 @@ async fn settings_scale_and_shorten() {
     let settings =
         Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 22 + 6, "{before:?}");
+    assert_eq!(before.len(), 23 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"
     );
     topology::apply(bus.context(), &settings).await.unwrap();
     assert_eq!(found(bus.context(), &settings).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn limits_follow_the_load_and_none_goes_below_what_is_stored() {
+    let (_broker, bus) = applied().await;
+    let context = bus.context();
+    let bucket = context.get_key_value("uploads").await.unwrap();
+    for number in 0..24 {
+        bucket.put(format!("upload.{number}"), vec![0; 900 << 10].into()).await.unwrap();
+    }
+    let config = async |name: &str| context.get_stream(name).await.unwrap().cached_info().config.clone();
+    let load = Load { uploads_per_day: 1, views_per_day: 1, retention_days: 7 };
+    let small = Settings { load: Some(load), ..Settings::default() };
+    topology::apply(context, &small).await.unwrap();
+    let about = |bytes: i64| bytes / 100;
+    assert_eq!(about(config("KV_media").await.max_bytes), about(16 << 20));
+    assert_eq!(config("EVENTS").await.max_age, Duration::from_secs(7 * 86_400));
+    let stored = context.get_stream("KV_uploads").await.unwrap().cached_info().state.bytes;
+    let kept = u64::try_from(config("KV_uploads").await.max_bytes).unwrap();
+    assert!(kept >= stored && kept < 32 << 20, "{kept} for {stored}");
+    assert_eq!(found(context, &small).await, Vec::<String>::new());
+    bucket.put("upload.more", vec![0; 900 << 10].into()).await.unwrap();
+    // Another load brings other limits, and no load those of the file.
+    let large = Load { uploads_per_day: 1_000, ..load };
+    topology::apply(context, &Settings { load: Some(large), ..small }).await.unwrap();
+    assert!(config("KV_media").await.max_bytes > 1 << 30);
+    topology::apply(context, &Settings::default()).await.unwrap();
+    assert_eq!(about(config("KV_media").await.max_bytes), about(1 << 30));
 }
 
 #[tokio::test]
@@ -166,6 +194,33 @@ async fn guards_are_added_and_what_was_turned_on_stays_on() {
     topology::apply(context, &Settings::default()).await.unwrap();
     let guarded = context.get_stream("AUDIT").await.unwrap().cached_info().config.clone();
     assert!(guarded.deny_delete && guarded.deny_purge);
+}
+
+#[tokio::test]
+async fn what_a_newer_version_turned_on_stops_no_older_one() {
+    let (broker, bus) = applied().await;
+    let context = bus.context();
+    let stays = |name: &'static str| async move {
+        context.get_stream(name).await.unwrap().cached_info().config.clone()
+    };
+    let mut config = stays("KV_apikeys").await;
+    (config.allow_message_ttl, config.subject_delete_marker_ttl) = (true, Some(Duration::from_secs(60)));
+    context.update_stream(&config).await.unwrap();
+    let mut config = stays("DEAD").await;
+    (config.allow_message_schedules, config.allow_rollup) = (true, true);
+    context.update_stream(&config).await.unwrap();
+    assert_eq!(found(context, &Settings::default()).await, Vec::<String>::new());
+    for role in Role::ALL {
+        topology::verify(broker.bus(role).await.context(), role).await.unwrap();
+    }
+    // Something else of the same streams is brought to the file, and what was turned on stays.
+    let other = Settings { max_bytes_percent: 50, ..Settings::default() };
+    topology::apply(context, &other).await.unwrap();
+    assert_eq!(found(context, &other).await, Vec::<String>::new());
+    let bucket = stays("KV_apikeys").await;
+    assert!(bucket.allow_message_ttl);
+    assert_eq!(bucket.subject_delete_marker_ttl, Some(Duration::from_secs(60)));
+    assert!(stays("DEAD").await.allow_message_schedules);
 }
 
 #[tokio::test]

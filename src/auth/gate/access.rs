@@ -1,10 +1,10 @@
 //! A medium, its gate and a viewer: what is decided, and what a session has to remember of it.
 
-use alloy_primitives::{Address, keccak256};
+use alloy_primitives::keccak256;
 use data_encoding::HEXLOWER;
 use nats::{Bus, Error};
 use schemas::{
-    document,
+    Record as _, document,
     gate::{Block, Code, Gate, Watch},
     ids::MediaId,
     media,
@@ -16,6 +16,7 @@ use super::{
     judge::{Judge, Keep},
     rule::{Ask, Compiled, compile},
 };
+use crate::auth::account::Account;
 
 /// Whose a medium is, and its gate.
 #[derive(Debug, Clone)]
@@ -52,8 +53,9 @@ pub(super) struct Ruling {
 /// Until the owner says something about it there is only what the stages know.
 pub(super) async fn medium(bus: &Bus, media_id: MediaId) -> Result<Option<Medium>, Error> {
     let key = media_id.to_string();
-    if let Some(held) = bus.load::<document::Record>(&key).await? {
-        return Ok(Some(Medium { owner: held.record.owner, gate: held.record.gate }));
+    if let Some(held) = bus.load_any::<document::Record>(&key).await? {
+        let document = Some(held.record).filter(|document| !document.is_removed());
+        return Ok(document.map(|document| Medium { owner: document.owner, gate: document.gate }));
     }
     let asset = bus.load::<media::Record>(&key).await?;
     Ok(asset.map(|held| Medium { owner: held.record.owner, gate: None }))
@@ -102,13 +104,14 @@ pub(super) async fn rule(
 }
 
 /// The slots of claimed tokens. Without a token id the wallet stands for its tokens.
-fn places(rule: &Compiled, claims: &[Claim], wallet: Option<Address>) -> Vec<Place> {
+fn places(rule: &Compiled, claims: &[Claim], wallet: Option<Account>) -> Vec<Place> {
     let place = |claim: &Claim| {
         let leaf = rule.leaves().get(claim.leaf)?;
         let Ask::Erc721 { token_id, .. } = leaf.ask else { return None };
         let whose = match token_id {
             Some(token_id) => format!("token {token_id}"),
-            None => format!("wallet {}", wallet?),
+            // The chain of the token is that of the wallet, where it has one.
+            None => format!("wallet {}", wallet?.address),
         };
         let digest = keccak256(format!("{} {} {whose}", leaf.chain_id, leaf.contract));
         let sessions_max = usize::try_from(claim.sessions_max).unwrap_or(1);

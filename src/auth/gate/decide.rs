@@ -1,12 +1,14 @@
 //! The evaluator: a rule, a wallet and the facts of two blocks give a decision. Pure.
 //!
 //! Three values: yes, no, and not known. A thing that is not known never grants: `not` of it is not known either, and neither an
-//! address nobody proved nor a contract that did not answer properly counts as "no".
+//! address nobody proved nor a contract that did not answer properly counts as "no". An account that a contract proved is known on
+//! its own chain alone: what its address owns on another chain may be somebody else's.
 
 use alloy_primitives::{Address, U256};
 use schemas::gate::Code;
 
-use super::rule::{Ask, Compiled, Leaf, Node};
+use super::rule::{Ask, Compiled, Leaf, Listed, Node};
+use crate::auth::account::Account;
 
 /// What a contract said, or why that is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,13 @@ pub struct Verdict {
 }
 
 /// Decides for `wallet` from the facts of the newest and of the confirmed block, one for each question of the rule.
-pub fn decide(rule: &Compiled, wallet: Option<Address>, latest: &[Fact], confirmed: &[Fact]) -> Verdict {
+pub fn decide(
+    rule: &Compiled,
+    wallet: Option<impl Into<Account>>,
+    latest: &[Fact],
+    confirmed: &[Fact],
+) -> Verdict {
+    let wallet = wallet.map(Into::into);
     let now = truth(rule, wallet, latest);
     let before = truth(rule, wallet, confirmed);
     let code = match (now, before) {
@@ -76,13 +84,13 @@ pub const fn is_about_nodes(code: Code) -> bool {
 }
 
 /// The truth of a rule by the facts of one block.
-pub fn truth(rule: &Compiled, wallet: Option<Address>, facts: &[Fact]) -> Truth {
-    Facts { leaves: &rule.leaves, wallet, told: facts }.node(&rule.root)
+pub fn truth(rule: &Compiled, wallet: Option<impl Into<Account>>, facts: &[Fact]) -> Truth {
+    Facts { leaves: &rule.leaves, wallet: wallet.map(Into::into), told: facts }.node(&rule.root)
 }
 
 struct Facts<'a> {
     leaves: &'a [Leaf],
-    wallet: Option<Address>,
+    wallet: Option<Account>,
     told: &'a [Fact],
 }
 
@@ -90,11 +98,7 @@ impl Facts<'_> {
     fn node(&self, node: &Node) -> Truth {
         match node {
             Node::Public => Truth::Yes,
-            Node::Listed(addresses) => match self.wallet {
-                None => Truth::Unknown(Code::WalletNeeded),
-                Some(wallet) if addresses.contains(&wallet) => Truth::Yes,
-                Some(_) => Truth::No(Code::NotListed),
-            },
+            Node::Listed(listed) => self.listed(listed),
             Node::Leaf(index) => self.leaf(*index),
             Node::All(nodes) => self.all(nodes),
             Node::Any(nodes) => self.any(nodes),
@@ -103,6 +107,19 @@ impl Facts<'_> {
                 Truth::No(_) => Truth::Yes,
                 unknown @ Truth::Unknown(_) => unknown,
             },
+        }
+    }
+
+    /// A list of a chain names the accounts there, whatever speaks for them. Without a chain it names those that keys speak for, and says
+    /// nothing about a contract at the same address.
+    fn listed(&self, listed: &Listed) -> Truth {
+        let Some(wallet) = self.wallet else { return Truth::Unknown(Code::WalletNeeded) };
+        if !listed.addresses.contains(&wallet.address.get()) {
+            Truth::No(Code::NotListed)
+        } else if wallet.chain_id.is_none() || wallet.chain_id == listed.chain_id {
+            Truth::Yes
+        } else {
+            Truth::Unknown(Code::WalletNeeded)
         }
     }
 
@@ -146,10 +163,13 @@ impl Facts<'_> {
         let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.told.get(index)) else {
             return Truth::Unknown(Code::ChainUnavailable);
         };
+        if !wallet.is_on(leaf.chain_id) {
+            return Truth::Unknown(Code::WalletNeeded);
+        }
         match (leaf.ask, fact) {
             (_, Fact::Failed(code)) => Truth::Unknown(*code),
             (Ask::Erc721 { token_id: Some(_), .. }, Fact::Owner(owner)) => {
-                if *owner == wallet {
+                if *owner == wallet.address.get() {
                     Truth::Yes
                 } else {
                     Truth::No(Code::NotOwner)

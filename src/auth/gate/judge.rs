@@ -21,7 +21,10 @@ use super::{
     decide::{Fact, Truth, Verdict, decide, is_about_nodes},
     rule::Compiled,
 };
-use crate::auth::chain::{Chains, Error, Head};
+use crate::auth::{
+    account::Account,
+    chain::{Chains, Error, Head},
+};
 
 /// Decisions kept; when there are more, all are forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
@@ -72,7 +75,7 @@ impl Decision {
 }
 
 /// One decision: rule, wallet and the newest blocks.
-type Key = (String, Option<Address>, Vec<B256>);
+type Key = (String, Option<Account>, Vec<B256>);
 /// The head of each chain of a rule, or why it is not known.
 type Heads = Vec<(u64, Result<Head, Error>)>;
 /// A decision under way.
@@ -130,7 +133,8 @@ impl Judge {
     }
 
     /// Decides `rule` for `wallet` at the newest and the confirmed block.
-    pub async fn decide(&self, rule: &Compiled, wallet: Option<Address>) -> Decision {
+    pub async fn decide(&self, rule: &Compiled, wallet: Option<impl Into<Account> + Send>) -> Decision {
+        let wallet = wallet.map(Into::into);
         let heads = self.heads(rule, wallet).await;
         let key: Key = (rule.digest.clone(), wallet, hashes(&heads));
         if let Some(decision) = lock(&self.kept).get(&key) {
@@ -185,13 +189,12 @@ impl Judge {
         lock(&self.flights).len()
     }
 
-    /// The newest blocks of the rule's chains; none when nobody signed in, since no contract is asked then.
-    async fn heads(&self, rule: &Compiled, wallet: Option<Address>) -> Heads {
-        if wallet.is_none() {
-            return Vec::new();
-        }
+    /// The newest blocks of those of the rule's chains on which the wallet is known: no contract is asked elsewhere, and none when
+    /// nobody signed in.
+    async fn heads(&self, rule: &Compiled, wallet: Option<Account>) -> Heads {
+        let Some(wallet) = wallet else { return Vec::new() };
         let head = |chain_id| async move { (chain_id, self.chains.head(chain_id).await) };
-        join_all(rule.by_chain().into_keys().map(head)).await
+        join_all(rule.by_chain().into_keys().filter(|id| wallet.is_on(*id)).map(head)).await
     }
 }
 
@@ -204,7 +207,7 @@ fn hashes(heads: &Heads) -> Vec<B256> {
 async fn decide_at(
     chains: &Chains,
     rule: &Compiled,
-    wallet: Option<Address>,
+    wallet: Option<Account>,
     mut heads: Heads,
 ) -> (Decision, Vec<B256>) {
     let mut followed = BTreeSet::new();
@@ -229,18 +232,18 @@ async fn decide_at(
 async fn read(
     chains: &Chains,
     rule: &Compiled,
-    wallet: Option<Address>,
+    wallet: Option<Account>,
     heads: &Heads,
 ) -> Result<Decision, u64> {
     let unread = vec![Fact::Failed(Code::ChainUnavailable); rule.leaves.len()];
     let (mut latest, mut confirmed) = (unread.clone(), unread);
     let by_chain = rule.by_chain();
-    if let Some(wallet) = wallet {
+    if let Some(holder) = wallet.map(|wallet| wallet.address.get()) {
         let reading = heads.iter().filter_map(|(chain_id, head)| {
             let leaves = by_chain.get(chain_id)?;
             let asked: Vec<(usize, Vec<(Address, Bytes)>)> = leaves
                 .iter()
-                .filter_map(|index| Some((*index, abi::calls(rule.leaves.get(*index)?, wallet))))
+                .filter_map(|index| Some((*index, abi::calls(rule.leaves.get(*index)?, holder))))
                 .collect();
             let calls: Vec<(Address, Bytes)> = asked.iter().flat_map(|(_, calls)| calls.clone()).collect();
             Some(async move {

@@ -21,19 +21,18 @@ pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use alloy_primitives::Address;
 use schemas::access::Role;
 pub use schemas::gate::{Opener, Rights};
 
-use super::Principal;
+use super::{Principal, account::Account};
 
 /// Who wants to play.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Viewer {
     /// The name media are owned by; empty for nobody.
     pub name: String,
-    /// The wallet that was proven by signing in; never what a request merely says.
-    pub wallet: Option<Address>,
+    /// The account that was proven by signing in; never what a request merely says.
+    pub wallet: Option<Account>,
     /// What it may do.
     pub rights: Rights,
     /// What it showed of itself.
@@ -46,15 +45,15 @@ impl Viewer {
         Self { name: String::new(), wallet: None, rights: Rights::None, opener: None }
     }
 
-    /// A known principal, with the wallet it signed in with, if it did.
-    pub fn new(principal: &Principal, wallet: Option<Address>) -> Self {
+    /// A known principal, with the account it signed in with, if it did.
+    pub fn new(principal: &Principal) -> Self {
         let rights = match principal.role {
             Role::Admin => Rights::Admin,
             Role::Owner => Rights::Owner,
             Role::Operator => Rights::None,
         };
         let opener = principal.session_id.map(Opener::SignIn).or_else(|| principal.key_id.map(Opener::Key));
-        Self { name: principal.owner.clone(), wallet, rights, opener }
+        Self { name: principal.owner.clone(), wallet: principal.wallet, rights, opener }
     }
 
     /// True when no gate stands between it and what `owner` owns.

@@ -44,11 +44,18 @@ pub struct Compiled {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Node {
     Public,
-    Listed(BTreeSet<Address>),
+    Listed(Listed),
     Leaf(usize),
     All(Vec<Self>),
     Any(Vec<Self>),
     Not(Box<Self>),
+}
+
+/// Addresses, and the chain they are on where they may be contracts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) addresses: BTreeSet<Address>,
+    pub(super) chain_id: Option<u64>,
 }
 
 /// One question to a contract.
@@ -191,7 +198,7 @@ impl Compiler {
         }
         match rule {
             Rule::Public {} => Ok((Rule::Public {}, Node::Public)),
-            Rule::AllowList { addresses } => self.listed(addresses, place),
+            Rule::AllowList { addresses, chain_id } => self.listed(addresses, *chain_id, place),
             Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. } => {
                 self.leaf(rule, place)
             }
@@ -223,7 +230,15 @@ impl Compiler {
         Ok(compiled?.into_iter().unzip())
     }
 
-    fn listed(&mut self, addresses: &[String], place: &Place) -> Result<(Rule, Node), Invalid> {
+    fn listed(
+        &mut self,
+        addresses: &[String],
+        chain_id: Option<u64>,
+        place: &Place,
+    ) -> Result<(Rule, Node), Invalid> {
+        if chain_id == Some(0) {
+            return Err(place.member("chain_id").invalid("there is no chain 0"));
+        }
         let place = place.member("addresses");
         self.address_count += addresses.len();
         if addresses.is_empty() || self.address_count > ADDRESSES_MAX {
@@ -238,8 +253,8 @@ impl Compiler {
             .collect();
         let listed = listed?;
         Ok((
-            Rule::AllowList { addresses: listed.iter().map(Address::to_string).collect() },
-            Node::Listed(listed),
+            Rule::AllowList { addresses: listed.iter().map(Address::to_string).collect(), chain_id },
+            Node::Listed(Listed { addresses: listed, chain_id }),
         ))
     }
 

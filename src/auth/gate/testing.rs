@@ -30,7 +30,7 @@ pub(crate) fn coin(contract: Address, least: u64) -> Rule {
 }
 
 pub(crate) fn listed(addresses: &[Address]) -> Rule {
-    Rule::AllowList { addresses: addresses.iter().map(Address::to_string).collect() }
+    Rule::AllowList { addresses: addresses.iter().map(Address::to_string).collect(), chain_id: None }
 }
 
 pub(crate) fn not(rule: Rule) -> Rule {

@@ -132,6 +132,8 @@ pub(super) async fn create(
     let shared = &sign_in.shared;
     let by = (who.owner.as_str(), request::id());
     // Of one request there is one key.
+    // What outlives the session is given to whom the account stands by now.
+    sign_in.prove(&who).await?;
     let key_id = KeyId::from_bytes(claim.map_or_else(nats::fresh_id, |claim| claim.id(0)));
     let once = ShownOnce {
         detail: format!("the key {key_id} was made; if its text was lost, revoke it and make another"),

@@ -21,8 +21,8 @@ use crate::{
         Shared, SignIn,
         challenge::{self, Wish},
         claim::Claim,
-        config::SIGNATURE_BYTES_MAX,
-        contract::{Question, Verdict},
+        config::{CHALLENGE_TTL_S_MAX, SIGNATURE_BYTES_MAX},
+        contract::{CallError, Question, Verdict, by_key},
         denial::{Denial, Failure},
         session::Proved,
         typed::Values,
@@ -50,6 +50,9 @@ pub(super) struct Ask {
     address: Option<Address>,
     /// The chain the account is looked up on.
     chain_id: Option<u64>,
+    /// How long the challenge is to be good, in seconds, where signing takes long; as the settings say when absent.
+    #[schemars(range(min = 1, max = CHALLENGE_TTL_S_MAX))]
+    ttl_s: Option<u64>,
 }
 
 /// A challenge, and what to sign.
@@ -91,6 +94,7 @@ struct Forms {
     request_body(content = ref("#/components/schemas/ChallengeWanted"), content_type = "application/json"),
     responses(
         (status = 201, description = "The challenge", body = ref("#/components/schemas/Challenge"), headers(("Set-Cookie"))),
+        (status = 400, description = "No challenge is good for that long"),
         (status = 401, description = "The site or the chain is not served here"),
     ),
     extensions(("x-events" = json!(["auth.challenged"]))),
@@ -102,7 +106,7 @@ pub(super) async fn challenge(
     JsonOrNothing(ask): JsonOrNothing<Ask>,
 ) -> Result<Response, Problem> {
     let shared = &sign_in.shared;
-    let wish = wish(shared, ask).map_err(|denial| refusal(shared, denial))?;
+    let wish = wish(shared, ask)?;
     // A browser with two sign-ins under way keeps one cookie for both.
     let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
     let given = challenge::give(&shared.bus, &shared.config, (&wish, &cookie, client), request::id()).await?;
@@ -112,7 +116,8 @@ pub(super) async fn challenge(
             return Err(Problem::new(Kind::TooManyChallenges).retry_after_s(retry_after_s));
         }
     };
-    let max_age_s = shared.config.challenge_ttl_s;
+    // Of two challenges the cookie outlives the longer one.
+    let max_age_s = shared.config.challenge_ttl_s.max(CHALLENGE_TTL_S_MAX);
     let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, set)], Json(to_sign(shared, &challenge, wish.address)))
         .into_response())
@@ -131,17 +136,22 @@ fn offered(shared: &Shared) -> &[u64] {
     if config.offered_chains.is_empty() { &config.chains } else { &config.offered_chains }
 }
 
-fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Denial> {
+fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
     let config = &shared.config;
     let first = config.domains.first().ok_or(Denial::NoSite)?;
     let domain = ask.domain.unwrap_or_else(|| first.clone());
     if !config.domains.contains(&domain) {
-        return Err(Denial::Domain);
+        return Err(Denial::Domain.into());
     }
     if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
-        return Err(Denial::Chain);
+        return Err(refusal(shared, Denial::Chain));
     }
-    Ok(Wish { domain, address: ask.address, chain_id: ask.chain_id })
+    if ask.ttl_s.is_some_and(|ttl_s| !(1..=CHALLENGE_TTL_S_MAX).contains(&ttl_s)) {
+        let detail = format!("a challenge is good for 1 to {CHALLENGE_TTL_S_MAX} s");
+        return Err(Problem::new(Kind::JsonInvalid).at("/ttl_s", detail));
+    }
+    let ttl_s = ask.ttl_s.unwrap_or(config.challenge_ttl_s);
+    Ok(Wish { domain, address: ask.address, chain_id: ask.chain_id, ttl_s })
 }
 
 /// The nonce, and where the account is known, what its wallet can be given to sign as it is.
@@ -212,14 +222,34 @@ pub(super) struct Attempt {
     #[serde(default)]
     #[schemars(with = "Values")]
     typed: Option<Values>,
-    /// The signature: `0x` and hexadecimal digits, two a byte.
-    #[schemars(regex(pattern = "^0x([0-9a-fA-F]{2})+$"), length(max = SIGNATURE_LENGTH_MAX))]
+    /// The signature: `0x` and hexadecimal digits, two a byte; none of them where the account's owners agreed on the chain.
+    #[schemars(with = "Signature")]
     signature: String,
+}
+
+/// How a signature is described.
+struct Signature;
+
+impl JsonSchema for Signature {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Signature".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "oneOf": [
+            { "type": "string", "pattern": "^0x([0-9a-fA-F]{2})+$", "maxLength": SIGNATURE_LENGTH_MAX },
+            { "const": "0x" },
+        ] })
+    }
 }
 
 /// Sign in
 ///
-/// Takes the signed message and the cookie of its challenge. Whatever comes of it, the challenge is used up.
+/// Takes the signed message and the cookie of its challenge. An answer of 201 or 401 uses the challenge up; after 429 and 503 it is
+/// good still. A signature that the account's own key made opens `eip155:0x...`; one that only its contract takes opens
+/// `eip155:<chain>:0x...`, which is another owner.
 #[utoipa::path(
     post,
     path = "/v1/auth/login",
@@ -229,11 +259,13 @@ pub(super) struct Attempt {
     responses(
         (status = 201, description = "A session", body = ref("#/components/schemas/Tokens"), headers(("Set-Cookie"))),
         (status = 401, description = "The sign-in was refused: `code` says why"),
+        (status = 429, description = "Too many signatures that no key made"),
     ),
     extensions(("x-events" = json!(["auth.signed_in", "auth.signed_out", "auth.refused"]))),
 )]
 pub(super) async fn login(
     State(sign_in): State<SignIn>,
+    client: Client,
     ticket: Ticket,
     headers: HeaderMap,
     JsonOrNothing(attempt): JsonOrNothing<Attempt>,
@@ -246,41 +278,83 @@ pub(super) async fn login(
     };
     let signature = signature_of(shared, &attempt.signature)?;
     let turn = ticket.look_up().await?;
-    let mut held = challenge::take(&shared.bus, &claim.nonce).await?;
+    let mut held = challenge::find(&shared.bus, &claim.nonce).await?;
     drop(turn);
-    let proved = match judge(shared, &held, cookie(&headers), &claim, &signature).await {
+    let asker = Asker { client, cookie: cookie(&headers) };
+    let proved = match judge(shared, &held, asker, &claim, &signature).await {
         Ok(proved) => proved,
         Err(Failure::Denied(denial)) => {
             challenge::refuse(&shared.bus, &mut held, &denial, (claim.address, request::id())).await?;
             return Err(refusal(shared, denial));
         }
+        // Nothing is known of the attempt: the challenge stays good for the next.
         Err(failure) => return Err(failure.into()),
     };
-    let (live, refresh_token) = shared.sessions.open(proved, request::id()).await?;
+    challenge::take(&shared.bus, &mut held).await?;
+    let (live, refresh_token) = match shared.sessions.open(proved, request::id()).await {
+        Ok(opened) => opened,
+        Err(failure) => {
+            if matches!(failure, Failure::Bus(_)) {
+                challenge::give_back(&shared.bus, &mut held).await;
+            }
+            return Err(failure.into());
+        }
+    };
     let answer = tokens::answer(shared, live, refresh_token)?;
     let gone = format!("{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict");
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, gone)], Json(answer)).into_response())
 }
 
+/// Who attempts to sign in.
+#[derive(Debug, Clone, Copy)]
+struct Asker<'a> {
+    client: Client,
+    cookie: Option<&'a str>,
+}
+
 async fn judge<'a>(
     shared: &Shared,
     held: &Held<Challenge>,
-    cookie: Option<&str>,
+    asker: Asker<'_>,
     claim: &Claim,
     signature: &'a [u8],
 ) -> Result<Proved<'a>, Failure> {
-    if !challenge::is_bound(&held.record, cookie) {
+    if !challenge::is_bound(&held.record, asker.cookie) {
         return Err(Denial::ChallengeUnbound.into());
     }
     claim.check(&held.record, &shared.config, nats::now_ms())?;
     let (address, chain_id, digest) = (claim.address, claim.chain_id, claim.digest);
     let question = Question { account: address, chain_id, digest, signature };
-    match shared.verifier.verify(question).await? {
+    let at = tokio::time::Instant::now();
+    let verdict = match by_key(question) {
+        Verdict::Invalid => ask(shared, asker.client, question).await?,
+        valid => valid,
+    };
+    let is_checksummed = claim.is_checksummed;
+    match verdict {
         Verdict::Valid(method) => {
-            Ok(Proved { address, chain_id, method, is_checksummed: claim.is_checksummed, digest, signature })
+            Ok(Proved { address, chain_id, method, is_checksummed, digest, signature, at })
         }
         Verdict::Invalid => Err(Denial::Signature.into()),
     }
+}
+
+/// Asks the account itself, at the cost of the client unless it says yes.
+async fn ask(shared: &Shared, client: Client, question: Question<'_>) -> Result<Verdict, Failure> {
+    let too_many = |retry_after| Failure::TooMany { retry_after };
+    shared.budget.take(client.prefix, tokio::time::Instant::now()).map_err(too_many)?;
+    let verdict = match shared.verifier.ask(question, None).await {
+        Ok((verdict, _)) => verdict.unwrap_or(Verdict::Invalid),
+        Err(CallError::Unsupported) => {
+            shared.budget.give_back(client.prefix);
+            return Ok(Verdict::Invalid);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if verdict != Verdict::Invalid {
+        shared.budget.give_back(client.prefix);
+    }
+    Ok(verdict)
 }
 
 fn signature_of(shared: &Shared, text: &str) -> Result<Vec<u8>, Denial> {
@@ -290,7 +364,7 @@ fn signature_of(shared: &Shared, text: &str) -> Result<Vec<u8>, Denial> {
         return Err(malformed("is longer than its limit"));
     }
     // The decoder would take a second prefix.
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(malformed("is not hexadecimal"));
     }
     hex::decode(digits).map_err(|_| malformed("has half a byte"))

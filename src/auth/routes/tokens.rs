@@ -13,12 +13,13 @@ use serde_json::json;
 use crate::{
     auth::{
         Principal, Shared, SignIn,
+        account::Account,
         denial::Failure,
         session::Live,
         token::{self, Claims},
         value::Address,
     },
-    ingress::{body::JsonOrNothing, error::Problem, kind::Kind, limit::Ticket, request},
+    ingress::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request},
 };
 
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.
@@ -44,7 +45,7 @@ pub(super) struct Tokens {
     wallet: Address,
     /// The chain it signed in on.
     chain_id: u64,
-    /// Whose things it works on.
+    /// Whose things it works on: `eip155:0x...` where the account's key signed, `eip155:<chain>:0x...` where its contract spoke for it.
     owner: String,
     /// What it may do.
     role: Role,
@@ -57,7 +58,7 @@ pub(super) fn answer(shared: &Shared, live: Live, refresh_token: String) -> Resu
     let claims = Claims {
         iss: shared.config.issuer.clone(),
         aud: token::AUDIENCE.to_owned(),
-        sub: live.address.owner(),
+        sub: live.account.owner(),
         exp: issued_s.saturating_add(shared.config.access_ttl_s).min(end_s),
         nbf: issued_s,
         iat: issued_s,
@@ -72,10 +73,10 @@ pub(super) fn answer(shared: &Shared, live: Live, refresh_token: String) -> Resu
         refresh_token,
         session_id: live.session_id,
         session_expires_at_ms: live.expires_at_ms,
-        wallet: live.address,
+        wallet: live.account.address,
         chain_id: live.chain_id,
         owner: claims.sub,
-        role: shared.role(live.address),
+        role: shared.role(live.account),
     })
 }
 
@@ -90,7 +91,8 @@ pub(super) struct Refresh {
 
 /// Take the next access token
 ///
-/// A refresh token is good once: using it again ends the session, since one of its two holders stole it.
+/// A refresh token is good once: using it again ends the session, since one of its two holders stole it. For a few seconds the same
+/// client is given the same next token again, so that two tabs and a lost answer sign nobody out.
 #[utoipa::path(
     post,
     path = "/v1/auth/refresh",
@@ -105,6 +107,7 @@ pub(super) struct Refresh {
 )]
 pub(super) async fn refresh(
     State(sign_in): State<SignIn>,
+    client: Client,
     ticket: Ticket,
     JsonOrNothing(wanted): JsonOrNothing<Refresh>,
 ) -> Result<Json<Tokens>, Problem> {
@@ -112,8 +115,7 @@ pub(super) async fn refresh(
     if let Some(session_id) = shared.sessions.session_of(&wanted.refresh_token) {
         ticket.admit_session(&session_id.to_string())?;
     }
-    let (live, next) =
-        shared.sessions.refresh(&wanted.refresh_token, &shared.verifier, request::id()).await?;
+    let (live, next) = shared.sessions.refresh(&wanted.refresh_token, client.prefix, request::id()).await?;
     Ok(Json(answer(shared, live, next)?))
 }
 
@@ -125,7 +127,7 @@ pub(super) struct Logout {
     /// True for all of the own sessions instead of this one.
     #[serde(default)]
     all: bool,
-    /// All sessions of this wallet; another's only for an administrator.
+    /// All sessions of this wallet; another's only for an administrator, who means it on every chain.
     wallet: Option<Address>,
 }
 
@@ -151,12 +153,14 @@ pub(super) async fn logout(
 ) -> Result<StatusCode, Problem> {
     let sessions = &sign_in.shared.sessions;
     match (wanted.wallet, who.wallet, who.session_id) {
-        (Some(wallet), own, _) if own != Some(wallet) => {
+        (Some(wallet), own, _) if own.is_none_or(|own| own.address != wallet) => {
             if who.role != Role::Admin || who.scopes.is_some() {
                 return Err(Problem::new(Kind::NotYours)
                     .detail("only an administrator ends another wallet's sessions"));
             }
-            sessions.end_all(wallet, End::Revoked, request::id()).await?;
+            for account in everywhere(&sign_in.shared, wallet) {
+                sessions.end_all(account, End::Revoked, request::id()).await?;
+            }
         }
         (named, Some(own), Some(_)) if wanted.all || named.is_some() => {
             sessions.end_all(own, End::SignedOut, request::id()).await?;
@@ -165,6 +169,12 @@ pub(super) async fn logout(
         _ => return Err(Problem::new(Kind::NoSession)),
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The accounts that an address may be: that of its key, and that of a contract on each chain.
+fn everywhere(shared: &Shared, address: Address) -> Vec<Account> {
+    let contracts = shared.config.chains.iter().map(|chain_id| Account::of_contract(address, *chain_id));
+    std::iter::once(Account::of_key(address)).chain(contracts).collect()
 }
 
 /// The credential to look at.
@@ -211,7 +221,7 @@ pub(super) async fn verify(
     "owner": "eip155:0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed", "role": "owner", "wallet": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "session_id": "06db00820lt0303jc5mn0r355k", "key_id": null, "scopes": null,
 }))]
 pub(super) struct Who {
-    /// Whose things it works on; of a wallet `eip155:0x...` in lower case.
+    /// Whose things it works on; of a wallet `eip155:0x...` or, of a contract, `eip155:<chain>:0x...`, in lower case.
     owner: String,
     /// What it may do.
     role: Role,
@@ -228,7 +238,7 @@ pub(super) struct Who {
 impl From<Principal> for Who {
     fn from(who: Principal) -> Self {
         let Principal { owner, role, wallet, session_id, key_id, scopes } = who;
-        Self { owner, role, wallet, session_id, key_id, scopes }
+        Self { owner, role, wallet: wallet.map(|account| account.address), session_id, key_id, scopes }
     }
 }
 

@@ -5,7 +5,6 @@ use axum::{
     http::{Request, StatusCode, header},
 };
 use nats::{Role, testing::TestBroker};
-use store::Store;
 use tower::ServiceExt;
 
 use crate::{auth, ingress, telemetry};
@@ -13,7 +12,8 @@ use crate::{auth, ingress, telemetry};
 #[tokio::test]
 async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
     let (broker, folder) = (TestBroker::start().await, tempfile::tempdir().unwrap());
-    let store = Store::open(store::Config::at(format!("file://{}", folder.path().display()))).unwrap();
+    let store =
+        store::testing::open(store::Config::at(format!("file://{}", folder.path().display()))).unwrap();
     let bus = broker.bus(Role::Ingress).await;
     let app = ingress::App::build(
         bus.clone(),

@@ -29,7 +29,7 @@ async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     let made = a.create(&token, wanted).await.expect(201);
     let (key, key_id) = (made.text("key"), made.text("key_id"));
     let me = b.me(&key).await.expect(200);
-    assert_eq!((me.text("owner"), &me.body["scopes"]), (wallet.address.owner(), &json!(["upload"])));
+    assert_eq!((me.text("owner"), &me.body["scopes"]), (wallet.owner(), &json!(["upload"])));
     b.send(b.request(Method::POST, "/v1/media").bearer_auth(&key)).await.expect(200);
     b.get("/v1/media", &key).await.assert(403, "scope_missing");
     let listed = a.get("/v1/auth/keys", &token).await.expect(200);
@@ -46,7 +46,7 @@ async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     assert_eq!(a.get("/v1/auth/keys", &token).await.expect(200).body, json!({ "items": [] }));
     let (created, revoked) = (site.events::<KeyCreated>().await, site.events::<KeyRevoked>().await);
     assert_eq!((created.len(), revoked.len()), (1, 1));
-    assert_eq!((created[0].key_id, created[0].by.clone()), (revoked[0].key_id, wallet.address.owner()));
+    assert_eq!((created[0].key_id, created[0].by.clone()), (revoked[0].key_id, wallet.owner()));
 }
 
 #[tokio::test]
@@ -109,14 +109,14 @@ async fn hole_4_nobody_touches_another_owners_keys() {
     a.revoke(&other, &made.text("key_id")).await.assert(404, "not_found");
     a.revoke(&other, "00000000000000000000000000").await.assert(404, "not_found");
     a.revoke(&other, "ring.access").await.assert(404, "not_found");
-    a.get(&format!("/v1/auth/keys?owner={}", ann.address.owner()), &other).await.assert(403, "not_yours");
-    a.create(&other, json!({ "owner": ann.address.owner() })).await.assert(403, "not_yours");
+    a.get(&format!("/v1/auth/keys?owner={}", ann.owner()), &other).await.assert(403, "not_yours");
+    a.create(&other, json!({ "owner": ann.owner() })).await.assert(403, "not_yours");
     a.create(&other, json!({ "role": "admin" })).await.assert(403, "not_yours");
     a.create(&other, json!({ "role": "operator" })).await.assert(403, "not_yours");
     a.me(&made.text("key")).await.expect(200);
     // An administrator may.
     let admin = first_key(&site.admin).await.unwrap().unwrap();
-    a.create(&admin, json!({ "owner": bob.address.owner(), "role": "operator" })).await.expect(201);
+    a.create(&admin, json!({ "owner": bob.owner(), "role": "operator" })).await.expect(201);
     a.revoke(&admin, &made.text("key_id")).await.expect(204);
     a.me(&made.text("key")).await.assert(401, "unauthorized");
 }

@@ -1,13 +1,15 @@
 //! Sign-in: the pure parts by tables and vectors, the rest against a real broker.
 
+mod accounts;
 mod anvil;
-mod contract;
+pub(crate) mod contract;
 mod holes;
 mod ingress;
 mod keys;
 mod login;
 mod message;
 mod principal;
+mod proofs;
 mod published;
 mod sessions;
 mod signature;

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use nats::Outbox;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use schemas::{
     ids::SessionId,
     session::{End, Refreshed, Reused, Ring, Session, SignedOut},
@@ -15,7 +15,7 @@ use crate::auth::Config;
 #[tokio::test]
 async fn a_refresh_token_is_good_once_and_again_ends_the_session() {
     let mut site = Site::start().await;
-    let (a, b) = (site.replica(config()).await, site.replica(config()).await);
+    let (a, b) = (site.replica(at_once_only()).await, site.replica(at_once_only()).await);
     let first = a.sign_in(&Wallet::new(20)).await;
     let second = b.refresh(&first.text("refresh_token")).await.expect(200);
     assert_ne!(second.text("refresh_token"), first.text("refresh_token"));
@@ -39,7 +39,7 @@ async fn a_refresh_token_is_good_once_and_again_ends_the_session() {
 #[tokio::test]
 async fn of_two_who_race_a_refresh_token_at_most_one_gets_on() {
     let mut site = Site::start().await;
-    let (a, b) = (site.replica(config()).await, site.replica(config()).await);
+    let (a, b) = (site.replica(at_once_only()).await, site.replica(at_once_only()).await);
     let first = a.sign_in(&Wallet::new(21)).await;
     let token = first.text("refresh_token");
     let racers = (0..8).map(|n| if n % 2 == 0 { &a } else { &b });
@@ -48,6 +48,59 @@ async fn of_two_who_race_a_refresh_token_at_most_one_gets_on() {
     assert_eq!(won.len(), 1, "{answers:?}");
     assert_eq!(answers.iter().filter(|answer| answer.code() == "refresh_reused").count(), 1, "{answers:?}");
     a.refresh(&won[0].text("refresh_token")).await.assert(401, "session_over");
+}
+
+/// The token that was taken is not taken again, not even a moment later.
+fn at_once_only() -> Config {
+    Config { refresh_again_ms: 0, ..config() }
+}
+
+#[tokio::test]
+async fn two_tabs_and_a_lost_answer_sign_nobody_out() {
+    let mut site = Site::start().await;
+    let (a, b) = (site.replica(config()).await, site.replica(config()).await);
+    let first = a.sign_in(&Wallet::new(34)).await;
+    let token = first.text("refresh_token");
+    let tabs = (0..5).map(|n| if n % 2 == 0 { &a } else { &b });
+    let answers = at_once(tabs.map(|replica| replica.refresh(&token))).await;
+    let next = answers[0].text("refresh_token");
+    assert!(answers.iter().all(|a| a.status == 200 && a.text("refresh_token") == next), "{answers:?}");
+    assert_eq!(site.events::<Refreshed>().await.len(), 1, "there is one line of tokens");
+    // The answer was lost: it is given again, and goes on.
+    assert_eq!(b.refresh(&token).await.expect(200).text("refresh_token"), next);
+    let third = a.refresh(&next).await.expect(200);
+    a.me(&third.text("access_token")).await.expect(200);
+    // Two steps back is no lost answer.
+    b.refresh(&token).await.assert(401, "refresh_reused");
+    a.refresh(&third.text("refresh_token")).await.assert(401, "session_over");
+}
+
+#[tokio::test]
+async fn later_or_from_elsewhere_the_same_token_ends_the_session() {
+    let mut site = Site::start().await;
+    site.proxies.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let a = site.replica(config()).await;
+    let from = async |address: &str, token: &str| {
+        let asked = a.request(Method::POST, "/v1/auth/refresh").header("x-forwarded-for", address);
+        a.send(asked.json(&json!({ "refresh_token": token }))).await
+    };
+    let token = a.sign_in(&Wallet::new(35)).await.text("refresh_token");
+    from("203.0.113.8", &token).await.expect(200);
+    from("203.0.113.8", &token).await.expect(200);
+    from("203.0.113.9", &token).await.assert(401, "refresh_reused");
+    from("203.0.113.8", &token).await.assert(401, "session_over");
+
+    let answer = a.sign_in(&Wallet::new(36)).await;
+    let token = answer.text("refresh_token");
+    from("203.0.113.8", &token).await.expect(200);
+    site.admin
+        .change::<Session>(&answer.text("session_id"), |found| {
+            let refreshed_at_ms = Some(found?.refreshed_at_ms? - config().refresh_again_ms);
+            Some((Session { refreshed_at_ms, ..found?.clone() }, Outbox::new()))
+        })
+        .await
+        .unwrap();
+    from("203.0.113.8", &token).await.assert(401, "refresh_reused");
 }
 
 #[tokio::test]
@@ -109,7 +162,7 @@ async fn a_message_closes_it_at_once_elsewhere() {
 async fn all_sessions_of_a_wallet_end_together_and_only_for_whom_it_may() {
     let mut site = Site::start().await;
     let (ann, bob, boss) = (Wallet::new(25), Wallet::new(26), Wallet::new(27));
-    let named = Config { admins: vec![boss.address], ..config() };
+    let named = Config { admins: vec![boss.account()], ..config() };
     let a = site.replica(named).await;
     let tokens = async |wallet: &Wallet| a.sign_in(wallet).await.text("access_token");
     let (first, second, third) = (tokens(&ann).await, tokens(&ann).await, tokens(&ann).await);
@@ -237,7 +290,7 @@ async fn verify_says_what_a_credential_is_good_for() {
     let verify =
         async |token: &str| a.post("/v1/auth/verify", json!({ "token": token })).await.expect(200).body;
     let good = verify(&answer.text("access_token")).await;
-    assert_eq!((&good["active"], &good["owner"]), (&json!(true), &json!(wallet.address.owner())));
+    assert_eq!((&good["active"], &good["owner"]), (&json!(true), &json!(wallet.owner())));
     for bad in ["", "x", "sg_00000000000000000000000000_x", &answer.text("refresh_token")] {
         assert_eq!(verify(bad).await, json!({ "active": false }));
     }

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::signature::address_of;
 use crate::{
     auth::{
-        Config, Principal, SignIn, contract::ChainCall, require, routes, signature::personal_digest,
-        value::Address,
+        Config, Principal, Proofs, SignIn, account::Account, contract::ChainCall, require, routes,
+        signature::personal_digest, value::Address,
     },
     ingress::{client, refusals::Refusals, request, serve},
 };
@@ -72,7 +72,9 @@ impl Site {
     ) -> Replica {
         let mut settings = self.broker.config(Role::Ingress);
         settings.request_timeout_ms = 1_000;
-        let sign_in = SignIn::open(Bus::connect(&settings).await.unwrap(), config, chain).await.unwrap();
+        let bus = Bus::connect(&settings).await.unwrap();
+        let proofs = Proofs::new(bus.clone(), chain.clone(), &config);
+        let sign_in = SignIn::open(bus, config, chain, proofs).await.unwrap();
         let guarded = Router::new()
             .route(
                 "/v1/media",
@@ -126,16 +128,19 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Value,
     pub(super) cookie: Option<String>,
+    pub(super) retry_after_s: Option<u64>,
 }
 
 impl Answer {
     async fn of(response: Response) -> Self {
         let status = response.status();
         let cookie = response.headers().get("set-cookie").map(|value| value.to_str().unwrap().to_owned());
+        let retry_after_s =
+            response.headers().get("retry-after").map(|value| value.to_str().unwrap().parse().unwrap());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Self { status, body, cookie }
+        Self { status, body, cookie, retry_after_s }
     }
 
     pub(super) fn code(&self) -> &str {
@@ -236,6 +241,16 @@ impl Wallet {
     pub(super) fn of(secret: [u8; 32]) -> Self {
         let key = SecretKey::from_secret_bytes(secret).unwrap();
         Self { address: address_of(&key), key }
+    }
+
+    /// What its key proves.
+    pub(super) fn account(&self) -> Account {
+        Account::of_key(self.address)
+    }
+
+    /// The owner of its things.
+    pub(super) fn owner(&self) -> String {
+        self.account().owner()
     }
 
     pub(super) fn sign(&self, digest: B256) -> Vec<u8> {

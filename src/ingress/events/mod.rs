@@ -153,6 +153,7 @@ async fn follow(
         None if wanted.media.is_some() || wanted.job.is_some() => Begin::Story,
         None => Begin::Now,
     };
+    let end = app.end_of_answer(&who, FOLLOW_MAX);
     let scope = Scope { who, media_id: wanted.media, job_id: wanted.job };
     let follower =
         Follower::open(&app.bus, followers.hub.clone(), Arc::clone(&followers.catching_up), scope, begin)
@@ -162,8 +163,7 @@ async fn follow(
         let frame = follower.next_frame().await?;
         Ok::<_, nats::Error>(frame.map(|frame| (frame, (follower, place))))
     });
-    let mut response =
-        Response::new(Body::from_stream(first.chain(frames).take_until(app.end_of_answer(FOLLOW_MAX))));
+    let mut response = Response::new(Body::from_stream(first.chain(frames).take_until(end)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

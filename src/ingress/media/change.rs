@@ -5,7 +5,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
     document::{self, Encryption},
@@ -25,7 +25,7 @@ use crate::ingress::{
 };
 
 /// Most rounds of reading and compare-and-set of one change.
-const CHANGE_ATTEMPTS_MAX: u32 = 4;
+pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;
 
 /// What of a document its owner may change; what is absent stays as it is.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -103,14 +103,7 @@ pub(super) async fn change(
         wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(bad_title)).transpose()?;
     let mut attempt = 0;
     loop {
-        let mut medium = Medium::load(&app.bus, media_id).await?;
-        if !who.may_see(medium.owner()) {
-            return Err(no_such_medium());
-        }
-        if !who.may_change(medium.owner()) {
-            return Err(Problem::new(Kind::NotOwner));
-        }
-        conditional::if_match(&headers, Some(medium.document(media_id)?.tag()))?;
+        let mut medium = changeable(&app.bus, media_id, &who, &headers).await?;
         attempt += 1;
         match apply(&app.bus, &mut medium, media_id, &wanted, &who).await {
             Ok(()) => {
@@ -123,6 +116,24 @@ pub(super) async fn change(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The medium, if `who` may change it and has seen what is there.
+pub(super) async fn changeable(
+    bus: &Bus,
+    media_id: MediaId,
+    who: &Principal,
+    headers: &HeaderMap,
+) -> Result<Medium, Problem> {
+    let medium = Medium::load(bus, media_id).await?;
+    if !who.may_see(medium.owner()) {
+        return Err(no_such_medium());
+    }
+    if !who.may_change(medium.owner()) {
+        return Err(Problem::new(Kind::NotOwner));
+    }
+    conditional::if_match(headers, Some(medium.document(media_id)?.tag()))?;
+    Ok(medium)
 }
 
 fn bad_title() -> Problem {
@@ -139,20 +150,7 @@ async fn apply(
     who: &Principal,
 ) -> Result<(), nats::Error> {
     let changed_at_ms = nats::now_ms();
-    let mut held = medium.document.clone().unwrap_or_else(|| {
-        // Until now only the stages know of it.
-        let (owner, created) = (medium.owner().to_owned(), medium.asset.as_ref());
-        Held::new(document::Record {
-            media_id,
-            owner,
-            title: String::new(),
-            mint_tx: None,
-            gate: None,
-            encryption: Encryption::None,
-            created_at_ms: created.map_or(changed_at_ms, |held| held.record.created_at_ms),
-            changed_at_ms,
-        })
-    });
+    let mut held = medium.to_document(media_id, changed_at_ms);
     let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
     let mint_tx = wanted.mint_tx.or(held.record.mint_tx);
     let encryption = wanted.encryption.unwrap_or(held.record.encryption);

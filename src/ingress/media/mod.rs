@@ -3,6 +3,7 @@
 //! Limits: a page has at most [`ask::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
 
 mod change;
+mod remove;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use axum::{
 use nats::Bus;
 use schemars::JsonSchema;
 use schemas::{
+    Record as _,
     ask::{self, Answer, ListMedia, MediaItem, MediaPage},
     document::{self, Encryption},
     ids::{JobId, MediaId},
@@ -42,12 +44,14 @@ pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 
 /// The routes.
 pub fn router() -> Router<App> {
-    Router::new().route("/v1/media", get(list)).route("/v1/media/{media_id}", get(show).patch(change::change))
+    Router::new()
+        .route("/v1/media", get(list))
+        .route("/v1/media/{media_id}", get(show).patch(change::change).delete(remove::remove))
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list, show, change::change))]
+#[openapi(paths(list, show, change::change, remove::remove))]
 pub(super) struct Described;
 
 impl openapi::Describe for Described {
@@ -153,14 +157,32 @@ pub(super) struct Medium {
 }
 
 impl Medium {
-    /// Loads both records; 404 when there is neither.
+    /// Loads both records; 404 when there is neither, or the medium was removed.
     pub(super) async fn load(bus: &Bus, media_id: MediaId) -> Result<Self, Problem> {
         let key = media_id.to_string();
-        let (document, asset) = tokio::try_join!(bus.load(&key), bus.load(&key))?;
-        if document.is_none() && asset.is_none() {
+        let (document, asset) = tokio::try_join!(bus.load_any::<document::Record>(&key), bus.load(&key))?;
+        let is_removed = document.as_ref().is_some_and(|held| held.record.is_removed());
+        if is_removed || (document.is_none() && asset.is_none()) {
             return Err(no_such_medium());
         }
         Ok(Self { document, asset })
+    }
+
+    /// The owner's document; the first one where until now only the stages know of the medium.
+    fn to_document(&self, media_id: MediaId, now_ms: u64) -> nats::Held<document::Record> {
+        self.document.clone().unwrap_or_else(|| {
+            nats::Held::new(document::Record {
+                media_id,
+                owner: self.owner().to_owned(),
+                title: String::new(),
+                mint_tx: None,
+                gate: None,
+                encryption: Encryption::None,
+                created_at_ms: self.asset.as_ref().map_or(now_ms, |held| held.record.created_at_ms),
+                changed_at_ms: now_ms,
+                removed_at_ms: None,
+            })
+        })
     }
 
     pub(super) fn owner(&self) -> &str {
@@ -202,6 +224,7 @@ impl Medium {
             status: self.status(),
             code: asset.and_then(|a| a.code.as_deref()),
             detail: asset.and_then(|a| a.detail.as_deref()),
+            waiting: asset.and_then(|a| a.waiting.as_ref()),
             source: asset
                 .and_then(|a| a.source.as_ref())
                 .map(|s| Source { size_bytes: s.size_bytes, sha256: &s.sha256 }),
@@ -244,6 +267,9 @@ struct Document<'a> {
     code: Option<&'a str>,
     /// The same for people.
     detail: Option<&'a str>,
+    /// What its work waits for while something is away; absent while it goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<&'a media::Waiting>,
     /// The verified source.
     source: Option<Source<'a>>,
     /// What the probe found in it.

@@ -1,11 +1,11 @@
 //! What people say about a medium, over HTTP.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use nats::Role;
-use schemas::{document, subjects, upload};
+use nats::{Held, Outbox, Role};
+use schemas::{document, ids::MediaId, job, media, subjects, upload};
 use serde_json::{Value, json};
 
-use crate::ingress::tests::{Answer, Site};
+use crate::ingress::tests::{Answer, Site, asset};
 
 const MINTED: &str = "0x88DF016429689C079F3B2F6AD39FA052532C56795B733DA78A91EBE6A713944B";
 
@@ -122,4 +122,114 @@ async fn an_upload_may_bring_its_name_and_its_transaction() {
     let message = futures::StreamExt::next(&mut told).await.unwrap();
     let created: upload::Created = nats::decode(&message.subject, &message.payload).unwrap();
     assert_eq!(created.filename.as_deref(), Some("next.mp4"));
+}
+
+fn code(answer: &Answer) -> (u16, String) {
+    let problem: Value = serde_json::from_str(&answer.body).unwrap();
+    (answer.status, problem["code"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() {
+    let owner = Owner::new().await;
+    let medium = owner.upload("").await;
+    let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    admin
+        .commit(&mut Held::new(asset(media_id, "admin", media::Status::Ready)), Outbox::new())
+        .await
+        .unwrap();
+    let playback = format!("{medium}/playback");
+    let playing = owner.ask("POST", &playback, "", "").await;
+    let playing: Value = serde_json::from_str(&playing.body).unwrap();
+    let address = playing["hls_url"].as_str().unwrap();
+    let mut told = admin.listen(subjects::events_of::<media::Removed>()).await.unwrap();
+    assert_eq!(code(&owner.ask("DELETE", &medium, "", "").await), (428, "precondition_required".into()));
+    let old = owner.ask("DELETE", &medium, "If-Match: \"b1\"\r\n", "").await;
+    assert_eq!(code(&old), (412, "precondition_failed".into()));
+    let shown = owner.ask("GET", &medium, "", "").await;
+    let seen = format!("If-Match: {}\r\n", shown.header("etag").unwrap());
+    let removed = owner.ask("DELETE", &medium, &seen, "").await;
+    assert_eq!((removed.status, removed.body.as_str()), (204, ""), "{removed:?}");
+    let message = futures::StreamExt::next(&mut told).await.unwrap();
+    let event: media::Removed = nats::decode(&message.subject, &message.payload).unwrap();
+    assert_eq!(
+        (event.media_id, event.owner.as_str(), event.removed_by.as_str()),
+        (media_id, "admin", "admin")
+    );
+    let json = "Content-Type: application/json\r\nIf-Match: *\r\n";
+    let gate = format!("{medium}/gate");
+    for (method, path, headers, body) in [
+        ("GET", &medium, "", ""),
+        ("DELETE", &medium, seen.as_str(), ""),
+        ("PATCH", &medium, json, "{\"title\":\"back\"}"),
+        ("GET", &gate, "", ""),
+        ("PUT", &gate, json, "{\"kind\":\"public\"}"),
+        ("POST", &playback, "", ""),
+    ] {
+        let answer = owner.ask(method, path, headers, body).await;
+        assert_eq!(code(&answer), (404, "not_found".into()), "{method} {path}");
+    }
+    // The session was open: its next request is refused, whether or not its replica heard of the removal.
+    let refused = owner.site.ask("GET", address, "", "").await;
+    assert!((400..500).contains(&refused.status), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
+    let owner = Owner::new().await;
+    let medium = owner.upload("").await;
+    let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
+    let admin = owner.site.broker.bus(Role::Admin).await;
+    // A second encode after one that failed: nothing but the job tells its number.
+    let jobs = [(1, job::Status::Failed), (2, job::Status::Active)].map(|(number, status)| job::Record {
+        job_id: transcode::plan::job_id(media_id, number),
+        kind: "transcode".into(),
+        priority: subjects::Priority::P1,
+        media_id,
+        owner: "admin".into(),
+        status,
+        encode: number,
+        prefix: schemas::keys::encode(media_id, number, "abc"),
+        plan: job::Plan {
+            source_key: schemas::keys::source(media_id),
+            source_bytes: 5,
+            origin_us: 0,
+            duration_ms: 1,
+            video: None,
+            audio: Vec::new(),
+            poster: None,
+            profile: String::new(),
+            options_digest: "abc".into(),
+            reasons: Vec::new(),
+        },
+        parts: Vec::new(),
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        ended_at_ms: None,
+    });
+    for job in &jobs {
+        admin.commit(&mut Held::new(job.clone()), Outbox::new()).await.unwrap();
+    }
+    let control = subjects::control_job(jobs[1].job_id);
+    let mut told = admin.listen(control).await.unwrap();
+    // The upload stage has not written anything yet.
+    let removed = owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await;
+    assert_eq!(removed.status, 204, "{removed:?}");
+    futures::StreamExt::next(&mut told).await.unwrap();
+    let mut ended = Vec::new();
+    for job in &jobs {
+        let held = admin.load::<job::Record>(&job.job_id.to_string()).await.unwrap().unwrap();
+        ended.push(held.record.status);
+    }
+    assert_eq!(ended, [job::Status::Failed, job::Status::Cancelled]);
+    let mut late = Held::new(asset(media_id, "admin", media::Status::Stored));
+    let refused = admin.commit(&mut late, Outbox::new()).await;
+    assert!(matches!(refused, Err(nats::Error::Conflict { .. })), "{refused:?}");
+    let asked = admin
+        .change::<media::Record>(&media_id.to_string(), |_| panic!("nobody is asked about a tombstone"))
+        .await
+        .unwrap();
+    assert!(asked.is_none() && admin.load::<media::Record>(&media_id.to_string()).await.unwrap().is_none());
 }

@@ -6,10 +6,10 @@ use axum::http::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 
 use super::{METHODS, parameters};
-use crate::ingress::{limit, query};
+use crate::ingress::{capacity, limit, query};
 
 /// Refusals that many operations share: status, name, meaning.
-const REFUSALS: [(&str, &str, &str); 16] = [
+const REFUSALS: [(&str, &str, &str); 17] = [
     ("400", "Malformed", "The request makes no sense; `errors` or `detail` say where."),
     ("401", "Unauthorized", "Sign in first."),
     ("403", "Forbidden", "Known, but not allowed: `code` says why."),
@@ -26,6 +26,11 @@ const REFUSALS: [(&str, &str, &str); 16] = [
     ("431", "HeadersTooLarge", "The headers are larger than their limit."),
     ("500", "Internal", "A fault of the service; the log has it under the request id."),
     ("503", "Unavailable", "A part of the service does not answer; nothing that was acknowledged is lost."),
+    (
+        "507",
+        "NoRoom",
+        "There is no room for what is new: `limit` says where, `free_bytes` what is left of it.",
+    ),
 ];
 
 /// Components that operations refer to.
@@ -35,7 +40,7 @@ pub(super) fn components(schemas: &Map<String, Value>) -> Value {
         match *status {
             "401" => headers.push("WWW-Authenticate"),
             "429" => headers.extend(["Retry-After", "RateLimit", "RateLimit-Policy"]),
-            "503" => headers.push("Retry-After"),
+            "503" | "507" => headers.push("Retry-After"),
             _ => {}
         }
         let headers: Map<String, Value> =
@@ -147,7 +152,7 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
     let is_guarded = operation["security"].is_array();
     let is_json = operation.pointer("/requestBody/content/application~1json").is_some();
     let is_sign_in = is_sign_in(path);
-    let rules: [(bool, &[&'static str]); 11] = [
+    let rules: [(bool, &[&'static str]); 12] = [
         (true, &["414", "431", "500", "503"]),
         // Where a credential is asked for, those that were refused count.
         (is_counted || is_guarded, &["429"]),
@@ -160,6 +165,7 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
         (is_json, &["408", "413", "415"]),
         (takes("Idempotency-Key"), &["409", "422"]),
         (takes("If-Match"), &["409", "412", "428"]),
+        (!capacity::needs(method, path).is_empty(), &["507"]),
     ];
     rules.iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses.iter().copied()).collect()
 }

@@ -13,6 +13,7 @@ use std::{
 
 use nats::Bus;
 use schemas::{
+    Record as _,
     document::{self, Encryption},
     ids::MediaId,
     media::{self, Encode, Status},
@@ -84,13 +85,17 @@ impl Known {
         let generation = self.memory.generation();
         let key = media_id.to_string();
         let (asset, document) =
-            tokio::try_join!(bus.load::<media::Record>(&key), bus.load::<document::Record>(&key))?;
+            tokio::try_join!(bus.load::<media::Record>(&key), bus.load_any::<document::Record>(&key))?;
+        let document = document.map(|held| held.record);
+        if document.as_ref().is_some_and(document::Record::is_removed) {
+            return Ok(None);
+        }
         let Some(asset) = asset.map(|held| held.record) else { return Ok(None) };
         let (Status::Playable | Status::Ready, Some(encode)) = (asset.status, asset.encode) else {
             return Ok(None);
         };
         let is_growing = asset.status == Status::Playable;
-        let encryption = document.map(|held| held.record.encryption).unwrap_or_default();
+        let encryption = document.map(|document| document.encryption).unwrap_or_default();
         let medium = Arc::new(Medium { is_growing, encode, encryption });
         if !is_growing {
             let entry = Entry { medium: Arc::clone(&medium), read_at: Instant::now() };
@@ -129,6 +134,7 @@ mod tests {
             encryption,
             created_at_ms: 1,
             changed_at_ms: 1,
+            removed_at_ms: None,
         };
         (record, Outbox::new().event(&changed))
     }

@@ -13,11 +13,12 @@ use serde_json::json;
 
 use crate::{
     auth::{
+        Denial,
+        account::Account,
         gate::{
             Viewer,
             grant::{self, Denied},
         },
-        value::Address,
     },
     ingress::{App, Principal, client::Client, error::Problem, kind::Kind, media},
 };
@@ -75,14 +76,20 @@ pub(super) async fn open(
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
     let media_id = media::media_id(&id)?;
-    let viewer = who
-        .as_ref()
-        .map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who, who.wallet.map(Address::get)));
+    let viewer = who.as_ref().map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who));
     let admission = match app.grants.admit(&viewer, media_id).await {
         Ok(admission) => admission,
         // Whoever shows no credential may yet be its owner.
         Err(Denied::Closed { code: Code::Private | Code::Gone, .. }) if who.is_none() => {
             return Err(Problem::unauthorized());
+        }
+        // The account of the session that asks has taken its word back.
+        Err(Denied::Closed { code: Code::Ended, .. }) => return Err(Denial::Proof.into()),
+        Err(denied @ Denied::Closed { code: Code::WalletNeeded, .. })
+            if matches!(viewer.wallet, Some(Account { chain_id: Some(_), .. })) =>
+        {
+            let detail = "your account is a contract, and is known on its own chain alone: this asks for one on another";
+            return Err(Problem::from(denied).detail(detail));
         }
         Err(denied) => return Err(denied.into()),
     };

@@ -24,13 +24,15 @@ pub struct Config {
     pub tick_ms: u64,
     /// Longest wait for another request to let go of an upload, in milliseconds.
     pub takeover_ms: u64,
+    /// Longest time HEAD waits for the completion of a full upload, which goes on after it, in milliseconds.
+    pub finish_wait_ms: u64,
     /// Longest time a displaced request spends on saving its last bytes, in milliseconds.
     pub release_ms: u64,
     /// Most bytes read and dropped after an early refusal, so that the client reads the answer.
     pub drain_bytes_max: u64,
     /// Longest time spent on that, in milliseconds.
     pub drain_ms: u64,
-    /// Room that must stay free on the disk of a local store, in bytes; below it no upload is opened.
+    /// Room that must stay free on the disk of a local store, in bytes, however small it is; below it no upload is opened.
     pub free_bytes_min: u64,
 }
 
@@ -45,10 +47,11 @@ impl Default for Config {
             rate_bytes_per_s_min: 16,
             tick_ms: 1_000,
             takeover_ms: 200,
+            finish_wait_ms: 2_000,
             release_ms: 120,
             drain_bytes_max: 1024 * 1024,
             drain_ms: 500,
-            free_bytes_min: 256 * 1024 * 1024,
+            free_bytes_min: 16 * 1024 * 1024,
         }
     }
 }
@@ -64,6 +67,10 @@ impl Config {
 
     pub(super) fn takeover(&self) -> Duration {
         Duration::from_millis(self.takeover_ms)
+    }
+
+    pub(super) fn finish_wait(&self) -> Duration {
+        Duration::from_millis(self.finish_wait_ms)
     }
 
     pub(super) fn release(&self) -> Duration {

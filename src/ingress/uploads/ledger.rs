@@ -11,7 +11,10 @@ use schemas::{
 use store::{Durable, Place, Spool, Store};
 
 use super::{Shared, protocol, refusal::Refusal};
-use crate::auth::Principal;
+use crate::{auth::Principal, ingress::kind::Kind};
+
+/// Why an upload ended whose medium was removed.
+pub(super) const MEDIA_REMOVED: &str = "media_removed";
 
 /// The record as last read or written by this request.
 #[derive(Debug)]
@@ -214,4 +217,19 @@ pub(crate) async fn free(store: &Store, ledger: &mut Ledger) -> Result<(), Refus
     ledger.held.record.freed = true;
     ledger.held.record.multipart = None;
     ledger.write(Outbox::new()).await
+}
+
+/// Ends an upload whose medium was removed, and frees its bytes. Answers what its client is told.
+pub(crate) async fn discard(store: &Store, ledger: &mut Ledger) -> Refusal {
+    let discarded = async {
+        if ledger.record().status == Status::Open {
+            ledger.end(Status::Terminated, Some(MEDIA_REMOVED)).await?;
+            super::open::forget(&ledger.bus, &ledger.record().owner, ledger.upload_id()).await;
+        }
+        free(store, ledger).await
+    };
+    match discarded.await {
+        Ok(()) => Refusal::Gone(Kind::MediaRemoved),
+        Err(refusal) => refusal,
+    }
 }

@@ -45,7 +45,7 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
-pub(crate) use ledger::{Ledger, free};
+pub(crate) use ledger::{Ledger, discard, free};
 pub(crate) use refusal::Refusal;
 pub(crate) use session::finish;
 
@@ -175,6 +175,8 @@ impl Shared {
         if self.stopping.is_cancelled() {
             return Err(Refusal::Stopping);
         }
+        // Without its marker the store is away: nothing is made, judged or ended on the strength of what is not there.
+        self.store.verify().await?;
         match self.tasks.spawn(Box::pin(work)).await {
             Ok(outcome) => outcome,
             Err(error) => {

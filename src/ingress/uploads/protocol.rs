@@ -5,6 +5,7 @@ use schemas::upload::{Record, Status};
 
 use super::{
     digest::Declared,
+    ledger::MEDIA_REMOVED,
     metadata::{self, Metadata},
     refusal::Refusal,
 };
@@ -202,6 +203,9 @@ pub(super) enum Admission {
 pub(super) fn alive(record: &Record) -> Result<(), Refusal> {
     match record.status {
         Status::Open | Status::Received => Ok(()),
+        Status::Terminated if record.code.as_deref() == Some(MEDIA_REMOVED) => {
+            Err(Refusal::Gone(Kind::MediaRemoved))
+        }
         Status::Terminated => Err(Refusal::Gone(Kind::UploadTerminated)),
         Status::Expired => Err(Refusal::Gone(Kind::UploadExpired)),
         Status::Deactivated => Err(Refusal::Gone(Kind::UploadBytesLost)),
@@ -224,6 +228,28 @@ pub(super) fn admit(record: &Record, append: &Append, size_bytes_max: u64) -> Re
         return Ok(Admission::Complete);
     }
     Ok(Admission::Take { room_bytes, length_bytes })
+}
+
+/// Refuses what no holder that lets go can make right: an offset that is passed or that it can't have reached, bytes beyond the
+/// length, another length. `unrecorded_max` is how far a holder may be beyond the record.
+pub(super) fn may_become_right(
+    record: &Record,
+    append: &Append,
+    unrecorded_max: u64,
+    size_bytes_max: u64,
+) -> Result<(), Refusal> {
+    let recorded = record.offset_bytes;
+    let length_bytes = agreed_length(record, append.length_bytes, size_bytes_max)?;
+    let end = length_bytes.unwrap_or(size_bytes_max);
+    let ahead_max = if record.holder.is_some() { unrecorded_max } else { 0 };
+    let reachable = recorded.saturating_add(ahead_max).min(end);
+    if append.offset_bytes < recorded || append.offset_bytes > reachable {
+        return Err(Refusal::Offset { offset_bytes: recorded });
+    }
+    if append.content_bytes.is_some_and(|n| n > end - append.offset_bytes) {
+        return Err(Refusal::TooLarge);
+    }
+    Ok(())
 }
 
 fn agreed_length(record: &Record, named: Option<u64>, size_bytes_max: u64) -> Result<Option<u64>, Refusal> {

@@ -92,7 +92,7 @@ impl Refusal {
                 problem if problem.status() == StatusCode::CONFLICT => locked(),
                 problem => problem,
             },
-            Self::Store(error) if error.is_retry() => Problem::unavailable(&error),
+            Self::Store(error) if error.is_outage() => Problem::unavailable(&error),
             Self::Store(error) => Problem::internal(&error),
             Self::Full => Problem::new(Kind::StoreFull).detail("what was acknowledged is kept"),
             Self::Stopping => Problem::new(Kind::Stopping).retry_after_s(1),

@@ -14,7 +14,13 @@ use schemas::{document, upload::Status};
 use store::{Spool, Store};
 use tokio::time::MissedTickBehavior;
 
-use super::{Shared, digest::Checks, ledger::Ledger, refusal::Refusal, slot::Guard};
+use super::{
+    Shared,
+    digest::Checks,
+    ledger::{self, Ledger},
+    refusal::Refusal,
+    slot::Guard,
+};
 
 /// An open upload with the right to write to it.
 #[derive(Debug)]
@@ -71,15 +77,20 @@ impl Session {
                 Some(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) => {
                         pace.count(bytes.len());
-                        self.take(bytes).await
+                        let began = Instant::now();
+                        let taken = self.take(bytes).await;
+                        pace.pause(began.elapsed());
+                        taken
                     }
                     Err(_trailers) => Ok(()),
                 },
             };
+            let began = Instant::now();
             let step = match step {
                 Ok(()) => self.checkpoint().await,
                 Err(refusal) => Err(refusal),
             };
+            pace.pause(began.elapsed());
             match step {
                 Ok(()) => {}
                 Err(Refusal::Displaced { .. }) => return Stop::Displaced,
@@ -147,12 +158,16 @@ impl Session {
             Err(error) => (self.spool.durable(), Some(Refusal::from(error))),
         };
         let expires_at_ms = self.expires_at_ms();
-        self.ledger.release(&durable, expires_at_ms).await?;
-        self.spool.recorded(&durable).await;
+        let released = self.ledger.release(&durable, expires_at_ms).await;
+        if released.is_ok() {
+            self.spool.recorded(&durable).await;
+        }
+        let Self { ledger, spool, .. } = *self;
+        released_or_forsaken(released, spool, &ledger).await?;
         match (stop, failed) {
             (Stop::Refused(refusal), _) | (Stop::End, Some(refusal)) => Err(refusal),
             (Stop::Displaced, _) => Err(Refusal::Displaced { offset_bytes: durable.offset_bytes }),
-            (Stop::End, None) => Ok(self.ledger),
+            (Stop::End, None) => Ok(ledger),
         }
     }
 
@@ -164,15 +179,17 @@ impl Session {
             Err(error) => {
                 let durable = self.spool.durable();
                 let expires_at_ms = self.expires_at_ms();
-                self.ledger.release(&durable, expires_at_ms).await?;
+                let released = self.ledger.release(&durable, expires_at_ms).await;
+                let Self { ledger, spool, .. } = *self;
+                released_or_forsaken(released, spool, &ledger).await?;
                 return Err(error.into());
             }
         };
         let expires_at_ms = self.expires_at_ms();
-        self.ledger.advance(&durable, expires_at_ms).await?;
+        let advanced = self.ledger.advance(&durable, expires_at_ms).await;
         let Self { shared, mut ledger, spool, guard, .. } = *self;
-        drop(spool);
-        let finished = finish(&shared.store, &mut ledger).await;
+        released_or_forsaken(advanced, spool, &ledger).await?;
+        let finished = complete(&shared.store, &mut ledger).await;
         drop(guard);
         match (finished, stop) {
             (Err(refusal), _) | (Ok(()), Stop::Refused(refusal @ Refusal::TooLarge)) => Err(refusal),
@@ -189,23 +206,84 @@ impl Session {
     }
 }
 
-/// Puts a full upload under its final key and records it as received. Repeating it after a crash is harmless.
-pub(crate) async fn finish(store: &Store, ledger: &mut Ledger) -> Result<(), Refusal> {
-    let (place, durable) = (ledger.place(ledger.record().offset_bytes), ledger.durable());
-    match Spool::finish(store, place, &durable).await {
-        Ok(()) => {}
-        Err(error @ store::Error::Damaged(_)) => return Err(deactivate(ledger, error).await),
-        Err(error) => return Err(error.into()),
+/// Lets go of the spool. What a displaced writer began and nobody recorded is ended with it: it would stay in the store for ever.
+async fn released_or_forsaken(
+    written: Result<(), Refusal>,
+    spool: Spool,
+    ledger: &Ledger,
+) -> Result<(), Refusal> {
+    if let Err(Refusal::Displaced { .. }) = &written
+        && let Err(error) = spool.forsake(&ledger.durable()).await
+    {
+        tracing::warn!(%error, upload.id = %ledger.upload_id(), "a displaced request leaves a multipart upload behind");
     }
-    document(ledger).await?;
+    written
+}
+
+/// Claims a full upload and completes it. `holder` names who does.
+pub(crate) async fn finish(store: &Store, ledger: &mut Ledger, holder: &str) -> Result<(), Refusal> {
+    let length_bytes = ledger.record().length_bytes;
+    match ledger.claim(holder, length_bytes).await {
+        Ok(()) => complete(store, ledger).await,
+        Err(nats::Error::Conflict { .. }) => {
+            ledger.reload().await?;
+            let offset_bytes = ledger.record().offset_bytes;
+            if ledger.record().status == Status::Received {
+                Ok(())
+            } else {
+                Err(Refusal::Displaced { offset_bytes })
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts a full upload that the caller has claimed under its final key and records it as received. Repeating it after a crash is
+/// harmless.
+pub(super) async fn complete(store: &Store, ledger: &mut Ledger) -> Result<(), Refusal> {
+    if let Err(refusal) = put_whole(store, ledger).await {
+        // The next to come need not make this one let go first.
+        if ledger.record().status == Status::Open {
+            let (durable, expires_at_ms) = (ledger.durable(), ledger.record().expires_at_ms);
+            ledger.release(&durable, expires_at_ms).await.ok();
+        }
+        return Err(refusal);
+    }
+    if !document(ledger).await? {
+        return Err(ledger::discard(store, ledger).await);
+    }
     ledger.received().await?;
     super::open::forget(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
     Ok(())
 }
 
+/// Bytes count as lost only when they are missing twice, under one claim: a finisher that was displaced may have been at it, too.
+async fn put_whole(store: &Store, ledger: &mut Ledger) -> Result<(), Refusal> {
+    let mut is_second = false;
+    loop {
+        let (place, durable) = (ledger.place(ledger.record().offset_bytes), ledger.durable());
+        let error = match Spool::finish(store, place, &durable).await {
+            Ok(()) => return Ok(()),
+            Err(error @ store::Error::Damaged(_)) => error,
+            Err(error) => return Err(error.into()),
+        };
+        let claimed = ledger.record().generation;
+        ledger.reload().await?;
+        ledger.alive()?;
+        let record = ledger.record();
+        if record.generation != claimed || record.status == Status::Received {
+            return Err(Refusal::Displaced { offset_bytes: record.offset_bytes });
+        }
+        if is_second {
+            return Err(deactivate(ledger, error).await);
+        }
+        is_second = true;
+    }
+}
+
 /// The owner's document of the medium, made once: before the event that sets the stages going, so that whoever hears of the
-/// medium finds it.
-async fn document(ledger: &Ledger) -> Result<(), Refusal> {
+/// medium finds it. False when the medium was removed meanwhile.
+async fn document(ledger: &Ledger) -> Result<bool, Refusal> {
     let upload = ledger.record();
     let now_ms = now_ms();
     let key = upload.media_id.to_string();
@@ -222,11 +300,11 @@ async fn document(ledger: &Ledger) -> Result<(), Refusal> {
             encryption: document::Encryption::None,
             created_at_ms: upload.created_at_ms,
             changed_at_ms: now_ms,
+            removed_at_ms: None,
         };
         Some((record, Outbox::new()))
     });
-    Box::pin(made).await?;
-    Ok(())
+    Ok(Box::pin(made).await?.is_some())
 }
 
 /// Ends an upload whose acknowledged bytes are gone. Its owner sees 410 and an event with the code.
@@ -260,6 +338,12 @@ impl Pace {
     fn count(&mut self, length: usize) {
         self.last_byte = Instant::now();
         self.window_bytes = self.window_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+    }
+
+    /// The client was kept waiting: that is not its silence.
+    fn pause(&mut self, waited: std::time::Duration) {
+        self.last_byte += waited;
+        self.window_start += waited;
     }
 
     fn check(&mut self) -> Result<(), Refusal> {

@@ -85,10 +85,10 @@ pub(super) async fn open(
     checks: Checks,
     on_end: OnEnd,
 ) -> Result<Opened, Refusal> {
-    // An offset that is passed already can't become right: the holder is left in peace.
-    if append.offset_bytes < ledger.record().offset_bytes {
-        return Err(Refusal::Offset { offset_bytes: ledger.record().offset_bytes });
-    }
+    // What can't become right is refused before anybody is disturbed: the holder is left in peace.
+    let length_max = ledger.record().length_bytes.unwrap_or(shared.config.size_bytes_max);
+    let unrecorded_max = shared.store.unrecorded_bytes_max(length_max);
+    protocol::may_become_right(ledger.record(), append, unrecorded_max, shared.config.size_bytes_max)?;
     let guard = shared.slots.take(ledger.upload_id(), shared.config.takeover()).await.ok_or(Refusal::Busy)?;
     release_elsewhere(shared, &mut ledger, Evict::No).await?;
     let Some(room_bytes) = claim(shared, &mut ledger, append).await? else {
@@ -96,7 +96,7 @@ pub(super) async fn open(
     };
     if ledger.is_full() {
         // A crash after the last byte was recorded: only the completion is missing.
-        session::finish(&shared.store, &mut ledger).await?;
+        session::complete(&shared.store, &mut ledger).await?;
         return Ok(Opened::Complete(Box::new(ledger)));
     }
     match open_spool(shared, &ledger).await {

@@ -3,13 +3,13 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
-use nats::{Bus, Role, testing::TestBroker};
+use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use schemas::{
-    Event, access, keys, subjects,
+    Event, access, document, keys, subjects,
     upload::{Created, Expired, Received, Record, Status, Terminated},
 };
-use store::{Store, testing::S3};
+use store::testing::S3;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -84,7 +84,7 @@ impl Site {
         let mut settings = self.broker.config(Role::Ingress);
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
-        let state = State::new(bus, Store::open(self.store.clone()).unwrap(), config, None);
+        let state = State::new(bus, store::testing::open(self.store.clone()).unwrap(), config, None);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state.clone()).layer(middleware::from_fn(who));
@@ -612,7 +612,7 @@ async fn a_replica_that_died_is_fenced_off() {
 #[tokio::test]
 async fn of_two_appends_at_one_offset_one_wins() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(Config { takeover_ms: 10_000, ..Config::default() }).await;
     for round in 0..10_u8 {
         let upload = replica.create(400_000).await;
         let mut tasks = JoinSet::new();
@@ -784,9 +784,6 @@ async fn a_full_disk_is_told_and_a_lost_file_ends_the_upload() {
     assert_eq!(upload.head().await.0, 410);
     let ended = site.event::<Terminated>(&upload).await.unwrap();
     assert_eq!(ended.code.as_deref(), Some("upload_bytes_lost"));
-    let full = site.replica(Config { free_bytes_min: u64::MAX, ..Config::default() }).await;
-    let found = code(full.post(&[("upload-length", "5")]).send().await.unwrap()).await;
-    assert_eq!(found, (507, "store_full".to_owned()));
 }
 
 #[tokio::test]
@@ -807,7 +804,7 @@ async fn a_crash_before_the_completion_is_made_good() {
         assert_eq!(uploads[0].offset().await, 5, "HEAD completes it");
         uploads[1].append(5, b"").await;
         let keeper = site.broker.bus(Role::Keeper).await;
-        let store = Store::open(site.store.clone()).unwrap();
+        let store = store::testing::open(site.store.clone()).unwrap();
         let pass = crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0).await.unwrap();
         assert_eq!(pass.completed_count, 1, "{pass:?}");
         for upload in &uploads {
@@ -826,7 +823,7 @@ async fn time_runs_out_for_open_uploads() {
         let complete = replica.create(1).await;
         complete.append(0, b"x").await;
         let keeper = site.broker.bus(Role::Keeper).await;
-        let store = Store::open(site.store.clone()).unwrap();
+        let store = store::testing::open(site.store.clone()).unwrap();
         let now_ms = nats::now_ms();
         let pass = |now_ms| crate::keeper::expiry::pass(&keeper, &store, now_ms, 60_000);
         assert_eq!(pass(now_ms).await.unwrap().expired_count, 0, "its time has not come");
@@ -988,4 +985,207 @@ async fn a_whole_file_cut_short_leaves_nothing() {
     let upload = Upload { replica, id: ended.upload_id.to_string(), media_id: ended.media_id.to_string() };
     site.until(&upload, "nothing is left", |r| r.freed).await;
     assert!(!site.spool(&upload).exists());
+}
+
+#[tokio::test]
+async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
+    for mut site in [Site::local().await, Site::remote().await] {
+        let replica = site.replica(Config::default()).await;
+        let upload = replica.create(10).await;
+        upload.append(0, b"hello").await;
+        let removed = document::Record {
+            media_id: upload.media_id.parse().unwrap(),
+            owner: "alice".into(),
+            title: String::new(),
+            mint_tx: None,
+            gate: None,
+            encryption: document::Encryption::None,
+            created_at_ms: 1,
+            changed_at_ms: 1,
+            removed_at_ms: Some(1),
+        };
+        site.admin.commit(&mut Held::new(removed), Outbox::new()).await.unwrap();
+        for request in [upload.patch(5, b"world"), upload.patch(5, b"world"), upload.patch(10, b"")] {
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 410);
+            let problem: HashMap<String, serde_json::Value> = answer.json().await.unwrap();
+            assert_eq!(problem["code"], "media_removed");
+        }
+        assert_eq!(upload.head().await.0, 410);
+        let record = site.until(&upload, "its bytes are freed", |record| record.freed).await;
+        assert_eq!((record.status, record.code.as_deref()), (Status::Terminated, Some("media_removed")));
+        assert_eq!(site.event::<Terminated>(&upload).await.unwrap().code.as_deref(), Some("media_removed"));
+        assert!(site.event::<Received>(&upload).await.is_none());
+        let source = site.root.join(keys::source(upload.media_id.parse().unwrap()));
+        assert!(!source.exists() && !site.spool(&upload).exists());
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_costs_no_acknowledged_byte() {
+    for mut site in [Site::local().await, Site::remote().await] {
+        site.store.marker_ms = 0;
+        let replica = site.replica(Config::default()).await;
+        let bytes = pattern(7 * MIB);
+        let upload = replica.create(bytes.len()).await;
+        upload.append(0, &bytes[..6 * MIB]).await;
+        let other = replica.create(9).await;
+        other.append(0, b"hello").await;
+        let keeper = site.broker.bus(Role::Keeper).await;
+        let store = store::testing::open(site.store.clone()).unwrap();
+        store.verify_now().await.unwrap();
+        let away = site.root.with_extension("away");
+        std::fs::rename(&site.root, &away).unwrap();
+        for mount_point in [false, true] {
+            if mount_point {
+                std::fs::create_dir(&site.root).unwrap();
+            }
+            let length = [("upload-length", "5")];
+            for request in [
+                upload.patch(6 * MIB, &bytes[6 * MIB..]),
+                upload.request(Method::HEAD),
+                other.request(Method::DELETE),
+                replica.post(&length),
+                site.client
+                    .post(format!("{}/v1/media", replica.url))
+                    .header("content-type", "video/mp4")
+                    .body("x"),
+            ] {
+                let answer = request.send().await.unwrap();
+                assert_eq!(answer.status(), 503, "{answer:?}");
+                assert!(answer.headers().contains_key("retry-after"));
+            }
+            // No time runs out, and nothing is freed, while the bytes can't be reached.
+            let later = nats::now_ms() + 25 * 3600 * 1000;
+            crate::keeper::expiry::pass(&keeper, &store, later, 0).await.unwrap_err();
+        }
+        assert_eq!(
+            std::fs::read_dir(&site.root).unwrap().count(),
+            0,
+            "nothing landed below the missing mount"
+        );
+        std::fs::remove_dir(&site.root).unwrap();
+        std::fs::rename(&away, &site.root).unwrap();
+        assert_eq!(upload.offset().await, 6 * MIB);
+        upload.append(6 * MIB, &bytes[6 * MIB..]).await;
+        assert!(site.object(&upload.media_id) == bytes);
+        other.append(5, b"!").await;
+        assert_eq!(site.record(&other).await.status, Status::Open);
+    }
+}
+
+/// Makes the record what it was before the last bytes were put in place.
+async fn reopen(site: &Site, upload: &Upload, before: &Record) {
+    let mut held = site.admin.load::<Record>(&upload.id).await.unwrap().unwrap();
+    held.record = Record { holder: Some("somebody-who-died".into()), ..before.clone() };
+    site.admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entrance() {
+    for mut site in [Site::local().await, Site::remote().await] {
+        // The largest upload decides the size of parts while no length is known.
+        let replica = site.replica(Config { size_bytes_max: 100 * 1024 * 1024, ..Config::default() }).await;
+        // Neither is a multiple of the part size: some bytes are in no part when nobody knows yet that they are the last.
+        for length in [6 * MIB + 1, 1000] {
+            let bytes = pattern(length);
+            let mut uploads = Vec::new();
+            for _ in 0..3 {
+                let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
+                upload.append(0, &bytes).await;
+                uploads.push(upload);
+            }
+            let named = uploads[0].patch(length, b"").header("upload-length", length).send().await.unwrap();
+            assert_eq!(named.status(), 204, "the length alone completes it");
+            for upload in &uploads[1..] {
+                // All bytes came and are recorded, then the process was killed.
+                let record = Record { length_bytes: Some(length as u64), ..site.record(upload).await };
+                reopen(&site, upload, &record).await;
+            }
+            assert_eq!(uploads[1].offset().await, length);
+            let keeper = site.broker.bus(Role::Keeper).await;
+            let store = store::testing::open(site.store.clone()).unwrap();
+            let pass = crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0).await.unwrap();
+            assert_eq!(pass.completed_count, 1, "{pass:?}");
+            for upload in &uploads {
+                assert_eq!(site.record(upload).await.status, Status::Received);
+                assert!(site.object(&upload.media_id) == bytes, "not one acknowledged byte is lost");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_completion_goes_on_without_whoever_asked() {
+    let mut site = Site::remote().await;
+    let replica = site
+        .replica(Config { size_bytes_max: 100 * 1024 * 1024, finish_wait_ms: 50, ..Config::default() })
+        .await;
+    let bytes = pattern(6 * MIB);
+    let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
+    upload.append(0, &bytes).await;
+    let record = Record { length_bytes: Some(bytes.len() as u64), ..site.record(&upload).await };
+    reopen(&site, &upload, &record).await;
+    let held = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let permits = held.clone();
+    site.s3.as_ref().unwrap().rule(move |method, address| {
+        let completes = *method == Method::POST && address.contains("uploadId=");
+        completes.then(|| store::testing::Fault::Hold(permits.clone()))
+    });
+    for _ in 0..2 {
+        assert_eq!(upload.offset().await, bytes.len(), "HEAD answers meanwhile");
+        assert_eq!(site.record(&upload).await.status, Status::Open);
+    }
+    held.add_permits(10);
+    site.until(&upload, "it is completed", |record| record.status == Status::Received).await;
+    assert!(site.object(&upload.media_id) == bytes);
+}
+
+#[tokio::test]
+async fn a_request_that_fails_before_its_first_part_leaves_no_multipart_upload() {
+    let mut site = Site::remote().await;
+    site.store.retries_max = 0;
+    let replica = site.replica(Config::default()).await;
+    let bytes = pattern(6 * MIB);
+    let upload = replica.create(bytes.len() + 1).await;
+    let s3 = site.s3.as_ref().unwrap();
+    s3.rule(|_, address| address.contains("partNumber").then_some(store::testing::Fault::Status(500)));
+    let found = code(upload.patch(0, &bytes).send().await.unwrap()).await;
+    assert_eq!(found.0, 503);
+    assert!(site.record(&upload).await.multipart.unwrap().multipart_id.is_some());
+    assert!(s3.multipart_files().unwrap() > 0);
+    assert_eq!(upload.request(Method::DELETE).send().await.unwrap().status(), 204);
+    assert_eq!(s3.multipart_files().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_append_that_can_not_become_right_disturbs_nobody() {
+    let mut site = Site::local().await;
+    let first = site.replica(Config::default()).await;
+    let second = site.replica(Config::default()).await;
+    let bytes = pattern(3 * MIB);
+    let upload = first.create(bytes.len()).await;
+    let mut running = upload.hang(0, bytes.len(), &bytes[..MIB]).await;
+    site.until(&upload, "the request holds it", |r| r.holder.is_some()).await;
+    let unlimited = first.opened(first.post(&[("upload-defer-length", "1")])).await;
+    let mut other = unlimited.hang(0, MIB, &bytes[..1000]).await;
+    site.until(&unlimited, "the request holds it", |r| r.holder.is_some()).await;
+    for replica in [&first, &second] {
+        let (upload, unlimited) = (upload.on(replica), unlimited.on(replica));
+        for (request, status) in [
+            (upload.patch(bytes.len() + 1, b"x"), 409),
+            (upload.patch(bytes.len(), b"x"), 413),
+            (upload.patch(MIB, b"x").header("upload-length", "7"), 400),
+            // Further than a holder can have come.
+            (unlimited.patch(1 << 40, b"x"), 409),
+            (unlimited.patch(1 << 35, b"x"), 409),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), status);
+        }
+    }
+    running.write_all(&bytes[MIB..]).await.unwrap();
+    assert!(read_answer(running).await.starts_with("HTTP/1.1 204"), "the healthy request went on");
+    assert!(site.object(&upload.media_id) == bytes);
+    other.write_all(&bytes[1000..MIB]).await.unwrap();
+    assert!(read_answer(other).await.starts_with("HTTP/1.1 204"));
 }

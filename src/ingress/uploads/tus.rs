@@ -13,7 +13,7 @@ use schemas::{
     ids::{MediaId, UploadId},
     upload::{Record, Status},
 };
-use store::{Durable, Place, Spool};
+use store::{Place, Spool};
 
 use super::{
     Shared, State,
@@ -207,9 +207,6 @@ pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<
 
 /// Makes the upload durable before its URL is told; an empty one is complete at once.
 pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger, Refusal> {
-    if shared.store.space()?.is_some_and(|space| space.free_bytes < shared.config.free_bytes_min) {
-        return Err(Refusal::Full);
-    }
     open::remember(shared, &record.owner, record.upload_id).await?;
     let (owner, upload_id) = (record.owner.clone(), record.upload_id);
     let place = Place {
@@ -230,10 +227,7 @@ pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger
         }
     };
     if ledger.is_full() {
-        let mut spool = Spool::open(&shared.store, place, Durable::default()).await?;
-        spool.flush_last().await?;
-        drop(spool);
-        session::finish(&shared.store, &mut ledger).await?;
+        session::finish(&shared.store, &mut ledger, &shared.instance).await?;
     }
     Ok(ledger)
 }
@@ -370,7 +364,7 @@ async fn head_checked(
     if ledger.record().status == Status::Open {
         takeover::release(shared, &mut ledger, Evict::Yes).await?;
         ledger.alive()?;
-        finish_left_over(shared, &mut ledger).await?;
+        finish_in_time(shared, &mut ledger).await?;
     }
     let record = ledger.record();
     let mut response = StatusCode::OK.into_response();
@@ -400,8 +394,39 @@ pub(super) async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) 
     };
     ledger.reload().await?;
     match ledger.record().status {
-        Status::Open => session::finish(&shared.store, ledger).await,
+        Status::Open => session::finish(&shared.store, ledger, &shared.instance).await,
         _ => Ok(()),
+    }
+}
+
+/// The same for whoever only asks: what takes longer goes on without them.
+async fn finish_in_time(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(), Refusal> {
+    if ledger.record().status != Status::Open || !ledger.is_full() {
+        return Ok(());
+    }
+    let upload_id = ledger.upload_id();
+    let work = {
+        let shared = Arc::clone(shared);
+        async move {
+            let mut ledger = Ledger::load_any(&shared.bus, upload_id).await?;
+            let finished = finish_left_over(&shared, &mut ledger).await;
+            if let Err(refusal) = &finished {
+                tracing::warn!(?refusal, upload.id = %upload_id, "a full upload could not be completed yet");
+            }
+            finished
+        }
+    };
+    let running = shared.tasks.spawn(Box::pin(work));
+    match tokio::time::timeout(shared.config.finish_wait(), running).await {
+        Ok(Ok(finished)) => {
+            finished?;
+            ledger.reload().await
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, "a completion ended in a panic");
+            Err(Refusal::Stopping)
+        }
+        Err(_) => Ok(()),
     }
 }
 

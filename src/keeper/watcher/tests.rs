@@ -131,7 +131,7 @@ async fn a_transfer_ends_the_sessions_it_concerns() {
     let cat = holder(Address::repeat_byte(0xc3));
     let outsider = play(&ingress, &cat, without).await.unwrap();
     read_head(&site).await;
-    site.world.transfer(1, cat.wallet);
+    site.world.transfer(1, cat.wallet.map(|wallet| wallet.address.get()));
     site.world.sync_all();
     ended(&site, &ann, Code::NotOwner).await;
     // Getting a token can end a session, too.

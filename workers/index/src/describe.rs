@@ -6,7 +6,7 @@ use nats::{Bus, Delivery, Fault, Outbox, Outcome, Stage, consume};
 use schemas::{
     Event,
     ids::MediaId,
-    media::{Ready, Record, Stored},
+    media::{Ready, Record, Reopened, Step, Stored},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,14 @@ impl nats::Message for Seen {
         }
         if kind == Some((Ready::ENTITY, Ready::VERB)) {
             return nats::decode::<Ready>(subject, payload).map(|event| Self::Changed(event.media_id));
+        }
+        if kind == Some((Reopened::ENTITY, Reopened::VERB)) {
+            let event = nats::decode::<Reopened>(subject, payload)?;
+            return Ok(if event.step == Step::Describe {
+                Self::Changed(event.media_id)
+            } else {
+                Self::Other
+            });
         }
         Ok(Self::Other)
     }
@@ -72,7 +80,7 @@ pub(crate) async fn run(bus: Bus, config: consume::Config, shutdown: Cancellatio
     let queue = consume::Queue {
         stream: subjects::EVENTS.into(),
         durables: vec![DURABLE.into()],
-        wake: subjects::events_of_entity(Stored::ENTITY),
+        wake: vec![subjects::events_of_entity(Stored::ENTITY)],
     };
     let stage = Arc::new(Describe { bus: bus.clone() });
     Ok(consume::run(bus, queue, stage, config, shutdown).await?)

@@ -156,5 +156,6 @@ pub(crate) fn change(bucket: Bucket, key: &str, value: Option<&[u8]>) -> Result<
 }
 
 fn open<R: Record>(key: &str, value: Option<&[u8]>) -> Result<Option<R>, nats::Error> {
-    value.map(|value| nats::open::<R>(key, value).map(|(_, record)| record)).transpose()
+    let record = value.map(|value| nats::open::<R>(key, value).map(|(_, record)| record)).transpose()?;
+    Ok(record.filter(|record| !record.is_removed()))
 }

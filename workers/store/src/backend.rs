@@ -1,12 +1,15 @@
 //! Turns a URL and options into an object store.
 
-use std::{path, sync::Arc};
+use std::{
+    path,
+    sync::{Arc, OnceLock},
+};
 
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder},
-    azure::{MicrosoftAzure, MicrosoftAzureBuilder},
-    gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder},
+    BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey},
     local::LocalFileSystem,
     multipart::MultipartStore,
     path::Path,
@@ -15,10 +18,17 @@ use url::Url;
 
 use crate::{Config, Error};
 
+/// The client's own limit for a request, beyond every deadline.
+const CLIENT_TIMEOUT: &str = "1 day";
+
 /// The opened store and what only some kinds can do.
 #[derive(Debug)]
 pub(crate) enum Backend {
-    Local { store: LocalFileSystem, root: path::PathBuf },
+    /// Opened when the root is first there: one that is away at the start is waited for.
+    Local {
+        store: OnceLock<LocalFileSystem>,
+        root: path::PathBuf,
+    },
     S3(Remote<AmazonS3>),
     Google(Remote<GoogleCloudStorage>),
     Azure(Remote<MicrosoftAzure>),
@@ -42,13 +52,19 @@ impl Backend {
         }
     }
 
-    pub(crate) fn object_store(&self) -> &dyn ObjectStore {
-        match self {
-            Self::Local { store, .. } => store,
+    pub(crate) fn object_store(&self) -> Result<&dyn ObjectStore, Error> {
+        Ok(match self {
+            Self::Local { store, root } => match store.get() {
+                Some(store) => store,
+                None => {
+                    let opened = LocalFileSystem::new_with_prefix(root).map_err(Error::away)?;
+                    store.get_or_init(|| opened)
+                }
+            },
             Self::S3(remote) => &*remote.store,
             Self::Google(remote) => &*remote.store,
             Self::Azure(remote) => &*remote.store,
-        }
+        })
     }
 
     /// The multipart API, absent for a local store.
@@ -101,40 +117,41 @@ fn open_local(url: &Url) -> Result<Backend, Error> {
     let root = url
         .to_file_path()
         .map_err(|()| Error::Invalid("store url: a file url needs an absolute path".into()))?;
-    std::fs::create_dir_all(&root).map_err(Error::io)?;
-    let root = root.canonicalize().map_err(Error::io)?;
-    let store = LocalFileSystem::new_with_prefix(&root)?.with_fsync(true);
-    Ok(Backend::Local { store, root })
+    Ok(Backend::Local { store: OnceLock::new(), root })
+}
+
+/// Puts our settings over what the builder read from the environment, one by one: what is not set here stays as it was said there.
+macro_rules! configured {
+    ($builder:expr, $key:ident, [$($endpoint:ident),+], $config:expr) => {{
+        // Each request has a deadline of its own, by its bytes.
+        let mut builder = $builder.with_config($key::Client(ClientConfigKey::Timeout), CLIENT_TIMEOUT);
+        for (name, value) in &$config.options {
+            builder = builder.with_config(option::<$key>(name)?, value);
+        }
+        // An endpoint given as http:// is a deliberate choice (a store on the same host or network).
+        let endpoints = [$(builder.get_config_value(&$key::$endpoint)),+];
+        if endpoints.iter().flatten().any(|endpoint| endpoint.starts_with("http://")) {
+            builder = builder.with_config($key::Client(ClientConfigKey::AllowHttp), "true");
+        }
+        builder.with_retry(retry($config)).build()?
+    }};
 }
 
 fn open_s3(url: &Url, config: &Config) -> Result<Remote<AmazonS3>, Error> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket(url)?);
-    let mut plain = false;
-    for (name, value) in &config.options {
-        plain |= name.ends_with("endpoint") && value.starts_with("http://");
-        builder = builder.with_config(option(name)?, value);
-    }
-    // An endpoint given as http:// is a deliberate choice (a store on the same host or network).
-    let client = client_options(config).with_allow_http(plain);
-    let store = builder.with_retry(retry(config)).with_client_options(client).build()?;
+    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket(url)?);
+    let store = configured!(builder, AmazonS3ConfigKey, [Endpoint, S3Endpoint], config);
     Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
 }
 
 fn open_google(url: &Url, config: &Config) -> Result<Remote<GoogleCloudStorage>, Error> {
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket(url)?);
-    for (name, value) in &config.options {
-        builder = builder.with_config(option(name)?, value);
-    }
-    let store = builder.with_retry(retry(config)).with_client_options(client_options(config)).build()?;
+    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket(url)?);
+    let store = configured!(builder, GoogleConfigKey, [BaseUrl], config);
     Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
 }
 
 fn open_azure(url: &Url, config: &Config) -> Result<Remote<MicrosoftAzure>, Error> {
-    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket(url)?);
-    for (name, value) in &config.options {
-        builder = builder.with_config(option(name)?, value);
-    }
-    let store = builder.with_retry(retry(config)).with_client_options(client_options(config)).build()?;
+    let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket(url)?);
+    let store = configured!(builder, AzureConfigKey, [Endpoint], config);
     Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
 }
 
@@ -150,10 +167,6 @@ fn prefix(url: &Url) -> Result<Path, Error> {
 
 fn option<K: std::str::FromStr>(name: &str) -> Result<K, Error> {
     name.to_ascii_lowercase().parse().map_err(|_| Error::Invalid(format!("store option {name} is not known")))
-}
-
-fn client_options(config: &Config) -> ClientOptions {
-    ClientOptions::new().with_timeout(config.request_timeout())
 }
 
 fn retry(config: &Config) -> RetryConfig {

@@ -21,12 +21,16 @@ pub struct Config {
     /// Options of the remote store by `object_store` name (`aws_endpoint`, `aws_access_key_id`, ...); they win over the
     /// environment. May hold secrets.
     pub options: BTreeMap<String, String>,
-    /// Longest time one request to a remote store may take, in milliseconds.
+    /// Longest time one request to a remote store may take beside that for its bytes, in milliseconds.
     pub request_timeout_ms: u64,
+    /// Slowest rate at which the bytes of one request may pass, in bytes per second: its time grows with them.
+    pub rate_bytes_per_s_min: u64,
     /// Longest time a failed request is repeated, in milliseconds.
     pub retry_timeout_ms: u64,
     /// Most repeats of one failed request.
     pub retries_max: usize,
+    /// Longest time a marker that was seen in a remote store stands for one that is there, in milliseconds.
+    pub marker_ms: u64,
     /// Smallest multipart part in bytes, at least 5 MiB; grows with the length so that 9 000 parts suffice.
     pub part_bytes_min: u64,
     /// Most parts of one upload on their way to a remote store at the same time.
@@ -51,8 +55,10 @@ impl Default for Config {
             url: "file:///var/lib/streamgate/store".to_owned(),
             options: BTreeMap::new(),
             request_timeout_ms: 30_000,
+            rate_bytes_per_s_min: 128 * 1024,
             retry_timeout_ms: 10_000,
             retries_max: 3,
+            marker_ms: 5_000,
             part_bytes_min: 16 * MIB,
             parts_in_flight_max: 3,
             batch_bytes: 128 * 1024,
@@ -71,12 +77,18 @@ impl Config {
         Self { url: url.into(), ..Self::default() }
     }
 
-    pub(crate) fn request_timeout(&self) -> Duration {
-        Duration::from_millis(self.request_timeout_ms)
+    /// Longest time of a request that moves so many bytes.
+    pub(crate) fn deadline(&self, size_bytes: u64) -> Duration {
+        let moving_ms = size_bytes.saturating_mul(1_000) / self.rate_bytes_per_s_min.max(1);
+        Duration::from_millis(self.request_timeout_ms.saturating_add(moving_ms))
     }
 
     pub(crate) fn retry_timeout(&self) -> Duration {
         Duration::from_millis(self.retry_timeout_ms)
+    }
+
+    pub(crate) fn marker(&self) -> Duration {
+        Duration::from_millis(self.marker_ms)
     }
 
     pub(crate) fn group_interval(&self) -> Duration {
@@ -89,6 +101,22 @@ impl Config {
 
     pub(crate) fn in_flight_wait(&self) -> Duration {
         Duration::from_millis(self.in_flight_wait_ms)
+    }
+
+    /// Most bytes that the writer of an upload may have taken before they are durable, for an upload that may become
+    /// `length_bytes` long.
+    pub fn unrecorded_bytes_max(&self, is_local: bool, length_bytes: u64) -> u64 {
+        let pending = if is_local {
+            // Groups written and not yet synced, a batch being written and one filling.
+            let batch = u64::try_from(self.batch_bytes).unwrap_or(u64::MAX);
+            self.group_bytes.saturating_mul(6).saturating_add(batch.saturating_mul(2))
+        } else {
+            // Parts on their way, one being filled, one done and not yet told.
+            let parts = u64::try_from(self.parts_in_flight_max).unwrap_or(u64::MAX).saturating_add(2);
+            self.part_bytes(length_bytes).saturating_mul(parts)
+        };
+        // One frame of a body more.
+        pending.saturating_add(2 * MIB)
     }
 
     /// Size of every part but the last of an upload that may become `length_bytes` long.

@@ -2,7 +2,9 @@
 
 use std::io;
 
-/// An error of the store or of a spool. [`Error::is_retry`] says whether the same call may succeed later.
+use schemas::{fault::Class, ids::StoreId};
+
+/// An error of the store or of a spool. [`Error::class`] says what it means for the work that ran into it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,6 +20,30 @@ pub enum Error {
     /// The store can't be reached or refuses for now.
     #[error("the store is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store has no marker: it is not mounted, emptied, or another one.
+    #[error("the store {root} has no marker: is it mounted, and is it the one of this installation?")]
+    Unmarked {
+        /// Its URL.
+        root: String,
+    },
+    /// The marker is that of another store.
+    #[error("the store {root} is {found}, but this installation belongs to {expected}")]
+    OtherStore {
+        /// Its URL.
+        root: String,
+        /// What its marker says.
+        found: StoreId,
+        /// What it has to say.
+        expected: StoreId,
+    },
+    /// A request took longer than its bytes may.
+    #[error("the store took longer than {deadline_ms} ms for {size_bytes} bytes")]
+    Slow {
+        /// Bytes it was about.
+        size_bytes: u64,
+        /// The time it had, in milliseconds.
+        deadline_ms: u64,
+    },
     /// Another writer still holds the spool of this upload.
     #[error("another writer holds this upload")]
     Busy,
@@ -33,9 +59,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// True when the same call may succeed later without anybody changing the input.
-    pub fn is_retry(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Busy | Self::Overloaded | Self::Full)
+    /// What it says about the work that ran into it.
+    ///
+    /// An absent or damaged object is a fault, not a rejection: a few tries tell a slip of the store from a loss.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unavailable(_)
+            | Self::Unmarked { .. }
+            | Self::OtherStore { .. }
+            | Self::Slow { .. }
+            | Self::Busy
+            | Self::Overloaded
+            | Self::Full => Class::Outage,
+            Self::NotFound { .. } | Self::Damaged(_) => Class::Fault,
+            Self::Invalid(_) => Class::Reject,
+        }
+    }
+
+    /// True when the store is away, full or busy: it passes by itself and is never counted as a try.
+    pub fn is_outage(&self) -> bool {
+        self.class() == Class::Outage
+    }
+
+    /// The store's error inside an `io::Error`, for readers that can return nothing else.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Self>())
     }
 
     /// Stable code of the variant.
@@ -44,11 +92,19 @@ impl Error {
             Self::NotFound { .. } => "object_not_found",
             Self::Full => "store_full",
             Self::Unavailable(_) => "store_unavailable",
+            Self::Unmarked { .. } => "store_unmarked",
+            Self::OtherStore { .. } => "store_other",
+            Self::Slow { .. } => "store_slow",
             Self::Busy => "upload_busy",
             Self::Overloaded => "store_overloaded",
             Self::Damaged(_) => "upload_bytes_lost",
             Self::Invalid(_) => "store_invalid",
         }
+    }
+
+    /// What is there can't be reached for now.
+    pub fn away(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(source.into())
     }
 
     pub(crate) fn io(error: io::Error) -> Self {

@@ -4,33 +4,46 @@
 //! nothing else: no text of a client ever becomes part of one. A [`Spool`] takes the bytes of one open upload and tells
 //! which of them are durable; only durable bytes may be acknowledged.
 //!
+//! A store carries a marker, and without it nothing is stored, deleted or judged: see [`Store::verify`].
+//!
 //! A crash between making a multipart upload and recording it leaves an unused one behind: give the bucket a life-cycle
 //! rule that aborts multipart uploads after a week.
 //!
-//! Limits: request and retry time-outs, part sizes and counts, bytes in memory over all uploads
+//! Limits: a request has `request_timeout_ms` and the time for its bytes at `rate_bytes_per_s_min`; retries, part sizes and counts, bytes in memory over all uploads
 //! (see [`Config`]); [`Store::get`] refuses objects above the size its caller names.
 
 mod backend;
 mod config;
 mod error;
+mod folder;
+mod marker;
 mod spool;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    ops::Range,
+    path::{self, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path};
 use tokio::sync::Semaphore;
 
 pub use config::{Config, PART_BYTES_FLOOR, PARTS_MAX};
 pub use error::Error;
+pub use marker::{Identify, Root};
 pub use spool::{Durable, Place, Spool};
 
 use backend::Backend;
+use marker::Marker;
+
+/// Objects of one folder that are removed at the same time.
+const REMOVALS_IN_FLIGHT_MAX: usize = 8;
 
 /// Bytes one request of a stream asks for.
 const WINDOW_BYTES: u64 = 4 * 1024 * 1024;
@@ -57,6 +70,16 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
+/// Room on the disk of a folder.
+pub fn space_of(folder: &std::path::Path) -> Result<Space, Error> {
+    let found = rustix::fs::statvfs(folder).map_err(|e| Error::io(e.into()))?;
+    let block = found.f_frsize;
+    Ok(Space {
+        free_bytes: found.f_bavail.saturating_mul(block),
+        total_bytes: found.f_blocks.saturating_mul(block),
+    })
+}
+
 /// An opened object store; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -68,19 +91,22 @@ pub(crate) struct Inner {
     backend: Backend,
     config: Config,
     in_flight: Arc<Semaphore>,
+    marker: Marker,
 }
 
 impl Store {
-    /// Opens the store; a local folder is made when absent.
+    /// Opens the store that `identify` says belongs to this installation. Makes nothing and asks nobody before the first use:
+    /// see [`Store::verify`].
     ///
-    /// Fails with [`Error::Invalid`] for a bad URL or option. Does not contact a remote store: see [`Store::probe`].
-    pub fn open(config: Config) -> Result<Self, Error> {
+    /// Fails with [`Error::Invalid`] for a bad URL or option.
+    pub fn open(config: Config, identify: Arc<dyn Identify>) -> Result<Self, Error> {
         if config.part_bytes_min < PART_BYTES_FLOOR {
             return Err(Error::Invalid(format!("part_bytes_min is below {PART_BYTES_FLOOR}")));
         }
         let in_flight = Arc::new(Semaphore::new(config.in_flight_bytes_max.min(Semaphore::MAX_PERMITS)));
         let backend = Backend::open(&config)?;
-        Ok(Self { inner: Arc::new(Inner { backend, config, in_flight }) })
+        let marker = Marker::new(identify);
+        Ok(Self { inner: Arc::new(Inner { backend, config, in_flight, marker }) })
     }
 
     /// True when the store is a folder of this host.
@@ -99,17 +125,26 @@ impl Store {
     }
 
     pub(crate) async fn put_payload(&self, key: &str, payload: PutPayload) -> Result<(), Error> {
-        self.object_store().put(&self.path(key)?, payload).await?;
+        if self.is_local() {
+            let key = self.path(key)?.to_string();
+            return self.in_folder(move |folder| folder.put(&key, &payload)).await;
+        }
+        self.verify().await?;
+        let (path, size_bytes) = (self.path(key)?, count(payload.content_length()));
+        let put = self.within(size_bytes, self.object_store()?.put(&path, payload)).await;
+        self.refused(put).await?;
         Ok(())
     }
 
     /// Reads a whole object of at most `size_bytes_max`; a larger one is [`Error::Invalid`].
     pub async fn get(&self, key: &str, size_bytes_max: u64) -> Result<Bytes, Error> {
-        let found = self.object_store().get(&self.path(key)?).await?;
+        let path = self.path(key)?;
+        let found = self.within(0, self.object_store()?.get(&path)).await;
+        let found = self.believed(key, found).await?;
         if found.meta.size > size_bytes_max {
             return Err(Error::Invalid(format!("{key} is larger than {size_bytes_max} bytes")));
         }
-        Ok(found.bytes().await?)
+        self.within(found.meta.size, found.bytes()).await
     }
 
     /// Reads a range in bytes; one that ends behind the object is cut, one that starts there is [`Error::Invalid`].
@@ -117,7 +152,9 @@ impl Store {
         if range_bytes.is_empty() {
             return Ok(Bytes::new());
         }
-        Ok(self.object_store().get_range(&self.path(key)?, range_bytes).await?)
+        let (path, size_bytes) = (self.path(key)?, range_bytes.end - range_bytes.start);
+        let found = self.within(size_bytes, self.object_store()?.get_range(&path, range_bytes)).await;
+        self.believed(key, found).await
     }
 
     /// Streams a range in bytes in pieces of at most 4 MiB, the next being read while one is handled.
@@ -146,28 +183,55 @@ impl Store {
 
     /// Size, entity tag and age of an object.
     pub async fn head(&self, key: &str) -> Result<Meta, Error> {
-        self.meta(self.object_store().head(&self.path(key)?).await?)
+        let path = self.path(key)?;
+        let found = self.within(0, self.object_store()?.head(&path)).await;
+        self.meta(self.believed(key, found).await?)
     }
 
     /// Removes an object; an absent one is fine.
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        match self.object_store().delete(&self.path(key)?).await.map_err(Error::from) {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        let path = self.path(key)?;
+        if self.is_local() {
+            return self.in_folder(move |folder| folder.remove(path.as_ref()).map(drop)).await;
+        }
+        self.verify().await?;
+        match self.within(0, self.object_store()?.delete(&path)).await {
+            Ok(()) => Ok(()),
+            Err(Error::NotFound { .. }) => self.verify_now().await,
             Err(error) => Err(error),
         }
     }
 
-    /// Every object below a folder, in no order.
+    /// Every object below a folder, in no order. Of a store without its marker nothing is listed: an error ends the stream.
     pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Meta, Error>> {
-        let store = self.clone();
-        match self.path(folder) {
-            Ok(path) => self
-                .object_store()
-                .list(Some(&path))
-                .map(move |found| found.map_err(Error::from).and_then(|meta| store.meta(meta)))
-                .boxed(),
-            Err(error) => futures::stream::once(async move { Err(error) }).boxed(),
+        let (store, folder) = (self.clone(), folder.to_owned());
+        let last = store.clone();
+        let listed = async move {
+            store.verify().await?;
+            let listed = store.object_store()?.list(Some(&store.path(&folder)?));
+            let entries = futures::stream::try_unfold(listed, move |mut listed| {
+                let store = store.clone();
+                async move {
+                    let next = store.within(0, listed.next().map(Ok)).await?;
+                    let Some(found) = next else { return Ok(None) };
+                    Ok(Some((store.meta(found?)?, listed)))
+                }
+            });
+            Ok(entries)
+        };
+        // It may have gone away meanwhile; then what was not listed may be there all the same.
+        let gone = futures::stream::once(async move { last.verify().await.err().map(Err) });
+        listed.try_flatten_stream().chain(gone.filter_map(futures::future::ready)).boxed()
+    }
+
+    /// Removes everything below a folder; an absent one is fine. In a local store also what crashed writers left beside the objects.
+    pub async fn remove_folder(&self, folder: &str) -> Result<(), Error> {
+        if self.is_local() {
+            let folder = self.path(folder)?.to_string();
+            return self.in_folder(move |root| root.remove_folder(&folder)).await;
         }
+        let removals = self.list(folder).map(|found| async { self.delete(&found?.key).await });
+        removals.buffer_unordered(REMOVALS_IN_FLIGHT_MAX).try_collect().await
     }
 
     /// Asks the store for one listing entry: proves that it can be reached and read.
@@ -178,21 +242,42 @@ impl Store {
 
     /// Room left, for a local store.
     pub fn space(&self) -> Result<Option<Space>, Error> {
-        let Some(root) = self.inner.backend.root() else { return Ok(None) };
-        let found = rustix::fs::statvfs(root).map_err(|e| Error::io(e.into()))?;
-        let block = found.f_frsize;
-        Ok(Some(Space {
-            free_bytes: found.f_bavail.saturating_mul(block),
-            total_bytes: found.f_blocks.saturating_mul(block),
-        }))
+        self.inner.backend.root().map(space_of).transpose()
+    }
+
+    /// Most bytes that the writer of an upload may have taken before they are durable.
+    pub fn unrecorded_bytes_max(&self, length_bytes_max: u64) -> u64 {
+        self.config().unrecorded_bytes_max(self.is_local(), length_bytes_max)
+    }
+
+    /// One request to the store, within the time that its bytes may take; [`Error::Slow`] after it.
+    pub(crate) async fn within<T>(
+        &self,
+        size_bytes: u64,
+        request: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<T, Error> {
+        let deadline = self.config().deadline(size_bytes);
+        match tokio::time::timeout(deadline, request).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => {
+                let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+                Err(Error::Slow { size_bytes, deadline_ms })
+            }
+        }
     }
 
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }
 
-    fn object_store(&self) -> &dyn ObjectStore {
+    fn object_store(&self) -> Result<&dyn ObjectStore, Error> {
         self.inner.backend.object_store()
+    }
+
+    /// Folder of a local store.
+    pub(crate) fn root(&self) -> Result<PathBuf, Error> {
+        let root = self.inner.backend.root();
+        root.map(path::Path::to_owned).ok_or_else(|| Error::Invalid("the store is not local".into()))
     }
 
     pub(crate) fn path(&self, key: &str) -> Result<Path, Error> {
@@ -221,11 +306,6 @@ impl Inner {
     pub(crate) fn in_flight(&self) -> &Arc<Semaphore> {
         &self.in_flight
     }
-
-    /// Path of an object on the disk of a local store.
-    pub(crate) fn local_path(&self, key: &str) -> Option<PathBuf> {
-        self.backend.root().map(|root| root.join(key))
-    }
 }
 
 fn windows(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
@@ -238,4 +318,14 @@ fn windows(range_bytes: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         start = window.end;
         Some(window)
     })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::join)?
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }

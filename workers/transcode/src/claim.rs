@@ -1,19 +1,24 @@
 //! The claim of a part: who works on it, held by compare-and-set. The broker does not fence; this does.
 //!
-//! Limits: a part is taken over only when its holder was not seen for `claim_fresh_ms`, and not within that time after
-//! our own connection came back, since then the holder could not be seen.
+//! A worker that vanishes says nothing about the work, a media child that crashes does: they are counted apart. A part
+//! that keeps losing workers is slowed, runs alone in its worker, and after a day is put aside for somebody to look at.
+//!
+//! Limits: a part is taken over only when its holder was not seen for `claim_fresh_ms` of the broker's time, and not within
+//! that time after our own connection came back, since then the holder could not be seen. `lost_workers_max`, `lost_delay_ms`
+//! and `lost_park_ms` say what becomes of a part that loses workers.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nats::{Bus, Held, Outbox};
 use schemas::{
-    job::{self, Part, PartStatus, Retried, Started},
+    Record as _,
+    job::{self, Lost, Part, PartStatus, Retried, Started},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::Error, plan};
+use crate::{Config, error::Error, plan};
 
 /// Most tries of letting go; our own renewals may be ahead of what is known of the record.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
@@ -26,6 +31,27 @@ pub(crate) enum Asked {
     Held(Duration),
     /// It is done or given up.
     Over(Box<Part>),
+    /// It was put aside until somebody resumes it.
+    Parked(Lost),
+}
+
+/// What looking at a part led to.
+pub(crate) enum Found {
+    /// Nobody holds it.
+    Free(Box<Held<Part>>),
+    /// It can't be had.
+    Taken(Asked),
+}
+
+/// How a try ended that left its part undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Something else was away, or the process had to stop: the try does not count.
+    Interrupted,
+    /// The work failed with a code.
+    Failed,
+    /// The media child crashed.
+    Crashed,
 }
 
 /// Settings of claims.
@@ -35,8 +61,24 @@ pub(crate) struct Rules<'a> {
     pub(crate) worker: &'a str,
     /// How long a holder counts as alive after it was seen.
     pub(crate) fresh: Duration,
-    /// Most tries.
+    /// Most failed tries.
     pub(crate) attempts_max: u32,
+    /// What becomes of parts that lose workers.
+    pub(crate) config: &'a Config,
+}
+
+impl Rules<'_> {
+    /// Pause before the next try of a part that lost that many workers.
+    fn pause_ms(&self, workers: u32) -> u64 {
+        let Some(times) = workers.checked_sub(self.config.lost_workers_max.max(1)) else { return 0 };
+        let doubled = self.config.lost_delay_ms.saturating_mul(1 << times.min(20));
+        doubled.min(self.config.lost_delay_ms_max)
+    }
+
+    fn is_to_park(&self, lost: Lost) -> bool {
+        lost.workers >= self.config.lost_workers_max
+            && lost.last_at_ms.saturating_sub(lost.first_at_ms) >= self.config.lost_park_ms
+    }
 }
 
 /// A part that is ours until a compare-and-set fails.
@@ -45,43 +87,115 @@ pub(crate) struct Claim {
     held: tokio::sync::Mutex<Held<Part>>,
     worker: String,
     attempt: u32,
+    faults: u32,
     crashes: u32,
     lost: CancellationToken,
 }
 
 impl Claim {
-    /// Asks for a part of `job`; a stale holder is displaced.
-    pub(crate) async fn ask(
+    /// Looks whether a part of `job` can be had; a holder that was not seen for long is missed, and that is written down.
+    pub(crate) async fn look(
         bus: &Bus,
         job: &job::Record,
         part: &str,
         rules: Rules<'_>,
-    ) -> Result<Asked, Error> {
+    ) -> Result<Found, Error> {
         let found = bus.load::<Part>(&subjects::part_key(job.job_id, part)).await?;
-        let mut held = match found {
-            None => Held::new(fresh(job, part)),
-            Some(held) if held.record.status != PartStatus::Claimed => {
-                return Ok(Asked::Over(Box::new(held.record)));
-            }
-            Some(held) => {
-                let seen = Duration::from_millis(nats::now_ms().saturating_sub(held.record.last_seen_ms));
-                if let Some(rest) = rules.fresh.checked_sub(seen).filter(|rest| !rest.is_zero()) {
-                    return Ok(Asked::Held(rest));
-                }
-                held
-            }
-        };
-        let record = &mut held.record;
-        if record.attempt >= rules.attempts_max {
-            let last = record.code.clone().unwrap_or_else(|| "worker_lost".to_owned());
-            return Err(Error::Exhausted { attempts: record.attempt, last });
+        let Some(mut held) = found else { return Ok(Found::Free(Box::new(Held::new(fresh(job, part))))) };
+        if held.record.status != PartStatus::Claimed {
+            return Ok(Found::Taken(Asked::Over(Box::new(held.record))));
         }
-        record.attempt += 1;
+        if let Some(lost) = held.record.lost.filter(|lost| lost.parked_at_ms.is_some()) {
+            return Ok(Found::Taken(Asked::Parked(lost)));
+        }
+        if held.record.faults >= rules.attempts_max {
+            let last = held.record.code.unwrap_or_else(|| job::WORKER_LOST.to_owned());
+            return Err(Error::Exhausted { attempts: held.record.faults, last });
+        }
+        let is_released = held.record.last_seen_ms == 0;
+        let pause_ms = held.record.lost.map_or(0, |lost| rules.pause_ms(lost.workers));
+        if is_released && pause_ms == 0 {
+            return Ok(Found::Free(Box::new(held)));
+        }
+        let now_ms = bus.broker_now_ms(&subjects::kv_stream(Part::BUCKET)).await?;
+        if !is_released {
+            let seen = Duration::from_millis(now_ms.saturating_sub(held.stored_at_ms()));
+            return match rules.fresh.checked_sub(seen).filter(|rest| !rest.is_zero()) {
+                Some(rest) => Ok(Found::Taken(Asked::Held(rest))),
+                None => Self::miss(bus, job, &mut held, now_ms, rules).await.map(|asked| match asked {
+                    Some(asked) => Found::Taken(asked),
+                    None => Found::Free(Box::new(held)),
+                }),
+            };
+        }
+        let free_at_ms = held.record.lost.map_or(0, |lost| lost.last_at_ms.saturating_add(pause_ms));
+        match free_at_ms.saturating_sub(now_ms) {
+            0 => Ok(Found::Free(Box::new(held))),
+            rest_ms => Ok(Found::Taken(Asked::Held(Duration::from_millis(rest_ms)))),
+        }
+    }
+
+    /// The holder vanished. `None` when the part can be taken at once, with what was changed in it.
+    async fn miss(
+        bus: &Bus,
+        job: &job::Record,
+        held: &mut Held<Part>,
+        now_ms: u64,
+        rules: Rules<'_>,
+    ) -> Result<Option<Asked>, Error> {
+        let record = &mut held.record;
+        let before = record.lost.unwrap_or(Lost {
+            workers: 0,
+            first_at_ms: now_ms,
+            last_at_ms: now_ms,
+            parked_at_ms: None,
+        });
+        let mut lost = Lost { workers: before.workers.saturating_add(1), last_at_ms: now_ms, ..before };
+        let pause = Duration::from_millis(rules.pause_ms(lost.workers));
+        let mut outbox = Outbox::new();
+        if rules.is_to_park(lost) {
+            lost.parked_at_ms = Some(now_ms);
+            let workers = lost.workers;
+            tracing::error!(part = record.part, job.id = %job.job_id, workers, "put aside: its workers vanish one after another");
+            outbox = outbox.event(&job::Parked {
+                job_id: job.job_id,
+                media_id: job.media_id,
+                owner: job.owner.clone(),
+                kind: job.kind.clone(),
+                part: record.part.clone(),
+                workers,
+            });
+        }
+        record.lost = Some(lost);
+        record.last_seen_ms = 0;
+        record.code = Some(job::WORKER_LOST.to_owned());
+        if lost.parked_at_ms.is_none() && pause.is_zero() {
+            return Ok(None);
+        }
+        match bus.commit(held, outbox).await {
+            Ok(()) if lost.parked_at_ms.is_some() => Ok(Some(Asked::Parked(lost))),
+            Ok(()) => Ok(Some(Asked::Held(pause))),
+            Err(nats::Error::Conflict { .. }) => Ok(Some(Asked::Held(Duration::from_secs(1)))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a part that is free.
+    pub(crate) async fn take(
+        bus: &Bus,
+        job: &job::Record,
+        mut held: Held<Part>,
+        rules: Rules<'_>,
+    ) -> Result<Asked, Error> {
+        let record = &mut held.record;
+        let is_counted = !record.is_interrupted;
+        record.attempt += u32::from(is_counted);
+        record.is_interrupted = false;
         rules.worker.clone_into(&mut record.worker);
         record.last_seen_ms = nats::now_ms();
-        let outbox = announce(job, record);
+        let outbox = if is_counted { announce(job, record) } else { Outbox::new() };
         (record.code, record.detail) = (None, None);
-        let (attempt, crashes) = (record.attempt, record.crashes);
+        let (attempt, faults, crashes) = (record.attempt, record.faults, record.crashes);
         match bus.commit(&mut held, outbox).await {
             Ok(()) => {}
             Err(nats::Error::Conflict { .. }) => return Ok(Asked::Held(Duration::from_secs(1))),
@@ -92,14 +206,15 @@ impl Claim {
             held: tokio::sync::Mutex::new(held),
             worker: rules.worker.to_owned(),
             attempt,
+            faults,
             crashes,
             lost: CancellationToken::new(),
         })))
     }
 
-    /// Which try this is, from 1.
-    pub(crate) const fn attempt(&self) -> u32 {
-        self.attempt
+    /// Tries before this one that failed.
+    pub(crate) const fn faults(&self) -> u32 {
+        self.faults
     }
 
     /// Tries before this one that ended in a crash of the media child.
@@ -160,14 +275,8 @@ impl Claim {
         Ok(false)
     }
 
-    /// Lets go of the part, so that the next try need not wait. `counted` says whether this try counts.
-    pub(crate) async fn release(
-        &self,
-        code: &str,
-        detail: &str,
-        counted: bool,
-        crashed: bool,
-    ) -> Result<bool, Error> {
+    /// Lets go of the part, so that the next try need not wait.
+    pub(crate) async fn release(&self, code: &str, detail: &str, left: Left) -> Result<bool, Error> {
         if self.lost.is_cancelled() {
             return Ok(false);
         }
@@ -177,8 +286,9 @@ impl Claim {
             record.code = Some(code.to_owned());
             record.detail = Some(detail.to_owned());
             record.last_seen_ms = 0;
-            record.crashes = self.crashes + u32::from(crashed);
-            record.attempt = self.attempt - u32::from(!counted);
+            record.crashes = self.crashes + u32::from(left == Left::Crashed);
+            record.faults = self.faults + u32::from(left != Left::Interrupted);
+            record.is_interrupted = left == Left::Interrupted;
             match self.bus.commit(&mut held, Outbox::new()).await {
                 Ok(()) => return Ok(true),
                 Err(nats::Error::Conflict { .. }) => {}
@@ -206,6 +316,9 @@ fn fresh(job: &job::Record, part: &str) -> Part {
         rss_bytes_max: 0,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 
@@ -220,7 +333,7 @@ fn announce(job: &job::Record, part: &Part) -> Outbox {
             kind: job.kind.clone(),
             part: part.part.clone(),
             attempt: part.attempt,
-            code: part.code.clone().unwrap_or_else(|| "worker_lost".to_owned()),
+            code: part.code.clone().unwrap_or_else(|| job::WORKER_LOST.to_owned()),
         });
     }
     let front = job.parts.first().map_or(plan::FINISH, String::as_str);

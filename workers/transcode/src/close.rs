@@ -22,6 +22,7 @@ pub(crate) async fn succeed(bus: &Bus, job: &job::Record, encode: &Encode, cpu_m
         record.status = Status::Ready;
         (record.code, record.detail) = (None, None);
         record.encode = Some(encode.clone());
+        record.waiting = None;
         record.changed_at_ms = nats::now_ms();
         let ready = Ready { media_id: job.media_id, owner: job.owner.clone(), encode: encode.clone() };
         Some((record, Outbox::new().event(&ready)))
@@ -86,6 +87,7 @@ pub(crate) async fn fail_medium(
         }
         let mut record = found.clone();
         record.status = Status::Failed;
+        record.waiting = None;
         record.code = Some(code.to_owned());
         record.detail = Some(detail.to_owned());
         record.changed_at_ms = nats::now_ms();

@@ -23,6 +23,14 @@ pub struct Config {
     pub renew_interval_ms: u64,
     /// A part whose holder was seen within this many milliseconds is not taken over.
     pub claim_fresh_ms: u64,
+    /// Workers that may vanish while they hold a part before it is slowed and runs alone in its worker.
+    pub lost_workers_max: u32,
+    /// First pause of a part that keeps losing workers, in milliseconds; doubles with each further one.
+    pub lost_delay_ms: u64,
+    /// Longest pause of a part that keeps losing workers, in milliseconds.
+    pub lost_delay_ms_max: u64,
+    /// How long a part may keep losing workers before it is put aside until somebody resumes it, in milliseconds.
+    pub lost_park_ms: u64,
     /// Shortest time between two progress messages of a part, in milliseconds.
     pub progress_interval_ms: u64,
     /// Segments of one part that are on their way to the store at the same time.
@@ -49,6 +57,10 @@ impl Default for Config {
             ]),
             renew_interval_ms: 2_000,
             claim_fresh_ms: 15_000,
+            lost_workers_max: 3,
+            lost_delay_ms: 10_000,
+            lost_delay_ms_max: 600_000,
+            lost_park_ms: 86_400_000,
             progress_interval_ms: 1_000,
             puts_in_flight_max: 8,
             check_reads_max: 16,

@@ -21,6 +21,7 @@ use crate::{
     Context,
     claim::Claim,
     error::Error,
+    outage,
     plan::{self, Work},
     playable,
     source::Object,
@@ -267,10 +268,18 @@ impl<'a> Collector<'a> {
             Err(error) => return Err(error),
         }
         let is_first = self.renewed_segments == 0 && self.tracks.segments_in_all() > 0;
-        self.renewed_segments = self.tracks.segments_in_all();
-        if is_first && playable::concerns(&job.plan, part) {
-            playable::announce(&context.bus, job).await?;
+        if is_first {
+            outage::over(&context.bus, job.media_id).await;
         }
+        if is_first && playable::concerns(&job.plan, part) {
+            match playable::announce(&context.bus, job).await {
+                Ok(()) => {}
+                // It is the first renewal again next time.
+                Err(error) if error.is_outage() => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        self.renewed_segments = self.tracks.segments_in_all();
         match is_over(&context.bus, job).await {
             Ok(is_over) => Ok(!is_over),
             Err(error) if error.is_outage() => Ok(true),

@@ -1,6 +1,7 @@
 //! What can go wrong in the stage, and whether to try again.
 
 use nats::Class;
+use schemas::job;
 
 use crate::{check::MeasureError, mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
 
@@ -8,13 +9,13 @@ use crate::{check::MeasureError, mpd::WriteError, plan::NothingToMake, presentat
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Retry: the bus failed, unless what it refused stays refused.
+    /// As the bus says.
     #[error("the bus failed")]
     Bus(#[from] nats::Error),
-    /// Retry, without counting a try: the store is away or full. Reject: it lacks an object that was there.
+    /// As the store says.
     #[error("the store failed")]
     Store(#[from] store::Error),
-    /// Reject: the file is at fault. Retry: the media child failed, crashed or stalled.
+    /// Reject: the file is at fault. Fault: the media child failed, crashed or stalled. As the store says: it could not read.
     #[error("the media child ended without a result")]
     Media(#[from] media::Fault),
     /// Reject: the child made something else than was planned, and would again.
@@ -26,7 +27,7 @@ pub enum Error {
     /// Reject: the finished encode breaks rules.
     #[error("the encode does not conform: {0}")]
     Nonconforming(String),
-    /// Retry: stored objects can't be read back. Reject: they are damaged.
+    /// As the store says when stored objects can't be read back. Reject: they are damaged.
     #[error("stored objects can't be measured")]
     Measure(#[from] MeasureError),
     /// Reject: the manifest can't be written.
@@ -46,6 +47,12 @@ pub enum Error {
         /// Code of the last failure.
         last: String,
     },
+    /// Reject: the part lost one worker after another for long; it is put aside, and its job goes on once somebody resumes it.
+    #[error("{workers} workers vanished while they held the part")]
+    Parked {
+        /// Workers that vanished.
+        workers: u32,
+    },
     /// Reject: the job failed for a reason found elsewhere.
     #[error("part {part} failed: {code}")]
     PartFailed {
@@ -60,8 +67,11 @@ impl Error {
     /// A stable code for events, records and people.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Bus(_) => "broker_unavailable",
+            Self::Bus(source) => source.code(),
             Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.code(),
+            Self::Media(fault @ media::Fault::Source(source)) => {
+                store::Error::within(source).map_or(fault.code(), store::Error::code)
+            }
             Self::Media(fault) => fault.code(),
             Self::Unplanned(_) => "output_unplanned",
             Self::Parts(_) => "parts_mismatch",
@@ -72,31 +82,28 @@ impl Error {
             Self::Unknown(_) => "job_unknown",
             Self::Exhausted { .. } => "attempts_exhausted",
             Self::PartFailed { .. } => "part_failed",
+            Self::Parked { .. } => job::WORKERS_LOST,
         }
     }
 
-    /// Whether trying again may help.
+    /// What it says about the work.
     pub fn class(&self) -> Class {
-        let may_help = match self {
-            Self::Bus(source) => source.is_transient() || matches!(source, nats::Error::Refused { .. }),
-            Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.is_retry(),
-            Self::Media(fault) => fault.verdict() == media::Verdict::Retry,
-            _ => false,
-        };
-        if may_help { Class::Retry } else { Class::Reject }
+        match self {
+            Self::Bus(source) => source.class(),
+            Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.class(),
+            Self::Media(media::Fault::Source(source)) => {
+                store::Error::within(source).map_or(Class::Outage, store::Error::class)
+            }
+            // A host that can't start its child is no worse for this part than for others.
+            Self::Media(media::Fault::Sandbox(_) | media::Fault::Spawn { .. }) => Class::Outage,
+            Self::Media(fault) if fault.verdict() == media::Verdict::Retry => Class::Fault,
+            _ => Class::Reject,
+        }
     }
 
     /// True when broker or store are away: waiting costs no try, since the work is not to blame.
     pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Bus(_) => self.class() == Class::Retry,
-            Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.is_retry(),
-            Self::Media(media::Fault::Source(source)) => source
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<store::Error>())
-                .is_some_and(store::Error::is_retry),
-            _ => false,
-        }
+        self.class() == Class::Outage
     }
 
     /// True when the child itself broke down.
@@ -112,16 +119,6 @@ impl Error {
         )
     }
 
-    /// The fault the consume loop acts on, at the try the part's record counts.
-    pub(crate) fn at_attempt(self, attempt: u32) -> nats::Fault {
-        let code = self.code();
-        let fault = match self.class() {
-            Class::Retry => nats::Fault::retry(code, self),
-            Class::Reject => nats::Fault::reject(code, self),
-        };
-        fault.at_attempt(attempt)
-    }
-
     /// The whole chain of causes in one line.
     pub(crate) fn describe(&self) -> String {
         let mut text = self.to_string();
@@ -131,5 +128,12 @@ impl Error {
             source = error.source();
         }
         text.chars().filter(|c| !c.is_control()).take(1_000).collect()
+    }
+}
+
+impl From<Error> for nats::Fault {
+    fn from(error: Error) -> Self {
+        let (class, code) = (error.class(), error.code());
+        Self::new(class, code, error)
     }
 }

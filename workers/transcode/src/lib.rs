@@ -1,7 +1,7 @@
 //! The transcode stage: from a verified source to an adaptive stream.
 //!
-//! - Consumes: `evt.media.stored.*` (planner), `job.transcode.>` (parts and finish), core `ctl.job.<job_id>` (cancel).
-//! - Emits: `evt.job.{queued,started,retried,succeeded,failed,dead}`, `evt.media.{playable,ready}`,
+//! - Consumes: `evt.media.stored.*` and `evt.media.reopened.*` (planner), `job.transcode.>` (parts and finish), core `ctl.job.<job_id>` (cancel).
+//! - Emits: `evt.job.{queued,started,retried,succeeded,failed,dead,parked}`, `evt.media.{playable,ready,delayed}`,
 //!   `progress.<job_id>.<part>`.
 //! - Stores: records of jobs and parts, status and encode of the medium; init and media segments, playlists, manifest,
 //!   poster and `report.json` below the encode's folder.
@@ -11,7 +11,7 @@
 //! whoever loses a compare-and-set stops, deletes nothing and does not acknowledge. Keys carry the digest of the options
 //! and encoders have a fixed thread count, so a repeat writes the same bytes to the same keys. After two crashes of the
 //! media child a part runs with one decoder thread, which does not change the bytes; when the tries are used up, the job
-//! fails.
+//! fails. Workers that vanish are counted apart and end no job.
 
 pub mod boxes;
 pub mod check;
@@ -24,6 +24,7 @@ mod finish;
 mod follow;
 pub mod ladder;
 pub mod mpd;
+mod outage;
 mod part;
 pub mod plan;
 mod planner;
@@ -85,7 +86,10 @@ pub async fn run(
     let plans = consume::Queue {
         stream: subjects::EVENTS.to_owned(),
         durables: vec![PLAN_DURABLE.to_owned()],
-        wake: subjects::events_of::<schemas::media::Stored>(),
+        wake: vec![
+            subjects::events_of::<schemas::media::Stored>(),
+            subjects::events_of::<schemas::media::Reopened>(),
+        ],
     };
     let parts = consume::Queue {
         stream: subjects::JOBS.to_owned(),
@@ -93,7 +97,7 @@ pub async fn run(
             .iter()
             .map(|priority| format!("{KIND}-{}", priority.token()))
             .collect(),
-        wake: subjects::jobs_of(KIND),
+        wake: vec![subjects::jobs_of(KIND)],
     };
     let planner = Arc::new(planner::Planner { context: Arc::clone(&context) });
     let maker = Arc::new(part::Parts::new(Arc::clone(&context)));

@@ -6,24 +6,23 @@ use std::{
     time::Duration,
 };
 
-use nats::{Delivery, Fault, Outbox, Outcome, Stage};
+use nats::{Class, Delivery, Fault, Outbox, Outcome, Stage};
 use schemas::{
     job::{self, Dead, Part, PartStatus, Task},
     subjects,
 };
 
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
 use crate::{
     Context, KIND,
-    claim::{Asked, Claim, Reconnects, Rules},
+    claim::{Asked, Claim, Found, Left, Reconnects, Rules},
     close,
     encode::{self, Ended, Run},
     error::Error,
-    finish,
+    finish, outage,
     plan::{self, Work},
 };
-
-/// How long an outage of broker or store is waited out before the next try, in milliseconds.
-const OUTAGE_DELAY_MS: u64 = 5_000;
 
 /// Makes parts.
 pub(crate) struct Parts {
@@ -31,7 +30,19 @@ pub(crate) struct Parts {
     reconnects: Reconnects,
     /// Claims of this process by queue subject, for the fence check before each progress ping.
     active: Mutex<HashMap<String, Arc<Claim>>>,
+    /// Held by each running part, and alone by one that lost workers: it may take the process with it.
+    room: Arc<RwLock<()>>,
 }
+
+/// A place among the running parts of this process.
+#[derive(Debug)]
+enum Room {
+    Shared(#[expect(dead_code, reason = "held, never read")] OwnedRwLockReadGuard<()>),
+    Alone(#[expect(dead_code, reason = "held, never read")] OwnedRwLockWriteGuard<()>),
+}
+
+/// How soon a part is asked for again when its worker is to run another one alone.
+const ROOM_DELAY: Duration = Duration::from_secs(2);
 
 impl Stage for Parts {
     const NAME: &'static str = "transcode";
@@ -42,7 +53,8 @@ impl Stage for Parts {
         let job = match bus.load::<job::Record>(&task.job_id.to_string()).await {
             Ok(Some(held)) => held.record,
             Ok(None) => {
-                return Err(Error::Unknown(format!("job {}", task.job_id)).at_attempt(delivery.delivered));
+                tracing::info!(job.id = %task.job_id, part = task.part, "the job is gone with its medium");
+                return Ok(Outcome::Done);
             }
             Err(error) => return self.after(Error::from(error), None).await,
         };
@@ -50,12 +62,14 @@ impl Stage for Parts {
             return Ok(Outcome::Done);
         }
         let Some(work) = plan::work(&job.plan, &task.part) else {
-            return Err(Error::Unknown(format!("part {:.40}", task.part)).at_attempt(delivery.delivered));
+            return Err(Error::Unknown(format!("part {:.40}", task.part)).into());
         };
-        let claim = match self.claim(&job, &task.part, delivery).await {
+        let mut room = None;
+        let claim = match self.claim(&job, &task.part, delivery, &mut room).await {
             Ok(Asked::Ours(claim)) => Arc::new(*claim),
             Ok(Asked::Held(rest)) => return Ok(later(rest)),
             Ok(Asked::Over(part)) => return self.over(&job, &part).await,
+            Ok(Asked::Parked(lost)) => return Err(Error::Parked { workers: lost.workers }.into()),
             Err(error) => return self.after(error, None).await,
         };
         let _active = self.activate(&delivery.subject, &claim);
@@ -90,9 +104,12 @@ impl Stage for Parts {
         }
     }
 
+    async fn waiting(&self, task: &Task, _delivery: &Delivery, fault: &Fault) {
+        outage::say(&self.context.bus, task.job_id, fault).await;
+    }
+
     async fn dead(&self, task: &Task, _delivery: &Delivery, fault: &Fault) -> Result<(), Fault> {
-        let dead = self.give_up(task, fault).await;
-        dead.map_err(|error| error.at_attempt(1))
+        Ok(self.give_up(task, fault).await?)
     }
 }
 
@@ -111,18 +128,45 @@ impl Drop for Active<'_> {
 impl Parts {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         let reconnects = Reconnects::new(&context.bus);
-        Self { context, reconnects, active: Mutex::new(HashMap::new()) }
+        Self { context, reconnects, active: Mutex::new(HashMap::new()), room: Arc::default() }
     }
 
-    async fn claim(&self, job: &job::Record, part: &str, delivery: &Delivery) -> Result<Asked, Error> {
+    async fn claim(
+        &self,
+        job: &job::Record,
+        part: &str,
+        delivery: &Delivery,
+        room: &mut Option<Room>,
+    ) -> Result<Asked, Error> {
         let config = &self.context.config;
         let fresh = Duration::from_millis(config.claim_fresh_ms);
         let grace = self.reconnects.grace(&self.context.bus, fresh);
         if delivery.delivered > 1 && !grace.is_zero() {
             return Ok(Asked::Held(grace));
         }
-        let rules = Rules { worker: &self.context.worker, fresh, attempts_max: config.parts.attempts_max };
-        Claim::ask(&self.context.bus, job, part, rules).await
+        let attempts_max = config.parts.attempts_max;
+        let rules = Rules { worker: &self.context.worker, fresh, attempts_max, config };
+        let held = match Claim::look(&self.context.bus, job, part, rules).await? {
+            Found::Free(held) => *held,
+            Found::Taken(asked) => return Ok(asked),
+        };
+        let workers_lost = held.record.lost.map_or(0, |lost| lost.workers);
+        *room = self.enter(workers_lost >= config.lost_workers_max, delivery).await;
+        if room.is_none() {
+            return Ok(Asked::Held(ROOM_DELAY));
+        }
+        Claim::take(&self.context.bus, job, held, rules).await
+    }
+
+    /// A place to run a part in. Who runs alone waits for the others to end, and no other begins meanwhile.
+    async fn enter(&self, is_alone: bool, delivery: &Delivery) -> Option<Room> {
+        if !is_alone {
+            return Arc::clone(&self.room).try_read_owned().ok().map(Room::Shared);
+        }
+        tokio::select! {
+            room = Arc::clone(&self.room).write_owned() => Some(Room::Alone(room)),
+            () = delivery.cancel.cancelled() => None,
+        }
     }
 
     fn activate<'a>(&'a self, subject: &'a str, claim: &Arc<Claim>) -> Active<'a> {
@@ -143,6 +187,7 @@ impl Parts {
                 if !is_ours {
                     return Ok(Outcome::Lost);
                 }
+                outage::over(&self.context.bus, run.job.media_id).await;
                 encode::progress(
                     &self.context.bus,
                     run.job,
@@ -167,6 +212,7 @@ impl Parts {
                 () = run.claim.lost().cancelled() => return Ok(Outcome::Lost),
                 ended = &mut finishing => {
                     ended?;
+                    outage::over(&self.context.bus, run.job.media_id).await;
                     // It ends early when it finds the claim lost; the message is the new holder's then.
                     let is_ours = !run.claim.lost().is_cancelled();
                     return Ok(if is_ours { Outcome::Done } else { Outcome::Lost });
@@ -182,7 +228,14 @@ impl Parts {
 
     /// A part that ended before: its message is a repeat, but the finish may not be queued yet.
     async fn over(&self, job: &job::Record, part: &Part) -> Result<Outcome, Fault> {
-        match self.queue_finish(job).await {
+        let ended = if part.status == PartStatus::Failed {
+            // It was given up, and something went away before its job could be ended.
+            let code = part.code.as_deref().unwrap_or("part_failed");
+            close::fail(&self.context.bus, job, code, part.detail.as_deref().unwrap_or_default()).await
+        } else {
+            self.queue_finish(job).await
+        };
+        match ended {
             Ok(()) => {
                 tracing::debug!(part = part.part, job.id = %job.job_id, "over before, nothing to do");
                 Ok(Outcome::Done)
@@ -210,10 +263,14 @@ impl Parts {
 
     /// After an error: an outage is waited out, everything else counts as a try. The claim is let go either way.
     async fn after(&self, error: Error, claim: Option<&Arc<Claim>>) -> Result<Outcome, Fault> {
-        let is_outage = error.is_outage();
         if let Some(claim) = claim {
             let detail = error.describe();
-            match claim.release(error.code(), &detail, !is_outage, error.is_crash()).await {
+            let left = match error.class() {
+                Class::Outage => Left::Interrupted,
+                _ if error.is_crash() => Left::Crashed,
+                Class::Fault | Class::Reject => Left::Failed,
+            };
+            match claim.release(error.code(), &detail, left).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(Outcome::Lost),
                 Err(other) => tracing::warn!(
@@ -222,11 +279,11 @@ impl Parts {
                 ),
             }
         }
-        if is_outage {
-            tracing::warn!(error = error.describe(), "broker or store is away, trying again later");
-            return Ok(Outcome::Later { delay_ms: OUTAGE_DELAY_MS });
-        }
-        Err(error.at_attempt(claim.map_or(1, |claim| claim.attempt())))
+        let fault = Fault::from(error);
+        Err(match claim {
+            Some(claim) => fault.at_attempt(claim.faults() + 1),
+            None => fault,
+        })
     }
 
     /// Records that a part lies in the dead letters, and ends its job.
@@ -234,6 +291,11 @@ impl Parts {
         let bus = &self.context.bus;
         let Some(held) = bus.load::<job::Record>(&task.job_id.to_string()).await? else { return Ok(()) };
         let job = held.record;
+        if fault.code == job::WORKERS_LOST {
+            // The work is not to blame: the job waits for somebody who resumes the part.
+            outage::say(bus, job.job_id, fault).await;
+            return Ok(());
+        }
         let detail = fault.describe();
         if plan::work(&job.plan, &task.part).is_some() {
             bus.change::<Part>(&subjects::part_key(job.job_id, &task.part), |found| {
@@ -253,7 +315,9 @@ impl Parts {
             })
             .await?;
         }
-        close::fail(bus, &job, fault.code, &detail).await
+        close::fail(bus, &job, fault.code, &detail).await?;
+        outage::over(bus, job.media_id).await;
+        Ok(())
     }
 }
 
@@ -263,7 +327,7 @@ async fn stopped(run: &Run<'_>) -> Result<Outcome, Error> {
         return Ok(Outcome::Lost);
     }
     // Letting go without counting the try hands the part to another worker at once.
-    if run.claim.release("worker_stopped", "the worker had to stop", false, false).await? {
+    if run.claim.release("worker_stopped", "the worker had to stop", Left::Interrupted).await? {
         return Ok(Outcome::Later { delay_ms: 1 });
     }
     Ok(Outcome::Lost)

@@ -1,54 +1,105 @@
-//! The planner: from `evt.media.stored` to a job record and its parts in the queue.
+//! The planner: from `evt.media.stored`, or `evt.media.reopened`, to a job record and its parts in the queue.
 
 use std::sync::Arc;
 
 use nats::{Delivery, Fault, Held, Outbox, Outcome, Stage};
 use schemas::{
+    Event as _,
+    ids::MediaId,
     job::{self, Queued, Task},
     keys, media,
     subjects::{self, Priority},
 };
 
-use crate::{Context, KIND, close, error::Error, plan};
+use crate::{Context, KIND, PLAN_DURABLE, close, error::Error, outage, plan};
 
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;
 
-/// Plans what was stored.
+/// Plans what was stored, and what is encoded anew.
 pub(crate) struct Planner {
     pub(crate) context: Arc<Context>,
 }
 
-impl Stage for Planner {
-    const NAME: &'static str = "transcode-plan";
-    type Message = media::Stored;
+/// An event of the durable.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// This is to be encoded.
+    Wanted(Box<Wanted>),
+    /// Nothing here depends on it.
+    Other,
+}
 
-    async fn handle(&self, stored: &media::Stored, delivery: &Delivery) -> Result<Outcome, Fault> {
-        let planned = self.plan(stored).await;
-        planned.map(|()| Outcome::Done).map_err(|error| error.at_attempt(delivery.delivered))
+/// What is to be encoded.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    media_id: MediaId,
+    owner: String,
+    encode: u32,
+    source: media::Source,
+    technical: media::Technical,
+}
+
+impl nats::Message for Seen {
+    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, nats::Error> {
+        let kind = subjects::event_parts(&delivery.subject).map(|(entity, verb, _)| (entity, verb));
+        if kind != Some((media::Reopened::ENTITY, media::Reopened::VERB)) {
+            let media::Stored { media_id, owner, source, technical, .. } =
+                nats::decode(&delivery.subject, payload)?;
+            let wanted = Wanted { media_id, owner, encode: FIRST_ENCODE, source, technical };
+            return Ok(Self::Wanted(Box::new(wanted)));
+        }
+        let media::Reopened { media_id, owner, step, .. } = nats::decode(&delivery.subject, payload)?;
+        let media::Step::Encode { encode, source, technical } = step else { return Ok(Self::Other) };
+        Ok(Self::Wanted(Box::new(Wanted { media_id, owner, encode, source, technical: *technical })))
+    }
+}
+
+impl Stage for Planner {
+    const NAME: &'static str = PLAN_DURABLE;
+    type Message = Seen;
+
+    async fn handle(&self, seen: &Seen, _delivery: &Delivery) -> Result<Outcome, Fault> {
+        if let Seen::Wanted(wanted) = seen {
+            self.plan(wanted).await?;
+            outage::over(&self.context.bus, wanted.media_id).await;
+        }
+        Ok(Outcome::Done)
     }
 
-    async fn dead(&self, stored: &media::Stored, _delivery: &Delivery, fault: &Fault) -> Result<(), Fault> {
-        let failed =
-            close::fail_medium(&self.context.bus, stored.media_id, None, fault.code, &fault.describe()).await;
-        failed.map_err(|error| error.at_attempt(1))
+    async fn waiting(&self, seen: &Seen, _delivery: &Delivery, fault: &Fault) {
+        if let Seen::Wanted(wanted) = seen {
+            outage::say_planning(&self.context.bus, wanted.media_id, fault).await;
+        }
+    }
+
+    async fn dead(&self, seen: &Seen, _delivery: &Delivery, fault: &Fault) -> Result<(), Fault> {
+        if let Seen::Wanted(wanted) = seen {
+            let (bus, detail) = (&self.context.bus, fault.describe());
+            close::fail_medium(bus, wanted.media_id, None, fault.code, &detail).await?;
+        }
+        Ok(())
     }
 }
 
 impl Planner {
-    async fn plan(&self, stored: &media::Stored) -> Result<(), Error> {
+    async fn plan(&self, wanted: &Wanted) -> Result<(), Error> {
+        if self.context.bus.load::<media::Record>(&wanted.media_id.to_string()).await?.is_none() {
+            tracing::info!(media.id = %wanted.media_id, "removed meanwhile, nothing to plan");
+            return Ok(());
+        }
         let config = &self.context.config;
         let profile = config
             .profile(&config.profile)
             .ok_or_else(|| Error::Unknown(format!("profile {}", config.profile)))?;
         let input = plan::Input {
-            source: &stored.source,
-            technical: &stored.technical,
+            source: &wanted.source,
+            technical: &wanted.technical,
             profile_name: &config.profile,
             profile,
         };
         let plan = plan::plan(&input)?;
-        let job = self.record(stored, record(stored, plan)).await?;
+        let job = self.record(record(wanted, plan)).await?;
         if job.status != job::Status::Active {
             return Ok(());
         }
@@ -56,7 +107,7 @@ impl Planner {
     }
 
     /// Stores the job, unless it is there already; then that one counts.
-    async fn record(&self, stored: &media::Stored, job: job::Record) -> Result<job::Record, Error> {
+    async fn record(&self, job: job::Record) -> Result<job::Record, Error> {
         let bus = &self.context.bus;
         let key = job.job_id.to_string();
         if let Some(held) = bus.load::<job::Record>(&key).await? {
@@ -73,7 +124,7 @@ impl Planner {
         let mut held = Held::new(job);
         match bus.commit(&mut held, Outbox::new().event(&queued)).await {
             Ok(()) => {
-                tracing::info!(media.id = %stored.media_id, job.id = key, parts = held.record.parts.len(), "planned");
+                tracing::info!(media.id = %held.record.media_id, job.id = key, parts = held.record.parts.len(), "planned");
                 Ok(held.record)
             }
             Err(nats::Error::Conflict { .. }) => {
@@ -99,17 +150,17 @@ impl Planner {
     }
 }
 
-fn record(stored: &media::Stored, plan: job::Plan) -> job::Record {
-    let job_id = plan::job_id(stored.media_id, FIRST_ENCODE);
+fn record(wanted: &Wanted, plan: job::Plan) -> job::Record {
+    let job_id = plan::job_id(wanted.media_id, wanted.encode);
     job::Record {
         job_id,
         kind: KIND.to_owned(),
         priority: Priority::default(),
-        media_id: stored.media_id,
-        owner: stored.owner.clone(),
+        media_id: wanted.media_id,
+        owner: wanted.owner.clone(),
         status: job::Status::Active,
-        encode: FIRST_ENCODE,
-        prefix: keys::encode(stored.media_id, FIRST_ENCODE, &plan.options_digest),
+        encode: wanted.encode,
+        prefix: keys::encode(wanted.media_id, wanted.encode, &plan.options_digest),
         parts: plan::part_names(&plan),
         plan,
         code: None,

@@ -73,6 +73,9 @@ fn part(name: &str, tracks: Vec<Track>, status: PartStatus) -> Part {
         rss_bytes_max: 0,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }
 

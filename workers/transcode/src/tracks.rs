@@ -207,6 +207,9 @@ mod tests {
             rss_bytes_max: 0,
             code: None,
             detail: None,
+            faults: 0,
+            lost: None,
+            is_interrupted: false,
         }
     }
 

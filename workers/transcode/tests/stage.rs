@@ -1,6 +1,7 @@
 //! The stage against a real broker, a local store, the real media child and real FFmpeg files.
 #![expect(clippy::unwrap_used, reason = "what a test can't set up fails it at once")]
 
+mod outages;
 mod site;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -180,6 +181,32 @@ async fn a_cancelled_job_stops_within_two_seconds() {
     worker.stop().await;
     assert_eq!(site.job(clip.job_id).await.status, job::Status::Cancelled);
     assert!(!site.event_kinds().await.iter().any(|kind| kind == "media.ready" || kind == "job.failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_medium_is_not_planned_and_its_queued_parts_are_dropped() {
+    let site = Site::start().await;
+    let removed = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
+    let bus = site.broker.bus(Role::Admin).await;
+    let key = removed.media_id.to_string();
+    bus.change::<schemas::media::Record>(&key, |asset| {
+        Some((schemas::media::Record { removed_at_ms: Some(1), ..asset?.clone() }, Outbox::new()))
+    })
+    .await
+    .unwrap();
+    // A part that waited in the queue while everything of its medium was purged.
+    let subject = subjects::job_part("transcode", subjects::Priority::P1, removed.job_id, "v0000");
+    let task = job::Task { job_id: removed.job_id, part: "v0000".into() };
+    bus.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
+    let next = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
+    let worker = site.worker(config()).await;
+    site.wait_status(next.media_id, Status::Ready, LIMIT).await;
+    site.wait_queue_empty(LIMIT).await;
+    worker.stop().await;
+    assert!(bus.load::<job::Record>(&removed.job_id.to_string()).await.unwrap().is_none());
+    let dead = bus.context().get_stream(subjects::DEAD).await.unwrap();
+    assert_eq!(dead.cached_info().state.messages, 0, "nothing was given up");
+    assert!(site.objects(&schemas::keys::media(removed.media_id)).await.len() <= 1, "only the source");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// The consume loop.
     pub consume: nats::consume::Config,
-    /// Deliveries after which a file whose probe crashes or hangs is rejected.
+    /// Failed tries after which a file whose probe crashes or hangs is rejected; an outage or a lost worker is none.
     pub probe_attempts_max: u32,
     /// Longest title or language taken from a file, in characters.
     pub text_chars_max: usize,

@@ -2,31 +2,62 @@
 
 use std::fmt;
 
-use nats::Fault;
+use nats::{Class, Fault};
 
 /// No verdict: the work has to be done again, or can't be done at all.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Retry, unless the store names a fault that stays.
+    /// As the store says.
     #[error("read the upload from the store")]
     Store(#[from] store::Error),
-    /// Retry or reject, as the bus says.
+    /// As the bus says.
     #[error("reach the bus")]
     Bus(#[from] nats::Error),
-    /// Retry: the media child failed for reasons that are not the file's.
+    /// The media child failed for reasons that are not the file's; as the store says when it could not read.
     #[error("probe the upload")]
     Probe(#[source] media::Fault),
 }
 
+impl Error {
+    /// What it says about the work.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Bus(error) => error.class(),
+            Self::Store(error) => error.class(),
+            Self::Probe(media::Fault::Source(error)) => {
+                store::Error::within(error).map_or(Class::Outage, store::Error::class)
+            }
+            // A host that can't start its child is no worse for this file than for others.
+            Self::Probe(media::Fault::Sandbox(_) | media::Fault::Spawn { .. }) => Class::Outage,
+            Self::Probe(_) => Class::Fault,
+        }
+    }
+
+    /// True when the media child itself broke down.
+    #[must_use]
+    pub const fn is_crash(&self) -> bool {
+        matches!(self, Self::Probe(media::Fault::Crashed { .. } | media::Fault::Stalled { .. }))
+    }
+
+    /// A stable code for events, records and people.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Bus(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Probe(fault @ media::Fault::Source(error)) => {
+                store::Error::within(error).map_or(fault.code(), store::Error::code)
+            }
+            Self::Probe(fault) => fault.code(),
+        }
+    }
+}
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Bus(error) => error.into(),
-            Error::Store(store::Error::Invalid(_)) => Self::reject("store_invalid", error),
-            Error::Store(ref inner) => Self::retry(inner.code(), error),
-            Error::Probe(ref inner) => Self::retry(inner.code(), error),
-        }
+        Self::new(error.class(), error.code(), error)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The upload stage: is a received file what it claims to be?
 //!
-//! - Consumes: `evt.upload.received.*` by the durable `upload`.
-//! - Emits: `evt.media.stored.<media_id>` or `evt.media.rejected.<media_id>`, each at most once for a medium.
+//! - Consumes: `evt.upload.received.*` and `evt.media.reopened.*` by the durable `upload`.
+//! - Emits: `evt.media.stored.<media_id>` or `evt.media.rejected.<media_id>`, each at most once for an attempt at a medium;
+//!   `evt.media.delayed.<media_id>` once for an outage.
 //! - Stores: `assets.<media_id>` with the verified source and what the probe found. Objects are read, never written.
 //! - Limits: [`Config`] names slots, attempts and text lengths; the file is streamed once through 4 MiB windows; the probe has
 //!   the limits of the media child; a structure may have [`walk::ELEMENTS_MAX`] elements.
@@ -21,11 +22,12 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use media::Driver;
-use nats::{Bus, Delivery, Fault, Held, Outbox, Outcome, Stage, consume, now_ms};
+use nats::{Bus, Class, Delivery, Fault, Held, Outbox, Outcome, Stage, consume, now_ms};
 use schemas::{
-    media::{Record, Rejected, Source, Status, Stored, Technical},
+    Event as _, Record as _,
+    media::{Attempt, Record, Rejected, Reopened, Source, Status, Step, Stored, Technical},
     subjects,
-    upload::Received,
+    upload::{self, Received},
 };
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +42,7 @@ const DURABLE: &str = "upload";
 
 /// The stage. Cheap to share.
 #[derive(Debug)]
-pub struct Upload {
+struct Upload {
     bus: Bus,
     store: Store,
     driver: Arc<Driver>,
@@ -68,20 +70,48 @@ pub async fn run(
     let queue = consume::Queue {
         stream: subjects::EVENTS.into(),
         durables: vec![DURABLE.into()],
-        wake: subjects::events_of::<Received>(),
+        wake: vec![subjects::events_of::<Received>(), subjects::events_of::<Reopened>()],
     };
     let settings = config.consume.clone();
     let stage = Arc::new(Upload { bus: bus.clone(), store, driver: driver.into(), config });
     Ok(consume::run(bus, queue, stage, settings, shutdown).await?)
 }
 
+/// An event of the durable.
+#[derive(Debug)]
+enum Seen {
+    /// These bytes are to be verified.
+    Verify(Box<Received>),
+    /// Nothing here depends on it.
+    Other,
+}
+
+impl nats::Message for Seen {
+    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, nats::Error> {
+        let kind = subjects::event_parts(&delivery.subject).map(|(entity, verb, _)| (entity, verb));
+        if kind != Some((Reopened::ENTITY, Reopened::VERB)) {
+            return nats::decode(&delivery.subject, payload).map(|received| Self::Verify(Box::new(received)));
+        }
+        let reopened: Reopened = nats::decode(&delivery.subject, payload)?;
+        Ok(match reopened.step {
+            Step::Verify { received } => Self::Verify(received),
+            Step::Encode { .. } | Step::Describe => Self::Other,
+        })
+    }
+}
+
 impl Stage for Upload {
     const NAME: &'static str = "upload";
-    type Message = Received;
+    type Message = Seen;
 
-    async fn handle(&self, received: &Received, delivery: &Delivery) -> Result<Outcome, Fault> {
+    async fn handle(&self, seen: &Seen, delivery: &Delivery) -> Result<Outcome, Fault> {
+        let Seen::Verify(received) = seen else { return Ok(Outcome::Done) };
         let held = self.load(received).await?;
-        if held.record.status != Status::Uploading {
+        if held.record.status != Status::Uploading || held.record.is_removed() {
+            return Ok(Outcome::Done);
+        }
+        if held.revision() == 0 && self.is_purged(received).await? {
+            tracing::info!(media.id = %received.media_id, "removed meanwhile, nothing to verify");
             return Ok(Outcome::Done);
         }
         let work = async {
@@ -93,16 +123,39 @@ impl Stage for Upload {
         let verdict = tokio::select! {
             biased;
             () = delivery.cancel.cancelled() => return Ok(Outcome::Lost),
-            verdict = Box::pin(work) => verdict?,
+            verdict = Box::pin(work) => verdict,
         };
-        self.record(held, received, verdict).await?;
+        match verdict {
+            Ok(verdict) => self.record(held, received, verdict).await?,
+            Err(error) if error.class() == Class::Fault => return self.failed(held, received, error).await,
+            Err(error) => return Err(error.into()),
+        }
         Ok(Outcome::Done)
     }
 
-    /// What could not be verified in all attempts is told to its owner as rejected; nobody waits for ever.
-    async fn dead(&self, received: &Received, _: &Delivery, fault: &Fault) -> Result<(), Fault> {
+    async fn waiting(&self, seen: &Seen, _: &Delivery, fault: &Fault) {
+        let Seen::Verify(received) = seen else { return };
+        let said = async {
+            let mut held = self.load(received).await?;
+            if held.revision() == 0 && self.is_purged(received).await? {
+                return Ok(());
+            }
+            if let Some((record, event)) = held.record.delayed(Self::NAME, None, fault.code, now_ms()) {
+                held.record = record;
+                self.bus.commit(&mut held, Outbox::new().event(&event)).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = said.await {
+            tracing::debug!(%error, "what the work waits for could not be written");
+        }
+    }
+
+    /// What could not be verified in all tries is told to its owner as rejected; nobody waits for ever.
+    async fn dead(&self, seen: &Seen, _: &Delivery, fault: &Fault) -> Result<(), Fault> {
+        let Seen::Verify(received) = seen else { return Ok(()) };
         let held = self.load(received).await?;
-        if held.record.status == Status::Uploading {
+        if held.record.status == Status::Uploading && !held.record.is_removed() {
             let rejection = Rejection::new(fault.code, "it could not be verified in several attempts");
             self.record(held, received, Verdict::Rejected(rejection)).await?;
         }
@@ -112,8 +165,19 @@ impl Stage for Upload {
 
 impl Upload {
     async fn load(&self, received: &Received) -> Result<Held<Record>, Error> {
-        let found = self.bus.load::<Record>(&received.media_id.to_string()).await?;
+        let found = self.bus.load_any::<Record>(&received.media_id.to_string()).await?;
         Ok(found.unwrap_or_else(|| Held::new(new_record(received))))
+    }
+
+    /// True when neither the upload nor its bytes are there any more: the medium was removed long ago.
+    async fn is_purged(&self, received: &Received) -> Result<bool, Error> {
+        if self.bus.load::<upload::Record>(&received.upload_id.to_string()).await?.is_some() {
+            return Ok(false);
+        }
+        match self.store.head(&received.key).await {
+            Err(store::Error::NotFound { .. }) => Ok(true),
+            found => Ok(found.map(|_| false)?),
+        }
     }
 
     /// Streams the object once: size, digests, type and structure.
@@ -162,14 +226,28 @@ impl Upload {
             Err(media::Fault::Rejected { code, detail }) => {
                 Ok(Verdict::Rejected(Rejection::new(code.as_str(), detail)))
             }
-            Err(fault @ (media::Fault::Crashed { .. } | media::Fault::Stalled { .. }))
-                if delivery.delivered >= self.config.probe_attempts_max =>
-            {
-                tracing::warn!(%fault, media.id = %received.media_id, "the probe fails each time; the file is rejected");
-                Ok(Verdict::Rejected(Rejection::new(fault.code(), "looking inside it fails each time")))
-            }
             Err(fault) => Err(Error::Probe(fault)),
         }
+    }
+
+    /// Counts a failed try in the record, since deliveries also count outages and lost workers. A file that crashes the probe
+    /// too often is rejected.
+    async fn failed(
+        &self,
+        mut held: Held<Record>,
+        received: &Received,
+        error: Error,
+    ) -> Result<Outcome, Fault> {
+        let faults = held.record.attempt.faults.saturating_add(1);
+        if error.is_crash() && faults >= self.config.probe_attempts_max {
+            tracing::warn!(%error, media.id = %received.media_id, "the probe fails each time; the file is rejected");
+            let rejection = Rejection::new(error.code(), "looking inside it fails each time");
+            self.record(held, received, Verdict::Rejected(rejection)).await?;
+            return Ok(Outcome::Done);
+        }
+        held.record.attempt.faults = faults;
+        self.bus.commit(&mut held, Outbox::new()).await?;
+        Err(Fault::from(error).at_attempt(faults))
     }
 
     /// Writes the verdict and its event in one change. A conflict is repeated from the start.
@@ -182,6 +260,8 @@ impl Upload {
         let Received { media_id, upload_id, ref owner, .. } = *received;
         let owner = owner.clone();
         held.record.changed_at_ms = now_ms();
+        held.record.waiting = None;
+        let is_first = held.record.attempt.number == 0;
         let outbox = match verdict {
             Verdict::Stored(found) => {
                 let (source, technical) = *found;
@@ -195,7 +275,9 @@ impl Upload {
                 held.record.status = Status::Rejected;
                 held.record.code = Some(code.to_owned());
                 held.record.detail = Some(detail.clone());
-                Outbox::new().event(&Rejected { media_id, upload_id, owner, code: code.to_owned(), detail })
+                let event = Rejected { media_id, upload_id, owner, code: code.to_owned(), detail };
+                // An earlier attempt was rejected, too: that event is not this one.
+                if is_first { Outbox::new().event(&event) } else { Outbox::new().event_again(&event) }
             }
         };
         Ok(self.bus.commit(&mut held, outbox).await?)
@@ -216,6 +298,10 @@ fn new_record(received: &Received) -> Record {
         detail: None,
         created_at_ms: now,
         changed_at_ms: now,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: Attempt::default(),
     }
 }
 

@@ -43,6 +43,7 @@ pub use self::config::Config;
 use self::{
     crowd::{Crowd, Displaced, Holder},
     live::{Live, Look},
+    opener::Standing,
     slots::Manner,
     telling::{Caps, Telling},
 };
@@ -50,6 +51,10 @@ use super::{
     Viewer,
     access::{self, Ruling},
     judge::Judge,
+};
+use crate::auth::{
+    self,
+    proof::{Age, Proofs},
 };
 
 /// Locks over which sessions are spread while they are renewed.
@@ -132,6 +137,7 @@ struct Shared {
     judge: Judge,
     config: Config,
     clock: Clock,
+    proofs: Proofs,
     live: Live,
     locks: Vec<Mutex<()>>,
     telling: Telling,
@@ -139,22 +145,33 @@ struct Shared {
 }
 
 impl Grants {
-    /// Sessions over `bus`, decided by `judge`.
+    /// Sessions over `bus`, decided by `judge`, whose chains are asked about the accounts that opened them, too.
     pub fn new(bus: Bus, judge: Judge, config: Config) -> Self {
         Self::with_clock(bus, judge, config, Arc::new(nats::now_ms))
     }
 
     /// The same with a clock of the caller's.
     pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
+        let proofs = Proofs::over(bus.clone(), judge.chains(), &auth::Config::default());
+        Self::with_proofs(bus, judge, config, (proofs, clock))
+    }
+
+    /// The same; `proofs` asks the accounts that opened the sessions.
+    pub fn with_proofs(bus: Bus, judge: Judge, config: Config, (proofs, clock): (Proofs, Clock)) -> Self {
         let live = Live::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
         let (telling, crowd) = (Telling::default(), Crowd::default());
-        Self { shared: Arc::new(Shared { bus, judge, config, clock, live, locks, telling, crowd }) }
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, proofs, live, locks, telling, crowd }) }
     }
 
     /// The judge behind the sessions.
     pub fn judge(&self) -> &Judge {
         &self.shared.judge
+    }
+
+    /// Asks the accounts that opened the sessions.
+    pub fn proofs(&self) -> &Proofs {
+        &self.shared.proofs
     }
 
     /// The counters as OpenMetrics text, without the closing `# EOF`.
@@ -178,6 +195,13 @@ impl Grants {
         if !ruling.granted {
             shared.tell(viewer, media_id, &ruling).await;
             return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
+        }
+        let credential = (viewer.opener, Age::Newest);
+        let closed = |code| Denied::Closed { code, blocks: ruling.blocks.clone() };
+        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            Standing::Stands => {}
+            Standing::Over => return Err(closed(Code::Ended)),
+            Standing::Unclear => return Err(closed(Code::ChainUnavailable)),
         }
         Ok(Admission { media_id, viewer: viewer.clone(), ruling })
     }
@@ -226,7 +250,8 @@ impl Grants {
             media_id,
             owner: ruling.owner,
             viewer: viewer.name,
-            wallet: viewer.wallet.map(|wallet| wallet.to_string()),
+            wallet: viewer.wallet.map(|wallet| wallet.address.to_string()),
+            wallet_chain_id: viewer.wallet.and_then(|wallet| wallet.chain_id),
             rights: viewer.rights,
             opener: viewer.opener,
             gate_epoch: ruling.gate_epoch,

@@ -9,13 +9,17 @@ use schemas::{
 use super::{
     AGAIN_MS, Denied, Grants, Renewal,
     live::Entry,
-    opener,
+    opener::{self, Standing},
     slots::{self, Manner},
 };
-use crate::auth::gate::{
-    Viewer,
-    access::{self, Ruling},
-    judge::Keep,
+use crate::auth::{
+    account::Account,
+    gate::{
+        Viewer,
+        access::{self, Ruling},
+        judge::Keep,
+    },
+    proof::Age,
 };
 
 impl Grants {
@@ -40,8 +44,14 @@ impl Grants {
         }
         let generation = shared.live.generation();
         let session = self.load(playback_id, media_id).await?;
-        if !opener::stands(&shared.bus, session.opener, (shared.clock)()).await? {
-            return self.end(playback_id, Code::Ended, Vec::new()).await;
+        // The next look comes when this grant is about to end: what was said before would be too old by then.
+        let credential = (session.opener, Age::Newest);
+        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            Standing::Stands => {}
+            Standing::Over => return self.end(playback_id, Code::Ended, Vec::new()).await,
+            Standing::Unclear => {
+                return self.unclear(generation, &session, (Code::ChainUnavailable, Vec::new()));
+            }
         }
         let viewer = viewer_of(&session);
         let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
@@ -54,17 +64,8 @@ impl Grants {
         };
         match verdict {
             Keep::Over(code) => return self.end(playback_id, code, ruling.blocks).await,
-            Keep::Unclear(code) => {
-                let now_ms = (shared.clock)();
-                if !same_rule || now_ms >= session.granted_until_ms {
-                    return Err(Denied::Closed { code, blocks: ruling.blocks });
-                }
-                let again_ms = now_ms + AGAIN_MS;
-                let entry =
-                    Entry { media_id, until_ms: session.granted_until_ms, again_ms, opener: session.opener };
-                shared.live.keep(generation, playback_id, entry);
-                return Ok(Renewal::Unclear);
-            }
+            Keep::Unclear(code) if !same_rule => return Err(Denied::Closed { code, blocks: ruling.blocks }),
+            Keep::Unclear(code) => return self.unclear(generation, &session, (code, ruling.blocks)),
             Keep::On => {}
         }
         let basis = Basis::of(&session, &ruling);
@@ -82,6 +83,24 @@ impl Grants {
             Entry { media_id, until_ms, again_ms, opener: session.opener },
         );
         Ok(Renewal::Renewed)
+    }
+
+    /// Nobody can say at present: what was granted lasts to its end.
+    fn unclear(
+        &self,
+        generation: u64,
+        session: &Session,
+        (code, blocks): (Code, Vec<Block>),
+    ) -> Result<Renewal, Denied> {
+        let now_ms = (self.shared.clock)();
+        if now_ms >= session.granted_until_ms {
+            return Err(Denied::Closed { code, blocks });
+        }
+        let (media_id, opener) = (session.media_id, session.opener);
+        let (until_ms, again_ms) = (session.granted_until_ms, now_ms + AGAIN_MS);
+        let entry = Entry { media_id, until_ms, again_ms, opener };
+        self.shared.live.keep(generation, session.playback_id, entry);
+        Ok(Renewal::Unclear)
     }
 
     async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Session, Denied> {
@@ -192,6 +211,7 @@ impl<'a> Basis<'a> {
 
 /// Who a session plays for.
 fn viewer_of(session: &Session) -> Viewer {
-    let wallet = session.wallet.as_ref().and_then(|text| text.parse().ok());
+    let address = session.wallet.as_ref().and_then(|text| text.parse().ok());
+    let wallet = address.map(|address| Account { address, chain_id: session.wallet_chain_id });
     Viewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }
 }

@@ -235,6 +235,7 @@ async fn change(
         encryption: document::Encryption::None,
         created_at_ms: nats::now_ms(),
         changed_at_ms: nats::now_ms(),
+        removed_at_ms: None,
     });
     let mut found = Err(unknown());
     let changed = |document: Option<&document::Record>| {

@@ -267,6 +267,10 @@ async fn a_medium_that_only_the_stages_know_gets_its_document() {
         detail: None,
         created_at_ms: 1,
         changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     };
     served.site.admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
     assert_eq!(served.get(media_id, OWNER).await.body["access"], "owner_only");

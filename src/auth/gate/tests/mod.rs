@@ -1,6 +1,7 @@
 //! Gates: tables for the pure core, a model chain for the rest.
 
 pub(crate) mod anvil;
+mod bound;
 mod granting;
 mod judging;
 mod lifetimes;

@@ -34,7 +34,7 @@ fn a_rule_is_refused_with_its_place_and_reason() {
         (any(&[all(&[])]), "/rules/0/rules"),
         (listed(&[]), "/addresses"),
         (listed(&crowd), "/addresses"),
-        (Rule::AllowList { addresses: vec![ANN.to_string(), "0x12".into()] }, "/addresses/1"),
+        (Rule::AllowList { addresses: vec![ANN.to_string(), "0x12".into()], chain_id: None }, "/addresses/1"),
         (coin(COIN, 0), "/balance_min"),
         (erc721("01", 1), "/token_id"),
         (erc721("-1", 1), "/token_id"),
@@ -92,7 +92,8 @@ fn an_address_has_one_right_checksum() {
 
 #[test]
 fn a_rule_and_its_other_spelling_have_one_digest() {
-    let other = Rule::AllowList { addresses: vec![BOB.to_string().to_lowercase(), ANN.to_string()] };
+    let other =
+        Rule::AllowList { addresses: vec![BOB.to_string().to_lowercase(), ANN.to_string()], chain_id: None };
     assert_eq!(compile(&other).unwrap().digest, compile(&listed(&[ANN, BOB])).unwrap().digest);
     assert_ne!(compile(&nft(NFT, Some(1))).unwrap().digest, compile(&nft(NFT, Some(2))).unwrap().digest);
     assert_eq!(
@@ -214,7 +215,7 @@ fn facts() -> impl Strategy<Value = Vec<Fact>> {
 fn kleene(rule: &Rule, facts: &mut std::slice::Iter<'_, Fact>) -> i32 {
     match rule {
         Rule::Public {} => 1,
-        Rule::AllowList { addresses } => {
+        Rule::AllowList { addresses, .. } => {
             if addresses.contains(&ANN.to_string()) {
                 1
             } else {

@@ -34,7 +34,7 @@ const CAT: Address = Address::repeat_byte(0xc3);
 pub(super) fn holds(rule: &Rule, wallet: Address, state: &State) -> Option<bool> {
     match rule {
         Rule::Public {} => Some(true),
-        Rule::AllowList { addresses } => Some(addresses.contains(&wallet.to_string())),
+        Rule::AllowList { addresses, .. } => Some(addresses.contains(&wallet.to_string())),
         Rule::Erc721Owner { token_id: Some(id), .. } => {
             state.owners.get(&id.parse().unwrap()).map(|owner| *owner == wallet)
         }

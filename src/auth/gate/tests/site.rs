@@ -119,6 +119,7 @@ impl Site {
             encryption: document::Encryption::None,
             created_at_ms: 1,
             changed_at_ms: 1,
+            removed_at_ms: None,
         };
         self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
         media_id
@@ -138,5 +139,5 @@ impl Site {
 }
 
 pub(crate) fn holder(wallet: alloy_primitives::Address) -> Viewer {
-    Viewer { name: wallet.to_string(), wallet: Some(wallet), rights: Rights::Owner, opener: None }
+    Viewer { name: wallet.to_string(), wallet: Some(wallet.into()), rights: Rights::Owner, opener: None }
 }

@@ -82,6 +82,7 @@ impl Publisher {
                 mint_tx: None,
                 created_at_ms: 1,
                 changed_at_ms: 1,
+                removed_at_ms: None,
             };
             let created = Created {
                 upload_id,

@@ -3,6 +3,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use schemas::{
     ask::{ListJobs, ListMedia, MediaPage},
+    envelope::Envelope,
     job::{PartStatus, Status as JobStatus},
     media::{Rational, Status, VideoTrack},
 };
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{asset, audio, document, encode, job, job_id, media_id, technical, video};
 use crate::{
-    Bucket, Config, Error, Origin, Projection,
+    Bucket, Config, Error, Origin, Projection, follow,
     order::Position,
     projection::{Change, PartFacts, Step},
     summarise::summary,
@@ -349,4 +350,28 @@ fn a_damaged_database_is_set_aside() {
     assert!(projection.media(&all(), BYTES_MAX).unwrap().items.is_empty(), "a condemned one as well");
     drop(projection);
     assert!(!folder.path().join("condemned").exists());
+}
+
+#[test]
+fn a_tombstone_is_a_deletion() {
+    let value = |record: Vec<u8>| {
+        nats::encode(
+            "test",
+            &Envelope { record: record.into(), unsent: Vec::new(), changed_at_ms: 1, expires_at_ms: None },
+        )
+        .unwrap()
+    };
+    let key = media_id(1).to_string();
+    let mut document = document(1, "ann", 1);
+    let mut asset = asset(1, "ann", Status::Ready);
+    for removed_at_ms in [None, Some(1)] {
+        (document.removed_at_ms, asset.removed_at_ms) = (removed_at_ms, removed_at_ms);
+        let found =
+            follow::change(Bucket::Media, &key, Some(&value(nats::encode("test", &document).unwrap())));
+        let shown = removed_at_ms.is_none().then(|| Box::new(document.clone()));
+        assert_eq!(found.unwrap(), Change::Document(media_id(1), shown));
+        let found = follow::change(Bucket::Assets, &key, Some(&value(nats::encode("test", &asset).unwrap())));
+        let shown = removed_at_ms.is_none().then(|| Box::new(asset.clone()));
+        assert_eq!(found.unwrap(), Change::Asset(media_id(1), shown));
+    }
 }

@@ -32,6 +32,7 @@ pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document:
         encryption: document::Encryption::None,
         created_at_ms,
         changed_at_ms: created_at_ms,
+        removed_at_ms: None,
     }
 }
 
@@ -93,6 +94,10 @@ pub(crate) fn asset(number: u8, owner: &str, status: media::Status) -> media::Re
         detail: None,
         created_at_ms: 1_000 + u64::from(number),
         changed_at_ms: 1_000 + u64::from(number),
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
     }
 }
 
@@ -162,5 +167,8 @@ pub(crate) fn part(number: u8, name: &str, status: job::PartStatus, cpu_ms: u64)
         rss_bytes_max: 0,
         code: None,
         detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
     }
 }

@@ -6,18 +6,23 @@
 
 use std::{
     cmp::Ordering,
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustix::fs::OFlags;
+use schemas::keys;
 use tokio::task::JoinHandle;
 
 use super::{Batch, Chunk, Durable, Place};
-use crate::{Error, Store, error::is_full};
+use crate::{
+    Error, Store, blocking,
+    error::is_full,
+    folder::{Folder, is_absent},
+};
 
 /// Groups that may be written but not yet durable before the writer waits.
 const GROUPS_BEHIND_MAX: u64 = 4;
@@ -51,8 +56,8 @@ struct Syncing {
 
 impl Local {
     pub(super) async fn open(store: &Store, place: Place, offset: u64) -> Result<Self, Error> {
-        let path = spool_path(store, place)?;
-        let file = blocking(move || open_locked(&path, offset)).await?;
+        let key = keys::spool(place.upload_id);
+        let file = store.in_folder(move |folder| open_locked(folder, &key, offset)).await?;
         let config = store.inner().config();
         Ok(Self {
             file: Arc::new(file),
@@ -198,84 +203,65 @@ impl Local {
 
 /// Makes the spool file and its folder entry durable.
 pub(super) async fn create(store: &Store, place: Place) -> Result<(), Error> {
-    let path = spool_path(store, place)?;
-    blocking(move || {
-        let folder = parent(&path)?;
-        make_folders(folder)?;
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(Error::io)?;
+    let key = keys::spool(place.upload_id);
+    let made = store.in_folder(move |folder| {
+        folder.make_folders(&key)?;
+        let file = folder.open_file(&key, OFlags::WRONLY | OFlags::CREATE).map_err(Error::io)?;
         file.sync_all().map_err(Error::io)?;
-        sync_folder(folder)
-    })
-    .await
+        folder.sync_above(&key)
+    });
+    made.await
 }
 
 /// Renames the spool file into place and makes both folders durable.
 pub(super) async fn finish(store: &Store, place: Place, length: u64) -> Result<(), Error> {
-    let from = spool_path(store, place)?;
-    let to = source_path(store, place)?;
-    blocking(move || {
-        match OpenOptions::new().write(true).open(&from) {
+    let (from, to) = (keys::spool(place.upload_id), keys::source(place.media_id));
+    store.in_folder(move |folder| put_in_place(folder, &from, &to, length)).await
+}
+
+fn put_in_place(folder: &Folder, from: &str, to: &str, length: u64) -> Result<(), Error> {
+    match folder.open_file(from, OFlags::WRONLY) {
+        Ok(file) => {
+            cut_to(&file, length)?;
+            file.sync_all().map_err(|e| Error::Damaged(format!("sync failed: {e}")))?;
+            folder.make_folders(to)?;
+            folder.rename(from, to)?;
+        }
+        Err(error) if is_absent(&error) => match folder.open_file(to, OFlags::RDONLY) {
             Ok(file) => {
-                cut_to(&file, length)?;
-                file.sync_all().map_err(|e| Error::Damaged(format!("sync failed: {e}")))?;
-                make_folders(parent(&to)?)?;
-                std::fs::rename(&from, &to).map_err(Error::io)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let found = std::fs::metadata(&to)
-                    .map_err(|_| Error::Damaged("the spool file is gone".into()))?
-                    .len();
+                let found = file.metadata().map_err(Error::io)?.len();
                 if found != length {
                     return Err(Error::Damaged(format!("{found} of {length} bytes are there")));
                 }
             }
+            Err(error) if is_absent(&error) => {
+                return Err(Error::Damaged("the spool file is gone".into()));
+            }
             Err(error) => return Err(Error::io(error)),
-        }
-        sync_folder(parent(&to)?)?;
-        sync_folder(parent(&from)?)
-    })
-    .await
+        },
+        Err(error) => return Err(Error::io(error)),
+    }
+    folder.sync_above(to)?;
+    folder.sync_above(from)
 }
 
 pub(super) async fn remove(store: &Store, place: Place) -> Result<(), Error> {
-    let path = spool_path(store, place)?;
-    let source = source_path(store, place)?;
-    blocking(move || {
-        match std::fs::remove_file(&path) {
-            Ok(()) => sync_folder(parent(&path)?)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io(error)),
+    let (spool, source) = (keys::spool(place.upload_id), keys::source(place.media_id));
+    let removed = store.in_folder(move |folder| {
+        if folder.remove(&spool)? {
+            folder.sync_above(&spool)?;
         }
-        // Fails while anything else of the medium is there, and that is meant.
-        std::fs::remove_dir(parent(&source)?).ok();
+        folder.remove_empty_above(&source);
         Ok(())
-    })
-    .await
+    });
+    removed.await
 }
 
-fn spool_path(store: &Store, place: Place) -> Result<PathBuf, Error> {
-    local_path(store, &schemas::keys::spool(place.upload_id))
-}
-
-fn source_path(store: &Store, place: Place) -> Result<PathBuf, Error> {
-    local_path(store, &schemas::keys::source(place.media_id))
-}
-
-fn local_path(store: &Store, key: &str) -> Result<PathBuf, Error> {
-    store.inner().local_path(key).ok_or_else(|| Error::Invalid("the store is not local".into()))
-}
-
-fn parent(path: &Path) -> Result<&Path, Error> {
-    path.parent().ok_or_else(|| Error::Invalid("a key needs a folder".into()))
-}
-
-fn open_locked(path: &Path, offset: u64) -> Result<File, Error> {
-    let file = match OpenOptions::new().write(true).open(path) {
+/// The file is looked for in a folder that carries the marker, so that one that is not there is lost indeed.
+fn open_locked(folder: &Folder, key: &str, offset: u64) -> Result<File, Error> {
+    let file = match folder.open_file(key, OFlags::WRONLY) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::Damaged("the spool file is gone".into()));
-        }
+        Err(error) if is_absent(&error) => return Err(Error::Damaged("the spool file is gone".into())),
         Err(error) => return Err(Error::io(error)),
     };
     match file.try_lock() {
@@ -303,28 +289,4 @@ fn write_at(file: &File, batch: &Batch, mut at: u64) -> io::Result<()> {
         at += u64::try_from(chunk.bytes.len()).unwrap_or(0);
     }
     Ok(())
-}
-
-/// Makes a folder and the missing ones above it, each entry durable.
-fn make_folders(folder: &Path) -> Result<(), Error> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = parent(folder)?;
-    make_folders(above)?;
-    match std::fs::create_dir(folder) {
-        Ok(()) => sync_folder(above),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Error::io(error)),
-    }
-}
-
-fn sync_folder(folder: &Path) -> Result<(), Error> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::join)?
 }

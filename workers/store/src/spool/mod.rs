@@ -147,9 +147,18 @@ impl Spool {
         }
     }
 
-    /// Puts the complete upload under the key of the medium's source. Repeating it is harmless.
+    /// Ends what this writer began beside the recorded state, which is another's by now; touches nothing of that.
+    pub async fn forsake(self, recorded: &Durable) -> Result<(), Error> {
+        match self.kind {
+            Kind::Local(_) => Ok(()),
+            Kind::Remote(remote) => remote.rollback(recorded).await,
+        }
+    }
+
+    /// Puts the complete upload under the key of the medium's source, and stores what is still missing of it. Repeating it is
+    /// harmless, and so is a second one at the same time: one of them may fail then.
     ///
-    /// `durable` is the recorded state, which must hold the whole length after [`Spool::flush_last`].
+    /// `durable` is the recorded state, which holds the whole length.
     pub async fn finish(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
         if store.is_local() {
             local::finish(store, place, durable.offset_bytes).await
@@ -223,6 +232,14 @@ impl Batch {
 
     fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Puts chunks back in front.
+    fn put_back(&mut self, chunks: Vec<Chunk>) {
+        for chunk in chunks.into_iter().rev() {
+            self.length += chunk.bytes.len();
+            self.chunks.push_front(chunk);
+        }
     }
 
     /// Cuts off the first `length` bytes with their share of the limit.

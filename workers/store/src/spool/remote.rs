@@ -39,10 +39,14 @@ pub(super) struct Remote {
     stored: u64,
     /// Parts on their way, in order.
     putting: VecDeque<Putting>,
+    /// Parts that may be on their way; fewer once the store was too slow for as many.
+    in_flight_max: usize,
     batch: Batch,
     /// The newest state that can be continued from.
     safe: Durable,
     told: u64,
+    /// The multipart upload was begun, and the caller has not been told yet.
+    is_begun: bool,
     /// The tail the caller's record names; it is removed once the record names another.
     recorded_tail: Option<Tail>,
     tail_at: Instant,
@@ -52,6 +56,9 @@ pub(super) struct Remote {
 #[derive(Debug)]
 struct Putting {
     size_bytes: u64,
+    /// What it is made of, should it have to be sent again.
+    tail: Option<Tail>,
+    chunks: Vec<Chunk>,
     task: AbortOnDropHandle<Result<String, Error>>,
 }
 
@@ -85,6 +92,8 @@ impl Remote {
             state,
             stored,
             putting: VecDeque::new(),
+            in_flight_max: config.parts_in_flight_max.max(1),
+            is_begun: false,
             batch: Batch::default(),
             told: durable.offset_bytes,
             safe: durable,
@@ -101,11 +110,15 @@ impl Remote {
         self.store.inner().config().in_flight_wait()
     }
 
+    /// Bytes that are in no part yet.
+    fn rest_bytes(&self) -> u64 {
+        tail_bytes(&self.state) + self.batch.length_bytes()
+    }
+
     pub(super) async fn write(&mut self, chunk: Chunk) -> Result<(), Error> {
         self.batch.push(chunk);
-        while tail_bytes(&self.state) + self.batch.length_bytes() >= self.state.part_bytes {
-            let full = self.state.part_bytes;
-            let step = self.start_part(full).await;
+        while self.rest_bytes() >= self.state.part_bytes {
+            let step = self.start_part().await;
             self.dropping(step)?;
         }
         Ok(())
@@ -122,7 +135,8 @@ impl Remote {
         if worth && due && self.putting.is_empty() {
             self.park().await?;
         }
-        if self.safe.offset_bytes <= self.told {
+        // A multipart upload that nobody recorded could not be ended by anybody.
+        if self.safe.offset_bytes <= self.told && !std::mem::take(&mut self.is_begun) {
             return Ok(None);
         }
         self.told = self.safe.offset_bytes;
@@ -168,20 +182,25 @@ impl Remote {
         self.dropping(step)
     }
 
+    /// Ends what was begun beside the recorded state, which nobody could find later.
     pub(super) async fn rollback(mut self, recorded: &Durable) -> Result<(), Error> {
         self.putting.clear();
-        // A multipart upload that was begun for discarded bytes only has no record to be found by.
         let known = recorded.multipart.as_ref().and_then(|m| m.multipart_id.as_ref());
         match self.state.multipart_id.as_ref() {
-            Some(begun) if known.is_none() => {
-                Ok(self.multipart.api.abort_multipart(&self.multipart.path, begun).await?)
-            }
+            Some(begun) if known != Some(begun) => abort(&self.store, self.place, begun).await,
             _ => Ok(()),
         }
     }
 
     async fn save(&mut self) -> Result<(), Error> {
-        self.parts_done().await?;
+        loop {
+            self.parts_done().await?;
+            if self.rest_bytes() < self.state.part_bytes {
+                break;
+            }
+            // Taken back from a store that was too slow for so many at once.
+            self.start_part().await?;
+        }
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -190,7 +209,7 @@ impl Remote {
         let tail = Tail {
             generation: self.place.generation,
             part: count(self.state.parts.len()),
-            size_bytes: tail_bytes(&self.state) + self.batch.length_bytes(),
+            size_bytes: self.rest_bytes(),
         };
         self.store.put_payload(&tail_key(self.place, &tail), PutPayload::from_iter(pieces)).await?;
         self.state.tail = Some(tail);
@@ -202,13 +221,19 @@ impl Remote {
 
     /// Stores the rest as the last part, or as the whole object when there are no parts.
     async fn store_last(&mut self) -> Result<(), Error> {
-        let rest = tail_bytes(&self.state) + self.batch.length_bytes();
-        if self.state.multipart_id.is_some() {
-            if rest > 0 {
-                self.start_part(rest).await?;
+        let has_parts = !self.state.parts.is_empty() || !self.putting.is_empty();
+        if self.state.multipart_id.is_some() && (has_parts || self.rest_bytes() > 0) {
+            loop {
+                while self.rest_bytes() > 0 {
+                    self.start_part().await?;
+                }
+                self.parts_done().await?;
+                if self.rest_bytes() == 0 {
+                    return Ok(());
+                }
             }
-            return self.parts_done().await;
         }
+        let rest = self.rest_bytes();
         let mut pieces = self.read_tail().await?;
         pieces.extend(self.batch.chunks.iter().map(|chunk| chunk.bytes.clone()));
         self.store.put_payload(&keys::source(self.place.media_id), PutPayload::from_iter(pieces)).await?;
@@ -219,37 +244,77 @@ impl Remote {
         Ok(())
     }
 
-    async fn start_part(&mut self, size_bytes: u64) -> Result<(), Error> {
-        while self.putting.len() >= self.store.inner().config().parts_in_flight_max.max(1) {
+    /// Sends the next part: a whole one, or all that is left.
+    async fn start_part(&mut self) -> Result<(), Error> {
+        while self.putting.len() >= self.in_flight_max {
             self.part_done().await?;
         }
+        self.store.verify().await?;
         let multipart_id = self.multipart_id().await?;
         let mut pieces = self.read_tail().await?;
+        let size_bytes = self.rest_bytes().min(self.state.part_bytes);
         let fresh = size_bytes.saturating_sub(tail_bytes(&self.state));
         let index = self.state.parts.len() + self.putting.len();
         let chunks = self.batch.take(usize::try_from(fresh).unwrap_or(usize::MAX));
         pieces.extend(chunks.iter().map(|chunk| chunk.bytes.clone()));
-        self.state.tail = None;
-        let multipart = self.multipart.clone();
+        let tail = self.state.tail.take();
+        let (multipart, store) = (self.multipart.clone(), self.store.clone());
         let task = tokio::task::spawn(async move {
             let payload = PutPayload::from_iter(pieces);
-            let part = multipart.api.put_part(&multipart.path, &multipart_id, index, payload).await?;
-            drop(chunks);
-            Ok(part.content_id)
+            let put = multipart.api.put_part(&multipart.path, &multipart_id, index, payload);
+            Ok(store.within(size_bytes, put).await?.content_id)
         });
-        self.putting.push_back(Putting { size_bytes, task: AbortOnDropHandle::new(task) });
+        self.putting.push_back(Putting { size_bytes, tail, chunks, task: AbortOnDropHandle::new(task) });
         Ok(())
     }
 
     async fn part_done(&mut self) -> Result<(), Error> {
         let Some(first) = self.putting.front_mut() else { return Ok(()) };
-        let (size_bytes, outcome) = (first.size_bytes, (&mut first.task).await);
+        let (size_bytes, outcome) = (first.size_bytes, (&mut first.task).await.map_err(Error::join)?);
+        let content_id = match outcome {
+            Ok(content_id) => content_id,
+            Err(error @ Error::Slow { .. }) => {
+                self.take_back();
+                if self.in_flight_max == 1 {
+                    return Err(error);
+                }
+                // They share one way to the store: fewer at a time arrive sooner.
+                self.in_flight_max = self.in_flight_max.div_ceil(2).min(self.in_flight_max - 1);
+                tracing::info!(parts = self.in_flight_max, "the store is slow: fewer parts at a time");
+                return Ok(());
+            }
+            Err(Error::NotFound { .. }) => {
+                self.store.verify_now().await?;
+                return Err(self.forgotten());
+            }
+            Err(error) => return Err(error),
+        };
         self.putting.pop_front();
-        let content_id = outcome.map_err(Error::join)??;
         self.state.parts.push(content_id);
         self.stored += size_bytes;
         self.mark_safe();
         Ok(())
+    }
+
+    /// Puts the bytes of the parts on their way back in front of those that wait.
+    fn take_back(&mut self) {
+        while let Some(part) = self.putting.pop_back() {
+            self.batch.put_back(part.chunks);
+            self.state.tail = part.tail.or_else(|| self.state.tail.take());
+        }
+    }
+
+    /// The store no longer knows the multipart upload.
+    fn forgotten(&mut self) -> Error {
+        if !self.safe.multipart.as_ref().is_some_and(|m| !m.parts.is_empty()) {
+            // No byte was lost with it: the next part begins another.
+            self.state.multipart_id = None;
+            if let Some(multipart) = &mut self.safe.multipart {
+                multipart.multipart_id = None;
+            }
+            return Error::away("the store has ended the multipart upload");
+        }
+        Error::Damaged("the store no longer has the multipart upload".into())
     }
 
     async fn parts_done(&mut self) -> Result<(), Error> {
@@ -263,8 +328,15 @@ impl Remote {
         if let Some(known) = &self.state.multipart_id {
             return Ok(known.clone());
         }
-        let begun = self.multipart.api.create_multipart(&self.multipart.path).await?;
+        let begun = self.store.within(0, self.multipart.api.create_multipart(&self.multipart.path)).await;
+        let begun = self.store.refused(begun).await?;
         self.state.multipart_id = Some(begun.clone());
+        // Known to be continued from, and to be ended, before a part of it is stored.
+        let part_bytes = self.state.part_bytes;
+        let safe =
+            self.safe.multipart.get_or_insert_with(|| Multipart { part_bytes, ..Multipart::default() });
+        safe.multipart_id = Some(begun.clone());
+        self.is_begun = true;
         Ok(begun)
     }
 
@@ -287,49 +359,72 @@ impl Remote {
         self.safe = Durable { offset_bytes, multipart: Some(self.state.clone()) };
     }
 
-    /// After a failure, goes back to the newest state that can be continued from.
+    /// After a failure, goes back to the newest state that can be continued from. Bytes that the store was only too slow for stay in
+    /// memory, as many as a tail may hold: there is less of them than of a part, and nothing beside them on the way.
     fn dropping(&mut self, step: Result<(), Error>) -> Result<(), Error> {
-        if step.is_err() {
-            self.putting.clear();
+        let Err(error) = &step else { return step };
+        if matches!(error, Error::Slow { .. }) {
+            self.take_back();
+            let tail_max = self.state.part_bytes.saturating_sub(1 + tail_bytes(&self.state));
+            let kept = self.batch.take(usize::try_from(tail_max).unwrap_or(usize::MAX));
             self.batch.clear();
-            let begun = self.state.multipart_id.take();
-            let part_bytes = self.state.part_bytes;
-            self.state = self.safe.multipart.clone().unwrap_or_default();
-            self.state.multipart_id = self.state.multipart_id.take().or(begun);
-            self.state.part_bytes = part_bytes;
-            self.stored = self.safe.offset_bytes - tail_bytes(&self.state);
+            self.batch.put_back(kept);
+        } else {
+            self.batch.clear();
         }
+        self.putting.clear();
+        let part_bytes = self.state.part_bytes;
+        self.state = self.safe.multipart.clone().unwrap_or_default();
+        self.state.part_bytes = part_bytes;
+        self.stored = self.safe.offset_bytes - tail_bytes(&self.state);
         step
     }
 }
 
+/// Puts the whole upload under its final key, storing what is in no part yet.
 pub(super) async fn finish(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
-    let Some(state) = &durable.multipart else {
-        return check_source(store, place, durable.offset_bytes).await;
-    };
-    if let Some(multipart_id) = &state.multipart_id {
-        let multipart = handle(store, place)?;
-        let parts = state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
-        if let Err(error) = multipart.api.complete_multipart(&multipart.path, multipart_id, parts).await {
-            // An earlier attempt may have completed it; only the object itself can tell.
-            return match check_source(store, place, durable.offset_bytes).await {
-                Ok(()) => Ok(()),
-                Err(Error::Damaged(_)) => Err(refused(error)),
-                Err(other) => Err(other),
-            };
+    store.verify().await?;
+    if let Err(error) = put_together(store, place, durable).await {
+        // Somebody may have completed it before, and taken what was missing here; only the object itself can tell.
+        match check_source(store, place, durable.offset_bytes).await {
+            Ok(()) => {}
+            Err(Error::Damaged(_)) => return Err(error),
+            Err(other) => return Err(other),
         }
     }
     check_source(store, place, durable.offset_bytes).await?;
     remove_tails(store, place).await
 }
 
+async fn put_together(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
+    let state = durable.multipart.clone().unwrap_or_default();
+    let is_stored = state.parts.is_empty() && state.tail.is_none() && durable.offset_bytes > 0;
+    if is_stored {
+        return Ok(());
+    }
+    let mut missing = Remote::open(store, place, durable.clone())?;
+    missing.store_last().await?;
+    let Some(multipart_id) = missing.state.multipart_id.clone() else { return Ok(()) };
+    if missing.state.parts.is_empty() {
+        return abort(store, place, &multipart_id).await;
+    }
+    let multipart = handle(store, place)?;
+    let parts = missing.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
+    let completed = multipart.api.complete_multipart(&multipart.path, &multipart_id, parts);
+    // Some stores copy the bytes of every part before they answer.
+    store.within(durable.offset_bytes, completed).await.map(drop).map_err(refused)
+}
+
 /// A store that refuses the parts will refuse them again; one that can't be reached may not.
-fn refused(error: object_store::Error) -> Error {
-    let text = error.to_string();
-    if text.contains("InvalidPart") || text.contains("NoSuchUpload") {
+fn refused(error: Error) -> Error {
+    let says = |what: &str| match &error {
+        Error::Unavailable(source) => source.to_string().contains(what),
+        _ => false,
+    };
+    if matches!(error, Error::NotFound { .. }) || says("InvalidPart") || says("NoSuchUpload") {
         return Error::Damaged("the store does not have the recorded parts".into());
     }
-    error.into()
+    error
 }
 
 async fn check_source(store: &Store, place: Place, length: u64) -> Result<(), Error> {
@@ -342,17 +437,20 @@ async fn check_source(store: &Store, place: Place, length: u64) -> Result<(), Er
 }
 
 pub(super) async fn remove(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
+    store.verify().await?;
     if let Some(multipart_id) = durable.multipart.as_ref().and_then(|m| m.multipart_id.as_ref()) {
-        let multipart = handle(store, place)?;
-        if let Err(error) = multipart.api.abort_multipart(&multipart.path, multipart_id).await {
-            match Error::from(error) {
-                Error::NotFound { .. } => {}
-                // Some stores answer "forbidden" for an upload they no longer know; a store that works lists its keys.
-                other => store.probe().await.map_err(|_| other)?,
-            }
-        }
+        abort(store, place, multipart_id).await?;
     }
     remove_tails(store, place).await
+}
+
+async fn abort(store: &Store, place: Place, multipart_id: &String) -> Result<(), Error> {
+    let multipart = handle(store, place)?;
+    match store.within(0, multipart.api.abort_multipart(&multipart.path, multipart_id)).await {
+        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+        // Some stores answer "forbidden" for an upload they no longer know; a store that works lists its keys.
+        Err(other) => store.probe().await.map_err(|_| other),
+    }
 }
 
 async fn remove_tails(store: &Store, place: Place) -> Result<(), Error> {

@@ -212,6 +212,10 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
         detail: None,
         created_at_ms: nats::now_ms(),
         changed_at_ms: nats::now_ms(),
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: records::Attempt::default(),
     };
     let upload_id = UploadId::from_bytes(nats::fresh_id());
     (asset, Stored { media_id, upload_id, owner: "owner".into(), source, technical })
@@ -221,11 +225,48 @@ impl Site {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("file://{}", folder.path().join("store").display());
-        Self {
-            broker: TestBroker::start().await,
-            store: Store::open(store::Config::at(url)).unwrap(),
-            folder,
-        }
+        Self::with(store::Config::at(url), folder).await
+    }
+
+    /// With a store elsewhere.
+    pub(crate) async fn start_at(config: store::Config) -> Self {
+        Self::with(config, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn with(config: store::Config, folder: TempDir) -> Self {
+        Self { broker: TestBroker::start().await, store: store::testing::open(config).unwrap(), folder }
+    }
+
+    /// Takes the folder of the store away, or brings it back.
+    pub(crate) fn store_is_away(&self, is_away: bool) {
+        let (here, away) = (self.folder.path().join("store"), self.folder.path().join("away"));
+        let (from, to) = if is_away { (here, away) } else { (away, here) };
+        std::fs::rename(from, to).unwrap();
+    }
+
+    /// Lets a stream take `bytes` more than it holds.
+    pub(crate) async fn limit_stream(&self, name: &str, bytes: i64) {
+        let bus = self.broker.bus(Role::Admin).await;
+        let info = bus.context().get_stream(name).await.unwrap().cached_info().clone();
+        let used = i64::try_from(info.state.bytes).unwrap();
+        let config = async_nats::jetstream::stream::Config { max_bytes: used + bytes, ..info.config };
+        bus.context().update_stream(&config).await.unwrap();
+    }
+
+    /// Waits until the work on a medium says what it waits for.
+    pub(crate) async fn wait_waiting(&self, media_id: MediaId, limit: Duration) -> records::Waiting {
+        let mut found = None;
+        self.wait(limit, "medium that waits", async || {
+            found = self.asset(media_id).await.waiting;
+            found.is_some()
+        })
+        .await;
+        found.unwrap()
+    }
+
+    /// Dead letters so far.
+    pub(crate) async fn dead_letters(&self) -> Vec<nats::dead::Letter> {
+        self.broker.bus(Role::Admin).await.dead_letters(100).await.unwrap()
     }
 
     /// Puts a clip into the store and tells the planner, as the upload stage does.

@@ -8,7 +8,13 @@ use schemas::{
 };
 use tempfile::TempDir;
 
-use crate::{Config, Durable, Error, Place, Spool, Store, testing::S3};
+use crate::{
+    Config, Durable, Error, Place, Spool, Store,
+    testing::{self, S3},
+};
+
+mod marker;
+mod remote;
 
 const MIB: usize = 1024 * 1024;
 
@@ -24,12 +30,12 @@ fn place(seed: u8, length_bytes: usize) -> Place {
 fn local() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}", folder.path().join("store").display());
-    (folder, Store::open(Config::at(url)).unwrap())
+    (folder, testing::open(Config::at(url)).unwrap())
 }
 
 async fn remote() -> (S3, Store) {
     let s3 = S3::start().await.unwrap();
-    let store = Store::open(s3.config()).unwrap();
+    let store = testing::open(s3.config()).unwrap();
     (s3, store)
 }
 
@@ -244,7 +250,7 @@ async fn a_full_disk_is_told_as_such() {
 async fn an_unreachable_store_is_retry_and_keeps_what_is_stored() {
     let (s3, _) = remote().await;
     let config = Config { retries_max: 0, request_timeout_ms: 2_000, ..s3.config() };
-    let store = Store::open(config).unwrap();
+    let store = testing::open(config).unwrap();
     let place = place(9, 20 * MIB);
     let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
     write(&mut spool, &pattern(2 * MIB), 100_000).await;
@@ -252,17 +258,17 @@ async fn an_unreachable_store_is_retry_and_keeps_what_is_stored() {
     drop(s3);
     spool.write(vec![1; 1000].into()).await.unwrap();
     let error = spool.flush().await.unwrap_err();
-    assert!(error.is_retry(), "{error:?}");
+    assert!(error.is_outage(), "{error:?}");
     assert_eq!(spool.durable(), recorded, "what was durable is still the state to continue from");
     assert_eq!(spool.offset_bytes(), recorded.offset_bytes);
-    assert!(store.probe().await.unwrap_err().is_retry());
+    assert!(store.probe().await.unwrap_err().is_outage());
 }
 
 #[tokio::test]
 async fn memory_is_bounded_over_all_uploads() {
     let (s3, _) = remote().await;
     let config = Config { in_flight_bytes_max: 6 * MIB, in_flight_wait_ms: 10_000, ..s3.config() };
-    let store = Arc::new(Store::open(config).unwrap());
+    let store = Arc::new(testing::open(config).unwrap());
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 20..24 {
         let store = store.clone();
@@ -316,7 +322,7 @@ async fn objects_are_put_read_listed_and_deleted() {
 async fn a_prefix_is_part_of_every_key_and_of_none_told() {
     let (s3, whole) = remote().await;
     let config = Config { url: format!("{}/one/two", s3.url()), ..s3.config() };
-    let store = Store::open(config).unwrap();
+    let store = testing::open(config).unwrap();
     store.put("media/a/source", "x").await.unwrap();
     let listed: Vec<_> = store.list("media").map_ok(|m| m.key).try_collect().await.unwrap();
     assert_eq!(listed, ["media/a/source"]);
@@ -326,15 +332,15 @@ async fn a_prefix_is_part_of_every_key_and_of_none_told() {
 #[test]
 fn refuses_bad_settings() {
     for url in ["", "/var/x", "ftp://x/y", "s3://", "file://host/x", "memory:///"] {
-        assert!(matches!(Store::open(Config::at(url)), Err(Error::Invalid(_))), "{url}");
+        assert!(matches!(testing::open(Config::at(url)), Err(Error::Invalid(_))), "{url}");
     }
     let mut config = Config::at("s3://bucket");
     config.options.insert("aws_colour".into(), "blue".into());
-    assert!(matches!(Store::open(config.clone()), Err(Error::Invalid(_))));
+    assert!(matches!(testing::open(config.clone()), Err(Error::Invalid(_))));
     config.options = [("aws_secret_access_key".to_owned(), "hush".to_owned())].into();
     assert!(!format!("{config:?}").contains("hush"));
     config.part_bytes_min = 1;
-    assert!(matches!(Store::open(config), Err(Error::Invalid(_))));
+    assert!(matches!(testing::open(config), Err(Error::Invalid(_))));
 }
 
 #[test]

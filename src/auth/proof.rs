@@ -1,0 +1,179 @@
+//! Contract accounts are asked again whether they still take the signature that opened a session: their owners change.
+//!
+//! A session whose account says no is ended. While nobody can say, it is kept, and nothing that rests on it goes on. Key accounts are
+//! never asked: their signature stays theirs.
+//!
+//! Limits: an account is asked once a block at most, by one task at a time, and not for [`AGAIN`] after an outage;
+//! [`Config::proof_ms`] is how old an answer may be while the session is used; [`Config::remembered_max`] answers are kept.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use alloy_primitives::B256;
+use nats::Bus;
+use schemas::{
+    ids::SessionId,
+    session::{End, Method, Session},
+};
+use tokio::time::Instant;
+
+use super::{
+    chain::Chains,
+    config::Config,
+    contract::{CallError, ChainCall, Question, Verdict, Verifier},
+    denial::Failure,
+    session,
+};
+use crate::ingress::request;
+
+/// How long after an outage nobody is asked about the same session.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How new an answer has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// Of the newest block.
+    Newest,
+    /// Not older than a session that is used may go by.
+    Used,
+}
+
+/// What an account said last.
+#[derive(Debug, Default)]
+struct Said {
+    /// When it was asked and said yes, and at which block.
+    yes: Option<(Instant, Option<B256>)>,
+    /// When nobody could say.
+    away: Option<Instant>,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Said>>;
+
+/// Asks accounts again. Cheap to clone; clones share what they know.
+#[derive(Debug, Clone)]
+pub struct Proofs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bus: Bus,
+    verifier: Verifier,
+    age_max: Duration,
+    remembered_max: usize,
+    said: Mutex<HashMap<SessionId, Slot>>,
+}
+
+impl Proofs {
+    /// Without `chain`, no contract's session stands.
+    pub fn new(bus: Bus, chain: Option<Arc<dyn ChainCall>>, config: &Config) -> Self {
+        let shared = Shared {
+            bus,
+            verifier: Verifier::new(chain, config),
+            age_max: Duration::from_millis(config.proof_ms),
+            remembered_max: config.remembered_max,
+            said: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The same over the providers of `chains`, apart from what others ask there.
+    pub fn over(bus: Bus, chains: &Chains, config: &Config) -> Self {
+        Self::new(bus, Some(Arc::new(chains.apart())), config)
+    }
+
+    /// The account of a new session said yes when it was asked at `at`.
+    pub(super) fn note(&self, session_id: SessionId, at: Instant) {
+        if let Ok(mut said) = self.slot(session_id).try_lock() {
+            said.yes = Some((at, None));
+        }
+    }
+
+    /// Whether the session is open and its account stands by it; ends it when the account does not.
+    ///
+    /// # Errors
+    /// When nobody can say now: the session is kept.
+    pub(super) async fn stands(&self, session_id: SessionId, age: Age) -> Result<bool, Failure> {
+        let slot = self.slot(session_id);
+        // Whoever comes meanwhile takes what this one hears.
+        let mut said = slot.lock().await;
+        if age == Age::Used && said.yes.is_some_and(|(at, _)| at.elapsed() < self.shared.age_max) {
+            return Ok(true);
+        }
+        if said.away.is_some_and(|at| at.elapsed() < AGAIN) {
+            return Err(away().into());
+        }
+        let held = self.shared.bus.load::<Session>(&session_id.to_string()).await?;
+        let Some(session) = held.map(|held| held.record).filter(|session| session.is_open(nats::now_ms()))
+        else {
+            return Ok(false);
+        };
+        if session.method == Method::Key {
+            return Ok(true);
+        }
+        let at = Instant::now();
+        let known = said.yes.and_then(|(_, block)| block);
+        match self.ask(&session, known).await {
+            Ok((Some(Verdict::Invalid), _)) => {
+                *said = Said::default();
+                session::end(&self.shared.bus, session_id, End::ProofFailed, request::id()).await?;
+                Ok(false)
+            }
+            Ok((_, block)) => {
+                *said = Said { yes: Some((at, Some(block))), away: None };
+                Ok(true)
+            }
+            Err(error) => {
+                said.away = Some(Instant::now());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Asks at the newest block; no verdict when that is `known`.
+    async fn ask(
+        &self,
+        session: &Session,
+        known: Option<B256>,
+    ) -> Result<(Option<Verdict>, B256), CallError> {
+        let question = || {
+            let proof = session.proof.as_ref()?;
+            let digest = B256::try_from(proof.digest.as_slice()).ok()?;
+            let account = session.address.parse().ok()?;
+            Some(Question { account, chain_id: session.chain_id, digest, signature: &proof.signature })
+        };
+        // What can't be asked again proves nothing.
+        let Some(question) = question() else { return Ok((Some(Verdict::Invalid), B256::ZERO)) };
+        match self.shared.verifier.ask(question, known).await {
+            // A chain that was taken out of the settings may be there again.
+            Err(CallError::Unsupported) => Err(away()),
+            answer => answer,
+        }
+    }
+
+    fn slot(&self, session_id: SessionId) -> Slot {
+        let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = said.get(&session_id) {
+            return Arc::clone(slot);
+        }
+        let slot = Slot::default();
+        if said.len() >= self.shared.remembered_max {
+            let is_new = |said: &Said| said.yes.is_some_and(|(at, _)| at.elapsed() < self.shared.age_max);
+            // One that is held is in use.
+            said.retain(|_, slot| {
+                slot.try_lock().is_ok_and(|said| is_new(&said)) || Arc::strong_count(slot) > 1
+            });
+        }
+        if said.len() < self.shared.remembered_max {
+            said.insert(session_id, Arc::clone(&slot));
+        }
+        slot
+    }
+}
+
+fn away() -> CallError {
+    CallError::Unavailable("the account's chain could not be asked a moment ago".into())
+}

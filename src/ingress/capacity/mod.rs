@@ -1,0 +1,268 @@
+//! Room for what is new: requests that create something are refused, with the limit and what is free, before a stream, a bucket or
+//! a disk is full. What was acknowledged goes on in the rest.
+//!
+//! Limits are looked at in the background; a request asks for nothing but what was found.
+//!
+//! Limits: [`Config`]; one question for each stream in [`needs`] every [`Config::poll_ms`], each with the time of any request.
+
+mod needs;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt::Write,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use axum::extract::Request;
+use nats::Bus;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+use super::{error::Problem, guard::Check, kind::Kind};
+
+pub(super) use needs::needs;
+
+/// How soon somebody who was refused may ask again, in seconds.
+pub(super) const RETRY_AFTER_S: u64 = 60;
+
+/// From where on nothing new is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Share of a limit, in percent, from which on requests that create something are refused.
+    pub percent_max: u64,
+    /// Bytes of a disk that are enough whatever share of it they are.
+    pub disk_free_bytes_enough: u64,
+    /// How often limits are looked at, in milliseconds.
+    pub poll_ms: u64,
+    /// Folder of this machine's broker, whose disk is looked at, too.
+    #[serde(skip)]
+    pub broker_folder: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            percent_max: 95,
+            disk_free_bytes_enough: 4 * 1024 * 1024 * 1024,
+            poll_ms: 2_000,
+            broker_folder: None,
+        }
+    }
+}
+
+/// Name of the disk of a local store among the limits.
+pub const STORE_DISK: &str = "store_disk";
+/// Name of the disk of this machine's broker.
+pub const BROKER_DISK: &str = "broker_disk";
+
+/// A limit as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// A stream, such as `EVENTS` or `KV_uploads`, or a disk.
+    pub name: String,
+    /// What it may hold, in bytes.
+    pub limit_bytes: u64,
+    /// What it holds, in bytes.
+    pub used_bytes: u64,
+    /// What may come until nothing new is taken, in bytes.
+    pub room_bytes: u64,
+}
+
+impl Limit {
+    /// What is left of it, in bytes.
+    pub const fn free_bytes(&self) -> u64 {
+        self.limit_bytes.saturating_sub(self.used_bytes)
+    }
+
+    /// True when nothing new is taken.
+    pub const fn is_full(&self) -> bool {
+        self.room_bytes == 0
+    }
+
+    fn of_stream(fill: nats::Fill, config: &Config) -> Self {
+        let taken_max = share(fill.limit_bytes, config.percent_max);
+        Self {
+            room_bytes: taken_max.saturating_sub(fill.used_bytes),
+            name: fill.stream,
+            limit_bytes: fill.limit_bytes,
+            used_bytes: fill.used_bytes,
+        }
+    }
+
+    /// What the space of a disk means: full at its share, unless what is left is enough; never less than `free_bytes_min`.
+    pub fn of_disk(name: &str, space: store::Space, config: &Config, free_bytes_min: u64) -> Self {
+        let rest = space.total_bytes.saturating_sub(share(space.total_bytes, config.percent_max));
+        let kept = rest.min(config.disk_free_bytes_enough).max(free_bytes_min);
+        Self {
+            name: name.to_owned(),
+            limit_bytes: space.total_bytes,
+            used_bytes: space.total_bytes.saturating_sub(space.free_bytes),
+            room_bytes: space.free_bytes.saturating_sub(kept),
+        }
+    }
+
+    fn problem(&self) -> Problem {
+        let kind = if self.is_disk() { Kind::StoreFull } else { Kind::BrokerFull };
+        let (name, free) = (&self.name, self.free_bytes());
+        let detail = format!("{name} may hold {} bytes, and {free} of them are free", self.limit_bytes);
+        self.tell(Problem::new(kind).detail(detail))
+    }
+
+    fn tell(&self, problem: Problem) -> Problem {
+        problem
+            .member("limit", self.name.as_str())
+            .member("limit_bytes", self.limit_bytes)
+            .member("free_bytes", self.free_bytes())
+            .member("room_bytes", self.room_bytes)
+            .retry_after_s(RETRY_AFTER_S)
+    }
+
+    fn is_disk(&self) -> bool {
+        self.name == STORE_DISK || self.name == BROKER_DISK
+    }
+}
+
+/// So many percent, without a sum that is too large.
+const fn share(bytes: u64, percent: u64) -> u64 {
+    (bytes / 100).saturating_mul(percent).saturating_add((bytes % 100) * percent / 100)
+}
+
+/// What was found of all limits. Cheap to clone; all clones share it.
+#[derive(Debug, Clone)]
+pub struct Capacity {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bus: Bus,
+    store: Store,
+    config: Config,
+    /// Room that must stay free on the disk of a local store, in bytes.
+    free_bytes_min: u64,
+    limits: RwLock<Arc<[Limit]>>,
+}
+
+impl Capacity {
+    /// Nothing is known yet, and nothing is full.
+    pub fn new(bus: Bus, store: Store, config: Config, free_bytes_min: u64) -> Self {
+        let limits = RwLock::new(Arc::from([]));
+        Self { shared: Arc::new(Shared { bus, store, config, free_bytes_min, limits }) }
+    }
+
+    /// Looks at the limits until `shutdown`.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let period = Duration::from_millis(self.shared.config.poll_ms.max(100));
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(period) => {}
+            }
+            self.poll().await;
+        }
+    }
+
+    /// Looks at the limits once. What can't be looked at stays as it was found before.
+    pub async fn poll(&self) {
+        let shared = &self.shared;
+        let before = self.limits();
+        let mut limits = Vec::new();
+        match shared.bus.fills(&needs::streams()).await {
+            Ok(fills) => limits.extend(fills.into_iter().map(|fill| Limit::of_stream(fill, &shared.config))),
+            Err(error) => {
+                tracing::debug!(%error, "how full the broker is can't be asked");
+                limits.extend(before.iter().filter(|limit| !limit.is_disk()).cloned());
+            }
+        }
+        let broker_space = shared.config.broker_folder.as_deref().map(store::space_of).transpose();
+        let disks =
+            [(STORE_DISK, shared.store.space(), shared.free_bytes_min), (BROKER_DISK, broker_space, 0)];
+        for (name, space, free_bytes_min) in disks {
+            match space {
+                Ok(Some(space)) => limits.push(Limit::of_disk(name, space, &shared.config, free_bytes_min)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, disk = name, "how full a disk is can't be asked");
+                    limits.extend(before.iter().find(|limit| limit.name == name).cloned());
+                }
+            }
+        }
+        log_changes(&before, &limits);
+        *shared.limits.write().unwrap_or_else(PoisonError::into_inner) = limits.into();
+    }
+
+    /// All limits as they were found last.
+    pub fn limits(&self) -> Arc<[Limit]> {
+        Arc::clone(&self.shared.limits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Names of the limits from which nothing new is taken.
+    pub fn full(&self) -> Vec<String> {
+        self.limits().iter().filter(|limit| limit.is_full()).map(|limit| limit.name.clone()).collect()
+    }
+
+    /// The limits as OpenMetrics text, without the closing `# EOF`.
+    pub fn metrics(&self) -> String {
+        let limits = self.limits();
+        let mut text = String::new();
+        let families: [(&str, &str, fn(&Limit) -> u64); 3] = [
+            ("limit_bytes", "What a stream, bucket or disk may hold", |limit| limit.limit_bytes),
+            ("used_bytes", "What it holds", |limit| limit.used_bytes),
+            ("full", "1 when nothing new is taken for want of room", |limit| limit.is_full().into()),
+        ];
+        for (family, help, value) in families {
+            let name = format!("streamgate_capacity_{family}");
+            // Writing to a String can't fail.
+            write!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n").ok();
+            for limit in limits.iter() {
+                writeln!(text, "{name}{{limit=\"{}\"}} {}", limit.name, value(limit)).ok();
+            }
+        }
+        text
+    }
+}
+
+/// Refuses a request that creates something for which there is no room.
+impl Check for Capacity {
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        let needed = needs(request.method(), request.uri().path());
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let limits = self.limits();
+        let mut these = limits.iter().filter(|limit| needed.contains(&limit.name.as_str()));
+        if let Some(full) = these.find(|limit| limit.is_full()) {
+            return Err(full.problem());
+        }
+        let Some(size_bytes) = needs::size_bytes(request) else { return Ok(()) };
+        let disk = limits.iter().find(|limit| limit.name == STORE_DISK && needed.contains(&STORE_DISK));
+        match disk.filter(|disk| disk.room_bytes < size_bytes) {
+            Some(disk) => Err(too_large(disk, size_bytes)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// 507 for a declared length that the disk of the store has no room for.
+fn too_large(disk: &Limit, size_bytes: u64) -> Problem {
+    let room = disk.room_bytes;
+    let detail = format!("the upload has {size_bytes} bytes, and there is room for {room}");
+    disk.tell(Problem::new(Kind::StoreFull).detail(detail)).member("size_bytes", size_bytes)
+}
+
+fn log_changes(before: &[Limit], now: &[Limit]) {
+    for limit in now {
+        let was_full = before.iter().any(|other| other.name == limit.name && other.is_full());
+        let (name, used_bytes, limit_bytes) = (&limit.name, limit.used_bytes, limit.limit_bytes);
+        if limit.is_full() && !was_full {
+            tracing::error!(limit = name, used_bytes, limit_bytes, "full: nothing new is taken");
+        } else if was_full && !limit.is_full() {
+            tracing::info!(limit = name, used_bytes, limit_bytes, "there is room again");
+        }
+    }
+}

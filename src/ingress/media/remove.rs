@@ -1,0 +1,78 @@
+//! `DELETE /v1/media/{media_id}`: the medium is gone at once, for everybody; its bytes and records go after the keeper's grace time.
+
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+};
+use nats::{Bus, Outbox};
+use schemas::{document, ids::MediaId, media};
+
+use super::{
+    change::{CHANGE_ATTEMPTS_MAX, changeable},
+    media_id,
+};
+use crate::{
+    ingress::{App, Principal, error::Problem},
+    removal,
+};
+
+/// Remove one medium
+///
+/// Nobody finds or plays it from now on, and what is being made of it is cancelled. Its objects, keys and records are removed after
+/// a grace time; nothing brings it back.
+#[utoipa::path(
+    delete,
+    path = "/v1/media/{media_id}",
+    tag = "metadata",
+    operation_id = "remove_media",
+    params(("media_id", Path), ("If-Match", Header)),
+    responses((status = 204, description = "It is removed")),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["media.removed", "job.cancelled"]))),
+)]
+pub(super) async fn remove(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    who: Principal,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let media_id = media_id(&id)?;
+    let removed = tombstone(&app.bus, media_id, &who, &headers).await?;
+    app.known.forget(media_id);
+    if let Err(error) = removal::end_work(&app.bus, &removed).await {
+        tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on until the keeper ends it");
+    }
+    tracing::info!(media.id = %media_id, by = who.owner, "removed");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Leaves of the document whose it was and when it was removed, with the event.
+async fn tombstone(
+    bus: &Bus,
+    media_id: MediaId,
+    who: &Principal,
+    headers: &HeaderMap,
+) -> Result<document::Record, Problem> {
+    let mut attempt = 0;
+    loop {
+        let now_ms = nats::now_ms();
+        let mut held = changeable(bus, media_id, who, headers).await?.to_document(media_id, now_ms);
+        held.record = document::Record {
+            title: String::new(),
+            mint_tx: None,
+            gate: None,
+            changed_at_ms: now_ms,
+            removed_at_ms: Some(now_ms),
+            ..held.record
+        };
+        let owner = held.record.owner.clone();
+        let event = media::Removed { media_id, owner, removed_by: who.owner.clone() };
+        attempt += 1;
+        match bus.commit(&mut held, Outbox::new().event(&event)).await {
+            Ok(()) => return Ok(held.record),
+            // The precondition is looked at again: a named version is gone, `*` still fits.
+            Err(nats::Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Purging one medium after the other.
+
+use std::collections::HashMap;
+
+use nats::{Bus, Outbox};
+use schemas::{
+    Record, document, gate,
+    ids::{JobId, MediaId, UploadId},
+    job, keys, media, upload,
+};
+use store::Store;
+
+use super::{
+    Config,
+    pending::{Pending, due},
+    read_through,
+};
+use crate::{
+    ingress::uploads::{self, Ledger, Refusal},
+    removal,
+};
+
+/// Purges with the rights of the keeper.
+#[derive(Debug)]
+pub(super) struct Purge {
+    pub(super) bus: Bus,
+    pub(super) store: Store,
+    pub(super) config: Config,
+}
+
+/// What the buckets hold of one medium beside its own records.
+#[derive(Debug, Default)]
+struct Found {
+    sessions: Vec<String>,
+    uploads: Vec<UploadId>,
+    jobs: Vec<JobId>,
+    /// Keys of the parts of all jobs.
+    parts: Vec<String>,
+    /// Jobs that have not ended.
+    active: Vec<JobId>,
+}
+
+impl Purge {
+    /// Does what is due at `now_ms`; what fails waits for the next pass.
+    pub(super) async fn pass(&self, pending: &mut Pending, now_ms: u64) {
+        self.end_work(pending).await;
+        let grace_ms = self.config.grace_s.saturating_mul(1_000);
+        let removed = due(&pending.removed, |removed| removed.since_ms, grace_ms, now_ms);
+        if !removed.is_empty() {
+            match self.find(&removed).await {
+                Ok(found) => self.purge_all(pending, found).await,
+                Err(error) => tracing::warn!(%error, "what is left of removed media could not be looked for"),
+            }
+        }
+        // Halfway through the time of the mark: whoever comes later can't make a record anew, but put an object.
+        let half_ms = self.config.mark_s.saturating_mul(500);
+        for media_id in due(&pending.purged, |since_ms| *since_ms, half_ms, now_ms) {
+            match self.store.remove_folder(&keys::media(media_id)).await {
+                Ok(()) => drop(pending.purged.remove(&media_id)),
+                Err(error) => {
+                    tracing::warn!(%error, media.id = %media_id, "the store is looked at again later")
+                }
+            }
+        }
+        let age_ms = self.config.rejected_age_s.saturating_mul(1_000);
+        for media_id in due(&pending.rejected, |since_ms| *since_ms, age_ms, now_ms) {
+            match self.remove_source(media_id).await {
+                Ok(()) => drop(pending.rejected.remove(&media_id)),
+                Err(error) => tracing::warn!(?error, media.id = %media_id, "a rejected source stays for now"),
+            }
+        }
+    }
+
+    /// Ends what a crash of the ingress left running.
+    async fn end_work(&self, pending: &mut Pending) {
+        for (media_id, removed) in pending.removed.iter_mut().filter(|(_, removed)| !removed.is_quiet) {
+            match removal::end_work_of(&self.bus, *media_id).await {
+                Ok(()) => removed.is_quiet = true,
+                Err(error) => {
+                    tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on")
+                }
+            }
+        }
+    }
+
+    async fn purge_all(&self, pending: &mut Pending, found: HashMap<MediaId, Found>) {
+        for (media_id, found) in found {
+            match self.purge(media_id, &found).await {
+                Ok(true) => {
+                    // The mark of its document tells when it was purged.
+                    pending.removed.remove(&media_id);
+                    tracing::info!(media.id = %media_id, "purged");
+                }
+                Ok(false) => {
+                    tracing::info!(media.id = %media_id, "a removed medium waits for its jobs to end")
+                }
+                Err(refusal) => {
+                    tracing::warn!(?refusal, media.id = %media_id, "a removed medium is purged later");
+                }
+            }
+        }
+    }
+
+    /// What the buckets hold of `media_ids`.
+    async fn find(&self, media_ids: &[MediaId]) -> Result<HashMap<MediaId, Found>, nats::Error> {
+        let mut found: HashMap<MediaId, Found> = media_ids.iter().map(|id| (*id, Found::default())).collect();
+        read_through(&self.bus, gate::Session::BUCKET, |key, value| {
+            if let Ok((_, session)) = nats::open::<gate::Session>(key, value)
+                && let Some(found) = found.get_mut(&session.media_id)
+            {
+                found.sessions.push(key.to_owned());
+            }
+        })
+        .await?;
+        read_through(&self.bus, upload::Record::BUCKET, |key, value| {
+            if let Ok((_, record)) = nats::open::<upload::Record>(key, value)
+                && let Some(found) = found.get_mut(&record.media_id)
+            {
+                found.uploads.push(record.upload_id);
+            }
+        })
+        .await?;
+        self.find_jobs(&mut found).await?;
+        Ok(found)
+    }
+
+    /// Adds the jobs and their parts.
+    async fn find_jobs(&self, found: &mut HashMap<MediaId, Found>) -> Result<(), nats::Error> {
+        let mut media_of = HashMap::new();
+        let mut parts: Vec<(JobId, String)> = Vec::new();
+        read_through(&self.bus, job::Record::BUCKET, |key, value| match key.split_once('.') {
+            // What a purge left has no value.
+            Some((job_id, _)) if !value.is_empty() => {
+                parts.extend(job_id.parse().ok().map(|job_id| (job_id, key.to_owned())));
+            }
+            Some(_) => {}
+            None => {
+                if let Ok((_, record)) = nats::open::<job::Record>(key, value)
+                    && let Some(found) = found.get_mut(&record.media_id)
+                {
+                    media_of.insert(record.job_id, record.media_id);
+                    found.jobs.push(record.job_id);
+                    found.active.extend((record.status == job::Status::Active).then_some(record.job_id));
+                }
+            }
+        })
+        .await?;
+        for (job_id, key) in parts {
+            if let Some(found) = media_of.get(&job_id).and_then(|media_id| found.get_mut(media_id)) {
+                found.parts.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all that is left of a medium; false when a job was planned after its removal, which is cancelled first.
+    async fn purge(&self, media_id: MediaId, found: &Found) -> Result<bool, Refusal> {
+        for job_id in &found.active {
+            removal::cancel(&self.bus, *job_id).await?;
+        }
+        if !found.active.is_empty() {
+            return Ok(false);
+        }
+        for upload_id in &found.uploads {
+            self.free(*upload_id).await?;
+        }
+        self.store.remove_folder(&keys::media(media_id)).await?;
+        let id = media_id.to_string();
+        // Its record is nobody's to read here, and has no events.
+        self.bus.purge(document::SegmentKey::BUCKET, &id, self.config.mark_ttl()).await?;
+        for session in &found.sessions {
+            self.purge_record(gate::Session::BUCKET, session).await?;
+        }
+        for upload_id in &found.uploads {
+            self.purge_record(upload::Record::BUCKET, &upload_id.to_string()).await?;
+        }
+        // The parts first: they are found by their job.
+        for part in &found.parts {
+            self.purge_record(job::Record::BUCKET, part).await?;
+        }
+        for job_id in &found.jobs {
+            self.purge_record(job::Record::BUCKET, &job_id.to_string()).await?;
+        }
+        self.purge_record(media::Record::BUCKET, &id).await?;
+        self.purge_record(document::Record::BUCKET, &id).await?;
+        Ok(true)
+    }
+
+    /// Purges a record once its events are sent.
+    async fn purge_record(&self, bucket: &str, key: &str) -> Result<(), nats::Error> {
+        self.bus.sweep(bucket, key).await?;
+        self.bus.purge(bucket, key, self.config.mark_ttl()).await
+    }
+
+    /// Ends an upload that is still open, and frees what it holds outside the folder of its medium.
+    async fn free(&self, upload_id: UploadId) -> Result<(), Refusal> {
+        let mut ledger = match Ledger::load_any(&self.bus, upload_id).await {
+            Err(Refusal::NotFound) => return Ok(()),
+            ledger => ledger?,
+        };
+        match ledger.record().status {
+            upload::Status::Received => Ok(()),
+            _ if ledger.record().freed => Ok(()),
+            _ => match uploads::discard(&self.store, &mut ledger).await {
+                Refusal::Gone(_) => Ok(()),
+                refusal => Err(refusal),
+            },
+        }
+    }
+
+    /// Removes the source of a rejected medium, and records that it did.
+    async fn remove_source(&self, media_id: MediaId) -> Result<(), Refusal> {
+        self.store.delete(&keys::source(media_id)).await?;
+        let key = media_id.to_string();
+        let noted = self.bus.change::<media::Record>(&key, |found| {
+            let asset = found.filter(|asset| asset.status == media::Status::Rejected)?;
+            let source_removed_at_ms = Some(nats::now_ms());
+            Some((media::Record { source_removed_at_ms, ..asset.clone() }, Outbox::new()))
+        });
+        Box::pin(noted).await?;
+        tracing::info!(media.id = %media_id, "the source of a rejected medium is removed");
+        Ok(())
+    }
+}

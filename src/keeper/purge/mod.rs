@@ -1,0 +1,116 @@
+//! What is left of removed media, and the sources of rejected ones: objects, segment keys and records go after their time.
+//!
+//! A removed medium is known by the tombstone of its document. Work on it that a crash left running is ended at once; after the
+//! grace time its objects are removed, then its segment key, its uploads, its jobs with their parts, what the stages know, and the
+//! document last, so that a crash anywhere repeats the rest. A purged key leaves a mark for a while, which keeps late writers from
+//! making the record anew; halfway through that time the store is looked at once more for what such a writer put there.
+//!
+//! Limits: [`Config`]; one pass each period, one medium after the other; uploads and jobs are read through once in a pass that has
+//! something to purge.
+
+mod medium;
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use nats::{Bus, Error, Reader, Start, now_ms, reader};
+use schemas::{Record, document, media, subjects};
+use serde::{Deserialize, Serialize};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+use self::{medium::Purge, pending::Pending};
+
+/// When what goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Time in seconds from the removal of a medium until its objects and records go.
+    pub grace_s: u64,
+    /// Time in seconds for which a purged key can't be made anew.
+    pub mark_s: u64,
+    /// Age in seconds of a rejection at which the source goes; its records stay and say why.
+    pub rejected_age_s: u64,
+    /// How often is looked for what is due, in milliseconds.
+    pub period_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { grace_s: 300, mark_s: 24 * 3_600, rejected_age_s: 7 * 24 * 3_600, period_ms: 5_000 }
+    }
+}
+
+impl Config {
+    fn mark_ttl(&self) -> Duration {
+        Duration::from_secs(self.mark_s.max(1))
+    }
+}
+
+/// Purges until `held` fires.
+pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
+    let Some(mut documents) = follow(&bus, document::Record::BUCKET, &held).await else { return };
+    let Some(mut assets) = follow(&bus, media::Record::BUCKET, &held).await else { return };
+    let mut ticks = tokio::time::interval(Duration::from_millis(config.period_ms.max(100)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let purge = Purge { bus, store, config };
+    let mut pending = Pending::default();
+    loop {
+        tokio::select! {
+            () = held.cancelled() => return,
+            entry = documents.next() => match entry {
+                Ok(entry) => pending.document(&entry),
+                Err(error) => tracing::warn!(%error, "a document could not be read"),
+            },
+            entry = assets.next() => match entry {
+                Ok(entry) => pending.asset(&entry),
+                Err(error) => tracing::warn!(%error, "what stages know of a medium could not be read"),
+            },
+            _ = ticks.tick() => {
+                tokio::select! {
+                    () = held.cancelled() => return,
+                    () = purge.pass(&mut pending, now_ms()) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Everything that is in a bucket, and what comes; `None` when `held` fired while the broker was away.
+async fn follow(bus: &Bus, bucket: &str, held: &CancellationToken) -> Option<Reader> {
+    let filters = vec![subjects::kv(bucket, ">")];
+    let settings = reader::Config::new(subjects::kv_stream(bucket), filters, Start::LastPerSubject);
+    loop {
+        match bus.reader(settings.clone()).await {
+            Ok(reader) => return Some(reader),
+            Err(error) => tracing::warn!(%error, bucket, "purging waits for the broker"),
+        }
+        tokio::select! {
+            () = held.cancelled() => return None,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Hands every newest entry of a bucket to `take`: key and value.
+async fn read_through(
+    bus: &Bus,
+    bucket: &str,
+    mut take: impl FnMut(&str, &[u8]) + Send,
+) -> Result<(), Error> {
+    let filters = vec![subjects::kv(bucket, ">")];
+    let settings = reader::Config::new(subjects::kv_stream(bucket), filters, Start::LastPerSubject);
+    let mut entries = bus.reader(settings).await?;
+    let prefix = subjects::kv(bucket, "");
+    let mut left = entries.pending_at_start();
+    while left > 0 {
+        let entry = entries.next().await?;
+        left = entry.pending;
+        if let Some(key) = entry.subject.strip_prefix(&prefix) {
+            take(key, &entry.payload);
+        }
+    }
+    Ok(())
+}

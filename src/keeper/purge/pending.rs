@@ -1,0 +1,79 @@
+//! What waits for its time, as the buckets `media` and `assets` tell it.
+
+use std::collections::HashMap;
+
+use nats::reader::Entry;
+use schemas::{Record, document, ids::MediaId, media, subjects};
+
+/// A removed medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Removed {
+    /// Unix time in milliseconds at which the broker stored its tombstone.
+    pub(super) since_ms: u64,
+    /// True once work on it is known to be ended.
+    pub(super) is_quiet: bool,
+}
+
+/// Media by what is to be done about them; times are the broker's, as Unix time in milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// Removed, and not purged yet.
+    pub(super) removed: HashMap<MediaId, Removed>,
+    /// Purged since then; late writers may have put something into the store.
+    pub(super) purged: HashMap<MediaId, u64>,
+    /// Rejected since then, with a source.
+    pub(super) rejected: HashMap<MediaId, u64>,
+}
+
+impl Pending {
+    /// Hears of a document.
+    pub(super) fn document(&mut self, entry: &Entry) {
+        let Some(media_id) = media_id(entry, document::Record::BUCKET) else { return };
+        if is_mark(entry) {
+            self.removed.remove(&media_id);
+            self.purged.insert(media_id, entry.stored_at_ms);
+            return;
+        }
+        let found = nats::open::<document::Record>(&entry.subject, &entry.payload);
+        if found.is_ok_and(|(_, document)| document.is_removed()) {
+            let fresh = Removed { since_ms: entry.stored_at_ms, is_quiet: false };
+            self.removed.entry(media_id).or_insert(fresh);
+        }
+    }
+
+    /// Hears of what stages know.
+    pub(super) fn asset(&mut self, entry: &Entry) {
+        let Some(media_id) = media_id(entry, media::Record::BUCKET) else { return };
+        let found = nats::open::<media::Record>(&entry.subject, &entry.payload);
+        let has_source = found.is_ok_and(|(_, asset)| {
+            asset.status == media::Status::Rejected
+                && asset.source_removed_at_ms.is_none()
+                && !asset.is_removed()
+        });
+        if has_source && !is_mark(entry) {
+            self.rejected.entry(media_id).or_insert(entry.stored_at_ms);
+        } else {
+            self.rejected.remove(&media_id);
+        }
+    }
+}
+
+/// Those of `known` whose time was `age_ms` before `now_ms` or earlier.
+pub(super) fn due<T>(
+    known: &HashMap<MediaId, T>,
+    since_ms: impl Fn(&T) -> u64,
+    age_ms: u64,
+    now_ms: u64,
+) -> Vec<MediaId> {
+    let is_due = |value: &T| since_ms(value).saturating_add(age_ms) <= now_ms;
+    known.iter().filter(|(_, value)| is_due(value)).map(|(media_id, _)| *media_id).collect()
+}
+
+fn media_id(entry: &Entry, bucket: &str) -> Option<MediaId> {
+    entry.subject.strip_prefix(&subjects::kv(bucket, ""))?.parse().ok()
+}
+
+/// True for what a purge leaves.
+fn is_mark(entry: &Entry) -> bool {
+    entry.headers.get("KV-Operation").is_some()
+}

@@ -1,0 +1,316 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::TryStreamExt;
+use nats::{Held, Outbox, Role, testing::TestBroker};
+use schemas::{
+    ids::{MediaId, UploadId},
+    job, keys,
+    media::Status,
+    subjects, upload,
+};
+use serde_bytes::ByteBuf;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use transcode::plan;
+
+use super::*;
+
+const FILM: MediaId = MediaId::from_bytes([7; 16]);
+const SOON: Duration = Duration::from_secs(20);
+const AT_ONCE: Config = Config { grace_s: 0, mark_s: 1, rejected_age_s: 0, period_ms: 100 };
+
+/// A broker, a store, and who keeps them tidy.
+struct Site {
+    broker: TestBroker,
+    admin: Bus,
+    store: Store,
+    _folder: TempDir,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        let store = store::testing::open(store::Config::at(format!("file://{}", root.display()))).unwrap();
+        let broker = TestBroker::start().await;
+        let admin = broker.bus(Role::Admin).await;
+        Self { broker, admin, store, _folder: folder }
+    }
+
+    /// Messages in every bucket, and objects in the store.
+    async fn counts(&self) -> BTreeMap<String, u64> {
+        let names: Vec<String> = self.admin.context().stream_names().try_collect().await.unwrap();
+        let mut counts = BTreeMap::new();
+        for name in names.into_iter().filter(|name| name.starts_with("KV_")) {
+            let stream = self.admin.context().get_stream(&name).await.unwrap();
+            counts.insert(name, stream.cached_info().state.messages);
+        }
+        let objects: Vec<_> = self.store.list("media").try_collect().await.unwrap();
+        counts.insert("objects".into(), objects.len() as u64);
+        counts
+    }
+
+    async fn commit<R: Record>(&self, record: R) {
+        self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+    }
+
+    async fn kinds(&self) -> Vec<String> {
+        let filter = vec![subjects::EVENTS_ALL.into()];
+        let config = reader::Config::new(subjects::EVENTS, filter, Start::All);
+        let mut events = self.admin.reader(config).await.unwrap();
+        let mut kinds = Vec::new();
+        for _ in 0..events.pending_at_start() {
+            let entry = events.next().await.unwrap();
+            kinds.push(entry.subject.split('.').skip(1).take(2).collect::<Vec<_>>().join("."));
+        }
+        kinds
+    }
+
+    /// All that a medium has when it is ready: objects, key, upload, job with a part, both records.
+    async fn medium(&self, job_status: job::Status) {
+        let prefix = keys::encode(FILM, 1, "abc");
+        for key in [keys::source(FILM), format!("{prefix}/master.m3u8"), format!("{prefix}/v360/1.m4s")] {
+            self.store.put(&key, "bytes").await.unwrap();
+        }
+        self.commit(document::SegmentKey { media_id: FILM, bytes: ByteBuf::from([1; 16]), created_at_ms: 1 })
+            .await;
+        self.commit(upload_record()).await;
+        self.commit(job_record(job_status)).await;
+        self.commit(part_record()).await;
+        self.commit(asset(Status::Ready)).await;
+        self.commit(document_record(None)).await;
+    }
+
+    /// Removes it as the ingress does.
+    async fn remove(&self) -> document::Record {
+        let mut held = self.admin.load::<document::Record>(&FILM.to_string()).await.unwrap().unwrap();
+        held.record = document_record(Some(now_ms()));
+        let event = media::Removed { media_id: FILM, owner: "olga".into(), removed_by: "olga".into() };
+        self.admin.commit(&mut held, Outbox::new().event(&event)).await.unwrap();
+        held.record
+    }
+
+    async fn keep(&self, config: Config, what: &str, done: impl AsyncFn() -> bool) {
+        let bus = self.broker.bus(Role::Keeper).await;
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(bus, self.store.clone(), config, stop.clone()));
+        let deadline = Instant::now() + SOON;
+        while !done().await {
+            assert!(Instant::now() < deadline, "{what}: {:?}", self.counts().await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stop.cancel();
+        running.await.unwrap();
+    }
+}
+
+fn document_record(removed_at_ms: Option<u64>) -> document::Record {
+    document::Record {
+        media_id: FILM,
+        owner: "olga".into(),
+        title: "a film".into(),
+        mint_tx: None,
+        gate: None,
+        encryption: document::Encryption::None,
+        created_at_ms: 1,
+        changed_at_ms: 1,
+        removed_at_ms,
+    }
+}
+
+fn asset(status: Status) -> media::Record {
+    media::Record {
+        media_id: FILM,
+        owner: "olga".into(),
+        status,
+        source: None,
+        technical: None,
+        summary: None,
+        encode: None,
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        changed_at_ms: 1,
+        source_removed_at_ms: None,
+        removed_at_ms: None,
+        waiting: None,
+        attempt: media::Attempt::default(),
+    }
+}
+
+fn upload_record() -> upload::Record {
+    upload::Record {
+        upload_id: UploadId::from_bytes([5; 16]),
+        media_id: FILM,
+        owner: "olga".into(),
+        status: upload::Status::Received,
+        length_bytes: Some(5),
+        offset_bytes: 5,
+        generation: 1,
+        holder: None,
+        metadata_raw: String::new(),
+        filename: None,
+        content_type: None,
+        mint_tx: None,
+        digest: None,
+        multipart: None,
+        freed: false,
+        created_at_ms: 1,
+        expires_at_ms: 1,
+        code: None,
+    }
+}
+
+fn job_record(status: job::Status) -> job::Record {
+    job::Record {
+        job_id: plan::job_id(FILM, 1),
+        kind: "transcode".into(),
+        priority: subjects::Priority::P1,
+        media_id: FILM,
+        owner: "olga".into(),
+        status,
+        encode: 1,
+        prefix: keys::encode(FILM, 1, "abc"),
+        plan: job::Plan {
+            source_key: keys::source(FILM),
+            source_bytes: 5,
+            origin_us: 0,
+            duration_ms: 1_000,
+            video: None,
+            audio: Vec::new(),
+            poster: None,
+            profile: "tiny".into(),
+            options_digest: "abc".into(),
+            reasons: Vec::new(),
+        },
+        parts: vec!["a0".into()],
+        code: None,
+        detail: None,
+        created_at_ms: 1,
+        ended_at_ms: None,
+    }
+}
+
+fn part_record() -> job::Part {
+    job::Part {
+        job_id: plan::job_id(FILM, 1),
+        part: "a0".into(),
+        status: job::PartStatus::Done,
+        attempt: 1,
+        crashes: 0,
+        worker: "w".into(),
+        last_seen_ms: 1,
+        tracks: Vec::new(),
+        cpu_ms: 0,
+        wall_ms: 0,
+        rss_bytes_max: 0,
+        code: None,
+        detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
+    }
+}
+
+#[tokio::test]
+async fn a_removed_medium_leaves_neither_objects_nor_keys() {
+    let site = Site::start().await;
+    let before = site.counts().await;
+    site.medium(job::Status::Succeeded).await;
+    let with_it = site.counts().await;
+    assert!(before.iter().filter(|(name, count)| with_it[*name] != **count).count() >= 6, "{with_it:?}");
+    // Before the grace time is over, everything is there.
+    site.remove().await;
+    let patient = Config { grace_s: 3_600, ..AT_ONCE };
+    let is_quiet = async || {
+        let asset = site.admin.load_any::<media::Record>(&FILM.to_string()).await.unwrap();
+        asset.is_some_and(|held| held.record.is_removed())
+    };
+    site.keep(patient, "the stages find a tombstone", is_quiet).await;
+    assert_eq!(site.counts().await, with_it, "nothing goes within the grace time");
+    site.keep(AT_ONCE, "all is as before", async || site.counts().await == before).await;
+    assert_eq!(site.kinds().await, ["media.removed"]);
+}
+
+#[tokio::test]
+async fn a_job_planned_after_the_removal_is_cancelled_before_anything_goes() {
+    let site = Site::start().await;
+    let before = site.counts().await;
+    site.medium(job::Status::Active).await;
+    site.remove().await;
+    let bus = site.broker.bus(Role::Keeper).await;
+    let purge = medium::Purge { bus, store: site.store.clone(), config: AT_ONCE };
+    let mut pending = pending::Pending::default();
+    // What the ingress or an earlier pass ended is not looked at again; the job came later.
+    pending.removed.insert(FILM, pending::Removed { since_ms: 0, is_quiet: true });
+    purge.pass(&mut pending, now_ms()).await;
+    assert!(pending.removed.contains_key(&FILM), "it waits for the worker to stop");
+    assert_eq!(site.counts().await["objects"], 3);
+    assert_eq!(site.kinds().await, ["media.removed", "job.cancelled"]);
+    site.keep(AT_ONCE, "all is as before", async || site.counts().await == before).await;
+}
+
+#[tokio::test]
+async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
+    let site = Site::start().await;
+    site.medium(job::Status::Succeeded).await;
+    // Nobody can publish: the event stays in its record.
+    let context = site.admin.context();
+    let mut events = context.get_stream(subjects::EVENTS).await.unwrap().cached_info().config.clone();
+    let roomy = events.max_message_size;
+    events.max_message_size = 1;
+    context.update_stream(&events).await.unwrap();
+    site.remove().await;
+    let bus = site.broker.bus(Role::Keeper).await;
+    let purge = medium::Purge { bus, store: site.store.clone(), config: AT_ONCE };
+    let mut pending = pending::Pending::default();
+    pending.removed.insert(FILM, pending::Removed { since_ms: 0, is_quiet: true });
+    purge.pass(&mut pending, now_ms()).await;
+    assert!(pending.removed.contains_key(&FILM));
+    let held = site.admin.load_any::<document::Record>(&FILM.to_string()).await.unwrap();
+    assert!(held.is_some(), "its event is not lost");
+    events.max_message_size = roomy;
+    context.update_stream(&events).await.unwrap();
+    purge.pass(&mut pending, now_ms()).await;
+    assert!(pending.removed.is_empty());
+    assert_eq!(site.kinds().await, ["media.removed"]);
+}
+
+#[tokio::test]
+async fn the_source_of_a_rejected_medium_goes_at_its_age_and_its_records_stay() {
+    let site = Site::start().await;
+    site.store.put(&keys::source(FILM), "no video").await.unwrap();
+    site.commit(document_record(None)).await;
+    site.commit(asset(Status::Rejected)).await;
+    let noted = async || {
+        let held = site.admin.load::<media::Record>(&FILM.to_string()).await.unwrap().unwrap();
+        held.record.source_removed_at_ms.is_some()
+    };
+    let bus = site.broker.bus(Role::Keeper).await;
+    let purge =
+        medium::Purge { bus, store: site.store.clone(), config: Config { rejected_age_s: 60, ..AT_ONCE } };
+    let mut pending = pending::Pending::default();
+    let rejected_at_ms = now_ms();
+    pending.rejected.insert(FILM, rejected_at_ms);
+    purge.pass(&mut pending, rejected_at_ms + 59_999).await;
+    assert!(!noted().await && site.counts().await["objects"] == 1, "it is not old enough");
+    site.keep(AT_ONCE, "it is removed and noted", noted).await;
+    let counts = site.counts().await;
+    assert_eq!((counts["objects"], counts["KV_media"], counts["KV_assets"]), (0, 1, 1), "{counts:?}");
+}
+
+#[tokio::test]
+async fn what_a_late_writer_puts_into_the_store_goes_too_and_its_record_is_refused() {
+    let site = Site::start().await;
+    site.medium(job::Status::Succeeded).await;
+    let late = site.admin.load::<media::Record>(&FILM.to_string()).await.unwrap().unwrap();
+    site.remove().await;
+    let config = Config { mark_s: 4, ..AT_ONCE };
+    site.keep(config, "it is purged", async || site.counts().await["objects"] == 0).await;
+    site.store.put(&format!("{}/v360/2.m4s", keys::encode(FILM, 1, "abc")), "late").await.unwrap();
+    for mut record in [late, Held::new(asset(Status::Ready))] {
+        let refused = site.admin.commit(&mut record, Outbox::new()).await;
+        assert!(matches!(refused, Err(nats::Error::Conflict { .. })), "{refused:?}");
+    }
+    site.keep(config, "it goes", async || site.counts().await["objects"] == 0).await;
+}

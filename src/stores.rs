@@ -1,0 +1,204 @@
+//! Which object store belongs to this installation: an id in KV, and the marker in the store's root that repeats it.
+//!
+//! The id is made once, before the marker is written. The ingress marks the store of a new installation, and takes over one from
+//! before markers were written when it finds an object in it that KV knows; every other case is a person's decision: `streamgate
+//! store adopt`. Once the marker was seen, no role ever writes it again: a root without it is away.
+//!
+//! Limits: at most [`SAMPLE_MAX`] media or uploads of a store are looked up before it counts as unknown; a start waits at most
+//! [`START_WAIT`] for the store.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use nats::{Bus, Held, Outbox, Role, now_ms};
+use schemas::{Record as _, ids::StoreId, media, store::Identity, subjects, upload};
+use store::{Error, Identify, Root, Store};
+
+use crate::config;
+
+/// Most media, and most uploads, of an unmarked store that are looked up.
+const SAMPLE_MAX: usize = 200;
+/// Longest time a start waits for the store.
+const START_WAIT: Duration = Duration::from_secs(5);
+
+/// Opens the store of this installation. One that is away is waited for by whoever uses it.
+///
+/// # Errors
+/// [`config::Error::Invalid`] when the URL or an option is wrong, or the store is that of another installation.
+pub async fn open(settings: store::Config, bus: &Bus) -> anyhow::Result<Store> {
+    let url = settings.url.clone();
+    let store = Store::open(settings, Arc::new(Installation { bus: bus.clone() }))
+        .with_context(|| format!("the store {url}"))?;
+    match tokio::time::timeout(START_WAIT, store.verify_now()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error @ Error::OtherStore { .. })) => return Err(other(&error).into()),
+        // Whoever may not mark it waits for the ingress to do so.
+        Ok(Err(Error::Unmarked { .. })) if !may_mark(bus) => {}
+        Ok(Err(error @ Error::Unmarked { .. })) => tracing::warn!(
+            %error, "nothing is stored or served before it is there; \
+             `streamgate store adopt` says that this is the store even so"
+        ),
+        Ok(Err(error)) => tracing::warn!(error = &error as &dyn std::error::Error, "the store is away"),
+        Err(_) => tracing::warn!(store = url, "the store does not answer yet"),
+    }
+    Ok(store)
+}
+
+/// The store is another installation's.
+fn other(error: &Error) -> config::Error {
+    config::Error::Invalid {
+        key: "store.url",
+        reason: format!(
+            "{error}; mount or name the right one, or, if this is the store to use from now on, run `streamgate store adopt`"
+        ),
+    }
+}
+
+/// The one role that marks stores by itself.
+fn may_mark(bus: &Bus) -> bool {
+    bus.role() == Role::Ingress
+}
+
+/// What KV knows of the store.
+struct Installation {
+    bus: Bus,
+}
+
+impl Identify for Installation {
+    fn identify<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, Error>> {
+        Box::pin(async move {
+            let held = self.bus.load::<Identity>(Identity::KEY).await.map_err(Error::away)?;
+            let mut held = match held {
+                Some(held) => held,
+                None if may_mark(&self.bus) => create(&self.bus).await.map_err(Error::away)?,
+                None => return Err(Error::Unmarked { root: store.config().url.clone() }),
+            };
+            if held.record.marked_at_ms.is_none() && may_mark(&self.bus) {
+                self.mark(store, &mut held).await?;
+            }
+            Ok(held.record.store_id)
+        })
+    }
+}
+
+impl Installation {
+    /// Marks a store that was never marked, if it is ours beyond doubt.
+    async fn mark(&self, store: &Store, held: &mut Held<Identity>) -> Result<(), Error> {
+        let store_id = held.record.store_id;
+        match store.marker().await? {
+            Some(found) if found == store_id => {}
+            Some(_) => return Ok(()),
+            None if self.knows(store).await? => store.mark(store_id, Root::Needed).await?,
+            None if self.is_new(store).await? => store.mark(store_id, Root::Make).await?,
+            None => return Ok(()),
+        }
+        marked(&self.bus, held).await.map_err(Error::away)
+    }
+
+    /// True when an object lies in the store that KV knows.
+    async fn knows(&self, store: &Store) -> Result<bool, Error> {
+        for media_id in store.stored_media(SAMPLE_MAX).await? {
+            if self.has(media::Record::BUCKET, &media_id.to_string()).await? {
+                return Ok(true);
+            }
+        }
+        for upload_id in store.spooled_uploads(SAMPLE_MAX).await? {
+            if self.has(upload::Record::BUCKET, &upload_id.to_string()).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// True when nothing was ever stored: neither KV nor the store knows of anything.
+    async fn is_new(&self, store: &Store) -> Result<bool, Error> {
+        for bucket in [media::Record::BUCKET, upload::Record::BUCKET] {
+            let stream = self.bus.context().get_stream(subjects::kv_stream(bucket)).await;
+            if stream.map_err(Error::away)?.cached_info().state.messages > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(store.stored_media(1).await?.is_empty() && store.spooled_uploads(1).await?.is_empty())
+    }
+
+    async fn has(&self, bucket: &str, key: &str) -> Result<bool, Error> {
+        let found = self.bus.read(bucket, key).await.map_err(Error::away)?;
+        Ok(found.is_some_and(|raw| raw.value.is_some()))
+    }
+}
+
+/// Makes the id, or reads the one that somebody else made first.
+async fn create(bus: &Bus) -> Result<Held<Identity>, nats::Error> {
+    let identity = Identity {
+        store_id: StoreId::from_bytes(nats::fresh_id()),
+        created_at_ms: now_ms(),
+        marked_at_ms: None,
+    };
+    let mut held = Held::new(identity);
+    match bus.commit(&mut held, Outbox::new()).await {
+        Ok(()) => Ok(held),
+        Err(conflict @ nats::Error::Conflict { .. }) => {
+            bus.load::<Identity>(Identity::KEY).await?.ok_or(conflict)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn marked(bus: &Bus, held: &mut Held<Identity>) -> Result<(), nats::Error> {
+    held.record.marked_at_ms = Some(now_ms());
+    match bus.commit(held, Outbox::new()).await {
+        // Another replica saw it, too.
+        Ok(()) | Err(nats::Error::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What an adoption found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// The store was this installation's already.
+    Already(StoreId),
+    /// It had no marker and has one now.
+    Marked(StoreId),
+    /// It had a marker, and that one is this installation's now.
+    Taken {
+        /// Its marker.
+        store_id: StoreId,
+        /// What belonged to this installation before.
+        before: StoreId,
+    },
+}
+
+/// Makes the configured store that of this installation, whatever is in it. A person says so: what KV knows and the store does not
+/// have counts as lost from then on.
+///
+/// # Errors
+/// When the store or the broker can't be reached; a store that is not there is never made.
+pub async fn adopt(settings: store::Config, bus: &Bus) -> anyhow::Result<Adopted> {
+    let url = settings.url.clone();
+    let store = Store::open(settings, Arc::new(Installation { bus: bus.clone() }))
+        .with_context(|| format!("the store {url}"))?;
+    let mut held = match bus.load::<Identity>(Identity::KEY).await? {
+        Some(held) => held,
+        None => create(bus).await?,
+    };
+    let before = held.record.store_id;
+    let adopted = match store.marker().await.with_context(|| format!("the marker of {url}"))? {
+        Some(store_id) if store_id == before => Adopted::Already(store_id),
+        Some(store_id) => Adopted::Taken { store_id, before },
+        None => {
+            store.mark(before, Root::Needed).await.with_context(|| format!("marking {url}"))?;
+            Adopted::Marked(before)
+        }
+    };
+    if let Adopted::Taken { store_id, .. } = adopted {
+        held.record.store_id = store_id;
+    }
+    held.record.marked_at_ms = Some(now_ms());
+    bus.commit(&mut held, Outbox::new()).await?;
+    Ok(adopted)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The root of a local store, held open while it is worked in.
+//!
+//! What is looked at and what is changed lie below one and the same folder, whatever is mounted or moved meanwhile: a
+//! marker that was seen belongs to the very folder that the bytes go to, and no path is ever made from the outside in.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use object_store::PutPayload;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use schemas::{ids::StoreId, keys};
+
+use crate::Error;
+
+/// Bytes that are read of a marker.
+const MARKER_BYTES_MAX: u64 = 64;
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
+
+/// An opened root.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: OwnedFd,
+}
+
+impl Folder {
+    /// Opens the root; `None` when there is none.
+    pub(crate) fn open(root: &Path) -> Result<Option<Self>, Error> {
+        match rustix::fs::openat(CWD, root, folder_flags(), Mode::empty()).map_err(io::Error::from) {
+            Ok(root) => Ok(Some(Self { root })),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::io(error)),
+        }
+    }
+
+    /// What the marker says; `None` when there is none, or one that says nothing.
+    pub(crate) fn marker(&self) -> Result<Option<StoreId>, Error> {
+        let file = match self.open_file(keys::MARKER, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(Error::io(error)),
+        };
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(file, MARKER_BYTES_MAX), &mut text)
+            .map_err(Error::io)?;
+        Ok(text.trim().parse().ok())
+    }
+
+    /// Opens a file below the root.
+    pub(crate) fn open_file(&self, key: &str, flags: OFlags) -> io::Result<File> {
+        let file = rustix::fs::openat(&self.root, key, flags | OFlags::CLOEXEC, FILE_MODE)?;
+        Ok(file.into())
+    }
+
+    /// True when there is something under the key.
+    pub(crate) fn is_there(&self, key: &str) -> Result<bool, Error> {
+        match rustix::fs::statat(&self.root, key, AtFlags::empty()).map_err(io::Error::from) {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(Error::io(error)),
+        }
+    }
+
+    /// Makes the folders above the key, each entry durable.
+    pub(crate) fn make_folders(&self, key: &str) -> Result<(), Error> {
+        let Some(folder) = above(key) else { return Ok(()) };
+        if self.is_there(folder)? {
+            return Ok(());
+        }
+        self.make_folders(folder)?;
+        match rustix::fs::mkdirat(&self.root, folder, FOLDER_MODE).map_err(io::Error::from) {
+            Ok(()) => self.sync_above(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(Error::io(error)),
+        }
+    }
+
+    /// Makes the entry of a key durable.
+    pub(crate) fn sync_above(&self, key: &str) -> Result<(), Error> {
+        let folder = rustix::fs::openat(&self.root, above(key).unwrap_or("."), folder_flags(), Mode::empty())
+            .map_err(|e| Error::io(e.into()))?;
+        rustix::fs::fsync(folder).map_err(|e| Error::io(e.into()))
+    }
+
+    /// Puts one file in the place of another.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
+        rustix::fs::renameat(&self.root, from, &self.root, to).map_err(|e| Error::io(e.into()))
+    }
+
+    /// Removes a file; false when there was none.
+    pub(crate) fn remove(&self, key: &str) -> Result<bool, Error> {
+        match rustix::fs::unlinkat(&self.root, key, AtFlags::empty()).map_err(io::Error::from) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => Err(Error::io(error)),
+        }
+    }
+
+    /// Removes the folder above the key unless something else is in it.
+    pub(crate) fn remove_empty_above(&self, key: &str) {
+        let Some(folder) = above(key) else { return };
+        // Fails while anything else of the medium is there, and that is meant.
+        rustix::fs::unlinkat(&self.root, folder, AtFlags::REMOVEDIR).ok();
+    }
+
+    /// Removes a folder and all that is in it; an absent one is fine.
+    pub(crate) fn remove_folder(&self, folder: &str) -> Result<(), Error> {
+        for name in self.names(folder, usize::MAX)? {
+            let key = format!("{folder}/{name}");
+            match rustix::fs::unlinkat(&self.root, &key, AtFlags::empty()).map_err(io::Error::from) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::IsADirectory => self.remove_folder(&key)?,
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(Error::io(error)),
+            }
+        }
+        match rustix::fs::unlinkat(&self.root, folder, AtFlags::REMOVEDIR).map_err(io::Error::from) {
+            Err(error) if !is_absent(&error) => Err(Error::io(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores bytes durably under the key, replacing what was there.
+    pub(crate) fn put(&self, key: &str, payload: &PutPayload) -> Result<(), Error> {
+        static STAGED: AtomicU64 = AtomicU64::new(0);
+        self.make_folders(key)?;
+        // The name of an upload under way as the listings know it, so that none of them shows it.
+        let number = STAGED.fetch_add(1, Ordering::Relaxed);
+        let staged = format!("{key}#{}{number}", std::process::id());
+        let written = self.write_file(&staged, payload).and_then(|()| self.rename(&staged, key));
+        if written.is_err() {
+            self.remove(&staged).ok();
+        }
+        written?;
+        self.sync_above(key)
+    }
+
+    fn write_file(&self, key: &str, payload: &PutPayload) -> Result<(), Error> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let mut file = self.open_file(key, flags).map_err(Error::io)?;
+        for piece in payload {
+            file.write_all(piece).map_err(Error::io)?;
+        }
+        file.sync_all().map_err(Error::io)
+    }
+
+    /// Names in a folder, at most so many, in no order; none when the folder is absent.
+    pub(crate) fn names(&self, folder: &str, names_max: usize) -> Result<Vec<String>, Error> {
+        let opened = rustix::fs::openat(&self.root, folder, folder_flags(), Mode::empty());
+        let folder = match opened.map_err(io::Error::from) {
+            Ok(folder) => folder,
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io(error)),
+        };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&folder).map_err(|e| Error::io(e.into()))? {
+            let entry = entry.map_err(|e| Error::io(e.into()))?;
+            let name = entry.file_name().to_string_lossy();
+            if names.len() < names_max && !matches!(&*name, "." | "..") {
+                names.push(name.into_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// Makes a folder and the missing ones above it, each entry durable: the root of a new store.
+pub(crate) fn make_root(root: &Path) -> Result<(), Error> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    let above = root.parent().ok_or_else(|| Error::Invalid("the root of the disk is no folder".into()))?;
+    make_root(above)?;
+    match rustix::fs::mkdirat(CWD, root, FOLDER_MODE).map_err(io::Error::from) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::io(error)),
+    }
+    OpenOptions::new().read(true).open(above).and_then(|folder| folder.sync_all()).map_err(Error::io)
+}
+
+/// True when nothing is there, rather than something that can't be reached.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+fn above(key: &str) -> Option<&str> {
+    key.rsplit_once('/').map(|(folder, _)| folder)
+}

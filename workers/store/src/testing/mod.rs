@@ -1,0 +1,275 @@
+//! A real S3 server (s3s-fs) in process, on a random port of the loopback, gone with its guard; stores that belong to no
+//! installation.
+
+pub mod proxy;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
+use s3s_fs::FileSystem;
+use schemas::ids::StoreId;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{OnceCell, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{Config, Error, Identify, PART_BYTES_FLOOR, Root, Store};
+
+const ACCESS_KEY: &str = "test-access-key";
+const SECRET_KEY: &str = "test-secret-key";
+const BUCKET: &str = "streamgate";
+
+/// A running S3 server with one empty bucket.
+pub struct S3 {
+    root: TempDir,
+    endpoint: String,
+    rules: Rules,
+    _server: AbortOnDropHandle<()>,
+}
+
+/// What may be done to a request instead of answering it.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It is answered with this status.
+    Status(u16),
+    /// It waits until there is a permit, then it is answered.
+    Hold(Arc<Semaphore>),
+}
+
+type Rule = dyn Fn(&Method, &str) -> Option<Fault> + Send + Sync;
+type Rules = Arc<Mutex<Option<Arc<Rule>>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn answer(
+    service: S3Service,
+    rules: Rules,
+    request: Request<Incoming>,
+) -> Result<Response<s3s::Body>, s3s::HttpError> {
+    let rule = lock(&rules).clone();
+    let fault = rule.and_then(|rule| rule(request.method(), &request.uri().to_string()));
+    match fault {
+        Some(Fault::Status(status)) => {
+            let mut response = Response::new(s3s::Body::empty());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+            return Ok(response);
+        }
+        Some(Fault::Hold(permits)) => drop(permits.acquire().await),
+        None => {}
+    }
+    hyper::service::Service::call(&service, request).await
+}
+
+/// A slow way to a server: the bytes to it pass at one rate, however many connections there are.
+#[derive(Debug)]
+pub struct Link {
+    endpoint: String,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    /// Opens a way to `s3`; fails when no port can be had.
+    pub async fn start(s3: &S3, rate_bytes_per_s: u32) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let server = s3.endpoint.trim_start_matches("http://").to_owned();
+        let free_at = Arc::new(tokio::sync::Mutex::new(Instant::now()));
+        let task = tokio::task::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, free_at) = (server.clone(), free_at.clone());
+                connections.spawn(async move {
+                    let Ok(server) = TcpStream::connect(server).await else { return };
+                    let ((mut from, mut back), (mut answers, mut to)) =
+                        (client.into_split(), server.into_split());
+                    let there = pass(&mut from, &mut to, &free_at, rate_bytes_per_s);
+                    // Whichever side ends ends the other.
+                    tokio::select! {
+                        _ = there => {}
+                        _ = tokio::io::copy(&mut answers, &mut back) => {}
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { endpoint, _task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Settings of a store that is reached over this way.
+    pub fn config(&self, s3: &S3) -> Config {
+        let mut config = s3.config();
+        config.options.insert("aws_endpoint".to_owned(), self.endpoint.clone());
+        config
+    }
+}
+
+async fn pass(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    free_at: &tokio::sync::Mutex<Instant>,
+    rate_bytes_per_s: u32,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let until = {
+            let mut free_at = free_at.lock().await;
+            let bytes = u32::try_from(length).unwrap_or(u32::MAX);
+            *free_at = (*free_at).max(Instant::now()) + Duration::from_secs(1) * bytes / rate_bytes_per_s;
+            *free_at
+        };
+        tokio::time::sleep_until(until).await;
+        to.write_all(buffer.get(..length).unwrap_or_default()).await?;
+    }
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3")
+            .field("root", &self.root)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl S3 {
+    /// Starts the server; fails when no port or temporary folder can be had.
+    pub async fn start() -> io::Result<Self> {
+        let root = tempfile::tempdir()?;
+        std::fs::create_dir(root.path().join(BUCKET))?;
+        let files = FileSystem::new(root.path()).map_err(|e| io::Error::other(format!("{e:?}")))?;
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let (service, rules) = (builder.build(), Rules::default());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let known = rules.clone();
+        let server = tokio::task::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                let (service, rules) = (service.clone(), known.clone());
+                let service = service_fn(move |request| answer(service.clone(), rules.clone(), request));
+                connections.spawn(async move {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    // A client that goes away is no error of the server.
+                    builder.serve_connection(TokioIo::new(socket), service).await.ok();
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { root, endpoint, rules, _server: AbortOnDropHandle::new(server) })
+    }
+
+    /// What is done to requests from now on, by method and the address with its query; `None` lets one through.
+    pub fn rule(&self, rule: impl Fn(&Method, &str) -> Option<Fault> + Send + Sync + 'static) {
+        *lock(&self.rules) = Some(Arc::new(rule));
+    }
+
+    /// Lets every request through again.
+    pub fn no_rule(&self) {
+        *lock(&self.rules) = None;
+    }
+
+    /// Address and port it listens on.
+    pub fn address(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
+    }
+
+    /// URL of the bucket.
+    pub fn url(&self) -> String {
+        format!("s3://{BUCKET}")
+    }
+
+    /// Options to reach it.
+    pub fn options(&self) -> BTreeMap<String, String> {
+        [
+            ("aws_endpoint", self.endpoint.as_str()),
+            ("aws_access_key_id", ACCESS_KEY),
+            ("aws_secret_access_key", SECRET_KEY),
+            ("aws_region", "us-east-1"),
+            ("aws_virtual_hosted_style_request", "false"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+    }
+
+    /// Settings of a store in the bucket, with the smallest parts S3 allows.
+    pub fn config(&self) -> Config {
+        Config { options: self.options(), part_bytes_min: PART_BYTES_FLOOR, ..Config::at(self.url()) }
+    }
+
+    /// Files of multipart uploads that were neither completed nor aborted.
+    pub fn multipart_files(&self) -> io::Result<usize> {
+        let mut found = 0;
+        for entry in std::fs::read_dir(self.root.path())? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            found += usize::from(name.starts_with(".upload_id-") || name.starts_with(".upload-"));
+        }
+        Ok(found)
+    }
+
+    /// Folder of the bucket on this host, to damage objects in tests.
+    pub fn bucket_folder(&self) -> std::path::PathBuf {
+        Path::new(self.root.path()).join(BUCKET)
+    }
+}
+
+/// Opens a store for the one its marker says; one that has none is made and marked at its first use, and never again.
+///
+/// Fails as [`Store::open`].
+pub fn open(config: Config) -> Result<Store, Error> {
+    Store::open(config, Arc::new(Found::default()))
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    store_id: OnceCell<StoreId>,
+}
+
+impl Identify for Found {
+    fn identify<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, Error>> {
+        let found = async move {
+            if let Some(found) = store.marker().await? {
+                return Ok(found);
+            }
+            let fresh = StoreId::from_bytes(std::array::from_fn(|_| {
+                RandomState::new().build_hasher().finish().to_le_bytes()[0]
+            }));
+            store.mark(fresh, Root::Make).await?;
+            Ok(fresh)
+        };
+        Box::pin(async move { self.store_id.get_or_try_init(|| found).await.copied() })
+    }
+}
