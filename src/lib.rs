@@ -23,6 +23,7 @@ pub mod config;
 pub mod ingress;
 pub mod keeper;
 pub mod memory;
+pub mod owners;
 pub mod published;
 pub mod removal;
 pub mod roles;

@@ -114,40 +114,40 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     }
 }
 
-/// Hands every event that fits `filters` to `hear` until `shutdown`; `memory` answers as long as nothing can be missed.
+/// Hands every event that fits `filters` to `hear` until `shutdown`; `memory` answers as long as nothing can be missed, which is
+/// while the reader of `name` follows.
 ///
 /// # Errors
-/// When the broker lets nobody follow its events.
+/// None at present: a broker that is away, or refuses, is waited for, and meanwhile nothing is answered from memory.
 pub async fn follow<K: Eq + Hash, V: Clone>(
     bus: &Bus,
+    name: &str,
     filters: Vec<String>,
     memory: &Memory<K, V>,
     hear: impl Fn(&reader::Entry),
     shutdown: CancellationToken,
 ) -> Result<(), nats::Error> {
-    let mut connection = bus.connection();
-    let mut events = bus.reader(reader::Config::new(subjects::EVENTS, filters, Start::New)).await?;
-    memory.set_following(true);
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            event = events.next() => match event {
-                Ok(entry) => hear(&entry),
-                Err(error) => {
-                    tracing::warn!(%error, "an event could not be read; everything is looked up again");
-                    memory.clear();
-                }
-            },
-            // What was said while the connection was away may be missed.
-            changed = connection.changed() => {
-                memory.clear();
-                if changed.is_err() {
-                    break;
-                }
+    let config = reader::Config::new(subjects::EVENTS, filters, Start::New);
+    while !shutdown.is_cancelled() {
+        let mut events = bus.follow(name, config.clone());
+        let mut following = events.following();
+        loop {
+            tokio::select! {
+                // What was said before the reader began to follow again may be missed: everything is looked up again.
+                biased;
+                () = shutdown.cancelled() => break,
+                () = following.changed() => memory.set_following(following.is_following()),
+                event = events.next() => match event {
+                    Ok(entry) => hear(&entry),
+                    Err(error) => {
+                        tracing::error!(%error, name, "events are followed anew");
+                        break;
+                    }
+                },
             }
         }
+        memory.set_following(false);
     }
-    memory.set_following(false);
     Ok(())
 }
 

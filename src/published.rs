@@ -435,11 +435,9 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.jobs.part" => (vec!["transcode"], vec!["index", "ingress", "keeper", "transcode"]),
         "gate.changed" | "gate.granted" | "gate.denied" | "kv.apikeys" | "kv.apikeys.owner"
         | "kv.idempotency" | "kv.keys" | "kv.limits.replicas" | "kv.limits.reported" | "kv.nonces"
-        | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" | "kv.sessions" | "kv.sessions.wallet" => {
-            (vec!["ingress"], vec!["ingress"])
-        }
+        | "kv.nonces.prefix" | "kv.secrets" | "kv.secrets.ring" => (vec!["ingress"], vec!["ingress"]),
         "kv.store" => (vec!["admin", "ingress"], vec!["admin", "ingress", "keeper", "transcode", "upload"]),
-        "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" => {
+        "kv.grants" | "kv.grants.slot" | "kv.limits.uploads" | "kv.sessions" | "kv.sessions.wallet" => {
             (vec!["ingress", "keeper"], vec!["ingress", "keeper"])
         }
         "kv.grants.cursor" => (vec!["keeper"], vec!["keeper"]),

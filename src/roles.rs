@@ -179,6 +179,7 @@ pub async fn run(
         let counted = site.chains.clone();
         site.metrics.add(move || counted.metrics());
     }
+    site.metrics.add(telemetry::clock);
     for (place, kind) in kinds.iter().copied().enumerate() {
         let site = site.clone();
         let (name, driver) = (kind.role().name(), driver.clone());

@@ -91,6 +91,22 @@ impl Metrics {
     }
 }
 
+/// How far the clock of this host is from the broker's, as OpenMetrics text.
+pub fn clock() -> String {
+    clock_text(nats::offset_ms())
+}
+
+fn clock_text(offset_ms: i64) -> String {
+    let sign = if offset_ms < 0 { "-" } else { "" };
+    let (seconds, rest_ms) = (offset_ms.unsigned_abs() / 1_000, offset_ms.unsigned_abs() % 1_000);
+    format!(
+        "# HELP streamgate_clock_offset_seconds This host's clock minus the broker's; 0 before it was measured.\n\
+         # TYPE streamgate_clock_offset_seconds gauge\n\
+         # UNIT streamgate_clock_offset_seconds seconds\n\
+         streamgate_clock_offset_seconds {sign}{seconds}.{rest_ms:03}\n"
+    )
+}
+
 /// The last line of a document of metrics.
 const END: &str = "# EOF";
 
@@ -137,6 +153,14 @@ async fn read_metrics(State(admin): State<Admin>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_differs_is_measured_in_seconds() {
+        for (offset_ms, wanted) in [(0, "0.000"), (2_050, "2.050"), (-600_001, "-600.001")] {
+            let line = format!("\nstreamgate_clock_offset_seconds {wanted}\n");
+            assert!(clock_text(offset_ms).ends_with(&line), "{offset_ms}");
+        }
+    }
 
     #[test]
     fn the_metrics_of_all_roles_are_one_document() {

@@ -13,7 +13,11 @@ use std::{
 use async_nats::jetstream;
 use tokio::sync::watch;
 
-use crate::{Error, Role};
+use crate::{Error, Role, following::Registry};
+
+/// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
+/// the connection, so that another server is tried.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to reach the broker.
 #[derive(Debug, Clone)]
@@ -50,6 +54,7 @@ struct Link {
     role: Role,
     connection: watch::Receiver<Connection>,
     dropped: Arc<AtomicU64>,
+    registry: Registry,
 }
 
 impl std::fmt::Debug for Bus {
@@ -87,6 +92,7 @@ impl Bus {
             .custom_inbox_prefix(config.role.inbox_prefix())
             .connection_timeout(timeout)
             .request_timeout(Some(timeout))
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 observe(&sender, &counter, &event);
@@ -106,7 +112,8 @@ impl Bus {
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());
-        let link = Link { client, context, role: config.role, connection, dropped };
+        let registry = Registry::default();
+        let link = Link { client, context, role: config.role, connection, dropped, registry };
         Ok(Self { link: Arc::new(link) })
     }
 
@@ -118,6 +125,11 @@ impl Bus {
     /// Watches the state of the connection.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.link.connection.clone()
+    }
+
+    /// Which readers follow.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.link.registry
     }
 
     /// Core messages this connection dropped because a subscription was not read fast enough; a lower bound.

@@ -131,10 +131,8 @@ impl Bus {
         let marks = self.redriven().await?;
         let mut reader = self.dead_reader(subjects::DEAD_ALL.to_owned()).await?;
         let mut letters = Vec::new();
-        let mut left = reader.pending_at_start();
-        while left > 0 && letters.len() < count_max {
-            let entry = reader.next().await?;
-            left = entry.pending;
+        while letters.len() < count_max {
+            let Some(entry) = reader.next_waiting().await? else { break };
             let found =
                 letter(entry.sequence, &entry.subject, &entry.headers, &entry.payload, entry.stored_at_ms);
             let found = Letter { redriven_at_ms: marks.get(&entry.sequence).copied(), ..found };
@@ -149,10 +147,7 @@ impl Bus {
     async fn redriven(&self) -> Result<HashMap<u64, u64>, Error> {
         let mut reader = self.dead_reader(subjects::dead_of(REDRIVEN)).await?;
         let mut marks = HashMap::new();
-        let mut left = reader.pending_at_start();
-        while left > 0 {
-            let entry = reader.next().await?;
-            left = entry.pending;
+        while let Some(entry) = reader.next_waiting().await? {
             let sequence = entry.headers.get_last(SEQUENCE).and_then(|value| value.as_str().parse().ok());
             if let Some(sequence) = sequence {
                 marks.insert(sequence, entry.stored_at_ms);

@@ -70,6 +70,13 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
+    /// The stream is another one than the position belongs to: it was deleted and made anew. What was derived from it has to
+    /// begin anew, too.
+    #[error("the stream {stream} was made anew: positions in the one before it mean nothing in it")]
+    Reset {
+        /// Stream name.
+        stream: String,
+    },
     /// What lies on the server does not fit this version.
     #[error("{reason}")]
     Topology {
@@ -98,9 +105,11 @@ impl Error {
     /// What it says about the work that ran into it.
     pub const fn class(&self) -> Class {
         match self {
-            Self::Unavailable(_) | Self::Conflict { .. } | Self::Full { .. } | Self::Topology { .. } => {
-                Class::Outage
-            }
+            Self::Unavailable(_)
+            | Self::Conflict { .. }
+            | Self::Full { .. }
+            | Self::Reset { .. }
+            | Self::Topology { .. } => Class::Outage,
             Self::Refused { .. } => Class::Fault,
             Self::Undecodable { .. }
             | Self::Unencodable { .. }
@@ -124,6 +133,7 @@ impl Error {
             Self::Unencodable { .. } => "message_unencodable",
             Self::TooLarge { .. } => "message_too_large",
             Self::Refused { .. } => "broker_refused",
+            Self::Reset { .. } => "stream_reset",
             Self::Topology { .. } => "broker_topology",
             Self::Invalid { .. } => "settings_invalid",
         }

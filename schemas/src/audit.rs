@@ -18,6 +18,38 @@ pub struct Source {
     pub sequence: u64,
     /// Event id.
     pub id: String,
+    /// The life of EVENTS that the sequence is of, as in the ids of followed events: when the stream was created, as Unix time in
+    /// milliseconds in hex. Absent in records from before it was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+}
+
+/// Type of a record about the log itself; its `source` is the newest event in the log, in the stream AUDIT.
+pub const NOTE: &str = "audit.note";
+
+/// `data` of a note: why what lies before it is not just the next event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditNote")]
+pub struct Note {
+    /// In words.
+    pub reason: String,
+    /// Messages between the record before and this note that are no records. `prev_hash` of the note is over the hash of that
+    /// record and their bytes, each with a line end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Range>,
+    /// Records before this note that repeat an earlier one, word for word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repeated: Vec<Range>,
+}
+
+/// Numbers of records, both ends among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditRange")]
+pub struct Range {
+    /// First number.
+    pub from: u64,
+    /// Last number.
+    pub to: u64,
 }
 
 /// One record of the stream AUDIT.
@@ -51,7 +83,7 @@ pub struct Record {
     /// Job concerned.
     pub job_id: Option<String>,
     /// Payload; byte fields are base64. A payload that is no MessagePack or too large is replaced by an object with
-    /// `undecodable_base64`, or `sha256` and `size_bytes`.
+    /// `undecodable_base64`, or `sha256` and `size_bytes`. Of a note: `reason`, and `skipped` or `repeated` numbers.
     pub data: serde_json::Value,
     /// SHA-256 in lower-case hex over the bytes of the record before.
     pub prev_hash: String,

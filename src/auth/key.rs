@@ -134,6 +134,37 @@ pub(super) async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::Er
     Ok(keys)
 }
 
+/// Ids of the keys of an owner that were not revoked.
+///
+/// # Errors
+/// As [`Bus::load`].
+pub async fn key_ids(bus: &Bus, owner: &str) -> Result<Vec<KeyId>, nats::Error> {
+    Ok(list(bus, owner).await?.into_iter().map(|key| key.key_id).collect())
+}
+
+/// Gives a key to another owner, whose things it works on from now on; its text stays as it is.
+///
+/// # Errors
+/// As [`Bus::change`].
+pub async fn give_key(
+    bus: &Bus,
+    key_id: KeyId,
+    (from, to): (&str, &str),
+    (by, request_id): (&str, RequestId),
+) -> Result<(), nats::Error> {
+    // First the new list, then the key, then the old list: at no time it stands on none.
+    enlist(bus, to, key_id, usize::MAX).await?;
+    bus.change::<ApiKey>(&key_id.to_string(), |found| {
+        let key = found.filter(|key| key.owner == from)?;
+        let next = ApiKey { owner: to.to_owned(), ..key.clone() };
+        let (role, scopes) = (next.role, next.scopes.clone());
+        let told = KeyCreated { request_id, key_id, owner: to.to_owned(), role, scopes, by: by.to_owned() };
+        Some((next, Outbox::new().event(&told)))
+    })
+    .await?;
+    unlist(bus, from, key_id).await
+}
+
 /// Revokes a key if `may` allows it; false when there is no such key for whoever asks.
 pub(super) async fn revoke(
     bus: &Bus,
@@ -153,13 +184,19 @@ pub(super) async fn revoke(
     })
     .await?;
     let Some(owner) = owner else { return Ok(false) };
-    bus.change::<OwnerKeys>(&owner_key(&owner_hash(&owner)), |found| {
+    unlist(bus, &owner, key_id).await?;
+    Ok(true)
+}
+
+/// Takes a key off its owner's list.
+async fn unlist(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::Error> {
+    bus.change::<OwnerKeys>(&owner_key(&owner_hash(owner)), |found| {
         let mut keys = found.cloned()?;
         keys.key_ids.retain(|listed| *listed != key_id);
         Some((keys, Outbox::new()))
     })
     .await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Puts a key on its owner's list, before it exists, unless it is there; false when the list is full.

@@ -57,7 +57,7 @@ use crate::ingress::{error::Problem, kind::Kind, limit::Ticket};
 
 pub use config::{CHALLENGE_TTL_S_MAX, Config, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::Denial;
-pub use key::{FIRST_OWNER, NewKey, create_key, first_key, signing_key};
+pub use key::{FIRST_OWNER, NewKey, create_key, first_key, give_key, key_ids, signing_key};
 pub use proof::Proofs;
 
 use account::Account;

@@ -5,7 +5,10 @@
 use anyhow::Context;
 use audit::{Verdict, Walk};
 use reqwest::Method;
-use schemas::{audit::Record, subjects};
+use schemas::{
+    audit::{Note, Record},
+    subjects,
+};
 use serde_json::json;
 
 use super::{
@@ -120,15 +123,26 @@ fn step(walk: &mut Walk, line: &[u8]) -> Option<Verdict> {
     walk.step(n, &subjects::audit(entity, verb), line).err()
 }
 
+/// What a note says, in one line.
+fn told(note: &Note) -> String {
+    let numbers = note.skipped.iter().chain(&note.repeated);
+    let numbers: Vec<String> = numbers.map(|range| format!("{} to {}", range.from, range.to)).collect();
+    format!("{} ({})", note.reason, numbers.join(", "))
+}
+
 fn tell(verdict: &Verdict, as_json: bool) -> anyhow::Result<Ended> {
     let (document, sentence, ended) = match verdict {
-        Verdict::Sound { head, events_missing } => {
+        Verdict::Sound { head, events_missing, notes } => {
             let mut sentence = format!("{} records, each continues the one before", head.n);
             if *events_missing > 0 {
                 sentence = format!("{sentence}; {events_missing} events were never audited");
             }
+            for (n, note) in notes {
+                sentence = format!("{sentence}\nnote {n}: {}", told(note));
+            }
+            let notes: Vec<_> = notes.iter().map(|(n, note)| json!({ "n": n, "note": note })).collect();
             let document = json!({
-                "sound": true, "n": head.n, "hash": head.hash, "events_missing": events_missing,
+                "sound": true, "n": head.n, "hash": head.hash, "events_missing": events_missing, "notes": notes,
             });
             (document, sentence, Ended::Well)
         }

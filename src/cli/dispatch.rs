@@ -9,9 +9,9 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, ServerArgs,
-    StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out, serve, settings, store,
-    topology, upload, watch,
+    AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, OwnerCommand,
+    ServerArgs, StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out, owner, serve,
+    settings, store, topology, upload, watch,
 };
 use crate::{
     config::{self, Config},
@@ -87,12 +87,26 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         Command::Dead(command) => return Box::pin(execute_dead(global, command)).await,
         Command::Nats(command) => return execute_nats(global, command).await,
         Command::Store(StoreCommand::Adopt(args)) => store::adopt(load(global, &args)?, as_json).await?,
+        Command::Owner(command) => execute_owner(global, command).await?,
         Command::Schemas(command) => return contract::run(command, as_json),
         Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
         Command::Doctor(args) => return doctor::run(&load(global, &args)?, as_json).await,
         Command::Completions { shell } => completions(shell)?,
     }
     Ok(Ended::Well)
+}
+
+async fn execute_owner(global: &Global, command: OwnerCommand) -> anyhow::Result<()> {
+    match command {
+        OwnerCommand::Ls(server) => {
+            let bus = broker::admin(load(global, &server)?).await?;
+            owner::list(&bus, global.json).await
+        }
+        OwnerCommand::Transfer { from, to, server } => {
+            let bus = broker::admin(load(global, &server)?).await?;
+            owner::transfer(&bus, (&from, &to), global.json).await
+        }
+    }
 }
 
 async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<Ended> {

@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -14,7 +15,11 @@ use super::{Ended, broker, demo::chain, out, render};
 use crate::{
     config::Config,
     ingress::capacity::{BROKER_DISK, Limit, STORE_DISK},
+    owners,
 };
+
+/// Longest wait for a broker that may not run.
+const BROKER_WAIT: Duration = Duration::from_secs(5);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,7 @@ pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
     findings
         .push(Finding::fine("ffmpeg program", "not needed: streamgate-media has FFmpeg's libraries inside"));
     findings.push(anvil(chain::find()));
+    findings.extend(chainless(config).await);
     let is_fine = findings.iter().all(|finding| finding.is_fine);
     if as_json {
         let checks: Vec<_> = findings
@@ -80,6 +86,31 @@ fn anvil(found: anyhow::Result<PathBuf>) -> Finding {
             Finding { advice: error.to_string(), ..Finding::fine(NAME, "only `demo --gated` needs it") }
         }
     }
+}
+
+/// What contract accounts own under names without a chain; nothing where no broker answers.
+async fn chainless(config: &Config) -> Vec<Finding> {
+    let asking = async {
+        let bus = broker::admin(config.clone()).await?;
+        let found = owners::chainless(&bus).await?;
+        bus.close().await?;
+        anyhow::Ok(found)
+    };
+    match tokio::time::timeout(BROKER_WAIT, asking).await {
+        Ok(Ok(found)) => found.iter().map(chainless_finding).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+fn chainless_finding(found: &owners::Chainless) -> Finding {
+    let owners::Chainless { owner, proven, media_count, key_count } = found;
+    let proven: Vec<&str> = proven.iter().map(String::as_str).collect();
+    let advice = format!(
+        "that is a contract, and signs in as {}: look whose they are, then `streamgate owner transfer {owner} OWNER`",
+        proven.join(" or ")
+    );
+    let found = format!("{media_count} media and {key_count} keys belong to {owner}");
+    Finding { advice, ..Finding::fine("contract account", found) }
 }
 
 fn report(findings: &[Finding]) -> String {
@@ -310,6 +341,19 @@ mod tests {
         assert!(proxies(&config).advice.contains("ingress.client.trusted_proxies"));
         config.ingress.client.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(proxies(&config).found, "10.0.0.0/8");
+    }
+
+    #[test]
+    fn what_a_contract_owns_without_a_chain_is_told_with_a_way_to_give_it() {
+        let finding = chainless_finding(&owners::Chainless {
+            owner: "eip155:0x1".into(),
+            proven: ["eip155:1:0x1".to_owned(), "eip155:10:0x1".to_owned()].into(),
+            media_count: 2,
+            key_count: 1,
+        });
+        assert!(finding.is_fine && finding.found.contains("2 media and 1 keys"), "{finding:?}");
+        assert!(finding.advice.contains("streamgate owner transfer eip155:0x1 OWNER"), "{finding:?}");
+        assert!(finding.advice.contains("eip155:10:0x1 or eip155:1:0x1"), "{finding:?}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod follow;
 pub mod lines;
 pub mod list;
 pub mod out;
+pub mod owner;
 pub mod play;
 pub mod redrive;
 pub mod render;
@@ -129,6 +130,9 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
     /// The object store of this installation (speaks to the broker and to the store)
     #[command(subcommand)]
     Store(StoreCommand),
+    /// What contract accounts own under a name without a chain, and giving things to another owner (speaks to the broker)
+    #[command(subcommand)]
+    Owner(OwnerCommand),
     /// The published schemas of every message against the types
     #[command(subcommand)]
     Schemas(SchemasCommand),
@@ -391,6 +395,28 @@ variables that nats/server.conf and nats/node.conf name."
     Keys {
         /// Folder for the files
         folder: PathBuf,
+    },
+}
+
+/// What to do with what belongs to somebody.
+#[derive(Debug, Subcommand)]
+pub enum OwnerCommand {
+    /// List what contract accounts own under a name without a chain
+    Ls(ServerArgs),
+    /// Give the media and API keys of an owner to another one
+    #[command(after_help = "Example:
+  streamgate owner transfer eip155:0x5aae... eip155:1:0x5aae...
+
+A contract account is its own owner on each chain, eip155:<chain>:0x..., since the same address elsewhere may be somebody else's.
+What it owned before under eip155:0x... stays there until somebody says to which chain it belongs: nothing is guessed.")]
+    Transfer {
+        /// The owner until now, as media show it
+        from: String,
+        /// The owner from now on
+        to: String,
+        /// The broker.
+        #[command(flatten)]
+        server: ServerArgs,
     },
 }
 

@@ -129,6 +129,8 @@ impl Site {
         let store =
             store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
                 .unwrap();
+        // As a role does at its start.
+        store.verify_now().await.unwrap();
         let mut config = Config::default();
         config.body.window_ms = 300;
         change(&mut config);

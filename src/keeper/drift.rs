@@ -78,11 +78,8 @@ async fn read_all(bus: &Bus, bucket: &str) -> Result<Seen, Error> {
     );
     let mut entries = bus.reader(settings).await?;
     let mut seen = Seen::default();
-    let mut left = entries.pending_at_start();
     let prefix = subjects::kv(bucket, "");
-    while left > 0 {
-        let entry = entries.next().await?;
-        left = entry.pending;
+    while let Some(entry) = entries.next_waiting().await? {
         let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
         if key.contains('.') {
             let Ok((_, part)) = nats::open::<job::Part>(key, &entry.payload) else { continue };

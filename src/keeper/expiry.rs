@@ -111,10 +111,7 @@ async fn needs(bus: &Bus, now_ms: u64, quiet_ms: u64) -> Result<Vec<(UploadId, N
     );
     let mut entries = bus.reader(settings).await?;
     let mut found = Vec::new();
-    let mut left = entries.pending_at_start();
-    while left > 0 {
-        let entry = entries.next().await?;
-        left = entry.pending;
+    while let Some(entry) = entries.next_waiting().await? {
         if let Ok((envelope, record)) = nats::open::<Record>(&entry.subject, &entry.payload) {
             let is_quiet = envelope.changed_at_ms.saturating_add(quiet_ms) <= now_ms;
             let need = need(&record, now_ms, is_quiet);

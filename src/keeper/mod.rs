@@ -4,12 +4,14 @@
 //! - `expiry`: removes uploads whose time ran out.
 //! - `purge`: removes what is left of removed media, and the sources of rejected ones.
 //! - `watcher`: ends playback sessions whose gate a transfer closed.
+//! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
 //! Limits: [`Config`] names periods and ages.
 
 pub mod drift;
 pub mod expiry;
+pub mod memory;
 pub mod outbox;
 pub mod purge;
 pub mod watcher;
@@ -80,6 +82,10 @@ pub async fn run(
     tasks.spawn(async move {
         let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
         leased.hold("watcher", stop, watch).await;
+    });
+    let (leased, stop) = (bus.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        leased.hold("memory", stop, |held| memory::run(leased.clone(), held)).await;
     });
     tasks.spawn(async move {
         bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;

@@ -37,18 +37,8 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
         vec![subjects::kv(bucket, ">")],
         Start::LastPerSubject,
     );
-    let mut entries = loop {
-        match bus.reader(settings.clone()).await {
-            Ok(reader) => break reader,
-            Err(error) => {
-                tracing::warn!(%error, bucket, "the sweeper waits for the broker");
-                tokio::select! {
-                    () = held.cancelled() => return,
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                }
-            }
-        }
-    };
+    let name = format!("outbox of {bucket}");
+    let mut entries = bus.follow(&name, settings.clone());
     let age = Duration::from_millis(config.unsent_age_ms);
     let mut ticks = tokio::time::interval(age.max(Duration::from_millis(100)) / 2);
     let mut waiting: HashMap<String, u64> = HashMap::new();
@@ -66,7 +56,11 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
                         waiting.remove(key);
                     }
                 }
-                Err(error) => tracing::warn!(%error, bucket, "an entry could not be read"),
+                Err(error) => {
+                    tracing::error!(%error, bucket, "records are followed anew");
+                    waiting.clear();
+                    entries = bus.follow(&name, settings.clone());
+                }
             },
             _ = ticks.tick() => publish_old(bus, bucket, config.unsent_age_ms, &mut waiting).await,
         }

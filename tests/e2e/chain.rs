@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy_primitives::{Address, Bytes, U256, hex, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, sol};
 use reqwest::Method;
 use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
@@ -44,9 +44,15 @@ impl Anvil {
     }
 
     pub(crate) async fn start() -> Self {
+        Self::start_as(CHAIN_ID).await
+    }
+
+    /// The same as another chain.
+    pub(crate) async fn start_as(chain_id: u64) -> Self {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let child = Command::new("anvil")
             .args(["--host", "127.0.0.1", "--port", &port.to_string(), "--silent"])
+            .args(["--chain-id", &chain_id.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -99,6 +105,34 @@ impl Anvil {
         receipt["contractAddress"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Deploys a contract of the tests of sign-in.
+    pub(crate) async fn deploy_account(&self, name: &str, arguments: Vec<u8>) -> Address {
+        let codes: Value = serde_json::from_str(include_str!("../signin/contracts.json")).unwrap();
+        let code = hex::decode(codes[name].as_str().unwrap()).unwrap();
+        let data = hex::encode_prefixed([code, arguments].concat());
+        let receipt = self.send(json!({ "from": self.from, "data": data, "gas": "0x400000" })).await;
+        receipt["contractAddress"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Calls a contract in a transaction of anybody.
+    pub(crate) async fn call_as(&self, from: Address, to: Address, data: Vec<u8>) {
+        self.ask("anvil_setBalance", json!([from, "0xde0b6b3a7640000"])).await;
+        self.ask("anvil_impersonateAccount", json!([from])).await;
+        self.send(json!({ "from": from, "to": to, "data": Bytes::from(data), "gas": "0x200000" })).await;
+    }
+
+    /// What a contract answers.
+    pub(crate) async fn view(&self, to: Address, data: Vec<u8>) -> Vec<u8> {
+        let answer = self.ask("eth_call", json!([{ "to": to, "data": Bytes::from(data) }, "latest"])).await;
+        hex::decode(answer.as_str().unwrap()).unwrap()
+    }
+
+    /// Has the account of a key delegate to a contract (EIP-7702).
+    pub(crate) async fn delegate(&self, account: Address, to: Address) {
+        let code = [&[0xef, 0x01, 0x00][..], to.as_slice()].concat();
+        self.ask("anvil_setCode", json!([account, Bytes::from(code)])).await;
+    }
+
     /// Gives a token to somebody, whoever has it; the block is made when this returns.
     pub(crate) async fn give(&self, contract: Address, token: u64, to: Address) {
         let data = Bytes::from(giveCall { token: U256::from(token), to }.abi_encode());
@@ -123,9 +157,19 @@ impl Anvil {
 
 /// The chain behind these addresses; a node makes no block without a transaction, so that its newest may be old.
 pub(crate) fn config(rpc_urls: &[String]) -> String {
+    config_of(CHAIN_ID, rpc_urls)
+}
+
+/// The same of another chain.
+pub(crate) fn config_of(chain_id: u64, rpc_urls: &[String]) -> String {
     format!(
-        "\n[[chains]]\nchain_id = {CHAIN_ID}\nrpc_urls = {rpc_urls:?}\nconfirmations = 1\nhead_age_s_max = 3600\n"
+        "\n[[chains]]\nchain_id = {chain_id}\nrpc_urls = {rpc_urls:?}\nconfirmations = 1\nhead_age_s_max = 3600\n"
     )
+}
+
+/// What a key signs of a text (ERC-191 version 0x45).
+pub(crate) fn personal_digest(text: &str) -> B256 {
+    keccak256(format!("\x19Ethereum Signed Message:\n{}{text}", text.len()))
 }
 
 /// Stands for the key that a provider's address carries.
@@ -146,11 +190,15 @@ impl Wallet {
 
     /// `personal_sign` (ERC-191 version 0x45), hexadecimal.
     pub(crate) fn sign(&self, text: &str) -> String {
-        let digest = keccak256(format!("\x19Ethereum Signed Message:\n{}{text}", text.len()));
+        hex::encode_prefixed(self.sign_digest(personal_digest(text)))
+    }
+
+    /// The 65 bytes of a signature.
+    pub(crate) fn sign_digest(&self, digest: B256) -> Vec<u8> {
         let signature =
             RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.key);
         let (parity, compact) = signature.serialize_compact();
-        hex::encode_prefixed([&compact[..], &[27 + parity.to_u8()]].concat())
+        [&compact[..], &[27 + parity.to_u8()]].concat()
     }
 
     /// Signs in as a browser does; answers the tokens.

@@ -6,6 +6,7 @@
     reason = "a test stops at the first thing that is not as it should be; only functions marked as tests are known as such"
 )]
 
+mod accounts;
 mod api;
 mod browser;
 mod chain;

@@ -1,12 +1,16 @@
 //! The watch page and a wallet in a real Chromium: who has the token plays after signing in, who has not hears why.
 
+use std::time::{Duration, Instant};
+
 use alloy_primitives::hex;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
     browser::{Page, in_browser},
-    chain::{CHAIN_ID, Wallet},
+    chain::{Anvil, CHAIN_ID, Wallet},
     gate::Site,
+    harness::WAIT_MAX,
 };
 
 /// A wallet as pages see one (EIP-1193); what it would ask its owner waits in `window.asked` for the test, which is the owner.
@@ -130,6 +134,51 @@ async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
         let errors = page.console_errors().await;
         let is_refusal = |line: &String| ["401", "403"].iter().any(|status| line.contains(status));
         assert!(errors.iter().all(is_refusal), "{errors:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_loaded_again_goes_on_with_the_session_of_the_wallet() {
+    let anvil = Anvil::start().await;
+    // The access token is over when the page is loaded again.
+    let config = anvil.config() + "\n[auth]\naccess_ttl_s = 1\n";
+    let site = Site::over(anvil, &config).await;
+    let ann = Wallet::new(85);
+    site.mint(&ann).await;
+    site.set_gate(site.nft_rule()).await;
+    let watch_url = format!("{}/watch/{}", site.cluster.url, site.media_id);
+    in_browser(async |page| {
+        page.extend(PROVIDER).await;
+        page.open(&watch_url).await;
+        page.until(&says("sign-in", "Sign in with a wallet to play this")).await;
+        sign_in(page, &ann).await;
+        page.until(PLAYS).await;
+        let kept = page.run("return localStorage.getItem('streamgate.session')").await;
+        let kept: Value = serde_json::from_str(kept.as_str().unwrap()).unwrap();
+        let token = kept["access_token"].as_str().unwrap();
+        let began = Instant::now();
+        while site.ask(Method::GET, "/v1/auth/me", Some(token), None).await.0 != 401 {
+            assert!(began.elapsed() < WAIT_MAX, "the token is good for ever");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        page.open(&watch_url).await;
+        page.until(PLAYS).await;
+        assert_eq!(
+            page.run("return window.asked === undefined").await,
+            json!(true),
+            "the wallet is not asked"
+        );
+        // Once its session is ended, the page says so.
+        let kept = page.run("return localStorage.getItem('streamgate.session')").await;
+        let kept: Value = serde_json::from_str(kept.as_str().unwrap()).unwrap();
+        let refresh = json!({ "refresh_token": kept["refresh_token"] });
+        let (_, tokens) = site.ask(Method::POST, "/v1/auth/refresh", None, Some(refresh)).await;
+        let token = tokens["access_token"].as_str();
+        assert_eq!(site.ask(Method::POST, "/v1/auth/logout", token, Some(json!({}))).await.0, 204);
+        page.open(&watch_url).await;
+        page.until("page.dataset.state === 'sign-in'").await;
+        assert_eq!(page.run("return localStorage.getItem('streamgate.session')").await, json!(null));
     })
     .await;
 }

@@ -1,12 +1,13 @@
 //! Streams, durables and buckets: compared with `topology.toml`, brought to it, asked for at start.
 //!
-//! Only [`apply`] creates or changes anything, with the admin role. A role calls [`verify`] before it does anything else.
+//! Only [`apply`] creates or changes anything, with the admin role, except memory streams, which the keeper makes anew. A role calls [`verify`] before it does anything else.
 //!
 //! Limits: at most [`REQUESTS_MAX`] questions or changes are under way at once.
 
 mod compare;
 mod file;
 mod load;
+mod memory;
 
 use std::{fmt, time::Duration};
 
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use crate::{Error, Role, publish, server};
 use file::{Topology, WantedDurable, WantedStream};
 pub use load::Load;
+pub use memory::restore_memory;
 
 /// The topology in human units.
 pub const FILE: &str = include_str!("../../topology.toml");

@@ -4,6 +4,7 @@
 mod broker;
 mod cluster;
 mod permissions;
+mod reader;
 mod topology;
 
 use std::{

@@ -118,7 +118,7 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
         [
             r#"stream DEAD: subjects is {"dead.>", "graves.>"}, should be {"dead.>"}"#,
             "stream DEAD: max_age is 1h, should be 90d",
-            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.upload.received.*"}"#,
+            r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.media.reopened.*", "evt.upload.received.*"}"#,
         ]
     );
     topology::apply(context, &Settings::default()).await.unwrap();
@@ -270,4 +270,32 @@ async fn a_role_refuses_to_start_only_without_what_it_needs() {
     for role in Role::ALL {
         topology::verify(broker.bus(role).await.context(), role).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
+    let settings = Settings::default();
+    let broker = TestBroker::start_with(&settings).await;
+    let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
+    let restored = topology::restore_memory(keeper.context()).await.unwrap();
+    assert!(restored.is_empty(), "all are there: {restored:?}");
+    // A file stream that is gone is a loss that has to be seen.
+    admin.context().delete_stream("SCHED").await.unwrap();
+    broker.kill().await;
+    let missing = async || -> Option<Vec<String>> {
+        let found = topology::diff(admin.context(), &settings).await.ok()?;
+        Some(found.into_iter().map(|difference| difference.asset).collect())
+    };
+    crate::until("the server forgets its memory stream", || async {
+        missing().await.is_some_and(|assets| assets.contains(&"stream PROGRESS".to_owned()))
+    })
+    .await;
+    crate::until("the keeper makes it anew", || async {
+        topology::restore_memory(keeper.context()).await.is_ok()
+    })
+    .await;
+    crate::until("only the file stream is missing", || async {
+        missing().await.is_some_and(|assets| assets == ["stream SCHED"])
+    })
+    .await;
 }

@@ -174,7 +174,8 @@ impl Follower {
                     }
                 }
                 Ok(Err(broadcast::error::RecvError::Lagged(_))) => self.catch_up(self.seen).await?,
-                Ok(Err(broadcast::error::RecvError::Closed)) => return Ok(None),
+                // The client comes back with an id of the life before, and is told that it is gone.
+                Ok(Ok(Item::Reset) | Err(broadcast::error::RecvError::Closed)) => return Ok(None),
             }
         }
     }
@@ -195,7 +196,7 @@ impl Follower {
             if entry.sequence > past.until {
                 continue;
             }
-            let told = hub::tell(self.hub.epoch(), &entry);
+            let told = hub::tell(&self.hub.epoch(), &entry);
             if self.scope.covers(&told) {
                 return Ok(Some(told.frame));
             }

@@ -6,10 +6,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use nats::{Bus, Start, reader};
+use nats::{
+    Bus, Start,
+    reader::{self, Position},
+};
 use schemas::{
     headers,
     ids::JobId,
@@ -26,6 +30,9 @@ pub const BACKLOG_MAX: usize = 1_024;
 /// Jobs whose progress is added up at once; the one heard of longest ago is forgotten first.
 pub const JOBS_MAX: usize = 1_000;
 
+/// How soon a stream that can't be asked for is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What followers are told.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
@@ -33,6 +40,8 @@ pub(crate) enum Item {
     Event(Arc<Told>),
     /// How far a job is.
     Progress(Arc<Told>),
+    /// EVENTS was made anew: whoever follows has to begin anew, too.
+    Reset,
 }
 
 /// Something to tell, with what decides who may hear it.
@@ -52,10 +61,8 @@ pub(crate) struct Told {
 pub struct Hub {
     bus: Bus,
     sender: broadcast::Sender<Item>,
-    /// Sequence of the newest event that was sent to followers.
-    position: watch::Sender<u64>,
-    /// Names the stream's life: ids of another life mean nothing in this one.
-    epoch: Arc<str>,
+    /// The newest event that was sent to followers.
+    position: watch::Sender<Position>,
 }
 
 impl Hub {
@@ -64,19 +71,13 @@ impl Hub {
     /// # Errors
     /// [`nats::Error::Unavailable`] when the broker does not answer.
     pub async fn open(bus: Bus) -> Result<Self, nats::Error> {
-        let stream = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::Error::unavailable)?;
-        let info = stream.cached_info();
-        let epoch = format!("{:x}", info.created.unix_timestamp_nanos() / 1_000_000);
-        Ok(Self {
-            bus,
-            sender: broadcast::Sender::new(BACKLOG_MAX),
-            position: watch::Sender::new(info.state.last_sequence),
-            epoch: epoch.into(),
-        })
+        let position = end_of_events(&bus).await?;
+        Ok(Self { bus, sender: broadcast::Sender::new(BACKLOG_MAX), position: watch::Sender::new(position) })
     }
 
-    pub(crate) fn epoch(&self) -> &str {
-        &self.epoch
+    /// Names the stream's life: ids of another life mean nothing in this one.
+    pub(crate) fn epoch(&self) -> String {
+        epoch(self.position.borrow().created_at_ms)
     }
 
     /// Everything from now on.
@@ -86,52 +87,91 @@ impl Hub {
 
     /// Sequence of the newest event that followers were told.
     pub(crate) fn position(&self) -> u64 {
-        *self.position.borrow()
+        self.position.borrow().sequence
     }
 
     /// Feeds followers until `shutdown`.
     ///
     /// # Errors
-    /// When the broker is away at start.
+    /// None at present: a broker that is away is waited for.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
-        let feeding = async { tokio::try_join!(self.events(), self.progress()).map(|((), ())| ()) };
+        let feeding = async { tokio::join!(self.events(), self.progress()) };
         tokio::select! {
-            () = shutdown.cancelled() => Ok(()),
-            ended = feeding => ended,
+            () = shutdown.cancelled() => {}
+            ((), ()) = feeding => {}
         }
+        Ok(())
     }
 
-    async fn events(&self) -> Result<(), nats::Error> {
-        let all = vec![subjects::EVENTS_ALL.to_owned()];
-        let start = Start::Sequence(self.position() + 1);
-        let mut entries = self.bus.reader(reader::Config::new(subjects::EVENTS, all, start)).await?;
+    async fn events(&self) {
         loop {
-            let entry = entries.next().await?;
-            let told = Arc::new(tell(&self.epoch, &entry));
-            // Nobody follows at the moment: fine.
-            self.sender.send(Item::Event(told)).ok();
-            self.position.send_replace(entry.sequence);
+            let start = Start::Behind(*self.position.borrow());
+            let all = vec![subjects::EVENTS_ALL.to_owned()];
+            let mut entries = self.bus.follow("events", reader::Config::new(subjects::EVENTS, all, start));
+            let error = loop {
+                match entries.next().await {
+                    Ok(entry) => self.tell(&entry),
+                    Err(error) => break error,
+                }
+            };
+            tracing::error!(%error, "followers begin anew");
+            self.begin_anew().await;
         }
     }
 
-    async fn progress(&self) -> Result<(), nats::Error> {
+    fn tell(&self, entry: &reader::Entry) {
+        let told = Arc::new(tell(&self.epoch(), entry));
+        // Nobody follows at the moment: fine.
+        self.sender.send(Item::Event(told)).ok();
+        self.position.send_modify(|position| position.sequence = entry.sequence);
+    }
+
+    /// Goes to the beginning of the stream that is there now: its events are all new to whoever follows.
+    async fn begin_anew(&self) {
+        let created_at_ms = loop {
+            match end_of_events(&self.bus).await {
+                Ok(end) => break end.created_at_ms,
+                Err(error) => {
+                    tracing::warn!(%error, "the stream of events can't be asked for");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        self.position.send_replace(Position { created_at_ms, sequence: 0 });
+        self.sender.send(Item::Reset).ok();
+    }
+
+    async fn progress(&self) {
         let settings = reader::Config::new(
             subjects::PROGRESS,
             vec![subjects::PROGRESS_ALL.to_owned()],
             Start::LastPerSubject,
         );
-        let mut entries = self.bus.reader(settings).await?;
-        let mut sums = Sums::default();
         loop {
-            let entry = entries.next().await?;
-            let Ok(progress) = nats::decode::<Progress>(&entry.subject, &entry.payload) else { continue };
-            let total_ms = match sums.total_ms(progress.job_id) {
-                Some(total_ms) => total_ms,
-                None => self.total_ms(&progress).await?,
-            };
-            let done_ms = sums.add(&progress, total_ms);
-            self.sender.send(Item::Progress(Arc::new(tell_progress(&progress, done_ms, total_ms)))).ok();
+            let mut entries = self.bus.follow_hints("progress", settings.clone());
+            let mut sums = Sums::default();
+            while let Ok(entry) = entries.next().await {
+                let Ok(progress) = nats::decode::<Progress>(&entry.subject, &entry.payload) else { continue };
+                self.tell_progress(&mut sums, &progress).await;
+            }
+            tracing::info!("the stream of progress was made anew");
         }
+    }
+
+    async fn tell_progress(&self, sums: &mut Sums, progress: &Progress) {
+        let total_ms = match sums.total_ms(progress.job_id) {
+            Some(total_ms) => total_ms,
+            None => match self.total_ms(progress).await {
+                Ok(total_ms) => total_ms,
+                // Progress is a hint: the next part that is heard of asks again.
+                Err(error) => {
+                    tracing::debug!(%error, job.id = %progress.job_id, "the length of a job can't be read");
+                    return;
+                }
+            },
+        };
+        let done_ms = sums.add(progress, total_ms);
+        self.sender.send(Item::Progress(Arc::new(tell_progress(progress, done_ms, total_ms)))).ok();
     }
 
     async fn total_ms(&self, progress: &Progress) -> Result<u64, nats::Error> {
@@ -141,6 +181,18 @@ impl Hub {
             job.parts.iter().map(|part| plan::part_ms(&job.plan, part)).sum()
         }))
     }
+}
+
+/// How ids of events name the stream's life.
+fn epoch(created_at_ms: u64) -> String {
+    format!("{created_at_ms:x}")
+}
+
+async fn end_of_events(bus: &Bus) -> Result<Position, nats::Error> {
+    let stream = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::Error::unavailable)?;
+    let info = stream.cached_info();
+    let created_at_ms = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    Ok(Position { created_at_ms, sequence: info.state.last_sequence })
 }
 
 /// An event as followers get it: `id`, `event` and `data` of server-sent events (HTML, section 9.2).

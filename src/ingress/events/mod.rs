@@ -149,7 +149,7 @@ async fn follow(
     };
     let given = headers.get(&LAST_EVENT_ID).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let begin = match given.or(wanted.since) {
-        Some(id) => Begin::Behind(sequence_of(&id, followers.hub.epoch())?),
+        Some(id) => Begin::Behind(sequence_of(&id, &followers.hub.epoch())?),
         None if wanted.media.is_some() || wanted.job.is_some() => Begin::Story,
         None => Begin::Now,
     };

@@ -64,7 +64,8 @@ impl Known {
             Some((_, _, id)) if let Ok(media_id) = id.parse() => self.memory.forget(&media_id),
             _ => self.memory.clear(),
         };
-        memory::follow(bus, vec![subjects::events_of_entity("media")], &self.memory, hear, shutdown).await
+        let filters = vec![subjects::events_of_entity("media")];
+        memory::follow(bus, "media", filters, &self.memory, hear, shutdown).await
     }
 
     /// Forgets a medium that was changed here: its next reader sees the change, however long the event travels.

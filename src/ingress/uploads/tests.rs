@@ -789,7 +789,7 @@ async fn a_full_disk_is_told_and_a_lost_file_ends_the_upload() {
 #[tokio::test]
 async fn a_crash_before_the_completion_is_made_good() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(Config { finish_wait_ms: 60_000, ..Config::default() }).await;
         let mut uploads = Vec::new();
         for _ in 0..3 {
             let upload = replica.create(5).await;
@@ -1085,7 +1085,13 @@ async fn reopen(site: &Site, upload: &Upload, before: &Record) {
 async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entrance() {
     for mut site in [Site::local().await, Site::remote().await] {
         // The largest upload decides the size of parts while no length is known.
-        let replica = site.replica(Config { size_bytes_max: 100 * 1024 * 1024, ..Config::default() }).await;
+        let replica = site
+            .replica(Config {
+                size_bytes_max: 100 * 1024 * 1024,
+                finish_wait_ms: 60_000,
+                ..Config::default()
+            })
+            .await;
         // Neither is a multiple of the part size: some bytes are in no part when nobody knows yet that they are the last.
         for length in [6 * MIB + 1, 1000] {
             let bytes = pattern(length);

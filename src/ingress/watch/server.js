@@ -1,9 +1,11 @@
 // What the page asks of the gateway: a playback address, the document of the media, and the events while it is not ready.
+// A wallet's session is shared by all tabs of the browser and goes on over reloads: its access token is renewed when it is over.
 // Limits: a request 15 s, a line of the event stream 64 kB of text, a pause between two tries of it 1 to 15 s.
 
 const requestMs = 15_000;
 const lineLengthMax = 65_536;
 const storageKey = "streamgate.api-key";
+const sessionKey = "streamgate.session";
 
 /** A refusal by the gateway: its problem document (RFC 9457), or what can be said without one. */
 export class Problem extends Error {
@@ -32,24 +34,38 @@ export class Problem extends Error {
   }
 }
 
-/** An API key, or the access token of a wallet's session: both are sent the same way. */
+/** An API key, kept in this tab. */
 export const apiKey = {
   get: () => sessionStorage.getItem(storageKey) ?? "",
   set: (key) => sessionStorage.setItem(storageKey, key),
   clear: () => sessionStorage.removeItem(storageKey),
 };
 
-function headers(extra = {}) {
-  const key = apiKey.get();
-  return key ? { ...extra, authorization: `Bearer ${key}` } : extra;
+/** The session of a wallet, kept in this browser: {access_token, refresh_token}, or null. */
+export const session = {
+  get() {
+    try {
+      return JSON.parse(localStorage.getItem(sessionKey));
+    } catch {
+      return null;
+    }
+  },
+  set: ({ access_token, refresh_token }) => localStorage.setItem(sessionKey, JSON.stringify({ access_token, refresh_token })),
+  clear: () => localStorage.removeItem(sessionKey),
+};
+
+/** What is sent: the key of this tab, else the access token of the wallet's session; both go the same way. */
+export const credential = () => apiKey.get() || (session.get()?.access_token ?? "");
+
+function headers(extra = {}, shown = credential()) {
+  return shown ? { ...extra, authorization: `Bearer ${shown}` } : extra;
 }
 
-async function request(method, path, body) {
-  let response;
+async function send(method, path, body, shown) {
   try {
-    response = await fetch(path, {
+    return await fetch(path, {
       method,
-      headers: headers({ accept: "application/json", ...(body ? { "content-type": "application/json" } : {}) }),
+      headers: headers({ accept: "application/json", ...(body ? { "content-type": "application/json" } : {}) }, shown),
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(requestMs),
     });
@@ -57,9 +73,42 @@ async function request(method, path, body) {
     const late = error.name === "TimeoutError";
     throw new Problem(0, late ? "The server does not answer" : "The server cannot be reached", "");
   }
+}
+
+async function request(method, path, body) {
+  const shown = credential();
+  let response = await send(method, path, body, shown);
+  if (response.ok) return response.json();
+  const problem = await Problem.from(response);
+  if (problem.code !== "unauthorized" || apiKey.get()) throw problem;
+  const next = await renewed(shown);
+  if (!next) throw problem;
+  response = await send(method, path, body, next);
   if (!response.ok) throw await Problem.from(response);
   return response.json();
 }
+
+/** The access token after `shown`, which is over; empty when the session is over, too. One tab asks, the others take what it got. */
+async function renewed(shown) {
+  return exclusively(async () => {
+    const known = session.get();
+    if (!known) return "";
+    if (known.access_token !== shown) return known.access_token;
+    const response = await send("POST", "/v1/auth/refresh", { refresh_token: known.refresh_token }, "");
+    if (response.ok) {
+      const tokens = await response.json();
+      session.set(tokens);
+      return tokens.access_token;
+    }
+    // Over for good; whatever else it is may pass, and the session is kept.
+    if (response.status !== 401) throw await Problem.from(response);
+    if (session.get()?.refresh_token === known.refresh_token) session.clear();
+    return "";
+  });
+}
+
+/** Where the browser has no locks, the gateway gives both tabs the same answer. */
+const exclusively = (work) => (navigator.locks ? navigator.locks.request(sessionKey, work) : work());
 
 /** Sends a document and reads the answer. */
 export const post = (path, body) => request("POST", path, body);

@@ -6,14 +6,13 @@ import { Problem, post } from "./server.js";
 /** True when the browser has a wallet. */
 export const isThere = () => typeof window.ethereum?.request === "function";
 
-/** The access token of a new session. */
+/** A new session: {access_token, refresh_token, ...}. */
 export async function signIn() {
   const [address] = await ask("eth_requestAccounts");
   if (!address) throw new Problem(0, "The wallet shows no account", "");
   const challenge = await post("/v1/auth/challenge", { domain: location.host, address, chain_id: await chain() });
   const signature = await ask("personal_sign", [hex(challenge.message), address]);
-  const session = await post("/v1/auth/login", { message: challenge.message, signature });
-  return session.access_token;
+  return post("/v1/auth/login", { message: challenge.message, signature });
 }
 
 async function chain() {

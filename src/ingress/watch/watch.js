@@ -7,7 +7,7 @@
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
 import { choose, play } from "./player.js";
-import { Problem, apiKey, follow, playback } from "./server.js";
+import { Problem, apiKey, credential, follow, playback, session } from "./server.js";
 import * as wallet from "./wallet.js";
 
 const page = document.getElementById("page");
@@ -91,7 +91,8 @@ function refused(error, startS) {
   const problem = error instanceof Problem ? error : new Problem(0, "The page failed", "", String(error));
   // Who is refused may come as somebody else; what is merely not confirmed yet is asked again as the same.
   if (problem.status === 401 || (problem.status === 403 && problem.reason !== "not_confirmed")) {
-    const known = apiKey.get();
+    // A wallet's session stays: another medium may be open to it, and other tabs use it.
+    const known = credential();
     apiKey.clear();
     show("sign-in", whatIsNeeded(problem, known));
     keyField.focus();
@@ -114,7 +115,7 @@ async function waitForMedia(problem, startS) {
   following = new AbortController();
   const { signal } = following;
   askAgain(startS, signal);
-  if (apiKey.get()) await follow(mediaId, (event) => mediaChanged(event, startS), signal).catch(() => {});
+  if (credential()) await follow(mediaId, (event) => mediaChanged(event, startS), signal).catch(() => {});
 }
 
 async function askAgain(startS, signal) {
@@ -228,7 +229,8 @@ walletButton.addEventListener("click", async () => {
   walletButton.disabled = true;
   show("sign-in", "Waiting for your wallet");
   try {
-    apiKey.set(await wallet.signIn());
+    session.set(await wallet.signIn());
+    apiKey.clear();
     start();
   } catch (error) {
     show("sign-in", error instanceof Problem ? error.text : String(error));

@@ -104,10 +104,7 @@ async fn read_through(
     let settings = reader::Config::new(subjects::kv_stream(bucket), filters, Start::LastPerSubject);
     let mut entries = bus.reader(settings).await?;
     let prefix = subjects::kv(bucket, "");
-    let mut left = entries.pending_at_start();
-    while left > 0 {
-        let entry = entries.next().await?;
-        left = entry.pending;
+    while let Some(entry) = entries.next_waiting().await? {
         if let Some(key) = entry.subject.strip_prefix(&prefix) {
             take(key, &entry.payload);
         }

@@ -5,11 +5,10 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use alloy_primitives::Address;
-use nats::{Bus, Start, reader};
+use nats::{Bus, Reader, Start, reader};
 use schemas::{Record as _, gate::Session, ids::PlaybackId, subjects};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -95,35 +94,36 @@ impl Sessions {
             vec![subjects::kv(Session::BUCKET, "*")],
             Start::LastPerSubject,
         );
-        let mut entries = loop {
-            match bus.reader(settings.clone()).await {
-                Ok(reader) => break reader,
-                Err(error) => {
-                    tracing::warn!(%error, "the watcher waits for the broker");
-                    tokio::select! {
-                        () = held.cancelled() => return,
-                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                    }
+        loop {
+            let mut entries = bus.follow("playback sessions", settings.clone());
+            tokio::select! {
+                () = held.cancelled() => return,
+                error = self.hear(&mut entries) => {
+                    tracing::error!(%error, "playback sessions are followed anew");
+                    self.live().clear();
                 }
             }
+        }
+    }
+
+    /// Takes what the reader hears; answers why it ended.
+    async fn hear(&self, entries: &mut Reader) -> nats::Error {
+        let mut behind = match entries.opened().await {
+            Ok(opened) => opened.pending,
+            Err(error) => return error,
         };
-        let mut behind = entries.pending_at_start();
         let prefix = subjects::kv(Session::BUCKET, "");
         loop {
             if behind == 0 {
                 self.ready.send_replace(true);
             }
-            let entry = tokio::select! {
-                () = held.cancelled() => return,
-                entry = entries.next() => entry,
+            let entry = match entries.next().await {
+                Ok(entry) => entry,
+                Err(error) => return error,
             };
-            match entry {
-                Ok(entry) => {
-                    behind = behind.min(entry.pending);
-                    let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
-                    self.take(key, &entry.payload);
-                }
-                Err(error) => tracing::warn!(%error, "a session could not be read"),
+            behind = behind.min(entry.pending);
+            if let Some(key) = entry.subject.strip_prefix(&prefix) {
+                self.take(key, &entry.payload);
             }
         }
     }

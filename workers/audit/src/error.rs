@@ -1,6 +1,7 @@
 //! What can go wrong in the audit stage.
 
-/// An error of the audit stage. All but [`Error::Filter`] and [`Error::Malformed`] end a term; the next one tries again.
+/// An error of the audit stage. All but [`Error::Filter`] and [`Error::Malformed`] end a term; the next one
+/// tries again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,15 +25,33 @@ pub enum Error {
         /// The broker's words.
         reason: String,
     },
-    /// EVENTS ends before the last audited event: it is not the stream this log was made from.
-    #[error("EVENTS ends at {events_last}, but the log has audited up to {audited}")]
+    /// EVENTS was made anew: the log is of another stream, and nothing may follow it.
+    #[error(
+        "EVENTS was made anew (it is {found} now, the log is of {audited}): nothing is appended; replay the log to a file, verify \
+         it, and delete the stream AUDIT to begin a new one"
+    )]
     SourceReset {
+        /// The life of EVENTS now.
+        found: String,
+        /// The one that the log is of.
+        audited: String,
+    },
+    /// EVENTS ends before the last audited event: the server that answers is not up to date, or EVENTS was restored from an older
+    /// copy.
+    #[error("EVENTS ends at {events_last}, but the log has audited up to {audited}")]
+    SourceBehind {
         /// Last sequence of EVENTS.
         events_last: u64,
         /// Sequence the last record names.
         audited: u64,
     },
-    /// The last record can't be read, so nothing may follow it.
+    /// The end of the log holds no record that continues another, so nothing may follow it.
+    #[error("the messages of AUDIT from {n} on are no records, too many for a note to step over")]
+    Foreign {
+        /// Number of the first message that was looked at.
+        n: u64,
+    },
+    /// A line that was asked for is no record.
     #[error("record {n} of AUDIT can't be read")]
     Malformed {
         /// Number of the record.

@@ -3,8 +3,10 @@
 //! - Consumes: EVENTS by one ordered reader; under the lease `audit`, so one of all processes writes at a time.
 //! - Emits: `audit.<entity>.<verb>` into the stream AUDIT. Each publish names the sequence it expects before it, so a
 //!   writer that lost its lease without noticing is refused, and nothing is doubled or reordered.
-//! - Stores: nothing else; where to go on is read from the last record. A crash at any line is repaired by the next term.
-//! - Limits: one record in flight; [`Config`] names the bytes of one line.
+//! - Stores: nothing else; where to go on is read from the last record. A crash at any line is repaired by the next term. What is
+//!   no next event is accounted for by a note, a record about the log itself: messages that are no records and that it steps over,
+//!   records of an older version that repeat earlier ones.
+//! - Limits: one record in flight; [`Config`] names the bytes of one line; a note steps over at most [`FOREIGN_MAX`] messages.
 //!
 //! What is absent: no durable and no cursor of its own, so there is nothing that could disagree with the log.
 
@@ -13,9 +15,12 @@ mod config;
 mod error;
 mod record;
 mod replay;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nats::Bus;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +29,7 @@ pub use config::Config;
 pub use error::Error;
 pub use record::{Fault, Head};
 pub use replay::{FILTER_PATTERN, Filter, Query, Replayed, replay};
-pub use verify::{Verdict, Walk, verify};
+pub use verify::{FOREIGN_MAX, Verdict, Walk, verify};
 
 /// Name of the lease that lets one process write.
 pub const LEASE: &str = "audit";
@@ -35,16 +40,27 @@ pub const LEASE: &str = "audit";
 /// None at present; a term that fails is logged and the next one goes on from the last record.
 pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let writer = bus.clone();
+    let failures = AtomicU32::new(0);
     let work = |held: CancellationToken| {
-        let (bus, config) = (writer.clone(), config.clone());
+        let (bus, config, failures) = (writer.clone(), config.clone(), &failures);
         async move {
             match append::term(&bus, &config, &held).await {
-                Ok(()) => {}
+                Ok(()) => failures.store(0, Ordering::Relaxed),
                 Err(error @ Error::Interrupted) => {
+                    failures.store(0, Ordering::Relaxed);
                     tracing::info!(%error, "the next term goes on from the last record");
                 }
                 Err(error) => {
-                    tracing::error!(%error, "appending stopped; the next term goes on from the last record");
+                    // A term begins every second: the same failure is told at each doubling of their number.
+                    let failures = failures.fetch_add(1, Ordering::Relaxed) + 1;
+                    if failures.is_power_of_two() {
+                        let reason = append::describe(&error);
+                        tracing::error!(
+                            reason,
+                            failures,
+                            "appending stopped; the next term goes on from the last record"
+                        );
+                    }
                 }
             }
         }

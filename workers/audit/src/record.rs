@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, io::Cursor};
 use data_encoding::{BASE64, HEXLOWER};
 use nats::reader::Entry;
 use schemas::{
-    audit::{FIRST_PREV_HASH, Record, Source},
+    audit::{FIRST_PREV_HASH, NOTE, Note, Range, Record, Source},
     headers, subjects,
 };
 use serde::{
@@ -15,7 +15,7 @@ use serde::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::Error;
+use crate::{Error, Verdict};
 
 /// Deepest nesting of a payload that is shown as JSON; deeper ones are kept as base64.
 const DEPTH_MAX: usize = 64;
@@ -27,14 +27,16 @@ pub struct Head {
     pub n: u64,
     /// SHA-256 in lower-case hex over its bytes.
     pub hash: String,
-    /// Sequence in EVENTS of the event it holds; 0 for an empty log.
+    /// Sequence in EVENTS of the newest event in the log; 0 for an empty log.
     pub source_sequence: u64,
+    /// The life of EVENTS that this sequence is of; `None` in a log from before it was written down.
+    pub epoch: Option<String>,
 }
 
 impl Head {
     /// The head of an empty log.
     pub fn empty() -> Self {
-        Self { n: 0, hash: FIRST_PREV_HASH.into(), source_sequence: 0 }
+        Self { n: 0, hash: FIRST_PREV_HASH.into(), source_sequence: 0, epoch: None }
     }
 
     /// The head of a log that ends with `line`, stored as number `n`.
@@ -43,15 +45,17 @@ impl Head {
     /// [`Error::Malformed`] when the line is no record.
     pub fn at(n: u64, line: &[u8]) -> Result<Self, Error> {
         let record: Record = serde_json::from_slice(line).map_err(|source| Error::Malformed { n, source })?;
-        Ok(Self { n, hash: digest(line), source_sequence: record.source.sequence })
+        Ok(Self::of(n, line, &record))
+    }
+
+    fn of(n: u64, line: &[u8], record: &Record) -> Self {
+        let Source { sequence, epoch, .. } = &record.source;
+        Self { n, hash: digest(line), source_sequence: *sequence, epoch: epoch.clone() }
     }
 
     /// The line that records `event` behind this head, and the head it leads to.
     pub(crate) fn follow(&self, event: &Entry, line_bytes_max: usize) -> Result<Line, Error> {
         let mut record = self.record(event);
-        let n = record.n;
-        let encode =
-            |record: &Record| serde_json::to_vec(record).map_err(|source| Error::Unencodable { n, source });
         let mut bytes = encode(&record)?;
         if bytes.len() > line_bytes_max {
             record.data = serde_json::json!({
@@ -60,10 +64,33 @@ impl Head {
             });
             bytes = encode(&record)?;
         }
-        let (entity, verb) = record.kind.split_once('.').unwrap_or(("unknown", "unknown"));
-        let subject = subjects::audit(entity, verb);
-        let head = Self { n, hash: digest(&bytes), source_sequence: event.sequence };
-        Ok(Line { subject, bytes, head })
+        Ok(Line::new(bytes, &record))
+    }
+
+    /// The line that says why what lies before it is not just the next event; `foreign` is what it steps over.
+    pub(crate) fn note(&self, note: &Note, foreign: Option<&Foreign>, now_ms: u64) -> Result<Line, Error> {
+        let n = foreign.map_or(self.n, |foreign| foreign.to) + 1;
+        let time = timestamp(now_ms);
+        let record = Record {
+            n,
+            source: Source {
+                stream: subjects::AUDIT.into(),
+                sequence: self.source_sequence,
+                id: String::new(),
+                epoch: self.epoch.clone(),
+            },
+            time: time.clone(),
+            stored_at: time,
+            kind: NOTE.into(),
+            subject: subject_of(NOTE),
+            entity_id: String::new(),
+            owner: None,
+            media_id: None,
+            job_id: None,
+            data: serde_json::to_value(note).map_err(|source| Error::Unencodable { n, source })?,
+            prev_hash: foreign.map_or_else(|| self.hash.clone(), Foreign::hash),
+        };
+        Ok(Line::new(encode(&record)?, &record))
     }
 
     fn record(&self, event: &Entry) -> Record {
@@ -76,6 +103,7 @@ impl Head {
                 stream: subjects::EVENTS.into(),
                 sequence: event.sequence,
                 id: text(headers::ID).or_else(|| text("Nats-Msg-Id")).unwrap_or_default(),
+                epoch: self.epoch.clone(),
             },
             time: text(headers::TIME).unwrap_or_else(|| stored_at.clone()),
             stored_at,
@@ -90,11 +118,29 @@ impl Head {
         }
     }
 
-    /// Checks that `line`, stored under `subject` as number `n`, follows this head; answers the head it leads to.
+    /// Checks that `line`, stored under `subject` as number `n`, follows this head; answers the head it leads to, and the record.
     ///
     /// # Errors
     /// The first thing that does not fit.
-    pub fn check(&self, n: u64, subject: &str, line: &[u8]) -> Result<Self, Fault> {
+    pub fn check(&self, n: u64, subject: &str, line: &[u8]) -> Result<(Self, Record), Fault> {
+        let record = self.chained(n, subject, line)?;
+        let (before, found) = (self.source_sequence, record.source.sequence);
+        // A note is about no event: it stands at the newest one.
+        if if is_note(&record) { found == before } else { found > before } {
+            Ok((Self::of(n, line, &record), record))
+        } else {
+            Err(Fault::Order { before, found })
+        }
+    }
+
+    /// The head behind a record of an event that is not newer than the newest, and that record.
+    pub(crate) fn repeat(&self, n: u64, subject: &str, line: &[u8]) -> Option<(Self, Record)> {
+        let record = self.chained(n, subject, line).ok().filter(|record| !is_note(record))?;
+        let head = Self { source_sequence: self.source_sequence, ..Self::of(n, line, &record) };
+        Some((head, record))
+    }
+
+    fn chained(&self, n: u64, subject: &str, line: &[u8]) -> Result<Record, Fault> {
         let expected = self.n + 1;
         if n != expected {
             return Err(Fault::Missing { from: expected, to: n.saturating_sub(1) });
@@ -107,14 +153,100 @@ impl Head {
         if record.prev_hash != self.hash {
             return Err(Fault::Chain { expected: self.hash.clone(), found: record.prev_hash });
         }
-        if record.source.sequence <= self.source_sequence {
-            return Err(Fault::Order { before: self.source_sequence, found: record.source.sequence });
-        }
-        let (entity, verb) = record.kind.split_once('.').unwrap_or_default();
-        if subject != subjects::audit(entity, verb) {
+        if subject != subject_of(&record.kind) {
             return Err(Fault::Subject { found: subject.to_owned() });
         }
-        Ok(Self { n, hash: digest(line), source_sequence: record.source.sequence })
+        Ok(record)
+    }
+}
+
+fn is_note(record: &Record) -> bool {
+    record.kind == NOTE && record.source.stream == subjects::AUDIT
+}
+
+fn subject_of(kind: &str) -> String {
+    let (entity, verb) = kind.split_once('.').unwrap_or(("unknown", "unknown"));
+    subjects::audit(entity, verb)
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(record).map_err(|source| Error::Unencodable { n: record.n, source })
+}
+
+/// Digest of what a record says of its event, wherever in the log it says it.
+pub(crate) type Content = [u8; 16];
+
+/// The content of a record.
+pub(crate) fn content(record: &Record) -> Content {
+    let mut plain = Record { n: 0, prev_hash: String::new(), ..record.clone() };
+    plain.source.epoch = None;
+    // Nothing in a record that was read can fail to be written.
+    let digest = Sha256::digest(serde_json::to_vec(&plain).unwrap_or_default());
+    let mut content = Content::default();
+    content.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    content
+}
+
+/// Messages in the log that are no records of it, behind its last one.
+#[derive(Debug, Clone)]
+pub(crate) struct Foreign {
+    /// Number of the first one.
+    pub(crate) from: u64,
+    /// Number of the last one.
+    pub(crate) to: u64,
+    /// How many were taken.
+    pub(crate) count: usize,
+    fault: Fault,
+    bytes: Sha256,
+}
+
+impl Foreign {
+    /// None yet; the first will be number `n`, and is none because of `fault`.
+    pub(crate) fn behind(head: &Head, n: u64, fault: Fault) -> Self {
+        let mut bytes = Sha256::new();
+        bytes.update(&head.hash);
+        Self { from: n, to: n, count: 0, fault, bytes }
+    }
+
+    /// Takes the bytes of one; over HTTP a message may come as several lines.
+    pub(crate) fn take(&mut self, n: u64, message: &[u8]) {
+        for line in message.split(|byte| *byte == b'\n') {
+            self.bytes.update(line.strip_suffix(b"\r").unwrap_or(line));
+            self.bytes.update(b"\n");
+        }
+        self.to = self.to.max(n);
+        self.count += 1;
+    }
+
+    /// SHA-256 in lower-case hex over the hash of the last record and the bytes of all that lie behind it: `prev_hash` of the note
+    /// that steps over them.
+    pub(crate) fn hash(&self) -> String {
+        HEXLOWER.encode(&self.bytes.clone().finalize())
+    }
+
+    /// What a note says of them.
+    pub(crate) fn skipped(&self) -> Note {
+        let reason = "these messages are no records of the audit log".into();
+        Note { reason, skipped: Some(Range { from: self.from, to: self.to }), repeated: Vec::new() }
+    }
+
+    /// The head and the note when `line` is the note that steps over exactly them.
+    pub(crate) fn note(
+        &self,
+        head: &Head,
+        n: u64,
+        subject: &str,
+        line: &[u8],
+    ) -> Option<(Head, (u64, Note))> {
+        let behind = Head { n: n.checked_sub(1)?, hash: self.hash(), ..head.clone() };
+        let (next, record) = behind.check(n, subject, line).ok()?;
+        let note: Note = serde_json::from_value(record.data).ok()?;
+        let range = note.skipped?;
+        (record.kind == NOTE && range.from == head.n + 1 && range.to + 1 == n).then_some((next, (n, note)))
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        Verdict::Broken { n: self.from, fault: self.fault.clone() }
     }
 }
 
@@ -127,6 +259,13 @@ pub(crate) struct Line {
     pub(crate) bytes: Vec<u8>,
     /// The head once it is stored.
     pub(crate) head: Head,
+}
+
+impl Line {
+    fn new(bytes: Vec<u8>, record: &Record) -> Self {
+        let head = Head::of(record.n, &bytes, record);
+        Self { subject: subject_of(&record.kind), bytes, head }
+    }
 }
 
 /// Why a record does not follow the one before.
@@ -168,6 +307,12 @@ pub enum Fault {
         before: u64,
         /// Source sequence of this one.
         found: u64,
+    },
+    /// Records repeat earlier ones, word for word, and no note says so.
+    #[error("records {} to {} repeat earlier ones, and no note says so: the audit stage adds one at its next start", range.from, range.to)]
+    Repeated {
+        /// Their numbers.
+        range: Range,
     },
     /// The record lies under a subject that is not its type's.
     #[error("the record lies under the subject {found}")]

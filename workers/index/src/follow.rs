@@ -1,9 +1,12 @@
 //! Following the buckets: one ordered reader each, entries in batches into the projection.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use nats::{Bus, Reader, Start, reader::Entry};
+use nats::{
+    Bus, Reader, Start,
+    reader::{self, Entry, Position},
+};
 use schemas::{Record, document, job, media, subjects};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +15,9 @@ use crate::{
     Error,
     projection::{Bucket, Change, Origin, PartFacts, Projection, Step},
 };
+
+/// How soon buckets that can't be asked for are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// How far the projection is, per bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,6 +65,26 @@ pub(crate) async fn origins(bus: &Bus) -> Result<Vec<Origin>, Error> {
     Ok(origins)
 }
 
+/// The same, once the broker answers; `None` when `shutdown` fires first.
+pub(crate) async fn origins_once_there(bus: &Bus, shutdown: &CancellationToken) -> Option<Vec<Origin>> {
+    let mut failures: u32 = 0;
+    loop {
+        match origins(bus).await {
+            Ok(origins) => return Some(origins),
+            Err(error) => {
+                failures += 1;
+                if failures.is_power_of_two() {
+                    tracing::warn!(%error, failures, "the index waits for its buckets");
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
 /// The newest revision of `bucket` on the broker now.
 ///
 /// # Errors
@@ -72,21 +98,27 @@ pub(crate) async fn newest(bus: &Bus, bucket: Bucket) -> Result<u64, Error> {
 /// Follows one bucket until `shutdown`.
 ///
 /// # Errors
-/// As the projection; the bus only delays.
+/// As the projection, and [`nats::Error::Reset`] when the bucket was made anew; a broker that is away only delays.
 pub(crate) async fn run(
     bus: Bus,
     projection: Arc<Projection>,
-    bucket: Bucket,
+    origin: Origin,
     batch_entries_max: usize,
     seen: Arc<watch::Sender<Seen>>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let bucket = origin.bucket;
     let cursor = projection.cursor(bucket)?;
-    let start = if cursor == 0 { Start::LastPerSubject } else { Start::Sequence(cursor + 1) };
+    let position = Position { created_at_ms: origin.created_at_us / 1_000, sequence: cursor };
     let filter = subjects::kv(bucket.name(), ">");
-    let config = nats::reader::Config::new(subjects::kv_stream(bucket.name()), vec![filter], start);
-    let mut reader = bus.reader(config).await?;
-    let mut missing = reader.pending_at_start();
+    let config =
+        reader::Config::new(subjects::kv_stream(bucket.name()), vec![filter], Start::Behind(position));
+    let mut reader = bus.follow(&format!("index of {}", bucket.name()), config);
+    let opened = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        opened = reader.opened() => opened?,
+    };
+    let mut missing = opened.pending;
     let tell = |sequence, missing| {
         seen.send_modify(|seen| seen.states[bucket as usize] = State { sequence, caught_up: missing == 0 });
     };

@@ -36,14 +36,30 @@ pub const QUEUE_GROUP: &str = "index";
 /// Runs the stage until `shutdown` fires: describes media, follows state, answers questions once it has caught up.
 ///
 /// # Errors
-/// [`Error::Locked`] when another process has the folder; [`Error::Bus`] when the broker is away at start;
-/// [`Error::Database`] when the disk fails, [`Error::Damaged`] when the projection has to be built anew at the next start.
+/// [`Error::Locked`] when another process has the folder; [`Error::Database`] when the disk fails, [`Error::Damaged`] when the projection has to be built anew at the next start.
 pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let origins = follow::origins(&bus).await?;
-    let settings = config.clone();
-    let opened = tokio::task::spawn_blocking(move || Projection::open(&settings, &origins)).await;
+    loop {
+        let Some(origins) = follow::origins_once_there(&bus, &shutdown).await else { return Ok(()) };
+        match run_over(&bus, &config, origins, &shutdown).await {
+            Err(Error::Bus(nats::Error::Reset { stream })) => {
+                tracing::error!(stream, "a bucket was made anew, and so is the projection");
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// Runs the stage over the buckets that there are, until `shutdown` fires or one of them is another.
+async fn run_over(
+    bus: &Bus,
+    config: &Config,
+    origins: Vec<Origin>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let (settings, there) = (config.clone(), origins.clone());
+    let opened = tokio::task::spawn_blocking(move || Projection::open(&settings, &there)).await;
     let projection = Arc::new(opened.map_err(|_| Error::Damaged { what: "opening panicked".into() })??);
-    let result = serve(bus, &config, &projection, shutdown).await;
+    let result = serve(bus.clone(), config, &projection, &origins, shutdown).await;
     if let Err(Error::Damaged { what }) = &result {
         tracing::error!(what, "the projection is damaged and will be built anew at the next start");
         projection.condemn()?;
@@ -57,16 +73,17 @@ async fn serve(
     bus: Bus,
     config: &Config,
     projection: &Arc<Projection>,
-    shutdown: CancellationToken,
+    origins: &[Origin],
+    shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     let stop = shutdown.child_token();
     let (seen, watch) = follow::seen();
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-    for bucket in Bucket::ALL {
+    for origin in origins {
         tasks.spawn(follow::run(
             bus.clone(),
             Arc::clone(projection),
-            bucket,
+            *origin,
             config.batch_entries_max,
             Arc::clone(&seen),
             stop.clone(),

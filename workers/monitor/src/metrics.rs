@@ -224,7 +224,7 @@ impl Metrics {
             events: known(r, Name::Events, "type", catalog::events().into_iter().map(|entry| entry.name)),
             tasks: known(r, Name::QueuedTasks, "kind", owned(TASK_KINDS)),
             advisories: known(r, Name::Advisories, "kind", owned(measure::ADVISORIES)),
-            polls: known(r, Name::Polls, "result", owned(["answered", "failed"])),
+            polls: known(r, Name::Polls, "result", owned(["answered", "failed", "partial"])),
             dropped: Counter::default(),
             job_wall: Histogram::new(DURATION_BOUNDS),
             job_cpu: Histogram::new(DURATION_BOUNDS),
@@ -316,7 +316,7 @@ impl Metrics {
     pub(crate) fn polled(&self, polled: Polled, dropped: u64, now_ms: u64) {
         let inner = &self.inner;
         let mut last = inner.last.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.polls.of("answered").inc();
+        inner.polls.of(if polled.unread.is_empty() { "answered" } else { "partial" }).inc();
         inner.broker_up.set(1);
         inner.poll_timestamp.set(now_ms as f64 / 1_000.0);
         inner.dropped.inc_by(dropped.saturating_sub(last.dropped));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream::{
     consumer,
-    stream::{self, LastRawMessageErrorKind, RawMessageErrorKind},
+    stream::{self, RawMessageErrorKind},
 };
 use futures::{StreamExt, TryStreamExt};
 use nats::{Bus, Error};
@@ -26,16 +26,32 @@ pub(crate) struct Polled {
     pub(crate) dead_letters: BTreeMap<String, u64>,
     pub(crate) audit_lag_events: u64,
     pub(crate) audit_lag_seconds: f64,
+    /// What could not be read, and why; the rest of the poll counts.
+    pub(crate) unread: Vec<String>,
 }
 
-/// Answers that only change with their stream.
+/// What earlier polls found.
 #[derive(Debug, Default)]
 struct Memory {
-    /// First and last sequence of DEAD, and the letters counted then.
-    dead: Option<((u64, u64), BTreeMap<String, u64>)>,
-    /// Last sequence of AUDIT, and the source sequence of its last record.
-    audited: Option<(u64, u64)>,
+    /// The last poll: what can't be read now is as it was.
+    polled: Polled,
+    dead: Option<Letters>,
+    audited: Option<Audited>,
 }
+
+/// First and last sequence of DEAD, and the letters counted then.
+type Letters = ((u64, u64), BTreeMap<String, u64>);
+
+/// Last sequence of AUDIT, and where its last record came from.
+type Audited = (u64, Source);
+
+/// Where the last record of the log came from.
+type Source = schemas::audit::Source;
+
+/// Messages of AUDIT that are looked at for a record, from the last one backwards.
+const TAIL_MAX: u64 = 32;
+/// Streams whose durables are read at once.
+const READS_MAX: usize = 8;
 
 struct Poll<'a> {
     bus: &'a Bus,
@@ -61,7 +77,12 @@ pub(crate) async fn run(bus: Bus, config: Config, metrics: Metrics, shutdown: Ca
             polled = timeout(limit, poll.all(&mut memory)) => polled,
         };
         match polled {
-            Ok(Ok(polled)) => metrics.polled(polled, bus.dropped_count(), now_ms),
+            Ok(Ok(polled)) => {
+                for unread in &polled.unread {
+                    tracing::warn!(unread, "a part of the broker's state can't be read");
+                }
+                metrics.polled(polled, bus.dropped_count(), now_ms);
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the broker's state can't be read");
                 metrics.poll_failed();
@@ -86,24 +107,70 @@ impl Poll<'_> {
             .map_err(Error::unavailable)?;
         infos.sort_by(|a, b| a.config.name.cmp(&b.config.name));
         let mut polled = Polled { streams: infos.iter().map(stream_state).collect(), ..Polled::default() };
-        for info in infos.iter().filter(|info| info.state.consumer_count > 0) {
-            self.durables(&info.config.name, &mut polled.durables).await?;
+        let Memory { polled: last, dead, audited } = memory;
+        let (durables, letters, lag) = tokio::join!(
+            self.all_durables(&infos),
+            self.in_time(self.dead_letters(&infos, dead)),
+            self.in_time(self.audit_lag(&infos, audited)),
+        );
+        for (name, found) in durables {
+            match found {
+                Ok(found) => polled.durables.extend(found),
+                Err(error) => {
+                    polled.durables.extend(last.durables.iter().filter(|d| d.stream == name).cloned());
+                    polled.unread.push(format!("durables of {name}: {error}"));
+                }
+            }
         }
-        polled.dead_letters = self.dead_letters(&infos, memory).await?;
-        (polled.audit_lag_events, polled.audit_lag_seconds) = self.audit_lag(&infos, memory).await?;
+        polled.durables.truncate(self.config.durables_max);
+        polled.dead_letters = letters.unwrap_or_else(|error| {
+            polled.unread.push(format!("dead letters: {error}"));
+            last.dead_letters.clone()
+        });
+        (polled.audit_lag_events, polled.audit_lag_seconds) = lag.unwrap_or_else(|error| {
+            polled.unread.push(format!("audit: {error}"));
+            (last.audit_lag_events, last.audit_lag_seconds)
+        });
+        *last = polled.clone();
         Ok(polled)
     }
 
-    async fn durables(&self, name: &str, found: &mut Vec<Durable>) -> Result<(), Error> {
+    /// Half of a poll's time for one read, so that a read that is refused, which nobody answers, leaves time for the rest.
+    async fn in_time<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let limit = Duration::from_millis(self.config.poll_timeout_ms / 2);
+        timeout(limit, read).await.unwrap_or_else(|elapsed| Err(Error::unavailable(elapsed)))
+    }
+
+    /// The durables of each stream that has consumers, or why they can't be read.
+    async fn all_durables(&self, infos: &[stream::Info]) -> Vec<(String, Result<Vec<Durable>, Error>)> {
+        let mut names = Vec::new();
+        for info in infos {
+            if info.state.consumer_count > 0 {
+                names.push(info.config.name.clone());
+            }
+        }
+        let mut all = Vec::new();
+        for names in names.chunks(READS_MAX) {
+            let mut reads = Vec::new();
+            for name in names {
+                reads.push(self.in_time(self.durables(name)));
+            }
+            all.extend(names.iter().cloned().zip(futures::future::join_all(reads).await));
+        }
+        all
+    }
+
+    async fn durables(&self, name: &str) -> Result<Vec<Durable>, Error> {
         let stream = self.bus.context().get_stream_no_info(name).await.map_err(Error::unavailable)?;
         let mut infos: Vec<consumer::Info> = stream
             .consumers()
             .try_filter(|info| std::future::ready(info.config.durable_name.is_some()))
-            .take(self.config.durables_max.saturating_sub(found.len()))
+            .take(self.config.durables_max)
             .try_collect()
             .await
             .map_err(Error::unavailable)?;
         infos.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut found = Vec::new();
         for info in infos {
             let oldest_age_seconds = self.oldest_age(&stream, &info).await?;
             found.push(Durable {
@@ -116,7 +183,7 @@ impl Poll<'_> {
                 oldest_age_seconds,
             });
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Age of the first message behind the ack floor that the durable is for.
@@ -144,13 +211,13 @@ impl Poll<'_> {
     async fn dead_letters(
         &self,
         infos: &[stream::Info],
-        memory: &mut Memory,
+        memory: &mut Option<Letters>,
     ) -> Result<BTreeMap<String, u64>, Error> {
         let Some(info) = infos.iter().find(|info| info.config.name == subjects::DEAD) else {
             return Ok(BTreeMap::new());
         };
         let ends = (info.state.first_sequence, info.state.last_sequence);
-        if let Some((known, letters)) = &memory.dead
+        if let Some((known, letters)) = &*memory
             && *known == ends
         {
             return Ok(letters.clone());
@@ -164,21 +231,33 @@ impl Poll<'_> {
             *stages.entry(measure::dead_stage(&subject).to_owned()).or_default() += count as u64;
         }
         let letters = measure::bounded(stages, self.config.dead_stages_max);
-        memory.dead = Some((ends, letters.clone()));
+        *memory = Some((ends, letters.clone()));
         Ok(letters)
     }
 
     /// Events behind the last audited one, and the age of the first of them.
-    async fn audit_lag(&self, infos: &[stream::Info], memory: &mut Memory) -> Result<(u64, f64), Error> {
-        let last = |name: &str| infos.iter().find(|i| i.config.name == name).map(|i| i.state.last_sequence);
-        let (Some(events_last), Some(audit_last)) = (last(subjects::EVENTS), last(subjects::AUDIT)) else {
+    async fn audit_lag(
+        &self,
+        infos: &[stream::Info],
+        memory: &mut Option<Audited>,
+    ) -> Result<(u64, f64), Error> {
+        let find = |name: &str| infos.iter().find(|info| info.config.name == name);
+        let (Some(events), Some(audit)) = (find(subjects::EVENTS), find(subjects::AUDIT)) else {
             return Ok((0, 0.0));
         };
-        let audited = match memory.audited {
-            Some((sequence, audited)) if sequence == audit_last => audited,
-            _ => self.audited().await?,
-        };
-        memory.audited = Some((audit_last, audited));
+        let audit_last = audit.state.last_sequence;
+        // When the log ends with messages that are no records, it is where it was.
+        if memory.as_ref().is_none_or(|(sequence, _)| *sequence != audit_last)
+            && let Some(source) = self.audited(audit_last).await?
+        {
+            *memory = Some((audit_last, source));
+        }
+        let events_last = events.state.last_sequence;
+        // Of a log of another stream nothing counts: every event waits.
+        let audited = memory.as_ref().map_or(0, |(_, source)| {
+            let is_other = source.epoch.as_ref().is_some_and(|epoch| *epoch != epoch_of(events));
+            if is_other || source.sequence > events_last { 0 } else { source.sequence }
+        });
         let lag = events_last.saturating_sub(audited);
         if lag == 0 {
             return Ok((0, 0.0));
@@ -189,25 +268,32 @@ impl Poll<'_> {
         Ok((lag, oldest_ms.map_or(0.0, |ms| measure::age_seconds(self.now_ms, ms))))
     }
 
-    /// Sequence in EVENTS of the last audited event; 0 before the first.
-    async fn audited(&self) -> Result<u64, Error> {
+    /// Where the last record of AUDIT came from, whatever else lies behind it.
+    async fn audited(&self, audit_last: u64) -> Result<Option<Source>, Error> {
         #[derive(Deserialize)]
         struct Line {
-            source: schemas::audit::Source,
+            source: Source,
         }
         let stream =
             self.bus.context().get_stream_no_info(subjects::AUDIT).await.map_err(Error::unavailable)?;
-        match stream.get_last_raw_message_by_subject(subjects::AUDIT_ALL).await {
-            Ok(message) => {
-                let line: Line = serde_json::from_slice(&message.payload).map_err(|e| Error::Invalid {
-                    what: format!("audit record {}: {e}", message.sequence),
-                })?;
-                Ok(line.source.sequence)
+        for n in (audit_last.saturating_sub(TAIL_MAX)..audit_last).rev() {
+            match stream.get_raw_message(n + 1).await {
+                Ok(message) => {
+                    if let Ok(line) = serde_json::from_slice::<Line>(&message.payload) {
+                        return Ok(Some(line.source));
+                    }
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(Error::unavailable(error)),
             }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
-            Err(error) => Err(Error::unavailable(error)),
         }
+        Ok(None)
     }
+}
+
+/// How an audit record names the life of EVENTS.
+fn epoch_of(events: &stream::Info) -> String {
+    format!("{:x}", events.created.unix_timestamp_nanos() / 1_000_000)
 }
 
 fn stream_state(info: &stream::Info) -> Stream {

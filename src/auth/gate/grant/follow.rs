@@ -27,7 +27,8 @@ impl Grants {
             subjects::events_of_verb("media", "removed"),
         ];
         let shared = &self.shared;
-        memory::follow(&shared.bus, filters, &shared.live, |entry| self.hear(entry), shutdown).await
+        memory::follow(&shared.bus, "revocations", filters, &shared.live, |entry| self.hear(entry), shutdown)
+            .await
     }
 
     fn hear(&self, entry: &reader::Entry) {

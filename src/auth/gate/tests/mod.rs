@@ -3,6 +3,7 @@
 pub(crate) mod anvil;
 mod bound;
 mod granting;
+mod hearing;
 mod judging;
 mod lifetimes;
 mod rules;

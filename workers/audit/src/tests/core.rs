@@ -1,16 +1,22 @@
 //! Lines and chains, without a broker.
 
 use proptest::prelude::*;
-use schemas::{audit::Record, headers};
+use schemas::{
+    audit::{Note, Range, Record},
+    headers,
+};
 use serde_json::{Value, json};
 
 use super::{Stored, entry, log};
-use crate::{Error, Fault, Filter, Head, record};
+use crate::{
+    Error, Fault, Filter, Head, Verdict, Walk,
+    record::{self, Foreign},
+};
 
 /// Walks a log from its first line; answers its head, or the number of the first bad record.
 fn walk(log: &[Stored]) -> Result<Head, (u64, Fault)> {
     (1..).zip(log).try_fold(Head::empty(), |head, (n, stored)| {
-        head.check(n, &stored.subject, &stored.line).map_err(|fault| (n, fault))
+        head.check(n, &stored.subject, &stored.line).map(|(head, _)| head).map_err(|fault| (n, fault))
     })
 }
 
@@ -35,12 +41,12 @@ fn a_line_says_all_about_its_event() {
     ] {
         event.headers.insert(name, value);
     }
-    let before = Head { n: 6, hash: "ab".repeat(32), source_sequence: 40 };
+    let before = Head { n: 6, hash: "ab".repeat(32), source_sequence: 40, epoch: Some("19c".into()) };
     let line = before.follow(&event, 10_000).unwrap();
     let found: Value = serde_json::from_slice(&line.bytes).unwrap();
     let wanted = json!({
         "n": 7,
-        "source": { "stream": "EVENTS", "sequence": 41, "id": "i1" },
+        "source": { "stream": "EVENTS", "sequence": 41, "id": "i1", "epoch": "19c" },
         "time": "2026-01-02T03:04:05.678Z",
         "stored_at": "2023-11-14T22:13:20.041Z",
         "type": "media.stored",
@@ -54,7 +60,9 @@ fn a_line_says_all_about_its_event() {
     });
     assert_eq!(found, wanted);
     assert_eq!(line.subject, "audit.media.stored");
-    assert_eq!(line.head, Head { n: 7, hash: record::digest(&line.bytes), source_sequence: 41 });
+    let wanted =
+        Head { n: 7, hash: record::digest(&line.bytes), source_sequence: 41, epoch: Some("19c".into()) };
+    assert_eq!(line.head, wanted);
     assert_eq!(Head::at(7, &line.bytes).unwrap(), line.head, "a crash loses nothing the next line needs");
 }
 
@@ -131,6 +139,111 @@ fn what_does_not_follow_is_told_apart() {
     assert_eq!(found, Fault::Order { before: 3, found: 3 });
 }
 
+fn verdict(log: &[Stored]) -> Verdict {
+    let mut walk = Walk::default();
+    for (n, stored) in (1..).zip(log) {
+        if let Err(broken) = walk.step(n, &stored.subject, &stored.line) {
+            return broken;
+        }
+    }
+    walk.end()
+}
+
+fn head_of(log: &[Stored]) -> Head {
+    let last = log.last().unwrap();
+    Head::at(log.len().try_into().unwrap(), &last.line).unwrap()
+}
+
+/// The log goes on with `line`.
+fn push(log: &mut Vec<Stored>, line: record::Line) -> Head {
+    log.push(Stored { subject: line.subject, line: line.bytes });
+    line.head
+}
+
+/// A log in which the first events stand twice, as a reader that began anew wrote it.
+fn doubled(count: u64, again: u64) -> Vec<Stored> {
+    let mut all = log(count);
+    let mut head = head_of(&all);
+    for stored in log(count).iter().take(usize::try_from(again).unwrap()) {
+        let mut record: Record = serde_json::from_slice(&stored.line).unwrap();
+        (record.n, record.prev_hash) = (head.n + 1, head.hash.clone());
+        let line = serde_json::to_vec(&record).unwrap();
+        all.push(Stored { subject: stored.subject.clone(), line });
+        head = head_of(&all);
+    }
+    all
+}
+
+fn note(repeated: Vec<Range>) -> Note {
+    Note { reason: "seen twice".into(), skipped: None, repeated }
+}
+
+#[test]
+fn a_log_that_was_doubled_is_sound_once_a_note_names_the_repeats() {
+    let mut log = doubled(4, 3);
+    let range = Range { from: 5, to: 7 };
+    let unnamed = Verdict::Broken { n: 5, fault: Fault::Repeated { range } };
+    assert_eq!(verdict(&log), unnamed);
+    let newest = Head { source_sequence: 4, ..head_of(&log) };
+    let mut wrong = log.clone();
+    push(&mut wrong, newest.note(&note(vec![Range { from: 5, to: 6 }]), None, 7).unwrap());
+    assert_eq!(verdict(&wrong), unnamed, "a note names exactly the repeats");
+    let head = push(&mut log, newest.note(&note(vec![range]), None, 7).unwrap());
+    assert_eq!(head.source_sequence, 4);
+    let head = push(&mut log, head.follow(&entry(5, "evt.media.ready.m5", vec![0xC0]), 10_000).unwrap());
+    let wanted = Verdict::Sound { head, events_missing: 0, notes: vec![(8, note(vec![range]))] };
+    assert_eq!(verdict(&log), wanted);
+}
+
+#[test]
+fn a_repeat_in_other_words_is_none() {
+    let mut log = doubled(4, 2);
+    let text = String::from_utf8(log[5].line.clone()).unwrap();
+    log[5].line = text.replace("\"entity_id\":\"m2\"", "\"entity_id\":\"m9\"").into_bytes();
+    let newest = Head { source_sequence: 4, ..head_of(&log) };
+    push(&mut log, newest.note(&note(vec![Range { from: 5, to: 6 }]), None, 7).unwrap());
+    assert_eq!(verdict(&log), Verdict::Broken { n: 6, fault: Fault::Order { before: 4, found: 2 } });
+}
+
+#[test]
+fn messages_that_are_no_records_are_sound_once_a_note_steps_over_them() {
+    let mut log = log(2);
+    let head = head_of(&log);
+    let noise: [&[u8]; 3] = [b"noise", b"two\r\nlines\n", b"{}"];
+    let fault = head.check(3, "audit.a.b", noise[0]).unwrap_err();
+    let mut foreign = Foreign::behind(&head, 3, fault.clone());
+    for (n, bytes) in (3..).zip(noise) {
+        foreign.take(n, bytes);
+        log.push(Stored { subject: "audit.a.b".into(), line: bytes.to_vec() });
+    }
+    let broken = Verdict::Broken { n: 3, fault };
+    assert_eq!(verdict(&log), broken, "nobody accounts for them");
+    let stepped = push(&mut log, head.note(&foreign.skipped(), Some(&foreign), 7).unwrap());
+    let event = entry(3, "evt.media.stored.m3", vec![0xC0]);
+    let end = push(&mut log, stepped.follow(&event, 10_000).unwrap());
+    let notes = vec![(6, foreign.skipped())];
+    assert_eq!(verdict(&log), Verdict::Sound { head: end, events_missing: 0, notes: notes.clone() });
+
+    // As it comes over HTTP: in lines, with no numbers beside them.
+    let mut walk = Walk::default();
+    for stored in &log {
+        for line in stored.line.split(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let record = serde_json::from_slice::<Record>(line).ok();
+            let n = record.map_or(walk.next_n(), |record| record.n);
+            walk.step(n, &stored.subject, line).unwrap();
+        }
+    }
+    assert!(matches!(walk.end(), Verdict::Sound { notes: found, .. } if found == notes));
+
+    let mut changed = log.clone();
+    changed[3].line[0] ^= 1;
+    assert_eq!(verdict(&changed), broken, "the note covers their bytes");
+    let mut fewer = log;
+    fewer.remove(3);
+    assert_eq!(verdict(&fewer), broken);
+}
+
 #[test]
 fn nothing_follows_a_line_that_is_no_record() {
     assert!(matches!(Head::at(9, b"{\"n\":9"), Err(Error::Malformed { n: 9, .. })));
@@ -197,6 +310,6 @@ proptest! {
     #[test]
     fn any_payload_gives_a_line_that_verifies(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
         let line = Head::empty().follow(&entry(1, "evt.media.stored.m1", payload), 10_000).unwrap();
-        prop_assert_eq!(Head::empty().check(1, &line.subject, &line.bytes).unwrap(), line.head);
+        prop_assert_eq!(Head::empty().check(1, &line.subject, &line.bytes).unwrap().0, line.head);
     }
 }

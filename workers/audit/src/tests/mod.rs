@@ -1,4 +1,5 @@
 mod broker;
+mod cluster;
 mod core;
 mod replay;
 

@@ -257,3 +257,57 @@ async fn a_broker_that_is_away_is_told_and_counting_goes_on_when_it_is_back() {
     assert_eq!(exported(&monitor.metrics).get(&up), Some(&0.0));
     monitor.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_the_audit_log_that_are_no_records_freeze_nothing() {
+    let broker = TestBroker::start().await;
+    let admin = broker.bus(Role::Admin).await;
+    let monitor = Running::start(&broker, Config::default()).await;
+    publish(&admin, subjects::EVENTS, "evt.media.stored.m1").await;
+    publish(&admin, subjects::EVENTS, "evt.media.stored.m2").await;
+    // More than are looked at for a record.
+    for n in 0..40 {
+        publish(&admin, subjects::AUDIT, &format!("audit.media.noise{n}")).await;
+    }
+    monitor.until("every event waits", |s| s.audit_lag_events == 2).await;
+    let record = serde_json::json!({ "source": { "stream": "EVENTS", "sequence": 1, "id": "" } });
+    let sent = admin.context().publish("audit.media.stored", record.to_string().into()).await.unwrap();
+    sent.await.unwrap();
+    monitor.until("one event waits", |s| s.audit_lag_events == 1).await;
+    publish(&admin, subjects::AUDIT, "audit.media.noise").await;
+    publish(&admin, subjects::EVENTS, "evt.media.stored.m3").await;
+    let found = monitor.until("two events wait", |s| s.audit_lag_events == 2).await;
+    assert!(found.audit_lag_seconds >= 0.0 && found.broker_up);
+    // Of another life of EVENTS nothing counts.
+    let record =
+        serde_json::json!({ "source": { "stream": "EVENTS", "sequence": 3, "id": "", "epoch": "1" } });
+    let sent = admin.context().publish("audit.media.stored", record.to_string().into()).await.unwrap();
+    sent.await.unwrap();
+    monitor.until("every event waits", |s| s.audit_lag_events == 3).await;
+    monitor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_nobody_answers_stops_no_poll() {
+    let broker = TestBroker::start().await;
+    let admin = broker.bus(Role::Admin).await;
+    // The monitor may not read messages of this stream, and so never hears how old what waits in it is.
+    publish(&admin, "KV_media", "$KV.media.m1").await;
+    let media = admin.context().get_stream("KV_media").await.unwrap();
+    let config = pull::Config { durable_name: Some("foreign".into()), ..pull::Config::default() };
+    media.create_consumer(config).await.unwrap();
+    let monitor = Running::start(&broker, Config::default()).await;
+    for n in 1..=2 {
+        publish(&admin, subjects::EVENTS, &format!("evt.media.stored.m{n}")).await;
+        let found = monitor
+            .until("the event in its stream", |s| {
+                s.streams.iter().any(|t| t.stream == subjects::EVENTS && t.last_sequence == n)
+            })
+            .await;
+        assert!(found.broker_up && found.audit_lag_events == n);
+        assert!(found.durables.iter().any(|durable| durable.durable == "upload"));
+    }
+    let partial = ("streamgate_polls".to_owned(), vec!["result=partial".to_owned()]);
+    assert!(exported(&monitor.metrics)[&partial] >= 2.0);
+    monitor.stop().await;
+}

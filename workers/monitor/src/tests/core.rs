@@ -42,6 +42,7 @@ fn polled(last_sequence: u64) -> Polled {
         dead_letters: BTreeMap::from([(OTHER.to_owned(), 0), ("upload".to_owned(), 2)]),
         audit_lag_events: 7,
         audit_lag_seconds: 2.5,
+        unread: Vec::new(),
     }
 }
 

@@ -1,8 +1,11 @@
 //! A real nats-server per test, on a free port, with a temporary store that is removed at the end.
 #![expect(clippy::expect_used, reason = "a test that has no broker fails at once")]
 
+mod cluster;
+
 use std::{path::Path, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
@@ -10,6 +13,8 @@ use crate::{
     server::{self, Broker},
     topology::{self, Settings},
 };
+
+pub use cluster::{SERVERS, TestCluster};
 
 /// Ack wait of every durable: short, so that redelivery is soon.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);
@@ -85,6 +90,27 @@ impl TestBroker {
     /// The broker underneath.
     pub const fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// Stops the server where it is (SIGSTOP): connections stay, and nobody answers.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.broker.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        kill_process(pid.expect("a running broker"), signal).expect("a signal");
     }
 
     /// Kills the server (SIGKILL) and waits until its supervisor has started it again.

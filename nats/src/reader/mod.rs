@@ -1,0 +1,228 @@
+//! Reading a stream in order: replay, projections, followers.
+//!
+//! A reader has its own position: the stream's creation time and a sequence. It never hands out a sequence at or below its
+//! position, whatever the server offers, and makes its ephemeral, unnamed consumer anew from there whenever the consumer is
+//! refused, deleted or silent, or the connection was made anew. A named one would need a right that allows durables.
+//!
+//! - A stream that ends before the position is not up to date on the server that answers: the reader waits.
+//! - A stream with another creation time is another stream: [`Error::Reset`].
+//!
+//! Limits: [`BATCH_MAX`] messages ahead of the caller; silence is an outage after [`SILENT_HEARTBEATS_MAX`] heartbeats; tries to
+//! begin again are spaced by at most 3.2 seconds, and told at each doubling of their number.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{Bus, Error, Following, following::Hearing};
+
+mod pull;
+mod source;
+
+use source::Source;
+
+/// Messages that may lie between the broker and the caller.
+pub const BATCH_MAX: usize = 200;
+/// How often the broker says that nothing is new.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Heartbeats that may be missing before a reader begins again.
+pub const SILENT_HEARTBEATS_MAX: u32 = 3;
+
+/// How long opening a reader is tried while the server that was asked is behind the others.
+const OPEN_MAX: Duration = Duration::from_secs(2);
+
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest message.
+    All,
+    /// With what is published from now on.
+    New,
+    /// With this sequence or the next one there is.
+    Sequence(u64),
+    /// Behind a position that was reached before: a stream that ends before it is waited for, another stream is a
+    /// [`Error::Reset`].
+    Behind(Position),
+    /// With the newest message of each subject, then everything after.
+    LastPerSubject,
+    /// With the first message stored at or after this Unix time in milliseconds.
+    Time(u64),
+}
+
+/// How far a stream was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// When the stream was created, as Unix time in milliseconds: tells it from another of the same name.
+    pub created_at_ms: u64,
+    /// The last sequence that was read; 0 before the first.
+    pub sequence: u64,
+}
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Stream name.
+    pub stream: String,
+    /// Subject filters; empty for all.
+    pub filters: Vec<String>,
+    /// Where to begin.
+    pub start: Start,
+    /// How often the broker has to be heard; [`HEARTBEAT`] unless a test is in a hurry.
+    pub heartbeat: Duration,
+}
+
+impl Config {
+    /// Reads `filters` of `stream` from `start`.
+    pub fn new(stream: impl Into<String>, filters: Vec<String>, start: Start) -> Self {
+        Self { stream: stream.into(), filters, start, heartbeat: HEARTBEAT }
+    }
+}
+
+/// One message of a stream.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its payload.
+    pub payload: Bytes,
+    /// Unix time in milliseconds at which it was stored.
+    pub stored_at_ms: u64,
+    /// Messages that were waiting behind it when it was delivered; 0 means caught up.
+    pub pending: u64,
+}
+
+/// What there was when a reader was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Messages that were waiting; 0 means there is nothing to catch up with.
+    pub pending: u64,
+    /// When the stream was created, as Unix time in milliseconds.
+    pub created_at_ms: u64,
+    /// Last sequence of the stream, by its leader; the last message that fits the filters may lie before it.
+    pub last_sequence: u64,
+}
+
+/// What a reader hands on: `None` says that nothing waits.
+type Item = Result<Option<Entry>, Error>;
+
+/// Reads a stream in order, without gaps.
+#[derive(Debug)]
+pub struct Reader {
+    stream: String,
+    entries: mpsc::Receiver<Item>,
+    opening: Option<oneshot::Receiver<Result<Opened, Error>>>,
+    opened: Option<Opened>,
+    /// Messages that waited when the last one was delivered.
+    waiting: u64,
+    following: Following,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Bus {
+    /// Opens a reader.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the broker does not answer or has no such stream; [`Error::Reset`] when the stream is another
+    /// one than the position to begin behind belongs to.
+    pub async fn reader(&self, config: Config) -> Result<Reader, Error> {
+        let mut reader = self.reading(config, "", false);
+        reader.opened().await?;
+        Ok(reader)
+    }
+
+    /// Follows a stream for as long as the reader is kept, beginning once the broker lets it; [`Bus::followers`] knows it by
+    /// `name`.
+    pub fn follow(&self, name: &str, config: Config) -> Reader {
+        let reader = self.reading(config, name, true);
+        self.registry().add(reader.following.clone());
+        reader
+    }
+
+    /// The same for what is only a hint: [`Bus::followers`] does not know of it.
+    pub fn follow_hints(&self, name: &str, config: Config) -> Reader {
+        self.reading(config, name, true)
+    }
+
+    fn reading(&self, config: Config, name: &str, is_patient: bool) -> Reader {
+        let (hearing, following) = Hearing::new(name);
+        let (sender, entries) = mpsc::channel(BATCH_MAX);
+        let (opened, opening) = oneshot::channel();
+        let stream = config.stream.clone();
+        let source = Source::new(self.clone(), config, hearing);
+        let task = AbortOnDropHandle::new(tokio::spawn(source.run(is_patient, opened, sender)));
+        Reader { stream, entries, opening: Some(opening), opened: None, waiting: 0, following, _task: task }
+    }
+}
+
+impl Reader {
+    /// What there was when it was opened; waits until it is. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`Bus::reader`]; a follower waits instead of being unavailable.
+    pub async fn opened(&mut self) -> Result<Opened, Error> {
+        if let Some(opening) = &mut self.opening {
+            let opened = opening.await;
+            self.opening = None;
+            let opened = opened.map_err(Error::unavailable)??;
+            (self.opened, self.waiting) = (Some(opened), opened.pending);
+        }
+        self.opened.ok_or_else(|| Error::Reset { stream: self.stream.clone() })
+    }
+
+    /// Messages that were waiting when the reader was opened; 0 means there is nothing to catch up with.
+    pub fn pending_at_start(&self) -> u64 {
+        self.opened.map_or(0, |opened| opened.pending)
+    }
+
+    /// Whether it hears what is stored.
+    pub fn following(&self) -> Following {
+        self.following.clone()
+    }
+
+    /// Waits for the next message, as long as it takes; goes on by itself after the broker was away.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::Reset`], from then on for ever, when the stream was made anew.
+    pub async fn next(&mut self) -> Result<Entry, Error> {
+        loop {
+            if let Some(entry) = self.receive().await? {
+                return Ok(entry);
+            }
+        }
+    }
+
+    /// Waits for the next of the messages that were there when the reader was opened; `None` once nothing waits, also when what
+    /// waited was deleted meanwhile.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`Reader::opened`] and [`Reader::next`].
+    pub async fn next_waiting(&mut self) -> Result<Option<Entry>, Error> {
+        self.opened().await?;
+        while self.waiting > 0 {
+            if let Some(entry) = self.receive().await? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn receive(&mut self) -> Result<Option<Entry>, Error> {
+        let Some(item) = self.entries.recv().await else {
+            return Err(Error::Reset { stream: self.stream.clone() });
+        };
+        let entry = item?;
+        self.waiting = entry.as_ref().map_or(0, |entry| entry.pending);
+        Ok(entry)
+    }
+}

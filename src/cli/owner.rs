@@ -1,0 +1,51 @@
+//! `owner`: what contracts own under names without a chain, and giving things to another owner.
+
+use nats::Bus;
+use serde_json::json;
+
+use super::{out, render};
+use crate::owners;
+
+/// Longest name of an owner in characters.
+const OWNER_LENGTH_MAX: usize = 128;
+
+/// Lists what contract accounts own under names without a chain.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn list(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
+    let found = owners::chainless(bus).await?;
+    if as_json {
+        found.iter().try_for_each(|one| out::json(&json!(one)))?;
+        return Ok(());
+    }
+    let row = |one: &owners::Chainless| {
+        let proven: Vec<&str> = one.proven.iter().map(String::as_str).collect();
+        vec![one.owner.clone(), one.media_count.to_string(), one.key_count.to_string(), proven.join(" ")]
+    };
+    let rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    out::line(render::table(&["OWNER", "MEDIA", "KEYS", "PROVEN AS"], &rows))?;
+    Ok(())
+}
+
+/// Gives the media and keys of an owner to another one.
+///
+/// # Errors
+/// When the names can't be used, or the broker does not answer.
+pub async fn transfer(bus: &Bus, (from, to): (&str, &str), as_json: bool) -> anyhow::Result<()> {
+    let is_name = |name: &str| {
+        (1..=OWNER_LENGTH_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic())
+    };
+    anyhow::ensure!(
+        is_name(from) && is_name(to) && from != to,
+        "an owner is a name as media show it, such as eip155:1:0x...; name two of them"
+    );
+    let given = owners::transfer(bus, from, to).await?;
+    if as_json {
+        out::json(&json!(given))?;
+    } else {
+        let owners::Transferred { media_count, key_count } = given;
+        out::say(format!("{media_count} media and {key_count} keys of {from} belong to {to} now"));
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Memory streams: made anew when a restart of the broker forgot them.
+//!
+//! Limits: looked for at start, after every reconnect, and every [`PERIOD`].
+
+use std::time::Duration;
+
+use nats::{Bus, topology};
+use tokio_util::sync::CancellationToken;
+
+/// How often they are looked for while the connection lasts.
+pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// Restores memory streams until `held` fires.
+pub async fn run(bus: Bus, held: CancellationToken) {
+    let mut connection = bus.connection();
+    let mut failures: u32 = 0;
+    loop {
+        connection.mark_unchanged();
+        match topology::restore_memory(bus.context()).await {
+            Ok(restored) => {
+                failures = 0;
+                if !restored.is_empty() {
+                    tracing::warn!(?restored, "the broker forgot its memory streams; they are made anew");
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                if failures.is_power_of_two() {
+                    tracing::warn!(%error, failures, "memory streams could not be looked for");
+                }
+            }
+        }
+        tokio::select! {
+            () = held.cancelled() => return,
+            changed = connection.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}

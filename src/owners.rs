@@ -1,0 +1,257 @@
+//! Whose things are: what contracts own under a name that says no chain, and giving things to another owner.
+//!
+//! A contract account once signed in as `eip155:0x...`, whichever chain had proved it, and now signs in as `eip155:<chain>:0x...`.
+//! Which of the chains its things belong to nobody can tell from them: an administrator says so.
+//!
+//! Limits: reads every sign-in that EVENTS keeps, and every medium; one thing is changed at a time, and doing it again goes on where
+//! it ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nats::{Bus, Error, Outbox, Start, reader};
+use schemas::{
+    Record, document,
+    ids::{MediaId, RequestId},
+    media,
+    session::{Method, SignedIn},
+    subjects,
+};
+use serde::Serialize;
+
+use crate::auth::{self, account::Account};
+
+/// Who changes owners from the command line.
+const BY: &str = "admin";
+
+/// An account that a contract proved while its name said no chain, and what is its own under that name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Chainless {
+    /// The name, `eip155:0x...`.
+    pub owner: String,
+    /// The names that it may have been proven as, `eip155:<chain>:0x...`.
+    pub proven: BTreeSet<String>,
+    /// Media it owns.
+    pub media_count: usize,
+    /// API keys it has.
+    pub key_count: usize,
+}
+
+/// What was given to another owner.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Transferred {
+    /// Media.
+    pub media_count: usize,
+    /// API keys.
+    pub key_count: usize,
+}
+
+/// The accounts that contracts proved while their names said no chain, and that own something.
+///
+/// # Errors
+/// When the broker does not answer, or lets nobody read.
+pub async fn chainless(bus: &Bus) -> Result<Vec<Chainless>, Error> {
+    let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let settings = reader::Config::new(subjects::EVENTS, vec![subjects::events_of::<SignedIn>()], Start::All);
+    visit(bus, settings, |subject, payload| {
+        let Ok(event) = nats::decode::<SignedIn>(subject, payload) else { return };
+        let Ok(account) = event.owner.parse::<Account>() else { return };
+        if event.method != Method::Key && account.chain_id.is_none() {
+            let proven = Account::proven(account.address, event.chain_id, event.method);
+            accounts.entry(event.owner).or_default().insert(proven.owner());
+        }
+    })
+    .await?;
+    if accounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let media = media_by_owner(bus).await?;
+    let mut found = Vec::new();
+    for (owner, proven) in accounts {
+        let media_count = media.values().filter(|other| **other == owner).count();
+        let key_count = auth::key_ids(bus, &owner).await?.len();
+        if media_count + key_count > 0 {
+            found.push(Chainless { owner, proven, media_count, key_count });
+        }
+    }
+    Ok(found)
+}
+
+/// Gives the media and API keys of `from` to `to`, each with its event.
+///
+/// # Errors
+/// When the broker does not answer; what was given until then stays so.
+pub async fn transfer(bus: &Bus, from: &str, to: &str) -> Result<Transferred, Error> {
+    let mut transferred = Transferred::default();
+    for (media_id, owner) in media_by_owner(bus).await? {
+        if owner == from {
+            give(bus, media_id, from, to).await?;
+            transferred.media_count += 1;
+        }
+    }
+    for key_id in auth::key_ids(bus, from).await? {
+        let request_id = RequestId::from_bytes(nats::fresh_id());
+        auth::give_key(bus, key_id, (from, to), (BY, request_id)).await?;
+        transferred.key_count += 1;
+    }
+    Ok(transferred)
+}
+
+/// Gives one medium: the document says whose it is, and what the stages know follows.
+async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), Error> {
+    let (key, now_ms) = (media_id.to_string(), nats::now_ms());
+    let asset = bus.load::<media::Record>(&key).await?.map(|held| held.record);
+    bus.change::<document::Record>(&key, |found| {
+        let document = match (found, &asset) {
+            (Some(document), _) => document.clone(),
+            // Until now only the stages know of it.
+            (None, Some(asset)) => document::Record {
+                media_id,
+                owner: asset.owner.clone(),
+                title: String::new(),
+                mint_tx: None,
+                gate: None,
+                encryption: document::Encryption::None,
+                created_at_ms: asset.created_at_ms,
+                changed_at_ms: now_ms,
+                removed_at_ms: None,
+            },
+            (None, None) => return None,
+        };
+        if document.owner != from {
+            return None;
+        }
+        let next = document::Record { owner: to.to_owned(), changed_at_ms: now_ms, ..document };
+        let changed = document::Changed {
+            media_id,
+            owner: to.to_owned(),
+            changed_by: BY.to_owned(),
+            title: next.title.clone(),
+            mint_tx: next.mint_tx,
+            encryption: next.encryption,
+        };
+        Some((next, Outbox::new().event(&changed)))
+    })
+    .await?;
+    bus.change::<media::Record>(&key, |found| {
+        let asset = found.filter(|asset| asset.owner == from)?;
+        Some((media::Record { owner: to.to_owned(), ..asset.clone() }, Outbox::new()))
+    })
+    .await?;
+    Ok(())
+}
+
+/// The owner of each medium: the one its document names, else the one that the stages know.
+async fn media_by_owner(bus: &Bus) -> Result<BTreeMap<MediaId, String>, Error> {
+    let mut owners = BTreeMap::new();
+    visit(bus, records::<media::Record>(), |key, payload| {
+        if let Ok((_, asset)) = nats::open::<media::Record>(key, payload) {
+            owners.insert(asset.media_id, asset.owner);
+        }
+    })
+    .await?;
+    visit(bus, records::<document::Record>(), |key, payload| {
+        let Ok((_, document)) = nats::open::<document::Record>(key, payload) else { return };
+        if document.is_removed() {
+            owners.remove(&document.media_id);
+        } else {
+            owners.insert(document.media_id, document.owner);
+        }
+    })
+    .await?;
+    Ok(owners)
+}
+
+fn records<R: Record>() -> reader::Config {
+    let filters = vec![subjects::kv(R::BUCKET, "*")];
+    reader::Config::new(subjects::kv_stream(R::BUCKET), filters, Start::LastPerSubject)
+}
+
+/// Shows `seen` subject and payload of all that is there now.
+async fn visit(bus: &Bus, settings: reader::Config, mut seen: impl FnMut(&str, &[u8])) -> Result<(), Error> {
+    let mut reader = bus.reader(settings).await?;
+    let mut left = reader.pending_at_start();
+    while left > 0 {
+        let entry = reader.next().await?;
+        left = entry.pending;
+        seen(&entry.subject, &entry.payload);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::{Held, Role, testing::TestBroker};
+    use schemas::{access, ids::SessionId, session::KeyCreated};
+
+    use super::*;
+
+    const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
+
+    async fn signed_in(bus: &Bus, owner: &str, chain_id: u64, method: Method) {
+        let event = SignedIn {
+            request_id: RequestId::from_bytes(nats::fresh_id()),
+            session_id: SessionId::from_bytes(nats::fresh_id()),
+            owner: owner.to_owned(),
+            chain_id,
+            method,
+            is_checksummed: true,
+        };
+        bus.report(&event, &event.request_id.to_string()).await.unwrap();
+    }
+
+    fn document(owner: &str) -> document::Record {
+        document::Record {
+            media_id: MediaId::from_bytes(nats::fresh_id()),
+            owner: owner.to_owned(),
+            title: "a film".into(),
+            mint_tx: None,
+            gate: None,
+            encryption: document::Encryption::None,
+            created_at_ms: 1,
+            changed_at_ms: 1,
+            removed_at_ms: None,
+        }
+    }
+
+    async fn owner_of(bus: &Bus, media_id: MediaId) -> String {
+        bus.load::<document::Record>(&media_id.to_string()).await.unwrap().unwrap().record.owner
+    }
+
+    #[tokio::test]
+    async fn what_a_contract_owns_without_a_chain_is_listed_and_given_where_somebody_says() {
+        let broker = TestBroker::start().await;
+        let bus = broker.bus(Role::Admin).await;
+        let (bare, bound) = (format!("eip155:{ADDRESS}"), format!("eip155:10:{ADDRESS}"));
+        let key_owner = "eip155:0x0000000000000000000000000000000000000001";
+        assert_eq!(chainless(&bus).await.unwrap(), []);
+        signed_in(&bus, &bare, 1, Method::Contract).await;
+        signed_in(&bus, &bare, 10, Method::Counterfactual).await;
+        signed_in(&bus, &bound, 10, Method::Contract).await;
+        signed_in(&bus, key_owner, 1, Method::Key).await;
+        assert_eq!(chainless(&bus).await.unwrap(), [], "it owns nothing");
+        let (film, other) = (document(&bare), document(key_owner));
+        for record in [&film, &other] {
+            bus.commit(&mut Held::new(record.clone()), Outbox::new()).await.unwrap();
+        }
+        let key = auth::create_key(&bus, &bare, access::Role::Owner).await.unwrap();
+        let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
+        let wanted = Chainless { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
+        assert_eq!(chainless(&bus).await.unwrap(), [wanted]);
+
+        let given = Transferred { media_count: 1, key_count: 1 };
+        assert_eq!(transfer(&bus, &bare, &bound).await.unwrap(), given);
+        assert_eq!(owner_of(&bus, film.media_id).await, bound);
+        assert_eq!(owner_of(&bus, other.media_id).await, key_owner);
+        assert_eq!(auth::key_ids(&bus, &bare).await.unwrap().len(), 0);
+        let key_ids = auth::key_ids(&bus, &bound).await.unwrap();
+        assert!(key.contains(&key_ids[0].to_string()), "{key_ids:?}");
+        assert_eq!(chainless(&bus).await.unwrap(), []);
+        // Each thing was told, and again there is nothing to give.
+        let mut told = Vec::new();
+        let filters = vec![subjects::events_of::<document::Changed>(), subjects::events_of::<KeyCreated>()];
+        let settings = reader::Config::new(subjects::EVENTS, filters, Start::All);
+        visit(&bus, settings, |subject, _| told.push(subject.to_owned())).await.unwrap();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(transfer(&bus, &bare, &bound).await.unwrap(), Transferred::default());
+    }
+}
