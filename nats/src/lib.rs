@@ -12,6 +12,7 @@ pub mod dead;
 mod error;
 mod fill;
 mod following;
+pub mod keys;
 mod lease;
 mod publish;
 pub mod reader;
