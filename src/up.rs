@@ -1,6 +1,11 @@
 //! `up`: every role in one process, one connection and user per role, with its own broker when no address is configured.
 
-use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    fs::Permissions,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use nats::{Bus, Health, Role, server, topology};
@@ -26,6 +31,10 @@ pub struct Ready {
     pub url: String,
     /// The first API key, from this start or an earlier one; `None` when its file is gone.
     pub api_key: Option<String>,
+    /// True at the start that made the key: only then it is shown.
+    pub is_new: bool,
+    /// Where the key is kept.
+    pub key_file: PathBuf,
 }
 
 /// Starts everything and runs until `shutdown`; `ready` hears when it can be used.
@@ -38,7 +47,7 @@ pub async fn run(
     ready: oneshot::Sender<Ready>,
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
-    std::fs::create_dir_all(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
+    private_folder(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
     let health = Health::new();
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
@@ -92,6 +101,12 @@ pub async fn run(
     result
 }
 
+/// Makes a folder that nobody else on this machine can look into; one from before is closed.
+fn private_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
 async fn apply(site: &Site, settings: &topology::Settings) -> anyhow::Result<()> {
     let admin = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
     let bus = Bus::connect(&admin).await?;
@@ -115,6 +130,7 @@ fn warn_of_small_disk(data_dir: &Path, settings: &topology::Settings) -> anyhow:
 
 fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) -> anyhow::Result<()> {
     let file = data_dir.join(KEY_FILE);
+    let is_new = listening.first_key.is_some();
     let api_key = match listening.first_key {
         Some(key) => {
             let mut out = std::fs::OpenOptions::new()
@@ -123,6 +139,8 @@ fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) ->
                 .truncate(true)
                 .mode(0o600)
                 .open(&file)?;
+            // A file that was there keeps its mode.
+            out.set_permissions(Permissions::from_mode(0o600))?;
             writeln!(out, "{key}")?;
             Some(key)
         }
@@ -130,7 +148,7 @@ fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) ->
     };
     let address = listening.address.context("the ingress told no address")?;
     let url = format!("http://{address}");
-    if ready.send(Ready { url, api_key }).is_err() {
+    if ready.send(Ready { url, api_key, is_new, key_file: file }).is_err() {
         tracing::debug!("nobody waits for the start any more");
     }
     Ok(())

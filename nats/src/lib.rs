@@ -15,6 +15,7 @@ mod fill;
 mod following;
 mod health;
 mod heartbeat;
+pub mod keys;
 mod lease;
 mod publish;
 pub mod reader;

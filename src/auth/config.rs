@@ -28,6 +28,9 @@ pub struct Config {
     pub domains: Vec<String>,
     /// Chains accounts may be looked up on (EIP-155 numbers).
     pub chains: Vec<u64>,
+    /// Those of them on which that works here: they are offered in challenges. Filled in by [`Config::offering`].
+    #[serde(skip)]
+    pub offered_chains: Vec<u64>,
     /// Wallets that may do everything: `0x...` where a key speaks for it, `eip155:<chain>:0x...` where a contract does.
     pub admins: Vec<Account>,
     /// Wallets that may read everything operational and change nothing, named the same way.
@@ -90,6 +93,7 @@ impl Default for Config {
             domains: Vec::new(),
             // Ethereum, OP Mainnet, Polygon, Base, Arbitrum One.
             chains: vec![1, 10, 137, 8_453, 42_161],
+            offered_chains: Vec::new(),
             admins: Vec::new(),
             operators: Vec::new(),
             strict_eip55: false,
@@ -181,6 +185,24 @@ impl Config {
         }
     }
 
+    /// Fills in the chains that challenges offer: those that have providers here. Without any only accounts with a key of their own
+    /// sign in, on whichever chain, and all are offered.
+    #[must_use]
+    pub fn offering(mut self, with_providers: &[u64]) -> Self {
+        let mut chains: Vec<u64> = Vec::new();
+        for chain in &self.chains {
+            if !chains.contains(chain) {
+                chains.push(*chain);
+            }
+        }
+        let has_provider = |chain: &u64| with_providers.contains(chain);
+        if chains.iter().any(has_provider) {
+            chains.retain(has_provider);
+        }
+        self.offered_chains = chains;
+        self
+    }
+
     /// Fills in the sites where none are named: the host of the public address, else the loopback names of the listener.
     #[must_use]
     pub fn at(mut self, public_url: Option<&str>, listen: SocketAddr) -> Self {
@@ -219,6 +241,17 @@ mod tests {
         assert_eq!(wrong(|c| c.refresh_again_ms = 30_001), "auth.refresh_again_ms");
         assert_eq!(wrong(|c| c.ring_lead_s = 1), "auth.ring_lead_s");
         assert_eq!(wrong(|c| c.access_ttl_s = 0), "auth.access_ttl_s");
+    }
+
+    #[test]
+    fn a_chain_is_offered_once_and_only_where_it_can_be_asked() {
+        let offered = |chains: &[u64], with_providers: &[u64]| {
+            let config = Config { chains: chains.to_vec(), ..Config::default() };
+            config.offering(with_providers).offered_chains
+        };
+        assert_eq!(offered(&[1, 10, 1, 137], &[137, 1, 5]), [1, 137]);
+        assert_eq!(offered(&[1, 10, 1], &[]), [1, 10]);
+        assert_eq!(offered(&[1, 10], &[5]), [1, 10]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
@@ -131,14 +132,24 @@ async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<E
 }
 
 async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
-    let (NatsCommand::Diff(args) | NatsCommand::Apply(args)) = &command;
-    let config = load(global, args)?;
-    let settings = config.topology();
-    let bus = broker::admin(config).await?;
+    let connect = async |args: &ServerArgs| {
+        let config = load(global, args)?;
+        let settings = config.topology();
+        anyhow::Ok((broker::admin(config).await?, settings))
+    };
     match command {
-        NatsCommand::Diff(_) => topology::diff(&bus, &settings, global.json).await,
-        NatsCommand::Apply(_) => {
+        NatsCommand::Diff(args) => {
+            let (bus, settings) = connect(&args).await?;
+            topology::diff(&bus, &settings, global.json).await
+        }
+        NatsCommand::Apply(args) => {
+            let (bus, settings) = connect(&args).await?;
             topology::apply(&bus, &settings, global.json).await?;
+            Ok(Ended::Well)
+        }
+        NatsCommand::Keys { folder } => {
+            nats::keys::make(&folder).with_context(|| format!("keys in {}", folder.display()))?;
+            out::say(format!("The keys are in {}", folder.display()));
             Ok(Ended::Well)
         }
     }

@@ -387,6 +387,15 @@ pub enum NatsCommand {
     #[command(after_help = "Example:
   streamgate nats apply --nats-url nats://broker:4222 --replicas 3")]
     Apply(ServerArgs),
+    /// Make the keys of the roles' users for a broker of your own; those that are there stay
+    #[command(
+        after_help = "Writes three files: `seeds` for --nats-seed-file, `system-seed` for the operator, and `nats.env` with the
+variables that nats/server.conf and nats/node.conf name."
+    )]
+    Keys {
+        /// Folder for the files
+        folder: PathBuf,
+    },
 }
 
 /// What to do with what belongs to somebody.

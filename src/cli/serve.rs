@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Context;
+use rustix::fs::Mode;
 use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -55,11 +56,17 @@ pub fn stop_on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Lets nobody else on this machine read what this process and its children write, whatever mask it was started with.
+pub fn keep_files_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
 /// Runs everything on this machine until a signal.
 ///
 /// # Errors
 /// As [`up::run`].
 pub async fn everything(config: Config, as_json: bool) -> anyhow::Result<()> {
+    keep_files_private();
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     let (ready, starts) = oneshot::channel();
@@ -75,11 +82,20 @@ pub async fn everything(config: Config, as_json: bool) -> anyhow::Result<()> {
 fn greet(ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if as_json {
-        writeln!(out, "{}", json!({ "url": ready.url, "api_key": ready.api_key }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "url": ready.url, "api_key": ready.api_key.as_ref().filter(|_| ready.is_new) })
+        )?;
     } else {
         writeln!(out, "StreamGate is up at {}", ready.url)?;
         match &ready.api_key {
-            Some(key) => writeln!(out, "API key: {key}")?,
+            Some(key) if ready.is_new => writeln!(out, "API key, shown only now: {key}")?,
+            Some(_) => writeln!(
+                out,
+                "The API key was shown at the first start; it is in {}",
+                ready.key_file.display()
+            )?,
             None => writeln!(out, "The API key was shown at the first start; its file is gone.")?,
         }
         writeln!(out, "Upload something:  streamgate upload FILE --url {} --wait", ready.url)?;
@@ -92,6 +108,7 @@ fn greet(ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
 /// # Errors
 /// As [`roles::run`].
 pub async fn role(config: Config, kind: Kind, as_json: bool) -> anyhow::Result<()> {
+    keep_files_private();
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     let site = Site::of(config, shutdown)?;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
-use super::{error::Problem, kind::Kind};
+use super::{error::Problem, heads, kind::Kind, uploads};
 
 /// Settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,11 +201,15 @@ const SAFE: [(HeaderName, &str); 4] = [
 
 static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Adds the safe headers. What `/play` serves may be embedded anywhere: its path is its right.
+/// Adds the safe headers, and the version of tus below uploads, to refusals too. What `/play` serves may be embedded anywhere: its path is its right.
 pub async fn safe_headers(request: Request, next: Next) -> Response {
     let embeddable = is_play(request.uri().path());
+    let speaks_tus = heads::is_upload(request.uri().path()) && *request.method() != Method::OPTIONS;
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
+    if speaks_tus {
+        uploads::name_version(headers);
+    }
     if embeddable {
         headers.entry(&RESOURCE_POLICY).or_insert(HeaderValue::from_static("cross-origin"));
     }
@@ -215,8 +219,11 @@ pub async fn safe_headers(request: Request, next: Next) -> Response {
     response
 }
 
-/// Refuses a head that is larger than its limits, as a problem. Far beyond them the accept loop refuses.
-pub async fn bounded_head(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
+/// Refuses a head that names no host or is larger than its limits, as a problem. Far beyond them the accept loop refuses.
+pub async fn bounded_head(State(config): State<Arc<Config>>, mut request: Request, next: Next) -> Response {
+    if let Err(problem) = heads::settle(&mut request) {
+        return problem.into_response();
+    }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > config.target_bytes_max {
         return Problem::new(Kind::TargetTooLong)

@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod body;
+mod bytes;
 pub mod cache;
 pub mod capacity;
 pub mod client;
@@ -15,6 +16,7 @@ mod cursor;
 pub mod error;
 pub mod events;
 mod guard;
+mod heads;
 pub mod idempotency;
 pub mod jobs;
 pub(crate) mod kind;
@@ -189,6 +191,7 @@ impl App {
         let documents = Arc::new(cache::Cache::new(config.documents)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
+        let auth = auth.offering(&grants.judge().chains().ids());
         // Strangers name the contracts that sign-in asks.
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
         let proofs = grants.proofs().clone();

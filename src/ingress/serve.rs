@@ -20,7 +20,10 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::polite::{Polite, Reached};
+use super::{
+    heads,
+    polite::{Polite, Reached},
+};
 
 /// Read buffer of one connection in bytes; hyper's default costs 0.8 MB with a slow upload on it (measured).
 pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -106,6 +109,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
         let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             reaching.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
+            heads::arrive(&mut request);
             router.call(request.map(axum::body::Body::new))
         });
         let builder = Arc::clone(&builder);

@@ -1,15 +1,12 @@
 //! A JSON document as readers get it: its bytes, and a tag made of them, so that a record which was rewritten but says the same
 //! reads the same.
 
-use axum::{
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use bytes::Bytes;
+use axum::{body::Bytes, http::HeaderMap, response::Response};
 use serde::Serialize;
 
 use super::{
-    conditional::{Tag, lists},
+    bytes::{self, Facts},
+    conditional::Tag,
     error::Problem,
 };
 
@@ -45,19 +42,14 @@ impl Document {
         &self.body
     }
 
-    /// The document with its tag, or 304 when the reader has it already.
+    /// The document with its tag, or the part of it that is asked for, or 304 when the reader has it already.
     pub fn answer(&self, request: &HeaderMap) -> Response {
-        let tag = self.tag.text();
-        let mut lines = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-        let mut response = if lines.any(|line| lists(line, &tag)) {
-            StatusCode::NOT_MODIFIED.into_response()
-        } else {
-            let json = HeaderValue::from_static("application/json");
-            ([(header::CONTENT_TYPE, json)], self.body.clone()).into_response()
+        let facts = Facts {
+            size_bytes: u64::try_from(self.body.len()).unwrap_or(u64::MAX),
+            etag: self.tag.text(),
+            content_type: "application/json",
+            cache_control: "private, no-cache",
         };
-        let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-        headers.insert(header::ETAG, self.tag.to_header());
-        response
+        bytes::answer_with(request, &facts, &self.body)
     }
 }

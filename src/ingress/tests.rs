@@ -653,3 +653,131 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn heads_are_read_as_the_standards_have_them() {
+    let site = Site::start(|_| {}).await;
+    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n", "Host: ann@a\r\n", "Host: a/b\r\n"] {
+        let answer = site.raw(format!("GET /version HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "request_malformed"), "{hosts:?}");
+    }
+    assert_eq!(site.raw("GET /version HTTP/1.0\r\n\r\n").await.status, 200);
+    // The scheme of a credential has no case.
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        let headers = format!("Authorization: {scheme} {}\r\n", site.key);
+        assert_eq!(site.ask("GET", "/v1/auth/me", &headers, "").await.status, 200, "{scheme}");
+    }
+    // Ranges are for GET, and all that is read this way has them.
+    let range = "Range: bytes=0-3\r\n";
+    for path in ["/openapi.json", "/docs", "/watch/assets/watch.js"] {
+        let whole = site.ask("GET", path, "", "").await;
+        let part = site.ask("GET", path, range, "").await;
+        assert_eq!((part.status, part.body.as_str()), (206, whole.body.get(..4).unwrap()), "{path}");
+        let head = site.ask("HEAD", path, range, "").await;
+        assert_eq!(
+            (head.status, head.header("content-length")),
+            (200, whole.header("content-length")),
+            "{path}"
+        );
+        let tag = whole.header("etag").unwrap();
+        for lists in [
+            format!("If-None-Match: \"x\"\r\nIf-None-Match: {tag}\r\n"),
+            format!("If-None-Match: {tag}\r\nIf-None-Match: \"x\"\r\n"),
+        ] {
+            assert_eq!(site.ask("GET", path, &lists, "").await.status, 304, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_answered_below_uploads_names_the_version_of_tus() {
+    let site = Site::start(|_| {}).await;
+    let key = format!("Authorization: Bearer {}\r\n", site.key);
+    for (method, path, headers, status) in [
+        ("POST", "/v1/uploads", "", 401),
+        ("PATCH", "/v1/uploads", &*key, 405),
+        ("PUT", "/v1/uploads/06db00820dt0303jc5mn0r355k", &key, 405),
+        ("HEAD", "/v1/uploads/06db00820dt0303jc5mn0r355k", "", 401),
+        ("GET", "/v1/uploads/06db00820dt0303jc5mn0r355k/nothing", &key, 404),
+    ] {
+        let answer = site.ask(method, path, headers, "").await;
+        assert_eq!(
+            (answer.status, answer.header("tus-resumable")),
+            (status, Some("1.0.0")),
+            "{method} {path}"
+        );
+    }
+    // What a POST stands for is what counts, at the collection, too.
+    let options = site.ask("POST", "/v1/uploads", "X-HTTP-Method-Override: OPTIONS\r\n", "").await;
+    assert_eq!((options.status, options.header("tus-version")), (204, Some("1.0.0")), "{options:?}");
+    let meant = format!("{key}X-HTTP-Method-Override: GET\r\n");
+    assert_eq!(site.ask("POST", "/v1/uploads", &meant, "").await.status, 405);
+}
+
+#[tokio::test]
+async fn two_hundred_viewers_play_on_beside_an_abuser_behind_the_same_address() {
+    const VIEWERS: usize = 200;
+    // Refills too slow to matter, so that a slow machine sees the same.
+    let rate = |capacity| limit::gcra::Rate { capacity, refill_per_s: 1 };
+    let site = Site::start(|config| {
+        config.limit.replicas_assumed_count = 1;
+        (config.limit.rates.streaming, config.limit.rates.credential) = (rate(450), rate(60));
+    })
+    .await;
+    let admin = site.broker.bus(Role::Admin).await;
+    let media_id = MediaId::from_bytes([5; 16]);
+    let asset = asset(media_id, "olga", Status::Ready);
+    let playlist = format!("{}/{}", asset.encode.as_ref().unwrap().prefix, schemas::keys::MULTIVARIANT);
+    site.store.put(&playlist, "#EXTM3U\n").await.unwrap();
+    admin.commit(&mut nats::Held::new(asset), nats::Outbox::new()).await.unwrap();
+    let boss = format!("Authorization: Bearer {}\r\n", site.key);
+    let json = format!("{boss}Content-Type: application/json\r\nIf-Match: *\r\n");
+    let gate = format!("/v1/media/{media_id}/gate");
+    assert_eq!(site.ask("PUT", &gate, &json, "{\"kind\":\"public\"}").await.status, 200);
+    let path = format!("/v1/media/{media_id}/playback");
+    let open = async || {
+        let answer = site.ask("POST", &path, "", "").await;
+        (
+            answer.status,
+            serde_json::from_str::<Value>(&answer.body).unwrap()["hls_url"].as_str().map(str::to_owned),
+        )
+    };
+    let play = async |url: &str| site.ask("GET", url, "", "").await.status;
+    let mut viewers = Vec::new();
+    for _ in 0..VIEWERS {
+        let (status, url) = open().await;
+        let url = url.unwrap_or_else(|| panic!("{status}"));
+        assert_eq!(play(&url).await, 200);
+        viewers.push(url);
+    }
+    // The abuser opens what it does not play, asks until it is refused, and guesses keys.
+    let mut refusals = 0;
+    for _ in 0..400 {
+        refusals += usize::from(open().await.0 == 429);
+    }
+    assert!(refusals > 0, "the abuser is limited");
+    let mut guesses = Vec::new();
+    for i in 0..150 {
+        let headers = format!("Authorization: Bearer sg_06db00820dt0303jc5mn0r355k_{i}\r\n");
+        guesses.push(site.ask("GET", "/v1/media/06db00820dt0303jc5mn0r355k", &headers, "").await.status);
+    }
+    assert!(guesses[..50].iter().all(|status| *status == 401), "{guesses:?}");
+    assert!(guesses.ends_with(&[429]), "{guesses:?}");
+    for url in &viewers {
+        assert_eq!(play(url).await, 200);
+    }
+    assert_eq!(site.ask("GET", "/v1/auth/me", &boss, "").await.status, 200, "a good key is good");
+}
+
+#[tokio::test]
+async fn a_chain_that_is_not_taken_is_answered_with_those_that_are() {
+    let site = Site::start(|_| {}).await;
+    let json = "Content-Type: application/json\r\n";
+    let given = site.ask("POST", "/v1/auth/challenge", json, "{\"chain_id\":1}").await;
+    let given: Value = serde_json::from_str(&given.body).unwrap();
+    let refused = site.ask("POST", "/v1/auth/challenge", json, "{\"chain_id\":999}").await;
+    assert_eq!((refused.status, refused.problem().as_str()), (401, "chain_refused"));
+    let refused: Value = serde_json::from_str(&refused.body).unwrap();
+    assert!(given["chains"].as_array().is_some_and(|chains| !chains.is_empty()), "{given}");
+    assert_eq!(refused["chains"], given["chains"]);
+}

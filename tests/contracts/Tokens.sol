@@ -9,6 +9,11 @@ contract Nft {
     mapping(uint256 token => address) private owners;
     mapping(address owner => uint256) public balanceOf;
 
+    // ERC-165: itself and ERC-721.
+    function supportsInterface(bytes4 id) external pure returns (bool) {
+        return id == 0x01ffc9a7 || id == 0x80ac58cd;
+    }
+
     function ownerOf(uint256 token) external view returns (address owner) {
         owner = owners[token];
         require(owner != address(0), "no such token");
@@ -32,6 +37,19 @@ contract Coin {
     function set(address owner, uint256 amount) external {
         emit Transfer(owner, address(0), balanceOf[owner]);
         emit Transfer(address(0), owner, amount);
+        balanceOf[owner] = amount;
+    }
+}
+
+// One of the tokens that are money and a collection at once (ERC-404): a balance counts fractions, so that it is no number of tokens.
+contract Semi {
+    mapping(address owner => uint256) public balanceOf;
+
+    function supportsInterface(bytes4 id) external pure returns (bool) {
+        return id == 0x01ffc9a7;
+    }
+
+    function set(address owner, uint256 amount) external {
         balanceOf[owner] = amount;
     }
 }

@@ -1,8 +1,10 @@
 //! `up` as one process, and each service of `compose.yaml` as one.
 
 use std::{
+    fs::Permissions,
     io::{BufRead, BufReader},
-    path::Path,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -15,6 +17,8 @@ pub(crate) struct Up {
     child: Child,
     pub(crate) url: String,
     pub(crate) key: String,
+    /// The key, when it was printed.
+    told: Option<String>,
     pub(crate) http: reqwest::Client,
 }
 
@@ -27,8 +31,10 @@ impl Up {
         )
         .unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_streamgate"))
-            .args(["up", "--json", "--listen", "127.0.0.1:0", "--config", "streamgate.toml"])
+        // Under the most careless mask there is.
+        let script = "umask 000; exec \"$0\" up --json --listen 127.0.0.1:0 --config streamgate.toml";
+        let mut child = Command::new("sh")
+            .args(["-c", script, env!("CARGO_BIN_EXE_streamgate")])
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -40,8 +46,28 @@ impl Up {
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| {
             panic!("up did not start ({error}): {}", std::fs::read_to_string(folder.join("log")).unwrap())
         });
-        let field = |name: &str| ready[name].as_str().unwrap().to_owned();
-        Self { child, url: field("url"), key: field("api_key"), http: reqwest::Client::new() }
+        let url = ready["url"].as_str().unwrap().to_owned();
+        let told = ready["api_key"].as_str().map(str::to_owned);
+        let key = std::fs::read_to_string(folder.join("data/api-key")).unwrap().trim().to_owned();
+        Self { child, url, key, told, http: reqwest::Client::new() }
+    }
+
+    /// What somebody else on this machine may read or enter below `folder`.
+    fn open_to_others(folder: &Path) -> Vec<PathBuf> {
+        let mut open = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+                let (path, Ok(facts)) = (entry.path(), entry.metadata()) else { continue };
+                if facts.is_dir() {
+                    folders.push(path.clone());
+                }
+                if facts.permissions().mode() & 0o077 != 0 {
+                    open.push(path);
+                }
+            }
+        }
+        open
     }
 
     /// GET with the API key.
@@ -77,18 +103,25 @@ impl Drop for Up {
 #[tokio::test]
 async fn up_is_killed_and_started_again() {
     let folder = tempfile::tempdir().unwrap();
+    // A folder that was made by hand, for all to see.
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
     let mut up = Up::start(folder.path());
+    assert_eq!(up.told.as_ref(), Some(&up.key));
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
     let upload = up.http.post(format!("{}/v1/media", up.url)).bearer_auth(&up.key);
     let upload = upload.header("content-type", "video/mp4").body(sample(60, "320x180", "25"));
     let answer = upload.send().await.unwrap();
     assert_eq!(answer.status(), 201);
     let media_id = answer.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
     up.until(&media_id, "media.playable").await;
+    assert_eq!(Up::open_to_others(&data), Vec::<PathBuf>::new());
     let key = up.key.clone();
     up.kill();
     // The broker of the first goes with it, the second takes over its folder, and the first key still opens everything.
     let up = Up::start(folder.path());
-    assert_eq!(up.key, key);
+    assert_eq!((up.key.as_str(), &up.told), (key.as_str(), &None), "the key is printed once");
     up.until(&media_id, "job.succeeded").await;
     let audit = up.get("/v1/audit").send().await.unwrap().text().await.unwrap();
     let numbers: Vec<u64> = audit
@@ -131,22 +164,37 @@ fn services() -> Vec<(String, Vec<String>)> {
     found
 }
 
+/// What a service's argument is on this machine.
+fn replaced<'a>(argument: &'a str, keys: &'a str) -> &'a str {
+    match argument {
+        "0.0.0.0:8080" => "127.0.0.1:0",
+        "/keys" => keys,
+        other => other,
+    }
+}
+
 #[tokio::test]
 async fn each_service_of_the_compose_file_starts() {
     let mut cluster = Cluster::start(Options { without_workers: true, ..Options::default() }).await;
     let services = services();
     let names: Vec<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["topology", "ingress", "upload", "transcode", "index", "audit", "monitor", "keeper"]);
+    assert_eq!(
+        names,
+        ["keys", "topology", "ingress", "upload", "transcode", "index", "audit", "monitor", "keeper"]
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys").display().to_string();
     for (name, command) in &services {
-        let args: Vec<&str> =
-            command.iter().map(|arg| if arg == "0.0.0.0:8080" { "127.0.0.1:0" } else { arg }).collect();
-        if name == "topology" {
+        let args: Vec<&str> = command.iter().map(|arg| replaced(arg, &keys)).collect();
+        if name == "topology" || name == "keys" {
             let output = cluster.run(&args);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         } else {
             cluster.spawn(&format!("service-{name}"), &args);
         }
     }
+    let seeds = std::fs::read_to_string(folder.path().join("keys/seeds")).unwrap();
+    assert_eq!(seeds.lines().count(), nats::Role::ALL.len(), "a key for every role");
     let media_id = cluster.upload(sample(3, "320x180", "25"), "composed.mp4").await;
     assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
 }

@@ -17,6 +17,9 @@ sol! {
         function balanceOf(address owner) returns (uint256);
     }
 
+    // ERC-165
+    function supportsInterface(bytes4 id) returns (bool);
+
     interface Multi {
         function balanceOf(address owner, uint256 token) returns (uint256);
     }
@@ -55,8 +58,44 @@ pub(crate) fn transfer_ends(topics: &[B256]) -> Option<(Address, Address)> {
     Some((address(from)?, address(to)?))
 }
 
-/// The call that answers a leaf for `wallet`.
-pub(super) fn call(leaf: &Leaf, wallet: Address) -> (Address, Bytes) {
+/// What ERC-165 calls ERC-721.
+const ERC721: [u8; 4] = [0x80, 0xac, 0x58, 0xcd];
+
+/// The calls that answer a leaf for `wallet`; as many for every wallet.
+///
+/// A balance counts tokens only where the contract says that it is of ERC-721: others count fractions.
+pub(super) fn calls(leaf: &Leaf, wallet: Address) -> Vec<(Address, Bytes)> {
+    std::iter::once(call(leaf, wallet)).chain(interface_call(leaf)).collect()
+}
+
+/// The call that tells whether a leaf makes sense of its contract, if one has to.
+pub(super) fn interface_call(leaf: &Leaf) -> Option<(Address, Bytes)> {
+    let counts = matches!(leaf.ask, Ask::Erc721 { token_id: None, .. });
+    counts.then(|| (leaf.contract, supportsInterfaceCall { id: ERC721.into() }.abi_encode().into()))
+}
+
+/// Whether the contract says that it is of ERC-721; whoever does not know the question is not.
+pub(super) fn is_erc721(outcome: &Result<Bytes, Error>) -> Result<bool, Code> {
+    match outcome {
+        Ok(returned) => Ok(B256::try_from(returned.as_ref()).is_ok_and(|word| word == B256::from(U256::ONE))),
+        Err(Error::Reverted { .. }) => Ok(false),
+        Err(error) => Err(code(error)),
+    }
+}
+
+/// Reads what came back of [`calls`].
+pub(super) fn fact(leaf: &Leaf, outcomes: &[Result<Bytes, Error>]) -> Fact {
+    let Some((first, more)) = outcomes.split_first() else { return Fact::Failed(Code::ChainUnavailable) };
+    let fact = read(leaf, first);
+    match (fact, more.first().map(is_erc721)) {
+        (Fact::Failed(code), _) => Fact::Failed(code),
+        (fact, None | Some(Ok(true))) => fact,
+        (_, Some(Ok(false))) => Fact::Failed(Code::ContractMalformed),
+        (_, Some(Err(code))) => Fact::Failed(code),
+    }
+}
+
+fn call(leaf: &Leaf, wallet: Address) -> (Address, Bytes) {
     let data = match leaf.ask {
         Ask::Erc721 { token_id: Some(token), .. } => ownerOfCall { token }.abi_encode(),
         Ask::Erc721 { token_id: None, .. } | Ask::Erc20 { .. } => {
@@ -67,8 +106,7 @@ pub(super) fn call(leaf: &Leaf, wallet: Address) -> (Address, Bytes) {
     (leaf.contract, data.into())
 }
 
-/// Reads what came back.
-pub(super) fn fact(leaf: &Leaf, outcome: &Result<Bytes, Error>) -> Fact {
+fn read(leaf: &Leaf, outcome: &Result<Bytes, Error>) -> Fact {
     let returned = match outcome {
         Ok(returned) => returned,
         Err(error) => return Fact::Failed(code(error)),

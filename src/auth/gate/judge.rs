@@ -241,8 +241,11 @@ async fn read(
     if let Some(holder) = wallet.map(|wallet| wallet.address.get()) {
         let reading = heads.iter().filter_map(|(chain_id, head)| {
             let leaves = by_chain.get(chain_id)?;
-            let calls: Vec<(Address, Bytes)> =
-                leaves.iter().filter_map(|index| Some(abi::call(rule.leaves.get(*index)?, holder))).collect();
+            let asked: Vec<(usize, Vec<(Address, Bytes)>)> = leaves
+                .iter()
+                .filter_map(|index| Some((*index, abi::calls(rule.leaves.get(*index)?, holder))))
+                .collect();
+            let calls: Vec<(Address, Bytes)> = asked.iter().flat_map(|(_, calls)| calls.clone()).collect();
             Some(async move {
                 let outcomes = match head {
                     Ok(head) => both(chains, *chain_id, &calls, head).await,
@@ -250,18 +253,21 @@ async fn read(
                         Ok((vec![Err(error.clone()); calls.len()], vec![Err(error.clone()); calls.len()]))
                     }
                 };
-                (leaves, outcomes)
+                (asked, outcomes)
             })
         });
-        for (leaves, outcomes) in join_all(reading).await {
+        for (asked, outcomes) in join_all(reading).await {
             let (now, before) = outcomes?;
-            for (place, index) in leaves.iter().enumerate() {
-                let Some(leaf) = rule.leaves.get(*index) else { continue };
+            let mut place = 0;
+            for (index, calls) in asked {
+                let Some(leaf) = rule.leaves.get(index) else { continue };
                 for (facts, outcomes) in [(&mut latest, &now), (&mut confirmed, &before)] {
-                    if let (Some(fact), Some(outcome)) = (facts.get_mut(*index), outcomes.get(place)) {
-                        *fact = abi::fact(leaf, outcome);
+                    let outcomes = outcomes.get(place..place + calls.len());
+                    if let (Some(fact), Some(outcomes)) = (facts.get_mut(index), outcomes) {
+                        *fact = abi::fact(leaf, outcomes);
                     }
                 }
+                place += calls.len();
             }
         }
     }

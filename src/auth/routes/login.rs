@@ -123,6 +123,19 @@ pub(super) async fn challenge(
         .into_response())
 }
 
+/// The answer to a refusal; that of a chain names those that are taken.
+fn refusal(shared: &Shared, denial: Denial) -> Problem {
+    let is_chain = matches!(denial, Denial::Chain);
+    let problem = Problem::from(denial);
+    if is_chain { problem.member("chains", json!(offered(shared))) } else { problem }
+}
+
+/// Chains that a challenge names.
+fn offered(shared: &Shared) -> &[u64] {
+    let config = &shared.config;
+    if config.offered_chains.is_empty() { &config.chains } else { &config.offered_chains }
+}
+
 fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
     let config = &shared.config;
     let first = config.domains.first().ok_or(Denial::NoSite)?;
@@ -131,7 +144,7 @@ fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
         return Err(Denial::Domain.into());
     }
     if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
-        return Err(Denial::Chain.into());
+        return Err(refusal(shared, Denial::Chain));
     }
     if ask.ttl_s.is_some_and(|ttl_s| !(1..=CHALLENGE_TTL_S_MAX).contains(&ttl_s)) {
         let detail = format!("a challenge is good for 1 to {CHALLENGE_TTL_S_MAX} s");
@@ -145,7 +158,7 @@ fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
 fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> Given {
     let config = &shared.config;
     let forms = address.map(|account| {
-        let chain_id = challenge.chain_id.or_else(|| config.chains.first().copied()).unwrap_or(1);
+        let chain_id = challenge.chain_id.or_else(|| offered(shared).first().copied()).unwrap_or(1);
         let scheme = if uri::is_loopback(&challenge.domain) { "http" } else { "https" };
         let typed = Values {
             domain: challenge.domain.clone(),
@@ -163,7 +176,7 @@ fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> 
         nonce: challenge.challenge_id,
         domain: challenge.domain.clone(),
         expires_at_ms: challenge.expires_at_ms,
-        chains: config.chains.clone(),
+        chains: offered(shared).to_vec(),
         forms,
     }
 }
@@ -272,7 +285,7 @@ pub(super) async fn login(
         Ok(proved) => proved,
         Err(Failure::Denied(denial)) => {
             challenge::refuse(&shared.bus, &mut held, &denial, (claim.address, request::id())).await?;
-            return Err(denial.into());
+            return Err(refusal(shared, denial));
         }
         // Nothing is known of the attempt: the challenge stays good for the next.
         Err(failure) => return Err(failure.into()),

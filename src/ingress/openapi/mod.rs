@@ -14,17 +14,21 @@ mod schema;
 
 use std::sync::LazyLock;
 
+use ::bytes::Bytes;
 use axum::{
     Router,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::Response,
     routing::get,
 };
-use bytes::Bytes;
 use serde_json::Value;
 use utoipa::OpenApi;
 
-use super::{audit, conditional, events, jobs, kind, media, metrics, play, probes, uploads, watch};
+use super::{
+    audit,
+    bytes::{self, Facts},
+    conditional, events, jobs, kind, media, metrics, play, probes, uploads, watch,
+};
 use crate::auth::{self, gate};
 pub(crate) use schema::{Schemas, id, query};
 
@@ -137,17 +141,15 @@ impl Static {
     }
 
     fn answer(&self, request: &HeaderMap) -> Response {
-        let tag = self.tag.text();
-        let mut lists = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
-        let mut response = if lists.any(|list| conditional::lists(list, &tag)) {
-            StatusCode::NOT_MODIFIED.into_response()
-        } else {
-            ([(header::CONTENT_TYPE, self.content_type)], self.body.clone()).into_response()
+        let facts = Facts {
+            size_bytes: u64::try_from(self.body.len()).unwrap_or(u64::MAX),
+            etag: self.tag.text(),
+            content_type: self.content_type,
+            cache_control: "no-cache",
         };
+        let mut response = bytes::answer_with(request, &facts, &self.body);
         let headers = response.headers_mut();
-        headers.insert(header::ETAG, self.tag.to_header());
         for (name, value) in [
-            (header::CACHE_CONTROL, "no-cache"),
             (header::CONTENT_SECURITY_POLICY, page::POLICY),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (header::REFERRER_POLICY, "no-referrer"),

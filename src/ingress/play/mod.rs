@@ -6,14 +6,11 @@
 //!
 //! Limits: [`Config`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
 
-mod bytes;
 pub(super) mod encryption;
 mod growing;
 mod known;
 mod open;
 mod path;
-
-use std::ops::Range;
 
 use axum::{
     Router,
@@ -27,9 +24,15 @@ use schemas::{gate::Code, keys, media::Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{App, cache, error::Problem, kind::Kind, openapi};
+use super::{
+    App,
+    bytes::{self, Facts},
+    cache,
+    error::Problem,
+    kind::Kind,
+    openapi,
+};
 use crate::auth::gate::grant::{self, Denied};
-use bytes::Facts;
 pub use growing::Growing;
 pub use known::Known;
 use path::Wanted;
@@ -187,7 +190,7 @@ fn rendered(headers: &HeaderMap, wanted: Wanted<'_>, text: String) -> Response {
         content_type: wanted.content_type(),
         cache_control: "private, no-cache",
     };
-    bytes::answer(headers, &facts, |range| cut(&bytes, range))
+    bytes::answer_with(headers, &facts, &bytes)
 }
 
 /// An object of the store; what a key holds never changes, so its tag is made of the key.
@@ -207,7 +210,7 @@ async fn stored(
     if wanted.is_cached() {
         let bytes = small(app, key).await?;
         facts.size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        return Ok(bytes::answer(headers, &facts, |range| cut(&bytes, range)));
+        return Ok(bytes::answer_with(headers, &facts, &bytes));
     }
     facts.size_bytes = app.store.head(&key).await.map_err(missing)?.size_bytes;
     let store = app.store.clone();
@@ -229,11 +232,6 @@ fn missing(error: store::Error) -> Problem {
         store::Error::NotFound { .. } => nothing_there(),
         error => Problem::unavailable(&error),
     }
-}
-
-fn cut(bytes: &::bytes::Bytes, range: Range<u64>) -> Body {
-    let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
-    Body::from(bytes.slice(at(range.start)..at(range.end)))
 }
 
 fn tag(bytes: &[u8]) -> String {

@@ -153,12 +153,16 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
     Router::new().merge(tus).route("/v1/media", post(whole::receive)).with_state(state)
 }
 
-/// Every answer but that to OPTIONS names the protocol's version, errors too.
+/// Every answer below uploads but that to OPTIONS names the protocol's version, errors too.
+pub(super) fn name_version(headers: &mut HeaderMap) {
+    headers.insert(protocol::TUS_RESUMABLE, HeaderValue::from_static(protocol::VERSION));
+}
+
 async fn resumable(request: Request, next: Next) -> Response {
     let is_options = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if !is_options {
-        response.headers_mut().insert(protocol::TUS_RESUMABLE, HeaderValue::from_static(protocol::VERSION));
+        name_version(response.headers_mut());
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

@@ -11,16 +11,17 @@ use std::sync::LazyLock;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Path;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
-};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
 use axum::routing::get;
 use schemas::ids::MediaId;
 
-use super::{conditional, error::Problem, openapi};
+use super::{
+    bytes::{self, Facts},
+    error::Problem,
+    openapi,
+};
 
 /// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
@@ -56,13 +57,13 @@ static ASSETS: [Asset; 8] = [
 ];
 
 /// One tag for the whole embedded set: its files belong together, and a new build replaces all of them.
-static TAG: LazyLock<HeaderValue> = LazyLock::new(|| {
+static TAG: LazyLock<String> = LazyLock::new(|| {
     let mut digest = blake3::Hasher::new();
     for asset in std::iter::once(&PAGE).chain(&ASSETS) {
         digest.update(asset.name.as_bytes()).update(asset.bytes);
     }
     let digest = digest.finalize().to_hex();
-    HeaderValue::from_str(&format!("\"{digest}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+    format!("\"{digest}\"")
 });
 
 /// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
@@ -109,17 +110,15 @@ async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response,
 
 impl Asset {
     fn answer(&'static self, request: &HeaderMap) -> Response {
-        let known = request.get_all(IF_NONE_MATCH).iter().any(|tags| match (tags.to_str(), TAG.to_str()) {
-            (Ok(tags), Ok(tag)) => conditional::lists(tags, tag),
-            _ => false,
-        });
-        let mut response = if known {
-            StatusCode::NOT_MODIFIED.into_response()
-        } else {
-            ([(CONTENT_TYPE, self.content_type)], Bytes::from_static(self.bytes)).into_response()
+        let facts = Facts {
+            size_bytes: u64::try_from(self.bytes.len()).unwrap_or(u64::MAX),
+            etag: TAG.clone(),
+            content_type: self.content_type,
+            // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
+            cache_control: "no-cache",
         };
+        let mut response = bytes::answer_with(request, &facts, &Bytes::from_static(self.bytes));
         let headers = response.headers_mut();
-        headers.insert(ETAG, TAG.clone());
         for (name, value) in SAFETY {
             headers.insert(name, HeaderValue::from_static(value));
         }
@@ -127,9 +126,7 @@ impl Asset {
     }
 }
 
-const SAFETY: [(HeaderName, &str); 6] = [
-    // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
-    (CACHE_CONTROL, "no-cache"),
+const SAFETY: [(HeaderName, &str); 5] = [
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     // The address may carry a playback token in its fragment, and the media's id in its path.
@@ -141,7 +138,8 @@ const SAFETY: [(HeaderName, &str); 6] = [
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
-    use axum::http::Request;
+    use axum::http::header::{ETAG, IF_NONE_MATCH};
+    use axum::http::{Request, StatusCode};
     use tower::ServiceExt;
 
     use super::*;

@@ -26,8 +26,9 @@ use crate::{
         Principal,
         chain::{BlockRef, Error},
         gate::{
+            abi,
             access::{self, Medium},
-            rule::{Compiled, compile},
+            rule::{Compiled, Leaf, compile},
         },
     },
     ingress::{
@@ -192,7 +193,29 @@ async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> 
         }
     };
     try_join_all(asked.into_iter().map(code)).await?;
+    try_join_all(rule.leaves().iter().map(|leaf| check_interface(state, leaf))).await?;
     Ok(())
+}
+
+/// Refuses to count tokens where the contract does not say that a balance is a number of them.
+async fn check_interface(state: &State, leaf: &Leaf) -> Result<(), Problem> {
+    let Some((contract, data)) = abi::interface_call(leaf) else { return Ok(()) };
+    let chains = state.judge.chains();
+    let outcome = match chains.head(leaf.chain_id).await {
+        Ok(head) => chains.call(leaf.chain_id, contract, data, BlockRef::At(head.latest.hash)).await,
+        Err(error) => Err(error),
+    };
+    match abi::is_erc721(&outcome) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let detail = format!(
+                "{contract} does not say by supportsInterface that it is of ERC-721, so its balances may count fractions: name a \
+                 token_id, or use erc20_balance"
+            );
+            Err(Problem::new(Kind::RuleInvalid).at("", detail))
+        }
+        Err(_) => Err(chain_unavailable()),
+    }
 }
 
 async fn change(

@@ -259,6 +259,21 @@ mod scenarios {
     }
 
     #[tokio::test]
+    async fn a_balance_that_counts_fractions_is_no_number_of_tokens() {
+        let anvil = Anvil::start().await;
+        let (semi, coin) = (anvil.deploy("Semi").await, anvil.deploy("Coin").await);
+        let judge = Judge::new(anvil.open());
+        anvil.set_coins(semi, ANN, 1).await;
+        anvil.set_coins(coin, ANN, 1).await;
+        anvil.mine(CONFIRMATIONS).await;
+        for rule in [nft(semi, None), nft(coin, None), not(nft(semi, None))] {
+            let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
+            assert!(!decision.verdict.granted, "{rule:?}");
+            assert_eq!(decision.verdict.code, Code::ContractMalformed, "{rule:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_reorganisation_is_followed() {
         let anvil = Anvil::start().await;
         let contract = anvil.deploy("Nft").await;

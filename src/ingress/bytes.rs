@@ -1,16 +1,17 @@
-//! Bytes for players: one object or text with its type, tag and range (RFC 9110, sections 8.8, 13 and 14).
+//! The one answer of everything that is read by GET: an object or text with its type, tag and range (RFC 9110, sections 8.8, 13
+//! and 14). That only GET has ranges is seen to before (see `heads.rs`).
 //!
 //! Limits: one range a request; several are answered with the whole, as RFC 9110 section 14.2 allows.
 
 use std::ops::Range;
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
-use crate::ingress::{conditional, error::Problem, kind::Kind};
+use super::{conditional, error::Problem, kind::Kind};
 
 /// What is about to be sent.
 #[derive(Debug, Clone)]
@@ -40,21 +41,31 @@ pub(super) enum Send {
 
 /// What to send to a client with these headers.
 pub(super) fn choose(headers: &HeaderMap, facts: &Facts) -> Send {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    if text(header::IF_NONE_MATCH).is_some_and(|list| conditional::lists(list, &facts.etag)) {
+    if conditional::is_known(headers, &facts.etag) {
         return Send::NotModified;
     }
-    let unchanged = text(header::IF_RANGE).is_none_or(|tag| tag == facts.etag);
-    match text(header::RANGE).filter(|_| unchanged).and_then(|range| parse(range, facts.size_bytes)) {
+    let unchanged = !headers.contains_key(header::IF_RANGE)
+        || only(headers, &header::IF_RANGE).is_some_and(|tag| tag == facts.etag);
+    match only(headers, &header::RANGE).filter(|_| unchanged).and_then(|range| parse(range, facts.size_bytes))
+    {
         None => Send::Whole,
         Some(range) if range.is_empty() => Send::Unsatisfiable,
         Some(range) => Send::Part(range),
     }
 }
 
+/// The value of a field that has one line; with several it says nothing.
+fn only<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    let mut lines = headers.get_all(name).iter();
+    let (line, None) = (lines.next()?, lines.next()) else { return None };
+    line.to_str().ok()
+}
+
 /// One byte range; `None` when it is malformed or of several parts, empty when it lies outside.
 fn parse(text: &str, size_bytes: u64) -> Option<Range<u64>> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let (unit, ranges) = text.split_once('=')?;
+    // Names of units have no case (RFC 9110, 14.1).
+    let (first, last) = ranges.trim().split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes"))?;
     let number = |text: &str| -> Option<u64> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         // More digits than fit mean: as far as there is.
@@ -72,6 +83,12 @@ fn parse(text: &str, size_bytes: u64) -> Option<Range<u64>> {
         }
     };
     Some(if range.start < range.end { range } else { 0..0 })
+}
+
+/// The answer with bytes that are in memory.
+pub(super) fn answer_with(headers: &HeaderMap, facts: &Facts, bytes: &Bytes) -> Response {
+    let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
+    answer(headers, facts, |range| Body::from(bytes.slice(at(range.start)..at(range.end))))
 }
 
 /// The answer; `body` makes the bytes of a range of the whole.
@@ -121,7 +138,10 @@ mod tests {
     }
 
     fn chosen(fields: &[(header::HeaderName, &str)]) -> Send {
-        let headers = fields.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value.parse().unwrap());
+        }
         choose(&headers, &facts())
     }
 
@@ -133,6 +153,7 @@ mod tests {
             ("bytes=5-", Send::Part(5..10)),
             ("bytes=5-99", Send::Part(5..10)),
             ("bytes=5-99999999999999999999999", Send::Part(5..10)),
+            ("Bytes=0-0", Send::Part(0..1)),
             ("bytes=-3", Send::Part(7..10)),
             ("bytes=-99", Send::Part(0..10)),
             ("bytes=-0", Send::Unsatisfiable),
@@ -155,6 +176,8 @@ mod tests {
             (vec![(header::IF_NONE_MATCH, "\"a\"")], Send::NotModified),
             (vec![(header::IF_NONE_MATCH, "\"b\", W/\"a\""), range.clone()], Send::NotModified),
             (vec![(header::IF_NONE_MATCH, "*")], Send::NotModified),
+            (vec![(header::IF_NONE_MATCH, "\"b\""), (header::IF_NONE_MATCH, "\"a\"")], Send::NotModified),
+            (vec![range.clone(), (header::RANGE, "bytes=1-1")], Send::Whole),
             (vec![(header::IF_NONE_MATCH, "\"b\"")], Send::Whole),
             (vec![(header::IF_RANGE, "\"a\""), range.clone()], Send::Part(0..1)),
             (vec![(header::IF_RANGE, "\"b\""), range.clone()], Send::Whole),

@@ -1,0 +1,106 @@
+//! The users of a broker that is not embedded: a seed for each role, and what its configuration has to know of them.
+//!
+//! [`make`] is run once before the first server starts and may be run again: what is there stays, and only roles that are new get a
+//! key. The seeds are for the roles alone; the servers get the public halves as variables of `server.conf`.
+//!
+//! Limits: three small files.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use nkeys::KeyPair;
+
+use crate::Role;
+
+/// File with a line `role seed` for each role, mode 0600.
+pub const SEEDS: &str = "seeds";
+/// File with the seed of the operator's user, mode 0600.
+pub const SYSTEM_SEED: &str = "system-seed";
+/// File with the public keys, as variables of a shell.
+pub const VARIABLES: &str = "nats.env";
+
+/// Makes the keys in `folder`, or those that are missing.
+///
+/// # Errors
+/// When a file can't be read or written, or holds no seed.
+pub fn make(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    let known = read(&folder.join(SEEDS))?;
+    let mut seeds = String::new();
+    let mut variables = String::from("# Made by `streamgate nats keys`.\n");
+    for role in Role::ALL {
+        let stored = known.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
+        let (seed, public) = pair(stored)?;
+        seeds.push_str(&format!("{} {seed}\n", role.name()));
+        variables.push_str(&format!("NKEY_{}={public}\n", role.name().to_ascii_uppercase()));
+    }
+    let system = read(&folder.join(SYSTEM_SEED))?;
+    let (seed, public) = pair(Some(system.trim()).filter(|seed| !seed.is_empty()))?;
+    variables.push_str(&format!("NKEY_SYSTEM={public}\n"));
+    write(folder, SEEDS, &seeds, 0o600)?;
+    write(folder, SYSTEM_SEED, &format!("{seed}\n"), 0o600)?;
+    // Last: a server that finds it finds the seeds of all roles, too.
+    write(folder, VARIABLES, &variables, 0o644)
+}
+
+/// Seed and public key of a stored seed, or of a new one.
+fn pair(stored: Option<&str>) -> io::Result<(String, String)> {
+    let pair = match stored {
+        Some(seed) => KeyPair::from_seed(seed.trim()).map_err(io::Error::other)?,
+        None => KeyPair::new_user(),
+    };
+    Ok((pair.seed().map_err(io::Error::other)?, pair.public_key()))
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
+    }
+}
+
+/// Replaces a file as a whole.
+fn write(folder: &Path, name: &str, text: &str, mode: u32) -> io::Result<()> {
+    let fresh = folder.join(format!("{name}.new"));
+    let mut out = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    fs::rename(fresh, folder.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_made_once_and_new_roles_get_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("keys");
+        let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        make(&folder).unwrap();
+        let (seeds, variables) = (text(SEEDS), text(VARIABLES));
+        assert_eq!(
+            (seeds.lines().count(), variables.lines().count()),
+            (Role::ALL.len(), Role::ALL.len() + 2)
+        );
+        assert!(!variables.contains(" SU") && !variables.contains("=SU"), "no seed is told");
+        for name in [SEEDS, SYSTEM_SEED] {
+            let mode = fs::metadata(folder.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        make(&folder).unwrap();
+        assert_eq!((text(SEEDS), text(VARIABLES)), (seeds.clone(), variables));
+        let (first, others) = seeds.split_once('\n').unwrap();
+        fs::write(folder.join(SEEDS), others).unwrap();
+        make(&folder).unwrap();
+        assert!(text(SEEDS).ends_with(others) && !text(SEEDS).contains(first));
+        fs::write(folder.join(SEEDS), "ingress nonsense\n").unwrap();
+        assert!(make(&folder).is_err());
+    }
+}
