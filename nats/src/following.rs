@@ -31,6 +31,11 @@ impl Following {
         &self.name
     }
 
+    /// False once its reader was dropped.
+    pub fn is_open(&self) -> bool {
+        self.state.has_changed().is_ok()
+    }
+
     /// True while nothing that is stored can stay unheard.
     pub fn is_following(&self) -> bool {
         self.since().is_some()
@@ -40,7 +45,7 @@ impl Following {
     pub fn since(&self) -> Option<Instant> {
         let state = *self.state.borrow();
         // A reader that was dropped hears nothing, whatever it said last.
-        if self.state.has_changed().is_err() { None } else { state.since }
+        if self.is_open() { state.since } else { None }
     }
 
     /// When the broker was last heard on it; when it was opened, before that.
@@ -93,13 +98,13 @@ pub(crate) struct Registry {
 impl Registry {
     pub(crate) fn add(&self, following: Following) {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.retain(|reader| reader.state.has_changed().is_ok());
+        readers.retain(Following::is_open);
         readers.push(following);
     }
 
     fn all(&self) -> Vec<Following> {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.retain(|reader| reader.state.has_changed().is_ok());
+        readers.retain(Following::is_open);
         readers.clone()
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::Role;
+use crate::{Following, Role};
 
 /// How long what replicas share may be away before a process says that it can't work.
 pub const SHARED_GRACE: Duration = Duration::from_secs(30);
@@ -45,6 +45,8 @@ struct Known {
     streams: BTreeMap<String, Failing>,
     /// By role and name.
     tasks: BTreeMap<(&'static str, &'static str), Task>,
+    /// Every reader that has to follow its stream, until it is dropped.
+    readers: Vec<(Role, Following)>,
     /// By what is looked at: the store.
     shared: BTreeMap<&'static str, Shared>,
     /// What the broker itself says about streams that it can't write any more.
@@ -154,6 +156,13 @@ impl Health {
         }
     }
 
+    /// From now on `reader` of `role` has to follow its stream, until it is dropped.
+    pub(crate) fn expect_following(&self, role: Role, reader: Following) {
+        let mut known = self.known();
+        known.readers.retain(|(_, reader)| reader.is_open());
+        known.readers.push((role, reader));
+    }
+
     /// What replicas share was looked at: `what` names it, `problem` says what is wrong with it.
     pub fn looked_at(&self, what: &'static str, problem: Option<String>) {
         let now = Instant::now();
@@ -201,6 +210,13 @@ impl Health {
             {
                 let detail = format!("the task {name} of the role {role} is not running");
                 causes.push(Cause { code: "task_down", detail });
+            }
+        }
+        for (role, reader) in &known.readers {
+            if reader.is_open() && !reader.is_following() && too_long(reader.heard()) {
+                let detail =
+                    format!("the reader {} of the role {} does not follow", reader.name(), role.name());
+                causes.push(Cause { code: "reader_lost", detail });
             }
         }
         for (what, shared) in &known.shared {
@@ -269,6 +285,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::following::Hearing;
 
     fn codes(health: &Health, later_s: u64) -> Vec<&'static str> {
         let now = Instant::now() + Duration::from_secs(later_s);
@@ -307,6 +324,22 @@ mod tests {
         assert_eq!(codes(&health, 61), [""; 0], "nobody writes to it any more");
         health.confirmed(Role::Ingress, "EVENTS");
         assert_eq!(codes(&health, 31), [""; 0]);
+    }
+
+    #[test]
+    fn a_reader_that_does_not_follow_counts_until_it_is_dropped() {
+        let health = Health::new();
+        let (hearing, reader) = Hearing::new("events");
+        health.expect_following(Role::Ingress, reader);
+        assert_eq!(codes(&health, 29), [""; 0], "it may just begin");
+        assert_eq!(codes(&health, 31), ["reader_lost"]);
+        hearing.heard();
+        assert_eq!(codes(&health, 31), [""; 0]);
+        hearing.lost();
+        assert_eq!(codes(&health, 29), [""; 0]);
+        assert_eq!(codes(&health, 31), ["reader_lost"]);
+        drop(hearing);
+        assert_eq!(codes(&health, 31), [""; 0], "nobody needs it any more");
     }
 
     #[test]

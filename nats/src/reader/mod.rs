@@ -142,6 +142,7 @@ impl Bus {
     pub fn follow(&self, name: &str, config: Config) -> Reader {
         let reader = self.reading(config, name, true);
         self.registry().add(reader.following.clone());
+        self.health().expect_following(self.role(), reader.following.clone());
         reader
     }
 

@@ -89,7 +89,7 @@ static OF_ANSWERS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
     let text = || json!({ "type": "string" });
     let matching = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     let number = || json!({ "type": "integer", "minimum": 0 });
-    let policy = "^\"[a-z]+-(client|principal)\";";
+    let policy = "^\"[a-z]+-(client|principal|session)\";";
     let all = [
         ("X-Request-Id", true, "Names the request in the log.", matching(schemas::ids::PATTERN)),
         ("Retry-After", true, "Seconds after which to repeat.", json!({ "type": "integer", "minimum": 1 })),

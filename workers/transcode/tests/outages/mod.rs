@@ -126,12 +126,12 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     let proxy = Proxy::start(&server).await.unwrap();
     let site = Site::start_at(proxy.config(&server)).await;
     let worker = site.worker(config()).await;
-    for mode in [Mode::Status(500), Mode::Hang] {
+    for (mode, code) in [(Mode::Status(500), "store_unavailable"), (Mode::Hang, "store_slow")] {
         let clip = site.upload(Clip { seconds: 12, size: "1280x720", ..Clip::default() }).await;
         site.wait(LIMIT, "a running child", async || site::children() > 0).await;
         proxy.set(mode);
         let waiting = site.wait_waiting(clip.media_id, LIMIT).await;
-        assert_eq!(waiting.code, "store_unavailable", "{mode:?}");
+        assert_eq!(waiting.code, code, "{mode:?}");
         proxy.set(Mode::Pass);
         check_unharmed(&site, clip).await;
     }
