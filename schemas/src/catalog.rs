@@ -99,6 +99,7 @@ pub fn events() -> Vec<Entry> {
 pub fn records() -> Vec<Entry> {
     vec![
         record::<upload::Record>("uploads", "{upload_id}"),
+        record::<view::Position>("limits.views", "views.{partition}"),
         record::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
         record::<document::Record>("media", "{media_id}"),
         record::<media::Record>("assets", "{media_id}"),
@@ -119,7 +120,6 @@ pub fn records() -> Vec<Entry> {
         record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
         record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),
         record::<limit::Reported>("limits.reported", limit::Reported::KEY),
-        record::<view::Position>("limits.views", "views.{partition}"),
         record::<idempotency::Record>("idempotency", "{digest}"),
     ]
 }
@@ -152,16 +152,16 @@ pub fn others() -> Vec<Entry> {
             schema: schema_for!(envelope::Envelope),
         },
         Entry {
-            name: "job.task".into(),
-            address: "job.{kind}.{priority}.{job_id}.{part}".into(),
-            stream: crate::subjects::JOBS.into(),
-            schema: schema_for!(job::Task),
-        },
-        Entry {
             name: "view.opened".into(),
             address: "view.{partition}.opened.{media_id}".into(),
             stream: crate::subjects::VIEWS.into(),
             schema: schema_for!(view::Opened),
+        },
+        Entry {
+            name: "job.task".into(),
+            address: "job.{kind}.{priority}.{job_id}.{part}".into(),
+            stream: crate::subjects::JOBS.into(),
+            schema: schema_for!(job::Task),
         },
         Entry {
             name: "job.progress".into(),

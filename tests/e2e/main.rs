@@ -12,6 +12,7 @@ mod browser;
 mod chain;
 mod cli;
 mod closing;
+mod compose;
 mod contract;
 mod crowd;
 mod demo;

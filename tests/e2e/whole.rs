@@ -1,4 +1,4 @@
-//! `up` as one process, and each service of `compose.yaml` as one.
+//! `up` as one process.
 
 use std::{
     fs::Permissions,
@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Options, WAIT_MAX, sample};
+use crate::harness::{WAIT_MAX, sample};
 
 /// A running `up`.
 pub(crate) struct Up {
@@ -137,64 +137,4 @@ async fn up_is_killed_and_started_again() {
         .unwrap();
     let complaint = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && complaint.contains("is in use"), "{complaint}");
-}
-
-/// Names and commands of the services that run our own image.
-fn services() -> Vec<(String, Vec<String>)> {
-    let text = std::fs::read_to_string("compose.yaml").unwrap();
-    let (_, services) = text.split_once("\nservices:\n").unwrap();
-    let (services, _) = services.split_once("\nnetworks:\n").unwrap();
-    let mut found: Vec<(String, Vec<String>)> = Vec::new();
-    let mut is_ours = false;
-    let mut name = String::new();
-    for line in services.lines() {
-        match line.strip_prefix("  ") {
-            Some(key) if key.ends_with(':') && !key.starts_with(' ') => {
-                (name, is_ours) = (key.trim_end_matches(':').to_owned(), false);
-            }
-            Some("  <<: *role") => is_ours = true,
-            Some(entry) if is_ours && entry.starts_with("  command: [") => {
-                let list = entry.trim().strip_prefix("command: [").unwrap().strip_suffix(']').unwrap();
-                let words = list.split(", ").map(|word| word.trim_matches('"').to_owned());
-                found.push((name.clone(), words.collect()));
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
-/// What a service's argument is on this machine.
-fn replaced<'a>(argument: &'a str, keys: &'a str) -> &'a str {
-    match argument {
-        "0.0.0.0:8080" => "127.0.0.1:0",
-        "/keys" => keys,
-        other => other,
-    }
-}
-
-#[tokio::test]
-async fn each_service_of_the_compose_file_starts() {
-    let mut cluster = Cluster::start(Options { without_workers: true, ..Options::default() }).await;
-    let services = services();
-    let names: Vec<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["keys", "topology", "ingress", "upload", "transcode", "index", "audit", "monitor", "keeper"]
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let keys = folder.path().join("keys").display().to_string();
-    for (name, command) in &services {
-        let args: Vec<&str> = command.iter().map(|arg| replaced(arg, &keys)).collect();
-        if name == "topology" || name == "keys" {
-            let output = cluster.run(&args);
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        } else {
-            cluster.spawn(&format!("service-{name}"), &args);
-        }
-    }
-    let seeds = std::fs::read_to_string(folder.path().join("keys/seeds")).unwrap();
-    assert_eq!(seeds.lines().count(), nats::Role::ALL.len(), "a key for every role");
-    let media_id = cluster.upload(sample(3, "320x180", "25"), "composed.mp4").await;
-    assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
 }

@@ -64,7 +64,7 @@ async fn settings_scale_and_shorten() {
     let settings =
         Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
     let before = found(bus.context(), &settings).await;
-    assert_eq!(before.len(), 24 + 6, "{before:?}");
+    assert_eq!(before.len(), 25 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"

@@ -231,7 +231,9 @@ async fn a_provider_of_another_chain_is_never_counted() {
 
 #[tokio::test]
 async fn what_a_contract_brings_about_rests_no_provider() {
-    let site = Site::start(&[Behaviour::Honest; 3], config()).await;
+    // Time enough for a machine that is busy: nobody here is slow.
+    let settings = Config { call_timeout_ms: 10_000, ..config() };
+    let site = Site::start(&[Behaviour::Honest; 3], settings).await;
     let reverted = Err(Error::Reverted { chain_id: 7 });
     let strange = Err(Error::Unavailable { chain_id: 7 });
     for (contract, wanted) in [(SHOUTER, &reverted), (DEEP, &reverted), (STRANGE, &strange)] {
