@@ -60,7 +60,13 @@ fn is_addressed<B>(request: &hyper::Request<B>) -> bool {
 
 /// `uri-host [ ":" port ]` (RFC 9110, 7.2); empty where the target has no authority.
 fn is_host(text: &str) -> bool {
-    text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
+    if text.is_empty() {
+        return true;
+    }
+    let Ok(authority) = text.parse::<Authority>() else { return false };
+    // The library takes a user and any port.
+    let port = text.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':').or(Some(rest)));
+    port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The method that a POST to an upload stands for.
