@@ -22,7 +22,7 @@ pub const PROGRESS: &str = "PROGRESS";
 pub const EVENTS_ALL: &str = "evt.>";
 
 /// Subject of one event.
-pub fn event<E: Event + ?Sized>(event: &E) -> String {
+pub fn event<E: Event>(event: &E) -> String {
     format!("evt.{}.{}.{}", E::ENTITY, E::VERB, event.entity_id())
 }
 

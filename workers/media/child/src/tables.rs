@@ -166,9 +166,9 @@ impl<F: Read + Seek> Walk<F> {
                 break;
             }
             at += 12;
-            let [a, b, c, d, e, f, g, h, ..] = entry;
-            let (first, count) =
-                (u64::from(u32::from_be_bytes([a, b, c, d])), u64::from(u32::from_be_bytes([e, f, g, h])));
+            let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+            let mut words = entry.chunks_exact(4).map(word);
+            let (Some(first), Some(count)) = (words.next(), words.next()) else { break };
             pieces = pieces.saturating_add(run(open, first));
             open = Some((first, count.div_ceil(PLAIN_SAMPLES_PER_ENTRY)));
         }
@@ -212,21 +212,21 @@ mod tests {
 
     use super::*;
 
-    fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    fn boxed(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
         let length = u32::try_from(content.len() + 8).unwrap();
         [&length.to_be_bytes(), kind.as_slice(), content].concat()
     }
 
-    fn table(kind: &[u8; 4], words: &[u32]) -> Vec<u8> {
+    fn table(kind: [u8; 4], words: &[u32]) -> Vec<u8> {
         let words: Vec<u8> = std::iter::once(&0).chain(words).flat_map(|word| word.to_be_bytes()).collect();
         boxed(kind, &words)
     }
 
     /// A file with one track of these tables.
-    fn track(handler: &[u8; 4], tables: &[Vec<u8>]) -> Vec<u8> {
-        let handler = table(b"hdlr", &[0, u32::from_be_bytes(*handler)]);
-        let stbl = boxed(b"minf", &boxed(b"stbl", &tables.concat()));
-        boxed(b"moov", &boxed(b"trak", &boxed(b"mdia", &[handler, stbl].concat())))
+    fn track(handler: [u8; 4], tables: &[Vec<u8>]) -> Vec<u8> {
+        let handler = table(*b"hdlr", &[0, u32::from_be_bytes(handler)]);
+        let stbl = boxed(*b"minf", &boxed(*b"stbl", &tables.concat()));
+        boxed(*b"moov", &boxed(*b"trak", &boxed(*b"mdia", &[handler, stbl].concat())))
     }
 
     fn verdict(bytes: &[u8], entries_max: u64) -> Option<Code> {
@@ -242,26 +242,27 @@ mod tests {
     fn what_is_declared_counts_however_few_bytes_there_are() {
         let many = Some(Code::MediaTooManyPackets);
         for (tables, wanted) in [
-            (vec![table(b"stsz", &[0, 100])], None),
-            (vec![table(b"stsz", &[0, 101])], many),
+            (vec![table(*b"stsz", &[0, 100])], None),
+            (vec![table(*b"stsz", &[0, 101])], many),
             // All of one size: no table at all.
-            (vec![table(b"stsz", &[7, 101])], many),
-            (vec![table(b"stz2", &[8, 101])], many),
-            (vec![table(b"stsz", &[0, 60]), table(b"stco", &[41])], many),
-            (vec![table(b"stts", &[101])], many),
-            (vec![table(b"ctts", &[u32::MAX])], many),
-            (vec![table(b"stss", &[101])], many),
-            (vec![table(b"sbgp", &[0, 101])], many),
-            (vec![boxed(b"free", &[0xff; 64])], None),
+            (vec![table(*b"stsz", &[7, 101])], many),
+            (vec![table(*b"stz2", &[8, 101])], many),
+            (vec![table(*b"stsz", &[0, 60]), table(*b"stco", &[41])], many),
+            (vec![table(*b"stts", &[101])], many),
+            (vec![table(*b"ctts", &[u32::MAX])], many),
+            (vec![table(*b"stss", &[101])], many),
+            (vec![table(*b"sbgp", &[0, 101])], many),
+            (vec![boxed(*b"free", &[0xff; 64])], None),
         ] {
-            assert_eq!(verdict(&track(b"vide", &tables), 100), wanted, "{tables:?}");
+            assert_eq!(verdict(&track(*b"vide", &tables), 100), wanted, "{tables:?}");
         }
-        let fragment = boxed(b"moof", &boxed(b"traf", &table(b"trun", &[101])));
+        let fragment = boxed(*b"moof", &boxed(*b"traf", &table(*b"trun", &[101])));
         assert_eq!(verdict(&fragment, 100), many);
-        let edits = boxed(b"moov", &boxed(b"trak", &boxed(b"edts", &table(b"elst", &[101]))));
+        let edits = boxed(*b"moov", &boxed(*b"trak", &boxed(*b"edts", &table(*b"elst", &[101]))));
         assert_eq!(verdict(&edits, 100), many);
-        assert_eq!(verdict(&boxed(b"moov", &boxed(b"cmov", b"")), 100), Some(Code::MediaUnsupportedFormat));
-        let two = [track(b"vide", &[table(b"stsz", &[0, 60])]), track(b"soun", &[table(b"stsz", &[0, 60])])];
+        assert_eq!(verdict(&boxed(*b"moov", &boxed(*b"cmov", b"")), 100), Some(Code::MediaUnsupportedFormat));
+        let two =
+            [track(*b"vide", &[table(*b"stsz", &[0, 60])]), track(*b"soun", &[table(*b"stsz", &[0, 60])])];
         assert_eq!(verdict(&two.concat(), 100), many, "tracks count together");
     }
 
@@ -269,15 +270,15 @@ mod tests {
     fn uncompressed_sound_counts_by_its_chunks() {
         let tables = |chunk: u32, chunks: u32| {
             [
-                table(b"stsz", &[4, 480_000_000]),
-                table(b"stts", &[1, 480_000_000, 1]),
-                table(b"stsc", &[1, 1, chunk, 1]),
-                table(b"stco", &[chunks]),
+                table(*b"stsz", &[4, 480_000_000]),
+                table(*b"stts", &[1, 480_000_000, 1]),
+                table(*b"stsc", &[1, 1, chunk, 1]),
+                table(*b"stco", &[chunks]),
             ]
         };
-        assert_eq!(verdict(&track(b"soun", &tables(4_800, 20)), 200), None);
-        assert_eq!(verdict(&track(b"vide", &tables(4_800, 20)), 200), Some(Code::MediaTooManyPackets));
-        assert_eq!(verdict(&track(b"soun", &tables(u32::MAX, 20)), 200), Some(Code::MediaTooManyPackets));
+        assert_eq!(verdict(&track(*b"soun", &tables(4_800, 20)), 200), None);
+        assert_eq!(verdict(&track(*b"vide", &tables(4_800, 20)), 200), Some(Code::MediaTooManyPackets));
+        assert_eq!(verdict(&track(*b"soun", &tables(u32::MAX, 20)), 200), Some(Code::MediaTooManyPackets));
     }
 
     #[test]
@@ -287,9 +288,9 @@ mod tests {
         }
         let mut deep = Vec::new();
         for _ in 0..40 {
-            deep = boxed(b"moov", &deep);
+            deep = boxed(*b"moov", &deep);
         }
         assert_eq!(verdict(&deep, 1), Some(Code::MediaCorrupt));
-        assert_eq!(verdict(&boxed(b"free", b"").repeat(100_001), 1), Some(Code::MediaCorrupt));
+        assert_eq!(verdict(&boxed(*b"free", b"").repeat(100_001), 1), Some(Code::MediaCorrupt));
     }
 }
