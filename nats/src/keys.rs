@@ -6,8 +6,9 @@
 //! Limits: three small files.
 
 use std::{
+    fmt::Write as _,
     fs::{self, OpenOptions},
-    io::{self, Write},
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
@@ -35,12 +36,13 @@ pub fn make(folder: &Path) -> io::Result<()> {
     for role in Role::ALL {
         let stored = known.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
         let (seed, public) = pair(stored)?;
-        seeds.push_str(&format!("{} {seed}\n", role.name()));
-        variables.push_str(&format!("NKEY_{}={public}\n", role.name().to_ascii_uppercase()));
+        // Writing to a String can't fail.
+        writeln!(seeds, "{} {seed}", role.name()).ok();
+        writeln!(variables, "NKEY_{}={public}", role.name().to_ascii_uppercase()).ok();
     }
     let system = read(&folder.join(SYSTEM_SEED))?;
     let (seed, public) = pair(Some(system.trim()).filter(|seed| !seed.is_empty()))?;
-    variables.push_str(&format!("NKEY_SYSTEM={public}\n"));
+    writeln!(variables, "NKEY_SYSTEM={public}").ok();
     write(folder, SEEDS, &seeds, 0o600)?;
     write(folder, SYSTEM_SEED, &format!("{seed}\n"), 0o600)?;
     // Last: a server that finds it finds the seeds of all roles, too.

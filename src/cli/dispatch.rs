@@ -71,7 +71,7 @@ fn load(global: &Global, args: &ServerArgs) -> Result<Config, config::Error> {
 async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
     let as_json = global.json;
     match command {
-        Command::Up(args) => serve::everything(load(global, &args)?, as_json).await?,
+        Command::Up(args) => Box::pin(serve::everything(load(global, &args)?, as_json)).await?,
         Command::Demo(args) => return Box::pin(demo::run(global, args)).await,
         Command::Ingress(args) => serve::role(load(global, &args)?, Kind::Ingress, as_json).await?,
         Command::Worker(worker) => {
@@ -86,8 +86,10 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         Command::Audit(AuditCommand::Verify(args)) => return audit_log::verify(args, as_json).await,
         Command::Dead(command) => return Box::pin(execute_dead(global, command)).await,
         Command::Nats(command) => return execute_nats(global, command).await,
-        Command::Store(StoreCommand::Adopt(args)) => store::adopt(load(global, &args)?, as_json).await?,
-        Command::Owner(command) => execute_owner(global, command).await?,
+        Command::Store(StoreCommand::Adopt(args)) => {
+            Box::pin(store::adopt(load(global, &args)?, as_json)).await?;
+        }
+        Command::Owner(command) => Box::pin(execute_owner(global, command)).await?,
         Command::Schemas(command) => return contract::run(command, as_json),
         Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
         Command::Doctor(args) => return doctor::run(&load(global, &args)?, as_json).await,

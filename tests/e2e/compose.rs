@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     fs::{self, File},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -187,7 +188,7 @@ impl Host {
                 let log = fs::read_to_string(file.path()).unwrap();
                 let lines: Vec<&str> = log.lines().collect();
                 let end = lines[lines.len().saturating_sub(12)..].join("\n");
-                text.push_str(&format!("--- {}\n{end}\n", file.path().display()));
+                write!(text, "--- {}\n{end}\n", file.path().display()).unwrap();
             }
         }
         text
@@ -211,9 +212,9 @@ impl Host {
     /// The first API key, as the ingress printed it.
     fn key(&self) -> Option<String> {
         let log = fs::read_to_string(self.log("ingress")).ok()?;
-        let from = log.find("sg_")?;
         let is_key = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        Some(log[from..].chars().take_while(|c| is_key(*c)).collect())
+        let (_, rest) = log.split_once("sg_")?;
+        Some(format!("sg_{}", rest.chars().take_while(|c| is_key(*c)).collect::<String>()))
     }
 }
 

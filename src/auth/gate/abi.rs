@@ -88,10 +88,9 @@ pub(super) fn fact(leaf: &Leaf, outcomes: &[Result<Bytes, Error>]) -> Fact {
     let Some((first, more)) = outcomes.split_first() else { return Fact::Failed(Code::ChainUnavailable) };
     let fact = read(leaf, first);
     match (fact, more.first().map(is_erc721)) {
-        (Fact::Failed(code), _) => Fact::Failed(code),
+        (Fact::Failed(code), _) | (_, Some(Err(code))) => Fact::Failed(code),
         (fact, None | Some(Ok(true))) => fact,
         (_, Some(Ok(false))) => Fact::Failed(Code::ContractMalformed),
-        (_, Some(Err(code))) => Fact::Failed(code),
     }
 }
 

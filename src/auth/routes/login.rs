@@ -328,7 +328,7 @@ async fn judge<'a>(
     let at = tokio::time::Instant::now();
     let verdict = match by_key(question) {
         Verdict::Invalid => ask(shared, asker.client, question).await?,
-        valid => valid,
+        valid @ Verdict::Valid(_) => valid,
     };
     let is_checksummed = claim.is_checksummed;
     match verdict {

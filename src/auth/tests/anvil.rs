@@ -110,7 +110,7 @@ async fn verdict(chain: &Anvil, account: Raw, signature: &[u8]) -> Verdict {
         Question { account: Address::new(account), chain_id: CHAIN, digest: keccak256("x"), signature };
     match by_key(question) {
         Verdict::Invalid => verifier.ask(question, None).await.unwrap().0.unwrap(),
-        valid => valid,
+        valid @ Verdict::Valid(_) => valid,
     }
 }
 

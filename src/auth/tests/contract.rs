@@ -132,7 +132,7 @@ async fn verdict(
 async fn asked(verifier: &Verifier, question: Question<'_>) -> Result<Verdict, CallError> {
     match by_key(question) {
         Verdict::Invalid => verifier.ask(question, None).await.map(|(verdict, _)| verdict.unwrap()),
-        valid => Ok(valid),
+        valid @ Verdict::Valid(_) => Ok(valid),
     }
 }
 

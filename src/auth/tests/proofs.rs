@@ -133,8 +133,8 @@ async fn of_many_requests_at_once_one_asks() {
 /// What goes on without end ends with the credential that began it.
 #[tokio::test]
 async fn an_answer_without_an_end_ends_with_its_credential() {
-    let mut site = Site::start().await;
     const LOOK: Duration = Duration::from_millis(10);
+    let mut site = Site::start().await;
     let quick = Config { proof_ms: 0, recheck_ms: 0, ..config() };
     let (a, chain, answer) = signed_in(&mut site, quick, 93).await;
     let who = a.sign_in.identify(&answer.text("access_token")).await.unwrap().unwrap();

@@ -132,6 +132,9 @@ const fn share(bytes: u64, percent: u64) -> u64 {
     (bytes / 100).saturating_mul(percent).saturating_add((bytes % 100) * percent / 100)
 }
 
+/// Name of a metric, its help, and its value.
+type Family = (&'static str, &'static str, fn(&Limit) -> u64);
+
 /// What was found of all limits. Cheap to clone; all clones share it.
 #[derive(Debug, Clone)]
 pub struct Capacity {
@@ -210,7 +213,7 @@ impl Capacity {
     pub fn metrics(&self) -> String {
         let limits = self.limits();
         let mut text = String::new();
-        let families: [(&str, &str, fn(&Limit) -> u64); 3] = [
+        let families: [Family; 3] = [
             ("limit_bytes", "What a stream, bucket or disk may hold", |limit| limit.limit_bytes),
             ("used_bytes", "What it holds", |limit| limit.used_bytes),
             ("full", "1 when nothing new is taken for want of room", |limit| limit.is_full().into()),

@@ -97,7 +97,7 @@ pub(super) async fn receive(
             outcome
         }
     };
-    tus::answer(shared.detached(work).await)
+    tus::answer(Box::pin(shared.detached(work)).await)
 }
 
 async fn receive_checked(

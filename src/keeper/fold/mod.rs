@@ -42,7 +42,7 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
         match pass(&bus, nats::now_ms(), &config).await {
             Ok(done) if done == Pass::default() => {}
             Ok(done) => {
-                tracing::info!(jobs = done.folded_count, parts = done.removed_count, "folded ended jobs")
+                tracing::info!(jobs = done.folded_count, parts = done.removed_count, "folded ended jobs");
             }
             Err(error) => tracing::warn!(%error, "ended jobs could not be folded"),
         }

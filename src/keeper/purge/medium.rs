@@ -58,7 +58,7 @@ impl Purge {
             match self.store.remove_folder(&keys::media(media_id)).await {
                 Ok(()) => drop(pending.purged.remove(&media_id)),
                 Err(error) => {
-                    tracing::warn!(%error, media.id = %media_id, "the store is looked at again later")
+                    tracing::warn!(%error, media.id = %media_id, "the store is looked at again later");
                 }
             }
         }
@@ -77,7 +77,7 @@ impl Purge {
             match removal::end_work_of(&self.bus, *media_id).await {
                 Ok(()) => removed.is_quiet = true,
                 Err(error) => {
-                    tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on")
+                    tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on");
                 }
             }
         }
@@ -92,7 +92,7 @@ impl Purge {
                     tracing::info!(media.id = %media_id, "purged");
                 }
                 Ok(false) => {
-                    tracing::info!(media.id = %media_id, "a removed medium waits for its jobs to end")
+                    tracing::info!(media.id = %media_id, "a removed medium waits for its jobs to end");
                 }
                 Err(refusal) => {
                     tracing::warn!(?refusal, media.id = %media_id, "a removed medium is purged later");

@@ -77,7 +77,7 @@ pub async fn pass(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, Error>
 /// The views of one hour of one part.
 #[derive(Debug, Default)]
 struct Hour {
-    hour_ms: u64,
+    start_ms: u64,
     /// Sequence of the last of them.
     last: u64,
     by_medium: BTreeMap<MediaId, (String, HashSet<PlaybackId>)>,
@@ -94,11 +94,11 @@ async fn next_hour(bus: &Bus, position: &Position, now_ms: u64) -> Result<Option
         let entry = views.next().await?;
         left = entry.pending;
         let hour_ms = entry.stored_at_ms - entry.stored_at_ms % HOUR_MS;
-        if hour_ms + HOUR_MS + GRACE_MS > now_ms || hour.as_ref().is_some_and(|hour| hour.hour_ms != hour_ms)
+        if hour_ms + HOUR_MS + GRACE_MS > now_ms || hour.as_ref().is_some_and(|hour| hour.start_ms != hour_ms)
         {
             break;
         }
-        let hour = hour.get_or_insert_with(|| Hour { hour_ms, ..Hour::default() });
+        let hour = hour.get_or_insert_with(|| Hour { start_ms: hour_ms, ..Hour::default() });
         hour.last = entry.sequence;
         // A foreign message must not stop the count of all others.
         let Ok(opened) = nats::decode::<Opened>(&entry.subject, &entry.payload) else { continue };
@@ -121,7 +121,7 @@ async fn sum(bus: &Bus, position: &mut Held<Position>, hour: Hour, sums_max: usi
         let last = rest.last().map(|(media_id, _)| *media_id);
         for (media_id, (owner, sessions)) in rest {
             let opened_count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
-            outbox = outbox.event(&Summed { media_id, owner, hour_ms: hour.hour_ms, opened_count });
+            outbox = outbox.event(&Summed { media_id, owner, hour_ms: hour.start_ms, opened_count });
         }
         let is_last = behind.is_empty();
         position.record.media_id = if is_last { None } else { last };

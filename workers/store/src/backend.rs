@@ -54,13 +54,14 @@ impl Backend {
 
     pub(crate) fn object_store(&self) -> Result<&dyn ObjectStore, Error> {
         Ok(match self {
-            Self::Local { store, root } => match store.get() {
-                Some(store) => store,
-                None => {
+            Self::Local { store, root } => {
+                if let Some(store) = store.get() {
+                    store
+                } else {
                     let opened = LocalFileSystem::new_with_prefix(root).map_err(Error::away)?;
                     store.get_or_init(|| opened)
                 }
-            },
+            }
             Self::S3(remote) => &*remote.store,
             Self::Google(remote) => &*remote.store,
             Self::Azure(remote) => &*remote.store,

@@ -257,13 +257,11 @@ impl Store {
         request: impl Future<Output = Result<T, object_store::Error>>,
     ) -> Result<T, Error> {
         let deadline = self.config().deadline(size_bytes);
-        match tokio::time::timeout(deadline, request).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => {
-                let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-                Err(Error::Slow { size_bytes, deadline_ms })
-            }
+        if let Ok(outcome) = tokio::time::timeout(deadline, request).await {
+            return Ok(outcome?);
         }
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        Err(Error::Slow { size_bytes, deadline_ms })
     }
 
     pub(crate) fn inner(&self) -> &Inner {

@@ -82,7 +82,7 @@ impl Stage for Parts {
             claim: &claim,
             stop: &delivery.cancel,
         };
-        match self.work(&run).await {
+        match Box::pin(self.work(&run)).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => self.after(error, Some(&claim)).await,
         }
@@ -180,7 +180,7 @@ impl Parts {
         if run.work == Work::Finish {
             return self.finish(run).await;
         }
-        match run.make().await? {
+        match Box::pin(run.make()).await? {
             Ended::JobOver => Ok(Outcome::Done),
             Ended::Stopped => stopped(run).await,
             Ended::Made { report, tracks } => {

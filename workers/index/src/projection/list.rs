@@ -130,12 +130,11 @@ impl Projection {
     /// [`Error::Database`] or [`Error::Damaged`].
     pub fn job_item(&self, job_id: JobId) -> Result<Option<JobItem>, Error> {
         let Some((revision, job)) = row::<JobFacts>(&self.jobs, job_id.as_bytes())? else { return Ok(None) };
-        let counts = match job.folded {
-            Some(counts) => counts,
-            None => {
-                let row = self.counts.get(job_id.as_bytes())?;
-                row.map(|row| Counts::from_bytes(&row)).transpose()?.unwrap_or_default()
-            }
+        let counts = if let Some(counts) = job.folded {
+            counts
+        } else {
+            let row = self.counts.get(job_id.as_bytes())?;
+            row.map(|row| Counts::from_bytes(&row)).transpose()?.unwrap_or_default()
         };
         Ok(Some(JobItem {
             job_id,

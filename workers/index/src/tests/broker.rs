@@ -307,8 +307,8 @@ async fn a_folded_job_keeps_its_counts_and_leaves_the_lists_when_it_is_kept_no_m
     for part in &parts {
         put(&transcode, part.clone(), Outbox::new).await;
     }
-    let folded = Some(parts.iter().map(Into::into).collect());
-    let ended = Job { folded, ..job(1, 1, "ann", JobStatus::Failed) };
+    let summaries = Some(parts.iter().map(Into::into).collect());
+    let ended = Job { folded: summaries, ..job(1, 1, "ann", JobStatus::Failed) };
     put(&transcode, ended.clone(), Outbox::new).await;
     for part in &parts {
         let held = transcode.load::<Part>(&part.key()).await.unwrap().unwrap();

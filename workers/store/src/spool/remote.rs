@@ -306,7 +306,7 @@ impl Remote {
 
     /// The store no longer knows the multipart upload.
     fn forgotten(&mut self) -> Error {
-        if !self.safe.multipart.as_ref().is_some_and(|m| !m.parts.is_empty()) {
+        if self.safe.multipart.as_ref().is_none_or(|m| m.parts.is_empty()) {
             // No byte was lost with it: the next part begins another.
             self.state.multipart_id = None;
             if let Some(multipart) = &mut self.safe.multipart {

@@ -277,13 +277,13 @@ impl Declared {
             [&length.to_be_bytes(), kind.as_slice(), content].concat()
         };
         let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
-        let stsd = [
+        let formats = [
             words(&[0, 1]),
             boxed(b"avc1", &[&[0; 6][..], &[0, 1], &[0; 16], &[1, 64, 0, 180], &[0; 50]].concat()),
         ]
         .concat();
         let tables = [
-            boxed(b"stsd", &stsd),
+            boxed(b"stsd", &formats),
             boxed(b"stts", &words(&[0, 1, samples, 1])),
             boxed(b"stsc", &words(&[0, 1, 1, samples, 1])),
             boxed(b"stco", &words(&[0, 1, 8])),

@@ -88,10 +88,9 @@ impl Installation {
         let store_id = held.record.store_id;
         match store.marker().await? {
             Some(found) if found == store_id => {}
-            Some(_) => return Ok(()),
             None if self.knows(store).await? => store.mark(store_id, Root::Needed).await?,
             None if self.is_new(store).await? => store.mark(store_id, Root::Make).await?,
-            None => return Ok(()),
+            Some(_) | None => return Ok(()),
         }
         marked(&self.bus, held).await.map_err(Error::away)
     }
