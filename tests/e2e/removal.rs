@@ -15,12 +15,13 @@ use crate::{
     harness::{Cluster, Options, WAIT_MAX, sample},
 };
 
-/// Messages in every bucket but that of leases, which come and go by themselves; and objects in the store.
+/// Messages in every bucket but those of leases and workers, which come and go by themselves; and objects in the store.
 async fn counts(cluster: &Cluster) -> BTreeMap<String, u64> {
     let context = cluster.bus.context();
     let names: Vec<String> = context.stream_names().try_collect().await.unwrap();
     let mut counts = BTreeMap::new();
-    for name in names.into_iter().filter(|name| name.starts_with("KV_") && name != "KV_leases") {
+    let counted = |name: &String| name.starts_with("KV_") && name != "KV_leases" && name != "KV_workers";
+    for name in names.into_iter().filter(counted) {
         let stream = context.get_stream(&name).await.unwrap();
         counts.insert(name, stream.cached_info().state.messages);
     }
