@@ -202,12 +202,8 @@ impl App {
             config.uploads.clone(),
             config.public_url.clone(),
         );
-        let capacity = capacity::Capacity::new(
-            bus.clone(),
-            store.clone(),
-            config.capacity.clone(),
-            config.uploads.free_bytes_min,
-        );
+        let capacity =
+            capacity::Capacity::new(bus.clone(), store.clone(), config.capacity.clone(), &config.uploads);
         capacity.poll().await;
         let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
         let streams = Arc::new(cache::Cache::new(config.playback.cache)?);

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::{error::Problem, guard::Check, kind::Kind};
+use super::{error::Problem, guard::Check, kind::Kind, uploads};
 
 pub(super) use needs::needs;
 
@@ -148,14 +148,18 @@ struct Shared {
     config: Config,
     /// Room that must stay free on the disk of a local store, in bytes.
     free_bytes_min: u64,
+    /// What no upload may exceed, whatever room there is, in bytes.
+    upload_bytes_max: u64,
     limits: RwLock<Arc<[Limit]>>,
 }
 
 impl Capacity {
     /// Nothing is known yet, and nothing is full.
-    pub fn new(bus: Bus, store: Store, config: Config, free_bytes_min: u64) -> Self {
+    pub fn new(bus: Bus, store: Store, config: Config, uploads: &uploads::Config) -> Self {
         let limits = RwLock::new(Arc::from([]));
-        Self { shared: Arc::new(Shared { bus, store, config, free_bytes_min, limits }) }
+        let (free_bytes_min, upload_bytes_max) = (uploads.free_bytes_min, uploads.size_bytes_max);
+        let shared = Shared { bus, store, config, free_bytes_min, upload_bytes_max, limits };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Looks at the limits until `shutdown`.
@@ -242,7 +246,9 @@ impl Check for Capacity {
         if let Some(full) = these.find(|limit| limit.is_full()) {
             return Err(full.problem());
         }
-        let Some(size_bytes) = needs::size_bytes(request) else { return Ok(()) };
+        // What is too large for any disk is refused as that, by whoever takes uploads.
+        let allowed = |size_bytes: &u64| *size_bytes <= self.shared.upload_bytes_max;
+        let Some(size_bytes) = needs::size_bytes(request).filter(allowed) else { return Ok(()) };
         let disk = limits.iter().find(|limit| limit.name == STORE_DISK && needed.contains(&STORE_DISK));
         match disk.filter(|disk| disk.room_bytes < size_bytes) {
             Some(disk) => Err(too_large(disk, size_bytes)),

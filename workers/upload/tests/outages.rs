@@ -213,11 +213,11 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     let proxy = Proxy::start(&server).await.unwrap();
     let site = Site::start(|_| proxy.config(&server)).await;
     let worker = site.worker().await;
-    for mode in [Mode::Status(500), Mode::Hang] {
+    for (mode, code) in [(Mode::Status(500), "store_unavailable"), (Mode::Hang, "store_slow")] {
         let received = site.stored().await;
         proxy.set(mode);
         site.tell(&received).await;
-        assert_eq!(site.wait_waiting(&received).await, "store_unavailable", "{mode:?}");
+        assert_eq!(site.wait_waiting(&received).await, code, "{mode:?}");
         site.wait_deliveries(3).await;
         proxy.set(Mode::Pass);
         site.check_stored(&received).await;
