@@ -1,7 +1,7 @@
 //! What is going on around a removed medium is ended: stages find a tombstone, its jobs are cancelled. The ingress does it with the
 //! removal, the keeper again for what a crash left undone, before it purges.
 //!
-//! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as [`NUMBERS_AHEAD_MAX`] behind the last one found.
+//! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one found.
 
 use nats::{Bus, Error, Outbox};
 use schemas::{

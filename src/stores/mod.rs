@@ -4,8 +4,8 @@
 //! before markers were written when it finds an object in it that KV knows; every other case is a person's decision: `streamgate
 //! store adopt`. Once the marker was seen, no role ever writes it again: a root without it is away.
 //!
-//! Limits: at most [`SAMPLE_MAX`] media or uploads of a store are looked up before it counts as unknown; a start waits at most
-//! [`START_WAIT`] for the store.
+//! Limits: at most `SAMPLE_MAX` media or uploads of a store are looked up before it counts as unknown; a start waits at most
+//! `START_WAIT` for the store.
 
 use std::{sync::Arc, time::Duration};
 

@@ -3,7 +3,7 @@
 //!
 //! Limits are looked at in the background; a request asks for nothing but what was found.
 //!
-//! Limits: [`Config`]; one question for each stream in [`needs`] every [`Config::poll_ms`], each with the time of any request.
+//! Limits: [`Config`]; one question for each stream in `needs` every [`Config::poll_ms`], each with the time of any request.
 
 mod needs;
 #[cfg(test)]
