@@ -14,7 +14,7 @@ use std::{
 use async_nats::jetstream;
 use tokio::sync::watch;
 
-use crate::{Error, Health, Role, following::Registry, publish};
+use crate::{Error, Health, Role, publish};
 
 /// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
 /// the connection, so that another server is tried.
@@ -68,7 +68,6 @@ struct Link {
     health: Health,
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
     events_sequence: AtomicU64,
-    registry: Registry,
 }
 
 impl std::fmt::Debug for Bus {
@@ -141,7 +140,6 @@ impl Bus {
             timeout,
             health: config.health.clone(),
             events_sequence: AtomicU64::new(0),
-            registry: Registry::default(),
         };
         Ok(Self { link: Arc::new(link) })
     }
@@ -212,11 +210,6 @@ impl Bus {
     /// Watches the state of the connection.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.link.connection.clone()
-    }
-
-    /// Which readers follow.
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.link.registry
     }
 
     /// Core messages this connection dropped because a subscription was not read fast enough; a lower bound.

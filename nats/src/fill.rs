@@ -44,9 +44,7 @@ impl Fill {
             drops_oldest: info.config.discard == stream::DiscardPolicy::Old,
         })
     }
-}
 
-impl Fill {
     /// Days until it is full if it goes on as it came; `None` when what is old goes before that.
     pub fn days_left(&self, now_ms: u64) -> Option<u64> {
         let age_s = (now_ms.saturating_sub(self.oldest_ms) / 1_000).max(DAY_S);

@@ -2,10 +2,7 @@
 //!
 //! Limits: none of its own; a reader that is dropped is forgotten.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 
@@ -89,29 +86,9 @@ impl Hearing {
     }
 }
 
-/// The named readers of one connection.
-#[derive(Debug, Default)]
-pub(crate) struct Registry {
-    readers: Mutex<Vec<Following>>,
-}
-
-impl Registry {
-    pub(crate) fn add(&self, following: Following) {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.retain(Following::is_open);
-        readers.push(following);
-    }
-
-    fn all(&self) -> Vec<Following> {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.retain(Following::is_open);
-        readers.clone()
-    }
-}
-
 impl Bus {
-    /// The readers that were opened by [`Bus::follow`] over this connection and still exist, following or not.
+    /// The readers that this role opened in this process by [`Bus::follow`] and that still exist, following or not.
     pub fn followers(&self) -> Vec<Following> {
-        self.registry().all()
+        self.health().followers(self.role())
     }
 }

@@ -163,6 +163,13 @@ impl Health {
         known.readers.push((role, reader));
     }
 
+    /// The readers of `role` that have to follow, whether they do or not.
+    pub(crate) fn followers(&self, role: Role) -> Vec<Following> {
+        let known = self.known();
+        let readers = known.readers.iter().filter(|(of, reader)| *of == role && reader.is_open());
+        readers.map(|(_, reader)| reader.clone()).collect()
+    }
+
     /// What replicas share was looked at: `what` names it, `problem` says what is wrong with it.
     pub fn looked_at(&self, what: &'static str, problem: Option<String>) {
         let now = Instant::now();

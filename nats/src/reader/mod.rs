@@ -141,7 +141,6 @@ impl Bus {
     /// `name`.
     pub fn follow(&self, name: &str, config: Config) -> Reader {
         let reader = self.reading(config, name, true);
-        self.registry().add(reader.following.clone());
         self.health().expect_following(self.role(), reader.following.clone());
         reader
     }

@@ -6,11 +6,12 @@
 //!
 //! Limits: `Limits::table_entries_max` entries, [`BOXES_MAX`] boxes, [`DEPTH_MAX`] levels, [`FRAGMENTS_MAX`] fragments.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 
 use media::Code;
 
 use crate::error::{Error, Result, refused};
+use crate::truncation::read_at;
 
 /// Most boxes looked at.
 const BOXES_MAX: u32 = 100_000;
@@ -192,18 +193,6 @@ impl<F: Read + Seek> Walk<F> {
 /// Pieces of the chunks from an entry to the first chunk of the next.
 fn run(open: Option<(u64, u64)>, next_first: u64) -> u64 {
     open.map_or(0, |(first, pieces)| next_first.saturating_sub(first).saturating_mul(pieces))
-}
-
-fn read_at(file: &mut (impl Read + Seek), offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    file.seek(SeekFrom::Start(offset))?;
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read(rest)? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

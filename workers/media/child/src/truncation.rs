@@ -88,7 +88,8 @@ fn element(file: &mut (impl Read + Seek), offset: u64) -> io::Result<Option<(u64
     Ok(Some((start, (!is_unknown).then_some(length))))
 }
 
-fn read_at(file: &mut (impl Read + Seek), offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads at `offset` until the buffer is full or the file ends; answers how many bytes came.
+pub(crate) fn read_at(file: &mut (impl Read + Seek), offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     file.seek(SeekFrom::Start(offset))?;
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
