@@ -30,11 +30,9 @@ impl Bus {
     /// [`Error::Unavailable`] when the broker does not answer.
     pub async fn broker_now_ms(&self, stream: &str) -> Result<u64, Error> {
         let asked = Instant::now();
-        let answer: serde_json::Value = self
-            .context()
-            .request(format!("STREAM.INFO.{stream}"), &serde_json::json!({}))
-            .await
-            .map_err(Error::unavailable)?;
+        let nothing = serde_json::json!({});
+        let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
+        let answer: serde_json::Value = self.repeat(ask, Error::unavailable).await?;
         let told = answer.get("ts").and_then(serde_json::Value::as_str).unwrap_or_default();
         let time: jiff::Timestamp = told.parse().map_err(Error::unavailable)?;
         let broker_ms = u64::try_from(time.as_millisecond()).unwrap_or(0);

@@ -288,11 +288,14 @@ impl<S: Stage> Loop<S> {
         for index in order(turn, self.queue.durables.len()) {
             let Some(durable) = self.queue.durables.get(index) else { continue };
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{durable}", self.queue.stream);
-            let request = async_nats::Request::new()
-                .payload(r#"{"batch":1,"no_wait":true}"#.into())
-                .inbox(self.bus.client().new_inbox());
-            let message =
-                self.bus.client().send_request(subject, request).await.map_err(Error::unavailable)?;
+            let ask = || {
+                let request = async_nats::Request::new()
+                    .payload(r#"{"batch":1,"no_wait":true}"#.into())
+                    .inbox(self.bus.client().new_inbox());
+                self.bus.client().send_request(subject.clone(), request)
+            };
+            // A message whose delivery was lost with its connection comes again after the ack wait.
+            let message = self.bus.repeat(ask, Error::unavailable).await?;
             if message.status.is_none() && message.reply.is_some() {
                 return Ok(Some(jetstream::Message { message, context: self.bus.context().clone() }));
             }
@@ -397,13 +400,14 @@ impl<S: Stage> Loop<S> {
         let Some(reply) = raw.reply.clone() else {
             return Err(Error::Invalid { what: "message without reply".into() });
         };
-        match self.bus.client().request(reply, kind.to_owned().into()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                Err(Error::Refused { what: "ack".into(), reason: "the durable is gone".into() })
+        let ask = || self.bus.client().request(reply.clone(), kind.to_owned().into());
+        let refused = |error: async_nats::client::RequestError| match error.kind() {
+            RequestErrorKind::NoResponders => {
+                Error::Refused { what: "ack".into(), reason: "the durable is gone".into() }
             }
-            Err(error) => Err(Error::unavailable(error)),
-        }
+            _ => Error::unavailable(error),
+        };
+        self.bus.repeat(ask, refused).await.map(drop)
     }
 
     async fn delay(&self, raw: &jetstream::Message, delay: Duration) {

@@ -1,8 +1,11 @@
-//! A message whose handler panics is tried again, and the slot goes on.
+//! A slot goes on after a handler that panics, and after a broker that dies under its pull.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use nats::{
@@ -39,21 +42,57 @@ impl Stage for Clumsy {
     }
 }
 
+fn uploads() -> Queue {
+    Queue {
+        stream: subjects::EVENTS.into(),
+        durables: vec!["upload".into()],
+        wake: vec![subjects::events_of::<Received>()],
+    }
+}
+
 #[tokio::test]
 async fn a_handler_that_panics_costs_one_try_and_no_slot() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Upload).await;
     let admin = broker.bus(Role::Admin).await;
-    let queue = Queue {
-        stream: subjects::EVENTS.into(),
-        durables: vec!["upload".into()],
-        wake: vec![subjects::events_of::<Received>()],
-    };
     let done = CancellationToken::new();
     let stage = Arc::new(Clumsy { runs: AtomicU32::new(0), done: done.clone() });
     let config = Config { slots: 1, retry_delay_ms: 10, poll_ms: 50, grace_ms: 100, ..Config::default() };
     admin.context().publish("evt.upload.received.X", "x".into()).await.unwrap().await.unwrap();
-    let run = consume::run(bus, queue, Arc::clone(&stage), config, done);
+    let run = consume::run(bus, uploads(), Arc::clone(&stage), config, done);
     tokio::time::timeout(crate::WAIT_MAX, run).await.expect("the slot goes on").unwrap();
     assert_eq!(stage.runs.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_pull_that_died_with_the_broker_is_repeated_when_it_is_back() {
+    let broker = TestBroker::start().await;
+    let bus = broker.bus(Role::Upload).await;
+    let admin = broker.bus(Role::Admin).await;
+    let done = CancellationToken::new();
+    // Its first run is behind it.
+    let stage = Arc::new(Clumsy { runs: AtomicU32::new(1), done: done.clone() });
+    let config = Config { slots: 1, poll_ms: 10, ..Config::default() };
+    let run = consume::run(bus.clone(), uploads(), stage, config, done);
+    let sent = || bus.client().statistics().out_messages.load(Ordering::Relaxed);
+    let dies = async {
+        let started = sent();
+        crate::until("the slot pulls", || async { sent() > started + 4 }).await;
+        broker.freeze();
+        let before = sent();
+        // Whatever was answered before, this pull is not.
+        crate::until("a pull in flight", || async { sent() > before }).await;
+        bus.client().flush().await.unwrap();
+        broker.kill().await;
+        let began = Instant::now();
+        admin.context().publish("evt.upload.received.X", "x".into()).await.unwrap().await.unwrap();
+        began
+    };
+    let (ran, began) = tokio::join!(run, dies);
+    ran.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}; a pull alone would wait for 5 s",
+        began.elapsed()
+    );
 }
