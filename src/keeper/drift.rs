@@ -35,9 +35,10 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 /// [`Error::Unavailable`] when the broker does not answer.
 pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
     let bucket = job::Record::BUCKET;
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream(bucket)).await?;
     let Seen { jobs, done, parked } = read_all(bus, bucket).await?;
     let mut count = 0;
-    for record in jobs.iter().filter(|job| job.created_at_ms + age_ms <= nats::now_ms()) {
+    for record in jobs.iter().filter(|job| job.created_at_ms.saturating_add(age_ms) <= now_ms) {
         let open: Vec<&String> = record
             .parts
             .iter()

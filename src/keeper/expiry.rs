@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nats::{Bus, Error, Start, now_ms, reader};
+use nats::{Bus, Error, Start, reader};
 use schemas::{
     Record as _,
     ids::UploadId,
@@ -49,7 +49,12 @@ enum Need {
 pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
     let period = Duration::from_millis(config.expiry_period_ms);
     loop {
-        match pass(&bus, &store, now_ms(), QUIET_MS, config.ended_kept_ms).await {
+        let stream = subjects::kv_stream(Record::BUCKET);
+        let turn = async {
+            let now_ms = bus.broker_now_ms(&stream).await?;
+            pass(&bus, &store, now_ms, QUIET_MS, config.ended_kept_ms).await
+        };
+        match turn.await {
             Ok(done) if done == Pass::default() => {}
             Ok(done) => tracing::info!(
                 expired = done.expired_count,

@@ -9,6 +9,9 @@
 //! - `memory`: makes memory streams anew that a restart of the broker forgot.
 //! - `drift`: compares job records with the queue and repairs both directions.
 //!
+//! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
+//! expires, purges and sums nothing early.
+//!
 //! Limits: [`Config`] names periods and ages.
 
 pub mod drift;

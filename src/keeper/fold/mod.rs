@@ -39,7 +39,9 @@ pub struct Pass {
 pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
     let period = Duration::from_millis(config.fold_period_ms);
     loop {
-        match pass(&bus, nats::now_ms(), &config).await {
+        let stream = subjects::kv_stream(job::Record::BUCKET);
+        let turn = async { pass(&bus, bus.broker_now_ms(&stream).await?, &config).await };
+        match turn.await {
             Ok(done) if done == Pass::default() => {}
             Ok(done) => {
                 tracing::info!(jobs = done.folded_count, parts = done.removed_count, "folded ended jobs");

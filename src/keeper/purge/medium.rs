@@ -6,7 +6,7 @@ use nats::{Bus, Outbox};
 use schemas::{
     Record, document, gate,
     ids::{JobId, MediaId, UploadId},
-    job, keys, media, upload,
+    job, keys, media, subjects, upload,
 };
 use store::Store;
 
@@ -41,6 +41,14 @@ struct Found {
 }
 
 impl Purge {
+    /// Does what is due by the broker's clock: ages of removals and rejections are those of stored messages.
+    pub(super) async fn turn(&self, pending: &mut Pending) {
+        match self.bus.broker_now_ms(&subjects::kv_stream(document::Record::BUCKET)).await {
+            Ok(now_ms) => self.pass(pending, now_ms).await,
+            Err(error) => tracing::warn!(%error, "purging waits for the broker"),
+        }
+    }
+
     /// Does what is due at `now_ms`; what fails waits for the next pass.
     pub(super) async fn pass(&self, pending: &mut Pending, now_ms: u64) {
         self.end_work(pending).await;

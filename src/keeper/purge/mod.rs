@@ -15,7 +15,7 @@ mod tests;
 
 use std::time::Duration;
 
-use nats::{Bus, Error, Reader, Start, now_ms, reader};
+use nats::{Bus, Error, Reader, Start, reader};
 use schemas::{Record, document, media, subjects};
 use serde::{Deserialize, Serialize};
 use store::Store;
@@ -71,7 +71,7 @@ pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken
             _ = ticks.tick() => {
                 tokio::select! {
                     () = held.cancelled() => return,
-                    () = purge.pass(&mut pending, now_ms()) => {}
+                    () = purge.turn(&mut pending) => {}
                 }
             }
         }

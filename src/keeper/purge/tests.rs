@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::TryStreamExt;
-use nats::{Held, Outbox, Role, testing::TestBroker};
+use nats::{Held, Outbox, Role, now_ms, testing::TestBroker};
 use schemas::{
     ids::{MediaId, UploadId},
     job, keys,

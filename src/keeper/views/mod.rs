@@ -36,7 +36,8 @@ const HOUR_MS: u64 = 3_600_000;
 pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
     let period = Duration::from_millis(config.views_period_ms);
     loop {
-        match pass(&bus, nats::now_ms(), SUMS_MAX).await {
+        let turn = async { pass(&bus, bus.broker_now_ms(subjects::VIEWS).await?, SUMS_MAX).await };
+        match turn.await {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "views are summed"),
             Err(error) => tracing::warn!(%error, "views could not be summed"),
