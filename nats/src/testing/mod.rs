@@ -2,6 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test that has no broker fails at once")]
 
 mod cluster;
+mod disk;
 
 use std::{path::Path, time::Duration};
 
@@ -15,6 +16,7 @@ use crate::{
 };
 
 pub use cluster::{SERVERS, TestCluster};
+pub use disk::SmallDisk;
 
 /// Ack wait of every durable: short, so that redelivery is soon.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);

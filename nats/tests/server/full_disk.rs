@@ -1,47 +1,15 @@
 //! A disk that was full for a while: the server gives up writing for good, and is restarted once there is room.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::time::Duration;
 
 use async_nats::jetstream::stream;
 use nats::{
     Bus, Config, Health, Role,
     server::{self, Broker},
+    testing::SmallDisk,
 };
 
-/// Where the small disk is, in the process of this test that has one.
-const DISK: &str = "STREAMGATE_TEST_SMALL_DISK";
 const DISK_BYTES: u64 = 64 << 20;
-
-/// Runs the test called `name` again with a small disk of its own, which is gone with it.
-fn with_small_disk(name: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let script = format!("mount -t tmpfs -o size={DISK_BYTES} tmpfs \"$0\" && exec \"$@\"");
-    let made = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
-        .arg(folder.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(DISK, folder.path())
-        .output()
-        .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
-    assert!(made.status.success(), "without user namespaces there is no small disk here, or: {said}");
-    assert!(said.contains("1 passed"), "{said}");
-}
-
-/// Takes all the room there is.
-fn fill(disk: &Path) -> PathBuf {
-    let path = disk.join("filler");
-    let mut file = File::create(&path).unwrap();
-    while file.write_all(&[0; 4_096]).is_ok() {}
-    path
-}
 
 async fn connect(broker: &Broker, health: &Health) -> Bus {
     let seed = broker.seed(Role::Admin).to_owned();
@@ -51,12 +19,11 @@ async fn connect(broker: &Broker, health: &Health) -> Bus {
 
 #[tokio::test]
 async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
-    let Some(disk) = std::env::var_os(DISK).map(PathBuf::from) else {
-        return with_small_disk("full_disk::a_server_that_gave_up_writing_is_restarted_once_there_is_room");
-    };
+    let name = "full_disk::a_server_that_gave_up_writing_is_restarted_once_there_is_room";
+    let Some(disk) = SmallDisk::for_test(name, DISK_BYTES) else { return };
     let health = Health::new();
     let config = server::Config {
-        data_dir: disk.join("nats"),
+        data_dir: disk.path().join("nats"),
         watch_period_ms: 50,
         room_bytes_min: 16 << 20,
         ..server::Config::default()
@@ -70,13 +37,13 @@ async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
         Err(_) => false,
     };
     assert!(store(10).await);
-    let filler = fill(&disk);
+    disk.fill();
     crate::until("nothing can be written", || async { !store(10_000).await }).await;
     let says = |what: &str| health.metrics().contains(what);
     crate::until("the server says so", || async { says("streamgate_broker_write_broken 1\n") }).await;
     assert_eq!(broker.starts(), 1, "without room a restart helps nobody");
 
-    fs::remove_file(filler).unwrap();
+    disk.free();
     let back = tokio::time::timeout(Duration::from_secs(20), broker.started_after(1));
     assert!(back.await.expect("it is restarted once there is room"));
     crate::until("it writes again", || async { store(10).await }).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nats::{Outbox, Role};
+use nats::{Outbox, Role, testing::SmallDisk};
 use schemas::{
     job::{self, Part, PartStatus},
     media::{self as records, Status},
@@ -121,6 +121,25 @@ async fn queue_finish(site: &Site, clip: Uploaded) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_while_parts_are_made_is_waited_for() {
+    let name = "outages::a_disk_that_fills_while_parts_are_made_is_waited_for";
+    let Some(disk) = SmallDisk::for_test(name, 128 << 20) else { return };
+    let folder = disk.path().join("store");
+    std::fs::create_dir(&folder).unwrap();
+    let site = Site::start_at(store::Config::at(format!("file://{}", folder.display()))).await;
+    let worker = site.worker(config()).await;
+    let clip = site.upload(Clip { seconds: 30, size: "1280x720", ..Clip::default() }).await;
+    site.wait(LIMIT, "a running child", async || site::children() > 0).await;
+    disk.fill();
+    assert_eq!(site.wait_waiting(clip.media_id, LIMIT).await.code, "store_full");
+    wait_many_tries(&site, clip).await;
+    disk.free();
+    check_unharmed(&site, clip).await;
+    assert_eq!(count(&site, "media.delayed").await, 1, "an outage is told once");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     let server = S3::start().await.unwrap();
     let proxy = Proxy::start(&server).await.unwrap();
@@ -166,33 +185,42 @@ async fn a_full_bucket_or_queue_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_vanish_end_no_job() {
     let site = Site::start().await;
-    let clip = site.upload(Clip { seconds: 16, size: "1280x720", has_audio: false, ..Clip::default() }).await;
+    let clip = site.upload(Clip { seconds: 16, has_audio: false, ..Clip::default() }).await;
     let mut config = config();
     (config.claim_fresh_ms, config.renew_interval_ms) = (400, 100);
     (config.lost_workers_max, config.lost_delay_ms) = (3, 50);
-    config.parts.slots = 1;
-    let lost = async || site.parts(clip.job_id).await.iter().map(|p| p.lost.map_or(0, |l| l.workers)).max();
-    for round in 0..4 {
+    // Every part is held at once, and none is done while the children wait.
+    config.parts.slots = 8;
+    site.hold_children(true);
+    for round in 0..3 {
         let worker = site.worker(config.clone()).await;
-        site.wait(LIMIT, "a missed worker", async || lost().await >= Some(round)).await;
-        site.wait_claims(clip.job_id, 1, LIMIT).await;
+        site.wait(LIMIT, "a worker on every part", async || {
+            let held = site.wait_claims(clip.job_id, 1, LIMIT).await;
+            let is_missed = |part: &Part| part.lost.map_or(0, |lost| lost.workers) == round;
+            held.len() == site.job(clip.job_id).await.parts.len() && held.iter().all(is_missed)
+        })
+        .await;
         worker.vanish().await;
     }
-    config.parts.slots = 2;
-    let worker = site.worker(config).await;
-    // A part that lost so many runs alone in its worker.
-    site.wait(LIMIT, "a part alone", async || {
-        let held = site.wait_claims(clip.job_id, 1, LIMIT).await;
-        let is_alone = held.iter().any(|part| part.lost.is_some_and(|lost| lost.workers >= 3));
-        assert!(!is_alone || held.len() == 1, "{held:?}");
-        is_alone
+    // Parts that lost so many run alone in their worker, which vanishes too.
+    let worker = site.worker(config.clone()).await;
+    let is_missed = |part: &Part| part.lost.is_some_and(|lost| lost.workers == 3);
+    site.wait(LIMIT, "parts that all lost three", async || {
+        site.parts(clip.job_id).await.iter().all(is_missed)
     })
     .await;
+    let held = site.wait_claims(clip.job_id, 1, LIMIT).await;
+    assert_eq!(held.len(), 1, "{held:?}");
+    worker.vanish().await;
+    site.hold_children(false);
+    // This one lives: a busy machine may keep it from showing itself for a while.
+    config.claim_fresh_ms = 3_000;
+    let worker = site.worker(config).await;
     site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
     worker.stop().await;
     let parts = site.parts(clip.job_id).await;
-    assert!(parts.iter().all(|part| part.faults == 0), "{parts:?}");
-    assert!(parts.iter().any(|part| part.attempt > 2), "more tries than may fail: {parts:?}");
+    assert!(parts.len() > 1 && parts.iter().all(|part| part.faults == 0), "{parts:?}");
+    assert!(parts.iter().all(|part| part.attempt > 3), "more tries than may fail: {parts:?}");
     assert!(count(&site, "job.retried").await > 0);
 }
 

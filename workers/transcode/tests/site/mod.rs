@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, LazyLock},
@@ -86,6 +87,17 @@ fn child() -> PathBuf {
     let path = own.parent().and_then(Path::parent).unwrap().join("streamgate-media");
     assert!(path.is_file(), "build the media child first: cargo build --package media-child");
     path
+}
+
+/// A program at `path` that becomes the child program once there is no file at `hold`; the check at start is not held.
+fn waiting_child(path: &Path, hold: &Path) {
+    let text = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != check ] && [ -e '{}' ]; do /bin/sleep 0.02; done\nexec '{}' \"$@\"\n",
+        hold.display(),
+        child().display()
+    );
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// Number of media children of this process that are alive.
@@ -244,6 +256,17 @@ impl Site {
         std::fs::rename(from, to).unwrap();
     }
 
+    /// Keeps children from beginning their work, until they may.
+    pub(crate) fn hold_children(&self, is_held: bool) {
+        let (program, hold) = (self.folder.path().join("child"), self.folder.path().join("hold"));
+        if is_held {
+            std::fs::write(&hold, "").unwrap();
+            waiting_child(&program, &hold);
+        } else {
+            std::fs::remove_file(hold).unwrap();
+        }
+    }
+
     /// Lets a stream take `bytes` more than it holds.
     pub(crate) async fn limit_stream(&self, name: &str, bytes: i64) {
         let bus = self.broker.bus(Role::Admin).await;
@@ -281,7 +304,9 @@ impl Site {
     }
 
     pub(crate) async fn worker(&self, config: transcode::Config) -> Worker {
-        let settings = media::Config { child_path: Some(child()), ..media::Config::default() };
+        let waiting = self.folder.path().join("child");
+        let child_path = if waiting.exists() { waiting } else { child() };
+        let settings = media::Config { child_path: Some(child_path), ..media::Config::default() };
         let driver = Arc::new(media::Driver::start(settings).await.unwrap());
         let bus = self.broker.bus(Role::Transcode).await;
         let shutdown = CancellationToken::new();
