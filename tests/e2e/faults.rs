@@ -111,7 +111,7 @@ async fn the_broker_is_killed() {
     let mut cluster = Cluster::start(Options::default()).await;
     let media_id = cluster.upload(source, "clip.mp4").await;
     cluster.media_event("job.started", &media_id).await;
-    cluster.broker.kill().await;
+    cluster.brokers.one().kill().await;
     let end = cluster.end_of(&media_id).await;
     assert_eq!(end.kind, "job.succeeded", "{end:?}");
     assert_eq!(media_objects(&cluster, &media_id).await, expected);
@@ -135,7 +135,7 @@ async fn a_media_child_is_killed() {
 }
 
 /// kill -9 of every media child of one worker.
-fn kill_children(worker: u32) {
+pub(crate) fn kill_children(worker: u32) {
     let children =
         std::fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).unwrap_or_default();
     let mut all: Vec<String> = children.split_whitespace().map(ToOwned::to_owned).collect();

@@ -3,14 +3,17 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use futures::StreamExt;
-use nats::{Bus, Reader, Role, Start, reader, testing::TestBroker};
+use nats::{
+    Bus, Reader, Role, Start, reader,
+    testing::{TestBroker, TestCluster},
+};
 use schemas::{ids::MediaId, subjects};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -31,10 +34,53 @@ struct Process {
     ready: Value,
 }
 
+/// What an installation stands on: one broker, or three with three copies of everything.
+pub(crate) enum Brokers {
+    One(TestBroker),
+    Three(TestCluster),
+}
+
+impl Brokers {
+    async fn start(count: usize) -> Self {
+        match count {
+            0 | 1 => Self::One(TestBroker::start().await),
+            _ => Self::Three(TestCluster::start().await),
+        }
+    }
+
+    fn config(&self, role: Role) -> nats::Config {
+        match self {
+            Self::One(broker) => broker.config(role),
+            Self::Three(cluster) => cluster.config(role),
+        }
+    }
+
+    /// As the command line takes them.
+    fn urls(&self) -> String {
+        self.config(Role::Admin).urls.join(",")
+    }
+
+    /// The single broker.
+    pub(crate) fn one(&self) -> &TestBroker {
+        match self {
+            Self::One(broker) => broker,
+            Self::Three(_) => panic!("there are three brokers"),
+        }
+    }
+
+    /// The three brokers.
+    pub(crate) fn three(&mut self) -> &mut TestCluster {
+        match self {
+            Self::One(_) => panic!("there is one broker"),
+            Self::Three(cluster) => cluster,
+        }
+    }
+}
+
 /// A whole installation.
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
-    pub(crate) broker: TestBroker,
+    pub(crate) brokers: Brokers,
     pub(crate) bus: Bus,
     pub(crate) store: store::Store,
     pub(crate) http: reqwest::Client,
@@ -66,6 +112,8 @@ pub(crate) struct Options {
     pub(crate) full_ladder: bool,
     /// Start no worker; the test does.
     pub(crate) without_workers: bool,
+    /// Three brokers instead of one.
+    pub(crate) three_brokers: bool,
 }
 
 impl Cluster {
@@ -74,17 +122,13 @@ impl Cluster {
         Self::start_with(options, "").await
     }
 
-    /// The same with more settings: TOML that begins with a table.
+    /// The same with more settings, as TOML.
     pub(crate) async fn start_with(options: Options, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let broker = TestBroker::start().await;
-        let settings = nats::Config::new(
-            vec![broker.url().to_owned()],
-            Role::Admin,
-            Some(broker.seed(Role::Admin).to_owned()),
-        );
-        let bus = Bus::connect(&settings).await.unwrap();
-        let seeds = Role::ALL.map(|role| format!("{} {}\n", role.name(), broker.seed(role)));
+        let brokers = Brokers::start(if options.three_brokers { 3 } else { 1 }).await;
+        let bus = Bus::connect(&brokers.config(Role::Admin)).await.unwrap();
+        let seed = |role| brokers.config(role).seed.unwrap();
+        let seeds = Role::ALL.map(|role| format!("{} {}\n", role.name(), seed(role)));
         std::fs::write(dir.path().join("seeds"), seeds.concat()).unwrap();
         let s3 = if options.remote_store { Some(store::testing::S3::start().await.unwrap()) } else { None };
         let settings = match &s3 {
@@ -100,7 +144,7 @@ impl Cluster {
             .unwrap();
         let mut cluster = Self {
             dir,
-            broker,
+            brokers,
             bus,
             store,
             events,
@@ -142,7 +186,7 @@ impl Cluster {
                 "streamgate.toml",
                 "--json",
                 "--nats-url",
-                self.broker.url(),
+                &self.brokers.urls(),
                 "--nats-seed-file",
                 "seeds",
             ])
@@ -170,7 +214,7 @@ impl Cluster {
                 "--config",
                 "streamgate.toml",
                 "--nats-url",
-                self.broker.url(),
+                &self.brokers.urls(),
                 "--nats-seed-file",
                 "seeds",
             ])
@@ -314,6 +358,14 @@ impl Cluster {
         found
     }
 
+    /// Every process of the product runs.
+    pub(crate) fn check_running(&mut self) {
+        for (name, process) in &mut self.processes {
+            let ended = process.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{name} ended: {ended:?}");
+        }
+    }
+
     /// The logs of all processes, for a failed test.
     pub(crate) fn logs(&self) -> String {
         let tail = |name: &String| {
@@ -335,16 +387,25 @@ impl Drop for Cluster {
 }
 
 fn write_config(dir: &Path, store: &store::Config, full_ladder: bool, more: &str) {
-    let mut file = std::fs::File::create(dir.join("streamgate.toml")).unwrap();
     // A part whose holder is gone is taken over soon: the broker's ack wait is short in tests, too.
-    let mut text = String::from("[transcode]\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n");
+    let mut settings: toml::Table =
+        "[transcode]\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n".parse().unwrap();
     if !full_ladder {
-        text.push_str("profile = \"tiny\"\n");
+        merge(&mut settings, "[transcode]\nprofile = \"tiny\"\n".parse().unwrap());
     }
-    text.push('\n');
-    text.push_str(&toml::to_string(&HashMap::from([("store", store)])).unwrap());
-    text.push_str(more);
-    file.write_all(text.as_bytes()).unwrap();
+    settings.insert("store".to_owned(), toml::Value::try_from(store).unwrap());
+    merge(&mut settings, more.parse().unwrap());
+    std::fs::write(dir.join("streamgate.toml"), settings.to_string()).unwrap();
+}
+
+/// Adds settings to others; of two values the added one stays.
+fn merge(settings: &mut toml::Table, more: toml::Table) {
+    for (key, value) in more {
+        match (settings.get_mut(&key), value) {
+            (Some(toml::Value::Table(known)), toml::Value::Table(more)) => merge(known, more),
+            (_, value) => drop(settings.insert(key, value)),
+        }
+    }
 }
 
 fn event_of(entry: &reader::Entry) -> Event {

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod api;
+mod brokers;
 mod browser;
 mod chain;
 mod cli;
@@ -24,6 +25,7 @@ mod harness;
 mod holes;
 mod http;
 mod inputs;
+mod redrive;
 mod removal;
 mod scale;
 mod soak;

@@ -27,7 +27,7 @@ fn rounds() -> usize {
 }
 
 /// Every event of EVENTS has an id of its own.
-async fn check_ids(cluster: &mut Cluster) {
+pub(crate) async fn check_ids(cluster: &mut Cluster) {
     let total = cluster.all_events().await.len();
     let config = reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All);
     let mut events = cluster.bus.reader(config).await.unwrap();

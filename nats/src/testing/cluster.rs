@@ -160,6 +160,11 @@ impl TestCluster {
         self.servers.iter().position(|server| server.client == port)
     }
 
+    /// Which server has a name, as the cluster shows it.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.servers.iter().position(|server| name == format!("n{}", server.client))
+    }
+
     /// Settings of a connection with the rights of `role`.
     ///
     /// # Panics
