@@ -11,6 +11,7 @@ mod api;
 mod browser;
 mod chain;
 mod cli;
+mod clients;
 mod closing;
 mod compose;
 mod contract;
