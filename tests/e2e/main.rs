@@ -25,6 +25,7 @@ mod harness;
 mod holes;
 mod http;
 mod inputs;
+mod links;
 mod removal;
 mod scale;
 mod soak;
