@@ -13,6 +13,7 @@ use crate::{
     testing::{self, S3},
 };
 
+mod environment;
 mod marker;
 mod remote;
 
