@@ -21,7 +21,7 @@ pub(crate) struct Server {
     pub(crate) seconds_to_ready: f64,
 }
 
-/// The release binary that lies two folders above this example.
+/// The binary of the same profile that lies two folders above this example.
 pub(crate) fn binary() -> PathBuf {
     let example = std::env::current_exe().unwrap();
     example.ancestors().nth(2).unwrap().join("streamgate")

@@ -118,6 +118,7 @@ impl Scene {
     }
 
     /// The creator stops, and everything that was acknowledged is looked at.
+    #[expect(clippy::print_stdout, reason = "the figures are for whoever runs it at length")]
     async fn end(mut self) {
         self.stop.cancel();
         self.uploading.await.unwrap();

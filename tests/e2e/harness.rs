@@ -105,6 +105,7 @@ pub(crate) struct Event {
 
 /// What differs between tests.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is on or off, in any combination")]
 pub(crate) struct Options {
     /// Objects lie on an S3 server instead of a folder.
     pub(crate) remote_store: bool,
