@@ -46,8 +46,9 @@ lint: setup ## Check the formatting and run clippy, warnings denied
 	@cargo fmt --all --check
 	@cargo lint
 
-bench: release ## Measure against the ffmpeg and cat of this machine
-	@cargo run --release --locked --package streamgate --example bench -- $(ARGS)
+bench: setup ## Measure against the ffmpeg and cat of this machine
+	@cargo build --profile dist --locked --package streamgate --package media-child
+	@cargo run --profile dist --locked --package streamgate --example bench -- $(ARGS)
 
 .PHONY: release
 release: setup
