@@ -288,7 +288,8 @@ async fn it_plays_while_it_grows() {
     assert_eq!(job.status, job::Status::Active);
     let bus = site.broker.bus(Role::Ingress).await;
     let mut follower = transcode::Follower::new();
-    let parts = follower.parts(&bus, &job).await.unwrap();
+    let part = async |key: String| bus.load::<Part>(&key).await.map(|held| held.map(|held| held.record));
+    let parts = follower.parts(&job, part).await.unwrap();
     let growing = transcode::playlist::growing(&job.plan, &parts).unwrap();
     assert!(growing.contains("v180/event.m3u8") && growing.contains("a0/event.m3u8"), "{growing}");
     let event = transcode::playlist::event(&job.plan, &parts, "v180").unwrap();
