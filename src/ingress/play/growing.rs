@@ -10,11 +10,11 @@ use std::{
 };
 
 use nats::Bus;
+use packaging::{Follower, playlist};
 use schemas::{
     ids::JobId,
     job::{self, Part, Plan},
 };
-use transcode::{Follower, playlist};
 
 /// Jobs that are remembered at once; the one asked for longest ago is forgotten first.
 pub(super) const JOBS_MAX: usize = 256;
