@@ -5,13 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use evm::{Chains, Counts};
 use nats::topology;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     auth::{
         self,
-        chain::{self, Chains, Counts},
         gate::{
             grant::{self, Grants},
             judge::Judge,
@@ -92,7 +92,7 @@ pub struct Config {
     /// The object store.
     pub store: Option<store::Config>,
     /// The chains that gates may ask.
-    pub chains: Vec<chain::Config>,
+    pub chains: Vec<evm::Config>,
     /// Playback sessions.
     pub grants: grant::Config,
     /// HTTP.

@@ -4,12 +4,12 @@
 //! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one found.
 
 use nats::{Bus, Error, Outbox};
+use packaging::plan;
 use schemas::{
     document,
     ids::{JobId, MediaId},
     job, media, subjects,
 };
-use transcode::plan;
 
 /// Numbers of encodes without a job that are asked for before the search ends.
 const NUMBERS_AHEAD_MAX: u32 = 2;

@@ -78,7 +78,7 @@ pub async fn run(
         seeds,
         shutdown: shutdown.clone(),
         metrics: telemetry::Metrics::default(),
-        chains: crate::auth::chain::Counts::default(),
+        chains: evm::Counts::default(),
         health,
     };
     if broker.is_some() {

@@ -1,12 +1,10 @@
 //! Contract accounts over the configured chains: what sign-in asks is answered by a quorum of providers.
 
 use alloy_primitives::{Address, B256, Bytes};
+use evm::{BlockRef, Chains};
 use futures::future::BoxFuture;
 
-use super::{
-    chain::{self, BlockRef, Chains},
-    contract::{Block, Call, CallError, ChainCall},
-};
+use super::contract::{Block, Call, CallError, ChainCall};
 
 impl ChainCall for Chains {
     fn head(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, CallError>> {
@@ -39,10 +37,10 @@ impl ChainCall for Chains {
     }
 }
 
-fn refused(error: chain::Error) -> CallError {
+fn refused(error: evm::Error) -> CallError {
     match error {
-        chain::Error::Unknown { .. } => CallError::Unsupported,
-        chain::Error::Reverted { .. } => CallError::Reverted,
+        evm::Error::Unknown { .. } => CallError::Unsupported,
+        evm::Error::Reverted { .. } => CallError::Reverted,
         error => CallError::Unavailable(Box::new(error)),
     }
 }

@@ -34,7 +34,6 @@ pub mod value;
 
 use std::{sync::Arc, time::Duration};
 
-pub mod chain;
 pub mod gate;
 
 use axum::{

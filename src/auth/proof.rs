@@ -13,6 +13,7 @@ use std::{
 };
 
 use alloy_primitives::B256;
+use evm::Chains;
 use nats::Bus;
 use schemas::{
     ids::SessionId,
@@ -21,7 +22,6 @@ use schemas::{
 use tokio::time::Instant;
 
 use super::{
-    chain::Chains,
     config::Config,
     contract::{CallError, ChainCall, Question, Verdict, Verifier},
     denial::Failure,

@@ -46,7 +46,7 @@ fn site(config: Config) -> anyhow::Result<Site> {
         seeds,
         shutdown: CancellationToken::new(),
         metrics: telemetry::Metrics::default(),
-        chains: crate::auth::chain::Counts::default(),
+        chains: evm::Counts::default(),
         health: nats::Health::new(),
     })
 }

@@ -4,6 +4,7 @@
 //! Limits: at most [`ENCODES_MAX`] encodes of a medium are looked at for the number of the next one.
 
 use nats::{Bus, Held, Outbox, dead::Letter};
+use packaging::plan;
 use schemas::{
     Event as _,
     ids::{JobId, MediaId},
@@ -13,7 +14,6 @@ use schemas::{
     upload::Received,
 };
 use store::Store;
-use transcode::plan;
 
 /// Most encodes of a medium.
 pub const ENCODES_MAX: u32 = 1_000;

@@ -13,6 +13,7 @@ use axum::{
 };
 use futures::{StreamExt, TryStreamExt};
 use nats::Bus;
+use packaging::plan;
 use schemars::JsonSchema;
 use schemas::{
     ask::{self, JobItem, JobPage, ListJobs},
@@ -23,7 +24,6 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use transcode::plan;
 
 use super::{
     App, Principal, cache, cursor::List, error::Problem, media, openapi, page::Page, query::Parameters,

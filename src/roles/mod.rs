@@ -84,7 +84,7 @@ pub struct Site {
     /// What the roles of this process count.
     pub metrics: telemetry::Metrics,
     /// What came of asking chains, which more than one role does.
-    pub chains: auth::chain::Counts,
+    pub chains: evm::Counts,
     /// What this process knows of its ability to work.
     pub health: Health,
 }
@@ -145,7 +145,7 @@ impl Site {
             seeds,
             shutdown,
             metrics: telemetry::Metrics::default(),
-            chains: auth::chain::Counts::default(),
+            chains: evm::Counts::default(),
             health: Health::new(),
         })
     }

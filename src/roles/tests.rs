@@ -13,7 +13,7 @@ fn site(folder: &Path, url: String, seeds: Seeds) -> Site {
         seeds,
         shutdown: CancellationToken::new(),
         metrics: telemetry::Metrics::default(),
-        chains: auth::chain::Counts::default(),
+        chains: evm::Counts::default(),
         health: Health::new(),
     }
 }

@@ -49,14 +49,14 @@ fn plan(media_id: MediaId) -> job::Plan {
         still: false,
     };
     let source = Source { key: schemas::keys::source(media_id), size_bytes: 1, sha256: "0".repeat(64) };
-    let profile = transcode::Profile::default();
-    let input = transcode::plan::Input {
+    let profile = packaging::Profile::default();
+    let input = packaging::plan::Input {
         source: &source,
         technical: &technical,
         profile_name: transcode::DEFAULT_PROFILE,
         profile: &profile,
     };
-    transcode::plan::plan(&input).unwrap()
+    packaging::plan::plan(&input).unwrap()
 }
 
 fn part(job: &job::Record, name: &str) -> Part {
@@ -109,7 +109,7 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         status: job::Status::Active,
         encode: 1,
         prefix: schemas::keys::encode(media_id, 1, &plan.options_digest),
-        parts: transcode::plan::part_names(&plan),
+        parts: packaging::plan::part_names(&plan),
         plan,
         code: None,
         detail: None,

@@ -2,13 +2,13 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolEvent, sol};
+use evm::Error;
 use schemas::gate::Code;
 
 use super::{
     decide::Fact,
     rule::{Ask, Leaf},
 };
-use crate::auth::chain::Error;
 
 sol! {
     function ownerOf(uint256 token) returns (address);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes};
+use evm::{Chains, Error, Head};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared, join_all},
@@ -21,10 +22,7 @@ use super::{
     decide::{Fact, Truth, Verdict, decide, is_about_nodes},
     rule::Compiled,
 };
-use crate::auth::{
-    account::Account,
-    chain::{Chains, Error, Head},
-};
+use crate::auth::account::Account;
 
 /// Decisions kept; when there are more, all are forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
@@ -271,7 +269,7 @@ async fn read(
             }
         }
     }
-    let blocks = |which: fn(&Head) -> crate::auth::chain::Block| {
+    let blocks = |which: fn(&Head) -> evm::Block| {
         let read = heads.iter().filter_map(|(chain_id, head)| Some((*chain_id, which(head.as_ref().ok()?))));
         let named = read.map(|(chain_id, block)| Block {
             chain_id,

@@ -1,20 +1,14 @@
 //! What tests of gates and chains share.
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::Address;
 use schemas::gate::Rule;
-
-use super::abi;
 
 pub(crate) const ANN: Address = Address::repeat_byte(0xa1);
 pub(crate) const BOB: Address = Address::repeat_byte(0xb2);
 
-pub(crate) const fn transfer_topic() -> B256 {
-    abi::TRANSFER_TOPICS[0]
-}
-
 pub(crate) fn nft(contract: Address, token_id: Option<u64>) -> Rule {
     Rule::Erc721Owner {
-        chain_id: crate::auth::chain::testing::CHAIN,
+        chain_id: evm::testing::CHAIN,
         contract: contract.to_string(),
         token_id: token_id.map(|id| id.to_string()),
         sessions_max: None,
@@ -23,7 +17,7 @@ pub(crate) fn nft(contract: Address, token_id: Option<u64>) -> Rule {
 
 pub(crate) fn coin(contract: Address, least: u64) -> Rule {
     Rule::Erc20Balance {
-        chain_id: crate::auth::chain::testing::CHAIN,
+        chain_id: evm::testing::CHAIN,
         contract: contract.to_string(),
         balance_min: least.to_string(),
     }

@@ -4,6 +4,7 @@ use std::{process::Stdio, sync::Arc};
 
 use alloy_primitives::{Address as Raw, B256, Bytes, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
+use evm::{Chains, RpcUrl};
 use schemas::session::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -12,12 +13,7 @@ use tokio::{
 };
 
 use super::site::Wallet;
-use crate::auth::{
-    Config,
-    chain::{self, Chains, RpcUrl},
-    contract::*,
-    value::Address,
-};
+use crate::auth::{Config, contract::*, value::Address};
 
 const CONTRACTS: &str = include_str!("../../../tests/signin/contracts.json");
 /// Anvil's chain.
@@ -103,7 +99,7 @@ impl Anvil {
 async fn verdict(chain: &Anvil, account: Raw, signature: &[u8]) -> Verdict {
     let rpc_urls = vec![RpcUrl::try_from(chain.url.clone()).unwrap()];
     // Each question sees the newest block, which a test just made.
-    let node = chain::Config { chain_id: CHAIN, rpc_urls, head_cache_ms: 0, ..chain::Config::default() };
+    let node = evm::Config { chain_id: CHAIN, rpc_urls, head_cache_ms: 0, ..evm::Config::default() };
     let config = Config { contract_ms_max: 20_000, ..Config::default() };
     let verifier = Verifier::new(Some(Arc::new(Chains::open(&[node]).unwrap())), &config);
     let question =

@@ -8,6 +8,7 @@ use std::{env, path::PathBuf, process::Stdio, time::Duration};
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::{SolCall, sol};
 use anyhow::{Context, anyhow, bail};
+use evm::{Config, RpcUrl};
 use nats::server::program;
 use serde_json::{Value, json};
 use tokio::{
@@ -17,7 +18,6 @@ use tokio::{
 };
 
 use super::until;
-use crate::auth::chain::{Config, RpcUrl};
 
 /// EIP-155 chain id, the usual one of development nodes.
 pub(super) const CHAIN_ID: u64 = 31_337;

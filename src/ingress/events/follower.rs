@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nats::{Bus, Reader, Start, reader};
+use packaging::plan;
 use schemas::{
     ids::{JobId, MediaId},
     job, media, subjects,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use transcode::plan;
 
 use super::{
     KEEP_ALIVE, gone,

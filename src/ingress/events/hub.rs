@@ -14,6 +14,7 @@ use nats::{
     Bus, Start,
     reader::{self, Position},
 };
+use packaging::plan;
 use schemas::{
     headers,
     ids::JobId,
@@ -23,7 +24,6 @@ use schemas::{
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
-use transcode::plan;
 
 /// Items kept for followers that are slower than the stream.
 pub const BACKLOG_MAX: usize = 1_024;

@@ -183,7 +183,7 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
     let admin = owner.site.broker.bus(Role::Admin).await;
     // A second encode after one that failed: nothing but the job tells its number.
     let jobs = [(1, job::Status::Failed), (2, job::Status::Active)].map(|(number, status)| job::Record {
-        job_id: transcode::plan::job_id(media_id, number),
+        job_id: packaging::plan::job_id(media_id, number),
         kind: "transcode".into(),
         priority: subjects::Priority::P1,
         media_id,

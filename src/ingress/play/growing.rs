@@ -10,11 +10,11 @@ use std::{
 };
 
 use nats::Bus;
+use packaging::{Follower, playlist};
 use schemas::{
     ids::JobId,
     job::{self, Part, Plan},
 };
-use transcode::{Follower, playlist};
 
 /// Jobs that are remembered at once; the one asked for longest ago is forgotten first.
 pub(super) const JOBS_MAX: usize = 256;
@@ -40,6 +40,11 @@ struct State {
     follower: Follower,
     parts: Arc<Vec<Part>>,
     read: Option<Instant>,
+}
+
+/// A part as it is in its bucket.
+async fn part(bus: &Bus, key: String) -> Result<Option<Part>, nats::Error> {
+    Ok(bus.load::<Part>(&key).await?.map(|held| held.record))
 }
 
 impl Growing {
@@ -92,7 +97,7 @@ impl Growing {
             return Ok(Some((Arc::clone(plan), Arc::clone(&state.parts))));
         }
         let Some(held) = bus.load::<job::Record>(&job_id.to_string()).await? else { return Ok(None) };
-        let parts = Arc::new(state.follower.parts(bus, &held.record).await?);
+        let parts = Arc::new(state.follower.parts(&held.record, |key| part(bus, key)).await?);
         let plan = Arc::new(held.record.plan);
         state.plan = Some(Arc::clone(&plan));
         state.parts = Arc::clone(&parts);

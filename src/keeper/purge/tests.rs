@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::TryStreamExt;
 use nats::{Held, Outbox, Role, now_ms, testing::TestBroker};
+use packaging::plan;
 use schemas::{
     ids::{MediaId, UploadId},
     job, keys,
@@ -11,7 +12,6 @@ use schemas::{
 use serde_bytes::ByteBuf;
 use tempfile::TempDir;
 use tokio::time::Instant;
-use transcode::plan;
 
 use super::*;
 

@@ -1,6 +1,7 @@
 //! How far a chain was read, and what its head means for that.
 
 use anyhow::Context;
+use evm::Chains;
 use nats::{Bus, Error, Outbox};
 use schemas::{
     Record as _,
@@ -8,7 +9,6 @@ use schemas::{
 };
 
 use super::HASHES_MAX;
-use crate::auth::chain::{self, Chains};
 
 /// What to do at a new head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) async fn store(bus: &Bus, next: Cursor) -> Result<(), Error> {
 }
 
 /// Compares what was read with the chain's head.
-pub(super) async fn step(chains: &Chains, known: &Cursor, head: chain::Block) -> anyhow::Result<Step> {
+pub(super) async fn step(chains: &Chains, known: &Cursor, head: evm::Block) -> anyhow::Result<Step> {
     let newest = Block { chain_id: known.chain_id, number: head.number, hash: head.hash.to_string() };
     let Some(last) = known.blocks.last() else {
         return Ok(Step::Lost(Cursor { chain_id: known.chain_id, blocks: vec![newest] }));
@@ -69,7 +69,7 @@ async fn is_on_chain(chains: &Chains, block: &Block) -> anyhow::Result<bool> {
     match chains.block(block.chain_id, block.number).await {
         Ok(found) => Ok(found.hash.to_string() == block.hash),
         // The chain is shorter than it was.
-        Err(chain::Error::Reorganised { .. }) => Ok(false),
+        Err(evm::Error::Reorganised { .. }) => Ok(false),
         Err(error) => Err(error).context("a block that was read before"),
     }
 }

@@ -25,12 +25,9 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use self::{cursor::Step, sessions::Sessions};
-use crate::auth::{
-    chain,
-    gate::{
-        abi::{TRANSFER_TOPICS, transfer_ends},
-        grant::{Denied, Grants, Renewal},
-    },
+use crate::auth::gate::{
+    abi::{TRANSFER_TOPICS, transfer_ends},
+    grant::{Denied, Grants, Renewal},
 };
 
 /// Block hashes kept for each chain: the deepest reorganisation that is told from a loss of memory.
@@ -131,7 +128,7 @@ impl Watcher {
     async fn read(
         &self,
         chain_id: u64,
-        head: chain::Block,
+        head: evm::Block,
         sessions: &Sessions,
     ) -> anyhow::Result<Option<Vec<PlaybackId>>> {
         let known = cursor::load(&self.bus, chain_id).await?;
@@ -148,9 +145,9 @@ impl Watcher {
     async fn transfers(
         &self,
         chain_id: u64,
-        (from, to): (u64, chain::Block),
+        (from, to): (u64, evm::Block),
         sessions: &Sessions,
-    ) -> Result<Concern, chain::Error> {
+    ) -> Result<Concern, evm::Error> {
         let contracts = sessions.contracts(chain_id);
         if contracts.is_empty() {
             return Ok(Concern::Some(Touched::default()));

@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
 use bytes::Bytes;
+use evm::testing::{CHAIN, COIN, Mood, NFT, transfer_topic};
 use nats::{Outbox, Role};
 use schemas::{
     Record as _,
@@ -16,17 +17,14 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, Watcher, run, sessions::Sessions};
-use crate::auth::{
-    chain::testing::{CHAIN, COIN, Mood, NFT},
-    gate::{
-        abi::ConsecutiveTransfer,
-        grant::{self, Grants},
-        judge::Judge,
-        testing::{ANN, BOB, nft, not, transfer_topic},
-        tests::{
-            anvil::{ANVIL, Anvil, CONFIRMATIONS},
-            site::{Site, holder, play},
-        },
+use crate::auth::gate::{
+    abi::ConsecutiveTransfer,
+    grant::{self, Grants},
+    judge::Judge,
+    testing::{ANN, BOB, nft, not},
+    tests::{
+        anvil::{ANVIL, Anvil, CONFIRMATIONS},
+        site::{Site, holder, play},
     },
 };
 

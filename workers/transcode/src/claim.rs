@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nats::{Bus, Held, Outbox};
+use packaging::plan;
 use schemas::{
     Record as _,
     job::{self, Lost, Part, PartStatus, Retried, Started},
@@ -18,7 +19,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, error::Error, plan};
+use crate::{Config, error::Error};
 
 /// Most tries of letting go; our own renewals may be ahead of what is known of the record.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::FuturesOrdered};
 use media::{Output, Report};
 use nats::{Bus, Outbox};
+use packaging::plan::{self, Work};
 use schemas::{
     job::{self, Progress, Segment},
     keys, subjects,
@@ -21,9 +22,7 @@ use crate::{
     Context,
     claim::Claim,
     error::Error,
-    outage,
-    plan::{self, Work},
-    playable,
+    outage, playable,
     source::Object,
     spec::{self, Care},
     tracks::{Made, Tracks},
@@ -298,7 +297,7 @@ impl<'a> Collector<'a> {
         let done_ms = match self.run.work {
             Work::Video { video, .. } => plan::frames_ms(self.frames_done, video.frame_rate),
             Work::Audio(audio) => {
-                self.frames_done.saturating_mul(1_000 * crate::presentation::AUDIO_FRAME_SAMPLES)
+                self.frames_done.saturating_mul(1_000 * packaging::presentation::AUDIO_FRAME_SAMPLES)
                     / u64::from(audio.sample_rate_hz.max(1))
             }
             Work::Finish => 0,

@@ -1,9 +1,10 @@
 //! What can go wrong in the stage, and whether to try again.
 
 use nats::Class;
+use packaging::{mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
 use schemas::job;
 
-use crate::{check::MeasureError, mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
+use crate::check::MeasureError;
 
 /// An error of the transcode stage.
 #[derive(Debug, thiserror::Error)]

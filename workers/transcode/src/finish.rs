@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use media::Output;
 use nats::Outbox;
+use packaging::{mpd, playlist, presentation::Presentation};
 use schemas::{
     job::{self, Part, PartStatus},
     keys,
@@ -22,8 +23,6 @@ use crate::{
     claim::Claim,
     close, encode,
     error::Error,
-    mpd, playlist,
-    presentation::Presentation,
     report,
     source::Object,
     spec,

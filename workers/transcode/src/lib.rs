@@ -5,7 +5,7 @@
 //!   `progress.<job_id>.<part>`.
 //! - Stores: records of jobs and parts, status and encode of the medium; init and media segments, playlists, manifest,
 //!   poster and `report.json` below the encode's folder.
-//! - Limits: [`Config`] and [`Profile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the media child.
+//! - Limits: [`Config`] and [`packaging::Profile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the media child.
 //!
 //! A part is one range of the output frame grid in every rung, or one whole audio track. Its claim record is its fence:
 //! whoever loses a compare-and-set stops, deletes nothing and does not acknowledge. Keys carry the digest of the options
@@ -21,16 +21,10 @@ mod config;
 mod encode;
 mod error;
 mod finish;
-mod follow;
-pub mod ladder;
-pub mod mpd;
 mod outage;
 mod part;
-pub mod plan;
 mod planner;
 mod playable;
-pub mod playlist;
-pub mod presentation;
 mod report;
 mod source;
 mod spec;
@@ -45,9 +39,8 @@ use schemas::subjects;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, DEFAULT_PROFILE, Profile, Step};
+pub use config::{Config, DEFAULT_PROFILE};
 pub use error::Error;
-pub use follow::Follower;
 
 /// Kind of the jobs of this stage.
 pub const KIND: &str = "transcode";

@@ -7,6 +7,7 @@ use std::{
 };
 
 use nats::{Class, Delivery, Fault, Outbox, Outcome, Stage};
+use packaging::plan::{self, Work};
 use schemas::{
     job::{self, Dead, Part, PartStatus, Task},
     subjects,
@@ -21,7 +22,6 @@ use crate::{
     encode::{self, Ended, Run},
     error::Error,
     finish, outage,
-    plan::{self, Work},
 };
 
 /// Makes parts.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use nats::{Delivery, Fault, Held, Outbox, Outcome, Stage};
+use packaging::plan;
 use schemas::{
     Event as _,
     ids::MediaId,
@@ -11,7 +12,7 @@ use schemas::{
     subjects::{self, Priority},
 };
 
-use crate::{Context, KIND, PLAN_DURABLE, close, error::Error, outage, plan};
+use crate::{Context, KIND, PLAN_DURABLE, close, error::Error, outage};
 
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;

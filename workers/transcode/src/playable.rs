@@ -1,13 +1,14 @@
 //! Playing before everything is made: as soon as the first segment of every rung and of the first audio track is stored.
 
 use nats::{Bus, Outbox};
+use packaging::{plan, playlist};
 use schemas::{
     job::{self, Part, Plan},
     media::{self, Encode, Playable, Status},
     subjects,
 };
 
-use crate::{error::Error, plan, playlist};
+use crate::error::Error;
 
 /// Whether the first segments of `part` are among those that playing begins with.
 pub(crate) fn concerns(plan: &Plan, part: &str) -> bool {

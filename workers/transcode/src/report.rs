@@ -1,15 +1,13 @@
 //! `report.json`: what was found, decided, made and measured, for people and tools.
 
+use packaging::presentation::Presentation;
 use schemas::{
     job::{self, Part},
     media::Technical,
 };
 use serde::Serialize;
 
-use crate::{
-    check::{Finding, Severity},
-    presentation::Presentation,
-};
+use crate::check::{Finding, Severity};
 
 /// What the report is made of.
 pub(crate) struct Input<'a> {

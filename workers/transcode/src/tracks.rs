@@ -3,6 +3,7 @@
 //! A repeated part keeps the tracks of the try before until it has passed them, so that a growing playlist never shrinks.
 
 use data_encoding::HEXLOWER;
+use packaging::plan::Work;
 use schemas::{
     job::{Part, Segment, Track},
     media::Rational,
@@ -12,7 +13,6 @@ use sha2::{Digest, Sha256};
 use crate::{
     boxes::{self, Kind},
     error::Error,
-    plan::Work,
 };
 
 /// One rendition that the part makes.
@@ -149,7 +149,7 @@ impl Tracks {
                     lasts(ticks, track.timescale, range.frame_count, video.frame_rate)
                 }
                 Work::Audio(audio) => {
-                    let frame = crate::presentation::AUDIO_FRAME_SAMPLES;
+                    let frame = packaging::presentation::AUDIO_FRAME_SAMPLES;
                     let samples = audio.duration_samples.div_ceil(frame) * frame;
                     lasts(ticks, track.timescale, samples, Rational { num: audio.sample_rate_hz, den: 1 })
                 }

@@ -287,11 +287,12 @@ async fn it_plays_while_it_grows() {
     let job = site.job(clip.job_id).await;
     assert_eq!(job.status, job::Status::Active);
     let bus = site.broker.bus(Role::Ingress).await;
-    let mut follower = transcode::Follower::new();
-    let parts = follower.parts(&bus, &job).await.unwrap();
-    let growing = transcode::playlist::growing(&job.plan, &parts).unwrap();
+    let mut follower = packaging::Follower::new();
+    let part = async |key: String| bus.load::<Part>(&key).await.map(|held| held.map(|held| held.record));
+    let parts = follower.parts(&job, part).await.unwrap();
+    let growing = packaging::playlist::growing(&job.plan, &parts).unwrap();
     assert!(growing.contains("v180/event.m3u8") && growing.contains("a0/event.m3u8"), "{growing}");
-    let event = transcode::playlist::event(&job.plan, &parts, "v180").unwrap();
+    let event = packaging::playlist::event(&job.plan, &parts, "v180").unwrap();
     assert!(event.contains("1.m4s") && !event.contains("ENDLIST"), "{event}");
     let prefix = asset.encode.unwrap().prefix;
     // What the playlist names is there and decodes.

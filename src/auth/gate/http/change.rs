@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use evm::{BlockRef, Error};
 use futures::future::try_join_all;
 use nats::Outbox;
 use schemars::JsonSchema;
@@ -24,7 +25,6 @@ use super::{State, chain_unavailable};
 use crate::{
     auth::{
         Principal,
-        chain::{BlockRef, Error},
         gate::{
             abi,
             access::{self, Medium},

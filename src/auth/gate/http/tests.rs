@@ -1,6 +1,7 @@
 //! The routes over real HTTP, a real broker and a model chain.
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
+use evm::testing::{CHAIN, Mood, NFT, NOTHING};
 use nats::{Held, Outbox, Role};
 use reqwest::{Client, Method, StatusCode};
 use schemas::{
@@ -15,7 +16,6 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{State, router};
 use crate::auth::{
     Principal,
-    chain::testing::{CHAIN, Mood, NFT, NOTHING},
     gate::{
         testing::{ANN, BOB},
         tests::site::{OWNER, Site},

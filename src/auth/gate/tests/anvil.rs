@@ -7,11 +7,10 @@ use std::{
 
 use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use alloy_sol_types::{SolCall, sol};
+use evm::{Chains, Config, RpcUrl};
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-
-use crate::auth::chain::{Chains, Config, RpcUrl};
 
 sol! {
     function give(uint256 token, address to);
@@ -128,7 +127,7 @@ impl Anvil {
     /// Puts a contract to `at` that has one token, tells of its transfers without an indexed argument, and gives it to the
     /// address that a call of one word names.
     pub(crate) async fn put_old_nft(&self, at: Address) {
-        let topic = hex::encode(crate::auth::gate::testing::transfer_topic());
+        let topic = hex::encode(evm::testing::transfer_topic());
         // Other calls are answered with the owner: calldatasize == 32 ? (sstore, log1) : return sload(0).
         let code = format!("0x3660201460125760005460005260206000f35b6000356000557f{topic}60006000a100");
         self.ask("anvil_setCode", json!([at, code])).await;
@@ -160,16 +159,14 @@ impl Anvil {
 }
 
 mod scenarios {
+    use evm::{BlockRef, Error};
     use schemas::gate::{Code, Rule};
 
     use super::*;
-    use crate::auth::{
-        chain::{BlockRef, Error},
-        gate::{
-            judge::{Decision, Judge, Keep},
-            rule::compile,
-            testing::{ANN, BOB, all, not},
-        },
+    use crate::auth::gate::{
+        judge::{Decision, Judge, Keep},
+        rule::compile,
+        testing::{ANN, BOB, all, not},
     };
 
     fn nft(contract: Address, token_id: Option<u64>) -> Rule {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use alloy_primitives::{Address as Raw, U256};
+use evm::testing::{CHAIN, NFT};
 use nats::{Held, Outbox, Role};
 use schemas::{
     gate::{Code, Opener, Rule},
@@ -15,7 +16,6 @@ use super::site::{Site, play};
 use crate::auth::{
     Config as SignInConfig, Proofs,
     account::Account,
-    chain::testing::{CHAIN, NFT},
     contract::ChainCall,
     gate::{
         Rights, Viewer,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, future::Future, time::Duration};
 
+use evm::testing::{CHAIN, Mood, NFT, NOTHING};
 use nats::Role;
 use schemas::{
     document,
@@ -13,14 +14,11 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::site::{OWNER, Site, holder, play};
-use crate::auth::{
-    chain::testing::{CHAIN, Mood, NFT, NOTHING},
-    gate::{
-        Rights, Viewer,
-        grant::{self, Denied, Grants, Renewal},
-        rule::compile,
-        testing::{ANN, BOB, any, listed, nft},
-    },
+use crate::auth::gate::{
+    Rights, Viewer,
+    grant::{self, Denied, Grants, Renewal},
+    rule::compile,
+    testing::{ANN, BOB, any, listed, nft},
 };
 
 const SOON: Duration = Duration::from_secs(20);

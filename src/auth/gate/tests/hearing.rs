@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use evm::testing::NFT;
 use nats::{Held, Outbox, Role};
 use schemas::{
     access::{self, ApiKey},
@@ -13,13 +14,10 @@ use serde_bytes::ByteBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::site::{Site, holder, play};
-use crate::auth::{
-    chain::testing::NFT,
-    gate::{
-        Viewer,
-        grant::Denied,
-        testing::{ANN, nft},
-    },
+use crate::auth::gate::{
+    Viewer,
+    grant::Denied,
+    testing::{ANN, nft},
 };
 
 fn key(key_id: KeyId) -> ApiKey {

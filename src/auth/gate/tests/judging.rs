@@ -3,19 +3,17 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, U256};
+use evm::{
+    Config,
+    testing::{BURNER, CHAIN, DIRTY, LONG, Mood, NFT, NOTHING, SHORT, World},
+};
 use futures::FutureExt;
 use schemas::gate::{Code, Rule};
 
-use crate::auth::{
-    chain::{
-        Config,
-        testing::{BURNER, CHAIN, DIRTY, LONG, Mood, NFT, NOTHING, SHORT, World},
-    },
-    gate::{
-        judge::{Judge, Keep},
-        rule::compile,
-        testing::{ANN, BOB, all, any, coin, listed, nft, not},
-    },
+use crate::auth::gate::{
+    judge::{Judge, Keep},
+    rule::compile,
+    testing::{ANN, BOB, all, any, coin, listed, nft, not},
 };
 
 fn config() -> Config {

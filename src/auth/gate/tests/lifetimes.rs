@@ -11,6 +11,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
+use evm::{
+    Config as ChainConfig,
+    testing::{CHAIN, COIN, Mood, NFT, State},
+};
 use nats::Role;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schemas::{
@@ -26,16 +30,10 @@ use super::{
     site::{Site, holder, play},
 };
 use crate::{
-    auth::{
-        chain::{
-            Config as ChainConfig,
-            testing::{CHAIN, COIN, Mood, NFT, State},
-        },
-        gate::{
-            grant::{Config, Denied, Grants},
-            judge::Judge,
-            testing::{ANN, BOB, all, coin, nft, not},
-        },
+    auth::gate::{
+        grant::{Config, Denied, Grants},
+        judge::Judge,
+        testing::{ANN, BOB, all, coin, nft, not},
     },
     keeper::watcher,
 };

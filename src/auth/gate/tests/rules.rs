@@ -1,17 +1,15 @@
 //! Rules as owners write them, and the evaluator.
 
 use alloy_primitives::{Address, U256};
+use evm::testing::{COIN, NFT};
 use proptest::prelude::*;
 use schemas::gate::{Code, Rule};
 use serde_json::json;
 
-use crate::auth::{
-    chain::testing::{COIN, NFT},
-    gate::{
-        decide::{Fact, Truth, decide, truth},
-        rule::{ADDRESSES_MAX, DEPTH_MAX, LEAVES_MAX, address, compile, number},
-        testing::{ANN, BOB, all, any, coin, listed, nft, not},
-    },
+use crate::auth::gate::{
+    decide::{Fact, Truth, decide, truth},
+    rule::{ADDRESSES_MAX, DEPTH_MAX, LEAVES_MAX, address, compile, number},
+    testing::{ANN, BOB, all, any, coin, listed, nft, not},
 };
 
 #[test]

@@ -9,19 +9,17 @@
 use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
+use evm::{
+    Config,
+    testing::{CHAIN, COIN, Made, Mood, NFT, State, World},
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schemas::gate::{Block, Rule};
 
-use crate::auth::{
-    chain::{
-        Config,
-        testing::{CHAIN, COIN, Made, Mood, NFT, State, World},
-    },
-    gate::{
-        judge::{Decision, Judge, Keep},
-        rule::{Compiled, compile},
-        testing::{ANN, BOB, all, any, coin, listed, nft, not},
-    },
+use crate::auth::gate::{
+    judge::{Decision, Judge, Keep},
+    rule::{Compiled, compile},
+    testing::{ANN, BOB, all, any, coin, listed, nft, not},
 };
 
 const STEPS: usize = 10_000;

@@ -5,6 +5,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use evm::{
+    Config as ChainConfig,
+    testing::{CHAIN, World},
+};
 use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
 use schemas::{
     Event, document,
@@ -13,18 +17,12 @@ use schemas::{
     subjects,
 };
 
-use crate::auth::{
-    chain::{
-        Config as ChainConfig,
-        testing::{CHAIN, World},
-    },
-    gate::{
-        Rights, Viewer,
-        grant::{Config, Denied, Grants},
-        judge::Judge,
-        rule::compile,
-        testing::ANN,
-    },
+use crate::auth::gate::{
+    Rights, Viewer,
+    grant::{Config, Denied, Grants},
+    judge::Judge,
+    rule::compile,
+    testing::ANN,
 };
 
 pub(crate) const OWNER: &str = "olga";

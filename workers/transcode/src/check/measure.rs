@@ -5,14 +5,12 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
+use packaging::presentation::{Presentation, Rendition};
 use schemas::keys;
 use sha2::{Digest, Sha256};
 use store::Store;
 
-use crate::{
-    boxes::{self, FirstPicture, Fragment, Init, Kind, Malformed},
-    presentation::{Presentation, Rendition},
-};
+use crate::boxes::{self, FirstPicture, Fragment, Init, Kind, Malformed};
 
 /// Bytes read of a segment: its `moof` and the beginning of its first sample.
 const HEAD_BYTES: u64 = 48 * 1024;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use packaging::ladder;
 use schemas::{
     job::{AudioPlan, Rung, VideoPlan},
     keys,
@@ -11,13 +12,13 @@ use super::{
     Evidence, Findings, Measured, Rule, dash,
     hls::{self, Attributes, Media},
 };
-use crate::{boxes::Kind, ladder};
+use crate::boxes::Kind;
 
 /// Largest difference between declared and measured bandwidth, in percent (HLS Authoring Specification 1.26, 1.27).
 const BANDWIDTH_PERCENT_MAX: u64 = 10;
 
 /// Samples of an AAC frame.
-const AUDIO_FRAME_SAMPLES: u64 = crate::presentation::AUDIO_FRAME_SAMPLES;
+const AUDIO_FRAME_SAMPLES: u64 = packaging::presentation::AUDIO_FRAME_SAMPLES;
 
 struct Case<'a> {
     evidence: &'a Evidence<'a>,

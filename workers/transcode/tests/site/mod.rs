@@ -300,7 +300,7 @@ impl Site {
         self.store.put(&keys::source(media_id), bytes).await.unwrap();
         let bus = self.broker.bus(Role::Upload).await;
         bus.commit(&mut Held::new(asset), Outbox::new().event(&event)).await.unwrap();
-        Uploaded { media_id, job_id: transcode::plan::job_id(media_id, 1) }
+        Uploaded { media_id, job_id: packaging::plan::job_id(media_id, 1) }
     }
 
     pub(crate) async fn worker(&self, config: transcode::Config) -> Worker {

@@ -19,8 +19,8 @@ mod http;
 mod provider;
 mod quorum;
 mod rpc;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

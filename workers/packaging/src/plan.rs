@@ -14,7 +14,7 @@ use schemas::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config::Profile,
+    Profile,
     ladder::{self, Size},
 };
 

@@ -1,4 +1,9 @@
 //! A model chain for tests: a world that mines, transfers and reorganises, and nodes that follow it, lag, hang, fail or lie.
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test whose world is not as it says fails at once"
+)]
 
 use std::{
     borrow::Cow,
@@ -12,46 +17,63 @@ use serde_json::{Value, json};
 
 use super::{Chains, Clock, Config, Fault, Transport};
 
-pub(crate) const CHAIN: u64 = 1337;
+/// Chain id of the world.
+pub const CHAIN: u64 = 1337;
 /// ERC-721.
-pub(crate) const NFT: Address = Address::repeat_byte(0x11);
+pub const NFT: Address = Address::repeat_byte(0x11);
 /// ERC-20.
-pub(crate) const COIN: Address = Address::repeat_byte(0x22);
+pub const COIN: Address = Address::repeat_byte(0x22);
 /// Answers with 31 bytes.
-pub(crate) const SHORT: Address = Address::repeat_byte(0x33);
+pub const SHORT: Address = Address::repeat_byte(0x33);
 /// Answers with two words.
-pub(crate) const LONG: Address = Address::repeat_byte(0x44);
+pub const LONG: Address = Address::repeat_byte(0x44);
 /// Answers with a word that is no address.
-pub(crate) const DIRTY: Address = Address::repeat_byte(0x66);
+pub const DIRTY: Address = Address::repeat_byte(0x66);
 /// Burns all gas.
-pub(crate) const BURNER: Address = Address::repeat_byte(0x77);
+pub const BURNER: Address = Address::repeat_byte(0x77);
 /// Has no code.
-pub(crate) const NOTHING: Address = Address::repeat_byte(0x55);
+pub const NOTHING: Address = Address::repeat_byte(0x55);
+
+/// First topic of a transfer, of ERC-20 as of ERC-721.
+pub fn transfer_topic() -> B256 {
+    keccak256("Transfer(address,address,uint256)")
+}
 
 /// What contracts say at one block.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct State {
-    pub(crate) owners: BTreeMap<u64, Address>,
-    pub(crate) coins: BTreeMap<Address, u64>,
+pub struct State {
+    /// Owner of each token of [`NFT`].
+    pub owners: BTreeMap<u64, Address>,
+    /// Balances of [`COIN`].
+    pub coins: BTreeMap<Address, u64>,
 }
 
 /// One block with the state after it.
 #[derive(Debug, Clone)]
-pub(crate) struct Made {
-    pub(crate) number: u64,
-    pub(crate) hash: B256,
-    pub(crate) parent: B256,
-    pub(crate) timestamp_s: u64,
-    pub(crate) state: State,
+pub struct Made {
+    /// Height.
+    pub number: u64,
+    /// Hash.
+    pub hash: B256,
+    /// Hash of the block before.
+    pub parent: B256,
+    /// Unix time in seconds.
+    pub timestamp_s: u64,
+    /// What contracts say after it.
+    pub state: State,
     logs: Vec<(Address, Vec<B256>)>,
 }
 
 /// How a node behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub enum Mood {
+    /// Follows the chain and answers what is so.
     Honest,
+    /// Never answers.
     Hangs,
+    /// Can not be reached.
     Down,
+    /// Asks to be left alone.
     Throttles,
     /// Says that whoever asks owns everything.
     ClaimsAll,
@@ -82,7 +104,7 @@ struct Inside {
 
 /// The world and its nodes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct World(Arc<Mutex<Inside>>);
+pub struct World(Arc<Mutex<Inside>>);
 
 #[derive(Debug)]
 struct Node {
@@ -91,7 +113,8 @@ struct Node {
 }
 
 impl World {
-    pub(crate) fn new(node_count: usize) -> Self {
+    /// A world at its first block, and so many honest nodes.
+    pub fn new(node_count: usize) -> Self {
         let genesis = Made {
             number: 0,
             hash: keccak256("genesis"),
@@ -118,7 +141,7 @@ impl World {
     }
 
     /// The chain as a client configured with `config` sees it through all nodes.
-    pub(crate) fn open(&self, config: Config) -> Chains {
+    pub fn open(&self, config: Config) -> Chains {
         let count = self.inside().nodes.len();
         let transports = (0..count)
             .map(|index| {
@@ -131,43 +154,48 @@ impl World {
         Chains::with(vec![(config, transports)], &clock).unwrap()
     }
 
-    pub(crate) fn now_s(&self) -> u64 {
+    /// Unix time of the world in seconds.
+    pub fn now_s(&self) -> u64 {
         self.inside().now_s
     }
 
-    pub(crate) fn pass(&self, seconds: u64) {
+    /// Lets time pass.
+    pub fn pass(&self, seconds: u64) {
         self.inside().now_s += seconds;
     }
 
     /// Requests that reached any node.
-    pub(crate) fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.inside().requests
     }
 
-    pub(crate) fn head(&self) -> Arc<Made> {
+    /// The newest block, whichever nodes know it.
+    pub fn head(&self) -> Arc<Made> {
         Arc::clone(self.inside().chain.last().unwrap())
     }
 
     /// Any block that ever was.
-    pub(crate) fn block(&self, hash: &str) -> Option<Arc<Made>> {
+    pub fn block(&self, hash: &str) -> Option<Arc<Made>> {
         self.inside().every.get(&hash.parse::<B256>().unwrap()).cloned()
     }
 
     /// True when the block is part of the chain as it truly is.
-    pub(crate) fn is_canonical(&self, hash: B256) -> bool {
+    pub fn is_canonical(&self, hash: B256) -> bool {
         self.inside().chain.iter().any(|made| made.hash == hash)
     }
 
-    pub(crate) fn mood(&self, node: usize, mood: Mood) {
+    /// Changes how a node behaves.
+    pub fn mood(&self, node: usize, mood: Mood) {
         self.inside().nodes[node].mood = mood;
     }
 
-    pub(crate) fn is_honest(&self) -> bool {
+    /// True when every node is honest.
+    pub fn is_honest(&self) -> bool {
         self.inside().nodes.iter().all(|node| node.mood == Mood::Honest)
     }
 
     /// For each two nodes that answer and do not invent heads, the newest block that both know and one has as its newest.
-    pub(crate) fn shared_heads(&self) -> Vec<Arc<Made>> {
+    pub fn shared_heads(&self) -> Vec<Arc<Made>> {
         let inside = self.inside();
         let silent = [Mood::Hangs, Mood::Down, Mood::Throttles, Mood::InventsHeads];
         let heard: Vec<_> = inside.nodes.iter().filter(|node| !silent.contains(&node.mood)).collect();
@@ -185,25 +213,26 @@ impl World {
     }
 
     /// A node takes over the chain as it is now.
-    pub(crate) fn sync(&self, node: usize) {
-        let mut inside = self.inside();
-        inside.nodes[node].chain = inside.chain.clone();
+    pub fn sync(&self, node: usize) {
+        let inside = &mut *self.inside();
+        inside.nodes[node].chain.clone_from(&inside.chain);
     }
 
     /// A node falls back by `count` blocks, as one behind a balancer does.
-    pub(crate) fn rewind(&self, node: usize, count: usize) {
+    pub fn rewind(&self, node: usize, count: usize) {
         let mut inside = self.inside();
         let keep = inside.nodes[node].chain.len().saturating_sub(count).max(1);
         inside.nodes[node].chain.truncate(keep);
     }
 
-    pub(crate) fn sync_all(&self) {
+    /// Every node takes over the chain as it is now.
+    pub fn sync_all(&self) {
         let count = self.inside().nodes.len();
         (0..count).for_each(|node| self.sync(node));
     }
 
     /// Mines a block after `change`.
-    pub(crate) fn mine(&self, change: impl FnOnce(&mut State)) {
+    pub fn mine(&self, change: impl FnOnce(&mut State)) {
         let mut inside = self.inside();
         let last = Arc::clone(inside.chain.last().unwrap());
         let mut state = last.state.clone();
@@ -223,15 +252,15 @@ impl World {
     }
 
     /// The next block has a log of [`NFT`] with these topics.
-    pub(crate) fn log(&self, topics: Vec<B256>) {
+    pub fn log(&self, topics: Vec<B256>) {
         self.inside().pending.push((NFT, topics));
     }
 
     /// Mines a block in which the token changes hands; `None` burns it.
-    pub(crate) fn transfer(&self, token: u64, to: Option<Address>) {
+    pub fn transfer(&self, token: u64, to: Option<Address>) {
         let from = self.head().state.owners.get(&token).copied().unwrap_or_default();
         self.log(vec![
-            crate::auth::gate::testing::transfer_topic(),
+            transfer_topic(),
             from.into_word(),
             to.unwrap_or_default().into_word(),
             B256::from(U256::from(token)),
@@ -245,7 +274,7 @@ impl World {
     }
 
     /// Drops the newest `depth` blocks and mines as many empty ones and one more in their place.
-    pub(crate) fn reorganise(&self, depth: usize) {
+    pub fn reorganise(&self, depth: usize) {
         {
             let mut inside = self.inside();
             let keep = inside.chain.len().saturating_sub(depth).max(1);
@@ -341,7 +370,8 @@ fn block(node: &NodeState, which: &Value) -> Value {
     }
 }
 
-pub(crate) fn quantity(text: &str) -> u64 {
+/// Reads a number as JSON-RPC writes it.
+pub fn quantity(text: &str) -> u64 {
     u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap()
 }
 

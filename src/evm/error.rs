@@ -2,7 +2,6 @@
 
 /// Why nothing is known, or why a contract did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// The chain is not configured.
     #[error("chain {chain_id} is not configured")]

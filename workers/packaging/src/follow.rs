@@ -1,10 +1,9 @@
-//! Reading a job while it grows, for whoever renders its playlists.
+//! Which parts of a growing job are read, for whoever renders its playlists; how they are read is the caller's.
 //!
 //! Limits: one read per part that is not done; done parts are read once.
 
 use std::collections::BTreeMap;
 
-use nats::Bus;
 use schemas::{
     job::{self, Part, PartStatus},
     subjects,
@@ -24,15 +23,22 @@ impl Follower {
         Self::default()
     }
 
-    /// The parts that playlists can show now: all audio, and the ranges up to the first that is not done.
-    pub async fn parts(&mut self, bus: &Bus, job: &job::Record) -> Result<Vec<Part>, nats::Error> {
+    /// The parts that playlists can show now: all audio, and the ranges up to the first that is not done. `read` finds a part by its
+    /// key.
+    ///
+    /// # Errors
+    /// The first of `read`.
+    pub async fn parts<E, F>(&mut self, job: &job::Record, read: impl Fn(String) -> F) -> Result<Vec<Part>, E>
+    where
+        F: Future<Output = Result<Option<Part>, E>>,
+    {
         let mut parts = Vec::new();
         for audio in &job.plan.audio {
-            parts.extend(self.part(bus, job, &audio.name).await?);
+            parts.extend(self.part(job, &audio.name, &read).await?);
         }
         let ranges = job.plan.video.as_ref().map_or(0, |video| video.ranges.len());
         for index in 0..ranges {
-            let Some(part) = self.part(bus, job, &plan::video_part(index)).await? else { break };
+            let Some(part) = self.part(job, &plan::video_part(index), &read).await? else { break };
             let is_done = part.status == PartStatus::Done;
             parts.push(part);
             if !is_done {
@@ -42,11 +48,19 @@ impl Follower {
         Ok(parts)
     }
 
-    async fn part(&mut self, bus: &Bus, job: &job::Record, name: &str) -> Result<Option<Part>, nats::Error> {
+    async fn part<E, F>(
+        &mut self,
+        job: &job::Record,
+        name: &str,
+        read: impl Fn(String) -> F,
+    ) -> Result<Option<Part>, E>
+    where
+        F: Future<Output = Result<Option<Part>, E>>,
+    {
         if let Some(part) = self.done.get(name) {
             return Ok(Some(part.clone()));
         }
-        let found = bus.load::<Part>(&subjects::part_key(job.job_id, name)).await?.map(|held| held.record);
+        let found = read(subjects::part_key(job.job_id, name)).await?;
         if let Some(part) = found.as_ref().filter(|part| part.status == PartStatus::Done) {
             self.done.insert(name.to_owned(), part.clone());
         }

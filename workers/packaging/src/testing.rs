@@ -1,0 +1,141 @@
+//! An encode without an encoder, for tests: what a probe would have found, its plan, and its finished parts.
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test with a plan that can't be made fails at once"
+)]
+
+use schemas::{
+    ids::JobId,
+    job::{Part, PartStatus, Plan, Segment, Track},
+    media::{AudioTrack, Rational, Source, Technical, VideoTrack},
+};
+
+use crate::{Profile, plan};
+
+/// What a probe would find: a video of 25 frames a second, and one audio track in English.
+pub fn technical(seconds: i64, width: u32, height: u32) -> Technical {
+    Technical {
+        container: "mp4".into(),
+        duration_ms: u64::try_from(seconds).unwrap() * 1_000,
+        bit_rate_bps: 1,
+        video: vec![VideoTrack {
+            index: 0,
+            codec: "h264".into(),
+            width,
+            height,
+            sample_aspect: Rational { num: 1, den: 1 },
+            rotation_degrees: 0,
+            frame_rate: Rational { num: 25, den: 1 },
+            variable_frame_rate: false,
+            pixel_format: "yuv420p".into(),
+            bit_depth: 8,
+            color_transfer: None,
+            interlaced: false,
+            frame_count: 1,
+            start_us: 0,
+            end_us: seconds * 1_000_000,
+        }],
+        audio: vec![AudioTrack {
+            index: 1,
+            codec: "aac".into(),
+            sample_rate_hz: 48_000,
+            channels: 2,
+            language: Some("en".into()),
+            title: Some("English".into()),
+            is_default: true,
+            start_us: 0,
+            end_us: seconds * 1_000_000,
+        }],
+        still: false,
+    }
+}
+
+/// The plan of it, by the profile `default`.
+pub fn planned(technical: &Technical, profile: &Profile) -> Plan {
+    let source = Source { key: "media/x/source".into(), size_bytes: 7, sha256: "00".into() };
+    plan::plan(&plan::Input { source: &source, technical, profile_name: "default", profile }).unwrap()
+}
+
+fn part(name: &str, tracks: Vec<Track>, status: PartStatus) -> Part {
+    Part {
+        job_id: JobId::from_bytes([7; 16]),
+        part: name.to_owned(),
+        status,
+        attempt: 1,
+        crashes: 0,
+        worker: "w".into(),
+        last_seen_ms: 0,
+        tracks,
+        cpu_ms: 0,
+        wall_ms: 0,
+        rss_bytes_max: 0,
+        code: None,
+        detail: None,
+        faults: 0,
+        lost: None,
+        is_interrupted: false,
+    }
+}
+
+/// Parts as a worker would have recorded them, with sizes that grow with the segment's number.
+pub fn finished(plan: &Plan) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let video = plan.video.as_ref();
+    for (index, range) in video.iter().flat_map(|v| &v.ranges).enumerate() {
+        let video = video.unwrap();
+        let tracks = video.rungs.iter().enumerate().map(|(rank, rung)| {
+            let grid =
+                media::VideoGrid::new(media::Ratio::new(video.frame_rate.num, video.frame_rate.den)).unwrap();
+            let mut segments = Vec::new();
+            let mut frame = range.start_frame;
+            let end = range.start_frame + range.frame_count;
+            while frame < end {
+                let count = u64::from(video.segment_frames).min(end - frame);
+                segments.push(Segment {
+                    start_ticks: grid.ticks(frame),
+                    duration_ticks: grid.ticks(count),
+                    size_bytes: (100_000 + 1_000 * frame) / (u64::try_from(rank).unwrap() + 1),
+                });
+                frame += count;
+            }
+            Track {
+                rendition: rung.name.clone(),
+                timescale: grid.timescale,
+                init_sha256: format!("sha of {}", rung.name),
+                init_bytes: 700,
+                codecs: format!("avc1.6400{:02x}", rung.level),
+                first_segment: range.first_segment,
+                segments,
+            }
+        });
+        parts.push(part(&plan::video_part(index), tracks.collect(), PartStatus::Done));
+    }
+    for audio in &plan.audio {
+        let seconds = media::Ratio::new(audio.segment_seconds.num, audio.segment_seconds.den);
+        let grid = media::AudioGrid::new(seconds, audio.duration_samples).unwrap();
+        let segment = |n| Segment {
+            start_ticks: grid.first_frame(n) * 1024,
+            duration_ticks: (grid.first_frame(n + 1) - grid.first_frame(n)) * 1024,
+            size_bytes: (grid.first_frame(n + 1) - grid.first_frame(n)) * 340,
+        };
+        let track = Track {
+            rendition: audio.name.clone(),
+            timescale: 48_000,
+            init_sha256: "sha of audio".into(),
+            init_bytes: 600,
+            codecs: "mp4a.40.2".into(),
+            first_segment: 1,
+            segments: (0..grid.segments()).map(segment).collect(),
+        };
+        parts.push(part(&audio.name, vec![track], PartStatus::Done));
+    }
+    parts
+}
+
+/// A minute and a second of 360p: its plan and its finished parts.
+pub fn example() -> (Plan, Vec<Part>) {
+    let plan = planned(&technical(61, 640, 360), &Profile::default());
+    let parts = finished(&plan);
+    (plan, parts)
+}

@@ -1,0 +1,98 @@
+//! Table tests: playlists and manifest of a whole encode and of one that grows.
+
+use std::collections::BTreeMap;
+
+use schemas::job::{Part, PartStatus};
+
+use crate::{
+    Profile, mpd, plan, playlist,
+    presentation::Presentation,
+    testing::{example, finished, planned, technical},
+};
+
+#[test]
+fn final_playlists_and_manifest() {
+    let (plan, parts) = example();
+    let presentation = Presentation::assemble(&plan, &parts).unwrap();
+    let target = presentation.target_seconds();
+    insta::assert_snapshot!("multivariant", playlist::multivariant(&presentation));
+    insta::assert_snapshot!("media_video", playlist::media(&presentation.video[0], target));
+    insta::assert_snapshot!("media_audio", playlist::media(&presentation.audio[0], target));
+    insta::assert_snapshot!("manifest", mpd::manifest(&presentation).unwrap());
+}
+
+#[test]
+fn audio_only_playlists_and_manifest() {
+    let mut technical = technical(20, 640, 360);
+    technical.video.clear();
+    let plan = planned(&technical, &Profile::default());
+    let presentation = Presentation::assemble(&plan, &finished(&plan)).unwrap();
+    insta::assert_snapshot!("audio_only", playlist::multivariant(&presentation));
+    insta::assert_snapshot!("audio_only_manifest", mpd::manifest(&presentation).unwrap());
+}
+
+#[test]
+fn growing_playlists_only_grow() {
+    let (plan, parts) = example();
+    assert_eq!(playlist::growing(&plan, &[]), None);
+    let order = plan::part_names(&plan);
+    let mut before: BTreeMap<String, String> = BTreeMap::new();
+    let mut have = Vec::new();
+    for name in &order {
+        have.push(parts.iter().find(|p| p.part == *name).unwrap().clone());
+        for rendition in ["v360", "v234", "a0"] {
+            let Some(text) = playlist::event(&plan, &have, rendition) else { continue };
+            if let Some(old) = before.get(rendition) {
+                assert!(text.starts_with(old.as_str()), "{rendition} changed after {name}");
+            }
+            before.insert(rendition.into(), text);
+        }
+    }
+    let first = [parts[0].clone(), parts.last().unwrap().clone()];
+    insta::assert_snapshot!("growing", playlist::growing(&plan, &first).unwrap());
+    insta::assert_snapshot!("event_begin", playlist::event(&plan, &first, "v360").unwrap());
+    assert!(before.values().all(|text| text.ends_with("#EXT-X-ENDLIST\n")));
+    assert_eq!(playlist::event(&plan, &parts, "v999"), None);
+}
+
+#[test]
+fn who_followed_a_growing_playlist_sees_nothing_but_its_end() {
+    let (plan, parts) = example();
+    let presentation = Presentation::assemble(&plan, &parts).unwrap();
+    let target = presentation.target_seconds();
+    for rendition in presentation.renditions() {
+        let stored = playlist::media(rendition, target);
+        let grown = playlist::event(&plan, &parts, &rendition.name).unwrap();
+        assert!(grown.ends_with("#EXT-X-ENDLIST\n"), "{grown}");
+        assert_eq!(playlist::ended(Some(&plan), &stored), grown, "{}", rendition.name);
+        assert!(playlist::ended(None, &stored).contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"));
+    }
+}
+
+#[test]
+fn a_gap_hides_what_lies_behind_it() {
+    let (plan, parts) = example();
+    let without_second: Vec<Part> = parts.iter().filter(|p| p.part != "v0001").cloned().collect();
+    let presentation = Presentation::so_far(&plan, &without_second);
+    assert_eq!(presentation.video[0].segments.len(), 1);
+    assert_eq!(presentation.audio[0].segments.len(), 11);
+}
+
+#[test]
+fn parts_that_do_not_add_up_are_refused() {
+    let check = |what: &str, change: &dyn Fn(&mut Vec<Part>)| {
+        let (plan, mut parts) = example();
+        change(&mut parts);
+        assert!(Presentation::assemble(&plan, &parts).is_err(), "{what}");
+    };
+    check("a missing part", &|parts| drop(parts.remove(1)));
+    check("an unfinished part", &|parts| parts[1].status = PartStatus::Claimed);
+    check("another init segment", &|parts| parts[1].tracks[0].init_sha256 = "other".into());
+    check("a missing segment", &|parts| parts[1].tracks[0].segments.truncate(4));
+    check("a late segment", &|parts| parts[1].tracks[0].segments[0].start_ticks += 1);
+    check("a missing rung", &|parts| parts.iter_mut().for_each(|p| p.tracks.truncate(1)));
+    check("a long last segment", &|parts| {
+        let audio = parts.last_mut().unwrap();
+        audio.tracks[0].segments.last_mut().unwrap().duration_ticks += 1024;
+    });
+}
