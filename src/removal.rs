@@ -39,21 +39,13 @@ pub async fn end_work(bus: &Bus, removed: &document::Record) -> Result<(), Error
 /// What the stages find; made also where they know nothing yet, so that they never begin.
 fn tombstone(found: Option<&media::Record>, removed: &document::Record) -> media::Record {
     let record = found.cloned().unwrap_or_else(|| media::Record {
-        media_id: removed.media_id,
-        owner: removed.owner.clone(),
-        status: media::Status::Uploading,
-        source: None,
-        technical: None,
-        summary: None,
-        encode: None,
-        code: None,
-        detail: None,
-        created_at_ms: removed.created_at_ms,
         changed_at_ms: removed.changed_at_ms,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: media::Attempt::default(),
+        ..media::Record::new(
+            removed.media_id,
+            removed.owner.clone(),
+            media::Status::Uploading,
+            removed.created_at_ms,
+        )
     });
     media::Record { removed_at_ms: removed.removed_at_ms, ..record }
 }

@@ -127,8 +127,9 @@ fn source() -> media::Source {
     }
 }
 
-fn technical() -> media::Technical {
-    let video = media::VideoTrack {
+/// The video of the example: 720p with 25 frames a second, 5.28 s long.
+pub fn video_track() -> media::VideoTrack {
+    media::VideoTrack {
         index: 0,
         codec: text("h264"),
         width: 1280,
@@ -144,8 +145,12 @@ fn technical() -> media::Technical {
         frame_count: 132,
         start_us: 0,
         end_us: 5_280_000,
-    };
-    let audio = media::AudioTrack {
+    }
+}
+
+/// The audio of the example: six channels at 48 kHz.
+pub fn audio_track() -> media::AudioTrack {
+    media::AudioTrack {
         index: 1,
         codec: text("aac"),
         sample_rate_hz: 48_000,
@@ -155,13 +160,16 @@ fn technical() -> media::Technical {
         is_default: true,
         start_us: -21_333,
         end_us: 5_312_000,
-    };
+    }
+}
+
+fn technical() -> media::Technical {
     media::Technical {
         container: text("mp4"),
         duration_ms: 5_312,
         bit_rate_bps: 1_187_488,
-        video: vec![video],
-        audio: vec![audio],
+        video: vec![video_track()],
+        audio: vec![audio_track()],
         still: false,
     }
 }
@@ -428,22 +436,15 @@ fn part_record() -> job::Part {
         segments: vec![segment],
     };
     job::Part {
-        job_id: JOB,
-        part: text("v0000"),
         status: job::PartStatus::Done,
         attempt: 1,
-        crashes: 0,
         worker: text("transcode-7f3a91c2"),
         last_seen_ms: MADE_AT_MS + 4_000,
         tracks: vec![track],
         cpu_ms: 6_120,
         wall_ms: 3_544,
         rss_bytes_max: 187_236_352,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
+        ..job::Part::new(JOB, "v0000")
     }
 }
 

@@ -324,6 +324,28 @@ pub struct Part {
 }
 
 impl Part {
+    /// A part that nobody has held yet.
+    pub fn new(job_id: JobId, name: impl Into<String>) -> Self {
+        Self {
+            job_id,
+            part: name.into(),
+            status: PartStatus::Claimed,
+            attempt: 0,
+            crashes: 0,
+            worker: String::new(),
+            last_seen_ms: 0,
+            tracks: Vec::new(),
+            cpu_ms: 0,
+            wall_ms: 0,
+            rss_bytes_max: 0,
+            code: None,
+            detail: None,
+            faults: 0,
+            lost: None,
+            is_interrupted: false,
+        }
+    }
+
     /// True when it was put aside until somebody resumes it.
     pub fn is_parked(&self) -> bool {
         self.lost.is_some_and(|lost| lost.parked_at_ms.is_some())

@@ -236,6 +236,27 @@ pub struct Record {
 }
 
 impl Record {
+    /// A medium of which nothing else is known.
+    pub fn new(media_id: MediaId, owner: String, status: Status, created_at_ms: u64) -> Self {
+        Self {
+            media_id,
+            owner,
+            status,
+            source: None,
+            technical: None,
+            summary: None,
+            encode: None,
+            code: None,
+            detail: None,
+            created_at_ms,
+            changed_at_ms: created_at_ms,
+            source_removed_at_ms: None,
+            removed_at_ms: None,
+            waiting: None,
+            attempt: Attempt::default(),
+        }
+    }
+
     /// The record that says what its work waits for, with the event that tells it. `None` when it says so already, since an
     /// outage is told once, and when the work has ended.
     pub fn delayed(

@@ -110,6 +110,31 @@ pub struct Record {
 }
 
 impl Record {
+    /// An open upload without a byte, a length or a time.
+    pub const fn new(upload_id: UploadId, media_id: MediaId, owner: String) -> Self {
+        Self {
+            upload_id,
+            media_id,
+            owner,
+            status: Status::Open,
+            length_bytes: None,
+            offset_bytes: 0,
+            generation: 0,
+            holder: None,
+            metadata_raw: String::new(),
+            filename: None,
+            content_type: None,
+            mint_tx: None,
+            digest: None,
+            multipart: None,
+            freed: false,
+            created_at_ms: 0,
+            expires_at_ms: 0,
+            code: None,
+            kept_until_ms: None,
+        }
+    }
+
     /// Ends the upload; from now on it is kept for `kept_ms`, in milliseconds, or until its bytes are freed.
     pub const fn end(&mut self, status: Status, now_ms: u64, kept_ms: u64) {
         self.status = status;

@@ -75,12 +75,6 @@ fn listed() -> &'static Value {
 /// What the stages say of a medium of `owner`.
 pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::media::Record {
     schemas::media::Record {
-        media_id,
-        owner: owner.to_owned(),
-        status,
-        source: None,
-        technical: None,
-        summary: None,
         encode: Some(Encode {
             number: 1,
             job_id: JobId::from_bytes([8; 16]),
@@ -89,14 +83,7 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::
             renditions: Vec::new(),
             has_poster: false,
         }),
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: schemas::media::Attempt::default(),
+        ..schemas::media::Record::new(media_id, owner.to_owned(), status, 1)
     }
 }
 

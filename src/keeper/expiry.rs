@@ -184,25 +184,14 @@ mod tests {
             (Status::Deactivated, 5, 0, false, quiet, Need::Free),
         ] {
             let record = Record {
-                upload_id: UploadId::from_bytes([1; 16]),
-                media_id: MediaId::from_bytes([2; 16]),
-                owner: "o".into(),
                 status,
                 length_bytes: Some(10),
                 offset_bytes,
                 generation: 1,
-                holder: None,
-                metadata_raw: String::new(),
-                filename: None,
-                content_type: None,
-                mint_tx: None,
-                digest: None,
-                multipart: None,
                 freed,
-                created_at_ms: 0,
                 expires_at_ms,
-                code: None,
                 kept_until_ms: (status != Status::Open).then_some(500),
+                ..Record::new(UploadId::from_bytes([1; 16]), MediaId::from_bytes([2; 16]), "o".into())
             };
             assert_eq!(need(&record, 100, is_quiet), wanted, "{record:?} quiet={is_quiet}");
             let from_before = Record { kept_until_ms: None, ..record };

@@ -7,7 +7,6 @@ use schemas::{
     ids::{MediaId, UploadId},
     keys,
     media::Status,
-    upload::Status as UploadStatus,
 };
 use store::testing::S3;
 use tempfile::TempDir;
@@ -69,23 +68,7 @@ impl Site {
     }
 
     async fn record(&self, media_id: MediaId) {
-        let record = media::Record {
-            media_id,
-            owner: "alice".into(),
-            status: Status::Ready,
-            source: None,
-            technical: None,
-            summary: None,
-            encode: None,
-            code: None,
-            detail: None,
-            created_at_ms: 0,
-            changed_at_ms: 0,
-            source_removed_at_ms: None,
-            removed_at_ms: None,
-            waiting: None,
-            attempt: media::Attempt::default(),
-        };
+        let record = media::Record::new(media_id, "alice".into(), Status::Ready, 0);
         let bus = self.broker.bus(Role::Admin).await;
         bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
     }
@@ -156,25 +139,11 @@ async fn an_open_upload_is_known_too() {
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(file, "x").unwrap();
     let record = upload::Record {
-        upload_id,
-        media_id: MediaId::from_bytes([2; 16]),
-        owner: "o".into(),
-        status: UploadStatus::Open,
         length_bytes: Some(10),
         offset_bytes: 1,
         generation: 1,
-        holder: None,
-        metadata_raw: String::new(),
-        filename: None,
-        content_type: None,
-        mint_tx: None,
-        digest: None,
-        multipart: None,
-        freed: false,
-        created_at_ms: 0,
         expires_at_ms: now_ms() + 100_000,
-        code: None,
-        kept_until_ms: None,
+        ..upload::Record::new(upload_id, MediaId::from_bytes([2; 16]), "o".into())
     };
     let bus = site.broker.bus(Role::Admin).await;
     bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();

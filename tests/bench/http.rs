@@ -93,19 +93,19 @@ impl Site {
                 job_id,
                 kind: "transcode".into(),
                 priority: Priority::P1,
-                media_id: self.media_id,
-                owner: OWNER.into(),
-                status: job::Status::Succeeded,
                 encode: 1,
                 prefix: PREFIX.into(),
                 plan: plan.clone(),
                 parts: parts.clone(),
-                code: None,
-                detail: None,
-                created_at_ms: 1,
                 ended_at_ms: Some(2),
                 kept_until_ms: None,
                 folded: None,
+                media_id: self.media_id,
+                owner: OWNER.into(),
+                status: job::Status::Succeeded,
+                code: None,
+                detail: None,
+                created_at_ms: 1,
             };
             self.admin.commit(&mut Held::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {
@@ -148,33 +148,18 @@ impl Site {
 
 fn done(job_id: JobId, part: &str) -> job::Part {
     job::Part {
-        job_id,
-        part: part.to_owned(),
         status: job::PartStatus::Done,
         attempt: 1,
-        crashes: 0,
         worker: "bench".into(),
-        last_seen_ms: 1,
-        tracks: Vec::new(),
         cpu_ms: 1,
         wall_ms: 1,
         rss_bytes_max: 1,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
+        ..job::Part::new(job_id, part)
     }
 }
 
 async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
     let asset = Record {
-        media_id,
-        owner: OWNER.into(),
-        status: Status::Ready,
-        source: None,
-        technical: None,
-        summary: None,
         encode: Some(Encode {
             number: 1,
             job_id: JobId::from_bytes(nats::fresh_id()),
@@ -183,14 +168,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
             renditions: Vec::new(),
             has_poster: false,
         }),
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: schemas::media::Attempt::default(),
+        ..Record::new(media_id, OWNER.into(), Status::Ready, 1)
     };
     let document = document::Record {
         media_id,

@@ -8,7 +8,7 @@ use schemas::{
     Record,
     ids::{JobId, MediaId, UploadId},
     job::{self, Part, PartStatus, Segment, Track},
-    media::{Rational, Source, Technical, VideoTrack},
+    media::{Source, Technical, VideoTrack},
     subjects::{self, Priority},
     upload,
 };
@@ -24,21 +24,11 @@ const BUCKETS: [&str; 2] = [job::Record::BUCKET, upload::Record::BUCKET];
 /// A title of ten minutes in the default profile.
 fn plan(media_id: MediaId) -> job::Plan {
     let video = VideoTrack {
-        index: 0,
-        codec: "h264".into(),
         width: 1_920,
         height: 1_080,
-        sample_aspect: Rational { num: 1, den: 1 },
-        rotation_degrees: 0,
-        frame_rate: Rational { num: 25, den: 1 },
-        variable_frame_rate: false,
-        pixel_format: "yuv420p".into(),
-        bit_depth: 8,
-        color_transfer: None,
-        interlaced: false,
-        start_us: 0,
         end_us: 600_000_000,
         frame_count: 15_000,
+        ..schemas::examples::video_track()
     };
     let technical = Technical {
         container: "mp4".into(),
@@ -72,22 +62,15 @@ fn part(job: &job::Record, name: &str) -> Part {
         segments: vec![segment; 5],
     };
     Part {
-        job_id: job.job_id,
-        part: name.to_owned(),
         status: PartStatus::Done,
         attempt: 1,
-        crashes: 0,
         worker: "0".repeat(32),
         last_seen_ms: nats::now_ms(),
         tracks: rungs.map(track).collect(),
         cpu_ms: 60_000,
         wall_ms: 30_000,
         rss_bytes_max: 400_000_000,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
+        ..Part::new(job.job_id, name)
     }
 }
 
@@ -124,25 +107,15 @@ async fn upload(bus: &Bus, kept_ms: u64) {
     job.end(job::Status::Succeeded, nats::now_ms(), kept_ms);
     put(bus, job).await;
     let mut upload = upload::Record {
-        upload_id: UploadId::from_bytes(nats::fresh_id()),
-        media_id,
-        owner: "bench".into(),
-        status: upload::Status::Open,
         length_bytes: Some(1 << 30),
         offset_bytes: 1 << 30,
         generation: 3,
-        holder: None,
         metadata_raw: "filename QmlnIEJ1Y2sgQnVubnkubXA0".into(),
         filename: Some("Big Buck Bunny.mp4".into()),
         content_type: Some("video/mp4".into()),
-        mint_tx: None,
-        digest: None,
-        multipart: None,
-        freed: false,
         created_at_ms: nats::now_ms(),
         expires_at_ms: nats::now_ms(),
-        code: None,
-        kept_until_ms: None,
+        ..upload::Record::new(UploadId::from_bytes(nats::fresh_id()), media_id, "bench".into())
     };
     upload.end(upload::Status::Received, nats::now_ms(), kept_ms);
     put(bus, upload).await;

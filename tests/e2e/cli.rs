@@ -260,21 +260,8 @@ async fn rejected(bus: &nats::Bus, root: &Path, has_source: bool) -> GivenUp {
 
 fn media_record(media_id: MediaId, status: media::Status) -> media::Record {
     media::Record {
-        media_id,
-        owner: "owner".into(),
-        status,
-        source: None,
-        technical: None,
-        summary: None,
-        encode: None,
         code: Some("store_unavailable".into()),
-        detail: None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: media::Attempt::default(),
+        ..media::Record::new(media_id, "owner".into(), status, 1)
     }
 }
 

@@ -284,25 +284,11 @@ mod tests {
 
     fn record(offset_bytes: u64, length_bytes: Option<u64>, status: Status) -> Record {
         Record {
-            upload_id: UploadId::from_bytes([1; 16]),
-            media_id: MediaId::from_bytes([2; 16]),
-            owner: "o".into(),
             status,
             length_bytes,
             offset_bytes,
             generation: 1,
-            holder: None,
-            metadata_raw: String::new(),
-            filename: None,
-            content_type: None,
-            mint_tx: None,
-            digest: None,
-            multipart: None,
-            freed: false,
-            created_at_ms: 0,
-            expires_at_ms: 0,
-            code: None,
-            kept_until_ms: None,
+            ..Record::new(UploadId::from_bytes([1; 16]), MediaId::from_bytes([2; 16]), "o".into())
         }
     }
 

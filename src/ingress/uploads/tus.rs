@@ -184,25 +184,14 @@ fn created(shared: &Shared, headers: &HeaderMap, ledger: &Ledger) -> Result<Resp
 pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<u64>) -> Record {
     let created_at_ms = now_ms();
     Record {
-        upload_id: UploadId::from_bytes(nats::fresh_id()),
-        media_id: MediaId::from_bytes(nats::fresh_id()),
-        owner: who.owner.clone(),
-        status: Status::Open,
         length_bytes,
-        offset_bytes: 0,
-        generation: 0,
-        holder: None,
-        metadata_raw: String::new(),
-        filename: None,
-        content_type: None,
-        mint_tx: None,
-        digest: None,
-        multipart: None,
-        freed: false,
         created_at_ms,
         expires_at_ms: shared.config.expires_at_ms(created_at_ms),
-        code: None,
-        kept_until_ms: None,
+        ..Record::new(
+            UploadId::from_bytes(nats::fresh_id()),
+            MediaId::from_bytes(nats::fresh_id()),
+            who.owner.clone(),
+        )
     }
 }
 

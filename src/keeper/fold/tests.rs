@@ -59,8 +59,6 @@ fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
         segments: vec![segment; 20],
     };
     Part {
-        job_id: job.job_id,
-        part: name.into(),
         status,
         attempt: 2,
         crashes: 1,
@@ -72,9 +70,7 @@ fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
         rss_bytes_max: 8,
         code: (status == PartStatus::Failed).then(|| "child_crashed".into()),
         detail: (status == PartStatus::Failed).then(|| "x".repeat(4_000)),
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
+        ..Part::new(job.job_id, name)
     }
 }
 
@@ -223,25 +219,16 @@ async fn no_end_is_set_while_an_event_is_not_sent() {
 
 fn upload_record() -> upload::Record {
     upload::Record {
-        upload_id: UploadId::from_bytes(nats::fresh_id()),
-        media_id: MediaId::from_bytes([2; 16]),
-        owner: "olga".into(),
-        status: upload::Status::Open,
         length_bytes: Some(10),
         offset_bytes: 10,
         generation: 1,
-        holder: None,
-        metadata_raw: String::new(),
-        filename: None,
-        content_type: None,
-        mint_tx: None,
-        digest: None,
-        multipart: None,
-        freed: false,
         created_at_ms: 1,
         expires_at_ms: 1,
-        code: None,
-        kept_until_ms: None,
+        ..upload::Record::new(
+            UploadId::from_bytes(nats::fresh_id()),
+            MediaId::from_bytes([2; 16]),
+            "olga".into(),
+        )
     }
 }
 

@@ -119,46 +119,18 @@ fn document_record(removed_at_ms: Option<u64>) -> document::Record {
 }
 
 fn asset(status: Status) -> media::Record {
-    media::Record {
-        media_id: FILM,
-        owner: "olga".into(),
-        status,
-        source: None,
-        technical: None,
-        summary: None,
-        encode: None,
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: media::Attempt::default(),
-    }
+    media::Record::new(FILM, "olga".into(), status, 1)
 }
 
 fn upload_record() -> upload::Record {
     upload::Record {
-        upload_id: UploadId::from_bytes([5; 16]),
-        media_id: FILM,
-        owner: "olga".into(),
         status: upload::Status::Received,
         length_bytes: Some(5),
         offset_bytes: 5,
         generation: 1,
-        holder: None,
-        metadata_raw: String::new(),
-        filename: None,
-        content_type: None,
-        mint_tx: None,
-        digest: None,
-        multipart: None,
-        freed: false,
         created_at_ms: 1,
         expires_at_ms: 1,
-        code: None,
-        kept_until_ms: None,
+        ..upload::Record::new(UploadId::from_bytes([5; 16]), FILM, "olga".into())
     }
 }
 
@@ -167,9 +139,6 @@ fn job_record(status: job::Status) -> job::Record {
         job_id: plan::job_id(FILM, 1),
         kind: "transcode".into(),
         priority: subjects::Priority::P1,
-        media_id: FILM,
-        owner: "olga".into(),
-        status,
         encode: 1,
         prefix: keys::encode(FILM, 1, "abc"),
         plan: job::Plan {
@@ -185,34 +154,20 @@ fn job_record(status: job::Status) -> job::Record {
             reasons: Vec::new(),
         },
         parts: vec!["a0".into()],
-        code: None,
-        detail: None,
-        created_at_ms: 1,
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        media_id: FILM,
+        owner: "olga".into(),
+        status,
+        code: None,
+        detail: None,
+        created_at_ms: 1,
     }
 }
 
 fn part_record() -> job::Part {
-    job::Part {
-        job_id: plan::job_id(FILM, 1),
-        part: "a0".into(),
-        status: job::PartStatus::Done,
-        attempt: 1,
-        crashes: 0,
-        worker: "w".into(),
-        last_seen_ms: 1,
-        tracks: Vec::new(),
-        cpu_ms: 0,
-        wall_ms: 0,
-        rss_bytes_max: 0,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
-    }
+    job::Part { status: job::PartStatus::Done, attempt: 1, ..job::Part::new(plan::job_id(FILM, 1), "a0") }
 }
 
 #[tokio::test]

@@ -293,23 +293,7 @@ mod tests {
     use super::*;
 
     fn track(width: u32, height: u32) -> VideoTrack {
-        VideoTrack {
-            index: 0,
-            codec: "h264".into(),
-            width,
-            height,
-            sample_aspect: Rational { num: 1, den: 1 },
-            rotation_degrees: 0,
-            frame_rate: Rational { num: 30, den: 1 },
-            variable_frame_rate: false,
-            pixel_format: "yuv420p".into(),
-            bit_depth: 8,
-            color_transfer: None,
-            interlaced: false,
-            frame_count: 300,
-            start_us: 0,
-            end_us: 10_000_000,
-        }
+        VideoTrack { width, height, ..schemas::examples::video_track() }
     }
 
     fn sizes(size: Size) -> Vec<String> {

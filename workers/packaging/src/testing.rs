@@ -6,9 +6,10 @@
 )]
 
 use schemas::{
+    examples,
     ids::JobId,
     job::{Part, PartStatus, Plan, Segment, Track},
-    media::{AudioTrack, Rational, Source, Technical, VideoTrack},
+    media::{AudioTrack, Source, Technical, VideoTrack},
 };
 
 use crate::{Profile, plan};
@@ -20,32 +21,19 @@ pub fn technical(seconds: i64, width: u32, height: u32) -> Technical {
         duration_ms: u64::try_from(seconds).unwrap() * 1_000,
         bit_rate_bps: 1,
         video: vec![VideoTrack {
-            index: 0,
-            codec: "h264".into(),
             width,
             height,
-            sample_aspect: Rational { num: 1, den: 1 },
-            rotation_degrees: 0,
-            frame_rate: Rational { num: 25, den: 1 },
-            variable_frame_rate: false,
-            pixel_format: "yuv420p".into(),
-            bit_depth: 8,
-            color_transfer: None,
-            interlaced: false,
             frame_count: 1,
-            start_us: 0,
             end_us: seconds * 1_000_000,
+            ..examples::video_track()
         }],
         audio: vec![AudioTrack {
-            index: 1,
-            codec: "aac".into(),
-            sample_rate_hz: 48_000,
             channels: 2,
             language: Some("en".into()),
             title: Some("English".into()),
-            is_default: true,
             start_us: 0,
             end_us: seconds * 1_000_000,
+            ..examples::audio_track()
         }],
         still: false,
     }
@@ -58,24 +46,7 @@ pub fn planned(technical: &Technical, profile: &Profile) -> Plan {
 }
 
 fn part(name: &str, tracks: Vec<Track>, status: PartStatus) -> Part {
-    Part {
-        job_id: JobId::from_bytes([7; 16]),
-        part: name.to_owned(),
-        status,
-        attempt: 1,
-        crashes: 0,
-        worker: "w".into(),
-        last_seen_ms: 0,
-        tracks,
-        cpu_ms: 0,
-        wall_ms: 0,
-        rss_bytes_max: 0,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
-    }
+    Part { status, attempt: 1, tracks, ..Part::new(JobId::from_bytes([7; 16]), name) }
 }
 
 /// Parts as a worker would have recorded them, with sizes that grow with the segment's number.

@@ -104,7 +104,9 @@ impl Claim {
         rules: Rules<'_>,
     ) -> Result<Found, Error> {
         let found = bus.load::<Part>(&subjects::part_key(job.job_id, part)).await?;
-        let Some(mut held) = found else { return Ok(Found::Free(Box::new(Held::new(fresh(job, part))))) };
+        let Some(mut held) = found else {
+            return Ok(Found::Free(Box::new(Held::new(Part::new(job.job_id, part)))));
+        };
         if held.record.status != PartStatus::Claimed {
             return Ok(Found::Taken(Asked::Over(Box::new(held.record))));
         }
@@ -323,27 +325,6 @@ impl Claim {
 async fn is_active(bus: &Bus, job: &job::Record) -> Result<bool, Error> {
     let found = bus.load::<job::Record>(&job.job_id.to_string()).await?;
     Ok(found.is_some_and(|held| held.record.status == job::Status::Active))
-}
-
-fn fresh(job: &job::Record, part: &str) -> Part {
-    Part {
-        job_id: job.job_id,
-        part: part.to_owned(),
-        status: PartStatus::Claimed,
-        attempt: 0,
-        crashes: 0,
-        worker: String::new(),
-        last_seen_ms: 0,
-        tracks: Vec::new(),
-        cpu_ms: 0,
-        wall_ms: 0,
-        rss_bytes_max: 0,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
-    }
 }
 
 /// `started` with the first try of the part in front of the queue, `retried` with every later try of any part.

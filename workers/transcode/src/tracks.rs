@@ -171,10 +171,7 @@ fn lasts(ticks: u64, timescale: u32, count: u64, rate: Rational) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use schemas::{
-        ids::JobId,
-        job::{AudioPlan, PartStatus},
-    };
+    use schemas::{ids::JobId, job::AudioPlan};
 
     use super::*;
 
@@ -193,24 +190,7 @@ mod tests {
     }
 
     fn part(tracks: Vec<Track>) -> Part {
-        Part {
-            job_id: JobId::from_bytes([1; 16]),
-            part: "a0".into(),
-            status: PartStatus::Claimed,
-            attempt: 1,
-            crashes: 0,
-            worker: String::new(),
-            last_seen_ms: 0,
-            tracks,
-            cpu_ms: 0,
-            wall_ms: 0,
-            rss_bytes_max: 0,
-            code: None,
-            detail: None,
-            faults: 0,
-            lost: None,
-            is_interrupted: false,
-        }
+        Part { attempt: 1, tracks, ..Part::new(JobId::from_bytes([1; 16]), "a0") }
     }
 
     fn track(segments: usize) -> Track {

@@ -25,7 +25,7 @@ use media::Driver;
 use nats::{Bus, Class, Delivery, Fault, Held, Outbox, Outcome, Stage, consume, now_ms};
 use schemas::{
     Event as _, Record as _,
-    media::{Attempt, Record, Rejected, Reopened, Source, Status, Step, Stored, Technical},
+    media::{Record, Rejected, Reopened, Source, Status, Step, Stored, Technical},
     subjects,
     upload::{self, Received},
 };
@@ -286,23 +286,7 @@ impl Upload {
 
 fn new_record(received: &Received) -> Record {
     let now = now_ms();
-    Record {
-        media_id: received.media_id,
-        owner: received.owner.clone(),
-        status: Status::Uploading,
-        source: None,
-        technical: None,
-        summary: None,
-        encode: None,
-        code: None,
-        detail: None,
-        created_at_ms: now,
-        changed_at_ms: now,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: Attempt::default(),
-    }
+    Record::new(received.media_id, received.owner.clone(), Status::Uploading, now)
 }
 
 /// The uploaded object as the media child reads it.

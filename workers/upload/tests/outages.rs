@@ -12,7 +12,7 @@ use nats::{Held, Outbox, Role, testing::TestBroker};
 use schemas::{
     ids::{MediaId, UploadId},
     keys,
-    media::{Attempt, Record, Status},
+    media::{Record, Status},
     subjects,
     upload::Received,
 };
@@ -101,23 +101,7 @@ impl Site {
             content_type: None,
             digest: None,
         };
-        let record = Record {
-            media_id,
-            owner: "owner".into(),
-            status: Status::Uploading,
-            source: None,
-            technical: None,
-            summary: None,
-            encode: None,
-            code: None,
-            detail: None,
-            created_at_ms: nats::now_ms(),
-            changed_at_ms: nats::now_ms(),
-            source_removed_at_ms: None,
-            removed_at_ms: None,
-            waiting: None,
-            attempt: Attempt::default(),
-        };
+        let record = Record::new(media_id, "owner".into(), Status::Uploading, nats::now_ms());
         self.bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
         received
     }

@@ -255,23 +255,7 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
 async fn a_medium_that_only_the_stages_know_gets_its_document() {
     let served = Served::start().await;
     let media_id = MediaId::from_bytes(nats::fresh_id());
-    let asset = media::Record {
-        media_id,
-        owner: OWNER.into(),
-        status: media::Status::Stored,
-        source: None,
-        technical: None,
-        summary: None,
-        encode: None,
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        changed_at_ms: 1,
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: media::Attempt::default(),
-    };
+    let asset = media::Record::new(media_id, OWNER.into(), media::Status::Stored, 1);
     served.site.admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
     assert_eq!(served.get(media_id, OWNER).await.body["access"], "owner_only");
     assert_eq!(served.put(media_id, "mallory", "*", token("1")).await.status, StatusCode::NOT_FOUND);

@@ -2,7 +2,7 @@ mod broker;
 mod core;
 
 use schemas::{
-    document,
+    document, examples,
     ids::{JobId, MediaId, UploadId},
     job,
     media::{self, AudioTrack, Encode, Rational, Rendition, Source, Technical, VideoTrack},
@@ -38,35 +38,23 @@ pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document:
 
 pub(crate) fn video(width: u32, height: u32) -> VideoTrack {
     VideoTrack {
-        index: 0,
-        codec: "h264".into(),
         width,
         height,
-        sample_aspect: Rational { num: 1, den: 1 },
-        rotation_degrees: 0,
         frame_rate: Rational { num: 30_000, den: 1_001 },
-        variable_frame_rate: false,
-        pixel_format: "yuv420p".into(),
-        bit_depth: 8,
         color_transfer: None,
-        interlaced: false,
-        frame_count: 300,
-        start_us: 0,
         end_us: 10_010_000,
+        ..examples::video_track()
     }
 }
 
 pub(crate) fn audio(codec: &str, language: Option<&str>) -> AudioTrack {
     AudioTrack {
-        index: 1,
         codec: codec.into(),
-        sample_rate_hz: 48_000,
         channels: 2,
         language: language.map(str::to_owned),
-        title: None,
-        is_default: true,
         start_us: 0,
         end_us: 10_010_000,
+        ..examples::audio_track()
     }
 }
 
@@ -83,21 +71,9 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
 
 pub(crate) fn asset(number: u8, owner: &str, status: media::Status) -> media::Record {
     media::Record {
-        media_id: media_id(number),
-        owner: owner.into(),
-        status,
         source: Some(Source { key: "k".into(), size_bytes: 1_234, sha256: "00".repeat(32) }),
         technical: Some(technical(vec![video(1_920, 1_080)], vec![audio("aac", Some("eng"))])),
-        summary: None,
-        encode: None,
-        code: None,
-        detail: None,
-        created_at_ms: 1_000 + u64::from(number),
-        changed_at_ms: 1_000 + u64::from(number),
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: media::Attempt::default(),
+        ..media::Record::new(media_id(number), owner.into(), status, 1_000 + u64::from(number))
     }
 }
 
@@ -127,9 +103,6 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> j
         job_id: job_id(number),
         kind: "transcode".into(),
         priority: Priority::P1,
-        media_id: media_id(medium),
-        owner: owner.into(),
-        status,
         encode: 1,
         prefix: "p".into(),
         plan: job::Plan {
@@ -145,32 +118,18 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> j
             reasons: Vec::new(),
         },
         parts: vec!["v0000".into(), "v0001".into(), "a0".into()],
-        code: None,
-        detail: None,
-        created_at_ms: 2_000 + u64::from(number),
         ended_at_ms: None,
         kept_until_ms: None,
         folded: None,
+        media_id: media_id(medium),
+        owner: owner.into(),
+        status,
+        code: None,
+        detail: None,
+        created_at_ms: 2_000 + u64::from(number),
     }
 }
 
 pub(crate) fn part(number: u8, name: &str, status: job::PartStatus, cpu_ms: u64) -> job::Part {
-    job::Part {
-        job_id: job_id(number),
-        part: name.into(),
-        status,
-        attempt: 1,
-        crashes: 0,
-        worker: "w".into(),
-        last_seen_ms: 1,
-        tracks: Vec::new(),
-        cpu_ms,
-        wall_ms: cpu_ms,
-        rss_bytes_max: 0,
-        code: None,
-        detail: None,
-        faults: 0,
-        lost: None,
-        is_interrupted: false,
-    }
+    job::Part { status, attempt: 1, cpu_ms, wall_ms: cpu_ms, ..job::Part::new(job_id(number), name) }
 }

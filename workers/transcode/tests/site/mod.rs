@@ -12,10 +12,11 @@ use std::{
 use futures::{StreamExt, TryStreamExt};
 use nats::{Held, Outbox, Role, testing::TestBroker};
 use schemas::{
+    examples,
     ids::{JobId, MediaId, UploadId},
     job::{self, Part},
     keys,
-    media::{self as records, AudioTrack, Rational, Source, Status, Stored, Technical, VideoTrack},
+    media::{self as records, AudioTrack, Source, Status, Stored, Technical, VideoTrack},
     subjects,
 };
 use sha2::{Digest, Sha256};
@@ -176,32 +177,21 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
     let mut sides = clip.size.split('x');
     let (width, height) = (side(sides.next()), side(sides.next()));
     let video = VideoTrack {
-        index: 0,
         codec: if clip.is_still { "png" } else { "h264" }.into(),
         width,
         height,
-        sample_aspect: Rational { num: 1, den: 1 },
-        rotation_degrees: 0,
-        frame_rate: Rational { num: 25, den: 1 },
-        variable_frame_rate: false,
-        pixel_format: "yuv420p".into(),
-        bit_depth: 8,
         color_transfer: None,
-        interlaced: false,
         frame_count: u64::from(clip.seconds) * 25,
-        start_us: 0,
         end_us,
+        ..examples::video_track()
     };
     let audio = AudioTrack {
         index: u32::from(clip.has_video),
-        codec: "aac".into(),
-        sample_rate_hz: 48_000,
         channels: 2,
         language: Some("en".into()),
-        title: None,
-        is_default: true,
         start_us: 0,
         end_us,
+        ..examples::audio_track()
     };
     let technical = Technical {
         container: "mp4".into(),
@@ -213,21 +203,9 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
     };
     let source = Source { key: keys::source(media_id), size_bytes, sha256: String::new() };
     let asset = records::Record {
-        media_id,
-        owner: "owner".into(),
-        status: Status::Stored,
         source: Some(source.clone()),
         technical: Some(technical.clone()),
-        summary: None,
-        encode: None,
-        code: None,
-        detail: None,
-        created_at_ms: nats::now_ms(),
-        changed_at_ms: nats::now_ms(),
-        source_removed_at_ms: None,
-        removed_at_ms: None,
-        waiting: None,
-        attempt: records::Attempt::default(),
+        ..records::Record::new(media_id, "owner".into(), Status::Stored, nats::now_ms())
     };
     let upload_id = UploadId::from_bytes(nats::fresh_id());
     (asset, Stored { media_id, upload_id, owner: "owner".into(), source, technical })
