@@ -1,4 +1,4 @@
-//! Rounds of kill -9 over all roles on an S3 store. One round in `make test`; `make soak` sets `SOAK_ROUNDS`.
+//! Rounds of kill -9 over all roles, on an S3 store and on a local one. One round in `make test`; `make soak` sets `SOAK_ROUNDS`.
 
 use std::collections::BTreeSet;
 
@@ -44,7 +44,16 @@ pub(crate) async fn check_ids(cluster: &mut Cluster) {
 
 #[tokio::test]
 async fn every_role_is_killed_in_turn_on_an_s3_store() {
-    let mut cluster = Cluster::start(Options { remote_store: true, ..Options::default() }).await;
+    kill_in_turn(Options { remote_store: true, ..Options::default() }).await;
+}
+
+#[tokio::test]
+async fn every_role_is_killed_in_turn_on_a_local_store() {
+    kill_in_turn(Options::default()).await;
+}
+
+async fn kill_in_turn(options: Options) {
+    let mut cluster = Cluster::start(options).await;
     let source = sample(12, "320x180", "25");
     let mut all = Vec::new();
     for round in 0..rounds() {

@@ -421,9 +421,17 @@ fn a_probe_needs_as_much_memory_for_a_large_file_as_for_a_small_one() {
 #[test]
 fn a_child_that_starts_too_many_threads_is_killed() {
     run(async {
-        let config = Config { child_memory_bytes_max: (1 << 30) + 7, threads_max: 1, ..config() };
-        let (ended, _) = interrupt(config, &CancellationToken::new(), |_id| ()).await;
+        let mark = (1 << 30) + 7;
+        let config = Config { child_memory_bytes_max: mark, threads_max: 1, ..config() };
+        let driver = Driver::start(config).await.unwrap();
+        let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
+        let (out, mut produced) = mpsc::channel(4);
+        let cancel = CancellationToken::new();
+        // It is over before anybody could look for it.
+        let taken = async { while produced.recv().await.is_some() {} };
+        let (ended, ()) = tokio::join!(driver.encode(source, long_job(), out, &cancel), taken);
         assert!(matches!(ended, Err(Fault::Protocol(_))), "{ended:?}");
+        assert_eq!(find_child(mark), None, "the child is still there");
     });
 }
 
