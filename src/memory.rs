@@ -9,14 +9,12 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use nats::{Bus, Start, reader};
+use parking_lot::Mutex;
 use schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
@@ -49,16 +47,12 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries<K, V>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What is remembered of `key`.
     pub fn get(&self, key: &K) -> Option<V> {
         if !self.following.load(Ordering::Acquire) {
             return None;
         }
-        self.entries().by_key.get(key).cloned()
+        self.entries.lock().by_key.get(key).cloned()
     }
 
     /// Counts what was forgotten.
@@ -68,7 +62,7 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
 
     /// Keeps what was looked up at `generation`. When there is no room, entries that `is_outlived` go.
     pub fn put(&self, generation: u64, key: K, value: V, is_outlived: impl Fn(&V) -> bool) {
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         // Under the lock: a change that is heard now finds the entry.
         if self.generation() != generation {
             return;
@@ -88,21 +82,21 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
 
     /// Forgets one entry.
     pub fn forget(&self, key: &K) {
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         entries.by_key.remove(key);
     }
 
     /// Forgets the entries that are `concerned`.
     pub fn forget_where(&self, concerned: impl Fn(&V) -> bool) {
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         entries.by_key.retain(|_, entry| !concerned(entry));
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        let mut entries = self.entries();
+        let mut entries = self.entries.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         entries.by_key.clear();
     }

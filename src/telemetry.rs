@@ -3,16 +3,12 @@
 //! Talk goes to stderr, data to stdout. Every role answers `/livez`, `/readyz` and `/metrics` on the admin address, which is
 //! loopback unless set otherwise.
 
-use std::{
-    io::IsTerminal,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use nats::Health;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -77,18 +73,14 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds families that no other source has, as OpenMetrics text; with or without its end.
     pub fn add(&self, source: impl Fn() -> String + Send + Sync + 'static) {
-        self.sources().push(Box::new(source));
+        self.sources.lock().push(Box::new(source));
     }
 
     /// All of them as OpenMetrics text.
     pub fn text(&self) -> String {
-        let families = self.sources().iter().map(|source| source()).collect::<String>();
+        let families = self.sources.lock().iter().map(|source| source()).collect::<String>();
         let lines = families.lines().filter(|line| *line != END);
         lines.chain([END]).flat_map(|line| [line, "\n"]).collect()
     }

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use async_nats::{
     jetstream::{self, stream::ConsumerErrorKind},
 };
 use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use schemas::fault::Class;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
@@ -481,7 +482,7 @@ impl<S: Stage> Loop<S> {
 
     /// Counts one more of what `which` picks; answers how many that are now.
     fn count(&self, delivery: &Delivery, which: impl Fn(&mut Tries) -> &mut u32) -> u32 {
-        let mut tries = self.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tries = self.tries.lock();
         if tries.len() >= TRIES_KEPT_MAX && !tries.contains_key(&delivery.sequence) {
             tries.clear();
         }
@@ -491,7 +492,7 @@ impl<S: Stage> Loop<S> {
     }
 
     fn forget(&self, delivery: &Delivery) {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner).remove(&delivery.sequence);
+        self.tries.lock().remove(&delivery.sequence);
     }
 
     /// Dead letter first, state second, off the queue last: a crash or an outage in between repeats it. The letter's subject

@@ -9,9 +9,11 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{Following, Role};
 
@@ -34,6 +36,7 @@ pub struct Cause {
 /// What a process knows of itself. Cheap to clone; all clones share it, and so do all connections of the process.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
+    // What a panic leaves behind is complete: each change is one assignment.
     known: Arc<Mutex<Known>>,
 }
 
@@ -85,24 +88,19 @@ impl Health {
         Self::default()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // What a panic leaves behind is complete: each change is one assignment.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// From now on the connection of `role` has to have its writes confirmed.
     pub(crate) fn expect_writes(&self, role: Role) {
-        self.known().links.insert(role.name(), Link { confirmed: Instant::now() });
+        self.known.lock().links.insert(role.name(), Link { confirmed: Instant::now() });
     }
 
     /// The connection of `role` is not needed any more.
     pub(crate) fn expect_no_writes(&self, role: Role) {
-        self.known().links.remove(role.name());
+        self.known.lock().links.remove(role.name());
     }
 
     /// The broker has confirmed a write.
     pub(crate) fn confirmed(&self, role: Role, stream: &str) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.streams.remove(stream);
         if let Some(link) = known.links.get_mut(role.name()) {
             link.confirmed = Instant::now();
@@ -112,7 +110,7 @@ impl Health {
     /// A write was not confirmed.
     pub(crate) fn unconfirmed(&self, stream: &str) {
         let now = Instant::now();
-        let mut known = self.known();
+        let mut known = self.known.lock();
         match known.streams.get_mut(stream) {
             Some(failing) if now.duration_since(failing.last) < FAILURE_AGE_MAX => failing.last = now,
             _ => {
@@ -123,12 +121,12 @@ impl Health {
 
     /// Since when the connection of `role` has had no write confirmed; `None` when nobody expects one.
     pub(crate) fn unconfirmed_for(&self, role: Role) -> Option<Duration> {
-        self.known().links.get(role.name()).map(|link| link.confirmed.elapsed())
+        self.known.lock().links.get(role.name()).map(|link| link.confirmed.elapsed())
     }
 
     /// What the broker says about streams that it can't write any more; `None` when it says nothing of the kind.
     pub(crate) fn write_error(&self, error: Option<String>) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         if error.is_some() && known.write_error.is_none() {
             known.write_errors += 1;
         }
@@ -137,12 +135,12 @@ impl Health {
 
     /// A task runs.
     pub(crate) fn task_up(&self, role: Role, name: &'static str) {
-        self.known().tasks.entry((role.name(), name)).or_default().down = None;
+        self.known.lock().tasks.entry((role.name(), name)).or_default().down = None;
     }
 
     /// A task has ended and will be started again.
     pub(crate) fn task_down(&self, role: Role, name: &'static str, is_shared: bool) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let task = known.tasks.entry((role.name(), name)).or_default();
         task.restarts += 1;
         let since = task.down.map_or_else(Instant::now, |(since, _)| since);
@@ -151,21 +149,21 @@ impl Health {
 
     /// A task is not wanted any more.
     pub(crate) fn task_gone(&self, role: Role, name: &'static str) {
-        if let Some(task) = self.known().tasks.get_mut(&(role.name(), name)) {
+        if let Some(task) = self.known.lock().tasks.get_mut(&(role.name(), name)) {
             task.down = None;
         }
     }
 
     /// From now on `reader` of `role` has to follow its stream, until it is dropped.
     pub(crate) fn expect_following(&self, role: Role, reader: Following) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         known.readers.retain(|(_, reader)| reader.is_open());
         known.readers.push((role, reader));
     }
 
     /// The readers of `role` that have to follow, whether they do or not.
     pub(crate) fn followers(&self, role: Role) -> Vec<Following> {
-        let known = self.known();
+        let known = self.known.lock();
         let readers = known.readers.iter().filter(|(of, reader)| *of == role && reader.is_open());
         readers.map(|(_, reader)| reader.clone()).collect()
     }
@@ -173,7 +171,7 @@ impl Health {
     /// What replicas share was looked at: `what` names it, `problem` says what is wrong with it.
     pub fn looked_at(&self, what: &'static str, problem: Option<String>) {
         let now = Instant::now();
-        let mut known = self.known();
+        let mut known = self.known.lock();
         let shared = known.shared.entry(what).or_insert(Shared { good: now, problem: None });
         if problem.is_none() {
             shared.good = now;
@@ -183,7 +181,7 @@ impl Health {
 
     /// How often `task` of `role` was started again.
     pub fn restarts(&self, role: Role, task: &str) -> u64 {
-        let known = self.known();
+        let known = self.known.lock();
         known.tasks.iter().find(|((r, t), _)| *r == role.name() && *t == task).map_or(0, |(_, t)| t.restarts)
     }
 
@@ -194,7 +192,7 @@ impl Health {
 
     /// Why this process can't work at `now`.
     fn causes_at(&self, now: Instant) -> Vec<Cause> {
-        let known = self.known();
+        let known = self.known.lock();
         let too_long = |since: Instant| now.saturating_duration_since(since) > SHARED_GRACE;
         let mut causes = Vec::new();
         for (role, link) in &known.links {
@@ -238,7 +236,7 @@ impl Health {
     /// What is known as OpenMetrics text, without the closing line.
     pub fn metrics(&self) -> String {
         let is_ready = self.causes().is_empty();
-        let known = self.known();
+        let known = self.known.lock();
         let mut text = format!(
             "# HELP streamgate_ready 1 while this process can do its work, else 0.\n\
              # TYPE streamgate_ready gauge\n\

@@ -11,10 +11,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Client prefixes that are told apart.
@@ -41,7 +41,7 @@ impl Budget {
     /// # Errors
     /// The time after which there is one again.
     pub(super) fn take(&self, prefix: IpAddr, now: Instant) -> Result<(), Duration> {
-        let mut whole_at = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole_at = self.whole_at.lock();
         if whole_at.len() >= CLIENTS_MAX && !whole_at.contains_key(&prefix) {
             whole_at.retain(|_, at| *at > now);
         }
@@ -59,7 +59,7 @@ impl Budget {
 
     /// Gives `prefix` a question back that was taken.
     pub(super) fn give_back(&self, prefix: IpAddr) {
-        let mut whole_at = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole_at = self.whole_at.lock();
         if let Some(at) = whole_at.get_mut(&prefix) {
             *at = at.checked_sub(self.interval).unwrap_or(*at);
         }
@@ -112,6 +112,6 @@ mod tests {
         assert_eq!(let_in, 2);
         assert_eq!(budget.take(client(0), now), Ok(()), "who is known has its own");
         assert_eq!(budget.take(client(CLIENTS_MAX), now + WINDOW), Ok(()), "and there is room again");
-        assert!(budget.whole_at.lock().unwrap().len() < 3);
+        assert!(budget.whole_at.lock().len() < 3);
     }
 }

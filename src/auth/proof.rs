@@ -6,15 +6,12 @@
 //! Limits: an account is asked once a block at most, by one task at a time, and not for [`AGAIN`] after an outage;
 //! [`Config::proof_ms`] is how old an answer may be while the session is used; [`Config::remembered_max`] answers are kept.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use alloy_primitives::B256;
 use evm::Chains;
 use nats::Bus;
+use parking_lot::Mutex;
 use schemas::{
     ids::SessionId,
     session::{End, Method, Session},
@@ -155,7 +152,7 @@ impl Proofs {
     }
 
     fn slot(&self, session_id: SessionId) -> Slot {
-        let mut said = self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.shared.said.lock();
         if let Some(slot) = said.get(&session_id) {
             return Arc::clone(slot);
         }

@@ -4,11 +4,12 @@
 //! until the last token it signed is over. A replica that meets an unknown key reads the ring again, at most once a second.
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use nats::{Bus, Outbox};
+use parking_lot::RwLock;
 use schemas::{
     ids::KeyId,
     session::{Ring as Record, RingKey, ring_key},
@@ -88,12 +89,11 @@ impl Ring {
     }
 
     fn known(&self) -> Arc<[RingKey]> {
-        // A poisoned lock still holds a whole list: it is only ever replaced.
-        Arc::clone(&self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(&self.keys.read())
     }
 
     fn keep(&self, keys: Arc<[RingKey]>) {
-        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = keys;
+        *self.keys.write() = keys;
     }
 }
 

@@ -15,13 +15,14 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use alloy_primitives::{B256, hex};
 use hmac::{Hmac, KeyInit, Mac};
 use nats::{Bus, Held, Outbox};
+use parking_lot::Mutex;
 use schemas::{
     ids::{RequestId, SessionId},
     session::{
@@ -279,16 +280,16 @@ impl Sessions {
 
     /// Looks the session up at its next use.
     pub(super) fn forget(&self, session_id: SessionId) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&session_id);
+        self.seen.lock().remove(&session_id);
     }
 
     fn remembered(&self, session_id: SessionId) -> Option<Live> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock();
         seen.get(&session_id).filter(|(at, _)| self.is_fresh(*at)).map(|(_, live)| *live)
     }
 
     fn remember(&self, at: Instant, live: Live) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if seen.len() >= self.config.remembered_max {
             seen.retain(|_, (at, _)| self.is_fresh(*at));
         }

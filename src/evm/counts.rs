@@ -3,15 +3,11 @@
 //! Limits: labels are the configured chains and providers, codes of decisions and kinds of faults; [`WAITING_MAX`] doubts wait to
 //! be told, once a second, and the same one is told once in ten minutes.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use alloy_primitives::keccak256;
 use nats::Bus;
+use parking_lot::Mutex;
 use schemas::gate::{Code, Doubt, Doubted};
 use tokio_util::sync::CancellationToken;
 
@@ -38,26 +34,22 @@ struct Inside {
 }
 
 impl Counts {
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A gate was asked about a viewer.
     pub fn decided(&self, code: Code) {
-        *self.inside().decisions.entry(code).or_default() += 1;
+        *self.inside.lock().decisions.entry(code).or_default() += 1;
     }
 
     pub(super) fn fault(&self, chain_id: u64, provider: &str, fault: &Fault) {
         let key = (chain_id, provider.to_owned(), kind(fault));
-        *self.inside().faults.entry(key).or_default() += 1;
+        *self.inside.lock().faults.entry(key).or_default() += 1;
     }
 
     pub(super) fn lag(&self, chain_id: u64, provider: &str, blocks: u64) {
-        self.inside().lags.insert((chain_id, provider.to_owned()), blocks);
+        self.inside.lock().lags.insert((chain_id, provider.to_owned()), blocks);
     }
 
     pub(super) fn doubt(&self, doubted: Doubted) {
-        let waiting = &mut self.inside().waiting;
+        let waiting = &mut self.inside.lock().waiting;
         if waiting.len() < WAITING_MAX && !waiting.contains(&doubted) {
             waiting.push(doubted);
         }
@@ -76,7 +68,7 @@ impl Counts {
 
     /// Tells about the doubts that wait.
     pub async fn tell(&self, bus: &Bus) {
-        let waiting = std::mem::take(&mut self.inside().waiting);
+        let waiting = std::mem::take(&mut self.inside.lock().waiting);
         for doubted in waiting {
             let cause = keccak256(format!("{doubted:?}")).to_string();
             if let Err(error) = bus.report(&doubted, &cause).await {
@@ -87,7 +79,7 @@ impl Counts {
 
     /// The counts as OpenMetrics text, without the closing line.
     pub fn metrics(&self) -> String {
-        let inside = self.inside();
+        let inside = self.inside.lock();
         let mut text = String::from(
             "# HELP streamgate_gate_decisions Decisions about viewers, by reason.\n\
              # TYPE streamgate_gate_decisions counter\n",

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -90,7 +91,7 @@ impl Provider {
             sent.push(Question::ChainId);
         }
         let asked_at = Instant::now();
-        self.circuit().enter(sent.len(), asked_at)?;
+        self.circuit.lock().enter(sent.len(), asked_at)?;
         // A crowd waits its turn as long as it would wait for an answer.
         let Ok(Ok(slot)) = timeout(self.timeout, self.slots.acquire()).await else {
             return Err(Fault::OverBudget);
@@ -123,7 +124,7 @@ impl Provider {
                 Err(fault) => Some(fault.clone()),
             }),
         };
-        let mut circuit = self.circuit();
+        let mut circuit = self.circuit.lock();
         if let Some(fault) = fault {
             self.chain_confirmed.store(false, Ordering::Release);
             circuit.fail(&fault, Instant::now());
@@ -141,10 +142,6 @@ impl Provider {
             chain.id = self.chain_id,
             "a provider contradicted the quorum and is left out for a while"
         );
-        self.circuit().pause(self.quarantine, Instant::now());
-    }
-
-    fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.circuit.lock().pause(self.quarantine, Instant::now());
     }
 }

@@ -5,14 +5,11 @@
     reason = "a test whose world is not as it says fails at once"
 )]
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use futures::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Chains, Clock, Config, Fault, Transport};
@@ -136,13 +133,9 @@ impl World {
         })))
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap()
-    }
-
     /// The chain as a client configured with `config` sees it through all nodes.
     pub fn open(&self, config: Config) -> Chains {
-        let count = self.inside().nodes.len();
+        let count = self.0.lock().nodes.len();
         let transports = (0..count)
             .map(|index| {
                 let node: Arc<dyn Transport> = Arc::new(Node { world: self.clone(), index });
@@ -156,47 +149,47 @@ impl World {
 
     /// Unix time of the world in seconds.
     pub fn now_s(&self) -> u64 {
-        self.inside().now_s
+        self.0.lock().now_s
     }
 
     /// Lets time pass.
     pub fn pass(&self, seconds: u64) {
-        self.inside().now_s += seconds;
+        self.0.lock().now_s += seconds;
     }
 
     /// Requests that reached any node.
     pub fn requests(&self) -> usize {
-        self.inside().requests
+        self.0.lock().requests
     }
 
     /// The newest block, whichever nodes know it.
     pub fn head(&self) -> Arc<Made> {
-        Arc::clone(self.inside().chain.last().unwrap())
+        Arc::clone(self.0.lock().chain.last().unwrap())
     }
 
     /// Any block that ever was.
     pub fn block(&self, hash: &str) -> Option<Arc<Made>> {
-        self.inside().every.get(&hash.parse::<B256>().unwrap()).cloned()
+        self.0.lock().every.get(&hash.parse::<B256>().unwrap()).cloned()
     }
 
     /// True when the block is part of the chain as it truly is.
     pub fn is_canonical(&self, hash: B256) -> bool {
-        self.inside().chain.iter().any(|made| made.hash == hash)
+        self.0.lock().chain.iter().any(|made| made.hash == hash)
     }
 
     /// Changes how a node behaves.
     pub fn mood(&self, node: usize, mood: Mood) {
-        self.inside().nodes[node].mood = mood;
+        self.0.lock().nodes[node].mood = mood;
     }
 
     /// True when every node is honest.
     pub fn is_honest(&self) -> bool {
-        self.inside().nodes.iter().all(|node| node.mood == Mood::Honest)
+        self.0.lock().nodes.iter().all(|node| node.mood == Mood::Honest)
     }
 
     /// For each two nodes that answer and do not invent heads, the newest block that both know and one has as its newest.
     pub fn shared_heads(&self) -> Vec<Arc<Made>> {
-        let inside = self.inside();
+        let inside = self.0.lock();
         let silent = [Mood::Hangs, Mood::Down, Mood::Throttles, Mood::InventsHeads];
         let heard: Vec<_> = inside.nodes.iter().filter(|node| !silent.contains(&node.mood)).collect();
         let mut shared = Vec::new();
@@ -214,26 +207,26 @@ impl World {
 
     /// A node takes over the chain as it is now.
     pub fn sync(&self, node: usize) {
-        let inside = &mut *self.inside();
+        let inside = &mut *self.0.lock();
         inside.nodes[node].chain.clone_from(&inside.chain);
     }
 
     /// A node falls back by `count` blocks, as one behind a balancer does.
     pub fn rewind(&self, node: usize, count: usize) {
-        let mut inside = self.inside();
+        let mut inside = self.0.lock();
         let keep = inside.nodes[node].chain.len().saturating_sub(count).max(1);
         inside.nodes[node].chain.truncate(keep);
     }
 
     /// Every node takes over the chain as it is now.
     pub fn sync_all(&self) {
-        let count = self.inside().nodes.len();
+        let count = self.0.lock().nodes.len();
         (0..count).for_each(|node| self.sync(node));
     }
 
     /// Mines a block after `change`.
     pub fn mine(&self, change: impl FnOnce(&mut State)) {
-        let mut inside = self.inside();
+        let mut inside = self.0.lock();
         let last = Arc::clone(inside.chain.last().unwrap());
         let mut state = last.state.clone();
         change(&mut state);
@@ -253,7 +246,7 @@ impl World {
 
     /// The next block has a log of [`NFT`] with these topics.
     pub fn log(&self, topics: Vec<B256>) {
-        self.inside().pending.push((NFT, topics));
+        self.0.lock().pending.push((NFT, topics));
     }
 
     /// Mines a block in which the token changes hands; `None` burns it.
@@ -276,7 +269,7 @@ impl World {
     /// Drops the newest `depth` blocks and mines as many empty ones and one more in their place.
     pub fn reorganise(&self, depth: usize) {
         {
-            let mut inside = self.inside();
+            let mut inside = self.0.lock();
             let keep = inside.chain.len().saturating_sub(depth).max(1);
             inside.chain.truncate(keep);
         }
@@ -300,7 +293,7 @@ impl NodeState {
 impl Transport for Node {
     fn send(&self, request: Value) -> BoxFuture<'_, Result<Value, Fault>> {
         let mood = {
-            let mut inside = self.world.inside();
+            let mut inside = self.world.0.lock();
             inside.requests += 1;
             inside.nodes[self.index].mood
         };
@@ -309,7 +302,7 @@ impl Transport for Node {
             Mood::Down => async { Err(Fault::Unreachable) }.boxed(),
             Mood::Throttles => async { Err(Fault::Throttled { retry_after_ms: 2_000 }) }.boxed(),
             _ => {
-                let inside = self.world.inside();
+                let inside = self.world.0.lock();
                 let node = inside.nodes[self.index].asked_for(&request);
                 let node = node.as_ref();
                 let answer = match request {

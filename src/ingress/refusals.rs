@@ -4,14 +4,11 @@
 //! Limits: one event for each code in [`PAUSE`]; codes are those of problems, of which there are few. What can't be told stays
 //! counted for the next time.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{http::StatusCode, response::Response};
 use nats::Bus;
+use parking_lot::Mutex;
 use schemas::{ids::RequestId, session::Denied};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +20,7 @@ pub const PAUSE: Duration = Duration::from_secs(10);
 /// The refusals of one replica that wait to be told. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals {
+    // A panic in between leaves counts that are complete enough.
     waiting: Arc<Mutex<BTreeMap<&'static str, Waiting>>>,
 }
 
@@ -39,7 +37,8 @@ impl Refusals {
             return;
         }
         if let Some(kind) = response.extensions().get::<Kind>() {
-            self.waiting().entry(kind.code()).or_insert(Waiting { first: request_id, count: 0 }).count += 1;
+            let mut waiting = self.waiting.lock();
+            waiting.entry(kind.code()).or_insert(Waiting { first: request_id, count: 0 }).count += 1;
         }
     }
 
@@ -58,20 +57,15 @@ impl Refusals {
     }
 
     async fn tell(&self, bus: &Bus) {
-        let waiting = std::mem::take(&mut *self.waiting());
+        let waiting = std::mem::take(&mut *self.waiting.lock());
         for (code, Waiting { first, count }) in waiting {
             let told = Denied { request_id: first, code: code.to_owned(), denied_count: count };
             if let Err(error) = bus.report(&told, &format!("denied {first} {code} {count}")).await {
                 tracing::warn!(%error, code, "refusals could not be told yet");
-                let mut again = self.waiting();
+                let mut again = self.waiting.lock();
                 let later = again.entry(code).or_insert(Waiting { first, count: 0 });
                 (later.first, later.count) = (first, later.count + count);
             }
         }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<&'static str, Waiting>> {
-        // A panic in between leaves counts that are complete enough.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -57,7 +58,7 @@ impl Peers {
 
     /// `None` when the address has as many as it may have.
     fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         let count = counts.entry(address).or_default();
         (*count < self.each_max).then(|| {
             *count += 1;
@@ -68,7 +69,7 @@ impl Peers {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut counts = self.peers.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.peers.counts.lock();
         if let Entry::Occupied(mut entry) = counts.entry(self.address) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
@@ -202,6 +203,6 @@ mod tests {
         drop(first);
         assert!(peers.seat(one).is_some());
         drop(peers.seat(two));
-        assert_eq!(peers.counts.lock().unwrap().len(), 1, "who is gone is forgotten");
+        assert_eq!(peers.counts.lock().len(), 1, "who is gone is forgotten");
     }
 }

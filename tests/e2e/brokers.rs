@@ -5,13 +5,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use nats::testing::SERVERS;
+use parking_lot::Mutex;
 use schemas::subjects;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +44,7 @@ struct Creator {
 
 impl Creator {
     fn count(&self) -> usize {
-        self.acknowledged.lock().unwrap().len()
+        self.acknowledged.lock().len()
     }
 
     async fn upload_until(self: Arc<Self>, upload: reqwest::RequestBuilder, stop: CancellationToken) {
@@ -56,7 +57,7 @@ impl Creator {
             let answer = upload.try_clone().unwrap().send().await.unwrap();
             if answer.status() == 201 {
                 let media_id = answer.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
-                self.acknowledged.lock().unwrap().push(media_id);
+                self.acknowledged.lock().push(media_id);
                 if std::mem::take(&mut is_refused) {
                     let waited_ms = usize::try_from(last.elapsed().as_millis()).unwrap();
                     self.refused_ms_max.fetch_max(waited_ms, Ordering::Relaxed);
@@ -123,7 +124,7 @@ impl Scene {
         self.stop.cancel();
         self.uploading.await.unwrap();
         self.cluster.check_running();
-        let acknowledged = self.creator.acknowledged.lock().unwrap().clone();
+        let acknowledged = self.creator.acknowledged.lock().clone();
         for media_id in &acknowledged {
             let end = self.cluster.end_of(media_id).await;
             assert_eq!(end.kind, "job.succeeded", "{end:?}\n{}", self.cluster.logs());

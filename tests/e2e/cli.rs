@@ -6,13 +6,14 @@ use std::{
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use clap::CommandFactory;
 use nats::{Role, testing::TestBroker};
+use parking_lot::Mutex;
 use schemas::{
     ids::{MediaId, UploadId},
     media, subjects,
@@ -394,7 +395,7 @@ impl Proxy {
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let target = *target.lock().unwrap();
+                let target = *target.lock();
                 let (passed, passed_max, blocked) =
                     (Arc::clone(&passed), Arc::clone(&passed_max), Arc::clone(&blocked));
                 tokio::spawn(async move {
@@ -514,7 +515,7 @@ async fn watching_goes_on_over_a_restart_without_gap_or_repeat() {
     assert_eq!(first["event"], "admin.key_created", "{first}");
     let ready = cluster.restart("ingress");
     cluster.url = ready["url"].as_str().unwrap().to_owned();
-    *proxy.target.lock().unwrap() = address(&cluster.url);
+    *proxy.target.lock() = address(&cluster.url);
     let media_id = cluster.upload(b"no film".repeat(100), "no-film.mp4").await;
     cluster.media_event("media.rejected", &media_id).await;
     let wanted: Vec<String> = cluster.all_events().await.into_iter().map(|event| event.kind).collect();

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use alloy_primitives::{Address, B256, Bytes};
@@ -15,6 +15,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared, join_all},
 };
+use parking_lot::Mutex;
 use schemas::gate::{Block, Code};
 
 use super::{
@@ -90,7 +91,7 @@ struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut flights = lock(&self.flights);
+        let mut flights = self.flights.lock();
         let Some(flight) = self.flight.take() else { return };
         let is_over = flight.peek().is_some();
         let is_ours = |listed: Shared<Flying>| flight.ptr_eq(&listed);
@@ -135,7 +136,7 @@ impl Judge {
         let wallet = wallet.map(Into::into);
         let heads = self.heads(rule, wallet).await;
         let key: Key = (rule.digest.clone(), wallet, hashes(&heads));
-        if let Some(decision) = lock(&self.kept).get(&key) {
+        if let Some(decision) = self.kept.lock().get(&key) {
             return decision.clone();
         }
         let start = || {
@@ -146,7 +147,7 @@ impl Judge {
             return Decision::closed(Code::ChainUnavailable);
         };
         if decision.is_settled() {
-            let mut kept = lock(&self.kept);
+            let mut kept = self.kept.lock();
             if kept.len() >= DECISIONS_MAX {
                 kept.clear();
             }
@@ -163,7 +164,7 @@ impl Judge {
         start: impl FnOnce() -> Shared<Flying>,
     ) -> Option<(Decision, Vec<B256>)> {
         let (waiting, flight) = {
-            let mut flights = lock(&self.flights);
+            let mut flights = self.flights.lock();
             let flight = match flights.get(key).and_then(WeakShared::upgrade) {
                 Some(flight) => flight,
                 None if flights.len() >= FLIGHTS_MAX => return None,
@@ -184,7 +185,7 @@ impl Judge {
     /// Decisions under way.
     #[cfg(test)]
     pub(crate) fn flight_count(&self) -> usize {
-        lock(&self.flights).len()
+        self.flights.lock().len()
     }
 
     /// The newest blocks of those of the rule's chains on which the wallet is known: no contract is asked elsewhere, and none when
@@ -310,8 +311,4 @@ async fn both(
         return Err(chain_id);
     }
     Ok((latest, confirmed))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -9,6 +9,7 @@ use std::{
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_sol_types::SolValue;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use schemas::session::Method;
 
 use super::site::*;
@@ -52,7 +53,7 @@ impl Fake {
 
     /// Replies this from the next block on.
     pub(crate) fn replies(&self, reply: Reply) {
-        *self.reply.lock().unwrap() = reply;
+        *self.reply.lock() = reply;
         self.height.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -63,7 +64,7 @@ impl Fake {
 
     /// How often a contract was called.
     pub(crate) fn asked(&self) -> usize {
-        self.calls.lock().unwrap().len()
+        self.calls.lock().len()
     }
 
     fn newest(&self) -> B256 {
@@ -82,8 +83,8 @@ impl ChainCall for Fake {
     }
 
     fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        self.calls.lock().unwrap().push(call);
-        let reply = self.reply.lock().unwrap().clone();
+        self.calls.lock().push(call);
+        let reply = self.reply.lock().clone();
         Box::pin(async move {
             match reply {
                 Reply::Bytes(bytes) => Ok(bytes),
@@ -173,7 +174,7 @@ async fn the_key_decides_alone_and_then_erc_6492_says_who_is_asked() {
         let chain = Fake::new(wallet.address, code, reply);
         assert_eq!(verdict(&chain, wallet.address, 1, &signature).await.unwrap(), wanted, "{what}");
         assert!(wanted != Verdict::Valid(Method::Key) || chain.asked() == 0, "{what}");
-        for call in chain.calls.lock().unwrap().iter() {
+        for call in chain.calls.lock().iter() {
             assert_eq!((call.gas_max, call.block), (5_000_000, Block::Hash(chain.newest())), "{what}");
             // An account that is there is asked itself: its preparation is never run.
             assert_eq!(call.to.is_none(), code.is_empty(), "{what}");

@@ -9,15 +9,11 @@ mod needs;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt::Write,
-    path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::extract::Request;
 use nats::Bus;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -200,12 +196,12 @@ impl Capacity {
             }
         }
         log_changes(&before, &limits);
-        *shared.limits.write().unwrap_or_else(PoisonError::into_inner) = limits.into();
+        *shared.limits.write() = limits.into();
     }
 
     /// All limits as they were found last.
     pub fn limits(&self) -> Arc<[Limit]> {
-        Arc::clone(&self.shared.limits.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.shared.limits.read())
     }
 
     /// Names of the limits from which nothing new is taken.

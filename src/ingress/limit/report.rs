@@ -5,14 +5,12 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use nats::{Bus, Outbox};
+use parking_lot::Mutex;
 use schemas::{
     ids::RequestId,
     limit::{Exceeded, Reported},
@@ -81,7 +79,7 @@ impl Report {
     }
 
     pub(super) fn denied(&self, denial: Denial) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         if waiting.len() < WAITING_MAX {
             waiting.push(denial);
         }
@@ -89,7 +87,7 @@ impl Report {
 
     /// What waits, joined by policy and principal. A request id of each stands for all.
     fn drain(&self) -> Vec<Exceeded> {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting = std::mem::take(&mut *self.waiting.lock());
         let mut joined: BTreeMap<(&str, &str, Option<String>), Exceeded> = BTreeMap::new();
         for Denial { request_id, group, scope, owner } in waiting {
             let event = joined.entry((group.name(), scope.name(), owner.clone())).or_insert(Exceeded {

@@ -10,12 +10,10 @@
 //! Limits: at most the given number of keys, each 17 bytes in a table that is at worst less than half full: below 40 bytes. A flood
 //! of ten million addresses left 36 MB with a million keys, and a check took 0.9 us in the worst of a hundred (measured).
 
-use std::{
-    hash::{BuildHasher, Hash, RandomState},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 use hashbrown::{HashTable, hash_table::Entry};
+use parking_lot::{Mutex, MutexGuard};
 
 const SHARDS: usize = 64;
 /// Bits of a key that choose its shard: the table itself places keys by the lowest bits and tells them apart by the highest.
@@ -84,15 +82,12 @@ impl Table {
     fn shard(&self, key: Key) -> Option<MutexGuard<'_, Shard>> {
         let index = usize::try_from((key.0 >> SHARD_SHIFT) % (SHARDS as u64)).unwrap_or(0);
         // A panic in between leaves a time that is at worst too late.
-        self.shards.get(index).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shards.get(index).map(Mutex::lock)
     }
 
     /// Keys held now.
     pub(super) fn len(&self) -> usize {
-        let lengths = self
-            .shards
-            .iter()
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).full_at_ns.len());
+        let lengths = self.shards.iter().map(|shard| shard.lock().full_at_ns.len());
         lengths.sum()
     }
 }

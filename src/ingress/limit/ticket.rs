@@ -1,17 +1,13 @@
 //! What one request has taken from which buckets. All must have room: when one has not, what was taken from the others goes back,
 //! so a refused request costs nothing.
 
-use std::{
-    convert::Infallible,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, StatusCode, request::Parts},
 };
+use parking_lot::Mutex;
 
 use super::{
     Limits,
@@ -36,6 +32,7 @@ struct Inner {
     client: IpAddr,
     /// The group of the request; `None` when it does not count.
     group: Option<Group>,
+    /// A panic in between leaves a list that is complete enough to count by.
     taken: Mutex<Taken>,
 }
 
@@ -91,7 +88,7 @@ impl Ticket {
     /// # Errors
     /// 429 when there is no room; then nothing is counted.
     pub fn charge(&self, group: Group) -> Result<(), Problem> {
-        let is_known = self.inner.as_ref().is_some_and(|inner| inner.taken().owner.is_some());
+        let is_known = self.inner.as_ref().is_some_and(|inner| inner.taken.lock().owner.is_some());
         self.take(group, if is_known { Scope::Principal } else { Scope::Client })
     }
 
@@ -101,7 +98,7 @@ impl Ticket {
     /// 429 when there is no room; then nothing is counted.
     pub fn admit(&self, owner: &str) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        inner.taken().owner = Some(owner.to_owned());
+        inner.taken.lock().owner = Some(owner.to_owned());
         inner.group.map_or(Ok(()), |group| self.take(group, Scope::Principal))
     }
 
@@ -111,7 +108,7 @@ impl Ticket {
     /// 429 when there is no room; then nothing is counted.
     pub fn admit_session(&self, session: &str) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        inner.taken().session = Some(session.to_owned());
+        inner.taken.lock().session = Some(session.to_owned());
         inner.group.map_or(Ok(()), |group| self.take(group, Scope::Session))
     }
 
@@ -143,7 +140,7 @@ impl Ticket {
     pub(super) fn settle(&self, status: StatusCode) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         let is_settled = {
-            let taken = inner.taken();
+            let taken = inner.taken.lock();
             taken.owner.is_some() || taken.session.is_some() || taken.refused.is_some()
         };
         if status == StatusCode::UNAUTHORIZED {
@@ -161,7 +158,7 @@ impl Ticket {
     pub fn tell(&self, status: StatusCode, headers: &mut HeaderMap) {
         let Some(inner) = &self.inner else { return };
         let now_ns = inner.limits.now_ns();
-        let taken = inner.taken();
+        let taken = inner.taken.lock();
         let lines = taken.buckets.iter().map(|bucket| {
             let standing = bucket.share.standing(bucket.full_at_ns(&inner.limits), now_ns);
             Line { group: bucket.group, scope: bucket.scope, share: bucket.share, standing }
@@ -171,11 +168,6 @@ impl Ticket {
 }
 
 impl Inner {
-    fn taken(&self) -> std::sync::MutexGuard<'_, Taken> {
-        // A panic in between leaves a list that is complete enough to count by.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// `None` for a principal or session that is not known.
     fn bucket(&self, group: Group, scope: Scope, taken: &Taken) -> Option<Bucket> {
         let table = &self.limits.shared.table;
@@ -189,7 +181,7 @@ impl Inner {
 
     fn take(&self, group: Group, scope: Scope) -> Result<(), Refused> {
         let now_ns = self.limits.now_ns();
-        let mut taken = self.taken();
+        let mut taken = self.taken.lock();
         if let Some(refused) = &taken.refused {
             return Err(refused.clone());
         }

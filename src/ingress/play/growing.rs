@@ -5,12 +5,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use nats::Bus;
 use packaging::{Follower, playlist};
+use parking_lot::Mutex;
 use schemas::{
     ids::JobId,
     job::{self, Part, Plan},
@@ -106,8 +107,8 @@ impl Growing {
     }
 
     fn watched(&self, job_id: JobId) -> Arc<Watched> {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = |watched: &Watched| *watched.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = self.jobs.lock();
+        let asked = |watched: &Watched| *watched.asked.lock();
         if jobs.len() >= JOBS_MAX
             && !jobs.contains_key(&job_id)
             && let Some(oldest) = jobs.iter().min_by_key(|(_, watched)| asked(watched)).map(|(id, _)| *id)
@@ -117,7 +118,7 @@ impl Growing {
         let watched = jobs.entry(job_id).or_insert_with(|| {
             Arc::new(Watched { asked: Mutex::new(Instant::now()), state: tokio::sync::Mutex::default() })
         });
-        *watched.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *watched.asked.lock() = Instant::now();
         Arc::clone(watched)
     }
 }

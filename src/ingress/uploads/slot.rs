@@ -1,17 +1,15 @@
 //! One writer per upload in this process. A newcomer makes the holder let go; the newest always wins.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use schemas::ids::UploadId;
 use tokio_util::sync::CancellationToken;
 
 /// Who writes what in this process.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
+    // The map is whole after every statement, so a panic elsewhere can't have left it half changed.
     held: Mutex<HashMap<UploadId, Holder>>,
 }
 
@@ -58,24 +56,19 @@ impl Slots {
     }
 
     fn displace(&self, upload_id: UploadId) -> Option<Holder> {
-        let holder = self.lock().get(&upload_id).cloned()?;
+        let holder = self.held.lock().get(&upload_id).cloned()?;
         holder.displaced.cancel();
         Some(holder)
     }
 
     fn try_take(self: &Arc<Self>, upload_id: UploadId) -> Result<Guard, Holder> {
-        let mut held = self.lock();
+        let mut held = self.held.lock();
         if let Some(holder) = held.get(&upload_id) {
             return Err(holder.clone());
         }
         let holder = Holder::default();
         held.insert(upload_id, holder.clone());
         Ok(Guard { slots: Arc::clone(self), upload_id, holder })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Holder>> {
-        // The map is whole after every statement, so a panic elsewhere can't have left it half changed.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,7 +81,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.slots.lock().remove(&self.upload_id);
+        self.slots.held.lock().remove(&self.upload_id);
         self.holder.gone.cancel();
     }
 }
@@ -112,7 +105,7 @@ mod tests {
         holder.await.unwrap();
         assert!(slots.take(UploadId::from_bytes([2; 16]), WAIT).await.is_some(), "others are not affected");
         drop(second);
-        assert!(slots.lock().is_empty());
+        assert!(slots.held.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

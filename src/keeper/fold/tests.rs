@@ -1,6 +1,5 @@
-use std::sync::Mutex;
-
 use nats::{Held, Role, testing::TestBroker};
+use parking_lot::Mutex;
 use schemas::{
     envelope::{Envelope, Unsent},
     ids::{MediaId, UploadId},
@@ -255,7 +254,7 @@ async fn soak_buckets_return_to_the_same_size_whatever_came_through() {
         .for_each_concurrent(32, |_| async {
             let parts = [("v0000", PartStatus::Done), ("a0", PartStatus::Done)];
             let (job, _) = site.ended(Status::Succeeded, &parts).await;
-            made_jobs.lock().unwrap().push(job.key());
+            made_jobs.lock().push(job.key());
             let mut upload = upload_record();
             upload.end(upload::Status::Received, nats::now_ms(), 2_000);
             site.put(upload).await;
@@ -267,7 +266,7 @@ async fn soak_buckets_return_to_the_same_size_whatever_came_through() {
     let made = u64::try_from(count).unwrap();
     assert_eq!(folded, Pass { folded_count: made, removed_count: 2 * made });
     // Their time is over.
-    let made_jobs = made_jobs.into_inner().unwrap();
+    let made_jobs = made_jobs.into_inner();
     futures::stream::iter(made_jobs)
         .for_each_concurrent(32, |key| {
             let admin = &site.admin;

@@ -2,13 +2,11 @@
 //!
 //! Limits: as many as there are live sessions with a contract to watch; ended ones leave.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use alloy_primitives::Address;
 use nats::{Bus, Reader, Start, reader};
+use parking_lot::Mutex;
 use schemas::{Record as _, gate::Session, ids::PlaybackId, subjects};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,26 +27,22 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    fn live(&self) -> MutexGuard<'_, HashMap<PlaybackId, Session>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn get(&self, id: PlaybackId) -> Option<Session> {
-        self.live().get(&id).cloned()
+        self.live.lock().get(&id).cloned()
     }
 
     /// The sessions on a chain that nobody has looked at yet.
     pub(super) fn arrived(&self, chain_id: u64) -> Vec<Session> {
-        let live = self.live();
-        let new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.live.lock();
+        let new = self.new.lock();
         let ids = new.iter().filter(|(id, _)| *id == chain_id);
         ids.filter_map(|(_, id)| live.get(id).cloned()).collect()
     }
 
     /// These were looked at.
     pub(super) fn looked_at(&self, chain_id: u64, sessions: &[Session]) {
-        let live = self.live();
-        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.live.lock();
+        let mut new = self.new.lock();
         for session in sessions {
             // Whose contracts changed meanwhile is looked at once more.
             if live.get(&session.playback_id).is_none_or(|known| known.watches == session.watches) {
@@ -61,7 +55,7 @@ impl Sessions {
     /// Ids of the live sessions on a chain that `concerns` picks.
     pub(super) fn on_chain(&self, chain_id: u64, concerns: impl Fn(&Session) -> bool) -> Vec<PlaybackId> {
         let now_ms = nats::now_ms();
-        let mut live = self.live();
+        let mut live = self.live.lock();
         live.retain(|_, session| session.expires_at_ms > now_ms);
         let on_chain = |session: &&Session| session.watches.iter().any(|watch| watch.chain_id == chain_id);
         live.values().filter(on_chain).filter(|s| concerns(s)).map(|session| session.playback_id).collect()
@@ -69,7 +63,7 @@ impl Sessions {
 
     /// The contracts that live sessions on a chain depend on.
     pub(super) fn contracts(&self, chain_id: u64) -> Vec<Address> {
-        let live = self.live();
+        let live = self.live.lock();
         let watches = live.values().flat_map(|session| &session.watches);
         let contracts: BTreeSet<Address> = watches
             .filter(|watch| watch.chain_id == chain_id)
@@ -100,7 +94,7 @@ impl Sessions {
                 () = held.cancelled() => return,
                 error = self.hear(&mut entries) => {
                     tracing::error!(%error, "playback sessions are followed anew");
-                    self.live().clear();
+                    self.live.lock().clear();
                 }
             }
         }
@@ -130,10 +124,10 @@ impl Sessions {
 
     fn take(&self, key: &str, payload: &[u8]) {
         let Ok(id) = key.parse::<PlaybackId>() else { return };
-        let mut live = self.live();
+        let mut live = self.live.lock();
         match nats::open::<Session>(key, payload) {
             Ok((_, session)) if session.revoked.is_none() && !session.watches.is_empty() => {
-                let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut new = self.new.lock();
                 let known = live.get(&id).map(|known| known.watches.as_slice()).unwrap_or_default();
                 let added = session.watches.iter().filter(|watch| !known.contains(watch));
                 new.extend(added.map(|watch| (watch.chain_id, id)));

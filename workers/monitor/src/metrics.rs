@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -258,7 +259,7 @@ impl Metrics {
     /// The same numbers for JSON.
     pub fn snapshot(&self) -> Snapshot {
         let inner = &self.inner;
-        let last = inner.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = inner.last.lock();
         Snapshot {
             polled_at_ms: last.at_ms,
             broker_up: inner.broker_up.get() == 1,
@@ -315,7 +316,7 @@ impl Metrics {
     /// Takes over what a poll found at `now_ms`; `dropped` counts the messages lost since the start.
     pub(crate) fn polled(&self, polled: Polled, dropped: u64, now_ms: u64) {
         let inner = &self.inner;
-        let mut last = inner.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = inner.last.lock();
         inner.polls.of(if polled.unread.is_empty() { "answered" } else { "partial" }).inc();
         inner.broker_up.set(1);
         inner.poll_timestamp.set(now_ms as f64 / 1_000.0);

@@ -9,12 +9,13 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::{TryStreamExt, future::BoxFuture};
 use object_store::{ObjectStoreExt, PutPayload};
+use parking_lot::Mutex;
 use schemas::{
     ids::{MediaId, StoreId, UploadId},
     keys,
@@ -58,6 +59,7 @@ enum Seen {
     Unreachable,
 }
 
+/// What is behind a lock is replaced whole, so a panic elsewhere leaves nothing half changed.
 pub(crate) struct Marker {
     identify: Arc<dyn Identify>,
     expected: Mutex<Option<StoreId>>,
@@ -89,11 +91,11 @@ impl Marker {
     }
 
     fn expected(&self) -> Option<StoreId> {
-        *lock(&self.expected)
+        *self.expected.lock()
     }
 
     fn seen(&self) -> Option<(Seen, Instant)> {
-        *lock(&self.seen)
+        *self.seen.lock()
     }
 }
 
@@ -120,7 +122,7 @@ impl Store {
             }
             Err(_) => Seen::Unreachable,
         };
-        *lock(&self.inner().marker.seen) = Some((seen, Instant::now()));
+        *self.inner().marker.seen.lock() = Some((seen, Instant::now()));
         outcome
     }
 
@@ -132,7 +134,7 @@ impl Store {
             return self.verify().await;
         };
         if at.elapsed() >= self.config().marker() {
-            let mut looking = lock(&marker.looking);
+            let mut looking = marker.looking.lock();
             if looking.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
                 let store = self.clone();
                 let task = tokio::task::spawn(async move {
@@ -187,7 +189,7 @@ impl Store {
         }
         let answer = marker.identify.identify(self).await;
         *asked = Some(Instant::now());
-        *lock(&marker.expected) = Some(answer?);
+        *marker.expected.lock() = Some(answer?);
         Ok(())
     }
 
@@ -331,9 +333,4 @@ impl Store {
     fn other(&self, found: StoreId, expected: StoreId) -> Error {
         Error::OtherStore { root: self.config().url.clone(), found, expected }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Every value is replaced whole, so a panic elsewhere can't have left one half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

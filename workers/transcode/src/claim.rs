@@ -7,11 +7,11 @@
 //! that time after our own connection came back, since then the holder could not be seen. `lost_workers_max`, `lost_delay_ms`
 //! and `lost_park_ms` say what becomes of a part that loses workers.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nats::{Bus, Held, Outbox};
 use packaging::plan;
+use parking_lot::Mutex;
 use schemas::{
     Record as _,
     job::{self, Lost, Part, PartStatus, Retried, Started},
@@ -367,7 +367,7 @@ impl Reconnects {
     /// Time that is left of the grace after the newest reconnect.
     pub(crate) fn grace(&self, bus: &Bus, fresh: Duration) -> Duration {
         let epoch = bus.connection().borrow().epoch;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if seen.0 != epoch {
             *seen = (epoch, Some(Instant::now()));
         }

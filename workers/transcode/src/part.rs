@@ -1,13 +1,10 @@
 //! One message of the work queue: claim the part, make it, record it, and see whether it was the last one.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nats::{Class, Delivery, Fault, Outbox, Outcome, Stage};
 use packaging::plan::{self, Work};
+use parking_lot::Mutex;
 use schemas::{
     job::{self, Dead, Part, PartStatus, Task},
     subjects,
@@ -89,8 +86,7 @@ impl Stage for Parts {
     }
 
     async fn renew(&self, _task: &Task, delivery: &Delivery) -> bool {
-        let claim =
-            self.active.lock().unwrap_or_else(PoisonError::into_inner).get(&delivery.subject).cloned();
+        let claim = self.active.lock().get(&delivery.subject).cloned();
         let Some(claim) = claim else { return true };
         match claim.renew(Outbox::new(), |_| {}).await {
             Ok(is_ours) => is_ours,
@@ -122,7 +118,7 @@ struct Active<'a> {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.parts.active.lock().unwrap_or_else(PoisonError::into_inner).remove(self.subject);
+        self.parts.active.lock().remove(self.subject);
     }
 }
 
@@ -171,7 +167,7 @@ impl Parts {
     }
 
     fn activate<'a>(&'a self, subject: &'a str, claim: &Arc<Claim>) -> Active<'a> {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut active = self.active.lock();
         active.insert(subject.to_owned(), Arc::clone(claim));
         Active { parts: self, subject }
     }

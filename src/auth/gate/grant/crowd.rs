@@ -14,9 +14,9 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use parking_lot::Mutex;
 use schemas::ids::PlaybackId;
 
 /// How often all sessions are searched for those that are used no more, in milliseconds.
@@ -95,7 +95,7 @@ impl Crowd {
         holders: Vec<Holder>,
         caps: Caps,
     ) -> Option<Vec<Displaced>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.is_full(&holders, caps) {
             state.search(now_ms, caps);
         }
@@ -113,23 +113,19 @@ impl Crowd {
 
     /// The session is used now.
     pub(super) fn used(&self, now_ms: u64, playback_id: &PlaybackId) {
-        self.state().played(now_ms, playback_id);
+        self.state.lock().played(now_ms, playback_id);
     }
 
     /// Another replica has played a session that should have ended here: it goes on.
     pub(super) fn spare(&self, now_ms: u64, displaced: Displaced) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let seat = Seat { used_ms: now_ms, is_played: true, holders: displaced.holders };
         state.seat(displaced.playback_id, seat);
     }
 
     /// The session is over.
     pub(super) fn leave(&self, playback_id: &PlaybackId) {
-        self.state().leave(playback_id);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().leave(playback_id);
     }
 }
 
@@ -315,7 +311,7 @@ mod tests {
         }
         assert_eq!(enter(&crowd, 1_500, 8, &[HOME]), None);
         assert_eq!(enter(&crowd, 2_500, 8, &[HOME]), Some(vec![]), "what nobody uses need not be ended");
-        assert_eq!(crowd.state().seats.len(), 1);
-        assert_eq!(crowd.state().by_holder.len(), 1);
+        assert_eq!(crowd.state.lock().seats.len(), 1);
+        assert_eq!(crowd.state.lock().by_holder.len(), 1);
     }
 }

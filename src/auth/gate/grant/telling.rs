@@ -2,12 +2,10 @@
 //!
 //! Limits: [`Caps`] by the minute; what was told is remembered for [`AGAIN_AFTER_MS`], so no more than the caps let through then.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
 use alloy_primitives::B256;
+use parking_lot::Mutex;
 
 use super::MINUTE_MS;
 
@@ -44,7 +42,7 @@ impl Telling {
     /// Takes the right to tell `refusal` of `viewer`; answers how many were not told since the last event. `None`: it was told
     /// already, or there were too many.
     pub(super) fn take(&self, now_ms: u64, viewer: B256, refusal: B256, caps: Caps) -> Option<u64> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.told.get(&refusal).is_some_and(|told_ms| now_ms < told_ms + AGAIN_AFTER_MS) {
             return None;
         }
@@ -68,7 +66,7 @@ impl Telling {
 
     /// The refusal could not be told after all; nor were the `untold` ones before it.
     pub(super) fn give_back(&self, refusal: B256, untold: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.told.remove(&refusal);
         state.untold += untold + 1;
         state.untold_ever += 1;
@@ -76,11 +74,7 @@ impl Telling {
 
     /// Refusals that were never told.
     pub(super) fn untold_ever(&self) -> u64 {
-        self.state().untold_ever
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().untold_ever
     }
 }
 
@@ -137,6 +131,6 @@ mod tests {
                 telling.take(minute * MINUTE_MS, refusal(n), B256::from([n; 32]), CAPS);
             }
         }
-        assert!(telling.state().told.len() <= 55, "{}", telling.state().told.len());
+        assert!(telling.state.lock().told.len() <= 55, "{}", telling.state.lock().told.len());
     }
 }

@@ -3,12 +3,13 @@
 //! Limits: one segment in memory, which must fit a protocol frame.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ffmpeg_next::format::context::{Output, StreamIo};
 use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder, format};
 use media::protocol::FromChild;
+use parking_lot::Mutex;
 
 use crate::error::{Blame, Error, Result};
 use crate::ffi;
@@ -130,13 +131,13 @@ struct Collected(Arc<Mutex<Vec<u8>>>);
 
 impl Collected {
     fn take(&self) -> Bytes {
-        Bytes::from(std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        Bytes::from(std::mem::take(&mut *self.0.lock()))
     }
 }
 
 impl Write for Collected {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

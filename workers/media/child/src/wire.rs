@@ -3,12 +3,13 @@
 //! Limits: `READS_IN_FLIGHT_MAX` answers wait at a time; writing blocks while the parent does not read.
 
 use std::io::{self, Stdin, Stdout};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use media::protocol::{self, FromChild, Limits, READS_IN_FLIGHT_MAX, Task, ToChild};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::ffi;
@@ -64,7 +65,7 @@ impl Wire {
 
     /// Sends one frame; fails when the parent is gone.
     pub(crate) fn send(&self, message: &FromChild) -> Result<()> {
-        let mut stdout = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stdout = self.stdout.lock();
         protocol::write_frame(&mut *stdout, message)
             .map_err(|error| Error::Failed(format!("tell the parent: {error}")))
     }
@@ -76,12 +77,12 @@ impl Wire {
 
     /// Waits for the answer to the oldest question.
     pub(crate) fn answer(&self) -> io::Result<Bytes> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).recv().map_err(io::Error::other)
+        self.answers.lock().recv().map_err(io::Error::other)
     }
 
     /// Tells how much is done, when it is more than before and enough time has passed.
     pub(crate) fn progress(&self, done: u64) -> Result<()> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if done <= told.done || !is_due(told.done_at) {
             return Ok(());
         }
@@ -92,7 +93,7 @@ impl Wire {
 
     /// Tells that there is life while there is no progress; like [`Wire::progress`].
     pub(crate) fn working(&self, steps: u64) -> Result<()> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if steps <= told.steps || !is_due(told.steps_at) {
             return Ok(());
         }

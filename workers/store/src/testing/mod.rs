@@ -9,7 +9,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use parking_lot::Mutex;
 use s3s::{
     auth::SimpleAuth,
     service::{S3Service, S3ServiceBuilder},
@@ -64,16 +65,12 @@ pub enum Fault {
 type Rule = dyn Fn(&Method, &str) -> Option<Fault> + Send + Sync;
 type Rules = Arc<Mutex<Option<Arc<Rule>>>>;
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn answer(
     service: S3Service,
     rules: Rules,
     request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
-    let rule = lock(&rules).clone();
+    let rule = rules.lock().clone();
     let fault = rule.and_then(|rule| rule(request.method(), &request.uri().to_string()));
     match fault {
         Some(Fault::Status(status)) => {
@@ -192,12 +189,12 @@ impl S3 {
 
     /// What is done to requests from now on, by method and the address with its query; `None` lets one through.
     pub fn rule(&self, rule: impl Fn(&Method, &str) -> Option<Fault> + Send + Sync + 'static) {
-        *lock(&self.rules) = Some(Arc::new(rule));
+        *self.rules.lock() = Some(Arc::new(rule));
     }
 
     /// Lets every request through again.
     pub fn no_rule(&self) {
-        *lock(&self.rules) = None;
+        *self.rules.lock() = None;
     }
 
     /// Address and port it listens on.
