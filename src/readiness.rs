@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use nats::{Ending, Health};
-use schemas::fault::Class;
+use schemas::fault::{Class, error_chain};
 use serde_json::json;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,7 @@ pub async fn watch_store(store: &Store, health: &Health, shutdown: &Cancellation
     loop {
         let problem = match tokio::time::timeout(LOOK_MAX, store.verify_now()).await {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(nats::describe(&error)),
+            Ok(Err(error)) => Some(error_chain(&error)),
             Err(_) => Some("it does not answer".to_owned()),
         };
         if let Some(problem) = &problem {

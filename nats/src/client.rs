@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_nats::jetstream;
+use schemas::fault::{causes, error_chain};
 use tokio::sync::watch;
 
 use crate::{Error, Health, Role, publish};
@@ -280,25 +281,19 @@ pub(crate) enum Lost {
 
 /// True when nothing listens to what was asked: a stream is being loaded, or has no leader yet.
 fn is_nobody_there(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
+    causes(error).any(|error| {
         let of_client = error.downcast_ref::<async_nats::client::RequestError>();
         let of_context = error.downcast_ref::<async_nats::jetstream::context::RequestError>();
-        if of_client.is_some_and(|e| e.kind() == async_nats::client::RequestErrorKind::NoResponders)
+        of_client.is_some_and(|e| e.kind() == async_nats::client::RequestErrorKind::NoResponders)
             || of_context
                 .is_some_and(|e| e.kind() == async_nats::jetstream::context::RequestErrorKind::NoResponders)
-        {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+    })
 }
 
 /// What a refused connection says: that somebody has to change something, or that no server is there.
 fn refusal(error: &async_nats::ConnectError) -> Error {
     use async_nats::ConnectErrorKind as Kind;
-    let reason = publish::describe(error);
+    let reason = error_chain(error);
     match error.kind() {
         Kind::Authentication | Kind::AuthorizationViolation => Error::Credentials { reason },
         Kind::ServerParse => Error::Invalid { what: format!("broker address: {reason}") },

@@ -21,7 +21,7 @@ use async_nats::{
 };
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use schemas::fault::Class;
+use schemas::fault::{Class, error_chain};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -185,11 +185,7 @@ async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Res
         };
         times += 1;
         if times == 1 {
-            tracing::warn!(
-                error = publish::describe(&error),
-                stream = queue.stream,
-                "waiting for the durables"
-            );
+            tracing::warn!(error = error_chain(&error), stream = queue.stream, "waiting for the durables");
         }
         tokio::select! {
             () = tokio::time::sleep(publish::retry_delay(times)) => {}
@@ -206,7 +202,7 @@ async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
             .repeat(
                 || bus.context().get_consumer_from_stream(durable, &queue.stream),
                 |error| {
-                    let reason = publish::describe(&error);
+                    let reason = error_chain(&error);
                     match error.kind() {
                         ConsumerErrorKind::JetStream(answer) if answer.code() == 404 => Error::Topology {
                             reason: format!(
@@ -233,7 +229,7 @@ fn panicked() -> Fault {
 async fn compare_clocks(bus: &Bus, stream: &str) {
     loop {
         if let Err(error) = bus.broker_now_ms(stream).await {
-            tracing::debug!(error = publish::describe(&error), "the broker's clock could not be read");
+            tracing::debug!(error = error_chain(&error), "the broker's clock could not be read");
         }
         tokio::time::sleep(clock::PERIOD).await;
     }

@@ -7,9 +7,9 @@ use async_nats::{
     jetstream::message::{PublishMessage, StreamMessage},
 };
 use bytes::Bytes;
-use schemas::subjects;
+use schemas::{fault::error_chain, subjects};
 
-use crate::{Bus, Delivery, Error, Fault, Published, Start, publish, reader};
+use crate::{Bus, Delivery, Error, Fault, Published, Start, reader};
 
 /// Header: subject the message was published to.
 pub const SUBJECT: &str = "sg-dead-subject";
@@ -163,7 +163,7 @@ impl Bus {
     async fn dead_raw(&self, sequence: u64) -> Result<StreamMessage, Error> {
         let stream = self.context().get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
         let refused = |reason| Error::Refused { what: format!("dead letter {sequence}"), reason };
-        let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(publish::describe(&e)))?;
+        let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(error_chain(&e)))?;
         if stage_of(&raw.subject) == REDRIVEN {
             return Err(refused("it only says that another one had a second chance".into()));
         }

@@ -4,9 +4,7 @@ use async_nats::jetstream::{
     self,
     context::{PublishError, PublishErrorKind},
 };
-use schemas::fault::Class;
-
-use crate::publish::describe;
+use schemas::fault::{Class, error_chain};
 
 /// Server error codes that say that there is no room: account, server, memory or disk.
 const FULL: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
@@ -159,13 +157,13 @@ impl Error {
         let source = std::error::Error::source(&error);
         match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
             Some(answer) => Self::of_answer(subject, answer),
-            None => Self::Refused { what: subject.to_owned(), reason: describe(&error) },
+            None => Self::Refused { what: subject.to_owned(), reason: error_chain(&error) },
         }
     }
 
     /// What the broker's answer to a publish means.
     pub(crate) fn of_answer(subject: &str, answer: &jetstream::Error) -> Self {
-        let (what, reason) = (subject.to_owned(), describe(answer));
+        let (what, reason) = (subject.to_owned(), error_chain(answer));
         let code = answer.error_code().0;
         let has_no_room = FULL.contains(&code)
             || (code == STORE_FAILED

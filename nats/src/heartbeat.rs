@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use schemas::subjects;
+use schemas::{fault::error_chain, subjects};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, HEARTBEAT_PERIOD, publish};
+use crate::{Bus, Error, HEARTBEAT_PERIOD};
 
 /// Bucket of the heartbeats.
 const BUCKET: &str = "workers";
@@ -32,7 +32,7 @@ impl Bus {
                     if !error.is_transient() {
                         return Err(error);
                     }
-                    tracing::debug!(why = publish::describe(&error), "a heartbeat was not confirmed");
+                    tracing::debug!(why = error_chain(&error), "a heartbeat was not confirmed");
                 }
                 // As long as others write, nothing needs to be proven.
                 while self.health().unconfirmed_for(self.role()).is_some_and(|age| age < HEARTBEAT_PERIOD) {

@@ -42,7 +42,7 @@ pub use role::Role;
 pub use schemas::fault::Class;
 pub use stage::{Delivery, Fault, Message, Outcome, Stage};
 pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
-pub use tasks::{Ending, Supervisor, describe};
+pub use tasks::{Ending, Supervisor};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.
 pub fn fresh_id() -> [u8; 16] {

@@ -383,17 +383,6 @@ pub(crate) fn message_of(unsent: &Unsent) -> PublishMessage {
         .expected_stream(subjects::stream_of(&unsent.subject))
 }
 
-/// The whole chain of an error in one line; the client hides the broker's words in the source.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 /// Encodes a message as MessagePack with named fields.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future};
 
-use schemas::fault::Class;
+use schemas::fault::{Class, error_chain};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -137,7 +137,7 @@ impl Fault {
 
     /// The code with the whole chain of causes, for people.
     pub fn describe(&self) -> String {
-        format!("{}: {}", self.code, crate::publish::describe(self.source.as_ref()))
+        format!("{}: {}", self.code, error_chain(self.source.as_ref()))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, Health, Role, publish};
+use crate::{Bus, Error, Health, Role};
 
 /// Pause before the first restart.
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -169,11 +169,6 @@ impl Bus {
     pub fn supervisor(&self, shutdown: &CancellationToken) -> Supervisor {
         Supervisor::new(self.role(), self.health().clone(), shutdown.clone())
     }
-}
-
-/// The whole chain of an error in one line, for types whose own text is only its first part.
-pub fn describe(error: &dyn std::error::Error) -> String {
-    publish::describe(error)
 }
 
 /// Pauses that grow.

@@ -1,4 +1,6 @@
-//! What a failure says about the work: one classification for the bus, the store and every stage.
+//! What a failure says about the work: one classification for the bus, the store and every stage; and the text of an error's causes.
+
+use std::{error::Error, iter};
 
 /// What a failure says about the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -10,4 +12,49 @@ pub enum Class {
     Fault,
     /// It will never go well.
     Reject,
+}
+
+/// The error, what caused it, what caused that, and so on.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
+
+/// The texts of [`causes`] in one line, for types whose own text is only its first part.
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// The text of the last of [`causes`], for types whose own text only repeats what was tried.
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt, num::ParseIntError};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Outer(ParseIntError);
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("no number")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn causes_are_told_from_the_outermost_to_the_root() {
+        let error = Outer("x".parse::<u8>().unwrap_err());
+        assert_eq!(error_chain(&error), "no number: invalid digit found in string");
+        assert_eq!(root_cause(&error), "invalid digit found in string");
+        assert_eq!(error_chain(&error.0), root_cause(&error.0));
+    }
 }

@@ -8,6 +8,7 @@ use reqwest::{
     Method, RequestBuilder, Response, Url,
     header::{HeaderMap, RETRY_AFTER},
 };
+use schemas::fault::root_cause;
 use serde_json::Value;
 
 use super::{ClientArgs, out::clean};
@@ -329,12 +330,8 @@ pub async fn read(mut response: Response) -> Result<Vec<u8>, Error> {
 }
 
 /// The cause at the bottom; what wraps it only repeats the address.
-pub fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    clean(&error.to_string())
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    clean(&root_cause(error))
 }
 
 fn read_key(file: &Path) -> Option<String> {

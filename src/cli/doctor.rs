@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context;
 use media::Driver;
 use nats::{Fill, server, topology};
+use schemas::fault::error_chain;
 use serde_json::json;
 
 use super::{Ended, broker, demo::chain, out, render};
@@ -253,7 +254,7 @@ async fn media(config: &Config) -> Vec<Finding> {
                     "install FFmpeg's libraries with libx264 (Debian and Ubuntu: `make setup` does), and build again"
                 }
             };
-            return vec![Finding::missing(NAME, causes(&error), advice)];
+            return vec![Finding::missing(NAME, error_chain(&error), advice)];
         }
     };
     let check = driver.check();
@@ -271,11 +272,6 @@ async fn media(config: &Config) -> Vec<Finding> {
         findings.push(Finding::fine("HDR", found));
     }
     findings
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    std::iter::once(error.to_string()).chain(sources.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 /// Whether the data folder, or the one it will be made in, can be written. Nothing is left behind.

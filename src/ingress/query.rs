@@ -12,6 +12,7 @@ use axum::{
     extract::{FromRequestParts, MatchedPath, Query, Request},
     http::{Method, request::Parts},
 };
+use schemas::fault::root_cause;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tower::Layer;
@@ -86,17 +87,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         Query::<T>::try_from_uri(&parts.uri)
             .map(|Query(parameters)| Self(parameters))
-            .map_err(|error| Problem::new(Kind::QueryMalformed).detail(innermost(&error)))
+            // The sentence that names the parameter; what wraps it only repeats that a query failed.
+            .map_err(|error| Problem::new(Kind::QueryMalformed).detail(root_cause(&error)))
     }
-}
-
-/// The sentence that names the parameter; what wraps it only repeats that a query failed.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// One of our ids.

@@ -6,6 +6,7 @@ use async_nats::jetstream::{
     consumer::{DeliverPolicy, ReplayPolicy, pull::OrderedConfig},
     stream,
 };
+use schemas::fault::error_chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -204,7 +205,7 @@ impl Source {
         self.tries += 1;
         if self.tries.is_power_of_two() {
             let (stream, tries) = (&self.config.stream, self.tries);
-            tracing::warn!(%error, reason = publish::describe(error), stream, tries, "a reader waits for the broker");
+            tracing::warn!(%error, reason = error_chain(error), stream, tries, "a reader waits for the broker");
         }
         tokio::time::sleep(publish::retry_delay(self.tries)).await;
     }

@@ -18,9 +18,10 @@ use async_nats::jetstream::{
     stream,
 };
 use futures::{StreamExt, TryStreamExt};
+use schemas::fault::error_chain;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Role, publish, server};
+use crate::{Error, Role, server};
 use file::{Topology, WantedDurable, WantedStream};
 pub use load::Load;
 pub use memory::restore_memory;
@@ -299,8 +300,8 @@ fn pull_config(want: &consumer::Config) -> pull::Config {
     }
 }
 
-fn refused(what: String, error: &dyn std::error::Error) -> Error {
-    Error::Refused { what, reason: publish::describe(error) }
+fn refused(what: String, error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::Refused { what, reason: error_chain(error) }
 }
 
 fn check_version(version: &str) -> Result<(), Error> {

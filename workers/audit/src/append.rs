@@ -8,7 +8,7 @@ use nats::{
     Bus, Start,
     reader::{Entry, Position},
 };
-use schemas::{audit::Note, subjects};
+use schemas::{audit::Note, fault::error_chain, subjects};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -154,17 +154,6 @@ fn failed(n: u64, error: &PublishError) -> Error {
         | PublishErrorKind::BrokenPipe
         | PublishErrorKind::StreamNotFound
         | PublishErrorKind::MaxAckPending => nats::Error::unavailable(error.to_string()).into(),
-        _ => Error::Refused { n, reason: describe(error) },
+        _ => Error::Refused { n, reason: error_chain(error) },
     }
-}
-
-/// The whole chain of an error in one line; the client hides the broker's words in the source.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -23,6 +23,7 @@ mod verify;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nats::Bus;
+use schemas::fault::error_chain;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -54,7 +55,7 @@ pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Resul
                     // A term begins every second: the same failure is told at each doubling of their number.
                     let failures = failures.fetch_add(1, Ordering::Relaxed) + 1;
                     if failures.is_power_of_two() {
-                        let reason = append::describe(&error);
+                        let reason = error_chain(&error);
                         tracing::error!(
                             reason,
                             failures,

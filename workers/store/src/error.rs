@@ -2,7 +2,10 @@
 
 use std::io;
 
-use schemas::{fault::Class, ids::StoreId};
+use schemas::{
+    fault::{Class, causes},
+    ids::StoreId,
+};
 
 /// An error of the store or of a spool. [`Error::class`] says what it means for the work that ran into it.
 #[derive(Debug, thiserror::Error)]
@@ -140,12 +143,5 @@ impl From<object_store::Error> for Error {
 }
 
 fn has_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.downcast_ref::<io::Error>().is_some_and(is_full) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
+    causes(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(is_full))
 }

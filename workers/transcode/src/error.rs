@@ -2,7 +2,7 @@
 
 use nats::Class;
 use packaging::{mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
-use schemas::job;
+use schemas::{fault::error_chain, job};
 
 use crate::check::MeasureError;
 
@@ -122,13 +122,7 @@ impl Error {
 
     /// The whole chain of causes in one line.
     pub(crate) fn describe(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text = format!("{text}: {error}");
-            source = error.source();
-        }
-        text.chars().filter(|c| !c.is_control()).take(1_000).collect()
+        error_chain(self).chars().filter(|c| !c.is_control()).take(1_000).collect()
     }
 }
 
