@@ -1,7 +1,7 @@
 //! One connection to the broker, with the rights of one role.
 //!
 //! Limits: a request waits at most `request_timeout_ms`, and no longer than the connection lives that it was sent on;
-//! reconnect attempts are spaced by at most two seconds, with jitter.
+//! reconnect attempts are spaced by at most two seconds, with equal jitter.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use async_nats::jetstream;
 use schemas::fault::{causes, error_chain};
 use tokio::sync::watch;
 
-use crate::{Error, Health, Role, publish};
+use crate::{Error, Health, Role, backoff::backoff, publish};
 
 /// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
 /// the connection, so that another server is tried.
@@ -301,11 +301,10 @@ fn refusal(error: &async_nats::ConnectError) -> Error {
     }
 }
 
-/// Grows from 50 ms to 2 s, each with jitter, so that a restarted broker is not met by all clients at once.
+/// Grows from 50 ms to 2 s with equal jitter, so that a restarted broker is not met by all clients at once.
 fn reconnect_delay(attempts: usize) -> Duration {
-    let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
-    let base_ms = (25_u64 << exponent).min(1_000);
-    Duration::from_millis(base_ms + rand::random_range(0..=base_ms))
+    let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+    backoff(attempts.saturating_add(1), Duration::from_millis(50), Duration::from_secs(2))
 }
 
 fn observe(sender: &watch::Sender<Connection>, dropped: &AtomicU64, event: &async_nats::Event) {

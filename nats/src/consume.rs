@@ -27,7 +27,9 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, Error, clock, publish,
+    Bus, Error,
+    backoff::backoff,
+    clock, publish,
     stage::{Delivery, Fault, Message, Outcome, Stage},
 };
 
@@ -39,11 +41,11 @@ pub struct Config {
     pub slots: usize,
     /// Failed tries before a message is given up, from 1. An outage is none.
     pub attempts_max: u32,
-    /// First delay before another try, in milliseconds; doubles each time, with full jitter.
+    /// First delay before another try, in milliseconds; doubles each time, with equal jitter.
     pub retry_delay_ms: u64,
     /// Longest delay before another try, in milliseconds.
     pub retry_delay_ms_max: u64,
-    /// First delay of a message that an outage stopped, in milliseconds; doubles each time, with jitter.
+    /// First delay of a message that an outage stopped, in milliseconds; doubles each time, with equal jitter.
     pub outage_delay_ms: u64,
     /// Longest delay of a message that an outage stopped, in milliseconds: how late work may go on after it.
     pub outage_delay_ms_max: u64,
@@ -65,6 +67,24 @@ impl Default for Config {
             poll_ms: 1_000,
             grace_ms: 8_000,
         }
+    }
+}
+
+impl Config {
+    fn retry_delay(&self, attempt: u32) -> Duration {
+        backoff(
+            attempt,
+            Duration::from_millis(self.retry_delay_ms),
+            Duration::from_millis(self.retry_delay_ms_max),
+        )
+    }
+
+    fn outage_delay(&self, times: u32) -> Duration {
+        backoff(
+            times,
+            Duration::from_millis(self.outage_delay_ms),
+            Duration::from_millis(self.outage_delay_ms_max),
+        )
     }
 }
 
@@ -428,8 +448,7 @@ impl<S: Stage> Loop<S> {
                 if attempt >= self.config.attempts_max && !self.shutdown.is_cancelled() {
                     return self.bury(raw, Some(message), delivery, fault.at_attempt(attempt)).await;
                 }
-                let Config { retry_delay_ms, retry_delay_ms_max, .. } = self.config;
-                let delay = backoff(attempt, retry_delay_ms, retry_delay_ms_max);
+                let delay = self.config.retry_delay(attempt);
                 tracing::warn!(
                     fault = fault.describe(),
                     stage = S::NAME,
@@ -453,7 +472,7 @@ impl<S: Stage> Loop<S> {
         fault: &Fault,
     ) {
         let times = self.count(delivery, |tries| &mut tries.outages);
-        let delay = backoff(times, self.config.outage_delay_ms, self.config.outage_delay_ms_max);
+        let delay = self.config.outage_delay(times);
         let (text, delay_ms) = (fault.describe(), delay.as_millis());
         if times == 1 {
             tracing::warn!(
@@ -521,15 +540,8 @@ impl<S: Stage> Loop<S> {
             subject = delivery.subject,
             "the dead letter could not be completed; it will be repeated"
         );
-        self.delay(raw, backoff(times, self.config.outage_delay_ms, self.config.outage_delay_ms_max)).await;
+        self.delay(raw, self.config.outage_delay(times)).await;
     }
-}
-
-/// Doubles with each time, with jitter, capped.
-fn backoff(times: u32, first_ms: u64, most_ms: u64) -> Duration {
-    let doubled = first_ms.saturating_mul(1 << times.saturating_sub(1).min(20));
-    let cap = doubled.min(most_ms).max(1);
-    Duration::from_millis(rand::random_range(cap / 2..=cap))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! acknowledged before its effects are durable. No publish is unconfirmed, except core messages that are hints.
 
 mod ask;
+mod backoff;
 mod batch;
 mod client;
 mod clock;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 
-use crate::{Bus, Error, client::Lost};
+use crate::{Bus, Error, backoff::backoff, client::Lost};
 
 /// Most tries of one publish while the broker is away or elects a leader.
 pub const ATTEMPTS_MAX: u32 = 6;
@@ -406,7 +406,7 @@ pub fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Resul
     }
 }
 
-/// Full jitter up to 100 ms times two to the attempt.
+/// How long to wait after try `attempt` of a request to the broker: from 200 ms to 3.2 s, with equal jitter.
 pub(crate) fn retry_delay(attempt: u32) -> Duration {
-    Duration::from_millis(rand::random_range(20..=(100_u64 << attempt.min(5))))
+    backoff(attempt, Duration::from_millis(200), Duration::from_millis(3_200))
 }

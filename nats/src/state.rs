@@ -169,7 +169,8 @@ impl Bus {
             match self.commit(&mut next, outbox).await {
                 Ok(()) => return Ok(Some(next)),
                 Err(Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {
-                    tokio::time::sleep(publish::retry_delay(0)).await;
+                    // All by chance and never longer: writers that met once must not meet again.
+                    tokio::time::sleep(Duration::from_millis(rand::random_range(20..=100))).await;
                 }
                 Err(error) => return Err(error),
             }

@@ -1,7 +1,7 @@
 //! Background tasks: each runs until its role stops, whatever happens to it.
 //!
 //! Limits: a task that ended starts again after [`RESTART_DELAY_MIN`], doubled each time up to [`RESTART_DELAY_MAX`], with
-//! jitter; one that ran for [`STABLE`] begins with the shortest delay again.
+//! equal jitter; one that ran for [`STABLE`] begins with the shortest delay again.
 
 use std::{
     fmt::Display,
@@ -13,7 +13,7 @@ use std::{
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, Health, Role};
+use crate::{Bus, Error, Health, Role, backoff::backoff};
 
 /// Pause before the first restart.
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -174,19 +174,14 @@ impl Bus {
 /// Pauses that grow.
 #[derive(Debug, Default)]
 struct Delays {
-    last: Option<Duration>,
+    count: u32,
 }
 
 impl Delays {
     /// The pause after a run of this length.
     fn next(&mut self, ran: Duration) -> Duration {
-        let full = match self.last {
-            Some(last) if ran < STABLE => (last * 2).min(RESTART_DELAY_MAX),
-            _ => RESTART_DELAY_MIN,
-        };
-        self.last = Some(full);
-        // Half of it is jitter: what failed together is not started again together.
-        full / 2 + full.mul_f64(rand::random_range(0.0..=0.5))
+        self.count = if ran < STABLE { self.count.saturating_add(1) } else { 1 };
+        backoff(self.count, RESTART_DELAY_MIN, RESTART_DELAY_MAX)
     }
 }
 
