@@ -24,6 +24,18 @@ pub const MEDIA: &str = "media";
 /// Verb: list jobs.
 pub const JOBS: &str = "jobs";
 
+/// Code of a refusal: the question can't be read.
+pub const QUESTION_MALFORMED: &str = "question_malformed";
+
+/// Code of a refusal: the cursor is none that the index gave out.
+pub const CURSOR_MALFORMED: &str = "cursor_malformed";
+
+/// Code of a refusal: there is no such revision of the bucket yet.
+pub const REVISION_UNKNOWN: &str = "revision_unknown";
+
+/// Code of a refusal: the index has not seen that revision yet.
+pub const INDEX_BEHIND: &str = "index_behind";
+
 /// Which media to list; newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListMedia {

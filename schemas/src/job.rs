@@ -13,11 +13,17 @@ use crate::{
 /// Most parts a job may have: they are queued in one atomic batch, which holds 1,000 messages (NATS ADR-50).
 pub const PARTS_MAX: usize = 900;
 
+/// Kind of the jobs that make an encode.
+pub const TRANSCODE: &str = "transcode";
+
 /// Name of the part that finishes a job, behind all those that [`Record::parts`] names.
 pub const FINISH: &str = "finish";
 
 /// Code of a part that was put aside since its workers vanished one after another.
 pub const WORKERS_LOST: &str = "workers_lost";
+
+/// Code of a part that failed without saying why, and of a job that ends with it.
+pub const PART_FAILED: &str = "part_failed";
 
 /// Code of a try whose worker vanished.
 pub const WORKER_LOST: &str = "worker_lost";

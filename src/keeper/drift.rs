@@ -45,7 +45,7 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
             .filter(|part| !done.contains(&subjects::part_key(record.job_id, part)))
             .collect();
         // With every part done only the finish can be missing.
-        let finish = "finish".to_owned();
+        let finish = job::FINISH.to_owned();
         let missing = if open.is_empty() { vec![&finish] } else { open };
         for part in
             missing.into_iter().filter(|part| !parked.contains(&subjects::part_key(record.job_id, part)))

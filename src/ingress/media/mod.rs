@@ -139,10 +139,10 @@ pub(super) async fn ask_index<Q: Serialize, P: DeserializeOwned>(
 fn refusal(code: &str, detail: String) -> Problem {
     let kind = match code {
         // It was sealed by us, and yet the index can't use it: it is of another time.
-        "cursor_malformed" => return cursor::malformed(),
-        "question_malformed" => Kind::QueryMalformed,
-        "revision_unknown" => Kind::RevisionUnknown,
-        "index_behind" => Kind::IndexBehind,
+        ask::CURSOR_MALFORMED => return cursor::malformed(),
+        ask::QUESTION_MALFORMED => Kind::QueryMalformed,
+        ask::REVISION_UNKNOWN => Kind::RevisionUnknown,
+        ask::INDEX_BEHIND => Kind::IndexBehind,
         _ => Kind::IndexUnavailable,
     };
     let problem = Problem::new(kind).detail(detail);

@@ -104,7 +104,7 @@ impl Desk {
                 self.page(Bucket::Jobs, &question.payload, |q: &ListJobs| q.min_revision, read, reply).await
             }
             _ => {
-                let unknown = Refusal::new("question_malformed", "there is no such question");
+                let unknown = Refusal::new(ask::QUESTION_MALFORMED, "there is no such question");
                 self.reply(reply, &unknown.answer::<()>()).await;
                 Ok(())
             }
@@ -140,7 +140,8 @@ impl Desk {
         match reading.map_err(|_| Error::Damaged { what: "reading panicked".into() })? {
             Ok(page) => self.reply(reply, &Answer::Page(page)).await,
             Err(Error::Cursor) => {
-                let refusal = Refusal::new("cursor_malformed", "the cursor is none that the index gave out");
+                let refusal =
+                    Refusal::new(ask::CURSOR_MALFORMED, "the cursor is none that the index gave out");
                 self.reply(reply, &refusal.answer::<P>()).await;
             }
             Err(error) => {
@@ -161,7 +162,7 @@ impl Desk {
                 && follow::newest(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
             {
                 let detail = format!("there is no revision {revision} of {} yet", bucket.name());
-                return Err(Refusal::new("revision_unknown", detail));
+                return Err(Refusal::new(ask::REVISION_UNKNOWN, detail));
             }
             Ok(seen.wait_for(|seen| seen.revision(bucket) >= revision).await.is_ok())
         };
@@ -170,7 +171,7 @@ impl Desk {
             Ok(Ok(true)) => Ok(()),
             Ok(Err(refusal)) => Err(refusal),
             Ok(Ok(false)) | Err(_) => Err(Refusal::new(
-                "index_behind",
+                ask::INDEX_BEHIND,
                 format!("revision {revision} of {} is not in the index yet; ask again", bucket.name()),
             )),
         }
@@ -193,10 +194,10 @@ impl Desk {
 fn decode<Q: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<Q, Refusal> {
     if payload.len() > ask::QUESTION_BYTES_MAX {
         return Err(Refusal::new(
-            "question_malformed",
+            ask::QUESTION_MALFORMED,
             format!("the question has more than {} bytes", ask::QUESTION_BYTES_MAX),
         ));
     }
     nats::decode("question", payload)
-        .map_err(|_| Refusal::new("question_malformed", "the question can't be decoded"))
+        .map_err(|_| Refusal::new(ask::QUESTION_MALFORMED, "the question can't be decoded"))
 }

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use schemas::{
     Event, catalog,
-    job::Succeeded,
+    job::{self, Succeeded},
     subjects::{Class, event_parts},
 };
 use serde::Serialize;
@@ -26,7 +26,7 @@ type Labels = [(&'static str, String); 2];
 type Ratio = Gauge<f64, AtomicU64>;
 
 /// Kinds of jobs that are counted by name.
-const TASK_KINDS: [&str; 1] = ["transcode"];
+const TASK_KINDS: [&str; 1] = [job::TRANSCODE];
 
 /// The label value of everything a family does not count by name.
 pub(crate) const OTHER: &str = "other";

@@ -79,10 +79,10 @@ impl Error {
             Self::Nonconforming(_) => "conformance_failed",
             Self::Measure(MeasureError::Malformed { .. }) => "output_malformed",
             Self::Manifest(_) => "manifest_failed",
-            Self::Nothing(_) => "media_no_streams",
+            Self::Nothing(_) => media::Code::MediaNoStreams.as_str(),
             Self::Unknown(_) => "job_unknown",
             Self::Exhausted { .. } => "attempts_exhausted",
-            Self::PartFailed { .. } => "part_failed",
+            Self::PartFailed { .. } => job::PART_FAILED,
             Self::Parked { .. } => job::WORKERS_LOST,
         }
     }

@@ -40,7 +40,7 @@ pub(crate) async fn finish(
 ) -> Result<(), Error> {
     let parts = parts(context, job).await?;
     if let Some(failed) = parts.iter().find(|part| part.status == PartStatus::Failed) {
-        let code = failed.code.clone().unwrap_or_else(|| "part_failed".to_owned());
+        let code = failed.code.clone().unwrap_or_else(|| job::PART_FAILED.to_owned());
         let detail = failed.detail.clone().unwrap_or_default();
         return close::fail(context, job, &code, &detail).await;
     }

@@ -41,9 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, DEFAULT_PROFILE};
 pub use error::Error;
-
-/// Kind of the jobs of this stage.
-pub const KIND: &str = "transcode";
+pub use schemas::job::TRANSCODE as KIND;
 
 /// Durable of the planner on EVENTS.
 pub const PLAN_DURABLE: &str = "transcode-plan";

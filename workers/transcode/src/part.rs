@@ -227,7 +227,7 @@ impl Parts {
     async fn over(&self, job: &job::Record, part: &Part) -> Result<Outcome, Fault> {
         let ended = if part.status == PartStatus::Failed {
             // It was given up, and something went away before its job could be ended.
-            let code = part.code.as_deref().unwrap_or("part_failed");
+            let code = part.code.as_deref().unwrap_or(job::PART_FAILED);
             close::fail(&self.context, job, code, part.detail.as_deref().unwrap_or_default()).await
         } else {
             self.queue_finish(job).await

@@ -75,6 +75,16 @@ impl Rejection {
     pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into() }
     }
+
+    /// The structure contradicts itself; the media child says so with the same code.
+    pub(crate) fn corrupt(detail: impl Into<String>) -> Self {
+        Self::new(media::Code::MediaCorrupt.as_str(), detail)
+    }
+
+    /// There are not as many bytes as there should be.
+    pub(crate) fn size_mismatch(detail: impl Into<String>) -> Self {
+        Self::new("size_mismatch", detail)
+    }
 }
 
 impl fmt::Display for Rejection {

@@ -185,7 +185,7 @@ impl Upload {
         let found_bytes = self.store.head(&received.key).await?.size_bytes;
         if found_bytes != received.size_bytes {
             let detail = format!("{found_bytes} bytes are stored, {} were received", received.size_bytes);
-            return Ok(Err(Rejection::new("size_mismatch", detail)));
+            return Ok(Err(Rejection::size_mismatch(detail)));
         }
         let mut verifier = Verifier::new(received.size_bytes, received.digest.clone());
         let mut pieces = Box::pin(self.store.get_stream(&received.key, 0..received.size_bytes));

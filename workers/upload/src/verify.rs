@@ -63,7 +63,7 @@ impl Verifier {
         }
         if self.seen_bytes != self.size_bytes {
             let detail = format!("{} of {} bytes could be read", self.seen_bytes, self.size_bytes);
-            return Err(Rejection::new("size_mismatch", detail));
+            return Err(Rejection::size_mismatch(detail));
         }
         let sha256 = self.sha256.finalize();
         if let Some(declared) = &self.declared {

@@ -233,7 +233,7 @@ impl Walk {
         self.elements += 1;
         let by_bytes = matches!(self.format, Format::Transport { .. } | Format::Adts);
         if self.elements > ELEMENTS_MAX && !by_bytes {
-            return Err(Rejection::new("media_corrupt", "the structure has too many elements"));
+            return Err(Rejection::corrupt("the structure has too many elements"));
         }
         let end = self.at.saturating_add(length);
         // A transport stream may end inside a packet.
@@ -423,7 +423,7 @@ impl Walk {
     }
 
     fn corrupt(&self) -> Rejection {
-        Rejection::new("media_corrupt", format!("there is no element at byte {}", self.at))
+        Rejection::corrupt(format!("there is no element at byte {}", self.at))
     }
 }
 
