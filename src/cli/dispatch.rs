@@ -75,7 +75,7 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         Command::Demo(args) => return Box::pin(demo::run(global, args)).await,
         Command::Ingress(args) => serve::role(load(global, &args)?, Kind::Ingress, as_json).await?,
         Command::Worker(worker) => {
-            serve::role(load(global, &worker.server)?, worker.stage.into(), as_json).await?;
+            serve::role(load(global, &worker.server)?, worker.stage, as_json).await?;
         }
         Command::Keeper(args) => serve::role(load(global, &args)?, Kind::Keeper, as_json).await?,
         Command::Upload(args) => return upload::run(args, as_json).await,

@@ -33,10 +33,12 @@ pub mod watch;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 pub use args::{ClientArgs, Global, PageArgs, ServerArgs};
 pub use dispatch::{Ended, dispatch};
+
+use crate::roles::Kind;
 
 /// Exit status: it could not be done; stderr says why.
 pub const EXIT_FAILURE: u8 = 1;
@@ -173,25 +175,10 @@ pub struct DemoArgs {
 #[derive(Debug, clap::Args)]
 pub struct WorkerArgs {
     /// Which stage
-    pub stage: Stage,
+    pub stage: Kind,
     /// Settings of the server.
     #[command(flatten)]
     pub server: ServerArgs,
-}
-
-/// A stage of the pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Stage {
-    /// Verifies what arrived
-    Upload,
-    /// Plans and encodes
-    Transcode,
-    /// Technical metadata and lists
-    Index,
-    /// The append-only log
-    Audit,
-    /// Metrics
-    Monitor,
 }
 
 /// Flags of `upload`.
@@ -488,7 +475,7 @@ mod tests {
         let parsed = Cli::try_parse_from(line).unwrap();
         assert!(parsed.global.json);
         let Command::Worker(worker) = parsed.command else { panic!("worker is worker") };
-        assert_eq!(worker.stage, Stage::Transcode);
+        assert_eq!(worker.stage, Kind::Transcode);
         assert_eq!(worker.server.nats_urls, ["nats://a:1", "nats://b:2", "nats://c:3"]);
         assert_eq!((worker.server.unsandboxed, worker.server.replicas), (Some(true), Some(3)));
     }

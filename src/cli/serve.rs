@@ -11,24 +11,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Stage;
 use crate::{
     config::Config,
     roles::{self, Kind, Site},
     up,
 };
-
-impl From<Stage> for Kind {
-    fn from(stage: Stage) -> Self {
-        match stage {
-            Stage::Upload => Self::Upload,
-            Stage::Transcode => Self::Transcode,
-            Stage::Index => Self::Index,
-            Stage::Audit => Self::Audit,
-            Stage::Monitor => Self::Monitor,
-        }
-    }
-}
 
 /// Fires when the process is asked to stop; a second signal ends it at once, with the status a shell expects.
 ///

@@ -8,6 +8,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use nats::{Bus, Ending, Health, Role, Supervisor};
 use store::Store;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
@@ -89,22 +90,24 @@ pub struct Site {
     pub health: Health,
 }
 
-/// Which roles a process runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A role that a process runs. Those that `worker` takes are stages of the pipeline, with their help texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Kind {
-    /// HTTP.
+    /// HTTP
+    #[value(skip)]
     Ingress,
-    /// The upload stage.
+    /// Verifies what arrived
     Upload,
-    /// The transcode stage.
+    /// Plans and encodes
     Transcode,
-    /// The index stage.
+    /// Technical metadata and lists
     Index,
-    /// The audit stage.
+    /// The append-only log
     Audit,
-    /// The monitor.
+    /// Metrics
     Monitor,
-    /// The singletons.
+    /// The singletons
+    #[value(skip)]
     Keeper,
 }
 

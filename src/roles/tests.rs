@@ -33,6 +33,15 @@ fn seeds(broker: &Broker) -> Seeds {
     Seeds::new(Role::ALL.map(|role| (role, broker.seed(role).to_owned())))
 }
 
+#[test]
+fn every_role_but_admin_runs_and_a_worker_is_named_like_its_role() {
+    let runs = Kind::ALL.map(Kind::role);
+    assert_eq!([runs.as_slice(), &[Role::Admin]].concat(), Role::ALL);
+    for kind in Kind::value_variants() {
+        assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.role().name());
+    }
+}
+
 #[tokio::test]
 async fn a_broker_that_is_away_at_start_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
