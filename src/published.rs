@@ -146,7 +146,7 @@ fn texts() -> anyhow::Result<BTreeMap<String, String>> {
         }
         texts.insert(schema_file(&entry.name), pretty(&schema)?);
     }
-    texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1))?);
+    texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1)?)?);
     texts.insert(OPENAPI.into(), pretty(&crate::ingress::openapi::document())?);
     Ok(texts)
 }
@@ -260,21 +260,22 @@ impl Visitor for Golden<'_> {
 }
 
 /// The AsyncAPI document; JSON is YAML, too.
-fn asyncapi(entries: &[Entry], examples: &BTreeMap<String, Value>) -> Value {
+fn asyncapi(entries: &[Entry], examples: &BTreeMap<String, Value>) -> anyhow::Result<Value> {
     let mut channels = Map::new();
     let mut operations = Map::new();
     let mut messages = Map::new();
     for entry in entries {
         channels.insert(entry.name.clone(), channel(entry));
         messages.insert(entry.name.clone(), message(entry, examples.get(&entry.name)));
-        let (senders, receivers) = roles_of(&entry.name);
+        let (senders, receivers) =
+            roles_of(&entry.name).with_context(|| format!("`roles_of` does not list {}", entry.name))?;
         for (action, roles) in [("send", senders), ("receive", receivers)] {
             for role in roles {
                 operations.insert(format!("{role}.{action}.{}", entry.name), operation(entry, action, role));
             }
         }
     }
-    json!({
+    Ok(json!({
         "asyncapi": "3.0.0",
         "info": {
             "title": "StreamGate",
@@ -287,7 +288,7 @@ fn asyncapi(entries: &[Entry], examples: &BTreeMap<String, Value>) -> Value {
         "channels": channels,
         "operations": operations,
         "components": { "messages": messages, "messageTraits": { "event": event_trait() } },
-    })
+    }))
 }
 
 fn channel(entry: &Entry) -> Value {
@@ -414,19 +415,24 @@ fn pointer(path: &[&str]) -> String {
 }
 
 /// Who sends a message and who receives it. Events are also read by audit, by the ingress for its followers, and by the monitor;
-/// what a crash left unsent is sent by the keeper.
-fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
+/// what a crash left unsent is sent by the keeper. `None` for a message that is not listed.
+fn roles_of(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress"], vec!["upload"]),
         "limit.exceeded" | "upload.created" | "upload.terminated" | "upload.expired"
-        | "admin.key_created" => (vec!["ingress"], vec![]),
+        | "admin.key_created" | "auth.challenged" | "auth.denied" | "auth.key_created"
+        | "auth.key_revoked" | "auth.refreshed" | "auth.refused" | "auth.reused" | "auth.signed_in"
+        | "auth.signed_out" => (vec!["ingress"], vec![]),
         "media.stored" => (vec!["upload"], vec!["index", "transcode"]),
         "media.rejected" => (vec!["upload"], vec!["index"]),
-        "media.changed" => (vec!["ingress"], vec!["index"]),
-        "media.playable" | "media.ready" => (vec!["transcode"], vec!["index"]),
+        "media.changed" | "ask.jobs" | "ask.media" => (vec!["ingress"], vec!["index"]),
+        "media.playable" | "media.ready" | "job.cancelled" | "job.dead" | "job.failed" | "job.parked"
+        | "job.queued" | "job.retried" | "job.started" | "job.succeeded" => {
+            (vec!["transcode"], vec!["index"])
+        }
         "media.delayed" => (vec!["transcode", "upload"], vec!["index"]),
         "media.reopened" => (vec!["admin"], vec!["index", "transcode", "upload"]),
-        _ if name.starts_with("auth.") => (vec!["ingress"], vec![]),
+        "media.removed" | "view.summed" => (vec!["keeper"], vec![]),
         "gate.doubted" => (vec!["ingress", "keeper"], vec![]),
         "gate.revoked" => (vec!["ingress", "keeper"], vec!["ingress"]),
         "kv.uploads" => (vec!["ingress", "keeper"], vec!["ingress", "keeper", "upload"]),
@@ -446,11 +452,9 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         "kv.envelope" => (vec!["index", "ingress", "keeper", "transcode", "upload"], vec!["keeper"]),
         "job.task" => (vec!["keeper", "transcode"], vec!["transcode"]),
         "job.progress" => (vec!["transcode"], vec!["ingress"]),
-        _ if name.starts_with("audit") => (vec!["audit"], vec!["ingress"]),
-        _ if name.starts_with("ask.") && name.ends_with(".answer") => (vec!["index"], vec!["ingress"]),
-        _ if name.starts_with("ask.") => (vec!["ingress"], vec!["index"]),
-        _ if name.starts_with("job.") => (vec!["transcode"], vec!["index"]),
-        _ => (vec!["keeper"], vec![]),
+        "audit.record" => (vec!["audit"], vec!["ingress"]),
+        "ask.jobs.answer" | "ask.media.answer" => (vec!["index"], vec!["ingress"]),
+        _ => return None,
     };
     if is_event(name) {
         senders.push("keeper");
@@ -460,7 +464,7 @@ fn roles_of(name: &str) -> (Vec<&'static str>, Vec<&'static str>) {
         roles.sort_unstable();
         roles.dedup();
     }
-    (senders, receivers)
+    Some((senders, receivers))
 }
 
 fn is_event(name: &str) -> bool {
@@ -532,10 +536,40 @@ mod tests {
     #[test]
     fn every_message_has_a_sender_and_a_receiver() {
         for entry in catalog::all() {
-            let (senders, receivers) = roles_of(&entry.name);
+            let (senders, receivers) = roles_of(&entry.name).unwrap();
             assert!(!senders.is_empty() && !receivers.is_empty(), "{}", entry.name);
             let known: Vec<&str> = nats::Role::ALL.iter().map(|role| role.name()).collect();
             assert!(senders.iter().chain(&receivers).all(|role| known.contains(role)), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn who_sends_a_message_may_publish_it_and_what_is_not_listed_is_refused() {
+        // An envelope lies in every bucket, and an answer goes wherever the question came from.
+        let named = |entry: &Entry| entry.name != "kv.envelope" && entry.address != "{inbox}";
+        for entry in catalog::all().into_iter().filter(named) {
+            let subject = entry.address.replace("{kind}", schemas::job::TRANSCODE);
+            for role in roles_of(&entry.name).unwrap().0 {
+                let (_, rights) = nats::server::PERMISSIONS
+                    .split_once(&format!("PERMISSIONS_{} = {{", role.to_uppercase()))
+                    .unwrap();
+                let (_, allowed) = rights.split_once("allow = [").unwrap();
+                let (allowed, _) = allowed.split_once(']').unwrap();
+                let mut patterns = allowed.split('"').skip(1).step_by(2);
+                assert!(patterns.any(|pattern| covers(pattern, &subject)), "{role}: {subject}");
+            }
+        }
+        assert_eq!(roles_of("media.unheard_of"), None);
+    }
+
+    fn covers(pattern: &str, subject: &str) -> bool {
+        let (mut wanted, mut found) = (pattern.split('.'), subject.split('.'));
+        loop {
+            match (wanted.next(), found.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some(token), Some(other)) if token == "*" || token == other => {}
+                _ => return false,
+            }
         }
     }
 
