@@ -145,12 +145,16 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     let proxy = Proxy::start(&server).await.unwrap();
     let site = Site::start_at(proxy.config(&server)).await;
     let worker = site.worker(config()).await;
-    for (mode, code) in [(Mode::Status(500), "store_unavailable"), (Mode::Hang, "store_slow")] {
+    // What hangs is either given up at its deadline or loses its connection before.
+    for (mode, codes) in [
+        (Mode::Status(500), vec!["store_unavailable"]),
+        (Mode::Hang, vec!["store_slow", "store_unavailable"]),
+    ] {
         let clip = site.upload(Clip { seconds: 12, size: "1280x720", ..Clip::default() }).await;
         site.wait(LIMIT, "a running child", async || site::children() > 0).await;
         proxy.set(mode);
         let waiting = site.wait_waiting(clip.media_id, LIMIT).await;
-        assert_eq!(waiting.code, code, "{mode:?}");
+        assert!(codes.contains(&waiting.code.as_str()), "{mode:?}: {waiting:?}");
         proxy.set(Mode::Pass);
         check_unharmed(&site, clip).await;
     }
