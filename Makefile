@@ -37,10 +37,10 @@ test: ## Run all tests; ARGS='-E test(name)' chooses some
 	@cargo nextest run --workspace --locked $(ARGS)
 
 # The tests that take a number of rounds or units from the environment, at length; `make test` runs each with the smallest number.
-soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_JOBS (100000) ended jobs, SOAK_FREEZES_S (20,60) of a broker
+soak: ## Run the fault tests at length: SOAK_ROUNDS (9) times seven kills, SOAK_JOBS (100000) ended jobs, SOAK_FREEZES_S (20,60) of a broker, SOAK_OUTAGE_S (20) of a store
 	@.ci/setup test
 	@cargo build --workspace --locked
-	@SOAK_ROUNDS=$${SOAK_ROUNDS:-9} SOAK_JOBS=$${SOAK_JOBS:-100000} SOAK_FREEZES_S=$${SOAK_FREEZES_S:-20,60} cargo nextest run --workspace --locked --profile soak -E 'test(soak)' $(ARGS)
+	@SOAK_ROUNDS=$${SOAK_ROUNDS:-9} SOAK_JOBS=$${SOAK_JOBS:-100000} SOAK_FREEZES_S=$${SOAK_FREEZES_S:-20,60} SOAK_OUTAGE_S=$${SOAK_OUTAGE_S:-20} cargo nextest run --workspace --locked --profile soak -E 'test(soak) + test(outages::)' $(ARGS)
 
 lint: setup ## Check the formatting and run clippy, warnings denied
 	@cargo fmt --all --check

@@ -29,6 +29,12 @@ fn config() -> transcode::Config {
     config
 }
 
+/// An outage lasts on: for no time in `make test`, for `SOAK_OUTAGE_S` seconds in `make soak`.
+async fn last_on() {
+    let text = std::env::var("SOAK_OUTAGE_S").unwrap_or_else(|_| "0".to_owned());
+    tokio::time::sleep(Duration::from_secs(text.parse().unwrap())).await;
+}
+
 /// Waits until the parts of a job were tried often: with outages counted it would be over.
 async fn wait_many_tries(site: &Site, clip: Uploaded) {
     let bus = site.broker.bus(Role::Admin).await;
@@ -42,6 +48,7 @@ async fn wait_many_tries(site: &Site, clip: Uploaded) {
     };
     let first = revision().await;
     site.wait(LIMIT, "many tries", async || revision().await > first + 30).await;
+    last_on().await;
 }
 
 /// The job succeeded as if nothing had been.
@@ -148,6 +155,7 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     // What hangs is either given up at its deadline or loses its connection before.
     for (mode, codes) in [
         (Mode::Status(500), vec!["store_unavailable"]),
+        (Mode::Status(503), vec!["store_unavailable"]),
         (Mode::Hang, vec!["store_slow", "store_unavailable"]),
     ] {
         let clip = site.upload(Clip { seconds: 12, size: "1280x720", ..Clip::default() }).await;
@@ -155,6 +163,7 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
         proxy.set(mode);
         let waiting = site.wait_waiting(clip.media_id, LIMIT).await;
         assert!(codes.contains(&waiting.code.as_str()), "{mode:?}: {waiting:?}");
+        last_on().await;
         proxy.set(Mode::Pass);
         check_unharmed(&site, clip).await;
     }
@@ -177,6 +186,7 @@ async fn a_full_bucket_or_queue_is_waited_for() {
         for clip in &clips {
             assert_eq!(site.wait_waiting(clip.media_id, LIMIT).await.code, "broker_full", "{stream}");
         }
+        last_on().await;
         site.limit_stream(stream, 100 << 20).await;
         for clip in clips {
             check_unharmed(&site, clip).await;
