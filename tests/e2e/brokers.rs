@@ -4,10 +4,7 @@
 //! `make test` freezes for some seconds; `make soak` sets `SOAK_FREEZES_S` and prints the longest time without an answer.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     faults::check_audit,
-    harness::{Cluster, Options, WAIT_MAX, sample},
+    harness::{Cluster, Options, WAIT_MAX, poll, sample},
     soak::check_ids,
 };
 
@@ -33,115 +30,107 @@ fn freezes_s() -> Vec<u64> {
         .collect()
 }
 
-/// Somebody who uploads one clip after the other, whatever the answers are.
+/// Media whose upload was acknowledged, in order.
+type Acknowledged = Arc<Mutex<Vec<String>>>;
+
+/// What was refused to somebody who uploads one clip after the other.
 #[derive(Debug, Default)]
-struct Creator {
-    acknowledged: Mutex<Vec<String>>,
-    refused: AtomicUsize,
-    /// Longest time between two acknowledged uploads with a refusal between them, in milliseconds.
-    refused_ms_max: AtomicUsize,
+struct Refused {
+    count: usize,
+    /// Longest time between two acknowledged uploads with a refusal between them.
+    longest: Duration,
 }
 
-impl Creator {
-    fn count(&self) -> usize {
-        self.acknowledged.lock().len()
-    }
-
-    async fn upload_until(self: Arc<Self>, upload: reqwest::RequestBuilder, stop: CancellationToken) {
-        let mut last = Instant::now();
-        let mut is_refused = false;
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while !stop.is_cancelled() {
-            ticks.tick().await;
-            let answer = upload.try_clone().unwrap().send().await.unwrap();
-            if answer.status() == 201 {
-                let media_id = answer.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
-                self.acknowledged.lock().push(media_id);
-                if std::mem::take(&mut is_refused) {
-                    let waited_ms = usize::try_from(last.elapsed().as_millis()).unwrap();
-                    self.refused_ms_max.fetch_max(waited_ms, Ordering::Relaxed);
-                }
-                last = Instant::now();
-            } else {
-                assert_eq!(answer.status(), 503, "{}", answer.text().await.unwrap());
-                assert!(answer.headers().contains_key("retry-after"), "it says when to try again");
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                is_refused = true;
+/// Uploads a clip a second, whatever the answers are.
+async fn upload_until(
+    upload: reqwest::RequestBuilder,
+    acknowledged: Acknowledged,
+    stop: CancellationToken,
+) -> Refused {
+    let mut refused = Refused::default();
+    let (mut last, mut is_refused) = (Instant::now(), false);
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !stop.is_cancelled() {
+        ticks.tick().await;
+        let answer = upload.try_clone().unwrap().send().await.unwrap();
+        if answer.status() == 201 {
+            let media_id = answer.headers()["streamgate-media-id"].to_str().unwrap().to_owned();
+            acknowledged.lock().push(media_id);
+            if std::mem::take(&mut is_refused) {
+                refused.longest = refused.longest.max(last.elapsed());
             }
+            last = Instant::now();
+        } else {
+            assert_eq!(answer.status(), 503, "{}", answer.text().await.unwrap());
+            assert!(answer.headers().contains_key("retry-after"), "it says when to try again");
+            refused.count += 1;
+            is_refused = true;
         }
     }
+    refused
 }
 
 struct Scene {
     cluster: Cluster,
-    creator: Arc<Creator>,
+    acknowledged: Acknowledged,
     stop: CancellationToken,
-    uploading: tokio::task::JoinHandle<()>,
+    uploading: tokio::task::JoinHandle<Refused>,
 }
 
 impl Scene {
     async fn start() -> Self {
         let cluster = Cluster::start(Options { three_brokers: true, ..Options::default() }).await;
-        let (creator, stop) = (Arc::new(Creator::default()), CancellationToken::new());
+        let (acknowledged, stop) = (Acknowledged::default(), CancellationToken::new());
         let upload = cluster.request(reqwest::Method::POST, "/v1/media").header("content-type", "video/mp4");
         let upload = upload.body(sample(1, "160x90", "25"));
-        let uploading = tokio::spawn(Arc::clone(&creator).upload_until(upload, stop.clone()));
-        let mut scene = Self { cluster, creator, stop, uploading };
+        let uploading = tokio::spawn(upload_until(upload, Arc::clone(&acknowledged), stop.clone()));
+        let scene = Self { cluster, acknowledged, stop, uploading };
         scene.goes_on("at start").await;
         scene
     }
 
     /// Waits for some more acknowledged uploads.
-    async fn goes_on(&mut self, when: &str) {
-        let (began, wanted) = (Instant::now(), self.creator.count() + UPLOADS_AFTER);
-        while self.creator.count() < wanted {
-            let is_over = began.elapsed() > WAIT_MAX || self.uploading.is_finished();
-            assert!(!is_over, "{when}: no uploads\n{}", self.cluster.logs());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    async fn goes_on(&self, when: &str) {
+        let count = || self.acknowledged.lock().len();
+        let wanted = count() + UPLOADS_AFTER;
+        let is_over = || count() >= wanted || self.uploading.is_finished();
+        poll(WAIT_MAX, async || is_over().then_some(())).await;
+        assert!(count() >= wanted, "{when}: no uploads\n{}", self.cluster.logs());
     }
 
     /// The server that leads EVENTS.
     async fn leader(&mut self) -> usize {
-        let began = Instant::now();
-        loop {
-            if let Ok(stream) = self.cluster.bus.context().get_stream(subjects::EVENTS).await {
-                let name = stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-                let leader = name.and_then(|name| self.cluster.brokers.three().index_of(&name));
-                if let Some(index) = leader {
-                    return index;
-                }
-            }
-            assert!(began.elapsed() < WAIT_MAX, "nobody leads EVENTS");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let look = async || {
+            let stream = self.cluster.bus.context().get_stream(subjects::EVENTS).await.ok()?;
+            let leader = stream.cached_info().cluster.as_ref()?.leader.as_ref()?;
+            self.cluster.brokers.three().index_of(leader)
+        };
+        poll(WAIT_MAX, look).await.expect("somebody leads EVENTS")
     }
 
     /// The creator stops, and everything that was acknowledged is looked at.
     #[expect(clippy::print_stdout, reason = "the figures are for whoever runs it at length")]
     async fn end(mut self) {
         self.stop.cancel();
-        self.uploading.await.unwrap();
+        let refused = self.uploading.await.unwrap();
         self.cluster.check_running();
-        let acknowledged = self.creator.acknowledged.lock().clone();
+        let acknowledged = self.acknowledged.lock().clone();
         for media_id in &acknowledged {
             let end = self.cluster.end_of(media_id).await;
             assert_eq!(end.kind, "job.succeeded", "{end:?}\n{}", self.cluster.logs());
         }
         check_ids(&mut self.cluster).await;
         check_audit(&mut self.cluster).await;
-        let began = Instant::now();
         let last = acknowledged.last().unwrap();
-        while self.cluster.get("/v1/media?limit=1").await["items"][0]["media_id"] != last.as_str() {
-            assert!(began.elapsed() < WAIT_MAX, "the list does not follow");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let newest = async || self.cluster.get("/v1/media?limit=1").await["items"][0]["media_id"].clone();
+        let follows = poll(WAIT_MAX, async || (newest().await == last.as_str()).then_some(())).await;
+        assert!(follows.is_some(), "the list does not follow");
         println!(
             "{} uploads acknowledged, {} refused, longest time without one {} ms",
             acknowledged.len(),
-            self.creator.refused.load(Ordering::Relaxed),
-            self.creator.refused_ms_max.load(Ordering::Relaxed)
+            refused.count,
+            refused.longest.as_millis()
         );
     }
 }

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -41,11 +41,8 @@ pub(crate) enum Brokers {
 }
 
 impl Brokers {
-    async fn start(count: usize) -> Self {
-        match count {
-            0 | 1 => Self::One(TestBroker::start().await),
-            _ => Self::Three(TestCluster::start().await),
-        }
+    async fn start(are_three: bool) -> Self {
+        if are_three { Self::Three(TestCluster::start().await) } else { Self::One(TestBroker::start().await) }
     }
 
     fn config(&self, role: Role) -> nats::Config {
@@ -126,7 +123,7 @@ impl Cluster {
     /// The same with more settings, as TOML.
     pub(crate) async fn start_with(options: Options, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let brokers = Brokers::start(if options.three_brokers { 3 } else { 1 }).await;
+        let brokers = Brokers::start(options.three_brokers).await;
         let bus = Bus::connect(&brokers.config(Role::Admin)).await.unwrap();
         let seed = |role| brokers.config(role).seed.unwrap();
         let seeds = Role::ALL.map(|role| format!("{} {}\n", role.name(), seed(role)));
@@ -384,6 +381,18 @@ impl Drop for Cluster {
             process.child.kill().ok();
             process.child.wait().ok();
         }
+    }
+}
+
+/// Looks again and again until something is found; `None` once `limit` is over.
+pub(crate) async fn poll<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let found = look().await;
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -1,12 +1,10 @@
 //! What was given up gets a second chance by hand: a failed encode becomes a new one, a part that lost its workers goes on.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
 use crate::{
     faults::kill_children,
-    harness::{Cluster, Options, WAIT_MAX, sample},
+    harness::{Cluster, Options, WAIT_MAX, poll, sample},
 };
 
 /// What `streamgate dead` answers, a document a line.
@@ -59,11 +57,9 @@ async fn a_part_that_was_put_aside_goes_on() {
     cluster.media_event("job.retried", &media_id).await;
     cluster.restart("transcode");
     cluster.media_event("job.parked", &media_id).await;
-    let began = Instant::now();
-    while cluster.get(&format!("/v1/media/{media_id}")).await["waiting"]["code"] != "workers_lost" {
-        assert!(began.elapsed() < WAIT_MAX, "nothing says what it waits for");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let path = format!("/v1/media/{media_id}");
+    let waits = async || (cluster.get(&path).await["waiting"]["code"] == "workers_lost").then_some(());
+    assert!(poll(WAIT_MAX, waits).await.is_some(), "nothing says what it waits for");
     let answers = redrive_all(&cluster, "workers_lost");
     assert!(answers.iter().all(|answer| answer == "resumed"), "{answers:?}");
     let end = cluster.end_of(&media_id).await;

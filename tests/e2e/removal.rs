@@ -1,10 +1,6 @@
 //! Removing a medium while it is being made and played, with every role in a process of its own.
 
-use std::{
-    collections::BTreeMap,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use futures::TryStreamExt;
 use reqwest::{Method, header};
@@ -12,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     flow::playback,
-    harness::{Cluster, Options, WAIT_MAX, sample},
+    harness::{Cluster, Options, WAIT_MAX, poll, sample},
 };
 
 /// Messages in every bucket but those of leases and workers, which come and go by themselves; and objects in the store.
@@ -31,11 +27,8 @@ async fn counts(cluster: &Cluster) -> BTreeMap<String, u64> {
 }
 
 async fn until(what: &str, limit: Duration, cluster: &Cluster, holds: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}: {:?}\n{}", counts(cluster).await, cluster.logs());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let held = poll(limit, async || holds().await.then_some(())).await;
+    assert!(held.is_some(), "{what}: {:?}\n{}", counts(cluster).await, cluster.logs());
 }
 
 /// Media children of the transcode worker.

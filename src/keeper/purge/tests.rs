@@ -139,6 +139,9 @@ fn job_record(status: job::Status) -> job::Record {
         job_id: plan::job_id(FILM, 1),
         kind: "transcode".into(),
         priority: subjects::Priority::P1,
+        media_id: FILM,
+        owner: "olga".into(),
+        status,
         encode: 1,
         prefix: keys::encode(FILM, 1, "abc"),
         plan: job::Plan {
@@ -154,15 +157,12 @@ fn job_record(status: job::Status) -> job::Record {
             reasons: Vec::new(),
         },
         parts: vec!["a0".into()],
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-        media_id: FILM,
-        owner: "olga".into(),
-        status,
         code: None,
         detail: None,
         created_at_ms: 1,
+        ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }
 

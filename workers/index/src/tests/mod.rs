@@ -103,6 +103,9 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> j
         job_id: job_id(number),
         kind: "transcode".into(),
         priority: Priority::P1,
+        media_id: media_id(medium),
+        owner: owner.into(),
+        status,
         encode: 1,
         prefix: "p".into(),
         plan: job::Plan {
@@ -118,15 +121,12 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> j
             reasons: Vec::new(),
         },
         parts: vec!["v0000".into(), "v0001".into(), "a0".into()],
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-        media_id: media_id(medium),
-        owner: owner.into(),
-        status,
         code: None,
         detail: None,
         created_at_ms: 2_000 + u64::from(number),
+        ended_at_ms: None,
+        kept_until_ms: None,
+        folded: None,
     }
 }
 

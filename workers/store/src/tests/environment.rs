@@ -24,8 +24,9 @@ fn asked(name: &str, url: &str, environment: impl Fn(&str) -> Vec<(&'static str,
         for connection in listener.incoming() {
             let (mut connection, mut line) = (connection.unwrap(), String::new());
             BufReader::new(&connection).read_line(&mut line).unwrap();
-            connection.write_all(ABSENT).unwrap();
+            // Before it is answered, so that it is there once whoever asked has ended.
             lines.send(line).unwrap();
+            connection.write_all(ABSENT).unwrap();
         }
     });
     let ended = Command::new(std::env::current_exe().unwrap())
@@ -36,7 +37,7 @@ fn asked(name: &str, url: &str, environment: impl Fn(&str) -> Vec<(&'static str,
         .status()
         .unwrap();
     assert!(ended.success(), "{url}: {ended}");
-    asked.recv().unwrap()
+    asked.try_recv().expect("the store asked its server")
 }
 
 #[test]
