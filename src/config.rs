@@ -1,9 +1,6 @@
 //! Settings: one struct that composes those of every crate; defaults, then file, then environment, then flags.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use evm::{Chains, Counts};
 use nats::topology;
@@ -12,10 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     auth::{
         self,
-        gate::{
-            grant::{self, Grants},
-            judge::Judge,
-        },
+        gate::grant::{self, Grants},
     },
     cli::ServerArgs,
     ingress, keeper,
@@ -259,11 +253,8 @@ impl Config {
     /// # Errors
     /// As [`Config::grants`].
     pub fn grants_counted(&self, bus: &nats::Bus, counts: Counts) -> Result<Grants, Error> {
-        let judge = Judge::new(self.open_chains(counts)?);
-        // Neither what gates ask nor what strangers bring about keeps an account from standing by its sessions.
-        let proofs = auth::Proofs::over(bus.clone(), judge.chains(), &self.auth);
-        let with = (proofs, Arc::new(nats::now_ms) as grant::Clock);
-        Ok(Grants::with_proofs(bus.clone(), judge, self.grants.clone(), with))
+        let chains = self.open_chains(counts)?;
+        Ok(Grants::over(bus, chains, &self.auth, self.grants.clone()))
     }
 
     /// What the broker's streams and buckets should be.

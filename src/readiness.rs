@@ -8,30 +8,13 @@ use std::time::Duration;
 
 use nats::{Ending, Health};
 use schemas::fault::{Class, error_chain};
-use serde_json::json;
 use store::Store;
 use tokio_util::sync::CancellationToken;
-
-use crate::ingress::error::Problem;
 
 /// How often the store is looked at.
 pub const LOOK_PERIOD: Duration = Duration::from_secs(3);
 /// Longest wait for the store.
 pub const LOOK_MAX: Duration = Duration::from_secs(2);
-
-/// Says yes, or 503 with what stands in the way.
-///
-/// # Errors
-/// 503 naming each cause.
-pub(crate) fn check(health: &Health) -> Result<(), Problem> {
-    let causes = health.causes();
-    let Some(first) = causes.first() else { return Ok(()) };
-    let mut problem = Problem::not_ready(first.detail.clone());
-    for cause in causes {
-        problem = problem.error(json!({ "code": cause.code, "detail": cause.detail }));
-    }
-    Err(problem)
-}
 
 /// Looks at the store until `shutdown`; `health` knows what came of it.
 ///
@@ -81,7 +64,6 @@ pub fn ending(error: &anyhow::Error) -> Ending {
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
-    use axum::{http::header, response::IntoResponse};
 
     use super::*;
 
@@ -103,15 +85,5 @@ mod tests {
         ] {
             assert_eq!(ending(&error), wanted, "{error:#}");
         }
-    }
-
-    #[test]
-    fn a_probe_names_what_stands_in_the_way() {
-        let health = Health::new();
-        check(&health).unwrap();
-        let problem = Problem::not_ready("the task x is not running".into());
-        let response = problem.into_response();
-        assert_eq!(response.status(), 503);
-        assert!(response.headers().contains_key(header::RETRY_AFTER));
     }
 }

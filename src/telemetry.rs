@@ -3,19 +3,20 @@
 //! Talk goes to stderr, data to stdout. Every role answers `/livez`, `/readyz` and `/metrics` on the admin address, which is
 //! loopback unless set otherwise.
 
-use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use nats::Health;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    ingress::{error::Problem, serve},
+use crate::ingress::{
+    error::Problem,
     readiness,
+    registry::{METRICS_TYPE, Metrics},
+    serve,
 };
 
 /// Form of the log.
@@ -55,37 +56,6 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Media type of metrics (OpenMetrics 1.0.0).
-pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-type Source = Box<dyn Fn() -> String + Send + Sync>;
-
-/// The metrics of this process: what its roles count. Cheap to clone; all clones share the sources.
-#[derive(Clone, Default)]
-pub struct Metrics {
-    sources: Arc<Mutex<Vec<Source>>>,
-}
-
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
-impl Metrics {
-    /// Adds families that no other source has, as OpenMetrics text; with or without its end.
-    pub fn add(&self, source: impl Fn() -> String + Send + Sync + 'static) {
-        self.sources.lock().push(Box::new(source));
-    }
-
-    /// All of them as OpenMetrics text.
-    pub fn text(&self) -> String {
-        let families = self.sources.lock().iter().map(|source| source()).collect::<String>();
-        let lines = families.lines().filter(|line| *line != END);
-        lines.chain([END]).flat_map(|line| [line, "\n"]).collect()
-    }
-}
-
 /// How far the clock of this host is from the broker's, as OpenMetrics text.
 pub fn clock() -> String {
     clock_text(nats::offset_ms())
@@ -101,9 +71,6 @@ fn clock_text(offset_ms: i64) -> String {
          streamgate_clock_offset_seconds {sign}{seconds}.{rest_ms:03}\n"
     )
 }
-
-/// The last line of a document of metrics.
-const END: &str = "# EOF";
 
 #[derive(Clone)]
 struct Admin {
@@ -152,14 +119,5 @@ mod tests {
             let line = format!("\nstreamgate_clock_offset_seconds {wanted}\n");
             assert!(clock_text(offset_ms).ends_with(&line), "{offset_ms}");
         }
-    }
-
-    #[test]
-    fn the_metrics_of_all_roles_are_one_document() {
-        let metrics = Metrics::default();
-        assert_eq!(metrics.text(), "# EOF\n");
-        metrics.add(|| "# TYPE a gauge\na 1\n# EOF\n".to_owned());
-        metrics.add(|| "# TYPE b gauge\nb 2\n".to_owned());
-        assert_eq!(metrics.text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 2\n# EOF\n");
     }
 }

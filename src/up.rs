@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    ingress::registry,
     roles::{self, Kind, Listening, Seeds, Site},
-    telemetry,
 };
 
 /// File in the data folder that holds the first API key, mode 0600.
@@ -77,7 +77,7 @@ pub async fn run(
         urls,
         seeds,
         shutdown: shutdown.clone(),
-        metrics: telemetry::Metrics::default(),
+        metrics: registry::Metrics::default(),
         chains: evm::Counts::default(),
         health,
     };

@@ -18,6 +18,7 @@ mod config;
 pub mod contract;
 mod denial;
 mod key;
+pub mod login;
 pub mod message;
 mod proof;
 mod ring;
@@ -52,7 +53,7 @@ use schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::ingress::{error::Problem, kind::Kind, limit::Ticket};
+use crate::ingress::{error::Problem, kind::Kind, limit::Ticket, request::RequestOwner};
 
 pub use config::{CHALLENGE_TTL_S_MAX, Config, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::Denial;
@@ -87,6 +88,12 @@ impl Principal {
     /// A principal without wallet, session or key.
     pub fn new(owner: impl Into<String>, role: Role) -> Self {
         Self { owner: owner.into(), role, wallet: None, session_id: None, key_id: None, scopes: None }
+    }
+
+    /// Puts it among the request's extensions, where handlers find it, and its owner, by whom requests are counted.
+    fn attach(self, request: &mut Request) {
+        request.extensions_mut().insert(RequestOwner(self.owner.clone()));
+        request.extensions_mut().insert(self);
     }
 
     /// True when it may read and change what `owner` owns.
@@ -291,7 +298,7 @@ pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: 
     if let Err(barred) = scope::check(&principal, request.method(), request.uri().path()) {
         return Problem::from(barred).into_response();
     }
-    request.extensions_mut().insert(principal);
+    principal.attach(&mut request);
     next.run(request).await
 }
 

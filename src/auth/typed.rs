@@ -2,6 +2,8 @@
 //!
 //! The domain separator has name, version and chain id; there is no verifying contract, because no contract reads the signature.
 
+use std::fmt::Write as _;
+
 use alloy_primitives::{B256, U256};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
 use schemars::JsonSchema;
@@ -80,6 +82,30 @@ impl Values {
             expirationTime: U256::from(self.expires_at_s),
         };
         values.eip712_signing_hash(&domain)
+    }
+
+    /// The same values as the text of ERC-4361, for `personal_sign`.
+    pub fn to_message(&self) -> String {
+        let time = |seconds: u64| {
+            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+            jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
+        };
+        let mut text =
+            format!("{} wants you to sign in with your Ethereum account:\n{}\n\n", self.domain, self.account);
+        let statement = &self.statement;
+        // Writing to a string does not fail.
+        writeln!(text, "{statement}").ok();
+        write!(
+            text,
+            "\nURI: {}\nVersion: 1\nChain ID: {}\nNonce: {}\nIssued At: {}\nExpiration Time: {}",
+            self.uri,
+            self.chain_id,
+            self.nonce,
+            time(self.issued_at_s),
+            time(self.expires_at_s)
+        )
+        .ok();
+        text
     }
 
     /// The same as JSON for `eth_signTypedData_v4`.

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    ingress::registry,
     roles::{Seeds, Site},
-    telemetry, up,
+    up,
 };
 
 /// Connects as admin: to the broker that is configured, else to the one of `up` in the data folder.
@@ -45,7 +46,7 @@ fn site(config: Config) -> anyhow::Result<Site> {
         urls: vec![url],
         seeds,
         shutdown: CancellationToken::new(),
-        metrics: telemetry::Metrics::default(),
+        metrics: registry::Metrics::default(),
         chains: evm::Counts::default(),
         health: nats::Health::new(),
     })

@@ -15,6 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::kind::Kind;
 
+/// How soon somebody may ask again who was refused for want of room, in seconds.
+pub const NO_ROOM_RETRY_AFTER_S: u64 = 60;
+
 /// An error answer.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -115,7 +118,7 @@ impl Problem {
         Self::new(Kind::BrokerFull)
             .detail(format!("{limit} is full"))
             .member("limit", limit)
-            .retry_after_s(super::capacity::RETRY_AFTER_S)
+            .retry_after_s(NO_ROOM_RETRY_AFTER_S)
     }
 
     /// Adds a header.

@@ -5,11 +5,16 @@
 
 use axum::{
     extract::Request,
-    http::{HeaderName, Method, Version, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, uri::Authority},
 };
 use hyper::body::Incoming;
 
 use super::{error::Problem, kind::Kind};
+
+/// The version of tus that is spoken.
+pub const TUS_VERSION: &str = "1.0.0";
+/// Header that names it, in requests and answers.
+pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
@@ -46,6 +51,11 @@ pub(super) fn settle(request: &mut Request) -> Result<(), Problem> {
 /// True for what lies below the addresses of uploads, where tus is spoken.
 pub(super) fn is_upload(path: &str) -> bool {
     path.strip_prefix("/v1/uploads").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Every answer below uploads but that to OPTIONS names the protocol's version, errors too.
+pub(super) fn name_tus_version(headers: &mut HeaderMap) {
+    headers.insert(TUS_RESUMABLE, HeaderValue::from_static(TUS_VERSION));
 }
 
 fn is_addressed<B>(request: &hyper::Request<B>) -> bool {

@@ -8,8 +8,8 @@ use axum::{
     routing::get,
 };
 
+use super::registry;
 use super::{App, Principal, error::Problem, openapi};
-use crate::telemetry;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
@@ -41,5 +41,5 @@ pub fn router() -> Router<App> {
 )]
 async fn read(State(app): State<App>, who: Principal) -> Result<Response, Problem> {
     who.operates("the metrics tell of everybody")?;
-    Ok(([(header::CONTENT_TYPE, telemetry::METRICS_TYPE)], app.metrics.text()).into_response())
+    Ok(([(header::CONTENT_TYPE, registry::METRICS_TYPE)], app.metrics.text()).into_response())
 }

@@ -30,7 +30,9 @@ pub mod play;
 mod polite;
 pub mod probes;
 pub mod query;
+pub mod readiness;
 pub mod refusals;
+pub mod registry;
 pub mod request;
 pub mod serve;
 pub mod tagged;
@@ -38,12 +40,7 @@ mod unique;
 pub mod uploads;
 pub mod watch;
 
-use std::{
-    net::SocketAddr,
-    ops::Deref,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use axum::{Router, middleware};
 use futures::future::BoxFuture;
@@ -56,12 +53,9 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use crate::auth::Principal;
-use crate::{
-    auth::{
-        self,
-        gate::{self, grant::Grants},
-    },
-    telemetry,
+use crate::auth::{
+    self,
+    gate::{self, grant::Grants},
 };
 
 /// Settings of the ingress.
@@ -170,7 +164,7 @@ pub struct Shared {
     /// Lets foreign origins in.
     pub origins: manners::Origins,
     /// What this process counts.
-    pub metrics: telemetry::Metrics,
+    pub metrics: registry::Metrics,
 }
 
 impl App {
@@ -182,7 +176,7 @@ impl App {
         bus: Bus,
         store: Store,
         grants: Grants,
-        metrics: telemetry::Metrics,
+        metrics: registry::Metrics,
         config: Config,
         auth: auth::Config,
     ) -> anyhow::Result<Self> {
@@ -306,20 +300,20 @@ impl Shared {
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: App) -> Router {
-    // Not while somebody waits for it.
-    LazyLock::force(&query::TAKEN);
     router_with(app, Router::new())
 }
 
 /// The public router with more open routes.
 fn router_with(app: App, more: Router<App>) -> Router {
     let config = &app.config;
+    let taken = openapi::taken_parameters();
+    let playback_key = Arc::clone(&app.signing_key);
     let manners = Arc::new(config.manners.clone());
     let in_time = middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time);
     let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
     let behind = ServiceBuilder::new()
         .layer(limit::by_principal())
-        .layer(query::strict())
+        .layer(query::strict(taken.clone()))
         .layer(guard::guard_by(app.capacity.clone()))
         .layer(middleware::from_fn_with_state(repeated, idempotency::once));
     // What people ask about contracts of their choice keeps no gate from deciding.
@@ -338,14 +332,14 @@ fn router_with(app: App, more: Router<App>) -> Router {
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
             .layer(behind.clone()),
     );
-    let signing_in = auth::routes::router(app.sign_in.clone(), |own| own.route_layer(behind))
+    let signing_in = auth::routes::router(app.sign_in.clone(), taken.clone(), |own| own.route_layer(behind))
         .route_layer(guard::guard_by(app.capacity.clone()))
         .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
             .layer(limit::by_principal())
-            .layer(query::strict())
+            .layer(query::strict(taken.clone()))
             .layer(guard::guard_by(app.capacity.clone()))
             .layer(in_time.clone()),
     );
@@ -374,12 +368,14 @@ fn router_with(app: App, more: Router<App>) -> Router {
                 .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
                 .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
-                .layer(limit::by_client(app.limits.clone(), Arc::clone(&app.signing_key))),
+                .layer(limit::by_client(app.limits.clone(), move |token| {
+                    gate::grant::token::open(&playback_key, token)
+                })),
         )
         .with_state(app)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod walk;

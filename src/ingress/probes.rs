@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
+use super::readiness;
 use super::{App, error::Problem, openapi};
-use crate::readiness;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]

@@ -6,7 +6,7 @@
 //!
 //! Limits: a name is told with at most [`NAME_LENGTH_MAX`] characters.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Query, Request},
@@ -19,35 +19,34 @@ use tower::Layer;
 
 use super::{
     error::Problem,
-    guard::{Guard, guard},
+    guard::{Check, Guard, guard_by},
     kind::Kind,
 };
 
 /// Longest name of a parameter that is told back, in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
-/// The parameters of each operation, by path and method. Made with the description, which takes a while: the role does it at its
-/// start.
-pub(super) static TAKEN: LazyLock<HashMap<String, HashMap<Method, Vec<String>>>> = LazyLock::new(taken);
+/// The parameters that each operation takes in its query, by path and method. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TakenParameters(Arc<HashMap<String, HashMap<Method, Vec<String>>>>);
 
-fn taken() -> HashMap<String, HashMap<Method, Vec<String>>> {
-    let mut document = super::openapi::document();
-    let paths = document["paths"].as_object_mut().map(std::mem::take).unwrap_or_default();
-    let of_path = |item: &Value| {
-        let operations = item.as_object().into_iter().flatten();
+impl TakenParameters {
+    /// Those of a description of the API (OpenAPI).
+    pub fn of_description(document: &Value) -> Self {
         let of_method = |(method, operation): (&String, &Value)| {
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             let names = parameters.filter(|parameter| parameter["in"] == "query");
             let names = names.filter_map(|parameter| parameter["name"].as_str().map(str::to_owned));
             Some((method.to_uppercase().parse().ok()?, names.collect()))
         };
-        operations.filter_map(of_method).collect()
-    };
-    paths
-        .iter()
-        .filter(|(path, _)| is_strict(path))
-        .map(|(path, item)| (path.clone(), of_path(item)))
-        .collect()
+        let paths = document["paths"].as_object().into_iter().flatten();
+        let strict = paths.filter(|(path, _)| is_strict(path));
+        let by_path = strict.map(|(path, item)| {
+            let operations = item.as_object().into_iter().flatten();
+            (path.clone(), operations.filter_map(of_method).collect())
+        });
+        Self(Arc::new(by_path.collect()))
+    }
 }
 
 /// True where a parameter that is not taken is refused.
@@ -57,17 +56,25 @@ pub(super) fn is_strict(path: &str) -> bool {
 
 /// Refuses parameters that an operation does not take. Stands behind authentication, so that a credential in a query is told to be
 /// none. A walk over the routes finds those that it does not stand before.
-pub(crate) fn strict<S>() -> impl Layer<S, Service = Guard<S>> + Clone {
-    guard(|request| unknown(request).map_or(Ok(()), Err))
+pub(crate) fn strict<S>(
+    taken: TakenParameters,
+) -> impl Layer<S, Service = Guard<S, TakenParameters>> + Clone {
+    guard_by(taken)
+}
+
+impl Check for TakenParameters {
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        unknown(&self.0, request).map_or(Ok(()), Err)
+    }
 }
 
 /// The problem of a request with a parameter that its operation does not take.
-fn unknown(request: &Request) -> Option<Problem> {
+fn unknown(by_path: &HashMap<String, HashMap<Method, Vec<String>>>, request: &Request) -> Option<Problem> {
     request.uri().query().filter(|query| !query.is_empty())?;
     let route = request.extensions().get::<MatchedPath>()?;
     // HEAD is GET without its body.
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    let taken = TAKEN.get(route.as_str())?.get(method)?;
+    let taken = by_path.get(route.as_str())?.get(method)?;
     let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
     let (name, _) = given.into_iter().find(|(name, _)| !taken.contains(name))?;
     let name: String = name.chars().take(NAME_LENGTH_MAX).collect();

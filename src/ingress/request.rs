@@ -17,6 +17,10 @@ use super::{error::Problem, kind::Kind, refusals::Refusals};
 /// Header that names the request in answers.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Whose request it is: authentication puts it among the request's extensions, and limits and repeated requests are counted by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestOwner(pub String);
+
 tokio::task_local! {
     static CURRENT: RequestId;
 }

@@ -21,6 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+/// Playback sessions without a chain to ask.
+pub(crate) fn grants(bus: &Bus) -> Grants {
+    let chains = evm::Chains::open(&[]).unwrap();
+    Grants::over(bus, chains, &crate::auth::Config::default(), gate::grant::Config::default())
+}
+
 /// One ingress with its broker and store.
 pub(super) struct Site {
     address: SocketAddr,
@@ -124,8 +130,8 @@ impl Site {
         let app = App::build(
             bus.clone(),
             store.clone(),
-            crate::config::Config::default().grants(&bus).unwrap(),
-            telemetry::Metrics::default(),
+            grants(&bus),
+            registry::Metrics::default(),
             config,
             crate::auth::Config::default(),
         )
@@ -579,7 +585,7 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
 
     let metrics = site.ask("GET", "/metrics", &mine, "").await;
     assert_eq!(metrics.status, 200, "{metrics:?}");
-    assert_eq!(metrics.header("content-type"), Some(crate::telemetry::METRICS_TYPE));
+    assert_eq!(metrics.header("content-type"), Some(super::registry::METRICS_TYPE));
     assert!(metrics.body.contains("\nstreamgate_gate_refusals_untold_total 0\n"), "{}", metrics.body);
     let (hits, misses) = ("metadata\",outcome=\"hit\"} ", "metadata\",outcome=\"miss\"} ");
     let count = |what: &str| {
@@ -604,8 +610,8 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store =
         store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
-    let grants = crate::config::Config::default().grants(&bus).unwrap();
-    let metrics = telemetry::Metrics::default();
+    let grants = grants(&bus);
+    let metrics = registry::Metrics::default();
     let app = App::build(bus, store, grants, metrics, Config::default(), crate::auth::Config::default());
     let app = app.await.unwrap();
     let shutdown = CancellationToken::new();

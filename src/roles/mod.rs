@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     auth,
     config::Config,
-    ingress, keeper,
+    ingress::{self, registry},
+    keeper,
     readiness::{self, ending},
     stores, telemetry,
 };
@@ -83,7 +84,7 @@ pub struct Site {
     /// Fires when everything has to stop.
     pub shutdown: CancellationToken,
     /// What the roles of this process count.
-    pub metrics: telemetry::Metrics,
+    pub metrics: registry::Metrics,
     /// What came of asking chains, which more than one role does.
     pub chains: evm::Counts,
     /// What this process knows of its ability to work.
@@ -147,7 +148,7 @@ impl Site {
             config: Arc::new(config),
             seeds,
             shutdown,
-            metrics: telemetry::Metrics::default(),
+            metrics: registry::Metrics::default(),
             chains: evm::Counts::default(),
             health: Health::new(),
         })

@@ -12,7 +12,7 @@ fn site(folder: &Path, url: String, seeds: Seeds) -> Site {
         urls: vec![url],
         seeds,
         shutdown: CancellationToken::new(),
-        metrics: telemetry::Metrics::default(),
+        metrics: registry::Metrics::default(),
         chains: evm::Counts::default(),
         health: Health::new(),
     }

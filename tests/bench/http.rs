@@ -21,8 +21,7 @@ use serde_json::json;
 use store::Store;
 use streamgate::{
     auth,
-    ingress::{self, App, client, limit, media, request, serve},
-    telemetry,
+    ingress::{self, App, client, limit, media, registry, request, serve},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -69,7 +68,7 @@ impl Site {
         let rates = &mut config.limit.rates;
         (rates.metadata, rates.streaming, rates.worker) = (rate, rate, rate);
         config.limit.replicas_assumed_count = 1;
-        let metrics = telemetry::Metrics::default();
+        let metrics = registry::Metrics::default();
         let app = App::build(bus, store, grants, metrics, config, auth::Config::default());
         let app = Box::pin(app).await.unwrap();
         let mut tasks = JoinSet::new();
@@ -138,7 +137,7 @@ impl Site {
         let documents = if limited {
             documents
                 .route_layer(ServiceBuilder::new().layer(right).layer(limit::by_principal()))
-                .layer(identity.layer(limit::by_client(app.limits.clone(), app.signing_key.clone())))
+                .layer(identity.layer(limit::by_client(app.limits.clone(), |_: &str| None)))
         } else {
             documents.route_layer(right).layer(identity)
         };

@@ -129,7 +129,6 @@ pub(super) async fn create(
         contact_email: wanted.contact_email,
         expires_at_ms,
     };
-    let shared = &sign_in.shared;
     let by = (who.owner.as_str(), request::id());
     // Of one request there is one key.
     // What outlives the session is given to whom the account stands by now.
@@ -138,7 +137,7 @@ pub(super) async fn create(
     let once = ShownOnce {
         detail: format!("the key {key_id} was made; if its text was lost, revoke it and make another"),
     };
-    match key::issue(&shared.bus, key_id, new, shared.config.keys_per_owner_max, by).await? {
+    match key::issue(sign_in.bus(), key_id, new, sign_in.config().keys_per_owner_max, by).await? {
         Issued::Key(key) => {
             Ok((StatusCode::CREATED, Extension(once), Json(Made { key_id, key, expires_at_ms })))
         }
@@ -212,7 +211,7 @@ pub(super) async fn list(
     if who.scopes.is_some() || !who.may_see(&owner) {
         return Err(Problem::new(Kind::NotYours));
     }
-    let keys = key::list(&sign_in.shared.bus, &owner).await?;
+    let keys = key::list(sign_in.bus(), &owner).await?;
     Ok(Json(List { items: keys.into_iter().map(describe).collect() }))
 }
 
@@ -240,7 +239,7 @@ pub(super) async fn revoke(
     let missing = || Problem::not_found("there is no such key");
     let key_id = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
-    if key::revoke(&sign_in.shared.bus, key_id, may, (&who.owner, request::id())).await? {
+    if key::revoke(sign_in.bus(), key_id, may, (&who.owner, request::id())).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(missing())

@@ -1,7 +1,5 @@
 //! Challenge and login.
 
-use std::fmt::Write as _;
-
 use alloy_primitives::hex;
 use axum::{
     Json,
@@ -9,7 +7,6 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use nats::Held;
 use schemars::JsonSchema;
 use schemas::{ids::ChallengeId, session::Challenge};
 use serde::{Deserialize, Serialize};
@@ -18,13 +15,12 @@ use serde_json::{Map, Value, json};
 use super::tokens;
 use crate::{
     auth::{
-        Shared, SignIn,
+        SignIn,
         challenge::{self, Wish},
         claim::Claim,
         config::{CHALLENGE_TTL_S_MAX, SIGNATURE_BYTES_MAX},
-        contract::{CallError, Question, Verdict, by_key},
         denial::{Denial, Failure},
-        session::Proved,
+        login::Attempt,
         typed::Values,
         uri,
         value::Address,
@@ -105,11 +101,11 @@ pub(super) async fn challenge(
     headers: HeaderMap,
     JsonOrNothing(ask): JsonOrNothing<Ask>,
 ) -> Result<Response, Problem> {
-    let shared = &sign_in.shared;
-    let wish = wish(shared, ask)?;
+    let wish = wish(&sign_in, ask)?;
     // A browser with two sign-ins under way keeps one cookie for both.
     let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
-    let given = challenge::give(&shared.bus, &shared.config, (&wish, &cookie, client), request::id()).await?;
+    let given =
+        challenge::give(sign_in.bus(), sign_in.config(), (&wish, &cookie, client), request::id()).await?;
     let challenge = match given {
         challenge::Outcome::Challenge(challenge) => challenge,
         challenge::Outcome::TooMany { retry_after_s } => {
@@ -117,34 +113,28 @@ pub(super) async fn challenge(
         }
     };
     // Of two challenges the cookie outlives the longer one.
-    let max_age_s = shared.config.challenge_ttl_s.max(CHALLENGE_TTL_S_MAX);
+    let max_age_s = sign_in.config().challenge_ttl_s.max(CHALLENGE_TTL_S_MAX);
     let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
-    Ok((StatusCode::CREATED, [(header::SET_COOKIE, set)], Json(to_sign(shared, &challenge, wish.address)))
+    Ok((StatusCode::CREATED, [(header::SET_COOKIE, set)], Json(to_sign(&sign_in, &challenge, wish.address)))
         .into_response())
 }
 
 /// The answer to a refusal; that of a chain names those that are taken.
-fn refusal(shared: &Shared, denial: Denial) -> Problem {
+fn refusal(sign_in: &SignIn, denial: Denial) -> Problem {
     let is_chain = matches!(denial, Denial::Chain);
     let problem = Problem::from(denial);
-    if is_chain { problem.member("chains", json!(offered(shared))) } else { problem }
+    if is_chain { problem.member("chains", json!(sign_in.offered_chains())) } else { problem }
 }
 
-/// Chains that a challenge names.
-fn offered(shared: &Shared) -> &[u64] {
-    let config = &shared.config;
-    if config.offered_chains.is_empty() { &config.chains } else { &config.offered_chains }
-}
-
-fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
-    let config = &shared.config;
+fn wish(sign_in: &SignIn, ask: Ask) -> Result<Wish, Problem> {
+    let config = sign_in.config();
     let first = config.domains.first().ok_or(Denial::NoSite)?;
     let domain = ask.domain.unwrap_or_else(|| first.clone());
     if !config.domains.contains(&domain) {
         return Err(Denial::Domain.into());
     }
     if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
-        return Err(refusal(shared, Denial::Chain));
+        return Err(refusal(sign_in, Denial::Chain));
     }
     if ask.ttl_s.is_some_and(|ttl_s| !(1..=CHALLENGE_TTL_S_MAX).contains(&ttl_s)) {
         let detail = format!("a challenge is good for 1 to {CHALLENGE_TTL_S_MAX} s");
@@ -155,10 +145,10 @@ fn wish(shared: &Shared, ask: Ask) -> Result<Wish, Problem> {
 }
 
 /// The nonce, and where the account is known, what its wallet can be given to sign as it is.
-fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> Given {
-    let config = &shared.config;
+fn to_sign(sign_in: &SignIn, challenge: &Challenge, address: Option<Address>) -> Given {
+    let config = sign_in.config();
     let forms = address.map(|account| {
-        let chain_id = challenge.chain_id.or_else(|| offered(shared).first().copied()).unwrap_or(1);
+        let chain_id = challenge.chain_id.or_else(|| sign_in.offered_chains().first().copied()).unwrap_or(1);
         let scheme = if uri::is_loopback(&challenge.domain) { "http" } else { "https" };
         let typed = Values {
             domain: challenge.domain.clone(),
@@ -170,38 +160,15 @@ fn to_sign(shared: &Shared, challenge: &Challenge, address: Option<Address>) -> 
             issued_at_s: challenge.created_at_ms / 1_000,
             expires_at_s: challenge.expires_at_ms / 1_000,
         };
-        Forms { message: message_of(&typed), typed_data: typed.to_json(), typed }
+        Forms { message: typed.to_message(), typed_data: typed.to_json(), typed }
     });
     Given {
         nonce: challenge.challenge_id,
         domain: challenge.domain.clone(),
         expires_at_ms: challenge.expires_at_ms,
-        chains: offered(shared).to_vec(),
+        chains: sign_in.offered_chains().to_vec(),
         forms,
     }
-}
-
-fn message_of(values: &Values) -> String {
-    let time = |seconds: u64| {
-        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
-    };
-    let mut text =
-        format!("{} wants you to sign in with your Ethereum account:\n{}\n\n", values.domain, values.account);
-    let statement = &values.statement;
-    // Writing to a string does not fail.
-    writeln!(text, "{statement}").ok();
-    write!(
-        text,
-        "\nURI: {}\nVersion: 1\nChain ID: {}\nNonce: {}\nIssued At: {}\nExpiration Time: {}",
-        values.uri,
-        values.chain_id,
-        values.nonce,
-        time(values.issued_at_s),
-        time(values.expires_at_s)
-    )
-    .ok();
-    text
 }
 
 /// A signed message: as text, or as the values of the typed structure.
@@ -213,7 +180,7 @@ fn message_of(values: &Values) -> String {
                 Issued At: 2025-11-23T12:26:54Z",
     "signature": "0x00",
 }))]
-pub(super) struct Attempt {
+pub(super) struct LoginRequest {
     /// The text of ERC-4361 as it was signed.
     #[serde(default)]
     #[schemars(with = "String", extend("format" = "erc4361"))]
@@ -268,106 +235,26 @@ pub(super) async fn login(
     client: Client,
     ticket: Ticket,
     headers: HeaderMap,
-    JsonOrNothing(attempt): JsonOrNothing<Attempt>,
+    JsonOrNothing(attempt): JsonOrNothing<LoginRequest>,
 ) -> Result<Response, Problem> {
-    let shared = &sign_in.shared;
     let claim = match (&attempt.message, &attempt.typed) {
         (Some(text), None) => Claim::from_message(text)?,
         (None, Some(values)) => Claim::from_typed(values)?,
         _ => return Err(Denial::Malformed("either a message or a typed structure is needed".into()).into()),
     };
-    let signature = signature_of(shared, &attempt.signature)?;
+    let signature = sign_in.decode_signature(&attempt.signature)?;
     let turn = ticket.look_up().await?;
-    let mut held = challenge::find(&shared.bus, &claim.nonce).await?;
+    let mut held = challenge::find(sign_in.bus(), &claim.nonce).await?;
     drop(turn);
-    let asker = Asker { client, cookie: cookie(&headers) };
-    let proved = match judge(shared, &held, asker, &claim, &signature).await {
-        Ok(proved) => proved,
-        Err(Failure::Denied(denial)) => {
-            challenge::refuse(&shared.bus, &mut held, &denial, (claim.address, request::id())).await?;
-            return Err(refusal(shared, denial));
-        }
-        // Nothing is known of the attempt: the challenge stays good for the next.
-        Err(failure) => return Err(failure.into()),
-    };
-    challenge::take(&shared.bus, &mut held).await?;
-    let (live, refresh_token) = match shared.sessions.open(proved, request::id()).await {
-        Ok(opened) => opened,
-        Err(failure) => {
-            if matches!(failure, Failure::Bus(_)) {
-                challenge::give_back(&shared.bus, &mut held).await;
-            }
-            return Err(failure.into());
-        }
-    };
-    let answer = tokens::answer(shared, live, refresh_token)?;
+    let attempt = Attempt { claim: &claim, signature: &signature, client, cookie: cookie(&headers) };
+    let opened = sign_in.open_session(attempt, &mut held, request::id()).await;
+    let (live, refresh_token) = opened.map_err(|failure| match failure {
+        Failure::Denied(denial) => refusal(&sign_in, denial),
+        failure => failure.into(),
+    })?;
+    let answer = tokens::answer(&sign_in, &live, refresh_token)?;
     let gone = format!("{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict");
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, gone)], Json(answer)).into_response())
-}
-
-/// Who attempts to sign in.
-#[derive(Debug, Clone, Copy)]
-struct Asker<'a> {
-    client: Client,
-    cookie: Option<&'a str>,
-}
-
-async fn judge<'a>(
-    shared: &Shared,
-    held: &Held<Challenge>,
-    asker: Asker<'_>,
-    claim: &Claim,
-    signature: &'a [u8],
-) -> Result<Proved<'a>, Failure> {
-    if !challenge::is_bound(&held.record, asker.cookie) {
-        return Err(Denial::ChallengeUnbound.into());
-    }
-    claim.check(&held.record, &shared.config, nats::now_ms())?;
-    let (address, chain_id, digest) = (claim.address, claim.chain_id, claim.digest);
-    let question = Question { account: address, chain_id, digest, signature };
-    let at = tokio::time::Instant::now();
-    let verdict = match by_key(question) {
-        Verdict::Invalid => ask(shared, asker.client, question).await?,
-        valid @ Verdict::Valid(_) => valid,
-    };
-    let is_checksummed = claim.is_checksummed;
-    match verdict {
-        Verdict::Valid(method) => {
-            Ok(Proved { address, chain_id, method, is_checksummed, digest, signature, at })
-        }
-        Verdict::Invalid => Err(Denial::Signature.into()),
-    }
-}
-
-/// Asks the account itself, at the cost of the client unless it says yes.
-async fn ask(shared: &Shared, client: Client, question: Question<'_>) -> Result<Verdict, Failure> {
-    let too_many = |retry_after| Failure::TooMany { retry_after };
-    shared.budget.take(client.prefix, tokio::time::Instant::now()).map_err(too_many)?;
-    let verdict = match shared.verifier.ask(question, None).await {
-        Ok((verdict, _)) => verdict.unwrap_or(Verdict::Invalid),
-        Err(CallError::Unsupported) => {
-            shared.budget.give_back(client.prefix);
-            return Ok(Verdict::Invalid);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    if verdict != Verdict::Invalid {
-        shared.budget.give_back(client.prefix);
-    }
-    Ok(verdict)
-}
-
-fn signature_of(shared: &Shared, text: &str) -> Result<Vec<u8>, Denial> {
-    let malformed = |reason: &str| Denial::Malformed(format!("the signature {reason}"));
-    let digits = text.strip_prefix("0x").ok_or_else(|| malformed("does not begin with 0x"))?;
-    if digits.len() > shared.config.signature_bytes_max.saturating_mul(2) {
-        return Err(malformed("is longer than its limit"));
-    }
-    // The decoder would take a second prefix.
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(malformed("is not hexadecimal"));
-    }
-    hex::decode(digits).map_err(|_| malformed("has half a byte"))
 }
 
 /// The challenge cookie, if it has our form.

@@ -52,7 +52,7 @@ impl openapi::Describe for Described {
     fn define(schemas: &mut openapi::Schemas) {
         schemas.ask::<login::Ask>();
         schemas.answer::<login::Given>();
-        schemas.ask::<login::Attempt>();
+        schemas.ask::<login::LoginRequest>();
         schemas.answer::<tokens::Tokens>();
         schemas.ask::<tokens::Refresh>();
         schemas.ask::<tokens::Logout>();
@@ -69,6 +69,7 @@ impl openapi::Describe for Described {
 /// stands behind a credential around those that ask for one.
 pub fn router<S: Clone + Send + Sync + 'static>(
     sign_in: SignIn,
+    taken: query::TakenParameters,
     behind: impl FnOnce(Router<SignIn>) -> Router<SignIn>,
 ) -> Router<S> {
     let own = Router::new()
@@ -82,7 +83,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(
         .route("/v1/auth/login", post(login::login))
         .route("/v1/auth/refresh", post(tokens::refresh))
         .route("/v1/auth/verify", post(tokens::verify))
-        .route_layer(query::strict());
+        .route_layer(query::strict(taken));
     own.merge(open).layer(middleware::from_fn_with_state(sign_in.clone(), from_our_sites)).with_state(sign_in)
 }
 
@@ -90,7 +91,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(
 async fn known(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
     match authenticate(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => {
-            request.extensions_mut().insert(principal);
+            principal.attach(&mut request);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
@@ -101,8 +102,7 @@ async fn known(State(sign_in): State<SignIn>, mut request: Request, next: Next) 
 async fn from_our_sites(State(sign_in): State<SignIn>, request: Request, next: Next) -> Response {
     let is_ours = |origin: &HeaderValue| {
         let authority = origin.to_str().ok().and_then(uri::origin).map(|(_, authority)| authority);
-        authority
-            .is_some_and(|authority| sign_in.shared.config.domains.iter().any(|domain| domain == authority))
+        authority.is_some_and(|authority| sign_in.config().domains.iter().any(|domain| domain == authority))
     };
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if is_write && !request.headers().get_all(header::ORIGIN).iter().all(is_ours) {

@@ -4,21 +4,14 @@ use axum::{Json, extract::State, http::StatusCode};
 use schemars::JsonSchema;
 use schemas::{
     access::{Role, Scope},
-    ids::{KeyId, RequestId, SessionId},
+    ids::{KeyId, SessionId},
     session::End,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    auth::{
-        Principal, Shared, SignIn,
-        account::Account,
-        denial::Failure,
-        session::Live,
-        token::{self, Claims},
-        value::Address,
-    },
+    auth::{Principal, SignIn, account::Account, denial::Failure, session::Live, value::Address},
     ingress::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request},
 };
 
@@ -52,31 +45,19 @@ pub(super) struct Tokens {
 }
 
 /// The tokens of a session.
-pub(super) fn answer(shared: &Shared, live: Live, refresh_token: String) -> Result<Tokens, Failure> {
-    let now_ms = nats::now_ms();
-    let (issued_s, end_s) = (now_ms / 1_000, live.expires_at_ms / 1_000);
-    let claims = Claims {
-        iss: shared.config.issuer.clone(),
-        aud: token::AUDIENCE.to_owned(),
-        sub: live.account.owner(),
-        exp: issued_s.saturating_add(shared.config.access_ttl_s).min(end_s),
-        nbf: issued_s,
-        iat: issued_s,
-        jti: RequestId::from_bytes(nats::fresh_id()),
-        sid: live.session_id,
-    };
-    let key = shared.ring.signing(now_ms).ok_or(Failure::NoKey)?;
+pub(super) fn answer(sign_in: &SignIn, live: &Live, refresh_token: String) -> Result<Tokens, Failure> {
+    let access_token = sign_in.sign_access_token(live)?;
     Ok(Tokens {
-        access_token: token::sign(&claims, &key)?,
+        access_token: access_token.text,
         token_type: "Bearer",
-        expires_in: claims.exp.saturating_sub(issued_s),
+        expires_in: access_token.expires_in_s,
         refresh_token,
         session_id: live.session_id,
         session_expires_at_ms: live.expires_at_ms,
         wallet: live.account.address,
         chain_id: live.chain_id,
-        owner: claims.sub,
-        role: shared.role(live.account),
+        owner: live.account.owner(),
+        role: sign_in.role_of(live.account),
     })
 }
 
@@ -111,12 +92,12 @@ pub(super) async fn refresh(
     ticket: Ticket,
     JsonOrNothing(wanted): JsonOrNothing<Refresh>,
 ) -> Result<Json<Tokens>, Problem> {
-    let shared = &sign_in.shared;
-    if let Some(session_id) = shared.sessions.session_of(&wanted.refresh_token) {
+    if let Some(session_id) = sign_in.sessions().session_of(&wanted.refresh_token) {
         ticket.admit_session(&session_id.to_string())?;
     }
-    let (live, next) = shared.sessions.refresh(&wanted.refresh_token, client.prefix, request::id()).await?;
-    Ok(Json(answer(shared, live, next)?))
+    let (live, next) =
+        sign_in.sessions().refresh(&wanted.refresh_token, client.prefix, request::id()).await?;
+    Ok(Json(answer(&sign_in, &live, next)?))
 }
 
 /// Which sessions to end.
@@ -151,14 +132,14 @@ pub(super) async fn logout(
     who: Principal,
     JsonOrNothing(wanted): JsonOrNothing<Logout>,
 ) -> Result<StatusCode, Problem> {
-    let sessions = &sign_in.shared.sessions;
+    let sessions = sign_in.sessions();
     match (wanted.wallet, who.wallet, who.session_id) {
         (Some(wallet), own, _) if own.is_none_or(|own| own.address != wallet) => {
             if who.role != Role::Admin || who.scopes.is_some() {
                 return Err(Problem::new(Kind::NotYours)
                     .detail("only an administrator ends another wallet's sessions"));
             }
-            for account in everywhere(&sign_in.shared, wallet) {
+            for account in everywhere(&sign_in, wallet) {
                 sessions.end_all(account, End::Revoked, request::id()).await?;
             }
         }
@@ -172,8 +153,8 @@ pub(super) async fn logout(
 }
 
 /// The accounts that an address may be: that of its key, and that of a contract on each chain.
-fn everywhere(shared: &Shared, address: Address) -> Vec<Account> {
-    let contracts = shared.config.chains.iter().map(|chain_id| Account::of_contract(address, *chain_id));
+fn everywhere(sign_in: &SignIn, address: Address) -> Vec<Account> {
+    let contracts = sign_in.config().chains.iter().map(|chain_id| Account::of_contract(address, *chain_id));
     std::iter::once(Account::of_key(address)).chain(contracts).collect()
 }
 

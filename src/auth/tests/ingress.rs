@@ -7,7 +7,10 @@ use axum::{
 use nats::{Role, testing::TestBroker};
 use tower::ServiceExt;
 
-use crate::{auth, ingress, telemetry};
+use crate::{
+    auth,
+    ingress::{self, registry},
+};
 
 #[tokio::test]
 async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
@@ -18,8 +21,8 @@ async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
     let app = ingress::App::build(
         bus.clone(),
         store,
-        crate::config::Config::default().grants(&bus).unwrap(),
-        telemetry::Metrics::default(),
+        ingress::tests::grants(&bus),
+        registry::Metrics::default(),
         ingress::Config::default(),
         auth::Config::default(),
     )

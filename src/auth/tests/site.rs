@@ -20,7 +20,7 @@ use crate::{
         Config, Principal, Proofs, SignIn, account::Account, contract::ChainCall, require, routes,
         signature::personal_digest, value::Address,
     },
-    ingress::{client, refusals::Refusals, request, serve},
+    ingress::{client, openapi, refusals::Refusals, request, serve},
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
@@ -84,7 +84,7 @@ impl Site {
             .route_layer(middleware::from_fn_with_state(sign_in.clone(), require));
         let app: Router = Router::new()
             .merge(guarded)
-            .merge(routes::router(sign_in.clone(), |own| own))
+            .merge(routes::router(sign_in.clone(), openapi::taken_parameters(), |own| own))
             .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify))
             .layer(middleware::from_fn_with_state(Refusals::default(), request::identify));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -18,12 +18,14 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::{error::Problem, guard::Check, kind::Kind, uploads};
+use super::{
+    error::{NO_ROOM_RETRY_AFTER_S, Problem},
+    guard::Check,
+    kind::Kind,
+    uploads,
+};
 
 pub(super) use needs::needs;
-
-/// How soon somebody who was refused may ask again, in seconds.
-pub(super) const RETRY_AFTER_S: u64 = 60;
 
 /// From where on nothing new is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,7 +117,7 @@ impl Limit {
             .member("limit_bytes", self.limit_bytes)
             .member("free_bytes", self.free_bytes())
             .member("room_bytes", self.room_bytes)
-            .retry_after_s(RETRY_AFTER_S)
+            .retry_after_s(NO_ROOM_RETRY_AFTER_S)
     }
 
     fn is_disk(&self) -> bool {

@@ -34,8 +34,7 @@ use serde_bytes::ByteBuf;
 
 pub use key::KEY_LENGTH_MAX;
 
-use super::{body, error::Problem, kind::Kind};
-use crate::auth::Principal;
+use super::{body, error::Problem, kind::Kind, request::RequestOwner};
 
 /// The key.
 pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -128,7 +127,7 @@ pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) ->
 
 impl Keeper {
     async fn answer(&self, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
-        let owner = request.extensions().get::<Principal>().ok_or_else(Problem::unauthorized)?.owner.clone();
+        let owner = request.extensions().get::<RequestOwner>().ok_or_else(Problem::unauthorized)?.0.clone();
         let path = request.uri().path().to_owned();
         let digest = key::digest(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
         let (mut request, fingerprint) = self.fingerprint(request).await?;

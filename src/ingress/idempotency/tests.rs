@@ -14,7 +14,6 @@ use axum::{
     routing::post,
 };
 use nats::{Role as BusRole, testing::TestBroker};
-use schemas::access::Role;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
@@ -32,7 +31,7 @@ struct Made {
 
 async fn sign_in(mut request: Request, next: Next) -> Response {
     let owner = request.headers().get("x-owner").map_or("ann", |value| value.to_str().unwrap()).to_owned();
-    request.extensions_mut().insert(Principal::new(owner, Role::Owner));
+    request.extensions_mut().insert(RequestOwner(owner));
     next.run(request).await
 }
 

@@ -4,7 +4,6 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,45 +17,46 @@ use schemas::ids::PlaybackId;
 use tower::{Layer, Service, layer::layer_fn};
 
 use super::{Group, Limits, Ticket, group};
-use crate::{
-    auth::{Principal, gate::grant::token},
-    ingress::{
-        client::Client,
-        error::Problem,
-        guard::{Guard, Refused, guard, refused},
-    },
+use crate::ingress::{
+    client::Client,
+    error::Problem,
+    guard::{Guard, Refused, guard, refused},
+    request::RequestOwner,
 };
 
-/// Counts requests: those below a playback token of `playback_key` for their session, and what proves nothing for its client. What is
-/// to prove something is counted behind authentication, or here once it is answered. Stands in front of authentication and behind
-/// [`crate::ingress::client::identify`].
-pub fn by_client<S>(limits: Limits, playback_key: Arc<[u8]>) -> impl Layer<S, Service = ByClient<S>> + Clone {
-    layer_fn(move |inner| ByClient { limits: limits.clone(), playback_key: Arc::clone(&playback_key), inner })
+/// Counts requests: those below a playback token for the session that `playback_of` reads from it, and what proves nothing for its
+/// client. What is to prove something is counted behind authentication, or here once it is answered. Stands in front of
+/// authentication and behind [`crate::ingress::client::identify`].
+pub fn by_client<S, F>(limits: Limits, playback_of: F) -> impl Layer<S, Service = ByClient<S, F>> + Clone
+where
+    F: Fn(&str) -> Option<PlaybackId> + Clone,
+{
+    layer_fn(move |inner| ByClient { limits: limits.clone(), playback_of: playback_of.clone(), inner })
 }
 
-/// Counts each request for its principal. Stands behind authentication; a request without a [`Principal`] passes.
+/// Counts each request for its principal. Stands behind authentication; a request without a [`RequestOwner`] passes.
 pub fn by_principal<S>() -> impl Layer<S, Service = Guard<S>> + Clone {
     guard(count_principal)
 }
 
 /// Service of [`by_client`].
 #[derive(Debug, Clone)]
-pub struct ByClient<S> {
+pub struct ByClient<S, F> {
     limits: Limits,
-    playback_key: Arc<[u8]>,
+    playback_of: F,
     inner: S,
 }
 
-impl<S> ByClient<S> {
+impl<S, F: Fn(&str) -> Option<PlaybackId>> ByClient<S, F> {
     /// The playback session whose token the path carries.
     fn playback(&self, path: &str) -> Option<PlaybackId> {
-        let text = path.strip_prefix("/play/")?.split('/').next()?;
-        token::open(&self.playback_key, text)
+        (self.playback_of)(path.strip_prefix("/play/")?.split('/').next()?)
     }
 }
 
-impl<S> Service<Request> for ByClient<S>
+impl<S, F> Service<Request> for ByClient<S, F>
 where
+    F: Fn(&str) -> Option<PlaybackId>,
     S: Service<Request, Response = Response, Error = Infallible>,
 {
     type Response = Response;
@@ -120,8 +120,8 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Told<F> {
 
 fn count_principal(request: &Request) -> Result<(), Problem> {
     let extensions = request.extensions();
-    match (extensions.get::<Ticket>(), extensions.get::<Principal>()) {
-        (Some(ticket), Some(who)) => ticket.admit(&who.owner),
+    match (extensions.get::<Ticket>(), extensions.get::<RequestOwner>()) {
+        (Some(ticket), Some(who)) => ticket.admit(&who.0),
         _ => Ok(()),
     }
 }

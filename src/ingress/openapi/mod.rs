@@ -27,7 +27,9 @@ use utoipa::OpenApi;
 use super::{
     audit,
     bytes::{self, Facts},
-    conditional, events, jobs, kind, media, metrics, play, probes, uploads, watch,
+    conditional, events, jobs, kind, media, metrics, play, probes,
+    query::TakenParameters,
+    uploads, watch,
 };
 use crate::auth::{self, gate};
 pub(crate) use schema::{Schemas, id, query};
@@ -159,6 +161,14 @@ impl Static {
         }
         response
     }
+}
+
+/// What operations take in their queries. Made once: the description takes a while.
+static TAKEN: LazyLock<TakenParameters> = LazyLock::new(|| TakenParameters::of_description(&document()));
+
+/// What operations take in their queries.
+pub(crate) fn taken_parameters() -> TakenParameters {
+    TAKEN.clone()
 }
 
 static DOCUMENT: LazyLock<Static> = LazyLock::new(|| Static::new("application/json", document().to_string()));

@@ -282,3 +282,26 @@ fn text_of_the_document_can_not_become_html() {
     assert!(!html.contains("<script") && !html.contains("<b>` "));
     assert!(html.contains("<code>&lt;b&gt;</code> &amp; &quot;quotes&quot;"));
 }
+
+#[test]
+fn what_is_described_can_be_sent_and_read_by_scripts() {
+    let document = document();
+    let headers = document["components"]["headers"].as_object().unwrap().keys();
+    // No script may read this one.
+    for name in headers.filter(|name| *name != "Set-Cookie") {
+        assert!(
+            crate::ingress::manners::EXPOSED.contains(&name.to_lowercase().as_str()),
+            "{name} can't be read"
+        );
+    }
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+    let parameters = operations.filter_map(|(_, operation)| operation["parameters"].as_array()).flatten();
+    for parameter in parameters.filter(|parameter| parameter["in"] == "header") {
+        let name = parameter["name"].as_str().unwrap();
+        assert!(
+            crate::ingress::manners::ASKED.contains(&name.to_lowercase().as_str()),
+            "{name} can't be sent"
+        );
+    }
+}

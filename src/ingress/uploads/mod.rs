@@ -9,6 +9,7 @@
 
 mod config;
 mod digest;
+pub mod expiry;
 mod ledger;
 pub(super) mod metadata;
 mod open;
@@ -45,9 +46,8 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
-pub(crate) use ledger::{Ledger, discard, free};
+pub(crate) use ledger::{Ledger, discard};
 pub(crate) use refusal::Refusal;
-pub(crate) use session::finish;
 
 use crate::ingress::openapi;
 use slot::Slots;
@@ -153,16 +153,11 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
     Router::new().merge(tus).route("/v1/media", post(whole::receive)).with_state(state)
 }
 
-/// Every answer below uploads but that to OPTIONS names the protocol's version, errors too.
-pub(super) fn name_version(headers: &mut HeaderMap) {
-    headers.insert(protocol::TUS_RESUMABLE, HeaderValue::from_static(protocol::VERSION));
-}
-
 async fn resumable(request: Request, next: Next) -> Response {
     let is_options = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if !is_options {
-        name_version(response.headers_mut());
+        super::heads::name_tus_version(response.headers_mut());
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

@@ -12,7 +12,7 @@ use super::{
 use crate::ingress::kind::Kind;
 
 /// The version spoken.
-pub(super) const VERSION: &str = "1.0.0";
+pub(super) use crate::ingress::heads::{TUS_RESUMABLE, TUS_VERSION as VERSION};
 /// The extensions offered.
 pub(super) const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum";
@@ -21,7 +21,6 @@ pub(super) const OFFSET_TYPE: &str = "application/offset+octet-stream";
 /// Longest length a client may name: 2^63-1.
 const LENGTH_BYTES_MAX: u64 = (1 << 63) - 1;
 
-pub(super) const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 pub(super) const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 pub(super) const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
 pub(super) const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");

@@ -805,9 +805,8 @@ async fn a_crash_before_the_completion_is_made_good() {
         uploads[1].append(5, b"").await;
         let keeper = site.broker.bus(Role::Keeper).await;
         let store = store::testing::open(site.store.clone()).unwrap();
-        let pass = crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
-            .await
-            .unwrap();
+        let pass =
+            super::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS).await.unwrap();
         assert_eq!(pass.completed_count, 1, "{pass:?}");
         for upload in &uploads {
             assert_eq!(site.record(upload).await.status, Status::Received);
@@ -827,12 +826,11 @@ async fn time_runs_out_for_open_uploads() {
         let keeper = site.broker.bus(Role::Keeper).await;
         let store = store::testing::open(site.store.clone()).unwrap();
         let now_ms = nats::now_ms();
-        let pass =
-            |now_ms| crate::keeper::expiry::pass(&keeper, &store, now_ms, 60_000, schemas::ENDED_KEPT_MS);
+        let pass = |now_ms| super::expiry::pass(&keeper, &store, now_ms, 60_000, schemas::ENDED_KEPT_MS);
         assert_eq!(pass(now_ms).await.unwrap().expired_count, 0, "its time has not come");
         let later = now_ms + 25 * 3600 * 1000;
         assert_eq!(pass(later).await.unwrap().expired_count, 1);
-        assert_eq!(pass(later).await.unwrap(), crate::keeper::expiry::Pass::default(), "once is enough");
+        assert_eq!(pass(later).await.unwrap(), super::expiry::Pass::default(), "once is enough");
         assert_eq!(upload.head().await.0, 410);
         let expired = site.event::<Expired>(&upload).await.unwrap();
         assert_eq!(expired.offset_bytes, u64::try_from(6 * MIB).unwrap());
@@ -1060,7 +1058,7 @@ async fn a_store_that_is_away_costs_no_acknowledged_byte() {
             }
             // No time runs out, and nothing is freed, while the bytes can't be reached.
             let later = nats::now_ms() + 25 * 3600 * 1000;
-            crate::keeper::expiry::pass(&keeper, &store, later, 0, schemas::ENDED_KEPT_MS).await.unwrap_err();
+            super::expiry::pass(&keeper, &store, later, 0, schemas::ENDED_KEPT_MS).await.unwrap_err();
         }
         assert_eq!(
             std::fs::read_dir(&site.root).unwrap().count(),
@@ -1114,10 +1112,9 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
             assert_eq!(uploads[1].offset().await, length);
             let keeper = site.broker.bus(Role::Keeper).await;
             let store = store::testing::open(site.store.clone()).unwrap();
-            let pass =
-                crate::keeper::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
-                    .await
-                    .unwrap();
+            let pass = super::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
+                .await
+                .unwrap();
             assert_eq!(pass.completed_count, 1, "{pass:?}");
             for upload in &uploads {
                 assert_eq!(site.record(upload).await.status, Status::Received);

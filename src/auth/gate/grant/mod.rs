@@ -32,6 +32,7 @@ use std::{
 };
 
 use alloy_primitives::keccak256;
+use evm::Chains;
 use nats::{Bus, Held, Outbox};
 use schemas::{
     gate::{self, Block, Code, Granted, Revoked, Session},
@@ -149,6 +150,14 @@ impl Grants {
     /// Sessions over `bus`, decided by `judge`, whose chains are asked about the accounts that opened them, too.
     pub fn new(bus: Bus, judge: Judge, config: Config) -> Self {
         Self::with_clock(bus, judge, config, Arc::new(nats::now_ms))
+    }
+
+    /// Sessions over `bus`, decided by `chains`; the accounts that opened them are asked there as `sign_in` has it.
+    pub fn over(bus: &Bus, chains: Chains, sign_in: &auth::Config, config: Config) -> Self {
+        let judge = Judge::new(chains);
+        // Neither what gates ask nor what strangers bring about keeps an account from standing by its sessions.
+        let proofs = Proofs::over(bus.clone(), judge.chains(), sign_in);
+        Self::with_proofs(bus.clone(), judge, config, (proofs, Arc::new(nats::now_ms)))
     }
 
     /// The same with a clock of the caller's.
