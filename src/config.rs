@@ -6,14 +6,8 @@ use evm::{Chains, Counts};
 use nats::topology;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    auth::{
-        self,
-        gate::grant::{self, Grants},
-    },
-    cli::ServerArgs,
-    ingress, keeper,
-};
+use crate::{cli::ServerArgs, keeper};
+use gate::grant::{self, Grants};
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,7 +212,7 @@ impl Config {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(Error::Invalid { key: "ingress.public_url", reason });
         }
-        if let Err(invalid) = ingress::manners::Origins::new(&self.ingress.manners) {
+        if let Err(invalid) = web::manners::Origins::new(&self.ingress.manners) {
             return Err(Error::Invalid { key: "ingress.manners.origins", reason: invalid.to_string() });
         }
         self.grants.check().map_err(|(key, reason)| Error::Invalid { key, reason })?;

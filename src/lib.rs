@@ -8,8 +8,7 @@
 //!
 //! This crate is the binary's library: it composes the stages below it and adds what faces people. The map:
 //!
-//! - [`ingress`]: HTTP. [`auth`]: who is asking. [`keeper`]: singletons under a lease. [`memory`]: what is remembered of records.
-//!   [`removal`]: how work on a removed medium is ended.
+//! - [`ingress`]: HTTP, over [`web`], [`auth`] and [`gate`]. [`keeper`]: singletons under a lease.
 //! - [`roles`]: starts roles and stops them all when one ends. [`up`]: every role in one process, with its own broker.
 //! - [`stores`]: which object store belongs to this installation.
 //! - [`readiness`]: whether this process can do its work.
@@ -18,16 +17,12 @@
 //! Invariants, by what is absent: no stage is imported by another; nothing but [`nats`] writes state; no path, subject or
 //! metric label is made of a client's text.
 
-pub mod auth;
 pub mod cli;
 pub mod config;
-pub mod ingress;
 pub mod keeper;
-pub mod memory;
 pub mod owners;
 pub mod published;
 pub mod readiness;
-pub mod removal;
 pub mod roles;
 pub mod stores;
 pub mod telemetry;

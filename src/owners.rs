@@ -18,7 +18,7 @@ use schemas::{
 };
 use serde::Serialize;
 
-use crate::auth::{self, account::Account};
+use auth::account::Account;
 
 /// Who changes owners from the command line.
 const BY: &str = "admin";

@@ -89,7 +89,7 @@ fn unbroken(folder: &Path, texts: &BTreeMap<String, String>) -> anyhow::Result<(
         let version = document.pointer("/info/version").and_then(Value::as_str).unwrap_or_default();
         version.split('.').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
     };
-    let changes = crate::ingress::openapi::breaking::breaking(&old, &new);
+    let changes = ingress::openapi::breaking::breaking(&old, &new);
     if !changes.is_empty() && first(&new) <= first(&old) {
         bail!("{OPENAPI} would break clients:\n  {}", changes.join("\n  "));
     }
@@ -147,7 +147,7 @@ fn texts() -> anyhow::Result<BTreeMap<String, String>> {
         texts.insert(schema_file(&entry.name), pretty(&schema)?);
     }
     texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1)?)?);
-    texts.insert(OPENAPI.into(), pretty(&crate::ingress::openapi::document())?);
+    texts.insert(OPENAPI.into(), pretty(&ingress::openapi::document())?);
     Ok(texts)
 }
 

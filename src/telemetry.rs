@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::ingress::{
+use web::{
     error::Problem,
     readiness,
     registry::{METRICS_TYPE, Metrics},
@@ -94,7 +94,7 @@ pub async fn admin(
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(read_metrics))
-        .fallback(crate::ingress::request::no_such_path)
+        .fallback(web::request::no_such_path)
         .with_state(Admin { health, metrics });
     serve::serve(listener, router, shutdown, Duration::from_secs(1)).await;
     Ok(())

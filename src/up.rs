@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    ingress::registry,
     roles::{self, Kind, Listening, Seeds, Site},
 };
+use web::registry;
 
 /// File in the data folder that holds the first API key, mode 0600.
 pub const KEY_FILE: &str = "api-key";

@@ -18,6 +18,7 @@ mod health;
 mod heartbeat;
 pub mod keys;
 mod lease;
+pub mod memory;
 mod publish;
 pub mod reader;
 mod role;

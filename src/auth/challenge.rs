@@ -25,28 +25,35 @@ use super::{
     denial::{Denial, Failure},
     value::Address,
 };
-use crate::ingress::client::Client;
+use web::client::Client;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
-pub(super) struct Wish {
-    pub(super) domain: String,
-    pub(super) address: Option<Address>,
-    pub(super) chain_id: Option<u64>,
-    pub(super) ttl_s: u64,
+pub struct Wish {
+    /// The site.
+    pub domain: String,
+    /// The account, where it is known before.
+    pub address: Option<Address>,
+    /// The chain the account is looked up on (EIP-155 number).
+    pub chain_id: Option<u64>,
+    /// How long the challenge is good, in seconds.
+    pub ttl_s: u64,
 }
 
 /// What comes of the wish for a challenge.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// It is on record.
     Challenge(Challenge),
     /// The client's prefix had its share; there is another one after so many seconds.
-    TooMany { retry_after_s: u64 },
+    TooMany {
+        /// In seconds.
+        retry_after_s: u64,
+    },
 }
 
 /// Gives a challenge bound to `cookie`.
-pub(super) async fn give(
+pub async fn give(
     bus: &Bus,
     config: &Config,
     (wish, cookie, client): (&Wish, &str, Client),
@@ -83,7 +90,7 @@ pub(super) async fn give(
 }
 
 /// The challenge of a nonce that is good.
-pub(super) async fn find(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
+pub async fn find(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
     // A text of another form was never given by us; one of this form is safe as a key.
     let challenge_id: ChallengeId = nonce.parse().map_err(|_| Denial::ChallengeUnknown)?;
     let held = bus.load::<Challenge>(&challenge_id.to_string()).await?;

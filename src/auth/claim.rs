@@ -13,14 +13,15 @@ use super::{
 
 /// The common part of both forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claim {
+pub struct Claim {
     pub(super) scheme: Option<String>,
     pub(super) domain: String,
     pub(super) address: Address,
     pub(super) is_checksummed: bool,
     pub(super) uri: String,
     pub(super) chain_id: u64,
-    pub(super) nonce: String,
+    /// The challenge that was signed.
+    pub nonce: String,
     pub(super) issued_at_ms: i64,
     pub(super) expires_at_ms: Option<i64>,
     pub(super) not_before_ms: Option<i64>,
@@ -29,7 +30,7 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Reads a message of ERC-4361; what is hashed are these bytes.
-    pub(super) fn from_message(text: &str) -> Result<Self, Denial> {
+    pub fn from_message(text: &str) -> Result<Self, Denial> {
         let message = Message::parse(text).map_err(|error| Denial::Malformed(error.to_string()))?;
         Ok(Self {
             scheme: message.scheme.map(str::to_owned),
@@ -47,7 +48,7 @@ impl Claim {
     }
 
     /// Takes the values of a typed sign-in.
-    pub(super) fn from_typed(values: &typed::Values) -> Result<Self, Denial> {
+    pub fn from_typed(values: &typed::Values) -> Result<Self, Denial> {
         let malformed = |what: &str| Denial::Malformed(format!("{what} does not have its form"));
         let limit = super::message::STATEMENT_LENGTH_MAX;
         if [&values.domain, &values.statement, &values.uri, &values.nonce]

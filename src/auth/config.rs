@@ -17,7 +17,7 @@ pub const REFRESH_AGAIN_MS_MAX: u64 = 30_000;
 pub const CHALLENGE_TTL_S_MAX: u64 = 900;
 
 /// Longest signature in bytes unless the settings say otherwise.
-pub(super) const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
+pub const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
 
 /// Settings of sign-in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

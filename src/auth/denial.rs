@@ -1,6 +1,6 @@
 //! Why a sign-in or a session is refused; each reason has a stable code.
 
-use crate::ingress::{error::Problem, kind::Kind};
+use web::{error::Problem, kind::Kind};
 
 /// A refusal by the rules, as opposed to something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,18 +96,26 @@ impl From<Denial> for Problem {
 
 /// A refusal, or a part that does not answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
+    /// Nobody is signed in, and why.
     #[error(transparent)]
     Denied(#[from] Denial),
+    /// The broker does not answer.
     #[error(transparent)]
     Bus(#[from] nats::Error),
+    /// The chain does not answer.
     #[error(transparent)]
     Chain(#[from] super::contract::CallError),
     /// The client made us ask as many contracts as it may.
     #[error("too many signatures that no key made")]
-    TooMany { retry_after: std::time::Duration },
+    TooMany {
+        /// How long until it may ask again.
+        retry_after: std::time::Duration,
+    },
+    /// The library can't sign a token.
     #[error("a token can't be signed")]
     Token(#[from] jsonwebtoken::errors::Error),
+    /// There is no key to sign with.
     #[error("there is no signing key")]
     NoKey,
 }

@@ -83,7 +83,8 @@ pub async fn create_key(bus: &Bus, owner: &str, role: Role) -> Result<String, na
 }
 
 /// What came of the wish for a key.
-pub(super) enum Issued {
+#[derive(Debug)]
+pub enum Issued {
     /// Its text.
     Key(String),
     /// The key is there already, and its text is kept nowhere.
@@ -93,7 +94,7 @@ pub(super) enum Issued {
 }
 
 /// Makes the API key `key_id` for `by`.
-pub(super) async fn issue(
+pub async fn issue(
     bus: &Bus,
     key_id: KeyId,
     new: NewKey,
@@ -119,7 +120,7 @@ pub(super) async fn issue(
 }
 
 /// The keys of an owner that were not revoked, oldest first.
-pub(super) async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::Error> {
+pub async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::Error> {
     let Some(held) = bus.load::<OwnerKeys>(&owner_key(&owner_hash(owner))).await? else {
         return Ok(Vec::new());
     };
@@ -166,7 +167,7 @@ pub async fn give_key(
 }
 
 /// Revokes a key if `may` allows it; false when there is no such key for whoever asks.
-pub(super) async fn revoke(
+pub async fn revoke(
     bus: &Bus,
     key_id: KeyId,
     may: impl Fn(&ApiKey) -> bool + Send + Sync,

@@ -11,10 +11,11 @@ use super::{
     claim::Claim,
     contract::{CallError, Question, Verdict, by_key},
     denial::{Denial, Failure},
+    ring::Ring,
     session::{Live, Proved, Sessions},
     token::{self, Claims},
 };
-use crate::ingress::client::Client;
+use web::client::Client;
 
 /// What somebody shows to sign in.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,11 @@ impl SignIn {
     /// The sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.shared.sessions
+    }
+
+    /// The keys that tokens are signed with.
+    pub fn ring(&self) -> &Ring {
+        &self.shared.ring
     }
 
     /// The bus with the rights of the ingress.

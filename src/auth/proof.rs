@@ -24,14 +24,14 @@ use super::{
     denial::Failure,
     session,
 };
-use crate::ingress::request;
+use web::request;
 
 /// How long after an outage nobody is asked about the same session.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// How new an answer has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Age {
+pub enum Age {
     /// Of the newest block.
     Newest,
     /// Not older than a session that is used may go by.
@@ -93,7 +93,7 @@ impl Proofs {
     ///
     /// # Errors
     /// When nobody can say now: the session is kept.
-    pub(super) async fn stands(&self, session_id: SessionId, age: Age) -> Result<bool, Failure> {
+    pub async fn stands(&self, session_id: SessionId, age: Age) -> Result<bool, Failure> {
         let slot = self.slot(session_id);
         // Whoever comes meanwhile takes what this one hears.
         let mut said = slot.lock().await;

@@ -26,8 +26,9 @@ const NAME: &str = "access";
 /// Least time between two readings that unknown keys cause.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
 
+/// The keys that access tokens are signed with, as one replica knows them.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub struct Ring {
     bus: Bus,
     config: Arc<Config>,
     keys: RwLock<Arc<[RingKey]>>,
@@ -44,7 +45,7 @@ impl Ring {
     }
 
     /// Reads the ring; adds the next key when the newest is old enough, and drops those that signed nothing still good.
-    pub(super) async fn renew(&self, now_ms: u64) -> Result<(), nats::Error> {
+    pub async fn renew(&self, now_ms: u64) -> Result<(), nats::Error> {
         let fresh = RingKey {
             key_id: KeyId::from_bytes(nats::fresh_id()),
             bytes: ByteBuf::from(rand::random::<[u8; 32]>().to_vec()),
@@ -62,7 +63,7 @@ impl Ring {
     }
 
     /// The key that signs now.
-    pub(super) fn signing(&self, now_ms: u64) -> Option<Key> {
+    pub fn signing(&self, now_ms: u64) -> Option<Key> {
         let keys = self.known();
         let started = keys.iter().rev().find(|key| key.signs_from_ms <= now_ms);
         started.or(keys.first()).map(key_of)

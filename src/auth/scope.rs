@@ -4,7 +4,7 @@ use axum::http::Method;
 use schemas::access::{Role, Scope};
 
 use super::Principal;
-use crate::ingress::{error::Problem, kind::Kind};
+use web::{error::Problem, kind::Kind};
 
 /// Why a principal may not send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

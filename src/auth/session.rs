@@ -48,11 +48,15 @@ const MAC_BYTES: usize = 16;
 
 /// A session that is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Live {
-    pub(super) session_id: SessionId,
-    pub(super) account: Account,
-    pub(super) chain_id: u64,
-    pub(super) expires_at_ms: u64,
+pub struct Live {
+    /// Its id.
+    pub session_id: SessionId,
+    /// Who signed in.
+    pub account: Account,
+    /// The chain the account was looked up on (EIP-155 number).
+    pub chain_id: u64,
+    /// Unix time in milliseconds at which it ends, however often it is refreshed.
+    pub expires_at_ms: u64,
 }
 
 /// What a wallet has proved.
@@ -74,8 +78,9 @@ impl Proved<'_> {
     }
 }
 
+/// Sessions as one replica knows them: records in KV, and those that are in use in memory.
 #[derive(Debug)]
-pub(super) struct Sessions {
+pub struct Sessions {
     bus: Bus,
     config: Arc<Config>,
     mac_key: Vec<u8>,
@@ -144,12 +149,12 @@ impl Sessions {
     }
 
     /// The session that a refresh token of ours names; nothing is known yet about whether it is still good.
-    pub(super) fn session_of(&self, text: &str) -> Option<SessionId> {
+    pub fn session_of(&self, text: &str) -> Option<SessionId> {
         self.read(text).map(|token| token.session_id)
     }
 
     /// Takes a refresh token of `client` for the next one. The same token later, or from somebody else, ends the session.
-    pub(super) async fn refresh(
+    pub async fn refresh(
         &self,
         text: &str,
         client: IpAddr,
@@ -224,7 +229,7 @@ impl Sessions {
     }
 
     /// Ends a session; nothing happens when it is over already.
-    pub(super) async fn end(
+    pub async fn end(
         &self,
         session_id: SessionId,
         end: End,
@@ -266,7 +271,7 @@ impl Sessions {
     }
 
     /// Ends every session of a wallet; answers how many were on its list.
-    pub(super) async fn end_all(
+    pub async fn end_all(
         &self,
         account: Account,
         end: End,

@@ -41,8 +41,9 @@ pub(super) struct Claims {
 
 /// A key of the ring, ready for use.
 #[derive(Clone)]
-pub(super) struct Key {
-    pub(super) key_id: KeyId,
+pub struct Key {
+    /// Its name in tokens.
+    pub key_id: KeyId,
     pub(super) bytes: Vec<u8>,
 }
 

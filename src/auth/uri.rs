@@ -31,7 +31,7 @@ pub(super) fn host(authority: &str) -> &str {
 }
 
 /// True where `http` never leaves the machine: `localhost` and the loopback addresses.
-pub(super) fn is_loopback(authority: &str) -> bool {
+pub fn is_loopback(authority: &str) -> bool {
     let host = host(authority);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
@@ -66,7 +66,7 @@ pub(super) fn is_uri(text: &str) -> bool {
 }
 
 /// The scheme and the authority of a URI that has both.
-pub(super) fn origin(uri: &str) -> Option<(&str, &str)> {
+pub fn origin(uri: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = uri.split_once("://")?;
     Some((scheme, rest.split(['/', '?', '#']).next()?))
 }

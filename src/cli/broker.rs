@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    ingress::registry,
     roles::{Seeds, Site},
     up,
 };
+use web::registry;
 
 /// Connects as admin: to the broker that is configured, else to the one of `up` in the data folder.
 ///

@@ -13,11 +13,8 @@ use schemas::fault::error_chain;
 use serde_json::json;
 
 use super::{Ended, broker, demo::chain, out, render};
-use crate::{
-    config::Config,
-    ingress::capacity::{BROKER_DISK, Limit, STORE_DISK},
-    owners,
-};
+use crate::{config::Config, owners};
+use ingress::capacity::{BROKER_DISK, Limit, STORE_DISK};
 
 /// Longest wait for a broker that may not run.
 const BROKER_WAIT: Duration = Duration::from_secs(5);

@@ -17,7 +17,9 @@ use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{App, Principal, error::Problem, kind::Kind, openapi, query};
+use super::{App, openapi};
+use auth::Principal;
+use web::{error::Problem, kind::Kind, query};
 
 /// Replays at once on one replica.
 pub const REPLAYS_MAX: usize = 64;

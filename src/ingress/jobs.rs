@@ -25,10 +25,9 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{
-    App, Principal, cache, cursor::List, error::Problem, media, openapi, page::Page, query::Parameters,
-    tagged,
-};
+use super::{App, cache, media, openapi};
+use auth::Principal;
+use web::{cursor::List, error::Problem, page::Page, query::Parameters, tagged};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -55,7 +54,7 @@ impl openapi::Describe for Described {
 #[serde(deny_unknown_fields)]
 struct Wanted {
     /// Only jobs on this medium.
-    #[serde(default, deserialize_with = "super::query::id")]
+    #[serde(default, deserialize_with = "web::query::id")]
     #[schemars(schema_with = "openapi::id")]
     media_id: Option<MediaId>,
     /// Only jobs that stand there.

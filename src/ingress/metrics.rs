@@ -8,8 +8,10 @@ use axum::{
     routing::get,
 };
 
-use super::registry;
-use super::{App, Principal, error::Problem, openapi};
+use super::{App, openapi};
+use auth::Principal;
+use web::error::Problem;
+use web::registry;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]

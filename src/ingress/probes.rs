@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::readiness;
-use super::{App, error::Problem, openapi};
+use super::{App, openapi};
+use web::error::Problem;
+use web::readiness;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]

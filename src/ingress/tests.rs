@@ -24,7 +24,7 @@ use super::*;
 /// Playback sessions without a chain to ask.
 pub(crate) fn grants(bus: &Bus) -> Grants {
     let chains = evm::Chains::open(&[]).unwrap();
-    Grants::over(bus, chains, &crate::auth::Config::default(), gate::grant::Config::default())
+    Grants::over(bus, chains, &auth::Config::default(), gate::grant::Config::default())
 }
 
 /// One ingress with its broker and store.
@@ -133,7 +133,7 @@ impl Site {
             grants(&bus),
             registry::Metrics::default(),
             config,
-            crate::auth::Config::default(),
+            auth::Config::default(),
         )
         .await
         .unwrap();
@@ -143,7 +143,7 @@ impl Site {
         let beside = app.clone();
         tasks.spawn(async move { Box::pin(beside.run(CancellationToken::new())).await.unwrap() });
         let router = router_with(app, extra());
-        tasks.spawn(serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
+        tasks.spawn(web::serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
         Self { address, key, broker, store, _folder: folder, _tasks: tasks }
     }
 
@@ -585,7 +585,7 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
 
     let metrics = site.ask("GET", "/metrics", &mine, "").await;
     assert_eq!(metrics.status, 200, "{metrics:?}");
-    assert_eq!(metrics.header("content-type"), Some(super::registry::METRICS_TYPE));
+    assert_eq!(metrics.header("content-type"), Some(web::registry::METRICS_TYPE));
     assert!(metrics.body.contains("\nstreamgate_gate_refusals_untold_total 0\n"), "{}", metrics.body);
     let (hits, misses) = ("metadata\",outcome=\"hit\"} ", "metadata\",outcome=\"miss\"} ");
     let count = |what: &str| {
@@ -595,7 +595,7 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     // What is put into it may be seen a moment later only.
     assert_eq!((count(misses) + count(hits), count(hits) <= 1), (4, true));
     openmetrics_parser::openmetrics::parse_openmetrics(&metrics.body).unwrap();
-    let ann = crate::auth::create_key(&admin, "ann", schemas::access::Role::Owner).await.unwrap();
+    let ann = auth::create_key(&admin, "ann", schemas::access::Role::Owner).await.unwrap();
     let refused = site.ask("GET", "/metrics", &format!("Authorization: Bearer {ann}\r\n"), "").await;
     assert_eq!((refused.status, refused.problem().as_str()), (403, "operators_only"));
     assert_eq!(site.ask("GET", "/metrics", "", "").await.status, 401);
@@ -612,7 +612,7 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
         store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
     let grants = grants(&bus);
     let metrics = registry::Metrics::default();
-    let app = App::build(bus, store, grants, metrics, Config::default(), crate::auth::Config::default());
+    let app = App::build(bus, store, grants, metrics, Config::default(), auth::Config::default());
     let app = app.await.unwrap();
     let shutdown = CancellationToken::new();
     let (beside, stop) = (app.clone(), shutdown.clone());

@@ -11,10 +11,11 @@ use schemas::{media::Status, subjects};
 use serde_json::{Value, json};
 
 use super::{
-    limit, openapi,
+    openapi,
     tests::{Answer, Site, asset},
 };
-use crate::auth::tests::site::Wallet;
+use auth::testing::Wallet;
+use web::limit;
 
 /// Files of pages, none of the API.
 const FILES: [&str; 2] = ["/docs/docs.css", "/watch/assets/{file}"];
@@ -70,7 +71,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The paths of all routes in the sources. What can't be read off them fails.
 fn routed() -> BTreeSet<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let root = root.as_path();
     let (mut files, mut paths) = (Vec::new(), BTreeSet::new());
     sources(&root.join("src"), &mut files);
     assert!(files.len() > 100, "{}", files.len());

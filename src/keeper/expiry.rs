@@ -8,7 +8,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use crate::ingress::uploads::expiry::{Pass, QUIET_MS, pass};
+use ingress::uploads::expiry::{Pass, QUIET_MS, pass};
 
 /// Looks after uploads until `held` fires.
 pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {

@@ -29,7 +29,7 @@ use store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::gate::grant::Grants;
+use gate::grant::Grants;
 
 /// Periods and ages of the singletons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,13 +15,12 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth,
     config::Config,
-    ingress::{self, registry},
     keeper,
     readiness::{self, ending},
     stores, telemetry,
 };
+use web::registry;
 
 /// Longest time for closing connections and giving back leases, after the grace time of running work.
 pub const CLOSING_MAX: Duration = Duration::from_secs(2);
@@ -391,7 +390,7 @@ async fn serve(
     }
     let router = ingress::router(app.clone());
     let serving = async {
-        ingress::serve::serve(listener, router, site.shutdown.clone(), grace).await;
+        web::serve::serve(listener, router, site.shutdown.clone(), grace).await;
         anyhow::Ok(())
     };
     let telling = tasks.keep("chains", ending, || async {

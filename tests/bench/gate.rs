@@ -6,17 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use auth::{
+    message::Message,
+    signature::{Signature, personal_digest},
+};
 use axum::http::{HeaderMap, StatusCode};
+use gate::grant::token;
 use schemas::ids::PlaybackId;
 use secp256k1::{Message as Digest, SecretKey, ecdsa::RecoverableSignature};
-use streamgate::{
-    auth::{
-        gate::grant::token,
-        message::Message,
-        signature::{Signature, personal_digest},
-    },
-    ingress::limit::{Config, Group, Limits, gcra::Rate},
-};
+use web::limit::{Config, Group, Limits, gcra::Rate};
 
 use crate::{Aim, Row, median};
 

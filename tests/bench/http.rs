@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::{Router, middleware};
+use ingress::{App, media};
 use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
 use schemas::{
     document,
@@ -19,14 +20,11 @@ use schemas::{
 };
 use serde_json::json;
 use store::Store;
-use streamgate::{
-    auth,
-    ingress::{self, App, client, limit, media, registry, request, serve},
-};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
+use web::{client, limit, registry, request, serve};
 
 use crate::{Aim, Row, median};
 

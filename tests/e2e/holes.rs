@@ -37,7 +37,7 @@ fn wallets() -> String {
 
 /// An owner of nothing here.
 async fn stranger(cluster: &Cluster) -> String {
-    streamgate::auth::create_key(&cluster.bus, "mallory", access::Role::Owner).await.unwrap()
+    auth::create_key(&cluster.bus, "mallory", access::Role::Owner).await.unwrap()
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn hole_4_nobody_edits_what_another_owns() {
             assert_eq!(refusal(&answer), (404, "not_found"), "{path}: {}", answer.1);
         }
     }
-    let operator = streamgate::auth::create_key(&cluster.bus, "olga", access::Role::Operator).await.unwrap();
+    let operator = auth::create_key(&cluster.bus, "olga", access::Role::Operator).await.unwrap();
     let answer = site.ask(Method::PUT, &gate, Some(&operator), Some(public)).await;
     assert_eq!(answer.0, StatusCode::FORBIDDEN, "an operator changes nothing: {}", answer.1);
     assert_eq!(site.ask(Method::GET, &gate, Some(&cluster.key), None).await.1, before);
@@ -468,7 +468,7 @@ async fn hole_9_two_fresh_installations_share_no_secret_and_no_default_opens() {
         let ring = cluster.bus.load::<Ring>("ring.access").await.unwrap().unwrap().record;
         secrets.extend(ring.keys.iter().map(|key| key.bytes.to_vec()));
         for name in ["playback", "refresh"] {
-            secrets.push(streamgate::auth::signing_key(&cluster.bus, name).await.unwrap());
+            secrets.push(auth::signing_key(&cluster.bus, name).await.unwrap());
         }
     }
     assert!(secrets.iter().all(|secret| secret.len() >= 32), "no short key");

@@ -12,8 +12,8 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::site::Wallet;
-use crate::auth::{Config, contract::*, value::Address};
+use crate::testing::{SOON, Wallet};
+use crate::{Config, contract::*, value::Address};
 
 const CONTRACTS: &str = include_str!("../../../tests/signin/contracts.json");
 /// Anvil's chain.
@@ -78,7 +78,7 @@ impl Anvil {
             .await
             .unwrap();
         // The node mines it beside its answer.
-        let deadline = tokio::time::Instant::now() + super::site::SOON;
+        let deadline = tokio::time::Instant::now() + SOON;
         let mut receipt = Value::Null;
         while receipt.is_null() {
             assert!(tokio::time::Instant::now() < deadline, "nobody mines");

@@ -1,110 +1,14 @@
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
-use alloy_primitives::{B256, Bytes, keccak256};
+use alloy_primitives::{Bytes, keccak256};
 use alloy_sol_types::SolValue;
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use schemas::session::Method;
 
-use super::site::*;
-use crate::auth::{Config, contract::*, value::Address};
+use crate::testing::*;
+use crate::{Config, contract::*, value::Address};
 
-pub(crate) const YES: &str = "0x1626ba7e00000000000000000000000000000000000000000000000000000000";
 const WRAPPED: [u8; 32] =
     alloy_primitives::hex!("6492649264926492649264926492649264926492649264926492649264926492");
-
-/// What a chain does with a call.
-#[derive(Debug, Clone)]
-pub(crate) enum Reply {
-    Bytes(Bytes),
-    Reverted,
-    Unavailable,
-    Never,
-}
-
-impl Reply {
-    pub(crate) fn hex(text: &str) -> Self {
-        Self::Bytes(super::unhex(text).into())
-    }
-}
-
-/// One chain, whose contracts all reply the same; it has a block for each reply.
-#[derive(Debug)]
-pub(crate) struct Fake {
-    code: HashMap<alloy_primitives::Address, Bytes>,
-    reply: Mutex<Reply>,
-    height: AtomicU64,
-    is_away: AtomicBool,
-    calls: Mutex<Vec<Call>>,
-}
-
-impl Fake {
-    pub(crate) fn new(account: Address, code: &[u8], reply: Reply) -> Arc<Self> {
-        let code = HashMap::from([(account.get(), Bytes::copy_from_slice(code))]);
-        let (height, is_away) = (AtomicU64::new(1), AtomicBool::new(false));
-        Arc::new(Self { code, reply: Mutex::new(reply), height, is_away, calls: Mutex::default() })
-    }
-
-    /// Replies this from the next block on.
-    pub(crate) fn replies(&self, reply: Reply) {
-        *self.reply.lock() = reply;
-        self.height.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// From now on nobody answers anything.
-    pub(crate) fn goes_away(&self) {
-        self.is_away.store(true, Ordering::SeqCst);
-    }
-
-    /// How often a contract was called.
-    pub(crate) fn asked(&self) -> usize {
-        self.calls.lock().len()
-    }
-
-    fn newest(&self) -> B256 {
-        B256::left_padding_from(&self.height.load(Ordering::SeqCst).to_be_bytes())
-    }
-}
-
-impl ChainCall for Fake {
-    fn head(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, CallError>> {
-        Box::pin(async move {
-            if self.is_away.load(Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
-            if chain_id == 2 { Err(CallError::Unsupported) } else { Ok(self.newest()) }
-        })
-    }
-
-    fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        self.calls.lock().push(call);
-        let reply = self.reply.lock().clone();
-        Box::pin(async move {
-            match reply {
-                Reply::Bytes(bytes) => Ok(bytes),
-                Reply::Reverted => Err(CallError::Reverted),
-                Reply::Unavailable => Err(CallError::Unavailable("down".into())),
-                Reply::Never => std::future::pending().await,
-            }
-        })
-    }
-
-    fn get_code(
-        &self,
-        _: u64,
-        address: alloy_primitives::Address,
-        block: Block,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        assert_eq!(block, Block::Hash(self.newest()), "everything is about one block");
-        Box::pin(async move { Ok(self.code.get(&address).cloned().unwrap_or_default()) })
-    }
-}
 
 fn delegation() -> Vec<u8> {
     [&[0xef, 0x01, 0x00][..], &[9; 20]].concat()

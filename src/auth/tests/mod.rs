@@ -1,20 +1,11 @@
 //! Sign-in: the pure parts by tables and vectors, the rest against a real broker.
 
-mod accounts;
 mod anvil;
-pub(crate) mod contract;
-mod holes;
-mod ingress;
-mod keys;
-mod login;
+mod contract;
 mod message;
 mod principal;
-mod proofs;
 mod published;
-mod sessions;
 mod signature;
-pub(crate) mod site;
-mod tokens;
 
 /// Made by `tests/signin/vectors.mjs` with viem, which shares no code with ours.
 const VECTORS: &str = include_str!("../../../tests/signin/vectors.json");
@@ -48,10 +39,6 @@ struct Typed {
 
 fn vectors() -> Vectors {
     serde_json::from_str(VECTORS).unwrap()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    alloy_primitives::hex::decode(text).unwrap()
 }
 
 fn digest<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<alloy_primitives::B256, D::Error> {

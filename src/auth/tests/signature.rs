@@ -1,9 +1,9 @@
 use alloy_primitives::{B256, U256};
 use proptest::prelude::*;
-use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
+use secp256k1::{Message, SecretKey, ecdsa::RecoverableSignature};
 
-use super::{super::signature::*, unhex, vectors};
-use crate::auth::value::Address;
+use super::{super::signature::*, vectors};
+use crate::testing::{account_of, address_of, unhex};
 
 const ORDER: U256 = U256::from_be_bytes(alloy_primitives::hex!(
     "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
@@ -62,14 +62,6 @@ fn the_examples_of_erc_2098_are_read() {
         let signature = Signature::from_bytes(&unhex(compact)).unwrap();
         assert_eq!(signature.recover(personal_digest(message.as_bytes())), Ok(signer), "{message}");
     }
-}
-
-pub(super) fn address_of(key: &SecretKey) -> Address {
-    account_of(&PublicKey::from_secret_key(key))
-}
-
-pub(super) fn account_of(key: &PublicKey) -> Address {
-    Address::new(alloy_primitives::Address::from_raw_public_key(&key.serialize_uncompressed()[1..]))
 }
 
 #[test]

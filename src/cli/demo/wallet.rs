@@ -9,10 +9,8 @@ use reqwest::{
 use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
 use serde_json::{Value, json};
 
-use crate::{
-    auth::signature::personal_digest,
-    cli::client::{self, Client},
-};
+use crate::cli::client::{self, Client};
+use auth::signature::personal_digest;
 
 /// An account and its key.
 pub(super) struct Wallet {
@@ -66,7 +64,7 @@ impl Wallet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::signature::Signature;
+    use auth::signature::Signature;
 
     #[test]
     fn a_key_has_the_address_that_is_published_for_it() {

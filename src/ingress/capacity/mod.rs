@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::{
+use super::uploads;
+use web::{
     error::{NO_ROOM_RETRY_AFTER_S, Problem},
     guard::Check,
     kind::Kind,
-    uploads,
 };
 
 pub(super) use needs::needs;

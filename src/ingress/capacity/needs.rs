@@ -29,7 +29,7 @@ const PLAYBACK: &[&str] = &[EVENTS[0], EVENTS[1], "KV_grants", BROKER_DISK];
 
 /// The limits that a request needs room below; none when it creates nothing. What ends, revokes or goes on needs none: it has to
 /// work when everything is full.
-pub(in crate::ingress) fn needs(method: &Method, path: &str) -> &'static [&'static str] {
+pub(crate) fn needs(method: &Method, path: &str) -> &'static [&'static str] {
     if method != Method::POST {
         return &[];
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::*;
-use crate::ingress::{
+use crate::{
     openapi,
     tests::{Answer, Site},
 };

@@ -15,10 +15,9 @@ use super::{
     KEEP_ALIVE, gone,
     hub::{self, Hub, Item, Told},
 };
-use crate::{
-    auth::Principal,
-    ingress::{error::Problem, jobs, media as documents},
-};
+use crate::{jobs, media as documents};
+use auth::Principal;
+use web::error::Problem;
 
 /// Encodes of one medium whose jobs belong to its story.
 const ENCODES_MAX: u32 = 64;

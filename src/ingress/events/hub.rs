@@ -220,7 +220,7 @@ fn tell_progress(progress: &Progress, done_ms: u64, total_ms: u64) -> Told {
         "media_id": progress.media_id,
         "done_ms": done_ms,
         "total_ms": total_ms,
-        "percent": crate::ingress::jobs::percent(done_ms, total_ms),
+        "percent": crate::jobs::percent(done_ms, total_ms),
     });
     Told {
         sequence: 0,

@@ -27,9 +27,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::{App, Principal, error::Problem, kind::Kind, openapi, query::Parameters};
+use super::{App, openapi};
+use auth::Principal;
 use follower::{Begin, Follower, Scope};
 pub use hub::{BACKLOG_MAX, Hub, JOBS_MAX};
+use web::{error::Problem, kind::Kind, query::Parameters};
 
 /// Followers at once on one replica.
 pub const FOLLOWERS_MAX: usize = 4_096;
@@ -106,11 +108,11 @@ struct Frame {
 #[serde(deny_unknown_fields)]
 struct Wanted {
     /// Only events about this medium, its story so far first.
-    #[serde(default, deserialize_with = "super::query::id")]
+    #[serde(default, deserialize_with = "web::query::id")]
     #[schemars(schema_with = "openapi::id")]
     media: Option<MediaId>,
     /// Only events about this job, its story so far first.
-    #[serde(default, deserialize_with = "super::query::id")]
+    #[serde(default, deserialize_with = "web::query::id")]
     #[schemars(schema_with = "openapi::id")]
     job: Option<JobId>,
     /// As `Last-Event-ID`, for clients that can send no header.

@@ -16,13 +16,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Medium, media_id, no_such_medium};
-use crate::ingress::{
-    App, Principal, body, conditional,
-    error::Problem,
-    kind::Kind,
+use crate::{
+    App,
     play::encryption,
     uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
 };
+use auth::Principal;
+use web::{body, conditional, error::Problem, kind::Kind};
 
 /// Most rounds of reading and compare-and-set of one change.
 pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;

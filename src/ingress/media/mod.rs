@@ -28,12 +28,12 @@ use schemas::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{
-    App, Principal, cache,
+use super::{App, cache, openapi};
+use auth::Principal;
+use web::{
     cursor::{self, List},
     error::Problem,
     kind::Kind,
-    openapi,
     page::Page,
     query::Parameters,
     tagged,

@@ -11,10 +11,9 @@ use super::{
     change::{CHANGE_ATTEMPTS_MAX, changeable},
     media_id,
 };
-use crate::{
-    ingress::{App, Principal, error::Problem},
-    removal,
-};
+use crate::{App, removal};
+use auth::Principal;
+use web::error::Problem;
 
 /// Remove one medium
 ///

@@ -5,7 +5,7 @@ use nats::{Held, Outbox, Role};
 use schemas::{document, ids::MediaId, job, media, subjects, upload};
 use serde_json::{Value, json};
 
-use crate::ingress::tests::{Answer, Site, asset};
+use crate::tests::{Answer, Site, asset};
 
 const MINTED: &str = "0x88DF016429689C079F3B2F6AD39FA052532C56795B733DA78A91EBE6A713944B";
 

@@ -6,7 +6,8 @@ use axum::http::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 
 use super::{METHODS, parameters};
-use crate::ingress::{capacity, limit, query};
+use crate::capacity;
+use web::{limit, query};
 
 /// Refusals that many operations share: status, name, meaning.
 const REFUSALS: [(&str, &str, &str); 17] = [

@@ -24,15 +24,13 @@ use axum::{
 use serde_json::Value;
 use utoipa::OpenApi;
 
-use super::{
-    audit,
-    bytes::{self, Facts},
-    conditional, events, jobs, kind, media, metrics, play, probes,
-    query::TakenParameters,
-    uploads, watch,
-};
-use crate::auth::{self, gate};
+use super::{audit, events, jobs, media, metrics, play, probes, uploads, watch};
 pub(crate) use schema::{Schemas, id, query};
+use web::{
+    bytes::{self, Facts},
+    conditional, kind,
+    query::TakenParameters,
+};
 
 /// Methods of a path that describe an operation.
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
@@ -82,7 +80,7 @@ macro_rules! query_parameters {
             fn into_params(
                 _: impl Fn() -> Option<utoipa::openapi::path::ParameterIn>,
             ) -> Vec<utoipa::openapi::path::Parameter> {
-                $crate::ingress::openapi::query::<Self>()
+                $crate::openapi::query::<Self>()
             }
         })*
     };
@@ -96,10 +94,10 @@ pub fn document() -> Value {
         described::<Described>(&mut schemas),
         described::<uploads::Described>(&mut schemas),
         described::<media::Described>(&mut schemas),
-        described::<gate::http::Described>(&mut schemas),
+        described::<crate::gates::Described>(&mut schemas),
         described::<play::Described>(&mut schemas),
         described::<watch::Described>(&mut schemas),
-        described::<auth::routes::Described>(&mut schemas),
+        described::<crate::sign_in::Described>(&mut schemas),
         described::<jobs::Described>(&mut schemas),
         described::<events::Described>(&mut schemas),
         described::<audit::Described>(&mut schemas),

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use crate::ingress::{conditional::TAGS_MAX, events::EVENT_ID, idempotency::KEY_LENGTH_MAX, uploads};
+use crate::{events::EVENT_ID, uploads};
+use web::{conditional::TAGS_MAX, idempotency::KEY_LENGTH_MAX};
 
 /// One digest of RFC 9530 in its only spelling, or none.
 const DIGEST: &str =

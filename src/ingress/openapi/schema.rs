@@ -4,7 +4,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::Parameter;
 
-use crate::ingress::kind::Kind;
+use web::kind::Kind;
 
 /// How a schema is referred to.
 const REFERENCE: &str = "#/components/schemas/";

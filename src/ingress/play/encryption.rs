@@ -26,7 +26,8 @@ use schemas::{document::SegmentKey, ids::MediaId};
 use serde_bytes::ByteBuf;
 
 use super::{Facts, Wanted, known::Medium, missing, nothing_there, rendered, tag};
-use crate::ingress::{App, error::Problem};
+use crate::App;
+use web::error::Problem;
 
 /// Bytes of a key and of a block.
 const BLOCK_BYTES: usize = 16;
@@ -36,7 +37,7 @@ const KEY_TAG: &str = "#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"";
 type Key = [u8; BLOCK_BYTES];
 
 /// Makes the key of a medium, unless it has one.
-pub(in crate::ingress) async fn make_key(bus: &Bus, media_id: MediaId) -> Result<(), nats::Error> {
+pub(crate) async fn make_key(bus: &Bus, media_id: MediaId) -> Result<(), nats::Error> {
     let fresh = ByteBuf::from(rand::random::<Key>());
     let make = |found: Option<&SegmentKey>| {
         let key = SegmentKey { media_id, bytes: fresh.clone(), created_at_ms: nats::now_ms() };

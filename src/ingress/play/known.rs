@@ -22,7 +22,7 @@ use schemas::{
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use crate::memory::{self, Memory};
+use nats::memory::{self, Memory};
 
 /// A medium that plays.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Known {
     }
 
     /// Forgets a medium that was changed here: its next reader sees the change, however long the event travels.
-    pub(in crate::ingress) fn forget(&self, media_id: MediaId) {
+    pub(crate) fn forget(&self, media_id: MediaId) {
         self.memory.forget(&media_id);
     }
 
@@ -112,7 +112,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::ingress::tests::asset;
+    use crate::tests::asset;
 
     const FILM: MediaId = MediaId::from_bytes([7; 16]);
 

@@ -24,18 +24,16 @@ use schemas::{gate::Code, keys, media::Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{
-    App,
-    bytes::{self, Facts},
-    cache,
-    error::Problem,
-    kind::Kind,
-    openapi,
-};
-use crate::auth::gate::grant::{self, Denied};
+use super::{App, cache, openapi};
+use gate::grant::{self, Denied};
 pub use growing::Growing;
 pub use known::Known;
 use path::Wanted;
+use web::{
+    bytes::{self, Facts},
+    error::Problem,
+    kind::Kind,
+};
 
 /// Settings of playback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +74,7 @@ impl openapi::Describe for Described {
     }
 }
 
-/// The route that opens a session; behind [`crate::auth::admit`], since a public medium needs no credential.
+/// The route that opens a session; behind [`auth::admit`], since a public medium needs no credential.
 pub fn session_router() -> Router<App> {
     Router::new().route("/v1/media/{media_id}/playback", post(open::open))
 }

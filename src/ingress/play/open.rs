@@ -11,17 +11,13 @@ use schemas::{gate::Code, ids::MediaId, media::Status};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{
-    auth::{
-        Denial,
-        account::Account,
-        gate::{
-            Viewer,
-            grant::{self, Denied},
-        },
-    },
-    ingress::{App, Principal, client::Client, error::Problem, kind::Kind, media},
+use crate::{App, media};
+use auth::{Denial, Principal, account::Account};
+use gate::{
+    Viewer,
+    grant::{self, Denied},
 };
+use web::{client::Client, error::Problem, kind::Kind};
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
 /// player may use them.

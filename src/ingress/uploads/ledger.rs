@@ -11,14 +11,15 @@ use schemas::{
 use store::{Durable, Place, Spool, Store};
 
 use super::{Shared, protocol, refusal::Refusal};
-use crate::{auth::Principal, ingress::kind::Kind};
+use auth::Principal;
+use web::kind::Kind;
 
 /// Why an upload ended whose medium was removed.
 pub(super) const MEDIA_REMOVED: &str = "media_removed";
 
 /// The record as last read or written by this request.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     bus: Bus,
     held: Box<Held<Record>>,
     /// How long it is kept after its end, in milliseconds.
@@ -48,7 +49,7 @@ impl Ledger {
     }
 
     /// Reads the record of any upload; one that ends now is kept for `kept_ms`, in milliseconds.
-    pub(crate) async fn load_any(bus: &Bus, upload_id: UploadId, kept_ms: u64) -> Result<Self, Refusal> {
+    pub async fn load_any(bus: &Bus, upload_id: UploadId, kept_ms: u64) -> Result<Self, Refusal> {
         let held = Box::pin(bus.load::<Record>(&upload_id.to_string())).await?.ok_or(Refusal::NotFound)?;
         Ok(Self { bus: bus.clone(), held: Box::new(held), kept_ms })
     }
@@ -68,7 +69,8 @@ impl Ledger {
         Ok(())
     }
 
-    pub(crate) fn record(&self) -> &Record {
+    /// The record as it was last read or written.
+    pub fn record(&self) -> &Record {
         &self.held.record
     }
 
@@ -234,7 +236,7 @@ pub(crate) async fn free(store: &Store, ledger: &mut Ledger) -> Result<(), Refus
 }
 
 /// Ends an upload whose medium was removed, and frees its bytes. Answers what its client is told.
-pub(crate) async fn discard(store: &Store, ledger: &mut Ledger) -> Refusal {
+pub async fn discard(store: &Store, ledger: &mut Ledger) -> Refusal {
     let discarded = async {
         if ledger.record().status == Status::Open {
             ledger.end(Status::Terminated, Some(MEDIA_REMOVED)).await?;

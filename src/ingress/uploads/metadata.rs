@@ -12,9 +12,9 @@ pub(super) const KEYS_MAX: usize = 64;
 /// Longest display name in bytes.
 pub(super) const FILENAME_BYTES_MAX: usize = 255;
 /// Longest title in characters.
-pub(in crate::ingress) const TITLE_LENGTH_MAX: usize = 255;
+pub(crate) const TITLE_LENGTH_MAX: usize = 255;
 /// What a title has somewhere: a character that is shown and no space.
-pub(in crate::ingress) const TITLE_PATTERN: &str =
+pub(crate) const TITLE_PATTERN: &str =
     r"[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]";
 /// Longest media type in bytes.
 pub(super) const TYPE_BYTES_MAX: usize = 127;
@@ -87,7 +87,7 @@ pub(super) fn clean_filename(text: &str) -> Option<String> {
 }
 
 /// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too long.
-pub(in crate::ingress) fn clean_title(text: &str) -> Option<String> {
+pub(crate) fn clean_title(text: &str) -> Option<String> {
     let shown: String = text.chars().filter(|&c| is_shown(c)).collect();
     let title = shown.trim();
     (!title.is_empty() && text.chars().count() <= TITLE_LENGTH_MAX).then(|| title.to_owned())

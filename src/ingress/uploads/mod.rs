@@ -46,10 +46,10 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::Config;
-pub(crate) use ledger::{Ledger, discard};
-pub(crate) use refusal::Refusal;
+pub use ledger::{Ledger, discard};
+pub use refusal::Refusal;
 
-use crate::ingress::openapi;
+use crate::openapi;
 use slot::Slots;
 
 /// What upload handlers share. Cheap to clone; one per replica.
@@ -136,7 +136,7 @@ impl openapi::Describe for Described {
     }
 }
 
-/// The routes of uploads. They expect [`crate::auth::Principal`] among the request's extensions.
+/// The routes of uploads. They expect [`auth::Principal`] among the request's extensions.
 pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
     let tus = Router::new()
         .route("/v1/uploads", post(tus::create).merge(options(tus::options)))
@@ -157,7 +157,7 @@ async fn resumable(request: Request, next: Next) -> Response {
     let is_options = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if !is_options {
-        super::heads::name_tus_version(response.headers_mut());
+        web::heads::name_tus_version(response.headers_mut());
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

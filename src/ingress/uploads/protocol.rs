@@ -9,10 +9,10 @@ use super::{
     metadata::{self, Metadata},
     refusal::Refusal,
 };
-use crate::ingress::kind::Kind;
+use web::kind::Kind;
 
 /// The version spoken.
-pub(super) use crate::ingress::heads::{TUS_RESUMABLE, TUS_VERSION as VERSION};
+pub(super) use web::heads::{TUS_RESUMABLE, TUS_VERSION as VERSION};
 /// The extensions offered.
 pub(super) const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum";

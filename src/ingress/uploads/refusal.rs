@@ -3,15 +3,20 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::protocol::{UPLOAD_OFFSET, VERSION};
-use crate::ingress::{error::Problem, kind::Kind};
+use web::{error::Problem, kind::Kind};
 
 /// Why a request is refused.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The client speaks another version.
     Version,
     /// A header is missing or makes no sense.
-    Header { name: &'static str, why: &'static str },
+    Header {
+        /// The header.
+        name: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The metadata header is longer than its limit.
     MetadataTooLong,
     /// The media type is not one this takes.
@@ -21,9 +26,15 @@ pub(crate) enum Refusal {
     /// It was there once.
     Gone(Kind),
     /// The bytes are for another place.
-    Offset { offset_bytes: u64 },
+    Offset {
+        /// Bytes that are there.
+        offset_bytes: u64,
+    },
     /// Another request took over.
-    Displaced { offset_bytes: u64 },
+    Displaced {
+        /// Bytes that are there.
+        offset_bytes: u64,
+    },
     /// Another request holds the upload and does not let go.
     Busy,
     /// More bytes than the length or the limit.
@@ -37,7 +48,10 @@ pub(crate) enum Refusal {
     /// A complete upload can't be ended.
     Finished,
     /// The owner has too many open uploads.
-    TooMany { open_max: usize },
+    TooMany {
+        /// How many it may have.
+        open_max: usize,
+    },
     /// No byte came for too long.
     Idle,
     /// Too few bytes came for too long.

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Shared, State, parse_id, refusal::Refusal, tus};
-use crate::auth::Principal;
+use auth::Principal;
 
 /// Where an upload and its medium stand.
 #[derive(Debug, Serialize, JsonSchema)]

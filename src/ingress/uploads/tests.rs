@@ -20,7 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Config, State, router};
-use crate::{auth::Principal, ingress::serve};
+use auth::Principal;
+use web::serve;
 
 const OFFSET_TYPE: &str = "application/offset+octet-stream";
 const SOON: Duration = Duration::from_secs(20);

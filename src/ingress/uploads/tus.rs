@@ -25,7 +25,8 @@ use super::{
     session::{self, OnEnd},
     takeover::{self, Evict, Opened},
 };
-use crate::{auth::Principal, ingress::idempotency::Claim};
+use auth::Principal;
+use web::idempotency::Claim;
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
@@ -528,7 +529,7 @@ pub(super) async fn overridden(
         Some(b"PATCH") => patch(state, path, who, parts, body).await,
         Some(b"DELETE") => delete(state, path, who, parts.headers).await,
         Some(b"HEAD") => head(state, path, who, parts.headers).await,
-        _ => crate::ingress::request::no_such_method()
+        _ => web::request::no_such_method()
             .await
             .header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
             .into_response(),

@@ -32,10 +32,8 @@ use super::{
     takeover::{self, Opened},
     tus,
 };
-use crate::{
-    auth::Principal,
-    ingress::{idempotency::Claim, kind::Kind},
-};
+use auth::Principal;
+use web::{idempotency::Claim, kind::Kind};
 
 /// Most requests of one key that end early.
 const ATTEMPTS_MAX: u8 = 16;

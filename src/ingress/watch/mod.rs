@@ -17,10 +17,10 @@ use axum::response::Response;
 use axum::routing::get;
 use schemas::ids::MediaId;
 
-use super::{
+use super::openapi;
+use web::{
     bytes::{self, Facts},
     error::Problem,
-    openapi,
 };
 
 /// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.

@@ -15,9 +15,9 @@ use super::{
     pending::{Pending, due},
     read_through,
 };
-use crate::{
-    ingress::uploads::{self, Ledger, Refusal},
+use ingress::{
     removal,
+    uploads::{self, Ledger, Refusal},
 };
 
 /// Purges with the rights of the keeper.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use self::{cursor::Step, sessions::Sessions};
-use crate::auth::gate::{
+use gate::{
     abi::{TRANSFER_TOPICS, transfer_ends},
     grant::{Denied, Grants, Renewal},
 };

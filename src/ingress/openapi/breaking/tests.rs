@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::breaking;
-use crate::ingress::openapi::document;
+use crate::openapi::document;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 

@@ -1,0 +1,341 @@
+//! Who is asking: wallets that signed in, and API keys.
+//!
+//! A wallet asks for a challenge, signs it (ERC-4361 text or one EIP-712 structure), and gets an access token for minutes and a
+//! refresh token for the next one. A token names a session; what its wallet may do comes from
+//! settings at every request. An API key is for machines.
+//!
+//! The credential is read from the `Authorization` header and from nowhere else: not from the URL, not from a cookie. Whatever can't
+//! be read in KV denies.
+//!
+//! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`Config`].
+
+pub mod account;
+mod budget;
+mod chain_call;
+pub mod challenge;
+pub mod claim;
+pub mod config;
+pub mod contract;
+pub mod denial;
+pub mod key;
+pub mod login;
+pub mod message;
+pub mod proof;
+pub mod ring;
+mod scope;
+pub mod session;
+pub mod signature;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+pub mod token;
+pub mod typed;
+pub mod uri;
+pub mod value;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{Extensions, HeaderMap, Method, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures::StreamExt;
+use nats::Bus;
+use schemas::{
+    access::{Role, Scope},
+    ids::{KeyId, SessionId},
+    subjects,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use web::{error::Problem, kind::Kind, limit::Ticket, request::RequestOwner};
+
+pub use config::{CHALLENGE_TTL_S_MAX, Config, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
+pub use denial::Denial;
+pub use key::{FIRST_OWNER, NewKey, create_key, first_key, give_key, key_ids, signing_key};
+pub use proof::Proofs;
+
+use account::Account;
+use denial::Failure;
+use proof::Age;
+
+/// Longest `Authorization` header in characters.
+pub const HEADER_LENGTH_MAX: usize = token::LENGTH_MAX + 16;
+
+/// Who is asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// Whose media it works on; of a wallet `eip155:0x...` or, of a contract, `eip155:<chain>:0x...`, in lower case.
+    pub owner: String,
+    /// What it may do.
+    pub role: Role,
+    /// The wallet that signed in, if one did, as it was proven.
+    pub wallet: Option<Account>,
+    /// Its session.
+    pub session_id: Option<SessionId>,
+    /// The API key, if it is one.
+    pub key_id: Option<KeyId>,
+    /// Where it may do what it may; absent for everywhere.
+    pub scopes: Option<Vec<Scope>>,
+}
+
+impl Principal {
+    /// A principal without wallet, session or key.
+    pub fn new(owner: impl Into<String>, role: Role) -> Self {
+        Self { owner: owner.into(), role, wallet: None, session_id: None, key_id: None, scopes: None }
+    }
+
+    /// Puts it among the request's extensions, where handlers find it, and its owner, by whom requests are counted.
+    pub fn attach(self, request: &mut Request) {
+        request.extensions_mut().insert(RequestOwner(self.owner.clone()));
+        request.extensions_mut().insert(self);
+    }
+
+    /// True when it may read and change what `owner` owns.
+    pub fn may_change(&self, owner: &str) -> bool {
+        self.role == Role::Admin || (self.role == Role::Owner && self.owner == owner)
+    }
+
+    /// True when it may see what `owner` owns.
+    pub fn may_see(&self, owner: &str) -> bool {
+        self.role != Role::Owner || self.owner == owner
+    }
+
+    /// The owner whose things a list shows; `None` for all.
+    pub fn list_owner(&self) -> Option<String> {
+        (self.role == Role::Owner).then(|| self.owner.clone())
+    }
+
+    /// Lets operators and administrators pass.
+    ///
+    /// # Errors
+    /// 403 with `title` for everybody else.
+    pub fn operates(&self, detail: &'static str) -> Result<(), Problem> {
+        if self.role == Role::Owner { Err(Problem::new(Kind::OperatorsOnly).detail(detail)) } else { Ok(()) }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Principal {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::unauthorized)
+    }
+}
+
+/// Sign-in as one replica does it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SignIn {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bus: Bus,
+    config: Arc<Config>,
+    ring: ring::Ring,
+    sessions: session::Sessions,
+    /// Asks for strangers; what they bring about touches no session.
+    verifier: contract::Verifier,
+    budget: budget::Budget,
+    proofs: Proofs,
+}
+
+impl SignIn {
+    /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts, for strangers; `proofs`
+    /// asks those who signed in.
+    ///
+    /// # Errors
+    /// [`nats::Error::Unavailable`] when the broker does not answer.
+    pub async fn open(
+        bus: Bus,
+        config: Config,
+        chain: Option<Arc<dyn contract::ChainCall>>,
+        proofs: Proofs,
+    ) -> Result<Self, nats::Error> {
+        let config = Arc::new(config);
+        let ring = ring::Ring::open(bus.clone(), Arc::clone(&config)).await?;
+        let mac_key = signing_key(&bus, "refresh").await?;
+        let sessions = session::Sessions::new(bus.clone(), Arc::clone(&config), mac_key, proofs.clone());
+        let verifier = contract::Verifier::new(chain, &config);
+        let budget = budget::Budget::new(config.contract_asks_per_prefix_per_minute_max);
+        Ok(Self { shared: Arc::new(Shared { bus, config, ring, sessions, verifier, budget, proofs }) })
+    }
+
+    /// Hears of ended sessions and keeps the ring of signing keys, until `shutdown`.
+    ///
+    /// # Errors
+    /// [`nats::Error::Unavailable`] when the broker does not take the subscription.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+        let shared = &self.shared;
+        let mut ended = shared.bus.listen(subjects::CONTROL_REVOKED.to_owned()).await?;
+        let mut ticks = tokio::time::interval(Duration::from_millis(shared.config.ring_refresh_ms));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                message = ended.next() => {
+                    let Some(message) = message else {
+                        return Err(nats::Error::unavailable("the subscription has ended"));
+                    };
+                    let text = std::str::from_utf8(&message.payload).unwrap_or_default();
+                    if let Ok(session_id) = text.parse() {
+                        shared.sessions.forget(session_id);
+                    }
+                }
+                _ = ticks.tick() => {
+                    if let Err(error) = shared.ring.renew(nats::now_ms()).await {
+                        tracing::warn!(%error, "the ring of signing keys is read again later");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds out whose credential this is; `None` when it opens nothing.
+    ///
+    /// # Errors
+    /// When that can't be known: it never lets anyone in.
+    pub async fn identify(&self, credential: &str) -> Result<Option<Principal>, Failure> {
+        let Some(who) = self.look_up(credential).await? else { return Ok(None) };
+        Ok(self.stands(&who, Age::Used).await?.then_some(who))
+    }
+
+    /// The same without asking the account of a session whether it stands by it.
+    async fn look_up(&self, credential: &str) -> Result<Option<Principal>, nats::Error> {
+        let shared = &self.shared;
+        if credential.starts_with("sg_") {
+            let key = key::find(&shared.bus, credential).await?;
+            return Ok(key.map(|key| Principal {
+                key_id: Some(key.key_id),
+                scopes: key.scopes,
+                ..Principal::new(key.owner, key.role)
+            }));
+        }
+        let Some(key_id) = token::key_id(credential) else { return Ok(None) };
+        let Some(key) = shared.ring.find(key_id).await? else { return Ok(None) };
+        let Some(claims) = token::verify(credential, &key, &shared.config.issuer) else { return Ok(None) };
+        let Some(live) = shared.sessions.find(claims.sid).await? else { return Ok(None) };
+        // The session decides whose it is; a token that says otherwise is none of ours.
+        Ok((live.account.owner() == claims.sub).then(|| Principal {
+            wallet: Some(live.account),
+            session_id: Some(live.session_id),
+            ..Principal::new(claims.sub, shared.role(live.account))
+        }))
+    }
+
+    /// Whether the account that signed in stands by the session, where it is a contract.
+    async fn stands(&self, who: &Principal, age: Age) -> Result<bool, Failure> {
+        let (Some(Account { chain_id: Some(_), .. }), Some(session_id)) = (who.wallet, who.session_id) else {
+            return Ok(true);
+        };
+        let stands = self.shared.proofs.stands(session_id, age).await?;
+        if !stands {
+            self.shared.sessions.forget(session_id);
+        }
+        Ok(stands)
+    }
+
+    /// Has the account that signed in, where it is a contract, say now that it stands by the session.
+    pub async fn prove(&self, who: &Principal) -> Result<(), Failure> {
+        if self.stands(who, Age::Newest).await? { Ok(()) } else { Err(Denial::Proof.into()) }
+    }
+
+    /// Comes when what `who` showed is good no more, or nobody could say for [`PROOF_MS_MAX`] whether it is; looks every `pause`.
+    pub async fn until_over(self, who: Principal, pause: Duration) {
+        let mut good_at = Instant::now();
+        while good_at.elapsed() < Duration::from_millis(PROOF_MS_MAX) {
+            tokio::time::sleep(pause).await;
+            match self.goes_on(&who).await {
+                Ok(true) => good_at = Instant::now(),
+                Ok(false) => return,
+                Err(error) => tracing::debug!(%error, "a credential in use could not be looked at"),
+            }
+        }
+    }
+
+    /// Whether the session is open and its account stands by it, or the key is good.
+    async fn goes_on(&self, who: &Principal) -> Result<bool, Failure> {
+        let shared = &self.shared;
+        let is_good = match (who.session_id, who.key_id) {
+            (Some(session_id), _) => shared.sessions.find(session_id).await?.is_some(),
+            (None, Some(key_id)) => key::is_good(&shared.bus, key_id).await?,
+            (None, None) => true,
+        };
+        Ok(is_good && self.stands(who, Age::Used).await?)
+    }
+}
+
+impl Shared {
+    fn role(&self, wallet: Account) -> Role {
+        if self.config.admins.contains(&wallet) {
+            Role::Admin
+        } else if self.config.operators.contains(&wallet) {
+            Role::Operator
+        } else {
+            Role::Owner
+        }
+    }
+}
+
+/// Lets only known principals through, and only where they may go; the handler finds the [`Principal`] among the request's
+/// extensions.
+///
+/// OPTIONS changes and shows nothing, and browsers send it without credentials.
+pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        return next.run(request).await;
+    }
+    let principal = match authenticate(&sign_in, request.headers(), request.extensions()).await {
+        Ok(principal) => principal,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Err(barred) = scope::check(&principal, request.method(), request.uri().path()) {
+        return Problem::from(barred).into_response();
+    }
+    principal.attach(&mut request);
+    next.run(request).await
+}
+
+/// As [`require`], but lets those through who show no credential at all: the handler finds no [`Principal`] then.
+pub async fn admit(state: State<SignIn>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::AUTHORIZATION) {
+        require(state, request, next).await
+    } else {
+        next.run(request).await
+    }
+}
+
+/// Finds out who sent this request, when it is its client's turn.
+///
+/// # Errors
+/// 401 when there is no valid credential; 503 when it can't be checked: an unreadable store never lets anyone in.
+pub async fn authenticate(
+    sign_in: &SignIn,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Principal, Problem> {
+    let credential = credential(headers)?;
+    let ticket = extensions.get::<Ticket>().cloned().unwrap_or_default();
+    let turn = ticket.look_up().await?;
+    let found = sign_in.look_up(credential).await;
+    drop(turn);
+    let who = found?.ok_or_else(Problem::unauthorized)?;
+    // An account that is slow to answer keeps nobody else of its client waiting.
+    if sign_in.stands(&who, Age::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
+}
+
+/// The credential of a request (RFC 6750, 2.1); the name of its scheme is written in any case (RFC 9110, 11.1).
+fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    // Of two credentials nobody could say which one counts.
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(Problem::unauthorized()) };
+    let text = value.to_str().ok().filter(|text| text.len() <= HEADER_LENGTH_MAX);
+    let (scheme, credential) =
+        text.and_then(|text| text.split_once(' ')).ok_or_else(Problem::unauthorized)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(credential.trim()) } else { Err(Problem::unauthorized()) }
+}

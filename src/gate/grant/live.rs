@@ -1,0 +1,110 @@
+//! Sessions in memory: good until their grant ends or somebody says otherwise.
+
+use std::ops::Deref;
+
+use nats::memory::Memory;
+use schemas::{
+    gate::Opener,
+    ids::{MediaId, PlaybackId},
+};
+
+/// What memory says of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It plays.
+    Good,
+    /// It plays another medium.
+    Elsewhere,
+    /// It has to be looked up; a grant given before lasts until this Unix time in milliseconds, 0 when none is known.
+    Due(u64),
+}
+
+/// What is known of a session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) media_id: MediaId,
+    /// When its grant ends, as Unix time in milliseconds.
+    pub(super) until_ms: u64,
+    /// When it has to be looked up again.
+    pub(super) again_ms: u64,
+    /// The credential it ends with.
+    pub(super) opener: Option<Opener>,
+}
+
+/// The sessions.
+#[derive(Debug)]
+pub(super) struct Live(Memory<PlaybackId, Entry>);
+
+impl Deref for Live {
+    type Target = Memory<PlaybackId, Entry>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Live {
+    /// Room for at most `count_max` sessions.
+    pub(super) fn new(count_max: usize) -> Self {
+        Self(Memory::new(count_max))
+    }
+
+    pub(super) fn look(&self, playback_id: PlaybackId, media_id: MediaId, now_ms: u64) -> Look {
+        match self.get(&playback_id) {
+            Some(entry) if entry.media_id != media_id => Look::Elsewhere,
+            Some(entry) if now_ms < entry.again_ms.min(entry.until_ms) => Look::Good,
+            Some(entry) => Look::Due(entry.until_ms),
+            None => Look::Due(0),
+        }
+    }
+
+    /// Keeps a session that was looked up at `generation`; those whose grant ends before it has to be looked up again make room.
+    pub(super) fn keep(&self, generation: u64, playback_id: PlaybackId, entry: Entry) {
+        let soon_ms = entry.until_ms.saturating_sub(1).min(entry.again_ms);
+        self.put(generation, playback_id, entry, |other| other.until_ms <= soon_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: PlaybackId = PlaybackId::from_bytes([1; 16]);
+    const TWO: PlaybackId = PlaybackId::from_bytes([2; 16]);
+    const FILM: MediaId = MediaId::from_bytes([7; 16]);
+    const OTHER: MediaId = MediaId::from_bytes([8; 16]);
+
+    fn live() -> Live {
+        let live = Live::new(1);
+        live.set_following(true);
+        live
+    }
+
+    fn entry(until_ms: u64, again_ms: u64) -> Entry {
+        Entry { media_id: FILM, until_ms, again_ms, opener: None }
+    }
+
+    #[test]
+    fn memory_answers_until_the_end_and_for_one_medium() {
+        let live = live();
+        assert_eq!(live.look(ONE, FILM, 0), Look::Due(0));
+        live.keep(live.generation(), ONE, entry(100, 80));
+        assert_eq!(live.look(ONE, FILM, 79), Look::Good);
+        assert_eq!(live.look(ONE, OTHER, 79), Look::Elsewhere);
+        assert_eq!(live.look(ONE, FILM, 80), Look::Due(100));
+        live.forget(&ONE);
+        assert_eq!(live.look(ONE, FILM, 0), Look::Due(0));
+    }
+
+    #[test]
+    fn a_session_that_is_over_makes_room() {
+        let live = live();
+        live.keep(live.generation(), ONE, entry(100, 80));
+        live.keep(live.generation(), TWO, entry(200, 180));
+        assert_eq!(live.look(TWO, FILM, 0), Look::Good, "the first is over by then");
+        let full = self::live();
+        full.keep(full.generation(), ONE, entry(100, 80));
+        full.keep(full.generation(), TWO, entry(90, 70));
+        assert_eq!(full.look(TWO, FILM, 0), Look::Due(0), "the first is not");
+    }
+}

@@ -1,0 +1,475 @@
+//! Playback sessions: who may play which medium, renewed while the gate holds, over at the next request once it does not.
+//!
+//! A path token names a session and carries no other right. The grant behind it lasts a minute and is renewed here, by evaluating
+//! the gate again; the player notices nothing. A revocation is a change of the session's record; its event reaches every replica,
+//! which then forgets what it knew. A replica that hears nothing lets a session run out.
+//!
+//! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
+//! handing a token round does not multiply viewers.
+//!
+//! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one (see
+//! `crowd.rs`).
+//!
+//! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
+
+mod config;
+mod crowd;
+mod follow;
+mod live;
+mod opener;
+mod renew;
+mod slots;
+mod telling;
+pub mod token;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use alloy_primitives::keccak256;
+use evm::Chains;
+use nats::{Bus, Held, Outbox};
+use schemas::{
+    gate::{self, Block, Code, Granted, Revoked, Session},
+    ids::{MediaId, PlaybackId},
+    view,
+};
+use tokio::sync::Mutex;
+
+pub use self::config::Config;
+use self::{
+    crowd::{Crowd, Displaced, Holder},
+    live::{Live, Look},
+    opener::Standing,
+    slots::Manner,
+    telling::{Caps, Telling},
+};
+use super::{
+    Viewer,
+    access::{self, Ruling},
+    judge::Judge,
+};
+use auth::proof::{Age, Proofs};
+
+/// Locks over which sessions are spread while they are renewed.
+const LOCKS: usize = 64;
+/// How soon a renewal that could not be decided is tried again, in milliseconds.
+const AGAIN_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60_000;
+
+/// With whom the sessions of `viewer` are counted.
+fn holders(viewer: &Viewer, client: Option<IpAddr>) -> Vec<Holder> {
+    let wallet = viewer.wallet.map(|wallet| Holder::Wallet(wallet.to_string()));
+    if wallet.is_none() && !viewer.name.is_empty() {
+        return Vec::new();
+    }
+    client.map(Holder::Client).into_iter().chain(wallet).collect()
+}
+
+/// Why nobody plays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The gate is closed, or the session over.
+    #[error("the gate is closed: {code:?}")]
+    Closed {
+        /// Why.
+        code: Code,
+        /// Newest blocks that were read.
+        blocks: Vec<Block>,
+    },
+    /// As many sessions as may play at once: of this replica, of a client, or of a wallet.
+    #[error("too many playback sessions")]
+    Busy,
+    /// The sessions can't be read.
+    #[error(transparent)]
+    Unavailable(#[from] nats::Error),
+}
+
+impl Denied {
+    const fn because(code: Code) -> Self {
+        Self::Closed { code, blocks: Vec::new() }
+    }
+}
+
+/// A viewer whom the gate of a medium lets in now, and who has no session yet.
+#[derive(Debug)]
+pub struct Admission {
+    media_id: MediaId,
+    viewer: Viewer,
+    ruling: Ruling,
+}
+
+/// What became of a session whose gate was evaluated again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The gate is open: the grant lasts another while.
+    Renewed,
+    /// Nobody can say at present: the grant lasts to its end and no longer.
+    Unclear,
+    /// The gate is open by tokens with which somebody else plays, and nobody uses the session now: its next use takes them.
+    Waits,
+}
+
+/// Tells Unix time in milliseconds.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// Opens and checks playback sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Grants {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Grants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grants").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    bus: Bus,
+    judge: Judge,
+    config: Config,
+    clock: Clock,
+    proofs: Proofs,
+    live: Live,
+    locks: Vec<Mutex<()>>,
+    telling: Telling,
+    crowd: Crowd,
+}
+
+impl Grants {
+    /// Sessions over `bus`, decided by `judge`, whose chains are asked about the accounts that opened them, too.
+    pub fn new(bus: Bus, judge: Judge, config: Config) -> Self {
+        Self::with_clock(bus, judge, config, Arc::new(nats::now_ms))
+    }
+
+    /// Sessions over `bus`, decided by `chains`; the accounts that opened them are asked there as `sign_in` has it.
+    pub fn over(bus: &Bus, chains: Chains, sign_in: &auth::Config, config: Config) -> Self {
+        let judge = Judge::new(chains);
+        // Neither what gates ask nor what strangers bring about keeps an account from standing by its sessions.
+        let proofs = Proofs::over(bus.clone(), judge.chains(), sign_in);
+        Self::with_proofs(bus.clone(), judge, config, (proofs, Arc::new(nats::now_ms)))
+    }
+
+    /// The same with a clock of the caller's.
+    pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
+        let proofs = Proofs::over(bus.clone(), judge.chains(), &auth::Config::default());
+        Self::with_proofs(bus, judge, config, (proofs, clock))
+    }
+
+    /// The same; `proofs` asks the accounts that opened the sessions.
+    pub fn with_proofs(bus: Bus, judge: Judge, config: Config, (proofs, clock): (Proofs, Clock)) -> Self {
+        let live = Live::new(config.live_max);
+        let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        let (telling, crowd) = (Telling::default(), Crowd::default());
+        Self { shared: Arc::new(Shared { bus, judge, config, clock, proofs, live, locks, telling, crowd }) }
+    }
+
+    /// The judge behind the sessions.
+    pub fn judge(&self) -> &Judge {
+        &self.shared.judge
+    }
+
+    /// Asks the accounts that opened the sessions.
+    pub fn proofs(&self) -> &Proofs {
+        &self.shared.proofs
+    }
+
+    /// The counters as OpenMetrics text, without the closing `# EOF`.
+    pub fn metrics(&self) -> String {
+        let untold = self.shared.telling.untold_ever();
+        format!(
+            "# HELP streamgate_gate_refusals_untold Refusals of gates that no event tells, since there were too many.\n\
+             # TYPE streamgate_gate_refusals_untold counter\n\
+             streamgate_gate_refusals_untold_total {untold}\n"
+        )
+    }
+
+    /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.
+    ///
+    /// # Errors
+    /// [`Denied::Closed`] with the reason, which is also told as an event; [`Denied::Unavailable`] when the bus does not answer.
+    pub async fn admit(&self, viewer: &Viewer, media_id: MediaId) -> Result<Admission, Denied> {
+        let shared = &self.shared;
+        let found = access::rule(&shared.bus, &shared.judge, media_id, viewer).await?;
+        let Some(ruling) = found else { return Err(Denied::because(Code::Gone)) };
+        if !ruling.granted {
+            shared.tell(viewer, media_id, &ruling).await;
+            return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
+        }
+        let credential = (viewer.opener, Age::Newest);
+        let closed = |code| Denied::Closed { code, blocks: ruling.blocks.clone() };
+        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            Standing::Stands => {}
+            Standing::Over => return Err(closed(Code::Ended)),
+            Standing::Unclear => return Err(closed(Code::ChainUnavailable)),
+        }
+        Ok(Admission { media_id, viewer: viewer.clone(), ruling })
+    }
+
+    /// Opens a session for whom the gate let in; `client` tells clients apart.
+    ///
+    /// Of a client or wallet that has too many sessions one that was never played ends. Whoever shows a key that an administrator
+    /// made is not counted: it opens sessions for others.
+    ///
+    /// # Errors
+    /// [`Denied::Busy`] when there is no room; [`Denied::Unavailable`] when the bus does not answer.
+    pub async fn open(&self, admission: Admission, client: Option<IpAddr>) -> Result<Session, Denied> {
+        let shared = &self.shared;
+        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
+        let caps = shared.config.crowd();
+        let holders = holders(&admission.viewer, client);
+        let entered = shared.crowd.enter((shared.clock)(), playback_id, holders, caps);
+        let surplus = entered.ok_or(Denied::Busy)?;
+        let opened = self.write(admission, playback_id, surplus).await;
+        if opened.is_err() {
+            shared.crowd.leave(&playback_id);
+        }
+        opened
+    }
+
+    /// Ends the sessions of the same client or wallet that are too many, and writes the new one.
+    async fn write(
+        &self,
+        admission: Admission,
+        playback_id: PlaybackId,
+        surplus: Vec<Displaced>,
+    ) -> Result<Session, Denied> {
+        // Before the new one: when the old ones can't be ended, there is none too many.
+        for older in surplus {
+            self.make_room(older).await?;
+        }
+        let shared = &self.shared;
+        let Admission { media_id, viewer, ruling } = admission;
+        let now_ms = (shared.clock)();
+        let expires_at_ms = now_ms + shared.config.session_ms;
+        // The slots first: after a crash here the sessions before this one end, and none is too many.
+        let wanted = (ruling.places.as_slice(), Manner::Displacing);
+        let displaced = slots::claim(&shared.bus, wanted, playback_id, now_ms, expires_at_ms).await?;
+        let session = Session {
+            playback_id,
+            media_id,
+            owner: ruling.owner,
+            viewer: viewer.name,
+            wallet: viewer.wallet.map(|wallet| wallet.address.to_string()),
+            wallet_chain_id: viewer.wallet.and_then(|wallet| wallet.chain_id),
+            rights: viewer.rights,
+            opener: viewer.opener,
+            gate_epoch: ruling.gate_epoch,
+            rule_digest: ruling.rule_digest,
+            slots: ruling.places.into_iter().map(|place| place.key).collect(),
+            watches: ruling.watches,
+            blocks: ruling.blocks,
+            opened_at_ms: now_ms,
+            granted_until_ms: now_ms + shared.config.grant_ms,
+            expires_at_ms,
+            unused_until_ms: Some(now_ms + shared.config.unused_session_ms),
+            played_at_ms: None,
+            revoked: None,
+        };
+        let opened = opened(&session, ruling.code);
+        let mut held = Held::new(session);
+        shared.bus.commit(&mut held, opened).await?;
+        self.displace(displaced.unwrap_or_default(), &held.record.blocks).await?;
+        Ok(held.record)
+    }
+
+    /// Ends a session for a newer one, unless it plays over another replica.
+    async fn make_room(&self, older: Displaced) -> Result<(), nats::Error> {
+        let shared = &self.shared;
+        let now_ms = (shared.clock)();
+        let plays = AtomicBool::new(false);
+        let may_end = |session: &Session| {
+            let is_idle = older.was_played && session.granted_until_ms <= now_ms;
+            let may_end = session.played_at_ms.is_none() || is_idle;
+            plays.store(!may_end, Ordering::Relaxed);
+            may_end
+        };
+        self.revoke_if(older.playback_id, Code::Displaced, Vec::new(), may_end).await?;
+        if plays.into_inner() {
+            shared.crowd.spare(now_ms, older);
+        }
+        Ok(())
+    }
+
+    /// Whether the session plays the medium now. Answers from memory until the grant's end or a revocation.
+    ///
+    /// # Errors
+    /// As [`Grants::admit`]; a session of another medium is as unknown as one that never was.
+    pub async fn check(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<(), Denied> {
+        let shared = &self.shared;
+        let look = || shared.live.look(playback_id, media_id, (shared.clock)());
+        match look() {
+            Look::Good => return Ok(()),
+            Look::Elsewhere => return Err(Denied::because(Code::SessionUnknown)),
+            Look::Due(_) => {}
+        }
+        let _turn = shared.turn(playback_id).await;
+        if matches!(look(), Look::Good) {
+            return Ok(());
+        }
+        match self.renew_for(playback_id, media_id, true).await {
+            // The grant given before is good to its end, unless somebody said meanwhile that the session is over.
+            Err(Denied::Unavailable(error)) if shared.lasts(look()) => {
+                tracing::warn!(%error, "a session could not be renewed and goes on to the end of its grant");
+                Ok(())
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Ends a session, with its event; false when it was over already or never was.
+    ///
+    /// # Errors
+    /// When the bus does not answer.
+    pub async fn revoke(
+        &self,
+        playback_id: PlaybackId,
+        code: Code,
+        blocks: Vec<Block>,
+    ) -> Result<bool, nats::Error> {
+        self.revoke_if(playback_id, code, blocks, |_| true).await
+    }
+
+    /// Ends the sessions that lost a place they rest on; one that rests on another token by now goes on.
+    async fn displace(&self, displaced: Vec<slots::Lost>, blocks: &[Block]) -> Result<(), nats::Error> {
+        for slots::Lost { key, playback_id } in displaced {
+            let rests_on_it = |session: &Session| session.slots.contains(&key);
+            self.revoke_if(playback_id, Code::Displaced, blocks.to_vec(), rests_on_it).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_if(
+        &self,
+        playback_id: PlaybackId,
+        code: Code,
+        blocks: Vec<Block>,
+        concerned: impl Fn(&Session) -> bool + Send + Sync,
+    ) -> Result<bool, nats::Error> {
+        let mut is_change = false;
+        let change = |found: Option<&Session>| {
+            let session = found.filter(|session| session.revoked.is_none() && concerned(session));
+            is_change = session.is_some();
+            let session = session?;
+            let revoked = Revoked {
+                media_id: session.media_id,
+                owner: session.owner.clone(),
+                playback_id,
+                viewer: session.viewer.clone(),
+                rule_digest: session.rule_digest.clone(),
+                blocks: blocks.clone(),
+                code,
+            };
+            Some((Session { revoked: Some(code), ..session.clone() }, Outbox::new().event(&revoked)))
+        };
+        self.shared.bus.change::<Session>(&playback_id.to_string(), change).await?;
+        self.shared.live.forget(&playback_id);
+        if is_change {
+            self.shared.crowd.leave(&playback_id);
+        }
+        Ok(is_change)
+    }
+}
+
+/// What is told of a session that was opened: who let it in, or, of a viewer who did not sign in, that there was one more.
+fn opened(session: &Session, code: Code) -> Outbox {
+    let (media_id, playback_id, owner) = (session.media_id, session.playback_id, session.owner.clone());
+    if session.viewer.is_empty() && session.wallet.is_none() && session.opener.is_none() {
+        return Outbox::new().event(&view::Opened { media_id, owner, playback_id });
+    }
+    Outbox::new().event(&Granted {
+        media_id,
+        owner,
+        playback_id,
+        viewer: session.viewer.clone(),
+        rule_digest: session.rule_digest.clone(),
+        blocks: session.blocks.clone(),
+        code,
+    })
+}
+
+impl Shared {
+    /// True while a grant that memory knows has not ended.
+    fn lasts(&self, look: Look) -> bool {
+        match look {
+            Look::Good => true,
+            Look::Due(until_ms) => (self.clock)() < until_ms,
+            Look::Elsewhere => false,
+        }
+    }
+
+    async fn turn(&self, playback_id: PlaybackId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let index = usize::from(playback_id.as_bytes()[15]) % LOCKS;
+        match self.locks.get(index) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        }
+    }
+
+    /// Tells of a refusal: the same one once in ten minutes, and no more than the caps of a minute.
+    async fn tell(&self, viewer: &Viewer, media_id: MediaId, ruling: &Ruling) {
+        let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
+        let who = keccak256(format!("{}\n{wallet}", viewer.name));
+        let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
+        let refusal = keccak256(format!("{media_id} {cause}"));
+        let caps = Caps {
+            total: self.config.denied_events_per_minute_max,
+            per_viewer: self.config.denied_events_per_viewer_per_minute_max,
+        };
+        let Some(untold) = self.telling.take((self.clock)(), who, refusal, caps) else { return };
+        let denied = gate::Denied {
+            media_id,
+            owner: ruling.owner.clone(),
+            viewer: viewer.name.clone(),
+            rule_digest: ruling.rule_digest.clone(),
+            blocks: ruling.blocks.clone(),
+            code: ruling.code,
+            untold: (untold > 0).then_some(untold),
+        };
+        let telling = self.bus.report(&denied, &cause);
+        // The refusal stands whether or not it could be told.
+        match tokio::time::timeout(Duration::from_millis(AGAIN_MS), telling).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
+            Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
+        }
+        self.telling.give_back(refusal, untold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nats::Role;
+    use schemas::gate::Rule;
+
+    use super::*;
+    use crate::testing::site::{Site, play};
+
+    #[tokio::test]
+    async fn a_revocation_heard_while_a_session_waits_for_its_turn_counts() {
+        let site = Site::start().await;
+        let bus = site.broker.bus(Role::Ingress).await;
+        let grants = site.grants_over(bus.clone());
+        let film = site.medium(Some(&Rule::Public {})).await;
+        let session = play(&grants, &Viewer::anonymous(), film).await.unwrap();
+        let shared = &grants.shared;
+        shared.live.set_following(true);
+        grants.check(session.playback_id, film).await.unwrap();
+        site.pass_ms(50_000);
+        let turn = shared.turn(session.playback_id).await;
+        let asking = grants.check(session.playback_id, film);
+        tokio::pin!(asking);
+        assert!(futures::poll!(&mut asking).is_pending(), "it waits for its turn");
+        shared.live.forget(&session.playback_id);
+        bus.close().await.unwrap();
+        drop(turn);
+        assert!(matches!(asking.await, Err(Denied::Unavailable(_))), "nobody says that it plays");
+    }
+}

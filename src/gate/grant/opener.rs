@@ -1,0 +1,56 @@
+//! Whether the credential still stands that a playback session was opened with.
+
+use nats::Bus;
+use schemas::{
+    access::ApiKey,
+    gate::Opener,
+    session::{self, Method},
+};
+
+use auth::{
+    denial::Failure,
+    proof::{Age, Proofs},
+};
+
+/// What is known of the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It stands.
+    Stands,
+    /// The sign-in was ended or ran out, its account took its word back, or the API key was revoked or ran out.
+    Over,
+    /// The account of the sign-in can't be asked at present.
+    Unclear,
+}
+
+/// Looks at the credential. Who showed none needs none; the account of a sign-in that is a contract's has said yes at `age`.
+pub(super) async fn stands(
+    bus: &Bus,
+    proofs: &Proofs,
+    (opener, age): (Option<Opener>, Age),
+    now_ms: u64,
+) -> Result<Standing, nats::Error> {
+    let is_good = match opener {
+        None => true,
+        Some(Opener::SignIn(session_id)) => {
+            let held = bus.load::<session::Session>(&session_id.to_string()).await?;
+            match held.map(|held| held.record).filter(|session| session.is_open(now_ms)) {
+                None => false,
+                Some(session) if session.method == Method::Key => true,
+                Some(_) => match proofs.stands(session_id, age).await {
+                    Ok(stands) => stands,
+                    Err(Failure::Bus(error)) => return Err(error),
+                    Err(error) => {
+                        tracing::debug!(%error, session.id = %session_id, "the account of a session could not be asked");
+                        return Ok(Standing::Unclear);
+                    }
+                },
+            }
+        }
+        Some(Opener::Key(key_id)) => {
+            let held = bus.load::<ApiKey>(&key_id.to_string()).await?;
+            held.is_some_and(|held| held.record.is_good(now_ms))
+        }
+    };
+    Ok(if is_good { Standing::Stands } else { Standing::Over })
+}

@@ -1,0 +1,214 @@
+//! Renewal: the gate of a session is evaluated again.
+
+use nats::Outbox;
+use schemas::{
+    gate::{Block, Code, Session},
+    ids::{MediaId, PlaybackId},
+};
+
+use super::{
+    AGAIN_MS, Denied, Grants, Renewal,
+    live::Entry,
+    opener::{self, Standing},
+    slots::{self, Manner},
+};
+use crate::{
+    Viewer,
+    access::{self, Ruling},
+    judge::Keep,
+};
+use auth::{account::Account, proof::Age};
+
+impl Grants {
+    /// Evaluates the gate of a session again, now: ends it, renews it, or leaves it as it is while nobody can say.
+    ///
+    /// # Errors
+    /// As [`Grants::check`].
+    pub async fn renew(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Renewal, Denied> {
+        self.renew_for(playback_id, media_id, false).await
+    }
+
+    /// The same; `is_used` when the session's player asks: only then it lives longer, and takes slots that others hold.
+    pub(super) async fn renew_for(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+        is_used: bool,
+    ) -> Result<Renewal, Denied> {
+        let shared = &self.shared;
+        if is_used {
+            shared.crowd.used((shared.clock)(), &playback_id);
+        }
+        let generation = shared.live.generation();
+        let session = self.load(playback_id, media_id).await?;
+        // The next look comes when this grant is about to end: what was said before would be too old by then.
+        let credential = (session.opener, Age::Newest);
+        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            Standing::Stands => {}
+            Standing::Over => return self.end(playback_id, Code::Ended, Vec::new()).await,
+            Standing::Unclear => {
+                return self.unclear(generation, &session, (Code::ChainUnavailable, Vec::new()));
+            }
+        }
+        let viewer = viewer_of(&session);
+        let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
+        let Some(ruling) = found else { return self.end(playback_id, Code::Gone, Vec::new()).await };
+        let same_rule = ruling.rule_digest == session.rule_digest;
+        let verdict = match ruling.keep {
+            // Another rule than it was let in by: it has to be let in again.
+            Keep::On if !same_rule && !ruling.granted => Keep::Over(ruling.code),
+            keep => keep,
+        };
+        match verdict {
+            Keep::Over(code) => return self.end(playback_id, code, ruling.blocks).await,
+            Keep::Unclear(code) if !same_rule => return Err(Denied::Closed { code, blocks: ruling.blocks }),
+            Keep::Unclear(code) => return self.unclear(generation, &session, (code, ruling.blocks)),
+            Keep::On => {}
+        }
+        let basis = Basis::of(&session, &ruling);
+        if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
+            return self.end(playback_id, Code::Displaced, ruling.blocks).await;
+        }
+        let Some(until_ms) = self.prolong(&session, ruling, &basis, is_used).await? else {
+            shared.live.forget(&playback_id);
+            return Ok(Renewal::Waits);
+        };
+        let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
+        shared.live.keep(
+            generation,
+            playback_id,
+            Entry { media_id, until_ms, again_ms, opener: session.opener },
+        );
+        Ok(Renewal::Renewed)
+    }
+
+    /// Nobody can say at present: what was granted lasts to its end.
+    fn unclear(
+        &self,
+        generation: u64,
+        session: &Session,
+        (code, blocks): (Code, Vec<Block>),
+    ) -> Result<Renewal, Denied> {
+        let now_ms = (self.shared.clock)();
+        if now_ms >= session.granted_until_ms {
+            return Err(Denied::Closed { code, blocks });
+        }
+        let (media_id, opener) = (session.media_id, session.opener);
+        let (until_ms, again_ms) = (session.granted_until_ms, now_ms + AGAIN_MS);
+        let entry = Entry { media_id, until_ms, again_ms, opener };
+        self.shared.live.keep(generation, session.playback_id, entry);
+        Ok(Renewal::Unclear)
+    }
+
+    async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Session, Denied> {
+        let held = self.shared.bus.load::<Session>(&playback_id.to_string()).await?;
+        let session = held
+            .map(|held| held.record)
+            .filter(|session| session.media_id == media_id)
+            .ok_or(Denied::because(Code::SessionUnknown))?;
+        match session.revoked {
+            Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
+            None if (self.shared.clock)() >= session.ends_at_ms() => Err(Denied::because(Code::Expired)),
+            None => Ok(session),
+        }
+    }
+
+    /// Ends a session whose gate is known to be closed: closed it is, whether or not that can be written down.
+    async fn end(&self, playback_id: PlaybackId, code: Code, blocks: Vec<Block>) -> Result<Renewal, Denied> {
+        // Memory first, so that the next request tries again what could not be written.
+        self.shared.live.forget(&playback_id);
+        if let Err(error) = self.revoke(playback_id, code, blocks.clone()).await {
+            tracing::warn!(%error, ?code, "the end of a session could not be written; its next request tries again");
+        }
+        Err(Denied::Closed { code, blocks })
+    }
+
+    /// Writes a new end of the grant, unless another replica did; answers until when it lasts. `None`: what the session would rest
+    /// on is taken, and nobody uses the session now.
+    async fn prolong(
+        &self,
+        session: &Session,
+        ruling: Ruling,
+        basis: &Basis<'_>,
+        is_used: bool,
+    ) -> Result<Option<u64>, Denied> {
+        let shared = &self.shared;
+        let now_ms = (shared.clock)();
+        let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
+        // Other replicas end what was never played first, so the first use is written down at once.
+        let is_first_use = is_used && session.played_at_ms.is_none();
+        if !basis.is_new && is_fresh && !is_first_use && session.gate_epoch == ruling.gate_epoch {
+            return Ok(Some(session.granted_until_ms));
+        }
+        let playback_id = session.playback_id;
+        if basis.is_new {
+            let wanted = (ruling.places.as_slice(), if is_used { Manner::Displacing } else { Manner::Free });
+            let claimed =
+                slots::claim(&shared.bus, wanted, playback_id, now_ms, session.expires_at_ms).await?;
+            let Some(displaced) = claimed else { return Ok(None) };
+            self.displace(displaced, &ruling.blocks).await?;
+        }
+        let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
+        let renewed = |found: Option<&Session>| {
+            let session = found.filter(|session| session.revoked.is_none())?;
+            let mut next = session.clone();
+            next.granted_until_ms = until_ms.max(session.granted_until_ms);
+            next.blocks.clone_from(&ruling.blocks);
+            next.gate_epoch = ruling.gate_epoch;
+            if is_used {
+                next.unused_until_ms = Some(now_ms + shared.config.unused_session_ms);
+                next.played_at_ms = next.played_at_ms.or(Some(now_ms));
+            }
+            if basis.is_new {
+                next.rule_digest.clone_from(&ruling.rule_digest);
+                next.watches.clone_from(&ruling.watches);
+                next.slots = ruling.places.iter().map(|place| place.key.clone()).collect();
+            }
+            Some((next, Outbox::new()))
+        };
+        let held = shared.bus.change::<Session>(&playback_id.to_string(), renewed).await?;
+        // After the record: a session that names a slot holds it. What can't be left now only costs its holder's place later.
+        if let Err(error) = slots::leave(&shared.bus, &basis.left, playback_id).await {
+            tracing::warn!(%error, "a session could not leave the slot of a token it rests on no more");
+        }
+        match held.map(|held| held.record) {
+            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(Some(granted_until_ms)),
+            Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
+            None => Err(Denied::because(Code::SessionUnknown)),
+        }
+    }
+}
+
+/// What a session rests on from now on, compared with what it rested on.
+struct Basis<'a> {
+    /// Another rule, or other tokens of the same.
+    is_new: bool,
+    /// Slots that it has to hold still.
+    kept: Vec<&'a String>,
+    /// Slots that it needs no more.
+    left: Vec<&'a String>,
+}
+
+impl<'a> Basis<'a> {
+    fn of(session: &'a Session, ruling: &Ruling) -> Self {
+        let is_named = |key: &&String| ruling.places.iter().any(|place| place.key == **key);
+        // Only a grant names tokens; while the newest block is not confirmed, the session rests on those it has.
+        let moves = ruling.granted
+            && (ruling.places.len() != session.slots.len()
+                || !session.slots.iter().all(|key| is_named(&key)));
+        let same_rule = ruling.rule_digest == session.rule_digest;
+        if same_rule && !moves {
+            return Self { is_new: false, kept: session.slots.iter().collect(), left: Vec::new() };
+        }
+        let (kept, left) = session.slots.iter().partition(is_named);
+        // Under another rule it is let in anew, as if it came now.
+        Self { is_new: true, kept: if same_rule { kept } else { Vec::new() }, left }
+    }
+}
+
+/// Who a session plays for.
+fn viewer_of(session: &Session) -> Viewer {
+    let address = session.wallet.as_ref().and_then(|text| text.parse().ok());
+    let wallet = address.map(|address| Account { address, chain_id: session.wallet_chain_id });
+    Viewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }
+}

@@ -1,0 +1,314 @@
+//! Decisions: heads, facts of one block by quorum, the evaluator; once for each viewer and block, however many ask.
+//!
+//! Limits: [`DECISIONS_MAX`] decisions are kept, each until its chains have a new block; a decision that a chain's nodes could not
+//! support is not kept. [`FLIGHTS_MAX`] are under way at a time, each as long as somebody waits for it. A reorganisation between
+//! head and facts is followed once on each chain; a chain that is away leaves its own questions open and no others.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use alloy_primitives::{Address, B256, Bytes};
+use evm::{Chains, Error, Head};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared, join_all},
+};
+use parking_lot::Mutex;
+use schemas::gate::{Block, Code};
+
+use super::{
+    abi,
+    decide::{Fact, Truth, Verdict, decide, is_about_nodes},
+    rule::Compiled,
+};
+use auth::account::Account;
+
+/// Decisions kept; when there are more, all are forgotten.
+pub const DECISIONS_MAX: usize = 10_000;
+/// Decisions under way; whoever needs another meanwhile hears that the chain is unavailable.
+pub const FLIGHTS_MAX: usize = 10_000;
+
+/// A decision and the blocks it rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What was decided.
+    pub verdict: Verdict,
+    /// The newest block of each chain of the rule.
+    pub latest: Vec<Block>,
+    /// The confirmed block of each chain of the rule.
+    pub confirmed: Vec<Block>,
+}
+
+/// What a session that exists has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It goes on.
+    On,
+    /// It ends now.
+    Over(Code),
+    /// Nobody can say at present.
+    Unclear(Code),
+}
+
+impl Decision {
+    /// What the newest block means for a session that exists: it ends unless the rule holds or the nodes are at fault.
+    pub const fn keep(&self) -> Keep {
+        match self.verdict.latest {
+            Truth::Yes => Keep::On,
+            Truth::Unknown(code) if is_about_nodes(code) => Keep::Unclear(code),
+            Truth::No(code) | Truth::Unknown(code) => Keep::Over(code),
+        }
+    }
+
+    fn closed(code: Code) -> Self {
+        let verdict = Verdict { granted: false, latest: Truth::Unknown(code), code, claims: Vec::new() };
+        Self { verdict, latest: Vec::new(), confirmed: Vec::new() }
+    }
+
+    /// True when asking again at the same block gives the same.
+    const fn is_settled(&self) -> bool {
+        !is_about_nodes(self.verdict.code) && !matches!(self.keep(), Keep::Unclear(_))
+    }
+}
+
+/// One decision: rule, wallet and the newest blocks.
+type Key = (String, Option<Account>, Vec<B256>);
+/// The head of each chain of a rule, or why it is not known.
+type Heads = Vec<(u64, Result<Head, Error>)>;
+/// A decision under way.
+type Flying = BoxFuture<'static, (Decision, Vec<B256>)>;
+/// Decisions under way. Only who waits for one keeps it, so that none is resumed past its deadlines.
+type Flights = Arc<Mutex<HashMap<Key, WeakShared<Flying>>>>;
+
+/// Somebody who waits for a decision; whoever finds the decision made, or is the last to give up, takes it off the list.
+struct Waiting {
+    flights: Flights,
+    key: Key,
+    flight: Option<Shared<Flying>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock();
+        let Some(flight) = self.flight.take() else { return };
+        let is_over = flight.peek().is_some();
+        let is_ours = |listed: Shared<Flying>| flight.ptr_eq(&listed);
+        let listed = flights.get(&self.key).and_then(WeakShared::upgrade);
+        // Another one under the same key is not ours to take off.
+        if !listed.is_some_and(is_ours) {
+            return;
+        }
+        if is_over || flight.strong_count() == Some(1) {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+/// Decides who may play. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Judge {
+    chains: Chains,
+    kept: Arc<Mutex<HashMap<Key, Decision>>>,
+    flights: Flights,
+}
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Judge").field("chains", &self.chains).finish_non_exhaustive()
+    }
+}
+
+impl Judge {
+    /// A judge over `chains`.
+    pub fn new(chains: Chains) -> Self {
+        Self { chains, ..Self::default() }
+    }
+
+    /// The chains it reads.
+    pub const fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// Decides `rule` for `wallet` at the newest and the confirmed block.
+    pub async fn decide(&self, rule: &Compiled, wallet: Option<impl Into<Account> + Send>) -> Decision {
+        let wallet = wallet.map(Into::into);
+        let heads = self.heads(rule, wallet).await;
+        let key: Key = (rule.digest.clone(), wallet, hashes(&heads));
+        if let Some(decision) = self.kept.lock().get(&key) {
+            return decision.clone();
+        }
+        let start = || {
+            let (chains, rule) = (self.chains.clone(), rule.clone());
+            async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
+        };
+        let Some((decision, hashes)) = self.board(&key, start).await else {
+            return Decision::closed(Code::ChainUnavailable);
+        };
+        if decision.is_settled() {
+            let mut kept = self.kept.lock();
+            if kept.len() >= DECISIONS_MAX {
+                kept.clear();
+            }
+            // The decision of the newest blocks it read: after a reorganisation not those of the key.
+            kept.insert((key.0, key.1, hashes), decision.clone());
+        }
+        decision
+    }
+
+    /// Waits for the decision of `key`, which starts unless it is under way; `None` when too many are.
+    async fn board(
+        &self,
+        key: &Key,
+        start: impl FnOnce() -> Shared<Flying>,
+    ) -> Option<(Decision, Vec<B256>)> {
+        let (waiting, flight) = {
+            let mut flights = self.flights.lock();
+            let flight = match flights.get(key).and_then(WeakShared::upgrade) {
+                Some(flight) => flight,
+                None if flights.len() >= FLIGHTS_MAX => return None,
+                None => {
+                    let flight = start();
+                    flights.insert(key.clone(), flight.downgrade()?);
+                    flight
+                }
+            };
+            let flights = Arc::clone(&self.flights);
+            (Waiting { flights, key: key.clone(), flight: Some(flight.clone()) }, flight)
+        };
+        let decided = flight.await;
+        drop(waiting);
+        Some(decided)
+    }
+
+    /// Decisions under way.
+    #[cfg(test)]
+    pub(crate) fn flight_count(&self) -> usize {
+        self.flights.lock().len()
+    }
+
+    /// The newest blocks of those of the rule's chains on which the wallet is known: no contract is asked elsewhere, and none when
+    /// nobody signed in.
+    async fn heads(&self, rule: &Compiled, wallet: Option<Account>) -> Heads {
+        let Some(wallet) = wallet else { return Vec::new() };
+        let head = |chain_id| async move { (chain_id, self.chains.head(chain_id).await) };
+        join_all(rule.by_chain().into_keys().filter(|id| wallet.is_on(*id)).map(head)).await
+    }
+}
+
+/// The newest blocks; zero for a chain that is away.
+fn hashes(heads: &Heads) -> Vec<B256> {
+    heads.iter().map(|(_, head)| head.as_ref().map_or(B256::ZERO, |head| head.latest.hash)).collect()
+}
+
+/// Decides by `heads`; also answers the newest blocks that were read.
+async fn decide_at(
+    chains: &Chains,
+    rule: &Compiled,
+    wallet: Option<Account>,
+    mut heads: Heads,
+) -> (Decision, Vec<B256>) {
+    let mut followed = BTreeSet::new();
+    loop {
+        let gone = match read(chains, rule, wallet, &heads).await {
+            Ok(decision) => return (decision, hashes(&heads)),
+            Err(chain_id) => chain_id,
+        };
+        // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now, once.
+        chains.forget_head(gone).await;
+        for (chain_id, head) in &mut heads {
+            if *chain_id == gone && followed.insert(gone) {
+                *head = chains.head(gone).await;
+            } else if *chain_id == gone {
+                *head = Err(Error::Reorganised { chain_id: gone });
+            }
+        }
+    }
+}
+
+/// Reads all facts and decides; the id of a chain whose block is gone.
+async fn read(
+    chains: &Chains,
+    rule: &Compiled,
+    wallet: Option<Account>,
+    heads: &Heads,
+) -> Result<Decision, u64> {
+    let unread = vec![Fact::Failed(Code::ChainUnavailable); rule.leaves.len()];
+    let (mut latest, mut confirmed) = (unread.clone(), unread);
+    let by_chain = rule.by_chain();
+    if let Some(holder) = wallet.map(|wallet| wallet.address.get()) {
+        let reading = heads.iter().filter_map(|(chain_id, head)| {
+            let leaves = by_chain.get(chain_id)?;
+            let asked: Vec<(usize, Vec<(Address, Bytes)>)> = leaves
+                .iter()
+                .filter_map(|index| Some((*index, abi::calls(rule.leaves.get(*index)?, holder))))
+                .collect();
+            let calls: Vec<(Address, Bytes)> = asked.iter().flat_map(|(_, calls)| calls.clone()).collect();
+            Some(async move {
+                let outcomes = match head {
+                    Ok(head) => both(chains, *chain_id, &calls, head).await,
+                    Err(error) => {
+                        Ok((vec![Err(error.clone()); calls.len()], vec![Err(error.clone()); calls.len()]))
+                    }
+                };
+                (asked, outcomes)
+            })
+        });
+        for (asked, outcomes) in join_all(reading).await {
+            let (now, before) = outcomes?;
+            let mut place = 0;
+            for (index, calls) in asked {
+                let Some(leaf) = rule.leaves.get(index) else { continue };
+                for (facts, outcomes) in [(&mut latest, &now), (&mut confirmed, &before)] {
+                    let outcomes = outcomes.get(place..place + calls.len());
+                    if let (Some(fact), Some(outcomes)) = (facts.get_mut(index), outcomes) {
+                        *fact = abi::fact(leaf, outcomes);
+                    }
+                }
+                place += calls.len();
+            }
+        }
+    }
+    let blocks = |which: fn(&Head) -> evm::Block| {
+        let read = heads.iter().filter_map(|(chain_id, head)| Some((*chain_id, which(head.as_ref().ok()?))));
+        let named = read.map(|(chain_id, block)| Block {
+            chain_id,
+            number: block.number,
+            hash: block.hash.to_string(),
+        });
+        named.collect()
+    };
+    Ok(Decision {
+        verdict: decide(rule, wallet, &latest, &confirmed),
+        latest: blocks(|head| head.latest),
+        confirmed: blocks(|head| head.confirmed),
+    })
+}
+
+type Outcomes = Vec<Result<Bytes, Error>>;
+
+/// The same calls at the newest and at the confirmed block; the chain's id when one of them is gone.
+async fn both(
+    chains: &Chains,
+    chain_id: u64,
+    calls: &[(Address, Bytes)],
+    head: &Head,
+) -> Result<(Outcomes, Outcomes), u64> {
+    let at = |hash: B256| async move {
+        match chains.calls(chain_id, calls, hash).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => vec![Err(error); calls.len()],
+        }
+    };
+    let (latest, confirmed) = if head.latest == head.confirmed {
+        let outcomes = at(head.latest.hash).await;
+        (outcomes.clone(), outcomes)
+    } else {
+        tokio::join!(at(head.latest.hash), at(head.confirmed.hash))
+    };
+    if latest.iter().chain(&confirmed).any(|outcome| matches!(outcome, Err(Error::Reorganised { .. }))) {
+        return Err(chain_id);
+    }
+    Ok((latest, confirmed))
+}

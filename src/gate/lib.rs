@@ -1,0 +1,67 @@
+//! Gates: an owner's rule of who may play a medium, decided from facts of one block, and the playback sessions it lets in.
+//!
+//! - `rule`: reads and checks a rule. `decide`: the pure core, three-valued: what is not known never grants, not under `not` either.
+//! - `access`: a medium, its gate and a viewer. `abi`: the few contract calls, read strictly. `judge`: facts by quorum, one decision a block, once however many ask.
+//! - [`grant`]: playback sessions.
+//!
+//! A gate opens when the rule holds at the newest block and at the confirmed one; it closes as soon as it fails at the newest. No
+//! rule means that only the owner plays.
+//!
+//! Limits: see [`rule`] for rules, [`judge`] for decisions, [`grant::Config`] for sessions.
+
+pub mod abi;
+pub mod access;
+pub mod decide;
+pub mod grant;
+pub mod judge;
+pub mod problem;
+pub mod rule;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+use schemas::access::Role;
+pub use schemas::gate::{Opener, Rights};
+
+use auth::{Principal, account::Account};
+
+/// Who wants to play.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Viewer {
+    /// The name media are owned by; empty for nobody.
+    pub name: String,
+    /// The account that was proven by signing in; never what a request merely says.
+    pub wallet: Option<Account>,
+    /// What it may do.
+    pub rights: Rights,
+    /// What it showed of itself.
+    pub opener: Option<Opener>,
+}
+
+impl Viewer {
+    /// Somebody who did not sign in.
+    pub const fn anonymous() -> Self {
+        Self { name: String::new(), wallet: None, rights: Rights::None, opener: None }
+    }
+
+    /// A known principal, with the account it signed in with, if it did.
+    pub fn new(principal: &Principal) -> Self {
+        let rights = match principal.role {
+            Role::Admin => Rights::Admin,
+            Role::Owner => Rights::Owner,
+            Role::Operator => Rights::None,
+        };
+        let opener = principal.session_id.map(Opener::SignIn).or_else(|| principal.key_id.map(Opener::Key));
+        Self { name: principal.owner.clone(), wallet: principal.wallet, rights, opener }
+    }
+
+    /// True when no gate stands between it and what `owner` owns.
+    pub fn owns(&self, owner: &str) -> bool {
+        match self.rights {
+            Rights::Admin => true,
+            Rights::Owner => !self.name.is_empty() && self.name == owner,
+            Rights::None => false,
+        }
+    }
+}

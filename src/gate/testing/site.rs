@@ -1,0 +1,141 @@
+//! A broker and a chain for tests of sessions, routes and the watcher.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use evm::{
+    Config as ChainConfig,
+    testing::{CHAIN, World},
+};
+use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
+use schemas::{
+    Event, document,
+    gate::{Gate, Rule, Session},
+    ids::MediaId,
+    subjects,
+};
+
+use crate::{
+    Rights, Viewer,
+    grant::{Config, Denied, Grants},
+    judge::Judge,
+    rule::compile,
+    testing::ANN,
+};
+
+pub const OWNER: &str = "olga";
+
+/// Lets `viewer` in and opens its session.
+pub async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
+    grants.open(grants.admit(viewer, media_id).await?, None).await
+}
+
+/// One installation.
+pub struct Site {
+    pub broker: TestBroker,
+    pub admin: Bus,
+    pub world: World,
+    /// Milliseconds that the clock of the sessions is ahead of the real one.
+    pub ahead_ms: Arc<AtomicU64>,
+}
+
+impl Site {
+    pub async fn start() -> Self {
+        let broker = TestBroker::start().await;
+        let admin = broker.bus(Role::Admin).await;
+        let world = World::new(3);
+        world.transfer(1, Some(ANN));
+        (0..3).for_each(|_| world.mine(|_| {}));
+        world.sync_all();
+        Self { broker, admin, world, ahead_ms: Arc::default() }
+    }
+
+    pub fn judge(&self) -> Judge {
+        let config = ChainConfig {
+            chain_id: CHAIN,
+            confirmations: 2,
+            head_cache_ms: 0,
+            quarantine_ms: 0,
+            ..ChainConfig::default()
+        };
+        Judge::new(self.world.open(config))
+    }
+
+    /// The sessions as one replica sees them.
+    pub async fn grants(&self, role: Role) -> Grants {
+        self.grants_over(self.broker.bus(role).await)
+    }
+
+    /// The same over a connection of the caller's.
+    pub fn grants_over(&self, bus: Bus) -> Grants {
+        let ahead_ms = Arc::clone(&self.ahead_ms);
+        let clock = Arc::new(move || nats::now_ms() + ahead_ms.load(Ordering::SeqCst));
+        Grants::with_clock(bus, self.judge(), Config::default(), clock)
+    }
+
+    /// Takes or leaves the room in the bucket of the sessions.
+    pub async fn fill_grants(&self, is_full: bool) {
+        let context = self.admin.context();
+        let stream = context.get_stream(subjects::kv_stream("grants")).await.unwrap();
+        let max_bytes = if is_full { 1 } else { 1 << 28 };
+        let config =
+            async_nats::jetstream::stream::Config { max_bytes, ..stream.cached_info().config.clone() };
+        context.update_stream(config).await.unwrap();
+    }
+
+    /// Remembers a session in `grants`, which has to hear of changes: asks until no node is asked any more.
+    pub async fn remembered(&self, grants: &Grants, session: &Session) {
+        loop {
+            let before = self.world.requests();
+            grants.check(session.playback_id, session.media_id).await.unwrap();
+            if self.world.requests() == before {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn pass_ms(&self, ms: u64) {
+        self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// A medium with a gate.
+    pub async fn medium(&self, rule: Option<&Rule>) -> MediaId {
+        let media_id = MediaId::from_bytes(nats::fresh_id());
+        let gate = rule.map(|rule| {
+            let compiled = compile(rule).unwrap();
+            Gate { epoch: 1, rule: Some(compiled.rule), rule_digest: compiled.digest, changed_at_ms: 1 }
+        });
+        let record = document::Record {
+            media_id,
+            owner: OWNER.into(),
+            title: "a film".into(),
+            mint_tx: None,
+            gate,
+            encryption: document::Encryption::None,
+            created_at_ms: 1,
+            changed_at_ms: 1,
+            removed_at_ms: None,
+        };
+        self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+        media_id
+    }
+
+    /// The newest event of a kind about a medium.
+    pub async fn event<E: Event>(&self, media_id: MediaId) -> Option<E> {
+        let subject = format!("evt.{}.{}.{media_id}", E::ENTITY, E::VERB);
+        let stream = self.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
+        let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+        Some(nats::decode(&subject, &message.payload).unwrap())
+    }
+
+    pub async fn session(&self, session: &Session) -> Session {
+        self.admin.load::<Session>(&session.playback_id.to_string()).await.unwrap().unwrap().record
+    }
+}
+
+pub fn holder(wallet: alloy_primitives::Address) -> Viewer {
+    Viewer { name: wallet.to_string(), wallet: Some(wallet.into()), rights: Rights::Owner, opener: None }
+}

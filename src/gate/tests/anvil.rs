@@ -1,0 +1,139 @@
+//! Gates over a real EVM node.
+
+use std::time::Duration;
+
+use alloy_primitives::{Address, Bytes};
+use evm::{BlockRef, Error};
+use schemas::gate::{Code, Rule};
+
+use tokio::time::Instant;
+
+use crate::{
+    judge::{Decision, Judge, Keep},
+    rule::compile,
+    testing::{ANN, BOB, all, anvil::*, not},
+};
+
+fn nft(contract: Address, token_id: Option<u64>) -> Rule {
+    let token_id = token_id.map(|id| id.to_string());
+    Rule::Erc721Owner { chain_id: ANVIL, contract: contract.to_string(), token_id, sessions_max: None }
+}
+
+/// Asks until the newest block is the node's newest; answers the decision and how long it took.
+async fn decide(judge: &Judge, anvil: &Anvil, rule: &Rule, wallet: Address) -> (Decision, Duration) {
+    let (rule, head, started) = (compile(rule).unwrap(), anvil.head().await, Instant::now());
+    loop {
+        let decision = judge.decide(&rule, Some(wallet)).await;
+        if decision.latest.iter().any(|block| block.hash == head.to_string()) {
+            return (decision, started.elapsed());
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{decision:?} never names {head}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_opens_its_gate_until_it_goes() {
+    let anvil = Anvil::start().await;
+    let contract = anvil.deploy("Nft").await;
+    let judge = Judge::new(anvil.open());
+    let rule = nft(contract, Some(7));
+    anvil.give(contract, 7, ANN).await;
+    assert_eq!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.code, Code::NotConfirmed);
+    anvil.mine(CONFIRMATIONS).await;
+    let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
+    assert!(decision.verdict.granted, "{decision:?}");
+    assert!(decide(&judge, &anvil, &nft(contract, None), ANN).await.0.verdict.granted);
+    assert!(!decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
+
+    anvil.give(contract, 7, BOB).await;
+    let (decision, took) = decide(&judge, &anvil, &rule, ANN).await;
+    assert_eq!(decision.keep(), Keep::Over(Code::NotOwner));
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.code, Code::NotConfirmed);
+
+    anvil.mine(CONFIRMATIONS).await;
+    assert!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
+    anvil.give(contract, 7, Address::ZERO).await;
+    let (decision, took) = decide(&judge, &anvil, &rule, BOB).await;
+    assert_eq!(decision.keep(), Keep::Over(Code::ContractFailed));
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+    // A burnt token is nobody's: not a reason to let in who does not have it.
+    assert!(!decide(&judge, &anvil, &not(rule), ANN).await.0.verdict.granted);
+}
+
+#[tokio::test]
+async fn balances_open_gates_and_bad_contracts_do_not() {
+    let anvil = Anvil::start().await;
+    let (coin, multi, burner) =
+        (anvil.deploy("Coin").await, anvil.deploy("Multi").await, anvil.deploy("Burner").await);
+    let judge = Judge::new(anvil.open());
+    anvil.set_coins(coin, ANN, 5).await;
+    anvil.set_multi(multi, ANN, 3, 2).await;
+    anvil.mine(CONFIRMATIONS).await;
+    let coins = |balance_min: &str| Rule::Erc20Balance {
+        chain_id: ANVIL,
+        contract: coin.to_string(),
+        balance_min: balance_min.into(),
+    };
+    let items = |token_id: &str, least: &str| Rule::Erc1155Balance {
+        chain_id: ANVIL,
+        contract: multi.to_string(),
+        token_id: token_id.into(),
+        balance_min: Some(least.into()),
+    };
+    for (rule, wanted) in [
+        (coins("5"), Code::RuleHolds),
+        (coins("6"), Code::BalanceLow),
+        (items("3", "2"), Code::RuleHolds),
+        (items("3", "3"), Code::BalanceLow),
+        (items("4", "1"), Code::BalanceLow),
+        (all(&[coins("1"), items("3", "1"), not(items("4", "1"))]), Code::RuleHolds),
+        (nft(burner, Some(1)), Code::ContractFailed),
+        (not(nft(burner, Some(1))), Code::ContractFailed),
+        (nft(ANN, Some(1)), Code::ContractAbsent),
+        (nft(coin, Some(1)), Code::ContractFailed),
+    ] {
+        let (decision, took) = decide(&judge, &anvil, &rule, ANN).await;
+        assert_eq!(decision.verdict.code, wanted, "{rule:?}");
+        assert!(took <= Duration::from_secs(2), "{rule:?} {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_balance_that_counts_fractions_is_no_number_of_tokens() {
+    let anvil = Anvil::start().await;
+    let (semi, coin) = (anvil.deploy("Semi").await, anvil.deploy("Coin").await);
+    let judge = Judge::new(anvil.open());
+    anvil.set_coins(semi, ANN, 1).await;
+    anvil.set_coins(coin, ANN, 1).await;
+    anvil.mine(CONFIRMATIONS).await;
+    for rule in [nft(semi, None), nft(coin, None), not(nft(semi, None))] {
+        let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
+        assert!(!decision.verdict.granted, "{rule:?}");
+        assert_eq!(decision.verdict.code, Code::ContractMalformed, "{rule:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reorganisation_is_followed() {
+    let anvil = Anvil::start().await;
+    let contract = anvil.deploy("Nft").await;
+    let chains = anvil.open();
+    let judge = Judge::new(chains.clone());
+    let rule = nft(contract, Some(7));
+    anvil.give(contract, 7, ANN).await;
+    anvil.mine(5).await;
+    assert!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.granted);
+    anvil.give(contract, 7, BOB).await;
+    anvil.mine(CONFIRMATIONS).await;
+    assert!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
+    let gone = anvil.head().await;
+    anvil.reorganise(3).await;
+    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.keep(), Keep::Over(Code::NotOwner));
+    assert!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.granted);
+    // The block that is gone answers nothing.
+    let outcome = chains.call(ANVIL, contract, Bytes::new(), BlockRef::At(gone)).await;
+    assert_eq!(outcome, Err(Error::Reorganised { chain_id: ANVIL }));
+    assert!(!chains.code(ANVIL, contract, BlockRef::Latest).await.unwrap().is_empty());
+}

@@ -1,0 +1,298 @@
+//! Showing, setting and removing a gate. Only the owner of the medium and an administrator change it.
+
+use std::collections::BTreeSet;
+
+use alloy_primitives::Address;
+use axum::{
+    Json,
+    extract::{Path, State as Extract},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use evm::{BlockRef, Error};
+use futures::future::try_join_all;
+use nats::Outbox;
+use schemars::JsonSchema;
+use schemas::{
+    document,
+    gate::{Changed, Gate, Rule, Told},
+    ids::MediaId,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::State;
+use auth::Principal;
+use gate::problem::chain_unavailable;
+use gate::{
+    abi,
+    access::{self, Medium},
+    rule::{Compiled, Leaf, compile},
+};
+use web::{
+    body,
+    conditional::{self, Tag},
+    error::Problem,
+    kind::Kind,
+};
+
+/// The prefix of the code of an account that merely delegates (EIP-7702): it is no contract of its own.
+const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
+
+/// The gate of a medium.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "GateDocument", example = json!({
+    "media_id": "06db00820dt0303jc5mn0r355k", "access": "rule", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" },
+    "rule_digest": "3b2c5a6a1f0d4a5e8c9b7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d8e7f6a", "changed_at_ms": 1_763_900_814_467_u64,
+}))]
+pub(super) struct Document<'a> {
+    /// The medium.
+    media_id: MediaId,
+    /// Said in words, so that nobody takes a missing rule for an open door.
+    access: Access,
+    /// Who may play.
+    rule: Option<&'a Rule>,
+    /// SHA-256 of the rule's canonical form, lower-case hex.
+    rule_digest: Option<&'a str>,
+    /// Unix time in milliseconds of the last change; null while there was none.
+    changed_at_ms: Option<u64>,
+}
+
+/// What decides who may play.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "GateAccess")]
+enum Access {
+    /// The rule.
+    Rule,
+    /// There is no rule: the owner alone plays.
+    OwnerOnly,
+}
+
+/// Read the gate of a medium
+#[utoipa::path(
+    get,
+    path = "/v1/media/{media_id}/gate",
+    tag = "gate",
+    operation_id = "read_gate",
+    params(("media_id", Path)),
+    responses((status = 200, description = "The gate", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
+    security(("api_key" = [])),
+)]
+pub(super) async fn show(
+    Extract(state): Extract<State>,
+    who: Principal,
+    Path(media_id): Path<String>,
+) -> Result<Response, Problem> {
+    let media_id = parse(&media_id)?;
+    let medium = seen(&state, &who, media_id).await?;
+    Ok(answer(media_id, medium.gate.as_ref()))
+}
+
+/// Set the gate of a medium
+///
+/// A rule is stored only when it can be decided here: its chains are configured and its contracts have code.
+#[utoipa::path(
+    put,
+    path = "/v1/media/{media_id}/gate",
+    tag = "gate",
+    operation_id = "set_gate",
+    params(("media_id", Path), ("If-Match", Header)),
+    request_body(content = ref("#/components/schemas/Rule"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "The gate as it is now", body = ref("#/components/schemas/GateDocument"), headers(("ETag"))),
+        (status = 422, description = "The rule can't be used: `pointer` says where"),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["gate.changed"]))),
+)]
+pub(super) async fn put(
+    Extract(state): Extract<State>,
+    who: Principal,
+    Path(media_id): Path<String>,
+    headers: HeaderMap,
+    body::Json(Told(rule)): body::Json<Told>,
+) -> Result<Response, Problem> {
+    let media_id = parse(&media_id)?;
+    let medium = changeable(&state, &who, media_id).await?;
+    conditional::if_match(&headers, Some(tag(medium.gate.as_ref())))?;
+    let compiled = compile(&rule)
+        .map_err(|invalid| Problem::new(Kind::RuleInvalid).at(&invalid.pointer, invalid.reason))?;
+    check_contracts(&state, &compiled).await?;
+    change(&state, &who, media_id, &headers, Some(&compiled)).await
+}
+
+/// Remove the gate of a medium
+///
+/// Its owner alone plays it from now on.
+#[utoipa::path(
+    delete,
+    path = "/v1/media/{media_id}/gate",
+    tag = "gate",
+    operation_id = "remove_gate",
+    params(("media_id", Path), ("If-Match", Header)),
+    responses((status = 200, description = "The gate as it is now", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["gate.changed"]))),
+)]
+pub(super) async fn delete(
+    Extract(state): Extract<State>,
+    who: Principal,
+    Path(media_id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let media_id = parse(&media_id)?;
+    changeable(&state, &who, media_id).await?;
+    change(&state, &who, media_id, &headers, None).await
+}
+
+fn parse(text: &str) -> Result<MediaId, Problem> {
+    text.parse().map_err(|_| unknown())
+}
+
+fn unknown() -> Problem {
+    Problem::not_found("there is no such medium")
+}
+
+/// The medium, if the principal may see it; its gate is nobody else's business.
+async fn seen(state: &State, who: &Principal, media_id: MediaId) -> Result<Medium, Problem> {
+    let medium = access::medium(&state.bus, media_id).await?;
+    medium.filter(|medium| who.may_see(&medium.owner)).ok_or_else(unknown)
+}
+
+async fn changeable(state: &State, who: &Principal, media_id: MediaId) -> Result<Medium, Problem> {
+    let medium = seen(state, who, media_id).await?;
+    if who.may_change(&medium.owner) { Ok(medium) } else { Err(Problem::new(Kind::NotOwner)) }
+}
+
+/// Refuses a rule that could never be decided here.
+async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> {
+    let chains = state.judge.chains();
+    let asked: BTreeSet<(u64, Address)> =
+        rule.leaves().iter().map(|leaf| (leaf.chain_id, leaf.contract)).collect();
+    let code = |(chain_id, contract): (u64, Address)| async move {
+        match chains.code(chain_id, contract, BlockRef::Latest).await {
+            Ok(code) if code.is_empty() || code.starts_with(&DELEGATION) => {
+                let detail = format!("there is no contract at {contract} on chain {chain_id}");
+                Err(Problem::new(Kind::ContractAbsent).at("", detail))
+            }
+            Ok(_) => Ok(()),
+            Err(Error::Unknown { chain_id }) => {
+                let known: Vec<String> = chains.ids().iter().map(u64::to_string).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let detail = format!("chain {chain_id} is not configured here; configured: {known}");
+                Err(Problem::new(Kind::ChainUnknown).at("", detail))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a contract could not be looked at");
+                Err(chain_unavailable())
+            }
+        }
+    };
+    try_join_all(asked.into_iter().map(code)).await?;
+    try_join_all(rule.leaves().iter().map(|leaf| check_interface(state, leaf))).await?;
+    Ok(())
+}
+
+/// Refuses to count tokens where the contract does not say that a balance is a number of them.
+async fn check_interface(state: &State, leaf: &Leaf) -> Result<(), Problem> {
+    let Some((contract, data)) = abi::interface_call(leaf) else { return Ok(()) };
+    let chains = state.judge.chains();
+    let outcome = match chains.head(leaf.chain_id).await {
+        Ok(head) => chains.call(leaf.chain_id, contract, data, BlockRef::At(head.latest.hash)).await,
+        Err(error) => Err(error),
+    };
+    match abi::is_erc721(&outcome) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let detail = format!(
+                "{contract} does not say by supportsInterface that it is of ERC-721, so its balances may count fractions: name a \
+                 token_id, or use erc20_balance"
+            );
+            Err(Problem::new(Kind::RuleInvalid).at("", detail))
+        }
+        Err(_) => Err(chain_unavailable()),
+    }
+}
+
+async fn change(
+    state: &State,
+    who: &Principal,
+    media_id: MediaId,
+    headers: &HeaderMap,
+    rule: Option<&Compiled>,
+) -> Result<Response, Problem> {
+    // Until now only the stages know of it: the document begins with the gate.
+    let bare = access::medium(&state.bus, media_id).await?.map(|medium| document::Record {
+        media_id,
+        owner: medium.owner,
+        title: String::new(),
+        mint_tx: None,
+        gate: None,
+        encryption: document::Encryption::None,
+        created_at_ms: nats::now_ms(),
+        changed_at_ms: nats::now_ms(),
+        removed_at_ms: None,
+    });
+    let mut found = Err(unknown());
+    let changed = |document: Option<&document::Record>| {
+        let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));
+        found = document.ok_or_else(unknown).and_then(|document| {
+            conditional::if_match(headers, Some(tag(document.gate.as_ref())))?;
+            Ok(next(document, rule, who))
+        });
+        // What is refused changes nothing.
+        found.as_mut().ok().and_then(Option::take)
+    };
+    let held = Box::pin(state.bus.change::<document::Record>(&media_id.to_string(), changed)).await?;
+    found?;
+    Ok(answer(media_id, held.as_ref().and_then(|held| held.record.gate.as_ref())))
+}
+
+/// The entity tag of a gate: its epoch, which never repeats; 0 before the first.
+fn tag(gate: Option<&Gate>) -> Tag {
+    Tag::of_gate(gate.map_or(0, |gate| gate.epoch))
+}
+
+/// The document with its new gate and the event of the change; `None` when it has that rule already.
+fn next(
+    document: &document::Record,
+    rule: Option<&Compiled>,
+    who: &Principal,
+) -> Option<(document::Record, Outbox)> {
+    let (epoch, digest) =
+        document.gate.as_ref().map_or((0, ""), |gate| (gate.epoch, gate.rule_digest.as_str()));
+    let rule_digest = rule.map(|rule| rule.digest.clone()).unwrap_or_default();
+    if rule_digest == digest {
+        return None;
+    }
+    let changed_at_ms = nats::now_ms();
+    let changed = Changed {
+        media_id: document.media_id,
+        owner: document.owner.clone(),
+        changed_by: who.owner.clone(),
+        gate_epoch: epoch + 1,
+        rule_digest: rule_digest.clone(),
+    };
+    let gate =
+        Gate { epoch: epoch + 1, rule: rule.map(|rule| rule.rule.clone()), rule_digest, changed_at_ms };
+    let record = document::Record { gate: Some(gate), changed_at_ms, ..document.clone() };
+    Some((record, Outbox::new().event(&changed)))
+}
+
+fn answer(media_id: MediaId, gate: Option<&Gate>) -> Response {
+    let rule = gate.and_then(|gate| gate.rule.as_ref());
+    let body = Document {
+        media_id,
+        access: if rule.is_some() { Access::Rule } else { Access::OwnerOnly },
+        rule,
+        rule_digest: gate.map(|gate| gate.rule_digest.as_str()).filter(|digest| !digest.is_empty()),
+        changed_at_ms: gate.map(|gate| gate.changed_at_ms),
+    };
+    let headers = [(header::ETAG, tag(gate).to_header()), (header::CACHE_CONTROL, private())];
+    (StatusCode::OK, headers, Json(body)).into_response()
+}
+
+const fn private() -> axum::http::HeaderValue {
+    axum::http::HeaderValue::from_static("private, no-store")
+}

@@ -1,0 +1,115 @@
+//! The ownership question: does a wallet satisfy one condition, and at which block was that read? It opens nothing.
+
+use axum::{
+    Json,
+    extract::State as Extract,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use schemas::gate::{Block, Code, Eip55, Rule, Told};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::State;
+use auth::Principal;
+use gate::problem::chain_unavailable;
+use gate::{
+    decide::Truth,
+    judge::Keep,
+    rule::{address, compile},
+};
+use web::{body, error::Problem, kind::Kind};
+
+/// The question.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "OwnershipQuestion", example = json!({ "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" } }))]
+pub(super) struct Question {
+    /// The wallet asked about.
+    #[schemars(with = "Eip55")]
+    address: String,
+    /// One condition on a contract: `erc721_owner`, `erc1155_balance` or `erc20_balance`.
+    #[schemars(with = "Rule")]
+    rule: Told,
+}
+
+/// What a contract said about a wallet, at which blocks.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Ownership", example = json!({
+    "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }, "holds": true, "confirmed": true, "reason": "rule_holds",
+    "block": { "chain_id": 1, "number": 23_000_000, "hash": "0x88e96d4537bea4d9c05d12549907b32561d3bf31f45aae734cdc119f13406cb6" }, "confirmed_block": { "chain_id": 1, "number": 23_000_000, "hash": "0x88e96d4537bea4d9c05d12549907b32561d3bf31f45aae734cdc119f13406cb6" },
+}))]
+pub(super) struct Answer {
+    /// The wallet asked about, EIP-55.
+    address: String,
+    /// The condition in its canonical form.
+    rule: Rule,
+    /// True when it holds at the newest block.
+    holds: bool,
+    /// True when it holds at the confirmed block, too.
+    confirmed: bool,
+    /// Why.
+    reason: Code,
+    /// The newest block, which was read.
+    block: Block,
+    /// The confirmed block.
+    confirmed_block: Block,
+}
+
+/// Ask whether a wallet owns something
+///
+/// It opens nothing: the answer tells at which blocks that was read.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/nft",
+    tag = "gate",
+    operation_id = "ask_ownership",
+    params(("Idempotency-Key", Header)),
+    request_body(content = ref("#/components/schemas/OwnershipQuestion"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "What the contract says", body = ref("#/components/schemas/Ownership"),
+         headers(("Idempotency-Replayed"))),
+        (status = 422, description = "The question can't be asked here: `pointer` says why"),
+    ),
+    security(("api_key" = [])),
+)]
+pub(super) async fn ask(
+    Extract(state): Extract<State>,
+    _who: Principal,
+    body::Json(question): body::Json<Question>,
+) -> Result<Response, Problem> {
+    let wallet = address(&question.address)
+        .map_err(|reason| Problem::new(Kind::AddressInvalid).at("/address", reason))?;
+    if !matches!(
+        question.rule.0,
+        Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. }
+    ) {
+        let detail = "this takes erc721_owner, erc1155_balance or erc20_balance".to_owned();
+        return Err(Problem::new(Kind::RuleInvalid).at("/rule/kind", detail));
+    }
+    let rule = compile(&question.rule.0).map_err(|invalid| {
+        Problem::new(Kind::RuleInvalid).at(&format!("/rule{}", invalid.pointer), invalid.reason)
+    })?;
+    let decision = state.judge.decide(&rule, Some(wallet)).await;
+    if decision.verdict.code == Code::ChainUnknown {
+        let detail = "the chain is not configured here".to_owned();
+        return Err(Problem::new(Kind::ChainUnknown).at("/rule/chain_id", detail));
+    }
+    let (Keep::On | Keep::Over(_), [block], [confirmed]) =
+        (decision.keep(), decision.latest.as_slice(), decision.confirmed.as_slice())
+    else {
+        return Err(chain_unavailable());
+    };
+    let answer = Answer {
+        address: wallet.to_string(),
+        holds: decision.verdict.latest == Truth::Yes,
+        confirmed: decision.verdict.granted,
+        reason: decision.verdict.code,
+        block: block.clone(),
+        confirmed_block: confirmed.clone(),
+        rule: rule.rule,
+    };
+    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"))], Json(answer))
+        .into_response())
+}

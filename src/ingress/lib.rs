@@ -1,0 +1,361 @@
+//! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
+//!
+//! Every mutating route lies behind [`auth::require`]; only probes, sign-in, the watch page and `/play` (whose path token is the
+//! right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
+//!
+//! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
+
+pub mod audit;
+pub mod cache;
+pub mod capacity;
+pub mod events;
+pub mod gates;
+pub mod jobs;
+pub mod media;
+pub mod metrics;
+pub mod openapi;
+pub mod play;
+pub mod probes;
+pub mod removal;
+pub mod sign_in;
+pub mod uploads;
+pub mod watch;
+
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
+
+use axum::{Router, middleware};
+use futures::future::BoxFuture;
+use nats::Bus;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use auth::Principal;
+use gate::grant::Grants;
+use web::{body, client, guard, idempotency, limit, manners, query, refusals, registry, request};
+
+/// Settings of the ingress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address of the public port.
+    pub listen: SocketAddr,
+    /// Address people reach it by, when it is not the request's own host: `https://media.example.org`.
+    pub public_url: Option<String>,
+    /// JSON bodies.
+    pub body: body::Limits,
+    /// How long open requests may go on after a stop was asked for, in milliseconds.
+    pub grace_ms: u64,
+    /// Uploads.
+    pub uploads: uploads::Config,
+    /// Playback.
+    pub playback: play::Config,
+    /// Whom to believe about addresses.
+    pub client: client::Config,
+    /// Rate limits.
+    pub limit: limit::Config,
+    /// Foreign origins, heads, waits.
+    pub manners: manners::Config,
+    /// Repeated requests.
+    pub idempotency: idempotency::Config,
+    /// Documents kept in memory.
+    pub documents: cache::Config,
+    /// From where on nothing new is taken.
+    pub capacity: capacity::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
+            body: body::Limits::default(),
+            grace_ms: 8_000,
+            uploads: uploads::Config::default(),
+            playback: play::Config::default(),
+            client: client::Config::default(),
+            limit: limit::Config::default(),
+            manners: manners::Config::default(),
+            idempotency: idempotency::Config::default(),
+            documents: cache::Config { entries_max: 10_000, bytes_max: 64 * 1024 * 1024, age_s: 30 * 60 },
+            capacity: capacity::Config::default(),
+        }
+    }
+}
+
+/// What handlers share. One pointer: the layers of a router copy it several times for each request.
+#[derive(Debug, Clone)]
+pub struct App {
+    shared: Arc<Shared>,
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// How often the credential of an answer without an end is looked at.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
+
+/// What is behind every [`App`].
+#[derive(Debug)]
+pub struct Shared {
+    /// The bus with the rights of the ingress.
+    pub bus: Bus,
+    /// Where the bytes are.
+    pub store: Store,
+    /// Settings.
+    pub config: Config,
+    /// Signs path tokens and cursors; the same on every replica.
+    pub signing_key: Arc<[u8]>,
+    /// Open uploads.
+    pub uploads: uploads::State,
+    /// Who follows events.
+    pub followers: events::Followers,
+    /// Final playlists and init segments.
+    pub streams: Arc<cache::Cache>,
+    /// Media that are ready.
+    pub known: Arc<play::Known>,
+    /// Jobs that are watched while they run.
+    pub growing: Arc<play::Growing>,
+    /// Places for replays of the audit log.
+    pub replays: Arc<Semaphore>,
+    /// Fires when answers without an end have to end.
+    pub stopping: CancellationToken,
+    /// Sign-in.
+    pub sign_in: auth::SignIn,
+    /// Playback sessions.
+    pub grants: Grants,
+    /// Rate limits.
+    pub limits: limit::Limits,
+    /// Refusals that wait to be told.
+    pub refusals: refusals::Refusals,
+    /// Documents kept in memory.
+    pub documents: Arc<cache::Cache>,
+    /// Room for what is new.
+    pub capacity: capacity::Capacity,
+    /// Lets foreign origins in.
+    pub origins: manners::Origins,
+    /// What this process counts.
+    pub metrics: registry::Metrics,
+}
+
+impl App {
+    /// Everything handlers share; its limits and caches are counted in `metrics`.
+    ///
+    /// # Errors
+    /// When the signing key can be neither read nor made, or a setting can't be used.
+    pub async fn build(
+        bus: Bus,
+        store: Store,
+        grants: Grants,
+        metrics: registry::Metrics,
+        config: Config,
+        auth: auth::Config,
+    ) -> anyhow::Result<Self> {
+        let origins = manners::Origins::new(&config.manners)?;
+        let limits = limit::Limits::new(config.limit.clone());
+        let documents = Arc::new(cache::Cache::new(config.documents)?);
+        let signing_key = auth::signing_key(&bus, "playback").await?.into();
+        let auth = auth.at(config.public_url.as_deref(), config.listen);
+        let auth = auth.offering(&grants.judge().chains().ids());
+        // Strangers name the contracts that sign-in asks.
+        let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
+        let proofs = grants.proofs().clone();
+        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains), proofs).await?;
+        let uploads = uploads::State::new(
+            bus.clone(),
+            store.clone(),
+            config.uploads.clone(),
+            config.public_url.clone(),
+        );
+        let capacity =
+            capacity::Capacity::new(bus.clone(), store.clone(), config.capacity.clone(), &config.uploads);
+        capacity.poll().await;
+        let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
+        let streams = Arc::new(cache::Cache::new(config.playback.cache)?);
+        let known = Arc::new(play::Known::new(&config.playback));
+        let shared = Shared {
+            bus,
+            store,
+            config,
+            signing_key,
+            uploads,
+            sign_in,
+            grants,
+            followers,
+            streams,
+            limits,
+            refusals: refusals::Refusals::default(),
+            documents,
+            capacity,
+            origins,
+            metrics,
+            known,
+            growing: Arc::new(play::Growing::new()),
+            replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
+            stopping: CancellationToken::new(),
+        };
+        shared.count();
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    /// Has its limits and caches counted among the metrics of the process.
+    fn count(&self) {
+        let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
+        let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
+        self.metrics.add(move || {
+            limits.metrics()
+                + &grants.metrics()
+                + &capacity.metrics()
+                + &cache::metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
+        });
+    }
+
+    /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of whoever asked
+    /// is good no more.
+    pub(crate) fn end_of_answer(&self, who: &auth::Principal, longest: Duration) -> BoxFuture<'static, ()> {
+        let stopping = self.stopping.clone();
+        let over = self.sign_in.clone().until_over(who.clone(), LOOK_PAUSE);
+        Box::pin(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = over => {}
+                () = tokio::time::sleep(longest) => {}
+            }
+        })
+    }
+
+    /// What runs beside the requests, until `shutdown`. Each task is started again when it ends.
+    ///
+    /// # Errors
+    /// When a task finds that somebody has to change something first.
+    pub async fn run(&self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let stopping = async {
+            shutdown.cancelled().await;
+            self.stopping.cancel();
+            self.streams.flush();
+            self.documents.flush();
+            Ok(())
+        };
+        let (tasks, ending) = (self.bus.supervisor(&shutdown), nats::Error::ending);
+        let hub = self.followers.hub();
+        let stop = || shutdown.clone();
+        tokio::try_join!(
+            tasks.keep("uploads", ending, || self.uploads.run(stop())),
+            tasks.keep("followers", ending, || hub.run(stop())),
+            tasks.keep("sign-in", ending, || self.sign_in.run(stop())),
+            tasks.keep("grants", ending, || self.grants.run(stop())),
+            tasks.keep("known", ending, || self.known.run(&self.bus, stop())),
+            tasks.keep("limits", ending, || async {
+                self.limits.run(self.bus.clone(), stop()).await;
+                Ok(())
+            }),
+            tasks.keep("capacity", ending, || async {
+                self.capacity.run(stop()).await;
+                Ok(())
+            }),
+            tasks.keep("refusals", ending, || async {
+                self.refusals.run(&self.bus, stop()).await;
+                Ok(())
+            }),
+            stopping,
+        )?;
+        Ok(())
+    }
+}
+
+/// The public router.
+///
+/// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
+/// room for what is new, repeated requests.
+pub fn router(app: App) -> Router {
+    router_with(app, Router::new())
+}
+
+/// The public router with more open routes.
+fn router_with(app: App, more: Router<App>) -> Router {
+    let config = &app.config;
+    let taken = openapi::taken_parameters();
+    let playback_key = Arc::clone(&app.signing_key);
+    let manners = Arc::new(config.manners.clone());
+    let in_time = middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time);
+    let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
+    let behind = ServiceBuilder::new()
+        .layer(limit::by_principal())
+        .layer(query::strict(taken.clone()))
+        .layer(guard::guard_by(app.capacity.clone()))
+        .layer(middleware::from_fn_with_state(repeated, idempotency::once));
+    // What people ask about contracts of their choice keeps no gate from deciding.
+    let judge = gate::judge::Judge::new(app.grants.judge().chains().apart());
+    let gates = crate::gates::State { bus: app.bus.clone(), judge };
+    let answering = Router::new()
+        .merge(media::router())
+        .merge(jobs::router())
+        .merge(events::router())
+        .merge(audit::router())
+        .merge(metrics::router())
+        .merge(crate::gates::router(gates))
+        .route_layer(in_time.clone());
+    let guarded = Router::new().merge(uploads::router(app.uploads.clone())).merge(answering).route_layer(
+        ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
+            .layer(behind.clone()),
+    );
+    let signing_in =
+        crate::sign_in::router(app.sign_in.clone(), taken.clone(), |own| own.route_layer(behind))
+            .route_layer(guard::guard_by(app.capacity.clone()))
+            .route_layer(in_time.clone());
+    let admitted = play::session_router().route_layer(
+        ServiceBuilder::new()
+            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
+            .layer(limit::by_principal())
+            .layer(query::strict(taken.clone()))
+            .layer(guard::guard_by(app.capacity.clone()))
+            .layer(in_time.clone()),
+    );
+    let open = Router::new()
+        .merge(watch::router())
+        .merge(openapi::router())
+        .merge(probes::router())
+        .merge(more)
+        .route_layer(in_time);
+    Router::new()
+        .merge(guarded)
+        .merge(admitted)
+        .merge(open)
+        .merge(play::router())
+        .merge(signing_in)
+        .fallback(request::no_such_path)
+        .method_not_allowed_fallback(request::no_such_method)
+        // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.
+        .layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn(manners::safe_headers))
+                .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
+                .layer(middleware::from_fn_with_state(app.refusals.clone(), request::identify))
+                .layer(CatchPanicLayer::custom(request::panicked))
+                .layer(middleware::from_fn(request::problems_only))
+                .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
+                .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
+                .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
+                .layer(limit::by_client(app.limits.clone(), move |token| {
+                    gate::grant::token::open(&playback_key, token)
+                })),
+        )
+        .with_state(app)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
+#[cfg(test)]
+mod walk;

@@ -1,0 +1,268 @@
+//! Challenge and login.
+
+use alloy_primitives::hex;
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use schemas::{ids::ChallengeId, session::Challenge};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::tokens;
+use auth::{
+    SignIn,
+    challenge::{self, Wish},
+    claim::Claim,
+    config::{CHALLENGE_TTL_S_MAX, SIGNATURE_BYTES_MAX},
+    denial::{Denial, Failure},
+    login::Attempt,
+    typed::Values,
+    uri,
+    value::Address,
+};
+use web::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request};
+
+/// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
+const COOKIE: &str = "__Host-streamgate-challenge";
+/// Characters of the longest signature that is taken unless the settings say otherwise.
+const SIGNATURE_LENGTH_MAX: usize = 2 + 2 * SIGNATURE_BYTES_MAX;
+/// Hexadecimal digits in the cookie.
+const COOKIE_LENGTH: usize = 64;
+
+/// What to sign in for; each may be left open.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ChallengeWanted", example = json!({ "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "chain_id": 1 }))]
+pub(super) struct Ask {
+    /// The site; the first configured one when absent.
+    domain: Option<String>,
+    /// The account; with it the answer holds what its wallet can sign as it is.
+    address: Option<Address>,
+    /// The chain the account is looked up on.
+    chain_id: Option<u64>,
+    /// How long the challenge is to be good, in seconds, where signing takes long; as the settings say when absent.
+    #[schemars(range(min = 1, max = CHALLENGE_TTL_S_MAX))]
+    ttl_s: Option<u64>,
+}
+
+/// A challenge, and what to sign.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Challenge", example = json!({ "nonce": "c4g76obde1m6a83fcog6srrecc", "domain": "media.example.org", "expires_at_ms": 1_763_900_814_467_u64, "chains": [1] }))]
+pub(super) struct Given {
+    /// Good for one attempt.
+    nonce: ChallengeId,
+    /// The site it is for.
+    domain: String,
+    /// Unix time in milliseconds from which on it is worth nothing.
+    expires_at_ms: u64,
+    /// Chains an account may be looked up on.
+    chains: Vec<u64>,
+    #[serde(flatten)]
+    forms: Option<Forms>,
+}
+
+/// What the wallet of a named account can be given to sign as it is.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Forms {
+    /// The text of ERC-4361, for `personal_sign`.
+    message: String,
+    /// The same for `eth_signTypedData_v4` (EIP-712).
+    #[schemars(with = "Map<String, Value>")]
+    typed_data: Value,
+    /// Its values, for `login`.
+    typed: Values,
+}
+
+/// Ask for a challenge
+///
+/// Sets the cookie it is bound to, so that nobody signs somebody else in.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/challenge",
+    tag = "auth",
+    operation_id = "challenge",
+    request_body(content = ref("#/components/schemas/ChallengeWanted"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "The challenge", body = ref("#/components/schemas/Challenge"), headers(("Set-Cookie"))),
+        (status = 400, description = "No challenge is good for that long"),
+        (status = 401, description = "The site or the chain is not served here"),
+    ),
+    extensions(("x-events" = json!(["auth.challenged"]))),
+)]
+pub(super) async fn challenge(
+    State(sign_in): State<SignIn>,
+    client: Client,
+    headers: HeaderMap,
+    JsonOrNothing(ask): JsonOrNothing<Ask>,
+) -> Result<Response, Problem> {
+    let wish = wish(&sign_in, ask)?;
+    // A browser with two sign-ins under way keeps one cookie for both.
+    let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
+    let given =
+        challenge::give(sign_in.bus(), sign_in.config(), (&wish, &cookie, client), request::id()).await?;
+    let challenge = match given {
+        challenge::Outcome::Challenge(challenge) => challenge,
+        challenge::Outcome::TooMany { retry_after_s } => {
+            return Err(Problem::new(Kind::TooManyChallenges).retry_after_s(retry_after_s));
+        }
+    };
+    // Of two challenges the cookie outlives the longer one.
+    let max_age_s = sign_in.config().challenge_ttl_s.max(CHALLENGE_TTL_S_MAX);
+    let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
+    Ok((StatusCode::CREATED, [(header::SET_COOKIE, set)], Json(to_sign(&sign_in, &challenge, wish.address)))
+        .into_response())
+}
+
+/// The answer to a refusal; that of a chain names those that are taken.
+fn refusal(sign_in: &SignIn, denial: Denial) -> Problem {
+    let is_chain = matches!(denial, Denial::Chain);
+    let problem = Problem::from(denial);
+    if is_chain { problem.member("chains", json!(sign_in.offered_chains())) } else { problem }
+}
+
+fn wish(sign_in: &SignIn, ask: Ask) -> Result<Wish, Problem> {
+    let config = sign_in.config();
+    let first = config.domains.first().ok_or(Denial::NoSite)?;
+    let domain = ask.domain.unwrap_or_else(|| first.clone());
+    if !config.domains.contains(&domain) {
+        return Err(Denial::Domain.into());
+    }
+    if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
+        return Err(refusal(sign_in, Denial::Chain));
+    }
+    if ask.ttl_s.is_some_and(|ttl_s| !(1..=CHALLENGE_TTL_S_MAX).contains(&ttl_s)) {
+        let detail = format!("a challenge is good for 1 to {CHALLENGE_TTL_S_MAX} s");
+        return Err(Problem::new(Kind::JsonInvalid).at("/ttl_s", detail));
+    }
+    let ttl_s = ask.ttl_s.unwrap_or(config.challenge_ttl_s);
+    Ok(Wish { domain, address: ask.address, chain_id: ask.chain_id, ttl_s })
+}
+
+/// The nonce, and where the account is known, what its wallet can be given to sign as it is.
+fn to_sign(sign_in: &SignIn, challenge: &Challenge, address: Option<Address>) -> Given {
+    let config = sign_in.config();
+    let forms = address.map(|account| {
+        let chain_id = challenge.chain_id.or_else(|| sign_in.offered_chains().first().copied()).unwrap_or(1);
+        let scheme = if uri::is_loopback(&challenge.domain) { "http" } else { "https" };
+        let typed = Values {
+            domain: challenge.domain.clone(),
+            account,
+            statement: config.statement.clone(),
+            uri: format!("{scheme}://{}/", challenge.domain),
+            chain_id,
+            nonce: challenge.challenge_id.to_string(),
+            issued_at_s: challenge.created_at_ms / 1_000,
+            expires_at_s: challenge.expires_at_ms / 1_000,
+        };
+        Forms { message: typed.to_message(), typed_data: typed.to_json(), typed }
+    });
+    Given {
+        nonce: challenge.challenge_id,
+        domain: challenge.domain.clone(),
+        expires_at_ms: challenge.expires_at_ms,
+        chains: sign_in.offered_chains().to_vec(),
+        forms,
+    }
+}
+
+/// A signed message: as text, or as the values of the typed structure.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "LoginWanted", extend("oneOf" = [{ "required": ["message"] }, { "required": ["typed"] }]), example = json!({
+    "message": "media.example.org wants you to sign in with your Ethereum account:\n0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed\n\n\n\
+                URI: https://media.example.org/\nVersion: 1\nChain ID: 1\nNonce: c4g76obde1m6a83fcog6srrecc\n\
+                Issued At: 2025-11-23T12:26:54Z",
+    "signature": "0x00",
+}))]
+pub(super) struct LoginRequest {
+    /// The text of ERC-4361 as it was signed.
+    #[serde(default)]
+    #[schemars(with = "String", extend("format" = "erc4361"))]
+    message: Option<String>,
+    /// The values that were signed as EIP-712 has it.
+    #[serde(default)]
+    #[schemars(with = "Values")]
+    typed: Option<Values>,
+    /// The signature: `0x` and hexadecimal digits, two a byte; none of them where the account's owners agreed on the chain.
+    #[schemars(with = "Signature")]
+    signature: String,
+}
+
+/// How a signature is described.
+struct Signature;
+
+impl JsonSchema for Signature {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Signature".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "oneOf": [
+            { "type": "string", "pattern": "^0x([0-9a-fA-F]{2})+$", "maxLength": SIGNATURE_LENGTH_MAX },
+            { "const": "0x" },
+        ] })
+    }
+}
+
+/// Sign in
+///
+/// Takes the signed message and the cookie of its challenge. An answer of 201 or 401 uses the challenge up; after 429 and 503 it is
+/// good still. A signature that the account's own key made opens `eip155:0x...`; one that only its contract takes opens
+/// `eip155:<chain>:0x...`, which is another owner.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/login",
+    tag = "auth",
+    operation_id = "login",
+    request_body(content = ref("#/components/schemas/LoginWanted"), content_type = "application/json"),
+    responses(
+        (status = 201, description = "A session", body = ref("#/components/schemas/Tokens"), headers(("Set-Cookie"))),
+        (status = 401, description = "The sign-in was refused: `code` says why"),
+        (status = 429, description = "Too many signatures that no key made"),
+    ),
+    extensions(("x-events" = json!(["auth.signed_in", "auth.signed_out", "auth.refused"]))),
+)]
+pub(super) async fn login(
+    State(sign_in): State<SignIn>,
+    client: Client,
+    ticket: Ticket,
+    headers: HeaderMap,
+    JsonOrNothing(attempt): JsonOrNothing<LoginRequest>,
+) -> Result<Response, Problem> {
+    let claim = match (&attempt.message, &attempt.typed) {
+        (Some(text), None) => Claim::from_message(text)?,
+        (None, Some(values)) => Claim::from_typed(values)?,
+        _ => return Err(Denial::Malformed("either a message or a typed structure is needed".into()).into()),
+    };
+    let signature = sign_in.decode_signature(&attempt.signature)?;
+    let turn = ticket.look_up().await?;
+    let mut held = challenge::find(sign_in.bus(), &claim.nonce).await?;
+    drop(turn);
+    let attempt = Attempt { claim: &claim, signature: &signature, client, cookie: cookie(&headers) };
+    let opened = sign_in.open_session(attempt, &mut held, request::id()).await;
+    let (live, refresh_token) = opened.map_err(|failure| match failure {
+        Failure::Denied(denial) => refusal(&sign_in, denial),
+        failure => failure.into(),
+    })?;
+    let answer = tokens::answer(&sign_in, &live, refresh_token)?;
+    let gone = format!("{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict");
+    Ok((StatusCode::CREATED, [(header::SET_COOKIE, gone)], Json(answer)).into_response())
+}
+
+/// The challenge cookie, if it has our form.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut values = pairs
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .filter_map(|(name, value)| (name == COOKIE).then_some(value));
+    let value = values.next()?;
+    let is_ours = value.len() == COOKIE_LENGTH && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_ours && values.next().is_none()).then_some(value)
+}

@@ -1,0 +1,11 @@
+//! Sign-in over HTTP, against a real broker.
+
+mod accounts;
+mod holes;
+mod ingress;
+mod keys;
+mod login;
+mod proofs;
+mod sessions;
+pub(crate) mod site;
+mod tokens;

@@ -1,0 +1,235 @@
+//! Refresh, logout, verify, me.
+
+use axum::{Json, extract::State, http::StatusCode};
+use schemars::JsonSchema;
+use schemas::{
+    access::{Role, Scope},
+    ids::{KeyId, SessionId},
+    session::End,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use auth::{Principal, SignIn, account::Account, denial::Failure, session::Live, value::Address};
+use web::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request};
+
+/// An access token with its refresh token, as RFC 6749 section 5.1 names them.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = json!({
+    "access_token": "eyJ...", "token_type": "Bearer", "expires_in": 600, "refresh_token": "...", "session_id": "06db00820lt0303jc5mn0r355k",
+    "session_expires_at_ms": 1_763_900_814_467_u64, "wallet": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "chain_id": 1, "owner": "eip155:0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed", "role": "owner",
+}))]
+pub(super) struct Tokens {
+    /// Goes into `Authorization: Bearer ...`; good for minutes.
+    access_token: String,
+    /// `Bearer`.
+    token_type: &'static str,
+    /// Seconds for which the access token is good.
+    expires_in: u64,
+    /// Good for one `refresh`, which answers the next.
+    refresh_token: String,
+    /// The session.
+    session_id: SessionId,
+    /// Unix time in milliseconds at which the session ends, however often it is refreshed.
+    session_expires_at_ms: u64,
+    /// The wallet that signed in.
+    wallet: Address,
+    /// The chain it signed in on.
+    chain_id: u64,
+    /// Whose things it works on: `eip155:0x...` where the account's key signed, `eip155:<chain>:0x...` where its contract spoke for it.
+    owner: String,
+    /// What it may do.
+    role: Role,
+}
+
+/// The tokens of a session.
+pub(super) fn answer(sign_in: &SignIn, live: &Live, refresh_token: String) -> Result<Tokens, Failure> {
+    let access_token = sign_in.sign_access_token(live)?;
+    Ok(Tokens {
+        access_token: access_token.text,
+        token_type: "Bearer",
+        expires_in: access_token.expires_in_s,
+        refresh_token,
+        session_id: live.session_id,
+        session_expires_at_ms: live.expires_at_ms,
+        wallet: live.account.address,
+        chain_id: live.chain_id,
+        owner: live.account.owner(),
+        role: sign_in.role_of(live.account),
+    })
+}
+
+/// The token of the session to go on with.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RefreshWanted", example = json!({ "refresh_token": "..." }))]
+pub(super) struct Refresh {
+    /// From the last sign-in or refresh.
+    refresh_token: String,
+}
+
+/// Take the next access token
+///
+/// A refresh token is good once: using it again ends the session, since one of its two holders stole it. For a few seconds the same
+/// client is given the same next token again, so that two tabs and a lost answer sign nobody out.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/refresh",
+    tag = "auth",
+    operation_id = "refresh",
+    request_body(content = ref("#/components/schemas/RefreshWanted"), content_type = "application/json"),
+    responses(
+        (status = 200, description = "The tokens", body = ref("#/components/schemas/Tokens")),
+        (status = 401, description = "The session is over"),
+    ),
+    extensions(("x-events" = json!(["auth.refreshed", "auth.reused", "auth.signed_out"]))),
+)]
+pub(super) async fn refresh(
+    State(sign_in): State<SignIn>,
+    client: Client,
+    ticket: Ticket,
+    JsonOrNothing(wanted): JsonOrNothing<Refresh>,
+) -> Result<Json<Tokens>, Problem> {
+    if let Some(session_id) = sign_in.sessions().session_of(&wanted.refresh_token) {
+        ticket.admit_session(&session_id.to_string())?;
+    }
+    let (live, next) =
+        sign_in.sessions().refresh(&wanted.refresh_token, client.prefix, request::id()).await?;
+    Ok(Json(answer(&sign_in, &live, next)?))
+}
+
+/// Which sessions to end.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "LogoutWanted", example = json!({ "all": true }))]
+pub(super) struct Logout {
+    /// True for all of the own sessions instead of this one.
+    #[serde(default)]
+    all: bool,
+    /// All sessions of this wallet; another's only for an administrator, who means it on every chain.
+    wallet: Option<Address>,
+}
+
+/// Sign out
+#[utoipa::path(
+    post,
+    path = "/v1/auth/logout",
+    tag = "auth",
+    operation_id = "logout",
+    request_body(content = ref("#/components/schemas/LogoutWanted"), content_type = "application/json"),
+    responses(
+        (status = 204, description = "The sessions are ended, on every replica within a second"),
+        (status = 403, description = "Only an administrator ends another wallet's sessions"),
+        (status = 409, description = "An API key has no session to end"),
+    ),
+    security(("api_key" = [])),
+    extensions(("x-events" = json!(["auth.signed_out"]))),
+)]
+pub(super) async fn logout(
+    State(sign_in): State<SignIn>,
+    who: Principal,
+    JsonOrNothing(wanted): JsonOrNothing<Logout>,
+) -> Result<StatusCode, Problem> {
+    let sessions = sign_in.sessions();
+    match (wanted.wallet, who.wallet, who.session_id) {
+        (Some(wallet), own, _) if own.is_none_or(|own| own.address != wallet) => {
+            if who.role != Role::Admin || who.scopes.is_some() {
+                return Err(Problem::new(Kind::NotYours)
+                    .detail("only an administrator ends another wallet's sessions"));
+            }
+            for account in everywhere(&sign_in, wallet) {
+                sessions.end_all(account, End::Revoked, request::id()).await?;
+            }
+        }
+        (named, Some(own), Some(_)) if wanted.all || named.is_some() => {
+            sessions.end_all(own, End::SignedOut, request::id()).await?;
+        }
+        (_, _, Some(session_id)) => sessions.end(session_id, End::SignedOut, request::id()).await?,
+        _ => return Err(Problem::new(Kind::NoSession)),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The accounts that an address may be: that of its key, and that of a contract on each chain.
+fn everywhere(sign_in: &SignIn, address: Address) -> Vec<Account> {
+    let contracts = sign_in.config().chains.iter().map(|chain_id| Account::of_contract(address, *chain_id));
+    std::iter::once(Account::of_key(address)).chain(contracts).collect()
+}
+
+/// The credential to look at.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "VerifyWanted", example = json!({ "token": "eyJ..." }))]
+pub(super) struct Verify {
+    /// An access token or an API key.
+    token: String,
+}
+
+/// Whether a credential is good, and whose it is.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = json!({ "active": false }))]
+pub(super) struct Verified {
+    /// True when it opens something now.
+    active: bool,
+    #[serde(flatten)]
+    who: Option<Who>,
+}
+
+/// Ask whether a credential is good now
+///
+/// As RFC 7662 has it: what is not good is `active: false`, whatever the reason.
+#[utoipa::path(
+    post,
+    path = "/v1/auth/verify",
+    tag = "auth",
+    operation_id = "verify",
+    request_body(content = ref("#/components/schemas/VerifyWanted"), content_type = "application/json"),
+    responses((status = 200, description = "What it is worth", body = ref("#/components/schemas/Verified"))),
+)]
+pub(super) async fn verify(
+    State(sign_in): State<SignIn>,
+    JsonOrNothing(wanted): JsonOrNothing<Verify>,
+) -> Result<Json<Verified>, Problem> {
+    let who = sign_in.identify(&wanted.token).await?.map(Who::from);
+    Ok(Json(Verified { active: who.is_some(), who }))
+}
+
+/// Whose a credential is.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = json!({
+    "owner": "eip155:0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed", "role": "owner", "wallet": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "session_id": "06db00820lt0303jc5mn0r355k", "key_id": null, "scopes": null,
+}))]
+pub(super) struct Who {
+    /// Whose things it works on; of a wallet `eip155:0x...` or, of a contract, `eip155:<chain>:0x...`, in lower case.
+    owner: String,
+    /// What it may do.
+    role: Role,
+    /// The wallet that signed in.
+    wallet: Option<Address>,
+    /// Its session.
+    session_id: Option<SessionId>,
+    /// The API key, if it is one.
+    key_id: Option<KeyId>,
+    /// The groups of endpoints it is limited to; null for everywhere.
+    scopes: Option<Vec<Scope>>,
+}
+
+impl From<Principal> for Who {
+    fn from(who: Principal) -> Self {
+        let Principal { owner, role, wallet, session_id, key_id, scopes } = who;
+        Self { owner, role, wallet: wallet.map(|account| account.address), session_id, key_id, scopes }
+    }
+}
+
+/// Ask who one is
+#[utoipa::path(
+    get,
+    path = "/v1/auth/me",
+    tag = "auth",
+    operation_id = "me",
+    responses((status = 200, description = "Who is asking", body = ref("#/components/schemas/Who"))),
+    security(("api_key" = [])),
+)]
+pub(super) async fn me(who: Principal) -> Json<Who> {
+    Json(who.into())
+}

@@ -1,0 +1,353 @@
+//! The watcher on a real broker, with a model chain and with a real node.
+
+mod lifetimes;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use alloy_primitives::{Address, B256};
+use alloy_sol_types::SolEvent;
+use bytes::Bytes;
+use evm::testing::{CHAIN, COIN, Mood, NFT, transfer_topic};
+use nats::{Outbox, Role};
+use schemas::{
+    Record as _,
+    gate::{Code, Cursor, Revoked, Rule, Session, Watch},
+    ids::PlaybackId,
+    subjects,
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, Watcher, run, sessions::Sessions};
+use gate::{
+    abi::ConsecutiveTransfer,
+    grant::{self, Grants},
+    judge::Judge,
+    testing::{
+        ANN, BOB,
+        anvil::{ANVIL, Anvil, CONFIRMATIONS},
+        nft, not,
+        site::{Site, holder, play},
+    },
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A running watcher.
+struct Watching {
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Watching {
+    async fn start(site: &Site, grants: Grants) -> Self {
+        let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let bus = site.broker.bus(Role::Keeper).await;
+        let config = Config { poll_ms: 100, ..Config::default() };
+        tasks.spawn(run(bus, grants, config, shutdown.clone()));
+        Self { shutdown, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.shutdown.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+/// A watcher whose looks the test takes one by one.
+struct ByHand {
+    watcher: Watcher,
+    sessions: Arc<Sessions>,
+    held: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl ByHand {
+    /// It does not follow sessions yet.
+    async fn new(site: &Site) -> Self {
+        let (bus, grants) = (site.broker.bus(Role::Keeper).await, site.grants(Role::Keeper).await);
+        let watcher = Watcher { bus, grants, config: Config::default() };
+        Self { watcher, sessions: Arc::default(), held: CancellationToken::new(), tasks: JoinSet::new() }
+    }
+
+    /// Returns when it knows all sessions there are.
+    async fn follow(&mut self) {
+        let (sessions, bus, held) = (Arc::clone(&self.sessions), self.watcher.bus.clone(), self.held.clone());
+        self.tasks.spawn(async move { sessions.follow(&bus, &held).await });
+        assert!(self.sessions.caught_up(&self.held).await);
+    }
+
+    async fn look(&self) -> anyhow::Result<Vec<PlaybackId>> {
+        self.watcher.look(CHAIN, &self.sessions).await
+    }
+
+    async fn stop(mut self) {
+        self.held.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + SOON;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn read_to(site: &Site, chain_id: u64, hash: &str) {
+    until("the watcher reads the newest block", || async {
+        let key = Cursor { chain_id, blocks: Vec::new() }.key();
+        let held = site.admin.load::<Cursor>(&key).await.unwrap();
+        held.is_some_and(|held| held.record.blocks.last().is_some_and(|block| block.hash == hash))
+    })
+    .await;
+}
+
+async fn read_head(site: &Site) {
+    read_to(site, CHAIN, &site.world.head().hash.to_string()).await;
+}
+
+async fn ended(site: &Site, session: &Session, code: Code) {
+    until("the session ends", || async { site.session(session).await.revoked == Some(code) }).await;
+}
+
+#[tokio::test]
+async fn a_transfer_ends_the_sessions_it_concerns() {
+    let site = Site::start().await;
+    site.world.transfer(2, Some(BOB));
+    (0..2).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    let ingress = site.grants(Role::Ingress).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let (one, two) =
+        (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(Some(&nft(NFT, Some(2)))).await);
+    let without = site.medium(Some(&not(nft(NFT, None)))).await;
+    let ann = play(&ingress, &holder(ANN), one).await.unwrap();
+    let bob = play(&ingress, &holder(BOB), two).await.unwrap();
+    let cat = holder(Address::repeat_byte(0xc3));
+    let outsider = play(&ingress, &cat, without).await.unwrap();
+    read_head(&site).await;
+    site.world.transfer(1, cat.wallet.map(|wallet| wallet.address.get()));
+    site.world.sync_all();
+    ended(&site, &ann, Code::NotOwner).await;
+    // Getting a token can end a session, too.
+    ended(&site, &outsider, Code::Excluded).await;
+    assert_eq!(site.session(&bob).await.revoked, None);
+    until("the end is told", || async { site.event::<Revoked>(one).await.is_some() }).await;
+    let revoked = site.event::<Revoked>(one).await.unwrap();
+    assert_eq!((revoked.playback_id, revoked.code), (ann.playback_id, Code::NotOwner));
+    assert_eq!(revoked.blocks[0].hash, site.world.head().hash.to_string());
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    read_head(&site).await;
+    watching.stop().await;
+    // It goes while nobody watches.
+    site.world.transfer(1, Some(BOB));
+    (0..4).for_each(|_| site.world.mine(|_| {}));
+    site.world.sync_all();
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    ended(&site, &session, Code::NotOwner).await;
+    let session = play(&ingress, &holder(BOB), film).await.unwrap();
+    read_head(&site).await;
+    // The chain is rewritten without the transfer; no log says so.
+    site.world.reorganise(5);
+    site.world.sync_all();
+    ended(&site, &session, Code::NotOwner).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_let_in_by_an_older_block_is_caught() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    // The watcher begins behind the transfer, and hears of the session later than of the block.
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    ended(&site, &session, Code::NotOwner).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_ends_nothing_and_is_made_up_for() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    read_head(&site).await;
+    (0..3).for_each(|node| site.world.mood(node, Mood::Down));
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    let asked = site.world.requests();
+    until("the nodes are asked in vain", || async { site.world.requests() >= asked + 9 }).await;
+    assert_eq!(site.session(&session).await.revoked, None);
+    (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
+    ended(&site, &session, Code::NotOwner).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    let mut watcher = ByHand::new(&site).await;
+    watcher.follow().await;
+    watcher.look().await.unwrap();
+    assert_eq!(watcher.look().await.unwrap(), []);
+    // A quorum of them agrees that there are no logs, of a block that it does not know.
+    (0..2).for_each(|node| site.world.mood(node, Mood::LogsBehind));
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
+    watcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_look_that_fails_forgets_no_session() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    site.world.transfer(1, Some(BOB));
+    site.world.sync_all();
+    let mut watcher = ByHand::new(&site).await;
+    // The transfer was read before anything was heard of the session.
+    assert_eq!(watcher.look().await.unwrap(), []);
+    let key = Cursor { chain_id: CHAIN, blocks: Vec::new() }.key();
+    let cursor = site.admin.read(Cursor::BUCKET, &key).await.unwrap().unwrap().value.unwrap();
+    let put = async |value: Bytes| {
+        let subject = subjects::kv(Cursor::BUCKET, &key);
+        site.admin.context().publish(subject, value).await.unwrap().await.unwrap();
+    };
+    watcher.follow().await;
+    put(Bytes::from_static(b"no cursor")).await;
+    watcher.look().await.unwrap_err();
+    put(cursor).await;
+    assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
+    assert_eq!(watcher.look().await.unwrap(), [], "once");
+    // Another rule, another contract: its transfers before now were not looked for.
+    let watch = Watch { chain_id: CHAIN, contract: COIN.to_string() };
+    let change = |found: Option<&Session>| {
+        let session = Session { watches: vec![watch.clone()], ..found?.clone() };
+        Some((session, Outbox::new()))
+    };
+    site.admin.change::<Session>(&session.playback_id.to_string(), change).await.unwrap();
+    until("the changed session is looked at", || async {
+        watcher.look().await.unwrap() == [session.playback_id]
+    })
+    .await;
+    watcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_contract() {
+    let site = Site::start().await;
+    let ingress = site.grants(Role::Ingress).await;
+    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
+    let (ann, bob) = (ANN.into_word(), BOB.into_word());
+    let none = B256::ZERO;
+    let transfer = transfer_topic();
+    for (topics, from, to) in [
+        // Nothing is indexed, as in contracts older than the standard.
+        (vec![transfer], ANN, BOB),
+        (vec![transfer, bob], BOB, ANN),
+        // ERC-2309, several tokens at once.
+        (vec![ConsecutiveTransfer::SIGNATURE_HASH, none, ann, bob], ANN, BOB),
+    ] {
+        let session = play(&ingress, &holder(from), film).await.unwrap();
+        read_head(&site).await;
+        site.world.log(topics);
+        site.world.mine(|state| {
+            state.owners.insert(1, to);
+        });
+        site.world.sync_all();
+        ended(&site, &session, Code::NotOwner).await;
+        (0..2).for_each(|_| site.world.mine(|_| {}));
+        site.world.sync_all();
+    }
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn transfers_of_other_standards_on_a_real_node_end_sessions() {
+    let site = Site::start().await;
+    let anvil = Anvil::start().await;
+    let (old, multi) = (Address::repeat_byte(0x17), anvil.deploy("Multi").await);
+    anvil.put_old_nft(old).await;
+    anvil.give_old(old, ANN).await;
+    anvil.set_multi(multi, ANN, 3, 2).await;
+    anvil.mine(CONFIRMATIONS).await;
+    let grants = async |role| {
+        let judge = Judge::new(anvil.open());
+        Grants::new(site.broker.bus(role).await, judge, grant::Config::default())
+    };
+    let ingress = grants(Role::Ingress).await;
+    let (token_id, contract) = ("1".to_owned(), old.to_string());
+    let owns = Rule::Erc721Owner { chain_id: ANVIL, contract, token_id: Some(token_id), sessions_max: None };
+    let (token_id, contract) = ("3".to_owned(), multi.to_string());
+    let holds = Rule::Erc1155Balance { chain_id: ANVIL, contract, token_id, balance_min: None };
+    let films = [site.medium(Some(&owns)).await, site.medium(Some(&holds)).await];
+    let first = play(&ingress, &holder(ANN), films[0]).await.unwrap();
+    let second = play(&ingress, &holder(ANN), films[1]).await.unwrap();
+    let watching = Watching::start(&site, grants(Role::Keeper).await).await;
+    read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
+    anvil.give_old(old, BOB).await;
+    ended(&site, &first, Code::NotOwner).await;
+    assert_eq!(site.session(&second).await.revoked, None);
+    anvil.set_multi(multi, ANN, 3, 0).await;
+    ended(&site, &second, Code::BalanceLow).await;
+    watching.stop().await;
+}
+
+#[tokio::test]
+async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
+    let site = Site::start().await;
+    let anvil = Anvil::start().await;
+    let contract = anvil.deploy("Nft").await;
+    anvil.give(contract, 7, ANN).await;
+    anvil.mine(CONFIRMATIONS).await;
+    let grants = async |role| {
+        let judge = Judge::new(anvil.open());
+        Grants::new(site.broker.bus(role).await, judge, grant::Config::default())
+    };
+    let ingress = grants(Role::Ingress).await;
+    let mut watching = Watching::start(&site, grants(Role::Keeper).await).await;
+    let (replica, stop) = (ingress.clone(), watching.shutdown.clone());
+    watching.tasks.spawn(async move { replica.run(stop).await.unwrap() });
+    let rule = Rule::Erc721Owner {
+        chain_id: ANVIL,
+        contract: contract.to_string(),
+        token_id: Some("7".into()),
+        sessions_max: None,
+    };
+    let film = site.medium(Some(&rule)).await;
+    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    ingress.check(session.playback_id, film).await.unwrap();
+    read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
+    anvil.give(contract, 7, BOB).await;
+    let mined = Instant::now();
+    until("the viewer is refused", || async { ingress.check(session.playback_id, film).await.is_err() })
+        .await;
+    assert!(mined.elapsed() <= Duration::from_secs(2), "{:?}", mined.elapsed());
+    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner));
+    watching.stop().await;
+}

@@ -1,0 +1,76 @@
+//! A layer that looks at requests before they go on. It is a service: a function as middleware would copy all that is inside it and
+//! box its answer for every request.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+};
+
+use axum::{
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use futures::future::{Either, Ready, ready};
+use tower::{Layer, Service, layer::layer_fn};
+
+use super::error::Problem;
+
+/// What is given when a request is refused before it goes on.
+pub(super) type Refused = Ready<Result<Response, Infallible>>;
+
+/// What looks at a request.
+pub trait Check: Clone {
+    /// Refuses what may not go on.
+    fn check(&self, request: &Request) -> Result<(), Problem>;
+}
+
+impl Check for fn(&Request) -> Result<(), Problem> {
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        self(request)
+    }
+}
+
+/// Lets pass what `check` finds nothing wrong with.
+pub(super) fn guard<S>(
+    check: fn(&Request) -> Result<(), Problem>,
+) -> impl Layer<S, Service = Guard<S>> + Clone {
+    guard_by(check)
+}
+
+/// The same by something that knows more than the request.
+pub fn guard_by<S, C: Check>(check: C) -> impl Layer<S, Service = Guard<S, C>> + Clone {
+    layer_fn(move |inner| Guard { check: check.clone(), inner })
+}
+
+/// The answer to a request that is refused.
+pub(super) fn refused(problem: Problem) -> Refused {
+    ready(Ok(problem.into_response()))
+}
+
+/// Service of [`guard`].
+#[derive(Debug, Clone)]
+pub struct Guard<S, C = fn(&Request) -> Result<(), Problem>> {
+    check: C,
+    inner: S,
+}
+
+impl<S, C> Service<Request> for Guard<S, C>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    C: Check,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Refused, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match self.check.check(&request) {
+            Ok(()) => Either::Right(self.inner.call(request)),
+            Err(problem) => Either::Left(refused(problem)),
+        }
+    }
+}

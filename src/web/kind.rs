@@ -1,0 +1,304 @@
+//! Every kind of problem that is answered: its stable code, its status, its title, and what to do about it.
+//!
+//! This is the one place where they stand: problems are made of them, `/openapi.json` lists them as `x-problems`, and `/docs` has an
+//! entry for each, to which the `type` of a problem leads. A kind that nothing answers is told by the compiler: nothing else makes one.
+
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+
+/// Where a kind is explained: a reference that every client can resolve against the address it asked (RFC 9457 section 3.1.1).
+const PLACE: &str = "/docs#problem-";
+
+/// What is known of a kind.
+#[derive(Debug)]
+struct Facts {
+    code: &'static str,
+    status: u16,
+    title: &'static str,
+    advice: &'static str,
+    /// Its type where it is registered (the draft of the RateLimit fields): at most one.
+    registered: &'static [&'static str],
+}
+
+impl Facts {
+    fn uri(&self) -> String {
+        self.registered.first().map_or_else(|| format!("{PLACE}{}", self.code), ToString::to_string)
+    }
+}
+
+macro_rules! kinds {
+    ($($name:ident $status:literal $code:literal $title:literal $advice:literal $($registered:literal)?;)*) => {
+        /// What went wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $(#[doc = $title] $name,)*
+        }
+
+        /// In the order of the kinds.
+        static FACTS: &[Facts] =
+            &[$(Facts { code: $code, status: $status, title: $title, advice: $advice, registered: &[$($registered)?] },)*];
+    };
+}
+
+kinds! {
+    AddressInvalid 422 "address_invalid" "This is no address"
+        "Send the wallet's address as `0x` and 40 digits, in lower case or as EIP-55 has it.";
+    AddressRefused 401 "address_refused" "The sign-in was refused"
+        "Sign with the account that the challenge was asked for; its address is written as EIP-55 has it.";
+    AnswerShownOnce 409 "answer_shown_once" "The request was done, and its answer is shown once"
+        "`detail` names what was made; where its secret was lost, take it back and make another.";
+    BrokerFull 507 "broker_full" "The broker has no room for more"
+        "The operator has to raise the limit that `limit` names, or wait until what is old goes; what was acknowledged is kept.";
+    BodyCut 400 "body_cut" "The body ended before its length"
+        "Send the request again; an upload over tus goes on from its offset.";
+    BodyTooLarge 413 "body_too_large" "The body is larger than its limit"
+        "Send no more than `limit_bytes`; media are brought in by `/v1/uploads`.";
+    BodyTooSlow 408 "body_too_slow" "Too few bytes of the body came in time"
+        "Send the request again over a better connection.";
+    Busy 503 "busy" "This replica has as much to do as it can"
+        "Wait for `Retry-After` seconds and repeat.";
+    ChainRefused 401 "chain_refused" "The sign-in was refused"
+        "Sign for the chain that the challenge names.";
+    ChainUnavailable 503 "chain_unavailable" "The chain can't be read at present"
+        "Wait for `Retry-After` seconds and repeat; the operator may look at the nodes of the chain.";
+    ChainUnknown 422 "chain_unknown" "The chain is not configured here"
+        "Use a chain that `detail` lists, or ask the operator to configure this one.";
+    ChallengeExpired 401 "challenge_expired" "The sign-in was refused"
+        "Ask for a new challenge, and sign it within its time.";
+    ChallengeUnbound 401 "challenge_unbound" "The sign-in was refused"
+        "Sign in with the client that asked for the challenge: its cookie is needed.";
+    ChallengeUnknown 401 "challenge_unknown" "The sign-in was refused"
+        "Ask for a challenge first, and sign its text as it is.";
+    ChallengeUsed 401 "challenge_used" "The sign-in was refused"
+        "Ask for a new challenge: each is good for one attempt.";
+    ChecksumAlgorithm 400 "checksum_algorithm" "The checksum algorithm is not known here"
+        "Use one of those that `Tus-Checksum-Algorithm` lists.";
+    ChecksumMismatch 460 "checksum_mismatch" "The bytes do not have the declared checksum; none of them was kept"
+        "Send the same bytes again from the offset that HEAD tells.";
+    Conflict 409 "conflict" "Somebody else changed this first"
+        "Read it again and repeat.";
+    ContractAbsent 422 "contract_absent" "There is no such contract"
+        "Look at the address and at the chain: a contract has code there.";
+    CursorMalformed 400 "cursor_malformed" "The cursor is none that a list answered"
+        "Send `next_cursor` of the page before, with the same filter, or begin again without one.";
+    DigestMismatch 400 "digest_mismatch" "The bytes do not have the declared digest; none was kept"
+        "Send the file again, with the digest of what is sent.";
+    DomainRefused 401 "domain_refused" "The sign-in was refused"
+        "Sign in at a site that this service names; the message has to be for it.";
+    EventIdMalformed 400 "event_id_malformed" "The event id is none that this server gave"
+        "Send an id as an event carried it, or `0-0` for everything that is kept.";
+    EventsGone 410 "events_gone" "The events behind that id are not there any more"
+        "Begin again with `0-0`, or without an id.";
+    ExpiresInvalid 400 "expires_in_s_malformed" "A key does not live that long"
+        "Ask for less, or leave `expires_in_s` out for a key that does not expire.";
+    GateClosed 403 "gate_closed" "The gate of this medium is closed to you"
+        "`reason` says what the wallet lacks; another wallet may have it.";
+    HeaderInvalid 400 "header_invalid" "A header is missing or makes no sense"
+        "`header` names it and `detail` says what it takes.";
+    HeadersTooLarge 431 "headers_too_large" "The headers are larger than their limit"
+        "Send fewer or shorter headers; cookies are the usual cause.";
+    IdempotencyInProgress 409 "idempotency_in_progress" "The request with this Idempotency-Key is being worked on"
+        "Wait for `Retry-After` seconds and repeat: the answer is then that of the first.";
+    IdempotencyKeyInvalid 400 "idempotency_key_invalid" "The Idempotency-Key makes no sense"
+        "Send one quoted string of visible characters.";
+    IdempotencyMismatch 422 "idempotency_mismatch" "This Idempotency-Key belongs to another request"
+        "Use a fresh key for a new request.";
+    IndexBehind 503 "index_behind" "The list has not seen that revision yet"
+        "Wait for `Retry-After` seconds and repeat.";
+    IndexUnavailable 503 "index_unavailable" "The list can't be made at the moment"
+        "Wait for `Retry-After` seconds and repeat; single media and jobs can be read meanwhile.";
+    Internal 500 "internal" "Something went wrong here"
+        "Tell the operator the request id: the log has the cause under it.";
+    JsonInvalid 400 "json_invalid" "A value of the body is not what it has to be"
+        "`errors` points at the value and says what it has to be.";
+    JsonMalformed 400 "json_malformed" "The body is no JSON"
+        "`errors` says at which line and column it ends to be JSON.";
+    LabelInvalid 400 "label_malformed" "This label can't be used"
+        "Send plain text of one line, or no label.";
+    MediaFailed 409 "media_failed" "This file could not be prepared"
+        "`detail` says why; the operator may let it be tried again.";
+    MediaRejected 409 "media_rejected" "This file can't be played"
+        "`detail` says why; upload another file.";
+    MediaRemoved 410 "media_removed" "This medium was removed"
+        "Begin a new upload if it is to be there again.";
+    MediaType 415 "media_type" "This media type is not taken here"
+        "Send `Content-Type` with what `detail` names.";
+    MessageEarly 401 "message_early" "The sign-in was refused"
+        "Look at the clock of the device: the message is not good yet.";
+    MessageExpired 401 "message_expired" "The sign-in was refused"
+        "Ask for a new challenge, and sign it within its time.";
+    MessageMalformed 400 "message_malformed" "The message can't be read"
+        "Send the text of the challenge as it was signed, and the signature as `0x` and digits.";
+    MessageTooLongLived 401 "message_too_long_lived" "The sign-in was refused"
+        "Sign a message whose time ends sooner, such as that of the challenge.";
+    MetadataTooLong 431 "metadata_too_long" "Upload-Metadata is longer than its limit"
+        "Send less of it.";
+    MethodNotAllowed 405 "method_not_allowed" "This path does not take that method"
+        "Use one that `Allow` lists.";
+    NoSession 409 "no_session" "There is no session to end"
+        "An API key has none: revoke the key instead.";
+    NoSite 403 "no_site" "No site may sign people in here"
+        "The operator has to name one: `auth.domains`, or `ingress.public_url`.";
+    NotFound 404 "not_found" "Not found"
+        "Look at the address; what is not yours answers the same as what is not there.";
+    NotOwner 403 "not_owner" "Only its owner may change this"
+        "Sign in as the owner, or as an administrator.";
+    NotPlayable 409 "not_playable" "This is not playable yet"
+        "Follow `GET /v1/events?media=` until `media.playable`.";
+    NotYours 403 "not_yours" "This is somebody else's"
+        "Leave out the other owner, or ask an administrator.";
+    OperatorsOnly 403 "operators_only" "This is for operators and admins"
+        "Use a key or wallet with that role.";
+    OriginRefused 403 "origin_refused" "This site may not sign people in here"
+        "Sign in at a site that this service names: `auth.domains`.";
+    OwnerInvalid 400 "owner_malformed" "This is no owner"
+        "Send the owner as the things show it, such as `eip155:0x...`.";
+    PersonNeeded 403 "person_needed" "Keys are managed by a signed-in wallet or an administrator"
+        "Sign in with a wallet: an API key neither makes nor revokes keys.";
+    PlaybackRefused 403 "playback_refused" "This playback address is not valid any more"
+        "Ask for a new one by `POST /v1/media/{media_id}/playback`.";
+    PreconditionFailed 412 "precondition_failed" "What is there is not the version you have seen"
+        "Read it again and repeat.";
+    PreconditionInvalid 400 "precondition_invalid" "A precondition makes no sense"
+        "Send a list of quoted tags, or `*`.";
+    PreconditionRequired 428 "precondition_required" "Say which version you want to change"
+        "Read it, and send its `ETag` as `If-Match`.";
+    ProofFailed 401 "proof_failed" "The session is over"
+        "Sign in again: the account's contract no longer takes the signature.";
+    QueryMalformed 400 "query_malformed" "The query string has a parameter that can't be used"
+        "`detail` names the parameter; those that an operation takes stand in its description.";
+    RangeNotSatisfiable 416 "range_not_satisfiable" "The range lies outside of what there is"
+        "Ask for a range within the size that `Content-Range` tells.";
+    RateLimited 429 "rate_limited" "Too many requests"
+        "Wait for `Retry-After` seconds and repeat; a request that was refused does not count."
+        "https://iana.org/assignments/http-problem-types#quota-exceeded";
+    ReadOnly 403 "read_only" "An operator reads and changes nothing"
+        "Use a key or wallet with another role.";
+    RefreshReused 401 "refresh_reused" "The session is over"
+        "Sign in again: the refresh token was used before, so one of its holders stole it.";
+    Refused 400 "refused" "The request is refused"
+        "The status says why.";
+    RequestInvalid 400 "request_invalid" "The request makes no sense"
+        "Compare it with the description of its operation.";
+    RequestMalformed 400 "request_malformed" "The request can't be read"
+        "Send HTTP/1.1 or HTTP/2 as their standards have it.";
+    RevisionUnknown 409 "revision_unknown" "There is no such revision yet"
+        "Send as `min_revision` what an answer told.";
+    RuleInvalid 422 "rule_invalid" "The rule can't be used"
+        "`errors` points at the condition and says why.";
+    ScopeMissing 403 "scope_missing" "This API key may not be used here"
+        "Use a key whose scopes have this group of endpoints.";
+    SessionOver 401 "session_over" "The session is over"
+        "Sign in again.";
+    SignatureRefused 401 "signature_refused" "The sign-in was refused"
+        "Sign the text of the challenge with the account that it names.";
+    Stopping 503 "stopping" "This replica is stopping"
+        "Repeat: another replica, or this one in a moment, answers.";
+    StoreFull 507 "store_full" "The store is full"
+        "The operator has to make room; what was acknowledged is kept.";
+    TargetTooLong 414 "target_too_long" "Path and query are longer than their limit"
+        "Send no more than `limit_bytes`.";
+    Timeout 503 "timeout" "The answer took too long"
+        "Repeat; the request may have had its effect, and a key in `Idempotency-Key` makes repeating safe.";
+    TitleInvalid 400 "title_invalid" "This title can't be used"
+        "Send one line of which something is shown.";
+    TooLarge 413 "too_large" "This is larger than its limit"
+        "Make it smaller: `detail` says what is too large.";
+    TooManyChallenges 429 "too_many_challenges" "Too many challenges were asked for"
+        "Wait for `Retry-After` seconds, or use a challenge that was given.";
+    TooManyContractAsks 429 "too_many_contract_asks" "Too many signatures that their accounts' keys did not make"
+        "Wait for `Retry-After` seconds and repeat, with the challenge that was given; what an account's own key signs is not limited.";
+    TooManyKeys 409 "too_many_keys" "This owner has as many keys as it may have"
+        "Revoke one that is not needed.";
+    TusVersion 412 "tus_version" "Another version of tus is spoken here"
+        "Send `Tus-Resumable` with the version that `Tus-Version` names.";
+    Unauthorized 401 "unauthorized" "This needs a signed-in wallet or an API key"
+        "Send the access token of `/v1/auth/login`, or an API key, as `Authorization: Bearer ...`.";
+    Unavailable 503 "unavailable" "A part of the service does not answer"
+        "Wait for `Retry-After` seconds and repeat; nothing that was acknowledged is lost.";
+    UploadBusy 423 "upload_busy" "Another request holds the upload"
+        "Wait for `Retry-After` seconds and go on from the offset that HEAD tells.";
+    UploadBytesLost 410 "upload_bytes_lost" "The upload has ended"
+        "Begin a new upload: the store lost bytes of this one.";
+    UploadDisplaced 409 "upload_displaced" "Another request has taken the upload over"
+        "Let the other request finish, or go on from `Upload-Offset`.";
+    UploadExpired 410 "upload_expired" "The upload has ended"
+        "Begin a new upload: the time of this one ran out.";
+    UploadFinished 403 "upload_finished" "A complete upload can't be ended"
+        "Nothing is left to end: the medium is there.";
+    UploadIdle 408 "upload_idle" "No byte came for too long"
+        "Go on from the offset that HEAD tells: what came is kept.";
+    UploadOffset 409 "upload_offset" "The bytes are for another offset"
+        "Go on from `Upload-Offset`.";
+    UploadAttempts 410 "upload_attempts" "Too many requests with this Idempotency-Key ended early"
+        "Send the file again under a fresh key, or by `/v1/uploads`, which goes on where it was cut.";
+    UploadTerminated 410 "upload_terminated" "The upload has ended"
+        "Begin a new upload: somebody ended this one.";
+    UploadTooLarge 413 "upload_too_large" "More bytes than the upload may have"
+        "Send no more than `Upload-Length`, and no more than `Tus-Max-Size`.";
+    UploadTooSlow 408 "upload_too_slow" "Too few bytes came"
+        "Go on over a better connection from the offset that HEAD tells: what came is kept.";
+    UploadsOpen 429 "uploads_open" "Too many uploads are open"
+        "Finish or end one of them.";
+    UriRefused 401 "uri_refused" "The sign-in was refused"
+        "Sign in at a site that this service names; the message's URI has to belong to it.";
+    WalletNeeded 401 "wallet_needed" "Sign in with a wallet to play this"
+        "Sign in by `/v1/auth/challenge` and `/v1/auth/login`.";
+}
+
+impl Kind {
+    const fn facts(self) -> &'static Facts {
+        &FACTS[self as usize]
+    }
+
+    /// The stable code.
+    pub const fn code(self) -> &'static str {
+        self.facts().code
+    }
+
+    /// The same for people.
+    pub const fn title(self) -> &'static str {
+        self.facts().title
+    }
+
+    /// The status it is answered with, unless something else is known of the request.
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.facts().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The `type` of its problems.
+    pub fn uri(self) -> String {
+        self.facts().uri()
+    }
+}
+
+/// All of them by code, as the description lists them.
+pub fn described() -> Map<String, Value> {
+    let described = FACTS.iter().map(|facts| {
+        let about = json!({
+            "type": facts.uri(), "status": facts.status, "title": facts.title, "advice": facts.advice,
+        });
+        (facts.code.to_owned(), about)
+    });
+    described.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_is_told_from_the_others_and_says_what_to_do() {
+        let codes: BTreeSet<&str> = FACTS.iter().map(|facts| facts.code).collect();
+        assert_eq!(codes.len(), FACTS.len(), "a code names two kinds");
+        for facts in FACTS {
+            let letters = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+            assert!(facts.code.bytes().all(letters), "{facts:?}");
+            assert!((400..600).contains(&facts.status), "{facts:?}");
+            assert!(!facts.title.ends_with('.') && facts.advice.ends_with('.'), "{facts:?}");
+        }
+        assert_eq!((Kind::WalletNeeded.code(), Kind::WalletNeeded.status().as_u16()), ("wallet_needed", 401));
+    }
+}

@@ -1,0 +1,71 @@
+//! Telling about requests that were refused for who asked: each is counted by the code it was answered with, and told as
+//! `evt.auth.denied` together with the others of its code.
+//!
+//! Limits: one event for each code in [`PAUSE`]; codes are those of problems, of which there are few. What can't be told stays
+//! counted for the next time.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::{http::StatusCode, response::Response};
+use nats::Bus;
+use parking_lot::Mutex;
+use schemas::{ids::RequestId, session::Denied};
+use tokio_util::sync::CancellationToken;
+
+use super::kind::Kind;
+
+/// Time between two events with the same code.
+pub const PAUSE: Duration = Duration::from_secs(10);
+
+/// The refusals of one replica that wait to be told. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals {
+    // A panic in between leaves counts that are complete enough.
+    waiting: Arc<Mutex<BTreeMap<&'static str, Waiting>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    first: RequestId,
+    count: u64,
+}
+
+impl Refusals {
+    /// Counts an answer that refuses whoever asked.
+    pub(super) fn note(&self, response: &Response, request_id: RequestId) {
+        if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return;
+        }
+        if let Some(kind) = response.extensions().get::<Kind>() {
+            let mut waiting = self.waiting.lock();
+            waiting.entry(kind.code()).or_insert(Waiting { first: request_id, count: 0 }).count += 1;
+        }
+    }
+
+    /// Tells of them until `shutdown`, and once more then.
+    pub async fn run(&self, bus: &Bus, shutdown: CancellationToken) {
+        loop {
+            let stops = tokio::select! {
+                () = shutdown.cancelled() => true,
+                () = tokio::time::sleep(PAUSE) => false,
+            };
+            self.tell(bus).await;
+            if stops {
+                return;
+            }
+        }
+    }
+
+    async fn tell(&self, bus: &Bus) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for (code, Waiting { first, count }) in waiting {
+            let told = Denied { request_id: first, code: code.to_owned(), denied_count: count };
+            if let Err(error) = bus.report(&told, &format!("denied {first} {code} {count}")).await {
+                tracing::warn!(%error, code, "refusals could not be told yet");
+                let mut again = self.waiting.lock();
+                let later = again.entry(code).or_insert(Waiting { first, count: 0 });
+                (later.first, later.count) = (first, later.count + count);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What every request gets: an id, a line in the log, a bound on panics, problems for 404 and 405.
+//!
+//! Limits: a client's own `X-Request-Id` is not taken over; ids are ours.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use schemas::ids::RequestId;
+
+use super::{error::Problem, kind::Kind, refusals::Refusals};
+
+/// Header that names the request in answers.
+pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Whose request it is: authentication puts it among the request's extensions, and limits and repeated requests are counted by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestOwner(pub String);
+
+tokio::task_local! {
+    static CURRENT: RequestId;
+}
+
+/// Id of the request being answered; outside of one a fresh id, so that whatever is told has a cause of its own.
+pub fn id() -> RequestId {
+    CURRENT.try_with(|id| *id).unwrap_or_else(|_| RequestId::from_bytes(nats::fresh_id()))
+}
+
+/// Id of the request being answered; `None` outside of one.
+pub fn current_id() -> Option<RequestId> {
+    CURRENT.try_with(|id| *id).ok()
+}
+
+/// Gives the request its id, logs its end, counts it when it was refused, and names it in the answer.
+pub async fn identify(State(refusals): State<Refusals>, request: Request, next: Next) -> Response {
+    let id = RequestId::from_bytes(nats::fresh_id());
+    let (method, started) = (request.method().clone(), Instant::now());
+    // The matched route, never the path: paths carry tokens.
+    let route = request.extensions().get::<axum::extract::MatchedPath>().map(|path| path.as_str().to_owned());
+    CURRENT
+        .scope(id, async move {
+            let mut response = next.run(request).await;
+            refusals.note(&response, id);
+            if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+                response.headers_mut().insert(REQUEST_ID.clone(), value);
+            }
+            let duration_ms = started.elapsed().as_millis();
+            tracing::debug!(request.id = %id, %method, route, status = response.status().as_u16(), duration_ms, "answered");
+            response
+        })
+        .await
+}
+
+/// 404 for every path that is none of ours.
+#[allow(clippy::unused_async, reason = "a router takes handlers, which are asynchronous")]
+pub async fn no_such_path() -> Problem {
+    Problem::not_found("there is nothing at this path")
+}
+
+/// 405 with the same form as every other error.
+#[allow(clippy::unused_async, reason = "a router takes handlers, which are asynchronous")]
+pub async fn no_such_method() -> Problem {
+    Problem::new(Kind::MethodNotAllowed)
+}
+
+/// Turns an error answer that is no problem document into one: refusals of extractors, and whatever a library says on its own.
+pub async fn problems_only(request: Request, next: Next) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if !is_error || is_head || kind == Some(b"application/problem+json") {
+        return response;
+    }
+    let kind = match status.as_u16() {
+        400 | 422 => Kind::RequestInvalid,
+        404 => Kind::NotFound,
+        405 => Kind::MethodNotAllowed,
+        413 => Kind::BodyTooLarge,
+        415 => Kind::MediaType,
+        _ if status.is_client_error() => Kind::Refused,
+        _ => Kind::Internal,
+    };
+    let (parts, _) = response.into_parts();
+    let mut problem = Problem::new(kind).with_status(status).into_response();
+    for (name, value) in &parts.headers {
+        if !matches!(*name, header::CONTENT_TYPE | header::CONTENT_LENGTH | header::TRANSFER_ENCODING) {
+            problem.headers_mut().insert(name, value.clone());
+        }
+    }
+    problem
+}
+
+/// A panic is answered, not spread: the connection and the process go on.
+#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
+pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let reason = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(reason, "a handler panicked");
+    Problem::new(Kind::Internal).into_response()
+}
