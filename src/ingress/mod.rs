@@ -48,6 +48,7 @@ use std::{
 use axum::{Router, middleware};
 use futures::future::BoxFuture;
 use nats::Bus;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::sync::Semaphore;
@@ -65,7 +66,7 @@ use crate::{
 };
 
 /// Settings of the ingress.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address of the public port.
