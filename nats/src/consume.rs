@@ -21,6 +21,7 @@ use async_nats::{
 };
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use schemas::fault::{Class, error_chain};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
@@ -34,7 +35,7 @@ use crate::{
 };
 
 /// Limits of one consume loop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Messages handled at once by this process.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{account::Account, uri};
@@ -20,7 +21,7 @@ pub const CHALLENGE_TTL_S_MAX: u64 = 900;
 pub const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
 
 /// Settings of sign-in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Sites that may ask people to sign in, as `host` or `host:port`. Empty: the host of `ingress.public_url`, else the loopback
@@ -32,8 +33,10 @@ pub struct Config {
     #[serde(skip)]
     pub offered_chains: Vec<u64>,
     /// Wallets that may do everything: `0x...` where a key speaks for it, `eip155:<chain>:0x...` where a contract does.
+    #[schemars(with = "Vec<String>")]
     pub admins: Vec<Account>,
-    /// Wallets that may read everything operational and change nothing, named the same way.
+    /// Wallets that may read everything operational and change nothing, named as in `auth.admins`.
+    #[schemars(with = "Vec<String>")]
     pub operators: Vec<Account>,
     /// Refuses addresses whose case does not prove them (EIP-55); otherwise the event says so.
     pub strict_eip55: bool,
@@ -42,48 +45,60 @@ pub struct Config {
     /// Issuer named in access tokens.
     pub issuer: String,
     /// How long a nonce is good whose client asks for no other time, in seconds.
+    #[schemars(range(min = 1))]
     pub challenge_ttl_s: u64,
     /// Most challenges given to one client prefix (IPv4 address, IPv6 /64) at once, however long they are good; used up, they come back
     /// evenly over one `challenge_ttl_s`.
     pub challenges_per_prefix_max: u32,
-    /// Oldest message taken, in seconds since it was issued; as old as its challenge may be, if that is longer.
+    /// Age of the oldest message taken, in seconds; as old as its challenge may be, if that is longer.
     pub issued_age_s_max: u64,
     /// How far in the future a message may have been issued, in seconds: the client's clock.
     pub issued_ahead_s_max: u64,
     /// Longest time between now and a message's expiration, in seconds.
     pub validity_s_max: u64,
     /// How long an access token is good, in seconds.
+    #[schemars(range(min = 1))]
     pub access_ttl_s: u64,
     /// How long a session is good, however often it is refreshed, in seconds.
+    #[schemars(range(min = 1))]
     pub session_ttl_s: u64,
     /// How long a refresh token that was taken gives the same next one to the same client again, in milliseconds: two tabs, and answers
-    /// that were lost; at most [`REFRESH_AGAIN_MS_MAX`].
+    /// that were lost. As long a stolen token would be taken again.
+    #[schemars(range(max = REFRESH_AGAIN_MS_MAX))]
     pub refresh_again_ms: u64,
     /// Most open sessions of one wallet; the oldest is ended for a new one.
+    #[schemars(range(min = 1))]
     pub sessions_per_wallet_max: usize,
-    /// How long a session that was found open is not looked up again, in milliseconds; at most [`RECHECK_MS_MAX`].
+    /// How long a session that was found open is not looked up again, in milliseconds; as long an ended one may stay open.
+    #[schemars(range(max = RECHECK_MS_MAX))]
     pub recheck_ms: u64,
-    /// Most sessions remembered that way by one replica.
+    /// Most sessions that one replica remembers to be open.
     pub remembered_max: usize,
     /// Age of a signing key after which the next is made, in seconds.
+    #[schemars(range(min = 1))]
     pub ring_age_s: u64,
     /// How long before its first use a signing key is made, in seconds; every replica reads it meanwhile.
     pub ring_lead_s: u64,
     /// How often a replica reads the ring, in milliseconds.
+    #[schemars(range(min = 1))]
     pub ring_refresh_ms: u64,
     /// Most API keys of one owner.
     pub keys_per_owner_max: usize,
-    /// Longest signature in bytes; contract accounts have long ones.
+    /// Longest signature, in bytes; contract accounts have long ones.
     pub signature_bytes_max: usize,
     /// Longest time spent on asking a contract, in milliseconds.
     pub contract_ms_max: u64,
     /// Most contracts asked at once by one replica; who comes later is refused with 503.
+    #[schemars(range(min = 1))]
     pub contract_calls_max: usize,
     /// Most gas a contract may burn for one answer.
     pub contract_gas_max: u64,
     /// Most signatures of one client prefix that no key made and no account took, in a minute; each replica counts its own.
+    #[schemars(range(min = 1))]
     pub contract_asks_per_prefix_per_minute_max: u32,
-    /// How long the answer of a contract account is gone by while its session is used, in milliseconds; at most [`PROOF_MS_MAX`].
+    /// How long the answer of a contract account is gone by while its session is used, in milliseconds; as long one that says no may
+    /// stay signed in.
+    #[schemars(range(max = PROOF_MS_MAX))]
     pub proof_ms: u64,
 }
 
@@ -125,7 +140,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Names the first setting that can't be used, and why.
+    /// Names the first setting that can't be used, and why. Ranges of single settings stand at their fields.
     ///
     /// # Errors
     /// The setting's name and the reason.
@@ -144,45 +159,13 @@ impl Config {
                 "it takes up to 1024 printable characters without \" % < > \\ ^ ` { | }".into(),
             ));
         }
-        if self.recheck_ms > RECHECK_MS_MAX {
-            return Err((
-                "auth.recheck_ms",
-                format!("an ended session would stay open for more than {RECHECK_MS_MAX} ms"),
-            ));
-        }
-        if self.proof_ms > PROOF_MS_MAX {
-            let reason =
-                format!("a contract that says no would stay signed in for more than {PROOF_MS_MAX} ms");
-            return Err(("auth.proof_ms", reason));
-        }
-        if self.refresh_again_ms > REFRESH_AGAIN_MS_MAX {
-            let reason =
-                format!("a stolen token would be taken again for more than {REFRESH_AGAIN_MS_MAX} ms");
-            return Err(("auth.refresh_again_ms", reason));
-        }
         if self.ring_lead_s.saturating_mul(1_000) < self.ring_refresh_ms.saturating_mul(2) {
             return Err((
                 "auth.ring_lead_s",
                 "a replica would not have read a new key before another signs with it".into(),
             ));
         }
-        let positive = [
-            ("auth.challenge_ttl_s", self.challenge_ttl_s),
-            ("auth.access_ttl_s", self.access_ttl_s),
-            ("auth.session_ttl_s", self.session_ttl_s),
-            ("auth.ring_age_s", self.ring_age_s),
-            ("auth.ring_refresh_ms", self.ring_refresh_ms),
-            ("auth.sessions_per_wallet_max", u64::try_from(self.sessions_per_wallet_max).unwrap_or(u64::MAX)),
-            (
-                "auth.contract_asks_per_prefix_per_minute_max",
-                self.contract_asks_per_prefix_per_minute_max.into(),
-            ),
-            ("auth.contract_calls_max", u64::try_from(self.contract_calls_max).unwrap_or(u64::MAX)),
-        ];
-        match positive.into_iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err((name, "it can't be 0".into())),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Fills in the chains that challenges offer: those that have providers here. Without any only accounts with a key of their own
@@ -236,11 +219,7 @@ mod tests {
         assert_eq!(wrong(|c| c.domains = vec!["https://a.org".into()]), "auth.domains");
         assert_eq!(wrong(|c| c.chains.clear()), "auth.chains");
         assert_eq!(wrong(|c| c.statement = "say \"yes\"".into()), "auth.statement");
-        assert_eq!(wrong(|c| c.recheck_ms = 1_001), "auth.recheck_ms");
-        assert_eq!(wrong(|c| c.proof_ms = 60_001), "auth.proof_ms");
-        assert_eq!(wrong(|c| c.refresh_again_ms = 30_001), "auth.refresh_again_ms");
         assert_eq!(wrong(|c| c.ring_lead_s = 1), "auth.ring_lead_s");
-        assert_eq!(wrong(|c| c.access_ttl_s = 0), "auth.access_ttl_s");
     }
 
     #[test]

@@ -76,6 +76,17 @@ pub struct ServerArgs {
     pub profile: Option<String>,
 }
 
+/// Which settings are printed, and how.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// Settings given here.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Print what can be set, whatever is: the text of SETTINGS.md
+    #[arg(long, hide = true)]
+    pub markdown: bool,
+}
+
 /// How a client reaches a server.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {

@@ -180,7 +180,7 @@ impl Client {
     /// # Errors
     /// [`config::Error::Invalid`] when the address or the key can't be used.
     pub fn at(url: &str, key: Option<String>, key_from: String) -> anyhow::Result<Self> {
-        let invalid = |key: &'static str, reason: String| config::Error::Invalid { key, reason };
+        let invalid = |key: &str, reason: String| config::Error::invalid(key, reason);
         let mut base =
             url.parse::<Url>().map_err(|e| invalid("--url", format!("{url:?} is no address: {e}")))?;
         if !matches!(base.scheme(), "http" | "https") {

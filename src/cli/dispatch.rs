@@ -14,7 +14,7 @@ use super::{
     settings, store, topology, upload, watch,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Config, describe},
     roles::Kind,
     stores, telemetry,
 };
@@ -33,7 +33,7 @@ pub async fn dispatch(cli: Cli) -> ExitCode {
     let filter = cli.global.log.clone().unwrap_or_else(|| log_level(&cli.command).to_owned());
     let done = match telemetry::init(cli.global.log_format, &filter) {
         Ok(()) => Box::pin(execute(&cli.global, cli.command)).await,
-        Err(error) => Err(config::Error::Invalid { key: "log", reason: format!("{error:#}") }.into()),
+        Err(error) => Err(config::Error::invalid("log", format!("{error:#}")).into()),
     };
     let status = match done {
         Ok(Ended::Well) => 0,
@@ -64,8 +64,22 @@ const fn log_level(command: &Command) -> &'static str {
     }
 }
 
-fn load(global: &Global, args: &ServerArgs) -> Result<Config, config::Error> {
-    Config::load(global.config.as_deref(), args)
+/// The settings; what of the file is in the old form is logged.
+pub(super) fn load(global: &Global, args: &ServerArgs) -> Result<Config, config::Error> {
+    let (config, old) = Config::load(global.config.as_deref(), args)?;
+    for setting in old {
+        tracing::warn!("{setting}");
+    }
+    Ok(config)
+}
+
+/// The same for commands about the settings themselves: the old form is said whatever is logged.
+fn load_and_say(global: &Global, args: &ServerArgs) -> Result<Config, config::Error> {
+    let (config, old) = Config::load(global.config.as_deref(), args)?;
+    for setting in old {
+        out::say(setting);
+    }
+    Ok(config)
 }
 
 async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
@@ -91,8 +105,9 @@ async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
         }
         Command::Owner(command) => Box::pin(execute_owner(global, command)).await?,
         Command::Schemas(command) => return contract::run(command, as_json),
-        Command::Config(args) => settings::run(&load(global, &args)?, as_json)?,
-        Command::Doctor(args) => return doctor::run(&load(global, &args)?, as_json).await,
+        Command::Config(args) if args.markdown => out::line(describe::markdown().trim_end())?,
+        Command::Config(args) => settings::run(&load_and_say(global, &args.server)?, as_json)?,
+        Command::Doctor(args) => return doctor::run(&load_and_say(global, &args)?, as_json).await,
         Command::Completions { shell } => completions(shell)?,
     }
     Ok(Ended::Well)

@@ -35,7 +35,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-pub use args::{ClientArgs, Global, PageArgs, ServerArgs};
+pub use args::{ClientArgs, ConfigArgs, Global, PageArgs, ServerArgs};
 pub use dispatch::{Ended, dispatch};
 
 use crate::roles::Kind;
@@ -138,11 +138,11 @@ token changes hands; the chain is anvil, found by ANVIL, in .tools/bin above thi
     /// The published schemas of every message against the types
     #[command(subcommand)]
     Schemas(SchemasCommand),
-    /// Print the effective settings as TOML, secrets hidden
+    /// Print the effective settings as TOML with their meaning, default and range, secrets hidden
     #[command(after_help = "Examples:
   streamgate config
   streamgate config --config streamgate.toml --store-url s3://media > effective.toml")]
-    Config(ServerArgs),
+    Config(ConfigArgs),
     /// Say what this machine lacks to run a server, and how to get it
     #[command(after_help = "Ends with 1 when something needed is missing. Example:
   streamgate doctor --json")]

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::out;
-use crate::config::Config;
+use crate::config::{Config, describe, tree};
 
 /// Stands where a secret is.
 pub const HIDDEN: &str = "<hidden>";
@@ -20,16 +20,16 @@ const OPEN_OPTIONS: [&str; 8] = [
     "aws_virtual_hosted_style_request",
 ];
 
-/// Prints the settings as TOML, or as JSON.
+/// Prints the settings as a settings file with comments, or their values as JSON.
 ///
 /// # Errors
 /// When a setting can't be used.
 pub fn run(config: &Config, as_json: bool) -> anyhow::Result<()> {
     let (table, hidden_count) = effective(config)?;
     if as_json {
-        out::json(&serde_json::to_value(&table)?)?;
+        out::json(&serde_json::to_value(tree::shown(table))?)?;
     } else {
-        out::line(toml::to_string(&table)?.trim_end())?;
+        out::line(describe::commented(&table).trim_end())?;
     }
     if hidden_count > 0 {
         out::say(format!(
@@ -129,10 +129,24 @@ mod tests {
 
     #[test]
     fn the_printed_settings_are_a_settings_file() {
-        let (table, count) = effective(&Config::default()).unwrap();
-        let text = toml::to_string(&table).unwrap();
-        let read: Config = toml::from_str(&text).unwrap();
-        assert_eq!(count, 0);
-        assert_eq!(effective(&read).unwrap().0, table);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("streamgate.toml");
+        let more = "[ingress]\ngrace = \"90s\"\n[capacity]\nretention = \"7d\"\n[ingress.limit]\nkeys_max = 7\n\
+                    [[chains]]\nchain_id = 1\nrpc_urls = [\"http://h:1\"]\nhead_age_max = \"1h\"\n\
+                    [[chains]]\nchain_id = 2\nrpc_urls = [\"http://h:2\"]\n\
+                    [transcode.profiles.\"with space\"]\ngop = \"1s\"\n[store.options]\naws_region = \"a \\\"b\\\"\"\n";
+        for text in ["", more] {
+            std::fs::write(&file, text).unwrap();
+            let (config, _) = Config::from_file(&file).unwrap();
+            let (table, count) = effective(&config).unwrap();
+            let text = describe::commented(&table);
+            std::fs::write(&file, &text).unwrap();
+            let (read, old) = Config::from_file(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            assert_eq!((count, old.len()), (0, 0), "{text}");
+            assert_eq!(effective(&read).unwrap().0, table);
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let wanted = "# How long open requests may go on after a stop was asked for. Default \"8s\".\ngrace = \"1m 30s\"\n";
+        assert!(text.contains(wanted) && text.contains("retention = \"7d\""), "{text}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// Address of a provider. Paths and queries of such addresses hold keys, so it is shown without them.
@@ -52,7 +53,7 @@ impl Serialize for RpcUrl {
 }
 
 /// One chain and its providers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// EIP-155 chain id; every provider has to confirm it.
@@ -60,30 +61,39 @@ pub struct Config {
     /// Name for people.
     pub name: String,
     /// JSON-RPC addresses of independent providers.
+    #[schemars(with = "Vec<String>")]
     pub rpc_urls: Vec<RpcUrl>,
     /// Providers that have to give the same answer: more than half of them. Absent: the least such number.
     pub quorum: Option<usize>,
     /// Blocks on top of a block before what it says may open a gate.
     pub confirmations: u64,
-    /// Oldest newest block, in seconds, by which anything is decided.
+    /// Age of the newest block above which nothing is decided by it, in seconds.
+    #[schemars(range(min = 1))]
     pub head_age_s_max: u64,
     /// How long the newest block is taken for the newest, in milliseconds.
     pub head_cache_ms: u64,
     /// Longest wait for one provider, in milliseconds.
+    #[schemars(range(min = 1))]
     pub call_timeout_ms: u64,
-    /// Gas of one call.
+    /// Most gas of one call.
+    #[schemars(range(min = 1))]
     pub call_gas_max: u64,
-    /// Largest answer of a provider in bytes.
+    /// Largest answer of a provider, in bytes.
+    #[schemars(range(min = 1))]
     pub answer_bytes_max: usize,
-    /// Questions in one request.
+    /// Most questions in one request.
+    #[schemars(range(min = 1))]
     pub batch_max: usize,
-    /// Requests to one provider at a time.
+    /// Most requests to one provider at a time.
+    #[schemars(range(min = 1))]
     pub in_flight_max: usize,
     /// Questions a second to one provider, on average; a burst of five seconds' worth is allowed.
+    #[schemars(range(min = 1))]
     pub questions_per_s_max: u32,
     /// How long a provider that contradicted the quorum is left out, in milliseconds.
     pub quarantine_ms: u64,
-    /// Blocks whose logs are asked for at once.
+    /// Most blocks whose logs are asked for at once.
+    #[schemars(range(min = 1))]
     pub log_blocks_max: u64,
 }
 
@@ -115,7 +125,7 @@ impl Config {
         self.quorum.unwrap_or(self.rpc_urls.len() / 2 + 1)
     }
 
-    /// Refuses what can't work.
+    /// Refuses what can't work. Ranges of single settings stand at their fields.
     ///
     /// # Errors
     /// The setting and the reason, for people.
@@ -133,19 +143,6 @@ impl Config {
                 "chain {id}: quorum has to be more than half of {count} providers and no more than all"
             ));
         }
-        let positive = [
-            ("head_age_s_max", self.head_age_s_max),
-            ("call_timeout_ms", self.call_timeout_ms),
-            ("call_gas_max", self.call_gas_max),
-            ("answer_bytes_max", self.answer_bytes_max as u64),
-            ("batch_max", self.batch_max as u64),
-            ("in_flight_max", self.in_flight_max as u64),
-            ("questions_per_s_max", u64::from(self.questions_per_s_max)),
-            ("log_blocks_max", self.log_blocks_max),
-        ];
-        match positive.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err(format!("chain {id}: {key} can't be 0")),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

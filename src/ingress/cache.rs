@@ -13,15 +13,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of one cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Most entries.
     pub entries_max: u32,
-    /// Most bytes of all entries with their names.
+    /// Most that all entries may take with their names, in bytes.
     pub bytes_max: u32,
     /// Longest time an entry is kept, in seconds.
     pub age_s: u64,

@@ -26,6 +26,7 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 use axum::{Router, middleware};
 use futures::future::BoxFuture;
 use nats::Bus;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::sync::Semaphore;
@@ -38,7 +39,7 @@ use gate::grant::Grants;
 use web::{body, client, guard, idempotency, limit, manners, query, refusals, registry, request};
 
 /// Settings of the ingress.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Address of the public port.

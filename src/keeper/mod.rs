@@ -24,6 +24,7 @@ pub mod views;
 pub mod watcher;
 
 use nats::Bus;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio::task::JoinSet;
@@ -32,10 +33,10 @@ use tokio_util::sync::CancellationToken;
 use gate::grant::Grants;
 
 /// Periods and ages of the singletons.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Age in milliseconds from which unsent events are published by the sweeper.
+    /// Age from which unsent events are published by the sweeper, in milliseconds.
     pub unsent_age_ms: u64,
     /// How often queue and state are compared, in milliseconds.
     pub drift_period_ms: u64,

@@ -47,12 +47,12 @@ pub async fn open(settings: store::Config, bus: &Bus) -> anyhow::Result<Store> {
 
 /// The store is another installation's.
 fn other(error: &Error) -> config::Error {
-    config::Error::Invalid {
-        key: "store.url",
-        reason: format!(
+    config::Error::invalid(
+        "store.url",
+        format!(
             "{error}; mount or name the right one, or, if this is the store to use from now on, run `streamgate store adopt`"
         ),
-    }
+    )
 }
 
 /// The one role that marks stores by itself.

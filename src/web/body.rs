@@ -18,6 +18,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
@@ -25,16 +26,16 @@ use tokio::time::Instant;
 use super::{error::Problem, kind::Kind, unique};
 
 /// Limits of a body that is read as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Largest body in bytes.
+    /// Largest body, in bytes.
     pub bytes_max: usize,
     /// Slowest average over a window, in bytes per second; the last bytes of a body may come alone.
     pub rate_bytes_per_s_min: u64,
-    /// Length of the window in milliseconds.
+    /// Length of the window over which the rate is measured, in milliseconds.
     pub window_ms: u64,
-    /// Longest time for the whole body in milliseconds.
+    /// Longest time for the whole body, in milliseconds.
     pub total_ms: u64,
 }
 

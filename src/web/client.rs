@@ -20,6 +20,7 @@ use axum::{
     response::Response,
 };
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most entries of a forwarding header that are read; more hops than this are no chain of proxies.
@@ -28,7 +29,7 @@ pub const HOPS_MAX: usize = 32;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The header that the trusted proxies write; the other one is never read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Field {
     /// `X-Forwarded-For`.
@@ -39,12 +40,13 @@ pub enum Field {
 }
 
 /// Whom to believe about addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Networks of the proxies in front, such as `10.0.0.0/8`; empty: the peer is the client.
+    #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
-    /// The header they write.
+    /// The header that these proxies write.
     pub field: Field,
     /// Bits of an IPv6 address that tell clients apart: 64 is what one subscriber line usually has.
     pub ipv6_prefix_bits: u8,

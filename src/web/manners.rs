@@ -12,14 +12,15 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
 use super::{error::Problem, heads, kind::Kind};
 
-/// Settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Foreign origins, heads of requests and the time until an answer begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Foreign origins whose pages may call this, such as `https://app.example.org`; `*` alone is every origin, without credentials.
@@ -28,11 +29,11 @@ pub struct Config {
     pub credentials: bool,
     /// How long browsers may keep what they learnt about an origin, in seconds.
     pub preflight_s: u64,
-    /// All headers of a request in bytes.
+    /// Most that all headers of a request may take, in bytes.
     pub head_bytes_max: usize,
-    /// Path and query of a request in bytes.
+    /// Longest path and query of a request, in bytes.
     pub target_bytes_max: usize,
-    /// Longest time until an answer begins in milliseconds; what streams its request has limits of its own.
+    /// Longest time until an answer begins, in milliseconds; what streams its request has limits of its own.
     pub answer_ms_max: u64,
 }
 

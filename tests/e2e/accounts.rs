@@ -30,9 +30,9 @@ const WRAPPED: [u8; 32] = hex!("649264926492649264926492649264926492649264926492
 fn settings(a: &Anvil, b: &Anvil) -> String {
     // Each question sees the newest block, which a test just made.
     let chains = [(CHAIN_ID, a), (ELSEWHERE, b)]
-        .map(|(id, node)| config_of(id, std::slice::from_ref(&node.url)) + "head_cache_ms = 0\n");
+        .map(|(id, node)| config_of(id, std::slice::from_ref(&node.url)) + "head_cache = \"0s\"\n");
     // Short, so that nobody waits: an account is asked again for each block, and grants last for two seconds.
-    let short = "\n[auth]\nproof_ms = 0\n[grants]\ngrant_ms = 2000\nrenew_early_ms = 500\n";
+    let short = "\n[auth]\nproof = \"0s\"\n[grants]\ngrant = \"2s\"\nrenew_early = \"500ms\"\n";
     chains.concat() + short
 }
 

@@ -41,7 +41,7 @@ fn without_limits() -> String {
 #[tokio::test]
 async fn every_answer_is_as_the_description_says() {
     // Whatever disk there is has room for the largest upload, so that 507 is no answer to a well-made request.
-    let settings = format!("{}\n[ingress.uploads]\nsize_bytes_max = 16777216\n", without_limits());
+    let settings = format!("{}\n[ingress.uploads]\nsize_max = \"16MiB\"\n", without_limits());
     let mut cluster = Cluster::start_with(Options::default(), &settings).await;
     // Something to read, to play, to gate.
     let media_id = cluster.upload(sample(2, "320x180", "25"), "sea.mp4").await;

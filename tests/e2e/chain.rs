@@ -163,7 +163,7 @@ pub(crate) fn config(rpc_urls: &[String]) -> String {
 /// The same of another chain.
 pub(crate) fn config_of(chain_id: u64, rpc_urls: &[String]) -> String {
     format!(
-        "\n[[chains]]\nchain_id = {chain_id}\nrpc_urls = {rpc_urls:?}\nconfirmations = 1\nhead_age_s_max = 3600\n"
+        "\n[[chains]]\nchain_id = {chain_id}\nrpc_urls = {rpc_urls:?}\nconfirmations = 1\nhead_age_max = \"1h\"\n"
     )
 }
 

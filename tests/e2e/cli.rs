@@ -177,6 +177,25 @@ async fn settings_are_printed_without_secrets() {
 }
 
 #[tokio::test]
+async fn settings_in_the_old_form_are_read_and_the_new_form_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("s.toml"), "[ingress]\ngrace_ms = 90000\n").unwrap();
+    let told = "ingress.grace_ms = 90000 is the old form; write grace = \"1m 30s\"";
+    for args in
+        [&["config"][..], &["config", "--json"], &["doctor"], &["nats", "diff", "--nats-url", "127.0.0.1:1"]]
+    {
+        let said = run(program(dir.path(), &[args, &["--config", "s.toml"]].concat())).await;
+        assert_eq!(said.err.matches(told).count(), 1, "{args:?}: {said:?}");
+    }
+    let said = run(program(dir.path(), &["config", "--config", "s.toml"])).await;
+    std::fs::write(dir.path().join("s.toml"), &said.out).unwrap();
+    let again = run(program(dir.path(), &["config", "--config", "s.toml"])).await;
+    assert_eq!((again.status, again.err.as_str(), again.out), (0, "", said.out));
+    let said = run(program(dir.path(), &["config", "--config", "s.toml", "--json"])).await;
+    assert_eq!(said.json()[0]["ingress"]["grace"], "1m 30s");
+}
+
+#[tokio::test]
 async fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let said = plain(&["completions", shell]).await;

@@ -399,11 +399,12 @@ pub(crate) async fn poll<T>(limit: Duration, mut look: impl AsyncFnMut() -> Opti
 fn write_config(dir: &Path, store: &store::Config, full_ladder: bool, more: &str) {
     // A part whose holder is gone is taken over soon: the broker's ack wait is short in tests, too.
     let mut settings: toml::Table =
-        "[transcode]\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n".parse().unwrap();
+        "[transcode]\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n".parse().unwrap();
     if !full_ladder {
         merge(&mut settings, "[transcode]\nprofile = \"tiny\"\n".parse().unwrap());
     }
-    settings.insert("store".to_owned(), toml::Value::try_from(store).unwrap());
+    let store = toml::Table::from_iter([("store".to_owned(), toml::Value::try_from(store).unwrap())]);
+    merge(&mut settings, streamgate::config::tree::shown(store));
     merge(&mut settings, more.parse().unwrap());
     std::fs::write(dir.join("streamgate.toml"), settings.to_string()).unwrap();
 }

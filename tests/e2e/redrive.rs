@@ -49,7 +49,7 @@ async fn a_failed_encode_becomes_a_new_one() {
 
 #[tokio::test]
 async fn a_part_that_was_put_aside_goes_on() {
-    let settings = "[transcode]\nlost_workers_max = 1\nlost_park_ms = 1\nlost_delay_ms = 100\n";
+    let settings = "[transcode]\nlost_workers_max = 1\nlost_park = \"1ms\"\nlost_delay = \"100ms\"\n";
     let mut cluster = Cluster::start_with(Options::default(), settings).await;
     let media_id = cluster.upload(sample(40, "1280x720", "25"), "clip.mp4").await;
     cluster.media_event("job.started", &media_id).await;

@@ -56,7 +56,7 @@ async fn remove(cluster: &Cluster, media_id: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_medium_removed_while_it_is_made_and_played_ends_everywhere_and_leaves_nothing() {
-    let keep = "\n[keeper.purge]\ngrace_s = 1\nmark_s = 1\nperiod_ms = 200\n";
+    let keep = "\n[keeper.purge]\ngrace = \"1s\"\nmark = \"1s\"\nperiod = \"200ms\"\n";
     let mut cluster = Cluster::start_with(Options::default(), keep).await;
     // What belongs to an owner and not to a medium is there after the first upload.
     let first = cluster.upload(b"no video".to_vec(), "first.mp4").await;

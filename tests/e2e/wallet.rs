@@ -142,7 +142,7 @@ async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
 async fn a_page_that_is_loaded_again_goes_on_with_the_session_of_the_wallet() {
     let anvil = Anvil::start().await;
     // The access token is over when the page is loaded again.
-    let config = anvil.config() + "\n[auth]\naccess_ttl_s = 1\n";
+    let config = anvil.config() + "\n[auth]\naccess_ttl = \"1s\"\n";
     let site = Site::over(anvil, &config).await;
     let ann = Wallet::new(85);
     site.mint(&ann).await;

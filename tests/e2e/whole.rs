@@ -27,7 +27,7 @@ impl Up {
     pub(crate) fn start(folder: &Path) -> Self {
         std::fs::write(
             folder.join("streamgate.toml"),
-            "[transcode]\nprofile = \"tiny\"\nclaim_fresh_ms = 4000\nrenew_interval_ms = 500\n",
+            "[transcode]\nprofile = \"tiny\"\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n",
         )
         .unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, Ended, Global, client::Client, out, play::Playback, serve};
+use super::{DemoArgs, Ended, Global, client::Client, dispatch::load, out, play::Playback, serve};
 use crate::{config::Config, up};
 use chain::Node;
 
@@ -79,7 +79,7 @@ pub async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Ended> {
 
 /// The settings of a demo: as given, but for a folder of its own and a free port.
 fn settings(global: &Global, args: &DemoArgs, throwaway: Option<&TempDir>) -> anyhow::Result<Config> {
-    let mut config = Config::load(global.config.as_deref(), &args.server)?;
+    let mut config = load(global, &args.server)?;
     match throwaway {
         Some(folder) => config.data_dir = Some(folder.path().to_owned()),
         None => config.data_dir = config.data_dir.or_else(|| Some(FOLDER.into())),

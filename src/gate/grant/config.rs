@@ -1,35 +1,39 @@
 //! Settings of playback sessions.
 
+use std::time::Duration;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{MINUTE_MS, crowd};
 
 /// Settings of playback sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How long a grant lasts before the gate is evaluated again, in milliseconds.
     pub grant_ms: u64,
     /// How long before its end a grant is renewed by the request that comes then, in milliseconds.
     pub renew_early_ms: u64,
-    /// Longest session in milliseconds.
+    /// Longest session, in milliseconds.
     pub session_ms: u64,
     /// How long a session lives that nobody uses, in milliseconds.
     pub unused_session_ms: u64,
     /// Sessions of one client at a time that were never played, by its address or IPv6 prefix; a newer one ends the oldest of them.
     /// Each replica counts those it opened.
     pub sessions_per_client_max: usize,
-    /// Sessions of one client at a time that were played, counted the same way; with as many there is no room for more.
+    /// Sessions of one client at a time that were played, by its address or IPv6 prefix and on one replica; with as many there is
+    /// no room for more.
     pub played_sessions_per_client_max: usize,
-    /// Sessions of one wallet at a time, counted the same way; a newer one ends one that was never played, else one that lies idle.
+    /// Sessions of one wallet at a time on one replica; a newer one ends one that was never played, else one that lies idle.
     pub sessions_per_wallet_max: usize,
     /// Sessions that one replica opened and that are used; with as many there is no room for more.
     pub sessions_max: usize,
     /// Sessions kept in memory; others are read for each request.
     pub live_max: usize,
-    /// Events of refusals a minute.
+    /// Most events of refusals a minute.
     pub denied_events_per_minute_max: u64,
-    /// Events of refusals of one viewer a minute; all who did not sign in count as one.
+    /// Most events of refusals of one viewer a minute; all who did not sign in count as one.
     pub denied_events_per_viewer_per_minute_max: u64,
 }
 
@@ -58,15 +62,24 @@ impl Config {
     /// The setting's name and the reason.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         if self.session_ms < self.grant_ms {
-            let reason = format!("a session ends before its first grant, which lasts {} ms", self.grant_ms);
+            let reason = format!(
+                "a session ends before its first grant, which lasts {:?}",
+                humantime::format_duration(Duration::from_millis(self.grant_ms)).to_string()
+            );
             return Err(("grants.session_ms", reason));
         }
         if self.unused_session_ms < self.grant_ms {
-            let reason = format!("it ends before its grant, which lasts {} ms", self.grant_ms);
+            let reason = format!(
+                "it ends before its grant, which lasts {:?}",
+                humantime::format_duration(Duration::from_millis(self.grant_ms)).to_string()
+            );
             return Err(("grants.unused_session_ms", reason));
         }
         if self.renew_early_ms >= self.grant_ms {
-            let reason = format!("a grant, which lasts {} ms, would always be renewed", self.grant_ms);
+            let reason = format!(
+                "a grant, which lasts {:?}, would always be renewed",
+                humantime::format_duration(Duration::from_millis(self.grant_ms)).to_string()
+            );
             return Err(("grants.renew_early_ms", reason));
         }
         Ok(())

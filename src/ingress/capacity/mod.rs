@@ -14,6 +14,7 @@ use std::{fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 use axum::extract::Request;
 use nats::Bus;
 use parking_lot::RwLock;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -28,12 +29,12 @@ use web::{
 pub(super) use needs::needs;
 
 /// From where on nothing new is taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Share of a limit, in percent, from which on requests that create something are refused.
     pub percent_max: u64,
-    /// Bytes of a disk that are enough whatever share of it they are.
+    /// Free room on a disk that is enough whatever share of it that is, in bytes.
     pub disk_free_bytes_enough: u64,
     /// How often limits are looked at, in milliseconds.
     pub poll_ms: u64,

@@ -20,6 +20,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
+use schemars::JsonSchema;
 use schemas::{gate::Code, keys, media::Encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -36,16 +37,16 @@ use web::{
 };
 
 /// Settings of playback.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Final playlists and init segments in memory.
     pub cache: cache::Config,
     /// Largest object that is cached, in bytes.
     pub cache_object_bytes_max: u64,
-    /// Media that are remembered between requests.
+    /// Most media that are remembered between requests.
     pub media_count_max: usize,
-    /// Age in seconds at which a remembered medium is read again, whatever was heard.
+    /// Age at which a remembered medium is read again, whatever was heard, in seconds.
     pub media_age_seconds_max: u64,
     /// Largest segment that is encrypted, in bytes: a range near its end costs the encryption of all before it.
     pub encrypted_segment_bytes_max: u64,

@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of uploads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Largest upload in bytes (`Tus-Max-Size`).
+    /// Largest upload, in bytes (`Tus-Max-Size`).
     pub size_bytes_max: u64,
-    /// Longest `Upload-Metadata` header in bytes.
+    /// Longest `Upload-Metadata` header, in bytes.
     pub metadata_bytes_max: usize,
-    /// Open uploads one owner may have.
+    /// Most open uploads of one owner.
     pub open_per_owner_max: usize,
     /// Time after its last byte at which an open upload is removed, in seconds.
     pub expiry_s: u64,
-    /// Longest silence inside one request in milliseconds; its prefix is kept.
+    /// Longest silence inside one request, in milliseconds; its prefix is kept.
     pub idle_timeout_ms: u64,
     /// Slowest average over one idle time-out, in bytes per second.
     pub rate_bytes_per_s_min: u64,
@@ -28,9 +29,9 @@ pub struct Config {
     pub finish_wait_ms: u64,
     /// Longest time a displaced request spends on saving its last bytes, in milliseconds.
     pub release_ms: u64,
-    /// Most bytes read and dropped after an early refusal, so that the client reads the answer.
+    /// How much is read and dropped after an early refusal, in bytes, so that the client reads the answer.
     pub drain_bytes_max: u64,
-    /// Longest time spent on that, in milliseconds.
+    /// Longest time spent on reading after an early refusal, in milliseconds.
     pub drain_ms: u64,
     /// How long an upload that ended is kept, in milliseconds; set by `retention.ended_ms`.
     #[serde(skip)]

@@ -16,6 +16,7 @@ mod tests;
 use std::time::Duration;
 
 use nats::{Bus, Error, Reader, Start, reader};
+use schemars::JsonSchema;
 use schemas::{Record, document, media, subjects};
 use serde::{Deserialize, Serialize};
 use store::Store;
@@ -24,16 +25,16 @@ use tokio_util::sync::CancellationToken;
 use self::{medium::Purge, pending::Pending};
 
 /// When what goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Time in seconds from the removal of a medium until its objects and records go.
+    /// Time from the removal of a medium until its objects and records go, in seconds.
     pub grace_s: u64,
-    /// Time in seconds for which a purged key can't be made anew.
+    /// Time for which a purged key can't be made anew, in seconds.
     pub mark_s: u64,
-    /// Age in seconds of a rejection at which the source goes; its records stay and say why.
+    /// Age of a rejection at which the source goes, in seconds; its records stay and say why.
     pub rejected_age_s: u64,
-    /// How often is looked for what is due, in milliseconds.
+    /// How often what is due is looked for, in milliseconds.
     pub period_ms: u64,
 }
 

@@ -20,6 +20,7 @@ use std::{collections::BTreeSet, time::Duration};
 use alloy_primitives::Address;
 use futures::{StreamExt, stream};
 use nats::Bus;
+use schemars::JsonSchema;
 use schemas::{gate::Session, ids::PlaybackId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -34,12 +35,12 @@ use gate::{
 pub const HASHES_MAX: usize = 128;
 
 /// Settings of the watcher.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How often each chain is asked for a new block, in milliseconds.
     pub poll_ms: u64,
-    /// Sessions evaluated at a time.
+    /// Most sessions evaluated at a time.
     pub in_flight_max: usize,
 }
 

@@ -28,6 +28,7 @@ use axum::{
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use nats::{Bus, Held, Outbox, now_ms};
+use schemars::JsonSchema;
 use schemas::idempotency as record;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -41,8 +42,8 @@ pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-ke
 /// Marks an answer that was given before.
 pub static IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// Settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How repeated requests are recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How long an answer is kept, in seconds.

@@ -1,6 +1,7 @@
 //! Which group a request belongs to. Decided by method and path before routing, so that a request for nothing counts, too.
 
 use axum::http::{HeaderMap, Method, header};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::gcra::Rate;
@@ -132,7 +133,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Rates of all groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rates {
     /// Whatever is in no other group.

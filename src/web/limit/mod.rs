@@ -26,6 +26,7 @@ mod ticket;
 use std::{net::IpAddr, sync::Arc};
 
 use nats::Bus;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,7 @@ pub use report::Count;
 pub use ticket::Ticket;
 
 /// Settings of the rate limits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Rates by group, over all replicas.

@@ -1,12 +1,13 @@
 //! Settings of the audit stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Limits of the audit stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Largest line in bytes; a larger payload is replaced by its digest. Below the broker's `max_payload`.
+    /// Largest line, in bytes; a larger payload is replaced by its digest. Below the broker's `max_payload`.
     pub line_bytes_max: usize,
 }
 

@@ -2,23 +2,24 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Limits and places of the index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Folder of the projection; only one process may have it open, and nothing else belongs in it.
     pub folder: PathBuf,
-    /// Memory the database may keep pages in, in bytes.
+    /// Memory for pages of the database, in bytes.
     pub cache_bytes_max: u64,
-    /// KV entries written in one transaction.
+    /// Most KV entries written in one transaction.
     pub batch_entries_max: usize,
-    /// Questions answered at once; more are refused as `index_busy`.
+    /// Most questions answered at once; more are refused as `index_busy`.
     pub questions_in_flight_max: usize,
     /// Longest wait for a revision that a question names, in milliseconds.
     pub revision_wait_ms_max: u64,
-    /// Bytes of items after which a page ends early; an answer must fit into the broker's `max_payload`.
+    /// Size of the items of a page at which it ends early, in bytes; an answer must fit into the broker's `max_payload`.
     pub answer_bytes_max: usize,
     /// The consume loop.
     pub consume: nats::consume::Config,

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Limits;
 
 /// How children are started and what each may use.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The `streamgate-media` program; by default the file of that name beside the running program.
@@ -19,20 +20,20 @@ pub struct Config {
     pub memory_bytes_max: Option<u64>,
     /// Address space of one child that encodes or takes stills, in bytes (`RLIMIT_AS`).
     pub child_memory_bytes_max: u64,
-    /// The same of one that probes or encodes sound.
+    /// Address space of one child that probes or encodes sound, in bytes (`RLIMIT_AS`).
     pub probe_memory_bytes_max: u64,
     /// Threads of one child; one that starts more is killed.
     pub threads_max: u32,
-    /// CPU seconds of one child over all its threads (`RLIMIT_CPU`).
+    /// CPU time of one child over all its threads, in seconds (`RLIMIT_CPU`).
     pub cpu_seconds_max: u64,
-    /// A child that makes no progress for this long is killed; waiting for the source or for the taker of the
+    /// Time without progress after which a child is killed, in seconds; waiting for the source or for the taker of the
     /// output does not count.
     pub wall_seconds_without_progress_max: u64,
-    /// Seconds that any task may take, however steady its progress.
+    /// Longest time that any task may take, in seconds, however steady its progress.
     pub wall_seconds_max: u64,
-    /// Bytes of segments and images that one task may produce.
+    /// Most segments and images that one task may produce, in bytes.
     pub output_bytes_max: u64,
-    /// Bytes that one task may read, as a multiple of the size of its source (plus 256 MiB).
+    /// How much one task may read, as a multiple of the size of its source (plus 256 MiB).
     pub read_amplification_max: u64,
     /// Work even where neither seccomp nor landlock is available. Only for machines that isolate by other means.
     pub unsandboxed: bool,

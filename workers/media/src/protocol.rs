@@ -9,6 +9,7 @@
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -32,22 +33,22 @@ pub const DETAIL_CHARS_MAX: usize = 512;
 pub const EXIT_SANDBOX: u8 = 71;
 
 /// What a media file may contain; checked by the child before it decodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Tracks of one file.
+    /// Most tracks of one file.
     pub streams_max: u32,
-    /// Pixels of one video frame; 8K does not fit the default.
+    /// Most pixels of one video frame; 8K does not fit the default.
     pub pixels_max: u64,
-    /// Pixels of a still image.
+    /// Most pixels of a still image.
     pub image_pixels_max: u64,
-    /// Length of the presentation in seconds.
+    /// Longest presentation, in seconds.
     pub duration_seconds_max: u64,
-    /// Packets of one file.
+    /// Most packets of one file.
     pub packets_max: u64,
-    /// Entries of the tables of an MP4 or QuickTime file: samples, chunks, edits. The library keeps all of them in memory.
+    /// Most entries of the tables of an MP4 or QuickTime file: samples, chunks, edits. The library keeps all of them in memory.
     pub table_entries_max: u64,
-    /// Bytes looked at to recognise the format and the tracks.
+    /// How much of a file is looked at to recognise its format and tracks, in bytes.
     pub probe_bytes_max: u64,
 }
 

@@ -1,20 +1,21 @@
 //! Settings of the monitor.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Limits of the monitor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How often the state of streams and durables is asked for, in milliseconds.
     pub poll_ms: u64,
     /// Longest time one poll may take, in milliseconds.
     pub poll_timeout_ms: u64,
-    /// Streams that are shown; more are left out.
+    /// Most streams that are shown; more are left out.
     pub streams_max: usize,
-    /// Durables that are shown; more are left out.
+    /// Most durables that are shown; more are left out.
     pub durables_max: usize,
-    /// Stages of dead letters that are shown by name; more are counted as `other`.
+    /// Most stages of dead letters that are shown by name; more are counted as `other`.
     pub dead_stages_max: usize,
 }
 

@@ -1,9 +1,10 @@
 //! What an encode looks like, units in the names: a part of the settings of the transcode stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an encode looks like.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
     /// Rungs below the top one, best first. The top rung has the size of the source, within `short_side_pixels_max`.
@@ -33,7 +34,7 @@ pub struct Profile {
 }
 
 /// One rung of the profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     /// Short side in pixels.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Smallest part size S3 accepts for all parts but the last, in bytes.
@@ -13,7 +14,7 @@ pub const PARTS_MAX: u64 = 9_000;
 pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// Settings of [`crate::Store`].
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `file:///folder`, `s3://bucket[/prefix]`, `gs://bucket[/prefix]` or `az://container[/prefix]`.
@@ -31,19 +32,19 @@ pub struct Config {
     pub retries_max: usize,
     /// Longest time a marker that was seen in a remote store stands for one that is there, in milliseconds.
     pub marker_ms: u64,
-    /// Smallest multipart part in bytes, at least 5 MiB; grows with the length so that 9 000 parts suffice.
+    /// Smallest multipart part, in bytes, at least 5 MiB; grows with the length so that 9 000 parts suffice.
     pub part_bytes_min: u64,
     /// Most parts of one upload on their way to a remote store at the same time.
     pub parts_in_flight_max: usize,
-    /// Bytes collected before one write to the local spool.
+    /// How much is collected before one write to the local spool, in bytes.
     pub batch_bytes: usize,
-    /// Bytes after which a group of writes is made durable.
+    /// Size at which a group of writes to the local spool is made durable, in bytes.
     pub group_bytes: u64,
     /// Longest time written bytes stay without being durable in a local spool, in milliseconds.
     pub group_interval_ms: u64,
     /// Shortest time between two tail objects of a running upload to a remote store, in milliseconds.
     pub tail_interval_ms: u64,
-    /// Upload bytes that may be in memory at once, in all uploads of this process.
+    /// How much of all uploads of this process may be in memory at once, in bytes.
     pub in_flight_bytes_max: usize,
     /// Longest time an upload waits for room in memory, in milliseconds.
     pub in_flight_wait_ms: u64,

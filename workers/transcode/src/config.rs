@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use packaging::Profile;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Name of the profile that is used when a job names none.
 pub const DEFAULT_PROFILE: &str = "default";
 
 /// Settings of the transcode stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The consume loop of parts: slots, attempts, delays. One slot runs one media child.
@@ -22,7 +23,7 @@ pub struct Config {
     pub profiles: BTreeMap<String, Profile>,
     /// How often a running part stores what it has and reads whether its job still lives, in milliseconds.
     pub renew_interval_ms: u64,
-    /// A part whose holder was seen within this many milliseconds is not taken over.
+    /// How long ago the holder of a part may have been seen for the part not to be taken over, in milliseconds.
     pub claim_fresh_ms: u64,
     /// Workers that may vanish while they hold a part before it is slowed and runs alone in its worker.
     pub lost_workers_max: u32,

@@ -1,35 +1,50 @@
 //! Settings: one struct that composes those of every crate; defaults, then file, then environment, then flags.
+//!
+//! Fields have their unit in their name and plain numbers; files have neither: [`tree`] reads and writes them, by [`units`].
+//! Doc comments and ranges of the fields are what [`describe`] tells people, and ranges are enforced from there.
+
+pub mod describe;
+mod file;
+#[cfg(test)]
+mod tests;
+pub mod tree;
+pub mod units;
 
 use std::path::{Path, PathBuf};
 
 use evm::{Chains, Counts};
 use nats::topology;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::ServerArgs, keeper};
 use gate::grant::{self, Grants};
 
+use crate::{cli::ServerArgs, keeper};
+pub use tree::OldForm;
+use units::Unit;
+
 /// How to reach the broker.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Broker {
     /// Addresses of the servers; empty lets `up` start its own.
     pub urls: Vec<String>,
     /// File with the nkey seed of the role, or lines `role seed` for several roles; mode 0600.
     pub seed_file: Option<PathBuf>,
-    /// Copies of every stream and bucket: 1 on one server, 3 on a cluster.
+    /// Copies of every stream and bucket: 1 on one server, 3 or 5 on a cluster.
+    #[schemars(extend("enum" = [1, 3, 5]))]
     pub replicas: Option<usize>,
 }
 
 /// What limits of streams and buckets are made for; those of the topology where nothing is said.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Capacity {
-    /// Uploads of a day.
+    /// Uploads of a day that limits are made for.
     pub uploads_per_day: Option<u64>,
-    /// Openings of playback of a day.
+    /// Openings of playback of a day that limits are made for.
     pub views_per_day: Option<u64>,
-    /// Days for which events and dead letters are kept.
+    /// How long events and dead letters are kept, in days.
     pub retention_days: Option<u64>,
 }
 
@@ -49,10 +64,11 @@ impl Capacity {
 }
 
 /// How long what has ended is kept. Its history is in the events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retention {
-    /// Jobs and uploads that ended, in milliseconds.
+    /// How long jobs and uploads that ended are kept, in milliseconds.
+    #[schemars(range(min = ENDED_MS_MIN))]
     pub ended_ms: u64,
 }
 
@@ -66,7 +82,7 @@ impl Default for Retention {
 const ENDED_MS_MIN: u64 = 24 * 3_600_000;
 
 /// Everything that can be set.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Folder of this machine's data: the embedded broker, the index's projection, the local store.
@@ -75,7 +91,7 @@ pub struct Config {
     pub admin_listen: Option<std::net::SocketAddr>,
     /// How to reach the broker.
     pub broker: Broker,
-    /// What limits are made for.
+    /// The load that limits of streams and buckets are made for; those of the topology where nothing is said.
     pub capacity: Capacity,
     /// The object store.
     pub store: Option<store::Config>,
@@ -97,7 +113,7 @@ pub struct Config {
     pub audit: audit::Config,
     /// The monitor.
     pub monitor: monitor::Config,
-    /// How long what has ended is kept.
+    /// What has ended.
     pub retention: Retention,
     /// The singletons.
     pub keeper: keeper::Config,
@@ -130,23 +146,30 @@ pub enum Error {
     #[error("{key} can't be used: {reason}")]
     Invalid {
         /// Which setting.
-        key: &'static str,
+        key: String,
         /// Why, and what to do.
         reason: String,
     },
 }
 
+impl Error {
+    /// A value that can't be used of the setting with the path `key` in the code.
+    pub fn invalid(key: &str, reason: impl Into<String>) -> Self {
+        Self::Invalid { key: units::shown_path(key), reason: reason.into() }
+    }
+}
+
 impl Config {
-    /// The effective settings: defaults, then `file`, then environment and flags.
+    /// The effective settings: defaults, then `file`, then environment and flags. Also says what of `file` is in the old form.
     ///
     /// # Errors
     /// As [`Config::from_file`]; [`Error::Invalid`] names a setting that can't be used.
-    pub fn load(file: Option<&Path>, args: &ServerArgs) -> Result<Self, Error> {
-        let mut config = file.map(Self::from_file).transpose()?.unwrap_or_default();
+    pub fn load(file: Option<&Path>, args: &ServerArgs) -> Result<(Self, Vec<OldForm>), Error> {
+        let (mut config, old) = file.map(Self::from_file).transpose()?.unwrap_or_default();
         config.merge(args)?;
         config.check()?;
         config.spread();
-        Ok(config)
+        Ok((config, old))
     }
 
     /// The longest time that running work has after a stop was asked for.
@@ -188,50 +211,44 @@ impl Config {
 
     /// Refuses what would only fail later, in the middle of somebody's work.
     fn check(&self) -> Result<(), Error> {
+        file::check_ranges(self).map_err(|(key, reason)| Error::Invalid { key, reason })?;
         let profile = &self.transcode.profile;
         if self.transcode.profile(profile).is_none() {
             let known: Vec<&str> = self.transcode.profiles.keys().map(String::as_str).collect();
             let reason = format!("there is no profile {profile:?}; known: {}", known.join(", "));
-            return Err(Error::Invalid { key: "transcode.profile", reason });
+            return Err(Error::invalid("transcode.profile", reason));
         }
-        if self.broker.replicas.is_some_and(|count| !matches!(count, 1 | 3 | 5)) {
-            let reason = "it takes 1 on one server, 3 or 5 on a cluster".to_owned();
-            return Err(Error::Invalid { key: "broker.replicas", reason });
-        }
-        if self.retention.ended_ms < ENDED_MS_MIN || self.keeper.fold_age_ms > self.retention.ended_ms {
-            let reason = format!(
-                "it takes at least {ENDED_MS_MIN} (a day), and no less than keeper.fold_age_ms ({})",
-                self.keeper.fold_age_ms
-            );
-            return Err(Error::Invalid { key: "retention.ended_ms", reason });
+        if self.keeper.fold_age_ms > self.retention.ended_ms {
+            let fold_age = Unit::Milliseconds.write(self.keeper.fold_age_ms);
+            let reason = format!("it takes no less than keeper.fold_age, which is {fold_age:?}");
+            return Err(Error::invalid("retention.ended_ms", reason));
         }
         self.open_chains(Counts::default())?;
         if let Some(url) = &self.ingress.public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
             let reason = format!("{url:?} does not begin with http:// or https://");
-            return Err(Error::Invalid { key: "ingress.public_url", reason });
+            return Err(Error::invalid("ingress.public_url", reason));
         }
         if let Err(invalid) = web::manners::Origins::new(&self.ingress.manners) {
-            return Err(Error::Invalid { key: "ingress.manners.origins", reason: invalid.to_string() });
+            return Err(Error::invalid("ingress.manners.origins", invalid.to_string()));
         }
-        self.grants.check().map_err(|(key, reason)| Error::Invalid { key, reason })?;
-        self.auth.check().map_err(|(key, reason)| Error::Invalid { key, reason })
+        self.grants.check().map_err(|(key, reason)| Error::invalid(key, reason))?;
+        self.auth.check().map_err(|(key, reason)| Error::invalid(key, reason))
     }
 
-    /// Reads a TOML file over the defaults.
+    /// Reads a TOML file over the defaults. Also says what of it is in the old form.
     ///
     /// # Errors
     /// [`Error::Unreadable`] or [`Error::Malformed`]; unknown keys are refused.
-    pub fn from_file(path: &Path) -> Result<Self, Error> {
+    pub fn from_file(path: &Path) -> Result<(Self, Vec<OldForm>), Error> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| Error::Malformed { path: path.to_owned(), message: source.to_string() })
+        file::parse(&text).map_err(|message| Error::Malformed { path: path.to_owned(), message })
     }
 
     fn open_chains(&self, counts: Counts) -> Result<Chains, Error> {
-        Chains::counted(&self.chains, counts).map_err(|reason| Error::Invalid { key: "chains", reason })
+        Chains::counted(&self.chains, counts).map_err(|reason| Error::invalid("chains", reason))
     }
 
     /// The playback sessions over `bus`, decided by the configured chains.
@@ -270,7 +287,7 @@ impl Config {
         if let Some(store) = &self.store {
             return Ok(store.clone());
         }
-        let invalid = |reason: String| Error::Invalid { key: "data_dir", reason };
+        let invalid = |reason: String| Error::invalid("data_dir", reason);
         let folder =
             std::path::absolute(self.data_dir().join("store")).map_err(|e| invalid(e.to_string()))?;
         let folder = folder.to_str().ok_or_else(|| invalid("the path is not UTF-8".into()))?;
@@ -281,72 +298,5 @@ impl Config {
 fn replace<T>(setting: &mut T, said: Option<T>) {
     if let Some(said) = said {
         *setting = said;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flag_that_was_not_given_leaves_the_file_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("streamgate.toml");
-        std::fs::write(&file, "[media]\nunsandboxed = true\n[ingress]\nlisten = \"127.0.0.1:9000\"\n")
-            .unwrap();
-        let config = Config::load(Some(&file), &ServerArgs::default()).unwrap();
-        assert!(config.media.unsandboxed);
-        assert_eq!(config.ingress.listen.port(), 9000);
-        let args = ServerArgs { listen: Some("127.0.0.1:1".parse().unwrap()), ..ServerArgs::default() };
-        assert_eq!(Config::load(Some(&file), &args).unwrap().ingress.listen.port(), 1);
-    }
-
-    #[test]
-    fn limits_are_those_of_the_topology_until_a_load_is_said() {
-        let of = |text: &str| toml::from_str::<Config>(text).unwrap().topology().load;
-        assert_eq!(of(""), None);
-        let usual = topology::Load::default();
-        let wanted = topology::Load { views_per_day: 7, ..usual };
-        assert_eq!(of("[capacity]\nviews_per_day = 7\n"), Some(wanted));
-    }
-
-    #[test]
-    fn what_is_set_once_reaches_every_role() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("streamgate.toml");
-        std::fs::write(&file, "[retention]\nended_ms = 172800000\n").unwrap();
-        let config = Config::load(Some(&file), &ServerArgs::default()).unwrap();
-        let kept = [
-            config.transcode.ended_kept_ms,
-            config.ingress.uploads.ended_kept_ms,
-            config.keeper.ended_kept_ms,
-        ];
-        assert_eq!(kept, [172_800_000; 3]);
-    }
-
-    #[test]
-    fn a_wrong_setting_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("streamgate.toml");
-        for (text, name) in [
-            ("[ingres]\n", "ingres"),
-            ("[ingress]\nlisten = 5\n", "listen"),
-            ("[transcode]\nprofile = \"none\"\n", "transcode.profile"),
-            ("[broker]\nreplicas = 2\n", "broker.replicas"),
-            ("[capacity]\nuploads_per_hour = 2\n", "uploads_per_hour"),
-            ("[retention]\nended_ms = 5000\n", "retention.ended_ms"),
-            ("[keeper]\nfold_age_ms = 9000000000\n", "retention.ended_ms"),
-            ("[auth]\nrecheck_ms = 5000\n", "auth.recheck_ms"),
-            ("[auth]\nadmins = [\"0x12\"]\n", "admins"),
-            ("[[chains]]\nchain_id = 1\n", "chains"),
-            ("[[chains]]\nchain_id = 1\nrpc_urls = [\"ws://x\"]\n", "rpc_urls"),
-            ("[ingress.manners]\norigins = [\"example.org\"]\n", "ingress.manners.origins"),
-            ("[ingress.client]\ntrusted_proxies = [\"nonsense\"]\n", "trusted_proxies"),
-            ("[ingress.limit.rates.auth]\ncapacity = 5\n", "refill_per_s"),
-        ] {
-            std::fs::write(&file, text).unwrap();
-            let error = Config::load(Some(&file), &ServerArgs::default()).unwrap_err().to_string();
-            assert!(error.contains(name), "{text}: {error}");
-        }
     }
 }

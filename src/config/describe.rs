@@ -1,0 +1,251 @@
+//! The settings with their meaning, default and range, from the doc comments of their fields: as a commented settings file, and as
+//! the tables of `SETTINGS.md`.
+
+use toml::{Table, Value};
+
+use super::{
+    Config, file,
+    tree::{self, Node},
+    units,
+};
+
+/// Longest line of a comment, in characters.
+const COMMENT_CHARS_MAX: usize = 100;
+
+/// A table with fewer settings, and none below, stands in the table above it.
+const OWN_TABLE_COUNT_MIN: usize = 3;
+
+/// Defaults that depend on the machine or on other settings.
+const DERIVED: [(&str, &str); 7] = [
+    ("broker.replicas", "1"),
+    ("chains[].chain_id", "none, it has to be given"),
+    ("chains[].quorum", "the least number that is more than half of them"),
+    ("data_dir", "\"data\""),
+    ("index.folder", "`index` in the data folder"),
+    ("store.url", "`store` in the data folder"),
+    ("transcode.parts.slots", "half the cores, from 2 to 16; 1 on one core"),
+];
+
+/// Head of the file with the tables.
+const HEAD: &str = "# Settings
+
+Every setting of the settings file (`--config`, TOML). `streamgate config` prints those in effect, with the same text. Durations and
+sizes are text with a unit: `\"500ms\"`, `\"1m 30s\"`, `\"7d\"`; `\"64MiB\"`, `\"1GiB\"`. Rates and counts are plain numbers. Keys of old
+files that have the unit in their name (`grace_ms = 8000`) still work, with a warning that says what to write.
+
+This file is made from the code by `cargo run -- config --markdown > SETTINGS.md`.
+";
+
+/// What people are told about one setting.
+struct Note {
+    meaning: String,
+    default: Option<String>,
+    range: String,
+}
+
+impl Note {
+    /// `path` as in files, with `[]` for each step into a list; `default` as serde writes it.
+    fn of(node: Node, field: &str, path: &str, default: Option<&Value>) -> Self {
+        let meaning = units::shown_text(node.description(), field);
+        let derived = DERIVED.iter().find(|(key, _)| *key == path).map(|(_, text)| (*text).to_owned());
+        let default = derived.or_else(|| {
+            let of_type = || Value::try_from(node.default()?).ok();
+            let value = default.cloned().or_else(of_type)?;
+            Some(tree::shown_value(node, field, value).to_string())
+        });
+        Self { meaning, default, range: file::range(node, field).join(", ") }
+    }
+
+    /// As text below a key's name.
+    fn sentences(&self) -> String {
+        let default = self.default.as_ref().map(|default| format!("default {default}"));
+        let facts: Vec<String> =
+            default.into_iter().chain((!self.range.is_empty()).then(|| self.range.clone())).collect();
+        let mut text = self.meaning.clone();
+        if !facts.is_empty() {
+            let facts = facts.join(", ");
+            let (first, rest) = facts.split_at_checked(1).unwrap_or_default();
+            text = format!("{text} {}{rest}.", first.to_uppercase());
+        }
+        text
+    }
+}
+
+/// The default settings as serde writes them, with those that are absent unless they are needed.
+fn defaults() -> Table {
+    let config = Config { store: Some(store::Config::default()), ..Config::default() };
+    // Nothing of the defaults is a path that TOML can't hold.
+    Table::try_from(&config).unwrap_or_default()
+}
+
+/// Settings, as serde writes them, as a settings file with a comment above each key.
+pub fn commented(table: &Table) -> String {
+    let mut writer = Writer { out: String::new(), is_brief: false };
+    writer.table(Node::root(), ("", ""), table, Some(&defaults()));
+    writer.out.trim_start().to_owned()
+}
+
+struct Writer {
+    out: String,
+    /// True where the same was described just before.
+    is_brief: bool,
+}
+
+impl Writer {
+    /// Writes the settings of a table, then the tables below it. `path` is its name twice: as TOML writes it, and with `[]` behind
+    /// each list.
+    fn table(&mut self, node: Node, path: (&str, &str), table: &Table, defaults: Option<&Table>) {
+        let mut below = Vec::new();
+        for (field, child) in keys(node, table) {
+            let name = key(&tree::name(child, &field));
+            let inner = (join(path.0, &name), join(path.1, &name));
+            let default = defaults.and_then(|defaults| defaults.get(&field));
+            let value = table.get(&field);
+            if let Some(tables) = value.and_then(tables_in) {
+                below.push((inner, child, tables, default));
+                continue;
+            }
+            self.comment(&Note::of(child, &field, &inner.1, default).sentences());
+            match value {
+                Some(value) => {
+                    let shown = tree::shown_value(child, &field, value.clone());
+                    line(&mut self.out, &format!("{name} = {shown}"));
+                }
+                None if !self.is_brief => {
+                    line(&mut self.out, &format!("# {name} is not set"));
+                }
+                None => {}
+            }
+        }
+        for ((written, known), child, tables, default) in below {
+            let was_brief = self.is_brief;
+            for table in tables {
+                self.out.push('\n');
+                self.comment(&units::shown_text(child.description(), ""));
+                if let Some(item) = child.items() {
+                    line(&mut self.out, &format!("[[{written}]]"));
+                    self.table(item, (&written, &format!("{known}[]")), table, None);
+                    self.is_brief = true;
+                } else {
+                    line(&mut self.out, &format!("[{written}]"));
+                    self.table(child, (&written, &known), table, default.and_then(Value::as_table));
+                }
+            }
+            self.is_brief = was_brief;
+        }
+    }
+
+    fn comment(&mut self, text: &str) {
+        if self.is_brief {
+            return;
+        }
+        let mut told = String::new();
+        for word in text.split_whitespace() {
+            if !told.is_empty() && told.chars().count() + word.chars().count() + 2 > COMMENT_CHARS_MAX {
+                line(&mut self.out, &format!("#{told}"));
+                told.clear();
+            }
+            told.push(' ');
+            told.push_str(word);
+        }
+        if !told.is_empty() {
+            line(&mut self.out, &format!("#{told}"));
+        }
+    }
+}
+
+/// The tables that have headers of their own: the value itself, or what a list holds.
+fn tables_in(value: &Value) -> Option<Vec<&Table>> {
+    match value {
+        Value::Table(table) => Some(vec![table]),
+        Value::Array(values) if !values.is_empty() => values.iter().map(Value::as_table).collect(),
+        _ => None,
+    }
+}
+
+/// The fields that a table may have, and those it has where names are free.
+fn keys(node: Node, table: &Table) -> Vec<(String, Node)> {
+    let mut keys: Vec<_> = node.fields().map(|(field, child)| (field.to_owned(), child)).collect();
+    if let Some(entry) = node.entries() {
+        keys.extend(table.keys().map(|name| (name.clone(), entry)));
+    }
+    keys
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
+/// A key as TOML writes it.
+fn key(name: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let may_be_bare = !name.is_empty() && name.bytes().all(is_bare);
+    if may_be_bare { name.to_owned() } else { serde_json::Value::from(name).to_string() }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// The text of `SETTINGS.md`.
+pub fn markdown() -> String {
+    let mut out = HEAD.to_owned();
+    section(&mut out, Node::root(), "", "", Some(&Value::Table(defaults())));
+    out
+}
+
+/// One table of settings, then the sections of the tables below it.
+fn section(out: &mut String, node: Node, path: &str, about: &str, defaults: Option<&Value>) {
+    let (mut rows, mut below) = (String::new(), Vec::new());
+    for (field, child) in node.fields() {
+        let inner = join(path, &tree::name(child, field));
+        let default = defaults.and_then(|defaults| defaults.get(field));
+        let (list, entries) = (child.items().filter(|item| item.is_table()), child.entries());
+        let is_of_tables = entries.is_some_and(Node::is_table);
+        if let Some(item) = list {
+            below.push((format!("{inner}[]"), item, child, None));
+        } else if let Some(entry) = entries.filter(|_| is_of_tables) {
+            below.push((format!("{inner}.<name>"), entry, child, None));
+        } else if !child.is_table() || entries.is_some() {
+            row(&mut rows, &inner, &Note::of(child, field, &inner, default));
+        } else if is_small(child) {
+            let about = units::shown_text(child.description(), "");
+            for (field, leaf) in child.fields() {
+                let path = join(&inner, &tree::name(leaf, field));
+                let mut told = Note::of(leaf, field, &path, default.and_then(|default| default.get(field)));
+                told.meaning = format!("{about} {}", told.meaning);
+                row(&mut rows, &path, &told);
+            }
+        } else {
+            below.push((inner, child, child, default));
+        }
+    }
+    let title = if path.is_empty() { String::new() } else { format!("\n## `{path}`\n") };
+    let about = if about.is_empty() { String::new() } else { format!("\n{about}\n") };
+    if !rows.is_empty() {
+        let head = "| key | meaning | default | range |\n| --- | --- | --- | --- |";
+        line(out, &format!("{title}{about}\n{head}\n{}", rows.trim_end()));
+    }
+    for (path, node, about, default) in below {
+        section(out, node, &path, &units::shown_text(about.description(), ""), default);
+    }
+}
+
+fn is_small(node: Node) -> bool {
+    let is_leaf = |(_, child): (&str, Node)| !child.is_table();
+    node.fields().all(is_leaf) && node.fields().count() < OWN_TABLE_COUNT_MIN
+}
+
+fn row(rows: &mut String, path: &str, note: &Note) {
+    let cell = |text: &str| text.replace('|', "\\|");
+    let default = note.default.as_deref().map(|text| {
+        if text.contains(' ') && !text.starts_with(['"', '[']) {
+            cell(text)
+        } else {
+            format!("`{}`", cell(text))
+        }
+    });
+    let default = default.unwrap_or_else(|| "none".to_owned());
+    line(rows, &format!("| `{path}` | {} | {default} | {} |", cell(&note.meaning), cell(&note.range)));
+}
