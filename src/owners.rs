@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nats::{Bus, Error, Outbox, Start, reader};
+use nats::{Bus, BusError, Outbox, ReaderStart, reader};
 use schemas::{
-    Record, document,
+    KvRecord, document,
     ids::{MediaId, RequestId},
     media,
-    session::{Method, SignedIn},
+    session::{SignInMethod, SignedIn},
     subjects,
 };
 use serde::Serialize;
@@ -49,13 +49,17 @@ pub struct Transferred {
 ///
 /// # Errors
 /// When the broker does not answer, or lets nobody read.
-pub async fn chainless(bus: &Bus) -> Result<Vec<Chainless>, Error> {
+pub async fn chainless(bus: &Bus) -> Result<Vec<Chainless>, BusError> {
     let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let settings = reader::Config::new(subjects::EVENTS, vec![subjects::events_of::<SignedIn>()], Start::All);
+    let settings = reader::ReaderConfig::new(
+        subjects::EVENTS,
+        vec![subjects::event_filter::<SignedIn>()],
+        ReaderStart::All,
+    );
     visit(bus, settings, |subject, payload| {
-        let Ok(event) = nats::decode::<SignedIn>(subject, payload) else { return };
+        let Ok(event) = nats::decode_message::<SignedIn>(subject, payload) else { return };
         let Ok(account) = event.owner.parse::<Account>() else { return };
-        if event.method != Method::Key && account.chain_id.is_none() {
+        if event.method != SignInMethod::Key && account.chain_id.is_none() {
             let proven = Account::proven(account.address, event.chain_id, event.method);
             accounts.entry(event.owner).or_default().insert(proven.owner());
         }
@@ -80,7 +84,7 @@ pub async fn chainless(bus: &Bus) -> Result<Vec<Chainless>, Error> {
 ///
 /// # Errors
 /// When the broker does not answer; what was given until then stays so.
-pub async fn transfer(bus: &Bus, from: &str, to: &str) -> Result<Transferred, Error> {
+pub async fn transfer(bus: &Bus, from: &str, to: &str) -> Result<Transferred, BusError> {
     let mut transferred = Transferred::default();
     for (media_id, owner) in media_by_owner(bus).await? {
         if owner == from {
@@ -89,7 +93,7 @@ pub async fn transfer(bus: &Bus, from: &str, to: &str) -> Result<Transferred, Er
         }
     }
     for key_id in auth::key_ids(bus, from).await? {
-        let request_id = RequestId::from_bytes(nats::fresh_id());
+        let request_id = RequestId::from_bytes(nats::new_id_bytes());
         auth::give_key(bus, key_id, (from, to), (BY, request_id)).await?;
         transferred.key_count += 1;
     }
@@ -97,20 +101,20 @@ pub async fn transfer(bus: &Bus, from: &str, to: &str) -> Result<Transferred, Er
 }
 
 /// Gives one medium: the document says whose it is, and what the stages know follows.
-async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), Error> {
+async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), BusError> {
     let (key, now_ms) = (media_id.to_string(), nats::now_ms());
-    let asset = bus.load::<media::Record>(&key).await?.map(|held| held.record);
-    bus.change::<document::Record>(&key, |found| {
+    let asset = bus.load_record::<media::MediaRecord>(&key).await?.map(|held| held.record);
+    bus.change_record::<document::DocumentRecord>(&key, |found| {
         let document = match (found, &asset) {
             (Some(document), _) => document.clone(),
             // Until now only the stages know of it.
-            (None, Some(asset)) => document::Record {
+            (None, Some(asset)) => document::DocumentRecord {
                 media_id,
                 owner: asset.owner.clone(),
                 title: String::new(),
                 mint_tx: None,
                 gate: None,
-                encryption: document::Encryption::None,
+                encryption: document::SegmentEncryption::None,
                 created_at_ms: asset.created_at_ms,
                 changed_at_ms: now_ms,
                 removed_at_ms: None,
@@ -120,8 +124,8 @@ async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), 
         if document.owner != from {
             return None;
         }
-        let next = document::Record { owner: to.to_owned(), changed_at_ms: now_ms, ..document };
-        let changed = document::Changed {
+        let next = document::DocumentRecord { owner: to.to_owned(), changed_at_ms: now_ms, ..document };
+        let changed = document::MediaChanged {
             media_id,
             owner: to.to_owned(),
             changed_by: BY.to_owned(),
@@ -129,28 +133,28 @@ async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), 
             mint_tx: next.mint_tx,
             encryption: next.encryption,
         };
-        Some((next, Outbox::new().event(&changed)))
+        Some((next, Outbox::new().with_event(&changed)))
     })
     .await?;
-    bus.change::<media::Record>(&key, |found| {
+    bus.change_record::<media::MediaRecord>(&key, |found| {
         let asset = found.filter(|asset| asset.owner == from)?;
-        Some((media::Record { owner: to.to_owned(), ..asset.clone() }, Outbox::new()))
+        Some((media::MediaRecord { owner: to.to_owned(), ..asset.clone() }, Outbox::new()))
     })
     .await?;
     Ok(())
 }
 
 /// The owner of each medium: the one its document names, else the one that the stages know.
-async fn media_by_owner(bus: &Bus) -> Result<BTreeMap<MediaId, String>, Error> {
+async fn media_by_owner(bus: &Bus) -> Result<BTreeMap<MediaId, String>, BusError> {
     let mut owners = BTreeMap::new();
-    visit(bus, records::<media::Record>(), |key, payload| {
-        if let Ok((_, asset)) = nats::open::<media::Record>(key, payload) {
+    visit(bus, records::<media::MediaRecord>(), |key, payload| {
+        if let Ok((_, asset)) = nats::decode_record::<media::MediaRecord>(key, payload) {
             owners.insert(asset.media_id, asset.owner);
         }
     })
     .await?;
-    visit(bus, records::<document::Record>(), |key, payload| {
-        let Ok((_, document)) = nats::open::<document::Record>(key, payload) else { return };
+    visit(bus, records::<document::DocumentRecord>(), |key, payload| {
+        let Ok((_, document)) = nats::decode_record::<document::DocumentRecord>(key, payload) else { return };
         if document.is_removed() {
             owners.remove(&document.media_id);
         } else {
@@ -161,14 +165,18 @@ async fn media_by_owner(bus: &Bus) -> Result<BTreeMap<MediaId, String>, Error> {
     Ok(owners)
 }
 
-fn records<R: Record>() -> reader::Config {
-    let filters = vec![subjects::kv(R::BUCKET, "*")];
-    reader::Config::new(subjects::kv_stream(R::BUCKET), filters, Start::LastPerSubject)
+fn records<R: KvRecord>() -> reader::ReaderConfig {
+    let filters = vec![subjects::kv_subject(R::BUCKET, "*")];
+    reader::ReaderConfig::new(subjects::kv_stream_name(R::BUCKET), filters, ReaderStart::LastPerSubject)
 }
 
 /// Shows `seen` subject and payload of all that is there now.
-async fn visit(bus: &Bus, settings: reader::Config, mut seen: impl FnMut(&str, &[u8])) -> Result<(), Error> {
-    let mut reader = bus.reader(settings).await?;
+async fn visit(
+    bus: &Bus,
+    settings: reader::ReaderConfig,
+    mut seen: impl FnMut(&str, &[u8]),
+) -> Result<(), BusError> {
+    let mut reader = bus.open_reader(settings).await?;
     let mut left = reader.pending_at_start();
     while left > 0 {
         let entry = reader.next().await?;
@@ -180,33 +188,33 @@ async fn visit(bus: &Bus, settings: reader::Config, mut seen: impl FnMut(&str, &
 
 #[cfg(test)]
 mod tests {
-    use nats::{Held, Role, testing::TestBroker};
+    use nats::{Role, VersionedRecord, testing::TestBroker};
     use schemas::{access, ids::SessionId, session::KeyCreated};
 
     use super::*;
 
     const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 
-    async fn signed_in(bus: &Bus, owner: &str, chain_id: u64, method: Method) {
+    async fn signed_in(bus: &Bus, owner: &str, chain_id: u64, method: SignInMethod) {
         let event = SignedIn {
-            request_id: RequestId::from_bytes(nats::fresh_id()),
-            session_id: SessionId::from_bytes(nats::fresh_id()),
+            request_id: RequestId::from_bytes(nats::new_id_bytes()),
+            session_id: SessionId::from_bytes(nats::new_id_bytes()),
             owner: owner.to_owned(),
             chain_id,
             method,
             is_checksummed: true,
         };
-        bus.report(&event, &event.request_id.to_string()).await.unwrap();
+        bus.publish_event(&event, &event.request_id.to_string()).await.unwrap();
     }
 
-    fn document(owner: &str) -> document::Record {
-        document::Record {
-            media_id: MediaId::from_bytes(nats::fresh_id()),
+    fn document(owner: &str) -> document::DocumentRecord {
+        document::DocumentRecord {
+            media_id: MediaId::from_bytes(nats::new_id_bytes()),
             owner: owner.to_owned(),
             title: "a film".into(),
             mint_tx: None,
             gate: None,
-            encryption: document::Encryption::None,
+            encryption: document::SegmentEncryption::None,
             created_at_ms: 1,
             changed_at_ms: 1,
             removed_at_ms: None,
@@ -214,7 +222,12 @@ mod tests {
     }
 
     async fn owner_of(bus: &Bus, media_id: MediaId) -> String {
-        bus.load::<document::Record>(&media_id.to_string()).await.unwrap().unwrap().record.owner
+        bus.load_record::<document::DocumentRecord>(&media_id.to_string())
+            .await
+            .unwrap()
+            .unwrap()
+            .record
+            .owner
     }
 
     #[tokio::test]
@@ -224,16 +237,16 @@ mod tests {
         let (bare, bound) = (format!("eip155:{ADDRESS}"), format!("eip155:10:{ADDRESS}"));
         let key_owner = "eip155:0x0000000000000000000000000000000000000001";
         assert_eq!(chainless(&bus).await.unwrap(), []);
-        signed_in(&bus, &bare, 1, Method::Contract).await;
-        signed_in(&bus, &bare, 10, Method::Counterfactual).await;
-        signed_in(&bus, &bound, 10, Method::Contract).await;
-        signed_in(&bus, key_owner, 1, Method::Key).await;
+        signed_in(&bus, &bare, 1, SignInMethod::Contract).await;
+        signed_in(&bus, &bare, 10, SignInMethod::Counterfactual).await;
+        signed_in(&bus, &bound, 10, SignInMethod::Contract).await;
+        signed_in(&bus, key_owner, 1, SignInMethod::Key).await;
         assert_eq!(chainless(&bus).await.unwrap(), [], "it owns nothing");
         let (film, other) = (document(&bare), document(key_owner));
         for record in [&film, &other] {
-            bus.commit(&mut Held::new(record.clone()), Outbox::new()).await.unwrap();
+            bus.commit_record(&mut VersionedRecord::new(record.clone()), Outbox::new()).await.unwrap();
         }
-        let key = auth::create_key(&bus, &bare, access::Role::Owner).await.unwrap();
+        let key = auth::create_key(&bus, &bare, access::PrincipalRole::Owner).await.unwrap();
         let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
         let wanted = Chainless { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
         assert_eq!(chainless(&bus).await.unwrap(), [wanted]);
@@ -248,8 +261,9 @@ mod tests {
         assert_eq!(chainless(&bus).await.unwrap(), []);
         // Each thing was told, and again there is nothing to give.
         let mut told = Vec::new();
-        let filters = vec![subjects::events_of::<document::Changed>(), subjects::events_of::<KeyCreated>()];
-        let settings = reader::Config::new(subjects::EVENTS, filters, Start::All);
+        let filters =
+            vec![subjects::event_filter::<document::MediaChanged>(), subjects::event_filter::<KeyCreated>()];
+        let settings = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::All);
         visit(&bus, settings, |subject, _| told.push(subject.to_owned())).await.unwrap();
         assert_eq!(told.len(), 2, "{told:?}");
         assert_eq!(transfer(&bus, &bare, &bound).await.unwrap(), Transferred::default());

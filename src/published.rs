@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, io, path::Path};
 
 use anyhow::{Context, bail};
 use schemas::{
-    catalog::{self, Entry},
-    examples::{self, Message, Visitor},
+    catalog::{self, CatalogEntry},
+    examples::{self, ExampleMessage, ExampleVisitor},
 };
 use serde_json::{Map, Value, json};
 
@@ -89,7 +89,7 @@ fn unbroken(folder: &Path, texts: &BTreeMap<String, String>) -> anyhow::Result<(
         let version = document.pointer("/info/version").and_then(Value::as_str).unwrap_or_default();
         version.split('.').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0)
     };
-    let changes = ingress::openapi::breaking::breaking(&old, &new);
+    let changes = ingress::openapi::breaking::find_breaking_changes(&old, &new);
     if !changes.is_empty() && first(&new) <= first(&old) {
         bail!("{OPENAPI} would break clients:\n  {}", changes.join("\n  "));
     }
@@ -121,11 +121,11 @@ fn is_line(name: &str) -> bool {
     catalog::content_type(name) == schemas::LINE_CONTENT_TYPE
 }
 
-fn encode<M: Message>(name: &str, message: &M) -> anyhow::Result<Vec<u8>> {
+fn encode<M: ExampleMessage>(name: &str, message: &M) -> anyhow::Result<Vec<u8>> {
     Ok(if is_line(name) { serde_json::to_vec(message)? } else { rmp_serde::to_vec_named(message)? })
 }
 
-fn decode<M: Message>(name: &str, bytes: &[u8]) -> anyhow::Result<M> {
+fn decode<M: ExampleMessage>(name: &str, bytes: &[u8]) -> anyhow::Result<M> {
     Ok(if is_line(name) { serde_json::from_slice(bytes)? } else { rmp_serde::from_slice(bytes)? })
 }
 
@@ -137,7 +137,7 @@ fn schema_file(name: &str) -> String {
 fn texts() -> anyhow::Result<BTreeMap<String, String>> {
     let mut encoded = Encoded::default();
     examples::visit_all(&mut encoded);
-    let entries = catalog::all();
+    let entries = catalog::all_entries();
     let mut texts = BTreeMap::new();
     for entry in &entries {
         let mut schema = entry.schema.clone().to_value();
@@ -147,7 +147,7 @@ fn texts() -> anyhow::Result<BTreeMap<String, String>> {
         texts.insert(schema_file(&entry.name), pretty(&schema)?);
     }
     texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1)?)?);
-    texts.insert(OPENAPI.into(), pretty(&ingress::openapi::document())?);
+    texts.insert(OPENAPI.into(), pretty(&ingress::openapi::build_document())?);
     Ok(texts)
 }
 
@@ -190,7 +190,7 @@ fn difference(published: &str, types: &str) -> String {
 
 /// Files that no message has any more. Golden bytes may outlive their message only as files of an older name.
 fn superfluous(folder: &Path) -> anyhow::Result<Vec<Difference>> {
-    let entries = catalog::all();
+    let entries = catalog::all_entries();
     let mut found = Vec::new();
     for (subfolder, known) in [
         ("json", entries.iter().map(|entry| schema_file(&entry.name)).collect::<Vec<_>>()),
@@ -215,8 +215,8 @@ fn superfluous(folder: &Path) -> anyhow::Result<Vec<Difference>> {
 #[derive(Default)]
 struct Encoded(Vec<(String, anyhow::Result<Vec<u8>>)>, BTreeMap<String, Value>);
 
-impl Visitor for Encoded {
-    fn visit<M: Message>(&mut self, name: &str, example: M) {
+impl ExampleVisitor for Encoded {
+    fn visit<M: ExampleMessage>(&mut self, name: &str, example: M) {
         let bytes = encode(name, &example).with_context(|| format!("the example of {name}"));
         self.0.push((name.to_owned(), bytes));
         if let Ok(value) = serde_json::to_value(&example) {
@@ -232,7 +232,7 @@ struct Golden<'a> {
 }
 
 impl Golden<'_> {
-    fn compare<M: Message>(&mut self, name: &str, example: &M) -> anyhow::Result<()> {
+    fn compare<M: ExampleMessage>(&mut self, name: &str, example: &M) -> anyhow::Result<()> {
         let file = golden_file(name);
         let detail = match read(&self.folder.join(&file))? {
             None => "is missing".to_owned(),
@@ -251,8 +251,8 @@ impl Golden<'_> {
     }
 }
 
-impl Visitor for Golden<'_> {
-    fn visit<M: Message>(&mut self, name: &str, example: M) {
+impl ExampleVisitor for Golden<'_> {
+    fn visit<M: ExampleMessage>(&mut self, name: &str, example: M) {
         if let Err(error) = self.compare(name, &example) {
             self.failure.get_or_insert(error);
         }
@@ -260,7 +260,7 @@ impl Visitor for Golden<'_> {
 }
 
 /// The AsyncAPI document; JSON is YAML, too.
-fn asyncapi(entries: &[Entry], examples: &BTreeMap<String, Value>) -> anyhow::Result<Value> {
+fn asyncapi(entries: &[CatalogEntry], examples: &BTreeMap<String, Value>) -> anyhow::Result<Value> {
     let mut channels = Map::new();
     let mut operations = Map::new();
     let mut messages = Map::new();
@@ -291,7 +291,7 @@ fn asyncapi(entries: &[Entry], examples: &BTreeMap<String, Value>) -> anyhow::Re
     }))
 }
 
-fn channel(entry: &Entry) -> Value {
+fn channel(entry: &CatalogEntry) -> Value {
     let parameters: Map<String, Value> = entry
         .address
         .split('{')
@@ -335,7 +335,7 @@ fn parameter(name: &str) -> &'static str {
     }
 }
 
-fn message(entry: &Entry, example: Option<&Value>) -> Value {
+fn message(entry: &CatalogEntry, example: Option<&Value>) -> Value {
     let described = entry.schema.get("description").and_then(Value::as_str).unwrap_or(&entry.name);
     let mut message = json!({
         "name": entry.name,
@@ -390,7 +390,7 @@ fn event_trait() -> Value {
     })
 }
 
-fn operation(entry: &Entry, action: &str, role: &str) -> Value {
+fn operation(entry: &CatalogEntry, action: &str, role: &str) -> Value {
     let mut operation = json!({
         "action": action,
         "channel": { "$ref": pointer(&["channels", &entry.name]) },
@@ -468,7 +468,7 @@ fn roles_of(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
 }
 
 fn is_event(name: &str) -> bool {
-    catalog::events().iter().any(|entry| entry.name == name)
+    catalog::event_entries().iter().any(|entry| entry.name == name)
 }
 
 #[cfg(test)]
@@ -535,7 +535,7 @@ mod tests {
 
     #[test]
     fn every_message_has_a_sender_and_a_receiver() {
-        for entry in catalog::all() {
+        for entry in catalog::all_entries() {
             let (senders, receivers) = roles_of(&entry.name).unwrap();
             assert!(!senders.is_empty() && !receivers.is_empty(), "{}", entry.name);
             let known: Vec<&str> = nats::Role::ALL.iter().map(|role| role.name()).collect();
@@ -546,8 +546,8 @@ mod tests {
     #[test]
     fn who_sends_a_message_may_publish_it_and_what_is_not_listed_is_refused() {
         // An envelope lies in every bucket, and an answer goes wherever the question came from.
-        let named = |entry: &Entry| entry.name != "kv.envelope" && entry.address != "{inbox}";
-        for entry in catalog::all().into_iter().filter(named) {
+        let named = |entry: &CatalogEntry| entry.name != "kv.envelope" && entry.address != "{inbox}";
+        for entry in catalog::all_entries().into_iter().filter(named) {
             let subject = entry.address.replace("{kind}", schemas::job::TRANSCODE);
             for role in roles_of(&entry.name).unwrap().0 {
                 let (_, rights) = nats::server::PERMISSIONS

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use nats::{Ending, Health};
-use schemas::fault::{Class, error_chain};
+use nats::{ProcessHealth, TaskEnding};
+use schemas::fault::{FailureClass, error_chain};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +20,13 @@ pub const LOOK_MAX: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// None: a store that is away is what it looks for.
-pub async fn watch_store(store: &Store, health: &Health, shutdown: &CancellationToken) -> anyhow::Result<()> {
+pub async fn watch_store(
+    store: &Store,
+    health: &ProcessHealth,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     loop {
-        let problem = match tokio::time::timeout(LOOK_MAX, store.verify_now()).await {
+        let problem = match tokio::time::timeout(LOOK_MAX, store.verify_marker_now()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error_chain(&error)),
             Err(_) => Some("it does not answer".to_owned()),
@@ -30,7 +34,7 @@ pub async fn watch_store(store: &Store, health: &Health, shutdown: &Cancellation
         if let Some(problem) = &problem {
             tracing::debug!(problem, "the store can't be used");
         }
-        health.looked_at("store", problem);
+        health.record_dependency("store", problem);
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(LOOK_PERIOD) => {}
@@ -39,26 +43,28 @@ pub async fn watch_store(store: &Store, health: &Health, shutdown: &Cancellation
 }
 
 /// What a role or a task has to do that ended with this error.
-pub fn ending(error: &anyhow::Error) -> Ending {
+pub fn ending(error: &anyhow::Error) -> TaskEnding {
     for cause in error.chain() {
-        if let Some(error) = cause.downcast_ref::<nats::Error>() {
-            return error.ending();
+        if let Some(error) = cause.downcast_ref::<nats::BusError>() {
+            return error.task_ending();
         }
-        if let Some(error) = cause.downcast_ref::<store::Error>() {
+        if let Some(error) = cause.downcast_ref::<store::StoreError>() {
             return match error.class() {
-                Class::Outage => Ending::Outage,
-                Class::Fault => Ending::Fault,
-                Class::Reject => Ending::Configuration,
+                FailureClass::Outage => TaskEnding::Outage,
+                FailureClass::Fault => TaskEnding::Fault,
+                FailureClass::Reject => TaskEnding::Configuration,
             };
         }
-        if let Some(index::Error::Locked { .. } | index::Error::Folder { .. }) = cause.downcast_ref() {
-            return Ending::Configuration;
+        if let Some(index::IndexError::Locked { .. } | index::IndexError::Folder { .. }) =
+            cause.downcast_ref()
+        {
+            return TaskEnding::Configuration;
         }
         if cause.is::<crate::config::Error>() {
-            return Ending::Configuration;
+            return TaskEnding::Configuration;
         }
     }
-    Ending::Fault
+    TaskEnding::Fault
 }
 
 #[cfg(test)]
@@ -69,19 +75,19 @@ mod tests {
 
     #[test]
     fn the_end_of_a_role_is_judged_by_its_cause() {
-        let wrapped = |error: nats::Error| -> anyhow::Error {
-            Err::<(), _>(upload::Error::Bus(error)).context("role upload").unwrap_err()
+        let wrapped = |error: nats::BusError| -> anyhow::Error {
+            Err::<(), _>(upload::UploadStageError::Bus(error)).context("role upload").unwrap_err()
         };
         for (error, wanted) in [
-            (wrapped(nats::Error::unavailable("away")), Ending::Outage),
-            (wrapped(nats::Error::Credentials { reason: "no".into() }), Ending::Configuration),
-            (wrapped(nats::Error::Topology { reason: "no".into() }), Ending::Configuration),
-            (wrapped(nats::Error::Refused { what: "x".into(), reason: "no".into() }), Ending::Fault),
-            (store::Error::Unavailable("away".into()).into(), Ending::Outage),
-            (store::Error::Invalid("no scheme".into()).into(), Ending::Configuration),
-            (index::Error::Locked { folder: "/x".into() }.into(), Ending::Configuration),
-            (index::Error::Damaged { what: "x".into() }.into(), Ending::Fault),
-            (anyhow::anyhow!("anything"), Ending::Fault),
+            (wrapped(nats::BusError::unavailable("away")), TaskEnding::Outage),
+            (wrapped(nats::BusError::Credentials { reason: "no".into() }), TaskEnding::Configuration),
+            (wrapped(nats::BusError::Topology { reason: "no".into() }), TaskEnding::Configuration),
+            (wrapped(nats::BusError::Refused { what: "x".into(), reason: "no".into() }), TaskEnding::Fault),
+            (store::StoreError::Unavailable("away".into()).into(), TaskEnding::Outage),
+            (store::StoreError::Invalid("no scheme".into()).into(), TaskEnding::Configuration),
+            (index::IndexError::Locked { folder: "/x".into() }.into(), TaskEnding::Configuration),
+            (index::IndexError::Damaged { what: "x".into() }.into(), TaskEnding::Fault),
+            (anyhow::anyhow!("anything"), TaskEnding::Fault),
         ] {
             assert_eq!(ending(&error), wanted, "{error:#}");
         }

@@ -7,7 +7,7 @@ use std::{io::IsTerminal, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use nats::Health;
+use nats::ProcessHealth;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 use web::{
     error::Problem,
     readiness,
-    registry::{METRICS_TYPE, Metrics},
+    registry::{METRICS_TYPE, MetricsRegistry},
     serve,
 };
 
@@ -58,7 +58,7 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 
 /// How far the clock of this host is from the broker's, as OpenMetrics text.
 pub fn clock() -> String {
-    clock_text(nats::offset_ms())
+    clock_text(nats::clock_offset_ms())
 }
 
 fn clock_text(offset_ms: i64) -> String {
@@ -74,8 +74,8 @@ fn clock_text(offset_ms: i64) -> String {
 
 #[derive(Clone)]
 struct Admin {
-    health: Health,
-    metrics: Metrics,
+    health: ProcessHealth,
+    metrics: MetricsRegistry,
 }
 
 /// Serves probes and metrics on `listen` until `shutdown`.
@@ -84,8 +84,8 @@ struct Admin {
 /// When the address can't be bound.
 pub async fn admin(
     listen: SocketAddr,
-    health: Health,
-    metrics: Metrics,
+    health: ProcessHealth,
+    metrics: MetricsRegistry,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("admin_listen {listen}"))?;
@@ -96,17 +96,17 @@ pub async fn admin(
         .route("/metrics", get(read_metrics))
         .fallback(web::request::no_such_path)
         .with_state(Admin { health, metrics });
-    serve::serve(listener, router, shutdown, Duration::from_secs(1)).await;
+    serve::serve_connections(listener, router, shutdown, Duration::from_secs(1)).await;
     Ok(())
 }
 
 async fn ready(State(admin): State<Admin>) -> Result<&'static str, Problem> {
-    readiness::check(&admin.health)?;
+    readiness::check_readiness(&admin.health)?;
     Ok("ready\n")
 }
 
 async fn read_metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], admin.metrics.text())
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], admin.metrics.render_text())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use nats::{Bus, Health, Role, server, topology};
+use nats::{Bus, ProcessHealth, Role, server, topology};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -48,17 +48,17 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
     private_folder(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
-    let health = Health::new();
+    let health = ProcessHealth::new();
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
         config.ingress.capacity.broker_folder = Some(folder.clone());
-        let settings = server::Config { data_dir: folder, ..server::Config::default() };
+        let settings = server::BrokerConfig { data_dir: folder, ..server::BrokerConfig::default() };
         // What is reserved has to be allowed; whether the disk has it is another question.
         let reserved_bytes = topology::reserved_bytes(&config.topology())?;
         let file_store_bytes_max =
             settings.file_store_bytes_max.max(reserved_bytes.saturating_add(reserved_bytes / 8));
-        let settings = server::Config { file_store_bytes_max, ..settings };
-        let started = server::Broker::start_watched(settings, health.clone()).await;
+        let settings = server::BrokerConfig { file_store_bytes_max, ..settings };
+        let started = server::EmbeddedBroker::start_with_health(settings, health.clone()).await;
         Some(started.context("the embedded broker")?)
     } else {
         None
@@ -77,7 +77,7 @@ pub async fn run(
         urls,
         seeds,
         shutdown: shutdown.clone(),
-        metrics: registry::Metrics::default(),
+        metrics: registry::MetricsRegistry::default(),
         chains: evm::Counts::default(),
         health,
     };
@@ -107,17 +107,17 @@ fn private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
-async fn apply(site: &Site, settings: &topology::Settings) -> anyhow::Result<()> {
-    let admin = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+async fn apply(site: &Site, settings: &topology::TopologySettings) -> anyhow::Result<()> {
+    let admin = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
     let bus = Bus::connect(&admin).await?;
-    topology::apply(bus.context(), settings).await.context("the broker's topology")?;
+    topology::apply_topology(bus.context(), settings).await.context("the broker's topology")?;
     Ok(bus.close().await?)
 }
 
 /// Says when streams and buckets may grow beyond the disk: then it is the disk that fills first.
-fn warn_of_small_disk(data_dir: &Path, settings: &topology::Settings) -> anyhow::Result<()> {
+fn warn_of_small_disk(data_dir: &Path, settings: &topology::TopologySettings) -> anyhow::Result<()> {
     let reserved_bytes = topology::reserved_bytes(settings)?;
-    let free_bytes = store::space_of(data_dir)?.free_bytes;
+    let free_bytes = store::read_disk_space(data_dir)?.free_bytes;
     if reserved_bytes > free_bytes {
         tracing::warn!(
             reserved_bytes,

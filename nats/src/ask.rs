@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Bus, Error, client::Lost, publish};
+use crate::{Bus, BusError, client::ConnectionLoss, publish};
 
 impl Bus {
     /// Asks whoever answers `subject`, MessagePack both ways.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when nobody answers in time; [`Error::Undecodable`] when the answer is no `A`.
-    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
+    /// [`BusError::Unavailable`] when nobody answers in time; [`BusError::Undecodable`] when the answer is no `A`.
+    pub async fn request<Q: Serialize, A: DeserializeOwned>(
         &self,
         subject: String,
         question: &Q,
         wait_max: Duration,
-    ) -> Result<A, Error> {
-        let payload = bytes::Bytes::from(publish::encode(&subject, question)?);
+    ) -> Result<A, BusError> {
+        let payload = bytes::Bytes::from(publish::encode_message(&subject, question)?);
         let asking = || {
             let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(wait_max));
             self.while_connected(self.client().send_request(subject.clone(), request))
         };
         let answer = match asking().await {
-            Err(Lost::Anew) => asking().await,
+            Err(ConnectionLoss::Anew) => asking().await,
             answer => answer,
         };
-        let answer = answer.map_err(Error::unavailable)?.map_err(Error::unavailable)?;
-        publish::decode(&subject, &answer.payload)
+        let answer = answer.map_err(BusError::unavailable)?.map_err(BusError::unavailable)?;
+        publish::decode_message(&subject, &answer.payload)
     }
 }

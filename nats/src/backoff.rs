@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The pause after failed try `attempt`, from 1: doubles from `first` up to `most`, with equal jitter: half of it is by chance.
-pub(crate) fn backoff(attempt: u32, first: Duration, most: Duration) -> Duration {
+pub(crate) fn backoff_delay(attempt: u32, first: Duration, most: Duration) -> Duration {
     let full = first.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(most);
     full.max(Duration::from_millis(1)).mul_f64(rand::random_range(0.5..=1.0))
 }
@@ -16,7 +16,7 @@ mod tests {
     fn pauses_double_up_to_the_longest_and_half_of_each_is_certain() {
         let (first, most) = (Duration::from_millis(100), Duration::from_secs(1));
         for (attempt, full_ms) in [(0, 100), (1, 100), (2, 200), (4, 800), (5, 1_000), (u32::MAX, 1_000)] {
-            let (pause, full) = (backoff(attempt, first, most), Duration::from_millis(full_ms));
+            let (pause, full) = (backoff_delay(attempt, first, most), Duration::from_millis(full_ms));
             assert!(pause >= full / 2 && pause <= full, "{attempt}: {pause:?}");
         }
     }

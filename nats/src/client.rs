@@ -12,10 +12,10 @@ use std::{
 };
 
 use async_nats::jetstream;
-use schemas::fault::{causes, error_chain};
+use schemas::fault::{error_causes, error_chain};
 use tokio::sync::watch;
 
-use crate::{Error, Health, Role, backoff::backoff, publish};
+use crate::{BusError, ProcessHealth, Role, backoff::backoff_delay, publish};
 
 /// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
 /// the connection, so that another server is tried.
@@ -23,7 +23,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to reach the broker.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct BusConfig {
     /// Addresses of the servers, tried in turn.
     pub urls: Vec<String>,
     /// Whose rights the connection has; also decides the inbox prefix.
@@ -35,10 +35,10 @@ pub struct Config {
     /// Limit of one request in milliseconds.
     pub request_timeout_ms: u64,
     /// What the process knows of itself; all its connections share it.
-    pub health: Health,
+    pub health: ProcessHealth,
 }
 
-impl Config {
+impl BusConfig {
     /// A connection for `role` to `urls` with default limits.
     pub fn new(urls: Vec<String>, role: Role, seed: Option<String>) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Config {
             seed,
             name: format!("streamgate-{}", role.name()),
             request_timeout_ms: 5_000,
-            health: Health::new(),
+            health: ProcessHealth::new(),
         }
     }
 }
@@ -55,18 +55,18 @@ impl Config {
 /// The bus as one role sees it. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
 pub struct Bus {
-    link: Arc<Link>,
+    link: Arc<BusConnection>,
 }
 
 /// The client and its context are a dozen counted pointers each, too many to copy for every request.
-struct Link {
+struct BusConnection {
     client: async_nats::Client,
     context: jetstream::Context,
     role: Role,
-    connection: watch::Receiver<Connection>,
+    connection: watch::Receiver<ConnectionState>,
     dropped: Arc<AtomicU64>,
     timeout: Duration,
-    health: Health,
+    health: ProcessHealth,
     /// A sequence that EVENTS is known to have reached; 0 before that is known.
     events_sequence: AtomicU64,
 }
@@ -79,7 +79,7 @@ impl std::fmt::Debug for Bus {
 
 /// State of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Connection {
+pub struct ConnectionState {
     /// Counts how often the connection was made; a reader rebuilds itself when it changes.
     pub epoch: u64,
     /// True while connected.
@@ -90,10 +90,10 @@ impl Bus {
     /// Connects, waiting at most `request_timeout_ms` for the first connection.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when no server answers, which may pass; [`Error::Credentials`] when one answers and does not let
-    /// this role in, and [`Error::Invalid`] when an address can't be used, which do not.
-    pub async fn connect(config: &Config) -> Result<Self, Error> {
-        let (sender, mut connection) = watch::channel(Connection::default());
+    /// [`BusError::Unavailable`] when no server answers, which may pass; [`BusError::Credentials`] when one answers and does not let
+    /// this role in, and [`BusError::Invalid`] when an address can't be used, which do not.
+    pub async fn connect(config: &BusConfig) -> Result<Self, BusError> {
+        let (sender, mut connection) = watch::channel(ConnectionState::default());
         let sender = Arc::new(sender);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
@@ -101,8 +101,9 @@ impl Bus {
         let options = match &config.seed {
             Some(seed) => {
                 // The client finds out only when a server asks, and calls that a fault of the network.
-                nkeys::KeyPair::from_seed(seed.trim())
-                    .map_err(|source| Error::Credentials { reason: format!("the seed is none: {source}") })?;
+                nkeys::KeyPair::from_seed(seed.trim()).map_err(|source| BusError::Credentials {
+                    reason: format!("the seed is none: {source}"),
+                })?;
                 async_nats::ConnectOptions::with_nkey(seed.trim().to_owned())
             }
             None => async_nats::ConnectOptions::new(),
@@ -115,7 +116,7 @@ impl Bus {
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
-                observe(&sender, &counter, &event);
+                update_connection_state(&sender, &counter, &event);
                 async {}
             });
         let addresses = config
@@ -123,16 +124,16 @@ impl Bus {
             .iter()
             .map(|url| url.parse::<async_nats::ServerAddr>())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| Error::Invalid { what: format!("broker address: {source}") })?;
-        let client = options.connect(addresses).await.map_err(|error| refusal(&error))?;
+            .map_err(|source| BusError::Invalid { what: format!("broker address: {source}") })?;
+        let client = options.connect(addresses).await.map_err(|error| connect_error(&error))?;
         // The client tells of its first connection a moment later; whoever watches would take that for a reconnect.
         let told = tokio::time::timeout(timeout, connection.wait_for(|c| c.epoch > 0)).await;
-        told.map_err(Error::unavailable)?.map_err(Error::unavailable)?;
+        told.map_err(BusError::unavailable)?.map_err(BusError::unavailable)?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(timeout)
             .ack_timeout(timeout)
             .build(client.clone());
-        let link = Link {
+        let link = BusConnection {
             client,
             context,
             role: config.role,
@@ -146,23 +147,30 @@ impl Bus {
     }
 
     /// What the process of this connection knows of itself.
-    pub fn health(&self) -> &Health {
+    pub fn health(&self) -> &ProcessHealth {
         &self.link.health
     }
 
     /// Waits for the answer to `request`, but no longer than the connection lives that it is sent on.
     ///
     /// # Errors
-    /// [`Lost::Anew`] when the connection was made anew meanwhile, so that no answer will come any more: what is safe to repeat
-    /// can be asked again at once. [`Lost::Away`] when there was no connection within the time of a request.
-    pub(crate) async fn while_connected<T>(&self, request: impl Future<Output = T>) -> Result<T, Lost> {
-        let came = tokio::time::timeout(self.link.timeout, reached(self.connection(), |now| now.up)).await;
-        let Ok(Some(epoch)) = came else { return Err(Lost::Away) };
+    /// [`ConnectionLoss::Anew`] when the connection was made anew meanwhile, so that no answer will come any more: what is safe to repeat
+    /// can be asked again at once. [`ConnectionLoss::Away`] when there was no connection within the time of a request.
+    pub(crate) async fn while_connected<T>(
+        &self,
+        request: impl Future<Output = T>,
+    ) -> Result<T, ConnectionLoss> {
+        let came = tokio::time::timeout(
+            self.link.timeout,
+            wait_for_connection(self.watch_connection(), |now| now.up),
+        )
+        .await;
+        let Ok(Some(epoch)) = came else { return Err(ConnectionLoss::Away) };
         tokio::select! {
             biased;
             answer = request => Ok(answer),
             // Without whoever tells of reconnects the request has its own time.
-            Some(_) = reached(self.connection(), |now| now.epoch > epoch) => Err(Lost::Anew),
+            Some(_) = wait_for_connection(self.watch_connection(), |now| now.epoch > epoch) => Err(ConnectionLoss::Anew),
         }
     }
 
@@ -170,8 +178,12 @@ impl Bus {
     /// for what is safe to repeat. At most [`crate::ATTEMPTS_MAX`] times.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not answer in time; `refused` decides about any other error.
-    pub async fn repeat<T, E, F, Fut>(&self, mut ask: F, refused: impl Fn(E) -> Error) -> Result<T, Error>
+    /// [`BusError::Unavailable`] when the broker did not answer in time; `refused` decides about any other error.
+    pub async fn retry_request<T, E, F, Fut>(
+        &self,
+        mut ask: F,
+        refused: impl Fn(E) -> BusError,
+    ) -> Result<T, BusError>
     where
         E: std::error::Error + Send + Sync + 'static,
         F: FnMut() -> Fut,
@@ -181,12 +193,12 @@ impl Bus {
         loop {
             let pause = match self.while_connected(ask()).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if attempt < publish::ATTEMPTS_MAX && is_nobody_there(&error) => {
+                Ok(Err(error)) if attempt < publish::ATTEMPTS_MAX && has_no_responders(&error) => {
                     publish::retry_delay(attempt)
                 }
                 Ok(Err(error)) => return Err(refused(error)),
-                Err(Lost::Anew) if attempt < publish::ATTEMPTS_MAX => Duration::ZERO,
-                Err(lost) => return Err(Error::unavailable(lost)),
+                Err(ConnectionLoss::Anew) if attempt < publish::ATTEMPTS_MAX => Duration::ZERO,
+                Err(lost) => return Err(BusError::unavailable(lost)),
             };
             tokio::time::sleep(pause).await;
             attempt += 1;
@@ -194,7 +206,7 @@ impl Bus {
     }
 
     /// EVENTS had this sequence at some time up to now.
-    pub(crate) fn saw_event(&self, sequence: u64) {
+    pub(crate) fn record_events_sequence(&self, sequence: u64) {
         self.link.events_sequence.fetch_max(sequence, Ordering::Relaxed);
     }
 
@@ -209,7 +221,7 @@ impl Bus {
     }
 
     /// Watches the state of the connection.
-    pub fn connection(&self) -> watch::Receiver<Connection> {
+    pub fn watch_connection(&self) -> watch::Receiver<ConnectionState> {
         self.link.connection.clone()
     }
 
@@ -236,41 +248,41 @@ impl Bus {
     /// Sends a core message: at most once, to whoever listens now.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the connection is closed.
-    pub async fn tell(&self, subject: String, payload: Vec<u8>) -> Result<(), Error> {
-        self.client().publish(subject, payload.into()).await.map_err(Error::unavailable)?;
-        self.client().flush().await.map_err(Error::unavailable)
+    /// [`BusError::Unavailable`] when the connection is closed.
+    pub async fn publish_core(&self, subject: String, payload: Vec<u8>) -> Result<(), BusError> {
+        self.client().publish(subject, payload.into()).await.map_err(BusError::unavailable)?;
+        self.client().flush().await.map_err(BusError::unavailable)
     }
 
     /// Listens to core messages.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the connection is closed.
-    pub async fn listen(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
-        self.client().subscribe(subject).await.map_err(Error::unavailable)
+    /// [`BusError::Unavailable`] when the connection is closed.
+    pub async fn subscribe_core(&self, subject: String) -> Result<async_nats::Subscriber, BusError> {
+        self.client().subscribe(subject).await.map_err(BusError::unavailable)
     }
 
     /// Flushes and closes the connection.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it was closed already.
-    pub async fn close(self) -> Result<(), Error> {
-        self.client().flush().await.map_err(Error::unavailable)?;
-        self.client().drain().await.map_err(Error::unavailable)
+    /// [`BusError::Unavailable`] when it was closed already.
+    pub async fn close(self) -> Result<(), BusError> {
+        self.client().flush().await.map_err(BusError::unavailable)?;
+        self.client().drain().await.map_err(BusError::unavailable)
     }
 }
 
 /// Waits until the connection is as it `should` be and answers its epoch; `None` when it never will be.
-async fn reached(
-    mut connection: watch::Receiver<Connection>,
-    should: impl Fn(&Connection) -> bool,
+async fn wait_for_connection(
+    mut connection: watch::Receiver<ConnectionState>,
+    should: impl Fn(&ConnectionState) -> bool,
 ) -> Option<u64> {
     connection.wait_for(should).await.ok().map(|now| now.epoch)
 }
 
 /// Why no answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Lost {
+pub(crate) enum ConnectionLoss {
     /// There is no connection.
     #[error("there is no connection to the broker")]
     Away,
@@ -280,8 +292,8 @@ pub(crate) enum Lost {
 }
 
 /// True when nothing listens to what was asked: a stream is being loaded, or has no leader yet.
-fn is_nobody_there(error: &(dyn std::error::Error + 'static)) -> bool {
-    causes(error).any(|error| {
+fn has_no_responders(error: &(dyn std::error::Error + 'static)) -> bool {
+    error_causes(error).any(|error| {
         let of_client = error.downcast_ref::<async_nats::client::RequestError>();
         let of_context = error.downcast_ref::<async_nats::jetstream::context::RequestError>();
         of_client.is_some_and(|e| e.kind() == async_nats::client::RequestErrorKind::NoResponders)
@@ -291,26 +303,30 @@ fn is_nobody_there(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// What a refused connection says: that somebody has to change something, or that no server is there.
-fn refusal(error: &async_nats::ConnectError) -> Error {
+fn connect_error(error: &async_nats::ConnectError) -> BusError {
     use async_nats::ConnectErrorKind as Kind;
     let reason = error_chain(error);
     match error.kind() {
-        Kind::Authentication | Kind::AuthorizationViolation => Error::Credentials { reason },
-        Kind::ServerParse => Error::Invalid { what: format!("broker address: {reason}") },
-        _ => Error::unavailable(reason),
+        Kind::Authentication | Kind::AuthorizationViolation => BusError::Credentials { reason },
+        Kind::ServerParse => BusError::Invalid { what: format!("broker address: {reason}") },
+        _ => BusError::unavailable(reason),
     }
 }
 
 /// Grows from 50 ms to 2 s with equal jitter, so that a restarted broker is not met by all clients at once.
 fn reconnect_delay(attempts: usize) -> Duration {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-    backoff(attempts.saturating_add(1), Duration::from_millis(50), Duration::from_secs(2))
+    backoff_delay(attempts.saturating_add(1), Duration::from_millis(50), Duration::from_secs(2))
 }
 
-fn observe(sender: &watch::Sender<Connection>, dropped: &AtomicU64, event: &async_nats::Event) {
+fn update_connection_state(
+    sender: &watch::Sender<ConnectionState>,
+    dropped: &AtomicU64,
+    event: &async_nats::Event,
+) {
     match event {
         async_nats::Event::Connected => {
-            sender.send_modify(|c| *c = Connection { epoch: c.epoch + 1, up: true });
+            sender.send_modify(|c| *c = ConnectionState { epoch: c.epoch + 1, up: true });
         }
         async_nats::Event::Disconnected => {
             sender.send_modify(|c| c.up = false);

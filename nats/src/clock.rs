@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Bus, Error};
+use crate::{Bus, BusError};
 
 /// How far this host's clock may be from the broker's before that is said, in milliseconds.
 pub const OFFSET_MS_MAX: u64 = 2_000;
@@ -19,7 +19,7 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 static OFFSET_MS: AtomicI64 = AtomicI64::new(0);
 
 /// This host's clock minus the broker's, in milliseconds, as last measured; 0 before that.
-pub fn offset_ms() -> i64 {
+pub fn clock_offset_ms() -> i64 {
     OFFSET_MS.load(Ordering::Relaxed)
 }
 
@@ -27,24 +27,24 @@ impl Bus {
     /// The time of the server that leads `stream`, in Unix milliseconds: never later than it is when this returns.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn broker_now_ms(&self, stream: &str) -> Result<u64, Error> {
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn broker_now_ms(&self, stream: &str) -> Result<u64, BusError> {
         let asked = Instant::now();
         let nothing = serde_json::json!({});
         let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
-        let answer: serde_json::Value = self.repeat(ask, Error::unavailable).await?;
+        let answer: serde_json::Value = self.retry_request(ask, BusError::unavailable).await?;
         let told = answer.get("ts").and_then(serde_json::Value::as_str).unwrap_or_default();
-        let time: jiff::Timestamp = told.parse().map_err(Error::unavailable)?;
+        let time: jiff::Timestamp = told.parse().map_err(BusError::unavailable)?;
         let broker_ms = u64::try_from(time.as_millisecond()).unwrap_or(0);
         let way_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-        note(broker_ms, crate::now_ms(), way_ms);
+        record_clock_offset(broker_ms, crate::now_ms(), way_ms);
         Ok(broker_ms)
     }
 }
 
 /// Remembers how far our clock is off; the answer may have been on its way for `way_ms`.
-fn note(broker_ms: u64, own_ms: u64, way_ms: u64) {
-    let offset_ms = offset(broker_ms, own_ms, way_ms);
+fn record_clock_offset(broker_ms: u64, own_ms: u64, way_ms: u64) {
+    let offset_ms = compute_clock_offset(broker_ms, own_ms, way_ms);
     let before_ms = OFFSET_MS.swap(offset_ms, Ordering::Relaxed);
     let is_off = |ms: i64| ms.unsigned_abs() > OFFSET_MS_MAX;
     if is_off(offset_ms) && !is_off(before_ms) {
@@ -55,7 +55,7 @@ fn note(broker_ms: u64, own_ms: u64, way_ms: u64) {
 }
 
 /// Own time minus the broker's; what the way of the answer can explain is no difference.
-fn offset(broker_ms: u64, own_ms: u64, way_ms: u64) -> i64 {
+fn compute_clock_offset(broker_ms: u64, own_ms: u64, way_ms: u64) -> i64 {
     let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     if own_ms < broker_ms {
         return -signed(broker_ms - own_ms);
@@ -65,7 +65,7 @@ fn offset(broker_ms: u64, own_ms: u64, way_ms: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::offset;
+    use super::compute_clock_offset;
 
     #[test]
     fn the_way_of_an_answer_is_no_difference() {
@@ -75,7 +75,11 @@ mod tests {
             (10_000, 13_000, 500, 2_500),
             (10_000, 7_000, 500, -3_000),
         ] {
-            assert_eq!(offset(broker_ms, own_ms, way_ms), wanted, "{broker_ms} {own_ms} {way_ms}");
+            assert_eq!(
+                compute_clock_offset(broker_ms, own_ms, way_ms),
+                wanted,
+                "{broker_ms} {own_ms} {way_ms}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@
 //! priority first, one at the second, one at the third, so the lower ones do not starve. An idle slot waits for a core
 //! message on the queue's subject, with a slow poll behind it.
 //!
-//! Limits: [`Config`] names slots, attempts, waits and the grace time.
+//! Limits: [`ConsumeConfig`] names slots, attempts, waits and the grace time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,22 +22,22 @@ use async_nats::{
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use schemars::JsonSchema;
-use schemas::fault::{Class, error_chain};
+use schemas::fault::{FailureClass, error_chain};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, Error,
-    backoff::backoff,
+    Bus, BusError,
+    backoff::backoff_delay,
     clock, publish,
-    stage::{Delivery, Fault, Message, Outcome, Stage},
+    stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome},
 };
 
 /// Limits of one consume loop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ConsumeConfig {
     /// Messages handled at once by this process.
     pub slots: usize,
     /// Failed tries before a message is given up, from 1. An outage is none.
@@ -56,7 +56,7 @@ pub struct Config {
     pub grace_ms: u64,
 }
 
-impl Default for Config {
+impl Default for ConsumeConfig {
     fn default() -> Self {
         Self {
             slots: 4,
@@ -71,9 +71,9 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl ConsumeConfig {
     fn retry_delay(&self, attempt: u32) -> Duration {
-        backoff(
+        backoff_delay(
             attempt,
             Duration::from_millis(self.retry_delay_ms),
             Duration::from_millis(self.retry_delay_ms_max),
@@ -81,7 +81,7 @@ impl Config {
     }
 
     fn outage_delay(&self, times: u32) -> Duration {
-        backoff(
+        backoff_delay(
             times,
             Duration::from_millis(self.outage_delay_ms),
             Duration::from_millis(self.outage_delay_ms_max),
@@ -91,7 +91,7 @@ impl Config {
 
 /// A queue: durables of one stream, the one served first in front, and the subject that wakes an idle slot.
 #[derive(Debug, Clone)]
-pub struct Queue {
+pub struct StageQueue {
     /// Stream name.
     pub stream: String,
     /// Durable names by priority.
@@ -105,20 +105,20 @@ const TRIES_KEPT_MAX: usize = 10_000;
 
 /// How often this process failed at a message.
 #[derive(Debug, Default, Clone, Copy)]
-struct Tries {
+struct FailureCounts {
     faults: u32,
     outages: u32,
 }
 
-struct Loop<S> {
+struct ConsumeLoop<S> {
     bus: Bus,
-    queue: Queue,
+    queue: StageQueue,
     stage: Arc<S>,
-    config: Config,
+    config: ConsumeConfig,
     ack_wait: Duration,
     wake: Arc<Notify>,
     /// By stream sequence, until the message is off the queue.
-    tries: Mutex<HashMap<u64, Tries>>,
+    tries: Mutex<HashMap<u64, FailureCounts>>,
     shutdown: CancellationToken,
     abort: CancellationToken,
 }
@@ -126,18 +126,18 @@ struct Loop<S> {
 /// Runs a stage until `shutdown` fires, then lets running work finish within the grace time.
 ///
 /// # Errors
-/// [`Error::Topology`] when a durable is not there at start; a broker that is away is waited for.
-pub async fn run<S: Stage>(
+/// [`BusError::Topology`] when a durable is not there at start; a broker that is away is waited for.
+pub async fn run_stage<S: PipelineStage>(
     bus: Bus,
-    queue: Queue,
+    queue: StageQueue,
     stage: Arc<S>,
-    config: Config,
+    config: ConsumeConfig,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let Some(ack_wait) = durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
+) -> Result<(), BusError> {
+    let Some(ack_wait) = wait_for_durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
     let mut wakeups = Vec::with_capacity(queue.wake.len());
     for subject in &queue.wake {
-        wakeups.push(bus.listen(subject.clone()).await?);
+        wakeups.push(bus.subscribe_core(subject.clone()).await?);
     }
     let mut wakeups = futures::stream::select_all(wakeups);
     let wake = Arc::new(Notify::new());
@@ -145,7 +145,7 @@ pub async fn run<S: Stage>(
     let slots = config.slots.max(1);
     let grace = Duration::from_millis(config.grace_ms);
     let (clocks, stream) = (bus.clone(), queue.stream.clone());
-    let work = Arc::new(Loop {
+    let work = Arc::new(ConsumeLoop {
         bus,
         queue,
         stage,
@@ -162,10 +162,10 @@ pub async fn run<S: Stage>(
         let (work, supervisor) = (Arc::clone(&work), supervisor.clone());
         tasks.spawn(async move {
             let turns = || async {
-                Arc::clone(&work).slot(slot).await;
+                Arc::clone(&work).run_slot(slot).await;
                 Ok(())
             };
-            supervisor.keep(S::NAME, Error::ending, turns).await
+            supervisor.keep_running(S::NAME, BusError::task_ending, turns).await
         });
     }
     let waker = async {
@@ -196,12 +196,16 @@ pub async fn run<S: Stage>(
 }
 
 /// The shortest ack wait of the queue's durables, once the broker answers; `None` when `shutdown` fires first.
-async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Result<Option<Duration>, Error> {
+async fn wait_for_durables(
+    bus: &Bus,
+    queue: &StageQueue,
+    shutdown: &CancellationToken,
+) -> Result<Option<Duration>, BusError> {
     let mut times = 0;
     loop {
-        let error = match ack_wait(bus, queue).await {
+        let error = match shortest_ack_wait(bus, queue).await {
             Ok(shortest) => return Ok(Some(shortest)),
-            Err(error @ Error::Unavailable(_)) => error,
+            Err(error @ BusError::Unavailable(_)) => error,
             Err(error) => return Err(error),
         };
         times += 1;
@@ -216,22 +220,22 @@ async fn durables(bus: &Bus, queue: &Queue, shutdown: &CancellationToken) -> Res
 }
 
 /// The shortest ack wait of the queue's durables, which also proves that they exist.
-async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
+async fn shortest_ack_wait(bus: &Bus, queue: &StageQueue) -> Result<Duration, BusError> {
     let mut shortest = Duration::from_secs(3_600);
     for durable in &queue.durables {
         let consumer: jetstream::consumer::PullConsumer = bus
-            .repeat(
+            .retry_request(
                 || bus.context().get_consumer_from_stream(durable, &queue.stream),
                 |error| {
                     let reason = error_chain(&error);
                     match error.kind() {
-                        ConsumerErrorKind::JetStream(answer) if answer.code() == 404 => Error::Topology {
+                        ConsumerErrorKind::JetStream(answer) if answer.code() == 404 => BusError::Topology {
                             reason: format!(
                                 "durable {durable} of {}: {reason}; `nats apply` makes it",
                                 queue.stream
                             ),
                         },
-                        _ => Error::unavailable(error),
+                        _ => BusError::unavailable(error),
                     }
                 },
             )
@@ -242,8 +246,8 @@ async fn ack_wait(bus: &Bus, queue: &Queue) -> Result<Duration, Error> {
 }
 
 /// What a handler that panicked says about its message.
-fn panicked() -> Fault {
-    Fault::new(Class::Fault, "handler_panicked", "the handler panicked; the log has where")
+fn handler_panic_fault() -> StageFault {
+    StageFault::new(FailureClass::Fault, "handler_panicked", "the handler panicked; the log has where")
 }
 
 /// Says when the clock of this host and the broker's differ. Never ends.
@@ -257,7 +261,7 @@ async fn compare_clocks(bus: &Bus, stream: &str) {
 }
 
 /// In which order the priorities are looked at in this turn.
-fn order(turn: u64, priorities: usize) -> Vec<usize> {
+fn priority_order(turn: u64, priorities: usize) -> Vec<usize> {
     let first = match (turn % 16, turn % 8) {
         (15, _) => priorities.saturating_sub(1),
         (_, 7) => 1.min(priorities.saturating_sub(1)),
@@ -269,19 +273,19 @@ fn order(turn: u64, priorities: usize) -> Vec<usize> {
     (0..priorities).map(|i| (i + first) % priorities).collect()
 }
 
-impl<S: Stage> Loop<S> {
-    async fn slot(self: Arc<Self>, slot: usize) {
+impl<S: PipelineStage> ConsumeLoop<S> {
+    async fn run_slot(self: Arc<Self>, slot: usize) {
         let mut turn = slot as u64;
         while !self.shutdown.is_cancelled() {
             let woken = self.wake.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
             turn += 1;
-            match self.pull(turn).await {
+            match self.pull_message(turn).await {
                 Ok(Some(message)) => {
                     // Whoever got one wakes the next, so that one wake-up for a burst is enough.
                     self.wake.notify_one();
-                    self.serve(message).await;
+                    self.process_message(message).await;
                 }
                 Ok(None) => {
                     tokio::select! {
@@ -302,8 +306,8 @@ impl<S: Stage> Loop<S> {
     }
 
     /// Takes one message without waiting: each priority in turn.
-    async fn pull(&self, turn: u64) -> Result<Option<jetstream::Message>, Error> {
-        for index in order(turn, self.queue.durables.len()) {
+    async fn pull_message(&self, turn: u64) -> Result<Option<jetstream::Message>, BusError> {
+        for index in priority_order(turn, self.queue.durables.len()) {
             let Some(durable) = self.queue.durables.get(index) else { continue };
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{durable}", self.queue.stream);
             let ask = || {
@@ -313,7 +317,7 @@ impl<S: Stage> Loop<S> {
                 self.bus.client().send_request(subject.clone(), request)
             };
             // A message whose delivery was lost with its connection comes again after the ack wait.
-            let message = self.bus.repeat(ask, Error::unavailable).await?;
+            let message = self.bus.retry_request(ask, BusError::unavailable).await?;
             if message.status.is_none() && message.reply.is_some() {
                 return Ok(Some(jetstream::Message { message, context: self.bus.context().clone() }));
             }
@@ -321,20 +325,20 @@ impl<S: Stage> Loop<S> {
         Ok(None)
     }
 
-    async fn serve(&self, raw: jetstream::Message) {
-        let Some(delivery) = self.delivery(&raw) else { return };
+    async fn process_message(&self, raw: jetstream::Message) {
+        let Some(delivery) = self.parse_delivery(&raw) else { return };
         let message = match S::Message::decode(&delivery, &raw.payload) {
             Ok(message) => message,
             Err(error) => {
-                return self.bury(&raw, None, &delivery, Fault::from(error)).await;
+                return self.send_to_dead_letters(&raw, None, &delivery, StageFault::from(error)).await;
             }
         };
         let started = Instant::now();
         let result = {
             // A panic is one failed try of this message, not the end of a slot.
             let handling = AssertUnwindSafe(self.stage.handle(&message, &delivery)).catch_unwind();
-            let handling = handling.map(|ended| ended.unwrap_or_else(|_| Err(panicked())));
-            let pinging = self.ping(&raw, &message, &delivery);
+            let handling = handling.map(|ended| ended.unwrap_or_else(|_| Err(handler_panic_fault())));
+            let pinging = self.send_progress(&raw, &message, &delivery);
             tokio::pin!(handling);
             tokio::pin!(pinging);
             tokio::select! {
@@ -345,22 +349,24 @@ impl<S: Stage> Loop<S> {
                     if let Err(fault) = handling.await {
                         tracing::debug!(fault = fault.describe(), stage = S::NAME, "work stopped after its fence was lost");
                     }
-                    Ok(Outcome::Lost)
+                    Ok(StageOutcome::Lost)
                 }
             }
         };
         let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match result {
-            Ok(Outcome::Done) => self.acknowledge(&raw, &delivery, duration_ms).await,
-            Ok(Outcome::Later { delay_ms }) => self.delay(&raw, Duration::from_millis(delay_ms)).await,
-            Ok(Outcome::Lost) => {
+            Ok(StageOutcome::Done) => self.acknowledge_message(&raw, &delivery, duration_ms).await,
+            Ok(StageOutcome::Later { delay_ms }) => {
+                self.redeliver_after(&raw, Duration::from_millis(delay_ms)).await;
+            }
+            Ok(StageOutcome::Lost) => {
                 tracing::info!(stage = S::NAME, subject = delivery.subject, "work left to whoever holds it");
             }
-            Err(fault) => self.failed(&raw, &message, &delivery, fault).await,
+            Err(fault) => self.handle_failure(&raw, &message, &delivery, fault).await,
         }
     }
 
-    fn delivery(&self, raw: &jetstream::Message) -> Option<Delivery> {
+    fn parse_delivery(&self, raw: &jetstream::Message) -> Option<MessageDelivery> {
         let info = match raw.info() {
             Ok(info) => info,
             Err(error) => {
@@ -374,7 +380,7 @@ impl<S: Stage> Loop<S> {
                 headers.insert(name.to_string(), value.to_string());
             }
         }
-        Some(Delivery {
+        Some(MessageDelivery {
             subject: raw.subject.to_string(),
             stream: info.stream.to_owned(),
             sequence: info.stream_sequence,
@@ -386,13 +392,18 @@ impl<S: Stage> Loop<S> {
     }
 
     /// Tells the broker every third of the ack wait that work goes on, after the stage confirmed its fence. Ends when lost.
-    async fn ping(&self, raw: &jetstream::Message, message: &S::Message, delivery: &Delivery) {
+    async fn send_progress(
+        &self,
+        raw: &jetstream::Message,
+        message: &S::Message,
+        delivery: &MessageDelivery,
+    ) {
         let mut ticks = tokio::time::interval(self.ack_wait / 3);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            if !self.stage.renew(message, delivery).await {
+            if !self.stage.renew_claim(message, delivery).await {
                 return;
             }
             if let Err(error) = raw.ack_with(jetstream::AckKind::Progress).await {
@@ -401,10 +412,15 @@ impl<S: Stage> Loop<S> {
         }
     }
 
-    async fn acknowledge(&self, raw: &jetstream::Message, delivery: &Delivery, duration_ms: u64) {
-        match self.confirm(raw, "+ACK").await {
+    async fn acknowledge_message(
+        &self,
+        raw: &jetstream::Message,
+        delivery: &MessageDelivery,
+        duration_ms: u64,
+    ) {
+        match self.confirm_ack(raw, "+ACK").await {
             Ok(()) => {
-                self.forget(delivery);
+                self.clear_failures(delivery);
                 tracing::debug!(stage = S::NAME, subject = delivery.subject, duration_ms, "done");
             }
             Err(error) => {
@@ -414,40 +430,42 @@ impl<S: Stage> Loop<S> {
     }
 
     /// A confirmed ack. Not `double_ack`: that takes the "nobody there" reply for success.
-    async fn confirm(&self, raw: &jetstream::Message, kind: &str) -> Result<(), Error> {
+    async fn confirm_ack(&self, raw: &jetstream::Message, kind: &str) -> Result<(), BusError> {
         let Some(reply) = raw.reply.clone() else {
-            return Err(Error::Invalid { what: "message without reply".into() });
+            return Err(BusError::Invalid { what: "message without reply".into() });
         };
         let ask = || self.bus.client().request(reply.clone(), kind.to_owned().into());
         let refused = |error: async_nats::client::RequestError| match error.kind() {
             RequestErrorKind::NoResponders => {
-                Error::Refused { what: "ack".into(), reason: "the durable is gone".into() }
+                BusError::Refused { what: "ack".into(), reason: "the durable is gone".into() }
             }
-            _ => Error::unavailable(error),
+            _ => BusError::unavailable(error),
         };
-        self.bus.repeat(ask, refused).await.map(drop)
+        self.bus.retry_request(ask, refused).await.map(drop)
     }
 
-    async fn delay(&self, raw: &jetstream::Message, delay: Duration) {
+    async fn redeliver_after(&self, raw: &jetstream::Message, delay: Duration) {
         if let Err(error) = raw.ack_with(jetstream::AckKind::Nak(Some(delay))).await {
             tracing::warn!(%error, stage = S::NAME, "a message could not be handed back; it comes again after the ack wait");
         }
     }
 
-    async fn failed(
+    async fn handle_failure(
         &self,
         raw: &jetstream::Message,
         message: &S::Message,
-        delivery: &Delivery,
-        fault: Fault,
+        delivery: &MessageDelivery,
+        fault: StageFault,
     ) {
         match fault.class {
-            Class::Outage => self.wait_out(raw, message, delivery, &fault).await,
-            Class::Fault => {
-                let counted = self.count(delivery, |tries| &mut tries.faults);
+            FailureClass::Outage => self.delay_for_outage(raw, message, delivery, &fault).await,
+            FailureClass::Fault => {
+                let counted = self.count_failure(delivery, |tries| &mut tries.faults);
                 let attempt = fault.attempt.unwrap_or(counted);
                 if attempt >= self.config.attempts_max && !self.shutdown.is_cancelled() {
-                    return self.bury(raw, Some(message), delivery, fault.at_attempt(attempt)).await;
+                    return self
+                        .send_to_dead_letters(raw, Some(message), delivery, fault.with_attempt(attempt))
+                        .await;
                 }
                 let delay = self.config.retry_delay(attempt);
                 tracing::warn!(
@@ -458,21 +476,21 @@ impl<S: Stage> Loop<S> {
                     delay_ms = delay.as_millis(),
                     "failed, will be tried again"
                 );
-                self.delay(raw, delay).await;
+                self.redeliver_after(raw, delay).await;
             }
-            Class::Reject => self.bury(raw, Some(message), delivery, fault).await,
+            FailureClass::Reject => self.send_to_dead_letters(raw, Some(message), delivery, fault).await,
         }
     }
 
     /// Something is away: the message comes again later, as often as it takes. Only the first time is worth a warning.
-    async fn wait_out(
+    async fn delay_for_outage(
         &self,
         raw: &jetstream::Message,
         message: &S::Message,
-        delivery: &Delivery,
-        fault: &Fault,
+        delivery: &MessageDelivery,
+        fault: &StageFault,
     ) {
-        let times = self.count(delivery, |tries| &mut tries.outages);
+        let times = self.count_failure(delivery, |tries| &mut tries.outages);
         let delay = self.config.outage_delay(times);
         let (text, delay_ms) = (fault.describe(), delay.as_millis());
         if times == 1 {
@@ -492,12 +510,16 @@ impl<S: Stage> Loop<S> {
                 "still waiting"
             );
         }
-        self.stage.waiting(message, delivery, fault).await;
-        self.delay(raw, delay).await;
+        self.stage.on_outage(message, delivery, fault).await;
+        self.redeliver_after(raw, delay).await;
     }
 
     /// Counts one more of what `which` picks; answers how many that are now.
-    fn count(&self, delivery: &Delivery, which: impl Fn(&mut Tries) -> &mut u32) -> u32 {
+    fn count_failure(
+        &self,
+        delivery: &MessageDelivery,
+        which: impl Fn(&mut FailureCounts) -> &mut u32,
+    ) -> u32 {
         let mut tries = self.tries.lock();
         if tries.len() >= TRIES_KEPT_MAX && !tries.contains_key(&delivery.sequence) {
             tries.clear();
@@ -507,18 +529,18 @@ impl<S: Stage> Loop<S> {
         *count
     }
 
-    fn forget(&self, delivery: &Delivery) {
+    fn clear_failures(&self, delivery: &MessageDelivery) {
         self.tries.lock().remove(&delivery.sequence);
     }
 
     /// Dead letter first, state second, off the queue last: a crash or an outage in between repeats it. The letter's subject
     /// may hold one letter only, so a repeat adds none.
-    async fn bury(
+    async fn send_to_dead_letters(
         &self,
         raw: &jetstream::Message,
         message: Option<&S::Message>,
-        delivery: &Delivery,
-        fault: Fault,
+        delivery: &MessageDelivery,
+        fault: StageFault,
     ) {
         tracing::error!(
             fault = fault.describe(),
@@ -527,33 +549,33 @@ impl<S: Stage> Loop<S> {
             "given up, moved to the dead letters"
         );
         let buried = async {
-            self.bus.bury(S::NAME, delivery, &fault, &raw.payload).await?;
+            self.bus.store_dead_letter(S::NAME, delivery, &fault, &raw.payload).await?;
             if let Some(message) = message {
-                self.stage.dead(message, delivery, &fault).await?;
+                self.stage.on_dead_letter(message, delivery, &fault).await?;
             }
-            self.confirm(raw, &format!("+TERM {}", fault.code)).await.map_err(Fault::from)
+            self.confirm_ack(raw, &format!("+TERM {}", fault.code)).await.map_err(StageFault::from)
         };
-        let Err(other) = buried.await else { return self.forget(delivery) };
-        let times = self.count(delivery, |tries| &mut tries.outages);
+        let Err(other) = buried.await else { return self.clear_failures(delivery) };
+        let times = self.count_failure(delivery, |tries| &mut tries.outages);
         tracing::error!(
             fault = other.describe(),
             stage = S::NAME,
             subject = delivery.subject,
             "the dead letter could not be completed; it will be repeated"
         );
-        self.delay(raw, self.config.outage_delay(times)).await;
+        self.redeliver_after(raw, self.config.outage_delay(times)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::order;
+    use super::priority_order;
 
     #[test]
     fn weighted_turns_starve_nobody() {
         let mut first = [0_u32; 3];
         for turn in 0..160 {
-            let order = order(turn, 3);
+            let order = priority_order(turn, 3);
             assert_eq!(
                 {
                     let mut sorted = order.clone();
@@ -565,7 +587,7 @@ mod tests {
             first[order[0]] += 1;
         }
         assert_eq!(first, [140, 10, 10]);
-        assert_eq!(order(15, 1), [0]);
-        assert_eq!(order(7, 1), [0]);
+        assert_eq!(priority_order(15, 1), [0]);
+        assert_eq!(priority_order(7, 1), [0]);
     }
 }

@@ -9,7 +9,7 @@ use async_nats::{
 use bytes::Bytes;
 use schemas::{fault::error_chain, subjects};
 
-use crate::{Bus, Delivery, Error, Fault, Published, Start, reader};
+use crate::{Bus, BusError, MessageDelivery, PublishOutcome, ReaderStart, StageFault, reader};
 
 /// Header: subject the message was published to.
 pub const SUBJECT: &str = "sg-dead-subject";
@@ -29,7 +29,7 @@ const REDRIVEN: &str = "redriven";
 
 /// One dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
+pub struct DeadLetter {
     /// Its sequence in DEAD, the name people use for it.
     pub sequence: u64,
     /// Stage that gave it up.
@@ -52,11 +52,17 @@ pub struct Letter {
     pub payload: Vec<u8>,
 }
 
-fn letter(sequence: u64, subject: &str, headers: &HeaderMap, payload: &[u8], buried_at_ms: u64) -> Letter {
+fn parse_dead_letter(
+    sequence: u64,
+    subject: &str,
+    headers: &HeaderMap,
+    payload: &[u8],
+    buried_at_ms: u64,
+) -> DeadLetter {
     let text = |name: &str| headers.get_last(name).map(ToString::to_string).unwrap_or_default();
-    Letter {
+    DeadLetter {
         sequence,
-        stage: stage_of(subject).to_owned(),
+        stage: stage_from_subject(subject).to_owned(),
         subject: text(SUBJECT),
         stream: text(STREAM),
         code: text(CODE),
@@ -68,12 +74,12 @@ fn letter(sequence: u64, subject: &str, headers: &HeaderMap, payload: &[u8], bur
     }
 }
 
-fn stage_of(subject: &str) -> &str {
+fn stage_from_subject(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
 
 /// Headers of a dead letter: the original ones plus where it came from and why it lies there.
-fn headers(delivery: &Delivery, fault: &Fault) -> HeaderMap {
+fn dead_letter_headers(delivery: &MessageDelivery, fault: &StageFault) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &delivery.headers {
         if !name.starts_with("Nats-") {
@@ -94,48 +100,58 @@ fn headers(delivery: &Delivery, fault: &Fault) -> HeaderMap {
 impl Bus {
     /// Stores the letter of a message that `stage` gives up. Its subject names stage, stream and sequence and may hold one
     /// letter, so a repeat is known, and stages that give up the same message have a letter each.
-    pub(crate) async fn bury(
+    pub(crate) async fn store_dead_letter(
         &self,
         stage: &str,
-        delivery: &Delivery,
-        fault: &Fault,
+        delivery: &MessageDelivery,
+        fault: &StageFault,
         payload: &Bytes,
-    ) -> Result<Published, Error> {
-        let Delivery { stream, sequence, .. } = delivery;
+    ) -> Result<PublishOutcome, BusError> {
+        let MessageDelivery { stream, sequence, .. } = delivery;
         let message = PublishMessage::build()
             .payload(payload.clone())
-            .headers(headers(delivery, fault))
+            .headers(dead_letter_headers(delivery, fault))
             .message_id(format!("dead.{stage}.{stream}.{sequence}"))
             .expected_stream(subjects::DEAD)
             .expected_last_subject_sequence(0);
-        self.publish_message(subjects::DEAD, &subjects::dead(stage, stream, *sequence), message).await
+        self.publish_message(
+            subjects::DEAD,
+            &subjects::dead_letter_subject(stage, stream, *sequence),
+            message,
+        )
+        .await
     }
 
     /// The dead letters, oldest first, at most `count_max`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn dead_letters(&self, count_max: usize) -> Result<Vec<Letter>, Error> {
-        self.dead_letters_where(count_max, |_| true).await
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn dead_letters(&self, count_max: usize) -> Result<Vec<DeadLetter>, BusError> {
+        self.dead_letters_matching(count_max, |_| true).await
     }
 
     /// The dead letters that `wanted` takes, oldest first, at most `count_max`.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn dead_letters_where(
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn dead_letters_matching(
         &self,
         count_max: usize,
-        wanted: impl Fn(&Letter) -> bool,
-    ) -> Result<Vec<Letter>, Error> {
-        let marks = self.redriven().await?;
-        let mut reader = self.dead_reader(subjects::DEAD_ALL.to_owned()).await?;
+        wanted: impl Fn(&DeadLetter) -> bool,
+    ) -> Result<Vec<DeadLetter>, BusError> {
+        let marks = self.redrive_times().await?;
+        let mut reader = self.open_dead_letter_reader(subjects::DEAD_ALL.to_owned()).await?;
         let mut letters = Vec::new();
         while letters.len() < count_max {
-            let Some(entry) = reader.next_waiting().await? else { break };
-            let found =
-                letter(entry.sequence, &entry.subject, &entry.headers, &entry.payload, entry.stored_at_ms);
-            let found = Letter { redriven_at_ms: marks.get(&entry.sequence).copied(), ..found };
+            let Some(entry) = reader.next_pending().await? else { break };
+            let found = parse_dead_letter(
+                entry.sequence,
+                &entry.subject,
+                &entry.headers,
+                &entry.payload,
+                entry.stored_at_ms,
+            );
+            let found = DeadLetter { redriven_at_ms: marks.get(&entry.sequence).copied(), ..found };
             if found.stage != REDRIVEN && wanted(&found) {
                 letters.push(found);
             }
@@ -144,10 +160,10 @@ impl Bus {
     }
 
     /// When letters were last sent again, by their sequences.
-    async fn redriven(&self) -> Result<HashMap<u64, u64>, Error> {
-        let mut reader = self.dead_reader(subjects::dead_of(REDRIVEN)).await?;
+    async fn redrive_times(&self) -> Result<HashMap<u64, u64>, BusError> {
+        let mut reader = self.open_dead_letter_reader(subjects::dead_letter_filter(REDRIVEN)).await?;
         let mut marks = HashMap::new();
-        while let Some(entry) = reader.next_waiting().await? {
+        while let Some(entry) = reader.next_pending().await? {
             let sequence = entry.headers.get_last(SEQUENCE).and_then(|value| value.as_str().parse().ok());
             if let Some(sequence) = sequence {
                 marks.insert(sequence, entry.stored_at_ms);
@@ -156,15 +172,16 @@ impl Bus {
         Ok(marks)
     }
 
-    async fn dead_reader(&self, filter: String) -> Result<reader::Reader, Error> {
-        self.reader(reader::Config::new(subjects::DEAD, vec![filter], Start::All)).await
+    async fn open_dead_letter_reader(&self, filter: String) -> Result<reader::StreamReader, BusError> {
+        self.open_reader(reader::ReaderConfig::new(subjects::DEAD, vec![filter], ReaderStart::All)).await
     }
 
-    async fn dead_raw(&self, sequence: u64) -> Result<StreamMessage, Error> {
-        let stream = self.context().get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
-        let refused = |reason| Error::Refused { what: format!("dead letter {sequence}"), reason };
+    async fn raw_dead_letter(&self, sequence: u64) -> Result<StreamMessage, BusError> {
+        let stream =
+            self.context().get_stream_no_info(subjects::DEAD).await.map_err(BusError::unavailable)?;
+        let refused = |reason| BusError::Refused { what: format!("dead letter {sequence}"), reason };
         let raw = stream.get_raw_message(sequence).await.map_err(|e| refused(error_chain(&e)))?;
-        if stage_of(&raw.subject) == REDRIVEN {
+        if stage_from_subject(&raw.subject) == REDRIVEN {
             return Err(refused("it only says that another one had a second chance".into()));
         }
         Ok(raw)
@@ -173,22 +190,22 @@ impl Bus {
     /// One dead letter.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is none with that sequence.
-    pub async fn dead_letter(&self, sequence: u64) -> Result<Letter, Error> {
-        let raw = self.dead_raw(sequence).await?;
+    /// [`BusError::Refused`] when there is none with that sequence.
+    pub async fn dead_letter(&self, sequence: u64) -> Result<DeadLetter, BusError> {
+        let raw = self.raw_dead_letter(sequence).await?;
         let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        let found = letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
-        Ok(Letter { redriven_at_ms: self.redriven().await?.get(&sequence).copied(), ..found })
+        let found = parse_dead_letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
+        Ok(DeadLetter { redriven_at_ms: self.redrive_times().await?.get(&sequence).copied(), ..found })
     }
 
     /// Remembers that a letter had its second chance now.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn mark_redriven(&self, sequence: u64) -> Result<(), Error> {
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn record_redrive(&self, sequence: u64) -> Result<(), BusError> {
         let mut mark = HeaderMap::new();
         mark.insert(SEQUENCE, sequence.to_string().as_str());
-        let subject = subjects::dead(REDRIVEN, subjects::DEAD, sequence);
+        let subject = subjects::dead_letter_subject(REDRIVEN, subjects::DEAD, sequence);
         let id = format!("redriven.{sequence}.{}", crate::now_ms());
         self.publish_raw(subjects::DEAD, &subject, &id, mark, Vec::new()).await?;
         Ok(())

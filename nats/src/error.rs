@@ -4,7 +4,7 @@ use async_nats::jetstream::{
     self,
     context::{PublishError, PublishErrorKind},
 };
-use schemas::fault::{Class, error_chain};
+use schemas::fault::{FailureClass, error_chain};
 
 /// Server error codes that say that there is no room: account, server, memory or disk.
 const FULL: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
@@ -14,7 +14,7 @@ const STORE_FAILED: u64 = 10_077;
 /// An error of the bus.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum BusError {
     /// The broker can't be reached or did not answer in time; try again later.
     #[error("the broker is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -95,8 +95,8 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// Wraps a client error as [`Error::Unavailable`].
+impl BusError {
+    /// Wraps a client error as [`BusError::Unavailable`].
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(source.into())
     }
@@ -107,25 +107,25 @@ impl Error {
     }
 
     /// What it says about the work that ran into it.
-    pub const fn class(&self) -> Class {
+    pub const fn failure_class(&self) -> FailureClass {
         match self {
             Self::Unavailable(_)
             | Self::Conflict { .. }
             | Self::Full { .. }
             | Self::Credentials { .. }
             | Self::Reset { .. }
-            | Self::Topology { .. } => Class::Outage,
-            Self::Refused { .. } => Class::Fault,
+            | Self::Topology { .. } => FailureClass::Outage,
+            Self::Refused { .. } => FailureClass::Fault,
             Self::Undecodable { .. }
             | Self::Unencodable { .. }
             | Self::TooLarge { .. }
-            | Self::Invalid { .. } => Class::Reject,
+            | Self::Invalid { .. } => FailureClass::Reject,
         }
     }
 
     /// True when it passes by itself and says nothing about the work: never counted as a try.
     pub const fn is_outage(&self) -> bool {
-        matches!(self.class(), Class::Outage)
+        matches!(self.failure_class(), FailureClass::Outage)
     }
 
     /// A stable code for events, records and people.
@@ -146,7 +146,7 @@ impl Error {
     }
 
     /// What a publish to `subject` that was not confirmed means.
-    pub(crate) fn of_publish(subject: &str, error: PublishError) -> Self {
+    pub(crate) fn from_publish_error(subject: &str, error: PublishError) -> Self {
         match error.kind() {
             PublishErrorKind::TimedOut
             | PublishErrorKind::BrokenPipe
@@ -156,13 +156,13 @@ impl Error {
         }
         let source = std::error::Error::source(&error);
         match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
-            Some(answer) => Self::of_answer(subject, answer),
+            Some(answer) => Self::from_server_error(subject, answer),
             None => Self::Refused { what: subject.to_owned(), reason: error_chain(&error) },
         }
     }
 
     /// What the broker's answer to a publish means.
-    pub(crate) fn of_answer(subject: &str, answer: &jetstream::Error) -> Self {
+    pub(crate) fn from_server_error(subject: &str, answer: &jetstream::Error) -> Self {
         let (what, reason) = (subject.to_owned(), error_chain(answer));
         let code = answer.error_code().0;
         let has_no_room = FULL.contains(&code)
@@ -174,7 +174,7 @@ impl Error {
             return Self::Full { what, reason };
         }
         // A store that fails otherwise is damaged or closed until somebody repairs it; 503 is a server that starts.
-        if answer.code() == 503 || (code == STORE_FAILED && !is_taken(answer)) {
+        if answer.code() == 503 || (code == STORE_FAILED && !is_subject_taken(answer)) {
             return Self::unavailable(reason);
         }
         Self::Refused { what, reason }
@@ -182,7 +182,7 @@ impl Error {
 }
 
 /// True when a stream of one message per subject has one on that subject.
-pub(crate) fn is_taken(answer: &jetstream::Error) -> bool {
+pub(crate) fn is_subject_taken(answer: &jetstream::Error) -> bool {
     answer.error_code().0 == STORE_FAILED && answer.to_string().contains("per subject")
 }
 
@@ -209,13 +209,13 @@ mod tests {
             (503, 10_077, "store is closed", "broker_unavailable"),
             (400, 10_054, "message size exceeds maximum allowed", "broker_refused"),
         ] {
-            let error = Error::of_answer("$KV.jobs.x", &answer(code, err_code, words));
+            let error = BusError::from_server_error("$KV.jobs.x", &answer(code, err_code, words));
             assert_eq!(error.code(), wanted, "{words}");
             assert_eq!(error.is_outage(), wanted != "broker_refused", "{words}");
         }
-        assert!(is_taken(&answer(400, 10_077, "maximum messages per subject exceeded")));
+        assert!(is_subject_taken(&answer(400, 10_077, "maximum messages per subject exceeded")));
         assert!(
-            !is_taken(&answer(503, 10_077, "maximum bytes exceeded")),
+            !is_subject_taken(&answer(503, 10_077, "maximum bytes exceeded")),
             "a full stream holds nothing of it"
         );
     }

@@ -8,11 +8,11 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, jetstream::stream::LastRawMessageErrorKind};
-use schemas::{envelope::Unsent, subjects};
+use schemas::{envelope::UnsentEvent, subjects};
 
 use crate::{
-    Bus, Error, Published,
-    publish::{self, Answer},
+    Bus, BusError, PublishOutcome,
+    publish::{self, PublishReply},
 };
 
 /// Most rounds of reading a subject and publishing behind what was read.
@@ -21,7 +21,7 @@ const ROUNDS_MAX: u32 = 32;
 const FRESH_MAX: Duration = Duration::from_millis(500);
 
 /// What lies on the subject of an event.
-enum Found {
+enum EventLookup {
     /// The event.
     It,
     /// Others at most; the last of them, or 0.
@@ -33,10 +33,10 @@ impl Bus {
     /// before `changed`.
     pub(crate) async fn publish_all(
         &self,
-        unsent: &[Unsent],
+        unsent: &[UnsentEvent],
         carried: usize,
         changed: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<(), BusError> {
         for (index, event) in unsent.iter().enumerate() {
             if index >= carried && changed.elapsed() < FRESH_MAX {
                 self.publish_unsent(event).await?;
@@ -50,43 +50,43 @@ impl Bus {
     /// Publishes an event unless EVENTS holds it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not answer in time, or others wrote to the subject all the time.
-    pub async fn publish_missing(&self, unsent: &Unsent) -> Result<Published, Error> {
-        let stream = subjects::stream_of(&unsent.subject);
+    /// [`BusError::Unavailable`] when the broker did not answer in time, or others wrote to the subject all the time.
+    pub async fn publish_missing(&self, unsent: &UnsentEvent) -> Result<PublishOutcome, BusError> {
+        let stream = subjects::stream_of_subject(&unsent.subject);
         if stream != subjects::EVENTS {
             // A view is counted, not kept as history: its id has to do, and long after a crash it may count twice.
-            return self.publish_message(stream, &unsent.subject, publish::message_of(unsent)).await;
+            return self.publish_message(stream, &unsent.subject, publish::event_message(unsent)).await;
         }
         let mut from = unsent.after_sequence.unwrap_or(0) + 1;
         for round in 1..=ROUNDS_MAX {
-            let last = match self.look_for(unsent, from).await? {
-                Found::It => return Ok(Published::Known),
-                Found::Others(last) if unsent.once && last > 0 => return Ok(Published::Known),
-                Found::Others(last) => last,
+            let last = match self.find_event(unsent, from).await? {
+                EventLookup::It => return Ok(PublishOutcome::Known),
+                EventLookup::Others(last) if unsent.once && last > 0 => return Ok(PublishOutcome::Known),
+                EventLookup::Others(last) => last,
             };
-            let message = publish::message_of(unsent).expected_last_subject_sequence(last);
+            let message = publish::event_message(unsent).expected_last_subject_sequence(last);
             match self.try_publish(subjects::EVENTS, &unsent.subject, &message).await {
-                Ok(Answer::Stored(sequence)) => return Ok(Published::Stored(sequence)),
-                Ok(Answer::Duplicate) => return Ok(Published::Known),
+                Ok(PublishReply::Stored(sequence)) => return Ok(PublishOutcome::Stored(sequence)),
+                Ok(PublishReply::Duplicate) => return Ok(PublishOutcome::Known),
                 // Somebody else was first, perhaps with this very event: everything up to `last` is known.
-                Ok(Answer::Moved) => from = from.max(last + 1),
-                Err(error) if error.is_passing() => {
+                Ok(PublishReply::Moved) => from = from.max(last + 1),
+                Err(error) if error.is_transient() => {
                     if round >= publish::ATTEMPTS_MAX {
-                        return Err(error.of(&unsent.subject));
+                        return Err(error.into_bus_error(&unsent.subject));
                     }
-                    tokio::time::sleep(error.pause(round)).await;
+                    tokio::time::sleep(error.retry_pause(round)).await;
                 }
-                Err(error) => return Err(error.of(&unsent.subject)),
+                Err(error) => return Err(error.into_bus_error(&unsent.subject)),
             }
         }
-        Err(Error::unavailable(format!("others write to {} all the time", unsent.subject)))
+        Err(BusError::unavailable(format!("others write to {} all the time", unsent.subject)))
     }
 
     /// Looks for an event among what its subject holds from `from` on.
-    async fn look_for(&self, unsent: &Unsent, from: u64) -> Result<Found, Error> {
-        let stream = self.stream(subjects::EVENTS).await?;
+    async fn find_event(&self, unsent: &UnsentEvent, from: u64) -> Result<EventLookup, BusError> {
+        let stream = self.stream_handle(subjects::EVENTS).await?;
         let newest = self
-            .repeat(
+            .retry_request(
                 || async {
                     match stream.get_last_raw_message_by_subject(&unsent.subject).await {
                         Ok(message) => Ok(Some(message)),
@@ -94,18 +94,18 @@ impl Bus {
                         Err(error) => Err(error),
                     }
                 },
-                Error::unavailable,
+                BusError::unavailable,
             )
             .await?;
-        let Some(newest) = newest else { return Ok(Found::Others(0)) };
-        self.saw_event(newest.sequence);
-        if is_it(&newest.headers, unsent) {
-            return Ok(Found::It);
+        let Some(newest) = newest else { return Ok(EventLookup::Others(0)) };
+        self.record_events_sequence(newest.sequence);
+        if is_same_event(&newest.headers, unsent) {
+            return Ok(EventLookup::It);
         }
         let mut next = from;
         while next < newest.sequence {
             let older = self
-                .repeat(
+                .retry_request(
                     || async {
                         match stream.get_first_raw_message_by_subject(&unsent.subject, next).await {
                             Ok(message) => Ok(Some(message)),
@@ -113,19 +113,19 @@ impl Bus {
                             Err(error) => Err(error),
                         }
                     },
-                    Error::unavailable,
+                    BusError::unavailable,
                 )
                 .await?;
             let Some(older) = older else { break };
-            if is_it(&older.headers, unsent) {
-                return Ok(Found::It);
+            if is_same_event(&older.headers, unsent) {
+                return Ok(EventLookup::It);
             }
             next = older.sequence + 1;
         }
-        Ok(Found::Others(newest.sequence))
+        Ok(EventLookup::Others(newest.sequence))
     }
 }
 
-fn is_it(headers: &HeaderMap, unsent: &Unsent) -> bool {
+fn is_same_event(headers: &HeaderMap, unsent: &UnsentEvent) -> bool {
     headers.get(async_nats::header::NATS_MESSAGE_ID).is_some_and(|id| id.as_str() == unsent.id)
 }

@@ -5,7 +5,7 @@
 use async_nats::jetstream::{ErrorCode, response::Response, stream};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::{Bus, Error};
+use crate::{Bus, BusError};
 
 const DAY_S: u64 = 86_400;
 
@@ -14,7 +14,7 @@ const REQUESTS_MAX: usize = 8;
 
 /// What a stream may hold, and holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fill {
+pub struct StreamUsage {
     /// The stream; `KV_<bucket>` for a bucket.
     pub stream: String,
     /// Its limit in bytes.
@@ -29,9 +29,9 @@ pub struct Fill {
     pub drops_oldest: bool,
 }
 
-impl Fill {
+impl StreamUsage {
     /// What the state of a stream says; `None` when it has no limit.
-    pub fn of(info: &stream::Info) -> Option<Self> {
+    pub fn from_stream_info(info: &stream::Info) -> Option<Self> {
         let limit_bytes = u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0)?;
         let oldest_ms = info.state.first_timestamp.unix_timestamp_nanos() / 1_000_000;
         let is_empty = info.state.messages == 0;
@@ -62,7 +62,7 @@ impl Fill {
     }
 
     /// How full it is, in whole percent.
-    pub fn percent(&self) -> u64 {
+    pub fn used_percent(&self) -> u64 {
         let percent = u128::from(self.used_bytes) * 100 / u128::from(self.limit_bytes.max(1));
         u64::try_from(percent).unwrap_or(u64::MAX)
     }
@@ -72,11 +72,11 @@ impl Bus {
     /// How full every stream and bucket is that has a limit, by name; needs the right to list streams.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn fills_of_all(&self) -> Result<Vec<Fill>, Error> {
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn all_stream_usage(&self) -> Result<Vec<StreamUsage>, BusError> {
         let infos: Vec<stream::Info> =
-            self.context().streams().try_collect().await.map_err(Error::unavailable)?;
-        let mut fills: Vec<Fill> = infos.iter().filter_map(Fill::of).collect();
+            self.context().streams().try_collect().await.map_err(BusError::unavailable)?;
+        let mut fills: Vec<StreamUsage> = infos.iter().filter_map(StreamUsage::from_stream_info).collect();
         fills.sort_by(|a, b| a.stream.cmp(&b.stream));
         Ok(fills)
     }
@@ -84,16 +84,16 @@ impl Bus {
     /// How full `streams` are, as their leaders say. One that is absent or has no limit is left out.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer for one of them.
-    pub async fn fills(&self, streams: &[&str]) -> Result<Vec<Fill>, Error> {
+    /// [`BusError::Unavailable`] when the broker does not answer for one of them.
+    pub async fn stream_usage(&self, streams: &[&str]) -> Result<Vec<StreamUsage>, BusError> {
         let fill = |name: &&str| {
             let subject = format!("STREAM.INFO.{name}");
             async move {
                 let answer = self.context().request(subject, &serde_json::json!({})).await;
-                match answer.map_err(Error::unavailable)? {
-                    Response::Ok(info) => Ok(Fill::of(&info)),
+                match answer.map_err(BusError::unavailable)? {
+                    Response::Ok(info) => Ok(StreamUsage::from_stream_info(&info)),
                     Response::Err { error } if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-                    Response::Err { error } => Err(Error::unavailable(error)),
+                    Response::Err { error } => Err(BusError::unavailable(error)),
                 }
             }
         };
@@ -108,8 +108,8 @@ mod tests {
 
     const DAY_MS: u64 = 1_000 * DAY_S;
 
-    fn fill(used_bytes: u64, days: u64, age_days_max: u64) -> Fill {
-        Fill {
+    fn fill(used_bytes: u64, days: u64, age_days_max: u64) -> StreamUsage {
+        StreamUsage {
             stream: "S".into(),
             limit_bytes: 1_000,
             used_bytes,
@@ -134,7 +134,7 @@ mod tests {
             let found = fill(used_bytes, days, age_days_max).days_left(now_ms);
             assert_eq!(found, wanted, "{used_bytes} bytes in {days} days, kept {age_days_max}");
         }
-        let dropping = Fill { drops_oldest: true, ..fill(999, 10, 0) };
+        let dropping = StreamUsage { drops_oldest: true, ..fill(999, 10, 0) };
         assert_eq!(dropping.days_left(now_ms), None);
     }
 }

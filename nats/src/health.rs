@@ -1,6 +1,6 @@
 //! What a process knows of its own ability to work: writes the broker confirmed, tasks, readers, the store.
 //!
-//! Probes ask [`Health::causes`], which reads memory only. What lies in the process counts at once; what replicas share
+//! Probes ask [`ProcessHealth::problems`], which reads memory only. What lies in the process counts at once; what replicas share
 //! counts only after [`SHARED_GRACE`], because otherwise all of them would leave together and clients would lose the 503
 //! that tells them when to come back.
 //!
@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{Following, Role};
+use crate::{ReaderStatus, Role};
 
 /// How long what replicas share may be away before a process says that it can't work.
 pub const SHARED_GRACE: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const FAILURE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a process can't work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
+pub struct HealthProblem {
     /// A stable code.
     pub code: &'static str,
     /// What is wrong, for people; names no secret and nothing that clients sent.
@@ -35,54 +35,54 @@ pub struct Cause {
 
 /// What a process knows of itself. Cheap to clone; all clones share it, and so do all connections of the process.
 #[derive(Debug, Clone, Default)]
-pub struct Health {
+pub struct ProcessHealth {
     // What a panic leaves behind is complete: each change is one assignment.
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<HealthState>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct HealthState {
     /// By role.
-    links: BTreeMap<&'static str, Link>,
+    links: BTreeMap<&'static str, ConnectionHealth>,
     /// By name of the stream.
-    streams: BTreeMap<String, Failing>,
+    streams: BTreeMap<String, FailingStream>,
     /// By role and name.
-    tasks: BTreeMap<(&'static str, &'static str), Task>,
+    tasks: BTreeMap<(&'static str, &'static str), TaskHealth>,
     /// Every reader that has to follow its stream, until it is dropped.
-    readers: Vec<(Role, Following)>,
+    readers: Vec<(Role, ReaderStatus)>,
     /// By what is looked at: the store.
-    shared: BTreeMap<&'static str, Shared>,
+    shared: BTreeMap<&'static str, DependencyHealth>,
     /// What the broker itself says about streams that it can't write any more.
     write_error: Option<String>,
     write_errors: u64,
 }
 
 #[derive(Debug)]
-struct Link {
+struct ConnectionHealth {
     confirmed: Instant,
 }
 
 /// A stream to which the last writes failed.
 #[derive(Debug)]
-struct Failing {
+struct FailingStream {
     since: Instant,
     last: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Task {
+struct TaskHealth {
     /// Since when it is not running, and whether that is because of something shared.
     down: Option<(Instant, bool)>,
     restarts: u64,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct DependencyHealth {
     good: Instant,
     problem: Option<String>,
 }
 
-impl Health {
+impl ProcessHealth {
     /// Nothing is known yet, so nothing is wrong.
     pub fn new() -> Self {
         Self::default()
@@ -90,7 +90,7 @@ impl Health {
 
     /// From now on the connection of `role` has to have its writes confirmed.
     pub(crate) fn expect_writes(&self, role: Role) {
-        self.known.lock().links.insert(role.name(), Link { confirmed: Instant::now() });
+        self.known.lock().links.insert(role.name(), ConnectionHealth { confirmed: Instant::now() });
     }
 
     /// The connection of `role` is not needed any more.
@@ -99,7 +99,7 @@ impl Health {
     }
 
     /// The broker has confirmed a write.
-    pub(crate) fn confirmed(&self, role: Role, stream: &str) {
+    pub(crate) fn record_confirmed_write(&self, role: Role, stream: &str) {
         let mut known = self.known.lock();
         known.streams.remove(stream);
         if let Some(link) = known.links.get_mut(role.name()) {
@@ -108,13 +108,13 @@ impl Health {
     }
 
     /// A write was not confirmed.
-    pub(crate) fn unconfirmed(&self, stream: &str) {
+    pub(crate) fn record_unconfirmed_write(&self, stream: &str) {
         let now = Instant::now();
         let mut known = self.known.lock();
         match known.streams.get_mut(stream) {
             Some(failing) if now.duration_since(failing.last) < FAILURE_AGE_MAX => failing.last = now,
             _ => {
-                known.streams.insert(stream.to_owned(), Failing { since: now, last: now });
+                known.streams.insert(stream.to_owned(), FailingStream { since: now, last: now });
             }
         }
     }
@@ -125,7 +125,7 @@ impl Health {
     }
 
     /// What the broker says about streams that it can't write any more; `None` when it says nothing of the kind.
-    pub(crate) fn write_error(&self, error: Option<String>) {
+    pub(crate) fn set_write_error(&self, error: Option<String>) {
         let mut known = self.known.lock();
         if error.is_some() && known.write_error.is_none() {
             known.write_errors += 1;
@@ -134,12 +134,12 @@ impl Health {
     }
 
     /// A task runs.
-    pub(crate) fn task_up(&self, role: Role, name: &'static str) {
+    pub(crate) fn mark_task_up(&self, role: Role, name: &'static str) {
         self.known.lock().tasks.entry((role.name(), name)).or_default().down = None;
     }
 
     /// A task has ended and will be started again.
-    pub(crate) fn task_down(&self, role: Role, name: &'static str, is_shared: bool) {
+    pub(crate) fn mark_task_down(&self, role: Role, name: &'static str, is_shared: bool) {
         let mut known = self.known.lock();
         let task = known.tasks.entry((role.name(), name)).or_default();
         task.restarts += 1;
@@ -148,31 +148,31 @@ impl Health {
     }
 
     /// A task is not wanted any more.
-    pub(crate) fn task_gone(&self, role: Role, name: &'static str) {
+    pub(crate) fn mark_task_removed(&self, role: Role, name: &'static str) {
         if let Some(task) = self.known.lock().tasks.get_mut(&(role.name(), name)) {
             task.down = None;
         }
     }
 
     /// From now on `reader` of `role` has to follow its stream, until it is dropped.
-    pub(crate) fn expect_following(&self, role: Role, reader: Following) {
+    pub(crate) fn expect_following(&self, role: Role, reader: ReaderStatus) {
         let mut known = self.known.lock();
         known.readers.retain(|(_, reader)| reader.is_open());
         known.readers.push((role, reader));
     }
 
     /// The readers of `role` that have to follow, whether they do or not.
-    pub(crate) fn followers(&self, role: Role) -> Vec<Following> {
+    pub(crate) fn reader_statuses(&self, role: Role) -> Vec<ReaderStatus> {
         let known = self.known.lock();
         let readers = known.readers.iter().filter(|(of, reader)| *of == role && reader.is_open());
         readers.map(|(_, reader)| reader.clone()).collect()
     }
 
     /// What replicas share was looked at: `what` names it, `problem` says what is wrong with it.
-    pub fn looked_at(&self, what: &'static str, problem: Option<String>) {
+    pub fn record_dependency(&self, what: &'static str, problem: Option<String>) {
         let now = Instant::now();
         let mut known = self.known.lock();
-        let shared = known.shared.entry(what).or_insert(Shared { good: now, problem: None });
+        let shared = known.shared.entry(what).or_insert(DependencyHealth { good: now, problem: None });
         if problem.is_none() {
             shared.good = now;
         }
@@ -180,18 +180,18 @@ impl Health {
     }
 
     /// How often `task` of `role` was started again.
-    pub fn restarts(&self, role: Role, task: &str) -> u64 {
+    pub fn restart_count(&self, role: Role, task: &str) -> u64 {
         let known = self.known.lock();
         known.tasks.iter().find(|((r, t), _)| *r == role.name() && *t == task).map_or(0, |(_, t)| t.restarts)
     }
 
     /// Why this process can't work; empty when it can.
-    pub fn causes(&self) -> Vec<Cause> {
-        self.causes_at(Instant::now())
+    pub fn problems(&self) -> Vec<HealthProblem> {
+        self.problems_at(Instant::now())
     }
 
     /// Why this process can't work at `now`.
-    fn causes_at(&self, now: Instant) -> Vec<Cause> {
+    fn problems_at(&self, now: Instant) -> Vec<HealthProblem> {
         let known = self.known.lock();
         let too_long = |since: Instant| now.saturating_duration_since(since) > SHARED_GRACE;
         let mut causes = Vec::new();
@@ -199,14 +199,14 @@ impl Health {
             if too_long(link.confirmed + HEARTBEAT_PERIOD) {
                 let age_s = now.saturating_duration_since(link.confirmed).as_secs();
                 let detail = format!("the broker has confirmed no write of the role {role} for {age_s} s");
-                causes.push(Cause { code: "broker_unavailable", detail });
+                causes.push(HealthProblem { code: "broker_unavailable", detail });
             }
         }
         for (stream, failing) in &known.streams {
             let is_recent = now.saturating_duration_since(failing.last) < FAILURE_AGE_MAX;
             if is_recent && too_long(failing.since) {
                 let detail = format!("the broker confirms no write to {stream}");
-                causes.push(Cause { code: "broker_unavailable", detail });
+                causes.push(HealthProblem { code: "broker_unavailable", detail });
             }
         }
         for ((role, name), task) in &known.tasks {
@@ -214,28 +214,29 @@ impl Health {
                 && (!is_shared || too_long(since))
             {
                 let detail = format!("the task {name} of the role {role} is not running");
-                causes.push(Cause { code: "task_down", detail });
+                causes.push(HealthProblem { code: "task_down", detail });
             }
         }
         for (role, reader) in &known.readers {
-            if reader.is_open() && !reader.is_following() && too_long(reader.heard()) {
+            if reader.is_open() && !reader.is_following() && too_long(reader.last_heard_at()) {
                 let detail =
                     format!("the reader {} of the role {} does not follow", reader.name(), role.name());
-                causes.push(Cause { code: "reader_lost", detail });
+                causes.push(HealthProblem { code: "reader_lost", detail });
             }
         }
         for (what, shared) in &known.shared {
             if too_long(shared.good) {
                 let problem = shared.problem.as_deref().unwrap_or("it does not answer");
-                causes.push(Cause { code: "store_unavailable", detail: format!("{what}: {problem}") });
+                causes
+                    .push(HealthProblem { code: "store_unavailable", detail: format!("{what}: {problem}") });
             }
         }
         causes
     }
 
     /// What is known as OpenMetrics text, without the closing line.
-    pub fn metrics(&self) -> String {
-        let is_ready = self.causes().is_empty();
+    pub fn render_metrics(&self) -> String {
+        let is_ready = self.problems().is_empty();
         let known = self.known.lock();
         let mut text = format!(
             "# HELP streamgate_ready 1 while this process can do its work, else 0.\n\
@@ -290,57 +291,57 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::following::Hearing;
+    use crate::following::ReaderStatusSender;
 
-    fn codes(health: &Health, later_s: u64) -> Vec<&'static str> {
+    fn codes(health: &ProcessHealth, later_s: u64) -> Vec<&'static str> {
         let now = Instant::now() + Duration::from_secs(later_s);
-        health.causes_at(now).into_iter().map(|cause| cause.code).collect()
+        health.problems_at(now).into_iter().map(|cause| cause.code).collect()
     }
 
     #[test]
     fn what_is_shared_counts_after_its_grace() {
-        let health = Health::new();
+        let health = ProcessHealth::new();
         assert_eq!(codes(&health, 3_600), [""; 0], "nobody expects anything");
         health.expect_writes(Role::Ingress);
         assert_eq!(codes(&health, 29), [""; 0]);
         assert_eq!(codes(&health, 34), ["broker_unavailable"]);
-        health.confirmed(Role::Upload, "EVENTS");
+        health.record_confirmed_write(Role::Upload, "EVENTS");
         assert_eq!(codes(&health, 34), ["broker_unavailable"], "another connection proves nothing");
         health.expect_no_writes(Role::Ingress);
         assert_eq!(codes(&health, 34), [""; 0]);
 
-        health.looked_at("store", None);
+        health.record_dependency("store", None);
         assert_eq!(codes(&health, 29), [""; 0]);
-        health.looked_at("store", Some("its marker is gone".into()));
+        health.record_dependency("store", Some("its marker is gone".into()));
         assert_eq!(codes(&health, 29), [""; 0]);
         assert_eq!(codes(&health, 31), ["store_unavailable"]);
-        health.looked_at("store", None);
+        health.record_dependency("store", None);
         assert_eq!(codes(&health, 29), [""; 0]);
     }
 
     #[test]
     fn a_stream_that_takes_nothing_counts_while_others_do() {
-        let health = Health::new();
-        health.unconfirmed("EVENTS");
+        let health = ProcessHealth::new();
+        health.record_unconfirmed_write("EVENTS");
         assert_eq!(codes(&health, 29), [""; 0]);
         assert_eq!(codes(&health, 31), ["broker_unavailable"]);
-        health.confirmed(Role::Ingress, "KV_jobs");
+        health.record_confirmed_write(Role::Ingress, "KV_jobs");
         assert_eq!(codes(&health, 31), ["broker_unavailable"]);
         assert_eq!(codes(&health, 61), [""; 0], "nobody writes to it any more");
-        health.confirmed(Role::Ingress, "EVENTS");
+        health.record_confirmed_write(Role::Ingress, "EVENTS");
         assert_eq!(codes(&health, 31), [""; 0]);
     }
 
     #[test]
     fn a_reader_that_does_not_follow_counts_until_it_is_dropped() {
-        let health = Health::new();
-        let (hearing, reader) = Hearing::new("events");
+        let health = ProcessHealth::new();
+        let (hearing, reader) = ReaderStatusSender::new("events");
         health.expect_following(Role::Ingress, reader);
         assert_eq!(codes(&health, 29), [""; 0], "it may just begin");
         assert_eq!(codes(&health, 31), ["reader_lost"]);
-        hearing.heard();
+        hearing.mark_heard();
         assert_eq!(codes(&health, 31), [""; 0]);
-        hearing.lost();
+        hearing.mark_lost();
         assert_eq!(codes(&health, 29), [""; 0]);
         assert_eq!(codes(&health, 31), ["reader_lost"]);
         drop(hearing);
@@ -349,19 +350,21 @@ mod tests {
 
     #[test]
     fn a_task_of_this_process_counts_at_once() {
-        let health = Health::new();
-        health.task_up(Role::Ingress, "events");
+        let health = ProcessHealth::new();
+        health.mark_task_up(Role::Ingress, "events");
         assert_eq!(codes(&health, 3_600), [""; 0]);
-        health.task_down(Role::Ingress, "events", true);
+        health.mark_task_down(Role::Ingress, "events", true);
         assert_eq!(codes(&health, 29), [""; 0], "the broker is away for all");
         assert_eq!(codes(&health, 31), ["task_down"]);
-        health.task_down(Role::Ingress, "events", false);
+        health.mark_task_down(Role::Ingress, "events", false);
         assert_eq!(codes(&health, 0), ["task_down"]);
-        assert_eq!(health.restarts(Role::Ingress, "events"), 2);
-        health.task_up(Role::Ingress, "events");
+        assert_eq!(health.restart_count(Role::Ingress, "events"), 2);
+        health.mark_task_up(Role::Ingress, "events");
         assert_eq!(codes(&health, 0), [""; 0]);
         assert!(
-            health.metrics().contains("streamgate_task_restarts_total{role=\"ingress\",task=\"events\"} 2\n")
+            health
+                .render_metrics()
+                .contains("streamgate_task_restarts_total{role=\"ingress\",task=\"events\"} 2\n")
         );
     }
 }

@@ -10,7 +10,7 @@ use async_nats::jetstream::message::PublishMessage;
 use schemas::{fault::error_chain, subjects};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, HEARTBEAT_PERIOD};
+use crate::{Bus, BusError, HEARTBEAT_PERIOD};
 
 /// Bucket of the heartbeats.
 const BUCKET: &str = "workers";
@@ -18,17 +18,17 @@ const BUCKET: &str = "workers";
 const AGE_MAX: Duration = Duration::from_secs(60);
 
 impl Bus {
-    /// Proves until `shutdown` that this connection can write; [`crate::Health`] knows when it can't.
+    /// Proves until `shutdown` that this connection can write; [`crate::ProcessHealth`] knows when it can't.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the broker takes no heartbeats from this role.
-    pub async fn prove_writes(&self, shutdown: &CancellationToken) -> Result<(), Error> {
-        let id = data_encoding::HEXLOWER.encode(&crate::fresh_id());
-        let subject = subjects::kv(BUCKET, &format!("{}.{id}", self.role().name()));
+    /// [`BusError::Refused`] when the broker takes no heartbeats from this role.
+    pub async fn run_write_heartbeat(&self, shutdown: &CancellationToken) -> Result<(), BusError> {
+        let id = data_encoding::HEXLOWER.encode(&crate::new_id_bytes());
+        let subject = subjects::kv_subject(BUCKET, &format!("{}.{id}", self.role().name()));
         self.health().expect_writes(self.role());
         let proving = async {
             loop {
-                if let Err(error) = self.beat(&subject).await {
+                if let Err(error) = self.write_heartbeat(&subject).await {
                     if !error.is_transient() {
                         return Err(error);
                     }
@@ -50,11 +50,11 @@ impl Bus {
         ended
     }
 
-    async fn beat(&self, subject: &str) -> Result<(), Error> {
-        let message = PublishMessage::build().expected_stream(subjects::kv_stream(BUCKET)).ttl(AGE_MAX);
-        match self.try_publish(&subjects::kv_stream(BUCKET), subject, &message).await {
+    async fn write_heartbeat(&self, subject: &str) -> Result<(), BusError> {
+        let message = PublishMessage::build().expected_stream(subjects::kv_stream_name(BUCKET)).ttl(AGE_MAX);
+        match self.try_publish(&subjects::kv_stream_name(BUCKET), subject, &message).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.of(subject)),
+            Err(error) => Err(error.into_bus_error(subject)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The users of a broker that is not embedded: a seed for each role, and what its configuration has to know of them.
 //!
-//! [`make`] is run once before the first server starts and may be run again: what is there stays, and only roles that are new get a
+//! [`create_keys`] is run once before the first server starts and may be run again: what is there stays, and only roles that are new get a
 //! key. The seeds are for the roles alone; the servers get the public halves as variables of `server.conf`.
 //!
 //! Limits: three small files.
@@ -28,29 +28,29 @@ pub const VARIABLES: &str = "nats.env";
 ///
 /// # Errors
 /// When a file can't be read or written, or holds no seed.
-pub fn make(folder: &Path) -> io::Result<()> {
+pub fn create_keys(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    let known = read(&folder.join(SEEDS))?;
+    let known = read_if_exists(&folder.join(SEEDS))?;
     let mut seeds = String::new();
     let mut variables = String::from("# Made by `streamgate nats keys`.\n");
     for role in Role::ALL {
         let stored = known.lines().find_map(|line| line.strip_prefix(role.name())?.strip_prefix(' '));
-        let (seed, public) = pair(stored)?;
+        let (seed, public) = load_or_create_pair(stored)?;
         // Writing to a String can't fail.
         writeln!(seeds, "{} {seed}", role.name()).ok();
         writeln!(variables, "NKEY_{}={public}", role.name().to_ascii_uppercase()).ok();
     }
-    let system = read(&folder.join(SYSTEM_SEED))?;
-    let (seed, public) = pair(Some(system.trim()).filter(|seed| !seed.is_empty()))?;
+    let system = read_if_exists(&folder.join(SYSTEM_SEED))?;
+    let (seed, public) = load_or_create_pair(Some(system.trim()).filter(|seed| !seed.is_empty()))?;
     writeln!(variables, "NKEY_SYSTEM={public}").ok();
-    write(folder, SEEDS, &seeds, 0o600)?;
-    write(folder, SYSTEM_SEED, &format!("{seed}\n"), 0o600)?;
+    replace_file(folder, SEEDS, &seeds, 0o600)?;
+    replace_file(folder, SYSTEM_SEED, &format!("{seed}\n"), 0o600)?;
     // Last: a server that finds it finds the seeds of all roles, too.
-    write(folder, VARIABLES, &variables, 0o644)
+    replace_file(folder, VARIABLES, &variables, 0o644)
 }
 
 /// Seed and public key of a stored seed, or of a new one.
-fn pair(stored: Option<&str>) -> io::Result<(String, String)> {
+fn load_or_create_pair(stored: Option<&str>) -> io::Result<(String, String)> {
     let pair = match stored {
         Some(seed) => KeyPair::from_seed(seed.trim()).map_err(io::Error::other)?,
         None => KeyPair::new_user(),
@@ -58,7 +58,7 @@ fn pair(stored: Option<&str>) -> io::Result<(String, String)> {
     Ok((pair.seed().map_err(io::Error::other)?, pair.public_key()))
 }
 
-fn read(file: &Path) -> io::Result<String> {
+fn read_if_exists(file: &Path) -> io::Result<String> {
     match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         read => read,
@@ -66,7 +66,7 @@ fn read(file: &Path) -> io::Result<String> {
 }
 
 /// Replaces a file as a whole.
-fn write(folder: &Path, name: &str, text: &str, mode: u32) -> io::Result<()> {
+fn replace_file(folder: &Path, name: &str, text: &str, mode: u32) -> io::Result<()> {
     let fresh = folder.join(format!("{name}.new"));
     let mut out = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
     out.write_all(text.as_bytes())?;
@@ -85,7 +85,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("keys");
         let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
-        make(&folder).unwrap();
+        create_keys(&folder).unwrap();
         let (seeds, variables) = (text(SEEDS), text(VARIABLES));
         assert_eq!(
             (seeds.lines().count(), variables.lines().count()),
@@ -96,13 +96,13 @@ mod tests {
             let mode = fs::metadata(folder.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
-        make(&folder).unwrap();
+        create_keys(&folder).unwrap();
         assert_eq!((text(SEEDS), text(VARIABLES)), (seeds.clone(), variables));
         let (first, others) = seeds.split_once('\n').unwrap();
         fs::write(folder.join(SEEDS), others).unwrap();
-        make(&folder).unwrap();
+        create_keys(&folder).unwrap();
         assert!(text(SEEDS).ends_with(others) && !text(SEEDS).contains(first));
         fs::write(folder.join(SEEDS), "ingress nonsense\n").unwrap();
-        assert!(make(&folder).is_err());
+        assert!(create_keys(&folder).is_err());
     }
 }

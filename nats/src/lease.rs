@@ -11,14 +11,14 @@ use std::{future::Future, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, publish};
+use crate::{Bus, BusError, publish};
 
 const BUCKET: &str = "leases";
 /// Longest time that giving a lease back may take; it ends by itself.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Holder {
+struct LeaseHolder {
     holder: String,
     /// By the holder's clock, for people; 0 means given back.
     expires_at_ms: u64,
@@ -46,20 +46,20 @@ impl Bus {
     /// Takes the lease if nobody holds it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn lease(&self, name: &str, holder: &str) -> Result<Option<Lease>, Error> {
-        let found = self.read(BUCKET, name).await?;
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn acquire_lease(&self, name: &str, holder: &str) -> Result<Option<Lease>, BusError> {
+        let found = self.read_value(BUCKET, name).await?;
         let revision = found.as_ref().map_or(0, |raw| raw.revision);
         if let Some(value) = found.and_then(|raw| raw.value) {
-            let other: Holder = publish::decode(name, &value)?;
+            let other: LeaseHolder = publish::decode_message(name, &value)?;
             if other.holder != holder && other.expires_at_ms != 0 {
                 return Ok(None);
             }
         }
         let mut lease = Lease { name: name.to_owned(), holder: holder.to_owned(), revision };
-        match self.renew(&mut lease).await {
+        match self.renew_lease(&mut lease).await {
             Ok(()) => Ok(Some(lease)),
-            Err(Error::Conflict { .. }) => Ok(None),
+            Err(BusError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -67,59 +67,67 @@ impl Bus {
     /// Extends a held lease.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when somebody else has it now.
-    pub async fn renew(&self, lease: &mut Lease) -> Result<(), Error> {
+    /// [`BusError::Conflict`] when somebody else has it now.
+    pub async fn renew_lease(&self, lease: &mut Lease) -> Result<(), BusError> {
         let expires_at_ms = crate::now_ms() + u64::try_from(Lease::TTL.as_millis()).unwrap_or(0);
-        let value = Holder { holder: lease.holder.clone(), expires_at_ms };
-        let payload = publish::encode(&lease.name, &value)?.into();
-        lease.revision = self.put(BUCKET, &lease.name, lease.revision, payload, Some(Lease::TTL)).await?;
+        let value = LeaseHolder { holder: lease.holder.clone(), expires_at_ms };
+        let payload = publish::encode_message(&lease.name, &value)?.into();
+        lease.revision =
+            self.put_value(BUCKET, &lease.name, lease.revision, payload, Some(Lease::TTL)).await?;
         Ok(())
     }
 
     /// Gives a lease back, so that the next holder need not wait.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when somebody else has it now.
-    pub async fn release(&self, lease: Lease) -> Result<(), Error> {
-        let value = Holder { holder: lease.holder, expires_at_ms: 0 };
-        let payload = publish::encode(&lease.name, &value)?.into();
-        self.put(BUCKET, &lease.name, lease.revision, payload, Some(Lease::TTL)).await?;
+    /// [`BusError::Conflict`] when somebody else has it now.
+    pub async fn release_lease(&self, lease: Lease) -> Result<(), BusError> {
+        let value = LeaseHolder { holder: lease.holder, expires_at_ms: 0 };
+        let payload = publish::encode_message(&lease.name, &value)?.into();
+        self.put_value(BUCKET, &lease.name, lease.revision, payload, Some(Lease::TTL)).await?;
         Ok(())
     }
 
     /// Runs `work` whenever this process holds the lease, until `shutdown`. The token given to `work` fires when the lease
     /// is lost or `shutdown` fires; `work` then has to return. A panic of `work` is one end of it, and it is started again.
-    pub async fn hold<F, Fut>(&self, name: &'static str, shutdown: CancellationToken, work: F)
+    pub async fn run_with_lease<F, Fut>(&self, name: &'static str, shutdown: CancellationToken, work: F)
     where
         F: FnMut(CancellationToken) -> Fut + Send,
         Fut: Future<Output = ()> + Send,
     {
-        let holder = data_encoding::HEXLOWER.encode(&crate::fresh_id());
+        let holder = data_encoding::HEXLOWER.encode(&crate::new_id_bytes());
         // Each run takes it; there is one at a time.
         let work = tokio::sync::Mutex::new(work);
         let holding = || async {
             let mut work = work.lock().await;
-            self.terms(name, &holder, &shutdown, &mut *work).await;
-            Ok::<(), Error>(())
+            self.run_lease_terms(name, &holder, &shutdown, &mut *work).await;
+            Ok::<(), BusError>(())
         };
-        if let Err(error) = self.supervisor(&shutdown).keep(name, Error::ending, holding).await {
+        if let Err(error) =
+            self.supervisor(&shutdown).keep_running(name, BusError::task_ending, holding).await
+        {
             tracing::error!(%error, lease = name, "the lease is not asked for any more");
         }
     }
 
     /// One term after the other.
-    async fn terms<F, Fut>(&self, name: &str, holder: &str, shutdown: &CancellationToken, work: &mut F)
-    where
+    async fn run_lease_terms<F, Fut>(
+        &self,
+        name: &str,
+        holder: &str,
+        shutdown: &CancellationToken,
+        work: &mut F,
+    ) where
         F: FnMut(CancellationToken) -> Fut + Send,
         Fut: Future<Output = ()> + Send,
     {
         while !shutdown.is_cancelled() {
             let asked = tokio::select! {
                 () = shutdown.cancelled() => return,
-                asked = self.lease(name, holder) => asked,
+                asked = self.acquire_lease(name, holder) => asked,
             };
             match asked {
-                Ok(Some(lease)) => self.keep(lease, shutdown, work).await,
+                Ok(Some(lease)) => self.run_lease_term(lease, shutdown, work).await,
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, lease = name, "the lease can't be asked for"),
             }
@@ -130,7 +138,7 @@ impl Bus {
         }
     }
 
-    async fn keep<F, Fut>(&self, mut lease: Lease, shutdown: &CancellationToken, work: &mut F)
+    async fn run_lease_term<F, Fut>(&self, mut lease: Lease, shutdown: &CancellationToken, work: &mut F)
     where
         F: FnMut(CancellationToken) -> Fut + Send,
         Fut: Future<Output = ()> + Send,
@@ -142,7 +150,7 @@ impl Bus {
             loop {
                 tokio::time::sleep(Lease::TTL / 3).await;
                 // Whoever has not heard for so long has it no more.
-                match tokio::time::timeout(Lease::TTL / 3 * 2, self.renew(&mut lease)).await {
+                match tokio::time::timeout(Lease::TTL / 3 * 2, self.renew_lease(&mut lease)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         tracing::warn!(%error, lease = lease.name, "lease lost");
@@ -166,7 +174,7 @@ impl Bus {
             working.await;
             return;
         }
-        match tokio::time::timeout(RELEASE_MAX, self.release(lease)).await {
+        match tokio::time::timeout(RELEASE_MAX, self.release_lease(lease)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, lease = name, "the lease runs out by itself"),
             Err(_) => {

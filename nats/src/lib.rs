@@ -30,24 +30,24 @@ mod tasks;
 pub mod testing;
 pub mod topology;
 
-pub use batch::{Batched, MESSAGES_MAX};
-pub use client::{Bus, Config, Connection};
-pub use clock::{OFFSET_MS_MAX, offset_ms};
-pub use error::Error;
-pub use fill::Fill;
-pub use following::Following;
-pub use health::{Cause, HEARTBEAT_PERIOD, Health, SHARED_GRACE};
+pub use batch::{BatchOutcome, MESSAGES_MAX};
+pub use client::{Bus, BusConfig, ConnectionState};
+pub use clock::{OFFSET_MS_MAX, clock_offset_ms};
+pub use error::BusError;
+pub use fill::StreamUsage;
+pub use following::ReaderStatus;
+pub use health::{HEARTBEAT_PERIOD, HealthProblem, ProcessHealth, SHARED_GRACE};
 pub use lease::Lease;
-pub use publish::{ATTEMPTS_MAX, Outbox, Published, decode, encode};
-pub use reader::{Reader, Start};
+pub use publish::{ATTEMPTS_MAX, Outbox, PublishOutcome, decode_message, encode_message};
+pub use reader::{ReaderStart, StreamReader};
 pub use role::Role;
-pub use schemas::fault::Class;
-pub use stage::{Delivery, Fault, Message, Outcome, Stage};
-pub use state::{CHANGE_ATTEMPTS_MAX, Held, Raw, open};
-pub use tasks::{Ending, Supervisor};
+pub use schemas::fault::FailureClass;
+pub use stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome};
+pub use state::{CHANGE_ATTEMPTS_MAX, RawKvValue, VersionedRecord, decode_record};
+pub use tasks::{Supervisor, TaskEnding};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.
-pub fn fresh_id() -> [u8; 16] {
+pub fn new_id_bytes() -> [u8; 16] {
     *uuid::Uuid::now_v7().as_bytes()
 }
 

@@ -1,6 +1,6 @@
 //! What is remembered of records only as long as changes to them are heard, so that memory is never wiser than the records.
 //!
-//! Whoever looks something up notes [`Memory::generation`] first: when something was forgotten meanwhile, what was found may be
+//! Whoever looks something up notes [`InvalidatedCache::generation`] first: when something was forgotten meanwhile, what was found may be
 //! old, and is not kept.
 //!
 //! Limits: so many entries; when there are more, those that have outlived their use go first, and what still does not fit is not
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Bus, Start, reader};
+use crate::{Bus, ReaderStart, reader};
 use parking_lot::Mutex;
 use schemas::subjects;
 use tokio_util::sync::CancellationToken;
@@ -21,26 +21,26 @@ use tokio_util::sync::CancellationToken;
 /// Shortest time between two searches for entries of no more use.
 pub const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// Values by key. It answers nothing until [`follow`] hears of changes.
+/// Values by key. It answers nothing until [`follow_invalidations`] hears of changes.
 #[derive(Debug)]
-pub struct Memory<K, V> {
-    entries: Mutex<Entries<K, V>>,
+pub struct InvalidatedCache<K, V> {
+    entries: Mutex<InvalidatedCacheEntries<K, V>>,
     count_max: usize,
     generation: AtomicU64,
     following: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Entries<K, V> {
+struct InvalidatedCacheEntries<K, V> {
     by_key: HashMap<K, V>,
     searched: Option<Instant>,
 }
 
-impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+impl<K: Eq + Hash, V: Clone> InvalidatedCache<K, V> {
     /// An empty memory of at most `count_max` entries.
     pub fn new(count_max: usize) -> Self {
         Self {
-            entries: Mutex::new(Entries { by_key: HashMap::new(), searched: None }),
+            entries: Mutex::new(InvalidatedCacheEntries { by_key: HashMap::new(), searched: None }),
             count_max,
             generation: AtomicU64::new(0),
             following: AtomicBool::new(false),
@@ -61,7 +61,7 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     }
 
     /// Keeps what was looked up at `generation`. When there is no room, entries that `is_outlived` go.
-    pub fn put(&self, generation: u64, key: K, value: V, is_outlived: impl Fn(&V) -> bool) {
+    pub fn insert(&self, generation: u64, key: K, value: V, is_outlived: impl Fn(&V) -> bool) {
         let mut entries = self.entries.lock();
         // Under the lock: a change that is heard now finds the entry.
         if self.generation() != generation {
@@ -81,14 +81,14 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     }
 
     /// Forgets one entry.
-    pub fn forget(&self, key: &K) {
+    pub fn remove(&self, key: &K) {
         let mut entries = self.entries.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         entries.by_key.remove(key);
     }
 
     /// Forgets the entries that are `concerned`.
-    pub fn forget_where(&self, concerned: impl Fn(&V) -> bool) {
+    pub fn remove_where(&self, concerned: impl Fn(&V) -> bool) {
         let mut entries = self.entries.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         entries.by_key.retain(|_, entry| !concerned(entry));
@@ -113,24 +113,24 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
 ///
 /// # Errors
 /// None at present: a broker that is away, or refuses, is waited for, and meanwhile nothing is answered from memory.
-pub async fn follow<K: Eq + Hash, V: Clone>(
+pub async fn follow_invalidations<K: Eq + Hash, V: Clone>(
     bus: &Bus,
     name: &str,
     filters: Vec<String>,
-    memory: &Memory<K, V>,
-    hear: impl Fn(&reader::Entry),
+    memory: &InvalidatedCache<K, V>,
+    hear: impl Fn(&reader::StreamEntry),
     shutdown: CancellationToken,
-) -> Result<(), crate::Error> {
-    let config = reader::Config::new(subjects::EVENTS, filters, Start::New);
+) -> Result<(), crate::BusError> {
+    let config = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::New);
     while !shutdown.is_cancelled() {
-        let mut events = bus.follow(name, config.clone());
-        let mut following = events.following();
+        let mut events = bus.follow_stream(name, config.clone());
+        let mut following = events.status();
         loop {
             tokio::select! {
                 // What was said before the reader began to follow again may be missed: everything is looked up again.
                 biased;
                 () = shutdown.cancelled() => break,
-                () = following.changed() => memory.set_following(following.is_following()),
+                () = following.wait_for_change() => memory.set_following(following.is_following()),
                 event = events.next() => match event {
                     Ok(entry) => hear(&entry),
                     Err(error) => {
@@ -149,8 +149,8 @@ pub async fn follow<K: Eq + Hash, V: Clone>(
 mod tests {
     use super::*;
 
-    fn memory() -> Memory<u8, u8> {
-        let memory = Memory::new(1);
+    fn memory() -> InvalidatedCache<u8, u8> {
+        let memory = InvalidatedCache::new(1);
         memory.set_following(true);
         memory
     }
@@ -158,25 +158,25 @@ mod tests {
     #[test]
     fn what_was_looked_up_before_a_change_is_not_kept() {
         let memory = memory();
-        let changes: [fn(&Memory<u8, u8>); 3] =
-            [|m| m.forget(&9), |m| m.forget_where(|_| false), Memory::clear];
+        let changes: [fn(&InvalidatedCache<u8, u8>); 3] =
+            [|m| m.remove(&9), |m| m.remove_where(|_| false), InvalidatedCache::clear];
         for change in changes {
             let generation = memory.generation();
             change(&memory);
-            memory.put(generation, 1, 10, |_| false);
+            memory.insert(generation, 1, 10, |_| false);
             assert_eq!(memory.get(&1), None);
         }
-        memory.put(memory.generation(), 1, 10, |_| false);
+        memory.insert(memory.generation(), 1, 10, |_| false);
         assert_eq!(memory.get(&1), Some(10));
     }
 
     #[test]
     fn what_is_forgotten_is_gone() {
         let memory = memory();
-        let changes: [fn(&Memory<u8, u8>); 3] =
-            [|m| m.forget(&1), |m| m.forget_where(|v| *v == 10), Memory::clear];
+        let changes: [fn(&InvalidatedCache<u8, u8>); 3] =
+            [|m| m.remove(&1), |m| m.remove_where(|v| *v == 10), InvalidatedCache::clear];
         for change in changes {
-            memory.put(memory.generation(), 1, 10, |_| false);
+            memory.insert(memory.generation(), 1, 10, |_| false);
             assert_eq!(memory.get(&1), Some(10));
             change(&memory);
             assert_eq!(memory.get(&1), None);
@@ -186,21 +186,21 @@ mod tests {
     #[test]
     fn it_is_bounded_and_silent_without_a_follower() {
         let memory = memory();
-        memory.put(memory.generation(), 1, 10, |_| false);
-        memory.put(memory.generation(), 2, 20, |_| false);
+        memory.insert(memory.generation(), 1, 10, |_| false);
+        memory.insert(memory.generation(), 2, 20, |_| false);
         assert_eq!((memory.get(&1), memory.get(&2)), (Some(10), None), "full");
-        memory.put(memory.generation(), 2, 20, |value| *value == 10);
+        memory.insert(memory.generation(), 2, 20, |value| *value == 10);
         assert_eq!((memory.get(&1), memory.get(&2)), (Some(10), None), "searched a moment ago");
         memory.set_following(false);
-        memory.put(memory.generation(), 1, 10, |_| false);
+        memory.insert(memory.generation(), 1, 10, |_| false);
         assert_eq!(memory.get(&1), None);
     }
 
     #[test]
     fn what_is_of_no_more_use_makes_room() {
         let memory = memory();
-        memory.put(memory.generation(), 1, 10, |_| false);
-        memory.put(memory.generation(), 2, 20, |value| *value == 10);
+        memory.insert(memory.generation(), 1, 10, |_| false);
+        memory.insert(memory.generation(), 2, 20, |value| *value == 10);
         assert_eq!((memory.get(&1), memory.get(&2)), (None, Some(20)));
     }
 }

@@ -13,19 +13,19 @@ use async_nats::{
     },
 };
 use data_encoding::HEXLOWER;
-use schemas::{Event, envelope::Unsent, headers, subjects};
+use schemas::{BusEvent, envelope::UnsentEvent, headers, subjects};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 
-use crate::{Bus, Error, backoff::backoff, client::Lost};
+use crate::{Bus, BusError, backoff::backoff_delay, client::ConnectionLoss};
 
 /// Most tries of one publish while the broker is away or elects a leader.
 pub const ATTEMPTS_MAX: u32 = 6;
 
 /// What a publish led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Published {
+pub enum PublishOutcome {
     /// Stored at this stream sequence.
     Stored(u64),
     /// It was there already.
@@ -35,15 +35,15 @@ pub enum Published {
 /// Events to send with a state change, in order.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    drafts: Vec<Draft>,
+    drafts: Vec<EventDraft>,
 }
 
 #[derive(Debug)]
-struct Draft {
+struct EventDraft {
     subject: String,
     kind: String,
     entity_id: String,
-    about: schemas::About,
+    about: schemas::EventContext,
     payload: Result<Vec<u8>, rmp_serde::encode::Error>,
     once: bool,
 }
@@ -56,12 +56,12 @@ impl Outbox {
 
     /// Adds an event.
     #[must_use]
-    pub fn event<E: Event>(mut self, event: &E) -> Self {
-        self.drafts.push(Draft {
+    pub fn with_event<E: BusEvent>(mut self, event: &E) -> Self {
+        self.drafts.push(EventDraft {
             subject: event.subject(),
             kind: format!("{}.{}", E::ENTITY, E::VERB),
             entity_id: event.entity_id(),
-            about: event.about(),
+            about: event.event_context(),
             payload: rmp_serde::to_vec_named(event),
             once: E::ONCE,
         });
@@ -70,8 +70,8 @@ impl Outbox {
 
     /// Adds an event that a medium has once in each attempt, in a later one: the subject holds those of earlier attempts.
     #[must_use]
-    pub fn event_again<E: Event>(self, event: &E) -> Self {
-        let mut outbox = self.event(event);
+    pub fn with_repeated_event<E: BusEvent>(self, event: &E) -> Self {
+        let mut outbox = self.with_event(event);
         if let Some(draft) = outbox.drafts.last_mut() {
             draft.once = false;
         }
@@ -85,21 +85,26 @@ impl Outbox {
 
     /// Completes the events: `cause` names the one change they belong to, and no other change ever; `after` is a sequence
     /// that EVENTS had before it.
-    pub(crate) fn seal(self, source: &str, cause: &str, after: Option<u64>) -> Result<Vec<Unsent>, Error> {
+    pub(crate) fn into_unsent(
+        self,
+        source: &str,
+        cause: &str,
+        after: Option<u64>,
+    ) -> Result<Vec<UnsentEvent>, BusError> {
         self.drafts
             .into_iter()
             .enumerate()
-            .map(|(i, draft)| draft.seal(source, &format!("{cause}#{i}"), after))
+            .map(|(i, draft)| draft.into_unsent(source, &format!("{cause}#{i}"), after))
             .collect()
     }
 }
 
-impl Draft {
-    fn seal(self, source: &str, cause: &str, after: Option<u64>) -> Result<Unsent, Error> {
+impl EventDraft {
+    fn into_unsent(self, source: &str, cause: &str, after: Option<u64>) -> Result<UnsentEvent, BusError> {
         let payload =
-            self.payload.map_err(|source| Error::Unencodable { what: self.subject.clone(), source })?;
+            self.payload.map_err(|source| BusError::Unencodable { what: self.subject.clone(), source })?;
         if payload.len() > schemas::EVENT_BYTES_MAX {
-            return Err(Error::TooLarge {
+            return Err(BusError::TooLarge {
                 what: self.subject,
                 size_bytes: payload.len(),
                 size_bytes_max: schemas::EVENT_BYTES_MAX,
@@ -128,7 +133,7 @@ impl Draft {
                 all.insert(name.into(), value);
             }
         }
-        Ok(Unsent {
+        Ok(UnsentEvent {
             subject: self.subject,
             id,
             headers: all,
@@ -157,7 +162,7 @@ fn trace_parent(id: &str) -> String {
 
 /// A broker's answer to one try of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum PublishReply {
     /// Stored at this stream sequence.
     Stored(u64),
     /// A message with this id was stored within the duplicate window.
@@ -168,18 +173,18 @@ pub(crate) enum Answer {
 
 /// Why one try of a publish has no answer that counts.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unsure {
+pub(crate) enum PublishFailure {
     /// The connection was lost on the way.
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] ConnectionLoss),
     /// The broker did not answer, or refused.
     #[error(transparent)]
     Broker(#[from] PublishError),
 }
 
-impl Unsure {
+impl PublishFailure {
     /// True when the same may work in a moment. The message may be stored or not.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Lost(_) => true,
             Self::Broker(error) => matches!(
@@ -193,23 +198,23 @@ impl Unsure {
     }
 
     /// How long to wait before try `attempt` is followed by the next: not at all once the connection is back.
-    pub(crate) fn pause(&self, attempt: u32) -> Duration {
+    pub(crate) fn retry_pause(&self, attempt: u32) -> Duration {
         match self {
-            Self::Lost(Lost::Anew) => Duration::ZERO,
+            Self::Lost(ConnectionLoss::Anew) => Duration::ZERO,
             _ => retry_delay(attempt),
         }
     }
 
     /// True when it was waited for a connection, in vain.
-    const fn is_away(&self) -> bool {
-        matches!(self, Self::Lost(Lost::Away))
+    const fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Lost(ConnectionLoss::Away))
     }
 
     /// What it means for who published to `subject`.
-    pub(crate) fn of(self, subject: &str) -> Error {
+    pub(crate) fn into_bus_error(self, subject: &str) -> BusError {
         match self {
-            Self::Lost(lost) => Error::unavailable(lost),
-            Self::Broker(error) => Error::of_publish(subject, error),
+            Self::Lost(lost) => BusError::unavailable(lost),
+            Self::Broker(error) => BusError::from_publish_error(subject, error),
         }
     }
 }
@@ -220,11 +225,15 @@ impl Bus {
     /// Each call is an event of its own, except of a kind whose subject may hold only one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not confirm in time.
-    pub async fn report<E: Event>(&self, event: &E, cause: &str) -> Result<(), Error> {
+    /// [`BusError::Unavailable`] when the broker did not confirm in time.
+    pub async fn publish_event<E: BusEvent>(&self, event: &E, cause: &str) -> Result<(), BusError> {
         let after = self.events_position().await;
-        let own = data_encoding::HEXLOWER.encode(&crate::fresh_id());
-        for unsent in Outbox::new().event(event).seal(self.role().name(), &format!("{cause}/{own}"), after)? {
+        let own = data_encoding::HEXLOWER.encode(&crate::new_id_bytes());
+        for unsent in Outbox::new().with_event(event).into_unsent(
+            self.role().name(),
+            &format!("{cause}/{own}"),
+            after,
+        )? {
             self.publish_unsent(&unsent).await?;
         }
         Ok(())
@@ -235,7 +244,7 @@ impl Bus {
         if self.events_sequence() == 0 {
             let stream = self.context().get_stream(subjects::EVENTS);
             if let Ok(Ok(stream)) = self.while_connected(stream).await {
-                self.saw_event(stream.cached_info().state.last_sequence);
+                self.record_events_sequence(stream.cached_info().state.last_sequence);
             }
         }
         Some(self.events_sequence()).filter(|sequence| *sequence > 0)
@@ -244,35 +253,36 @@ impl Bus {
     /// Publishes a sealed event that nobody has sent before, and waits until the stream holds it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not confirm in time.
-    pub async fn publish_unsent(&self, unsent: &Unsent) -> Result<Published, Error> {
-        let mut message = message_of(unsent);
+    /// [`BusError::Unavailable`] when the broker did not confirm in time.
+    pub async fn publish_unsent(&self, unsent: &UnsentEvent) -> Result<PublishOutcome, BusError> {
+        let mut message = event_message(unsent);
         if unsent.once {
             message = message.expected_last_subject_sequence(0);
         }
-        match self.try_publish(subjects::stream_of(&unsent.subject), &unsent.subject, &message).await {
-            Ok(Answer::Stored(sequence)) => Ok(Published::Stored(sequence)),
-            Ok(Answer::Duplicate | Answer::Moved) => Ok(Published::Known),
+        match self.try_publish(subjects::stream_of_subject(&unsent.subject), &unsent.subject, &message).await
+        {
+            Ok(PublishReply::Stored(sequence)) => Ok(PublishOutcome::Stored(sequence)),
+            Ok(PublishReply::Duplicate | PublishReply::Moved) => Ok(PublishOutcome::Known),
             // It may be stored and only the answer lost.
-            Err(error) if error.is_passing() && !error.is_away() => {
-                tokio::time::sleep(error.pause(1)).await;
+            Err(error) if error.is_transient() && !error.is_disconnected() => {
+                tokio::time::sleep(error.retry_pause(1)).await;
                 self.publish_missing(unsent).await
             }
-            Err(error) => Err(error.of(&unsent.subject)),
+            Err(error) => Err(error.into_bus_error(&unsent.subject)),
         }
     }
 
     /// Publishes `message` to `subject` only if the subject is empty. A conflict means it is there already.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not confirm in time.
+    /// [`BusError::Unavailable`] when the broker did not confirm in time.
     pub async fn publish_once<T: Serialize>(
         &self,
         stream: &str,
         subject: &str,
         message: &T,
-    ) -> Result<Published, Error> {
-        let payload = encode(subject, message)?;
+    ) -> Result<PublishOutcome, BusError> {
+        let payload = encode_message(subject, message)?;
         let message = PublishMessage::build()
             .payload(payload.into())
             .expected_stream(stream)
@@ -283,7 +293,7 @@ impl Bus {
     /// Publishes to `subject` of `stream` with `id` as its identity inside the duplicate window.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not confirm in time.
+    /// [`BusError::Unavailable`] when the broker did not confirm in time.
     pub async fn publish_raw(
         &self,
         stream: &str,
@@ -291,7 +301,7 @@ impl Bus {
         id: &str,
         all: HeaderMap,
         payload: Vec<u8>,
-    ) -> Result<Published, Error> {
+    ) -> Result<PublishOutcome, BusError> {
         let message = PublishMessage::build()
             .payload(payload.into())
             .headers(all)
@@ -306,31 +316,31 @@ impl Bus {
         stream: &str,
         subject: &str,
         message: PublishMessage,
-    ) -> Result<Published, Error> {
-        match self.publish_again(stream, subject, &message).await?.0 {
-            Answer::Stored(sequence) => Ok(Published::Stored(sequence)),
-            Answer::Duplicate | Answer::Moved => Ok(Published::Known),
+    ) -> Result<PublishOutcome, BusError> {
+        match self.publish_with_retry(stream, subject, &message).await?.0 {
+            PublishReply::Stored(sequence) => Ok(PublishOutcome::Stored(sequence)),
+            PublishReply::Duplicate | PublishReply::Moved => Ok(PublishOutcome::Known),
         }
     }
 
     /// Publishes, repeating the same message while the answer is lost or no leader is there: for what is safe to repeat.
     /// Answers also which try it was.
-    pub(crate) async fn publish_again(
+    pub(crate) async fn publish_with_retry(
         &self,
         stream: &str,
         subject: &str,
         message: &PublishMessage,
-    ) -> Result<(Answer, u32), Error> {
+    ) -> Result<(PublishReply, u32), BusError> {
         let mut attempt = 1;
         loop {
             let error = match self.try_publish(stream, subject, message).await {
                 Ok(answer) => return Ok((answer, attempt)),
                 Err(error) => error,
             };
-            if attempt >= ATTEMPTS_MAX || error.is_away() || !error.is_passing() {
-                return Err(error.of(subject));
+            if attempt >= ATTEMPTS_MAX || error.is_disconnected() || !error.is_transient() {
+                return Err(error.into_bus_error(subject));
             }
-            tokio::time::sleep(error.pause(attempt)).await;
+            tokio::time::sleep(error.retry_pause(attempt)).await;
             attempt += 1;
         }
     }
@@ -341,7 +351,7 @@ impl Bus {
         stream: &str,
         subject: &str,
         message: &PublishMessage,
-    ) -> Result<Answer, Unsure> {
+    ) -> Result<PublishReply, PublishFailure> {
         let sending = async {
             match self.context().send_publish(subject.to_owned(), message.clone()).await {
                 Ok(ack) => ack.await,
@@ -350,28 +360,32 @@ impl Bus {
         };
         let answer = match self.while_connected(sending).await {
             Ok(Ok(ack)) => {
-                self.health().confirmed(self.role(), stream);
+                self.health().record_confirmed_write(self.role(), stream);
                 if stream == subjects::EVENTS {
-                    self.saw_event(ack.sequence);
+                    self.record_events_sequence(ack.sequence);
                 }
-                return Ok(if ack.duplicate { Answer::Duplicate } else { Answer::Stored(ack.sequence) });
+                return Ok(if ack.duplicate {
+                    PublishReply::Duplicate
+                } else {
+                    PublishReply::Stored(ack.sequence)
+                });
             }
             Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                return Ok(Answer::Moved);
+                return Ok(PublishReply::Moved);
             }
-            Ok(Err(error)) => Unsure::Broker(error),
-            Err(lost) => Unsure::Lost(lost),
+            Ok(Err(error)) => PublishFailure::Broker(error),
+            Err(lost) => PublishFailure::Lost(lost),
         };
         // A refusal is an answer.
-        if answer.is_passing() {
-            self.health().unconfirmed(stream);
+        if answer.is_transient() {
+            self.health().record_unconfirmed_write(stream);
         }
         Err(answer)
     }
 }
 
 /// An event as it is published, with its id.
-pub(crate) fn message_of(unsent: &Unsent) -> PublishMessage {
+pub(crate) fn event_message(unsent: &UnsentEvent) -> PublishMessage {
     let mut all = HeaderMap::new();
     for (name, value) in &unsent.headers {
         all.insert(name.as_str(), value.as_str());
@@ -380,23 +394,23 @@ pub(crate) fn message_of(unsent: &Unsent) -> PublishMessage {
         .payload(unsent.payload.to_vec().into())
         .headers(all)
         .message_id(&unsent.id)
-        .expected_stream(subjects::stream_of(&unsent.subject))
+        .expected_stream(subjects::stream_of_subject(&unsent.subject))
 }
 
 /// Encodes a message as MessagePack with named fields.
 ///
 /// # Errors
-/// [`Error::Unencodable`] when a field has no MessagePack form.
-pub fn encode<T: Serialize>(what: &str, message: &T) -> Result<Vec<u8>, Error> {
-    rmp_serde::to_vec_named(message).map_err(|source| Error::Unencodable { what: what.to_owned(), source })
+/// [`BusError::Unencodable`] when a field has no MessagePack form.
+pub fn encode_message<T: Serialize>(what: &str, message: &T) -> Result<Vec<u8>, BusError> {
+    rmp_serde::to_vec_named(message).map_err(|source| BusError::Unencodable { what: what.to_owned(), source })
 }
 
 /// Decodes a message, refusing bytes behind its end.
 ///
 /// # Errors
-/// [`Error::Undecodable`] when the bytes are not exactly one `T`.
-pub fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Error> {
-    let undecodable = |source| Error::Undecodable { what: what.to_owned(), source };
+/// [`BusError::Undecodable`] when the bytes are not exactly one `T`.
+pub fn decode_message<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, BusError> {
+    let undecodable = |source| BusError::Undecodable { what: what.to_owned(), source };
     let mut reader = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
     let value = T::deserialize(&mut reader).map_err(undecodable)?;
     if usize::try_from(reader.position()).ok() == Some(bytes.len()) {
@@ -408,5 +422,5 @@ pub fn decode<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Resul
 
 /// How long to wait after try `attempt` of a request to the broker: from 200 ms to 3.2 s, with equal jitter.
 pub(crate) fn retry_delay(attempt: u32) -> Duration {
-    backoff(attempt, Duration::from_millis(200), Duration::from_millis(3_200))
+    backoff_delay(attempt, Duration::from_millis(200), Duration::from_millis(3_200))
 }

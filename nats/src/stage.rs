@@ -2,72 +2,76 @@
 
 use std::{collections::BTreeMap, future::Future};
 
-use schemas::fault::{Class, error_chain};
+use schemas::fault::{FailureClass, error_chain};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, publish};
+use crate::{BusError, publish};
 
 /// What a stage consumes, made of the bytes on the bus. Every deserializable type is one; a stage that consumes several
 /// kinds implements it by hand and takes the kind from the delivery.
-pub trait Message: Sized + Send + Sync {
+pub trait StageMessage: Sized + Send + Sync {
     /// Decodes the payload.
     ///
     /// # Errors
-    /// [`Error::Undecodable`] when the bytes are not exactly one message of the kind; it becomes a dead letter.
-    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, Error>;
+    /// [`BusError::Undecodable`] when the bytes are not exactly one message of the kind; it becomes a dead letter.
+    fn decode(delivery: &MessageDelivery, payload: &[u8]) -> Result<Self, BusError>;
 }
 
-impl<T: DeserializeOwned + Send + Sync> Message for T {
-    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, Error> {
-        publish::decode(&delivery.subject, payload)
+impl<T: DeserializeOwned + Send + Sync> StageMessage for T {
+    fn decode(delivery: &MessageDelivery, payload: &[u8]) -> Result<Self, BusError> {
+        publish::decode_message(&delivery.subject, payload)
     }
 }
 
 /// One stage of the pipeline. The loop in [`crate::consume`] calls it.
-pub trait Stage: Send + Sync + 'static {
+pub trait PipelineStage: Send + Sync + 'static {
     /// Name in logs and in `dead.<stage>.<id>`.
     const NAME: &'static str;
     /// What it consumes.
-    type Message: Message;
+    type Message: StageMessage;
 
     /// Does the work. Its effects are durable when this returns; it may be called again for the same message at any time.
     fn handle(
         &self,
         message: &Self::Message,
-        delivery: &Delivery,
-    ) -> impl Future<Output = Result<Outcome, Fault>> + Send;
+        delivery: &MessageDelivery,
+    ) -> impl Future<Output = Result<StageOutcome, StageFault>> + Send;
 
     /// Asked before each progress ping: does this worker still hold the work? `false` stops it without an ack.
-    fn renew(&self, _message: &Self::Message, _delivery: &Delivery) -> impl Future<Output = bool> + Send {
+    fn renew_claim(
+        &self,
+        _message: &Self::Message,
+        _delivery: &MessageDelivery,
+    ) -> impl Future<Output = bool> + Send {
         async { true }
     }
 
     /// Told each time an outage delays the message, to record in state what it waits for. An outage is no reason to write
     /// more than once, and what can't be written is no harm.
-    fn waiting(
+    fn on_outage(
         &self,
         _message: &Self::Message,
-        _delivery: &Delivery,
-        _fault: &Fault,
+        _delivery: &MessageDelivery,
+        _fault: &StageFault,
     ) -> impl Future<Output = ()> + Send {
         async {}
     }
 
     /// Told once the message lies in the dead-letter stream and before it is taken off its queue, to record that in state.
-    fn dead(
+    fn on_dead_letter(
         &self,
         _message: &Self::Message,
-        _delivery: &Delivery,
-        _fault: &Fault,
-    ) -> impl Future<Output = Result<(), Fault>> + Send {
+        _delivery: &MessageDelivery,
+        _fault: &StageFault,
+    ) -> impl Future<Output = Result<(), StageFault>> + Send {
         async { Ok(()) }
     }
 }
 
 /// One delivery of a message.
 #[derive(Debug, Clone)]
-pub struct Delivery {
+pub struct MessageDelivery {
     /// Subject it was published to.
     pub subject: String,
     /// Stream it lies in.
@@ -86,7 +90,7 @@ pub struct Delivery {
 
 /// How handling ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StageOutcome {
     /// Done, or done before: take it off the queue.
     Done,
     /// Somebody else seems to hold the work: deliver again after this many milliseconds.
@@ -101,9 +105,9 @@ pub enum Outcome {
 /// How handling failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{code}")]
-pub struct Fault {
+pub struct StageFault {
     /// What it says about the work.
-    pub class: Class,
+    pub class: FailureClass,
     /// A stable code.
     pub code: &'static str,
     /// Which failed try this was by the stage's own record; `None` lets the loop count for as long as the process lives.
@@ -113,10 +117,10 @@ pub struct Fault {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-impl Fault {
+impl StageFault {
     /// A fault of a class that is known elsewhere.
     pub fn new(
-        class: Class,
+        class: FailureClass,
         code: &'static str,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
@@ -125,12 +129,12 @@ impl Fault {
 
     /// Work that will never go well.
     pub fn reject(code: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::new(Class::Reject, code, source)
+        Self::new(FailureClass::Reject, code, source)
     }
 
     /// Names the failed try by the stage's own record.
     #[must_use]
-    pub const fn at_attempt(mut self, attempt: u32) -> Self {
+    pub const fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = Some(attempt);
         self
     }
@@ -141,8 +145,8 @@ impl Fault {
     }
 }
 
-impl From<crate::Error> for Fault {
-    fn from(error: crate::Error) -> Self {
-        Self::new(error.class(), error.code(), error)
+impl From<crate::BusError> for StageFault {
+    fn from(error: crate::BusError) -> Self {
+        Self::new(error.failure_class(), error.code(), error)
     }
 }

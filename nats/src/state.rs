@@ -6,9 +6,9 @@
 //! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too. One that holds
 //! unsent events has no end yet: the write that clears them sets it. What is removed by hand leaves a marker that ends by itself.
 //!
-//! A tombstone ([`Record::is_removed`]) is nothing to whoever loads it and is never written again; it can only be purged.
+//! A tombstone ([`schemas::KvRecord::is_removed`]) is nothing to whoever loads it and is never written again; it can only be purged.
 //!
-//! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
+//! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change_record`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
 
 use std::time::{Duration, Instant};
 
@@ -18,15 +18,15 @@ use async_nats::jetstream::{
 };
 use bytes::Bytes;
 use schemas::{
-    Record,
-    envelope::{Envelope, Unsent},
+    KvRecord,
+    envelope::{RecordEnvelope, UnsentEvent},
     subjects,
 };
 use serde_bytes::ByteBuf;
 
 use crate::{
-    Bus, Error, Outbox,
-    publish::{self, Answer},
+    Bus, BusError, Outbox,
+    publish::{self, PublishReply},
 };
 
 /// Most rounds of read, change and compare-and-set.
@@ -34,16 +34,16 @@ pub const CHANGE_ATTEMPTS_MAX: u32 = 16;
 
 /// A record together with the revision it was read or written at.
 #[derive(Debug, Clone)]
-pub struct Held<R> {
+pub struct VersionedRecord<R> {
     /// The record.
     pub record: R,
     revision: u64,
-    unsent: Vec<Unsent>,
+    unsent: Vec<UnsentEvent>,
     changed_at_ms: u64,
     stored_at_ms: u64,
 }
 
-impl<R: Record> Held<R> {
+impl<R: KvRecord> VersionedRecord<R> {
     /// A record that does not exist yet; committing it fails when it does.
     pub const fn new(record: R) -> Self {
         Self { record, revision: 0, unsent: Vec::new(), changed_at_ms: 0, stored_at_ms: 0 }
@@ -67,7 +67,7 @@ impl<R: Record> Held<R> {
 
 /// A KV value as stored.
 #[derive(Debug, Clone)]
-pub struct Raw {
+pub struct RawKvValue {
     /// Revision; what a compare-and-set must name.
     pub revision: u64,
     /// The value; absent when the newest entry is a deletion.
@@ -80,20 +80,23 @@ impl Bus {
     /// Reads a record from the bucket's leader, so one's own writes are always seen. A tombstone is none.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer; [`Error::Undecodable`] when the value is no `R`.
-    pub async fn load<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
-        Ok(self.load_any::<R>(key).await?.filter(|held| !held.record.is_removed()))
+    /// [`BusError::Unavailable`] when the broker does not answer; [`BusError::Undecodable`] when the value is no `R`.
+    pub async fn load_record<R: KvRecord>(&self, key: &str) -> Result<Option<VersionedRecord<R>>, BusError> {
+        Ok(self.load_with_tombstone::<R>(key).await?.filter(|held| !held.record.is_removed()))
     }
 
     /// The same; answers a tombstone, too.
     ///
     /// # Errors
-    /// As [`Bus::load`].
-    pub async fn load_any<R: Record>(&self, key: &str) -> Result<Option<Held<R>>, Error> {
-        let Some(raw) = self.read(R::BUCKET, key).await? else { return Ok(None) };
+    /// As [`Bus::load_record`].
+    pub async fn load_with_tombstone<R: KvRecord>(
+        &self,
+        key: &str,
+    ) -> Result<Option<VersionedRecord<R>>, BusError> {
+        let Some(raw) = self.read_value(R::BUCKET, key).await? else { return Ok(None) };
         let Some(value) = raw.value else { return Ok(None) };
-        let (envelope, record) = open::<R>(key, &value)?;
-        Ok(Some(Held {
+        let (envelope, record) = decode_record::<R>(key, &value)?;
+        Ok(Some(VersionedRecord {
             record,
             revision: raw.revision,
             unsent: envelope.unsent,
@@ -107,8 +110,12 @@ impl Bus {
     /// When this returns, the record is stored and its events are published or left in the record for the sweeper.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when somebody else was first; [`Error::Unavailable`] when nothing is known to be stored.
-    pub async fn commit<R: Record>(&self, held: &mut Held<R>, outbox: Outbox) -> Result<(), Error> {
+    /// [`BusError::Conflict`] when somebody else was first; [`BusError::Unavailable`] when nothing is known to be stored.
+    pub async fn commit_record<R: KvRecord>(
+        &self,
+        held: &mut VersionedRecord<R>,
+        outbox: Outbox,
+    ) -> Result<(), BusError> {
         let key = held.record.key();
         let changed_at_ms = crate::now_ms();
         // A record that ended and is made anew begins at revision 0 again.
@@ -117,24 +124,26 @@ impl Bus {
         let changed = Instant::now();
         let carried = held.unsent.len();
         let mut unsent = held.unsent.clone();
-        unsent.extend(outbox.seal(self.role().name(), &cause, after)?);
-        let record = ByteBuf::from(publish::encode(&key, &held.record)?);
+        unsent.extend(outbox.into_unsent(self.role().name(), &cause, after)?);
+        let record = ByteBuf::from(publish::encode_message(&key, &held.record)?);
         let expires_at_ms = held.record.expires_at_ms();
-        let mut envelope = Envelope { record, unsent, changed_at_ms, expires_at_ms };
-        held.revision = self.write(R::BUCKET, &key, held.revision, &envelope).await?;
+        let mut envelope = RecordEnvelope { record, unsent, changed_at_ms, expires_at_ms };
+        held.revision = self.write_envelope(R::BUCKET, &key, held.revision, &envelope).await?;
         held.changed_at_ms = envelope.changed_at_ms;
         held.unsent.clone_from(&envelope.unsent);
         if let Err(error) = self.publish_all(&envelope.unsent, carried, changed).await {
             tracing::warn!(%error, key, "events stay in the record until the sweeper sends them");
             return Ok(());
         }
-        match self.clear(R::BUCKET, &key, held.revision, &mut envelope).await {
+        match self.clear_unsent(R::BUCKET, &key, held.revision, &mut envelope).await {
             Ok(revision) => {
                 held.revision = revision;
                 held.unsent.clear();
             }
             // Whoever changed it meanwhile carries them on, finds them sent, and clears them.
-            Err(Error::Conflict { .. }) => tracing::debug!(key, "sent events are cleared by another writer"),
+            Err(BusError::Conflict { .. }) => {
+                tracing::debug!(key, "sent events are cleared by another writer");
+            }
             Err(error) => {
                 tracing::warn!(%error, key, "sent events stay in the record until the sweeper clears them");
             }
@@ -148,27 +157,27 @@ impl Bus {
     /// Returns the record as it is afterwards; a tombstone stays one, without asking `change`, and is nothing.
     ///
     /// # Errors
-    /// As [`Bus::load`] and [`Bus::commit`]; [`Error::Conflict`] only after [`CHANGE_ATTEMPTS_MAX`] rounds.
-    pub async fn change<R: Record>(
+    /// As [`Bus::load_record`] and [`Bus::commit_record`]; [`BusError::Conflict`] only after [`CHANGE_ATTEMPTS_MAX`] rounds.
+    pub async fn change_record<R: KvRecord>(
         &self,
         key: &str,
         mut change: impl FnMut(Option<&R>) -> Option<(R, Outbox)> + Send,
-    ) -> Result<Option<Held<R>>, Error> {
+    ) -> Result<Option<VersionedRecord<R>>, BusError> {
         let mut attempt = 0;
         loop {
-            let held = self.load_any::<R>(key).await?;
+            let held = self.load_with_tombstone::<R>(key).await?;
             if held.as_ref().is_some_and(|held| held.record.is_removed()) {
                 return Ok(None);
             }
             let Some((record, outbox)) = change(held.as_ref().map(|h| &h.record)) else { return Ok(held) };
             let mut next = match held {
-                Some(held) => Held { record, ..held },
-                None => Held::new(record),
+                Some(held) => VersionedRecord { record, ..held },
+                None => VersionedRecord::new(record),
             };
             attempt += 1;
-            match self.commit(&mut next, outbox).await {
+            match self.commit_record(&mut next, outbox).await {
                 Ok(()) => return Ok(Some(next)),
-                Err(Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {
+                Err(BusError::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {
                     // All by chance and never longer: writers that met once must not meet again.
                     tokio::time::sleep(Duration::from_millis(rand::random_range(20..=100))).await;
                 }
@@ -178,47 +187,48 @@ impl Bus {
     }
 
     /// Clears the events of an envelope, which are all in EVENTS. Answers the record's revision afterwards.
-    async fn clear(
+    async fn clear_unsent(
         &self,
         bucket: &str,
         key: &str,
         revision: u64,
-        envelope: &mut Envelope,
-    ) -> Result<u64, Error> {
+        envelope: &mut RecordEnvelope,
+    ) -> Result<u64, BusError> {
         if envelope.unsent.is_empty() {
             return Ok(revision);
         }
         envelope.unsent.clear();
-        self.write(bucket, key, revision, envelope).await
+        self.write_envelope(bucket, key, revision, envelope).await
     }
 
     /// Publishes the unsent events of one record, whatever its type: the sweeper's work. False when there were none, or when
     /// somebody else cleared them meanwhile.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn sweep(&self, bucket: &str, key: &str) -> Result<bool, Error> {
-        let Some(Raw { revision, value: Some(value), .. }) = self.read(bucket, key).await? else {
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn sweep_record(&self, bucket: &str, key: &str) -> Result<bool, BusError> {
+        let Some(RawKvValue { revision, value: Some(value), .. }) = self.read_value(bucket, key).await?
+        else {
             return Ok(false);
         };
-        let mut envelope: Envelope = publish::decode(key, &value)?;
+        let mut envelope: RecordEnvelope = publish::decode_message(key, &value)?;
         if envelope.unsent.is_empty() {
             return Ok(false);
         }
         for unsent in &envelope.unsent {
             self.publish_missing(unsent).await?;
         }
-        match self.clear(bucket, key, revision, &mut envelope).await {
+        match self.clear_unsent(bucket, key, revision, &mut envelope).await {
             Ok(_) => Ok(true),
             // The record's new entry says whether anything is left.
-            Err(Error::Conflict { .. }) => Ok(false),
+            Err(BusError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
     /// The stream, for reading single messages from its leader; asks nobody.
-    pub(crate) async fn stream(&self, name: &str) -> Result<Stream<()>, Error> {
-        let invalid = |error| Error::Invalid { what: format!("stream {name}: {error}") };
+    pub(crate) async fn stream_handle(&self, name: &str) -> Result<Stream<()>, BusError> {
+        let invalid = |error| BusError::Invalid { what: format!("stream {name}: {error}") };
         self.context().get_stream_no_info(name).await.map_err(invalid)
     }
 
@@ -227,14 +237,14 @@ impl Bus {
     /// values expire.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker did not confirm in time; [`Error::Refused`] when the bucket has no room for the mark.
-    pub async fn purge(&self, bucket: &str, key: &str, mark_ttl: Duration) -> Result<(), Error> {
+    /// [`BusError::Unavailable`] when the broker did not confirm in time; [`BusError::Refused`] when the bucket has no room for the mark.
+    pub async fn purge_key(&self, bucket: &str, key: &str, mark_ttl: Duration) -> Result<(), BusError> {
         let message = PublishMessage::build()
             .header("KV-Operation", "PURGE")
             .header("Nats-Rollup", "sub")
             .ttl(mark_ttl.max(Duration::from_secs(1)))
-            .expected_stream(subjects::kv_stream(bucket));
-        self.publish_message(&subjects::kv_stream(bucket), &subjects::kv(bucket, key), message)
+            .expected_stream(subjects::kv_stream_name(bucket));
+        self.publish_message(&subjects::kv_stream_name(bucket), &subjects::kv_subject(bucket, key), message)
             .await
             .map(drop)
     }
@@ -242,12 +252,12 @@ impl Bus {
     /// Reads the newest value of a key from the leader; `None` when there never was one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer.
-    pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Raw>, Error> {
-        let stream = self.stream(&subjects::kv_stream(bucket)).await?;
-        let subject = subjects::kv(bucket, key);
+    /// [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn read_value(&self, bucket: &str, key: &str) -> Result<Option<RawKvValue>, BusError> {
+        let stream = self.stream_handle(&subjects::kv_stream_name(bucket)).await?;
+        let subject = subjects::kv_subject(bucket, key);
         let found = self
-            .repeat(
+            .retry_request(
                 || async {
                     match stream.get_last_raw_message_by_subject(&subject).await {
                         Ok(message) => Ok(Some(message)),
@@ -255,14 +265,18 @@ impl Bus {
                         Err(error) => Err(error),
                     }
                 },
-                Error::unavailable,
+                BusError::unavailable,
             )
             .await?;
         Ok(found.map(|message| {
             let deleted = message.headers.get("KV-Operation").is_some()
                 || message.headers.get("Nats-Marker-Reason").is_some();
             let stored_at_ms = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-            Raw { revision: message.sequence, value: (!deleted).then_some(message.payload), stored_at_ms }
+            RawKvValue {
+                revision: message.sequence,
+                value: (!deleted).then_some(message.payload),
+                stored_at_ms,
+            }
         }))
     }
 
@@ -270,90 +284,102 @@ impl Bus {
     /// followers, then nothing is left. Only for buckets whose values expire.
     ///
     /// # Errors
-    /// [`Error::Conflict`] when somebody else was first; [`Error::Unavailable`] when the broker does not answer.
-    pub async fn purge_at(
+    /// [`BusError::Conflict`] when somebody else was first; [`BusError::Unavailable`] when the broker does not answer.
+    pub async fn purge_revision(
         &self,
         bucket: &str,
         key: &str,
         revision: u64,
         told: Duration,
-    ) -> Result<(), Error> {
+    ) -> Result<(), BusError> {
         let message = PublishMessage::build()
             .header("KV-Operation", "PURGE")
             .header("Nats-Rollup", "sub")
             .ttl(told.max(Duration::from_secs(1)));
-        self.put_message(bucket, key, revision, Bytes::new(), message).await.map(drop)
+        self.put_value_message(bucket, key, revision, Bytes::new(), message).await.map(drop)
     }
 
-    async fn write(&self, bucket: &str, key: &str, revision: u64, envelope: &Envelope) -> Result<u64, Error> {
-        let payload = publish::encode(key, envelope)?;
+    async fn write_envelope(
+        &self,
+        bucket: &str,
+        key: &str,
+        revision: u64,
+        envelope: &RecordEnvelope,
+    ) -> Result<u64, BusError> {
+        let payload = publish::encode_message(key, envelope)?;
         if payload.len() > schemas::RECORD_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: subjects::kv(bucket, key),
+            return Err(BusError::TooLarge {
+                what: subjects::kv_subject(bucket, key),
                 size_bytes: payload.len(),
                 size_bytes_max: schemas::RECORD_BYTES_MAX,
             });
         }
         // Events that are not sent yet must not end with their record.
-        let ttl = envelope.expires_at_ms.filter(|_| envelope.unsent.is_empty()).map(time_left);
-        self.put(bucket, key, revision, payload.into(), ttl).await
+        let ttl = envelope.expires_at_ms.filter(|_| envelope.unsent.is_empty()).map(ttl_until);
+        self.put_value(bucket, key, revision, payload.into(), ttl).await
     }
 
     /// Compare-and-set of one KV value; `ttl` lets the broker remove it later. Returns the new revision.
     ///
     /// No message id: on one stream the same id on another key would drop the value. After a lost answer the truth is a
     /// leader read.
-    pub(crate) async fn put(
+    pub(crate) async fn put_value(
         &self,
         bucket: &str,
         key: &str,
         revision: u64,
         payload: Bytes,
         ttl: Option<Duration>,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, BusError> {
         let message = PublishMessage::build();
         let message = match ttl {
             Some(ttl) => message.ttl(ttl),
             None => message,
         };
-        self.put_message(bucket, key, revision, payload, message).await
+        self.put_value_message(bucket, key, revision, payload, message).await
     }
 
-    async fn put_message(
+    async fn put_value_message(
         &self,
         bucket: &str,
         key: &str,
         revision: u64,
         payload: Bytes,
         message: PublishMessage,
-    ) -> Result<u64, Error> {
-        let subject = subjects::kv(bucket, key);
+    ) -> Result<u64, BusError> {
+        let subject = subjects::kv_subject(bucket, key);
         let message = message
             .payload(payload.clone())
             .expected_last_subject_sequence(revision)
-            .expected_stream(subjects::kv_stream(bucket));
-        match self.publish_again(&subjects::kv_stream(bucket), &subject, &message).await? {
-            (Answer::Stored(revision), _) => Ok(revision),
-            (Answer::Duplicate | Answer::Moved, attempt) => {
-                self.own_write(bucket, key, &payload, attempt).await
+            .expected_stream(subjects::kv_stream_name(bucket));
+        match self.publish_with_retry(&subjects::kv_stream_name(bucket), &subject, &message).await? {
+            (PublishReply::Stored(revision), _) => Ok(revision),
+            (PublishReply::Duplicate | PublishReply::Moved, attempt) => {
+                self.confirm_own_write(bucket, key, &payload, attempt).await
             }
         }
     }
 
     /// After a refused compare-and-set: a conflict, unless an earlier try of ours was stored and only its answer lost.
-    async fn own_write(&self, bucket: &str, key: &str, payload: &Bytes, attempt: u32) -> Result<u64, Error> {
+    async fn confirm_own_write(
+        &self,
+        bucket: &str,
+        key: &str,
+        payload: &Bytes,
+        attempt: u32,
+    ) -> Result<u64, BusError> {
         if attempt > 1
-            && let Some(raw) = self.read(bucket, key).await?
+            && let Some(raw) = self.read_value(bucket, key).await?
             && raw.value.as_ref() == Some(payload)
         {
             return Ok(raw.revision);
         }
-        Err(Error::Conflict { what: subjects::kv(bucket, key) })
+        Err(BusError::Conflict { what: subjects::kv_subject(bucket, key) })
     }
 }
 
 /// Time until `expires_at_ms` in whole seconds, rounded up; at least the second that is the least the broker takes.
-fn time_left(expires_at_ms: u64) -> std::time::Duration {
+fn ttl_until(expires_at_ms: u64) -> std::time::Duration {
     let left_ms = expires_at_ms.saturating_sub(crate::now_ms());
     std::time::Duration::from_secs(left_ms.div_ceil(1_000).max(1))
 }
@@ -361,9 +387,9 @@ fn time_left(expires_at_ms: u64) -> std::time::Duration {
 /// Opens a stored value: the envelope and the record in it.
 ///
 /// # Errors
-/// [`Error::Undecodable`] when the bytes are no envelope or hold no `R`.
-pub fn open<R: Record>(key: &str, value: &[u8]) -> Result<(Envelope, R), Error> {
-    let envelope: Envelope = publish::decode(key, value)?;
-    let record = publish::decode(key, &envelope.record)?;
+/// [`BusError::Undecodable`] when the bytes are no envelope or hold no `R`.
+pub fn decode_record<R: KvRecord>(key: &str, value: &[u8]) -> Result<(RecordEnvelope, R), BusError> {
+    let envelope: RecordEnvelope = publish::decode_message(key, value)?;
+    let record = publish::decode_message(key, &envelope.record)?;
     Ok((envelope, record))
 }

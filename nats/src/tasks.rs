@@ -13,7 +13,7 @@ use std::{
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bus, Error, Health, Role, backoff::backoff};
+use crate::{Bus, BusError, ProcessHealth, Role, backoff::backoff_delay};
 
 /// Pause before the first restart.
 const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ const STABLE: Duration = Duration::from_secs(60);
 
 /// What the end of a task says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum TaskEnding {
     /// Something that others use, too, is away: it will come back.
     Outage,
     /// Anything else that trying again may mend.
@@ -33,13 +33,15 @@ pub enum Ending {
     Configuration,
 }
 
-impl Error {
+impl BusError {
     /// What a task that ended with this error has to do.
-    pub const fn ending(&self) -> Ending {
+    pub const fn task_ending(&self) -> TaskEnding {
         match self {
-            Self::Unavailable(_) | Self::Full { .. } => Ending::Outage,
-            Self::Credentials { .. } | Self::Topology { .. } | Self::Invalid { .. } => Ending::Configuration,
-            _ => Ending::Fault,
+            Self::Unavailable(_) | Self::Full { .. } => TaskEnding::Outage,
+            Self::Credentials { .. } | Self::Topology { .. } | Self::Invalid { .. } => {
+                TaskEnding::Configuration
+            }
+            _ => TaskEnding::Fault,
         }
     }
 }
@@ -48,13 +50,13 @@ impl Error {
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     role: Role,
-    health: Health,
+    health: ProcessHealth,
     shutdown: CancellationToken,
 }
 
 impl Supervisor {
     /// For the tasks of `role`, until `shutdown`; `health` knows of them.
-    pub const fn new(role: Role, health: Health, shutdown: CancellationToken) -> Self {
+    pub const fn new(role: Role, health: ProcessHealth, shutdown: CancellationToken) -> Self {
         Self { role, health, shutdown }
     }
 
@@ -62,10 +64,10 @@ impl Supervisor {
     ///
     /// # Errors
     /// The error of `work` that `ending` calls a configuration fault; nothing else ends a task.
-    pub async fn keep<E, F, Fut>(
+    pub async fn keep_running<E, F, Fut>(
         &self,
         name: &'static str,
-        ending: impl Fn(&E) -> Ending,
+        ending: impl Fn(&E) -> TaskEnding,
         mut work: F,
     ) -> Result<(), E>
     where
@@ -73,30 +75,30 @@ impl Supervisor {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<(), E>>,
     {
-        let mut delays = Delays::default();
+        let mut delays = RestartDelays::default();
         loop {
-            self.health.task_up(self.role, name);
+            self.health.mark_task_up(self.role, name);
             let since = Instant::now();
             let ended = AssertUnwindSafe(async { work().await }).catch_unwind().await;
             if self.shutdown.is_cancelled() {
-                self.health.task_gone(self.role, name);
+                self.health.mark_task_removed(self.role, name);
                 // What else went wrong on the way out is nobody's concern any more.
                 return match ended {
-                    Ok(Err(error)) if ending(&error) == Ending::Configuration => Err(error),
+                    Ok(Err(error)) if ending(&error) == TaskEnding::Configuration => Err(error),
                     _ => Ok(()),
                 };
             }
             let (why, how) = match ended {
-                Ok(Err(error)) if ending(&error) == Ending::Configuration => {
-                    self.health.task_gone(self.role, name);
+                Ok(Err(error)) if ending(&error) == TaskEnding::Configuration => {
+                    self.health.mark_task_removed(self.role, name);
                     return Err(error);
                 }
                 Ok(Err(error)) => (format!("{error:#}"), ending(&error)),
-                Ok(Ok(())) => ("it had nothing more to do".to_owned(), Ending::Fault),
-                Err(_) => ("it panicked".to_owned(), Ending::Fault),
+                Ok(Ok(())) => ("it had nothing more to do".to_owned(), TaskEnding::Fault),
+                Err(_) => ("it panicked".to_owned(), TaskEnding::Fault),
             };
-            self.health.task_down(self.role, name, how == Ending::Outage);
-            let delay = delays.next(since.elapsed());
+            self.health.mark_task_down(self.role, name, how == TaskEnding::Outage);
+            let delay = delays.next_delay(since.elapsed());
             let delay_ms = delay.as_millis();
             tracing::warn!(
                 why,
@@ -107,7 +109,7 @@ impl Supervisor {
             );
             tokio::select! {
                 () = self.shutdown.cancelled() => {
-                    self.health.task_gone(self.role, name);
+                    self.health.mark_task_removed(self.role, name);
                     return Ok(());
                 }
                 () = tokio::time::sleep(delay) => {}
@@ -119,10 +121,10 @@ impl Supervisor {
     ///
     /// # Errors
     /// The first error of `step` that is no outage: a start that fails for another reason is told at once.
-    pub async fn begin<T, E, F, Fut>(
+    pub async fn start_with_retry<T, E, F, Fut>(
         &self,
         name: &'static str,
-        ending: impl Fn(&E) -> Ending,
+        ending: impl Fn(&E) -> TaskEnding,
         mut step: F,
     ) -> Result<Option<T>, E>
     where
@@ -130,7 +132,7 @@ impl Supervisor {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let mut delays = Delays::default();
+        let mut delays = RestartDelays::default();
         loop {
             let done = tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(None),
@@ -138,16 +140,16 @@ impl Supervisor {
             };
             let error = match done {
                 Ok(done) => {
-                    self.health.task_gone(self.role, name);
+                    self.health.mark_task_removed(self.role, name);
                     return Ok(Some(done));
                 }
                 Err(error) => error,
             };
-            if ending(&error) != Ending::Outage {
+            if ending(&error) != TaskEnding::Outage {
                 return Err(error);
             }
-            self.health.task_down(self.role, name, true);
-            let delay = delays.next(Duration::ZERO);
+            self.health.mark_task_down(self.role, name, true);
+            let delay = delays.next_delay(Duration::ZERO);
             let (why, delay_ms) = (format!("{error:#}"), delay.as_millis());
             tracing::warn!(
                 why,
@@ -173,15 +175,15 @@ impl Bus {
 
 /// Pauses that grow.
 #[derive(Debug, Default)]
-struct Delays {
+struct RestartDelays {
     count: u32,
 }
 
-impl Delays {
+impl RestartDelays {
     /// The pause after a run of this length.
-    fn next(&mut self, ran: Duration) -> Duration {
+    fn next_delay(&mut self, ran: Duration) -> Duration {
         self.count = if ran < STABLE { self.count.saturating_add(1) } else { 1 };
-        backoff(self.count, RESTART_DELAY_MIN, RESTART_DELAY_MAX)
+        backoff_delay(self.count, RESTART_DELAY_MIN, RESTART_DELAY_MAX)
     }
 }
 
@@ -193,25 +195,25 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_begin_anew_after_a_sound_run() {
-        let mut delays = Delays::default();
+        let mut delays = RestartDelays::default();
         let mut last = Duration::ZERO;
         for _ in 0..20 {
-            let delay = delays.next(Duration::ZERO);
+            let delay = delays.next_delay(Duration::ZERO);
             assert!(delay >= last / 4 && delay <= RESTART_DELAY_MAX, "{delay:?} after {last:?}");
             last = delay;
         }
         assert!(last >= RESTART_DELAY_MAX / 2);
-        assert!(delays.next(STABLE) <= RESTART_DELAY_MIN);
+        assert!(delays.next_delay(STABLE) <= RESTART_DELAY_MIN);
     }
 
     #[tokio::test]
     async fn a_task_goes_on_after_an_error_a_panic_and_a_silent_end() {
-        let (health, shutdown) = (Health::new(), CancellationToken::new());
+        let (health, shutdown) = (ProcessHealth::new(), CancellationToken::new());
         let supervisor = Supervisor::new(Role::Ingress, health.clone(), shutdown.clone());
         let runs = AtomicU32::new(0);
         let work = || async {
             match runs.fetch_add(1, Ordering::Relaxed) {
-                0 => Err(Error::unavailable("away")),
+                0 => Err(BusError::unavailable("away")),
                 1 => panic!("a fault of ours"),
                 2 => Ok(()),
                 _ => {
@@ -220,17 +222,17 @@ mod tests {
                 }
             }
         };
-        supervisor.keep("events", Error::ending, work).await.unwrap();
+        supervisor.keep_running("events", BusError::task_ending, work).await.unwrap();
         assert_eq!(runs.load(Ordering::Relaxed), 4);
-        assert_eq!(health.restarts(Role::Ingress, "events"), 3);
-        assert_eq!(health.causes(), []);
+        assert_eq!(health.restart_count(Role::Ingress, "events"), 3);
+        assert_eq!(health.problems(), []);
     }
 
     #[tokio::test]
     async fn only_a_configuration_fault_ends_a_task() {
-        let supervisor = Supervisor::new(Role::Ingress, Health::new(), CancellationToken::new());
-        let work = || async { Err(Error::Credentials { reason: "authorization violation".into() }) };
-        let ended = supervisor.keep("events", Error::ending, work).await;
-        assert!(matches!(ended, Err(Error::Credentials { .. })), "{ended:?}");
+        let supervisor = Supervisor::new(Role::Ingress, ProcessHealth::new(), CancellationToken::new());
+        let work = || async { Err(BusError::Credentials { reason: "authorization violation".into() }) };
+        let ended = supervisor.keep_running("events", BusError::task_ending, work).await;
+        assert!(matches!(ended, Err(BusError::Credentials { .. })), "{ended:?}");
     }
 }

@@ -4,12 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{About, Event, ids::KeyId, value::Email};
+use crate::{BusEvent, EventContext, ids::KeyId, value::EmailAddress};
 
 /// What a principal may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+#[schemars(rename = "Role")]
+pub enum PrincipalRole {
     /// Works on what it owns.
     Owner,
     /// Reads everything operational, changes nothing.
@@ -21,7 +22,8 @@ pub enum Role {
 /// A group of endpoints an API key may be limited to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+#[schemars(rename = "Scope")]
+pub enum ApiKeyScope {
     /// Uploads, and media sent in one request.
     Upload,
     /// Documents and search.
@@ -53,18 +55,18 @@ pub struct ApiKey {
     /// Whose media it works on.
     pub owner: String,
     /// What it may do.
-    pub role: Role,
+    pub role: PrincipalRole,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Where it may do it; absent for everywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scopes: Option<Vec<Scope>>,
+    pub scopes: Option<Vec<ApiKeyScope>>,
     /// The owner's own word for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// Whom to write to when it has to be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub contact_email: Option<Email>,
+    pub contact_email: Option<EmailAddress>,
     /// Unix time in milliseconds from which on it opens nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at_ms: Option<u64>,
@@ -75,12 +77,12 @@ pub struct ApiKey {
 
 impl ApiKey {
     /// True until it is revoked or its time is over.
-    pub fn is_good(&self, now_ms: u64) -> bool {
+    pub fn is_active(&self, now_ms: u64) -> bool {
         self.revoked_at_ms.is_none() && self.expires_at_ms.is_none_or(|at_ms| at_ms > now_ms)
     }
 }
 
-impl crate::Record for ApiKey {
+impl crate::KvRecord for ApiKey {
     const BUCKET: &'static str = "apikeys";
     fn key(&self) -> String {
         self.key_id.to_string()
@@ -89,7 +91,8 @@ impl crate::Record for ApiKey {
 
 /// One signing key in the bucket `secrets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Secret {
+#[schemars(rename = "Secret")]
+pub struct SigningSecret {
     /// What it signs, our own word.
     pub name: String,
     /// 32 random bytes.
@@ -99,7 +102,7 @@ pub struct Secret {
     pub created_at_ms: u64,
 }
 
-impl crate::Record for Secret {
+impl crate::KvRecord for SigningSecret {
     const BUCKET: &'static str = "secrets";
     fn key(&self) -> String {
         self.name.clone()
@@ -108,23 +111,24 @@ impl crate::Record for Secret {
 
 /// `evt.admin.key_created`: an API key was made; its secret is nowhere in the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct KeyCreated {
+#[schemars(rename = "KeyCreated")]
+pub struct AdminKeyCreated {
     /// Public half.
     pub key_id: KeyId,
     /// Whose media it works on.
     pub owner: String,
     /// What it may do.
-    pub role: Role,
+    pub role: PrincipalRole,
 }
 
-impl Event for KeyCreated {
+impl BusEvent for AdminKeyCreated {
     const ENTITY: &'static str = "admin";
     const VERB: &'static str = "key_created";
     const ONCE: bool = true;
     fn entity_id(&self) -> String {
         self.key_id.to_string()
     }
-    fn about(&self) -> About {
-        About { owner: Some(self.owner.clone()), ..About::default() }
+    fn event_context(&self) -> EventContext {
+        EventContext { owner: Some(self.owner.clone()), ..EventContext::default() }
     }
 }

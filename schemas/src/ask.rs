@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{JobId, MediaId},
     job,
-    media::{self, Summary},
-    subjects::Priority,
+    media::{self, MediaSummary},
+    subjects::JobPriority,
 };
 
 /// Most items of one page.
@@ -38,13 +38,14 @@ pub const INDEX_BEHIND: &str = "index_behind";
 
 /// Which media to list; newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ListMedia {
+#[schemars(rename = "ListMedia")]
+pub struct MediaIndexQuery {
     /// Whose media; `None` for everybody's, which only an admin may ask.
     #[serde(default)]
     pub owner: Option<String>,
     /// Only media that stand there.
     #[serde(default)]
-    pub status: Option<media::Status>,
+    pub status: Option<media::MediaStatus>,
     /// Where the page before ended: its `next`.
     #[serde(default)]
     pub cursor: Option<String>,
@@ -57,7 +58,8 @@ pub struct ListMedia {
 
 /// One medium of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct MediaItem {
+#[schemars(rename = "MediaItem")]
+pub struct MediaIndexItem {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -65,9 +67,9 @@ pub struct MediaItem {
     /// Title for people; empty while there is no document.
     pub title: String,
     /// Where it stands.
-    pub status: media::Status,
+    pub status: media::MediaStatus,
     /// Technical metadata, once indexed.
-    pub summary: Option<Summary>,
+    pub summary: Option<MediaSummary>,
     /// Size of the verified source in bytes.
     pub size_bytes: Option<u64>,
     /// Number of the encode that plays or is being made.
@@ -90,9 +92,10 @@ pub struct MediaItem {
 
 /// A page of media.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct MediaPage {
+#[schemars(rename = "MediaPage")]
+pub struct MediaIndexPage {
     /// Newest first.
-    pub items: Vec<MediaItem>,
+    pub items: Vec<MediaIndexItem>,
     /// Cursor of the next page; `None` at the end.
     pub next: Option<String>,
     /// Revision of the bucket `media` the index has seen.
@@ -101,7 +104,8 @@ pub struct MediaPage {
 
 /// Which jobs to list; newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ListJobs {
+#[schemars(rename = "ListJobs")]
+pub struct JobIndexQuery {
     /// Whose jobs; `None` for everybody's, which only an admin may ask.
     #[serde(default)]
     pub owner: Option<String>,
@@ -110,7 +114,7 @@ pub struct ListJobs {
     pub media_id: Option<MediaId>,
     /// Only jobs that stand there.
     #[serde(default)]
-    pub status: Option<job::Status>,
+    pub status: Option<job::JobStatus>,
     /// Where the page before ended: its `next`.
     #[serde(default)]
     pub cursor: Option<String>,
@@ -123,19 +127,20 @@ pub struct ListJobs {
 
 /// One job of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct JobItem {
+#[schemars(rename = "JobItem")]
+pub struct JobIndexItem {
     /// The job.
     pub job_id: JobId,
     /// Kind, such as `transcode`.
     pub kind: String,
     /// Priority of its parts.
-    pub priority: Priority,
+    pub priority: JobPriority,
     /// The medium it works on.
     pub media_id: MediaId,
     /// Its owner.
     pub owner: String,
     /// Where it stands.
-    pub status: job::Status,
+    pub status: job::JobStatus,
     /// Number of the encode it makes.
     pub encode: u32,
     /// Duration of the output in milliseconds.
@@ -164,9 +169,10 @@ pub struct JobItem {
 
 /// A page of jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct JobPage {
+#[schemars(rename = "JobPage")]
+pub struct JobIndexPage {
     /// Newest first.
-    pub items: Vec<JobItem>,
+    pub items: Vec<JobIndexItem>,
     /// Cursor of the next page; `None` at the end.
     pub next: Option<String>,
     /// Revision of the bucket `jobs` the index has seen.
@@ -176,7 +182,8 @@ pub struct JobPage {
 /// What the index answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer<P> {
+#[schemars(rename = "Answer")]
+pub enum IndexReply<P> {
     /// The page asked for.
     Page(P),
     /// No page.

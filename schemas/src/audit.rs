@@ -11,7 +11,7 @@ pub const FIRST_PREV_HASH: &str = "000000000000000000000000000000000000000000000
 /// Where the event lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "AuditSource")]
-pub struct Source {
+pub struct AuditSource {
     /// Stream name.
     pub stream: String,
     /// Its sequence there.
@@ -30,22 +30,22 @@ pub const NOTE: &str = "audit.note";
 /// `data` of a note: why what lies before it is not just the next event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "AuditNote")]
-pub struct Note {
+pub struct AuditNote {
     /// In words.
     pub reason: String,
     /// Messages between the record before and this note that are no records. `prev_hash` of the note is over the hash of that
     /// record and their bytes, each with a line end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<Range>,
+    pub skipped: Option<AuditRange>,
     /// Records before this note that repeat an earlier one, word for word.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub repeated: Vec<Range>,
+    pub repeated: Vec<AuditRange>,
 }
 
 /// Numbers of records, both ends among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "AuditRange")]
-pub struct Range {
+pub struct AuditRange {
     /// First number.
     pub from: u64,
     /// Last number.
@@ -60,11 +60,11 @@ pub struct Range {
     "subject": "evt.upload.created.06db008209t0303jc5mn0r355k", "entity_id": "06db008209t0303jc5mn0r355k", "owner": "admin",
     "media_id": "06db00820dt0303jc5mn0r355k", "job_id": null, "data": {}, "prev_hash": FIRST_PREV_HASH,
 }))]
-pub struct Record {
+pub struct AuditRecord {
     /// Number of the record, from 1, without gaps; equals its sequence in AUDIT.
     pub n: u64,
     /// Where the event lies.
-    pub source: Source,
+    pub source: AuditSource,
     /// When it happened, by its publisher's clock: RFC 3339 in UTC.
     pub time: String,
     /// When EVENTS stored it, by the broker's clock: RFC 3339 in UTC, with milliseconds.

@@ -3,13 +3,13 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    Event, Record, access, ask, audit, document, envelope, gate, idempotency, job, limit, media, session,
-    store, upload, view,
+    BusEvent, KvRecord, access, ask, audit, document, envelope, gate, idempotency, job, limit, media,
+    session, store, upload, view,
 };
 
 /// One kind of message.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct CatalogEntry {
     /// Name: `<entity>.<verb>` for events, else what it is; the schema file is `<name>.v1.json`.
     pub name: String,
     /// Subject with parameters in braces.
@@ -22,8 +22,8 @@ pub struct Entry {
 
 const AUDIT_RECORD: &str = "audit.record";
 
-fn event<E: Event>() -> Entry {
-    Entry {
+fn event_entry<E: BusEvent>() -> CatalogEntry {
+    CatalogEntry {
         name: format!("{}.{}", E::ENTITY, E::VERB),
         address: format!("evt.{}.{}.{{id}}", E::ENTITY, E::VERB),
         stream: crate::subjects::EVENTS.into(),
@@ -31,16 +31,16 @@ fn event<E: Event>() -> Entry {
     }
 }
 
-fn record<R: Record>(name: &str, key: &str) -> Entry {
-    Entry {
+fn record_entry<R: KvRecord>(name: &str, key: &str) -> CatalogEntry {
+    CatalogEntry {
         name: format!("kv.{name}"),
         address: format!("$KV.{}.{key}", R::BUCKET),
-        stream: crate::subjects::kv_stream(R::BUCKET),
+        stream: crate::subjects::kv_stream_name(R::BUCKET),
         schema: schema_for!(R),
     }
 }
 
-impl Entry {
+impl CatalogEntry {
     /// Media type of the payload.
     pub fn content_type(&self) -> &'static str {
         content_type(&self.name)
@@ -53,88 +53,97 @@ pub fn content_type(name: &str) -> &'static str {
 }
 
 /// Every event kind.
-pub fn events() -> Vec<Entry> {
+pub fn event_entries() -> Vec<CatalogEntry> {
     vec![
-        event::<upload::Created>(),
-        event::<upload::Received>(),
-        event::<upload::Expired>(),
-        event::<upload::Terminated>(),
-        event::<media::Stored>(),
-        event::<media::Rejected>(),
-        event::<media::Playable>(),
-        event::<media::Ready>(),
-        event::<media::Removed>(),
-        event::<media::Delayed>(),
-        event::<media::Reopened>(),
-        event::<document::Changed>(),
-        event::<job::Queued>(),
-        event::<job::Started>(),
-        event::<job::Retried>(),
-        event::<job::Succeeded>(),
-        event::<job::Failed>(),
-        event::<job::Cancelled>(),
-        event::<job::Dead>(),
-        event::<job::Parked>(),
-        event::<access::KeyCreated>(),
-        event::<session::Challenged>(),
-        event::<session::Refused>(),
-        event::<session::Denied>(),
-        event::<session::SignedIn>(),
-        event::<session::Refreshed>(),
-        event::<session::Reused>(),
-        event::<session::SignedOut>(),
-        event::<session::KeyCreated>(),
-        event::<session::KeyRevoked>(),
-        event::<gate::Changed>(),
-        event::<gate::Granted>(),
-        event::<gate::Denied>(),
-        event::<gate::Revoked>(),
-        event::<gate::Doubted>(),
-        event::<view::Summed>(),
-        event::<limit::Exceeded>(),
+        event_entry::<upload::UploadCreated>(),
+        event_entry::<upload::UploadReceived>(),
+        event_entry::<upload::UploadExpired>(),
+        event_entry::<upload::UploadTerminated>(),
+        event_entry::<media::MediaStored>(),
+        event_entry::<media::MediaRejected>(),
+        event_entry::<media::MediaPlayable>(),
+        event_entry::<media::MediaReady>(),
+        event_entry::<media::MediaRemoved>(),
+        event_entry::<media::MediaDelayed>(),
+        event_entry::<media::MediaReopened>(),
+        event_entry::<document::MediaChanged>(),
+        event_entry::<job::Queued>(),
+        event_entry::<job::Started>(),
+        event_entry::<job::Retried>(),
+        event_entry::<job::Succeeded>(),
+        event_entry::<job::Failed>(),
+        event_entry::<job::Cancelled>(),
+        event_entry::<job::Dead>(),
+        event_entry::<job::Parked>(),
+        event_entry::<access::AdminKeyCreated>(),
+        event_entry::<session::Challenged>(),
+        event_entry::<session::Refused>(),
+        event_entry::<session::Denied>(),
+        event_entry::<session::SignedIn>(),
+        event_entry::<session::Refreshed>(),
+        event_entry::<session::Reused>(),
+        event_entry::<session::SignedOut>(),
+        event_entry::<session::KeyCreated>(),
+        event_entry::<session::KeyRevoked>(),
+        event_entry::<gate::GateChanged>(),
+        event_entry::<gate::GateGranted>(),
+        event_entry::<gate::GateDenied>(),
+        event_entry::<gate::GateRevoked>(),
+        event_entry::<gate::GateDoubted>(),
+        event_entry::<view::ViewSummed>(),
+        event_entry::<limit::LimitExceeded>(),
     ]
 }
 
-/// Every record kind. On the bus a record lies inside an [`envelope::Envelope`].
-pub fn records() -> Vec<Entry> {
+/// Every record kind. On the bus a record lies inside an [`envelope::RecordEnvelope`].
+pub fn record_entries() -> Vec<CatalogEntry> {
     vec![
-        record::<upload::Record>("uploads", "{upload_id}"),
-        record::<view::Position>("limits.views", "views.{partition}"),
-        record::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
-        record::<document::Record>("media", "{media_id}"),
-        record::<media::Record>("assets", "{media_id}"),
-        record::<job::Record>("jobs", "{job_id}"),
-        record::<job::Part>("jobs.part", "{job_id}.{part}"),
-        record::<access::ApiKey>("apikeys", "{key_id}"),
-        record::<access::Secret>("secrets", "{name}"),
-        record::<document::SegmentKey>("keys", "{media_id}"),
-        record::<store::Identity>("store", store::Identity::KEY),
-        record::<gate::Session>("grants", "{playback_id}"),
-        record::<gate::Slot>("grants.slot", "slot.{digest}"),
-        record::<gate::Cursor>("grants.cursor", "cursor.{chain_id}"),
-        record::<session::Challenge>("nonces", "{challenge_id}"),
-        record::<session::Prefix>("nonces.prefix", &session::prefix_key("{prefix_sha256}")),
-        record::<session::Session>("sessions", "{session_id}"),
-        record::<session::Wallet>("sessions.wallet", &session::wallet_key("{address}", None)),
-        record::<session::Ring>("secrets.ring", &session::ring_key("{name}")),
-        record::<session::OwnerKeys>("apikeys.owner", &session::owner_key("{owner_sha256}")),
-        record::<limit::Replicas>("limits.replicas", limit::Replicas::KEY),
-        record::<limit::Reported>("limits.reported", limit::Reported::KEY),
-        record::<idempotency::Record>("idempotency", "{digest}"),
+        record_entry::<upload::UploadRecord>("uploads", "{upload_id}"),
+        record_entry::<view::ViewPosition>("limits.views", "views.{partition}"),
+        record_entry::<upload::OpenUploads>("limits.uploads", "uploads.{owner_digest}"),
+        record_entry::<document::DocumentRecord>("media", "{media_id}"),
+        record_entry::<media::MediaRecord>("assets", "{media_id}"),
+        record_entry::<job::JobRecord>("jobs", "{job_id}"),
+        record_entry::<job::JobPartRecord>("jobs.part", "{job_id}.{part}"),
+        record_entry::<access::ApiKey>("apikeys", "{key_id}"),
+        record_entry::<access::SigningSecret>("secrets", "{name}"),
+        record_entry::<document::SegmentKey>("keys", "{media_id}"),
+        record_entry::<store::StoreIdentity>("store", store::StoreIdentity::KEY),
+        record_entry::<gate::PlaybackSession>("grants", "{playback_id}"),
+        record_entry::<gate::TokenSlot>("grants.slot", "slot.{digest}"),
+        record_entry::<gate::ChainCursor>("grants.cursor", "cursor.{chain_id}"),
+        record_entry::<session::SignInChallenge>("nonces", "{challenge_id}"),
+        record_entry::<session::ChallengeCounter>(
+            "nonces.prefix",
+            &session::challenge_counter_key("{prefix_sha256}"),
+        ),
+        record_entry::<session::AuthSession>("sessions", "{session_id}"),
+        record_entry::<session::WalletSessions>(
+            "sessions.wallet",
+            &session::wallet_sessions_key("{address}", None),
+        ),
+        record_entry::<session::KeyRing>("secrets.ring", &session::key_ring_key("{name}")),
+        record_entry::<session::OwnerApiKeys>(
+            "apikeys.owner",
+            &session::owner_api_keys_key("{owner_sha256}"),
+        ),
+        record_entry::<limit::IngressReplicas>("limits.replicas", limit::IngressReplicas::KEY),
+        record_entry::<limit::LimitEventCounter>("limits.reported", limit::LimitEventCounter::KEY),
+        record_entry::<idempotency::IdempotencyRecord>("idempotency", "{digest}"),
     ]
 }
 
-fn question<Q: schemars::JsonSchema>(verb: &str) -> Entry {
-    Entry {
+fn request_entry<Q: schemars::JsonSchema>(verb: &str) -> CatalogEntry {
+    CatalogEntry {
         name: format!("ask.{verb}"),
-        address: crate::subjects::ask_index(verb),
+        address: crate::subjects::index_request_subject(verb),
         stream: String::new(),
         schema: schema_for!(Q),
     }
 }
 
-fn answer<A: schemars::JsonSchema>(verb: &str) -> Entry {
-    Entry {
+fn reply_entry<A: schemars::JsonSchema>(verb: &str) -> CatalogEntry {
+    CatalogEntry {
         name: format!("ask.{verb}.answer"),
         address: "{inbox}".into(),
         stream: String::new(),
@@ -143,49 +152,49 @@ fn answer<A: schemars::JsonSchema>(verb: &str) -> Entry {
 }
 
 /// Everything else.
-pub fn others() -> Vec<Entry> {
+pub fn other_entries() -> Vec<CatalogEntry> {
     vec![
-        Entry {
+        CatalogEntry {
             name: "kv.envelope".into(),
             address: "$KV.{bucket}.{key}".into(),
             stream: "KV_{bucket}".into(),
-            schema: schema_for!(envelope::Envelope),
+            schema: schema_for!(envelope::RecordEnvelope),
         },
-        Entry {
+        CatalogEntry {
             name: "view.opened".into(),
             address: "view.{partition}.opened.{media_id}".into(),
             stream: crate::subjects::VIEWS.into(),
-            schema: schema_for!(view::Opened),
+            schema: schema_for!(view::ViewOpened),
         },
-        Entry {
+        CatalogEntry {
             name: "job.task".into(),
             address: "job.{kind}.{priority}.{job_id}.{part}".into(),
             stream: crate::subjects::JOBS.into(),
-            schema: schema_for!(job::Task),
+            schema: schema_for!(job::JobPartTask),
         },
-        Entry {
+        CatalogEntry {
             name: "job.progress".into(),
             address: "progress.{job_id}.{part}".into(),
             stream: crate::subjects::PROGRESS.into(),
-            schema: schema_for!(job::Progress),
+            schema: schema_for!(job::JobPartProgress),
         },
-        Entry {
+        CatalogEntry {
             name: AUDIT_RECORD.into(),
-            address: crate::subjects::audit("{class}", "{action}"),
+            address: crate::subjects::audit_subject("{class}", "{action}"),
             stream: crate::subjects::AUDIT.into(),
-            schema: schema_for!(audit::Record),
+            schema: schema_for!(audit::AuditRecord),
         },
-        question::<ask::ListMedia>(ask::MEDIA),
-        answer::<ask::Answer<ask::MediaPage>>(ask::MEDIA),
-        question::<ask::ListJobs>(ask::JOBS),
-        answer::<ask::Answer<ask::JobPage>>(ask::JOBS),
+        request_entry::<ask::MediaIndexQuery>(ask::MEDIA),
+        reply_entry::<ask::IndexReply<ask::MediaIndexPage>>(ask::MEDIA),
+        request_entry::<ask::JobIndexQuery>(ask::JOBS),
+        reply_entry::<ask::IndexReply<ask::JobIndexPage>>(ask::JOBS),
     ]
 }
 
 /// Everything, in a stable order.
-pub fn all() -> Vec<Entry> {
-    let mut all = events();
-    all.extend(records());
-    all.extend(others());
+pub fn all_entries() -> Vec<CatalogEntry> {
+    let mut all = event_entries();
+    all.extend(record_entries());
+    all.extend(other_entries());
     all
 }

@@ -4,11 +4,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{About, Event, gate::Gate, ids::MediaId, value::TransactionHash};
+use crate::{BusEvent, EventContext, gate::MediaGate, ids::MediaId, value::TransactionHash};
 
 /// How media segments are served.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum Encryption {
+#[schemars(rename = "Encryption")]
+pub enum SegmentEncryption {
     /// As they are stored.
     #[default]
     #[serde(rename = "none")]
@@ -18,7 +19,7 @@ pub enum Encryption {
     Aes128,
 }
 
-impl Encryption {
+impl SegmentEncryption {
     /// True when segments are served as they are stored.
     pub const fn is_none(&self) -> bool {
         matches!(self, Self::None)
@@ -27,7 +28,8 @@ impl Encryption {
 
 /// One medium in the bucket `media`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+#[schemars(rename = "Record")]
+pub struct DocumentRecord {
     /// The medium.
     pub media_id: MediaId,
     /// Who may change it.
@@ -39,10 +41,10 @@ pub struct Record {
     pub mint_tx: Option<TransactionHash>,
     /// Who may play it; the owner alone when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gate: Option<Gate>,
+    pub gate: Option<MediaGate>,
     /// How its segments are served; as they are stored when absent.
-    #[serde(default, skip_serializing_if = "Encryption::is_none")]
-    pub encryption: Encryption,
+    #[serde(default, skip_serializing_if = "SegmentEncryption::is_none")]
+    pub encryption: SegmentEncryption,
     /// Unix time in milliseconds.
     pub created_at_ms: u64,
     /// Unix time in milliseconds.
@@ -52,7 +54,7 @@ pub struct Record {
     pub removed_at_ms: Option<u64>,
 }
 
-impl crate::Record for Record {
+impl crate::KvRecord for DocumentRecord {
     const BUCKET: &'static str = "media";
     fn key(&self) -> String {
         self.media_id.to_string()
@@ -81,7 +83,7 @@ impl std::fmt::Debug for SegmentKey {
     }
 }
 
-impl crate::Record for SegmentKey {
+impl crate::KvRecord for SegmentKey {
     const BUCKET: &'static str = "keys";
     fn key(&self) -> String {
         self.media_id.to_string()
@@ -90,7 +92,8 @@ impl crate::Record for SegmentKey {
 
 /// `evt.media.changed`: somebody changed what the document says. Tells what it says from now on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Changed {
+#[schemars(rename = "Changed")]
+pub struct MediaChanged {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -103,17 +106,17 @@ pub struct Changed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
     /// How its segments are served.
-    pub encryption: Encryption,
+    pub encryption: SegmentEncryption,
 }
 
-impl Event for Changed {
+impl BusEvent for MediaChanged {
     const ENTITY: &'static str = "media";
     const VERB: &'static str = "changed";
     const ONCE: bool = false;
     fn entity_id(&self) -> String {
         self.media_id.to_string()
     }
-    fn about(&self) -> About {
-        About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+    fn event_context(&self) -> EventContext {
+        EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
     }
 }

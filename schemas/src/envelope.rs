@@ -8,13 +8,14 @@ use serde_bytes::ByteBuf;
 
 /// A KV value. The record stays opaque here, so that the sweeper can publish what is unsent without knowing its type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Envelope {
+#[schemars(rename = "Envelope")]
+pub struct RecordEnvelope {
     /// The record as MessagePack.
     #[schemars(with = "Vec<u8>")]
     pub record: ByteBuf,
     /// Events this revision caused, in order; empty once they are in EVENTS.
     #[serde(default)]
-    pub unsent: Vec<Unsent>,
+    pub unsent: Vec<UnsentEvent>,
     /// Unix time in milliseconds of the last change, by the writer's clock.
     pub changed_at_ms: u64,
     /// Unix time in milliseconds from which on the record means nothing; absent for a record without an end.
@@ -24,7 +25,8 @@ pub struct Envelope {
 
 /// An event waiting to be published, complete with its headers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Unsent {
+#[schemars(rename = "Unsent")]
+pub struct UnsentEvent {
     /// Subject to publish to.
     pub subject: String,
     /// Event id: SHA-256 of subject and cause, in hex; also `Nats-Msg-Id`.

@@ -4,7 +4,7 @@ use std::{error::Error, iter};
 
 /// What a failure says about the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum FailureClass {
     /// Something the work needs is away, full or taken for a while. It passes by itself and says nothing about the work:
     /// wait, and never count it as a try.
     Outage,
@@ -15,18 +15,18 @@ pub enum Class {
 }
 
 /// The error, what caused it, what caused that, and so on.
-pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+pub fn error_causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&error| error.source())
 }
 
-/// The texts of [`causes`] in one line, for types whose own text is only its first part.
+/// The texts of [`error_causes`] in one line, for types whose own text is only its first part.
 pub fn error_chain(error: &(dyn Error + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    error_causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// The text of the last of [`causes`], for types whose own text only repeats what was tried.
+/// The text of the last of [`error_causes`], for types whose own text only repeats what was tried.
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().map(ToString::to_string).unwrap_or_default()
+    error_causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    About, Event,
+    BusEvent, EventContext,
     ids::{KeyId, MediaId, PlaybackId, SessionId},
 };
 
@@ -23,9 +23,9 @@ const AMOUNT: &str = "^[1-9][0-9]{0,77}$";
 
 /// How an address is described: EIP-55 asks for more than a regular expression can say, hence the format.
 #[derive(Debug)]
-pub struct Eip55;
+pub struct Eip55Schema;
 
-impl JsonSchema for Eip55 {
+impl JsonSchema for Eip55Schema {
     fn inline_schema() -> bool {
         true
     }
@@ -41,13 +41,14 @@ impl JsonSchema for Eip55 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 #[schemars(example = serde_json::json!({ "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }))]
-pub enum Rule {
+#[schemars(rename = "Rule")]
+pub enum GateRule {
     /// Everybody, signed in or not.
     Public {},
     /// One of these wallets.
     AllowList {
         /// Addresses, EIP-55.
-        #[schemars(with = "Vec<Eip55>", length(min = 1, max = ADDRESSES_MAX))]
+        #[schemars(with = "Vec<Eip55Schema>", length(min = 1, max = ADDRESSES_MAX))]
         addresses: Vec<String>,
         /// The chain on which these are (EIP-155 number): needed where they are contracts, since the same address on another chain may
         /// be somebody else's. Absent, they are accounts whose keys speak for them.
@@ -61,7 +62,7 @@ pub enum Rule {
         #[schemars(range(min = 1))]
         chain_id: u64,
         /// Contract address, EIP-55.
-        #[schemars(with = "Eip55")]
+        #[schemars(with = "Eip55Schema")]
         contract: String,
         /// This token only; any token when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,7 +79,7 @@ pub enum Rule {
         #[schemars(range(min = 1))]
         chain_id: u64,
         /// Contract address, EIP-55.
-        #[schemars(with = "Eip55")]
+        #[schemars(with = "Eip55Schema")]
         contract: String,
         /// The token.
         #[schemars(regex(pattern = NUMBER))]
@@ -94,7 +95,7 @@ pub enum Rule {
         #[schemars(range(min = 1))]
         chain_id: u64,
         /// Contract address, EIP-55.
-        #[schemars(with = "Eip55")]
+        #[schemars(with = "Eip55Schema")]
         contract: String,
         /// Least balance in the token's smallest unit, never 0.
         #[schemars(regex(pattern = AMOUNT))]
@@ -121,12 +122,12 @@ pub enum Rule {
 
 /// A rule as somebody sent it: JSON in which every condition is an object with its kind by name.
 ///
-/// The derived reader of [`Rule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a gate.
+/// The derived reader of [`GateRule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a gate.
 /// That no member is there twice, is for whoever reads the text: a reader of values sees only the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told(pub Rule);
+pub struct RuleInput(pub GateRule);
 
-impl<'de> Deserialize<'de> for Told {
+impl<'de> Deserialize<'de> for RuleInput {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let told = serde_json::Value::deserialize(deserializer)?;
         let mut conditions = vec![&told];
@@ -138,18 +139,19 @@ impl<'de> Deserialize<'de> for Told {
                 .extend(condition.get("rules").and_then(serde_json::Value::as_array).into_iter().flatten());
             conditions.extend(condition.get("rule"));
         }
-        Rule::deserialize(told).map(Self).map_err(serde::de::Error::custom)
+        GateRule::deserialize(told).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
 /// The gate in an owner's document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Gate {
+#[schemars(rename = "Gate")]
+pub struct MediaGate {
     /// Counts the changes of the gate; never repeats, so that it can serve as an entity tag.
     pub epoch: u64,
     /// The rule; absent: the owner alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Rule>,
+    pub rule: Option<GateRule>,
     /// SHA-256 of the rule's canonical form, lower-case hex; empty without a rule.
     #[serde(default)]
     pub rule_digest: String,
@@ -160,7 +162,8 @@ pub struct Gate {
 /// Why a gate is open or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Code {
+#[schemars(rename = "Code")]
+pub enum GateReasonCode {
     /// Open: the viewer owns the medium or administers the service.
     Owner,
     /// Open: the rule holds.
@@ -208,7 +211,8 @@ pub enum Code {
 /// The credential that opened a playback session, which ends with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Opener {
+#[schemars(rename = "Opener")]
+pub enum PlaybackCredential {
     /// The session of a wallet that signed in.
     SignIn(SessionId),
     /// An API key.
@@ -218,7 +222,8 @@ pub enum Opener {
 /// What a viewer may do beside what gates allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Rights {
+#[schemars(rename = "Rights")]
+pub enum ViewerRights {
     /// Nothing.
     None,
     /// Plays what it owns.
@@ -229,7 +234,8 @@ pub enum Rights {
 
 /// A block of a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Block {
+#[schemars(rename = "Block")]
+pub struct ChainBlock {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Height.
@@ -240,7 +246,8 @@ pub struct Block {
 
 /// One playback session in the bucket `grants`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Session {
+#[schemars(rename = "Session")]
+pub struct PlaybackSession {
     /// The session; a path token names it.
     pub playback_id: PlaybackId,
     /// The only medium it plays.
@@ -256,10 +263,10 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wallet_chain_id: Option<u64>,
     /// What the viewer may do beside what gates allow.
-    pub rights: Rights,
+    pub rights: ViewerRights,
     /// The credential it was opened with; none for somebody who showed none.
     #[serde(default)]
-    pub opener: Option<Opener>,
+    pub opener: Option<PlaybackCredential>,
     /// Epoch of the gate it was let in by; 0 when the medium had none.
     pub gate_epoch: u64,
     /// Digest of the rule it was let in by; empty for the owner.
@@ -269,10 +276,10 @@ pub struct Session {
     pub slots: Vec<String>,
     /// Contracts whose transfers may end it.
     #[serde(default)]
-    pub watches: Vec<Watch>,
+    pub watches: Vec<WatchedContract>,
     /// Newest blocks the last evaluation read.
     #[serde(default)]
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<ChainBlock>,
     /// Unix time in milliseconds.
     pub opened_at_ms: u64,
     /// Unix time in milliseconds until which nobody needs to look again.
@@ -287,17 +294,17 @@ pub struct Session {
     pub played_at_ms: Option<u64>,
     /// Why it is over, once it is.
     #[serde(default)]
-    pub revoked: Option<Code>,
+    pub revoked: Option<GateReasonCode>,
 }
 
-impl Session {
+impl PlaybackSession {
     /// When it ends unless it is used before, as Unix time in milliseconds.
     pub fn ends_at_ms(&self) -> u64 {
         self.expires_at_ms.min(self.unused_until_ms.unwrap_or(u64::MAX))
     }
 }
 
-impl crate::Record for Session {
+impl crate::KvRecord for PlaybackSession {
     const BUCKET: &'static str = "grants";
     fn key(&self) -> String {
         self.playback_id.to_string()
@@ -309,7 +316,8 @@ impl crate::Record for Session {
 
 /// A contract whose transfers matter to a session.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-pub struct Watch {
+#[schemars(rename = "Watch")]
+pub struct WatchedContract {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Contract address, EIP-55.
@@ -318,7 +326,8 @@ pub struct Watch {
 
 /// Who plays with one token, in the bucket `grants`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Slot {
+#[schemars(rename = "Slot")]
+pub struct TokenSlot {
     /// Its key: `slot.` and a digest of chain, contract and token.
     pub key: String,
     /// Sessions that hold it, oldest first.
@@ -327,7 +336,7 @@ pub struct Slot {
     pub expires_at_ms: u64,
 }
 
-impl crate::Record for Slot {
+impl crate::KvRecord for TokenSlot {
     const BUCKET: &'static str = "grants";
     fn key(&self) -> String {
         self.key.clone()
@@ -339,14 +348,15 @@ impl crate::Record for Slot {
 
 /// How far the watcher read a chain, in the bucket `grants`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Cursor {
+#[schemars(rename = "Cursor")]
+pub struct ChainCursor {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// The newest blocks it read, oldest first, to find where a reorganised chain branched off.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<ChainBlock>,
 }
 
-impl crate::Record for Cursor {
+impl crate::KvRecord for ChainCursor {
     const BUCKET: &'static str = "grants";
     fn key(&self) -> String {
         format!("cursor.{}", self.chain_id)
@@ -355,15 +365,15 @@ impl crate::Record for Cursor {
 
 macro_rules! gate_event {
     ($name:ident, $verb:literal) => {
-        impl Event for $name {
+        impl BusEvent for $name {
             const ENTITY: &'static str = "gate";
             const VERB: &'static str = $verb;
             const ONCE: bool = false;
             fn entity_id(&self) -> String {
                 self.media_id.to_string()
             }
-            fn about(&self) -> About {
-                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+            fn event_context(&self) -> EventContext {
+                EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
             }
         }
     };
@@ -371,7 +381,8 @@ macro_rules! gate_event {
 
 /// `evt.gate.changed`: the owner set or removed the rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Changed {
+#[schemars(rename = "Changed")]
+pub struct GateChanged {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -383,11 +394,12 @@ pub struct Changed {
     /// Digest of the rule; empty: the owner alone.
     pub rule_digest: String,
 }
-gate_event!(Changed, "changed");
+gate_event!(GateChanged, "changed");
 
 /// `evt.gate.granted`: a playback session was opened. What viewers opened who did not sign in is summed in `evt.view.summed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Granted {
+#[schemars(rename = "Granted")]
+pub struct GateGranted {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -399,15 +411,16 @@ pub struct Granted {
     /// Digest of the rule; empty for the owner.
     pub rule_digest: String,
     /// Newest blocks that were read.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<ChainBlock>,
     /// Why.
-    pub code: Code,
+    pub code: GateReasonCode,
 }
-gate_event!(Granted, "granted");
+gate_event!(GateGranted, "granted");
 
 /// `evt.gate.denied`: somebody was not let in. The same refusal of the same viewer is told once in ten minutes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Denied {
+#[schemars(rename = "Denied")]
+pub struct GateDenied {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -417,18 +430,19 @@ pub struct Denied {
     /// Digest of the rule; empty: there is none.
     pub rule_digest: String,
     /// Newest blocks that were read.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<ChainBlock>,
     /// Why.
-    pub code: Code,
+    pub code: GateReasonCode,
     /// Refusals of anybody since the event before this one that no event tells, since there were too many; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub untold: Option<u64>,
 }
-gate_event!(Denied, "denied");
+gate_event!(GateDenied, "denied");
 
 /// `evt.gate.revoked`: a playback session is over before its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Revoked {
+#[schemars(rename = "Revoked")]
+pub struct GateRevoked {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -440,16 +454,17 @@ pub struct Revoked {
     /// Digest of the rule; empty for the owner.
     pub rule_digest: String,
     /// Newest blocks that were read.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<ChainBlock>,
     /// Why.
-    pub code: Code,
+    pub code: GateReasonCode,
 }
-gate_event!(Revoked, "revoked");
+gate_event!(GateRevoked, "revoked");
 
 /// What is wrong with what a chain says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Doubt {
+#[schemars(rename = "Doubt")]
+pub enum ChainDataIssue {
     /// Its providers contradict each other.
     Disagreement,
     /// A rule names a contract, and there is no code at its address.
@@ -459,11 +474,12 @@ pub enum Doubt {
 /// `evt.gate.doubted`: what a chain says can't be relied on, and somebody should look why. The same doubt is told once in ten
 /// minutes. The last token of the subject is the chain's id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Doubted {
+#[schemars(rename = "Doubted")]
+pub struct GateDoubted {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// What is wrong.
-    pub what: Doubt,
+    pub what: ChainDataIssue,
     /// The contract that is not there, EIP-55.
     #[serde(default)]
     pub contract: Option<String>,
@@ -472,15 +488,15 @@ pub struct Doubted {
     pub providers: Vec<String>,
 }
 
-impl Event for Doubted {
+impl BusEvent for GateDoubted {
     const ENTITY: &'static str = "gate";
     const VERB: &'static str = "doubted";
     const ONCE: bool = false;
     fn entity_id(&self) -> String {
         self.chain_id.to_string()
     }
-    fn about(&self) -> About {
-        About::default()
+    fn event_context(&self) -> EventContext {
+        EventContext::default()
     }
 }
 
@@ -504,10 +520,13 @@ mod tests {
             "{}",
             "[]",
         ] {
-            assert!(serde_json::from_str::<Told>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<RuleInput>(text).is_err(), "{text}");
         }
-        let Told(rule) = serde_json::from_str(r#"{"kind":"not","rule":{"kind":"public"}}"#).unwrap();
-        assert_eq!(rule, Rule::Not { rule: Box::new(Rule::Public {}) });
-        assert_eq!(rmp_serde::from_slice::<Rule>(&rmp_serde::to_vec_named(&rule).unwrap()).unwrap(), rule);
+        let RuleInput(rule) = serde_json::from_str(r#"{"kind":"not","rule":{"kind":"public"}}"#).unwrap();
+        assert_eq!(rule, GateRule::Not { rule: Box::new(GateRule::Public {}) });
+        assert_eq!(
+            rmp_serde::from_slice::<GateRule>(&rmp_serde::to_vec_named(&rule).unwrap()).unwrap(),
+            rule
+        );
     }
 }

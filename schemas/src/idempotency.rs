@@ -9,7 +9,8 @@ use serde_bytes::ByteBuf;
 /// Where the request stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+#[schemars(rename = "State")]
+pub enum IdempotencyState {
     /// A replica is working on it.
     Open {
         /// Unix time in milliseconds until which its claim holds unless it renews it; then whoever repeats the request does it.
@@ -29,19 +30,20 @@ pub enum State {
 
 /// One request in the bucket `idempotency`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+#[schemars(rename = "Record")]
+pub struct IdempotencyRecord {
     /// SHA-256 of principal, route and the client's key, in hex: client text is no key of ours.
     pub key: String,
     /// SHA-256 of what was asked; the same key with another request is refused.
     #[schemars(with = "Vec<u8>")]
     pub fingerprint: ByteBuf,
     /// Where it stands.
-    pub state: State,
+    pub state: IdempotencyState,
     /// Unix time in milliseconds after which the key is free again.
     pub expires_at_ms: u64,
 }
 
-impl crate::Record for Record {
+impl crate::KvRecord for IdempotencyRecord {
     const BUCKET: &'static str = "idempotency";
     fn key(&self) -> String {
         self.key.clone()

@@ -14,33 +14,33 @@ pub const PATTERN: &str = "^[0-9a-v]{25}[048cgkos]$";
 
 /// A text that is no id of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedId;
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an id is 26 lower-case base32 characters (0-9, a-v)")
     }
 }
 
-impl std::error::Error for Malformed {}
+impl std::error::Error for MalformedId {}
 
 /// RFC 4648 section 7 in lower case without padding: it sorts as the bytes do, so newer ids sort last.
-fn encoding() -> Option<Encoding> {
+fn id_encoding() -> Option<Encoding> {
     let mut specification = Specification::new();
     specification.symbols.push_str("0123456789abcdefghijklmnopqrstuv");
     specification.encoding().ok()
 }
 
-fn to_text(bytes: [u8; 16]) -> String {
-    encoding().map(|e| e.encode(&bytes)).unwrap_or_default()
+fn encode_id(bytes: [u8; 16]) -> String {
+    id_encoding().map(|e| e.encode(&bytes)).unwrap_or_default()
 }
 
-fn from_text(text: &str) -> Result<[u8; 16], Malformed> {
+fn decode_id(text: &str) -> Result<[u8; 16], MalformedId> {
     if text.len() != TEXT_LENGTH {
-        return Err(Malformed);
+        return Err(MalformedId);
     }
-    let bytes = encoding().and_then(|e| e.decode(text.as_bytes()).ok()).ok_or(Malformed)?;
-    bytes.try_into().map_err(|_| Malformed)
+    let bytes = id_encoding().and_then(|e| e.decode(text.as_bytes()).ok()).ok_or(MalformedId)?;
+    bytes.try_into().map_err(|_| MalformedId)
 }
 
 macro_rules! id {
@@ -63,14 +63,14 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&to_text(self.0))
+                f.write_str(&encode_id(self.0))
             }
         }
 
         impl FromStr for $name {
-            type Err = Malformed;
-            fn from_str(text: &str) -> Result<Self, Malformed> {
-                from_text(text).map(Self)
+            type Err = MalformedId;
+            fn from_str(text: &str) -> Result<Self, MalformedId> {
+                decode_id(text).map(Self)
             }
         }
 
@@ -150,7 +150,7 @@ mod tests {
             "01234567890123456789012345678",
             "w1234567890123456789012345",
         ] {
-            assert_eq!(text.parse::<MediaId>(), Err(Malformed), "{text}");
+            assert_eq!(text.parse::<MediaId>(), Err(MalformedId), "{text}");
         }
     }
 

@@ -4,10 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    About, Event,
+    BusEvent, EventContext,
     ids::{JobId, MediaId},
     media::Rational,
-    subjects::{self, Priority},
+    subjects::{self, JobPriority},
 };
 
 /// Most parts a job may have: they are queued in one atomic batch, which holds 1,000 messages (NATS ADR-50).
@@ -16,7 +16,7 @@ pub const PARTS_MAX: usize = 900;
 /// Kind of the jobs that make an encode.
 pub const TRANSCODE: &str = "transcode";
 
-/// Name of the part that finishes a job, behind all those that [`Record::parts`] names.
+/// Name of the part that finishes a job, behind all those that [`JobRecord::parts`] names.
 pub const FINISH: &str = "finish";
 
 /// Code of a part that was put aside since its workers vanished one after another.
@@ -32,7 +32,7 @@ pub const WORKER_LOST: &str = "worker_lost";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "JobStatus")]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum JobStatus {
     /// Planned; parts wait or run.
     Active,
     /// Done and checked.
@@ -45,7 +45,8 @@ pub enum Status {
 
 /// A range of the output frame grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Range {
+#[schemars(rename = "Range")]
+pub struct FrameRange {
     /// First frame, from 0.
     pub start_frame: u64,
     /// Frames in the range.
@@ -56,7 +57,8 @@ pub struct Range {
 
 /// One rung of the ladder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Rung {
+#[schemars(rename = "Rung")]
+pub struct LadderRung {
     /// Folder name, such as `v720`.
     pub name: String,
     /// Width in pixels, even.
@@ -93,9 +95,9 @@ pub struct VideoPlan {
     /// Frames in each segment but the last; a multiple of `gop_frames`.
     pub segment_frames: u32,
     /// Parts on the output frame grid, the first one short.
-    pub ranges: Vec<Range>,
+    pub ranges: Vec<FrameRange>,
     /// Rungs, best first.
-    pub rungs: Vec<Rung>,
+    pub rungs: Vec<LadderRung>,
     /// x264 preset.
     pub preset: String,
     /// True when frames marked as interlaced are deinterlaced.
@@ -139,7 +141,8 @@ pub struct AudioPlan {
 
 /// What is made, decided once by the planner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Plan {
+#[schemars(rename = "Plan")]
+pub struct EncodePlan {
     /// Object key of the source.
     pub source_key: String,
     /// Size of the source in bytes.
@@ -166,25 +169,26 @@ pub struct Plan {
 
 /// One job in the bucket `jobs`, key `<job_id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+#[schemars(rename = "Record")]
+pub struct JobRecord {
     /// The job.
     pub job_id: JobId,
     /// Kind, such as `transcode`.
     pub kind: String,
     /// Priority of its parts.
-    pub priority: Priority,
+    pub priority: JobPriority,
     /// The medium it works on.
     pub media_id: MediaId,
     /// Its owner.
     pub owner: String,
     /// Where it stands.
-    pub status: Status,
+    pub status: JobStatus,
     /// Number of the encode it makes.
     pub encode: u32,
     /// Folder of its objects.
     pub prefix: String,
     /// What is made.
-    pub plan: Plan,
+    pub plan: EncodePlan,
     /// Names of its parts, in queue order, without [`FINISH`].
     pub parts: Vec<String>,
     /// Why it failed: a stable code.
@@ -200,19 +204,19 @@ pub struct Record {
     pub kept_until_ms: Option<u64>,
     /// What its parts came to, in queue order, once their own records are gone: some time after the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub folded: Option<Vec<PartSummary>>,
+    pub folded: Option<Vec<JobPartSummary>>,
 }
 
-impl Record {
+impl JobRecord {
     /// Ends the job; from now on it is kept for `kept_ms`, in milliseconds.
-    pub const fn end(&mut self, status: Status, now_ms: u64, kept_ms: u64) {
+    pub const fn mark_ended(&mut self, status: JobStatus, now_ms: u64, kept_ms: u64) {
         self.status = status;
         self.ended_at_ms = Some(now_ms);
         self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
     }
 }
 
-impl crate::Record for Record {
+impl crate::KvRecord for JobRecord {
     const BUCKET: &'static str = "jobs";
     fn key(&self) -> String {
         self.job_id.to_string()
@@ -225,7 +229,8 @@ impl crate::Record for Record {
 /// Where a part stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum PartStatus {
+#[schemars(rename = "PartStatus")]
+pub enum JobPartStatus {
     /// A worker holds it.
     Claimed,
     /// Its objects are stored.
@@ -236,7 +241,8 @@ pub enum PartStatus {
 
 /// One stored segment. Its number is `first_segment` of the track plus its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Segment {
+#[schemars(rename = "Segment")]
+pub struct StoredSegment {
     /// Decode time of the first sample, in ticks.
     pub start_ticks: u64,
     /// Sum of the sample durations, in ticks.
@@ -247,7 +253,8 @@ pub struct Segment {
 
 /// What a part has stored of one rendition so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Track {
+#[schemars(rename = "Track")]
+pub struct StoredTrack {
     /// Folder name of the rendition.
     pub rendition: String,
     /// Ticks per second.
@@ -262,10 +269,10 @@ pub struct Track {
     /// Number of the first segment in `segments`.
     pub first_segment: u32,
     /// Segments in order, without gaps.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<StoredSegment>,
 }
 
-impl Track {
+impl StoredTrack {
     /// Milliseconds of output that are stored, rounded down.
     pub fn stored_ms(&self) -> u64 {
         let ticks: u64 = self.segments.iter().map(|segment| segment.duration_ticks).sum();
@@ -275,7 +282,8 @@ impl Track {
 
 /// What is known of workers that vanished while they held a part. Times are the broker's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Lost {
+#[schemars(rename = "Lost")]
+pub struct LostWorkers {
     /// How many.
     pub workers: u32,
     /// Unix time in milliseconds at which the first one was missed.
@@ -289,13 +297,14 @@ pub struct Lost {
 
 /// One part in the bucket `jobs`, key `<job_id>.<part>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Part {
+#[schemars(rename = "Part")]
+pub struct JobPartRecord {
     /// The job.
     pub job_id: JobId,
     /// Name of the part: `v0000`, `a0`, `finish`.
     pub part: String,
     /// Where it stands.
-    pub status: PartStatus,
+    pub status: JobPartStatus,
     /// Which try this is, from 1.
     pub attempt: u32,
     /// Tries that ended in a crash of the media child.
@@ -305,7 +314,7 @@ pub struct Part {
     /// Unix time in milliseconds at which the holder last showed itself.
     pub last_seen_ms: u64,
     /// What is stored so far.
-    pub tracks: Vec<Track>,
+    pub tracks: Vec<StoredTrack>,
     /// CPU milliseconds the media child used for what is stored.
     pub cpu_ms: u64,
     /// Milliseconds the media child ran for what is stored.
@@ -323,19 +332,19 @@ pub struct Part {
     pub faults: u32,
     /// Workers that vanished while they held it; absent when there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<Lost>,
+    pub lost: Option<LostWorkers>,
     /// True when its last try was interrupted through no fault of its own; the next one goes on counting from it.
     #[serde(default)]
     pub is_interrupted: bool,
 }
 
-impl Part {
+impl JobPartRecord {
     /// A part that nobody has held yet.
     pub fn new(job_id: JobId, name: impl Into<String>) -> Self {
         Self {
             job_id,
             part: name.into(),
-            status: PartStatus::Claimed,
+            status: JobPartStatus::Claimed,
             attempt: 0,
             crashes: 0,
             worker: String::new(),
@@ -358,23 +367,24 @@ impl Part {
     }
 }
 
-impl crate::Record for Part {
+impl crate::KvRecord for JobPartRecord {
     const BUCKET: &'static str = "jobs";
     fn key(&self) -> String {
         subjects::part_key(self.job_id, &self.part)
     }
 }
 
-/// Most characters of a part's reason that [`PartSummary`] keeps.
+/// Most characters of a part's reason that [`JobPartSummary`] keeps.
 pub const SUMMARY_DETAIL_CHARS_MAX: usize = 400;
 
 /// What a part came to: all that is asked of a part once its job has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PartSummary {
+#[schemars(rename = "PartSummary")]
+pub struct JobPartSummary {
     /// Name of the part.
     pub part: String,
     /// Where it stood.
-    pub status: PartStatus,
+    pub status: JobPartStatus,
     /// Which try it was, from 1.
     pub attempt: u32,
     /// Tries that ended in a crash of the media child.
@@ -407,8 +417,8 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-impl From<&Part> for PartSummary {
-    fn from(part: &Part) -> Self {
+impl From<&JobPartRecord> for JobPartSummary {
+    fn from(part: &JobPartRecord) -> Self {
         let segments: usize = part.tracks.iter().map(|track| track.segments.len()).sum();
         Self {
             part: part.part.clone(),
@@ -418,7 +428,7 @@ impl From<&Part> for PartSummary {
             worker: part.worker.clone(),
             last_seen_ms: part.last_seen_ms,
             segments: u32::try_from(segments).unwrap_or(u32::MAX),
-            stored_ms: part.tracks.iter().map(Track::stored_ms).min().unwrap_or(0),
+            stored_ms: part.tracks.iter().map(StoredTrack::stored_ms).min().unwrap_or(0),
             cpu_ms: part.cpu_ms,
             wall_ms: part.wall_ms,
             rss_bytes_max: part.rss_bytes_max,
@@ -430,7 +440,8 @@ impl From<&Part> for PartSummary {
 
 /// A message of the work queue: do this part. All else is in the job's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Task {
+#[schemars(rename = "Task")]
+pub struct JobPartTask {
     /// The job.
     pub job_id: JobId,
     /// Name of the part.
@@ -439,7 +450,8 @@ pub struct Task {
 
 /// How far a part is; lives in memory on the broker, newest only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Progress {
+#[schemars(rename = "Progress")]
+pub struct JobPartProgress {
     /// The job.
     pub job_id: JobId,
     /// The medium.
@@ -470,15 +482,15 @@ macro_rules! job_event {
             $($(#[$field_doc])* pub $field: $type,)*
         }
 
-        impl Event for $name {
+        impl BusEvent for $name {
             const ENTITY: &'static str = "job";
             const VERB: &'static str = $verb;
             const ONCE: bool = $once;
             fn entity_id(&self) -> String {
                 self.job_id.to_string()
             }
-            fn about(&self) -> About {
-                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: Some(self.job_id) }
+            fn event_context(&self) -> EventContext {
+                EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: Some(self.job_id) }
             }
         }
     };

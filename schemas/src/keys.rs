@@ -3,23 +3,23 @@
 use crate::ids::{MediaId, UploadId};
 
 /// The source as uploaded.
-pub fn source(media_id: MediaId) -> String {
+pub fn source_key(media_id: MediaId) -> String {
     format!("media/{media_id}/source")
 }
 
 /// The durable remainder of an open upload, below one multipart part. Generation and part are in the key, so that a
 /// displaced writer can't overwrite the tail of its successor.
-pub fn source_tail(media_id: MediaId, generation: u64, part: u64) -> String {
-    format!("{}/{generation}-{part}", source_tails(media_id))
+pub fn source_tail_key(media_id: MediaId, generation: u64, part: u64) -> String {
+    format!("{}/{generation}-{part}", source_tail_prefix(media_id))
 }
 
 /// Folder of the tails of an upload.
-pub fn source_tails(media_id: MediaId) -> String {
+pub fn source_tail_prefix(media_id: MediaId) -> String {
     format!("media/{media_id}/source.tail")
 }
 
 /// File of an open upload in a local store, relative to its root.
-pub fn spool(upload_id: UploadId) -> String {
+pub fn spool_path(upload_id: UploadId) -> String {
     let text = upload_id.to_string();
     let shard = text.get(text.len().saturating_sub(2)..).unwrap_or_default();
     format!("{SPOOL}/{shard}/{text}")
@@ -33,32 +33,32 @@ pub const MEDIA: &str = "media";
 pub const MARKER: &str = ".streamgate-store";
 
 /// Folder of everything that belongs to a medium.
-pub fn media(media_id: MediaId) -> String {
+pub fn media_prefix(media_id: MediaId) -> String {
     format!("{MEDIA}/{media_id}")
 }
 
 /// Folder of one encode: `digest` is the digest of its options, so that a repeat writes the same bytes to the same keys.
-pub fn encode(media_id: MediaId, encode: u32, digest: &str) -> String {
+pub fn encode_prefix(media_id: MediaId, encode: u32, digest: &str) -> String {
     format!("media/{media_id}/e{encode}/{digest}")
 }
 
 /// Init segment of a rendition, relative to the encode's folder.
-pub fn init(rendition: &str) -> String {
+pub fn init_segment_path(rendition: &str) -> String {
     format!("{rendition}/init.mp4")
 }
 
 /// Media segment of a rendition, relative to the encode's folder; numbers start at 1.
-pub fn segment(rendition: &str, number: u32) -> String {
+pub fn segment_path(rendition: &str, number: u32) -> String {
     format!("{rendition}/{number}.m4s")
 }
 
 /// Final media playlist of a rendition, relative to the encode's folder.
-pub fn media_playlist(rendition: &str) -> String {
+pub fn media_playlist_path(rendition: &str) -> String {
     format!("{rendition}/index.m3u8")
 }
 
 /// Media playlist of a rendition while it grows; rendered on request, never stored.
-pub fn event_playlist(rendition: &str) -> String {
+pub fn event_playlist_path(rendition: &str) -> String {
     format!("{rendition}/event.m3u8")
 }
 

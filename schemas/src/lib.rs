@@ -50,7 +50,7 @@ pub const CONTENT_TYPE: &str = "application/msgpack";
 pub const LINE_CONTENT_TYPE: &str = "application/json";
 
 /// One kind of event: on the EVENTS stream, unless its subject says otherwise.
-pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+pub trait BusEvent: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// First subject token after `evt`.
     const ENTITY: &'static str;
     /// Past verb, the second subject token after `evt`.
@@ -63,16 +63,16 @@ pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 
     /// The subject it is published to.
     fn subject(&self) -> String {
-        subjects::event(self)
+        subjects::event_subject(self)
     }
 
     /// Who and what the event is about; becomes message headers.
-    fn about(&self) -> About;
+    fn event_context(&self) -> EventContext;
 }
 
 /// What an event is about, carried in headers so that followers can filter without decoding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct About {
+pub struct EventContext {
     /// Owner of the media, empty when there is none.
     pub owner: Option<String>,
     /// The media concerned.
@@ -82,7 +82,7 @@ pub struct About {
 }
 
 /// A record of one KV bucket, changed only by compare-and-set.
-pub trait Record: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
+pub trait KvRecord: Serialize + DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static {
     /// Bucket name.
     const BUCKET: &'static str;
 

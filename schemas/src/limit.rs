@@ -5,34 +5,36 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{About, Event, ids::RequestId};
+use crate::{BusEvent, EventContext, ids::RequestId};
 
-/// Most replicas a [`Replicas`] record holds.
+/// Most replicas a [`IngressReplicas`] record holds.
 pub const REPLICAS_MAX: usize = 256;
 
 /// The ingress replicas that are alive; they share the rates evenly.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Replicas {
+#[schemars(rename = "Replicas")]
+pub struct IngressReplicas {
     /// By name, our own: Unix time in milliseconds until which the replica counts unless it renews.
     pub expires_at_ms: BTreeMap<String, u64>,
 }
 
-impl Replicas {
+impl IngressReplicas {
     /// Its key; there is one record.
     pub const KEY: &'static str = "replicas";
 }
 
-impl crate::Record for Replicas {
+impl crate::KvRecord for IngressReplicas {
     const BUCKET: &'static str = "limits";
     fn key(&self) -> String {
         Self::KEY.to_owned()
     }
 }
 
-/// How many [`Exceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood
+/// How many [`LimitExceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood
 /// of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Reported {
+#[schemars(rename = "Reported")]
+pub struct LimitEventCounter {
     /// Unix time in milliseconds at which the minute began.
     pub minute_started_at_ms: u64,
     /// Events published in it.
@@ -41,12 +43,12 @@ pub struct Reported {
     pub untold_count: u64,
 }
 
-impl Reported {
+impl LimitEventCounter {
     /// Its key; there is one record.
     pub const KEY: &'static str = "reported";
 }
 
-impl crate::Record for Reported {
+impl crate::KvRecord for LimitEventCounter {
     const BUCKET: &'static str = "limits";
     fn key(&self) -> String {
         Self::KEY.to_owned()
@@ -56,7 +58,8 @@ impl crate::Record for Reported {
 /// `evt.limit.exceeded`: requests were refused because there were too many. There are only so many of these events a minute; all
 /// refusals are counted in metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Exceeded {
+#[schemars(rename = "Exceeded")]
+pub struct LimitExceeded {
     /// Names this event.
     pub request_id: RequestId,
     /// Group of endpoints: `api`, `upload`, `streaming`, `metadata`, `cache`, `auth`, `worker`, `transcoder` or `monitor`.
@@ -69,14 +72,14 @@ pub struct Exceeded {
     pub denied_count: u64,
 }
 
-impl Event for Exceeded {
+impl BusEvent for LimitExceeded {
     const ENTITY: &'static str = "limit";
     const VERB: &'static str = "exceeded";
     const ONCE: bool = true;
     fn entity_id(&self) -> String {
         self.request_id.to_string()
     }
-    fn about(&self) -> About {
-        About { owner: self.owner.clone(), ..About::default() }
+    fn event_context(&self) -> EventContext {
+        EventContext { owner: self.owner.clone(), ..EventContext::default() }
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    About, Event,
+    BusEvent, EventContext,
     ids::{JobId, MediaId, UploadId},
     upload,
 };
@@ -29,7 +29,7 @@ impl Rational {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "MediaStatus")]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum MediaStatus {
     /// Bytes are still arriving or being verified.
     Uploading,
     /// Verified and waiting for its first encode.
@@ -46,7 +46,8 @@ pub enum Status {
 
 /// The verified source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Source {
+#[schemars(rename = "Source")]
+pub struct MediaSource {
     /// Object key.
     pub key: String,
     /// Size in bytes.
@@ -115,7 +116,8 @@ pub struct AudioTrack {
 
 /// What the probe found in the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Technical {
+#[schemars(rename = "Technical")]
+pub struct TechnicalMetadata {
     /// Container family, such as `mp4` or `matroska`.
     pub container: String,
     /// Duration in milliseconds, from first presentation to last end.
@@ -132,7 +134,8 @@ pub struct Technical {
 
 /// One rendition of a finished encode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Rendition {
+#[schemars(rename = "Rendition")]
+pub struct EncodedRendition {
     /// Folder name, such as `v720` or `a0`.
     pub name: String,
     /// RFC 6381 codec string, parsed from the init segment.
@@ -153,7 +156,8 @@ pub struct Rendition {
 
 /// An encode that plays or is being made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Encode {
+#[schemars(rename = "Encode")]
+pub struct MediaEncode {
     /// Number of the encode, from 1.
     pub number: u32,
     /// The job that makes it.
@@ -163,14 +167,15 @@ pub struct Encode {
     /// Duration in milliseconds.
     pub duration_ms: u64,
     /// Renditions, once final.
-    pub renditions: Vec<Rendition>,
+    pub renditions: Vec<EncodedRendition>,
     /// True when a poster was made.
     pub has_poster: bool,
 }
 
 /// What work waits for while something that it needs is away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Waiting {
+#[schemars(rename = "Waiting")]
+pub struct MediaWaitReason {
     /// A stable code, such as `store_unavailable`.
     pub code: String,
     /// Unix time in milliseconds since which it waits.
@@ -179,7 +184,8 @@ pub struct Waiting {
 
 /// Which attempt at a medium this is: one that was given up and is taken up again begins a new one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Attempt {
+#[schemars(rename = "Attempt")]
+pub struct MediaAttempt {
     /// How often it was taken up again; 0 at first.
     pub number: u32,
     /// Failed tries of verifying in this attempt; an outage is none.
@@ -188,7 +194,7 @@ pub struct Attempt {
     pub encode: u32,
 }
 
-impl Attempt {
+impl MediaAttempt {
     /// True before anything failed or was taken up again.
     pub fn is_first(&self) -> bool {
         *self == Self::default()
@@ -197,22 +203,23 @@ impl Attempt {
 
 /// One medium in the bucket `assets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+#[schemars(rename = "Record")]
+pub struct MediaRecord {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
     pub owner: String,
     /// Where it stands.
-    pub status: Status,
+    pub status: MediaStatus,
     /// The verified source.
-    pub source: Option<Source>,
+    pub source: Option<MediaSource>,
     /// What the probe found.
-    pub technical: Option<Technical>,
+    pub technical: Option<TechnicalMetadata>,
     /// What the index made of it for lists and search.
     #[serde(default)]
-    pub summary: Option<Summary>,
+    pub summary: Option<MediaSummary>,
     /// The encode that plays.
-    pub encode: Option<Encode>,
+    pub encode: Option<MediaEncode>,
     /// Why it was rejected or failed: a stable code.
     pub code: Option<String>,
     /// The same for people.
@@ -229,15 +236,15 @@ pub struct Record {
     pub removed_at_ms: Option<u64>,
     /// What its work waits for; absent while it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<MediaWaitReason>,
     /// Which attempt at it this is.
-    #[serde(default, skip_serializing_if = "Attempt::is_first")]
-    pub attempt: Attempt,
+    #[serde(default, skip_serializing_if = "MediaAttempt::is_first")]
+    pub attempt: MediaAttempt,
 }
 
-impl Record {
+impl MediaRecord {
     /// A medium of which nothing else is known.
-    pub fn new(media_id: MediaId, owner: String, status: Status, created_at_ms: u64) -> Self {
+    pub fn new(media_id: MediaId, owner: String, status: MediaStatus, created_at_ms: u64) -> Self {
         Self {
             media_id,
             owner,
@@ -253,42 +260,42 @@ impl Record {
             source_removed_at_ms: None,
             removed_at_ms: None,
             waiting: None,
-            attempt: Attempt::default(),
+            attempt: MediaAttempt::default(),
         }
     }
 
     /// The record that says what its work waits for, with the event that tells it. `None` when it says so already, since an
     /// outage is told once, and when the work has ended.
-    pub fn delayed(
+    pub fn with_delay(
         &self,
         stage: &str,
         job_id: Option<JobId>,
         code: &str,
         now_ms: u64,
-    ) -> Option<(Self, Delayed)> {
-        let has_ended = matches!(self.status, Status::Rejected | Status::Failed);
+    ) -> Option<(Self, MediaDelayed)> {
+        let has_ended = matches!(self.status, MediaStatus::Rejected | MediaStatus::Failed);
         if self.waiting.is_some() || has_ended || self.removed_at_ms.is_some() {
             return None;
         }
-        let event = Delayed {
+        let event = MediaDelayed {
             media_id: self.media_id,
             owner: self.owner.clone(),
             job_id,
             stage: stage.to_owned(),
             code: code.to_owned(),
         };
-        let waiting = Some(Waiting { code: code.to_owned(), since_ms: now_ms });
+        let waiting = Some(MediaWaitReason { code: code.to_owned(), since_ms: now_ms });
         Some((Self { waiting, changed_at_ms: now_ms, ..self.clone() }, event))
     }
 
     /// The record once the work goes on; `None` when it did not wait.
-    pub fn resumed(&self, now_ms: u64) -> Option<Self> {
+    pub fn with_work_resumed(&self, now_ms: u64) -> Option<Self> {
         self.waiting.as_ref()?;
         Some(Self { waiting: None, changed_at_ms: now_ms, ..self.clone() })
     }
 }
 
-impl crate::Record for Record {
+impl crate::KvRecord for MediaRecord {
     const BUCKET: &'static str = "assets";
     fn key(&self) -> String {
         self.media_id.to_string()
@@ -300,7 +307,8 @@ impl crate::Record for Record {
 
 /// Technical metadata in the form that lists and search use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Summary {
+#[schemars(rename = "Summary")]
+pub struct MediaSummary {
     /// Container family.
     pub container: String,
     /// Duration in milliseconds.
@@ -323,16 +331,20 @@ pub struct Summary {
 
 macro_rules! media_event {
     ($name:ident, $verb:literal, $once:literal, $job:expr) => {
-        impl Event for $name {
+        impl BusEvent for $name {
             const ENTITY: &'static str = "media";
             const VERB: &'static str = $verb;
             const ONCE: bool = $once;
             fn entity_id(&self) -> String {
                 self.media_id.to_string()
             }
-            fn about(&self) -> About {
+            fn event_context(&self) -> EventContext {
                 let job: fn(&Self) -> Option<JobId> = $job;
-                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: job(self) }
+                EventContext {
+                    owner: Some(self.owner.clone()),
+                    media_id: Some(self.media_id),
+                    job_id: job(self),
+                }
             }
         }
     };
@@ -340,7 +352,8 @@ macro_rules! media_event {
 
 /// `evt.media.stored`: the bytes are what they claim to be; the planner takes it from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Stored {
+#[schemars(rename = "Stored")]
+pub struct MediaStored {
     /// The medium.
     pub media_id: MediaId,
     /// The upload it came by.
@@ -348,15 +361,16 @@ pub struct Stored {
     /// Its owner.
     pub owner: String,
     /// The verified source.
-    pub source: Source,
+    pub source: MediaSource,
     /// What the probe found.
-    pub technical: Technical,
+    pub technical: TechnicalMetadata,
 }
-media_event!(Stored, "stored", true, |_| None);
+media_event!(MediaStored, "stored", true, |_| None);
 
 /// `evt.media.rejected`: the bytes can't be served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Rejected {
+#[schemars(rename = "Rejected")]
+pub struct MediaRejected {
     /// The medium.
     pub media_id: MediaId,
     /// The upload it came by.
@@ -368,11 +382,12 @@ pub struct Rejected {
     /// The same for people.
     pub detail: String,
 }
-media_event!(Rejected, "rejected", true, |_| None);
+media_event!(MediaRejected, "rejected", true, |_| None);
 
 /// `evt.media.playable`: the first segments can be played while the rest is being made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Playable {
+#[schemars(rename = "Playable")]
+pub struct MediaPlayable {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -382,23 +397,25 @@ pub struct Playable {
     /// Number of the encode.
     pub encode: u32,
 }
-media_event!(Playable, "playable", false, |e| Some(e.job_id));
+media_event!(MediaPlayable, "playable", false, |e| Some(e.job_id));
 
 /// `evt.media.ready`: everything is made and checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Ready {
+#[schemars(rename = "Ready")]
+pub struct MediaReady {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
     pub owner: String,
     /// The encode that plays from now on.
-    pub encode: Encode,
+    pub encode: MediaEncode,
 }
-media_event!(Ready, "ready", false, |e| Some(e.encode.job_id));
+media_event!(MediaReady, "ready", false, |e| Some(e.encode.job_id));
 
 /// `evt.media.removed`: the medium is gone for everybody, and playback of it ends. Its objects and records go after a grace time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Removed {
+#[schemars(rename = "Removed")]
+pub struct MediaRemoved {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -406,11 +423,12 @@ pub struct Removed {
     /// Who removed it.
     pub removed_by: String,
 }
-media_event!(Removed, "removed", true, |_| None);
+media_event!(MediaRemoved, "removed", true, |_| None);
 
 /// `evt.media.delayed`: its work waits until something that it needs is back. Told once an outage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Delayed {
+#[schemars(rename = "Delayed")]
+pub struct MediaDelayed {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -422,25 +440,26 @@ pub struct Delayed {
     /// What it waits for: a stable code.
     pub code: String,
 }
-media_event!(Delayed, "delayed", false, |e| e.job_id);
+media_event!(MediaDelayed, "delayed", false, |e| e.job_id);
 
 /// Where a medium is taken up again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+#[schemars(rename = "Step")]
+pub enum ReopenStep {
     /// Its bytes are verified anew.
     Verify {
         /// The upload that brought them.
-        received: Box<upload::Received>,
+        received: Box<upload::UploadReceived>,
     },
     /// It is encoded anew, by a new job.
     Encode {
         /// Number of the encode.
         encode: u32,
         /// The verified source.
-        source: Source,
+        source: MediaSource,
         /// What the probe found.
-        technical: Box<Technical>,
+        technical: Box<TechnicalMetadata>,
     },
     /// Its technical metadata are written anew.
     Describe,
@@ -448,7 +467,8 @@ pub enum Step {
 
 /// `evt.media.reopened`: a medium that was given up is taken up again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Reopened {
+#[schemars(rename = "Reopened")]
+pub struct MediaReopened {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -456,6 +476,6 @@ pub struct Reopened {
     /// Which attempt begins; 1 is the first one after the one that came with the upload.
     pub attempt: u32,
     /// Where it begins.
-    pub step: Step,
+    pub step: ReopenStep,
 }
-media_event!(Reopened, "reopened", false, |_| None);
+media_event!(MediaReopened, "reopened", false, |_| None);

@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    About, Event,
-    access::{Role, Scope},
+    BusEvent, EventContext,
+    access::{ApiKeyScope, PrincipalRole},
     ids::{ChallengeId, KeyId, RequestId, SessionId},
 };
 
 /// One challenge in the bucket `nonces`; its id is the nonce. It is used up by the first attempt that could be judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Challenge {
+#[schemars(rename = "Challenge")]
+pub struct SignInChallenge {
     /// The nonce.
     pub challenge_id: ChallengeId,
     /// SHA-256 of the cookie it was given to.
@@ -39,7 +40,7 @@ pub struct Challenge {
     pub code: Option<String>,
 }
 
-impl crate::Record for Challenge {
+impl crate::KvRecord for SignInChallenge {
     const BUCKET: &'static str = "nonces";
     fn key(&self) -> String {
         self.challenge_id.to_string()
@@ -51,7 +52,8 @@ impl crate::Record for Challenge {
 
 /// How many challenges one client prefix got in the running window; in the bucket `nonces`, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Prefix {
+#[schemars(rename = "Prefix")]
+pub struct ChallengeCounter {
     /// SHA-256 of the client's address prefix in hex.
     pub prefix_sha256: String,
     /// Challenges given in the window.
@@ -60,25 +62,26 @@ pub struct Prefix {
     pub expires_at_ms: u64,
 }
 
-impl crate::Record for Prefix {
+impl crate::KvRecord for ChallengeCounter {
     const BUCKET: &'static str = "nonces";
     fn key(&self) -> String {
-        prefix_key(&self.prefix_sha256)
+        challenge_counter_key(&self.prefix_sha256)
     }
     fn expires_at_ms(&self) -> Option<u64> {
         Some(self.expires_at_ms)
     }
 }
 
-/// Key of a [`Prefix`].
-pub fn prefix_key(prefix_sha256: &str) -> String {
+/// Key of a [`ChallengeCounter`].
+pub fn challenge_counter_key(prefix_sha256: &str) -> String {
     format!("prefix.{prefix_sha256}")
 }
 
 /// How an account proved itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Method {
+#[schemars(rename = "Method")]
+pub enum SignInMethod {
     /// A signature of the account's own key.
     Key,
     /// The account's contract said so (ERC-1271).
@@ -90,7 +93,8 @@ pub enum Method {
 /// Why a session ended before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+#[schemars(rename = "End")]
+pub enum SessionEndReason {
     /// Its holder signed out.
     SignedOut,
     /// A refresh token was used twice: one of the two was stolen.
@@ -105,7 +109,8 @@ pub enum End {
 
 /// What a contract was asked, to ask it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Proof {
+#[schemars(rename = "Proof")]
+pub struct ContractProof {
     /// The digest that was signed.
     #[schemars(with = "Vec<u8>")]
     pub digest: ByteBuf,
@@ -116,7 +121,8 @@ pub struct Proof {
 
 /// One session in the bucket `sessions`: a family of refresh tokens, of which one is good at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Session {
+#[schemars(rename = "Session")]
+pub struct AuthSession {
     /// Which session.
     pub session_id: SessionId,
     /// The account, `0x` and lower case.
@@ -124,7 +130,7 @@ pub struct Session {
     /// The chain it signed in on.
     pub chain_id: u64,
     /// How it proved itself.
-    pub method: Method,
+    pub method: SignInMethod,
     /// The chain that the account belongs to, since its contract there spoke for it; absent when its key did, which speaks for it on
     /// every chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,22 +156,22 @@ pub struct Session {
     pub ended_at_ms: Option<u64>,
     /// Why it was ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end: Option<End>,
+    pub end: Option<SessionEndReason>,
     /// What a contract account is asked again while the session is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proof: Option<Proof>,
+    pub proof: Option<ContractProof>,
 }
 
-impl Session {
+impl AuthSession {
     /// True until it is ended or its time is over. One that a contract proved without a chain that it belongs to, as there were once,
     /// is never open: its name would be worth more than its proof.
     pub fn is_open(&self, now_ms: u64) -> bool {
-        let is_bound = self.method == Method::Key || self.account_chain_id.is_some();
+        let is_bound = self.method == SignInMethod::Key || self.account_chain_id.is_some();
         is_bound && self.ended_at_ms.is_none() && self.expires_at_ms > now_ms
     }
 }
 
-impl crate::Record for Session {
+impl crate::KvRecord for AuthSession {
     const BUCKET: &'static str = "sessions";
     fn key(&self) -> String {
         self.session_id.to_string()
@@ -177,7 +183,8 @@ impl crate::Record for Session {
 
 /// A session of a wallet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Held {
+#[schemars(rename = "Held")]
+pub struct WalletSessionEntry {
     /// Which session.
     pub session_id: SessionId,
     /// Unix time in milliseconds from which on it is over.
@@ -186,40 +193,42 @@ pub struct Held {
 
 /// The sessions of one wallet, oldest first; in the bucket `sessions`, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Wallet {
+#[schemars(rename = "Wallet")]
+pub struct WalletSessions {
     /// The account, `0x` and lower case.
     pub address: String,
     /// The chain that the account belongs to; absent when its key speaks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain_id: Option<u64>,
     /// Its sessions; some of them may be over.
-    pub sessions: Vec<Held>,
+    pub sessions: Vec<WalletSessionEntry>,
     /// Unix time in milliseconds from which on all of them are over.
     pub expires_at_ms: u64,
 }
 
-impl crate::Record for Wallet {
+impl crate::KvRecord for WalletSessions {
     const BUCKET: &'static str = "sessions";
     fn key(&self) -> String {
-        wallet_key(&self.address, self.chain_id)
+        wallet_sessions_key(&self.address, self.chain_id)
     }
     fn expires_at_ms(&self) -> Option<u64> {
         Some(self.expires_at_ms)
     }
 }
 
-/// Key of a [`Wallet`]; the address is `0x` and 40 lower-case hexadecimal digits. The sessions of a contract are listed apart from
+/// Key of a [`WalletSessions`]; the address is `0x` and 40 lower-case hexadecimal digits. The sessions of a contract are listed apart from
 /// those of the same address elsewhere.
-pub fn wallet_key(address: &str, chain_id: Option<u64>) -> String {
+pub fn wallet_sessions_key(address: &str, chain_id: Option<u64>) -> String {
     match chain_id {
         None => format!("wallet.{address}"),
         Some(chain_id) => format!("wallet.{chain_id}-{address}"),
     }
 }
 
-/// One key of a [`Ring`].
+/// One key of a [`KeyRing`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct RingKey {
+#[schemars(rename = "RingKey")]
+pub struct KeyRingEntry {
     /// Its name in tokens.
     pub key_id: KeyId,
     /// 32 random bytes.
@@ -231,43 +240,45 @@ pub struct RingKey {
 
 /// The keys that sign one kind of token, oldest first; in the bucket `secrets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Ring {
+#[schemars(rename = "Ring")]
+pub struct KeyRing {
     /// What it signs, our own word.
     pub name: String,
     /// Its keys.
-    pub keys: Vec<RingKey>,
+    pub keys: Vec<KeyRingEntry>,
 }
 
-impl crate::Record for Ring {
+impl crate::KvRecord for KeyRing {
     const BUCKET: &'static str = "secrets";
     fn key(&self) -> String {
-        ring_key(&self.name)
+        key_ring_key(&self.name)
     }
 }
 
-/// Key of a [`Ring`].
-pub fn ring_key(name: &str) -> String {
+/// Key of a [`KeyRing`].
+pub fn key_ring_key(name: &str) -> String {
     format!("ring.{name}")
 }
 
 /// The API keys of one owner; in the bucket `apikeys`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct OwnerKeys {
+#[schemars(rename = "OwnerKeys")]
+pub struct OwnerApiKeys {
     /// SHA-256 of the owner's text in hex.
     pub owner_sha256: String,
     /// Its keys, oldest first; one that was never finished may be among them.
     pub key_ids: Vec<KeyId>,
 }
 
-impl crate::Record for OwnerKeys {
+impl crate::KvRecord for OwnerApiKeys {
     const BUCKET: &'static str = "apikeys";
     fn key(&self) -> String {
-        owner_key(&self.owner_sha256)
+        owner_api_keys_key(&self.owner_sha256)
     }
 }
 
-/// Key of [`OwnerKeys`].
-pub fn owner_key(owner_sha256: &str) -> String {
+/// Key of [`OwnerApiKeys`].
+pub fn owner_api_keys_key(owner_sha256: &str) -> String {
     format!("owner.{owner_sha256}")
 }
 
@@ -281,16 +292,16 @@ macro_rules! event {
             $($(#[$field_doc])* pub $field: $kind,)*
         }
 
-        impl Event for $name {
+        impl BusEvent for $name {
             const ENTITY: &'static str = "auth";
             const VERB: &'static str = $verb;
             const ONCE: bool = false;
             fn entity_id(&self) -> String {
                 self.request_id.to_string()
             }
-            fn about(&self) -> About {
+            fn event_context(&self) -> EventContext {
                 let owner: fn(&Self) -> Option<String> = $owner;
-                About { owner: owner(self), ..About::default() }
+                EventContext { owner: owner(self), ..EventContext::default() }
             }
         }
     };
@@ -338,7 +349,7 @@ event!(
         /// The chain it signed in on.
         chain_id: u64,
         /// How it proved itself.
-        method: Method,
+        method: SignInMethod,
         /// True when the message had the address in upper and lower case by EIP-55.
         is_checksummed: bool,
     }
@@ -373,7 +384,7 @@ event!(
         /// Whose session it was.
         owner: String,
         /// Why.
-        end: End,
+        end: SessionEndReason,
     }
 );
 event!(
@@ -384,10 +395,10 @@ event!(
         /// Whose things it works on.
         owner: String,
         /// What it may do.
-        role: Role,
+        role: PrincipalRole,
         /// Where it may do it; absent for everywhere.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        scopes: Option<Vec<Scope>>,
+        scopes: Option<Vec<ApiKeyScope>>,
         /// Who made it.
         by: String,
     }

@@ -8,7 +8,7 @@ use crate::ids::StoreId;
 /// The installation's object store, in the bucket `store`: made once, before the marker of the store is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "StoreIdentity")]
-pub struct Identity {
+pub struct StoreIdentity {
     /// What the marker in the store's root has to say.
     pub store_id: StoreId,
     /// Unix time in milliseconds.
@@ -19,12 +19,12 @@ pub struct Identity {
     pub marked_at_ms: Option<u64>,
 }
 
-impl Identity {
+impl StoreIdentity {
     /// Key of the one record.
     pub const KEY: &'static str = "identity";
 }
 
-impl crate::Record for Identity {
+impl crate::KvRecord for StoreIdentity {
     const BUCKET: &'static str = "store";
     fn key(&self) -> String {
         Self::KEY.to_owned()

@@ -1,7 +1,7 @@
 //! Every subject, built here and spelled nowhere else. The last token of an event is the entity's id.
 
 use crate::{
-    Event,
+    BusEvent,
     ids::{JobId, MediaId, UploadId},
 };
 
@@ -22,59 +22,59 @@ pub const PROGRESS: &str = "PROGRESS";
 pub const EVENTS_ALL: &str = "evt.>";
 
 /// Subject of one event.
-pub fn event<E: Event>(event: &E) -> String {
+pub fn event_subject<E: BusEvent>(event: &E) -> String {
     format!("evt.{}.{}.{}", E::ENTITY, E::VERB, event.entity_id())
 }
 
 /// Subject of one view; `partition` is the part of VIEWS in which its medium is.
-pub fn view(partition: u8, verb: &str, media_id: &str) -> String {
+pub fn view_subject(partition: u8, verb: &str, media_id: &str) -> String {
     format!("view.{partition}.{verb}.{media_id}")
 }
 
 /// Filter for every view in one part of VIEWS.
-pub fn views_of(partition: u8) -> String {
+pub fn view_filter(partition: u8) -> String {
     format!("view.{partition}.>")
 }
 
 /// Stream that keeps what is published with a change of state.
-pub fn stream_of(subject: &str) -> &'static str {
+pub fn stream_of_subject(subject: &str) -> &'static str {
     if subject.starts_with("view.") { VIEWS } else { EVENTS }
 }
 
 /// Entity, verb and id of an event's subject; `None` when it is no event.
-pub fn event_parts(subject: &str) -> Option<(&str, &str, &str)> {
+pub fn parse_event_subject(subject: &str) -> Option<(&str, &str, &str)> {
     let mut tokens = subject.strip_prefix("evt.")?.split('.');
     let parts = (tokens.next()?, tokens.next()?, tokens.next()?);
     tokens.next().is_none().then_some(parts)
 }
 
 /// Filter for every event of one kind.
-pub fn events_of<E: Event>() -> String {
+pub fn event_filter<E: BusEvent>() -> String {
     format!("evt.{}.{}.*", E::ENTITY, E::VERB)
 }
 
 /// Filter for every event of one entity and verb, for followers that need no more than the id.
-pub fn events_of_verb(entity: &str, verb: &str) -> String {
+pub fn event_verb_filter(entity: &str, verb: &str) -> String {
     format!("evt.{entity}.{verb}.*")
 }
 
 /// Filter for every event of one entity kind, such as `media`.
-pub fn events_of_entity(entity: &str) -> String {
+pub fn entity_event_filter(entity: &str) -> String {
     format!("evt.{entity}.*.*")
 }
 
 /// Subject of one part of a job.
-pub fn job_part(kind: &str, priority: Priority, job_id: JobId, part: &str) -> String {
-    format!("job.{kind}.{}.{job_id}.{part}", priority.token())
+pub fn job_part_subject(kind: &str, priority: JobPriority, job_id: JobId, part: &str) -> String {
+    format!("job.{kind}.{}.{job_id}.{part}", priority.subject_token())
 }
 
 /// Every part of every job of one kind: the wake-up filter of its workers.
-pub fn jobs_of(kind: &str) -> String {
+pub fn job_filter(kind: &str) -> String {
     format!("job.{kind}.>")
 }
 
 /// Progress of one part.
-pub fn progress(job_id: JobId, part: &str) -> String {
+pub fn progress_subject(job_id: JobId, part: &str) -> String {
     format!("progress.{job_id}.{part}")
 }
 
@@ -82,17 +82,17 @@ pub fn progress(job_id: JobId, part: &str) -> String {
 pub const PROGRESS_ALL: &str = "progress.>";
 
 /// Dead letter of one message: `id` names the stream and sequence it came from.
-pub fn dead(stage: &str, stream: &str, sequence: u64) -> String {
+pub fn dead_letter_subject(stage: &str, stream: &str, sequence: u64) -> String {
     format!("dead.{stage}.{stream}-{sequence}")
 }
 
 /// Filter for the dead letters of one stage.
-pub fn dead_of(stage: &str) -> String {
+pub fn dead_letter_filter(stage: &str) -> String {
     format!("dead.{stage}.>")
 }
 
 /// Audit record of one event class and action.
-pub fn audit(class: &str, action: &str) -> String {
+pub fn audit_subject(class: &str, action: &str) -> String {
     format!("audit.{class}.{action}")
 }
 
@@ -103,12 +103,12 @@ pub const AUDIT_ALL: &str = "audit.>";
 pub const DEAD_ALL: &str = "dead.>";
 
 /// Core subject that tells workers a job was cancelled.
-pub fn control_job(job_id: JobId) -> String {
+pub fn job_cancel_subject(job_id: JobId) -> String {
     format!("ctl.job.{job_id}")
 }
 
 /// Core subject that asks whoever holds an upload to let go.
-pub fn control_upload(upload_id: UploadId) -> String {
+pub fn upload_release_subject(upload_id: UploadId) -> String {
     format!("ctl.upload.{upload_id}")
 }
 
@@ -116,7 +116,7 @@ pub fn control_upload(upload_id: UploadId) -> String {
 pub const CONTROL_UPLOADS: &str = "ctl.upload.*";
 
 /// The upload that a request to let go names.
-pub fn controlled_upload(subject: &str) -> Option<UploadId> {
+pub fn parse_upload_release(subject: &str) -> Option<UploadId> {
     subject.strip_prefix("ctl.upload.")?.parse().ok()
 }
 
@@ -124,17 +124,17 @@ pub fn controlled_upload(subject: &str) -> Option<UploadId> {
 pub const CONTROL_REVOKED: &str = "ctl.revoked";
 
 /// Request to the index.
-pub fn ask_index(verb: &str) -> String {
+pub fn index_request_subject(verb: &str) -> String {
     format!("ask.index.{verb}")
 }
 
 /// Subject of a KV entry; its stream is `KV_<bucket>`.
-pub fn kv(bucket: &str, key: &str) -> String {
+pub fn kv_subject(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
 }
 
 /// Stream behind a KV bucket.
-pub fn kv_stream(bucket: &str) -> String {
+pub fn kv_stream_name(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
@@ -144,12 +144,12 @@ pub fn part_key(job_id: JobId, part: &str) -> String {
 }
 
 /// Filter for the events of one medium is by header; this is its subject filter where the entity is the medium itself.
-pub fn events_of_media(media_id: MediaId) -> String {
+pub fn media_event_filter(media_id: MediaId) -> String {
     format!("evt.media.*.{media_id}")
 }
 
 /// Filter for every event of one job.
-pub fn events_of_job(job_id: JobId) -> String {
+pub fn job_event_filter(job_id: JobId) -> String {
     format!("evt.job.*.{job_id}")
 }
 
@@ -169,7 +169,8 @@ pub fn events_of_job(job_id: JobId) -> String {
     schemars::JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Priority {
+#[schemars(rename = "Priority")]
+pub enum JobPriority {
     /// Served first.
     P0,
     /// The default.
@@ -179,12 +180,12 @@ pub enum Priority {
     P2,
 }
 
-impl Priority {
+impl JobPriority {
     /// All priorities, the first served first.
     pub const ALL: [Self; 3] = [Self::P0, Self::P1, Self::P2];
 
     /// The subject token.
-    pub const fn token(self) -> &'static str {
+    pub const fn subject_token(self) -> &'static str {
         match self {
             Self::P0 => "p0",
             Self::P1 => "p1",
@@ -195,7 +196,7 @@ impl Priority {
 
 /// What a message on the bus is, by its subject; for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum MessageClass {
     /// An event.
     Event,
     /// A part of a job.
@@ -230,7 +231,7 @@ pub enum Class {
     Other,
 }
 
-impl Class {
+impl MessageClass {
     /// Every class.
     pub const ALL: [Self; 16] = [
         Self::Event,
@@ -274,7 +275,7 @@ impl Class {
     }
 
     /// The class of a subject.
-    pub fn of(subject: &str) -> Self {
+    pub fn from_subject(subject: &str) -> Self {
         match subject.split_once('.') {
             Some(("evt", _)) => Self::Event,
             Some(("job", _)) => Self::Task,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    About, Event,
+    BusEvent, EventContext,
     ids::{MediaId, UploadId},
     value::TransactionHash,
 };
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "UploadStatus")]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum UploadStatus {
     /// Bytes may be appended.
     Open,
     /// All bytes are durable under the final key.
@@ -29,7 +29,8 @@ pub enum Status {
 
 /// A digest the client declared for the whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Digest {
+#[schemars(rename = "Digest")]
+pub struct UploadDigest {
     /// `sha-256` or `sha-512`, as RFC 9530 names them.
     pub algorithm: String,
     /// The digest's bytes.
@@ -39,7 +40,8 @@ pub struct Digest {
 
 /// The object that holds the durable bytes behind the last whole part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Tail {
+#[schemars(rename = "Tail")]
+pub struct UploadTail {
     /// Generation that wrote it, part of its key: a displaced writer can't overwrite a newer one.
     pub generation: u64,
     /// Index of the part it will become the beginning of, part of its key.
@@ -50,7 +52,8 @@ pub struct Tail {
 
 /// The parts of an upload to a remote store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Multipart {
+#[schemars(rename = "Multipart")]
+pub struct MultipartState {
     /// The store's name for the multipart upload, once there is one.
     pub multipart_id: Option<String>,
     /// Bytes in every part but the last.
@@ -58,12 +61,13 @@ pub struct Multipart {
     /// The store's names for the parts stored so far, in order; at most 9 000.
     pub parts: Vec<String>,
     /// The durable bytes behind the parts.
-    pub tail: Option<Tail>,
+    pub tail: Option<UploadTail>,
 }
 
 /// One upload in the bucket `uploads`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Record {
+#[schemars(rename = "Record")]
+pub struct UploadRecord {
     /// The upload.
     pub upload_id: UploadId,
     /// The medium it becomes.
@@ -71,7 +75,7 @@ pub struct Record {
     /// Who may continue or end it.
     pub owner: String,
     /// Where it stands.
-    pub status: Status,
+    pub status: UploadStatus,
     /// Total length in bytes, once known.
     pub length_bytes: Option<u64>,
     /// Bytes that are durable.
@@ -91,9 +95,9 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mint_tx: Option<TransactionHash>,
     /// Whole-file digest the client declared.
-    pub digest: Option<Digest>,
+    pub digest: Option<UploadDigest>,
     /// Parts, where the store is remote.
-    pub multipart: Option<Multipart>,
+    pub multipart: Option<MultipartState>,
     /// True once an upload that ended unfinished left nothing in the store.
     #[serde(default)]
     pub freed: bool,
@@ -109,14 +113,14 @@ pub struct Record {
     pub kept_until_ms: Option<u64>,
 }
 
-impl Record {
+impl UploadRecord {
     /// An open upload without a byte, a length or a time.
     pub const fn new(upload_id: UploadId, media_id: MediaId, owner: String) -> Self {
         Self {
             upload_id,
             media_id,
             owner,
-            status: Status::Open,
+            status: UploadStatus::Open,
             length_bytes: None,
             offset_bytes: 0,
             generation: 0,
@@ -136,23 +140,23 @@ impl Record {
     }
 
     /// Ends the upload; from now on it is kept for `kept_ms`, in milliseconds, or until its bytes are freed.
-    pub const fn end(&mut self, status: Status, now_ms: u64, kept_ms: u64) {
+    pub const fn mark_ended(&mut self, status: UploadStatus, now_ms: u64, kept_ms: u64) {
         self.status = status;
         self.kept_until_ms = Some(now_ms.saturating_add(kept_ms));
     }
 }
 
-impl crate::Record for Record {
+impl crate::KvRecord for UploadRecord {
     const BUCKET: &'static str = "uploads";
     fn key(&self) -> String {
         self.upload_id.to_string()
     }
     fn expires_at_ms(&self) -> Option<u64> {
         match self.status {
-            Status::Open => None,
-            Status::Received => self.kept_until_ms,
+            UploadStatus::Open => None,
+            UploadStatus::Received => self.kept_until_ms,
             // What still has bytes in the store must be known to whoever frees them.
-            Status::Terminated | Status::Expired | Status::Deactivated => {
+            UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {
                 self.kept_until_ms.filter(|_| self.freed)
             }
         }
@@ -162,7 +166,7 @@ impl crate::Record for Record {
 /// The open uploads of one owner, in the bucket `limits`. It counts, and decides nothing about an upload that exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OpenUploads {
-    /// Key of the record, from [`OpenUploads::key_of`].
+    /// Key of the record, from [`OpenUploads::key_for_owner`].
     pub key: String,
     /// The uploads.
     pub upload_ids: Vec<UploadId>,
@@ -170,13 +174,13 @@ pub struct OpenUploads {
 
 impl OpenUploads {
     /// Key for an owner, by a digest of the owner's name: names may be client text.
-    pub fn key_of(owner_digest: &[u8]) -> String {
+    pub fn key_for_owner(owner_digest: &[u8]) -> String {
         let half = owner_digest.get(..16).unwrap_or(owner_digest);
         format!("uploads.{}", data_encoding::HEXLOWER.encode(half))
     }
 }
 
-impl crate::Record for OpenUploads {
+impl crate::KvRecord for OpenUploads {
     const BUCKET: &'static str = "limits";
     fn key(&self) -> String {
         self.key.clone()
@@ -185,15 +189,15 @@ impl crate::Record for OpenUploads {
 
 macro_rules! upload_event {
     ($name:ident, $verb:literal) => {
-        impl Event for $name {
+        impl BusEvent for $name {
             const ENTITY: &'static str = "upload";
             const VERB: &'static str = $verb;
             const ONCE: bool = true;
             fn entity_id(&self) -> String {
                 self.upload_id.to_string()
             }
-            fn about(&self) -> About {
-                About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+            fn event_context(&self) -> EventContext {
+                EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
             }
         }
     };
@@ -201,7 +205,8 @@ macro_rules! upload_event {
 
 /// `evt.upload.created`: an upload was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Created {
+#[schemars(rename = "Created")]
+pub struct UploadCreated {
     /// The upload.
     pub upload_id: UploadId,
     /// The medium it becomes.
@@ -215,11 +220,12 @@ pub struct Created {
     /// Unix time in milliseconds.
     pub expires_at_ms: u64,
 }
-upload_event!(Created, "created");
+upload_event!(UploadCreated, "created");
 
 /// `evt.upload.received`: every byte is durable under `key`; the upload stage verifies it next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Received {
+#[schemars(rename = "Received")]
+pub struct UploadReceived {
     /// The upload.
     pub upload_id: UploadId,
     /// The medium it becomes.
@@ -235,13 +241,14 @@ pub struct Received {
     /// Media type the client claimed.
     pub content_type: Option<String>,
     /// Whole-file digest the client declared.
-    pub digest: Option<Digest>,
+    pub digest: Option<UploadDigest>,
 }
-upload_event!(Received, "received");
+upload_event!(UploadReceived, "received");
 
 /// `evt.upload.expired`: an open upload was removed because its time ran out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Expired {
+#[schemars(rename = "Expired")]
+pub struct UploadExpired {
     /// The upload.
     pub upload_id: UploadId,
     /// The medium it would have become.
@@ -251,11 +258,12 @@ pub struct Expired {
     /// Bytes that were removed.
     pub offset_bytes: u64,
 }
-upload_event!(Expired, "expired");
+upload_event!(UploadExpired, "expired");
 
 /// `evt.upload.terminated`: the upload ended before all bytes were there, by its owner or because it can't go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Terminated {
+#[schemars(rename = "Terminated")]
+pub struct UploadTerminated {
     /// The upload.
     pub upload_id: UploadId,
     /// The medium it would have become.
@@ -268,4 +276,4 @@ pub struct Terminated {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
 }
-upload_event!(Terminated, "terminated");
+upload_event!(UploadTerminated, "terminated");

@@ -26,14 +26,14 @@ const EMAIL: &str = "^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\\.[A-Za-z0-9!#$%&'*+/=?^_
 /// Why a text is no such value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Malformed {
+pub enum MalformedValue {
     /// Not the form of a transaction hash.
     TransactionHash,
     /// Not the form of an e-mail address.
     Email,
 }
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TransactionHash => "a transaction hash is 0x and 64 hexadecimal digits",
@@ -42,7 +42,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-impl std::error::Error for Malformed {}
+impl std::error::Error for MalformedValue {}
 
 /// The hash of a transaction; shown as `0x` and lower-case digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,11 +55,12 @@ impl fmt::Display for TransactionHash {
 }
 
 impl FromStr for TransactionHash {
-    type Err = Malformed;
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let digits = text.strip_prefix("0x").ok_or(Malformed::TransactionHash)?;
-        let bytes = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).map_err(|_| Malformed::TransactionHash)?;
-        bytes.try_into().map(Self).map_err(|_| Malformed::TransactionHash)
+    type Err = MalformedValue;
+    fn from_str(text: &str) -> Result<Self, MalformedValue> {
+        let digits = text.strip_prefix("0x").ok_or(MalformedValue::TransactionHash)?;
+        let bytes =
+            HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).map_err(|_| MalformedValue::TransactionHash)?;
+        bytes.try_into().map(Self).map_err(|_| MalformedValue::TransactionHash)
     }
 }
 
@@ -67,37 +68,37 @@ impl FromStr for TransactionHash {
 ///
 /// The domain is kept in lower case; the name before the `@` belongs to its host and stays as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Email(String);
+pub struct EmailAddress(String);
 
-impl fmt::Display for Email {
+impl fmt::Display for EmailAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl FromStr for Email {
-    type Err = Malformed;
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        let (local, domain) = text.rsplit_once('@').ok_or(Malformed::Email)?;
+impl FromStr for EmailAddress {
+    type Err = MalformedValue;
+    fn from_str(text: &str) -> Result<Self, MalformedValue> {
+        let (local, domain) = text.rsplit_once('@').ok_or(MalformedValue::Email)?;
         let fits = text.len() <= EMAIL_LENGTH_MAX && local.len() <= EMAIL_LOCAL_LENGTH_MAX;
-        let has_name = local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext));
-        let has_host = domain.contains('.') && domain.split('.').all(is_label);
+        let has_name = local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(is_atext_byte));
+        let has_host = domain.contains('.') && domain.split('.').all(is_domain_label);
         // A last label of digits would be an address of a machine, not a name.
         let is_named =
             domain.rsplit('.').next().is_some_and(|top| top.starts_with(|c: char| c.is_ascii_alphabetic()));
         if fits && has_name && has_host && is_named {
             Ok(Self(format!("{local}@{}", domain.to_ascii_lowercase())))
         } else {
-            Err(Malformed::Email)
+            Err(MalformedValue::Email)
         }
     }
 }
 
-fn is_atext(byte: u8) -> bool {
+fn is_atext_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
 }
 
-fn is_label(label: &str) -> bool {
+fn is_domain_label(label: &str) -> bool {
     (1..=LABEL_LENGTH_MAX).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && !label.starts_with('-')
@@ -136,7 +137,7 @@ macro_rules! as_text {
 
 as_text!(TransactionHash, { "type": "string", "pattern": TRANSACTION_HASH });
 // The format is a mailbox: a part before the `@` that is too long matches the pattern, and yet it is none.
-as_text!(Email, { "type": "string", "format": "email", "pattern": EMAIL, "maxLength": EMAIL_LENGTH_MAX });
+as_text!(EmailAddress, { "type": "string", "format": "email", "pattern": EMAIL, "maxLength": EMAIL_LENGTH_MAX });
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +166,7 @@ mod tests {
             format!("0x{digits}\n"),
             format!("0x{}ä", "5".repeat(62)),
         ] {
-            assert_eq!(text.parse::<TransactionHash>(), Err(Malformed::TransactionHash), "{text:?}");
+            assert_eq!(text.parse::<TransactionHash>(), Err(MalformedValue::TransactionHash), "{text:?}");
             assert!(!described.is_valid(&text.as_str().into()), "{text:?}");
         }
         assert!(described.is_valid(&format!("0x{digits}").into()));
@@ -173,7 +174,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_email() {
-        let described = described::<Email>();
+        let described = described::<EmailAddress>();
         for text in [
             "",
             "@",
@@ -199,12 +200,12 @@ mod tests {
             &format!("a@{}.c", "b".repeat(64)),
             &format!("a@{}c", "b.".repeat(127)),
         ] {
-            assert_eq!(text.parse::<Email>(), Err(Malformed::Email), "{text:?}");
+            assert_eq!(text.parse::<EmailAddress>(), Err(MalformedValue::Email), "{text:?}");
             assert!(!described.is_valid(&text.into()), "{text:?}");
         }
         let long = format!("{}@b.c", "a".repeat(65));
-        assert_eq!(long.parse::<Email>(), Err(Malformed::Email));
-        let kept = "Ann.Bee+tag@Mail.EXAMPLE.org".parse::<Email>().unwrap().to_string();
+        assert_eq!(long.parse::<EmailAddress>(), Err(MalformedValue::Email));
+        let kept = "Ann.Bee+tag@Mail.EXAMPLE.org".parse::<EmailAddress>().unwrap().to_string();
         assert_eq!(kept, "Ann.Bee+tag@mail.example.org");
     }
 
@@ -225,17 +226,17 @@ mod tests {
             local in "[a-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\\.[A-Z0-9]{1,9}){0,3}",
             domain in "[a-zA-Z0-9]{1,20}(\\.[a-z]{2,9}){1,3}",
         ) {
-            let email = format!("{local}@{domain}").parse::<Email>().unwrap();
+            let email = format!("{local}@{domain}").parse::<EmailAddress>().unwrap();
             let text = email.to_string();
             prop_assert!(text.starts_with(&local));
             prop_assert_eq!(serde_json::to_value(&email).unwrap(), text.as_str());
-            prop_assert_eq!(text.parse::<Email>(), Ok(email));
+            prop_assert_eq!(text.parse::<EmailAddress>(), Ok(email));
         }
 
         /// What the description takes is what the type takes, from texts that are nearly right.
         #[test]
         fn what_an_email_needs_is_described(text in "[a.+]{0,3}@{0,2}[a-z0-9.-]{0,6}") {
-            prop_assert_eq!(text.parse::<Email>().is_ok(), described::<Email>().is_valid(&text.as_str().into()));
+            prop_assert_eq!(text.parse::<EmailAddress>().is_ok(), described::<EmailAddress>().is_valid(&text.as_str().into()));
         }
 
         #[test]
@@ -248,7 +249,7 @@ mod tests {
         fn no_text_is_taken_otherwise_than_it_stands(text in "\\PC{0,80}") {
             for value in [
                 text.parse::<TransactionHash>().map(|value| value.to_string()),
-                text.parse::<Email>().map(|value| value.to_string()),
+                text.parse::<EmailAddress>().map(|value| value.to_string()),
             ].into_iter().flatten() {
                 prop_assert!(value.is_ascii() && value.eq_ignore_ascii_case(&text));
             }

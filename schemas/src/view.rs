@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    About, Event,
+    BusEvent, EventContext,
     ids::{MediaId, PlaybackId},
     subjects,
 };
@@ -14,7 +14,7 @@ use crate::{
 pub const PARTITIONS: u8 = 16;
 
 /// The part in which a medium is.
-pub const fn partition(media_id: &MediaId) -> u8 {
+pub const fn partition_of_media(media_id: &MediaId) -> u8 {
     // The last byte of an id is random.
     media_id.as_bytes()[15] % PARTITIONS
 }
@@ -22,7 +22,7 @@ pub const fn partition(media_id: &MediaId) -> u8 {
 /// `view.<partition>.opened.<media_id>`: somebody who did not sign in opened a playback session of a public medium.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ViewOpened")]
-pub struct Opened {
+pub struct ViewOpened {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -31,25 +31,25 @@ pub struct Opened {
     pub playback_id: PlaybackId,
 }
 
-impl Event for Opened {
+impl BusEvent for ViewOpened {
     const ENTITY: &'static str = "view";
     const VERB: &'static str = "opened";
     const ONCE: bool = false;
     fn entity_id(&self) -> String {
         self.media_id.to_string()
     }
-    fn about(&self) -> About {
-        About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+    fn event_context(&self) -> EventContext {
+        EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
     }
     fn subject(&self) -> String {
-        subjects::view(partition(&self.media_id), Self::VERB, &self.entity_id())
+        subjects::view_subject(partition_of_media(&self.media_id), Self::VERB, &self.entity_id())
     }
 }
 
 /// `evt.view.summed`: how often viewers who did not sign in opened a public medium in one hour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ViewSummed")]
-pub struct Summed {
+pub struct ViewSummed {
     /// The medium.
     pub media_id: MediaId,
     /// Its owner.
@@ -60,22 +60,22 @@ pub struct Summed {
     pub opened_count: u64,
 }
 
-impl Event for Summed {
+impl BusEvent for ViewSummed {
     const ENTITY: &'static str = "view";
     const VERB: &'static str = "summed";
     const ONCE: bool = false;
     fn entity_id(&self) -> String {
         self.media_id.to_string()
     }
-    fn about(&self) -> About {
-        About { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
+    fn event_context(&self) -> EventContext {
+        EventContext { owner: Some(self.owner.clone()), media_id: Some(self.media_id), job_id: None }
     }
 }
 
 /// How far one part of VIEWS is summed, in the bucket `limits`. The write that changes it carries the sums.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ViewPosition")]
-pub struct Position {
+pub struct ViewPosition {
     /// The part.
     pub partition: u8,
     /// Unix time in microseconds at which the stream was made: another one is summed from its beginning.
@@ -87,17 +87,17 @@ pub struct Position {
     pub media_id: Option<MediaId>,
 }
 
-impl Position {
+impl ViewPosition {
     /// Key of a part's position.
-    pub fn key_of(partition: u8) -> String {
+    pub fn key_for_partition(partition: u8) -> String {
         format!("views.{partition}")
     }
 }
 
-impl crate::Record for Position {
+impl crate::KvRecord for ViewPosition {
     const BUCKET: &'static str = "limits";
     fn key(&self) -> String {
-        Self::key_of(self.partition)
+        Self::key_for_partition(self.partition)
     }
 }
 
@@ -108,10 +108,11 @@ mod tests {
     #[test]
     fn a_view_lies_in_the_part_of_its_medium() {
         let media_id = MediaId::from_bytes([35; 16]);
-        let opened = Opened { media_id, owner: "olga".into(), playback_id: PlaybackId::from_bytes([1; 16]) };
+        let opened =
+            ViewOpened { media_id, owner: "olga".into(), playback_id: PlaybackId::from_bytes([1; 16]) };
         assert_eq!(opened.subject(), format!("view.3.opened.{media_id}"));
-        assert_eq!(subjects::stream_of(&opened.subject()), subjects::VIEWS);
-        let summed = Summed { media_id, owner: "olga".into(), hour_ms: 0, opened_count: 1 };
-        assert_eq!(subjects::stream_of(&summed.subject()), subjects::EVENTS);
+        assert_eq!(subjects::stream_of_subject(&opened.subject()), subjects::VIEWS);
+        let summed = ViewSummed { media_id, owner: "olga".into(), hour_ms: 0, opened_count: 1 };
+        assert_eq!(subjects::stream_of_subject(&summed.subject()), subjects::EVENTS);
     }
 }

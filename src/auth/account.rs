@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr};
 
-use schemas::session::Method;
+use schemas::session::SignInMethod;
 
 use super::value::{Address, Malformed};
 
@@ -31,10 +31,10 @@ impl Account {
     }
 
     /// The account that was proven on `chain_id` by `method`.
-    pub const fn proven(address: Address, chain_id: u64, method: Method) -> Self {
+    pub const fn proven(address: Address, chain_id: u64, method: SignInMethod) -> Self {
         match method {
-            Method::Key => Self::of_key(address),
-            Method::Contract | Method::Counterfactual => Self::of_contract(address, chain_id),
+            SignInMethod::Key => Self::of_key(address),
+            SignInMethod::Contract | SignInMethod::Counterfactual => Self::of_contract(address, chain_id),
         }
     }
 
@@ -110,9 +110,9 @@ mod tests {
         }
         assert_eq!(key.to_string(), ADDRESS);
         assert!(key.is_on(1) && key.is_on(10) && contract.is_on(10) && !contract.is_on(1));
-        assert_eq!(Account::proven(address, 10, Method::Key), key);
-        assert_eq!(Account::proven(address, 10, Method::Contract), contract);
-        assert_eq!(Account::proven(address, 10, Method::Counterfactual), contract);
+        assert_eq!(Account::proven(address, 10, SignInMethod::Key), key);
+        assert_eq!(Account::proven(address, 10, SignInMethod::Contract), contract);
+        assert_eq!(Account::proven(address, 10, SignInMethod::Counterfactual), contract);
     }
 
     #[test]

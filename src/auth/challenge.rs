@@ -9,10 +9,10 @@
 //! there are never more refusals on record than challenges.
 
 use alloy_primitives::hex;
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
     ids::{ChallengeId, RequestId},
-    session::{Challenge, Challenged, Prefix, Refused, prefix_key},
+    session::{ChallengeCounter, Challenged, Refused, SignInChallenge, challenge_counter_key},
 };
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ use super::{
     denial::{Denial, Failure},
     value::Address,
 };
-use web::client::Client;
+use web::client::ClientAddress;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub struct Wish {
 #[derive(Debug)]
 pub enum Outcome {
     /// It is on record.
-    Challenge(Challenge),
+    Challenge(SignInChallenge),
     /// The client's prefix had its share; there is another one after so many seconds.
     TooMany {
         /// In seconds.
@@ -56,9 +56,9 @@ pub enum Outcome {
 pub async fn give(
     bus: &Bus,
     config: &Config,
-    (wish, cookie, client): (&Wish, &str, Client),
+    (wish, cookie, client): (&Wish, &str, ClientAddress),
     request_id: RequestId,
-) -> Result<Outcome, nats::Error> {
+) -> Result<Outcome, nats::BusError> {
     let now_ms = nats::now_ms();
     let after_ms = |seconds: u64| now_ms.saturating_add(seconds.saturating_mul(1_000));
     let (expires_at_ms, window_end_ms) = (after_ms(wish.ttl_s), after_ms(config.challenge_ttl_s));
@@ -67,7 +67,7 @@ pub async fn give(
         let retry_after_s = free_at_ms.saturating_sub(now_ms).div_ceil(1_000).max(1);
         return Ok(Outcome::TooMany { retry_after_s });
     }
-    let challenge = Challenge {
+    let challenge = SignInChallenge {
         challenge_id: ChallengeId::from_bytes(rand::random()),
         binding_sha256: hash(cookie),
         domain: wish.domain.clone(),
@@ -84,16 +84,16 @@ pub async fn give(
         domain: wish.domain.clone(),
         address: challenge.address.clone(),
     };
-    let mut held = Held::new(challenge);
-    bus.commit(&mut held, Outbox::new().event(&told)).await?;
+    let mut held = VersionedRecord::new(challenge);
+    bus.commit_record(&mut held, Outbox::new().with_event(&told)).await?;
     Ok(Outcome::Challenge(held.record))
 }
 
 /// The challenge of a nonce that is good.
-pub async fn find(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
+pub async fn find(bus: &Bus, nonce: &str) -> Result<VersionedRecord<SignInChallenge>, Failure> {
     // A text of another form was never given by us; one of this form is safe as a key.
     let challenge_id: ChallengeId = nonce.parse().map_err(|_| Denial::ChallengeUnknown)?;
-    let held = bus.load::<Challenge>(&challenge_id.to_string()).await?;
+    let held = bus.load_record::<SignInChallenge>(&challenge_id.to_string()).await?;
     let held = held.ok_or(Denial::ChallengeUnknown)?;
     if held.record.used_at_ms.is_some() {
         return Err(Denial::ChallengeUsed.into());
@@ -105,36 +105,40 @@ pub async fn find(bus: &Bus, nonce: &str) -> Result<Held<Challenge>, Failure> {
 }
 
 /// Uses the nonce up, unless another attempt did since it was found.
-pub(super) async fn take(bus: &Bus, held: &mut Held<Challenge>) -> Result<(), Failure> {
+pub(super) async fn take(bus: &Bus, held: &mut VersionedRecord<SignInChallenge>) -> Result<(), Failure> {
     held.record.used_at_ms = Some(nats::now_ms());
     settle(bus, held, Outbox::new()).await
 }
 
 /// Gives the nonce back that an attempt used up which came to no end.
-pub(super) async fn give_back(bus: &Bus, held: &mut Held<Challenge>) {
+pub(super) async fn give_back(bus: &Bus, held: &mut VersionedRecord<SignInChallenge>) {
     held.record.used_at_ms = None;
     if let Err(error) = settle(bus, held, Outbox::new()).await {
         tracing::warn!(%error, "a challenge could not be given back: its client has to ask for another");
     }
 }
 
-async fn settle(bus: &Bus, held: &mut Held<Challenge>, outbox: Outbox) -> Result<(), Failure> {
-    match bus.commit(held, outbox).await {
+async fn settle(
+    bus: &Bus,
+    held: &mut VersionedRecord<SignInChallenge>,
+    outbox: Outbox,
+) -> Result<(), Failure> {
+    match bus.commit_record(held, outbox).await {
         Ok(()) => Ok(()),
-        Err(nats::Error::Conflict { .. }) => Err(Denial::ChallengeUsed.into()),
+        Err(nats::BusError::Conflict { .. }) => Err(Denial::ChallengeUsed.into()),
         Err(error) => Err(error.into()),
     }
 }
 
 /// True when `cookie` is the one the challenge was given with.
-pub(super) fn is_bound(challenge: &Challenge, cookie: Option<&str>) -> bool {
+pub(super) fn is_bound(challenge: &SignInChallenge, cookie: Option<&str>) -> bool {
     cookie.is_some_and(|cookie| bool::from(hash(cookie).ct_eq(&challenge.binding_sha256)))
 }
 
 /// Uses the nonce up, and puts on record why the attempt failed.
 pub(super) async fn refuse(
     bus: &Bus,
-    held: &mut Held<Challenge>,
+    held: &mut VersionedRecord<SignInChallenge>,
     denial: &Denial,
     (address, request_id): (Address, RequestId),
 ) -> Result<(), Failure> {
@@ -146,7 +150,7 @@ pub(super) async fn refuse(
         code: denial.code().to_owned(),
         address: address.lower(),
     };
-    settle(bus, held, Outbox::new().event(&told)).await
+    settle(bus, held, Outbox::new().with_event(&told)).await
 }
 
 /// Counts one more challenge of a prefix; when it had its share, the Unix time in milliseconds of the next.
@@ -158,24 +162,28 @@ async fn count(
     config: &Config,
     prefix_sha256: &str,
     (now_ms, window_end_ms): (u64, u64),
-) -> Result<Option<u64>, nats::Error> {
+) -> Result<Option<u64>, nats::BusError> {
     let challenges_max = u64::from(config.challenges_per_prefix_max.max(1));
     let interval_ms = (window_end_ms.saturating_sub(now_ms) / challenges_max).max(1);
     let mut free_at_ms = None;
-    let next = |found: Option<&Prefix>| {
+    let next = |found: Option<&ChallengeCounter>| {
         // What expires is when all of the share is there again.
         let full_at_ms = found.map_or(0, |prefix| prefix.expires_at_ms).max(now_ms) + interval_ms;
         free_at_ms = (full_at_ms > window_end_ms).then(|| now_ms + (full_at_ms - window_end_ms));
         free_at_ms.is_none().then(|| {
             let count = u32::try_from((full_at_ms - now_ms) / interval_ms).unwrap_or(u32::MAX);
-            let prefix = Prefix { prefix_sha256: prefix_sha256.to_owned(), count, expires_at_ms: full_at_ms };
+            let prefix = ChallengeCounter {
+                prefix_sha256: prefix_sha256.to_owned(),
+                count,
+                expires_at_ms: full_at_ms,
+            };
             (prefix, Outbox::new())
         })
     };
-    match bus.change(&prefix_key(prefix_sha256), next).await {
+    match bus.change_record(&challenge_counter_key(prefix_sha256), next).await {
         Ok(_) => Ok(free_at_ms),
         // Too many at once to be counted: a moment later there may be room.
-        Err(nats::Error::Conflict { .. }) => Ok(Some(now_ms)),
+        Err(nats::BusError::Conflict { .. }) => Ok(Some(now_ms)),
         Err(error) => Err(error),
     }
 }

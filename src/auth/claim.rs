@@ -1,7 +1,7 @@
 //! What a wallet says when it signs in, whichever form it signed, and the rules it must keep.
 
 use alloy_primitives::B256;
-use schemas::session::Challenge;
+use schemas::session::SignInChallenge;
 
 use super::{
     config::Config,
@@ -79,7 +79,12 @@ impl Claim {
     }
 
     /// Holds it against the settings, the challenge and the clock; the signature is not looked at.
-    pub(super) fn check(&self, challenge: &Challenge, config: &Config, now_ms: u64) -> Result<(), Denial> {
+    pub(super) fn check(
+        &self,
+        challenge: &SignInChallenge,
+        config: &Config,
+        now_ms: u64,
+    ) -> Result<(), Denial> {
         if !config.domains.contains(&self.domain) || challenge.domain != self.domain {
             return Err(Denial::Domain);
         }

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use alloy_primitives::{B256, Bytes};
 use alloy_sol_types::{SolCall, SolValue, sol};
 use futures::future::BoxFuture;
-use schemas::session::Method;
+use schemas::session::SignInMethod;
 use tokio::sync::Semaphore;
 
 use super::{config::Config, signature::Signature, value::Address};
@@ -96,7 +96,7 @@ pub trait ChainCall: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The account said yes, in this way.
-    Valid(Method),
+    Valid(SignInMethod),
     /// It did not.
     Invalid,
 }
@@ -171,7 +171,7 @@ impl Verifier {
         match wrapped {
             Some(wrapped) if code.is_empty() => {
                 let program = prepare_and_ask(&wrapped, question);
-                asked.says_yes(question.chain_id, None, program, Method::Counterfactual).await
+                asked.says_yes(question.chain_id, None, program, SignInMethod::Counterfactual).await
             }
             wrapped => {
                 let inner = wrapped.as_ref().map_or(question.signature, |wrapped| &wrapped.signature);
@@ -195,7 +195,7 @@ impl Asked<'_> {
             return Ok(Verdict::Invalid);
         }
         let to = Some(question.account.get());
-        self.says_yes(question.chain_id, to, is_valid_call(question), Method::Contract).await
+        self.says_yes(question.chain_id, to, is_valid_call(question), SignInMethod::Contract).await
     }
 
     async fn says_yes(
@@ -203,7 +203,7 @@ impl Asked<'_> {
         chain_id: u64,
         to: Option<alloy_primitives::Address>,
         data: Vec<u8>,
-        method: Method,
+        method: SignInMethod,
     ) -> Result<Verdict, CallError> {
         // Slow contracts wait for each other, and nobody waits for them: an account without code never comes here.
         let slot = self.slots.try_acquire().map_err(|_| unavailable("too many contracts are being asked"))?;
@@ -235,7 +235,7 @@ fn unavailable(reason: &'static str) -> CallError {
 pub fn by_key(question: Question<'_>) -> Verdict {
     let signer =
         Signature::from_bytes(question.signature).and_then(|signature| signature.recover(question.digest));
-    if signer == Ok(question.account) { Verdict::Valid(Method::Key) } else { Verdict::Invalid }
+    if signer == Ok(question.account) { Verdict::Valid(SignInMethod::Key) } else { Verdict::Invalid }
 }
 
 fn is_valid_call(question: Question<'_>) -> Vec<u8> {

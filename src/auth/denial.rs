@@ -1,6 +1,6 @@
 //! Why a sign-in or a session is refused; each reason has a stable code.
 
-use web::{error::Problem, kind::Kind};
+use web::{error::Problem, kind::ProblemCode};
 
 /// A refusal by the rules, as opposed to something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,32 +65,32 @@ impl Denial {
         self.kind().code()
     }
 
-    const fn kind(&self) -> Kind {
+    const fn kind(&self) -> ProblemCode {
         match self {
-            Self::NoSite => Kind::NoSite,
-            Self::Malformed(_) => Kind::MessageMalformed,
-            Self::ChallengeUnknown => Kind::ChallengeUnknown,
-            Self::ChallengeUsed => Kind::ChallengeUsed,
-            Self::ChallengeExpired => Kind::ChallengeExpired,
-            Self::ChallengeUnbound => Kind::ChallengeUnbound,
-            Self::Domain => Kind::DomainRefused,
-            Self::Uri => Kind::UriRefused,
-            Self::Chain => Kind::ChainRefused,
-            Self::Address => Kind::AddressRefused,
-            Self::Early => Kind::MessageEarly,
-            Self::Late => Kind::MessageExpired,
-            Self::TooLong => Kind::MessageTooLongLived,
-            Self::Signature => Kind::SignatureRefused,
-            Self::Session => Kind::SessionOver,
-            Self::Reused => Kind::RefreshReused,
-            Self::Proof => Kind::ProofFailed,
+            Self::NoSite => ProblemCode::NoSite,
+            Self::Malformed(_) => ProblemCode::MessageMalformed,
+            Self::ChallengeUnknown => ProblemCode::ChallengeUnknown,
+            Self::ChallengeUsed => ProblemCode::ChallengeUsed,
+            Self::ChallengeExpired => ProblemCode::ChallengeExpired,
+            Self::ChallengeUnbound => ProblemCode::ChallengeUnbound,
+            Self::Domain => ProblemCode::DomainRefused,
+            Self::Uri => ProblemCode::UriRefused,
+            Self::Chain => ProblemCode::ChainRefused,
+            Self::Address => ProblemCode::AddressRefused,
+            Self::Early => ProblemCode::MessageEarly,
+            Self::Late => ProblemCode::MessageExpired,
+            Self::TooLong => ProblemCode::MessageTooLongLived,
+            Self::Signature => ProblemCode::SignatureRefused,
+            Self::Session => ProblemCode::SessionOver,
+            Self::Reused => ProblemCode::RefreshReused,
+            Self::Proof => ProblemCode::ProofFailed,
         }
     }
 }
 
 impl From<Denial> for Problem {
     fn from(denial: Denial) -> Self {
-        Self::new(denial.kind()).detail(denial.to_string())
+        Self::new(denial.kind()).with_detail(denial.to_string())
     }
 }
 
@@ -102,7 +102,7 @@ pub enum Failure {
     Denied(#[from] Denial),
     /// The broker does not answer.
     #[error(transparent)]
-    Bus(#[from] nats::Error),
+    Bus(#[from] nats::BusError),
     /// The chain does not answer.
     #[error(transparent)]
     Chain(#[from] super::contract::CallError),
@@ -128,7 +128,8 @@ impl From<Failure> for Problem {
             Failure::Chain(error) => Self::unavailable(&error),
             Failure::TooMany { retry_after } => {
                 let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
-                Self::new(Kind::TooManyContractAsks).retry_after_s(u64::try_from(seconds).unwrap_or(u64::MAX))
+                Self::new(ProblemCode::TooManyContractAsks)
+                    .with_retry_after_s(u64::try_from(seconds).unwrap_or(u64::MAX))
             }
             Failure::Token(_) | Failure::NoKey => Self::internal(&failure),
         }

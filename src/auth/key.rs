@@ -3,15 +3,15 @@
 //! An API key is `sg_<key id>_<secret>`: the id finds the record, the secret is 160 random bits of which only the SHA-256 is
 //! stored. It is looked up at every request, so a revoked one opens nothing any more.
 //!
-//! Limits: an owner has at most as many keys as the settings say; a key's text has at most [`LENGTH_MAX`] characters.
+//! Limits: an owner has at most as many keys as the settings say; a key's text has at most `LENGTH_MAX` characters.
 
 use alloy_primitives::hex;
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
-    access::{self, ApiKey, Role, Scope},
+    access::{self, ApiKey, ApiKeyScope, PrincipalRole},
     ids::{KeyId, RequestId},
-    session::{KeyCreated, KeyRevoked, OwnerKeys, owner_key},
-    value::Email,
+    session::{KeyCreated, KeyRevoked, OwnerApiKeys, owner_api_keys_key},
+    value::EmailAddress,
 };
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
@@ -28,31 +28,31 @@ pub struct NewKey {
     /// Whose things it works on.
     pub owner: String,
     /// What it may do.
-    pub role: Role,
+    pub role: PrincipalRole,
     /// Where it may do it; absent for everywhere.
-    pub scopes: Option<Vec<Scope>>,
+    pub scopes: Option<Vec<ApiKeyScope>>,
     /// The owner's own word for it.
     pub label: Option<String>,
     /// Whom to write to when it has to be changed.
-    pub contact_email: Option<Email>,
+    pub contact_email: Option<EmailAddress>,
     /// Unix time in milliseconds from which on it opens nothing.
     pub expires_at_ms: Option<u64>,
 }
 
 /// The record of a key text, if it opens something now.
-pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::Error> {
+pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::BusError> {
     let Some((key_id, secret)) = parse(text) else { return Ok(None) };
-    let Some(held) = bus.load::<ApiKey>(&key_id.to_string()).await? else { return Ok(None) };
+    let Some(held) = bus.load_record::<ApiKey>(&key_id.to_string()).await? else { return Ok(None) };
     let key = held.record;
     let is_right =
         bool::from(Sha256::digest(secret.as_bytes()).as_slice().ct_eq(key.secret_sha256.as_slice()));
-    Ok((is_right && key.is_good(nats::now_ms())).then_some(key))
+    Ok((is_right && key.is_active(nats::now_ms())).then_some(key))
 }
 
 /// True while the key opens something.
-pub(super) async fn is_good(bus: &Bus, key_id: KeyId) -> Result<bool, nats::Error> {
-    let held = bus.load::<ApiKey>(&key_id.to_string()).await?;
-    Ok(held.is_some_and(|held| held.record.is_good(nats::now_ms())))
+pub(super) async fn is_good(bus: &Bus, key_id: KeyId) -> Result<bool, nats::BusError> {
+    let held = bus.load_record::<ApiKey>(&key_id.to_string()).await?;
+    Ok(held.is_some_and(|held| held.record.is_active(nats::now_ms())))
 }
 
 pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
@@ -66,8 +66,8 @@ pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
 /// Makes an API key. The text is shown once and kept nowhere.
 ///
 /// # Errors
-/// As [`Bus::commit`].
-pub async fn create_key(bus: &Bus, owner: &str, role: Role) -> Result<String, nats::Error> {
+/// As [`Bus::commit_record`].
+pub async fn create_key(bus: &Bus, owner: &str, role: PrincipalRole) -> Result<String, nats::BusError> {
     let new = NewKey {
         owner: owner.to_owned(),
         role,
@@ -76,10 +76,10 @@ pub async fn create_key(bus: &Bus, owner: &str, role: Role) -> Result<String, na
         contact_email: None,
         expires_at_ms: None,
     };
-    let key_id = KeyId::from_bytes(nats::fresh_id());
+    let key_id = KeyId::from_bytes(nats::new_id_bytes());
     enlist(bus, owner, key_id, usize::MAX).await?;
-    let told = access::KeyCreated { key_id, owner: owner.to_owned(), role };
-    write(bus, key_id, new, Outbox::new().event(&told)).await
+    let told = access::AdminKeyCreated { key_id, owner: owner.to_owned(), role };
+    write(bus, key_id, new, Outbox::new().with_event(&told)).await
 }
 
 /// What came of the wish for a key.
@@ -100,7 +100,7 @@ pub async fn issue(
     new: NewKey,
     keys_max: usize,
     (by, request_id): (&str, RequestId),
-) -> Result<Issued, nats::Error> {
+) -> Result<Issued, nats::BusError> {
     if !enlist(bus, &new.owner, key_id, keys_max).await? {
         return Ok(Issued::TooMany);
     }
@@ -112,21 +112,21 @@ pub async fn issue(
         scopes: new.scopes.clone(),
         by: by.to_owned(),
     };
-    match write(bus, key_id, new, Outbox::new().event(&told)).await {
+    match write(bus, key_id, new, Outbox::new().with_event(&told)).await {
         Ok(text) => Ok(Issued::Key(text)),
-        Err(nats::Error::Conflict { .. }) => Ok(Issued::Before),
+        Err(nats::BusError::Conflict { .. }) => Ok(Issued::Before),
         Err(error) => Err(error),
     }
 }
 
 /// The keys of an owner that were not revoked, oldest first.
-pub async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::Error> {
-    let Some(held) = bus.load::<OwnerKeys>(&owner_key(&owner_hash(owner))).await? else {
+pub async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::BusError> {
+    let Some(held) = bus.load_record::<OwnerApiKeys>(&owner_api_keys_key(&owner_hash(owner))).await? else {
         return Ok(Vec::new());
     };
     let mut keys = Vec::new();
     for key_id in held.record.key_ids {
-        if let Some(held) = bus.load::<ApiKey>(&key_id.to_string()).await?
+        if let Some(held) = bus.load_record::<ApiKey>(&key_id.to_string()).await?
             && held.record.revoked_at_ms.is_none()
         {
             keys.push(held.record);
@@ -138,29 +138,29 @@ pub async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::Error> {
 /// Ids of the keys of an owner that were not revoked.
 ///
 /// # Errors
-/// As [`Bus::load`].
-pub async fn key_ids(bus: &Bus, owner: &str) -> Result<Vec<KeyId>, nats::Error> {
+/// As [`Bus::load_record`].
+pub async fn key_ids(bus: &Bus, owner: &str) -> Result<Vec<KeyId>, nats::BusError> {
     Ok(list(bus, owner).await?.into_iter().map(|key| key.key_id).collect())
 }
 
 /// Gives a key to another owner, whose things it works on from now on; its text stays as it is.
 ///
 /// # Errors
-/// As [`Bus::change`].
+/// As [`Bus::change_record`].
 pub async fn give_key(
     bus: &Bus,
     key_id: KeyId,
     (from, to): (&str, &str),
     (by, request_id): (&str, RequestId),
-) -> Result<(), nats::Error> {
+) -> Result<(), nats::BusError> {
     // First the new list, then the key, then the old list: at no time it stands on none.
     enlist(bus, to, key_id, usize::MAX).await?;
-    bus.change::<ApiKey>(&key_id.to_string(), |found| {
+    bus.change_record::<ApiKey>(&key_id.to_string(), |found| {
         let key = found.filter(|key| key.owner == from)?;
         let next = ApiKey { owner: to.to_owned(), ..key.clone() };
         let (role, scopes) = (next.role, next.scopes.clone());
         let told = KeyCreated { request_id, key_id, owner: to.to_owned(), role, scopes, by: by.to_owned() };
-        Some((next, Outbox::new().event(&told)))
+        Some((next, Outbox::new().with_event(&told)))
     })
     .await?;
     unlist(bus, from, key_id).await
@@ -172,16 +172,16 @@ pub async fn revoke(
     key_id: KeyId,
     may: impl Fn(&ApiKey) -> bool + Send + Sync,
     (by, request_id): (&str, RequestId),
-) -> Result<bool, nats::Error> {
+) -> Result<bool, nats::BusError> {
     let mut owner = None;
-    bus.change::<ApiKey>(&key_id.to_string(), |found| {
+    bus.change_record::<ApiKey>(&key_id.to_string(), |found| {
         let key = found.filter(|key| may(key))?;
         owner = Some(key.owner.clone());
         if key.revoked_at_ms.is_some() {
             return None;
         }
         let told = KeyRevoked { request_id, key_id, owner: key.owner.clone(), by: by.to_owned() };
-        Some((ApiKey { revoked_at_ms: Some(nats::now_ms()), ..key.clone() }, Outbox::new().event(&told)))
+        Some((ApiKey { revoked_at_ms: Some(nats::now_ms()), ..key.clone() }, Outbox::new().with_event(&told)))
     })
     .await?;
     let Some(owner) = owner else { return Ok(false) };
@@ -190,8 +190,8 @@ pub async fn revoke(
 }
 
 /// Takes a key off its owner's list.
-async fn unlist(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::Error> {
-    bus.change::<OwnerKeys>(&owner_key(&owner_hash(owner)), |found| {
+async fn unlist(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::BusError> {
+    bus.change_record::<OwnerApiKeys>(&owner_api_keys_key(&owner_hash(owner)), |found| {
         let mut keys = found.cloned()?;
         keys.key_ids.retain(|listed| *listed != key_id);
         Some((keys, Outbox::new()))
@@ -201,22 +201,22 @@ async fn unlist(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::Error
 }
 
 /// Puts a key on its owner's list, before it exists, unless it is there; false when the list is full.
-async fn enlist(bus: &Bus, owner: &str, key_id: KeyId, keys_max: usize) -> Result<bool, nats::Error> {
+async fn enlist(bus: &Bus, owner: &str, key_id: KeyId, keys_max: usize) -> Result<bool, nats::BusError> {
     let owner_sha256 = owner_hash(owner);
     let mut has_room = true;
-    bus.change::<OwnerKeys>(&owner_key(&owner_sha256), |found| {
+    bus.change_record::<OwnerApiKeys>(&owner_api_keys_key(&owner_sha256), |found| {
         let mut key_ids = found.map(|keys| keys.key_ids.clone()).unwrap_or_default();
         let is_listed = key_ids.contains(&key_id);
         has_room = is_listed || key_ids.len() < keys_max;
         key_ids.push(key_id);
         (has_room && !is_listed)
-            .then(|| (OwnerKeys { owner_sha256: owner_sha256.clone(), key_ids }, Outbox::new()))
+            .then(|| (OwnerApiKeys { owner_sha256: owner_sha256.clone(), key_ids }, Outbox::new()))
     })
     .await?;
     Ok(has_room)
 }
 
-async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<String, nats::Error> {
+async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<String, nats::BusError> {
     let secret = hex::encode(rand::random::<[u8; 20]>());
     let record = ApiKey {
         key_id,
@@ -230,7 +230,7 @@ async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<
         expires_at_ms: new.expires_at_ms,
         revoked_at_ms: None,
     };
-    bus.commit(&mut Held::new(record), outbox).await?;
+    bus.commit_record(&mut VersionedRecord::new(record), outbox).await?;
     Ok(format!("sg_{key_id}_{secret}"))
 }
 
@@ -244,19 +244,22 @@ fn owner_hash(owner: &str) -> String {
 /// nobody ever saw, opens nothing.
 ///
 /// # Errors
-/// As [`Bus::commit`].
-pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::Error> {
+/// As [`Bus::commit_record`].
+pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::BusError> {
     const MARKER: &str = "first-key-made";
-    if bus.load::<access::Secret>(MARKER).await?.is_some() {
+    if bus.load_record::<access::SigningSecret>(MARKER).await?.is_some() {
         return Ok(None);
     }
-    let text = create_key(bus, FIRST_OWNER, Role::Admin).await?;
-    let marker =
-        access::Secret { name: MARKER.to_owned(), bytes: ByteBuf::new(), created_at_ms: nats::now_ms() };
-    match bus.commit(&mut Held::new(marker), Outbox::new()).await {
+    let text = create_key(bus, FIRST_OWNER, PrincipalRole::Admin).await?;
+    let marker = access::SigningSecret {
+        name: MARKER.to_owned(),
+        bytes: ByteBuf::new(),
+        created_at_ms: nats::now_ms(),
+    };
+    match bus.commit_record(&mut VersionedRecord::new(marker), Outbox::new()).await {
         Ok(()) => Ok(Some(text)),
         // Another replica was first: its key is the one that is told.
-        Err(nats::Error::Conflict { .. }) => Ok(None),
+        Err(nats::BusError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -264,19 +267,22 @@ pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::Error> {
 /// The signing key `name`, created by whoever asks first; every replica gets the same.
 ///
 /// # Errors
-/// As [`Bus::change`].
-pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::Error> {
+/// As [`Bus::change_record`].
+pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::BusError> {
     let fresh = ByteBuf::from(rand::random::<[u8; 32]>().to_vec());
     let held = bus
-        .change::<access::Secret>(name, |found| {
+        .change_record::<access::SigningSecret>(name, |found| {
             if found.is_some() {
                 return None;
             }
-            let secret =
-                access::Secret { name: name.to_owned(), bytes: fresh.clone(), created_at_ms: nats::now_ms() };
+            let secret = access::SigningSecret {
+                name: name.to_owned(),
+                bytes: fresh.clone(),
+                created_at_ms: nats::now_ms(),
+            };
             Some((secret, Outbox::new()))
         })
         .await?;
     held.map(|held| held.record.bytes.into_vec())
-        .ok_or_else(|| nats::Error::Invalid { what: format!("signing key {name}") })
+        .ok_or_else(|| nats::BusError::Invalid { what: format!("signing key {name}") })
 }

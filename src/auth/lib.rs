@@ -45,14 +45,14 @@ use axum::{
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    access::{Role, Scope},
+    access::{ApiKeyScope, PrincipalRole},
     ids::{KeyId, SessionId},
     subjects,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use web::{error::Problem, kind::Kind, limit::Ticket, request::RequestOwner};
+use web::{error::Problem, kind::ProblemCode, limit::RateLimitPermit, request::RequestOwner};
 
 pub use config::{CHALLENGE_TTL_S_MAX, Config, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::Denial;
@@ -72,7 +72,7 @@ pub struct Principal {
     /// Whose media it works on; of a wallet `eip155:0x...` or, of a contract, `eip155:<chain>:0x...`, in lower case.
     pub owner: String,
     /// What it may do.
-    pub role: Role,
+    pub role: PrincipalRole,
     /// The wallet that signed in, if one did, as it was proven.
     pub wallet: Option<Account>,
     /// Its session.
@@ -80,12 +80,12 @@ pub struct Principal {
     /// The API key, if it is one.
     pub key_id: Option<KeyId>,
     /// Where it may do what it may; absent for everywhere.
-    pub scopes: Option<Vec<Scope>>,
+    pub scopes: Option<Vec<ApiKeyScope>>,
 }
 
 impl Principal {
     /// A principal without wallet, session or key.
-    pub fn new(owner: impl Into<String>, role: Role) -> Self {
+    pub fn new(owner: impl Into<String>, role: PrincipalRole) -> Self {
         Self { owner: owner.into(), role, wallet: None, session_id: None, key_id: None, scopes: None }
     }
 
@@ -97,17 +97,17 @@ impl Principal {
 
     /// True when it may read and change what `owner` owns.
     pub fn may_change(&self, owner: &str) -> bool {
-        self.role == Role::Admin || (self.role == Role::Owner && self.owner == owner)
+        self.role == PrincipalRole::Admin || (self.role == PrincipalRole::Owner && self.owner == owner)
     }
 
     /// True when it may see what `owner` owns.
     pub fn may_see(&self, owner: &str) -> bool {
-        self.role != Role::Owner || self.owner == owner
+        self.role != PrincipalRole::Owner || self.owner == owner
     }
 
     /// The owner whose things a list shows; `None` for all.
     pub fn list_owner(&self) -> Option<String> {
-        (self.role == Role::Owner).then(|| self.owner.clone())
+        (self.role == PrincipalRole::Owner).then(|| self.owner.clone())
     }
 
     /// Lets operators and administrators pass.
@@ -115,7 +115,11 @@ impl Principal {
     /// # Errors
     /// 403 with `title` for everybody else.
     pub fn operates(&self, detail: &'static str) -> Result<(), Problem> {
-        if self.role == Role::Owner { Err(Problem::new(Kind::OperatorsOnly).detail(detail)) } else { Ok(()) }
+        if self.role == PrincipalRole::Owner {
+            Err(Problem::new(ProblemCode::OperatorsOnly).with_detail(detail))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -150,13 +154,13 @@ impl SignIn {
     /// asks those who signed in.
     ///
     /// # Errors
-    /// [`nats::Error::Unavailable`] when the broker does not answer.
+    /// [`nats::BusError::Unavailable`] when the broker does not answer.
     pub async fn open(
         bus: Bus,
         config: Config,
         chain: Option<Arc<dyn contract::ChainCall>>,
         proofs: Proofs,
-    ) -> Result<Self, nats::Error> {
+    ) -> Result<Self, nats::BusError> {
         let config = Arc::new(config);
         let ring = ring::Ring::open(bus.clone(), Arc::clone(&config)).await?;
         let mac_key = signing_key(&bus, "refresh").await?;
@@ -169,10 +173,10 @@ impl SignIn {
     /// Hears of ended sessions and keeps the ring of signing keys, until `shutdown`.
     ///
     /// # Errors
-    /// [`nats::Error::Unavailable`] when the broker does not take the subscription.
-    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+    /// [`nats::BusError::Unavailable`] when the broker does not take the subscription.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::BusError> {
         let shared = &self.shared;
-        let mut ended = shared.bus.listen(subjects::CONTROL_REVOKED.to_owned()).await?;
+        let mut ended = shared.bus.subscribe_core(subjects::CONTROL_REVOKED.to_owned()).await?;
         let mut ticks = tokio::time::interval(Duration::from_millis(shared.config.ring_refresh_ms));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -180,7 +184,7 @@ impl SignIn {
                 () = shutdown.cancelled() => return Ok(()),
                 message = ended.next() => {
                     let Some(message) = message else {
-                        return Err(nats::Error::unavailable("the subscription has ended"));
+                        return Err(nats::BusError::unavailable("the subscription has ended"));
                     };
                     let text = std::str::from_utf8(&message.payload).unwrap_or_default();
                     if let Ok(session_id) = text.parse() {
@@ -206,7 +210,7 @@ impl SignIn {
     }
 
     /// The same without asking the account of a session whether it stands by it.
-    async fn look_up(&self, credential: &str) -> Result<Option<Principal>, nats::Error> {
+    async fn look_up(&self, credential: &str) -> Result<Option<Principal>, nats::BusError> {
         let shared = &self.shared;
         if credential.starts_with("sg_") {
             let key = key::find(&shared.bus, credential).await?;
@@ -271,13 +275,13 @@ impl SignIn {
 }
 
 impl Shared {
-    fn role(&self, wallet: Account) -> Role {
+    fn role(&self, wallet: Account) -> PrincipalRole {
         if self.config.admins.contains(&wallet) {
-            Role::Admin
+            PrincipalRole::Admin
         } else if self.config.operators.contains(&wallet) {
-            Role::Operator
+            PrincipalRole::Operator
         } else {
-            Role::Owner
+            PrincipalRole::Owner
         }
     }
 }
@@ -320,8 +324,8 @@ pub async fn authenticate(
     extensions: &Extensions,
 ) -> Result<Principal, Problem> {
     let credential = credential(headers)?;
-    let ticket = extensions.get::<Ticket>().cloned().unwrap_or_default();
-    let turn = ticket.look_up().await?;
+    let ticket = extensions.get::<RateLimitPermit>().cloned().unwrap_or_default();
+    let turn = ticket.wait_for_lookup().await?;
     let found = sign_in.look_up(credential).await;
     drop(turn);
     let who = found?.ok_or_else(Problem::unauthorized)?;

@@ -1,8 +1,8 @@
 //! Signing in: a challenge is judged, used up, and a session opened; access tokens of sessions.
 
 use alloy_primitives::hex;
-use nats::{Bus, Held};
-use schemas::{access::Role, ids::RequestId, session::Challenge};
+use nats::{Bus, VersionedRecord};
+use schemas::{access::PrincipalRole, ids::RequestId, session::SignInChallenge};
 
 use super::{
     Config, SignIn,
@@ -15,7 +15,7 @@ use super::{
     session::{Live, Proved, Sessions},
     token::{self, Claims},
 };
-use web::client::Client;
+use web::client::ClientAddress;
 
 /// What somebody shows to sign in.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ pub struct Attempt<'a> {
     /// Its signature.
     pub signature: &'a [u8],
     /// Where the request comes from.
-    pub client: Client,
+    pub client: ClientAddress,
     /// The cookie of the challenge.
     pub cookie: Option<&'a str>,
 }
@@ -67,7 +67,7 @@ impl SignIn {
     }
 
     /// What an account may do, by the settings.
-    pub fn role_of(&self, account: Account) -> Role {
+    pub fn role_of(&self, account: Account) -> PrincipalRole {
         self.shared.role(account)
     }
 
@@ -79,7 +79,7 @@ impl SignIn {
     pub async fn open_session(
         &self,
         attempt: Attempt<'_>,
-        held: &mut Held<Challenge>,
+        held: &mut VersionedRecord<SignInChallenge>,
         request_id: RequestId,
     ) -> Result<(Live, String), Failure> {
         let bus = self.bus();
@@ -113,7 +113,7 @@ impl SignIn {
             exp: issued_s.saturating_add(self.config().access_ttl_s).min(end_s),
             nbf: issued_s,
             iat: issued_s,
-            jti: RequestId::from_bytes(nats::fresh_id()),
+            jti: RequestId::from_bytes(nats::new_id_bytes()),
             sid: live.session_id,
         };
         let key = self.shared.ring.signing(now_ms).ok_or(Failure::NoKey)?;
@@ -121,7 +121,11 @@ impl SignIn {
         Ok(AccessToken { text, expires_in_s: claims.exp.saturating_sub(issued_s) })
     }
 
-    async fn judge<'a>(&self, held: &Held<Challenge>, attempt: Attempt<'a>) -> Result<Proved<'a>, Failure> {
+    async fn judge<'a>(
+        &self,
+        held: &VersionedRecord<SignInChallenge>,
+        attempt: Attempt<'a>,
+    ) -> Result<Proved<'a>, Failure> {
         let Attempt { claim, signature, client, cookie } = attempt;
         if !challenge::is_bound(&held.record, cookie) {
             return Err(Denial::ChallengeUnbound.into());
@@ -144,7 +148,7 @@ impl SignIn {
     }
 
     /// Asks the account itself, at the cost of the client unless it says yes.
-    async fn ask_account(&self, client: Client, question: Question<'_>) -> Result<Verdict, Failure> {
+    async fn ask_account(&self, client: ClientAddress, question: Question<'_>) -> Result<Verdict, Failure> {
         let shared = &self.shared;
         let too_many = |retry_after| Failure::TooMany { retry_after };
         shared.budget.take(client.prefix, tokio::time::Instant::now()).map_err(too_many)?;

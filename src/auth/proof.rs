@@ -3,7 +3,7 @@
 //! A session whose account says no is ended. While nobody can say, it is kept, and nothing that rests on it goes on. Key accounts are
 //! never asked: their signature stays theirs.
 //!
-//! Limits: an account is asked once a block at most, by one task at a time, and not for [`AGAIN`] after an outage;
+//! Limits: an account is asked once a block at most, by one task at a time, and not for `AGAIN` after an outage;
 //! [`Config::proof_ms`] is how old an answer may be while the session is used; [`Config::remembered_max`] answers are kept.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ use nats::Bus;
 use parking_lot::Mutex;
 use schemas::{
     ids::SessionId,
-    session::{End, Method, Session},
+    session::{AuthSession, SessionEndReason, SignInMethod},
 };
 use tokio::time::Instant;
 
@@ -103,12 +103,12 @@ impl Proofs {
         if said.away.is_some_and(|at| at.elapsed() < AGAIN) {
             return Err(away().into());
         }
-        let held = self.shared.bus.load::<Session>(&session_id.to_string()).await?;
+        let held = self.shared.bus.load_record::<AuthSession>(&session_id.to_string()).await?;
         let Some(session) = held.map(|held| held.record).filter(|session| session.is_open(nats::now_ms()))
         else {
             return Ok(false);
         };
-        if session.method == Method::Key {
+        if session.method == SignInMethod::Key {
             return Ok(true);
         }
         let at = Instant::now();
@@ -116,7 +116,13 @@ impl Proofs {
         match self.ask(&session, known).await {
             Ok((Some(Verdict::Invalid), _)) => {
                 *said = Said::default();
-                session::end(&self.shared.bus, session_id, End::ProofFailed, request::id()).await?;
+                session::end(
+                    &self.shared.bus,
+                    session_id,
+                    SessionEndReason::ProofFailed,
+                    request::current_or_fresh_id(),
+                )
+                .await?;
                 Ok(false)
             }
             Ok((_, block)) => {
@@ -133,7 +139,7 @@ impl Proofs {
     /// Asks at the newest block; no verdict when that is `known`.
     async fn ask(
         &self,
-        session: &Session,
+        session: &AuthSession,
         known: Option<B256>,
     ) -> Result<(Option<Verdict>, B256), CallError> {
         let question = || {

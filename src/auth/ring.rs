@@ -12,7 +12,7 @@ use nats::{Bus, Outbox};
 use parking_lot::RwLock;
 use schemas::{
     ids::KeyId,
-    session::{Ring as Record, RingKey, ring_key},
+    session::{KeyRing as Record, KeyRingEntry, key_ring_key},
 };
 use serde_bytes::ByteBuf;
 
@@ -31,13 +31,13 @@ const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
 pub struct Ring {
     bus: Bus,
     config: Arc<Config>,
-    keys: RwLock<Arc<[RingKey]>>,
+    keys: RwLock<Arc<[KeyRingEntry]>>,
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Ring {
     /// Reads the ring, making it where there is none.
-    pub(super) async fn open(bus: Bus, config: Arc<Config>) -> Result<Self, nats::Error> {
+    pub(super) async fn open(bus: Bus, config: Arc<Config>) -> Result<Self, nats::BusError> {
         let ring =
             Self { bus, config, keys: RwLock::new(Arc::default()), asked: tokio::sync::Mutex::new(None) };
         ring.renew(nats::now_ms()).await?;
@@ -45,9 +45,9 @@ impl Ring {
     }
 
     /// Reads the ring; adds the next key when the newest is old enough, and drops those that signed nothing still good.
-    pub async fn renew(&self, now_ms: u64) -> Result<(), nats::Error> {
-        let fresh = RingKey {
-            key_id: KeyId::from_bytes(nats::fresh_id()),
+    pub async fn renew(&self, now_ms: u64) -> Result<(), nats::BusError> {
+        let fresh = KeyRingEntry {
+            key_id: KeyId::from_bytes(nats::new_id_bytes()),
             bytes: ByteBuf::from(rand::random::<[u8; 32]>().to_vec()),
             signs_from_ms: 0,
         };
@@ -55,7 +55,7 @@ impl Ring {
             let keys = turned(found.map_or(&[][..], |ring| &ring.keys), &fresh, now_ms, &self.config)?;
             Some((Record { name: NAME.to_owned(), keys }, Outbox::new()))
         };
-        let held = self.bus.change(&ring_key(NAME), next).await?;
+        let held = self.bus.change_record(&key_ring_key(NAME), next).await?;
         if let Some(held) = held {
             self.keep(held.record.keys.into());
         }
@@ -70,14 +70,14 @@ impl Ring {
     }
 
     /// The key of this name; reads the ring again where it is not known.
-    pub(super) async fn find(&self, key_id: KeyId) -> Result<Option<Key>, nats::Error> {
+    pub(super) async fn find(&self, key_id: KeyId) -> Result<Option<Key>, nats::BusError> {
         if let Some(key) = self.get(key_id) {
             return Ok(Some(key));
         }
         let mut asked = self.asked.lock().await;
         // Whoever held the lock may just have read it.
         if self.get(key_id).is_none() && asked.is_none_or(|at| at.elapsed() >= UNKNOWN_PAUSE) {
-            if let Some(held) = self.bus.load::<Record>(&ring_key(NAME)).await? {
+            if let Some(held) = self.bus.load_record::<Record>(&key_ring_key(NAME)).await? {
                 self.keep(held.record.keys.into());
             }
             *asked = Some(Instant::now());
@@ -89,24 +89,29 @@ impl Ring {
         self.known().iter().find(|key| key.key_id == key_id).map(key_of)
     }
 
-    fn known(&self) -> Arc<[RingKey]> {
+    fn known(&self) -> Arc<[KeyRingEntry]> {
         Arc::clone(&self.keys.read())
     }
 
-    fn keep(&self, keys: Arc<[RingKey]>) {
+    fn keep(&self, keys: Arc<[KeyRingEntry]>) {
         *self.keys.write() = keys;
     }
 }
 
-fn key_of(key: &RingKey) -> Key {
+fn key_of(key: &KeyRingEntry) -> Key {
     Key { key_id: key.key_id, bytes: key.bytes.to_vec() }
 }
 
 /// The keys as they should be now; `None` when they are.
-fn turned(keys: &[RingKey], fresh: &RingKey, now_ms: u64, config: &Config) -> Option<Vec<RingKey>> {
+fn turned(
+    keys: &[KeyRingEntry],
+    fresh: &KeyRingEntry,
+    now_ms: u64,
+    config: &Config,
+) -> Option<Vec<KeyRingEntry>> {
     let Some(newest) = keys.last() else {
         // Nobody holds a token yet, so the first key signs at once.
-        return Some(vec![RingKey { signs_from_ms: now_ms, ..fresh.clone() }]);
+        return Some(vec![KeyRingEntry { signs_from_ms: now_ms, ..fresh.clone() }]);
     };
     let lead_ms = config.ring_lead_s.saturating_mul(1_000);
     let is_old = newest.signs_from_ms.saturating_add(config.ring_age_s.saturating_mul(1_000)) <= now_ms;
@@ -116,13 +121,13 @@ fn turned(keys: &[RingKey], fresh: &RingKey, now_ms: u64, config: &Config) -> Op
     // A key was last used when its successor began, by a replica that was late to read it.
     let used_ms = (config.access_ttl_s + LEEWAY_S).saturating_mul(1_000).saturating_add(lead_ms);
     let began = keys.iter().skip(1).map(|key| Some(key.signs_from_ms)).chain([None]);
-    let mut left: Vec<RingKey> = keys
+    let mut left: Vec<KeyRingEntry> = keys
         .iter()
         .zip(began)
         .filter(|(_, next_ms)| next_ms.is_none_or(|at_ms| at_ms.saturating_add(used_ms) > now_ms))
         .map(|(key, _)| key.clone())
         .collect();
-    left.push(RingKey { signs_from_ms: now_ms.saturating_add(lead_ms), ..fresh.clone() });
+    left.push(KeyRingEntry { signs_from_ms: now_ms.saturating_add(lead_ms), ..fresh.clone() });
     Some(left)
 }
 
@@ -130,8 +135,8 @@ fn turned(keys: &[RingKey], fresh: &RingKey, now_ms: u64, config: &Config) -> Op
 mod tests {
     use super::*;
 
-    fn key(seed: u8) -> RingKey {
-        RingKey {
+    fn key(seed: u8) -> KeyRingEntry {
+        KeyRingEntry {
             key_id: KeyId::from_bytes([seed; 16]),
             bytes: ByteBuf::from(vec![seed; 32]),
             signs_from_ms: 0,

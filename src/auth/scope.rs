@@ -1,10 +1,10 @@
 //! Where a principal may go: operators change nothing, a limited API key stays in its groups of endpoints.
 
 use axum::http::Method;
-use schemas::access::{Role, Scope};
+use schemas::access::{ApiKeyScope, PrincipalRole};
 
 use super::Principal;
-use web::{error::Problem, kind::Kind};
+use web::{error::Problem, kind::ProblemCode};
 
 /// Why a principal may not send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub(super) enum Barred {
 impl From<Barred> for Problem {
     fn from(barred: Barred) -> Self {
         match barred {
-            Barred::Scope => Self::new(Kind::ScopeMissing),
-            Barred::ReadOnly => Self::new(Kind::ReadOnly),
+            Barred::Scope => Self::new(ProblemCode::ScopeMissing),
+            Barred::ReadOnly => Self::new(ProblemCode::ReadOnly),
         }
     }
 }
@@ -32,32 +32,32 @@ pub(super) fn check(principal: &Principal, method: &Method, path: &str) -> Resul
     {
         return Err(Barred::Scope);
     }
-    let reads = matches!(*method, Method::GET | Method::HEAD) || scope == Some(Scope::Streaming);
-    if principal.role == Role::Operator && !reads {
+    let reads = matches!(*method, Method::GET | Method::HEAD) || scope == Some(ApiKeyScope::Streaming);
+    if principal.role == PrincipalRole::Operator && !reads {
         return Err(Barred::ReadOnly);
     }
     Ok(())
 }
 
 /// The group an endpoint belongs to; none for those that no limited key may use.
-fn scope_of(method: &Method, path: &str) -> Option<Scope> {
+fn scope_of(method: &Method, path: &str) -> Option<ApiKeyScope> {
     if path == "/metrics" {
-        return Some(Scope::Monitor);
+        return Some(ApiKeyScope::Monitor);
     }
     let mut segments = path.strip_prefix("/v1/")?.split('/');
     match (segments.next()?, segments.next(), segments.next()) {
-        ("uploads", ..) => Some(Scope::Upload),
-        ("media", None, None) if method == Method::POST => Some(Scope::Upload),
-        ("media", Some(_), Some("gate")) => Some(Scope::Gate),
-        ("media", Some(_), Some("playback")) => Some(Scope::Streaming),
+        ("uploads", ..) => Some(ApiKeyScope::Upload),
+        ("media", None, None) if method == Method::POST => Some(ApiKeyScope::Upload),
+        ("media", Some(_), Some("gate")) => Some(ApiKeyScope::Gate),
+        ("media", Some(_), Some("playback")) => Some(ApiKeyScope::Streaming),
         ("media", Some(_), Some("transcode")) | ("jobs" | "schedules" | "profiles" | "transcode", ..) => {
-            Some(Scope::Worker)
+            Some(ApiKeyScope::Worker)
         }
-        ("media", ..) => Some(Scope::Metadata),
-        ("events", ..) => Some(Scope::Events),
-        ("cache", ..) => Some(Scope::Cache),
-        ("audit", ..) => Some(Scope::Audit),
-        ("monitor", ..) => Some(Scope::Monitor),
+        ("media", ..) => Some(ApiKeyScope::Metadata),
+        ("events", ..) => Some(ApiKeyScope::Events),
+        ("cache", ..) => Some(ApiKeyScope::Cache),
+        ("audit", ..) => Some(ApiKeyScope::Audit),
+        ("monitor", ..) => Some(ApiKeyScope::Monitor),
         _ => None,
     }
 }
@@ -68,16 +68,19 @@ mod tests {
 
     #[test]
     fn a_limited_key_stays_in_its_groups() {
-        let barred = |scopes: Option<&[Scope]>, role: Role, method: Method, path: &str| {
+        let barred = |scopes: Option<&[ApiKeyScope]>, role: PrincipalRole, method: Method, path: &str| {
             let principal =
-                Principal { scopes: scopes.map(<[Scope]>::to_vec), ..Principal::new("ann", role) };
+                Principal { scopes: scopes.map(<[ApiKeyScope]>::to_vec), ..Principal::new("ann", role) };
             check(&principal, &method, path).err()
         };
-        let upload: Option<&[Scope]> = Some(&[Scope::Upload]);
-        assert_eq!(barred(upload, Role::Owner, Method::POST, "/v1/uploads"), None);
-        assert_eq!(barred(upload, Role::Owner, Method::PATCH, "/v1/uploads/1"), None);
-        assert_eq!(barred(upload, Role::Owner, Method::POST, "/v1/media"), None);
-        assert_eq!(barred(Some(&[Scope::Monitor]), Role::Operator, Method::GET, "/metrics"), None);
+        let upload: Option<&[ApiKeyScope]> = Some(&[ApiKeyScope::Upload]);
+        assert_eq!(barred(upload, PrincipalRole::Owner, Method::POST, "/v1/uploads"), None);
+        assert_eq!(barred(upload, PrincipalRole::Owner, Method::PATCH, "/v1/uploads/1"), None);
+        assert_eq!(barred(upload, PrincipalRole::Owner, Method::POST, "/v1/media"), None);
+        assert_eq!(
+            barred(Some(&[ApiKeyScope::Monitor]), PrincipalRole::Operator, Method::GET, "/metrics"),
+            None
+        );
         for (method, path) in [
             (Method::GET, "/v1/media"),
             (Method::DELETE, "/v1/media/1"),
@@ -89,15 +92,23 @@ mod tests {
             (Method::GET, "/v1/unheard-of"),
             (Method::GET, "/metrics"),
         ] {
-            assert_eq!(barred(upload, Role::Admin, method.clone(), path), Some(Barred::Scope), "{path}");
-            assert_eq!(barred(Some(&[]), Role::Admin, method.clone(), path), Some(Barred::Scope), "{path}");
-            assert_eq!(barred(None, Role::Admin, method, path), None, "{path}");
+            assert_eq!(
+                barred(upload, PrincipalRole::Admin, method.clone(), path),
+                Some(Barred::Scope),
+                "{path}"
+            );
+            assert_eq!(
+                barred(Some(&[]), PrincipalRole::Admin, method.clone(), path),
+                Some(Barred::Scope),
+                "{path}"
+            );
+            assert_eq!(barred(None, PrincipalRole::Admin, method, path), None, "{path}");
         }
     }
 
     #[test]
     fn an_operator_reads_and_plays_and_changes_nothing() {
-        let operator = Principal::new("ops", Role::Operator);
+        let operator = Principal::new("ops", PrincipalRole::Operator);
         for (method, path, is_allowed) in [
             (Method::GET, "/v1/media/1", true),
             (Method::HEAD, "/v1/uploads/1", true),

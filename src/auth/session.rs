@@ -21,13 +21,13 @@ use std::{
 
 use alloy_primitives::{B256, hex};
 use hmac::{Hmac, KeyInit, Mac};
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox, VersionedRecord};
 use parking_lot::Mutex;
 use schemas::{
     ids::{RequestId, SessionId},
     session::{
-        End, Held as Entry, Method, Proof, Refreshed, Reused, Session, SignedIn, SignedOut, Wallet,
-        wallet_key,
+        AuthSession, ContractProof, Refreshed, Reused, SessionEndReason, SignInMethod, SignedIn, SignedOut,
+        WalletSessionEntry as Entry, WalletSessions, wallet_sessions_key,
     },
     subjects,
 };
@@ -64,7 +64,7 @@ pub struct Live {
 pub(super) struct Proved<'a> {
     pub(super) address: Address,
     pub(super) chain_id: u64,
-    pub(super) method: Method,
+    pub(super) method: SignInMethod,
     pub(super) is_checksummed: bool,
     pub(super) digest: B256,
     pub(super) signature: &'a [u8],
@@ -99,17 +99,17 @@ impl Sessions {
         proved: Proved<'_>,
         request_id: RequestId,
     ) -> Result<(Live, String), Failure> {
-        let session_id = SessionId::from_bytes(nats::fresh_id());
+        let session_id = SessionId::from_bytes(nats::new_id_bytes());
         let now_ms = nats::now_ms();
         let expires_at_ms = now_ms.saturating_add(self.config.session_ttl_s.saturating_mul(1_000));
         let account = proved.account();
         let secret = hex::encode(rand::random::<[u8; 32]>());
         let text = self.text(session_id, 1, &secret);
-        let proof = (proved.method != Method::Key).then(|| Proof {
+        let proof = (proved.method != SignInMethod::Key).then(|| ContractProof {
             digest: ByteBuf::from(proved.digest.to_vec()),
             signature: ByteBuf::from(proved.signature.to_vec()),
         });
-        let session = Session {
+        let session = AuthSession {
             session_id,
             address: proved.address.lower(),
             chain_id: proved.chain_id,
@@ -135,11 +135,11 @@ impl Sessions {
         };
         // First the list, so that no open session is missing in it; and those that make room stay on it until they are over.
         let replaced = self.enlist(account, Entry { session_id, expires_at_ms }, now_ms).await?;
-        self.bus.commit(&mut Held::new(session), Outbox::new().event(&told)).await?;
-        self.retire(account, &replaced, End::Replaced, request_id).await?;
+        self.bus.commit_record(&mut VersionedRecord::new(session), Outbox::new().with_event(&told)).await?;
+        self.retire(account, &replaced, SessionEndReason::Replaced, request_id).await?;
         if !self.is_listed(account, session_id).await? {
             // All sessions of the wallet were ended in between, this one before it was there.
-            self.end(session_id, End::Revoked, request_id).await?;
+            self.end(session_id, SessionEndReason::Revoked, request_id).await?;
             return Err(Denial::Session.into());
         }
         if account.chain_id.is_some() {
@@ -169,7 +169,7 @@ impl Sessions {
         let mut turn = Turn::Over;
         let held = self
             .bus
-            .change::<Session>(&session_id.to_string(), |found| {
+            .change_record::<AuthSession>(&session_id.to_string(), |found| {
                 let (session, account) = found.and_then(|s| Some((s, account_of(s)?)))?;
                 let now_ms = nats::now_ms();
                 turn = self.turn_of(session, &token, client, now_ms);
@@ -177,15 +177,15 @@ impl Sessions {
                 match turn {
                     Turn::Over | Turn::Again => None,
                     Turn::Reused => {
-                        let ended = ended(session, End::Reused);
+                        let ended = ended(session, SessionEndReason::Reused);
                         Some((
                             ended,
-                            Outbox::new().event(&Reused { request_id, session_id, owner, generation }),
+                            Outbox::new().with_event(&Reused { request_id, session_id, owner, generation }),
                         ))
                     }
                     Turn::Next => {
                         let generation = generation.saturating_add(1);
-                        let session = Session {
+                        let session = AuthSession {
                             generation,
                             refresh_sha256: hash(&next_secret),
                             refreshed_at_ms: Some(now_ms),
@@ -193,7 +193,7 @@ impl Sessions {
                             ..session.clone()
                         };
                         let told = Refreshed { request_id, session_id, owner, generation };
-                        Some((session, Outbox::new().event(&told)))
+                        Some((session, Outbox::new().with_event(&told)))
                     }
                 }
             })
@@ -210,7 +210,7 @@ impl Sessions {
     }
 
     /// The session, if it is open; what was found is believed for [`Config::recheck_ms`].
-    pub(super) async fn find(&self, session_id: SessionId) -> Result<Option<Live>, nats::Error> {
+    pub(super) async fn find(&self, session_id: SessionId) -> Result<Option<Live>, nats::BusError> {
         let now_ms = nats::now_ms();
         if let Some(live) = self.remembered(session_id)
             && live.expires_at_ms > now_ms
@@ -219,7 +219,7 @@ impl Sessions {
         }
         // The time counts from before the reading: what is read may be that old.
         let at = Instant::now();
-        let held = self.bus.load::<Session>(&session_id.to_string()).await?;
+        let held = self.bus.load_record::<AuthSession>(&session_id.to_string()).await?;
         let live = held.and_then(|held| live(&held.record, now_ms));
         match live {
             Some(live) => self.remember(at, live),
@@ -232,14 +232,19 @@ impl Sessions {
     pub async fn end(
         &self,
         session_id: SessionId,
-        end: End,
+        end: SessionEndReason,
         request_id: RequestId,
-    ) -> Result<(), nats::Error> {
+    ) -> Result<(), nats::BusError> {
         self.forget(session_id);
         self::end(&self.bus, session_id, end, request_id).await
     }
 
-    async fn close(&self, session_id: SessionId, end: End, request_id: RequestId) -> Result<(), nats::Error> {
+    async fn close(
+        &self,
+        session_id: SessionId,
+        end: SessionEndReason,
+        request_id: RequestId,
+    ) -> Result<(), nats::BusError> {
         self.forget(session_id);
         self::close(&self.bus, session_id, end, request_id).await.map(drop)
     }
@@ -250,9 +255,9 @@ impl Sessions {
         &self,
         account: Account,
         session_ids: &[SessionId],
-        end: End,
+        end: SessionEndReason,
         request_id: RequestId,
-    ) -> Result<(), nats::Error> {
+    ) -> Result<(), nats::BusError> {
         for session_id in session_ids {
             self.close(*session_id, end, request_id).await?;
         }
@@ -265,8 +270,8 @@ impl Sessions {
         Ok(())
     }
 
-    async fn is_listed(&self, account: Account, session_id: SessionId) -> Result<bool, nats::Error> {
-        let held = self.bus.load::<Wallet>(&list_of(account)).await?;
+    async fn is_listed(&self, account: Account, session_id: SessionId) -> Result<bool, nats::BusError> {
+        let held = self.bus.load_record::<WalletSessions>(&list_of(account)).await?;
         Ok(held.is_some_and(|held| held.record.sessions.iter().any(|entry| entry.session_id == session_id)))
     }
 
@@ -274,10 +279,12 @@ impl Sessions {
     pub async fn end_all(
         &self,
         account: Account,
-        end: End,
+        end: SessionEndReason,
         request_id: RequestId,
-    ) -> Result<usize, nats::Error> {
-        let Some(held) = self.bus.load::<Wallet>(&list_of(account)).await? else { return Ok(0) };
+    ) -> Result<usize, nats::BusError> {
+        let Some(held) = self.bus.load_record::<WalletSessions>(&list_of(account)).await? else {
+            return Ok(0);
+        };
         let listed: Vec<SessionId> = held.record.sessions.iter().map(|entry| entry.session_id).collect();
         self.retire(account, &listed, end, request_id).await?;
         Ok(listed.len())
@@ -311,14 +318,14 @@ impl Sessions {
     /// leads to depends on no chain.
     async fn prove_again(&self, token: &Token, client: IpAddr) -> Result<(), Failure> {
         let session_id = token.session_id;
-        let held = self.bus.load::<Session>(&session_id.to_string()).await?;
+        let held = self.bus.load_record::<AuthSession>(&session_id.to_string()).await?;
         let Some(session) = held.map(|held| held.record) else { return Ok(()) };
         let age = match self.turn_of(&session, token, client, nats::now_ms()) {
             Turn::Next => Age::Newest,
             Turn::Again => Age::Used,
             Turn::Over | Turn::Reused => return Ok(()),
         };
-        if session.method == Method::Key || self.proofs.stands(session_id, age).await? {
+        if session.method == SignInMethod::Key || self.proofs.stands(session_id, age).await? {
             return Ok(());
         }
         self.forget(session_id);
@@ -331,10 +338,10 @@ impl Sessions {
         account: Account,
         entry: Entry,
         now_ms: u64,
-    ) -> Result<Vec<SessionId>, nats::Error> {
+    ) -> Result<Vec<SessionId>, nats::BusError> {
         let mut replaced = Vec::new();
         self.bus
-            .change::<Wallet>(&list_of(account), |found| {
+            .change_record::<WalletSessions>(&list_of(account), |found| {
                 let mut sessions = found.map(|wallet| wallet.sessions.clone()).unwrap_or_default();
                 sessions.retain(|entry| entry.expires_at_ms > now_ms);
                 sessions.push(entry);
@@ -342,7 +349,7 @@ impl Sessions {
                 replaced = sessions.iter().take(too_many).map(|entry| entry.session_id).collect();
                 let expires_at_ms = sessions.iter().map(|entry| entry.expires_at_ms).max().unwrap_or(now_ms);
                 let (address, chain_id) = (account.address.lower(), account.chain_id);
-                Some((Wallet { address, chain_id, sessions, expires_at_ms }, Outbox::new()))
+                Some((WalletSessions { address, chain_id, sessions, expires_at_ms }, Outbox::new()))
             })
             .await?;
         Ok(replaced)
@@ -366,7 +373,7 @@ impl Sessions {
         ByteBuf::from(self.mac(&format!("client {client}")).finalize().into_bytes().to_vec())
     }
 
-    fn turn_of(&self, session: &Session, token: &Token, client: IpAddr, now_ms: u64) -> Turn {
+    fn turn_of(&self, session: &AuthSession, token: &Token, client: IpAddr, now_ms: u64) -> Turn {
         let is_good = |generation: u32, secret: &str| {
             generation == session.generation && bool::from(hash(secret).ct_eq(&session.refresh_sha256))
         };
@@ -429,9 +436,9 @@ enum Turn {
 pub(super) async fn end(
     bus: &Bus,
     session_id: SessionId,
-    end: End,
+    end: SessionEndReason,
     request_id: RequestId,
-) -> Result<(), nats::Error> {
+) -> Result<(), nats::BusError> {
     match close(bus, session_id, end, request_id).await? {
         Some(account) => unlist(bus, account, &[session_id]).await,
         None => Ok(()),
@@ -442,24 +449,24 @@ pub(super) async fn end(
 async fn close(
     bus: &Bus,
     session_id: SessionId,
-    end: End,
+    end: SessionEndReason,
     request_id: RequestId,
-) -> Result<Option<Account>, nats::Error> {
+) -> Result<Option<Account>, nats::BusError> {
     let mut closed = None;
-    bus.change::<Session>(&session_id.to_string(), |found| {
+    bus.change_record::<AuthSession>(&session_id.to_string(), |found| {
         let session = found.filter(|session| session.ended_at_ms.is_none())?;
         let account = account_of(session)?;
         closed = Some(account);
         let told = SignedOut { request_id, session_id, owner: account.owner(), end };
-        Some((ended(session, end), Outbox::new().event(&told)))
+        Some((ended(session, end), Outbox::new().with_event(&told)))
     })
     .await?;
     announce(bus, session_id).await;
     Ok(closed)
 }
 
-async fn unlist(bus: &Bus, account: Account, session_ids: &[SessionId]) -> Result<(), nats::Error> {
-    bus.change::<Wallet>(&list_of(account), |found| {
+async fn unlist(bus: &Bus, account: Account, session_ids: &[SessionId]) -> Result<(), nats::BusError> {
+    bus.change_record::<WalletSessions>(&list_of(account), |found| {
         let mut wallet = found.cloned()?;
         wallet.sessions.retain(|entry| !session_ids.contains(&entry.session_id));
         Some((wallet, Outbox::new()))
@@ -471,27 +478,27 @@ async fn unlist(bus: &Bus, account: Account, session_ids: &[SessionId]) -> Resul
 /// A hint to every replica; each would find out by itself.
 async fn announce(bus: &Bus, session_id: SessionId) {
     let payload = session_id.to_string().into_bytes();
-    if let Err(error) = bus.tell(subjects::CONTROL_REVOKED.to_owned(), payload).await {
+    if let Err(error) = bus.publish_core(subjects::CONTROL_REVOKED.to_owned(), payload).await {
         tracing::warn!(%error, session.id = %session_id, "other replicas see the end of a session a little later");
     }
 }
 
 /// Key of the list of an account's sessions.
 fn list_of(account: Account) -> String {
-    wallet_key(&account.address.lower(), account.chain_id)
+    wallet_sessions_key(&account.address.lower(), account.chain_id)
 }
 
 /// The account that a session proved, as it was proven.
-fn account_of(session: &Session) -> Option<Account> {
+fn account_of(session: &AuthSession) -> Option<Account> {
     let address: Address = session.address.parse().ok()?;
     Some(Account { address, chain_id: session.account_chain_id })
 }
 
-fn ended(session: &Session, end: End) -> Session {
-    Session { ended_at_ms: Some(nats::now_ms()), end: Some(end), proof: None, ..session.clone() }
+fn ended(session: &AuthSession, end: SessionEndReason) -> AuthSession {
+    AuthSession { ended_at_ms: Some(nats::now_ms()), end: Some(end), proof: None, ..session.clone() }
 }
 
-fn live(session: &Session, now_ms: u64) -> Option<Live> {
+fn live(session: &AuthSession, now_ms: u64) -> Option<Live> {
     let account = account_of(session)?;
     let (session_id, chain_id, expires_at_ms) = (session.session_id, session.chain_id, session.expires_at_ms);
     session.is_open(now_ms).then_some(Live { session_id, account, chain_id, expires_at_ms })

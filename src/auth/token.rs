@@ -3,7 +3,7 @@
 //! The algorithm is fixed, not read: a header is compared with the one header there is. A token names a session and says nothing
 //! about rights; those come from settings and the session's record at every request.
 //!
-//! Limits: [`LENGTH_MAX`] characters, [`LEEWAY_S`] between clocks.
+//! Limits: `LENGTH_MAX` characters, `LEEWAY_S` between clocks.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use schemas::ids::{KeyId, RequestId, SessionId};

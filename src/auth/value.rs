@@ -111,7 +111,7 @@ impl schemars::JsonSchema for Address {
         "Address".into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemas::gate::Eip55::json_schema(generator)
+        schemas::gate::Eip55Schema::json_schema(generator)
     }
 }
 

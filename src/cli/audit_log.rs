@@ -3,10 +3,10 @@
 //! Limits: a replay that follows is taken up again after at most [`FAILURES_MAX`] failures in a row.
 
 use anyhow::Context;
-use audit::{Verdict, Walk};
+use audit::{AuditLogStatus, AuditLogVerifier};
 use reqwest::Method;
 use schemas::{
-    audit::{Note, Record},
+    audit::{AuditNote, AuditRecord},
     subjects,
 };
 use serde_json::json;
@@ -71,7 +71,7 @@ async fn replay_once(client: &Client, wanted: &mut ReplayArgs) -> Result<(), Bro
     let mut lines = open(client, wanted).await.map_err(Broken::Server)?;
     while let Some(line) = lines.next().await.map_err(Broken::Server)? {
         out::line(String::from_utf8_lossy(&line)).map_err(Broken::Stdout)?;
-        if let Ok(record) = serde_json::from_slice::<Record>(&line) {
+        if let Ok(record) = serde_json::from_slice::<AuditRecord>(&line) {
             wanted.from = Some(record.n + 1);
             wanted.since = None;
         }
@@ -102,7 +102,7 @@ pub async fn verify(args: ClientArgs, as_json: bool) -> anyhow::Result<Ended> {
     let whole =
         ReplayArgs { from: Some(1), since: None, until: None, filter: None, follow: false, client: args };
     let mut lines = open(&client, &whole).await?;
-    let mut walk = Walk::default();
+    let mut walk = AuditLogVerifier::default();
     let mut verdict = None;
     while let Some(line) = lines.next().await.context("the log was not read to its end")? {
         if let Some(broken) = step(&mut walk, &line) {
@@ -110,29 +110,29 @@ pub async fn verify(args: ClientArgs, as_json: bool) -> anyhow::Result<Ended> {
             break;
         }
     }
-    tell(&verdict.unwrap_or_else(|| walk.end()), as_json)
+    tell(&verdict.unwrap_or_else(|| walk.finish()), as_json)
 }
 
 /// Checks one line; answers the verdict when it is bad.
-fn step(walk: &mut Walk, line: &[u8]) -> Option<Verdict> {
+fn step(walk: &mut AuditLogVerifier, line: &[u8]) -> Option<AuditLogStatus> {
     // Over HTTP a line has no number and subject beside it: its own have to fit.
-    let named = serde_json::from_slice::<Record>(line).ok();
+    let named = serde_json::from_slice::<AuditRecord>(line).ok();
     let n = named.as_ref().map_or(walk.next_n(), |record| record.n);
     let kind = named.map(|record| record.kind).unwrap_or_default();
     let (entity, verb) = kind.split_once('.').unwrap_or_default();
-    walk.step(n, &subjects::audit(entity, verb), line).err()
+    walk.push_message(n, &subjects::audit_subject(entity, verb), line).err()
 }
 
 /// What a note says, in one line.
-fn told(note: &Note) -> String {
+fn told(note: &AuditNote) -> String {
     let numbers = note.skipped.iter().chain(&note.repeated);
     let numbers: Vec<String> = numbers.map(|range| format!("{} to {}", range.from, range.to)).collect();
     format!("{} ({})", note.reason, numbers.join(", "))
 }
 
-fn tell(verdict: &Verdict, as_json: bool) -> anyhow::Result<Ended> {
+fn tell(verdict: &AuditLogStatus, as_json: bool) -> anyhow::Result<Ended> {
     let (document, sentence, ended) = match verdict {
-        Verdict::Sound { head, events_missing, notes } => {
+        AuditLogStatus::Sound { head, events_missing, notes } => {
             let mut sentence = format!("{} records, each continues the one before", head.n);
             if *events_missing > 0 {
                 sentence = format!("{sentence}; {events_missing} events were never audited");
@@ -146,7 +146,7 @@ fn tell(verdict: &Verdict, as_json: bool) -> anyhow::Result<Ended> {
             });
             (document, sentence, Ended::Well)
         }
-        Verdict::Broken { n, fault } => {
+        AuditLogStatus::Broken { n, fault } => {
             let document = json!({ "sound": false, "n": n, "fault": fault.to_string() });
             (document, format!("record {n} breaks the chain: {fault}"), Ended::Badly)
         }
@@ -154,7 +154,7 @@ fn tell(verdict: &Verdict, as_json: bool) -> anyhow::Result<Ended> {
     out::say(sentence);
     if as_json {
         out::json(&document)?;
-    } else if let Verdict::Sound { head, .. } = verdict {
+    } else if let AuditLogStatus::Sound { head, .. } = verdict {
         out::line(format!("{} {}", head.n, head.hash))?;
     }
     Ok(ended)

@@ -19,7 +19,7 @@ use web::registry;
 /// When there is neither, or it does not let the admin in.
 pub async fn admin(config: Config) -> anyhow::Result<Bus> {
     let site = site(config)?;
-    let settings = nats::Config::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+    let settings = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
     Bus::connect(&settings).await.with_context(|| {
         format!(
             "the broker at {} does not let the role admin in; is it running, and does --nats-seed-file have its seed?",
@@ -33,7 +33,7 @@ fn site(config: Config) -> anyhow::Result<Site> {
         return Site::of(config, CancellationToken::new());
     }
     let folder = config.data_dir().join(up::BROKER_FOLDER);
-    let (url, seeds) = server::last_started(&folder).with_context(|| {
+    let (url, seeds) = server::last_started_broker(&folder).with_context(|| {
         format!(
             "no broker is named, and {} has none: name one with --nats-url, or the folder of a running `streamgate up` \
              with --data-dir",
@@ -46,9 +46,9 @@ fn site(config: Config) -> anyhow::Result<Site> {
         urls: vec![url],
         seeds,
         shutdown: CancellationToken::new(),
-        metrics: registry::Metrics::default(),
+        metrics: registry::MetricsRegistry::default(),
         chains: evm::Counts::default(),
-        health: nats::Health::new(),
+        health: nats::ProcessHealth::new(),
     })
 }
 

@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 use data_encoding::BASE64;
-use nats::{Bus, dead::Letter};
+use nats::{Bus, dead::DeadLetter};
 use serde_json::{Value, json};
 use store::Store;
 
@@ -35,7 +35,7 @@ pub async fn list(bus: &Bus, count_max: usize, as_json: bool) -> anyhow::Result<
     Ok(())
 }
 
-fn row(letter: &Letter) -> Vec<String> {
+fn row(letter: &DeadLetter) -> Vec<String> {
     vec![
         letter.sequence.to_string(),
         letter.stage.clone(),
@@ -46,7 +46,7 @@ fn row(letter: &Letter) -> Vec<String> {
     ]
 }
 
-fn head(letter: &Letter) -> Value {
+fn head(letter: &DeadLetter) -> Value {
     json!({
         "sequence": letter.sequence,
         "stage": letter.stage,
@@ -115,7 +115,7 @@ pub async fn redrive(
 async fn one(bus: &Bus, store: &Store, sequence: u64) -> Result<Redriven, Refusal> {
     let letter = bus.dead_letter(sequence).await?;
     let done = redrive::redrive(bus, store, &letter).await?;
-    bus.mark_redriven(sequence).await?;
+    bus.record_redrive(sequence).await?;
     Ok(done)
 }
 
@@ -146,9 +146,10 @@ fn tell(sequence: u64, done: &Redriven, as_json: bool) -> anyhow::Result<()> {
     })?)
 }
 
-async fn waiting(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::Error> {
-    let wanted =
-        |letter: &Letter| letter.redriven_at_ms.is_none() && stage.is_none_or(|stage| stage == letter.stage);
-    let letters = bus.dead_letters_where(REDRIVE_COUNT_MAX, wanted).await?;
+async fn waiting(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::BusError> {
+    let wanted = |letter: &DeadLetter| {
+        letter.redriven_at_ms.is_none() && stage.is_none_or(|stage| stage == letter.stage)
+    };
+    let letters = bus.dead_letters_matching(REDRIVE_COUNT_MAX, wanted).await?;
     Ok(letters.into_iter().map(|letter| letter.sequence).collect())
 }

@@ -165,7 +165,7 @@ async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<E
             Ok(Ended::Well)
         }
         NatsCommand::Keys { folder } => {
-            nats::keys::make(&folder).with_context(|| format!("keys in {}", folder.display()))?;
+            nats::keys::create_keys(&folder).with_context(|| format!("keys in {}", folder.display()))?;
             out::say(format!("The keys are in {}", folder.display()));
             Ok(Ended::Well)
         }

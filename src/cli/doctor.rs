@@ -7,14 +7,14 @@ use std::{
 };
 
 use anyhow::Context;
-use media::Driver;
-use nats::{Fill, server, topology};
+use media::MediaDriver;
+use nats::{StreamUsage, server, topology};
 use schemas::fault::error_chain;
 use serde_json::json;
 
 use super::{Ended, broker, demo::chain, out, render};
 use crate::{config::Config, owners};
-use ingress::capacity::{BROKER_DISK, Limit, STORE_DISK};
+use ingress::capacity::{BROKER_DISK, CapacityLimit, STORE_DISK};
 
 /// Longest wait for a broker that may not run.
 const BROKER_WAIT: Duration = Duration::from_secs(5);
@@ -128,7 +128,7 @@ fn report(findings: &[Finding]) -> String {
 async fn broker(config: &Config) -> Finding {
     const NAME: &str = "nats-server";
     if config.broker.urls.is_empty() {
-        return match server::find(None).await {
+        return match server::find_nats_server(None).await {
             Ok(found) => {
                 let (major, minor) = found.version;
                 Finding::fine(NAME, format!("{major}.{minor} at {}", found.path.display()))
@@ -141,9 +141,9 @@ async fn broker(config: &Config) -> Finding {
         };
     }
     match connected(config).await {
-        Ok(version) if nats::offset_ms().unsigned_abs() > nats::OFFSET_MS_MAX => Finding::missing(
+        Ok(version) if nats::clock_offset_ms().unsigned_abs() > nats::OFFSET_MS_MAX => Finding::missing(
             "clock",
-            format!("{} ms ahead of the broker's ({version})", nats::offset_ms()),
+            format!("{} ms ahead of the broker's ({version})", nats::clock_offset_ms()),
             "set the clocks of this host and of the broker's by NTP",
         ),
         Ok(version) => Finding::fine("broker", format!("nats-server {version} answers, the clocks agree")),
@@ -180,8 +180,8 @@ fn room_on_disks(config: &Config) -> Vec<Finding> {
     disks
         .into_iter()
         .filter_map(|(name, folder, free_bytes_min)| {
-            let space = store::space_of(&there(&folder?)).ok()?;
-            let limit = Limit::of_disk(name, space, &config.ingress.capacity, free_bytes_min);
+            let space = store::read_disk_space(&there(&folder?)).ok()?;
+            let limit = CapacityLimit::from_disk_space(name, space, &config.ingress.capacity, free_bytes_min);
             let found =
                 format!("{} free of {}", render::size(limit.free_bytes()), render::size(limit.limit_bytes));
             if limit.is_full() {
@@ -205,9 +205,11 @@ async fn room_on_broker(config: &Config) -> Option<Finding> {
     const NAME: &str = "room on the broker";
     // That a broker does not answer is told elsewhere.
     let bus = broker::admin(config.clone()).await.ok()?;
-    let fills = bus.fills_of_all().await.ok()?;
+    let fills = bus.all_stream_usage().await.ok()?;
     let now_ms = nats::now_ms();
-    let is_full = |fill: &&Fill| !fill.drops_oldest && fill.percent() >= config.ingress.capacity.percent_max;
+    let is_full = |fill: &&StreamUsage| {
+        !fill.drops_oldest && fill.used_percent() >= config.ingress.capacity.percent_max
+    };
     let full: Vec<String> = fills
         .iter()
         .filter(is_full)
@@ -217,8 +219,8 @@ async fn room_on_broker(config: &Config) -> Option<Finding> {
         let advice = "raise it by [capacity] in the settings and `streamgate nats apply`: nothing new is taken meanwhile";
         return Some(Finding::missing(NAME, full.join("; "), advice));
     }
-    let fullest = fills.iter().max_by_key(|fill| fill.percent())?;
-    let mut found = format!("{} is the fullest: {} %", fullest.stream, fullest.percent());
+    let fullest = fills.iter().max_by_key(|fill| fill.used_percent())?;
+    let mut found = format!("{} is the fullest: {} %", fullest.stream, fullest.used_percent());
     let days = fills.iter().filter_map(|fill| Some((fill.days_left(now_ms)?, &fill.stream))).min();
     if let Some((days, stream)) = days {
         found = format!("{found}; {stream} has room for {days} days");
@@ -235,15 +237,15 @@ fn there(folder: &Path) -> PathBuf {
 /// The media child, and whether its sandbox holds here.
 async fn media(config: &Config) -> Vec<Finding> {
     const NAME: &str = "streamgate-media";
-    let driver = match Driver::start(config.media.clone()).await {
+    let driver = match MediaDriver::start(config.media.clone()).await {
         Ok(driver) => driver,
         Err(error) => {
             let advice = match &error {
-                media::Fault::Spawn { .. } => {
+                media::MediaTaskError::Spawn { .. } => {
                     "build it with `cargo build --release -p media-child` and keep it beside streamgate, or name it with \
                      --media-child"
                 }
-                media::Fault::Sandbox(_) => {
+                media::MediaTaskError::Sandbox(_) => {
                     "allow seccomp or landlock (in a container: a profile that lets seccomp(2) through), or, only on a \
                      machine that isolates by other means, --unsandboxed"
                 }
@@ -254,9 +256,9 @@ async fn media(config: &Config) -> Vec<Finding> {
             return vec![Finding::missing(NAME, error_chain(&error), advice)];
         }
     };
-    let check = driver.check();
+    let check = driver.self_check();
     let mut findings = vec![Finding::fine(NAME, format!("with FFmpeg {}", check.versions.ffmpeg))];
-    let sandbox = if check.sandbox.holds() {
+    let sandbox = if check.sandbox.is_effective() {
         let kinds = [(check.sandbox.has_seccomp, "seccomp"), (check.sandbox.has_landlock, "landlock")];
         let names: Vec<&str> = kinds.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
         format!("holds ({})", names.join(" and "))

@@ -3,15 +3,15 @@
 //!
 //! Limits: at most [`ENCODES_MAX`] encodes of a medium are looked at for the number of the next one.
 
-use nats::{Bus, Held, Outbox, dead::Letter};
+use nats::{Bus, Outbox, VersionedRecord, dead::DeadLetter};
 use packaging::plan;
 use schemas::{
-    Event as _,
+    BusEvent as _,
     ids::{JobId, MediaId},
-    job::{self, Part, Task},
-    media::{self, Attempt, Reopened, Status, Step},
+    job::{self, JobPartRecord, JobPartTask},
+    media::{self, MediaAttempt, MediaReopened, MediaStatus, ReopenStep},
     subjects,
-    upload::Received,
+    upload::UploadReceived,
 };
 use store::Store;
 
@@ -45,10 +45,10 @@ pub enum Redriven {
 pub enum Refusal {
     /// The broker does not answer, or refuses.
     #[error(transparent)]
-    Bus(#[from] nats::Error),
+    Bus(#[from] nats::BusError),
     /// The store does not answer.
     #[error("the source can't be looked at")]
-    Store(#[from] store::Error),
+    Store(#[from] store::StoreError),
     /// The letter holds what its stage does not take.
     #[error("the letter can't be read, and would be given up again")]
     Unreadable,
@@ -85,40 +85,40 @@ impl Refusal {
 ///
 /// # Errors
 /// [`Refusal`]; nothing has changed then.
-pub async fn redrive(bus: &Bus, store: &Store, letter: &Letter) -> Result<Redriven, Refusal> {
+pub async fn redrive(bus: &Bus, store: &Store, letter: &DeadLetter) -> Result<Redriven, Refusal> {
     let site = Site { bus, store };
     if letter.stream == subjects::JOBS {
-        let task: Task = read(letter)?;
+        let task: JobPartTask = read(letter)?;
         return site.part(&task).await;
     }
-    let (entity, verb, _) = subjects::event_parts(&letter.subject).ok_or(Refusal::Unreadable)?;
-    if (entity, verb) == (Received::ENTITY, Received::VERB) {
+    let (entity, verb, _) = subjects::parse_event_subject(&letter.subject).ok_or(Refusal::Unreadable)?;
+    if (entity, verb) == (UploadReceived::ENTITY, UploadReceived::VERB) {
         return site.verify(read(letter)?).await;
     }
-    if (entity, verb) == (Reopened::ENTITY, Reopened::VERB) {
-        let reopened: Reopened = read(letter)?;
+    if (entity, verb) == (MediaReopened::ENTITY, MediaReopened::VERB) {
+        let reopened: MediaReopened = read(letter)?;
         return match reopened.step {
-            Step::Verify { received } => site.verify(*received).await,
-            Step::Encode { encode, .. } => site.encode(reopened.media_id, encode).await,
-            Step::Describe => site.describe(reopened.media_id).await,
+            ReopenStep::Verify { received } => site.verify(*received).await,
+            ReopenStep::Encode { encode, .. } => site.encode(reopened.media_id, encode).await,
+            ReopenStep::Describe => site.describe(reopened.media_id).await,
         };
     }
-    if (entity, verb) == (media::Stored::ENTITY, media::Stored::VERB) {
-        let stored: media::Stored = read(letter)?;
+    if (entity, verb) == (media::MediaStored::ENTITY, media::MediaStored::VERB) {
+        let stored: media::MediaStored = read(letter)?;
         return match letter.stage.as_str() {
             transcode::PLAN_DURABLE => site.encode(stored.media_id, 1).await,
             _ => site.describe(stored.media_id).await,
         };
     }
-    if (entity, verb) == (media::Ready::ENTITY, media::Ready::VERB) {
-        let ready: media::Ready = read(letter)?;
+    if (entity, verb) == (media::MediaReady::ENTITY, media::MediaReady::VERB) {
+        let ready: media::MediaReady = read(letter)?;
         return site.describe(ready.media_id).await;
     }
     Err(Refusal::Unreadable)
 }
 
-fn read<T: serde::de::DeserializeOwned>(letter: &Letter) -> Result<T, Refusal> {
-    nats::decode(&letter.subject, &letter.payload).map_err(|_| Refusal::Unreadable)
+fn read<T: serde::de::DeserializeOwned>(letter: &DeadLetter) -> Result<T, Refusal> {
+    nats::decode_message(&letter.subject, &letter.payload).map_err(|_| Refusal::Unreadable)
 }
 
 struct Site<'a> {
@@ -127,26 +127,26 @@ struct Site<'a> {
 }
 
 impl Site<'_> {
-    async fn medium(&self, media_id: MediaId) -> Result<Held<media::Record>, Refusal> {
-        let found = self.bus.load::<media::Record>(&media_id.to_string()).await?;
+    async fn medium(&self, media_id: MediaId) -> Result<VersionedRecord<media::MediaRecord>, Refusal> {
+        let found = self.bus.load_record::<media::MediaRecord>(&media_id.to_string()).await?;
         found.ok_or_else(|| Refusal::Unknown(format!("the medium {media_id}")))
     }
 
     async fn check_source(&self, media_id: MediaId, key: &str) -> Result<(), Refusal> {
         match self.store.head(key).await {
             Ok(_) => Ok(()),
-            Err(store::Error::NotFound { .. }) => Err(Refusal::SourceGone(media_id)),
+            Err(store::StoreError::NotFound { .. }) => Err(Refusal::SourceGone(media_id)),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Bytes that could not be verified.
-    async fn verify(&self, received: Received) -> Result<Redriven, Refusal> {
+    async fn verify(&self, received: UploadReceived) -> Result<Redriven, Refusal> {
         let held = self.medium(received.media_id).await?;
         match held.record.status {
-            Status::Rejected => {}
-            Status::Uploading => return Ok(Redriven::Superseded("it is being verified")),
-            Status::Stored | Status::Playable | Status::Ready | Status::Failed => {
+            MediaStatus::Rejected => {}
+            MediaStatus::Uploading => return Ok(Redriven::Superseded("it is being verified")),
+            MediaStatus::Stored | MediaStatus::Playable | MediaStatus::Ready | MediaStatus::Failed => {
                 return Ok(Redriven::Superseded("it was verified since"));
             }
         }
@@ -155,7 +155,8 @@ impl Site<'_> {
         }
         self.check_source(received.media_id, &received.key).await?;
         let encode = held.record.attempt.encode;
-        self.reopen(held, Status::Uploading, encode, Step::Verify { received: Box::new(received) }).await
+        self.reopen(held, MediaStatus::Uploading, encode, ReopenStep::Verify { received: Box::new(received) })
+            .await
     }
 
     /// An encode that came to nothing; `failed` is its number.
@@ -166,29 +167,33 @@ impl Site<'_> {
             return Ok(Redriven::Superseded("a newer encode was begun"));
         }
         match record.status {
-            Status::Failed => {}
-            Status::Ready if record.encode.as_ref().is_some_and(|encode| encode.number < failed) => {}
-            Status::Ready => return Ok(Redriven::Superseded("it is ready")),
-            Status::Uploading | Status::Rejected => return Ok(Redriven::Superseded("it is not verified")),
-            Status::Stored | Status::Playable => return Ok(Redriven::Superseded("it is being encoded")),
+            MediaStatus::Failed => {}
+            MediaStatus::Ready if record.encode.as_ref().is_some_and(|encode| encode.number < failed) => {}
+            MediaStatus::Ready => return Ok(Redriven::Superseded("it is ready")),
+            MediaStatus::Uploading | MediaStatus::Rejected => {
+                return Ok(Redriven::Superseded("it is not verified"));
+            }
+            MediaStatus::Stored | MediaStatus::Playable => {
+                return Ok(Redriven::Superseded("it is being encoded"));
+            }
         }
         let (Some(source), Some(technical)) = (record.source.clone(), record.technical.clone()) else {
             return Err(Refusal::SourceGone(media_id));
         };
         self.check_source(media_id, &source.key).await?;
         let encode = self.next_encode(record).await?;
-        let status = if record.status == Status::Failed { Status::Stored } else { record.status };
-        let step = Step::Encode { encode, source, technical: Box::new(technical) };
+        let status = if record.status == MediaStatus::Failed { MediaStatus::Stored } else { record.status };
+        let step = ReopenStep::Encode { encode, source, technical: Box::new(technical) };
         self.reopen(held, status, encode, step).await
     }
 
     /// A number that no encode of the medium ever had.
-    async fn next_encode(&self, record: &media::Record) -> Result<u32, Refusal> {
+    async fn next_encode(&self, record: &media::MediaRecord) -> Result<u32, Refusal> {
         let known =
             record.attempt.encode.max(record.encode.as_ref().map_or(0, |encode| encode.number)).max(1);
         for number in known.saturating_add(1)..=ENCODES_MAX {
-            let key = plan::job_id(record.media_id, number).to_string();
-            if self.bus.load::<job::Record>(&key).await?.is_none() {
+            let key = plan::derive_job_id(record.media_id, number).to_string();
+            if self.bus.load_record::<job::JobRecord>(&key).await?.is_none() {
                 return Ok(number);
             }
         }
@@ -197,22 +202,22 @@ impl Site<'_> {
 
     async fn reopen(
         &self,
-        mut held: Held<media::Record>,
-        status: Status,
+        mut held: VersionedRecord<media::MediaRecord>,
+        status: MediaStatus,
         encode: u32,
-        step: Step,
+        step: ReopenStep,
     ) -> Result<Redriven, Refusal> {
         let record = &mut held.record;
         let (media_id, attempt) = (record.media_id, record.attempt.number.saturating_add(1));
-        if status != Status::Ready {
+        if status != MediaStatus::Ready {
             (record.code, record.detail) = (None, None);
         }
         record.status = status;
         record.waiting = None;
-        record.attempt = Attempt { number: attempt, faults: 0, encode };
+        record.attempt = MediaAttempt { number: attempt, faults: 0, encode };
         record.changed_at_ms = nats::now_ms();
-        let event = Reopened { media_id, owner: record.owner.clone(), attempt, step };
-        self.bus.commit(&mut held, Outbox::new().event(&event)).await?;
+        let event = MediaReopened { media_id, owner: record.owner.clone(), attempt, step };
+        self.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
         Ok(Redriven::Reopened { media_id, attempt })
     }
 
@@ -220,41 +225,41 @@ impl Site<'_> {
     async fn describe(&self, media_id: MediaId) -> Result<Redriven, Refusal> {
         let mut held = self.medium(media_id).await?;
         let (owner, attempt) = (held.record.owner.clone(), held.record.attempt.number);
-        let event = Reopened { media_id, owner, attempt, step: Step::Describe };
-        self.bus.commit(&mut held, Outbox::new().event(&event)).await?;
+        let event = MediaReopened { media_id, owner, attempt, step: ReopenStep::Describe };
+        self.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
         Ok(Redriven::Reopened { media_id, attempt })
     }
 
     /// A part of a job.
-    async fn part(&self, task: &Task) -> Result<Redriven, Refusal> {
-        let found = self.bus.load::<job::Record>(&task.job_id.to_string()).await?;
+    async fn part(&self, task: &JobPartTask) -> Result<Redriven, Refusal> {
+        let found = self.bus.load_record::<job::JobRecord>(&task.job_id.to_string()).await?;
         let job = found.ok_or_else(|| Refusal::Unknown(format!("the job {}", task.job_id)))?.record;
         match job.status {
-            job::Status::Failed => self.encode(job.media_id, job.encode).await,
-            job::Status::Cancelled => Err(Refusal::Cancelled(job.job_id)),
-            job::Status::Succeeded => Ok(Redriven::Superseded("its job succeeded since")),
-            job::Status::Active => self.resume(&job, task).await,
+            job::JobStatus::Failed => self.encode(job.media_id, job.encode).await,
+            job::JobStatus::Cancelled => Err(Refusal::Cancelled(job.job_id)),
+            job::JobStatus::Succeeded => Ok(Redriven::Superseded("its job succeeded since")),
+            job::JobStatus::Active => self.resume(&job, task).await,
         }
     }
 
     /// Lets a part that was put aside be tried again.
-    async fn resume(&self, job: &job::Record, task: &Task) -> Result<Redriven, Refusal> {
+    async fn resume(&self, job: &job::JobRecord, task: &JobPartTask) -> Result<Redriven, Refusal> {
         let mut was_parked = false;
         self.bus
-            .change::<Part>(&subjects::part_key(job.job_id, &task.part), |found| {
+            .change_record::<JobPartRecord>(&subjects::part_key(job.job_id, &task.part), |found| {
                 let part = found.filter(|part| part.is_parked())?;
                 was_parked = true;
-                Some((Part { lost: None, last_seen_ms: 0, ..part.clone() }, Outbox::new()))
+                Some((JobPartRecord { lost: None, last_seen_ms: 0, ..part.clone() }, Outbox::new()))
             })
             .await?;
         if !was_parked {
             return Ok(Redriven::Superseded("its job goes on"));
         }
-        let subject = subjects::job_part(&job.kind, job.priority, job.job_id, &task.part);
+        let subject = subjects::job_part_subject(&job.kind, job.priority, job.job_id, &task.part);
         self.bus.publish_once(subjects::JOBS, &subject, task).await?;
         self.bus
-            .change::<media::Record>(&job.media_id.to_string(), |found| {
-                Some((found?.resumed(nats::now_ms())?, Outbox::new()))
+            .change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
+                Some((found?.with_work_resumed(nats::now_ms())?, Outbox::new()))
             })
             .await?;
         Ok(Redriven::Resumed { job_id: job.job_id, part: task.part.clone() })

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn secrets_are_hidden_and_the_rest_is_whole() {
-        let mut store = store::Config::at("s3://bucket");
+        let mut store = store::StoreConfig::from_url("s3://bucket");
         for (name, value) in [
             ("aws_endpoint", "http://h:1"),
             ("AWS_Secret_Access_Key", "s1"),

@@ -1,8 +1,8 @@
 //! `nats`: the broker against `nats/topology.toml`.
 
 use nats::{
-    Bus, Fill,
-    topology::{self, Class, Difference, Settings},
+    Bus, StreamUsage,
+    topology::{self, DifferenceClass, TopologyDifference, TopologySettings},
 };
 use serde_json::{Value, json};
 
@@ -12,10 +12,10 @@ use super::{Ended, out, render};
 ///
 /// # Errors
 /// When the broker is too old or does not answer.
-pub async fn diff(bus: &Bus, settings: &Settings, as_json: bool) -> anyhow::Result<Ended> {
-    let differences = topology::diff(bus.context(), settings).await?;
+pub async fn diff(bus: &Bus, settings: &TopologySettings, as_json: bool) -> anyhow::Result<Ended> {
+    let differences = topology::diff_topology(bus.context(), settings).await?;
     print(&differences, as_json)?;
-    out::say(room(&bus.fills_of_all().await?));
+    out::say(room(&bus.all_stream_usage().await?));
     if differences.is_empty() {
         out::say("The broker is as it should be");
         return Ok(Ended::Well);
@@ -27,9 +27,9 @@ pub async fn diff(bus: &Bus, settings: &Settings, as_json: bool) -> anyhow::Resu
 /// Brings the broker to the topology, and prints what was changed.
 ///
 /// # Errors
-/// As [`topology::apply`].
-pub async fn apply(bus: &Bus, settings: &Settings, as_json: bool) -> anyhow::Result<()> {
-    let changed = topology::apply(bus.context(), settings).await?;
+/// As [`topology::apply_topology`].
+pub async fn apply(bus: &Bus, settings: &TopologySettings, as_json: bool) -> anyhow::Result<()> {
+    let changed = topology::apply_topology(bus.context(), settings).await?;
     print(&changed, as_json)?;
     match changed.len() {
         0 => out::say("Nothing to change"),
@@ -39,32 +39,32 @@ pub async fn apply(bus: &Bus, settings: &Settings, as_json: bool) -> anyhow::Res
 }
 
 /// How full each stream and bucket is, and for how many days there is room if it goes on as it did; the fullest first.
-pub fn room(fills: &[Fill]) -> String {
+pub fn room(fills: &[StreamUsage]) -> String {
     let now_ms = nats::now_ms();
-    let mut fills: Vec<&Fill> = fills.iter().collect();
-    fills.sort_by_key(|fill| std::cmp::Reverse(fill.percent()));
+    let mut fills: Vec<&StreamUsage> = fills.iter().collect();
+    fills.sort_by_key(|fill| std::cmp::Reverse(fill.used_percent()));
     let rows: Vec<Vec<String>> = fills
         .into_iter()
         .map(|fill| {
             let days = fill.days_left(now_ms).map_or_else(|| "-".to_owned(), |days| days.to_string());
             let limit = render::size(fill.limit_bytes);
-            vec![fill.stream.clone(), format!("{} %", fill.percent()), limit, days]
+            vec![fill.stream.clone(), format!("{} %", fill.used_percent()), limit, days]
         })
         .collect();
     render::table(&["STREAM", "FULL", "OF", "DAYS LEFT"], &rows)
 }
 
-fn print(differences: &[Difference], as_json: bool) -> std::io::Result<()> {
+fn print(differences: &[TopologyDifference], as_json: bool) -> std::io::Result<()> {
     differences.iter().try_for_each(|difference| {
         if as_json { out::json(&document(difference)) } else { out::line(difference) }
     })
 }
 
-fn document(difference: &Difference) -> Value {
+fn document(difference: &TopologyDifference) -> Value {
     let class = match difference.class {
-        Class::Absent => "absent",
-        Class::Changeable => "changeable",
-        Class::Irreversible => "irreversible",
+        DifferenceClass::Absent => "absent",
+        DifferenceClass::Changeable => "changeable",
+        DifferenceClass::Irreversible => "irreversible",
     };
     json!({
         "asset": difference.asset,

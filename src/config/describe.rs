@@ -73,7 +73,7 @@ impl Note {
 
 /// The default settings as serde writes them, with those that are absent unless they are needed.
 fn defaults() -> Table {
-    let config = Config { store: Some(store::Config::default()), ..Config::default() };
+    let config = Config { store: Some(store::StoreConfig::default()), ..Config::default() };
     // Nothing of the defaults is a path that TOML can't hold.
     Table::try_from(&config).unwrap_or_default()
 }

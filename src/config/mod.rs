@@ -50,12 +50,12 @@ pub struct Capacity {
 
 impl Capacity {
     /// The load; `None` when nothing is said.
-    fn load(self) -> Option<topology::Load> {
+    fn load(self) -> Option<topology::ExpectedLoad> {
         if self == Self::default() {
             return None;
         }
-        let usual = topology::Load::default();
-        Some(topology::Load {
+        let usual = topology::ExpectedLoad::default();
+        Some(topology::ExpectedLoad {
             uploads_per_day: self.uploads_per_day.unwrap_or(usual.uploads_per_day),
             views_per_day: self.views_per_day.unwrap_or(usual.views_per_day),
             retention_days: self.retention_days.unwrap_or(usual.retention_days).max(1),
@@ -94,31 +94,31 @@ pub struct Config {
     /// The load that limits of streams and buckets are made for; those of the topology where nothing is said.
     pub capacity: Capacity,
     /// The object store.
-    pub store: Option<store::Config>,
+    pub store: Option<store::StoreConfig>,
     /// The chains that gates may ask.
     pub chains: Vec<evm::Config>,
     /// Playback sessions.
     pub grants: grant::Config,
     /// HTTP.
-    pub ingress: ingress::Config,
+    pub ingress: ingress::IngressConfig,
     /// Sign-in.
     pub auth: auth::Config,
     /// The upload stage.
-    pub upload: upload::Config,
+    pub upload: upload::UploadStageConfig,
     /// The transcode stage.
-    pub transcode: transcode::Config,
+    pub transcode: transcode::TranscodeConfig,
     /// The index stage.
-    pub index: index::Config,
+    pub index: index::IndexConfig,
     /// The audit stage.
-    pub audit: audit::Config,
+    pub audit: audit::AuditConfig,
     /// The monitor.
-    pub monitor: monitor::Config,
+    pub monitor: monitor::MonitorConfig,
     /// What has ended.
     pub retention: Retention,
     /// The singletons.
     pub keeper: keeper::Config,
     /// The media child.
-    pub media: media::Config,
+    pub media: media::MediaDriverConfig,
 }
 
 /// A setting that can't be used.
@@ -196,7 +196,7 @@ impl Config {
         }
         if let Some(url) = &args.store_url {
             let before = self.store.take().map_or(self.store()?, |store| store);
-            self.store = Some(store::Config { url: url.clone(), ..before });
+            self.store = Some(store::StoreConfig { url: url.clone(), ..before });
         }
         Ok(())
     }
@@ -213,7 +213,7 @@ impl Config {
     fn check(&self) -> Result<(), Error> {
         file::check_ranges(self).map_err(|(key, reason)| Error::Invalid { key, reason })?;
         let profile = &self.transcode.profile;
-        if self.transcode.profile(profile).is_none() {
+        if self.transcode.find_profile(profile).is_none() {
             let known: Vec<&str> = self.transcode.profiles.keys().map(String::as_str).collect();
             let reason = format!("there is no profile {profile:?}; known: {}", known.join(", "));
             return Err(Error::invalid("transcode.profile", reason));
@@ -230,7 +230,7 @@ impl Config {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(Error::invalid("ingress.public_url", reason));
         }
-        if let Err(invalid) = web::manners::Origins::new(&self.ingress.manners) {
+        if let Err(invalid) = web::manners::CorsPolicy::new(&self.ingress.manners) {
             return Err(Error::invalid("ingress.manners.origins", invalid.to_string()));
         }
         self.grants.check().map_err(|(key, reason)| Error::invalid(key, reason))?;
@@ -269,9 +269,13 @@ impl Config {
     }
 
     /// What the broker's streams and buckets should be.
-    pub fn topology(&self) -> topology::Settings {
+    pub fn topology(&self) -> topology::TopologySettings {
         let replicas = self.broker.replicas.unwrap_or(1);
-        topology::Settings { replicas, load: self.capacity.load(), ..topology::Settings::default() }
+        topology::TopologySettings {
+            replicas,
+            load: self.capacity.load(),
+            ..topology::TopologySettings::default()
+        }
     }
 
     /// Folder of this machine's data.
@@ -283,7 +287,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the data folder can't be named as a URL.
-    pub fn store(&self) -> Result<store::Config, Error> {
+    pub fn store(&self) -> Result<store::StoreConfig, Error> {
         if let Some(store) = &self.store {
             return Ok(store.clone());
         }
@@ -291,7 +295,7 @@ impl Config {
         let folder =
             std::path::absolute(self.data_dir().join("store")).map_err(|e| invalid(e.to_string()))?;
         let folder = folder.to_str().ok_or_else(|| invalid("the path is not UTF-8".into()))?;
-        Ok(store::Config::at(format!("file://{folder}")))
+        Ok(store::StoreConfig::from_url(format!("file://{folder}")))
     }
 }
 

@@ -29,8 +29,8 @@ fn a_flag_that_was_not_given_leaves_the_file_alone() {
 fn limits_are_those_of_the_topology_until_a_load_is_said() {
     let of = |text: &str| load(text).unwrap().0.topology().load;
     assert_eq!(of(""), None);
-    let usual = topology::Load::default();
-    let wanted = topology::Load { views_per_day: 7, retention_days: 2, ..usual };
+    let usual = topology::ExpectedLoad::default();
+    let wanted = topology::ExpectedLoad { views_per_day: 7, retention_days: 2, ..usual };
     assert_eq!(of("[capacity]\nviews_per_day = 7\nretention = \"2d\"\n"), Some(wanted));
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 use alloy_primitives::keccak256;
 use nats::Bus;
 use parking_lot::Mutex;
-use schemas::gate::{Code, Doubt, Doubted};
+use schemas::gate::{ChainDataIssue, GateDoubted, GateReasonCode};
 use tokio_util::sync::CancellationToken;
 
 use super::Fault;
@@ -25,17 +25,17 @@ pub struct Counts {
 
 #[derive(Debug, Default)]
 struct Inside {
-    decisions: BTreeMap<Code, u64>,
+    decisions: BTreeMap<GateReasonCode, u64>,
     /// By chain, provider and kind.
     faults: BTreeMap<(u64, String, &'static str), u64>,
     /// Blocks behind the others, by chain and provider.
     lags: BTreeMap<(u64, String), u64>,
-    waiting: Vec<Doubted>,
+    waiting: Vec<GateDoubted>,
 }
 
 impl Counts {
     /// A gate was asked about a viewer.
-    pub fn decided(&self, code: Code) {
+    pub fn decided(&self, code: GateReasonCode) {
         *self.inside.lock().decisions.entry(code).or_default() += 1;
     }
 
@@ -48,7 +48,7 @@ impl Counts {
         self.inside.lock().lags.insert((chain_id, provider.to_owned()), blocks);
     }
 
-    pub(super) fn doubt(&self, doubted: Doubted) {
+    pub(super) fn doubt(&self, doubted: GateDoubted) {
         let waiting = &mut self.inside.lock().waiting;
         if waiting.len() < WAITING_MAX && !waiting.contains(&doubted) {
             waiting.push(doubted);
@@ -71,7 +71,7 @@ impl Counts {
         let waiting = std::mem::take(&mut self.inside.lock().waiting);
         for doubted in waiting {
             let cause = keccak256(format!("{doubted:?}")).to_string();
-            if let Err(error) = bus.report(&doubted, &cause).await {
+            if let Err(error) = bus.publish_event(&doubted, &cause).await {
                 tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be told");
             }
         }
@@ -109,22 +109,22 @@ impl Counts {
 }
 
 /// The providers of a chain contradict each other.
-pub(super) fn disagreement(chain_id: u64, providers: Vec<String>) -> Doubted {
-    Doubted { chain_id, what: Doubt::Disagreement, contract: None, providers }
+pub(super) fn disagreement(chain_id: u64, providers: Vec<String>) -> GateDoubted {
+    GateDoubted { chain_id, what: ChainDataIssue::Disagreement, contract: None, providers }
 }
 
 /// A rule names an address without code.
-pub(super) fn absent(chain_id: u64, contract: alloy_primitives::Address) -> Doubted {
-    Doubted {
+pub(super) fn absent(chain_id: u64, contract: alloy_primitives::Address) -> GateDoubted {
+    GateDoubted {
         chain_id,
-        what: Doubt::ContractAbsent,
+        what: ChainDataIssue::ContractAbsent,
         contract: Some(contract.to_string()),
         providers: Vec::new(),
     }
 }
 
 /// A code as it is spelled elsewhere.
-fn name(code: Code) -> String {
+fn name(code: GateReasonCode) -> String {
     serde_json::to_value(code)
         .ok()
         .and_then(|value| value.as_str().map(ToOwned::to_owned))

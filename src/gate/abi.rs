@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolEvent, sol};
 use evm::Error;
-use schemas::gate::Code;
+use schemas::gate::GateReasonCode;
 
 use super::{
     decide::Fact,
@@ -75,7 +75,7 @@ pub fn interface_call(leaf: &Leaf) -> Option<(Address, Bytes)> {
 }
 
 /// Whether the contract says that it is of ERC-721; whoever does not know the question is not.
-pub fn is_erc721(outcome: &Result<Bytes, Error>) -> Result<bool, Code> {
+pub fn is_erc721(outcome: &Result<Bytes, Error>) -> Result<bool, GateReasonCode> {
     match outcome {
         Ok(returned) => Ok(B256::try_from(returned.as_ref()).is_ok_and(|word| word == B256::from(U256::ONE))),
         Err(Error::Reverted { .. }) => Ok(false),
@@ -85,12 +85,14 @@ pub fn is_erc721(outcome: &Result<Bytes, Error>) -> Result<bool, Code> {
 
 /// Reads what came back of [`calls`].
 pub(super) fn fact(leaf: &Leaf, outcomes: &[Result<Bytes, Error>]) -> Fact {
-    let Some((first, more)) = outcomes.split_first() else { return Fact::Failed(Code::ChainUnavailable) };
+    let Some((first, more)) = outcomes.split_first() else {
+        return Fact::Failed(GateReasonCode::ChainUnavailable);
+    };
     let fact = read(leaf, first);
     match (fact, more.first().map(is_erc721)) {
         (Fact::Failed(code), _) | (_, Some(Err(code))) => Fact::Failed(code),
         (fact, None | Some(Ok(true))) => fact,
-        (_, Some(Ok(false))) => Fact::Failed(Code::ContractMalformed),
+        (_, Some(Ok(false))) => Fact::Failed(GateReasonCode::ContractMalformed),
     }
 }
 
@@ -112,30 +114,32 @@ fn read(leaf: &Leaf, outcome: &Result<Bytes, Error>) -> Fact {
     };
     if returned.is_empty() {
         // A call to an address without code succeeds and returns nothing.
-        return Fact::Failed(Code::ContractAbsent);
+        return Fact::Failed(GateReasonCode::ContractAbsent);
     }
-    let Ok(word) = B256::try_from(returned.as_ref()) else { return Fact::Failed(Code::ContractMalformed) };
+    let Ok(word) = B256::try_from(returned.as_ref()) else {
+        return Fact::Failed(GateReasonCode::ContractMalformed);
+    };
     if !matches!(leaf.ask, Ask::Erc721 { token_id: Some(_), .. }) {
         return Fact::Amount(U256::from_be_bytes(word.0));
     }
     let owner = Address::from_word(word);
     if owner.into_word() != word {
-        return Fact::Failed(Code::ContractMalformed);
+        return Fact::Failed(GateReasonCode::ContractMalformed);
     }
     // Some contracts answer so instead of refusing when there is no such token.
-    if owner.is_zero() { Fact::Failed(Code::ContractFailed) } else { Fact::Owner(owner) }
+    if owner.is_zero() { Fact::Failed(GateReasonCode::ContractFailed) } else { Fact::Owner(owner) }
 }
 
 /// What an error of a chain means for a gate.
-pub(super) const fn code(error: &Error) -> Code {
+pub(super) const fn code(error: &Error) -> GateReasonCode {
     match error {
-        Error::Unknown { .. } => Code::ChainUnknown,
-        Error::Disagreement { .. } => Code::ChainDisagrees,
-        Error::Reverted { .. } => Code::ContractFailed,
+        Error::Unknown { .. } => GateReasonCode::ChainUnknown,
+        Error::Disagreement { .. } => GateReasonCode::ChainDisagrees,
+        Error::Reverted { .. } => GateReasonCode::ContractFailed,
         Error::Unavailable { .. }
         | Error::Stale { .. }
         | Error::Reorganised { .. }
-        | Error::TooMany { .. } => Code::ChainUnavailable,
+        | Error::TooMany { .. } => GateReasonCode::ChainUnavailable,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use alloy_primitives::keccak256;
 use data_encoding::HEXLOWER;
-use nats::{Bus, Error};
+use nats::{Bus, BusError};
 use schemas::{
-    Record as _, document,
-    gate::{Block, Code, Gate, Watch},
+    KvRecord as _, document,
+    gate::{ChainBlock, GateReasonCode, MediaGate, WatchedContract},
     ids::MediaId,
     media,
 };
@@ -24,7 +24,7 @@ pub struct Medium {
     /// Whose it is.
     pub owner: String,
     /// Its gate; without one only the owner plays.
-    pub gate: Option<Gate>,
+    pub gate: Option<MediaGate>,
 }
 
 /// A slot that a session takes.
@@ -44,22 +44,22 @@ pub(super) struct Ruling {
     pub(super) granted: bool,
     /// What happens to one that exists.
     pub(super) keep: Keep,
-    pub(super) code: Code,
-    pub(super) blocks: Vec<Block>,
+    pub(super) code: GateReasonCode,
+    pub(super) blocks: Vec<ChainBlock>,
     pub(super) places: Vec<Place>,
-    pub(super) watches: Vec<Watch>,
+    pub(super) watches: Vec<WatchedContract>,
 }
 
 /// Reads a medium; `None` when there is none.
 ///
 /// Until the owner says something about it there is only what the stages know.
-pub async fn medium(bus: &Bus, media_id: MediaId) -> Result<Option<Medium>, Error> {
+pub async fn medium(bus: &Bus, media_id: MediaId) -> Result<Option<Medium>, BusError> {
     let key = media_id.to_string();
-    if let Some(held) = bus.load_any::<document::Record>(&key).await? {
+    if let Some(held) = bus.load_with_tombstone::<document::DocumentRecord>(&key).await? {
         let document = Some(held.record).filter(|document| !document.is_removed());
         return Ok(document.map(|document| Medium { owner: document.owner, gate: document.gate }));
     }
-    let asset = bus.load::<media::Record>(&key).await?;
+    let asset = bus.load_record::<media::MediaRecord>(&key).await?;
     Ok(asset.map(|held| Medium { owner: held.record.owner, gate: None }))
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn rule(
     judge: &Judge,
     media_id: MediaId,
     viewer: &Viewer,
-) -> Result<Option<Ruling>, Error> {
+) -> Result<Option<Ruling>, BusError> {
     let Some(medium) = medium(bus, media_id).await? else { return Ok(None) };
     let gate_epoch = medium.gate.as_ref().map_or(0, |gate| gate.epoch);
     let closed = Ruling {
@@ -77,18 +77,18 @@ pub(super) async fn rule(
         gate_epoch,
         rule_digest: String::new(),
         granted: false,
-        keep: Keep::Over(Code::Private),
-        code: Code::Private,
+        keep: Keep::Over(GateReasonCode::Private),
+        code: GateReasonCode::Private,
         blocks: Vec::new(),
         places: Vec::new(),
         watches: Vec::new(),
     };
     if viewer.owns(&closed.owner) {
-        return Ok(Some(Ruling { granted: true, keep: Keep::On, code: Code::Owner, ..closed }));
+        return Ok(Some(Ruling { granted: true, keep: Keep::On, code: GateReasonCode::Owner, ..closed }));
     }
     let Some(rule) = medium.gate.and_then(|gate| gate.rule) else { return Ok(Some(closed)) };
     let Ok(compiled) = compile(&rule) else {
-        let code = Code::RuleInvalid;
+        let code = GateReasonCode::RuleInvalid;
         return Ok(Some(Ruling { keep: Keep::Over(code), code, ..closed }));
     };
     let decision = judge.decide(&compiled, viewer.wallet).await;

@@ -5,7 +5,7 @@
 //! its own chain alone: what its address owns on another chain may be somebody else's.
 
 use alloy_primitives::{Address, U256};
-use schemas::gate::Code;
+use schemas::gate::GateReasonCode;
 
 use super::rule::{Ask, Compiled, Leaf, Listed, Node};
 use auth::account::Account;
@@ -18,7 +18,7 @@ pub enum Fact {
     /// The viewer's balance.
     Amount(U256),
     /// Nothing that can be used.
-    Failed(Code),
+    Failed(GateReasonCode),
 }
 
 /// The truth of a rule at one block.
@@ -27,9 +27,9 @@ pub enum Truth {
     /// It holds.
     Yes,
     /// It does not hold, and why.
-    No(Code),
+    No(GateReasonCode),
     /// Nobody can say, and why.
-    Unknown(Code),
+    Unknown(GateReasonCode),
 }
 
 /// What a session has to hold for its ERC-721 tokens.
@@ -49,7 +49,7 @@ pub struct Verdict {
     /// The rule at the newest block: what a session that exists goes by.
     pub latest: Truth,
     /// Why.
-    pub code: Code,
+    pub code: GateReasonCode,
     /// Tokens the grant rests on; empty unless granted.
     pub claims: Vec<Claim>,
 }
@@ -65,12 +65,12 @@ pub fn decide(
     let now = truth(rule, wallet, latest);
     let before = truth(rule, wallet, confirmed);
     let code = match (now, before) {
-        (Truth::Yes, Truth::Yes) => Code::RuleHolds,
+        (Truth::Yes, Truth::Yes) => GateReasonCode::RuleHolds,
         (Truth::Yes, Truth::Unknown(code)) if is_about_nodes(code) => code,
-        (Truth::Yes, _) => Code::NotConfirmed,
+        (Truth::Yes, _) => GateReasonCode::NotConfirmed,
         (Truth::No(code) | Truth::Unknown(code), _) => code,
     };
-    let granted = code == Code::RuleHolds;
+    let granted = code == GateReasonCode::RuleHolds;
     let mut claims = Vec::new();
     if granted {
         collect(rule, &rule.root, &Facts { leaves: &rule.leaves, wallet, told: latest }, &mut claims);
@@ -79,8 +79,8 @@ pub fn decide(
 }
 
 /// True when the reason lies with the nodes of a chain: it says nothing about the viewer, and may pass.
-pub const fn is_about_nodes(code: Code) -> bool {
-    matches!(code, Code::ChainUnavailable | Code::ChainDisagrees)
+pub const fn is_about_nodes(code: GateReasonCode) -> bool {
+    matches!(code, GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees)
 }
 
 /// The truth of a rule by the facts of one block.
@@ -103,7 +103,7 @@ impl Facts<'_> {
             Node::All(nodes) => self.all(nodes),
             Node::Any(nodes) => self.any(nodes),
             Node::Not(node) => match self.node(node) {
-                Truth::Yes => Truth::No(Code::Excluded),
+                Truth::Yes => Truth::No(GateReasonCode::Excluded),
                 Truth::No(_) => Truth::Yes,
                 unknown @ Truth::Unknown(_) => unknown,
             },
@@ -113,13 +113,13 @@ impl Facts<'_> {
     /// A list of a chain names the accounts there, whatever speaks for them. Without a chain it names those that keys speak for, and says
     /// nothing about a contract at the same address.
     fn listed(&self, listed: &Listed) -> Truth {
-        let Some(wallet) = self.wallet else { return Truth::Unknown(Code::WalletNeeded) };
+        let Some(wallet) = self.wallet else { return Truth::Unknown(GateReasonCode::WalletNeeded) };
         if !listed.addresses.contains(&wallet.address.get()) {
-            Truth::No(Code::NotListed)
+            Truth::No(GateReasonCode::NotListed)
         } else if wallet.chain_id.is_none() || wallet.chain_id == listed.chain_id {
             Truth::Yes
         } else {
-            Truth::Unknown(Code::WalletNeeded)
+            Truth::Unknown(GateReasonCode::WalletNeeded)
         }
     }
 
@@ -155,16 +155,16 @@ impl Facts<'_> {
                 found = Some(truth);
             }
         }
-        found.unwrap_or(Truth::Unknown(Code::RuleInvalid))
+        found.unwrap_or(Truth::Unknown(GateReasonCode::RuleInvalid))
     }
 
     fn leaf(&self, index: usize) -> Truth {
-        let Some(wallet) = self.wallet else { return Truth::Unknown(Code::WalletNeeded) };
+        let Some(wallet) = self.wallet else { return Truth::Unknown(GateReasonCode::WalletNeeded) };
         let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.told.get(index)) else {
-            return Truth::Unknown(Code::ChainUnavailable);
+            return Truth::Unknown(GateReasonCode::ChainUnavailable);
         };
         if !wallet.is_on(leaf.chain_id) {
-            return Truth::Unknown(Code::WalletNeeded);
+            return Truth::Unknown(GateReasonCode::WalletNeeded);
         }
         match (leaf.ask, fact) {
             (_, Fact::Failed(code)) => Truth::Unknown(*code),
@@ -172,12 +172,12 @@ impl Facts<'_> {
                 if *owner == wallet.address.get() {
                     Truth::Yes
                 } else {
-                    Truth::No(Code::NotOwner)
+                    Truth::No(GateReasonCode::NotOwner)
                 }
             }
             (Ask::Erc721 { token_id: None, .. }, Fact::Amount(count)) => {
                 if count.is_zero() {
-                    Truth::No(Code::NotOwner)
+                    Truth::No(GateReasonCode::NotOwner)
                 } else {
                     Truth::Yes
                 }
@@ -186,10 +186,10 @@ impl Facts<'_> {
                 if *amount >= balance_min {
                     Truth::Yes
                 } else {
-                    Truth::No(Code::BalanceLow)
+                    Truth::No(GateReasonCode::BalanceLow)
                 }
             }
-            _ => Truth::Unknown(Code::ContractMalformed),
+            _ => Truth::Unknown(GateReasonCode::ContractMalformed),
         }
     }
 }

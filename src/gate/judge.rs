@@ -16,7 +16,7 @@ use futures::{
     future::{BoxFuture, Shared, WeakShared, join_all},
 };
 use parking_lot::Mutex;
-use schemas::gate::{Block, Code};
+use schemas::gate::{ChainBlock, GateReasonCode};
 
 use super::{
     abi,
@@ -36,9 +36,9 @@ pub struct Decision {
     /// What was decided.
     pub verdict: Verdict,
     /// The newest block of each chain of the rule.
-    pub latest: Vec<Block>,
+    pub latest: Vec<ChainBlock>,
     /// The confirmed block of each chain of the rule.
-    pub confirmed: Vec<Block>,
+    pub confirmed: Vec<ChainBlock>,
 }
 
 /// What a session that exists has to do.
@@ -47,9 +47,9 @@ pub enum Keep {
     /// It goes on.
     On,
     /// It ends now.
-    Over(Code),
+    Over(GateReasonCode),
     /// Nobody can say at present.
-    Unclear(Code),
+    Unclear(GateReasonCode),
 }
 
 impl Decision {
@@ -62,7 +62,7 @@ impl Decision {
         }
     }
 
-    fn closed(code: Code) -> Self {
+    fn closed(code: GateReasonCode) -> Self {
         let verdict = Verdict { granted: false, latest: Truth::Unknown(code), code, claims: Vec::new() };
         Self { verdict, latest: Vec::new(), confirmed: Vec::new() }
     }
@@ -144,7 +144,7 @@ impl Judge {
             async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
         };
         let Some((decision, hashes)) = self.board(&key, start).await else {
-            return Decision::closed(Code::ChainUnavailable);
+            return Decision::closed(GateReasonCode::ChainUnavailable);
         };
         if decision.is_settled() {
             let mut kept = self.kept.lock();
@@ -234,7 +234,7 @@ async fn read(
     wallet: Option<Account>,
     heads: &Heads,
 ) -> Result<Decision, u64> {
-    let unread = vec![Fact::Failed(Code::ChainUnavailable); rule.leaves.len()];
+    let unread = vec![Fact::Failed(GateReasonCode::ChainUnavailable); rule.leaves.len()];
     let (mut latest, mut confirmed) = (unread.clone(), unread);
     let by_chain = rule.by_chain();
     if let Some(holder) = wallet.map(|wallet| wallet.address.get()) {
@@ -272,7 +272,7 @@ async fn read(
     }
     let blocks = |which: fn(&Head) -> evm::Block| {
         let read = heads.iter().filter_map(|(chain_id, head)| Some((*chain_id, which(head.as_ref().ok()?))));
-        let named = read.map(|(chain_id, block)| Block {
+        let named = read.map(|(chain_id, block)| ChainBlock {
             chain_id,
             number: block.number,
             hash: block.hash.to_string(),

@@ -21,8 +21,8 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-use schemas::access::Role;
-pub use schemas::gate::{Opener, Rights};
+use schemas::access::PrincipalRole;
+pub use schemas::gate::{PlaybackCredential, ViewerRights};
 
 use auth::{Principal, account::Account};
 
@@ -34,34 +34,37 @@ pub struct Viewer {
     /// The account that was proven by signing in; never what a request merely says.
     pub wallet: Option<Account>,
     /// What it may do.
-    pub rights: Rights,
+    pub rights: ViewerRights,
     /// What it showed of itself.
-    pub opener: Option<Opener>,
+    pub opener: Option<PlaybackCredential>,
 }
 
 impl Viewer {
     /// Somebody who did not sign in.
     pub const fn anonymous() -> Self {
-        Self { name: String::new(), wallet: None, rights: Rights::None, opener: None }
+        Self { name: String::new(), wallet: None, rights: ViewerRights::None, opener: None }
     }
 
     /// A known principal, with the account it signed in with, if it did.
     pub fn new(principal: &Principal) -> Self {
         let rights = match principal.role {
-            Role::Admin => Rights::Admin,
-            Role::Owner => Rights::Owner,
-            Role::Operator => Rights::None,
+            PrincipalRole::Admin => ViewerRights::Admin,
+            PrincipalRole::Owner => ViewerRights::Owner,
+            PrincipalRole::Operator => ViewerRights::None,
         };
-        let opener = principal.session_id.map(Opener::SignIn).or_else(|| principal.key_id.map(Opener::Key));
+        let opener = principal
+            .session_id
+            .map(PlaybackCredential::SignIn)
+            .or_else(|| principal.key_id.map(PlaybackCredential::Key));
         Self { name: principal.owner.clone(), wallet: principal.wallet, rights, opener }
     }
 
     /// True when no gate stands between it and what `owner` owns.
     pub fn owns(&self, owner: &str) -> bool {
         match self.rights {
-            Rights::Admin => true,
-            Rights::Owner => !self.name.is_empty() && self.name == owner,
-            Rights::None => false,
+            ViewerRights::Admin => true,
+            ViewerRights::Owner => !self.name.is_empty() && self.name == owner,
+            ViewerRights::None => false,
         }
     }
 }

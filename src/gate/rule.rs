@@ -10,7 +10,7 @@ use std::{
 use alloy_primitives::{Address, U256};
 use data_encoding::HEXLOWER;
 pub use schemas::gate::{ADDRESSES_MAX, SESSIONS_MAX};
-use schemas::gate::{Rule, Watch};
+use schemas::gate::{GateRule, WatchedContract};
 use sha2::{Digest, Sha256};
 
 /// Deepest nesting of a rule.
@@ -34,7 +34,7 @@ pub struct Invalid {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiled {
     /// The rule in canonical form.
-    pub rule: Rule,
+    pub rule: GateRule,
     /// SHA-256 of the canonical form as JSON, lower-case hex.
     pub digest: String,
     pub(super) root: Node,
@@ -109,11 +109,11 @@ impl Compiled {
     }
 
     /// The contracts whose transfers matter, each once.
-    pub fn watches(&self) -> Vec<Watch> {
-        let contracts: BTreeSet<Watch> = self
+    pub fn watches(&self) -> Vec<WatchedContract> {
+        let contracts: BTreeSet<WatchedContract> = self
             .leaves
             .iter()
-            .map(|leaf| Watch { chain_id: leaf.chain_id, contract: leaf.contract.to_string() })
+            .map(|leaf| WatchedContract { chain_id: leaf.chain_id, contract: leaf.contract.to_string() })
             .collect();
         contracts.into_iter().collect()
     }
@@ -123,7 +123,7 @@ impl Compiled {
 ///
 /// # Errors
 /// [`Invalid`] names the place and the reason.
-pub fn compile(rule: &Rule) -> Result<Compiled, Invalid> {
+pub fn compile(rule: &GateRule) -> Result<Compiled, Invalid> {
     let mut compiler = Compiler::default();
     let (rule, root) = compiler.node(rule, &Place::default())?;
     let leaves = compiler.leaves;
@@ -192,32 +192,32 @@ struct Compiler {
 
 impl Compiler {
     /// Compiles one condition; also answers its canonical form.
-    fn node(&mut self, rule: &Rule, place: &Place) -> Result<(Rule, Node), Invalid> {
+    fn node(&mut self, rule: &GateRule, place: &Place) -> Result<(GateRule, Node), Invalid> {
         if place.depth >= DEPTH_MAX {
             return Err(place.invalid(format!("nested deeper than {DEPTH_MAX}")));
         }
         match rule {
-            Rule::Public {} => Ok((Rule::Public {}, Node::Public)),
-            Rule::AllowList { addresses, chain_id } => self.listed(addresses, *chain_id, place),
-            Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. } => {
-                self.leaf(rule, place)
-            }
-            Rule::All { rules } => {
+            GateRule::Public {} => Ok((GateRule::Public {}, Node::Public)),
+            GateRule::AllowList { addresses, chain_id } => self.listed(addresses, *chain_id, place),
+            GateRule::Erc721Owner { .. }
+            | GateRule::Erc1155Balance { .. }
+            | GateRule::Erc20Balance { .. } => self.leaf(rule, place),
+            GateRule::All { rules } => {
                 let (rules, nodes) = self.nodes(rules, place)?;
-                Ok((Rule::All { rules }, Node::All(nodes)))
+                Ok((GateRule::All { rules }, Node::All(nodes)))
             }
-            Rule::Any { rules } => {
+            GateRule::Any { rules } => {
                 let (rules, nodes) = self.nodes(rules, place)?;
-                Ok((Rule::Any { rules }, Node::Any(nodes)))
+                Ok((GateRule::Any { rules }, Node::Any(nodes)))
             }
-            Rule::Not { rule } => {
+            GateRule::Not { rule } => {
                 let (rule, node) = self.node(rule, &place.child("rule"))?;
-                Ok((Rule::Not { rule: Box::new(rule) }, Node::Not(Box::new(node))))
+                Ok((GateRule::Not { rule: Box::new(rule) }, Node::Not(Box::new(node))))
             }
         }
     }
 
-    fn nodes(&mut self, rules: &[Rule], place: &Place) -> Result<(Vec<Rule>, Vec<Node>), Invalid> {
+    fn nodes(&mut self, rules: &[GateRule], place: &Place) -> Result<(Vec<GateRule>, Vec<Node>), Invalid> {
         let place = place.member("rules");
         if rules.is_empty() {
             return Err(place.invalid("needs at least one condition"));
@@ -235,7 +235,7 @@ impl Compiler {
         addresses: &[String],
         chain_id: Option<u64>,
         place: &Place,
-    ) -> Result<(Rule, Node), Invalid> {
+    ) -> Result<(GateRule, Node), Invalid> {
         if chain_id == Some(0) {
             return Err(place.member("chain_id").invalid("there is no chain 0"));
         }
@@ -253,12 +253,12 @@ impl Compiler {
             .collect();
         let listed = listed?;
         Ok((
-            Rule::AllowList { addresses: listed.iter().map(Address::to_string).collect(), chain_id },
+            GateRule::AllowList { addresses: listed.iter().map(Address::to_string).collect(), chain_id },
             Node::Listed(Listed { addresses: listed, chain_id }),
         ))
     }
 
-    fn leaf(&mut self, rule: &Rule, place: &Place) -> Result<(Rule, Node), Invalid> {
+    fn leaf(&mut self, rule: &GateRule, place: &Place) -> Result<(GateRule, Node), Invalid> {
         if self.leaves.len() >= LEAVES_MAX {
             return Err(place.invalid(format!("asks more than {LEAVES_MAX} questions")));
         }
@@ -270,14 +270,14 @@ impl Compiler {
 }
 
 /// Reads a question, and rewrites its contract canonically.
-fn read_leaf(rule: &mut Rule, place: &Place) -> Result<Leaf, Invalid> {
+fn read_leaf(rule: &mut GateRule, place: &Place) -> Result<Leaf, Invalid> {
     let read = |name: &str, text: &str| number(text).map_err(|reason| place.member(name).invalid(reason));
     let least = |text: &str| match read("balance_min", text)? {
         U256::ZERO => Err(place.member("balance_min").invalid("everybody holds 0; use public instead")),
         amount => Ok(amount),
     };
     let (chain_id, contract, ask) = match rule {
-        Rule::Erc721Owner { chain_id, contract, token_id, sessions_max } => {
+        GateRule::Erc721Owner { chain_id, contract, token_id, sessions_max } => {
             let token_id = token_id.as_deref().map(|text| read("token_id", text)).transpose()?;
             let sessions_max = sessions_max.unwrap_or(1);
             if !(1..=SESSIONS_MAX).contains(&sessions_max) {
@@ -285,11 +285,11 @@ fn read_leaf(rule: &mut Rule, place: &Place) -> Result<Leaf, Invalid> {
             }
             (*chain_id, contract, Ask::Erc721 { token_id, sessions_max })
         }
-        Rule::Erc1155Balance { chain_id, contract, token_id, balance_min } => {
+        GateRule::Erc1155Balance { chain_id, contract, token_id, balance_min } => {
             let balance_min = least(balance_min.as_deref().unwrap_or("1"))?;
             (*chain_id, contract, Ask::Erc1155 { token_id: read("token_id", token_id)?, balance_min })
         }
-        Rule::Erc20Balance { chain_id, contract, balance_min } => {
+        GateRule::Erc20Balance { chain_id, contract, balance_min } => {
             let balance_min = least(balance_min)?;
             (*chain_id, contract, Ask::Erc20 { balance_min })
         }

@@ -17,9 +17,9 @@ use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{App, openapi};
+use super::{AppState, openapi};
 use auth::Principal;
-use web::{error::Problem, kind::Kind, query};
+use web::{error::Problem, kind::ProblemCode, query};
 
 /// Replays at once on one replica.
 pub const REPLAYS_MAX: usize = 64;
@@ -27,34 +27,35 @@ pub const REPLAYS_MAX: usize = 64;
 pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
 
 /// The routes.
-pub fn router() -> Router<App> {
-    Router::new().route("/v1/audit", get(replay))
+pub fn router() -> Router<AppState> {
+    Router::new().route("/v1/audit", get(replay_audit_log))
 }
 
 /// Its description.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(replay))]
-pub(super) struct Described;
+#[openapi(paths(replay_audit_log))]
+pub(super) struct AuditApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<schemas::audit::Record>();
+impl openapi::OperationGroup for AuditApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<schemas::audit::AuditRecord>();
     }
 }
 
 /// What to replay.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+#[schemars(rename = "Wanted")]
+struct AuditReplayQuery {
     /// First record, from 1.
     from: Option<u64>,
     /// Not before this time (RFC 3339), or this age, such as `90s`, `2h` or `7d`.
     #[serde(default)]
-    #[schemars(schema_with = "query::moment")]
+    #[schemars(schema_with = "query::moment_schema")]
     since: Option<String>,
     /// Not after this time or age.
     #[serde(default)]
-    #[schemars(schema_with = "query::moment")]
+    #[schemars(schema_with = "query::moment_schema")]
     until: Option<String>,
     /// Only this class, or class and action: `media`, `media.ready`, `*.failed`.
     #[schemars(regex(pattern = audit::FILTER_PATTERN))]
@@ -64,26 +65,27 @@ struct Wanted {
     follow: bool,
 }
 
-openapi::query_parameters!(Wanted);
+openapi::query_parameters!(AuditReplayQuery);
 
-impl Wanted {
-    fn query(self) -> Result<audit::Query, Problem> {
+impl AuditReplayQuery {
+    fn into_query(self) -> Result<audit::ReplayQuery, Problem> {
         let now_ms = nats::now_ms();
         let moment = |text: Option<String>| {
             text.map(|text| {
-                query::moment_ms(&text, now_ms).ok_or_else(|| {
-                    Problem::new(Kind::QueryMalformed)
-                        .detail("since and until take RFC 3339, or an age such as 90s, 2h or 7d")
+                query::parse_moment_ms(&text, now_ms).ok_or_else(|| {
+                    Problem::new(ProblemCode::QueryMalformed)
+                        .with_detail("since and until take RFC 3339, or an age such as 90s, 2h or 7d")
                 })
             })
             .transpose()
         };
-        let filter = self.filter.map_or_else(|| Ok(audit::Filter::default()), |text| text.parse());
-        Ok(audit::Query {
+        let filter = self.filter.map_or_else(|| Ok(audit::ReplayFilter::default()), |text| text.parse());
+        Ok(audit::ReplayQuery {
             from: self.from,
             since_ms: moment(self.since)?,
             until_ms: moment(self.until)?,
-            filter: filter.map_err(|error| Problem::new(Kind::QueryMalformed).detail(error.to_string()))?,
+            filter: filter
+                .map_err(|error| Problem::new(ProblemCode::QueryMalformed).with_detail(error.to_string()))?,
             follow: self.follow,
         })
     }
@@ -97,24 +99,25 @@ impl Wanted {
     path = "/v1/audit",
     tag = "audit",
     operation_id = "read_audit",
-    params(Wanted),
+    params(AuditReplayQuery),
     responses((
         status = 200, description = "Lines", body = ref("#/components/schemas/AuditRecord"),
         content_type = "application/x-ndjson",
     )),
     security(("api_key" = [])),
 )]
-async fn replay(
-    State(app): State<App>,
+async fn replay_audit_log(
+    State(app): State<AppState>,
     who: Principal,
-    query::Parameters(wanted): query::Parameters<Wanted>,
+    query::QueryParameters(wanted): query::QueryParameters<AuditReplayQuery>,
 ) -> Result<Response, Problem> {
     who.operates("the audit log tells of everybody")?;
     let Ok(slot) = app.replays.clone().try_acquire_owned() else {
         return Err(Problem::busy("too many replays run at once"));
     };
-    let query = wanted.query()?;
-    let records = audit::replay(&app.bus, query).await.map_err(|error| Problem::unavailable(&error))?;
+    let query = wanted.into_query()?;
+    let records =
+        audit::replay_records(&app.bus, query).await.map_err(|error| Problem::unavailable(&error))?;
     let lines = records
         .map_ok(move |replayed| {
             // The slot lives as long as the stream that owns this closure.
@@ -124,7 +127,7 @@ async fn replay(
             line.push(b'\n');
             Bytes::from(line)
         })
-        .take_until(app.end_of_answer(&who, FOLLOW_MAX));
+        .take_until(app.response_end_signal(&who, FOLLOW_MAX));
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

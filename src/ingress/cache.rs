@@ -4,7 +4,7 @@
 //! Documents are kept by id and revisions, final playlists and init segments by the key of their object. Nothing that decides about
 //! a right lies here. The policy is TinyLFU.
 //!
-//! Limits: entries, bytes and age in [`Config`]; an entry of more than an eighth of the bytes is not kept.
+//! Limits: entries, bytes and age in [`CacheConfig`]; an entry of more than an eighth of the bytes is not kept.
 
 use std::{
     fmt::{self, Write as _},
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// Settings of one cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct CacheConfig {
     /// Most entries.
     pub entries_max: u32,
     /// Most that all entries may take with their names, in bytes.
@@ -29,16 +29,16 @@ pub struct Config {
 }
 
 /// One cache.
-pub struct Cache {
+pub struct ResponseCache {
     entries: stretto::Cache<String, Bytes>,
-    config: Config,
+    config: CacheConfig,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
 /// How a cache does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stats {
+pub struct CacheStats {
     /// Entries held now.
     pub entries: usize,
     /// Questions that were answered.
@@ -47,7 +47,7 @@ pub struct Stats {
     pub misses: u64,
 }
 
-impl fmt::Debug for Cache {
+impl fmt::Debug for ResponseCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
             .field("config", &self.config)
@@ -56,12 +56,12 @@ impl fmt::Debug for Cache {
     }
 }
 
-impl Cache {
+impl ResponseCache {
     /// An empty cache.
     ///
     /// # Errors
     /// When a limit is 0.
-    pub fn new(config: Config) -> anyhow::Result<Self> {
+    pub fn new(config: CacheConfig) -> anyhow::Result<Self> {
         // TinyLFU counts uses of ten times as many keys as it keeps.
         let counters = usize::try_from(config.entries_max)?.saturating_mul(10);
         let entries = stretto::Cache::builder(counters, i64::from(config.bytes_max))
@@ -80,12 +80,12 @@ impl Cache {
 
     /// Keeps bytes, if it is worth its room. It may be seen a moment later only.
     pub fn put(&self, name: String, bytes: Bytes) {
-        let Some(cost) = self.cost(name.len() + bytes.len()) else { return };
+        let Some(cost) = self.entry_cost(name.len() + bytes.len()) else { return };
         self.entries.insert_with_ttl(name, bytes, cost, Duration::from_secs(self.config.age_s));
     }
 
     /// Bytes an entry counts for: at least as many as bring the cache to its limit of bytes when it is at its limit of entries.
-    fn cost(&self, size_bytes: usize) -> Option<i64> {
+    fn entry_cost(&self, size_bytes: usize) -> Option<i64> {
         let size = u32::try_from(size_bytes).ok().filter(|size| *size <= self.config.bytes_max / 8)?;
         Some(i64::from(size.max(self.config.bytes_max.div_ceil(self.config.entries_max.max(1)))))
     }
@@ -98,8 +98,8 @@ impl Cache {
     }
 
     /// How it does.
-    pub fn stats(&self) -> Stats {
-        Stats {
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
             entries: self.entries.len(),
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
@@ -108,12 +108,12 @@ impl Cache {
 }
 
 /// The name of what was made of `revisions` of `id`.
-pub fn name(id: &str, revisions: &[u64]) -> String {
+pub fn versioned_key(id: &str, revisions: &[u64]) -> String {
     revisions.iter().fold(id.to_owned(), |name, revision| format!("{name}@{revision}"))
 }
 
 /// The caches as OpenMetrics text, without the closing line.
-pub fn metrics(caches: &[(&str, Stats)]) -> String {
+pub fn render_metrics(caches: &[(&str, CacheStats)]) -> String {
     let mut text = String::from(
         "# HELP streamgate_cache_requests Questions to a cache by whether it had the answer.\n\
          # TYPE streamgate_cache_requests counter\n",
@@ -141,11 +141,11 @@ pub fn metrics(caches: &[(&str, Stats)]) -> String {
 mod tests {
     use super::*;
 
-    const CONFIG: Config = Config { entries_max: 100, bytes_max: 100_000, age_s: 60 };
+    const CONFIG: CacheConfig = CacheConfig { entries_max: 100, bytes_max: 100_000, age_s: 60 };
 
     /// A cache, and a way to put something into it that is seen at once.
-    fn filled(entries: &[(&str, &str)]) -> Cache {
-        let cache = Cache::new(CONFIG).unwrap();
+    fn filled(entries: &[(&str, &str)]) -> ResponseCache {
+        let cache = ResponseCache::new(CONFIG).unwrap();
         for (name, text) in entries {
             cache.put((*name).to_owned(), Bytes::from((*text).to_owned()));
         }
@@ -155,12 +155,17 @@ mod tests {
 
     #[test]
     fn an_older_revision_never_answers_for_a_newer_one() {
-        let cache = filled(&[(&name("a", &[1]), "old")]);
-        assert_eq!(cache.get(&name("a", &[1])), Some(Bytes::from("old")));
-        for other in [name("a", &[2]), name("a", &[1, 0]), name("a", &[11]), name("a@1", &[0])] {
+        let cache = filled(&[(&versioned_key("a", &[1]), "old")]);
+        assert_eq!(cache.get(&versioned_key("a", &[1])), Some(Bytes::from("old")));
+        for other in [
+            versioned_key("a", &[2]),
+            versioned_key("a", &[1, 0]),
+            versioned_key("a", &[11]),
+            versioned_key("a@1", &[0]),
+        ] {
             assert_eq!(cache.get(&other), None, "{other}");
         }
-        assert_eq!(cache.stats(), Stats { entries: 1, hits: 1, misses: 4 });
+        assert_eq!(cache.stats(), CacheStats { entries: 1, hits: 1, misses: 4 });
     }
 
     #[test]

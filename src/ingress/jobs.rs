@@ -16,49 +16,50 @@ use nats::Bus;
 use packaging::plan;
 use schemars::JsonSchema;
 use schemas::{
-    ask::{self, JobItem, JobPage, ListJobs},
+    ask::{self, JobIndexItem, JobIndexPage, JobIndexQuery},
     ids::{JobId, MediaId},
-    job::{self, Part, PartStatus, PartSummary, Plan},
-    media::Waiting,
-    subjects::{self, Priority},
+    job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary},
+    media::MediaWaitReason,
+    subjects::{self, JobPriority},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{App, cache, media, openapi};
+use super::{AppState, cache, media, openapi};
 use auth::Principal;
-use web::{cursor::List, error::Problem, page::Page, query::Parameters, tagged};
+use web::{cursor::CursorSealer, error::Problem, page::ListPage, query::QueryParameters, tagged};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
 
 /// The routes.
-pub fn router() -> Router<App> {
-    Router::new().route("/v1/jobs", get(list)).route("/v1/jobs/{job_id}", get(show))
+pub fn router() -> Router<AppState> {
+    Router::new().route("/v1/jobs", get(list_jobs)).route("/v1/jobs/{job_id}", get(read_job))
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list, show))]
-pub(super) struct Described;
+#[openapi(paths(list_jobs, read_job))]
+pub(super) struct JobsApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<Page<JobItem>>();
-        schemas.answer::<Document<'_>>();
+impl openapi::OperationGroup for JobsApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<ListPage<JobIndexItem>>();
+        schemas.add_response::<JobDocument<'_>>();
     }
 }
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+#[schemars(rename = "Wanted")]
+struct JobListQuery {
     /// Only jobs on this medium.
-    #[serde(default, deserialize_with = "web::query::id")]
-    #[schemars(schema_with = "openapi::id")]
+    #[serde(default, deserialize_with = "web::query::deserialize_id")]
+    #[schemars(schema_with = "openapi::id_schema")]
     media_id: Option<MediaId>,
     /// Only jobs that stand there.
-    status: Option<job::Status>,
+    status: Option<job::JobStatus>,
     /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
@@ -68,7 +69,7 @@ struct Wanted {
     min_revision: Option<u64>,
 }
 
-openapi::query_parameters!(Wanted);
+openapi::query_parameters!(JobListQuery);
 
 /// List jobs, newest first
 ///
@@ -78,32 +79,32 @@ openapi::query_parameters!(Wanted);
     path = "/v1/jobs",
     tag = "worker",
     operation_id = "list_jobs",
-    params(Wanted),
+    params(JobListQuery),
     responses(
         (status = 200, description = "A page", body = ref("#/components/schemas/JobItemPage"), headers(("Link"))),
         (status = 409, description = "There is no such revision yet"),
     ),
     security(("api_key" = [])),
 )]
-async fn list(
-    State(app): State<App>,
+async fn list_jobs(
+    State(app): State<AppState>,
     who: Principal,
     OriginalUri(uri): OriginalUri,
-    Parameters(wanted): Parameters<Wanted>,
+    QueryParameters(wanted): QueryParameters<JobListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner();
-    let cursors = List::new(&app.signing_key, ask::JOBS, &(&owner, wanted.media_id, wanted.status))?;
-    let question = ListJobs {
+    let cursors = CursorSealer::new(&app.signing_key, ask::JOBS, &(&owner, wanted.media_id, wanted.status))?;
+    let question = JobIndexQuery {
         owner,
         media_id: wanted.media_id,
         status: wanted.status,
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
-        limit: media::page_limit(wanted.limit)?,
+        limit: media::parse_page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
-    let page: JobPage = media::ask_index(&app.bus, ask::JOBS, &question).await?;
+    let page: JobIndexPage = media::query_index(&app.bus, ask::JOBS, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
-    Ok(Page { items: page.items, next_cursor, revision: page.revision }.answer(&uri))
+    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }.into_list_response(&uri))
 }
 
 pub(super) fn no_such_job() -> Problem {
@@ -123,63 +124,70 @@ pub(super) fn no_such_job() -> Problem {
     ),
     security(("api_key" = [])),
 )]
-async fn show(
-    State(app): State<App>,
+async fn read_job(
+    State(app): State<AppState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job_id: JobId = id.parse().map_err(|_| no_such_job())?;
-    let held = app.bus.load::<job::Record>(&job_id.to_string()).await?.ok_or_else(no_such_job)?;
+    let held = app.bus.load_record::<job::JobRecord>(&job_id.to_string()).await?.ok_or_else(no_such_job)?;
     if !who.may_see(&held.record.owner) {
         return Err(no_such_job());
     }
-    let name = cache::name(&id, &[held.revision()]);
+    let name = cache::versioned_key(&id, &[held.revision()]);
     if let Some(body) = app.documents.get(&name) {
-        return Ok(tagged::Document::of_json(body).answer(&headers));
+        return Ok(tagged::JsonDocument::from_json(body).to_response(&headers));
     }
     let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
     let found = match &held.record.folded {
         Some(folded) => folded.clone(),
-        None => summaries(&app.bus, job_id, &names).await?,
+        None => load_part_summaries(&app.bus, job_id, &names).await?,
     };
-    let mut found: HashMap<String, PartSummary> =
+    let mut found: HashMap<String, JobPartSummary> =
         found.into_iter().map(|part| (part.part.clone(), part)).collect();
-    let parts: Vec<(String, Option<PartSummary>)> = names
+    let parts: Vec<(String, Option<JobPartSummary>)> = names
         .into_iter()
         .map(|name| {
             let part = found.remove(&name);
             (name, part)
         })
         .collect();
-    let waiting = waiting(&app.bus, &held.record).await?;
-    let document = Document { waiting, ..document(&held.record, &parts) };
-    let document = tagged::Document::new(&document)?;
+    let waiting = load_waiting_reason(&app.bus, &held.record).await?;
+    let document = JobDocument { waiting, ..build_job_document(&held.record, &parts) };
+    let document = tagged::JsonDocument::new(&document)?;
     let is_done =
-        |part: &Option<PartSummary>| part.as_ref().is_some_and(|part| part.status == PartStatus::Done);
-    if held.record.status == job::Status::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
+        |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
+    if held.record.status == job::JobStatus::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {
         // Neither the job nor a part of it changes any more.
         app.documents.put(name, document.body().clone());
     }
-    Ok(document.answer(&headers))
+    Ok(document.to_response(&headers))
 }
 
 /// What the parts of a job came to so far.
-async fn summaries(bus: &Bus, job_id: JobId, names: &[String]) -> Result<Vec<PartSummary>, nats::Error> {
-    let parts: Vec<Option<nats::Held<Part>>> = futures::stream::iter(names.to_owned())
-        .map(|part| async move { bus.load::<Part>(&subjects::part_key(job_id, &part)).await })
+async fn load_part_summaries(
+    bus: &Bus,
+    job_id: JobId,
+    names: &[String],
+) -> Result<Vec<JobPartSummary>, nats::BusError> {
+    let parts: Vec<Option<nats::VersionedRecord<JobPartRecord>>> = futures::stream::iter(names.to_owned())
+        .map(|part| async move { bus.load_record::<JobPartRecord>(&subjects::part_key(job_id, &part)).await })
         .buffered(READS_MAX)
         .try_collect()
         .await?;
-    Ok(parts.into_iter().flatten().map(|held| PartSummary::from(&held.record)).collect())
+    Ok(parts.into_iter().flatten().map(|held| JobPartSummary::from(&held.record)).collect())
 }
 
 /// What an active job waits for; its medium says so.
-async fn waiting(bus: &nats::Bus, job: &job::Record) -> Result<Option<Waiting>, Problem> {
-    if job.status != job::Status::Active {
+async fn load_waiting_reason(
+    bus: &nats::Bus,
+    job: &job::JobRecord,
+) -> Result<Option<MediaWaitReason>, Problem> {
+    if job.status != job::JobStatus::Active {
         return Ok(None);
     }
-    let medium = bus.load::<schemas::media::Record>(&job.media_id.to_string()).await?;
+    let medium = bus.load_record::<schemas::media::MediaRecord>(&job.media_id.to_string()).await?;
     Ok(medium.and_then(|held| held.record.waiting))
 }
 
@@ -193,34 +201,34 @@ async fn waiting(bus: &nats::Bus, job: &job::Record) -> Result<Option<Waiting>, 
     },
     "progress": { "done_ms": 0, "total_ms": 0, "percent": 0 }, "parts": [], "created_at_ms": 1_763_900_814_467_u64, "ended_at_ms": null,
 }))]
-struct Document<'a> {
+struct JobDocument<'a> {
     /// The job.
     job_id: JobId,
     /// Kind, such as `transcode`.
     kind: &'a str,
     /// Priority of its parts.
-    priority: Priority,
+    priority: JobPriority,
     /// The medium it works on.
     media_id: MediaId,
     /// Its owner.
     owner: &'a str,
     /// Where it stands.
-    status: job::Status,
+    status: job::JobStatus,
     /// Why it failed: a stable code.
     code: Option<&'a str>,
     /// The same for people.
     detail: Option<&'a str>,
     /// What it waits for while something is away; absent while it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    waiting: Option<Waiting>,
+    waiting: Option<MediaWaitReason>,
     /// Number of the encode it makes.
     encode: u32,
     /// What is made.
-    plan: &'a Plan,
+    plan: &'a EncodePlan,
     /// How far it is.
-    progress: Progress,
+    progress: JobProgressDocument,
     /// Its parts in queue order, the one that finishes it last.
-    parts: Vec<PartDocument<'a>>,
+    parts: Vec<JobPartDocument<'a>>,
     /// Unix time in milliseconds.
     created_at_ms: u64,
     /// Unix time in milliseconds at which it ended.
@@ -230,7 +238,7 @@ struct Document<'a> {
 /// How far a job is, over all its parts.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobProgress")]
-struct Progress {
+struct JobProgressDocument {
     /// Milliseconds of output that are stored in every rendition.
     done_ms: u64,
     /// Milliseconds of output there will be.
@@ -243,11 +251,11 @@ struct Progress {
 /// One part of a job; all 0 and null while it waits.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[schemars(rename = "JobPart")]
-struct PartDocument<'a> {
+struct JobPartDocument<'a> {
     /// Its name: `v0000`, `a0`, `finish`.
     part: &'a str,
     /// Where it stands.
-    status: Stand,
+    status: JobPartDocumentStatus,
     /// Which try this is, from 1.
     attempt: u32,
     /// Tries that ended in a crash of the media child.
@@ -274,7 +282,7 @@ struct PartDocument<'a> {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "JobPartStatus")]
-enum Stand {
+enum JobPartDocumentStatus {
     /// No worker has taken it yet.
     #[default]
     Waiting,
@@ -286,10 +294,13 @@ enum Stand {
     Failed,
 }
 
-fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<PartSummary>)]) -> Document<'a> {
-    let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_ms(&job.plan, name)).sum();
-    let done_ms: u64 = parts.iter().map(|(name, part)| done_ms(job, name, part.as_ref())).sum();
-    Document {
+fn build_job_document<'a>(
+    job: &'a job::JobRecord,
+    parts: &'a [(String, Option<JobPartSummary>)],
+) -> JobDocument<'a> {
+    let total_ms: u64 = parts.iter().map(|(name, _)| plan::part_duration_ms(&job.plan, name)).sum();
+    let done_ms: u64 = parts.iter().map(|(name, part)| part_done_ms(job, name, part.as_ref())).sum();
+    JobDocument {
         job_id: job.job_id,
         kind: &job.kind,
         priority: job.priority,
@@ -301,21 +312,21 @@ fn document<'a>(job: &'a job::Record, parts: &'a [(String, Option<PartSummary>)]
         waiting: None,
         encode: job.encode,
         plan: &job.plan,
-        progress: Progress { done_ms, total_ms, percent: percent(done_ms, total_ms) },
-        parts: parts.iter().map(|(name, part)| part_document(name, part.as_ref())).collect(),
+        progress: JobProgressDocument { done_ms, total_ms, percent: whole_percent(done_ms, total_ms) },
+        parts: parts.iter().map(|(name, part)| build_part_document(name, part.as_ref())).collect(),
         created_at_ms: job.created_at_ms,
         ended_at_ms: job.ended_at_ms,
     }
 }
 
-fn part_document<'a>(name: &'a str, part: Option<&'a PartSummary>) -> PartDocument<'a> {
-    let Some(part) = part else { return PartDocument { part: name, ..PartDocument::default() } };
-    PartDocument {
+fn build_part_document<'a>(name: &'a str, part: Option<&'a JobPartSummary>) -> JobPartDocument<'a> {
+    let Some(part) = part else { return JobPartDocument { part: name, ..JobPartDocument::default() } };
+    JobPartDocument {
         part: name,
         status: match part.status {
-            PartStatus::Claimed => Stand::Claimed,
-            PartStatus::Done => Stand::Done,
-            PartStatus::Failed => Stand::Failed,
+            JobPartStatus::Claimed => JobPartDocumentStatus::Claimed,
+            JobPartStatus::Done => JobPartDocumentStatus::Done,
+            JobPartStatus::Failed => JobPartDocumentStatus::Failed,
         },
         attempt: part.attempt,
         crashes: part.crashes,
@@ -331,16 +342,16 @@ fn part_document<'a>(name: &'a str, part: Option<&'a PartSummary>) -> PartDocume
 }
 
 /// Milliseconds of output of one part that are stored in every rendition.
-fn done_ms(job: &job::Record, name: &str, part: Option<&PartSummary>) -> u64 {
-    let total_ms = plan::part_ms(&job.plan, name);
+fn part_done_ms(job: &job::JobRecord, name: &str, part: Option<&JobPartSummary>) -> u64 {
+    let total_ms = plan::part_duration_ms(&job.plan, name);
     match part {
-        Some(part) if part.status == PartStatus::Done => total_ms,
+        Some(part) if part.status == JobPartStatus::Done => total_ms,
         Some(part) => part.stored_ms.min(total_ms),
         None => 0,
     }
 }
 
 /// Whole percent, rounded down, so that 100 means done.
-pub(super) fn percent(done_ms: u64, total_ms: u64) -> u64 {
+pub(super) fn whole_percent(done_ms: u64, total_ms: u64) -> u64 {
     (done_ms.saturating_mul(100) / total_ms.max(1)).min(100)
 }

@@ -3,7 +3,7 @@
 //! Every mutating route lies behind [`auth::require`]; only probes, sign-in, the watch page and `/play` (whose path token is the
 //! right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
 //!
-//! Limits: see [`serve`] for connections, [`Config`] for bodies and waits.
+//! Limits: see [`web::serve`] for connections, [`IngressConfig`] for bodies and waits.
 
 pub mod audit;
 pub mod cache;
@@ -41,62 +41,66 @@ use web::{body, client, guard, idempotency, limit, manners, query, refusals, reg
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct IngressConfig {
     /// Address of the public port.
     pub listen: SocketAddr,
     /// Address people reach it by, when it is not the request's own host: `https://media.example.org`.
     pub public_url: Option<String>,
     /// JSON bodies.
-    pub body: body::Limits,
+    pub body: body::BodyLimits,
     /// How long open requests may go on after a stop was asked for, in milliseconds.
     pub grace_ms: u64,
     /// Uploads.
-    pub uploads: uploads::Config,
+    pub uploads: uploads::UploadConfig,
     /// Playback.
-    pub playback: play::Config,
+    pub playback: play::PlaybackConfig,
     /// Whom to believe about addresses.
-    pub client: client::Config,
+    pub client: client::ClientAddressConfig,
     /// Rate limits.
-    pub limit: limit::Config,
+    pub limit: limit::RateLimitConfig,
     /// Foreign origins, heads, waits.
-    pub manners: manners::Config,
+    pub manners: manners::RequestConfig,
     /// Repeated requests.
-    pub idempotency: idempotency::Config,
+    pub idempotency: idempotency::IdempotencyConfig,
     /// Documents kept in memory.
-    pub documents: cache::Config,
+    pub documents: cache::CacheConfig,
     /// From where on nothing new is taken.
-    pub capacity: capacity::Config,
+    pub capacity: capacity::CapacityConfig,
 }
 
-impl Default for Config {
+impl Default for IngressConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             public_url: None,
-            body: body::Limits::default(),
+            body: body::BodyLimits::default(),
             grace_ms: 8_000,
-            uploads: uploads::Config::default(),
-            playback: play::Config::default(),
-            client: client::Config::default(),
-            limit: limit::Config::default(),
-            manners: manners::Config::default(),
-            idempotency: idempotency::Config::default(),
-            documents: cache::Config { entries_max: 10_000, bytes_max: 64 * 1024 * 1024, age_s: 30 * 60 },
-            capacity: capacity::Config::default(),
+            uploads: uploads::UploadConfig::default(),
+            playback: play::PlaybackConfig::default(),
+            client: client::ClientAddressConfig::default(),
+            limit: limit::RateLimitConfig::default(),
+            manners: manners::RequestConfig::default(),
+            idempotency: idempotency::IdempotencyConfig::default(),
+            documents: cache::CacheConfig {
+                entries_max: 10_000,
+                bytes_max: 64 * 1024 * 1024,
+                age_s: 30 * 60,
+            },
+            capacity: capacity::CapacityConfig::default(),
         }
     }
 }
 
 /// What handlers share. One pointer: the layers of a router copy it several times for each request.
 #[derive(Debug, Clone)]
-pub struct App {
-    shared: Arc<Shared>,
+pub struct AppState {
+    shared: Arc<AppServices>,
 }
 
-impl Deref for App {
-    type Target = Shared;
+impl Deref for AppState {
+    type Target = AppServices;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &AppServices {
         &self.shared
     }
 }
@@ -104,27 +108,27 @@ impl Deref for App {
 /// How often the credential of an answer without an end is looked at.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
 
-/// What is behind every [`App`].
+/// What is behind every [`AppState`].
 #[derive(Debug)]
-pub struct Shared {
+pub struct AppServices {
     /// The bus with the rights of the ingress.
     pub bus: Bus,
     /// Where the bytes are.
     pub store: Store,
     /// Settings.
-    pub config: Config,
+    pub config: IngressConfig,
     /// Signs path tokens and cursors; the same on every replica.
     pub signing_key: Arc<[u8]>,
     /// Open uploads.
-    pub uploads: uploads::State,
+    pub uploads: uploads::UploadState,
     /// Who follows events.
-    pub followers: events::Followers,
+    pub followers: events::EventFollowerPool,
     /// Final playlists and init segments.
-    pub streams: Arc<cache::Cache>,
+    pub streams: Arc<cache::ResponseCache>,
     /// Media that are ready.
-    pub known: Arc<play::Known>,
+    pub known: Arc<play::PlayableMediaCache>,
     /// Jobs that are watched while they run.
-    pub growing: Arc<play::Growing>,
+    pub growing: Arc<play::GrowingPlaylists>,
     /// Places for replays of the audit log.
     pub replays: Arc<Semaphore>,
     /// Fires when answers without an end have to end.
@@ -134,20 +138,20 @@ pub struct Shared {
     /// Playback sessions.
     pub grants: Grants,
     /// Rate limits.
-    pub limits: limit::Limits,
+    pub limits: limit::RateLimiter,
     /// Refusals that wait to be told.
-    pub refusals: refusals::Refusals,
+    pub refusals: refusals::DeniedEvents,
     /// Documents kept in memory.
-    pub documents: Arc<cache::Cache>,
+    pub documents: Arc<cache::ResponseCache>,
     /// Room for what is new.
-    pub capacity: capacity::Capacity,
+    pub capacity: capacity::CapacityMonitor,
     /// Lets foreign origins in.
-    pub origins: manners::Origins,
+    pub origins: manners::CorsPolicy,
     /// What this process counts.
-    pub metrics: registry::Metrics,
+    pub metrics: registry::MetricsRegistry,
 }
 
-impl App {
+impl AppState {
     /// Everything handlers share; its limits and caches are counted in `metrics`.
     ///
     /// # Errors
@@ -156,13 +160,13 @@ impl App {
         bus: Bus,
         store: Store,
         grants: Grants,
-        metrics: registry::Metrics,
-        config: Config,
+        metrics: registry::MetricsRegistry,
+        config: IngressConfig,
         auth: auth::Config,
     ) -> anyhow::Result<Self> {
-        let origins = manners::Origins::new(&config.manners)?;
-        let limits = limit::Limits::new(config.limit.clone());
-        let documents = Arc::new(cache::Cache::new(config.documents)?);
+        let origins = manners::CorsPolicy::new(&config.manners)?;
+        let limits = limit::RateLimiter::new(config.limit.clone());
+        let documents = Arc::new(cache::ResponseCache::new(config.documents)?);
         let signing_key = auth::signing_key(&bus, "playback").await?.into();
         let auth = auth.at(config.public_url.as_deref(), config.listen);
         let auth = auth.offering(&grants.judge().chains().ids());
@@ -170,19 +174,23 @@ impl App {
         let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
         let proofs = grants.proofs().clone();
         let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains), proofs).await?;
-        let uploads = uploads::State::new(
+        let uploads = uploads::UploadState::new(
             bus.clone(),
             store.clone(),
             config.uploads.clone(),
             config.public_url.clone(),
         );
-        let capacity =
-            capacity::Capacity::new(bus.clone(), store.clone(), config.capacity.clone(), &config.uploads);
-        capacity.poll().await;
-        let followers = events::Followers::new(events::Hub::open(bus.clone()).await?);
-        let streams = Arc::new(cache::Cache::new(config.playback.cache)?);
-        let known = Arc::new(play::Known::new(&config.playback));
-        let shared = Shared {
+        let capacity = capacity::CapacityMonitor::new(
+            bus.clone(),
+            store.clone(),
+            config.capacity.clone(),
+            &config.uploads,
+        );
+        capacity.poll_limits().await;
+        let followers = events::EventFollowerPool::new(events::EventHub::open(bus.clone()).await?);
+        let streams = Arc::new(cache::ResponseCache::new(config.playback.cache)?);
+        let known = Arc::new(play::PlayableMediaCache::new(&config.playback));
+        let shared = AppServices {
             bus,
             store,
             config,
@@ -193,37 +201,41 @@ impl App {
             followers,
             streams,
             limits,
-            refusals: refusals::Refusals::default(),
+            refusals: refusals::DeniedEvents::default(),
             documents,
             capacity,
             origins,
             metrics,
             known,
-            growing: Arc::new(play::Growing::new()),
+            growing: Arc::new(play::GrowingPlaylists::new()),
             replays: Arc::new(Semaphore::new(audit::REPLAYS_MAX)),
             stopping: CancellationToken::new(),
         };
-        shared.count();
+        shared.register_metrics();
         Ok(Self { shared: Arc::new(shared) })
     }
 }
 
-impl Shared {
+impl AppServices {
     /// Has its limits and caches counted among the metrics of the process.
-    fn count(&self) {
+    fn register_metrics(&self) {
         let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
         let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
-        self.metrics.add(move || {
-            limits.metrics()
+        self.metrics.add_source(move || {
+            limits.render_metrics()
                 + &grants.metrics()
-                + &capacity.metrics()
-                + &cache::metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
+                + &capacity.render_metrics()
+                + &cache::render_metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
         });
     }
 
     /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of whoever asked
     /// is good no more.
-    pub(crate) fn end_of_answer(&self, who: &auth::Principal, longest: Duration) -> BoxFuture<'static, ()> {
+    pub(crate) fn response_end_signal(
+        &self,
+        who: &auth::Principal,
+        longest: Duration,
+    ) -> BoxFuture<'static, ()> {
         let stopping = self.stopping.clone();
         let over = self.sign_in.clone().until_over(who.clone(), LOOK_PAUSE);
         Box::pin(async move {
@@ -247,24 +259,24 @@ impl Shared {
             self.documents.flush();
             Ok(())
         };
-        let (tasks, ending) = (self.bus.supervisor(&shutdown), nats::Error::ending);
+        let (tasks, ending) = (self.bus.supervisor(&shutdown), nats::BusError::task_ending);
         let hub = self.followers.hub();
         let stop = || shutdown.clone();
         tokio::try_join!(
-            tasks.keep("uploads", ending, || self.uploads.run(stop())),
-            tasks.keep("followers", ending, || hub.run(stop())),
-            tasks.keep("sign-in", ending, || self.sign_in.run(stop())),
-            tasks.keep("grants", ending, || self.grants.run(stop())),
-            tasks.keep("known", ending, || self.known.run(&self.bus, stop())),
-            tasks.keep("limits", ending, || async {
+            tasks.keep_running("uploads", ending, || self.uploads.run(stop())),
+            tasks.keep_running("followers", ending, || hub.run(stop())),
+            tasks.keep_running("sign-in", ending, || self.sign_in.run(stop())),
+            tasks.keep_running("grants", ending, || self.grants.run(stop())),
+            tasks.keep_running("known", ending, || self.known.run(&self.bus, stop())),
+            tasks.keep_running("limits", ending, || async {
                 self.limits.run(self.bus.clone(), stop()).await;
                 Ok(())
             }),
-            tasks.keep("capacity", ending, || async {
+            tasks.keep_running("capacity", ending, || async {
                 self.capacity.run(stop()).await;
                 Ok(())
             }),
-            tasks.keep("refusals", ending, || async {
+            tasks.keep_running("refusals", ending, || async {
                 self.refusals.run(&self.bus, stop()).await;
                 Ok(())
             }),
@@ -279,26 +291,26 @@ impl Shared {
 /// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
-pub fn router(app: App) -> Router {
-    router_with(app, Router::new())
+pub fn router(app: AppState) -> Router {
+    router_with_routes(app, Router::new())
 }
 
 /// The public router with more open routes.
-fn router_with(app: App, more: Router<App>) -> Router {
+fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
     let config = &app.config;
-    let taken = openapi::taken_parameters();
+    let taken = openapi::accepted_parameters();
     let playback_key = Arc::clone(&app.signing_key);
     let manners = Arc::new(config.manners.clone());
-    let in_time = middleware::from_fn_with_state(Arc::clone(&manners), manners::in_time);
-    let repeated = idempotency::Keeper::new(app.bus.clone(), config.idempotency);
+    let in_time = middleware::from_fn_with_state(Arc::clone(&manners), manners::limit_response_time);
+    let repeated = idempotency::IdempotencyService::new(app.bus.clone(), config.idempotency);
     let behind = ServiceBuilder::new()
-        .layer(limit::by_principal())
-        .layer(query::strict(taken.clone()))
-        .layer(guard::guard_by(app.capacity.clone()))
-        .layer(middleware::from_fn_with_state(repeated, idempotency::once));
+        .layer(limit::limit_by_principal())
+        .layer(query::refuse_unknown_parameters(taken.clone()))
+        .layer(guard::filter_requests_with(app.capacity.clone()))
+        .layer(middleware::from_fn_with_state(repeated, idempotency::deduplicate_request));
     // What people ask about contracts of their choice keeps no gate from deciding.
     let judge = gate::judge::Judge::new(app.grants.judge().chains().apart());
-    let gates = crate::gates::State { bus: app.bus.clone(), judge };
+    let gates = crate::gates::GateApiState { bus: app.bus.clone(), judge };
     let answering = Router::new()
         .merge(media::router())
         .merge(jobs::router())
@@ -314,14 +326,14 @@ fn router_with(app: App, more: Router<App>) -> Router {
     );
     let signing_in =
         crate::sign_in::router(app.sign_in.clone(), taken.clone(), |own| own.route_layer(behind))
-            .route_layer(guard::guard_by(app.capacity.clone()))
+            .route_layer(guard::filter_requests_with(app.capacity.clone()))
             .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
-            .layer(limit::by_principal())
-            .layer(query::strict(taken.clone()))
-            .layer(guard::guard_by(app.capacity.clone()))
+            .layer(limit::limit_by_principal())
+            .layer(query::refuse_unknown_parameters(taken.clone()))
+            .layer(guard::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
     let open = Router::new()
@@ -341,15 +353,18 @@ fn router_with(app: App, more: Router<App>) -> Router {
         // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn(manners::safe_headers))
-                .layer(middleware::from_fn_with_state(app.origins.clone(), manners::origins))
-                .layer(middleware::from_fn_with_state(app.refusals.clone(), request::identify))
-                .layer(CatchPanicLayer::custom(request::panicked))
-                .layer(middleware::from_fn(request::problems_only))
-                .layer(middleware::from_fn_with_state(manners, manners::bounded_head))
-                .layer(middleware::from_fn_with_state(Arc::new(config.client.clone()), client::identify))
-                .layer(middleware::from_fn_with_state(Arc::new(config.body), body::limits))
-                .layer(limit::by_client(app.limits.clone(), move |token| {
+                .layer(middleware::from_fn(manners::add_safe_headers))
+                .layer(middleware::from_fn_with_state(app.origins.clone(), manners::apply_cors))
+                .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
+                .layer(CatchPanicLayer::custom(request::panic_response))
+                .layer(middleware::from_fn(request::ensure_problem_body))
+                .layer(middleware::from_fn_with_state(manners, manners::limit_request_head))
+                .layer(middleware::from_fn_with_state(
+                    Arc::new(config.client.clone()),
+                    client::identify_client,
+                ))
+                .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
+                .layer(limit::limit_by_client(app.limits.clone(), move |token| {
                     gate::grant::token::open(&playback_key, token)
                 })),
         )

@@ -8,23 +8,23 @@ use axum::{
     routing::get,
 };
 
-use super::{App, openapi};
+use super::{AppState, openapi};
 use auth::Principal;
 use web::error::Problem;
 use web::registry;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(read))]
-pub(super) struct Described;
+#[openapi(paths(read_metrics))]
+pub(super) struct MetricsApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(_: &mut openapi::Schemas) {}
+impl openapi::OperationGroup for MetricsApiDoc {
+    fn add_schemas(_: &mut openapi::SchemaCollector) {}
 }
 
 /// The route.
-pub fn router() -> Router<App> {
-    Router::new().route("/metrics", get(read))
+pub fn router() -> Router<AppState> {
+    Router::new().route("/metrics", get(read_metrics))
 }
 
 /// Read the metrics of this replica
@@ -41,7 +41,7 @@ pub fn router() -> Router<App> {
     ),
     security(("api_key" = [])),
 )]
-async fn read(State(app): State<App>, who: Principal) -> Result<Response, Problem> {
+async fn read_metrics(State(app): State<AppState>, who: Principal) -> Result<Response, Problem> {
     who.operates("the metrics tell of everybody")?;
-    Ok(([(header::CONTENT_TYPE, registry::METRICS_TYPE)], app.metrics.text()).into_response())
+    Ok(([(header::CONTENT_TYPE, registry::METRICS_TYPE)], app.metrics.render_text()).into_response())
 }

@@ -5,26 +5,27 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{App, openapi};
+use super::{AppState, openapi};
 use web::error::Problem;
 use web::readiness;
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(live, ready, version))]
-pub(super) struct Described;
+#[openapi(paths(read_liveness, read_readiness, read_version))]
+pub(super) struct ProbesApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<Probe>();
-        schemas.answer::<Version>();
+impl openapi::OperationGroup for ProbesApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<ProbeDocument>();
+        schemas.add_response::<VersionDocument>();
     }
 }
 
 /// What a probe found.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(example = json!({ "status": "ready" }))]
-struct Probe {
+#[schemars(rename = "Probe")]
+struct ProbeDocument {
     /// `live` or `ready`.
     status: &'static str,
     /// Streams, buckets and disks for want of whose room nothing new is taken; what goes on does.
@@ -35,7 +36,8 @@ struct Probe {
 /// What runs here.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(example = json!({ "name": "streamgate", "version": "0.1.0" }))]
-struct Version {
+#[schemars(rename = "Version")]
+struct VersionDocument {
     /// Name of the program.
     name: &'static str,
     /// Its version.
@@ -43,8 +45,11 @@ struct Version {
 }
 
 /// The routes.
-pub fn router() -> Router<App> {
-    Router::new().route("/livez", get(live)).route("/readyz", get(ready)).route("/version", get(version))
+pub fn router() -> Router<AppState> {
+    Router::new()
+        .route("/livez", get(read_liveness))
+        .route("/readyz", get(read_readiness))
+        .route("/version", get(read_version))
 }
 
 /// Does the process run?
@@ -55,8 +60,8 @@ pub fn router() -> Router<App> {
     operation_id = "live",
     responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
 )]
-async fn live() -> Json<Probe> {
-    Json(Probe { status: "live", full: Vec::new() })
+async fn read_liveness() -> Json<ProbeDocument> {
+    Json(ProbeDocument { status: "live", full: Vec::new() })
 }
 
 /// Can it serve?
@@ -67,9 +72,9 @@ async fn live() -> Json<Probe> {
     operation_id = "ready",
     responses((status = 200, description = "It can", body = ref("#/components/schemas/Probe"))),
 )]
-async fn ready(State(app): State<App>) -> Result<Json<Probe>, Problem> {
-    readiness::check(app.bus.health())?;
-    Ok(Json(Probe { status: "ready", full: app.capacity.full() }))
+async fn read_readiness(State(app): State<AppState>) -> Result<Json<ProbeDocument>, Problem> {
+    readiness::check_readiness(app.bus.health())?;
+    Ok(Json(ProbeDocument { status: "ready", full: app.capacity.full_limits() }))
 }
 
 /// What is it?
@@ -80,6 +85,6 @@ async fn ready(State(app): State<App>) -> Result<Json<Probe>, Problem> {
     operation_id = "version",
     responses((status = 200, description = "Name and version", body = ref("#/components/schemas/Version"))),
 )]
-async fn version() -> Json<Version> {
-    Json(Version { name: "streamgate", version: env!("CARGO_PKG_VERSION") })
+async fn read_version() -> Json<VersionDocument> {
+    Json(VersionDocument { name: "streamgate", version: env!("CARGO_PKG_VERSION") })
 }

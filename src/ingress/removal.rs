@@ -3,7 +3,7 @@
 //!
 //! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one found.
 
-use nats::{Bus, Error, Outbox};
+use nats::{Bus, BusError, Outbox};
 use packaging::plan;
 use schemas::{
     document,
@@ -17,19 +17,21 @@ const NUMBERS_AHEAD_MAX: u32 = 2;
 /// Ends what is going on. Repeating it is harmless.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer.
-pub async fn end_work(bus: &Bus, removed: &document::Record) -> Result<(), Error> {
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn end_media_work(bus: &Bus, removed: &document::DocumentRecord) -> Result<(), BusError> {
     let media_id = removed.media_id;
     let key = media_id.to_string();
-    let known = bus.load_any::<media::Record>(&key).await?;
+    let known = bus.load_with_tombstone::<media::MediaRecord>(&key).await?;
     let newest = known.map_or(0, |held| {
         held.record.attempt.encode.max(held.record.encode.map_or(0, |encode| encode.number))
     });
-    Box::pin(bus.change::<media::Record>(&key, |found| Some((tombstone(found, removed), Outbox::new()))))
-        .await?;
+    Box::pin(bus.change_record::<media::MediaRecord>(&key, |found| {
+        Some((make_tombstone(found, removed), Outbox::new()))
+    }))
+    .await?;
     let (mut number, mut absent_count) = (1, 0);
     while number <= newest || absent_count < NUMBERS_AHEAD_MAX {
-        let is_there = cancel(bus, plan::job_id(media_id, number)).await?;
+        let is_there = cancel_job(bus, plan::derive_job_id(media_id, number)).await?;
         absent_count = if is_there { 0 } else { absent_count + 1 };
         number += 1;
     }
@@ -37,26 +39,29 @@ pub async fn end_work(bus: &Bus, removed: &document::Record) -> Result<(), Error
 }
 
 /// What the stages find; made also where they know nothing yet, so that they never begin.
-fn tombstone(found: Option<&media::Record>, removed: &document::Record) -> media::Record {
-    let record = found.cloned().unwrap_or_else(|| media::Record {
+fn make_tombstone(
+    found: Option<&media::MediaRecord>,
+    removed: &document::DocumentRecord,
+) -> media::MediaRecord {
+    let record = found.cloned().unwrap_or_else(|| media::MediaRecord {
         changed_at_ms: removed.changed_at_ms,
-        ..media::Record::new(
+        ..media::MediaRecord::new(
             removed.media_id,
             removed.owner.clone(),
-            media::Status::Uploading,
+            media::MediaStatus::Uploading,
             removed.created_at_ms,
         )
     });
-    media::Record { removed_at_ms: removed.removed_at_ms, ..record }
+    media::MediaRecord { removed_at_ms: removed.removed_at_ms, ..record }
 }
 
 /// Cancels a job that has not ended, and tells whoever works on it; false when there is no such job.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer.
-pub async fn cancel(bus: &Bus, job_id: JobId) -> Result<bool, Error> {
-    let cancelled = |found: Option<&job::Record>| {
-        let job = found.filter(|job| job.status == job::Status::Active)?;
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn cancel_job(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
+    let cancelled = |found: Option<&job::JobRecord>| {
+        let job = found.filter(|job| job.status == job::JobStatus::Active)?;
         let event = job::Cancelled {
             job_id,
             media_id: job.media_id,
@@ -64,13 +69,13 @@ pub async fn cancel(bus: &Bus, job_id: JobId) -> Result<bool, Error> {
             kind: job.kind.clone(),
         };
         let mut record = job.clone();
-        record.end(job::Status::Cancelled, nats::now_ms(), schemas::ENDED_KEPT_MS);
-        Some((record, Outbox::new().event(&event)))
+        record.mark_ended(job::JobStatus::Cancelled, nats::now_ms(), schemas::ENDED_KEPT_MS);
+        Some((record, Outbox::new().with_event(&event)))
     };
-    let held = Box::pin(bus.change::<job::Record>(&job_id.to_string(), cancelled)).await?;
+    let held = Box::pin(bus.change_record::<job::JobRecord>(&job_id.to_string(), cancelled)).await?;
     let Some(held) = held else { return Ok(false) };
-    if held.record.status == job::Status::Cancelled {
-        bus.tell(subjects::control_job(job_id), Vec::new()).await?;
+    if held.record.status == job::JobStatus::Cancelled {
+        bus.publish_core(subjects::job_cancel_subject(job_id), Vec::new()).await?;
     }
     Ok(true)
 }
@@ -78,10 +83,10 @@ pub async fn cancel(bus: &Bus, job_id: JobId) -> Result<bool, Error> {
 /// Ends the work on a medium by its id alone, for whoever found its tombstone.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer.
-pub async fn end_work_of(bus: &Bus, media_id: MediaId) -> Result<(), Error> {
-    match bus.load_any::<document::Record>(&media_id.to_string()).await? {
-        Some(held) if held.record.removed_at_ms.is_some() => end_work(bus, &held.record).await,
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn end_removed_media_work(bus: &Bus, media_id: MediaId) -> Result<(), BusError> {
+    match bus.load_with_tombstone::<document::DocumentRecord>(&media_id.to_string()).await? {
+        Some(held) if held.record.removed_at_ms.is_some() => end_media_work(bus, &held.record).await,
         _ => Ok(()),
     }
 }

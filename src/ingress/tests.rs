@@ -7,8 +7,8 @@ use futures::{StreamExt, TryStreamExt};
 use nats::{Role, testing::TestBroker};
 use schemas::{
     ids::{JobId, MediaId},
-    media::{Encode, Status},
-    upload::Status as UploadStatus,
+    media::{MediaEncode, MediaStatus},
+    upload::UploadStatus,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -74,14 +74,14 @@ impl Answer {
 
 /// The kinds of problems as the description lists them.
 fn listed() -> &'static Value {
-    static LISTED: LazyLock<Value> = LazyLock::new(|| openapi::document()["x-problems"].take());
+    static LISTED: LazyLock<Value> = LazyLock::new(|| openapi::build_document()["x-problems"].take());
     &LISTED
 }
 
 /// What the stages say of a medium of `owner`.
-pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::media::Record {
-    schemas::media::Record {
-        encode: Some(Encode {
+pub(super) fn asset(media_id: MediaId, owner: &str, status: MediaStatus) -> schemas::media::MediaRecord {
+    schemas::media::MediaRecord {
+        encode: Some(MediaEncode {
             number: 1,
             job_id: JobId::from_bytes([8; 16]),
             prefix: "media/film/enc/1".into(),
@@ -89,7 +89,7 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: Status) -> schemas::
             renditions: Vec::new(),
             has_poster: false,
         }),
-        ..schemas::media::Record::new(media_id, owner.to_owned(), status, 1)
+        ..schemas::media::MediaRecord::new(media_id, owner.to_owned(), status, 1)
     }
 }
 
@@ -101,37 +101,39 @@ struct Wanted {
 }
 
 /// Handlers that only tests have, under the layers that all have.
-fn extra() -> Router<App> {
+fn extra() -> Router<AppState> {
     Router::new()
         .route("/test/panic", get(|| async { panic!("secret words") as &'static str }))
         .route("/test/slow", get(std::future::pending::<&'static str>))
         .route(
             "/test/json/{id}",
-            axum::routing::put(|Path(_): Path<String>, body::Json::<Wanted>(_)| async { "taken" }),
+            axum::routing::put(|Path(_): Path<String>, body::JsonBody::<Wanted>(_)| async { "taken" }),
         )
 }
 
 impl Site {
-    pub(super) async fn start(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) async fn start(change: impl FnOnce(&mut IngressConfig)) -> Self {
         let broker = TestBroker::start().await;
         let folder = tempfile::tempdir().unwrap();
         let mut settings = broker.config(Role::Ingress);
         settings.request_timeout_ms = 2_000;
         let bus = Bus::connect(&settings).await.unwrap();
         let key = auth::first_key(&bus).await.unwrap().unwrap();
-        let store =
-            store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
-                .unwrap();
+        let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
+            "file://{}/store",
+            folder.path().display()
+        )))
+        .unwrap();
         // As a role does at its start.
-        store.verify_now().await.unwrap();
-        let mut config = Config::default();
+        store.verify_marker_now().await.unwrap();
+        let mut config = IngressConfig::default();
         config.body.window_ms = 300;
         change(&mut config);
-        let app = App::build(
+        let app = AppState::build(
             bus.clone(),
             store.clone(),
             grants(&bus),
-            registry::Metrics::default(),
+            registry::MetricsRegistry::default(),
             config,
             auth::Config::default(),
         )
@@ -142,8 +144,13 @@ impl Site {
         let mut tasks = JoinSet::new();
         let beside = app.clone();
         tasks.spawn(async move { Box::pin(beside.run(CancellationToken::new())).await.unwrap() });
-        let router = router_with(app, extra());
-        tasks.spawn(web::serve::serve(listener, router, CancellationToken::new(), Duration::from_secs(1)));
+        let router = router_with_routes(app, extra());
+        tasks.spawn(web::serve::serve_connections(
+            listener,
+            router,
+            CancellationToken::new(),
+            Duration::from_secs(1),
+        ));
         Self { address, key, broker, store, _folder: folder, _tasks: tasks }
     }
 
@@ -152,11 +159,11 @@ impl Site {
         let admin = self.broker.bus(Role::Admin).await;
         let bucket = admin.context().get_key_value("idempotency").await.unwrap();
         let key = bucket.keys().await.unwrap().next().await.unwrap().unwrap();
-        let unanswered = |found: Option<&schemas::idempotency::Record>| {
-            let state = schemas::idempotency::State::Open { until_ms: 0 };
-            Some((schemas::idempotency::Record { state, ..found?.clone() }, nats::Outbox::new()))
+        let unanswered = |found: Option<&schemas::idempotency::IdempotencyRecord>| {
+            let state = schemas::idempotency::IdempotencyState::Open { until_ms: 0 };
+            Some((schemas::idempotency::IdempotencyRecord { state, ..found?.clone() }, nats::Outbox::new()))
         };
-        admin.change(&key, unanswered).await.unwrap().unwrap();
+        admin.change_record(&key, unanswered).await.unwrap().unwrap();
     }
 
     /// Where all uploads stand.
@@ -166,7 +173,9 @@ impl Site {
         let keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
         let mut found = Vec::new();
         for key in keys.iter().filter(|key| !key.contains('.')) {
-            found.push(admin.load::<schemas::upload::Record>(key).await.unwrap().unwrap().record.status);
+            found.push(
+                admin.load_record::<schemas::upload::UploadRecord>(key).await.unwrap().unwrap().record.status,
+            );
         }
         found.sort_by_key(|status| *status as u8);
         found
@@ -302,7 +311,7 @@ async fn a_player_of_any_origin_can_read_every_answer_below_play() {
         config.manners.origins = vec![app.to_owned()];
         config.manners.credentials = true;
         config.limit.replicas_assumed_count = 1;
-        config.limit.rates.streaming = limit::gcra::Rate { capacity: 8, refill_per_s: 1 };
+        config.limit.rates.streaming = limit::gcra::BucketRate { capacity: 8, refill_per_s: 1 };
     })
     .await;
     let (long, huge) = ("x".repeat(9_000), format!("X-Huge: {}\r\n", "x".repeat(40_000)));
@@ -354,7 +363,7 @@ async fn a_body_that_drips_is_cut() {
 
 #[tokio::test]
 async fn limits_stand_before_and_behind_authentication() {
-    let rate = limit::gcra::Rate { capacity: 3, refill_per_s: 1 };
+    let rate = limit::gcra::BucketRate { capacity: 3, refill_per_s: 1 };
     let site = Site::start(|config| {
         config.limit.replicas_assumed_count = 1;
         config.limit.rates.upload = rate;
@@ -496,13 +505,13 @@ async fn refusals_are_told_by_their_code() {
     let json = "Content-Type: application/json\r\nOrigin: https://evil.example\r\n";
     assert_eq!(site.ask("POST", "/v1/auth/challenge", json, "").await.problem(), "origin_refused");
     let admin = site.broker.bus(Role::Admin).await;
-    let filter = vec![schemas::subjects::events_of::<schemas::session::Denied>()];
-    let all = nats::reader::Config::new(schemas::subjects::EVENTS, filter, nats::Start::All);
-    let mut reader = admin.reader(all).await.unwrap();
+    let filter = vec![schemas::subjects::event_filter::<schemas::session::Denied>()];
+    let all = nats::reader::ReaderConfig::new(schemas::subjects::EVENTS, filter, nats::ReaderStart::All);
+    let mut reader = admin.open_reader(all).await.unwrap();
     let mut told = std::collections::BTreeMap::new();
     while told.len() < 3 {
         let entry = reader.next().await.unwrap();
-        let event: schemas::session::Denied = nats::decode(&entry.subject, &entry.payload).unwrap();
+        let event: schemas::session::Denied = nats::decode_message(&entry.subject, &entry.payload).unwrap();
         *told.entry(event.code).or_insert(0) += event.denied_count;
     }
     let wanted = [("origin_refused", 1), ("session_over", 3), ("unauthorized", 3)];
@@ -514,10 +523,10 @@ async fn playback_ends_with_the_key_that_opened_it() {
     let site = Site::start(|_| {}).await;
     let admin = site.broker.bus(Role::Admin).await;
     let media_id = MediaId::from_bytes([5; 16]);
-    let asset = asset(media_id, "admin", Status::Ready);
+    let asset = asset(media_id, "admin", MediaStatus::Ready);
     let playlist = format!("{}/{}", asset.encode.as_ref().unwrap().prefix, schemas::keys::MULTIVARIANT);
     site.store.put(&playlist, "#EXTM3U\n").await.unwrap();
-    admin.commit(&mut nats::Held::new(asset), nats::Outbox::new()).await.unwrap();
+    admin.commit_record(&mut nats::VersionedRecord::new(asset), nats::Outbox::new()).await.unwrap();
     let boss = format!("Authorization: Bearer {}\r\n", site.key);
     let json = format!("{boss}Content-Type: application/json\r\n");
     let read = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
@@ -569,16 +578,16 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     let site = Site::start(|_| {}).await;
     let admin = site.broker.bus(Role::Admin).await;
     let (mine, media_id) = (format!("Authorization: Bearer {}\r\n", site.key), MediaId::from_bytes([3; 16]));
-    let mut held = nats::Held::new(asset(media_id, "ann", Status::Playable));
-    admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    let mut held = nats::VersionedRecord::new(asset(media_id, "ann", MediaStatus::Playable));
+    admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
     let path = format!("/v1/media/{media_id}");
     let first = site.ask("GET", &path, &mine, "").await;
     // Rewritten, and saying the same.
-    admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
     let known = format!("{mine}If-None-Match: {}\r\n", first.header("etag").unwrap());
     assert_eq!(site.ask("GET", &path, &known, "").await.status, 304);
-    held.record.status = Status::Ready;
-    admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    held.record.status = MediaStatus::Ready;
+    admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
     let changed = site.ask("GET", &path, &known, "").await;
     assert!(changed.status == 200 && changed.body.contains("\"ready\""), "{changed:?}");
     assert_eq!(site.ask("GET", &path, &mine, "").await.body, changed.body);
@@ -595,7 +604,7 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     // What is put into it may be seen a moment later only.
     assert_eq!((count(misses) + count(hits), count(hits) <= 1), (4, true));
     openmetrics_parser::openmetrics::parse_openmetrics(&metrics.body).unwrap();
-    let ann = auth::create_key(&admin, "ann", schemas::access::Role::Owner).await.unwrap();
+    let ann = auth::create_key(&admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
     let refused = site.ask("GET", "/metrics", &format!("Authorization: Bearer {ann}\r\n"), "").await;
     assert_eq!((refused.status, refused.problem().as_str()), (403, "operators_only"));
     assert_eq!(site.ask("GET", "/metrics", "", "").await.status, 401);
@@ -604,15 +613,18 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
 #[tokio::test]
 async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
     let broker = TestBroker::start().await;
-    let health = nats::Health::new();
-    let settings = nats::Config { health: health.clone(), ..broker.config(Role::Ingress) };
+    let health = nats::ProcessHealth::new();
+    let settings = nats::BusConfig { health: health.clone(), ..broker.config(Role::Ingress) };
     let bus = Bus::connect(&settings).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let store =
-        store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display()))).unwrap();
+    let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
+        "file://{}/store",
+        folder.path().display()
+    )))
+    .unwrap();
     let grants = grants(&bus);
-    let metrics = registry::Metrics::default();
-    let app = App::build(bus, store, grants, metrics, Config::default(), auth::Config::default());
+    let metrics = registry::MetricsRegistry::default();
+    let app = AppState::build(bus, store, grants, metrics, IngressConfig::default(), auth::Config::default());
     let app = app.await.unwrap();
     let shutdown = CancellationToken::new();
     let (beside, stop) = (app.clone(), shutdown.clone());
@@ -620,7 +632,7 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
     // Progress of a job whose record can't be read: once that ended the ingress.
     let admin = broker.bus(Role::Admin).await;
     admin.context().delete_stream("KV_jobs").await.unwrap();
-    let progress = schemas::job::Progress {
+    let progress = schemas::job::JobPartProgress {
         job_id: JobId::from_bytes([1; 16]),
         media_id: MediaId::from_bytes([2; 16]),
         owner: "ann".into(),
@@ -628,21 +640,23 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
         done_ms: 1,
         total_ms: 2,
     };
-    let subject = schemas::subjects::progress(progress.job_id, &progress.part);
+    let subject = schemas::subjects::progress_subject(progress.job_id, &progress.part);
     let publish = async || {
-        let payload = nats::encode(&subject, &progress).unwrap();
+        let payload = nats::encode_message(&subject, &progress).unwrap();
         admin.context().publish(subject.clone(), payload.into()).await.unwrap().await.unwrap();
     };
     publish().await;
     // Once the record's bucket is back, progress is told.
     let mut heard = app.followers.hub().subscribe();
-    nats::topology::apply(admin.context(), &nats::topology::Settings::default()).await.unwrap();
+    nats::topology::apply_topology(admin.context(), &nats::topology::TopologySettings::default())
+        .await
+        .unwrap();
     publish().await;
     let told =
         tokio::time::timeout(Duration::from_secs(20), heard.recv()).await.expect("it is told").unwrap();
     assert!(format!("{told:?}").starts_with("Progress"), "{told:?}");
     assert!(!running.is_finished(), "the ingress goes on");
-    assert_eq!(health.restarts(Role::Ingress, "followers"), 0);
+    assert_eq!(health.restart_count(Role::Ingress, "followers"), 0);
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }
@@ -711,7 +725,7 @@ async fn whatever_is_answered_below_uploads_names_the_version_of_tus() {
 async fn two_hundred_viewers_play_on_beside_an_abuser_behind_the_same_address() {
     const VIEWERS: usize = 200;
     // Refills too slow to matter, so that a slow machine sees the same.
-    let rate = |capacity| limit::gcra::Rate { capacity, refill_per_s: 1 };
+    let rate = |capacity| limit::gcra::BucketRate { capacity, refill_per_s: 1 };
     let site = Site::start(|config| {
         config.limit.replicas_assumed_count = 1;
         (config.limit.rates.streaming, config.limit.rates.credential) = (rate(450), rate(60));
@@ -719,10 +733,10 @@ async fn two_hundred_viewers_play_on_beside_an_abuser_behind_the_same_address() 
     .await;
     let admin = site.broker.bus(Role::Admin).await;
     let media_id = MediaId::from_bytes([5; 16]);
-    let asset = asset(media_id, "olga", Status::Ready);
+    let asset = asset(media_id, "olga", MediaStatus::Ready);
     let playlist = format!("{}/{}", asset.encode.as_ref().unwrap().prefix, schemas::keys::MULTIVARIANT);
     site.store.put(&playlist, "#EXTM3U\n").await.unwrap();
-    admin.commit(&mut nats::Held::new(asset), nats::Outbox::new()).await.unwrap();
+    admin.commit_record(&mut nats::VersionedRecord::new(asset), nats::Outbox::new()).await.unwrap();
     let boss = format!("Authorization: Bearer {}\r\n", site.key);
     let json = format!("{boss}Content-Type: application/json\r\nIf-Match: *\r\n");
     let gate = format!("/v1/media/{media_id}/gate");

@@ -6,8 +6,8 @@ use std::{
 };
 
 use axum::http::{HeaderMap, Method};
-use nats::{Bus, Held, Outbox, Role, Start, reader};
-use schemas::{media::Status, subjects};
+use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
+use schemas::{media::MediaStatus, subjects};
 use serde_json::{Value, json};
 
 use super::{
@@ -40,7 +40,7 @@ const MUTATING: [&str; 4] = ["post", "put", "patch", "delete"];
 
 /// Every described operation by `<method> <path>`.
 fn described() -> BTreeMap<String, Value> {
-    let document = openapi::document();
+    let document = openapi::build_document();
     let mut operations = BTreeMap::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -145,8 +145,11 @@ async fn every_change_needs_a_right_counts_and_is_told() {
         assert!(if is_asked { refused >= 400 } else { refused == 401 }, "{place}: {refused}");
         let is_counted = !UNCOUNTED.contains(&place.as_str());
         assert_eq!(answer.header("ratelimit").is_some(), is_counted, "{place}: {answer:?}");
-        let group =
-            limit::Group::of(&method.to_uppercase().parse::<Method>().unwrap(), path, &HeaderMap::new());
+        let group = limit::RateLimitGroup::from_request_head(
+            &method.to_uppercase().parse::<Method>().unwrap(),
+            path,
+            &HeaderMap::new(),
+        );
         assert_eq!(group.is_some(), is_counted, "{place}");
         let authorization = format!("Authorization: Bearer {}\r\n", site.key);
         let answer = site.ask(&method.to_uppercase(), &filled(path), &authorization, "").await;
@@ -226,9 +229,9 @@ impl Story {
 
     /// Kinds of the events since the last look.
     async fn news(&mut self) -> BTreeSet<String> {
-        let start = Start::Sequence(self.told + 1);
-        let config = reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
-        let mut reader = self.admin.reader(config).await.unwrap();
+        let start = ReaderStart::Sequence(self.told + 1);
+        let config = reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
+        let mut reader = self.admin.open_reader(config).await.unwrap();
         let mut kinds = BTreeSet::new();
         for _ in 0..reader.pending_at_start() {
             let entry = reader.next().await.unwrap();
@@ -280,8 +283,8 @@ impl Story {
         self.does("put /v1/media/{media_id}/gate", &gate, &json, "{\"kind\":\"public\"}", 200).await;
         let playback = format!("{medium}/playback");
         let media_id = made.header("streamgate-media-id").unwrap().parse().unwrap();
-        let asset = asset(media_id, "admin", Status::Playable);
-        self.admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
+        let asset = asset(media_id, "admin", MediaStatus::Playable);
+        self.admin.commit_record(&mut VersionedRecord::new(asset), Outbox::new()).await.unwrap();
         self.does("post /v1/media/{media_id}/playback", &playback, key, "", 200).await;
         self.does("delete /v1/media/{media_id}/gate", &gate, &json, "", 200).await;
         self.does("delete /v1/media/{media_id}", &medium, &json, "", 204).await;

@@ -7,8 +7,8 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use nats::{Bus, Error, Start, reader};
-use schemas::{Record, job, subjects};
+use nats::{Bus, BusError, ReaderStart, reader};
+use schemas::{KvRecord, job, subjects};
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
@@ -32,10 +32,10 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 /// Queues what active jobs older than `age_ms` miss; answers how many parts that were.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer.
-pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
-    let bucket = job::Record::BUCKET;
-    let now_ms = bus.broker_now_ms(&subjects::kv_stream(bucket)).await?;
+/// [`BusError::Unavailable`] when the broker does not answer.
+pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, BusError> {
+    let bucket = job::JobRecord::BUCKET;
+    let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(bucket)).await?;
     let Seen { jobs, done, parked } = read_all(bus, bucket).await?;
     let mut count = 0;
     for record in jobs.iter().filter(|job| job.created_at_ms.saturating_add(age_ms) <= now_ms) {
@@ -50,9 +50,10 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
         for part in
             missing.into_iter().filter(|part| !parked.contains(&subjects::part_key(record.job_id, part)))
         {
-            let subject = subjects::job_part(&record.kind, record.priority, record.job_id, part);
-            let task = job::Task { job_id: record.job_id, part: part.clone() };
-            if let nats::Published::Stored(_) = bus.publish_once(subjects::JOBS, &subject, &task).await? {
+            let subject = subjects::job_part_subject(&record.kind, record.priority, record.job_id, part);
+            let task = job::JobPartTask { job_id: record.job_id, part: part.clone() };
+            if let nats::PublishOutcome::Stored(_) = bus.publish_once(subjects::JOBS, &subject, &task).await?
+            {
                 count += 1;
             }
         }
@@ -64,33 +65,35 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, Error> {
 #[derive(Debug, Default)]
 struct Seen {
     /// The active jobs.
-    jobs: Vec<job::Record>,
+    jobs: Vec<job::JobRecord>,
     /// Keys of all parts that ended.
     done: HashSet<String>,
     /// Keys of all parts that were put aside.
     parked: HashSet<String>,
 }
 
-async fn read_all(bus: &Bus, bucket: &str) -> Result<Seen, Error> {
-    let settings = reader::Config::new(
-        subjects::kv_stream(bucket),
-        vec![subjects::kv(bucket, ">")],
-        Start::LastPerSubject,
+async fn read_all(bus: &Bus, bucket: &str) -> Result<Seen, BusError> {
+    let settings = reader::ReaderConfig::new(
+        subjects::kv_stream_name(bucket),
+        vec![subjects::kv_subject(bucket, ">")],
+        ReaderStart::LastPerSubject,
     );
-    let mut entries = bus.reader(settings).await?;
+    let mut entries = bus.open_reader(settings).await?;
     let mut seen = Seen::default();
-    let prefix = subjects::kv(bucket, "");
-    while let Some(entry) = entries.next_waiting().await? {
+    let prefix = subjects::kv_subject(bucket, "");
+    while let Some(entry) = entries.next_pending().await? {
         let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
         if key.contains('.') {
-            let Ok((_, part)) = nats::open::<job::Part>(key, &entry.payload) else { continue };
-            if part.status != job::PartStatus::Claimed {
+            let Ok((_, part)) = nats::decode_record::<job::JobPartRecord>(key, &entry.payload) else {
+                continue;
+            };
+            if part.status != job::JobPartStatus::Claimed {
                 seen.done.insert(key.to_owned());
             } else if part.is_parked() {
                 seen.parked.insert(key.to_owned());
             }
-        } else if let Ok((_, record)) = nats::open::<job::Record>(key, &entry.payload)
-            && record.status == job::Status::Active
+        } else if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, &entry.payload)
+            && record.status == job::JobStatus::Active
         {
             seen.jobs.push(record);
         }

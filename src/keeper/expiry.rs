@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use nats::Bus;
-use schemas::{Record as _, subjects, upload::Record};
+use schemas::{KvRecord as _, subjects, upload::UploadRecord};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use ingress::uploads::expiry::{Pass, QUIET_MS, pass};
+use ingress::uploads::expiry::{ExpiryReport, QUIET_MS, run_expiry_pass};
 
 /// Looks after uploads until `held` fires.
 pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
     let period = Duration::from_millis(config.expiry_period_ms);
     loop {
-        let stream = subjects::kv_stream(Record::BUCKET);
+        let stream = subjects::kv_stream_name(UploadRecord::BUCKET);
         let turn = async {
             let now_ms = bus.broker_now_ms(&stream).await?;
-            pass(&bus, &store, now_ms, QUIET_MS, config.ended_kept_ms).await
+            run_expiry_pass(&bus, &store, now_ms, QUIET_MS, config.ended_kept_ms).await
         };
         match turn.await {
-            Ok(done) if done == Pass::default() => {}
+            Ok(done) if done == ExpiryReport::default() => {}
             Ok(done) => tracing::info!(
                 expired = done.expired_count,
                 completed = done.completed_count,

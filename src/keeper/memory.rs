@@ -12,11 +12,11 @@ pub const PERIOD: Duration = Duration::from_secs(60);
 
 /// Restores memory streams until `held` fires.
 pub async fn run(bus: Bus, held: CancellationToken) {
-    let mut connection = bus.connection();
+    let mut connection = bus.watch_connection();
     let mut failures: u32 = 0;
     loop {
         connection.mark_unchanged();
-        match topology::restore_memory(bus.context()).await {
+        match topology::restore_memory_streams(bus.context()).await {
             Ok(restored) => {
                 failures = 0;
                 if !restored.is_empty() {

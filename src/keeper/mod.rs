@@ -91,37 +91,39 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.hold("outbox", stop, |held| outbox::run(leased.clone(), settings.clone(), held)).await;
+        leased
+            .run_with_lease("outbox", stop, |held| outbox::run(leased.clone(), settings.clone(), held))
+            .await;
     });
     let (leased, objects, settings, stop) = (bus.clone(), store.clone(), config.purge, shutdown.clone());
     tasks.spawn(async move {
         let purge = |held| purge::run(leased.clone(), objects.clone(), settings, held);
-        leased.hold("purge", stop, purge).await;
+        leased.run_with_lease("purge", stop, purge).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         let sweep = |held| expiry::run(leased.clone(), store.clone(), settings.clone(), held);
-        leased.hold("expiry", stop, sweep).await;
+        leased.run_with_lease("expiry", stop, sweep).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.watcher.clone(), shutdown.clone());
     tasks.spawn(async move {
         let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
-        leased.hold("watcher", stop, watch).await;
+        leased.run_with_lease("watcher", stop, watch).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.hold("views", stop, |held| views::run(leased.clone(), settings.clone(), held)).await;
+        leased.run_with_lease("views", stop, |held| views::run(leased.clone(), settings.clone(), held)).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.hold("fold", stop, |held| fold::run(leased.clone(), settings.clone(), held)).await;
+        leased.run_with_lease("fold", stop, |held| fold::run(leased.clone(), settings.clone(), held)).await;
     });
     let (leased, stop) = (bus.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.hold("memory", stop, |held| memory::run(leased.clone(), held)).await;
+        leased.run_with_lease("memory", stop, |held| memory::run(leased.clone(), held)).await;
     });
     tasks.spawn(async move {
-        bus.hold("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;
+        bus.run_with_lease("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;
     });
     while let Some(ended) = tasks.join_next().await {
         ended?;

@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nats::{Bus, Start, reader};
+use nats::{Bus, ReaderStart, reader};
 use schemas::{
-    Record, access, document, envelope::Envelope, gate, job, limit, media, session, subjects, upload,
+    KvRecord, access, document, envelope::RecordEnvelope, gate, job, limit, media, session, subjects, upload,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -17,15 +17,15 @@ use super::Config;
 
 /// Buckets whose records carry events.
 pub const BUCKETS: [&str; 9] = [
-    upload::Record::BUCKET,
-    media::Record::BUCKET,
-    job::Record::BUCKET,
-    document::Record::BUCKET,
+    upload::UploadRecord::BUCKET,
+    media::MediaRecord::BUCKET,
+    job::JobRecord::BUCKET,
+    document::DocumentRecord::BUCKET,
     access::ApiKey::BUCKET,
-    session::Challenge::BUCKET,
-    session::Session::BUCKET,
-    gate::Session::BUCKET,
-    limit::Reported::BUCKET,
+    session::SignInChallenge::BUCKET,
+    session::AuthSession::BUCKET,
+    gate::PlaybackSession::BUCKET,
+    limit::LimitEventCounter::BUCKET,
 ];
 
 /// Sweeps until `held` fires.
@@ -35,25 +35,25 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 }
 
 async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToken) {
-    let settings = reader::Config::new(
-        subjects::kv_stream(bucket),
-        vec![subjects::kv(bucket, ">")],
-        Start::LastPerSubject,
+    let settings = reader::ReaderConfig::new(
+        subjects::kv_stream_name(bucket),
+        vec![subjects::kv_subject(bucket, ">")],
+        ReaderStart::LastPerSubject,
     );
     let name = format!("outbox of {bucket}");
-    let mut entries = bus.follow(&name, settings.clone());
+    let mut entries = bus.follow_stream(&name, settings.clone());
     let age = Duration::from_millis(config.unsent_age_ms);
     let mut ticks = tokio::time::interval(age.max(Duration::from_millis(100)) / 2);
     // By this machine's monotonic clock, from when it was seen: no two clocks are compared.
     let mut waiting: HashMap<String, Instant> = HashMap::new();
-    let prefix = subjects::kv(bucket, "");
+    let prefix = subjects::kv_subject(bucket, "");
     loop {
         tokio::select! {
             () = held.cancelled() => return,
             entry = entries.next() => match entry {
                 Ok(entry) => {
                     let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
-                    let unsent = nats::decode::<Envelope>(key, &entry.payload).is_ok_and(|e| !e.unsent.is_empty());
+                    let unsent = nats::decode_message::<RecordEnvelope>(key, &entry.payload).is_ok_and(|e| !e.unsent.is_empty());
                     if unsent {
                         waiting.entry(key.to_owned()).or_insert_with(Instant::now);
                     } else {
@@ -63,7 +63,7 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
                 Err(error) => {
                     tracing::error!(%error, bucket, "records are followed anew");
                     waiting.clear();
-                    entries = bus.follow(&name, settings.clone());
+                    entries = bus.follow_stream(&name, settings.clone());
                 }
             },
             _ = ticks.tick() => publish_old(bus, bucket, age, &mut waiting).await,
@@ -76,7 +76,7 @@ async fn publish_old(bus: &Bus, bucket: &str, age: Duration, waiting: &mut HashM
     let old: Vec<String> =
         waiting.iter().filter(|(_, since)| since.elapsed() >= age).map(|(key, _)| key.clone()).collect();
     for key in old {
-        match bus.sweep(bucket, &key).await {
+        match bus.sweep_record(bucket, &key).await {
             Ok(found) => {
                 waiting.remove(&key);
                 if found {

@@ -9,7 +9,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use nats::{Bus, Ending, Health, Role, Supervisor};
+use nats::{Bus, ProcessHealth, Role, Supervisor, TaskEnding};
 use store::Store;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -83,11 +83,11 @@ pub struct Site {
     /// Fires when everything has to stop.
     pub shutdown: CancellationToken,
     /// What the roles of this process count.
-    pub metrics: registry::Metrics,
+    pub metrics: registry::MetricsRegistry,
     /// What came of asking chains, which more than one role does.
     pub chains: evm::Counts,
     /// What this process knows of its ability to work.
-    pub health: Health,
+    pub health: ProcessHealth,
 }
 
 /// A role that a process runs. Those that `worker` takes are stages of the pipeline, with their help texts.
@@ -147,9 +147,9 @@ impl Site {
             config: Arc::new(config),
             seeds,
             shutdown,
-            metrics: registry::Metrics::default(),
+            metrics: registry::MetricsRegistry::default(),
             chains: evm::Counts::default(),
-            health: Health::new(),
+            health: ProcessHealth::new(),
         })
     }
 
@@ -158,17 +158,17 @@ impl Site {
     /// # Errors
     /// When the broker can't be reached, or its topology lacks something the role needs.
     pub async fn connect(&self, role: Role) -> anyhow::Result<Bus> {
-        let settings = nats::Config::new(self.urls.clone(), role, self.seeds.of(role));
-        let settings = nats::Config { health: self.health.clone(), ..settings };
+        let settings = nats::BusConfig::new(self.urls.clone(), role, self.seeds.of(role));
+        let settings = nats::BusConfig { health: self.health.clone(), ..settings };
         let urls = self.urls.join(", ");
         let bus = Bus::connect(&settings).await.map_err(|error| {
-            let what = match error.ending() {
-                Ending::Outage => format!("the broker at {urls} does not answer"),
+            let what = match error.task_ending() {
+                TaskEnding::Outage => format!("the broker at {urls} does not answer"),
                 _ => format!("the broker at {urls} does not let the role {} in", role.name()),
             };
             anyhow::Error::new(error).context(what)
         })?;
-        nats::topology::verify(bus.context(), role)
+        nats::topology::verify_topology(bus.context(), role)
             .await
             .context("the broker lacks what this role needs; run `streamgate nats apply` first")?;
         Ok(bus)
@@ -197,7 +197,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let driver = if kinds.iter().any(|kind| matches!(kind, Kind::Upload | Kind::Transcode)) {
-        Some(Arc::new(media::Driver::start(site.config.media.clone()).await.context("the media child")?))
+        Some(Arc::new(media::MediaDriver::start(site.config.media.clone()).await.context("the media child")?))
     } else {
         None
     };
@@ -250,11 +250,11 @@ async fn join(site: &Site, mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Re
 /// What belongs to the process, not to one role: probes and metrics.
 fn beside(site: &Site, kinds: &[Kind], tasks: &mut JoinSet<anyhow::Result<()>>) {
     let health = site.health.clone();
-    site.metrics.add(move || health.metrics());
-    site.metrics.add(telemetry::clock);
+    site.metrics.add_source(move || health.render_metrics());
+    site.metrics.add_source(telemetry::clock);
     if kinds.iter().any(|kind| matches!(kind, Kind::Ingress | Kind::Keeper)) {
         let counted = site.chains.clone();
-        site.metrics.add(move || counted.metrics());
+        site.metrics.add_source(move || counted.metrics());
     }
     if let Some(listen) = site.config.admin_listen {
         let (health, metrics) = (site.health.clone(), site.metrics.clone());
@@ -266,29 +266,30 @@ fn beside(site: &Site, kinds: &[Kind], tasks: &mut JoinSet<anyhow::Result<()>>) 
 async fn role(
     site: &Site,
     kind: Kind,
-    driver: Option<Arc<media::Driver>>,
+    driver: Option<Arc<media::MediaDriver>>,
     looks: bool,
     ready: Option<oneshot::Sender<Listening>>,
 ) -> anyhow::Result<()> {
     let tasks = Supervisor::new(kind.role(), site.health.clone(), site.shutdown.clone());
-    let connected = tasks.begin("connection", ending, || site.connect(kind.role())).await?;
+    let connected = tasks.start_with_retry("connection", ending, || site.connect(kind.role())).await?;
     let Some(bus) = connected else { return Ok(()) };
     let ready = announce(kind, ready)?;
-    let counts = monitor::Metrics::new();
+    let counts = monitor::MonitorMetrics::new();
     if kind == Kind::Monitor {
         let counts = counts.clone();
-        site.metrics.add(move || counts.encode());
+        site.metrics.add_source(move || counts.encode());
     }
     let work = async {
         if kind == Kind::Ingress {
             return Box::pin(serve(site, &tasks, &bus, ready)).await;
         }
         let run = || Box::pin(start(kind, site, bus.clone(), driver.clone(), counts.clone()));
-        tasks.keep("role", ending, run).await
+        tasks.keep_running("role", ending, run).await
     };
-    let heartbeat = tasks.keep("heartbeat", nats::Error::ending, || bus.prove_writes(&site.shutdown));
+    let heartbeat = tasks
+        .keep_running("heartbeat", nats::BusError::task_ending, || bus.run_write_heartbeat(&site.shutdown));
     let heartbeat = async { Ok(heartbeat.await?) };
-    let looking = tasks.keep("store", ending, || async {
+    let looking = tasks.keep_running("store", ending, || async {
         if looks {
             let store = site.store(&bus).await?;
             return readiness::watch_store(&store, &site.health, &site.shutdown).await;
@@ -332,8 +333,8 @@ async fn start(
     kind: Kind,
     site: &Site,
     bus: Bus,
-    driver: Option<Arc<media::Driver>>,
-    counts: monitor::Metrics,
+    driver: Option<Arc<media::MediaDriver>>,
+    counts: monitor::MonitorMetrics,
 ) -> anyhow::Result<()> {
     let (config, shutdown) = (&site.config, site.shutdown.clone());
     let needs_child = || driver.clone().context("the media child is not running");
@@ -345,10 +346,12 @@ async fn start(
         }
         Kind::Transcode => {
             let store = site.store(&bus).await?;
-            Ok(transcode::run(bus, store, needs_child()?, config.transcode.clone(), shutdown).await?)
+            Ok(transcode::run_transcode(bus, store, needs_child()?, config.transcode.clone(), shutdown)
+                .await?)
         }
         Kind::Index => {
-            let settings = index::Config { folder: config.data_dir().join("index"), ..config.index.clone() };
+            let settings =
+                index::IndexConfig { folder: config.data_dir().join("index"), ..config.index.clone() };
             Ok(index::run(bus, settings, shutdown).await?)
         }
         Kind::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
@@ -378,8 +381,9 @@ async fn serve(
     // Port 0 is known only now, and sign-in names its site by it.
     settings.listen = address;
     let grace = Duration::from_millis(settings.grace_ms);
-    let keyed = tasks.begin("first key", nats::Error::ending, || auth::first_key(bus)).await?;
-    let built = tasks.begin("start", ending, || build(site, bus, settings.clone())).await?;
+    let keyed =
+        tasks.start_with_retry("first key", nats::BusError::task_ending, || auth::first_key(bus)).await?;
+    let built = tasks.start_with_retry("start", ending, || build(site, bus, settings.clone())).await?;
     let (Some(first_key), Some(app)) = (keyed, built) else { return Ok(()) };
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
@@ -390,10 +394,10 @@ async fn serve(
     }
     let router = ingress::router(app.clone());
     let serving = async {
-        web::serve::serve(listener, router, site.shutdown.clone(), grace).await;
+        web::serve::serve_connections(listener, router, site.shutdown.clone(), grace).await;
         anyhow::Ok(())
     };
-    let telling = tasks.keep("chains", ending, || async {
+    let telling = tasks.keep_running("chains", ending, || async {
         site.chains.run(bus, &site.shutdown).await;
         Ok(())
     });
@@ -401,13 +405,17 @@ async fn serve(
     Ok(())
 }
 
-async fn build(site: &Site, bus: &Bus, settings: ingress::Config) -> anyhow::Result<ingress::App> {
+async fn build(
+    site: &Site,
+    bus: &Bus,
+    settings: ingress::IngressConfig,
+) -> anyhow::Result<ingress::AppState> {
     let grants = site.config.grants_counted(bus, site.chains.clone())?;
     let mut auth = site.config.auth.clone();
     // A chain that gates may ask is one that wallets live on.
     auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
     let store = site.store(bus).await?;
-    ingress::App::build(bus.clone(), store, grants, site.metrics.clone(), settings, auth).await
+    ingress::AppState::build(bus.clone(), store, grants, site.metrics.clone(), settings, auth).await
 }
 
 #[cfg(test)]

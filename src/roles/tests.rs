@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Instant};
 
-use nats::server::{self, Broker};
+use nats::server::{self, EmbeddedBroker};
 
 use super::*;
 
@@ -12,24 +12,29 @@ fn site(folder: &Path, url: String, seeds: Seeds) -> Site {
         urls: vec![url],
         seeds,
         shutdown: CancellationToken::new(),
-        metrics: registry::Metrics::default(),
+        metrics: registry::MetricsRegistry::default(),
         chains: evm::Counts::default(),
-        health: Health::new(),
+        health: ProcessHealth::new(),
     }
 }
 
 /// A broker with its topology; started again in the same folder, it has the same address.
-async fn start(folder: &Path) -> Broker {
-    let broker = Broker::start(server::Config { data_dir: folder.join("nats"), ..server::Config::default() });
+async fn start(folder: &Path) -> EmbeddedBroker {
+    let broker = EmbeddedBroker::start(server::BrokerConfig {
+        data_dir: folder.join("nats"),
+        ..server::BrokerConfig::default()
+    });
     let broker = broker.await.unwrap();
     let seed = broker.seed(Role::Admin).to_owned();
-    let admin = nats::Config::new(vec![broker.url().to_owned()], Role::Admin, Some(seed));
+    let admin = nats::BusConfig::new(vec![broker.url().to_owned()], Role::Admin, Some(seed));
     let admin = Bus::connect(&admin).await.unwrap();
-    nats::topology::apply(admin.context(), &nats::topology::Settings::default()).await.unwrap();
+    nats::topology::apply_topology(admin.context(), &nats::topology::TopologySettings::default())
+        .await
+        .unwrap();
     broker
 }
 
-fn seeds(broker: &Broker) -> Seeds {
+fn seeds(broker: &EmbeddedBroker) -> Seeds {
     Seeds::new(Role::ALL.map(|role| (role, broker.seed(role).to_owned())))
 }
 
@@ -51,14 +56,14 @@ async fn a_broker_that_is_away_at_start_is_waited_for() {
     let (ready, mut is_ready) = oneshot::channel();
     let running = tokio::spawn(run(site.clone(), &[Kind::Audit], Some(ready)));
     // It has tried, and goes on trying.
-    while site.health.restarts(Role::Audit, "connection") < 2 {
+    while site.health.restart_count(Role::Audit, "connection") < 2 {
         assert!(!running.is_finished(), "it waits");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(is_ready.try_recv().is_err(), "it is not ready");
     let broker = start(folder.path()).await;
     tokio::time::timeout(Duration::from_secs(60), is_ready).await.expect("it runs").unwrap();
-    assert_eq!(site.health.causes(), []);
+    assert_eq!(site.health.problems(), []);
     site.shutdown.cancel();
     running.await.unwrap().unwrap();
     broker.stop().await;

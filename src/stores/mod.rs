@@ -11,9 +11,9 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::future::BoxFuture;
-use nats::{Bus, Held, Outbox, Role, now_ms};
-use schemas::{Record as _, ids::StoreId, media, store::Identity, subjects, upload};
-use store::{Error, Identify, Root, Store};
+use nats::{Bus, Outbox, Role, VersionedRecord, now_ms};
+use schemas::{KvRecord as _, ids::StoreId, media, store::StoreIdentity, subjects, upload};
+use store::{MissingRootPolicy, Store, StoreError, StoreIdentifier};
 
 use crate::config;
 
@@ -26,16 +26,16 @@ const START_WAIT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// [`config::Error::Invalid`] when the URL or an option is wrong, or the store is that of another installation.
-pub async fn open(settings: store::Config, bus: &Bus) -> anyhow::Result<Store> {
+pub async fn open(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<Store> {
     let url = settings.url.clone();
     let store = Store::open(settings, Arc::new(Installation { bus: bus.clone() }))
         .with_context(|| format!("the store {url}"))?;
-    match tokio::time::timeout(START_WAIT, store.verify_now()).await {
+    match tokio::time::timeout(START_WAIT, store.verify_marker_now()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error @ Error::OtherStore { .. })) => return Err(other(&error).into()),
+        Ok(Err(error @ StoreError::OtherStore { .. })) => return Err(other(&error).into()),
         // Whoever may not mark it waits for the ingress to do so.
-        Ok(Err(Error::Unmarked { .. })) if !may_mark(bus) => {}
-        Ok(Err(error @ Error::Unmarked { .. })) => tracing::warn!(
+        Ok(Err(StoreError::Unmarked { .. })) if !may_mark(bus) => {}
+        Ok(Err(error @ StoreError::Unmarked { .. })) => tracing::warn!(
             %error, "nothing is stored or served before it is there; \
              `streamgate store adopt` says that this is the store even so"
         ),
@@ -46,7 +46,7 @@ pub async fn open(settings: store::Config, bus: &Bus) -> anyhow::Result<Store> {
 }
 
 /// The store is another installation's.
-fn other(error: &Error) -> config::Error {
+fn other(error: &StoreError) -> config::Error {
     config::Error::invalid(
         "store.url",
         format!(
@@ -65,14 +65,18 @@ struct Installation {
     bus: Bus,
 }
 
-impl Identify for Installation {
-    fn identify<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, Error>> {
+impl StoreIdentifier for Installation {
+    fn identify_store<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, StoreError>> {
         Box::pin(async move {
-            let held = self.bus.load::<Identity>(Identity::KEY).await.map_err(Error::away)?;
+            let held = self
+                .bus
+                .load_record::<StoreIdentity>(StoreIdentity::KEY)
+                .await
+                .map_err(StoreError::unavailable)?;
             let mut held = match held {
                 Some(held) => held,
-                None if may_mark(&self.bus) => create(&self.bus).await.map_err(Error::away)?,
-                None => return Err(Error::Unmarked { root: store.config().url.clone() }),
+                None if may_mark(&self.bus) => create(&self.bus).await.map_err(StoreError::unavailable)?,
+                None => return Err(StoreError::Unmarked { root: store.config().url.clone() }),
             };
             if held.record.marked_at_ms.is_none() && may_mark(&self.bus) {
                 self.mark(store, &mut held).await?;
@@ -84,26 +88,30 @@ impl Identify for Installation {
 
 impl Installation {
     /// Marks a store that was never marked, if it is ours beyond doubt.
-    async fn mark(&self, store: &Store, held: &mut Held<Identity>) -> Result<(), Error> {
+    async fn mark(&self, store: &Store, held: &mut VersionedRecord<StoreIdentity>) -> Result<(), StoreError> {
         let store_id = held.record.store_id;
-        match store.marker().await? {
+        match store.read_marker().await? {
             Some(found) if found == store_id => {}
-            None if self.knows(store).await? => store.mark(store_id, Root::Needed).await?,
-            None if self.is_new(store).await? => store.mark(store_id, Root::Make).await?,
+            None if self.knows(store).await? => {
+                store.write_marker(store_id, MissingRootPolicy::Needed).await?;
+            }
+            None if self.is_new(store).await? => {
+                store.write_marker(store_id, MissingRootPolicy::Make).await?;
+            }
             Some(_) | None => return Ok(()),
         }
-        marked(&self.bus, held).await.map_err(Error::away)
+        marked(&self.bus, held).await.map_err(StoreError::unavailable)
     }
 
     /// True when an object lies in the store that KV knows.
-    async fn knows(&self, store: &Store) -> Result<bool, Error> {
+    async fn knows(&self, store: &Store) -> Result<bool, StoreError> {
         for media_id in store.stored_media(SAMPLE_MAX).await? {
-            if self.has(media::Record::BUCKET, &media_id.to_string()).await? {
+            if self.has(media::MediaRecord::BUCKET, &media_id.to_string()).await? {
                 return Ok(true);
             }
         }
         for upload_id in store.spooled_uploads(SAMPLE_MAX).await? {
-            if self.has(upload::Record::BUCKET, &upload_id.to_string()).await? {
+            if self.has(upload::UploadRecord::BUCKET, &upload_id.to_string()).await? {
                 return Ok(true);
             }
         }
@@ -111,44 +119,44 @@ impl Installation {
     }
 
     /// True when nothing was ever stored: neither KV nor the store knows of anything.
-    async fn is_new(&self, store: &Store) -> Result<bool, Error> {
-        for bucket in [media::Record::BUCKET, upload::Record::BUCKET] {
-            let stream = self.bus.context().get_stream(subjects::kv_stream(bucket)).await;
-            if stream.map_err(Error::away)?.cached_info().state.messages > 0 {
+    async fn is_new(&self, store: &Store) -> Result<bool, StoreError> {
+        for bucket in [media::MediaRecord::BUCKET, upload::UploadRecord::BUCKET] {
+            let stream = self.bus.context().get_stream(subjects::kv_stream_name(bucket)).await;
+            if stream.map_err(StoreError::unavailable)?.cached_info().state.messages > 0 {
                 return Ok(false);
             }
         }
         Ok(store.stored_media(1).await?.is_empty() && store.spooled_uploads(1).await?.is_empty())
     }
 
-    async fn has(&self, bucket: &str, key: &str) -> Result<bool, Error> {
-        let found = self.bus.read(bucket, key).await.map_err(Error::away)?;
+    async fn has(&self, bucket: &str, key: &str) -> Result<bool, StoreError> {
+        let found = self.bus.read_value(bucket, key).await.map_err(StoreError::unavailable)?;
         Ok(found.is_some_and(|raw| raw.value.is_some()))
     }
 }
 
 /// Makes the id, or reads the one that somebody else made first.
-async fn create(bus: &Bus) -> Result<Held<Identity>, nats::Error> {
-    let identity = Identity {
-        store_id: StoreId::from_bytes(nats::fresh_id()),
+async fn create(bus: &Bus) -> Result<VersionedRecord<StoreIdentity>, nats::BusError> {
+    let identity = StoreIdentity {
+        store_id: StoreId::from_bytes(nats::new_id_bytes()),
         created_at_ms: now_ms(),
         marked_at_ms: None,
     };
-    let mut held = Held::new(identity);
-    match bus.commit(&mut held, Outbox::new()).await {
+    let mut held = VersionedRecord::new(identity);
+    match bus.commit_record(&mut held, Outbox::new()).await {
         Ok(()) => Ok(held),
-        Err(conflict @ nats::Error::Conflict { .. }) => {
-            bus.load::<Identity>(Identity::KEY).await?.ok_or(conflict)
+        Err(conflict @ nats::BusError::Conflict { .. }) => {
+            bus.load_record::<StoreIdentity>(StoreIdentity::KEY).await?.ok_or(conflict)
         }
         Err(error) => Err(error),
     }
 }
 
-async fn marked(bus: &Bus, held: &mut Held<Identity>) -> Result<(), nats::Error> {
+async fn marked(bus: &Bus, held: &mut VersionedRecord<StoreIdentity>) -> Result<(), nats::BusError> {
     held.record.marked_at_ms = Some(now_ms());
-    match bus.commit(held, Outbox::new()).await {
+    match bus.commit_record(held, Outbox::new()).await {
         // Another replica saw it, too.
-        Ok(()) | Err(nats::Error::Conflict { .. }) => Ok(()),
+        Ok(()) | Err(nats::BusError::Conflict { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -174,20 +182,23 @@ pub enum Adopted {
 ///
 /// # Errors
 /// When the store or the broker can't be reached; a store that is not there is never made.
-pub async fn adopt(settings: store::Config, bus: &Bus) -> anyhow::Result<Adopted> {
+pub async fn adopt(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<Adopted> {
     let url = settings.url.clone();
     let store = Store::open(settings, Arc::new(Installation { bus: bus.clone() }))
         .with_context(|| format!("the store {url}"))?;
-    let mut held = match bus.load::<Identity>(Identity::KEY).await? {
+    let mut held = match bus.load_record::<StoreIdentity>(StoreIdentity::KEY).await? {
         Some(held) => held,
         None => create(bus).await?,
     };
     let before = held.record.store_id;
-    let adopted = match store.marker().await.with_context(|| format!("the marker of {url}"))? {
+    let adopted = match store.read_marker().await.with_context(|| format!("the marker of {url}"))? {
         Some(store_id) if store_id == before => Adopted::Already(store_id),
         Some(store_id) => Adopted::Taken { store_id, before },
         None => {
-            store.mark(before, Root::Needed).await.with_context(|| format!("marking {url}"))?;
+            store
+                .write_marker(before, MissingRootPolicy::Needed)
+                .await
+                .with_context(|| format!("marking {url}"))?;
             Adopted::Marked(before)
         }
     };
@@ -195,7 +206,7 @@ pub async fn adopt(settings: store::Config, bus: &Bus) -> anyhow::Result<Adopted
         held.record.store_id = store_id;
     }
     held.record.marked_at_ms = Some(now_ms());
-    bus.commit(&mut held, Outbox::new()).await?;
+    bus.commit_record(&mut held, Outbox::new()).await?;
     Ok(adopted)
 }
 

@@ -6,33 +6,33 @@ use nats::testing::TestBroker;
 use schemas::{
     ids::{MediaId, UploadId},
     keys,
-    media::Status,
+    media::MediaStatus,
 };
-use store::testing::S3;
+use store::testing::TestS3Server;
 use tempfile::TempDir;
 
 use super::*;
 
 struct Site {
     broker: TestBroker,
-    settings: store::Config,
+    settings: store::StoreConfig,
     root: PathBuf,
     _folder: TempDir,
-    _s3: Option<S3>,
+    _s3: Option<TestS3Server>,
 }
 
 impl Site {
     async fn local() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
-        let settings = store::Config::at(format!("file://{}", root.display()));
+        let settings = store::StoreConfig::from_url(format!("file://{}", root.display()));
         Self { broker: TestBroker::start().await, settings, root, _folder: folder, _s3: None }
     }
 
     async fn remote() -> Self {
-        let s3 = S3::start().await.unwrap();
+        let s3 = TestS3Server::start().await.unwrap();
         // What was seen a moment ago is not enough here: the store goes away within it.
-        let settings = store::Config { marker_ms: 0, ..s3.config() };
+        let settings = store::StoreConfig { marker_ms: 0, ..s3.store_config() };
         let root = s3.bucket_folder();
         Self {
             broker: TestBroker::start().await,
@@ -47,9 +47,9 @@ impl Site {
         open(self.settings.clone(), &self.broker.bus(role).await).await
     }
 
-    async fn identity(&self) -> Option<Identity> {
+    async fn identity(&self) -> Option<StoreIdentity> {
         let bus = self.broker.bus(Role::Admin).await;
-        bus.load::<Identity>(Identity::KEY).await.unwrap().map(|held| held.record)
+        bus.load_record::<StoreIdentity>(StoreIdentity::KEY).await.unwrap().map(|held| held.record)
     }
 
     fn marker(&self) -> Option<String> {
@@ -58,8 +58,8 @@ impl Site {
 
     /// An object as versions before markers left it, and the record of its medium.
     async fn older(&self, is_known: bool) {
-        let media_id = MediaId::from_bytes(nats::fresh_id());
-        let file = self.root.join(keys::source(media_id));
+        let media_id = MediaId::from_bytes(nats::new_id_bytes());
+        let file = self.root.join(keys::source_key(media_id));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, "x").unwrap();
         if is_known {
@@ -68,9 +68,9 @@ impl Site {
     }
 
     async fn record(&self, media_id: MediaId) {
-        let record = media::Record::new(media_id, "alice".into(), Status::Ready, 0);
+        let record = media::MediaRecord::new(media_id, "alice".into(), MediaStatus::Ready, 0);
         let bus = self.broker.bus(Role::Admin).await;
-        bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+        bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
     }
 }
 
@@ -78,7 +78,10 @@ impl Site {
 async fn a_new_installation_marks_its_store_once() {
     for site in [Site::local().await, Site::remote().await] {
         let worker = site.open(Role::Transcode).await.unwrap();
-        assert!(matches!(worker.verify_now().await, Err(Error::Unmarked { .. })), "a worker marks nothing");
+        assert!(
+            matches!(worker.verify_marker_now().await, Err(StoreError::Unmarked { .. })),
+            "a worker marks nothing"
+        );
         assert!(site.identity().await.is_none() && site.marker().is_none());
         let ingress = site.open(Role::Ingress).await.unwrap();
         ingress.put("media/x/source", "x").await.unwrap();
@@ -86,7 +89,7 @@ async fn a_new_installation_marks_its_store_once() {
         assert_eq!(site.marker(), Some(identity.store_id.to_string()));
         assert!(identity.marked_at_ms.is_some());
         for role in [Role::Upload, Role::Keeper] {
-            site.open(role).await.unwrap().verify_now().await.unwrap();
+            site.open(role).await.unwrap().verify_marker_now().await.unwrap();
         }
         assert_eq!(worker.get("media/x/source", 1).await.unwrap(), "x", "the worker has heard of it");
         // From now on what has no marker is away, whoever looks.
@@ -108,14 +111,14 @@ async fn a_new_installation_marks_its_store_once() {
 async fn a_crash_between_the_id_and_the_marker_is_made_good() {
     let site = Site::local().await;
     let id = create(&site.broker.bus(Role::Ingress).await).await.unwrap().record.store_id;
-    site.open(Role::Ingress).await.unwrap().verify_now().await.unwrap();
+    site.open(Role::Ingress).await.unwrap().verify_marker_now().await.unwrap();
     assert_eq!(site.marker(), Some(id.to_string()));
     // The other side of the write: the marker is there, and the record does not say so.
     let bus = site.broker.bus(Role::Admin).await;
-    let mut held = bus.load::<Identity>(Identity::KEY).await.unwrap().unwrap();
+    let mut held = bus.load_record::<StoreIdentity>(StoreIdentity::KEY).await.unwrap().unwrap();
     held.record.marked_at_ms = None;
-    bus.commit(&mut held, Outbox::new()).await.unwrap();
-    site.open(Role::Ingress).await.unwrap().verify_now().await.unwrap();
+    bus.commit_record(&mut held, Outbox::new()).await.unwrap();
+    site.open(Role::Ingress).await.unwrap().verify_marker_now().await.unwrap();
     let identity = site.identity().await.unwrap();
     assert_eq!(identity.store_id, id);
     assert_eq!(site.marker(), Some(id.to_string()));
@@ -126,7 +129,7 @@ async fn a_store_from_before_is_adopted_by_what_is_known_of_it() {
     for site in [Site::local().await, Site::remote().await] {
         site.older(false).await;
         site.older(true).await;
-        site.open(Role::Ingress).await.unwrap().verify_now().await.unwrap();
+        site.open(Role::Ingress).await.unwrap().verify_marker_now().await.unwrap();
         assert_eq!(site.marker(), Some(site.identity().await.unwrap().store_id.to_string()));
     }
 }
@@ -134,20 +137,20 @@ async fn a_store_from_before_is_adopted_by_what_is_known_of_it() {
 #[tokio::test]
 async fn an_open_upload_is_known_too() {
     let site = Site::local().await;
-    let upload_id = UploadId::from_bytes(nats::fresh_id());
-    let file = site.root.join(keys::spool(upload_id));
+    let upload_id = UploadId::from_bytes(nats::new_id_bytes());
+    let file = site.root.join(keys::spool_path(upload_id));
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(file, "x").unwrap();
-    let record = upload::Record {
+    let record = upload::UploadRecord {
         length_bytes: Some(10),
         offset_bytes: 1,
         generation: 1,
         expires_at_ms: now_ms() + 100_000,
-        ..upload::Record::new(upload_id, MediaId::from_bytes([2; 16]), "o".into())
+        ..upload::UploadRecord::new(upload_id, MediaId::from_bytes([2; 16]), "o".into())
     };
     let bus = site.broker.bus(Role::Admin).await;
-    bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
-    site.open(Role::Ingress).await.unwrap().verify_now().await.unwrap();
+    bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
+    site.open(Role::Ingress).await.unwrap().verify_marker_now().await.unwrap();
     assert!(site.marker().is_some());
 }
 
@@ -164,7 +167,7 @@ async fn what_nobody_knows_waits_for_a_person() {
         }
         let store = site.open(Role::Ingress).await.unwrap();
         let refused = store.put("media/x/source", "x").await;
-        assert!(matches!(refused, Err(Error::Unmarked { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Unmarked { .. })), "{refused:?}");
         assert_eq!((site.marker(), site.root.exists()), (None, has_objects));
         let admin = site.broker.bus(Role::Admin).await;
         if !has_objects {
@@ -185,7 +188,7 @@ async fn the_store_of_another_installation_is_a_wrong_setting() {
     let running = site.open(Role::Ingress).await.unwrap();
     running.put("media/x/source", "x").await.unwrap();
     let ours = site.identity().await.unwrap().store_id;
-    let theirs = StoreId::from_bytes(nats::fresh_id());
+    let theirs = StoreId::from_bytes(nats::new_id_bytes());
     std::fs::write(site.root.join(keys::MARKER), theirs.to_string()).unwrap();
     for role in [Role::Ingress, Role::Upload, Role::Transcode, Role::Keeper] {
         let error = site.open(role).await.unwrap_err();

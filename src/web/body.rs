@@ -4,7 +4,7 @@
 //!
 //! Nothing here is for media: uploads take their bytes as a stream and have limits of their own.
 //!
-//! Limits: those of [`Limits`], which [`limits`] puts among the request's extensions; without it the defaults.
+//! Limits: those of [`BodyLimits`], which [`attach_limits`] puts among the request's extensions; without it the defaults.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,12 +23,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{error::Problem, kind::Kind, unique};
+use super::{error::Problem, kind::ProblemCode, unique};
 
 /// Limits of a body that is read as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Limits {
+#[schemars(rename = "Limits")]
+pub struct BodyLimits {
     /// Largest body, in bytes.
     pub bytes_max: usize,
     /// Slowest average over a window, in bytes per second; the last bytes of a body may come alone.
@@ -39,21 +40,25 @@ pub struct Limits {
     pub total_ms: u64,
 }
 
-impl Default for Limits {
+impl Default for BodyLimits {
     fn default() -> Self {
         Self { bytes_max: 256 * 1024, rate_bytes_per_s_min: 256, window_ms: 5_000, total_ms: 30_000 }
     }
 }
 
 /// Puts the limits among the request's extensions.
-pub async fn limits(State(limits): State<Arc<Limits>>, mut request: Request, next: Next) -> Response {
+pub async fn attach_limits(
+    State(limits): State<Arc<BodyLimits>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     request.extensions_mut().insert(*limits);
     next.run(request).await
 }
 
-impl Limits {
+impl BodyLimits {
     /// The limits that apply to a request.
-    pub fn of(extensions: &axum::http::Extensions) -> Self {
+    pub fn from_extensions(extensions: &axum::http::Extensions) -> Self {
         extensions.get::<Self>().copied().unwrap_or_default()
     }
 }
@@ -62,9 +67,9 @@ impl Limits {
 ///
 /// # Errors
 /// 413 when it is too large, 408 when it comes too slowly, 400 when it ends early.
-pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+pub async fn read_body(mut body: Body, limits: &BodyLimits) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > u64::try_from(limits.bytes_max).unwrap_or(u64::MAX) {
-        return Err(too_large(limits));
+        return Err(body_too_large(limits));
     }
     let window = Duration::from_millis(limits.window_ms.max(1));
     let window_bytes_min = limits.rate_bytes_per_s_min.saturating_mul(limits.window_ms) / 1_000;
@@ -75,7 +80,7 @@ pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
     loop {
         let Ok(frame) = tokio::time::timeout_at(window_ends.min(latest), body.frame()).await else {
             if window_bytes < window_bytes_min || Instant::now() >= latest {
-                return Err(too_slow());
+                return Err(body_too_slow());
             }
             (window_ends, window_bytes) = (Instant::now() + window, 0);
             continue;
@@ -83,63 +88,65 @@ pub async fn read(mut body: Body, limits: &Limits) -> Result<Bytes, Problem> {
         let Some(frame) = frame else { return Ok(read.freeze()) };
         let frame = frame.map_err(|error| {
             tracing::debug!(%error, "a body ended early");
-            Problem::new(Kind::BodyCut)
+            Problem::new(ProblemCode::BodyCut)
         })?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limits.bytes_max - read.len() {
-            return Err(too_large(limits));
+            return Err(body_too_large(limits));
         }
         window_bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
         read.extend_from_slice(&data);
     }
 }
 
-fn too_large(limits: &Limits) -> Problem {
-    Problem::new(Kind::BodyTooLarge)
-        .detail(format!("it may have {} bytes", limits.bytes_max))
-        .member("limit_bytes", limits.bytes_max)
+fn body_too_large(limits: &BodyLimits) -> Problem {
+    Problem::new(ProblemCode::BodyTooLarge)
+        .with_detail(format!("it may have {} bytes", limits.bytes_max))
+        .with_member("limit_bytes", limits.bytes_max)
 }
 
-fn too_slow() -> Problem {
-    Problem::new(Kind::BodyTooSlow).header(header::CONNECTION, axum::http::HeaderValue::from_static("close"))
+fn body_too_slow() -> Problem {
+    Problem::new(ProblemCode::BodyTooSlow)
+        .with_header(header::CONNECTION, axum::http::HeaderValue::from_static("close"))
 }
 
 /// A JSON body.
 #[derive(Debug, Clone, Copy)]
-pub struct Json<T>(pub T);
+pub struct JsonBody<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            return Err(no_json());
+            return Err(not_json());
         }
-        let limits = Limits::of(request.extensions());
-        parse(&read(request.into_body(), &limits).await?).map(Self)
+        let limits = BodyLimits::from_extensions(request.extensions());
+        parse_json(&read_body(request.into_body(), &limits).await?).map(Self)
     }
 }
 
 /// A JSON body that may be left out: nothing counts as `{}`.
 #[derive(Debug, Clone, Copy)]
-pub struct JsonOrNothing<T>(pub T);
+pub struct OptionalJsonBody<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonOrNothing<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (limits, is_json) = (Limits::of(request.extensions()), is_json(request.headers()));
-        let bytes = read(request.into_body(), &limits).await?;
+        let (limits, is_json) =
+            (BodyLimits::from_extensions(request.extensions()), is_json(request.headers()));
+        let bytes = read_body(request.into_body(), &limits).await?;
         match (bytes.is_empty(), is_json) {
-            (true, _) => parse(b"{}").map(Self),
-            (false, true) => parse(&bytes).map(Self),
-            (false, false) => Err(no_json()),
+            (true, _) => parse_json(b"{}").map(Self),
+            (false, true) => parse_json(&bytes).map(Self),
+            (false, false) => Err(not_json()),
         }
     }
 }
 
-fn no_json() -> Problem {
-    Problem::new(Kind::MediaType).detail("send application/json")
+fn not_json() -> Problem {
+    Problem::new(ProblemCode::MediaType).with_detail("send application/json")
 }
 
 /// True when the body says that it is JSON.
@@ -153,39 +160,41 @@ pub fn is_json(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// 400 that points to the place: by line and column, and by JSON Pointer (RFC 6901) once a value is wrong.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize(&mut reader) {
         Ok(value) => {
-            reader.end().map_err(|error| malformed(&error))?;
-            unique::check(bytes).map(|()| value).map_err(|error| invalid(&error))
+            reader.end().map_err(|error| json_malformed(&error))?;
+            unique::refuse_duplicate_keys(bytes).map(|()| value).map_err(|error| json_invalid(&error))
         }
         // A `null` where something is wanted is told as a fault of syntax, though the body is JSON.
         Err(error) if error.inner().is_data() || is_well_formed(bytes) => {
             // Derived readers find a repeated member, too, and can't say where.
-            let repeated = unique::check(bytes).err().filter(|repeated| repeated.inner().is_data());
-            Err(invalid(&repeated.unwrap_or(error)))
+            let repeated =
+                unique::refuse_duplicate_keys(bytes).err().filter(|repeated| repeated.inner().is_data());
+            Err(json_invalid(&repeated.unwrap_or(error)))
         }
-        Err(error) => Err(malformed(error.inner())),
+        Err(error) => Err(json_malformed(error.inner())),
     }
 }
 
-fn invalid(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    Problem::new(Kind::JsonInvalid).at(&pointer(error.path()), error.inner().to_string())
+fn json_invalid(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    Problem::new(ProblemCode::JsonInvalid)
+        .with_pointer(&json_pointer(error.path()), error.inner().to_string())
 }
 
 fn is_well_formed(body: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
-fn malformed(error: &serde_json::Error) -> Problem {
+fn json_malformed(error: &serde_json::Error) -> Problem {
     let detail = error.to_string();
     let (line, column) = (error.line(), error.column());
     let place = json!({ "pointer": "", "detail": detail, "line": line, "column": column });
-    Problem::new(Kind::JsonMalformed).detail(detail).error(place)
+    Problem::new(ProblemCode::JsonMalformed).with_detail(detail).with_error(place)
 }
 
-fn pointer(path: &serde_path_to_error::Path) -> String {
+fn json_pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     let steps = path.iter().map(|segment| match segment {
         Segment::Seq { index } => format!("/{index}"),
@@ -237,11 +246,11 @@ mod tests {
             ("{\"_list\":[{}]}", "json_invalid", "/_list/0"),
             ("{\"_list\":[],\"_list\":[]}", "json_invalid", "/_list"),
         ] {
-            let told = told(parse::<Wanted>(body.as_bytes()).unwrap_err()).await;
+            let told = told(parse_json::<Wanted>(body.as_bytes()).unwrap_err()).await;
             assert_eq!(told["code"], code, "{body}");
             assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
         }
-        assert!(parse::<Wanted>(b"{}").is_ok());
+        assert!(parse_json::<Wanted>(b"{}").is_ok());
     }
 
     #[tokio::test]
@@ -253,12 +262,12 @@ mod tests {
             (r#"[{"kind":"public","\u006bind":"not"}]"#, "/0/kind"),
             (r#"{"":{},"":{}}"#, "/"),
         ] {
-            let told = told(parse::<serde_json::Value>(body.as_bytes()).unwrap_err()).await;
+            let told = told(parse_json::<serde_json::Value>(body.as_bytes()).unwrap_err()).await;
             assert_eq!((&told["code"], &told["status"]), (&json!("json_invalid"), &json!(400)), "{body}");
             assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
         }
         for body in [r#"{"a":{"a":1},"b":{"a":1}}"#, r#"[{"a":1},{"a":1}]"#, r#"{"a":1,"A":1}"#] {
-            assert!(parse::<serde_json::Value>(body.as_bytes()).is_ok(), "{body}");
+            assert!(parse_json::<serde_json::Value>(body.as_bytes()).is_ok(), "{body}");
         }
     }
 
@@ -292,25 +301,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_body_is_cut_and_a_steady_one_is_not() {
         let limits =
-            Limits { bytes_max: 10_000, rate_bytes_per_s_min: 100, window_ms: 1_000, total_ms: 20_000 };
+            BodyLimits { bytes_max: 10_000, rate_bytes_per_s_min: 100, window_ms: 1_000, total_ms: 20_000 };
         let started = Instant::now();
-        let problem = read(dripping(1, 50, 5_000), &limits).await.unwrap_err();
+        let problem = read_body(dripping(1, 50, 5_000), &limits).await.unwrap_err();
         assert_eq!((problem.status().as_u16(), problem.code()), (408, "body_too_slow"));
         assert!(started.elapsed() <= Duration::from_millis(1_001), "{:?}", started.elapsed());
-        assert_eq!(read(dripping(60, 500, 30), &limits).await.unwrap().len(), 1_800);
-        let problem = read(dripping(60, 500, 100), &limits).await.unwrap_err();
+        assert_eq!(read_body(dripping(60, 500, 30), &limits).await.unwrap().len(), 1_800);
+        let problem = read_body(dripping(60, 500, 100), &limits).await.unwrap_err();
         assert_eq!(problem.code(), "body_too_slow", "not for ever, either");
-        let problem =
-            read(Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()), &limits);
+        let problem = read_body(
+            Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()),
+            &limits,
+        );
         assert_eq!(problem.await.unwrap_err().status(), 408);
     }
 
     #[tokio::test]
     async fn a_body_is_as_large_as_it_may_be_and_no_larger() {
-        let limits = Limits { bytes_max: 100, ..Limits::default() };
-        assert_eq!(read(Body::from(vec![0; 100]), &limits).await.unwrap().len(), 100);
-        assert_eq!(read(Body::from(vec![0; 101]), &limits).await.unwrap_err().status(), 413);
+        let limits = BodyLimits { bytes_max: 100, ..BodyLimits::default() };
+        assert_eq!(read_body(Body::from(vec![0; 100]), &limits).await.unwrap().len(), 100);
+        assert_eq!(read_body(Body::from(vec![0; 101]), &limits).await.unwrap_err().status(), 413);
         // Without a length, too.
-        assert_eq!(read(dripping(34, 0, 3), &limits).await.unwrap_err().status(), 413);
+        assert_eq!(read_body(dripping(34, 0, 3), &limits).await.unwrap_err().status(), 413);
     }
 }

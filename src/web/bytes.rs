@@ -11,11 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{conditional, error::Problem, kind::Kind};
+use super::{conditional, error::Problem, kind::ProblemCode};
 
 /// What is about to be sent.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct RepresentationMetadata {
     /// Size of the whole in bytes.
     pub size_bytes: u64,
     /// Strong entity tag in quotes.
@@ -28,7 +28,7 @@ pub struct Facts {
 
 /// What of it to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Send {
+pub(super) enum ContentSelection {
     /// Nothing: the client has it.
     NotModified,
     /// Nothing: the range lies outside.
@@ -40,29 +40,31 @@ pub(super) enum Send {
 }
 
 /// What to send to a client with these headers.
-pub(super) fn choose(headers: &HeaderMap, facts: &Facts) -> Send {
-    if conditional::is_known(headers, &facts.etag) {
-        return Send::NotModified;
+pub(super) fn select_content(headers: &HeaderMap, facts: &RepresentationMetadata) -> ContentSelection {
+    if conditional::matches_if_none_match(headers, &facts.etag) {
+        return ContentSelection::NotModified;
     }
     let unchanged = !headers.contains_key(header::IF_RANGE)
-        || only(headers, &header::IF_RANGE).is_some_and(|tag| tag == facts.etag);
-    match only(headers, &header::RANGE).filter(|_| unchanged).and_then(|range| parse(range, facts.size_bytes))
+        || single_value(headers, &header::IF_RANGE).is_some_and(|tag| tag == facts.etag);
+    match single_value(headers, &header::RANGE)
+        .filter(|_| unchanged)
+        .and_then(|range| parse_range(range, facts.size_bytes))
     {
-        None => Send::Whole,
-        Some(range) if range.is_empty() => Send::Unsatisfiable,
-        Some(range) => Send::Part(range),
+        None => ContentSelection::Whole,
+        Some(range) if range.is_empty() => ContentSelection::Unsatisfiable,
+        Some(range) => ContentSelection::Part(range),
     }
 }
 
 /// The value of a field that has one line; with several it says nothing.
-fn only<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+fn single_value<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     let mut lines = headers.get_all(name).iter();
     let (line, None) = (lines.next()?, lines.next()) else { return None };
     line.to_str().ok()
 }
 
 /// One byte range; `None` when it is malformed or of several parts, empty when it lies outside.
-fn parse(text: &str, size_bytes: u64) -> Option<Range<u64>> {
+fn parse_range(text: &str, size_bytes: u64) -> Option<Range<u64>> {
     let (unit, ranges) = text.split_once('=')?;
     // Names of units have no case (RFC 9110, 14.1).
     let (first, last) = ranges.trim().split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes"))?;
@@ -86,19 +88,23 @@ fn parse(text: &str, size_bytes: u64) -> Option<Range<u64>> {
 }
 
 /// The answer with bytes that are in memory.
-pub fn answer_with(headers: &HeaderMap, facts: &Facts, bytes: &Bytes) -> Response {
+pub fn bytes_response(headers: &HeaderMap, facts: &RepresentationMetadata, bytes: &Bytes) -> Response {
     let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(bytes.len());
-    answer(headers, facts, |range| Body::from(bytes.slice(at(range.start)..at(range.end))))
+    range_response(headers, facts, |range| Body::from(bytes.slice(at(range.start)..at(range.end))))
 }
 
 /// The answer; `body` makes the bytes of a range of the whole.
-pub fn answer(headers: &HeaderMap, facts: &Facts, body: impl FnOnce(Range<u64>) -> Body) -> Response {
+pub fn range_response(
+    headers: &HeaderMap,
+    facts: &RepresentationMetadata,
+    body: impl FnOnce(Range<u64>) -> Body,
+) -> Response {
     let whole = 0..facts.size_bytes;
-    let (status, range) = match choose(headers, facts) {
-        Send::NotModified => (StatusCode::NOT_MODIFIED, None),
-        Send::Unsatisfiable => return unsatisfiable(facts),
-        Send::Whole => (StatusCode::OK, Some(whole)),
-        Send::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range)),
+    let (status, range) = match select_content(headers, facts) {
+        ContentSelection::NotModified => (StatusCode::NOT_MODIFIED, None),
+        ContentSelection::Unsatisfiable => return range_not_satisfiable(facts),
+        ContentSelection::Whole => (StatusCode::OK, Some(whole)),
+        ContentSelection::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range)),
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
@@ -121,10 +127,10 @@ pub fn answer(headers: &HeaderMap, facts: &Facts, body: impl FnOnce(Range<u64>) 
     response
 }
 
-fn unsatisfiable(facts: &Facts) -> Response {
-    let problem = Problem::new(Kind::RangeNotSatisfiable);
+fn range_not_satisfiable(facts: &RepresentationMetadata) -> Response {
+    let problem = Problem::new(ProblemCode::RangeNotSatisfiable);
     match HeaderValue::from_str(&format!("bytes */{}", facts.size_bytes)) {
-        Ok(value) => problem.header(header::CONTENT_RANGE, value).into_response(),
+        Ok(value) => problem.with_header(header::CONTENT_RANGE, value).into_response(),
         Err(_) => problem.into_response(),
     }
 }
@@ -133,37 +139,42 @@ fn unsatisfiable(facts: &Facts) -> Response {
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
-        Facts { size_bytes: 10, etag: "\"a\"".into(), content_type: "video/mp4", cache_control: "private" }
+    fn facts() -> RepresentationMetadata {
+        RepresentationMetadata {
+            size_bytes: 10,
+            etag: "\"a\"".into(),
+            content_type: "video/mp4",
+            cache_control: "private",
+        }
     }
 
-    fn chosen(fields: &[(header::HeaderName, &str)]) -> Send {
+    fn chosen(fields: &[(header::HeaderName, &str)]) -> ContentSelection {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, value.parse().unwrap());
         }
-        choose(&headers, &facts())
+        select_content(&headers, &facts())
     }
 
     #[test]
     fn ranges_are_what_rfc_9110_says() {
         for (range, wanted) in [
-            ("bytes=0-0", Send::Part(0..1)),
-            ("bytes=0-9", Send::Part(0..10)),
-            ("bytes=5-", Send::Part(5..10)),
-            ("bytes=5-99", Send::Part(5..10)),
-            ("bytes=5-99999999999999999999999", Send::Part(5..10)),
-            ("Bytes=0-0", Send::Part(0..1)),
-            ("bytes=-3", Send::Part(7..10)),
-            ("bytes=-99", Send::Part(0..10)),
-            ("bytes=-0", Send::Unsatisfiable),
-            ("bytes=10-", Send::Unsatisfiable),
-            ("bytes=99999999999999999999999-", Send::Unsatisfiable),
-            ("bytes=5-4", Send::Whole),
-            ("bytes=0-1,3-4", Send::Whole),
-            ("bytes=a-b", Send::Whole),
-            ("bytes=", Send::Whole),
-            ("lines=0-1", Send::Whole),
+            ("bytes=0-0", ContentSelection::Part(0..1)),
+            ("bytes=0-9", ContentSelection::Part(0..10)),
+            ("bytes=5-", ContentSelection::Part(5..10)),
+            ("bytes=5-99", ContentSelection::Part(5..10)),
+            ("bytes=5-99999999999999999999999", ContentSelection::Part(5..10)),
+            ("Bytes=0-0", ContentSelection::Part(0..1)),
+            ("bytes=-3", ContentSelection::Part(7..10)),
+            ("bytes=-99", ContentSelection::Part(0..10)),
+            ("bytes=-0", ContentSelection::Unsatisfiable),
+            ("bytes=10-", ContentSelection::Unsatisfiable),
+            ("bytes=99999999999999999999999-", ContentSelection::Unsatisfiable),
+            ("bytes=5-4", ContentSelection::Whole),
+            ("bytes=0-1,3-4", ContentSelection::Whole),
+            ("bytes=a-b", ContentSelection::Whole),
+            ("bytes=", ContentSelection::Whole),
+            ("lines=0-1", ContentSelection::Whole),
         ] {
             assert_eq!(chosen(&[(header::RANGE, range)]), wanted, "{range}");
         }
@@ -173,15 +184,18 @@ mod tests {
     fn tags_decide_before_ranges() {
         let range = (header::RANGE, "bytes=0-0");
         for (fields, wanted) in [
-            (vec![(header::IF_NONE_MATCH, "\"a\"")], Send::NotModified),
-            (vec![(header::IF_NONE_MATCH, "\"b\", W/\"a\""), range.clone()], Send::NotModified),
-            (vec![(header::IF_NONE_MATCH, "*")], Send::NotModified),
-            (vec![(header::IF_NONE_MATCH, "\"b\""), (header::IF_NONE_MATCH, "\"a\"")], Send::NotModified),
-            (vec![range.clone(), (header::RANGE, "bytes=1-1")], Send::Whole),
-            (vec![(header::IF_NONE_MATCH, "\"b\"")], Send::Whole),
-            (vec![(header::IF_RANGE, "\"a\""), range.clone()], Send::Part(0..1)),
-            (vec![(header::IF_RANGE, "\"b\""), range.clone()], Send::Whole),
-            (vec![(header::IF_RANGE, "W/\"a\""), range], Send::Whole),
+            (vec![(header::IF_NONE_MATCH, "\"a\"")], ContentSelection::NotModified),
+            (vec![(header::IF_NONE_MATCH, "\"b\", W/\"a\""), range.clone()], ContentSelection::NotModified),
+            (vec![(header::IF_NONE_MATCH, "*")], ContentSelection::NotModified),
+            (
+                vec![(header::IF_NONE_MATCH, "\"b\""), (header::IF_NONE_MATCH, "\"a\"")],
+                ContentSelection::NotModified,
+            ),
+            (vec![range.clone(), (header::RANGE, "bytes=1-1")], ContentSelection::Whole),
+            (vec![(header::IF_NONE_MATCH, "\"b\"")], ContentSelection::Whole),
+            (vec![(header::IF_RANGE, "\"a\""), range.clone()], ContentSelection::Part(0..1)),
+            (vec![(header::IF_RANGE, "\"b\""), range.clone()], ContentSelection::Whole),
+            (vec![(header::IF_RANGE, "W/\"a\""), range], ContentSelection::Whole),
         ] {
             assert_eq!(chosen(&fields), wanted, "{fields:?}");
         }

@@ -31,7 +31,8 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The header that the trusted proxies write; the other one is never read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Field {
+#[schemars(rename = "Field")]
+pub enum ForwardingHeader {
     /// `X-Forwarded-For`.
     #[default]
     XForwardedFor,
@@ -42,68 +43,74 @@ pub enum Field {
 /// Whom to believe about addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ClientAddressConfig {
     /// Networks of the proxies in front, such as `10.0.0.0/8`; empty: the peer is the client.
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
     /// The header that these proxies write.
-    pub field: Field,
+    pub field: ForwardingHeader,
     /// Bits of an IPv6 address that tell clients apart: 64 is what one subscriber line usually has.
     pub ipv6_prefix_bits: u8,
 }
 
-impl Default for Config {
+impl Default for ClientAddressConfig {
     fn default() -> Self {
-        Self { trusted_proxies: Vec::new(), field: Field::default(), ipv6_prefix_bits: 64 }
+        Self { trusted_proxies: Vec::new(), field: ForwardingHeader::default(), ipv6_prefix_bits: 64 }
     }
 }
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Client {
+pub struct ClientAddress {
     /// The address.
     pub address: IpAddr,
     /// What tells clients apart: the address, or the first bits of an IPv6 address.
     pub prefix: IpAddr,
 }
 
-impl Client {
+impl ClientAddress {
     /// The client of a request that came from `peer` with `headers`.
-    pub fn of(config: &Config, peer: IpAddr, headers: &HeaderMap) -> Self {
-        let address = forwarded(config, peer.to_canonical(), headers);
-        Self { address, prefix: prefix(address, config.ipv6_prefix_bits) }
+    pub fn from_peer(config: &ClientAddressConfig, peer: IpAddr, headers: &HeaderMap) -> Self {
+        let address = forwarded_address(config, peer.to_canonical(), headers);
+        Self { address, prefix: client_prefix(address, config.ipv6_prefix_bits) }
     }
 
-    /// The client that [`identify`] found. Without it in front: the peer, or the unspecified address where there is none, as in
+    /// The client that [`identify_client`] found. Without it in front: the peer, or the unspecified address where there is none, as in
     /// tests of a router.
-    pub fn among(extensions: &Extensions, headers: &HeaderMap) -> Self {
+    pub fn from_extensions(extensions: &Extensions, headers: &HeaderMap) -> Self {
         let found = extensions.get::<Self>().copied();
-        found.unwrap_or_else(|| Self::of(&Config::default(), peer(extensions), headers))
+        found.unwrap_or_else(|| {
+            Self::from_peer(&ClientAddressConfig::default(), peer_address(extensions), headers)
+        })
     }
 }
 
-fn peer(extensions: &Extensions) -> IpAddr {
+fn peer_address(extensions: &Extensions) -> IpAddr {
     let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into())
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Client {
+impl<S: Send + Sync> FromRequestParts<S> for ClientAddress {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::among(&parts.extensions, &parts.headers))
+        Ok(Self::from_extensions(&parts.extensions, &parts.headers))
     }
 }
 
-/// Puts the [`Client`] among the request's extensions.
-pub async fn identify(State(config): State<Arc<Config>>, mut request: Request, next: Next) -> Response {
-    let client = Client::of(&config, peer(request.extensions()), request.headers());
+/// Puts the [`ClientAddress`] among the request's extensions.
+pub async fn identify_client(
+    State(config): State<Arc<ClientAddressConfig>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let client = ClientAddress::from_peer(&config, peer_address(request.extensions()), request.headers());
     request.extensions_mut().insert(client);
     next.run(request).await
 }
 
 /// The address that counts as one client.
-fn prefix(address: IpAddr, ipv6_bits: u8) -> IpAddr {
+fn client_prefix(address: IpAddr, ipv6_bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => {
@@ -114,26 +121,26 @@ fn prefix(address: IpAddr, ipv6_bits: u8) -> IpAddr {
     }
 }
 
-fn forwarded(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+fn forwarded_address(config: &ClientAddressConfig, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let trusted = |address: IpAddr| config.trusted_proxies.iter().any(|net| net.contains(&address));
     let mut client = peer;
     if !trusted(peer) {
         if headers.contains_key(&X_FORWARDED_FOR) || headers.contains_key(header::FORWARDED) {
-            warn_once();
+            warn_untrusted_proxy();
         }
         return client;
     }
     let name = match config.field {
-        Field::XForwardedFor => &X_FORWARDED_FOR,
-        Field::Forwarded => &header::FORWARDED,
+        ForwardingHeader::XForwardedFor => &X_FORWARDED_FOR,
+        ForwardingHeader::Forwarded => &header::FORWARDED,
     };
     // Several lines of a list are one list (RFC 9110, 5.3); the last line was written last.
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(header::HeaderValue::as_bytes).collect();
-    let entries = lines.iter().rev().flat_map(|line| FromRight { rest: Some(line) }).take(HOPS_MAX);
+    let entries = lines.iter().rev().flat_map(|line| ReverseListEntries { rest: Some(line) }).take(HOPS_MAX);
     for entry in entries {
         let address = match config.field {
-            Field::XForwardedFor => address(entry),
-            Field::Forwarded => forwarded_for(entry),
+            ForwardingHeader::XForwardedFor => parse_address(entry),
+            ForwardingHeader::Forwarded => parse_forwarded_for(entry),
         };
         let Some(address) = address else { return client };
         client = address;
@@ -145,7 +152,7 @@ fn forwarded(config: &Config, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 }
 
 /// Tells the operator once of a proxy that nobody named: behind it all its clients are one.
-fn warn_once() {
+fn warn_untrusted_proxy() {
     static TOLD: Once = Once::new();
     TOLD.call_once(|| {
         tracing::warn!(
@@ -157,17 +164,17 @@ fn warn_once() {
 
 /// The entries of a list from its right end, without empty ones. A comma inside a quoted string separates nothing; seen from the
 /// right, an unbalanced quote further left can't hide what a trusted proxy appended.
-struct FromRight<'a> {
+struct ReverseListEntries<'a> {
     rest: Option<&'a [u8]>,
 }
 
-impl<'a> Iterator for FromRight<'a> {
+impl<'a> Iterator for ReverseListEntries<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
         loop {
             let rest = self.rest.take()?;
-            let entry = match comma(rest) {
+            let entry = match find_last_comma(rest) {
                 Some(at) => {
                     self.rest = rest.get(..at);
                     rest.get(at + 1..).unwrap_or_default()
@@ -183,11 +190,11 @@ impl<'a> Iterator for FromRight<'a> {
 }
 
 /// Where the last comma outside of quotes is.
-fn comma(list: &[u8]) -> Option<usize> {
+fn find_last_comma(list: &[u8]) -> Option<usize> {
     let mut quoted = false;
     for (at, byte) in list.iter().enumerate().rev() {
         match byte {
-            b'"' if !escaped(list, at) => quoted = !quoted,
+            b'"' if !is_escaped(list, at) => quoted = !quoted,
             b',' if !quoted => return Some(at),
             _ => {}
         }
@@ -195,13 +202,13 @@ fn comma(list: &[u8]) -> Option<usize> {
     None
 }
 
-fn escaped(list: &[u8], at: usize) -> bool {
+fn is_escaped(list: &[u8], at: usize) -> bool {
     let before = list.get(..at).unwrap_or_default();
     before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// The `for` of one element of `Forwarded`; an obfuscated or unknown one is no address.
-fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+fn parse_forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(element).ok()?;
     let mut found = None;
     for pair in text.split(';') {
@@ -215,7 +222,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     }
     let value = found?;
     match value.strip_prefix('"') {
-        Some(rest) => address(rest.strip_suffix('"')?.as_bytes()),
+        Some(rest) => parse_address(rest.strip_suffix('"')?.as_bytes()),
         // A bare value is a token, which knows no colon and no bracket.
         None => value.parse::<std::net::Ipv4Addr>().ok().map(IpAddr::V4),
     }
@@ -223,7 +230,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 
 /// An address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`. A zone means
 /// something only on the machine that wrote it, so an address with one is none.
-fn address(entry: &[u8]) -> Option<IpAddr> {
+fn parse_address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?.trim();
     let parsed = text
         .parse::<IpAddr>()

@@ -7,9 +7,9 @@ use super::*;
 
 const PROXY: &str = "10.0.0.1";
 
-fn config(field: Field) -> Config {
+fn config(field: ForwardingHeader) -> ClientAddressConfig {
     let trusted_proxies = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).to_vec();
-    Config { trusted_proxies, field, ..Config::default() }
+    ClientAddressConfig { trusted_proxies, field, ..ClientAddressConfig::default() }
 }
 
 fn headers(name: &str, lines: &[&str]) -> HeaderMap {
@@ -23,8 +23,8 @@ fn headers(name: &str, lines: &[&str]) -> HeaderMap {
     headers
 }
 
-fn found(field: Field, peer: &str, headers: &HeaderMap) -> String {
-    Client::of(&config(field), peer.parse().unwrap(), headers).address.to_string()
+fn found(field: ForwardingHeader, peer: &str, headers: &HeaderMap) -> String {
+    ClientAddress::from_peer(&config(field), peer.parse().unwrap(), headers).address.to_string()
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn x_forwarded_for_is_believed_from_the_right_and_from_trusted_proxies_only() {
         (PROXY, &["\u{ff11}92.0.2.1"], PROXY),
     ] {
         let headers = headers("x-forwarded-for", lines);
-        assert_eq!(found(Field::XForwardedFor, peer, &headers), wanted, "{peer} {lines:?}");
+        assert_eq!(found(ForwardingHeader::XForwardedFor, peer, &headers), wanted, "{peer} {lines:?}");
     }
 }
 
@@ -110,7 +110,11 @@ fn forwarded_is_believed_from_the_right() {
         (&["for"], PROXY),
         (&["for=\"192.0.2.1"], PROXY),
     ] {
-        assert_eq!(found(Field::Forwarded, PROXY, &headers("forwarded", lines)), wanted, "{lines:?}");
+        assert_eq!(
+            found(ForwardingHeader::Forwarded, PROXY, &headers("forwarded", lines)),
+            wanted,
+            "{lines:?}"
+        );
     }
 }
 
@@ -120,15 +124,15 @@ fn the_headers_are_never_mixed_and_no_other_is_read() {
     both.extend(headers("forwarded", &["for=192.0.2.2"]));
     both.extend(headers("x-real-ip", &["192.0.2.3"]));
     both.extend(headers("cf-connecting-ip", &["192.0.2.4"]));
-    assert_eq!(found(Field::XForwardedFor, PROXY, &both), "192.0.2.1");
-    assert_eq!(found(Field::Forwarded, PROXY, &both), "192.0.2.2");
+    assert_eq!(found(ForwardingHeader::XForwardedFor, PROXY, &both), "192.0.2.1");
+    assert_eq!(found(ForwardingHeader::Forwarded, PROXY, &both), "192.0.2.2");
     both.remove("forwarded");
-    assert_eq!(found(Field::Forwarded, PROXY, &both), PROXY);
+    assert_eq!(found(ForwardingHeader::Forwarded, PROXY, &both), PROXY);
 }
 
 #[test]
 fn one_line_of_a_subscriber_is_one_client() {
-    let of = |text: &str, bits| prefix(text.parse().unwrap(), bits).to_string();
+    let of = |text: &str, bits| client_prefix(text.parse().unwrap(), bits).to_string();
     assert_eq!(of("2001:db8:1:2:3:4:5:6", 64), "2001:db8:1:2::");
     assert_eq!(of("2001:db8:1:2ff:3:4:5:6", 56), "2001:db8:1:200::");
     assert_eq!(of("2001:db8::1", 128), "2001:db8::1");
@@ -141,12 +145,12 @@ fn one_line_of_a_subscriber_is_one_client() {
 fn more_hops_than_can_be_end_the_walk() {
     let many = vec!["10.0.0.2"; HOPS_MAX + 5].join(", ");
     let headers = headers("x-forwarded-for", &[&format!("192.0.2.1, {many}")]);
-    assert_eq!(found(Field::XForwardedFor, PROXY, &headers), "10.0.0.2");
+    assert_eq!(found(ForwardingHeader::XForwardedFor, PROXY, &headers), "10.0.0.2");
 }
 
 fn stranger() -> impl Strategy<Value = IpAddr> {
     any::<IpAddr>().prop_map(|ip| ip.to_canonical()).prop_filter("no proxy", |ip| {
-        !config(Field::XForwardedFor).trusted_proxies.iter().any(|net| net.contains(ip))
+        !config(ForwardingHeader::XForwardedFor).trusted_proxies.iter().any(|net| net.contains(ip))
     })
 }
 
@@ -167,8 +171,8 @@ proptest! {
             .chain(proxies.iter().map(|n| format!("for=10.1.0.{n}")))
             .collect();
         for (field, name, appended) in [
-            (Field::XForwardedFor, "x-forwarded-for", plain),
-            (Field::Forwarded, "forwarded", quoted),
+            (ForwardingHeader::XForwardedFor, "x-forwarded-for", plain),
+            (ForwardingHeader::Forwarded, "forwarded", quoted),
         ] {
             let appended = appended.join(", ");
             let mut lines = lies.clone();
@@ -177,7 +181,7 @@ proptest! {
                 _ => lines.push(appended),
             }
             let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-            let got = Client::of(&config(field), PROXY.parse().unwrap(), &headers(name, &lines));
+            let got = ClientAddress::from_peer(&config(field), PROXY.parse().unwrap(), &headers(name, &lines));
             prop_assert_eq!(got.address, client, "{} {:?}", name, lines);
         }
     }
@@ -185,7 +189,7 @@ proptest! {
     #[test]
     fn without_trusted_proxies_no_header_matters(peer in any::<IpAddr>(), line in "[ -~]{0,60}") {
         for name in ["x-forwarded-for", "forwarded"] {
-            let got = Client::of(&Config::default(), peer, &headers(name, &[&line]));
+            let got = ClientAddress::from_peer(&ClientAddressConfig::default(), peer, &headers(name, &[&line]));
             prop_assert_eq!(got.address, peer.to_canonical());
         }
     }

@@ -4,26 +4,26 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use super::{error::Problem, kind::Kind};
+use super::{error::Problem, kind::ProblemCode};
 
 /// Most tags of one header.
 pub const TAGS_MAX: usize = 32;
 
 /// The strong tag of one version of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tag {
+pub struct EntityTag {
     kind: char,
     version: u64,
 }
 
-impl Tag {
+impl EntityTag {
     /// The tag of a gate at `epoch`.
-    pub const fn of_gate(epoch: u64) -> Self {
+    pub const fn from_gate_epoch(epoch: u64) -> Self {
         Self { kind: 'g', version: epoch }
     }
 
     /// The tag of a document: a digest of its bytes.
-    pub fn of_bytes(bytes: &[u8]) -> Self {
+    pub fn from_bytes(bytes: &[u8]) -> Self {
         let digest = blake3::hash(bytes);
         let version =
             digest.as_bytes().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte));
@@ -33,11 +33,11 @@ impl Tag {
     /// As `ETag` says it.
     pub fn to_header(self) -> HeaderValue {
         // Digits, a letter and quotes are always a header value.
-        HeaderValue::from_str(&self.text()).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+        HeaderValue::from_str(&self.to_quoted()).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
     }
 
     /// The tag with its quotes.
-    pub fn text(self) -> String {
+    pub fn to_quoted(self) -> String {
         format!("\"{}{}\"", self.kind, self.version)
     }
 }
@@ -46,21 +46,26 @@ impl Tag {
 ///
 /// # Errors
 /// 428 without `If-Match`; 412 when it names another version; 400 when it makes no sense. `current` is `None` where nothing is.
-pub fn if_match(headers: &HeaderMap, current: Option<Tag>) -> Result<(), Problem> {
+pub fn check_if_match(headers: &HeaderMap, current: Option<EntityTag>) -> Result<(), Problem> {
     if !headers.contains_key(header::IF_MATCH) {
-        return Err(Problem::new(Kind::PreconditionRequired).detail("read it, and send its ETag as If-Match"));
+        return Err(Problem::new(ProblemCode::PreconditionRequired)
+            .with_detail("read it, and send its ETag as If-Match"));
     }
-    match tags(headers, &header::IF_MATCH)? {
-        Tags::Any if current.is_some() => Ok(()),
+    match parse_tags(headers, &header::IF_MATCH)? {
+        EntityTagList::Any if current.is_some() => Ok(()),
         // Strong comparison: a weak tag never matches.
-        Tags::These(these) if current.is_some_and(|tag| these.iter().any(|one| *one == tag.text())) => Ok(()),
-        _ => Err(changed(current)),
+        EntityTagList::These(these)
+            if current.is_some_and(|tag| these.iter().any(|one| *one == tag.to_quoted())) =>
+        {
+            Ok(())
+        }
+        _ => Err(precondition_failed(current)),
     }
 }
 
 /// Whether `If-None-Match` names `tag`: weak comparison (RFC 9110, 13.1.2) with all of its lines, which are one list (5.3). For
 /// readers, whom a list that makes no sense costs no more than the bytes.
-pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+pub fn matches_if_none_match(headers: &HeaderMap, tag: &str) -> bool {
     let mut rest = String::new();
     for line in headers.get_all(header::IF_NONE_MATCH) {
         let Ok(line) = line.to_str() else { return false };
@@ -72,7 +77,7 @@ pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
         return true;
     }
     let mut rest = rest.trim_start_matches([',', ' ', '\t']);
-    while let Some((one, behind)) = self::tag(rest) {
+    while let Some((one, behind)) = self::split_first_tag(rest) {
         if one.strip_prefix("W/").unwrap_or(one) == tag {
             return true;
         }
@@ -81,35 +86,39 @@ pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     false
 }
 
-fn changed(current: Option<Tag>) -> Problem {
-    let problem = Problem::new(Kind::PreconditionFailed).detail("read it again and repeat");
+fn precondition_failed(current: Option<EntityTag>) -> Problem {
+    let problem = Problem::new(ProblemCode::PreconditionFailed).with_detail("read it again and repeat");
     match current {
-        Some(tag) => problem.header(header::ETAG, tag.to_header()),
+        Some(tag) => problem.with_header(header::ETAG, tag.to_header()),
         None => problem,
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Tags {
+enum EntityTagList {
     Any,
     These(Vec<String>),
 }
 
 /// The tags of all lines of `name`; none without a line.
-fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Tags, Problem> {
+fn parse_tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<EntityTagList, Problem> {
     let invalid = || {
-        Problem::new(Kind::PreconditionInvalid)
-            .detail(format!("{name} takes a list of quoted tags, or *"))
-            .member("header", name.as_str())
+        Problem::new(ProblemCode::PreconditionInvalid)
+            .with_detail(format!("{name} takes a list of quoted tags, or *"))
+            .with_member("header", name.as_str())
     };
     let mut found = Vec::new();
     for line in headers.get_all(name) {
         let mut rest = line.to_str().map_err(|_| invalid())?.trim();
         if rest == "*" {
-            return if headers.get_all(name).iter().count() == 1 { Ok(Tags::Any) } else { Err(invalid()) };
+            return if headers.get_all(name).iter().count() == 1 {
+                Ok(EntityTagList::Any)
+            } else {
+                Err(invalid())
+            };
         }
         while !rest.is_empty() {
-            let (tag, behind) = tag(rest).ok_or_else(invalid)?;
+            let (tag, behind) = split_first_tag(rest).ok_or_else(invalid)?;
             found.push(tag.to_owned());
             rest = behind.trim_start();
             if !rest.is_empty() {
@@ -120,11 +129,11 @@ fn tags(headers: &HeaderMap, name: &header::HeaderName) -> Result<Tags, Problem>
             }
         }
     }
-    Ok(Tags::These(found))
+    Ok(EntityTagList::These(found))
 }
 
 /// The first tag of a list with its quotes, and what is behind it. A tag may hold a comma.
-fn tag(list: &str) -> Option<(&str, &str)> {
+fn split_first_tag(list: &str) -> Option<(&str, &str)> {
     let opaque = list.strip_prefix("W/").unwrap_or(list).strip_prefix('"')?;
     let inside = opaque.find('"')?;
     let length = list.len() - opaque.len() + inside + 1;
@@ -166,7 +175,8 @@ mod tests {
             (&["\"g6\"", "\"g7\""], Some(7), 200),
             (&["\"g6\",\"g7\","], Some(7), 200),
         ] {
-            let got = if_match(&headers(&header::IF_MATCH, lines), current.map(Tag::of_gate));
+            let got =
+                check_if_match(&headers(&header::IF_MATCH, lines), current.map(EntityTag::from_gate_epoch));
             assert_eq!(
                 got.err().map_or(200, |problem| problem.status().as_u16()),
                 status,
@@ -174,7 +184,7 @@ mod tests {
             );
         }
         let many = vec!["\"x\""; TAGS_MAX + 1].join(",");
-        let got = if_match(&headers(&header::IF_MATCH, &[&many]), Some(Tag::of_gate(1)));
+        let got = check_if_match(&headers(&header::IF_MATCH, &[&many]), Some(EntityTag::from_gate_epoch(1)));
         assert_eq!(got.unwrap_err().status(), 400);
     }
 
@@ -198,7 +208,11 @@ mod tests {
             (&["*", "\"g1\""], false),
         ] {
             let headers = headers(&header::IF_NONE_MATCH, lines);
-            assert_eq!(is_known(&headers, &Tag::of_gate(7).text()), known, "{lines:?}");
+            assert_eq!(
+                matches_if_none_match(&headers, &EntityTag::from_gate_epoch(7).to_quoted()),
+                known,
+                "{lines:?}"
+            );
         }
     }
 
@@ -206,15 +220,15 @@ mod tests {
         #[test]
         fn any_text_is_answered(text in "[ -~]{0,60}", epoch: u64) {
             let headers = headers(&header::IF_MATCH, &[&text]);
-            let got = if_match(&headers, Some(Tag::of_gate(epoch)));
+            let got = check_if_match(&headers, Some(EntityTag::from_gate_epoch(epoch)));
             prop_assert_eq!(got.is_ok(), text.trim() == "*" || text.contains(&format!("\"g{epoch}\"")));
         }
 
         #[test]
         fn a_tag_is_its_own_match(epoch: u64) {
-            let tag = Tag::of_gate(epoch);
+            let tag = EntityTag::from_gate_epoch(epoch);
             let headers = HeaderMap::from_iter([(header::IF_MATCH, tag.to_header())]);
-            prop_assert!(if_match(&headers, Some(tag)).is_ok());
+            prop_assert!(check_if_match(&headers, Some(tag)).is_ok());
         }
     }
 }

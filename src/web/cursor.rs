@@ -3,7 +3,7 @@
 //! A list is what was asked for and by whom: its name, its filters, whose items it shows. A cursor opens in that list only, on every
 //! replica, since all share the signing key; to a client it means nothing.
 //!
-//! Limits: a cursor has at most [`LENGTH_MAX`] characters.
+//! Limits: a cursor has at most `LENGTH_MAX` characters.
 
 use data_encoding::BASE32HEX_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{error::Problem, kind::Kind};
+use super::{error::Problem, kind::ProblemCode};
 
 /// Longest cursor in characters.
 const LENGTH_MAX: usize = 256;
@@ -24,9 +24,9 @@ const PURPOSE: &[u8] = b"streamgate list cursor 1\0";
 
 /// One list: seals and opens its cursors.
 #[derive(Debug)]
-pub struct List(Hmac<Sha256>);
+pub struct CursorSealer(Hmac<Sha256>);
 
-impl List {
+impl CursorSealer {
     /// The list `name` with these filters, among them whose items it shows.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl List {
 
     /// The cursor that a client gets for the one that the index gave.
     pub fn seal(&self, position: &str) -> String {
-        format!("{position}{}", self.tag(position))
+        format!("{position}{}", self.compute_mac(position))
     }
 
     /// The cursor for the index.
@@ -53,12 +53,13 @@ impl List {
     pub fn open(&self, cursor: &str) -> Result<String, Problem> {
         let parts = cursor.len().checked_sub(TAG_LENGTH).and_then(|length| cursor.split_at_checked(length));
         let known = parts.filter(|(position, told)| {
-            cursor.len() <= LENGTH_MAX && bool::from(self.tag(position).as_bytes().ct_eq(told.as_bytes()))
+            cursor.len() <= LENGTH_MAX
+                && bool::from(self.compute_mac(position).as_bytes().ct_eq(told.as_bytes()))
         });
-        known.map(|(position, _)| position.to_owned()).ok_or_else(malformed)
+        known.map(|(position, _)| position.to_owned()).ok_or_else(cursor_malformed)
     }
 
-    fn tag(&self, position: &str) -> String {
+    fn compute_mac(&self, position: &str) -> String {
         let mut mac = self.0.clone();
         mac.update(position.as_bytes());
         let bytes = mac.finalize().into_bytes();
@@ -67,17 +68,18 @@ impl List {
 }
 
 /// The cursor is none of this list.
-pub fn malformed() -> Problem {
-    Problem::new(Kind::CursorMalformed)
-        .detail("a cursor is the `next_cursor` of a page with the same filters, asked for by the same owner")
+pub fn cursor_malformed() -> Problem {
+    Problem::new(ProblemCode::CursorMalformed).with_detail(
+        "a cursor is the `next_cursor` of a page with the same filters, asked for by the same owner",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn list(key: &str, name: &str, filters: (Option<&str>, Option<&str>)) -> List {
-        List::new(key.as_bytes(), name, &filters).unwrap()
+    fn list(key: &str, name: &str, filters: (Option<&str>, Option<&str>)) -> CursorSealer {
+        CursorSealer::new(key.as_bytes(), name, &filters).unwrap()
     }
 
     #[test]

@@ -16,61 +16,63 @@ use tower::{Layer, Service, layer::layer_fn};
 use super::error::Problem;
 
 /// What is given when a request is refused before it goes on.
-pub(super) type Refused = Ready<Result<Response, Infallible>>;
+pub(super) type RefusedFuture = Ready<Result<Response, Infallible>>;
 
 /// What looks at a request.
-pub trait Check: Clone {
+pub trait RequestFilter: Clone {
     /// Refuses what may not go on.
-    fn check(&self, request: &Request) -> Result<(), Problem>;
+    fn check_request(&self, request: &Request) -> Result<(), Problem>;
 }
 
-impl Check for fn(&Request) -> Result<(), Problem> {
-    fn check(&self, request: &Request) -> Result<(), Problem> {
+impl RequestFilter for fn(&Request) -> Result<(), Problem> {
+    fn check_request(&self, request: &Request) -> Result<(), Problem> {
         self(request)
     }
 }
 
 /// Lets pass what `check` finds nothing wrong with.
-pub(super) fn guard<S>(
+pub(super) fn filter_requests<S>(
     check: fn(&Request) -> Result<(), Problem>,
-) -> impl Layer<S, Service = Guard<S>> + Clone {
-    guard_by(check)
+) -> impl Layer<S, Service = FilterService<S>> + Clone {
+    filter_requests_with(check)
 }
 
 /// The same by something that knows more than the request.
-pub fn guard_by<S, C: Check>(check: C) -> impl Layer<S, Service = Guard<S, C>> + Clone {
-    layer_fn(move |inner| Guard { check: check.clone(), inner })
+pub fn filter_requests_with<S, C: RequestFilter>(
+    check: C,
+) -> impl Layer<S, Service = FilterService<S, C>> + Clone {
+    layer_fn(move |inner| FilterService { check: check.clone(), inner })
 }
 
 /// The answer to a request that is refused.
-pub(super) fn refused(problem: Problem) -> Refused {
+pub(super) fn refused_response(problem: Problem) -> RefusedFuture {
     ready(Ok(problem.into_response()))
 }
 
-/// Service of [`guard`].
+/// Service of `filter_requests`.
 #[derive(Debug, Clone)]
-pub struct Guard<S, C = fn(&Request) -> Result<(), Problem>> {
+pub struct FilterService<S, C = fn(&Request) -> Result<(), Problem>> {
     check: C,
     inner: S,
 }
 
-impl<S, C> Service<Request> for Guard<S, C>
+impl<S, C> Service<Request> for FilterService<S, C>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
-    C: Check,
+    C: RequestFilter,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Refused, S::Future>;
+    type Future = Either<RefusedFuture, S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match self.check.check(&request) {
+        match self.check.check_request(&request) {
             Ok(()) => Either::Right(self.inner.call(request)),
-            Err(problem) => Either::Left(refused(problem)),
+            Err(problem) => Either::Left(refused_response(problem)),
         }
     }
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use hyper::body::Incoming;
 
-use super::{error::Problem, kind::Kind};
+use super::{error::Problem, kind::ProblemCode};
 
 /// The version of tus that is spoken.
 pub const TUS_VERSION: &str = "1.0.0";
@@ -20,14 +20,14 @@ static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-over
 
 /// A request whose host can't be told; its answer says so.
 #[derive(Debug, Clone, Copy)]
-struct Misaddressed;
+struct InvalidHostMarker;
 
 /// Looks at what came over a connection, before it is routed.
-pub(super) fn arrive(request: &mut hyper::Request<Incoming>) {
-    if !is_addressed(request) {
-        request.extensions_mut().insert(Misaddressed);
+pub(super) fn prepare_request(request: &mut hyper::Request<Incoming>) {
+    if !has_valid_host(request) {
+        request.extensions_mut().insert(InvalidHostMarker);
     }
-    if let Some(meant) = meant(request) {
+    if let Some(meant) = overridden_method(request) {
         *request.method_mut() = meant;
     }
 }
@@ -36,10 +36,10 @@ pub(super) fn arrive(request: &mut hyper::Request<Incoming>) {
 ///
 /// # Errors
 /// 400.
-pub(super) fn settle(request: &mut Request) -> Result<(), Problem> {
-    if request.extensions().get::<Misaddressed>().is_some() {
+pub(super) fn normalize_head(request: &mut Request) -> Result<(), Problem> {
+    if request.extensions().get::<InvalidHostMarker>().is_some() {
         let detail = "HTTP/1.1 names the host in exactly one Host field";
-        return Err(Problem::new(Kind::RequestMalformed).detail(detail));
+        return Err(Problem::new(ProblemCode::RequestMalformed).with_detail(detail));
     }
     if *request.method() != Method::GET {
         request.headers_mut().remove(header::RANGE);
@@ -49,27 +49,27 @@ pub(super) fn settle(request: &mut Request) -> Result<(), Problem> {
 }
 
 /// True for what lies below the addresses of uploads, where tus is spoken.
-pub(super) fn is_upload(path: &str) -> bool {
+pub(super) fn is_upload_path(path: &str) -> bool {
     path.strip_prefix("/v1/uploads").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Every answer below uploads but that to OPTIONS names the protocol's version, errors too.
-pub fn name_tus_version(headers: &mut HeaderMap) {
+pub fn set_tus_version(headers: &mut HeaderMap) {
     headers.insert(TUS_RESUMABLE, HeaderValue::from_static(TUS_VERSION));
 }
 
-fn is_addressed<B>(request: &hyper::Request<B>) -> bool {
+fn has_valid_host<B>(request: &hyper::Request<B>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         // HTTP/1.0 needs none, and HTTP/2 has a field of its own.
         (None, _) => request.version() != Version::HTTP_11,
-        (Some(host), None) => host.to_str().is_ok_and(is_host),
+        (Some(host), None) => host.to_str().is_ok_and(is_valid_host),
         (Some(_), Some(_)) => false,
     }
 }
 
 /// `uri-host [ ":" port ]` (RFC 9110, 7.2); empty where the target has no authority.
-fn is_host(text: &str) -> bool {
+fn is_valid_host(text: &str) -> bool {
     if text.is_empty() {
         return true;
     }
@@ -80,10 +80,10 @@ fn is_host(text: &str) -> bool {
 }
 
 /// The method that a POST to an upload stands for.
-fn meant<B>(request: &hyper::Request<B>) -> Option<Method> {
+fn overridden_method<B>(request: &hyper::Request<B>) -> Option<Method> {
     let mut names = request.headers().get_all(&METHOD_OVERRIDE).iter();
     let (name, None) = (names.next()?, names.next()) else { return None };
-    let stands = *request.method() == Method::POST && is_upload(request.uri().path());
+    let stands = *request.method() == Method::POST && is_upload_path(request.uri().path());
     Method::from_bytes(name.as_bytes()).ok().filter(|_| stands)
 }
 
@@ -116,7 +116,7 @@ mod tests {
             let request = hosts.iter().fold(Request::builder().version(version), |request, host| {
                 request.header(header::HOST, *host)
             });
-            assert_eq!(is_addressed(&request.body(()).unwrap()), wanted, "{version:?} {hosts:?}");
+            assert_eq!(has_valid_host(&request.body(()).unwrap()), wanted, "{version:?} {hosts:?}");
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
             (Method::POST, "/v1/uploads/x", "no method", None),
         ] {
             let request = Request::builder().method(&method).uri(path).header(&METHOD_OVERRIDE, said);
-            assert_eq!(meant(&request.body(()).unwrap()), wanted, "{method} {path} {said}");
+            assert_eq!(overridden_method(&request.body(()).unwrap()), wanted, "{method} {path} {said}");
         }
     }
 
@@ -141,7 +141,7 @@ mod tests {
         for (method, wanted) in [(Method::GET, true), (Method::HEAD, false), (Method::POST, false)] {
             let request = Request::builder().method(&method).header(header::RANGE, "bytes=0-0");
             let mut request = request.body(Body::empty()).unwrap();
-            settle(&mut request).unwrap();
+            normalize_head(&mut request).unwrap();
             assert_eq!(request.headers().contains_key(header::RANGE), wanted, "{method}");
         }
     }

@@ -11,7 +11,7 @@ const PLACE: &str = "/docs#problem-";
 
 /// What is known of a kind.
 #[derive(Debug)]
-struct Facts {
+struct ProblemDefinition {
     code: &'static str,
     status: u16,
     title: &'static str,
@@ -20,8 +20,8 @@ struct Facts {
     registered: &'static [&'static str],
 }
 
-impl Facts {
-    fn uri(&self) -> String {
+impl ProblemDefinition {
+    fn type_uri(&self) -> String {
         self.registered.first().map_or_else(|| format!("{PLACE}{}", self.code), ToString::to_string)
     }
 }
@@ -30,13 +30,13 @@ macro_rules! kinds {
     ($($name:ident $status:literal $code:literal $title:literal $advice:literal $($registered:literal)?;)*) => {
         /// What went wrong.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum ProblemCode {
             $(#[doc = $title] $name,)*
         }
 
         /// In the order of the kinds.
-        static FACTS: &[Facts] =
-            &[$(Facts { code: $code, status: $status, title: $title, advice: $advice, registered: &[$($registered)?] },)*];
+        static FACTS: &[ProblemDefinition] =
+            &[$(ProblemDefinition { code: $code, status: $status, title: $title, advice: $advice, registered: &[$($registered)?] },)*];
     };
 }
 
@@ -246,37 +246,37 @@ kinds! {
         "Sign in by `/v1/auth/challenge` and `/v1/auth/login`.";
 }
 
-impl Kind {
-    const fn facts(self) -> &'static Facts {
+impl ProblemCode {
+    const fn definition(self) -> &'static ProblemDefinition {
         &FACTS[self as usize]
     }
 
     /// The stable code.
     pub const fn code(self) -> &'static str {
-        self.facts().code
+        self.definition().code
     }
 
     /// The same for people.
     pub const fn title(self) -> &'static str {
-        self.facts().title
+        self.definition().title
     }
 
     /// The status it is answered with, unless something else is known of the request.
     pub fn status(self) -> StatusCode {
-        StatusCode::from_u16(self.facts().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        StatusCode::from_u16(self.definition().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// The `type` of its problems.
-    pub fn uri(self) -> String {
-        self.facts().uri()
+    pub fn type_uri(self) -> String {
+        self.definition().type_uri()
     }
 }
 
 /// All of them by code, as the description lists them.
-pub fn described() -> Map<String, Value> {
+pub fn describe_codes() -> Map<String, Value> {
     let described = FACTS.iter().map(|facts| {
         let about = json!({
-            "type": facts.uri(), "status": facts.status, "title": facts.title, "advice": facts.advice,
+            "type": facts.type_uri(), "status": facts.status, "title": facts.title, "advice": facts.advice,
         });
         (facts.code.to_owned(), about)
     });
@@ -299,6 +299,9 @@ mod tests {
             assert!((400..600).contains(&facts.status), "{facts:?}");
             assert!(!facts.title.ends_with('.') && facts.advice.ends_with('.'), "{facts:?}");
         }
-        assert_eq!((Kind::WalletNeeded.code(), Kind::WalletNeeded.status().as_u16()), ("wallet_needed", 401));
+        assert_eq!(
+            (ProblemCode::WalletNeeded.code(), ProblemCode::WalletNeeded.status().as_u16()),
+            ("wallet_needed", 401)
+        );
     }
 }

@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
-use super::{error::Problem, heads, kind::Kind};
+use super::{error::Problem, heads, kind::ProblemCode};
 
 /// Foreign origins, heads of requests and the time until an answer begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct RequestConfig {
     /// Foreign origins whose pages may call this, such as `https://app.example.org`; `*` alone is every origin, without credentials.
     pub origins: Vec<String>,
     /// True when pages of those origins may send cookies.
@@ -37,7 +37,7 @@ pub struct Config {
     pub answer_ms_max: u64,
 }
 
-impl Default for Config {
+impl Default for RequestConfig {
     fn default() -> Self {
         Self {
             origins: Vec::new(),
@@ -53,29 +53,29 @@ impl Default for Config {
 /// A setting that would open more than it says.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
-pub struct Invalid(String);
+pub struct InvalidOriginConfig(String);
 
 /// Which foreign origins are let in where. One pointer: it is copied for each request.
 #[derive(Debug, Clone)]
-pub struct Origins(Arc<Layers>);
+pub struct CorsPolicy(Arc<CorsLayers>);
 
 #[derive(Debug)]
-struct Layers {
+struct CorsLayers {
     /// The origins of the settings.
     listed: CorsLayer,
     /// Every origin, for what `/play/` serves: the token in the path is the right, and no cookie goes with it.
     play: CorsLayer,
 }
 
-impl Origins {
+impl CorsPolicy {
     /// The layers that answer preflights and mark answers for the allowed origins.
     ///
     /// # Errors
     /// When an origin is none, or every origin would get credentials.
-    pub fn new(config: &Config) -> Result<Self, Invalid> {
+    pub fn new(config: &RequestConfig) -> Result<Self, InvalidOriginConfig> {
         let any = config.origins.iter().any(|origin| origin == "*");
         if any && (config.credentials || config.origins.len() > 1) {
-            return Err(Invalid("\"*\" stands alone and without credentials".into()));
+            return Err(InvalidOriginConfig("\"*\" stands alone and without credentials".into()));
         }
         let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
         let base = CorsLayer::new()
@@ -85,9 +85,9 @@ impl Origins {
             .max_age(Duration::from_secs(config.preflight_s));
         let play = base.clone().allow_origin(AllowOrigin::any());
         if any {
-            return Ok(Self(Arc::new(Layers { listed: play.clone(), play })));
+            return Ok(Self(Arc::new(CorsLayers { listed: play.clone(), play })));
         }
-        let listed = config.origins.iter().map(|text| origin(text)).collect::<Result<Arc<[_]>, _>>()?;
+        let listed = config.origins.iter().map(|text| parse_origin(text)).collect::<Result<Arc<[_]>, _>>()?;
         let (allowed, trusted) = (Arc::clone(&listed), listed);
         let credentials = config.credentials;
         let listed = base
@@ -95,19 +95,19 @@ impl Origins {
             .allow_credentials(AllowCredentials::predicate(move |origin, _| {
                 credentials && trusted.contains(origin)
             }));
-        Ok(Self(Arc::new(Layers { listed, play })))
+        Ok(Self(Arc::new(CorsLayers { listed, play })))
     }
 
     /// The layer for answers at this path.
-    fn at(&self, path: &str) -> &CorsLayer {
-        if is_play(path) { &self.0.play } else { &self.0.listed }
+    fn layer_for_path(&self, path: &str) -> &CorsLayer {
+        if is_playback_path(path) { &self.0.play } else { &self.0.listed }
     }
 }
 
 /// Answers preflights, and marks all other answers for the allowed origins. An OPTIONS request that is no preflight is somebody's
 /// question about a resource (tus asks one) and reaches its handler, which the layer alone would not let it do.
-pub async fn origins(State(origins): State<Origins>, request: Request, next: Next) -> Response {
-    let layer = origins.at(request.uri().path());
+pub async fn apply_cors(State(origins): State<CorsPolicy>, request: Request, next: Next) -> Response {
+    let layer = origins.layer_for_path(request.uri().path());
     let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let answered = if asks || *request.method() != Method::OPTIONS {
         layer.layer(next).oneshot(request).await
@@ -122,7 +122,7 @@ pub async fn origins(State(origins): State<Origins>, request: Request, next: Nex
 }
 
 /// Whether the path is one that carries its right in itself, which pages of any origin may use.
-fn is_play(path: &str) -> bool {
+fn is_playback_path(path: &str) -> bool {
     path.starts_with("/play/")
 }
 
@@ -177,8 +177,8 @@ pub const EXPOSED: [&str; 23] = [
 ];
 
 /// An origin is scheme and authority, nothing behind them; `null` is what every sandboxed page calls itself.
-fn origin(text: &str) -> Result<HeaderValue, Invalid> {
-    let invalid = || Invalid(format!("{text:?} is no origin such as https://app.example.org"));
+fn parse_origin(text: &str) -> Result<HeaderValue, InvalidOriginConfig> {
+    let invalid = || InvalidOriginConfig(format!("{text:?} is no origin such as https://app.example.org"));
     let authority =
         text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or_else(invalid)?;
     let parsed: axum::http::uri::Authority = authority.parse().map_err(|_| invalid())?;
@@ -203,13 +203,13 @@ const SAFE: [(HeaderName, &str); 4] = [
 static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Adds the safe headers, and the version of tus below uploads, to refusals too. What `/play` serves may be embedded anywhere: its path is its right.
-pub async fn safe_headers(request: Request, next: Next) -> Response {
-    let embeddable = is_play(request.uri().path());
-    let speaks_tus = heads::is_upload(request.uri().path()) && *request.method() != Method::OPTIONS;
+pub async fn add_safe_headers(request: Request, next: Next) -> Response {
+    let embeddable = is_playback_path(request.uri().path());
+    let speaks_tus = heads::is_upload_path(request.uri().path()) && *request.method() != Method::OPTIONS;
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     if speaks_tus {
-        heads::name_tus_version(headers);
+        heads::set_tus_version(headers);
     }
     if embeddable {
         headers.entry(&RESOURCE_POLICY).or_insert(HeaderValue::from_static("cross-origin"));
@@ -221,37 +221,45 @@ pub async fn safe_headers(request: Request, next: Next) -> Response {
 }
 
 /// Refuses a head that names no host or is larger than its limits, as a problem. Far beyond them the accept loop refuses.
-pub async fn bounded_head(State(config): State<Arc<Config>>, mut request: Request, next: Next) -> Response {
-    if let Err(problem) = heads::settle(&mut request) {
+pub async fn limit_request_head(
+    State(config): State<Arc<RequestConfig>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if let Err(problem) = heads::normalize_head(&mut request) {
         return problem.into_response();
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > config.target_bytes_max {
-        return Problem::new(Kind::TargetTooLong)
-            .member("limit_bytes", config.target_bytes_max)
+        return Problem::new(ProblemCode::TargetTooLong)
+            .with_member("limit_bytes", config.target_bytes_max)
             .into_response();
     }
     // Four bytes for colon, space and line end.
     let size =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     if size > config.head_bytes_max {
-        return Problem::new(Kind::HeadersTooLarge)
-            .member("limit_bytes", config.head_bytes_max)
+        return Problem::new(ProblemCode::HeadersTooLarge)
+            .with_member("limit_bytes", config.head_bytes_max)
             .into_response();
     }
     next.run(request).await
 }
 
 /// Answers 503 when a handler takes too long. Not for handlers that stream their request or wait on purpose.
-pub async fn in_time(State(config): State<Arc<Config>>, request: Request, next: Next) -> Response {
+pub async fn limit_response_time(
+    State(config): State<Arc<RequestConfig>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let limit = Duration::from_millis(config.answer_ms_max);
     if let Ok(response) = tokio::time::timeout(limit, next.run(request)).await {
         return response;
     }
     tracing::warn!(limit_ms = config.answer_ms_max, "a handler took too long");
-    Problem::new(Kind::Timeout)
-        .detail("a request that changes something may have had its effect: look before you repeat it, or repeat a POST under its `Idempotency-Key`")
-        .retry_after_s(2)
+    Problem::new(ProblemCode::Timeout)
+        .with_detail("a request that changes something may have had its effect: look before you repeat it, or repeat a POST under its `Idempotency-Key`")
+        .with_retry_after_s(2)
         .into_response()
 }
 
@@ -263,7 +271,7 @@ mod tests {
 
     const APP: &str = "https://app.example.org";
 
-    fn router(config: &Config) -> Router {
+    fn router(config: &RequestConfig) -> Router {
         let shared = Arc::new(config.clone());
         Router::new()
             .route("/", get(|| async { "here" }).put(|| async { "put" }))
@@ -271,13 +279,13 @@ mod tests {
             .route("/play/segment", get(|| async { "segment" }))
             .route("/ask", axum::routing::options(|| async { ([("tus-version", "1.0.0")], "") }))
             .route("/slow", get(std::future::pending::<&'static str>))
-            .layer(middleware::from_fn_with_state(Arc::clone(&shared), in_time))
-            .layer(middleware::from_fn_with_state(shared, bounded_head))
-            .layer(middleware::from_fn_with_state(Origins::new(config).unwrap(), origins))
-            .layer(middleware::from_fn(safe_headers))
+            .layer(middleware::from_fn_with_state(Arc::clone(&shared), limit_response_time))
+            .layer(middleware::from_fn_with_state(shared, limit_request_head))
+            .layer(middleware::from_fn_with_state(CorsPolicy::new(config).unwrap(), apply_cors))
+            .layer(middleware::from_fn(add_safe_headers))
     }
 
-    async fn ask(config: &Config, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
+    async fn ask(config: &RequestConfig, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -291,7 +299,8 @@ mod tests {
 
     #[tokio::test]
     async fn only_listed_origins_are_let_in() {
-        let config = Config { origins: vec![APP.into()], credentials: true, ..Config::default() };
+        let config =
+            RequestConfig { origins: vec![APP.into()], credentials: true, ..RequestConfig::default() };
         for origin in
             ["https://evil.example.org", "null", "http://app.example.org", "https://app.example.org.evil.org"]
         {
@@ -315,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_question_that_is_no_preflight_reaches_its_handler() {
-        let config = Config { origins: vec![APP.into()], ..Config::default() };
+        let config = RequestConfig { origins: vec![APP.into()], ..RequestConfig::default() };
         let answer = ask(&config, Method::OPTIONS, "/ask", &[("origin", APP)]).await;
         assert_eq!(answer.headers()["tus-version"], "1.0.0");
         assert_eq!(allowed(&answer), Some(APP));
@@ -328,8 +337,11 @@ mod tests {
 
     #[tokio::test]
     async fn by_default_no_origin_is_let_in_and_every_origin_means_no_credentials() {
-        assert_eq!(allowed(&ask(&Config::default(), Method::GET, "/", &[("origin", APP)]).await), None);
-        let every = Config { origins: vec!["*".into()], ..Config::default() };
+        assert_eq!(
+            allowed(&ask(&RequestConfig::default(), Method::GET, "/", &[("origin", APP)]).await),
+            None
+        );
+        let every = RequestConfig { origins: vec!["*".into()], ..RequestConfig::default() };
         let answer = ask(&every, Method::GET, "/", &[("origin", APP)]).await;
         assert_eq!(allowed(&answer), Some("*"));
         assert!(!answer.headers().contains_key("access-control-allow-credentials"));
@@ -351,12 +363,13 @@ mod tests {
             (vec!["ftp://app.example.org"], false),
         ] {
             let origins = origins.into_iter().map(ToOwned::to_owned).collect::<Vec<_>>();
-            let config = Config { origins: origins.clone(), credentials, ..Config::default() };
-            assert!(Origins::new(&config).is_err(), "{origins:?} {credentials}");
+            let config = RequestConfig { origins: origins.clone(), credentials, ..RequestConfig::default() };
+            assert!(CorsPolicy::new(&config).is_err(), "{origins:?} {credentials}");
         }
         for text in ["https://app.example.org", "http://localhost:3000", "http://[::1]:3000"] {
             assert!(
-                Origins::new(&Config { origins: vec![text.into()], ..Config::default() }).is_ok(),
+                CorsPolicy::new(&RequestConfig { origins: vec![text.into()], ..RequestConfig::default() })
+                    .is_ok(),
                 "{text}"
             );
         }
@@ -364,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_is_safe_and_a_page_keeps_its_own_policy() {
-        let config = Config::default();
+        let config = RequestConfig::default();
         for (path, policy) in
             [("/", "default-src 'none'"), ("/page", "own"), ("/nothing", "default-src 'none'")]
         {
@@ -382,7 +395,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_beyond_its_limit_is_refused() {
-        let config = Config { head_bytes_max: 1_000, target_bytes_max: 100, ..Config::default() };
+        let config =
+            RequestConfig { head_bytes_max: 1_000, target_bytes_max: 100, ..RequestConfig::default() };
         let long = "x".repeat(990);
         assert_eq!(ask(&config, Method::GET, "/", &[("x-a", &long)]).await.status(), 200);
         let answer = ask(&config, Method::GET, "/", &[("x-a", &long), ("x-b", "1234")]).await;
@@ -393,7 +407,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_handler_that_hangs_is_answered_for() {
-        let answer = ask(&Config::default(), Method::GET, "/slow", &[]).await;
+        let answer = ask(&RequestConfig::default(), Method::GET, "/slow", &[]).await;
         assert_eq!(answer.status(), 503);
         assert_eq!(answer.headers()["retry-after"], "2");
         assert_eq!(answer.headers()["content-type"], "application/problem+json");
@@ -406,7 +420,8 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_are_for_listed_origins_and_never_with_every_origin() {
-        let config = Config { origins: vec![APP.into()], credentials: true, ..Config::default() };
+        let config =
+            RequestConfig { origins: vec![APP.into()], credentials: true, ..RequestConfig::default() };
         let evil = "https://evil.example.org";
         let long = format!("/play/{}", "x".repeat(9_000));
         for (path, origin, wanted) in [

@@ -12,7 +12,7 @@ use serde_json::json;
 /// A page of a list.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "{T}Page", example = json!({ "items": [], "next_cursor": null, "revision": 42 }))]
-pub struct Page<T> {
+pub struct ListPage<T> {
     /// Newest first.
     pub items: Vec<T>,
     /// Cursor of the next page; null at the end.
@@ -21,9 +21,9 @@ pub struct Page<T> {
     pub revision: u64,
 }
 
-impl<T: Serialize> Page<T> {
+impl<T: Serialize> ListPage<T> {
     /// The answer to who asked at `uri`.
-    pub fn answer(self, uri: &Uri) -> Response {
+    pub fn into_list_response(self, uri: &Uri) -> Response {
         let asked: Vec<(String, String)> =
             axum::extract::Query::try_from_uri(uri).map(|query| query.0).unwrap_or_default();
         let link = self.next_cursor.as_deref().and_then(|next| next_link(uri.path(), &asked, next));
@@ -57,8 +57,11 @@ mod tests {
     fn the_next_page_is_named_until_there_is_none() {
         let uri = Uri::from_static("/v1/media?limit=2&cursor=old&status=a%26b");
         let link = |next: Option<&str>| {
-            let page = Page { items: vec![1, 2], next_cursor: next.map(str::to_owned), revision: 7 };
-            page.answer(&uri).headers().get(header::LINK).map(|link| link.to_str().unwrap().to_owned())
+            let page = ListPage { items: vec![1, 2], next_cursor: next.map(str::to_owned), revision: 7 };
+            page.into_list_response(&uri)
+                .headers()
+                .get(header::LINK)
+                .map(|link| link.to_str().unwrap().to_owned())
         };
         assert_eq!(link(Some("new")).unwrap(), "</v1/media?limit=2&status=a%26b&cursor=new>; rel=\"next\"");
         assert_eq!(link(None), None);

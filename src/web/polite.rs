@@ -29,7 +29,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{error::instance, kind::Kind};
+use super::{error::instance_urn, kind::ProblemCode};
 
 /// Longest wait for the bytes that tell which version of HTTP a connection speaks, in seconds.
 pub(super) const OPENING_SECONDS_MAX: u64 = 15;
@@ -37,27 +37,27 @@ pub(super) const OPENING_SECONDS_MAX: u64 = 15;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// True once a request has reached the router.
-pub(super) type Reached = Arc<AtomicBool>;
+pub(super) type RouterReached = Arc<AtomicBool>;
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Polite<C> {
+pub(super) struct HeadTimeout<C> {
     connection: C,
-    reached: Reached,
+    reached: RouterReached,
     /// Until the version is known: when the wait for it is over, and how many bytes of the preface came.
     opening: Option<(Pin<Box<Sleep>>, usize)>,
     /// What is being written in place of a refusal.
     instead: Option<Bytes>,
 }
 
-impl<C> Polite<C> {
-    pub(super) fn new(connection: C, reached: Reached) -> Self {
+impl<C> HeadTimeout<C> {
+    pub(super) fn new(connection: C, reached: RouterReached) -> Self {
         let until = tokio::time::sleep(Duration::from_secs(OPENING_SECONDS_MAX));
         Self { connection, reached, opening: Some((Box::pin(until), 0)), instead: None }
     }
 
     /// Notes what came first; the wait is over once it is no preface, or a whole one.
-    fn opens(&mut self, bytes: &[u8]) {
+    fn track_opening(&mut self, bytes: &[u8]) {
         let Some((_, known)) = &mut self.opening else { return };
         let rest = PREFACE.get(*known..).unwrap_or_default();
         if bytes.len() < rest.len() && rest.starts_with(bytes) {
@@ -68,16 +68,16 @@ impl<C> Polite<C> {
     }
 
     /// Begins a document in place of the refusal that `first` is; false when it is none.
-    fn replaces(&mut self, first: &[u8]) -> bool {
+    fn replace_refusal(&mut self, first: &[u8]) -> bool {
         if self.instead.is_none() && !self.reached.load(Ordering::Relaxed) {
-            self.instead = document(first);
+            self.instead = problem_document(first);
         }
         self.instead.is_some()
     }
 }
 
-impl<C: AsyncWrite + Unpin> Polite<C> {
-    fn poll_instead(&mut self, context: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+impl<C: AsyncWrite + Unpin> HeadTimeout<C> {
+    fn poll_replacement(&mut self, context: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
         while let Some(left) = self.instead.as_mut().filter(|left| !left.is_empty()) {
             let written = ready!(Pin::new(&mut self.connection).poll_write(context, left))?;
             if written == 0 {
@@ -93,25 +93,25 @@ impl<C: AsyncWrite + Unpin> Polite<C> {
 }
 
 /// The whole answer in place of a refusal.
-fn document(refusal: &[u8]) -> Option<Bytes> {
+fn problem_document(refusal: &[u8]) -> Option<Bytes> {
     let head = std::str::from_utf8(refusal).ok()?;
     let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse::<u16>().ok()?;
     let kind = match status {
-        400 => Kind::RequestMalformed,
-        414 => Kind::TargetTooLong,
-        431 => Kind::HeadersTooLarge,
+        400 => ProblemCode::RequestMalformed,
+        414 => ProblemCode::TargetTooLong,
+        431 => ProblemCode::HeadersTooLarge,
         _ => return None,
     };
     let line = head.lines().next()?;
-    let id = RequestId::from_bytes(nats::fresh_id());
+    let id = RequestId::from_bytes(nats::new_id_bytes());
     let request_id = id.to_string();
     tracing::debug!(request.id = request_id, status, "a head was refused");
     let body = serde_json::json!({
-        "type": kind.uri(),
+        "type": kind.type_uri(),
         "title": kind.title(),
         "status": status,
         "code": kind.code(),
-        "instance": instance(id),
+        "instance": instance_urn(id),
         "request_id": request_id,
     })
     .to_string();
@@ -122,7 +122,7 @@ fn document(refusal: &[u8]) -> Option<Bytes> {
     )))
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Polite<C> {
+impl<C: AsyncRead + Unpin> AsyncRead for HeadTimeout<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -135,19 +135,19 @@ impl<C: AsyncRead + Unpin> AsyncRead for Polite<C> {
         {
             return until.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
         }
-        self.opens(buffer.filled().get(before..).unwrap_or_default());
+        self.track_opening(buffer.filled().get(before..).unwrap_or_default());
         outcome
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Polite<C> {
+impl<C: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.replaces(bytes) {
-            return self.poll_instead(context, bytes.len());
+        if self.replace_refusal(bytes) {
+            return self.poll_replacement(context, bytes.len());
         }
         Pin::new(&mut self.connection).poll_write(context, bytes)
     }
@@ -158,9 +158,9 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Polite<C> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let first = slices.iter().find(|slice| !slice.is_empty());
-        if first.is_some_and(|first| self.replaces(first)) {
+        if first.is_some_and(|first| self.replace_refusal(first)) {
             let length = slices.iter().map(|slice| slice.len()).sum();
-            return self.poll_instead(context, length);
+            return self.poll_replacement(context, length);
         }
         Pin::new(&mut self.connection).poll_write_vectored(context, slices)
     }

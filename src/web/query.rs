@@ -19,8 +19,8 @@ use tower::Layer;
 
 use super::{
     error::Problem,
-    guard::{Check, Guard, guard_by},
-    kind::Kind,
+    guard::{FilterService, RequestFilter, filter_requests_with},
+    kind::ProblemCode,
 };
 
 /// Longest name of a parameter that is told back, in characters.
@@ -28,11 +28,11 @@ pub const NAME_LENGTH_MAX: usize = 64;
 
 /// The parameters that each operation takes in its query, by path and method. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct TakenParameters(Arc<HashMap<String, HashMap<Method, Vec<String>>>>);
+pub struct AcceptedParameters(Arc<HashMap<String, HashMap<Method, Vec<String>>>>);
 
-impl TakenParameters {
+impl AcceptedParameters {
     /// Those of a description of the API (OpenAPI).
-    pub fn of_description(document: &Value) -> Self {
+    pub fn from_openapi(document: &Value) -> Self {
         let of_method = |(method, operation): (&String, &Value)| {
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             let names = parameters.filter(|parameter| parameter["in"] == "query");
@@ -40,7 +40,7 @@ impl TakenParameters {
             Some((method.to_uppercase().parse().ok()?, names.collect()))
         };
         let paths = document["paths"].as_object().into_iter().flatten();
-        let strict = paths.filter(|(path, _)| is_strict(path));
+        let strict = paths.filter(|(path, _)| is_strict_path(path));
         let by_path = strict.map(|(path, item)| {
             let operations = item.as_object().into_iter().flatten();
             (path.clone(), operations.filter_map(of_method).collect())
@@ -50,24 +50,29 @@ impl TakenParameters {
 }
 
 /// True where a parameter that is not taken is refused.
-pub fn is_strict(path: &str) -> bool {
+pub fn is_strict_path(path: &str) -> bool {
     path.starts_with("/v1/") && !path.starts_with("/v1/uploads")
 }
 
 /// Refuses parameters that an operation does not take. Stands behind authentication, so that a credential in a query is told to be
 /// none. A walk over the routes finds those that it does not stand before.
-pub fn strict<S>(taken: TakenParameters) -> impl Layer<S, Service = Guard<S, TakenParameters>> + Clone {
-    guard_by(taken)
+pub fn refuse_unknown_parameters<S>(
+    taken: AcceptedParameters,
+) -> impl Layer<S, Service = FilterService<S, AcceptedParameters>> + Clone {
+    filter_requests_with(taken)
 }
 
-impl Check for TakenParameters {
-    fn check(&self, request: &Request) -> Result<(), Problem> {
-        unknown(&self.0, request).map_or(Ok(()), Err)
+impl RequestFilter for AcceptedParameters {
+    fn check_request(&self, request: &Request) -> Result<(), Problem> {
+        find_unknown_parameter(&self.0, request).map_or(Ok(()), Err)
     }
 }
 
 /// The problem of a request with a parameter that its operation does not take.
-fn unknown(by_path: &HashMap<String, HashMap<Method, Vec<String>>>, request: &Request) -> Option<Problem> {
+fn find_unknown_parameter(
+    by_path: &HashMap<String, HashMap<Method, Vec<String>>>,
+    request: &Request,
+) -> Option<Problem> {
     request.uri().query().filter(|query| !query.is_empty())?;
     let route = request.extensions().get::<MatchedPath>()?;
     // HEAD is GET without its body.
@@ -79,21 +84,21 @@ fn unknown(by_path: &HashMap<String, HashMap<Method, Vec<String>>>, request: &Re
     let known = if taken.is_empty() { "none".to_owned() } else { taken.join(", ") };
     let detail = format!("there is no parameter {name:?} here; taken: {known}");
     let error = json!({ "parameter": name, "detail": detail });
-    Some(Problem::new(Kind::QueryMalformed).detail(detail).error(error))
+    Some(Problem::new(ProblemCode::QueryMalformed).with_detail(detail).with_error(error))
 }
 
 /// Typed parameters of a query string.
 #[derive(Debug, Clone)]
-pub struct Parameters<T>(pub T);
+pub struct QueryParameters<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         Query::<T>::try_from_uri(&parts.uri)
             .map(|Query(parameters)| Self(parameters))
             // The sentence that names the parameter; what wraps it only repeats that a query failed.
-            .map_err(|error| Problem::new(Kind::QueryMalformed).detail(root_cause(&error)))
+            .map_err(|error| Problem::new(ProblemCode::QueryMalformed).with_detail(root_cause(&error)))
     }
 }
 
@@ -101,17 +106,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
 ///
 /// # Errors
 /// When the text is none.
-pub fn id<'de, D: Deserializer<'de>, I>(deserializer: D) -> Result<Option<I>, D::Error>
+pub fn deserialize_id<'de, D: Deserializer<'de>, I>(deserializer: D) -> Result<Option<I>, D::Error>
 where
-    I: std::str::FromStr<Err = schemas::ids::Malformed>,
+    I: std::str::FromStr<Err = schemas::ids::MalformedId>,
 {
     Option::<String>::deserialize(deserializer)?
         .map(|text| text.parse().map_err(serde::de::Error::custom))
         .transpose()
 }
 
-/// The schema of a moment, as [`moment_ms`] reads it.
-pub fn moment(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+/// The schema of a moment, as [`parse_moment_ms`] reads it.
+pub fn moment_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "anyOf": [
         { "type": "string", "format": "date-time" },
         { "type": "string", "pattern": "^[0-9]{1,6}[smhd]$" },
@@ -120,7 +125,7 @@ pub fn moment(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// A moment as Unix time in milliseconds: RFC 3339, or an age before `now_ms` such as `90s`, `2h` or `7d`. What lies before 1970 is
 /// as good as the beginning.
-pub fn moment_ms(text: &str, now_ms: u64) -> Option<u64> {
+pub fn parse_moment_ms(text: &str, now_ms: u64) -> Option<u64> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Some(u64::try_from(time.as_millisecond()).unwrap_or(0));
     }
@@ -150,7 +155,7 @@ mod tests {
             ("1960-01-01T00:00:00Z", Some(0)),
             ("", None),
         ] {
-            assert_eq!(moment_ms(text, 100_000), wanted, "{text:?}");
+            assert_eq!(parse_moment_ms(text, 100_000), wanted, "{text:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The answer of a probe: whether this process can do its work, read from memory alone.
 
-use nats::Health;
+use nats::ProcessHealth;
 use serde_json::json;
 
 use super::error::Problem;
@@ -9,12 +9,12 @@ use super::error::Problem;
 ///
 /// # Errors
 /// 503 naming each cause.
-pub fn check(health: &Health) -> Result<(), Problem> {
-    let causes = health.causes();
+pub fn check_readiness(health: &ProcessHealth) -> Result<(), Problem> {
+    let causes = health.problems();
     let Some(first) = causes.first() else { return Ok(()) };
     let mut problem = Problem::not_ready(first.detail.clone());
     for cause in causes {
-        problem = problem.error(json!({ "code": cause.code, "detail": cause.detail }));
+        problem = problem.with_error(json!({ "code": cause.code, "detail": cause.detail }));
     }
     Err(problem)
 }
@@ -27,8 +27,8 @@ mod tests {
 
     #[test]
     fn a_probe_names_what_stands_in_the_way() {
-        let health = Health::new();
-        check(&health).unwrap();
+        let health = ProcessHealth::new();
+        check_readiness(&health).unwrap();
         let problem = Problem::not_ready("the task x is not running".into());
         let response = problem.into_response();
         assert_eq!(response.status(), 503);

@@ -12,33 +12,33 @@ use parking_lot::Mutex;
 use schemas::{ids::RequestId, session::Denied};
 use tokio_util::sync::CancellationToken;
 
-use super::kind::Kind;
+use super::kind::ProblemCode;
 
 /// Time between two events with the same code.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
 /// The refusals of one replica that wait to be told. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Refusals {
+pub struct DeniedEvents {
     // A panic in between leaves counts that are complete enough.
-    waiting: Arc<Mutex<BTreeMap<&'static str, Waiting>>>,
+    waiting: Arc<Mutex<BTreeMap<&'static str, PendingDenials>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Waiting {
+struct PendingDenials {
     first: RequestId,
     count: u64,
 }
 
-impl Refusals {
+impl DeniedEvents {
     /// Counts an answer that refuses whoever asked.
-    pub(super) fn note(&self, response: &Response, request_id: RequestId) {
+    pub(super) fn count_response(&self, response: &Response, request_id: RequestId) {
         if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return;
         }
-        if let Some(kind) = response.extensions().get::<Kind>() {
+        if let Some(kind) = response.extensions().get::<ProblemCode>() {
             let mut waiting = self.waiting.lock();
-            waiting.entry(kind.code()).or_insert(Waiting { first: request_id, count: 0 }).count += 1;
+            waiting.entry(kind.code()).or_insert(PendingDenials { first: request_id, count: 0 }).count += 1;
         }
     }
 
@@ -49,21 +49,21 @@ impl Refusals {
                 () = shutdown.cancelled() => true,
                 () = tokio::time::sleep(PAUSE) => false,
             };
-            self.tell(bus).await;
+            self.publish_events(bus).await;
             if stops {
                 return;
             }
         }
     }
 
-    async fn tell(&self, bus: &Bus) {
+    async fn publish_events(&self, bus: &Bus) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for (code, Waiting { first, count }) in waiting {
+        for (code, PendingDenials { first, count }) in waiting {
             let told = Denied { request_id: first, code: code.to_owned(), denied_count: count };
-            if let Err(error) = bus.report(&told, &format!("denied {first} {code} {count}")).await {
+            if let Err(error) = bus.publish_event(&told, &format!("denied {first} {code} {count}")).await {
                 tracing::warn!(%error, code, "refusals could not be told yet");
                 let mut again = self.waiting.lock();
-                let later = again.entry(code).or_insert(Waiting { first, count: 0 });
+                let later = again.entry(code).or_insert(PendingDenials { first, count: 0 });
                 (later.first, later.count) = (first, later.count + count);
             }
         }

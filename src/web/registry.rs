@@ -7,28 +7,28 @@ use parking_lot::Mutex;
 /// Media type of metrics (OpenMetrics 1.0.0).
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type Source = Box<dyn Fn() -> String + Send + Sync>;
+type MetricsSource = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The metrics of this process: what its roles count. Cheap to clone; all clones share the sources.
 #[derive(Clone, Default)]
-pub struct Metrics {
-    sources: Arc<Mutex<Vec<Source>>>,
+pub struct MetricsRegistry {
+    sources: Arc<Mutex<Vec<MetricsSource>>>,
 }
 
-impl std::fmt::Debug for Metrics {
+impl std::fmt::Debug for MetricsRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 
-impl Metrics {
+impl MetricsRegistry {
     /// Adds families that no other source has, as OpenMetrics text; with or without its end.
-    pub fn add(&self, source: impl Fn() -> String + Send + Sync + 'static) {
+    pub fn add_source(&self, source: impl Fn() -> String + Send + Sync + 'static) {
         self.sources.lock().push(Box::new(source));
     }
 
     /// All of them as OpenMetrics text.
-    pub fn text(&self) -> String {
+    pub fn render_text(&self) -> String {
         let families = self.sources.lock().iter().map(|source| source()).collect::<String>();
         let lines = families.lines().filter(|line| *line != END);
         lines.chain([END]).flat_map(|line| [line, "\n"]).collect()
@@ -44,10 +44,10 @@ mod tests {
 
     #[test]
     fn the_metrics_of_all_roles_are_one_document() {
-        let metrics = Metrics::default();
-        assert_eq!(metrics.text(), "# EOF\n");
-        metrics.add(|| "# TYPE a gauge\na 1\n# EOF\n".to_owned());
-        metrics.add(|| "# TYPE b gauge\nb 2\n".to_owned());
-        assert_eq!(metrics.text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 2\n# EOF\n");
+        let metrics = MetricsRegistry::default();
+        assert_eq!(metrics.render_text(), "# EOF\n");
+        metrics.add_source(|| "# TYPE a gauge\na 1\n# EOF\n".to_owned());
+        metrics.add_source(|| "# TYPE b gauge\nb 2\n".to_owned());
+        assert_eq!(metrics.render_text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 2\n# EOF\n");
     }
 }

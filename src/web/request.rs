@@ -12,7 +12,7 @@ use axum::{
 };
 use schemas::ids::RequestId;
 
-use super::{error::Problem, kind::Kind, refusals::Refusals};
+use super::{error::Problem, kind::ProblemCode, refusals::DeniedEvents};
 
 /// Header that names the request in answers.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -26,8 +26,8 @@ tokio::task_local! {
 }
 
 /// Id of the request being answered; outside of one a fresh id, so that whatever is told has a cause of its own.
-pub fn id() -> RequestId {
-    CURRENT.try_with(|id| *id).unwrap_or_else(|_| RequestId::from_bytes(nats::fresh_id()))
+pub fn current_or_fresh_id() -> RequestId {
+    CURRENT.try_with(|id| *id).unwrap_or_else(|_| RequestId::from_bytes(nats::new_id_bytes()))
 }
 
 /// Id of the request being answered; `None` outside of one.
@@ -36,15 +36,19 @@ pub fn current_id() -> Option<RequestId> {
 }
 
 /// Gives the request its id, logs its end, counts it when it was refused, and names it in the answer.
-pub async fn identify(State(refusals): State<Refusals>, request: Request, next: Next) -> Response {
-    let id = RequestId::from_bytes(nats::fresh_id());
+pub async fn assign_request_id(
+    State(refusals): State<DeniedEvents>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = RequestId::from_bytes(nats::new_id_bytes());
     let (method, started) = (request.method().clone(), Instant::now());
     // The matched route, never the path: paths carry tokens.
     let route = request.extensions().get::<axum::extract::MatchedPath>().map(|path| path.as_str().to_owned());
     CURRENT
         .scope(id, async move {
             let mut response = next.run(request).await;
-            refusals.note(&response, id);
+            refusals.count_response(&response, id);
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 response.headers_mut().insert(REQUEST_ID.clone(), value);
             }
@@ -64,11 +68,11 @@ pub async fn no_such_path() -> Problem {
 /// 405 with the same form as every other error.
 #[allow(clippy::unused_async, reason = "a router takes handlers, which are asynchronous")]
 pub async fn no_such_method() -> Problem {
-    Problem::new(Kind::MethodNotAllowed)
+    Problem::new(ProblemCode::MethodNotAllowed)
 }
 
 /// Turns an error answer that is no problem document into one: refusals of extractors, and whatever a library says on its own.
-pub async fn problems_only(request: Request, next: Next) -> Response {
+pub async fn ensure_problem_body(request: Request, next: Next) -> Response {
     let is_head = request.method() == Method::HEAD;
     let response = next.run(request).await;
     let status = response.status();
@@ -78,13 +82,13 @@ pub async fn problems_only(request: Request, next: Next) -> Response {
         return response;
     }
     let kind = match status.as_u16() {
-        400 | 422 => Kind::RequestInvalid,
-        404 => Kind::NotFound,
-        405 => Kind::MethodNotAllowed,
-        413 => Kind::BodyTooLarge,
-        415 => Kind::MediaType,
-        _ if status.is_client_error() => Kind::Refused,
-        _ => Kind::Internal,
+        400 | 422 => ProblemCode::RequestInvalid,
+        404 => ProblemCode::NotFound,
+        405 => ProblemCode::MethodNotAllowed,
+        413 => ProblemCode::BodyTooLarge,
+        415 => ProblemCode::MediaType,
+        _ if status.is_client_error() => ProblemCode::Refused,
+        _ => ProblemCode::Internal,
     };
     let (parts, _) = response.into_parts();
     let mut problem = Problem::new(kind).with_status(status).into_response();
@@ -98,12 +102,12 @@ pub async fn problems_only(request: Request, next: Next) -> Response {
 
 /// A panic is answered, not spread: the connection and the process go on.
 #[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
-pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+pub fn panic_response(panic: Box<dyn std::any::Any + Send>) -> Response {
     let reason = panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_default();
     tracing::error!(reason, "a handler panicked");
-    Problem::new(Kind::Internal).into_response()
+    Problem::new(ProblemCode::Internal).into_response()
 }

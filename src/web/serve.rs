@@ -23,7 +23,7 @@ use tower::Service;
 
 use super::{
     heads,
-    polite::{Polite, Reached},
+    polite::{HeadTimeout, RouterReached},
 };
 
 /// Read buffer of one connection in bytes; hyper's default costs 0.8 MB with a slow upload on it (measured).
@@ -39,35 +39,35 @@ pub const PING_SECONDS: u64 = 20;
 
 /// How many connections each address has.
 #[derive(Debug)]
-struct Peers {
+struct PeerConnections {
     counts: Mutex<HashMap<IpAddr, usize>>,
     each_max: usize,
 }
 
 /// One of an address's connections, until it is dropped.
 #[derive(Debug)]
-struct Seat {
-    peers: Arc<Peers>,
+struct PeerConnectionPermit {
+    peers: Arc<PeerConnections>,
     address: IpAddr,
 }
 
-impl Peers {
+impl PeerConnections {
     fn new(each_max: usize) -> Arc<Self> {
         Arc::new(Self { counts: Mutex::default(), each_max })
     }
 
     /// `None` when the address has as many as it may have.
-    fn seat(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+    fn try_acquire(self: &Arc<Self>, address: IpAddr) -> Option<PeerConnectionPermit> {
         let mut counts = self.counts.lock();
         let count = counts.entry(address).or_default();
         (*count < self.each_max).then(|| {
             *count += 1;
-            Seat { peers: Arc::clone(self), address }
+            PeerConnectionPermit { peers: Arc::clone(self), address }
         })
     }
 }
 
-impl Drop for Seat {
+impl Drop for PeerConnectionPermit {
     fn drop(&mut self) {
         let mut counts = self.peers.counts.lock();
         if let Entry::Occupied(mut entry) = counts.entry(self.address) {
@@ -80,15 +80,20 @@ impl Drop for Seat {
 }
 
 /// Serves `router` on `listener` until `shutdown`, then gives open requests `grace` to end.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken, grace: Duration) {
-    let builder = Arc::new(builder());
+pub async fn serve_connections(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+    grace: Duration,
+) {
+    let builder = Arc::new(connection_builder());
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let peers = Peers::new(CONNECTIONS_PER_PEER_MAX);
+    let peers = PeerConnections::new(CONNECTIONS_PER_PEER_MAX);
     let mut connections = JoinSet::new();
     loop {
         let (stream, peer, slot) = tokio::select! {
-            accepted = accept(&listener, &slots) => match accepted {
+            accepted = accept_connection(&listener, &slots) => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors is the usual cause; a short wait lets connections end.
@@ -100,23 +105,23 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = shutdown.cancelled() => break,
         };
-        let Some(seat) = peers.seat(peer.ip().to_canonical()) else {
+        let Some(seat) = peers.try_acquire(peer.ip().to_canonical()) else {
             tracing::debug!("an address has too many connections");
             continue;
         };
         let mut router = router.clone();
-        let reached = Reached::default();
+        let reached = RouterReached::default();
         let reaching = Arc::clone(&reached);
         let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             reaching.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
-            heads::arrive(&mut request);
+            heads::prepare_request(&mut request);
             router.call(request.map(axum::body::Body::new))
         });
         let builder = Arc::clone(&builder);
         let watcher = graceful.watcher();
         connections.spawn(async move {
-            let stream = TokioIo::new(Polite::new(stream, reached));
+            let stream = TokioIo::new(HeadTimeout::new(stream, reached));
             let connection =
                 builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
             if let Err(error) = watcher.watch(connection.into_owned()).await {
@@ -132,7 +137,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
     connections.shutdown().await;
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -151,9 +156,12 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-type Accepted = (tokio::net::TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
+type AcceptedConnection = (tokio::net::TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> std::io::Result<Accepted> {
+async fn accept_connection(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> std::io::Result<AcceptedConnection> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
@@ -176,7 +184,7 @@ mod tests {
     async fn who_does_not_begin_is_not_waited_for() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = serve(listener, Router::new(), CancellationToken::new(), Duration::ZERO);
+        let serving = serve_connections(listener, Router::new(), CancellationToken::new(), Duration::ZERO);
         let serving = tokio::spawn(serving);
         for begun in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM", "GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\nHost: a"]
         {
@@ -194,15 +202,15 @@ mod tests {
 
     #[test]
     fn one_address_takes_no_more_than_its_part() {
-        let peers = Peers::new(2);
+        let peers = PeerConnections::new(2);
         let (one, two) = (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(192, 0, 2, 2).into());
-        let first = peers.seat(one).unwrap();
-        let _second = peers.seat(one).unwrap();
-        assert!(peers.seat(one).is_none());
-        assert!(peers.seat(two).is_some());
+        let first = peers.try_acquire(one).unwrap();
+        let _second = peers.try_acquire(one).unwrap();
+        assert!(peers.try_acquire(one).is_none());
+        assert!(peers.try_acquire(two).is_some());
         drop(first);
-        assert!(peers.seat(one).is_some());
-        drop(peers.seat(two));
+        assert!(peers.try_acquire(one).is_some());
+        drop(peers.try_acquire(two));
         assert_eq!(peers.counts.lock().len(), 1, "who is gone is forgotten");
     }
 }

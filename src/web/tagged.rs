@@ -5,35 +5,35 @@ use axum::{body::Bytes, http::HeaderMap, response::Response};
 use serde::Serialize;
 
 use super::{
-    bytes::{self, Facts},
-    conditional::Tag,
+    bytes::{self, RepresentationMetadata},
+    conditional::EntityTag,
     error::Problem,
 };
 
 /// The bytes of a document. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub struct JsonDocument {
     body: Bytes,
-    tag: Tag,
+    tag: EntityTag,
 }
 
-impl Document {
+impl JsonDocument {
     /// The document that says `body`.
     ///
     /// # Errors
     /// 500 when it can't be written as JSON, which is a fault of its type.
     pub fn new(body: &impl Serialize) -> Result<Self, Problem> {
         let body = serde_json::to_vec(body).map_err(|error| Problem::internal(&error))?;
-        Ok(Self::of_json(body.into()))
+        Ok(Self::from_json(body.into()))
     }
 
     /// The document whose bytes these are.
-    pub fn of_json(body: Bytes) -> Self {
-        Self { tag: Tag::of_bytes(&body), body }
+    pub fn from_json(body: Bytes) -> Self {
+        Self { tag: EntityTag::from_bytes(&body), body }
     }
 
     /// Changes whenever the document says something else.
-    pub const fn tag(&self) -> Tag {
+    pub const fn tag(&self) -> EntityTag {
         self.tag
     }
 
@@ -43,13 +43,13 @@ impl Document {
     }
 
     /// The document with its tag, or the part of it that is asked for, or 304 when the reader has it already.
-    pub fn answer(&self, request: &HeaderMap) -> Response {
-        let facts = Facts {
+    pub fn to_response(&self, request: &HeaderMap) -> Response {
+        let facts = RepresentationMetadata {
             size_bytes: u64::try_from(self.body.len()).unwrap_or(u64::MAX),
-            etag: self.tag.text(),
+            etag: self.tag.to_quoted(),
             content_type: "application/json",
             cache_control: "private, no-cache",
         };
-        bytes::answer_with(request, &facts, &self.body)
+        bytes::bytes_response(request, &facts, &self.body)
     }
 }

@@ -13,37 +13,39 @@ use serde::{
 ///
 /// # Errors
 /// At the path of the first member whose name its object had already.
-pub(super) fn check(bytes: &[u8]) -> Result<(), serde_path_to_error::Error<serde_json::Error>> {
+pub(super) fn refuse_duplicate_keys(
+    bytes: &[u8],
+) -> Result<(), serde_path_to_error::Error<serde_json::Error>> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize::<_, Unique>(&mut reader).map(drop)
+    serde_path_to_error::deserialize::<_, UniqueKeysValue>(&mut reader).map(drop)
 }
 
 /// A value whose objects have each member once.
-struct Unique;
+struct UniqueKeysValue;
 
-impl<'de> Deserialize<'de> for Unique {
+impl<'de> Deserialize<'de> for UniqueKeysValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Self)
     }
 }
 
 /// The value of a member; refused there, so that the error has the member's path.
-struct Member {
+struct UniqueKeysMember {
     is_repeated: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Member {
-    type Value = Unique;
+impl<'de> DeserializeSeed<'de> for UniqueKeysMember {
+    type Value = UniqueKeysValue;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Unique, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<UniqueKeysValue, D::Error> {
         if self.is_repeated {
             return Err(D::Error::custom("the object has this member twice"));
         }
-        Unique::deserialize(deserializer)
+        UniqueKeysValue::deserialize(deserializer)
     }
 }
 
-impl<'de> Visitor<'de> for Unique {
+impl<'de> Visitor<'de> for UniqueKeysValue {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +56,7 @@ impl<'de> Visitor<'de> for Unique {
         let mut names = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             let is_repeated = !names.insert(name);
-            map.next_value_seed(Member { is_repeated })?;
+            map.next_value_seed(UniqueKeysMember { is_repeated })?;
         }
         Ok(self)
     }
@@ -126,11 +128,11 @@ mod tests {
     proptest! {
         #[test]
         fn exactly_the_texts_without_a_repeated_member_pass((text, repeats) in text()) {
-            prop_assert_eq!(check(text.as_bytes()).is_err(), repeats, "{}", text);
+            prop_assert_eq!(refuse_duplicate_keys(text.as_bytes()).is_err(), repeats, "{}", text);
             // What passes says the same to whoever takes the first and whoever takes the last.
             if !repeats {
                 let read: Value = serde_json::from_str(&text).unwrap();
-                prop_assert!(check(read.to_string().as_bytes()).is_ok());
+                prop_assert!(refuse_duplicate_keys(read.to_string().as_bytes()).is_ok());
             }
         }
     }

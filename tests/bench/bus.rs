@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use futures::StreamExt;
 use nats::{Bus, Role, testing::TestBroker};
-use schemas::{envelope::Unsent, ids::UploadId, subjects, upload};
+use schemas::{envelope::UnsentEvent, ids::UploadId, subjects, upload};
 use serde_bytes::ByteBuf;
 
 use crate::{Aim, Row, median};
@@ -12,22 +12,22 @@ use crate::{Aim, Row, median};
 const EVENTS: usize = 4_000;
 const IN_FLIGHT: usize = 64;
 
-fn events() -> Vec<Unsent> {
+fn events() -> Vec<UnsentEvent> {
     (0..EVENTS)
         .map(|_| {
-            let event = upload::Terminated {
-                upload_id: UploadId::from_bytes(nats::fresh_id()),
-                media_id: schemas::ids::MediaId::from_bytes(nats::fresh_id()),
+            let event = upload::UploadTerminated {
+                upload_id: UploadId::from_bytes(nats::new_id_bytes()),
+                media_id: schemas::ids::MediaId::from_bytes(nats::new_id_bytes()),
                 owner: "bench".into(),
                 offset_bytes: 1,
                 code: None,
             };
-            let subject = subjects::event(&event);
-            Unsent {
+            let subject = subjects::event_subject(&event);
+            UnsentEvent {
                 id: subject.clone(),
                 subject,
                 headers: BTreeMap::from([("ce-type".to_owned(), "upload.terminated".to_owned())]),
-                payload: ByteBuf::from(nats::encode("event", &event).unwrap()),
+                payload: ByteBuf::from(nats::encode_message("event", &event).unwrap()),
                 once: true,
                 after_sequence: None,
             }
@@ -37,7 +37,7 @@ fn events() -> Vec<Unsent> {
 
 pub(crate) async fn events_per_second() -> Row {
     let broker = TestBroker::start().await;
-    let settings = nats::Config::new(
+    let settings = nats::BusConfig::new(
         vec![broker.url().to_owned()],
         Role::Admin,
         Some(broker.seed(Role::Admin).to_owned()),

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use gate::grant::token;
 use schemas::ids::PlaybackId;
 use secp256k1::{Message as Digest, SecretKey, ecdsa::RecoverableSignature};
-use web::limit::{Config, Group, Limits, gcra::Rate};
+use web::limit::{RateLimitConfig, RateLimitGroup, RateLimiter, gcra::BucketRate};
 
 use crate::{Aim, Row, median};
 
@@ -106,21 +106,22 @@ pub(crate) fn path_token() -> Row {
 }
 
 /// One bucket that is slow to fill again and far from empty, so that every client stays in the table.
-fn limits() -> Limits {
-    let rate = Rate { capacity: 1_000_000, refill_per_s: 1 };
-    let mut config = Config { replicas_assumed_count: 1, keys_max: 4_000_000, ..Config::default() };
+fn limits() -> RateLimiter {
+    let rate = BucketRate { capacity: 1_000_000, refill_per_s: 1 };
+    let mut config =
+        RateLimitConfig { replicas_assumed_count: 1, keys_max: 4_000_000, ..RateLimitConfig::default() };
     (config.rates.metadata, config.rates.transcoder) = (rate, rate);
-    Limits::new(config)
+    RateLimiter::new(config)
 }
 
 /// A request under three policies, with the fields of its answer.
-fn limited(limits: &Limits, client: IpAddr, owner: &str) {
-    let ticket = limits.ticket(client, Some(Group::Metadata));
-    ticket.charge(Group::Transcoder).unwrap();
-    ticket.admit(owner).unwrap();
-    ticket.charge(Group::Transcoder).unwrap();
+fn limited(limits: &RateLimiter, client: IpAddr, owner: &str) {
+    let ticket = limits.new_permit(client, Some(RateLimitGroup::Metadata));
+    ticket.charge_group(RateLimitGroup::Transcoder).unwrap();
+    ticket.admit_principal(owner).unwrap();
+    ticket.charge_group(RateLimitGroup::Transcoder).unwrap();
     let mut headers = HeaderMap::new();
-    ticket.tell(StatusCode::OK, &mut headers);
+    ticket.set_headers(StatusCode::OK, &mut headers);
     black_box(headers);
 }
 
@@ -155,10 +156,13 @@ pub(crate) fn memory_per_key() -> Row {
     let limits = limits();
     let before = crate::server::resident_kb(std::process::id());
     for i in 0..KEYS {
-        limits.ticket(Ipv4Addr::from_bits(i).into(), None).charge(Group::Metadata).unwrap();
+        limits
+            .new_permit(Ipv4Addr::from_bits(i).into(), None)
+            .charge_group(RateLimitGroup::Metadata)
+            .unwrap();
     }
     let after = crate::server::resident_kb(std::process::id());
-    let text = limits.metrics();
+    let text = limits.render_metrics();
     assert!(text.contains(&format!("streamgate_limit_keys {KEYS}\n")), "{text}");
     Row {
         name: "memory of one limited key",

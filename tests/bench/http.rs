@@ -7,16 +7,16 @@ use std::{
 };
 
 use axum::{Router, middleware};
-use ingress::{App, media};
-use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
+use ingress::{AppState, media};
+use nats::{Bus, Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
     document,
-    gate::{Gate, Rule},
+    gate::{GateRule, MediaGate},
     ids::{JobId, MediaId},
-    job::{self, Plan},
+    job::{self, EncodePlan},
     keys,
-    media::{Encode, Record, Status},
-    subjects::Priority,
+    media::{MediaEncode, MediaRecord, MediaStatus},
+    subjects::JobPriority,
 };
 use serde_json::json;
 use store::Store;
@@ -37,7 +37,7 @@ const JOBS: usize = 60;
 const PARTS: usize = 12;
 
 struct Site {
-    app: App,
+    app: AppState,
     key: String,
     admin: Bus,
     media_id: MediaId,
@@ -53,21 +53,23 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
         let admin = broker.bus(Role::Admin).await;
-        let key = auth::create_key(&bus, OWNER, schemas::access::Role::Owner).await.unwrap();
-        let store =
-            store::testing::open(store::Config::at(format!("file://{}/store", folder.path().display())))
-                .unwrap();
-        let media_id = MediaId::from_bytes(nats::fresh_id());
+        let key = auth::create_key(&bus, OWNER, schemas::access::PrincipalRole::Owner).await.unwrap();
+        let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
+            "file://{}/store",
+            folder.path().display()
+        )))
+        .unwrap();
+        let media_id = MediaId::from_bytes(nats::new_id_bytes());
         seed(&admin, &store, media_id).await;
         let grants = streamgate::config::Config::default().grants(&bus).unwrap();
         // Room for every request: refusals are not what is measured.
-        let rate = limit::gcra::Rate { capacity: 1_000_000_000, refill_per_s: 1_000_000 };
-        let mut config = ingress::Config::default();
+        let rate = limit::gcra::BucketRate { capacity: 1_000_000_000, refill_per_s: 1_000_000 };
+        let mut config = ingress::IngressConfig::default();
         let rates = &mut config.limit.rates;
         (rates.metadata, rates.streaming, rates.worker) = (rate, rate, rate);
         config.limit.replicas_assumed_count = 1;
-        let metrics = registry::Metrics::default();
-        let app = App::build(bus, store, grants, metrics, config, auth::Config::default());
+        let metrics = registry::MetricsRegistry::default();
+        let app = AppState::build(bus, store, grants, metrics, config, auth::Config::default());
         let app = Box::pin(app).await.unwrap();
         let mut tasks = JoinSet::new();
         let beside = app.clone();
@@ -77,7 +79,7 @@ impl Site {
 
     /// Jobs that succeeded, with all their parts.
     async fn jobs(&self) -> Vec<JobId> {
-        let plan: Plan = serde_json::from_value(json!({
+        let plan: EncodePlan = serde_json::from_value(json!({
             "source_key": "media/bench/source", "source_bytes": 1, "origin_us": 0, "duration_ms": 600_000, "video": null,
             "audio": [], "poster": null, "profile": "default", "options_digest": "3fd1a7c2b94e5d60", "reasons": [],
         }))
@@ -85,14 +87,14 @@ impl Site {
         let parts: Vec<String> = (0..PARTS).map(|i| format!("v{i:04}")).collect();
         let mut ids = Vec::new();
         for _ in 0..JOBS {
-            let job_id = JobId::from_bytes(nats::fresh_id());
-            let job = job::Record {
+            let job_id = JobId::from_bytes(nats::new_id_bytes());
+            let job = job::JobRecord {
                 job_id,
                 kind: "transcode".into(),
-                priority: Priority::P1,
+                priority: JobPriority::P1,
                 media_id: self.media_id,
                 owner: OWNER.into(),
-                status: job::Status::Succeeded,
+                status: job::JobStatus::Succeeded,
                 encode: 1,
                 prefix: PREFIX.into(),
                 plan: plan.clone(),
@@ -104,9 +106,12 @@ impl Site {
                 kept_until_ms: None,
                 folded: None,
             };
-            self.admin.commit(&mut Held::new(job), Outbox::new()).await.unwrap();
+            self.admin.commit_record(&mut VersionedRecord::new(job), Outbox::new()).await.unwrap();
             for part in parts.iter().map(String::as_str).chain([job::FINISH]) {
-                self.admin.commit(&mut Held::new(done(job_id, part)), Outbox::new()).await.unwrap();
+                self.admin
+                    .commit_record(&mut VersionedRecord::new(done(job_id, part)), Outbox::new())
+                    .await
+                    .unwrap();
             }
             ids.push(job_id);
         }
@@ -117,7 +122,7 @@ impl Site {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let grace = Duration::from_secs(1);
-        self.tasks.spawn(serve::serve(listener, router, CancellationToken::new(), grace));
+        self.tasks.spawn(serve::serve_connections(listener, router, CancellationToken::new(), grace));
         address
     }
 
@@ -126,16 +131,16 @@ impl Site {
         let app = self.app.clone();
         let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::require);
         let identity = ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(app.refusals.clone(), request::identify))
+            .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
             .layer(middleware::from_fn_with_state(
                 std::sync::Arc::new(app.config.client.clone()),
-                client::identify,
+                client::identify_client,
             ));
         let documents = media::router();
         let documents = if limited {
             documents
-                .route_layer(ServiceBuilder::new().layer(right).layer(limit::by_principal()))
-                .layer(identity.layer(limit::by_client(app.limits.clone(), |_: &str| None)))
+                .route_layer(ServiceBuilder::new().layer(right).layer(limit::limit_by_principal()))
+                .layer(identity.layer(limit::limit_by_client(app.limits.clone(), |_: &str| None)))
         } else {
             documents.route_layer(right).layer(identity)
         };
@@ -143,52 +148,52 @@ impl Site {
     }
 }
 
-fn done(job_id: JobId, part: &str) -> job::Part {
-    job::Part {
-        status: job::PartStatus::Done,
+fn done(job_id: JobId, part: &str) -> job::JobPartRecord {
+    job::JobPartRecord {
+        status: job::JobPartStatus::Done,
         attempt: 1,
         worker: "bench".into(),
         cpu_ms: 1,
         wall_ms: 1,
         rss_bytes_max: 1,
-        ..job::Part::new(job_id, part)
+        ..job::JobPartRecord::new(job_id, part)
     }
 }
 
 async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
-    let asset = Record {
-        encode: Some(Encode {
+    let asset = MediaRecord {
+        encode: Some(MediaEncode {
             number: 1,
-            job_id: JobId::from_bytes(nats::fresh_id()),
+            job_id: JobId::from_bytes(nats::new_id_bytes()),
             prefix: PREFIX.into(),
             duration_ms: 600_000,
             renditions: Vec::new(),
             has_poster: false,
         }),
-        ..Record::new(media_id, OWNER.into(), Status::Ready, 1)
+        ..MediaRecord::new(media_id, OWNER.into(), MediaStatus::Ready, 1)
     };
-    let document = document::Record {
+    let document = document::DocumentRecord {
         media_id,
         owner: OWNER.into(),
         title: "a film".into(),
         mint_tx: None,
-        gate: Some(Gate {
+        gate: Some(MediaGate {
             epoch: 1,
-            rule: Some(Rule::Public {}),
+            rule: Some(GateRule::Public {}),
             rule_digest: String::new(),
             changed_at_ms: 1,
         }),
-        encryption: document::Encryption::None,
+        encryption: document::SegmentEncryption::None,
         created_at_ms: 1,
         changed_at_ms: 1,
         removed_at_ms: None,
     };
-    admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
-    admin.commit(&mut Held::new(document), Outbox::new()).await.unwrap();
+    admin.commit_record(&mut VersionedRecord::new(asset), Outbox::new()).await.unwrap();
+    admin.commit_record(&mut VersionedRecord::new(document), Outbox::new()).await.unwrap();
     // Ten minutes in segments of four seconds.
     let playlist = "#EXTINF:4.000,\n123.m4s\n".repeat(150);
     for i in 0..PLAYLISTS {
-        let key = format!("{PREFIX}/{}", keys::media_playlist(&format!("v{i}")));
+        let key = format!("{PREFIX}/{}", keys::media_playlist_path(&format!("v{i}")));
         store.put(&key, playlist.clone()).await.unwrap();
     }
     store.put(&format!("{PREFIX}/{}", keys::MULTIVARIANT), "#EXTM3U\n").await.unwrap();
@@ -329,7 +334,8 @@ pub(crate) async fn cached_playlist() -> Row {
         };
         // The session and the medium are looked up once.
         time(keys::MULTIVARIANT);
-        let mut of_all = || (0..PLAYLISTS).map(|i| time(&keys::media_playlist(&format!("v{i}")))).collect();
+        let mut of_all =
+            || (0..PLAYLISTS).map(|i| time(&keys::media_playlist_path(&format!("v{i}")))).collect();
         let misses = median(of_all());
         (median(of_all()), misses)
     })

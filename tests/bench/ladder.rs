@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemas::job::{Plan, VideoPlan};
+use schemas::job::{EncodePlan, VideoPlan};
 use serde_json::Value;
 
 use crate::{Aim, Row, server::Server, size};
@@ -41,7 +41,7 @@ fn clip(dir: &Path, seconds: u64, frame_size: &str) -> std::path::PathBuf {
 }
 
 /// The same rungs with the same x264 options in one process: one decode, a split, a scaler and an encoder for each.
-fn cli(plan: &VideoPlan, plan_audio: &Plan, source: &Path, out: &Path) -> (f64, f64) {
+fn cli(plan: &VideoPlan, plan_audio: &EncodePlan, source: &Path, out: &Path) -> (f64, f64) {
     let labels = (0..plan.rungs.len()).map(|i| format!("[s{i}]")).collect::<Vec<_>>().concat();
     let scales: Vec<String> = plan
         .rungs
@@ -84,7 +84,7 @@ fn cli(plan: &VideoPlan, plan_audio: &Plan, source: &Path, out: &Path) -> (f64, 
 }
 
 struct Outcome {
-    plan: Plan,
+    plan: EncodePlan,
     seconds_to_playable: f64,
     seconds_to_ready: f64,
     cpu_seconds: f64,

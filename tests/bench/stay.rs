@@ -5,11 +5,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use nats::{Bus, Outbox, Role, testing::TestBroker};
 use schemas::{
-    Record,
+    KvRecord,
     ids::{JobId, MediaId, UploadId},
-    job::{self, Part, PartStatus, Segment, Track},
-    media::{Source, Technical, VideoTrack},
-    subjects::{self, Priority},
+    job::{self, JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
+    media::{MediaSource, TechnicalMetadata, VideoTrack},
+    subjects::{self, JobPriority},
     upload,
 };
 use streamgate::keeper::{Config, fold};
@@ -19,10 +19,10 @@ use crate::{Aim, Row, size};
 /// Uploads that are written before their jobs are folded: as many as the bucket holds unfolded.
 const BATCH: u64 = 1_000;
 const IN_FLIGHT: usize = 64;
-const BUCKETS: [&str; 2] = [job::Record::BUCKET, upload::Record::BUCKET];
+const BUCKETS: [&str; 2] = [job::JobRecord::BUCKET, upload::UploadRecord::BUCKET];
 
 /// A title of ten minutes in the default profile.
-fn plan(media_id: MediaId) -> job::Plan {
+fn plan(media_id: MediaId) -> job::EncodePlan {
     let video = VideoTrack {
         width: 1_920,
         height: 1_080,
@@ -30,7 +30,7 @@ fn plan(media_id: MediaId) -> job::Plan {
         frame_count: 15_000,
         ..schemas::examples::video_track()
     };
-    let technical = Technical {
+    let technical = TechnicalMetadata {
         container: "mp4".into(),
         duration_ms: 600_000,
         bit_rate_bps: 5_000_000,
@@ -38,21 +38,22 @@ fn plan(media_id: MediaId) -> job::Plan {
         audio: Vec::new(),
         still: false,
     };
-    let source = Source { key: schemas::keys::source(media_id), size_bytes: 1, sha256: "0".repeat(64) };
-    let profile = packaging::Profile::default();
-    let input = packaging::plan::Input {
+    let source =
+        MediaSource { key: schemas::keys::source_key(media_id), size_bytes: 1, sha256: "0".repeat(64) };
+    let profile = packaging::EncodeProfile::default();
+    let input = packaging::plan::EncodePlanInput {
         source: &source,
         technical: &technical,
         profile_name: transcode::DEFAULT_PROFILE,
         profile: &profile,
     };
-    packaging::plan::plan(&input).unwrap()
+    packaging::plan::plan_encode(&input).unwrap()
 }
 
-fn part(job: &job::Record, name: &str) -> Part {
-    let segment = Segment { start_ticks: 900_000, duration_ticks: 540_000, size_bytes: 2_400_000 };
+fn part(job: &job::JobRecord, name: &str) -> JobPartRecord {
+    let segment = StoredSegment { start_ticks: 900_000, duration_ticks: 540_000, size_bytes: 2_400_000 };
     let rungs = job.plan.video.iter().flat_map(|video| &video.rungs);
-    let track = |rung: &job::Rung| Track {
+    let track = |rung: &job::LadderRung| StoredTrack {
         rendition: rung.name.clone(),
         timescale: 90_000,
         init_sha256: "0".repeat(64),
@@ -61,8 +62,8 @@ fn part(job: &job::Record, name: &str) -> Part {
         first_segment: 6,
         segments: vec![segment; 5],
     };
-    Part {
-        status: PartStatus::Done,
+    JobPartRecord {
+        status: JobPartStatus::Done,
         attempt: 1,
         worker: "0".repeat(32),
         last_seen_ms: nats::now_ms(),
@@ -70,28 +71,28 @@ fn part(job: &job::Record, name: &str) -> Part {
         cpu_ms: 60_000,
         wall_ms: 30_000,
         rss_bytes_max: 400_000_000,
-        ..Part::new(job.job_id, name)
+        ..JobPartRecord::new(job.job_id, name)
     }
 }
 
-async fn put<R: Record>(bus: &Bus, record: R) {
+async fn put<R: KvRecord>(bus: &Bus, record: R) {
     let key = record.key();
-    bus.change::<R>(&key, |_| Some((record.clone(), Outbox::new()))).await.unwrap();
+    bus.change_record::<R>(&key, |_| Some((record.clone(), Outbox::new()))).await.unwrap();
 }
 
 /// Writes what is left of one upload when its title is ready.
 async fn upload(bus: &Bus, kept_ms: u64) {
-    let media_id = MediaId::from_bytes(nats::fresh_id());
+    let media_id = MediaId::from_bytes(nats::new_id_bytes());
     let plan = plan(media_id);
-    let mut job = job::Record {
-        job_id: JobId::from_bytes(nats::fresh_id()),
+    let mut job = job::JobRecord {
+        job_id: JobId::from_bytes(nats::new_id_bytes()),
         kind: transcode::KIND.into(),
-        priority: Priority::P1,
+        priority: JobPriority::P1,
         media_id,
         owner: "bench".into(),
-        status: job::Status::Active,
+        status: job::JobStatus::Active,
         encode: 1,
-        prefix: schemas::keys::encode(media_id, 1, &plan.options_digest),
+        prefix: schemas::keys::encode_prefix(media_id, 1, &plan.options_digest),
         parts: packaging::plan::part_names(&plan),
         plan,
         code: None,
@@ -104,9 +105,9 @@ async fn upload(bus: &Bus, kept_ms: u64) {
     for name in job.parts.iter().map(String::as_str).chain([job::FINISH]) {
         put(bus, part(&job, name)).await;
     }
-    job.end(job::Status::Succeeded, nats::now_ms(), kept_ms);
+    job.mark_ended(job::JobStatus::Succeeded, nats::now_ms(), kept_ms);
     put(bus, job).await;
-    let mut upload = upload::Record {
+    let mut upload = upload::UploadRecord {
         length_bytes: Some(1 << 30),
         offset_bytes: 1 << 30,
         generation: 3,
@@ -115,16 +116,16 @@ async fn upload(bus: &Bus, kept_ms: u64) {
         content_type: Some("video/mp4".into()),
         created_at_ms: nats::now_ms(),
         expires_at_ms: nats::now_ms(),
-        ..upload::Record::new(UploadId::from_bytes(nats::fresh_id()), media_id, "bench".into())
+        ..upload::UploadRecord::new(UploadId::from_bytes(nats::new_id_bytes()), media_id, "bench".into())
     };
-    upload.end(upload::Status::Received, nats::now_ms(), kept_ms);
+    upload.mark_ended(upload::UploadStatus::Received, nats::now_ms(), kept_ms);
     put(bus, upload).await;
 }
 
 async fn stored_bytes(bus: &Bus) -> u64 {
     let mut sum = 0;
     for bucket in BUCKETS {
-        let stream = bus.context().get_stream(subjects::kv_stream(bucket)).await.unwrap();
+        let stream = bus.context().get_stream(subjects::kv_stream_name(bucket)).await.unwrap();
         sum += stream.cached_info().state.bytes;
     }
     sum
@@ -137,7 +138,7 @@ pub(crate) async fn bytes_per_upload() -> Vec<Row> {
     let admin = broker.bus(Role::Admin).await;
     let context = admin.context();
     // What tells followers of removals goes at once: it is not what stays.
-    let jobs = context.get_stream(subjects::kv_stream(job::Record::BUCKET)).await.unwrap();
+    let jobs = context.get_stream(subjects::kv_stream_name(job::JobRecord::BUCKET)).await.unwrap();
     let mut config = jobs.cached_info().config.clone();
     config.subject_delete_marker_ttl = Some(Duration::from_secs(1));
     context.update_stream(&config).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use alloy_primitives::{Address, B256, Bytes, hex};
 use alloy_sol_types::{SolCall, SolValue, sol};
 use reqwest::{Method, StatusCode};
-use schemas::session::Session;
+use schemas::session::AuthSession;
 use serde_json::{Value, json};
 
 use crate::{
@@ -211,7 +211,7 @@ async fn an_owner_who_gave_the_account_away_is_out_and_an_outage_opens_nothing()
     assert_eq!(refusal(&refused), (503, "unavailable"));
     assert_eq!(site.refused(&segment).await.0, 503);
     let id = new["session_id"].as_str().unwrap();
-    let session = site.cluster.bus.load::<Session>(id).await.unwrap().unwrap().record;
+    let session = site.cluster.bus.load_record::<AuthSession>(id).await.unwrap().unwrap().record;
     assert!(session.is_open(nats::now_ms()), "{session:?}");
     // Who has a key needs no chain.
     signed_in(&site.cluster, (ann.address, CHAIN_ID), &ann).await;

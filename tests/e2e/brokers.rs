@@ -104,7 +104,7 @@ impl Scene {
         let look = async || {
             let stream = self.cluster.bus.context().get_stream(subjects::EVENTS).await.ok()?;
             let leader = stream.cached_info().cluster.as_ref()?.leader.as_ref()?;
-            self.cluster.brokers.three().index_of(leader)
+            self.cluster.brokers.three().index_of_name(leader)
         };
         poll(WAIT_MAX, look).await.expect("somebody leads EVENTS")
     }
@@ -139,24 +139,24 @@ impl Scene {
 async fn soak_three_brokers_that_are_restarted_killed_and_frozen_cost_no_acknowledged_upload() {
     let mut scene = Scene::start().await;
     for index in 0..SERVERS {
-        scene.cluster.brokers.three().kill(index);
-        scene.cluster.brokers.three().launch(index);
+        scene.cluster.brokers.three().kill_server(index);
+        scene.cluster.brokers.three().launch_server(index);
     }
     scene.goes_on("after restarts without waiting").await;
     for index in 0..SERVERS {
-        scene.cluster.brokers.three().kill(index);
-        scene.cluster.brokers.three().launch(index);
+        scene.cluster.brokers.three().kill_server(index);
+        scene.cluster.brokers.three().launch_server(index);
         scene.goes_on("after a restart").await;
     }
     let leader = scene.leader().await;
-    scene.cluster.brokers.three().kill(leader);
+    scene.cluster.brokers.three().kill_server(leader);
     scene.goes_on("without its leader").await;
-    scene.cluster.brokers.three().launch(leader);
+    scene.cluster.brokers.three().launch_server(leader);
     for seconds in freezes_s() {
         let leader = scene.leader().await;
-        scene.cluster.brokers.three().freeze(leader);
+        scene.cluster.brokers.three().freeze_server(leader);
         tokio::time::sleep(Duration::from_secs(seconds)).await;
-        scene.cluster.brokers.three().thaw(leader);
+        scene.cluster.brokers.three().thaw_server(leader);
         scene.goes_on("after a freeze").await;
     }
     scene.end().await;

@@ -240,10 +240,10 @@ async fn give_up(bus: &nats::Bus, stage: &str, source: (&str, &str), payload: Ve
         (nats::dead::REASON, "the child \u{1b}[31mdied"),
         (nats::dead::ATTEMPTS, "5"),
     ]);
-    let id = data_encoding::HEXLOWER.encode(&nats::fresh_id());
+    let id = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
     let stored =
         bus.publish_raw(subjects::DEAD, &format!("dead.{stage}.{id}"), &id, headers, payload).await.unwrap();
-    let nats::Published::Stored(sequence) = stored else { panic!("{stored:?}") };
+    let nats::PublishOutcome::Stored(sequence) = stored else { panic!("{stored:?}") };
     sequence
 }
 
@@ -254,15 +254,15 @@ struct GivenUp {
 }
 
 async fn rejected(bus: &nats::Bus, root: &Path, has_source: bool) -> GivenUp {
-    let media_id = MediaId::from_bytes(nats::fresh_id());
-    let key = schemas::keys::source(media_id);
+    let media_id = MediaId::from_bytes(nats::new_id_bytes());
+    let key = schemas::keys::source_key(media_id);
     if has_source {
         let path = root.join(&key);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, b"bytes").unwrap();
     }
-    let received = schemas::upload::Received {
-        upload_id: UploadId::from_bytes(nats::fresh_id()),
+    let received = schemas::upload::UploadReceived {
+        upload_id: UploadId::from_bytes(nats::new_id_bytes()),
         media_id,
         owner: "owner".into(),
         key,
@@ -271,17 +271,17 @@ async fn rejected(bus: &nats::Bus, root: &Path, has_source: bool) -> GivenUp {
         content_type: None,
         digest: None,
     };
-    let record = media_record(media_id, media::Status::Rejected);
-    bus.commit(&mut nats::Held::new(record), nats::Outbox::new()).await.unwrap();
-    let subject = subjects::event(&received);
-    let payload = nats::encode("test", &received).unwrap();
+    let record = media_record(media_id, media::MediaStatus::Rejected);
+    bus.commit_record(&mut nats::VersionedRecord::new(record), nats::Outbox::new()).await.unwrap();
+    let subject = subjects::event_subject(&received);
+    let payload = nats::encode_message("test", &received).unwrap();
     GivenUp { media_id, letter: give_up(bus, "upload", (subjects::EVENTS, &subject), payload).await }
 }
 
-fn media_record(media_id: MediaId, status: media::Status) -> media::Record {
-    media::Record {
+fn media_record(media_id: MediaId, status: media::MediaStatus) -> media::MediaRecord {
+    media::MediaRecord {
         code: Some("store_unavailable".into()),
-        ..media::Record::new(media_id, "owner".into(), status, 1)
+        ..media::MediaRecord::new(media_id, "owner".into(), status, 1)
     }
 }
 
@@ -292,7 +292,7 @@ async fn dead_letters_get_a_second_chance_once() {
     let folder = broker.data_dir().to_owned();
     let root = folder.join("store");
     let (good, gone) = (rejected(&bus, &root, true).await, rejected(&bus, &root, false).await);
-    let junk = nats::encode("test", &json!({ "number": 1 })).unwrap();
+    let junk = nats::encode_message("test", &json!({ "number": 1 })).unwrap();
     let unreadable = give_up(&bus, "transcode", (subjects::JOBS, "job.transcode.p1.x.v0000"), junk).await;
     let dead = |args: &[&str]| {
         let args: Vec<String> = ["dead"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
@@ -325,8 +325,8 @@ async fn dead_letters_get_a_second_chance_once() {
     let first = dead(&["redrive", &good.letter.to_string()]).await;
     assert_eq!(first.status, 0, "{first:?}");
     assert!(first.out.contains(&media_id) && first.out.contains("attempt 1"), "{first:?}");
-    let record = bus.load::<media::Record>(&media_id).await.unwrap().unwrap().record;
-    assert_eq!((record.status, record.attempt.number, record.code), (media::Status::Uploading, 1, None));
+    let record = bus.load_record::<media::MediaRecord>(&media_id).await.unwrap().unwrap().record;
+    assert_eq!((record.status, record.attempt.number, record.code), (media::MediaStatus::Uploading, 1, None));
     let again = dead(&["redrive", &good.letter.to_string(), "--json"]).await;
     assert_eq!((again.status, &again.json()[0]["result"]), (0, &json!("superseded")), "{again:?}");
     let rest = dead(&["redrive", "--all", "--json"]).await;

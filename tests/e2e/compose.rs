@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use store::testing::S3;
+use store::testing::TestS3Server;
 
 use crate::harness::{WAIT_MAX, sample};
 
@@ -78,7 +78,7 @@ fn free_port() -> u16 {
 /// What the services run on here.
 struct Host {
     folder: tempfile::TempDir,
-    s3: S3,
+    s3: TestS3Server,
     /// What stands in the file, and what it is here; the longer before what it contains.
     replaced: Vec<(String, String)>,
     listen: String,
@@ -87,8 +87,8 @@ struct Host {
 
 impl Host {
     async fn start() -> Self {
-        let (folder, s3) = (tempfile::tempdir().unwrap(), S3::start().await.unwrap());
-        let options = s3.config().options;
+        let (folder, s3) = (tempfile::tempdir().unwrap(), TestS3Server::start().await.unwrap());
+        let options = s3.store_config().options;
         let listen = format!("127.0.0.1:{}", free_port());
         let mut replaced = vec![
             (

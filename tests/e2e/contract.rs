@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use futures::{FutureExt, StreamExt};
-use nats::{Start, reader};
-use schemas::{catalog, envelope::Envelope, subjects};
+use nats::{ReaderStart, reader};
+use schemas::{catalog, envelope::RecordEnvelope, subjects};
 use serde_json::Value;
 
 use crate::harness::{Cluster, Options, sample};
@@ -35,7 +35,7 @@ struct Contract {
 
 impl Contract {
     fn load() -> Self {
-        let validators = catalog::all()
+        let validators = catalog::all_entries()
             .into_iter()
             .map(|entry| {
                 let text = std::fs::read_to_string(format!("schemas/json/{}.v1.json", entry.name)).unwrap();
@@ -55,7 +55,7 @@ impl Contract {
             .unwrap_or_else(|| panic!("{subject} is in no schema"));
         let is_record = subject.starts_with("$KV.");
         let bytes = if is_record {
-            let envelope: Envelope = nats::decode(subject, payload).unwrap();
+            let envelope: RecordEnvelope = nats::decode_message(subject, payload).unwrap();
             for unsent in &envelope.unsent {
                 self.check(&unsent.subject, &unsent.payload);
             }
@@ -86,7 +86,11 @@ async fn every_message_validates_against_its_published_schema() {
     for stream in
         [subjects::EVENTS, "KV_media", "KV_assets", "KV_jobs", "KV_uploads", "KV_apikeys", "KV_secrets"]
     {
-        let mut reader = cluster.bus.reader(reader::Config::new(stream, vec![], Start::All)).await.unwrap();
+        let mut reader = cluster
+            .bus
+            .open_reader(reader::ReaderConfig::new(stream, vec![], ReaderStart::All))
+            .await
+            .unwrap();
         let mut left = reader.pending_at_start();
         while left > 0 {
             let entry = reader.next().await.unwrap();

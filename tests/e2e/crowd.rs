@@ -7,10 +7,10 @@ use std::{
 };
 
 use futures::future::join_all;
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox, VersionedRecord};
 use reqwest::{Method, StatusCode, header};
 use schemas::{
-    document::{Encryption, Record},
+    document::{DocumentRecord, SegmentEncryption},
     ids::MediaId,
 };
 use serde_json::{Value, json};
@@ -30,23 +30,23 @@ async fn site() -> Cluster {
 
 /// A document as an upload leaves it; answers its revision.
 async fn put(bus: &Bus, media_id: MediaId, created_at_ms: u64) -> u64 {
-    let mut held = Held::new(Record {
+    let mut held = VersionedRecord::new(DocumentRecord {
         media_id,
         owner: "admin".into(),
         title: "by".into(),
         gate: None,
-        encryption: Encryption::None,
+        encryption: SegmentEncryption::None,
         mint_tx: None,
         created_at_ms,
         changed_at_ms: created_at_ms,
         removed_at_ms: None,
     });
-    bus.commit(&mut held, Outbox::new()).await.unwrap();
+    bus.commit_record(&mut held, Outbox::new()).await.unwrap();
     held.revision()
 }
 
 fn fresh() -> MediaId {
-    MediaId::from_bytes(nats::fresh_id())
+    MediaId::from_bytes(nats::new_id_bytes())
 }
 
 /// Returns once the index has seen this revision; who starts does not answer yet.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nats::{Start, reader};
+use nats::{ReaderStart, reader};
 use reqwest::Method;
 use schemas::subjects;
 
@@ -36,7 +36,7 @@ pub(crate) async fn check_audit(cluster: &mut Cluster) {
     let events: Vec<u64> = cluster.all_events().await.iter().map(|event| event.sequence).collect();
     let mut audit = cluster
         .bus
-        .reader(reader::Config::new(subjects::AUDIT, vec!["audit.>".into()], Start::All))
+        .open_reader(reader::ReaderConfig::new(subjects::AUDIT, vec!["audit.>".into()], ReaderStart::All))
         .await
         .unwrap();
     let mut audited = Vec::new();
@@ -111,7 +111,7 @@ async fn the_broker_is_killed() {
     let mut cluster = Cluster::start(Options::default()).await;
     let media_id = cluster.upload(source, "clip.mp4").await;
     cluster.media_event("job.started", &media_id).await;
-    cluster.brokers.one().kill().await;
+    cluster.brokers.one().kill_and_wait().await;
     let end = cluster.end_of(&media_id).await;
     assert_eq!(end.kind, "job.succeeded", "{end:?}");
     assert_eq!(media_objects(&cluster, &media_id).await, expected);
@@ -174,29 +174,29 @@ async fn events_a_crash_left_in_their_record_are_published() {
     let (location, _) = crate::tus::create(&cluster, 1000).await;
     let upload_id = location.rsplit('/').next().unwrap().to_owned();
     // The record as a crash between state and event leaves it: changed, and its event unsent.
-    let raw = cluster.bus.read("uploads", &upload_id).await.unwrap().unwrap();
+    let raw = cluster.bus.read_value("uploads", &upload_id).await.unwrap().unwrap();
     let (mut envelope, record) =
-        nats::open::<schemas::upload::Record>(&upload_id, &raw.value.unwrap()).unwrap();
-    let event = schemas::upload::Terminated {
+        nats::decode_record::<schemas::upload::UploadRecord>(&upload_id, &raw.value.unwrap()).unwrap();
+    let event = schemas::upload::UploadTerminated {
         upload_id: record.upload_id,
         media_id: record.media_id,
         owner: record.owner.clone(),
         offset_bytes: 0,
         code: None,
     };
-    envelope.unsent = vec![schemas::envelope::Unsent {
-        subject: subjects::event(&event),
+    envelope.unsent = vec![schemas::envelope::UnsentEvent {
+        subject: subjects::event_subject(&event),
         id: "left-behind".into(),
         headers: [(schemas::headers::MEDIA_ID.to_owned(), record.media_id.to_string())].into(),
-        payload: serde_bytes::ByteBuf::from(nats::encode("event", &event).unwrap()),
+        payload: serde_bytes::ByteBuf::from(nats::encode_message("event", &event).unwrap()),
         once: true,
         after_sequence: None,
     }];
-    let payload = nats::encode("envelope", &envelope).unwrap();
+    let payload = nats::encode_message("envelope", &envelope).unwrap();
     cluster
         .bus
         .context()
-        .publish(subjects::kv("uploads", &upload_id), payload.into())
+        .publish(subjects::kv_subject("uploads", &upload_id), payload.into())
         .await
         .unwrap()
         .await

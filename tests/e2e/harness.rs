@@ -11,7 +11,7 @@ use std::{
 
 use futures::StreamExt;
 use nats::{
-    Bus, Reader, Role, Start, reader,
+    Bus, ReaderStart, Role, StreamReader, reader,
     testing::{TestBroker, TestCluster},
 };
 use schemas::{ids::MediaId, subjects};
@@ -45,7 +45,7 @@ impl Brokers {
         if are_three { Self::Three(TestCluster::start().await) } else { Self::One(TestBroker::start().await) }
     }
 
-    fn config(&self, role: Role) -> nats::Config {
+    fn config(&self, role: Role) -> nats::BusConfig {
         match self {
             Self::One(broker) => broker.config(role),
             Self::Three(cluster) => cluster.config(role),
@@ -85,9 +85,9 @@ pub(crate) struct Cluster {
     pub(crate) key: String,
     store_args: Vec<(String, String)>,
     processes: HashMap<String, Process>,
-    events: Reader,
+    events: StreamReader,
     seen: Vec<Event>,
-    _s3: Option<store::testing::S3>,
+    _s3: Option<store::testing::TestS3Server>,
 }
 
 /// An event as it went over the bus.
@@ -128,16 +128,24 @@ impl Cluster {
         let seed = |role| brokers.config(role).seed.unwrap();
         let seeds = Role::ALL.map(|role| format!("{} {}\n", role.name(), seed(role)));
         std::fs::write(dir.path().join("seeds"), seeds.concat()).unwrap();
-        let s3 = if options.remote_store { Some(store::testing::S3::start().await.unwrap()) } else { None };
+        let s3 = if options.remote_store {
+            Some(store::testing::TestS3Server::start().await.unwrap())
+        } else {
+            None
+        };
         let settings = match &s3 {
-            Some(s3) => s3.config(),
-            None => store::Config::at(format!("file://{}", dir.path().join("store").display())),
+            Some(s3) => s3.store_config(),
+            None => store::StoreConfig::from_url(format!("file://{}", dir.path().join("store").display())),
         };
         std::fs::create_dir_all(dir.path().join("store")).unwrap();
         write_config(dir.path(), &settings, options.full_ladder, more);
-        let store = store::testing::open(settings).unwrap();
+        let store = store::testing::open_test_store(settings).unwrap();
         let events = bus
-            .reader(reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All))
+            .open_reader(reader::ReaderConfig::new(
+                subjects::EVENTS,
+                vec![subjects::EVENTS_ALL.into()],
+                ReaderStart::All,
+            ))
             .await
             .unwrap();
         let mut cluster = Self {
@@ -344,7 +352,7 @@ impl Cluster {
 
     /// Objects below a medium's folder: path relative to it, and SHA-256 of the bytes.
     pub(crate) async fn objects(&self, media_id: &str) -> BTreeMap<String, String> {
-        let folder = schemas::keys::media(media_id.parse::<MediaId>().unwrap());
+        let folder = schemas::keys::media_prefix(media_id.parse::<MediaId>().unwrap());
         let mut found = BTreeMap::new();
         let mut list = self.store.list(&folder);
         while let Some(meta) = list.next().await {
@@ -396,7 +404,7 @@ pub(crate) async fn poll<T>(limit: Duration, mut look: impl AsyncFnMut() -> Opti
     }
 }
 
-fn write_config(dir: &Path, store: &store::Config, full_ladder: bool, more: &str) {
+fn write_config(dir: &Path, store: &store::StoreConfig, full_ladder: bool, more: &str) {
     // A part whose holder is gone is taken over soon: the broker's ack wait is short in tests, too.
     let mut settings: toml::Table =
         "[transcode]\nclaim_fresh = \"4s\"\nrenew_interval = \"500ms\"\n".parse().unwrap();
@@ -419,7 +427,7 @@ fn merge(settings: &mut toml::Table, more: toml::Table) {
     }
 }
 
-fn event_of(entry: &reader::Entry) -> Event {
+fn event_of(entry: &reader::StreamEntry) -> Event {
     let mut tokens = entry.subject.split('.').skip(1);
     let (entity, verb, id) = (tokens.next().unwrap(), tokens.next().unwrap(), tokens.next().unwrap());
     Event {

@@ -6,7 +6,7 @@ use async_nats::jetstream::kv;
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Method, StatusCode};
-use schemas::{access, document, media, session::Ring};
+use schemas::{access, document, media, session::KeyRing};
 use serde_json::{Value, json};
 
 use crate::{
@@ -37,7 +37,7 @@ fn wallets() -> String {
 
 /// An owner of nothing here.
 async fn stranger(cluster: &Cluster) -> String {
-    auth::create_key(&cluster.bus, "mallory", access::Role::Owner).await.unwrap()
+    auth::create_key(&cluster.bus, "mallory", access::PrincipalRole::Owner).await.unwrap()
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn hole_3_a_gate_that_is_unreadable_absent_or_gone_lets_nobody_in() {
     site.set_gate(json!({ "kind": "public" })).await;
     let (status, session) = site.playback(None).await;
     assert_eq!(status, StatusCode::OK, "{session}");
-    let documents = bucket(cluster, <document::Record as schemas::Record>::BUCKET).await;
+    let documents = bucket(cluster, <document::DocumentRecord as schemas::KvRecord>::BUCKET).await;
     let good = documents.get(&site.media_id).await.unwrap().unwrap();
     for garbage in [&b"garbage"[..], b"", b"\x80", b"{}"] {
         documents.put(&site.media_id, garbage.to_vec().into()).await.unwrap();
@@ -140,7 +140,7 @@ async fn hole_3_a_gate_that_is_unreadable_absent_or_gone_lets_nobody_in() {
     // Without its document the owner said nothing; without the rest it is not there.
     documents.delete(&site.media_id).await.unwrap();
     refused("no document", [404, 401]).await;
-    let assets = bucket(cluster, <media::Record as schemas::Record>::BUCKET).await;
+    let assets = bucket(cluster, <media::MediaRecord as schemas::KvRecord>::BUCKET).await;
     assets.delete(&site.media_id).await.unwrap();
     refused("deleted", [404, 401]).await;
     assert_eq!(site.playback(Some(&cluster.key)).await.0, StatusCode::NOT_FOUND);
@@ -175,7 +175,7 @@ async fn hole_4_nobody_edits_what_another_owns() {
             assert_eq!(refusal(&answer), (404, "not_found"), "{path}: {}", answer.1);
         }
     }
-    let operator = auth::create_key(&cluster.bus, "olga", access::Role::Operator).await.unwrap();
+    let operator = auth::create_key(&cluster.bus, "olga", access::PrincipalRole::Operator).await.unwrap();
     let answer = site.ask(Method::PUT, &gate, Some(&operator), Some(public)).await;
     assert_eq!(answer.0, StatusCode::FORBIDDEN, "an operator changes nothing: {}", answer.1);
     assert_eq!(site.ask(Method::GET, &gate, Some(&cluster.key), None).await.1, before);
@@ -224,7 +224,7 @@ async fn hole_4_nobody_touches_an_upload_of_another() {
     assert_eq!(tus::offset(&cluster, &upload).await, 5);
     assert_eq!(tus::patch(&cluster, &upload, 5, &bytes[5..]).await, bytes.len());
     let stored = cluster.event("evt.upload.received", |event| event.kind == "upload.received").await;
-    let key = schemas::keys::source(stored.media_id.unwrap().parse().unwrap());
+    let key = schemas::keys::source_key(stored.media_id.unwrap().parse().unwrap());
     assert_eq!(cluster.store.get(&key, 100).await.unwrap(), &bytes[..]);
 }
 
@@ -465,7 +465,7 @@ async fn hole_9_two_fresh_installations_share_no_secret_and_no_default_opens() {
     assert_ne!(one.key, two.key);
     let mut secrets = Vec::new();
     for cluster in [&one, &two] {
-        let ring = cluster.bus.load::<Ring>("ring.access").await.unwrap().unwrap().record;
+        let ring = cluster.bus.load_record::<KeyRing>("ring.access").await.unwrap().unwrap().record;
         secrets.extend(ring.keys.iter().map(|key| key.bytes.to_vec()));
         for name in ["playback", "refresh"] {
             secrets.push(auth::signing_key(&cluster.bus, name).await.unwrap());
@@ -479,7 +479,7 @@ async fn hole_9_two_fresh_installations_share_no_secret_and_no_default_opens() {
 
     // What a live session's own token says, under a key that is there: only the signature stands in the way.
     let good = Wallet::new(99).token(&two).await;
-    let ring = two.bus.load::<Ring>("ring.access").await.unwrap().unwrap().record;
+    let ring = two.bus.load_record::<KeyRing>("ring.access").await.unwrap().unwrap().record;
     let head = BASE64URL_NOPAD.decode(good.split('.').next().unwrap().as_bytes()).unwrap();
     let head: Value = serde_json::from_slice(&head).unwrap();
     assert_eq!(head["kid"], ring.keys[0].key_id.to_string());

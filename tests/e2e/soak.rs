@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nats::{Start, reader};
+use nats::{ReaderStart, reader};
 use schemas::{headers, subjects};
 
 use crate::{
@@ -29,8 +29,9 @@ fn rounds() -> usize {
 /// Every event of EVENTS has an id of its own.
 pub(crate) async fn check_ids(cluster: &mut Cluster) {
     let total = cluster.all_events().await.len();
-    let config = reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All);
-    let mut events = cluster.bus.reader(config).await.unwrap();
+    let config =
+        reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], ReaderStart::All);
+    let mut events = cluster.bus.open_reader(config).await.unwrap();
     let mut ids = BTreeSet::new();
     let read = async {
         for _ in 0..total {

@@ -5,7 +5,7 @@
 //! refused, deleted or silent, or the connection was made anew. A named one would need a right that allows durables.
 //!
 //! - A stream that ends before the position is not up to date on the server that answers: the reader waits.
-//! - A stream with another creation time is another stream: [`Error::Reset`].
+//! - A stream with another creation time is another stream: [`BusError::Reset`].
 //!
 //! Limits: [`BATCH_MAX`] messages ahead of the caller; silence is an outage after [`SILENT_HEARTBEATS_MAX`] heartbeats; tries to
 //! begin again are spaced by at most 3.2 seconds, and told at each doubling of their number.
@@ -17,12 +17,12 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Bus, Error, Following, following::Hearing};
+use crate::{Bus, BusError, ReaderStatus, following::ReaderStatusSender};
 
 mod pull;
 mod source;
 
-use source::Source;
+use source::ReaderTask;
 
 /// Messages that may lie between the broker and the caller.
 pub const BATCH_MAX: usize = 200;
@@ -36,7 +36,7 @@ const OPEN_MAX: Duration = Duration::from_secs(2);
 
 /// Where a reader begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum ReaderStart {
     /// With the oldest message.
     All,
     /// With what is published from now on.
@@ -44,8 +44,8 @@ pub enum Start {
     /// With this sequence or the next one there is.
     Sequence(u64),
     /// Behind a position that was reached before: a stream that ends before it is waited for, another stream is a
-    /// [`Error::Reset`].
-    Behind(Position),
+    /// [`BusError::Reset`].
+    Behind(StreamPosition),
     /// With the newest message of each subject, then everything after.
     LastPerSubject,
     /// With the first message stored at or after this Unix time in milliseconds.
@@ -54,7 +54,7 @@ pub enum Start {
 
 /// How far a stream was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+pub struct StreamPosition {
     /// When the stream was created, as Unix time in milliseconds: tells it from another of the same name.
     pub created_at_ms: u64,
     /// The last sequence that was read; 0 before the first.
@@ -63,27 +63,27 @@ pub struct Position {
 
 /// What to read.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct ReaderConfig {
     /// Stream name.
     pub stream: String,
     /// Subject filters; empty for all.
     pub filters: Vec<String>,
     /// Where to begin.
-    pub start: Start,
+    pub start: ReaderStart,
     /// How often the broker has to be heard; [`HEARTBEAT`] unless a test is in a hurry.
     pub heartbeat: Duration,
 }
 
-impl Config {
+impl ReaderConfig {
     /// Reads `filters` of `stream` from `start`.
-    pub fn new(stream: impl Into<String>, filters: Vec<String>, start: Start) -> Self {
+    pub fn new(stream: impl Into<String>, filters: Vec<String>, start: ReaderStart) -> Self {
         Self { stream: stream.into(), filters, start, heartbeat: HEARTBEAT }
     }
 }
 
 /// One message of a stream.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct StreamEntry {
     /// Its sequence.
     pub sequence: u64,
     /// Its subject.
@@ -100,7 +100,7 @@ pub struct Entry {
 
 /// What there was when a reader was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
+pub struct OpenedStream {
     /// Messages that were waiting; 0 means there is nothing to catch up with.
     pub pending: u64,
     /// When the stream was created, as Unix time in milliseconds.
@@ -110,18 +110,18 @@ pub struct Opened {
 }
 
 /// What a reader hands on: `None` says that nothing waits.
-type Item = Result<Option<Entry>, Error>;
+type ReaderItem = Result<Option<StreamEntry>, BusError>;
 
 /// Reads a stream in order, without gaps.
 #[derive(Debug)]
-pub struct Reader {
+pub struct StreamReader {
     stream: String,
-    entries: mpsc::Receiver<Item>,
-    opening: Option<oneshot::Receiver<Result<Opened, Error>>>,
-    opened: Option<Opened>,
+    entries: mpsc::Receiver<ReaderItem>,
+    opening: Option<oneshot::Receiver<Result<OpenedStream, BusError>>>,
+    opened: Option<OpenedStream>,
     /// Messages that waited when the last one was delivered.
     waiting: u64,
-    following: Following,
+    following: ReaderStatus,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -129,51 +129,59 @@ impl Bus {
     /// Opens a reader.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the broker does not answer or has no such stream; [`Error::Reset`] when the stream is another
+    /// [`BusError::Unavailable`] when the broker does not answer or has no such stream; [`BusError::Reset`] when the stream is another
     /// one than the position to begin behind belongs to.
-    pub async fn reader(&self, config: Config) -> Result<Reader, Error> {
-        let mut reader = self.reading(config, "", false);
-        reader.opened().await?;
+    pub async fn open_reader(&self, config: ReaderConfig) -> Result<StreamReader, BusError> {
+        let mut reader = self.spawn_reader(config, "", false);
+        reader.wait_until_open().await?;
         Ok(reader)
     }
 
-    /// Follows a stream for as long as the reader is kept, beginning once the broker lets it; [`Bus::followers`] knows it by
+    /// Follows a stream for as long as the reader is kept, beginning once the broker lets it; [`Bus::reader_statuses`] knows it by
     /// `name`.
-    pub fn follow(&self, name: &str, config: Config) -> Reader {
-        let reader = self.reading(config, name, true);
+    pub fn follow_stream(&self, name: &str, config: ReaderConfig) -> StreamReader {
+        let reader = self.spawn_reader(config, name, true);
         self.health().expect_following(self.role(), reader.following.clone());
         reader
     }
 
-    /// The same for what is only a hint: [`Bus::followers`] does not know of it.
-    pub fn follow_hints(&self, name: &str, config: Config) -> Reader {
-        self.reading(config, name, true)
+    /// The same for what is only a hint: [`Bus::reader_statuses`] does not know of it.
+    pub fn follow_stream_hints(&self, name: &str, config: ReaderConfig) -> StreamReader {
+        self.spawn_reader(config, name, true)
     }
 
-    fn reading(&self, config: Config, name: &str, is_patient: bool) -> Reader {
-        let (hearing, following) = Hearing::new(name);
+    fn spawn_reader(&self, config: ReaderConfig, name: &str, is_patient: bool) -> StreamReader {
+        let (hearing, following) = ReaderStatusSender::new(name);
         let (sender, entries) = mpsc::channel(BATCH_MAX);
         let (opened, opening) = oneshot::channel();
         let stream = config.stream.clone();
-        let source = Source::new(self.clone(), config, hearing);
+        let source = ReaderTask::new(self.clone(), config, hearing);
         let task = AbortOnDropHandle::new(tokio::spawn(source.run(is_patient, opened, sender)));
-        Reader { stream, entries, opening: Some(opening), opened: None, waiting: 0, following, _task: task }
+        StreamReader {
+            stream,
+            entries,
+            opening: Some(opening),
+            opened: None,
+            waiting: 0,
+            following,
+            _task: task,
+        }
     }
 }
 
-impl Reader {
+impl StreamReader {
     /// What there was when it was opened; waits until it is. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// As [`Bus::reader`]; a follower waits instead of being unavailable.
-    pub async fn opened(&mut self) -> Result<Opened, Error> {
+    /// As [`Bus::open_reader`]; a follower waits instead of being unavailable.
+    pub async fn wait_until_open(&mut self) -> Result<OpenedStream, BusError> {
         if let Some(opening) = &mut self.opening {
             let opened = opening.await;
             self.opening = None;
-            let opened = opened.map_err(Error::unavailable)??;
+            let opened = opened.map_err(BusError::unavailable)??;
             (self.opened, self.waiting) = (Some(opened), opened.pending);
         }
-        self.opened.ok_or_else(|| Error::Reset { stream: self.stream.clone() })
+        self.opened.ok_or_else(|| BusError::Reset { stream: self.stream.clone() })
     }
 
     /// Messages that were waiting when the reader was opened; 0 means there is nothing to catch up with.
@@ -182,7 +190,7 @@ impl Reader {
     }
 
     /// Whether it hears what is stored.
-    pub fn following(&self) -> Following {
+    pub fn status(&self) -> ReaderStatus {
         self.following.clone()
     }
 
@@ -191,8 +199,8 @@ impl Reader {
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`Error::Reset`], from then on for ever, when the stream was made anew.
-    pub async fn next(&mut self) -> Result<Entry, Error> {
+    /// [`BusError::Reset`], from then on for ever, when the stream was made anew.
+    pub async fn next(&mut self) -> Result<StreamEntry, BusError> {
         loop {
             if let Some(entry) = self.receive().await? {
                 return Ok(entry);
@@ -206,9 +214,9 @@ impl Reader {
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// As [`Reader::opened`] and [`Reader::next`].
-    pub async fn next_waiting(&mut self) -> Result<Option<Entry>, Error> {
-        self.opened().await?;
+    /// As [`StreamReader::wait_until_open`] and [`StreamReader::next`].
+    pub async fn next_pending(&mut self) -> Result<Option<StreamEntry>, BusError> {
+        self.wait_until_open().await?;
         while self.waiting > 0 {
             if let Some(entry) = self.receive().await? {
                 return Ok(Some(entry));
@@ -217,9 +225,9 @@ impl Reader {
         Ok(None)
     }
 
-    async fn receive(&mut self) -> Result<Option<Entry>, Error> {
+    async fn receive(&mut self) -> Result<Option<StreamEntry>, BusError> {
         let Some(item) = self.entries.recv().await else {
-            return Err(Error::Reset { stream: self.stream.clone() });
+            return Err(BusError::Reset { stream: self.stream.clone() });
         };
         let entry = item?;
         self.waiting = entry.as_ref().map_or(0, |entry| entry.pending);

@@ -5,16 +5,16 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode, Subscriber, jetstream};
 use futures::StreamExt;
 
-use super::{BATCH_MAX, Entry};
-use crate::{Bus, Error};
+use super::{BATCH_MAX, StreamEntry};
+use crate::{Bus, BusError};
 
 /// How long a request for messages stands; the next one is sent when it ends.
 const EXPIRES: Duration = Duration::from_secs(30);
 
 /// What one message of the broker amounts to.
-pub(super) enum Heard {
+pub(super) enum PullEvent {
     /// A message of the stream.
-    Entry(Entry),
+    Entry(StreamEntry),
     /// Nothing waits.
     Idle,
     /// The consumer is there.
@@ -23,7 +23,7 @@ pub(super) enum Heard {
 
 /// Why a consumer is of no more use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Lost {
+pub(super) enum ConsumerLoss {
     #[error("the broker was not heard for {silent_ms} ms")]
     Silent { silent_ms: u128 },
     #[error("the consumer is gone: {reason}")]
@@ -35,7 +35,7 @@ pub(super) enum Lost {
 }
 
 /// A consumer that is asked for messages.
-pub(super) struct Pull {
+pub(super) struct EphemeralConsumer {
     client: async_nats::Client,
     context: jetstream::Context,
     subject: String,
@@ -49,16 +49,16 @@ pub(super) struct Pull {
     is_asked: bool,
 }
 
-impl Pull {
+impl EphemeralConsumer {
     pub(super) async fn new(
         bus: &Bus,
         stream: &str,
         consumer: &str,
         heartbeat: Duration,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, BusError> {
         let client = bus.client().clone();
         let inbox = client.new_inbox();
-        let messages = client.subscribe(inbox.clone()).await.map_err(Error::unavailable)?;
+        let messages = client.subscribe(inbox.clone()).await.map_err(BusError::unavailable)?;
         Ok(Self {
             client,
             context: bus.context().clone(),
@@ -73,22 +73,22 @@ impl Pull {
     }
 
     /// Waits for the next thing the broker says.
-    pub(super) async fn hear(&mut self, silent_max: Duration) -> Result<Heard, Lost> {
+    pub(super) async fn next_event(&mut self, silent_max: Duration) -> Result<PullEvent, ConsumerLoss> {
         if self.wanted <= BATCH_MAX / 2 {
-            self.ask().await?;
+            self.request_batch().await?;
         }
-        let silent = Lost::Silent { silent_ms: silent_max.as_millis() };
+        let silent = ConsumerLoss::Silent { silent_ms: silent_max.as_millis() };
         let message = tokio::time::timeout(silent_max, self.messages.next()).await.map_err(|_| silent)?;
-        self.take(message.ok_or(Lost::Closed)?)
+        self.interpret_message(message.ok_or(ConsumerLoss::Closed)?)
     }
 
     /// Asks for more. The first request is answered at once, also when there is nothing: so it is soon known that it was taken.
-    async fn ask(&mut self) -> Result<(), Lost> {
+    async fn request_batch(&mut self) -> Result<(), ConsumerLoss> {
         let request = if self.is_asked {
             serde_json::json!({
                 "batch": BATCH_MAX,
-                "expires": nanoseconds(EXPIRES),
-                "idle_heartbeat": nanoseconds(self.heartbeat.min(EXPIRES / 2)),
+                "expires": duration_nanos(EXPIRES),
+                "idle_heartbeat": duration_nanos(self.heartbeat.min(EXPIRES / 2)),
             })
         } else {
             serde_json::json!({ "batch": BATCH_MAX, "no_wait": true })
@@ -97,10 +97,10 @@ impl Pull {
         self.wanted += BATCH_MAX;
         let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
         let sent = self.client.publish_with_reply(subject, inbox, request.to_string().into()).await;
-        sent.map_err(|_| Lost::Closed)
+        sent.map_err(|_| ConsumerLoss::Closed)
     }
 
-    fn take(&mut self, message: Message) -> Result<Heard, Lost> {
+    fn interpret_message(&mut self, message: Message) -> Result<PullEvent, ConsumerLoss> {
         let number = |name: &str| {
             message
                 .headers
@@ -109,33 +109,33 @@ impl Pull {
                 .and_then(|v| v.as_str().parse::<u64>().ok())
         };
         match message.status {
-            None => self.entry(message),
+            None => self.parse_entry(message),
             Some(StatusCode::IDLE_HEARTBEAT) => match number("Nats-Last-Consumer") {
-                Some(sent) if sent != self.delivered => Err(Lost::Gap),
-                _ => Ok(Heard::Idle),
+                Some(sent) if sent != self.delivered => Err(ConsumerLoss::Gap),
+                _ => Ok(PullEvent::Idle),
             },
             Some(status @ (StatusCode::NOT_FOUND | StatusCode::TIMEOUT)) => {
                 let unsent = number("Nats-Pending-Messages").and_then(|unsent| usize::try_from(unsent).ok());
                 self.wanted = self.wanted.saturating_sub(unsent.unwrap_or(BATCH_MAX));
-                Ok(if status == StatusCode::NOT_FOUND { Heard::Idle } else { Heard::Alive })
+                Ok(if status == StatusCode::NOT_FOUND { PullEvent::Idle } else { PullEvent::Alive })
             }
             Some(status) => {
                 let reason = message.description.unwrap_or_else(|| status.to_string());
-                Err(Lost::Gone { reason })
+                Err(ConsumerLoss::Gone { reason })
             }
         }
     }
 
-    fn entry(&mut self, message: Message) -> Result<Heard, Lost> {
+    fn parse_entry(&mut self, message: Message) -> Result<PullEvent, ConsumerLoss> {
         let message = jetstream::Message { message, context: self.context.clone() };
         // Whatever has no delivery facts is no message of the stream.
-        let Ok(info) = message.info() else { return Ok(Heard::Alive) };
+        let Ok(info) = message.info() else { return Ok(PullEvent::Alive) };
         if info.consumer_sequence != self.delivered + 1 {
-            return Err(Lost::Gap);
+            return Err(ConsumerLoss::Gap);
         }
         self.delivered = info.consumer_sequence;
         self.wanted = self.wanted.saturating_sub(1);
-        let entry = Entry {
+        let entry = StreamEntry {
             sequence: info.stream_sequence,
             stored_at_ms: u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
             pending: info.pending,
@@ -143,10 +143,10 @@ impl Pull {
             headers: message.headers.clone().unwrap_or_default(),
             payload: message.payload.clone(),
         };
-        Ok(Heard::Entry(entry))
+        Ok(PullEvent::Entry(entry))
     }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+fn duration_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

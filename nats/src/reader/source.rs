@@ -10,17 +10,17 @@ use schemas::fault::error_chain;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Config, Item, OPEN_MAX, Opened, SILENT_HEARTBEATS_MAX, Start,
-    pull::{Heard, Lost, Pull},
+    OPEN_MAX, OpenedStream, ReaderConfig, ReaderItem, ReaderStart, SILENT_HEARTBEATS_MAX,
+    pull::{ConsumerLoss, EphemeralConsumer, PullEvent},
 };
-use crate::{Bus, Error, client::Connection, following::Hearing, publish};
+use crate::{Bus, BusError, client::ConnectionState, following::ReaderStatusSender, publish};
 
 /// Where the task is.
-pub(super) struct Source {
+pub(super) struct ReaderTask {
     bus: Bus,
-    config: Config,
-    hearing: Hearing,
-    connection: watch::Receiver<Connection>,
+    config: ReaderConfig,
+    hearing: ReaderStatusSender,
+    connection: watch::Receiver<ConnectionState>,
     /// When the stream was created, once it is known.
     created_at_ms: Option<u64>,
     /// The last sequence that the caller has, or wants nothing of.
@@ -32,22 +32,24 @@ pub(super) struct Source {
 }
 
 /// How one consumer came to its end.
-enum End {
+enum ConsumerEnd {
     /// The reader is dropped.
     Dropped,
     /// The connection was lost or made anew.
     Reconnected,
     /// The consumer is of no more use.
-    Lost(Lost),
+    Lost(ConsumerLoss),
 }
 
-impl Source {
-    pub(super) fn new(bus: Bus, config: Config, hearing: Hearing) -> Self {
-        let connection = bus.connection();
+impl ReaderTask {
+    pub(super) fn new(bus: Bus, config: ReaderConfig, hearing: ReaderStatusSender) -> Self {
+        let connection = bus.watch_connection();
         let (created_at_ms, last, is_reached) = match config.start {
-            Start::Behind(position) => (Some(position.created_at_ms), Some(position.sequence), true),
-            Start::Sequence(first) => (None, Some(first.saturating_sub(1)), false),
-            Start::All | Start::New | Start::LastPerSubject | Start::Time(_) => (None, None, false),
+            ReaderStart::Behind(position) => (Some(position.created_at_ms), Some(position.sequence), true),
+            ReaderStart::Sequence(first) => (None, Some(first.saturating_sub(1)), false),
+            ReaderStart::All | ReaderStart::New | ReaderStart::LastPerSubject | ReaderStart::Time(_) => {
+                (None, None, false)
+            }
         };
         Self { bus, config, hearing, connection, created_at_ms, last, is_reached, tries: 0 }
     }
@@ -56,8 +58,8 @@ impl Source {
     pub(super) async fn run(
         mut self,
         is_patient: bool,
-        opened: oneshot::Sender<Result<Opened, Error>>,
-        entries: mpsc::Sender<Item>,
+        opened: oneshot::Sender<Result<OpenedStream, BusError>>,
+        entries: mpsc::Sender<ReaderItem>,
     ) {
         let mut opened = Some(opened);
         let began = Instant::now();
@@ -78,29 +80,29 @@ impl Source {
                         }
                         return;
                     }
-                    self.wait(&error).await;
+                    self.wait_before_retry(&error).await;
                     continue;
                 }
             };
-            let end = self.pass_on(pull, &entries).await;
-            self.hearing.lost();
+            let end = self.forward_messages(pull, &entries).await;
+            self.hearing.mark_lost();
             match end {
-                End::Dropped => return,
-                End::Reconnected => {}
-                End::Lost(reason) => self.wait(&Error::unavailable(reason)).await,
+                ConsumerEnd::Dropped => return,
+                ConsumerEnd::Reconnected => {}
+                ConsumerEnd::Lost(reason) => self.wait_before_retry(&BusError::unavailable(reason)).await,
             }
         }
     }
 
     /// Opens a consumer; begins again when the connection is made anew meanwhile, since no answer would come.
-    async fn open_connected(&mut self) -> Result<(Pull, Opened), Error> {
+    async fn open_connected(&mut self) -> Result<(EphemeralConsumer, OpenedStream), BusError> {
         let mut connection = self.connection.clone();
         loop {
             connection.mark_unchanged();
             tokio::select! {
                 biased;
                 _ = connection.changed(), if connection.has_changed().is_ok() => {}
-                opened = self.open() => {
+                opened = self.open_consumer() => {
                     self.connection = connection;
                     return opened;
                 }
@@ -108,34 +110,38 @@ impl Source {
         }
     }
 
-    async fn open(&mut self) -> Result<(Pull, Opened), Error> {
-        let stream = self.bus.context().get_stream(&self.config.stream).await.map_err(Error::unavailable)?;
+    async fn open_consumer(&mut self) -> Result<(EphemeralConsumer, OpenedStream), BusError> {
+        let stream =
+            self.bus.context().get_stream(&self.config.stream).await.map_err(BusError::unavailable)?;
         let info = stream.cached_info();
         let created_at_ms = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         if self.created_at_ms.is_some_and(|known| known != created_at_ms) {
-            return Err(Error::Reset { stream: self.config.stream.clone() });
+            return Err(BusError::Reset { stream: self.config.stream.clone() });
         }
         self.created_at_ms = Some(created_at_ms);
         let last_sequence = info.state.last_sequence;
         if self.is_reached
             && let Some(reached) = self.last.filter(|reached| last_sequence < *reached)
         {
-            return Err(behind(&format!("the stream ends at {last_sequence}, and {reached} was read")));
+            return Err(stale_server_error(&format!(
+                "the stream ends at {last_sequence}, and {reached} was read"
+            )));
         }
-        if self.config.start == Start::New && self.last.is_none() {
+        if self.config.start == ReaderStart::New && self.last.is_none() {
             (self.last, self.is_reached) = (Some(last_sequence), true);
         }
-        let (consumer, pending) = self.consumer(info).await?;
-        let pull = Pull::new(&self.bus, &self.config.stream, &consumer, self.config.heartbeat).await?;
-        Ok((pull, Opened { pending, created_at_ms, last_sequence }))
+        let (consumer, pending) = self.create_consumer(info).await?;
+        let pull =
+            EphemeralConsumer::new(&self.bus, &self.config.stream, &consumer, self.config.heartbeat).await?;
+        Ok((pull, OpenedStream { pending, created_at_ms, last_sequence }))
     }
 
     /// Makes the ephemeral consumer; answers its name and how many messages wait.
-    async fn consumer(&self, info: &stream::Info) -> Result<(String, u64), Error> {
+    async fn create_consumer(&self, info: &stream::Info) -> Result<(String, u64), BusError> {
         let deliver_policy = match (self.last, self.config.start) {
             (Some(last), _) => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
-            (None, Start::LastPerSubject) => DeliverPolicy::LastPerSubject,
-            (None, Start::Time(ms)) => DeliverPolicy::ByStartTime { start_time: time_of(ms)? },
+            (None, ReaderStart::LastPerSubject) => DeliverPolicy::LastPerSubject,
+            (None, ReaderStart::Time(ms)) => DeliverPolicy::ByStartTime { start_time: parse_unix_ms(ms)? },
             (None, _) => DeliverPolicy::All,
         };
         let (filter_subject, filter_subjects) = match self.config.filters.as_slice() {
@@ -150,58 +156,62 @@ impl Source {
             ..Default::default()
         };
         let made = self.bus.context().create_consumer_on_stream(config, &self.config.stream).await;
-        let made = made.map_err(Error::unavailable)?;
+        let made = made.map_err(BusError::unavailable)?;
         let found = made.cached_info();
         let begins_behind = found.delivered.stream_sequence;
         if self.last.is_some_and(|last| self.is_reached && begins_behind < last) {
-            return Err(behind(&format!("the consumer begins behind {begins_behind}")));
+            return Err(stale_server_error(&format!("the consumer begins behind {begins_behind}")));
         }
         let is_whole = self.config.filters.is_empty() || self.config.filters == info.config.subjects;
         let is_from_the_start =
             self.last.unwrap_or(0) == 0 && !matches!(deliver_policy, DeliverPolicy::ByStartTime { .. });
         if is_from_the_start && is_whole && found.num_pending == 0 && info.state.messages > 0 {
-            return Err(behind("the consumer finds nothing"));
+            return Err(stale_server_error("the consumer finds nothing"));
         }
         Ok((found.name.clone(), found.num_pending))
     }
 
     /// Hands on what the consumer sends until it is of no more use.
-    async fn pass_on(&mut self, mut pull: Pull, entries: &mpsc::Sender<Item>) -> End {
+    async fn forward_messages(
+        &mut self,
+        mut pull: EphemeralConsumer,
+        entries: &mpsc::Sender<ReaderItem>,
+    ) -> ConsumerEnd {
         let silent_max = self.config.heartbeat * SILENT_HEARTBEATS_MAX;
         let mut is_idle = false;
         loop {
             let heard = tokio::select! {
                 biased;
-                _ = self.connection.changed() => return End::Reconnected,
-                () = entries.closed() => return End::Dropped,
-                heard = pull.hear(silent_max) => heard,
+                _ = self.connection.changed() => return ConsumerEnd::Reconnected,
+                () = entries.closed() => return ConsumerEnd::Dropped,
+                heard = pull.next_event(silent_max) => heard,
             };
             let heard = match heard {
                 Ok(heard) => heard,
-                Err(reason) => return End::Lost(reason),
+                Err(reason) => return ConsumerEnd::Lost(reason),
             };
             self.tries = 0;
-            if self.hearing.heard() {
+            if self.hearing.mark_heard() {
                 tracing::debug!(stream = self.config.stream, last = self.last, "a reader follows");
             }
             let item = match heard {
-                Heard::Entry(entry) if self.last.is_some_and(|last| entry.sequence <= last) => continue,
-                Heard::Entry(entry) => {
+                PullEvent::Entry(entry) if self.last.is_some_and(|last| entry.sequence <= last) => continue,
+                PullEvent::Entry(entry) => {
                     (self.last, self.is_reached) = (Some(entry.sequence), true);
                     Some(entry)
                 }
-                Heard::Idle if !is_idle => None,
-                Heard::Idle | Heard::Alive => continue,
+                PullEvent::Idle if !is_idle => None,
+                PullEvent::Idle | PullEvent::Alive => continue,
             };
             is_idle = item.is_none();
             if entries.send(Ok(item)).await.is_err() {
-                return End::Dropped;
+                return ConsumerEnd::Dropped;
             }
         }
     }
 
     /// Waits before the next try; tells of it at each doubling of their number.
-    async fn wait(&mut self, error: &Error) {
+    async fn wait_before_retry(&mut self, error: &BusError) {
         self.tries += 1;
         if self.tries.is_power_of_two() {
             let (stream, tries) = (&self.config.stream, self.tries);
@@ -212,11 +222,11 @@ impl Source {
 }
 
 /// The server that answered does not have what another one had.
-fn behind(what: &str) -> Error {
-    Error::unavailable(format!("{what}: the server is not up to date yet"))
+fn stale_server_error(what: &str) -> BusError {
+    BusError::unavailable(format!("{what}: the server is not up to date yet"))
 }
 
-fn time_of(unix_ms: u64) -> Result<time::OffsetDateTime, Error> {
+fn parse_unix_ms(unix_ms: u64) -> Result<time::OffsetDateTime, BusError> {
     time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
-        .map_err(|e| Error::Invalid { what: format!("time {unix_ms}: {e}") })
+        .map_err(|e| BusError::Invalid { what: format!("time {unix_ms}: {e}") })
 }

@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::Health;
+use crate::ProcessHealth;
 
 /// Most restarts of a server that can't write, within [`RESTARTS_WINDOW`].
 pub const RESTARTS_MAX: usize = 3;
@@ -33,27 +33,27 @@ const WORDS_MAX: usize = 300;
 
 /// Watches one server after the other.
 #[derive(Debug)]
-pub(super) struct Watch {
-    health: Health,
+pub(super) struct WriteWatchdog {
+    health: ProcessHealth,
     folder: PathBuf,
     period: Duration,
     room_bytes_min: u64,
-    restarts: Restarts,
+    restarts: RestartBudget,
 }
 
-impl Watch {
-    pub(super) fn new(health: Health, folder: PathBuf, period: Duration, room_bytes_min: u64) -> Self {
-        Self { health, folder, period, room_bytes_min, restarts: Restarts::default() }
+impl WriteWatchdog {
+    pub(super) fn new(health: ProcessHealth, folder: PathBuf, period: Duration, room_bytes_min: u64) -> Self {
+        Self { health, folder, period, room_bytes_min, restarts: RestartBudget::default() }
     }
 
     /// Comes when the server can't write a stream any more, there is room, and a restart is due.
-    pub(super) async fn is_broken(&mut self, port: Option<u16>) {
+    pub(super) async fn wait_until_broken(&mut self, port: Option<u16>) {
         let Some(port) = port else { return std::future::pending().await };
         let (mut said, mut alarmed) = (None, false);
         loop {
             tokio::time::sleep(self.period).await;
             // Without an answer nothing is known.
-            let Some(Said { error }) = ask(port).await else { continue };
+            let Some(BrokerWriteStatus { error }) = query_write_status(port).await else { continue };
             if error != said {
                 if let Some(why) = &error {
                     tracing::error!(why, "the broker can't write any more");
@@ -63,11 +63,11 @@ impl Watch {
                 said.clone_from(&error);
             }
             let is_broken = error.is_some();
-            self.health.write_error(error);
-            if !is_broken || !self.has_room() {
+            self.health.set_write_error(error);
+            if !is_broken || !self.has_free_space() {
                 continue;
             }
-            if self.restarts.take(Instant::now()) {
+            if self.restarts.try_take(Instant::now()) {
                 tracing::warn!("there is room again: the broker is restarted, so that it writes again");
                 return;
             }
@@ -83,8 +83,8 @@ impl Watch {
         }
     }
 
-    fn has_room(&self) -> bool {
-        match room_bytes(&self.folder) {
+    fn has_free_space(&self) -> bool {
+        match free_bytes(&self.folder) {
             Ok(bytes) => bytes >= self.room_bytes_min,
             Err(error) => {
                 tracing::warn!(%error, folder = %self.folder.display(), "the room for the broker is unknown");
@@ -94,20 +94,20 @@ impl Watch {
     }
 }
 
-fn room_bytes(folder: &Path) -> std::io::Result<u64> {
+fn free_bytes(folder: &Path) -> std::io::Result<u64> {
     let found = rustix::fs::statvfs(folder)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// When a server was restarted because it could not write.
 #[derive(Debug, Default)]
-struct Restarts {
+struct RestartBudget {
     times: VecDeque<Instant>,
 }
 
-impl Restarts {
+impl RestartBudget {
     /// Counts a restart; false when there were enough.
-    fn take(&mut self, now: Instant) -> bool {
+    fn try_take(&mut self, now: Instant) -> bool {
         while self.times.front().is_some_and(|time| now.duration_since(*time) >= RESTARTS_WINDOW) {
             self.times.pop_front();
         }
@@ -120,13 +120,13 @@ impl Restarts {
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct HealthzResponse {
     #[serde(default)]
-    errors: Vec<Item>,
+    errors: Vec<HealthzError>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Item {
+struct HealthzError {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
@@ -135,13 +135,13 @@ struct Item {
 
 /// What the server says of itself.
 #[derive(Debug, PartialEq, Eq)]
-struct Said {
+struct BrokerWriteStatus {
     /// About the first stream that it can't write.
     error: Option<String>,
 }
 
 /// Asks the server; `None` when it does not answer.
-async fn ask(port: u16) -> Option<Said> {
+async fn query_write_status(port: u16) -> Option<BrokerWriteStatus> {
     let asking = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
         stream.write_all(b"GET /healthz?details=true HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
@@ -151,15 +151,15 @@ async fn ask(port: u16) -> Option<Said> {
     };
     let answer = tokio::time::timeout(ANSWER_MAX, asking).await.ok()?.ok()?;
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)?;
-    read(answer.get(body..)?)
+    parse_write_status(answer.get(body..)?)
 }
 
 /// Reads an answer.
-fn read(body: &[u8]) -> Option<Said> {
-    let answer: Answer = serde_json::from_slice(body).ok()?;
+fn parse_write_status(body: &[u8]) -> Option<BrokerWriteStatus> {
+    let answer: HealthzResponse = serde_json::from_slice(body).ok()?;
     let found = answer.errors.into_iter().find(|e| e.kind == "STREAM" && e.error.contains("' write error: "));
-    let words = |item: Item| item.error.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect();
-    Some(Said { error: found.map(words) })
+    let words = |item: HealthzError| item.error.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect();
+    Some(BrokerWriteStatus { error: found.map(words) })
 }
 
 #[cfg(test)]
@@ -168,15 +168,15 @@ mod tests {
 
     #[test]
     fn only_a_write_error_of_a_stream_counts() {
-        let said = |body: &str| read(body.as_bytes());
-        assert_eq!(said(r#"{"status":"ok"}"#), Some(Said { error: None }));
+        let said = |body: &str| parse_write_status(body.as_bytes());
+        assert_eq!(said(r#"{"status":"ok"}"#), Some(BrokerWriteStatus { error: None }));
         let slow = r#"{"status":"error","errors":[{"type":"STREAM","account":"A","stream":"S","error":"JetStream stream 'A > S' is not current"},
             {"type":"CONSUMER","error":"JetStream consumer 'A > S > c' write error: x"},{"type":"CONN","error":"' write error: "}]}"#;
-        assert_eq!(said(slow), Some(Said { error: None }));
+        assert_eq!(said(slow), Some(BrokerWriteStatus { error: None }));
         let full = r#"{"status":"error","errors":[{"type":"STREAM","account":"A","stream":"S","error":"JetStream stream 'A > S' write error: no space left on device"}]}"#;
         assert_eq!(
             said(full),
-            Some(Said {
+            Some(BrokerWriteStatus {
                 error: Some("JetStream stream 'A > S' write error: no space left on device".into())
             })
         );
@@ -185,12 +185,12 @@ mod tests {
 
     #[test]
     fn three_restarts_in_half_an_hour_are_enough() {
-        let (mut restarts, start) = (Restarts::default(), Instant::now());
+        let (mut restarts, start) = (RestartBudget::default(), Instant::now());
         let after = |minutes: u64| start + Duration::from_secs(minutes * 60);
         for (minutes, due) in
             [(0, true), (1, true), (2, true), (3, false), (29, false), (30, true), (30, false), (31, true)]
         {
-            assert_eq!(restarts.take(after(minutes)), due, "after {minutes} minutes");
+            assert_eq!(restarts.try_take(after(minutes)), due, "after {minutes} minutes");
         }
     }
 }

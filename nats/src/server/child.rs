@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    Config, Error,
-    folder::{self, Folder, Keys, failed},
+    BrokerConfig, BrokerError,
+    folder::{self, BrokerDataDir, BrokerKeys, file_error},
     program,
 };
 
@@ -27,16 +27,16 @@ const LOG_TAIL_BYTES_MAX: usize = 600;
 
 /// All that a start needs.
 #[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) config: Config,
+pub(super) struct BrokerLauncher {
+    pub(super) config: BrokerConfig,
     binary: PathBuf,
-    folder: Folder,
-    keys: Arc<Keys>,
+    folder: BrokerDataDir,
+    keys: Arc<BrokerKeys>,
 }
 
 /// A server that takes connections.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct BrokerProcess {
     pub(super) child: Child,
     pub(super) pid: u32,
     pub(super) port: u16,
@@ -45,62 +45,67 @@ pub(super) struct Running {
     guard: ChildStdin,
 }
 
-impl Launch {
-    pub(super) const fn new(config: Config, binary: PathBuf, folder: Folder, keys: Arc<Keys>) -> Self {
+impl BrokerLauncher {
+    pub(super) const fn new(
+        config: BrokerConfig,
+        binary: PathBuf,
+        folder: BrokerDataDir,
+        keys: Arc<BrokerKeys>,
+    ) -> Self {
         Self { config, binary, folder, keys }
     }
 
     /// Starts on the port of the last time when it is free, else on any.
-    pub(super) async fn first(&self) -> Result<Running, Error> {
-        if let Some(port) = self.folder.number::<u16>(folder::PORT).filter(|port| is_free(*port)) {
-            match self.start(port.into()).await {
+    pub(super) async fn start_on_last_port(&self) -> Result<BrokerProcess, BrokerError> {
+        if let Some(port) = self.folder.read_number::<u16>(folder::PORT).filter(|port| is_port_free(*port)) {
+            match self.start_on_port(port.into()).await {
                 Ok(running) => return Ok(running),
                 Err(error) => tracing::warn!(%error, port, "the broker's last port can't be used"),
             }
         }
-        let running = self.start(-1).await?;
-        self.folder.write(folder::PORT, running.port.to_string().as_bytes(), 0o600)?;
+        let running = self.start_on_port(-1).await?;
+        self.folder.replace_file(folder::PORT, running.port.to_string().as_bytes(), 0o600)?;
         Ok(running)
     }
 
     /// Starts on `port` (-1: any) and waits until connections are taken.
-    pub(super) async fn start(&self, port: i32) -> Result<Running, Error> {
-        self.folder.configure(&self.config, &self.keys, port)?;
+    pub(super) async fn start_on_port(&self, port: i32) -> Result<BrokerProcess, BrokerError> {
+        self.folder.write_config(&self.config, &self.keys, port)?;
         self.clear_ports()?;
-        let errors = self.folder.file("nats-server.err");
-        let stderr = File::create(&errors).map_err(|source| failed(&errors, source))?;
-        let mut child = program::guarded(&self.binary)
+        let errors = self.folder.file_path("nats-server.err");
+        let stderr = File::create(&errors).map_err(|source| file_error(&errors, source))?;
+        let mut child = program::guarded_command(&self.binary)
             .arg("--config")
-            .arg(self.folder.file("nats-server.conf"))
+            .arg(self.folder.file_path("nats-server.conf"))
             // Nothing is ever written there: the open handle keeps the folder locked as long as the server lives.
-            .stdout(self.folder.hold()?)
+            .stdout(self.folder.clone_lock()?)
             .stderr(stderr)
             .spawn()
-            .map_err(|source| failed(&self.binary, source))?;
+            .map_err(|source| file_error(&self.binary, source))?;
         let (Some(guard), Some(pid)) = (child.stdin.take(), child.id()) else {
-            return Err(Error::Start { reason: "it ended at once".into() });
+            return Err(BrokerError::Start { reason: "it ended at once".into() });
         };
-        let (port, monitor) = self.ready(&mut child, pid).await?;
-        Ok(Running { child, pid, port, monitor, guard })
+        let (port, monitor) = self.wait_until_ready(&mut child, pid).await?;
+        Ok(BrokerProcess { child, pid, port, monitor, guard })
     }
 
-    async fn ready(&self, child: &mut Child, pid: u32) -> Result<(u16, Option<u16>), Error> {
-        let file = self.folder.file(&format!("ports/nats-server_{pid}.ports"));
+    async fn wait_until_ready(&self, child: &mut Child, pid: u32) -> Result<(u16, Option<u16>), BrokerError> {
+        let file = self.folder.file_path(&format!("ports/nats-server_{pid}.ports"));
         let deadline = Instant::now() + Duration::from_millis(self.config.start_ms_max);
         loop {
-            if let Some(ports) = fs::read(&file).ok().and_then(|bytes| ports_of(&bytes)) {
+            if let Some(ports) = fs::read(&file).ok().and_then(|bytes| parse_ports(&bytes)) {
                 return Ok(ports);
             }
             match child.try_wait() {
                 Ok(None) => {}
                 Ok(Some(status)) => {
-                    return Err(Error::Start { reason: format!("{status}; {}", self.log_tail()) });
+                    return Err(BrokerError::Start { reason: format!("{status}; {}", self.log_tail()) });
                 }
-                Err(source) => return Err(failed(&self.binary, source)),
+                Err(source) => return Err(file_error(&self.binary, source)),
             }
             if Instant::now() >= deadline {
                 let waited_ms = self.config.start_ms_max;
-                return Err(Error::Start {
+                return Err(BrokerError::Start {
                     reason: format!("not ready after {waited_ms} ms; {}", self.log_tail()),
                 });
             }
@@ -109,21 +114,21 @@ impl Launch {
     }
 
     /// A killed server leaves its ports file behind, and process ids come back.
-    fn clear_ports(&self) -> Result<(), Error> {
-        let folder = self.folder.file("ports");
+    fn clear_ports(&self) -> Result<(), BrokerError> {
+        let folder = self.folder.file_path("ports");
         let cleared = || {
             for entry in fs::read_dir(&folder)? {
                 fs::remove_file(entry?.path())?;
             }
             Ok(())
         };
-        cleared().map_err(|source| failed(&folder, source))
+        cleared().map_err(|source| file_error(&folder, source))
     }
 
     fn log_tail(&self) -> String {
         let mut text = String::new();
         for name in ["nats-server.log", "nats-server.err"] {
-            let bytes = fs::read(self.folder.file(name)).unwrap_or_default();
+            let bytes = fs::read(self.folder.file_path(name)).unwrap_or_default();
             let tail = bytes.get(bytes.len().saturating_sub(LOG_TAIL_BYTES_MAX)..).unwrap_or_default();
             text.push_str(&String::from_utf8_lossy(tail));
         }
@@ -131,17 +136,17 @@ impl Launch {
     }
 }
 
-impl Running {
+impl BrokerProcess {
     /// Tells the guard that the server has ended by itself, so that it does not signal a process id that may come back.
-    pub(super) async fn release(mut self) {
+    pub(super) async fn release_guard(mut self) {
         if let Err(error) = self.guard.write_all(b"\n").await {
             tracing::debug!(%error, "the broker's guard is gone already");
         }
     }
 
     /// Asks the server to end, kills it after `limit`, and waits until it is gone.
-    pub(super) async fn end(mut self, limit: Duration) {
-        signal(self.pid, Signal::TERM);
+    pub(super) async fn stop(mut self, limit: Duration) {
+        send_signal(self.pid, Signal::TERM);
         if let Ok(ended) = tokio::time::timeout(limit, self.child.wait()).await {
             tracing::debug!(?ended, "the broker has stopped");
         } else {
@@ -150,31 +155,31 @@ impl Running {
                 tracing::error!(%error, "the broker can't be killed");
             }
         }
-        self.release().await;
+        self.release_guard().await;
     }
 }
 
 #[derive(Deserialize)]
-struct Ports {
+struct PortsFile {
     nats: Vec<String>,
     #[serde(default)]
     monitoring: Vec<String>,
 }
 
 /// The ports for clients and of the server's health in a ports file; `None` while it is not written completely.
-fn ports_of(bytes: &[u8]) -> Option<(u16, Option<u16>)> {
-    let ports: Ports = serde_json::from_slice(bytes).ok()?;
+fn parse_ports(bytes: &[u8]) -> Option<(u16, Option<u16>)> {
+    let ports: PortsFile = serde_json::from_slice(bytes).ok()?;
     let first = |addresses: &[String]| addresses.first()?.rsplit(':').next()?.parse().ok();
     Some((first(&ports.nats)?, first(&ports.monitoring)))
 }
 
-fn is_free(port: u16) -> bool {
+fn is_port_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 /// True when there is a process with this id that has not ended.
 pub(super) fn is_alive(pid: u32) -> bool {
-    let Some(id) = id_of(pid) else { return false };
+    let Some(id) = parse_pid(pid) else { return false };
     !matches!(test_kill_process(id), Err(rustix::io::Errno::SRCH)) && !is_zombie(pid)
 }
 
@@ -186,13 +191,13 @@ fn is_zombie(pid: u32) -> bool {
 }
 
 /// Sends a signal; a process that is gone is no error.
-pub(super) fn signal(pid: u32, signal: Signal) {
-    let Some(id) = id_of(pid) else { return };
+pub(super) fn send_signal(pid: u32, signal: Signal) {
+    let Some(id) = parse_pid(pid) else { return };
     if let Err(error) = kill_process(id, signal) {
         tracing::debug!(%error, pid, "the broker is gone already");
     }
 }
 
-fn id_of(pid: u32) -> Option<Pid> {
+fn parse_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }

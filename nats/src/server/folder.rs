@@ -10,7 +10,7 @@ use std::{
 
 use nkeys::KeyPair;
 
-use super::{Config, Error, PERMISSIONS};
+use super::{BrokerConfig, BrokerError, PERMISSIONS};
 use crate::Role;
 
 /// How long a server may hold the lock after its parent was killed.
@@ -25,68 +25,68 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// An open and locked data folder.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct BrokerDataDir {
     path: PathBuf,
     lock: File,
 }
 
-impl Folder {
+impl BrokerDataDir {
     /// Makes the folder when missing and locks it.
-    pub(super) async fn open(path: &Path) -> Result<Self, Error> {
-        let path = std::path::absolute(path).map_err(|source| failed(path, source))?;
+    pub(super) async fn open(path: &Path) -> Result<Self, BrokerError> {
+        let path = std::path::absolute(path).map_err(|source| file_error(path, source))?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path.join("ports"))
-            .map_err(|source| failed(&path, source))?;
+            .map_err(|source| file_error(&path, source))?;
         let file = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&file)
-            .map_err(|source| failed(&file, source))?;
+            .map_err(|source| file_error(&file, source))?;
         let folder = Self { path, lock };
-        folder.lock().await?;
-        folder.write("owner", std::process::id().to_string().as_bytes(), 0o600)?;
+        folder.wait_for_lock().await?;
+        folder.replace_file("owner", std::process::id().to_string().as_bytes(), 0o600)?;
         Ok(folder)
     }
 
     /// Waits for a server whose parent is gone, and for a parent that is about to be; both end within moments.
-    async fn lock(&self) -> Result<(), Error> {
+    async fn wait_for_lock(&self) -> Result<(), BrokerError> {
         let begun = Instant::now();
         loop {
             match self.lock.try_lock() {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(source)) => return Err(failed(&self.file("lock"), source)),
+                Err(TryLockError::Error(source)) => return Err(file_error(&self.file_path("lock"), source)),
             }
-            let owner = self.number("owner").filter(|pid| super::child::is_alive(*pid));
+            let owner = self.read_number("owner").filter(|pid| super::child::is_alive(*pid));
             let wait_max = if owner.is_some() { OWNER_MAX } else { ORPHAN_MAX };
             if begun.elapsed() >= wait_max {
-                return Err(Error::InUse { path: self.path.clone(), pid: owner });
+                return Err(BrokerError::InUse { path: self.path.clone(), pid: owner });
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
     /// A second handle of the locked file, which keeps the lock while it is open in any process.
-    pub(super) fn hold(&self) -> Result<File, Error> {
-        self.lock.try_clone().map_err(|source| failed(&self.file("lock"), source))
+    pub(super) fn clone_lock(&self) -> Result<File, BrokerError> {
+        self.lock.try_clone().map_err(|source| file_error(&self.file_path("lock"), source))
     }
 
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file_path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// A number stored in a file, if there is one.
-    pub(super) fn number<N: std::str::FromStr>(&self, name: &str) -> Option<N> {
-        fs::read_to_string(self.file(name)).ok()?.trim().parse().ok()
+    pub(super) fn read_number<N: std::str::FromStr>(&self, name: &str) -> Option<N> {
+        fs::read_to_string(self.file_path(name)).ok()?.trim().parse().ok()
     }
 
     /// Replaces a file as a whole.
-    pub(super) fn write(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), Error> {
-        let (file, fresh) = (self.file(name), self.file(&format!("{name}.new")));
+    pub(super) fn replace_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), BrokerError> {
+        let (file, fresh) = (self.file_path(name), self.file_path(&format!("{name}.new")));
         let written = || {
             let mut out =
                 OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
@@ -94,18 +94,18 @@ impl Folder {
             out.sync_all()?;
             fs::rename(&fresh, &file)
         };
-        written().map_err(|source: io::Error| failed(&file, source))
+        written().map_err(|source: io::Error| file_error(&file, source))
     }
 
     /// The users' keys: made at the first start, and for roles that are new.
-    pub(super) fn keys(&self) -> Result<Keys, Error> {
-        let file = self.file(SEEDS);
+    pub(super) fn load_or_create_keys(&self) -> Result<BrokerKeys, BrokerError> {
+        let file = self.file_path(SEEDS);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(failed(&file, source)),
+            Err(source) => return Err(file_error(&file, source)),
         };
-        let bad = |source| Error::Keys { path: file.clone(), source };
+        let bad = |source| BrokerError::Keys { path: file.clone(), source };
         let mut fresh = false;
         let mut keys = Vec::new();
         for role in Role::ALL {
@@ -118,19 +118,24 @@ impl Folder {
         if fresh {
             let text: Vec<String> =
                 keys.iter().map(|(role, seed, _)| format!("{} {seed}\n", role.name())).collect();
-            self.write(SEEDS, text.concat().as_bytes(), 0o600)?;
+            self.replace_file(SEEDS, text.concat().as_bytes(), 0o600)?;
         }
-        Ok(Keys(keys))
+        Ok(BrokerKeys(keys))
     }
 
     /// Writes the server's configuration; port -1 lets it choose one.
-    pub(super) fn configure(&self, config: &Config, keys: &Keys, port: i32) -> Result<(), Error> {
-        self.write("nats-server.conf", self.render(config, keys, port).as_bytes(), 0o600)
+    pub(super) fn write_config(
+        &self,
+        config: &BrokerConfig,
+        keys: &BrokerKeys,
+        port: i32,
+    ) -> Result<(), BrokerError> {
+        self.replace_file("nats-server.conf", self.render_config(config, keys, port).as_bytes(), 0o600)
     }
 
-    fn render(&self, config: &Config, keys: &Keys, port: i32) -> String {
+    fn render_config(&self, config: &BrokerConfig, keys: &BrokerKeys, port: i32) -> String {
         let quoted = |name: &str| {
-            let path = self.file(name).display().to_string();
+            let path = self.file_path(name).display().to_string();
             format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
         };
         let users: Vec<String> = keys
@@ -174,20 +179,20 @@ impl Folder {
 }
 
 /// Seed and public key of each role.
-pub(super) struct Keys(Vec<(Role, String, String)>);
+pub(super) struct BrokerKeys(Vec<(Role, String, String)>);
 
-impl std::fmt::Debug for Keys {
+impl std::fmt::Debug for BrokerKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list().entries(self.0.iter().map(|(role, _, public)| (role, public))).finish()
     }
 }
 
-impl Keys {
+impl BrokerKeys {
     pub(super) fn seed(&self, role: Role) -> &str {
         self.0.iter().find(|(other, ..)| *other == role).map_or("", |(_, seed, _)| seed)
     }
 }
 
-pub(super) fn failed(path: &Path, source: io::Error) -> Error {
-    Error::File { path: path.to_path_buf(), source }
+pub(super) fn file_error(path: &Path, source: io::Error) -> BrokerError {
+    BrokerError::File { path: path.to_path_buf(), source }
 }

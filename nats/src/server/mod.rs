@@ -8,7 +8,7 @@
 //! A server whose streams take nothing any more because its disk was full is restarted once there is room: [`RESTARTS_MAX`]
 //! times in [`RESTARTS_WINDOW`] at most. It tells about itself on a port of its own, on loopback.
 //!
-//! Limits: [`Config`] names the stores' sizes and the waits. Restarts are spaced by at most [`RESTART_DELAY_MAX`].
+//! Limits: [`BrokerConfig`] names the stores' sizes and the waits. Restarts are spaced by at most [`RESTART_DELAY_MAX`].
 
 mod binary;
 mod broken;
@@ -26,10 +26,10 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Health, Role};
+use crate::{ProcessHealth, Role};
 
-pub use binary::parse as version;
-pub use binary::{Found, VERSION_MIN, find};
+pub use binary::parse_version as version;
+pub use binary::{NatsServerBinary, VERSION_MIN, find_nats_server};
 pub use broken::{RESTARTS_MAX, RESTARTS_WINDOW};
 pub use supervise::RESTART_DELAY_MAX;
 
@@ -38,7 +38,7 @@ pub const PERMISSIONS: &str = include_str!("../../permissions.conf");
 
 /// How the broker runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+pub struct BrokerConfig {
     /// Folder of its own for configuration, keys, log and store; made when missing.
     pub data_dir: PathBuf,
     /// The program; absent: `NATS_SERVER`, then `.tools/bin` in a folder above this program, then `PATH`.
@@ -57,7 +57,7 @@ pub struct Config {
     pub room_bytes_min: u64,
 }
 
-impl Default for Config {
+impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("nats-data"),
@@ -75,7 +75,7 @@ impl Default for Config {
 /// Why the embedded broker does not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum BrokerError {
     /// Another process has the data folder.
     #[error(
         "the data folder {} is in use by another `streamgate up`{}; stop that one, or choose another folder",
@@ -125,16 +125,16 @@ pub enum Error {
     },
 }
 
-/// A running server; killed when dropped, ended in order by [`Broker::stop`].
-pub struct Broker {
+/// A running server; killed when dropped, ended in order by [`EmbeddedBroker::stop`].
+pub struct EmbeddedBroker {
     url: String,
-    keys: Arc<folder::Keys>,
-    state: watch::Receiver<supervise::State>,
+    keys: Arc<folder::BrokerKeys>,
+    state: watch::Receiver<supervise::BrokerState>,
     stop: CancellationToken,
     supervisor: Option<JoinHandle<()>>,
 }
 
-impl std::fmt::Debug for Broker {
+impl std::fmt::Debug for EmbeddedBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Broker")
             .field("url", &self.url)
@@ -143,34 +143,36 @@ impl std::fmt::Debug for Broker {
     }
 }
 
-impl Broker {
+impl EmbeddedBroker {
     /// Locks the data folder, starts the server and waits until it takes connections.
     ///
     /// The port of the last start is used again when it is free.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another process has the folder, [`Error::Missing`] without a usable server, and the others
+    /// [`BrokerError::InUse`] when another process has the folder, [`BrokerError::Missing`] without a usable server, and the others
     /// when the folder or the server can't be used.
-    pub async fn start(config: Config) -> Result<Self, Error> {
-        Self::start_watched(config, Health::new()).await
+    pub async fn start(config: BrokerConfig) -> Result<Self, BrokerError> {
+        Self::start_with_health(config, ProcessHealth::new()).await
     }
 
-    /// As [`Broker::start`]; `health` hears when the server can't write any more.
+    /// As [`EmbeddedBroker::start`]; `health` hears when the server can't write any more.
     ///
     /// # Errors
-    /// As [`Broker::start`].
-    pub async fn start_watched(config: Config, health: Health) -> Result<Self, Error> {
-        let folder = folder::Folder::open(&config.data_dir).await?;
-        let keys = Arc::new(folder.keys()?);
-        let binary = binary::find(config.binary.as_deref()).await?.path;
+    /// As [`EmbeddedBroker::start`].
+    pub async fn start_with_health(config: BrokerConfig, health: ProcessHealth) -> Result<Self, BrokerError> {
+        let folder = folder::BrokerDataDir::open(&config.data_dir).await?;
+        let keys = Arc::new(folder.load_or_create_keys()?);
+        let binary = binary::find_nats_server(config.binary.as_deref()).await?.path;
         let period = Duration::from_millis(config.watch_period_ms.max(1));
-        let watch = broken::Watch::new(health, folder.file("store"), period, config.room_bytes_min);
-        let launch = child::Launch::new(config, binary, folder, Arc::clone(&keys));
-        let running = launch.first().await?;
+        let watch =
+            broken::WriteWatchdog::new(health, folder.file_path("store"), period, config.room_bytes_min);
+        let launch = child::BrokerLauncher::new(config, binary, folder, Arc::clone(&keys));
+        let running = launch.start_on_last_port().await?;
         let url = format!("nats://127.0.0.1:{}", running.port);
-        let (sender, state) = watch::channel(supervise::State::of(&running, 1));
+        let (sender, state) = watch::channel(supervise::BrokerState::from_process(&running, 1));
         let stop = CancellationToken::new();
-        let supervisor = tokio::spawn(supervise::run(launch, running, watch, sender, stop.clone()));
+        let supervisor =
+            tokio::spawn(supervise::supervise_broker(launch, running, watch, sender, stop.clone()));
         Ok(Self { url, keys, state, stop, supervisor: Some(supervisor) })
     }
 
@@ -190,12 +192,12 @@ impl Broker {
     }
 
     /// How often the server was started, from 1.
-    pub fn starts(&self) -> u64 {
+    pub fn start_count(&self) -> u64 {
         self.state.borrow().starts
     }
 
     /// Waits until the server was started more than `starts` times and is ready. False when it will not be any more.
-    pub async fn started_after(&self, starts: u64) -> bool {
+    pub async fn wait_for_restart(&self, starts: u64) -> bool {
         let mut state = self.state.clone();
         state.wait_for(|state| state.starts > starts && state.pid.is_some()).await.is_ok()
     }
@@ -211,12 +213,12 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         if let Some(supervisor) = self.supervisor.take() {
             supervisor.abort();
             if let Some(pid) = self.pid() {
-                child::signal(pid, rustix::process::Signal::KILL);
+                child::send_signal(pid, rustix::process::Signal::KILL);
             }
         }
     }
@@ -224,13 +226,13 @@ impl Drop for Broker {
 
 /// Address of the server that was last started in `data_dir`, and the file with the seeds of its roles (lines `role seed`);
 /// `None` when none ever was. Whether it runs now is for a connection to find out.
-pub fn last_started(data_dir: &Path) -> Option<(String, PathBuf)> {
+pub fn last_started_broker(data_dir: &Path) -> Option<(String, PathBuf)> {
     let port: u16 = std::fs::read_to_string(data_dir.join(folder::PORT)).ok()?.trim().parse().ok()?;
     Some((format!("nats://127.0.0.1:{port}"), data_dir.join(folder::SEEDS)))
 }
 
 /// Kills a process (SIGKILL), for tests of what a crash leaves behind.
 #[cfg(feature = "testing")]
-pub(crate) fn kill(pid: u32) {
-    child::signal(pid, rustix::process::Signal::KILL);
+pub(crate) fn kill_broker_process(pid: u32) {
+    child::send_signal(pid, rustix::process::Signal::KILL);
 }

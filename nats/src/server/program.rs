@@ -27,7 +27,7 @@ exec "$@" 3<&-
 /// The files called `name` in the usual places: `.tools/bin` in a folder above this program, then `PATH`.
 ///
 /// The working directory is no such place: who starts this inside a foreign folder must not run its programs.
-pub fn places(name: &str) -> Vec<PathBuf> {
+pub fn find_candidates(name: &str) -> Vec<PathBuf> {
     let exe = env::current_exe().unwrap_or_default();
     let above = exe.ancestors().skip(1).take(5).map(|folder| folder.join(".tools/bin"));
     let path = env::var_os("PATH").unwrap_or_default();
@@ -40,7 +40,7 @@ pub fn places(name: &str) -> Vec<PathBuf> {
 /// It is killed when it is dropped. Its standard input is the pipe by which it hears of the end: whoever takes that out of
 /// the child keeps it, and writes a line to it once the program has ended, so that no process id is signalled that may have
 /// come back.
-pub fn guarded(program: &Path) -> Command {
+pub fn guarded_command(program: &Path) -> Command {
     let mut command = Command::new("sh");
     command
         .args(["-c", GUARDED, "sh"])

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    broken::Watch,
-    child::{Launch, Running},
+    broken::WriteWatchdog,
+    child::{BrokerLauncher, BrokerProcess},
 };
 
 /// Longest pause between two restarts.
@@ -18,31 +18,31 @@ const STABLE: Duration = Duration::from_secs(10);
 
 /// What is known of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct BrokerState {
     pub(super) pid: Option<u32>,
     pub(super) starts: u64,
 }
 
-impl State {
-    pub(super) const fn of(running: &Running, starts: u64) -> Self {
+impl BrokerState {
+    pub(super) const fn from_process(running: &BrokerProcess, starts: u64) -> Self {
         Self { pid: Some(running.pid), starts }
     }
 }
 
 /// Why a server does not run any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
+enum BrokerExit {
     Ended,
     Stopped,
     Broken,
 }
 
 /// Keeps a server running until `stop` fires, then ends it.
-pub(super) async fn run(
-    launch: Launch,
-    mut running: Running,
-    mut watch: Watch,
-    state: watch::Sender<State>,
+pub(super) async fn supervise_broker(
+    launch: BrokerLauncher,
+    mut running: BrokerProcess,
+    mut watch: WriteWatchdog,
+    state: watch::Sender<BrokerState>,
     stop: CancellationToken,
 ) {
     let port = i32::from(running.port);
@@ -53,37 +53,37 @@ pub(super) async fn run(
         let why = tokio::select! {
             ended = running.child.wait() => {
                 tracing::error!(?ended, pid = running.pid, "the broker has ended and is started again");
-                Why::Ended
+                BrokerExit::Ended
             }
-            () = stop.cancelled() => Why::Stopped,
-            () = watch.is_broken(monitor) => Why::Broken,
+            () = stop.cancelled() => BrokerExit::Stopped,
+            () = watch.wait_until_broken(monitor) => BrokerExit::Broken,
         };
         match why {
-            Why::Ended => running.release().await,
-            Why::Stopped | Why::Broken => running.end(stop_max).await,
+            BrokerExit::Ended => running.release_guard().await,
+            BrokerExit::Stopped | BrokerExit::Broken => running.stop(stop_max).await,
         }
         state.send_modify(|state| state.pid = None);
-        if why == Why::Stopped {
+        if why == BrokerExit::Stopped {
             return;
         }
         if since.elapsed() >= STABLE {
             delay = Duration::ZERO;
         }
         running = tokio::select! {
-            running = again(&launch, port, &mut delay) => running,
+            running = restart_broker(&launch, port, &mut delay) => running,
             () = stop.cancelled() => return,
         };
-        state.send_modify(|state| *state = State::of(&running, state.starts + 1));
+        state.send_modify(|state| *state = BrokerState::from_process(&running, state.starts + 1));
         tracing::info!(pid = running.pid, "the broker is back");
     }
 }
 
 /// Starts on the same port, the only one that clients know, as often as it takes.
-async fn again(launch: &Launch, port: i32, delay: &mut Duration) -> Running {
+async fn restart_broker(launch: &BrokerLauncher, port: i32, delay: &mut Duration) -> BrokerProcess {
     loop {
         tokio::time::sleep(*delay).await;
         *delay = (*delay * 2).clamp(RESTART_DELAY_MIN, RESTART_DELAY_MAX);
-        match launch.start(port).await {
+        match launch.start_on_port(port).await {
             Ok(running) => return running,
             Err(error) => {
                 tracing::error!(%error, delay_ms = delay.as_millis(), "the broker does not start; it is tried again");

@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
-    Bus, Config, Role,
-    topology::{self, Settings},
+    Bus, BusConfig, Role,
+    topology::{self, TopologySettings},
 };
 
 /// Servers of a cluster.
@@ -27,20 +27,20 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct TestCluster {
     // Dropped first, so that the servers are gone before their folder.
-    servers: Vec<Server>,
+    servers: Vec<TestClusterServer>,
     keys: Vec<(Role, KeyPair)>,
     system: String,
     folder: TempDir,
 }
 
 #[derive(Debug)]
-struct Server {
+struct TestClusterServer {
     child: Option<Child>,
     client: u16,
     route: u16,
 }
 
-impl Drop for Server {
+impl Drop for TestClusterServer {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
@@ -58,8 +58,9 @@ impl TestCluster {
         let held: Vec<TcpListener> =
             (0..SERVERS * 2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let mut ports = held.iter().map(|listener| listener.local_addr().expect("an address").port());
-        let servers =
-            std::iter::from_fn(|| Some(Server { child: None, client: ports.next()?, route: ports.next()? }));
+        let servers = std::iter::from_fn(|| {
+            Some(TestClusterServer { child: None, client: ports.next()?, route: ports.next()? })
+        });
         let mut cluster = Self {
             servers: servers.collect(),
             keys: Role::ALL.map(|role| (role, KeyPair::new_user())).into(),
@@ -68,7 +69,7 @@ impl TestCluster {
         };
         drop(held);
         for index in 0..SERVERS {
-            cluster.launch(index);
+            cluster.launch_server(index);
         }
         cluster
     }
@@ -80,10 +81,10 @@ impl TestCluster {
     pub async fn start() -> Self {
         let cluster = Self::start_empty();
         let bus = cluster.bus(Role::Admin).await;
-        let settings = Settings { replicas: SERVERS, ..Settings::default() };
+        let settings = TopologySettings { replicas: SERVERS, ..TopologySettings::default() };
         let deadline = Instant::now() + WAIT_MAX;
         // A cluster that has just been started has no leader yet and says so.
-        while let Err(error) = topology::apply(bus.context(), &settings).await {
+        while let Err(error) = topology::apply_topology(bus.context(), &settings).await {
             assert!(Instant::now() < deadline, "the topology is applied: {error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -94,7 +95,7 @@ impl TestCluster {
     ///
     /// # Panics
     /// When there is no such server or it can't be started.
-    pub fn launch(&mut self, index: usize) {
+    pub fn launch_server(&mut self, index: usize) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let program = std::env::var("NATS_SERVER")
             .unwrap_or_else(|_| root.join("../.tools/bin/nats-server").display().to_string());
@@ -125,7 +126,7 @@ impl TestCluster {
     ///
     /// # Panics
     /// When it does not run.
-    pub fn kill(&mut self, index: usize) {
+    pub fn kill_server(&mut self, index: usize) {
         let child = self.servers.get_mut(index).and_then(|server| server.child.take());
         let mut child = child.expect("a running server");
         child.kill().expect("a signal");
@@ -136,19 +137,19 @@ impl TestCluster {
     ///
     /// # Panics
     /// When it does not run.
-    pub fn freeze(&self, index: usize) {
-        self.signal(index, Signal::STOP);
+    pub fn freeze_server(&self, index: usize) {
+        self.signal_server(index, Signal::STOP);
     }
 
     /// Lets a frozen server go on (SIGCONT).
     ///
     /// # Panics
     /// When it does not run.
-    pub fn thaw(&self, index: usize) {
-        self.signal(index, Signal::CONT);
+    pub fn thaw_server(&self, index: usize) {
+        self.signal_server(index, Signal::CONT);
     }
 
-    fn signal(&self, index: usize, signal: Signal) {
+    fn signal_server(&self, index: usize, signal: Signal) {
         let child = self.servers.get(index).and_then(|server| server.child.as_ref());
         let pid = child.and_then(|child| Pid::from_raw(child.id().try_into().ok()?));
         kill_process(pid.expect("a running server"), signal).expect("a signal");
@@ -161,7 +162,7 @@ impl TestCluster {
     }
 
     /// Which server has a name, as the cluster shows it.
-    pub fn index_of(&self, name: &str) -> Option<usize> {
+    pub fn index_of_name(&self, name: &str) -> Option<usize> {
         self.servers.iter().position(|server| name == format!("n{}", server.client))
     }
 
@@ -169,11 +170,11 @@ impl TestCluster {
     ///
     /// # Panics
     /// Never: every role has a key.
-    pub fn config(&self, role: Role) -> Config {
+    pub fn config(&self, role: Role) -> BusConfig {
         let urls = self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.client)).collect();
         let pair = self.keys.iter().find(|(other, _)| *other == role).map(|(_, pair)| pair);
         let seed = pair.expect("a key").seed().expect("a seed");
-        Config { request_timeout_ms: 2_000, ..Config::new(urls, role, Some(seed)) }
+        BusConfig { request_timeout_ms: 2_000, ..BusConfig::new(urls, role, Some(seed)) }
     }
 
     /// A connection with the rights of `role`, once a server takes it.

@@ -10,9 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{
-    Bus, Config, Role,
-    server::{self, Broker},
-    topology::{self, Settings},
+    Bus, BusConfig, Role,
+    server::{self, EmbeddedBroker},
+    topology::{self, TopologySettings},
 };
 
 pub use cluster::{SERVERS, TestCluster};
@@ -25,7 +25,7 @@ pub const ACK_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct TestBroker {
     // Dropped first, so that the server is gone before its folder.
-    broker: Broker,
+    broker: EmbeddedBroker,
     folder: TempDir,
 }
 
@@ -35,17 +35,17 @@ impl TestBroker {
     /// # Panics
     /// When it does not start.
     pub async fn start() -> Self {
-        Self::start_with(&Settings { ack_wait: Some(ACK_WAIT), ..Settings::default() }).await
+        Self::start_with(&TopologySettings { ack_wait: Some(ACK_WAIT), ..TopologySettings::default() }).await
     }
 
     /// Starts one with the topology applied as `settings` say.
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn start_with(settings: &Settings) -> Self {
+    pub async fn start_with(settings: &TopologySettings) -> Self {
         let broker = Self::start_empty().await;
         let bus = broker.bus(Role::Admin).await;
-        topology::apply(bus.context(), settings).await.expect("the topology is applied");
+        topology::apply_topology(bus.context(), settings).await.expect("the topology is applied");
         bus.close().await.expect("the connection closes");
         broker
     }
@@ -56,8 +56,9 @@ impl TestBroker {
     /// When it does not start.
     pub async fn start_empty() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = server::Config { data_dir: folder.path().join("nats"), ..server::Config::default() };
-        let broker = Broker::start(config).await.expect("a nats-server");
+        let config =
+            server::BrokerConfig { data_dir: folder.path().join("nats"), ..server::BrokerConfig::default() };
+        let broker = EmbeddedBroker::start(config).await.expect("a nats-server");
         Self { broker, folder }
     }
 
@@ -72,8 +73,8 @@ impl TestBroker {
     }
 
     /// Settings of a connection with the rights of `role`.
-    pub fn config(&self, role: Role) -> Config {
-        Config::new(vec![self.url().to_owned()], role, Some(self.seed(role).to_owned()))
+    pub fn config(&self, role: Role) -> BusConfig {
+        BusConfig::new(vec![self.url().to_owned()], role, Some(self.seed(role).to_owned()))
     }
 
     /// A connection with the rights of `role`.
@@ -90,7 +91,7 @@ impl TestBroker {
     }
 
     /// The broker underneath.
-    pub const fn broker(&self) -> &Broker {
+    pub const fn broker(&self) -> &EmbeddedBroker {
         &self.broker
     }
 
@@ -99,7 +100,7 @@ impl TestBroker {
     /// # Panics
     /// When it does not run.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.send_signal(Signal::STOP);
     }
 
     /// Lets a frozen server go on (SIGCONT).
@@ -107,10 +108,10 @@ impl TestBroker {
     /// # Panics
     /// When it does not run.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
+        self.send_signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: Signal) {
+    fn send_signal(&self, signal: Signal) {
         let pid = self.broker.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
         kill_process(pid.expect("a running broker"), signal).expect("a signal");
     }
@@ -119,10 +120,10 @@ impl TestBroker {
     ///
     /// # Panics
     /// When it does not come back.
-    pub async fn kill(&self) {
-        let starts = self.broker.starts();
+    pub async fn kill_and_wait(&self) {
+        let starts = self.broker.start_count();
         let pid = self.broker.pid().expect("a running broker");
-        server::kill(pid);
-        assert!(self.broker.started_after(starts).await, "the broker comes back");
+        server::kill_broker_process(pid);
+        assert!(self.broker.wait_for_restart(starts).await, "the broker comes back");
     }
 }

@@ -7,105 +7,122 @@ use async_nats::jetstream::{
     stream::{self, PersistenceMode},
 };
 
-use super::{Class, Difference};
+use super::{DifferenceClass, TopologyDifference};
 
 /// Collects the differences of one asset.
-struct Findings {
+struct DifferenceCollector {
     asset: String,
-    found: Vec<Difference>,
+    found: Vec<TopologyDifference>,
 }
 
-impl Findings {
-    fn add(&mut self, class: Class, field: &str, want: String, have: String) {
-        self.found.push(Difference { asset: self.asset.clone(), field: field.to_owned(), want, have, class });
+impl DifferenceCollector {
+    fn add_difference(&mut self, class: DifferenceClass, field: &str, want: String, have: String) {
+        self.found.push(TopologyDifference {
+            asset: self.asset.clone(),
+            field: field.to_owned(),
+            want,
+            have,
+            class,
+        });
     }
 
-    fn field<T: PartialEq + Debug>(&mut self, field: &str, want: &T, have: &T, class: Class) {
+    fn compare_field<T: PartialEq + Debug>(
+        &mut self,
+        field: &str,
+        want: &T,
+        have: &T,
+        class: DifferenceClass,
+    ) {
         if want != have {
-            self.add(class, field, format!("{want:?}"), format!("{have:?}"));
+            self.add_difference(class, field, format!("{want:?}"), format!("{have:?}"));
         }
     }
 
-    fn time(&mut self, field: &str, want: Duration, have: Duration) {
+    fn compare_duration(&mut self, field: &str, want: Duration, have: Duration) {
         if want != have {
-            self.add(Class::Changeable, field, text(want), text(have));
+            self.add_difference(
+                DifferenceClass::Changeable,
+                field,
+                format_duration(want),
+                format_duration(have),
+            );
         }
     }
 
     /// A switch that can be turned on but never off again.
-    fn latch(&mut self, field: &str, want: bool, have: bool) {
-        let class = if have { Class::Irreversible } else { Class::Changeable };
-        self.field(field, &want, &have, class);
+    fn compare_latch(&mut self, field: &str, want: bool, have: bool) {
+        let class = if have { DifferenceClass::Irreversible } else { DifferenceClass::Changeable };
+        self.compare_field(field, &want, &have, class);
     }
 
     /// A switch that can't be turned off again and does no harm: a newer version may have turned it on, and an older one still runs.
     /// Whoever needs it can't write without it.
-    fn feature(&mut self, field: &str, want: bool, have: bool) {
+    fn compare_feature(&mut self, field: &str, want: bool, have: bool) {
         if want && !have {
-            self.field(field, &want, &have, Class::Absent);
+            self.compare_field(field, &want, &have, DifferenceClass::Absent);
         }
     }
 
     /// A missing one is as bad as a missing stream; one too many is not.
-    fn subjects(&mut self, field: &str, want: &BTreeSet<&str>, have: &BTreeSet<&str>) {
+    fn compare_subjects(&mut self, field: &str, want: &BTreeSet<&str>, have: &BTreeSet<&str>) {
         if want == have {
             return;
         }
-        let class = if want.is_subset(have) { Class::Changeable } else { Class::Absent };
-        self.add(class, field, format!("{want:?}"), format!("{have:?}"));
+        let class = if want.is_subset(have) { DifferenceClass::Changeable } else { DifferenceClass::Absent };
+        self.add_difference(class, field, format!("{want:?}"), format!("{have:?}"));
     }
 }
 
 /// The whole asset is missing.
-pub(super) fn absent(asset: String) -> Difference {
-    Difference {
+pub(super) fn missing_asset(asset: String) -> TopologyDifference {
+    TopologyDifference {
         asset,
         field: String::new(),
         want: "there".into(),
         have: "missing".into(),
-        class: Class::Absent,
+        class: DifferenceClass::Absent,
     }
 }
 
 /// Compares what the file says of a stream; what it does not mention is the operator's own.
-pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Difference> {
-    use Class::{Changeable, Irreversible};
-    let mut findings = Findings { asset: format!("stream {}", want.name), found: Vec::new() };
+pub(super) fn compare_streams(want: &stream::Config, have: &stream::Config) -> Vec<TopologyDifference> {
+    use DifferenceClass::{Changeable, Irreversible};
+    let mut findings = DifferenceCollector { asset: format!("stream {}", want.name), found: Vec::new() };
     let f = &mut findings;
-    f.subjects("subjects", &set(&want.subjects), &set(&have.subjects));
-    f.field("retention", &want.retention, &have.retention, Irreversible);
-    f.field("storage", &want.storage, &have.storage, Irreversible);
-    f.field("max_consumers", &want.max_consumers, &have.max_consumers, Irreversible);
-    f.field("mirror", &None, &have.mirror.as_ref().map(|mirror| &mirror.name), Irreversible);
+    f.compare_subjects("subjects", &subject_set(&want.subjects), &subject_set(&have.subjects));
+    f.compare_field("retention", &want.retention, &have.retention, Irreversible);
+    f.compare_field("storage", &want.storage, &have.storage, Irreversible);
+    f.compare_field("max_consumers", &want.max_consumers, &have.max_consumers, Irreversible);
+    f.compare_field("mirror", &None, &have.mirror.as_ref().map(|mirror| &mirror.name), Irreversible);
     let asynchronous = have.persist_mode == Some(PersistenceMode::Async);
-    f.field("asynchronous persistence", &false, &asynchronous, Irreversible);
-    f.latch("sealed", false, have.sealed);
-    f.latch("deny_delete", want.deny_delete, have.deny_delete);
-    f.latch("deny_purge", want.deny_purge, have.deny_purge);
+    f.compare_field("asynchronous persistence", &false, &asynchronous, Irreversible);
+    f.compare_latch("sealed", false, have.sealed);
+    f.compare_latch("deny_delete", want.deny_delete, have.deny_delete);
+    f.compare_latch("deny_purge", want.deny_purge, have.deny_purge);
     if want.deny_purge {
         // What nobody may remove must not end by itself either.
-        f.latch("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
+        f.compare_latch("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
     } else {
-        f.feature("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
+        f.compare_feature("allow_message_ttl", want.allow_message_ttl, have.allow_message_ttl);
     }
-    f.feature("allow_message_schedules", want.allow_message_schedules, have.allow_message_schedules);
-    f.field("allow_message_counter", &false, &have.allow_message_counter, Irreversible);
-    f.time("max_age", want.max_age, have.max_age);
-    f.time("duplicate_window", want.duplicate_window, have.duplicate_window);
-    if let Some(want) = markers(want) {
-        f.time("markers", want, markers(have).unwrap_or_default());
+    f.compare_feature("allow_message_schedules", want.allow_message_schedules, have.allow_message_schedules);
+    f.compare_field("allow_message_counter", &false, &have.allow_message_counter, Irreversible);
+    f.compare_duration("max_age", want.max_age, have.max_age);
+    f.compare_duration("duplicate_window", want.duplicate_window, have.duplicate_window);
+    if let Some(want) = delete_marker_ttl(want) {
+        f.compare_duration("markers", want, delete_marker_ttl(have).unwrap_or_default());
     }
-    f.field("max_bytes", &want.max_bytes, &have.max_bytes, Changeable);
-    f.field("max_message_size", &want.max_message_size, &have.max_message_size, Changeable);
-    f.field("max_messages", &want.max_messages, &have.max_messages, Changeable);
-    f.field(
+    f.compare_field("max_bytes", &want.max_bytes, &have.max_bytes, Changeable);
+    f.compare_field("max_message_size", &want.max_message_size, &have.max_message_size, Changeable);
+    f.compare_field("max_messages", &want.max_messages, &have.max_messages, Changeable);
+    f.compare_field(
         "messages_per_subject_max",
         &want.max_messages_per_subject,
         &have.max_messages_per_subject,
         Changeable,
     );
-    f.field("discard", &want.discard, &have.discard, Changeable);
-    f.field(
+    f.compare_field("discard", &want.discard, &have.discard, Changeable);
+    f.compare_field(
         "discard_new_per_subject",
         &want.discard_new_per_subject,
         &have.discard_new_per_subject,
@@ -113,23 +130,28 @@ pub(super) fn streams(want: &stream::Config, have: &stream::Config) -> Vec<Diffe
     );
     // The server keeps roll-ups on where it has schedules.
     let rollup = want.allow_rollup || have.allow_message_schedules;
-    f.field("allow_rollup", &rollup, &have.allow_rollup, Changeable);
-    f.field("allow_direct", &want.allow_direct, &have.allow_direct, Changeable);
-    f.field("allow_atomic_publish", &want.allow_atomic_publish, &have.allow_atomic_publish, Changeable);
-    f.field("no_ack", &want.no_ack, &have.no_ack, Changeable);
-    f.field("replicas", &want.num_replicas, &have.num_replicas, Changeable);
-    f.field("about", &want.description, &have.description, Changeable);
+    f.compare_field("allow_rollup", &rollup, &have.allow_rollup, Changeable);
+    f.compare_field("allow_direct", &want.allow_direct, &have.allow_direct, Changeable);
+    f.compare_field(
+        "allow_atomic_publish",
+        &want.allow_atomic_publish,
+        &have.allow_atomic_publish,
+        Changeable,
+    );
+    f.compare_field("no_ack", &want.no_ack, &have.no_ack, Changeable);
+    f.compare_field("replicas", &want.num_replicas, &have.num_replicas, Changeable);
+    f.compare_field("about", &want.description, &have.description, Changeable);
     findings.found
 }
 
 /// How long a deletion marker stays; `None` for a stream without any.
-fn markers(config: &stream::Config) -> Option<Duration> {
+fn delete_marker_ttl(config: &stream::Config) -> Option<Duration> {
     config.subject_delete_marker_ttl.filter(|time| !time.is_zero())
 }
 
 /// What the server should have: the wanted values, and the operator's own where the file is silent.
-pub(super) fn merged(want: &stream::Config, have: stream::Config) -> stream::Config {
-    let markers = markers(want).or_else(|| markers(&have));
+pub(super) fn merge_stream_config(want: &stream::Config, have: stream::Config) -> stream::Config {
+    let markers = delete_marker_ttl(want).or_else(|| delete_marker_ttl(&have));
     let mut metadata = have.metadata;
     metadata.retain(|key, _| !key.starts_with("_nats."));
     stream::Config {
@@ -153,36 +175,40 @@ pub(super) fn merged(want: &stream::Config, have: stream::Config) -> stream::Con
 }
 
 /// Compares a durable.
-pub(super) fn durables(asset: String, want: &consumer::Config, have: &consumer::Config) -> Vec<Difference> {
-    use Class::{Changeable, Irreversible};
-    let mut findings = Findings { asset, found: Vec::new() };
+pub(super) fn compare_durables(
+    asset: String,
+    want: &consumer::Config,
+    have: &consumer::Config,
+) -> Vec<TopologyDifference> {
+    use DifferenceClass::{Changeable, Irreversible};
+    let mut findings = DifferenceCollector { asset, found: Vec::new() };
     let f = &mut findings;
-    f.subjects("filters", &filters(want), &filters(have));
-    f.field("deliver_subject", &None, &have.deliver_subject, Irreversible);
-    f.field("deliver_policy", &want.deliver_policy, &have.deliver_policy, Irreversible);
-    f.field("ack_policy", &want.ack_policy, &have.ack_policy, Irreversible);
-    f.field("replay_policy", &want.replay_policy, &have.replay_policy, Irreversible);
-    f.time("ack_wait", want.ack_wait, have.ack_wait);
-    f.field("ack_pending_max", &want.max_ack_pending, &have.max_ack_pending, Changeable);
-    f.field("deliver_max", &want.max_deliver, &have.max_deliver, Changeable);
-    f.field("backoff", &want.backoff, &have.backoff, Changeable);
-    f.field("headers_only", &want.headers_only, &have.headers_only, Changeable);
+    f.compare_subjects("filters", &filter_subjects(want), &filter_subjects(have));
+    f.compare_field("deliver_subject", &None, &have.deliver_subject, Irreversible);
+    f.compare_field("deliver_policy", &want.deliver_policy, &have.deliver_policy, Irreversible);
+    f.compare_field("ack_policy", &want.ack_policy, &have.ack_policy, Irreversible);
+    f.compare_field("replay_policy", &want.replay_policy, &have.replay_policy, Irreversible);
+    f.compare_duration("ack_wait", want.ack_wait, have.ack_wait);
+    f.compare_field("ack_pending_max", &want.max_ack_pending, &have.max_ack_pending, Changeable);
+    f.compare_field("deliver_max", &want.max_deliver, &have.max_deliver, Changeable);
+    f.compare_field("backoff", &want.backoff, &have.backoff, Changeable);
+    f.compare_field("headers_only", &want.headers_only, &have.headers_only, Changeable);
     findings.found
 }
 
 /// A time in its largest whole unit, as people write it in the file.
-fn text(time: Duration) -> String {
+fn format_duration(time: Duration) -> String {
     let ms = time.as_millis();
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
     let whole = units.into_iter().find(|(_, length)| ms > 0 && ms.is_multiple_of(*length));
     whole.map_or_else(|| format!("{ms}ms"), |(unit, length)| format!("{}{unit}", ms / length))
 }
 
-fn set(subjects: &[String]) -> BTreeSet<&str> {
+fn subject_set(subjects: &[String]) -> BTreeSet<&str> {
     subjects.iter().map(String::as_str).collect()
 }
 
-fn filters(config: &consumer::Config) -> BTreeSet<&str> {
+fn filter_subjects(config: &consumer::Config) -> BTreeSet<&str> {
     let one = Some(config.filter_subject.as_str()).filter(|subject| !subject.is_empty());
     config.filter_subjects.iter().map(String::as_str).chain(one).collect()
 }

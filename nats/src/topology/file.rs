@@ -9,8 +9,8 @@ use async_nats::jetstream::{
 use schemas::subjects;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{Settings, load::Filling};
-use crate::{Error, Role};
+use super::{TopologySettings, load::StorageDemand};
+use crate::{BusError, Role};
 
 /// The window the server takes when none is given.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -18,34 +18,34 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// The file, with one entry per asset.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Topology {
-    stream: BTreeMap<String, Stream>,
-    durable: BTreeMap<String, Durable>,
-    bucket: BTreeMap<String, Bucket>,
+pub(super) struct TopologyFile {
+    stream: BTreeMap<String, StreamSpec>,
+    durable: BTreeMap<String, DurableSpec>,
+    bucket: BTreeMap<String, BucketSpec>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "the server's own switches, by its own names")]
-struct Stream {
+struct StreamSpec {
     about: String,
     subjects: Vec<String>,
     #[serde(default)]
-    retention: Retention,
+    retention: RetentionSpec,
     #[serde(default)]
-    storage: Storage,
+    storage: StorageSpec,
     #[serde(default)]
-    max_age: Time,
-    max_bytes: Bytes,
+    max_age: DurationSetting,
+    max_bytes: ByteSize,
     #[serde(default)]
-    fills: Vec<Filling>,
-    max_message_size: Bytes,
+    fills: Vec<StorageDemand>,
+    max_message_size: ByteSize,
     messages_per_subject_max: Option<u32>,
     #[serde(default)]
-    discard: Discard,
+    discard: DiscardSpec,
     #[serde(default)]
     discard_new_per_subject: bool,
-    duplicate_window: Option<Time>,
+    duplicate_window: Option<DurationSetting>,
     #[serde(default)]
     deny_delete: bool,
     #[serde(default)]
@@ -58,36 +58,36 @@ struct Stream {
     allow_message_schedules: bool,
     #[serde(default)]
     allow_message_ttl: bool,
-    needed_by: Vec<Who>,
+    needed_by: Vec<RoleName>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Durable {
+struct DurableSpec {
     stream: String,
     filters: Vec<String>,
-    ack_wait: Time,
+    ack_wait: DurationSetting,
     ack_pending_max: u32,
-    needed_by: Vec<Who>,
+    needed_by: Vec<RoleName>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Bucket {
+struct BucketSpec {
     about: String,
-    max_bytes: Bytes,
+    max_bytes: ByteSize,
     #[serde(default)]
-    fills: Vec<Filling>,
-    max_value_size: Option<Bytes>,
+    fills: Vec<StorageDemand>,
+    max_value_size: Option<ByteSize>,
     #[serde(default)]
     expires: bool,
-    markers: Option<Time>,
-    needed_by: Vec<Who>,
+    markers: Option<DurationSetting>,
+    needed_by: Vec<RoleName>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Retention {
+enum RetentionSpec {
     #[default]
     Limits,
     WorkQueue,
@@ -95,7 +95,7 @@ enum Retention {
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Storage {
+enum StorageSpec {
     #[default]
     File,
     Memory,
@@ -103,7 +103,7 @@ enum Storage {
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Discard {
+enum DiscardSpec {
     #[default]
     Old,
     New,
@@ -111,14 +111,14 @@ enum Discard {
 
 /// A stream as it should be.
 #[derive(Debug, Clone)]
-pub(super) struct WantedStream {
+pub(super) struct DesiredStream {
     pub(super) config: stream::Config,
     pub(super) needed_by: Vec<Role>,
 }
 
-impl WantedStream {
+impl DesiredStream {
     /// The same with room for what a stream holds already and a quarter more: no limit is set below what is stored.
-    pub(super) fn holding(mut self, info: &stream::Info) -> Self {
+    pub(super) fn with_room_for(mut self, info: &stream::Info) -> Self {
         let stored = i64::try_from(info.state.bytes).unwrap_or(i64::MAX);
         let needed = stored.saturating_add(stored / 4);
         if self.config.max_bytes < needed {
@@ -131,52 +131,52 @@ impl WantedStream {
 
 /// A durable as it should be.
 #[derive(Debug, Clone)]
-pub(super) struct WantedDurable {
+pub(super) struct DesiredDurable {
     pub(super) stream: String,
     pub(super) name: String,
     pub(super) config: consumer::Config,
     pub(super) needed_by: Vec<Role>,
 }
 
-impl Topology {
-    pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|error| Error::Invalid { what: format!("topology file: {error}") })
+impl TopologyFile {
+    pub(super) fn parse(text: &str) -> Result<Self, BusError> {
+        toml::from_str(text).map_err(|error| BusError::Invalid { what: format!("topology file: {error}") })
     }
 
     /// Streams and buckets.
-    pub(super) fn streams(&self, settings: &Settings) -> Vec<WantedStream> {
-        let streams = self.stream.iter().map(|(name, stream)| stream.wanted(name, settings));
-        let buckets = self.bucket.iter().map(|(name, bucket)| bucket.wanted(name, settings));
+    pub(super) fn desired_streams(&self, settings: &TopologySettings) -> Vec<DesiredStream> {
+        let streams = self.stream.iter().map(|(name, stream)| stream.desired_stream(name, settings));
+        let buckets = self.bucket.iter().map(|(name, bucket)| bucket.desired_stream(name, settings));
         streams.chain(buckets).collect()
     }
 
-    pub(super) fn durables(&self, settings: &Settings) -> Vec<WantedDurable> {
-        self.durable.iter().map(|(name, durable)| durable.wanted(name, settings)).collect()
+    pub(super) fn desired_durables(&self, settings: &TopologySettings) -> Vec<DesiredDurable> {
+        self.durable.iter().map(|(name, durable)| durable.desired_durable(name, settings)).collect()
     }
 }
 
-impl Stream {
-    fn wanted(&self, name: &str, settings: &Settings) -> WantedStream {
+impl StreamSpec {
+    fn desired_stream(&self, name: &str, settings: &TopologySettings) -> DesiredStream {
         let config = stream::Config {
             name: name.to_owned(),
             description: Some(self.about.clone()),
             subjects: self.subjects.clone(),
             retention: match self.retention {
-                Retention::Limits => RetentionPolicy::Limits,
-                Retention::WorkQueue => RetentionPolicy::WorkQueue,
+                RetentionSpec::Limits => RetentionPolicy::Limits,
+                RetentionSpec::WorkQueue => RetentionPolicy::WorkQueue,
             },
             storage: match self.storage {
-                Storage::File => StorageType::File,
-                Storage::Memory => StorageType::Memory,
+                StorageSpec::File => StorageType::File,
+                StorageSpec::Memory => StorageType::Memory,
             },
             discard: match self.discard {
-                Discard::Old => DiscardPolicy::Old,
-                Discard::New => DiscardPolicy::New,
+                DiscardSpec::Old => DiscardPolicy::Old,
+                DiscardSpec::New => DiscardPolicy::New,
             },
             discard_new_per_subject: self.discard_new_per_subject,
             max_age: settings.age_max(self.max_age.0, &self.fills),
             max_bytes: settings.limit_bytes(self.max_bytes.0, &self.fills),
-            max_message_size: size(self.max_message_size.0),
+            max_message_size: size_to_i32(self.max_message_size.0),
             max_messages: -1,
             max_messages_per_subject: self.messages_per_subject_max.map_or(-1, i64::from),
             max_consumers: -1,
@@ -190,22 +190,22 @@ impl Stream {
             num_replicas: settings.replicas,
             ..stream::Config::default()
         };
-        WantedStream { config, needed_by: roles(&self.needed_by) }
+        DesiredStream { config, needed_by: roles_from_names(&self.needed_by) }
     }
 }
 
-impl Bucket {
+impl BucketSpec {
     /// The stream behind the bucket. Rollup stays on for purges that name a revision: a value used once.
-    fn wanted(&self, name: &str, settings: &Settings) -> WantedStream {
+    fn desired_stream(&self, name: &str, settings: &TopologySettings) -> DesiredStream {
         let config = stream::Config {
-            name: subjects::kv_stream(name),
+            name: subjects::kv_stream_name(name),
             description: Some(self.about.clone()),
-            subjects: vec![subjects::kv(name, ">")],
+            subjects: vec![subjects::kv_subject(name, ">")],
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
             discard: DiscardPolicy::New,
             max_bytes: settings.limit_bytes(self.max_bytes.0, &self.fills),
-            max_message_size: self.max_value_size.map_or(-1, |bytes| size(bytes.0)),
+            max_message_size: self.max_value_size.map_or(-1, |bytes| size_to_i32(bytes.0)),
             max_messages: -1,
             // An older revision would come back when the newest expires.
             max_messages_per_subject: 1,
@@ -220,12 +220,12 @@ impl Bucket {
             num_replicas: settings.replicas,
             ..stream::Config::default()
         };
-        WantedStream { config, needed_by: roles(&self.needed_by) }
+        DesiredStream { config, needed_by: roles_from_names(&self.needed_by) }
     }
 }
 
-impl Durable {
-    fn wanted(&self, name: &str, settings: &Settings) -> WantedDurable {
+impl DurableSpec {
+    fn desired_durable(&self, name: &str, settings: &TopologySettings) -> DesiredDurable {
         let (filter_subject, filter_subjects) = match self.filters.as_slice() {
             [one] => (one.clone(), Vec::new()),
             many => (String::new(), many.to_vec()),
@@ -243,20 +243,20 @@ impl Durable {
             filter_subjects,
             ..consumer::Config::default()
         };
-        WantedDurable {
+        DesiredDurable {
             stream: self.stream.clone(),
             name: name.to_owned(),
             config,
-            needed_by: roles(&self.needed_by),
+            needed_by: roles_from_names(&self.needed_by),
         }
     }
 }
 
 /// A role by its name.
 #[derive(Debug, Clone, Copy)]
-struct Who(Role);
+struct RoleName(Role);
 
-impl<'de> Deserialize<'de> for Who {
+impl<'de> Deserialize<'de> for RoleName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let role = Role::ALL.into_iter().find(|role| role.name() == name);
@@ -264,15 +264,15 @@ impl<'de> Deserialize<'de> for Who {
     }
 }
 
-fn roles(who: &[Who]) -> Vec<Role> {
+fn roles_from_names(who: &[RoleName]) -> Vec<Role> {
     who.iter().map(|who| who.0).collect()
 }
 
 /// A time such as `90d` or `10m`.
 #[derive(Debug, Clone, Copy, Default)]
-struct Time(Duration);
+struct DurationSetting(Duration);
 
-impl<'de> Deserialize<'de> for Time {
+impl<'de> Deserialize<'de> for DurationSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map(Self).map_err(|e| D::Error::custom(format!("{text:?}: {e}")))
@@ -281,25 +281,25 @@ impl<'de> Deserialize<'de> for Time {
 
 /// A size such as `64KiB` or `4GiB`, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bytes(i64);
+pub(super) struct ByteSize(i64);
 
-impl Bytes {
+impl ByteSize {
     /// The size, which is never below 0.
-    pub(super) fn unsigned(self) -> u64 {
+    pub(super) fn as_u64(self) -> u64 {
         self.0.unsigned_abs()
     }
 }
 
-impl<'de> Deserialize<'de> for Bytes {
+impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        bytes(&text)
+        parse_bytes(&text)
             .map(Self)
             .ok_or_else(|| D::Error::custom(format!("{text:?} is no size in B, KiB, MiB or GiB")))
     }
 }
 
-fn bytes(text: &str) -> Option<i64> {
+fn parse_bytes(text: &str) -> Option<i64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at_checked(digits)?;
     let shift = match unit.trim() {
@@ -313,7 +313,7 @@ fn bytes(text: &str) -> Option<i64> {
     (bytes > 0).then_some(bytes)
 }
 
-fn size(bytes: i64) -> i32 {
+fn size_to_i32(bytes: i64) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
 }
 
@@ -321,23 +321,23 @@ fn size(bytes: i64) -> i32 {
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use super::{Topology, bytes};
-    use crate::topology::{FILE, Load, Settings};
+    use super::{TopologyFile, parse_bytes};
+    use crate::topology::{ExpectedLoad, FILE, TopologySettings};
 
     #[test]
     fn sizes_are_read() {
-        assert_eq!(bytes("64KiB"), Some(65_536));
-        assert_eq!(bytes("4GiB"), Some(4 << 30));
-        assert_eq!(bytes("7 B"), Some(7));
+        assert_eq!(parse_bytes("64KiB"), Some(65_536));
+        assert_eq!(parse_bytes("4GiB"), Some(4 << 30));
+        assert_eq!(parse_bytes("7 B"), Some(7));
         for bad in ["", "KiB", "0MiB", "-1B", "4GB", "1.5MiB", "9999999999999999GiB", "99999999999GiB"] {
-            assert_eq!(bytes(bad), None, "{bad}");
+            assert_eq!(parse_bytes(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn unknown_words_are_refused() {
         let check = |from: &str, to: &str, says: &str| {
-            let error = Topology::parse(&FILE.replacen(from, to, 1)).unwrap_err().to_string();
+            let error = TopologyFile::parse(&FILE.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         };
         check("deny_purge", "deny_purges", "deny_purges");
@@ -351,10 +351,10 @@ mod tests {
 
     #[test]
     fn the_server_can_reserve_all_limits() {
-        let streams = Topology::parse(FILE).unwrap().streams(&Settings::default());
+        let streams = TopologyFile::parse(FILE).unwrap().desired_streams(&TopologySettings::default());
         let files: i64 =
             streams.iter().filter(|s| s.config.name != "PROGRESS").map(|s| s.config.max_bytes).sum();
-        let server = crate::server::Config::default();
+        let server = crate::server::BrokerConfig::default();
         assert!(u64::try_from(files).unwrap() <= server.file_store_bytes_max, "{files}");
         // The limit of the cluster's servers.
         assert!(files <= 20 << 30, "{files}");
@@ -363,23 +363,23 @@ mod tests {
 
     #[test]
     fn limits_follow_from_the_load_and_those_of_the_file_are_enough_for_the_usual_one() {
-        let topology = Topology::parse(FILE).unwrap();
-        let of = |load: Option<Load>| {
-            let streams = topology.streams(&Settings { load, ..Settings::default() });
-            let config = |s: super::WantedStream| (s.config.name, (s.config.max_bytes, s.config.max_age));
+        let topology = TopologyFile::parse(FILE).unwrap();
+        let of = |load: Option<ExpectedLoad>| {
+            let streams = topology.desired_streams(&TopologySettings { load, ..TopologySettings::default() });
+            let config = |s: super::DesiredStream| (s.config.name, (s.config.max_bytes, s.config.max_age));
             streams.into_iter().map(config).collect::<BTreeMap<_, _>>()
         };
-        let (file, usual) = (of(None), of(Some(Load::default())));
+        let (file, usual) = (of(None), of(Some(ExpectedLoad::default())));
         for (name, (bytes, age)) in &usual {
             assert!(*bytes <= file[name].0, "{name}: {bytes} of {:?}", file[name]);
             assert_eq!(*age, file[name].1, "{name}");
         }
-        let small = of(Some(Load { uploads_per_day: 1, views_per_day: 10, retention_days: 30 }));
+        let small = of(Some(ExpectedLoad { uploads_per_day: 1, views_per_day: 10, retention_days: 30 }));
         let all: i64 =
             small.iter().filter(|(name, _)| *name != "PROGRESS").map(|(_, (bytes, _))| bytes).sum();
         assert!(all < 3 << 30, "a small load fits a small disk: {all}");
         assert_eq!(small["EVENTS"].1, Duration::from_secs(30 * 86_400));
-        let large = of(Some(Load { uploads_per_day: 20_000, ..Load::default() }));
+        let large = of(Some(ExpectedLoad { uploads_per_day: 20_000, ..ExpectedLoad::default() }));
         for name in ["EVENTS", "AUDIT", "KV_media", "KV_assets", "KV_jobs", "KV_uploads"] {
             assert!(large[name].0 > usual[name].0, "{name}");
         }
@@ -388,9 +388,9 @@ mod tests {
 
     #[test]
     fn durables_name_streams_of_the_file() {
-        let topology = Topology::parse(FILE).unwrap();
-        let streams = topology.streams(&Settings::default());
-        for durable in topology.durables(&Settings::default()) {
+        let topology = TopologyFile::parse(FILE).unwrap();
+        let streams = topology.desired_streams(&TopologySettings::default());
+        for durable in topology.desired_durables(&TopologySettings::default()) {
             assert!(streams.iter().any(|s| s.config.name == durable.stream), "{}", durable.name);
         }
     }

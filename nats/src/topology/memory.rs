@@ -6,22 +6,24 @@ use async_nats::jetstream::{
 };
 use schemas::subjects;
 
-use super::{FILE, Settings, ask, file::Topology, put_stream};
-use crate::Error;
+use super::{FILE, TopologySettings, file::TopologyFile, put_stream, request_info};
+use crate::BusError;
 
 /// Makes the memory streams of the file anew that are gone, with as many copies as EVENTS has; answers their names. A file stream
 /// is never made: one that is gone is a loss that has to be seen.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the server does not answer; [`Error::Topology`] when there is no EVENTS; [`Error::Refused`] when the
+/// [`BusError::Unavailable`] when the server does not answer; [`BusError::Topology`] when there is no EVENTS; [`BusError::Refused`] when the
 /// server refuses one.
-pub async fn restore_memory(context: &jetstream::Context) -> Result<Vec<String>, Error> {
-    let events = info(context, subjects::EVENTS).await?;
-    let events = events.ok_or_else(|| Error::Topology { reason: "stream EVENTS is missing".into() })?;
-    let settings = Settings { replicas: events.config.num_replicas, ..Settings::default() };
+pub async fn restore_memory_streams(context: &jetstream::Context) -> Result<Vec<String>, BusError> {
+    let events = fetch_stream_info(context, subjects::EVENTS).await?;
+    let events = events.ok_or_else(|| BusError::Topology { reason: "stream EVENTS is missing".into() })?;
+    let settings = TopologySettings { replicas: events.config.num_replicas, ..TopologySettings::default() };
     let mut restored = Vec::new();
-    for want in Topology::parse(FILE)?.streams(&settings) {
-        if want.config.storage == StorageType::Memory && info(context, &want.config.name).await?.is_none() {
+    for want in TopologyFile::parse(FILE)?.desired_streams(&settings) {
+        if want.config.storage == StorageType::Memory
+            && fetch_stream_info(context, &want.config.name).await?.is_none()
+        {
             put_stream(context, &want, None).await?;
             restored.push(want.config.name);
         }
@@ -29,6 +31,9 @@ pub async fn restore_memory(context: &jetstream::Context) -> Result<Vec<String>,
     Ok(restored)
 }
 
-async fn info(context: &jetstream::Context, stream: &str) -> Result<Option<stream::Info>, Error> {
-    ask(context, format!("STREAM.INFO.{stream}"), ErrorCode::STREAM_NOT_FOUND).await
+async fn fetch_stream_info(
+    context: &jetstream::Context,
+    stream: &str,
+) -> Result<Option<stream::Info>, BusError> {
+    request_info(context, format!("STREAM.INFO.{stream}"), ErrorCode::STREAM_NOT_FOUND).await
 }

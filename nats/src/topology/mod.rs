@@ -1,6 +1,6 @@
 //! Streams, durables and buckets: compared with `topology.toml`, brought to it, asked for at start.
 //!
-//! Only [`apply`] creates or changes anything, with the admin role, except memory streams, which the keeper makes anew. A role calls [`verify`] before it does anything else.
+//! Only [`apply_topology`] creates or changes anything, with the admin role, except memory streams, which the keeper makes anew. A role calls [`verify_topology`] before it does anything else.
 //!
 //! Limits: at most [`REQUESTS_MAX`] questions or changes are under way at once.
 
@@ -21,10 +21,10 @@ use futures::{StreamExt, TryStreamExt};
 use schemas::fault::error_chain;
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Role, server};
-use file::{Topology, WantedDurable, WantedStream};
-pub use load::Load;
-pub use memory::restore_memory;
+use crate::{BusError, Role, server};
+use file::{DesiredDurable, DesiredStream, TopologyFile};
+pub use load::ExpectedLoad;
+pub use memory::restore_memory_streams;
 
 /// The topology in human units.
 pub const FILE: &str = include_str!("../../topology.toml");
@@ -34,7 +34,7 @@ pub const REQUESTS_MAX: usize = 8;
 
 /// What differs between installations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct TopologySettings {
     /// Copies of every stream and bucket: 1 for one server, 3 for a cluster.
     pub replicas: usize,
     /// Replaces every durable's ack wait; for tests of redelivery.
@@ -42,29 +42,29 @@ pub struct Settings {
     /// All byte limits of streams in percent of the file's, from 1.
     pub max_bytes_percent: u32,
     /// What limits and ages are made for; without it they are those of the file.
-    pub load: Option<Load>,
+    pub load: Option<ExpectedLoad>,
 }
 
-impl Default for Settings {
+impl Default for TopologySettings {
     fn default() -> Self {
         Self { replicas: 1, ack_wait: None, max_bytes_percent: 100, load: None }
     }
 }
 
-impl Settings {
+impl TopologySettings {
     /// The limit of a stream that has `bytes` in the file and is filled by `fills`.
-    fn limit_bytes(&self, bytes: i64, fills: &[load::Filling]) -> i64 {
+    fn limit_bytes(&self, bytes: i64, fills: &[load::StorageDemand]) -> i64 {
         let bytes = match &self.load {
-            Some(load) if !fills.is_empty() => load::limit_bytes(fills, load),
+            Some(load) if !fills.is_empty() => load::demand_limit_bytes(fills, load),
             _ => bytes,
         };
         (bytes / 100).saturating_mul(self.max_bytes_percent.max(1).into()).max(1)
     }
 
     /// The age of a stream that has `age` in the file and is filled by `fills`.
-    fn age_max(&self, age: Duration, fills: &[load::Filling]) -> Duration {
+    fn age_max(&self, age: Duration, fills: &[load::StorageDemand]) -> Duration {
         match &self.load {
-            Some(load) if !age.is_zero() && load::is_history(fills) => load.retention(),
+            Some(load) if !age.is_zero() && load::is_kept_as_history(fills) => load.retention_period(),
             _ => age,
         }
     }
@@ -73,19 +73,19 @@ impl Settings {
 /// Bytes of files that the limits of all streams and buckets add up to, on each server.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the file can't be read.
-pub fn reserved_bytes(settings: &Settings) -> Result<u64, Error> {
-    let streams = Topology::parse(FILE)?.streams(settings);
+/// [`BusError::Invalid`] when the file can't be read.
+pub fn reserved_bytes(settings: &TopologySettings) -> Result<u64, BusError> {
+    let streams = TopologyFile::parse(FILE)?.desired_streams(settings);
     let files = streams.iter().filter(|stream| stream.config.storage == stream::StorageType::File);
     Ok(files.map(|stream| stream.config.max_bytes.unsigned_abs()).fold(0, u64::saturating_add))
 }
 
 /// How bad a difference is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// It, or a subject or ability of it, is missing; [`apply`] adds it.
+pub enum DifferenceClass {
+    /// It, or a subject or ability of it, is missing; [`apply_topology`] adds it.
     Absent,
-    /// [`apply`] changes it.
+    /// [`apply_topology`] changes it.
     Changeable,
     /// The server can't change it in place.
     Irreversible,
@@ -93,7 +93,7 @@ pub enum Class {
 
 /// One difference between the file and a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct TopologyDifference {
     /// What differs: `stream EVENTS`, `durable index of EVENTS`.
     pub asset: String,
     /// The field; empty when all of it is missing.
@@ -103,17 +103,17 @@ pub struct Difference {
     /// What the server has.
     pub have: String,
     /// How bad it is.
-    pub class: Class,
+    pub class: DifferenceClass,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for TopologyDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { asset, field, want, have, class } = self;
         if field.is_empty() {
             return write!(f, "{asset} is missing");
         }
         write!(f, "{asset}: {field} is {have}, should be {want}")?;
-        if *class == Class::Irreversible {
+        if *class == DifferenceClass::Irreversible {
             write!(f, " (can't be changed in place)")?;
         }
         Ok(())
@@ -123,163 +123,180 @@ impl fmt::Display for Difference {
 /// Compares the server with the file, everything in it.
 ///
 /// # Errors
-/// [`Error::Topology`] when the server is too old; [`Error::Unavailable`] when it does not answer.
-pub async fn diff(context: &jetstream::Context, settings: &Settings) -> Result<Vec<Difference>, Error> {
-    Ok(survey(context, settings, |_| true).await?.differences)
+/// [`BusError::Topology`] when the server is too old; [`BusError::Unavailable`] when it does not answer.
+pub async fn diff_topology(
+    context: &jetstream::Context,
+    settings: &TopologySettings,
+) -> Result<Vec<TopologyDifference>, BusError> {
+    Ok(survey_topology(context, settings, |_| true).await?.differences)
 }
 
 /// Brings the server to the file and answers what it changed; needs the admin role. Applying twice changes nothing.
 ///
 /// # Errors
-/// [`Error::Topology`] when something can't be changed in place, and then nothing was changed; [`Error::Refused`] when the
-/// server refuses a change; [`Error::Unavailable`] when it does not answer.
-pub async fn apply(context: &jetstream::Context, settings: &Settings) -> Result<Vec<Difference>, Error> {
-    let survey = survey(context, settings, |_| true).await?;
-    refuse(&survey.differences, Class::Irreversible, |list| {
+/// [`BusError::Topology`] when something can't be changed in place, and then nothing was changed; [`BusError::Refused`] when the
+/// server refuses a change; [`BusError::Unavailable`] when it does not answer.
+pub async fn apply_topology(
+    context: &jetstream::Context,
+    settings: &TopologySettings,
+) -> Result<Vec<TopologyDifference>, BusError> {
+    let survey = survey_topology(context, settings, |_| true).await?;
+    reject_differences(&survey.differences, DifferenceClass::Irreversible, |list| {
         format!(
             "{list}. Nothing was changed. Stop all roles, back up what must be kept (`nats stream backup`), delete it \
              (`nats stream rm`, `nats consumer rm`) and apply again"
         )
     })?;
     // The streams first: a durable needs its stream.
-    all(survey.streams.iter(), |(want, have)| put_stream(context, want, have.as_ref())).await?;
-    all(survey.durables.iter(), |(want, have)| put_durable(context, want, have.as_ref())).await?;
+    run_concurrently(survey.streams.iter(), |(want, have)| put_stream(context, want, have.as_ref())).await?;
+    run_concurrently(survey.durables.iter(), |(want, have)| put_durable(context, want, have.as_ref()))
+        .await?;
     Ok(survey.differences)
 }
 
 /// Checks that all `role` needs is there and usable; works with that role's own rights. What is more does not matter, nor
-/// does what [`apply`] would merely change.
+/// does what [`apply_topology`] would merely change.
 ///
 /// # Errors
-/// [`Error::Topology`] naming what is missing or irreversibly different; [`Error::Unavailable`] when the server does not
+/// [`BusError::Topology`] naming what is missing or irreversibly different; [`BusError::Unavailable`] when the server does not
 /// answer, or does not let the role ask.
-pub async fn verify(context: &jetstream::Context, role: Role) -> Result<(), Error> {
-    let survey = survey(context, &Settings::default(), |needed_by| needed_by.contains(&role)).await?;
+pub async fn verify_topology(context: &jetstream::Context, role: Role) -> Result<(), BusError> {
+    let survey =
+        survey_topology(context, &TopologySettings::default(), |needed_by| needed_by.contains(&role)).await?;
     let advice = |list| {
         format!(
             "{list}. Run `streamgate nats apply` with the admin role, or `streamgate nats diff` to see all"
         )
     };
-    refuse(&survey.differences, Class::Absent, advice)?;
-    refuse(&survey.differences, Class::Irreversible, advice)
+    reject_differences(&survey.differences, DifferenceClass::Absent, advice)?;
+    reject_differences(&survey.differences, DifferenceClass::Irreversible, advice)
 }
 
-fn refuse(found: &[Difference], class: Class, advice: impl Fn(String) -> String) -> Result<(), Error> {
+fn reject_differences(
+    found: &[TopologyDifference],
+    class: DifferenceClass,
+    advice: impl Fn(String) -> String,
+) -> Result<(), BusError> {
     let list: Vec<String> = found.iter().filter(|d| d.class == class).map(ToString::to_string).collect();
-    if list.is_empty() { Ok(()) } else { Err(Error::Topology { reason: advice(list.join("; ")) }) }
+    if list.is_empty() { Ok(()) } else { Err(BusError::Topology { reason: advice(list.join("; ")) }) }
 }
 
 /// What the file wants beside what the server has.
-struct Survey {
-    streams: Vec<(WantedStream, Option<stream::Config>)>,
-    durables: Vec<(WantedDurable, Option<consumer::Config>)>,
-    differences: Vec<Difference>,
+struct TopologySurvey {
+    streams: Vec<(DesiredStream, Option<stream::Config>)>,
+    durables: Vec<(DesiredDurable, Option<consumer::Config>)>,
+    differences: Vec<TopologyDifference>,
 }
 
-async fn survey(
+async fn survey_topology(
     context: &jetstream::Context,
-    settings: &Settings,
+    settings: &TopologySettings,
     needed: impl Fn(&[Role]) -> bool,
-) -> Result<Survey, Error> {
+) -> Result<TopologySurvey, BusError> {
     check_version(&context.client().server_info().version)?;
-    let topology = Topology::parse(FILE)?;
-    let streams = topology.streams(settings).into_iter().filter(|stream| needed(&stream.needed_by));
-    let durables = topology.durables(settings).into_iter().filter(|durable| needed(&durable.needed_by));
-    let streams = all(streams, |want| async move {
+    let topology = TopologyFile::parse(FILE)?;
+    let streams = topology.desired_streams(settings).into_iter().filter(|stream| needed(&stream.needed_by));
+    let durables =
+        topology.desired_durables(settings).into_iter().filter(|durable| needed(&durable.needed_by));
+    let streams = run_concurrently(streams, |want| async move {
         let subject = format!("STREAM.INFO.{}", want.config.name);
-        let info = ask::<stream::Info>(context, subject, ErrorCode::STREAM_NOT_FOUND).await?;
+        let info = request_info::<stream::Info>(context, subject, ErrorCode::STREAM_NOT_FOUND).await?;
         let Some(info) = info else { return Ok((want, None)) };
-        Ok((want.holding(&info), Some(info.config)))
+        Ok((want.with_room_for(&info), Some(info.config)))
     })
     .await?;
     let there =
         |stream: &str| streams.iter().any(|(want, have)| want.config.name == stream && have.is_some());
-    let durables = all(durables, |want| async {
+    let durables = run_concurrently(durables, |want| async {
         if !there(&want.stream) && streams.iter().any(|(other, _)| other.config.name == want.stream) {
             return Ok((want, None));
         }
         let subject = format!("CONSUMER.INFO.{}.{}", want.stream, want.name);
-        let info = ask::<consumer::Info>(context, subject, ErrorCode::CONSUMER_NOT_FOUND).await?;
+        let info = request_info::<consumer::Info>(context, subject, ErrorCode::CONSUMER_NOT_FOUND).await?;
         Ok((want, info.map(|info| info.config)))
     })
     .await?;
     let mut differences = Vec::new();
     for (want, have) in &streams {
         match have {
-            Some(have) => differences.extend(compare::streams(&want.config, have)),
-            None => differences.push(compare::absent(format!("stream {}", want.config.name))),
+            Some(have) => differences.extend(compare::compare_streams(&want.config, have)),
+            None => differences.push(compare::missing_asset(format!("stream {}", want.config.name))),
         }
     }
     for (want, have) in &durables {
         let asset = format!("durable {} of {}", want.name, want.stream);
         match have {
-            Some(have) => differences.extend(compare::durables(asset, &want.config, have)),
-            None => differences.push(compare::absent(asset)),
+            Some(have) => differences.extend(compare::compare_durables(asset, &want.config, have)),
+            None => differences.push(compare::missing_asset(asset)),
         }
     }
-    Ok(Survey { streams, durables, differences })
+    Ok(TopologySurvey { streams, durables, differences })
 }
 
 /// Runs `work` for each item, some at once, and keeps the order.
-async fn all<T, R, F>(items: impl Iterator<Item = T>, work: impl Fn(T) -> F) -> Result<Vec<R>, Error>
+async fn run_concurrently<T, R, F>(
+    items: impl Iterator<Item = T>,
+    work: impl Fn(T) -> F,
+) -> Result<Vec<R>, BusError>
 where
-    F: Future<Output = Result<R, Error>>,
+    F: Future<Output = Result<R, BusError>>,
 {
     futures::stream::iter(items).map(work).buffered(REQUESTS_MAX).try_collect().await
 }
 
 /// Asks the JetStream API; `None` when the server says that it is not there.
-async fn ask<T: DeserializeOwned>(
+async fn request_info<T: DeserializeOwned>(
     context: &jetstream::Context,
     subject: String,
     absent: ErrorCode,
-) -> Result<Option<T>, Error> {
+) -> Result<Option<T>, BusError> {
     let answer =
-        context.request(subject.clone(), &serde_json::json!({})).await.map_err(Error::unavailable)?;
+        context.request(subject.clone(), &serde_json::json!({})).await.map_err(BusError::unavailable)?;
     match answer {
         Response::Ok(info) => Ok(Some(info)),
         Response::Err { error } if error.error_code() == absent => Ok(None),
         // A cluster that has no leader yet.
-        Response::Err { error } if error.code() == 503 => Err(Error::unavailable(error)),
-        Response::Err { error } => Err(refused(subject, &error)),
+        Response::Err { error } if error.code() == 503 => Err(BusError::unavailable(error)),
+        Response::Err { error } => Err(refused_error(subject, &error)),
     }
 }
 
 async fn put_stream(
     context: &jetstream::Context,
-    want: &WantedStream,
+    want: &DesiredStream,
     have: Option<&stream::Config>,
-) -> Result<(), Error> {
+) -> Result<(), BusError> {
     let what = || format!("stream {}", want.config.name);
     match have {
         None => {
             let made = context.create_stream(&want.config).await;
-            made.map(|_| ()).map_err(|error| refused(what(), &error))
+            made.map(|_| ()).map_err(|error| refused_error(what(), &error))
         }
-        Some(have) if compare::streams(&want.config, have).is_empty() => Ok(()),
+        Some(have) if compare::compare_streams(&want.config, have).is_empty() => Ok(()),
         Some(have) => {
-            let changed = context.update_stream(compare::merged(&want.config, have.clone())).await;
-            changed.map(|_| ()).map_err(|error| refused(what(), &error))
+            let changed =
+                context.update_stream(compare::merge_stream_config(&want.config, have.clone())).await;
+            changed.map(|_| ()).map_err(|error| refused_error(what(), &error))
         }
     }
 }
 
 async fn put_durable(
     context: &jetstream::Context,
-    want: &WantedDurable,
+    want: &DesiredDurable,
     have: Option<&consumer::Config>,
-) -> Result<(), Error> {
+) -> Result<(), BusError> {
     let what = || format!("durable {} of {}", want.name, want.stream);
     let config = pull_config(&want.config);
     match have {
         None => {
             let made = context.create_consumer_strict_on_stream(config, &want.stream).await;
-            made.map(|_| ()).map_err(|error| refused(what(), &error))
+            made.map(|_| ()).map_err(|error| refused_error(what(), &error))
         }
-        Some(have) if compare::durables(what(), &want.config, have).is_empty() => Ok(()),
+        Some(have) if compare::compare_durables(what(), &want.config, have).is_empty() => Ok(()),
         Some(_) => {
             let changed = context.update_consumer_on_stream(config, &want.stream).await;
-            changed.map(|_| ()).map_err(|error| refused(what(), &error))
+            changed.map(|_| ()).map_err(|error| refused_error(what(), &error))
         }
     }
 }
@@ -300,16 +317,16 @@ fn pull_config(want: &consumer::Config) -> pull::Config {
     }
 }
 
-fn refused(what: String, error: &(dyn std::error::Error + 'static)) -> Error {
-    Error::Refused { what, reason: error_chain(error) }
+fn refused_error(what: String, error: &(dyn std::error::Error + 'static)) -> BusError {
+    BusError::Refused { what, reason: error_chain(error) }
 }
 
-fn check_version(version: &str) -> Result<(), Error> {
+fn check_version(version: &str) -> Result<(), BusError> {
     let (major, minor) = server::VERSION_MIN;
     if server::version(version).is_some_and(|found| found >= (major, minor)) {
         return Ok(());
     }
-    Err(Error::Topology {
+    Err(BusError::Topology {
         reason: format!("the server is nats-server {version}; {major}.{minor} or newer is needed"),
     })
 }

@@ -10,8 +10,8 @@ use std::{
 
 use async_nats::jetstream::stream;
 use nats::{
-    Bus, Config, Connection, Role, Start, reader,
-    server::{self, Broker, Error},
+    Bus, BusConfig, ConnectionState, ReaderStart, Role, reader,
+    server::{self, BrokerError, EmbeddedBroker},
     testing::TestBroker,
 };
 use schemas::subjects;
@@ -19,24 +19,24 @@ use schemas::subjects;
 /// Folder that another process of this test works in.
 const FOLDER: &str = "STREAMGATE_TEST_BROKER_FOLDER";
 
-fn config(folder: &Path) -> server::Config {
-    server::Config { data_dir: folder.to_path_buf(), ..server::Config::default() }
+fn config(folder: &Path) -> server::BrokerConfig {
+    server::BrokerConfig { data_dir: folder.to_path_buf(), ..server::BrokerConfig::default() }
 }
 
-async fn admin(broker: &Broker) -> Bus {
+async fn admin(broker: &EmbeddedBroker) -> Bus {
     let seed = broker.seed(Role::Admin).to_owned();
-    Bus::connect(&Config::new(vec![broker.url().to_owned()], Role::Admin, Some(seed))).await.unwrap()
+    Bus::connect(&BusConfig::new(vec![broker.url().to_owned()], Role::Admin, Some(seed))).await.unwrap()
 }
 
 /// Stores one message whose ack means that it is on disk.
-async fn store(broker: &Broker) {
+async fn store(broker: &EmbeddedBroker) {
     let bus = admin(broker).await;
     let kept = stream::Config { name: "KEPT".into(), ..stream::Config::default() };
     bus.context().get_or_create_stream(kept).await.unwrap();
     bus.context().publish("KEPT", "x".into()).await.unwrap().await.unwrap();
 }
 
-async fn stored(broker: &Broker) -> u64 {
+async fn stored(broker: &EmbeddedBroker) -> u64 {
     let bus = admin(broker).await;
     bus.context().get_stream("KEPT").await.unwrap().cached_info().state.messages
 }
@@ -48,7 +48,7 @@ async fn a_killed_server_comes_back_at_the_same_address_with_its_store() {
     let bus = broker.bus(Role::Admin).await;
     for round in 1..=3 {
         let before = broker.broker().pid();
-        broker.kill().await;
+        broker.kill_and_wait().await;
         assert_ne!(broker.broker().pid(), before);
         crate::until("the connection is made again", || async { bus.is_up() }).await;
         assert_eq!(stored(broker.broker()).await, round);
@@ -65,9 +65,9 @@ async fn a_reader_of_what_is_new_misses_nothing_while_the_broker_is_away() {
     };
     tell("evt.upload.expired.before").await;
     let all = vec![subjects::EVENTS_ALL.to_owned()];
-    let settings = reader::Config::new(subjects::EVENTS, all, Start::New);
-    let mut events = bus.reader(settings).await.unwrap();
-    broker.kill().await;
+    let settings = reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::New);
+    let mut events = bus.open_reader(settings).await.unwrap();
+    broker.kill_and_wait().await;
     crate::until("the connection is made again", || async { bus.is_up() }).await;
     // The consumer is gone, and the reader has not noticed yet.
     tell("evt.upload.expired.after").await;
@@ -80,8 +80,8 @@ async fn the_first_connection_is_no_reconnect() {
     let broker = TestBroker::start_empty().await;
     for _ in 0..20 {
         let bus = broker.bus(Role::Audit).await;
-        let mut connection = bus.connection();
-        assert_eq!(*connection.borrow_and_update(), Connection { epoch: 1, up: true });
+        let mut connection = bus.watch_connection();
+        assert_eq!(*connection.borrow_and_update(), ConnectionState { epoch: 1, up: true });
         bus.context().query_account().await.unwrap();
         assert!(!connection.has_changed().unwrap());
     }
@@ -90,9 +90,12 @@ async fn the_first_connection_is_no_reconnect() {
 #[tokio::test]
 async fn a_second_broker_never_opens_the_same_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Broker::start(config(folder.path())).await.unwrap();
-    let error = Broker::start(config(folder.path())).await.unwrap_err();
-    assert!(matches!(error, Error::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+    let first = EmbeddedBroker::start(config(folder.path())).await.unwrap();
+    let error = EmbeddedBroker::start(config(folder.path())).await.unwrap_err();
+    assert!(
+        matches!(error, BrokerError::InUse { pid: Some(pid), .. } if pid == std::process::id()),
+        "{error}"
+    );
     assert!(error.to_string().contains("is in use by another `streamgate up` (process "), "{error}");
     store(&first).await;
     first.stop().await;
@@ -101,20 +104,20 @@ async fn a_second_broker_never_opens_the_same_folder() {
 #[tokio::test]
 async fn a_stopped_broker_starts_again_with_address_keys_and_store() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Broker::start(config(folder.path())).await.unwrap();
+    let first = EmbeddedBroker::start(config(folder.path())).await.unwrap();
     store(&first).await;
     let (url, seed) = (first.url().to_owned(), first.seed(Role::Keeper).to_owned());
     first.stop().await;
     assert!(async_nats::connect(&url).await.is_err(), "it is gone");
 
-    let second = Broker::start(config(folder.path())).await.unwrap();
+    let second = EmbeddedBroker::start(config(folder.path())).await.unwrap();
     assert_eq!((second.url(), second.seed(Role::Keeper)), (url.as_str(), seed.as_str()));
     assert_eq!(stored(&second).await, 1);
     second.stop().await;
 
     let port = url.rsplit(':').next().unwrap();
     let _taken = TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
-    let third = Broker::start(config(folder.path())).await.unwrap();
+    let third = EmbeddedBroker::start(config(folder.path())).await.unwrap();
     assert_ne!(third.url(), url);
     assert_eq!(stored(&third).await, 1);
     third.stop().await;
@@ -126,7 +129,7 @@ async fn a_broker_is_alone_in_its_process_group_and_gone_when_stopped() {
     let named = std::env::var_os(FOLDER);
     let folder = tempfile::tempdir().unwrap();
     let path = named.as_ref().map_or(folder.path(), Path::new);
-    let broker = Broker::start(config(path)).await.unwrap();
+    let broker = EmbeddedBroker::start(config(path)).await.unwrap();
     let pid = broker.pid().unwrap();
     if named.is_some() {
         let mut out = std::io::stdout();
@@ -156,14 +159,14 @@ async fn a_broker_goes_with_its_parent_even_by_kill_9() {
     let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines();
     let line = lines.find_map(|line| Some(line.ok()?.strip_prefix("broker ")?.to_owned())).unwrap();
     let url = line.split(' ').nth(1).unwrap();
-    let refused = Broker::start(config(folder.path())).await.unwrap_err();
-    assert!(matches!(refused, Error::InUse { pid: Some(pid), .. } if pid == parent.id()), "{refused}");
+    let refused = EmbeddedBroker::start(config(folder.path())).await.unwrap_err();
+    assert!(matches!(refused, BrokerError::InUse { pid: Some(pid), .. } if pid == parent.id()), "{refused}");
 
     // It is killed while the next one starts already, and nobody has asked yet how it ended.
     let killed = Instant::now();
     let kills = async { parent.kill().unwrap() };
     // The lock is free only once the old server is gone, and only then can its port be bound again.
-    let (next, ()) = tokio::join!(Broker::start(config(folder.path())), kills);
+    let (next, ()) = tokio::join!(EmbeddedBroker::start(config(folder.path())), kills);
     let next = next.unwrap();
     parent.wait().unwrap();
     assert_eq!(next.url(), url);
@@ -174,7 +177,7 @@ async fn a_broker_goes_with_its_parent_even_by_kill_9() {
 #[tokio::test]
 async fn only_keys_of_the_broker_get_in() {
     let folder = tempfile::tempdir().unwrap();
-    let broker = Broker::start(config(folder.path())).await.unwrap();
+    let broker = EmbeddedBroker::start(config(folder.path())).await.unwrap();
     assert!(async_nats::connect(broker.url()).await.is_err(), "no key");
     let stranger = nkeys::KeyPair::new_user().seed().unwrap();
     assert!(
@@ -206,9 +209,9 @@ async fn an_unusable_server_is_explained() {
         (folder.path().join("none"), "/none (No such file"),
     ];
     for (binary, says) in cases {
-        let config = server::Config { binary: Some(binary), ..config(&folder.path().join("data")) };
-        let error = Broker::start(config).await.unwrap_err();
-        assert!(matches!(error, Error::Missing { .. }), "{error}");
+        let config = server::BrokerConfig { binary: Some(binary), ..config(&folder.path().join("data")) };
+        let error = EmbeddedBroker::start(config).await.unwrap_err();
+        assert!(matches!(error, BrokerError::Missing { .. }), "{error}");
         for says in ["no nats-server 2.12 or newer", says, "make setup"] {
             assert!(error.to_string().contains(says), "{error}");
         }
@@ -219,9 +222,9 @@ async fn an_unusable_server_is_explained() {
 async fn a_server_that_does_not_start_says_why() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("store"), "in the way").unwrap();
-    let error = Broker::start(config(folder.path())).await.unwrap_err();
-    assert!(matches!(error, Error::Start { .. }), "{error}");
+    let error = EmbeddedBroker::start(config(folder.path())).await.unwrap_err();
+    assert!(matches!(error, BrokerError::Start { .. }), "{error}");
     assert!(error.to_string().contains("not a directory"), "{error}");
     fs::remove_file(folder.path().join("store")).unwrap();
-    Broker::start(config(folder.path())).await.unwrap().stop().await;
+    EmbeddedBroker::start(config(folder.path())).await.unwrap().stop().await;
 }

@@ -4,31 +4,31 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream;
 use nats::{
-    Bus, Config, Health, Role,
-    server::{self, Broker},
+    Bus, BusConfig, ProcessHealth, Role,
+    server::{self, EmbeddedBroker},
     testing::SmallDisk,
 };
 
 const DISK_BYTES: u64 = 64 << 20;
 
-async fn connect(broker: &Broker, health: &Health) -> Bus {
+async fn connect(broker: &EmbeddedBroker, health: &ProcessHealth) -> Bus {
     let seed = broker.seed(Role::Admin).to_owned();
-    let config = Config::new(vec![broker.url().to_owned()], Role::Admin, Some(seed));
-    Bus::connect(&Config { request_timeout_ms: 300, health: health.clone(), ..config }).await.unwrap()
+    let config = BusConfig::new(vec![broker.url().to_owned()], Role::Admin, Some(seed));
+    Bus::connect(&BusConfig { request_timeout_ms: 300, health: health.clone(), ..config }).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
     let name = "full_disk::a_server_that_gave_up_writing_is_restarted_once_there_is_room";
     let Some(disk) = SmallDisk::for_test(name, DISK_BYTES) else { return };
-    let health = Health::new();
-    let config = server::Config {
+    let health = ProcessHealth::new();
+    let config = server::BrokerConfig {
         data_dir: disk.path().join("nats"),
         watch_period_ms: 50,
         room_bytes_min: 16 << 20,
-        ..server::Config::default()
+        ..server::BrokerConfig::default()
     };
-    let broker = Broker::start_watched(config, health.clone()).await.unwrap();
+    let broker = EmbeddedBroker::start_with_health(config, health.clone()).await.unwrap();
     let bus = connect(&broker, &health).await;
     let kept = stream::Config { name: "KEPT".into(), ..stream::Config::default() };
     bus.context().get_or_create_stream(kept).await.unwrap();
@@ -39,16 +39,16 @@ async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
     assert!(store(10).await);
     disk.fill();
     crate::until("nothing can be written", || async { !store(10_000).await }).await;
-    let says = |what: &str| health.metrics().contains(what);
+    let says = |what: &str| health.render_metrics().contains(what);
     crate::until("the server says so", || async { says("streamgate_broker_write_broken 1\n") }).await;
-    assert_eq!(broker.starts(), 1, "without room a restart helps nobody");
+    assert_eq!(broker.start_count(), 1, "without room a restart helps nobody");
 
     disk.free();
-    let back = tokio::time::timeout(Duration::from_secs(20), broker.started_after(1));
+    let back = tokio::time::timeout(Duration::from_secs(20), broker.wait_for_restart(1));
     assert!(back.await.expect("it is restarted once there is room"));
     crate::until("it writes again", || async { store(10).await }).await;
     crate::until("the server says so", || async { says("streamgate_broker_write_broken 0\n") }).await;
-    assert_eq!(broker.starts(), 2);
-    assert!(says("streamgate_broker_write_errors_total 1\n"), "{}", health.metrics());
+    assert_eq!(broker.start_count(), 2);
+    assert!(says("streamgate_broker_write_errors_total 1\n"), "{}", health.render_metrics());
     broker.stop().await;
 }

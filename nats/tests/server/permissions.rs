@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, jetstream::consumer::pull};
 use futures::StreamExt;
-use nats::{Bus, Role, Start, reader, testing::TestBroker};
+use nats::{Bus, ReaderStart, Role, reader, testing::TestBroker};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -461,7 +461,7 @@ async fn knows_subscriptions_of(bus: &Bus) {
 async fn the_monitor_hears_everything_but_secrets_and_answers() {
     let broker = TestBroker::start().await;
     let (admin, monitor) = (broker.bus(Role::Admin).await, broker.bus(Role::Monitor).await);
-    let mut heard = monitor.listen(">".into()).await.unwrap();
+    let mut heard = monitor.subscribe_core(">".into()).await.unwrap();
     knows_subscriptions_of(&monitor).await;
     for subject in [
         "$KV.secrets.playback",
@@ -470,7 +470,7 @@ async fn the_monitor_hears_everything_but_secrets_and_answers() {
         "_INBOX_ingress.answer",
         "evt.media.stored.M",
     ] {
-        admin.tell(subject.into(), b"x".to_vec()).await.unwrap();
+        admin.publish_core(subject.into(), b"x".to_vec()).await.unwrap();
     }
     loop {
         let message = tokio::time::timeout(crate::WAIT_MAX, heard.next()).await.unwrap().unwrap();
@@ -486,11 +486,11 @@ async fn the_monitor_hears_everything_but_secrets_and_answers() {
 async fn the_index_answers_who_asks_and_no_one_else() {
     let broker = TestBroker::start_empty().await;
     let (ingress, index) = (broker.bus(Role::Ingress).await, broker.bus(Role::Index).await);
-    let mut questions = index.listen("ask.index.>".into()).await.unwrap();
+    let mut questions = index.subscribe_core("ask.index.>".into()).await.unwrap();
     knows_subscriptions_of(&index).await;
     let answering = async {
         let question = questions.next().await.unwrap();
-        index.tell(question.reply.unwrap().to_string(), b"answer".to_vec()).await.unwrap();
+        index.publish_core(question.reply.unwrap().to_string(), b"answer".to_vec()).await.unwrap();
         std::future::pending::<()>().await;
     };
     let asking = ingress.client().request("ask.index.list", "".into());
@@ -510,8 +510,8 @@ async fn a_reader_reads_in_order_but_makes_no_durable() {
     }
     for role in [Role::Ingress, Role::Audit, Role::Monitor] {
         let bus = broker.bus(role).await;
-        let config = reader::Config::new("EVENTS", vec!["evt.>".into()], Start::All);
-        let mut events = bus.reader(config).await.unwrap();
+        let config = reader::ReaderConfig::new("EVENTS", vec!["evt.>".into()], ReaderStart::All);
+        let mut events = bus.open_reader(config).await.unwrap();
         for n in 1..=3 {
             assert_eq!(
                 events.next().await.unwrap().subject,

@@ -4,11 +4,11 @@ use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use nats::{Bus, Held, Outbox, Role, Start, reader, testing::TestBroker};
+use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader, testing::TestBroker};
 use schemas::{
-    Record as _,
-    document::{Changed, Encryption, Record},
-    envelope::Envelope,
+    KvRecord as _,
+    document::{DocumentRecord, MediaChanged, SegmentEncryption},
+    envelope::RecordEnvelope,
     ids::MediaId,
     subjects,
 };
@@ -27,40 +27,41 @@ async fn forgetful() -> (TestBroker, Bus) {
     (broker, admin)
 }
 
-fn document(title: &str) -> Record {
-    Record {
+fn document(title: &str) -> DocumentRecord {
+    DocumentRecord {
         media_id: MEDIA,
         owner: "ann".into(),
         title: title.into(),
         mint_tx: None,
         gate: None,
-        encryption: Encryption::default(),
+        encryption: SegmentEncryption::default(),
         created_at_ms: 1,
         changed_at_ms: 1,
         removed_at_ms: None,
     }
 }
 
-fn changed(title: &str) -> Changed {
-    Changed {
+fn changed(title: &str) -> MediaChanged {
+    MediaChanged {
         media_id: MEDIA,
         owner: "ann".into(),
         changed_by: "ann".into(),
         title: title.into(),
         mint_tx: None,
-        encryption: Encryption::default(),
+        encryption: SegmentEncryption::default(),
     }
 }
 
 /// Titles and ids of all that was published about the medium, in order.
 async fn published(admin: &Bus) -> Vec<(String, String)> {
-    let config = reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], Start::All);
-    let mut events = admin.reader(config).await.unwrap();
+    let config =
+        reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], ReaderStart::All);
+    let mut events = admin.open_reader(config).await.unwrap();
     let (mut found, mut left) = (Vec::new(), events.pending_at_start());
     while left > 0 {
         let entry = events.next().await.unwrap();
         left = entry.pending;
-        if let Ok(event) = nats::decode::<Changed>(&entry.subject, &entry.payload) {
+        if let Ok(event) = nats::decode_message::<MediaChanged>(&entry.subject, &entry.payload) {
             let id = entry.headers.get("Nats-Msg-Id").unwrap().as_str().to_owned();
             found.push((event.title, id));
         }
@@ -75,19 +76,19 @@ fn titles(found: &[(String, String)]) -> Vec<&str> {
 }
 
 /// Commits a change with its events and answers the record as it lay there before they were cleared.
-async fn commit(bus: &Bus, admin: &Bus, outbox: Outbox) -> Envelope {
-    let subject = subjects::kv(Record::BUCKET, &MEDIA.to_string());
-    let mut written = admin.listen(subject).await.unwrap();
+async fn commit(bus: &Bus, admin: &Bus, outbox: Outbox) -> RecordEnvelope {
+    let subject = subjects::kv_subject(DocumentRecord::BUCKET, &MEDIA.to_string());
+    let mut written = admin.subscribe_core(subject).await.unwrap();
     admin.client().flush().await.unwrap();
-    bus.commit(&mut Held::new(document("first")), outbox).await.unwrap();
+    bus.commit_record(&mut VersionedRecord::new(document("first")), outbox).await.unwrap();
     let first = written.next().await.unwrap();
-    nats::decode("envelope", &first.payload).unwrap()
+    nats::decode_message("envelope", &first.payload).unwrap()
 }
 
 /// Puts the record back as a crash leaves it.
-async fn crash(admin: &Bus, envelope: &Envelope) {
-    let payload: Bytes = nats::encode("envelope", envelope).unwrap().into();
-    let subject = subjects::kv(Record::BUCKET, &MEDIA.to_string());
+async fn crash(admin: &Bus, envelope: &RecordEnvelope) {
+    let payload: Bytes = nats::encode_message("envelope", envelope).unwrap().into();
+    let subject = subjects::kv_subject(DocumentRecord::BUCKET, &MEDIA.to_string());
     admin.context().publish(subject, payload).await.unwrap().await.unwrap();
 }
 
@@ -108,24 +109,28 @@ async fn forgotten(admin: &Bus) {
 async fn a_record_repaired_after_the_window_publishes_nothing_twice() {
     let (broker, admin) = forgetful().await;
     let ingress = broker.bus(Role::Ingress).await;
-    let envelope = commit(&ingress, &admin, Outbox::new().event(&changed("a")).event(&changed("b"))).await;
+    let envelope =
+        commit(&ingress, &admin, Outbox::new().with_event(&changed("a")).with_event(&changed("b"))).await;
     assert_eq!(envelope.unsent.len(), 2);
     // Others publish to the subject behind them.
-    ingress.report(&changed("foreign"), "test").await.unwrap();
+    ingress.publish_event(&changed("foreign"), "test").await.unwrap();
     crash(&admin, &envelope).await;
     forgotten(&admin).await;
 
     let keeper = broker.bus(Role::Keeper).await;
-    assert!(keeper.sweep(Record::BUCKET, &MEDIA.to_string()).await.unwrap());
+    assert!(keeper.sweep_record(DocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap());
     assert_eq!(titles(&published(&admin).await), ["a", "b", "foreign"]);
-    assert!(!keeper.sweep(Record::BUCKET, &MEDIA.to_string()).await.unwrap(), "nothing is left");
+    assert!(
+        !keeper.sweep_record(DocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap(),
+        "nothing is left"
+    );
 }
 
 #[tokio::test]
 async fn only_what_is_missing_is_sent_and_in_order() {
     let (broker, admin) = forgetful().await;
     let ingress = broker.bus(Role::Ingress).await;
-    let outbox = Outbox::new().event(&changed("a")).event(&changed("b")).event(&changed("c"));
+    let outbox = Outbox::new().with_event(&changed("a")).with_event(&changed("b")).with_event(&changed("c"));
     // The crash came after the first of three.
     let mut envelope = commit(&ingress, &admin, outbox).await;
     for (event, name) in envelope.unsent.iter_mut().zip(["a", "lost b", "lost c"]) {
@@ -136,7 +141,7 @@ async fn only_what_is_missing_is_sent_and_in_order() {
     crash(&admin, &envelope).await;
     forgotten(&admin).await;
     let keeper = broker.bus(Role::Keeper).await;
-    assert!(keeper.sweep(Record::BUCKET, &MEDIA.to_string()).await.unwrap());
+    assert!(keeper.sweep_record(DocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap());
     let found = published(&admin).await;
     assert_eq!(titles(&found), ["a", "b", "c", "b", "c"]);
     let ids: Vec<&str> = found.iter().skip(3).map(|(_, id)| id.as_str()).collect();
@@ -147,19 +152,19 @@ async fn only_what_is_missing_is_sent_and_in_order() {
 async fn the_next_writer_of_a_record_sends_only_what_is_missing() {
     let (broker, admin) = forgetful().await;
     let ingress = broker.bus(Role::Ingress).await;
-    let envelope = commit(&ingress, &admin, Outbox::new().event(&changed("a"))).await;
+    let envelope = commit(&ingress, &admin, Outbox::new().with_event(&changed("a"))).await;
     crash(&admin, &envelope).await;
     forgotten(&admin).await;
     let key = MEDIA.to_string();
-    let change = |found: Option<&Record>| {
-        let next = Record { title: "second".into(), ..found.unwrap().clone() };
-        Some((next, Outbox::new().event(&changed("z"))))
+    let change = |found: Option<&DocumentRecord>| {
+        let next = DocumentRecord { title: "second".into(), ..found.unwrap().clone() };
+        Some((next, Outbox::new().with_event(&changed("z"))))
     };
-    let held = ingress.change::<Record>(&key, change).await.unwrap().unwrap();
+    let held = ingress.change_record::<DocumentRecord>(&key, change).await.unwrap().unwrap();
     assert_eq!(titles(&published(&admin).await), ["a", "z"]);
-    let raw = admin.read(Record::BUCKET, &key).await.unwrap().unwrap();
+    let raw = admin.read_value(DocumentRecord::BUCKET, &key).await.unwrap().unwrap();
     assert_eq!(raw.revision, held.revision());
-    let stored: Envelope = nats::decode("envelope", &raw.value.unwrap()).unwrap();
+    let stored: RecordEnvelope = nats::decode_message("envelope", &raw.value.unwrap()).unwrap();
     assert_eq!(stored.unsent, [], "both are cleared");
 }
 
@@ -167,12 +172,12 @@ async fn the_next_writer_of_a_record_sends_only_what_is_missing() {
 async fn several_repair_one_record_at_once() {
     let (broker, admin) = forgetful().await;
     let ingress = broker.bus(Role::Ingress).await;
-    let mut envelope = commit(&ingress, &admin, Outbox::new().event(&changed("a"))).await;
+    let mut envelope = commit(&ingress, &admin, Outbox::new().with_event(&changed("a"))).await;
     envelope.unsent.iter_mut().for_each(|event| event.id = "lost".into());
     crash(&admin, &envelope).await;
     let keepers = [broker.bus(Role::Keeper).await, broker.bus(Role::Keeper).await, ingress];
     let key = MEDIA.to_string();
-    let swept = keepers.iter().map(|bus| bus.sweep(Record::BUCKET, &key));
+    let swept = keepers.iter().map(|bus| bus.sweep_record(DocumentRecord::BUCKET, &key));
     let swept = futures::future::try_join_all(swept).await.unwrap();
     assert!(swept.contains(&true), "who loses the race is no error: {swept:?}");
     assert_eq!(titles(&published(&admin).await), ["a", "a"]);
@@ -182,10 +187,10 @@ async fn several_repair_one_record_at_once() {
 async fn a_record_that_is_made_anew_names_its_events_anew() {
     let (broker, admin) = forgetful().await;
     let ingress = broker.bus(Role::Ingress).await;
-    commit(&ingress, &admin, Outbox::new().event(&changed("a"))).await;
+    commit(&ingress, &admin, Outbox::new().with_event(&changed("a"))).await;
     // Expired, as the broker does it.
-    let stream = admin.context().get_stream(subjects::kv_stream(Record::BUCKET)).await.unwrap();
+    let stream = admin.context().get_stream(subjects::kv_stream_name(DocumentRecord::BUCKET)).await.unwrap();
     stream.purge().await.unwrap();
-    commit(&ingress, &admin, Outbox::new().event(&changed("a"))).await;
+    commit(&ingress, &admin, Outbox::new().with_event(&changed("a"))).await;
     assert_eq!(titles(&published(&admin).await), ["a", "a"]);
 }

@@ -9,11 +9,11 @@ use std::{
 };
 
 use nats::{
-    Delivery, Fault, Outcome, Role, Stage,
-    consume::{self, Config, Queue},
+    MessageDelivery, PipelineStage, Role, StageFault, StageOutcome,
+    consume::{self, ConsumeConfig, StageQueue},
     testing::TestBroker,
 };
-use schemas::{subjects, upload::Received};
+use schemas::{subjects, upload::UploadReceived};
 use tokio_util::sync::CancellationToken;
 
 /// Panics at the first message it sees.
@@ -25,28 +25,28 @@ struct Clumsy {
 /// Whatever its bytes are.
 struct Any;
 
-impl nats::Message for Any {
-    fn decode(_: &Delivery, _: &[u8]) -> Result<Self, nats::Error> {
+impl nats::StageMessage for Any {
+    fn decode(_: &MessageDelivery, _: &[u8]) -> Result<Self, nats::BusError> {
         Ok(Self)
     }
 }
 
-impl Stage for Clumsy {
+impl PipelineStage for Clumsy {
     const NAME: &'static str = "upload";
     type Message = Any;
 
-    async fn handle(&self, _: &Any, _: &Delivery) -> Result<Outcome, Fault> {
+    async fn handle(&self, _: &Any, _: &MessageDelivery) -> Result<StageOutcome, StageFault> {
         assert_ne!(self.runs.fetch_add(1, Ordering::Relaxed), 0, "a fault of ours");
         self.done.cancel();
-        Ok(Outcome::Done)
+        Ok(StageOutcome::Done)
     }
 }
 
-fn uploads() -> Queue {
-    Queue {
+fn uploads() -> StageQueue {
+    StageQueue {
         stream: subjects::EVENTS.into(),
         durables: vec!["upload".into()],
-        wake: vec![subjects::events_of::<Received>()],
+        wake: vec![subjects::event_filter::<UploadReceived>()],
     }
 }
 
@@ -57,9 +57,15 @@ async fn a_handler_that_panics_costs_one_try_and_no_slot() {
     let admin = broker.bus(Role::Admin).await;
     let done = CancellationToken::new();
     let stage = Arc::new(Clumsy { runs: AtomicU32::new(0), done: done.clone() });
-    let config = Config { slots: 1, retry_delay_ms: 10, poll_ms: 50, grace_ms: 100, ..Config::default() };
+    let config = ConsumeConfig {
+        slots: 1,
+        retry_delay_ms: 10,
+        poll_ms: 50,
+        grace_ms: 100,
+        ..ConsumeConfig::default()
+    };
     admin.context().publish("evt.upload.received.X", "x".into()).await.unwrap().await.unwrap();
-    let run = consume::run(bus, uploads(), Arc::clone(&stage), config, done);
+    let run = consume::run_stage(bus, uploads(), Arc::clone(&stage), config, done);
     tokio::time::timeout(crate::WAIT_MAX, run).await.expect("the slot goes on").unwrap();
     assert_eq!(stage.runs.load(Ordering::Relaxed), 2);
 }
@@ -72,8 +78,8 @@ async fn a_pull_that_died_with_the_broker_is_repeated_when_it_is_back() {
     let done = CancellationToken::new();
     // Its first run is behind it.
     let stage = Arc::new(Clumsy { runs: AtomicU32::new(1), done: done.clone() });
-    let config = Config { slots: 1, poll_ms: 10, ..Config::default() };
-    let run = consume::run(bus.clone(), uploads(), stage, config, done);
+    let config = ConsumeConfig { slots: 1, poll_ms: 10, ..ConsumeConfig::default() };
+    let run = consume::run_stage(bus.clone(), uploads(), stage, config, done);
     let sent = || bus.client().statistics().out_messages.load(Ordering::Relaxed);
     let dies = async {
         let started = sent();
@@ -83,7 +89,7 @@ async fn a_pull_that_died_with_the_broker_is_repeated_when_it_is_back() {
         // Whatever was answered before, this pull is not.
         crate::until("a pull in flight", || async { sent() > before }).await;
         bus.client().flush().await.unwrap();
-        broker.kill().await;
+        broker.kill_and_wait().await;
         let began = Instant::now();
         admin.context().publish("evt.upload.received.X", "x".into()).await.unwrap().await.unwrap();
         began

@@ -6,25 +6,25 @@ use async_nats::jetstream::{
     stream::{RetentionPolicy, StorageType},
 };
 use nats::{
-    Bus, Error, Role,
+    Bus, BusError, Role,
     testing::TestBroker,
-    topology::{self, Class, Load, Settings},
+    topology::{self, DifferenceClass, ExpectedLoad, TopologySettings},
 };
 
 /// What differs, in the words people read.
-async fn found(context: &Context, settings: &Settings) -> Vec<String> {
-    topology::diff(context, settings).await.unwrap().iter().map(ToString::to_string).collect()
+async fn found(context: &Context, settings: &TopologySettings) -> Vec<String> {
+    topology::diff_topology(context, settings).await.unwrap().iter().map(ToString::to_string).collect()
 }
 
 async fn applied() -> (TestBroker, Bus) {
-    let broker = TestBroker::start_with(&Settings::default()).await;
+    let broker = TestBroker::start_with(&TopologySettings::default()).await;
     let bus = broker.bus(Role::Admin).await;
     (broker, bus)
 }
 
-fn reason(error: &Error) -> &str {
+fn reason(error: &BusError) -> &str {
     match error {
-        Error::Topology { reason } => reason,
+        BusError::Topology { reason } => reason,
         other => panic!("{other}"),
     }
 }
@@ -46,30 +46,33 @@ async fn remake(
 async fn applying_twice_changes_nothing() {
     let broker = TestBroker::start_empty().await;
     let bus = broker.bus(Role::Admin).await;
-    let settings = Settings::default();
-    let missing = topology::diff(bus.context(), &settings).await.unwrap();
+    let settings = TopologySettings::default();
+    let missing = topology::diff_topology(bus.context(), &settings).await.unwrap();
     assert!(
-        missing.iter().all(|d| d.class == Class::Absent && d.to_string().ends_with("is missing")),
+        missing.iter().all(|d| d.class == DifferenceClass::Absent && d.to_string().ends_with("is missing")),
         "{missing:?}"
     );
     assert_eq!(missing.len(), 7 + 18 + 6, "streams, buckets and durables");
-    assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), missing);
-    assert_eq!(topology::diff(bus.context(), &settings).await.unwrap(), []);
-    assert_eq!(topology::apply(bus.context(), &settings).await.unwrap(), []);
+    assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), missing);
+    assert_eq!(topology::diff_topology(bus.context(), &settings).await.unwrap(), []);
+    assert_eq!(topology::apply_topology(bus.context(), &settings).await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn settings_scale_and_shorten() {
     let (_broker, bus) = applied().await;
-    let settings =
-        Settings { ack_wait: Some(Duration::from_secs(2)), max_bytes_percent: 50, ..Settings::default() };
+    let settings = TopologySettings {
+        ack_wait: Some(Duration::from_secs(2)),
+        max_bytes_percent: 50,
+        ..TopologySettings::default()
+    };
     let before = found(bus.context(), &settings).await;
     assert_eq!(before.len(), 25 + 6, "{before:?}");
     assert!(
         before.contains(&"durable index of EVENTS: ack_wait is 30s, should be 2s".to_owned()),
         "{before:?}"
     );
-    topology::apply(bus.context(), &settings).await.unwrap();
+    topology::apply_topology(bus.context(), &settings).await.unwrap();
     assert_eq!(found(bus.context(), &settings).await, Vec::<String>::new());
 }
 
@@ -82,9 +85,9 @@ async fn limits_follow_the_load_and_none_goes_below_what_is_stored() {
         bucket.put(format!("upload.{number}"), vec![0; 900 << 10].into()).await.unwrap();
     }
     let config = async |name: &str| context.get_stream(name).await.unwrap().cached_info().config.clone();
-    let load = Load { uploads_per_day: 1, views_per_day: 1, retention_days: 7 };
-    let small = Settings { load: Some(load), ..Settings::default() };
-    topology::apply(context, &small).await.unwrap();
+    let load = ExpectedLoad { uploads_per_day: 1, views_per_day: 1, retention_days: 7 };
+    let small = TopologySettings { load: Some(load), ..TopologySettings::default() };
+    topology::apply_topology(context, &small).await.unwrap();
     let about = |bytes: i64| bytes / 100;
     assert_eq!(about(config("KV_media").await.max_bytes), about(16 << 20));
     assert_eq!(config("EVENTS").await.max_age, Duration::from_secs(7 * 86_400));
@@ -94,10 +97,10 @@ async fn limits_follow_the_load_and_none_goes_below_what_is_stored() {
     assert_eq!(found(context, &small).await, Vec::<String>::new());
     bucket.put("upload.more", vec![0; 900 << 10].into()).await.unwrap();
     // Another load brings other limits, and no load those of the file.
-    let large = Load { uploads_per_day: 1_000, ..load };
-    topology::apply(context, &Settings { load: Some(large), ..small }).await.unwrap();
+    let large = ExpectedLoad { uploads_per_day: 1_000, ..load };
+    topology::apply_topology(context, &TopologySettings { load: Some(large), ..small }).await.unwrap();
     assert!(config("KV_media").await.max_bytes > 1 << 30);
-    topology::apply(context, &Settings::default()).await.unwrap();
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap();
     assert_eq!(about(config("KV_media").await.max_bytes), about(1 << 30));
 }
 
@@ -114,15 +117,15 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
         pull::Config { filter_subject: "evt.media.ready.*".into(), ..durable(context, "upload").await };
     context.update_consumer_on_stream(durable, "EVENTS").await.unwrap();
     assert_eq!(
-        found(context, &Settings::default()).await,
+        found(context, &TopologySettings::default()).await,
         [
             r#"stream DEAD: subjects is {"dead.>", "graves.>"}, should be {"dead.>"}"#,
             "stream DEAD: max_age is 1h, should be 90d",
             r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.media.reopened.*", "evt.upload.received.*"}"#,
         ]
     );
-    topology::apply(context, &Settings::default()).await.unwrap();
-    assert_eq!(found(context, &Settings::default()).await, Vec::<String>::new());
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap();
+    assert_eq!(found(context, &TopologySettings::default()).await, Vec::<String>::new());
     let config = context.get_stream("DEAD").await.unwrap().cached_info().config.clone();
     assert_eq!(config.metadata.get("cost-centre").map(String::as_str), Some("12"));
 }
@@ -152,7 +155,7 @@ async fn what_cannot_be_changed_stops_apply_before_it_changes_anything() {
     })
     .await;
     context.delete_stream("KV_cache").await.unwrap();
-    let error = topology::apply(context, &Settings::default()).await.unwrap_err();
+    let error = topology::apply_topology(context, &TopologySettings::default()).await.unwrap_err();
     for says in [
         "stream PROGRESS: storage is File, should be Memory (can't be changed in place)",
         "stream SCHED: retention is Limits, should be WorkQueue (can't be changed in place)",
@@ -175,14 +178,14 @@ async fn guards_are_added_and_what_was_turned_on_stays_on() {
         config.allow_message_ttl = true;
     })
     .await;
-    let found = topology::diff(context, &Settings::default()).await.unwrap();
-    let classes: Vec<(&str, Class)> = found.iter().map(|d| (d.field.as_str(), d.class)).collect();
+    let found = topology::diff_topology(context, &TopologySettings::default()).await.unwrap();
+    let classes: Vec<(&str, DifferenceClass)> = found.iter().map(|d| (d.field.as_str(), d.class)).collect();
     assert_eq!(
         classes,
         [
-            ("deny_delete", Class::Changeable),
-            ("deny_purge", Class::Changeable),
-            ("allow_message_ttl", Class::Irreversible)
+            ("deny_delete", DifferenceClass::Changeable),
+            ("deny_purge", DifferenceClass::Changeable),
+            ("allow_message_ttl", DifferenceClass::Irreversible)
         ]
     );
     remake(context, "AUDIT", |config| {
@@ -191,7 +194,7 @@ async fn guards_are_added_and_what_was_turned_on_stays_on() {
         config.allow_message_ttl = false;
     })
     .await;
-    topology::apply(context, &Settings::default()).await.unwrap();
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap();
     let guarded = context.get_stream("AUDIT").await.unwrap().cached_info().config.clone();
     assert!(guarded.deny_delete && guarded.deny_purge);
 }
@@ -209,13 +212,13 @@ async fn what_a_newer_version_turned_on_stops_no_older_one() {
     let mut config = stays("DEAD").await;
     (config.allow_message_schedules, config.allow_rollup) = (true, true);
     context.update_stream(&config).await.unwrap();
-    assert_eq!(found(context, &Settings::default()).await, Vec::<String>::new());
+    assert_eq!(found(context, &TopologySettings::default()).await, Vec::<String>::new());
     for role in Role::ALL {
-        topology::verify(broker.bus(role).await.context(), role).await.unwrap();
+        topology::verify_topology(broker.bus(role).await.context(), role).await.unwrap();
     }
     // Something else of the same streams is brought to the file, and what was turned on stays.
-    let other = Settings { max_bytes_percent: 50, ..Settings::default() };
-    topology::apply(context, &other).await.unwrap();
+    let other = TopologySettings { max_bytes_percent: 50, ..TopologySettings::default() };
+    topology::apply_topology(context, &other).await.unwrap();
     assert_eq!(found(context, &other).await, Vec::<String>::new());
     let bucket = stays("KV_apikeys").await;
     assert!(bucket.allow_message_ttl);
@@ -228,7 +231,7 @@ async fn every_role_finds_what_it_needs_with_its_own_rights() {
     let broker = TestBroker::start().await;
     for role in Role::ALL {
         let bus = broker.bus(role).await;
-        topology::verify(bus.context(), role)
+        topology::verify_topology(bus.context(), role)
             .await
             .unwrap_or_else(|error| panic!("{}: {error}", role.name()));
     }
@@ -254,7 +257,7 @@ async fn a_role_refuses_to_start_only_without_what_it_needs() {
     ];
     for (role, says) in cases {
         let bus = broker.bus(role).await;
-        let verified = topology::verify(bus.context(), role).await;
+        let verified = topology::verify_topology(bus.context(), role).await;
         match (&verified, says) {
             (Ok(()), []) => {}
             (Err(error), says) => {
@@ -264,11 +267,11 @@ async fn a_role_refuses_to_start_only_without_what_it_needs() {
         }
     }
     // What is missing comes first, what can't be changed after.
-    topology::apply(context, &Settings::default()).await.unwrap_err();
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap_err();
     context.delete_stream("PROGRESS").await.unwrap();
-    topology::apply(context, &Settings::default()).await.unwrap();
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap();
     for role in Role::ALL {
-        topology::verify(broker.bus(role).await.context(), role).await.unwrap();
+        topology::verify_topology(broker.bus(role).await.context(), role).await.unwrap();
     }
 }
 
@@ -284,14 +287,14 @@ async fn a_bucket_from_before_gets_its_ends_in_place() {
     let before = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
     // Whoever writes ends can't run on it yet.
     let keeper = broker.bus(Role::Keeper).await;
-    let refused = topology::verify(keeper.context(), Role::Keeper).await.unwrap_err();
+    let refused = topology::verify_topology(keeper.context(), Role::Keeper).await.unwrap_err();
     assert!(
         reason(&refused).contains("stream KV_jobs: allow_message_ttl is false, should be true"),
         "{refused}"
     );
     assert!(reason(&refused).contains("streamgate nats apply"), "{refused}");
-    topology::apply(context, &Settings::default()).await.unwrap();
-    topology::verify(keeper.context(), Role::Keeper).await.unwrap();
+    topology::apply_topology(context, &TopologySettings::default()).await.unwrap();
+    topology::verify_topology(keeper.context(), Role::Keeper).await.unwrap();
     let after = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
     assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
     let told = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
@@ -300,16 +303,16 @@ async fn a_bucket_from_before_gets_its_ends_in_place() {
 
 #[tokio::test]
 async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
-    let settings = Settings::default();
+    let settings = TopologySettings::default();
     let broker = TestBroker::start_with(&settings).await;
     let (admin, keeper) = (broker.bus(Role::Admin).await, broker.bus(Role::Keeper).await);
-    let restored = topology::restore_memory(keeper.context()).await.unwrap();
+    let restored = topology::restore_memory_streams(keeper.context()).await.unwrap();
     assert!(restored.is_empty(), "all are there: {restored:?}");
     // A file stream that is gone is a loss that has to be seen.
     admin.context().delete_stream("SCHED").await.unwrap();
-    broker.kill().await;
+    broker.kill_and_wait().await;
     let missing = async || -> Option<Vec<String>> {
-        let found = topology::diff(admin.context(), &settings).await.ok()?;
+        let found = topology::diff_topology(admin.context(), &settings).await.ok()?;
         Some(found.into_iter().map(|difference| difference.asset).collect())
     };
     crate::until("the server forgets its memory stream", || async {
@@ -317,7 +320,7 @@ async fn memory_streams_that_the_server_forgot_are_made_anew_and_no_others() {
     })
     .await;
     crate::until("the keeper makes it anew", || async {
-        topology::restore_memory(keeper.context()).await.is_ok()
+        topology::restore_memory_streams(keeper.context()).await.is_ok()
     })
     .await;
     crate::until("only the file stream is missing", || async {

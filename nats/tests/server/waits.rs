@@ -5,29 +5,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nats::{Bus, Config, Error, Held, Outbox, Role, testing::TestBroker};
+use nats::{Bus, BusConfig, BusError, Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
-    document::{Encryption, Record},
+    document::{DocumentRecord, SegmentEncryption},
     ids::MediaId,
-    upload::Terminated,
+    upload::UploadTerminated,
 };
 
-fn record(first: u8) -> Record {
-    Record {
+fn record(first: u8) -> DocumentRecord {
+    DocumentRecord {
         media_id: MediaId::from_bytes([first; 16]),
         owner: "ann".into(),
         title: "a".into(),
         mint_tx: None,
         gate: None,
-        encryption: Encryption::default(),
+        encryption: SegmentEncryption::default(),
         created_at_ms: 1,
         changed_at_ms: 1,
         removed_at_ms: None,
     }
 }
 
-fn terminated(first: u8) -> Terminated {
-    Terminated {
+fn terminated(first: u8) -> UploadTerminated {
+    UploadTerminated {
         upload_id: schemas::ids::UploadId::from_bytes([first; 16]),
         media_id: MediaId::from_bytes([first; 16]),
         owner: "ann".into(),
@@ -44,22 +44,26 @@ fn freeze(pid: u32) {
 async fn a_request_in_flight_when_the_broker_dies_is_repeated_when_it_is_back() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Ingress).await;
-    bus.commit(&mut Held::new(record(1)), Outbox::new()).await.unwrap();
+    bus.commit_record(&mut VersionedRecord::new(record(1)), Outbox::new()).await.unwrap();
     // Known before, so that the publish below is the only request.
-    bus.report(&terminated(9), "before").await.unwrap();
+    bus.publish_event(&terminated(9), "before").await.unwrap();
     freeze(broker.broker().pid().unwrap());
     let key = record(1).media_id.to_string();
-    let mut held = Held::new(record(2));
+    let mut held = VersionedRecord::new(record(2));
     let (one, event) = (record(2).media_id.to_string(), terminated(3));
     let asked = async {
-        tokio::join!(bus.read("media", &key), bus.commit(&mut held, Outbox::new()), bus.report(&event, "now"))
+        tokio::join!(
+            bus.read_value("media", &key),
+            bus.commit_record(&mut held, Outbox::new()),
+            bus.publish_event(&event, "now")
+        )
     };
     let dies = async {
         // Written to the connection behind the requests, which the frozen server does not read.
         tokio::task::yield_now().await;
         bus.client().flush().await.unwrap();
         let begun = Instant::now();
-        broker.kill().await;
+        broker.kill_and_wait().await;
         begun
     };
     let ((read, committed, reported), begun) = tokio::join!(asked, dies);
@@ -68,7 +72,7 @@ async fn a_request_in_flight_when_the_broker_dies_is_repeated_when_it_is_back() 
     reported.unwrap();
     let waited = begun.elapsed();
     assert!(waited < Duration::from_secs(4), "{waited:?}; a request alone would wait for 5 s");
-    assert!(bus.read("media", &one).await.unwrap().is_some());
+    assert!(bus.read_value("media", &one).await.unwrap().is_some());
     let stream = bus.context().get_stream("EVENTS").await.unwrap();
     assert_eq!(stream.cached_info().state.messages, 2, "each event once");
 }
@@ -78,18 +82,18 @@ async fn refused_credentials_are_no_outage() {
     let broker = TestBroker::start_empty().await;
     let stranger = nkeys::KeyPair::new_user().seed().unwrap();
     for seed in [Some(stranger), Some("no seed".into()), None] {
-        let config = Config { seed, ..broker.config(Role::Ingress) };
+        let config = BusConfig { seed, ..broker.config(Role::Ingress) };
         let refused = Bus::connect(&config).await.unwrap_err();
-        assert!(matches!(refused, Error::Credentials { .. }), "{refused:?}");
+        assert!(matches!(refused, BusError::Credentials { .. }), "{refused:?}");
     }
     // Nobody listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let config = Config { urls: vec![format!("nats://{free}")], ..broker.config(Role::Ingress) };
+    let config = BusConfig { urls: vec![format!("nats://{free}")], ..broker.config(Role::Ingress) };
     let away = Bus::connect(&config).await.unwrap_err();
-    assert!(matches!(away, Error::Unavailable(_)), "{away:?}");
-    let config = Config { urls: vec!["nats://[".into()], ..broker.config(Role::Ingress) };
+    assert!(matches!(away, BusError::Unavailable(_)), "{away:?}");
+    let config = BusConfig { urls: vec!["nats://[".into()], ..broker.config(Role::Ingress) };
     let invalid = Bus::connect(&config).await.unwrap_err();
-    assert!(matches!(invalid, Error::Invalid { .. }), "{invalid:?}");
+    assert!(matches!(invalid, BusError::Invalid { .. }), "{invalid:?}");
 }
 
 #[tokio::test]
@@ -100,7 +104,7 @@ async fn a_lease_whose_stream_is_gone_keeps_nobody_from_stopping() {
     let shutdown = tokio_util::sync::CancellationToken::new();
     let (taken, hears) = tokio::sync::oneshot::channel();
     let mut taken = Some(taken);
-    let holding = bus.hold("outbox", shutdown.clone(), |held| {
+    let holding = bus.run_with_lease("outbox", shutdown.clone(), |held| {
         let taken = taken.take();
         async move {
             if let Some(taken) = taken {
@@ -125,7 +129,7 @@ async fn a_lease_whose_stream_is_gone_keeps_nobody_from_stopping() {
         shutdown.cancel();
         begun
     };
-    let ((), begun) = tokio::join!(bus.hold("outbox", shutdown.clone(), |_| async {}), stop);
+    let ((), begun) = tokio::join!(bus.run_with_lease("outbox", shutdown.clone(), |_| async {}), stop);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
@@ -141,7 +145,7 @@ async fn prove(broker: &TestBroker, role: Role) {
     let bus = broker.bus(role).await;
     let shutdown = tokio_util::sync::CancellationToken::new();
     let subject = format!("$KV.workers.{}.*", role.name());
-    let mut beats = broker.bus(Role::Admin).await.listen(subject).await.unwrap();
+    let mut beats = broker.bus(Role::Admin).await.subscribe_core(subject).await.unwrap();
     let seen = async {
         futures::StreamExt::next(&mut beats).await.unwrap();
         let first = Instant::now();
@@ -150,9 +154,9 @@ async fn prove(broker: &TestBroker, role: Role) {
         assert!(first.elapsed() < Duration::from_secs(4), "{:?}", first.elapsed());
         shutdown.cancel();
     };
-    let (proved, ()) = tokio::join!(bus.prove_writes(&shutdown), seen);
+    let (proved, ()) = tokio::join!(bus.run_write_heartbeat(&shutdown), seen);
     proved.unwrap();
     let stream = broker.bus(Role::Admin).await.context().get_stream("KV_workers").await.unwrap();
     assert!(stream.cached_info().state.messages >= 1);
-    assert_eq!(bus.health().causes(), []);
+    assert_eq!(bus.health().problems(), []);
 }

@@ -5,7 +5,7 @@ use std::{process::Stdio, sync::Arc};
 use alloy_primitives::{Address as Raw, B256, Bytes, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
 use evm::{Chains, RpcUrl};
-use schemas::session::Method;
+use schemas::session::SignInMethod;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -119,17 +119,17 @@ async fn a_deployed_account_answers_for_itself() {
     let (owner, next) = (Wallet::of(NODE_KEY), Wallet::new(70));
     let (by_owner, by_next) = (owner.sign(keccak256("x")), next.sign(keccak256("x")));
     let account = chain.deploy("Account", owner.address.get().abi_encode()).await;
-    assert_eq!(verdict(&chain, account, &by_owner).await, Verdict::Valid(Method::Contract));
+    assert_eq!(verdict(&chain, account, &by_owner).await, Verdict::Valid(SignInMethod::Contract));
     assert_eq!(verdict(&chain, account, &by_next).await, Verdict::Invalid);
     chain.send(Some(account), &giveCall { next: next.address.get() }.abi_encode()).await;
     assert_eq!(verdict(&chain, account, &by_owner).await, Verdict::Invalid);
-    assert_eq!(verdict(&chain, account, &by_next).await, Verdict::Valid(Method::Contract));
+    assert_eq!(verdict(&chain, account, &by_next).await, Verdict::Valid(SignInMethod::Contract));
     // A key's own account, and the same once it delegates to a contract that does not know it.
-    assert_eq!(verdict(&chain, next.address.get(), &by_next).await, Verdict::Valid(Method::Key));
+    assert_eq!(verdict(&chain, next.address.get(), &by_next).await, Verdict::Valid(SignInMethod::Key));
     let delegation = [&hex!("ef0100")[..], account.as_slice()].concat();
     let set = json!([next.address.to_string(), hex::encode_prefixed(delegation)]);
     chain.ask("anvil_setCode", set).await.unwrap();
-    assert_eq!(verdict(&chain, next.address.get(), &by_next).await, Verdict::Valid(Method::Key));
+    assert_eq!(verdict(&chain, next.address.get(), &by_next).await, Verdict::Valid(SignInMethod::Key));
     assert_eq!(verdict(&chain, next.address.get(), &by_owner).await, Verdict::Invalid);
 }
 
@@ -158,7 +158,7 @@ async fn an_account_speaks_before_it_is_made() {
         [parts.abi_encode_params(), WRAPPED.to_vec()].concat()
     };
     let making = || makeCall { owner: owner.address.get(), salt }.abi_encode();
-    let made = Verdict::Valid(Method::Counterfactual);
+    let made = Verdict::Valid(SignInMethod::Counterfactual);
     assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_owner)).await, made);
     assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_other)).await, Verdict::Invalid);
     // What makes another account, or none, proves nothing about this one.
@@ -180,7 +180,7 @@ async fn an_account_speaks_before_it_is_made() {
     // Nothing of it changed the chain; once the account is there, it answers itself.
     assert!(chain.bytes("eth_getCode", json!([account.to_string(), "latest"])).await.unwrap().is_empty());
     chain.send(Some(maker), &making()).await;
-    let there = Verdict::Valid(Method::Contract);
+    let there = Verdict::Valid(SignInMethod::Contract);
     assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_owner)).await, there);
     assert_eq!(verdict(&chain, account, &by_owner).await, there);
     assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_other)).await, Verdict::Invalid);

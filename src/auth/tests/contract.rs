@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use alloy_primitives::{Bytes, keccak256};
 use alloy_sol_types::SolValue;
-use schemas::session::Method;
+use schemas::session::SignInMethod;
 
 use crate::testing::*;
 use crate::{Config, contract::*, value::Address};
@@ -51,33 +51,39 @@ async fn the_key_decides_alone_and_then_erc_6492_says_who_is_asked() {
     let contract = [0x60, 0x00].as_slice();
     let delegated = delegation();
     for (what, code, reply, signature, wanted) in [
-        ("a key", &[][..], no(), good.clone(), Verdict::Valid(Method::Key)),
+        ("a key", &[][..], no(), good.clone(), Verdict::Valid(SignInMethod::Key)),
         ("another key", &[], yes(), bad.clone(), Verdict::Invalid),
-        ("a contract", contract, yes(), bad.clone(), Verdict::Valid(Method::Contract)),
-        ("a contract, any bytes", contract, yes(), vec![1, 2, 3], Verdict::Valid(Method::Contract)),
-        ("a contract, no bytes", contract, yes(), Vec::new(), Verdict::Valid(Method::Contract)),
+        ("a contract", contract, yes(), bad.clone(), Verdict::Valid(SignInMethod::Contract)),
+        ("a contract, any bytes", contract, yes(), vec![1, 2, 3], Verdict::Valid(SignInMethod::Contract)),
+        ("a contract, no bytes", contract, yes(), Vec::new(), Verdict::Valid(SignInMethod::Contract)),
         ("a contract says no", contract, no(), bad.clone(), Verdict::Invalid),
         ("a contract reverts", contract, Reply::Reverted, bad.clone(), Verdict::Invalid),
-        ("the key of an account with code", contract, no(), good.clone(), Verdict::Valid(Method::Key)),
-        ("a delegated account's contract", &delegated, yes(), bad.clone(), Verdict::Valid(Method::Contract)),
-        ("a delegated account's key", &delegated, no(), good.clone(), Verdict::Valid(Method::Key)),
+        ("the key of an account with code", contract, no(), good.clone(), Verdict::Valid(SignInMethod::Key)),
+        (
+            "a delegated account's contract",
+            &delegated,
+            yes(),
+            bad.clone(),
+            Verdict::Valid(SignInMethod::Contract),
+        ),
+        ("a delegated account's key", &delegated, no(), good.clone(), Verdict::Valid(SignInMethod::Key)),
         (
             "a delegated account's key, no 1271",
             &delegated,
             Reply::Reverted,
             good.clone(),
-            Verdict::Valid(Method::Key),
+            Verdict::Valid(SignInMethod::Key),
         ),
         ("a delegated account, neither", &delegated, no(), bad.clone(), Verdict::Invalid),
-        ("not made yet", &[], yes(), wrap(&bad), Verdict::Valid(Method::Counterfactual)),
+        ("not made yet", &[], yes(), wrap(&bad), Verdict::Valid(SignInMethod::Counterfactual)),
         ("not made yet, says no", &[], no(), wrap(&good), Verdict::Invalid),
-        ("made meanwhile", contract, yes(), wrap(&bad), Verdict::Valid(Method::Contract)),
+        ("made meanwhile", contract, yes(), wrap(&bad), Verdict::Valid(SignInMethod::Contract)),
         ("wrapped nonsense", &[], yes(), [&b"nonsense"[..], &WRAPPED].concat(), Verdict::Invalid),
         ("nothing wrapped", &[], yes(), WRAPPED.to_vec(), Verdict::Invalid),
     ] {
         let chain = Fake::new(wallet.address, code, reply);
         assert_eq!(verdict(&chain, wallet.address, 1, &signature).await.unwrap(), wanted, "{what}");
-        assert!(wanted != Verdict::Valid(Method::Key) || chain.asked() == 0, "{what}");
+        assert!(wanted != Verdict::Valid(SignInMethod::Key) || chain.asked() == 0, "{what}");
         for call in chain.calls.lock().iter() {
             assert_eq!((call.gas_max, call.block), (5_000_000, Block::Hash(chain.newest())), "{what}");
             // An account that is there is asked itself: its preparation is never run.
@@ -91,8 +97,8 @@ async fn only_the_exact_answer_is_yes() {
     let wallet = Wallet::new(62);
     let padded = format!("{YES}{}", "00".repeat(32));
     for (reply, wanted) in [
-        (YES, Verdict::Valid(Method::Contract)),
-        (padded.as_str(), Verdict::Valid(Method::Contract)),
+        (YES, Verdict::Valid(SignInMethod::Contract)),
+        (padded.as_str(), Verdict::Valid(SignInMethod::Contract)),
         ("0x", Verdict::Invalid),
         ("0x1626ba7e", Verdict::Invalid),
         ("0x01", Verdict::Invalid),
@@ -116,7 +122,7 @@ async fn without_a_chain_only_keys_are_believed() {
         let question =
             Question { account: wallet.address, chain_id: 2, digest: keccak256("x"), signature: &signature };
         if signature == good {
-            assert_eq!(by_key(question), Verdict::Valid(Method::Key));
+            assert_eq!(by_key(question), Verdict::Valid(SignInMethod::Key));
         } else {
             assert!(matches!(asked(&alone, question).await, Err(CallError::Unsupported)));
             let elsewhere = verdict(&chain, wallet.address, 2, &signature).await;
@@ -150,6 +156,6 @@ async fn an_outage_is_no_answer_and_slow_contracts_stall_nobody_else() {
     for answer in [first, second, third] {
         assert!(matches!(answer, Err(CallError::Unavailable(_))));
     }
-    assert_eq!(key.unwrap(), Verdict::Valid(Method::Key));
+    assert_eq!(key.unwrap(), Verdict::Valid(SignInMethod::Key));
     assert!(start.elapsed() < std::time::Duration::from_secs(2));
 }

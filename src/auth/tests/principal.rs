@@ -12,9 +12,9 @@ fn refuses_what_is_no_key() {
 
 #[test]
 fn an_owner_sees_only_its_own() {
-    let owner = Principal::new("ann", access::Role::Owner);
+    let owner = Principal::new("ann", access::PrincipalRole::Owner);
     assert!(owner.may_see("ann") && owner.may_change("ann"));
     assert!(!owner.may_see("bob") && !owner.may_change("bob"));
-    let operator = Principal::new("ops", access::Role::Operator);
+    let operator = Principal::new("ops", access::PrincipalRole::Operator);
     assert!(operator.may_see("bob") && !operator.may_change("bob") && !operator.may_change("ops"));
 }

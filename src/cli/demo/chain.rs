@@ -48,7 +48,7 @@ sol! {
 /// Says how to get one.
 pub fn find() -> anyhow::Result<PathBuf> {
     let named = env::var_os("ANVIL").filter(|name| !name.is_empty()).map(PathBuf::from);
-    choose(named, program::places(NAME))
+    choose(named, program::find_candidates(NAME))
 }
 
 fn choose(named: Option<PathBuf>, places: Vec<PathBuf>) -> anyhow::Result<PathBuf> {
@@ -81,7 +81,7 @@ impl Node {
         let path = find()?;
         let broken = || format!("anvil ({}) does not start; {REMEDY}", path.display());
         let chain_id = CHAIN_ID.to_string();
-        let mut child = program::guarded(&path)
+        let mut child = program::guarded_command(&path)
             .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &chain_id, "--accounts", "1"])
             // Without new blocks the newest would soon be too old to decide by.
             .args(["--block-time", "1"])

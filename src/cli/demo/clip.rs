@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use reqwest::{Method, header::IF_MATCH};
-use schemas::gate::Rule;
+use schemas::gate::GateRule;
 
 use crate::cli::{
     client::Client,
@@ -30,7 +30,7 @@ pub(super) struct Clip {
 
 /// Uploads the clip as its owner, lets in whom `rule` does, and follows it until it is ready; `viewer` plays it as soon as it is
 /// playable.
-pub(super) async fn publish(owner: &Client, viewer: &Client, rule: &Rule) -> anyhow::Result<Clip> {
+pub(super) async fn publish(owner: &Client, viewer: &Client, rule: &GateRule) -> anyhow::Result<Clip> {
     let began = Instant::now();
     let media_id = upload(owner).await?;
     set_gate(owner, &media_id, rule).await.context("the gate of the clip")?;
@@ -69,7 +69,7 @@ async fn upload(client: &Client) -> anyhow::Result<String> {
     Ok(upload.media_id)
 }
 
-async fn set_gate(client: &Client, media_id: &str, rule: &Rule) -> anyhow::Result<()> {
+async fn set_gate(client: &Client, media_id: &str, rule: &GateRule) -> anyhow::Result<()> {
     let url = client.url(&format!("v1/media/{media_id}/gate"), &[]);
     // Nobody else knows of the medium yet: there is no other change to lose.
     client.json(client.request(Method::PUT, url).header(IF_MATCH, "*").json(rule)).await?;

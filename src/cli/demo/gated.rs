@@ -4,7 +4,7 @@
 
 use anyhow::{Context, bail};
 use reqwest::Url;
-use schemas::gate::{Code, Rule};
+use schemas::gate::{GateReasonCode, GateRule};
 use serde_json::{Value, json};
 
 use super::{
@@ -33,7 +33,7 @@ pub(super) async fn tell(owner: &Client, node: &Node) -> anyhow::Result<Told> {
     out::say(format!("Chain {CHAIN_ID} runs at {}, with an ERC-721 contract at {contract}", node.url));
     out::say(format!("wallet A: {}, owns token {TOKEN}", a.address));
     out::say(format!("wallet B: {}, owns none", b.address));
-    let rule = Rule::Erc721Owner {
+    let rule = GateRule::Erc721Owner {
         chain_id: CHAIN_ID,
         contract: contract.to_string(),
         token_id: Some(TOKEN.to_string()),
@@ -163,5 +163,5 @@ fn refusal(error: anyhow::Error) -> anyhow::Result<Refusal> {
 
 /// The refusal if it is the one that was wanted, else what it says.
 fn for_want_of_the_token(refusal: Refusal) -> Result<Refusal, String> {
-    if json!(Code::NotOwner) == refusal.reason { Ok(refusal) } else { Err(refusal.to_string()) }
+    if json!(GateReasonCode::NotOwner) == refusal.reason { Ok(refusal) } else { Err(refusal.to_string()) }
 }

@@ -1,7 +1,7 @@
 //! The plain story: the clip plays for everybody.
 
 use anyhow::Context;
-use schemas::gate::Rule;
+use schemas::gate::GateRule;
 use serde_json::json;
 
 use super::{Told, clip, page};
@@ -10,7 +10,7 @@ use crate::cli::{client::Client, play};
 /// Uploads the clip, opens it to everybody, and plays it as somebody unknown.
 pub(super) async fn tell(owner: &Client) -> anyhow::Result<Told> {
     let anyone = owner.anonymous();
-    let clip = clip::publish(owner, &anyone, &Rule::Public {}).await?;
+    let clip = clip::publish(owner, &anyone, &GateRule::Public {}).await?;
     let playback = play::open(&anyone, &clip.media_id).await?;
     play::check(&anyone, &playback).await.context("the clip is said to be ready, but does not play")?;
     let (playable, ready) = (clip.seconds_to_playable, clip.seconds_to_ready);

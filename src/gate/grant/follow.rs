@@ -2,7 +2,7 @@
 
 use nats::reader;
 use schemas::{
-    gate::{Changed, Opener, Revoked},
+    gate::{GateChanged, GateRevoked, PlaybackCredential},
     ids::MediaId,
     session::{KeyRevoked, Reused, SignedOut},
     subjects,
@@ -17,33 +17,42 @@ impl Grants {
     ///
     /// # Errors
     /// When the broker lets nobody follow its events.
-    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::BusError> {
         let filters = vec![
-            subjects::events_of::<Revoked>(),
-            subjects::events_of::<Changed>(),
-            subjects::events_of::<SignedOut>(),
-            subjects::events_of::<Reused>(),
-            subjects::events_of::<KeyRevoked>(),
-            subjects::events_of_verb("media", "removed"),
+            subjects::event_filter::<GateRevoked>(),
+            subjects::event_filter::<GateChanged>(),
+            subjects::event_filter::<SignedOut>(),
+            subjects::event_filter::<Reused>(),
+            subjects::event_filter::<KeyRevoked>(),
+            subjects::event_verb_filter("media", "removed"),
         ];
         let shared = &self.shared;
-        memory::follow(&shared.bus, "revocations", filters, &shared.live, |entry| self.hear(entry), shutdown)
-            .await
+        memory::follow_invalidations(
+            &shared.bus,
+            "revocations",
+            filters,
+            &shared.live,
+            |entry| self.hear(entry),
+            shutdown,
+        )
+        .await
     }
 
-    fn hear(&self, entry: &reader::Entry) {
+    fn hear(&self, entry: &reader::StreamEntry) {
         let live = &self.shared.live;
-        match subjects::event_parts(&entry.subject) {
-            Some(("gate", "revoked", _)) => match nats::decode::<Revoked>(&entry.subject, &entry.payload) {
-                Ok(revoked) => live.forget(&revoked.playback_id),
-                Err(_) => live.clear(),
-            },
+        match subjects::parse_event_subject(&entry.subject) {
+            Some(("gate", "revoked", _)) => {
+                match nats::decode_message::<GateRevoked>(&entry.subject, &entry.payload) {
+                    Ok(revoked) => live.remove(&revoked.playback_id),
+                    Err(_) => live.clear(),
+                }
+            }
             Some(("auth", _, _)) => match ended(entry) {
-                Some(ended) => live.forget_where(|session| session.opener == Some(ended)),
+                Some(ended) => live.remove_where(|session| session.opener == Some(ended)),
                 None => live.clear(),
             },
             Some((_, _, id)) => match id.parse::<MediaId>() {
-                Ok(media_id) => live.forget_where(|session| session.media_id == media_id),
+                Ok(media_id) => live.remove_where(|session| session.media_id == media_id),
                 Err(_) => live.clear(),
             },
             None => live.clear(),
@@ -52,12 +61,18 @@ impl Grants {
 }
 
 /// The credential that an event of sign-in ended.
-fn ended(entry: &reader::Entry) -> Option<Opener> {
+fn ended(entry: &reader::StreamEntry) -> Option<PlaybackCredential> {
     let (subject, payload) = (&entry.subject, &entry.payload);
-    match subjects::event_parts(subject)?.1 {
-        "signed_out" => Some(Opener::SignIn(nats::decode::<SignedOut>(subject, payload).ok()?.session_id)),
-        "reused" => Some(Opener::SignIn(nats::decode::<Reused>(subject, payload).ok()?.session_id)),
-        "key_revoked" => Some(Opener::Key(nats::decode::<KeyRevoked>(subject, payload).ok()?.key_id)),
+    match subjects::parse_event_subject(subject)?.1 {
+        "signed_out" => Some(PlaybackCredential::SignIn(
+            nats::decode_message::<SignedOut>(subject, payload).ok()?.session_id,
+        )),
+        "reused" => Some(PlaybackCredential::SignIn(
+            nats::decode_message::<Reused>(subject, payload).ok()?.session_id,
+        )),
+        "key_revoked" => {
+            Some(PlaybackCredential::Key(nats::decode_message::<KeyRevoked>(subject, payload).ok()?.key_id))
+        }
         _ => None,
     }
 }

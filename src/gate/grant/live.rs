@@ -2,9 +2,9 @@
 
 use std::ops::Deref;
 
-use nats::memory::Memory;
+use nats::memory::InvalidatedCache;
 use schemas::{
-    gate::Opener,
+    gate::PlaybackCredential,
     ids::{MediaId, PlaybackId},
 };
 
@@ -28,15 +28,15 @@ pub(super) struct Entry {
     /// When it has to be looked up again.
     pub(super) again_ms: u64,
     /// The credential it ends with.
-    pub(super) opener: Option<Opener>,
+    pub(super) opener: Option<PlaybackCredential>,
 }
 
 /// The sessions.
 #[derive(Debug)]
-pub(super) struct Live(Memory<PlaybackId, Entry>);
+pub(super) struct Live(InvalidatedCache<PlaybackId, Entry>);
 
 impl Deref for Live {
-    type Target = Memory<PlaybackId, Entry>;
+    type Target = InvalidatedCache<PlaybackId, Entry>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
@@ -46,7 +46,7 @@ impl Deref for Live {
 impl Live {
     /// Room for at most `count_max` sessions.
     pub(super) fn new(count_max: usize) -> Self {
-        Self(Memory::new(count_max))
+        Self(InvalidatedCache::new(count_max))
     }
 
     pub(super) fn look(&self, playback_id: PlaybackId, media_id: MediaId, now_ms: u64) -> Look {
@@ -61,7 +61,7 @@ impl Live {
     /// Keeps a session that was looked up at `generation`; those whose grant ends before it has to be looked up again make room.
     pub(super) fn keep(&self, generation: u64, playback_id: PlaybackId, entry: Entry) {
         let soon_ms = entry.until_ms.saturating_sub(1).min(entry.again_ms);
-        self.put(generation, playback_id, entry, |other| other.until_ms <= soon_ms);
+        self.insert(generation, playback_id, entry, |other| other.until_ms <= soon_ms);
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(live.look(ONE, FILM, 79), Look::Good);
         assert_eq!(live.look(ONE, OTHER, 79), Look::Elsewhere);
         assert_eq!(live.look(ONE, FILM, 80), Look::Due(100));
-        live.forget(&ONE);
+        live.remove(&ONE);
         assert_eq!(live.look(ONE, FILM, 0), Look::Due(0));
     }
 

@@ -33,9 +33,9 @@ use std::{
 
 use alloy_primitives::keccak256;
 use evm::Chains;
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
-    gate::{self, Block, Code, Granted, Revoked, Session},
+    gate::{self, ChainBlock, GateGranted, GateReasonCode, GateRevoked, PlaybackSession},
     ids::{MediaId, PlaybackId},
     view,
 };
@@ -79,20 +79,20 @@ pub enum Denied {
     #[error("the gate is closed: {code:?}")]
     Closed {
         /// Why.
-        code: Code,
+        code: GateReasonCode,
         /// Newest blocks that were read.
-        blocks: Vec<Block>,
+        blocks: Vec<ChainBlock>,
     },
     /// As many sessions as may play at once: of this replica, of a client, or of a wallet.
     #[error("too many playback sessions")]
     Busy,
     /// The sessions can't be read.
     #[error(transparent)]
-    Unavailable(#[from] nats::Error),
+    Unavailable(#[from] nats::BusError),
 }
 
 impl Denied {
-    const fn because(code: Code) -> Self {
+    const fn because(code: GateReasonCode) -> Self {
         Self::Closed { code, blocks: Vec::new() }
     }
 }
@@ -198,7 +198,7 @@ impl Grants {
     pub async fn admit(&self, viewer: &Viewer, media_id: MediaId) -> Result<Admission, Denied> {
         let shared = &self.shared;
         let found = access::rule(&shared.bus, &shared.judge, media_id, viewer).await?;
-        let Some(ruling) = found else { return Err(Denied::because(Code::Gone)) };
+        let Some(ruling) = found else { return Err(Denied::because(GateReasonCode::Gone)) };
         if !ruling.granted {
             shared.tell(viewer, media_id, &ruling).await;
             return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
@@ -207,8 +207,8 @@ impl Grants {
         let closed = |code| Denied::Closed { code, blocks: ruling.blocks.clone() };
         match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
             Standing::Stands => {}
-            Standing::Over => return Err(closed(Code::Ended)),
-            Standing::Unclear => return Err(closed(Code::ChainUnavailable)),
+            Standing::Over => return Err(closed(GateReasonCode::Ended)),
+            Standing::Unclear => return Err(closed(GateReasonCode::ChainUnavailable)),
         }
         Ok(Admission { media_id, viewer: viewer.clone(), ruling })
     }
@@ -220,9 +220,13 @@ impl Grants {
     ///
     /// # Errors
     /// [`Denied::Busy`] when there is no room; [`Denied::Unavailable`] when the bus does not answer.
-    pub async fn open(&self, admission: Admission, client: Option<IpAddr>) -> Result<Session, Denied> {
+    pub async fn open(
+        &self,
+        admission: Admission,
+        client: Option<IpAddr>,
+    ) -> Result<PlaybackSession, Denied> {
         let shared = &self.shared;
-        let playback_id = PlaybackId::from_bytes(nats::fresh_id());
+        let playback_id = PlaybackId::from_bytes(nats::new_id_bytes());
         let caps = shared.config.crowd();
         let holders = holders(&admission.viewer, client);
         let entered = shared.crowd.enter((shared.clock)(), playback_id, holders, caps);
@@ -240,7 +244,7 @@ impl Grants {
         admission: Admission,
         playback_id: PlaybackId,
         surplus: Vec<Displaced>,
-    ) -> Result<Session, Denied> {
+    ) -> Result<PlaybackSession, Denied> {
         // Before the new one: when the old ones can't be ended, there is none too many.
         for older in surplus {
             self.make_room(older).await?;
@@ -252,7 +256,7 @@ impl Grants {
         // The slots first: after a crash here the sessions before this one end, and none is too many.
         let wanted = (ruling.places.as_slice(), Manner::Displacing);
         let displaced = slots::claim(&shared.bus, wanted, playback_id, now_ms, expires_at_ms).await?;
-        let session = Session {
+        let session = PlaybackSession {
             playback_id,
             media_id,
             owner: ruling.owner,
@@ -274,24 +278,24 @@ impl Grants {
             revoked: None,
         };
         let opened = opened(&session, ruling.code);
-        let mut held = Held::new(session);
-        shared.bus.commit(&mut held, opened).await?;
+        let mut held = VersionedRecord::new(session);
+        shared.bus.commit_record(&mut held, opened).await?;
         self.displace(displaced.unwrap_or_default(), &held.record.blocks).await?;
         Ok(held.record)
     }
 
     /// Ends a session for a newer one, unless it plays over another replica.
-    async fn make_room(&self, older: Displaced) -> Result<(), nats::Error> {
+    async fn make_room(&self, older: Displaced) -> Result<(), nats::BusError> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let plays = AtomicBool::new(false);
-        let may_end = |session: &Session| {
+        let may_end = |session: &PlaybackSession| {
             let is_idle = older.was_played && session.granted_until_ms <= now_ms;
             let may_end = session.played_at_ms.is_none() || is_idle;
             plays.store(!may_end, Ordering::Relaxed);
             may_end
         };
-        self.revoke_if(older.playback_id, Code::Displaced, Vec::new(), may_end).await?;
+        self.revoke_if(older.playback_id, GateReasonCode::Displaced, Vec::new(), may_end).await?;
         if plays.into_inner() {
             shared.crowd.spare(now_ms, older);
         }
@@ -307,7 +311,7 @@ impl Grants {
         let look = || shared.live.look(playback_id, media_id, (shared.clock)());
         match look() {
             Look::Good => return Ok(()),
-            Look::Elsewhere => return Err(Denied::because(Code::SessionUnknown)),
+            Look::Elsewhere => return Err(Denied::because(GateReasonCode::SessionUnknown)),
             Look::Due(_) => {}
         }
         let _turn = shared.turn(playback_id).await;
@@ -331,17 +335,21 @@ impl Grants {
     pub async fn revoke(
         &self,
         playback_id: PlaybackId,
-        code: Code,
-        blocks: Vec<Block>,
-    ) -> Result<bool, nats::Error> {
+        code: GateReasonCode,
+        blocks: Vec<ChainBlock>,
+    ) -> Result<bool, nats::BusError> {
         self.revoke_if(playback_id, code, blocks, |_| true).await
     }
 
     /// Ends the sessions that lost a place they rest on; one that rests on another token by now goes on.
-    async fn displace(&self, displaced: Vec<slots::Lost>, blocks: &[Block]) -> Result<(), nats::Error> {
+    async fn displace(
+        &self,
+        displaced: Vec<slots::Lost>,
+        blocks: &[ChainBlock],
+    ) -> Result<(), nats::BusError> {
         for slots::Lost { key, playback_id } in displaced {
-            let rests_on_it = |session: &Session| session.slots.contains(&key);
-            self.revoke_if(playback_id, Code::Displaced, blocks.to_vec(), rests_on_it).await?;
+            let rests_on_it = |session: &PlaybackSession| session.slots.contains(&key);
+            self.revoke_if(playback_id, GateReasonCode::Displaced, blocks.to_vec(), rests_on_it).await?;
         }
         Ok(())
     }
@@ -349,16 +357,16 @@ impl Grants {
     async fn revoke_if(
         &self,
         playback_id: PlaybackId,
-        code: Code,
-        blocks: Vec<Block>,
-        concerned: impl Fn(&Session) -> bool + Send + Sync,
-    ) -> Result<bool, nats::Error> {
+        code: GateReasonCode,
+        blocks: Vec<ChainBlock>,
+        concerned: impl Fn(&PlaybackSession) -> bool + Send + Sync,
+    ) -> Result<bool, nats::BusError> {
         let mut is_change = false;
-        let change = |found: Option<&Session>| {
+        let change = |found: Option<&PlaybackSession>| {
             let session = found.filter(|session| session.revoked.is_none() && concerned(session));
             is_change = session.is_some();
             let session = session?;
-            let revoked = Revoked {
+            let revoked = GateRevoked {
                 media_id: session.media_id,
                 owner: session.owner.clone(),
                 playback_id,
@@ -367,10 +375,13 @@ impl Grants {
                 blocks: blocks.clone(),
                 code,
             };
-            Some((Session { revoked: Some(code), ..session.clone() }, Outbox::new().event(&revoked)))
+            Some((
+                PlaybackSession { revoked: Some(code), ..session.clone() },
+                Outbox::new().with_event(&revoked),
+            ))
         };
-        self.shared.bus.change::<Session>(&playback_id.to_string(), change).await?;
-        self.shared.live.forget(&playback_id);
+        self.shared.bus.change_record::<PlaybackSession>(&playback_id.to_string(), change).await?;
+        self.shared.live.remove(&playback_id);
         if is_change {
             self.shared.crowd.leave(&playback_id);
         }
@@ -379,12 +390,12 @@ impl Grants {
 }
 
 /// What is told of a session that was opened: who let it in, or, of a viewer who did not sign in, that there was one more.
-fn opened(session: &Session, code: Code) -> Outbox {
+fn opened(session: &PlaybackSession, code: GateReasonCode) -> Outbox {
     let (media_id, playback_id, owner) = (session.media_id, session.playback_id, session.owner.clone());
     if session.viewer.is_empty() && session.wallet.is_none() && session.opener.is_none() {
-        return Outbox::new().event(&view::Opened { media_id, owner, playback_id });
+        return Outbox::new().with_event(&view::ViewOpened { media_id, owner, playback_id });
     }
-    Outbox::new().event(&Granted {
+    Outbox::new().with_event(&GateGranted {
         media_id,
         owner,
         playback_id,
@@ -424,7 +435,7 @@ impl Shared {
             per_viewer: self.config.denied_events_per_viewer_per_minute_max,
         };
         let Some(untold) = self.telling.take((self.clock)(), who, refusal, caps) else { return };
-        let denied = gate::Denied {
+        let denied = gate::GateDenied {
             media_id,
             owner: ruling.owner.clone(),
             viewer: viewer.name.clone(),
@@ -433,7 +444,7 @@ impl Shared {
             code: ruling.code,
             untold: (untold > 0).then_some(untold),
         };
-        let telling = self.bus.report(&denied, &cause);
+        let telling = self.bus.publish_event(&denied, &cause);
         // The refusal stands whether or not it could be told.
         match tokio::time::timeout(Duration::from_millis(AGAIN_MS), telling).await {
             Ok(Ok(())) => return,
@@ -447,7 +458,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use nats::Role;
-    use schemas::gate::Rule;
+    use schemas::gate::GateRule;
 
     use super::*;
     use crate::testing::site::{Site, play};
@@ -457,7 +468,7 @@ mod tests {
         let site = Site::start().await;
         let bus = site.broker.bus(Role::Ingress).await;
         let grants = site.grants_over(bus.clone());
-        let film = site.medium(Some(&Rule::Public {})).await;
+        let film = site.medium(Some(&GateRule::Public {})).await;
         let session = play(&grants, &Viewer::anonymous(), film).await.unwrap();
         let shared = &grants.shared;
         shared.live.set_following(true);
@@ -467,7 +478,7 @@ mod tests {
         let asking = grants.check(session.playback_id, film);
         tokio::pin!(asking);
         assert!(futures::poll!(&mut asking).is_pending(), "it waits for its turn");
-        shared.live.forget(&session.playback_id);
+        shared.live.remove(&session.playback_id);
         bus.close().await.unwrap();
         drop(turn);
         assert!(matches!(asking.await, Err(Denied::Unavailable(_))), "nobody says that it plays");

@@ -3,8 +3,8 @@
 use nats::Bus;
 use schemas::{
     access::ApiKey,
-    gate::Opener,
-    session::{self, Method},
+    gate::PlaybackCredential,
+    session::{self, SignInMethod},
 };
 
 use auth::{
@@ -27,16 +27,16 @@ pub(super) enum Standing {
 pub(super) async fn stands(
     bus: &Bus,
     proofs: &Proofs,
-    (opener, age): (Option<Opener>, Age),
+    (opener, age): (Option<PlaybackCredential>, Age),
     now_ms: u64,
-) -> Result<Standing, nats::Error> {
+) -> Result<Standing, nats::BusError> {
     let is_good = match opener {
         None => true,
-        Some(Opener::SignIn(session_id)) => {
-            let held = bus.load::<session::Session>(&session_id.to_string()).await?;
+        Some(PlaybackCredential::SignIn(session_id)) => {
+            let held = bus.load_record::<session::AuthSession>(&session_id.to_string()).await?;
             match held.map(|held| held.record).filter(|session| session.is_open(now_ms)) {
                 None => false,
-                Some(session) if session.method == Method::Key => true,
+                Some(session) if session.method == SignInMethod::Key => true,
                 Some(_) => match proofs.stands(session_id, age).await {
                     Ok(stands) => stands,
                     Err(Failure::Bus(error)) => return Err(error),
@@ -47,9 +47,9 @@ pub(super) async fn stands(
                 },
             }
         }
-        Some(Opener::Key(key_id)) => {
-            let held = bus.load::<ApiKey>(&key_id.to_string()).await?;
-            held.is_some_and(|held| held.record.is_good(now_ms))
+        Some(PlaybackCredential::Key(key_id)) => {
+            let held = bus.load_record::<ApiKey>(&key_id.to_string()).await?;
+            held.is_some_and(|held| held.record.is_active(now_ms))
         }
     };
     Ok(if is_good { Standing::Stands } else { Standing::Over })

@@ -2,7 +2,7 @@
 
 use nats::Outbox;
 use schemas::{
-    gate::{Block, Code, Session},
+    gate::{ChainBlock, GateReasonCode, PlaybackSession},
     ids::{MediaId, PlaybackId},
 };
 
@@ -45,14 +45,16 @@ impl Grants {
         let credential = (session.opener, Age::Newest);
         match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
             Standing::Stands => {}
-            Standing::Over => return self.end(playback_id, Code::Ended, Vec::new()).await,
+            Standing::Over => return self.end(playback_id, GateReasonCode::Ended, Vec::new()).await,
             Standing::Unclear => {
-                return self.unclear(generation, &session, (Code::ChainUnavailable, Vec::new()));
+                return self.unclear(generation, &session, (GateReasonCode::ChainUnavailable, Vec::new()));
             }
         }
         let viewer = viewer_of(&session);
         let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
-        let Some(ruling) = found else { return self.end(playback_id, Code::Gone, Vec::new()).await };
+        let Some(ruling) = found else {
+            return self.end(playback_id, GateReasonCode::Gone, Vec::new()).await;
+        };
         let same_rule = ruling.rule_digest == session.rule_digest;
         let verdict = match ruling.keep {
             // Another rule than it was let in by: it has to be let in again.
@@ -67,10 +69,10 @@ impl Grants {
         }
         let basis = Basis::of(&session, &ruling);
         if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
-            return self.end(playback_id, Code::Displaced, ruling.blocks).await;
+            return self.end(playback_id, GateReasonCode::Displaced, ruling.blocks).await;
         }
         let Some(until_ms) = self.prolong(&session, ruling, &basis, is_used).await? else {
-            shared.live.forget(&playback_id);
+            shared.live.remove(&playback_id);
             return Ok(Renewal::Waits);
         };
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
@@ -86,8 +88,8 @@ impl Grants {
     fn unclear(
         &self,
         generation: u64,
-        session: &Session,
-        (code, blocks): (Code, Vec<Block>),
+        session: &PlaybackSession,
+        (code, blocks): (GateReasonCode, Vec<ChainBlock>),
     ) -> Result<Renewal, Denied> {
         let now_ms = (self.shared.clock)();
         if now_ms >= session.granted_until_ms {
@@ -100,23 +102,30 @@ impl Grants {
         Ok(Renewal::Unclear)
     }
 
-    async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Session, Denied> {
-        let held = self.shared.bus.load::<Session>(&playback_id.to_string()).await?;
+    async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<PlaybackSession, Denied> {
+        let held = self.shared.bus.load_record::<PlaybackSession>(&playback_id.to_string()).await?;
         let session = held
             .map(|held| held.record)
             .filter(|session| session.media_id == media_id)
-            .ok_or(Denied::because(Code::SessionUnknown))?;
+            .ok_or(Denied::because(GateReasonCode::SessionUnknown))?;
         match session.revoked {
             Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
-            None if (self.shared.clock)() >= session.ends_at_ms() => Err(Denied::because(Code::Expired)),
+            None if (self.shared.clock)() >= session.ends_at_ms() => {
+                Err(Denied::because(GateReasonCode::Expired))
+            }
             None => Ok(session),
         }
     }
 
     /// Ends a session whose gate is known to be closed: closed it is, whether or not that can be written down.
-    async fn end(&self, playback_id: PlaybackId, code: Code, blocks: Vec<Block>) -> Result<Renewal, Denied> {
+    async fn end(
+        &self,
+        playback_id: PlaybackId,
+        code: GateReasonCode,
+        blocks: Vec<ChainBlock>,
+    ) -> Result<Renewal, Denied> {
         // Memory first, so that the next request tries again what could not be written.
-        self.shared.live.forget(&playback_id);
+        self.shared.live.remove(&playback_id);
         if let Err(error) = self.revoke(playback_id, code, blocks.clone()).await {
             tracing::warn!(%error, ?code, "the end of a session could not be written; its next request tries again");
         }
@@ -127,7 +136,7 @@ impl Grants {
     /// on is taken, and nobody uses the session now.
     async fn prolong(
         &self,
-        session: &Session,
+        session: &PlaybackSession,
         ruling: Ruling,
         basis: &Basis<'_>,
         is_used: bool,
@@ -149,7 +158,7 @@ impl Grants {
             self.displace(displaced, &ruling.blocks).await?;
         }
         let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
-        let renewed = |found: Option<&Session>| {
+        let renewed = |found: Option<&PlaybackSession>| {
             let session = found.filter(|session| session.revoked.is_none())?;
             let mut next = session.clone();
             next.granted_until_ms = until_ms.max(session.granted_until_ms);
@@ -166,15 +175,15 @@ impl Grants {
             }
             Some((next, Outbox::new()))
         };
-        let held = shared.bus.change::<Session>(&playback_id.to_string(), renewed).await?;
+        let held = shared.bus.change_record::<PlaybackSession>(&playback_id.to_string(), renewed).await?;
         // After the record: a session that names a slot holds it. What can't be left now only costs its holder's place later.
         if let Err(error) = slots::leave(&shared.bus, &basis.left, playback_id).await {
             tracing::warn!(%error, "a session could not leave the slot of a token it rests on no more");
         }
         match held.map(|held| held.record) {
-            Some(Session { revoked: None, granted_until_ms, .. }) => Ok(Some(granted_until_ms)),
-            Some(Session { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
-            None => Err(Denied::because(Code::SessionUnknown)),
+            Some(PlaybackSession { revoked: None, granted_until_ms, .. }) => Ok(Some(granted_until_ms)),
+            Some(PlaybackSession { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
+            None => Err(Denied::because(GateReasonCode::SessionUnknown)),
         }
     }
 }
@@ -190,7 +199,7 @@ struct Basis<'a> {
 }
 
 impl<'a> Basis<'a> {
-    fn of(session: &'a Session, ruling: &Ruling) -> Self {
+    fn of(session: &'a PlaybackSession, ruling: &Ruling) -> Self {
         let is_named = |key: &&String| ruling.places.iter().any(|place| place.key == **key);
         // Only a grant names tokens; while the newest block is not confirmed, the session rests on those it has.
         let moves = ruling.granted
@@ -207,7 +216,7 @@ impl<'a> Basis<'a> {
 }
 
 /// Who a session plays for.
-fn viewer_of(session: &Session) -> Viewer {
+fn viewer_of(session: &PlaybackSession) -> Viewer {
     let address = session.wallet.as_ref().and_then(|text| text.parse().ok());
     let wallet = address.map(|address| Account { address, chain_id: session.wallet_chain_id });
     Viewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }

@@ -1,8 +1,8 @@
 //! Who plays with a token. The newest sessions hold its slot, as many as the rule allows.
 
 use futures::future::try_join_all;
-use nats::{Bus, Error, Outbox};
-use schemas::{gate::Slot, ids::PlaybackId};
+use nats::{Bus, BusError, Outbox};
+use schemas::{gate::TokenSlot, ids::PlaybackId};
 
 use crate::access::Place;
 
@@ -30,11 +30,11 @@ pub(super) async fn claim(
     playback_id: PlaybackId,
     now_ms: u64,
     expires_at_ms: u64,
-) -> Result<Option<Vec<Lost>>, Error> {
+) -> Result<Option<Vec<Lost>>, BusError> {
     let (mut displaced, mut taken) = (Vec::new(), Vec::new());
     for place in places {
         let (mut lost, mut is_taken, mut was_ours) = (Vec::new(), false, false);
-        bus.change::<Slot>(&place.key, |found| {
+        bus.change_record::<TokenSlot>(&place.key, |found| {
             let alive = found.filter(|slot| slot.expires_at_ms > now_ms);
             let mut holders = alive.map(|slot| slot.holders.clone()).unwrap_or_default();
             was_ours = holders.contains(&playback_id);
@@ -47,7 +47,7 @@ pub(super) async fn claim(
             }
             lost = holders.drain(..surplus).collect();
             let expires_at_ms = alive.map_or(expires_at_ms, |slot| slot.expires_at_ms.max(expires_at_ms));
-            Some((Slot { key: place.key.clone(), holders, expires_at_ms }, Outbox::new()))
+            Some((TokenSlot { key: place.key.clone(), holders, expires_at_ms }, Outbox::new()))
         })
         .await?;
         if !is_taken {
@@ -63,20 +63,20 @@ pub(super) async fn claim(
 }
 
 /// Leaves the slots; others may have them at once.
-pub(super) async fn leave(bus: &Bus, keys: &[&String], playback_id: PlaybackId) -> Result<(), Error> {
+pub(super) async fn leave(bus: &Bus, keys: &[&String], playback_id: PlaybackId) -> Result<(), BusError> {
     let leaving = keys.iter().map(|key| {
-        bus.change::<Slot>(key, |found| {
+        bus.change_record::<TokenSlot>(key, |found| {
             let slot = found.filter(|slot| slot.holders.contains(&playback_id))?;
             let holders = slot.holders.iter().copied().filter(|holder| *holder != playback_id).collect();
-            Some((Slot { holders, ..slot.clone() }, Outbox::new()))
+            Some((TokenSlot { holders, ..slot.clone() }, Outbox::new()))
         })
     });
     try_join_all(leaving).await.map(drop)
 }
 
 /// True while the session holds all of `keys`.
-pub(super) async fn held(bus: &Bus, keys: &[&String], playback_id: PlaybackId) -> Result<bool, Error> {
-    let slots = try_join_all(keys.iter().map(|key| bus.load::<Slot>(key))).await?;
-    let holds = |slot: &Slot| slot.holders.contains(&playback_id);
+pub(super) async fn held(bus: &Bus, keys: &[&String], playback_id: PlaybackId) -> Result<bool, BusError> {
+    let slots = try_join_all(keys.iter().map(|key| bus.load_record::<TokenSlot>(key))).await?;
+    let holds = |slot: &TokenSlot| slot.holders.contains(&playback_id);
     Ok(slots.iter().all(|slot| slot.as_ref().is_some_and(|slot| holds(&slot.record))))
 }

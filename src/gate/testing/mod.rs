@@ -16,7 +16,7 @@ use alloy_primitives::Address;
 use evm::testing::State;
 use schemas::{
     document,
-    gate::{self, Rule},
+    gate::{self, GateRule},
     ids::MediaId,
 };
 
@@ -26,8 +26,8 @@ use crate::rule::compile;
 pub const ANN: Address = Address::repeat_byte(0xa1);
 pub const BOB: Address = Address::repeat_byte(0xb2);
 
-pub fn nft(contract: Address, token_id: Option<u64>) -> Rule {
-    Rule::Erc721Owner {
+pub fn nft(contract: Address, token_id: Option<u64>) -> GateRule {
+    GateRule::Erc721Owner {
         chain_id: evm::testing::CHAIN,
         contract: contract.to_string(),
         token_id: token_id.map(|id| id.to_string()),
@@ -35,44 +35,46 @@ pub fn nft(contract: Address, token_id: Option<u64>) -> Rule {
     }
 }
 
-pub fn coin(contract: Address, least: u64) -> Rule {
-    Rule::Erc20Balance {
+pub fn coin(contract: Address, least: u64) -> GateRule {
+    GateRule::Erc20Balance {
         chain_id: evm::testing::CHAIN,
         contract: contract.to_string(),
         balance_min: least.to_string(),
     }
 }
 
-pub fn listed(addresses: &[Address]) -> Rule {
-    Rule::AllowList { addresses: addresses.iter().map(Address::to_string).collect(), chain_id: None }
+pub fn listed(addresses: &[Address]) -> GateRule {
+    GateRule::AllowList { addresses: addresses.iter().map(Address::to_string).collect(), chain_id: None }
 }
 
-pub fn not(rule: Rule) -> Rule {
-    Rule::Not { rule: Box::new(rule) }
+pub fn not(rule: GateRule) -> GateRule {
+    GateRule::Not { rule: Box::new(rule) }
 }
 
-pub fn all(rules: &[Rule]) -> Rule {
-    Rule::All { rules: rules.to_vec() }
+pub fn all(rules: &[GateRule]) -> GateRule {
+    GateRule::All { rules: rules.to_vec() }
 }
 
-pub fn any(rules: &[Rule]) -> Rule {
-    Rule::Any { rules: rules.to_vec() }
+pub fn any(rules: &[GateRule]) -> GateRule {
+    GateRule::Any { rules: rules.to_vec() }
 }
 
 /// The rule by the state itself; `None` when a contract would refuse to answer.
-pub fn holds(rule: &Rule, wallet: Address, state: &State) -> Option<bool> {
+pub fn holds(rule: &GateRule, wallet: Address, state: &State) -> Option<bool> {
     match rule {
-        Rule::Public {} => Some(true),
-        Rule::AllowList { addresses, .. } => Some(addresses.contains(&wallet.to_string())),
-        Rule::Erc721Owner { token_id: Some(id), .. } => {
+        GateRule::Public {} => Some(true),
+        GateRule::AllowList { addresses, .. } => Some(addresses.contains(&wallet.to_string())),
+        GateRule::Erc721Owner { token_id: Some(id), .. } => {
             state.owners.get(&id.parse().unwrap()).map(|owner| *owner == wallet)
         }
-        Rule::Erc721Owner { token_id: None, .. } => Some(state.owners.values().any(|owner| *owner == wallet)),
-        Rule::Erc20Balance { balance_min, .. } => {
+        GateRule::Erc721Owner { token_id: None, .. } => {
+            Some(state.owners.values().any(|owner| *owner == wallet))
+        }
+        GateRule::Erc20Balance { balance_min, .. } => {
             Some(state.coins.get(&wallet).copied().unwrap_or(0) >= balance_min.parse().unwrap())
         }
-        Rule::Not { rule } => holds(rule, wallet, state).map(|held| !held),
-        Rule::All { rules } => {
+        GateRule::Not { rule } => holds(rule, wallet, state).map(|held| !held),
+        GateRule::All { rules } => {
             let each: Vec<_> = rules.iter().map(|rule| holds(rule, wallet, state)).collect();
             if each.contains(&Some(false)) {
                 Some(false)
@@ -80,7 +82,7 @@ pub fn holds(rule: &Rule, wallet: Address, state: &State) -> Option<bool> {
                 each.into_iter().collect::<Option<Vec<_>>>().map(|_| true)
             }
         }
-        Rule::Any { rules } => {
+        GateRule::Any { rules } => {
             let each: Vec<_> = rules.iter().map(|rule| holds(rule, wallet, state)).collect();
             if each.contains(&Some(true)) {
                 Some(true)
@@ -88,27 +90,27 @@ pub fn holds(rule: &Rule, wallet: Address, state: &State) -> Option<bool> {
                 each.into_iter().collect::<Option<Vec<_>>>().map(|_| false)
             }
         }
-        Rule::Erc1155Balance { .. } => panic!("the model has no such contract"),
+        GateRule::Erc1155Balance { .. } => panic!("the model has no such contract"),
     }
 }
 
 /// Gives a medium another rule, as its owner does.
-pub async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&Rule>) {
+pub async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&GateRule>) {
     let compiled = rule.map(|rule| compile(rule).unwrap());
-    let change = |found: Option<&document::Record>| {
+    let change = |found: Option<&document::DocumentRecord>| {
         let mut record = found?.clone();
         let gate = record.gate.as_mut()?;
         gate.epoch += 1;
         gate.rule = compiled.as_ref().map(|compiled| compiled.rule.clone());
         gate.rule_digest = compiled.as_ref().map(|compiled| compiled.digest.clone()).unwrap_or_default();
-        let changed = gate::Changed {
+        let changed = gate::GateChanged {
             media_id,
             owner: OWNER.into(),
             changed_by: OWNER.into(),
             gate_epoch: gate.epoch,
             rule_digest: gate.rule_digest.clone(),
         };
-        Some((record, nats::Outbox::new().event(&changed)))
+        Some((record, nats::Outbox::new().with_event(&changed)))
     };
-    site.admin.change::<document::Record>(&media_id.to_string(), change).await.unwrap();
+    site.admin.change_record::<document::DocumentRecord>(&media_id.to_string(), change).await.unwrap();
 }

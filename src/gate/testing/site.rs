@@ -9,16 +9,16 @@ use evm::{
     Config as ChainConfig,
     testing::{CHAIN, World},
 };
-use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
+use nats::{Bus, Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
-    Event, document,
-    gate::{Gate, Rule, Session},
+    BusEvent, document,
+    gate::{GateRule, MediaGate, PlaybackSession},
     ids::MediaId,
     subjects,
 };
 
 use crate::{
-    Rights, Viewer,
+    Viewer, ViewerRights,
     grant::{Config, Denied, Grants},
     judge::Judge,
     rule::compile,
@@ -28,7 +28,7 @@ use crate::{
 pub const OWNER: &str = "olga";
 
 /// Lets `viewer` in and opens its session.
-pub async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<Session, Denied> {
+pub async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<PlaybackSession, Denied> {
     grants.open(grants.admit(viewer, media_id).await?, None).await
 }
 
@@ -78,7 +78,7 @@ impl Site {
     /// Takes or leaves the room in the bucket of the sessions.
     pub async fn fill_grants(&self, is_full: bool) {
         let context = self.admin.context();
-        let stream = context.get_stream(subjects::kv_stream("grants")).await.unwrap();
+        let stream = context.get_stream(subjects::kv_stream_name("grants")).await.unwrap();
         let max_bytes = if is_full { 1 } else { 1 << 28 };
         let config =
             async_nats::jetstream::stream::Config { max_bytes, ..stream.cached_info().config.clone() };
@@ -86,7 +86,7 @@ impl Site {
     }
 
     /// Remembers a session in `grants`, which has to hear of changes: asks until no node is asked any more.
-    pub async fn remembered(&self, grants: &Grants, session: &Session) {
+    pub async fn remembered(&self, grants: &Grants, session: &PlaybackSession) {
         loop {
             let before = self.world.requests();
             grants.check(session.playback_id, session.media_id).await.unwrap();
@@ -102,40 +102,50 @@ impl Site {
     }
 
     /// A medium with a gate.
-    pub async fn medium(&self, rule: Option<&Rule>) -> MediaId {
-        let media_id = MediaId::from_bytes(nats::fresh_id());
+    pub async fn medium(&self, rule: Option<&GateRule>) -> MediaId {
+        let media_id = MediaId::from_bytes(nats::new_id_bytes());
         let gate = rule.map(|rule| {
             let compiled = compile(rule).unwrap();
-            Gate { epoch: 1, rule: Some(compiled.rule), rule_digest: compiled.digest, changed_at_ms: 1 }
+            MediaGate { epoch: 1, rule: Some(compiled.rule), rule_digest: compiled.digest, changed_at_ms: 1 }
         });
-        let record = document::Record {
+        let record = document::DocumentRecord {
             media_id,
             owner: OWNER.into(),
             title: "a film".into(),
             mint_tx: None,
             gate,
-            encryption: document::Encryption::None,
+            encryption: document::SegmentEncryption::None,
             created_at_ms: 1,
             changed_at_ms: 1,
             removed_at_ms: None,
         };
-        self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+        self.admin.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
         media_id
     }
 
     /// The newest event of a kind about a medium.
-    pub async fn event<E: Event>(&self, media_id: MediaId) -> Option<E> {
+    pub async fn event<E: BusEvent>(&self, media_id: MediaId) -> Option<E> {
         let subject = format!("evt.{}.{}.{media_id}", E::ENTITY, E::VERB);
         let stream = self.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
         let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
-        Some(nats::decode(&subject, &message.payload).unwrap())
+        Some(nats::decode_message(&subject, &message.payload).unwrap())
     }
 
-    pub async fn session(&self, session: &Session) -> Session {
-        self.admin.load::<Session>(&session.playback_id.to_string()).await.unwrap().unwrap().record
+    pub async fn session(&self, session: &PlaybackSession) -> PlaybackSession {
+        self.admin
+            .load_record::<PlaybackSession>(&session.playback_id.to_string())
+            .await
+            .unwrap()
+            .unwrap()
+            .record
     }
 }
 
 pub fn holder(wallet: alloy_primitives::Address) -> Viewer {
-    Viewer { name: wallet.to_string(), wallet: Some(wallet.into()), rights: Rights::Owner, opener: None }
+    Viewer {
+        name: wallet.to_string(),
+        wallet: Some(wallet.into()),
+        rights: ViewerRights::Owner,
+        opener: None,
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, Bytes};
 use evm::{BlockRef, Error};
-use schemas::gate::{Code, Rule};
+use schemas::gate::{GateReasonCode, GateRule};
 
 use tokio::time::Instant;
 
@@ -14,13 +14,13 @@ use crate::{
     testing::{ANN, BOB, all, anvil::*, not},
 };
 
-fn nft(contract: Address, token_id: Option<u64>) -> Rule {
+fn nft(contract: Address, token_id: Option<u64>) -> GateRule {
     let token_id = token_id.map(|id| id.to_string());
-    Rule::Erc721Owner { chain_id: ANVIL, contract: contract.to_string(), token_id, sessions_max: None }
+    GateRule::Erc721Owner { chain_id: ANVIL, contract: contract.to_string(), token_id, sessions_max: None }
 }
 
 /// Asks until the newest block is the node's newest; answers the decision and how long it took.
-async fn decide(judge: &Judge, anvil: &Anvil, rule: &Rule, wallet: Address) -> (Decision, Duration) {
+async fn decide(judge: &Judge, anvil: &Anvil, rule: &GateRule, wallet: Address) -> (Decision, Duration) {
     let (rule, head, started) = (compile(rule).unwrap(), anvil.head().await, Instant::now());
     loop {
         let decision = judge.decide(&rule, Some(wallet)).await;
@@ -39,7 +39,7 @@ async fn a_token_opens_its_gate_until_it_goes() {
     let judge = Judge::new(anvil.open());
     let rule = nft(contract, Some(7));
     anvil.give(contract, 7, ANN).await;
-    assert_eq!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.code, Code::NotConfirmed);
+    assert_eq!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.code, GateReasonCode::NotConfirmed);
     anvil.mine(CONFIRMATIONS).await;
     let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
     assert!(decision.verdict.granted, "{decision:?}");
@@ -48,15 +48,15 @@ async fn a_token_opens_its_gate_until_it_goes() {
 
     anvil.give(contract, 7, BOB).await;
     let (decision, took) = decide(&judge, &anvil, &rule, ANN).await;
-    assert_eq!(decision.keep(), Keep::Over(Code::NotOwner));
+    assert_eq!(decision.keep(), Keep::Over(GateReasonCode::NotOwner));
     assert!(took <= Duration::from_secs(2), "{took:?}");
-    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.code, Code::NotConfirmed);
+    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.code, GateReasonCode::NotConfirmed);
 
     anvil.mine(CONFIRMATIONS).await;
     assert!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
     anvil.give(contract, 7, Address::ZERO).await;
     let (decision, took) = decide(&judge, &anvil, &rule, BOB).await;
-    assert_eq!(decision.keep(), Keep::Over(Code::ContractFailed));
+    assert_eq!(decision.keep(), Keep::Over(GateReasonCode::ContractFailed));
     assert!(took <= Duration::from_secs(2), "{took:?}");
     // A burnt token is nobody's: not a reason to let in who does not have it.
     assert!(!decide(&judge, &anvil, &not(rule), ANN).await.0.verdict.granted);
@@ -71,28 +71,28 @@ async fn balances_open_gates_and_bad_contracts_do_not() {
     anvil.set_coins(coin, ANN, 5).await;
     anvil.set_multi(multi, ANN, 3, 2).await;
     anvil.mine(CONFIRMATIONS).await;
-    let coins = |balance_min: &str| Rule::Erc20Balance {
+    let coins = |balance_min: &str| GateRule::Erc20Balance {
         chain_id: ANVIL,
         contract: coin.to_string(),
         balance_min: balance_min.into(),
     };
-    let items = |token_id: &str, least: &str| Rule::Erc1155Balance {
+    let items = |token_id: &str, least: &str| GateRule::Erc1155Balance {
         chain_id: ANVIL,
         contract: multi.to_string(),
         token_id: token_id.into(),
         balance_min: Some(least.into()),
     };
     for (rule, wanted) in [
-        (coins("5"), Code::RuleHolds),
-        (coins("6"), Code::BalanceLow),
-        (items("3", "2"), Code::RuleHolds),
-        (items("3", "3"), Code::BalanceLow),
-        (items("4", "1"), Code::BalanceLow),
-        (all(&[coins("1"), items("3", "1"), not(items("4", "1"))]), Code::RuleHolds),
-        (nft(burner, Some(1)), Code::ContractFailed),
-        (not(nft(burner, Some(1))), Code::ContractFailed),
-        (nft(ANN, Some(1)), Code::ContractAbsent),
-        (nft(coin, Some(1)), Code::ContractFailed),
+        (coins("5"), GateReasonCode::RuleHolds),
+        (coins("6"), GateReasonCode::BalanceLow),
+        (items("3", "2"), GateReasonCode::RuleHolds),
+        (items("3", "3"), GateReasonCode::BalanceLow),
+        (items("4", "1"), GateReasonCode::BalanceLow),
+        (all(&[coins("1"), items("3", "1"), not(items("4", "1"))]), GateReasonCode::RuleHolds),
+        (nft(burner, Some(1)), GateReasonCode::ContractFailed),
+        (not(nft(burner, Some(1))), GateReasonCode::ContractFailed),
+        (nft(ANN, Some(1)), GateReasonCode::ContractAbsent),
+        (nft(coin, Some(1)), GateReasonCode::ContractFailed),
     ] {
         let (decision, took) = decide(&judge, &anvil, &rule, ANN).await;
         assert_eq!(decision.verdict.code, wanted, "{rule:?}");
@@ -111,7 +111,7 @@ async fn a_balance_that_counts_fractions_is_no_number_of_tokens() {
     for rule in [nft(semi, None), nft(coin, None), not(nft(semi, None))] {
         let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
         assert!(!decision.verdict.granted, "{rule:?}");
-        assert_eq!(decision.verdict.code, Code::ContractMalformed, "{rule:?}");
+        assert_eq!(decision.verdict.code, GateReasonCode::ContractMalformed, "{rule:?}");
     }
 }
 
@@ -130,7 +130,7 @@ async fn a_reorganisation_is_followed() {
     assert!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
     let gone = anvil.head().await;
     anvil.reorganise(3).await;
-    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.keep(), Keep::Over(Code::NotOwner));
+    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.keep(), Keep::Over(GateReasonCode::NotOwner));
     assert!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.granted);
     // The block that is gone answers nothing.
     let outcome = chains.call(ANVIL, contract, Bytes::new(), BlockRef::At(gone)).await;

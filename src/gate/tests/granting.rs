@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, future::Future, time::Duration};
 use evm::testing::{CHAIN, Mood, NFT, NOTHING};
 use nats::Role;
 use schemas::{
-    gate::{self, Code, Granted, Revoked, Rule},
+    gate::{self, GateGranted, GateReasonCode, GateRevoked, GateRule},
     ids::{MediaId, PlaybackId},
     subjects, view,
 };
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::testing::site::{OWNER, Site, holder, play};
 use crate::{
-    Rights, Viewer,
+    Viewer, ViewerRights,
     grant::{self, Denied, Grants, Renewal},
     rule::compile,
     testing::{ANN, BOB, any, change_rule, listed, nft},
@@ -22,7 +22,7 @@ use crate::{
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn code(outcome: Result<(), Denied>) -> Option<Code> {
+fn code(outcome: Result<(), Denied>) -> Option<GateReasonCode> {
     match outcome {
         Ok(()) => None,
         Err(Denied::Closed { code, .. }) => Some(code),
@@ -30,7 +30,7 @@ fn code(outcome: Result<(), Denied>) -> Option<Code> {
     }
 }
 
-async fn refused(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Code {
+async fn refused(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> GateReasonCode {
     code(play(grants, viewer, media_id).await.map(drop)).expect("refused")
 }
 
@@ -47,31 +47,31 @@ async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
     let media_id = site.medium(None).await;
-    assert_eq!(refused(&grants, &holder(ANN), media_id).await, Code::Private);
-    assert_eq!(refused(&grants, &Viewer::anonymous(), media_id).await, Code::Private);
-    let operator = Viewer { name: OWNER.into(), wallet: None, rights: Rights::None, opener: None };
-    assert_eq!(refused(&grants, &operator, media_id).await, Code::Private);
-    assert_eq!(refused(&grants, &holder(ANN), MediaId::from_bytes([9; 16])).await, Code::Gone);
-    let denied = site.event::<gate::Denied>(media_id).await.expect("every refusal is told");
-    assert_eq!(denied.code, Code::Private);
-    for (name, rights) in [(OWNER, Rights::Owner), ("root", Rights::Admin)] {
+    assert_eq!(refused(&grants, &holder(ANN), media_id).await, GateReasonCode::Private);
+    assert_eq!(refused(&grants, &Viewer::anonymous(), media_id).await, GateReasonCode::Private);
+    let operator = Viewer { name: OWNER.into(), wallet: None, rights: ViewerRights::None, opener: None };
+    assert_eq!(refused(&grants, &operator, media_id).await, GateReasonCode::Private);
+    assert_eq!(refused(&grants, &holder(ANN), MediaId::from_bytes([9; 16])).await, GateReasonCode::Gone);
+    let denied = site.event::<gate::GateDenied>(media_id).await.expect("every refusal is told");
+    assert_eq!(denied.code, GateReasonCode::Private);
+    for (name, rights) in [(OWNER, ViewerRights::Owner), ("root", ViewerRights::Admin)] {
         let viewer = Viewer { name: name.into(), wallet: None, rights, opener: None };
         let session = play(&grants, &viewer, media_id).await.unwrap();
         grants.check(session.playback_id, media_id).await.unwrap();
-        assert_eq!(site.event::<Granted>(media_id).await.unwrap().code, Code::Owner);
+        assert_eq!(site.event::<GateGranted>(media_id).await.unwrap().code, GateReasonCode::Owner);
     }
-    let open = site.medium(Some(&Rule::Public {})).await;
+    let open = site.medium(Some(&GateRule::Public {})).await;
     let session = play(&grants, &Viewer::anonymous(), open).await.unwrap();
     grants.check(session.playback_id, open).await.unwrap();
-    assert_eq!(site.event::<Granted>(open).await, None, "volume, not history");
-    let subject = format!("view.{}.opened.{open}", view::partition(&open));
+    assert_eq!(site.event::<GateGranted>(open).await, None, "volume, not history");
+    let subject = format!("view.{}.opened.{open}", view::partition_of_media(&open));
     let views = site.admin.context().get_stream(subjects::VIEWS).await.unwrap();
     let viewed = views.get_last_raw_message_by_subject(&subject).await.unwrap();
-    let viewed: view::Opened = nats::decode(&subject, &viewed.payload).unwrap();
+    let viewed: view::ViewOpened = nats::decode_message(&subject, &viewed.payload).unwrap();
     assert_eq!((viewed.media_id, viewed.playback_id), (open, session.playback_id));
     // Who signed in is told by name, whatever the gate asks.
     let session = play(&grants, &holder(ANN), open).await.unwrap();
-    assert_eq!(site.event::<Granted>(open).await.unwrap().playback_id, session.playback_id);
+    assert_eq!(site.event::<GateGranted>(open).await.unwrap().playback_id, session.playback_id);
 }
 
 #[tokio::test]
@@ -79,16 +79,16 @@ async fn a_session_plays_its_medium_and_no_other() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
     let (film, other) = (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(None).await);
-    assert_eq!(refused(&grants, &holder(BOB), film).await, Code::NotOwner);
-    assert_eq!(refused(&grants, &Viewer::anonymous(), film).await, Code::WalletNeeded);
+    assert_eq!(refused(&grants, &holder(BOB), film).await, GateReasonCode::NotOwner);
+    assert_eq!(refused(&grants, &Viewer::anonymous(), film).await, GateReasonCode::WalletNeeded);
     let session = play(&grants, &holder(ANN), film).await.unwrap();
-    let granted = site.event::<Granted>(film).await.unwrap();
+    let granted = site.event::<GateGranted>(film).await.unwrap();
     assert_eq!(granted.rule_digest, compile(&nft(NFT, Some(1))).unwrap().digest);
     assert_eq!(granted.blocks[0].hash, site.world.head().hash.to_string());
     assert_eq!(code(grants.check(session.playback_id, film).await), None);
-    assert_eq!(code(grants.check(session.playback_id, other).await), Some(Code::SessionUnknown));
+    assert_eq!(code(grants.check(session.playback_id, other).await), Some(GateReasonCode::SessionUnknown));
     let unknown = PlaybackId::from_bytes([5; 16]);
-    assert_eq!(code(grants.check(unknown, film).await), Some(Code::SessionUnknown));
+    assert_eq!(code(grants.check(unknown, film).await), Some(GateReasonCode::SessionUnknown));
 }
 
 #[tokio::test]
@@ -106,14 +106,14 @@ async fn a_grant_is_renewed_while_the_gate_holds_and_ends_with_it() {
     site.world.transfer(1, Some(BOB));
     site.world.sync_all();
     site.pass_ms(60_000);
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
-    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner));
-    let revoked = site.event::<Revoked>(film).await.unwrap();
-    assert_eq!((revoked.playback_id, revoked.code), (session.playback_id, Code::NotOwner));
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::NotOwner));
+    assert_eq!(site.session(&session).await.revoked, Some(GateReasonCode::NotOwner));
+    let revoked = site.event::<GateRevoked>(film).await.unwrap();
+    assert_eq!((revoked.playback_id, revoked.code), (session.playback_id, GateReasonCode::NotOwner));
     // Over is over, even when the token comes back.
     site.world.reorganise(1);
     site.world.sync_all();
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::NotOwner));
 }
 
 #[tokio::test]
@@ -131,12 +131,16 @@ async fn a_gate_known_to_be_closed_is_closed_though_nobody_can_write_it_down() {
     site.world.sync_all();
     site.pass_ms(50_000);
     for _ in 0..2 {
-        assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
+        assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::NotOwner));
     }
     assert_eq!(site.session(&session).await.revoked, None, "there is no room");
     site.fill_grants(false).await;
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::NotOwner));
-    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner), "the next request writes it");
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::NotOwner));
+    assert_eq!(
+        site.session(&session).await.revoked,
+        Some(GateReasonCode::NotOwner),
+        "the next request writes it"
+    );
     shutdown.cancel();
     hearing.await.unwrap().unwrap();
 }
@@ -191,11 +195,11 @@ async fn nodes_that_are_away_cost_no_more_than_the_minute() {
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
     let session = play(&grants, &holder(ANN), film).await.unwrap();
     (0..3).for_each(|node| site.world.mood(node, Mood::Down));
-    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, GateReasonCode::ChainUnavailable);
     site.pass_ms(55_000);
     assert_eq!(code(grants.check(session.playback_id, film).await), None, "the grant is good to its end");
     site.pass_ms(5_000);
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::ChainUnavailable));
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::ChainUnavailable));
     assert_eq!(site.session(&session).await.revoked, None, "nobody said that it is over");
     (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
     // The nodes rest after their faults; then the session goes on.
@@ -213,16 +217,19 @@ async fn what_is_wrong_with_a_chain_is_counted_and_told() {
         let subject = format!("evt.gate.doubted.{CHAIN}");
         let stream = site.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
         let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
-        Some(nats::decode::<gate::Doubted>(&subject, &message.payload).unwrap())
+        Some(nats::decode_message::<gate::GateDoubted>(&subject, &message.payload).unwrap())
     };
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
     play(&grants, &holder(ANN), film).await.unwrap();
     assert_eq!(told().await, None, "all is well");
 
     let absent = site.medium(Some(&nft(NOTHING, Some(1)))).await;
-    assert_eq!(refused(&grants, &holder(ANN), absent).await, Code::ContractAbsent);
+    assert_eq!(refused(&grants, &holder(ANN), absent).await, GateReasonCode::ContractAbsent);
     let doubted = told().await.unwrap();
-    assert_eq!((doubted.what, doubted.contract), (gate::Doubt::ContractAbsent, Some(NOTHING.to_string())));
+    assert_eq!(
+        (doubted.what, doubted.contract),
+        (gate::ChainDataIssue::ContractAbsent, Some(NOTHING.to_string()))
+    );
 
     // Three answers, and no two alike, at the newest block and at the confirmed one.
     site.world.transfer(1, Some(BOB));
@@ -230,20 +237,20 @@ async fn what_is_wrong_with_a_chain_is_counted_and_told() {
     site.world.sync_all();
     site.world.mood(0, Mood::ClaimsAll);
     site.world.mood(1, Mood::ClaimsNone);
-    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainDisagrees);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, GateReasonCode::ChainDisagrees);
     let doubted = told().await.unwrap();
-    assert_eq!((doubted.chain_id, doubted.what), (CHAIN, gate::Doubt::Disagreement));
+    assert_eq!((doubted.chain_id, doubted.what), (CHAIN, gate::ChainDataIssue::Disagreement));
     assert_eq!(doubted.providers.len(), 3, "{doubted:?}");
 
     // The third is a block behind.
     (0..2).for_each(|node| site.world.mood(node, Mood::Honest));
     site.world.mine(|_| {});
     (0..2).for_each(|node| site.world.sync(node));
-    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::NotOwner);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, GateReasonCode::NotOwner);
     let lag = "streamgate_chain_head_lag_blocks{chain_id=\"1337\",provider=\"3\"} 1";
     assert!(counts.metrics().lines().any(|line| line == lag), "{}", counts.metrics());
     site.world.mood(0, Mood::Down);
-    assert_eq!(refused(&grants, &holder(ANN), film).await, Code::ChainUnavailable);
+    assert_eq!(refused(&grants, &holder(ANN), film).await, GateReasonCode::ChainUnavailable);
     let text = counts.metrics();
     for line in [
         "streamgate_gate_decisions_total{code=\"rule_holds\"} 1",
@@ -265,18 +272,18 @@ async fn the_newest_session_has_the_token() {
     let other = site.medium(Some(&nft(NFT, Some(1)))).await;
     let first = play(&grants, &holder(ANN), film).await.unwrap();
     let second = play(&grants, &holder(ANN), other).await.unwrap();
-    assert_eq!(code(grants.check(first.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(first.playback_id, film).await), Some(GateReasonCode::Displaced));
     assert_eq!(code(grants.check(second.playback_id, other).await), None);
     // Sign in, transfer, sign in again: the token has one viewer.
     site.world.transfer(1, Some(BOB));
     (0..2).for_each(|_| site.world.mine(|_| {}));
     site.world.sync_all();
     let third = play(&grants, &holder(BOB), film).await.unwrap();
-    assert_eq!(code(grants.check(second.playback_id, other).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(second.playback_id, other).await), Some(GateReasonCode::Displaced));
     assert_eq!(code(grants.check(third.playback_id, film).await), None);
     // Two at a time where the rule says so.
-    let Rule::Erc721Owner { chain_id, contract, .. } = nft(NFT, Some(1)) else { panic!() };
-    let two = Rule::Erc721Owner { chain_id, contract, token_id: None, sessions_max: Some(2) };
+    let GateRule::Erc721Owner { chain_id, contract, .. } = nft(NFT, Some(1)) else { panic!() };
+    let two = GateRule::Erc721Owner { chain_id, contract, token_id: None, sessions_max: Some(2) };
     let pair = site.medium(Some(&two)).await;
     let mut sessions = Vec::new();
     for _ in 0..3 {
@@ -286,7 +293,7 @@ async fn the_newest_session_has_the_token() {
     for session in sessions {
         codes.push(code(grants.check(session, pair).await));
     }
-    assert_eq!(codes, [Some(Code::Displaced), None, None]);
+    assert_eq!(codes, [Some(GateReasonCode::Displaced), None, None]);
 }
 
 #[tokio::test]
@@ -312,7 +319,7 @@ async fn a_session_moves_to_the_token_it_rests_on() {
     assert_eq!(code(grants.check(session.playback_id, film).await), None);
     // The second token has one viewer.
     let newer = play(&grants, &holder(ANN), second).await.unwrap();
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::Displaced));
     assert_eq!(code(grants.check(newer.playback_id, second).await), None);
     assert_eq!(code(grants.check(bobs.playback_id, first).await), None);
 }
@@ -325,7 +332,7 @@ async fn a_session_that_lost_its_token_to_another_viewer_is_over() {
     let first = play(&grants, &holder(ANN), film).await.unwrap();
     let second = play(&grants, &holder(ANN), film).await.unwrap();
     site.pass_ms(50_000);
-    assert_eq!(code(grants.check(first.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(first.playback_id, film).await), Some(GateReasonCode::Displaced));
     assert_eq!(code(grants.check(second.playback_id, film).await), None);
     // Sold, and still on the list: it goes on, and takes nobody's place.
     site.world.transfer(1, Some(BOB));
@@ -343,21 +350,21 @@ async fn a_session_has_an_end_and_a_changed_rule_asks_again() {
     let film = site.medium(Some(&nft(NFT, Some(1)))).await;
     let session = play(&grants, &holder(ANN), film).await.unwrap();
     site.pass_ms(12 * 3_600_000);
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Expired));
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::Expired));
     let session = play(&grants, &holder(ANN), film).await.unwrap();
     change_rule(&site, film, Some(&nft(NFT, Some(2)))).await;
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::ContractFailed));
-    change_rule(&site, film, Some(&Rule::Public {})).await;
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::ContractFailed));
+    change_rule(&site, film, Some(&GateRule::Public {})).await;
     let session = play(&grants, &holder(BOB), film).await.unwrap();
     change_rule(&site, film, None).await;
-    assert_eq!(code(grants.check(session.playback_id, film).await), Some(Code::Private));
+    assert_eq!(code(grants.check(session.playback_id, film).await), Some(GateReasonCode::Private));
 }
 
 #[tokio::test]
 async fn a_session_that_nobody_uses_ends_early() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&Rule::Public {})).await;
+    let film = site.medium(Some(&GateRule::Public {})).await;
     let (used, unused) = (
         play(&grants, &Viewer::anonymous(), film).await.unwrap(),
         play(&grants, &Viewer::anonymous(), film).await.unwrap(),
@@ -369,7 +376,7 @@ async fn a_session_that_nobody_uses_ends_early() {
         grants.renew(unused.playback_id, film).await.unwrap();
     }
     site.pass_ms(3_000_000);
-    assert_eq!(code(grants.check(unused.playback_id, film).await), Some(Code::Expired));
+    assert_eq!(code(grants.check(unused.playback_id, film).await), Some(GateReasonCode::Expired));
     assert_eq!(code(grants.check(used.playback_id, film).await), None);
 }
 
@@ -377,7 +384,7 @@ async fn a_session_that_nobody_uses_ends_early() {
 async fn a_client_and_a_wallet_have_so_many_sessions_and_what_plays_ends_for_no_other() {
     let site = Site::start().await;
     let grants = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&Rule::Public {})).await;
+    let film = site.medium(Some(&GateRule::Public {})).await;
     let home: Option<std::net::IpAddr> = Some("192.0.2.1".parse().unwrap());
     let open = async |viewer: &Viewer, client| {
         grants
@@ -400,7 +407,7 @@ async fn a_client_and_a_wallet_have_so_many_sessions_and_what_plays_ends_for_no_
     for session in &playing {
         assert_eq!(code(grants.check(*session, film).await), None);
     }
-    assert_eq!(code(grants.check(unplayed[0], film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(unplayed[0], film).await), Some(GateReasonCode::Displaced));
     assert_eq!(code(grants.check(unplayed[1], film).await), None);
     // Elsewhere there is room, and a wallet has less of it, wherever it comes from.
     open(&anybody, Some("192.0.2.2".parse().unwrap())).await.unwrap();
@@ -408,7 +415,7 @@ async fn a_client_and_a_wallet_have_so_many_sessions_and_what_plays_ends_for_no_
     for n in 0..51_u8 {
         anns.push(open(&holder(ANN), Some([192, 0, 2, 100 + n].into())).await.unwrap());
     }
-    assert_eq!(code(grants.check(anns[0], film).await), Some(Code::Displaced));
+    assert_eq!(code(grants.check(anns[0], film).await), Some(GateReasonCode::Displaced));
     for session in &anns[1..] {
         assert_eq!(code(grants.check(*session, film).await), None);
     }
@@ -418,9 +425,13 @@ async fn a_client_and_a_wallet_have_so_many_sessions_and_what_plays_ends_for_no_
         assert_eq!(code(grants.check(*session, film).await), None);
     }
     open(&holder(ANN), None).await.unwrap();
-    assert_eq!(code(grants.check(anns[1], film).await), Some(Code::Displaced), "the one that lay idle");
+    assert_eq!(
+        code(grants.check(anns[1], film).await),
+        Some(GateReasonCode::Displaced),
+        "the one that lay idle"
+    );
     // A key of the service opens sessions for others.
-    let key = Viewer { name: "olga".into(), wallet: None, rights: Rights::Owner, opener: None };
+    let key = Viewer { name: "olga".into(), wallet: None, rights: ViewerRights::Owner, opener: None };
     for _ in 0..110 {
         open(&key, home).await.unwrap();
     }
@@ -431,7 +442,7 @@ async fn a_client_and_a_wallet_have_so_many_sessions_and_what_plays_ends_for_no_
 async fn a_session_that_another_replica_plays_does_not_end_for_a_newer_one() {
     let site = Site::start().await;
     let (one, two) = (site.grants(Role::Ingress).await, site.grants(Role::Ingress).await);
-    let film = site.medium(Some(&Rule::Public {})).await;
+    let film = site.medium(Some(&GateRule::Public {})).await;
     let home: Option<std::net::IpAddr> = Some("192.0.2.1".parse().unwrap());
     let open = async || {
         let admission = one.admit(&Viewer::anonymous(), film).await.unwrap();
@@ -443,7 +454,7 @@ async fn a_session_that_another_replica_plays_does_not_end_for_a_newer_one() {
         open().await;
     }
     assert_eq!(code(two.check(played, film).await), None);
-    assert_eq!(code(two.check(unplayed, film).await), Some(Code::Displaced));
+    assert_eq!(code(two.check(unplayed, film).await), Some(GateReasonCode::Displaced));
 }
 
 #[tokio::test]
@@ -454,7 +465,7 @@ async fn background_work_takes_no_slot_from_who_plays() {
     let playing = play(&ingress, &holder(ANN), film).await.unwrap();
     assert_eq!(code(ingress.check(playing.playback_id, film).await), None);
     // Opened by another rule, which the first session's token does not open, and never used.
-    let other = site.medium(Some(&Rule::Public {})).await;
+    let other = site.medium(Some(&GateRule::Public {})).await;
     let unused = play(&ingress, &holder(ANN), other).await.unwrap();
     change_rule(&site, other, Some(&nft(NFT, None))).await;
     assert_eq!(keeper.renew(unused.playback_id, other).await.unwrap(), Renewal::Waits);
@@ -462,9 +473,9 @@ async fn background_work_takes_no_slot_from_who_plays() {
     assert_eq!(site.session(&playing).await.revoked, None);
     // Who comes to play takes it.
     assert_eq!(code(ingress.check(unused.playback_id, other).await), None);
-    assert_eq!(code(ingress.check(playing.playback_id, film).await), Some(Code::Displaced));
+    assert_eq!(code(ingress.check(playing.playback_id, film).await), Some(GateReasonCode::Displaced));
     // What is free is taken without anybody's use.
-    let third = site.medium(Some(&Rule::Public {})).await;
+    let third = site.medium(Some(&GateRule::Public {})).await;
     let free = play(&ingress, &holder(ANN), third).await.unwrap();
     change_rule(&site, third, Some(&nft(NFT, Some(1)))).await;
     assert_eq!(keeper.renew(free.playback_id, third).await.unwrap(), Renewal::Renewed);
@@ -496,11 +507,14 @@ async fn every_replica_hears_of_a_revocation() {
         .await;
     }
     let started = Instant::now();
-    assert!(replicas[1].revoke(session.playback_id, Code::Ended, Vec::new()).await.unwrap());
-    assert!(!replicas[2].revoke(session.playback_id, Code::Ended, Vec::new()).await.unwrap(), "once");
+    assert!(replicas[1].revoke(session.playback_id, GateReasonCode::Ended, Vec::new()).await.unwrap());
+    assert!(
+        !replicas[2].revoke(session.playback_id, GateReasonCode::Ended, Vec::new()).await.unwrap(),
+        "once"
+    );
     for replica in &replicas {
         until("the revocation arrives", || async {
-            code(replica.check(session.playback_id, film).await) == Some(Code::Ended)
+            code(replica.check(session.playback_id, film).await) == Some(GateReasonCode::Ended)
         })
         .await;
     }
@@ -513,7 +527,7 @@ async fn every_replica_hears_of_a_revocation() {
     change_rule(&site, film, None).await;
     for replica in &replicas {
         until("the change arrives", || async {
-            code(replica.check(session.playback_id, film).await) == Some(Code::Private)
+            code(replica.check(session.playback_id, film).await) == Some(GateReasonCode::Private)
         })
         .await;
     }
@@ -534,7 +548,8 @@ async fn the_same_refusal_is_told_once() {
     }
     refused(&grants, &holder(BOB), film).await;
     let subject = format!("evt.gate.denied.{film}");
-    let settings = nats::reader::Config::new(schemas::subjects::EVENTS, vec![subject], nats::Start::All);
-    assert_eq!(site.admin.reader(settings).await.unwrap().pending_at_start(), 2);
+    let settings =
+        nats::reader::ReaderConfig::new(schemas::subjects::EVENTS, vec![subject], nats::ReaderStart::All);
+    assert_eq!(site.admin.open_reader(settings).await.unwrap().pending_at_start(), 2);
     assert!(grants.metrics().contains("streamgate_gate_refusals_untold_total 0\n"), "{}", grants.metrics());
 }

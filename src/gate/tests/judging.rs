@@ -8,7 +8,7 @@ use evm::{
     testing::{BURNER, CHAIN, DIRTY, LONG, Mood, NFT, NOTHING, SHORT, World},
 };
 use futures::FutureExt;
-use schemas::gate::{Code, Rule};
+use schemas::gate::{GateReasonCode, GateRule};
 
 use crate::{
     judge::{Judge, Keep},
@@ -35,7 +35,7 @@ fn started() -> (World, Judge) {
     (world, judge)
 }
 
-async fn code(judge: &Judge, rule: &Rule) -> Code {
+async fn code(judge: &Judge, rule: &GateRule) -> GateReasonCode {
     judge.decide(&compile(rule).unwrap(), Some(ANN)).await.verdict.code
 }
 
@@ -47,21 +47,21 @@ async fn next_block() {
 async fn contracts_that_answer_wrongly_open_nothing() {
     let (_world, judge) = started();
     for (contract, wanted) in [
-        (SHORT, Code::ContractMalformed),
-        (LONG, Code::ContractMalformed),
-        (BURNER, Code::ContractFailed),
-        (NOTHING, Code::ContractAbsent),
+        (SHORT, GateReasonCode::ContractMalformed),
+        (LONG, GateReasonCode::ContractMalformed),
+        (BURNER, GateReasonCode::ContractFailed),
+        (NOTHING, GateReasonCode::ContractAbsent),
     ] {
         for rule in [nft(contract, Some(1)), nft(contract, None), coin(contract, 1)] {
             assert_eq!(code(&judge, &rule).await, wanted, "{rule:?}");
             assert_eq!(code(&judge, &not(rule.clone())).await, wanted, "not {rule:?}");
             // One bad contract spoils nothing that does not need it.
-            assert_eq!(code(&judge, &any(&[rule, listed(&[ANN])])).await, Code::RuleHolds);
+            assert_eq!(code(&judge, &any(&[rule, listed(&[ANN])])).await, GateReasonCode::RuleHolds);
         }
     }
-    assert_eq!(code(&judge, &nft(DIRTY, Some(1))).await, Code::ContractMalformed);
-    assert_eq!(code(&judge, &nft(NFT, Some(404))).await, Code::ContractFailed);
-    assert_eq!(code(&judge, &not(nft(NFT, Some(404)))).await, Code::ContractFailed);
+    assert_eq!(code(&judge, &nft(DIRTY, Some(1))).await, GateReasonCode::ContractMalformed);
+    assert_eq!(code(&judge, &nft(NFT, Some(404))).await, GateReasonCode::ContractFailed);
+    assert_eq!(code(&judge, &not(nft(NFT, Some(404)))).await, GateReasonCode::ContractFailed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,9 +73,9 @@ async fn a_gate_opens_late_and_closes_at_once() {
     world.sync_all();
     next_block().await;
     let decision = judge.decide(&ann, Some(ANN)).await;
-    assert_eq!((decision.verdict.granted, decision.keep()), (false, Keep::Over(Code::NotOwner)));
+    assert_eq!((decision.verdict.granted, decision.keep()), (false, Keep::Over(GateReasonCode::NotOwner)));
     let decision = judge.decide(&bob, Some(BOB)).await;
-    assert_eq!((decision.verdict.code, decision.keep()), (Code::NotConfirmed, Keep::On));
+    assert_eq!((decision.verdict.code, decision.keep()), (GateReasonCode::NotConfirmed, Keep::On));
     world.mine(|_| {});
     world.mine(|_| {});
     world.sync_all();
@@ -85,7 +85,7 @@ async fn a_gate_opens_late_and_closes_at_once() {
     world.reorganise(3);
     world.sync_all();
     next_block().await;
-    assert_eq!(judge.decide(&bob, Some(BOB)).await.keep(), Keep::Over(Code::NotOwner));
+    assert_eq!(judge.decide(&bob, Some(BOB)).await.keep(), Keep::Over(GateReasonCode::NotOwner));
     assert!(judge.decide(&ann, Some(ANN)).await.verdict.granted);
 }
 
@@ -124,13 +124,13 @@ async fn who_gives_up_leaves_nothing_behind() {
     assert!((&mut staying).now_or_never().is_none());
     assert!(judge.decide(&rule, Some(ANN)).now_or_never().is_none());
     assert_eq!(judge.flight_count(), 1);
-    assert_eq!(staying.await.verdict.code, Code::ChainUnavailable);
+    assert_eq!(staying.await.verdict.code, GateReasonCode::ChainUnavailable);
     assert_eq!(judge.flight_count(), 0);
     (0..3).for_each(|node| world.mood(node, Mood::Honest));
     tokio::time::advance(Duration::from_secs(60)).await;
     world.mine(|_| {});
     world.sync_all();
-    assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds);
+    assert_eq!(code(&judge, &nft(NFT, Some(1))).await, GateReasonCode::RuleHolds);
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +143,7 @@ async fn a_decision_given_up_is_not_resumed_past_its_time() {
     (0..3).for_each(|node| world.mood(node, Mood::Honest));
     // The same head a minute later.
     tokio::time::advance(Duration::from_secs(60)).await;
-    assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds);
+    assert_eq!(code(&judge, &nft(NFT, Some(1))).await, GateReasonCode::RuleHolds);
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,27 +151,40 @@ async fn a_dead_chain_closes_only_what_rests_on_it() {
     let (world, judge) = started();
     (0..3).for_each(|node| world.mood(node, Mood::Down));
     let dead = || nft(NFT, Some(1));
-    let elsewhere = Rule::Erc20Balance { chain_id: 7, contract: NFT.to_string(), balance_min: "1".into() };
+    let elsewhere =
+        GateRule::Erc20Balance { chain_id: 7, contract: NFT.to_string(), balance_min: "1".into() };
     for (rule, wanted, keep) in [
-        (any(&[listed(&[ANN]), dead()]), Code::RuleHolds, Keep::On),
-        (any(&[dead(), elsewhere.clone(), listed(&[ANN])]), Code::RuleHolds, Keep::On),
-        (all(&[dead(), listed(&[BOB])]), Code::NotListed, Keep::Over(Code::NotListed)),
-        (all(&[listed(&[ANN]), dead()]), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
-        (not(dead()), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
-        (not(all(&[dead(), listed(&[ANN])])), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
+        (any(&[listed(&[ANN]), dead()]), GateReasonCode::RuleHolds, Keep::On),
+        (any(&[dead(), elsewhere.clone(), listed(&[ANN])]), GateReasonCode::RuleHolds, Keep::On),
+        (all(&[dead(), listed(&[BOB])]), GateReasonCode::NotListed, Keep::Over(GateReasonCode::NotListed)),
+        (
+            all(&[listed(&[ANN]), dead()]),
+            GateReasonCode::ChainUnavailable,
+            Keep::Unclear(GateReasonCode::ChainUnavailable),
+        ),
+        (not(dead()), GateReasonCode::ChainUnavailable, Keep::Unclear(GateReasonCode::ChainUnavailable)),
+        (
+            not(all(&[dead(), listed(&[ANN])])),
+            GateReasonCode::ChainUnavailable,
+            Keep::Unclear(GateReasonCode::ChainUnavailable),
+        ),
         // The chain that is away may yet say yes, whatever another lacks.
-        (any(&[elsewhere.clone(), dead()]), Code::ChainUnavailable, Keep::Unclear(Code::ChainUnavailable)),
-        (not(elsewhere.clone()), Code::ChainUnknown, Keep::Over(Code::ChainUnknown)),
+        (
+            any(&[elsewhere.clone(), dead()]),
+            GateReasonCode::ChainUnavailable,
+            Keep::Unclear(GateReasonCode::ChainUnavailable),
+        ),
+        (not(elsewhere.clone()), GateReasonCode::ChainUnknown, Keep::Over(GateReasonCode::ChainUnknown)),
     ] {
         let decision = judge.decide(&compile(&rule).unwrap(), Some(ANN)).await;
         assert_eq!((decision.verdict.code, decision.keep()), (wanted, keep), "{rule:?}");
-        assert_eq!(decision.verdict.granted, wanted == Code::RuleHolds, "{rule:?}");
+        assert_eq!(decision.verdict.granted, wanted == GateReasonCode::RuleHolds, "{rule:?}");
     }
     // Back again, the chain is asked.
     (0..3).for_each(|node| world.mood(node, Mood::Honest));
     tokio::time::advance(Duration::from_secs(60)).await;
-    assert_eq!(code(&judge, &all(&[dead(), listed(&[BOB])])).await, Code::NotListed);
-    assert_eq!(code(&judge, &all(&[dead(), listed(&[ANN])])).await, Code::RuleHolds);
+    assert_eq!(code(&judge, &all(&[dead(), listed(&[BOB])])).await, GateReasonCode::NotListed);
+    assert_eq!(code(&judge, &all(&[dead(), listed(&[ANN])])).await, GateReasonCode::RuleHolds);
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,11 +194,11 @@ async fn nodes_that_lie_lag_or_hang_are_outvoted() {
     {
         let (world, judge) = started();
         world.mood(0, mood);
-        assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::RuleHolds, "{mood:?}");
+        assert_eq!(code(&judge, &nft(NFT, Some(1))).await, GateReasonCode::RuleHolds, "{mood:?}");
         world.transfer(1, Some(BOB));
         world.sync_all();
         next_block().await;
-        assert_eq!(code(&judge, &nft(NFT, Some(1))).await, Code::NotOwner, "{mood:?}");
+        assert_eq!(code(&judge, &nft(NFT, Some(1))).await, GateReasonCode::NotOwner, "{mood:?}");
     }
 }
 
@@ -206,18 +219,18 @@ async fn old_blocks_and_forgotten_blocks_open_nothing() {
     let (world, judge) = started();
     let rule = nft(NFT, Some(1));
     world.pass(61);
-    assert_eq!(code(&judge, &rule).await, Code::ChainUnavailable);
+    assert_eq!(code(&judge, &rule).await, GateReasonCode::ChainUnavailable);
     (0..3).for_each(|_| world.mine(|_| {}));
     world.sync_all();
     next_block().await;
-    assert_eq!(code(&judge, &rule).await, Code::RuleHolds);
+    assert_eq!(code(&judge, &rule).await, GateReasonCode::RuleHolds);
     world.transfer(1, Some(BOB));
     world.sync_all();
     next_block().await;
-    assert_eq!(code(&judge, &rule).await, Code::NotOwner);
+    assert_eq!(code(&judge, &rule).await, GateReasonCode::NotOwner);
     // The node that is left with another falls back behind the transfer: what was known is not forgotten.
     world.mood(0, Mood::Down);
     world.rewind(1, 1);
     next_block().await;
-    assert_eq!(code(&judge, &rule).await, Code::ChainUnavailable);
+    assert_eq!(code(&judge, &rule).await, GateReasonCode::ChainUnavailable);
 }

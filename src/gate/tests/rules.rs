@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, U256};
 use evm::testing::{COIN, NFT};
 use proptest::prelude::*;
-use schemas::gate::{Code, Rule};
+use schemas::gate::{GateReasonCode, GateRule};
 use serde_json::json;
 
 use crate::{
@@ -14,12 +14,12 @@ use crate::{
 
 #[test]
 fn a_rule_is_refused_with_its_place_and_reason() {
-    let deep = (0..DEPTH_MAX).fold(Rule::Public {}, |rule, _| not(rule));
+    let deep = (0..DEPTH_MAX).fold(GateRule::Public {}, |rule, _| not(rule));
     let wide = all(&vec![nft(NFT, Some(1)); LEAVES_MAX + 1]);
     let crowd: Vec<Address> =
         (0..=ADDRESSES_MAX).map(|n| Address::from_word(U256::from(n + 1).into())).collect();
     let long_id = "1".repeat(79);
-    let erc721 = |token_id: &str, sessions_max: u32| Rule::Erc721Owner {
+    let erc721 = |token_id: &str, sessions_max: u32| GateRule::Erc721Owner {
         chain_id: 1,
         contract: NFT.to_string(),
         token_id: Some(token_id.to_owned()),
@@ -32,7 +32,10 @@ fn a_rule_is_refused_with_its_place_and_reason() {
         (any(&[all(&[])]), "/rules/0/rules"),
         (listed(&[]), "/addresses"),
         (listed(&crowd), "/addresses"),
-        (Rule::AllowList { addresses: vec![ANN.to_string(), "0x12".into()], chain_id: None }, "/addresses/1"),
+        (
+            GateRule::AllowList { addresses: vec![ANN.to_string(), "0x12".into()], chain_id: None },
+            "/addresses/1",
+        ),
         (coin(COIN, 0), "/balance_min"),
         (erc721("01", 1), "/token_id"),
         (erc721("-1", 1), "/token_id"),
@@ -41,11 +44,11 @@ fn a_rule_is_refused_with_its_place_and_reason() {
         (erc721("1", 0), "/sessions_max"),
         (erc721("1", 101), "/sessions_max"),
         (
-            Rule::Erc20Balance { chain_id: 0, contract: COIN.to_string(), balance_min: "1".into() },
+            GateRule::Erc20Balance { chain_id: 0, contract: COIN.to_string(), balance_min: "1".into() },
             "/chain_id",
         ),
         (
-            Rule::Erc20Balance { chain_id: 1, contract: "vitalik.eth".into(), balance_min: "1".into() },
+            GateRule::Erc20Balance { chain_id: 1, contract: "vitalik.eth".into(), balance_min: "1".into() },
             "/contract",
         ),
         (all(&[coin(COIN, 1), not(coin(Address::ZERO, 1))]), "/rules/1/rule/contract"),
@@ -55,8 +58,8 @@ fn a_rule_is_refused_with_its_place_and_reason() {
     }
 }
 
-fn on_chain(chain_id: u64) -> Rule {
-    Rule::Erc20Balance { chain_id, contract: COIN.to_string(), balance_min: "1".into() }
+fn on_chain(chain_id: u64) -> GateRule {
+    GateRule::Erc20Balance { chain_id, contract: COIN.to_string(), balance_min: "1".into() }
 }
 
 #[test]
@@ -69,10 +72,10 @@ fn unknown_members_and_kinds_are_refused() {
         json!({ "kind": "not", "rule": { "kind": "allow_list" } }),
         json!([]),
     ] {
-        assert!(serde_json::from_value::<Rule>(text.clone()).is_err(), "{text}");
+        assert!(serde_json::from_value::<GateRule>(text.clone()).is_err(), "{text}");
     }
     let good = json!({ "kind": "any", "rules": [{ "kind": "public" }] });
-    assert_eq!(serde_json::from_value::<Rule>(good).unwrap(), any(&[Rule::Public {}]));
+    assert_eq!(serde_json::from_value::<GateRule>(good).unwrap(), any(&[GateRule::Public {}]));
 }
 
 #[test]
@@ -90,8 +93,10 @@ fn an_address_has_one_right_checksum() {
 
 #[test]
 fn a_rule_and_its_other_spelling_have_one_digest() {
-    let other =
-        Rule::AllowList { addresses: vec![BOB.to_string().to_lowercase(), ANN.to_string()], chain_id: None };
+    let other = GateRule::AllowList {
+        addresses: vec![BOB.to_string().to_lowercase(), ANN.to_string()],
+        chain_id: None,
+    };
     assert_eq!(compile(&other).unwrap().digest, compile(&listed(&[ANN, BOB])).unwrap().digest);
     assert_ne!(compile(&nft(NFT, Some(1))).unwrap().digest, compile(&nft(NFT, Some(2))).unwrap().digest);
     assert_eq!(
@@ -103,48 +108,53 @@ fn a_rule_and_its_other_spelling_have_one_digest() {
     );
 }
 
-fn check(rule: &Rule, wallet: Option<Address>, facts: &[Fact], wanted: Truth) {
+fn check(rule: &GateRule, wallet: Option<Address>, facts: &[Fact], wanted: Truth) {
     assert_eq!(truth(&compile(rule).unwrap(), wallet, facts), wanted, "{rule:?} {wallet:?} {facts:?}");
 }
 
 #[test]
 fn what_is_not_known_never_grants() {
-    let failed = Fact::Failed(Code::ContractFailed);
-    let unknown = Truth::Unknown(Code::ContractFailed);
+    let failed = Fact::Failed(GateReasonCode::ContractFailed);
+    let unknown = Truth::Unknown(GateReasonCode::ContractFailed);
     let one = nft(NFT, Some(1));
     check(&one, Some(ANN), &[failed], unknown);
     check(&not(one.clone()), Some(ANN), &[failed], unknown);
     check(&not(not(one.clone())), Some(ANN), &[failed], unknown);
-    check(&not(all(&[one.clone(), Rule::Public {}])), Some(ANN), &[failed], unknown);
-    check(&any(&[one.clone(), not(Rule::Public {})]), Some(ANN), &[failed], unknown);
-    check(&all(&[one.clone(), Rule::Public {}]), Some(ANN), &[failed], unknown);
+    check(&not(all(&[one.clone(), GateRule::Public {}])), Some(ANN), &[failed], unknown);
+    check(&any(&[one.clone(), not(GateRule::Public {})]), Some(ANN), &[failed], unknown);
+    check(&all(&[one.clone(), GateRule::Public {}]), Some(ANN), &[failed], unknown);
     // What is known decides alone where it can.
     check(&any(&[one.clone(), listed(&[ANN])]), Some(ANN), &[failed], Truth::Yes);
-    check(&all(&[one.clone(), listed(&[BOB])]), Some(ANN), &[failed], Truth::No(Code::NotListed));
+    check(&all(&[one.clone(), listed(&[BOB])]), Some(ANN), &[failed], Truth::No(GateReasonCode::NotListed));
     // Facts that are missing or of another kind.
-    check(&one, Some(ANN), &[], Truth::Unknown(Code::ChainUnavailable));
-    check(&one, Some(ANN), &[Fact::Amount(U256::MAX)], Truth::Unknown(Code::ContractMalformed));
-    check(&not(coin(COIN, 1)), Some(ANN), &[Fact::Owner(ANN)], Truth::Unknown(Code::ContractMalformed));
+    check(&one, Some(ANN), &[], Truth::Unknown(GateReasonCode::ChainUnavailable));
+    check(&one, Some(ANN), &[Fact::Amount(U256::MAX)], Truth::Unknown(GateReasonCode::ContractMalformed));
+    check(
+        &not(coin(COIN, 1)),
+        Some(ANN),
+        &[Fact::Owner(ANN)],
+        Truth::Unknown(GateReasonCode::ContractMalformed),
+    );
 }
 
 #[test]
 fn nobody_is_not_on_a_list_by_not_signing_in() {
-    let needed = Truth::Unknown(Code::WalletNeeded);
+    let needed = Truth::Unknown(GateReasonCode::WalletNeeded);
     check(&not(listed(&[BOB])), None, &[], needed);
     check(&not(nft(NFT, Some(1))), None, &[Fact::Owner(BOB)], needed);
-    check(&Rule::Public {}, None, &[], Truth::Yes);
+    check(&GateRule::Public {}, None, &[], Truth::Yes);
     check(&not(listed(&[BOB])), Some(ANN), &[], Truth::Yes);
-    check(&not(listed(&[BOB])), Some(BOB), &[], Truth::No(Code::Excluded));
+    check(&not(listed(&[BOB])), Some(BOB), &[], Truth::No(GateReasonCode::Excluded));
 }
 
 #[test]
 fn balances_and_owners_decide() {
     let amount = |n: u64| Fact::Amount(U256::from(n));
-    check(&coin(COIN, 5), Some(ANN), &[amount(4)], Truth::No(Code::BalanceLow));
+    check(&coin(COIN, 5), Some(ANN), &[amount(4)], Truth::No(GateReasonCode::BalanceLow));
     check(&coin(COIN, 5), Some(ANN), &[amount(5)], Truth::Yes);
-    check(&nft(NFT, None), Some(ANN), &[amount(0)], Truth::No(Code::NotOwner));
+    check(&nft(NFT, None), Some(ANN), &[amount(0)], Truth::No(GateReasonCode::NotOwner));
     check(&nft(NFT, None), Some(ANN), &[amount(1)], Truth::Yes);
-    check(&nft(NFT, Some(1)), Some(ANN), &[Fact::Owner(BOB)], Truth::No(Code::NotOwner));
+    check(&nft(NFT, Some(1)), Some(ANN), &[Fact::Owner(BOB)], Truth::No(GateReasonCode::NotOwner));
     check(&nft(NFT, Some(1)), Some(ANN), &[Fact::Owner(ANN)], Truth::Yes);
 }
 
@@ -152,15 +162,16 @@ fn balances_and_owners_decide() {
 fn a_grant_needs_both_blocks_and_an_end_only_the_newest() {
     let rule = compile(&nft(NFT, Some(1))).unwrap();
     let (ann, bob) = (Fact::Owner(ANN), Fact::Owner(BOB));
-    let (burnt, away) = (Fact::Failed(Code::ContractFailed), Fact::Failed(Code::ChainUnavailable));
+    let (burnt, away) =
+        (Fact::Failed(GateReasonCode::ContractFailed), Fact::Failed(GateReasonCode::ChainUnavailable));
     for (latest, confirmed, granted, code) in [
-        (ann, ann, true, Code::RuleHolds),
-        (ann, bob, false, Code::NotConfirmed),
-        (ann, burnt, false, Code::NotConfirmed),
-        (ann, away, false, Code::ChainUnavailable),
-        (bob, ann, false, Code::NotOwner),
-        (burnt, ann, false, Code::ContractFailed),
-        (away, ann, false, Code::ChainUnavailable),
+        (ann, ann, true, GateReasonCode::RuleHolds),
+        (ann, bob, false, GateReasonCode::NotConfirmed),
+        (ann, burnt, false, GateReasonCode::NotConfirmed),
+        (ann, away, false, GateReasonCode::ChainUnavailable),
+        (bob, ann, false, GateReasonCode::NotOwner),
+        (burnt, ann, false, GateReasonCode::ContractFailed),
+        (away, ann, false, GateReasonCode::ChainUnavailable),
     ] {
         let verdict = decide(&rule, Some(ANN), &[latest], &[confirmed]);
         assert_eq!((verdict.granted, verdict.code), (granted, code), "{latest:?} {confirmed:?}");
@@ -178,12 +189,12 @@ fn only_the_tokens_a_grant_rests_on_are_claimed() {
 }
 
 /// A rule over two questions, and what Kleene's tables say of it.
-fn tree() -> impl Strategy<Value = Rule> {
+fn tree() -> impl Strategy<Value = GateRule> {
     let leaf = prop_oneof![
         Just(nft(NFT, Some(1))),
         Just(nft(NFT, None)),
         Just(coin(COIN, 1)),
-        Just(Rule::Public {}),
+        Just(GateRule::Public {}),
         Just(listed(&[ANN])),
         Just(listed(&[BOB]))
     ];
@@ -203,24 +214,24 @@ fn facts() -> impl Strategy<Value = Vec<Fact>> {
         Just(Fact::Owner(BOB)),
         Just(Fact::Amount(U256::ZERO)),
         Just(Fact::Amount(U256::MAX)),
-        Just(Fact::Failed(Code::ChainUnavailable)),
-        Just(Fact::Failed(Code::ContractFailed)),
+        Just(Fact::Failed(GateReasonCode::ChainUnavailable)),
+        Just(Fact::Failed(GateReasonCode::ContractFailed)),
     ];
     prop::collection::vec(fact, LEAVES_MAX)
 }
 
 /// -1 is "no", 0 "not known", 1 "yes". Takes a fact for each question, in order.
-fn kleene(rule: &Rule, facts: &mut std::slice::Iter<'_, Fact>) -> i32 {
+fn kleene(rule: &GateRule, facts: &mut std::slice::Iter<'_, Fact>) -> i32 {
     match rule {
-        Rule::Public {} => 1,
-        Rule::AllowList { addresses, .. } => {
+        GateRule::Public {} => 1,
+        GateRule::AllowList { addresses, .. } => {
             if addresses.contains(&ANN.to_string()) {
                 1
             } else {
                 -1
             }
         }
-        Rule::Erc721Owner { token_id: Some(_), .. } => match facts.next().unwrap() {
+        GateRule::Erc721Owner { token_id: Some(_), .. } => match facts.next().unwrap() {
             Fact::Owner(owner) => {
                 if *owner == ANN {
                     1
@@ -230,7 +241,7 @@ fn kleene(rule: &Rule, facts: &mut std::slice::Iter<'_, Fact>) -> i32 {
             }
             _ => 0,
         },
-        Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. } => {
+        GateRule::Erc721Owner { .. } | GateRule::Erc1155Balance { .. } | GateRule::Erc20Balance { .. } => {
             match facts.next().unwrap() {
                 Fact::Amount(amount) => {
                     if amount.is_zero() {
@@ -242,9 +253,9 @@ fn kleene(rule: &Rule, facts: &mut std::slice::Iter<'_, Fact>) -> i32 {
                 _ => 0,
             }
         }
-        Rule::All { rules } => rules.iter().map(|rule| kleene(rule, facts)).min().unwrap(),
-        Rule::Any { rules } => rules.iter().map(|rule| kleene(rule, facts)).max().unwrap(),
-        Rule::Not { rule } => -kleene(rule, facts),
+        GateRule::All { rules } => rules.iter().map(|rule| kleene(rule, facts)).min().unwrap(),
+        GateRule::Any { rules } => rules.iter().map(|rule| kleene(rule, facts)).max().unwrap(),
+        GateRule::Not { rule } => -kleene(rule, facts),
     }
 }
 
@@ -253,7 +264,7 @@ proptest! {
     #[test]
     fn a_grant_never_rests_on_what_is_unknown(rule in tree(), other in prop::bool::ANY) {
         let Ok(rule) = compile(&rule) else { return Ok(()) };
-        let unknown = vec![Fact::Failed(Code::ChainUnavailable); LEAVES_MAX];
+        let unknown = vec![Fact::Failed(GateReasonCode::ChainUnavailable); LEAVES_MAX];
         if truth(&rule, Some(ANN), &unknown) == Truth::Yes {
             let known = vec![Fact::Owner(if other { ANN } else { BOB }); LEAVES_MAX];
             prop_assert_eq!(truth(&rule, Some(ANN), &known), Truth::Yes);
@@ -283,8 +294,8 @@ proptest! {
         let again = compile(&compiled.rule).unwrap();
         prop_assert_eq!(&again, &compiled);
         let text = serde_json::to_string(&compiled.rule).unwrap();
-        prop_assert_eq!(serde_json::from_str::<Rule>(&text).unwrap(), compiled.rule.clone());
-        let bytes = nats::encode("rule", &compiled.rule).unwrap();
-        prop_assert_eq!(nats::decode::<Rule>("rule", &bytes).unwrap(), compiled.rule);
+        prop_assert_eq!(serde_json::from_str::<GateRule>(&text).unwrap(), compiled.rule.clone());
+        let bytes = nats::encode_message("rule", &compiled.rule).unwrap();
+        prop_assert_eq!(nats::decode_message::<GateRule>("rule", &bytes).unwrap(), compiled.rule);
     }
 }

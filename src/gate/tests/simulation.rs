@@ -14,7 +14,7 @@ use evm::{
     testing::{CHAIN, COIN, Made, Mood, NFT, World},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use schemas::gate::Block;
+use schemas::gate::ChainBlock;
 
 use crate::{
     judge::{Decision, Judge, Keep},
@@ -183,7 +183,7 @@ impl Simulation {
         }
     }
 
-    fn named(&self, blocks: &[Block]) -> Arc<Made> {
+    fn named(&self, blocks: &[ChainBlock]) -> Arc<Made> {
         let [block] = blocks else { panic!("one chain, {blocks:?}") };
         self.world.block(&block.hash).expect("a block that exists")
     }

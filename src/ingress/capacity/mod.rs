@@ -3,7 +3,7 @@
 //!
 //! Limits are looked at in the background; a request asks for nothing but what was found.
 //!
-//! Limits: [`Config`]; one question for each stream in `needs` every [`Config::poll_ms`], each with the time of any request.
+//! Limits: [`CapacityConfig`]; one question for each stream in `needs` every [`CapacityConfig::poll_ms`], each with the time of any request.
 
 mod needs;
 #[cfg(test)]
@@ -22,16 +22,16 @@ use tokio_util::sync::CancellationToken;
 use super::uploads;
 use web::{
     error::{NO_ROOM_RETRY_AFTER_S, Problem},
-    guard::Check,
-    kind::Kind,
+    guard::RequestFilter,
+    kind::ProblemCode,
 };
 
-pub(super) use needs::needs;
+pub(super) use needs::required_limits;
 
 /// From where on nothing new is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct CapacityConfig {
     /// Share of a limit, in percent, from which on requests that create something are refused.
     pub percent_max: u64,
     /// Free room on a disk that is enough whatever share of it that is, in bytes.
@@ -43,7 +43,7 @@ pub struct Config {
     pub broker_folder: Option<PathBuf>,
 }
 
-impl Default for Config {
+impl Default for CapacityConfig {
     fn default() -> Self {
         Self {
             percent_max: 95,
@@ -61,7 +61,7 @@ pub const BROKER_DISK: &str = "broker_disk";
 
 /// A limit as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
+pub struct CapacityLimit {
     /// A stream, such as `EVENTS` or `KV_uploads`, or a disk.
     pub name: String,
     /// What it may hold, in bytes.
@@ -72,7 +72,7 @@ pub struct Limit {
     pub room_bytes: u64,
 }
 
-impl Limit {
+impl CapacityLimit {
     /// What is left of it, in bytes.
     pub const fn free_bytes(&self) -> u64 {
         self.limit_bytes.saturating_sub(self.used_bytes)
@@ -83,8 +83,8 @@ impl Limit {
         self.room_bytes == 0
     }
 
-    fn of_stream(fill: nats::Fill, config: &Config) -> Self {
-        let taken_max = share(fill.limit_bytes, config.percent_max);
+    fn from_stream_fill(fill: nats::StreamUsage, config: &CapacityConfig) -> Self {
+        let taken_max = percent_of(fill.limit_bytes, config.percent_max);
         Self {
             room_bytes: taken_max.saturating_sub(fill.used_bytes),
             name: fill.stream,
@@ -94,8 +94,13 @@ impl Limit {
     }
 
     /// What the space of a disk means: full at its share, unless what is left is enough; never less than `free_bytes_min`.
-    pub fn of_disk(name: &str, space: store::Space, config: &Config, free_bytes_min: u64) -> Self {
-        let rest = space.total_bytes.saturating_sub(share(space.total_bytes, config.percent_max));
+    pub fn from_disk_space(
+        name: &str,
+        space: store::DiskSpace,
+        config: &CapacityConfig,
+        free_bytes_min: u64,
+    ) -> Self {
+        let rest = space.total_bytes.saturating_sub(percent_of(space.total_bytes, config.percent_max));
         let kept = rest.min(config.disk_free_bytes_enough).max(free_bytes_min);
         Self {
             name: name.to_owned(),
@@ -105,20 +110,20 @@ impl Limit {
         }
     }
 
-    fn problem(&self) -> Problem {
-        let kind = if self.is_disk() { Kind::StoreFull } else { Kind::BrokerFull };
+    fn to_problem(&self) -> Problem {
+        let kind = if self.is_disk() { ProblemCode::StoreFull } else { ProblemCode::BrokerFull };
         let (name, free) = (&self.name, self.free_bytes());
         let detail = format!("{name} may hold {} bytes, and {free} of them are free", self.limit_bytes);
-        self.tell(Problem::new(kind).detail(detail))
+        self.add_members(Problem::new(kind).with_detail(detail))
     }
 
-    fn tell(&self, problem: Problem) -> Problem {
+    fn add_members(&self, problem: Problem) -> Problem {
         problem
-            .member("limit", self.name.as_str())
-            .member("limit_bytes", self.limit_bytes)
-            .member("free_bytes", self.free_bytes())
-            .member("room_bytes", self.room_bytes)
-            .retry_after_s(NO_ROOM_RETRY_AFTER_S)
+            .with_member("limit", self.name.as_str())
+            .with_member("limit_bytes", self.limit_bytes)
+            .with_member("free_bytes", self.free_bytes())
+            .with_member("room_bytes", self.room_bytes)
+            .with_retry_after_s(NO_ROOM_RETRY_AFTER_S)
     }
 
     fn is_disk(&self) -> bool {
@@ -127,37 +132,37 @@ impl Limit {
 }
 
 /// So many percent, without a sum that is too large.
-const fn share(bytes: u64, percent: u64) -> u64 {
+const fn percent_of(bytes: u64, percent: u64) -> u64 {
     (bytes / 100).saturating_mul(percent).saturating_add((bytes % 100) * percent / 100)
 }
 
 /// Name of a metric, its help, and its value.
-type Family = (&'static str, &'static str, fn(&Limit) -> u64);
+type CapacityMetricFamily = (&'static str, &'static str, fn(&CapacityLimit) -> u64);
 
 /// What was found of all limits. Cheap to clone; all clones share it.
 #[derive(Debug, Clone)]
-pub struct Capacity {
-    shared: Arc<Shared>,
+pub struct CapacityMonitor {
+    shared: Arc<CapacityMonitorState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct CapacityMonitorState {
     bus: Bus,
     store: Store,
-    config: Config,
+    config: CapacityConfig,
     /// Room that must stay free on the disk of a local store, in bytes.
     free_bytes_min: u64,
     /// What no upload may exceed, whatever room there is, in bytes.
     upload_bytes_max: u64,
-    limits: RwLock<Arc<[Limit]>>,
+    limits: RwLock<Arc<[CapacityLimit]>>,
 }
 
-impl Capacity {
+impl CapacityMonitor {
     /// Nothing is known yet, and nothing is full.
-    pub fn new(bus: Bus, store: Store, config: Config, uploads: &uploads::Config) -> Self {
+    pub fn new(bus: Bus, store: Store, config: CapacityConfig, uploads: &uploads::UploadConfig) -> Self {
         let limits = RwLock::new(Arc::from([]));
         let (free_bytes_min, upload_bytes_max) = (uploads.free_bytes_min, uploads.size_bytes_max);
-        let shared = Shared { bus, store, config, free_bytes_min, upload_bytes_max, limits };
+        let shared = CapacityMonitorState { bus, store, config, free_bytes_min, upload_bytes_max, limits };
         Self { shared: Arc::new(shared) }
     }
 
@@ -169,28 +174,31 @@ impl Capacity {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(period) => {}
             }
-            self.poll().await;
+            self.poll_limits().await;
         }
     }
 
     /// Looks at the limits once. What can't be looked at stays as it was found before.
-    pub async fn poll(&self) {
+    pub async fn poll_limits(&self) {
         let shared = &self.shared;
         let before = self.limits();
         let mut limits = Vec::new();
-        match shared.bus.fills(&needs::streams()).await {
-            Ok(fills) => limits.extend(fills.into_iter().map(|fill| Limit::of_stream(fill, &shared.config))),
+        match shared.bus.stream_usage(&needs::required_streams()).await {
+            Ok(fills) => limits
+                .extend(fills.into_iter().map(|fill| CapacityLimit::from_stream_fill(fill, &shared.config))),
             Err(error) => {
                 tracing::debug!(%error, "how full the broker is can't be asked");
                 limits.extend(before.iter().filter(|limit| !limit.is_disk()).cloned());
             }
         }
-        let broker_space = shared.config.broker_folder.as_deref().map(store::space_of).transpose();
+        let broker_space = shared.config.broker_folder.as_deref().map(store::read_disk_space).transpose();
         let disks =
-            [(STORE_DISK, shared.store.space(), shared.free_bytes_min), (BROKER_DISK, broker_space, 0)];
+            [(STORE_DISK, shared.store.disk_space(), shared.free_bytes_min), (BROKER_DISK, broker_space, 0)];
         for (name, space, free_bytes_min) in disks {
             match space {
-                Ok(Some(space)) => limits.push(Limit::of_disk(name, space, &shared.config, free_bytes_min)),
+                Ok(Some(space)) => {
+                    limits.push(CapacityLimit::from_disk_space(name, space, &shared.config, free_bytes_min));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, disk = name, "how full a disk is can't be asked");
@@ -203,20 +211,20 @@ impl Capacity {
     }
 
     /// All limits as they were found last.
-    pub fn limits(&self) -> Arc<[Limit]> {
+    pub fn limits(&self) -> Arc<[CapacityLimit]> {
         Arc::clone(&self.shared.limits.read())
     }
 
     /// Names of the limits from which nothing new is taken.
-    pub fn full(&self) -> Vec<String> {
+    pub fn full_limits(&self) -> Vec<String> {
         self.limits().iter().filter(|limit| limit.is_full()).map(|limit| limit.name.clone()).collect()
     }
 
     /// The limits as OpenMetrics text, without the closing `# EOF`.
-    pub fn metrics(&self) -> String {
+    pub fn render_metrics(&self) -> String {
         let limits = self.limits();
         let mut text = String::new();
-        let families: [Family; 3] = [
+        let families: [CapacityMetricFamily; 3] = [
             ("limit_bytes", "What a stream, bucket or disk may hold", |limit| limit.limit_bytes),
             ("used_bytes", "What it holds", |limit| limit.used_bytes),
             ("full", "1 when nothing new is taken for want of room", |limit| limit.is_full().into()),
@@ -234,36 +242,37 @@ impl Capacity {
 }
 
 /// Refuses a request that creates something for which there is no room.
-impl Check for Capacity {
-    fn check(&self, request: &Request) -> Result<(), Problem> {
-        let needed = needs(request.method(), request.uri().path());
+impl RequestFilter for CapacityMonitor {
+    fn check_request(&self, request: &Request) -> Result<(), Problem> {
+        let needed = required_limits(request.method(), request.uri().path());
         if needed.is_empty() {
             return Ok(());
         }
         let limits = self.limits();
         let mut these = limits.iter().filter(|limit| needed.contains(&limit.name.as_str()));
         if let Some(full) = these.find(|limit| limit.is_full()) {
-            return Err(full.problem());
+            return Err(full.to_problem());
         }
         // What is too large for any disk is refused as that, by whoever takes uploads.
         let allowed = |size_bytes: &u64| *size_bytes <= self.shared.upload_bytes_max;
-        let Some(size_bytes) = needs::size_bytes(request).filter(allowed) else { return Ok(()) };
+        let Some(size_bytes) = needs::declared_size_bytes(request).filter(allowed) else { return Ok(()) };
         let disk = limits.iter().find(|limit| limit.name == STORE_DISK && needed.contains(&STORE_DISK));
         match disk.filter(|disk| disk.room_bytes < size_bytes) {
-            Some(disk) => Err(too_large(disk, size_bytes)),
+            Some(disk) => Err(upload_too_large(disk, size_bytes)),
             None => Ok(()),
         }
     }
 }
 
 /// 507 for a declared length that the disk of the store has no room for.
-fn too_large(disk: &Limit, size_bytes: u64) -> Problem {
+fn upload_too_large(disk: &CapacityLimit, size_bytes: u64) -> Problem {
     let room = disk.room_bytes;
     let detail = format!("the upload has {size_bytes} bytes, and there is room for {room}");
-    disk.tell(Problem::new(Kind::StoreFull).detail(detail)).member("size_bytes", size_bytes)
+    disk.add_members(Problem::new(ProblemCode::StoreFull).with_detail(detail))
+        .with_member("size_bytes", size_bytes)
 }
 
-fn log_changes(before: &[Limit], now: &[Limit]) {
+fn log_changes(before: &[CapacityLimit], now: &[CapacityLimit]) {
     for limit in now {
         let was_full = before.iter().any(|other| other.name == limit.name && other.is_full());
         let (name, used_bytes, limit_bytes) = (&limit.name, limit.used_bytes, limit.limit_bytes);

@@ -29,7 +29,7 @@ const PLAYBACK: &[&str] = &[EVENTS[0], EVENTS[1], "KV_grants", BROKER_DISK];
 
 /// The limits that a request needs room below; none when it creates nothing. What ends, revokes or goes on needs none: it has to
 /// work when everything is full.
-pub(crate) fn needs(method: &Method, path: &str) -> &'static [&'static str] {
+pub(crate) fn required_limits(method: &Method, path: &str) -> &'static [&'static str] {
     if method != Method::POST {
         return &[];
     }
@@ -44,7 +44,7 @@ pub(crate) fn needs(method: &Method, path: &str) -> &'static [&'static str] {
 }
 
 /// Every stream and bucket that is needed, once.
-pub(super) fn streams() -> Vec<&'static str> {
+pub(super) fn required_streams() -> Vec<&'static str> {
     let all = [UPLOAD, CHALLENGE, SIGN_IN, KEY, PLAYBACK].concat();
     let mut streams: Vec<&str> =
         all.into_iter().filter(|name| ![STORE_DISK, BROKER_DISK].contains(name)).collect();
@@ -54,7 +54,7 @@ pub(super) fn streams() -> Vec<&'static str> {
 }
 
 /// Bytes of the file that a request says it brings: the length of the upload, or of the body where that is the file.
-pub(super) fn size_bytes(request: &Request) -> Option<u64> {
+pub(super) fn declared_size_bytes(request: &Request) -> Option<u64> {
     const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
     let name = if request.uri().path() == "/v1/media" { header::CONTENT_LENGTH } else { UPLOAD_LENGTH };
     request.headers().get(name)?.to_str().ok()?.parse().ok()

@@ -29,7 +29,7 @@ async fn squeeze(admin: &Bus, stream: &str, percent: i64) {
 
 #[test]
 fn a_disk_is_full_at_its_share_unless_what_is_left_is_enough() {
-    let config = Config::default();
+    let config = CapacityConfig::default();
     let mib = 1_u64 << 20;
     for (total_bytes, free_bytes, free_bytes_min, room_bytes) in [
         // A small one: 5 of 100, or what must stay free.
@@ -41,8 +41,8 @@ fn a_disk_is_full_at_its_share_unless_what_is_left_is_enough() {
         (10_000 * GIB, 40 * GIB, 16 * mib, 36 * GIB),
         (10_000 * GIB, 4 * GIB, 16 * mib, 0),
     ] {
-        let space = store::Space { free_bytes, total_bytes };
-        let limit = Limit::of_disk(STORE_DISK, space, &config, free_bytes_min);
+        let space = store::DiskSpace { free_bytes, total_bytes };
+        let limit = CapacityLimit::from_disk_space(STORE_DISK, space, &config, free_bytes_min);
         assert_eq!((limit.room_bytes, limit.free_bytes()), (room_bytes, free_bytes), "{limit:?}");
         assert_eq!(limit.is_full(), room_bytes == 0);
     }
@@ -51,7 +51,7 @@ fn a_disk_is_full_at_its_share_unless_what_is_left_is_enough() {
 #[test]
 fn a_stream_is_full_at_its_share() {
     for (used_bytes, room_bytes) in [(0, 950), (949, 1), (950, 0), (2_000, 0)] {
-        let fill = nats::Fill {
+        let fill = nats::StreamUsage {
             stream: "S".into(),
             limit_bytes: 1_000,
             used_bytes,
@@ -59,17 +59,17 @@ fn a_stream_is_full_at_its_share() {
             age_s_max: 0,
             drops_oldest: false,
         };
-        let limit = Limit::of_stream(fill, &Config::default());
+        let limit = CapacityLimit::from_stream_fill(fill, &CapacityConfig::default());
         assert_eq!((limit.room_bytes, limit.is_full()), (room_bytes, room_bytes == 0), "{limit:?}");
     }
-    assert_eq!(share(u64::MAX, 95), u64::MAX / 100 * 95 + 14);
+    assert_eq!(percent_of(u64::MAX, 95), u64::MAX / 100 * 95 + 14);
 }
 
 #[tokio::test]
 async fn all_that_creates_is_refused_without_room_and_nothing_else() {
     let site = Site::start(|config| config.capacity.percent_max = 0).await;
     let key = format!("Authorization: Bearer {}\r\n", site.key);
-    let document = openapi::document();
+    let document = openapi::build_document();
     let (mut refused, mut others) = (Vec::new(), 0);
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
@@ -82,7 +82,7 @@ async fn all_that_creates_is_refused_without_room_and_nothing_else() {
                 continue;
             }
             let answer = site.ask(method.as_str(), &place, &key, "").await;
-            let is_needed = !needs(&method, &place).is_empty();
+            let is_needed = !required_limits(&method, &place).is_empty();
             assert_eq!(answer.status == 507, is_needed, "{method} {path}: {answer:?}");
             if is_needed {
                 let problem = problem(&answer);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nats::{Bus, Reader, Start, reader};
+use nats::{Bus, ReaderStart, StreamReader, reader};
 use packaging::plan;
 use schemas::{
     ids::{JobId, MediaId},
@@ -12,8 +12,8 @@ use schemas::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use super::{
-    KEEP_ALIVE, gone,
-    hub::{self, Hub, Item, Told},
+    KEEP_ALIVE, events_gone,
+    hub::{self, EventHub, EventHubMessage, SseFrame},
 };
 use crate::{jobs, media as documents};
 use auth::Principal;
@@ -24,14 +24,14 @@ const ENCODES_MAX: u32 = 64;
 
 /// What a follower asked for and may hear.
 #[derive(Debug, Clone)]
-pub(super) struct Scope {
+pub(super) struct EventScope {
     pub(super) who: Principal,
     pub(super) media_id: Option<MediaId>,
     pub(super) job_id: Option<JobId>,
 }
 
-impl Scope {
-    fn covers(&self, told: &Told) -> bool {
+impl EventScope {
+    fn covers(&self, told: &SseFrame) -> bool {
         let is = |wanted: Option<String>, found: &Option<String>| wanted.is_none() || wanted == *found;
         is(self.media_id.map(|id| id.to_string()), &told.media_id)
             && is(self.job_id.map(|id| id.to_string()), &told.job_id)
@@ -40,11 +40,14 @@ impl Scope {
     }
 
     /// Subjects of everything that happened to the medium or job; 404 when it is not the follower's to see.
-    async fn story(&self, bus: &Bus) -> Result<Vec<String>, Problem> {
+    async fn history_subjects(&self, bus: &Bus) -> Result<Vec<String>, Problem> {
         let mut media_id = self.media_id;
         let mut jobs = Vec::new();
         if let Some(job_id) = self.job_id {
-            let held = bus.load::<job::Record>(&job_id.to_string()).await?.ok_or_else(jobs::no_such_job)?;
+            let held = bus
+                .load_record::<job::JobRecord>(&job_id.to_string())
+                .await?
+                .ok_or_else(jobs::no_such_job)?;
             if !self.who.may_see(&held.record.owner) {
                 return Err(jobs::no_such_job());
             }
@@ -54,22 +57,24 @@ impl Scope {
         if let Some(media_id) = media_id
             && self.job_id.is_none()
         {
-            let found = bus.load::<media::Record>(&media_id.to_string()).await?;
+            let found = bus.load_record::<media::MediaRecord>(&media_id.to_string()).await?;
             if found.as_ref().is_some_and(|held| !self.who.may_see(&held.record.owner)) {
                 return Err(documents::no_such_medium());
             }
             // A job that is about to be planned has the next number.
             let encode = found.and_then(|held| held.record.encode).map_or(0, |encode| encode.number);
-            jobs.extend((1..=(encode + 1).min(ENCODES_MAX)).map(|number| plan::job_id(media_id, number)));
+            jobs.extend(
+                (1..=(encode + 1).min(ENCODES_MAX)).map(|number| plan::derive_job_id(media_id, number)),
+            );
         }
-        let of_media = media_id.map(subjects::events_of_media);
-        Ok(of_media.into_iter().chain(jobs.into_iter().map(subjects::events_of_job)).collect())
+        let of_media = media_id.map(subjects::media_event_filter);
+        Ok(of_media.into_iter().chain(jobs.into_iter().map(subjects::job_event_filter)).collect())
     }
 }
 
 /// Where a follower begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begin {
+pub(super) enum EventStreamStart {
     /// With what happens from now on.
     Now,
     /// With the first thing that happened to what it asked for.
@@ -79,8 +84,8 @@ pub(super) enum Begin {
 }
 
 /// The past, being read.
-struct Past {
-    reader: Reader,
+struct EventReplay {
+    reader: StreamReader,
     /// Where the present takes over.
     until: u64,
     left: u64,
@@ -88,24 +93,24 @@ struct Past {
 }
 
 /// A follower.
-pub(super) struct Follower {
+pub(super) struct EventFollower {
     bus: Bus,
-    hub: Hub,
+    hub: EventHub,
     catching_up: Arc<Semaphore>,
-    scope: Scope,
-    present: broadcast::Receiver<Item>,
-    past: Option<Past>,
+    scope: EventScope,
+    present: broadcast::Receiver<EventHubMessage>,
+    past: Option<EventReplay>,
     /// Sequence up to which everything was looked at.
     seen: u64,
 }
 
-impl Follower {
+impl EventFollower {
     pub(super) async fn open(
         bus: &Bus,
-        hub: Hub,
+        hub: EventHub,
         catching_up: Arc<Semaphore>,
-        scope: Scope,
-        begin: Begin,
+        scope: EventScope,
+        begin: EventStreamStart,
     ) -> Result<Self, Problem> {
         // The present is subscribed to first, so that nothing falls between it and the past.
         let present = hub.subscribe();
@@ -113,13 +118,13 @@ impl Follower {
         let mut follower =
             Self { bus: bus.clone(), hub, catching_up, scope, present, past: None, seen: position };
         match begin {
-            Begin::Now => {}
-            Begin::Story => {
-                let filters = follower.scope.story(bus).await?;
-                follower.past = Some(follower.past(filters, Start::All, position).await?);
+            EventStreamStart::Now => {}
+            EventStreamStart::Story => {
+                let filters = follower.scope.history_subjects(bus).await?;
+                follower.past = Some(follower.open_replay(filters, ReaderStart::All, position).await?);
             }
-            Begin::Behind(sequence) => {
-                check_kept(bus, sequence).await?;
+            EventStreamStart::Behind(sequence) => {
+                check_retained(bus, sequence).await?;
                 follower.catch_up(sequence.min(position)).await?;
             }
         }
@@ -127,59 +132,59 @@ impl Follower {
     }
 
     /// Goes back to the stream itself, for everything behind `seen`.
-    async fn catch_up(&mut self, seen: u64) -> Result<(), nats::Error> {
+    async fn catch_up(&mut self, seen: u64) -> Result<(), nats::BusError> {
         self.seen = seen;
         let until = self.hub.position();
         if seen < until {
             let all = vec![subjects::EVENTS_ALL.to_owned()];
-            self.past = Some(self.past(all, Start::Sequence(seen + 1), until).await?);
+            self.past = Some(self.open_replay(all, ReaderStart::Sequence(seen + 1), until).await?);
         }
         Ok(())
     }
 
-    fn past(
+    fn open_replay(
         &self,
         filters: Vec<String>,
-        start: Start,
+        start: ReaderStart,
         until: u64,
-    ) -> impl Future<Output = Result<Past, nats::Error>> + Send + use<> {
+    ) -> impl Future<Output = Result<EventReplay, nats::BusError>> + Send + use<> {
         let (bus, turns) = (self.bus.clone(), Arc::clone(&self.catching_up));
         async move {
-            let turn = turns.acquire_owned().await.map_err(nats::Error::unavailable)?;
-            let reader = bus.reader(reader::Config::new(subjects::EVENTS, filters, start)).await?;
+            let turn = turns.acquire_owned().await.map_err(nats::BusError::unavailable)?;
+            let reader = bus.open_reader(reader::ReaderConfig::new(subjects::EVENTS, filters, start)).await?;
             let left = reader.pending_at_start();
-            Ok(Past { reader, until, left, _turn: turn })
+            Ok(EventReplay { reader, until, left, _turn: turn })
         }
     }
 
     /// The next thing to send: an event, progress, or a comment that keeps the connection; `None` when the hub has ended.
-    pub(super) async fn next_frame(&mut self) -> Result<Option<Bytes>, nats::Error> {
+    pub(super) async fn next_frame(&mut self) -> Result<Option<Bytes>, nats::BusError> {
         loop {
-            if let Some(frame) = self.next_of_past().await? {
+            if let Some(frame) = self.next_replayed_frame().await? {
                 return Ok(Some(frame));
             }
             match tokio::time::timeout(KEEP_ALIVE, self.present.recv()).await {
                 Err(_) => return Ok(Some(Bytes::from_static(b": still here\n\n"))),
-                Ok(Ok(Item::Event(told))) => {
+                Ok(Ok(EventHubMessage::Event(told))) => {
                     let is_new = told.sequence > self.seen;
                     self.seen = self.seen.max(told.sequence);
                     if is_new && self.scope.covers(&told) {
                         return Ok(Some(told.frame.clone()));
                     }
                 }
-                Ok(Ok(Item::Progress(told))) => {
+                Ok(Ok(EventHubMessage::Progress(told))) => {
                     if self.scope.covers(&told) {
                         return Ok(Some(told.frame.clone()));
                     }
                 }
                 Ok(Err(broadcast::error::RecvError::Lagged(_))) => self.catch_up(self.seen).await?,
                 // The client comes back with an id of the life before, and is told that it is gone.
-                Ok(Ok(Item::Reset) | Err(broadcast::error::RecvError::Closed)) => return Ok(None),
+                Ok(Ok(EventHubMessage::Reset) | Err(broadcast::error::RecvError::Closed)) => return Ok(None),
             }
         }
     }
 
-    async fn next_of_past(&mut self) -> Result<Option<Bytes>, nats::Error> {
+    async fn next_replayed_frame(&mut self) -> Result<Option<Bytes>, nats::BusError> {
         while let Some(past) = &mut self.past {
             if past.left == 0 {
                 self.seen = self.seen.max(past.until);
@@ -195,7 +200,7 @@ impl Follower {
             if entry.sequence > past.until {
                 continue;
             }
-            let told = hub::tell(&self.hub.epoch(), &entry);
+            let told = hub::render_event(&self.hub.epoch(), &entry);
             if self.scope.covers(&told) {
                 return Ok(Some(told.frame));
             }
@@ -205,18 +210,18 @@ impl Follower {
 }
 
 /// Refuses when events behind `sequence` were dropped by age: what follows would have a gap that nobody sees.
-async fn check_kept(bus: &Bus, sequence: u64) -> Result<(), Problem> {
+async fn check_retained(bus: &Bus, sequence: u64) -> Result<(), Problem> {
     if sequence == 0 {
         return Ok(());
     }
     let stream = bus.context().get_stream(subjects::EVENTS).await;
-    let stream = stream.map_err(|error| Problem::from(nats::Error::unavailable(error)))?;
+    let stream = stream.map_err(|error| Problem::from(nats::BusError::unavailable(error)))?;
     let state = &stream.cached_info().state;
     if sequence > state.last_sequence {
-        return Err(gone("it is newer than the newest event"));
+        return Err(events_gone("it is newer than the newest event"));
     }
     if sequence + 1 < state.first_sequence {
-        return Err(gone("older events are dropped by age"));
+        return Err(events_gone("older events are dropped by age"));
     }
     Ok(())
 }

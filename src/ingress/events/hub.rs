@@ -11,14 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use nats::{
-    Bus, Start,
-    reader::{self, Position},
+    Bus, ReaderStart,
+    reader::{self, StreamPosition},
 };
 use packaging::plan;
 use schemas::{
     headers,
     ids::JobId,
-    job::{self, Progress},
+    job::{self, JobPartProgress},
     subjects,
 };
 use serde_json::{Value, json};
@@ -35,18 +35,18 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// What followers are told.
 #[derive(Debug, Clone)]
-pub(crate) enum Item {
+pub(crate) enum EventHubMessage {
     /// An event of the stream.
-    Event(Arc<Told>),
+    Event(Arc<SseFrame>),
     /// How far a job is.
-    Progress(Arc<Told>),
+    Progress(Arc<SseFrame>),
     /// EVENTS was made anew: whoever follows has to begin anew, too.
     Reset,
 }
 
 /// Something to tell, with what decides who may hear it.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct SseFrame {
     /// Its sequence in EVENTS; 0 for progress.
     pub(crate) sequence: u64,
     pub(crate) owner: Option<String>,
@@ -58,30 +58,30 @@ pub(crate) struct Told {
 
 /// Feeds followers. Cheap to clone; one per replica.
 #[derive(Debug, Clone)]
-pub struct Hub {
+pub struct EventHub {
     bus: Bus,
-    sender: broadcast::Sender<Item>,
+    sender: broadcast::Sender<EventHubMessage>,
     /// The newest event that was sent to followers.
-    position: watch::Sender<Position>,
+    position: watch::Sender<StreamPosition>,
 }
 
-impl Hub {
+impl EventHub {
     /// A hub that begins at the end of EVENTS.
     ///
     /// # Errors
-    /// [`nats::Error::Unavailable`] when the broker does not answer.
-    pub async fn open(bus: Bus) -> Result<Self, nats::Error> {
-        let position = end_of_events(&bus).await?;
+    /// [`nats::BusError::Unavailable`] when the broker does not answer.
+    pub async fn open(bus: Bus) -> Result<Self, nats::BusError> {
+        let position = load_stream_end(&bus).await?;
         Ok(Self { bus, sender: broadcast::Sender::new(BACKLOG_MAX), position: watch::Sender::new(position) })
     }
 
     /// Names the stream's life: ids of another life mean nothing in this one.
     pub(crate) fn epoch(&self) -> String {
-        epoch(self.position.borrow().created_at_ms)
+        format_epoch(self.position.borrow().created_at_ms)
     }
 
     /// Everything from now on.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Item> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<EventHubMessage> {
         self.sender.subscribe()
     }
 
@@ -94,8 +94,8 @@ impl Hub {
     ///
     /// # Errors
     /// None at present: a broker that is away is waited for.
-    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
-        let feeding = async { tokio::join!(self.events(), self.progress()) };
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::BusError> {
+        let feeding = async { tokio::join!(self.feed_events(), self.feed_progress()) };
         tokio::select! {
             () = shutdown.cancelled() => {}
             ((), ()) = feeding => {}
@@ -103,33 +103,34 @@ impl Hub {
         Ok(())
     }
 
-    async fn events(&self) {
+    async fn feed_events(&self) {
         loop {
-            let start = Start::Behind(*self.position.borrow());
+            let start = ReaderStart::Behind(*self.position.borrow());
             let all = vec![subjects::EVENTS_ALL.to_owned()];
-            let mut entries = self.bus.follow("events", reader::Config::new(subjects::EVENTS, all, start));
+            let mut entries =
+                self.bus.follow_stream("events", reader::ReaderConfig::new(subjects::EVENTS, all, start));
             let error = loop {
                 match entries.next().await {
-                    Ok(entry) => self.tell(&entry),
+                    Ok(entry) => self.broadcast_event(&entry),
                     Err(error) => break error,
                 }
             };
             tracing::error!(%error, "followers begin anew");
-            self.begin_anew().await;
+            self.restart_from_stream_start().await;
         }
     }
 
-    fn tell(&self, entry: &reader::Entry) {
-        let told = Arc::new(tell(&self.epoch(), entry));
+    fn broadcast_event(&self, entry: &reader::StreamEntry) {
+        let told = Arc::new(render_event(&self.epoch(), entry));
         // Nobody follows at the moment: fine.
-        self.sender.send(Item::Event(told)).ok();
+        self.sender.send(EventHubMessage::Event(told)).ok();
         self.position.send_modify(|position| position.sequence = entry.sequence);
     }
 
     /// Goes to the beginning of the stream that is there now: its events are all new to whoever follows.
-    async fn begin_anew(&self) {
+    async fn restart_from_stream_start(&self) {
         let created_at_ms = loop {
-            match end_of_events(&self.bus).await {
+            match load_stream_end(&self.bus).await {
                 Ok(end) => break end.created_at_ms,
                 Err(error) => {
                     tracing::warn!(%error, "the stream of events can't be asked for");
@@ -137,31 +138,34 @@ impl Hub {
                 }
             }
         };
-        self.position.send_replace(Position { created_at_ms, sequence: 0 });
-        self.sender.send(Item::Reset).ok();
+        self.position.send_replace(StreamPosition { created_at_ms, sequence: 0 });
+        self.sender.send(EventHubMessage::Reset).ok();
     }
 
-    async fn progress(&self) {
-        let settings = reader::Config::new(
+    async fn feed_progress(&self) {
+        let settings = reader::ReaderConfig::new(
             subjects::PROGRESS,
             vec![subjects::PROGRESS_ALL.to_owned()],
-            Start::LastPerSubject,
+            ReaderStart::LastPerSubject,
         );
         loop {
-            let mut entries = self.bus.follow_hints("progress", settings.clone());
-            let mut sums = Sums::default();
+            let mut entries = self.bus.follow_stream_hints("progress", settings.clone());
+            let mut sums = ProgressTotals::default();
             while let Ok(entry) = entries.next().await {
-                let Ok(progress) = nats::decode::<Progress>(&entry.subject, &entry.payload) else { continue };
-                self.tell_progress(&mut sums, &progress).await;
+                let Ok(progress) = nats::decode_message::<JobPartProgress>(&entry.subject, &entry.payload)
+                else {
+                    continue;
+                };
+                self.broadcast_progress(&mut sums, &progress).await;
             }
             tracing::info!("the stream of progress was made anew");
         }
     }
 
-    async fn tell_progress(&self, sums: &mut Sums, progress: &Progress) {
+    async fn broadcast_progress(&self, sums: &mut ProgressTotals, progress: &JobPartProgress) {
         let total_ms = match sums.total_ms(progress.job_id) {
             Some(total_ms) => total_ms,
-            None => match self.total_ms(progress).await {
+            None => match self.load_total_ms(progress).await {
                 Ok(total_ms) => total_ms,
                 // Progress is a hint: the next part that is heard of asks again.
                 Err(error) => {
@@ -170,35 +174,38 @@ impl Hub {
                 }
             },
         };
-        let done_ms = sums.add(progress, total_ms);
-        self.sender.send(Item::Progress(Arc::new(tell_progress(progress, done_ms, total_ms)))).ok();
+        let done_ms = sums.add_progress(progress, total_ms);
+        self.sender
+            .send(EventHubMessage::Progress(Arc::new(render_progress(progress, done_ms, total_ms))))
+            .ok();
     }
 
-    async fn total_ms(&self, progress: &Progress) -> Result<u64, nats::Error> {
-        let found = self.bus.load::<job::Record>(&progress.job_id.to_string()).await?;
+    async fn load_total_ms(&self, progress: &JobPartProgress) -> Result<u64, nats::BusError> {
+        let found = self.bus.load_record::<job::JobRecord>(&progress.job_id.to_string()).await?;
         Ok(found.map_or(progress.total_ms, |held| {
             let job = held.record;
-            job.parts.iter().map(|part| plan::part_ms(&job.plan, part)).sum()
+            job.parts.iter().map(|part| plan::part_duration_ms(&job.plan, part)).sum()
         }))
     }
 }
 
 /// How ids of events name the stream's life.
-fn epoch(created_at_ms: u64) -> String {
+fn format_epoch(created_at_ms: u64) -> String {
     format!("{created_at_ms:x}")
 }
 
-async fn end_of_events(bus: &Bus) -> Result<Position, nats::Error> {
-    let stream = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::Error::unavailable)?;
+async fn load_stream_end(bus: &Bus) -> Result<StreamPosition, nats::BusError> {
+    let stream = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::BusError::unavailable)?;
     let info = stream.cached_info();
     let created_at_ms = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    Ok(Position { created_at_ms, sequence: info.state.last_sequence })
+    Ok(StreamPosition { created_at_ms, sequence: info.state.last_sequence })
 }
 
 /// An event as followers get it: `id`, `event` and `data` of server-sent events (HTML, section 9.2).
-pub(crate) fn tell(epoch: &str, entry: &reader::Entry) -> Told {
+pub(crate) fn render_event(epoch: &str, entry: &reader::StreamEntry) -> SseFrame {
     let text = |name: &str| entry.headers.get_last(name).map(|value| value.as_str().to_owned());
-    let (entity, verb, _) = subjects::event_parts(&entry.subject).unwrap_or(("unknown", "unknown", ""));
+    let (entity, verb, _) =
+        subjects::parse_event_subject(&entry.subject).unwrap_or(("unknown", "unknown", ""));
     let (media_id, job_id) = (text(headers::MEDIA_ID), text(headers::JOB_ID));
     let data = json!({
         "id": text(headers::ID),
@@ -207,22 +214,22 @@ pub(crate) fn tell(epoch: &str, entry: &reader::Entry) -> Told {
         "time": text(headers::TIME),
         "media_id": media_id,
         "job_id": job_id,
-        "data": nats::decode::<Value>(&entry.subject, &entry.payload).unwrap_or(Value::Null),
+        "data": nats::decode_message::<Value>(&entry.subject, &entry.payload).unwrap_or(Value::Null),
     });
     let frame = format!("id: {epoch}-{}\nevent: {entity}.{verb}\ndata: {data}\n\n", entry.sequence);
-    Told { sequence: entry.sequence, owner: text(headers::OWNER), media_id, job_id, frame: frame.into() }
+    SseFrame { sequence: entry.sequence, owner: text(headers::OWNER), media_id, job_id, frame: frame.into() }
 }
 
 /// Progress carries no id: a follower that comes back resumes at an event.
-fn tell_progress(progress: &Progress, done_ms: u64, total_ms: u64) -> Told {
+fn render_progress(progress: &JobPartProgress, done_ms: u64, total_ms: u64) -> SseFrame {
     let data = json!({
         "job_id": progress.job_id,
         "media_id": progress.media_id,
         "done_ms": done_ms,
         "total_ms": total_ms,
-        "percent": crate::jobs::percent(done_ms, total_ms),
+        "percent": crate::jobs::whole_percent(done_ms, total_ms),
     });
-    Told {
+    SseFrame {
         sequence: 0,
         owner: Some(progress.owner.clone()),
         media_id: Some(progress.media_id.to_string()),
@@ -233,25 +240,25 @@ fn tell_progress(progress: &Progress, done_ms: u64, total_ms: u64) -> Told {
 
 /// The parts of running jobs, added up.
 #[derive(Debug, Default)]
-struct Sums {
-    jobs: HashMap<JobId, Sum>,
+struct ProgressTotals {
+    jobs: HashMap<JobId, JobProgressTotal>,
     clock: u64,
 }
 
 #[derive(Debug, Default)]
-struct Sum {
+struct JobProgressTotal {
     total_ms: u64,
     parts: BTreeMap<String, u64>,
     heard: u64,
 }
 
-impl Sums {
+impl ProgressTotals {
     fn total_ms(&self, job_id: JobId) -> Option<u64> {
         self.jobs.get(&job_id).map(|sum| sum.total_ms)
     }
 
     /// Milliseconds that are done of the whole job; a part that is tried again does not take the sum back below it.
-    fn add(&mut self, progress: &Progress, total_ms: u64) -> u64 {
+    fn add_progress(&mut self, progress: &JobPartProgress, total_ms: u64) -> u64 {
         self.clock += 1;
         if self.jobs.len() >= JOBS_MAX
             && !self.jobs.contains_key(&progress.job_id)
@@ -273,10 +280,10 @@ mod tests {
 
     use super::*;
 
-    fn progress(job: u16, part: &str, done_ms: u64) -> Progress {
+    fn progress(job: u16, part: &str, done_ms: u64) -> JobPartProgress {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(&job.to_be_bytes());
-        Progress {
+        JobPartProgress {
             job_id: JobId::from_bytes(bytes),
             media_id: MediaId::from_bytes([2; 16]),
             owner: "ann".into(),
@@ -288,7 +295,7 @@ mod tests {
 
     #[test]
     fn parts_add_up_and_never_go_back() {
-        let mut sums = Sums::default();
+        let mut sums = ProgressTotals::default();
         for (part, done_ms, wanted) in [
             ("v0000", 1_000, 1_000),
             ("a0", 4_000, 5_000),
@@ -296,15 +303,15 @@ mod tests {
             ("v0000", 0, 7_000),
             ("v0001", 90_000, 20_000),
         ] {
-            assert_eq!(sums.add(&progress(1, part, done_ms), 20_000), wanted, "{part} {done_ms}");
+            assert_eq!(sums.add_progress(&progress(1, part, done_ms), 20_000), wanted, "{part} {done_ms}");
         }
     }
 
     #[test]
     fn only_so_many_jobs_are_remembered() {
-        let mut sums = Sums::default();
+        let mut sums = ProgressTotals::default();
         for job in 0..u16::try_from(JOBS_MAX + 10).unwrap() {
-            sums.add(&progress(job, "a0", 1), 2);
+            sums.add_progress(&progress(job, "a0", 1), 2);
         }
         assert_eq!(sums.jobs.len(), JOBS_MAX);
         assert!(sums.total_ms(progress(0, "a0", 1).job_id).is_none(), "the oldest is gone");

@@ -27,11 +27,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::{App, openapi};
+use super::{AppState, openapi};
 use auth::Principal;
-use follower::{Begin, Follower, Scope};
-pub use hub::{BACKLOG_MAX, Hub, JOBS_MAX};
-use web::{error::Problem, kind::Kind, query::Parameters};
+use follower::{EventFollower, EventScope, EventStreamStart};
+pub use hub::{BACKLOG_MAX, EventHub, JOBS_MAX};
+use web::{error::Problem, kind::ProblemCode, query::QueryParameters};
 
 /// Followers at once on one replica.
 pub const FOLLOWERS_MAX: usize = 4_096;
@@ -52,15 +52,15 @@ static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// What followers share. Cheap to clone; one per replica.
 #[derive(Debug, Clone)]
-pub struct Followers {
-    hub: Hub,
+pub struct EventFollowerPool {
+    hub: EventHub,
     places: Arc<Semaphore>,
     catching_up: Arc<Semaphore>,
 }
 
-impl Followers {
+impl EventFollowerPool {
     /// Places around a hub.
-    pub fn new(hub: Hub) -> Self {
+    pub fn new(hub: EventHub) -> Self {
         Self {
             hub,
             places: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
@@ -69,24 +69,24 @@ impl Followers {
     }
 
     /// What feeds them.
-    pub const fn hub(&self) -> &Hub {
+    pub const fn hub(&self) -> &EventHub {
         &self.hub
     }
 }
 
 /// The routes.
-pub fn router() -> Router<App> {
-    Router::new().route("/v1/events", get(follow))
+pub fn router() -> Router<AppState> {
+    Router::new().route("/v1/events", get(follow_events))
 }
 
 /// Its description.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(follow))]
-pub(super) struct Described;
+#[openapi(paths(follow_events))]
+pub(super) struct EventsApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<Frame>();
+impl openapi::OperationGroup for EventsApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<EventDocument>();
     }
 }
 
@@ -94,7 +94,7 @@ impl openapi::Describe for Described {
 #[derive(JsonSchema)]
 #[schemars(rename = "Event", example = json!({ "id": "1a2b3c-7", "event": "media.ready", "data": "{}" }))]
 #[expect(dead_code, reason = "the description of a text that `follower.rs` writes")]
-struct Frame {
+struct EventDocument {
     /// `<stream epoch>-<sequence>`; send it as `Last-Event-ID` to go on behind it. Progress carries none.
     id: Option<String>,
     /// Kind: `<entity>.<verb>`.
@@ -106,21 +106,22 @@ struct Frame {
 /// Whose events.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+#[schemars(rename = "Wanted")]
+struct EventQuery {
     /// Only events about this medium, its story so far first.
-    #[serde(default, deserialize_with = "web::query::id")]
-    #[schemars(schema_with = "openapi::id")]
+    #[serde(default, deserialize_with = "web::query::deserialize_id")]
+    #[schemars(schema_with = "openapi::id_schema")]
     media: Option<MediaId>,
     /// Only events about this job, its story so far first.
-    #[serde(default, deserialize_with = "web::query::id")]
-    #[schemars(schema_with = "openapi::id")]
+    #[serde(default, deserialize_with = "web::query::deserialize_id")]
+    #[schemars(schema_with = "openapi::id_schema")]
     job: Option<JobId>,
     /// As `Last-Event-ID`, for clients that can send no header.
     #[schemars(regex(pattern = EVENT_ID))]
     since: Option<String>,
 }
 
-openapi::query_parameters!(Wanted);
+openapi::query_parameters!(EventQuery);
 
 /// Follow events as they happen
 ///
@@ -131,7 +132,7 @@ openapi::query_parameters!(Wanted);
     path = "/v1/events",
     tag = "events",
     operation_id = "follow_events",
-    params(Wanted, ("Last-Event-ID", Header)),
+    params(EventQuery, ("Last-Event-ID", Header)),
     responses(
         (status = 200, description = "A stream of events", body = ref("#/components/schemas/Event"), content_type = "text/event-stream"),
         (status = 404, description = "There is no such medium or job, or it is not yours"),
@@ -139,11 +140,11 @@ openapi::query_parameters!(Wanted);
     ),
     security(("api_key" = [])),
 )]
-async fn follow(
-    State(app): State<App>,
+async fn follow_events(
+    State(app): State<AppState>,
     who: Principal,
     headers: HeaderMap,
-    Parameters(wanted): Parameters<Wanted>,
+    QueryParameters(wanted): QueryParameters<EventQuery>,
 ) -> Result<Response, Problem> {
     let followers = &app.followers;
     let Ok(place) = Arc::clone(&followers.places).try_acquire_owned() else {
@@ -151,19 +152,24 @@ async fn follow(
     };
     let given = headers.get(&LAST_EVENT_ID).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let begin = match given.or(wanted.since) {
-        Some(id) => Begin::Behind(sequence_of(&id, &followers.hub.epoch())?),
-        None if wanted.media.is_some() || wanted.job.is_some() => Begin::Story,
-        None => Begin::Now,
+        Some(id) => EventStreamStart::Behind(parse_event_id(&id, &followers.hub.epoch())?),
+        None if wanted.media.is_some() || wanted.job.is_some() => EventStreamStart::Story,
+        None => EventStreamStart::Now,
     };
-    let end = app.end_of_answer(&who, FOLLOW_MAX);
-    let scope = Scope { who, media_id: wanted.media, job_id: wanted.job };
-    let follower =
-        Follower::open(&app.bus, followers.hub.clone(), Arc::clone(&followers.catching_up), scope, begin)
-            .await?;
+    let end = app.response_end_signal(&who, FOLLOW_MAX);
+    let scope = EventScope { who, media_id: wanted.media, job_id: wanted.job };
+    let follower = EventFollower::open(
+        &app.bus,
+        followers.hub.clone(),
+        Arc::clone(&followers.catching_up),
+        scope,
+        begin,
+    )
+    .await?;
     let first = futures::stream::once(async { Ok(format!("retry: {RETRY_MS}\n\n").into()) });
     let frames = futures::stream::try_unfold((follower, place), |(mut follower, place)| async move {
         let frame = follower.next_frame().await?;
-        Ok::<_, nats::Error>(frame.map(|frame| (frame, (follower, place))))
+        Ok::<_, nats::BusError>(frame.map(|frame| (frame, (follower, place))))
     });
     let mut response = Response::new(Body::from_stream(first.chain(frames).take_until(end)));
     let headers = response.headers_mut();
@@ -175,23 +181,24 @@ async fn follow(
 }
 
 /// The sequence that an event id names; an id of another life of the stream can't be resumed.
-fn sequence_of(id: &str, epoch: &str) -> Result<u64, Problem> {
+fn parse_event_id(id: &str, epoch: &str) -> Result<u64, Problem> {
     let malformed = || {
-        Problem::new(Kind::EventIdMalformed)
-            .detail("send an id as an event carried it, or 0-0 for everything that is kept")
+        Problem::new(ProblemCode::EventIdMalformed)
+            .with_detail("send an id as an event carried it, or 0-0 for everything that is kept")
     };
     let (of, sequence) = id.rsplit_once('-').ok_or_else(malformed)?;
     let sequence = sequence.parse().map_err(|_| malformed())?;
     match (of, sequence) {
         ("0", 0) => Ok(0),
         _ if of == epoch => Ok(sequence),
-        _ => Err(gone("it is of another life of the event stream")),
+        _ => Err(events_gone("it is of another life of the event stream")),
     }
 }
 
 /// What was asked for can't be told without a gap.
-fn gone(why: &str) -> Problem {
-    Problem::new(Kind::EventsGone).detail(format!("{why}; begin again with 0-0, or without an id"))
+fn events_gone(why: &str) -> Problem {
+    Problem::new(ProblemCode::EventsGone)
+        .with_detail(format!("{why}; begin again with 0-0, or without an id"))
 }
 
 #[cfg(test)]
@@ -211,7 +218,7 @@ mod tests {
             ("1a2b--7", Err("events_gone")),
             ("", Err("event_id_malformed")),
         ] {
-            assert_eq!(sequence_of(id, "1a2b").map_err(|problem| problem.code()), wanted, "{id:?}");
+            assert_eq!(parse_event_id(id, "1a2b").map_err(|problem| problem.code()), wanted, "{id:?}");
         }
     }
 }

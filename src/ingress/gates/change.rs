@@ -15,13 +15,13 @@ use nats::Outbox;
 use schemars::JsonSchema;
 use schemas::{
     document,
-    gate::{Changed, Gate, Rule, Told},
+    gate::{GateChanged, GateRule, MediaGate, RuleInput},
     ids::MediaId,
 };
 use serde::Serialize;
 use serde_json::json;
 
-use super::State;
+use super::GateApiState;
 use auth::Principal;
 use gate::problem::chain_unavailable;
 use gate::{
@@ -31,9 +31,9 @@ use gate::{
 };
 use web::{
     body,
-    conditional::{self, Tag},
+    conditional::{self, EntityTag},
     error::Problem,
-    kind::Kind,
+    kind::ProblemCode,
 };
 
 /// The prefix of the code of an account that merely delegates (EIP-7702): it is no contract of its own.
@@ -45,13 +45,13 @@ const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
     "media_id": "06db00820dt0303jc5mn0r355k", "access": "rule", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" },
     "rule_digest": "3b2c5a6a1f0d4a5e8c9b7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d8e7f6a", "changed_at_ms": 1_763_900_814_467_u64,
 }))]
-pub(super) struct Document<'a> {
+pub(super) struct GateDocument<'a> {
     /// The medium.
     media_id: MediaId,
     /// Said in words, so that nobody takes a missing rule for an open door.
-    access: Access,
+    access: GateAccess,
     /// Who may play.
-    rule: Option<&'a Rule>,
+    rule: Option<&'a GateRule>,
     /// SHA-256 of the rule's canonical form, lower-case hex.
     rule_digest: Option<&'a str>,
     /// Unix time in milliseconds of the last change; null while there was none.
@@ -62,7 +62,7 @@ pub(super) struct Document<'a> {
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "GateAccess")]
-enum Access {
+enum GateAccess {
     /// The rule.
     Rule,
     /// There is no rule: the owner alone plays.
@@ -79,14 +79,14 @@ enum Access {
     responses((status = 200, description = "The gate", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
     security(("api_key" = [])),
 )]
-pub(super) async fn show(
-    Extract(state): Extract<State>,
+pub(super) async fn read_gate(
+    Extract(state): Extract<GateApiState>,
     who: Principal,
     Path(media_id): Path<String>,
 ) -> Result<Response, Problem> {
-    let media_id = parse(&media_id)?;
-    let medium = seen(&state, &who, media_id).await?;
-    Ok(answer(media_id, medium.gate.as_ref()))
+    let media_id = parse_media_id(&media_id)?;
+    let medium = load_visible_medium(&state, &who, media_id).await?;
+    Ok(gate_response(media_id, medium.gate.as_ref()))
 }
 
 /// Set the gate of a medium
@@ -106,20 +106,21 @@ pub(super) async fn show(
     security(("api_key" = [])),
     extensions(("x-events" = json!(["gate.changed"]))),
 )]
-pub(super) async fn put(
-    Extract(state): Extract<State>,
+pub(super) async fn set_gate(
+    Extract(state): Extract<GateApiState>,
     who: Principal,
     Path(media_id): Path<String>,
     headers: HeaderMap,
-    body::Json(Told(rule)): body::Json<Told>,
+    body::JsonBody(RuleInput(rule)): body::JsonBody<RuleInput>,
 ) -> Result<Response, Problem> {
-    let media_id = parse(&media_id)?;
-    let medium = changeable(&state, &who, media_id).await?;
-    conditional::if_match(&headers, Some(tag(medium.gate.as_ref())))?;
-    let compiled = compile(&rule)
-        .map_err(|invalid| Problem::new(Kind::RuleInvalid).at(&invalid.pointer, invalid.reason))?;
+    let media_id = parse_media_id(&media_id)?;
+    let medium = load_changeable_medium(&state, &who, media_id).await?;
+    conditional::check_if_match(&headers, Some(gate_tag(medium.gate.as_ref())))?;
+    let compiled = compile(&rule).map_err(|invalid| {
+        Problem::new(ProblemCode::RuleInvalid).with_pointer(&invalid.pointer, invalid.reason)
+    })?;
     check_contracts(&state, &compiled).await?;
-    change(&state, &who, media_id, &headers, Some(&compiled)).await
+    change_gate(&state, &who, media_id, &headers, Some(&compiled)).await
 }
 
 /// Remove the gate of a medium
@@ -135,38 +136,46 @@ pub(super) async fn put(
     security(("api_key" = [])),
     extensions(("x-events" = json!(["gate.changed"]))),
 )]
-pub(super) async fn delete(
-    Extract(state): Extract<State>,
+pub(super) async fn remove_gate(
+    Extract(state): Extract<GateApiState>,
     who: Principal,
     Path(media_id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let media_id = parse(&media_id)?;
-    changeable(&state, &who, media_id).await?;
-    change(&state, &who, media_id, &headers, None).await
+    let media_id = parse_media_id(&media_id)?;
+    load_changeable_medium(&state, &who, media_id).await?;
+    change_gate(&state, &who, media_id, &headers, None).await
 }
 
-fn parse(text: &str) -> Result<MediaId, Problem> {
-    text.parse().map_err(|_| unknown())
+fn parse_media_id(text: &str) -> Result<MediaId, Problem> {
+    text.parse().map_err(|_| medium_not_found())
 }
 
-fn unknown() -> Problem {
+fn medium_not_found() -> Problem {
     Problem::not_found("there is no such medium")
 }
 
 /// The medium, if the principal may see it; its gate is nobody else's business.
-async fn seen(state: &State, who: &Principal, media_id: MediaId) -> Result<Medium, Problem> {
+async fn load_visible_medium(
+    state: &GateApiState,
+    who: &Principal,
+    media_id: MediaId,
+) -> Result<Medium, Problem> {
     let medium = access::medium(&state.bus, media_id).await?;
-    medium.filter(|medium| who.may_see(&medium.owner)).ok_or_else(unknown)
+    medium.filter(|medium| who.may_see(&medium.owner)).ok_or_else(medium_not_found)
 }
 
-async fn changeable(state: &State, who: &Principal, media_id: MediaId) -> Result<Medium, Problem> {
-    let medium = seen(state, who, media_id).await?;
-    if who.may_change(&medium.owner) { Ok(medium) } else { Err(Problem::new(Kind::NotOwner)) }
+async fn load_changeable_medium(
+    state: &GateApiState,
+    who: &Principal,
+    media_id: MediaId,
+) -> Result<Medium, Problem> {
+    let medium = load_visible_medium(state, who, media_id).await?;
+    if who.may_change(&medium.owner) { Ok(medium) } else { Err(Problem::new(ProblemCode::NotOwner)) }
 }
 
 /// Refuses a rule that could never be decided here.
-async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> {
+async fn check_contracts(state: &GateApiState, rule: &Compiled) -> Result<(), Problem> {
     let chains = state.judge.chains();
     let asked: BTreeSet<(u64, Address)> =
         rule.leaves().iter().map(|leaf| (leaf.chain_id, leaf.contract)).collect();
@@ -174,14 +183,14 @@ async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> 
         match chains.code(chain_id, contract, BlockRef::Latest).await {
             Ok(code) if code.is_empty() || code.starts_with(&DELEGATION) => {
                 let detail = format!("there is no contract at {contract} on chain {chain_id}");
-                Err(Problem::new(Kind::ContractAbsent).at("", detail))
+                Err(Problem::new(ProblemCode::ContractAbsent).with_pointer("", detail))
             }
             Ok(_) => Ok(()),
             Err(Error::Unknown { chain_id }) => {
                 let known: Vec<String> = chains.ids().iter().map(u64::to_string).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let detail = format!("chain {chain_id} is not configured here; configured: {known}");
-                Err(Problem::new(Kind::ChainUnknown).at("", detail))
+                Err(Problem::new(ProblemCode::ChainUnknown).with_pointer("", detail))
             }
             Err(error) => {
                 tracing::warn!(%error, "a contract could not be looked at");
@@ -195,7 +204,7 @@ async fn check_contracts(state: &State, rule: &Compiled) -> Result<(), Problem> 
 }
 
 /// Refuses to count tokens where the contract does not say that a balance is a number of them.
-async fn check_interface(state: &State, leaf: &Leaf) -> Result<(), Problem> {
+async fn check_interface(state: &GateApiState, leaf: &Leaf) -> Result<(), Problem> {
     let Some((contract, data)) = abi::interface_call(leaf) else { return Ok(()) };
     let chains = state.judge.chains();
     let outcome = match chains.head(leaf.chain_id).await {
@@ -209,57 +218,58 @@ async fn check_interface(state: &State, leaf: &Leaf) -> Result<(), Problem> {
                 "{contract} does not say by supportsInterface that it is of ERC-721, so its balances may count fractions: name a \
                  token_id, or use erc20_balance"
             );
-            Err(Problem::new(Kind::RuleInvalid).at("", detail))
+            Err(Problem::new(ProblemCode::RuleInvalid).with_pointer("", detail))
         }
         Err(_) => Err(chain_unavailable()),
     }
 }
 
-async fn change(
-    state: &State,
+async fn change_gate(
+    state: &GateApiState,
     who: &Principal,
     media_id: MediaId,
     headers: &HeaderMap,
     rule: Option<&Compiled>,
 ) -> Result<Response, Problem> {
     // Until now only the stages know of it: the document begins with the gate.
-    let bare = access::medium(&state.bus, media_id).await?.map(|medium| document::Record {
+    let bare = access::medium(&state.bus, media_id).await?.map(|medium| document::DocumentRecord {
         media_id,
         owner: medium.owner,
         title: String::new(),
         mint_tx: None,
         gate: None,
-        encryption: document::Encryption::None,
+        encryption: document::SegmentEncryption::None,
         created_at_ms: nats::now_ms(),
         changed_at_ms: nats::now_ms(),
         removed_at_ms: None,
     });
-    let mut found = Err(unknown());
-    let changed = |document: Option<&document::Record>| {
+    let mut found = Err(medium_not_found());
+    let changed = |document: Option<&document::DocumentRecord>| {
         let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));
-        found = document.ok_or_else(unknown).and_then(|document| {
-            conditional::if_match(headers, Some(tag(document.gate.as_ref())))?;
-            Ok(next(document, rule, who))
+        found = document.ok_or_else(medium_not_found).and_then(|document| {
+            conditional::check_if_match(headers, Some(gate_tag(document.gate.as_ref())))?;
+            Ok(next_document(document, rule, who))
         });
         // What is refused changes nothing.
         found.as_mut().ok().and_then(Option::take)
     };
-    let held = Box::pin(state.bus.change::<document::Record>(&media_id.to_string(), changed)).await?;
+    let held =
+        Box::pin(state.bus.change_record::<document::DocumentRecord>(&media_id.to_string(), changed)).await?;
     found?;
-    Ok(answer(media_id, held.as_ref().and_then(|held| held.record.gate.as_ref())))
+    Ok(gate_response(media_id, held.as_ref().and_then(|held| held.record.gate.as_ref())))
 }
 
 /// The entity tag of a gate: its epoch, which never repeats; 0 before the first.
-fn tag(gate: Option<&Gate>) -> Tag {
-    Tag::of_gate(gate.map_or(0, |gate| gate.epoch))
+fn gate_tag(gate: Option<&MediaGate>) -> EntityTag {
+    EntityTag::from_gate_epoch(gate.map_or(0, |gate| gate.epoch))
 }
 
 /// The document with its new gate and the event of the change; `None` when it has that rule already.
-fn next(
-    document: &document::Record,
+fn next_document(
+    document: &document::DocumentRecord,
     rule: Option<&Compiled>,
     who: &Principal,
-) -> Option<(document::Record, Outbox)> {
+) -> Option<(document::DocumentRecord, Outbox)> {
     let (epoch, digest) =
         document.gate.as_ref().map_or((0, ""), |gate| (gate.epoch, gate.rule_digest.as_str()));
     let rule_digest = rule.map(|rule| rule.digest.clone()).unwrap_or_default();
@@ -267,7 +277,7 @@ fn next(
         return None;
     }
     let changed_at_ms = nats::now_ms();
-    let changed = Changed {
+    let changed = GateChanged {
         media_id: document.media_id,
         owner: document.owner.clone(),
         changed_by: who.owner.clone(),
@@ -275,24 +285,25 @@ fn next(
         rule_digest: rule_digest.clone(),
     };
     let gate =
-        Gate { epoch: epoch + 1, rule: rule.map(|rule| rule.rule.clone()), rule_digest, changed_at_ms };
-    let record = document::Record { gate: Some(gate), changed_at_ms, ..document.clone() };
-    Some((record, Outbox::new().event(&changed)))
+        MediaGate { epoch: epoch + 1, rule: rule.map(|rule| rule.rule.clone()), rule_digest, changed_at_ms };
+    let record = document::DocumentRecord { gate: Some(gate), changed_at_ms, ..document.clone() };
+    Some((record, Outbox::new().with_event(&changed)))
 }
 
-fn answer(media_id: MediaId, gate: Option<&Gate>) -> Response {
+fn gate_response(media_id: MediaId, gate: Option<&MediaGate>) -> Response {
     let rule = gate.and_then(|gate| gate.rule.as_ref());
-    let body = Document {
+    let body = GateDocument {
         media_id,
-        access: if rule.is_some() { Access::Rule } else { Access::OwnerOnly },
+        access: if rule.is_some() { GateAccess::Rule } else { GateAccess::OwnerOnly },
         rule,
         rule_digest: gate.map(|gate| gate.rule_digest.as_str()).filter(|digest| !digest.is_empty()),
         changed_at_ms: gate.map(|gate| gate.changed_at_ms),
     };
-    let headers = [(header::ETAG, tag(gate).to_header()), (header::CACHE_CONTROL, private())];
+    let headers =
+        [(header::ETAG, gate_tag(gate).to_header()), (header::CACHE_CONTROL, private_cache_control())];
     (StatusCode::OK, headers, Json(body)).into_response()
 }
 
-const fn private() -> axum::http::HeaderValue {
+const fn private_cache_control() -> axum::http::HeaderValue {
     axum::http::HeaderValue::from_static("private, no-store")
 }

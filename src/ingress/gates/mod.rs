@@ -3,7 +3,7 @@
 //! A change names the version it changes (`If-Match`), so that no owner's change is lost. A rule is stored only when it can be
 //! decided here: its chains are configured and its contracts have code.
 //!
-//! Limits: for bodies see [`web::body::Limits`], for rules [`gate::rule`].
+//! Limits: for bodies see [`web::body::BodyLimits`], for rules [`gate::rule`].
 
 mod change;
 mod ownership;
@@ -15,14 +15,14 @@ use axum::{
     routing::{get, post},
 };
 use nats::Bus;
-use schemas::gate::Rule;
+use schemas::gate::GateRule;
 
 use crate::openapi;
 use gate::judge::Judge;
 
 /// What the routes need.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct GateApiState {
     /// The bus with the rights of the ingress.
     pub bus: Bus,
     /// Decides, and knows the chains.
@@ -31,22 +31,25 @@ pub struct State {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(change::show, change::put, change::delete, ownership::ask))]
-pub(crate) struct Described;
+#[openapi(paths(change::read_gate, change::set_gate, change::remove_gate, ownership::check_ownership))]
+pub(crate) struct GatesApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.ask::<Rule>();
-        schemas.answer::<change::Document<'_>>();
-        schemas.ask::<ownership::Question>();
-        schemas.answer::<ownership::Answer>();
+impl openapi::OperationGroup for GatesApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_request::<GateRule>();
+        schemas.add_response::<change::GateDocument<'_>>();
+        schemas.add_request::<ownership::OwnershipQuestion>();
+        schemas.add_response::<ownership::OwnershipAnswer>();
     }
 }
 
 /// The routes of gates. They expect [`auth::Principal`] among the request's extensions.
-pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
+pub fn router<S: Clone + Send + Sync + 'static>(state: GateApiState) -> Router<S> {
     Router::new()
-        .route("/v1/media/{media_id}/gate", get(change::show).put(change::put).delete(change::delete))
-        .route("/v1/auth/nft", post(ownership::ask))
+        .route(
+            "/v1/media/{media_id}/gate",
+            get(change::read_gate).put(change::set_gate).delete(change::remove_gate),
+        )
+        .route("/v1/auth/nft", post(ownership::check_ownership))
         .with_state(state)
 }

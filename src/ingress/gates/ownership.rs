@@ -7,11 +7,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use schemas::gate::{Block, Code, Eip55, Rule, Told};
+use schemas::gate::{ChainBlock, Eip55Schema, GateReasonCode, GateRule, RuleInput};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::State;
+use super::GateApiState;
 use auth::Principal;
 use gate::problem::chain_unavailable;
 use gate::{
@@ -19,19 +19,19 @@ use gate::{
     judge::Keep,
     rule::{address, compile},
 };
-use web::{body, error::Problem, kind::Kind};
+use web::{body, error::Problem, kind::ProblemCode};
 
 /// The question.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "OwnershipQuestion", example = json!({ "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" } }))]
-pub(super) struct Question {
+pub(super) struct OwnershipQuestion {
     /// The wallet asked about.
-    #[schemars(with = "Eip55")]
+    #[schemars(with = "Eip55Schema")]
     address: String,
     /// One condition on a contract: `erc721_owner`, `erc1155_balance` or `erc20_balance`.
-    #[schemars(with = "Rule")]
-    rule: Told,
+    #[schemars(with = "GateRule")]
+    rule: RuleInput,
 }
 
 /// What a contract said about a wallet, at which blocks.
@@ -40,21 +40,21 @@ pub(super) struct Question {
     "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "rule": { "kind": "erc721_owner", "chain_id": 1, "contract": "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359" }, "holds": true, "confirmed": true, "reason": "rule_holds",
     "block": { "chain_id": 1, "number": 23_000_000, "hash": "0x88e96d4537bea4d9c05d12549907b32561d3bf31f45aae734cdc119f13406cb6" }, "confirmed_block": { "chain_id": 1, "number": 23_000_000, "hash": "0x88e96d4537bea4d9c05d12549907b32561d3bf31f45aae734cdc119f13406cb6" },
 }))]
-pub(super) struct Answer {
+pub(super) struct OwnershipAnswer {
     /// The wallet asked about, EIP-55.
     address: String,
     /// The condition in its canonical form.
-    rule: Rule,
+    rule: GateRule,
     /// True when it holds at the newest block.
     holds: bool,
     /// True when it holds at the confirmed block, too.
     confirmed: bool,
     /// Why.
-    reason: Code,
+    reason: GateReasonCode,
     /// The newest block, which was read.
-    block: Block,
+    block: ChainBlock,
     /// The confirmed block.
-    confirmed_block: Block,
+    confirmed_block: ChainBlock,
 }
 
 /// Ask whether a wallet owns something
@@ -74,34 +74,35 @@ pub(super) struct Answer {
     ),
     security(("api_key" = [])),
 )]
-pub(super) async fn ask(
-    Extract(state): Extract<State>,
+pub(super) async fn check_ownership(
+    Extract(state): Extract<GateApiState>,
     _who: Principal,
-    body::Json(question): body::Json<Question>,
+    body::JsonBody(question): body::JsonBody<OwnershipQuestion>,
 ) -> Result<Response, Problem> {
     let wallet = address(&question.address)
-        .map_err(|reason| Problem::new(Kind::AddressInvalid).at("/address", reason))?;
+        .map_err(|reason| Problem::new(ProblemCode::AddressInvalid).with_pointer("/address", reason))?;
     if !matches!(
         question.rule.0,
-        Rule::Erc721Owner { .. } | Rule::Erc1155Balance { .. } | Rule::Erc20Balance { .. }
+        GateRule::Erc721Owner { .. } | GateRule::Erc1155Balance { .. } | GateRule::Erc20Balance { .. }
     ) {
         let detail = "this takes erc721_owner, erc1155_balance or erc20_balance".to_owned();
-        return Err(Problem::new(Kind::RuleInvalid).at("/rule/kind", detail));
+        return Err(Problem::new(ProblemCode::RuleInvalid).with_pointer("/rule/kind", detail));
     }
     let rule = compile(&question.rule.0).map_err(|invalid| {
-        Problem::new(Kind::RuleInvalid).at(&format!("/rule{}", invalid.pointer), invalid.reason)
+        Problem::new(ProblemCode::RuleInvalid)
+            .with_pointer(&format!("/rule{}", invalid.pointer), invalid.reason)
     })?;
     let decision = state.judge.decide(&rule, Some(wallet)).await;
-    if decision.verdict.code == Code::ChainUnknown {
+    if decision.verdict.code == GateReasonCode::ChainUnknown {
         let detail = "the chain is not configured here".to_owned();
-        return Err(Problem::new(Kind::ChainUnknown).at("/rule/chain_id", detail));
+        return Err(Problem::new(ProblemCode::ChainUnknown).with_pointer("/rule/chain_id", detail));
     }
     let (Keep::On | Keep::Over(_), [block], [confirmed]) =
         (decision.keep(), decision.latest.as_slice(), decision.confirmed.as_slice())
     else {
         return Err(chain_unavailable());
     };
-    let answer = Answer {
+    let answer = OwnershipAnswer {
         address: wallet.to_string(),
         holds: decision.verdict.latest == Truth::Yes,
         confirmed: decision.verdict.granted,

@@ -2,18 +2,18 @@
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
 use evm::testing::{CHAIN, Mood, NFT, NOTHING};
-use nats::{Held, Outbox, Role};
+use nats::{Outbox, Role, VersionedRecord};
 use reqwest::{Client, Method, StatusCode};
 use schemas::{
     access, document,
-    gate::{Changed, Code},
+    gate::{GateChanged, GateReasonCode},
     ids::MediaId,
     media,
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{State, router};
+use super::{GateApiState, router};
 use auth::Principal;
 use gate::testing::{
     ANN, BOB,
@@ -31,9 +31,9 @@ struct Served {
 async fn who(mut request: Request, next: Next) -> Response {
     let name = request.headers().get("x-owner").and_then(|v| v.to_str().ok()).unwrap_or(OWNER).to_owned();
     let role = match name.as_str() {
-        "root" => access::Role::Admin,
-        "ops" => access::Role::Operator,
-        _ => access::Role::Owner,
+        "root" => access::PrincipalRole::Admin,
+        "ops" => access::PrincipalRole::Operator,
+        _ => access::PrincipalRole::Owner,
     };
     request.extensions_mut().insert(Principal::new(name, role));
     next.run(request).await
@@ -48,7 +48,7 @@ struct Answer {
 impl Served {
     async fn start() -> Self {
         let site = Site::start().await;
-        let state = State { bus: site.broker.bus(Role::Ingress).await, judge: site.judge() };
+        let state = GateApiState { bus: site.broker.bus(Role::Ingress).await, judge: site.judge() };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state).layer(middleware::from_fn(who));
@@ -120,16 +120,22 @@ async fn a_new_medium_is_its_owners_alone_until_the_owner_says_otherwise() {
     assert_eq!((put.status, &put.body["access"]), (StatusCode::OK, &json!("rule")));
     assert_eq!(put.body["rule"], token("1"));
     assert_ne!(put.etag, shown.etag);
-    let changed = served.site.event::<Changed>(media_id).await.unwrap();
+    let changed = served.site.event::<GateChanged>(media_id).await.unwrap();
     assert_eq!((changed.changed_by.as_str(), changed.gate_epoch), (OWNER, 1));
     assert_eq!(json!(changed.rule_digest), put.body["rule_digest"]);
     // Nothing but the gate changed.
-    let held = served.site.admin.load::<document::Record>(&media_id.to_string()).await.unwrap().unwrap();
+    let held = served
+        .site
+        .admin
+        .load_record::<document::DocumentRecord>(&media_id.to_string())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((held.record.title.as_str(), held.record.owner.as_str()), ("a film", OWNER));
     let gone = served.ask(Method::DELETE, &gate(media_id), OWNER, Some(&put.etag), None).await;
     assert_eq!((gone.status, &gone.body["access"]), (StatusCode::OK, &json!("owner_only")));
     assert!(gone.etag != shown.etag && gone.etag != put.etag, "a tag never comes again");
-    assert_eq!(served.site.event::<Changed>(media_id).await.unwrap().rule_digest, "");
+    assert_eq!(served.site.event::<GateChanged>(media_id).await.unwrap().rule_digest, "");
 }
 
 #[tokio::test]
@@ -236,7 +242,7 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
     let request = served.client.put(format!("{}{}", served.url, gate(media_id))).header("if-match", "*");
     let answer = request.header("content-type", "application/json").body(deep).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
-    let long = vec![b' '; web::body::Limits::default().bytes_max + 1];
+    let long = vec![b' '; web::body::BodyLimits::default().bytes_max + 1];
     let request = served.client.put(format!("{}{}", served.url, gate(media_id))).header("if-match", "*");
     let answer = request.header("content-type", "application/json").body(long).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
@@ -252,13 +258,19 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
 #[tokio::test]
 async fn a_medium_that_only_the_stages_know_gets_its_document() {
     let served = Served::start().await;
-    let media_id = MediaId::from_bytes(nats::fresh_id());
-    let asset = media::Record::new(media_id, OWNER.into(), media::Status::Stored, 1);
-    served.site.admin.commit(&mut Held::new(asset), Outbox::new()).await.unwrap();
+    let media_id = MediaId::from_bytes(nats::new_id_bytes());
+    let asset = media::MediaRecord::new(media_id, OWNER.into(), media::MediaStatus::Stored, 1);
+    served.site.admin.commit_record(&mut VersionedRecord::new(asset), Outbox::new()).await.unwrap();
     assert_eq!(served.get(media_id, OWNER).await.body["access"], "owner_only");
     assert_eq!(served.put(media_id, "mallory", "*", token("1")).await.status, StatusCode::NOT_FOUND);
     assert_eq!(served.put(media_id, OWNER, "*", json!({ "kind": "public" })).await.status, StatusCode::OK);
-    let held = served.site.admin.load::<document::Record>(&media_id.to_string()).await.unwrap().unwrap();
+    let held = served
+        .site
+        .admin
+        .load_record::<document::DocumentRecord>(&media_id.to_string())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(held.record.owner, OWNER);
 }
 
@@ -281,9 +293,12 @@ async fn ownership_is_answered_with_its_block() {
     );
     assert_eq!(yes.body["confirmed_block"]["number"], json!(head.number - 2));
     let no = ask(&BOB.to_string(), token("1")).await;
-    assert_eq!((&no.body["holds"], &no.body["reason"]), (&json!(false), &json!(Code::NotOwner)));
+    assert_eq!((&no.body["holds"], &no.body["reason"]), (&json!(false), &json!(GateReasonCode::NotOwner)));
     let burnt = ask(&BOB.to_string(), token("99")).await;
-    assert_eq!((&burnt.body["holds"], &burnt.body["reason"]), (&json!(false), &json!(Code::ContractFailed)));
+    assert_eq!(
+        (&burnt.body["holds"], &burnt.body["reason"]),
+        (&json!(false), &json!(GateReasonCode::ContractFailed))
+    );
     for (address, rule, code) in [
         ("vitalik.eth", token("1"), "address_invalid"),
         (&ANN.to_string(), json!({ "kind": "public" }), "rule_invalid"),

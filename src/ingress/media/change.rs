@@ -8,21 +8,21 @@ use axum::{
 use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
-    document::{self, Encryption},
+    document::{self, SegmentEncryption},
     ids::MediaId,
     value::TransactionHash,
 };
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Medium, media_id, no_such_medium};
+use super::{MediumRecords, no_such_medium, parse_media_id};
 use crate::{
-    App,
+    AppState,
     play::encryption,
     uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
 };
 use auth::Principal;
-use web::{body, conditional, error::Problem, kind::Kind};
+use web::{body, conditional, error::Problem, kind::ProblemCode};
 
 /// Most rounds of reading and compare-and-set of one change.
 pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;
@@ -31,24 +31,24 @@ pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "MediaChange", example = json!({ "title": "A day at the sea" }))]
-pub(super) struct Change {
+pub(super) struct MediaChangeRequest {
     /// Title for people: one line, of which something has to be seen.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_present")]
     #[schemars(with = "String", regex(pattern = TITLE_PATTERN), length(max = TITLE_LENGTH_MAX))]
     title: Option<String>,
     /// The transaction that minted its token; null for none.
     #[serde(default)]
     #[schemars(with = "Option<TransactionHash>")]
-    mint_tx: Wish<TransactionHash>,
+    mint_tx: FieldUpdate<TransactionHash>,
     /// How segments are served: as they are stored, or for HLS with AES-128 (and without MPEG-DASH).
-    #[serde(default, deserialize_with = "present")]
-    #[schemars(with = "Encryption")]
-    encryption: Option<Encryption>,
+    #[serde(default, deserialize_with = "deserialize_present")]
+    #[schemars(with = "SegmentEncryption")]
+    encryption: Option<SegmentEncryption>,
 }
 
 /// What is to become of something that a document may be without.
 #[derive(Debug, Clone, Copy, Default)]
-enum Wish<T> {
+enum FieldUpdate<T> {
     /// It stays as it is.
     #[default]
     Kept,
@@ -56,8 +56,8 @@ enum Wish<T> {
     Given(Option<T>),
 }
 
-impl<T> Wish<T> {
-    fn or(self, held: Option<T>) -> Option<T> {
+impl<T> FieldUpdate<T> {
+    fn apply_to(self, held: Option<T>) -> Option<T> {
         match self {
             Self::Kept => held,
             Self::Given(value) => value,
@@ -65,14 +65,16 @@ impl<T> Wish<T> {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Wish<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FieldUpdate<T> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Option::deserialize(from).map(Self::Given)
     }
 }
 
 /// A value that may be absent, but not `null`: a medium always has one.
-fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+fn deserialize_present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
@@ -91,70 +93,70 @@ fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Re
     security(("api_key" = [])),
     extensions(("x-events" = json!(["media.changed"]))),
 )]
-pub(super) async fn change(
-    State(app): State<App>,
+pub(super) async fn change_media(
+    State(app): State<AppState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
-    body::Json(mut wanted): body::Json<Change>,
+    body::JsonBody(mut wanted): body::JsonBody<MediaChangeRequest>,
 ) -> Result<Response, Problem> {
-    let media_id = media_id(&id)?;
+    let media_id = parse_media_id(&id)?;
     wanted.title =
-        wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(bad_title)).transpose()?;
+        wanted.title.as_deref().map(|title| clean_title(title).ok_or_else(invalid_title)).transpose()?;
     let mut attempt = 0;
     loop {
-        let mut medium = changeable(&app.bus, media_id, &who, &headers).await?;
+        let mut medium = load_changeable(&app.bus, media_id, &who, &headers).await?;
         attempt += 1;
-        match apply(&app.bus, &mut medium, media_id, &wanted, &who).await {
+        match apply_change(&app.bus, &mut medium, media_id, &wanted, &who).await {
             Ok(()) => {
                 app.known.forget(media_id);
                 // What the change answers is what it made, whatever the client had before.
-                return Ok(medium.document(media_id)?.answer(&HeaderMap::new()));
+                return Ok(medium.render_document(media_id)?.to_response(&HeaderMap::new()));
             }
             // The precondition is looked at again: a named version is gone, `*` still fits.
-            Err(nats::Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
+            Err(nats::BusError::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
 /// The medium, if `who` may change it and has seen what is there.
-pub(super) async fn changeable(
+pub(super) async fn load_changeable(
     bus: &Bus,
     media_id: MediaId,
     who: &Principal,
     headers: &HeaderMap,
-) -> Result<Medium, Problem> {
-    let medium = Medium::load(bus, media_id).await?;
+) -> Result<MediumRecords, Problem> {
+    let medium = MediumRecords::load(bus, media_id).await?;
     if !who.may_see(medium.owner()) {
         return Err(no_such_medium());
     }
     if !who.may_change(medium.owner()) {
-        return Err(Problem::new(Kind::NotOwner));
+        return Err(Problem::new(ProblemCode::NotOwner));
     }
-    conditional::if_match(headers, Some(medium.document(media_id)?.tag()))?;
+    conditional::check_if_match(headers, Some(medium.render_document(media_id)?.tag()))?;
     Ok(medium)
 }
 
-fn bad_title() -> Problem {
+fn invalid_title() -> Problem {
     let detail = format!("it needs something to be shown, and at most {TITLE_LENGTH_MAX} characters");
-    Problem::new(Kind::TitleInvalid).at("/title", detail)
+    Problem::new(ProblemCode::TitleInvalid).with_pointer("/title", detail)
 }
 
 /// Writes what `wanted` changes, if it changes anything.
-async fn apply(
+async fn apply_change(
     bus: &Bus,
-    medium: &mut Medium,
+    medium: &mut MediumRecords,
     media_id: MediaId,
-    wanted: &Change,
+    wanted: &MediaChangeRequest,
     who: &Principal,
-) -> Result<(), nats::Error> {
+) -> Result<(), nats::BusError> {
     let changed_at_ms = nats::now_ms();
     let mut held = medium.to_document(media_id, changed_at_ms);
     let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
-    let mint_tx = wanted.mint_tx.or(held.record.mint_tx);
+    let mint_tx = wanted.mint_tx.apply_to(held.record.mint_tx);
     let encryption = wanted.encryption.unwrap_or(held.record.encryption);
-    let next = document::Record { title, mint_tx, encryption, ..held.record.clone() };
+    let next = document::DocumentRecord { title, mint_tx, encryption, ..held.record.clone() };
     if next == held.record {
         return Ok(());
     }
@@ -162,8 +164,8 @@ async fn apply(
         // Before anybody can see that there should be one.
         encryption::make_key(bus, media_id).await?;
     }
-    held.record = document::Record { changed_at_ms, ..next };
-    let changed = document::Changed {
+    held.record = document::DocumentRecord { changed_at_ms, ..next };
+    let changed = document::MediaChanged {
         media_id,
         owner: held.record.owner.clone(),
         changed_by: who.owner.clone(),
@@ -171,7 +173,7 @@ async fn apply(
         mint_tx,
         encryption,
     };
-    bus.commit(&mut held, Outbox::new().event(&changed)).await?;
+    bus.commit_record(&mut held, Outbox::new().with_event(&changed)).await?;
     medium.document = Some(held);
     Ok(())
 }

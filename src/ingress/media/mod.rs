@@ -17,25 +17,25 @@ use axum::{
 use nats::Bus;
 use schemars::JsonSchema;
 use schemas::{
-    Record as _,
-    ask::{self, Answer, ListMedia, MediaItem, MediaPage},
-    document::{self, Encryption},
+    KvRecord as _,
+    ask::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
+    document::{self, SegmentEncryption},
     ids::{JobId, MediaId},
-    media::{self, Rendition, Summary, Technical},
+    media::{self, EncodedRendition, MediaSummary, TechnicalMetadata},
     subjects,
     value::TransactionHash,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{App, cache, openapi};
+use super::{AppState, cache, openapi};
 use auth::Principal;
 use web::{
-    cursor::{self, List},
+    cursor::{self, CursorSealer},
     error::Problem,
-    kind::Kind,
-    page::Page,
-    query::Parameters,
+    kind::ProblemCode,
+    page::ListPage,
+    query::QueryParameters,
     tagged,
 };
 
@@ -43,31 +43,33 @@ use web::{
 pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 
 /// The routes.
-pub fn router() -> Router<App> {
-    Router::new()
-        .route("/v1/media", get(list))
-        .route("/v1/media/{media_id}", get(show).patch(change::change).delete(remove::remove))
+pub fn router() -> Router<AppState> {
+    Router::new().route("/v1/media", get(list_media)).route(
+        "/v1/media/{media_id}",
+        get(read_media).patch(change::change_media).delete(remove::remove_media),
+    )
 }
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list, show, change::change, remove::remove))]
-pub(super) struct Described;
+#[openapi(paths(list_media, read_media, change::change_media, remove::remove_media))]
+pub(super) struct MediaApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<Page<MediaItem>>();
-        schemas.answer::<Document<'_>>();
-        schemas.ask::<change::Change>();
+impl openapi::OperationGroup for MediaApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<ListPage<MediaIndexItem>>();
+        schemas.add_response::<MediaDocument<'_>>();
+        schemas.add_request::<change::MediaChangeRequest>();
     }
 }
 
 /// Which media to list.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+#[schemars(rename = "Wanted")]
+struct MediaListQuery {
     /// Only media that stand there.
-    status: Option<media::Status>,
+    status: Option<media::MediaStatus>,
     /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
@@ -77,7 +79,7 @@ struct Wanted {
     min_revision: Option<u64>,
 }
 
-openapi::query_parameters!(Wanted);
+openapi::query_parameters!(MediaListQuery);
 
 /// List media, newest first
 ///
@@ -87,80 +89,84 @@ openapi::query_parameters!(Wanted);
     path = "/v1/media",
     tag = "metadata",
     operation_id = "list_media",
-    params(Wanted),
+    params(MediaListQuery),
     responses(
         (status = 200, description = "A page", body = ref("#/components/schemas/MediaItemPage"), headers(("Link"))),
         (status = 409, description = "There is no such revision yet"),
     ),
     security(("api_key" = [])),
 )]
-async fn list(
-    State(app): State<App>,
+async fn list_media(
+    State(app): State<AppState>,
     who: Principal,
     OriginalUri(uri): OriginalUri,
-    Parameters(wanted): Parameters<Wanted>,
+    QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner();
-    let cursors = List::new(&app.signing_key, ask::MEDIA, &(&owner, wanted.status))?;
-    let question = ListMedia {
+    let cursors = CursorSealer::new(&app.signing_key, ask::MEDIA, &(&owner, wanted.status))?;
+    let question = MediaIndexQuery {
         owner,
         status: wanted.status,
         cursor: wanted.cursor.map(|cursor| cursors.open(&cursor)).transpose()?,
-        limit: page_limit(wanted.limit)?,
+        limit: parse_page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
-    let page: MediaPage = ask_index(&app.bus, ask::MEDIA, &question).await?;
+    let page: MediaIndexPage = query_index(&app.bus, ask::MEDIA, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
-    Ok(Page { items: page.items, next_cursor, revision: page.revision }.answer(&uri))
+    Ok(ListPage { items: page.items, next_cursor, revision: page.revision }.into_list_response(&uri))
 }
 
 /// Items of a page; 50 unless said otherwise.
-pub(super) fn page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
+pub(super) fn parse_page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted {
         None => Ok(50),
         Some(limit) if (1..=ask::ITEMS_MAX).contains(&limit) => Ok(limit),
-        Some(limit) => Err(Problem::new(Kind::QueryMalformed)
-            .detail(format!("limit={limit} is not between 1 and {}", ask::ITEMS_MAX))),
+        Some(limit) => Err(Problem::new(ProblemCode::QueryMalformed)
+            .with_detail(format!("limit={limit} is not between 1 and {}", ask::ITEMS_MAX))),
     }
 }
 
 /// Asks the index for a page.
-pub(super) async fn ask_index<Q: Serialize, P: DeserializeOwned>(
+pub(super) async fn query_index<Q: Serialize, P: DeserializeOwned>(
     bus: &Bus,
     verb: &str,
     question: &Q,
 ) -> Result<P, Problem> {
-    match bus.ask::<Q, Answer<P>>(subjects::ask_index(verb), question, INDEX_WAIT).await? {
-        Answer::Page(page) => Ok(page),
-        Answer::Refused { code, detail } => Err(refusal(&code, detail)),
+    match bus.request::<Q, IndexReply<P>>(subjects::index_request_subject(verb), question, INDEX_WAIT).await?
+    {
+        IndexReply::Page(page) => Ok(page),
+        IndexReply::Refused { code, detail } => Err(index_problem(&code, detail)),
     }
 }
 
-fn refusal(code: &str, detail: String) -> Problem {
+fn index_problem(code: &str, detail: String) -> Problem {
     let kind = match code {
         // It was sealed by us, and yet the index can't use it: it is of another time.
-        ask::CURSOR_MALFORMED => return cursor::malformed(),
-        ask::QUESTION_MALFORMED => Kind::QueryMalformed,
-        ask::REVISION_UNKNOWN => Kind::RevisionUnknown,
-        ask::INDEX_BEHIND => Kind::IndexBehind,
-        _ => Kind::IndexUnavailable,
+        ask::CURSOR_MALFORMED => return cursor::cursor_malformed(),
+        ask::QUESTION_MALFORMED => ProblemCode::QueryMalformed,
+        ask::REVISION_UNKNOWN => ProblemCode::RevisionUnknown,
+        ask::INDEX_BEHIND => ProblemCode::IndexBehind,
+        _ => ProblemCode::IndexUnavailable,
     };
-    let problem = Problem::new(kind).detail(detail);
-    if kind.status() == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after_s(1) } else { problem }
+    let problem = Problem::new(kind).with_detail(detail);
+    if kind.status() == StatusCode::SERVICE_UNAVAILABLE { problem.with_retry_after_s(1) } else { problem }
 }
 
 /// What is known of one medium, from its owner's document and from the stages.
 #[derive(Debug, Clone)]
-pub(super) struct Medium {
-    pub(super) document: Option<nats::Held<document::Record>>,
-    pub(super) asset: Option<nats::Held<media::Record>>,
+pub(super) struct MediumRecords {
+    pub(super) document: Option<nats::VersionedRecord<document::DocumentRecord>>,
+    pub(super) asset: Option<nats::VersionedRecord<media::MediaRecord>>,
 }
 
-impl Medium {
+impl MediumRecords {
     /// Loads both records; 404 when there is neither, or the medium was removed.
     pub(super) async fn load(bus: &Bus, media_id: MediaId) -> Result<Self, Problem> {
         let key = media_id.to_string();
-        let (document, asset) = tokio::try_join!(bus.load_any::<document::Record>(&key), bus.load(&key))?;
+        let (document, asset) = tokio::try_join!(
+            bus.load_with_tombstone::<document::DocumentRecord>(&key),
+            bus.load_record(&key)
+        )?;
         let is_removed = document.as_ref().is_some_and(|held| held.record.is_removed());
         if is_removed || (document.is_none() && asset.is_none()) {
             return Err(no_such_medium());
@@ -169,15 +175,15 @@ impl Medium {
     }
 
     /// The owner's document; the first one where until now only the stages know of the medium.
-    fn to_document(&self, media_id: MediaId, now_ms: u64) -> nats::Held<document::Record> {
+    fn to_document(&self, media_id: MediaId, now_ms: u64) -> nats::VersionedRecord<document::DocumentRecord> {
         self.document.clone().unwrap_or_else(|| {
-            nats::Held::new(document::Record {
+            nats::VersionedRecord::new(document::DocumentRecord {
                 media_id,
                 owner: self.owner().to_owned(),
                 title: String::new(),
                 mint_tx: None,
                 gate: None,
-                encryption: Encryption::None,
+                encryption: SegmentEncryption::None,
                 created_at_ms: self.asset.as_ref().map_or(now_ms, |held| held.record.created_at_ms),
                 changed_at_ms: now_ms,
                 removed_at_ms: None,
@@ -190,8 +196,8 @@ impl Medium {
         document.or_else(|| self.asset.as_ref().map(|held| held.record.owner.as_str())).unwrap_or_default()
     }
 
-    pub(super) fn status(&self) -> media::Status {
-        self.asset.as_ref().map_or(media::Status::Uploading, |held| held.record.status)
+    pub(super) fn status(&self) -> media::MediaStatus {
+        self.asset.as_ref().map_or(media::MediaStatus::Uploading, |held| held.record.status)
     }
 
     /// Its title; `None` until somebody gave it one.
@@ -200,22 +206,22 @@ impl Medium {
         title.filter(|title| !title.is_empty())
     }
 
-    pub(super) fn encryption(&self) -> Encryption {
+    pub(super) fn encryption(&self) -> SegmentEncryption {
         self.document.as_ref().map(|held| held.record.encryption).unwrap_or_default()
     }
 
     /// Of both records; 0 for one that is not there.
     fn revisions(&self) -> [u64; 2] {
-        let document = self.document.as_ref().map_or(0, nats::Held::revision);
-        [document, self.asset.as_ref().map_or(0, nats::Held::revision)]
+        let document = self.document.as_ref().map_or(0, nats::VersionedRecord::revision);
+        [document, self.asset.as_ref().map_or(0, nats::VersionedRecord::revision)]
     }
 
-    fn document(&self, media_id: MediaId) -> Result<tagged::Document, Problem> {
+    fn render_document(&self, media_id: MediaId) -> Result<tagged::JsonDocument, Problem> {
         let document = self.document.as_ref().map(|held| &held.record);
         let asset = self.asset.as_ref().map(|held| &held.record);
         let created = document.map(|d| d.created_at_ms).or_else(|| asset.map(|a| a.created_at_ms));
         let changed = document.map(|d| d.changed_at_ms).max(asset.map(|a| a.changed_at_ms));
-        tagged::Document::new(&Document {
+        tagged::JsonDocument::new(&MediaDocument {
             media_id,
             owner: self.owner(),
             title: document.map(|d| d.title.as_str()),
@@ -227,10 +233,10 @@ impl Medium {
             waiting: asset.and_then(|a| a.waiting.as_ref()),
             source: asset
                 .and_then(|a| a.source.as_ref())
-                .map(|s| Source { size_bytes: s.size_bytes, sha256: &s.sha256 }),
+                .map(|s| MediaSourceDocument { size_bytes: s.size_bytes, sha256: &s.sha256 }),
             technical: asset.and_then(|a| a.technical.as_ref()),
             summary: asset.and_then(|a| a.summary.as_ref()),
-            encode: asset.and_then(|a| a.encode.as_ref()).map(|e| Encode {
+            encode: asset.and_then(|a| a.encode.as_ref()).map(|e| MediaEncodeDocument {
                 number: e.number,
                 job_id: e.job_id,
                 duration_ms: e.duration_ms,
@@ -250,7 +256,7 @@ impl Medium {
     "code": null, "detail": null, "source": { "size_bytes": 1_048_576, "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" },
     "technical": null, "summary": null, "encode": null, "created_at_ms": 1_763_900_814_467_u64, "changed_at_ms": 1_763_900_814_467_u64,
 }))]
-struct Document<'a> {
+struct MediaDocument<'a> {
     /// The medium.
     media_id: MediaId,
     /// Its owner.
@@ -260,24 +266,24 @@ struct Document<'a> {
     /// The transaction that minted its token, if somebody named one.
     mint_tx: Option<TransactionHash>,
     /// How its segments are served.
-    encryption: Encryption,
+    encryption: SegmentEncryption,
     /// Where it stands.
-    status: media::Status,
+    status: media::MediaStatus,
     /// Why it was rejected or failed: a stable code.
     code: Option<&'a str>,
     /// The same for people.
     detail: Option<&'a str>,
     /// What its work waits for while something is away; absent while it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    waiting: Option<&'a media::Waiting>,
+    waiting: Option<&'a media::MediaWaitReason>,
     /// The verified source.
-    source: Option<Source<'a>>,
+    source: Option<MediaSourceDocument<'a>>,
     /// What the probe found in it.
-    technical: Option<&'a Technical>,
+    technical: Option<&'a TechnicalMetadata>,
     /// The same as lists show it.
-    summary: Option<&'a Summary>,
+    summary: Option<&'a MediaSummary>,
     /// The encode that plays or is being made.
-    encode: Option<Encode<'a>>,
+    encode: Option<MediaEncodeDocument<'a>>,
     /// Unix time in milliseconds.
     created_at_ms: u64,
     /// Unix time in milliseconds.
@@ -287,7 +293,7 @@ struct Document<'a> {
 /// The verified source.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaSource")]
-struct Source<'a> {
+struct MediaSourceDocument<'a> {
     /// Size in bytes.
     size_bytes: u64,
     /// SHA-256 in lower-case hex.
@@ -297,7 +303,7 @@ struct Source<'a> {
 /// The encode that plays or is being made.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaEncode")]
-struct Encode<'a> {
+struct MediaEncodeDocument<'a> {
     /// Number of the encode, from 1.
     number: u32,
     /// The job that makes it.
@@ -305,7 +311,7 @@ struct Encode<'a> {
     /// Duration in milliseconds.
     duration_ms: u64,
     /// Renditions, once final.
-    renditions: &'a [Rendition],
+    renditions: &'a [EncodedRendition],
     /// True when a poster was made.
     has_poster: bool,
 }
@@ -315,7 +321,7 @@ pub(super) fn no_such_medium() -> Problem {
 }
 
 /// One of our ids in a path.
-pub(super) fn media_id(text: &str) -> Result<MediaId, Problem> {
+pub(super) fn parse_media_id(text: &str) -> Result<MediaId, Problem> {
     text.parse().map_err(|_| no_such_medium())
 }
 
@@ -332,24 +338,24 @@ pub(super) fn media_id(text: &str) -> Result<MediaId, Problem> {
     ),
     security(("api_key" = [])),
 )]
-async fn show(
-    State(app): State<App>,
+async fn read_media(
+    State(app): State<AppState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let media_id = media_id(&id)?;
-    let medium = Medium::load(&app.bus, media_id).await?;
+    let media_id = parse_media_id(&id)?;
+    let medium = MediumRecords::load(&app.bus, media_id).await?;
     if !who.may_see(medium.owner()) {
         return Err(no_such_medium());
     }
-    let name = cache::name(&id, &medium.revisions());
+    let name = cache::versioned_key(&id, &medium.revisions());
     if let Some(body) = app.documents.get(&name) {
-        return Ok(tagged::Document::of_json(body).answer(&headers));
+        return Ok(tagged::JsonDocument::from_json(body).to_response(&headers));
     }
-    let document = medium.document(media_id)?;
+    let document = medium.render_document(media_id)?;
     app.documents.put(name, document.body().clone());
-    Ok(document.answer(&headers))
+    Ok(document.to_response(&headers))
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use nats::{Bus, Outbox};
 use schemas::{document, ids::MediaId, media};
 
 use super::{
-    change::{CHANGE_ATTEMPTS_MAX, changeable},
-    media_id,
+    change::{CHANGE_ATTEMPTS_MAX, load_changeable},
+    parse_media_id,
 };
-use crate::{App, removal};
+use crate::{AppState, removal};
 use auth::Principal;
 use web::error::Problem;
 
@@ -29,16 +29,16 @@ use web::error::Problem;
     security(("api_key" = [])),
     extensions(("x-events" = json!(["media.removed", "job.cancelled"]))),
 )]
-pub(super) async fn remove(
-    State(app): State<App>,
+pub(super) async fn remove_media(
+    State(app): State<AppState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let media_id = media_id(&id)?;
-    let removed = tombstone(&app.bus, media_id, &who, &headers).await?;
+    let media_id = parse_media_id(&id)?;
+    let removed = write_tombstone(&app.bus, media_id, &who, &headers).await?;
     app.known.forget(media_id);
-    if let Err(error) = removal::end_work(&app.bus, &removed).await {
+    if let Err(error) = removal::end_media_work(&app.bus, &removed).await {
         tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on until the keeper ends it");
     }
     tracing::info!(media.id = %media_id, by = who.owner, "removed");
@@ -46,17 +46,17 @@ pub(super) async fn remove(
 }
 
 /// Leaves of the document whose it was and when it was removed, with the event.
-async fn tombstone(
+async fn write_tombstone(
     bus: &Bus,
     media_id: MediaId,
     who: &Principal,
     headers: &HeaderMap,
-) -> Result<document::Record, Problem> {
+) -> Result<document::DocumentRecord, Problem> {
     let mut attempt = 0;
     loop {
         let now_ms = nats::now_ms();
-        let mut held = changeable(bus, media_id, who, headers).await?.to_document(media_id, now_ms);
-        held.record = document::Record {
+        let mut held = load_changeable(bus, media_id, who, headers).await?.to_document(media_id, now_ms);
+        held.record = document::DocumentRecord {
             title: String::new(),
             mint_tx: None,
             gate: None,
@@ -65,12 +65,12 @@ async fn tombstone(
             ..held.record
         };
         let owner = held.record.owner.clone();
-        let event = media::Removed { media_id, owner, removed_by: who.owner.clone() };
+        let event = media::MediaRemoved { media_id, owner, removed_by: who.owner.clone() };
         attempt += 1;
-        match bus.commit(&mut held, Outbox::new().event(&event)).await {
+        match bus.commit_record(&mut held, Outbox::new().with_event(&event)).await {
             Ok(()) => return Ok(held.record),
             // The precondition is looked at again: a named version is gone, `*` still fits.
-            Err(nats::Error::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
+            Err(nats::BusError::Conflict { .. }) if attempt < CHANGE_ATTEMPTS_MAX => {}
             Err(error) => return Err(error.into()),
         }
     }

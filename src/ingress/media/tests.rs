@@ -1,7 +1,7 @@
 //! What people say about a medium, over HTTP.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use nats::{Held, Outbox, Role};
+use nats::{Outbox, Role, VersionedRecord};
 use schemas::{document, ids::MediaId, job, media, subjects, upload};
 use serde_json::{Value, json};
 
@@ -57,13 +57,13 @@ async fn the_transaction_that_minted_the_token_is_set_shown_and_cleared() {
     let medium = owner.upload("").await;
     assert_eq!(owner.document(&medium).await["mint_tx"], Value::Null);
     let admin = owner.site.broker.bus(Role::Admin).await;
-    let mut told = admin.listen(subjects::events_of::<document::Changed>()).await.unwrap();
+    let mut told = admin.subscribe_core(subjects::event_filter::<document::MediaChanged>()).await.unwrap();
     let (status, document) = owner.patch(&medium, &json!({ "mint_tx": MINTED })).await;
     let minted = MINTED.to_lowercase();
     assert_eq!((status, &document["mint_tx"]), (200, &json!(minted)), "{document}");
     assert_eq!(owner.document(&medium).await, document);
     let message = futures::StreamExt::next(&mut told).await.unwrap();
-    let changed: document::Changed = nats::decode(&message.subject, &message.payload).unwrap();
+    let changed: document::MediaChanged = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(changed.mint_tx.unwrap().to_string(), minted);
     // What is not named stays.
     let (_, document) = owner.patch(&medium, &json!({ "title": "minted" })).await;
@@ -110,7 +110,7 @@ async fn an_upload_may_bring_its_name_and_its_transaction() {
     let wrong = metadata(&[("mint_tx", "0x1234")]);
     let length = "Tus-Resumable: 1.0.0\r\nUpload-Length: 0\r\n";
     let admin = owner.site.broker.bus(Role::Admin).await;
-    let mut told = admin.listen(subjects::events_of::<upload::Created>()).await.unwrap();
+    let mut told = admin.subscribe_core(subjects::event_filter::<upload::UploadCreated>()).await.unwrap();
     for (path, headers) in [("/v1/uploads", length), ("/v1/media", "Content-Type: video/mp4\r\n")] {
         let refused = owner.ask("POST", path, &format!("{headers}{wrong}"), "").await;
         let problem: Value = serde_json::from_str(&refused.body).unwrap();
@@ -120,7 +120,7 @@ async fn an_upload_may_bring_its_name_and_its_transaction() {
     // The next one that is told is one that was taken: nothing was made of those.
     owner.upload(&metadata(&[("filename", "next.mp4")])).await;
     let message = futures::StreamExt::next(&mut told).await.unwrap();
-    let created: upload::Created = nats::decode(&message.subject, &message.payload).unwrap();
+    let created: upload::UploadCreated = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(created.filename.as_deref(), Some("next.mp4"));
 }
 
@@ -136,14 +136,17 @@ async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() 
     let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
     let admin = owner.site.broker.bus(Role::Admin).await;
     admin
-        .commit(&mut Held::new(asset(media_id, "admin", media::Status::Ready)), Outbox::new())
+        .commit_record(
+            &mut VersionedRecord::new(asset(media_id, "admin", media::MediaStatus::Ready)),
+            Outbox::new(),
+        )
         .await
         .unwrap();
     let playback = format!("{medium}/playback");
     let playing = owner.ask("POST", &playback, "", "").await;
     let playing: Value = serde_json::from_str(&playing.body).unwrap();
     let address = playing["hls_url"].as_str().unwrap();
-    let mut told = admin.listen(subjects::events_of::<media::Removed>()).await.unwrap();
+    let mut told = admin.subscribe_core(subjects::event_filter::<media::MediaRemoved>()).await.unwrap();
     assert_eq!(code(&owner.ask("DELETE", &medium, "", "").await), (428, "precondition_required".into()));
     let old = owner.ask("DELETE", &medium, "If-Match: \"b1\"\r\n", "").await;
     assert_eq!(code(&old), (412, "precondition_failed".into()));
@@ -152,7 +155,7 @@ async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() 
     let removed = owner.ask("DELETE", &medium, &seen, "").await;
     assert_eq!((removed.status, removed.body.as_str()), (204, ""), "{removed:?}");
     let message = futures::StreamExt::next(&mut told).await.unwrap();
-    let event: media::Removed = nats::decode(&message.subject, &message.payload).unwrap();
+    let event: media::MediaRemoved = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(
         (event.media_id, event.owner.as_str(), event.removed_by.as_str()),
         (media_id, "admin", "admin")
@@ -182,56 +185,62 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
     let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
     let admin = owner.site.broker.bus(Role::Admin).await;
     // A second encode after one that failed: nothing but the job tells its number.
-    let jobs = [(1, job::Status::Failed), (2, job::Status::Active)].map(|(number, status)| job::Record {
-        job_id: packaging::plan::job_id(media_id, number),
-        kind: "transcode".into(),
-        priority: subjects::Priority::P1,
-        media_id,
-        owner: "admin".into(),
-        status,
-        encode: number,
-        prefix: schemas::keys::encode(media_id, number, "abc"),
-        plan: job::Plan {
-            source_key: schemas::keys::source(media_id),
-            source_bytes: 5,
-            origin_us: 0,
-            duration_ms: 1,
-            video: None,
-            audio: Vec::new(),
-            poster: None,
-            profile: String::new(),
-            options_digest: "abc".into(),
-            reasons: Vec::new(),
-        },
-        parts: Vec::new(),
-        code: None,
-        detail: None,
-        created_at_ms: 1,
-        ended_at_ms: None,
-        kept_until_ms: None,
-        folded: None,
-    });
+    let jobs =
+        [(1, job::JobStatus::Failed), (2, job::JobStatus::Active)].map(|(number, status)| job::JobRecord {
+            job_id: packaging::plan::derive_job_id(media_id, number),
+            kind: "transcode".into(),
+            priority: subjects::JobPriority::P1,
+            media_id,
+            owner: "admin".into(),
+            status,
+            encode: number,
+            prefix: schemas::keys::encode_prefix(media_id, number, "abc"),
+            plan: job::EncodePlan {
+                source_key: schemas::keys::source_key(media_id),
+                source_bytes: 5,
+                origin_us: 0,
+                duration_ms: 1,
+                video: None,
+                audio: Vec::new(),
+                poster: None,
+                profile: String::new(),
+                options_digest: "abc".into(),
+                reasons: Vec::new(),
+            },
+            parts: Vec::new(),
+            code: None,
+            detail: None,
+            created_at_ms: 1,
+            ended_at_ms: None,
+            kept_until_ms: None,
+            folded: None,
+        });
     for job in &jobs {
-        admin.commit(&mut Held::new(job.clone()), Outbox::new()).await.unwrap();
+        admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
     }
-    let control = subjects::control_job(jobs[1].job_id);
-    let mut told = admin.listen(control).await.unwrap();
+    let control = subjects::job_cancel_subject(jobs[1].job_id);
+    let mut told = admin.subscribe_core(control).await.unwrap();
     // The upload stage has not written anything yet.
     let removed = owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await;
     assert_eq!(removed.status, 204, "{removed:?}");
     futures::StreamExt::next(&mut told).await.unwrap();
     let mut ended = Vec::new();
     for job in &jobs {
-        let held = admin.load::<job::Record>(&job.job_id.to_string()).await.unwrap().unwrap();
+        let held = admin.load_record::<job::JobRecord>(&job.job_id.to_string()).await.unwrap().unwrap();
         ended.push(held.record.status);
     }
-    assert_eq!(ended, [job::Status::Failed, job::Status::Cancelled]);
-    let mut late = Held::new(asset(media_id, "admin", media::Status::Stored));
-    let refused = admin.commit(&mut late, Outbox::new()).await;
-    assert!(matches!(refused, Err(nats::Error::Conflict { .. })), "{refused:?}");
+    assert_eq!(ended, [job::JobStatus::Failed, job::JobStatus::Cancelled]);
+    let mut late = VersionedRecord::new(asset(media_id, "admin", media::MediaStatus::Stored));
+    let refused = admin.commit_record(&mut late, Outbox::new()).await;
+    assert!(matches!(refused, Err(nats::BusError::Conflict { .. })), "{refused:?}");
     let asked = admin
-        .change::<media::Record>(&media_id.to_string(), |_| panic!("nobody is asked about a tombstone"))
+        .change_record::<media::MediaRecord>(&media_id.to_string(), |_| {
+            panic!("nobody is asked about a tombstone")
+        })
         .await
         .unwrap();
-    assert!(asked.is_none() && admin.load::<media::Record>(&media_id.to_string()).await.unwrap().is_none());
+    assert!(
+        asked.is_none()
+            && admin.load_record::<media::MediaRecord>(&media_id.to_string()).await.unwrap().is_none()
+    );
 }

@@ -35,7 +35,7 @@ const REFUSALS: [(&str, &str, &str); 17] = [
 ];
 
 /// Components that operations refer to.
-pub(super) fn components(schemas: &Map<String, Value>) -> Value {
+pub(super) fn build_components(schemas: &Map<String, Value>) -> Value {
     let responses = REFUSALS.iter().map(|(status, name, about)| {
         let mut headers = vec!["X-Request-Id"];
         match *status {
@@ -45,14 +45,14 @@ pub(super) fn components(schemas: &Map<String, Value>) -> Value {
             _ => {}
         }
         let headers: Map<String, Value> =
-            headers.into_iter().map(|name| (name.to_owned(), header(name))).collect();
+            headers.into_iter().map(|name| (name.to_owned(), header_reference(name))).collect();
         let response = json!({ "description": about, "headers": headers, "content": problem_content() });
         ((*name).to_owned(), response)
     });
     json!({
         "schemas": schemas,
         "responses": responses.collect::<Map<_, _>>(),
-        "headers": parameters::headers(),
+        "headers": parameters::response_headers(),
         "securitySchemes": {
             "api_key": {
                 "type": "http",
@@ -70,7 +70,7 @@ pub(super) fn components(schemas: &Map<String, Value>) -> Value {
     })
 }
 
-fn header(name: &str) -> Value {
+fn header_reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/headers/{name}") })
 }
 
@@ -79,7 +79,7 @@ fn problem_content() -> Value {
 }
 
 /// Adds to each operation what its annotation leaves to this place.
-pub(super) fn complete(paths: &mut Value, schemas: &Map<String, Value>) {
+pub(super) fn complete_operations(paths: &mut Value, schemas: &Map<String, Value>) {
     for (path, item) in paths.as_object_mut().into_iter().flatten() {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             if METHODS.contains(&method.as_str()) {
@@ -92,7 +92,7 @@ pub(super) fn complete(paths: &mut Value, schemas: &Map<String, Value>) {
 
 fn complete_operation(method: &Method, path: &str, operation: &mut Value, schemas: &Map<String, Value>) {
     for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
-        parameters::complete(parameter);
+        parameters::complete_parameter(parameter);
     }
     if let Some(body) = operation.get_mut("requestBody") {
         complete_body(path, body, schemas);
@@ -101,8 +101,8 @@ fn complete_operation(method: &Method, path: &str, operation: &mut Value, schema
     if let Some(ways) = operation["security"].as_array_mut() {
         ways.push(json!({ "access_token": [] }));
     }
-    let is_counted = limit::Group::of(method, path, &HeaderMap::new()).is_some();
-    let refusals = refusals(method, path, operation, is_counted);
+    let is_counted = limit::RateLimitGroup::from_request_head(method, path, &HeaderMap::new()).is_some();
+    let refusals = list_refusals(method, path, operation, is_counted);
     let Some(members) = operation.as_object_mut() else { return };
     // What is absent comes as null from the look at it above.
     members.retain(|_, value| !value.is_null());
@@ -144,7 +144,7 @@ fn is_sign_in(path: &str) -> bool {
 }
 
 /// The refusals that follow from what an operation takes and where it lies.
-fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) -> Vec<&'static str> {
+fn list_refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) -> Vec<&'static str> {
     let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
     let takes = |name: &str| parameters.iter().any(|parameter| parameter["name"] == name);
     // A reader's tags and ranges that make no sense count for nothing.
@@ -157,7 +157,7 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
         (true, &["414", "431", "500", "503"]),
         // Where a credential is asked for, those that were refused count.
         (is_counted || is_guarded, &["429"]),
-        (can_be_wrong || is_json || query::is_strict(path), &["400"]),
+        (can_be_wrong || is_json || query::is_strict_path(path), &["400"]),
         (is_guarded, &["401"]),
         (!is_sign_in && is_guarded, &["403"]),
         (is_sign_in && !is_read, &["403"]),
@@ -166,7 +166,7 @@ fn refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) ->
         (is_json, &["408", "413", "415"]),
         (takes("Idempotency-Key"), &["409", "422"]),
         (takes("If-Match"), &["409", "412", "428"]),
-        (!capacity::needs(method, path).is_empty(), &["507"]),
+        (!capacity::required_limits(method, path).is_empty(), &["507"]),
     ];
     rules.iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses.iter().copied()).collect()
 }
@@ -192,11 +192,11 @@ fn complete_response(status: &str, response: &mut Value, is_counted: bool, is_tu
         more.push("Tus-Resumable");
     }
     for name in more {
-        headers[name] = header(name);
+        headers[name] = header_reference(name);
     }
     for (name, about) in headers.as_object_mut().into_iter().flatten() {
-        if parameters::headers().contains_key(name) {
-            *about = header(name);
+        if parameters::response_headers().contains_key(name) {
+            *about = header_reference(name);
         }
     }
 }

@@ -25,11 +25,11 @@ use serde_json::Value;
 use utoipa::OpenApi;
 
 use super::{audit, events, jobs, media, metrics, play, probes, uploads, watch};
-pub(crate) use schema::{Schemas, id, query};
+pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
-    bytes::{self, Facts},
+    bytes::{self, RepresentationMetadata},
     conditional, kind,
-    query::TakenParameters,
+    query::AcceptedParameters,
 };
 
 /// Methods of a path that describe an operation.
@@ -48,7 +48,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
                        `x-events`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(describe, read_page),
+    paths(read_description, read_docs),
     tags(
         (name = "upload", description = "Bring media in: tus 1.0, or a whole file in one request."),
         (name = "metadata", description = "What is there."),
@@ -61,16 +61,16 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
         (name = "api", description = "The service itself."),
     ),
 )]
-struct Described;
+struct DocsApiDoc;
 
-impl Describe for Described {
-    fn define(_: &mut Schemas) {}
+impl OperationGroup for DocsApiDoc {
+    fn add_schemas(_: &mut SchemaCollector) {}
 }
 
 /// A group of operations with the schemas of what they take and answer.
-pub(crate) trait Describe: OpenApi {
+pub(crate) trait OperationGroup: OpenApi {
     /// Adds the schemas.
-    fn define(schemas: &mut Schemas);
+    fn add_schemas(schemas: &mut SchemaCollector);
 }
 
 /// Makes types that read a query string parameters of operations.
@@ -80,7 +80,7 @@ macro_rules! query_parameters {
             fn into_params(
                 _: impl Fn() -> Option<utoipa::openapi::path::ParameterIn>,
             ) -> Vec<utoipa::openapi::path::Parameter> {
-                $crate::openapi::query::<Self>()
+                $crate::openapi::schema_parameters::<Self>()
             }
         })*
     };
@@ -88,66 +88,66 @@ macro_rules! query_parameters {
 pub(crate) use query_parameters;
 
 /// The document.
-pub fn document() -> Value {
-    let mut schemas = Schemas::new();
+pub fn build_document() -> Value {
+    let mut schemas = SchemaCollector::new();
     let described = [
-        described::<Described>(&mut schemas),
-        described::<uploads::Described>(&mut schemas),
-        described::<media::Described>(&mut schemas),
-        described::<crate::gates::Described>(&mut schemas),
-        described::<play::Described>(&mut schemas),
-        described::<watch::Described>(&mut schemas),
-        described::<crate::sign_in::Described>(&mut schemas),
-        described::<jobs::Described>(&mut schemas),
-        described::<events::Described>(&mut schemas),
-        described::<audit::Described>(&mut schemas),
-        described::<probes::Described>(&mut schemas),
-        described::<metrics::Described>(&mut schemas),
+        describe_group::<DocsApiDoc>(&mut schemas),
+        describe_group::<uploads::UploadsApiDoc>(&mut schemas),
+        describe_group::<media::MediaApiDoc>(&mut schemas),
+        describe_group::<crate::gates::GatesApiDoc>(&mut schemas),
+        describe_group::<play::PlaybackApiDoc>(&mut schemas),
+        describe_group::<watch::WatchApiDoc>(&mut schemas),
+        describe_group::<crate::sign_in::SignInApiDoc>(&mut schemas),
+        describe_group::<jobs::JobsApiDoc>(&mut schemas),
+        describe_group::<events::EventsApiDoc>(&mut schemas),
+        describe_group::<audit::AuditApiDoc>(&mut schemas),
+        describe_group::<probes::ProbesApiDoc>(&mut schemas),
+        describe_group::<metrics::MetricsApiDoc>(&mut schemas),
     ];
     let all = described.into_iter().reduce(utoipa::openapi::OpenApi::merge_from);
     let mut document = serde_json::to_value(all).unwrap_or_default();
     let mut schemas = schemas.into_definitions();
-    schemas.insert("Problem".into(), schema::problem());
-    common::complete(&mut document["paths"], &schemas);
-    document["components"] = common::components(&schemas);
-    document["x-problems"] = kind::described().into();
-    schema::bound(&mut document);
+    schemas.insert("Problem".into(), schema::problem_schema());
+    common::complete_operations(&mut document["paths"], &schemas);
+    document["components"] = common::build_components(&schemas);
+    document["x-problems"] = kind::describe_codes().into();
+    schema::bound_numbers(&mut document);
     document
 }
 
-fn described<D: Describe>(schemas: &mut Schemas) -> utoipa::openapi::OpenApi {
-    D::define(schemas);
+fn describe_group<D: OperationGroup>(schemas: &mut SchemaCollector) -> utoipa::openapi::OpenApi {
+    D::add_schemas(schemas);
     D::openapi()
 }
 
 /// Serves the document and its page. Both are open: they hold nothing but what is published.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/openapi.json", get(describe))
-        .route("/docs", get(read_page))
-        .route("/docs/docs.css", get(style))
+        .route("/openapi.json", get(read_description))
+        .route("/docs", get(read_docs))
+        .route("/docs/docs.css", get(read_stylesheet))
 }
 
-struct Static {
+struct StaticResource {
     content_type: &'static str,
     body: Bytes,
-    tag: conditional::Tag,
+    tag: conditional::EntityTag,
 }
 
-impl Static {
+impl StaticResource {
     fn new(content_type: &'static str, body: String) -> Self {
-        let tag = conditional::Tag::of_bytes(body.as_bytes());
+        let tag = conditional::EntityTag::from_bytes(body.as_bytes());
         Self { content_type, body: body.into(), tag }
     }
 
-    fn answer(&self, request: &HeaderMap) -> Response {
-        let facts = Facts {
+    fn to_response(&self, request: &HeaderMap) -> Response {
+        let facts = RepresentationMetadata {
             size_bytes: u64::try_from(self.body.len()).unwrap_or(u64::MAX),
-            etag: self.tag.text(),
+            etag: self.tag.to_quoted(),
             content_type: self.content_type,
             cache_control: "no-cache",
         };
-        let mut response = bytes::answer_with(request, &facts, &self.body);
+        let mut response = bytes::bytes_response(request, &facts, &self.body);
         let headers = response.headers_mut();
         for (name, value) in [
             (header::CONTENT_SECURITY_POLICY, page::POLICY),
@@ -162,18 +162,20 @@ impl Static {
 }
 
 /// What operations take in their queries. Made once: the description takes a while.
-static TAKEN: LazyLock<TakenParameters> = LazyLock::new(|| TakenParameters::of_description(&document()));
+static TAKEN: LazyLock<AcceptedParameters> =
+    LazyLock::new(|| AcceptedParameters::from_openapi(&build_document()));
 
 /// What operations take in their queries.
-pub(crate) fn taken_parameters() -> TakenParameters {
+pub(crate) fn accepted_parameters() -> AcceptedParameters {
     TAKEN.clone()
 }
 
-static DOCUMENT: LazyLock<Static> = LazyLock::new(|| Static::new("application/json", document().to_string()));
-static PAGE: LazyLock<Static> =
-    LazyLock::new(|| Static::new("text/html; charset=utf-8", page::render(&document())));
-static STYLE: LazyLock<Static> =
-    LazyLock::new(|| Static::new("text/css; charset=utf-8", include_str!("docs.css").to_owned()));
+static DOCUMENT: LazyLock<StaticResource> =
+    LazyLock::new(|| StaticResource::new("application/json", build_document().to_string()));
+static PAGE: LazyLock<StaticResource> =
+    LazyLock::new(|| StaticResource::new("text/html; charset=utf-8", page::render_page(&build_document())));
+static STYLE: LazyLock<StaticResource> =
+    LazyLock::new(|| StaticResource::new("text/css; charset=utf-8", include_str!("docs.css").to_owned()));
 
 /// This description, for machines
 #[utoipa::path(
@@ -187,8 +189,8 @@ static STYLE: LazyLock<Static> =
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn describe(headers: HeaderMap) -> Response {
-    DOCUMENT.answer(&headers)
+async fn read_description(headers: HeaderMap) -> Response {
+    DOCUMENT.to_response(&headers)
 }
 
 /// This description, for people
@@ -203,12 +205,12 @@ async fn describe(headers: HeaderMap) -> Response {
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn read_page(headers: HeaderMap) -> Response {
-    PAGE.answer(&headers)
+async fn read_docs(headers: HeaderMap) -> Response {
+    PAGE.to_response(&headers)
 }
 
-async fn style(headers: HeaderMap) -> Response {
-    STYLE.answer(&headers)
+async fn read_stylesheet(headers: HeaderMap) -> Response {
+    STYLE.to_response(&headers)
 }
 
 #[cfg(test)]

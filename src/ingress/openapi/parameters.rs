@@ -19,8 +19,8 @@ static IN_HEADERS: LazyLock<Vec<(&str, bool, &str, Value)>> = LazyLock::new(|| {
     let text = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     let bytes =
         |largest: u64| json!({ "type": "integer", "format": "int64", "minimum": 0, "maximum": largest });
-    let size_max = uploads::Config::default().size_bytes_max;
-    let metadata_max = uploads::Config::default().metadata_bytes_max;
+    let size_max = uploads::UploadConfig::default().size_bytes_max;
+    let metadata_max = uploads::UploadConfig::default().metadata_bytes_max;
     let tags = format!("^(\\*|((W/)?\"[ !#-~]*\"(, ?(W/)?\"[ !#-~]*\"){{0,{}}})?)$", TAGS_MAX - 1);
     let key = format!(
         "^(\"([ !#-\\[\\]-~]|\\\\[\"\\\\]){{1,{KEY_LENGTH_MAX}}}\"|[!#-+.-:<-~-]{{1,{KEY_LENGTH_MAX}}})$"
@@ -148,12 +148,12 @@ static OF_ANSWERS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
 });
 
 /// Headers of answers by name.
-pub(super) fn headers() -> &'static Map<String, Value> {
+pub(super) fn response_headers() -> &'static Map<String, Value> {
     &OF_ANSWERS
 }
 
 /// Says what a parameter is that an annotation only names.
-pub(super) fn complete(parameter: &mut Value) {
+pub(super) fn complete_parameter(parameter: &mut Value) {
     let name = parameter["name"].as_str().unwrap_or_default().to_owned();
     let (needed, about, schema) = match parameter["in"].as_str() {
         Some("header") => {
@@ -164,7 +164,7 @@ pub(super) fn complete(parameter: &mut Value) {
             (*needed, *about, schema.clone())
         }
         Some("path") => {
-            let (about, schema) = in_path(&name);
+            let (about, schema) = describe_path_parameter(&name);
             (true, about, schema)
         }
         _ => return,
@@ -174,7 +174,7 @@ pub(super) fn complete(parameter: &mut Value) {
     parameter["schema"] = schema;
 }
 
-fn in_path(name: &str) -> (&'static str, Value) {
+fn describe_path_parameter(name: &str) -> (&'static str, Value) {
     let id = json!({ "type": "string", "pattern": schemas::ids::PATTERN });
     match name {
         "media_id" => ("The medium.", id),

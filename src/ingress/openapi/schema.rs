@@ -4,30 +4,33 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::Parameter;
 
-use web::kind::Kind;
+use web::kind::ProblemCode;
 
 /// How a schema is referred to.
 const REFERENCE: &str = "#/components/schemas/";
 
 /// Collects the schemas of bodies: of answers as they are written, of requests as they are read.
 #[derive(Debug)]
-pub(crate) struct Schemas {
+pub(crate) struct SchemaCollector {
     written: SchemaGenerator,
     read: SchemaGenerator,
 }
 
-impl Schemas {
+impl SchemaCollector {
     pub(super) fn new() -> Self {
-        Self { written: settings().for_serialize().into_generator(), read: settings().into_generator() }
+        Self {
+            written: schema_settings().for_serialize().into_generator(),
+            read: schema_settings().into_generator(),
+        }
     }
 
     /// Adds what answers say.
-    pub(crate) fn answer<T: JsonSchema>(&mut self) {
+    pub(crate) fn add_response<T: JsonSchema>(&mut self) {
         self.written.subschema_for::<T>();
     }
 
     /// Adds what requests say.
-    pub(crate) fn ask<T: JsonSchema>(&mut self) {
+    pub(crate) fn add_request<T: JsonSchema>(&mut self) {
         self.read.subschema_for::<T>();
     }
 
@@ -39,7 +42,7 @@ impl Schemas {
     }
 }
 
-fn settings() -> SchemaSettings {
+fn schema_settings() -> SchemaSettings {
     SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = REFERENCE.trim_start_matches('#').trim_end_matches('/').to_owned().into();
         settings.meta_schema = None;
@@ -47,13 +50,13 @@ fn settings() -> SchemaSettings {
 }
 
 /// One of our ids, for members that are read by a function.
-pub(crate) fn id(_: &mut SchemaGenerator) -> schemars::Schema {
+pub(crate) fn id_schema(_: &mut SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "string", "pattern": schemas::ids::PATTERN })
 }
 
 /// The parameters of a query string: the members of the type that reads it.
-pub(crate) fn query<T: JsonSchema>() -> Vec<Parameter> {
-    let mut schema = T::json_schema(&mut settings().into_generator()).to_value();
+pub(crate) fn schema_parameters<T: JsonSchema>() -> Vec<Parameter> {
+    let mut schema = T::json_schema(&mut schema_settings().into_generator()).to_value();
     let required = schema["required"].take();
     let members = schema["properties"].as_object_mut().map(std::mem::take).unwrap_or_default();
     let parameters = members.into_iter().map(|(name, mut schema)| {
@@ -87,7 +90,7 @@ fn without_null(mut schema: Value) -> Value {
 
 /// Says how large the numbers are that fit into their types, wherever nothing smaller is said; and no null by which the types only
 /// mean that something may be absent.
-pub(super) fn bound(value: &mut Value) {
+pub(super) fn bound_numbers(value: &mut Value) {
     match value {
         Value::Object(members) => {
             let largest = match members.get("format").and_then(Value::as_str) {
@@ -103,15 +106,15 @@ pub(super) fn bound(value: &mut Value) {
             if members.get("default").is_some_and(Value::is_null) {
                 members.remove("default");
             }
-            members.values_mut().for_each(bound);
+            members.values_mut().for_each(bound_numbers);
         }
-        Value::Array(items) => items.iter_mut().for_each(bound),
+        Value::Array(items) => items.iter_mut().for_each(bound_numbers),
         _ => {}
     }
 }
 
 /// The schema of problems (RFC 9457).
-pub(super) fn problem() -> Value {
+pub(super) fn problem_schema() -> Value {
     json!({
         "type": "object",
         "description": "An error (RFC 9457).",
@@ -142,10 +145,10 @@ pub(super) fn problem() -> Value {
         },
         "additionalProperties": true,
         "examples": [{
-            "type": Kind::NotFound.uri(),
-            "title": Kind::NotFound.title(),
+            "type": ProblemCode::NotFound.type_uri(),
+            "title": ProblemCode::NotFound.title(),
             "status": 404,
-            "code": Kind::NotFound.code(),
+            "code": ProblemCode::NotFound.code(),
             "detail": "there is no such medium, or it is not yours",
             "instance": "urn:uuid:019ab001-0204-7a01-8073-616d706c652d",
             "request_id": "06db00820ht0303jc5mn0r355k",

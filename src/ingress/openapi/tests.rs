@@ -6,7 +6,7 @@ use axum::{body::Body, http::Request};
 use serde_json::json;
 use tower::ServiceExt;
 
-use super::{breaking::breaking, *};
+use super::{breaking::find_breaking_changes, *};
 
 fn published() -> Value {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/openapi.json");
@@ -15,7 +15,7 @@ fn published() -> Value {
 
 #[test]
 fn the_description_breaks_no_client_of_the_published_one() {
-    assert_eq!(breaking(&published(), &document()), Vec::<String>::new());
+    assert_eq!(find_breaking_changes(&published(), &build_document()), Vec::<String>::new());
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn every_breaking_change_is_found() {
             },
         },
     });
-    assert_eq!(breaking(&old, &old), Vec::<String>::new());
+    assert_eq!(find_breaking_changes(&old, &old), Vec::<String>::new());
     let ask = "/components/schemas/Ask";
     let answer = "/components/schemas/Answer";
     for (pointer, value, wanted) in [
@@ -76,26 +76,26 @@ fn every_breaking_change_is_found() {
             let (parent, name) = pointer.rsplit_once('/').unwrap();
             new.pointer_mut(parent).unwrap()[name] = value;
         }
-        let found = breaking(&old, &new);
+        let found = find_breaking_changes(&old, &new);
         assert!(found.iter().any(|change| change.contains(wanted)), "{pointer}: {found:?}");
     }
 }
 
 #[test]
 fn what_only_adds_breaks_nobody() {
-    let old = document();
+    let old = build_document();
     let mut new = old.clone();
     new["paths"]["/v2/new"] = json!({ "get": { "responses": {} } });
     new["paths"]["/v1/media"]["get"]["responses"]["418"] = json!({ "description": "a teapot" });
     new["components"]["schemas"]["MediaItemPage"]["properties"]["added"] = json!({ "type": "string" });
     let parameters = new["paths"]["/v1/media"]["get"]["parameters"].as_array_mut().unwrap();
     parameters.push(json!({ "name": "added", "in": "query", "required": false }));
-    assert_eq!(breaking(&old, &new), Vec::<String>::new());
+    assert_eq!(find_breaking_changes(&old, &new), Vec::<String>::new());
 }
 
 #[test]
 fn every_reference_leads_somewhere() {
-    let document = document();
+    let document = build_document();
     let mut references = Vec::new();
     collect(&document, &mut references);
     assert!(references.len() > 50, "{}", references.len());
@@ -118,7 +118,7 @@ fn collect(value: &Value, references: &mut Vec<String>) {
 
 #[test]
 fn every_operation_says_what_may_go_wrong_and_has_a_name() {
-    let document = document();
+    let document = build_document();
     assert_eq!(document["openapi"], "3.1.0");
     let mut ids = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -154,7 +154,7 @@ fn operations(document: &Value) -> impl Iterator<Item = (String, &Value)> {
 
 #[test]
 fn every_json_body_has_an_example_that_is_one() {
-    let document = document();
+    let document = build_document();
     let mut bodies = BTreeSet::new();
     for (place, operation) in operations(&document) {
         let answers = operation["responses"].as_object().unwrap().values();
@@ -188,7 +188,7 @@ fn every_json_body_has_an_example_that_is_one() {
 
 #[test]
 fn what_is_described_is_described_once_and_whole() {
-    let document = document();
+    let document = build_document();
     for name in document["components"]["schemas"].as_object().unwrap().keys() {
         // Of two types with one name the second gets a number.
         assert!(!name.ends_with(|last: char| last.is_ascii_digit()), "{name} is the name of two types");
@@ -221,8 +221,9 @@ fn what_is_described_is_described_once_and_whole() {
 
 #[test]
 fn every_event_that_an_operation_names_is_one() {
-    let document = document();
-    let known: BTreeSet<String> = schemas::catalog::events().into_iter().map(|entry| entry.name).collect();
+    let document = build_document();
+    let known: BTreeSet<String> =
+        schemas::catalog::event_entries().into_iter().map(|entry| entry.name).collect();
     for (place, operation) in operations(&document) {
         for kind in operation["x-events"].as_array().into_iter().flatten() {
             assert!(known.contains(kind.as_str().unwrap()), "{place}: {kind}");
@@ -258,7 +259,7 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
             None => assert_eq!(get(link, None).await.status(), 200, "{link}"),
         }
     }
-    for (code, about) in document()["x-problems"].as_object().unwrap() {
+    for (code, about) in build_document()["x-problems"].as_object().unwrap() {
         let at = html.find(&format!("<dt id=\"problem-{code}\">")).unwrap_or_else(|| panic!("{code}"));
         let entry = html.get(at..).unwrap().split("</dd>").next().unwrap();
         assert!(entry.contains(&about["status"].to_string()), "{entry}");
@@ -269,23 +270,23 @@ async fn page_and_document_are_served_and_need_nothing_from_elsewhere() {
     assert_eq!(answer.headers()["content-type"], "application/json");
     let tag = answer.headers()["etag"].to_str().unwrap().to_owned();
     let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), document());
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), build_document());
     assert_eq!(get("/openapi.json", Some(&tag)).await.status(), 304);
 }
 
 #[test]
 fn text_of_the_document_can_not_become_html() {
-    let mut document = document();
+    let mut document = build_document();
     document["info"]["title"] = json!("<script>alert(\"x\")</script>");
     document["tags"][0]["description"] = json!("`<b>` & \"quotes\"");
-    let html = page::render(&document);
+    let html = page::render_page(&document);
     assert!(!html.contains("<script") && !html.contains("<b>` "));
     assert!(html.contains("<code>&lt;b&gt;</code> &amp; &quot;quotes&quot;"));
 }
 
 #[test]
 fn what_is_described_can_be_sent_and_read_by_scripts() {
-    let document = document();
+    let document = build_document();
     let headers = document["components"]["headers"].as_object().unwrap().keys();
     // No script may read this one.
     for name in headers.filter(|name| *name != "Set-Cookie") {

@@ -5,7 +5,7 @@
 //!
 //! A session that loaded its playlists before a change has to load them again.
 //!
-//! Limits: [`super::Config::encrypted_segment_bytes_max`]; one piece of the store's stream is in memory for each request.
+//! Limits: [`super::PlaybackConfig::encrypted_segment_bytes_max`]; one piece of the store's stream is in memory for each request.
 
 use std::{io, ops::Range};
 
@@ -25,8 +25,11 @@ use nats::{Bus, Outbox};
 use schemas::{document::SegmentKey, ids::MediaId};
 use serde_bytes::ByteBuf;
 
-use super::{Facts, Wanted, known::Medium, missing, nothing_there, rendered, tag};
-use crate::App;
+use super::{
+    PlaybackPath, RepresentationMetadata, content_tag, known::PlayableMedium, no_such_resource,
+    playlist_response, store_problem,
+};
+use crate::AppState;
 use web::error::Problem;
 
 /// Bytes of a key and of a block.
@@ -34,114 +37,118 @@ const BLOCK_BYTES: usize = 16;
 /// The tag that says how to open what follows; the address is relative to `<rendition>/<playlist>`.
 const KEY_TAG: &str = "#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"";
 
-type Key = [u8; BLOCK_BYTES];
+type SegmentKeyBytes = [u8; BLOCK_BYTES];
 
 /// Makes the key of a medium, unless it has one.
-pub(crate) async fn make_key(bus: &Bus, media_id: MediaId) -> Result<(), nats::Error> {
-    let fresh = ByteBuf::from(rand::random::<Key>());
+pub(crate) async fn make_key(bus: &Bus, media_id: MediaId) -> Result<(), nats::BusError> {
+    let fresh = ByteBuf::from(rand::random::<SegmentKeyBytes>());
     let make = |found: Option<&SegmentKey>| {
         let key = SegmentKey { media_id, bytes: fresh.clone(), created_at_ms: nats::now_ms() };
         found.is_none().then(|| (key, Outbox::new()))
     };
-    bus.change(&media_id.to_string(), make).await?;
+    bus.change_record(&media_id.to_string(), make).await?;
     Ok(())
 }
 
-async fn key(bus: &Bus, media_id: MediaId) -> Result<Key, Problem> {
-    let held = bus.load::<SegmentKey>(&media_id.to_string()).await?;
+async fn load_key(bus: &Bus, media_id: MediaId) -> Result<SegmentKeyBytes, Problem> {
+    let held = bus.load_record::<SegmentKey>(&media_id.to_string()).await?;
     let key = held.and_then(|held| held.record.bytes.as_slice().try_into().ok());
     key.ok_or_else(|| {
-        Problem::internal(&nats::Error::Invalid { what: format!("the segment key of {media_id}") })
+        Problem::internal(&nats::BusError::Invalid { what: format!("the segment key of {media_id}") })
     })
 }
 
 /// What is served otherwise than clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way<'a> {
+pub(super) enum EncryptedResource<'a> {
     /// The key.
     Key,
     /// There is none.
     Absent,
     /// A playlist that gets a tag more.
-    Playlist(Wanted<'a>, &'a str),
+    Playlist(PlaybackPath<'a>, &'a str),
     /// A segment, and its media sequence number.
-    Segment(Wanted<'a>, u32),
+    Segment(PlaybackPath<'a>, u32),
 }
 
-impl<'a> Way<'a> {
+impl<'a> EncryptedResource<'a> {
     /// `None` for what stays clear.
-    pub(super) const fn of(wanted: Wanted<'a>) -> Option<Self> {
+    pub(super) const fn from_path(wanted: PlaybackPath<'a>) -> Option<Self> {
         match wanted {
-            Wanted::SegmentKey => Some(Self::Key),
-            Wanted::Manifest => Some(Self::Absent),
-            Wanted::Playlist(rendition) | Wanted::Growing(rendition) => {
+            PlaybackPath::SegmentKey => Some(Self::Key),
+            PlaybackPath::Manifest => Some(Self::Absent),
+            PlaybackPath::Playlist(rendition) | PlaybackPath::Growing(rendition) => {
                 Some(Self::Playlist(wanted, rendition))
             }
-            Wanted::Segment(_, number) => Some(Self::Segment(wanted, number)),
-            Wanted::Multivariant | Wanted::Poster | Wanted::Init(_) => None,
+            PlaybackPath::Segment(_, number) => Some(Self::Segment(wanted, number)),
+            PlaybackPath::Multivariant | PlaybackPath::Poster | PlaybackPath::Init(_) => None,
         }
     }
 }
 
 /// Answers for an encrypted medium.
-pub(super) async fn serve(
-    app: &App,
+pub(super) async fn serve_encrypted(
+    app: &AppState,
     headers: &HeaderMap,
-    way: Way<'_>,
+    way: EncryptedResource<'_>,
     media_id: MediaId,
-    medium: &Medium,
+    medium: &PlayableMedium,
 ) -> Result<Response, Problem> {
     let encode = &medium.encode;
     match way {
-        Way::Absent => Err(nothing_there()),
-        Way::Key => {
+        EncryptedResource::Absent => Err(no_such_resource()),
+        EncryptedResource::Key => {
             let fields = [
                 (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-                (header::CONTENT_TYPE, HeaderValue::from_static(Wanted::SegmentKey.content_type())),
+                (header::CONTENT_TYPE, HeaderValue::from_static(PlaybackPath::SegmentKey.content_type())),
             ];
-            Ok((StatusCode::OK, fields, key(&app.bus, media_id).await?.to_vec()).into_response())
+            Ok((StatusCode::OK, fields, load_key(&app.bus, media_id).await?.to_vec()).into_response())
         }
-        Way::Playlist(wanted, rendition) => {
-            let text = playlist(app, wanted, rendition, medium).await?;
-            let text = with_key(&text).ok_or_else(|| {
-                Problem::internal(&nats::Error::Invalid { what: format!("a playlist of {media_id}") })
+        EncryptedResource::Playlist(wanted, rendition) => {
+            let text = load_playlist(app, wanted, rendition, medium).await?;
+            let text = insert_key_tag(&text).ok_or_else(|| {
+                Problem::internal(&nats::BusError::Invalid { what: format!("a playlist of {media_id}") })
             })?;
-            Ok(rendered(headers, wanted, text))
+            Ok(playlist_response(headers, wanted, text))
         }
-        Way::Segment(wanted, number) => {
-            let name = format!("{}/{}", encode.prefix, wanted.key());
-            let clear_bytes = app.store.head(&name).await.map_err(missing)?.size_bytes;
+        EncryptedResource::Segment(wanted, number) => {
+            let name = format!("{}/{}", encode.prefix, wanted.object_key());
+            let clear_bytes = app.store.head(&name).await.map_err(store_problem)?.size_bytes;
             if clear_bytes > app.config.playback.encrypted_segment_bytes_max {
                 let what = format!("{name}: {clear_bytes} bytes are too many to be encrypted");
-                return Err(Problem::internal(&nats::Error::Invalid { what }));
+                return Err(Problem::internal(&nats::BusError::Invalid { what }));
             }
-            let facts = Facts {
-                size_bytes: encrypted_bytes(clear_bytes),
-                etag: tag(format!("aes-128 {name}").as_bytes()),
+            let facts = RepresentationMetadata {
+                size_bytes: encrypted_size_bytes(clear_bytes),
+                etag: content_tag(format!("aes-128 {name}").as_bytes()),
                 content_type: wanted.content_type(),
                 cache_control: "private, max-age=3600",
             };
-            let cipher = Segment::new(&key(&app.bus, media_id).await?, number);
+            let cipher = SegmentEncryptor::new(&load_key(&app.bus, media_id).await?, number);
             let clear = app.store.get_stream(&name, 0..clear_bytes);
-            Ok(super::bytes::answer(headers, &facts, |range| Body::from_stream(sent(clear, cipher, range))))
+            Ok(super::bytes::range_response(headers, &facts, |range| {
+                Body::from_stream(encrypt_range(clear, cipher, range))
+            }))
         }
     }
 }
 
-async fn playlist(
-    app: &App,
-    wanted: Wanted<'_>,
+async fn load_playlist(
+    app: &AppState,
+    wanted: PlaybackPath<'_>,
     rendition: &str,
-    medium: &Medium,
+    medium: &PlayableMedium,
 ) -> Result<String, Problem> {
     match wanted {
-        Wanted::Growing(_) => super::growing(app, medium, rendition).await,
-        _ => super::text(app, format!("{}/{}", medium.encode.prefix, wanted.key())).await,
+        PlaybackPath::Growing(_) => super::load_media_playlist(app, medium, rendition).await,
+        _ => {
+            super::load_playlist_text(app, format!("{}/{}", medium.encode.prefix, wanted.object_key())).await
+        }
     }
 }
 
 /// The playlist with the key behind its map; `None` when it has no map, since all would then be taken for clear.
-fn with_key(playlist: &str) -> Option<String> {
+fn insert_key_tag(playlist: &str) -> Option<String> {
     let mut text = String::with_capacity(playlist.len() + KEY_TAG.len() + 1);
     let mut found = false;
     for line in playlist.lines() {
@@ -157,20 +164,20 @@ fn with_key(playlist: &str) -> Option<String> {
 }
 
 /// Size in bytes with the padding, of which there is always at least one byte.
-const fn encrypted_bytes(clear_bytes: u64) -> u64 {
+const fn encrypted_size_bytes(clear_bytes: u64) -> u64 {
     let block = BLOCK_BYTES as u64;
     (clear_bytes / block + 1) * block
 }
 
 /// One segment on its way out.
-struct Segment {
+struct SegmentEncryptor {
     cipher: cbc::Encryptor<Aes128>,
     /// Clear bytes that fill no block yet.
     rest: Vec<u8>,
 }
 
-impl Segment {
-    fn new(key: &Key, number: u32) -> Self {
+impl SegmentEncryptor {
+    fn new(key: &SegmentKeyBytes, number: u32) -> Self {
         // The media sequence number as a big-endian integer, with zeros before it.
         let iv = u128::from(number).to_be_bytes();
         Self { cipher: cbc::Encryptor::new(&(*key).into(), &iv.into()), rest: Vec::new() }
@@ -187,7 +194,7 @@ impl Segment {
     }
 
     /// The last block.
-    fn end(mut self) -> Bytes {
+    fn finish(mut self) -> Bytes {
         let mut block = Array::from([0; BLOCK_BYTES]);
         let length = self.rest.len();
         block.iter_mut().zip(&self.rest).for_each(|(to, from)| *to = *from);
@@ -198,9 +205,9 @@ impl Segment {
 }
 
 /// A range in bytes of the encrypted segment; every block needs the one before, so all of it is made up to the range's end.
-fn sent<E: std::error::Error + Send + Sync + 'static>(
+fn encrypt_range<E: std::error::Error + Send + Sync + 'static>(
     clear: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
-    segment: Segment,
+    segment: SegmentEncryptor,
     range: Range<u64>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let start = (clear.boxed(), Some(segment), 0_u64);
@@ -212,7 +219,7 @@ fn sent<E: std::error::Error + Send + Sync + 'static>(
             // A piece has some MiB: too long for a thread that serves others.
             let encrypt = move || match piece {
                 Some(piece) => (segment.push(&piece), Some(segment)),
-                None => (segment.end(), None),
+                None => (segment.finish(), None),
             };
             let (bytes, segment) = tokio::task::spawn_blocking(encrypt).await.map_err(io::Error::other)?;
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -237,21 +244,21 @@ mod tests {
         data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
     }
 
-    fn nist_key() -> Key {
+    fn nist_key() -> SegmentKeyBytes {
         hex(NIST_KEY).try_into().unwrap()
     }
 
     async fn encrypted(pieces: Vec<Vec<u8>>, number: u32, range: Range<u64>) -> Vec<u8> {
         let clear = futures::stream::iter(pieces.into_iter().map(|piece| Ok::<_, io::Error>(piece.into())));
-        let sent = sent(clear, Segment::new(&nist_key(), number), range);
+        let sent = encrypt_range(clear, SegmentEncryptor::new(&nist_key(), number), range);
         sent.try_collect::<Vec<Bytes>>().await.unwrap().concat()
     }
 
     #[test]
     fn the_cipher_is_that_of_the_standard() {
-        let iv: Key = std::array::from_fn(|n| u8::try_from(n).unwrap());
+        let iv: SegmentKeyBytes = std::array::from_fn(|n| u8::try_from(n).unwrap());
         let cipher = cbc::Encryptor::new(&nist_key().into(), &iv.into());
-        let mut segment = Segment { cipher, rest: Vec::new() };
+        let mut segment = SegmentEncryptor { cipher, rest: Vec::new() };
         let wanted = "7649abac8119b246cee98e9b12e9197d5086cb9b507219ee95db113a917678b2";
         assert_eq!(segment.push(&hex(NIST_CLEAR)), hex(wanted));
     }
@@ -265,7 +272,7 @@ mod tests {
             let (one, two) = clear.split_at(cut);
             let got = encrypted(vec![one.to_vec(), two.to_vec()], 0x102, 0..u64::MAX).await;
             assert_eq!(got, wanted, "{cut}");
-            assert_eq!(u64::try_from(got.len()).unwrap(), encrypted_bytes(29));
+            assert_eq!(u64::try_from(got.len()).unwrap(), encrypted_size_bytes(29));
         }
     }
 
@@ -274,7 +281,7 @@ mod tests {
         for length in [0_u8, 1, 15, 16, 17, 47, 48] {
             let clear: Vec<u8> = (0..length).collect();
             let pieces: Vec<Vec<u8>> = clear.chunks(10).map(<[u8]>::to_vec).collect();
-            let size = encrypted_bytes(u64::from(length));
+            let size = encrypted_size_bytes(u64::from(length));
             let whole = encrypted(pieces.clone(), 1, 0..size).await;
             assert_eq!(u64::try_from(whole.len()).unwrap(), size, "{length}");
             for start in 0..size {
@@ -290,8 +297,8 @@ mod tests {
     fn the_key_stands_behind_the_map() {
         let clear = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:4.0,\n1.m4s\n";
         let wanted = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"\n#EXTINF:4.0,\n1.m4s\n";
-        assert_eq!(with_key(clear).as_deref(), Some(wanted));
-        assert_eq!(with_key("#EXTM3U\n#EXTINF:4.0,\n1.m4s\n"), None, "never clear by mistake");
+        assert_eq!(insert_key_tag(clear).as_deref(), Some(wanted));
+        assert_eq!(insert_key_tag("#EXTM3U\n#EXTINF:4.0,\n1.m4s\n"), None, "never clear by mistake");
     }
 
     #[test]
@@ -306,7 +313,11 @@ mod tests {
             ("v720/event.m3u8", false),
             ("v720/1.m4s", false),
         ] {
-            assert_eq!(Way::of(Wanted::parse(path).unwrap()).is_none(), is_clear, "{path}");
+            assert_eq!(
+                EncryptedResource::from_path(PlaybackPath::parse(path).unwrap()).is_none(),
+                is_clear,
+                "{path}"
+            );
         }
     }
 }

@@ -10,11 +10,11 @@ use std::{
 };
 
 use nats::Bus;
-use packaging::{Follower, playlist};
+use packaging::{GrowingPartReader, playlist};
 use parking_lot::Mutex;
 use schemas::{
     ids::JobId,
-    job::{self, Part, Plan},
+    job::{self, EncodePlan, JobPartRecord},
 };
 
 /// Jobs that are remembered at once; the one asked for longest ago is forgotten first.
@@ -24,81 +24,94 @@ pub(super) const AGE_MAX: Duration = Duration::from_millis(500);
 
 /// Jobs that are being watched while they run.
 #[derive(Debug, Default)]
-pub struct Growing {
-    jobs: Mutex<HashMap<JobId, Arc<Watched>>>,
+pub struct GrowingPlaylists {
+    jobs: Mutex<HashMap<JobId, Arc<WatchedJob>>>,
 }
 
 #[derive(Debug)]
-struct Watched {
+struct WatchedJob {
     asked: Mutex<Instant>,
     /// One reader at a time; the others wait for what it finds.
-    state: tokio::sync::Mutex<State>,
+    state: tokio::sync::Mutex<WatchedJobState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    plan: Option<Arc<Plan>>,
-    follower: Follower,
-    parts: Arc<Vec<Part>>,
+struct WatchedJobState {
+    plan: Option<Arc<EncodePlan>>,
+    follower: GrowingPartReader,
+    parts: Arc<Vec<JobPartRecord>>,
     read: Option<Instant>,
 }
 
 /// A part as it is in its bucket.
-async fn part(bus: &Bus, key: String) -> Result<Option<Part>, nats::Error> {
-    Ok(bus.load::<Part>(&key).await?.map(|held| held.record))
+async fn load_part(bus: &Bus, key: String) -> Result<Option<JobPartRecord>, nats::BusError> {
+    Ok(bus.load_record::<JobPartRecord>(&key).await?.map(|held| held.record))
 }
 
-impl Growing {
+impl GrowingPlaylists {
     /// Nothing watched yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The multivariant playlist so far; `None` when there is no such job or nothing to play.
-    pub(super) async fn multivariant(&self, bus: &Bus, job_id: JobId) -> Result<Option<String>, nats::Error> {
-        let found = self.now(bus, job_id).await?;
-        Ok(found.and_then(|(plan, parts)| playlist::growing(&plan, &parts)))
+    pub(super) async fn multivariant_playlist(
+        &self,
+        bus: &Bus,
+        job_id: JobId,
+    ) -> Result<Option<String>, nats::BusError> {
+        let found = self.current_parts(bus, job_id).await?;
+        Ok(found.and_then(|(plan, parts)| playlist::render_growing(&plan, &parts)))
     }
 
     /// The media playlist of a rendition so far; `None` when there is no such job or rendition.
-    pub(super) async fn media(
+    pub(super) async fn media_playlist(
         &self,
         bus: &Bus,
         job_id: JobId,
         rendition: &str,
-    ) -> Result<Option<String>, nats::Error> {
-        let found = self.now(bus, job_id).await?;
-        Ok(found.and_then(|(plan, parts)| playlist::event(&plan, &parts, rendition)))
+    ) -> Result<Option<String>, nats::BusError> {
+        let found = self.current_parts(bus, job_id).await?;
+        Ok(found.and_then(|(plan, parts)| playlist::render_event(&plan, &parts, rendition)))
     }
 
     /// The media playlist of a rendition that is ready, from the stored one, for players that began while it grew.
-    pub(super) async fn ended(&self, bus: &Bus, job_id: JobId, stored: &str) -> Result<String, nats::Error> {
-        let known = self.watched(job_id).state.lock().await.plan.clone();
-        let plan = match known {
-            Some(plan) => Some(plan),
-            None => {
-                bus.load::<job::Record>(&job_id.to_string()).await?.map(|held| Arc::new(held.record.plan))
-            }
-        };
-        let text = playlist::ended(plan.as_deref(), stored);
-        self.watched(job_id).state.lock().await.plan = plan;
-        Ok(text)
-    }
-
-    async fn now(
+    pub(super) async fn ended_media_playlist(
         &self,
         bus: &Bus,
         job_id: JobId,
-    ) -> Result<Option<(Arc<Plan>, Arc<Vec<Part>>)>, nats::Error> {
-        let watched = self.watched(job_id);
+        stored: &str,
+    ) -> Result<String, nats::BusError> {
+        let known = self.watched_job(job_id).state.lock().await.plan.clone();
+        let plan = match known {
+            Some(plan) => Some(plan),
+            None => bus
+                .load_record::<job::JobRecord>(&job_id.to_string())
+                .await?
+                .map(|held| Arc::new(held.record.plan)),
+        };
+        let text = playlist::render_ended_event(plan.as_deref(), stored);
+        self.watched_job(job_id).state.lock().await.plan = plan;
+        Ok(text)
+    }
+
+    async fn current_parts(
+        &self,
+        bus: &Bus,
+        job_id: JobId,
+    ) -> Result<Option<(Arc<EncodePlan>, Arc<Vec<JobPartRecord>>)>, nats::BusError> {
+        let watched = self.watched_job(job_id);
         let mut state = watched.state.lock().await;
         if let (Some(plan), Some(read)) = (&state.plan, state.read)
             && read.elapsed() < AGE_MAX
         {
             return Ok(Some((Arc::clone(plan), Arc::clone(&state.parts))));
         }
-        let Some(held) = bus.load::<job::Record>(&job_id.to_string()).await? else { return Ok(None) };
-        let parts = Arc::new(state.follower.parts(&held.record, |key| part(bus, key)).await?);
+        let Some(held) = bus.load_record::<job::JobRecord>(&job_id.to_string()).await? else {
+            return Ok(None);
+        };
+        let parts =
+            Arc::new(state.follower.read_playable_parts(&held.record, |key| load_part(bus, key)).await?);
         let plan = Arc::new(held.record.plan);
         state.plan = Some(Arc::clone(&plan));
         state.parts = Arc::clone(&parts);
@@ -106,9 +119,9 @@ impl Growing {
         Ok(Some((plan, parts)))
     }
 
-    fn watched(&self, job_id: JobId) -> Arc<Watched> {
+    fn watched_job(&self, job_id: JobId) -> Arc<WatchedJob> {
         let mut jobs = self.jobs.lock();
-        let asked = |watched: &Watched| *watched.asked.lock();
+        let asked = |watched: &WatchedJob| *watched.asked.lock();
         if jobs.len() >= JOBS_MAX
             && !jobs.contains_key(&job_id)
             && let Some(oldest) = jobs.iter().min_by_key(|(_, watched)| asked(watched)).map(|(id, _)| *id)
@@ -116,7 +129,7 @@ impl Growing {
             jobs.remove(&oldest);
         }
         let watched = jobs.entry(job_id).or_insert_with(|| {
-            Arc::new(Watched { asked: Mutex::new(Instant::now()), state: tokio::sync::Mutex::default() })
+            Arc::new(WatchedJob { asked: Mutex::new(Instant::now()), state: tokio::sync::Mutex::default() })
         });
         *watched.asked.lock() = Instant::now();
         Arc::clone(watched)

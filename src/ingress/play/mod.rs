@@ -4,7 +4,7 @@
 //! to any player, since the token in the path is the right. While an encode grows its playlists are rendered from the job's
 //! records; what is final comes from the store, and which medium it is from memory.
 //!
-//! Limits: [`Config`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
+//! Limits: [`PlaybackConfig`]; the cache holds final playlists and init segments, bounded by count, bytes and age.
 
 pub(super) mod encryption;
 mod growing;
@@ -21,27 +21,27 @@ use axum::{
     routing::{get, post},
 };
 use schemars::JsonSchema;
-use schemas::{gate::Code, keys, media::Encode};
+use schemas::{gate::GateReasonCode, keys, media::MediaEncode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{App, cache, openapi};
+use super::{AppState, cache, openapi};
 use gate::grant::{self, Denied};
-pub use growing::Growing;
-pub use known::Known;
-use path::Wanted;
+pub use growing::GrowingPlaylists;
+pub use known::PlayableMediaCache;
+use path::PlaybackPath;
 use web::{
-    bytes::{self, Facts},
+    bytes::{self, RepresentationMetadata},
     error::Problem,
-    kind::Kind,
+    kind::ProblemCode,
 };
 
 /// Settings of playback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct PlaybackConfig {
     /// Final playlists and init segments in memory.
-    pub cache: cache::Config,
+    pub cache: cache::CacheConfig,
     /// Largest object that is cached, in bytes.
     pub cache_object_bytes_max: u64,
     /// Most media that are remembered between requests.
@@ -52,10 +52,10 @@ pub struct Config {
     pub encrypted_segment_bytes_max: u64,
 }
 
-impl Default for Config {
+impl Default for PlaybackConfig {
     fn default() -> Self {
         Self {
-            cache: cache::Config { entries_max: 5_000, bytes_max: 64 * 1024 * 1024, age_s: 15 * 60 },
+            cache: cache::CacheConfig { entries_max: 5_000, bytes_max: 64 * 1024 * 1024, age_s: 15 * 60 },
             cache_object_bytes_max: 1024 * 1024,
             media_count_max: 10_000,
             media_age_seconds_max: 30 * 60,
@@ -66,34 +66,34 @@ impl Default for Config {
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(open::open, play))]
-pub(super) struct Described;
+#[openapi(paths(open::open_playback, read_playback_path))]
+pub(super) struct PlaybackApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<open::Playback>();
+impl openapi::OperationGroup for PlaybackApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<open::PlaybackDocument>();
     }
 }
 
 /// The route that opens a session; behind [`auth::admit`], since a public medium needs no credential.
-pub fn session_router() -> Router<App> {
-    Router::new().route("/v1/media/{media_id}/playback", post(open::open))
+pub fn session_router() -> Router<AppState> {
+    Router::new().route("/v1/media/{media_id}/playback", post(open::open_playback))
 }
 
 /// The routes below a token; open, since the token is the right.
-pub fn router() -> Router<App> {
-    Router::new().route("/play/{token}/{media_id}/{*path}", get(play))
+pub fn router() -> Router<AppState> {
+    Router::new().route("/play/{token}/{media_id}/{*path}", get(read_playback_path))
 }
 
-fn nothing_there() -> Problem {
+fn no_such_resource() -> Problem {
     Problem::not_found("there is nothing at this address")
 }
 
 /// The token opens nothing, or nothing any more.
-fn refused(code: Code) -> Problem {
-    Problem::new(Kind::PlaybackRefused)
-        .detail("ask for a new one with POST /v1/media/{media_id}/playback")
-        .member("reason", serde_json::to_value(code).unwrap_or_default())
+fn playback_refused(code: GateReasonCode) -> Problem {
+    Problem::new(ProblemCode::PlaybackRefused)
+        .with_detail("ask for a new one with POST /v1/media/{media_id}/playback")
+        .with_member("reason", serde_json::to_value(code).unwrap_or_default())
 }
 
 /// Fetch a playlist, segment or image of a playback session
@@ -118,122 +118,134 @@ fn refused(code: Code) -> Problem {
         (status = 416, description = "The range lies outside of what there is", headers(("Content-Range"))),
     ),
 )]
-async fn play(
-    State(app): State<App>,
+async fn read_playback_path(
+    State(app): State<AppState>,
     Path((token, id, path)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    serve(&app, &token, &id, &path, &headers).await
+    serve_path(&app, &token, &id, &path, &headers).await
 }
 
-async fn serve(
-    app: &App,
+async fn serve_path(
+    app: &AppState,
     token: &str,
     id: &str,
     path: &str,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let media_id = id.parse().map_err(|_| refused(Code::SessionUnknown))?;
-    let playback_id =
-        grant::token::open(&app.signing_key, token).ok_or_else(|| refused(Code::SessionUnknown))?;
+    let media_id = id.parse().map_err(|_| playback_refused(GateReasonCode::SessionUnknown))?;
+    let playback_id = grant::token::open(&app.signing_key, token)
+        .ok_or_else(|| playback_refused(GateReasonCode::SessionUnknown))?;
     match app.grants.check(playback_id, media_id).await {
         Ok(()) => {}
-        Err(Denied::Closed { code: Code::ChainUnavailable | Code::ChainDisagrees, blocks }) => {
-            return Err(Denied::Closed { code: Code::ChainUnavailable, blocks }.into());
+        Err(Denied::Closed {
+            code: GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees,
+            blocks,
+        }) => {
+            return Err(Denied::Closed { code: GateReasonCode::ChainUnavailable, blocks }.into());
         }
-        Err(Denied::Closed { code, .. }) => return Err(refused(code)),
+        Err(Denied::Closed { code, .. }) => return Err(playback_refused(code)),
         Err(denied) => return Err(denied.into()),
     }
-    let wanted = Wanted::parse(path).ok_or_else(nothing_there)?;
-    let medium = app.known.medium(&app.bus, media_id).await?.ok_or_else(nothing_there)?;
+    let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
+    let medium = app.known.load_medium(&app.bus, media_id).await?.ok_or_else(no_such_resource)?;
     let encode = &medium.encode;
-    if let (schemas::document::Encryption::Aes128, Some(way)) =
-        (medium.encryption, encryption::Way::of(wanted))
+    if let (schemas::document::SegmentEncryption::Aes128, Some(way)) =
+        (medium.encryption, encryption::EncryptedResource::from_path(wanted))
     {
-        return encryption::serve(app, headers, way, media_id, &medium).await;
+        return encryption::serve_encrypted(app, headers, way, media_id, &medium).await;
     }
     match wanted {
-        Wanted::SegmentKey => Err(nothing_there()),
-        Wanted::Growing(rendition) => Ok(rendered(headers, wanted, growing(app, &medium, rendition).await?)),
-        Wanted::Multivariant if medium.is_growing => {
-            let text = app.growing.multivariant(&app.bus, encode.job_id).await?;
-            Ok(rendered(headers, wanted, text.ok_or_else(nothing_there)?))
+        PlaybackPath::SegmentKey => Err(no_such_resource()),
+        PlaybackPath::Growing(rendition) => {
+            Ok(playlist_response(headers, wanted, load_media_playlist(app, &medium, rendition).await?))
         }
-        _ => stored(app, headers, wanted, encode).await,
+        PlaybackPath::Multivariant if medium.is_growing => {
+            let text = app.growing.multivariant_playlist(&app.bus, encode.job_id).await?;
+            Ok(playlist_response(headers, wanted, text.ok_or_else(no_such_resource)?))
+        }
+        _ => stored_response(app, headers, wanted, encode).await,
     }
 }
 
 /// The playlist of a rendition for players that began while it grew.
-async fn growing(app: &App, medium: &known::Medium, rendition: &str) -> Result<String, Problem> {
+async fn load_media_playlist(
+    app: &AppState,
+    medium: &known::PlayableMedium,
+    rendition: &str,
+) -> Result<String, Problem> {
     let encode = &medium.encode;
     if medium.is_growing {
-        let text = app.growing.media(&app.bus, encode.job_id, rendition).await?;
-        return text.ok_or_else(nothing_there);
+        let text = app.growing.media_playlist(&app.bus, encode.job_id, rendition).await?;
+        return text.ok_or_else(no_such_resource);
     }
-    let stored = text(app, format!("{}/{}", encode.prefix, keys::media_playlist(rendition))).await?;
-    Ok(app.growing.ended(&app.bus, encode.job_id, &stored).await?)
+    let stored =
+        load_playlist_text(app, format!("{}/{}", encode.prefix, keys::media_playlist_path(rendition)))
+            .await?;
+    Ok(app.growing.ended_media_playlist(&app.bus, encode.job_id, &stored).await?)
 }
 
 /// A final playlist.
-async fn text(app: &App, key: String) -> Result<String, Problem> {
-    let bytes = small(app, key).await?;
+async fn load_playlist_text(app: &AppState, key: String) -> Result<String, Problem> {
+    let bytes = load_cached(app, key).await?;
     String::from_utf8(bytes.to_vec()).map_err(|error| Problem::internal(&error))
 }
 
 /// A playlist that may be longer the next time.
-fn rendered(headers: &HeaderMap, wanted: Wanted<'_>, text: String) -> Response {
+fn playlist_response(headers: &HeaderMap, wanted: PlaybackPath<'_>, text: String) -> Response {
     let bytes = ::bytes::Bytes::from(text);
-    let facts = Facts {
+    let facts = RepresentationMetadata {
         size_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-        etag: tag(&bytes),
+        etag: content_tag(&bytes),
         content_type: wanted.content_type(),
         cache_control: "private, no-cache",
     };
-    bytes::answer_with(headers, &facts, &bytes)
+    bytes::bytes_response(headers, &facts, &bytes)
 }
 
 /// An object of the store; what a key holds never changes, so its tag is made of the key.
-async fn stored(
-    app: &App,
+async fn stored_response(
+    app: &AppState,
     headers: &HeaderMap,
-    wanted: Wanted<'_>,
-    encode: &Encode,
+    wanted: PlaybackPath<'_>,
+    encode: &MediaEncode,
 ) -> Result<Response, Problem> {
-    let key = format!("{}/{}", encode.prefix, wanted.key());
-    let mut facts = Facts {
+    let key = format!("{}/{}", encode.prefix, wanted.object_key());
+    let mut facts = RepresentationMetadata {
         size_bytes: 0,
-        etag: tag(key.as_bytes()),
+        etag: content_tag(key.as_bytes()),
         content_type: wanted.content_type(),
         cache_control: "private, max-age=3600",
     };
     if wanted.is_cached() {
-        let bytes = small(app, key).await?;
+        let bytes = load_cached(app, key).await?;
         facts.size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        return Ok(bytes::answer_with(headers, &facts, &bytes));
+        return Ok(bytes::bytes_response(headers, &facts, &bytes));
     }
-    facts.size_bytes = app.store.head(&key).await.map_err(missing)?.size_bytes;
+    facts.size_bytes = app.store.head(&key).await.map_err(store_problem)?.size_bytes;
     let store = app.store.clone();
-    Ok(bytes::answer(headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
+    Ok(bytes::range_response(headers, &facts, |range| Body::from_stream(store.get_stream(&key, range))))
 }
 
 /// A final playlist or init segment, from memory if it is there: what a key holds never changes.
-async fn small(app: &App, key: String) -> Result<::bytes::Bytes, Problem> {
+async fn load_cached(app: &AppState, key: String) -> Result<::bytes::Bytes, Problem> {
     if let Some(bytes) = app.streams.get(&key) {
         return Ok(bytes);
     }
-    let bytes = app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(missing)?;
+    let bytes =
+        app.store.get(&key, app.config.playback.cache_object_bytes_max).await.map_err(store_problem)?;
     app.streams.put(key, bytes.clone());
     Ok(bytes)
 }
 
-fn missing(error: store::Error) -> Problem {
+fn store_problem(error: store::StoreError) -> Problem {
     match error {
-        store::Error::NotFound { .. } => nothing_there(),
+        store::StoreError::NotFound { .. } => no_such_resource(),
         error => Problem::unavailable(&error),
     }
 }
 
-fn tag(bytes: &[u8]) -> String {
+fn content_tag(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     format!("\"{}\"", data_encoding::HEXLOWER.encode(digest.get(..12).unwrap_or_default()))
 }

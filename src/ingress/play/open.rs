@@ -7,17 +7,17 @@ use axum::{
     response::IntoResponse,
 };
 use schemars::JsonSchema;
-use schemas::{gate::Code, ids::MediaId, media::Status};
+use schemas::{gate::GateReasonCode, ids::MediaId, media::MediaStatus};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{App, media};
+use crate::{AppState, media};
 use auth::{Denial, Principal, account::Account};
 use gate::{
     Viewer,
     grant::{self, Denied},
 };
-use web::{client::Client, error::Problem, kind::Kind};
+use web::{client::ClientAddress, error::Problem, kind::ProblemCode};
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
 /// player may use them.
@@ -27,13 +27,14 @@ use web::{client::Client, error::Problem, kind::Kind};
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
     "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
-pub(super) struct Playback {
+#[schemars(rename = "Playback")]
+pub(super) struct PlaybackDocument {
     /// The medium.
     media_id: MediaId,
     /// Its title, if it has one: for whom the gate let in, like the medium itself.
     title: Option<String>,
     /// Where it stands: `playable` while it grows, `ready` at the end.
-    status: Status,
+    status: MediaStatus,
     /// Multivariant playlist (HLS).
     hls_url: String,
     /// Manifest (MPEG-DASH), once the encode is final; never for encrypted segments.
@@ -65,43 +66,43 @@ pub(super) struct Playback {
     security((), ("api_key" = [])),
     extensions(("x-events" = json!(["gate.granted", "gate.denied", "gate.revoked", "view.summed"]))),
 )]
-pub(super) async fn open(
-    State(app): State<App>,
+pub(super) async fn open_playback(
+    State(app): State<AppState>,
     Path(id): Path<String>,
-    client: Client,
+    client: ClientAddress,
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
-    let media_id = media::media_id(&id)?;
+    let media_id = media::parse_media_id(&id)?;
     let viewer = who.as_ref().map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who));
     let admission = match app.grants.admit(&viewer, media_id).await {
         Ok(admission) => admission,
         // Whoever shows no credential may yet be its owner.
-        Err(Denied::Closed { code: Code::Private | Code::Gone, .. }) if who.is_none() => {
+        Err(Denied::Closed { code: GateReasonCode::Private | GateReasonCode::Gone, .. }) if who.is_none() => {
             return Err(Problem::unauthorized());
         }
         // The account of the session that asks has taken its word back.
-        Err(Denied::Closed { code: Code::Ended, .. }) => return Err(Denial::Proof.into()),
-        Err(denied @ Denied::Closed { code: Code::WalletNeeded, .. })
+        Err(Denied::Closed { code: GateReasonCode::Ended, .. }) => return Err(Denial::Proof.into()),
+        Err(denied @ Denied::Closed { code: GateReasonCode::WalletNeeded, .. })
             if matches!(viewer.wallet, Some(Account { chain_id: Some(_), .. })) =>
         {
             let detail = "your account is a contract, and is known on its own chain alone: this asks for one on another";
-            return Err(Problem::from(denied).detail(detail));
+            return Err(Problem::from(denied).with_detail(detail));
         }
         Err(denied) => return Err(denied.into()),
     };
-    let medium = media::Medium::load(&app.bus, media_id).await?;
+    let medium = media::MediumRecords::load(&app.bus, media_id).await?;
     let encode = medium.asset.as_ref().and_then(|held| held.record.encode.as_ref());
-    let (Status::Playable | Status::Ready, Some(encode)) = (medium.status(), encode) else {
+    let (MediaStatus::Playable | MediaStatus::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
     let session = app.grants.open(admission, Some(client.prefix)).await?;
     let token = grant::token::seal(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
-    let is_final = medium.status() == Status::Ready;
+    let is_final = medium.status() == MediaStatus::Ready;
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let body = Playback {
+    let body = PlaybackDocument {
         media_id,
         title: medium.title().map(str::to_owned),
         status: medium.status(),
@@ -116,19 +117,19 @@ pub(super) async fn open(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
 }
 
-fn not_playable(medium: &media::Medium) -> Problem {
+fn not_playable(medium: &media::MediumRecords) -> Problem {
     let asset = medium.asset.as_ref().map(|held| &held.record);
     let problem = match medium.status() {
-        Status::Rejected => Problem::new(Kind::MediaRejected),
-        Status::Failed => Problem::new(Kind::MediaFailed),
-        _ => Problem::new(Kind::NotPlayable)
-            .detail("it is being prepared; follow GET /v1/events?media= until media.playable"),
+        MediaStatus::Rejected => Problem::new(ProblemCode::MediaRejected),
+        MediaStatus::Failed => Problem::new(ProblemCode::MediaFailed),
+        _ => Problem::new(ProblemCode::NotPlayable)
+            .with_detail("it is being prepared; follow GET /v1/events?media= until media.playable"),
     };
     let problem = match asset.and_then(|asset| asset.detail.clone()) {
-        Some(detail) => problem.detail(detail),
+        Some(detail) => problem.with_detail(detail),
         None => problem,
     };
     problem
-        .member("media_status", json!(medium.status()))
-        .member("media_code", json!(asset.and_then(|a| a.code.clone())))
+        .with_member("media_status", json!(medium.status()))
+        .with_member("media_code", json!(asset.and_then(|a| a.code.clone())))
 }

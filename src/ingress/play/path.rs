@@ -7,7 +7,7 @@ const RENDITION_LENGTH_MAX: usize = 16;
 
 /// One thing of an encode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted<'a> {
+pub(super) enum PlaybackPath<'a> {
     /// The multivariant playlist.
     Multivariant,
     /// The DASH manifest.
@@ -26,7 +26,7 @@ pub(super) enum Wanted<'a> {
     Segment(&'a str, u32),
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> PlaybackPath<'a> {
     /// Reads the path behind the media id; `None` for anything that no encode has.
     pub(super) fn parse(path: &'a str) -> Option<Self> {
         match path {
@@ -54,16 +54,16 @@ impl<'a> Wanted<'a> {
     }
 
     /// Its key below the encode's folder.
-    pub(super) fn key(self) -> String {
+    pub(super) fn object_key(self) -> String {
         match self {
             Self::Multivariant => keys::MULTIVARIANT.to_owned(),
             Self::Manifest => keys::MANIFEST.to_owned(),
             Self::Poster => keys::POSTER.to_owned(),
             Self::SegmentKey => keys::SEGMENT_KEY.to_owned(),
-            Self::Playlist(rendition) => keys::media_playlist(rendition),
-            Self::Growing(rendition) => keys::event_playlist(rendition),
-            Self::Init(rendition) => keys::init(rendition),
-            Self::Segment(rendition, number) => keys::segment(rendition, number),
+            Self::Playlist(rendition) => keys::media_playlist_path(rendition),
+            Self::Growing(rendition) => keys::event_playlist_path(rendition),
+            Self::Init(rendition) => keys::init_segment_path(rendition),
+            Self::Segment(rendition, number) => keys::segment_path(rendition, number),
         }
     }
 
@@ -92,15 +92,15 @@ mod tests {
     #[test]
     fn only_what_an_encode_has_is_understood() {
         for (path, wanted) in [
-            ("master.m3u8", Some(Wanted::Multivariant)),
-            ("manifest.mpd", Some(Wanted::Manifest)),
-            ("poster.jpg", Some(Wanted::Poster)),
-            ("key", Some(Wanted::SegmentKey)),
+            ("master.m3u8", Some(PlaybackPath::Multivariant)),
+            ("manifest.mpd", Some(PlaybackPath::Manifest)),
+            ("poster.jpg", Some(PlaybackPath::Poster)),
+            ("key", Some(PlaybackPath::SegmentKey)),
             ("v720/key", None),
-            ("v720/index.m3u8", Some(Wanted::Playlist("v720"))),
-            ("v720/event.m3u8", Some(Wanted::Growing("v720"))),
-            ("a0/init.mp4", Some(Wanted::Init("a0"))),
-            ("a0/12.m4s", Some(Wanted::Segment("a0", 12))),
+            ("v720/index.m3u8", Some(PlaybackPath::Playlist("v720"))),
+            ("v720/event.m3u8", Some(PlaybackPath::Growing("v720"))),
+            ("a0/init.mp4", Some(PlaybackPath::Init("a0"))),
+            ("a0/12.m4s", Some(PlaybackPath::Segment("a0", 12))),
             ("a0/012.m4s", None),
             ("a0/0.m4s", None),
             ("a0/+1.m4s", None),
@@ -115,8 +115,8 @@ mod tests {
             ("v72000000000000000/init.mp4", None),
             ("", None),
         ] {
-            assert_eq!(Wanted::parse(path), wanted, "{path:?}");
+            assert_eq!(PlaybackPath::parse(path), wanted, "{path:?}");
         }
-        assert_eq!(Wanted::Segment("v720", 3).key(), "v720/3.m4s");
+        assert_eq!(PlaybackPath::Segment("v720", 3).object_key(), "v720/3.m4s");
     }
 }

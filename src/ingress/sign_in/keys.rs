@@ -7,9 +7,9 @@ use axum::{
 };
 use schemars::JsonSchema;
 use schemas::{
-    access::{ApiKey, Role, Scope},
+    access::{ApiKey, ApiKeyScope, PrincipalRole},
     ids::KeyId,
-    value::Email,
+    value::EmailAddress,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,11 +20,11 @@ use auth::{
     key::{self, Issued},
 };
 use web::{
-    body::JsonOrNothing,
+    body::OptionalJsonBody,
     error::Problem,
-    idempotency::{Claim, ShownOnce},
-    kind::Kind,
-    query::Parameters,
+    idempotency::{IdempotencyClaim, ShownOnceResponse},
+    kind::ProblemCode,
+    query::QueryParameters,
     request,
 };
 
@@ -40,16 +40,16 @@ pub const EXPIRES_IN_S_MAX: u64 = 10 * 365 * 24 * 3_600;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "KeyWanted", example = json!({ "label": "encoder in the cellar", "scopes": ["upload"], "expires_in_s": 2_592_000 }))]
-pub(super) struct Create {
+pub(super) struct CreateKeyRequest {
     /// The owner's own word for it: plain text.
     #[schemars(regex(pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"), length(min = 1, max = LABEL_LENGTH_MAX))]
     label: Option<String>,
     /// Whom to write to when it has to be changed: stands in the list of keys, and in no event.
-    contact_email: Option<Email>,
+    contact_email: Option<EmailAddress>,
     /// The groups of endpoints it is limited to; everywhere when absent.
-    scopes: Option<Vec<Scope>>,
+    scopes: Option<Vec<ApiKeyScope>>,
     /// What it may do; only an administrator asks for more than `owner`.
-    role: Option<Role>,
+    role: Option<PrincipalRole>,
     /// Whose things it works on; only an administrator names somebody else.
     #[schemars(regex(pattern = "^[ -~]*$"), length(min = 1, max = OWNER_LENGTH_MAX))]
     owner: Option<String>,
@@ -61,7 +61,7 @@ pub(super) struct Create {
 /// A new key.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "KeyMade", example = json!({ "key_id": "06db000105t0303jc5mn0r355k", "key": "sg_06db000105t0303jc5mn0r355k_...", "expires_at_ms": null }))]
-pub(super) struct Made {
+pub(super) struct CreatedKeyDocument {
     /// Its public half.
     key_id: KeyId,
     /// The key itself: shown this once, and kept nowhere.
@@ -86,37 +86,37 @@ pub(super) struct Made {
     security(("api_key" = [])),
     extensions(("x-events" = json!(["auth.key_created"]))),
 )]
-pub(super) async fn create(
+pub(super) async fn create_key(
     State(sign_in): State<SignIn>,
     who: Principal,
-    claim: Option<Extension<Claim>>,
-    JsonOrNothing(wanted): JsonOrNothing<Create>,
-) -> Result<(StatusCode, Extension<ShownOnce>, Json<Made>), Problem> {
-    if !may_manage(&who) {
-        return Err(person_needed());
+    claim: Option<Extension<IdempotencyClaim>>,
+    OptionalJsonBody(wanted): OptionalJsonBody<CreateKeyRequest>,
+) -> Result<(StatusCode, Extension<ShownOnceResponse>, Json<CreatedKeyDocument>), Problem> {
+    if !may_manage_keys(&who) {
+        return Err(wallet_required());
     }
-    let is_admin = who.role == Role::Admin;
+    let is_admin = who.role == PrincipalRole::Admin;
     let owner = wanted.owner.unwrap_or_else(|| who.owner.clone());
-    let role = wanted.role.unwrap_or(Role::Owner);
-    if !is_admin && (owner != who.owner || role != Role::Owner) {
-        return Err(Problem::new(Kind::NotYours)
-            .detail("only an administrator makes keys for others or with more rights"));
+    let role = wanted.role.unwrap_or(PrincipalRole::Owner);
+    if !is_admin && (owner != who.owner || role != PrincipalRole::Owner) {
+        return Err(Problem::new(ProblemCode::NotYours)
+            .with_detail("only an administrator makes keys for others or with more rights"));
     }
     let is_plain = |text: &str, length_max: usize| {
         !text.is_empty() && text.chars().count() <= length_max && !text.chars().any(char::is_control)
     };
     if !is_plain(&owner, OWNER_LENGTH_MAX) || !owner.is_ascii() {
         let detail = format!("an owner has 1 to {OWNER_LENGTH_MAX} visible characters of ASCII");
-        return Err(Problem::new(Kind::OwnerInvalid).at("/owner", detail));
+        return Err(Problem::new(ProblemCode::OwnerInvalid).with_pointer("/owner", detail));
     }
     if wanted.label.as_deref().is_some_and(|label| !is_plain(label, LABEL_LENGTH_MAX)) {
         let detail = format!("a label has 1 to {LABEL_LENGTH_MAX} characters of plain text");
-        return Err(Problem::new(Kind::LabelInvalid).at("/label", detail));
+        return Err(Problem::new(ProblemCode::LabelInvalid).with_pointer("/label", detail));
     }
     if wanted.expires_in_s.is_some_and(|seconds| seconds > EXPIRES_IN_S_MAX) {
         let detail =
             format!("a key lives for {EXPIRES_IN_S_MAX} s at most; without it a key does not expire");
-        return Err(Problem::new(Kind::ExpiresInvalid).at("/expires_in_s", detail));
+        return Err(Problem::new(ProblemCode::ExpiresInvalid).with_pointer("/expires_in_s", detail));
     }
     let expires_at_ms = wanted.expires_in_s.map(|s| nats::now_ms().saturating_add(s.saturating_mul(1_000)));
     let new = NewKey {
@@ -127,32 +127,35 @@ pub(super) async fn create(
         contact_email: wanted.contact_email,
         expires_at_ms,
     };
-    let by = (who.owner.as_str(), request::id());
+    let by = (who.owner.as_str(), request::current_or_fresh_id());
     // Of one request there is one key.
     // What outlives the session is given to whom the account stands by now.
     sign_in.prove(&who).await?;
-    let key_id = KeyId::from_bytes(claim.map_or_else(nats::fresh_id, |claim| claim.id(0)));
-    let once = ShownOnce {
+    let key_id = KeyId::from_bytes(claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0)));
+    let once = ShownOnceResponse {
         detail: format!("the key {key_id} was made; if its text was lost, revoke it and make another"),
     };
     match key::issue(sign_in.bus(), key_id, new, sign_in.config().keys_per_owner_max, by).await? {
-        Issued::Key(key) => {
-            Ok((StatusCode::CREATED, Extension(once), Json(Made { key_id, key, expires_at_ms })))
-        }
-        Issued::Before => Err(once.problem()),
-        Issued::TooMany => Err(Problem::new(Kind::TooManyKeys)),
+        Issued::Key(key) => Ok((
+            StatusCode::CREATED,
+            Extension(once),
+            Json(CreatedKeyDocument { key_id, key, expires_at_ms }),
+        )),
+        Issued::Before => Err(once.to_problem()),
+        Issued::TooMany => Err(Problem::new(ProblemCode::TooManyKeys)),
     }
 }
 
 /// Whose keys to list.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Filter {
+#[schemars(rename = "Filter")]
+pub(super) struct KeyListQuery {
     /// Whose; one's own when absent.
     owner: Option<String>,
 }
 
-openapi::query_parameters!(Filter);
+openapi::query_parameters!(KeyListQuery);
 
 /// The keys of an owner.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -160,27 +163,27 @@ openapi::query_parameters!(Filter);
     "key_id": "06db000105t0303jc5mn0r355k", "owner": "admin", "role": "owner", "scopes": ["upload"], "label": "encoder in the cellar", "contact_email": "ann@example.org",
     "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": null,
 }] }))]
-pub(super) struct List {
+pub(super) struct KeyListDocument {
     /// Oldest first, without those that were revoked.
-    items: Vec<Listed>,
+    items: Vec<ApiKeyDocument>,
 }
 
 /// One key; its secret is shown nowhere.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "KeyItem")]
-struct Listed {
+struct ApiKeyDocument {
     /// Its public half.
     key_id: KeyId,
     /// Whose things it works on.
     owner: String,
     /// What it may do.
-    role: Role,
+    role: PrincipalRole,
     /// The groups of endpoints it is limited to; null for everywhere.
-    scopes: Option<Vec<Scope>>,
+    scopes: Option<Vec<ApiKeyScope>>,
     /// The owner's own word for it.
     label: Option<String>,
     /// Whom to write to when it has to be changed.
-    contact_email: Option<Email>,
+    contact_email: Option<EmailAddress>,
     /// Unix time in milliseconds.
     created_at_ms: u64,
     /// Unix time in milliseconds from which on it opens nothing.
@@ -193,24 +196,24 @@ struct Listed {
     path = "/v1/auth/keys",
     tag = "auth",
     operation_id = "list_keys",
-    params(Filter),
+    params(KeyListQuery),
     responses(
         (status = 200, description = "The keys", body = ref("#/components/schemas/KeyList")),
         (status = 403, description = "These are somebody else's"),
     ),
     security(("api_key" = [])),
 )]
-pub(super) async fn list(
+pub(super) async fn list_keys(
     State(sign_in): State<SignIn>,
     who: Principal,
-    Parameters(filter): Parameters<Filter>,
-) -> Result<Json<List>, Problem> {
+    QueryParameters(filter): QueryParameters<KeyListQuery>,
+) -> Result<Json<KeyListDocument>, Problem> {
     let owner = filter.owner.unwrap_or_else(|| who.owner.clone());
     if who.scopes.is_some() || !who.may_see(&owner) {
-        return Err(Problem::new(Kind::NotYours));
+        return Err(Problem::new(ProblemCode::NotYours));
     }
     let keys = key::list(sign_in.bus(), &owner).await?;
-    Ok(Json(List { items: keys.into_iter().map(describe).collect() }))
+    Ok(Json(KeyListDocument { items: keys.into_iter().map(describe_key).collect() }))
 }
 
 /// Revoke an API key
@@ -226,18 +229,18 @@ pub(super) async fn list(
     security(("api_key" = [])),
     extensions(("x-events" = json!(["auth.key_revoked"]))),
 )]
-pub(super) async fn revoke(
+pub(super) async fn revoke_key(
     State(sign_in): State<SignIn>,
     who: Principal,
     Path(key_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    if !may_manage(&who) {
-        return Err(person_needed());
+    if !may_manage_keys(&who) {
+        return Err(wallet_required());
     }
     let missing = || Problem::not_found("there is no such key");
     let key_id = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
-    if key::revoke(sign_in.bus(), key_id, may, (&who.owner, request::id())).await? {
+    if key::revoke(sign_in.bus(), key_id, may, (&who.owner, request::current_or_fresh_id())).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(missing())
@@ -245,18 +248,18 @@ pub(super) async fn revoke(
 }
 
 /// A stolen key must not make itself successors: people manage keys, signed in by their wallet, or administrators.
-fn may_manage(who: &Principal) -> bool {
-    let is_person = who.wallet.is_some() && who.role != Role::Operator;
-    let is_admin = who.role == Role::Admin && who.scopes.is_none();
+fn may_manage_keys(who: &Principal) -> bool {
+    let is_person = who.wallet.is_some() && who.role != PrincipalRole::Operator;
+    let is_admin = who.role == PrincipalRole::Admin && who.scopes.is_none();
     is_person || is_admin
 }
 
-fn person_needed() -> Problem {
-    Problem::new(Kind::PersonNeeded)
+fn wallet_required() -> Problem {
+    Problem::new(ProblemCode::PersonNeeded)
 }
 
-fn describe(key: ApiKey) -> Listed {
-    Listed {
+fn describe_key(key: ApiKey) -> ApiKeyDocument {
+    ApiKeyDocument {
         key_id: key.key_id,
         owner: key.owner,
         role: key.role,

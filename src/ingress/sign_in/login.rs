@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use schemas::{ids::ChallengeId, session::Challenge};
+use schemas::{ids::ChallengeId, session::SignInChallenge};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -24,7 +24,10 @@ use auth::{
     uri,
     value::Address,
 };
-use web::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request};
+use web::{
+    body::OptionalJsonBody, client::ClientAddress, error::Problem, kind::ProblemCode, limit::RateLimitPermit,
+    request,
+};
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
 const COOKIE: &str = "__Host-streamgate-challenge";
@@ -37,7 +40,7 @@ const COOKIE_LENGTH: usize = 64;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ChallengeWanted", example = json!({ "address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "chain_id": 1 }))]
-pub(super) struct Ask {
+pub(super) struct ChallengeRequest {
     /// The site; the first configured one when absent.
     domain: Option<String>,
     /// The account; with it the answer holds what its wallet can sign as it is.
@@ -52,7 +55,7 @@ pub(super) struct Ask {
 /// A challenge, and what to sign.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Challenge", example = json!({ "nonce": "c4g76obde1m6a83fcog6srrecc", "domain": "media.example.org", "expires_at_ms": 1_763_900_814_467_u64, "chains": [1] }))]
-pub(super) struct Given {
+pub(super) struct ChallengeDocument {
     /// Good for one attempt.
     nonce: ChallengeId,
     /// The site it is for.
@@ -62,12 +65,13 @@ pub(super) struct Given {
     /// Chains an account may be looked up on.
     chains: Vec<u64>,
     #[serde(flatten)]
-    forms: Option<Forms>,
+    forms: Option<SigningForms>,
 }
 
 /// What the wallet of a named account can be given to sign as it is.
 #[derive(Debug, Serialize, JsonSchema)]
-struct Forms {
+#[schemars(rename = "Forms")]
+struct SigningForms {
     /// The text of ERC-4361, for `personal_sign`.
     message: String,
     /// The same for `eth_signTypedData_v4` (EIP-712).
@@ -93,38 +97,48 @@ struct Forms {
     ),
     extensions(("x-events" = json!(["auth.challenged"]))),
 )]
-pub(super) async fn challenge(
+pub(super) async fn create_challenge(
     State(sign_in): State<SignIn>,
-    client: Client,
+    client: ClientAddress,
     headers: HeaderMap,
-    JsonOrNothing(ask): JsonOrNothing<Ask>,
+    OptionalJsonBody(ask): OptionalJsonBody<ChallengeRequest>,
 ) -> Result<Response, Problem> {
-    let wish = wish(&sign_in, ask)?;
+    let wish = resolve_request(&sign_in, ask)?;
     // A browser with two sign-ins under way keeps one cookie for both.
-    let cookie = cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
-    let given =
-        challenge::give(sign_in.bus(), sign_in.config(), (&wish, &cookie, client), request::id()).await?;
+    let cookie =
+        challenge_cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
+    let given = challenge::give(
+        sign_in.bus(),
+        sign_in.config(),
+        (&wish, &cookie, client),
+        request::current_or_fresh_id(),
+    )
+    .await?;
     let challenge = match given {
         challenge::Outcome::Challenge(challenge) => challenge,
         challenge::Outcome::TooMany { retry_after_s } => {
-            return Err(Problem::new(Kind::TooManyChallenges).retry_after_s(retry_after_s));
+            return Err(Problem::new(ProblemCode::TooManyChallenges).with_retry_after_s(retry_after_s));
         }
     };
     // Of two challenges the cookie outlives the longer one.
     let max_age_s = sign_in.config().challenge_ttl_s.max(CHALLENGE_TTL_S_MAX);
     let set = format!("{COOKIE}={cookie}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Strict");
-    Ok((StatusCode::CREATED, [(header::SET_COOKIE, set)], Json(to_sign(&sign_in, &challenge, wish.address)))
+    Ok((
+        StatusCode::CREATED,
+        [(header::SET_COOKIE, set)],
+        Json(challenge_document(&sign_in, &challenge, wish.address)),
+    )
         .into_response())
 }
 
 /// The answer to a refusal; that of a chain names those that are taken.
-fn refusal(sign_in: &SignIn, denial: Denial) -> Problem {
+fn denial_problem(sign_in: &SignIn, denial: Denial) -> Problem {
     let is_chain = matches!(denial, Denial::Chain);
     let problem = Problem::from(denial);
-    if is_chain { problem.member("chains", json!(sign_in.offered_chains())) } else { problem }
+    if is_chain { problem.with_member("chains", json!(sign_in.offered_chains())) } else { problem }
 }
 
-fn wish(sign_in: &SignIn, ask: Ask) -> Result<Wish, Problem> {
+fn resolve_request(sign_in: &SignIn, ask: ChallengeRequest) -> Result<Wish, Problem> {
     let config = sign_in.config();
     let first = config.domains.first().ok_or(Denial::NoSite)?;
     let domain = ask.domain.unwrap_or_else(|| first.clone());
@@ -132,18 +146,22 @@ fn wish(sign_in: &SignIn, ask: Ask) -> Result<Wish, Problem> {
         return Err(Denial::Domain.into());
     }
     if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
-        return Err(refusal(sign_in, Denial::Chain));
+        return Err(denial_problem(sign_in, Denial::Chain));
     }
     if ask.ttl_s.is_some_and(|ttl_s| !(1..=CHALLENGE_TTL_S_MAX).contains(&ttl_s)) {
         let detail = format!("a challenge is good for 1 to {CHALLENGE_TTL_S_MAX} s");
-        return Err(Problem::new(Kind::JsonInvalid).at("/ttl_s", detail));
+        return Err(Problem::new(ProblemCode::JsonInvalid).with_pointer("/ttl_s", detail));
     }
     let ttl_s = ask.ttl_s.unwrap_or(config.challenge_ttl_s);
     Ok(Wish { domain, address: ask.address, chain_id: ask.chain_id, ttl_s })
 }
 
 /// The nonce, and where the account is known, what its wallet can be given to sign as it is.
-fn to_sign(sign_in: &SignIn, challenge: &Challenge, address: Option<Address>) -> Given {
+fn challenge_document(
+    sign_in: &SignIn,
+    challenge: &SignInChallenge,
+    address: Option<Address>,
+) -> ChallengeDocument {
     let config = sign_in.config();
     let forms = address.map(|account| {
         let chain_id = challenge.chain_id.or_else(|| sign_in.offered_chains().first().copied()).unwrap_or(1);
@@ -158,9 +176,9 @@ fn to_sign(sign_in: &SignIn, challenge: &Challenge, address: Option<Address>) ->
             issued_at_s: challenge.created_at_ms / 1_000,
             expires_at_s: challenge.expires_at_ms / 1_000,
         };
-        Forms { message: typed.to_message(), typed_data: typed.to_json(), typed }
+        SigningForms { message: typed.to_message(), typed_data: typed.to_json(), typed }
     });
-    Given {
+    ChallengeDocument {
         nonce: challenge.challenge_id,
         domain: challenge.domain.clone(),
         expires_at_ms: challenge.expires_at_ms,
@@ -188,14 +206,14 @@ pub(super) struct LoginRequest {
     #[schemars(with = "Values")]
     typed: Option<Values>,
     /// The signature: `0x` and hexadecimal digits, two a byte; none of them where the account's owners agreed on the chain.
-    #[schemars(with = "Signature")]
+    #[schemars(with = "SignatureSchema")]
     signature: String,
 }
 
 /// How a signature is described.
-struct Signature;
+struct SignatureSchema;
 
-impl JsonSchema for Signature {
+impl JsonSchema for SignatureSchema {
     fn inline_schema() -> bool {
         true
     }
@@ -228,12 +246,12 @@ impl JsonSchema for Signature {
     ),
     extensions(("x-events" = json!(["auth.signed_in", "auth.signed_out", "auth.refused"]))),
 )]
-pub(super) async fn login(
+pub(super) async fn log_in(
     State(sign_in): State<SignIn>,
-    client: Client,
-    ticket: Ticket,
+    client: ClientAddress,
+    ticket: RateLimitPermit,
     headers: HeaderMap,
-    JsonOrNothing(attempt): JsonOrNothing<LoginRequest>,
+    OptionalJsonBody(attempt): OptionalJsonBody<LoginRequest>,
 ) -> Result<Response, Problem> {
     let claim = match (&attempt.message, &attempt.typed) {
         (Some(text), None) => Claim::from_message(text)?,
@@ -241,22 +259,23 @@ pub(super) async fn login(
         _ => return Err(Denial::Malformed("either a message or a typed structure is needed".into()).into()),
     };
     let signature = sign_in.decode_signature(&attempt.signature)?;
-    let turn = ticket.look_up().await?;
+    let turn = ticket.wait_for_lookup().await?;
     let mut held = challenge::find(sign_in.bus(), &claim.nonce).await?;
     drop(turn);
-    let attempt = Attempt { claim: &claim, signature: &signature, client, cookie: cookie(&headers) };
-    let opened = sign_in.open_session(attempt, &mut held, request::id()).await;
+    let attempt =
+        Attempt { claim: &claim, signature: &signature, client, cookie: challenge_cookie(&headers) };
+    let opened = sign_in.open_session(attempt, &mut held, request::current_or_fresh_id()).await;
     let (live, refresh_token) = opened.map_err(|failure| match failure {
-        Failure::Denied(denial) => refusal(&sign_in, denial),
+        Failure::Denied(denial) => denial_problem(&sign_in, denial),
         failure => failure.into(),
     })?;
-    let answer = tokens::answer(&sign_in, &live, refresh_token)?;
+    let answer = tokens::token_response(&sign_in, &live, refresh_token)?;
     let gone = format!("{COOKIE}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Strict");
     Ok((StatusCode::CREATED, [(header::SET_COOKIE, gone)], Json(answer)).into_response())
 }
 
 /// The challenge cookie, if it has our form.
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+fn challenge_cookie(headers: &HeaderMap) -> Option<&str> {
     let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut values = pairs
         .flat_map(|line| line.split(';'))

@@ -12,7 +12,7 @@
 //!
 //! A body is JSON and says so, which a page of another site can't send without asking; a named `Origin` must be one of our sites.
 //!
-//! Limits: bodies as [`web::body::Limits`] has it; a label has at most [`LABEL_LENGTH_MAX`] characters, a key lives for at most
+//! Limits: bodies as [`web::body::BodyLimits`] has it; a label has at most [`LABEL_LENGTH_MAX`] characters, a key lives for at most
 //! [`EXPIRES_IN_S_MAX`] seconds.
 
 mod keys;
@@ -32,39 +32,39 @@ use axum::{
 
 use crate::openapi;
 use auth::{SignIn, authenticate, uri};
-use web::{error::Problem, kind::Kind, query};
+use web::{error::Problem, kind::ProblemCode, query};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(
-    login::challenge,
-    login::login,
-    tokens::refresh,
-    tokens::logout,
-    tokens::verify,
-    tokens::me,
-    keys::create,
-    keys::list,
-    keys::revoke,
+    login::create_challenge,
+    login::log_in,
+    tokens::refresh_session,
+    tokens::log_out,
+    tokens::verify_token,
+    tokens::read_principal,
+    keys::create_key,
+    keys::list_keys,
+    keys::revoke_key,
 ))]
-pub(crate) struct Described;
+pub(crate) struct SignInApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.ask::<login::Ask>();
-        schemas.answer::<login::Given>();
-        schemas.ask::<login::LoginRequest>();
-        schemas.answer::<tokens::Tokens>();
-        schemas.ask::<tokens::Refresh>();
-        schemas.ask::<tokens::Logout>();
-        schemas.ask::<tokens::Verify>();
-        schemas.answer::<tokens::Verified>();
-        schemas.answer::<tokens::Who>();
-        schemas.ask::<keys::Create>();
-        schemas.answer::<keys::Made>();
-        schemas.answer::<keys::List>();
+impl openapi::OperationGroup for SignInApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_request::<login::ChallengeRequest>();
+        schemas.add_response::<login::ChallengeDocument>();
+        schemas.add_request::<login::LoginRequest>();
+        schemas.add_response::<tokens::TokenResponse>();
+        schemas.add_request::<tokens::RefreshRequest>();
+        schemas.add_request::<tokens::LogoutRequest>();
+        schemas.add_request::<tokens::VerifyTokenRequest>();
+        schemas.add_response::<tokens::VerifyTokenResponse>();
+        schemas.add_response::<tokens::PrincipalDocument>();
+        schemas.add_request::<keys::CreateKeyRequest>();
+        schemas.add_response::<keys::CreatedKeyDocument>();
+        schemas.add_response::<keys::KeyListDocument>();
     }
 }
 
@@ -72,26 +72,28 @@ impl openapi::Describe for Described {
 /// stands behind a credential around those that ask for one.
 pub fn router<S: Clone + Send + Sync + 'static>(
     sign_in: SignIn,
-    taken: query::TakenParameters,
+    taken: query::AcceptedParameters,
     behind: impl FnOnce(Router<SignIn>) -> Router<SignIn>,
 ) -> Router<S> {
     let own = Router::new()
-        .route("/v1/auth/me", get(tokens::me))
-        .route("/v1/auth/logout", post(tokens::logout))
-        .route("/v1/auth/keys", get(keys::list).post(keys::create))
-        .route("/v1/auth/keys/{key_id}", delete(keys::revoke));
-    let own = behind(own).route_layer(middleware::from_fn_with_state(sign_in.clone(), known));
+        .route("/v1/auth/me", get(tokens::read_principal))
+        .route("/v1/auth/logout", post(tokens::log_out))
+        .route("/v1/auth/keys", get(keys::list_keys).post(keys::create_key))
+        .route("/v1/auth/keys/{key_id}", delete(keys::revoke_key));
+    let own = behind(own).route_layer(middleware::from_fn_with_state(sign_in.clone(), require_principal));
     let open = Router::new()
-        .route("/v1/auth/challenge", post(login::challenge))
-        .route("/v1/auth/login", post(login::login))
-        .route("/v1/auth/refresh", post(tokens::refresh))
-        .route("/v1/auth/verify", post(tokens::verify))
-        .route_layer(query::strict(taken));
-    own.merge(open).layer(middleware::from_fn_with_state(sign_in.clone(), from_our_sites)).with_state(sign_in)
+        .route("/v1/auth/challenge", post(login::create_challenge))
+        .route("/v1/auth/login", post(login::log_in))
+        .route("/v1/auth/refresh", post(tokens::refresh_session))
+        .route("/v1/auth/verify", post(tokens::verify_token))
+        .route_layer(query::refuse_unknown_parameters(taken));
+    own.merge(open)
+        .layer(middleware::from_fn_with_state(sign_in.clone(), require_own_origin))
+        .with_state(sign_in)
 }
 
 /// Puts the principal among the request's extensions.
-async fn known(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
+async fn require_principal(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
     match authenticate(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => {
             principal.attach(&mut request);
@@ -102,14 +104,14 @@ async fn known(State(sign_in): State<SignIn>, mut request: Request, next: Next) 
 }
 
 /// Refuses what a browser sends for another site, and lets nobody keep an answer.
-async fn from_our_sites(State(sign_in): State<SignIn>, request: Request, next: Next) -> Response {
+async fn require_own_origin(State(sign_in): State<SignIn>, request: Request, next: Next) -> Response {
     let is_ours = |origin: &HeaderValue| {
         let authority = origin.to_str().ok().and_then(uri::origin).map(|(_, authority)| authority);
         authority.is_some_and(|authority| sign_in.config().domains.iter().any(|domain| domain == authority))
     };
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     if is_write && !request.headers().get_all(header::ORIGIN).iter().all(is_ours) {
-        return Problem::new(Kind::OriginRefused).into_response();
+        return Problem::new(ProblemCode::OriginRefused).into_response();
     }
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

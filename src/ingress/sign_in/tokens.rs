@@ -3,15 +3,18 @@
 use axum::{Json, extract::State, http::StatusCode};
 use schemars::JsonSchema;
 use schemas::{
-    access::{Role, Scope},
+    access::{ApiKeyScope, PrincipalRole},
     ids::{KeyId, SessionId},
-    session::End,
+    session::SessionEndReason,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use auth::{Principal, SignIn, account::Account, denial::Failure, session::Live, value::Address};
-use web::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit::Ticket, request};
+use web::{
+    body::OptionalJsonBody, client::ClientAddress, error::Problem, kind::ProblemCode, limit::RateLimitPermit,
+    request,
+};
 
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -19,7 +22,8 @@ use web::{body::JsonOrNothing, client::Client, error::Problem, kind::Kind, limit
     "access_token": "eyJ...", "token_type": "Bearer", "expires_in": 600, "refresh_token": "...", "session_id": "06db00820lt0303jc5mn0r355k",
     "session_expires_at_ms": 1_763_900_814_467_u64, "wallet": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "chain_id": 1, "owner": "eip155:0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed", "role": "owner",
 }))]
-pub(super) struct Tokens {
+#[schemars(rename = "Tokens")]
+pub(super) struct TokenResponse {
     /// Goes into `Authorization: Bearer ...`; good for minutes.
     access_token: String,
     /// `Bearer`.
@@ -39,13 +43,17 @@ pub(super) struct Tokens {
     /// Whose things it works on: `eip155:0x...` where the account's key signed, `eip155:<chain>:0x...` where its contract spoke for it.
     owner: String,
     /// What it may do.
-    role: Role,
+    role: PrincipalRole,
 }
 
 /// The tokens of a session.
-pub(super) fn answer(sign_in: &SignIn, live: &Live, refresh_token: String) -> Result<Tokens, Failure> {
+pub(super) fn token_response(
+    sign_in: &SignIn,
+    live: &Live,
+    refresh_token: String,
+) -> Result<TokenResponse, Failure> {
     let access_token = sign_in.sign_access_token(live)?;
-    Ok(Tokens {
+    Ok(TokenResponse {
         access_token: access_token.text,
         token_type: "Bearer",
         expires_in: access_token.expires_in_s,
@@ -63,7 +71,7 @@ pub(super) fn answer(sign_in: &SignIn, live: &Live, refresh_token: String) -> Re
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "RefreshWanted", example = json!({ "refresh_token": "..." }))]
-pub(super) struct Refresh {
+pub(super) struct RefreshRequest {
     /// From the last sign-in or refresh.
     refresh_token: String,
 }
@@ -84,25 +92,27 @@ pub(super) struct Refresh {
     ),
     extensions(("x-events" = json!(["auth.refreshed", "auth.reused", "auth.signed_out"]))),
 )]
-pub(super) async fn refresh(
+pub(super) async fn refresh_session(
     State(sign_in): State<SignIn>,
-    client: Client,
-    ticket: Ticket,
-    JsonOrNothing(wanted): JsonOrNothing<Refresh>,
-) -> Result<Json<Tokens>, Problem> {
+    client: ClientAddress,
+    ticket: RateLimitPermit,
+    OptionalJsonBody(wanted): OptionalJsonBody<RefreshRequest>,
+) -> Result<Json<TokenResponse>, Problem> {
     if let Some(session_id) = sign_in.sessions().session_of(&wanted.refresh_token) {
         ticket.admit_session(&session_id.to_string())?;
     }
-    let (live, next) =
-        sign_in.sessions().refresh(&wanted.refresh_token, client.prefix, request::id()).await?;
-    Ok(Json(answer(&sign_in, &live, next)?))
+    let (live, next) = sign_in
+        .sessions()
+        .refresh(&wanted.refresh_token, client.prefix, request::current_or_fresh_id())
+        .await?;
+    Ok(Json(token_response(&sign_in, &live, next)?))
 }
 
 /// Which sessions to end.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "LogoutWanted", example = json!({ "all": true }))]
-pub(super) struct Logout {
+pub(super) struct LogoutRequest {
     /// True for all of the own sessions instead of this one.
     #[serde(default)]
     all: bool,
@@ -125,33 +135,35 @@ pub(super) struct Logout {
     security(("api_key" = [])),
     extensions(("x-events" = json!(["auth.signed_out"]))),
 )]
-pub(super) async fn logout(
+pub(super) async fn log_out(
     State(sign_in): State<SignIn>,
     who: Principal,
-    JsonOrNothing(wanted): JsonOrNothing<Logout>,
+    OptionalJsonBody(wanted): OptionalJsonBody<LogoutRequest>,
 ) -> Result<StatusCode, Problem> {
     let sessions = sign_in.sessions();
     match (wanted.wallet, who.wallet, who.session_id) {
         (Some(wallet), own, _) if own.is_none_or(|own| own.address != wallet) => {
-            if who.role != Role::Admin || who.scopes.is_some() {
-                return Err(Problem::new(Kind::NotYours)
-                    .detail("only an administrator ends another wallet's sessions"));
+            if who.role != PrincipalRole::Admin || who.scopes.is_some() {
+                return Err(Problem::new(ProblemCode::NotYours)
+                    .with_detail("only an administrator ends another wallet's sessions"));
             }
-            for account in everywhere(&sign_in, wallet) {
-                sessions.end_all(account, End::Revoked, request::id()).await?;
+            for account in possible_accounts(&sign_in, wallet) {
+                sessions.end_all(account, SessionEndReason::Revoked, request::current_or_fresh_id()).await?;
             }
         }
         (named, Some(own), Some(_)) if wanted.all || named.is_some() => {
-            sessions.end_all(own, End::SignedOut, request::id()).await?;
+            sessions.end_all(own, SessionEndReason::SignedOut, request::current_or_fresh_id()).await?;
         }
-        (_, _, Some(session_id)) => sessions.end(session_id, End::SignedOut, request::id()).await?,
-        _ => return Err(Problem::new(Kind::NoSession)),
+        (_, _, Some(session_id)) => {
+            sessions.end(session_id, SessionEndReason::SignedOut, request::current_or_fresh_id()).await?;
+        }
+        _ => return Err(Problem::new(ProblemCode::NoSession)),
     }
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The accounts that an address may be: that of its key, and that of a contract on each chain.
-fn everywhere(sign_in: &SignIn, address: Address) -> Vec<Account> {
+fn possible_accounts(sign_in: &SignIn, address: Address) -> Vec<Account> {
     let contracts = sign_in.config().chains.iter().map(|chain_id| Account::of_contract(address, *chain_id));
     std::iter::once(Account::of_key(address)).chain(contracts).collect()
 }
@@ -160,7 +172,7 @@ fn everywhere(sign_in: &SignIn, address: Address) -> Vec<Account> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "VerifyWanted", example = json!({ "token": "eyJ..." }))]
-pub(super) struct Verify {
+pub(super) struct VerifyTokenRequest {
     /// An access token or an API key.
     token: String,
 }
@@ -168,11 +180,12 @@ pub(super) struct Verify {
 /// Whether a credential is good, and whose it is.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(example = json!({ "active": false }))]
-pub(super) struct Verified {
+#[schemars(rename = "Verified")]
+pub(super) struct VerifyTokenResponse {
     /// True when it opens something now.
     active: bool,
     #[serde(flatten)]
-    who: Option<Who>,
+    who: Option<PrincipalDocument>,
 }
 
 /// Ask whether a credential is good now
@@ -186,12 +199,12 @@ pub(super) struct Verified {
     request_body(content = ref("#/components/schemas/VerifyWanted"), content_type = "application/json"),
     responses((status = 200, description = "What it is worth", body = ref("#/components/schemas/Verified"))),
 )]
-pub(super) async fn verify(
+pub(super) async fn verify_token(
     State(sign_in): State<SignIn>,
-    JsonOrNothing(wanted): JsonOrNothing<Verify>,
-) -> Result<Json<Verified>, Problem> {
-    let who = sign_in.identify(&wanted.token).await?.map(Who::from);
-    Ok(Json(Verified { active: who.is_some(), who }))
+    OptionalJsonBody(wanted): OptionalJsonBody<VerifyTokenRequest>,
+) -> Result<Json<VerifyTokenResponse>, Problem> {
+    let who = sign_in.identify(&wanted.token).await?.map(PrincipalDocument::from);
+    Ok(Json(VerifyTokenResponse { active: who.is_some(), who }))
 }
 
 /// Whose a credential is.
@@ -199,11 +212,12 @@ pub(super) async fn verify(
 #[schemars(example = json!({
     "owner": "eip155:0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed", "role": "owner", "wallet": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "session_id": "06db00820lt0303jc5mn0r355k", "key_id": null, "scopes": null,
 }))]
-pub(super) struct Who {
+#[schemars(rename = "Who")]
+pub(super) struct PrincipalDocument {
     /// Whose things it works on; of a wallet `eip155:0x...` or, of a contract, `eip155:<chain>:0x...`, in lower case.
     owner: String,
     /// What it may do.
-    role: Role,
+    role: PrincipalRole,
     /// The wallet that signed in.
     wallet: Option<Address>,
     /// Its session.
@@ -211,10 +225,10 @@ pub(super) struct Who {
     /// The API key, if it is one.
     key_id: Option<KeyId>,
     /// The groups of endpoints it is limited to; null for everywhere.
-    scopes: Option<Vec<Scope>>,
+    scopes: Option<Vec<ApiKeyScope>>,
 }
 
-impl From<Principal> for Who {
+impl From<Principal> for PrincipalDocument {
     fn from(who: Principal) -> Self {
         let Principal { owner, role, wallet, session_id, key_id, scopes } = who;
         Self { owner, role, wallet: wallet.map(|account| account.address), session_id, key_id, scopes }
@@ -230,6 +244,6 @@ impl From<Principal> for Who {
     responses((status = 200, description = "Who is asking", body = ref("#/components/schemas/Who"))),
     security(("api_key" = [])),
 )]
-pub(super) async fn me(who: Principal) -> Json<Who> {
+pub(super) async fn read_principal(who: Principal) -> Json<PrincipalDocument> {
     Json(who.into())
 }

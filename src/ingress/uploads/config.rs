@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Settings of uploads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct UploadConfig {
     /// Largest upload, in bytes (`Tus-Max-Size`).
     pub size_bytes_max: u64,
     /// Longest `Upload-Metadata` header, in bytes.
@@ -40,7 +40,7 @@ pub struct Config {
     pub free_bytes_min: u64,
 }
 
-impl Default for Config {
+impl Default for UploadConfig {
     fn default() -> Self {
         Self {
             size_bytes_max: 128 * 1024 * 1024 * 1024,
@@ -61,28 +61,28 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl UploadConfig {
     pub(super) fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.idle_timeout_ms)
     }
 
-    pub(super) fn tick(&self) -> Duration {
+    pub(super) fn tick_interval(&self) -> Duration {
         Duration::from_millis(self.tick_ms.max(1))
     }
 
-    pub(super) fn takeover(&self) -> Duration {
+    pub(super) fn takeover_timeout(&self) -> Duration {
         Duration::from_millis(self.takeover_ms)
     }
 
-    pub(super) fn finish_wait(&self) -> Duration {
+    pub(super) fn finish_timeout(&self) -> Duration {
         Duration::from_millis(self.finish_wait_ms)
     }
 
-    pub(super) fn release(&self) -> Duration {
+    pub(super) fn release_timeout(&self) -> Duration {
         Duration::from_millis(self.release_ms)
     }
 
-    pub(super) fn drain(&self) -> Duration {
+    pub(super) fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
     }
 

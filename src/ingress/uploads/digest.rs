@@ -5,14 +5,14 @@ use schemas::upload;
 use serde_bytes::ByteBuf;
 use sha2::Digest as _;
 
-use super::refusal::Refusal;
+use super::refusal::UploadRefusal;
 
 /// Algorithms of `Upload-Checksum`, as `Tus-Checksum-Algorithm` lists them.
 pub(super) const ALGORITHMS: &str = "sha1,md5,crc32,sha256,sha512,blake3";
 
 /// A digest over the bytes of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub(super) enum DigestAlgorithm {
     Sha1,
     Md5,
     Crc32,
@@ -21,8 +21,8 @@ pub(super) enum Algorithm {
     Blake3,
 }
 
-impl Algorithm {
-    fn from_tus(name: &str) -> Option<Self> {
+impl DigestAlgorithm {
+    fn from_tus_name(name: &str) -> Option<Self> {
         Some(match name {
             "sha1" => Self::Sha1,
             "md5" => Self::Md5,
@@ -35,7 +35,7 @@ impl Algorithm {
     }
 
     /// The two active algorithms of RFC 9530.
-    fn from_http(name: &str) -> Option<Self> {
+    fn from_http_name(name: &str) -> Option<Self> {
         match name {
             "sha-256" => Some(Self::Sha256),
             "sha-512" => Some(Self::Sha512),
@@ -50,7 +50,7 @@ impl Algorithm {
         }
     }
 
-    const fn length(self) -> usize {
+    const fn length_bytes(self) -> usize {
         match self {
             Self::Crc32 => 4,
             Self::Md5 => 16,
@@ -60,20 +60,20 @@ impl Algorithm {
         }
     }
 
-    fn hasher(self) -> Hasher {
+    fn new_hasher(self) -> DigestHasher {
         match self {
-            Self::Sha1 => Hasher::Sha1(sha1::Sha1::new()),
-            Self::Md5 => Hasher::Md5(md5::Md5::new()),
-            Self::Crc32 => Hasher::Crc32(crc32fast::Hasher::new()),
-            Self::Sha256 => Hasher::Sha256(sha2::Sha256::new()),
-            Self::Sha512 => Hasher::Sha512(Box::new(sha2::Sha512::new())),
-            Self::Blake3 => Hasher::Blake3(Box::new(blake3::Hasher::new())),
+            Self::Sha1 => DigestHasher::Sha1(sha1::Sha1::new()),
+            Self::Md5 => DigestHasher::Md5(md5::Md5::new()),
+            Self::Crc32 => DigestHasher::Crc32(crc32fast::Hasher::new()),
+            Self::Sha256 => DigestHasher::Sha256(sha2::Sha256::new()),
+            Self::Sha512 => DigestHasher::Sha512(Box::new(sha2::Sha512::new())),
+            Self::Blake3 => DigestHasher::Blake3(Box::new(blake3::Hasher::new())),
         }
     }
 }
 
 #[derive(Debug)]
-enum Hasher {
+enum DigestHasher {
     Sha1(sha1::Sha1),
     Md5(md5::Md5),
     Crc32(crc32fast::Hasher),
@@ -84,28 +84,28 @@ enum Hasher {
 
 /// A declared digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Declared {
-    algorithm: Algorithm,
+pub(super) struct DeclaredDigest {
+    algorithm: DigestAlgorithm,
     value: Vec<u8>,
 }
 
-impl Declared {
+impl DeclaredDigest {
     /// Parses `Upload-Checksum: <algorithm> <base64>`.
-    pub(super) fn from_checksum(text: &str) -> Result<Self, Refusal> {
-        let bad = |why| Refusal::Header { name: "Upload-Checksum", why };
+    pub(super) fn from_checksum_field(text: &str) -> Result<Self, UploadRefusal> {
+        let bad = |why| UploadRefusal::Header { name: "Upload-Checksum", why };
         let (name, encoded) =
             text.trim().split_once(' ').ok_or_else(|| bad("needs an algorithm and a value"))?;
-        let algorithm = Algorithm::from_tus(name).ok_or(Refusal::ChecksumAlgorithm)?;
+        let algorithm = DigestAlgorithm::from_tus_name(name).ok_or(UploadRefusal::ChecksumAlgorithm)?;
         let value = STANDARD.decode(encoded.trim()).map_err(|_| bad("is not base64"))?;
-        if value.len() != algorithm.length() {
+        if value.len() != algorithm.length_bytes() {
             return Err(bad("has the wrong length for its algorithm"));
         }
         Ok(Self { algorithm, value })
     }
 
     /// Parses `Content-Digest` or `Repr-Digest`; algorithms that we do not check are skipped, as RFC 9530 allows.
-    pub(super) fn from_dictionary(name: &'static str, text: &str) -> Result<Vec<Self>, Refusal> {
-        let bad = |why| Refusal::Header { name, why };
+    pub(super) fn from_digest_field(name: &'static str, text: &str) -> Result<Vec<Self>, UploadRefusal> {
+        let bad = |why| UploadRefusal::Header { name, why };
         let mut found = Vec::new();
         for member in text.split(',').map(str::trim).filter(|m| !m.is_empty()) {
             let (key, value) = member.split_once('=').ok_or_else(|| bad("is no dictionary of digests"))?;
@@ -122,8 +122,8 @@ impl Declared {
                 .and_then(|v| v.strip_suffix(':'))
                 .ok_or_else(|| bad("is no byte sequence"))?;
             let value = STANDARD.decode(encoded).map_err(|_| bad("is not base64"))?;
-            let Some(algorithm) = Algorithm::from_http(key) else { continue };
-            if value.len() != algorithm.length() {
+            let Some(algorithm) = DigestAlgorithm::from_http_name(key) else { continue };
+            if value.len() != algorithm.length_bytes() {
                 return Err(bad("has the wrong length for its algorithm"));
             }
             found.push(Self { algorithm, value });
@@ -132,8 +132,8 @@ impl Declared {
     }
 
     /// As the record keeps it for the upload stage.
-    pub(super) fn to_record(&self) -> upload::Digest {
-        upload::Digest {
+    pub(super) fn to_record(&self) -> upload::UploadDigest {
+        upload::UploadDigest {
             algorithm: self.algorithm.http_name().to_owned(),
             value: ByteBuf::from(self.value.clone()),
         }
@@ -142,13 +142,13 @@ impl Declared {
 
 /// Computes exactly the digests that were declared.
 #[derive(Debug, Default)]
-pub(super) struct Checks {
-    running: Vec<(Declared, Hasher)>,
+pub(super) struct DigestChecks {
+    running: Vec<(DeclaredDigest, DigestHasher)>,
 }
 
-impl Checks {
-    pub(super) fn new(declared: impl IntoIterator<Item = Declared>) -> Self {
-        let running = declared.into_iter().map(|d| (d.clone(), d.algorithm.hasher())).collect();
+impl DigestChecks {
+    pub(super) fn new(declared: impl IntoIterator<Item = DeclaredDigest>) -> Self {
+        let running = declared.into_iter().map(|d| (d.clone(), d.algorithm.new_hasher())).collect();
         Self { running }
     }
 
@@ -159,12 +159,12 @@ impl Checks {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         for (_, hasher) in &mut self.running {
             match hasher {
-                Hasher::Sha1(h) => h.update(bytes),
-                Hasher::Md5(h) => h.update(bytes),
-                Hasher::Crc32(h) => h.update(bytes),
-                Hasher::Sha256(h) => h.update(bytes),
-                Hasher::Sha512(h) => h.update(bytes),
-                Hasher::Blake3(h) => {
+                DigestHasher::Sha1(h) => h.update(bytes),
+                DigestHasher::Md5(h) => h.update(bytes),
+                DigestHasher::Crc32(h) => h.update(bytes),
+                DigestHasher::Sha256(h) => h.update(bytes),
+                DigestHasher::Sha512(h) => h.update(bytes),
+                DigestHasher::Blake3(h) => {
                     h.update(bytes);
                 }
             }
@@ -172,12 +172,12 @@ impl Checks {
     }
 
     /// True when every declared digest is that of the bytes.
-    pub(super) fn hold(self) -> bool {
+    pub(super) fn all_match(self) -> bool {
         self.running.into_iter().all(|(declared, hasher)| hasher.finish() == declared.value)
     }
 }
 
-impl Hasher {
+impl DigestHasher {
     fn finish(self) -> Vec<u8> {
         match self {
             Self::Sha1(h) => h.finalize().to_vec(),
@@ -209,14 +209,14 @@ mod tests {
     #[test]
     fn knows_all_algorithms() {
         for text in HELLO {
-            let declared = Declared::from_checksum(text).unwrap();
-            let mut checks = Checks::new([declared.clone()]);
+            let declared = DeclaredDigest::from_checksum_field(text).unwrap();
+            let mut checks = DigestChecks::new([declared.clone()]);
             checks.update(b"hello ");
             checks.update(b"world");
-            assert!(checks.hold(), "{text}");
-            let mut checks = Checks::new([declared]);
+            assert!(checks.all_match(), "{text}");
+            let mut checks = DigestChecks::new([declared]);
             checks.update(b"hello worlD");
-            assert!(!checks.hold(), "{text}");
+            assert!(!checks.all_match(), "{text}");
         }
     }
 
@@ -231,12 +231,12 @@ mod tests {
             "sha1  Kq5sNclPz7QV2+lfQIuc6R7oRu0",
             "crc32 AAAAAAA=",
         ] {
-            let found = Declared::from_checksum(text);
-            assert!(matches!(found, Err(Refusal::Header { .. })), "{text}: {found:?}");
+            let found = DeclaredDigest::from_checksum_field(text);
+            assert!(matches!(found, Err(UploadRefusal::Header { .. })), "{text}: {found:?}");
         }
         for text in ["sha3 AAAA", "SHA1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=", "none x"] {
-            let found = Declared::from_checksum(text);
-            assert!(matches!(found, Err(Refusal::ChecksumAlgorithm)), "{text}: {found:?}");
+            let found = DeclaredDigest::from_checksum_field(text);
+            assert!(matches!(found, Err(UploadRefusal::ChecksumAlgorithm)), "{text}: {found:?}");
         }
     }
 
@@ -250,7 +250,7 @@ mod tests {
             ("unixsum=:AAAA:".to_owned(), 0),
             (String::new(), 0),
         ] {
-            let found = Declared::from_dictionary("Repr-Digest", &text).unwrap();
+            let found = DeclaredDigest::from_digest_field("Repr-Digest", &text).unwrap();
             assert_eq!(found.len(), count, "{text}");
         }
         for text in [
@@ -265,7 +265,7 @@ mod tests {
             "=:AAAA:",
             "9=:AAAA:",
         ] {
-            assert!(Declared::from_dictionary("Repr-Digest", text).is_err(), "{text}");
+            assert!(DeclaredDigest::from_digest_field("Repr-Digest", text).is_err(), "{text}");
         }
     }
 
@@ -275,14 +275,14 @@ mod tests {
         fn a_declared_digest_is_whole(bytes in proptest::collection::vec(any::<u8>(), 0..70)) {
             let text = STANDARD.encode(&bytes);
             for name in ALGORITHMS.split(',') {
-                let algorithm = Algorithm::from_tus(name).unwrap();
-                let wanted = (bytes.len() == algorithm.length())
-                    .then(|| Declared { algorithm, value: bytes.clone() });
-                let found = Declared::from_checksum(&format!("{name} {text}"));
+                let algorithm = DigestAlgorithm::from_tus_name(name).unwrap();
+                let wanted = (bytes.len() == algorithm.length_bytes())
+                    .then(|| DeclaredDigest { algorithm, value: bytes.clone() });
+                let found = DeclaredDigest::from_checksum_field(&format!("{name} {text}"));
                 prop_assert_eq!(found.ok(), wanted.clone());
                 let http = algorithm.http_name();
-                if Algorithm::from_http(http) == Some(algorithm) {
-                    let found = Declared::from_dictionary("Repr-Digest", &format!("{http}=:{text}:"));
+                if DigestAlgorithm::from_http_name(http) == Some(algorithm) {
+                    let found = DeclaredDigest::from_digest_field("Repr-Digest", &format!("{http}=:{text}:"));
                     prop_assert_eq!(found.ok(), wanted.map(|declared| vec![declared]));
                 }
             }
@@ -291,11 +291,11 @@ mod tests {
         /// Whatever is sent, what is taken has the length of its algorithm and one spelling in the record.
         #[test]
         fn no_text_is_taken_for_a_digest_of_another_length(text in "(sha-(256|512)|md5|[a-z]{0,3})=?:?[A-Za-z0-9+/]{0,90}={0,2}:?") {
-            for declared in Declared::from_dictionary("Repr-Digest", &text).unwrap_or_default() {
-                prop_assert_eq!(declared.value.len(), declared.algorithm.length());
+            for declared in DeclaredDigest::from_digest_field("Repr-Digest", &text).unwrap_or_default() {
+                prop_assert_eq!(declared.value.len(), declared.algorithm.length_bytes());
                 let record = declared.to_record();
                 let again = format!("{}=:{}:", record.algorithm, STANDARD.encode(&record.value));
-                prop_assert_eq!(Declared::from_dictionary("Repr-Digest", &again).unwrap(), vec![declared]);
+                prop_assert_eq!(DeclaredDigest::from_digest_field("Repr-Digest", &again).unwrap(), vec![declared]);
             }
         }
     }

@@ -5,7 +5,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schemas::value::TransactionHash;
 
-use super::refusal::Refusal;
+use super::refusal::UploadRefusal;
 
 /// Most keys in one header.
 pub(super) const KEYS_MAX: usize = 64;
@@ -21,7 +21,7 @@ pub(super) const TYPE_BYTES_MAX: usize = 127;
 
 /// What a client says about the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Metadata {
+pub(super) struct UploadMetadata {
     /// The header as received.
     pub(super) raw: String,
     /// Display name.
@@ -33,9 +33,9 @@ pub(super) struct Metadata {
 }
 
 /// Parses the header; an empty one is no metadata (a widely used client sends it always).
-pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
-    let bad = |why| Refusal::Header { name: "Upload-Metadata", why };
-    let mut metadata = Metadata { raw: raw.to_owned(), ..Metadata::default() };
+pub(super) fn parse_metadata(raw: &str) -> Result<UploadMetadata, UploadRefusal> {
+    let bad = |why| UploadRefusal::Header { name: "Upload-Metadata", why };
+    let mut metadata = UploadMetadata { raw: raw.to_owned(), ..UploadMetadata::default() };
     if raw.trim().is_empty() {
         return Ok(metadata);
     }
@@ -62,7 +62,7 @@ pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
         match key {
             "filename" | "name" if metadata.filename.is_none() => metadata.filename = clean_filename(&value),
             "filetype" | "type" if metadata.content_type.is_none() => {
-                metadata.content_type = clean_type(&value);
+                metadata.content_type = clean_media_type(&value);
             }
             _ => {}
         }
@@ -74,7 +74,7 @@ pub(super) fn parse(raw: &str) -> Result<Metadata, Refusal> {
 pub(super) fn clean_filename(text: &str) -> Option<String> {
     let last = text.rsplit(['/', '\\']).next().unwrap_or_default();
     // What is not shown may hide a space at either end.
-    let shown: String = last.chars().filter(|&c| is_shown(c)).collect();
+    let shown: String = last.chars().filter(|&c| is_displayable(c)).collect();
     let mut name = String::new();
     for c in shown.trim().chars() {
         if name.len() + c.len_utf8() > FILENAME_BYTES_MAX {
@@ -88,19 +88,19 @@ pub(super) fn clean_filename(text: &str) -> Option<String> {
 
 /// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too long.
 pub(crate) fn clean_title(text: &str) -> Option<String> {
-    let shown: String = text.chars().filter(|&c| is_shown(c)).collect();
+    let shown: String = text.chars().filter(|&c| is_displayable(c)).collect();
     let title = shown.trim();
     (!title.is_empty() && text.chars().count() <= TITLE_LENGTH_MAX).then(|| title.to_owned())
 }
 
-fn is_shown(c: char) -> bool {
+fn is_displayable(c: char) -> bool {
     let direction =
         matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
     !c.is_control() && !direction
 }
 
 /// A media type in the form `type/subtype`, without parameters and in lower case.
-pub(super) fn clean_type(text: &str) -> Option<String> {
+pub(super) fn clean_media_type(text: &str) -> Option<String> {
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let token =
         |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
@@ -127,7 +127,7 @@ mod tests {
             ("filename /w==", None, None),
             ("filetype bm9uc2Vuc2U=", None, None),
         ] {
-            let found = parse(raw).unwrap();
+            let found = parse_metadata(raw).unwrap();
             assert_eq!(found.raw, raw, "the header is kept byte for byte");
             assert_eq!(
                 (found.filename.as_deref(), found.content_type.as_deref()),
@@ -141,7 +141,7 @@ mod tests {
     fn refuses_what_is_malformed() {
         let many = (0..=KEYS_MAX).map(|i| format!("k{i}")).collect::<Vec<_>>().join(",");
         for raw in ["a ???", "a aGk=,a aGk=", ",", "a,", "k\u{e9}y aGk=", "a aGk", many.as_str()] {
-            assert!(matches!(parse(raw), Err(Refusal::Header { .. })), "{raw}");
+            assert!(matches!(parse_metadata(raw), Err(UploadRefusal::Header { .. })), "{raw}");
         }
     }
 
@@ -180,7 +180,7 @@ mod tests {
     proptest! {
         #[test]
         fn never_panics_and_keeps_the_header(raw in "\\PC{0,200}") {
-            if let Ok(found) = parse(&raw) {
+            if let Ok(found) = parse_metadata(&raw) {
                 prop_assert_eq!(found.raw, raw);
             }
         }
@@ -189,7 +189,7 @@ mod tests {
         fn a_shown_name_is_short_and_flat(text in "([a. /\\\\]|[\u{202e}\u{feff}\n\0]|\\PC){0,300}") {
             if let Some(name) = clean_filename(&text) {
                 prop_assert!(name.len() <= FILENAME_BYTES_MAX && !name.is_empty());
-                prop_assert!(!name.contains(['/', '\\']) && name.chars().all(is_shown));
+                prop_assert!(!name.contains(['/', '\\']) && name.chars().all(is_displayable));
                 prop_assert!(name != "." && name != "..");
                 prop_assert_eq!(clean_filename(&name), Some(name), "cleaning it again changes nothing");
             }
@@ -198,11 +198,11 @@ mod tests {
         #[test]
         fn a_title_is_what_is_shown_of_the_text(text in "([a /]|[\u{202e}\u{feff}\n\0]|\\PC){0,300}") {
             let title = clean_title(&text);
-            let seen = |text: &str| text.chars().filter(|&c| is_shown(c) && !c.is_whitespace()).collect::<String>();
+            let seen = |text: &str| text.chars().filter(|&c| is_displayable(c) && !c.is_whitespace()).collect::<String>();
             let fits = text.chars().count() <= TITLE_LENGTH_MAX;
             prop_assert_eq!(title.is_some(), fits && !seen(&text).is_empty());
             if let Some(title) = title {
-                prop_assert!(title.chars().all(is_shown) && title.trim() == title);
+                prop_assert!(title.chars().all(is_displayable) && title.trim() == title);
                 prop_assert_eq!(seen(&title), seen(&text), "nothing that is seen is lost");
                 prop_assert_eq!(clean_title(&title), Some(title), "cleaning it again changes nothing");
             }
@@ -216,21 +216,21 @@ mod tests {
         ) {
             let essence = format!("{kind}/{subtype}").to_ascii_lowercase();
             let fits = essence.len() <= TYPE_BYTES_MAX;
-            prop_assert_eq!(clean_type(&format!(" {kind}/{subtype}{rest}")), fits.then_some(essence));
+            prop_assert_eq!(clean_media_type(&format!(" {kind}/{subtype}{rest}")), fits.then_some(essence));
         }
 
         #[test]
         fn no_text_is_taken_for_another_media_type(text in "([aA/; ]|\\PC){0,12}") {
-            if let Some(found) = clean_type(&text) {
+            if let Some(found) = clean_media_type(&text) {
                 prop_assert!(text.to_ascii_lowercase().contains(&found), "{}", found);
                 prop_assert_eq!(found.matches('/').count(), 1);
-                prop_assert_eq!(clean_type(&found), Some(found));
+                prop_assert_eq!(clean_media_type(&found), Some(found));
             }
         }
 
         #[test]
         fn a_transaction_is_taken_whole_or_refused(text in "(0x)?[0-9a-fA-F]{62,66}|\\PC{0,70}", other in "[a-z]{1,6}") {
-            let found = parse(&format!("{other} aGk=,mint_tx {}", STANDARD.encode(&text)));
+            let found = parse_metadata(&format!("{other} aGk=,mint_tx {}", STANDARD.encode(&text)));
             match text.parse::<TransactionHash>() {
                 Ok(hash) => prop_assert_eq!(found.unwrap().mint_tx, Some(hash)),
                 Err(_) => prop_assert!(found.is_err()),

@@ -5,7 +5,7 @@
 //! a token, on another by `ctl.upload.<upload_id>`; the generation in the record is the fence behind both. The ingress
 //! computes only digests that the client asked for; what the bytes are is the upload stage's question.
 //!
-//! Limits: everything in [`Config`]; bytes in memory are limited by the store over all uploads.
+//! Limits: everything in [`UploadConfig`]; bytes in memory are limited by the store over all uploads.
 
 mod config;
 mod digest;
@@ -45,41 +45,41 @@ use schemas::{
 use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use config::Config;
-pub use ledger::{Ledger, discard};
-pub use refusal::Refusal;
+pub use config::UploadConfig;
+pub use ledger::{FencedUploadRecord, discard_upload};
+pub use refusal::UploadRefusal;
 
 use crate::openapi;
-use slot::Slots;
+use slot::UploadWriters;
 
 /// What upload handlers share. Cheap to clone; one per replica.
 #[derive(Debug, Clone)]
-pub struct State {
-    shared: Arc<Shared>,
+pub struct UploadState {
+    shared: Arc<UploadContext>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct UploadContext {
     bus: Bus,
     store: Store,
-    config: Config,
+    config: UploadConfig,
     public_url: Option<String>,
     /// Names this replica in records.
     instance: String,
-    slots: Arc<Slots>,
+    slots: Arc<UploadWriters>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
-impl State {
+impl UploadState {
     /// `public_url` is the address people reach this by; without it the request's own host is used.
-    pub fn new(bus: Bus, store: Store, config: Config, public_url: Option<String>) -> Self {
-        let shared = Shared {
+    pub fn new(bus: Bus, store: Store, config: UploadConfig, public_url: Option<String>) -> Self {
+        let shared = UploadContext {
             bus,
             store,
             config,
             public_url,
-            instance: RequestId::from_bytes(nats::fresh_id()).to_string(),
+            instance: RequestId::from_bytes(nats::new_id_bytes()).to_string(),
             slots: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -91,19 +91,19 @@ impl State {
     /// prefixes kept, and returns when they are recorded.
     ///
     /// Fails when the broker does not take the subscription.
-    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::Error> {
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), nats::BusError> {
         let shared = &self.shared;
-        let mut asked = shared.bus.listen(subjects::CONTROL_UPLOADS.to_owned()).await?;
+        let mut asked = shared.bus.subscribe_core(subjects::CONTROL_UPLOADS.to_owned()).await?;
         loop {
             let message = tokio::select! {
                 () = shutdown.cancelled() => break,
                 message = asked.next() => message,
             };
             let Some(message) = message else {
-                return Err(nats::Error::unavailable("the subscription has ended"));
+                return Err(nats::BusError::unavailable("the subscription has ended"));
             };
-            if let Some(upload_id) = subjects::controlled_upload(&message.subject) {
-                shared.slots.tell(upload_id);
+            if let Some(upload_id) = subjects::parse_upload_release(&message.subject) {
+                shared.slots.request_release(upload_id);
             }
         }
         shutdown.cancelled().await;
@@ -117,74 +117,74 @@ impl State {
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
 #[openapi(paths(
-    tus::options,
-    tus::options_of_one,
-    tus::create,
-    tus::head,
-    tus::patch,
-    tus::delete,
-    tus::overridden,
-    status::status,
-    whole::receive
+    tus::upload_options,
+    tus::options_of_upload,
+    tus::create_upload,
+    tus::read_upload_offset,
+    tus::append_to_upload,
+    tus::end_upload,
+    tus::override_method,
+    status::read_upload_status,
+    whole::create_media
 ))]
-pub(super) struct Described;
+pub(super) struct UploadsApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(schemas: &mut openapi::Schemas) {
-        schemas.answer::<status::Document>();
-        schemas.answer::<whole::Created>();
+impl openapi::OperationGroup for UploadsApiDoc {
+    fn add_schemas(schemas: &mut openapi::SchemaCollector) {
+        schemas.add_response::<status::UploadDocument>();
+        schemas.add_response::<whole::MediaCreatedDocument>();
     }
 }
 
 /// The routes of uploads. They expect [`auth::Principal`] among the request's extensions.
-pub fn router<S: Clone + Send + Sync + 'static>(state: State) -> Router<S> {
+pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> Router<S> {
     let tus = Router::new()
-        .route("/v1/uploads", post(tus::create).merge(options(tus::options)))
+        .route("/v1/uploads", post(tus::create_upload).merge(options(tus::upload_options)))
         .route(
             "/v1/uploads/{upload_id}",
-            head(tus::head)
-                .patch(tus::patch)
-                .delete(tus::delete)
-                .post(tus::overridden)
-                .options(tus::options_of_one),
+            head(tus::read_upload_offset)
+                .patch(tus::append_to_upload)
+                .delete(tus::end_upload)
+                .post(tus::override_method)
+                .options(tus::options_of_upload),
         )
-        .route("/v1/uploads/{upload_id}/status", get(status::status))
-        .layer(middleware::from_fn(resumable));
-    Router::new().merge(tus).route("/v1/media", post(whole::receive)).with_state(state)
+        .route("/v1/uploads/{upload_id}/status", get(status::read_upload_status))
+        .layer(middleware::from_fn(add_tus_version));
+    Router::new().merge(tus).route("/v1/media", post(whole::create_media)).with_state(state)
 }
 
-async fn resumable(request: Request, next: Next) -> Response {
+async fn add_tus_version(request: Request, next: Next) -> Response {
     let is_options = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if !is_options {
-        web::heads::name_tus_version(response.headers_mut());
+        web::heads::set_tus_version(response.headers_mut());
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-impl Shared {
+impl UploadContext {
     /// Runs a request to its end even when its connection goes away, and refuses politely.
-    async fn detached<F>(self: &Arc<Self>, work: F) -> Result<Response, Refusal>
+    async fn run_detached<F>(self: &Arc<Self>, work: F) -> Result<Response, UploadRefusal>
     where
-        F: Future<Output = Result<Response, Refusal>> + Send + 'static,
+        F: Future<Output = Result<Response, UploadRefusal>> + Send + 'static,
     {
         if self.stopping.is_cancelled() {
-            return Err(Refusal::Stopping);
+            return Err(UploadRefusal::Stopping);
         }
         // Without its marker the store is away: nothing is made, judged or ended on the strength of what is not there.
-        self.store.verify().await?;
+        self.store.verify_marker().await?;
         match self.tasks.spawn(Box::pin(work)).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(%error, "an upload request ended in a panic");
-                Err(Refusal::Stopping)
+                Err(UploadRefusal::Stopping)
             }
         }
     }
 
     /// Reads and drops a bounded rest of the body, so that the client reads the refusal instead of a reset.
-    async fn drain(&self, headers: &HeaderMap, body: &mut Body) {
+    async fn drain_body(&self, headers: &HeaderMap, body: &mut Body) {
         // A client that waits for 100 has sent nothing yet and must not be asked to.
         if headers.contains_key(header::EXPECT) {
             return;
@@ -198,10 +198,10 @@ impl Shared {
             }
         };
         // Running out of time is as good as running out of bytes.
-        tokio::time::timeout(self.config.drain(), dropping).await.ok();
+        tokio::time::timeout(self.config.drain_timeout(), dropping).await.ok();
     }
 }
 
-fn parse_id(text: &str) -> Result<UploadId, Refusal> {
-    text.parse().map_err(|_| Refusal::NotFound)
+fn parse_upload_id(text: &str) -> Result<UploadId, UploadRefusal> {
+    text.parse().map_err(|_| UploadRefusal::NotFound)
 }

@@ -6,32 +6,36 @@
 use nats::{Bus, Outbox, now_ms};
 use schemas::{
     ids::UploadId,
-    upload::{OpenUploads, Record, Status},
+    upload::{OpenUploads, UploadRecord, UploadStatus},
 };
 use sha2::{Digest, Sha256};
 
-use super::{Shared, refusal::Refusal};
+use super::{UploadContext, refusal::UploadRefusal};
 
 /// Age below which an id without a record may still be on its way, in milliseconds.
 const GRACE_MS: u64 = 60_000;
 
 /// Counts a new upload. Refuses when the owner has too many open.
-pub(super) async fn remember(shared: &Shared, owner: &str, upload_id: UploadId) -> Result<(), Refusal> {
+pub(super) async fn add_open_upload(
+    shared: &UploadContext,
+    owner: &str,
+    upload_id: UploadId,
+) -> Result<(), UploadRefusal> {
     let open_max = shared.config.open_per_owner_max;
-    if add(&shared.bus, open_max, owner, upload_id).await? {
+    if try_add(&shared.bus, open_max, owner, upload_id).await? {
         return Ok(());
     }
-    prune(&shared.bus, owner).await?;
-    if add(&shared.bus, open_max, owner, upload_id).await? {
+    prune_ended(&shared.bus, owner).await?;
+    if try_add(&shared.bus, open_max, owner, upload_id).await? {
         Ok(())
     } else {
-        Err(Refusal::TooMany { open_max })
+        Err(UploadRefusal::TooMany { open_max })
     }
 }
 
 /// Stops counting an upload that has ended. A failure only leaves an entry that the next full list drops.
-pub(super) async fn forget(bus: &Bus, owner: &str, upload_id: UploadId) {
-    let outcome = change(bus, owner, |ids| {
+pub(super) async fn remove_open_upload(bus: &Bus, owner: &str, upload_id: UploadId) {
+    let outcome = change_open_uploads(bus, owner, |ids| {
         let before = ids.len();
         ids.retain(|id| *id != upload_id);
         ids.len() != before
@@ -41,9 +45,14 @@ pub(super) async fn forget(bus: &Bus, owner: &str, upload_id: UploadId) {
     }
 }
 
-async fn add(bus: &Bus, open_max: usize, owner: &str, upload_id: UploadId) -> Result<bool, nats::Error> {
+async fn try_add(
+    bus: &Bus,
+    open_max: usize,
+    owner: &str,
+    upload_id: UploadId,
+) -> Result<bool, nats::BusError> {
     let mut fits = false;
-    change(bus, owner, |ids| {
+    change_open_uploads(bus, owner, |ids| {
         fits = ids.len() < open_max;
         if fits {
             ids.push(upload_id);
@@ -54,19 +63,19 @@ async fn add(bus: &Bus, open_max: usize, owner: &str, upload_id: UploadId) -> Re
     Ok(fits)
 }
 
-async fn prune(bus: &Bus, owner: &str) -> Result<(), Refusal> {
-    let Some(held) = bus.load::<OpenUploads>(&key(owner)).await? else { return Ok(()) };
+async fn prune_ended(bus: &Bus, owner: &str) -> Result<(), UploadRefusal> {
+    let Some(held) = bus.load_record::<OpenUploads>(&owner_key(owner)).await? else { return Ok(()) };
     let mut ended = Vec::new();
     for id in held.record.upload_ids {
-        let open = match bus.load::<Record>(&id.to_string()).await? {
-            Some(found) => found.record.status == Status::Open,
-            None => now_ms().saturating_sub(made_at_ms(id)) < GRACE_MS,
+        let open = match bus.load_record::<UploadRecord>(&id.to_string()).await? {
+            Some(found) => found.record.status == UploadStatus::Open,
+            None => now_ms().saturating_sub(id_created_at_ms(id)) < GRACE_MS,
         };
         if !open {
             ended.push(id);
         }
     }
-    change(bus, owner, |ids| {
+    change_open_uploads(bus, owner, |ids| {
         let before = ids.len();
         ids.retain(|id| !ended.contains(id));
         ids.len() != before
@@ -75,13 +84,13 @@ async fn prune(bus: &Bus, owner: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn change(
+async fn change_open_uploads(
     bus: &Bus,
     owner: &str,
     mut edit: impl FnMut(&mut Vec<UploadId>) -> bool + Send,
-) -> Result<(), nats::Error> {
-    let key = key(owner);
-    let changed = bus.change::<OpenUploads>(&key, |found| {
+) -> Result<(), nats::BusError> {
+    let key = owner_key(owner);
+    let changed = bus.change_record::<OpenUploads>(&key, |found| {
         let mut record =
             found.cloned().unwrap_or_else(|| OpenUploads { key: key.clone(), upload_ids: Vec::new() });
         edit(&mut record.upload_ids).then(|| (record, Outbox::new()))
@@ -91,12 +100,12 @@ async fn change(
 }
 
 /// Owner names may be client text, so the key is a digest of them.
-fn key(owner: &str) -> String {
+fn owner_key(owner: &str) -> String {
     let digest = Sha256::digest(owner.as_bytes());
-    OpenUploads::key_of(&digest)
+    OpenUploads::key_for_owner(&digest)
 }
 
 /// The first 48 bits of a UUIDv7 are its time.
-fn made_at_ms(id: UploadId) -> u64 {
+fn id_created_at_ms(id: UploadId) -> u64 {
     id.as_bytes().iter().take(6).fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
 }

@@ -3,11 +3,11 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::protocol::{UPLOAD_OFFSET, VERSION};
-use web::{error::Problem, kind::Kind};
+use web::{error::Problem, kind::ProblemCode};
 
 /// Why a request is refused.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum UploadRefusal {
     /// The client speaks another version.
     Version,
     /// A header is missing or makes no sense.
@@ -24,7 +24,7 @@ pub enum Refusal {
     /// Unknown, or somebody else's.
     NotFound,
     /// It was there once.
-    Gone(Kind),
+    Gone(ProblemCode),
     /// The bytes are for another place.
     Offset {
         /// Bytes that are there.
@@ -63,100 +63,104 @@ pub enum Refusal {
     /// The process stops.
     Stopping,
     /// The broker does not answer, or answered strangely.
-    Bus(nats::Error),
+    Bus(nats::BusError),
     /// The store does not answer, or answered strangely.
-    Store(store::Error),
+    Store(store::StoreError),
 }
 
-impl From<nats::Error> for Refusal {
-    fn from(error: nats::Error) -> Self {
+impl From<nats::BusError> for UploadRefusal {
+    fn from(error: nats::BusError) -> Self {
         Self::Bus(error)
     }
 }
 
-impl From<store::Error> for Refusal {
-    fn from(error: store::Error) -> Self {
+impl From<store::StoreError> for UploadRefusal {
+    fn from(error: store::StoreError) -> Self {
         match error {
-            store::Error::Full => Self::Full,
-            store::Error::Busy => Self::Busy,
-            store::Error::Damaged(_) => Self::Gone(Kind::UploadBytesLost),
+            store::StoreError::Full => Self::Full,
+            store::StoreError::Busy => Self::Busy,
+            store::StoreError::Damaged(_) => Self::Gone(ProblemCode::UploadBytesLost),
             other => Self::Store(other),
         }
     }
 }
 
-impl Refusal {
+impl UploadRefusal {
     /// The answer to tell.
-    pub(super) fn problem(self) -> Problem {
+    pub(super) fn into_problem(self) -> Problem {
         match self {
-            Self::Bus(_) | Self::Store(_) | Self::Stopping | Self::Busy | Self::Full => self.temporary(),
+            Self::Bus(_) | Self::Store(_) | Self::Stopping | Self::Busy | Self::Full => {
+                self.temporary_problem()
+            }
             Self::Version
             | Self::Header { .. }
             | Self::MetadataTooLong
             | Self::MediaType(_)
-            | Self::TooLarge => self.malformed(),
-            other => other.contradicted(),
+            | Self::TooLarge => self.malformed_problem(),
+            other => other.state_problem(),
         }
     }
 
-    fn temporary(self) -> Problem {
+    fn temporary_problem(self) -> Problem {
         match self {
             Self::Bus(error) => match Problem::from(error) {
                 // A conflict here is a race between requests: the next try reads the new state.
-                problem if problem.status() == StatusCode::CONFLICT => locked(),
+                problem if problem.status() == StatusCode::CONFLICT => upload_locked(),
                 problem => problem,
             },
             Self::Store(error) if error.is_outage() => Problem::unavailable(&error),
             Self::Store(error) => Problem::internal(&error),
-            Self::Full => Problem::new(Kind::StoreFull).detail("what was acknowledged is kept"),
-            Self::Stopping => Problem::new(Kind::Stopping).retry_after_s(1),
-            _ => locked(),
+            Self::Full => Problem::new(ProblemCode::StoreFull).with_detail("what was acknowledged is kept"),
+            Self::Stopping => Problem::new(ProblemCode::Stopping).with_retry_after_s(1),
+            _ => upload_locked(),
         }
     }
 
-    fn malformed(self) -> Problem {
+    fn malformed_problem(self) -> Problem {
         match self {
-            Self::Version => Problem::new(Kind::TusVersion)
-                .header(HeaderName::from_static("tus-version"), HeaderValue::from_static(VERSION)),
-            Self::Header { name, why } => {
-                Problem::new(Kind::HeaderInvalid).detail(format!("{name} {why}")).member("header", name)
+            Self::Version => Problem::new(ProblemCode::TusVersion)
+                .with_header(HeaderName::from_static("tus-version"), HeaderValue::from_static(VERSION)),
+            Self::Header { name, why } => Problem::new(ProblemCode::HeaderInvalid)
+                .with_detail(format!("{name} {why}"))
+                .with_member("header", name),
+            Self::MetadataTooLong => Problem::new(ProblemCode::MetadataTooLong),
+            Self::MediaType(wanted) => {
+                Problem::new(ProblemCode::MediaType).with_detail(format!("send {wanted}"))
             }
-            Self::MetadataTooLong => Problem::new(Kind::MetadataTooLong),
-            Self::MediaType(wanted) => Problem::new(Kind::MediaType).detail(format!("send {wanted}")),
-            _ => Problem::new(Kind::UploadTooLarge),
+            _ => Problem::new(ProblemCode::UploadTooLarge),
         }
     }
 
-    fn contradicted(self) -> Problem {
+    fn state_problem(self) -> Problem {
         match self {
             Self::NotFound => Problem::not_found("there is no such upload"),
             Self::Gone(kind) => Problem::new(kind),
-            Self::Offset { offset_bytes } => conflict(Kind::UploadOffset, offset_bytes),
-            Self::Displaced { offset_bytes } => conflict(Kind::UploadDisplaced, offset_bytes),
-            Self::ChecksumAlgorithm => Problem::new(Kind::ChecksumAlgorithm)
-                .detail(format!("use one of {}", super::digest::ALGORITHMS)),
-            Self::ChecksumMismatch => Problem::new(Kind::ChecksumMismatch),
-            Self::DigestMismatch => Problem::new(Kind::DigestMismatch),
-            Self::Finished => Problem::new(Kind::UploadFinished),
-            Self::TooMany { open_max } => Problem::new(Kind::UploadsOpen)
-                .detail(format!("end or finish one of the {open_max}"))
-                .retry_after_s(60),
-            Self::Idle => Problem::new(Kind::UploadIdle),
-            Self::TooSlow => Problem::new(Kind::UploadTooSlow),
-            _ => Problem::new(Kind::BodyCut),
+            Self::Offset { offset_bytes } => offset_conflict(ProblemCode::UploadOffset, offset_bytes),
+            Self::Displaced { offset_bytes } => offset_conflict(ProblemCode::UploadDisplaced, offset_bytes),
+            Self::ChecksumAlgorithm => Problem::new(ProblemCode::ChecksumAlgorithm)
+                .with_detail(format!("use one of {}", super::digest::ALGORITHMS)),
+            Self::ChecksumMismatch => Problem::new(ProblemCode::ChecksumMismatch),
+            Self::DigestMismatch => Problem::new(ProblemCode::DigestMismatch),
+            Self::Finished => Problem::new(ProblemCode::UploadFinished),
+            Self::TooMany { open_max } => Problem::new(ProblemCode::UploadsOpen)
+                .with_detail(format!("end or finish one of the {open_max}"))
+                .with_retry_after_s(60),
+            Self::Idle => Problem::new(ProblemCode::UploadIdle),
+            Self::TooSlow => Problem::new(ProblemCode::UploadTooSlow),
+            _ => Problem::new(ProblemCode::BodyCut),
         }
     }
 }
 
 /// 423 is the one 4xx that tus clients repeat without starting over.
-fn locked() -> Problem {
-    Problem::new(Kind::UploadBusy).retry_after_s(1)
+fn upload_locked() -> Problem {
+    Problem::new(ProblemCode::UploadBusy).with_retry_after_s(1)
 }
 
 /// 409 with the true offset, which clients repeat from.
-fn conflict(kind: Kind, offset_bytes: u64) -> Problem {
+fn offset_conflict(kind: ProblemCode, offset_bytes: u64) -> Problem {
     Problem::new(kind)
-        .member("offset_bytes", offset_bytes)
-        .header(UPLOAD_OFFSET, HeaderValue::from(offset_bytes))
-        .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        .with_member("offset_bytes", offset_bytes)
+        .with_header(UPLOAD_OFFSET, HeaderValue::from(offset_bytes))
+        .with_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }

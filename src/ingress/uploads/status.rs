@@ -10,12 +10,12 @@ use schemars::JsonSchema;
 use schemas::{
     ids::{MediaId, UploadId},
     media,
-    upload::{Record, Status},
+    upload::{UploadRecord, UploadStatus},
 };
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Shared, State, parse_id, refusal::Refusal, tus};
+use super::{UploadContext, UploadState, parse_upload_id, refusal::UploadRefusal, tus};
 use auth::Principal;
 
 /// Where an upload and its medium stand.
@@ -24,13 +24,13 @@ use auth::Principal;
     "upload_id": "06db008209t0303jc5mn0r355k", "media_id": "06db00820dt0303jc5mn0r355k", "status": "open", "code": null, "offset_bytes": 65_536, "length_bytes": 1_048_576,
     "filename": "sea.mp4", "content_type": "video/mp4", "created_at_ms": 1_763_900_814_467_u64, "expires_at_ms": 1_763_987_214_467_u64, "media": null,
 }))]
-pub(super) struct Document {
+pub(super) struct UploadDocument {
     /// The upload.
     upload_id: UploadId,
     /// The medium it becomes.
     media_id: MediaId,
     /// Where it stands.
-    status: Status,
+    status: UploadStatus,
     /// Why it can't go on: a stable code.
     code: Option<String>,
     /// Bytes that are durable.
@@ -46,15 +46,15 @@ pub(super) struct Document {
     /// Unix time in milliseconds after which an open upload is removed.
     expires_at_ms: Option<u64>,
     /// What became of the medium; null while nothing has.
-    media: Option<Become>,
+    media: Option<UploadedMedium>,
 }
 
 /// What became of the medium of an upload.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "UploadedMedia")]
-struct Become {
+struct UploadedMedium {
     /// Where it stands.
-    status: media::Status,
+    status: media::MediaStatus,
     /// Why it was rejected or failed: a stable code.
     code: Option<String>,
     /// The same for people.
@@ -73,22 +73,30 @@ struct Become {
     responses((status = 200, description = "The document", body = ref("#/components/schemas/UploadDocument"))),
     security(("api_key" = [])),
 )]
-pub(super) async fn status(
-    Extract(state): Extract<State>,
+pub(super) async fn read_upload_status(
+    Extract(state): Extract<UploadState>,
     Path(id): Path<String>,
     who: Principal,
 ) -> Response {
-    tus::answer(status_checked(&state.shared, &id, &who).await)
+    tus::outcome_response(read_status_checked(&state.shared, &id, &who).await)
 }
 
-async fn status_checked(shared: &Shared, id: &str, who: &Principal) -> Result<Response, Refusal> {
-    let held = shared.bus.load::<Record>(&parse_id(id)?.to_string()).await?.ok_or(Refusal::NotFound)?;
+async fn read_status_checked(
+    shared: &UploadContext,
+    id: &str,
+    who: &Principal,
+) -> Result<Response, UploadRefusal> {
+    let held = shared
+        .bus
+        .load_record::<UploadRecord>(&parse_upload_id(id)?.to_string())
+        .await?
+        .ok_or(UploadRefusal::NotFound)?;
     let record = held.record;
     if !who.may_see(&record.owner) {
-        return Err(Refusal::NotFound);
+        return Err(UploadRefusal::NotFound);
     }
-    let medium = shared.bus.load::<media::Record>(&record.media_id.to_string()).await?;
-    let document = Document {
+    let medium = shared.bus.load_record::<media::MediaRecord>(&record.media_id.to_string()).await?;
+    let document = UploadDocument {
         upload_id: record.upload_id,
         media_id: record.media_id,
         status: record.status,
@@ -98,8 +106,8 @@ async fn status_checked(shared: &Shared, id: &str, who: &Principal) -> Result<Re
         filename: record.filename,
         content_type: record.content_type,
         created_at_ms: record.created_at_ms,
-        expires_at_ms: (record.status == Status::Open).then_some(record.expires_at_ms),
-        media: medium.map(|held| Become {
+        expires_at_ms: (record.status == UploadStatus::Open).then_some(record.expires_at_ms),
+        media: medium.map(|held| UploadedMedium {
             status: held.record.status,
             code: held.record.code,
             detail: held.record.detail,

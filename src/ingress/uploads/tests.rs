@@ -3,13 +3,13 @@
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
-use nats::{Bus, Held, Outbox, Role, testing::TestBroker};
+use nats::{Bus, Outbox, Role, VersionedRecord, testing::TestBroker};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header::HeaderMap};
 use schemas::{
-    Event, access, document, keys, subjects,
-    upload::{Created, Expired, Received, Record, Status, Terminated},
+    BusEvent, access, document, keys, subjects,
+    upload::{UploadCreated, UploadExpired, UploadReceived, UploadRecord, UploadStatus, UploadTerminated},
 };
-use store::testing::S3;
+use store::testing::TestS3Server;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, State, router};
+use super::{UploadConfig, UploadState, router};
 use auth::Principal;
 use web::serve;
 
@@ -31,9 +31,9 @@ const MIB: usize = 1024 * 1024;
 struct Site {
     broker: TestBroker,
     admin: Bus,
-    store: store::Config,
+    store: store::StoreConfig,
     _folder: TempDir,
-    s3: Option<S3>,
+    s3: Option<TestS3Server>,
     root: PathBuf,
     client: Client,
     tasks: JoinSet<()>,
@@ -57,7 +57,7 @@ struct Upload {
 
 async fn who(mut request: Request, next: Next) -> Response {
     let owner = request.headers().get("x-owner").and_then(|v| v.to_str().ok()).unwrap_or("alice").to_owned();
-    request.extensions_mut().insert(Principal::new(owner, access::Role::Owner));
+    request.extensions_mut().insert(Principal::new(owner, access::PrincipalRole::Owner));
     next.run(request).await
 }
 
@@ -65,59 +65,71 @@ impl Site {
     async fn local() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
-        Self::with(folder, None, store::Config::at(format!("file://{}", root.display())), root).await
+        Self::with(folder, None, store::StoreConfig::from_url(format!("file://{}", root.display())), root)
+            .await
     }
 
     async fn remote() -> Self {
-        let s3 = S3::start().await.unwrap();
-        let (config, root) = (s3.config(), s3.bucket_folder());
+        let s3 = TestS3Server::start().await.unwrap();
+        let (config, root) = (s3.store_config(), s3.bucket_folder());
         Self::with(tempfile::tempdir().unwrap(), Some(s3), config, root).await
     }
 
-    async fn with(folder: TempDir, s3: Option<S3>, store: store::Config, root: PathBuf) -> Self {
+    async fn with(
+        folder: TempDir,
+        s3: Option<TestS3Server>,
+        store: store::StoreConfig,
+        root: PathBuf,
+    ) -> Self {
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
         let client = Client::new();
         Self { broker, admin, store, _folder: folder, s3, root, client, tasks: JoinSet::new() }
     }
 
-    async fn replica(&mut self, config: Config) -> Replica {
+    async fn replica(&mut self, config: UploadConfig) -> Replica {
         let mut settings = self.broker.config(Role::Ingress);
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
-        let state = State::new(bus, store::testing::open(self.store.clone()).unwrap(), config, None);
+        let state =
+            UploadState::new(bus, store::testing::open_test_store(self.store.clone()).unwrap(), config, None);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state.clone()).layer(middleware::from_fn(who));
         let shutdown = CancellationToken::new();
-        self.tasks.spawn(serve::serve(listener, app, shutdown.clone(), Duration::from_secs(5)));
+        self.tasks.spawn(serve::serve_connections(listener, app, shutdown.clone(), Duration::from_secs(5)));
         let stop = shutdown.clone();
         self.tasks.spawn(async move { state.run(stop).await.unwrap() });
         Replica { url, client: self.client.clone(), shutdown }
     }
 
     fn object(&self, media_id: &str) -> Vec<u8> {
-        std::fs::read(self.root.join(keys::source(media_id.parse().unwrap()))).unwrap()
+        std::fs::read(self.root.join(keys::source_key(media_id.parse().unwrap()))).unwrap()
     }
 
     fn spool(&self, upload: &Upload) -> PathBuf {
-        self.root.join(keys::spool(upload.id.parse().unwrap()))
+        self.root.join(keys::spool_path(upload.id.parse().unwrap()))
     }
 
-    async fn record(&self, upload: &Upload) -> Record {
-        self.admin.load::<Record>(&upload.id).await.unwrap().unwrap().record
+    async fn record(&self, upload: &Upload) -> UploadRecord {
+        self.admin.load_record::<UploadRecord>(&upload.id).await.unwrap().unwrap().record
     }
 
     /// The one event of this kind about the upload, if it was published.
-    async fn event<E: Event>(&self, upload: &Upload) -> Option<E> {
+    async fn event<E: BusEvent>(&self, upload: &Upload) -> Option<E> {
         let subject = format!("evt.{}.{}.{}", E::ENTITY, E::VERB, upload.id);
         let stream = self.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
         let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
-        Some(nats::decode(&subject, &message.payload).unwrap())
+        Some(nats::decode_message(&subject, &message.payload).unwrap())
     }
 
     /// Waits until the record shows what is looked for.
-    async fn until(&self, upload: &Upload, what: &str, mut holds: impl FnMut(&Record) -> bool) -> Record {
+    async fn until(
+        &self,
+        upload: &Upload,
+        what: &str,
+        mut holds: impl FnMut(&UploadRecord) -> bool,
+    ) -> UploadRecord {
         let deadline = Instant::now() + SOON;
         loop {
             let record = self.record(upload).await;
@@ -250,14 +262,14 @@ fn pattern(length: usize) -> Vec<u8> {
 #[tokio::test]
 async fn discovery_and_version() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     for path in ["/v1/uploads", "/v1/uploads/00000000000000000000000000"] {
         let answer =
             site.client.request(Method::OPTIONS, format!("{}{path}", replica.url)).send().await.unwrap();
         assert_eq!(answer.status(), 204);
         let headers = answer.headers();
         assert_eq!(text(headers, "tus-version"), "1.0.0");
-        assert_eq!(text(headers, "tus-max-size"), Config::default().size_bytes_max.to_string());
+        assert_eq!(text(headers, "tus-max-size"), UploadConfig::default().size_bytes_max.to_string());
         assert_eq!(
             text(headers, "tus-extension"),
             "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum"
@@ -284,8 +296,9 @@ async fn discovery_and_version() {
 #[tokio::test]
 async fn creation_by_the_checklist() {
     let mut site = Site::local().await;
-    let replica =
-        site.replica(Config { size_bytes_max: 1000, metadata_bytes_max: 100, ..Config::default() }).await;
+    let replica = site
+        .replica(UploadConfig { size_bytes_max: 1000, metadata_bytes_max: 100, ..UploadConfig::default() })
+        .await;
     let long = "a".repeat(101);
     for (pairs, status, wanted) in [
         (&[][..], 400, "header_invalid"),
@@ -310,7 +323,7 @@ async fn creation_by_the_checklist() {
     assert_eq!(text(&headers, "cache-control"), "no-store");
     assert_eq!(text(&headers, "streamgate-media-id"), upload.media_id);
     httpdate::parse_http_date(&text(&headers, "upload-expires")).unwrap();
-    let created = site.event::<Created>(&upload).await.unwrap();
+    let created = site.event::<UploadCreated>(&upload).await.unwrap();
     assert_eq!((created.length_bytes, created.filename.as_deref()), (Some(5), Some("world.mp4")));
     // A widely used client sends the header empty.
     replica.opened(replica.post(&[("upload-length", "5"), ("upload-metadata", "")])).await;
@@ -319,9 +332,9 @@ async fn creation_by_the_checklist() {
 #[tokio::test]
 async fn an_empty_upload_is_complete_at_once() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let upload = replica.create(0).await;
-        assert_eq!(site.event::<Received>(&upload).await.unwrap().size_bytes, 0);
+        assert_eq!(site.event::<UploadReceived>(&upload).await.unwrap().size_bytes, 0);
         assert_eq!(upload.offset().await, 0);
         assert!(site.object(&upload.media_id).is_empty());
         upload.append(0, b"").await;
@@ -331,17 +344,17 @@ async fn an_empty_upload_is_complete_at_once() {
 #[tokio::test]
 async fn bytes_arrive_whole_on_every_store() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let bytes = pattern(11 * MIB + 7);
         let upload = replica.create(bytes.len()).await;
         upload.append(0, &bytes[..100]).await;
         upload.append(100, b"").await;
         upload.append(100, &bytes[100..6 * MIB]).await;
         assert_eq!(upload.offset().await, 6 * MIB);
-        assert!(site.event::<Received>(&upload).await.is_none());
+        assert!(site.event::<UploadReceived>(&upload).await.is_none());
         upload.append(6 * MIB, &bytes[6 * MIB..]).await;
         assert!(site.object(&upload.media_id) == bytes, "the object differs");
-        let received = site.event::<Received>(&upload).await.unwrap();
+        let received = site.event::<UploadReceived>(&upload).await.unwrap();
         assert_eq!(received.size_bytes, u64::try_from(bytes.len()).unwrap());
         assert_eq!(received.media_id.to_string(), upload.media_id);
         // The answer to the last PATCH may have been lost.
@@ -357,7 +370,7 @@ async fn bytes_arrive_whole_on_every_store() {
 #[tokio::test]
 async fn creation_takes_the_first_bytes() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let pairs = [("upload-length", "5"), ("content-type", OFFSET_TYPE)];
     let answer = replica.post(&pairs).body("hel").send().await.unwrap();
     assert_eq!((answer.status().as_u16(), text(answer.headers(), "upload-offset")), (201, "3".to_owned()));
@@ -379,7 +392,7 @@ async fn creation_takes_the_first_bytes() {
 #[tokio::test]
 async fn a_deferred_length_is_set_once() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config { size_bytes_max: 100, ..Config::default() }).await;
+    let replica = site.replica(UploadConfig { size_bytes_max: 100, ..UploadConfig::default() }).await;
     let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
     let (_, headers) = upload.head().await;
     assert_eq!(text(&headers, "upload-defer-length"), "1");
@@ -405,7 +418,7 @@ async fn a_deferred_length_is_set_once() {
 #[tokio::test]
 async fn appends_are_refused_without_a_trace() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(10).await;
     upload.append(0, b"hello").await;
     let bare = || upload.request(Method::PATCH).body("xxxxx");
@@ -451,7 +464,7 @@ async fn appends_are_refused_without_a_trace() {
 #[tokio::test]
 async fn checksums_hold_or_nothing_is_kept() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let bytes = pattern(7 * MIB);
         let upload = replica.create(bytes.len()).await;
         upload.append(0, &bytes[..1000]).await;
@@ -492,7 +505,7 @@ async fn checksums_hold_or_nothing_is_kept() {
 #[tokio::test]
 async fn strangers_see_what_is_not_there() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(5).await;
     let nothing = Upload { id: "0".repeat(26), ..upload.clone() };
     let nonsense = Upload { id: "..%2Fx".into(), ..upload.clone() };
@@ -519,7 +532,7 @@ async fn strangers_see_what_is_not_there() {
 #[tokio::test]
 async fn a_cut_connection_leaves_its_prefix() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let bytes = pattern(9 * MIB);
         let upload = replica.create(bytes.len()).await;
         let sent = 8 * MIB + 3;
@@ -541,7 +554,7 @@ async fn a_cut_connection_leaves_its_prefix() {
 #[tokio::test]
 async fn an_orderly_cut_keeps_every_byte_sent() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let bytes = pattern(MIB);
     let upload = replica.create(bytes.len()).await;
     let mut stream = upload.hang(0, bytes.len(), &bytes[..700_001]).await;
@@ -566,13 +579,13 @@ async fn check_takeover(site: &Site, upload: &Upload, other: &Upload, bytes: &[u
     assert!(answer.starts_with("HTTP/1.1 409"), "{answer}");
     assert!(answer.contains("upload_displaced"), "{answer}");
     assert!(site.object(&upload.media_id) == bytes, "the bytes of two requests are mixed");
-    assert_eq!(site.record(upload).await.status, Status::Received);
+    assert_eq!(site.record(upload).await.status, UploadStatus::Received);
 }
 
 #[tokio::test]
 async fn a_hung_request_is_taken_over() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let bytes = pattern(2 * MIB);
     for _ in 0..5 {
         let upload = replica.create(bytes.len()).await;
@@ -583,8 +596,8 @@ async fn a_hung_request_is_taken_over() {
 #[tokio::test]
 async fn a_hung_request_on_another_replica_is_taken_over() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let first = site.replica(Config::default()).await;
-        let second = site.replica(Config::default()).await;
+        let first = site.replica(UploadConfig::default()).await;
+        let second = site.replica(UploadConfig::default()).await;
         let bytes = pattern(2 * MIB);
         let upload = first.create(bytes.len()).await;
         check_takeover(&site, &upload, &upload.on(&second), &bytes).await;
@@ -594,12 +607,12 @@ async fn a_hung_request_on_another_replica_is_taken_over() {
 #[tokio::test]
 async fn a_replica_that_died_is_fenced_off() {
     let mut site = Site::remote().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(10).await;
     upload.append(0, b"hello").await;
-    let mut held = site.admin.load::<Record>(&upload.id).await.unwrap().unwrap();
+    let mut held = site.admin.load_record::<UploadRecord>(&upload.id).await.unwrap().unwrap();
     held.record.holder = Some("somebody-who-died".into());
-    site.admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    site.admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
     let generation = held.record.generation;
     let started = Instant::now();
     assert_eq!(upload.offset().await, 5);
@@ -613,7 +626,7 @@ async fn a_replica_that_died_is_fenced_off() {
 #[tokio::test]
 async fn of_two_appends_at_one_offset_one_wins() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config { takeover_ms: 10_000, ..Config::default() }).await;
+    let replica = site.replica(UploadConfig { takeover_ms: 10_000, ..UploadConfig::default() }).await;
     for round in 0..10_u8 {
         let upload = replica.create(400_000).await;
         let mut tasks = JoinSet::new();
@@ -640,7 +653,7 @@ async fn of_two_appends_at_one_offset_one_wins() {
 #[tokio::test]
 async fn deleting_frees_and_stops() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let bytes = pattern(7 * MIB);
         let upload = replica.create(bytes.len() + 1).await;
         upload.append(0, &bytes).await;
@@ -663,7 +676,7 @@ async fn deleting_frees_and_stops() {
         if let Some(s3) = &site.s3 {
             assert_eq!(s3.multipart_files().unwrap(), 0);
         }
-        let ended = site.event::<Terminated>(&upload).await.unwrap();
+        let ended = site.event::<UploadTerminated>(&upload).await.unwrap();
         assert_eq!((ended.offset_bytes, ended.code), (u64::try_from(bytes.len()).unwrap(), None));
         assert!(site.record(&upload).await.freed);
     }
@@ -672,7 +685,7 @@ async fn deleting_frees_and_stops() {
 #[tokio::test]
 async fn a_proxy_that_knows_post_only_is_served() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(5).await;
     let overridden = |verb: &str| upload.request(Method::POST).header("x-http-method-override", verb);
     let answer = overridden("PATCH")
@@ -699,7 +712,7 @@ async fn a_proxy_that_knows_post_only_is_served() {
 #[tokio::test]
 async fn refusals_come_before_the_body() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(5).await;
     let address = replica.url.strip_prefix("http://").unwrap();
     let head = |length: usize, more: &str| {
@@ -723,8 +736,12 @@ async fn refusals_come_before_the_body() {
 #[tokio::test]
 async fn an_idle_or_slow_request_ends_with_its_prefix() {
     let mut site = Site::local().await;
-    let config =
-        Config { idle_timeout_ms: 1_000, rate_bytes_per_s_min: 50, tick_ms: 20, ..Config::default() };
+    let config = UploadConfig {
+        idle_timeout_ms: 1_000,
+        rate_bytes_per_s_min: 50,
+        tick_ms: 20,
+        ..UploadConfig::default()
+    };
     let replica = site.replica(config).await;
     let upload = replica.create(1000).await;
     let answer = read_answer(upload.hang(0, 1000, b"hello").await).await;
@@ -753,7 +770,7 @@ async fn an_idle_or_slow_request_ends_with_its_prefix() {
 #[tokio::test]
 async fn an_owner_has_a_bounded_number_of_open_uploads() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config { open_per_owner_max: 2, ..Config::default() }).await;
+    let replica = site.replica(UploadConfig { open_per_owner_max: 2, ..UploadConfig::default() }).await;
     let first = replica.create(5).await;
     let second = replica.create(5).await;
     let refused = replica.post(&[("upload-length", "5")]).send().await.unwrap();
@@ -762,9 +779,9 @@ async fn an_owner_has_a_bounded_number_of_open_uploads() {
     first.append(0, b"hello").await;
     let third = replica.create(5).await;
     // A crash left the second one in the list: the full list is compared with the records.
-    let mut held = site.admin.load::<Record>(&second.id).await.unwrap().unwrap();
-    held.record.status = Status::Terminated;
-    site.admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+    let mut held = site.admin.load_record::<UploadRecord>(&second.id).await.unwrap().unwrap();
+    held.record.status = UploadStatus::Terminated;
+    site.admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
     replica.create(5).await;
     assert_eq!(third.offset().await, 0);
 }
@@ -772,7 +789,7 @@ async fn an_owner_has_a_bounded_number_of_open_uploads() {
 #[tokio::test]
 async fn a_full_disk_is_told_and_a_lost_file_ends_the_upload() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(1000).await;
     std::fs::remove_file(site.spool(&upload)).unwrap();
     std::os::unix::fs::symlink("/dev/full", site.spool(&upload)).unwrap();
@@ -783,34 +800,35 @@ async fn a_full_disk_is_told_and_a_lost_file_ends_the_upload() {
     let found = code(upload.patch(0, b"x").send().await.unwrap()).await;
     assert_eq!(found, (410, "upload_bytes_lost".to_owned()));
     assert_eq!(upload.head().await.0, 410);
-    let ended = site.event::<Terminated>(&upload).await.unwrap();
+    let ended = site.event::<UploadTerminated>(&upload).await.unwrap();
     assert_eq!(ended.code.as_deref(), Some("upload_bytes_lost"));
 }
 
 #[tokio::test]
 async fn a_crash_before_the_completion_is_made_good() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config { finish_wait_ms: 60_000, ..Config::default() }).await;
+        let replica = site.replica(UploadConfig { finish_wait_ms: 60_000, ..UploadConfig::default() }).await;
         let mut uploads = Vec::new();
         for _ in 0..3 {
             let upload = replica.create(5).await;
             upload.append(0, b"hello").await;
             // As the record was just before: every byte recorded, nothing completed.
-            let mut held = site.admin.load::<Record>(&upload.id).await.unwrap().unwrap();
-            held.record.status = Status::Open;
+            let mut held = site.admin.load_record::<UploadRecord>(&upload.id).await.unwrap().unwrap();
+            held.record.status = UploadStatus::Open;
             held.record.holder = Some("somebody-who-died".into());
-            site.admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+            site.admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
             uploads.push(upload);
         }
         assert_eq!(uploads[0].offset().await, 5, "HEAD completes it");
         uploads[1].append(5, b"").await;
         let keeper = site.broker.bus(Role::Keeper).await;
-        let store = store::testing::open(site.store.clone()).unwrap();
-        let pass =
-            super::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS).await.unwrap();
+        let store = store::testing::open_test_store(site.store.clone()).unwrap();
+        let pass = super::expiry::run_expiry_pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
+            .await
+            .unwrap();
         assert_eq!(pass.completed_count, 1, "{pass:?}");
         for upload in &uploads {
-            assert_eq!(site.record(upload).await.status, Status::Received);
+            assert_eq!(site.record(upload).await.status, UploadStatus::Received);
             assert_eq!(site.object(&upload.media_id), b"hello");
         }
     }
@@ -819,21 +837,22 @@ async fn a_crash_before_the_completion_is_made_good() {
 #[tokio::test]
 async fn time_runs_out_for_open_uploads() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let upload = replica.create(7 * MIB).await;
         upload.append(0, &pattern(6 * MIB)).await;
         let complete = replica.create(1).await;
         complete.append(0, b"x").await;
         let keeper = site.broker.bus(Role::Keeper).await;
-        let store = store::testing::open(site.store.clone()).unwrap();
+        let store = store::testing::open_test_store(site.store.clone()).unwrap();
         let now_ms = nats::now_ms();
-        let pass = |now_ms| super::expiry::pass(&keeper, &store, now_ms, 60_000, schemas::ENDED_KEPT_MS);
+        let pass =
+            |now_ms| super::expiry::run_expiry_pass(&keeper, &store, now_ms, 60_000, schemas::ENDED_KEPT_MS);
         assert_eq!(pass(now_ms).await.unwrap().expired_count, 0, "its time has not come");
         let later = now_ms + 25 * 3600 * 1000;
         assert_eq!(pass(later).await.unwrap().expired_count, 1);
-        assert_eq!(pass(later).await.unwrap(), super::expiry::Pass::default(), "once is enough");
+        assert_eq!(pass(later).await.unwrap(), super::expiry::ExpiryReport::default(), "once is enough");
         assert_eq!(upload.head().await.0, 410);
-        let expired = site.event::<Expired>(&upload).await.unwrap();
+        let expired = site.event::<UploadExpired>(&upload).await.unwrap();
         assert_eq!(expired.offset_bytes, u64::try_from(6 * MIB).unwrap());
         assert!(!site.spool(&upload).exists());
         if let Some(s3) = &site.s3 {
@@ -846,8 +865,8 @@ async fn time_runs_out_for_open_uploads() {
 #[tokio::test]
 async fn a_stop_keeps_prefixes_and_ends_soon() {
     let mut site = Site::local().await;
-    let first = site.replica(Config::default()).await;
-    let second = site.replica(Config::default()).await;
+    let first = site.replica(UploadConfig::default()).await;
+    let second = site.replica(UploadConfig::default()).await;
     let bytes = pattern(MIB);
     let upload = first.create(bytes.len()).await;
     let hung = upload.hang(0, bytes.len(), &bytes[..500_000]).await;
@@ -875,7 +894,7 @@ async fn a_stop_keeps_prefixes_and_ends_soon() {
 #[tokio::test]
 async fn without_a_broker_head_is_503() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(5).await;
     let Site { broker, admin, tasks, .. } = site;
     drop(admin);
@@ -890,7 +909,7 @@ async fn without_a_broker_head_is_503() {
 #[tokio::test]
 async fn the_status_tells_where_it_stands() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let upload = replica
         .opened(replica.post(&[("upload-length", "9"), ("upload-metadata", "filename YS5tcDQ=")]))
         .await;
@@ -911,7 +930,7 @@ async fn the_status_tells_where_it_stands() {
 #[tokio::test]
 async fn a_whole_file_in_one_request() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let bytes = pattern(6 * MIB);
         let post = |body: reqwest::Body| {
             site.client
@@ -931,7 +950,10 @@ async fn a_whole_file_in_one_request() {
         assert_eq!(told["media_id"], media_id);
         assert!(site.object(&media_id) == bytes);
         let upload = Upload { replica: replica.clone(), id: told["upload_id"].clone(), media_id };
-        assert_eq!(site.event::<Received>(&upload).await.unwrap().filename.as_deref(), Some("clip.mp4"));
+        assert_eq!(
+            site.event::<UploadReceived>(&upload).await.unwrap().filename.as_deref(),
+            Some("clip.mp4")
+        );
         // Chunked, without a length.
         let pieces = bytes.chunks(50_000).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>();
         let answer = post(reqwest::Body::wrap_stream(futures::stream::iter(pieces))).send().await.unwrap();
@@ -943,7 +965,7 @@ async fn a_whole_file_in_one_request() {
 #[tokio::test]
 async fn a_whole_file_is_refused_whole() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config { size_bytes_max: 100, ..Config::default() }).await;
+    let replica = site.replica(UploadConfig { size_bytes_max: 100, ..UploadConfig::default() }).await;
     let post = |kind: &'static str, body: &'static str| {
         site.client.post(format!("{}/v1/media", replica.url)).header("content-type", kind).body(body)
     };
@@ -972,8 +994,8 @@ async fn a_whole_file_is_refused_whole() {
 #[tokio::test]
 async fn a_whole_file_cut_short_leaves_nothing() {
     let mut site = Site::local().await;
-    let replica = site.replica(Config::default()).await;
-    let mut events = site.admin.listen(subjects::events_of::<Terminated>()).await.unwrap();
+    let replica = site.replica(UploadConfig::default()).await;
+    let mut events = site.admin.subscribe_core(subjects::event_filter::<UploadTerminated>()).await.unwrap();
     let address = replica.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
@@ -982,7 +1004,7 @@ async fn a_whole_file_cut_short_leaves_nothing() {
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
     let message = timeout(SOON, futures::StreamExt::next(&mut events)).await.unwrap().unwrap();
-    let ended: Terminated = nats::decode(&message.subject, &message.payload).unwrap();
+    let ended: UploadTerminated = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(ended.code.as_deref(), Some("body_cut"));
     let upload = Upload { replica, id: ended.upload_id.to_string(), media_id: ended.media_id.to_string() };
     site.until(&upload, "nothing is left", |r| r.freed).await;
@@ -992,21 +1014,21 @@ async fn a_whole_file_cut_short_leaves_nothing() {
 #[tokio::test]
 async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
     for mut site in [Site::local().await, Site::remote().await] {
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let upload = replica.create(10).await;
         upload.append(0, b"hello").await;
-        let removed = document::Record {
+        let removed = document::DocumentRecord {
             media_id: upload.media_id.parse().unwrap(),
             owner: "alice".into(),
             title: String::new(),
             mint_tx: None,
             gate: None,
-            encryption: document::Encryption::None,
+            encryption: document::SegmentEncryption::None,
             created_at_ms: 1,
             changed_at_ms: 1,
             removed_at_ms: Some(1),
         };
-        site.admin.commit(&mut Held::new(removed), Outbox::new()).await.unwrap();
+        site.admin.commit_record(&mut VersionedRecord::new(removed), Outbox::new()).await.unwrap();
         for request in [upload.patch(5, b"world"), upload.patch(5, b"world"), upload.patch(10, b"")] {
             let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), 410);
@@ -1015,10 +1037,16 @@ async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
         }
         assert_eq!(upload.head().await.0, 410);
         let record = site.until(&upload, "its bytes are freed", |record| record.freed).await;
-        assert_eq!((record.status, record.code.as_deref()), (Status::Terminated, Some("media_removed")));
-        assert_eq!(site.event::<Terminated>(&upload).await.unwrap().code.as_deref(), Some("media_removed"));
-        assert!(site.event::<Received>(&upload).await.is_none());
-        let source = site.root.join(keys::source(upload.media_id.parse().unwrap()));
+        assert_eq!(
+            (record.status, record.code.as_deref()),
+            (UploadStatus::Terminated, Some("media_removed"))
+        );
+        assert_eq!(
+            site.event::<UploadTerminated>(&upload).await.unwrap().code.as_deref(),
+            Some("media_removed")
+        );
+        assert!(site.event::<UploadReceived>(&upload).await.is_none());
+        let source = site.root.join(keys::source_key(upload.media_id.parse().unwrap()));
         assert!(!source.exists() && !site.spool(&upload).exists());
     }
 }
@@ -1027,15 +1055,15 @@ async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
 async fn a_store_that_is_away_costs_no_acknowledged_byte() {
     for mut site in [Site::local().await, Site::remote().await] {
         site.store.marker_ms = 0;
-        let replica = site.replica(Config::default()).await;
+        let replica = site.replica(UploadConfig::default()).await;
         let bytes = pattern(7 * MIB);
         let upload = replica.create(bytes.len()).await;
         upload.append(0, &bytes[..6 * MIB]).await;
         let other = replica.create(9).await;
         other.append(0, b"hello").await;
         let keeper = site.broker.bus(Role::Keeper).await;
-        let store = store::testing::open(site.store.clone()).unwrap();
-        store.verify_now().await.unwrap();
+        let store = store::testing::open_test_store(site.store.clone()).unwrap();
+        store.verify_marker_now().await.unwrap();
         let away = site.root.with_extension("away");
         std::fs::rename(&site.root, &away).unwrap();
         for mount_point in [false, true] {
@@ -1059,7 +1087,9 @@ async fn a_store_that_is_away_costs_no_acknowledged_byte() {
             }
             // No time runs out, and nothing is freed, while the bytes can't be reached.
             let later = nats::now_ms() + 25 * 3600 * 1000;
-            super::expiry::pass(&keeper, &store, later, 0, schemas::ENDED_KEPT_MS).await.unwrap_err();
+            super::expiry::run_expiry_pass(&keeper, &store, later, 0, schemas::ENDED_KEPT_MS)
+                .await
+                .unwrap_err();
         }
         assert_eq!(
             std::fs::read_dir(&site.root).unwrap().count(),
@@ -1072,15 +1102,15 @@ async fn a_store_that_is_away_costs_no_acknowledged_byte() {
         upload.append(6 * MIB, &bytes[6 * MIB..]).await;
         assert!(site.object(&upload.media_id) == bytes);
         other.append(5, b"!").await;
-        assert_eq!(site.record(&other).await.status, Status::Open);
+        assert_eq!(site.record(&other).await.status, UploadStatus::Open);
     }
 }
 
 /// Makes the record what it was before the last bytes were put in place.
-async fn reopen(site: &Site, upload: &Upload, before: &Record) {
-    let mut held = site.admin.load::<Record>(&upload.id).await.unwrap().unwrap();
-    held.record = Record { holder: Some("somebody-who-died".into()), ..before.clone() };
-    site.admin.commit(&mut held, nats::Outbox::new()).await.unwrap();
+async fn reopen(site: &Site, upload: &Upload, before: &UploadRecord) {
+    let mut held = site.admin.load_record::<UploadRecord>(&upload.id).await.unwrap().unwrap();
+    held.record = UploadRecord { holder: Some("somebody-who-died".into()), ..before.clone() };
+    site.admin.commit_record(&mut held, nats::Outbox::new()).await.unwrap();
 }
 
 #[tokio::test]
@@ -1088,10 +1118,10 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
     for mut site in [Site::local().await, Site::remote().await] {
         // The largest upload decides the size of parts while no length is known.
         let replica = site
-            .replica(Config {
+            .replica(UploadConfig {
                 size_bytes_max: 100 * 1024 * 1024,
                 finish_wait_ms: 60_000,
-                ..Config::default()
+                ..UploadConfig::default()
             })
             .await;
         // Neither is a multiple of the part size: some bytes are in no part when nobody knows yet that they are the last.
@@ -1107,18 +1137,19 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
             assert_eq!(named.status(), 204, "the length alone completes it");
             for upload in &uploads[1..] {
                 // All bytes came and are recorded, then the process was killed.
-                let record = Record { length_bytes: Some(length as u64), ..site.record(upload).await };
+                let record = UploadRecord { length_bytes: Some(length as u64), ..site.record(upload).await };
                 reopen(&site, upload, &record).await;
             }
             assert_eq!(uploads[1].offset().await, length);
             let keeper = site.broker.bus(Role::Keeper).await;
-            let store = store::testing::open(site.store.clone()).unwrap();
-            let pass = super::expiry::pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
-                .await
-                .unwrap();
+            let store = store::testing::open_test_store(site.store.clone()).unwrap();
+            let pass =
+                super::expiry::run_expiry_pass(&keeper, &store, nats::now_ms(), 0, schemas::ENDED_KEPT_MS)
+                    .await
+                    .unwrap();
             assert_eq!(pass.completed_count, 1, "{pass:?}");
             for upload in &uploads {
-                assert_eq!(site.record(upload).await.status, Status::Received);
+                assert_eq!(site.record(upload).await.status, UploadStatus::Received);
                 assert!(site.object(&upload.media_id) == bytes, "not one acknowledged byte is lost");
             }
         }
@@ -1129,25 +1160,29 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
 async fn a_slow_completion_goes_on_without_whoever_asked() {
     let mut site = Site::remote().await;
     let replica = site
-        .replica(Config { size_bytes_max: 100 * 1024 * 1024, finish_wait_ms: 50, ..Config::default() })
+        .replica(UploadConfig {
+            size_bytes_max: 100 * 1024 * 1024,
+            finish_wait_ms: 50,
+            ..UploadConfig::default()
+        })
         .await;
     let bytes = pattern(6 * MIB);
     let upload = replica.opened(replica.post(&[("upload-defer-length", "1")])).await;
     upload.append(0, &bytes).await;
-    let record = Record { length_bytes: Some(bytes.len() as u64), ..site.record(&upload).await };
+    let record = UploadRecord { length_bytes: Some(bytes.len() as u64), ..site.record(&upload).await };
     reopen(&site, &upload, &record).await;
     let held = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let permits = held.clone();
-    site.s3.as_ref().unwrap().rule(move |method, address| {
+    site.s3.as_ref().unwrap().set_fault_rule(move |method, address| {
         let completes = *method == Method::POST && address.contains("uploadId=");
-        completes.then(|| store::testing::Fault::Hold(permits.clone()))
+        completes.then(|| store::testing::InjectedFault::Hold(permits.clone()))
     });
     for _ in 0..2 {
         assert_eq!(upload.offset().await, bytes.len(), "HEAD answers meanwhile");
-        assert_eq!(site.record(&upload).await.status, Status::Open);
+        assert_eq!(site.record(&upload).await.status, UploadStatus::Open);
     }
     held.add_permits(10);
-    site.until(&upload, "it is completed", |record| record.status == Status::Received).await;
+    site.until(&upload, "it is completed", |record| record.status == UploadStatus::Received).await;
     assert!(site.object(&upload.media_id) == bytes);
 }
 
@@ -1155,11 +1190,13 @@ async fn a_slow_completion_goes_on_without_whoever_asked() {
 async fn a_request_that_fails_before_its_first_part_leaves_no_multipart_upload() {
     let mut site = Site::remote().await;
     site.store.retries_max = 0;
-    let replica = site.replica(Config::default()).await;
+    let replica = site.replica(UploadConfig::default()).await;
     let bytes = pattern(6 * MIB);
     let upload = replica.create(bytes.len() + 1).await;
     let s3 = site.s3.as_ref().unwrap();
-    s3.rule(|_, address| address.contains("partNumber").then_some(store::testing::Fault::Status(500)));
+    s3.set_fault_rule(|_, address| {
+        address.contains("partNumber").then_some(store::testing::InjectedFault::Status(500))
+    });
     let found = code(upload.patch(0, &bytes).send().await.unwrap()).await;
     assert_eq!(found.0, 503);
     assert!(site.record(&upload).await.multipart.unwrap().multipart_id.is_some());
@@ -1171,8 +1208,8 @@ async fn a_request_that_fails_before_its_first_part_leaves_no_multipart_upload()
 #[tokio::test]
 async fn an_append_that_can_not_become_right_disturbs_nobody() {
     let mut site = Site::local().await;
-    let first = site.replica(Config::default()).await;
-    let second = site.replica(Config::default()).await;
+    let first = site.replica(UploadConfig::default()).await;
+    let second = site.replica(UploadConfig::default()).await;
     let bytes = pattern(3 * MIB);
     let upload = first.create(bytes.len()).await;
     let mut running = upload.hang(0, bytes.len(), &bytes[..MIB]).await;

@@ -11,22 +11,22 @@ use axum::{
 use nats::now_ms;
 use schemas::{
     ids::{MediaId, UploadId},
-    upload::{Record, Status},
+    upload::{UploadRecord, UploadStatus},
 };
-use store::{Place, Spool};
+use store::{Spool, SpooledUpload};
 
 use super::{
-    Shared, State,
-    digest::Checks,
-    ledger::{self, Ledger},
-    open, parse_id,
-    protocol::{self, Append, Creation},
-    refusal::Refusal,
-    session::{self, OnEnd},
-    takeover::{self, Evict, Opened},
+    UploadContext, UploadState,
+    digest::DigestChecks,
+    ledger::{self, FencedUploadRecord},
+    open, parse_upload_id,
+    protocol::{self, UploadAppend, UploadCreation},
+    refusal::UploadRefusal,
+    session::{self, BodyEndPolicy},
+    takeover::{self, EvictionPolicy, TakeoverOutcome},
 };
 use auth::Principal;
-use web::idempotency::Claim;
+use web::idempotency::IdempotencyClaim;
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
@@ -41,7 +41,7 @@ static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-over
         headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
     )),
 )]
-pub(super) async fn options(Extract(state): Extract<State>) -> Response {
+pub(super) async fn upload_options(Extract(state): Extract<UploadState>) -> Response {
     let size_max = HeaderValue::from(state.shared.config.size_bytes_max);
     let headers = [
         (protocol::TUS_VERSION, HeaderValue::from_static(protocol::VERSION)),
@@ -64,10 +64,10 @@ pub(super) async fn options(Extract(state): Extract<State>) -> Response {
         headers(("Tus-Version"), ("Tus-Extension"), ("Tus-Max-Size"), ("Tus-Checksum-Algorithm")),
     )),
 )]
-pub(super) async fn options_of_one(state: Extract<State>, Path(id): Path<String>) -> Response {
-    match parse_id(&id) {
-        Ok(_) => options(state).await,
-        Err(refusal) => refusal.problem().into_response(),
+pub(super) async fn options_of_upload(state: Extract<UploadState>, Path(id): Path<String>) -> Response {
+    match parse_upload_id(&id) {
+        Ok(_) => upload_options(state).await,
+        Err(refusal) => refusal.into_problem().into_response(),
     }
 }
 
@@ -99,8 +99,8 @@ pub(super) async fn options_of_one(state: Extract<State>, Path(id): Path<String>
     security(("api_key" = [])),
     extensions(("x-events" = json!(["upload.created", "upload.received"]))),
 )]
-pub(super) async fn create(
-    Extract(state): Extract<State>,
+pub(super) async fn create_upload(
+    Extract(state): Extract<UploadState>,
     who: Principal,
     parts: Parts,
     mut body: Body,
@@ -109,98 +109,110 @@ pub(super) async fn create(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = create_checked(&shared, &who, &parts, &mut body).await;
+            let outcome = create_upload_checked(&shared, &who, &parts, &mut body).await;
             if outcome.is_err() {
-                shared.drain(&parts.headers, &mut body).await;
+                shared.drain_body(&parts.headers, &mut body).await;
             }
             outcome
         }
     };
-    answer(shared.detached(work).await)
+    outcome_response(shared.run_detached(work).await)
 }
 
-async fn create_checked(
-    shared: &Arc<Shared>,
+async fn create_upload_checked(
+    shared: &Arc<UploadContext>,
     who: &Principal,
     parts: &Parts,
     body: &mut Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
-    protocol::version(headers)?;
-    let Creation { length_bytes, metadata, repr_digest, upload } =
-        protocol::creation(headers, shared.config.metadata_bytes_max)?;
+    protocol::check_version(headers)?;
+    let UploadCreation { length_bytes, metadata, repr_digest, upload } =
+        protocol::parse_creation(headers, shared.config.metadata_bytes_max)?;
     let size_bytes_max = shared.config.size_bytes_max;
     let room = length_bytes.unwrap_or(size_bytes_max);
     if room > size_bytes_max || upload.as_ref().and_then(|u| u.content_bytes).is_some_and(|n| n > room) {
-        return Err(Refusal::TooLarge);
+        return Err(UploadRefusal::TooLarge);
     }
-    let claim = parts.extensions.get::<Claim>();
+    let claim = parts.extensions.get::<IdempotencyClaim>();
     if let Some(claim) = claim
-        && let Some(ledger) = earlier(shared, who, claim).await?
+        && let Some(ledger) = find_earlier_upload(shared, who, claim).await?
     {
         // What is there already is not written again.
-        shared.drain(headers, body).await;
-        return created(shared, headers, &ledger);
+        shared.drain_body(headers, body).await;
+        return created_response(shared, headers, &ledger);
     }
     let mut record = new_record(shared, who, length_bytes);
     if let Some(claim) = claim {
-        record.upload_id = UploadId::from_bytes(claim.id(0));
+        record.upload_id = UploadId::from_bytes(claim.derive_id(0));
     }
     record.metadata_raw = metadata.raw;
     record.filename = metadata.filename;
     record.content_type = metadata.content_type;
     record.mint_tx = metadata.mint_tx;
     record.digest = repr_digest.map(|d| d.to_record());
-    let ledger = begin(shared, record).await?;
+    let ledger = begin_upload(shared, record).await?;
     let ledger = match upload {
-        Some(append) if !ledger.is_full() => append_to(shared, ledger, append, body).await?,
+        Some(append) if !ledger.is_full() => append_body(shared, ledger, append, body).await?,
         _ => ledger,
     };
-    created(shared, headers, &ledger)
+    created_response(shared, headers, &ledger)
 }
 
 /// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is there.
-async fn earlier(shared: &Arc<Shared>, who: &Principal, claim: &Claim) -> Result<Option<Ledger>, Refusal> {
-    let mut ledger = match Ledger::load(shared, UploadId::from_bytes(claim.id(0)), who).await {
-        Ok(ledger) => ledger,
-        Err(Refusal::NotFound) => return Ok(None),
-        Err(refusal) => return Err(refusal),
-    };
-    ledger.alive()?;
-    finish_left_over(shared, &mut ledger).await?;
+async fn find_earlier_upload(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    claim: &IdempotencyClaim,
+) -> Result<Option<FencedUploadRecord>, UploadRefusal> {
+    let mut ledger =
+        match FencedUploadRecord::load(shared, UploadId::from_bytes(claim.derive_id(0)), who).await {
+            Ok(ledger) => ledger,
+            Err(UploadRefusal::NotFound) => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+    ledger.check_not_ended()?;
+    finish_interrupted(shared, &mut ledger).await?;
     Ok(Some(ledger))
 }
 
-fn created(shared: &Shared, headers: &HeaderMap, ledger: &Ledger) -> Result<Response, Refusal> {
+fn created_response(
+    shared: &UploadContext,
+    headers: &HeaderMap,
+    ledger: &FencedUploadRecord,
+) -> Result<Response, UploadRefusal> {
     let mut response = StatusCode::CREATED.into_response();
     let answered = response.headers_mut();
-    answered.insert(header::LOCATION, location(shared, headers, ledger.upload_id())?);
-    answered.insert(protocol::MEDIA_ID, id_value(ledger.media_id())?);
+    answered.insert(header::LOCATION, upload_location(shared, headers, ledger.upload_id())?);
+    answered.insert(protocol::MEDIA_ID, media_id_header(ledger.media_id())?);
     answered.insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
     insert_expiry(answered, ledger.record());
     Ok(response)
 }
 
 /// A record of a new upload with fresh ids.
-pub(super) fn new_record(shared: &Shared, who: &Principal, length_bytes: Option<u64>) -> Record {
+pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: Option<u64>) -> UploadRecord {
     let created_at_ms = now_ms();
-    Record {
+    UploadRecord {
         length_bytes,
         created_at_ms,
         expires_at_ms: shared.config.expires_at_ms(created_at_ms),
-        ..Record::new(
-            UploadId::from_bytes(nats::fresh_id()),
-            MediaId::from_bytes(nats::fresh_id()),
+        ..UploadRecord::new(
+            UploadId::from_bytes(nats::new_id_bytes()),
+            MediaId::from_bytes(nats::new_id_bytes()),
             who.owner.clone(),
         )
     }
 }
 
 /// Makes the upload durable before its URL is told; an empty one is complete at once.
-pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger, Refusal> {
-    open::remember(shared, &record.owner, record.upload_id).await?;
+pub(super) async fn begin_upload(
+    shared: &Arc<UploadContext>,
+    record: UploadRecord,
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    open::add_open_upload(shared, &record.owner, record.upload_id).await?;
     let (owner, upload_id) = (record.owner.clone(), record.upload_id);
-    let place = Place {
+    let place = SpooledUpload {
         upload_id,
         media_id: record.media_id,
         generation: record.generation,
@@ -208,17 +220,17 @@ pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger
     };
     let begun = async {
         Spool::create(&shared.store, place).await?;
-        Ledger::create(shared, record).await
+        FencedUploadRecord::create(shared, record).await
     };
     let mut ledger = match begun.await {
         Ok(ledger) => ledger,
         Err(refusal) => {
-            open::forget(&shared.bus, &owner, upload_id).await;
+            open::remove_open_upload(&shared.bus, &owner, upload_id).await;
             return Err(refusal);
         }
     };
     if ledger.is_full() {
-        session::finish(&shared.store, &mut ledger, &shared.instance).await?;
+        session::claim_and_complete(&shared.store, &mut ledger, &shared.instance).await?;
     }
     Ok(ledger)
 }
@@ -251,8 +263,8 @@ pub(super) async fn begin(shared: &Arc<Shared>, record: Record) -> Result<Ledger
     security(("api_key" = [])),
     extensions(("x-events" = json!(["upload.received", "upload.terminated"]))),
 )]
-pub(super) async fn patch(
-    Extract(state): Extract<State>,
+pub(super) async fn append_to_upload(
+    Extract(state): Extract<UploadState>,
     Path(id): Path<String>,
     who: Principal,
     parts: Parts,
@@ -262,28 +274,28 @@ pub(super) async fn patch(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = patch_checked(&shared, &id, &who, &parts.headers, &mut body).await;
+            let outcome = append_to_upload_checked(&shared, &id, &who, &parts.headers, &mut body).await;
             if outcome.is_err() {
-                shared.drain(&parts.headers, &mut body).await;
+                shared.drain_body(&parts.headers, &mut body).await;
             }
             outcome
         }
     };
-    answer(shared.detached(work).await)
+    outcome_response(shared.run_detached(work).await)
 }
 
-async fn patch_checked(
-    shared: &Arc<Shared>,
+async fn append_to_upload_checked(
+    shared: &Arc<UploadContext>,
     id: &str,
     who: &Principal,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<Response, Refusal> {
-    protocol::version(headers)?;
-    let append = protocol::append(headers)?;
-    let ledger = Ledger::load(shared, parse_id(id)?, who).await?;
-    ledger.alive()?;
-    let ledger = append_to(shared, ledger, append, body).await?;
+) -> Result<Response, UploadRefusal> {
+    protocol::check_version(headers)?;
+    let append = protocol::parse_append(headers)?;
+    let ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
+    ledger.check_not_ended()?;
+    let ledger = append_body(shared, ledger, append, body).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
     insert_expiry(response.headers_mut(), ledger.record());
@@ -291,16 +303,16 @@ async fn patch_checked(
 }
 
 /// Takes the upload over and appends the body to it.
-async fn append_to(
-    shared: &Arc<Shared>,
-    ledger: Ledger,
-    mut append: Append,
+async fn append_body(
+    shared: &Arc<UploadContext>,
+    ledger: FencedUploadRecord,
+    mut append: UploadAppend,
     body: &mut Body,
-) -> Result<Ledger, Refusal> {
-    let checks = Checks::new(append.checksum.take());
-    match takeover::open(shared, ledger, &append, checks, OnEnd::Keep).await? {
-        Opened::Session(session) => session.run(body).await,
-        Opened::Complete(ledger) => Ok(*ledger),
+) -> Result<FencedUploadRecord, UploadRefusal> {
+    let checks = DigestChecks::new(append.checksum.take());
+    match takeover::open_session(shared, ledger, &append, checks, BodyEndPolicy::Keep).await? {
+        TakeoverOutcome::Session(session) => session.run(body).await,
+        TakeoverOutcome::Complete(ledger) => Ok(*ledger),
     }
 }
 
@@ -323,8 +335,8 @@ async fn append_to(
     ),
     security(("api_key" = [])),
 )]
-pub(super) async fn head(
-    Extract(state): Extract<State>,
+pub(super) async fn read_upload_offset(
+    Extract(state): Extract<UploadState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
@@ -332,9 +344,9 @@ pub(super) async fn head(
     let shared = state.shared;
     let work = {
         let shared = Arc::clone(&shared);
-        async move { head_checked(&shared, &id, &who, &headers).await }
+        async move { read_offset_checked(&shared, &id, &who, &headers).await }
     };
-    let mut response = answer(shared.detached(work).await);
+    let mut response = outcome_response(shared.run_detached(work).await);
     // Clients give an upload up on most 4xx of a HEAD; a busy moment is no reason to.
     if response.status() == StatusCode::LOCKED {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -343,19 +355,19 @@ pub(super) async fn head(
     response
 }
 
-async fn head_checked(
-    shared: &Arc<Shared>,
+async fn read_offset_checked(
+    shared: &Arc<UploadContext>,
     id: &str,
     who: &Principal,
     headers: &HeaderMap,
-) -> Result<Response, Refusal> {
-    protocol::version(headers)?;
-    let mut ledger = Ledger::load(shared, parse_id(id)?, who).await?;
-    ledger.alive()?;
-    if ledger.record().status == Status::Open {
-        takeover::release(shared, &mut ledger, Evict::Yes).await?;
-        ledger.alive()?;
-        finish_in_time(shared, &mut ledger).await?;
+) -> Result<Response, UploadRefusal> {
+    protocol::check_version(headers)?;
+    let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
+    ledger.check_not_ended()?;
+    if ledger.record().status == UploadStatus::Open {
+        takeover::release_writer(shared, &mut ledger, EvictionPolicy::Yes).await?;
+        ledger.check_not_ended()?;
+        finish_with_timeout(shared, &mut ledger).await?;
     }
     let record = ledger.record();
     let mut response = StatusCode::OK.into_response();
@@ -370,37 +382,45 @@ async fn head_checked(
     {
         answered.insert(protocol::UPLOAD_METADATA, raw);
     }
-    answered.insert(protocol::MEDIA_ID, id_value(record.media_id)?);
+    answered.insert(protocol::MEDIA_ID, media_id_header(record.media_id)?);
     insert_expiry(answered, record);
     Ok(response)
 }
 
 /// Completes an upload whose last bytes were recorded just before a crash.
-pub(super) async fn finish_left_over(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(), Refusal> {
-    if ledger.record().status != Status::Open || !ledger.is_full() {
+pub(super) async fn finish_interrupted(
+    shared: &Arc<UploadContext>,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    if ledger.record().status != UploadStatus::Open || !ledger.is_full() {
         return Ok(());
     }
-    let Some(_guard) = shared.slots.take(ledger.upload_id(), shared.config.takeover()).await else {
+    let Some(_guard) = shared.slots.acquire(ledger.upload_id(), shared.config.takeover_timeout()).await
+    else {
         return Ok(());
     };
     ledger.reload().await?;
     match ledger.record().status {
-        Status::Open => session::finish(&shared.store, ledger, &shared.instance).await,
+        UploadStatus::Open => session::claim_and_complete(&shared.store, ledger, &shared.instance).await,
         _ => Ok(()),
     }
 }
 
 /// The same for whoever only asks: what takes longer goes on without them.
-async fn finish_in_time(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(), Refusal> {
-    if ledger.record().status != Status::Open || !ledger.is_full() {
+async fn finish_with_timeout(
+    shared: &Arc<UploadContext>,
+    ledger: &mut FencedUploadRecord,
+) -> Result<(), UploadRefusal> {
+    if ledger.record().status != UploadStatus::Open || !ledger.is_full() {
         return Ok(());
     }
     let upload_id = ledger.upload_id();
     let work = {
         let shared = Arc::clone(shared);
         async move {
-            let mut ledger = Ledger::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
-            let finished = finish_left_over(&shared, &mut ledger).await;
+            let mut ledger =
+                FencedUploadRecord::load_any(&shared.bus, upload_id, shared.config.ended_kept_ms).await?;
+            let finished = finish_interrupted(&shared, &mut ledger).await;
             if let Err(refusal) = &finished {
                 tracing::warn!(?refusal, upload.id = %upload_id, "a full upload could not be completed yet");
             }
@@ -408,14 +428,14 @@ async fn finish_in_time(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(),
         }
     };
     let running = shared.tasks.spawn(Box::pin(work));
-    match tokio::time::timeout(shared.config.finish_wait(), running).await {
+    match tokio::time::timeout(shared.config.finish_timeout(), running).await {
         Ok(Ok(finished)) => {
             finished?;
             ledger.reload().await
         }
         Ok(Err(error)) => {
             tracing::error!(%error, "a completion ended in a panic");
-            Err(Refusal::Stopping)
+            Err(UploadRefusal::Stopping)
         }
         Err(_) => Ok(()),
     }
@@ -439,8 +459,8 @@ async fn finish_in_time(shared: &Arc<Shared>, ledger: &mut Ledger) -> Result<(),
     security(("api_key" = [])),
     extensions(("x-events" = json!(["upload.terminated"]))),
 )]
-pub(super) async fn delete(
-    Extract(state): Extract<State>,
+pub(super) async fn end_upload(
+    Extract(state): Extract<UploadState>,
     Path(id): Path<String>,
     who: Principal,
     headers: HeaderMap,
@@ -448,43 +468,46 @@ pub(super) async fn delete(
     let shared = state.shared;
     let work = {
         let shared = Arc::clone(&shared);
-        async move { delete_checked(&shared, &id, &who, &headers).await }
+        async move { end_upload_checked(&shared, &id, &who, &headers).await }
     };
-    answer(shared.detached(work).await)
+    outcome_response(shared.run_detached(work).await)
 }
 
-async fn delete_checked(
-    shared: &Arc<Shared>,
+async fn end_upload_checked(
+    shared: &Arc<UploadContext>,
     id: &str,
     who: &Principal,
     headers: &HeaderMap,
-) -> Result<Response, Refusal> {
-    protocol::version(headers)?;
-    let mut ledger = Ledger::load(shared, parse_id(id)?, who).await?;
-    ledger.alive()?;
-    if ledger.record().status == Status::Received {
-        return Err(Refusal::Finished);
+) -> Result<Response, UploadRefusal> {
+    protocol::check_version(headers)?;
+    let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
+    ledger.check_not_ended()?;
+    if ledger.record().status == UploadStatus::Received {
+        return Err(UploadRefusal::Finished);
     }
-    let _guard =
-        shared.slots.take(ledger.upload_id(), shared.config.takeover()).await.ok_or(Refusal::Busy)?;
-    takeover::release_elsewhere(shared, &mut ledger, Evict::No).await?;
-    terminate(shared, &mut ledger, None).await?;
+    let _guard = shared
+        .slots
+        .acquire(ledger.upload_id(), shared.config.takeover_timeout())
+        .await
+        .ok_or(UploadRefusal::Busy)?;
+    takeover::release_remote_writer(shared, &mut ledger, EvictionPolicy::No).await?;
+    terminate_upload(shared, &mut ledger, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Records the end first, so that no writer can go on, then frees the bytes. The keeper repeats a removal that failed.
-pub(super) async fn terminate(
-    shared: &Shared,
-    ledger: &mut Ledger,
+pub(super) async fn terminate_upload(
+    shared: &UploadContext,
+    ledger: &mut FencedUploadRecord,
     code: Option<&str>,
-) -> Result<(), Refusal> {
-    ledger.alive()?;
-    if ledger.record().status == Status::Received {
-        return Err(Refusal::Finished);
+) -> Result<(), UploadRefusal> {
+    ledger.check_not_ended()?;
+    if ledger.record().status == UploadStatus::Received {
+        return Err(UploadRefusal::Finished);
     }
-    ledger.end(Status::Terminated, code).await?;
-    open::forget(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
-    if let Err(refusal) = ledger::free(&shared.store, ledger).await {
+    ledger.mark_ended(UploadStatus::Terminated, code).await?;
+    open::remove_open_upload(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
+    if let Err(refusal) = ledger::free_upload(&shared.store, ledger).await {
         tracing::warn!(?refusal, upload.id = %ledger.upload_id(), "an ended upload keeps its bytes until the keeper comes");
     }
     Ok(())
@@ -518,31 +541,31 @@ pub(super) async fn terminate(
     security(("api_key" = [])),
     extensions(("x-events" = json!(["upload.received", "upload.terminated"]))),
 )]
-pub(super) async fn overridden(
-    state: Extract<State>,
+pub(super) async fn override_method(
+    state: Extract<UploadState>,
     path: Path<String>,
     who: Principal,
     parts: Parts,
     body: Body,
 ) -> Response {
     match parts.headers.get(&METHOD_OVERRIDE).map(HeaderValue::as_bytes) {
-        Some(b"PATCH") => patch(state, path, who, parts, body).await,
-        Some(b"DELETE") => delete(state, path, who, parts.headers).await,
-        Some(b"HEAD") => head(state, path, who, parts.headers).await,
+        Some(b"PATCH") => append_to_upload(state, path, who, parts, body).await,
+        Some(b"DELETE") => end_upload(state, path, who, parts.headers).await,
+        Some(b"HEAD") => read_upload_offset(state, path, who, parts.headers).await,
         _ => web::request::no_such_method()
             .await
-            .header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
+            .with_header(header::ALLOW, HeaderValue::from_static("DELETE, HEAD, OPTIONS, PATCH"))
             .into_response(),
     }
 }
 
-pub(super) fn answer(outcome: Result<Response, Refusal>) -> Response {
-    outcome.unwrap_or_else(|refusal| refusal.problem().into_response())
+pub(super) fn outcome_response(outcome: Result<Response, UploadRefusal>) -> Response {
+    outcome.unwrap_or_else(|refusal| refusal.into_problem().into_response())
 }
 
 /// Tells how long the upload may wait for more bytes, while it is open.
-fn insert_expiry(headers: &mut HeaderMap, record: &Record) {
-    if record.status != Status::Open {
+fn insert_expiry(headers: &mut HeaderMap, record: &UploadRecord) {
+    if record.status != UploadStatus::Open {
         return;
     }
     let expires = std::time::UNIX_EPOCH + std::time::Duration::from_millis(record.expires_at_ms);
@@ -552,7 +575,11 @@ fn insert_expiry(headers: &mut HeaderMap, record: &Record) {
 }
 
 /// The upload's URL: below the configured address, else below the host the client asked.
-fn location(shared: &Shared, headers: &HeaderMap, upload_id: UploadId) -> Result<HeaderValue, Refusal> {
+fn upload_location(
+    shared: &UploadContext,
+    headers: &HeaderMap,
+    upload_id: UploadId,
+) -> Result<HeaderValue, UploadRefusal> {
     let base = match &shared.public_url {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => headers
@@ -563,10 +590,10 @@ fn location(shared: &Shared, headers: &HeaderMap, upload_id: UploadId) -> Result
             .unwrap_or_default(),
     };
     HeaderValue::from_str(&format!("{base}/v1/uploads/{upload_id}"))
-        .map_err(|_| Refusal::Header { name: "Host", why: "is no host" })
+        .map_err(|_| UploadRefusal::Header { name: "Host", why: "is no host" })
 }
 
 /// The medium's id as a header.
-pub(super) fn id_value(media_id: MediaId) -> Result<HeaderValue, Refusal> {
-    HeaderValue::from_str(&media_id.to_string()).map_err(|_| Refusal::NotFound)
+pub(super) fn media_id_header(media_id: MediaId) -> Result<HeaderValue, UploadRefusal> {
+    HeaderValue::from_str(&media_id.to_string()).map_err(|_| UploadRefusal::NotFound)
 }

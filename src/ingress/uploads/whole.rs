@@ -16,24 +16,24 @@ use axum::{
 use schemars::JsonSchema;
 use schemas::{
     ids::{MediaId, UploadId},
-    upload::Status,
+    upload::UploadStatus,
 };
 use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Shared, State,
-    digest::Checks,
-    ledger::Ledger,
+    UploadContext, UploadState,
+    digest::DigestChecks,
+    ledger::FencedUploadRecord,
     metadata,
-    protocol::{self, Append},
-    refusal::Refusal,
-    session::OnEnd,
-    takeover::{self, Opened},
+    protocol::{self, UploadAppend},
+    refusal::UploadRefusal,
+    session::BodyEndPolicy,
+    takeover::{self, TakeoverOutcome},
     tus,
 };
 use auth::Principal;
-use web::{idempotency::Claim, kind::Kind};
+use web::{idempotency::IdempotencyClaim, kind::ProblemCode};
 
 /// Most requests of one key that end early.
 const ATTEMPTS_MAX: u8 = 16;
@@ -41,7 +41,7 @@ const ATTEMPTS_MAX: u8 = 16;
 /// What a file in one request became.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "MediaCreated", example = json!({ "media_id": "06db00820dt0303jc5mn0r355k", "upload_id": "06db008209t0303jc5mn0r355k" }))]
-pub(super) struct Created {
+pub(super) struct MediaCreatedDocument {
     /// The medium.
     media_id: MediaId,
     /// The upload that brought it.
@@ -78,8 +78,8 @@ pub(super) struct Created {
     security(("api_key" = [])),
     extensions(("x-events" = json!(["upload.created", "upload.received", "upload.terminated"]))),
 )]
-pub(super) async fn receive(
-    Extract(state): Extract<State>,
+pub(super) async fn create_media(
+    Extract(state): Extract<UploadState>,
     who: Principal,
     parts: Parts,
     mut body: Body,
@@ -88,136 +88,149 @@ pub(super) async fn receive(
     let work = {
         let shared = Arc::clone(&shared);
         async move {
-            let outcome = receive_checked(&shared, &who, &parts, &mut body).await;
+            let outcome = create_media_checked(&shared, &who, &parts, &mut body).await;
             if outcome.is_err() {
-                shared.drain(&parts.headers, &mut body).await;
+                shared.drain_body(&parts.headers, &mut body).await;
             }
             outcome
         }
     };
-    tus::answer(Box::pin(shared.detached(work)).await)
+    tus::outcome_response(Box::pin(shared.run_detached(work)).await)
 }
 
-async fn receive_checked(
-    shared: &Arc<Shared>,
+async fn create_media_checked(
+    shared: &Arc<UploadContext>,
     who: &Principal,
     parts: &Parts,
     body: &mut Body,
-) -> Result<Response, Refusal> {
+) -> Result<Response, UploadRefusal> {
     let headers = &parts.headers;
-    let content_type = media_type(headers)?;
-    let length_bytes = protocol::content_length(headers)?;
+    let content_type = parse_media_type(headers)?;
+    let length_bytes = protocol::parse_content_length(headers)?;
     let size_bytes_max = shared.config.size_bytes_max;
     if length_bytes.is_some_and(|n| n > size_bytes_max) {
-        return Err(Refusal::TooLarge);
+        return Err(UploadRefusal::TooLarge);
     }
-    let metadata = protocol::metadata(headers, shared.config.metadata_bytes_max)?;
-    let checks = Checks::new(protocol::body_digests(headers)?);
+    let metadata = protocol::parse_upload_metadata(headers, shared.config.metadata_bytes_max)?;
+    let checks = DigestChecks::new(protocol::parse_body_digests(headers)?);
     let mut record = tus::new_record(shared, who, length_bytes);
     record.content_type = Some(content_type);
-    record.filename = filename(headers).or(metadata.filename);
+    record.filename = parse_filename(headers).or(metadata.filename);
     record.mint_tx = metadata.mint_tx;
     record.metadata_raw = metadata.raw;
-    if let Some(claim) = parts.extensions.get::<Claim>() {
-        match earlier(shared, who, claim).await? {
-            Earlier::Whole(ledger) => {
+    if let Some(claim) = parts.extensions.get::<IdempotencyClaim>() {
+        match find_earlier_upload(shared, who, claim).await? {
+            EarlierUpload::Whole(ledger) => {
                 // What is there already is not written again.
-                shared.drain(headers, body).await;
-                return created(ledger.upload_id(), ledger.media_id());
+                shared.drain_body(headers, body).await;
+                return created_response(ledger.upload_id(), ledger.media_id());
             }
-            Earlier::Nothing(upload_id) => record.upload_id = upload_id,
+            EarlierUpload::Nothing(upload_id) => record.upload_id = upload_id,
         }
     }
-    let ledger = tus::begin(shared, record).await?;
+    let ledger = tus::begin_upload(shared, record).await?;
     let (upload_id, media_id) = (ledger.upload_id(), ledger.media_id());
     if !ledger.is_full() {
-        let taken = take(shared, ledger, checks, body).await;
+        let taken = receive_file(shared, ledger, checks, body).await;
         if let Err(refusal) = taken {
-            abandon(shared, upload_id, who, refusal_code(&refusal)).await;
+            abandon_upload(shared, upload_id, who, refusal_code(&refusal)).await;
             return Err(match refusal {
-                Refusal::ChecksumMismatch => Refusal::DigestMismatch,
+                UploadRefusal::ChecksumMismatch => UploadRefusal::DigestMismatch,
                 other => other,
             });
         }
     }
-    created(upload_id, media_id)
+    created_response(upload_id, media_id)
 }
 
 /// What the same request did before, when nobody got its answer: its connection or its replica was lost.
-enum Earlier {
+enum EarlierUpload {
     /// All of it.
-    Whole(Box<Ledger>),
+    Whole(Box<FencedUploadRecord>),
     /// Nothing that stayed; this is the id to do it under.
     Nothing(UploadId),
 }
 
 /// Finds it by the ids that repetitions of a request share. One that ended early, or is still held by a replica that can't answer any
 /// more, is ended: this request brings all bytes again.
-async fn earlier(shared: &Arc<Shared>, who: &Principal, claim: &Claim) -> Result<Earlier, Refusal> {
+async fn find_earlier_upload(
+    shared: &Arc<UploadContext>,
+    who: &Principal,
+    claim: &IdempotencyClaim,
+) -> Result<EarlierUpload, UploadRefusal> {
     for attempt in 0..ATTEMPTS_MAX {
-        let upload_id = UploadId::from_bytes(claim.id(attempt));
-        let mut ledger = match Ledger::load(shared, upload_id, who).await {
+        let upload_id = UploadId::from_bytes(claim.derive_id(attempt));
+        let mut ledger = match FencedUploadRecord::load(shared, upload_id, who).await {
             Ok(ledger) => ledger,
-            Err(Refusal::NotFound) => return Ok(Earlier::Nothing(upload_id)),
+            Err(UploadRefusal::NotFound) => return Ok(EarlierUpload::Nothing(upload_id)),
             Err(refusal) => return Err(refusal),
         };
-        tus::finish_left_over(shared, &mut ledger).await?;
+        tus::finish_interrupted(shared, &mut ledger).await?;
         match ledger.record().status {
-            Status::Received => return Ok(Earlier::Whole(Box::new(ledger))),
-            Status::Open => tus::terminate(shared, &mut ledger, Some("request_repeated")).await?,
-            Status::Terminated | Status::Expired | Status::Deactivated => {}
+            UploadStatus::Received => return Ok(EarlierUpload::Whole(Box::new(ledger))),
+            UploadStatus::Open => {
+                tus::terminate_upload(shared, &mut ledger, Some("request_repeated")).await?;
+            }
+            UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {}
         }
     }
-    Err(Refusal::Gone(Kind::UploadAttempts))
+    Err(UploadRefusal::Gone(ProblemCode::UploadAttempts))
 }
 
-fn created(upload_id: UploadId, media_id: MediaId) -> Result<Response, Refusal> {
-    let mut response = (StatusCode::CREATED, Json(Created { media_id, upload_id })).into_response();
+fn created_response(upload_id: UploadId, media_id: MediaId) -> Result<Response, UploadRefusal> {
+    let mut response =
+        (StatusCode::CREATED, Json(MediaCreatedDocument { media_id, upload_id })).into_response();
     let location = format!("/v1/media/{media_id}");
     response
         .headers_mut()
-        .insert(header::LOCATION, HeaderValue::from_str(&location).map_err(|_| Refusal::NotFound)?);
-    response.headers_mut().insert(protocol::MEDIA_ID, tus::id_value(media_id)?);
+        .insert(header::LOCATION, HeaderValue::from_str(&location).map_err(|_| UploadRefusal::NotFound)?);
+    response.headers_mut().insert(protocol::MEDIA_ID, tus::media_id_header(media_id)?);
     Ok(response)
 }
 
-async fn take(shared: &Arc<Shared>, ledger: Ledger, checks: Checks, body: &mut Body) -> Result<(), Refusal> {
-    let append = Append::default();
-    let ledger = match takeover::open(shared, ledger, &append, checks, OnEnd::Complete).await? {
-        Opened::Session(session) => session.run(body).await?,
-        Opened::Complete(ledger) => *ledger,
-    };
-    if ledger.record().status == Status::Received { Ok(()) } else { Err(Refusal::Cut) }
+async fn receive_file(
+    shared: &Arc<UploadContext>,
+    ledger: FencedUploadRecord,
+    checks: DigestChecks,
+    body: &mut Body,
+) -> Result<(), UploadRefusal> {
+    let append = UploadAppend::default();
+    let ledger =
+        match takeover::open_session(shared, ledger, &append, checks, BodyEndPolicy::Complete).await? {
+            TakeoverOutcome::Session(session) => session.run(body).await?,
+            TakeoverOutcome::Complete(ledger) => *ledger,
+        };
+    if ledger.record().status == UploadStatus::Received { Ok(()) } else { Err(UploadRefusal::Cut) }
 }
 
 /// Ends an upload that nobody can continue.
-async fn abandon(shared: &Shared, upload_id: UploadId, who: &Principal, code: &'static str) {
+async fn abandon_upload(shared: &UploadContext, upload_id: UploadId, who: &Principal, code: &'static str) {
     let ended = async {
-        let mut ledger = Ledger::load(shared, upload_id, who).await?;
-        tus::terminate(shared, &mut ledger, Some(code)).await
+        let mut ledger = FencedUploadRecord::load(shared, upload_id, who).await?;
+        tus::terminate_upload(shared, &mut ledger, Some(code)).await
     };
     if let Err(refusal) = ended.await {
         tracing::debug!(?refusal, upload.id = %upload_id, "an abandoned upload stays until it expires");
     }
 }
 
-fn refusal_code(refusal: &Refusal) -> &'static str {
+fn refusal_code(refusal: &UploadRefusal) -> &'static str {
     match refusal {
-        Refusal::ChecksumMismatch => "digest_mismatch",
-        Refusal::TooLarge => "upload_too_large",
-        Refusal::Idle => "upload_idle",
-        Refusal::TooSlow => "upload_too_slow",
-        Refusal::Cut => "body_cut",
-        Refusal::Stopping => "stopping",
+        UploadRefusal::ChecksumMismatch => "digest_mismatch",
+        UploadRefusal::TooLarge => "upload_too_large",
+        UploadRefusal::Idle => "upload_idle",
+        UploadRefusal::TooSlow => "upload_too_slow",
+        UploadRefusal::Cut => "body_cut",
+        UploadRefusal::Stopping => "stopping",
         _ => "upload_failed",
     }
 }
 
 /// The body's media type; one that can't be a media file is refused before a byte is read.
-fn media_type(headers: &HeaderMap) -> Result<String, Refusal> {
-    let wanted = Refusal::MediaType("a media type such as video/mp4, or application/octet-stream");
+fn parse_media_type(headers: &HeaderMap) -> Result<String, UploadRefusal> {
+    let wanted = UploadRefusal::MediaType("a media type such as video/mp4, or application/octet-stream");
     let Some(found) =
-        headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(metadata::clean_type)
+        headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).and_then(metadata::clean_media_type)
     else {
         return Err(wanted);
     };
@@ -234,7 +247,7 @@ fn media_type(headers: &HeaderMap) -> Result<String, Refusal> {
 }
 
 /// The name in `Content-Disposition: attachment; filename="..."`.
-fn filename(headers: &HeaderMap) -> Option<String> {
+fn parse_filename(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(header::CONTENT_DISPOSITION)?.to_str().ok()?;
     let value = text.split(';').map(str::trim).find_map(|part| part.strip_prefix("filename="))?;
     metadata::clean_filename(value.trim_matches('"'))
@@ -262,7 +275,7 @@ mod tests {
             if let Some(text) = text {
                 headers.insert(header::CONTENT_TYPE, text.parse().unwrap());
             }
-            assert_eq!(media_type(&headers).is_ok(), takes, "{text:?}");
+            assert_eq!(parse_media_type(&headers).is_ok(), takes, "{text:?}");
         }
     }
 
@@ -276,7 +289,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_DISPOSITION, text.parse().unwrap());
-            assert_eq!(filename(&headers).as_deref(), wanted, "{text}");
+            assert_eq!(parse_filename(&headers).as_deref(), wanted, "{text}");
         }
     }
 }

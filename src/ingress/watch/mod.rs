@@ -19,7 +19,7 @@ use schemas::ids::MediaId;
 
 use super::openapi;
 use web::{
-    bytes::{self, Facts},
+    bytes::{self, RepresentationMetadata},
     error::Problem,
 };
 
@@ -27,7 +27,7 @@ use web::{
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
      connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
-struct Asset {
+struct WatchAsset {
     name: &'static str,
     content_type: &'static str,
     bytes: &'static [u8],
@@ -36,20 +36,25 @@ struct Asset {
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-static PAGE: Asset = Asset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
-static ASSETS: [Asset; 8] = [
-    Asset { name: "watch.css", content_type: "text/css; charset=utf-8", bytes: include_bytes!("watch.css") },
-    Asset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
-    Asset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
-    Asset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
-    Asset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
-    Asset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("icon.svg") },
-    Asset {
+static PAGE: WatchAsset =
+    WatchAsset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
+static ASSETS: [WatchAsset; 8] = [
+    WatchAsset {
+        name: "watch.css",
+        content_type: "text/css; charset=utf-8",
+        bytes: include_bytes!("watch.css"),
+    },
+    WatchAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
+    WatchAsset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
+    WatchAsset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
+    WatchAsset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
+    WatchAsset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("icon.svg") },
+    WatchAsset {
         name: "hls.min.mjs",
         content_type: SCRIPT,
         bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.min.mjs")),
     },
-    Asset {
+    WatchAsset {
         name: "hls.worker.js",
         content_type: SCRIPT,
         bytes: include_bytes!(concat!(env!("OUT_DIR"), "/hls.worker.js")),
@@ -68,16 +73,18 @@ static TAG: LazyLock<String> = LazyLock::new(|| {
 
 /// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new().route("/watch/{media_id}", get(page)).route("/watch/assets/{file}", get(asset))
+    Router::new()
+        .route("/watch/{media_id}", get(read_watch_page))
+        .route("/watch/assets/{file}", get(read_asset))
 }
 
 /// Its description; the page's own files are none of the API.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(page))]
-pub(super) struct Described;
+#[openapi(paths(read_watch_page))]
+pub(super) struct WatchApiDoc;
 
-impl openapi::Describe for Described {
-    fn define(_: &mut openapi::Schemas) {}
+impl openapi::OperationGroup for WatchApiDoc {
+    fn add_schemas(_: &mut openapi::SchemaCollector) {}
 }
 
 /// Watch one medium in a browser
@@ -94,30 +101,30 @@ impl openapi::Describe for Described {
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn read_watch_page(Path(media_id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     match media_id.parse::<MediaId>() {
-        Ok(_) => Ok(PAGE.answer(&headers)),
+        Ok(_) => Ok(PAGE.to_response(&headers)),
         Err(_) => Err(Problem::not_found("there is no such watch page")),
     }
 }
 
-async fn asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+async fn read_asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let asset = ASSETS.iter().find(|asset| asset.name == file);
     asset
-        .map(|asset| asset.answer(&headers))
+        .map(|asset| asset.to_response(&headers))
         .ok_or_else(|| Problem::not_found("the watch page has no such file"))
 }
 
-impl Asset {
-    fn answer(&'static self, request: &HeaderMap) -> Response {
-        let facts = Facts {
+impl WatchAsset {
+    fn to_response(&'static self, request: &HeaderMap) -> Response {
+        let facts = RepresentationMetadata {
             size_bytes: u64::try_from(self.bytes.len()).unwrap_or(u64::MAX),
             etag: TAG.clone(),
             content_type: self.content_type,
             // Asked about on every use, answered with 304: a new version of the gateway never meets an old script.
             cache_control: "no-cache",
         };
-        let mut response = bytes::answer_with(request, &facts, &Bytes::from_static(self.bytes));
+        let mut response = bytes::bytes_response(request, &facts, &Bytes::from_static(self.bytes));
         let headers = response.headers_mut();
         for (name, value) in SAFETY {
             headers.insert(name, HeaderValue::from_static(value));

@@ -12,11 +12,11 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use nats::{Bus, Error, Outbox, Start, reader};
+use nats::{Bus, BusError, Outbox, ReaderStart, reader};
 use schemas::{
-    Record,
+    KvRecord,
     ids::JobId,
-    job::{self, PartSummary, Status},
+    job::{self, JobPartSummary, JobStatus},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ pub struct Pass {
 pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
     let period = Duration::from_millis(config.fold_period_ms);
     loop {
-        let stream = subjects::kv_stream(job::Record::BUCKET);
+        let stream = subjects::kv_stream_name(job::JobRecord::BUCKET);
         let turn = async { pass(&bus, bus.broker_now_ms(&stream).await?, &config).await };
         match turn.await {
             Ok(done) if done == Pass::default() => {}
@@ -58,8 +58,8 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 /// One pass over all jobs as of `now_ms`.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer; what changes meanwhile waits for the next pass.
-pub async fn pass(bus: &Bus, now_ms: u64, config: &Config) -> Result<Pass, Error> {
+/// [`BusError::Unavailable`] when the broker does not answer; what changes meanwhile waits for the next pass.
+pub async fn pass(bus: &Bus, now_ms: u64, config: &Config) -> Result<Pass, BusError> {
     let mut done = Pass::default();
     for (job_id, seen) in read_all(bus, now_ms, config.fold_age_ms).await? {
         match look_after(bus, job_id, seen, now_ms, config).await {
@@ -67,7 +67,7 @@ pub async fn pass(bus: &Bus, now_ms: u64, config: &Config) -> Result<Pass, Error
                 done.folded_count += one.folded_count;
                 done.removed_count += one.removed_count;
             }
-            Err(error @ Error::Unavailable(_)) => return Err(error),
+            Err(error @ BusError::Unavailable(_)) => return Err(error),
             Err(error) => tracing::warn!(%error, job.id = %job_id, "a job waits for the next pass"),
         }
     }
@@ -81,10 +81,10 @@ async fn look_after(
     seen: Seen,
     now_ms: u64,
     config: &Config,
-) -> Result<Pass, Error> {
+) -> Result<Pass, BusError> {
     let key = job_id.to_string();
-    let job = bus.load::<job::Record>(&key).await?.map(|held| held.record);
-    if job.as_ref().is_some_and(|job| job.status == Status::Active) {
+    let job = bus.load_record::<job::JobRecord>(&key).await?.map(|held| held.record);
+    if job.as_ref().is_some_and(|job| job.status == JobStatus::Active) {
         return Ok(Pass::default());
     }
     let is_new = job.as_ref().is_some_and(|job| job.folded.is_none());
@@ -101,7 +101,7 @@ async fn look_after(
 /// A part as it is now.
 struct Found {
     revision: u64,
-    part: job::Part,
+    part: job::JobPartRecord,
 }
 
 /// What was seen of a job.
@@ -114,15 +114,19 @@ struct Seen {
 }
 
 /// Jobs that are due, and jobs of which parts are left that should not be.
-async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId, Seen>, Error> {
-    let bucket = job::Record::BUCKET;
-    let stream = subjects::kv_stream(bucket);
-    let settings = reader::Config::new(stream, vec![subjects::kv(bucket, ">")], Start::LastPerSubject);
-    let mut entries = bus.reader(settings).await?;
+async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId, Seen>, BusError> {
+    let bucket = job::JobRecord::BUCKET;
+    let stream = subjects::kv_stream_name(bucket);
+    let settings = reader::ReaderConfig::new(
+        stream,
+        vec![subjects::kv_subject(bucket, ">")],
+        ReaderStart::LastPerSubject,
+    );
+    let mut entries = bus.open_reader(settings).await?;
     let (mut due, mut resting) = (BTreeSet::new(), BTreeSet::new());
     let mut parts: BTreeMap<JobId, BTreeSet<String>> = BTreeMap::new();
     let mut left = entries.pending_at_start();
-    let prefix = subjects::kv(bucket, "");
+    let prefix = subjects::kv_subject(bucket, "");
     while left > 0 {
         let entry = entries.next().await?;
         left = entry.pending;
@@ -133,11 +137,11 @@ async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId,
             if let Ok(job_id) = job_id.parse() {
                 parts.entry(job_id).or_default().insert(part.to_owned());
             }
-        } else if let Ok((_, job)) = nats::open::<job::Record>(key, &entry.payload) {
+        } else if let Ok((_, job)) = nats::decode_record::<job::JobRecord>(key, &entry.payload) {
             // The time at which the broker stored the end, or something later.
             let is_old = entry.stored_at_ms.saturating_add(age_ms) <= now_ms;
             match (job.status, job.folded) {
-                (Status::Active, _) => _ = resting.insert(job.job_id),
+                (JobStatus::Active, _) => _ = resting.insert(job.job_id),
                 (_, None) if is_old => _ = due.insert(job.job_id),
                 (_, None) => _ = resting.insert(job.job_id),
                 (_, Some(_)) => {}
@@ -158,9 +162,9 @@ async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId,
 async fn load(
     bus: &Bus,
     job_id: JobId,
-    job: Option<job::Record>,
+    job: Option<job::JobRecord>,
     seen: BTreeSet<String>,
-) -> Result<Option<Vec<Found>>, Error> {
+) -> Result<Option<Vec<Found>>, BusError> {
     let mut names = job.filter(|job| job.folded.is_none()).map(|job| job.parts).unwrap_or_default();
     names.push(job::FINISH.to_owned());
     let others: Vec<String> = seen.into_iter().filter(|name| !names.contains(name)).collect();
@@ -168,9 +172,9 @@ async fn load(
     let mut found = Vec::new();
     for name in names {
         let key = subjects::part_key(job_id, &name);
-        let Some(raw) = bus.read(job::Part::BUCKET, &key).await? else { continue };
+        let Some(raw) = bus.read_value(job::JobPartRecord::BUCKET, &key).await? else { continue };
         let Some(value) = raw.value else { continue };
-        let (envelope, part) = nats::open::<job::Part>(&key, &value)?;
+        let (envelope, part) = nats::decode_record::<job::JobPartRecord>(&key, &value)?;
         if !envelope.unsent.is_empty() {
             return Ok(None);
         }
@@ -180,25 +184,25 @@ async fn load(
 }
 
 /// Writes what the parts came to into their job's record, unless somebody did.
-async fn fold(bus: &Bus, key: &str, found: &[Found], kept_until_ms: u64) -> Result<(), Error> {
-    let parts: Vec<PartSummary> = found.iter().map(|found| PartSummary::from(&found.part)).collect();
-    let change = |job: Option<&job::Record>| {
-        let mut job = job.filter(|job| job.status != Status::Active && job.folded.is_none())?.clone();
+async fn fold(bus: &Bus, key: &str, found: &[Found], kept_until_ms: u64) -> Result<(), BusError> {
+    let parts: Vec<JobPartSummary> = found.iter().map(|found| JobPartSummary::from(&found.part)).collect();
+    let change = |job: Option<&job::JobRecord>| {
+        let mut job = job.filter(|job| job.status != JobStatus::Active && job.folded.is_none())?.clone();
         job.folded = Some(parts.clone());
         job.kept_until_ms.get_or_insert(kept_until_ms);
         Some((job, Outbox::new()))
     };
-    bus.change::<job::Record>(key, change).await.map(drop)
+    bus.change_record::<job::JobRecord>(key, change).await.map(drop)
 }
 
 /// Removes the parts as they were folded; answers how many. One that changed meanwhile waits for the next pass.
-async fn remove(bus: &Bus, found: &[Found], config: &Config) -> Result<u64, Error> {
+async fn remove(bus: &Bus, found: &[Found], config: &Config) -> Result<u64, BusError> {
     let told = Duration::from_millis(config.removal_told_ms);
     let keys: Vec<(String, u64)> = found.iter().map(|found| (found.part.key(), found.revision)).collect();
     let removals = futures::stream::iter(keys).map(|(key, revision)| async move {
-        match bus.purge_at(job::Part::BUCKET, &key, revision, told).await {
+        match bus.purge_revision(job::JobPartRecord::BUCKET, &key, revision, told).await {
             Ok(()) => Ok(1),
-            Err(Error::Conflict { .. }) => Ok(0),
+            Err(BusError::Conflict { .. }) => Ok(0),
             Err(error) => Err(error),
         }
     });

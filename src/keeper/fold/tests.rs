@@ -1,10 +1,10 @@
-use nats::{Held, Role, testing::TestBroker};
+use nats::{Role, VersionedRecord, testing::TestBroker};
 use parking_lot::Mutex;
 use schemas::{
-    envelope::{Envelope, Unsent},
+    envelope::{RecordEnvelope, UnsentEvent},
     ids::{MediaId, UploadId},
-    job::{Part, PartStatus, Segment, Track},
-    subjects::Priority,
+    job::{JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
+    subjects::JobPriority,
     upload,
 };
 use serde_bytes::ByteBuf;
@@ -14,17 +14,17 @@ use crate::keeper::drift;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
-fn job() -> job::Record {
-    job::Record {
-        job_id: JobId::from_bytes(nats::fresh_id()),
+fn job() -> job::JobRecord {
+    job::JobRecord {
+        job_id: JobId::from_bytes(nats::new_id_bytes()),
         kind: "transcode".into(),
-        priority: Priority::P1,
+        priority: JobPriority::P1,
         media_id: MediaId::from_bytes([2; 16]),
         owner: "olga".into(),
-        status: Status::Active,
+        status: JobStatus::Active,
         encode: 1,
         prefix: "p".into(),
-        plan: job::Plan {
+        plan: job::EncodePlan {
             source_key: "k".into(),
             source_bytes: 1,
             origin_us: 0,
@@ -46,9 +46,9 @@ fn job() -> job::Record {
     }
 }
 
-fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
-    let segment = Segment { start_ticks: 0, duration_ticks: 180_000, size_bytes: 900_000 };
-    let track = Track {
+fn part(job: &job::JobRecord, name: &str, status: JobPartStatus) -> JobPartRecord {
+    let segment = StoredSegment { start_ticks: 0, duration_ticks: 180_000, size_bytes: 900_000 };
+    let track = StoredTrack {
         rendition: "v180".into(),
         timescale: 90_000,
         init_sha256: "00".repeat(32),
@@ -57,7 +57,7 @@ fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
         first_segment: 1,
         segments: vec![segment; 20],
     };
-    Part {
+    JobPartRecord {
         status,
         attempt: 2,
         crashes: 1,
@@ -67,9 +67,9 @@ fn part(job: &job::Record, name: &str, status: PartStatus) -> Part {
         cpu_ms: 6,
         wall_ms: 7,
         rss_bytes_max: 8,
-        code: (status == PartStatus::Failed).then(|| "child_crashed".into()),
-        detail: (status == PartStatus::Failed).then(|| "x".repeat(4_000)),
-        ..Part::new(job.job_id, name)
+        code: (status == JobPartStatus::Failed).then(|| "child_crashed".into()),
+        detail: (status == JobPartStatus::Failed).then(|| "x".repeat(4_000)),
+        ..JobPartRecord::new(job.job_id, name)
     }
 }
 
@@ -86,19 +86,24 @@ impl Site {
         Self { _broker: broker, admin, keeper }
     }
 
-    async fn put<R: Record>(&self, record: R) {
+    async fn put<R: KvRecord>(&self, record: R) {
         let key = record.key();
-        self.admin.change::<R>(&key, |_| Some((record.clone(), Outbox::new()))).await.unwrap();
+        self.admin.change_record::<R>(&key, |_| Some((record.clone(), Outbox::new()))).await.unwrap();
     }
 
     /// A job with its parts that ended with `status`.
-    async fn ended(&self, status: Status, parts: &[(&str, PartStatus)]) -> (job::Record, Vec<Part>) {
+    async fn ended(
+        &self,
+        status: JobStatus,
+        parts: &[(&str, JobPartStatus)],
+    ) -> (job::JobRecord, Vec<JobPartRecord>) {
         let mut job = job();
-        let parts: Vec<Part> = parts.iter().map(|(name, status)| part(&job, name, *status)).collect();
+        let parts: Vec<JobPartRecord> =
+            parts.iter().map(|(name, status)| part(&job, name, *status)).collect();
         for part in &parts {
             self.put(part.clone()).await;
         }
-        job.end(status, nats::now_ms(), schemas::ENDED_KEPT_MS);
+        job.mark_ended(status, nats::now_ms(), schemas::ENDED_KEPT_MS);
         self.put(job.clone()).await;
         (job, parts)
     }
@@ -107,12 +112,12 @@ impl Site {
         pass(&self.keeper, nats::now_ms() + after_ms, &Config::default()).await.unwrap()
     }
 
-    async fn job(&self, job: &job::Record) -> job::Record {
-        self.admin.load::<job::Record>(&job.key()).await.unwrap().unwrap().record
+    async fn job(&self, job: &job::JobRecord) -> job::JobRecord {
+        self.admin.load_record::<job::JobRecord>(&job.key()).await.unwrap().unwrap().record
     }
 
     async fn messages(&self, bucket: &str) -> u64 {
-        let stream = self.admin.context().get_stream(subjects::kv_stream(bucket)).await.unwrap();
+        let stream = self.admin.context().get_stream(subjects::kv_stream_name(bucket)).await.unwrap();
         stream.cached_info().state.messages
     }
 }
@@ -120,24 +125,35 @@ impl Site {
 #[tokio::test]
 async fn what_parts_came_to_outlives_them() {
     let site = Site::start().await;
-    let all = [("v0000", PartStatus::Failed), ("a0", PartStatus::Done), ("finish", PartStatus::Claimed)];
-    let (ended, parts) = site.ended(Status::Failed, &all).await;
+    let all =
+        [("v0000", JobPartStatus::Failed), ("a0", JobPartStatus::Done), ("finish", JobPartStatus::Claimed)];
+    let (ended, parts) = site.ended(JobStatus::Failed, &all).await;
     let active = job();
-    site.put(part(&active, "v0000", PartStatus::Claimed)).await;
+    site.put(part(&active, "v0000", JobPartStatus::Claimed)).await;
     site.put(active.clone()).await;
     assert_eq!(site.pass(DAY_MS - 60_000).await, Pass::default(), "a day has not passed");
     assert_eq!(site.pass(DAY_MS + 1_000).await, Pass { folded_count: 1, removed_count: 3 });
     let folded = site.job(&ended).await;
-    let summaries: Vec<PartSummary> = parts.iter().map(PartSummary::from).collect();
+    let summaries: Vec<JobPartSummary> = parts.iter().map(JobPartSummary::from).collect();
     assert_eq!(folded.folded.as_ref(), Some(&summaries));
     assert_eq!((summaries[1].segments, summaries[1].stored_ms), (20, 40_000));
     let detail = summaries[0].detail.as_ref().unwrap();
     assert_eq!(detail.len(), job::SUMMARY_DETAIL_CHARS_MAX, "bounded");
     assert_eq!((folded.status, folded.kept_until_ms), (ended.status, ended.kept_until_ms));
     for part in &parts {
-        assert!(site.admin.load::<Part>(&part.key()).await.unwrap().is_none(), "{}", part.part);
+        assert!(
+            site.admin.load_record::<JobPartRecord>(&part.key()).await.unwrap().is_none(),
+            "{}",
+            part.part
+        );
     }
-    assert!(site.admin.load::<Part>(&subjects::part_key(active.job_id, "v0000")).await.unwrap().is_some());
+    assert!(
+        site.admin
+            .load_record::<JobPartRecord>(&subjects::part_key(active.job_id, "v0000"))
+            .await
+            .unwrap()
+            .is_some()
+    );
     assert_eq!(site.pass(2 * DAY_MS).await, Pass::default(), "once");
     // Neither does the comparison of queue and state take the missing parts for work.
     assert_eq!(drift::repair(&site.keeper, 0).await.unwrap(), 2, "those of the active job");
@@ -146,10 +162,10 @@ async fn what_parts_came_to_outlives_them() {
 #[tokio::test]
 async fn parts_that_should_not_be_there_go() {
     let site = Site::start().await;
-    let (ended, _) = site.ended(Status::Cancelled, &[("v0000", PartStatus::Claimed)]).await;
+    let (ended, _) = site.ended(JobStatus::Cancelled, &[("v0000", JobPartStatus::Claimed)]).await;
     assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 1 });
-    site.put(part(&ended, "a0", PartStatus::Claimed)).await;
-    site.put(part(&job(), "v0000", PartStatus::Claimed)).await;
+    site.put(part(&ended, "a0", JobPartStatus::Claimed)).await;
+    site.put(part(&job(), "v0000", JobPartStatus::Claimed)).await;
     assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 0, removed_count: 2 });
     assert_eq!(site.job(&ended).await.folded.unwrap().len(), 1, "what was folded stays");
 }
@@ -158,7 +174,7 @@ async fn parts_that_should_not_be_there_go() {
 async fn a_job_from_before_gets_an_end_when_it_is_folded() {
     let site = Site::start().await;
     let mut old = job();
-    old.status = Status::Succeeded;
+    old.status = JobStatus::Succeeded;
     old.ended_at_ms = Some(2);
     site.put(old.clone()).await;
     let before_ms = nats::now_ms();
@@ -170,10 +186,10 @@ async fn a_job_from_before_gets_an_end_when_it_is_folded() {
 #[tokio::test]
 async fn events_that_are_not_sent_go_first() {
     let site = Site::start().await;
-    let (ended, parts) = site.ended(Status::Failed, &[("v0000", PartStatus::Failed)]).await;
+    let (ended, parts) = site.ended(JobStatus::Failed, &[("v0000", JobPartStatus::Failed)]).await;
     let key = parts[0].key();
-    let subject = subjects::kv(Part::BUCKET, &key);
-    let unsent = Unsent {
+    let subject = subjects::kv_subject(JobPartRecord::BUCKET, &key);
+    let unsent = UnsentEvent {
         subject: format!("evt.job.dead.{}", ended.job_id),
         id: "id".into(),
         headers: std::collections::BTreeMap::new(),
@@ -181,50 +197,53 @@ async fn events_that_are_not_sent_go_first() {
         once: false,
         after_sequence: None,
     };
-    let record = ByteBuf::from(nats::encode(&key, &parts[0]).unwrap());
-    let envelope = Envelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None };
-    let payload = nats::encode(&key, &envelope).unwrap();
+    let record = ByteBuf::from(nats::encode_message(&key, &parts[0]).unwrap());
+    let envelope = RecordEnvelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None };
+    let payload = nats::encode_message(&key, &envelope).unwrap();
     site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
     assert_eq!(site.pass(2 * DAY_MS).await, Pass::default());
-    assert!(site.keeper.sweep(Part::BUCKET, &key).await.unwrap());
+    assert!(site.keeper.sweep_record(JobPartRecord::BUCKET, &key).await.unwrap());
     assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 1 });
 }
 
 #[tokio::test]
 async fn no_end_is_set_while_an_event_is_not_sent() {
     let site = Site::start().await;
-    let mut held = Held::new(job());
-    site.admin.commit(&mut held, Outbox::new()).await.unwrap();
+    let mut held = VersionedRecord::new(job());
+    site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
     site.admin.context().delete_stream(subjects::EVENTS).await.unwrap();
-    held.record.end(Status::Cancelled, nats::now_ms(), DAY_MS);
+    held.record.mark_ended(JobStatus::Cancelled, nats::now_ms(), DAY_MS);
     let ended = job::Cancelled {
         job_id: held.record.job_id,
         media_id: held.record.media_id,
         owner: held.record.owner.clone(),
         kind: held.record.kind.clone(),
     };
-    site.admin.commit(&mut held, Outbox::new().event(&ended)).await.unwrap();
+    site.admin.commit_record(&mut held, Outbox::new().with_event(&ended)).await.unwrap();
     let key = held.record.key();
     let ttl = async || {
-        let stream = site.admin.context().get_stream(subjects::kv_stream("jobs")).await.unwrap();
-        let message = stream.get_last_raw_message_by_subject(&subjects::kv("jobs", &key)).await.unwrap();
+        let stream = site.admin.context().get_stream(subjects::kv_stream_name("jobs")).await.unwrap();
+        let message =
+            stream.get_last_raw_message_by_subject(&subjects::kv_subject("jobs", &key)).await.unwrap();
         message.headers.get("Nats-TTL").map(|ttl| ttl.as_str().to_owned())
     };
     assert_eq!(ttl().await, None, "the event would end with it");
-    nats::topology::apply(site.admin.context(), &nats::topology::Settings::default()).await.unwrap();
-    assert!(site.keeper.sweep("jobs", &key).await.unwrap());
+    nats::topology::apply_topology(site.admin.context(), &nats::topology::TopologySettings::default())
+        .await
+        .unwrap();
+    assert!(site.keeper.sweep_record("jobs", &key).await.unwrap());
     assert!(ttl().await.is_some(), "sent, so it may end");
 }
 
-fn upload_record() -> upload::Record {
-    upload::Record {
+fn upload_record() -> upload::UploadRecord {
+    upload::UploadRecord {
         length_bytes: Some(10),
         offset_bytes: 10,
         generation: 1,
         created_at_ms: 1,
         expires_at_ms: 1,
-        ..upload::Record::new(
-            UploadId::from_bytes(nats::fresh_id()),
+        ..upload::UploadRecord::new(
+            UploadId::from_bytes(nats::new_id_bytes()),
             MediaId::from_bytes([2; 16]),
             "olga".into(),
         )
@@ -242,21 +261,21 @@ async fn soak_buckets_return_to_the_same_size_whatever_came_through() {
     let site = Site::start().await;
     let context = site.admin.context();
     let mut jobs =
-        context.get_stream(subjects::kv_stream("jobs")).await.unwrap().cached_info().config.clone();
+        context.get_stream(subjects::kv_stream_name("jobs")).await.unwrap().cached_info().config.clone();
     jobs.subject_delete_marker_ttl = Some(Duration::from_secs(1));
     context.update_stream(&jobs).await.unwrap();
     let resting = job();
-    site.put(part(&resting, "v0000", PartStatus::Claimed)).await;
+    site.put(part(&resting, "v0000", JobPartStatus::Claimed)).await;
     site.put(resting).await;
     let before = (site.messages("jobs").await, site.messages("uploads").await);
     let made_jobs = Mutex::new(Vec::new());
     futures::stream::iter(0..count)
         .for_each_concurrent(32, |_| async {
-            let parts = [("v0000", PartStatus::Done), ("a0", PartStatus::Done)];
-            let (job, _) = site.ended(Status::Succeeded, &parts).await;
+            let parts = [("v0000", JobPartStatus::Done), ("a0", JobPartStatus::Done)];
+            let (job, _) = site.ended(JobStatus::Succeeded, &parts).await;
             made_jobs.lock().push(job.key());
             let mut upload = upload_record();
-            upload.end(upload::Status::Received, nats::now_ms(), 2_000);
+            upload.mark_ended(upload::UploadStatus::Received, nats::now_ms(), 2_000);
             site.put(upload).await;
         })
         .await;
@@ -271,10 +290,13 @@ async fn soak_buckets_return_to_the_same_size_whatever_came_through() {
         .for_each_concurrent(32, |key| {
             let admin = &site.admin;
             async move {
-                let over = |job: Option<&job::Record>| {
-                    Some((job::Record { kept_until_ms: Some(nats::now_ms()), ..job?.clone() }, Outbox::new()))
+                let over = |job: Option<&job::JobRecord>| {
+                    Some((
+                        job::JobRecord { kept_until_ms: Some(nats::now_ms()), ..job?.clone() },
+                        Outbox::new(),
+                    ))
                 };
-                admin.change::<job::Record>(&key, over).await.unwrap();
+                admin.change_record::<job::JobRecord>(&key, over).await.unwrap();
             }
         })
         .await;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use nats::{Bus, Outbox};
 use schemas::{
-    Record, document, gate,
+    KvRecord, document, gate,
     ids::{JobId, MediaId, UploadId},
     job, keys, media, subjects, upload,
 };
@@ -17,7 +17,7 @@ use super::{
 };
 use ingress::{
     removal,
-    uploads::{self, Ledger, Refusal},
+    uploads::{self, FencedUploadRecord, UploadRefusal},
 };
 
 /// Purges with the rights of the keeper.
@@ -43,7 +43,7 @@ struct Found {
 impl Purge {
     /// Does what is due by the broker's clock: ages of removals and rejections are those of stored messages.
     pub(super) async fn turn(&self, pending: &mut Pending) {
-        match self.bus.broker_now_ms(&subjects::kv_stream(document::Record::BUCKET)).await {
+        match self.bus.broker_now_ms(&subjects::kv_stream_name(document::DocumentRecord::BUCKET)).await {
             Ok(now_ms) => self.pass(pending, now_ms).await,
             Err(error) => tracing::warn!(%error, "purging waits for the broker"),
         }
@@ -63,7 +63,7 @@ impl Purge {
         // Halfway through the time of the mark: whoever comes later can't make a record anew, but put an object.
         let half_ms = self.config.mark_s.saturating_mul(500);
         for media_id in due(&pending.purged, |since_ms| *since_ms, half_ms, now_ms) {
-            match self.store.remove_folder(&keys::media(media_id)).await {
+            match self.store.remove_folder(&keys::media_prefix(media_id)).await {
                 Ok(()) => drop(pending.purged.remove(&media_id)),
                 Err(error) => {
                     tracing::warn!(%error, media.id = %media_id, "the store is looked at again later");
@@ -82,7 +82,7 @@ impl Purge {
     /// Ends what a crash of the ingress left running.
     async fn end_work(&self, pending: &mut Pending) {
         for (media_id, removed) in pending.removed.iter_mut().filter(|(_, removed)| !removed.is_quiet) {
-            match removal::end_work_of(&self.bus, *media_id).await {
+            match removal::end_removed_media_work(&self.bus, *media_id).await {
                 Ok(()) => removed.is_quiet = true,
                 Err(error) => {
                     tracing::warn!(%error, media.id = %media_id, "work on a removed medium goes on");
@@ -110,18 +110,18 @@ impl Purge {
     }
 
     /// What the buckets hold of `media_ids`.
-    async fn find(&self, media_ids: &[MediaId]) -> Result<HashMap<MediaId, Found>, nats::Error> {
+    async fn find(&self, media_ids: &[MediaId]) -> Result<HashMap<MediaId, Found>, nats::BusError> {
         let mut found: HashMap<MediaId, Found> = media_ids.iter().map(|id| (*id, Found::default())).collect();
-        read_through(&self.bus, gate::Session::BUCKET, |key, value| {
-            if let Ok((_, session)) = nats::open::<gate::Session>(key, value)
+        read_through(&self.bus, gate::PlaybackSession::BUCKET, |key, value| {
+            if let Ok((_, session)) = nats::decode_record::<gate::PlaybackSession>(key, value)
                 && let Some(found) = found.get_mut(&session.media_id)
             {
                 found.sessions.push(key.to_owned());
             }
         })
         .await?;
-        read_through(&self.bus, upload::Record::BUCKET, |key, value| {
-            if let Ok((_, record)) = nats::open::<upload::Record>(key, value)
+        read_through(&self.bus, upload::UploadRecord::BUCKET, |key, value| {
+            if let Ok((_, record)) = nats::decode_record::<upload::UploadRecord>(key, value)
                 && let Some(found) = found.get_mut(&record.media_id)
             {
                 found.uploads.push(record.upload_id);
@@ -133,22 +133,22 @@ impl Purge {
     }
 
     /// Adds the jobs and their parts.
-    async fn find_jobs(&self, found: &mut HashMap<MediaId, Found>) -> Result<(), nats::Error> {
+    async fn find_jobs(&self, found: &mut HashMap<MediaId, Found>) -> Result<(), nats::BusError> {
         let mut media_of = HashMap::new();
         let mut parts: Vec<(JobId, String)> = Vec::new();
-        read_through(&self.bus, job::Record::BUCKET, |key, value| match key.split_once('.') {
+        read_through(&self.bus, job::JobRecord::BUCKET, |key, value| match key.split_once('.') {
             // What a purge left has no value.
             Some((job_id, _)) if !value.is_empty() => {
                 parts.extend(job_id.parse().ok().map(|job_id| (job_id, key.to_owned())));
             }
             Some(_) => {}
             None => {
-                if let Ok((_, record)) = nats::open::<job::Record>(key, value)
+                if let Ok((_, record)) = nats::decode_record::<job::JobRecord>(key, value)
                     && let Some(found) = found.get_mut(&record.media_id)
                 {
                     media_of.insert(record.job_id, record.media_id);
                     found.jobs.push(record.job_id);
-                    found.active.extend((record.status == job::Status::Active).then_some(record.job_id));
+                    found.active.extend((record.status == job::JobStatus::Active).then_some(record.job_id));
                 }
             }
         })
@@ -162,9 +162,9 @@ impl Purge {
     }
 
     /// Removes all that is left of a medium; false when a job was planned after its removal, which is cancelled first.
-    async fn purge(&self, media_id: MediaId, found: &Found) -> Result<bool, Refusal> {
+    async fn purge(&self, media_id: MediaId, found: &Found) -> Result<bool, UploadRefusal> {
         for job_id in &found.active {
-            removal::cancel(&self.bus, *job_id).await?;
+            removal::cancel_job(&self.bus, *job_id).await?;
         }
         if !found.active.is_empty() {
             return Ok(false);
@@ -172,58 +172,59 @@ impl Purge {
         for upload_id in &found.uploads {
             self.free(*upload_id).await?;
         }
-        self.store.remove_folder(&keys::media(media_id)).await?;
+        self.store.remove_folder(&keys::media_prefix(media_id)).await?;
         let id = media_id.to_string();
         // Its record is nobody's to read here, and has no events.
-        self.bus.purge(document::SegmentKey::BUCKET, &id, self.config.mark_ttl()).await?;
+        self.bus.purge_key(document::SegmentKey::BUCKET, &id, self.config.mark_ttl()).await?;
         for session in &found.sessions {
-            self.purge_record(gate::Session::BUCKET, session).await?;
+            self.purge_record(gate::PlaybackSession::BUCKET, session).await?;
         }
         for upload_id in &found.uploads {
-            self.purge_record(upload::Record::BUCKET, &upload_id.to_string()).await?;
+            self.purge_record(upload::UploadRecord::BUCKET, &upload_id.to_string()).await?;
         }
         // The parts first: they are found by their job.
         for part in &found.parts {
-            self.purge_record(job::Record::BUCKET, part).await?;
+            self.purge_record(job::JobRecord::BUCKET, part).await?;
         }
         for job_id in &found.jobs {
-            self.purge_record(job::Record::BUCKET, &job_id.to_string()).await?;
+            self.purge_record(job::JobRecord::BUCKET, &job_id.to_string()).await?;
         }
-        self.purge_record(media::Record::BUCKET, &id).await?;
-        self.purge_record(document::Record::BUCKET, &id).await?;
+        self.purge_record(media::MediaRecord::BUCKET, &id).await?;
+        self.purge_record(document::DocumentRecord::BUCKET, &id).await?;
         Ok(true)
     }
 
     /// Purges a record once its events are sent.
-    async fn purge_record(&self, bucket: &str, key: &str) -> Result<(), nats::Error> {
-        self.bus.sweep(bucket, key).await?;
-        self.bus.purge(bucket, key, self.config.mark_ttl()).await
+    async fn purge_record(&self, bucket: &str, key: &str) -> Result<(), nats::BusError> {
+        self.bus.sweep_record(bucket, key).await?;
+        self.bus.purge_key(bucket, key, self.config.mark_ttl()).await
     }
 
     /// Ends an upload that is still open, and frees what it holds outside the folder of its medium.
-    async fn free(&self, upload_id: UploadId) -> Result<(), Refusal> {
-        let mut ledger = match Ledger::load_any(&self.bus, upload_id, schemas::ENDED_KEPT_MS).await {
-            Err(Refusal::NotFound) => return Ok(()),
-            ledger => ledger?,
-        };
+    async fn free(&self, upload_id: UploadId) -> Result<(), UploadRefusal> {
+        let mut ledger =
+            match FencedUploadRecord::load_any(&self.bus, upload_id, schemas::ENDED_KEPT_MS).await {
+                Err(UploadRefusal::NotFound) => return Ok(()),
+                ledger => ledger?,
+            };
         match ledger.record().status {
-            upload::Status::Received => Ok(()),
+            upload::UploadStatus::Received => Ok(()),
             _ if ledger.record().freed => Ok(()),
-            _ => match uploads::discard(&self.store, &mut ledger).await {
-                Refusal::Gone(_) => Ok(()),
+            _ => match uploads::discard_upload(&self.store, &mut ledger).await {
+                UploadRefusal::Gone(_) => Ok(()),
                 refusal => Err(refusal),
             },
         }
     }
 
     /// Removes the source of a rejected medium, and records that it did.
-    async fn remove_source(&self, media_id: MediaId) -> Result<(), Refusal> {
-        self.store.delete(&keys::source(media_id)).await?;
+    async fn remove_source(&self, media_id: MediaId) -> Result<(), UploadRefusal> {
+        self.store.delete(&keys::source_key(media_id)).await?;
         let key = media_id.to_string();
-        let noted = self.bus.change::<media::Record>(&key, |found| {
-            let asset = found.filter(|asset| asset.status == media::Status::Rejected)?;
+        let noted = self.bus.change_record::<media::MediaRecord>(&key, |found| {
+            let asset = found.filter(|asset| asset.status == media::MediaStatus::Rejected)?;
             let source_removed_at_ms = Some(nats::now_ms());
-            Some((media::Record { source_removed_at_ms, ..asset.clone() }, Outbox::new()))
+            Some((media::MediaRecord { source_removed_at_ms, ..asset.clone() }, Outbox::new()))
         });
         Box::pin(noted).await?;
         tracing::info!(media.id = %media_id, "the source of a rejected medium is removed");

@@ -15,9 +15,9 @@ mod tests;
 
 use std::time::Duration;
 
-use nats::{Bus, Error, Reader, Start, reader};
+use nats::{Bus, BusError, ReaderStart, StreamReader, reader};
 use schemars::JsonSchema;
-use schemas::{Record, document, media, subjects};
+use schemas::{KvRecord, document, media, subjects};
 use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -52,8 +52,8 @@ impl Config {
 
 /// Purges until `held` fires.
 pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
-    let Some(mut documents) = follow(&bus, document::Record::BUCKET, &held).await else { return };
-    let Some(mut assets) = follow(&bus, media::Record::BUCKET, &held).await else { return };
+    let Some(mut documents) = follow(&bus, document::DocumentRecord::BUCKET, &held).await else { return };
+    let Some(mut assets) = follow(&bus, media::MediaRecord::BUCKET, &held).await else { return };
     let mut ticks = tokio::time::interval(Duration::from_millis(config.period_ms.max(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let purge = Purge { bus, store, config };
@@ -80,11 +80,12 @@ pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken
 }
 
 /// Everything that is in a bucket, and what comes; `None` when `held` fired while the broker was away.
-async fn follow(bus: &Bus, bucket: &str, held: &CancellationToken) -> Option<Reader> {
-    let filters = vec![subjects::kv(bucket, ">")];
-    let settings = reader::Config::new(subjects::kv_stream(bucket), filters, Start::LastPerSubject);
+async fn follow(bus: &Bus, bucket: &str, held: &CancellationToken) -> Option<StreamReader> {
+    let filters = vec![subjects::kv_subject(bucket, ">")];
+    let settings =
+        reader::ReaderConfig::new(subjects::kv_stream_name(bucket), filters, ReaderStart::LastPerSubject);
     loop {
-        match bus.reader(settings.clone()).await {
+        match bus.open_reader(settings.clone()).await {
             Ok(reader) => return Some(reader),
             Err(error) => tracing::warn!(%error, bucket, "purging waits for the broker"),
         }
@@ -100,12 +101,13 @@ async fn read_through(
     bus: &Bus,
     bucket: &str,
     mut take: impl FnMut(&str, &[u8]) + Send,
-) -> Result<(), Error> {
-    let filters = vec![subjects::kv(bucket, ">")];
-    let settings = reader::Config::new(subjects::kv_stream(bucket), filters, Start::LastPerSubject);
-    let mut entries = bus.reader(settings).await?;
-    let prefix = subjects::kv(bucket, "");
-    while let Some(entry) = entries.next_waiting().await? {
+) -> Result<(), BusError> {
+    let filters = vec![subjects::kv_subject(bucket, ">")];
+    let settings =
+        reader::ReaderConfig::new(subjects::kv_stream_name(bucket), filters, ReaderStart::LastPerSubject);
+    let mut entries = bus.open_reader(settings).await?;
+    let prefix = subjects::kv_subject(bucket, "");
+    while let Some(entry) = entries.next_pending().await? {
         if let Some(key) = entry.subject.strip_prefix(&prefix) {
             take(key, &entry.payload);
         }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use nats::reader::Entry;
-use schemas::{Record, document, ids::MediaId, media, subjects};
+use nats::reader::StreamEntry;
+use schemas::{KvRecord, document, ids::MediaId, media, subjects};
 
 /// A removed medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +27,14 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Hears of a document.
-    pub(super) fn document(&mut self, entry: &Entry) {
-        let Some(media_id) = media_id(entry, document::Record::BUCKET) else { return };
+    pub(super) fn document(&mut self, entry: &StreamEntry) {
+        let Some(media_id) = media_id(entry, document::DocumentRecord::BUCKET) else { return };
         if is_mark(entry) {
             self.removed.remove(&media_id);
             self.purged.insert(media_id, entry.stored_at_ms);
             return;
         }
-        let found = nats::open::<document::Record>(&entry.subject, &entry.payload);
+        let found = nats::decode_record::<document::DocumentRecord>(&entry.subject, &entry.payload);
         if found.is_ok_and(|(_, document)| document.is_removed()) {
             let fresh = Removed { since_ms: entry.stored_at_ms, is_quiet: false };
             self.removed.entry(media_id).or_insert(fresh);
@@ -42,11 +42,11 @@ impl Pending {
     }
 
     /// Hears of what stages know.
-    pub(super) fn asset(&mut self, entry: &Entry) {
-        let Some(media_id) = media_id(entry, media::Record::BUCKET) else { return };
-        let found = nats::open::<media::Record>(&entry.subject, &entry.payload);
+    pub(super) fn asset(&mut self, entry: &StreamEntry) {
+        let Some(media_id) = media_id(entry, media::MediaRecord::BUCKET) else { return };
+        let found = nats::decode_record::<media::MediaRecord>(&entry.subject, &entry.payload);
         let has_source = found.is_ok_and(|(_, asset)| {
-            asset.status == media::Status::Rejected
+            asset.status == media::MediaStatus::Rejected
                 && asset.source_removed_at_ms.is_none()
                 && !asset.is_removed()
         });
@@ -69,11 +69,11 @@ pub(super) fn due<T>(
     known.iter().filter(|(_, value)| is_due(value)).map(|(media_id, _)| *media_id).collect()
 }
 
-fn media_id(entry: &Entry, bucket: &str) -> Option<MediaId> {
-    entry.subject.strip_prefix(&subjects::kv(bucket, ""))?.parse().ok()
+fn media_id(entry: &StreamEntry, bucket: &str) -> Option<MediaId> {
+    entry.subject.strip_prefix(&subjects::kv_subject(bucket, ""))?.parse().ok()
 }
 
 /// True for what a purge leaves.
-fn is_mark(entry: &Entry) -> bool {
+fn is_mark(entry: &StreamEntry) -> bool {
     entry.headers.get("KV-Operation").is_some()
 }

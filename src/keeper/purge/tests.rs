@@ -1,12 +1,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::TryStreamExt;
-use nats::{Held, Outbox, Role, now_ms, testing::TestBroker};
+use nats::{Outbox, Role, VersionedRecord, now_ms, testing::TestBroker};
 use packaging::plan;
 use schemas::{
     ids::{MediaId, UploadId},
     job, keys,
-    media::Status,
+    media::MediaStatus,
     subjects, upload,
 };
 use serde_bytes::ByteBuf;
@@ -31,7 +31,11 @@ impl Site {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
-        let store = store::testing::open(store::Config::at(format!("file://{}", root.display()))).unwrap();
+        let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
+            "file://{}",
+            root.display()
+        )))
+        .unwrap();
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
         Self { broker, admin, store, _folder: folder }
@@ -50,14 +54,14 @@ impl Site {
         counts
     }
 
-    async fn commit<R: Record>(&self, record: R) {
-        self.admin.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+    async fn commit<R: KvRecord>(&self, record: R) {
+        self.admin.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
     }
 
     async fn kinds(&self) -> Vec<String> {
         let filter = vec![subjects::EVENTS_ALL.into()];
-        let config = reader::Config::new(subjects::EVENTS, filter, Start::All);
-        let mut events = self.admin.reader(config).await.unwrap();
+        let config = reader::ReaderConfig::new(subjects::EVENTS, filter, ReaderStart::All);
+        let mut events = self.admin.open_reader(config).await.unwrap();
         let mut kinds = Vec::new();
         for _ in 0..events.pending_at_start() {
             let entry = events.next().await.unwrap();
@@ -67,9 +71,9 @@ impl Site {
     }
 
     /// All that a medium has when it is ready: objects, key, upload, job with a part, both records.
-    async fn medium(&self, job_status: job::Status) {
-        let prefix = keys::encode(FILM, 1, "abc");
-        for key in [keys::source(FILM), format!("{prefix}/master.m3u8"), format!("{prefix}/v360/1.m4s")] {
+    async fn medium(&self, job_status: job::JobStatus) {
+        let prefix = keys::encode_prefix(FILM, 1, "abc");
+        for key in [keys::source_key(FILM), format!("{prefix}/master.m3u8"), format!("{prefix}/v360/1.m4s")] {
             self.store.put(&key, "bytes").await.unwrap();
         }
         self.commit(document::SegmentKey { media_id: FILM, bytes: ByteBuf::from([1; 16]), created_at_ms: 1 })
@@ -77,16 +81,17 @@ impl Site {
         self.commit(upload_record()).await;
         self.commit(job_record(job_status)).await;
         self.commit(part_record()).await;
-        self.commit(asset(Status::Ready)).await;
+        self.commit(asset(MediaStatus::Ready)).await;
         self.commit(document_record(None)).await;
     }
 
     /// Removes it as the ingress does.
-    async fn remove(&self) -> document::Record {
-        let mut held = self.admin.load::<document::Record>(&FILM.to_string()).await.unwrap().unwrap();
+    async fn remove(&self) -> document::DocumentRecord {
+        let mut held =
+            self.admin.load_record::<document::DocumentRecord>(&FILM.to_string()).await.unwrap().unwrap();
         held.record = document_record(Some(now_ms()));
-        let event = media::Removed { media_id: FILM, owner: "olga".into(), removed_by: "olga".into() };
-        self.admin.commit(&mut held, Outbox::new().event(&event)).await.unwrap();
+        let event = media::MediaRemoved { media_id: FILM, owner: "olga".into(), removed_by: "olga".into() };
+        self.admin.commit_record(&mut held, Outbox::new().with_event(&event)).await.unwrap();
         held.record
     }
 
@@ -104,48 +109,48 @@ impl Site {
     }
 }
 
-fn document_record(removed_at_ms: Option<u64>) -> document::Record {
-    document::Record {
+fn document_record(removed_at_ms: Option<u64>) -> document::DocumentRecord {
+    document::DocumentRecord {
         media_id: FILM,
         owner: "olga".into(),
         title: "a film".into(),
         mint_tx: None,
         gate: None,
-        encryption: document::Encryption::None,
+        encryption: document::SegmentEncryption::None,
         created_at_ms: 1,
         changed_at_ms: 1,
         removed_at_ms,
     }
 }
 
-fn asset(status: Status) -> media::Record {
-    media::Record::new(FILM, "olga".into(), status, 1)
+fn asset(status: MediaStatus) -> media::MediaRecord {
+    media::MediaRecord::new(FILM, "olga".into(), status, 1)
 }
 
-fn upload_record() -> upload::Record {
-    upload::Record {
-        status: upload::Status::Received,
+fn upload_record() -> upload::UploadRecord {
+    upload::UploadRecord {
+        status: upload::UploadStatus::Received,
         length_bytes: Some(5),
         offset_bytes: 5,
         generation: 1,
         created_at_ms: 1,
         expires_at_ms: 1,
-        ..upload::Record::new(UploadId::from_bytes([5; 16]), FILM, "olga".into())
+        ..upload::UploadRecord::new(UploadId::from_bytes([5; 16]), FILM, "olga".into())
     }
 }
 
-fn job_record(status: job::Status) -> job::Record {
-    job::Record {
-        job_id: plan::job_id(FILM, 1),
+fn job_record(status: job::JobStatus) -> job::JobRecord {
+    job::JobRecord {
+        job_id: plan::derive_job_id(FILM, 1),
         kind: "transcode".into(),
-        priority: subjects::Priority::P1,
+        priority: subjects::JobPriority::P1,
         media_id: FILM,
         owner: "olga".into(),
         status,
         encode: 1,
-        prefix: keys::encode(FILM, 1, "abc"),
-        plan: job::Plan {
-            source_key: keys::source(FILM),
+        prefix: keys::encode_prefix(FILM, 1, "abc"),
+        plan: job::EncodePlan {
+            source_key: keys::source_key(FILM),
             source_bytes: 5,
             origin_us: 0,
             duration_ms: 1_000,
@@ -166,22 +171,26 @@ fn job_record(status: job::Status) -> job::Record {
     }
 }
 
-fn part_record() -> job::Part {
-    job::Part { status: job::PartStatus::Done, attempt: 1, ..job::Part::new(plan::job_id(FILM, 1), "a0") }
+fn part_record() -> job::JobPartRecord {
+    job::JobPartRecord {
+        status: job::JobPartStatus::Done,
+        attempt: 1,
+        ..job::JobPartRecord::new(plan::derive_job_id(FILM, 1), "a0")
+    }
 }
 
 #[tokio::test]
 async fn a_removed_medium_leaves_neither_objects_nor_keys() {
     let site = Site::start().await;
     let before = site.counts().await;
-    site.medium(job::Status::Succeeded).await;
+    site.medium(job::JobStatus::Succeeded).await;
     let with_it = site.counts().await;
     assert!(before.iter().filter(|(name, count)| with_it[*name] != **count).count() >= 6, "{with_it:?}");
     // Before the grace time is over, everything is there.
     site.remove().await;
     let patient = Config { grace_s: 3_600, ..AT_ONCE };
     let is_quiet = async || {
-        let asset = site.admin.load_any::<media::Record>(&FILM.to_string()).await.unwrap();
+        let asset = site.admin.load_with_tombstone::<media::MediaRecord>(&FILM.to_string()).await.unwrap();
         asset.is_some_and(|held| held.record.is_removed())
     };
     site.keep(patient, "the stages find a tombstone", is_quiet).await;
@@ -194,7 +203,7 @@ async fn a_removed_medium_leaves_neither_objects_nor_keys() {
 async fn a_job_planned_after_the_removal_is_cancelled_before_anything_goes() {
     let site = Site::start().await;
     let before = site.counts().await;
-    site.medium(job::Status::Active).await;
+    site.medium(job::JobStatus::Active).await;
     site.remove().await;
     let bus = site.broker.bus(Role::Keeper).await;
     let purge = medium::Purge { bus, store: site.store.clone(), config: AT_ONCE };
@@ -211,7 +220,7 @@ async fn a_job_planned_after_the_removal_is_cancelled_before_anything_goes() {
 #[tokio::test]
 async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
     let site = Site::start().await;
-    site.medium(job::Status::Succeeded).await;
+    site.medium(job::JobStatus::Succeeded).await;
     // Nobody can publish: the event stays in its record.
     let context = site.admin.context();
     let mut events = context.get_stream(subjects::EVENTS).await.unwrap().cached_info().config.clone();
@@ -225,7 +234,7 @@ async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
     pending.removed.insert(FILM, pending::Removed { since_ms: 0, is_quiet: true });
     purge.pass(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM));
-    let held = site.admin.load_any::<document::Record>(&FILM.to_string()).await.unwrap();
+    let held = site.admin.load_with_tombstone::<document::DocumentRecord>(&FILM.to_string()).await.unwrap();
     assert!(held.is_some(), "its event is not lost");
     events.max_message_size = roomy;
     context.update_stream(&events).await.unwrap();
@@ -237,11 +246,11 @@ async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
 #[tokio::test]
 async fn the_source_of_a_rejected_medium_goes_at_its_age_and_its_records_stay() {
     let site = Site::start().await;
-    site.store.put(&keys::source(FILM), "no video").await.unwrap();
+    site.store.put(&keys::source_key(FILM), "no video").await.unwrap();
     site.commit(document_record(None)).await;
-    site.commit(asset(Status::Rejected)).await;
+    site.commit(asset(MediaStatus::Rejected)).await;
     let noted = async || {
-        let held = site.admin.load::<media::Record>(&FILM.to_string()).await.unwrap().unwrap();
+        let held = site.admin.load_record::<media::MediaRecord>(&FILM.to_string()).await.unwrap().unwrap();
         held.record.source_removed_at_ms.is_some()
     };
     let bus = site.broker.bus(Role::Keeper).await;
@@ -260,17 +269,17 @@ async fn the_source_of_a_rejected_medium_goes_at_its_age_and_its_records_stay() 
 #[tokio::test]
 async fn what_a_late_writer_puts_into_the_store_goes_too_and_its_record_is_refused() {
     let site = Site::start().await;
-    site.medium(job::Status::Succeeded).await;
-    let late = site.admin.load::<media::Record>(&FILM.to_string()).await.unwrap().unwrap();
+    site.medium(job::JobStatus::Succeeded).await;
+    let late = site.admin.load_record::<media::MediaRecord>(&FILM.to_string()).await.unwrap().unwrap();
     site.remove().await;
     let config = Config { mark_s: 4, ..AT_ONCE };
     site.keep(config, "it is purged", async || site.counts().await["objects"] == 0).await;
-    let key = format!("{}/v360/2.m4s", keys::encode(FILM, 1, "abc"));
+    let key = format!("{}/v360/2.m4s", keys::encode_prefix(FILM, 1, "abc"));
     // The folder may just be going: a writer takes that for an outage and tries again.
     while site.store.put(&key, "late").await.is_err_and(|error| error.is_outage()) {}
-    for mut record in [late, Held::new(asset(Status::Ready))] {
-        let refused = site.admin.commit(&mut record, Outbox::new()).await;
-        assert!(matches!(refused, Err(nats::Error::Conflict { .. })), "{refused:?}");
+    for mut record in [late, VersionedRecord::new(asset(MediaStatus::Ready))] {
+        let refused = site.admin.commit_record(&mut record, Outbox::new()).await;
+        assert!(matches!(refused, Err(nats::BusError::Conflict { .. })), "{refused:?}");
     }
     site.keep(config, "it goes", async || site.counts().await["objects"] == 0).await;
 }

@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use nats::{Bus, Error, Held, Outbox, Start, reader};
+use nats::{Bus, BusError, Outbox, ReaderStart, VersionedRecord, reader};
 use schemas::{
     ids::{MediaId, PlaybackId},
     subjects,
-    view::{self, Opened, Position, Summed},
+    view::{self, ViewOpened, ViewPosition, ViewSummed},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,22 +52,23 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 /// Sums every hour that is over at `now_ms`, at most `sums_max` sums a write; answers how many sums there were.
 ///
 /// # Errors
-/// [`Error::Unavailable`] when the broker does not answer; [`Error::Conflict`] when another keeper is at it.
-pub async fn pass(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, Error> {
-    let stream = bus.context().get_stream(subjects::VIEWS).await.map_err(Error::unavailable)?;
+/// [`BusError::Unavailable`] when the broker does not answer; [`BusError::Conflict`] when another keeper is at it.
+pub async fn pass(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, BusError> {
+    let stream = bus.context().get_stream(subjects::VIEWS).await.map_err(BusError::unavailable)?;
     let created = stream.cached_info().created.unix_timestamp_nanos() / 1_000;
     let stream_created_us = u64::try_from(created).unwrap_or(0);
     let mut count = 0;
     for partition in 0..view::PARTITIONS {
-        let begin = Position { partition, stream_created_us, sequence: 0, media_id: None };
-        let mut position = match bus.load::<Position>(&Position::key_of(partition)).await? {
-            Some(held) if held.record.stream_created_us == stream_created_us => held,
-            Some(mut held) => {
-                held.record = begin;
-                held
-            }
-            None => Held::new(begin),
-        };
+        let begin = ViewPosition { partition, stream_created_us, sequence: 0, media_id: None };
+        let mut position =
+            match bus.load_record::<ViewPosition>(&ViewPosition::key_for_partition(partition)).await? {
+                Some(held) if held.record.stream_created_us == stream_created_us => held,
+                Some(mut held) => {
+                    held.record = begin;
+                    held
+                }
+                None => VersionedRecord::new(begin),
+            };
         while let Some(hour) = next_hour(bus, &position.record, now_ms).await? {
             count += sum(bus, &mut position, hour, sums_max).await?;
         }
@@ -85,10 +86,10 @@ struct Hour {
 }
 
 /// The first hour behind the position, if there is one that is over.
-async fn next_hour(bus: &Bus, position: &Position, now_ms: u64) -> Result<Option<Hour>, Error> {
-    let filter = subjects::views_of(position.partition);
-    let start = Start::Sequence(position.sequence + 1);
-    let mut views = bus.reader(reader::Config::new(subjects::VIEWS, vec![filter], start)).await?;
+async fn next_hour(bus: &Bus, position: &ViewPosition, now_ms: u64) -> Result<Option<Hour>, BusError> {
+    let filter = subjects::view_filter(position.partition);
+    let start = ReaderStart::Sequence(position.sequence + 1);
+    let mut views = bus.open_reader(reader::ReaderConfig::new(subjects::VIEWS, vec![filter], start)).await?;
     let mut hour: Option<Hour> = None;
     let mut left = views.pending_at_start();
     while left > 0 {
@@ -102,7 +103,7 @@ async fn next_hour(bus: &Bus, position: &Position, now_ms: u64) -> Result<Option
         let hour = hour.get_or_insert_with(|| Hour { start_ms: hour_ms, ..Hour::default() });
         hour.last = entry.sequence;
         // A foreign message must not stop the count of all others.
-        let Ok(opened) = nats::decode::<Opened>(&entry.subject, &entry.payload) else { continue };
+        let Ok(opened) = nats::decode_message::<ViewOpened>(&entry.subject, &entry.payload) else { continue };
         let (_, sessions) =
             hour.by_medium.entry(opened.media_id).or_insert_with(|| (opened.owner, HashSet::new()));
         sessions.insert(opened.playback_id);
@@ -111,7 +112,12 @@ async fn next_hour(bus: &Bus, position: &Position, now_ms: u64) -> Result<Option
 }
 
 /// Writes the sums of one hour; the last write moves the position behind it.
-async fn sum(bus: &Bus, position: &mut Held<Position>, hour: Hour, sums_max: usize) -> Result<u64, Error> {
+async fn sum(
+    bus: &Bus,
+    position: &mut VersionedRecord<ViewPosition>,
+    hour: Hour,
+    sums_max: usize,
+) -> Result<u64, BusError> {
     let done = position.record.media_id;
     let mut rest: Vec<(MediaId, (String, HashSet<PlaybackId>))> =
         hour.by_medium.into_iter().filter(|(media_id, _)| done.is_none_or(|done| *media_id > done)).collect();
@@ -122,14 +128,14 @@ async fn sum(bus: &Bus, position: &mut Held<Position>, hour: Hour, sums_max: usi
         let last = rest.last().map(|(media_id, _)| *media_id);
         for (media_id, (owner, sessions)) in rest {
             let opened_count = u64::try_from(sessions.len()).unwrap_or(u64::MAX);
-            outbox = outbox.event(&Summed { media_id, owner, hour_ms: hour.start_ms, opened_count });
+            outbox = outbox.with_event(&ViewSummed { media_id, owner, hour_ms: hour.start_ms, opened_count });
         }
         let is_last = behind.is_empty();
         position.record.media_id = if is_last { None } else { last };
         if is_last {
             position.record.sequence = hour.last;
         }
-        bus.commit(position, outbox).await?;
+        bus.commit_record(position, outbox).await?;
         if is_last {
             return Ok(count);
         }

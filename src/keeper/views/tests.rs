@@ -8,21 +8,22 @@ fn medium(number: u8) -> MediaId {
 
 async fn open(bus: &Bus, media_id: MediaId, session: u8) {
     let playback_id = PlaybackId::from_bytes([session; 16]);
-    let opened = Opened { media_id, owner: "olga".into(), playback_id };
+    let opened = ViewOpened { media_id, owner: "olga".into(), playback_id };
     // Another cause each time: nothing here may rest on the window for duplicates.
-    let cause = data_encoding::HEXLOWER.encode(&nats::fresh_id());
-    bus.report(&opened, &cause).await.unwrap();
+    let cause = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
+    bus.publish_event(&opened, &cause).await.unwrap();
 }
 
 async fn sums(admin: &Bus) -> Vec<(MediaId, u64, u64)> {
-    let all = vec![subjects::events_of::<Summed>()];
-    let mut events = admin.reader(reader::Config::new(subjects::EVENTS, all, Start::All)).await.unwrap();
+    let all = vec![subjects::event_filter::<ViewSummed>()];
+    let mut events =
+        admin.open_reader(reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::All)).await.unwrap();
     let mut sums = Vec::new();
     let mut left = events.pending_at_start();
     while left > 0 {
         let entry = events.next().await.unwrap();
         left = entry.pending;
-        let summed: Summed = nats::decode(&entry.subject, &entry.payload).unwrap();
+        let summed: ViewSummed = nats::decode_message(&entry.subject, &entry.payload).unwrap();
         sums.push((summed.media_id, summed.hour_ms, summed.opened_count));
     }
     sums.sort_unstable();
@@ -56,7 +57,9 @@ async fn every_opening_is_in_one_sum() {
     assert_eq!(pass(&keeper, later_ms, SUMS_MAX).await.unwrap(), 1, "only what is new");
     // The stream is made anew: it is summed from its beginning.
     admin.context().delete_stream(subjects::VIEWS).await.unwrap();
-    nats::topology::apply(admin.context(), &nats::topology::Settings::default()).await.unwrap();
+    nats::topology::apply_topology(admin.context(), &nats::topology::TopologySettings::default())
+        .await
+        .unwrap();
     open(&ingress, medium(1), 7).await;
     assert_eq!(pass(&keeper, later_ms, SUMS_MAX).await.unwrap(), 1);
 }
@@ -72,13 +75,13 @@ async fn a_keeper_that_dies_between_two_writes_counts_nothing_twice() {
     let later_ms = nats::now_ms() + 2 * HOUR_MS;
     // The first write of the hour, as a keeper left it that died then.
     let created = admin.context().get_stream(subjects::VIEWS).await.unwrap().cached_info().created;
-    let position = Position {
+    let position = ViewPosition {
         partition: 0,
         stream_created_us: u64::try_from(created.unix_timestamp_nanos() / 1_000).unwrap(),
         sequence: 0,
         media_id: Some(medium(16)),
     };
-    keeper.commit(&mut Held::new(position), Outbox::new()).await.unwrap();
+    keeper.commit_record(&mut VersionedRecord::new(position), Outbox::new()).await.unwrap();
     assert_eq!(pass(&keeper, later_ms, 1).await.unwrap(), 2, "the two others");
     let media: Vec<MediaId> = sums(&admin).await.into_iter().map(|(media_id, ..)| media_id).collect();
     assert_eq!(media, [medium(32), medium(48)]);

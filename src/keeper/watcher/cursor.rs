@@ -2,10 +2,10 @@
 
 use anyhow::Context;
 use evm::Chains;
-use nats::{Bus, Error, Outbox};
+use nats::{Bus, BusError, Outbox};
 use schemas::{
-    Record as _,
-    gate::{Block, Cursor},
+    KvRecord as _,
+    gate::{ChainBlock, ChainCursor},
 };
 
 use super::HASHES_MAX;
@@ -20,27 +20,27 @@ pub(super) enum Step {
         /// First new block.
         from: u64,
         /// The cursor afterwards.
-        next: Cursor,
+        next: ChainCursor,
     },
     /// Blocks that were read are gone, or it is unknown what was read: anything may have changed.
-    Lost(Cursor),
+    Lost(ChainCursor),
 }
 
-pub(super) async fn load(bus: &Bus, chain_id: u64) -> Result<Cursor, Error> {
-    let empty = Cursor { chain_id, blocks: Vec::new() };
-    Ok(bus.load::<Cursor>(&empty.key()).await?.map_or(empty, |held| held.record))
+pub(super) async fn load(bus: &Bus, chain_id: u64) -> Result<ChainCursor, BusError> {
+    let empty = ChainCursor { chain_id, blocks: Vec::new() };
+    Ok(bus.load_record::<ChainCursor>(&empty.key()).await?.map_or(empty, |held| held.record))
 }
 
 /// Another keeper may be ahead: whoever holds the lease reads from its own view, and repeats are harmless.
-pub(super) async fn store(bus: &Bus, next: Cursor) -> Result<(), Error> {
-    bus.change::<Cursor>(&next.key(), |_| Some((next.clone(), Outbox::new()))).await.map(drop)
+pub(super) async fn store(bus: &Bus, next: ChainCursor) -> Result<(), BusError> {
+    bus.change_record::<ChainCursor>(&next.key(), |_| Some((next.clone(), Outbox::new()))).await.map(drop)
 }
 
 /// Compares what was read with the chain's head.
-pub(super) async fn step(chains: &Chains, known: &Cursor, head: evm::Block) -> anyhow::Result<Step> {
-    let newest = Block { chain_id: known.chain_id, number: head.number, hash: head.hash.to_string() };
+pub(super) async fn step(chains: &Chains, known: &ChainCursor, head: evm::Block) -> anyhow::Result<Step> {
+    let newest = ChainBlock { chain_id: known.chain_id, number: head.number, hash: head.hash.to_string() };
     let Some(last) = known.blocks.last() else {
-        return Ok(Step::Lost(Cursor { chain_id: known.chain_id, blocks: vec![newest] }));
+        return Ok(Step::Lost(ChainCursor { chain_id: known.chain_id, blocks: vec![newest] }));
     };
     if *last == newest {
         return Ok(Step::Still);
@@ -53,7 +53,7 @@ pub(super) async fn step(chains: &Chains, known: &Cursor, head: evm::Block) -> a
         }
         common -= 1;
     }
-    let mut blocks: Vec<Block> = known.blocks.iter().take(common).cloned().collect();
+    let mut blocks: Vec<ChainBlock> = known.blocks.iter().take(common).cloned().collect();
     let is_whole = common == known.blocks.len();
     let from = blocks.last().map_or(head.number, |block| block.number + 1);
     if blocks.last() != Some(&newest) {
@@ -61,11 +61,11 @@ pub(super) async fn step(chains: &Chains, known: &Cursor, head: evm::Block) -> a
     }
     let surplus = blocks.len().saturating_sub(HASHES_MAX);
     blocks.drain(..surplus);
-    let next = Cursor { chain_id: known.chain_id, blocks };
+    let next = ChainCursor { chain_id: known.chain_id, blocks };
     Ok(if is_whole { Step::On { from, next } } else { Step::Lost(next) })
 }
 
-async fn is_on_chain(chains: &Chains, block: &Block) -> anyhow::Result<bool> {
+async fn is_on_chain(chains: &Chains, block: &ChainBlock) -> anyhow::Result<bool> {
     match chains.block(block.chain_id, block.number).await {
         Ok(found) => Ok(found.hash.to_string() == block.hash),
         // The chain is shorter than it was.

@@ -21,7 +21,7 @@ use alloy_primitives::Address;
 use futures::{StreamExt, stream};
 use nats::Bus;
 use schemars::JsonSchema;
-use schemas::{gate::Session, ids::PlaybackId};
+use schemas::{gate::PlaybackSession, ids::PlaybackId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -179,8 +179,8 @@ impl Watcher {
 
     /// Evaluates sessions again; answers those about which nobody could say anything yet.
     async fn settle(&self, sessions: &Sessions, due: BTreeSet<PlaybackId>) -> BTreeSet<PlaybackId> {
-        let due: Vec<Session> = due.into_iter().filter_map(|id| sessions.get(id)).collect();
-        let evaluate = |session: Session| async move {
+        let due: Vec<PlaybackSession> = due.into_iter().filter_map(|id| sessions.get(id)).collect();
+        let evaluate = |session: PlaybackSession| async move {
             let id = session.playback_id;
             match self.grants.renew(id, session.media_id).await {
                 Ok(Renewal::Renewed | Renewal::Waits) => None,
@@ -189,7 +189,8 @@ impl Watcher {
                     tracing::debug!(playback.id = %id, ?code, "a session was evaluated and is closed");
                     matches!(
                         code,
-                        schemas::gate::Code::ChainUnavailable | schemas::gate::Code::ChainDisagrees
+                        schemas::gate::GateReasonCode::ChainUnavailable
+                            | schemas::gate::GateReasonCode::ChainDisagrees
                     )
                     .then_some(id)
                 }
@@ -206,7 +207,7 @@ impl Watcher {
 }
 
 impl Concern {
-    fn includes(&self, session: &Session) -> bool {
+    fn includes(&self, session: &PlaybackSession) -> bool {
         let Self::Some(touched) = self else { return true };
         let wallet: Option<Address> = session.wallet.as_ref().and_then(|text| text.parse().ok());
         let mut contracts = session.watches.iter().filter_map(|watch| watch.contract.parse::<Address>().ok());

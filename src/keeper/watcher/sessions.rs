@@ -5,16 +5,16 @@
 use std::collections::{BTreeSet, HashMap};
 
 use alloy_primitives::Address;
-use nats::{Bus, Reader, Start, reader};
+use nats::{Bus, ReaderStart, StreamReader, reader};
 use parking_lot::Mutex;
-use schemas::{Record as _, gate::Session, ids::PlaybackId, subjects};
+use schemas::{KvRecord as _, gate::PlaybackSession, ids::PlaybackId, subjects};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The sessions that a transfer could end.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    live: Mutex<HashMap<PlaybackId, Session>>,
+    live: Mutex<HashMap<PlaybackId, PlaybackSession>>,
     /// Those with contracts that were not theirs before, for each of the chains, until they were looked at.
     new: Mutex<BTreeSet<(u64, PlaybackId)>>,
     ready: watch::Sender<bool>,
@@ -27,12 +27,12 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    pub(super) fn get(&self, id: PlaybackId) -> Option<Session> {
+    pub(super) fn get(&self, id: PlaybackId) -> Option<PlaybackSession> {
         self.live.lock().get(&id).cloned()
     }
 
     /// The sessions on a chain that nobody has looked at yet.
-    pub(super) fn arrived(&self, chain_id: u64) -> Vec<Session> {
+    pub(super) fn arrived(&self, chain_id: u64) -> Vec<PlaybackSession> {
         let live = self.live.lock();
         let new = self.new.lock();
         let ids = new.iter().filter(|(id, _)| *id == chain_id);
@@ -40,7 +40,7 @@ impl Sessions {
     }
 
     /// These were looked at.
-    pub(super) fn looked_at(&self, chain_id: u64, sessions: &[Session]) {
+    pub(super) fn looked_at(&self, chain_id: u64, sessions: &[PlaybackSession]) {
         let live = self.live.lock();
         let mut new = self.new.lock();
         for session in sessions {
@@ -53,11 +53,16 @@ impl Sessions {
     }
 
     /// Ids of the live sessions on a chain that `concerns` picks.
-    pub(super) fn on_chain(&self, chain_id: u64, concerns: impl Fn(&Session) -> bool) -> Vec<PlaybackId> {
+    pub(super) fn on_chain(
+        &self,
+        chain_id: u64,
+        concerns: impl Fn(&PlaybackSession) -> bool,
+    ) -> Vec<PlaybackId> {
         let now_ms = nats::now_ms();
         let mut live = self.live.lock();
         live.retain(|_, session| session.expires_at_ms > now_ms);
-        let on_chain = |session: &&Session| session.watches.iter().any(|watch| watch.chain_id == chain_id);
+        let on_chain =
+            |session: &&PlaybackSession| session.watches.iter().any(|watch| watch.chain_id == chain_id);
         live.values().filter(on_chain).filter(|s| concerns(s)).map(|session| session.playback_id).collect()
     }
 
@@ -83,13 +88,13 @@ impl Sessions {
 
     /// Follows the bucket until `held` fires.
     pub(super) async fn follow(&self, bus: &Bus, held: &CancellationToken) {
-        let settings = reader::Config::new(
-            subjects::kv_stream(Session::BUCKET),
-            vec![subjects::kv(Session::BUCKET, "*")],
-            Start::LastPerSubject,
+        let settings = reader::ReaderConfig::new(
+            subjects::kv_stream_name(PlaybackSession::BUCKET),
+            vec![subjects::kv_subject(PlaybackSession::BUCKET, "*")],
+            ReaderStart::LastPerSubject,
         );
         loop {
-            let mut entries = bus.follow("playback sessions", settings.clone());
+            let mut entries = bus.follow_stream("playback sessions", settings.clone());
             tokio::select! {
                 () = held.cancelled() => return,
                 error = self.hear(&mut entries) => {
@@ -101,12 +106,12 @@ impl Sessions {
     }
 
     /// Takes what the reader hears; answers why it ended.
-    async fn hear(&self, entries: &mut Reader) -> nats::Error {
-        let mut behind = match entries.opened().await {
+    async fn hear(&self, entries: &mut StreamReader) -> nats::BusError {
+        let mut behind = match entries.wait_until_open().await {
             Ok(opened) => opened.pending,
             Err(error) => return error,
         };
-        let prefix = subjects::kv(Session::BUCKET, "");
+        let prefix = subjects::kv_subject(PlaybackSession::BUCKET, "");
         loop {
             if behind == 0 {
                 self.ready.send_replace(true);
@@ -125,7 +130,7 @@ impl Sessions {
     fn take(&self, key: &str, payload: &[u8]) {
         let Ok(id) = key.parse::<PlaybackId>() else { return };
         let mut live = self.live.lock();
-        match nats::open::<Session>(key, payload) {
+        match nats::decode_record::<PlaybackSession>(key, payload) {
             Ok((_, session)) if session.revoked.is_none() && !session.watches.is_empty() => {
                 let mut new = self.new.lock();
                 let known = live.get(&id).map(|known| known.watches.as_slice()).unwrap_or_default();

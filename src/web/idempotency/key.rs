@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::IDEMPOTENCY_KEY;
-use crate::{error::Problem, kind::Kind};
+use crate::{error::Problem, kind::ProblemCode};
 
 /// Longest key in characters.
 pub const KEY_LENGTH_MAX: usize = 255;
@@ -15,19 +15,20 @@ pub const KEY_LENGTH_MAX: usize = 255;
 ///
 /// # Errors
 /// 400 when there are several, or it is empty, too long or no visible ASCII.
-pub(super) fn of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn parse_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut all = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = all.next() else { return Ok(None) };
     let text = value.to_str().ok().map(str::trim).filter(|_| all.next().is_none());
-    let key = text.and_then(|text| if text.starts_with('"') { unquoted(text) } else { bare(text) });
+    let key =
+        text.and_then(|text| if text.starts_with('"') { unquote_key(text) } else { parse_bare_key(text) });
     match key {
         Some(key) if (1..=KEY_LENGTH_MAX).contains(&key.len()) => Ok(Some(key)),
-        _ => Err(Problem::new(Kind::IdempotencyKeyInvalid)
-            .detail(format!("send one quoted string of 1 to {KEY_LENGTH_MAX} visible characters"))),
+        _ => Err(Problem::new(ProblemCode::IdempotencyKeyInvalid)
+            .with_detail(format!("send one quoted string of 1 to {KEY_LENGTH_MAX} visible characters"))),
     }
 }
 
-fn unquoted(text: &str) -> Option<String> {
+fn unquote_key(text: &str) -> Option<String> {
     let inside = text.strip_prefix('"')?.strip_suffix('"')?;
     let mut key = String::with_capacity(inside.len());
     let mut characters = inside.chars();
@@ -42,14 +43,14 @@ fn unquoted(text: &str) -> Option<String> {
     Some(key)
 }
 
-fn bare(text: &str) -> Option<String> {
+fn parse_bare_key(text: &str) -> Option<String> {
     text.bytes()
         .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';'))
         .then(|| text.to_owned())
 }
 
 /// SHA-256 of texts with their lengths, so that no two lists of texts look alike.
-pub(super) fn digest(texts: &[&[u8]]) -> [u8; 32] {
+pub(super) fn digest_texts(texts: &[&[u8]]) -> [u8; 32] {
     let mut digest = Sha256::new();
     for text in texts {
         digest.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
@@ -67,7 +68,7 @@ mod tests {
         for line in lines {
             headers.append(&IDEMPOTENCY_KEY, line.parse().unwrap());
         }
-        of(&headers).map_err(|problem| problem.status().as_u16())
+        parse_key(&headers).map_err(|problem| problem.status().as_u16())
     }
 
     #[test]
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn lists_of_texts_do_not_run_together() {
-        assert_ne!(digest(&[b"ab", b"c"]), digest(&[b"a", b"bc"]));
-        assert_ne!(digest(&[b"ab"]), digest(&[b"ab", b""]));
+        assert_ne!(digest_texts(&[b"ab", b"c"]), digest_texts(&[b"a", b"bc"]));
+        assert_ne!(digest_texts(&[b"ab"]), digest_texts(&[b"ab", b""]));
     }
 }

@@ -3,9 +3,9 @@
 //! As in draft-ietf-httpapi-idempotency-key-header: the same key with another request is 422, while the first is still worked on
 //! 409, afterwards its answer comes again, marked `Idempotency-Replayed: true`, for `keep_s` (24 hours). A key belongs to one
 //! principal and one route. Answers that are no result (5xx, 408, 409, 425, 429) free the key. When the replica that worked on it
-//! died, the next repetition does the request; a handler that makes its ids from [`Claim::id`] then finds what was made already.
+//! died, the next repetition does the request; a handler that makes its ids from [`IdempotencyClaim::derive_id`] then finds what was made already.
 //!
-//! An answer with a secret in it is not kept: its handler marks it [`ShownOnce`], and a repetition is told that the request was done.
+//! An answer with a secret in it is not kept: its handler marks it [`ShownOnceResponse`], and a repetition is told that the request was done.
 //!
 //! The bucket `idempotency` decides, so replicas agree; when it can't be read, the request is refused. Stands behind authentication.
 //!
@@ -27,7 +27,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use nats::{Bus, Held, Outbox, now_ms};
+use nats::{Bus, Outbox, VersionedRecord, now_ms};
 use schemars::JsonSchema;
 use schemas::idempotency as record;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ use serde_bytes::ByteBuf;
 
 pub use key::KEY_LENGTH_MAX;
 
-use super::{body, error::Problem, kind::Kind, request::RequestOwner};
+use super::{body, error::Problem, kind::ProblemCode, request::RequestOwner};
 
 /// The key.
 pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -45,7 +45,7 @@ pub static IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempoten
 /// How repeated requests are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct IdempotencyConfig {
     /// How long an answer is kept, in seconds.
     pub keep_s: u64,
     /// How long a claim holds past its last renewal, in milliseconds: the wait after a replica died.
@@ -56,7 +56,7 @@ pub struct Config {
     pub answer_bytes_max: usize,
 }
 
-impl Default for Config {
+impl Default for IdempotencyConfig {
     fn default() -> Self {
         Self { keep_s: 24 * 3600, claim_ms: 15_000, body_bytes_max: 256 * 1024, answer_bytes_max: 64 * 1024 }
     }
@@ -64,37 +64,37 @@ impl Default for Config {
 
 /// What the layer needs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Keeper {
+pub struct IdempotencyService {
     bus: Bus,
-    config: Arc<Config>,
+    config: Arc<IdempotencyConfig>,
 }
 
 /// Among the extensions of a request that carries a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
+pub struct IdempotencyClaim {
     digest: [u8; 32],
     made_at_ms: u64,
 }
 
 /// Among the extensions of an answer that must not be written down: what repetitions are told in its place.
 #[derive(Debug, Clone)]
-pub struct ShownOnce {
+pub struct ShownOnceResponse {
     /// What was done, and what to do when its answer was lost.
     pub detail: String,
 }
 
-impl ShownOnce {
+impl ShownOnceResponse {
     /// 409: it was done, and is not done again.
-    pub fn problem(&self) -> Problem {
-        Problem::new(Kind::AnswerShownOnce).detail(&self.detail)
+    pub fn to_problem(&self) -> Problem {
+        Problem::new(ProblemCode::AnswerShownOnce).with_detail(&self.detail)
     }
 }
 
-impl Claim {
+impl IdempotencyClaim {
     /// A UUIDv7 that is the same for every repetition of this request: what is made under an id of it is made once. Its time is that
     /// of the first request, its random bits are a digest of principal, route and key. Where what was made may end and be made
     /// again, `attempt` tells the ids apart.
-    pub fn id(&self, attempt: u8) -> [u8; 16] {
+    pub fn derive_id(&self, attempt: u8) -> [u8; 16] {
         let mut id = [0; 16];
         let [_, _, time @ ..] = self.made_at_ms.to_be_bytes();
         for (to, from) in id.iter_mut().zip(time.iter().chain(&self.digest)) {
@@ -108,50 +108,54 @@ impl Claim {
     }
 }
 
-impl Keeper {
+impl IdempotencyService {
     /// Keeps answers in the bucket `idempotency`.
-    pub fn new(bus: Bus, config: Config) -> Self {
+    pub fn new(bus: Bus, config: IdempotencyConfig) -> Self {
         Self { bus, config: Arc::new(config) }
     }
 }
 
 /// Answers a POST that was answered before, and remembers the answer to one that was not. Others pass.
-pub async fn once(State(keeper): State<Keeper>, request: Request, next: Next) -> Response {
-    match key::of(request.headers()) {
+pub async fn deduplicate_request(
+    State(keeper): State<IdempotencyService>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match key::parse_key(request.headers()) {
         Ok(Some(key)) if *request.method() == Method::POST => {
-            keeper.answer(&key, request, next).await.unwrap_or_else(IntoResponse::into_response)
+            keeper.handle_request(&key, request, next).await.unwrap_or_else(IntoResponse::into_response)
         }
         Ok(_) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-impl Keeper {
-    async fn answer(&self, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
+impl IdempotencyService {
+    async fn handle_request(&self, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
         let owner = request.extensions().get::<RequestOwner>().ok_or_else(Problem::unauthorized)?.0.clone();
         let path = request.uri().path().to_owned();
-        let digest = key::digest(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
-        let (mut request, fingerprint) = self.fingerprint(request).await?;
-        let mut held = match self.claim(digest, &fingerprint).await? {
-            Claimed::Ours(held) => held,
-            Claimed::Answered(response) => return Ok(response),
+        let digest = key::digest_texts(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
+        let (mut request, fingerprint) = self.fingerprint_request(request).await?;
+        let mut held = match self.claim_key(digest, &fingerprint).await? {
+            IdempotencyClaimOutcome::Ours(held) => held,
+            IdempotencyClaimOutcome::Answered(response) => return Ok(response),
         };
         let made_at_ms = held.record.expires_at_ms.saturating_sub(self.config.keep_s.saturating_mul(1_000));
-        request.extensions_mut().insert(Claim { digest, made_at_ms });
-        let response = self.renewing(&mut held, next.run(request)).await;
-        self.keep(held, response).await
+        request.extensions_mut().insert(IdempotencyClaim { digest, made_at_ms });
+        let response = self.renew_while(&mut held, next.run(request)).await;
+        self.keep_response(held, response).await
     }
 
     /// What makes this request the same as another: method, target, what the body is, and the body as far as it is read.
-    async fn fingerprint(&self, request: Request) -> Result<(Request, [u8; 32]), Problem> {
+    async fn fingerprint_request(&self, request: Request) -> Result<(Request, [u8; 32]), Problem> {
         let (parts, body) = request.into_parts();
         let length = body.size_hint().upper();
         let compared = body::is_json(&parts.headers)
             && length.is_none_or(|length| length <= u64::try_from(self.config.body_bytes_max).unwrap_or(0));
         let (bytes, body) = if compared {
-            let of_request = body::Limits::of(&parts.extensions);
-            let limits = body::Limits { bytes_max: self.config.body_bytes_max, ..of_request };
-            let bytes = body::read(body, &limits).await?;
+            let of_request = body::BodyLimits::from_extensions(&parts.extensions);
+            let limits = body::BodyLimits { bytes_max: self.config.body_bytes_max, ..of_request };
+            let bytes = body::read_body(body, &limits).await?;
             (Some(bytes.clone()), Body::from(bytes))
         } else {
             (None, body)
@@ -161,7 +165,7 @@ impl Keeper {
             .iter()
             .filter_map(|name| Some(format!("{name}:{}\n", parts.headers.get(*name)?.to_str().ok()?)))
             .collect();
-        let fingerprint = key::digest(&[
+        let fingerprint = key::digest_texts(&[
             parts.method.as_str().as_bytes(),
             target.as_bytes(),
             told.as_bytes(),
@@ -171,54 +175,63 @@ impl Keeper {
     }
 
     /// Claims the key, or finds the answer.
-    async fn claim(&self, digest: [u8; 32], fingerprint: &[u8]) -> Result<Claimed, Problem> {
+    async fn claim_key(
+        &self,
+        digest: [u8; 32],
+        fingerprint: &[u8],
+    ) -> Result<IdempotencyClaimOutcome, Problem> {
         let key = data_encoding::HEXLOWER.encode(&digest);
         let now = now_ms();
-        let mut held = match self.bus.load::<record::Record>(&key).await? {
-            None => Held::new(self.opened(key, fingerprint, now)),
+        let mut held = match self.bus.load_record::<record::IdempotencyRecord>(&key).await? {
+            None => VersionedRecord::new(self.open_record(key, fingerprint, now)),
             // The broker drops late.
             Some(mut held) if held.record.expires_at_ms <= now => {
-                held.record = self.opened(key, fingerprint, now);
+                held.record = self.open_record(key, fingerprint, now);
                 held
             }
-            Some(held) if held.record.fingerprint.as_slice() != fingerprint => return Err(mismatch()),
+            Some(held) if held.record.fingerprint.as_slice() != fingerprint => return Err(key_mismatch()),
             Some(held) => match &held.record.state {
-                record::State::Answered { status, headers, body } => {
-                    return Ok(Claimed::Answered(replay(*status, headers, body)));
+                record::IdempotencyState::Answered { status, headers, body } => {
+                    return Ok(IdempotencyClaimOutcome::Answered(replay_response(*status, headers, body)));
                 }
-                record::State::Open { until_ms } if *until_ms > now => {
-                    return Err(in_progress(*until_ms, now));
+                record::IdempotencyState::Open { until_ms } if *until_ms > now => {
+                    return Err(request_in_progress(*until_ms, now));
                 }
-                record::State::Open { .. } => self.taken_over(held, now),
+                record::IdempotencyState::Open { .. } => self.take_over_record(held, now),
             },
         };
-        match self.bus.commit(&mut held, Outbox::new()).await {
-            Ok(()) => Ok(Claimed::Ours(Box::new(held))),
+        match self.bus.commit_record(&mut held, Outbox::new()).await {
+            Ok(()) => Ok(IdempotencyClaimOutcome::Ours(Box::new(held))),
             // Another repetition was first in this very moment.
-            Err(nats::Error::Conflict { .. }) => Err(in_progress(now + 1_000, now)),
+            Err(nats::BusError::Conflict { .. }) => Err(request_in_progress(now + 1_000, now)),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn opened(&self, key: String, fingerprint: &[u8], now: u64) -> record::Record {
-        record::Record {
+    fn open_record(&self, key: String, fingerprint: &[u8], now: u64) -> record::IdempotencyRecord {
+        record::IdempotencyRecord {
             key,
             fingerprint: ByteBuf::from(fingerprint.to_vec()),
-            state: record::State::Open { until_ms: now.saturating_add(self.config.claim_ms) },
+            state: record::IdempotencyState::Open { until_ms: now.saturating_add(self.config.claim_ms) },
             expires_at_ms: now.saturating_add(self.config.keep_s.saturating_mul(1_000)),
         }
     }
 
     /// The claim of a replica that died, or of a request that had no result.
-    fn taken_over(&self, mut held: Held<record::Record>, now: u64) -> Held<record::Record> {
-        held.record.state = record::State::Open { until_ms: now.saturating_add(self.config.claim_ms) };
+    fn take_over_record(
+        &self,
+        mut held: VersionedRecord<record::IdempotencyRecord>,
+        now: u64,
+    ) -> VersionedRecord<record::IdempotencyRecord> {
+        held.record.state =
+            record::IdempotencyState::Open { until_ms: now.saturating_add(self.config.claim_ms) };
         held
     }
 
     /// Renews the claim while `work` goes on, so that a long request is not done twice.
-    async fn renewing(
+    async fn renew_while(
         &self,
-        held: &mut Held<record::Record>,
+        held: &mut VersionedRecord<record::IdempotencyRecord>,
         work: impl Future<Output = Response>,
     ) -> Response {
         tokio::pin!(work);
@@ -229,56 +242,65 @@ impl Keeper {
                 () = tokio::time::sleep(pause) => {}
             }
             held.record.state =
-                record::State::Open { until_ms: now_ms().saturating_add(self.config.claim_ms) };
-            if let Err(error) = self.bus.commit(held, Outbox::new()).await {
+                record::IdempotencyState::Open { until_ms: now_ms().saturating_add(self.config.claim_ms) };
+            if let Err(error) = self.bus.commit_record(held, Outbox::new()).await {
                 tracing::debug!(%error, "the claim of an idempotency key could not be renewed");
             }
         }
     }
 
     /// Keeps the answer, or frees the key when it is no result or too large.
-    async fn keep(&self, held: Box<Held<record::Record>>, response: Response) -> Result<Response, Problem> {
+    async fn keep_response(
+        &self,
+        held: Box<VersionedRecord<record::IdempotencyRecord>>,
+        response: Response,
+    ) -> Result<Response, Problem> {
         let (parts, body) = response.into_parts();
-        if let Some(once) = parts.extensions.get::<ShownOnce>() {
-            let (told, instead) = once.problem().into_response().into_parts();
+        if let Some(once) = parts.extensions.get::<ShownOnceResponse>() {
+            let (told, instead) = once.to_problem().into_response().into_parts();
             let bytes = instead.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
-            self.write(held, answered(&told, &bytes)).await;
+            self.write_state(held, answered_state(&told, &bytes)).await;
             return Ok(Response::from_parts(parts, body));
         }
         let fits = body
             .size_hint()
             .upper()
             .is_some_and(|size| size <= u64::try_from(self.config.answer_bytes_max).unwrap_or(0));
-        let (body, kept) = if fits && is_result(parts.status) {
+        let (body, kept) = if fits && is_final_status(parts.status) {
             let bytes = body.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
             (Body::from(bytes.clone()), Some(bytes))
         } else {
             (body, None)
         };
-        let state = kept.map_or(record::State::Open { until_ms: 0 }, |bytes| answered(&parts, &bytes));
-        self.write(held, state).await;
+        let state = kept
+            .map_or(record::IdempotencyState::Open { until_ms: 0 }, |bytes| answered_state(&parts, &bytes));
+        self.write_state(held, state).await;
         Ok(Response::from_parts(parts, body))
     }
 
-    async fn write(&self, mut held: Box<Held<record::Record>>, state: record::State) {
+    async fn write_state(
+        &self,
+        mut held: Box<VersionedRecord<record::IdempotencyRecord>>,
+        state: record::IdempotencyState,
+    ) {
         held.record.state = state;
-        if let Err(error) = self.bus.commit(&mut held, Outbox::new()).await {
+        if let Err(error) = self.bus.commit_record(&mut held, Outbox::new()).await {
             // What was done is done; a repetition waits for the claim to end and then does it again.
             tracing::warn!(%error, "an answer could not be kept under its idempotency key");
         }
     }
 }
 
-fn answered(parts: &response::Parts, body: &[u8]) -> record::State {
-    record::State::Answered {
+fn answered_state(parts: &response::Parts, body: &[u8]) -> record::IdempotencyState {
+    record::IdempotencyState::Answered {
         status: parts.status.as_u16(),
         headers: kept_headers(&parts.headers),
         body: ByteBuf::from(body.to_vec()),
     }
 }
 
-enum Claimed {
-    Ours(Box<Held<record::Record>>),
+enum IdempotencyClaimOutcome {
+    Ours(Box<VersionedRecord<record::IdempotencyRecord>>),
     Answered(Response),
 }
 
@@ -316,11 +338,11 @@ fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 /// A refusal that another time may not be one is no result.
-fn is_result(status: StatusCode) -> bool {
+fn is_final_status(status: StatusCode) -> bool {
     !status.is_server_error() && !matches!(status.as_u16(), 401 | 408 | 409 | 423 | 425 | 429)
 }
 
-fn replay(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Response {
+fn replay_response(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Response {
     let mut response = Response::new(Body::from(body.to_vec()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     for (name, value) in headers {
@@ -333,11 +355,11 @@ fn replay(status: u16, headers: &BTreeMap<String, String>, body: &[u8]) -> Respo
     response
 }
 
-fn mismatch() -> Problem {
-    Problem::new(Kind::IdempotencyMismatch).detail("use a fresh key for a new request")
+fn key_mismatch() -> Problem {
+    Problem::new(ProblemCode::IdempotencyMismatch).with_detail("use a fresh key for a new request")
 }
 
-fn in_progress(until_ms: u64, now: u64) -> Problem {
+fn request_in_progress(until_ms: u64, now: u64) -> Problem {
     let left_s = until_ms.saturating_sub(now).div_ceil(1_000).max(1);
-    Problem::new(Kind::IdempotencyInProgress).retry_after_s(left_s.min(2))
+    Problem::new(ProblemCode::IdempotencyInProgress).with_retry_after_s(left_s.min(2))
 }

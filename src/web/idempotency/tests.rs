@@ -35,7 +35,7 @@ async fn sign_in(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-fn router(keeper: Keeper, made: &Made) -> Router {
+fn router(keeper: IdempotencyService, made: &Made) -> Router {
     let (counting, waiting) = (made.clone(), made.clone());
     let create = move |Path(status): Path<u16>, body: String| {
         let number = counting.count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -44,19 +44,19 @@ fn router(keeper: Keeper, made: &Made) -> Router {
             (status, [(header::LOCATION, format!("/made/{number}"))], format!("{number} {body}"))
         }
     };
-    let wait = move |claim: axum::Extension<Claim>| {
+    let wait = move |claim: axum::Extension<IdempotencyClaim>| {
         let made = waiting.clone();
         async move {
             made.started.add_permits(1);
             made.gate.acquire().await.unwrap().forget();
             made.count.fetch_add(1, Ordering::SeqCst);
-            data_encoding::HEXLOWER.encode(&claim.id(0))
+            data_encoding::HEXLOWER.encode(&claim.derive_id(0))
         }
     };
     Router::new()
         .route("/make/{status}", post(create))
         .route("/wait", post(wait))
-        .layer(middleware::from_fn_with_state(keeper, once))
+        .layer(middleware::from_fn_with_state(keeper, deduplicate_request))
         .layer(middleware::from_fn(sign_in))
 }
 
@@ -67,7 +67,7 @@ struct Site {
 }
 
 impl Site {
-    async fn start(config: Config) -> Self {
+    async fn start(config: IdempotencyConfig) -> Self {
         let broker = TestBroker::start().await;
         let made = Made {
             count: Arc::default(),
@@ -79,7 +79,7 @@ impl Site {
             let mut settings = broker.config(BusRole::Ingress);
             settings.request_timeout_ms = 1_000;
             let bus = Bus::connect(&settings).await.unwrap();
-            replicas.push(router(Keeper::new(bus, config), &made));
+            replicas.push(router(IdempotencyService::new(bus, config), &made));
         }
         Self { broker, made, replicas }
     }
@@ -129,7 +129,7 @@ const KEY: (&str, &str) = ("idempotency-key", "\"one\"");
 
 #[tokio::test]
 async fn a_repetition_on_another_replica_is_answered_as_the_first_was() {
-    let site = Site::start(Config::default()).await;
+    let site = Site::start(IdempotencyConfig::default()).await;
     let first = site.post(0, "/make/201", &[KEY], "{}").await;
     assert_eq!((first.status, first.replayed), (201, false));
     for replica in [0, 1, 1] {
@@ -148,7 +148,7 @@ async fn a_repetition_on_another_replica_is_answered_as_the_first_was() {
 
 #[tokio::test]
 async fn the_same_key_for_another_request_is_refused() {
-    let site = Site::start(Config::default()).await;
+    let site = Site::start(IdempotencyConfig::default()).await;
     assert_eq!(site.post(0, "/make/201", &[KEY], "{\"a\":1}").await.status, 201);
     for (path, headers, body) in [
         ("/make/201", &[KEY][..], "{\"a\":2}"),
@@ -165,7 +165,7 @@ async fn the_same_key_for_another_request_is_refused() {
 #[tokio::test]
 async fn while_the_first_is_worked_on_repetitions_wait_and_it_runs_once() {
     // A claim shorter than the work: it is renewed.
-    let site = Site::start(Config { claim_ms: 300, ..Config::default() }).await;
+    let site = Site::start(IdempotencyConfig { claim_ms: 300, ..IdempotencyConfig::default() }).await;
     let working = tokio::spawn({
         let router = site.replicas[0].clone();
         async move { Answer::of(send(&router, "/wait", &[KEY], "{}").await).await }
@@ -184,7 +184,7 @@ async fn while_the_first_is_worked_on_repetitions_wait_and_it_runs_once() {
 
 #[tokio::test]
 async fn a_request_whose_replica_died_is_done_by_the_next_repetition_under_the_same_id() {
-    let site = Site::start(Config { claim_ms: 200, ..Config::default() }).await;
+    let site = Site::start(IdempotencyConfig { claim_ms: 200, ..IdempotencyConfig::default() }).await;
     let dying = tokio::spawn({
         let router = site.replicas[0].clone();
         async move { send(&router, "/wait", &[KEY], "{}").await }
@@ -207,7 +207,7 @@ async fn a_request_whose_replica_died_is_done_by_the_next_repetition_under_the_s
 
 #[tokio::test]
 async fn what_is_no_result_is_not_kept() {
-    let site = Site::start(Config { answer_bytes_max: 100, ..Config::default() }).await;
+    let site = Site::start(IdempotencyConfig { answer_bytes_max: 100, ..IdempotencyConfig::default() }).await;
     for status in ["500", "503", "429", "409"] {
         let path = format!("/make/{status}");
         assert_eq!(site.post(0, &path, &[KEY], "{}").await.status.to_string(), status);
@@ -224,7 +224,7 @@ async fn what_is_no_result_is_not_kept() {
 
 #[tokio::test]
 async fn of_many_at_once_one_is_done() {
-    let site = Site::start(Config::default()).await;
+    let site = Site::start(IdempotencyConfig::default()).await;
     let mut tasks = tokio::task::JoinSet::new();
     for i in 0..20 {
         let router = site.replicas[i % 2].clone();
@@ -239,7 +239,7 @@ async fn of_many_at_once_one_is_done() {
 
 #[tokio::test]
 async fn an_unreadable_bucket_refuses_and_an_expired_key_is_free() {
-    let site = Site::start(Config { keep_s: 0, ..Config::default() }).await;
+    let site = Site::start(IdempotencyConfig { keep_s: 0, ..IdempotencyConfig::default() }).await;
     assert!(!site.post(0, "/make/201", &[KEY], "{}").await.replayed);
     assert!(!site.post(0, "/make/201", &[KEY], "{}").await.replayed);
     assert_eq!(site.count(), 2);

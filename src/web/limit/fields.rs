@@ -11,11 +11,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::{
-    gcra::{Share, Standing},
-    group::Group,
-    ticket::Refused,
+    gcra::{BucketStatus, ReplicaBucketRate},
+    group::RateLimitGroup,
+    ticket::RateLimitRefusal,
 };
-use crate::{error::Problem, kind::Kind};
+use crate::{error::Problem, kind::ProblemCode};
 
 /// What is left.
 pub static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -27,7 +27,7 @@ const TEXT_BYTES: usize = 80;
 
 /// Whose requests a bucket counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
+pub enum RateLimitScope {
     /// Those of one client address.
     Client,
     /// Those of one principal, from wherever.
@@ -36,7 +36,7 @@ pub enum Scope {
     Session,
 }
 
-impl Scope {
+impl RateLimitScope {
     /// Every scope.
     pub const ALL: [Self; 3] = [Self::Client, Self::Principal, Self::Session];
 
@@ -52,14 +52,14 @@ impl Scope {
 
 /// One policy and how the caller stands with it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Line {
-    pub(super) group: Group,
-    pub(super) scope: Scope,
-    pub(super) share: Share,
-    pub(super) standing: Standing,
+pub(super) struct RateLimitPolicyStatus {
+    pub(super) group: RateLimitGroup,
+    pub(super) scope: RateLimitScope,
+    pub(super) share: ReplicaBucketRate,
+    pub(super) standing: BucketStatus,
 }
 
-impl Line {
+impl RateLimitPolicyStatus {
     /// Sorts the tightest first: by the part of the bucket that is left.
     fn tightness(&self) -> u64 {
         u64::from(self.standing.remaining) * 1_000_000 / u64::from(self.share.capacity)
@@ -67,7 +67,7 @@ impl Line {
 }
 
 /// Name of a policy.
-pub(super) fn policy(group: Group, scope: Scope) -> String {
+pub(super) fn policy_name(group: RateLimitGroup, scope: RateLimitScope) -> String {
     format!("{}-{}", group.name(), scope.name())
 }
 
@@ -77,18 +77,18 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 }
 
 /// Sets both fields. An answer that sends the client elsewhere never says that nothing is left there.
-pub(super) fn set(headers: &mut HeaderMap, status: StatusCode, mut lines: Vec<Line>) {
-    lines.sort_by_key(Line::tightness);
+pub(super) fn set_fields(headers: &mut HeaderMap, status: StatusCode, mut lines: Vec<RateLimitPolicyStatus>) {
+    lines.sort_by_key(RateLimitPolicyStatus::tightness);
     let (mut limit, mut policies) = (String::with_capacity(TEXT_BYTES), String::with_capacity(TEXT_BYTES));
     for line in &lines {
         let (group, scope, share, standing) =
             (line.group.name(), line.scope.name(), &line.share, &line.standing);
         let (q, w) = (share.capacity, whole_seconds(share.window()).max(1));
         // Writing to a String can't fail.
-        write!(policies, "{}\"{group}-{scope}\";q={q};w={w}", comma(&policies)).ok();
+        write!(policies, "{}\"{group}-{scope}\";q={q};w={w}", list_separator(&policies)).ok();
         let (r, t) = (standing.remaining, whole_seconds(standing.reset));
         if !(status.is_redirection() && r == 0) {
-            write!(limit, "{}\"{group}-{scope}\";r={r};t={t}", comma(&limit)).ok();
+            write!(limit, "{}\"{group}-{scope}\";r={r};t={t}", list_separator(&limit)).ok();
         }
     }
     for (name, text) in [(&RATE_LIMIT, limit), (&RATE_LIMIT_POLICY, policies)] {
@@ -101,17 +101,17 @@ pub(super) fn set(headers: &mut HeaderMap, status: StatusCode, mut lines: Vec<Li
 }
 
 /// What stands before the next item of a list.
-const fn comma(list: &str) -> &'static str {
+const fn list_separator(list: &str) -> &'static str {
     if list.is_empty() { "" } else { ", " }
 }
 
 /// 429 with the time after which the request passes.
-pub(super) fn problem(refused: &Refused) -> Problem {
+pub(super) fn rate_limited(refused: &RateLimitRefusal) -> Problem {
     let retry_after_s = whole_seconds(refused.wait).max(1);
     let (group, scope) = refused.policy;
-    Problem::new(Kind::RateLimited)
-        .detail(format!("wait {retry_after_s} s; a request that was refused does not count"))
-        .member("violated-policies", json!([policy(group, scope)]))
-        .member("retry_after_s", retry_after_s)
-        .retry_after_s(retry_after_s)
+    Problem::new(ProblemCode::RateLimited)
+        .with_detail(format!("wait {retry_after_s} s; a request that was refused does not count"))
+        .with_member("violated-policies", json!([policy_name(group, scope)]))
+        .with_member("retry_after_s", retry_after_s)
+        .with_retry_after_s(retry_after_s)
 }

@@ -4,12 +4,12 @@ use axum::http::{HeaderMap, Method, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::gcra::Rate;
+use super::gcra::BucketRate;
 
 /// What is counted together: nine groups of requests, and the credentials that were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Group {
+pub enum RateLimitGroup {
     /// Whatever is in no other group.
     Api,
     /// Opening, ending and asking about uploads.
@@ -32,7 +32,7 @@ pub enum Group {
     Credential,
 }
 
-impl Group {
+impl RateLimitGroup {
     /// Every group.
     pub const ALL: [Self; 10] = [
         Self::Api,
@@ -63,7 +63,7 @@ impl Group {
         }
     }
 
-    /// Place in [`Group::ALL`].
+    /// Place in [`RateLimitGroup::ALL`].
     pub(super) const fn index(self) -> usize {
         self as usize
     }
@@ -73,8 +73,8 @@ impl Group {
     /// What belongs to an upload that exists does not count: its bytes in flight are limited instead, and a client that is
     /// told to wait there would lose time, not requests. Nor does OPTIONS, which tells what never changes, or `/livez`,
     /// which costs nothing and whose refusal would restart the process.
-    pub fn of(method: &Method, path: &str, headers: &HeaderMap) -> Option<Self> {
-        if is_free(method, path) {
+    pub fn from_request_head(method: &Method, path: &str, headers: &HeaderMap) -> Option<Self> {
+        if is_unlimited(method, path) {
             return None;
         }
         let mut steps = path.trim_start_matches('/').split('/');
@@ -88,7 +88,7 @@ impl Group {
         }
         let (second, third, fourth) = (steps.next().unwrap_or_default(), steps.next(), steps.next());
         match (second, third, fourth) {
-            ("uploads", Some(_), None) if appends(method) => None,
+            ("uploads", Some(_), None) if may_append(method) => None,
             ("uploads", ..) => Some(Self::Upload),
             ("media", None, _) if *method == Method::POST && !is_json(headers) => Some(Self::Upload),
             ("media", _, Some("playback")) => Some(Self::Streaming),
@@ -104,14 +104,14 @@ impl Group {
 }
 
 /// True for what costs nothing: it asks for no credential either.
-pub(super) fn is_free(method: &Method, path: &str) -> bool {
+pub(super) fn is_unlimited(method: &Method, path: &str) -> bool {
     *method == Method::OPTIONS || path == "/livez"
 }
 
 /// True where a credential decides whose request it is, so that it is counted once that is known: what shows a header where one is
 /// looked at, and what proves itself by its body.
-pub(super) fn proves(method: &Method, path: &str, headers: &HeaderMap) -> bool {
-    if is_free(method, path) {
+pub(super) fn proves_identity(method: &Method, path: &str, headers: &HeaderMap) -> bool {
+    if is_unlimited(method, path) {
         return false;
     }
     let shows = headers.contains_key(header::AUTHORIZATION);
@@ -123,7 +123,7 @@ pub(super) fn proves(method: &Method, path: &str, headers: &HeaderMap) -> bool {
 }
 
 /// POST at an upload is PATCH by another name, for clients behind proxies that know no PATCH.
-fn appends(method: &Method) -> bool {
+fn may_append(method: &Method) -> bool {
     matches!(*method, Method::PATCH | Method::HEAD | Method::POST)
 }
 
@@ -135,33 +135,34 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Rates of all groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rates {
+#[schemars(rename = "Rates")]
+pub struct GroupRates {
     /// Whatever is in no other group.
-    pub api: Rate,
+    pub api: BucketRate,
     /// Opening, ending and asking about uploads.
-    pub upload: Rate,
+    pub upload: BucketRate,
     /// Playback.
-    pub streaming: Rate,
+    pub streaming: BucketRate,
     /// Documents of media, and lists of them.
-    pub metadata: Rate,
+    pub metadata: BucketRate,
     /// The cache API.
-    pub cache: Rate,
+    pub cache: BucketRate,
     /// Signing in.
-    pub auth: Rate,
+    pub auth: BucketRate,
     /// Jobs and schedules.
-    pub worker: Rate,
+    pub worker: BucketRate,
     /// Transcodes.
-    pub transcoder: Rate,
+    pub transcoder: BucketRate,
     /// Health, alerts, logs, metrics, audit.
-    pub monitor: Rate,
+    pub monitor: BucketRate,
     /// Refused credentials of one client. Without room here its next ones are answered with 429 instead of 401; what carries a good
     /// one is not concerned.
-    pub credential: Rate,
+    pub credential: BucketRate,
 }
 
-impl Default for Rates {
+impl Default for GroupRates {
     fn default() -> Self {
-        let rate = |capacity, refill_per_s| Rate { capacity, refill_per_s };
+        let rate = |capacity, refill_per_s| BucketRate { capacity, refill_per_s };
         Self {
             api: rate(1_000, 100),
             upload: rate(100, 10),
@@ -177,20 +178,20 @@ impl Default for Rates {
     }
 }
 
-impl Rates {
+impl GroupRates {
     /// The rate of `group`.
-    pub const fn of(&self, group: Group) -> Rate {
+    pub const fn rate_for(&self, group: RateLimitGroup) -> BucketRate {
         match group {
-            Group::Api => self.api,
-            Group::Upload => self.upload,
-            Group::Streaming => self.streaming,
-            Group::Metadata => self.metadata,
-            Group::Cache => self.cache,
-            Group::Auth => self.auth,
-            Group::Worker => self.worker,
-            Group::Transcoder => self.transcoder,
-            Group::Monitor => self.monitor,
-            Group::Credential => self.credential,
+            RateLimitGroup::Api => self.api,
+            RateLimitGroup::Upload => self.upload,
+            RateLimitGroup::Streaming => self.streaming,
+            RateLimitGroup::Metadata => self.metadata,
+            RateLimitGroup::Cache => self.cache,
+            RateLimitGroup::Auth => self.auth,
+            RateLimitGroup::Worker => self.worker,
+            RateLimitGroup::Transcoder => self.transcoder,
+            RateLimitGroup::Monitor => self.monitor,
+            RateLimitGroup::Credential => self.credential,
         }
     }
 }
@@ -209,40 +210,40 @@ mod tests {
         let none = HeaderMap::new();
         for (method, path, headers, wanted) in [
             (Method::GET, "/livez", &none, None),
-            (Method::GET, "/readyz", &none, Some(Group::Api)),
-            (Method::GET, "/nothing/here", &none, Some(Group::Api)),
-            (Method::GET, "/v1/nothing", &none, Some(Group::Api)),
-            (Method::GET, "/v1", &none, Some(Group::Api)),
-            (Method::GET, "//v1/media", &none, Some(Group::Metadata)),
-            (Method::GET, "/v1/events", &none, Some(Group::Api)),
+            (Method::GET, "/readyz", &none, Some(RateLimitGroup::Api)),
+            (Method::GET, "/nothing/here", &none, Some(RateLimitGroup::Api)),
+            (Method::GET, "/v1/nothing", &none, Some(RateLimitGroup::Api)),
+            (Method::GET, "/v1", &none, Some(RateLimitGroup::Api)),
+            (Method::GET, "//v1/media", &none, Some(RateLimitGroup::Metadata)),
+            (Method::GET, "/v1/events", &none, Some(RateLimitGroup::Api)),
             (Method::OPTIONS, "/v1/uploads", &none, None),
-            (Method::POST, "/v1/uploads", &none, Some(Group::Upload)),
+            (Method::POST, "/v1/uploads", &none, Some(RateLimitGroup::Upload)),
             (Method::POST, "/v1/uploads/", &none, None),
             (Method::PATCH, "/v1/uploads/x", &none, None),
             (Method::HEAD, "/v1/uploads/x", &none, None),
             (Method::POST, "/v1/uploads/x", &none, None),
-            (Method::DELETE, "/v1/uploads/x", &none, Some(Group::Upload)),
-            (Method::GET, "/v1/uploads/x/status", &none, Some(Group::Upload)),
-            (Method::PATCH, "/v1/uploads/x/status", &none, Some(Group::Upload)),
-            (Method::PATCH, "/v1/media/x", &json, Some(Group::Metadata)),
-            (Method::POST, "/v1/media", &film, Some(Group::Upload)),
-            (Method::POST, "/v1/media", &none, Some(Group::Upload)),
-            (Method::POST, "/v1/media", &json, Some(Group::Metadata)),
-            (Method::GET, "/v1/media", &film, Some(Group::Metadata)),
-            (Method::PUT, "/v1/media/x/gate", &json, Some(Group::Metadata)),
-            (Method::POST, "/v1/media/x/playback", &none, Some(Group::Streaming)),
-            (Method::GET, "/play/token/x/master.m3u8", &none, Some(Group::Streaming)),
-            (Method::POST, "/v1/media/x/transcode", &json, Some(Group::Transcoder)),
-            (Method::GET, "/v1/profiles", &none, Some(Group::Transcoder)),
-            (Method::GET, "/v1/transcode/metrics", &none, Some(Group::Transcoder)),
-            (Method::POST, "/v1/auth/login", &json, Some(Group::Auth)),
-            (Method::GET, "/v1/jobs/x", &none, Some(Group::Worker)),
-            (Method::DELETE, "/v1/schedules", &none, Some(Group::Worker)),
-            (Method::GET, "/v1/cache/entries/k", &none, Some(Group::Cache)),
-            (Method::GET, "/v1/audit", &none, Some(Group::Monitor)),
-            (Method::GET, "/metrics", &none, Some(Group::Monitor)),
+            (Method::DELETE, "/v1/uploads/x", &none, Some(RateLimitGroup::Upload)),
+            (Method::GET, "/v1/uploads/x/status", &none, Some(RateLimitGroup::Upload)),
+            (Method::PATCH, "/v1/uploads/x/status", &none, Some(RateLimitGroup::Upload)),
+            (Method::PATCH, "/v1/media/x", &json, Some(RateLimitGroup::Metadata)),
+            (Method::POST, "/v1/media", &film, Some(RateLimitGroup::Upload)),
+            (Method::POST, "/v1/media", &none, Some(RateLimitGroup::Upload)),
+            (Method::POST, "/v1/media", &json, Some(RateLimitGroup::Metadata)),
+            (Method::GET, "/v1/media", &film, Some(RateLimitGroup::Metadata)),
+            (Method::PUT, "/v1/media/x/gate", &json, Some(RateLimitGroup::Metadata)),
+            (Method::POST, "/v1/media/x/playback", &none, Some(RateLimitGroup::Streaming)),
+            (Method::GET, "/play/token/x/master.m3u8", &none, Some(RateLimitGroup::Streaming)),
+            (Method::POST, "/v1/media/x/transcode", &json, Some(RateLimitGroup::Transcoder)),
+            (Method::GET, "/v1/profiles", &none, Some(RateLimitGroup::Transcoder)),
+            (Method::GET, "/v1/transcode/metrics", &none, Some(RateLimitGroup::Transcoder)),
+            (Method::POST, "/v1/auth/login", &json, Some(RateLimitGroup::Auth)),
+            (Method::GET, "/v1/jobs/x", &none, Some(RateLimitGroup::Worker)),
+            (Method::DELETE, "/v1/schedules", &none, Some(RateLimitGroup::Worker)),
+            (Method::GET, "/v1/cache/entries/k", &none, Some(RateLimitGroup::Cache)),
+            (Method::GET, "/v1/audit", &none, Some(RateLimitGroup::Monitor)),
+            (Method::GET, "/metrics", &none, Some(RateLimitGroup::Monitor)),
         ] {
-            assert_eq!(Group::of(&method, path, headers), wanted, "{method} {path}");
+            assert_eq!(RateLimitGroup::from_request_head(&method, path, headers), wanted, "{method} {path}");
         }
     }
 
@@ -265,16 +266,22 @@ mod tests {
             (Method::GET, "/play/token/x/master.m3u8", &shows, false),
             (Method::OPTIONS, "/v1/media", &shows, false),
         ] {
-            assert_eq!(proves(&method, path, headers), wanted, "{method} {path}");
+            assert_eq!(proves_identity(&method, path, headers), wanted, "{method} {path}");
         }
     }
 
     #[test]
     fn each_group_has_its_place_and_rate() {
-        for (i, group) in Group::ALL.into_iter().enumerate() {
+        for (i, group) in RateLimitGroup::ALL.into_iter().enumerate() {
             assert_eq!(group.index(), i);
         }
-        assert_eq!(Rates::default().of(Group::Auth), Rate { capacity: 50, refill_per_s: 5 });
-        assert_eq!(Rates::default().of(Group::Metadata), Rate { capacity: 500, refill_per_s: 50 });
+        assert_eq!(
+            GroupRates::default().rate_for(RateLimitGroup::Auth),
+            BucketRate { capacity: 50, refill_per_s: 5 }
+        );
+        assert_eq!(
+            GroupRates::default().rate_for(RateLimitGroup::Metadata),
+            BucketRate { capacity: 500, refill_per_s: 50 }
+        );
     }
 }

@@ -25,34 +25,34 @@ const LANES: usize = 1_024;
 
 /// The lanes.
 #[derive(Debug)]
-pub(super) struct Lookups {
+pub(super) struct CredentialLookups {
     seed: RandomState,
     lanes: Vec<Arc<Semaphore>>,
 }
 
 /// The right to look a credential up, until it is dropped.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
+pub struct LookupPermit(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
 
-impl Turn {
+impl LookupPermit {
     /// Where nothing is limited.
-    pub(super) const fn free() -> Self {
+    pub(super) const fn unlimited() -> Self {
         Self(None)
     }
 }
 
-impl Lookups {
+impl CredentialLookups {
     pub(super) fn new() -> Self {
         let lane = || Arc::new(Semaphore::new(LOOKUPS_PER_CLIENT_MAX));
         Self { seed: RandomState::new(), lanes: (0..LANES).map(|_| lane()).collect() }
     }
 
     /// Waits for the client's turn.
-    pub(super) async fn turn(&self, client: IpAddr) -> Result<Turn, Problem> {
+    pub(super) async fn acquire_permit(&self, client: IpAddr) -> Result<LookupPermit, Problem> {
         let index = usize::try_from(self.seed.hash_one(client) % (LANES as u64)).unwrap_or(0);
-        let Some(lane) = self.lanes.get(index) else { return Ok(Turn::free()) };
+        let Some(lane) = self.lanes.get(index) else { return Ok(LookupPermit::unlimited()) };
         match tokio::time::timeout(WAIT_MAX, Arc::clone(lane).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Turn(Some(permit))),
+            Ok(Ok(permit)) => Ok(LookupPermit(Some(permit))),
             _ => Err(Problem::busy("too many credentials of this address are being looked up")),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! An address is not a person: who shows a good credential is counted as that principal, wherever it comes from, and a player by its
 //! playback session; what shows none, or none that is good, is counted by its client address. So what carries a good credential is
-//! never refused for what others behind the same address do. [`by_client`] stands before authentication, [`by_principal`] behind it;
+//! never refused for what others behind the same address do. [`limit_by_client`] stands before authentication, [`limit_by_principal`] behind it;
 //! between them so many look-ups of a client's credentials are under way at a time (see `lookup.rs`), and a refused credential is
 //! counted once it was refused. Wallets cost nothing, but a sign-in needs a challenge, which is counted by client.
 //!
@@ -31,19 +31,19 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, Scope};
-pub use group::{Group, Rates};
-pub use layer::{ByClient, Told, by_client, by_principal};
-pub use lookup::{LOOKUPS_PER_CLIENT_MAX, Turn};
-pub use report::Count;
-pub use ticket::Ticket;
+pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimitScope};
+pub use group::{GroupRates, RateLimitGroup};
+pub use layer::{ClientLimitService, RateLimitedFuture, limit_by_client, limit_by_principal};
+pub use lookup::{LOOKUPS_PER_CLIENT_MAX, LookupPermit};
+pub use report::PolicyCount;
+pub use ticket::RateLimitPermit;
 
 /// Settings of the rate limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct RateLimitConfig {
     /// Rates by group, over all replicas.
-    pub rates: Rates,
+    pub rates: GroupRates,
     /// Most buckets held in memory.
     pub keys_max: usize,
     /// Replicas to assume while their number can't be read.
@@ -52,10 +52,10 @@ pub struct Config {
     pub events_per_min_max: u32,
 }
 
-impl Default for Config {
+impl Default for RateLimitConfig {
     fn default() -> Self {
         Self {
-            rates: Rates::default(),
+            rates: GroupRates::default(),
             keys_max: 1_000_000,
             replicas_assumed_count: 4,
             events_per_min_max: 60,
@@ -65,29 +65,29 @@ impl Default for Config {
 
 /// The limits of one replica. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Limits {
-    shared: Arc<Shared>,
+pub struct RateLimiter {
+    shared: Arc<RateLimiterState>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    config: Config,
+struct RateLimiterState {
+    config: RateLimitConfig,
     started: Instant,
-    table: table::Table,
-    sharers: replicas::Sharers,
-    report: report::Report,
-    lookups: lookup::Lookups,
+    table: table::BucketTable,
+    sharers: replicas::ReplicaCounter,
+    report: report::RateLimitReporter,
+    lookups: lookup::CredentialLookups,
 }
 
-impl Limits {
-    /// All buckets are full; until [`Limits::run`] knows better, the assumed number of replicas shares the rates.
-    pub fn new(config: Config) -> Self {
-        let shared = Shared {
+impl RateLimiter {
+    /// All buckets are full; until [`RateLimiter::run`] knows better, the assumed number of replicas shares the rates.
+    pub fn new(config: RateLimitConfig) -> Self {
+        let shared = RateLimiterState {
             started: Instant::now(),
-            table: table::Table::new(config.keys_max),
-            sharers: replicas::Sharers::new(config.replicas_assumed_count),
-            report: report::Report::default(),
-            lookups: lookup::Lookups::new(),
+            table: table::BucketTable::new(config.keys_max),
+            sharers: replicas::ReplicaCounter::new(config.replicas_assumed_count),
+            report: report::RateLimitReporter::default(),
+            lookups: lookup::CredentialLookups::new(),
             config,
         };
         Self { shared: Arc::new(shared) }
@@ -103,18 +103,18 @@ impl Limits {
     }
 
     /// The ticket of a request of `client` in `group`, for which nothing is taken yet.
-    pub fn ticket(&self, client: IpAddr, group: Option<Group>) -> Ticket {
-        Ticket::new(self.clone(), client, group)
+    pub fn new_permit(&self, client: IpAddr, group: Option<RateLimitGroup>) -> RateLimitPermit {
+        RateLimitPermit::new(self.clone(), client, group)
     }
 
     /// How often each policy let pass and refused.
-    pub fn counts(&self) -> Vec<Count> {
+    pub fn counts(&self) -> Vec<PolicyCount> {
         self.shared.report.counts()
     }
 
     /// The counters as OpenMetrics text, without the closing `# EOF`.
-    pub fn metrics(&self) -> String {
-        report::metrics(&self.counts(), self.shared.sharers.count(), self.shared.table.len())
+    pub fn render_metrics(&self) -> String {
+        report::render_metrics(&self.counts(), self.shared.sharers.count(), self.shared.table.len())
     }
 
     /// Monotonic: a clock that is set does not open or close a bucket.
@@ -122,7 +122,7 @@ impl Limits {
         u64::try_from(self.shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn share(&self, group: Group) -> gcra::Share {
-        self.shared.config.rates.of(group).share(self.shared.sharers.count())
+    fn group_share(&self, group: RateLimitGroup) -> gcra::ReplicaBucketRate {
+        self.shared.config.rates.rate_for(group).share_among(self.shared.sharers.count())
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use nats::{Bus, Outbox};
 use schemas::{
     ids::RequestId,
-    limit::{REPLICAS_MAX, Replicas},
+    limit::{IngressReplicas, REPLICAS_MAX},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,17 +25,17 @@ pub(super) const LIFE: Duration = Duration::from_secs(10);
 
 /// How many share the rates.
 #[derive(Debug)]
-pub(super) struct Sharers {
+pub(super) struct ReplicaCounter {
     count: AtomicU32,
     assumed_count: u32,
     name: String,
 }
 
-impl Sharers {
+impl ReplicaCounter {
     /// Begins with the assumed number, until the record was read.
     pub(super) fn new(assumed_count: u32) -> Self {
         let assumed_count = assumed_count.max(1);
-        let name = RequestId::from_bytes(nats::fresh_id()).to_string();
+        let name = RequestId::from_bytes(nats::new_id_bytes()).to_string();
         Self { count: AtomicU32::new(assumed_count), assumed_count, name }
     }
 
@@ -44,14 +44,14 @@ impl Sharers {
     }
 
     #[cfg(test)]
-    pub(super) fn set(&self, count: u32) {
+    pub(super) fn set_count(&self, count: u32) {
         self.count.store(count, Ordering::Relaxed);
     }
 
     /// Renews this replica's line until `shutdown`, then takes it away.
     pub(super) async fn run(&self, bus: &Bus, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
-            match self.renew(bus, true).await {
+            match self.renew_line(bus, true).await {
                 Ok(count) => self.count.store(count.max(1), Ordering::Relaxed),
                 Err(error) => {
                     let count = self.count().max(self.assumed_count);
@@ -64,16 +64,16 @@ impl Sharers {
                 () = tokio::time::sleep(RENEWAL) => {}
             }
         }
-        if let Err(error) = self.renew(bus, false).await {
+        if let Err(error) = self.renew_line(bus, false).await {
             tracing::debug!(%error, "this replica's share is free when its line runs out");
         }
     }
 
     /// Writes or removes this replica's line; answers how many there are.
-    async fn renew(&self, bus: &Bus, stays: bool) -> Result<u32, nats::Error> {
+    async fn renew_line(&self, bus: &Bus, stays: bool) -> Result<u32, nats::BusError> {
         let now_ms = nats::now_ms();
-        let change = bus.change::<Replicas>(Replicas::KEY, |found| {
-            Some((edit(found, &self.name, stays, now_ms), Outbox::new()))
+        let change = bus.change_record::<IngressReplicas>(IngressReplicas::KEY, |found| {
+            Some((update_replicas(found, &self.name, stays, now_ms), Outbox::new()))
         });
         let held = Box::pin(change).await?;
         let count = held.map_or(0, |held| held.record.expires_at_ms.len());
@@ -81,7 +81,7 @@ impl Sharers {
     }
 }
 
-fn edit(found: Option<&Replicas>, name: &str, stays: bool, now_ms: u64) -> Replicas {
+fn update_replicas(found: Option<&IngressReplicas>, name: &str, stays: bool, now_ms: u64) -> IngressReplicas {
     let mut next = found.cloned().unwrap_or_default();
     next.expires_at_ms.retain(|other, expires_at_ms| other != name && *expires_at_ms > now_ms);
     if stays {
@@ -100,19 +100,19 @@ mod tests {
 
     #[test]
     fn who_stops_renewing_is_forgotten_and_who_stops_is_gone_at_once() {
-        let one = edit(None, "one", true, 1_000);
-        let two = edit(Some(&one), "two", true, 5_000);
+        let one = update_replicas(None, "one", true, 1_000);
+        let two = update_replicas(Some(&one), "two", true, 5_000);
         assert_eq!(two.expires_at_ms.len(), 2);
-        let later = edit(Some(&two), "two", true, 11_000);
+        let later = update_replicas(Some(&two), "two", true, 11_000);
         assert_eq!(later.expires_at_ms.keys().collect::<Vec<_>>(), ["two"]);
-        assert!(edit(Some(&later), "two", false, 12_000).expires_at_ms.is_empty());
+        assert!(update_replicas(Some(&later), "two", false, 12_000).expires_at_ms.is_empty());
     }
 
     #[test]
     fn the_record_is_bounded() {
-        let mut record = Replicas::default();
+        let mut record = IngressReplicas::default();
         for i in 0..REPLICAS_MAX * 2 {
-            record = edit(Some(&record), &format!("{i:04}"), true, 1_000);
+            record = update_replicas(Some(&record), &format!("{i:04}"), true, 1_000);
         }
         assert_eq!(record.expires_at_ms.len(), REPLICAS_MAX);
     }

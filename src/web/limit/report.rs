@@ -13,11 +13,11 @@ use nats::{Bus, Outbox};
 use parking_lot::Mutex;
 use schemas::{
     ids::RequestId,
-    limit::{Exceeded, Reported},
+    limit::{LimitEventCounter, LimitExceeded},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{fields::Scope, group::Group};
+use super::{fields::RateLimitScope, group::RateLimitGroup};
 
 /// Refusals that wait to be told.
 pub(super) const WAITING_MAX: usize = 256;
@@ -26,59 +26,59 @@ const MINUTE_MS: u64 = 60_000;
 
 /// One refused request.
 #[derive(Debug, Clone)]
-pub(super) struct Denial {
+pub(super) struct RateLimitDenial {
     pub(super) request_id: RequestId,
-    pub(super) group: Group,
-    pub(super) scope: Scope,
+    pub(super) group: RateLimitGroup,
+    pub(super) scope: RateLimitScope,
     pub(super) owner: Option<String>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Report {
-    waiting: Mutex<Vec<Denial>>,
-    counts: [[Counts; Scope::ALL.len()]; Group::ALL.len()],
+pub(super) struct RateLimitReporter {
+    waiting: Mutex<Vec<RateLimitDenial>>,
+    counts: [[PolicyCounters; RateLimitScope::ALL.len()]; RateLimitGroup::ALL.len()],
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct PolicyCounters {
     passed: AtomicU64,
     denied: AtomicU64,
 }
 
 /// How often a policy let pass and refused since the start of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Count {
+pub struct PolicyCount {
     /// The group.
-    pub group: Group,
+    pub group: RateLimitGroup,
     /// Whose requests.
-    pub scope: Scope,
+    pub scope: RateLimitScope,
     /// Passed.
     pub passed: u64,
     /// Refused.
     pub denied: u64,
 }
 
-impl Report {
-    pub(super) fn count(&self, group: Group, scope: Scope, passed: bool) {
+impl RateLimitReporter {
+    pub(super) fn count_request(&self, group: RateLimitGroup, scope: RateLimitScope, passed: bool) {
         if let Some(counts) = self.counts.get(group.index()).and_then(|scopes| scopes.get(scope as usize)) {
             let counter = if passed { &counts.passed } else { &counts.denied };
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn counts(&self) -> Vec<Count> {
+    pub(super) fn counts(&self) -> Vec<PolicyCount> {
         let mut all = Vec::new();
-        for (group, scopes) in Group::ALL.into_iter().zip(&self.counts) {
-            for (scope, counts) in Scope::ALL.into_iter().zip(scopes) {
+        for (group, scopes) in RateLimitGroup::ALL.into_iter().zip(&self.counts) {
+            for (scope, counts) in RateLimitScope::ALL.into_iter().zip(scopes) {
                 let passed = counts.passed.load(Ordering::Relaxed);
                 let denied = counts.denied.load(Ordering::Relaxed);
-                all.push(Count { group, scope, passed, denied });
+                all.push(PolicyCount { group, scope, passed, denied });
             }
         }
         all
     }
 
-    pub(super) fn denied(&self, denial: Denial) {
+    pub(super) fn add_denial(&self, denial: RateLimitDenial) {
         let mut waiting = self.waiting.lock();
         if waiting.len() < WAITING_MAX {
             waiting.push(denial);
@@ -86,11 +86,11 @@ impl Report {
     }
 
     /// What waits, joined by policy and principal. A request id of each stands for all.
-    fn drain(&self) -> Vec<Exceeded> {
+    fn drain_events(&self) -> Vec<LimitExceeded> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        let mut joined: BTreeMap<(&str, &str, Option<String>), Exceeded> = BTreeMap::new();
-        for Denial { request_id, group, scope, owner } in waiting {
-            let event = joined.entry((group.name(), scope.name(), owner.clone())).or_insert(Exceeded {
+        let mut joined: BTreeMap<(&str, &str, Option<String>), LimitExceeded> = BTreeMap::new();
+        for RateLimitDenial { request_id, group, scope, owner } in waiting {
+            let event = joined.entry((group.name(), scope.name(), owner.clone())).or_insert(LimitExceeded {
                 request_id,
                 group: group.name().to_owned(),
                 scope: scope.name().to_owned(),
@@ -109,9 +109,9 @@ impl Report {
                 () = shutdown.cancelled() => true,
                 () = tokio::time::sleep(PAUSE) => false,
             };
-            let events = self.drain();
+            let events = self.drain_events();
             if !events.is_empty()
-                && let Err(error) = tell(bus, &events, events_per_min_max, nats::now_ms()).await
+                && let Err(error) = publish_events(bus, &events, events_per_min_max, nats::now_ms()).await
             {
                 tracing::debug!(%error, events = events.len(), "refusals are counted, but not told");
             }
@@ -123,10 +123,15 @@ impl Report {
 }
 
 /// Writes how many events this minute has had, with those that still fit into it.
-async fn tell(bus: &Bus, events: &[Exceeded], per_min_max: u32, now_ms: u64) -> Result<(), nats::Error> {
-    let change = bus.change::<Reported>(Reported::KEY, |found| {
-        let (next, told) = plan(found, events, per_min_max, now_ms);
-        let outbox = told.iter().fold(Outbox::new(), Outbox::event);
+async fn publish_events(
+    bus: &Bus,
+    events: &[LimitExceeded],
+    per_min_max: u32,
+    now_ms: u64,
+) -> Result<(), nats::BusError> {
+    let change = bus.change_record::<LimitEventCounter>(LimitEventCounter::KEY, |found| {
+        let (next, told) = plan_events(found, events, per_min_max, now_ms);
+        let outbox = told.iter().fold(Outbox::new(), Outbox::with_event);
         Some((next, outbox))
     });
     Box::pin(change).await?;
@@ -134,16 +139,16 @@ async fn tell(bus: &Bus, events: &[Exceeded], per_min_max: u32, now_ms: u64) -> 
 }
 
 /// The record afterwards, and the events that fit.
-fn plan<'a>(
-    found: Option<&Reported>,
-    events: &'a [Exceeded],
+fn plan_events<'a>(
+    found: Option<&LimitEventCounter>,
+    events: &'a [LimitExceeded],
     per_min_max: u32,
     now_ms: u64,
-) -> (Reported, &'a [Exceeded]) {
+) -> (LimitEventCounter, &'a [LimitExceeded]) {
     let mut next = found
         .filter(|found| now_ms.saturating_sub(found.minute_started_at_ms) < MINUTE_MS)
         .cloned()
-        .unwrap_or(Reported { minute_started_at_ms: now_ms, events_count: 0, untold_count: 0 });
+        .unwrap_or(LimitEventCounter { minute_started_at_ms: now_ms, events_count: 0, untold_count: 0 });
     let room = usize::try_from(per_min_max.saturating_sub(next.events_count)).unwrap_or(0);
     let (told, untold) = events.split_at(room.min(events.len()));
     next.events_count += u32::try_from(told.len()).unwrap_or(0);
@@ -152,12 +157,12 @@ fn plan<'a>(
 }
 
 /// The counters as OpenMetrics text, without the closing line.
-pub(super) fn metrics(counts: &[Count], replicas: u32, keys: usize) -> String {
+pub(super) fn render_metrics(counts: &[PolicyCount], replicas: u32, keys: usize) -> String {
     let mut text = String::from(
         "# HELP streamgate_limit_requests Requests by the rate limit that let them pass or refused them.\n\
          # TYPE streamgate_limit_requests counter\n",
     );
-    for Count { group, scope, passed, denied } in counts {
+    for PolicyCount { group, scope, passed, denied } in counts {
         for (outcome, count) in [("passed", passed), ("denied", denied)] {
             // Writing to a String can't fail.
             writeln!(
@@ -184,39 +189,44 @@ pub(super) fn metrics(counts: &[Count], replicas: u32, keys: usize) -> String {
 mod tests {
     use super::*;
 
-    fn denial(group: Group, owner: Option<&str>) -> Denial {
-        let request_id = RequestId::from_bytes(nats::fresh_id());
-        Denial { request_id, group, scope: Scope::Client, owner: owner.map(ToOwned::to_owned) }
+    fn denial(group: RateLimitGroup, owner: Option<&str>) -> RateLimitDenial {
+        let request_id = RequestId::from_bytes(nats::new_id_bytes());
+        RateLimitDenial {
+            request_id,
+            group,
+            scope: RateLimitScope::Client,
+            owner: owner.map(ToOwned::to_owned),
+        }
     }
 
     #[test]
     fn refusals_of_one_kind_are_one_event_and_a_flood_is_bounded() {
-        let report = Report::default();
+        let report = RateLimitReporter::default();
         for _ in 0..WAITING_MAX * 2 {
-            report.denied(denial(Group::Auth, None));
+            report.add_denial(denial(RateLimitGroup::Auth, None));
         }
-        let events = report.drain();
+        let events = report.drain_events();
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].denied_count, WAITING_MAX as u64);
-        report.denied(denial(Group::Auth, Some("ann")));
-        report.denied(denial(Group::Auth, Some("bob")));
-        report.denied(denial(Group::Api, Some("bob")));
-        assert_eq!(report.drain().len(), 3);
-        assert!(report.drain().is_empty());
+        report.add_denial(denial(RateLimitGroup::Auth, Some("ann")));
+        report.add_denial(denial(RateLimitGroup::Auth, Some("bob")));
+        report.add_denial(denial(RateLimitGroup::Api, Some("bob")));
+        assert_eq!(report.drain_events().len(), 3);
+        assert!(report.drain_events().is_empty());
     }
 
     #[test]
     fn a_minute_has_only_so_many_events() {
-        let report = Report::default();
+        let report = RateLimitReporter::default();
         for i in 0..10 {
-            report.denied(denial(Group::Auth, Some(&i.to_string())));
+            report.add_denial(denial(RateLimitGroup::Auth, Some(&i.to_string())));
         }
-        let events = report.drain();
-        let (first, told) = plan(None, &events, 6, 1_000);
+        let events = report.drain_events();
+        let (first, told) = plan_events(None, &events, 6, 1_000);
         assert_eq!((told.len(), first.events_count, first.untold_count), (6, 6, 4));
-        let (second, told) = plan(Some(&first), &events, 6, 60_999);
+        let (second, told) = plan_events(Some(&first), &events, 6, 60_999);
         assert_eq!((told.len(), second.events_count, second.untold_count), (0, 6, 14));
-        let (third, told) = plan(Some(&second), &events[..1], 6, 61_000);
+        let (third, told) = plan_events(Some(&second), &events[..1], 6, 61_000);
         assert_eq!((told.len(), third.events_count, third.untold_count), (1, 1, 0));
     }
 }

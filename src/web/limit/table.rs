@@ -23,14 +23,14 @@ const SEARCH_PAUSE_NS: u64 = 100_000_000;
 
 /// Times by key.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct BucketTable {
     seed: RandomState,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<BucketShard>>,
     keys_per_shard_max: usize,
 }
 
 #[derive(Debug, Default)]
-struct Shard {
+struct BucketShard {
     /// Keys with the time at which their bucket is full.
     full_at_ns: HashTable<(u64, u64)>,
     /// No search before this time.
@@ -39,9 +39,9 @@ struct Shard {
 
 /// A key of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key(u64);
+pub(super) struct BucketKey(u64);
 
-impl Table {
+impl BucketTable {
     pub(super) fn new(keys_max: usize) -> Self {
         let keys_per_shard_max = (keys_max / SHARDS).max(1);
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
@@ -49,28 +49,28 @@ impl Table {
     }
 
     /// The key of what identifies a bucket. `overflow` identifies the bucket that newcomers share.
-    pub(super) fn key(&self, what: impl Hash) -> Key {
-        Key(self.seed.hash_one(what))
+    pub(super) fn hash_key(&self, what: impl Hash) -> BucketKey {
+        BucketKey(self.seed.hash_one(what))
     }
 
     /// Lets `change` see and set the time of `key`, or that of `overflow` when there is no room for another key.
-    pub(super) fn with<T>(
+    pub(super) fn with_bucket<T>(
         &self,
-        key: Key,
-        overflow: impl FnOnce() -> Key,
+        key: BucketKey,
+        overflow: impl FnOnce() -> BucketKey,
         now_ns: u64,
         change: impl FnOnce(&mut u64) -> T,
     ) -> T {
-        let Some(mut shard) = self.shard(key) else {
+        let Some(mut shard) = self.lock_shard(key) else {
             // A bucket that is never full again is the safe answer.
             return change(&mut u64::MAX.clone());
         };
-        change(shard.time_of(key, overflow, now_ns, self.keys_per_shard_max))
+        change(shard.time_mut(key, overflow, now_ns, self.keys_per_shard_max))
     }
 
-    /// The time that [`Table::with`] would let see, without making a place for the key.
-    pub(super) fn time(&self, key: Key, overflow: impl FnOnce() -> Key) -> u64 {
-        let Some(shard) = self.shard(key) else { return u64::MAX };
+    /// The time that [`BucketTable::with_bucket`] would let see, without making a place for the key.
+    pub(super) fn peek_time(&self, key: BucketKey, overflow: impl FnOnce() -> BucketKey) -> u64 {
+        let Some(shard) = self.lock_shard(key) else { return u64::MAX };
         let found = shard.find(key).or_else(|| {
             let is_full = shard.full_at_ns.len() >= self.keys_per_shard_max;
             is_full.then(|| shard.find(overflow())).flatten()
@@ -79,7 +79,7 @@ impl Table {
     }
 
     /// There is one for every key.
-    fn shard(&self, key: Key) -> Option<MutexGuard<'_, Shard>> {
+    fn lock_shard(&self, key: BucketKey) -> Option<MutexGuard<'_, BucketShard>> {
         let index = usize::try_from((key.0 >> SHARD_SHIFT) % (SHARDS as u64)).unwrap_or(0);
         // A panic in between leaves a time that is at worst too late.
         self.shards.get(index).map(Mutex::lock)
@@ -92,15 +92,15 @@ impl Table {
     }
 }
 
-impl Shard {
-    fn find(&self, key: Key) -> Option<u64> {
+impl BucketShard {
+    fn find(&self, key: BucketKey) -> Option<u64> {
         self.full_at_ns.find(key.0, |(found, _)| *found == key.0).map(|(_, full_at_ns)| *full_at_ns)
     }
 
-    fn time_of(
+    fn time_mut(
         &mut self,
-        key: Key,
-        overflow: impl FnOnce() -> Key,
+        key: BucketKey,
+        overflow: impl FnOnce() -> BucketKey,
         now_ns: u64,
         keys_max: usize,
     ) -> &mut u64 {
@@ -128,33 +128,33 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_is_bounded_and_shares_one_bucket() {
-        let table = Table::new(64 * 4);
-        let overflow = table.key("overflow");
+        let table = BucketTable::new(64 * 4);
+        let overflow = table.hash_key("overflow");
         for i in 0..10_000_u32 {
-            table.with(table.key(i), || overflow, 0, |full_at| *full_at = 1_000);
+            table.with_bucket(table.hash_key(i), || overflow, 0, |full_at| *full_at = 1_000);
         }
         // The shared bucket itself may be one more key in each shard.
         assert!(table.len() <= 64 * 5, "{}", table.len());
-        assert_eq!(table.time(table.key("late"), || overflow), 1_000);
-        let shared = table.with(table.key("late"), || overflow, 0, |full_at| *full_at);
+        assert_eq!(table.peek_time(table.hash_key("late"), || overflow), 1_000);
+        let shared = table.with_bucket(table.hash_key("late"), || overflow, 0, |full_at| *full_at);
         assert_eq!(shared, 1_000, "a newcomer starts where the flood stands");
     }
 
     #[test]
     fn known_keys_outlive_the_flood_and_recovered_keys_make_room() {
-        let table = Table::new(64);
-        let (known, overflow) = (table.key("known"), table.key("overflow"));
-        table.with(known, || overflow, 0, |full_at| *full_at = u64::MAX);
+        let table = BucketTable::new(64);
+        let (known, overflow) = (table.hash_key("known"), table.hash_key("overflow"));
+        table.with_bucket(known, || overflow, 0, |full_at| *full_at = u64::MAX);
         for i in 0..1_000_u32 {
-            table.with(table.key(i), || overflow, 0, |full_at| *full_at = (*full_at).max(50));
+            table.with_bucket(table.hash_key(i), || overflow, 0, |full_at| *full_at = (*full_at).max(50));
         }
-        assert_eq!(table.with(known, || overflow, 0, |full_at| *full_at), u64::MAX);
-        assert_eq!(table.time(known, || overflow), u64::MAX);
+        assert_eq!(table.with_bucket(known, || overflow, 0, |full_at| *full_at), u64::MAX);
+        assert_eq!(table.peek_time(known, || overflow), u64::MAX);
         let later = SEARCH_PAUSE_NS * 2;
-        let fresh =
-            (1_000..2_000_u32).filter(|i| table.with(table.key(i), || overflow, later, |at| *at == 0));
+        let fresh = (1_000..2_000_u32)
+            .filter(|i| table.with_bucket(table.hash_key(i), || overflow, later, |at| *at == 0));
         assert!(fresh.count() > 0);
-        assert_eq!(table.with(known, || overflow, later, |full_at| *full_at), u64::MAX);
+        assert_eq!(table.with_bucket(known, || overflow, later, |full_at| *full_at), u64::MAX);
     }
 
     #[test]

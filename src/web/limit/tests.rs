@@ -17,14 +17,14 @@ use axum::{
 use proptest::prelude::*;
 use tower::ServiceExt;
 
-use super::{gcra::Rate, *};
+use super::{gcra::BucketRate, *};
 use crate::request::RequestOwner;
 
 const PROBLEM: &str = "application/problem+json";
 
-fn config(rate: Rate) -> Config {
-    let rates = Rates { api: rate, upload: rate, worker: rate, ..Rates::default() };
-    Config { rates, replicas_assumed_count: 1, ..Config::default() }
+fn config(rate: BucketRate) -> RateLimitConfig {
+    let rates = GroupRates { api: rate, upload: rate, worker: rate, ..GroupRates::default() };
+    RateLimitConfig { rates, replicas_assumed_count: 1, ..RateLimitConfig::default() }
 }
 
 /// Looks credentials up as authentication does.
@@ -40,18 +40,18 @@ async fn sign_in(mut request: Request, next: Next) -> Response {
 }
 
 /// A handler that does not listen the first time.
-async fn insist(ticket: Ticket) -> Result<&'static str, crate::error::Problem> {
-    ticket.charge(Group::Transcoder).ok();
+async fn insist(ticket: RateLimitPermit) -> Result<&'static str, crate::error::Problem> {
+    ticket.charge_group(RateLimitGroup::Transcoder).ok();
     transcode(ticket).await
 }
 
-async fn transcode(ticket: Ticket) -> Result<&'static str, crate::error::Problem> {
-    ticket.charge(Group::Transcoder)?;
+async fn transcode(ticket: RateLimitPermit) -> Result<&'static str, crate::error::Problem> {
+    ticket.charge_group(RateLimitGroup::Transcoder)?;
     Ok("queued")
 }
 
 /// A refresh token is good when it says of which session.
-async fn refresh(ticket: Ticket, session: String) -> Result<&'static str, crate::error::Problem> {
+async fn refresh(ticket: RateLimitPermit, session: String) -> Result<&'static str, crate::error::Problem> {
     if session.is_empty() {
         return Err(crate::error::Problem::unauthorized());
     }
@@ -59,7 +59,7 @@ async fn refresh(ticket: Ticket, session: String) -> Result<&'static str, crate:
     Ok("tokens")
 }
 
-fn router(limits: &Limits) -> Router {
+fn router(limits: &RateLimiter) -> Router {
     Router::new()
         .route("/", get(|| async { "here" }))
         .route("/livez", get(|| async { "live" }))
@@ -70,9 +70,9 @@ fn router(limits: &Limits) -> Router {
         .route("/v1/auth/refresh", post(refresh))
         .route("/play/{token}/film", get(|| async { "film" }))
         .route("/v1/uploads/{id}", axum::routing::any(|| async { "upload" }))
-        .layer(by_principal())
+        .layer(limit_by_principal())
         .layer(middleware::from_fn(sign_in))
-        .layer(by_client(limits.clone(), |token| token.parse().ok()))
+        .layer(limit_by_client(limits.clone(), |token| token.parse().ok()))
 }
 
 /// One request from `address`, by `owner` when there is one.
@@ -112,7 +112,7 @@ fn list(field: &str) -> Vec<(String, Vec<(String, u64)>)> {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_too_many_is_refused_with_the_wait_that_is_enough() {
-    let limits = Limits::new(config(Rate { capacity: 3, refill_per_s: 1 }));
+    let limits = RateLimiter::new(config(BucketRate { capacity: 3, refill_per_s: 1 }));
     let router = router(&limits);
     for left in [2, 1, 0] {
         let answer = get_from(&router, "192.0.2.1").await;
@@ -145,7 +145,7 @@ async fn a_request_too_many_is_refused_with_the_wait_that_is_enough() {
 
 #[tokio::test(start_paused = true)]
 async fn clients_do_not_starve_each_other_but_neighbours_of_one_line_are_one() {
-    let limits = Limits::new(config(Rate { capacity: 1, refill_per_s: 1 }));
+    let limits = RateLimiter::new(config(BucketRate { capacity: 1, refill_per_s: 1 }));
     let router = router(&limits);
     assert_eq!(get_from(&router, "192.0.2.1").await.status(), 200);
     assert_eq!(get_from(&router, "192.0.2.1").await.status(), 429);
@@ -157,7 +157,7 @@ async fn clients_do_not_starve_each_other_but_neighbours_of_one_line_are_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_principal_is_limited_from_wherever_and_its_requests_cost_the_address_nothing() {
-    let limits = Limits::new(config(Rate { capacity: 2, refill_per_s: 1 }));
+    let limits = RateLimiter::new(config(BucketRate { capacity: 2, refill_per_s: 1 }));
     let router = router(&limits);
     for address in ["192.0.2.1", "192.0.2.2"] {
         let answer = ask(&router, Method::GET, "/v1/events", address, Some("ann")).await;
@@ -179,7 +179,7 @@ async fn a_principal_is_limited_from_wherever_and_its_requests_cost_the_address_
 
 #[tokio::test(start_paused = true)]
 async fn what_continues_an_upload_is_never_refused() {
-    let limits = Limits::new(config(Rate { capacity: 1, refill_per_s: 1 }));
+    let limits = RateLimiter::new(config(BucketRate { capacity: 1, refill_per_s: 1 }));
     let router = router(&limits);
     assert_eq!(ask(&router, Method::DELETE, "/v1/uploads/x", "192.0.2.1", None).await.status(), 200);
     assert_eq!(ask(&router, Method::DELETE, "/v1/uploads/x", "192.0.2.1", None).await.status(), 429);
@@ -193,9 +193,9 @@ async fn what_continues_an_upload_is_never_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_charges_what_only_the_body_tells() {
-    let mut config = config(Rate { capacity: 100, refill_per_s: 1 });
-    config.rates.transcoder = Rate { capacity: 1, refill_per_s: 1 };
-    let limits = Limits::new(config);
+    let mut config = config(BucketRate { capacity: 100, refill_per_s: 1 });
+    config.rates.transcoder = BucketRate { capacity: 1, refill_per_s: 1 };
+    let limits = RateLimiter::new(config);
     let router = router(&limits);
     let first = ask(&router, Method::POST, "/v1/jobs", "192.0.2.1", Some("ann")).await;
     assert_eq!(first.status(), 200);
@@ -232,9 +232,9 @@ async fn show(router: &Router, address: &str, credential: &str) -> Response {
 
 #[tokio::test(start_paused = true)]
 async fn guesses_count_everywhere_and_close_the_door_to_guesses_alone() {
-    let mut config = Config { replicas_assumed_count: 1, ..Config::default() };
-    config.rates.credential = Rate { capacity: 3, refill_per_s: 1 };
-    let router = router(&Limits::new(config));
+    let mut config = RateLimitConfig { replicas_assumed_count: 1, ..RateLimitConfig::default() };
+    config.rates.credential = BucketRate { capacity: 3, refill_per_s: 1 };
+    let router = router(&RateLimiter::new(config));
     for left in [2, 1, 0] {
         let answer = show(&router, "192.0.2.1", "wrong").await;
         assert_eq!(answer.status(), 401);
@@ -256,9 +256,9 @@ async fn guesses_count_everywhere_and_close_the_door_to_guesses_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_of_one_address_take_nothing_from_who_proves_something_there() {
-    let mut config = config(Rate { capacity: 3, refill_per_s: 1 });
+    let mut config = config(BucketRate { capacity: 3, refill_per_s: 1 });
     (config.rates.auth, config.rates.streaming) = (config.rates.api, config.rates.api);
-    let router = router(&Limits::new(config));
+    let router = router(&RateLimiter::new(config));
     let refresh = async |session: &'static str| {
         let request = Request::post("/v1/auth/refresh").body(Body::from(session)).unwrap();
         send(&router, "192.0.2.1", request).await
@@ -293,24 +293,27 @@ async fn failures_of_one_address_take_nothing_from_who_proves_something_there() 
 
 #[tokio::test(start_paused = true)]
 async fn so_many_credentials_of_a_client_are_looked_up_at_once_and_the_next_waits_for_its_turn() {
-    let limits = Limits::new(Config::default());
-    let ticket = |address: &str| limits.ticket(address.parse().unwrap(), None);
+    let limits = RateLimiter::new(RateLimitConfig::default());
+    let ticket = |address: &str| limits.new_permit(address.parse().unwrap(), None);
     let mut turns = Vec::new();
     for _ in 0..LOOKUPS_PER_CLIENT_MAX {
-        turns.push(ticket("192.0.2.1").look_up().await.unwrap());
+        turns.push(ticket("192.0.2.1").wait_for_lookup().await.unwrap());
     }
     let waiting = ticket("192.0.2.1");
-    let next = waiting.look_up();
+    let next = waiting.wait_for_lookup();
     tokio::pin!(next);
     assert!(futures::poll!(&mut next).is_pending());
     turns.pop();
     turns.push(next.await.unwrap());
-    assert_eq!(ticket("192.0.2.1").look_up().await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(
+        ticket("192.0.2.1").wait_for_lookup().await.unwrap_err().status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_points_elsewhere_never_says_that_nothing_is_left() {
-    let limits = Limits::new(config(Rate { capacity: 1, refill_per_s: 1 }));
+    let limits = RateLimiter::new(config(BucketRate { capacity: 1, refill_per_s: 1 }));
     let answer = ask(&router(&limits), Method::GET, "/elsewhere", "192.0.2.1", None).await;
     assert_eq!(answer.status(), 307);
     assert_eq!(text(answer.headers(), "ratelimit"), "");
@@ -319,16 +322,16 @@ async fn an_answer_that_points_elsewhere_never_says_that_nothing_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn replicas_share_and_one_that_knows_nothing_takes_the_conservative_share() {
-    let rate = Rate { capacity: 8, refill_per_s: 8 };
-    let limits = Limits::new(Config { replicas_assumed_count: 4, ..config(rate) });
+    let rate = BucketRate { capacity: 8, refill_per_s: 8 };
+    let limits = RateLimiter::new(RateLimitConfig { replicas_assumed_count: 4, ..config(rate) });
     let one = router(&limits);
     let passed = passes(&one, "192.0.2.1", 20).await;
     assert_eq!(passed, 2, "a quarter, until the record was read");
-    limits.shared.sharers.set(1);
+    limits.shared.sharers.set_count(1);
     assert_eq!(passes(&one, "192.0.2.2", 20).await, 8);
     let replicas = [(); 3].map(|()| {
-        let limits = Limits::new(config(rate));
-        limits.shared.sharers.set(3);
+        let limits = RateLimiter::new(config(rate));
+        limits.shared.sharers.set_count(3);
         router(&limits)
     });
     let mut passed = 0;
@@ -348,13 +351,16 @@ async fn passes(router: &Router, address: &str, count: usize) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_are_counted_by_policy() {
-    let limits = Limits::new(config(Rate { capacity: 1, refill_per_s: 1 }));
+    let limits = RateLimiter::new(config(BucketRate { capacity: 1, refill_per_s: 1 }));
     let router = router(&limits);
     assert_eq!(passes(&router, "192.0.2.1", 5).await, 1);
-    let count =
-        limits.counts().into_iter().find(|c| c.group == Group::Api && c.scope == Scope::Client).unwrap();
+    let count = limits
+        .counts()
+        .into_iter()
+        .find(|c| c.group == RateLimitGroup::Api && c.scope == RateLimitScope::Client)
+        .unwrap();
     assert_eq!((count.passed, count.denied), (1, 4));
-    let metrics = limits.metrics();
+    let metrics = limits.render_metrics();
     assert!(
         metrics.contains(
             "streamgate_limit_requests_total{group=\"api\",scope=\"client\",outcome=\"denied\"} 4\n"
@@ -377,8 +383,8 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let limits = Limits::new(config(Rate { capacity, refill_per_s }));
-            limits.shared.sharers.set(replicas);
+            let limits = RateLimiter::new(config(BucketRate { capacity, refill_per_s }));
+            limits.shared.sharers.set_count(replicas);
             let router = router(&limits);
             for pause_ms in pauses_ms {
                 tokio::time::advance(Duration::from_millis(pause_ms / 8)).await;
@@ -413,10 +419,10 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut config = config(Rate { capacity: 1_000_000, refill_per_s: 1_000_000 });
-            config.rates.transcoder = Rate { capacity, refill_per_s };
-            let limits = Limits::new(config);
-            limits.shared.sharers.set(replicas);
+            let mut config = config(BucketRate { capacity: 1_000_000, refill_per_s: 1_000_000 });
+            config.rates.transcoder = BucketRate { capacity, refill_per_s };
+            let limits = RateLimiter::new(config);
+            limits.shared.sharers.set_count(replicas);
             let router = router(&limits);
             for (pause_ms, address, owner) in steps {
                 tokio::time::advance(Duration::from_millis(pause_ms)).await;
@@ -435,15 +441,15 @@ proptest! {
 
 #[tokio::test]
 async fn replicas_find_each_other_and_refusals_become_events_under_the_cap() {
-    use nats::{Role as BusRole, Start, reader, testing::TestBroker};
+    use nats::{ReaderStart, Role as BusRole, reader, testing::TestBroker};
     let broker = TestBroker::start().await;
-    let settings = Config {
+    let settings = RateLimitConfig {
         events_per_min_max: 2,
         replicas_assumed_count: 7,
-        ..config(Rate { capacity: 1, refill_per_s: 1 })
+        ..config(BucketRate { capacity: 1, refill_per_s: 1 })
     };
     let stop = CancellationToken::new();
-    let (one, two) = (Limits::new(settings.clone()), Limits::new(settings));
+    let (one, two) = (RateLimiter::new(settings.clone()), RateLimiter::new(settings));
     assert_eq!(one.shared.sharers.count(), 7);
     let mut tasks = tokio::task::JoinSet::new();
     for limits in [&one, &two] {
@@ -461,21 +467,28 @@ async fn replicas_find_each_other_and_refusals_become_events_under_the_cap() {
     }
     let admin = broker.bus(BusRole::Admin).await;
     let mut events = admin
-        .reader(reader::Config::new(schemas::subjects::EVENTS, vec!["evt.limit.>".into()], Start::All))
+        .open_reader(reader::ReaderConfig::new(
+            schemas::subjects::EVENTS,
+            vec!["evt.limit.>".into()],
+            ReaderStart::All,
+        ))
         .await
         .unwrap();
     for _ in 0..2 {
         let entry = events.next().await.unwrap();
-        let event: schemas::limit::Exceeded = nats::decode(&entry.subject, &entry.payload).unwrap();
+        let event: schemas::limit::LimitExceeded =
+            nats::decode_message(&entry.subject, &entry.payload).unwrap();
         assert_eq!((event.group.as_str(), event.scope.as_str()), ("api", "principal"));
         assert!(event.denied_count > 0);
     }
     stop.cancel();
     while tasks.join_next().await.is_some() {}
-    let record = admin.load::<schemas::limit::Reported>("reported").await.unwrap().unwrap().record;
+    let record =
+        admin.load_record::<schemas::limit::LimitEventCounter>("reported").await.unwrap().unwrap().record;
     assert_eq!(record.events_count, 2);
     assert!(record.untold_count > 0);
-    let left = admin.load::<schemas::limit::Replicas>("replicas").await.unwrap().unwrap().record;
+    let left =
+        admin.load_record::<schemas::limit::IngressReplicas>("replicas").await.unwrap().unwrap().record;
     assert!(left.expires_at_ms.is_empty(), "who stops frees its share at once");
 }
 
@@ -486,8 +499,9 @@ async fn without_a_broker_the_conservative_share_stays() {
     let mut settings = broker.config(BusRole::Ingress);
     settings.request_timeout_ms = 200;
     let bus = Bus::connect(&settings).await.unwrap();
-    let limits = Limits::new(Config { replicas_assumed_count: 3, ..Config::default() });
-    limits.shared.sharers.set(1);
+    let limits =
+        RateLimiter::new(RateLimitConfig { replicas_assumed_count: 3, ..RateLimitConfig::default() });
+    limits.shared.sharers.set_count(1);
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
     let (running, stopping) = (limits.clone(), stop.clone());

@@ -10,75 +10,75 @@ use axum::{
 use parking_lot::Mutex;
 
 use super::{
-    Limits,
-    fields::{self, Line, Scope},
-    gcra::Share,
-    group::Group,
-    lookup::Turn,
-    report::Denial,
-    table::Key,
+    RateLimiter,
+    fields::{self, RateLimitPolicyStatus, RateLimitScope},
+    gcra::ReplicaBucketRate,
+    group::RateLimitGroup,
+    lookup::LookupPermit,
+    report::RateLimitDenial,
+    table::BucketKey,
 };
 use crate::{error::Problem, request};
 
-/// Of one request; handlers find it among the request's extensions and may [`Ticket::charge`] it further.
+/// Of one request; handlers find it among the request's extensions and may [`RateLimitPermit::charge_group`] it further.
 #[derive(Debug, Clone, Default)]
-pub struct Ticket {
-    inner: Option<Arc<Inner>>,
+pub struct RateLimitPermit {
+    inner: Option<Arc<RateLimitPermitState>>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    limits: Limits,
+struct RateLimitPermitState {
+    limits: RateLimiter,
     client: IpAddr,
     /// The group of the request; `None` when it does not count.
-    group: Option<Group>,
+    group: Option<RateLimitGroup>,
     /// A panic in between leaves a list that is complete enough to count by.
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenUnits>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenUnits {
     owner: Option<String>,
     session: Option<String>,
-    buckets: Vec<Bucket>,
-    refused: Option<Refused>,
+    buckets: Vec<ChargedBucket>,
+    refused: Option<RateLimitRefusal>,
 }
 
 /// Why a request does not go on: from the moment it was refused, whatever else it asks for is refused alike.
 #[derive(Debug, Clone)]
-pub(super) struct Refused {
+pub(super) struct RateLimitRefusal {
     /// The policy without room.
-    pub(super) policy: (Group, Scope),
+    pub(super) policy: (RateLimitGroup, RateLimitScope),
     /// Time after which it has room.
     pub(super) wait: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
-    group: Group,
-    scope: Scope,
-    key: Key,
-    share: Share,
+struct ChargedBucket {
+    group: RateLimitGroup,
+    scope: RateLimitScope,
+    key: BucketKey,
+    share: ReplicaBucketRate,
 }
 
-impl Bucket {
+impl ChargedBucket {
     /// Lets `change` see and set when it is full again.
-    fn with<T>(&self, limits: &Limits, now_ns: u64, change: impl FnOnce(&mut u64) -> T) -> T {
+    fn update_time<T>(&self, limits: &RateLimiter, now_ns: u64, change: impl FnOnce(&mut u64) -> T) -> T {
         let table = &limits.shared.table;
-        let overflow = || table.key((self.group, self.scope, "overflow"));
-        table.with(self.key, overflow, now_ns, change)
+        let overflow = || table.hash_key((self.group, self.scope, "overflow"));
+        table.with_bucket(self.key, overflow, now_ns, change)
     }
 
     /// The same without making a place for it.
-    fn full_at_ns(&self, limits: &Limits) -> u64 {
+    fn full_at_ns(&self, limits: &RateLimiter) -> u64 {
         let table = &limits.shared.table;
-        table.time(self.key, || table.key((self.group, self.scope, "overflow")))
+        table.peek_time(self.key, || table.hash_key((self.group, self.scope, "overflow")))
     }
 }
 
-impl Ticket {
-    pub(super) fn new(limits: Limits, client: IpAddr, group: Option<Group>) -> Self {
-        let inner = Inner { limits, client, group, taken: Mutex::default() };
+impl RateLimitPermit {
+    pub(super) fn new(limits: RateLimiter, client: IpAddr, group: Option<RateLimitGroup>) -> Self {
+        let inner = RateLimitPermitState { limits, client, group, taken: Mutex::default() };
         Self { inner: Some(Arc::new(inner)) }
     }
 
@@ -87,19 +87,19 @@ impl Ticket {
     ///
     /// # Errors
     /// 429 when there is no room; then nothing is counted.
-    pub fn charge(&self, group: Group) -> Result<(), Problem> {
+    pub fn charge_group(&self, group: RateLimitGroup) -> Result<(), Problem> {
         let is_known = self.inner.as_ref().is_some_and(|inner| inner.taken.lock().owner.is_some());
-        self.take(group, if is_known { Scope::Principal } else { Scope::Client })
+        self.take_unit(group, if is_known { RateLimitScope::Principal } else { RateLimitScope::Client })
     }
 
     /// Names the principal, for whom the request counts from now on.
     ///
     /// # Errors
     /// 429 when there is no room; then nothing is counted.
-    pub fn admit(&self, owner: &str) -> Result<(), Problem> {
+    pub fn admit_principal(&self, owner: &str) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         inner.taken.lock().owner = Some(owner.to_owned());
-        inner.group.map_or(Ok(()), |group| self.take(group, Scope::Principal))
+        inner.group.map_or(Ok(()), |group| self.take_unit(group, RateLimitScope::Principal))
     }
 
     /// Names the session whose token the request carries, for which it counts from now on.
@@ -109,7 +109,7 @@ impl Ticket {
     pub fn admit_session(&self, session: &str) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         inner.taken.lock().session = Some(session.to_owned());
-        inner.group.map_or(Ok(()), |group| self.take(group, Scope::Session))
+        inner.group.map_or(Ok(()), |group| self.take_unit(group, RateLimitScope::Session))
     }
 
     /// Counts the request for its client.
@@ -118,17 +118,17 @@ impl Ticket {
     /// 429 when there is no room; then nothing is counted.
     pub(super) fn admit_client(&self) -> Result<(), Problem> {
         let group = self.inner.as_ref().and_then(|inner| inner.group);
-        group.map_or(Ok(()), |group| self.take(group, Scope::Client))
+        group.map_or(Ok(()), |group| self.take_unit(group, RateLimitScope::Client))
     }
 
     /// Waits until a credential of this client may be looked up.
     ///
     /// # Errors
     /// 503 when too many of them are waiting.
-    pub async fn look_up(&self) -> Result<Turn, Problem> {
+    pub async fn wait_for_lookup(&self) -> Result<LookupPermit, Problem> {
         match &self.inner {
-            Some(inner) => inner.limits.shared.lookups.turn(inner.client).await,
-            None => Ok(Turn::free()),
+            Some(inner) => inner.limits.shared.lookups.acquire_permit(inner.client).await,
+            None => Ok(LookupPermit::unlimited()),
         }
     }
 
@@ -137,88 +137,100 @@ impl Ticket {
     ///
     /// # Errors
     /// 429 in the place of that answer.
-    pub(super) fn settle(&self, status: StatusCode) -> Result<(), Problem> {
+    pub(super) fn settle_response(&self, status: StatusCode) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
         let is_settled = {
             let taken = inner.taken.lock();
             taken.owner.is_some() || taken.session.is_some() || taken.refused.is_some()
         };
         if status == StatusCode::UNAUTHORIZED {
-            self.take(Group::Credential, Scope::Client)?;
+            self.take_unit(RateLimitGroup::Credential, RateLimitScope::Client)?;
         }
         if is_settled || status.is_success() { Ok(()) } else { self.admit_client() }
     }
 
-    fn take(&self, group: Group, scope: Scope) -> Result<(), Problem> {
+    fn take_unit(&self, group: RateLimitGroup, scope: RateLimitScope) -> Result<(), Problem> {
         let Some(inner) = &self.inner else { return Ok(()) };
-        inner.take(group, scope).map_err(|refused| fields::problem(&refused))
+        inner.take_unit(group, scope).map_err(|refused| fields::rate_limited(&refused))
     }
 
     /// Tells on the answer how the caller stands.
-    pub fn tell(&self, status: StatusCode, headers: &mut HeaderMap) {
+    pub fn set_headers(&self, status: StatusCode, headers: &mut HeaderMap) {
         let Some(inner) = &self.inner else { return };
         let now_ns = inner.limits.now_ns();
         let taken = inner.taken.lock();
         let lines = taken.buckets.iter().map(|bucket| {
-            let standing = bucket.share.standing(bucket.full_at_ns(&inner.limits), now_ns);
-            Line { group: bucket.group, scope: bucket.scope, share: bucket.share, standing }
+            let standing = bucket.share.status_at(bucket.full_at_ns(&inner.limits), now_ns);
+            RateLimitPolicyStatus { group: bucket.group, scope: bucket.scope, share: bucket.share, standing }
         });
-        fields::set(headers, status, lines.collect());
+        fields::set_fields(headers, status, lines.collect());
     }
 }
 
-impl Inner {
+impl RateLimitPermitState {
     /// `None` for a principal or session that is not known.
-    fn bucket(&self, group: Group, scope: Scope, taken: &Taken) -> Option<Bucket> {
+    fn bucket_for(
+        &self,
+        group: RateLimitGroup,
+        scope: RateLimitScope,
+        taken: &TakenUnits,
+    ) -> Option<ChargedBucket> {
         let table = &self.limits.shared.table;
         let key = match scope {
-            Scope::Client => table.key((group, scope, self.client)),
-            Scope::Principal => table.key((group, scope, taken.owner.as_ref()?)),
-            Scope::Session => table.key((group, scope, taken.session.as_ref()?)),
+            RateLimitScope::Client => table.hash_key((group, scope, self.client)),
+            RateLimitScope::Principal => table.hash_key((group, scope, taken.owner.as_ref()?)),
+            RateLimitScope::Session => table.hash_key((group, scope, taken.session.as_ref()?)),
         };
-        Some(Bucket { group, scope, key, share: self.limits.share(group) })
+        Some(ChargedBucket { group, scope, key, share: self.limits.group_share(group) })
     }
 
-    fn take(&self, group: Group, scope: Scope) -> Result<(), Refused> {
+    fn take_unit(&self, group: RateLimitGroup, scope: RateLimitScope) -> Result<(), RateLimitRefusal> {
         let now_ns = self.limits.now_ns();
         let mut taken = self.taken.lock();
         if let Some(refused) = &taken.refused {
             return Err(refused.clone());
         }
-        let Some(bucket) = self.bucket(group, scope, &taken) else { return Ok(()) };
+        let Some(bucket) = self.bucket_for(group, scope, &taken) else { return Ok(()) };
         if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
             return Ok(());
         }
-        let outcome = bucket.with(&self.limits, now_ns, |full_at| {
-            *full_at = bucket.share.take(*full_at, now_ns)?;
+        let outcome = bucket.update_time(&self.limits, now_ns, |full_at| {
+            *full_at = bucket.share.take_unit(*full_at, now_ns)?;
             Ok(())
         });
-        self.limits.shared.report.count(group, scope, outcome.is_ok());
+        self.limits.shared.report.count_request(group, scope, outcome.is_ok());
         match outcome {
             Ok(()) => {
                 taken.buckets.push(bucket);
                 Ok(())
             }
-            Err(wait) => Err(self.refuse(&mut taken, bucket, wait, now_ns)),
+            Err(wait) => Err(self.refuse_and_refund(&mut taken, bucket, wait, now_ns)),
         }
     }
 
     /// Gives back what was taken before.
-    fn refuse(&self, taken: &mut Taken, without_room: Bucket, wait: Duration, now_ns: u64) -> Refused {
+    fn refuse_and_refund(
+        &self,
+        taken: &mut TakenUnits,
+        without_room: ChargedBucket,
+        wait: Duration,
+        now_ns: u64,
+    ) -> RateLimitRefusal {
         for earlier in &taken.buckets {
-            earlier.with(&self.limits, now_ns, |full_at| *full_at = earlier.share.give_back(*full_at));
+            earlier
+                .update_time(&self.limits, now_ns, |full_at| *full_at = earlier.share.return_unit(*full_at));
         }
-        let Bucket { group, scope, .. } = without_room;
-        let refused = Refused { policy: (group, scope), wait };
+        let ChargedBucket { group, scope, .. } = without_room;
+        let refused = RateLimitRefusal { policy: (group, scope), wait };
         taken.buckets.push(without_room);
         taken.refused = Some(refused.clone());
-        let (request_id, owner) = (request::id(), taken.owner.clone());
-        self.limits.shared.report.denied(Denial { request_id, group, scope, owner });
+        let (request_id, owner) = (request::current_or_fresh_id(), taken.owner.clone());
+        self.limits.shared.report.add_denial(RateLimitDenial { request_id, group, scope, owner });
         refused
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Ticket {
+impl<S: Send + Sync> FromRequestParts<S> for RateLimitPermit {
     type Rejection = Infallible;
 
     /// Without the layer in front nothing is counted.

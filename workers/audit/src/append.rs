@@ -5,16 +5,16 @@ use async_nats::jetstream::{
     message::PublishMessage,
 };
 use nats::{
-    Bus, Start,
-    reader::{Entry, Position},
+    Bus, ReaderStart,
+    reader::{StreamEntry, StreamPosition},
 };
-use schemas::{audit::Note, fault::error_chain, subjects};
+use schemas::{audit::AuditNote, fault::error_chain, subjects};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Error, Head, Verdict,
-    record::{Foreign, Line},
-    tail::tail,
+    AuditConfig, AuditError, AuditHead, AuditLogStatus,
+    record::{AuditLine, ForeignMessages},
+    tail::read_tail,
     verify,
 };
 
@@ -27,83 +27,91 @@ const READER: &str = "audit";
 /// the broker compares sequences, not bytes.
 ///
 /// # Errors
-/// [`Error::Fenced`] when another writer is at work; [`Error::Interrupted`] when the connection was made anew;
-/// [`Error::SourceReset`] when EVENTS is another stream than the one this log is of.
-pub(crate) async fn term(bus: &Bus, config: &Config, stop: &CancellationToken) -> Result<(), Error> {
-    let mut connection = bus.connection();
+/// [`AuditError::Fenced`] when another writer is at work; [`AuditError::Interrupted`] when the connection was made anew;
+/// [`AuditError::SourceReset`] when EVENTS is another stream than the one this log is of.
+pub(crate) async fn run_term(
+    bus: &Bus,
+    config: &AuditConfig,
+    stop: &CancellationToken,
+) -> Result<(), AuditError> {
+    let mut connection = bus.watch_connection();
     connection.mark_unchanged();
-    let (mut head, foreign) = tail(bus).await?;
-    let position = position(bus, &head).await?;
+    let (mut head, foreign) = read_tail(bus).await?;
+    let position = read_source_position(bus, &head).await?;
     if let Some(foreign) = foreign {
-        head = step_over(bus, &head, &foreign).await?;
+        head = append_skip_note(bus, &head, &foreign).await?;
     }
     if head.n > 0 && head.epoch.is_none() {
-        head = adopt(bus, head).await?;
+        head = note_legacy_duplicates(bus, head).await?;
     }
-    head.epoch = Some(epoch(position.created_at_ms));
-    let start = Start::Behind(Position { sequence: head.source_sequence, ..position });
-    let reading = nats::reader::Config::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
-    let mut events = bus.follow(READER, reading);
+    head.epoch = Some(format_epoch(position.created_at_ms));
+    let start = ReaderStart::Behind(StreamPosition { sequence: head.source_sequence, ..position });
+    let reading = nats::reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
+    let mut events = bus.follow_stream(READER, reading);
     tracing::debug!(n = head.n, source_sequence = head.source_sequence, "auditing");
     loop {
         let event = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            _ = connection.changed() => return Err(Error::Interrupted),
+            _ = connection.changed() => return Err(AuditError::Interrupted),
             event = events.next() => event?,
         };
         head = tokio::select! {
             biased;
-            appended = append(bus, config, &head, &event) => appended?,
-            _ = connection.changed() => return Err(Error::Interrupted),
+            appended = append_event(bus, config, &head, &event) => appended?,
+            _ = connection.changed() => return Err(AuditError::Interrupted),
         };
     }
 }
 
 /// How a record names the life of EVENTS: as the ids of followed events do.
-fn epoch(created_at_ms: u64) -> String {
+fn format_epoch(created_at_ms: u64) -> String {
     format!("{created_at_ms:x}")
 }
 
 /// Where in EVENTS the log is. A log must not go on with the events of another stream.
-async fn position(bus: &Bus, head: &Head) -> Result<Position, Error> {
-    let events = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::Error::unavailable)?;
+async fn read_source_position(bus: &Bus, head: &AuditHead) -> Result<StreamPosition, AuditError> {
+    let events = bus.context().get_stream(subjects::EVENTS).await.map_err(nats::BusError::unavailable)?;
     let info = events.cached_info();
     let created_at_ms = u64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-    let found = epoch(created_at_ms);
+    let found = format_epoch(created_at_ms);
     if let Some(audited) = head.epoch.as_ref().filter(|audited| **audited != found) {
-        return Err(Error::SourceReset { found, audited: audited.clone() });
+        return Err(AuditError::SourceReset { found, audited: audited.clone() });
     }
     let events_last = info.state.last_sequence;
     if events_last < head.source_sequence {
-        return Err(Error::SourceBehind { events_last, audited: head.source_sequence });
+        return Err(AuditError::SourceBehind { events_last, audited: head.source_sequence });
     }
-    Ok(Position { created_at_ms, sequence: head.source_sequence })
+    Ok(StreamPosition { created_at_ms, sequence: head.source_sequence })
 }
 
 /// Notes what was published behind the last record by somebody else.
-async fn step_over(bus: &Bus, head: &Head, foreign: &Foreign) -> Result<Head, Error> {
+async fn append_skip_note(
+    bus: &Bus,
+    head: &AuditHead,
+    foreign: &ForeignMessages,
+) -> Result<AuditHead, AuditError> {
     tracing::error!(
         from = foreign.from,
         to = foreign.to,
         "messages in AUDIT are no records; a note steps over them"
     );
-    let line = head.note(&foreign.skipped(), Some(foreign), nats::now_ms())?;
-    publish(bus, foreign.to, line).await
+    let line = head.note_line(&foreign.skip_note(), Some(foreign), nats::now_ms())?;
+    publish_line(bus, foreign.to, line).await
 }
 
 /// Looks once through a log from before records named the life of EVENTS: it may hold events twice, and a note says where.
-async fn adopt(bus: &Bus, head: Head) -> Result<Head, Error> {
-    let walk = match verify::walk(bus).await? {
+async fn note_legacy_duplicates(bus: &Bus, head: AuditHead) -> Result<AuditHead, AuditError> {
+    let walk = match verify::scan_log(bus).await? {
         Ok(walk) => walk,
-        Err(Verdict::Broken { n, fault }) => {
+        Err(AuditLogStatus::Broken { n, fault }) => {
             tracing::error!(n, %fault, "the audit log is broken; it goes on behind its last record");
             return Ok(head);
         }
-        Err(Verdict::Sound { .. }) => return Ok(head),
+        Err(AuditLogStatus::Sound { .. }) => return Ok(head),
     };
-    let repeated = walk.repeated().to_vec();
-    let (newest, foreign) = walk.tail();
+    let repeated = walk.repeated_ranges().to_vec();
+    let (newest, foreign) = walk.into_tail();
     if newest.n != head.n || foreign.is_some() {
         return Ok(head);
     }
@@ -112,12 +120,17 @@ async fn adopt(bus: &Bus, head: Head) -> Result<Head, Error> {
     }
     tracing::warn!(?repeated, "the audit log holds events twice; a note says where");
     let reason = "these records repeat earlier ones".into();
-    let line = newest.note(&Note { reason, skipped: None, repeated }, None, nats::now_ms())?;
-    publish(bus, newest.n, line).await
+    let line = newest.note_line(&AuditNote { reason, skipped: None, repeated }, None, nats::now_ms())?;
+    publish_line(bus, newest.n, line).await
 }
 
 /// Appends the record of one event; answers the head once it is stored.
-pub(crate) async fn append(bus: &Bus, config: &Config, head: &Head, event: &Entry) -> Result<Head, Error> {
+pub(crate) async fn append_event(
+    bus: &Bus,
+    config: &AuditConfig,
+    head: &AuditHead,
+    event: &StreamEntry,
+) -> Result<AuditHead, AuditError> {
     if event.sequence <= head.source_sequence {
         tracing::error!(
             sequence = event.sequence,
@@ -133,27 +146,31 @@ pub(crate) async fn append(bus: &Bus, config: &Config, head: &Head, event: &Entr
             "events left EVENTS before they were audited"
         );
     }
-    publish(bus, head.n, head.follow(event, config.line_bytes_max)?).await
+    publish_line(bus, head.n, head.event_line(event, config.line_bytes_max)?).await
 }
 
 /// Stores a line as the message behind number `last`.
-async fn publish(bus: &Bus, last: u64, line: Line) -> Result<Head, Error> {
+async fn publish_line(bus: &Bus, last: u64, line: AuditLine) -> Result<AuditHead, AuditError> {
     let n = line.head.n;
     let message = PublishMessage::build()
         .payload(line.bytes.into())
         .expected_stream(subjects::AUDIT)
         .expected_last_sequence(last);
-    let sent = bus.context().send_publish(line.subject, message).await.map_err(|error| failed(n, &error))?;
-    let ack = sent.await.map_err(|error| failed(n, &error))?;
-    if ack.sequence == n { Ok(line.head) } else { Err(Error::Fenced { n }) }
+    let sent = bus
+        .context()
+        .send_publish(line.subject, message)
+        .await
+        .map_err(|error| map_publish_error(n, &error))?;
+    let ack = sent.await.map_err(|error| map_publish_error(n, &error))?;
+    if ack.sequence == n { Ok(line.head) } else { Err(AuditError::Fenced { n }) }
 }
-fn failed(n: u64, error: &PublishError) -> Error {
+fn map_publish_error(n: u64, error: &PublishError) -> AuditError {
     match error.kind() {
-        PublishErrorKind::WrongLastSequence => Error::Fenced { n },
+        PublishErrorKind::WrongLastSequence => AuditError::Fenced { n },
         PublishErrorKind::TimedOut
         | PublishErrorKind::BrokenPipe
         | PublishErrorKind::StreamNotFound
-        | PublishErrorKind::MaxAckPending => nats::Error::unavailable(error.to_string()).into(),
-        _ => Error::Refused { n, reason: error_chain(error) },
+        | PublishErrorKind::MaxAckPending => nats::BusError::unavailable(error.to_string()).into(),
+        _ => AuditError::Refused { n, reason: error_chain(error) },
     }
 }

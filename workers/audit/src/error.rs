@@ -1,13 +1,13 @@
 //! What can go wrong in the audit stage.
 
-/// An error of the audit stage. All but [`Error::Filter`] and [`Error::Malformed`] end a term; the next one
+/// An error of the audit stage. All but [`AuditError::Filter`] and [`AuditError::Malformed`] end a term; the next one
 /// tries again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum AuditError {
     /// The bus failed.
     #[error("the bus failed")]
-    Bus(#[from] nats::Error),
+    Bus(#[from] nats::BusError),
     /// Another writer appended first; this one has to stop.
     #[error("another writer appended record {n} first")]
     Fenced {

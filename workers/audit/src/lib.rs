@@ -6,7 +6,7 @@
 //! - Stores: nothing else; where to go on is read from the last record. A crash at any line is repaired by the next term. What is
 //!   no next event is accounted for by a note, a record about the log itself: messages that are no records and that it steps over,
 //!   records of an older version that repeat earlier ones.
-//! - Limits: one record in flight; [`Config`] names the bytes of one line; a note steps over at most [`FOREIGN_MAX`] messages.
+//! - Limits: one record in flight; [`AuditConfig`] names the bytes of one line; a note steps over at most [`FOREIGN_MAX`] messages.
 //!
 //! What is absent: no durable and no cursor of its own, so there is nothing that could disagree with the log.
 
@@ -26,11 +26,11 @@ use nats::Bus;
 use schemas::fault::error_chain;
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
-pub use error::Error;
-pub use record::{Fault, Head};
-pub use replay::{FILTER_PATTERN, Filter, Query, Replayed, replay};
-pub use verify::{FOREIGN_MAX, Verdict, Walk, verify};
+pub use config::AuditConfig;
+pub use error::AuditError;
+pub use record::{AuditFault, AuditHead};
+pub use replay::{FILTER_PATTERN, ReplayFilter, ReplayQuery, ReplayedRecord, replay_records};
+pub use verify::{AuditLogStatus, AuditLogVerifier, FOREIGN_MAX, verify_log};
 
 /// Name of the lease that lets one process write.
 pub const LEASE: &str = "audit";
@@ -39,15 +39,15 @@ pub const LEASE: &str = "audit";
 ///
 /// # Errors
 /// None at present; a term that fails is logged and the next one goes on from the last record.
-pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(bus: Bus, config: AuditConfig, shutdown: CancellationToken) -> Result<(), AuditError> {
     let writer = bus.clone();
     let failures = AtomicU32::new(0);
     let work = |held: CancellationToken| {
         let (bus, config, failures) = (writer.clone(), config.clone(), &failures);
         async move {
-            match append::term(&bus, &config, &held).await {
+            match append::run_term(&bus, &config, &held).await {
                 Ok(()) => failures.store(0, Ordering::Relaxed),
-                Err(error @ Error::Interrupted) => {
+                Err(error @ AuditError::Interrupted) => {
                     failures.store(0, Ordering::Relaxed);
                     tracing::info!(%error, "the next term goes on from the last record");
                 }
@@ -66,6 +66,6 @@ pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Resul
             }
         }
     };
-    bus.hold(LEASE, shutdown, work).await;
+    bus.run_with_lease(LEASE, shutdown, work).await;
     Ok(())
 }

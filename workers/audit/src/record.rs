@@ -3,9 +3,9 @@
 use std::{borrow::Cow, fmt, io::Cursor};
 
 use data_encoding::{BASE64, HEXLOWER};
-use nats::reader::Entry;
+use nats::reader::StreamEntry;
 use schemas::{
-    audit::{FIRST_PREV_HASH, NOTE, Note, Range, Record, Source},
+    audit::{AuditNote, AuditRange, AuditRecord, AuditSource, FIRST_PREV_HASH, NOTE},
     headers, subjects,
 };
 use serde::{
@@ -15,14 +15,14 @@ use serde::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Verdict};
+use crate::{AuditError, AuditLogStatus};
 
 /// Deepest nesting of a payload that is shown as JSON; deeper ones are kept as base64.
 const DEPTH_MAX: usize = 64;
 
 /// The end of the log: what the next record has to follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct AuditHead {
     /// Number of the last record; 0 for an empty log.
     pub n: u64,
     /// SHA-256 in lower-case hex over its bytes.
@@ -33,7 +33,7 @@ pub struct Head {
     pub epoch: Option<String>,
 }
 
-impl Head {
+impl AuditHead {
     /// The head of an empty log.
     pub fn empty() -> Self {
         Self { n: 0, hash: FIRST_PREV_HASH.into(), source_sequence: 0, epoch: None }
@@ -42,38 +42,48 @@ impl Head {
     /// The head of a log that ends with `line`, stored as number `n`.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the line is no record.
-    pub fn at(n: u64, line: &[u8]) -> Result<Self, Error> {
-        let record: Record = serde_json::from_slice(line).map_err(|source| Error::Malformed { n, source })?;
-        Ok(Self::of(n, line, &record))
+    /// [`AuditError::Malformed`] when the line is no record.
+    pub fn from_line(n: u64, line: &[u8]) -> Result<Self, AuditError> {
+        let record: AuditRecord =
+            serde_json::from_slice(line).map_err(|source| AuditError::Malformed { n, source })?;
+        Ok(Self::from_record(n, line, &record))
     }
 
-    fn of(n: u64, line: &[u8], record: &Record) -> Self {
-        let Source { sequence, epoch, .. } = &record.source;
-        Self { n, hash: digest(line), source_sequence: *sequence, epoch: epoch.clone() }
+    fn from_record(n: u64, line: &[u8], record: &AuditRecord) -> Self {
+        let AuditSource { sequence, epoch, .. } = &record.source;
+        Self { n, hash: sha256_hex(line), source_sequence: *sequence, epoch: epoch.clone() }
     }
 
     /// The line that records `event` behind this head, and the head it leads to.
-    pub(crate) fn follow(&self, event: &Entry, line_bytes_max: usize) -> Result<Line, Error> {
-        let mut record = self.record(event);
-        let mut bytes = encode(&record)?;
+    pub(crate) fn event_line(
+        &self,
+        event: &StreamEntry,
+        line_bytes_max: usize,
+    ) -> Result<AuditLine, AuditError> {
+        let mut record = self.build_record(event);
+        let mut bytes = encode_record(&record)?;
         if bytes.len() > line_bytes_max {
             record.data = serde_json::json!({
-                "sha256": digest(&event.payload),
+                "sha256": sha256_hex(&event.payload),
                 "size_bytes": event.payload.len(),
             });
-            bytes = encode(&record)?;
+            bytes = encode_record(&record)?;
         }
-        Ok(Line::new(bytes, &record))
+        Ok(AuditLine::new(bytes, &record))
     }
 
     /// The line that says why what lies before it is not just the next event; `foreign` is what it steps over.
-    pub(crate) fn note(&self, note: &Note, foreign: Option<&Foreign>, now_ms: u64) -> Result<Line, Error> {
+    pub(crate) fn note_line(
+        &self,
+        note: &AuditNote,
+        foreign: Option<&ForeignMessages>,
+        now_ms: u64,
+    ) -> Result<AuditLine, AuditError> {
         let n = foreign.map_or(self.n, |foreign| foreign.to) + 1;
-        let time = timestamp(now_ms);
-        let record = Record {
+        let time = format_timestamp(now_ms);
+        let record = AuditRecord {
             n,
-            source: Source {
+            source: AuditSource {
                 stream: subjects::AUDIT.into(),
                 sequence: self.source_sequence,
                 id: String::new(),
@@ -82,24 +92,25 @@ impl Head {
             time: time.clone(),
             stored_at: time,
             kind: NOTE.into(),
-            subject: subject_of(NOTE),
+            subject: audit_subject(NOTE),
             entity_id: String::new(),
             owner: None,
             media_id: None,
             job_id: None,
-            data: serde_json::to_value(note).map_err(|source| Error::Unencodable { n, source })?,
-            prev_hash: foreign.map_or_else(|| self.hash.clone(), Foreign::hash),
+            data: serde_json::to_value(note).map_err(|source| AuditError::Unencodable { n, source })?,
+            prev_hash: foreign.map_or_else(|| self.hash.clone(), ForeignMessages::hash),
         };
-        Ok(Line::new(encode(&record)?, &record))
+        Ok(AuditLine::new(encode_record(&record)?, &record))
     }
 
-    fn record(&self, event: &Entry) -> Record {
+    fn build_record(&self, event: &StreamEntry) -> AuditRecord {
         let text = |name: &str| event.headers.get_last(name).map(|value| value.as_str().to_owned());
-        let (entity, verb, id) = subjects::event_parts(&event.subject).unwrap_or(("unknown", "unknown", ""));
-        let stored_at = timestamp(event.stored_at_ms);
-        Record {
+        let (entity, verb, id) =
+            subjects::parse_event_subject(&event.subject).unwrap_or(("unknown", "unknown", ""));
+        let stored_at = format_timestamp(event.stored_at_ms);
+        AuditRecord {
             n: self.n + 1,
-            source: Source {
+            source: AuditSource {
                 stream: subjects::EVENTS.into(),
                 sequence: event.sequence,
                 id: text(headers::ID).or_else(|| text("Nats-Msg-Id")).unwrap_or_default(),
@@ -113,7 +124,7 @@ impl Head {
             owner: text(headers::OWNER),
             media_id: text(headers::MEDIA_ID),
             job_id: text(headers::JOB_ID),
-            data: to_json(&event.payload),
+            data: msgpack_to_json(&event.payload),
             prev_hash: self.hash.clone(),
         }
     }
@@ -122,94 +133,94 @@ impl Head {
     ///
     /// # Errors
     /// The first thing that does not fit.
-    pub fn check(&self, n: u64, subject: &str, line: &[u8]) -> Result<(Self, Record), Fault> {
-        let record = self.chained(n, subject, line)?;
+    pub fn check_line(&self, n: u64, subject: &str, line: &[u8]) -> Result<(Self, AuditRecord), AuditFault> {
+        let record = self.parse_chained(n, subject, line)?;
         let (before, found) = (self.source_sequence, record.source.sequence);
         // A note is about no event: it stands at the newest one.
         if if is_note(&record) { found == before } else { found > before } {
-            Ok((Self::of(n, line, &record), record))
+            Ok((Self::from_record(n, line, &record), record))
         } else {
-            Err(Fault::Order { before, found })
+            Err(AuditFault::Order { before, found })
         }
     }
 
     /// The head behind a record of an event that is not newer than the newest, and that record.
-    pub(crate) fn repeat(&self, n: u64, subject: &str, line: &[u8]) -> Option<(Self, Record)> {
-        let record = self.chained(n, subject, line).ok().filter(|record| !is_note(record))?;
-        let head = Self { source_sequence: self.source_sequence, ..Self::of(n, line, &record) };
+    pub(crate) fn parse_repeated(&self, n: u64, subject: &str, line: &[u8]) -> Option<(Self, AuditRecord)> {
+        let record = self.parse_chained(n, subject, line).ok().filter(|record| !is_note(record))?;
+        let head = Self { source_sequence: self.source_sequence, ..Self::from_record(n, line, &record) };
         Some((head, record))
     }
 
-    fn chained(&self, n: u64, subject: &str, line: &[u8]) -> Result<Record, Fault> {
+    fn parse_chained(&self, n: u64, subject: &str, line: &[u8]) -> Result<AuditRecord, AuditFault> {
         let expected = self.n + 1;
         if n != expected {
-            return Err(Fault::Missing { from: expected, to: n.saturating_sub(1) });
+            return Err(AuditFault::Missing { from: expected, to: n.saturating_sub(1) });
         }
-        let record: Record =
-            serde_json::from_slice(line).map_err(|e| Fault::NoRecord { reason: e.to_string() })?;
+        let record: AuditRecord =
+            serde_json::from_slice(line).map_err(|e| AuditFault::NoRecord { reason: e.to_string() })?;
         if record.n != n {
-            return Err(Fault::Number { found: record.n });
+            return Err(AuditFault::Number { found: record.n });
         }
         if record.prev_hash != self.hash {
-            return Err(Fault::Chain { expected: self.hash.clone(), found: record.prev_hash });
+            return Err(AuditFault::Chain { expected: self.hash.clone(), found: record.prev_hash });
         }
-        if subject != subject_of(&record.kind) {
-            return Err(Fault::Subject { found: subject.to_owned() });
+        if subject != audit_subject(&record.kind) {
+            return Err(AuditFault::Subject { found: subject.to_owned() });
         }
         Ok(record)
     }
 }
 
-fn is_note(record: &Record) -> bool {
+fn is_note(record: &AuditRecord) -> bool {
     record.kind == NOTE && record.source.stream == subjects::AUDIT
 }
 
-fn subject_of(kind: &str) -> String {
+fn audit_subject(kind: &str) -> String {
     let (entity, verb) = kind.split_once('.').unwrap_or(("unknown", "unknown"));
-    subjects::audit(entity, verb)
+    subjects::audit_subject(entity, verb)
 }
 
-fn encode(record: &Record) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(record).map_err(|source| Error::Unencodable { n: record.n, source })
+fn encode_record(record: &AuditRecord) -> Result<Vec<u8>, AuditError> {
+    serde_json::to_vec(record).map_err(|source| AuditError::Unencodable { n: record.n, source })
 }
 
 /// Digest of what a record says of its event, wherever in the log it says it.
-pub(crate) type Content = [u8; 16];
+pub(crate) type RecordContentDigest = [u8; 16];
 
 /// The content of a record.
-pub(crate) fn content(record: &Record) -> Content {
-    let mut plain = Record { n: 0, prev_hash: String::new(), ..record.clone() };
+pub(crate) fn digest_content(record: &AuditRecord) -> RecordContentDigest {
+    let mut plain = AuditRecord { n: 0, prev_hash: String::new(), ..record.clone() };
     plain.source.epoch = None;
     // Nothing in a record that was read can fail to be written.
     let digest = Sha256::digest(serde_json::to_vec(&plain).unwrap_or_default());
-    let mut content = Content::default();
+    let mut content = RecordContentDigest::default();
     content.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
     content
 }
 
 /// Messages in the log that are no records of it, behind its last one.
 #[derive(Debug, Clone)]
-pub(crate) struct Foreign {
+pub(crate) struct ForeignMessages {
     /// Number of the first one.
     pub(crate) from: u64,
     /// Number of the last one.
     pub(crate) to: u64,
     /// How many were taken.
     pub(crate) count: usize,
-    fault: Fault,
+    fault: AuditFault,
     bytes: Sha256,
 }
 
-impl Foreign {
+impl ForeignMessages {
     /// None yet; the first will be number `n`, and is none because of `fault`.
-    pub(crate) fn behind(head: &Head, n: u64, fault: Fault) -> Self {
+    pub(crate) fn after_head(head: &AuditHead, n: u64, fault: AuditFault) -> Self {
         let mut bytes = Sha256::new();
         bytes.update(&head.hash);
         Self { from: n, to: n, count: 0, fault, bytes }
     }
 
     /// Takes the bytes of one; over HTTP a message may come as several lines.
-    pub(crate) fn take(&mut self, n: u64, message: &[u8]) {
+    pub(crate) fn add_message(&mut self, n: u64, message: &[u8]) {
         for line in message.split(|byte| *byte == b'\n') {
             self.bytes.update(line.strip_suffix(b"\r").unwrap_or(line));
             self.bytes.update(b"\n");
@@ -225,53 +236,53 @@ impl Foreign {
     }
 
     /// What a note says of them.
-    pub(crate) fn skipped(&self) -> Note {
+    pub(crate) fn skip_note(&self) -> AuditNote {
         let reason = "these messages are no records of the audit log".into();
-        Note { reason, skipped: Some(Range { from: self.from, to: self.to }), repeated: Vec::new() }
+        AuditNote { reason, skipped: Some(AuditRange { from: self.from, to: self.to }), repeated: Vec::new() }
     }
 
     /// The head and the note when `line` is the note that steps over exactly them.
-    pub(crate) fn note(
+    pub(crate) fn match_note(
         &self,
-        head: &Head,
+        head: &AuditHead,
         n: u64,
         subject: &str,
         line: &[u8],
-    ) -> Option<(Head, (u64, Note))> {
-        let behind = Head { n: n.checked_sub(1)?, hash: self.hash(), ..head.clone() };
-        let (next, record) = behind.check(n, subject, line).ok()?;
-        let note: Note = serde_json::from_value(record.data).ok()?;
+    ) -> Option<(AuditHead, (u64, AuditNote))> {
+        let behind = AuditHead { n: n.checked_sub(1)?, hash: self.hash(), ..head.clone() };
+        let (next, record) = behind.check_line(n, subject, line).ok()?;
+        let note: AuditNote = serde_json::from_value(record.data).ok()?;
         let range = note.skipped?;
         (record.kind == NOTE && range.from == head.n + 1 && range.to + 1 == n).then_some((next, (n, note)))
     }
 
-    pub(crate) fn verdict(&self) -> Verdict {
-        Verdict::Broken { n: self.from, fault: self.fault.clone() }
+    pub(crate) fn broken_status(&self) -> AuditLogStatus {
+        AuditLogStatus::Broken { n: self.from, fault: self.fault.clone() }
     }
 }
 
 /// A line ready to be appended.
 #[derive(Debug, Clone)]
-pub(crate) struct Line {
+pub(crate) struct AuditLine {
     /// Where it is published.
     pub(crate) subject: String,
     /// Its bytes, as they will be stored, hashed and replayed.
     pub(crate) bytes: Vec<u8>,
     /// The head once it is stored.
-    pub(crate) head: Head,
+    pub(crate) head: AuditHead,
 }
 
-impl Line {
-    fn new(bytes: Vec<u8>, record: &Record) -> Self {
-        let head = Head::of(record.n, &bytes, record);
-        Self { subject: subject_of(&record.kind), bytes, head }
+impl AuditLine {
+    fn new(bytes: Vec<u8>, record: &AuditRecord) -> Self {
+        let head = AuditHead::from_record(record.n, &bytes, record);
+        Self { subject: audit_subject(&record.kind), bytes, head }
     }
 }
 
 /// Why a record does not follow the one before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum AuditFault {
     /// Records are missing.
     #[error("records {from} to {to} are missing")]
     Missing {
@@ -312,7 +323,7 @@ pub enum Fault {
     #[error("records {} to {} repeat earlier ones, and no note says so: the audit stage adds one at its next start", range.from, range.to)]
     Repeated {
         /// Their numbers.
-        range: Range,
+        range: AuditRange,
     },
     /// The record lies under a subject that is not its type's.
     #[error("the record lies under the subject {found}")]
@@ -323,39 +334,39 @@ pub enum Fault {
 }
 
 /// SHA-256 in lower-case hex.
-pub(crate) fn digest(bytes: &[u8]) -> String {
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// RFC 3339 in UTC with milliseconds.
-pub(crate) fn timestamp(unix_ms: u64) -> String {
+pub(crate) fn format_timestamp(unix_ms: u64) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     format!("{:.3}", time.unwrap_or(jiff::Timestamp::UNIX_EPOCH))
 }
 
 /// MessagePack as JSON; bytes become base64 text.
-fn to_json(payload: &[u8]) -> Value {
+fn msgpack_to_json(payload: &[u8]) -> Value {
     let mut reader = rmp_serde::Deserializer::new(Cursor::new(payload));
     reader.set_max_depth(DEPTH_MAX);
-    match Json::deserialize(&mut reader) {
+    match MsgpackJson::deserialize(&mut reader) {
         // Bytes behind the value would be missing from the log.
-        Ok(Json(value)) if usize::try_from(reader.position()).ok() == Some(payload.len()) => value,
+        Ok(MsgpackJson(value)) if usize::try_from(reader.position()).ok() == Some(payload.len()) => value,
         _ => serde_json::json!({ "undecodable_base64": BASE64.encode(payload) }),
     }
 }
 
 /// Any MessagePack value. Not `serde_json::Value` itself, because that refuses bytes and keys that are no text.
-struct Json(Value);
+struct MsgpackJson(Value);
 
-impl<'de> Deserialize<'de> for Json {
+impl<'de> Deserialize<'de> for MsgpackJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ToJson).map(Self)
+        deserializer.deserialize_any(MsgpackJsonVisitor).map(Self)
     }
 }
 
-struct ToJson;
+struct MsgpackJsonVisitor;
 
-impl<'de> Visitor<'de> for ToJson {
+impl<'de> Visitor<'de> for MsgpackJsonVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -404,7 +415,7 @@ impl<'de> Visitor<'de> for ToJson {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Json(value)) = access.next_element()? {
+        while let Some(MsgpackJson(value)) = access.next_element()? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -412,7 +423,7 @@ impl<'de> Visitor<'de> for ToJson {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut values = serde_json::Map::new();
-        while let Some((Json(key), Json(value))) = access.next_entry()? {
+        while let Some((MsgpackJson(key), MsgpackJson(value))) = access.next_entry()? {
             let key: Cow<'_, str> = match &key {
                 Value::String(text) => text.into(),
                 other => other.to_string().into(),

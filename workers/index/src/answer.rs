@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    ask::{self, Answer, ListJobs, ListMedia},
+    ask::{self, IndexReply, JobIndexQuery, MediaIndexQuery},
     subjects,
 };
 use serde::Serialize;
@@ -13,71 +13,71 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Error, QUEUE_GROUP,
-    follow::{self, Seen},
-    projection::{Bucket, Projection},
+    IndexConfig, IndexError, QUEUE_GROUP,
+    follow::{self, IndexProgress},
+    projection::{IndexBucket, IndexProjection},
 };
 
 /// Why there is no page: a stable code and the same for people.
 #[derive(Debug)]
-struct Refusal {
+struct QueryRefusal {
     code: &'static str,
     detail: String,
 }
 
-impl Refusal {
+impl QueryRefusal {
     fn new(code: &'static str, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into() }
     }
 
-    fn answer<P>(self) -> Answer<P> {
-        Answer::Refused { code: self.code.into(), detail: self.detail }
+    fn into_answer<P>(self) -> IndexReply<P> {
+        IndexReply::Refused { code: self.code.into(), detail: self.detail }
     }
 }
 
-struct Desk {
+struct QueryResponder {
     bus: Bus,
-    projection: Arc<Projection>,
-    config: Config,
-    seen: watch::Receiver<Seen>,
+    projection: Arc<IndexProjection>,
+    config: IndexConfig,
+    seen: watch::Receiver<IndexProgress>,
 }
 
 /// Waits until the projection has caught up, then answers questions until `shutdown`.
 ///
 /// # Errors
-/// [`Error::Bus`] when the questions can't be heard; [`Error::Damaged`] when a question found the projection damaged.
-pub(crate) async fn run(
+/// [`IndexError::Bus`] when the questions can't be heard; [`IndexError::Damaged`] when a question found the projection damaged.
+pub(crate) async fn run_responder(
     bus: Bus,
-    projection: Arc<Projection>,
-    config: Config,
-    mut seen: watch::Receiver<Seen>,
+    projection: Arc<IndexProjection>,
+    config: IndexConfig,
+    mut seen: watch::Receiver<IndexProgress>,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), IndexError> {
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        complete = seen.wait_for(Seen::is_complete) => if complete.is_err() { return Ok(()) },
+        complete = seen.wait_for(IndexProgress::is_complete) => if complete.is_err() { return Ok(()) },
     }
-    let filter = subjects::ask_index("*");
+    let filter = subjects::index_request_subject("*");
     let group = QUEUE_GROUP.to_owned();
     let mut questions =
-        bus.client().queue_subscribe(filter, group).await.map_err(nats::Error::unavailable)?;
+        bus.client().queue_subscribe(filter, group).await.map_err(nats::BusError::unavailable)?;
     let in_flight_max = config.questions_in_flight_max.max(1);
-    let desk = Arc::new(Desk { bus, projection, config, seen });
-    let mut answering: JoinSet<Result<(), Error>> = JoinSet::new();
+    let desk = Arc::new(QueryResponder { bus, projection, config, seen });
+    let mut answering: JoinSet<Result<(), IndexError>> = JoinSet::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(ended) = answering.join_next() => {
-                ended.unwrap_or_else(|_| Err(Error::Damaged { what: "answering panicked".into() }))?;
+                ended.unwrap_or_else(|_| Err(IndexError::Damaged { what: "answering panicked".into() }))?;
             }
             question = questions.next() => {
                 let Some(question) = question else { break };
                 let Some(reply) = question.reply.clone() else { continue };
                 if answering.len() < in_flight_max {
-                    answering.spawn(Arc::clone(&desk).answer(question, reply));
+                    answering.spawn(Arc::clone(&desk).handle_query(question, reply));
                 } else {
-                    let busy = Refusal::new("index_busy", "too many questions at once; ask again");
-                    desk.reply(reply, &busy.answer::<()>()).await;
+                    let busy = QueryRefusal::new("index_busy", "too many questions at once; ask again");
+                    desk.send_reply(reply, &busy.into_answer::<()>()).await;
                 }
             }
         }
@@ -86,67 +86,85 @@ pub(crate) async fn run(
     Ok(())
 }
 
-impl Desk {
-    async fn answer(
+impl QueryResponder {
+    async fn handle_query(
         self: Arc<Self>,
         question: async_nats::Message,
         reply: async_nats::Subject,
-    ) -> Result<(), Error> {
-        let verb = question.subject.as_str().strip_prefix(&subjects::ask_index("")).unwrap_or_default();
+    ) -> Result<(), IndexError> {
+        let verb =
+            question.subject.as_str().strip_prefix(&subjects::index_request_subject("")).unwrap_or_default();
         let bytes_max = self.config.answer_bytes_max;
         match verb {
             ask::MEDIA => {
-                let read = move |projection: &Projection, q: &ListMedia| projection.media(q, bytes_max);
-                self.page(Bucket::Media, &question.payload, |q: &ListMedia| q.min_revision, read, reply).await
+                let read = move |projection: &IndexProjection, q: &MediaIndexQuery| {
+                    projection.list_media(q, bytes_max)
+                };
+                self.answer_list_query(
+                    IndexBucket::Media,
+                    &question.payload,
+                    |q: &MediaIndexQuery| q.min_revision,
+                    read,
+                    reply,
+                )
+                .await
             }
             ask::JOBS => {
-                let read = move |projection: &Projection, q: &ListJobs| projection.jobs(q, bytes_max);
-                self.page(Bucket::Jobs, &question.payload, |q: &ListJobs| q.min_revision, read, reply).await
+                let read =
+                    move |projection: &IndexProjection, q: &JobIndexQuery| projection.list_jobs(q, bytes_max);
+                self.answer_list_query(
+                    IndexBucket::Jobs,
+                    &question.payload,
+                    |q: &JobIndexQuery| q.min_revision,
+                    read,
+                    reply,
+                )
+                .await
             }
             _ => {
-                let unknown = Refusal::new(ask::QUESTION_MALFORMED, "there is no such question");
-                self.reply(reply, &unknown.answer::<()>()).await;
+                let unknown = QueryRefusal::new(ask::QUESTION_MALFORMED, "there is no such question");
+                self.send_reply(reply, &unknown.into_answer::<()>()).await;
                 Ok(())
             }
         }
     }
 
     /// Answers one list: the question is decoded, its revision awaited, and `read` done off the async threads.
-    async fn page<Q, P>(
+    async fn answer_list_query<Q, P>(
         &self,
-        bucket: Bucket,
+        bucket: IndexBucket,
         payload: &[u8],
         revision: impl Fn(&Q) -> Option<u64>,
-        read: impl FnOnce(&Projection, &Q) -> Result<P, Error> + Send + 'static,
+        read: impl FnOnce(&IndexProjection, &Q) -> Result<P, IndexError> + Send + 'static,
         reply: async_nats::Subject,
-    ) -> Result<(), Error>
+    ) -> Result<(), IndexError>
     where
         Q: serde::de::DeserializeOwned + Send + 'static,
         P: Serialize + Send + 'static,
     {
-        let question: Q = match decode(payload) {
+        let question: Q = match decode_query(payload) {
             Ok(question) => question,
             Err(refusal) => {
-                self.reply(reply, &refusal.answer::<P>()).await;
+                self.send_reply(reply, &refusal.into_answer::<P>()).await;
                 return Ok(());
             }
         };
-        if let Err(refusal) = self.wait(bucket, revision(&question)).await {
-            self.reply(reply, &refusal.answer::<P>()).await;
+        if let Err(refusal) = self.wait_for_revision(bucket, revision(&question)).await {
+            self.send_reply(reply, &refusal.into_answer::<P>()).await;
             return Ok(());
         }
         let projection = Arc::clone(&self.projection);
         let reading = tokio::task::spawn_blocking(move || read(&projection, &question)).await;
-        match reading.map_err(|_| Error::Damaged { what: "reading panicked".into() })? {
-            Ok(page) => self.reply(reply, &Answer::Page(page)).await,
-            Err(Error::Cursor) => {
+        match reading.map_err(|_| IndexError::Damaged { what: "reading panicked".into() })? {
+            Ok(page) => self.send_reply(reply, &IndexReply::Page(page)).await,
+            Err(IndexError::Cursor) => {
                 let refusal =
-                    Refusal::new(ask::CURSOR_MALFORMED, "the cursor is none that the index gave out");
-                self.reply(reply, &refusal.answer::<P>()).await;
+                    QueryRefusal::new(ask::CURSOR_MALFORMED, "the cursor is none that the index gave out");
+                self.send_reply(reply, &refusal.into_answer::<P>()).await;
             }
             Err(error) => {
-                let refusal = Refusal::new("index_damaged", "the index can't read its projection");
-                self.reply(reply, &refusal.answer::<P>()).await;
+                let refusal = QueryRefusal::new("index_damaged", "the index can't read its projection");
+                self.send_reply(reply, &refusal.into_answer::<P>()).await;
                 return Err(error);
             }
         }
@@ -154,15 +172,19 @@ impl Desk {
     }
 
     /// Waits a bounded time until the projection has seen `revision`; for one that was never given nobody waits.
-    async fn wait(&self, bucket: Bucket, revision: Option<u64>) -> Result<(), Refusal> {
+    async fn wait_for_revision(
+        &self,
+        bucket: IndexBucket,
+        revision: Option<u64>,
+    ) -> Result<(), QueryRefusal> {
         let Some(revision) = revision else { return Ok(()) };
         let mut seen = self.seen.clone();
         let waiting = async {
             if seen.borrow().revision(bucket) < revision
-                && follow::newest(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
+                && follow::read_newest_revision(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
             {
                 let detail = format!("there is no revision {revision} of {} yet", bucket.name());
-                return Err(Refusal::new(ask::REVISION_UNKNOWN, detail));
+                return Err(QueryRefusal::new(ask::REVISION_UNKNOWN, detail));
             }
             Ok(seen.wait_for(|seen| seen.revision(bucket) >= revision).await.is_ok())
         };
@@ -170,7 +192,7 @@ impl Desk {
         match timeout(limit, waiting).await {
             Ok(Ok(true)) => Ok(()),
             Ok(Err(refusal)) => Err(refusal),
-            Ok(Ok(false)) | Err(_) => Err(Refusal::new(
+            Ok(Ok(false)) | Err(_) => Err(QueryRefusal::new(
                 ask::INDEX_BEHIND,
                 format!("revision {revision} of {} is not in the index yet; ask again", bucket.name()),
             )),
@@ -178,10 +200,10 @@ impl Desk {
     }
 
     /// An answer nobody gets is asked for again; so a failed reply is only noted.
-    async fn reply<P: Serialize>(&self, reply: async_nats::Subject, answer: &Answer<P>) {
-        let sent = match nats::encode("answer", answer) {
+    async fn send_reply<P: Serialize>(&self, reply: async_nats::Subject, answer: &IndexReply<P>) {
+        let sent = match nats::encode_message("answer", answer) {
             Ok(payload) => {
-                self.bus.client().publish(reply, payload.into()).await.map_err(nats::Error::unavailable)
+                self.bus.client().publish(reply, payload.into()).await.map_err(nats::BusError::unavailable)
             }
             Err(error) => Err(error),
         };
@@ -191,13 +213,13 @@ impl Desk {
     }
 }
 
-fn decode<Q: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<Q, Refusal> {
+fn decode_query<Q: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<Q, QueryRefusal> {
     if payload.len() > ask::QUESTION_BYTES_MAX {
-        return Err(Refusal::new(
+        return Err(QueryRefusal::new(
             ask::QUESTION_MALFORMED,
             format!("the question has more than {} bytes", ask::QUESTION_BYTES_MAX),
         ));
     }
-    nats::decode("question", payload)
-        .map_err(|_| Refusal::new(ask::QUESTION_MALFORMED, "the question can't be decoded"))
+    nats::decode_message("question", payload)
+        .map_err(|_| QueryRefusal::new(ask::QUESTION_MALFORMED, "the question can't be decoded"))
 }

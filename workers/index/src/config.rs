@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Limits and places of the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct IndexConfig {
     /// Folder of the projection; only one process may have it open, and nothing else belongs in it.
     pub folder: PathBuf,
     /// Memory for pages of the database, in bytes.
@@ -22,10 +22,10 @@ pub struct Config {
     /// Size of the items of a page at which it ends early, in bytes; an answer must fit into the broker's `max_payload`.
     pub answer_bytes_max: usize,
     /// The consume loop.
-    pub consume: nats::consume::Config,
+    pub consume: nats::consume::ConsumeConfig,
 }
 
-impl Default for Config {
+impl Default for IndexConfig {
     fn default() -> Self {
         Self {
             folder: PathBuf::from("data/index"),
@@ -34,7 +34,7 @@ impl Default for Config {
             questions_in_flight_max: 64,
             revision_wait_ms_max: 2_000,
             answer_bytes_max: 512 * 1024,
-            consume: nats::consume::Config::default(),
+            consume: nats::consume::ConsumeConfig::default(),
         }
     }
 }

@@ -2,42 +2,44 @@
 
 use std::sync::Arc;
 
-use nats::{Bus, Delivery, Fault, Outbox, Outcome, Stage, consume};
+use nats::{Bus, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, consume};
 use schemas::{
-    Event,
+    BusEvent,
     ids::MediaId,
-    media::{Ready, Record, Reopened, Step, Stored},
+    media::{MediaReady, MediaRecord, MediaReopened, MediaStored, ReopenStep},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, summarise};
+use crate::{IndexError, summarise};
 
 /// Name of the durable and of the stage.
 const DURABLE: &str = "index";
 
 /// An event of the durable.
 #[derive(Debug)]
-pub(crate) enum Seen {
+pub(crate) enum SummaryStageEvent {
     /// The source or the renditions of this medium became known.
     Changed(MediaId),
     /// Nothing here depends on it.
     Other,
 }
 
-impl nats::Message for Seen {
-    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, nats::Error> {
+impl nats::StageMessage for SummaryStageEvent {
+    fn decode(delivery: &MessageDelivery, payload: &[u8]) -> Result<Self, nats::BusError> {
         let subject = &delivery.subject;
-        let kind = subjects::event_parts(subject).map(|(entity, verb, _)| (entity, verb));
-        if kind == Some((Stored::ENTITY, Stored::VERB)) {
-            return nats::decode::<Stored>(subject, payload).map(|event| Self::Changed(event.media_id));
+        let kind = subjects::parse_event_subject(subject).map(|(entity, verb, _)| (entity, verb));
+        if kind == Some((MediaStored::ENTITY, MediaStored::VERB)) {
+            return nats::decode_message::<MediaStored>(subject, payload)
+                .map(|event| Self::Changed(event.media_id));
         }
-        if kind == Some((Ready::ENTITY, Ready::VERB)) {
-            return nats::decode::<Ready>(subject, payload).map(|event| Self::Changed(event.media_id));
+        if kind == Some((MediaReady::ENTITY, MediaReady::VERB)) {
+            return nats::decode_message::<MediaReady>(subject, payload)
+                .map(|event| Self::Changed(event.media_id));
         }
-        if kind == Some((Reopened::ENTITY, Reopened::VERB)) {
-            let event = nats::decode::<Reopened>(subject, payload)?;
-            return Ok(if event.step == Step::Describe {
+        if kind == Some((MediaReopened::ENTITY, MediaReopened::VERB)) {
+            let event = nats::decode_message::<MediaReopened>(subject, payload)?;
+            return Ok(if event.step == ReopenStep::Describe {
                 Self::Changed(event.media_id)
             } else {
                 Self::Other
@@ -49,39 +51,47 @@ impl nats::Message for Seen {
 
 /// Writes summaries.
 #[derive(Debug)]
-pub(crate) struct Describe {
+pub(crate) struct SummaryStage {
     pub(crate) bus: Bus,
 }
 
-impl Stage for Describe {
+impl PipelineStage for SummaryStage {
     const NAME: &'static str = "index";
-    type Message = Seen;
+    type Message = SummaryStageEvent;
 
-    async fn handle(&self, seen: &Seen, _delivery: &Delivery) -> Result<Outcome, Fault> {
-        let Seen::Changed(media_id) = seen else { return Ok(Outcome::Done) };
-        self.bus.change::<Record>(&media_id.to_string(), described).await?;
-        Ok(Outcome::Done)
+    async fn handle(
+        &self,
+        seen: &SummaryStageEvent,
+        _delivery: &MessageDelivery,
+    ) -> Result<StageOutcome, StageFault> {
+        let SummaryStageEvent::Changed(media_id) = seen else { return Ok(StageOutcome::Done) };
+        self.bus.change_record::<MediaRecord>(&media_id.to_string(), with_summary).await?;
+        Ok(StageOutcome::Done)
     }
 }
 
 /// The record with its summary; `None` when it has it already or is gone.
-fn described(record: Option<&Record>) -> Option<(Record, Outbox)> {
+fn with_summary(record: Option<&MediaRecord>) -> Option<(MediaRecord, Outbox)> {
     let record = record?;
-    let summary = summarise::summary(record)?;
+    let summary = summarise::summarise_media(record)?;
     if record.summary.as_ref() == Some(&summary) {
         return None;
     }
-    let changed = Record { summary: Some(summary), changed_at_ms: nats::now_ms(), ..record.clone() };
+    let changed = MediaRecord { summary: Some(summary), changed_at_ms: nats::now_ms(), ..record.clone() };
     Some((changed, Outbox::new()))
 }
 
 /// Runs the consume loop until `shutdown`.
-pub(crate) async fn run(bus: Bus, config: consume::Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let queue = consume::Queue {
+pub(crate) async fn run_summary_stage(
+    bus: Bus,
+    config: consume::ConsumeConfig,
+    shutdown: CancellationToken,
+) -> Result<(), IndexError> {
+    let queue = consume::StageQueue {
         stream: subjects::EVENTS.into(),
         durables: vec![DURABLE.into()],
-        wake: vec![subjects::events_of_entity(Stored::ENTITY)],
+        wake: vec![subjects::entity_event_filter(MediaStored::ENTITY)],
     };
-    let stage = Arc::new(Describe { bus: bus.clone() });
-    Ok(consume::run(bus, queue, stage, config, shutdown).await?)
+    let stage = Arc::new(SummaryStage { bus: bus.clone() });
+    Ok(consume::run_stage(bus, queue, stage, config, shutdown).await?)
 }

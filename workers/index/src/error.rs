@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-/// An error of the index. Errors of the stage itself travel as [`nats::Fault`], which says whether to try again.
+/// An error of the index. Errors of the stage itself travel as [`nats::StageFault`], which says whether to try again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum IndexError {
     /// The bus failed.
     #[error("the bus failed")]
-    Bus(#[from] nats::Error),
+    Bus(#[from] nats::BusError),
     /// Another process has the folder open.
     #[error("the folder {folder} is in use by another process")]
     Locked {
@@ -38,7 +38,7 @@ pub enum Error {
     Cursor,
 }
 
-impl From<sled::Error> for Error {
+impl From<sled::Error> for IndexError {
     fn from(source: sled::Error) -> Self {
         match source {
             sled::Error::Io(_) | sled::Error::Unsupported(_) => Self::Database(source),

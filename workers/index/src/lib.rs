@@ -3,9 +3,9 @@
 //! - Consumes: `evt.media.*` and `evt.job.*` by the shared durable `index`; the KV buckets `media`, `assets` and `jobs`
 //!   by one ordered reader each; `ask.index.media` and `ask.index.jobs` in a queue group, so that replicas share.
 //! - Emits: nothing but answers.
-//! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`Config::folder`], which is a
+//! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
 //!   function of the buckets alone: deleted at any time, it comes back equal.
-//! - Limits: [`Config`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
+//! - Limits: [`IndexConfig`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
 //!   revision and the bytes of one answer; a page has at most [`schemas::ask::ITEMS_MAX`] items.
 
 mod answer;
@@ -25,10 +25,10 @@ use nats::Bus;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
-pub use error::Error;
-pub use projection::{Bucket, Origin, Projection, Row};
-pub use summarise::summary;
+pub use config::IndexConfig;
+pub use error::IndexError;
+pub use projection::{BucketOrigin, IndexBucket, IndexProjection, ProjectionRow};
+pub use summarise::summarise_media;
 
 /// Queue group of the replicas that answer questions.
 pub const QUEUE_GROUP: &str = "index";
@@ -36,12 +36,12 @@ pub const QUEUE_GROUP: &str = "index";
 /// Runs the stage until `shutdown` fires: describes media, follows state, answers questions once it has caught up.
 ///
 /// # Errors
-/// [`Error::Locked`] when another process has the folder; [`Error::Database`] when the disk fails, [`Error::Damaged`] when the projection has to be built anew at the next start.
-pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+/// [`IndexError::Locked`] when another process has the folder; [`IndexError::Database`] when the disk fails, [`IndexError::Damaged`] when the projection has to be built anew at the next start.
+pub async fn run(bus: Bus, config: IndexConfig, shutdown: CancellationToken) -> Result<(), IndexError> {
     loop {
-        let Some(origins) = follow::origins_once_there(&bus, &shutdown).await else { return Ok(()) };
-        match run_over(&bus, &config, origins, &shutdown).await {
-            Err(Error::Bus(nats::Error::Reset { stream })) => {
+        let Some(origins) = follow::wait_for_origins(&bus, &shutdown).await else { return Ok(()) };
+        match run_with_origins(&bus, &config, origins, &shutdown).await {
+            Err(IndexError::Bus(nats::BusError::Reset { stream })) => {
                 tracing::error!(stream, "a bucket was made anew, and so is the projection");
             }
             ended => return ended,
@@ -50,37 +50,37 @@ pub async fn run(bus: Bus, config: Config, shutdown: CancellationToken) -> Resul
 }
 
 /// Runs the stage over the buckets that there are, until `shutdown` fires or one of them is another.
-async fn run_over(
+async fn run_with_origins(
     bus: &Bus,
-    config: &Config,
-    origins: Vec<Origin>,
+    config: &IndexConfig,
+    origins: Vec<BucketOrigin>,
     shutdown: &CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), IndexError> {
     let (settings, there) = (config.clone(), origins.clone());
-    let opened = tokio::task::spawn_blocking(move || Projection::open(&settings, &there)).await;
-    let projection = Arc::new(opened.map_err(|_| Error::Damaged { what: "opening panicked".into() })??);
-    let result = serve(bus.clone(), config, &projection, &origins, shutdown).await;
-    if let Err(Error::Damaged { what }) = &result {
+    let opened = tokio::task::spawn_blocking(move || IndexProjection::open(&settings, &there)).await;
+    let projection = Arc::new(opened.map_err(|_| IndexError::Damaged { what: "opening panicked".into() })??);
+    let result = run_tasks(bus.clone(), config, &projection, &origins, shutdown).await;
+    if let Err(IndexError::Damaged { what }) = &result {
         tracing::error!(what, "the projection is damaged and will be built anew at the next start");
-        projection.condemn()?;
+        projection.mark_damaged()?;
     }
     let closing = tokio::task::spawn_blocking(move || projection.flush()).await;
-    closing.map_err(|_| Error::Damaged { what: "closing panicked".into() })??;
+    closing.map_err(|_| IndexError::Damaged { what: "closing panicked".into() })??;
     result
 }
 
-async fn serve(
+async fn run_tasks(
     bus: Bus,
-    config: &Config,
-    projection: &Arc<Projection>,
-    origins: &[Origin],
+    config: &IndexConfig,
+    projection: &Arc<IndexProjection>,
+    origins: &[BucketOrigin],
     shutdown: &CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), IndexError> {
     let stop = shutdown.child_token();
-    let (seen, watch) = follow::seen();
-    let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+    let (seen, watch) = follow::progress_channel();
+    let mut tasks: JoinSet<Result<(), IndexError>> = JoinSet::new();
     for origin in origins {
-        tasks.spawn(follow::run(
+        tasks.spawn(follow::follow_bucket(
             bus.clone(),
             Arc::clone(projection),
             *origin,
@@ -89,12 +89,18 @@ async fn serve(
             stop.clone(),
         ));
     }
-    tasks.spawn(answer::run(bus.clone(), Arc::clone(projection), config.clone(), watch, stop.clone()));
-    tasks.spawn(describe::run(bus, config.consume.clone(), stop.clone()));
+    tasks.spawn(answer::run_responder(
+        bus.clone(),
+        Arc::clone(projection),
+        config.clone(),
+        watch,
+        stop.clone(),
+    ));
+    tasks.spawn(describe::run_summary_stage(bus, config.consume.clone(), stop.clone()));
     let mut first = Ok(());
     while let Some(ended) = tasks.join_next().await {
         stop.cancel();
-        let ended = ended.unwrap_or_else(|_| Err(Error::Damaged { what: "a task panicked".into() }));
+        let ended = ended.unwrap_or_else(|_| Err(IndexError::Damaged { what: "a task panicked".into() }));
         if first.is_ok() {
             first = ended;
         }

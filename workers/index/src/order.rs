@@ -10,7 +10,7 @@ use schemas::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::Error;
+use crate::IndexError;
 
 /// Bytes of a list's name.
 const NAME_BYTES: usize = 16;
@@ -18,13 +18,13 @@ const NAME_BYTES: usize = 16;
 const POSITION_BYTES: usize = 24;
 
 /// The name of a list: what is listed and by which filters.
-pub(crate) type Name = [u8; NAME_BYTES];
+pub(crate) type ListId = [u8; NAME_BYTES];
 
 /// Where an item stands in every list it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position([u8; POSITION_BYTES]);
+pub(crate) struct ListPosition([u8; POSITION_BYTES]);
 
-impl Position {
+impl ListPosition {
     /// The position of an item created at `created_at_ms`.
     pub(crate) fn new(created_at_ms: u64, id: &[u8; 16]) -> Self {
         let mut bytes = [0; POSITION_BYTES];
@@ -35,10 +35,10 @@ impl Position {
     }
 
     /// The position a cursor names.
-    pub(crate) fn from_cursor(cursor: &str) -> Result<Self, Error> {
+    pub(crate) fn from_cursor(cursor: &str) -> Result<Self, IndexError> {
         let bytes =
-            BASE32HEX_NOPAD.decode(cursor.to_ascii_uppercase().as_bytes()).map_err(|_| Error::Cursor)?;
-        bytes.try_into().map(Self).map_err(|_| Error::Cursor)
+            BASE32HEX_NOPAD.decode(cursor.to_ascii_uppercase().as_bytes()).map_err(|_| IndexError::Cursor)?;
+        bytes.try_into().map(Self).map_err(|_| IndexError::Cursor)
     }
 
     /// The position as a cursor.
@@ -47,7 +47,7 @@ impl Position {
     }
 
     /// The position at the end of an order key; `None` when the key is none.
-    pub(crate) fn of_key(key: &[u8]) -> Option<Self> {
+    pub(crate) fn from_order_key(key: &[u8]) -> Option<Self> {
         key.get(NAME_BYTES..)?.try_into().ok().map(Self)
     }
 
@@ -60,7 +60,7 @@ impl Position {
 }
 
 /// The key of an item in a list.
-pub(crate) fn key(name: &Name, position: &Position) -> [u8; NAME_BYTES + POSITION_BYTES] {
+pub(crate) fn order_key(name: &ListId, position: &ListPosition) -> [u8; NAME_BYTES + POSITION_BYTES] {
     let mut key = [0; NAME_BYTES + POSITION_BYTES];
     let (front, back) = key.split_at_mut(NAME_BYTES);
     front.copy_from_slice(name);
@@ -69,7 +69,7 @@ pub(crate) fn key(name: &Name, position: &Position) -> [u8; NAME_BYTES + POSITIO
 }
 
 /// Hashes each part with its length, so that no two lists share a name.
-fn name(what: &[u8], parts: [Option<&[u8]>; 3]) -> Name {
+fn hash_list_id(what: &[u8], parts: [Option<&[u8]>; 3]) -> ListId {
     let mut hash = Sha256::new();
     hash.update(what);
     for part in parts {
@@ -90,15 +90,19 @@ fn name(what: &[u8], parts: [Option<&[u8]>; 3]) -> Name {
 }
 
 /// The list of media with this owner and status, where given.
-pub(crate) fn media_list(owner: Option<&str>, status: Option<media::Status>) -> Name {
-    let status = status.map(|status| [media_status(status)]);
-    name(b"media", [owner.map(str::as_bytes), status.as_ref().map(<[u8; 1]>::as_slice), None])
+pub(crate) fn media_list_id(owner: Option<&str>, status: Option<media::MediaStatus>) -> ListId {
+    let status = status.map(|status| [media_status_code(status)]);
+    hash_list_id(b"media", [owner.map(str::as_bytes), status.as_ref().map(<[u8; 1]>::as_slice), None])
 }
 
 /// The list of jobs with this owner, medium and status, where given.
-pub(crate) fn job_list(owner: Option<&str>, media_id: Option<&MediaId>, status: Option<job::Status>) -> Name {
-    let status = status.map(|status| [job_status(status)]);
-    name(
+pub(crate) fn job_list_id(
+    owner: Option<&str>,
+    media_id: Option<&MediaId>,
+    status: Option<job::JobStatus>,
+) -> ListId {
+    let status = status.map(|status| [job_status_code(status)]);
+    hash_list_id(
         b"jobs",
         [
             owner.map(str::as_bytes),
@@ -109,23 +113,23 @@ pub(crate) fn job_list(owner: Option<&str>, media_id: Option<&MediaId>, status: 
 }
 
 /// Every list a medium is in.
-pub(crate) fn media_lists(owner: &str, status: media::Status) -> Vec<Name> {
+pub(crate) fn media_list_ids(owner: &str, status: media::MediaStatus) -> Vec<ListId> {
     let mut lists = Vec::with_capacity(4);
     for owner in [None, Some(owner)] {
         for status in [None, Some(status)] {
-            lists.push(media_list(owner, status));
+            lists.push(media_list_id(owner, status));
         }
     }
     lists
 }
 
 /// Every list a job is in.
-pub(crate) fn job_lists(owner: &str, media_id: &MediaId, status: job::Status) -> Vec<Name> {
+pub(crate) fn job_list_ids(owner: &str, media_id: &MediaId, status: job::JobStatus) -> Vec<ListId> {
     let mut lists = Vec::with_capacity(8);
     for owner in [None, Some(owner)] {
         for media_id in [None, Some(media_id)] {
             for status in [None, Some(status)] {
-                lists.push(job_list(owner, media_id, status));
+                lists.push(job_list_id(owner, media_id, status));
             }
         }
     }
@@ -133,33 +137,33 @@ pub(crate) fn job_lists(owner: &str, media_id: &MediaId, status: job::Status) ->
 }
 
 /// Numbers on disk: a new status gets a new number.
-const fn media_status(status: media::Status) -> u8 {
+const fn media_status_code(status: media::MediaStatus) -> u8 {
     match status {
-        media::Status::Uploading => 1,
-        media::Status::Stored => 2,
-        media::Status::Rejected => 3,
-        media::Status::Playable => 4,
-        media::Status::Ready => 5,
-        media::Status::Failed => 6,
+        media::MediaStatus::Uploading => 1,
+        media::MediaStatus::Stored => 2,
+        media::MediaStatus::Rejected => 3,
+        media::MediaStatus::Playable => 4,
+        media::MediaStatus::Ready => 5,
+        media::MediaStatus::Failed => 6,
     }
 }
 
 /// Numbers on disk: a new status gets a new number.
-const fn job_status(status: job::Status) -> u8 {
+const fn job_status_code(status: job::JobStatus) -> u8 {
     match status {
-        job::Status::Active => 1,
-        job::Status::Succeeded => 2,
-        job::Status::Failed => 3,
-        job::Status::Cancelled => 4,
+        job::JobStatus::Active => 1,
+        job::JobStatus::Succeeded => 2,
+        job::JobStatus::Failed => 3,
+        job::JobStatus::Cancelled => 4,
     }
 }
 
 /// The position of a medium.
-pub(crate) fn media_position(created_at_ms: u64, media_id: &MediaId) -> Position {
-    Position::new(created_at_ms, media_id.as_bytes())
+pub(crate) fn media_position(created_at_ms: u64, media_id: &MediaId) -> ListPosition {
+    ListPosition::new(created_at_ms, media_id.as_bytes())
 }
 
 /// The position of a job.
-pub(crate) fn job_position(created_at_ms: u64, job_id: &JobId) -> Position {
-    Position::new(created_at_ms, job_id.as_bytes())
+pub(crate) fn job_position(created_at_ms: u64, job_id: &JobId) -> ListPosition {
+    ListPosition::new(created_at_ms, job_id.as_bytes())
 }

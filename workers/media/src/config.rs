@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Limits;
+use crate::protocol::MediaLimits;
 
 /// How children are started and what each may use.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct MediaDriverConfig {
     /// The `streamgate-media` program; by default the file of that name beside the running program.
     pub child_path: Option<PathBuf>,
     /// Children alive at once; further tasks wait.
@@ -38,10 +38,10 @@ pub struct Config {
     /// Work even where neither seccomp nor landlock is available. Only for machines that isolate by other means.
     pub unsandboxed: bool,
     /// What a media file may contain.
-    pub limits: Limits,
+    pub limits: MediaLimits,
 }
 
-impl Default for Config {
+impl Default for MediaDriverConfig {
     fn default() -> Self {
         Self {
             child_path: None,
@@ -56,7 +56,7 @@ impl Default for Config {
             output_bytes_max: 64 << 30,
             read_amplification_max: 16,
             unsandboxed: false,
-            limits: Limits::default(),
+            limits: MediaLimits::default(),
         }
     }
 }

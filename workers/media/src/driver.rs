@@ -1,6 +1,6 @@
 //! Starts children and runs tasks in them.
 //!
-//! Limits: [`Config::children_max`] at once, [`Config::memory_bytes_max`] for all together; all others belong to one session.
+//! Limits: [`MediaDriverConfig::children_max`] at once, [`MediaDriverConfig::memory_bytes_max`] for all together; all others belong to one session.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,14 +12,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
-use crate::error::Fault;
-use crate::memory::{Memory, Part};
-use crate::probe::Probe;
-use crate::protocol::{Check, Report, Task};
-use crate::session::{Last, Run, Session};
-use crate::source::Source;
-use crate::spec::{AudioSpec, EncodeSpec, Output, StillsSpec};
+use crate::config::MediaDriverConfig;
+use crate::error::MediaTaskError;
+use crate::memory::{ChildMemoryBudget, MemoryReservation};
+use crate::probe::MediaProbe;
+use crate::protocol::{MediaSelfCheck, MediaTask, MediaTaskReport};
+use crate::session::{ChildOutcome, ChildSession, MediaTaskRun};
+use crate::source::MediaByteSource;
+use crate::spec::{AudioSpec, EncodeSpec, MediaTaskOutput, StillsSpec};
 
 /// Name of the program that does the work.
 const PROGRAM: &str = "streamgate-media";
@@ -29,40 +29,42 @@ const PROGRAM: &str = "streamgate-media";
 /// When a task returns, its child is gone, also when `cancel` fired. A task that is dropped instead kills its child and
 /// does not wait for it.
 #[derive(Debug)]
-pub struct Driver {
-    config: Config,
+pub struct MediaDriver {
+    config: MediaDriverConfig,
     program: PathBuf,
-    spawner: Spawner,
+    spawner: ChildSpawner,
     slots: Semaphore,
-    memory: Memory,
-    check: Check,
+    memory: ChildMemoryBudget,
+    check: MediaSelfCheck,
 }
 
-impl Driver {
+impl MediaDriver {
     /// Lets the child check itself. Fails when the program is absent, when FFmpeg lacks something that is needed,
-    /// and when the sandbox does not hold, unless [`Config::unsandboxed`] says to go on without.
-    pub async fn start(config: Config) -> Result<Self, Fault> {
+    /// and when the sandbox does not hold, unless [`MediaDriverConfig::unsandboxed`] says to go on without.
+    pub async fn start(config: MediaDriverConfig) -> Result<Self, MediaTaskError> {
         let program = find_program(&config);
-        let spawner = Spawner::start().map_err(|source| spawn_fault(&program, source))?;
+        let spawner = ChildSpawner::start().map_err(|source| spawn_error(&program, source))?;
         let mut driver = Self {
             slots: Semaphore::new(config.children_max),
-            memory: Memory::new(config.memory_bytes_max),
+            memory: ChildMemoryBudget::new(config.memory_bytes_max),
             program,
             spawner,
             config,
-            check: Check::default(),
+            check: MediaSelfCheck::default(),
         };
-        let Last::Checked(check) =
-            driver.spawn("check", driver.config.probe_memory_bytes_max).await?.check().await?
+        let ChildOutcome::Checked(check) =
+            driver.spawn_child("check", driver.config.probe_memory_bytes_max).await?.wait_for_check().await?
         else {
-            return Err(Fault::Protocol("no answer to the check".into()));
+            return Err(MediaTaskError::Protocol("no answer to the check".into()));
         };
         if !check.missing.is_empty() {
-            return Err(Fault::Failed { detail: format!("FFmpeg lacks {}", check.missing.join(", ")) });
+            return Err(MediaTaskError::Failed {
+                detail: format!("FFmpeg lacks {}", check.missing.join(", ")),
+            });
         }
-        if !check.sandbox.holds() {
+        if !check.sandbox.is_effective() {
             if !driver.config.unsandboxed {
-                return Err(Fault::Sandbox(format!("{:?}", check.sandbox)));
+                return Err(MediaTaskError::Sandbox(format!("{:?}", check.sandbox)));
             }
             tracing::warn!("media children run without a sandbox, as configured");
         }
@@ -71,91 +73,98 @@ impl Driver {
     }
 
     /// What the child found at the start: library versions and what the sandbox refuses.
-    pub fn check(&self) -> &Check {
+    pub fn self_check(&self) -> &MediaSelfCheck {
         &self.check
     }
 
     /// Says what the file holds, by a scan of its packets without decoding.
-    pub async fn probe(&self, source: Arc<dyn Source>, cancel: &CancellationToken) -> Result<Probe, Fault> {
-        match self.run(source, Task::Probe, None, cancel).await? {
-            Last::Probed(probe) => Ok(*probe),
-            _ => Err(Fault::Protocol("another result than a probe".into())),
+    pub async fn probe(
+        &self,
+        source: Arc<dyn MediaByteSource>,
+        cancel: &CancellationToken,
+    ) -> Result<MediaProbe, MediaTaskError> {
+        match self.run_task(source, MediaTask::Probe, None, cancel).await? {
+            ChildOutcome::Probed(probe) => Ok(*probe),
+            _ => Err(MediaTaskError::Protocol("another result than a probe".into())),
         }
     }
 
     /// Encodes a range of the output frame grid into every rung.
-    pub async fn encode(
+    pub async fn encode_video(
         &self,
-        source: Arc<dyn Source>,
+        source: Arc<dyn MediaByteSource>,
         spec: EncodeSpec,
-        out: mpsc::Sender<Output>,
+        out: mpsc::Sender<MediaTaskOutput>,
         cancel: &CancellationToken,
-    ) -> Result<Report, Fault> {
-        self.produce(source, Task::Encode(spec), out, cancel).await
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        self.run_output_task(source, MediaTask::Encode(spec), out, cancel).await
     }
 
     /// Encodes an audio track, whole.
-    pub async fn audio(
+    pub async fn encode_audio(
         &self,
-        source: Arc<dyn Source>,
+        source: Arc<dyn MediaByteSource>,
         spec: AudioSpec,
-        out: mpsc::Sender<Output>,
+        out: mpsc::Sender<MediaTaskOutput>,
         cancel: &CancellationToken,
-    ) -> Result<Report, Fault> {
-        self.produce(source, Task::Audio(spec), out, cancel).await
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        self.run_output_task(source, MediaTask::Audio(spec), out, cancel).await
     }
 
     /// Takes pictures that are not black.
-    pub async fn stills(
+    pub async fn extract_stills(
         &self,
-        source: Arc<dyn Source>,
+        source: Arc<dyn MediaByteSource>,
         spec: StillsSpec,
-        out: mpsc::Sender<Output>,
+        out: mpsc::Sender<MediaTaskOutput>,
         cancel: &CancellationToken,
-    ) -> Result<Report, Fault> {
-        self.produce(source, Task::Stills(spec), out, cancel).await
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        self.run_output_task(source, MediaTask::Stills(spec), out, cancel).await
     }
 
-    async fn produce(
+    async fn run_output_task(
         &self,
-        source: Arc<dyn Source>,
-        task: Task,
-        out: mpsc::Sender<Output>,
+        source: Arc<dyn MediaByteSource>,
+        task: MediaTask,
+        out: mpsc::Sender<MediaTaskOutput>,
         cancel: &CancellationToken,
-    ) -> Result<Report, Fault> {
-        match self.run(source, task, Some(out), cancel).await? {
-            Last::Done(report) => Ok(report),
-            _ => Err(Fault::Protocol("another result than a report".into())),
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        match self.run_task(source, task, Some(out), cancel).await? {
+            ChildOutcome::Done(report) => Ok(report),
+            _ => Err(MediaTaskError::Protocol("another result than a report".into())),
         }
     }
 
-    async fn run(
+    async fn run_task(
         &self,
-        source: Arc<dyn Source>,
-        task: Task,
-        out: Option<mpsc::Sender<Output>>,
+        source: Arc<dyn MediaByteSource>,
+        task: MediaTask,
+        out: Option<mpsc::Sender<MediaTaskOutput>>,
         cancel: &CancellationToken,
-    ) -> Result<Last, Fault> {
+    ) -> Result<ChildOutcome, MediaTaskError> {
         let (_slot, part) = tokio::select! {
             biased;
-            () = cancel.cancelled() => return Err(Fault::Cancelled),
-            room = self.room(&task) => room?,
+            () = cancel.cancelled() => return Err(MediaTaskError::Cancelled),
+            room = self.reserve_capacity(&task) => room?,
         };
-        let session = self.spawn("run", part.bytes).await?;
-        session.run(Run { config: &self.config, source, task, out, cancel }).await
+        let session = self.spawn_child("run", part.bytes).await?;
+        session.run(MediaTaskRun { config: &self.config, source, task, out, cancel }).await
     }
 
     /// Waits for a place among the children and for the memory that the task may use.
-    async fn room(&self, task: &Task) -> Result<(SemaphorePermit<'_>, Part<'_>), Fault> {
-        let slot = self.slots.acquire().await.map_err(|_closed| Fault::Cancelled)?;
+    async fn reserve_capacity(
+        &self,
+        task: &MediaTask,
+    ) -> Result<(SemaphorePermit<'_>, MemoryReservation<'_>), MediaTaskError> {
+        let slot = self.slots.acquire().await.map_err(|_closed| MediaTaskError::Cancelled)?;
         let bytes = match task {
-            Task::Probe | Task::Audio(_) => self.config.probe_memory_bytes_max,
-            Task::Encode(_) | Task::Stills(_) => self.config.child_memory_bytes_max,
+            MediaTask::Probe | MediaTask::Audio(_) => self.config.probe_memory_bytes_max,
+            MediaTask::Encode(_) | MediaTask::Stills(_) => self.config.child_memory_bytes_max,
         };
-        Ok((slot, self.memory.take(bytes).await?))
+        Ok((slot, self.memory.reserve_bytes(bytes).await?))
     }
 
-    async fn spawn(&self, verb: &str, memory_bytes_max: u64) -> Result<Session, Fault> {
+    async fn spawn_child(&self, verb: &str, memory_bytes_max: u64) -> Result<ChildSession, MediaTaskError> {
         let mut command = Command::new(&self.program);
         command
             .arg(verb)
@@ -172,23 +181,24 @@ impl Driver {
         if self.config.unsandboxed {
             command.arg("--unsandboxed");
         }
-        let child = self.spawner.spawn(command).await.map_err(|source| spawn_fault(&self.program, source))?;
-        Session::new(child)
+        let child =
+            self.spawner.spawn_command(command).await.map_err(|source| spawn_error(&self.program, source))?;
+        ChildSession::new(child)
     }
 }
 
-fn find_program(config: &Config) -> PathBuf {
+fn find_program(config: &MediaDriverConfig) -> PathBuf {
     config.child_path.clone().unwrap_or_else(|| {
         let beside = std::env::current_exe().ok().map(|path| path.with_file_name(PROGRAM));
         beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(PROGRAM))
     })
 }
 
-fn spawn_fault(program: &std::path::Path, source: io::Error) -> Fault {
-    Fault::Spawn { path: program.display().to_string(), source }
+fn spawn_error(program: &std::path::Path, source: io::Error) -> MediaTaskError {
+    MediaTaskError::Spawn { path: program.display().to_string(), source }
 }
 
-struct Request {
+struct SpawnRequest {
     command: Command,
     runtime: Handle,
     answer: oneshot::Sender<io::Result<Child>>,
@@ -197,15 +207,15 @@ struct Request {
 /// A thread that starts every child. The kernel sends the parent-death signal when the *thread* that started a
 /// child ends, and the threads of an async runtime come and go; this one lives as long as the driver.
 #[derive(Debug)]
-struct Spawner {
-    requests: std_mpsc::SyncSender<Request>,
+struct ChildSpawner {
+    requests: std_mpsc::SyncSender<SpawnRequest>,
 }
 
-impl Spawner {
+impl ChildSpawner {
     fn start() -> io::Result<Self> {
-        let (requests, wanted) = std_mpsc::sync_channel::<Request>(64);
+        let (requests, wanted) = std_mpsc::sync_channel::<SpawnRequest>(64);
         let serve = move || {
-            while let Ok(Request { mut command, runtime, answer }) = wanted.recv() {
+            while let Ok(SpawnRequest { mut command, runtime, answer }) = wanted.recv() {
                 let _entered = runtime.enter();
                 if let Err(unwanted) = answer.send(command.spawn()) {
                     // The asker was cancelled; the child dies with this handle.
@@ -217,9 +227,9 @@ impl Spawner {
         Ok(Self { requests })
     }
 
-    async fn spawn(&self, command: Command) -> io::Result<Child> {
+    async fn spawn_command(&self, command: Command) -> io::Result<Child> {
         let (answer, answered) = oneshot::channel();
-        let request = Request { command, runtime: Handle::current(), answer };
+        let request = SpawnRequest { command, runtime: Handle::current(), answer };
         if self.requests.try_send(request).is_err() {
             return Err(io::Error::other("more children asked for than can be started"));
         }
@@ -227,7 +237,7 @@ impl Spawner {
     }
 }
 
-impl std::fmt::Debug for Request {
+impl std::fmt::Debug for SpawnRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Request").finish_non_exhaustive()
     }

@@ -5,11 +5,11 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a media file was refused: stable strings for people and machines ([`Code::as_str`]).
+/// Why a media file was refused: stable strings for people and machines ([`MediaErrorCode::as_str`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Code {
+pub enum MediaErrorCode {
     /// The file has no bytes.
     MediaEmpty,
     /// The file ends before its structure does.
@@ -36,7 +36,7 @@ pub enum Code {
     MediaSpecMismatch,
 }
 
-impl Code {
+impl MediaErrorCode {
     /// The stable spelling, such as `media_truncated`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -57,7 +57,7 @@ impl Code {
     }
 }
 
-impl fmt::Display for Code {
+impl fmt::Display for MediaErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -65,7 +65,7 @@ impl fmt::Display for Code {
 
 /// Whether a task that failed may be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum MediaRetryDecision {
     /// Trying again, here or elsewhere, may succeed.
     Retry,
     /// The file will be refused every time.
@@ -75,12 +75,12 @@ pub enum Verdict {
 /// Why a task ended without its result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum MediaTaskError {
     /// The media file is at fault, with a stable code.
     #[error("{code}: {detail}")]
     Rejected {
         /// Which rule the file broke.
-        code: Code,
+        code: MediaErrorCode,
         /// Printable text about this file, at most [`crate::protocol::DETAIL_CHARS_MAX`] characters.
         detail: String,
     },
@@ -100,7 +100,7 @@ pub enum Fault {
         /// The end of what it wrote to stderr, printable and bounded.
         detail: String,
     },
-    /// No progress within [`crate::Config::wall_seconds_without_progress_max`]; the child was killed.
+    /// No progress within [`crate::MediaDriverConfig::wall_seconds_without_progress_max`]; the child was killed.
     #[error("media child made no progress for {seconds} s")]
     Stalled {
         /// The limit it broke.
@@ -135,13 +135,13 @@ pub enum Fault {
     },
 }
 
-impl Fault {
+impl MediaTaskError {
     /// Whether to try the task again.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn retry_decision(&self) -> MediaRetryDecision {
         match self {
-            Self::Rejected { .. } | Self::Spec(_) => Verdict::Reject,
-            _ => Verdict::Retry,
+            Self::Rejected { .. } | Self::Spec(_) => MediaRetryDecision::Reject,
+            _ => MediaRetryDecision::Retry,
         }
     }
 
@@ -171,18 +171,18 @@ mod tests {
     #[test]
     fn codes_are_spelled_alike_on_the_wire_and_for_people() {
         let all = [
-            Code::MediaEmpty,
-            Code::MediaTruncated,
-            Code::MediaUnsupportedFormat,
-            Code::MediaUnsupportedCodec,
-            Code::MediaNoStreams,
-            Code::MediaNoFrames,
-            Code::MediaTooManyStreams,
-            Code::MediaTooManyPixels,
-            Code::MediaTooManyPackets,
-            Code::MediaTooLong,
-            Code::MediaCorrupt,
-            Code::MediaSpecMismatch,
+            MediaErrorCode::MediaEmpty,
+            MediaErrorCode::MediaTruncated,
+            MediaErrorCode::MediaUnsupportedFormat,
+            MediaErrorCode::MediaUnsupportedCodec,
+            MediaErrorCode::MediaNoStreams,
+            MediaErrorCode::MediaNoFrames,
+            MediaErrorCode::MediaTooManyStreams,
+            MediaErrorCode::MediaTooManyPixels,
+            MediaErrorCode::MediaTooManyPackets,
+            MediaErrorCode::MediaTooLong,
+            MediaErrorCode::MediaCorrupt,
+            MediaErrorCode::MediaSpecMismatch,
         ];
         for code in all {
             let wire: String = rmp_serde::from_slice(&rmp_serde::to_vec_named(&code).unwrap()).unwrap();

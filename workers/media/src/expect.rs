@@ -6,21 +6,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::error::Fault;
+use crate::error::MediaTaskError;
 use crate::grid::{AudioGrid, VideoGrid};
-use crate::probe::{Probe, Stream, StreamKind, TEXT_CHARS_MAX};
-use crate::protocol::{Limits, Report, Task, printable};
-use crate::spec::{EncodeSpec, Output};
+use crate::probe::{MediaProbe, MediaStream, MediaStreamKind, TEXT_CHARS_MAX};
+use crate::protocol::{MediaLimits, MediaTask, MediaTaskReport, to_printable};
+use crate::spec::{EncodeSpec, MediaTaskOutput};
 
 /// Smallest possible file of each kind, in bytes: less is no segment.
 const FILE_BYTES_MIN: usize = 16;
 
 /// The plan of one task and how much of it has been seen.
 #[derive(Debug)]
-pub(crate) struct Expect {
-    task: Task,
-    plan: Plan,
-    next: BTreeMap<u16, Next>,
+pub(crate) struct OutputValidator {
+    task: MediaTask,
+    plan: ExpectedOutput,
+    next: BTreeMap<u16, RenditionProgress>,
     images: u16,
     progress: u64,
     steps: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Expect {
 }
 
 #[derive(Debug)]
-enum Plan {
+enum ExpectedOutput {
     Video(EncodeSpec, VideoGrid),
     Audio(AudioGrid),
     Images(u16),
@@ -39,14 +39,14 @@ enum Plan {
 }
 
 #[derive(Debug, Default)]
-struct Next {
+struct RenditionProgress {
     has_init: bool,
     segments: u32,
 }
 
 /// The numbers of a segment as claimed by the child, or as planned.
 #[derive(Debug, PartialEq, Eq)]
-struct Claim {
+struct SegmentTiming {
     number: u32,
     start_ticks: u64,
     duration_ticks: u64,
@@ -54,29 +54,33 @@ struct Claim {
     sample_count: u32,
 }
 
-impl Expect {
+impl OutputValidator {
     /// The plan of a task; fails when the task is impossible.
-    pub(crate) fn new(task: &Task, limits: &Limits, output_bytes_max: u64) -> Result<Self, Fault> {
+    pub(crate) fn new(
+        task: &MediaTask,
+        limits: &MediaLimits,
+        output_bytes_max: u64,
+    ) -> Result<Self, MediaTaskError> {
         let mut renditions = Vec::new();
         let plan = match task {
-            Task::Encode(spec) => {
+            MediaTask::Encode(spec) => {
                 renditions.extend(spec.rungs.iter().map(|rung| rung.rendition));
-                Plan::Video(spec.clone(), spec.check().map_err(Fault::Spec)?)
+                ExpectedOutput::Video(spec.clone(), spec.check().map_err(MediaTaskError::Spec)?)
             }
-            Task::Audio(spec) => {
+            MediaTask::Audio(spec) => {
                 renditions.push(spec.rendition);
-                Plan::Audio(spec.check().map_err(Fault::Spec)?)
+                ExpectedOutput::Audio(spec.check().map_err(MediaTaskError::Spec)?)
             }
-            Task::Stills(spec) => {
-                spec.check().map_err(Fault::Spec)?;
-                Plan::Images(u16::try_from(spec.at_us.len()).unwrap_or(u16::MAX))
+            MediaTask::Stills(spec) => {
+                spec.check().map_err(MediaTaskError::Spec)?;
+                ExpectedOutput::Images(u16::try_from(spec.at_us.len()).unwrap_or(u16::MAX))
             }
-            Task::Probe => Plan::Probe,
+            MediaTask::Probe => ExpectedOutput::Probe,
         };
         Ok(Self {
             task: task.clone(),
             plan,
-            next: renditions.into_iter().map(|rendition| (rendition, Next::default())).collect(),
+            next: renditions.into_iter().map(|rendition| (rendition, RenditionProgress::default())).collect(),
             images: 0,
             progress: 0,
             steps: 0,
@@ -88,18 +92,18 @@ impl Expect {
     }
 
     /// Accepts one product, or says what is wrong with it.
-    pub(crate) fn output(&mut self, output: &Output) -> Result<(), Fault> {
+    pub(crate) fn check_output(&mut self, output: &MediaTaskOutput) -> Result<(), MediaTaskError> {
         match output {
-            Output::Init { rendition, bytes } => {
-                self.take_bytes(bytes, *b"ftyp")?;
-                let next = self.rendition(*rendition)?;
+            MediaTaskOutput::Init { rendition, bytes } => {
+                self.count_bytes(bytes, *b"ftyp")?;
+                let next = self.find_rendition(*rendition)?;
                 if next.has_init {
-                    return broken("second init segment");
+                    return protocol_error("second init segment");
                 }
                 next.has_init = true;
                 Ok(())
             }
-            Output::Segment {
+            MediaTaskOutput::Segment {
                 rendition,
                 number,
                 start_ticks,
@@ -108,122 +112,130 @@ impl Expect {
                 sample_count,
                 bytes,
             } => {
-                self.take_bytes(bytes, *b"moof")?;
-                let seen = self.rendition(*rendition)?;
+                self.count_bytes(bytes, *b"moof")?;
+                let seen = self.find_rendition(*rendition)?;
                 if !seen.has_init {
-                    return broken("segment before its init segment");
+                    return protocol_error("segment before its init segment");
                 }
                 let index = seen.segments;
                 seen.segments += 1;
-                let claim = Claim {
+                let claim = SegmentTiming {
                     number: *number,
                     start_ticks: *start_ticks,
                     duration_ticks: *duration_ticks,
                     timescale: *timescale,
                     sample_count: *sample_count,
                 };
-                match self.segment(index) {
+                match self.planned_segment(index) {
                     Some(planned) if planned == claim => Ok(()),
-                    planned => broken(&format!("segment {claim:?}, planned {planned:?}")),
+                    planned => protocol_error(&format!("segment {claim:?}, planned {planned:?}")),
                 }
             }
-            Output::Image { position, width, height, bytes, .. } => {
-                self.take_bytes(bytes, [0, 0, 0, 0])?;
-                let Plan::Images(count) = self.plan else { return broken("picture without asking") };
+            MediaTaskOutput::Image { position, width, height, bytes, .. } => {
+                self.count_bytes(bytes, [0, 0, 0, 0])?;
+                let ExpectedOutput::Images(count) = self.plan else {
+                    return protocol_error("picture without asking");
+                };
                 let side = self.side_pixels_max();
                 if *position != self.images || self.images >= count || *width > side || *height > side {
-                    return broken("picture out of order or too large");
+                    return protocol_error("picture out of order or too large");
                 }
                 self.images += 1;
                 Ok(())
             }
-            Output::Progress { frames_done } => self.progress(*frames_done),
+            MediaTaskOutput::Progress { frames_done } => self.check_progress(*frames_done),
         }
     }
 
     /// Accepts progress, which must grow and stay within the task.
-    pub(crate) fn progress(&mut self, done: u64) -> Result<(), Fault> {
+    pub(crate) fn check_progress(&mut self, done: u64) -> Result<(), MediaTaskError> {
         let done_max = match &self.plan {
-            Plan::Video(spec, _) => u64::from(spec.frame_count),
-            Plan::Audio(grid) => grid.frames(),
-            Plan::Images(count) => u64::from(*count),
-            Plan::Probe => self.packets_max,
+            ExpectedOutput::Video(spec, _) => u64::from(spec.frame_count),
+            ExpectedOutput::Audio(grid) => grid.frame_count(),
+            ExpectedOutput::Images(count) => u64::from(*count),
+            ExpectedOutput::Probe => self.packets_max,
         };
         if done <= self.progress || done > done_max {
-            return broken(&format!("progress {done} after {} of {done_max}", self.progress));
+            return protocol_error(&format!("progress {done} after {} of {done_max}", self.progress));
         }
         self.progress = done;
         Ok(())
     }
 
     /// Accepts a sign of life, which must grow; there are at most as many steps as a file may have packets.
-    pub(crate) fn working(&mut self, steps: u64) -> Result<(), Fault> {
+    pub(crate) fn check_heartbeat(&mut self, steps: u64) -> Result<(), MediaTaskError> {
         if steps <= self.steps || steps > self.packets_max {
-            return broken(&format!("step {steps} after {} of {}", self.steps, self.packets_max));
+            return protocol_error(&format!("step {steps} after {} of {}", self.steps, self.packets_max));
         }
         self.steps = steps;
         Ok(())
     }
 
     /// Accepts the end of the task only when everything planned was seen.
-    pub(crate) fn done(&self, report: Report) -> Result<Report, Fault> {
+    pub(crate) fn check_report(&self, report: MediaTaskReport) -> Result<MediaTaskReport, MediaTaskError> {
         let segments = match &self.plan {
-            Plan::Video(spec, _) => spec.segments(),
-            Plan::Audio(grid) => grid.segments(),
-            Plan::Images(count) if self.images == *count => return finite(report),
-            Plan::Images(_) | Plan::Probe => return broken("result before the work was done"),
+            ExpectedOutput::Video(spec, _) => spec.segment_count(),
+            ExpectedOutput::Audio(grid) => grid.segment_count(),
+            ExpectedOutput::Images(count) if self.images == *count => return check_times(report),
+            ExpectedOutput::Images(_) | ExpectedOutput::Probe => {
+                return protocol_error("result before the work was done");
+            }
         };
         if self.next.values().any(|next| next.segments != segments) {
-            return broken("result before all segments");
+            return protocol_error("result before all segments");
         }
-        finite(report)
+        check_times(report)
     }
 
     /// Accepts the result of a probe, with its texts made printable.
-    pub(crate) fn probed(&self, mut probe: Probe, size_bytes: u64) -> Result<Probe, Fault> {
-        if !matches!(self.plan, Plan::Probe) {
-            return broken("probe without asking");
+    pub(crate) fn check_probe(
+        &self,
+        mut probe: MediaProbe,
+        size_bytes: u64,
+    ) -> Result<MediaProbe, MediaTaskError> {
+        if !matches!(self.plan, ExpectedOutput::Probe) {
+            return protocol_error("probe without asking");
         }
         if probe.size_bytes != size_bytes
             || probe.streams.len() > usize::try_from(self.streams_max).unwrap_or(0)
         {
-            return broken("probe of another file or with too many streams");
+            return protocol_error("probe of another file or with too many streams");
         }
-        probe.container = printable(&probe.container, TEXT_CHARS_MAX);
+        probe.container = to_printable(&probe.container, TEXT_CHARS_MAX);
         for (index, stream) in probe.streams.iter_mut().enumerate() {
             if usize::try_from(stream.index).ok() != Some(index) {
-                return broken("streams out of order");
+                return protocol_error("streams out of order");
             }
             check_stream(stream)?;
         }
         Ok(probe)
     }
 
-    fn rendition(&mut self, rendition: u16) -> Result<&mut Next, Fault> {
+    fn find_rendition(&mut self, rendition: u16) -> Result<&mut RenditionProgress, MediaTaskError> {
         match self.next.get_mut(&rendition) {
             Some(next) => Ok(next),
-            None => Err(Fault::Protocol(format!("rendition {rendition} is not planned"))),
+            None => Err(MediaTaskError::Protocol(format!("rendition {rendition} is not planned"))),
         }
     }
 
-    fn segment(&self, index: u32) -> Option<Claim> {
+    fn planned_segment(&self, index: u32) -> Option<SegmentTiming> {
         match &self.plan {
-            Plan::Video(spec, grid) => {
+            ExpectedOutput::Video(spec, grid) => {
                 let skipped = u64::from(index) * u64::from(spec.segment_frames);
                 let left = u64::from(spec.frame_count).checked_sub(skipped).filter(|left| *left > 0)?;
                 let sample_count = u32::try_from(left.min(u64::from(spec.segment_frames))).ok()?;
-                Some(Claim {
+                Some(SegmentTiming {
                     number: spec.first_segment.checked_add(index)?,
-                    start_ticks: grid.ticks(spec.start_frame + skipped),
-                    duration_ticks: grid.ticks(u64::from(sample_count)),
+                    start_ticks: grid.frame_start_ticks(spec.start_frame + skipped),
+                    duration_ticks: grid.frame_start_ticks(u64::from(sample_count)),
                     timescale: grid.timescale,
                     sample_count,
                 })
             }
-            Plan::Audio(grid) => {
+            ExpectedOutput::Audio(grid) => {
                 let (start, end) = (grid.first_frame(index), grid.first_frame(index.checked_add(1)?));
                 let samples = u64::from(crate::AUDIO_FRAME_SAMPLES);
-                (start < end).then_some(Claim {
+                (start < end).then_some(SegmentTiming {
                     number: index,
                     start_ticks: start * samples,
                     duration_ticks: (end - start) * samples,
@@ -231,39 +243,39 @@ impl Expect {
                     sample_count: u32::try_from(end - start).ok()?,
                 })
             }
-            Plan::Images(_) | Plan::Probe => None,
+            ExpectedOutput::Images(_) | ExpectedOutput::Probe => None,
         }
     }
 
     fn side_pixels_max(&self) -> u32 {
-        if let Task::Stills(spec) = &self.task { spec.side_pixels_max } else { 0 }
+        if let MediaTask::Stills(spec) = &self.task { spec.side_pixels_max } else { 0 }
     }
 
     /// Counts the bytes and looks at the first box type where one is given.
-    fn take_bytes(&mut self, bytes: &Bytes, kind: [u8; 4]) -> Result<(), Fault> {
+    fn count_bytes(&mut self, bytes: &Bytes, kind: [u8; 4]) -> Result<(), MediaTaskError> {
         self.output_bytes = self.output_bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         if self.output_bytes > self.output_bytes_max {
-            return broken("more output than output_bytes_max");
+            return protocol_error("more output than output_bytes_max");
         }
         if bytes.len() < FILE_BYTES_MIN || (kind != [0; 4] && bytes.get(4..8) != Some(&kind[..])) {
-            return broken("a product that is not what it says");
+            return protocol_error("a product that is not what it says");
         }
         Ok(())
     }
 }
 
-fn check_stream(stream: &mut Stream) -> Result<(), Fault> {
-    if (stream.kind == StreamKind::Audio) != stream.audio.is_some() {
-        return broken("an audio stream without its part");
+fn check_stream(stream: &mut MediaStream) -> Result<(), MediaTaskError> {
+    if (stream.kind == MediaStreamKind::Audio) != stream.audio.is_some() {
+        return protocol_error("an audio stream without its part");
     }
-    stream.codec = printable(&stream.codec, TEXT_CHARS_MAX);
+    stream.codec = to_printable(&stream.codec, TEXT_CHARS_MAX);
     for text in [&mut stream.profile, &mut stream.language, &mut stream.title].into_iter().flatten() {
         *text = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
     }
     if let Some(video) = &mut stream.video {
         let sides = [video.width, video.height, video.display_width, video.display_height];
         if sides.iter().any(|side| *side > 1 << 20) || video.rotation_degrees >= 360 {
-            return broken("a geometry out of range");
+            return protocol_error("a geometry out of range");
         }
         for text in [
             &mut video.pixel_format,
@@ -273,41 +285,41 @@ fn check_stream(stream: &mut Stream) -> Result<(), Fault> {
             &mut video.color_range,
             &mut video.field_order,
         ] {
-            *text = printable(text, TEXT_CHARS_MAX);
+            *text = to_printable(text, TEXT_CHARS_MAX);
         }
     }
     if let Some(audio) = &mut stream.audio {
-        audio.layout = printable(&audio.layout, TEXT_CHARS_MAX);
-        audio.sample_format = printable(&audio.sample_format, TEXT_CHARS_MAX);
+        audio.layout = to_printable(&audio.layout, TEXT_CHARS_MAX);
+        audio.sample_format = to_printable(&audio.sample_format, TEXT_CHARS_MAX);
     }
     Ok(())
 }
 
 /// Times are measured by the child itself; what is not a number would poison every sum made of it.
-fn finite(report: Report) -> Result<Report, Fault> {
+fn check_times(report: MediaTaskReport) -> Result<MediaTaskReport, MediaTaskError> {
     let is_time = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
     if is_time(report.cpu_seconds) && is_time(report.wall_seconds) {
         Ok(report)
     } else {
-        broken("a time that is none")
+        protocol_error("a time that is none")
     }
 }
 
-fn broken<T>(what: &str) -> Result<T, Fault> {
-    Err(Fault::Protocol(what.to_owned()))
+fn protocol_error<T>(what: &str) -> Result<T, MediaTaskError> {
+    Err(MediaTaskError::Protocol(what.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grid::Ratio;
-    use crate::spec::{AudioSpec, Preset, Profile, Rung};
+    use crate::grid::MediaRatio;
+    use crate::spec::{AudioSpec, EncodeRung, EncoderPreset, H264Profile};
 
-    fn encode() -> Task {
-        Task::Encode(EncodeSpec {
+    fn encode() -> MediaTask {
+        MediaTask::Encode(EncodeSpec {
             stream: 0,
             origin_us: 0,
-            frame_rate: Ratio::new(25, 1),
+            frame_rate: MediaRatio::new(25, 1),
             start_frame: 100,
             frame_count: 60,
             first_segment: 2,
@@ -315,15 +327,15 @@ mod tests {
             gop_frames: 50,
             deinterlace: false,
             decode_threads: 1,
-            preset: Preset::Ultrafast,
-            rungs: vec![Rung {
+            preset: EncoderPreset::Ultrafast,
+            rungs: vec![EncodeRung {
                 rendition: 7,
                 width: 320,
                 height: 180,
                 crf: 23.0,
                 rate_bits_per_second_max: 1_000_000,
                 buffer_bits: 2_000_000,
-                profile: Profile::High,
+                profile: H264Profile::High,
                 level: 31,
                 threads: 1,
             }],
@@ -337,12 +349,12 @@ mod tests {
         Bytes::from(bytes)
     }
 
-    fn init() -> Output {
-        Output::Init { rendition: 7, bytes: file(b"ftyp") }
+    fn init() -> MediaTaskOutput {
+        MediaTaskOutput::Init { rendition: 7, bytes: file(b"ftyp") }
     }
 
-    fn segment(number: u32, start_ticks: u64, sample_count: u32) -> Output {
-        Output::Segment {
+    fn segment(number: u32, start_ticks: u64, sample_count: u32) -> MediaTaskOutput {
+        MediaTaskOutput::Segment {
             rendition: 7,
             number,
             start_ticks,
@@ -353,9 +365,9 @@ mod tests {
         }
     }
 
-    fn check(outputs: &[Output], is_accepted: bool) {
-        let mut expect = Expect::new(&encode(), &Limits::default(), 1000).unwrap();
-        let last = outputs.iter().map(|output| expect.output(output)).last().unwrap();
+    fn check(outputs: &[MediaTaskOutput], is_accepted: bool) {
+        let mut expect = OutputValidator::new(&encode(), &MediaLimits::default(), 1000).unwrap();
+        let last = outputs.iter().map(|output| expect.check_output(output)).last().unwrap();
         assert_eq!(last.is_ok(), is_accepted, "{outputs:?}: {last:?}");
     }
 
@@ -369,51 +381,58 @@ mod tests {
         check(&[init(), segment(2, 0, 50)], false);
         check(&[segment(2, 51_200, 50)], false);
         check(&[init(), init()], false);
-        check(&[Output::Init { rendition: 8, bytes: file(b"ftyp") }], false);
-        check(&[Output::Init { rendition: 7, bytes: file(b"moof") }], false);
-        check(&[Output::Init { rendition: 7, bytes: Bytes::from(vec![0; 2000]) }], false);
+        check(&[MediaTaskOutput::Init { rendition: 8, bytes: file(b"ftyp") }], false);
+        check(&[MediaTaskOutput::Init { rendition: 7, bytes: file(b"moof") }], false);
+        check(&[MediaTaskOutput::Init { rendition: 7, bytes: Bytes::from(vec![0; 2000]) }], false);
     }
 
     #[test]
     fn progress_must_grow_within_the_task() {
-        check(&[Output::Progress { frames_done: 60 }], true);
-        check(&[Output::Progress { frames_done: 61 }], false);
-        check(&[Output::Progress { frames_done: 0 }], false);
-        check(&[Output::Progress { frames_done: 5 }, Output::Progress { frames_done: 5 }], false);
+        check(&[MediaTaskOutput::Progress { frames_done: 60 }], true);
+        check(&[MediaTaskOutput::Progress { frames_done: 61 }], false);
+        check(&[MediaTaskOutput::Progress { frames_done: 0 }], false);
+        check(
+            &[MediaTaskOutput::Progress { frames_done: 5 }, MediaTaskOutput::Progress { frames_done: 5 }],
+            false,
+        );
     }
 
     #[test]
     fn a_result_needs_every_segment() {
-        let mut expect = Expect::new(&encode(), &Limits::default(), 1000).unwrap();
+        let mut expect = OutputValidator::new(&encode(), &MediaLimits::default(), 1000).unwrap();
         for output in [init(), segment(2, 51_200, 50)] {
-            expect.output(&output).unwrap();
+            expect.check_output(&output).unwrap();
         }
-        assert!(matches!(expect.done(Report::default()), Err(Fault::Protocol(_))));
-        expect.output(&segment(3, 76_800, 10)).unwrap();
-        let poisoned = Report { cpu_seconds: f64::NAN, ..Report::default() };
-        assert!(matches!(expect.done(poisoned), Err(Fault::Protocol(_))));
-        assert!(expect.done(Report::default()).is_ok());
+        assert!(matches!(expect.check_report(MediaTaskReport::default()), Err(MediaTaskError::Protocol(_))));
+        expect.check_output(&segment(3, 76_800, 10)).unwrap();
+        let poisoned = MediaTaskReport { cpu_seconds: f64::NAN, ..MediaTaskReport::default() };
+        assert!(matches!(expect.check_report(poisoned), Err(MediaTaskError::Protocol(_))));
+        assert!(expect.check_report(MediaTaskReport::default()).is_ok());
     }
 
     #[test]
     fn impossible_tasks_are_refused_before_a_child_starts() {
-        let Task::Encode(good) = encode() else { unreachable!() };
-        let odd = EncodeSpec { rungs: vec![Rung { width: 321, ..good.rungs[0].clone() }], ..good.clone() };
+        let MediaTask::Encode(good) = encode() else { unreachable!() };
+        let odd =
+            EncodeSpec { rungs: vec![EncodeRung { width: 321, ..good.rungs[0].clone() }], ..good.clone() };
         let twice = EncodeSpec { rungs: vec![good.rungs[0].clone(), good.rungs[0].clone()], ..good.clone() };
-        let still = EncodeSpec { frame_rate: Ratio::new(25, 0), ..good.clone() };
+        let still = EncodeSpec { frame_rate: MediaRatio::new(25, 0), ..good.clone() };
         let none = EncodeSpec { frame_count: 0, ..good };
         for spec in [odd, twice, still, none] {
-            let made = Expect::new(&Task::Encode(spec), &Limits::default(), 1);
-            assert!(matches!(made, Err(Fault::Spec(_))));
+            let made = OutputValidator::new(&MediaTask::Encode(spec), &MediaLimits::default(), 1);
+            assert!(matches!(made, Err(MediaTaskError::Spec(_))));
         }
         let silent = AudioSpec {
             stream: 0,
             origin_us: 0,
             rendition: 0,
             duration_samples: 0,
-            segment_seconds: Ratio::new(2, 1),
+            segment_seconds: MediaRatio::new(2, 1),
             rate_bits_per_second: 128_000,
         };
-        assert!(matches!(Expect::new(&Task::Audio(silent), &Limits::default(), 1), Err(Fault::Spec(_))));
+        assert!(matches!(
+            OutputValidator::new(&MediaTask::Audio(silent), &MediaLimits::default(), 1),
+            Err(MediaTaskError::Spec(_))
+        ));
     }
 }

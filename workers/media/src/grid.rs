@@ -13,20 +13,20 @@ pub const AUDIO_FRAME_SAMPLES: u32 = 1024;
 /// Track timescales are doubled until they reach this many ticks per second, as FFmpeg's muxer does.
 const TIMESCALE_MIN: u32 = 10_000;
 
-/// Largest term of a [`Ratio`] that a plan may use.
+/// Largest term of a [`MediaRatio`] that a plan may use.
 const TERM_MAX: u32 = 1_000_000;
 
 /// A fraction; frames per second, seconds, or the shape of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ratio {
+pub struct MediaRatio {
     /// Numerator.
     pub num: u32,
     /// Denominator; zero means "unknown" in what a probe reports and is refused in plans.
     pub den: u32,
 }
 
-impl Ratio {
+impl MediaRatio {
     /// The fraction `num / den`.
     #[must_use]
     pub const fn new(num: u32, den: u32) -> Self {
@@ -58,7 +58,7 @@ pub struct VideoGrid {
 impl VideoGrid {
     /// The track timescale and frame length for an output frame rate; none when the rate is not usable.
     #[must_use]
-    pub fn new(frame_rate: Ratio) -> Option<Self> {
+    pub fn new(frame_rate: MediaRatio) -> Option<Self> {
         if !frame_rate.is_usable() {
             return None;
         }
@@ -72,7 +72,7 @@ impl VideoGrid {
 
     /// When an output frame begins, in ticks from the presentation start.
     #[must_use]
-    pub fn ticks(self, frame: u64) -> u64 {
+    pub fn frame_start_ticks(self, frame: u64) -> u64 {
         frame.saturating_mul(u64::from(self.frame_ticks))
     }
 }
@@ -80,21 +80,21 @@ impl VideoGrid {
 /// Where the segments of an audio rendition begin: at the AAC frame nearest to each video segment boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AudioGrid {
-    segment_seconds: Ratio,
+    segment_seconds: MediaRatio,
     frames: u64,
 }
 
 impl AudioGrid {
     /// The grid of a rendition of `duration_samples` at [`AUDIO_RATE_HZ`]; none when the segment length is not usable.
     #[must_use]
-    pub fn new(segment_seconds: Ratio, duration_samples: u64) -> Option<Self> {
+    pub fn new(segment_seconds: MediaRatio, duration_samples: u64) -> Option<Self> {
         let frames = duration_samples.div_ceil(u64::from(AUDIO_FRAME_SAMPLES));
         segment_seconds.is_usable().then_some(Self { segment_seconds, frames })
     }
 
     /// AAC frames in the whole rendition.
     #[must_use]
-    pub fn frames(self) -> u64 {
+    pub fn frame_count(self) -> u64 {
         self.frames
     }
 
@@ -110,7 +110,7 @@ impl AudioGrid {
     /// Segments that hold at least one AAC frame. A video segment shorter than half an AAC frame at the very end
     /// has no audio segment of its own.
     #[must_use]
-    pub fn segments(self) -> u32 {
+    pub fn segment_count(self) -> u32 {
         let scale = u128::from(self.segment_seconds.num) * u128::from(AUDIO_RATE_HZ);
         let samples =
             u128::from(self.frames) * u128::from(AUDIO_FRAME_SAMPLES) * u128::from(self.segment_seconds.den);
@@ -132,37 +132,37 @@ mod tests {
     #[test]
     fn timescale_keeps_whole_ticks_per_frame() {
         let check = |rate: (u32, u32), expected: (u32, u32)| {
-            let grid = VideoGrid::new(Ratio::new(rate.0, rate.1)).unwrap();
+            let grid = VideoGrid::new(MediaRatio::new(rate.0, rate.1)).unwrap();
             assert_eq!((grid.timescale, grid.frame_ticks), expected, "{rate:?}");
         };
         check((25, 1), (12_800, 512));
         check((30_000, 1001), (30_000, 1001));
         check((1, 1), (16_384, 16_384));
-        assert_eq!(VideoGrid::new(Ratio::new(0, 1)), None);
-        assert_eq!(VideoGrid::new(Ratio::new(25, 0)), None);
+        assert_eq!(VideoGrid::new(MediaRatio::new(0, 1)), None);
+        assert_eq!(VideoGrid::new(MediaRatio::new(25, 0)), None);
     }
 
     #[test]
     fn audio_segments_cover_every_frame_once() {
         for (segment, samples) in [
-            (Ratio::new(6, 1), 48_000 * 60),
-            (Ratio::new(6006, 1000), 48_000 * 61 + 7),
-            (Ratio::new(2, 1), 1),
-            (Ratio::new(2, 1), 96_000),
-            (Ratio::new(2, 1), 96_001),
-            (Ratio::new(1, 100), 4_800),
+            (MediaRatio::new(6, 1), 48_000 * 60),
+            (MediaRatio::new(6006, 1000), 48_000 * 61 + 7),
+            (MediaRatio::new(2, 1), 1),
+            (MediaRatio::new(2, 1), 96_000),
+            (MediaRatio::new(2, 1), 96_001),
+            (MediaRatio::new(1, 100), 4_800),
         ] {
             let grid = AudioGrid::new(segment, samples).unwrap();
-            let count = grid.segments();
+            let count = grid.segment_count();
             assert_eq!(grid.first_frame(0), 0);
-            assert_eq!(grid.first_frame(count), grid.frames(), "{segment:?} {samples}");
-            assert!(grid.first_frame(count - 1) < grid.frames(), "{segment:?} {samples}");
+            assert_eq!(grid.first_frame(count), grid.frame_count(), "{segment:?} {samples}");
+            assert!(grid.first_frame(count - 1) < grid.frame_count(), "{segment:?} {samples}");
         }
     }
 
     #[test]
     fn audio_boundary_is_the_nearest_frame() {
-        let grid = AudioGrid::new(Ratio::new(6, 1), 48_000 * 60).unwrap();
+        let grid = AudioGrid::new(MediaRatio::new(6, 1), 48_000 * 60).unwrap();
         // 6 s are 281.25 AAC frames, 12 s are 562.5, which rounds up.
         assert_eq!((grid.first_frame(1), grid.first_frame(2)), (281, 563));
     }

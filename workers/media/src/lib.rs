@@ -1,13 +1,13 @@
 //! The parent side of the sandboxed media child: protocol and driver, no FFmpeg.
 //!
-//! [`Driver`] starts one `streamgate-media` process per task, serves it ranges of the [`Source`], and hands on
+//! [`MediaDriver`] starts one `streamgate-media` process per task, serves it ranges of the [`MediaByteSource`], and hands on
 //! what it produces. The child is treated as hostile: every frame it sends is checked against the plan that the
-//! task implies, and whatever does not fit ends the task as [`Fault::Protocol`].
+//! task implies, and whatever does not fit ends the task as [`MediaTaskError::Protocol`].
 //!
 //! Limits: frame size ([`protocol::FRAME_BYTES_MAX`]), read size and reads in flight
 //! ([`protocol::READ_BYTES_MAX`], [`protocol::READS_IN_FLIGHT_MAX`]), children at once, memory of each and of all, threads, CPU seconds,
-//! seconds without progress, bytes of output and bytes read per task ([`Config`]), and what a media file may
-//! contain ([`protocol::Limits`]).
+//! seconds without progress, bytes of output and bytes read per task ([`MediaDriverConfig`]), and what a media file may
+//! contain ([`protocol::MediaLimits`]).
 
 mod config;
 mod driver;
@@ -21,14 +21,16 @@ mod session;
 mod source;
 mod spec;
 
-pub use config::Config;
-pub use driver::Driver;
-pub use error::{Code, Fault, Verdict};
-pub use grid::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ, AudioGrid, Ratio, VideoGrid};
-pub use probe::{AudioStream, Kind, Probe, Stream, StreamKind, TEXT_CHARS_MAX, VideoStream};
-pub use protocol::{Check, Report, Sandbox, Versions};
-pub use source::{FileSource, Source};
+pub use config::MediaDriverConfig;
+pub use driver::MediaDriver;
+pub use error::{MediaErrorCode, MediaRetryDecision, MediaTaskError};
+pub use grid::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ, AudioGrid, MediaRatio, VideoGrid};
+pub use probe::{
+    AudioStream, MediaFileKind, MediaProbe, MediaStream, MediaStreamKind, TEXT_CHARS_MAX, VideoStream,
+};
+pub use protocol::{FfmpegVersions, MediaSelfCheck, MediaTaskReport, SandboxReport};
+pub use source::{FileSource, MediaByteSource};
 pub use spec::{
-    AudioSpec, EncodeSpec, FRAMES_MAX, Output, Preset, Profile, RUNGS_MAX, Rung, SIDE_PIXELS_MAX, STILLS_MAX,
-    StillsSpec,
+    AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, FRAMES_MAX, H264Profile, MediaTaskOutput, RUNGS_MAX,
+    SIDE_PIXELS_MAX, STILLS_MAX, StillsSpec,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::grid::Ratio;
+use crate::grid::MediaRatio;
 
 /// Longest text taken from a file, in characters.
 pub const TEXT_CHARS_MAX: usize = 256;
@@ -10,7 +10,7 @@ pub const TEXT_CHARS_MAX: usize = 256;
 /// What kind of media a file is, cover art left aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum MediaFileKind {
     /// At least one video track that moves or has a duration.
     Video,
     /// Audio tracks only.
@@ -22,8 +22,8 @@ pub enum Kind {
 /// What a track holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum StreamKind {
-    /// Pictures, including cover art ([`Stream::is_attached_picture`]).
+pub enum MediaStreamKind {
+    /// Pictures, including cover art ([`MediaStream::is_attached_picture`]).
     Video,
     /// Sound.
     Audio,
@@ -36,9 +36,9 @@ pub enum StreamKind {
 /// A media file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Probe {
+pub struct MediaProbe {
     /// What the file is, cover art left aside.
-    pub kind: Kind,
+    pub kind: MediaFileKind,
     /// FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`.
     pub container: String,
     /// Smallest presentation time over video and audio tracks, in microseconds on the file's own clock.
@@ -50,16 +50,16 @@ pub struct Probe {
     /// Whether the file ends before its structure does.
     pub is_truncated: bool,
     /// The tracks in file order.
-    pub streams: Vec<Stream>,
+    pub streams: Vec<MediaStream>,
 }
 
-impl Probe {
+impl MediaProbe {
     /// The video track to encode: the default one that is not cover art, else the first; the largest wins a tie.
     #[must_use]
-    pub fn best_video(&self) -> Option<&Stream> {
+    pub fn best_video(&self) -> Option<&MediaStream> {
         self.streams
             .iter()
-            .filter(|stream| stream.kind == StreamKind::Video && !stream.is_attached_picture)
+            .filter(|stream| stream.kind == MediaStreamKind::Video && !stream.is_attached_picture)
             .filter(|stream| stream.packet_count > 0 && stream.is_decodable)
             .max_by_key(|stream| {
                 let pixels = stream.video.as_ref().map_or(0, |v| u64::from(v.width) * u64::from(v.height));
@@ -69,12 +69,12 @@ impl Probe {
 
     /// The audio tracks that can be decoded, the default one first, then in file order.
     #[must_use]
-    pub fn audio(&self) -> Vec<&Stream> {
-        let mut tracks: Vec<&Stream> = self
+    pub fn audio_streams(&self) -> Vec<&MediaStream> {
+        let mut tracks: Vec<&MediaStream> = self
             .streams
             .iter()
             .filter(|stream| {
-                stream.kind == StreamKind::Audio && stream.packet_count > 0 && stream.is_decodable
+                stream.kind == MediaStreamKind::Audio && stream.packet_count > 0 && stream.is_decodable
             })
             .collect();
         tracks.sort_by_key(|stream| (!stream.is_default, stream.index));
@@ -85,11 +85,11 @@ impl Probe {
 /// A track of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stream {
+pub struct MediaStream {
     /// Position in the file; what tasks name.
     pub index: u32,
     /// What the track holds.
-    pub kind: StreamKind,
+    pub kind: MediaStreamKind,
     /// FFmpeg's name of the codec, such as `h264`.
     pub codec: String,
     /// FFmpeg's name of the profile, such as `High`.
@@ -131,7 +131,7 @@ pub struct VideoStream {
     /// Stored height in pixels, before rotation.
     pub height: u32,
     /// Width of one pixel by its height; 1/1 when the file does not say.
-    pub sample_aspect: Ratio,
+    pub sample_aspect: MediaRatio,
     /// Width in square pixels as shown, after rotation.
     pub display_width: u32,
     /// Height in square pixels as shown, after rotation.
@@ -157,9 +157,9 @@ pub struct VideoStream {
     /// Whether the field order is one of the interlaced ones.
     pub is_interlaced: bool,
     /// Frames by duration over the whole scan; 0/0 with fewer than two frames.
-    pub average_frame_rate: Ratio,
+    pub average_frame_rate: MediaRatio,
     /// The smallest rate that all timestamps fit, as FFmpeg guesses it; 0/0 when unknown.
-    pub real_frame_rate: Ratio,
+    pub real_frame_rate: MediaRatio,
     /// Smallest distance between two frames, in microseconds.
     pub frame_interval_us_min: u64,
     /// Largest distance between two frames, in microseconds.

@@ -1,7 +1,7 @@
 //! What parent and child say to each other over the child's stdin and stdout.
 //!
-//! A frame is a big-endian 32-bit length and one MessagePack map. The parent sends one [`ToChild::Start`], then an
-//! answer to every [`FromChild::Read`] in order. The child ends with [`FromChild::Done`] or [`FromChild::Failed`].
+//! A frame is a big-endian 32-bit length and one MessagePack map. The parent sends one [`ParentMessage::Start`], then an
+//! answer to every [`ChildMessage::Read`] in order. The child ends with [`ChildMessage::Progress`] or [`ChildMessage::Failed`].
 //! End of file on its stdin ends the child.
 //!
 //! Limits: [`FRAME_BYTES_MAX`], [`READ_BYTES_MAX`], [`READS_IN_FLIGHT_MAX`], [`DETAIL_CHARS_MAX`].
@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Code;
-use crate::probe::Probe;
+use crate::error::MediaErrorCode;
+use crate::probe::MediaProbe;
 use crate::spec::{AudioSpec, EncodeSpec, StillsSpec};
 
 /// Largest frame in either direction, in bytes; a segment must fit.
@@ -35,7 +35,7 @@ pub const EXIT_SANDBOX: u8 = 71;
 /// What a media file may contain; checked by the child before it decodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Limits {
+pub struct MediaLimits {
     /// Most tracks of one file.
     pub streams_max: u32,
     /// Most pixels of one video frame; 8K does not fit the default.
@@ -52,7 +52,7 @@ pub struct Limits {
     pub probe_bytes_max: u64,
 }
 
-impl Default for Limits {
+impl Default for MediaLimits {
     fn default() -> Self {
         Self {
             streams_max: 64,
@@ -69,7 +69,7 @@ impl Default for Limits {
 /// One task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Task {
+pub enum MediaTask {
     /// Say what the file holds.
     Probe,
     /// Encode a range into a ladder.
@@ -83,15 +83,15 @@ pub enum Task {
 /// From parent to child.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ToChild {
+pub enum ParentMessage {
     /// The first frame, once.
     Start {
         /// What to do.
-        task: Task,
+        task: MediaTask,
         /// Length of the source.
         size_bytes: u64,
         /// What the source may contain.
-        limits: Limits,
+        limits: MediaLimits,
     },
     /// Answer to the oldest open read; shorter than asked only at the end of the source.
     Data {
@@ -103,7 +103,7 @@ pub enum ToChild {
 /// From child to parent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FromChild {
+pub enum ChildMessage {
     /// Wants a range of the source.
     Read {
         /// First byte.
@@ -111,14 +111,14 @@ pub enum FromChild {
         /// Bytes wanted, at most [`READ_BYTES_MAX`].
         len: u32,
     },
-    /// See [`crate::Output::Init`].
+    /// See [`crate::MediaTaskOutput::Init`].
     Init {
         /// Which rendition.
         rendition: u16,
         /// The file.
         bytes: Bytes,
     },
-    /// See [`crate::Output::Segment`].
+    /// See [`crate::MediaTaskOutput::Segment`].
     Segment {
         /// Which rendition.
         rendition: u16,
@@ -135,7 +135,7 @@ pub enum FromChild {
         /// The file.
         bytes: Bytes,
     },
-    /// See [`crate::Output::Image`].
+    /// See [`crate::MediaTaskOutput::Image`].
     Image {
         /// Position in the task's list.
         position: u16,
@@ -148,7 +148,7 @@ pub enum FromChild {
         /// The file.
         bytes: Bytes,
     },
-    /// Work done so far; packets for a probe, else see [`crate::Output::Progress`].
+    /// Work done so far; packets for a probe, else see [`crate::MediaTaskOutput::Progress`].
     Progress {
         /// Grows strictly.
         done: u64,
@@ -159,24 +159,24 @@ pub enum FromChild {
         steps: u64,
     },
     /// The result of a probe; the last frame.
-    Probed(Box<Probe>),
+    Probed(Box<MediaProbe>),
     /// The result of any other task; the last frame.
-    Done(Report),
+    Done(MediaTaskReport),
     /// No result; the last frame.
     Failed {
         /// Why the file is refused; none when the file is not to blame.
-        code: Option<Code>,
+        code: Option<MediaErrorCode>,
         /// Printable text.
         detail: String,
     },
     /// The answer of `streamgate-media check`; the only frame.
-    Checked(Check),
+    Checked(MediaSelfCheck),
 }
 
 /// What a task used and did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Report {
+pub struct MediaTaskReport {
     /// Source frames decoded.
     pub frames_decoded: u64,
     /// Output frames in each rendition, or AAC frames, or pictures.
@@ -200,7 +200,7 @@ pub struct Report {
 /// Versions of the libraries that the child runs with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Versions {
+pub struct FfmpegVersions {
     /// FFmpeg's own version text, such as `5.1.9-0+deb12u1`.
     pub ffmpeg: String,
     /// libavformat, such as `59.27.100`.
@@ -217,7 +217,7 @@ pub struct Versions {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_excessive_bools, reason = "a list of independent findings")]
-pub struct Sandbox {
+pub struct SandboxReport {
     /// A seccomp filter is in force.
     pub has_seccomp: bool,
     /// A landlock domain is in force.
@@ -236,10 +236,10 @@ pub struct Sandbox {
     pub allows_threads: bool,
 }
 
-impl Sandbox {
+impl SandboxReport {
     /// Whether it keeps the child from files, network and other programs.
     #[must_use]
-    pub fn holds(&self) -> bool {
+    pub fn is_effective(&self) -> bool {
         (self.has_seccomp || self.has_landlock)
             && self.refuses_open
             && self.refuses_socket
@@ -253,11 +253,11 @@ impl Sandbox {
 /// What `streamgate-media check` found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Check {
+pub struct MediaSelfCheck {
     /// Library versions.
-    pub versions: Versions,
+    pub versions: FfmpegVersions,
     /// What the sandbox refuses.
-    pub sandbox: Sandbox,
+    pub sandbox: SandboxReport,
     /// Encoders, muxers and filters that are needed and absent.
     pub missing: Vec<String>,
     /// Filters without which some sources look worse: `zscale` and `tonemap` for HDR.
@@ -265,7 +265,7 @@ pub struct Check {
 }
 
 /// Encodes a message as one frame without its length.
-pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+pub fn encode_frame<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let body = rmp_serde::to_vec_named(message).map_err(io::Error::other)?;
     if body.len() > FRAME_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "frame is larger than FRAME_BYTES_MAX"));
@@ -274,13 +274,13 @@ pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
 }
 
 /// Decodes one frame; fails on anything that is not exactly one message.
-pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+pub fn decode_frame<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
     rmp_serde::from_slice(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Writes one frame with its length; the child's side.
 pub fn write_frame<T: Serialize>(mut writer: impl Write, message: &T) -> io::Result<()> {
-    let body = encode(message)?;
+    let body = encode_frame(message)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?;
     writer.write_all(&length.to_be_bytes())?;
     writer.write_all(&body)?;
@@ -299,12 +299,12 @@ pub fn read_frame<T: DeserializeOwned>(mut reader: impl Read) -> io::Result<Opti
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    decode(&body).map(Some)
+    decode_frame(&body).map(Some)
 }
 
 /// Makes text from outside fit for logs and events: printable ASCII, at most `chars_max` characters.
 #[must_use]
-pub fn printable(text: &str, chars_max: usize) -> String {
+pub fn to_printable(text: &str, chars_max: usize) -> String {
     let is_plain = |c: char| c == ' ' || c.is_ascii_graphic();
     text.trim().chars().take(chars_max).map(|c| if is_plain(c) { c } else { '?' }).collect()
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 /// A file that can be read at any place.
-pub trait Source: Send + Sync {
+pub trait MediaByteSource: Send + Sync {
     /// Length of the file in bytes.
     fn size_bytes(&self) -> u64;
 
@@ -35,7 +35,7 @@ impl FileSource {
     }
 }
 
-impl Source for FileSource {
+impl MediaByteSource for FileSource {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

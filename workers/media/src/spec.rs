@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::grid::{AudioGrid, Ratio, VideoGrid};
+use crate::grid::{AudioGrid, MediaRatio, VideoGrid};
 
 /// Most renditions that one encode may produce.
 pub const RUNGS_MAX: usize = 16;
@@ -22,7 +22,7 @@ pub const FRAMES_MAX: u32 = 10_000_000;
 /// H.264 profiles (ISO/IEC 14496-10, Annex A).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Profile {
+pub enum H264Profile {
     /// Baseline, without reordered frames.
     Baseline,
     /// Main.
@@ -34,7 +34,7 @@ pub enum Profile {
 /// Speed of the encoder: slower is smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Preset {
+pub enum EncoderPreset {
     /// Fastest, largest.
     Ultrafast,
     /// Faster than `Veryfast`.
@@ -54,7 +54,7 @@ pub enum Preset {
 /// One rendition of the ladder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rung {
+pub struct EncodeRung {
     /// Name of the rendition in what the task produces; distinct in a task.
     pub rendition: u16,
     /// Output width in square pixels; even.
@@ -68,7 +68,7 @@ pub struct Rung {
     /// The buffer over which the cap holds, in bits.
     pub buffer_bits: u64,
     /// Codec profile.
-    pub profile: Profile,
+    pub profile: H264Profile,
     /// Ten times the codec level: 31 is 3.1.
     pub level: u8,
     /// Encoder threads. The bytes depend on it, so it belongs to the digest of the options.
@@ -82,12 +82,12 @@ pub struct Rung {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncodeSpec {
-    /// The track ([`crate::Stream::index`]).
+    /// The track ([`crate::MediaStream::index`]).
     pub stream: u32,
     /// The file's clock at the presentation start, in microseconds: the smallest start of the chosen tracks.
     pub origin_us: i64,
     /// Output frames per second.
-    pub frame_rate: Ratio,
+    pub frame_rate: MediaRatio,
     /// First output frame of the range.
     pub start_frame: u64,
     /// Output frames of the range.
@@ -103,15 +103,15 @@ pub struct EncodeSpec {
     /// Decoder threads; 0 for one per processor, at most 8. The output does not depend on it.
     pub decode_threads: u16,
     /// Speed of the encoder.
-    pub preset: Preset,
+    pub preset: EncoderPreset,
     /// The renditions.
-    pub rungs: Vec<Rung>,
+    pub rungs: Vec<EncodeRung>,
 }
 
 impl EncodeSpec {
     /// Segments of each rendition.
     #[must_use]
-    pub fn segments(&self) -> u32 {
+    pub fn segment_count(&self) -> u32 {
         self.frame_count.div_ceil(self.segment_frames.max(1))
     }
 
@@ -135,7 +135,7 @@ impl EncodeSpec {
     }
 }
 
-impl Rung {
+impl EncodeRung {
     fn check(&self) -> Result<(), String> {
         let is_side = |side: u32| (16..=SIDE_PIXELS_MAX).contains(&side) && side.is_multiple_of(2);
         let is_rate = |rate: u64| (1_000..=2_000_000_000).contains(&rate);
@@ -159,7 +159,7 @@ impl Rung {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AudioSpec {
-    /// The track ([`crate::Stream::index`]).
+    /// The track ([`crate::MediaStream::index`]).
     pub stream: u32,
     /// The same value as for the video of the asset.
     pub origin_us: i64,
@@ -168,7 +168,7 @@ pub struct AudioSpec {
     /// Length of the rendition at 48 kHz; the track is padded with silence or cut to it.
     pub duration_samples: u64,
     /// Length of a video segment; audio segments end at the AAC frame nearest to its multiples.
-    pub segment_seconds: Ratio,
+    pub segment_seconds: MediaRatio,
     /// Encoder rate.
     pub rate_bits_per_second: u32,
 }
@@ -182,7 +182,7 @@ impl AudioSpec {
         if !(0.05..=3600.0).contains(&seconds) || !(16_000..=512_000).contains(&self.rate_bits_per_second) {
             return Err("segment_seconds or rate_bits_per_second is out of range".into());
         }
-        if self.duration_samples == 0 || grid.frames() > u64::from(u32::MAX) {
+        if self.duration_samples == 0 || grid.frame_count() > u64::from(u32::MAX) {
             return Err("duration_samples is out of range".into());
         }
         Ok(grid)
@@ -193,7 +193,7 @@ impl AudioSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StillsSpec {
-    /// The track ([`crate::Stream::index`]).
+    /// The track ([`crate::MediaStream::index`]).
     pub stream: u32,
     /// The same value as for the video of the asset.
     pub origin_us: i64,
@@ -227,7 +227,7 @@ impl StillsSpec {
 /// What a task produces, in order. Of each rendition the init segment comes first, then its segments by number.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Output {
+pub enum MediaTaskOutput {
     /// The init segment of a rendition; the same bytes from every range with the same options.
     Init {
         /// Which rendition.

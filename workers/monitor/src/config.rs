@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Limits of the monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct MonitorConfig {
     /// How often the state of streams and durables is asked for, in milliseconds.
     pub poll_ms: u64,
     /// Longest time one poll may take, in milliseconds.
@@ -19,7 +19,7 @@ pub struct Config {
     pub dead_stages_max: usize,
 }
 
-impl Default for Config {
+impl Default for MonitorConfig {
     fn default() -> Self {
         Self {
             poll_ms: 5_000,

@@ -3,10 +3,10 @@
 /// An error of the monitor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum MonitorError {
     /// The bus failed.
     #[error("the bus failed")]
-    Bus(#[from] nats::Error),
+    Bus(#[from] nats::BusError),
     /// A task of the monitor panicked.
     #[error("a task of the monitor panicked")]
     Panicked,

@@ -2,10 +2,10 @@
 //!
 //! - Consumes: core `>` with a user of its own, JetStream advisories among it; it skips messages whose reply begins with
 //!   `$JS.ACK`, because those are deliveries of what was counted when it was published. Stream and consumer state by
-//!   request, every [`Config::poll_ms`].
+//!   request, every [`MonitorConfig::poll_ms`].
 //! - Emits: nothing; in particular nothing per message seen.
 //! - Stores: nothing; counters begin anew with the process.
-//! - Limits: [`Config`] names the poll's interval and time-out and how many label values a family may have; no label is
+//! - Limits: [`MonitorConfig`] names the poll's interval and time-out and how many label values a family may have; no label is
 //!   ever an id or a client's text.
 //!
 //! A core subscription loses messages when it is too slow. So what it counts are rates, the loss is a metric itself, and all
@@ -25,9 +25,9 @@ use nats::Bus;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
-pub use error::Error;
-pub use metrics::{Durable, Metrics, Snapshot, Stream};
+pub use config::MonitorConfig;
+pub use error::MonitorError;
+pub use metrics::{DurableStats, MonitorMetrics, MonitorSnapshot, StreamStats};
 
 /// Alert rules for Prometheus, over metrics that this crate exports.
 pub const RULES: &str = include_str!("../rules.yml");
@@ -35,23 +35,23 @@ pub const RULES: &str = include_str!("../rules.yml");
 /// Counts and polls into `metrics` until `shutdown` fires.
 ///
 /// # Errors
-/// [`Error::Bus`] when the subscription can't be made at start; later failures of the broker are metrics.
+/// [`MonitorError::Bus`] when the subscription can't be made at start; later failures of the broker are metrics.
 pub async fn run(
     bus: Bus,
-    config: Config,
-    metrics: Metrics,
+    config: MonitorConfig,
+    metrics: MonitorMetrics,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
+) -> Result<(), MonitorError> {
     let stop = shutdown.child_token();
-    let heard = bus.listen(schemas::subjects::ALL.into()).await?;
+    let heard = bus.subscribe_core(schemas::subjects::ALL.into()).await?;
     let mut tasks: JoinSet<()> = JoinSet::new();
-    tasks.spawn(listen::run(heard, metrics.clone(), stop.clone()));
-    tasks.spawn(poll::run(bus, config, metrics, stop.clone()));
+    tasks.spawn(listen::count_messages(heard, metrics.clone(), stop.clone()));
+    tasks.spawn(poll::poll_broker(bus, config, metrics, stop.clone()));
     let mut first = Ok(());
     while let Some(ended) = tasks.join_next().await {
         stop.cancel();
         if ended.is_err() {
-            first = Err(Error::Panicked);
+            first = Err(MonitorError::Panicked);
         }
     }
     first

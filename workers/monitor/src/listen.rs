@@ -4,10 +4,14 @@ use futures::StreamExt;
 use schemas::subjects::DELIVERY_REPLY_PREFIX;
 use tokio_util::sync::CancellationToken;
 
-use crate::Metrics;
+use crate::MonitorMetrics;
 
 /// Counts what is heard until `shutdown`, or until the connection is closed.
-pub(crate) async fn run(mut heard: async_nats::Subscriber, metrics: Metrics, shutdown: CancellationToken) {
+pub(crate) async fn count_messages(
+    mut heard: async_nats::Subscriber,
+    metrics: MonitorMetrics,
+    shutdown: CancellationToken,
+) {
     loop {
         let message = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -16,7 +20,7 @@ pub(crate) async fn run(mut heard: async_nats::Subscriber, metrics: Metrics, shu
         let Some(message) = message else { return };
         let reply = message.reply.as_ref().map_or("", |reply| reply.as_str());
         if !reply.starts_with(DELIVERY_REPLY_PREFIX) {
-            metrics.heard(&message.subject, &message.payload);
+            metrics.count_message(&message.subject, &message.payload);
         }
     }
 }

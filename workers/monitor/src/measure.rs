@@ -28,7 +28,7 @@ pub(crate) const ADVISORIES: [&str; 16] = [
 
 /// Type of an event, such as `media.stored`; `None` when the subject is no event.
 pub(crate) fn event_type(subject: &str) -> Option<&str> {
-    subjects::event_parts(subject)?;
+    subjects::parse_event_subject(subject)?;
     let (_, rest) = subject.split_once('.')?;
     rest.rsplit_once('.').map(|(kind, _)| kind)
 }
@@ -53,12 +53,12 @@ pub(crate) fn advisory_kind(subject: &str) -> String {
 }
 
 /// Stage of a dead letter.
-pub(crate) fn dead_stage(subject: &str) -> &str {
+pub(crate) fn dead_letter_stage(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
 
 /// At most `max` counts, [`OTHER`] among them, which holds what the rest amounts to; the first names in order are kept.
-pub(crate) fn bounded(counts: BTreeMap<String, u64>, max: usize) -> BTreeMap<String, u64> {
+pub(crate) fn limit_series(counts: BTreeMap<String, u64>, max: usize) -> BTreeMap<String, u64> {
     let mut named = BTreeMap::from([(OTHER.to_owned(), 0)]);
     for (name, count) in counts {
         let is_named = named.contains_key(&name) || named.len() < max;

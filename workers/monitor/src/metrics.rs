@@ -13,17 +13,17 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 use schemas::{
-    Event, catalog,
+    BusEvent, catalog,
     job::{self, Succeeded},
-    subjects::{Class, event_parts},
+    subjects::{MessageClass, parse_event_subject},
 };
 use serde::Serialize;
 
-use crate::{measure, name::Name, poll::Polled};
+use crate::{measure, name::MetricName, poll::PollResult};
 
-type Label = [(&'static str, String); 1];
-type Labels = [(&'static str, String); 2];
-type Ratio = Gauge<f64, AtomicU64>;
+type SingleLabel = [(&'static str, String); 1];
+type LabelPair = [(&'static str, String); 2];
+type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Kinds of jobs that are counted by name.
 const TASK_KINDS: [&str; 1] = [job::TRANSCODE];
@@ -37,31 +37,31 @@ const DURATION_BOUNDS: [f64; 12] =
 
 /// All metrics of one monitor. Cheap to clone; all clones share the numbers.
 #[derive(Clone)]
-pub struct Metrics {
-    inner: Arc<Inner>,
+pub struct MonitorMetrics {
+    inner: Arc<MetricFamilies>,
 }
 
-impl fmt::Debug for Metrics {
+impl fmt::Debug for MonitorMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 
-impl Default for Metrics {
+impl Default for MonitorMetrics {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// A family of counters with a fixed set of values of its one label; all begin at 0, so that none is missing.
-struct Known {
+struct FixedLabelCounters {
     counters: BTreeMap<String, Counter>,
     other: Counter,
 }
 
-impl Known {
+impl FixedLabelCounters {
     fn new(
-        family: &Family<Label, Counter>,
+        family: &Family<SingleLabel, Counter>,
         label: &'static str,
         values: impl IntoIterator<Item = String>,
     ) -> Self {
@@ -70,68 +70,68 @@ impl Known {
         Self { counters, other: counter(OTHER.into()) }
     }
 
-    fn of(&self, value: &str) -> &Counter {
+    fn counter_for(&self, value: &str) -> &Counter {
         self.counters.get(value).unwrap_or(&self.other)
     }
 
-    fn numbers(&self) -> BTreeMap<String, u64> {
+    fn read_counts(&self) -> BTreeMap<String, u64> {
         let mut all: BTreeMap<_, _> = self.counters.iter().map(|(k, c)| (k.clone(), c.get())).collect();
         *all.entry(OTHER.into()).or_default() += self.other.get();
         all
     }
 }
 
-struct Inner {
+struct MetricFamilies {
     registry: Registry,
-    messages: Known,
-    bytes: Known,
-    events: Known,
-    tasks: Known,
-    advisories: Known,
-    polls: Known,
+    messages: FixedLabelCounters,
+    bytes: FixedLabelCounters,
+    events: FixedLabelCounters,
+    tasks: FixedLabelCounters,
+    advisories: FixedLabelCounters,
+    polls: FixedLabelCounters,
     dropped: Counter,
     job_wall: Histogram,
     job_cpu: Histogram,
-    streams: Streams,
-    durables: Durables,
-    dead: Family<Label, Gauge>,
+    streams: StreamMetrics,
+    durables: DurableMetrics,
+    dead: Family<SingleLabel, Gauge>,
     audit_lag_events: Gauge,
-    audit_lag_seconds: Ratio,
+    audit_lag_seconds: FloatGauge,
     broker_up: Gauge,
-    poll_timestamp: Ratio,
-    last: Mutex<Last>,
+    poll_timestamp: FloatGauge,
+    last: Mutex<LastPoll>,
 }
 
 /// What the last poll found, and what was added to counters so far.
 #[derive(Default)]
-struct Last {
-    polled: Polled,
+struct LastPoll {
+    polled: PollResult,
     at_ms: u64,
     appends: HashMap<String, u64>,
     dropped: u64,
 }
 
 #[derive(Default)]
-struct Streams {
-    appends: Family<Label, Counter>,
-    messages: Family<Label, Gauge>,
-    bytes: Family<Label, Gauge>,
-    limit_bytes: Family<Label, Gauge>,
-    fill: Family<Label, Ratio>,
+struct StreamMetrics {
+    appends: Family<SingleLabel, Counter>,
+    messages: Family<SingleLabel, Gauge>,
+    bytes: Family<SingleLabel, Gauge>,
+    limit_bytes: Family<SingleLabel, Gauge>,
+    fill: Family<SingleLabel, FloatGauge>,
 }
 
 #[derive(Default)]
-struct Durables {
-    pending: Family<Labels, Gauge>,
-    unacknowledged: Family<Labels, Gauge>,
-    redelivered: Family<Labels, Gauge>,
-    waiting: Family<Labels, Gauge>,
-    oldest: Family<Labels, Ratio>,
+struct DurableMetrics {
+    pending: Family<LabelPair, Gauge>,
+    unacknowledged: Family<LabelPair, Gauge>,
+    redelivered: Family<LabelPair, Gauge>,
+    waiting: Family<LabelPair, Gauge>,
+    oldest: Family<LabelPair, FloatGauge>,
 }
 
 /// State of one stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Stream {
+pub struct StreamStats {
     /// Its name.
     pub stream: String,
     /// Messages in it.
@@ -150,7 +150,7 @@ pub struct Stream {
 
 /// State of one durable.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Durable {
+pub struct DurableStats {
     /// Stream it reads.
     pub stream: String,
     /// Its name.
@@ -169,15 +169,15 @@ pub struct Durable {
 
 /// All numbers at one moment, for JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Snapshot {
+pub struct MonitorSnapshot {
     /// Unix time in milliseconds of the poll that found streams and durables; 0 before the first.
     pub polled_at_ms: u64,
     /// True when the last poll was answered.
     pub broker_up: bool,
     /// Streams and buckets by name.
-    pub streams: Vec<Stream>,
+    pub streams: Vec<StreamStats>,
     /// Durables by stream and name.
-    pub durables: Vec<Durable>,
+    pub durables: Vec<DurableStats>,
     /// Dead letters by stage.
     pub dead_letters: BTreeMap<String, u64>,
     /// Events that are not audited yet.
@@ -194,52 +194,62 @@ pub struct Snapshot {
     pub dropped_messages: u64,
 }
 
-fn add<M: Metric + Clone>(registry: &mut Registry, name: Name, metric: &M) {
-    registry.register(name.text(), name.help(), metric.clone());
+fn register_metric<M: Metric + Clone>(registry: &mut Registry, name: MetricName, metric: &M) {
+    registry.register(name.as_str(), name.help(), metric.clone());
 }
 
-fn known(
+fn register_counters(
     registry: &mut Registry,
-    name: Name,
+    name: MetricName,
     label: &'static str,
     values: impl IntoIterator<Item = String>,
-) -> Known {
-    let family = Family::<Label, Counter>::default();
-    add(registry, name, &family);
-    Known::new(&family, label, values)
+) -> FixedLabelCounters {
+    let family = Family::<SingleLabel, Counter>::default();
+    register_metric(registry, name, &family);
+    FixedLabelCounters::new(&family, label, values)
 }
 
-fn owned(values: impl IntoIterator<Item = &'static str>) -> Vec<String> {
+fn to_strings(values: impl IntoIterator<Item = &'static str>) -> Vec<String> {
     values.into_iter().map(str::to_owned).collect()
 }
 
-impl Metrics {
+impl MonitorMetrics {
     /// All metrics at 0.
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let r = &mut registry;
-        let classes = || owned(Class::ALL.map(Class::name));
-        let inner = Inner {
-            messages: known(r, Name::BusMessages, "class", classes()),
-            bytes: known(r, Name::BusPayloadBytes, "class", classes()),
-            events: known(r, Name::Events, "type", catalog::events().into_iter().map(|entry| entry.name)),
-            tasks: known(r, Name::QueuedTasks, "kind", owned(TASK_KINDS)),
-            advisories: known(r, Name::Advisories, "kind", owned(measure::ADVISORIES)),
-            polls: known(r, Name::Polls, "result", owned(["answered", "failed", "partial"])),
+        let classes = || to_strings(MessageClass::ALL.map(MessageClass::name));
+        let inner = MetricFamilies {
+            messages: register_counters(r, MetricName::BusMessages, "class", classes()),
+            bytes: register_counters(r, MetricName::BusPayloadBytes, "class", classes()),
+            events: register_counters(
+                r,
+                MetricName::Events,
+                "type",
+                catalog::event_entries().into_iter().map(|entry| entry.name),
+            ),
+            tasks: register_counters(r, MetricName::QueuedTasks, "kind", to_strings(TASK_KINDS)),
+            advisories: register_counters(r, MetricName::Advisories, "kind", to_strings(measure::ADVISORIES)),
+            polls: register_counters(
+                r,
+                MetricName::Polls,
+                "result",
+                to_strings(["answered", "failed", "partial"]),
+            ),
             dropped: Counter::default(),
             job_wall: Histogram::new(DURATION_BOUNDS),
             job_cpu: Histogram::new(DURATION_BOUNDS),
-            streams: Streams::default(),
-            durables: Durables::default(),
+            streams: StreamMetrics::default(),
+            durables: DurableMetrics::default(),
             dead: Family::default(),
             audit_lag_events: Gauge::default(),
-            audit_lag_seconds: Ratio::default(),
+            audit_lag_seconds: FloatGauge::default(),
             broker_up: Gauge::default(),
-            poll_timestamp: Ratio::default(),
+            poll_timestamp: FloatGauge::default(),
             last: Mutex::default(),
             registry: Registry::default(),
         };
-        let inner = inner.registered(registry);
+        let inner = inner.register_all(registry);
         inner.dead.get_or_create(&[("stage", OTHER.into())]).set(0);
         Self { inner: Arc::new(inner) }
     }
@@ -257,10 +267,10 @@ impl Metrics {
     }
 
     /// The same numbers for JSON.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> MonitorSnapshot {
         let inner = &self.inner;
         let last = inner.last.lock();
-        Snapshot {
+        MonitorSnapshot {
             polled_at_ms: last.at_ms,
             broker_up: inner.broker_up.get() == 1,
             streams: last.polled.streams.clone(),
@@ -268,37 +278,37 @@ impl Metrics {
             dead_letters: last.polled.dead_letters.clone(),
             audit_lag_events: last.polled.audit_lag_events,
             audit_lag_seconds: last.polled.audit_lag_seconds,
-            messages_by_class: inner.messages.numbers(),
-            events_by_type: inner.events.numbers(),
-            advisories_by_kind: inner.advisories.numbers(),
+            messages_by_class: inner.messages.read_counts(),
+            events_by_type: inner.events.read_counts(),
+            advisories_by_kind: inner.advisories.read_counts(),
             dropped_messages: inner.dropped.get(),
         }
     }
 
     /// Counts one message that was heard.
-    pub(crate) fn heard(&self, subject: &str, payload: &[u8]) {
+    pub(crate) fn count_message(&self, subject: &str, payload: &[u8]) {
         let inner = &self.inner;
-        let class = Class::of(subject);
-        inner.messages.of(class.name()).inc();
-        inner.bytes.of(class.name()).inc_by(payload.len() as u64);
+        let class = MessageClass::from_subject(subject);
+        inner.messages.counter_for(class.name()).inc();
+        inner.bytes.counter_for(class.name()).inc_by(payload.len() as u64);
         match class {
-            Class::Event => {
-                inner.events.of(measure::event_type(subject).unwrap_or_default()).inc();
-                self.job_ended(subject, payload);
+            MessageClass::Event => {
+                inner.events.counter_for(measure::event_type(subject).unwrap_or_default()).inc();
+                self.observe_job(subject, payload);
             }
-            Class::Task => {
-                inner.tasks.of(measure::task_kind(subject)).inc();
+            MessageClass::Task => {
+                inner.tasks.counter_for(measure::task_kind(subject)).inc();
             }
-            Class::Advisory => {
-                inner.advisories.of(&measure::advisory_kind(subject)).inc();
+            MessageClass::Advisory => {
+                inner.advisories.counter_for(&measure::advisory_kind(subject)).inc();
             }
             _ => {}
         }
     }
 
-    fn job_ended(&self, subject: &str, payload: &[u8]) {
-        let Some((Succeeded::ENTITY, Succeeded::VERB, _)) = event_parts(subject) else { return };
-        match nats::decode::<Succeeded>(subject, payload) {
+    fn observe_job(&self, subject: &str, payload: &[u8]) {
+        let Some((Succeeded::ENTITY, Succeeded::VERB, _)) = parse_event_subject(subject) else { return };
+        match nats::decode_message::<Succeeded>(subject, payload) {
             Ok(event) => {
                 self.inner.job_wall.observe(event.wall_ms as f64 / 1_000.0);
                 self.inner.job_cpu.observe(event.cpu_ms as f64 / 1_000.0);
@@ -308,71 +318,71 @@ impl Metrics {
     }
 
     /// Notes that the broker did not answer a poll.
-    pub(crate) fn poll_failed(&self) {
-        self.inner.polls.of("failed").inc();
+    pub(crate) fn record_poll_failure(&self) {
+        self.inner.polls.counter_for("failed").inc();
         self.inner.broker_up.set(0);
     }
 
     /// Takes over what a poll found at `now_ms`; `dropped` counts the messages lost since the start.
-    pub(crate) fn polled(&self, polled: Polled, dropped: u64, now_ms: u64) {
+    pub(crate) fn record_poll(&self, polled: PollResult, dropped: u64, now_ms: u64) {
         let inner = &self.inner;
         let mut last = inner.last.lock();
-        inner.polls.of(if polled.unread.is_empty() { "answered" } else { "partial" }).inc();
+        inner.polls.counter_for(if polled.unread.is_empty() { "answered" } else { "partial" }).inc();
         inner.broker_up.set(1);
         inner.poll_timestamp.set(now_ms as f64 / 1_000.0);
         inner.dropped.inc_by(dropped.saturating_sub(last.dropped));
         last.dropped = dropped;
-        inner.audit_lag_events.set(signed(polled.audit_lag_events));
+        inner.audit_lag_events.set(saturating_i64(polled.audit_lag_events));
         inner.audit_lag_seconds.set(polled.audit_lag_seconds);
         for stream in &polled.streams {
-            inner.streams.set(stream, &mut last.appends);
+            inner.streams.update_series(stream, &mut last.appends);
         }
         for durable in &polled.durables {
-            inner.durables.set(durable);
+            inner.durables.update_series(durable);
         }
         for (stage, count) in &polled.dead_letters {
-            inner.dead.get_or_create(&[("stage", stage.clone())]).set(signed(*count));
+            inner.dead.get_or_create(&[("stage", stage.clone())]).set(saturating_i64(*count));
         }
-        inner.forget(&last.polled, &polled);
+        inner.remove_stale_series(&last.polled, &polled);
         last.polled = polled;
         last.at_ms = now_ms;
     }
 }
 
-impl Inner {
+impl MetricFamilies {
     /// Puts every metric that is no family with fixed values into the registry.
-    fn registered(mut self, mut registry: Registry) -> Self {
+    fn register_all(mut self, mut registry: Registry) -> Self {
         let r = &mut registry;
-        add(r, Name::DroppedMessages, &self.dropped);
-        add(r, Name::JobWallSeconds, &self.job_wall);
-        add(r, Name::JobCpuSeconds, &self.job_cpu);
-        add(r, Name::StreamAppends, &self.streams.appends);
-        add(r, Name::StreamMessages, &self.streams.messages);
-        add(r, Name::StreamBytes, &self.streams.bytes);
-        add(r, Name::StreamLimitBytes, &self.streams.limit_bytes);
-        add(r, Name::StreamFillRatio, &self.streams.fill);
-        add(r, Name::DurablePendingMessages, &self.durables.pending);
-        add(r, Name::DurableUnacknowledgedMessages, &self.durables.unacknowledged);
-        add(r, Name::DurableRedeliveredMessages, &self.durables.redelivered);
-        add(r, Name::DurableWaitingPulls, &self.durables.waiting);
-        add(r, Name::DurableOldestAgeSeconds, &self.durables.oldest);
-        add(r, Name::DeadLetterMessages, &self.dead);
-        add(r, Name::AuditLagEvents, &self.audit_lag_events);
-        add(r, Name::AuditLagSeconds, &self.audit_lag_seconds);
-        add(r, Name::BrokerUp, &self.broker_up);
-        add(r, Name::PollTimestampSeconds, &self.poll_timestamp);
+        register_metric(r, MetricName::DroppedMessages, &self.dropped);
+        register_metric(r, MetricName::JobWallSeconds, &self.job_wall);
+        register_metric(r, MetricName::JobCpuSeconds, &self.job_cpu);
+        register_metric(r, MetricName::StreamAppends, &self.streams.appends);
+        register_metric(r, MetricName::StreamMessages, &self.streams.messages);
+        register_metric(r, MetricName::StreamBytes, &self.streams.bytes);
+        register_metric(r, MetricName::StreamLimitBytes, &self.streams.limit_bytes);
+        register_metric(r, MetricName::StreamFillRatio, &self.streams.fill);
+        register_metric(r, MetricName::DurablePendingMessages, &self.durables.pending);
+        register_metric(r, MetricName::DurableUnacknowledgedMessages, &self.durables.unacknowledged);
+        register_metric(r, MetricName::DurableRedeliveredMessages, &self.durables.redelivered);
+        register_metric(r, MetricName::DurableWaitingPulls, &self.durables.waiting);
+        register_metric(r, MetricName::DurableOldestAgeSeconds, &self.durables.oldest);
+        register_metric(r, MetricName::DeadLetterMessages, &self.dead);
+        register_metric(r, MetricName::AuditLagEvents, &self.audit_lag_events);
+        register_metric(r, MetricName::AuditLagSeconds, &self.audit_lag_seconds);
+        register_metric(r, MetricName::BrokerUp, &self.broker_up);
+        register_metric(r, MetricName::PollTimestampSeconds, &self.poll_timestamp);
         self.registry = registry;
         self
     }
 
     /// Removes the series of streams, durables and stages that are no more.
-    fn forget(&self, before: &Polled, now: &Polled) {
+    fn remove_stale_series(&self, before: &PollResult, now: &PollResult) {
         for gone in before.streams.iter().filter(|old| !now.streams.iter().any(|s| s.stream == old.stream)) {
-            self.streams.remove(&gone.stream);
+            self.streams.remove_series(&gone.stream);
         }
-        let same = |a: &Durable, b: &Durable| a.stream == b.stream && a.durable == b.durable;
+        let same = |a: &DurableStats, b: &DurableStats| a.stream == b.stream && a.durable == b.durable;
         for gone in before.durables.iter().filter(|old| !now.durables.iter().any(|d| same(d, old))) {
-            self.durables.remove(gone);
+            self.durables.remove_series(gone);
         }
         for stage in before.dead_letters.keys().filter(|stage| !now.dead_letters.contains_key(*stage)) {
             self.dead.remove(&[("stage", stage.clone())]);
@@ -380,22 +390,22 @@ impl Inner {
     }
 }
 
-impl Streams {
-    fn set(&self, stream: &Stream, appends: &mut HashMap<String, u64>) {
-        let label: Label = [("stream", stream.stream.clone())];
+impl StreamMetrics {
+    fn update_series(&self, stream: &StreamStats, appends: &mut HashMap<String, u64>) {
+        let label: SingleLabel = [("stream", stream.stream.clone())];
         // A stream made anew begins at 1 again; all of it is new then.
         let seen = appends.insert(stream.stream.clone(), stream.last_sequence).unwrap_or(0);
         let fresh =
             if stream.last_sequence < seen { stream.last_sequence } else { stream.last_sequence - seen };
         self.appends.get_or_create(&label).inc_by(fresh);
-        self.messages.get_or_create(&label).set(signed(stream.messages));
-        self.bytes.get_or_create(&label).set(signed(stream.size_bytes));
-        self.limit_bytes.get_or_create(&label).set(signed(stream.limit_bytes.unwrap_or(0)));
+        self.messages.get_or_create(&label).set(saturating_i64(stream.messages));
+        self.bytes.get_or_create(&label).set(saturating_i64(stream.size_bytes));
+        self.limit_bytes.get_or_create(&label).set(saturating_i64(stream.limit_bytes.unwrap_or(0)));
         self.fill.get_or_create(&label).set(stream.fill_ratio);
     }
 
-    fn remove(&self, stream: &str) {
-        let label: Label = [("stream", stream.to_owned())];
+    fn remove_series(&self, stream: &str) {
+        let label: SingleLabel = [("stream", stream.to_owned())];
         self.appends.remove(&label);
         self.messages.remove(&label);
         self.bytes.remove(&label);
@@ -404,18 +414,18 @@ impl Streams {
     }
 }
 
-impl Durables {
-    fn set(&self, durable: &Durable) {
-        let labels = labels(durable);
-        self.pending.get_or_create(&labels).set(signed(durable.pending));
-        self.unacknowledged.get_or_create(&labels).set(signed(durable.unacknowledged));
-        self.redelivered.get_or_create(&labels).set(signed(durable.redelivered));
-        self.waiting.get_or_create(&labels).set(signed(durable.waiting_pulls));
+impl DurableMetrics {
+    fn update_series(&self, durable: &DurableStats) {
+        let labels = durable_labels(durable);
+        self.pending.get_or_create(&labels).set(saturating_i64(durable.pending));
+        self.unacknowledged.get_or_create(&labels).set(saturating_i64(durable.unacknowledged));
+        self.redelivered.get_or_create(&labels).set(saturating_i64(durable.redelivered));
+        self.waiting.get_or_create(&labels).set(saturating_i64(durable.waiting_pulls));
         self.oldest.get_or_create(&labels).set(durable.oldest_age_seconds);
     }
 
-    fn remove(&self, durable: &Durable) {
-        let labels = labels(durable);
+    fn remove_series(&self, durable: &DurableStats) {
+        let labels = durable_labels(durable);
         self.pending.remove(&labels);
         self.unacknowledged.remove(&labels);
         self.redelivered.remove(&labels);
@@ -424,10 +434,10 @@ impl Durables {
     }
 }
 
-fn labels(durable: &Durable) -> Labels {
+fn durable_labels(durable: &DurableStats) -> LabelPair {
     [("stream", durable.stream.clone()), ("durable", durable.durable.clone())]
 }
 
-fn signed(number: u64) -> i64 {
+fn saturating_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

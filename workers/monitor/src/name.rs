@@ -2,7 +2,7 @@
 
 /// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Name {
+pub(crate) enum MetricName {
     BusMessages,
     BusPayloadBytes,
     Events,
@@ -29,9 +29,9 @@ pub(crate) enum Name {
     PollTimestampSeconds,
 }
 
-impl Name {
+impl MetricName {
     /// The name without `_total`.
-    pub(crate) const fn text(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::BusMessages => "streamgate_bus_messages",
             Self::BusPayloadBytes => "streamgate_bus_payload_bytes",

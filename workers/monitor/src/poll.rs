@@ -7,22 +7,22 @@ use async_nats::jetstream::{
     stream::{self, RawMessageErrorKind},
 };
 use futures::{StreamExt, TryStreamExt};
-use nats::{Bus, Error};
+use nats::{Bus, BusError};
 use schemas::subjects;
 use serde::Deserialize;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Metrics, measure,
-    metrics::{Durable, Stream},
+    MonitorConfig, MonitorMetrics, measure,
+    metrics::{DurableStats, StreamStats},
 };
 
 /// What one poll found.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Polled {
-    pub(crate) streams: Vec<Stream>,
-    pub(crate) durables: Vec<Durable>,
+pub(crate) struct PollResult {
+    pub(crate) streams: Vec<StreamStats>,
+    pub(crate) durables: Vec<DurableStats>,
     pub(crate) dead_letters: BTreeMap<String, u64>,
     pub(crate) audit_lag_events: u64,
     pub(crate) audit_lag_seconds: f64,
@@ -32,71 +32,76 @@ pub(crate) struct Polled {
 
 /// What earlier polls found.
 #[derive(Debug, Default)]
-struct Memory {
+struct PollCache {
     /// The last poll: what can't be read now is as it was.
-    polled: Polled,
-    dead: Option<Letters>,
-    audited: Option<Audited>,
+    polled: PollResult,
+    dead: Option<PolledDeadLetters>,
+    audited: Option<AuditedPosition>,
 }
 
 /// First and last sequence of DEAD, and the letters counted then.
-type Letters = ((u64, u64), BTreeMap<String, u64>);
+type PolledDeadLetters = ((u64, u64), BTreeMap<String, u64>);
 
 /// Last sequence of AUDIT, and where its last record came from.
-type Audited = (u64, Source);
+type AuditedPosition = (u64, LastRecordSource);
 
 /// Where the last record of the log came from.
-type Source = schemas::audit::Source;
+type LastRecordSource = schemas::audit::AuditSource;
 
 /// Messages of AUDIT that are looked at for a record, from the last one backwards.
 const TAIL_MAX: u64 = 32;
 /// Streams whose durables are read at once.
 const READS_MAX: usize = 8;
 
-struct Poll<'a> {
+struct BrokerPoller<'a> {
     bus: &'a Bus,
-    config: &'a Config,
+    config: &'a MonitorConfig,
     now_ms: u64,
 }
 
-/// Polls every [`Config::poll_ms`] until `shutdown`. A poll that fails or takes too long is a metric, nothing more.
-pub(crate) async fn run(bus: Bus, config: Config, metrics: Metrics, shutdown: CancellationToken) {
+/// Polls every [`MonitorConfig::poll_ms`] until `shutdown`. A poll that fails or takes too long is a metric, nothing more.
+pub(crate) async fn poll_broker(
+    bus: Bus,
+    config: MonitorConfig,
+    metrics: MonitorMetrics,
+    shutdown: CancellationToken,
+) {
     let mut ticks = interval(Duration::from_millis(config.poll_ms.max(100)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let limit = Duration::from_millis(config.poll_timeout_ms);
-    let mut memory = Memory::default();
+    let mut memory = PollCache::default();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let poll = Poll { bus: &bus, config: &config, now_ms: nats::now_ms() };
+        let poll = BrokerPoller { bus: &bus, config: &config, now_ms: nats::now_ms() };
         let now_ms = poll.now_ms;
         let polled = tokio::select! {
             () = shutdown.cancelled() => return,
-            polled = timeout(limit, poll.all(&mut memory)) => polled,
+            polled = timeout(limit, poll.poll_all(&mut memory)) => polled,
         };
         match polled {
             Ok(Ok(polled)) => {
                 for unread in &polled.unread {
                     tracing::warn!(unread, "a part of the broker's state can't be read");
                 }
-                metrics.polled(polled, bus.dropped_count(), now_ms);
+                metrics.record_poll(polled, bus.dropped_count(), now_ms);
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the broker's state can't be read");
-                metrics.poll_failed();
+                metrics.record_poll_failure();
             }
             Err(_) => {
                 tracing::warn!(limit_ms = config.poll_timeout_ms, "the broker's state takes too long");
-                metrics.poll_failed();
+                metrics.record_poll_failure();
             }
         }
     }
 }
 
-impl Poll<'_> {
-    async fn all(&self, memory: &mut Memory) -> Result<Polled, Error> {
+impl BrokerPoller<'_> {
+    async fn poll_all(&self, memory: &mut PollCache) -> Result<PollResult, BusError> {
         let mut infos: Vec<stream::Info> = self
             .bus
             .context()
@@ -104,14 +109,15 @@ impl Poll<'_> {
             .take(self.config.streams_max)
             .try_collect()
             .await
-            .map_err(Error::unavailable)?;
+            .map_err(BusError::unavailable)?;
         infos.sort_by(|a, b| a.config.name.cmp(&b.config.name));
-        let mut polled = Polled { streams: infos.iter().map(stream_state).collect(), ..Polled::default() };
-        let Memory { polled: last, dead, audited } = memory;
+        let mut polled =
+            PollResult { streams: infos.iter().map(to_stream_stats).collect(), ..PollResult::default() };
+        let PollCache { polled: last, dead, audited } = memory;
         let (durables, letters, lag) = tokio::join!(
-            self.all_durables(&infos),
-            self.in_time(self.dead_letters(&infos, dead)),
-            self.in_time(self.audit_lag(&infos, audited)),
+            self.read_all_durables(&infos),
+            self.read_with_timeout(self.count_dead_letters(&infos, dead)),
+            self.read_with_timeout(self.measure_audit_lag(&infos, audited)),
         );
         for (name, found) in durables {
             match found {
@@ -136,13 +142,19 @@ impl Poll<'_> {
     }
 
     /// Half of a poll's time for one read, so that a read that is refused, which nobody answers, leaves time for the rest.
-    async fn in_time<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn read_with_timeout<T>(
+        &self,
+        read: impl Future<Output = Result<T, BusError>>,
+    ) -> Result<T, BusError> {
         let limit = Duration::from_millis(self.config.poll_timeout_ms / 2);
-        timeout(limit, read).await.unwrap_or_else(|elapsed| Err(Error::unavailable(elapsed)))
+        timeout(limit, read).await.unwrap_or_else(|elapsed| Err(BusError::unavailable(elapsed)))
     }
 
     /// The durables of each stream that has consumers, or why they can't be read.
-    async fn all_durables(&self, infos: &[stream::Info]) -> Vec<(String, Result<Vec<Durable>, Error>)> {
+    async fn read_all_durables(
+        &self,
+        infos: &[stream::Info],
+    ) -> Vec<(String, Result<Vec<DurableStats>, BusError>)> {
         let mut names = Vec::new();
         for info in infos {
             if info.state.consumer_count > 0 {
@@ -153,27 +165,27 @@ impl Poll<'_> {
         for names in names.chunks(READS_MAX) {
             let mut reads = Vec::new();
             for name in names {
-                reads.push(self.in_time(self.durables(name)));
+                reads.push(self.read_with_timeout(self.read_durables(name)));
             }
             all.extend(names.iter().cloned().zip(futures::future::join_all(reads).await));
         }
         all
     }
 
-    async fn durables(&self, name: &str) -> Result<Vec<Durable>, Error> {
-        let stream = self.bus.context().get_stream_no_info(name).await.map_err(Error::unavailable)?;
+    async fn read_durables(&self, name: &str) -> Result<Vec<DurableStats>, BusError> {
+        let stream = self.bus.context().get_stream_no_info(name).await.map_err(BusError::unavailable)?;
         let mut infos: Vec<consumer::Info> = stream
             .consumers()
             .try_filter(|info| std::future::ready(info.config.durable_name.is_some()))
             .take(self.config.durables_max)
             .try_collect()
             .await
-            .map_err(Error::unavailable)?;
+            .map_err(BusError::unavailable)?;
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         let mut found = Vec::new();
         for info in infos {
             let oldest_age_seconds = self.oldest_age(&stream, &info).await?;
-            found.push(Durable {
+            found.push(DurableStats {
                 stream: name.to_owned(),
                 durable: info.name,
                 pending: info.num_pending,
@@ -187,7 +199,7 @@ impl Poll<'_> {
     }
 
     /// Age of the first message behind the ack floor that the durable is for.
-    async fn oldest_age(&self, stream: &stream::Stream<()>, info: &consumer::Info) -> Result<f64, Error> {
+    async fn oldest_age(&self, stream: &stream::Stream<()>, info: &consumer::Info) -> Result<f64, BusError> {
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             return Ok(0.0);
         }
@@ -208,11 +220,11 @@ impl Poll<'_> {
     }
 
     /// Dead letters by stage; asked for only when DEAD changed, because the answer names every subject.
-    async fn dead_letters(
+    async fn count_dead_letters(
         &self,
         infos: &[stream::Info],
-        memory: &mut Option<Letters>,
-    ) -> Result<BTreeMap<String, u64>, Error> {
+        memory: &mut Option<PolledDeadLetters>,
+    ) -> Result<BTreeMap<String, u64>, BusError> {
         let Some(info) = infos.iter().find(|info| info.config.name == subjects::DEAD) else {
             return Ok(BTreeMap::new());
         };
@@ -223,24 +235,25 @@ impl Poll<'_> {
             return Ok(letters.clone());
         }
         let stream =
-            self.bus.context().get_stream_no_info(subjects::DEAD).await.map_err(Error::unavailable)?;
-        let mut subjects = stream.info_with_subjects(subjects::DEAD_ALL).await.map_err(Error::unavailable)?;
+            self.bus.context().get_stream_no_info(subjects::DEAD).await.map_err(BusError::unavailable)?;
+        let mut subjects =
+            stream.info_with_subjects(subjects::DEAD_ALL).await.map_err(BusError::unavailable)?;
         let mut stages = BTreeMap::<String, u64>::new();
         while let Some(found) = subjects.next().await {
-            let (subject, count) = found.map_err(Error::unavailable)?;
-            *stages.entry(measure::dead_stage(&subject).to_owned()).or_default() += count as u64;
+            let (subject, count) = found.map_err(BusError::unavailable)?;
+            *stages.entry(measure::dead_letter_stage(&subject).to_owned()).or_default() += count as u64;
         }
-        let letters = measure::bounded(stages, self.config.dead_stages_max);
+        let letters = measure::limit_series(stages, self.config.dead_stages_max);
         *memory = Some((ends, letters.clone()));
         Ok(letters)
     }
 
     /// Events behind the last audited one, and the age of the first of them.
-    async fn audit_lag(
+    async fn measure_audit_lag(
         &self,
         infos: &[stream::Info],
-        memory: &mut Option<Audited>,
-    ) -> Result<(u64, f64), Error> {
+        memory: &mut Option<AuditedPosition>,
+    ) -> Result<(u64, f64), BusError> {
         let find = |name: &str| infos.iter().find(|info| info.config.name == name);
         let (Some(events), Some(audit)) = (find(subjects::EVENTS), find(subjects::AUDIT)) else {
             return Ok((0, 0.0));
@@ -248,14 +261,14 @@ impl Poll<'_> {
         let audit_last = audit.state.last_sequence;
         // When the log ends with messages that are no records, it is where it was.
         if memory.as_ref().is_none_or(|(sequence, _)| *sequence != audit_last)
-            && let Some(source) = self.audited(audit_last).await?
+            && let Some(source) = self.read_last_source(audit_last).await?
         {
             *memory = Some((audit_last, source));
         }
         let events_last = events.state.last_sequence;
         // Of a log of another stream nothing counts: every event waits.
         let audited = memory.as_ref().map_or(0, |(_, source)| {
-            let is_other = source.epoch.as_ref().is_some_and(|epoch| *epoch != epoch_of(events));
+            let is_other = source.epoch.as_ref().is_some_and(|epoch| *epoch != format_epoch(events));
             if is_other || source.sequence > events_last { 0 } else { source.sequence }
         });
         let lag = events_last.saturating_sub(audited);
@@ -263,19 +276,19 @@ impl Poll<'_> {
             return Ok((0, 0.0));
         }
         let stream =
-            self.bus.context().get_stream_no_info(subjects::EVENTS).await.map_err(Error::unavailable)?;
+            self.bus.context().get_stream_no_info(subjects::EVENTS).await.map_err(BusError::unavailable)?;
         let oldest_ms = stored_at_ms(&stream, subjects::EVENTS_ALL, audited + 1).await?;
         Ok((lag, oldest_ms.map_or(0.0, |ms| measure::age_seconds(self.now_ms, ms))))
     }
 
     /// Where the last record of AUDIT came from, whatever else lies behind it.
-    async fn audited(&self, audit_last: u64) -> Result<Option<Source>, Error> {
+    async fn read_last_source(&self, audit_last: u64) -> Result<Option<LastRecordSource>, BusError> {
         #[derive(Deserialize)]
         struct Line {
-            source: Source,
+            source: LastRecordSource,
         }
         let stream =
-            self.bus.context().get_stream_no_info(subjects::AUDIT).await.map_err(Error::unavailable)?;
+            self.bus.context().get_stream_no_info(subjects::AUDIT).await.map_err(BusError::unavailable)?;
         for n in (audit_last.saturating_sub(TAIL_MAX)..audit_last).rev() {
             match stream.get_raw_message(n + 1).await {
                 Ok(message) => {
@@ -284,7 +297,7 @@ impl Poll<'_> {
                     }
                 }
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
-                Err(error) => return Err(Error::unavailable(error)),
+                Err(error) => return Err(BusError::unavailable(error)),
             }
         }
         Ok(None)
@@ -292,13 +305,13 @@ impl Poll<'_> {
 }
 
 /// How an audit record names the life of EVENTS.
-fn epoch_of(events: &stream::Info) -> String {
+fn format_epoch(events: &stream::Info) -> String {
     format!("{:x}", events.created.unix_timestamp_nanos() / 1_000_000)
 }
 
-fn stream_state(info: &stream::Info) -> Stream {
+fn to_stream_stats(info: &stream::Info) -> StreamStats {
     let limit_bytes = u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0);
-    Stream {
+    StreamStats {
         stream: info.config.name.clone(),
         messages: info.state.messages,
         size_bytes: info.state.bytes,
@@ -314,10 +327,10 @@ async fn stored_at_ms(
     stream: &stream::Stream<()>,
     filter: &str,
     sequence: u64,
-) -> Result<Option<u64>, Error> {
+) -> Result<Option<u64>, BusError> {
     match stream.get_first_raw_message_by_subject(filter, sequence).await {
         Ok(message) => Ok(Some(u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))),
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(Error::unavailable(error)),
+        Err(error) => Err(BusError::unavailable(error)),
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use schemas::{
-    job::{self, Part, PartStatus},
+    job::{self, JobPartRecord, JobPartStatus},
     subjects,
 };
 
@@ -13,11 +13,11 @@ use crate::plan;
 
 /// What is known of a growing job. Keep one per job and ask it again: parts that are done are not read twice.
 #[derive(Debug, Default, Clone)]
-pub struct Follower {
-    done: BTreeMap<String, Part>,
+pub struct GrowingPartReader {
+    done: BTreeMap<String, JobPartRecord>,
 }
 
-impl Follower {
+impl GrowingPartReader {
     /// Nothing known yet.
     pub fn new() -> Self {
         Self::default()
@@ -28,18 +28,22 @@ impl Follower {
     ///
     /// # Errors
     /// The first of `read`.
-    pub async fn parts<E, F>(&mut self, job: &job::Record, read: impl Fn(String) -> F) -> Result<Vec<Part>, E>
+    pub async fn read_playable_parts<E, F>(
+        &mut self,
+        job: &job::JobRecord,
+        read: impl Fn(String) -> F,
+    ) -> Result<Vec<JobPartRecord>, E>
     where
-        F: Future<Output = Result<Option<Part>, E>>,
+        F: Future<Output = Result<Option<JobPartRecord>, E>>,
     {
         let mut parts = Vec::new();
         for audio in &job.plan.audio {
-            parts.extend(self.part(job, &audio.name, &read).await?);
+            parts.extend(self.read_part(job, &audio.name, &read).await?);
         }
         let ranges = job.plan.video.as_ref().map_or(0, |video| video.ranges.len());
         for index in 0..ranges {
-            let Some(part) = self.part(job, &plan::video_part(index), &read).await? else { break };
-            let is_done = part.status == PartStatus::Done;
+            let Some(part) = self.read_part(job, &plan::video_part_name(index), &read).await? else { break };
+            let is_done = part.status == JobPartStatus::Done;
             parts.push(part);
             if !is_done {
                 break;
@@ -48,20 +52,20 @@ impl Follower {
         Ok(parts)
     }
 
-    async fn part<E, F>(
+    async fn read_part<E, F>(
         &mut self,
-        job: &job::Record,
+        job: &job::JobRecord,
         name: &str,
         read: impl Fn(String) -> F,
-    ) -> Result<Option<Part>, E>
+    ) -> Result<Option<JobPartRecord>, E>
     where
-        F: Future<Output = Result<Option<Part>, E>>,
+        F: Future<Output = Result<Option<JobPartRecord>, E>>,
     {
         if let Some(part) = self.done.get(name) {
             return Ok(Some(part.clone()));
         }
         let found = read(subjects::part_key(job.job_id, name)).await?;
-        if let Some(part) = found.as_ref().filter(|part| part.status == PartStatus::Done) {
+        if let Some(part) = found.as_ref().filter(|part| part.status == JobPartStatus::Done) {
             self.done.insert(name.to_owned(), part.clone());
         }
         Ok(found)

@@ -4,11 +4,11 @@
 //! same short side, frame rates of 1 to `frame_rate_max`.
 
 use schemas::{
-    job::Rung,
+    job::LadderRung,
     media::{Rational, VideoTrack},
 };
 
-use crate::{Profile, Step};
+use crate::{EncodeProfile, ProfileRung};
 
 /// Smallest side the encoder takes, in pixels. Only smaller sources are enlarged, and only up to this.
 pub const SIDE_PIXELS_MIN: u32 = 16;
@@ -52,7 +52,7 @@ const STANDARD_RATES: [(u32, u32); 19] = [
 const FAST_RATES: [(u32, u32); 2] = [(60_000, 1001), (60, 1)];
 
 /// One row of ISO/IEC 14496-10 table A-1.
-struct Level {
+struct H264Level {
     /// Level times 10.
     number: u32,
     /// Macroblocks per second.
@@ -65,45 +65,45 @@ struct Level {
     bits: u64,
 }
 
-const fn level(number: u32, rate: u64, frame: u64, buffer: u64, kbits: u64) -> Level {
-    Level { number, rate, frame, buffer, bits: kbits * 1250 }
+const fn build_level(number: u32, rate: u64, frame: u64, buffer: u64, kbits: u64) -> H264Level {
+    H264Level { number, rate, frame, buffer, bits: kbits * 1250 }
 }
 
-const LEVELS: [Level; 17] = [
-    level(10, 1_485, 99, 396, 64),
-    level(11, 3_000, 396, 900, 192),
-    level(12, 6_000, 396, 2_376, 384),
-    level(13, 11_880, 396, 2_376, 768),
-    level(20, 11_880, 396, 2_376, 2_000),
-    level(21, 19_800, 792, 4_752, 4_000),
-    level(22, 20_250, 1_620, 8_100, 4_000),
-    level(30, 40_500, 1_620, 8_100, 10_000),
-    level(31, 108_000, 3_600, 18_000, 14_000),
-    level(32, 216_000, 5_120, 20_480, 20_000),
-    level(40, 245_760, 8_192, 32_768, 20_000),
-    level(41, 245_760, 8_192, 32_768, 50_000),
-    level(42, 522_240, 8_704, 34_816, 50_000),
-    level(50, 589_824, 22_080, 110_400, 135_000),
-    level(51, 983_040, 36_864, 184_320, 240_000),
-    level(52, 2_073_600, 36_864, 184_320, 240_000),
-    level(60, 4_177_920, 139_264, 696_320, 240_000),
+const LEVELS: [H264Level; 17] = [
+    build_level(10, 1_485, 99, 396, 64),
+    build_level(11, 3_000, 396, 900, 192),
+    build_level(12, 6_000, 396, 2_376, 384),
+    build_level(13, 11_880, 396, 2_376, 768),
+    build_level(20, 11_880, 396, 2_376, 2_000),
+    build_level(21, 19_800, 792, 4_752, 4_000),
+    build_level(22, 20_250, 1_620, 8_100, 4_000),
+    build_level(30, 40_500, 1_620, 8_100, 10_000),
+    build_level(31, 108_000, 3_600, 18_000, 14_000),
+    build_level(32, 216_000, 5_120, 20_480, 20_000),
+    build_level(40, 245_760, 8_192, 32_768, 20_000),
+    build_level(41, 245_760, 8_192, 32_768, 50_000),
+    build_level(42, 522_240, 8_704, 34_816, 50_000),
+    build_level(50, 589_824, 22_080, 110_400, 135_000),
+    build_level(51, 983_040, 36_864, 184_320, 240_000),
+    build_level(52, 2_073_600, 36_864, 184_320, 240_000),
+    build_level(60, 4_177_920, 139_264, 696_320, 240_000),
 ];
 
 /// A size in square pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct PictureSize {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
 }
 
-impl Size {
-    fn short(self) -> u32 {
+impl PictureSize {
+    fn short_side(self) -> u32 {
         self.width.min(self.height)
     }
 
-    fn long(self) -> u32 {
+    fn long_side(self) -> u32 {
         self.width.max(self.height)
     }
 
@@ -113,7 +113,7 @@ impl Size {
 }
 
 /// Size of a track as shown: pixel aspect applied to the width, then rotation. At least 1x1.
-pub fn display_size(track: &VideoTrack) -> Size {
+pub fn display_size(track: &VideoTrack) -> PictureSize {
     let aspect = track.sample_aspect;
     let mut width = track.width.max(1);
     if aspect.num > 0 && aspect.den > 0 {
@@ -123,17 +123,17 @@ pub fn display_size(track: &VideoTrack) -> Size {
     }
     let height = track.height.max(1);
     match track.rotation_degrees {
-        90 | 270 => Size { width: height, height: width },
-        _ => Size { width, height },
+        90 | 270 => PictureSize { width: height, height: width },
+        _ => PictureSize { width, height },
     }
 }
 
 /// The constant output rate of a track: the nearest standard rate. Rates above the limit are divided by a whole number;
 /// a variable rate below 24 becomes 30, since its frames come in bursts; an unknown one becomes 25.
-pub fn frame_rate(track: &VideoTrack, rate_max: u32) -> Rational {
+pub fn choose_frame_rate(track: &VideoTrack, rate_max: u32) -> Rational {
     let rate = track.frame_rate;
     if rate.num == 0 || rate.den == 0 {
-        return nearest(25.0, rate_max);
+        return nearest_standard_rate(25.0, rate_max);
     }
     let mut wanted = rate.as_f64();
     if track.variable_frame_rate && wanted < 23.0 {
@@ -143,10 +143,10 @@ pub fn frame_rate(track: &VideoTrack, rate_max: u32) -> Rational {
     if wanted > limit {
         wanted /= (wanted / limit).ceil();
     }
-    nearest(wanted, rate_max)
+    nearest_standard_rate(wanted, rate_max)
 }
 
-fn nearest(wanted: f64, rate_max: u32) -> Rational {
+fn nearest_standard_rate(wanted: f64, rate_max: u32) -> Rational {
     let distance = |(num, den): &(u32, u32)| (f64::from(*num) / f64::from(*den) / wanted).ln().abs();
     let fits = |(num, den): &(u32, u32)| f64::from(*num) / f64::from(*den) <= f64::from(rate_max.max(1));
     let (num, den) = STANDARD_RATES
@@ -159,12 +159,20 @@ fn nearest(wanted: f64, rate_max: u32) -> Rational {
 }
 
 /// The rungs for a source shown at `size`, best first, and why they are what they are.
-pub fn rungs(size: Size, frame_rate: Rational, profile: &Profile) -> (Vec<Rung>, Vec<String>) {
-    let mut reasons =
-        vec![format!("shown at {}x{}, {} frames per second", size.width, size.height, rate_text(frame_rate))];
-    let top_scale = scale(size, profile.short_side_pixels_max, profile).min(1.0);
-    let top = scaled(size, top_scale);
-    let top_rate = rate_for(top, &profile.steps);
+pub fn choose_rungs(
+    size: PictureSize,
+    frame_rate: Rational,
+    profile: &EncodeProfile,
+) -> (Vec<LadderRung>, Vec<String>) {
+    let mut reasons = vec![format!(
+        "shown at {}x{}, {} frames per second",
+        size.width,
+        size.height,
+        format_rate(frame_rate)
+    )];
+    let top_scale = scale_factor(size, profile.short_side_pixels_max, profile).min(1.0);
+    let top = scale_size(size, top_scale);
+    let top_rate = interpolate_rate(top, &profile.steps);
     reasons.push(if top_scale < 1.0 {
         format!("top rung {}x{}: the profile's limit", top.width, top.height)
     } else {
@@ -173,33 +181,36 @@ pub fn rungs(size: Size, frame_rate: Rational, profile: &Profile) -> (Vec<Rung>,
     let mut chosen = vec![(top, top_rate)];
     for step in &profile.steps {
         let last_rate = chosen.last().map_or(top_rate, |(_, rate)| *rate);
-        if step.short_side_pixels >= top.short() {
+        if step.short_side_pixels >= top.short_side() {
             continue;
         }
-        let factor = scale(size, step.short_side_pixels, profile);
-        let candidate = scaled(size, factor);
+        let factor = scale_factor(size, step.short_side_pixels, profile);
+        let candidate = scale_size(size, factor);
         if step.rate_bps as f64 > last_rate as f64 * STEP_RATE_RATIO_MAX {
             reasons.push(format!("no {}p: too near to the rung above", step.short_side_pixels));
-        } else if factor < 1.0 && candidate.short() < chosen.last().map_or(0, |(size, _)| size.short()) {
+        } else if factor < 1.0
+            && candidate.short_side() < chosen.last().map_or(0, |(size, _)| size.short_side())
+        {
             chosen.push((candidate, step.rate_bps));
         }
     }
-    let made = chosen.into_iter().map(|(size, rate_bps)| rung(size, rate_bps, frame_rate, profile)).collect();
+    let made =
+        chosen.into_iter().map(|(size, rate_bps)| build_rung(size, rate_bps, frame_rate, profile)).collect();
     (made, reasons)
 }
 
 /// By how much a source is scaled to have `short_side` without breaking the limits of area and length.
-fn scale(size: Size, short_side: u32, profile: &Profile) -> f64 {
+fn scale_factor(size: PictureSize, short_side: u32, profile: &EncodeProfile) -> f64 {
     let short_side = f64::from(short_side);
-    let by_side = short_side / f64::from(size.short());
+    let by_side = short_side / f64::from(size.short_side());
     let area_max = AREA_RATIO_MAX * short_side * short_side * 16.0 / 9.0;
     let by_area = (area_max / size.area()).sqrt();
-    let by_length = f64::from(profile.long_side_pixels_max) / f64::from(size.long());
+    let by_length = f64::from(profile.long_side_pixels_max) / f64::from(size.long_side());
     by_side.min(by_area).min(by_length)
 }
 
 /// Even sides nearest to the scaled ones, never above the source's unless the encoder can't go so low.
-fn scaled(size: Size, factor: f64) -> Size {
+fn scale_size(size: PictureSize, factor: f64) -> PictureSize {
     let fit = |length: u32| {
         let even_max = length - length % 2;
         let wanted = f64::from(length) * factor / 2.0;
@@ -212,11 +223,11 @@ fn scaled(size: Size, factor: f64) -> Size {
         }
         (even * 2).min(even_max).max(SIDE_PIXELS_MIN)
     };
-    Size { width: fit(size.width), height: fit(size.height) }
+    PictureSize { width: fit(size.width), height: fit(size.height) }
 }
 
 /// Rate for a size, interpolated between the profile's steps in proportion to the logarithm of the area.
-fn rate_for(size: Size, steps: &[Step]) -> u64 {
+fn interpolate_rate(size: PictureSize, steps: &[ProfileRung]) -> u64 {
     let height = (size.area() * 9.0 / 16.0).sqrt();
     let above = steps.iter().rfind(|step| f64::from(step.short_side_pixels) >= height);
     let below = steps.iter().find(|step| f64::from(step.short_side_pixels) <= height);
@@ -232,11 +243,11 @@ fn rate_for(size: Size, steps: &[Step]) -> u64 {
         }
         (None, None) => 500_000.0,
     };
-    whole_kilobits(rate)
+    round_to_kilobits(rate)
 }
 
 /// Bits per second as whole kilobits, at least 48.
-fn whole_kilobits(rate: f64) -> u64 {
+fn round_to_kilobits(rate: f64) -> u64 {
     let (mut low, mut high) = (48_u64, 1_000_000_u64);
     while low < high {
         let middle = (low + high).div_ceil(2);
@@ -249,11 +260,11 @@ fn whole_kilobits(rate: f64) -> u64 {
     low * 1000
 }
 
-fn rung(size: Size, rate_bps: u64, frame_rate: Rational, profile: &Profile) -> Rung {
+fn build_rung(size: PictureSize, rate_bps: u64, frame_rate: Rational, profile: &EncodeProfile) -> LadderRung {
     let rate_bps = if frame_rate.as_f64() > 30.5 { rate_bps * 7 / 5 } else { rate_bps };
     let rate_max_bps = rate_bps * PEAK_PERCENT / 100;
-    Rung {
-        name: format!("v{}", size.short()),
+    LadderRung {
+        name: format!("v{}", size.short_side()),
         width: size.width,
         height: size.height,
         frame_step: 1,
@@ -261,13 +272,13 @@ fn rung(size: Size, rate_bps: u64, frame_rate: Rational, profile: &Profile) -> R
         rate_max_bps,
         buffer_bits: rate_bps * 2,
         profile: "high".to_owned(),
-        level: level_for(size, frame_rate, rate_max_bps),
+        level: lowest_level(size, frame_rate, rate_max_bps),
         threads: THREADS,
     }
 }
 
 /// The lowest H.264 level, times 10, that allows a size, rate and bit rate with four reference frames.
-pub fn level_for(size: Size, frame_rate: Rational, rate_max_bps: u64) -> u32 {
+pub fn lowest_level(size: PictureSize, frame_rate: Rational, rate_max_bps: u64) -> u32 {
     let (columns, rows) = (u64::from(size.width.div_ceil(16)), u64::from(size.height.div_ceil(16)));
     let frame = columns * rows;
     let per_second = (frame * u64::from(frame_rate.num)).div_ceil(u64::from(frame_rate.den.max(1)));
@@ -284,7 +295,7 @@ pub fn level_for(size: Size, frame_rate: Rational, rate_max_bps: u64) -> u32 {
         .map_or(60, |level| level.number)
 }
 
-fn rate_text(rate: Rational) -> String {
+fn format_rate(rate: Rational) -> String {
     if rate.den == 1 { rate.num.to_string() } else { format!("{:.3}", rate.as_f64()) }
 }
 
@@ -296,16 +307,16 @@ mod tests {
         VideoTrack { width, height, ..schemas::examples::video_track() }
     }
 
-    fn sizes(size: Size) -> Vec<String> {
-        let profile = Profile::default();
-        let (rungs, _) = rungs(size, Rational { num: 30, den: 1 }, &profile);
+    fn sizes(size: PictureSize) -> Vec<String> {
+        let profile = EncodeProfile::default();
+        let (rungs, _) = choose_rungs(size, Rational { num: 30, den: 1 }, &profile);
         rungs.iter().map(|r| format!("{} {}x{} L{}", r.name, r.width, r.height, r.level)).collect()
     }
 
     #[test]
     fn ladder_follows_the_source() {
         let check = |width, height, expected: &[&str]| {
-            assert_eq!(sizes(Size { width, height }), expected, "{width}x{height}");
+            assert_eq!(sizes(PictureSize { width, height }), expected, "{width}x{height}");
         };
         let below_1080 = [
             "v720 1280x720 L31",
@@ -390,7 +401,7 @@ mod tests {
                 variable_frame_rate: variable,
                 ..track(640, 360)
             };
-            let found = frame_rate(&track, 60);
+            let found = choose_frame_rate(&track, 60);
             assert_eq!((found.num, found.den), expected, "{rate:?} {variable}");
         };
         check((25, 1), false, (25, 1));
@@ -413,10 +424,10 @@ mod tests {
 
     #[test]
     fn fast_sources_get_more_bits_and_the_level_they_need() {
-        let profile = Profile::default();
-        let size = Size { width: 1920, height: 1080 };
-        let (slow, _) = rungs(size, Rational { num: 30, den: 1 }, &profile);
-        let (fast, _) = rungs(size, Rational { num: 60, den: 1 }, &profile);
+        let profile = EncodeProfile::default();
+        let size = PictureSize { width: 1920, height: 1080 };
+        let (slow, _) = choose_rungs(size, Rational { num: 30, den: 1 }, &profile);
+        let (fast, _) = choose_rungs(size, Rational { num: 60, den: 1 }, &profile);
         assert_eq!((slow[0].rate_max_bps, slow[0].level), (6_750_000, 40));
         assert_eq!((fast[0].rate_max_bps, fast[0].level), (9_450_000, 42));
     }
@@ -424,7 +435,11 @@ mod tests {
     #[test]
     fn steps_are_even_steps() {
         for (width, height) in [(1920, 1080), (1280, 720), (1422, 800), (1000, 563), (854, 480), (640, 480)] {
-            let (rungs, _) = rungs(Size { width, height }, Rational { num: 25, den: 1 }, &Profile::default());
+            let (rungs, _) = choose_rungs(
+                PictureSize { width, height },
+                Rational { num: 25, den: 1 },
+                &EncodeProfile::default(),
+            );
             for pair in rungs.windows(2) {
                 let ratio = pair[0].rate_max_bps as f64 / pair[1].rate_max_bps as f64;
                 assert!(

@@ -1,9 +1,9 @@
 //! What an encode is cut into and how it is described, from a probe's findings to playlists and a manifest. Pure: no input or output, no
 //! clock, the same input gives the same bytes.
 //!
-//! - [`Profile`]: what is wished for. [`ladder`] and [`plan`]: what is made, and in which parts.
+//! - [`EncodeProfile`]: what is wished for. [`ladder`] and [`plan`]: what is made, and in which parts.
 //! - [`presentation`]: what was made. [`playlist`] and [`mpd`]: its description for players.
-//! - [`Follower`]: which parts of a job that grows are read.
+//! - [`GrowingPartReader`]: which parts of a job that grows are read.
 //!
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts a job; those of [`ladder`].
 
@@ -19,5 +19,5 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use follow::Follower;
-pub use profile::{Profile, Step};
+pub use follow::GrowingPartReader;
+pub use profile::{EncodeProfile, ProfileRung};

@@ -4,9 +4,9 @@ use quick_xml::{
     Writer,
     events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event},
 };
-use schemas::job::Segment;
+use schemas::job::StoredSegment;
 
-use crate::presentation::{Kind, Presentation, Rendition};
+use crate::presentation::{Presentation, PresentationRendition, RenditionKind};
 
 /// Version of the profile identifiers: live profile for numbered segments, CMAF for the files.
 const PROFILES: &str = "urn:mpeg:dash:profile:isoff-live:2011,urn:mpeg:dash:profile:cmaf:2019";
@@ -14,19 +14,20 @@ const PROFILES: &str = "urn:mpeg:dash:profile:isoff-live:2011,urn:mpeg:dash:prof
 /// A manifest that could not be written; can't happen while writing to memory.
 #[derive(Debug, thiserror::Error)]
 #[error("write the manifest")]
-pub struct WriteError(#[from] std::io::Error);
+pub struct ManifestWriteError(#[from] std::io::Error);
 
-type Xml = Writer<Vec<u8>>;
-type Attributes<'a> = &'a [(&'a str, String)];
+type XmlWriter = Writer<Vec<u8>>;
+type XmlAttributes<'a> = &'a [(&'a str, String)];
 
 /// Renders the manifest of a finished encode.
-pub fn manifest(presentation: &Presentation) -> Result<String, WriteError> {
+pub fn render_manifest(presentation: &Presentation) -> Result<String, ManifestWriteError> {
     let target = presentation.target_seconds();
     let longest = presentation.video.first().or_else(|| presentation.audio.first());
     let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
     xml.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let duration = longest.map_or_else(|| "PT0S".to_owned(), |r| seconds(r.duration_ticks(), r.timescale));
-    open(
+    let duration =
+        longest.map_or_else(|| "PT0S".to_owned(), |r| format_duration(r.duration_ticks(), r.timescale));
+    open_element(
         &mut xml,
         "MPD",
         &[
@@ -38,48 +39,52 @@ pub fn manifest(presentation: &Presentation) -> Result<String, WriteError> {
             ("minBufferTime", format!("PT{target}S")),
         ],
     )?;
-    open(&mut xml, "Period", &[("id", "0".into()), ("start", "PT0S".into())])?;
+    open_element(&mut xml, "Period", &[("id", "0".into()), ("start", "PT0S".into())])?;
     if let Some(first) = presentation.video.first() {
         let set = [("id", "0".into()), ("contentType", "video".into()), ("mimeType", "video/mp4".into())];
-        adaptation(&mut xml, &set, first, &presentation.video, target)?;
+        write_adaptation_set(&mut xml, &set, first, &presentation.video, target)?;
     }
     for (index, audio) in presentation.audio.iter().enumerate() {
-        let Kind::Audio { language, .. } = &audio.kind else { continue };
+        let RenditionKind::Audio { language, .. } = &audio.kind else { continue };
         let set = [
             ("id", (index + 1).to_string()),
             ("contentType", "audio".into()),
             ("mimeType", "audio/mp4".into()),
             ("lang", language.clone()),
         ];
-        adaptation(&mut xml, &set, audio, std::slice::from_ref(audio), target)?;
+        write_adaptation_set(&mut xml, &set, audio, std::slice::from_ref(audio), target)?;
     }
-    close(&mut xml, "Period")?;
-    close(&mut xml, "MPD")?;
+    close_element(&mut xml, "Period")?;
+    close_element(&mut xml, "MPD")?;
     let mut text = String::from_utf8_lossy(&xml.into_inner()).into_owned();
     text.push('\n');
     Ok(text)
 }
 
-fn adaptation(
-    xml: &mut Xml,
-    set: Attributes<'_>,
-    first: &Rendition,
-    renditions: &[Rendition],
+fn write_adaptation_set(
+    xml: &mut XmlWriter,
+    set: XmlAttributes<'_>,
+    first: &PresentationRendition,
+    renditions: &[PresentationRendition],
     target: u64,
-) -> Result<(), WriteError> {
+) -> Result<(), ManifestWriteError> {
     let mut attributes = set.to_vec();
     attributes.push(("segmentAlignment", "true".into()));
     attributes.push(("startWithSAP", "1".into()));
-    open(xml, "AdaptationSet", &attributes)?;
-    if let Kind::Audio { label, .. } = &first.kind {
-        open(xml, "Label", &[])?;
+    open_element(xml, "AdaptationSet", &attributes)?;
+    if let RenditionKind::Audio { label, .. } = &first.kind {
+        open_element(xml, "Label", &[])?;
         xml.write_event(Event::Text(BytesText::new(label)))?;
-        close(xml, "Label")?;
+        close_element(xml, "Label")?;
         let role = if set.first().is_some_and(|(_, id)| id == "1") { "main" } else { "alternate" };
-        empty(xml, "Role", &[("schemeIdUri", "urn:mpeg:dash:role:2011".into()), ("value", role.into())])?;
+        write_empty_element(
+            xml,
+            "Role",
+            &[("schemeIdUri", "urn:mpeg:dash:role:2011".into()), ("value", role.into())],
+        )?;
     }
     // Every rendition of a set has the same timeline; the check compares them tick by tick.
-    open(
+    open_element(
         xml,
         "SegmentTemplate",
         &[
@@ -89,17 +94,17 @@ fn adaptation(
             ("startNumber", "1".into()),
         ],
     )?;
-    timeline(xml, &first.segments)?;
-    close(xml, "SegmentTemplate")?;
+    write_segment_timeline(xml, &first.segments)?;
+    close_element(xml, "SegmentTemplate")?;
     for rendition in renditions {
-        representation(xml, rendition, target)?;
+        write_representation(xml, rendition, target)?;
     }
-    close(xml, "AdaptationSet")
+    close_element(xml, "AdaptationSet")
 }
 
 /// Equal durations in a row become one `S` with a repeat count.
-fn timeline(xml: &mut Xml, segments: &[Segment]) -> Result<(), WriteError> {
-    open(xml, "SegmentTimeline", &[])?;
+fn write_segment_timeline(xml: &mut XmlWriter, segments: &[StoredSegment]) -> Result<(), ManifestWriteError> {
+    open_element(xml, "SegmentTimeline", &[])?;
     let mut rest = segments;
     while let Some(first) = rest.first() {
         let run = rest.iter().take_while(|s| s.duration_ticks == first.duration_ticks).count();
@@ -108,30 +113,34 @@ fn timeline(xml: &mut Xml, segments: &[Segment]) -> Result<(), WriteError> {
         if run > 1 {
             attributes.push(("r", (run - 1).to_string()));
         }
-        empty(xml, "S", &attributes)?;
+        write_empty_element(xml, "S", &attributes)?;
         rest = rest.get(run..).unwrap_or_default();
     }
-    close(xml, "SegmentTimeline")
+    close_element(xml, "SegmentTimeline")
 }
 
-fn representation(xml: &mut Xml, rendition: &Rendition, target: u64) -> Result<(), WriteError> {
+fn write_representation(
+    xml: &mut XmlWriter,
+    rendition: &PresentationRendition,
+    target: u64,
+) -> Result<(), ManifestWriteError> {
     let mut attributes = vec![
         ("id", rendition.name.clone()),
         ("codecs", rendition.codecs.clone()),
         ("bandwidth", rendition.peak_bps(target).to_string()),
     ];
     match &rendition.kind {
-        Kind::Video { width, height, frame_rate } => {
+        RenditionKind::Video { width, height, frame_rate } => {
             attributes.push(("width", width.to_string()));
             attributes.push(("height", height.to_string()));
             attributes.push(("frameRate", format!("{}/{}", frame_rate.num, frame_rate.den)));
             attributes.push(("sar", "1:1".into()));
-            empty(xml, "Representation", &attributes)
+            write_empty_element(xml, "Representation", &attributes)
         }
-        Kind::Audio { channels, sample_rate_hz, .. } => {
+        RenditionKind::Audio { channels, sample_rate_hz, .. } => {
             attributes.push(("audioSamplingRate", sample_rate_hz.to_string()));
-            open(xml, "Representation", &attributes)?;
-            empty(
+            open_element(xml, "Representation", &attributes)?;
+            write_empty_element(
                 xml,
                 "AudioChannelConfiguration",
                 &[
@@ -139,18 +148,18 @@ fn representation(xml: &mut Xml, rendition: &Rendition, target: u64) -> Result<(
                     ("value", channels.to_string()),
                 ],
             )?;
-            close(xml, "Representation")
+            close_element(xml, "Representation")
         }
     }
 }
 
 /// An xs:duration with microseconds, rounded up.
-fn seconds(ticks: u64, timescale: u32) -> String {
+fn format_duration(ticks: u64, timescale: u32) -> String {
     let microseconds = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(timescale.max(1)));
     format!("PT{}.{:06}S", microseconds / 1_000_000, microseconds % 1_000_000)
 }
 
-fn element<'a>(name: &'a str, attributes: Attributes<'a>) -> BytesStart<'a> {
+fn build_element<'a>(name: &'a str, attributes: XmlAttributes<'a>) -> BytesStart<'a> {
     let mut element = BytesStart::new(name);
     for (key, value) in attributes {
         element.push_attribute((*key, value.as_str()));
@@ -158,14 +167,22 @@ fn element<'a>(name: &'a str, attributes: Attributes<'a>) -> BytesStart<'a> {
     element
 }
 
-fn open(xml: &mut Xml, name: &str, attributes: Attributes<'_>) -> Result<(), WriteError> {
-    Ok(xml.write_event(Event::Start(element(name, attributes)))?)
+fn open_element(
+    xml: &mut XmlWriter,
+    name: &str,
+    attributes: XmlAttributes<'_>,
+) -> Result<(), ManifestWriteError> {
+    Ok(xml.write_event(Event::Start(build_element(name, attributes)))?)
 }
 
-fn empty(xml: &mut Xml, name: &str, attributes: Attributes<'_>) -> Result<(), WriteError> {
-    Ok(xml.write_event(Event::Empty(element(name, attributes)))?)
+fn write_empty_element(
+    xml: &mut XmlWriter,
+    name: &str,
+    attributes: XmlAttributes<'_>,
+) -> Result<(), ManifestWriteError> {
+    Ok(xml.write_event(Event::Empty(build_element(name, attributes)))?)
 }
 
-fn close(xml: &mut Xml, name: &str) -> Result<(), WriteError> {
+fn close_element(xml: &mut XmlWriter, name: &str) -> Result<(), ManifestWriteError> {
     Ok(xml.write_event(Event::End(BytesEnd::new(name)))?)
 }

@@ -8,14 +8,14 @@
 use data_encoding::HEXLOWER;
 use schemas::{
     ids::{JobId, MediaId},
-    job::{AudioPlan, PARTS_MAX, Plan, PosterPlan, Range, VideoPlan},
-    media::{AudioTrack, Rational, Source, Technical, VideoTrack},
+    job::{AudioPlan, EncodePlan, FrameRange, PARTS_MAX, PosterPlan, VideoPlan},
+    media::{AudioTrack, MediaSource, Rational, TechnicalMetadata, VideoTrack},
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Profile,
-    ladder::{self, Size},
+    EncodeProfile,
+    ladder::{self, PictureSize},
 };
 
 /// Sample rate of every audio rendition, in hertz.
@@ -41,23 +41,23 @@ const POSTER_SIDE_PIXELS_MAX: u32 = 1_280;
 /// A source from which nothing can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no track that could be encoded")]
-pub struct NothingToMake;
+pub struct NoEncodableTrack;
 
 /// What the planner decides from.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub struct EncodePlanInput<'a> {
     /// The verified source.
-    pub source: &'a Source,
+    pub source: &'a MediaSource,
     /// What the probe found.
-    pub technical: &'a Technical,
+    pub technical: &'a TechnicalMetadata,
     /// Name of the profile.
     pub profile_name: &'a str,
     /// The profile.
-    pub profile: &'a Profile,
+    pub profile: &'a EncodeProfile,
 }
 
 /// Plans an encode.
-pub fn plan(input: &Input<'_>) -> Result<Plan, NothingToMake> {
+pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodableTrack> {
     let technical = input.technical;
     let picture = technical
         .video
@@ -66,67 +66,72 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, NothingToMake> {
     let audio: Vec<&AudioTrack> = technical.audio.iter().take(input.profile.audio_tracks_max).collect();
     let video = if technical.still { None } else { picture };
     if picture.is_none() && audio.is_empty() {
-        return Err(NothingToMake);
+        return Err(NoEncodableTrack);
     }
-    let span = span(video, &audio, technical.duration_ms);
+    let span = measure_time_span(video, &audio, technical.duration_ms);
     let mut reasons = Vec::new();
     let video =
-        video.map(|track| video_plan(track, span.duration_us, input.profile, audio.len(), &mut reasons));
+        video.map(|track| plan_video(track, span.duration_us, input.profile, audio.len(), &mut reasons));
     if technical.still {
         reasons.push("a still image: a poster only".to_owned());
     }
     let duration_samples = video.as_ref().map_or_else(|| span.duration_us * 48 / 1_000, video_samples).max(1);
     let segment_seconds = video.as_ref().map_or_else(
-        || reduced(u64::from(input.profile.gop_ms) * u64::from(input.profile.segment_gops), 1_000),
-        |v| reduced(u64::from(v.segment_frames) * u64::from(v.frame_rate.den), u64::from(v.frame_rate.num)),
+        || reduce_ratio(u64::from(input.profile.gop_ms) * u64::from(input.profile.segment_gops), 1_000),
+        |v| {
+            reduce_ratio(
+                u64::from(v.segment_frames) * u64::from(v.frame_rate.den),
+                u64::from(v.frame_rate.num),
+            )
+        },
     );
-    let mut plan = Plan {
+    let mut plan = EncodePlan {
         source_key: input.source.key.clone(),
         source_bytes: input.source.size_bytes,
         origin_us: span.origin_us,
         duration_ms: if technical.still { 0 } else { duration_samples.div_ceil(48) },
-        poster: picture.map(|track| poster(track, if technical.still { 0 } else { span.duration_us })),
+        poster: picture.map(|track| plan_poster(track, if technical.still { 0 } else { span.duration_us })),
         video,
         audio: if technical.still {
             Vec::new()
         } else {
-            audio_plans(&audio, duration_samples, segment_seconds, input.profile)
+            plan_audio(&audio, duration_samples, segment_seconds, input.profile)
         },
         profile: input.profile_name.to_owned(),
         options_digest: String::new(),
         reasons: Vec::new(),
     };
-    plan.options_digest = digest(&plan);
+    plan.options_digest = compute_digest(&plan);
     plan.reasons = reasons;
     Ok(plan)
 }
 
 /// Names of the parts in queue order: the first audio track and the first range, so that playing starts early, then the
 /// rest. The finish is not among them: it is queued when they are done.
-pub fn part_names(plan: &Plan) -> Vec<String> {
+pub fn part_names(plan: &EncodePlan) -> Vec<String> {
     let ranges = plan.video.as_ref().map_or(0, |v| v.ranges.len());
     let mut names: Vec<String> = plan.audio.iter().map(|a| a.name.clone()).collect();
     names.truncate(plan.audio.len().min(1));
-    names.extend((0..ranges.min(1)).map(video_part));
+    names.extend((0..ranges.min(1)).map(video_part_name));
     names.extend(plan.audio.iter().skip(1).map(|a| a.name.clone()));
-    names.extend((1..ranges).map(video_part));
+    names.extend((1..ranges).map(video_part_name));
     names
 }
 
 /// Name of the part of the range at `index`.
-pub fn video_part(index: usize) -> String {
+pub fn video_part_name(index: usize) -> String {
     format!("v{index:04}")
 }
 
 /// What a part's name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work<'a> {
+pub enum PartWork<'a> {
     /// All rungs of one range.
     Video {
         /// The video.
         video: &'a VideoPlan,
         /// The range.
-        range: Range,
+        range: FrameRange,
     },
     /// One audio track.
     Audio(&'a AudioPlan),
@@ -135,35 +140,37 @@ pub enum Work<'a> {
 }
 
 /// Finds the work a part's name stands for.
-pub fn work<'a>(plan: &'a Plan, part: &str) -> Option<Work<'a>> {
+pub fn find_part_work<'a>(plan: &'a EncodePlan, part: &str) -> Option<PartWork<'a>> {
     if part == FINISH {
-        return Some(Work::Finish);
+        return Some(PartWork::Finish);
     }
     if let Some(audio) = plan.audio.iter().find(|a| a.name == part) {
-        return Some(Work::Audio(audio));
+        return Some(PartWork::Audio(audio));
     }
     let video = plan.video.as_ref()?;
     let index: usize = part.strip_prefix('v').filter(|digits| digits.len() >= 4)?.parse().ok()?;
     let range = *video.ranges.get(index)?;
-    (video_part(index) == part).then_some(Work::Video { video, range })
+    (video_part_name(index) == part).then_some(PartWork::Video { video, range })
 }
 
 /// Milliseconds of output a part makes.
-pub fn part_ms(plan: &Plan, part: &str) -> u64 {
-    match work(plan, part) {
-        Some(Work::Video { video, range }) => frames_ms(range.frame_count, video.frame_rate),
-        Some(Work::Audio(audio)) => audio.duration_samples * 1_000 / u64::from(audio.sample_rate_hz.max(1)),
-        Some(Work::Finish) | None => 0,
+pub fn part_duration_ms(plan: &EncodePlan, part: &str) -> u64 {
+    match find_part_work(plan, part) {
+        Some(PartWork::Video { video, range }) => frames_to_ms(range.frame_count, video.frame_rate),
+        Some(PartWork::Audio(audio)) => {
+            audio.duration_samples * 1_000 / u64::from(audio.sample_rate_hz.max(1))
+        }
+        Some(PartWork::Finish) | None => 0,
     }
 }
 
 /// Duration of frames in whole milliseconds.
-pub fn frames_ms(frames: u64, rate: Rational) -> u64 {
-    scale(frames, u64::from(rate.den) * 1_000, u64::from(rate.num))
+pub fn frames_to_ms(frames: u64, rate: Rational) -> u64 {
+    scale_floor(frames, u64::from(rate.den) * 1_000, u64::from(rate.num))
 }
 
 /// The job that makes the encode `number` of a medium: always the same, so that planning twice is planning once.
-pub fn job_id(media_id: MediaId, number: u32) -> JobId {
+pub fn derive_job_id(media_id: MediaId, number: u32) -> JobId {
     let mut hash = Sha256::new();
     hash.update(b"transcode");
     hash.update(media_id.as_bytes());
@@ -179,32 +186,35 @@ pub fn job_id(media_id: MediaId, number: u32) -> JobId {
     JobId::from_bytes(bytes)
 }
 
-struct Span {
+struct SourceTimeSpan {
     origin_us: i64,
     duration_us: u64,
 }
 
 /// From the first start to the last end of the chosen tracks; the container's duration where they say nothing.
-fn span(video: Option<&VideoTrack>, audio: &[&AudioTrack], duration_ms: u64) -> Span {
+fn measure_time_span(video: Option<&VideoTrack>, audio: &[&AudioTrack], duration_ms: u64) -> SourceTimeSpan {
     let tracks = || {
         video.map(|t| (t.start_us, t.end_us)).into_iter().chain(audio.iter().map(|t| (t.start_us, t.end_us)))
     };
     let origin_us = tracks().map(|(start, _)| start).min().unwrap_or(0);
     let end_us = tracks().map(|(_, end)| end).max().unwrap_or(0);
     let measured = u64::try_from(end_us.saturating_sub(origin_us)).unwrap_or(0);
-    Span { origin_us, duration_us: if measured > 0 { measured } else { (duration_ms * 1_000).max(1) } }
+    SourceTimeSpan {
+        origin_us,
+        duration_us: if measured > 0 { measured } else { (duration_ms * 1_000).max(1) },
+    }
 }
 
-fn video_plan(
+fn plan_video(
     track: &VideoTrack,
     duration_us: u64,
-    profile: &Profile,
+    profile: &EncodeProfile,
     audio_parts: usize,
     reasons: &mut Vec<String>,
 ) -> VideoPlan {
-    let frame_rate = ladder::frame_rate(track, profile.frame_rate_max);
-    let size: Size = ladder::display_size(track);
-    let (rungs, why) = ladder::rungs(size, frame_rate, profile);
+    let frame_rate = ladder::choose_frame_rate(track, profile.frame_rate_max);
+    let size: PictureSize = ladder::display_size(track);
+    let (rungs, why) = ladder::choose_rungs(size, frame_rate, profile);
     reasons.extend(why);
     let frames = scale_rounded(duration_us, u64::from(frame_rate.num), u64::from(frame_rate.den) * 1_000_000);
     let frame_count = frames.max(1);
@@ -215,7 +225,7 @@ fn video_plan(
     );
     let gop_frames = u32::try_from(gop.max(1)).unwrap_or(1);
     let segment_frames = gop_frames.saturating_mul(profile.segment_gops.max(1));
-    let ranges = ranges(frame_count, segment_frames, profile, PARTS_MAX.saturating_sub(audio_parts));
+    let ranges = cut_ranges(frame_count, segment_frames, profile, PARTS_MAX.saturating_sub(audio_parts));
     reasons.push(format!("{} parts of video", ranges.len()));
     VideoPlan {
         stream_index: track.index,
@@ -231,11 +241,16 @@ fn video_plan(
 }
 
 /// Cuts the frame grid: a short title stays whole; else one segment first, then ranges of equally many segments.
-fn ranges(frame_count: u64, segment_frames: u32, profile: &Profile, parts_max: usize) -> Vec<Range> {
+fn cut_ranges(
+    frame_count: u64,
+    segment_frames: u32,
+    profile: &EncodeProfile,
+    parts_max: usize,
+) -> Vec<FrameRange> {
     let segment = u64::from(segment_frames);
     let segments = frame_count.div_ceil(segment);
     if segments <= u64::from(profile.single_part_segments_max) {
-        return vec![Range { start_frame: 0, frame_count, first_segment: 1 }];
+        return vec![FrameRange { start_frame: 0, frame_count, first_segment: 1 }];
     }
     let parts_max = u64::try_from(parts_max).unwrap_or(2).max(2);
     let length = u64::from(profile.part_segments).max((segments - 1).div_ceil(parts_max - 1)).max(1);
@@ -244,7 +259,7 @@ fn ranges(frame_count: u64, segment_frames: u32, profile: &Profile, parts_max: u
     while first < segments {
         let count = if first == 0 { 1 } else { length.min(segments - first) };
         let start_frame = first * segment;
-        ranges.push(Range {
+        ranges.push(FrameRange {
             start_frame,
             frame_count: (count * segment).min(frame_count - start_frame),
             first_segment: u32::try_from(first + 1).unwrap_or(u32::MAX),
@@ -260,18 +275,19 @@ fn video_samples(video: &VideoPlan) -> u64 {
     scale_rounded(video.frame_count, u64::from(rate.den) * u64::from(AUDIO_RATE_HZ), u64::from(rate.num))
 }
 
-fn audio_plans(
+fn plan_audio(
     tracks: &[&AudioTrack],
     duration_samples: u64,
     segment_seconds: Rational,
-    profile: &Profile,
+    profile: &EncodeProfile,
 ) -> Vec<AudioPlan> {
     let mut plans: Vec<AudioPlan> = Vec::new();
     for (position, track) in tracks.iter().enumerate() {
-        let language = track.language.as_deref().filter(|l| is_language(l)).unwrap_or("und").to_owned();
-        let wished = track.title.as_deref().map(plain).filter(|t| !t.is_empty()).unwrap_or_else(|| {
-            if language == "und" { format!("Track {}", position + 1) } else { language.clone() }
-        });
+        let language = track.language.as_deref().filter(|l| is_language_tag(l)).unwrap_or("und").to_owned();
+        let wished =
+            track.title.as_deref().map(sanitize_label).filter(|t| !t.is_empty()).unwrap_or_else(|| {
+                if language == "und" { format!("Track {}", position + 1) } else { language.clone() }
+            });
         let is_taken = plans.iter().any(|p| p.label == wished);
         plans.push(AudioPlan {
             name: format!("a{position}"),
@@ -288,7 +304,7 @@ fn audio_plans(
     plans
 }
 
-fn poster(track: &VideoTrack, duration_us: u64) -> PosterPlan {
+fn plan_poster(track: &VideoTrack, duration_us: u64) -> PosterPlan {
     PosterPlan {
         stream_index: track.index,
         at_us: (duration_us / 10).min(POSTER_AT_US_MAX),
@@ -297,18 +313,18 @@ fn poster(track: &VideoTrack, duration_us: u64) -> PosterPlan {
 }
 
 /// Letters, digits and hyphens, as BCP 47 tags are made of.
-fn is_language(text: &str) -> bool {
+fn is_language_tag(text: &str) -> bool {
     (2..=35).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// Text for a quoted attribute of a playlist: no quotes, no control characters, at most 64 characters.
-fn plain(text: &str) -> String {
+fn sanitize_label(text: &str) -> String {
     let kept: String = text.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\').take(64).collect();
     kept.trim().to_owned()
 }
 
 /// SHA-256 over everything that decides about the bytes, shortened.
-fn digest(plan: &Plan) -> String {
+fn compute_digest(plan: &EncodePlan) -> String {
     let mut hash = Sha256::new();
     hash.update(OPTIONS_VERSION);
     // Struct fields are written in the order of their definition, so equal plans give equal text.
@@ -319,7 +335,7 @@ fn digest(plan: &Plan) -> String {
 }
 
 /// `value * num / den`, rounded down, by way of 128 bits.
-fn scale(value: u64, num: u64, den: u64) -> u64 {
+fn scale_floor(value: u64, num: u64, den: u64) -> u64 {
     let scaled = u128::from(value) * u128::from(num) / u128::from(den.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
@@ -332,7 +348,7 @@ fn scale_rounded(value: u64, num: u64, den: u64) -> u64 {
 }
 
 /// A ratio in lowest terms.
-fn reduced(num: u64, den: u64) -> Rational {
+fn reduce_ratio(num: u64, den: u64) -> Rational {
     let (mut a, mut b) = (num, den);
     while b > 0 {
         (a, b) = (b, a % b);
@@ -346,8 +362,8 @@ fn reduced(num: u64, den: u64) -> Rational {
 mod tests {
     use super::*;
 
-    fn technical(duration_us: i64, frame_rate: (u32, u32)) -> Technical {
-        Technical {
+    fn technical(duration_us: i64, frame_rate: (u32, u32)) -> TechnicalMetadata {
+        TechnicalMetadata {
             container: "mp4".into(),
             duration_ms: 1,
             bit_rate_bps: 1,
@@ -371,9 +387,10 @@ mod tests {
         }
     }
 
-    fn planned(technical: &Technical, profile: &Profile) -> Plan {
-        let source = Source { key: "k".into(), size_bytes: 7, sha256: "00".into() };
-        plan(&Input { source: &source, technical, profile_name: "default", profile }).unwrap()
+    fn planned(technical: &TechnicalMetadata, profile: &EncodeProfile) -> EncodePlan {
+        let source = MediaSource { key: "k".into(), size_bytes: 7, sha256: "00".into() };
+        plan_encode(&EncodePlanInput { source: &source, technical, profile_name: "default", profile })
+            .unwrap()
     }
 
     #[test]
@@ -381,10 +398,11 @@ mod tests {
         let mut nothing = technical(1, (25, 1));
         nothing.video.clear();
         nothing.audio.clear();
-        let source = Source { key: "k".into(), size_bytes: 7, sha256: "00".into() };
-        let profile = Profile::default();
-        let input = Input { source: &source, technical: &nothing, profile_name: "x", profile: &profile };
-        assert_eq!(plan(&input), Err(NothingToMake));
+        let source = MediaSource { key: "k".into(), size_bytes: 7, sha256: "00".into() };
+        let profile = EncodeProfile::default();
+        let input =
+            EncodePlanInput { source: &source, technical: &nothing, profile_name: "x", profile: &profile };
+        assert_eq!(plan_encode(&input), Err(NoEncodableTrack));
     }
 
     #[test]
@@ -397,7 +415,7 @@ mod tests {
             (86_400, (25, 1)),
             (86_400, (1, 1)),
         ] {
-            let plan = planned(&technical(seconds * 1_000_000, rate), &Profile::default());
+            let plan = planned(&technical(seconds * 1_000_000, rate), &EncodeProfile::default());
             let video = plan.video.as_ref().unwrap();
             let mut next = 0;
             for (index, range) in video.ranges.iter().enumerate() {
@@ -421,7 +439,7 @@ mod tests {
     #[test]
     fn durations_agree() {
         let check = |duration_us, rate, frames, gop, segment, samples| {
-            let plan = planned(&technical(duration_us, rate), &Profile::default());
+            let plan = planned(&technical(duration_us, rate), &EncodeProfile::default());
             let video = plan.video.as_ref().unwrap();
             let found =
                 (video.frame_count, video.gop_frames, video.segment_frames, plan.audio[0].duration_samples);
@@ -437,17 +455,17 @@ mod tests {
 
     #[test]
     fn parts_have_names_and_names_have_parts() {
-        let plan = planned(&technical(180_000_000, (25, 1)), &Profile::default());
+        let plan = planned(&technical(180_000_000, (25, 1)), &EncodeProfile::default());
         let names = part_names(&plan);
         assert_eq!(names, ["a0", "v0000", "v0001", "v0002", "v0003", "v0004", "v0005", "v0006"]);
         for name in &names {
-            assert!(work(&plan, name).is_some(), "{name}");
+            assert!(find_part_work(&plan, name).is_some(), "{name}");
         }
-        assert_eq!(work(&plan, FINISH), Some(Work::Finish));
+        assert_eq!(find_part_work(&plan, FINISH), Some(PartWork::Finish));
         for name in ["", "v", "v0", "v0007", "v00001", "a1", "../v0000", "v-001", "x0000"] {
-            assert_eq!(work(&plan, name), None, "{name}");
+            assert_eq!(find_part_work(&plan, name), None, "{name}");
         }
-        assert_eq!(names.iter().map(|n| part_ms(&plan, n)).sum::<u64>(), 360_000);
+        assert_eq!(names.iter().map(|n| part_duration_ms(&plan, n)).sum::<u64>(), 360_000);
     }
 
     #[test]
@@ -455,7 +473,7 @@ mod tests {
         let mut shifted = technical(10_000_000, (25, 1));
         shifted.video[0].start_us = 1_400_000;
         shifted.audio[0].start_us = 1_379_000;
-        let plan = planned(&shifted, &Profile::default());
+        let plan = planned(&shifted, &EncodeProfile::default());
         assert_eq!((plan.origin_us, plan.video.unwrap().frame_count), (1_379_000, 216));
     }
 
@@ -466,7 +484,7 @@ mod tests {
         hostile.audio[0].language = Some("\",URI=\"x".into());
         let copy = hostile.audio[0].clone();
         hostile.audio.push(copy);
-        let plan = planned(&hostile, &Profile::default());
+        let plan = planned(&hostile, &EncodeProfile::default());
         assert_eq!(
             (plan.audio[0].label.as_str(), plan.audio[0].language.as_str()),
             ("ab#EXT-X-ENDLIST", "und")
@@ -479,7 +497,7 @@ mod tests {
         let mut still = technical(40_000, (25, 1));
         still.audio.clear();
         still.still = true;
-        let plan = planned(&still, &Profile::default());
+        let plan = planned(&still, &EncodeProfile::default());
         assert_eq!(
             (plan.video.is_none(), plan.audio.len(), plan.duration_ms, part_names(&plan).len()),
             (true, 0, 0, 0)
@@ -488,26 +506,26 @@ mod tests {
 
         let mut sound = technical(10_000_000, (25, 1));
         sound.video.clear();
-        let plan = planned(&sound, &Profile::default());
+        let plan = planned(&sound, &EncodeProfile::default());
         assert_eq!((plan.video.is_none(), plan.poster.is_none(), plan.duration_ms), (true, true, 10_000));
         assert_eq!(plan.audio[0].segment_seconds, Rational { num: 6, den: 1 });
     }
 
     #[test]
     fn digest_follows_what_decides_about_the_bytes() {
-        let profile = Profile::default();
+        let profile = EncodeProfile::default();
         let one = planned(&technical(10_000_000, (25, 1)), &profile);
         assert_eq!(one, planned(&technical(10_000_000, (25, 1)), &profile));
         assert_eq!(one.options_digest.len(), DIGEST_CHARS);
-        let other = planned(&technical(10_000_000, (25, 1)), &Profile { crf: 24, ..profile });
+        let other = planned(&technical(10_000_000, (25, 1)), &EncodeProfile { crf: 24, ..profile });
         assert_ne!(one.options_digest, other.options_digest);
     }
 
     #[test]
     fn job_id_is_the_same_each_time_and_sorts_with_its_medium() {
         let media_id = MediaId::from_bytes([1; 16]);
-        assert_eq!(job_id(media_id, 1), job_id(media_id, 1));
-        assert_ne!(job_id(media_id, 1), job_id(media_id, 2));
-        assert_eq!(job_id(media_id, 1).as_bytes()[..6], [1; 6]);
+        assert_eq!(derive_job_id(media_id, 1), derive_job_id(media_id, 1));
+        assert_ne!(derive_job_id(media_id, 1), derive_job_id(media_id, 2));
+        assert_eq!(derive_job_id(media_id, 1).as_bytes()[..6], [1; 6]);
     }
 }

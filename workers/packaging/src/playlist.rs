@@ -1,17 +1,17 @@
 //! HLS playlists (RFC 8216 and Apple's HLS Authoring Specification), from exact sample counts and stored bytes.
 //!
-//! Final playlists are stored; while an encode grows, [`growing`] and [`event`] are rendered on request from the job's
+//! Final playlists are stored; while an encode grows, [`render_growing`] and [`render_event`] are rendered on request from the job's
 //! records. An `event.m3u8` only ever gets longer, as RFC 8216 section 6.2.1 asks.
 
 use std::fmt::Write as _;
 
 use schemas::{
-    job::{Part, Plan, Segment},
+    job::{EncodePlan, JobPartRecord, StoredSegment},
     keys,
     media::Rational,
 };
 
-use crate::presentation::{AUDIO_FRAME_SAMPLES, Kind, Presentation, Rendition};
+use crate::presentation::{AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind};
 
 /// The variant nearest to this many bits per second is listed first (HLS Authoring Specification 1.32).
 const FIRST_VARIANT_BPS: u64 = 2_000_000;
@@ -22,58 +22,61 @@ const VERSION: u32 = 6;
 const AUDIO_GROUP: &str = "audio";
 
 /// The multivariant playlist of a finished encode.
-pub fn multivariant(presentation: &Presentation) -> String {
+pub fn render_multivariant(presentation: &Presentation) -> String {
     let target = presentation.target_seconds();
-    let rate = |rendition: &Rendition| Rates {
+    let rate = |rendition: &PresentationRendition| VariantBitRates {
         peak: rendition.peak_bps(target),
         average: Some(rendition.average_bps()),
     };
-    render(presentation, &rate, keys::media_playlist)
+    format_multivariant(presentation, &rate, keys::media_playlist_path)
 }
 
 /// The multivariant playlist while the encode grows; names the `event.m3u8` of every rendition that has a segment.
 /// `None` before anything can be played. Its bandwidths are the plan's caps, since the bytes are not all known.
-pub fn growing(plan: &Plan, parts: &[Part]) -> Option<String> {
-    let presentation = Presentation::so_far(plan, parts);
+pub fn render_growing(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<String> {
+    let presentation = Presentation::from_unfinished_parts(plan, parts);
     let rung_missing = plan.video.as_ref().is_some_and(|v| presentation.video.len() < v.rungs.len());
     let sound_missing = !plan.audio.is_empty() && presentation.audio.is_empty();
     if rung_missing || sound_missing || presentation.renditions().next().is_none() {
         return None;
     }
-    let rate = |rendition: &Rendition| Rates { peak: cap(plan, &rendition.name), average: None };
-    Some(render(&presentation, &rate, keys::event_playlist))
+    let rate = |rendition: &PresentationRendition| VariantBitRates {
+        peak: bound_peak_bps(plan, &rendition.name),
+        average: None,
+    };
+    Some(format_multivariant(&presentation, &rate, keys::event_playlist_path))
 }
 
 /// The media playlist of a finished rendition.
-pub fn media(rendition: &Rendition, target_seconds: u64) -> String {
-    let mut text = head(target_seconds, "VOD");
-    segments(&mut text, rendition);
+pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> String {
+    let mut text = format_header(target_seconds, "VOD");
+    write_segments(&mut text, rendition);
     text.push_str("#EXT-X-ENDLIST\n");
     text
 }
 
 /// The media playlist of a rendition while it grows; `None` when it has no segment or is not planned. It ends when all
 /// its segments are there.
-pub fn event(plan: &Plan, parts: &[Part], rendition: &str) -> Option<String> {
-    let presentation = Presentation::so_far(plan, parts);
+pub fn render_event(plan: &EncodePlan, parts: &[JobPartRecord], rendition: &str) -> Option<String> {
+    let presentation = Presentation::from_unfinished_parts(plan, parts);
     let rendition = presentation.renditions().find(|r| r.name == rendition)?;
-    let mut text = head(target_seconds(plan), "EVENT");
-    segments(&mut text, rendition);
-    if is_whole(plan, rendition) {
+    let mut text = format_header(planned_target_seconds(plan), "EVENT");
+    write_segments(&mut text, rendition);
+    if is_complete(plan, rendition) {
         text.push_str("#EXT-X-ENDLIST\n");
     }
     Some(text)
 }
 
-/// The [`event`] playlist of a rendition whose final playlist is `stored`: nothing but its end is new to who followed it. `plan` is
+/// The [`render_event`] playlist of a rendition whose final playlist is `stored`: nothing but its end is new to who followed it. `plan` is
 /// that of its job, as long as that is kept.
-pub fn ended(plan: Option<&Plan>, stored: &str) -> String {
+pub fn render_ended_event(plan: Option<&EncodePlan>, stored: &str) -> String {
     let mut text = String::with_capacity(stored.len() + 8);
     for line in stored.lines() {
         let tag = |name: &str| line.starts_with(name);
         match plan {
             Some(plan) if tag("#EXT-X-TARGETDURATION:") => {
-                let _infallible = write!(text, "#EXT-X-TARGETDURATION:{}", target_seconds(plan));
+                let _infallible = write!(text, "#EXT-X-TARGETDURATION:{}", planned_target_seconds(plan));
             }
             _ if tag("#EXT-X-PLAYLIST-TYPE:") => text.push_str("#EXT-X-PLAYLIST-TYPE:EVENT"),
             _ => text.push_str(line),
@@ -83,24 +86,24 @@ pub fn ended(plan: Option<&Plan>, stored: &str) -> String {
     text
 }
 
-struct Rates {
+struct VariantBitRates {
     peak: u64,
     average: Option<u64>,
 }
 
-fn render(
+fn format_multivariant(
     presentation: &Presentation,
-    rate: &dyn Fn(&Rendition) -> Rates,
+    rate: &dyn Fn(&PresentationRendition) -> VariantBitRates,
     uri: fn(&str) -> String,
 ) -> String {
     let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
     let has_group = !presentation.video.is_empty() || presentation.audio.len() > 1;
     if has_group {
         for (index, audio) in presentation.audio.iter().enumerate() {
-            audio_media(&mut text, audio, index == 0, &uri(&audio.name));
+            write_audio_media(&mut text, audio, index == 0, &uri(&audio.name));
         }
     }
-    let sound = Rates {
+    let sound = VariantBitRates {
         peak: presentation.audio.iter().map(|a| rate(a).peak).max().unwrap_or(0),
         average: presentation.audio.iter().filter_map(|a| rate(a).average).max(),
     };
@@ -108,19 +111,22 @@ fn render(
     let mut variants: Vec<(u64, String)> = Vec::new();
     for video in &presentation.video {
         let own = rate(video);
-        let total = Rates {
+        let total = VariantBitRates {
             peak: own.peak + sound.peak,
             average: own.average.map(|a| a + sound.average.unwrap_or(0)),
         };
         let codecs =
             audio_codecs.map_or_else(|| video.codecs.clone(), |audio| format!("{},{audio}", video.codecs));
-        variants
-            .push((total.peak, variant(video, &total, &codecs, audio_codecs.is_some(), &uri(&video.name))));
+        variants.push((
+            total.peak,
+            format_variant(video, &total, &codecs, audio_codecs.is_some(), &uri(&video.name)),
+        ));
     }
     if presentation.video.is_empty()
         && let Some(audio) = presentation.audio.first()
     {
-        variants.push((sound.peak, variant(audio, &sound, &audio.codecs, has_group, &uri(&audio.name))));
+        variants
+            .push((sound.peak, format_variant(audio, &sound, &audio.codecs, has_group, &uri(&audio.name))));
     }
     // The rest stays best first.
     let first = variants
@@ -136,8 +142,8 @@ fn render(
     text
 }
 
-fn audio_media(text: &mut String, audio: &Rendition, is_default: bool, uri: &str) {
-    let Kind::Audio { language, label, channels, .. } = &audio.kind else { return };
+fn write_audio_media(text: &mut String, audio: &PresentationRendition, is_default: bool, uri: &str) {
+    let RenditionKind::Audio { language, label, channels, .. } = &audio.kind else { return };
     let default = if is_default { "YES" } else { "NO" };
     let _infallible = writeln!(
         text,
@@ -145,7 +151,13 @@ fn audio_media(text: &mut String, audio: &Rendition, is_default: bool, uri: &str
     );
 }
 
-fn variant(rendition: &Rendition, rates: &Rates, codecs: &str, has_audio: bool, uri: &str) -> String {
+fn format_variant(
+    rendition: &PresentationRendition,
+    rates: &VariantBitRates,
+    codecs: &str,
+    has_audio: bool,
+    uri: &str,
+) -> String {
     let mut text = format!("#EXT-X-STREAM-INF:BANDWIDTH={}", rates.peak);
     let mut add = |name: &str, value: String| {
         let _infallible = write!(text, ",{name}={value}");
@@ -154,9 +166,9 @@ fn variant(rendition: &Rendition, rates: &Rates, codecs: &str, has_audio: bool, 
         add("AVERAGE-BANDWIDTH", average.to_string());
     }
     add("CODECS", format!("\"{codecs}\""));
-    if let Kind::Video { width, height, frame_rate } = rendition.kind {
+    if let RenditionKind::Video { width, height, frame_rate } = rendition.kind {
         add("RESOLUTION", format!("{width}x{height}"));
-        add("FRAME-RATE", decimal(u64::from(frame_rate.num), u64::from(frame_rate.den), 3));
+        add("FRAME-RATE", format_decimal(u64::from(frame_rate.num), u64::from(frame_rate.den), 3));
         add("VIDEO-RANGE", "SDR".to_owned());
         add("CLOSED-CAPTIONS", "NONE".to_owned());
     }
@@ -167,14 +179,14 @@ fn variant(rendition: &Rendition, rates: &Rates, codecs: &str, has_audio: bool, 
     text
 }
 
-fn head(target_seconds: u64, kind: &str) -> String {
+fn format_header(target_seconds: u64, kind: &str) -> String {
     format!(
         "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_seconds}\n#EXT-X-MEDIA-SEQUENCE:1\n#EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"init.mp4\"\n"
     )
 }
 
 /// Each EXTINF is the difference of two rounded times, so that the sum over any run is exact to a microsecond.
-fn segments(text: &mut String, rendition: &Rendition) {
+fn write_segments(text: &mut String, rendition: &PresentationRendition) {
     let microseconds = |ticks: u64| {
         let scaled = (u128::from(ticks) * 2_000_000 + u128::from(rendition.timescale))
             / (2 * u128::from(rendition.timescale));
@@ -186,12 +198,12 @@ fn segments(text: &mut String, rendition: &Rendition) {
         end_ticks += segment.duration_ticks;
         let duration = microseconds(end_ticks).saturating_sub(start);
         let name = format!("{number}.m4s");
-        let _infallible = writeln!(text, "#EXTINF:{},\n{name}", decimal(duration, 1_000_000, 6));
+        let _infallible = writeln!(text, "#EXTINF:{},\n{name}", format_decimal(duration, 1_000_000, 6));
     }
 }
 
 /// `num / den` with a fixed number of decimals, rounded.
-fn decimal(num: u64, den: u64, places: u32) -> String {
+fn format_decimal(num: u64, den: u64, places: u32) -> String {
     let unit = 10_u128.pow(places);
     let den = u128::from(den.max(1));
     let scaled = (2 * u128::from(num) * unit + den) / (2 * den);
@@ -200,26 +212,26 @@ fn decimal(num: u64, den: u64, places: u32) -> String {
 
 /// Target duration that holds for the whole life of the growing playlists: from the plan, with room for the audio
 /// boundary that lies at the nearest AAC frame.
-fn target_seconds(plan: &Plan) -> u64 {
+fn planned_target_seconds(plan: &EncodePlan) -> u64 {
     let video = plan.video.as_ref().map(|v| {
         let frames = u64::from(v.segment_frames).min(v.frame_count);
-        ceil(frames * u64::from(v.frame_rate.den), u64::from(v.frame_rate.num))
+        divide_ceil(frames * u64::from(v.frame_rate.den), u64::from(v.frame_rate.num))
     });
     let audio = plan.audio.first().map(|a| {
         let rate = u64::from(a.sample_rate_hz.max(1));
         let Rational { num, den } = a.segment_seconds;
         let nominal = (u64::from(num) * rate).div_ceil(u64::from(den.max(1))) + AUDIO_FRAME_SAMPLES;
-        ceil(nominal.min(a.duration_samples.next_multiple_of(AUDIO_FRAME_SAMPLES)), rate)
+        divide_ceil(nominal.min(a.duration_samples.next_multiple_of(AUDIO_FRAME_SAMPLES)), rate)
     });
     video.into_iter().chain(audio).max().unwrap_or(1).max(1)
 }
 
-fn ceil(num: u64, den: u64) -> u64 {
+fn divide_ceil(num: u64, den: u64) -> u64 {
     num.div_ceil(den.max(1))
 }
 
 /// Upper bound of a rendition's peak: the rate cap, and a full buffer spent within one segment.
-fn cap(plan: &Plan, name: &str) -> u64 {
+fn bound_peak_bps(plan: &EncodePlan, name: &str) -> u64 {
     let video =
         plan.video.as_ref().and_then(|v| v.rungs.iter().find(|r| r.name == name).map(|rung| (v, rung)));
     if let Some((video, rung)) = video {
@@ -229,7 +241,7 @@ fn cap(plan: &Plan, name: &str) -> u64 {
     plan.audio.iter().find(|a| a.name == name).map_or(0, |a| a.bit_rate_bps * 5 / 4)
 }
 
-fn is_whole(plan: &Plan, rendition: &Rendition) -> bool {
+fn is_complete(plan: &EncodePlan, rendition: &PresentationRendition) -> bool {
     let ticks = u128::from(rendition.duration_ticks());
     let timescale = u128::from(rendition.timescale);
     let video = plan.video.as_ref().filter(|v| v.rungs.iter().any(|r| r.name == rendition.name));
@@ -244,7 +256,7 @@ fn is_whole(plan: &Plan, rendition: &Rendition) -> bool {
 }
 
 /// Duration of a segment for people and sums, in microseconds.
-pub fn segment_us(segment: &Segment, timescale: u32) -> u64 {
+pub fn segment_us(segment: &StoredSegment, timescale: u32) -> u64 {
     let scaled = u128::from(segment.duration_ticks) * 1_000_000 / u128::from(timescale.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }

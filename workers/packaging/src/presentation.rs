@@ -3,8 +3,8 @@
 //! All numbers are sample counts and bytes of stored objects; nothing here is an estimate.
 
 use schemas::{
-    job::{self, Part, PartStatus, Plan, Segment, Track},
-    media::{Rational, Rendition as Summary},
+    job::{self, EncodePlan, JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
+    media::{EncodedRendition as Summary, Rational},
 };
 
 use crate::plan;
@@ -13,14 +13,14 @@ use crate::plan;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presentation {
     /// Video renditions, best first.
-    pub video: Vec<Rendition>,
+    pub video: Vec<PresentationRendition>,
     /// Audio renditions, the default one first.
-    pub audio: Vec<Rendition>,
+    pub audio: Vec<PresentationRendition>,
 }
 
 /// One rendition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendition {
+pub struct PresentationRendition {
     /// Folder name, such as `v720`.
     pub name: String,
     /// RFC 6381 codec string.
@@ -30,14 +30,14 @@ pub struct Rendition {
     /// Bytes of the init segment.
     pub init_bytes: u64,
     /// Segments in order; their numbers start at 1.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<StoredSegment>,
     /// What it holds.
-    pub kind: Kind,
+    pub kind: RenditionKind,
 }
 
 /// What a rendition holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum RenditionKind {
     /// Pictures.
     Video {
         /// Width in pixels.
@@ -63,85 +63,91 @@ pub enum Kind {
 /// Parts that do not add up to their plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Mismatch(pub String);
+pub struct PartPlanMismatch(pub String);
 
 impl Presentation {
     /// Puts the parts of a finished job together, checking them against the plan: every part done, one init segment per
     /// rendition, segments without gap or overlap across joints, and as many frames and samples as planned.
-    pub fn assemble(plan: &Plan, parts: &[Part]) -> Result<Self, Mismatch> {
+    pub fn assemble(plan: &EncodePlan, parts: &[JobPartRecord]) -> Result<Self, PartPlanMismatch> {
         for name in plan::part_names(plan) {
             let part = parts.iter().find(|p| p.part == name);
-            if part.is_none_or(|p| p.status != PartStatus::Done) {
-                return Err(Mismatch(format!("part {name} is not done")));
+            if part.is_none_or(|p| p.status != JobPartStatus::Done) {
+                return Err(PartPlanMismatch(format!("part {name} is not done")));
             }
         }
-        let found = Self::so_far(plan, parts);
+        let found = Self::from_unfinished_parts(plan, parts);
         if let Some(video) = &plan.video {
             for (rung, rendition) in video.rungs.iter().zip(&found.video) {
-                one_init(&rung.name, parts)?;
-                rendition.continuous()?;
-                rendition.lasts(video.frame_count, video.frame_rate)?;
+                check_single_init(&rung.name, parts)?;
+                rendition.check_continuity()?;
+                rendition.check_duration(video.frame_count, video.frame_rate)?;
             }
             if found.video.len() != video.rungs.len() {
-                return Err(Mismatch("a rung is missing".into()));
+                return Err(PartPlanMismatch("a rung is missing".into()));
             }
         }
         for (audio, rendition) in plan.audio.iter().zip(&found.audio) {
-            rendition.continuous()?;
+            rendition.check_continuity()?;
             let frames = audio.duration_samples.div_ceil(AUDIO_FRAME_SAMPLES);
             let rate = Rational { num: audio.sample_rate_hz, den: 1 };
-            rendition.lasts(frames * AUDIO_FRAME_SAMPLES, rate)?;
+            rendition.check_duration(frames * AUDIO_FRAME_SAMPLES, rate)?;
         }
         if found.audio.len() != plan.audio.len() {
-            return Err(Mismatch("an audio track is missing".into()));
+            return Err(PartPlanMismatch("an audio track is missing".into()));
         }
         Ok(found)
     }
 
     /// What can be played of an unfinished job: of each rendition the segments from the first on without a gap.
     /// Renditions without a segment are left out.
-    pub fn so_far(plan: &Plan, parts: &[Part]) -> Self {
+    pub fn from_unfinished_parts(plan: &EncodePlan, parts: &[JobPartRecord]) -> Self {
         let video = plan.video.as_ref().map(|video| {
-            let kind = |rung: &job::Rung| Kind::Video {
+            let kind = |rung: &job::LadderRung| RenditionKind::Video {
                 width: rung.width,
                 height: rung.height,
                 frame_rate: video.frame_rate,
             };
-            video.rungs.iter().filter_map(|rung| Rendition::so_far(&rung.name, kind(rung), parts)).collect()
+            video
+                .rungs
+                .iter()
+                .filter_map(|rung| {
+                    PresentationRendition::from_unfinished_parts(&rung.name, kind(rung), parts)
+                })
+                .collect()
         });
         let audio = plan.audio.iter().filter_map(|audio| {
-            let kind = Kind::Audio {
+            let kind = RenditionKind::Audio {
                 language: audio.language.clone(),
                 label: audio.label.clone(),
                 channels: audio.channels,
                 sample_rate_hz: audio.sample_rate_hz,
             };
-            Rendition::so_far(&audio.name, kind, parts)
+            PresentationRendition::from_unfinished_parts(&audio.name, kind, parts)
         });
         Self { video: video.unwrap_or_default(), audio: audio.collect() }
     }
 
     /// All renditions, video first.
-    pub fn renditions(&self) -> impl Iterator<Item = &Rendition> {
+    pub fn renditions(&self) -> impl Iterator<Item = &PresentationRendition> {
         self.video.iter().chain(&self.audio)
     }
 
     /// Whole seconds that no segment exceeds.
     pub fn target_seconds(&self) -> u64 {
-        self.renditions().map(Rendition::longest_seconds).max().unwrap_or(1).max(1)
+        self.renditions().map(PresentationRendition::longest_segment_seconds).max().unwrap_or(1).max(1)
     }
 }
 
 /// Samples in one AAC-LC frame (ISO/IEC 14496-3).
 pub const AUDIO_FRAME_SAMPLES: u64 = 1_024;
 
-impl Rendition {
-    fn so_far(name: &str, kind: Kind, parts: &[Part]) -> Option<Self> {
-        let mut tracks: Vec<&Track> =
+impl PresentationRendition {
+    fn from_unfinished_parts(name: &str, kind: RenditionKind, parts: &[JobPartRecord]) -> Option<Self> {
+        let mut tracks: Vec<&StoredTrack> =
             parts.iter().flat_map(|p| &p.tracks).filter(|t| t.rendition == name).collect();
         tracks.sort_by_key(|track| track.first_segment);
         let first = *tracks.first()?;
-        let mut segments: Vec<Segment> = Vec::new();
+        let mut segments: Vec<StoredSegment> = Vec::new();
         for track in tracks {
             if u32::try_from(segments.len() + 1).ok() != Some(track.first_segment) {
                 break;
@@ -201,8 +207,8 @@ impl Rendition {
     /// The rendition as the medium's record lists it.
     pub fn summary(&self, target_seconds: u64) -> Summary {
         let (width, height) = match self.kind {
-            Kind::Video { width, height, .. } => (width, height),
-            Kind::Audio { .. } => (0, 0),
+            RenditionKind::Video { width, height, .. } => (width, height),
+            RenditionKind::Audio { .. } => (0, 0),
         };
         Summary {
             name: self.name.clone(),
@@ -216,17 +222,17 @@ impl Rendition {
         }
     }
 
-    fn longest_seconds(&self) -> u64 {
+    fn longest_segment_seconds(&self) -> u64 {
         let longest = self.segments.iter().map(|s| s.duration_ticks).max().unwrap_or(0);
         longest.div_ceil(u64::from(self.timescale))
     }
 
-    fn continuous(&self) -> Result<(), Mismatch> {
+    fn check_continuity(&self) -> Result<(), PartPlanMismatch> {
         let mut next = 0;
         for (index, segment) in self.segments.iter().enumerate() {
             if segment.start_ticks != next {
                 let found = segment.start_ticks;
-                return Err(Mismatch(format!(
+                return Err(PartPlanMismatch(format!(
                     "{} segment {} starts at {found}, not {next}",
                     self.name,
                     index + 1
@@ -238,13 +244,13 @@ impl Rendition {
     }
 
     /// Whether it lasts exactly `count` units of `rate` a second.
-    fn lasts(&self, count: u64, rate: Rational) -> Result<(), Mismatch> {
+    fn check_duration(&self, count: u64, rate: Rational) -> Result<(), PartPlanMismatch> {
         let planned = u128::from(count) * u128::from(rate.den) * u128::from(self.timescale);
         let found = u128::from(self.duration_ticks()) * u128::from(rate.num);
         if planned == found {
             return Ok(());
         }
-        Err(Mismatch(format!(
+        Err(PartPlanMismatch(format!(
             "{} lasts {} ticks, which are not {count} at {}/{}",
             self.name,
             self.duration_ticks(),
@@ -259,7 +265,7 @@ fn bits_per_second(bytes: u64, ticks: u64, timescale: u32) -> u64 {
     u64::try_from(bits.div_ceil(u128::from(ticks.max(1)))).unwrap_or(u64::MAX)
 }
 
-fn one_init(rendition: &str, parts: &[Part]) -> Result<(), Mismatch> {
+fn check_single_init(rendition: &str, parts: &[JobPartRecord]) -> Result<(), PartPlanMismatch> {
     let mut inits = parts
         .iter()
         .flat_map(|p| &p.tracks)
@@ -269,6 +275,6 @@ fn one_init(rendition: &str, parts: &[Part]) -> Result<(), Mismatch> {
     if inits.all(|init| Some(init) == first) {
         Ok(())
     } else {
-        Err(Mismatch(format!("{rendition} has different init segments in different parts")))
+        Err(PartPlanMismatch(format!("{rendition} has different init segments in different parts")))
     }
 }

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 /// What an encode looks like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Profile {
+#[schemars(rename = "Profile")]
+pub struct EncodeProfile {
     /// Rungs below the top one, best first. The top rung has the size of the source, within `short_side_pixels_max`.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ProfileRung>,
     /// Short side of the top rung, in pixels.
     pub short_side_pixels_max: u32,
     /// Long side of any rung, in pixels.
@@ -36,17 +37,18 @@ pub struct Profile {
 /// One rung of the profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Step {
+#[schemars(rename = "Step")]
+pub struct ProfileRung {
     /// Short side in pixels.
     pub short_side_pixels: u32,
     /// Average bits per second aimed at as an upper bound, for 16:9 at up to 30 frames per second.
     pub rate_bps: u64,
 }
 
-impl Default for Profile {
+impl Default for EncodeProfile {
     /// The H.264 ladder in the shape of Apple's HLS Authoring Specification, table 2.
     fn default() -> Self {
-        let step = |short_side_pixels, rate_bps| Step { short_side_pixels, rate_bps };
+        let step = |short_side_pixels, rate_bps| ProfileRung { short_side_pixels, rate_bps };
         Self {
             steps: vec![
                 step(1080, 4_500_000),
@@ -71,10 +73,10 @@ impl Default for Profile {
     }
 }
 
-impl Profile {
+impl EncodeProfile {
     /// Two rungs up to 180p in short segments and parts: for tests of the machinery.
-    pub fn tiny() -> Self {
-        let step = |short_side_pixels, rate_bps| Step { short_side_pixels, rate_bps };
+    pub fn tiny_for_tests() -> Self {
+        let step = |short_side_pixels, rate_bps| ProfileRung { short_side_pixels, rate_bps };
         Self {
             steps: vec![step(180, 300_000), step(90, 100_000)],
             short_side_pixels_max: 180,

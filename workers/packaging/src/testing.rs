@@ -8,15 +8,15 @@
 use schemas::{
     examples,
     ids::JobId,
-    job::{Part, PartStatus, Plan, Segment, Track},
-    media::{AudioTrack, Source, Technical, VideoTrack},
+    job::{EncodePlan, JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
+    media::{AudioTrack, MediaSource, TechnicalMetadata, VideoTrack},
 };
 
-use crate::{Profile, plan};
+use crate::{EncodeProfile, plan};
 
 /// What a probe would find: a video of 25 frames a second, and one audio track in English.
-pub fn technical(seconds: i64, width: u32, height: u32) -> Technical {
-    Technical {
+pub fn build_technical(seconds: i64, width: u32, height: u32) -> TechnicalMetadata {
+    TechnicalMetadata {
         container: "mp4".into(),
         duration_ms: u64::try_from(seconds).unwrap() * 1_000,
         bit_rate_bps: 1,
@@ -40,37 +40,39 @@ pub fn technical(seconds: i64, width: u32, height: u32) -> Technical {
 }
 
 /// The plan of it, by the profile `default`.
-pub fn planned(technical: &Technical, profile: &Profile) -> Plan {
-    let source = Source { key: "media/x/source".into(), size_bytes: 7, sha256: "00".into() };
-    plan::plan(&plan::Input { source: &source, technical, profile_name: "default", profile }).unwrap()
+pub fn build_plan(technical: &TechnicalMetadata, profile: &EncodeProfile) -> EncodePlan {
+    let source = MediaSource { key: "media/x/source".into(), size_bytes: 7, sha256: "00".into() };
+    plan::plan_encode(&plan::EncodePlanInput { source: &source, technical, profile_name: "default", profile })
+        .unwrap()
 }
 
-fn part(name: &str, tracks: Vec<Track>, status: PartStatus) -> Part {
-    Part { status, attempt: 1, tracks, ..Part::new(JobId::from_bytes([7; 16]), name) }
+fn build_part(name: &str, tracks: Vec<StoredTrack>, status: JobPartStatus) -> JobPartRecord {
+    JobPartRecord { status, attempt: 1, tracks, ..JobPartRecord::new(JobId::from_bytes([7; 16]), name) }
 }
 
 /// Parts as a worker would have recorded them, with sizes that grow with the segment's number.
-pub fn finished(plan: &Plan) -> Vec<Part> {
+pub fn build_finished_parts(plan: &EncodePlan) -> Vec<JobPartRecord> {
     let mut parts = Vec::new();
     let video = plan.video.as_ref();
     for (index, range) in video.iter().flat_map(|v| &v.ranges).enumerate() {
         let video = video.unwrap();
         let tracks = video.rungs.iter().enumerate().map(|(rank, rung)| {
             let grid =
-                media::VideoGrid::new(media::Ratio::new(video.frame_rate.num, video.frame_rate.den)).unwrap();
+                media::VideoGrid::new(media::MediaRatio::new(video.frame_rate.num, video.frame_rate.den))
+                    .unwrap();
             let mut segments = Vec::new();
             let mut frame = range.start_frame;
             let end = range.start_frame + range.frame_count;
             while frame < end {
                 let count = u64::from(video.segment_frames).min(end - frame);
-                segments.push(Segment {
-                    start_ticks: grid.ticks(frame),
-                    duration_ticks: grid.ticks(count),
+                segments.push(StoredSegment {
+                    start_ticks: grid.frame_start_ticks(frame),
+                    duration_ticks: grid.frame_start_ticks(count),
                     size_bytes: (100_000 + 1_000 * frame) / (u64::try_from(rank).unwrap() + 1),
                 });
                 frame += count;
             }
-            Track {
+            StoredTrack {
                 rendition: rung.name.clone(),
                 timescale: grid.timescale,
                 init_sha256: format!("sha of {}", rung.name),
@@ -80,33 +82,33 @@ pub fn finished(plan: &Plan) -> Vec<Part> {
                 segments,
             }
         });
-        parts.push(part(&plan::video_part(index), tracks.collect(), PartStatus::Done));
+        parts.push(build_part(&plan::video_part_name(index), tracks.collect(), JobPartStatus::Done));
     }
     for audio in &plan.audio {
-        let seconds = media::Ratio::new(audio.segment_seconds.num, audio.segment_seconds.den);
+        let seconds = media::MediaRatio::new(audio.segment_seconds.num, audio.segment_seconds.den);
         let grid = media::AudioGrid::new(seconds, audio.duration_samples).unwrap();
-        let segment = |n| Segment {
+        let segment = |n| StoredSegment {
             start_ticks: grid.first_frame(n) * 1024,
             duration_ticks: (grid.first_frame(n + 1) - grid.first_frame(n)) * 1024,
             size_bytes: (grid.first_frame(n + 1) - grid.first_frame(n)) * 340,
         };
-        let track = Track {
+        let track = StoredTrack {
             rendition: audio.name.clone(),
             timescale: 48_000,
             init_sha256: "sha of audio".into(),
             init_bytes: 600,
             codecs: "mp4a.40.2".into(),
             first_segment: 1,
-            segments: (0..grid.segments()).map(segment).collect(),
+            segments: (0..grid.segment_count()).map(segment).collect(),
         };
-        parts.push(part(&audio.name, vec![track], PartStatus::Done));
+        parts.push(build_part(&audio.name, vec![track], JobPartStatus::Done));
     }
     parts
 }
 
 /// A minute and a second of 360p: its plan and its finished parts.
-pub fn example() -> (Plan, Vec<Part>) {
-    let plan = planned(&technical(61, 640, 360), &Profile::default());
-    let parts = finished(&plan);
+pub fn build_example() -> (EncodePlan, Vec<JobPartRecord>) {
+    let plan = build_plan(&build_technical(61, 640, 360), &EncodeProfile::default());
+    let parts = build_finished_parts(&plan);
     (plan, parts)
 }

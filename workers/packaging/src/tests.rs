@@ -2,46 +2,46 @@
 
 use std::collections::BTreeMap;
 
-use schemas::job::{Part, PartStatus};
+use schemas::job::{JobPartRecord, JobPartStatus};
 
 use crate::{
-    Profile, mpd, plan, playlist,
+    EncodeProfile, mpd, plan, playlist,
     presentation::Presentation,
-    testing::{example, finished, planned, technical},
+    testing::{build_example, build_finished_parts, build_plan, build_technical},
 };
 
 #[test]
 fn final_playlists_and_manifest() {
-    let (plan, parts) = example();
+    let (plan, parts) = build_example();
     let presentation = Presentation::assemble(&plan, &parts).unwrap();
     let target = presentation.target_seconds();
-    insta::assert_snapshot!("multivariant", playlist::multivariant(&presentation));
-    insta::assert_snapshot!("media_video", playlist::media(&presentation.video[0], target));
-    insta::assert_snapshot!("media_audio", playlist::media(&presentation.audio[0], target));
-    insta::assert_snapshot!("manifest", mpd::manifest(&presentation).unwrap());
+    insta::assert_snapshot!("multivariant", playlist::render_multivariant(&presentation));
+    insta::assert_snapshot!("media_video", playlist::render_media(&presentation.video[0], target));
+    insta::assert_snapshot!("media_audio", playlist::render_media(&presentation.audio[0], target));
+    insta::assert_snapshot!("manifest", mpd::render_manifest(&presentation).unwrap());
 }
 
 #[test]
 fn audio_only_playlists_and_manifest() {
-    let mut technical = technical(20, 640, 360);
+    let mut technical = build_technical(20, 640, 360);
     technical.video.clear();
-    let plan = planned(&technical, &Profile::default());
-    let presentation = Presentation::assemble(&plan, &finished(&plan)).unwrap();
-    insta::assert_snapshot!("audio_only", playlist::multivariant(&presentation));
-    insta::assert_snapshot!("audio_only_manifest", mpd::manifest(&presentation).unwrap());
+    let plan = build_plan(&technical, &EncodeProfile::default());
+    let presentation = Presentation::assemble(&plan, &build_finished_parts(&plan)).unwrap();
+    insta::assert_snapshot!("audio_only", playlist::render_multivariant(&presentation));
+    insta::assert_snapshot!("audio_only_manifest", mpd::render_manifest(&presentation).unwrap());
 }
 
 #[test]
 fn growing_playlists_only_grow() {
-    let (plan, parts) = example();
-    assert_eq!(playlist::growing(&plan, &[]), None);
+    let (plan, parts) = build_example();
+    assert_eq!(playlist::render_growing(&plan, &[]), None);
     let order = plan::part_names(&plan);
     let mut before: BTreeMap<String, String> = BTreeMap::new();
     let mut have = Vec::new();
     for name in &order {
         have.push(parts.iter().find(|p| p.part == *name).unwrap().clone());
         for rendition in ["v360", "v234", "a0"] {
-            let Some(text) = playlist::event(&plan, &have, rendition) else { continue };
+            let Some(text) = playlist::render_event(&plan, &have, rendition) else { continue };
             if let Some(old) = before.get(rendition) {
                 assert!(text.starts_with(old.as_str()), "{rendition} changed after {name}");
             }
@@ -49,44 +49,44 @@ fn growing_playlists_only_grow() {
         }
     }
     let first = [parts[0].clone(), parts.last().unwrap().clone()];
-    insta::assert_snapshot!("growing", playlist::growing(&plan, &first).unwrap());
-    insta::assert_snapshot!("event_begin", playlist::event(&plan, &first, "v360").unwrap());
+    insta::assert_snapshot!("growing", playlist::render_growing(&plan, &first).unwrap());
+    insta::assert_snapshot!("event_begin", playlist::render_event(&plan, &first, "v360").unwrap());
     assert!(before.values().all(|text| text.ends_with("#EXT-X-ENDLIST\n")));
-    assert_eq!(playlist::event(&plan, &parts, "v999"), None);
+    assert_eq!(playlist::render_event(&plan, &parts, "v999"), None);
 }
 
 #[test]
 fn who_followed_a_growing_playlist_sees_nothing_but_its_end() {
-    let (plan, parts) = example();
+    let (plan, parts) = build_example();
     let presentation = Presentation::assemble(&plan, &parts).unwrap();
     let target = presentation.target_seconds();
     for rendition in presentation.renditions() {
-        let stored = playlist::media(rendition, target);
-        let grown = playlist::event(&plan, &parts, &rendition.name).unwrap();
+        let stored = playlist::render_media(rendition, target);
+        let grown = playlist::render_event(&plan, &parts, &rendition.name).unwrap();
         assert!(grown.ends_with("#EXT-X-ENDLIST\n"), "{grown}");
-        assert_eq!(playlist::ended(Some(&plan), &stored), grown, "{}", rendition.name);
-        assert!(playlist::ended(None, &stored).contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"));
+        assert_eq!(playlist::render_ended_event(Some(&plan), &stored), grown, "{}", rendition.name);
+        assert!(playlist::render_ended_event(None, &stored).contains("#EXT-X-PLAYLIST-TYPE:EVENT\n"));
     }
 }
 
 #[test]
 fn a_gap_hides_what_lies_behind_it() {
-    let (plan, parts) = example();
-    let without_second: Vec<Part> = parts.iter().filter(|p| p.part != "v0001").cloned().collect();
-    let presentation = Presentation::so_far(&plan, &without_second);
+    let (plan, parts) = build_example();
+    let without_second: Vec<JobPartRecord> = parts.iter().filter(|p| p.part != "v0001").cloned().collect();
+    let presentation = Presentation::from_unfinished_parts(&plan, &without_second);
     assert_eq!(presentation.video[0].segments.len(), 1);
     assert_eq!(presentation.audio[0].segments.len(), 11);
 }
 
 #[test]
 fn parts_that_do_not_add_up_are_refused() {
-    let check = |what: &str, change: &dyn Fn(&mut Vec<Part>)| {
-        let (plan, mut parts) = example();
+    let check = |what: &str, change: &dyn Fn(&mut Vec<JobPartRecord>)| {
+        let (plan, mut parts) = build_example();
         change(&mut parts);
         assert!(Presentation::assemble(&plan, &parts).is_err(), "{what}");
     };
     check("a missing part", &|parts| drop(parts.remove(1)));
-    check("an unfinished part", &|parts| parts[1].status = PartStatus::Claimed);
+    check("an unfinished part", &|parts| parts[1].status = JobPartStatus::Claimed);
     check("another init segment", &|parts| parts[1].tracks[0].init_sha256 = "other".into());
     check("a missing segment", &|parts| parts[1].tracks[0].segments.truncate(4));
     check("a late segment", &|parts| parts[1].tracks[0].segments[0].start_ticks += 1);

@@ -16,49 +16,49 @@ use object_store::{
 };
 use url::Url;
 
-use crate::{Config, Error};
+use crate::{StoreConfig, StoreError};
 
 /// The client's own limit for a request, beyond every deadline.
 const CLIENT_TIMEOUT: &str = "1 day";
 
 /// The opened store and what only some kinds can do.
 #[derive(Debug)]
-pub(crate) enum Backend {
+pub(crate) enum StoreBackend {
     /// Opened when the root is first there: one that is away at the start is waited for.
     Local {
         store: OnceLock<LocalFileSystem>,
         root: path::PathBuf,
     },
-    S3(Remote<AmazonS3>),
-    Google(Remote<GoogleCloudStorage>),
-    Azure(Remote<MicrosoftAzure>),
+    S3(RemoteBucket<AmazonS3>),
+    Google(RemoteBucket<GoogleCloudStorage>),
+    Azure(RemoteBucket<MicrosoftAzure>),
 }
 
 #[derive(Debug)]
-pub(crate) struct Remote<S> {
+pub(crate) struct RemoteBucket<S> {
     store: Arc<S>,
     prefix: Path,
 }
 
-impl Backend {
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
-        let url = Url::parse(&config.url).map_err(|e| Error::Invalid(format!("store url: {e}")))?;
+impl StoreBackend {
+    pub(crate) fn open(config: &StoreConfig) -> Result<Self, StoreError> {
+        let url = Url::parse(&config.url).map_err(|e| StoreError::Invalid(format!("store url: {e}")))?;
         match url.scheme() {
             "file" => open_local(&url),
             "s3" => Ok(Self::S3(open_s3(&url, config)?)),
             "gs" => Ok(Self::Google(open_google(&url, config)?)),
             "az" => Ok(Self::Azure(open_azure(&url, config)?)),
-            other => Err(Error::Invalid(format!("store url: unknown scheme {other}"))),
+            other => Err(StoreError::Invalid(format!("store url: unknown scheme {other}"))),
         }
     }
 
-    pub(crate) fn object_store(&self) -> Result<&dyn ObjectStore, Error> {
+    pub(crate) fn object_store(&self) -> Result<&dyn ObjectStore, StoreError> {
         Ok(match self {
             Self::Local { store, root } => {
                 if let Some(store) = store.get() {
                     store
                 } else {
-                    let opened = LocalFileSystem::new_with_prefix(root).map_err(Error::away)?;
+                    let opened = LocalFileSystem::new_with_prefix(root).map_err(StoreError::unavailable)?;
                     store.get_or_init(|| opened)
                 }
             }
@@ -69,7 +69,7 @@ impl Backend {
     }
 
     /// The multipart API, absent for a local store.
-    pub(crate) fn multipart(&self) -> Option<Arc<dyn MultipartStore>> {
+    pub(crate) fn multipart_store(&self) -> Option<Arc<dyn MultipartStore>> {
         match self {
             Self::Local { .. } => None,
             Self::S3(remote) => Some(remote.store.clone()),
@@ -79,14 +79,14 @@ impl Backend {
     }
 
     /// Folder of a local store.
-    pub(crate) fn root(&self) -> Option<&path::Path> {
+    pub(crate) fn local_root(&self) -> Option<&path::Path> {
         match self {
             Self::Local { root, .. } => Some(root),
             _ => None,
         }
     }
 
-    fn prefix(&self) -> Option<&Path> {
+    fn key_prefix(&self) -> Option<&Path> {
         match self {
             Self::Local { .. } => None,
             Self::S3(remote) => Some(&remote.prefix),
@@ -95,30 +95,30 @@ impl Backend {
         }
     }
 
-    pub(crate) fn path(&self, key: &str) -> Result<Path, Error> {
-        let path = match self.prefix() {
+    pub(crate) fn object_path(&self, key: &str) -> Result<Path, StoreError> {
+        let path = match self.key_prefix() {
             Some(prefix) if !prefix.as_ref().is_empty() => Path::parse(format!("{prefix}/{key}")),
             _ => Path::parse(key),
         };
-        path.map_err(|e| Error::Invalid(e.to_string()))
+        path.map_err(|e| StoreError::Invalid(e.to_string()))
     }
 
-    pub(crate) fn key(&self, path: &Path) -> Result<String, Error> {
+    pub(crate) fn object_key(&self, path: &Path) -> Result<String, StoreError> {
         let text = path.as_ref();
-        let Some(prefix) = self.prefix().filter(|p| !p.as_ref().is_empty()) else {
+        let Some(prefix) = self.key_prefix().filter(|p| !p.as_ref().is_empty()) else {
             return Ok(text.to_owned());
         };
         text.strip_prefix(prefix.as_ref())
             .map(|rest| rest.trim_start_matches('/').to_owned())
-            .ok_or_else(|| Error::Invalid(format!("{text} lies outside the prefix of the store")))
+            .ok_or_else(|| StoreError::Invalid(format!("{text} lies outside the prefix of the store")))
     }
 }
 
-fn open_local(url: &Url) -> Result<Backend, Error> {
+fn open_local(url: &Url) -> Result<StoreBackend, StoreError> {
     let root = url
         .to_file_path()
-        .map_err(|()| Error::Invalid("store url: a file url needs an absolute path".into()))?;
-    Ok(Backend::Local { store: OnceLock::new(), root })
+        .map_err(|()| StoreError::Invalid("store url: a file url needs an absolute path".into()))?;
+    Ok(StoreBackend::Local { store: OnceLock::new(), root })
 }
 
 /// Puts our settings over what the builder read from the environment, one by one: what is not set here stays as it was said there.
@@ -127,50 +127,53 @@ macro_rules! configured {
         // Each request has a deadline of its own, by its bytes.
         let mut builder = $builder.with_config($key::Client(ClientConfigKey::Timeout), CLIENT_TIMEOUT);
         for (name, value) in &$config.options {
-            builder = builder.with_config(option::<$key>(name)?, value);
+            builder = builder.with_config(parse_option_key::<$key>(name)?, value);
         }
         // An endpoint given as http:// is a deliberate choice (a store on the same host or network).
         let endpoints = [$(builder.get_config_value(&$key::$endpoint)),+];
         if endpoints.iter().flatten().any(|endpoint| endpoint.starts_with("http://")) {
             builder = builder.with_config($key::Client(ClientConfigKey::AllowHttp), "true");
         }
-        builder.with_retry(retry($config)).build()?
+        builder.with_retry(retry_config($config)).build()?
     }};
 }
 
-fn open_s3(url: &Url, config: &Config) -> Result<Remote<AmazonS3>, Error> {
-    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket(url)?);
+fn open_s3(url: &Url, config: &StoreConfig) -> Result<RemoteBucket<AmazonS3>, StoreError> {
+    let builder = AmazonS3Builder::from_env().with_bucket_name(parse_bucket(url)?);
     let store = configured!(builder, AmazonS3ConfigKey, [Endpoint, S3Endpoint], config);
-    Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
+    Ok(RemoteBucket { store: Arc::new(store), prefix: parse_prefix(url)? })
 }
 
-fn open_google(url: &Url, config: &Config) -> Result<Remote<GoogleCloudStorage>, Error> {
-    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket(url)?);
+fn open_google(url: &Url, config: &StoreConfig) -> Result<RemoteBucket<GoogleCloudStorage>, StoreError> {
+    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(parse_bucket(url)?);
     let store = configured!(builder, GoogleConfigKey, [BaseUrl], config);
-    Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
+    Ok(RemoteBucket { store: Arc::new(store), prefix: parse_prefix(url)? })
 }
 
-fn open_azure(url: &Url, config: &Config) -> Result<Remote<MicrosoftAzure>, Error> {
-    let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket(url)?);
+fn open_azure(url: &Url, config: &StoreConfig) -> Result<RemoteBucket<MicrosoftAzure>, StoreError> {
+    let builder = MicrosoftAzureBuilder::from_env().with_container_name(parse_bucket(url)?);
     let store = configured!(builder, AzureConfigKey, [Endpoint], config);
-    Ok(Remote { store: Arc::new(store), prefix: prefix(url)? })
+    Ok(RemoteBucket { store: Arc::new(store), prefix: parse_prefix(url)? })
 }
 
-fn bucket(url: &Url) -> Result<&str, Error> {
+fn parse_bucket(url: &Url) -> Result<&str, StoreError> {
     url.host_str()
         .filter(|host| !host.is_empty())
-        .ok_or_else(|| Error::Invalid("store url: the bucket is missing".into()))
+        .ok_or_else(|| StoreError::Invalid("store url: the bucket is missing".into()))
 }
 
-fn prefix(url: &Url) -> Result<Path, Error> {
-    Path::from_url_path(url.path().trim_matches('/')).map_err(|e| Error::Invalid(format!("store url: {e}")))
+fn parse_prefix(url: &Url) -> Result<Path, StoreError> {
+    Path::from_url_path(url.path().trim_matches('/'))
+        .map_err(|e| StoreError::Invalid(format!("store url: {e}")))
 }
 
-fn option<K: std::str::FromStr>(name: &str) -> Result<K, Error> {
-    name.to_ascii_lowercase().parse().map_err(|_| Error::Invalid(format!("store option {name} is not known")))
+fn parse_option_key<K: std::str::FromStr>(name: &str) -> Result<K, StoreError> {
+    name.to_ascii_lowercase()
+        .parse()
+        .map_err(|_| StoreError::Invalid(format!("store option {name} is not known")))
 }
 
-fn retry(config: &Config) -> RetryConfig {
+fn retry_config(config: &StoreConfig) -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig::default(),
         max_retries: config.retries_max,

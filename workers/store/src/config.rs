@@ -16,7 +16,7 @@ pub(crate) const MIB: u64 = 1024 * 1024;
 /// Settings of [`crate::Store`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct StoreConfig {
     /// `file:///folder`, `s3://bucket[/prefix]`, `gs://bucket[/prefix]` or `az://container[/prefix]`.
     pub url: String,
     /// Options of the remote store by `object_store` name (`aws_endpoint`, `aws_access_key_id`, ...); they win over the
@@ -50,7 +50,7 @@ pub struct Config {
     pub in_flight_wait_ms: u64,
 }
 
-impl Default for Config {
+impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             url: "file:///var/lib/streamgate/store".to_owned(),
@@ -72,14 +72,14 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl StoreConfig {
     /// The defaults at another place.
-    pub fn at(url: impl Into<String>) -> Self {
+    pub fn from_url(url: impl Into<String>) -> Self {
         Self { url: url.into(), ..Self::default() }
     }
 
     /// Longest time of a request that moves so many bytes.
-    pub(crate) fn deadline(&self, size_bytes: u64) -> Duration {
+    pub(crate) fn request_deadline(&self, size_bytes: u64) -> Duration {
         let moving_ms = size_bytes.saturating_mul(1_000) / self.rate_bytes_per_s_min.max(1);
         Duration::from_millis(self.request_timeout_ms.saturating_add(moving_ms))
     }
@@ -88,7 +88,7 @@ impl Config {
         Duration::from_millis(self.retry_timeout_ms)
     }
 
-    pub(crate) fn marker(&self) -> Duration {
+    pub(crate) fn marker_ttl(&self) -> Duration {
         Duration::from_millis(self.marker_ms)
     }
 
@@ -127,10 +127,10 @@ impl Config {
     }
 }
 
-impl fmt::Debug for Config {
+impl fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let option_names: Vec<&String> = self.options.keys().collect();
-        f.debug_struct("Config")
+        f.debug_struct("StoreConfig")
             .field("url", &self.url)
             .field("option_names", &option_names)
             .finish_non_exhaustive()

@@ -3,14 +3,14 @@
 use std::io;
 
 use schemas::{
-    fault::{Class, causes},
+    fault::{FailureClass, error_causes},
     ids::StoreId,
 };
 
-/// An error of the store or of a spool. [`Error::class`] says what it means for the work that ran into it.
+/// An error of the store or of a spool. [`StoreError::class`] says what it means for the work that ran into it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum StoreError {
     /// There is no object under this key.
     #[error("no object under {key}")]
     NotFound {
@@ -61,11 +61,11 @@ pub enum Error {
     Invalid(String),
 }
 
-impl Error {
+impl StoreError {
     /// What it says about the work that ran into it.
     ///
     /// An absent or damaged object is a fault, not a rejection: a few tries tell a slip of the store from a loss.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> FailureClass {
         match self {
             Self::Unavailable(_)
             | Self::Unmarked { .. }
@@ -73,19 +73,19 @@ impl Error {
             | Self::Slow { .. }
             | Self::Busy
             | Self::Overloaded
-            | Self::Full => Class::Outage,
-            Self::NotFound { .. } | Self::Damaged(_) => Class::Fault,
-            Self::Invalid(_) => Class::Reject,
+            | Self::Full => FailureClass::Outage,
+            Self::NotFound { .. } | Self::Damaged(_) => FailureClass::Fault,
+            Self::Invalid(_) => FailureClass::Reject,
         }
     }
 
     /// True when the store is away, full or busy: it passes by itself and is never counted as a try.
     pub fn is_outage(&self) -> bool {
-        self.class() == Class::Outage
+        self.class() == FailureClass::Outage
     }
 
     /// The store's error inside an `io::Error`, for readers that can return nothing else.
-    pub fn within(error: &io::Error) -> Option<&Self> {
+    pub fn find_in_io_error(error: &io::Error) -> Option<&Self> {
         error.get_ref().and_then(|inner| inner.downcast_ref::<Self>())
     }
 
@@ -106,28 +106,28 @@ impl Error {
     }
 
     /// What is there can't be reached for now.
-    pub fn away(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(source.into())
     }
 
-    pub(crate) fn io(error: io::Error) -> Self {
-        if is_full(&error) { Self::Full } else { Self::Unavailable(Box::new(error)) }
+    pub(crate) fn from_io(error: io::Error) -> Self {
+        if is_disk_full(&error) { Self::Full } else { Self::Unavailable(Box::new(error)) }
     }
 
-    pub(crate) fn join(error: tokio::task::JoinError) -> Self {
+    pub(crate) fn from_join(error: tokio::task::JoinError) -> Self {
         Self::Unavailable(Box::new(error))
     }
 }
 
 /// True for a full disk, an exceeded quota and a file that may not grow further.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
 }
 
-impl From<object_store::Error> for Error {
+impl From<object_store::Error> for StoreError {
     fn from(error: object_store::Error) -> Self {
         use object_store::Error as Source;
         match error {
@@ -136,12 +136,12 @@ impl From<object_store::Error> for Error {
             | Source::NotSupported { .. }
             | Source::NotImplemented { .. }
             | Source::UnknownConfigurationKey { .. } => Self::Invalid(error.to_string()),
-            other if has_full(&other) => Self::Full,
+            other if has_full_disk_cause(&other) => Self::Full,
             other => Self::Unavailable(Box::new(other)),
         }
     }
 }
 
-fn has_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    causes(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(is_full))
+fn has_full_disk_cause(error: &(dyn std::error::Error + 'static)) -> bool {
+    error_causes(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(is_disk_full))
 }

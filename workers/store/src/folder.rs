@@ -15,7 +15,7 @@ use object_store::PutPayload;
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use schemas::{ids::StoreId, keys};
 
-use crate::Error;
+use crate::StoreError;
 
 /// Bytes that are read of a marker.
 const MARKER_BYTES_MAX: u64 = 64;
@@ -24,30 +24,30 @@ const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 
 /// An opened root.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct LocalRoot {
     root: OwnedFd,
 }
 
-impl Folder {
+impl LocalRoot {
     /// Opens the root; `None` when there is none.
-    pub(crate) fn open(root: &Path) -> Result<Option<Self>, Error> {
+    pub(crate) fn open(root: &Path) -> Result<Option<Self>, StoreError> {
         match rustix::fs::openat(CWD, root, folder_flags(), Mode::empty()).map_err(io::Error::from) {
             Ok(root) => Ok(Some(Self { root })),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(Error::io(error)),
+            Err(error) => Err(StoreError::from_io(error)),
         }
     }
 
     /// What the marker says; `None` when there is none, or one that says nothing.
-    pub(crate) fn marker(&self) -> Result<Option<StoreId>, Error> {
+    pub(crate) fn read_marker(&self) -> Result<Option<StoreId>, StoreError> {
         let file = match self.open_file(keys::MARKER, OFlags::RDONLY) {
             Ok(file) => file,
             Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(Error::io(error)),
+            Err(error) => return Err(StoreError::from_io(error)),
         };
         let mut text = String::new();
         io::Read::read_to_string(&mut io::Read::take(file, MARKER_BYTES_MAX), &mut text)
-            .map_err(Error::io)?;
+            .map_err(StoreError::from_io)?;
         Ok(text.trim().parse().ok())
     }
 
@@ -58,108 +58,109 @@ impl Folder {
     }
 
     /// True when there is something under the key.
-    pub(crate) fn is_there(&self, key: &str) -> Result<bool, Error> {
+    pub(crate) fn exists(&self, key: &str) -> Result<bool, StoreError> {
         match rustix::fs::statat(&self.root, key, AtFlags::empty()).map_err(io::Error::from) {
             Ok(_) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(Error::io(error)),
+            Err(error) => Err(StoreError::from_io(error)),
         }
     }
 
     /// Makes the folders above the key, each entry durable.
-    pub(crate) fn make_folders(&self, key: &str) -> Result<(), Error> {
-        let Some(folder) = above(key) else { return Ok(()) };
-        if self.is_there(folder)? {
+    pub(crate) fn create_parents(&self, key: &str) -> Result<(), StoreError> {
+        let Some(folder) = parent_key(key) else { return Ok(()) };
+        if self.exists(folder)? {
             return Ok(());
         }
-        self.make_folders(folder)?;
+        self.create_parents(folder)?;
         match rustix::fs::mkdirat(&self.root, folder, FOLDER_MODE).map_err(io::Error::from) {
-            Ok(()) => self.sync_above(folder),
+            Ok(()) => self.sync_parent(folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(Error::io(error)),
+            Err(error) => Err(StoreError::from_io(error)),
         }
     }
 
     /// Makes the entry of a key durable.
-    pub(crate) fn sync_above(&self, key: &str) -> Result<(), Error> {
-        let folder = rustix::fs::openat(&self.root, above(key).unwrap_or("."), folder_flags(), Mode::empty())
-            .map_err(|e| Error::io(e.into()))?;
-        rustix::fs::fsync(folder).map_err(|e| Error::io(e.into()))
+    pub(crate) fn sync_parent(&self, key: &str) -> Result<(), StoreError> {
+        let folder =
+            rustix::fs::openat(&self.root, parent_key(key).unwrap_or("."), folder_flags(), Mode::empty())
+                .map_err(|e| StoreError::from_io(e.into()))?;
+        rustix::fs::fsync(folder).map_err(|e| StoreError::from_io(e.into()))
     }
 
     /// Puts one file in the place of another.
-    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), Error> {
-        rustix::fs::renameat(&self.root, from, &self.root, to).map_err(|e| Error::io(e.into()))
+    pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        rustix::fs::renameat(&self.root, from, &self.root, to).map_err(|e| StoreError::from_io(e.into()))
     }
 
     /// Removes a file; false when there was none.
-    pub(crate) fn remove(&self, key: &str) -> Result<bool, Error> {
+    pub(crate) fn remove_file(&self, key: &str) -> Result<bool, StoreError> {
         match rustix::fs::unlinkat(&self.root, key, AtFlags::empty()).map_err(io::Error::from) {
             Ok(()) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(Error::io(error)),
+            Err(error) => Err(StoreError::from_io(error)),
         }
     }
 
     /// Removes the folder above the key unless something else is in it.
-    pub(crate) fn remove_empty_above(&self, key: &str) {
-        let Some(folder) = above(key) else { return };
+    pub(crate) fn remove_empty_parent(&self, key: &str) {
+        let Some(folder) = parent_key(key) else { return };
         // Fails while anything else of the medium is there, and that is meant.
         rustix::fs::unlinkat(&self.root, folder, AtFlags::REMOVEDIR).ok();
     }
 
     /// Removes a folder and all that is in it; an absent one is fine.
-    pub(crate) fn remove_folder(&self, folder: &str) -> Result<(), Error> {
-        for name in self.names(folder, usize::MAX)? {
+    pub(crate) fn remove_folder(&self, folder: &str) -> Result<(), StoreError> {
+        for name in self.list_names(folder, usize::MAX)? {
             let key = format!("{folder}/{name}");
             match rustix::fs::unlinkat(&self.root, &key, AtFlags::empty()).map_err(io::Error::from) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::IsADirectory => self.remove_folder(&key)?,
                 Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(Error::io(error)),
+                Err(error) => return Err(StoreError::from_io(error)),
             }
         }
         match rustix::fs::unlinkat(&self.root, folder, AtFlags::REMOVEDIR).map_err(io::Error::from) {
-            Err(error) if !is_absent(&error) => Err(Error::io(error)),
+            Err(error) if !is_absent(&error) => Err(StoreError::from_io(error)),
             _ => Ok(()),
         }
     }
 
     /// Stores bytes durably under the key, replacing what was there.
-    pub(crate) fn put(&self, key: &str, payload: &PutPayload) -> Result<(), Error> {
+    pub(crate) fn put_file(&self, key: &str, payload: &PutPayload) -> Result<(), StoreError> {
         static STAGED: AtomicU64 = AtomicU64::new(0);
-        self.make_folders(key)?;
+        self.create_parents(key)?;
         // The name of an upload under way as the listings know it, so that none of them shows it.
         let number = STAGED.fetch_add(1, Ordering::Relaxed);
         let staged = format!("{key}#{}{number}", std::process::id());
-        let written = self.write_file(&staged, payload).and_then(|()| self.rename(&staged, key));
+        let written = self.write_file(&staged, payload).and_then(|()| self.rename_file(&staged, key));
         if written.is_err() {
-            self.remove(&staged).ok();
+            self.remove_file(&staged).ok();
         }
         written?;
-        self.sync_above(key)
+        self.sync_parent(key)
     }
 
-    fn write_file(&self, key: &str, payload: &PutPayload) -> Result<(), Error> {
+    fn write_file(&self, key: &str, payload: &PutPayload) -> Result<(), StoreError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-        let mut file = self.open_file(key, flags).map_err(Error::io)?;
+        let mut file = self.open_file(key, flags).map_err(StoreError::from_io)?;
         for piece in payload {
-            file.write_all(piece).map_err(Error::io)?;
+            file.write_all(piece).map_err(StoreError::from_io)?;
         }
-        file.sync_all().map_err(Error::io)
+        file.sync_all().map_err(StoreError::from_io)
     }
 
     /// Names in a folder, at most so many, in no order; none when the folder is absent.
-    pub(crate) fn names(&self, folder: &str, names_max: usize) -> Result<Vec<String>, Error> {
+    pub(crate) fn list_names(&self, folder: &str, names_max: usize) -> Result<Vec<String>, StoreError> {
         let opened = rustix::fs::openat(&self.root, folder, folder_flags(), Mode::empty());
         let folder = match opened.map_err(io::Error::from) {
             Ok(folder) => folder,
             Err(error) if is_absent(&error) => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io(error)),
+            Err(error) => return Err(StoreError::from_io(error)),
         };
         let mut names = Vec::new();
-        for entry in Dir::read_from(&folder).map_err(|e| Error::io(e.into()))? {
-            let entry = entry.map_err(|e| Error::io(e.into()))?;
+        for entry in Dir::read_from(&folder).map_err(|e| StoreError::from_io(e.into()))? {
+            let entry = entry.map_err(|e| StoreError::from_io(e.into()))?;
             let name = entry.file_name().to_string_lossy();
             if names.len() < names_max && !matches!(&*name, "." | "..") {
                 names.push(name.into_owned());
@@ -170,18 +171,23 @@ impl Folder {
 }
 
 /// Makes a folder and the missing ones above it, each entry durable: the root of a new store.
-pub(crate) fn make_root(root: &Path) -> Result<(), Error> {
+pub(crate) fn create_root(root: &Path) -> Result<(), StoreError> {
     if root.is_dir() {
         return Ok(());
     }
-    let above = root.parent().ok_or_else(|| Error::Invalid("the root of the disk is no folder".into()))?;
-    make_root(above)?;
+    let above =
+        root.parent().ok_or_else(|| StoreError::Invalid("the root of the disk is no folder".into()))?;
+    create_root(above)?;
     match rustix::fs::mkdirat(CWD, root, FOLDER_MODE).map_err(io::Error::from) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Error::io(error)),
+        Err(error) => return Err(StoreError::from_io(error)),
     }
-    OpenOptions::new().read(true).open(above).and_then(|folder| folder.sync_all()).map_err(Error::io)
+    OpenOptions::new()
+        .read(true)
+        .open(above)
+        .and_then(|folder| folder.sync_all())
+        .map_err(StoreError::from_io)
 }
 
 /// True when nothing is there, rather than something that can't be reached.
@@ -193,6 +199,6 @@ fn folder_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-fn above(key: &str) -> Option<&str> {
+fn parent_key(key: &str) -> Option<&str> {
     key.rsplit_once('/').map(|(folder, _)| folder)
 }

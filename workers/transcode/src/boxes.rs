@@ -18,17 +18,17 @@ const NON_SYNC: u32 = 0x0001_0000;
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Malformed(pub String);
+pub struct MalformedMp4(pub String);
 
-impl Malformed {
-    fn because(what: &str, error: &mp4_atom::Error) -> Self {
+impl MalformedMp4 {
+    fn from_mp4_error(what: &str, error: &mp4_atom::Error) -> Self {
         Self(format!("{what}: {error}"))
     }
 }
 
 /// What an init segment says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Init {
+pub struct InitSegment {
     /// Major and compatible brands.
     pub brands: Vec<String>,
     /// Number of the track, the only one.
@@ -40,7 +40,7 @@ pub struct Init {
     /// True when there is an edit list that shifts or cuts.
     pub has_edit_list: bool,
     /// What the track holds.
-    pub kind: Kind,
+    pub kind: Mp4TrackKind,
     default_duration: u32,
     default_size: u32,
     default_flags: u32,
@@ -48,7 +48,7 @@ pub struct Init {
 
 /// What a track holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Mp4TrackKind {
     /// Pictures.
     Video {
         /// Width in pixels.
@@ -73,7 +73,7 @@ pub enum Kind {
 
 /// What the head of a media segment says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fragment {
+pub struct Mp4Fragment {
     /// Decode time of the first sample, in ticks.
     pub start_ticks: u64,
     /// Sum of the sample durations, in ticks.
@@ -91,32 +91,32 @@ pub struct Fragment {
 }
 
 /// Reads an init segment.
-pub fn init(bytes: &[u8]) -> Result<Init, Malformed> {
+pub fn read_init_segment(bytes: &[u8]) -> Result<InitSegment, MalformedMp4> {
     if bytes.len() > INIT_BYTES_MAX {
-        return Err(Malformed(format!("init segment of {} bytes", bytes.len())));
+        return Err(MalformedMp4(format!("init segment of {} bytes", bytes.len())));
     }
     let mut rest = bytes;
     let (mut ftyp, mut moov) = (None, None);
-    while let Some(header) = next_header(&mut rest)? {
+    while let Some(header) = read_next_header(&mut rest)? {
         match header.kind {
-            Ftyp::KIND => ftyp = Some(atom::<Ftyp>(&header, &mut rest, "ftyp")?),
-            Moov::KIND => moov = Some(atom::<Moov>(&header, &mut rest, "moov")?),
-            _ => skip(&header, &mut rest)?,
+            Ftyp::KIND => ftyp = Some(read_atom::<Ftyp>(&header, &mut rest, "ftyp")?),
+            Moov::KIND => moov = Some(read_atom::<Moov>(&header, &mut rest, "moov")?),
+            _ => skip_box(&header, &mut rest)?,
         }
     }
     let (Some(ftyp), Some(moov)) = (ftyp, moov) else {
-        return Err(Malformed("init segment without ftyp or moov".into()));
+        return Err(MalformedMp4("init segment without ftyp or moov".into()));
     };
     let [trak] = moov.trak.as_slice() else {
-        return Err(Malformed(format!("{} tracks in one init segment", moov.trak.len())));
+        return Err(MalformedMp4(format!("{} tracks in one init segment", moov.trak.len())));
     };
     let [codec] = trak.mdia.minf.stbl.stsd.codecs.as_slice() else {
-        return Err(Malformed("not exactly one sample description".into()));
+        return Err(MalformedMp4("not exactly one sample description".into()));
     };
-    let (codecs, kind) = described(codec)?;
+    let (codecs, kind) = describe_codec(codec)?;
     let trex =
         moov.mvex.as_ref().and_then(|mvex| mvex.trex.iter().find(|t| t.track_id == trak.tkhd.track_id));
-    let Some(trex) = trex else { return Err(Malformed("no track extends box".into())) };
+    let Some(trex) = trex else { return Err(MalformedMp4("no track extends box".into())) };
     let brands =
         std::iter::once(ftyp.major_brand).chain(ftyp.compatible_brands).map(|b| b.to_string()).collect();
     let edits = trak
@@ -125,7 +125,7 @@ pub fn init(bytes: &[u8]) -> Result<Init, Malformed> {
         .and_then(|edts| edts.elst.as_ref())
         .map(|elst| elst.entries.as_slice())
         .unwrap_or_default();
-    Ok(Init {
+    Ok(InitSegment {
         brands,
         track_id: trak.tkhd.track_id,
         timescale: trak.mdia.mdhd.timescale,
@@ -139,32 +139,32 @@ pub fn init(bytes: &[u8]) -> Result<Init, Malformed> {
 }
 
 /// Reads the head of a media segment. `bytes` may end behind the first sample; it must hold the whole `moof`.
-pub fn fragment(init: &Init, bytes: &[u8]) -> Result<Fragment, Malformed> {
+pub fn read_fragment(init: &InitSegment, bytes: &[u8]) -> Result<Mp4Fragment, MalformedMp4> {
     let mut rest = bytes;
     let mut moof: Option<Moof> = None;
     let mut before_moof = 0;
     loop {
         let offset = bytes.len() - rest.len();
-        let Some(header) = next_header(&mut rest)? else {
-            return Err(Malformed("segment without mdat".into()));
+        let Some(header) = read_next_header(&mut rest)? else {
+            return Err(MalformedMp4("segment without mdat".into()));
         };
         match header.kind {
-            Moof::KIND if moof.is_some() => return Err(Malformed("more than one moof".into())),
+            Moof::KIND if moof.is_some() => return Err(MalformedMp4("more than one moof".into())),
             Moof::KIND => {
                 before_moof = offset;
-                moof = Some(atom::<Moof>(&header, &mut rest, "moof")?);
+                moof = Some(read_atom::<Moof>(&header, &mut rest, "moof")?);
             }
             mp4_atom::Mdat::KIND => {
                 let (Some(moof), Some(size)) = (moof, header.size) else {
-                    return Err(Malformed("mdat without moof or size".into()));
+                    return Err(MalformedMp4("mdat without moof or size".into()));
                 };
                 let body = bytes.len() - rest.len();
-                return traf(init, &moof, before_moof, body, size);
+                return read_track_fragment(init, &moof, before_moof, body, size);
             }
             Styp::KIND => {
-                atom::<Styp>(&header, &mut rest, "styp")?;
+                read_atom::<Styp>(&header, &mut rest, "styp")?;
             }
-            _ => skip(&header, &mut rest)?,
+            _ => skip_box(&header, &mut rest)?,
         }
     }
 }
@@ -179,12 +179,12 @@ pub struct FirstPicture {
 }
 
 /// Reads the NAL units of a sample up to its first slice.
-pub fn first_picture(sample: &[u8], length_bytes: u8) -> Result<FirstPicture, Malformed> {
+pub fn read_first_picture(sample: &[u8], length_bytes: u8) -> Result<FirstPicture, MalformedMp4> {
     let mut rest = sample;
     let mut has_parameter_sets = false;
     loop {
         let Some((length, after)) = rest.split_at_checked(usize::from(length_bytes)) else {
-            return Err(Malformed("no slice in the first sample".into()));
+            return Err(MalformedMp4("no slice in the first sample".into()));
         };
         let length = length.iter().fold(0_usize, |sum, byte| (sum << 8) | usize::from(*byte));
         match after.first().map(|byte| byte & 0x1f) {
@@ -197,36 +197,36 @@ pub fn first_picture(sample: &[u8], length_bytes: u8) -> Result<FirstPicture, Ma
         rest = after
             .get(length..)
             .filter(|_| length > 0)
-            .ok_or_else(|| Malformed("NAL unit longer than its sample".into()))?;
+            .ok_or_else(|| MalformedMp4("NAL unit longer than its sample".into()))?;
     }
 }
 
-fn next_header(rest: &mut &[u8]) -> Result<Option<Header>, Malformed> {
+fn read_next_header(rest: &mut &[u8]) -> Result<Option<Header>, MalformedMp4> {
     if rest.is_empty() {
         return Ok(None);
     }
     match Header::decode_maybe(rest) {
         Ok(Some(header)) => Ok(Some(header)),
-        Ok(None) => Err(Malformed("a box header is cut off".into())),
-        Err(error) => Err(Malformed::because("box header", &error)),
+        Ok(None) => Err(MalformedMp4("a box header is cut off".into())),
+        Err(error) => Err(MalformedMp4::from_mp4_error("box header", &error)),
     }
 }
 
-fn atom<A: Atom>(header: &Header, rest: &mut &[u8], what: &str) -> Result<A, Malformed> {
+fn read_atom<A: Atom>(header: &Header, rest: &mut &[u8], what: &str) -> Result<A, MalformedMp4> {
     if header.size.is_none_or(|size| size > rest.len()) {
-        return Err(Malformed(format!("{what} is cut off")));
+        return Err(MalformedMp4(format!("{what} is cut off")));
     }
-    A::decode_atom(header, rest).map_err(|error| Malformed::because(what, &error))
+    A::decode_atom(header, rest).map_err(|error| MalformedMp4::from_mp4_error(what, &error))
 }
 
-fn skip(header: &Header, rest: &mut &[u8]) -> Result<(), Malformed> {
+fn skip_box(header: &Header, rest: &mut &[u8]) -> Result<(), MalformedMp4> {
     let size = header.size.filter(|size| *size <= rest.len());
-    let Some(size) = size else { return Err(Malformed(format!("{} is cut off", header.kind))) };
+    let Some(size) = size else { return Err(MalformedMp4(format!("{} is cut off", header.kind))) };
     rest.advance(size);
     Ok(())
 }
 
-fn described(codec: &Codec) -> Result<(String, Kind), Malformed> {
+fn describe_codec(codec: &Codec) -> Result<(String, Mp4TrackKind), MalformedMp4> {
     match codec {
         Codec::Avc1(avc1) => {
             let config = &avc1.avcc;
@@ -234,7 +234,7 @@ fn described(codec: &Codec) -> Result<(String, Kind), Malformed> {
                 "avc1.{:02x}{:02x}{:02x}",
                 config.avc_profile_indication, config.profile_compatibility, config.avc_level_indication
             );
-            let kind = Kind::Video {
+            let kind = Mp4TrackKind::Video {
                 width: u32::from(avc1.visual.width),
                 height: u32::from(avc1.visual.height),
                 level: u32::from(config.avc_level_indication),
@@ -247,46 +247,49 @@ fn described(codec: &Codec) -> Result<(String, Kind), Malformed> {
         Codec::Mp4a(mp4a) => {
             let config = &mp4a.esds.es_desc.dec_config;
             let object_type = config.dec_specific.as_ref().map_or(0, |specific| specific.profile);
-            let kind = Kind::Audio {
+            let kind = Mp4TrackKind::Audio {
                 channels: u32::from(mp4a.audio.channel_count),
                 sample_rate_hz: u32::from(mp4a.audio.sample_rate.integer()),
             };
             Ok((format!("mp4a.{:02x}.{object_type}", config.object_type_indication), kind))
         }
-        other => Err(Malformed(format!("codec is neither avc1 nor mp4a: {:.40}", format!("{other:?}")))),
+        other => Err(MalformedMp4(format!("codec is neither avc1 nor mp4a: {:.40}", format!("{other:?}")))),
     }
 }
 
-fn traf(
-    init: &Init,
+fn read_track_fragment(
+    init: &InitSegment,
     moof: &Moof,
     before_moof: usize,
     mdat_offset: usize,
     mdat_size: usize,
-) -> Result<Fragment, Malformed> {
+) -> Result<Mp4Fragment, MalformedMp4> {
     let [traf] = moof.traf.as_slice() else {
-        return Err(Malformed(format!("{} track fragments in one moof", moof.traf.len())));
+        return Err(MalformedMp4(format!("{} track fragments in one moof", moof.traf.len())));
     };
     if traf.tfhd.track_id != init.track_id {
-        return Err(Malformed(format!("track {} instead of {}", traf.tfhd.track_id, init.track_id)));
+        return Err(MalformedMp4(format!("track {} instead of {}", traf.tfhd.track_id, init.track_id)));
     }
-    let Some(tfdt) = traf.tfdt.as_ref() else { return Err(Malformed("no decode time".into())) };
+    let Some(tfdt) = traf.tfdt.as_ref() else { return Err(MalformedMp4("no decode time".into())) };
     let sample_count: usize = traf.trun.iter().map(|trun| trun.samples.len()).sum();
     if sample_count == 0 || sample_count > SAMPLES_MAX {
-        return Err(Malformed(format!("{sample_count} samples")));
+        return Err(MalformedMp4(format!("{sample_count} samples")));
     }
-    let samples = Samples::sum(init, traf);
+    let samples = FragmentSamples::from_track_fragment(init, traf);
     let first_offset =
         traf.trun.first().and_then(|trun| trun.data_offset).and_then(|offset| usize::try_from(offset).ok());
     let mdat_size_u64 = u64::try_from(mdat_size).unwrap_or(u64::MAX);
     if samples.size_bytes != mdat_size_u64 {
-        return Err(Malformed(format!("samples of {} bytes in an mdat of {mdat_size}", samples.size_bytes)));
+        return Err(MalformedMp4(format!(
+            "samples of {} bytes in an mdat of {mdat_size}",
+            samples.size_bytes
+        )));
     }
     let first_sample_offset = first_offset.map_or(mdat_offset, |offset| before_moof.saturating_add(offset));
     if first_sample_offset != mdat_offset {
-        return Err(Malformed("the first sample does not begin the mdat".into()));
+        return Err(MalformedMp4("the first sample does not begin the mdat".into()));
     }
-    Ok(Fragment {
+    Ok(Mp4Fragment {
         start_ticks: tfdt.base_media_decode_time,
         duration_ticks: samples.duration_ticks,
         sample_count,
@@ -298,15 +301,15 @@ fn traf(
 }
 
 #[derive(Default)]
-struct Samples {
+struct FragmentSamples {
     duration_ticks: u64,
     size_bytes: u64,
     first_bytes: u32,
     sync_ticks: Vec<u64>,
 }
 
-impl Samples {
-    fn sum(init: &Init, traf: &Traf) -> Self {
+impl FragmentSamples {
+    fn from_track_fragment(init: &InitSegment, traf: &Traf) -> Self {
         let mut samples = Self::default();
         let mut is_first = true;
         for entry in traf.trun.iter().flat_map(|trun| trun.samples.iter()) {
@@ -329,9 +332,9 @@ impl Samples {
 }
 
 #[cfg(test)]
-impl Init {
+impl InitSegment {
     /// An init segment as a good encode has it.
-    pub(crate) fn for_test(kind: Kind, timescale: u32, codecs: &str) -> Self {
+    pub(crate) fn for_test(kind: Mp4TrackKind, timescale: u32, codecs: &str) -> Self {
         Self {
             brands: vec!["cmfc".into()],
             track_id: 1,

@@ -9,46 +9,46 @@
 
 use std::time::{Duration, Instant};
 
-use nats::{Bus, Held, Outbox};
+use nats::{Bus, Outbox, VersionedRecord};
 use packaging::plan;
 use parking_lot::Mutex;
 use schemas::{
-    Record as _,
-    job::{self, Lost, Part, PartStatus, Retried, Started},
+    KvRecord as _,
+    job::{self, JobPartRecord, JobPartStatus, LostWorkers, Retried, Started},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, error::Error};
+use crate::{TranscodeConfig, error::TranscodeError};
 
 /// Most tries of letting go; our own renewals may be ahead of what is known of the record.
 const RELEASE_ATTEMPTS_MAX: u32 = 3;
 
 /// What asking for a part led to.
-pub(crate) enum Asked {
+pub(crate) enum ClaimOutcome {
     /// It is ours.
-    Ours(Box<Claim>),
+    Ours(Box<PartClaim>),
     /// Somebody else holds it: ask again after this time.
     Held(Duration),
     /// It is done or given up.
-    Over(Box<Part>),
+    Over(Box<JobPartRecord>),
     /// Its job has ended meanwhile.
     JobOver,
     /// It was put aside until somebody resumes it.
-    Parked(Lost),
+    Parked(LostWorkers),
 }
 
 /// What looking at a part led to.
-pub(crate) enum Found {
+pub(crate) enum PartAvailability {
     /// Nobody holds it.
-    Free(Box<Held<Part>>),
+    Free(Box<VersionedRecord<JobPartRecord>>),
     /// It can't be had.
-    Taken(Asked),
+    Taken(ClaimOutcome),
 }
 
 /// How a try ended that left its part undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum PartAttemptFailure {
     /// Something else was away, or the process had to stop: the try does not count.
     Interrupted,
     /// The work failed with a code.
@@ -59,7 +59,7 @@ pub(crate) enum Left {
 
 /// Settings of claims.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules<'a> {
+pub(crate) struct PartClaimSettings<'a> {
     /// Name of this worker process.
     pub(crate) worker: &'a str,
     /// How long a holder counts as alive after it was seen.
@@ -67,10 +67,10 @@ pub(crate) struct Rules<'a> {
     /// Most failed tries.
     pub(crate) attempts_max: u32,
     /// What becomes of parts that lose workers.
-    pub(crate) config: &'a Config,
+    pub(crate) config: &'a TranscodeConfig,
 }
 
-impl Rules<'_> {
+impl PartClaimSettings<'_> {
     /// Pause before the next try of a part that lost that many workers.
     fn pause_ms(&self, workers: u32) -> u64 {
         let Some(times) = workers.checked_sub(self.config.lost_workers_max.max(1)) else { return 0 };
@@ -78,16 +78,16 @@ impl Rules<'_> {
         doubled.min(self.config.lost_delay_ms_max)
     }
 
-    fn is_to_park(&self, lost: Lost) -> bool {
+    fn should_park(&self, lost: LostWorkers) -> bool {
         lost.workers >= self.config.lost_workers_max
             && lost.last_at_ms.saturating_sub(lost.first_at_ms) >= self.config.lost_park_ms
     }
 }
 
 /// A part that is ours until a compare-and-set fails.
-pub(crate) struct Claim {
+pub(crate) struct PartClaim {
     bus: Bus,
-    held: tokio::sync::Mutex<Held<Part>>,
+    held: tokio::sync::Mutex<VersionedRecord<JobPartRecord>>,
     worker: String,
     attempt: u32,
     faults: u32,
@@ -95,74 +95,81 @@ pub(crate) struct Claim {
     lost: CancellationToken,
 }
 
-impl Claim {
+impl PartClaim {
     /// Looks whether a part of `job` can be had; a holder that was not seen for long is missed, and that is written down.
-    pub(crate) async fn look(
+    pub(crate) async fn check_availability(
         bus: &Bus,
-        job: &job::Record,
+        job: &job::JobRecord,
         part: &str,
-        rules: Rules<'_>,
-    ) -> Result<Found, Error> {
-        let found = bus.load::<Part>(&subjects::part_key(job.job_id, part)).await?;
+        rules: PartClaimSettings<'_>,
+    ) -> Result<PartAvailability, TranscodeError> {
+        let found = bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, part)).await?;
         let Some(mut held) = found else {
-            return Ok(Found::Free(Box::new(Held::new(Part::new(job.job_id, part)))));
+            return Ok(PartAvailability::Free(Box::new(VersionedRecord::new(JobPartRecord::new(
+                job.job_id, part,
+            )))));
         };
-        if held.record.status != PartStatus::Claimed {
-            return Ok(Found::Taken(Asked::Over(Box::new(held.record))));
+        if held.record.status != JobPartStatus::Claimed {
+            return Ok(PartAvailability::Taken(ClaimOutcome::Over(Box::new(held.record))));
         }
         if let Some(lost) = held.record.lost.filter(|lost| lost.parked_at_ms.is_some()) {
-            return Ok(Found::Taken(Asked::Parked(lost)));
+            return Ok(PartAvailability::Taken(ClaimOutcome::Parked(lost)));
         }
         if held.record.faults >= rules.attempts_max {
             let last = held.record.code.unwrap_or_else(|| job::WORKER_LOST.to_owned());
-            return Err(Error::Exhausted { attempts: held.record.faults, last });
+            return Err(TranscodeError::Exhausted { attempts: held.record.faults, last });
         }
         let is_released = held.record.last_seen_ms == 0;
         let pause_ms = held.record.lost.map_or(0, |lost| rules.pause_ms(lost.workers));
         if is_released && pause_ms == 0 {
-            return Ok(Found::Free(Box::new(held)));
+            return Ok(PartAvailability::Free(Box::new(held)));
         }
-        let now_ms = bus.broker_now_ms(&subjects::kv_stream(Part::BUCKET)).await?;
+        let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
         if !is_released {
             let seen = Duration::from_millis(now_ms.saturating_sub(held.stored_at_ms()));
             return match rules.fresh.checked_sub(seen).filter(|rest| !rest.is_zero()) {
-                Some(rest) => Ok(Found::Taken(Asked::Held(rest))),
-                None => Self::miss(bus, job, &mut held, now_ms, rules).await.map(|asked| match asked {
-                    Some(asked) => Found::Taken(asked),
-                    None => Found::Free(Box::new(held)),
-                }),
+                Some(rest) => Ok(PartAvailability::Taken(ClaimOutcome::Held(rest))),
+                None => {
+                    Self::record_lost_worker(bus, job, &mut held, now_ms, rules).await.map(
+                        |asked| match asked {
+                            Some(asked) => PartAvailability::Taken(asked),
+                            None => PartAvailability::Free(Box::new(held)),
+                        },
+                    )
+                }
             };
         }
         let free_at_ms = held.record.lost.map_or(0, |lost| lost.last_at_ms.saturating_add(pause_ms));
         match free_at_ms.saturating_sub(now_ms) {
-            0 => Ok(Found::Free(Box::new(held))),
-            rest_ms => Ok(Found::Taken(Asked::Held(Duration::from_millis(rest_ms)))),
+            0 => Ok(PartAvailability::Free(Box::new(held))),
+            rest_ms => Ok(PartAvailability::Taken(ClaimOutcome::Held(Duration::from_millis(rest_ms)))),
         }
     }
 
     /// The holder vanished. `None` when the part can be taken at once, with what was changed in it.
-    async fn miss(
+    async fn record_lost_worker(
         bus: &Bus,
-        job: &job::Record,
-        held: &mut Held<Part>,
+        job: &job::JobRecord,
+        held: &mut VersionedRecord<JobPartRecord>,
         now_ms: u64,
-        rules: Rules<'_>,
-    ) -> Result<Option<Asked>, Error> {
+        rules: PartClaimSettings<'_>,
+    ) -> Result<Option<ClaimOutcome>, TranscodeError> {
         let record = &mut held.record;
-        let before = record.lost.unwrap_or(Lost {
+        let before = record.lost.unwrap_or(LostWorkers {
             workers: 0,
             first_at_ms: now_ms,
             last_at_ms: now_ms,
             parked_at_ms: None,
         });
-        let mut lost = Lost { workers: before.workers.saturating_add(1), last_at_ms: now_ms, ..before };
+        let mut lost =
+            LostWorkers { workers: before.workers.saturating_add(1), last_at_ms: now_ms, ..before };
         let pause = Duration::from_millis(rules.pause_ms(lost.workers));
         let mut outbox = Outbox::new();
-        if rules.is_to_park(lost) {
+        if rules.should_park(lost) {
             lost.parked_at_ms = Some(now_ms);
             let workers = lost.workers;
             tracing::error!(part = record.part, job.id = %job.job_id, workers, "put aside: its workers vanish one after another");
-            outbox = outbox.event(&job::Parked {
+            outbox = outbox.with_event(&job::Parked {
                 job_id: job.job_id,
                 media_id: job.media_id,
                 owner: job.owner.clone(),
@@ -177,52 +184,52 @@ impl Claim {
         if lost.parked_at_ms.is_none() && pause.is_zero() {
             return Ok(None);
         }
-        match bus.commit(held, outbox).await {
-            Ok(()) if lost.parked_at_ms.is_some() => Ok(Some(Asked::Parked(lost))),
-            Ok(()) => Ok(Some(Asked::Held(pause))),
-            Err(nats::Error::Conflict { .. }) => Ok(Some(Asked::Held(Duration::from_secs(1)))),
+        match bus.commit_record(held, outbox).await {
+            Ok(()) if lost.parked_at_ms.is_some() => Ok(Some(ClaimOutcome::Parked(lost))),
+            Ok(()) => Ok(Some(ClaimOutcome::Held(pause))),
+            Err(nats::BusError::Conflict { .. }) => Ok(Some(ClaimOutcome::Held(Duration::from_secs(1)))),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Takes a part that is free.
-    pub(crate) async fn take(
+    pub(crate) async fn take_part(
         bus: &Bus,
-        job: &job::Record,
-        mut held: Held<Part>,
-        rules: Rules<'_>,
-    ) -> Result<Asked, Error> {
+        job: &job::JobRecord,
+        mut held: VersionedRecord<JobPartRecord>,
+        rules: PartClaimSettings<'_>,
+    ) -> Result<ClaimOutcome, TranscodeError> {
         let record = &mut held.record;
         let is_counted = !record.is_interrupted;
         record.attempt += u32::from(is_counted);
         record.is_interrupted = false;
         rules.worker.clone_into(&mut record.worker);
         record.last_seen_ms = nats::now_ms();
-        let outbox = if is_counted { announce(job, record) } else { Outbox::new() };
+        let outbox = if is_counted { build_attempt_events(job, record) } else { Outbox::new() };
         (record.code, record.detail) = (None, None);
         let (attempt, faults, crashes) = (record.attempt, record.faults, record.crashes);
         let is_new = held.revision() == 0;
-        match bus.commit(&mut held, outbox).await {
+        match bus.commit_record(&mut held, outbox).await {
             Ok(()) => {}
-            Err(nats::Error::Conflict { .. }) => return Ok(Asked::Held(Duration::from_secs(1))),
+            Err(nats::BusError::Conflict { .. }) => return Ok(ClaimOutcome::Held(Duration::from_secs(1))),
             Err(error) => return Err(error.into()),
         }
-        if is_new && !is_active(bus, job).await? {
+        if is_new && !is_job_active(bus, job).await? {
             // Made too late: the parts of an ended job are folded and gone. What a crash leaves here the keeper removes.
             let removed = bus
-                .purge_at(
-                    Part::BUCKET,
+                .purge_revision(
+                    JobPartRecord::BUCKET,
                     &held.record.key(),
                     held.revision(),
                     Duration::from_millis(schemas::REMOVAL_TOLD_MS),
                 )
                 .await;
-            return removed.map(|()| Asked::JobOver).or_else(|error| match error {
-                nats::Error::Conflict { .. } => Ok(Asked::JobOver),
+            return removed.map(|()| ClaimOutcome::JobOver).or_else(|error| match error {
+                nats::BusError::Conflict { .. } => Ok(ClaimOutcome::JobOver),
                 error => Err(error.into()),
             });
         }
-        Ok(Asked::Ours(Box::new(Self {
+        Ok(ClaimOutcome::Ours(Box::new(Self {
             bus: bus.clone(),
             held: tokio::sync::Mutex::new(held),
             worker: rules.worker.to_owned(),
@@ -234,60 +241,71 @@ impl Claim {
     }
 
     /// Tries before this one that failed.
-    pub(crate) const fn faults(&self) -> u32 {
+    pub(crate) const fn fault_count(&self) -> u32 {
         self.faults
     }
 
     /// Tries before this one that ended in a crash of the media child.
-    pub(crate) const fn crashes(&self) -> u32 {
+    pub(crate) const fn crash_count(&self) -> u32 {
         self.crashes
     }
 
     /// Fires when somebody else took the part.
-    pub(crate) const fn lost(&self) -> &CancellationToken {
+    pub(crate) const fn lost_token(&self) -> &CancellationToken {
         &self.lost
     }
 
     /// The record as last written.
-    pub(crate) async fn record(&self) -> Part {
+    pub(crate) async fn current_record(&self) -> JobPartRecord {
         self.held.lock().await.record.clone()
     }
 
     /// Shows that the holder lives, and writes what `change` changes. False when the part is lost; a broker that is away
     /// is not a loss, the next renewal finds out.
-    pub(crate) async fn renew(&self, outbox: Outbox, change: impl FnOnce(&mut Part)) -> Result<bool, Error> {
+    pub(crate) async fn renew(
+        &self,
+        outbox: Outbox,
+        change: impl FnOnce(&mut JobPartRecord),
+    ) -> Result<bool, TranscodeError> {
         if self.lost.is_cancelled() {
             return Ok(false);
         }
         let mut held = self.held.lock().await;
         change(&mut held.record);
         held.record.last_seen_ms = nats::now_ms();
-        match self.bus.commit(&mut held, outbox).await {
+        match self.bus.commit_record(&mut held, outbox).await {
             Ok(()) => Ok(true),
-            Err(nats::Error::Conflict { .. }) => self.recover(&mut held).await,
+            Err(nats::BusError::Conflict { .. }) => self.recover_conflict(&mut held).await,
             Err(error) => Err(error.into()),
         }
     }
 
     /// After a failed compare-and-set: the part is still ours when only the sweeper, a lost answer or a renewal that was
     /// dropped halfway moved the revision.
-    async fn reload(&self, wanted: &Part) -> Result<Option<Held<Part>>, Error> {
-        let found = self.bus.load::<Part>(&subjects::part_key(wanted.job_id, &wanted.part)).await?;
+    async fn reload(
+        &self,
+        wanted: &JobPartRecord,
+    ) -> Result<Option<VersionedRecord<JobPartRecord>>, TranscodeError> {
+        let found =
+            self.bus.load_record::<JobPartRecord>(&subjects::part_key(wanted.job_id, &wanted.part)).await?;
         Ok(found.filter(|found| {
             found.record.worker == self.worker
                 && found.record.attempt == self.attempt
-                && found.record.status == PartStatus::Claimed
+                && found.record.status == JobPartStatus::Claimed
         }))
     }
 
-    async fn recover(&self, held: &mut Held<Part>) -> Result<bool, Error> {
+    async fn recover_conflict(
+        &self,
+        held: &mut VersionedRecord<JobPartRecord>,
+    ) -> Result<bool, TranscodeError> {
         let wanted = held.record.clone();
         if let Some(found) = self.reload(&wanted).await? {
             *held = found;
             held.record = wanted.clone();
-            match self.bus.commit(held, Outbox::new()).await {
+            match self.bus.commit_record(held, Outbox::new()).await {
                 Ok(()) => return Ok(true),
-                Err(nats::Error::Conflict { .. }) => {}
+                Err(nats::BusError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -297,7 +315,12 @@ impl Claim {
     }
 
     /// Lets go of the part, so that the next try need not wait.
-    pub(crate) async fn release(&self, code: &str, detail: &str, left: Left) -> Result<bool, Error> {
+    pub(crate) async fn release(
+        &self,
+        code: &str,
+        detail: &str,
+        left: PartAttemptFailure,
+    ) -> Result<bool, TranscodeError> {
         if self.lost.is_cancelled() {
             return Ok(false);
         }
@@ -307,12 +330,12 @@ impl Claim {
             record.code = Some(code.to_owned());
             record.detail = Some(detail.to_owned());
             record.last_seen_ms = 0;
-            record.crashes = self.crashes + u32::from(left == Left::Crashed);
-            record.faults = self.faults + u32::from(left != Left::Interrupted);
-            record.is_interrupted = left == Left::Interrupted;
-            match self.bus.commit(&mut held, Outbox::new()).await {
+            record.crashes = self.crashes + u32::from(left == PartAttemptFailure::Crashed);
+            record.faults = self.faults + u32::from(left != PartAttemptFailure::Interrupted);
+            record.is_interrupted = left == PartAttemptFailure::Interrupted;
+            match self.bus.commit_record(&mut held, Outbox::new()).await {
                 Ok(()) => return Ok(true),
-                Err(nats::Error::Conflict { .. }) => {}
+                Err(nats::BusError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
             let Some(found) = self.reload(&held.record).await? else { break };
@@ -322,16 +345,16 @@ impl Claim {
     }
 }
 
-async fn is_active(bus: &Bus, job: &job::Record) -> Result<bool, Error> {
-    let found = bus.load::<job::Record>(&job.job_id.to_string()).await?;
-    Ok(found.is_some_and(|held| held.record.status == job::Status::Active))
+async fn is_job_active(bus: &Bus, job: &job::JobRecord) -> Result<bool, TranscodeError> {
+    let found = bus.load_record::<job::JobRecord>(&job.job_id.to_string()).await?;
+    Ok(found.is_some_and(|held| held.record.status == job::JobStatus::Active))
 }
 
 /// `started` with the first try of the part in front of the queue, `retried` with every later try of any part.
-fn announce(job: &job::Record, part: &Part) -> Outbox {
+fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
     let outbox = Outbox::new();
     if part.attempt > 1 {
-        return outbox.event(&Retried {
+        return outbox.with_event(&Retried {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),
@@ -343,7 +366,7 @@ fn announce(job: &job::Record, part: &Part) -> Outbox {
     }
     let front = job.parts.first().map_or(plan::FINISH, String::as_str);
     if part.part == front {
-        return outbox.event(&Started {
+        return outbox.with_event(&Started {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),
@@ -355,18 +378,18 @@ fn announce(job: &job::Record, part: &Part) -> Outbox {
 }
 
 /// Remembers when our connection last came back: until holders had time to show themselves again, nobody is displaced.
-pub(crate) struct Reconnects {
+pub(crate) struct ReconnectGrace {
     seen: Mutex<(u64, Option<Instant>)>,
 }
 
-impl Reconnects {
+impl ReconnectGrace {
     pub(crate) fn new(bus: &Bus) -> Self {
-        Self { seen: Mutex::new((bus.connection().borrow().epoch, None)) }
+        Self { seen: Mutex::new((bus.watch_connection().borrow().epoch, None)) }
     }
 
     /// Time that is left of the grace after the newest reconnect.
-    pub(crate) fn grace(&self, bus: &Bus, fresh: Duration) -> Duration {
-        let epoch = bus.connection().borrow().epoch;
+    pub(crate) fn remaining_grace(&self, bus: &Bus, fresh: Duration) -> Duration {
+        let epoch = bus.watch_connection().borrow().epoch;
         let mut seen = self.seen.lock();
         if seen.0 != epoch {
             *seen = (epoch, Some(Instant::now()));
@@ -382,26 +405,31 @@ mod tests {
 
     use super::*;
 
-    async fn ask(bus: &Bus, job: &job::Record, part: &str) -> Asked {
-        let config = crate::Config::default();
-        let rules = Rules { worker: "w", fresh: Duration::from_secs(15), attempts_max: 5, config: &config };
-        match Claim::look(bus, job, part, rules).await.unwrap() {
-            Found::Free(held) => Claim::take(bus, job, *held, rules).await.unwrap(),
-            Found::Taken(asked) => asked,
+    async fn ask(bus: &Bus, job: &job::JobRecord, part: &str) -> ClaimOutcome {
+        let config = crate::TranscodeConfig::default();
+        let rules = PartClaimSettings {
+            worker: "w",
+            fresh: Duration::from_secs(15),
+            attempts_max: 5,
+            config: &config,
+        };
+        match PartClaim::check_availability(bus, job, part, rules).await.unwrap() {
+            PartAvailability::Free(held) => PartClaim::take_part(bus, job, *held, rules).await.unwrap(),
+            PartAvailability::Taken(asked) => asked,
         }
     }
 
-    fn job() -> job::Record {
-        job::Record {
+    fn job() -> job::JobRecord {
+        job::JobRecord {
             job_id: JobId::from_bytes([1; 16]),
             kind: "transcode".into(),
-            priority: subjects::Priority::P1,
+            priority: subjects::JobPriority::P1,
             media_id: MediaId::from_bytes([2; 16]),
             owner: "olga".into(),
-            status: job::Status::Active,
+            status: job::JobStatus::Active,
             encode: 1,
             prefix: "p".into(),
-            plan: job::Plan {
+            plan: job::EncodePlan {
                 source_key: "k".into(),
                 source_bytes: 1,
                 origin_us: 0,
@@ -429,18 +457,28 @@ mod tests {
         let broker = TestBroker::start().await;
         let bus = broker.bus(Role::Transcode).await;
         let active = job();
-        let mut held = Held::new(active.clone());
-        bus.commit(&mut held, Outbox::new()).await.unwrap();
+        let mut held = VersionedRecord::new(active.clone());
+        bus.commit_record(&mut held, Outbox::new()).await.unwrap();
         let asked = ask(&bus, &active, "v0000").await;
-        assert!(matches!(asked, Asked::Ours(_)), "the job is active");
-        held.record.end(job::Status::Failed, nats::now_ms(), schemas::ENDED_KEPT_MS);
-        bus.commit(&mut held, Outbox::new()).await.unwrap();
+        assert!(matches!(asked, ClaimOutcome::Ours(_)), "the job is active");
+        held.record.mark_ended(job::JobStatus::Failed, nats::now_ms(), schemas::ENDED_KEPT_MS);
+        bus.commit_record(&mut held, Outbox::new()).await.unwrap();
         let asked = ask(&bus, &active, "v0001").await;
-        assert!(matches!(asked, Asked::JobOver), "the job has ended");
-        assert!(bus.load::<Part>(&subjects::part_key(active.job_id, "v0001")).await.unwrap().is_none());
+        assert!(matches!(asked, ClaimOutcome::JobOver), "the job has ended");
+        assert!(
+            bus.load_record::<JobPartRecord>(&subjects::part_key(active.job_id, "v0001"))
+                .await
+                .unwrap()
+                .is_none()
+        );
         // The same for a job that is kept no more.
-        let gone = job::Record { job_id: JobId::from_bytes([3; 16]), ..active };
-        assert!(matches!(ask(&bus, &gone, "v0000").await, Asked::JobOver));
-        assert!(bus.load::<Part>(&subjects::part_key(gone.job_id, "v0000")).await.unwrap().is_none());
+        let gone = job::JobRecord { job_id: JobId::from_bytes([3; 16]), ..active };
+        assert!(matches!(ask(&bus, &gone, "v0000").await, ClaimOutcome::JobOver));
+        assert!(
+            bus.load_record::<JobPartRecord>(&subjects::part_key(gone.job_id, "v0000"))
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 }

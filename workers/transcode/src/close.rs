@@ -4,40 +4,40 @@ use nats::{Bus, Outbox};
 use schemas::{
     ids::MediaId,
     job::{self, Failed, Succeeded},
-    media::{self, Encode, Ready, Status},
+    media::{self, MediaEncode, MediaReady, MediaStatus},
 };
 
-use crate::{Context, error::Error};
+use crate::{TranscodeContext, error::TranscodeError};
 
 /// Publishes a finished encode: the medium is ready, then the job has succeeded. Repeating it is harmless.
-pub(crate) async fn succeed(
-    context: &Context,
-    job: &job::Record,
-    encode: &Encode,
+pub(crate) async fn complete_job(
+    context: &TranscodeContext,
+    job: &job::JobRecord,
+    encode: &MediaEncode,
     cpu_ms: u64,
-) -> Result<(), Error> {
+) -> Result<(), TranscodeError> {
     let bus = &context.bus;
-    bus.change::<media::Record>(&job.media_id.to_string(), |found| {
+    bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
         let found = found?;
         let is_newer = found.encode.as_ref().is_none_or(|e| e.number <= encode.number);
-        let is_done = found.status == Status::Ready && found.encode.as_ref() == Some(encode);
-        if !is_newer || is_done || found.status == Status::Rejected {
+        let is_done = found.status == MediaStatus::Ready && found.encode.as_ref() == Some(encode);
+        if !is_newer || is_done || found.status == MediaStatus::Rejected {
             return None;
         }
         let mut record = found.clone();
-        record.status = Status::Ready;
+        record.status = MediaStatus::Ready;
         (record.code, record.detail) = (None, None);
         record.encode = Some(encode.clone());
         record.waiting = None;
         record.changed_at_ms = nats::now_ms();
-        let ready = Ready { media_id: job.media_id, owner: job.owner.clone(), encode: encode.clone() };
-        Some((record, Outbox::new().event(&ready)))
+        let ready = MediaReady { media_id: job.media_id, owner: job.owner.clone(), encode: encode.clone() };
+        Some((record, Outbox::new().with_event(&ready)))
     })
     .await?;
-    bus.change::<job::Record>(&job.job_id.to_string(), |found| {
-        let mut record = found.filter(|job| job.status == job::Status::Active)?.clone();
+    bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
+        let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
         let now_ms = nats::now_ms();
-        record.end(job::Status::Succeeded, now_ms, context.config.ended_kept_ms);
+        record.mark_ended(job::JobStatus::Succeeded, now_ms, context.config.ended_kept_ms);
         let succeeded = Succeeded {
             job_id: job.job_id,
             media_id: job.media_id,
@@ -46,24 +46,24 @@ pub(crate) async fn succeed(
             wall_ms: now_ms.saturating_sub(job.created_at_ms),
             cpu_ms,
         };
-        Some((record, Outbox::new().event(&succeeded)))
+        Some((record, Outbox::new().with_event(&succeeded)))
     })
     .await?;
     Ok(())
 }
 
 /// Ends a job without a result. A medium that plays an older encode keeps playing it. Repeating it is harmless.
-pub(crate) async fn fail(
-    context: &Context,
-    job: &job::Record,
+pub(crate) async fn fail_job(
+    context: &TranscodeContext,
+    job: &job::JobRecord,
     code: &str,
     detail: &str,
-) -> Result<(), Error> {
+) -> Result<(), TranscodeError> {
     let bus = &context.bus;
     fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
-    bus.change::<job::Record>(&job.job_id.to_string(), |found| {
-        let mut record = found.filter(|job| job.status == job::Status::Active)?.clone();
-        record.end(job::Status::Failed, nats::now_ms(), context.config.ended_kept_ms);
+    bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
+        let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
+        record.mark_ended(job::JobStatus::Failed, nats::now_ms(), context.config.ended_kept_ms);
         record.code = Some(code.to_owned());
         record.detail = Some(detail.to_owned());
         let failed = Failed {
@@ -74,7 +74,7 @@ pub(crate) async fn fail(
             code: code.to_owned(),
             detail: detail.to_owned(),
         };
-        Some((record, Outbox::new().event(&failed)))
+        Some((record, Outbox::new().with_event(&failed)))
     })
     .await?;
     tracing::warn!(media.id = %job.media_id, job.id = %job.job_id, code, detail, "the job failed");
@@ -88,15 +88,15 @@ pub(crate) async fn fail_medium(
     encode: Option<u32>,
     code: &str,
     detail: &str,
-) -> Result<(), Error> {
-    bus.change::<media::Record>(&media_id.to_string(), |found| {
+) -> Result<(), TranscodeError> {
+    bus.change_record::<media::MediaRecord>(&media_id.to_string(), |found| {
         let found = found?;
         let is_current = found.encode.as_ref().is_none_or(|e| Some(e.number) == encode);
-        if !matches!(found.status, Status::Stored | Status::Playable) || !is_current {
+        if !matches!(found.status, MediaStatus::Stored | MediaStatus::Playable) || !is_current {
             return None;
         }
         let mut record = found.clone();
-        record.status = Status::Failed;
+        record.status = MediaStatus::Failed;
         record.waiting = None;
         record.code = Some(code.to_owned());
         record.detail = Some(detail.to_owned());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use packaging::Profile;
+use packaging::EncodeProfile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +12,15 @@ pub const DEFAULT_PROFILE: &str = "default";
 /// Settings of the transcode stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct TranscodeConfig {
     /// The consume loop of parts: slots, attempts, delays. One slot runs one media child.
-    pub parts: nats::consume::Config,
+    pub parts: nats::consume::ConsumeConfig,
     /// The consume loop of the planner.
-    pub planner: nats::consume::Config,
+    pub planner: nats::consume::ConsumeConfig,
     /// Profile of new jobs.
     pub profile: String,
     /// Profiles by name.
-    pub profiles: BTreeMap<String, Profile>,
+    pub profiles: BTreeMap<String, EncodeProfile>,
     /// How often a running part stores what it has and reads whether its job still lives, in milliseconds.
     pub renew_interval_ms: u64,
     /// How long ago the holder of a part may have been seen for the part not to be taken over, in milliseconds.
@@ -46,19 +46,19 @@ pub struct Config {
     pub crashes_before_safe: u32,
 }
 
-impl Default for Config {
+impl Default for TranscodeConfig {
     fn default() -> Self {
         Self {
-            parts: nats::consume::Config {
-                slots: slots(),
+            parts: nats::consume::ConsumeConfig {
+                slots: default_slots(),
                 attempts_max: 5,
-                ..nats::consume::Config::default()
+                ..nats::consume::ConsumeConfig::default()
             },
-            planner: nats::consume::Config { slots: 2, ..nats::consume::Config::default() },
+            planner: nats::consume::ConsumeConfig { slots: 2, ..nats::consume::ConsumeConfig::default() },
             profile: DEFAULT_PROFILE.to_owned(),
             profiles: BTreeMap::from([
-                (DEFAULT_PROFILE.to_owned(), Profile::default()),
-                ("tiny".to_owned(), Profile::tiny()),
+                (DEFAULT_PROFILE.to_owned(), EncodeProfile::default()),
+                ("tiny".to_owned(), EncodeProfile::tiny_for_tests()),
             ]),
             renew_interval_ms: 2_000,
             claim_fresh_ms: 15_000,
@@ -75,15 +75,15 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl TranscodeConfig {
     /// The named profile, if there is one.
-    pub fn profile(&self, name: &str) -> Option<&Profile> {
+    pub fn find_profile(&self, name: &str) -> Option<&EncodeProfile> {
         self.profiles.get(name)
     }
 }
 
 /// Two slots on two cores; on larger machines half the cores, since a child keeps about two of them busy.
-fn slots() -> usize {
+fn default_slots() -> usize {
     match std::thread::available_parallelism().map_or(1, usize::from) {
         1 => 1,
         cores => (cores / 2).clamp(2, 16),

@@ -7,11 +7,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::FuturesOrdered};
-use media::{Output, Report};
+use media::{MediaTaskOutput, MediaTaskReport};
 use nats::{Bus, Outbox};
-use packaging::plan::{self, Work};
+use packaging::plan::{self, PartWork};
 use schemas::{
-    job::{self, Progress, Segment},
+    job::{self, JobPartProgress, StoredSegment},
     keys, subjects,
 };
 use store::Store;
@@ -19,13 +19,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Context,
-    claim::Claim,
-    error::Error,
+    TranscodeContext,
+    claim::PartClaim,
+    error::TranscodeError,
     outage, playable,
-    source::Object,
-    spec::{self, Care},
-    tracks::{Made, Tracks},
+    source::StoredMediaSource,
+    spec::{self, EncodeMode},
+    tracks::{EncodedSegment, PartTracks},
 };
 
 /// Outputs between the child and the store.
@@ -33,13 +33,13 @@ const OUTPUTS_QUEUED_MAX: usize = 4;
 
 /// How a run ended.
 #[derive(Debug)]
-pub(crate) enum Ended {
+pub(crate) enum PartRunOutcome {
     /// Everything is stored; the claim does not say so yet.
     Made {
         /// What the child used.
-        report: Report,
+        report: MediaTaskReport,
         /// The tracks.
-        tracks: Vec<job::Track>,
+        tracks: Vec<job::StoredTrack>,
     },
     /// The job ended while the part was being made.
     JobOver,
@@ -48,29 +48,30 @@ pub(crate) enum Ended {
 }
 
 /// One part being made.
-pub(crate) struct Run<'a> {
-    pub(crate) context: &'a Context,
-    pub(crate) job: &'a job::Record,
+pub(crate) struct PartRun<'a> {
+    pub(crate) context: &'a TranscodeContext,
+    pub(crate) job: &'a job::JobRecord,
     pub(crate) part: &'a str,
-    pub(crate) work: Work<'a>,
-    pub(crate) claim: &'a Claim,
+    pub(crate) work: PartWork<'a>,
+    pub(crate) claim: &'a PartClaim,
     /// Fires when the process has to stop or the fence is lost.
     pub(crate) stop: &'a CancellationToken,
 }
 
-impl Run<'_> {
+impl PartRun<'_> {
     /// Makes the part. The child is gone when this returns, however it ends.
-    pub(crate) async fn make(&self) -> Result<Ended, Error> {
+    pub(crate) async fn make_part(&self) -> Result<PartRunOutcome, TranscodeError> {
         let plan = &self.job.plan;
         self.context.store.head(&plan.source_key).await?;
-        let source = Object::new(self.context.store.clone(), plan.source_key.clone(), plan.source_bytes);
-        let control = self.context.bus.listen(subjects::control_job(self.job.job_id)).await?;
+        let source =
+            StoredMediaSource::new(self.context.store.clone(), plan.source_key.clone(), plan.source_bytes);
+        let control = self.context.bus.subscribe_core(subjects::job_cancel_subject(self.job.job_id)).await?;
         let cancel = CancellationToken::new();
         let _stop_child = cancel.clone().drop_guard();
         let (sender, outputs) = mpsc::channel(OUTPUTS_QUEUED_MAX);
-        let child = self.child(Arc::new(source), sender, &cancel).fuse();
+        let child = self.run_child(Arc::new(source), sender, &cancel).fuse();
         tokio::pin!(child);
-        let ended = self.follow(child.as_mut(), outputs, control).await;
+        let ended = self.collect_outputs(child.as_mut(), outputs, control).await;
         if !child.is_terminated() {
             cancel.cancel();
             // Why the work ended is known already.
@@ -80,74 +81,78 @@ impl Run<'_> {
     }
 
     /// Takes what the child makes until all is stored, or until it is not wanted any more.
-    async fn follow(
+    async fn collect_outputs(
         &self,
-        mut child: impl FusedFuture<Output = Result<Report, Error>> + Unpin,
-        outputs: mpsc::Receiver<Output>,
+        mut child: impl FusedFuture<Output = Result<MediaTaskReport, TranscodeError>> + Unpin,
+        outputs: mpsc::Receiver<MediaTaskOutput>,
         mut control: impl Stream + Unpin,
-    ) -> Result<Ended, Error> {
-        let collect = Collector::new(self).await.run(outputs);
+    ) -> Result<PartRunOutcome, TranscodeError> {
+        let collect = PartOutputCollector::new(self).await.run(outputs);
         tokio::pin!(collect);
         let mut report = None;
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Ok(Ended::Stopped),
-                () = self.claim.lost().cancelled() => return Ok(Ended::Stopped),
+                () = self.stop.cancelled() => return Ok(PartRunOutcome::Stopped),
+                () = self.claim.lost_token().cancelled() => return Ok(PartRunOutcome::Stopped),
                 Some(_) = control.next() => {
-                    if self.job_is_over().await? {
-                        return Ok(Ended::JobOver);
+                    if self.is_job_over().await? {
+                        return Ok(PartRunOutcome::JobOver);
                     }
                 }
                 ended = &mut child, if report.is_none() => report = Some(ended?),
                 collected = &mut collect => {
-                    let Some(tracks) = collected? else { return Ok(Ended::JobOver) };
+                    let Some(tracks) = collected? else { return Ok(PartRunOutcome::JobOver) };
                     // The collector ends when the child closed its side, which it does only at its end.
                     let report = match report {
                         Some(report) => report,
                         None => child.await?,
                     };
-                    return Ok(Ended::Made { report, tracks: tracks.finish(self.work)? });
+                    return Ok(PartRunOutcome::Made { report, tracks: tracks.finish(self.work)? });
                 }
             }
         }
     }
 
-    async fn child(
+    async fn run_child(
         &self,
-        source: Arc<Object>,
-        out: mpsc::Sender<Output>,
+        source: Arc<StoredMediaSource>,
+        out: mpsc::Sender<MediaTaskOutput>,
         cancel: &CancellationToken,
-    ) -> Result<Report, Error> {
+    ) -> Result<MediaTaskReport, TranscodeError> {
         let plan = &self.job.plan;
-        let is_safe = self.claim.crashes() >= self.context.config.crashes_before_safe;
-        let care = if is_safe { Care::Safe } else { Care::Usual };
+        let is_safe = self.claim.crash_count() >= self.context.config.crashes_before_safe;
+        let care = if is_safe { EncodeMode::Safe } else { EncodeMode::Usual };
         let driver = &self.context.driver;
         let report = match self.work {
-            Work::Video { video, range } => {
-                driver.encode(source, spec::encode(plan, video, range, care)?, out, cancel).await?
+            PartWork::Video { video, range } => {
+                driver
+                    .encode_video(source, spec::build_encode_spec(plan, video, range, care)?, out, cancel)
+                    .await?
             }
-            Work::Audio(audio) => driver.audio(source, spec::audio(plan, audio)?, out, cancel).await?,
-            Work::Finish => return Err(Error::Unknown("a finish to encode".into())),
+            PartWork::Audio(audio) => {
+                driver.encode_audio(source, spec::build_audio_spec(plan, audio)?, out, cancel).await?
+            }
+            PartWork::Finish => return Err(TranscodeError::Unknown("a finish to encode".into())),
         };
         Ok(report)
     }
 
-    async fn job_is_over(&self) -> Result<bool, Error> {
-        is_over(&self.context.bus, self.job).await
+    async fn is_job_over(&self) -> Result<bool, TranscodeError> {
+        is_job_inactive(&self.context.bus, self.job).await
     }
 }
 
 /// True when the job is no longer active.
-pub(crate) async fn is_over(bus: &Bus, job: &job::Record) -> Result<bool, Error> {
-    let found = bus.load::<job::Record>(&job.job_id.to_string()).await?;
-    Ok(found.is_none_or(|held| held.record.status != job::Status::Active))
+pub(crate) async fn is_job_inactive(bus: &Bus, job: &job::JobRecord) -> Result<bool, TranscodeError> {
+    let found = bus.load_record::<job::JobRecord>(&job.job_id.to_string()).await?;
+    Ok(found.is_none_or(|held| held.record.status != job::JobStatus::Active))
 }
 
 /// Takes the child's outputs, stores them and keeps the claim and the progress alive.
-struct Collector<'a> {
-    run: &'a Run<'a>,
-    tracks: Tracks,
+struct PartOutputCollector<'a> {
+    run: &'a PartRun<'a>,
+    tracks: PartTracks,
     frames_done: u64,
     progress_at: Option<Instant>,
     is_playable_known: bool,
@@ -156,23 +161,26 @@ struct Collector<'a> {
 }
 
 /// An upload that ended, with the note to take.
-type Stored = Result<Option<Made>, Error>;
+type SegmentUploadResult = Result<Option<EncodedSegment>, TranscodeError>;
 
-impl<'a> Collector<'a> {
-    async fn new(run: &'a Run<'a>) -> Self {
-        let part = run.claim.record().await;
+impl<'a> PartOutputCollector<'a> {
+    async fn new(run: &'a PartRun<'a>) -> Self {
+        let part = run.claim.current_record().await;
         Self {
             run,
-            tracks: Tracks::new(run.work, &part),
+            tracks: PartTracks::new(run.work, &part),
             frames_done: 0,
             progress_at: None,
-            is_playable_known: !playable::concerns(&run.job.plan, run.part),
+            is_playable_known: !playable::is_first_part(&run.job.plan, run.part),
             renewed_segments: 0,
         }
     }
 
     /// Until the child closes its side and everything is stored. `None` when the job is over.
-    async fn run(mut self, mut outputs: mpsc::Receiver<Output>) -> Result<Option<Tracks>, Error> {
+    async fn run(
+        mut self,
+        mut outputs: mpsc::Receiver<MediaTaskOutput>,
+    ) -> Result<Option<PartTracks>, TranscodeError> {
         let config = &self.run.context.config;
         let interval = Duration::from_millis(config.renew_interval_ms.max(100));
         let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
@@ -183,74 +191,88 @@ impl<'a> Collector<'a> {
             tokio::select! {
                 biased;
                 Some(stored) = uploads.next() => {
-                    self.note(stored)?;
-                    if !self.first_playable().await? {
+                    self.record_upload(stored)?;
+                    if !self.renew_when_playable().await? {
                         return Ok(None);
                     }
                 }
                 output = outputs.recv(), if is_open && uploads.len() < config.puts_in_flight_max.max(1) => {
                     match output {
-                        Some(output) => uploads.extend(self.take(output)?),
+                        Some(output) => uploads.extend(self.prepare_uploads(output)?),
                         None => is_open = false,
                     }
                 }
                 _ = ticks.tick() => {
-                    if !self.renew().await? {
+                    if !self.renew_claim().await? {
                         return Ok(None);
                     }
                 }
             }
-            self.tell().await;
+            self.publish_progress().await;
         }
         Ok(Some(self.tracks))
     }
 
     /// Turns an output into an upload.
-    fn take(&mut self, output: Output) -> Result<VecDeque<impl Future<Output = Stored> + use<>>, Error> {
+    fn prepare_uploads(
+        &mut self,
+        output: MediaTaskOutput,
+    ) -> Result<VecDeque<impl Future<Output = SegmentUploadResult> + use<>>, TranscodeError> {
         let (name, bytes, made) = match output {
-            Output::Init { rendition, bytes } => {
-                self.tracks.init(rendition, &bytes)?;
-                (keys::init(self.tracks.name(rendition)?), bytes, None)
+            MediaTaskOutput::Init { rendition, bytes } => {
+                self.tracks.add_init(rendition, &bytes)?;
+                (keys::init_segment_path(self.tracks.rendition_name(rendition)?), bytes, None)
             }
-            Output::Segment { rendition, number, start_ticks, duration_ticks, timescale, bytes, .. } => {
+            MediaTaskOutput::Segment {
+                rendition,
+                number,
+                start_ticks,
+                duration_ticks,
+                timescale,
+                bytes,
+                ..
+            } => {
                 // The child counts audio segments from 0, keys and playlists count all from 1.
-                let number =
-                    if matches!(self.run.work, Work::Audio(_)) { number.saturating_add(1) } else { number };
+                let number = if matches!(self.run.work, PartWork::Audio(_)) {
+                    number.saturating_add(1)
+                } else {
+                    number
+                };
                 let size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                let segment = Segment { start_ticks, duration_ticks, size_bytes };
-                let made = Made { rendition, number, timescale, segment };
-                (keys::segment(self.tracks.name(rendition)?, number), bytes, Some(made))
+                let segment = StoredSegment { start_ticks, duration_ticks, size_bytes };
+                let made = EncodedSegment { rendition, number, timescale, segment };
+                (keys::segment_path(self.tracks.rendition_name(rendition)?, number), bytes, Some(made))
             }
-            Output::Progress { frames_done } => {
+            MediaTaskOutput::Progress { frames_done } => {
                 self.frames_done = frames_done;
                 return Ok(VecDeque::new());
             }
-            _ => return Err(Error::Unplanned("an output of another task".into())),
+            _ => return Err(TranscodeError::Unplanned("an output of another task".into())),
         };
         let key = format!("{}/{name}", self.run.job.prefix);
-        Ok(VecDeque::from([put(self.run.context.store.clone(), key, bytes, made)]))
+        Ok(VecDeque::from([put_segment(self.run.context.store.clone(), key, bytes, made)]))
     }
 
-    fn note(&mut self, stored: Stored) -> Result<(), Error> {
+    fn record_upload(&mut self, stored: SegmentUploadResult) -> Result<(), TranscodeError> {
         match stored? {
-            Some(made) => self.tracks.segment(made),
+            Some(made) => self.tracks.add_segment(made),
             None => Ok(()),
         }
     }
 
     /// Writes the first whole segment at once, so that playing can begin. False when the part or job is over.
-    async fn first_playable(&mut self) -> Result<bool, Error> {
-        if self.is_playable_known || self.tracks.segments_in_all() == 0 {
+    async fn renew_when_playable(&mut self) -> Result<bool, TranscodeError> {
+        if self.is_playable_known || self.tracks.common_segment_count() == 0 {
             return Ok(true);
         }
         self.is_playable_known = true;
-        self.renew().await
+        self.renew_claim().await
     }
 
     /// Shows that we live, with what is stored; reads whether the job still wants it. False when part or job are over.
-    async fn renew(&mut self) -> Result<bool, Error> {
-        let Run { context, job, part, claim, .. } = self.run;
-        let tracks = self.tracks.stored();
+    async fn renew_claim(&mut self) -> Result<bool, TranscodeError> {
+        let PartRun { context, job, part, claim, .. } = self.run;
+        let tracks = self.tracks.stored_tracks();
         let renewed = claim.renew(Outbox::new(), |record| record.tracks = tracks).await;
         match renewed {
             Ok(true) => {}
@@ -266,20 +288,20 @@ impl<'a> Collector<'a> {
             }
             Err(error) => return Err(error),
         }
-        let is_first = self.renewed_segments == 0 && self.tracks.segments_in_all() > 0;
+        let is_first = self.renewed_segments == 0 && self.tracks.common_segment_count() > 0;
         if is_first {
-            outage::over(&context.bus, job.media_id).await;
+            outage::clear_delay(&context.bus, job.media_id).await;
         }
-        if is_first && playable::concerns(&job.plan, part) {
-            match playable::announce(&context.bus, job).await {
+        if is_first && playable::is_first_part(&job.plan, part) {
+            match playable::mark_playable(&context.bus, job).await {
                 Ok(()) => {}
                 // It is the first renewal again next time.
                 Err(error) if error.is_outage() => return Ok(true),
                 Err(error) => return Err(error),
             }
         }
-        self.renewed_segments = self.tracks.segments_in_all();
-        match is_over(&context.bus, job).await {
+        self.renewed_segments = self.tracks.common_segment_count();
+        match is_job_inactive(&context.bus, job).await {
             Ok(is_over) => Ok(!is_over),
             Err(error) if error.is_outage() => Ok(true),
             Err(error) => Err(error),
@@ -287,34 +309,39 @@ impl<'a> Collector<'a> {
     }
 
     /// Tells how far the part is, at most once per `progress_interval_ms`. A lost message is no harm.
-    async fn tell(&mut self) {
-        let Run { context, job, part, .. } = self.run;
+    async fn publish_progress(&mut self) {
+        let PartRun { context, job, part, .. } = self.run;
         let interval = Duration::from_millis(context.config.progress_interval_ms);
         if self.frames_done == 0 || self.progress_at.is_some_and(|at| at.elapsed() < interval) {
             return;
         }
         self.progress_at = Some(Instant::now());
         let done_ms = match self.run.work {
-            Work::Video { video, .. } => plan::frames_ms(self.frames_done, video.frame_rate),
-            Work::Audio(audio) => {
+            PartWork::Video { video, .. } => plan::frames_to_ms(self.frames_done, video.frame_rate),
+            PartWork::Audio(audio) => {
                 self.frames_done.saturating_mul(1_000 * packaging::presentation::AUDIO_FRAME_SAMPLES)
                     / u64::from(audio.sample_rate_hz.max(1))
             }
-            Work::Finish => 0,
+            PartWork::Finish => 0,
         };
-        progress(&context.bus, job, part, done_ms).await;
+        publish_part_progress(&context.bus, job, part, done_ms).await;
     }
 }
 
-async fn put(store: Store, key: String, bytes: Bytes, made: Option<Made>) -> Stored {
+async fn put_segment(
+    store: Store,
+    key: String,
+    bytes: Bytes,
+    made: Option<EncodedSegment>,
+) -> SegmentUploadResult {
     store.put(&key, bytes).await?;
     Ok(made)
 }
 
 /// Publishes how far a part is.
-pub(crate) async fn progress(bus: &Bus, job: &job::Record, part: &str, done_ms: u64) {
-    let total_ms = plan::part_ms(&job.plan, part);
-    let progress = Progress {
+pub(crate) async fn publish_part_progress(bus: &Bus, job: &job::JobRecord, part: &str, done_ms: u64) {
+    let total_ms = plan::part_duration_ms(&job.plan, part);
+    let progress = JobPartProgress {
         job_id: job.job_id,
         media_id: job.media_id,
         owner: job.owner.clone(),
@@ -322,9 +349,9 @@ pub(crate) async fn progress(bus: &Bus, job: &job::Record, part: &str, done_ms: 
         done_ms: done_ms.min(total_ms),
         total_ms,
     };
-    let subject = subjects::progress(job.job_id, part);
-    let told = match nats::encode(&subject, &progress) {
-        Ok(payload) => bus.tell(subject, payload).await,
+    let subject = subjects::progress_subject(job.job_id, part);
+    let told = match nats::encode_message(&subject, &progress) {
+        Ok(payload) => bus.publish_core(subject, payload).await,
         Err(error) => Err(error),
     };
     if let Err(error) = told {

@@ -1,7 +1,7 @@
 //! What can go wrong in the stage, and whether to try again.
 
-use nats::Class;
-use packaging::{mpd::WriteError, plan::NothingToMake, presentation::Mismatch};
+use nats::FailureClass;
+use packaging::{mpd::ManifestWriteError, plan::NoEncodableTrack, presentation::PartPlanMismatch};
 use schemas::{fault::error_chain, job};
 
 use crate::check::MeasureError;
@@ -9,22 +9,22 @@ use crate::check::MeasureError;
 /// An error of the transcode stage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum TranscodeError {
     /// As the bus says.
     #[error("the bus failed")]
-    Bus(#[from] nats::Error),
+    Bus(#[from] nats::BusError),
     /// As the store says.
     #[error("the store failed")]
-    Store(#[from] store::Error),
+    Store(#[from] store::StoreError),
     /// Reject: the file is at fault. Fault: the media child failed, crashed or stalled. As the store says: it could not read.
     #[error("the media child ended without a result")]
-    Media(#[from] media::Fault),
+    Media(#[from] media::MediaTaskError),
     /// Reject: the child made something else than was planned, and would again.
     #[error("the output is not what was planned: {0}")]
     Unplanned(String),
     /// Reject: the parts do not add up.
     #[error("the parts do not add up")]
-    Parts(#[from] Mismatch),
+    Parts(#[from] PartPlanMismatch),
     /// Reject: the finished encode breaks rules.
     #[error("the encode does not conform: {0}")]
     Nonconforming(String),
@@ -33,10 +33,10 @@ pub enum Error {
     Measure(#[from] MeasureError),
     /// Reject: the manifest can't be written.
     #[error("the manifest can't be written")]
-    Manifest(#[from] WriteError),
+    Manifest(#[from] ManifestWriteError),
     /// Reject: the source holds nothing that could be encoded.
     #[error("nothing to make")]
-    Nothing(#[from] NothingToMake),
+    Nothing(#[from] NoEncodableTrack),
     /// Reject: the message names a job, part or profile that does not exist.
     #[error("{0} is not known")]
     Unknown(String),
@@ -64,14 +64,14 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl TranscodeError {
     /// A stable code for events, records and people.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Bus(source) => source.code(),
             Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.code(),
-            Self::Media(fault @ media::Fault::Source(source)) => {
-                store::Error::within(source).map_or(fault.code(), store::Error::code)
+            Self::Media(fault @ media::MediaTaskError::Source(source)) => {
+                store::StoreError::find_in_io_error(source).map_or(fault.code(), store::StoreError::code)
             }
             Self::Media(fault) => fault.code(),
             Self::Unplanned(_) => "output_unplanned",
@@ -79,7 +79,7 @@ impl Error {
             Self::Nonconforming(_) => "conformance_failed",
             Self::Measure(MeasureError::Malformed { .. }) => "output_malformed",
             Self::Manifest(_) => "manifest_failed",
-            Self::Nothing(_) => media::Code::MediaNoStreams.as_str(),
+            Self::Nothing(_) => media::MediaErrorCode::MediaNoStreams.as_str(),
             Self::Unknown(_) => "job_unknown",
             Self::Exhausted { .. } => "attempts_exhausted",
             Self::PartFailed { .. } => job::PART_FAILED,
@@ -88,23 +88,26 @@ impl Error {
     }
 
     /// What it says about the work.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> FailureClass {
         match self {
-            Self::Bus(source) => source.class(),
+            Self::Bus(source) => source.failure_class(),
             Self::Store(source) | Self::Measure(MeasureError::Store { source, .. }) => source.class(),
-            Self::Media(media::Fault::Source(source)) => {
-                store::Error::within(source).map_or(Class::Outage, store::Error::class)
-            }
+            Self::Media(media::MediaTaskError::Source(source)) => store::StoreError::find_in_io_error(source)
+                .map_or(FailureClass::Outage, store::StoreError::class),
             // A host that can't start its child is no worse for this part than for others.
-            Self::Media(media::Fault::Sandbox(_) | media::Fault::Spawn { .. }) => Class::Outage,
-            Self::Media(fault) if fault.verdict() == media::Verdict::Retry => Class::Fault,
-            _ => Class::Reject,
+            Self::Media(media::MediaTaskError::Sandbox(_) | media::MediaTaskError::Spawn { .. }) => {
+                FailureClass::Outage
+            }
+            Self::Media(fault) if fault.retry_decision() == media::MediaRetryDecision::Retry => {
+                FailureClass::Fault
+            }
+            _ => FailureClass::Reject,
         }
     }
 
     /// True when broker or store are away: waiting costs no try, since the work is not to blame.
     pub fn is_outage(&self) -> bool {
-        self.class() == Class::Outage
+        self.class() == FailureClass::Outage
     }
 
     /// True when the child itself broke down.
@@ -112,10 +115,10 @@ impl Error {
         matches!(
             self,
             Self::Media(
-                media::Fault::Crashed { .. }
-                    | media::Fault::Stalled { .. }
-                    | media::Fault::Protocol(_)
-                    | media::Fault::Failed { .. }
+                media::MediaTaskError::Crashed { .. }
+                    | media::MediaTaskError::Stalled { .. }
+                    | media::MediaTaskError::Protocol(_)
+                    | media::MediaTaskError::Failed { .. }
             )
         )
     }
@@ -126,8 +129,8 @@ impl Error {
     }
 }
 
-impl From<Error> for nats::Fault {
-    fn from(error: Error) -> Self {
+impl From<TranscodeError> for nats::StageFault {
+    fn from(error: TranscodeError) -> Self {
         let (class, code) = (error.class(), error.code());
         Self::new(class, code, error)
     }

@@ -5,26 +5,26 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use media::Output;
+use media::MediaTaskOutput;
 use nats::Outbox;
 use packaging::{mpd, playlist, presentation::Presentation};
 use schemas::{
-    job::{self, Part, PartStatus},
+    job::{self, JobPartRecord, JobPartStatus},
     keys,
-    media::{self as records, Encode},
+    media::{self as records, MediaEncode},
     subjects,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Context,
-    check::{self, Evidence, Severity},
-    claim::Claim,
+    TranscodeContext,
+    check::{self, ConformanceInput, FindingSeverity},
+    claim::PartClaim,
     close, encode,
-    error::Error,
+    error::TranscodeError,
     report,
-    source::Object,
+    source::StoredMediaSource,
     spec,
 };
 
@@ -32,62 +32,67 @@ use crate::{
 const FINDINGS_TOLD_MAX: usize = 3;
 
 /// Finishes a job whose parts are over.
-pub(crate) async fn finish(
-    context: &Context,
-    job: &job::Record,
-    claim: &Claim,
+pub(crate) async fn finish_job(
+    context: &TranscodeContext,
+    job: &job::JobRecord,
+    claim: &PartClaim,
     stop: &CancellationToken,
-) -> Result<(), Error> {
-    let parts = parts(context, job).await?;
-    if let Some(failed) = parts.iter().find(|part| part.status == PartStatus::Failed) {
+) -> Result<(), TranscodeError> {
+    let parts = load_parts(context, job).await?;
+    if let Some(failed) = parts.iter().find(|part| part.status == JobPartStatus::Failed) {
         let code = failed.code.clone().unwrap_or_else(|| job::PART_FAILED.to_owned());
         let detail = failed.detail.clone().unwrap_or_default();
-        return close::fail(context, job, &code, &detail).await;
+        return close::fail_job(context, job, &code, &detail).await;
     }
     let presentation = Presentation::assemble(&job.plan, &parts)?;
-    let has_poster = poster(context, job, stop).await?;
+    let has_poster = make_poster(context, job, stop).await?;
     let target = presentation.target_seconds();
     let playlists: BTreeMap<String, String> =
-        presentation.renditions().map(|r| (r.name.clone(), playlist::media(r, target))).collect();
+        presentation.renditions().map(|r| (r.name.clone(), playlist::render_media(r, target))).collect();
     let is_playable = !playlists.is_empty();
-    let multivariant = playlist::multivariant(&presentation);
-    let manifest = mpd::manifest(&presentation)?;
+    let multivariant = playlist::render_multivariant(&presentation);
+    let manifest = mpd::render_manifest(&presentation)?;
     let findings = if is_playable {
         let reads_max = context.config.check_reads_max;
-        let measured = check::measure(&context.store, &job.prefix, &presentation, reads_max).await?;
-        let evidence = Evidence {
+        let measured =
+            check::measure_presentation(&context.store, &job.prefix, &presentation, reads_max).await?;
+        let evidence = ConformanceInput {
             plan: &job.plan,
             multivariant: &multivariant,
             playlists: &playlists,
             manifest: &manifest,
             measured: &measured,
         };
-        check::verify(&evidence)
+        check::check_conformance(&evidence)
     } else {
         Vec::new()
     };
-    let asset = context.bus.load::<records::Record>(&job.media_id.to_string()).await?.map(|held| held.record);
-    let report = report::render(&report::Input {
+    let asset = context
+        .bus
+        .load_record::<records::MediaRecord>(&job.media_id.to_string())
+        .await?
+        .map(|held| held.record);
+    let report = report::render_report(&report::TranscodeReportInput {
         job,
         parts: &parts,
         presentation: &presentation,
         findings: &findings,
         technical: asset.as_ref().and_then(|a| a.technical.as_ref()),
-        versions: &context.driver.check().versions,
+        versions: &context.driver.self_check().versions,
     });
-    put(context, job, keys::REPORT, report).await?;
-    refuse_errors(&findings)?;
+    put_text(context, job, keys::REPORT, report).await?;
+    reject_errors(&findings)?;
     if is_playable {
         for (name, text) in playlists {
-            put(context, job, &keys::media_playlist(&name), text).await?;
+            put_text(context, job, &keys::media_playlist_path(&name), text).await?;
         }
-        put(context, job, keys::MANIFEST, manifest).await?;
-        put(context, job, keys::MULTIVARIANT, multivariant).await?;
+        put_text(context, job, keys::MANIFEST, manifest).await?;
+        put_text(context, job, keys::MULTIVARIANT, multivariant).await?;
     }
-    if !claim.renew(Outbox::new(), |_| {}).await? || encode::is_over(&context.bus, job).await? {
+    if !claim.renew(Outbox::new(), |_| {}).await? || encode::is_job_inactive(&context.bus, job).await? {
         return Ok(());
     }
-    let made = Encode {
+    let made = MediaEncode {
         number: job.encode,
         job_id: job.job_id,
         prefix: job.prefix.clone(),
@@ -95,48 +100,68 @@ pub(crate) async fn finish(
         renditions: presentation.renditions().map(|r| r.summary(target)).collect(),
         has_poster,
     };
-    close::succeed(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
-    claim.renew(Outbox::new(), |part| part.status = PartStatus::Done).await?;
+    close::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
+    claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())
 }
 
-async fn parts(context: &Context, job: &job::Record) -> Result<Vec<Part>, Error> {
+async fn load_parts(
+    context: &TranscodeContext,
+    job: &job::JobRecord,
+) -> Result<Vec<JobPartRecord>, TranscodeError> {
     let mut parts = Vec::with_capacity(job.parts.len());
     for name in &job.parts {
-        if let Some(held) = context.bus.load::<Part>(&subjects::part_key(job.job_id, name)).await? {
+        if let Some(held) =
+            context.bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, name)).await?
+        {
             parts.push(held.record);
         }
     }
     Ok(parts)
 }
 
-fn refuse_errors(findings: &[check::Finding]) -> Result<(), Error> {
+fn reject_errors(findings: &[check::ConformanceFinding]) -> Result<(), TranscodeError> {
     let errors: Vec<String> = findings
         .iter()
-        .filter(|finding| finding.severity == Severity::Error)
+        .filter(|finding| finding.severity == FindingSeverity::Error)
         .take(FINDINGS_TOLD_MAX)
         .map(|finding| format!("{:?} {}", finding.rule, finding.detail))
         .collect();
-    if errors.is_empty() { Ok(()) } else { Err(Error::Nonconforming(errors.join("; "))) }
+    if errors.is_empty() { Ok(()) } else { Err(TranscodeError::Nonconforming(errors.join("; "))) }
 }
 
-async fn put(context: &Context, job: &job::Record, name: &str, text: String) -> Result<(), Error> {
+async fn put_text(
+    context: &TranscodeContext,
+    job: &job::JobRecord,
+    name: &str,
+    text: String,
+) -> Result<(), TranscodeError> {
     context.store.put(&format!("{}/{name}", job.prefix), text).await?;
     Ok(())
 }
 
 /// Takes the poster. A moving medium does without one when none can be taken; a still image is nothing else.
-async fn poster(context: &Context, job: &job::Record, stop: &CancellationToken) -> Result<bool, Error> {
+async fn make_poster(
+    context: &TranscodeContext,
+    job: &job::JobRecord,
+    stop: &CancellationToken,
+) -> Result<bool, TranscodeError> {
     let Some(wanted) = &job.plan.poster else { return Ok(false) };
     context.store.head(&job.plan.source_key).await?;
-    let source = Object::new(context.store.clone(), job.plan.source_key.clone(), job.plan.source_bytes);
+    let source =
+        StoredMediaSource::new(context.store.clone(), job.plan.source_key.clone(), job.plan.source_bytes);
     let (sender, mut outputs) = mpsc::channel(2);
-    let taken = context.driver.stills(Arc::new(source), spec::poster(&job.plan, wanted), sender, stop);
+    let taken = context.driver.extract_stills(
+        Arc::new(source),
+        spec::build_poster_spec(&job.plan, wanted),
+        sender,
+        stop,
+    );
     let collected = async {
         let mut picture = None;
         while let Some(output) = outputs.recv().await {
-            if let Output::Image { bytes, .. } = output {
+            if let MediaTaskOutput::Image { bytes, .. } = output {
                 picture = picture.or(Some(bytes));
             }
         }
@@ -149,8 +174,10 @@ async fn poster(context: &Context, job: &job::Record, stop: &CancellationToken) 
             context.store.put(&format!("{}/{}", job.prefix, keys::POSTER), bytes).await?;
             Ok(true)
         }
-        (Err(fault), _) if is_still || fault.verdict() == media::Verdict::Retry => Err(fault.into()),
-        (Ok(_), None) if is_still => Err(Error::Unplanned("no picture".into())),
+        (Err(fault), _) if is_still || fault.retry_decision() == media::MediaRetryDecision::Retry => {
+            Err(fault.into())
+        }
+        (Ok(_), None) if is_still => Err(TranscodeError::Unplanned("no picture".into())),
         (Ok(_), None) => Ok(false),
         (Err(fault), _) => {
             tracing::warn!(%fault, media.id = %job.media_id, "no poster could be taken");

@@ -5,7 +5,7 @@
 //!   `progress.<job_id>.<part>`.
 //! - Stores: records of jobs and parts, status and encode of the medium; init and media segments, playlists, manifest,
 //!   poster and `report.json` below the encode's folder.
-//! - Limits: [`Config`] and [`packaging::Profile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the media child.
+//! - Limits: [`TranscodeConfig`] and [`packaging::EncodeProfile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the media child.
 //!
 //! A part is one range of the output frame grid in every rung, or one whole audio track. Its claim record is its fence:
 //! whoever loses a compare-and-set stops, deletes nothing and does not acknowledge. Keys carry the digest of the options
@@ -39,8 +39,8 @@ use schemas::subjects;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, DEFAULT_PROFILE};
-pub use error::Error;
+pub use config::{DEFAULT_PROFILE, TranscodeConfig};
+pub use error::TranscodeError;
 pub use schemas::job::TRANSCODE as KIND;
 
 /// Durable of the planner on EVENTS.
@@ -48,11 +48,11 @@ pub const PLAN_DURABLE: &str = "transcode-plan";
 
 /// What every part of the stage works with.
 #[derive(Debug)]
-pub(crate) struct Context {
+pub(crate) struct TranscodeContext {
     pub(crate) bus: Bus,
     pub(crate) store: Store,
-    pub(crate) driver: Arc<media::Driver>,
-    pub(crate) config: Config,
+    pub(crate) driver: Arc<media::MediaDriver>,
+    pub(crate) config: TranscodeConfig,
     /// Random name of this process.
     pub(crate) worker: String,
 }
@@ -60,41 +60,42 @@ pub(crate) struct Context {
 /// Runs planner and parts until `shutdown` fires, then lets running parts finish within the grace time.
 ///
 /// Fails when the durables are not there or the configured profile does not exist.
-pub async fn run(
+pub async fn run_transcode(
     bus: Bus,
     store: Store,
-    driver: impl Into<Arc<media::Driver>>,
-    config: Config,
+    driver: impl Into<Arc<media::MediaDriver>>,
+    config: TranscodeConfig,
     shutdown: CancellationToken,
-) -> Result<(), nats::Error> {
-    if config.profile(&config.profile).is_none() {
-        return Err(nats::Error::Invalid {
+) -> Result<(), nats::BusError> {
+    if config.find_profile(&config.profile).is_none() {
+        return Err(nats::BusError::Invalid {
             what: format!("transcode.profile {}: no such profile", config.profile),
         });
     }
-    let worker = data_encoding::HEXLOWER.encode(&nats::fresh_id());
-    let context = Arc::new(Context { bus: bus.clone(), store, driver: driver.into(), config, worker });
-    let plans = consume::Queue {
+    let worker = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
+    let context =
+        Arc::new(TranscodeContext { bus: bus.clone(), store, driver: driver.into(), config, worker });
+    let plans = consume::StageQueue {
         stream: subjects::EVENTS.to_owned(),
         durables: vec![PLAN_DURABLE.to_owned()],
         wake: vec![
-            subjects::events_of::<schemas::media::Stored>(),
-            subjects::events_of::<schemas::media::Reopened>(),
+            subjects::event_filter::<schemas::media::MediaStored>(),
+            subjects::event_filter::<schemas::media::MediaReopened>(),
         ],
     };
-    let parts = consume::Queue {
+    let parts = consume::StageQueue {
         stream: subjects::JOBS.to_owned(),
-        durables: subjects::Priority::ALL
+        durables: subjects::JobPriority::ALL
             .iter()
-            .map(|priority| format!("{KIND}-{}", priority.token()))
+            .map(|priority| format!("{KIND}-{}", priority.subject_token()))
             .collect(),
-        wake: vec![subjects::jobs_of(KIND)],
+        wake: vec![subjects::job_filter(KIND)],
     };
-    let planner = Arc::new(planner::Planner { context: Arc::clone(&context) });
-    let maker = Arc::new(part::Parts::new(Arc::clone(&context)));
+    let planner = Arc::new(planner::TranscodePlanner { context: Arc::clone(&context) });
+    let maker = Arc::new(part::PartProcessor::new(Arc::clone(&context)));
     let planning =
-        consume::run(bus.clone(), plans, planner, context.config.planner.clone(), shutdown.clone());
-    let making = consume::run(bus, parts, maker, context.config.parts.clone(), shutdown);
+        consume::run_stage(bus.clone(), plans, planner, context.config.planner.clone(), shutdown.clone());
+    let making = consume::run_stage(bus, parts, maker, context.config.parts.clone(), shutdown);
     tokio::try_join!(planning, making)?;
     Ok(())
 }

@@ -3,47 +3,47 @@
 use nats::{Bus, Outbox};
 use packaging::{plan, playlist};
 use schemas::{
-    job::{self, Part, Plan},
-    media::{self, Encode, Playable, Status},
+    job::{self, EncodePlan, JobPartRecord},
+    media::{self, MediaEncode, MediaPlayable, MediaStatus},
     subjects,
 };
 
-use crate::error::Error;
+use crate::error::TranscodeError;
 
 /// Whether the first segments of `part` are among those that playing begins with.
-pub(crate) fn concerns(plan: &Plan, part: &str) -> bool {
+pub(crate) fn is_first_part(plan: &EncodePlan, part: &str) -> bool {
     first_parts(plan).iter().any(|first| first == part)
 }
 
 /// Names of the parts that playing begins with.
-fn first_parts(plan: &Plan) -> Vec<String> {
-    let video = plan.video.as_ref().map(|_| plan::video_part(0));
+fn first_parts(plan: &EncodePlan) -> Vec<String> {
+    let video = plan.video.as_ref().map(|_| plan::video_part_name(0));
     let audio = plan.audio.first().map(|audio| audio.name.clone());
     video.into_iter().chain(audio).collect()
 }
 
 /// Marks the medium as playable when all first segments are there; whoever stores the last of them comes here last.
-pub(crate) async fn announce(bus: &Bus, job: &job::Record) -> Result<(), Error> {
+pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(), TranscodeError> {
     let mut parts = Vec::new();
     for name in first_parts(&job.plan) {
-        if let Some(held) = bus.load::<Part>(&subjects::part_key(job.job_id, &name)).await? {
+        if let Some(held) = bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, &name)).await? {
             parts.push(held.record);
         }
     }
-    if playlist::growing(&job.plan, &parts).is_none() {
+    if playlist::render_growing(&job.plan, &parts).is_none() {
         return Ok(());
     }
-    bus.change::<media::Record>(&job.media_id.to_string(), |found| {
+    bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
         let found = found?;
         // An encode that plays is not replaced by one that has just begun.
-        if !matches!(found.status, Status::Stored | Status::Failed) {
+        if !matches!(found.status, MediaStatus::Stored | MediaStatus::Failed) {
             return None;
         }
         let mut record = found.clone();
-        record.status = Status::Playable;
+        record.status = MediaStatus::Playable;
         (record.code, record.detail) = (None, None);
         record.changed_at_ms = nats::now_ms();
-        record.encode = Some(Encode {
+        record.encode = Some(MediaEncode {
             number: job.encode,
             job_id: job.job_id,
             prefix: job.prefix.clone(),
@@ -51,13 +51,13 @@ pub(crate) async fn announce(bus: &Bus, job: &job::Record) -> Result<(), Error> 
             renditions: Vec::new(),
             has_poster: false,
         });
-        let event = Playable {
+        let event = MediaPlayable {
             media_id: job.media_id,
             owner: job.owner.clone(),
             job_id: job.job_id,
             encode: job.encode,
         };
-        Some((record, Outbox::new().event(&event)))
+        Some((record, Outbox::new().with_event(&event)))
     })
     .await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "playable");

@@ -2,40 +2,40 @@
 
 use packaging::presentation::Presentation;
 use schemas::{
-    job::{self, Part},
-    media::Technical,
+    job::{self, JobPartRecord},
+    media::TechnicalMetadata,
 };
 use serde::Serialize;
 
-use crate::check::{Finding, Severity};
+use crate::check::{ConformanceFinding, FindingSeverity};
 
 /// What the report is made of.
-pub(crate) struct Input<'a> {
-    pub(crate) job: &'a job::Record,
-    pub(crate) parts: &'a [Part],
+pub(crate) struct TranscodeReportInput<'a> {
+    pub(crate) job: &'a job::JobRecord,
+    pub(crate) parts: &'a [JobPartRecord],
     pub(crate) presentation: &'a Presentation,
-    pub(crate) findings: &'a [Finding],
-    pub(crate) technical: Option<&'a Technical>,
-    pub(crate) versions: &'a media::Versions,
+    pub(crate) findings: &'a [ConformanceFinding],
+    pub(crate) technical: Option<&'a TechnicalMetadata>,
+    pub(crate) versions: &'a media::FfmpegVersions,
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct TranscodeReport<'a> {
     media_id: String,
     job_id: String,
     encode: u32,
     options_digest: &'a str,
     profile: &'a str,
-    probe: Option<&'a Technical>,
+    probe: Option<&'a TechnicalMetadata>,
     reasons: &'a [String],
     duration_ms: u64,
     video: Option<&'a job::VideoPlan>,
     audio: &'a [job::AudioPlan],
-    renditions: Vec<schemas::media::Rendition>,
+    renditions: Vec<schemas::media::EncodedRendition>,
     parts: Vec<PartReport<'a>>,
     findings: Vec<FindingReport<'a>>,
-    timings: Timings,
-    versions: &'a media::Versions,
+    timings: TranscodeTimings,
+    versions: &'a media::FfmpegVersions,
 }
 
 #[derive(Serialize)]
@@ -56,7 +56,7 @@ struct FindingReport<'a> {
 }
 
 #[derive(Serialize)]
-struct Timings {
+struct TranscodeTimings {
     planned_at_ms: u64,
     finished_at_ms: u64,
     wall_ms: u64,
@@ -65,12 +65,12 @@ struct Timings {
 }
 
 /// Renders the report as JSON.
-pub(crate) fn render(input: &Input<'_>) -> String {
-    let Input { job, parts, presentation, findings, technical, versions } = *input;
+pub(crate) fn render_report(input: &TranscodeReportInput<'_>) -> String {
+    let TranscodeReportInput { job, parts, presentation, findings, technical, versions } = *input;
     let now_ms = nats::now_ms();
     let cpu_ms: u64 = parts.iter().map(|part| part.cpu_ms).sum();
     let minutes = job.plan.duration_ms as f64 / 60_000.0;
-    let report = Report {
+    let report = TranscodeReport {
         media_id: job.media_id.to_string(),
         job_id: job.job_id.to_string(),
         encode: job.encode,
@@ -97,11 +97,11 @@ pub(crate) fn render(input: &Input<'_>) -> String {
             .iter()
             .map(|finding| FindingReport {
                 rule: format!("{:?}", finding.rule),
-                is_error: finding.severity == Severity::Error,
+                is_error: finding.severity == FindingSeverity::Error,
                 detail: &finding.detail,
             })
             .collect(),
-        timings: Timings {
+        timings: TranscodeTimings {
             planned_at_ms: job.created_at_ms,
             finished_at_ms: now_ms,
             wall_ms: now_ms.saturating_sub(job.created_at_ms),

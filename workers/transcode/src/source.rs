@@ -8,19 +8,19 @@ use store::Store;
 
 /// An object of the store as the media child reads it.
 #[derive(Debug)]
-pub(crate) struct Object {
+pub(crate) struct StoredMediaSource {
     store: Store,
     key: String,
     size_bytes: u64,
 }
 
-impl Object {
+impl StoredMediaSource {
     pub(crate) const fn new(store: Store, key: String, size_bytes: u64) -> Self {
         Self { store, key, size_bytes }
     }
 }
 
-impl media::Source for Object {
+impl media::MediaByteSource for StoredMediaSource {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

@@ -1,12 +1,12 @@
 //! From the plan's words to the media child's.
 
-use media::{AudioSpec, EncodeSpec, Preset, Profile, Ratio, StillsSpec};
+use media::{AudioSpec, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec};
 use schemas::{
-    job::{AudioPlan, Plan, PosterPlan, Range, VideoPlan},
+    job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, VideoPlan},
     media::Rational,
 };
 
-use crate::error::Error;
+use crate::error::TranscodeError;
 
 /// JPEG quantiser of posters, 2 (best) to 31.
 const POSTER_QUANTIZER: u8 = 4;
@@ -16,7 +16,7 @@ const DECODE_THREADS: u16 = 2;
 
 /// How careful a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Care {
+pub(crate) enum EncodeMode {
     /// As fast as the machine allows.
     Usual,
     /// One decoder thread, after crashes. Encoders always have one thread per rung and the output does not depend on the
@@ -25,52 +25,57 @@ pub(crate) enum Care {
 }
 
 /// One range, all rungs; rendition `n` is rung `n` of the plan.
-pub(crate) fn encode(plan: &Plan, video: &VideoPlan, range: Range, care: Care) -> Result<EncodeSpec, Error> {
+pub(crate) fn build_encode_spec(
+    plan: &EncodePlan,
+    video: &VideoPlan,
+    range: FrameRange,
+    care: EncodeMode,
+) -> Result<EncodeSpec, TranscodeError> {
     let rungs = video.rungs.iter().zip(0_u16..).map(|(rung, rendition)| {
-        Ok(media::Rung {
+        Ok(media::EncodeRung {
             rendition,
             width: rung.width,
             height: rung.height,
-            crf: crf(rung.crf),
+            crf: to_crf(rung.crf),
             rate_bits_per_second_max: rung.rate_max_bps,
             buffer_bits: rung.buffer_bits,
-            profile: profile(&rung.profile)?,
-            level: u8::try_from(rung.level).map_err(|_| unknown("level", rung.level))?,
-            threads: u16::try_from(rung.threads).map_err(|_| unknown("threads", rung.threads))?,
+            profile: parse_profile(&rung.profile)?,
+            level: u8::try_from(rung.level).map_err(|_| unknown_value("level", rung.level))?,
+            threads: u16::try_from(rung.threads).map_err(|_| unknown_value("threads", rung.threads))?,
         })
     });
     Ok(EncodeSpec {
         stream: video.stream_index,
         origin_us: plan.origin_us,
-        frame_rate: ratio(video.frame_rate),
+        frame_rate: to_media_ratio(video.frame_rate),
         start_frame: range.start_frame,
         frame_count: u32::try_from(range.frame_count)
-            .map_err(|_| unknown("frame count", range.frame_count))?,
+            .map_err(|_| unknown_value("frame count", range.frame_count))?,
         first_segment: range.first_segment,
         segment_frames: video.segment_frames,
         gop_frames: video.gop_frames,
         deinterlace: video.deinterlace,
-        decode_threads: if care == Care::Safe { 1 } else { DECODE_THREADS },
-        preset: preset(&video.preset)?,
-        rungs: rungs.collect::<Result<_, Error>>()?,
+        decode_threads: if care == EncodeMode::Safe { 1 } else { DECODE_THREADS },
+        preset: parse_preset(&video.preset)?,
+        rungs: rungs.collect::<Result<_, TranscodeError>>()?,
     })
 }
 
 /// One audio track; it is rendition 0.
-pub(crate) fn audio(plan: &Plan, audio: &AudioPlan) -> Result<AudioSpec, Error> {
+pub(crate) fn build_audio_spec(plan: &EncodePlan, audio: &AudioPlan) -> Result<AudioSpec, TranscodeError> {
     Ok(AudioSpec {
         stream: audio.stream_index,
         origin_us: plan.origin_us,
         rendition: 0,
         duration_samples: audio.duration_samples,
-        segment_seconds: ratio(audio.segment_seconds),
+        segment_seconds: to_media_ratio(audio.segment_seconds),
         rate_bits_per_second: u32::try_from(audio.bit_rate_bps)
-            .map_err(|_| unknown("rate", audio.bit_rate_bps))?,
+            .map_err(|_| unknown_value("rate", audio.bit_rate_bps))?,
     })
 }
 
 /// The poster.
-pub(crate) fn poster(plan: &Plan, poster: &PosterPlan) -> StillsSpec {
+pub(crate) fn build_poster_spec(plan: &EncodePlan, poster: &PosterPlan) -> StillsSpec {
     StillsSpec {
         stream: poster.stream_index,
         origin_us: plan.origin_us,
@@ -81,36 +86,36 @@ pub(crate) fn poster(plan: &Plan, poster: &PosterPlan) -> StillsSpec {
     }
 }
 
-fn ratio(value: Rational) -> Ratio {
-    Ratio::new(value.num, value.den)
+fn to_media_ratio(value: Rational) -> MediaRatio {
+    MediaRatio::new(value.num, value.den)
 }
 
-fn crf(value: u32) -> f32 {
+fn to_crf(value: u32) -> f32 {
     u8::try_from(value).map_or(51.0, f32::from)
 }
 
-fn profile(name: &str) -> Result<Profile, Error> {
+fn parse_profile(name: &str) -> Result<H264Profile, TranscodeError> {
     match name {
-        "baseline" => Ok(Profile::Baseline),
-        "main" => Ok(Profile::Main),
-        "high" => Ok(Profile::High),
-        other => Err(unknown("profile", other)),
+        "baseline" => Ok(H264Profile::Baseline),
+        "main" => Ok(H264Profile::Main),
+        "high" => Ok(H264Profile::High),
+        other => Err(unknown_value("profile", other)),
     }
 }
 
-fn preset(name: &str) -> Result<Preset, Error> {
+fn parse_preset(name: &str) -> Result<EncoderPreset, TranscodeError> {
     match name {
-        "ultrafast" => Ok(Preset::Ultrafast),
-        "superfast" => Ok(Preset::Superfast),
-        "veryfast" => Ok(Preset::Veryfast),
-        "faster" => Ok(Preset::Faster),
-        "fast" => Ok(Preset::Fast),
-        "medium" => Ok(Preset::Medium),
-        "slow" => Ok(Preset::Slow),
-        other => Err(unknown("preset", other)),
+        "ultrafast" => Ok(EncoderPreset::Ultrafast),
+        "superfast" => Ok(EncoderPreset::Superfast),
+        "veryfast" => Ok(EncoderPreset::Veryfast),
+        "faster" => Ok(EncoderPreset::Faster),
+        "fast" => Ok(EncoderPreset::Fast),
+        "medium" => Ok(EncoderPreset::Medium),
+        "slow" => Ok(EncoderPreset::Slow),
+        other => Err(unknown_value("preset", other)),
     }
 }
 
-fn unknown(what: &str, value: impl std::fmt::Display) -> Error {
-    Error::Unknown(format!("{what} {value:.40}"))
+fn unknown_value(what: &str, value: impl std::fmt::Display) -> TranscodeError {
+    TranscodeError::Unknown(format!("{what} {value:.40}"))
 }

@@ -2,22 +2,22 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
-use packaging::{mpd, playlist, presentation::Presentation, testing::example};
-use schemas::job::Plan;
+use packaging::{mpd, playlist, presentation::Presentation, testing::build_example};
+use schemas::job::EncodePlan;
 
 use crate::{
     boxes,
-    check::{self, Evidence, Measured, MeasuredSegment, Rule, Severity},
+    check::{self, ConformanceInput, ConformanceRule, FindingSeverity, MeasuredRendition, MeasuredSegment},
 };
 
 /// What the store would hold if it held what the parts say.
-fn measured(plan: &Plan, presentation: &Presentation) -> BTreeMap<String, Measured> {
+fn measured(plan: &EncodePlan, presentation: &Presentation) -> BTreeMap<String, MeasuredRendition> {
     let gop = plan.video.as_ref().map_or(1, |v| u64::from(v.gop_frames) * u64::from(v.frame_rate.den));
     let all = presentation.renditions().map(|rendition| {
-        let audio = boxes::Kind::Audio { channels: 2, sample_rate_hz: 48_000 };
+        let audio = boxes::Mp4TrackKind::Audio { channels: 2, sample_rate_hz: 48_000 };
         let kind = plan.video.iter().flat_map(|v| &v.rungs).find(|r| r.name == rendition.name).map_or(
             audio,
-            |rung| boxes::Kind::Video {
+            |rung| boxes::Mp4TrackKind::Video {
                 width: rung.width,
                 height: rung.height,
                 level: rung.level,
@@ -25,12 +25,12 @@ fn measured(plan: &Plan, presentation: &Presentation) -> BTreeMap<String, Measur
                 has_parameter_sets: true,
             },
         );
-        let is_video = matches!(kind, boxes::Kind::Video { .. });
+        let is_video = matches!(kind, boxes::Mp4TrackKind::Video { .. });
         let sample_ticks = if is_video { u64::from(rendition.timescale) / 25 } else { 1_024 };
         let segments = rendition.segments.iter().map(|s| {
             let sync = s.duration_ticks.div_ceil(gop * sample_ticks);
             MeasuredSegment {
-                fragment: boxes::Fragment {
+                fragment: boxes::Mp4Fragment {
                     start_ticks: s.start_ticks,
                     duration_ticks: s.duration_ticks,
                     sample_count: usize::try_from(s.duration_ticks / sample_ticks).unwrap(),
@@ -44,47 +44,54 @@ fn measured(plan: &Plan, presentation: &Presentation) -> BTreeMap<String, Measur
                     .then_some(boxes::FirstPicture { is_idr: true, has_parameter_sets: false }),
             }
         });
-        let init = boxes::Init::for_test(kind, rendition.timescale, &rendition.codecs);
-        (rendition.name.clone(), Measured { init, init_sha256: String::new(), segments: segments.collect() })
+        let init = boxes::InitSegment::for_test(kind, rendition.timescale, &rendition.codecs);
+        (
+            rendition.name.clone(),
+            MeasuredRendition { init, init_sha256: String::new(), segments: segments.collect() },
+        )
     });
     all.collect()
 }
 
 struct Case {
-    plan: Plan,
+    plan: EncodePlan,
     multivariant: String,
     playlists: BTreeMap<String, String>,
     manifest: String,
-    measured: BTreeMap<String, Measured>,
+    measured: BTreeMap<String, MeasuredRendition>,
 }
 
 impl Case {
     fn new() -> Self {
-        let (plan, parts) = example();
+        let (plan, parts) = build_example();
         let presentation = Presentation::assemble(&plan, &parts).unwrap();
         let target = presentation.target_seconds();
         Self {
-            multivariant: playlist::multivariant(&presentation),
+            multivariant: playlist::render_multivariant(&presentation),
             playlists: presentation
                 .renditions()
-                .map(|r| (r.name.clone(), playlist::media(r, target)))
+                .map(|r| (r.name.clone(), playlist::render_media(r, target)))
                 .collect(),
-            manifest: mpd::manifest(&presentation).unwrap(),
+            manifest: mpd::render_manifest(&presentation).unwrap(),
             measured: measured(&plan, &presentation),
             plan,
         }
     }
 
-    fn errors(&self) -> Vec<(Rule, String)> {
-        let evidence = Evidence {
+    fn errors(&self) -> Vec<(ConformanceRule, String)> {
+        let evidence = ConformanceInput {
             plan: &self.plan,
             multivariant: &self.multivariant,
             playlists: &self.playlists,
             manifest: &self.manifest,
             measured: &self.measured,
         };
-        let findings = check::verify(&evidence);
-        findings.into_iter().filter(|f| f.severity == Severity::Error).map(|f| (f.rule, f.detail)).collect()
+        let findings = check::check_conformance(&evidence);
+        findings
+            .into_iter()
+            .filter(|f| f.severity == FindingSeverity::Error)
+            .map(|f| (f.rule, f.detail))
+            .collect()
     }
 
     fn swap(&mut self, from: &str, to: &str) {
@@ -115,7 +122,8 @@ fn a_good_encode_passes() {
 
 #[test]
 fn each_rule_finds_its_fault() {
-    let check = |rule: Rule, what: &str, change: &dyn Fn(&mut Case)| {
+    use ConformanceRule as Rule;
+    let check = |rule: ConformanceRule, what: &str, change: &dyn Fn(&mut Case)| {
         let mut case = Case::new();
         change(&mut case);
         let errors = case.errors();
@@ -132,19 +140,27 @@ fn each_rule_finds_its_fault() {
     check(Rule::A4, "another size", &|c| c.swap("RESOLUTION=640x360", "RESOLUTION=642x360"));
     check(Rule::A4, "another rate", &|c| c.swap("FRAME-RATE=25.000", "FRAME-RATE=30.000"));
     check(Rule::A4, "a higher level than needed", &|c| {
-        if let boxes::Kind::Video { level, .. } = &mut c.measured.get_mut("v234").unwrap().init.kind {
+        if let boxes::Mp4TrackKind::Video { level, .. } = &mut c.measured.get_mut("v234").unwrap().init.kind {
             *level = 51;
         }
     });
     check(Rule::A6, "not SDR", &|c| c.swap("VIDEO-RANGE=SDR", "VIDEO-RANGE=PQ"));
     check(Rule::A8, "still growing", &|c| c.swap_media("v360", "#EXT-X-ENDLIST\n", ""));
     check(Rule::A8, "event", &|c| c.swap_media("v360", "TYPE:VOD", "TYPE:EVENT"));
-    check(Rule::A8, "another target", &|c| c.swap_media("a0", "TARGETDURATION:7", "TARGETDURATION:8"));
-    check(Rule::A8, "too long a segment", &|c| c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:8.000000"));
+    check(Rule::A8, "another target", &|c| {
+        c.swap_media("a0", "TARGETDURATION:7", "TARGETDURATION:8");
+    });
+    check(Rule::A8, "too long a segment", &|c| {
+        c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:8.000000");
+    });
     check(Rule::A8, "a low version", &|c| c.swap_media("v234", "VERSION:6", "VERSION:3"));
     check(Rule::A8, "a missing playlist", &|c| drop(c.playlists.remove("a0")));
-    check(Rule::A9, "a wrong duration", &|c| c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:6.050000"));
-    check(Rule::A9, "a missing entry", &|c| c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", ""));
+    check(Rule::A9, "a wrong duration", &|c| {
+        c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:6.050000");
+    });
+    check(Rule::A9, "a missing entry", &|c| {
+        c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", "");
+    });
     check(Rule::A10, "no IDR", &|c| {
         c.segment("v360", 4).first_picture =
             Some(boxes::FirstPicture { is_idr: false, has_parameter_sets: false });
@@ -179,7 +195,9 @@ fn each_rule_finds_its_fault() {
     check(Rule::B17, "no alignment", &|c| c.swap_manifest("segmentAlignment=\"true\" ", ""));
     check(Rule::B17, "no language", &|c| c.swap_manifest(" lang=\"en\"", ""));
     check(Rule::B18, "no brand", &|c| c.measured.get_mut("a0").unwrap().init.brands.clear());
-    check(Rule::B18, "an edit list", &|c| c.measured.get_mut("v360").unwrap().init.has_edit_list = true);
+    check(Rule::B18, "an edit list", &|c| {
+        c.measured.get_mut("v360").unwrap().init.has_edit_list = true;
+    });
 }
 
 /// A fragmented file as FFmpeg makes it, cut into its init segment and its fragments.
@@ -229,16 +247,17 @@ fn real_video_is_read() {
         "high",
     ];
     let (init, fragments) = real_file(folder.path(), &encoder);
-    let read = boxes::init(&init).unwrap();
+    let read = boxes::read_init_segment(&init).unwrap();
     assert_eq!((read.codecs.as_str(), read.timescale, read.has_edit_list), ("avc1.64000d", 12_800, false));
     assert!(read.brands.iter().any(|b| b == "cmfc"), "{:?}", read.brands);
-    let boxes::Kind::Video { width, height, level, length_bytes, has_parameter_sets } = read.kind else {
+    let boxes::Mp4TrackKind::Video { width, height, level, length_bytes, has_parameter_sets } = read.kind
+    else {
         panic!("no video")
     };
     assert_eq!((width, height, level, length_bytes, has_parameter_sets), (320, 180, 13, 4, true));
     let mut next = 0;
     for (bytes, samples) in fragments.iter().zip([50, 50, 25]) {
-        let fragment = boxes::fragment(&read, bytes).unwrap();
+        let fragment = boxes::read_fragment(&read, bytes).unwrap();
         assert_eq!(
             (fragment.start_ticks, fragment.sample_count, fragment.duration_ticks),
             (next, samples, 512 * u64::try_from(samples).unwrap())
@@ -247,7 +266,8 @@ fn real_video_is_read() {
             (fragment.sync_ticks.as_slice(), fragment.size_bytes),
             ([0].as_slice(), u64::try_from(bytes.len()).unwrap())
         );
-        let picture = boxes::first_picture(&bytes[fragment.first_sample_offset..], length_bytes).unwrap();
+        let picture =
+            boxes::read_first_picture(&bytes[fragment.first_sample_offset..], length_bytes).unwrap();
         assert_eq!(picture, boxes::FirstPicture { is_idr: true, has_parameter_sets: false });
         next += fragment.duration_ticks;
     }
@@ -261,12 +281,12 @@ fn real_audio_is_read() {
         folder.path(),
         &["sine=duration=2:sample_rate=48000", "-ac", "2", "-c:a", "aac", "-frag_duration", "1000000"],
     );
-    let read = boxes::init(&init).unwrap();
+    let read = boxes::read_init_segment(&init).unwrap();
     assert_eq!((read.codecs.as_str(), read.timescale), ("mp4a.40.2", 48_000));
-    assert_eq!(read.kind, boxes::Kind::Audio { channels: 2, sample_rate_hz: 48_000 });
+    assert_eq!(read.kind, boxes::Mp4TrackKind::Audio { channels: 2, sample_rate_hz: 48_000 });
     assert!(!fragments.is_empty());
     for bytes in &fragments {
-        let fragment = boxes::fragment(&read, bytes).unwrap();
+        let fragment = boxes::read_fragment(&read, bytes).unwrap();
         assert_eq!(fragment.size_bytes, u64::try_from(bytes.len()).unwrap());
     }
 }
@@ -276,30 +296,33 @@ fn damaged_files_are_refused_and_never_crash() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = ["testsrc2=size=64x64:rate=25:duration=1", "-pix_fmt", "yuv420p", "-c:v", "libx264"];
     let (init, fragments) = real_file(folder.path(), &encoder);
-    let read = boxes::init(&init).unwrap();
-    let good = boxes::fragment(&read, &fragments[0]).unwrap();
+    let read = boxes::read_init_segment(&init).unwrap();
+    let good = boxes::read_fragment(&read, &fragments[0]).unwrap();
     for length in 0..init.len() {
-        assert!(boxes::init(&init[..length]).is_err(), "init cut at {length}");
+        assert!(boxes::read_init_segment(&init[..length]).is_err(), "init cut at {length}");
     }
     for length in 0..good.first_sample_offset {
-        assert!(boxes::fragment(&read, &fragments[0][..length]).is_err(), "segment cut at {length}");
+        assert!(boxes::read_fragment(&read, &fragments[0][..length]).is_err(), "segment cut at {length}");
     }
     // Every byte changed in turn: refused or read, but always an answer.
     let mut answers = 0;
     for at in 0..init.len() {
         let mut bytes = init.clone();
         bytes[at] ^= 0xff;
-        answers += usize::from(boxes::init(&bytes).is_ok() || boxes::init(&bytes).is_err());
+        answers += usize::from(
+            boxes::read_init_segment(&bytes).is_ok() || boxes::read_init_segment(&bytes).is_err(),
+        );
     }
     for at in 0..good.first_sample_offset {
         let mut bytes = fragments[0].clone();
         bytes[at] ^= 0xff;
-        answers +=
-            usize::from(boxes::fragment(&read, &bytes).is_ok_and(|f| f.sample_count > boxes::SAMPLES_MAX));
+        answers += usize::from(
+            boxes::read_fragment(&read, &bytes).is_ok_and(|f| f.sample_count > boxes::SAMPLES_MAX),
+        );
     }
     assert_eq!(answers, init.len());
-    assert!(boxes::first_picture(&[0, 0, 0, 200, 0x65], 4).is_ok_and(|p| p.is_idr));
+    assert!(boxes::read_first_picture(&[0, 0, 0, 200, 0x65], 4).is_ok_and(|p| p.is_idr));
     for sample in [&[][..], &[0, 0, 0], &[0, 0, 0, 0, 9], &[0, 0, 0, 200, 6], &[0xff; 4]] {
-        assert!(boxes::first_picture(sample, 4).is_err(), "{sample:?}");
+        assert!(boxes::read_first_picture(sample, 4).is_err(), "{sample:?}");
     }
 }

@@ -3,21 +3,21 @@
 //! A repeated part keeps the tracks of the try before until it has passed them, so that a growing playlist never shrinks.
 
 use data_encoding::HEXLOWER;
-use packaging::plan::Work;
+use packaging::plan::PartWork;
 use schemas::{
-    job::{Part, Segment, Track},
+    job::{JobPartRecord, StoredSegment, StoredTrack},
     media::Rational,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    boxes::{self, Kind},
-    error::Error,
+    boxes::{self, Mp4TrackKind},
+    error::TranscodeError,
 };
 
 /// One rendition that the part makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Expected {
+struct ExpectedRendition {
     name: String,
     /// Width and height in pixels; `None` for sound.
     size: Option<(u32, u32)>,
@@ -25,18 +25,18 @@ struct Expected {
 
 /// The tracks of a running part.
 #[derive(Debug)]
-pub(crate) struct Tracks {
-    expected: Vec<Expected>,
+pub(crate) struct PartTracks {
+    expected: Vec<ExpectedRendition>,
     first_segment: u32,
     /// What this try made.
-    made: Vec<Option<Track>>,
+    made: Vec<Option<StoredTrack>>,
     /// What earlier tries left.
-    before: Vec<Track>,
+    before: Vec<StoredTrack>,
 }
 
 /// A segment the child made.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Made {
+pub(crate) struct EncodedSegment {
     /// Which rendition.
     pub(crate) rendition: u16,
     /// Its number in the rendition, from 1.
@@ -44,47 +44,49 @@ pub(crate) struct Made {
     /// Ticks per second.
     pub(crate) timescale: u32,
     /// Times and size.
-    pub(crate) segment: Segment,
+    pub(crate) segment: StoredSegment,
 }
 
-impl Tracks {
+impl PartTracks {
     /// The tracks that `work` will have; `part` holds what earlier tries stored.
-    pub(crate) fn new(work: Work<'_>, part: &Part) -> Self {
+    pub(crate) fn new(work: PartWork<'_>, part: &JobPartRecord) -> Self {
         let (expected, first_segment) = match work {
-            Work::Video { video, range } => {
+            PartWork::Video { video, range } => {
                 let rungs = video.rungs.iter();
                 let all = rungs
-                    .map(|r| Expected { name: r.name.clone(), size: Some((r.width, r.height)) })
+                    .map(|r| ExpectedRendition { name: r.name.clone(), size: Some((r.width, r.height)) })
                     .collect();
                 (all, range.first_segment)
             }
-            Work::Audio(audio) => (vec![Expected { name: audio.name.clone(), size: None }], 1),
-            Work::Finish => (Vec::new(), 1),
+            PartWork::Audio(audio) => (vec![ExpectedRendition { name: audio.name.clone(), size: None }], 1),
+            PartWork::Finish => (Vec::new(), 1),
         };
         let made = vec![None; expected.len()];
         Self { expected, first_segment, made, before: part.tracks.clone() }
     }
 
     /// Folder name of a rendition.
-    pub(crate) fn name(&self, rendition: u16) -> Result<&str, Error> {
+    pub(crate) fn rendition_name(&self, rendition: u16) -> Result<&str, TranscodeError> {
         let expected = self.expected.get(usize::from(rendition));
-        expected.map(|e| e.name.as_str()).ok_or_else(|| Error::Unplanned(format!("rendition {rendition}")))
+        expected
+            .map(|e| e.name.as_str())
+            .ok_or_else(|| TranscodeError::Unplanned(format!("rendition {rendition}")))
     }
 
     /// Takes note of an init segment.
-    pub(crate) fn init(&mut self, rendition: u16, bytes: &[u8]) -> Result<(), Error> {
-        let name = self.name(rendition)?.to_owned();
-        let init =
-            boxes::init(bytes).map_err(|why| Error::Unplanned(format!("init segment of {name}: {why}")))?;
+    pub(crate) fn add_init(&mut self, rendition: u16, bytes: &[u8]) -> Result<(), TranscodeError> {
+        let name = self.rendition_name(rendition)?.to_owned();
+        let init = boxes::read_init_segment(bytes)
+            .map_err(|why| TranscodeError::Unplanned(format!("init segment of {name}: {why}")))?;
         let size = match init.kind {
-            Kind::Video { width, height, .. } => Some((width, height)),
-            Kind::Audio { .. } => None,
+            Mp4TrackKind::Video { width, height, .. } => Some((width, height)),
+            Mp4TrackKind::Audio { .. } => None,
         };
         let slot = usize::from(rendition);
         if self.expected.get(slot).is_none_or(|e| e.size != size) {
-            return Err(Error::Unplanned(format!("{name} holds {:?}", init.kind)));
+            return Err(TranscodeError::Unplanned(format!("{name} holds {:?}", init.kind)));
         }
-        let track = Track {
+        let track = StoredTrack {
             rendition: name,
             timescale: init.timescale,
             init_sha256: HEXLOWER.encode(&Sha256::digest(bytes)),
@@ -100,11 +102,11 @@ impl Tracks {
     }
 
     /// Takes note of a stored segment; they come by number.
-    pub(crate) fn segment(&mut self, made: Made) -> Result<(), Error> {
-        let name = self.name(made.rendition)?.to_owned();
+    pub(crate) fn add_segment(&mut self, made: EncodedSegment) -> Result<(), TranscodeError> {
+        let name = self.rendition_name(made.rendition)?.to_owned();
         let track = self.made.get_mut(usize::from(made.rendition)).and_then(Option::as_mut);
         let Some(track) = track else {
-            return Err(Error::Unplanned(format!("{name}: a segment before the init")));
+            return Err(TranscodeError::Unplanned(format!("{name}: a segment before the init")));
         };
         let next = u64::from(track.first_segment) + u64::try_from(track.segments.len()).unwrap_or(0);
         let follows = track
@@ -112,19 +114,22 @@ impl Tracks {
             .last()
             .is_none_or(|l| l.start_ticks + l.duration_ticks == made.segment.start_ticks);
         if u64::from(made.number) != next || track.timescale != made.timescale || !follows {
-            return Err(Error::Unplanned(format!("{name}: segment {} where {next} was due", made.number)));
+            return Err(TranscodeError::Unplanned(format!(
+                "{name}: segment {} where {next} was due",
+                made.number
+            )));
         }
         track.segments.push(made.segment);
         Ok(())
     }
 
     /// Segments that every rendition has.
-    pub(crate) fn segments_in_all(&self) -> usize {
+    pub(crate) fn common_segment_count(&self) -> usize {
         self.made.iter().map(|track| track.as_ref().map_or(0, |t| t.segments.len())).min().unwrap_or(0)
     }
 
     /// What playlists may show: of each rendition the longer of what this try and earlier ones stored.
-    pub(crate) fn stored(&self) -> Vec<Track> {
+    pub(crate) fn stored_tracks(&self) -> Vec<StoredTrack> {
         let mut all = Vec::new();
         for (expected, made) in self.expected.iter().zip(&self.made) {
             let before = self.before.iter().find(|t| t.rendition == expected.name);
@@ -139,24 +144,30 @@ impl Tracks {
     }
 
     /// The tracks of a finished try: every rendition whole, as long as planned.
-    pub(crate) fn finish(self, work: Work<'_>) -> Result<Vec<Track>, Error> {
+    pub(crate) fn finish(self, work: PartWork<'_>) -> Result<Vec<StoredTrack>, TranscodeError> {
         let mut tracks = Vec::new();
         for (expected, made) in self.expected.into_iter().zip(self.made) {
-            let track = made.ok_or_else(|| Error::Unplanned(format!("{} was not made", expected.name)))?;
+            let track =
+                made.ok_or_else(|| TranscodeError::Unplanned(format!("{} was not made", expected.name)))?;
             let ticks: u64 = track.segments.iter().map(|s| s.duration_ticks).sum();
             let is_whole = match work {
-                Work::Video { video, range } => {
-                    lasts(ticks, track.timescale, range.frame_count, video.frame_rate)
+                PartWork::Video { video, range } => {
+                    has_duration(ticks, track.timescale, range.frame_count, video.frame_rate)
                 }
-                Work::Audio(audio) => {
+                PartWork::Audio(audio) => {
                     let frame = packaging::presentation::AUDIO_FRAME_SAMPLES;
                     let samples = audio.duration_samples.div_ceil(frame) * frame;
-                    lasts(ticks, track.timescale, samples, Rational { num: audio.sample_rate_hz, den: 1 })
+                    has_duration(
+                        ticks,
+                        track.timescale,
+                        samples,
+                        Rational { num: audio.sample_rate_hz, den: 1 },
+                    )
                 }
-                Work::Finish => true,
+                PartWork::Finish => true,
             };
             if !is_whole {
-                return Err(Error::Unplanned(format!("{} lasts {ticks} ticks", expected.name)));
+                return Err(TranscodeError::Unplanned(format!("{} lasts {ticks} ticks", expected.name)));
             }
             tracks.push(track);
         }
@@ -164,7 +175,7 @@ impl Tracks {
     }
 }
 
-fn lasts(ticks: u64, timescale: u32, count: u64, rate: Rational) -> bool {
+fn has_duration(ticks: u64, timescale: u32, count: u64, rate: Rational) -> bool {
     u128::from(ticks) * u128::from(rate.num)
         == u128::from(count) * u128::from(rate.den) * u128::from(timescale)
 }
@@ -189,17 +200,17 @@ mod tests {
         }
     }
 
-    fn part(tracks: Vec<Track>) -> Part {
-        Part { attempt: 1, tracks, ..Part::new(JobId::from_bytes([1; 16]), "a0") }
+    fn part(tracks: Vec<StoredTrack>) -> JobPartRecord {
+        JobPartRecord { attempt: 1, tracks, ..JobPartRecord::new(JobId::from_bytes([1; 16]), "a0") }
     }
 
-    fn track(segments: usize) -> Track {
-        let segment = |n: usize| Segment {
+    fn track(segments: usize) -> StoredTrack {
+        let segment = |n: usize| StoredSegment {
             start_ticks: 1_024 * u64::try_from(n).unwrap(),
             duration_ticks: 1_024,
             size_bytes: 9,
         };
-        Track {
+        StoredTrack {
             rendition: "a0".into(),
             timescale: 48_000,
             init_sha256: "x".into(),
@@ -210,38 +221,38 @@ mod tests {
         }
     }
 
-    fn made(number: u32, start_ticks: u64) -> Made {
-        let segment = Segment { start_ticks, duration_ticks: 1_024, size_bytes: 9 };
-        Made { rendition: 0, number, timescale: 48_000, segment }
+    fn made(number: u32, start_ticks: u64) -> EncodedSegment {
+        let segment = StoredSegment { start_ticks, duration_ticks: 1_024, size_bytes: 9 };
+        EncodedSegment { rendition: 0, number, timescale: 48_000, segment }
     }
 
     #[test]
     fn what_was_not_planned_is_refused() {
         let audio = plan();
-        let mut tracks = Tracks::new(Work::Audio(&audio), &part(Vec::new()));
-        assert!(tracks.init(1, &[]).is_err(), "a foreign rendition");
-        assert!(tracks.init(0, b"not a file").is_err(), "not an init segment");
-        assert!(tracks.segment(made(1, 0)).is_err(), "a segment before the init");
+        let mut tracks = PartTracks::new(PartWork::Audio(&audio), &part(Vec::new()));
+        assert!(tracks.add_init(1, &[]).is_err(), "a foreign rendition");
+        assert!(tracks.add_init(0, b"not a file").is_err(), "not an init segment");
+        assert!(tracks.add_segment(made(1, 0)).is_err(), "a segment before the init");
         tracks.made[0] = Some(track(0));
-        assert!(tracks.segment(made(2, 0)).is_err(), "a number left out");
-        tracks.segment(made(1, 0)).unwrap();
-        assert!(tracks.segment(made(1, 1_024)).is_err(), "a number twice");
-        assert!(tracks.segment(made(2, 2_048)).is_err(), "a gap");
-        tracks.segment(made(2, 1_024)).unwrap();
-        assert!(tracks.finish(Work::Audio(&audio)).is_err(), "too short");
+        assert!(tracks.add_segment(made(2, 0)).is_err(), "a number left out");
+        tracks.add_segment(made(1, 0)).unwrap();
+        assert!(tracks.add_segment(made(1, 1_024)).is_err(), "a number twice");
+        assert!(tracks.add_segment(made(2, 2_048)).is_err(), "a gap");
+        tracks.add_segment(made(2, 1_024)).unwrap();
+        assert!(tracks.finish(PartWork::Audio(&audio)).is_err(), "too short");
     }
 
     #[test]
     fn a_repeat_never_shows_less() {
         let audio = plan();
-        let mut tracks = Tracks::new(Work::Audio(&audio), &part(vec![track(3)]));
-        let shown = |tracks: &Tracks| tracks.stored().first().map_or(0, |t| t.segments.len());
-        assert_eq!((shown(&tracks), tracks.segments_in_all()), (3, 0));
+        let mut tracks = PartTracks::new(PartWork::Audio(&audio), &part(vec![track(3)]));
+        let shown = |tracks: &PartTracks| tracks.stored_tracks().first().map_or(0, |t| t.segments.len());
+        assert_eq!((shown(&tracks), tracks.common_segment_count()), (3, 0));
         tracks.made[0] = Some(track(0));
         for number in 1..=4_u32 {
-            tracks.segment(made(number, 1_024 * u64::from(number - 1))).unwrap();
+            tracks.add_segment(made(number, 1_024 * u64::from(number - 1))).unwrap();
             assert_eq!(shown(&tracks), usize::try_from(number.max(3)).unwrap());
         }
-        assert_eq!(tracks.finish(Work::Audio(&audio)).unwrap()[0].segments.len(), 4);
+        assert_eq!(tracks.finish(PartWork::Audio(&audio)).unwrap()[0].segments.len(), 4);
     }
 }

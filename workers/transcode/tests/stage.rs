@@ -6,10 +6,10 @@ mod site;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use nats::{Held, Outbox, Role};
+use nats::{Outbox, Role, VersionedRecord};
 use schemas::{
-    job::{self, Part, PartStatus},
-    media::{self as records, Status},
+    job::{self, JobPartRecord, JobPartStatus},
+    media::{self as records, MediaStatus},
     subjects,
 };
 use site::{Clip, Site, config};
@@ -22,7 +22,7 @@ async fn a_clip_becomes_ready_and_decodes() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 9, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
 
     let encode = asset.encode.unwrap();
@@ -63,8 +63,8 @@ async fn a_repeated_delivery_changes_nothing() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
-    site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
     let prefix = asset.encode.as_ref().unwrap().prefix.clone();
     let before = site.objects(&prefix).await;
     let events = site.event_kinds().await;
@@ -72,8 +72,8 @@ async fn a_repeated_delivery_changes_nothing() {
     // Every message of the job once more, as a broker that lost its acks would send them.
     let admin = site.broker.bus(Role::Admin).await;
     for part in ["a0", "v0000", "finish"] {
-        let subject = subjects::job_part("transcode", subjects::Priority::P1, clip.job_id, part);
-        let task = job::Task { job_id: clip.job_id, part: part.into() };
+        let subject = subjects::job_part_subject("transcode", subjects::JobPriority::P1, clip.job_id, part);
+        let task = job::JobPartTask { job_id: clip.job_id, part: part.into() };
         admin.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
     }
     site.wait_queue_empty(LIMIT).await;
@@ -89,7 +89,7 @@ async fn two_workers_share_and_a_lost_one_is_replaced() {
     let site = Site::start().await;
     let quiet = site.upload(Clip { seconds: 16, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(quiet.media_id, Status::Ready, LIMIT).await;
+    let asset = site.wait_status(quiet.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     let expected = site.media_objects(&asset.encode.unwrap().prefix).await;
 
@@ -100,12 +100,12 @@ async fn two_workers_share_and_a_lost_one_is_replaced() {
     assert_eq!(workers.len(), 2, "both work: {running:?}");
     // Gone without a word: no ack, no nak, its claims stay behind.
     first.vanish().await;
-    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     second.stop().await;
     let found = site.media_objects(&asset.encode.unwrap().prefix).await;
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let parts = site.parts(clip.job_id).await;
-    assert!(parts.iter().all(|part| part.status == PartStatus::Done && part.attempt <= 2), "{parts:?}");
+    assert!(parts.iter().all(|part| part.status == JobPartStatus::Done && part.attempt <= 2), "{parts:?}");
     let retried = parts.iter().filter(|part| part.attempt == 2).count();
     assert!((1..=2).contains(&retried), "only what the lost worker held is done again: {parts:?}");
 }
@@ -116,7 +116,7 @@ async fn a_disturbed_run_writes_the_same_bytes() {
     let clip = Clip { seconds: 10, ..Clip::default() };
     let quiet = site.upload(clip).await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(quiet.media_id, Status::Ready, LIMIT).await;
+    let asset = site.wait_status(quiet.media_id, MediaStatus::Ready, LIMIT).await;
     let expected = site.media_objects(&asset.encode.unwrap().prefix).await;
     worker.stop().await;
 
@@ -125,7 +125,7 @@ async fn a_disturbed_run_writes_the_same_bytes() {
     site.wait_claims(disturbed.job_id, 1, LIMIT).await;
     worker.vanish().await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(disturbed.media_id, Status::Ready, LIMIT).await;
+    let asset = site.wait_status(disturbed.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     let found = site.media_objects(&asset.encode.unwrap().prefix).await;
     assert!(found == expected, "objects differ: {:?} and {:?}", found.keys(), expected.keys());
@@ -140,7 +140,7 @@ async fn whoever_loses_the_claim_stops() {
     // Another worker takes the part, as it would from one that was stopped for long.
     let bus = site.broker.bus(Role::Transcode).await;
     let stolen = bus
-        .change::<Part>(&subjects::part_key(clip.job_id, &held.part), |part| {
+        .change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, &held.part), |part| {
             let mut part = part?.clone();
             part.attempt += 1;
             part.worker = "another".into();
@@ -152,11 +152,11 @@ async fn whoever_loses_the_claim_stops() {
         .unwrap();
     // The displaced one writes nothing more into the record and does not take it back while the thief counts as alive;
     // afterwards the work goes on.
-    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     let part = site.parts(clip.job_id).await.into_iter().find(|part| part.part == held.part).unwrap();
     assert!(part.attempt > stolen.record.attempt, "the part was claimed anew: {part:?}");
-    assert_eq!(asset.status, Status::Ready);
+    assert_eq!(asset.status, MediaStatus::Ready);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,19 +167,19 @@ async fn a_cancelled_job_stops_within_two_seconds() {
     site.wait_claims(clip.job_id, 1, LIMIT).await;
     site.wait(LIMIT, "a running child", async || site::children() > 0).await;
     let bus = site.broker.bus(Role::Transcode).await;
-    bus.change::<job::Record>(&clip.job_id.to_string(), |job| {
+    bus.change_record::<job::JobRecord>(&clip.job_id.to_string(), |job| {
         let mut job = job?.clone();
-        job.status = job::Status::Cancelled;
+        job.status = job::JobStatus::Cancelled;
         Some((job, Outbox::new()))
     })
     .await
     .unwrap();
     let ingress = site.broker.bus(Role::Ingress).await;
-    ingress.tell(subjects::control_job(clip.job_id), Vec::new()).await.unwrap();
+    ingress.publish_core(subjects::job_cancel_subject(clip.job_id), Vec::new()).await.unwrap();
     site.wait(Duration::from_secs(2), "no child left", async || site::children() == 0).await;
     site.wait_queue_empty(LIMIT).await;
     worker.stop().await;
-    assert_eq!(site.job(clip.job_id).await.status, job::Status::Cancelled);
+    assert_eq!(site.job(clip.job_id).await.status, job::JobStatus::Cancelled);
     assert!(!site.event_kinds().await.iter().any(|kind| kind == "media.ready" || kind == "job.failed"));
 }
 
@@ -189,24 +189,24 @@ async fn a_removed_medium_is_not_planned_and_its_queued_parts_are_dropped() {
     let removed = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
     let bus = site.broker.bus(Role::Admin).await;
     let key = removed.media_id.to_string();
-    bus.change::<schemas::media::Record>(&key, |asset| {
-        Some((schemas::media::Record { removed_at_ms: Some(1), ..asset?.clone() }, Outbox::new()))
+    bus.change_record::<schemas::media::MediaRecord>(&key, |asset| {
+        Some((schemas::media::MediaRecord { removed_at_ms: Some(1), ..asset?.clone() }, Outbox::new()))
     })
     .await
     .unwrap();
     // A part that waited in the queue while everything of its medium was purged.
-    let subject = subjects::job_part("transcode", subjects::Priority::P1, removed.job_id, "v0000");
-    let task = job::Task { job_id: removed.job_id, part: "v0000".into() };
+    let subject = subjects::job_part_subject("transcode", subjects::JobPriority::P1, removed.job_id, "v0000");
+    let task = job::JobPartTask { job_id: removed.job_id, part: "v0000".into() };
     bus.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
     let next = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    site.wait_status(next.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(next.media_id, MediaStatus::Ready, LIMIT).await;
     site.wait_queue_empty(LIMIT).await;
     worker.stop().await;
-    assert!(bus.load::<job::Record>(&removed.job_id.to_string()).await.unwrap().is_none());
+    assert!(bus.load_record::<job::JobRecord>(&removed.job_id.to_string()).await.unwrap().is_none());
     let dead = bus.context().get_stream(subjects::DEAD).await.unwrap();
     assert_eq!(dead.cached_info().state.messages, 0, "nothing was given up");
-    assert!(site.objects(&schemas::keys::media(removed.media_id)).await.len() <= 1, "only the source");
+    assert!(site.objects(&schemas::keys::media_prefix(removed.media_id)).await.len() <= 1, "only the source");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +216,7 @@ async fn a_killed_child_costs_one_try() {
     let worker = site.worker(config()).await;
     site.wait(LIMIT, "a running child", async || site::children() > 0).await;
     site::kill_children();
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     let parts = site.parts(clip.job_id).await;
     assert!(parts.iter().any(|part| part.attempt == 2 && part.crashes == 1), "{parts:?}");
@@ -233,8 +233,8 @@ async fn children_that_always_die_fail_the_job() {
     let bus = site.broker.bus(Role::Admin).await;
     site.wait(LIMIT, "a failed job", async || {
         site::kill_children();
-        let job = bus.load::<job::Record>(&clip.job_id.to_string()).await.unwrap();
-        job.is_some_and(|held| held.record.status == job::Status::Failed)
+        let job = bus.load_record::<job::JobRecord>(&clip.job_id.to_string()).await.unwrap();
+        job.is_some_and(|held| held.record.status == job::JobStatus::Failed)
     })
     .await;
     worker.stop().await;
@@ -251,9 +251,9 @@ async fn a_broker_restart_costs_nothing() {
     let clip = site.upload(Clip { seconds: 30, size: "1280x720", ..Clip::default() }).await;
     let worker = site.worker(config()).await;
     site.wait_claims(clip.job_id, 1, LIMIT).await;
-    site.broker.kill().await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
-    site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    site.broker.kill_and_wait().await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
     worker.stop().await;
     let parts = site.parts(clip.job_id).await;
     assert!(parts.iter().all(|part| part.attempt == 1), "nothing was done twice: {parts:?}");
@@ -272,7 +272,7 @@ async fn a_stopped_worker_hands_its_part_back() {
     assert!(asked.elapsed() < Duration::from_secs(2), "stopping took {:?}", asked.elapsed());
     assert_eq!(site::children(), 0);
     let worker = site.worker(config).await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     let parts = site.parts(clip.job_id).await;
     assert!(parts.iter().all(|part| part.attempt == 1), "stopping costs no try: {parts:?}");
@@ -283,16 +283,18 @@ async fn it_plays_while_it_grows() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 120, size: "1280x720", ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(clip.media_id, Status::Playable, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Playable, LIMIT).await;
     let job = site.job(clip.job_id).await;
-    assert_eq!(job.status, job::Status::Active);
+    assert_eq!(job.status, job::JobStatus::Active);
     let bus = site.broker.bus(Role::Ingress).await;
-    let mut follower = packaging::Follower::new();
-    let part = async |key: String| bus.load::<Part>(&key).await.map(|held| held.map(|held| held.record));
-    let parts = follower.parts(&job, part).await.unwrap();
-    let growing = packaging::playlist::growing(&job.plan, &parts).unwrap();
+    let mut follower = packaging::GrowingPartReader::new();
+    let part = async |key: String| {
+        bus.load_record::<JobPartRecord>(&key).await.map(|held| held.map(|held| held.record))
+    };
+    let parts = follower.read_playable_parts(&job, part).await.unwrap();
+    let growing = packaging::playlist::render_growing(&job.plan, &parts).unwrap();
     assert!(growing.contains("v180/event.m3u8") && growing.contains("a0/event.m3u8"), "{growing}");
-    let event = packaging::playlist::event(&job.plan, &parts, "v180").unwrap();
+    let event = packaging::playlist::render_event(&job.plan, &parts, "v180").unwrap();
     assert!(event.contains("1.m4s") && !event.contains("ENDLIST"), "{event}");
     let prefix = asset.encode.unwrap().prefix;
     // What the playlist names is there and decodes.
@@ -308,7 +310,7 @@ async fn sound_alone_and_pictures_alone() {
     let pictures = site.upload(Clip { seconds: 5, has_audio: false, ..Clip::default() }).await;
     let still = site.upload(Clip { is_still: true, ..Clip::default() }).await;
     let names = async |media_id| -> Vec<String> {
-        let encode = site.wait_status(media_id, Status::Ready, LIMIT).await.encode.unwrap();
+        let encode = site.wait_status(media_id, MediaStatus::Ready, LIMIT).await.encode.unwrap();
         encode.renditions.into_iter().map(|r| r.name).collect()
     };
     assert_eq!(names(sound.media_id).await, ["a0"]);
@@ -324,11 +326,11 @@ async fn sound_alone_and_pictures_alone() {
 async fn a_source_that_is_gone_fails_the_job() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
-    site.store.delete(&schemas::keys::source(clip.media_id)).await.unwrap();
+    site.store.delete(&schemas::keys::source_key(clip.media_id)).await.unwrap();
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(clip.media_id, Status::Failed, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Failed, LIMIT).await;
     assert_eq!(asset.code.as_deref(), Some("object_not_found"));
-    let job = site.wait_job(clip.job_id, job::Status::Failed, LIMIT).await;
+    let job = site.wait_job(clip.job_id, job::JobStatus::Failed, LIMIT).await;
     assert_eq!(job.code.as_deref(), Some("object_not_found"));
     site.wait_queue_empty(LIMIT).await;
     worker.stop().await;
@@ -344,33 +346,33 @@ async fn damaged_output_fails_the_check() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 9, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
-    site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
     let prefix = asset.encode.unwrap().prefix;
     // A segment of another rung under this name: right in itself, wrong in its place.
     let other = site.object(&prefix, "v90/2.m4s").await;
     site.store.put(&format!("{prefix}/v180/2.m4s"), other).await.unwrap();
     let bus = site.broker.bus(Role::Transcode).await;
-    bus.change::<job::Record>(&clip.job_id.to_string(), |job| {
+    bus.change_record::<job::JobRecord>(&clip.job_id.to_string(), |job| {
         let mut job = job?.clone();
-        job.status = job::Status::Active;
+        job.status = job::JobStatus::Active;
         Some((job, Outbox::new()))
     })
     .await
     .unwrap();
-    bus.change::<Part>(&subjects::part_key(clip.job_id, "finish"), |part| {
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, "finish"), |part| {
         let mut part = part?.clone();
-        part.status = PartStatus::Claimed;
+        part.status = JobPartStatus::Claimed;
         part.last_seen_ms = 0;
         Some((part, Outbox::new()))
     })
     .await
     .unwrap();
     let admin = site.broker.bus(Role::Admin).await;
-    let subject = subjects::job_part("transcode", subjects::Priority::P1, clip.job_id, "finish");
-    let task = job::Task { job_id: clip.job_id, part: "finish".into() };
+    let subject = subjects::job_part_subject("transcode", subjects::JobPriority::P1, clip.job_id, "finish");
+    let task = job::JobPartTask { job_id: clip.job_id, part: "finish".into() };
     admin.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
-    let job = site.wait_job(clip.job_id, job::Status::Failed, LIMIT).await;
+    let job = site.wait_job(clip.job_id, job::JobStatus::Failed, LIMIT).await;
     assert_eq!(job.code.as_deref(), Some("conformance_failed"), "{:?}", job.detail);
     worker.stop().await;
 }
@@ -384,9 +386,14 @@ async fn nothing_to_make_fails_the_medium() {
     stored.technical.audio.clear();
     asset.technical = Some(stored.technical.clone());
     let media_id = asset.media_id;
-    bus.commit(&mut Held::<records::Record>::new(asset), Outbox::new().event(&stored)).await.unwrap();
+    bus.commit_record(
+        &mut VersionedRecord::<records::MediaRecord>::new(asset),
+        Outbox::new().with_event(&stored),
+    )
+    .await
+    .unwrap();
     let worker = site.worker(config()).await;
-    let asset = site.wait_status(media_id, Status::Failed, LIMIT).await;
+    let asset = site.wait_status(media_id, MediaStatus::Failed, LIMIT).await;
     assert_eq!(asset.code.as_deref(), Some("media_no_streams"));
     worker.stop().await;
 }
@@ -396,18 +403,18 @@ async fn a_title_is_not_made_again_once_its_job_is_kept_no_more() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
-    let job = site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let job = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
     assert!(job.kept_until_ms > job.ended_at_ms, "the write that ends a job says how long it is kept");
     worker.stop().await;
     // Its time is over, and every event comes again.
     let admin = site.broker.bus(Role::Admin).await;
     let context = admin.context();
-    let jobs = context.get_stream(subjects::kv_stream("jobs")).await.unwrap();
-    jobs.purge().filter(subjects::kv("jobs", ">")).await.unwrap();
+    let jobs = context.get_stream(subjects::kv_stream_name("jobs")).await.unwrap();
+    jobs.purge().filter(subjects::kv_subject("jobs", ">")).await.unwrap();
     context.delete_consumer_from_stream(transcode::PLAN_DURABLE, subjects::EVENTS).await.unwrap();
-    let settings = nats::topology::Settings::default();
-    nats::topology::apply(context, &settings).await.unwrap();
+    let settings = nats::topology::TopologySettings::default();
+    nats::topology::apply_topology(context, &settings).await.unwrap();
     let worker = site.worker(config()).await;
     let events = context.get_stream(subjects::EVENTS).await.unwrap();
     site.wait(LIMIT, "the event handled again", async || {
@@ -416,7 +423,7 @@ async fn a_title_is_not_made_again_once_its_job_is_kept_no_more() {
     })
     .await;
     worker.stop().await;
-    assert!(admin.load::<job::Record>(&clip.job_id.to_string()).await.unwrap().is_none());
+    assert!(admin.load_record::<job::JobRecord>(&clip.job_id.to_string()).await.unwrap().is_none());
     site.assert_queue_empty().await;
-    assert_eq!(site.asset(clip.media_id).await.status, Status::Ready);
+    assert_eq!(site.asset(clip.media_id).await.status, MediaStatus::Ready);
 }

@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 /// Limits of the upload stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct UploadStageConfig {
     /// The consume loop.
-    pub consume: nats::consume::Config,
+    pub consume: nats::consume::ConsumeConfig,
     /// Failed tries after which a file whose probe crashes or hangs is rejected; an outage or a lost worker is none.
     pub probe_attempts_max: u32,
     /// Longest title or language taken from a file, in characters.
     pub text_chars_max: usize,
 }
 
-impl Default for Config {
+impl Default for UploadStageConfig {
     fn default() -> Self {
         Self {
-            consume: nats::consume::Config { slots: 2, ..nats::consume::Config::default() },
+            consume: nats::consume::ConsumeConfig { slots: 2, ..nats::consume::ConsumeConfig::default() },
             probe_attempts_max: 3,
             text_chars_max: 200,
         }

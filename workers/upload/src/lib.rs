@@ -4,7 +4,7 @@
 //! - Emits: `evt.media.stored.<media_id>` or `evt.media.rejected.<media_id>`, each at most once for an attempt at a medium;
 //!   `evt.media.delayed.<media_id>` once for an outage.
 //! - Stores: `assets.<media_id>` with the verified source and what the probe found. Objects are read, never written.
-//! - Limits: [`Config`] names slots, attempts and text lengths; the file is streamed once through 4 MiB windows; the probe has
+//! - Limits: [`UploadStageConfig`] names slots, attempts and text lengths; the file is streamed once through 4 MiB windows; the probe has
 //!   the limits of the media child; a structure may have [`walk::ELEMENTS_MAX`] elements.
 //!
 //! A crash at any line repeats the work from the start: nothing is written before the verdict.
@@ -21,130 +21,143 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use media::Driver;
-use nats::{Bus, Class, Delivery, Fault, Held, Outbox, Outcome, Stage, consume, now_ms};
+use media::MediaDriver;
+use nats::{
+    Bus, FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome, VersionedRecord,
+    consume, now_ms,
+};
 use schemas::{
-    Event as _, Record as _,
-    media::{Record, Rejected, Reopened, Source, Status, Step, Stored, Technical},
+    BusEvent as _, KvRecord as _,
+    media::{
+        MediaRecord, MediaRejected, MediaReopened, MediaSource, MediaStatus, MediaStored, ReopenStep,
+        TechnicalMetadata,
+    },
     subjects,
-    upload::{self, Received},
+    upload::{self, UploadReceived},
 };
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
-pub use error::{Error, Rejection};
-pub use technical::technical;
-pub use verify::Verifier;
+pub use config::UploadStageConfig;
+pub use error::{UploadRejection, UploadStageError};
+pub use technical::build_technical;
+pub use verify::FileVerifier;
 
 /// Name of the durable and of the stage.
 const DURABLE: &str = "upload";
 
 /// The stage. Cheap to share.
 #[derive(Debug)]
-struct Upload {
+struct UploadStage {
     bus: Bus,
     store: Store,
-    driver: Arc<Driver>,
-    config: Config,
+    driver: Arc<MediaDriver>,
+    config: UploadStageConfig,
 }
 
 /// What the bytes turned out to be.
 #[derive(Debug)]
-enum Verdict {
-    Stored(Box<(Source, Technical)>),
-    Rejected(Rejection),
+enum UploadStageOutcome {
+    Stored(Box<(MediaSource, TechnicalMetadata)>),
+    Rejected(UploadRejection),
 }
 
 /// Runs the stage until `shutdown` fires, then lets running work finish within the grace time.
 ///
 /// # Errors
-/// [`Error::Bus`] when the durable is missing or the broker is away at start.
+/// [`UploadStageError::Bus`] when the durable is missing or the broker is away at start.
 pub async fn run(
     bus: Bus,
     store: Store,
-    driver: impl Into<Arc<Driver>>,
-    config: Config,
+    driver: impl Into<Arc<MediaDriver>>,
+    config: UploadStageConfig,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let queue = consume::Queue {
+) -> Result<(), UploadStageError> {
+    let queue = consume::StageQueue {
         stream: subjects::EVENTS.into(),
         durables: vec![DURABLE.into()],
-        wake: vec![subjects::events_of::<Received>(), subjects::events_of::<Reopened>()],
+        wake: vec![subjects::event_filter::<UploadReceived>(), subjects::event_filter::<MediaReopened>()],
     };
     let settings = config.consume.clone();
-    let stage = Arc::new(Upload { bus: bus.clone(), store, driver: driver.into(), config });
-    Ok(consume::run(bus, queue, stage, settings, shutdown).await?)
+    let stage = Arc::new(UploadStage { bus: bus.clone(), store, driver: driver.into(), config });
+    Ok(consume::run_stage(bus, queue, stage, settings, shutdown).await?)
 }
 
 /// An event of the durable.
 #[derive(Debug)]
-enum Seen {
+enum UploadStageEvent {
     /// These bytes are to be verified.
-    Verify(Box<Received>),
+    Verify(Box<UploadReceived>),
     /// Nothing here depends on it.
     Other,
 }
 
-impl nats::Message for Seen {
-    fn decode(delivery: &Delivery, payload: &[u8]) -> Result<Self, nats::Error> {
-        let kind = subjects::event_parts(&delivery.subject).map(|(entity, verb, _)| (entity, verb));
-        if kind != Some((Reopened::ENTITY, Reopened::VERB)) {
-            return nats::decode(&delivery.subject, payload).map(|received| Self::Verify(Box::new(received)));
+impl nats::StageMessage for UploadStageEvent {
+    fn decode(delivery: &MessageDelivery, payload: &[u8]) -> Result<Self, nats::BusError> {
+        let kind = subjects::parse_event_subject(&delivery.subject).map(|(entity, verb, _)| (entity, verb));
+        if kind != Some((MediaReopened::ENTITY, MediaReopened::VERB)) {
+            return nats::decode_message(&delivery.subject, payload)
+                .map(|received| Self::Verify(Box::new(received)));
         }
-        let reopened: Reopened = nats::decode(&delivery.subject, payload)?;
+        let reopened: MediaReopened = nats::decode_message(&delivery.subject, payload)?;
         Ok(match reopened.step {
-            Step::Verify { received } => Self::Verify(received),
-            Step::Encode { .. } | Step::Describe => Self::Other,
+            ReopenStep::Verify { received } => Self::Verify(received),
+            ReopenStep::Encode { .. } | ReopenStep::Describe => Self::Other,
         })
     }
 }
 
-impl Stage for Upload {
+impl PipelineStage for UploadStage {
     const NAME: &'static str = "upload";
-    type Message = Seen;
+    type Message = UploadStageEvent;
 
-    async fn handle(&self, seen: &Seen, delivery: &Delivery) -> Result<Outcome, Fault> {
-        let Seen::Verify(received) = seen else { return Ok(Outcome::Done) };
-        let held = self.load(received).await?;
-        if held.record.status != Status::Uploading || held.record.is_removed() {
-            return Ok(Outcome::Done);
+    async fn handle(
+        &self,
+        seen: &UploadStageEvent,
+        delivery: &MessageDelivery,
+    ) -> Result<StageOutcome, StageFault> {
+        let UploadStageEvent::Verify(received) = seen else { return Ok(StageOutcome::Done) };
+        let held = self.load_record(received).await?;
+        if held.record.status != MediaStatus::Uploading || held.record.is_removed() {
+            return Ok(StageOutcome::Done);
         }
         if held.revision() == 0 && self.is_purged(received).await? {
             tracing::info!(media.id = %received.media_id, "removed meanwhile, nothing to verify");
-            return Ok(Outcome::Done);
+            return Ok(StageOutcome::Done);
         }
         let work = async {
-            Ok::<_, Error>(match self.read_through(received).await? {
-                Ok(source) => self.probe(source, received, delivery).await?,
-                Err(rejection) => Verdict::Rejected(rejection),
+            Ok::<_, UploadStageError>(match self.verify_bytes(received).await? {
+                Ok(source) => self.probe_source(source, received, delivery).await?,
+                Err(rejection) => UploadStageOutcome::Rejected(rejection),
             })
         };
         let verdict = tokio::select! {
             biased;
-            () = delivery.cancel.cancelled() => return Ok(Outcome::Lost),
+            () = delivery.cancel.cancelled() => return Ok(StageOutcome::Lost),
             verdict = Box::pin(work) => verdict,
         };
         match verdict {
-            Ok(verdict) => self.record(held, received, verdict).await?,
-            Err(error) if error.class() == Class::Fault => return self.failed(held, received, error).await,
+            Ok(verdict) => self.record_outcome(held, received, verdict).await?,
+            Err(error) if error.class() == FailureClass::Fault => {
+                return self.record_failure(held, received, error).await;
+            }
             Err(error) => return Err(error.into()),
         }
-        Ok(Outcome::Done)
+        Ok(StageOutcome::Done)
     }
 
-    async fn waiting(&self, seen: &Seen, _: &Delivery, fault: &Fault) {
-        let Seen::Verify(received) = seen else { return };
+    async fn on_outage(&self, seen: &UploadStageEvent, _: &MessageDelivery, fault: &StageFault) {
+        let UploadStageEvent::Verify(received) = seen else { return };
         let said = async {
-            let mut held = self.load(received).await?;
+            let mut held = self.load_record(received).await?;
             if held.revision() == 0 && self.is_purged(received).await? {
                 return Ok(());
             }
-            if let Some((record, event)) = held.record.delayed(Self::NAME, None, fault.code, now_ms()) {
+            if let Some((record, event)) = held.record.with_delay(Self::NAME, None, fault.code, now_ms()) {
                 held.record = record;
-                self.bus.commit(&mut held, Outbox::new().event(&event)).await?;
+                self.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
             }
-            Ok::<_, Error>(())
+            Ok::<_, UploadStageError>(())
         };
         if let Err(error) = said.await {
             tracing::debug!(%error, "what the work waits for could not be written");
@@ -152,49 +165,60 @@ impl Stage for Upload {
     }
 
     /// What could not be verified in all tries is told to its owner as rejected; nobody waits for ever.
-    async fn dead(&self, seen: &Seen, _: &Delivery, fault: &Fault) -> Result<(), Fault> {
-        let Seen::Verify(received) = seen else { return Ok(()) };
-        let held = self.load(received).await?;
-        if held.record.status == Status::Uploading && !held.record.is_removed() {
-            let rejection = Rejection::new(fault.code, "it could not be verified in several attempts");
-            self.record(held, received, Verdict::Rejected(rejection)).await?;
+    async fn on_dead_letter(
+        &self,
+        seen: &UploadStageEvent,
+        _: &MessageDelivery,
+        fault: &StageFault,
+    ) -> Result<(), StageFault> {
+        let UploadStageEvent::Verify(received) = seen else { return Ok(()) };
+        let held = self.load_record(received).await?;
+        if held.record.status == MediaStatus::Uploading && !held.record.is_removed() {
+            let rejection = UploadRejection::new(fault.code, "it could not be verified in several attempts");
+            self.record_outcome(held, received, UploadStageOutcome::Rejected(rejection)).await?;
         }
         Ok(())
     }
 }
 
-impl Upload {
-    async fn load(&self, received: &Received) -> Result<Held<Record>, Error> {
-        let found = self.bus.load_any::<Record>(&received.media_id.to_string()).await?;
-        Ok(found.unwrap_or_else(|| Held::new(new_record(received))))
+impl UploadStage {
+    async fn load_record(
+        &self,
+        received: &UploadReceived,
+    ) -> Result<VersionedRecord<MediaRecord>, UploadStageError> {
+        let found = self.bus.load_with_tombstone::<MediaRecord>(&received.media_id.to_string()).await?;
+        Ok(found.unwrap_or_else(|| VersionedRecord::new(new_record(received))))
     }
 
     /// True when neither the upload nor its bytes are there any more: the medium was removed long ago.
-    async fn is_purged(&self, received: &Received) -> Result<bool, Error> {
-        if self.bus.load::<upload::Record>(&received.upload_id.to_string()).await?.is_some() {
+    async fn is_purged(&self, received: &UploadReceived) -> Result<bool, UploadStageError> {
+        if self.bus.load_record::<upload::UploadRecord>(&received.upload_id.to_string()).await?.is_some() {
             return Ok(false);
         }
         match self.store.head(&received.key).await {
-            Err(store::Error::NotFound { .. }) => Ok(true),
+            Err(store::StoreError::NotFound { .. }) => Ok(true),
             found => Ok(found.map(|_| false)?),
         }
     }
 
     /// Streams the object once: size, digests, type and structure.
-    async fn read_through(&self, received: &Received) -> Result<Result<Source, Rejection>, Error> {
+    async fn verify_bytes(
+        &self,
+        received: &UploadReceived,
+    ) -> Result<Result<MediaSource, UploadRejection>, UploadStageError> {
         let found_bytes = self.store.head(&received.key).await?.size_bytes;
         if found_bytes != received.size_bytes {
             let detail = format!("{found_bytes} bytes are stored, {} were received", received.size_bytes);
-            return Ok(Err(Rejection::size_mismatch(detail)));
+            return Ok(Err(UploadRejection::size_mismatch(detail)));
         }
-        let mut verifier = Verifier::new(received.size_bytes, received.digest.clone());
+        let mut verifier = FileVerifier::new(received.size_bytes, received.digest.clone());
         let mut pieces = Box::pin(self.store.get_stream(&received.key, 0..received.size_bytes));
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             // Hashing 4 MiB takes milliseconds, too long for a thread that serves others.
             let updated =
                 tokio::task::spawn_blocking(move || verifier.update(&piece).map(|()| verifier)).await;
-            verifier = match updated.map_err(|error| store::Error::Unavailable(Box::new(error)))? {
+            verifier = match updated.map_err(|error| store::StoreError::Unavailable(Box::new(error)))? {
                 Ok(verifier) => verifier,
                 Err(rejection) => return Ok(Err(rejection)),
             };
@@ -203,100 +227,104 @@ impl Upload {
             Ok(sha256) => sha256,
             Err(rejection) => return Ok(Err(rejection)),
         };
-        Ok(Ok(Source { key: received.key.clone(), size_bytes: received.size_bytes, sha256 }))
+        Ok(Ok(MediaSource { key: received.key.clone(), size_bytes: received.size_bytes, sha256 }))
     }
 
     /// Lets the sandboxed child look inside.
-    async fn probe(
+    async fn probe_source(
         &self,
-        source: Source,
-        received: &Received,
-        delivery: &Delivery,
-    ) -> Result<Verdict, Error> {
-        let object = Arc::new(Object {
+        source: MediaSource,
+        received: &UploadReceived,
+        delivery: &MessageDelivery,
+    ) -> Result<UploadStageOutcome, UploadStageError> {
+        let object = Arc::new(UploadProbeSource {
             store: self.store.clone(),
             key: received.key.clone(),
             size_bytes: received.size_bytes,
         });
         match self.driver.probe(object, &delivery.cancel).await {
             Ok(probe) => {
-                let technical = technical(&probe, self.config.text_chars_max);
-                Ok(Verdict::Stored(Box::new((source, technical))))
+                let technical = build_technical(&probe, self.config.text_chars_max);
+                Ok(UploadStageOutcome::Stored(Box::new((source, technical))))
             }
-            Err(media::Fault::Rejected { code, detail }) => {
-                Ok(Verdict::Rejected(Rejection::new(code.as_str(), detail)))
+            Err(media::MediaTaskError::Rejected { code, detail }) => {
+                Ok(UploadStageOutcome::Rejected(UploadRejection::new(code.as_str(), detail)))
             }
-            Err(fault) => Err(Error::Probe(fault)),
+            Err(fault) => Err(UploadStageError::Probe(fault)),
         }
     }
 
     /// Counts a failed try in the record, since deliveries also count outages and lost workers. A file that crashes the probe
     /// too often is rejected.
-    async fn failed(
+    async fn record_failure(
         &self,
-        mut held: Held<Record>,
-        received: &Received,
-        error: Error,
-    ) -> Result<Outcome, Fault> {
+        mut held: VersionedRecord<MediaRecord>,
+        received: &UploadReceived,
+        error: UploadStageError,
+    ) -> Result<StageOutcome, StageFault> {
         let faults = held.record.attempt.faults.saturating_add(1);
         if error.is_crash() && faults >= self.config.probe_attempts_max {
             tracing::warn!(%error, media.id = %received.media_id, "the probe fails each time; the file is rejected");
-            let rejection = Rejection::new(error.code(), "looking inside it fails each time");
-            self.record(held, received, Verdict::Rejected(rejection)).await?;
-            return Ok(Outcome::Done);
+            let rejection = UploadRejection::new(error.code(), "looking inside it fails each time");
+            self.record_outcome(held, received, UploadStageOutcome::Rejected(rejection)).await?;
+            return Ok(StageOutcome::Done);
         }
         held.record.attempt.faults = faults;
-        self.bus.commit(&mut held, Outbox::new()).await?;
-        Err(Fault::from(error).at_attempt(faults))
+        self.bus.commit_record(&mut held, Outbox::new()).await?;
+        Err(StageFault::from(error).with_attempt(faults))
     }
 
     /// Writes the verdict and its event in one change. A conflict is repeated from the start.
-    async fn record(
+    async fn record_outcome(
         &self,
-        mut held: Held<Record>,
-        received: &Received,
-        verdict: Verdict,
-    ) -> Result<(), Error> {
-        let Received { media_id, upload_id, ref owner, .. } = *received;
+        mut held: VersionedRecord<MediaRecord>,
+        received: &UploadReceived,
+        verdict: UploadStageOutcome,
+    ) -> Result<(), UploadStageError> {
+        let UploadReceived { media_id, upload_id, ref owner, .. } = *received;
         let owner = owner.clone();
         held.record.changed_at_ms = now_ms();
         held.record.waiting = None;
         let is_first = held.record.attempt.number == 0;
         let outbox = match verdict {
-            Verdict::Stored(found) => {
+            UploadStageOutcome::Stored(found) => {
                 let (source, technical) = *found;
-                held.record.status = Status::Stored;
+                held.record.status = MediaStatus::Stored;
                 held.record.source = Some(source.clone());
                 held.record.technical = Some(technical.clone());
-                Outbox::new().event(&Stored { media_id, upload_id, owner, source, technical })
+                Outbox::new().with_event(&MediaStored { media_id, upload_id, owner, source, technical })
             }
-            Verdict::Rejected(Rejection { code, detail }) => {
+            UploadStageOutcome::Rejected(UploadRejection { code, detail }) => {
                 tracing::info!(code, media.id = %media_id, "an upload is rejected");
-                held.record.status = Status::Rejected;
+                held.record.status = MediaStatus::Rejected;
                 held.record.code = Some(code.to_owned());
                 held.record.detail = Some(detail.clone());
-                let event = Rejected { media_id, upload_id, owner, code: code.to_owned(), detail };
+                let event = MediaRejected { media_id, upload_id, owner, code: code.to_owned(), detail };
                 // An earlier attempt was rejected, too: that event is not this one.
-                if is_first { Outbox::new().event(&event) } else { Outbox::new().event_again(&event) }
+                if is_first {
+                    Outbox::new().with_event(&event)
+                } else {
+                    Outbox::new().with_repeated_event(&event)
+                }
             }
         };
-        Ok(self.bus.commit(&mut held, outbox).await?)
+        Ok(self.bus.commit_record(&mut held, outbox).await?)
     }
 }
 
-fn new_record(received: &Received) -> Record {
+fn new_record(received: &UploadReceived) -> MediaRecord {
     let now = now_ms();
-    Record::new(received.media_id, received.owner.clone(), Status::Uploading, now)
+    MediaRecord::new(received.media_id, received.owner.clone(), MediaStatus::Uploading, now)
 }
 
 /// The uploaded object as the media child reads it.
-struct Object {
+struct UploadProbeSource {
     store: Store,
     key: String,
     size_bytes: u64,
 }
 
-impl media::Source for Object {
+impl media::MediaByteSource for UploadProbeSource {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

@@ -1,44 +1,44 @@
 //! Turns what the media child found into the record's technical metadata.
 
-use media::{AudioStream, Kind, Probe, Ratio, Stream, StreamKind, VideoStream};
-use schemas::media::{AudioTrack, Rational, Technical, VideoTrack};
+use media::{AudioStream, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind, VideoStream};
+use schemas::media::{AudioTrack, Rational, TechnicalMetadata, VideoTrack};
 
 /// What the child found, in the form that the record and the event carry. Texts are cut to `text_chars_max`.
-pub fn technical(probe: &Probe, text_chars_max: usize) -> Technical {
+pub fn build_technical(probe: &MediaProbe, text_chars_max: usize) -> TechnicalMetadata {
     let best = probe.best_video().map(|stream| stream.index);
     let mut video: Vec<VideoTrack> = probe
         .streams
         .iter()
         .filter(|s| {
-            s.kind == StreamKind::Video && !s.is_attached_picture && s.is_decodable && s.packet_count > 0
+            s.kind == MediaStreamKind::Video && !s.is_attached_picture && s.is_decodable && s.packet_count > 0
         })
         .filter_map(|stream| stream.video.as_ref().map(|video| video_track(stream, video)))
         .collect();
     video.sort_by_key(|track| (Some(track.index) != best, track.index));
     let audio = probe
-        .audio()
+        .audio_streams()
         .into_iter()
         .filter_map(|stream| stream.audio.as_ref().map(|audio| audio_track(stream, audio, text_chars_max)))
         .collect();
-    Technical {
-        container: family(&probe.container).to_owned(),
+    TechnicalMetadata {
+        container: container_family(&probe.container).to_owned(),
         duration_ms: probe.duration_us / 1000,
         bit_rate_bps: bit_rate_bps(probe.size_bytes, probe.duration_us),
         video,
         audio,
-        still: probe.kind == Kind::Image,
+        still: probe.kind == MediaFileKind::Image,
     }
 }
 
-fn video_track(stream: &Stream, video: &VideoStream) -> VideoTrack {
+fn video_track(stream: &MediaStream, video: &VideoStream) -> VideoTrack {
     VideoTrack {
         index: stream.index,
         codec: stream.codec.clone(),
         width: video.width,
         height: video.height,
-        sample_aspect: rational(video.sample_aspect),
+        sample_aspect: to_rational(video.sample_aspect),
         rotation_degrees: u32::from(video.rotation_degrees),
-        frame_rate: rational(video.average_frame_rate),
+        frame_rate: to_rational(video.average_frame_rate),
         variable_frame_rate: video.is_variable_rate,
         pixel_format: video.pixel_format.clone(),
         bit_depth: u32::from(video.bit_depth),
@@ -50,14 +50,14 @@ fn video_track(stream: &Stream, video: &VideoStream) -> VideoTrack {
     }
 }
 
-fn audio_track(stream: &Stream, audio: &AudioStream, text_chars_max: usize) -> AudioTrack {
+fn audio_track(stream: &MediaStream, audio: &AudioStream, text_chars_max: usize) -> AudioTrack {
     AudioTrack {
         index: stream.index,
         codec: stream.codec.clone(),
         sample_rate_hz: audio.sample_rate_hz,
         channels: u32::from(audio.channels),
-        language: stream.language.as_deref().and_then(|text| clean(text, text_chars_max)),
-        title: stream.title.as_deref().and_then(|text| clean(text, text_chars_max)),
+        language: stream.language.as_deref().and_then(|text| clean_text(text, text_chars_max)),
+        title: stream.title.as_deref().and_then(|text| clean_text(text, text_chars_max)),
         is_default: stream.is_default,
         start_us: stream.start_us.unwrap_or(0),
         end_us: stream.end_us.unwrap_or(0),
@@ -65,7 +65,7 @@ fn audio_track(stream: &Stream, audio: &AudioStream, text_chars_max: usize) -> A
 }
 
 /// A short name for a family of containers that share one demuxer.
-fn family(container: &str) -> &str {
+fn container_family(container: &str) -> &str {
     match container {
         "mov,mp4,m4a,3gp,3g2,mj2" => "mp4",
         "matroska,webm" => "matroska",
@@ -74,7 +74,7 @@ fn family(container: &str) -> &str {
 }
 
 /// A ratio with a denominator that is never 0; an unknown one is 0/1.
-fn rational(ratio: Ratio) -> Rational {
+fn to_rational(ratio: MediaRatio) -> Rational {
     if ratio.den == 0 { Rational { num: 0, den: 1 } } else { Rational { num: ratio.num, den: ratio.den } }
 }
 
@@ -84,7 +84,7 @@ fn bit_rate_bps(size_bytes: u64, duration_us: u64) -> u64 {
 }
 
 /// Text of the file's author without control characters; `None` when nothing is left.
-fn clean(text: &str, chars_max: usize) -> Option<String> {
+fn clean_text(text: &str, chars_max: usize) -> Option<String> {
     let cleaned: String = text.chars().filter(|c| !c.is_control()).take(chars_max).collect();
     let cleaned = cleaned.trim().to_owned();
     (!cleaned.is_empty()).then_some(cleaned)

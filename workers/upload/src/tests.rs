@@ -1,12 +1,12 @@
 use std::{process::Command, sync::LazyLock};
 
-use media::{AudioStream, Kind, Probe, Ratio, Stream, StreamKind, VideoStream};
+use media::{AudioStream, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind, VideoStream};
 use proptest::prelude::*;
-use schemas::upload::Digest;
+use schemas::upload::UploadDigest;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::{Verifier, technical, walk::Format};
+use crate::{FileVerifier, technical::build_technical, walk::StructureFormat};
 
 const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"];
 
@@ -64,8 +64,8 @@ static FILES: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
 /// Structures whose end only a decoder knows.
 const OPAQUE: [&str; 4] = ["flac", "mp3", "jpeg", "gif"];
 
-fn verify_in(bytes: &[u8], step: usize, digest: Option<Digest>) -> Result<String, &'static str> {
-    let mut verifier = Verifier::new(u64::try_from(bytes.len()).unwrap(), digest);
+fn verify_in(bytes: &[u8], step: usize, digest: Option<UploadDigest>) -> Result<String, &'static str> {
+    let mut verifier = FileVerifier::new(u64::try_from(bytes.len()).unwrap(), digest);
     // The first piece holds what the type is recognised by.
     let (first, rest) = bytes.split_at(bytes.len().min(step.max(4096)));
     let pieces = std::iter::once(first).filter(|f| !f.is_empty()).chain(rest.chunks(step.max(1)));
@@ -186,7 +186,7 @@ fn what_is_no_media_is_refused() {
 fn a_declared_digest_must_hold() {
     let bytes = &FILES.first().unwrap().1;
     let digest = |algorithm: &str, value: Vec<u8>| {
-        Some(Digest { algorithm: algorithm.to_owned(), value: ByteBuf::from(value) })
+        Some(UploadDigest { algorithm: algorithm.to_owned(), value: ByteBuf::from(value) })
     };
     let (sha256, sha512) = (Sha256::digest(bytes).to_vec(), Sha512::digest(bytes).to_vec());
     assert!(verify_in(bytes, 1000, digest("sha-256", sha256.clone())).is_ok());
@@ -204,7 +204,7 @@ fn a_declared_digest_must_hold() {
 #[test]
 fn bytes_that_are_missing_are_noticed() {
     let bytes = &FILES.first().unwrap().1;
-    let mut verifier = Verifier::new(u64::try_from(bytes.len()).unwrap() + 1, None);
+    let mut verifier = FileVerifier::new(u64::try_from(bytes.len()).unwrap() + 1, None);
     verifier.update(bytes).unwrap();
     assert_eq!(verifier.finish().unwrap_err().code, "size_mismatch");
 }
@@ -225,14 +225,14 @@ proptest! {
         let mut hostile = bytes[..keep.min(bytes.len())].to_vec();
         hostile.extend(&noise);
         if let Ok(sha256) = verify(&hostile) {
-            prop_assert!(Format::detect(&hostile).is_some());
+            prop_assert!(StructureFormat::detect(&hostile).is_some());
             prop_assert_eq!(sha256.len(), 64);
         }
     }
 }
 
-fn stream(index: u32, kind: StreamKind) -> Stream {
-    Stream {
+fn stream(index: u32, kind: MediaStreamKind) -> MediaStream {
+    MediaStream {
         index,
         kind,
         codec: "x".into(),
@@ -248,10 +248,10 @@ fn stream(index: u32, kind: StreamKind) -> Stream {
         key_packet_count: 1,
         start_us: Some(5),
         end_us: Some(1_000_005),
-        video: (kind == StreamKind::Video).then(|| VideoStream {
+        video: (kind == MediaStreamKind::Video).then(|| VideoStream {
             width: 64,
             height: 32,
-            sample_aspect: Ratio { num: 1, den: 1 },
+            sample_aspect: MediaRatio { num: 1, den: 1 },
             display_width: 64,
             display_height: 32,
             rotation_degrees: 90,
@@ -264,14 +264,14 @@ fn stream(index: u32, kind: StreamKind) -> Stream {
             is_hdr: false,
             field_order: "progressive".into(),
             is_interlaced: false,
-            average_frame_rate: Ratio { num: 0, den: 0 },
-            real_frame_rate: Ratio { num: 0, den: 0 },
+            average_frame_rate: MediaRatio { num: 0, den: 0 },
+            real_frame_rate: MediaRatio { num: 0, den: 0 },
             frame_interval_us_min: 0,
             frame_interval_us_max: 0,
             frame_interval_us_usual: 0,
             is_variable_rate: false,
         }),
-        audio: (kind == StreamKind::Audio).then(|| AudioStream {
+        audio: (kind == MediaStreamKind::Audio).then(|| AudioStream {
             sample_rate_hz: 48_000,
             channels: 2,
             layout: "stereo".into(),
@@ -282,22 +282,28 @@ fn stream(index: u32, kind: StreamKind) -> Stream {
 
 #[test]
 fn the_record_names_what_can_be_played() {
-    let mut cover = stream(0, StreamKind::Video);
+    let mut cover = stream(0, MediaStreamKind::Video);
     cover.is_attached_picture = true;
-    let mut undecodable = stream(1, StreamKind::Video);
+    let mut undecodable = stream(1, MediaStreamKind::Video);
     undecodable.is_decodable = false;
-    let mut best = stream(3, StreamKind::Video);
+    let mut best = stream(3, MediaStreamKind::Video);
     best.is_default = true;
-    let probe = Probe {
-        kind: Kind::Video,
+    let probe = MediaProbe {
+        kind: MediaFileKind::Video,
         container: "mov,mp4,m4a,3gp,3g2,mj2".into(),
         start_us: 5,
         duration_us: 1_000_000,
         size_bytes: 1_000,
         is_truncated: false,
-        streams: vec![cover, undecodable, stream(2, StreamKind::Video), best, stream(4, StreamKind::Audio)],
+        streams: vec![
+            cover,
+            undecodable,
+            stream(2, MediaStreamKind::Video),
+            best,
+            stream(4, MediaStreamKind::Audio),
+        ],
     };
-    let found = technical(&probe, 100);
+    let found = build_technical(&probe, 100);
     assert_eq!(found.container, "mp4");
     assert_eq!((found.duration_ms, found.bit_rate_bps, found.still), (1_000, 8_000, false));
     assert_eq!(found.video.iter().map(|v| v.index).collect::<Vec<_>>(), [3, 2]);
@@ -305,6 +311,6 @@ fn the_record_names_what_can_be_played() {
     assert_eq!(found.audio.len(), 1);
     assert_eq!(found.audio[0].language.as_deref(), Some("deu"));
     assert_eq!(found.audio[0].title, None);
-    let still = technical(&Probe { kind: Kind::Image, duration_us: 0, ..probe }, 100);
+    let still = build_technical(&MediaProbe { kind: MediaFileKind::Image, duration_us: 0, ..probe }, 100);
     assert_eq!((still.still, still.bit_rate_bps), (true, 0));
 }

@@ -5,7 +5,7 @@
 //!
 //! Limits: [`ELEMENTS_MAX`] elements a file (MPEG-TS packets and audio frames count by their bytes instead).
 
-use crate::Rejection;
+use crate::UploadRejection;
 
 /// Most boxes, elements, chunks or pages of one file.
 pub const ELEMENTS_MAX: u64 = 10_000_000;
@@ -15,7 +15,7 @@ const LOST_SYNC_BYTES_MAX: u64 = 64 * 1024;
 
 /// How the outer structure is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum StructureFormat {
     /// ISO base media and QuickTime: boxes.
     Boxes,
     /// Matroska and WebM: EBML elements.
@@ -37,7 +37,7 @@ pub enum Format {
     Opaque,
 }
 
-impl Format {
+impl StructureFormat {
     /// Recognises a format by the beginning of a file; names and claimed types play no part.
     pub fn detect(first: &[u8]) -> Option<Self> {
         let at = |offset: usize, wanted: &[u8]| first.get(offset..offset + wanted.len()) == Some(wanted);
@@ -100,7 +100,7 @@ fn is_mp3(head: &[u8]) -> bool {
 }
 
 /// What the bytes at an element's start tell.
-enum Step {
+enum ElementScan {
     /// This many bytes of it are needed.
     Need(usize),
     /// It has this many bytes, its head included.
@@ -110,13 +110,13 @@ enum Step {
     /// The structure is complete: nothing may follow.
     End(u64),
     /// It is none.
-    Reject(Rejection),
+    Reject(UploadRejection),
 }
 
 /// A walk over one file, fed in pieces of any size.
 #[derive(Debug)]
-pub struct Walk {
-    format: Format,
+pub struct StructureScanner {
+    format: StructureFormat,
     size_bytes: u64,
     /// Start of the current element.
     at: u64,
@@ -128,13 +128,13 @@ pub struct Walk {
     /// Bytes of a transport stream that belong to no packet, and how many of them came last.
     lost_bytes: u64,
     lost_run_bytes: u64,
-    mode: Mode,
-    state: State,
+    mode: StructureScanMode,
+    state: StructureScanState,
 }
 
 /// What may come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+enum StructureScanMode {
     /// Another element.
     Walking,
     /// Nothing.
@@ -144,17 +144,17 @@ enum Mode {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct StructureScanState {
     has_index: bool,
     has_data: bool,
     /// Inside an EBML segment of unknown length.
     inside_segment: bool,
 }
 
-impl Walk {
+impl StructureScanner {
     /// Walks a file of `size_bytes`.
-    pub fn new(format: Format, size_bytes: u64) -> Self {
-        let need = first_need(format);
+    pub fn new(format: StructureFormat, size_bytes: u64) -> Self {
+        let need = first_head_bytes(format);
         Self {
             format,
             size_bytes,
@@ -165,157 +165,185 @@ impl Walk {
             elements: 0,
             lost_bytes: 0,
             lost_run_bytes: 0,
-            mode: if format == Format::Opaque { Mode::Rest } else { Mode::Walking },
-            state: State::default(),
+            mode: if format == StructureFormat::Opaque {
+                StructureScanMode::Rest
+            } else {
+                StructureScanMode::Walking
+            },
+            state: StructureScanState::default(),
         }
     }
 
     /// Takes the next bytes.
-    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), Rejection> {
-        while !bytes.is_empty() && self.mode != Mode::Rest {
+    pub fn update(&mut self, mut bytes: &[u8]) -> Result<(), UploadRejection> {
+        while !bytes.is_empty() && self.mode != StructureScanMode::Rest {
             if self.skip > 0 {
                 let n = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
-                self.skip -= count(n);
+                self.skip -= length_to_u64(n);
                 bytes = bytes.split_at(n).1;
                 continue;
             }
-            if self.mode == Mode::Ended {
-                return Err(self.trailing());
+            if self.mode == StructureScanMode::Ended {
+                return Err(self.trailing_rejection());
             }
             let n = self.need.saturating_sub(self.head.len()).min(bytes.len());
             let (more, rest) = bytes.split_at(n);
             self.head.extend_from_slice(more);
             bytes = rest;
             if self.head.len() >= self.need {
-                self.step()?;
+                self.scan_element()?;
             }
         }
         Ok(())
     }
 
     /// The verdict after the last byte.
-    pub fn finish(self) -> Result<(), Rejection> {
-        if self.mode == Mode::Rest {
+    pub fn finish(self) -> Result<(), UploadRejection> {
+        if self.mode == StructureScanMode::Rest {
             return Ok(());
         }
         let is_padding = self.head.len() < 8 && self.head.iter().all(|byte| *byte == 0);
         match self.format {
-            Format::Boxes if self.state.has_data && !self.state.has_index => Err(self.truncated()),
+            StructureFormat::Boxes if self.state.has_data && !self.state.has_index => {
+                Err(self.truncated_rejection())
+            }
             // QuickTime ends a list of boxes with a zero length.
-            Format::Boxes if is_padding && self.state.has_index => Ok(()),
-            Format::Transport { .. } if self.lost_run_bytes > 0 => Err(self.trailing()),
+            StructureFormat::Boxes if is_padding && self.state.has_index => Ok(()),
+            StructureFormat::Transport { .. } if self.lost_run_bytes > 0 => Err(self.trailing_rejection()),
             // Captures end anywhere inside a packet.
-            Format::Transport { .. } => Ok(()),
-            Format::Png if self.mode != Mode::Ended => Err(self.truncated()),
+            StructureFormat::Transport { .. } => Ok(()),
+            StructureFormat::Png if self.mode != StructureScanMode::Ended => Err(self.truncated_rejection()),
             _ if self.head.is_empty() => Ok(()),
-            Format::Ogg if !self.head.iter().zip(b"OggS").all(|(a, b)| a == b) => Err(self.trailing()),
-            Format::Adts if self.head.first() != Some(&0xFF) => Err(self.trailing()),
-            _ if self.state.has_index && self.state.has_data => Err(self.trailing()),
-            _ => Err(self.truncated()),
+            StructureFormat::Ogg if !self.head.iter().zip(b"OggS").all(|(a, b)| a == b) => {
+                Err(self.trailing_rejection())
+            }
+            StructureFormat::Adts if self.head.first() != Some(&0xFF) => Err(self.trailing_rejection()),
+            _ if self.state.has_index && self.state.has_data => Err(self.trailing_rejection()),
+            _ => Err(self.truncated_rejection()),
         }
     }
 
-    fn step(&mut self) -> Result<(), Rejection> {
-        match self.look() {
-            Step::Need(n) => self.need = n,
-            Step::Reject(rejection) => return Err(rejection),
-            Step::Rest => self.mode = Mode::Rest,
-            Step::Element(length) => self.pass(length)?,
-            Step::End(length) => {
-                self.pass(length)?;
-                self.mode = Mode::Ended;
+    fn scan_element(&mut self) -> Result<(), UploadRejection> {
+        match self.parse_element_head() {
+            ElementScan::Need(n) => self.need = n,
+            ElementScan::Reject(rejection) => return Err(rejection),
+            ElementScan::Rest => self.mode = StructureScanMode::Rest,
+            ElementScan::Element(length) => self.skip_element(length)?,
+            ElementScan::End(length) => {
+                self.skip_element(length)?;
+                self.mode = StructureScanMode::Ended;
             }
         }
         Ok(())
     }
 
-    fn pass(&mut self, length: u64) -> Result<(), Rejection> {
+    fn skip_element(&mut self, length: u64) -> Result<(), UploadRejection> {
         self.elements += 1;
-        let by_bytes = matches!(self.format, Format::Transport { .. } | Format::Adts);
+        let by_bytes = matches!(self.format, StructureFormat::Transport { .. } | StructureFormat::Adts);
         if self.elements > ELEMENTS_MAX && !by_bytes {
-            return Err(Rejection::corrupt("the structure has too many elements"));
+            return Err(UploadRejection::corrupt("the structure has too many elements"));
         }
         let end = self.at.saturating_add(length);
         // A transport stream may end inside a packet.
-        if end > self.size_bytes && !matches!(self.format, Format::Transport { .. }) {
-            return Err(self.truncated());
+        if end > self.size_bytes && !matches!(self.format, StructureFormat::Transport { .. }) {
+            return Err(self.truncated_rejection());
         }
-        self.skip = length.saturating_sub(count(self.head.len()));
+        self.skip = length.saturating_sub(length_to_u64(self.head.len()));
         self.at = end;
         self.head.clear();
-        self.need = first_need(self.format);
+        self.need = first_head_bytes(self.format);
         Ok(())
     }
 
-    fn look(&mut self) -> Step {
+    fn parse_element_head(&mut self) -> ElementScan {
         match self.format {
-            Format::Boxes => self.look_box(),
-            Format::Ebml => self.look_ebml(),
-            Format::Riff => self.look_riff(),
-            Format::Transport { prefix_bytes } => self.look_packet(u64::from(prefix_bytes)),
-            Format::Ogg => self.look_page(),
-            Format::Png => self.look_png(),
-            Format::Adts => self.look_adts(),
-            Format::Opaque => Step::Rest,
+            StructureFormat::Boxes => self.parse_box(),
+            StructureFormat::Ebml => self.parse_ebml(),
+            StructureFormat::Riff => self.parse_riff(),
+            StructureFormat::Transport { prefix_bytes } => self.parse_ts_packet(u64::from(prefix_bytes)),
+            StructureFormat::Ogg => self.parse_ogg_page(),
+            StructureFormat::Png => self.parse_png_chunk(),
+            StructureFormat::Adts => self.parse_adts_frame(),
+            StructureFormat::Opaque => ElementScan::Rest,
         }
     }
 
     /// ISO/IEC 14496-12 4.2: 32-bit length and type; 1 means that a 64-bit length follows, 0 the rest of the file.
-    fn look_box(&mut self) -> Step {
-        let [a, b, c, d, kind @ ..] = self.head.as_slice() else { return Step::Need(8) };
+    fn parse_box(&mut self) -> ElementScan {
+        let [a, b, c, d, kind @ ..] = self.head.as_slice() else { return ElementScan::Need(8) };
         let (length, kind) =
             (u32::from_be_bytes([*a, *b, *c, *d]), kind.first_chunk::<4>().copied().unwrap_or_default());
         let is_known = KNOWN_BOXES.iter().any(|known| **known == kind);
         if !is_known && !kind.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ' || *byte == 0xA9) {
-            return Step::Reject(if self.state.has_index { self.trailing() } else { self.corrupt() });
+            return ElementScan::Reject(if self.state.has_index {
+                self.trailing_rejection()
+            } else {
+                self.corrupt_rejection()
+            });
         }
         let length = match length {
             0 if kind == *b"mdat" || kind == *b"free" || kind == *b"moov" => {
-                self.note_box(kind);
-                return if self.state.has_index { Step::Rest } else { Step::Reject(self.truncated()) };
+                self.record_box(kind);
+                return if self.state.has_index {
+                    ElementScan::Rest
+                } else {
+                    ElementScan::Reject(self.truncated_rejection())
+                };
             }
-            1 if self.head.len() < 16 => return Step::Need(16),
+            1 if self.head.len() < 16 => return ElementScan::Need(16),
             1 => self.head.get(8..16).and_then(|long| long.try_into().ok()).map_or(0, u64::from_be_bytes),
             short => u64::from(short),
         };
         let overruns = self.at.saturating_add(length) > self.size_bytes;
-        if length < count(self.head.len()) || (overruns && !is_known) {
-            return Step::Reject(if self.state.has_index { self.trailing() } else { self.corrupt() });
+        if length < length_to_u64(self.head.len()) || (overruns && !is_known) {
+            return ElementScan::Reject(if self.state.has_index {
+                self.trailing_rejection()
+            } else {
+                self.corrupt_rejection()
+            });
         }
-        self.note_box(kind);
-        Step::Element(length)
+        self.record_box(kind);
+        ElementScan::Element(length)
     }
 
-    fn note_box(&mut self, kind: [u8; 4]) {
+    fn record_box(&mut self, kind: [u8; 4]) {
         self.state.has_index |= kind == *b"moov" || kind == *b"moof" || kind == *b"meta";
         self.state.has_data |= kind == *b"mdat";
     }
 
     /// RFC 8794: an id and a length of one to eight bytes each; a length of all ones is unknown.
-    fn look_ebml(&mut self) -> Step {
+    fn parse_ebml(&mut self) -> ElementScan {
         let id_bytes = vint_bytes(self.head.first());
-        let Some(first) = self.head.get(id_bytes) else { return Step::Need(id_bytes + 1) };
+        let Some(first) = self.head.get(id_bytes) else { return ElementScan::Need(id_bytes + 1) };
         let length_bytes = vint_bytes(Some(first));
         if id_bytes > 4 || length_bytes > 8 {
-            return Step::Reject(if self.state.has_index { self.trailing() } else { self.corrupt() });
+            return ElementScan::Reject(if self.state.has_index {
+                self.trailing_rejection()
+            } else {
+                self.corrupt_rejection()
+            });
         }
         let Some(length) = self.head.get(id_bytes..id_bytes + length_bytes) else {
-            return Step::Need(id_bytes + length_bytes);
+            return ElementScan::Need(id_bytes + length_bytes);
         };
         let id = self.head.iter().take(id_bytes).fold(0_u64, |id, byte| (id << 8) | u64::from(*byte));
         let bits = 7 * length_bytes;
         let value =
             length.iter().fold(0_u64, |value, byte| (value << 8) | u64::from(*byte)) & ((1 << bits) - 1);
         let is_unknown = value == (1 << bits) - 1;
-        self.look_element(id, count(id_bytes + length_bytes), (!is_unknown).then_some(value))
+        self.parse_ebml_element(id, length_to_u64(id_bytes + length_bytes), (!is_unknown).then_some(value))
     }
 
-    fn look_element(&mut self, id: u64, head_bytes: u64, length: Option<u64>) -> Step {
+    fn parse_ebml_element(&mut self, id: u64, head_bytes: u64, length: Option<u64>) -> ElementScan {
         let is_top = id == EBML_HEADER || id == EBML_SEGMENT || EBML_ANYWHERE.contains(&id);
         let is_inner =
             self.state.inside_segment && (EBML_LEVEL_1.contains(&id) || EBML_CLUSTER.contains(&id));
         if !is_top && !is_inner {
-            return Step::Reject(if self.state.has_index { self.trailing() } else { self.corrupt() });
+            return ElementScan::Reject(if self.state.has_index {
+                self.trailing_rejection()
+            } else {
+                self.corrupt_rejection()
+            });
         }
         if id == EBML_SEGMENT {
             self.state.has_index = true;
@@ -323,107 +351,127 @@ impl Walk {
             self.state.inside_segment = length.is_none();
         }
         match length {
-            Some(length) => Step::Element(head_bytes.saturating_add(length)),
+            Some(length) => ElementScan::Element(head_bytes.saturating_add(length)),
             // Live recordings leave the length of the segment and of clusters open: their elements follow.
-            None if id == EBML_SEGMENT || id == EBML_CLUSTER_ID => Step::Element(head_bytes),
-            None => Step::Reject(self.corrupt()),
+            None if id == EBML_SEGMENT || id == EBML_CLUSTER_ID => ElementScan::Element(head_bytes),
+            None => ElementScan::Reject(self.corrupt_rejection()),
         }
     }
 
     /// RIFF: a form of 8 bytes and its little-endian length; large AVI files have several, RF64 a 64-bit length.
-    fn look_riff(&mut self) -> Step {
-        let Some(kind) = self.head.first_chunk::<4>().copied() else { return Step::Need(12) };
+    fn parse_riff(&mut self) -> ElementScan {
+        let Some(kind) = self.head.first_chunk::<4>().copied() else { return ElementScan::Need(12) };
         let length = self.head.get(4..8).and_then(|l| l.try_into().ok()).map_or(0, u32::from_le_bytes);
         let is_first = self.at == 0;
         let is_next_avi = &kind == b"RIFF" && self.head.get(8..12) == Some(b"AVIX");
         if !is_first && !is_next_avi {
-            return Step::Reject(self.trailing());
+            return ElementScan::Reject(self.trailing_rejection());
         }
         (self.state.has_index, self.state.has_data) = (true, true);
         if &kind == b"RF64" {
             return match self.head.get(20..28).and_then(|l| l.try_into().ok()).map(u64::from_le_bytes) {
-                None => Step::Need(28),
-                Some(length) => Step::Element(length.saturating_add(8)),
+                None => ElementScan::Need(28),
+                Some(length) => ElementScan::Element(length.saturating_add(8)),
             };
         }
         match length {
             // Writers that can't seek leave the length open.
-            0 | u32::MAX => Step::Rest,
+            0 | u32::MAX => ElementScan::Rest,
             length => {
                 let end = u64::from(length) + 8;
                 // The pad byte of an odd form may be missing at the very end.
                 let is_padded = length % 2 == 1 && self.at.saturating_add(end) < self.size_bytes;
-                Step::Element(end + u64::from(is_padded))
+                ElementScan::Element(end + u64::from(is_padded))
             }
         }
     }
 
-    fn look_packet(&mut self, prefix_bytes: u64) -> Step {
+    fn parse_ts_packet(&mut self, prefix_bytes: u64) -> ElementScan {
         let is_sync = self.head.last() == Some(&0x47);
         if is_sync {
             self.lost_run_bytes = 0;
-            return Step::Element(prefix_bytes + 188);
+            return ElementScan::Element(prefix_bytes + 188);
         }
         self.lost_bytes += 1;
         self.lost_run_bytes += 1;
         if self.lost_bytes > LOST_SYNC_BYTES_MAX {
-            return Step::Reject(self.trailing());
+            return ElementScan::Reject(self.trailing_rejection());
         }
         // With a prefix the next candidate overlaps this head: its first byte is dropped, the rest looked at again.
         self.at += 1;
         self.head.remove(0);
-        Step::Need(first_need(self.format))
+        ElementScan::Need(first_head_bytes(self.format))
     }
 
     /// RFC 3533: 27 bytes, a table of segment lengths, the segments.
-    fn look_page(&mut self) -> Step {
+    fn parse_ogg_page(&mut self) -> ElementScan {
         if !self.head.starts_with(b"OggS") {
-            return Step::Reject(if self.elements > 0 { self.trailing() } else { self.corrupt() });
+            return ElementScan::Reject(if self.elements > 0 {
+                self.trailing_rejection()
+            } else {
+                self.corrupt_rejection()
+            });
         }
-        let Some(segments) = self.head.get(26).copied().map(usize::from) else { return Step::Need(27) };
-        let Some(table) = self.head.get(27..27 + segments) else { return Step::Need(27 + segments) };
-        Step::Element(count(27 + segments) + table.iter().map(|length| u64::from(*length)).sum::<u64>())
+        let Some(segments) = self.head.get(26).copied().map(usize::from) else {
+            return ElementScan::Need(27);
+        };
+        let Some(table) = self.head.get(27..27 + segments) else { return ElementScan::Need(27 + segments) };
+        ElementScan::Element(
+            length_to_u64(27 + segments) + table.iter().map(|length| u64::from(*length)).sum::<u64>(),
+        )
     }
 
     /// PNG 5.3: length, type, data, checksum; `IEND` is the last.
-    fn look_png(&mut self) -> Step {
+    fn parse_png_chunk(&mut self) -> ElementScan {
         if self.at == 0 {
-            return Step::Element(8);
+            return ElementScan::Element(8);
         }
         let Some(length) = self.head.first_chunk::<4>().map(|l| u64::from(u32::from_be_bytes(*l))) else {
-            return Step::Need(8);
+            return ElementScan::Need(8);
         };
-        if self.head.get(4..8) == Some(b"IEND") { Step::End(length + 12) } else { Step::Element(length + 12) }
+        if self.head.get(4..8) == Some(b"IEND") {
+            ElementScan::End(length + 12)
+        } else {
+            ElementScan::Element(length + 12)
+        }
     }
 
     /// ISO/IEC 13818-7: a frame names its length; an ID3v1 tag of 128 bytes may end the file.
-    fn look_adts(&mut self) -> Step {
+    fn parse_adts_frame(&mut self) -> ElementScan {
         if self.head.starts_with(b"TAG") {
-            return Step::End(128);
+            return ElementScan::End(128);
         }
         let [0xFF, second, _, a, b, c, _] = self.head.as_slice() else {
-            return Step::Reject(if self.elements > 0 { self.trailing() } else { self.corrupt() });
+            return ElementScan::Reject(if self.elements > 0 {
+                self.trailing_rejection()
+            } else {
+                self.corrupt_rejection()
+            });
         };
         let length = (u64::from(a & 3) << 11) | (u64::from(*b) << 3) | u64::from(c >> 5);
         if second & 0xF6 == 0xF0 && length >= 7 {
-            return Step::Element(length);
+            return ElementScan::Element(length);
         }
-        Step::Reject(if self.elements > 0 { self.trailing() } else { self.corrupt() })
+        ElementScan::Reject(if self.elements > 0 {
+            self.trailing_rejection()
+        } else {
+            self.corrupt_rejection()
+        })
     }
 
-    fn truncated(&self) -> Rejection {
-        Rejection::new("truncated", format!("the file ends inside the element at byte {}", self.at))
+    fn truncated_rejection(&self) -> UploadRejection {
+        UploadRejection::new("truncated", format!("the file ends inside the element at byte {}", self.at))
     }
 
-    fn trailing(&self) -> Rejection {
-        Rejection::new(
+    fn trailing_rejection(&self) -> UploadRejection {
+        UploadRejection::new(
             "trailing_data",
             format!("what begins at byte {} is no part of the media file", self.at),
         )
     }
 
-    fn corrupt(&self) -> Rejection {
-        Rejection::corrupt(format!("there is no element at byte {}", self.at))
+    fn corrupt_rejection(&self) -> UploadRejection {
+        UploadRejection::corrupt(format!("there is no element at byte {}", self.at))
     }
 }
 
@@ -452,15 +500,15 @@ const EBML_LEVEL_1: [u64; 8] = [
 /// Time stamp, simple block, block group, previous size, position, encrypted block, silent tracks.
 const EBML_CLUSTER: [u64; 7] = [0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0xAF, 0x5854];
 
-fn first_need(format: Format) -> usize {
+fn first_head_bytes(format: StructureFormat) -> usize {
     match format {
-        Format::Boxes | Format::Png => 8,
-        Format::Ebml => 1,
-        Format::Riff => 12,
-        Format::Transport { prefix_bytes } => usize::from(prefix_bytes) + 1,
-        Format::Ogg => 27,
-        Format::Adts => 7,
-        Format::Opaque => 0,
+        StructureFormat::Boxes | StructureFormat::Png => 8,
+        StructureFormat::Ebml => 1,
+        StructureFormat::Riff => 12,
+        StructureFormat::Transport { prefix_bytes } => usize::from(prefix_bytes) + 1,
+        StructureFormat::Ogg => 27,
+        StructureFormat::Adts => 7,
+        StructureFormat::Opaque => 0,
     }
 }
 
@@ -469,6 +517,6 @@ fn vint_bytes(first: Option<&u8>) -> usize {
     first.map_or(1, |byte| usize::try_from(byte.leading_zeros() + 1).unwrap_or(9))
 }
 
-fn count(length: usize) -> u64 {
+fn length_to_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }

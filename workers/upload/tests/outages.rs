@@ -8,19 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nats::{Held, Outbox, Role, testing::TestBroker};
+use nats::{Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
     ids::{MediaId, UploadId},
     keys,
-    media::{Record, Status},
+    media::{MediaRecord, MediaStatus},
     subjects,
-    upload::Received,
+    upload::UploadReceived,
 };
 use store::{
     Store,
     testing::{
-        S3,
-        proxy::{Mode, Proxy},
+        TestS3Server,
+        proxy::{FaultProxy, ProxyMode},
     },
 };
 use tempfile::TempDir;
@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(50);
 
 /// Tries are few and pauses short: an outage has to outlast all of them.
-fn config() -> upload::Config {
-    let mut config = upload::Config::default();
+fn config() -> upload::UploadStageConfig {
+    let mut config = upload::UploadStageConfig::default();
     config.consume.attempts_max = 2;
     (config.consume.retry_delay_ms, config.consume.retry_delay_ms_max) = (20, 50);
     (config.consume.outage_delay_ms, config.consume.outage_delay_ms_max) = (20, 100);
@@ -69,16 +69,16 @@ struct Site {
 }
 
 impl Site {
-    async fn start(config: impl FnOnce(&Path) -> store::Config) -> Self {
+    async fn start(config: impl FnOnce(&Path) -> store::StoreConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = TestBroker::start().await;
         let bus = broker.bus(Role::Admin).await;
-        let store = store::testing::open(config(&folder.path().join("store"))).unwrap();
+        let store = store::testing::open_test_store(config(&folder.path().join("store"))).unwrap();
         Self { broker, bus, store, folder }
     }
 
     async fn local() -> Self {
-        Self::start(|folder| store::Config::at(format!("file://{}", folder.display()))).await
+        Self::start(|folder| store::StoreConfig::from_url(format!("file://{}", folder.display()))).await
     }
 
     fn store_is_away(&self, is_away: bool) {
@@ -88,11 +88,11 @@ impl Site {
     }
 
     /// A medium whose bytes are said to lie under `key`; by default they do.
-    async fn received(&self, key: Option<&str>) -> Received {
-        let media_id = MediaId::from_bytes(nats::fresh_id());
-        let key = key.map_or_else(|| keys::source(media_id), str::to_owned);
-        let received = Received {
-            upload_id: UploadId::from_bytes(nats::fresh_id()),
+    async fn received(&self, key: Option<&str>) -> UploadReceived {
+        let media_id = MediaId::from_bytes(nats::new_id_bytes());
+        let key = key.map_or_else(|| keys::source_key(media_id), str::to_owned);
+        let received = UploadReceived {
+            upload_id: UploadId::from_bytes(nats::new_id_bytes()),
             media_id,
             owner: "owner".into(),
             key: key.clone(),
@@ -101,32 +101,33 @@ impl Site {
             content_type: None,
             digest: None,
         };
-        let record = Record::new(media_id, "owner".into(), Status::Uploading, nats::now_ms());
-        self.bus.commit(&mut Held::new(record), Outbox::new()).await.unwrap();
+        let record = MediaRecord::new(media_id, "owner".into(), MediaStatus::Uploading, nats::now_ms());
+        self.bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
         received
     }
 
-    async fn stored(&self) -> Received {
+    async fn stored(&self) -> UploadReceived {
         let received = self.received(None).await;
         self.store.put(&received.key, CLIP.clone()).await.unwrap();
         received
     }
 
-    async fn tell(&self, received: &Received) {
-        self.bus.report(received, "test").await.unwrap();
+    async fn tell(&self, received: &UploadReceived) {
+        self.bus.publish_event(received, "test").await.unwrap();
     }
 
     async fn worker(&self) -> CancellationToken {
-        let settings = media::Config { child_path: Some(child()), ..media::Config::default() };
-        let driver = Arc::new(media::Driver::start(settings).await.unwrap());
+        let settings =
+            media::MediaDriverConfig { child_path: Some(child()), ..media::MediaDriverConfig::default() };
+        let driver = Arc::new(media::MediaDriver::start(settings).await.unwrap());
         let shutdown = CancellationToken::new();
         let bus = self.broker.bus(Role::Upload).await;
         tokio::spawn(upload::run(bus, self.store.clone(), driver, config(), shutdown.clone()));
         shutdown
     }
 
-    async fn record(&self, received: &Received) -> Record {
-        self.bus.load::<Record>(&received.media_id.to_string()).await.unwrap().unwrap().record
+    async fn record(&self, received: &UploadReceived) -> MediaRecord {
+        self.bus.load_record::<MediaRecord>(&received.media_id.to_string()).await.unwrap().unwrap().record
     }
 
     async fn wait(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -137,7 +138,7 @@ impl Site {
         }
     }
 
-    async fn wait_waiting(&self, received: &Received) -> String {
+    async fn wait_waiting(&self, received: &UploadReceived) -> String {
         self.wait("medium that waits", async || self.record(received).await.waiting.is_some()).await;
         self.record(received).await.waiting.unwrap().code
     }
@@ -152,10 +153,10 @@ impl Site {
         self.wait("deliveries", async || delivered().await >= first + count).await;
     }
 
-    async fn check_stored(&self, received: &Received) {
-        self.wait("verdict", async || self.record(received).await.status != Status::Uploading).await;
+    async fn check_stored(&self, received: &UploadReceived) {
+        self.wait("verdict", async || self.record(received).await.status != MediaStatus::Uploading).await;
         let record = self.record(received).await;
-        assert_eq!((record.status, record.waiting, record.attempt.faults), (Status::Stored, None, 0));
+        assert_eq!((record.status, record.waiting, record.attempt.faults), (MediaStatus::Stored, None, 0));
         assert_eq!(self.bus.dead_letters(10).await.unwrap(), []);
     }
 
@@ -193,21 +194,21 @@ async fn a_store_folder_that_is_away_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_store_that_errs_or_hangs_is_waited_for() {
-    let server = S3::start().await.unwrap();
-    let proxy = Proxy::start(&server).await.unwrap();
-    let site = Site::start(|_| proxy.config(&server)).await;
+    let server = TestS3Server::start().await.unwrap();
+    let proxy = FaultProxy::start(&server).await.unwrap();
+    let site = Site::start(|_| proxy.store_config(&server)).await;
     let worker = site.worker().await;
-    for (mode, code) in [(Mode::Status(500), "store_unavailable"), (Mode::Hang, "store_slow")] {
+    for (mode, code) in [(ProxyMode::Status(500), "store_unavailable"), (ProxyMode::Hang, "store_slow")] {
         let received = site.stored().await;
-        proxy.set(mode);
+        proxy.set_mode(mode);
         site.tell(&received).await;
         assert_eq!(site.wait_waiting(&received).await, code, "{mode:?}");
         site.wait_deliveries(3).await;
-        proxy.set(Mode::Pass);
+        proxy.set_mode(ProxyMode::Pass);
         site.check_stored(&received).await;
     }
     let received = site.stored().await;
-    proxy.set(Mode::Slow(20));
+    proxy.set_mode(ProxyMode::Slow(20));
     site.tell(&received).await;
     site.check_stored(&received).await;
     worker.cancel();
@@ -229,7 +230,7 @@ async fn deliveries_are_no_tries() {
         message.ack_with(async_nats::jetstream::AckKind::Nak(None)).await.unwrap();
     }
     let worker = site.worker().await;
-    site.wait("verdict", async || site.record(&received).await.status == Status::Rejected).await;
+    site.wait("verdict", async || site.record(&received).await.status == MediaStatus::Rejected).await;
     let record = site.record(&received).await;
     assert_eq!((record.code.as_deref(), record.attempt.faults), (Some("object_not_found"), 2));
     worker.cancel();
@@ -245,15 +246,15 @@ async fn a_verdict_waits_for_room_in_its_bucket() {
     let worker = site.worker().await;
     site.wait("letter", async || site.letters().await == 1).await;
     site.wait_deliveries(4).await;
-    assert_eq!(site.record(&received).await.status, Status::Uploading);
+    assert_eq!(site.record(&received).await.status, MediaStatus::Uploading);
     limit(&site, 1 << 20).await;
-    site.wait("verdict", async || site.record(&received).await.status == Status::Rejected).await;
+    site.wait("verdict", async || site.record(&received).await.status == MediaStatus::Rejected).await;
     assert_eq!(site.letters().await, 1, "it was given up once");
     worker.cancel();
 }
 
 async fn limit(site: &Site, bytes: i64) {
-    let name = subjects::kv_stream("assets");
+    let name = subjects::kv_stream_name("assets");
     let info = site.bus.context().get_stream(name).await.unwrap().cached_info().clone();
     let used = i64::try_from(info.state.bytes).unwrap();
     let config = async_nats::jetstream::stream::Config { max_bytes: used + bytes, ..info.config };

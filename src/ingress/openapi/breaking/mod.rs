@@ -13,12 +13,12 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value};
 
 pub use schema::DEPTH_MAX;
-use schema::{Shapes, Way};
+use schema::{SchemaComparison, SchemaDirection};
 
 /// Every change from `old` to `new` that breaks a client; empty when there is none.
-pub fn breaking(old: &Value, new: &Value) -> Vec<String> {
-    let mut comparison = Comparison { old, new, found: Vec::new() };
-    let (from, to) = (members(old, "paths"), members(new, "paths"));
+pub fn find_breaking_changes(old: &Value, new: &Value) -> Vec<String> {
+    let mut comparison = ApiComparison { old, new, found: Vec::new() };
+    let (from, to) = (object_members(old, "paths"), object_members(new, "paths"));
     for (path, old_item) in from {
         let Some(new_item) = to.get(path) else {
             comparison.found.push(format!("{path} is gone"));
@@ -29,54 +29,55 @@ pub fn breaking(old: &Value, new: &Value) -> Vec<String> {
             let place = format!("{} {path}", method.to_uppercase());
             match after {
                 None => comparison.found.push(format!("{place} is gone")),
-                Some(after) => comparison.operation(&place, before, after),
+                Some(after) => comparison.compare_operation(&place, before, after),
             }
         }
     }
     comparison.found
 }
 
-fn members<'a>(value: &'a Value, name: &str) -> &'a Map<String, Value> {
+fn object_members<'a>(value: &'a Value, name: &str) -> &'a Map<String, Value> {
     static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
     value.get(name).and_then(Value::as_object).unwrap_or(&NONE)
 }
 
-fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+fn array_items<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+fn resolve_reference<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     let reference = value.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix('#'));
     reference.and_then(|pointer| document.pointer(pointer)).unwrap_or(value)
 }
 
-struct Comparison<'a> {
+struct ApiComparison<'a> {
     old: &'a Value,
     new: &'a Value,
     found: Vec<String>,
 }
 
-impl Comparison<'_> {
-    fn operation(&mut self, place: &str, before: &Value, after: &Value) {
-        self.security(place, before, after);
-        self.parameters(place, before, after);
-        self.request_body(place, before.get("requestBody"), after.get("requestBody"));
-        let (from, to) = (members(before, "responses"), members(after, "responses"));
+impl ApiComparison<'_> {
+    fn compare_operation(&mut self, place: &str, before: &Value, after: &Value) {
+        self.compare_security(place, before, after);
+        self.compare_parameters(place, before, after);
+        self.compare_request_body(place, before.get("requestBody"), after.get("requestBody"));
+        let (from, to) = (object_members(before, "responses"), object_members(after, "responses"));
         for (status, response) in from {
             let Some(other) = to.get(status) else {
                 self.found.push(format!("{place}: status {status} is gone"));
                 continue;
             };
-            let (response, other) = (resolve(self.old, response), resolve(self.new, other));
+            let (response, other) =
+                (resolve_reference(self.old, response), resolve_reference(self.new, other));
             let place = format!("{place} {status}");
-            self.headers(&place, response, other);
-            self.content(&place, response, other, Way::Response);
+            self.compare_headers(&place, response, other);
+            self.compare_content(&place, response, other, SchemaDirection::Response);
         }
     }
 
     /// Every way to sign in is still one, or needs even less.
-    fn security(&mut self, place: &str, before: &Value, after: &Value) {
-        let (from, to) = (ways_in(self.old, before), ways_in(self.new, after));
+    fn compare_security(&mut self, place: &str, before: &Value, after: &Value) {
+        let (from, to) = (security_alternatives(self.old, before), security_alternatives(self.new, after));
         for way in from {
             if to.iter().any(|other| other.iter().all(|(scheme, scopes)| way.get(scheme) == Some(scopes))) {
                 continue;
@@ -90,9 +91,12 @@ impl Comparison<'_> {
         }
     }
 
-    fn parameters(&mut self, place: &str, before: &Value, after: &Value) {
+    fn compare_parameters(&mut self, place: &str, before: &Value, after: &Value) {
         let all = |document, operation| -> Vec<&Value> {
-            list(operation, "parameters").iter().map(|parameter| resolve(document, parameter)).collect()
+            array_items(operation, "parameters")
+                .iter()
+                .map(|parameter| resolve_reference(document, parameter))
+                .collect()
         };
         let (from, to) = (all(self.old, before), all(self.new, after));
         let find = |all: &[&Value], wanted: &Value| -> Option<Value> {
@@ -101,78 +105,91 @@ impl Comparison<'_> {
         };
         for parameter in &from {
             let Some(other) = find(&to, parameter) else {
-                self.found.push(format!("{place}: parameter {} is gone", name(parameter)));
+                self.found.push(format!("{place}: parameter {} is gone", parameter_name(parameter)));
                 continue;
             };
-            let place = format!("{place} parameter {}", name(parameter));
-            self.schema(&place, parameter.get("schema"), other.get("schema"), Way::Request);
+            let place = format!("{place} parameter {}", parameter_name(parameter));
+            self.compare_schema(
+                &place,
+                parameter.get("schema"),
+                other.get("schema"),
+                SchemaDirection::Request,
+            );
         }
-        for parameter in to.iter().filter(|parameter| needed(parameter)) {
-            if !find(&from, parameter).is_some_and(|other| needed(&other)) {
-                self.found.push(format!("{place}: parameter {} is needed now", name(parameter)));
+        for parameter in to.iter().filter(|parameter| is_required(parameter)) {
+            if !find(&from, parameter).is_some_and(|other| is_required(&other)) {
+                self.found.push(format!("{place}: parameter {} is needed now", parameter_name(parameter)));
             }
         }
     }
 
-    fn request_body(&mut self, place: &str, before: Option<&Value>, after: Option<&Value>) {
+    fn compare_request_body(&mut self, place: &str, before: Option<&Value>, after: Option<&Value>) {
         match (before, after) {
-            (None, Some(after)) if needed(after) => self.found.push(format!("{place}: a body is needed now")),
+            (None, Some(after)) if is_required(after) => {
+                self.found.push(format!("{place}: a body is needed now"));
+            }
             (Some(_), None) => self.found.push(format!("{place}: the body is gone")),
             (Some(before), Some(after)) => {
-                if needed(after) && !needed(before) {
+                if is_required(after) && !is_required(before) {
                     self.found.push(format!("{place}: the body is needed now"));
                 }
-                self.content(&format!("{place} body"), before, after, Way::Request);
+                self.compare_content(&format!("{place} body"), before, after, SchemaDirection::Request);
             }
             _ => {}
         }
     }
 
-    fn headers(&mut self, place: &str, before: &Value, after: &Value) {
-        let to = members(after, "headers");
-        for (name, header) in members(before, "headers") {
+    fn compare_headers(&mut self, place: &str, before: &Value, after: &Value) {
+        let to = object_members(after, "headers");
+        for (name, header) in object_members(before, "headers") {
             let Some(other) = to.get(name) else {
                 self.found.push(format!("{place}: header {name} is gone"));
                 continue;
             };
-            let (header, other) = (resolve(self.old, header), resolve(self.new, other));
-            if needed(header) && !needed(other) {
+            let (header, other) = (resolve_reference(self.old, header), resolve_reference(self.new, other));
+            if is_required(header) && !is_required(other) {
                 self.found.push(format!("{place}: header {name} may be absent now"));
             }
             let place = format!("{place} header {name}");
-            self.schema(&place, header.get("schema"), other.get("schema"), Way::Response);
+            self.compare_schema(&place, header.get("schema"), other.get("schema"), SchemaDirection::Response);
         }
     }
 
-    fn content(&mut self, place: &str, before: &Value, after: &Value, way: Way) {
-        let to = members(after, "content");
-        for (media_type, old) in members(before, "content") {
+    fn compare_content(&mut self, place: &str, before: &Value, after: &Value, way: SchemaDirection) {
+        let to = object_members(after, "content");
+        for (media_type, old) in object_members(before, "content") {
             match to.get(media_type) {
                 None => self.found.push(format!("{place}: media type {media_type} is gone")),
-                Some(new) => self.schema(place, old.get("schema"), new.get("schema"), way),
+                Some(new) => self.compare_schema(place, old.get("schema"), new.get("schema"), way),
             }
         }
     }
 
     /// Without a schema it may be anything.
-    fn schema(&mut self, place: &str, before: Option<&Value>, after: Option<&Value>, way: Way) {
+    fn compare_schema(
+        &mut self,
+        place: &str,
+        before: Option<&Value>,
+        after: Option<&Value>,
+        way: SchemaDirection,
+    ) {
         let (before, after) = (before.unwrap_or(&Value::Null), after.unwrap_or(&Value::Null));
-        self.found.extend(Shapes::new(self.old, self.new, way).compare(place, before, after));
+        self.found.extend(SchemaComparison::new(self.old, self.new, way).compare(place, before, after));
     }
 }
 
 /// The ways to sign in, each by its schemes; one that needs none is anonymous.
-fn ways_in(document: &Value, operation: &Value) -> Vec<Map<String, Value>> {
+fn security_alternatives(document: &Value, operation: &Value) -> Vec<Map<String, Value>> {
     let stated = operation.get("security").or_else(|| document.get("security")).and_then(Value::as_array);
     let ways: Vec<_> = stated.into_iter().flatten().filter_map(Value::as_object).cloned().collect();
     if ways.is_empty() { vec![Map::new()] } else { ways }
 }
 
-fn needed(value: &Value) -> bool {
+fn is_required(value: &Value) -> bool {
     value.get("required").and_then(Value::as_bool).unwrap_or(false)
 }
 
-fn name(parameter: &Value) -> &str {
+fn parameter_name(parameter: &Value) -> &str {
     parameter.get("name").and_then(Value::as_str).unwrap_or_default()
 }
 

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{members, resolve};
+use super::{object_members, resolve_reference};
 
 /// Deepest nesting of schemas that is compared.
 pub const DEPTH_MAX: usize = 24;
@@ -32,42 +32,42 @@ const KNOWN: [&str; 12] = [
 ];
 
 /// One alternative: no reference, no union, at most one type.
-type Shape = Map<String, Value>;
+type SchemaShape = Map<String, Value>;
 
 /// Which way a schema is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum SchemaDirection {
     /// Sent by clients: what was taken has to be taken.
     Request,
     /// Read by clients: nothing may be given that was not given before.
     Response,
 }
 
-impl Way {
+impl SchemaDirection {
     /// Who gives and who takes, of the older and the newer side.
-    fn turn<T>(self, before: T, after: T) -> (T, T) {
+    fn giver_and_taker<T>(self, before: T, after: T) -> (T, T) {
         match self {
             Self::Request => (before, after),
             Self::Response => (after, before),
         }
     }
 
-    fn said(self, request: &'static str, response: &'static str) -> &'static str {
+    fn pick_text(self, request: &'static str, response: &'static str) -> &'static str {
         if self == Self::Request { request } else { response }
     }
 }
 
 /// A comparison of two schemas, each of its own document.
-pub(super) struct Shapes<'a> {
+pub(super) struct SchemaComparison<'a> {
     old: &'a Value,
     new: &'a Value,
-    way: Way,
+    way: SchemaDirection,
     /// What is being compared further up: a schema that contains itself is entered once.
     entered: Vec<(Value, Value)>,
 }
 
-impl<'a> Shapes<'a> {
-    pub(super) fn new(old: &'a Value, new: &'a Value, way: Way) -> Self {
+impl<'a> SchemaComparison<'a> {
+    pub(super) fn new(old: &'a Value, new: &'a Value, way: SchemaDirection) -> Self {
         Self { old, new, way, entered: Vec::new() }
     }
 
@@ -80,15 +80,15 @@ impl<'a> Shapes<'a> {
             return vec![format!("{place} lies too deep to be compared")];
         }
         self.entered.push((before.clone(), after.clone()));
-        let (from, to) = (alternatives(self.old, before, 0), alternatives(self.new, after, 0));
-        let (given, taken) = self.way.turn(&from, &to);
+        let (from, to) = (list_alternatives(self.old, before, 0), list_alternatives(self.new, after, 0));
+        let (given, taken) = self.way.giver_and_taker(&from, &to);
         let mut found = Vec::new();
         for shape in given {
-            let holders: Vec<&Shape> = taken.iter().filter(|other| may_hold(shape, other)).collect();
-            let best = holders.into_iter().map(|other| self.difference(place, shape, other));
+            let holders: Vec<&SchemaShape> = taken.iter().filter(|other| may_match(shape, other)).collect();
+            let best = holders.into_iter().map(|other| self.find_difference(place, shape, other));
             found.extend(best.min_by_key(Vec::len).unwrap_or_else(|| {
-                let said = self.way.said("is not taken any more", "is new to readers");
-                vec![format!("{place}: {} {said}", label(shape))]
+                let said = self.way.pick_text("is not taken any more", "is new to readers");
+                vec![format!("{place}: {} {said}", describe_shape(shape))]
             }));
         }
         self.entered.pop();
@@ -96,29 +96,29 @@ impl<'a> Shapes<'a> {
     }
 
     /// What of one alternative another one does not take.
-    fn difference(&mut self, place: &str, given: &Shape, taken: &Shape) -> Vec<String> {
+    fn find_difference(&mut self, place: &str, given: &SchemaShape, taken: &SchemaShape) -> Vec<String> {
         let (given, taken) = (&Value::Object(given.clone()), &Value::Object(taken.clone()));
-        let (before, after) = self.way.turn(given, taken);
-        let mut found = self.bounds(place, given, taken);
-        let (from, to) = (members(before, "properties"), members(after, "properties"));
+        let (before, after) = self.way.giver_and_taker(given, taken);
+        let mut found = self.compare_bounds(place, given, taken);
+        let (from, to) = (object_members(before, "properties"), object_members(after, "properties"));
         for (property, old) in from {
             match to.get(property) {
                 None => found.push(format!("{place}: property {property} is gone")),
                 Some(new) => found.extend(self.compare(&format!("{place}.{property}"), old, new)),
             }
         }
-        let said = self.way.said("is needed now", "may be absent now");
-        let always = required(given);
-        let missing = required(taken).into_iter().filter(|property| !always.contains(property));
+        let said = self.way.pick_text("is needed now", "may be absent now");
+        let always = required_properties(given);
+        let missing = required_properties(taken).into_iter().filter(|property| !always.contains(property));
         found.extend(missing.map(|property| format!("{place}: property {property} {said}")));
         for (keyword, mark) in [("items", "[]"), ("additionalProperties", ".*")] {
             let (old, new) = (before.get(keyword), after.get(keyword));
             if old.is_none() && new.is_none() {
                 continue;
             }
-            if keyword == "additionalProperties" && [old, new].iter().any(|side| is_refusal(*side)) {
+            if keyword == "additionalProperties" && [old, new].iter().any(|side| is_false_schema(*side)) {
                 // That answers say more breaks nobody.
-                if self.way == Way::Request && is_refusal(new) && !is_refusal(old) {
+                if self.way == SchemaDirection::Request && is_false_schema(new) && !is_false_schema(old) {
                     found.push(format!("{place}: no other property is taken now"));
                 }
             } else {
@@ -130,20 +130,20 @@ impl<'a> Shapes<'a> {
     }
 
     /// What a value has to be beyond its type and its parts.
-    fn bounds(&self, place: &str, given: &Value, taken: &Value) -> Vec<String> {
+    fn compare_bounds(&self, place: &str, given: &Value, taken: &Value) -> Vec<String> {
         let stated = taken.as_object().into_iter().flatten();
         let demands = stated.filter(|(keyword, _)| !KNOWN.contains(&keyword.as_str()));
         let broken = demands.filter(|(keyword, limit)| {
             let Some(own) = given.get(keyword) else { return true };
             match keyword.as_str() {
-                upper if UPPER.contains(&upper) => is_less(limit, own),
-                lower if LOWER.contains(&lower) => is_less(own, limit),
+                upper if UPPER.contains(&upper) => is_less_than(limit, own),
+                lower if LOWER.contains(&lower) => is_less_than(own, limit),
                 _ => own != *limit,
             }
         });
         let told = broken.map(|(keyword, limit)| {
             let own = given.get(keyword).map_or_else(|| "none".to_owned(), ToString::to_string);
-            let (before, after) = self.way.turn(own, limit.to_string());
+            let (before, after) = self.way.giver_and_taker(own, limit.to_string());
             format!("{place}: {keyword} was {before} and is {after}")
         });
         told.collect()
@@ -151,51 +151,60 @@ impl<'a> Shapes<'a> {
 }
 
 /// All that a schema allows, one by one. Beyond [`DEPTH_MAX`] references and unions within one another it is taken as it stands.
-fn alternatives(document: &Value, schema: &Value, depth: usize) -> Vec<Shape> {
-    let Some(own) = schema.as_object() else { return vec![Shape::new()] };
+fn list_alternatives(document: &Value, schema: &Value, depth: usize) -> Vec<SchemaShape> {
+    let Some(own) = schema.as_object() else { return vec![SchemaShape::new()] };
     if depth > DEPTH_MAX {
         return vec![own.clone()];
     }
     let mut rest = own.clone();
     let mut unions: Vec<Vec<Value>> = Vec::new();
     if rest.remove("$ref").is_some() {
-        unions.push(vec![resolve(document, schema).clone()]);
+        unions.push(vec![resolve_reference(document, schema).clone()]);
     }
     for keyword in ["oneOf", "anyOf"] {
         unions.extend(rest.remove(keyword).and_then(|members| members.as_array().cloned()));
     }
     let parts = rest.remove("allOf").and_then(|members| members.as_array().cloned());
     unions.extend(parts.into_iter().flatten().map(|part| vec![part]));
-    let mut all = split(rest);
+    let mut all = split_alternatives(rest);
     for union in unions {
-        let members: Vec<Shape> =
-            union.iter().flat_map(|member| alternatives(document, member, depth + 1)).collect();
-        all = all.iter().flat_map(|shape| members.iter().filter_map(|other| merged(shape, other))).collect();
+        let members: Vec<SchemaShape> =
+            union.iter().flat_map(|member| list_alternatives(document, member, depth + 1)).collect();
+        all = all
+            .iter()
+            .flat_map(|shape| members.iter().filter_map(|other| merge_shapes(shape, other)))
+            .collect();
     }
     all
 }
 
 /// One shape for each type and each value.
-fn split(mut schema: Shape) -> Vec<Shape> {
+fn split_alternatives(mut schema: SchemaShape) -> Vec<SchemaShape> {
     if let Some(Value::Array(values)) = schema.remove("enum") {
-        return values.into_iter().map(|value| with(&schema, "const", value)).map(typed).collect();
+        return values
+            .into_iter()
+            .map(|value| with_keyword(&schema, "const", value))
+            .map(with_type)
+            .collect();
     }
     match schema.remove("type") {
-        Some(Value::Array(types)) => types.into_iter().map(|kind| with(&schema, "type", kind)).collect(),
-        Some(kind) => vec![with(&schema, "type", kind)],
-        None => vec![typed(schema)],
+        Some(Value::Array(types)) => {
+            types.into_iter().map(|kind| with_keyword(&schema, "type", kind)).collect()
+        }
+        Some(kind) => vec![with_keyword(&schema, "type", kind)],
+        None => vec![with_type(schema)],
     }
 }
 
-fn with(schema: &Shape, keyword: &str, value: Value) -> Shape {
+fn with_keyword(schema: &SchemaShape, keyword: &str, value: Value) -> SchemaShape {
     // Of null nothing more can be said.
-    let mut shape = if value == "null" && keyword == "type" { Shape::new() } else { schema.clone() };
+    let mut shape = if value == "null" && keyword == "type" { SchemaShape::new() } else { schema.clone() };
     shape.insert(keyword.to_owned(), value);
     shape
 }
 
 /// A value has a type, whether it is named or not.
-fn typed(mut shape: Shape) -> Shape {
+fn with_type(mut shape: SchemaShape) -> SchemaShape {
     let kind = match shape.get("const") {
         Some(Value::String(_)) => "string",
         Some(Value::Bool(_)) => "boolean",
@@ -211,7 +220,7 @@ fn typed(mut shape: Shape) -> Shape {
 }
 
 /// What is true of both; nothing when they exclude each other.
-fn merged(one: &Shape, other: &Shape) -> Option<Shape> {
+fn merge_shapes(one: &SchemaShape, other: &SchemaShape) -> Option<SchemaShape> {
     let mut all = one.clone();
     for (keyword, value) in other {
         match (keyword.as_str(), all.get_mut(keyword)) {
@@ -231,21 +240,22 @@ fn merged(one: &Shape, other: &Shape) -> Option<Shape> {
 }
 
 /// Whether one alternative can be meant by another one: nothing that tells them apart says otherwise.
-fn may_hold(given: &Shape, taken: &Shape) -> bool {
+fn may_match(given: &SchemaShape, taken: &SchemaShape) -> bool {
     let is_kind = match (given.get("type"), taken.get("type")) {
         (_, None) => true,
         (Some(given), Some(taken)) => given == taken || (given == "integer" && taken == "number"),
         (None, Some(_)) => false,
     };
     let is_value = taken.get("const").is_none_or(|value| given.get("const") == Some(value));
-    let theirs: Vec<_> = tags(taken).collect();
+    let theirs: Vec<_> = find_discriminators(taken).collect();
     is_kind
         && is_value
-        && tags(given).all(|(name, value)| !theirs.iter().any(|(n, v)| *n == name && *v != value))
+        && find_discriminators(given)
+            .all(|(name, value)| !theirs.iter().any(|(n, v)| *n == name && *v != value))
 }
 
 /// Properties that are always there with one value: they tell the members of a union apart.
-fn tags(shape: &Shape) -> impl Iterator<Item = (&String, &Value)> {
+fn find_discriminators(shape: &SchemaShape) -> impl Iterator<Item = (&String, &Value)> {
     let needed = shape.get("required").and_then(Value::as_array);
     let properties = shape.get("properties").and_then(Value::as_object);
     let tags =
@@ -254,24 +264,25 @@ fn tags(shape: &Shape) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 /// An alternative for people.
-fn label(shape: &Shape) -> String {
+fn describe_shape(shape: &SchemaShape) -> String {
     if let Some(value) = shape.get("const") {
         return value.to_string();
     }
     let kind = shape.get("type").and_then(Value::as_str).unwrap_or("anything");
-    tags(shape).fold(kind.to_owned(), |text, (name, value)| format!("{text} with {name} {value}"))
+    find_discriminators(shape)
+        .fold(kind.to_owned(), |text, (name, value)| format!("{text} with {name} {value}"))
 }
 
-fn required(schema: &Value) -> Vec<&str> {
-    super::list(schema, "required").iter().filter_map(Value::as_str).collect()
+fn required_properties(schema: &Value) -> Vec<&str> {
+    super::array_items(schema, "required").iter().filter_map(Value::as_str).collect()
 }
 
-fn is_refusal(schema: Option<&Value>) -> bool {
+fn is_false_schema(schema: Option<&Value>) -> bool {
     schema == Some(&Value::Bool(false))
 }
 
 /// Whether a number is smaller; whole numbers exactly.
-fn is_less(one: &Value, other: &Value) -> bool {
+fn is_less_than(one: &Value, other: &Value) -> bool {
     if let (Some(one), Some(other)) = (one.as_u64(), other.as_u64()) {
         return one < other;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nats::Outbox;
 use reqwest::Method;
-use schemas::session::{Method as How, Session};
+use schemas::session::{AuthSession, SignInMethod as How};
 use serde_json::json;
 
 use super::{proofs::by_contract, site::*};
@@ -111,8 +111,8 @@ async fn a_session_of_before_that_a_contract_proved_without_its_chain_is_over() 
     let answer = by_contract(&a, &wallet).await.expect(201);
     a.me(&answer.text("access_token")).await.expect(200);
     site.admin
-        .change::<Session>(&answer.text("session_id"), |found| {
-            Some((Session { account_chain_id: None, ..found?.clone() }, Outbox::new()))
+        .change_record::<AuthSession>(&answer.text("session_id"), |found| {
+            Some((AuthSession { account_chain_id: None, ..found?.clone() }, Outbox::new()))
         })
         .await
         .unwrap();
@@ -169,7 +169,7 @@ async fn a_challenge_outlives_an_attempt_about_which_nobody_could_say_anything()
     chain.replies(Reply::hex(YES));
     let answer = a.login(&cookie, &message, &[1, 2, 3]).await.expect(201);
     a.login(&cookie, &message, &[1, 2, 3]).await.assert(401, "challenge_used");
-    let session: Session = site.record(&answer.text("session_id")).await;
+    let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!((session.method, session.account_chain_id), (How::Contract, Some(1)));
 }
 

@@ -2,7 +2,7 @@
 
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use schemas::{access, session::Ring};
+use schemas::{access, session::KeyRing};
 use serde_json::json;
 
 use super::site::*;
@@ -32,7 +32,7 @@ async fn hole_3_and_18_what_can_not_be_read_lets_nobody_in() {
     let wallet = Wallet::new(51);
     let answer = a.sign_in(&wallet).await;
     let (token, refresh) = (answer.text("access_token"), answer.text("refresh_token"));
-    let key = auth::create_key(&site.admin, "ann", access::Role::Owner).await.unwrap();
+    let key = auth::create_key(&site.admin, "ann", access::PrincipalRole::Owner).await.unwrap();
     let (nonce, cookie) = a.challenge().await;
     let message = Text::new(&wallet, &nonce).to_string();
     let signature = wallet.personal(&message);
@@ -74,7 +74,7 @@ async fn hole_5_a_token_of_another_kind_signs_nobody_in() {
         let key = signing_key(&site.admin, name).await.unwrap();
         a.me(&forge(&header, &claims, &key)).await.assert(401, "unauthorized");
     }
-    let ring: Ring = site.record("ring.access").await;
+    let ring: KeyRing = site.record("ring.access").await;
     for kind in ["JWT", "playback", "at+JWT", "application/at+jwt"] {
         let header = json!({ "typ": kind, "alg": "HS256", "kid": header["kid"] });
         a.me(&forge(&header, &claims, &ring.keys[0].bytes)).await.assert(401, "unauthorized");
@@ -87,13 +87,13 @@ async fn hole_5_a_token_of_another_kind_signs_nobody_in() {
 
 #[test]
 fn hole_6_a_caller_without_a_wallet_sees_its_own_only() {
-    let key = Principal::new("ann", access::Role::Owner);
+    let key = Principal::new("ann", access::PrincipalRole::Owner);
     assert_eq!(key.list_owner(), Some("ann".into()));
     assert!(!key.may_see(&Wallet::new(53).owner()));
     // Nor does a wallet see what a key of that name owns.
     let owner = Wallet::new(53).owner();
     let wallet = Some(owner.parse().unwrap());
-    let signed_in = Principal { wallet, ..Principal::new(&owner, access::Role::Owner) };
+    let signed_in = Principal { wallet, ..Principal::new(&owner, access::PrincipalRole::Owner) };
     assert!(!signed_in.may_see("ann") && signed_in.may_change(&owner));
 }
 
@@ -152,7 +152,7 @@ async fn hole_9_no_secret_has_a_default() {
         let bus = site.broker.bus(nats::Role::Ingress).await;
         let proofs = auth::Proofs::new(bus.clone(), None, &config());
         auth::SignIn::open(bus.clone(), config(), None, proofs).await.unwrap();
-        let ring: Ring = site.record("ring.access").await;
+        let ring: KeyRing = site.record("ring.access").await;
         (ring.keys[0].bytes.clone(), signing_key(&bus, "refresh").await.unwrap())
     });
     let [a, b] = rings;

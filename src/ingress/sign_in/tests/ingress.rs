@@ -13,15 +13,18 @@ use web::registry;
 #[tokio::test]
 async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
     let (broker, folder) = (TestBroker::start().await, tempfile::tempdir().unwrap());
-    let store =
-        store::testing::open(store::Config::at(format!("file://{}", folder.path().display()))).unwrap();
+    let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
+        "file://{}",
+        folder.path().display()
+    )))
+    .unwrap();
     let bus = broker.bus(Role::Ingress).await;
-    let app = ingress::App::build(
+    let app = ingress::AppState::build(
         bus.clone(),
         store,
         ingress::tests::grants(&bus),
-        registry::Metrics::default(),
-        ingress::Config::default(),
+        registry::MetricsRegistry::default(),
+        ingress::IngressConfig::default(),
         auth::Config::default(),
     )
     .await

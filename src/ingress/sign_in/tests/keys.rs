@@ -1,6 +1,6 @@
 use reqwest::Method;
 use schemas::{
-    access::Role,
+    access::PrincipalRole,
     session::{KeyCreated, KeyRevoked},
 };
 use serde_json::{Value, json};
@@ -132,7 +132,7 @@ async fn keys_made_by_the_installation_work_as_they_did() {
         (me.text("owner"), me.text("role"), &me.body["wallet"]),
         ("admin".into(), "admin".into(), &Value::Null)
     );
-    let plain = create_key(&site.admin, "ann", Role::Owner).await.unwrap();
+    let plain = create_key(&site.admin, "ann", PrincipalRole::Owner).await.unwrap();
     assert_eq!(a.get("/v1/media", &plain).await.expect(200).body, json!("ann"));
     a.logout(&plain, json!({})).await.assert(409, "no_session");
 }

@@ -1,6 +1,6 @@
 use alloy_primitives::U256;
 use reqwest::Method;
-use schemas::session::{Challenge, Challenged, Method as How, Refused, Session, SignedIn};
+use schemas::session::{AuthSession, Challenged, Refused, SignInChallenge, SignInMethod as How, SignedIn};
 use serde_json::json;
 
 use super::site::*;
@@ -22,7 +22,7 @@ async fn a_wallet_signs_in_and_is_known_on_every_replica() {
         assert_eq!((me.text("owner"), me.text("session_id")), (owner.clone(), answer.text("session_id")));
         assert_eq!(replica.get("/v1/media", &token).await.expect(200).body, json!(owner));
     }
-    let session: Session = site.record(&answer.text("session_id")).await;
+    let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!((session.method, session.proof), (How::Key, None));
     let events = site.events::<SignedIn>().await;
     assert_eq!((events.len(), &events[0].owner, events[0].is_checksummed), (1, &owner, true));
@@ -95,7 +95,7 @@ async fn a_login_that_comes_again_is_refused_on_every_replica() {
     b.login(&cookie, &message, &wallet.personal(&message)).await.assert(401, "challenge_used");
     let refused = site.events::<Refused>().await;
     assert_eq!((refused.len(), refused[0].code.as_str()), (1, "signature_refused"));
-    let challenge: Challenge = site.record(&nonce).await;
+    let challenge: SignInChallenge = site.record(&nonce).await;
     assert_eq!(challenge.code.as_deref(), Some("signature_refused"));
 }
 
@@ -120,9 +120,9 @@ async fn a_nonce_is_ours_in_time_and_of_this_client() {
     // One whose time is over, but which the broker has not swept away yet.
     let (nonce, cookie) = a.challenge().await;
     site.admin
-        .change::<Challenge>(&nonce, |found| {
+        .change_record::<SignInChallenge>(&nonce, |found| {
             let expires_at_ms = nats::now_ms();
-            Some((Challenge { expires_at_ms, ..found?.clone() }, nats::Outbox::new()))
+            Some((SignInChallenge { expires_at_ms, ..found?.clone() }, nats::Outbox::new()))
         })
         .await
         .unwrap();

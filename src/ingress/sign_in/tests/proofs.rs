@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use reqwest::Method;
-use schemas::session::{End, Method as How, Session, SignedOut};
+use schemas::session::{AuthSession, SessionEndReason, SignInMethod as How, SignedOut};
 use serde_json::json;
 
 use super::site::*;
@@ -30,7 +30,7 @@ pub(super) async fn by_contract(replica: &Replica, wallet: &Wallet) -> Answer {
 async fn a_contracts_session_lasts_as_long_as_the_contract_says_so() {
     let mut site = Site::start().await;
     let (a, chain, answer) = signed_in(&mut site, config(), 66).await;
-    let session: Session = site.record(&answer.text("session_id")).await;
+    let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!(
         (session.method, session.proof.unwrap().signature.as_slice()),
         (How::Contract, &[1, 2, 3][..])
@@ -45,9 +45,9 @@ async fn a_contracts_session_lasts_as_long_as_the_contract_says_so() {
     chain.replies(Reply::Reverted);
     a.refresh(&next.text("refresh_token")).await.assert(401, "proof_failed");
     a.me(&next.text("access_token")).await.assert(401, "unauthorized");
-    let session: Session = site.record(&answer.text("session_id")).await;
-    assert_eq!((session.end, session.proof), (Some(End::ProofFailed), None));
-    assert_eq!(site.events::<SignedOut>().await[0].end, End::ProofFailed);
+    let session: AuthSession = site.record(&answer.text("session_id")).await;
+    assert_eq!((session.end, session.proof), (Some(SessionEndReason::ProofFailed), None));
+    assert_eq!(site.events::<SignedOut>().await[0].end, SessionEndReason::ProofFailed);
     // And a login that the contract refuses is refused.
     by_contract(&a, &Wallet::new(66)).await.assert(401, "signature_refused");
 }
@@ -78,7 +78,7 @@ async fn a_session_in_use_is_asked_about_again_and_one_that_failed_is_refused() 
     chain.replies(Reply::Unavailable);
     a.me(&token).await.assert(503, "unavailable");
     a.post("/v1/auth/verify", json!({ "token": token })).await.assert(503, "unavailable");
-    let session: Session = site.record(&answer.text("session_id")).await;
+    let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!(session.end, None, "it is kept");
     chain.replies(Reply::Reverted);
     let deadline = tokio::time::Instant::now() + SOON;
@@ -88,8 +88,8 @@ async fn a_session_in_use_is_asked_about_again_and_one_that_failed_is_refused() 
         refused = a.me(&token).await;
     }
     refused.assert(401, "unauthorized");
-    let session: Session = site.record(&answer.text("session_id")).await;
-    assert_eq!(session.end, Some(End::ProofFailed));
+    let session: AuthSession = site.record(&answer.text("session_id")).await;
+    assert_eq!(session.end, Some(SessionEndReason::ProofFailed));
 }
 
 #[tokio::test]
@@ -143,13 +143,13 @@ async fn an_answer_without_an_end_ends_with_its_credential() {
     chain.replies(Reply::Reverted);
     tokio::time::timeout(SOON, over).await.expect("the account took its word back");
     // So does what a key began, once the key is revoked.
-    let key = auth::create_key(&site.admin, "ann", schemas::access::Role::Owner).await.unwrap();
+    let key = auth::create_key(&site.admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
     let who = a.sign_in.identify(&key).await.unwrap().unwrap();
     let key_id = who.key_id.unwrap();
     let over = a.sign_in.clone().until_over(who, LOOK);
     tokio::pin!(over);
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut over).await.is_err());
-    let by = ("ann", web::request::id());
+    let by = ("ann", web::request::current_or_fresh_id());
     assert!(auth::key::revoke(&site.admin, key_id, |_| true, by).await.unwrap());
     tokio::time::timeout(SOON, over).await.expect("the key is revoked");
 }

@@ -5,7 +5,7 @@ use nats::Outbox;
 use reqwest::{Method, StatusCode};
 use schemas::{
     ids::SessionId,
-    session::{End, Refreshed, Reused, Ring, Session, SignedOut},
+    session::{AuthSession, KeyRing, Refreshed, Reused, SessionEndReason, SignedOut},
 };
 use serde_json::json;
 
@@ -32,8 +32,8 @@ async fn a_refresh_token_is_good_once_and_again_ends_the_session() {
     }
     let reused = site.events::<Reused>().await;
     assert_eq!((reused.len(), reused[0].generation), (1, 2));
-    let session: Session = site.record(&first.text("session_id")).await;
-    assert_eq!(session.end, Some(End::Reused));
+    let session: AuthSession = site.record(&first.text("session_id")).await;
+    assert_eq!(session.end, Some(SessionEndReason::Reused));
 }
 
 #[tokio::test]
@@ -94,9 +94,9 @@ async fn later_or_from_elsewhere_the_same_token_ends_the_session() {
     let token = answer.text("refresh_token");
     from("203.0.113.8", &token).await.expect(200);
     site.admin
-        .change::<Session>(&answer.text("session_id"), |found| {
+        .change_record::<AuthSession>(&answer.text("session_id"), |found| {
             let refreshed_at_ms = Some(found?.refreshed_at_ms? - config().refresh_again_ms);
-            Some((Session { refreshed_at_ms, ..found?.clone() }, Outbox::new()))
+            Some((AuthSession { refreshed_at_ms, ..found?.clone() }, Outbox::new()))
         })
         .await
         .unwrap();
@@ -143,7 +143,7 @@ async fn logout_closes_on_a_replica_that_no_message_reaches_within_a_second() {
     assert!(late < Duration::from_secs(1), "{late:?}");
     a.refresh(&answer.text("refresh_token")).await.assert(401, "session_over");
     let ended = site.events::<SignedOut>().await;
-    assert_eq!((ended.len(), ended[0].end), (1, End::SignedOut));
+    assert_eq!((ended.len(), ended[0].end), (1, SessionEndReason::SignedOut));
 }
 
 #[tokio::test]
@@ -179,8 +179,17 @@ async fn all_sessions_of_a_wallet_end_together_and_only_for_whom_it_may() {
     a.logout(&admin, json!({ "wallet": bob.address })).await.expect(204);
     a.me(&other).await.assert(401, "unauthorized");
     a.me(&admin).await.expect(200);
-    let ends: Vec<End> = site.events::<SignedOut>().await.iter().map(|event| event.end).collect();
-    assert_eq!(ends, [End::SignedOut, End::SignedOut, End::SignedOut, End::Revoked]);
+    let ends: Vec<SessionEndReason> =
+        site.events::<SignedOut>().await.iter().map(|event| event.end).collect();
+    assert_eq!(
+        ends,
+        [
+            SessionEndReason::SignedOut,
+            SessionEndReason::SignedOut,
+            SessionEndReason::SignedOut,
+            SessionEndReason::Revoked
+        ]
+    );
 }
 
 #[tokio::test]
@@ -193,7 +202,7 @@ async fn the_oldest_session_makes_room_for_a_new_one() {
     a.sign_in(&wallet).await;
     a.refresh(&first.text("refresh_token")).await.assert(401, "session_over");
     a.refresh(&second.text("refresh_token")).await.expect(200);
-    assert_eq!(site.events::<SignedOut>().await[0].end, End::Replaced);
+    assert_eq!(site.events::<SignedOut>().await[0].end, SessionEndReason::Replaced);
 }
 
 /// Sign-ins whose client goes away at any moment leave no session that "all" would miss.
@@ -219,7 +228,7 @@ async fn sign_ins_that_are_cut_off_end_with_all_sessions_of_the_wallet() {
     let start = Instant::now();
     for id in ids {
         // One whose sign-in is still on its way ends itself.
-        while site.admin.load::<Session>(id).await.unwrap().unwrap().record.ended_at_ms.is_none() {
+        while site.admin.load_record::<AuthSession>(id).await.unwrap().unwrap().record.ended_at_ms.is_none() {
             assert!(start.elapsed() < SOON, "the session {id} stays open");
             tokio::task::yield_now().await;
         }
@@ -232,8 +241,8 @@ async fn a_session_is_over_at_its_time() {
     let a = site.replica(Config { recheck_ms: 0, ..config() }).await;
     let answer = a.sign_in(&Wallet::new(29)).await;
     site.admin
-        .change::<Session>(&answer.text("session_id"), |found| {
-            Some((Session { expires_at_ms: nats::now_ms(), ..found?.clone() }, Outbox::new()))
+        .change_record::<AuthSession>(&answer.text("session_id"), |found| {
+            Some((AuthSession { expires_at_ms: nats::now_ms(), ..found?.clone() }, Outbox::new()))
         })
         .await
         .unwrap();
@@ -260,24 +269,24 @@ async fn what_a_crash_left_unsent_is_told_and_still_has_an_end() {
         generation: 2,
     };
     let key = told.session_id.to_string();
-    let unsent = schemas::envelope::Unsent {
-        subject: schemas::subjects::event(&told),
+    let unsent = schemas::envelope::UnsentEvent {
+        subject: schemas::subjects::event_subject(&told),
         id: "left behind".into(),
         headers: std::collections::BTreeMap::new(),
-        payload: nats::encode("event", &told).unwrap().into(),
+        payload: nats::encode_message("event", &told).unwrap().into(),
         once: false,
         after_sequence: None,
     };
-    let envelope = schemas::envelope::Envelope {
-        record: nats::encode("record", &json!({})).unwrap().into(),
+    let envelope = schemas::envelope::RecordEnvelope {
+        record: nats::encode_message("record", &json!({})).unwrap().into(),
         unsent: vec![unsent],
         changed_at_ms: 0,
         expires_at_ms: Some(nats::now_ms()),
     };
-    let payload = nats::encode("envelope", &envelope).unwrap();
-    let subject = schemas::subjects::kv("sessions", &key);
+    let payload = nats::encode_message("envelope", &envelope).unwrap();
+    let subject = schemas::subjects::kv_subject("sessions", &key);
     site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
-    assert!(site.admin.sweep("sessions", &key).await.unwrap());
+    assert!(site.admin.sweep_record("sessions", &key).await.unwrap());
     assert_eq!(site.events::<Refreshed>().await, [told]);
     site.until_gone("sessions", &key).await;
 }
@@ -308,7 +317,7 @@ async fn the_ring_turns_without_a_refused_request() {
     // Whoever is first makes the next key; nobody makes a second one.
     let (first, second) = tokio::join!(a.sign_in.ring().renew(later_ms), b.sign_in.ring().renew(later_ms));
     first.and(second).unwrap();
-    let ring: Ring = site.record("ring.access").await;
+    let ring: KeyRing = site.record("ring.access").await;
     assert_eq!(ring.keys.len(), 2);
     // The new key is known, and signs only after its lead.
     let now = a.sign_in.ring().signing(later_ms).unwrap();

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use futures::{StreamExt, stream};
 use nats::{Bus, Role, testing::TestBroker};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
-use schemas::{Event, Record, subjects};
+use schemas::{BusEvent, KvRecord, subjects};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -16,12 +16,12 @@ pub(super) use auth::testing::{DOMAIN, SOON, Text, Wallet};
 use auth::{Config, Principal, Proofs, SignIn, contract::ChainCall, require};
 
 use crate::openapi;
-use web::{client, refusals::Refusals, request, serve};
+use web::{client, refusals::DeniedEvents, request, serve};
 
 pub(super) struct Site {
     pub(super) broker: TestBroker,
     pub(super) admin: Bus,
-    pub(super) proxies: client::Config,
+    pub(super) proxies: client::ClientAddressConfig,
     tasks: JoinSet<()>,
 }
 
@@ -45,7 +45,7 @@ impl Site {
     pub(super) async fn start() -> Self {
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
-        Self { broker, admin, proxies: client::Config::default(), tasks: JoinSet::new() }
+        Self { broker, admin, proxies: client::ClientAddressConfig::default(), tasks: JoinSet::new() }
     }
 
     /// A replica that hears of ended sessions.
@@ -76,26 +76,31 @@ impl Site {
             .route_layer(middleware::from_fn_with_state(sign_in.clone(), require));
         let app: Router = Router::new()
             .merge(guarded)
-            .merge(crate::sign_in::router(sign_in.clone(), openapi::taken_parameters(), |own| own))
-            .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify))
-            .layer(middleware::from_fn_with_state(Refusals::default(), request::identify));
+            .merge(crate::sign_in::router(sign_in.clone(), openapi::accepted_parameters(), |own| own))
+            .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify_client))
+            .layer(middleware::from_fn_with_state(DeniedEvents::default(), request::assign_request_id));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        self.tasks.spawn(serve::serve(listener, app, CancellationToken::new(), Duration::from_secs(5)));
+        self.tasks.spawn(serve::serve_connections(
+            listener,
+            app,
+            CancellationToken::new(),
+            Duration::from_secs(5),
+        ));
         Replica { url, sign_in, client: Client::new() }
     }
 
     /// Every event of this kind, in order.
-    pub(super) async fn events<E: Event>(&self) -> Vec<E> {
-        let filter = vec![subjects::events_of::<E>()];
-        let settings = nats::reader::Config::new(subjects::EVENTS, filter, nats::Start::All);
-        let mut reader = self.admin.reader(settings).await.unwrap();
+    pub(super) async fn events<E: BusEvent>(&self) -> Vec<E> {
+        let filter = vec![subjects::event_filter::<E>()];
+        let settings = nats::reader::ReaderConfig::new(subjects::EVENTS, filter, nats::ReaderStart::All);
+        let mut reader = self.admin.open_reader(settings).await.unwrap();
         let mut found = Vec::new();
         let mut left = reader.pending_at_start();
         while left > 0 {
             let entry = reader.next().await.unwrap();
             left = entry.pending;
-            found.push(nats::decode(&entry.subject, &entry.payload).unwrap());
+            found.push(nats::decode_message(&entry.subject, &entry.payload).unwrap());
         }
         found
     }
@@ -103,14 +108,14 @@ impl Site {
     /// Waits until the broker has removed a record.
     pub(super) async fn until_gone(&self, bucket: &str, key: &str) {
         let deadline = Instant::now() + SOON;
-        while self.admin.read(bucket, key).await.unwrap().is_some_and(|raw| raw.value.is_some()) {
+        while self.admin.read_value(bucket, key).await.unwrap().is_some_and(|raw| raw.value.is_some()) {
             assert!(Instant::now() < deadline, "{key} is still there");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    pub(super) async fn record<R: Record>(&self, key: &str) -> R {
-        self.admin.load::<R>(key).await.unwrap().unwrap().record
+    pub(super) async fn record<R: KvRecord>(&self, key: &str) -> R {
+        self.admin.load_record::<R>(key).await.unwrap().unwrap().record
     }
 }
 

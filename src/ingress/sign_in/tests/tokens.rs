@@ -1,7 +1,7 @@
 //! Tokens of about a hundred wrong shapes, all signed as well as a forger could.
 
 use reqwest::Method;
-use schemas::session::Ring;
+use schemas::session::KeyRing;
 use serde_json::{Value, json};
 
 use super::site::*;
@@ -17,7 +17,7 @@ struct Parts {
 impl Parts {
     async fn of(site: &Site, replica: &Replica) -> Self {
         let good = replica.sign_in(&Wallet::new(32)).await.text("access_token");
-        let ring: Ring = site.record("ring.access").await;
+        let ring: KeyRing = site.record("ring.access").await;
         let (header, claims) = opened(&good);
         assert_eq!(header, json!({ "typ": "at+jwt", "alg": "HS256", "kid": ring.keys[0].key_id }));
         Self { good, header, claims, key: ring.keys[0].bytes.to_vec() }

@@ -18,7 +18,7 @@ use evm::{
 use nats::Role;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schemas::{
-    gate::{Rule, Session},
+    gate::{GateRule, PlaybackSession},
     ids::MediaId,
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -94,7 +94,7 @@ struct Film {
 }
 
 struct Playing {
-    session: Session,
+    session: PlaybackSession,
     film: usize,
     wallet: Address,
 }
@@ -120,7 +120,7 @@ struct Simulation {
     site: Site,
     replicas: Vec<Replica>,
     random: StdRng,
-    rules: Vec<Rule>,
+    rules: Vec<GateRule>,
     films: Vec<Film>,
     sessions: Vec<Playing>,
     moments: VecDeque<Moment>,
@@ -343,7 +343,7 @@ impl Simulation {
                 holds(rule, playing.wallet, &head.state) == Some(true)
             });
         for playing in &closed {
-            let Session { playback_id, media_id, .. } = playing.session;
+            let PlaybackSession { playback_id, media_id, .. } = playing.session;
             for replica in &self.replicas {
                 let began = Instant::now();
                 while replica.grants.check(playback_id, media_id).await.is_ok() {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use evm::testing::{CHAIN, COIN, Mood, NFT, transfer_topic};
 use nats::{Outbox, Role};
 use schemas::{
-    Record as _,
-    gate::{Code, Cursor, Revoked, Rule, Session, Watch},
+    KvRecord as _,
+    gate::{ChainCursor, GateReasonCode, GateRevoked, GateRule, PlaybackSession, WatchedContract},
     ids::PlaybackId,
     subjects,
 };
@@ -101,8 +101,8 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
 
 async fn read_to(site: &Site, chain_id: u64, hash: &str) {
     until("the watcher reads the newest block", || async {
-        let key = Cursor { chain_id, blocks: Vec::new() }.key();
-        let held = site.admin.load::<Cursor>(&key).await.unwrap();
+        let key = ChainCursor { chain_id, blocks: Vec::new() }.key();
+        let held = site.admin.load_record::<ChainCursor>(&key).await.unwrap();
         held.is_some_and(|held| held.record.blocks.last().is_some_and(|block| block.hash == hash))
     })
     .await;
@@ -112,7 +112,7 @@ async fn read_head(site: &Site) {
     read_to(site, CHAIN, &site.world.head().hash.to_string()).await;
 }
 
-async fn ended(site: &Site, session: &Session, code: Code) {
+async fn ended(site: &Site, session: &PlaybackSession, code: GateReasonCode) {
     until("the session ends", || async { site.session(session).await.revoked == Some(code) }).await;
 }
 
@@ -134,13 +134,13 @@ async fn a_transfer_ends_the_sessions_it_concerns() {
     read_head(&site).await;
     site.world.transfer(1, cat.wallet.map(|wallet| wallet.address.get()));
     site.world.sync_all();
-    ended(&site, &ann, Code::NotOwner).await;
+    ended(&site, &ann, GateReasonCode::NotOwner).await;
     // Getting a token can end a session, too.
-    ended(&site, &outsider, Code::Excluded).await;
+    ended(&site, &outsider, GateReasonCode::Excluded).await;
     assert_eq!(site.session(&bob).await.revoked, None);
-    until("the end is told", || async { site.event::<Revoked>(one).await.is_some() }).await;
-    let revoked = site.event::<Revoked>(one).await.unwrap();
-    assert_eq!((revoked.playback_id, revoked.code), (ann.playback_id, Code::NotOwner));
+    until("the end is told", || async { site.event::<GateRevoked>(one).await.is_some() }).await;
+    let revoked = site.event::<GateRevoked>(one).await.unwrap();
+    assert_eq!((revoked.playback_id, revoked.code), (ann.playback_id, GateReasonCode::NotOwner));
     assert_eq!(revoked.blocks[0].hash, site.world.head().hash.to_string());
     watching.stop().await;
 }
@@ -159,13 +159,13 @@ async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
     (0..4).for_each(|_| site.world.mine(|_| {}));
     site.world.sync_all();
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    ended(&site, &session, Code::NotOwner).await;
+    ended(&site, &session, GateReasonCode::NotOwner).await;
     let session = play(&ingress, &holder(BOB), film).await.unwrap();
     read_head(&site).await;
     // The chain is rewritten without the transfer; no log says so.
     site.world.reorganise(5);
     site.world.sync_all();
-    ended(&site, &session, Code::NotOwner).await;
+    ended(&site, &session, GateReasonCode::NotOwner).await;
     watching.stop().await;
 }
 
@@ -179,7 +179,7 @@ async fn a_session_let_in_by_an_older_block_is_caught() {
     site.world.sync_all();
     // The watcher begins behind the transfer, and hears of the session later than of the block.
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    ended(&site, &session, Code::NotOwner).await;
+    ended(&site, &session, GateReasonCode::NotOwner).await;
     watching.stop().await;
 }
 
@@ -198,7 +198,7 @@ async fn an_outage_ends_nothing_and_is_made_up_for() {
     until("the nodes are asked in vain", || async { site.world.requests() >= asked + 9 }).await;
     assert_eq!(site.session(&session).await.revoked, None);
     (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
-    ended(&site, &session, Code::NotOwner).await;
+    ended(&site, &session, GateReasonCode::NotOwner).await;
     watching.stop().await;
 }
 
@@ -231,10 +231,10 @@ async fn a_look_that_fails_forgets_no_session() {
     let mut watcher = ByHand::new(&site).await;
     // The transfer was read before anything was heard of the session.
     assert_eq!(watcher.look().await.unwrap(), []);
-    let key = Cursor { chain_id: CHAIN, blocks: Vec::new() }.key();
-    let cursor = site.admin.read(Cursor::BUCKET, &key).await.unwrap().unwrap().value.unwrap();
+    let key = ChainCursor { chain_id: CHAIN, blocks: Vec::new() }.key();
+    let cursor = site.admin.read_value(ChainCursor::BUCKET, &key).await.unwrap().unwrap().value.unwrap();
     let put = async |value: Bytes| {
-        let subject = subjects::kv(Cursor::BUCKET, &key);
+        let subject = subjects::kv_subject(ChainCursor::BUCKET, &key);
         site.admin.context().publish(subject, value).await.unwrap().await.unwrap();
     };
     watcher.follow().await;
@@ -244,12 +244,12 @@ async fn a_look_that_fails_forgets_no_session() {
     assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
     assert_eq!(watcher.look().await.unwrap(), [], "once");
     // Another rule, another contract: its transfers before now were not looked for.
-    let watch = Watch { chain_id: CHAIN, contract: COIN.to_string() };
-    let change = |found: Option<&Session>| {
-        let session = Session { watches: vec![watch.clone()], ..found?.clone() };
+    let watch = WatchedContract { chain_id: CHAIN, contract: COIN.to_string() };
+    let change = |found: Option<&PlaybackSession>| {
+        let session = PlaybackSession { watches: vec![watch.clone()], ..found?.clone() };
         Some((session, Outbox::new()))
     };
-    site.admin.change::<Session>(&session.playback_id.to_string(), change).await.unwrap();
+    site.admin.change_record::<PlaybackSession>(&session.playback_id.to_string(), change).await.unwrap();
     until("the changed session is looked at", || async {
         watcher.look().await.unwrap() == [session.playback_id]
     })
@@ -280,7 +280,7 @@ async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_con
             state.owners.insert(1, to);
         });
         site.world.sync_all();
-        ended(&site, &session, Code::NotOwner).await;
+        ended(&site, &session, GateReasonCode::NotOwner).await;
         (0..2).for_each(|_| site.world.mine(|_| {}));
         site.world.sync_all();
     }
@@ -302,19 +302,20 @@ async fn transfers_of_other_standards_on_a_real_node_end_sessions() {
     };
     let ingress = grants(Role::Ingress).await;
     let (token_id, contract) = ("1".to_owned(), old.to_string());
-    let owns = Rule::Erc721Owner { chain_id: ANVIL, contract, token_id: Some(token_id), sessions_max: None };
+    let owns =
+        GateRule::Erc721Owner { chain_id: ANVIL, contract, token_id: Some(token_id), sessions_max: None };
     let (token_id, contract) = ("3".to_owned(), multi.to_string());
-    let holds = Rule::Erc1155Balance { chain_id: ANVIL, contract, token_id, balance_min: None };
+    let holds = GateRule::Erc1155Balance { chain_id: ANVIL, contract, token_id, balance_min: None };
     let films = [site.medium(Some(&owns)).await, site.medium(Some(&holds)).await];
     let first = play(&ingress, &holder(ANN), films[0]).await.unwrap();
     let second = play(&ingress, &holder(ANN), films[1]).await.unwrap();
     let watching = Watching::start(&site, grants(Role::Keeper).await).await;
     read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
     anvil.give_old(old, BOB).await;
-    ended(&site, &first, Code::NotOwner).await;
+    ended(&site, &first, GateReasonCode::NotOwner).await;
     assert_eq!(site.session(&second).await.revoked, None);
     anvil.set_multi(multi, ANN, 3, 0).await;
-    ended(&site, &second, Code::BalanceLow).await;
+    ended(&site, &second, GateReasonCode::BalanceLow).await;
     watching.stop().await;
 }
 
@@ -333,7 +334,7 @@ async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
     let mut watching = Watching::start(&site, grants(Role::Keeper).await).await;
     let (replica, stop) = (ingress.clone(), watching.shutdown.clone());
     watching.tasks.spawn(async move { replica.run(stop).await.unwrap() });
-    let rule = Rule::Erc721Owner {
+    let rule = GateRule::Erc721Owner {
         chain_id: ANVIL,
         contract: contract.to_string(),
         token_id: Some("7".into()),
@@ -348,6 +349,6 @@ async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
     until("the viewer is refused", || async { ingress.check(session.playback_id, film).await.is_err() })
         .await;
     assert!(mined.elapsed() <= Duration::from_secs(2), "{:?}", mined.elapsed());
-    assert_eq!(site.session(&session).await.revoked, Some(Code::NotOwner));
+    assert_eq!(site.session(&session).await.revoked, Some(GateReasonCode::NotOwner));
     watching.stop().await;
 }

@@ -3,35 +3,38 @@
 use async_nats::jetstream::stream;
 use futures::StreamExt;
 use nats::{
-    Bus, Role, Start,
+    Bus, ReaderStart, Role,
     testing::TestBroker,
-    topology::{self, Settings},
+    topology::{self, TopologySettings},
 };
 use schemas::{
-    audit::{Range, Record},
+    audit::{AuditRange, AuditRecord},
     headers, subjects,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Publisher, Stored, entry, log, soon};
-use crate::{Config, Error, Fault, Head, Query, Verdict, append, replay, verify};
+use crate::{
+    AuditConfig, AuditError, AuditFault, AuditHead, AuditLogStatus, ReplayQuery, append, replay_records,
+    verify_log,
+};
 
 /// A writer at work without the lease, as one that lost it and has not noticed.
 struct Writer {
     stop: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
+    task: JoinHandle<Result<(), AuditError>>,
 }
 
 impl Writer {
-    async fn start(broker: &TestBroker, config: Config) -> Self {
+    async fn start(broker: &TestBroker, config: AuditConfig) -> Self {
         let (bus, stop) = (broker.bus(Role::Audit).await, CancellationToken::new());
         let held = stop.clone();
-        let task = tokio::spawn(async move { append::term(&bus, &config, &held).await });
+        let task = tokio::spawn(async move { append::run_term(&bus, &config, &held).await });
         Self { stop, task }
     }
 
-    async fn stop(self) -> Result<(), Error> {
+    async fn stop(self) -> Result<(), AuditError> {
         self.stop.cancel();
         soon("the end of a term", self.task).await.unwrap()
     }
@@ -44,39 +47,45 @@ impl Writer {
 }
 
 /// The stage in a process of its own.
-async fn stage(broker: &TestBroker, stop: &CancellationToken) -> JoinHandle<Result<(), Error>> {
+async fn stage(broker: &TestBroker, stop: &CancellationToken) -> JoinHandle<Result<(), AuditError>> {
     let bus = broker.bus(Role::Audit).await;
-    tokio::spawn(crate::run(bus, Config::default(), stop.clone()))
+    tokio::spawn(crate::run(bus, AuditConfig::default(), stop.clone()))
 }
 
 /// Waits until record `n` is stored.
 async fn recorded(bus: &Bus, n: u64) {
-    let query = Query { from: Some(n), follow: true, ..Query::default() };
-    let mut lines = Box::pin(replay(bus, query).await.unwrap());
+    let query = ReplayQuery { from: Some(n), follow: true, ..ReplayQuery::default() };
+    let mut lines = Box::pin(replay_records(bus, query).await.unwrap());
     assert_eq!(soon("the record", lines.next()).await.unwrap().unwrap().n, n);
 }
 
 async fn lines(bus: &Bus) -> Vec<Vec<u8>> {
-    let lines = replay(bus, Query::default()).await.unwrap();
+    let lines = replay_records(bus, ReplayQuery::default()).await.unwrap();
     soon("the end of the replay", lines.map(|line| line.unwrap().line.to_vec()).collect()).await
 }
 
 /// Asserts that the log holds each of `events` events, once and in order, and that its chain is whole.
 async fn assert_complete(bus: &Bus, events: u64) {
     let all = vec![subjects::EVENTS_ALL.to_owned()];
-    let mut reader = bus.reader(nats::reader::Config::new(subjects::EVENTS, all, Start::All)).await.unwrap();
+    let mut reader = bus
+        .open_reader(nats::reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::All))
+        .await
+        .unwrap();
     assert_eq!(reader.pending_at_start(), events);
     let lines = lines(bus).await;
     for (n, line) in (1..).zip(&lines) {
-        let record: Record = serde_json::from_slice(line).unwrap();
+        let record: AuditRecord = serde_json::from_slice(line).unwrap();
         let event = soon("the event", reader.next()).await.unwrap();
         let id = event.headers.get_last(headers::ID).unwrap().as_str();
         assert_eq!((record.n, record.source.sequence, record.source.id.as_str()), (n, event.sequence, id));
         assert_eq!((&record.subject, record.owner.as_deref()), (&event.subject, Some("ann")));
     }
     assert_eq!(u64::try_from(lines.len()).unwrap(), events);
-    let head = Head::at(events, lines.last().unwrap()).unwrap();
-    assert_eq!(verify(bus).await.unwrap(), Verdict::Sound { head, events_missing: 0, notes: Vec::new() });
+    let head = AuditHead::from_line(events, lines.last().unwrap()).unwrap();
+    assert_eq!(
+        verify_log(bus).await.unwrap(),
+        AuditLogStatus::Sound { head, events_missing: 0, notes: Vec::new() }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,14 +108,17 @@ async fn records_whose_confirmation_was_never_read_are_not_doubled() {
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     publisher.publish(3).await;
     let all = vec![subjects::EVENTS_ALL.to_owned()];
-    let mut events = bus.reader(nats::reader::Config::new(subjects::EVENTS, all, Start::All)).await.unwrap();
-    let mut head = Head::empty();
+    let mut events = bus
+        .open_reader(nats::reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::All))
+        .await
+        .unwrap();
+    let mut head = AuditHead::empty();
     for _ in 0..3 {
-        let line = head.follow(&events.next().await.unwrap(), 10_000).unwrap();
+        let line = head.event_line(&events.next().await.unwrap(), 10_000).unwrap();
         head = line.head;
         drop(bus.context().publish(line.subject, line.bytes.into()).await.unwrap());
     }
-    let writer = Writer::start(&broker, Config::default()).await;
+    let writer = Writer::start(&broker, AuditConfig::default()).await;
     recorded(&bus, publisher.events()).await;
     writer.stop().await.unwrap();
     assert_complete(&bus, publisher.events()).await;
@@ -119,11 +131,11 @@ async fn writers_that_crash_while_they_append_leave_a_whole_log() {
     for round in 1..=8 {
         let next = publisher.events() + round % 5 + 1;
         publisher.publish(6).await;
-        let writer = Writer::start(&broker, Config::default()).await;
+        let writer = Writer::start(&broker, AuditConfig::default()).await;
         recorded(&bus, next).await;
         writer.crash().await;
     }
-    let writer = Writer::start(&broker, Config::default()).await;
+    let writer = Writer::start(&broker, AuditConfig::default()).await;
     recorded(&bus, publisher.events()).await;
     writer.stop().await.unwrap();
     assert_complete(&bus, publisher.events()).await;
@@ -139,7 +151,7 @@ async fn the_log_goes_on_after_the_broker_was_killed() {
         let first = publisher.events() + 1;
         publisher.publish(10).await;
         recorded(&bus, first).await;
-        broker.kill().await;
+        broker.kill_and_wait().await;
         recorded(&bus, publisher.events()).await;
     }
     stop.cancel();
@@ -151,9 +163,9 @@ async fn the_log_goes_on_after_the_broker_was_killed() {
 async fn of_two_writers_the_displaced_one_ends_and_writes_nothing() {
     let broker = TestBroker::start().await;
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
-    let mut one = Writer::start(&broker, Config::default()).await;
+    let mut one = Writer::start(&broker, AuditConfig::default()).await;
     // Its lines differ from those of the first, as those of another version may: the log shows whose is whose.
-    let mut two = Writer::start(&broker, Config { line_bytes_max: 100 }).await;
+    let mut two = Writer::start(&broker, AuditConfig { line_bytes_max: 100 }).await;
     let (displaced, left) = soon("a displaced writer", async {
         loop {
             publisher.publish(1).await;
@@ -167,7 +179,7 @@ async fn of_two_writers_the_displaced_one_ends_and_writes_nothing() {
         }
     })
     .await;
-    assert!(matches!(displaced, Err(Error::Fenced { .. })), "{displaced:?}");
+    assert!(matches!(displaced, Err(AuditError::Fenced { .. })), "{displaced:?}");
     publisher.publish(5).await;
     recorded(&bus, publisher.events()).await;
     left.stop().await.unwrap();
@@ -198,10 +210,10 @@ async fn a_log_of_other_events_is_not_gone_on_with() {
     let broker = TestBroker::start().await;
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     publisher.publish(1).await;
-    let line = Head::empty().follow(&entry(5, "evt.media.stored.m1", vec![0xC0]), 10_000).unwrap();
+    let line = AuditHead::empty().event_line(&entry(5, "evt.media.stored.m1", vec![0xC0]), 10_000).unwrap();
     bus.context().publish(line.subject, line.bytes.clone().into()).await.unwrap().await.unwrap();
-    let ended = Writer::start(&broker, Config::default()).await.stop().await;
-    assert!(matches!(ended, Err(Error::SourceBehind { events_last: 2, audited: 5 })), "{ended:?}");
+    let ended = Writer::start(&broker, AuditConfig::default()).await.stop().await;
+    assert!(matches!(ended, Err(AuditError::SourceBehind { events_last: 2, audited: 5 })), "{ended:?}");
     assert_eq!(lines(&bus).await, [line.bytes]);
 }
 
@@ -210,17 +222,17 @@ async fn a_log_of_events_that_were_made_anew_is_not_gone_on_with() {
     let broker = TestBroker::start().await;
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     publisher.publish(2).await;
-    let writer = Writer::start(&broker, Config::default()).await;
+    let writer = Writer::start(&broker, AuditConfig::default()).await;
     recorded(&bus, publisher.events()).await;
     let admin = broker.bus(Role::Admin).await;
     admin.context().delete_stream(subjects::EVENTS).await.unwrap();
-    topology::apply(admin.context(), &Settings::default()).await.unwrap();
+    topology::apply_topology(admin.context(), &TopologySettings::default()).await.unwrap();
     // More than there was: only its life tells that it is another stream.
     publisher.publish(3).await;
     let ended = soon("the end of the term", writer.task).await.unwrap();
-    assert!(matches!(ended, Err(Error::Bus(nats::Error::Reset { .. }))), "{ended:?}");
-    let ended = Writer::start(&broker, Config::default()).await.stop().await;
-    assert!(matches!(ended, Err(Error::SourceReset { .. })), "{ended:?}");
+    assert!(matches!(ended, Err(AuditError::Bus(nats::BusError::Reset { .. }))), "{ended:?}");
+    let ended = Writer::start(&broker, AuditConfig::default()).await.stop().await;
+    assert!(matches!(ended, Err(AuditError::SourceReset { .. })), "{ended:?}");
     assert_eq!(lines(&bus).await.len(), 4, "nothing was appended");
 }
 
@@ -242,12 +254,15 @@ async fn messages_that_are_no_records_stop_nobody() {
     recorded(&bus, 9).await;
     stop.cancel();
     soon("the end of the stage", stage).await.unwrap().unwrap();
-    let Verdict::Sound { head, events_missing, notes } = verify(&bus).await.unwrap() else {
-        panic!("{:?}", verify(&bus).await.unwrap())
+    let AuditLogStatus::Sound { head, events_missing, notes } = verify_log(&bus).await.unwrap() else {
+        panic!("{:?}", verify_log(&bus).await.unwrap())
     };
     assert_eq!((head.n, head.source_sequence, events_missing), (9, 4, 0));
     let skipped: Vec<_> = notes.iter().map(|(n, note)| (*n, note.skipped)).collect();
-    assert_eq!(skipped, [(2, Some(Range { from: 1, to: 1 })), (7, Some(Range { from: 5, to: 6 })),]);
+    assert_eq!(
+        skipped,
+        [(2, Some(AuditRange { from: 1, to: 1 })), (7, Some(AuditRange { from: 5, to: 6 })),]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,41 +271,41 @@ async fn a_log_that_was_doubled_once_goes_on_and_is_sound() {
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     publisher.publish(2).await;
     // As the stage wrote it before: with no life of EVENTS in its records, and all of it twice.
-    let mut head = Head::empty();
+    let mut head = AuditHead::empty();
     for _ in 0..2 {
         head.source_sequence = 0;
         let all = vec![subjects::EVENTS_ALL.to_owned()];
-        let reading = nats::reader::Config::new(subjects::EVENTS, all, Start::All);
-        let mut events = bus.reader(reading).await.unwrap();
+        let reading = nats::reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::All);
+        let mut events = bus.open_reader(reading).await.unwrap();
         for _ in 0..4 {
-            let line = head.follow(&events.next().await.unwrap(), 10_000).unwrap();
+            let line = head.event_line(&events.next().await.unwrap(), 10_000).unwrap();
             head = line.head;
             bus.context().publish(line.subject, line.bytes.into()).await.unwrap().await.unwrap();
         }
     }
-    assert!(matches!(verify(&bus).await.unwrap(), Verdict::Broken { n: 5, .. }));
+    assert!(matches!(verify_log(&bus).await.unwrap(), AuditLogStatus::Broken { n: 5, .. }));
     for _ in 0..2 {
         publisher.publish(1).await;
-        let writer = Writer::start(&broker, Config::default()).await;
+        let writer = Writer::start(&broker, AuditConfig::default()).await;
         recorded(&bus, 5 + publisher.events()).await;
         writer.stop().await.unwrap();
     }
-    let Verdict::Sound { head, events_missing, notes } = verify(&bus).await.unwrap() else {
-        panic!("{:?}", verify(&bus).await.unwrap())
+    let AuditLogStatus::Sound { head, events_missing, notes } = verify_log(&bus).await.unwrap() else {
+        panic!("{:?}", verify_log(&bus).await.unwrap())
     };
     assert_eq!((head.n, head.source_sequence, events_missing), (13, 8, 0));
     assert_eq!(notes.len(), 1);
-    assert_eq!((notes[0].0, notes[0].1.repeated.as_slice()), (9, [Range { from: 5, to: 8 }].as_slice()));
+    assert_eq!((notes[0].0, notes[0].1.repeated.as_slice()), (9, [AuditRange { from: 5, to: 8 }].as_slice()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_is_offered_again_is_not_recorded_again() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Audit).await;
-    let mut head = Head::empty();
+    let mut head = AuditHead::empty();
     for sequence in [1, 2, 1, 2, 3] {
         let event = entry(sequence, "evt.media.stored.m1", vec![0xC0]);
-        head = append::append(&bus, &Config::default(), &head, &event).await.unwrap();
+        head = append::append_event(&bus, &AuditConfig::default(), &head, &event).await.unwrap();
     }
     assert_eq!((head.n, head.source_sequence, lines(&bus).await.len()), (3, 3, 3));
 }
@@ -300,7 +315,7 @@ async fn even_operations_can_remove_nothing() {
     let broker = TestBroker::start().await;
     let (bus, mut publisher) = (broker.bus(Role::Audit).await, Publisher::new(&broker).await);
     publisher.publish(1).await;
-    let writer = Writer::start(&broker, Config::default()).await;
+    let writer = Writer::start(&broker, AuditConfig::default()).await;
     recorded(&bus, publisher.events()).await;
     writer.stop().await.unwrap();
     let admin = broker.bus(Role::Admin).await;
@@ -337,43 +352,53 @@ async fn a_log_that_was_tampered_with_is_broken_where_it_was() {
     let (bus, admin) = (broker.bus(Role::Audit).await, broker.bus(Role::Admin).await);
     let whole = log(6);
     restored(&admin, &whole, &[]).await;
-    let head = Head::at(6, &whole[5].line).unwrap();
-    assert_eq!(verify(&bus).await.unwrap(), Verdict::Sound { head, events_missing: 0, notes: Vec::new() });
+    let head = AuditHead::from_line(6, &whole[5].line).unwrap();
+    assert_eq!(
+        verify_log(&bus).await.unwrap(),
+        AuditLogStatus::Sound { head, events_missing: 0, notes: Vec::new() }
+    );
 
-    for (removed, bad, fault) in
-        [(vec![1, 2], 3, Fault::Missing { from: 1, to: 2 }), (vec![4], 5, Fault::Missing { from: 4, to: 4 })]
-    {
+    for (removed, bad, fault) in [
+        (vec![1, 2], 3, AuditFault::Missing { from: 1, to: 2 }),
+        (vec![4], 5, AuditFault::Missing { from: 4, to: 4 }),
+    ] {
         restored(&admin, &whole, &removed).await;
-        assert_eq!(verify(&bus).await.unwrap(), Verdict::Broken { n: bad, fault });
+        assert_eq!(verify_log(&bus).await.unwrap(), AuditLogStatus::Broken { n: bad, fault });
     }
 
     let mut closed_up = whole.clone();
     closed_up.remove(2);
     restored(&admin, &closed_up, &[]).await;
-    assert_eq!(verify(&bus).await.unwrap(), Verdict::Broken { n: 3, fault: Fault::Number { found: 4 } });
+    assert_eq!(
+        verify_log(&bus).await.unwrap(),
+        AuditLogStatus::Broken { n: 3, fault: AuditFault::Number { found: 4 } }
+    );
 
     let mut changed = whole.clone();
     let text = String::from_utf8(changed[2].line.clone()).unwrap();
     changed[2].line = text.replace("\"entity_id\":\"m3\"", "\"entity_id\":\"m9\"").into_bytes();
     assert_ne!(changed, whole);
     restored(&admin, &changed, &[]).await;
-    let expected = Head::at(3, &changed[2].line).unwrap().hash;
-    let found = Head::at(3, &whole[2].line).unwrap().hash;
-    let fault = Fault::Chain { expected, found };
-    assert_eq!(verify(&bus).await.unwrap(), Verdict::Broken { n: 4, fault });
+    let expected = AuditHead::from_line(3, &changed[2].line).unwrap().hash;
+    let found = AuditHead::from_line(3, &whole[2].line).unwrap().hash;
+    let fault = AuditFault::Chain { expected, found };
+    assert_eq!(verify_log(&bus).await.unwrap(), AuditLogStatus::Broken { n: 4, fault });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_left_before_they_were_recorded_are_counted() {
     let broker = TestBroker::start_empty().await;
     let (bus, admin) = (broker.bus(Role::Audit).await, broker.bus(Role::Admin).await);
-    let mut head = Head::empty();
+    let mut head = AuditHead::empty();
     let mut gaps = Vec::new();
     for sequence in [2, 3, 6] {
-        let line = head.follow(&entry(sequence, "evt.media.stored.m1", vec![0xC0]), 10_000).unwrap();
+        let line = head.event_line(&entry(sequence, "evt.media.stored.m1", vec![0xC0]), 10_000).unwrap();
         head = line.head;
         gaps.push(Stored { subject: line.subject, line: line.bytes });
     }
     restored(&admin, &gaps, &[]).await;
-    assert_eq!(verify(&bus).await.unwrap(), Verdict::Sound { head, events_missing: 3, notes: Vec::new() });
+    assert_eq!(
+        verify_log(&bus).await.unwrap(),
+        AuditLogStatus::Sound { head, events_missing: 3, notes: Vec::new() }
+    );
 }

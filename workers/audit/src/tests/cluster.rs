@@ -9,30 +9,30 @@ use std::{
 };
 
 use nats::{
-    Bus, Role, Start, reader,
+    Bus, ReaderStart, Role, reader,
     testing::{SERVERS, TestCluster},
 };
 use schemas::{
     ids::{MediaId, UploadId},
     subjects,
-    upload::Expired,
+    upload::UploadExpired,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::soon;
-use crate::{Config, Error, Verdict, verify};
+use crate::{AuditConfig, AuditError, AuditLogStatus, verify_log};
 
 /// What happens while events are written.
 struct Scene {
     cluster: TestCluster,
     audit: Bus,
     ingress: Bus,
-    events: nats::Reader,
+    events: nats::StreamReader,
     written: Arc<AtomicU64>,
     stop: CancellationToken,
     writing: JoinHandle<()>,
-    stage: JoinHandle<Result<(), Error>>,
+    stage: JoinHandle<Result<(), AuditError>>,
 }
 
 impl Scene {
@@ -40,13 +40,13 @@ impl Scene {
         let cluster = TestCluster::start().await;
         let (audit, ingress) = (cluster.bus(Role::Audit).await, cluster.bus(Role::Ingress).await);
         let all = vec![subjects::EVENTS_ALL.to_owned()];
-        let config = reader::Config {
+        let config = reader::ReaderConfig {
             heartbeat: Duration::from_millis(300),
-            ..reader::Config::new(subjects::EVENTS, all, Start::All)
+            ..reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::All)
         };
-        let events = ingress.follow("events", config);
+        let events = ingress.follow_stream("events", config);
         let (stop, written) = (CancellationToken::new(), Arc::default());
-        let stage = tokio::spawn(crate::run(audit.clone(), Config::default(), CancellationToken::new()));
+        let stage = tokio::spawn(crate::run(audit.clone(), AuditConfig::default(), CancellationToken::new()));
         let writing = tokio::spawn(write(ingress.clone(), stop.clone(), Arc::clone(&written)));
         let scene = Self { cluster, audit, ingress, events, written, stop, writing, stage };
         scene.writes(20).await;
@@ -71,23 +71,23 @@ impl Scene {
         let count = self.written.load(Ordering::SeqCst);
         let audited = async {
             loop {
-                match verify(&self.audit).await {
-                    Ok(Verdict::Sound { head, .. }) if head.n < count => {}
+                match verify_log(&self.audit).await {
+                    Ok(AuditLogStatus::Sound { head, .. }) if head.n < count => {}
                     Ok(found) => return found,
-                    Err(Error::Bus(error)) if error.is_transient() => {}
+                    Err(AuditError::Bus(error)) if error.is_transient() => {}
                     Err(error) => panic!("{error}"),
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let found = soon("the last record", audited).await;
-        let Verdict::Sound { head, events_missing, notes } = found else { panic!("{found:?}") };
+        let AuditLogStatus::Sound { head, events_missing, notes } = found else { panic!("{found:?}") };
         assert_eq!((head.n, head.source_sequence, events_missing, notes.len()), (count, count, 0, 0));
         for sequence in 1..=count {
             assert_eq!(soon("an event", self.events.next()).await.unwrap().sequence, sequence);
         }
         for bus in [&self.audit, &self.ingress] {
-            let following = bus.followers();
+            let following = bus.reader_statuses();
             assert_eq!(following.len(), 1);
             assert!(following[0].is_following(), "{}", following[0].name());
         }
@@ -105,8 +105,8 @@ async fn write(bus: Bus, stop: CancellationToken, written: Arc<AtomicU64>) {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&n.to_be_bytes());
         let (upload_id, media_id) = (UploadId::from_bytes(id), MediaId::from_bytes(id));
-        let event = Expired { upload_id, media_id, owner: "ann".into(), offset_bytes: n };
-        while let Err(error) = bus.report(&event, "once").await {
+        let event = UploadExpired { upload_id, media_id, owner: "ann".into(), offset_bytes: n };
+        while let Err(error) = bus.publish_event(&event, "once").await {
             assert!(error.is_transient(), "{error}");
         }
         written.store(n, Ordering::SeqCst);
@@ -118,8 +118,8 @@ async fn write(bus: Bus, stop: CancellationToken, written: Arc<AtomicU64>) {
 async fn servers_that_are_restarted_in_turn_double_lose_and_stop_nothing() {
     let mut scene = Scene::start().await;
     for index in 0..SERVERS {
-        scene.cluster.kill(index);
-        scene.cluster.launch(index);
+        scene.cluster.kill_server(index);
+        scene.cluster.launch_server(index);
         // Nobody waits for it to be well again.
         scene.writes(10).await;
     }
@@ -129,15 +129,15 @@ async fn servers_that_are_restarted_in_turn_double_lose_and_stop_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_doubles_loses_and_stops_nothing() {
     let scene = Scene::start().await;
-    let mut following = scene.events.following();
+    let mut following = scene.events.status();
     // The one that the reader's consumer is on, wherever that is, is among them.
     for index in 0..SERVERS {
-        scene.cluster.freeze(index);
+        scene.cluster.freeze_server(index);
         tokio::select! {
-            () = following.changed() => {}
+            () = following.wait_for_change() => {}
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
         }
-        scene.cluster.thaw(index);
+        scene.cluster.thaw_server(index);
         scene.writes(10).await;
     }
     scene.end().await;

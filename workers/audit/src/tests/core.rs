@@ -2,26 +2,26 @@
 
 use proptest::prelude::*;
 use schemas::{
-    audit::{Note, Range, Record},
+    audit::{AuditNote, AuditRange, AuditRecord},
     headers,
 };
 use serde_json::{Value, json};
 
 use super::{Stored, entry, log};
 use crate::{
-    Error, Fault, Filter, Head, Verdict, Walk,
-    record::{self, Foreign},
+    AuditError, AuditFault, AuditHead, AuditLogStatus, AuditLogVerifier, ReplayFilter,
+    record::{self, ForeignMessages},
 };
 
 /// Walks a log from its first line; answers its head, or the number of the first bad record.
-fn walk(log: &[Stored]) -> Result<Head, (u64, Fault)> {
-    (1..).zip(log).try_fold(Head::empty(), |head, (n, stored)| {
-        head.check(n, &stored.subject, &stored.line).map(|(head, _)| head).map_err(|fault| (n, fault))
+fn walk(log: &[Stored]) -> Result<AuditHead, (u64, AuditFault)> {
+    (1..).zip(log).try_fold(AuditHead::empty(), |head, (n, stored)| {
+        head.check_line(n, &stored.subject, &stored.line).map(|(head, _)| head).map_err(|fault| (n, fault))
     })
 }
 
-fn record_of(payload: Vec<u8>) -> (Record, Vec<u8>) {
-    let line = Head::empty().follow(&entry(1, "evt.media.stored.m1", payload), 10_000).unwrap();
+fn record_of(payload: Vec<u8>) -> (AuditRecord, Vec<u8>) {
+    let line = AuditHead::empty().event_line(&entry(1, "evt.media.stored.m1", payload), 10_000).unwrap();
     (serde_json::from_slice(&line.bytes).unwrap(), line.bytes)
 }
 
@@ -31,7 +31,8 @@ fn data_of(payload: &[u8]) -> Value {
 
 #[test]
 fn a_line_says_all_about_its_event() {
-    let mut event = entry(41, "evt.media.stored.m1", nats::encode("payload", &json!({ "a": 1 })).unwrap());
+    let mut event =
+        entry(41, "evt.media.stored.m1", nats::encode_message("payload", &json!({ "a": 1 })).unwrap());
     for (name, value) in [
         (headers::ID, "i1"),
         (headers::TIME, "2026-01-02T03:04:05.678Z"),
@@ -41,8 +42,8 @@ fn a_line_says_all_about_its_event() {
     ] {
         event.headers.insert(name, value);
     }
-    let before = Head { n: 6, hash: "ab".repeat(32), source_sequence: 40, epoch: Some("19c".into()) };
-    let line = before.follow(&event, 10_000).unwrap();
+    let before = AuditHead { n: 6, hash: "ab".repeat(32), source_sequence: 40, epoch: Some("19c".into()) };
+    let line = before.event_line(&event, 10_000).unwrap();
     let found: Value = serde_json::from_slice(&line.bytes).unwrap();
     let wanted = json!({
         "n": 7,
@@ -60,15 +61,23 @@ fn a_line_says_all_about_its_event() {
     });
     assert_eq!(found, wanted);
     assert_eq!(line.subject, "audit.media.stored");
-    let wanted =
-        Head { n: 7, hash: record::digest(&line.bytes), source_sequence: 41, epoch: Some("19c".into()) };
+    let wanted = AuditHead {
+        n: 7,
+        hash: record::sha256_hex(&line.bytes),
+        source_sequence: 41,
+        epoch: Some("19c".into()),
+    };
     assert_eq!(line.head, wanted);
-    assert_eq!(Head::at(7, &line.bytes).unwrap(), line.head, "a crash loses nothing the next line needs");
+    assert_eq!(
+        AuditHead::from_line(7, &line.bytes).unwrap(),
+        line.head,
+        "a crash loses nothing the next line needs"
+    );
 }
 
 #[test]
 fn a_line_is_one_line() {
-    let payload = nats::encode("payload", &json!({ "filename": "a\nb\r\u{2028}\"c" })).unwrap();
+    let payload = nats::encode_message("payload", &json!({ "filename": "a\nb\r\u{2028}\"c" })).unwrap();
     let (record, bytes) = record_of(payload);
     assert_eq!(record.data["filename"], "a\nb\r\u{2028}\"c");
     assert!(!bytes.contains(&b'\n') && !bytes.contains(&b'\r'));
@@ -79,9 +88,9 @@ fn an_event_without_headers_is_recorded_by_what_the_broker_knows() {
     let (record, _) = record_of(vec![0xC0]);
     assert_eq!(record.time, record.stored_at);
     assert_eq!((record.source.id.as_str(), record.owner, record.data), ("", None, Value::Null));
-    let odd = Head::empty().follow(&entry(1, "evt.a.b.c.d", vec![0xC0]), 10_000).unwrap();
+    let odd = AuditHead::empty().event_line(&entry(1, "evt.a.b.c.d", vec![0xC0]), 10_000).unwrap();
     assert_eq!(odd.subject, "audit.unknown.unknown");
-    assert!(Head::empty().check(1, &odd.subject, &odd.bytes).is_ok());
+    assert!(AuditHead::empty().check_line(1, &odd.subject, &odd.bytes).is_ok());
 }
 
 #[test]
@@ -105,57 +114,57 @@ fn every_payload_is_kept_whatever_it_is() {
 fn a_deep_payload_does_not_end_the_process() {
     let deep = [vec![0x91; 100_000], vec![0xC0]].concat();
     assert!(data_of(&deep[99_990..]).is_array());
-    let line = Head::empty().follow(&entry(1, "evt.a.b.c", deep), 1_000_000).unwrap();
-    let record: Record = serde_json::from_slice(&line.bytes).unwrap();
+    let line = AuditHead::empty().event_line(&entry(1, "evt.a.b.c", deep), 1_000_000).unwrap();
+    let record: AuditRecord = serde_json::from_slice(&line.bytes).unwrap();
     assert!(record.data["undecodable_base64"].is_string());
 }
 
 #[test]
 fn a_payload_that_is_too_large_is_named_by_its_digest() {
-    let payload = nats::encode("payload", &"x".repeat(20_000)).unwrap();
-    let line = Head::empty().follow(&entry(1, "evt.a.b.c", payload.clone()), 10_000).unwrap();
+    let payload = nats::encode_message("payload", &"x".repeat(20_000)).unwrap();
+    let line = AuditHead::empty().event_line(&entry(1, "evt.a.b.c", payload.clone()), 10_000).unwrap();
     assert!(line.bytes.len() < 1_000);
-    let record: Record = serde_json::from_slice(&line.bytes).unwrap();
-    assert_eq!(record.data, json!({ "sha256": record::digest(&payload), "size_bytes": payload.len() }));
+    let record: AuditRecord = serde_json::from_slice(&line.bytes).unwrap();
+    assert_eq!(record.data, json!({ "sha256": record::sha256_hex(&payload), "size_bytes": payload.len() }));
 }
 
 #[test]
 fn what_does_not_follow_is_told_apart() {
     let log = log(4);
     let head = walk(&log[..2]).unwrap();
-    let check = |n, stored: &Stored| head.check(n, &stored.subject, &stored.line).unwrap_err();
-    assert_eq!(check(4, &log[3]), Fault::Missing { from: 3, to: 3 });
-    assert_eq!(check(3, &log[3]), Fault::Number { found: 4 });
-    assert_eq!(check(3, &log[1]), Fault::Number { found: 2 });
+    let check = |n, stored: &Stored| head.check_line(n, &stored.subject, &stored.line).unwrap_err();
+    assert_eq!(check(4, &log[3]), AuditFault::Missing { from: 3, to: 3 });
+    assert_eq!(check(3, &log[3]), AuditFault::Number { found: 4 });
+    assert_eq!(check(3, &log[1]), AuditFault::Number { found: 2 });
     let moved = Stored { subject: "audit.media.removed".into(), ..log[2].clone() };
-    assert_eq!(check(3, &moved), Fault::Subject { found: "audit.media.removed".into() });
+    assert_eq!(check(3, &moved), AuditFault::Subject { found: "audit.media.removed".into() });
     let noise = Stored { line: b"{}".to_vec(), ..log[2].clone() };
-    assert!(matches!(check(3, &noise), Fault::NoRecord { .. }));
-    let other = Head { hash: "00".repeat(32), ..head.clone() };
-    let found = other.check(3, &log[2].subject, &log[2].line).unwrap_err();
-    assert_eq!(found, Fault::Chain { expected: "00".repeat(32), found: head.hash.clone() });
-    let later = Head { source_sequence: 3, ..head.clone() };
-    let found = later.check(3, &log[2].subject, &log[2].line).unwrap_err();
-    assert_eq!(found, Fault::Order { before: 3, found: 3 });
+    assert!(matches!(check(3, &noise), AuditFault::NoRecord { .. }));
+    let other = AuditHead { hash: "00".repeat(32), ..head.clone() };
+    let found = other.check_line(3, &log[2].subject, &log[2].line).unwrap_err();
+    assert_eq!(found, AuditFault::Chain { expected: "00".repeat(32), found: head.hash.clone() });
+    let later = AuditHead { source_sequence: 3, ..head.clone() };
+    let found = later.check_line(3, &log[2].subject, &log[2].line).unwrap_err();
+    assert_eq!(found, AuditFault::Order { before: 3, found: 3 });
 }
 
-fn verdict(log: &[Stored]) -> Verdict {
-    let mut walk = Walk::default();
+fn verdict(log: &[Stored]) -> AuditLogStatus {
+    let mut walk = AuditLogVerifier::default();
     for (n, stored) in (1..).zip(log) {
-        if let Err(broken) = walk.step(n, &stored.subject, &stored.line) {
+        if let Err(broken) = walk.push_message(n, &stored.subject, &stored.line) {
             return broken;
         }
     }
-    walk.end()
+    walk.finish()
 }
 
-fn head_of(log: &[Stored]) -> Head {
+fn head_of(log: &[Stored]) -> AuditHead {
     let last = log.last().unwrap();
-    Head::at(log.len().try_into().unwrap(), &last.line).unwrap()
+    AuditHead::from_line(log.len().try_into().unwrap(), &last.line).unwrap()
 }
 
 /// The log goes on with `line`.
-fn push(log: &mut Vec<Stored>, line: record::Line) -> Head {
+fn push(log: &mut Vec<Stored>, line: record::AuditLine) -> AuditHead {
     log.push(Stored { subject: line.subject, line: line.bytes });
     line.head
 }
@@ -165,7 +174,7 @@ fn doubled(count: u64, again: u64) -> Vec<Stored> {
     let mut all = log(count);
     let mut head = head_of(&all);
     for stored in log(count).iter().take(usize::try_from(again).unwrap()) {
-        let mut record: Record = serde_json::from_slice(&stored.line).unwrap();
+        let mut record: AuditRecord = serde_json::from_slice(&stored.line).unwrap();
         (record.n, record.prev_hash) = (head.n + 1, head.hash.clone());
         let line = serde_json::to_vec(&record).unwrap();
         all.push(Stored { subject: stored.subject.clone(), line });
@@ -174,24 +183,24 @@ fn doubled(count: u64, again: u64) -> Vec<Stored> {
     all
 }
 
-fn note(repeated: Vec<Range>) -> Note {
-    Note { reason: "seen twice".into(), skipped: None, repeated }
+fn note(repeated: Vec<AuditRange>) -> AuditNote {
+    AuditNote { reason: "seen twice".into(), skipped: None, repeated }
 }
 
 #[test]
 fn a_log_that_was_doubled_is_sound_once_a_note_names_the_repeats() {
     let mut log = doubled(4, 3);
-    let range = Range { from: 5, to: 7 };
-    let unnamed = Verdict::Broken { n: 5, fault: Fault::Repeated { range } };
+    let range = AuditRange { from: 5, to: 7 };
+    let unnamed = AuditLogStatus::Broken { n: 5, fault: AuditFault::Repeated { range } };
     assert_eq!(verdict(&log), unnamed);
-    let newest = Head { source_sequence: 4, ..head_of(&log) };
+    let newest = AuditHead { source_sequence: 4, ..head_of(&log) };
     let mut wrong = log.clone();
-    push(&mut wrong, newest.note(&note(vec![Range { from: 5, to: 6 }]), None, 7).unwrap());
+    push(&mut wrong, newest.note_line(&note(vec![AuditRange { from: 5, to: 6 }]), None, 7).unwrap());
     assert_eq!(verdict(&wrong), unnamed, "a note names exactly the repeats");
-    let head = push(&mut log, newest.note(&note(vec![range]), None, 7).unwrap());
+    let head = push(&mut log, newest.note_line(&note(vec![range]), None, 7).unwrap());
     assert_eq!(head.source_sequence, 4);
-    let head = push(&mut log, head.follow(&entry(5, "evt.media.ready.m5", vec![0xC0]), 10_000).unwrap());
-    let wanted = Verdict::Sound { head, events_missing: 0, notes: vec![(8, note(vec![range]))] };
+    let head = push(&mut log, head.event_line(&entry(5, "evt.media.ready.m5", vec![0xC0]), 10_000).unwrap());
+    let wanted = AuditLogStatus::Sound { head, events_missing: 0, notes: vec![(8, note(vec![range]))] };
     assert_eq!(verdict(&log), wanted);
 }
 
@@ -200,9 +209,12 @@ fn a_repeat_in_other_words_is_none() {
     let mut log = doubled(4, 2);
     let text = String::from_utf8(log[5].line.clone()).unwrap();
     log[5].line = text.replace("\"entity_id\":\"m2\"", "\"entity_id\":\"m9\"").into_bytes();
-    let newest = Head { source_sequence: 4, ..head_of(&log) };
-    push(&mut log, newest.note(&note(vec![Range { from: 5, to: 6 }]), None, 7).unwrap());
-    assert_eq!(verdict(&log), Verdict::Broken { n: 6, fault: Fault::Order { before: 4, found: 2 } });
+    let newest = AuditHead { source_sequence: 4, ..head_of(&log) };
+    push(&mut log, newest.note_line(&note(vec![AuditRange { from: 5, to: 6 }]), None, 7).unwrap());
+    assert_eq!(
+        verdict(&log),
+        AuditLogStatus::Broken { n: 6, fault: AuditFault::Order { before: 4, found: 2 } }
+    );
 }
 
 #[test]
@@ -210,31 +222,31 @@ fn messages_that_are_no_records_are_sound_once_a_note_steps_over_them() {
     let mut log = log(2);
     let head = head_of(&log);
     let noise: [&[u8]; 3] = [b"noise", b"two\r\nlines\n", b"{}"];
-    let fault = head.check(3, "audit.a.b", noise[0]).unwrap_err();
-    let mut foreign = Foreign::behind(&head, 3, fault.clone());
+    let fault = head.check_line(3, "audit.a.b", noise[0]).unwrap_err();
+    let mut foreign = ForeignMessages::after_head(&head, 3, fault.clone());
     for (n, bytes) in (3..).zip(noise) {
-        foreign.take(n, bytes);
+        foreign.add_message(n, bytes);
         log.push(Stored { subject: "audit.a.b".into(), line: bytes.to_vec() });
     }
-    let broken = Verdict::Broken { n: 3, fault };
+    let broken = AuditLogStatus::Broken { n: 3, fault };
     assert_eq!(verdict(&log), broken, "nobody accounts for them");
-    let stepped = push(&mut log, head.note(&foreign.skipped(), Some(&foreign), 7).unwrap());
+    let stepped = push(&mut log, head.note_line(&foreign.skip_note(), Some(&foreign), 7).unwrap());
     let event = entry(3, "evt.media.stored.m3", vec![0xC0]);
-    let end = push(&mut log, stepped.follow(&event, 10_000).unwrap());
-    let notes = vec![(6, foreign.skipped())];
-    assert_eq!(verdict(&log), Verdict::Sound { head: end, events_missing: 0, notes: notes.clone() });
+    let end = push(&mut log, stepped.event_line(&event, 10_000).unwrap());
+    let notes = vec![(6, foreign.skip_note())];
+    assert_eq!(verdict(&log), AuditLogStatus::Sound { head: end, events_missing: 0, notes: notes.clone() });
 
     // As it comes over HTTP: in lines, with no numbers beside them.
-    let mut walk = Walk::default();
+    let mut walk = AuditLogVerifier::default();
     for stored in &log {
         for line in stored.line.split(|byte| *byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let record = serde_json::from_slice::<Record>(line).ok();
+            let record = serde_json::from_slice::<AuditRecord>(line).ok();
             let n = record.map_or(walk.next_n(), |record| record.n);
-            walk.step(n, &stored.subject, line).unwrap();
+            walk.push_message(n, &stored.subject, line).unwrap();
         }
     }
-    assert!(matches!(walk.end(), Verdict::Sound { notes: found, .. } if found == notes));
+    assert!(matches!(walk.finish(), AuditLogStatus::Sound { notes: found, .. } if found == notes));
 
     let mut changed = log.clone();
     changed[3].line[0] ^= 1;
@@ -246,12 +258,12 @@ fn messages_that_are_no_records_are_sound_once_a_note_steps_over_them() {
 
 #[test]
 fn nothing_follows_a_line_that_is_no_record() {
-    assert!(matches!(Head::at(9, b"{\"n\":9"), Err(Error::Malformed { n: 9, .. })));
+    assert!(matches!(AuditHead::from_line(9, b"{\"n\":9"), Err(AuditError::Malformed { n: 9, .. })));
 }
 
 #[test]
 fn filters_name_entities_and_verbs() {
-    let read = |text: &str| text.parse::<Filter>();
+    let read = |text: &str| text.parse::<ReplayFilter>();
     for (text, same_as) in [
         (">", "*"),
         ("audit.>", ">"),
@@ -267,7 +279,7 @@ fn filters_name_entities_and_verbs() {
     for text in
         ["", ".", "media.", ".stored", "media.stored.m1", "me dia", "MEDIA", "media.st*red", "$KV.x", &long]
     {
-        assert!(matches!(read(text), Err(Error::Filter { .. })), "{text:?}");
+        assert!(matches!(read(text), Err(AuditError::Filter { .. })), "{text:?}");
     }
 }
 
@@ -309,7 +321,7 @@ proptest! {
 
     #[test]
     fn any_payload_gives_a_line_that_verifies(payload in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let line = Head::empty().follow(&entry(1, "evt.media.stored.m1", payload), 10_000).unwrap();
-        prop_assert_eq!(Head::empty().check(1, &line.subject, &line.bytes).unwrap().0, line.head);
+        let line = AuditHead::empty().event_line(&entry(1, "evt.media.stored.m1", payload), 10_000).unwrap();
+        prop_assert_eq!(AuditHead::empty().check_line(1, &line.subject, &line.bytes).unwrap().0, line.head);
     }
 }

@@ -5,15 +5,15 @@ mod replay;
 
 use std::{future::Future, time::Duration};
 
-use nats::{Bus, Held, Outbox, Role, reader::Entry, testing::TestBroker};
+use nats::{Bus, Outbox, Role, VersionedRecord, reader::StreamEntry, testing::TestBroker};
 use schemas::{
     document,
     ids::{MediaId, UploadId},
-    upload::{Created, Terminated},
+    upload::{UploadCreated, UploadTerminated},
 };
 use tokio::time::timeout;
 
-use crate::Head;
+use crate::AuditHead;
 
 /// Longest wait for anything; many times what it takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -31,8 +31,8 @@ pub(crate) struct Stored {
 }
 
 /// An event as a reader gives it.
-pub(crate) fn entry(sequence: u64, subject: &str, payload: Vec<u8>) -> Entry {
-    Entry {
+pub(crate) fn entry(sequence: u64, subject: &str, payload: Vec<u8>) -> StreamEntry {
+    StreamEntry {
         sequence,
         subject: subject.into(),
         headers: async_nats::HeaderMap::new(),
@@ -44,13 +44,13 @@ pub(crate) fn entry(sequence: u64, subject: &str, payload: Vec<u8>) -> Entry {
 
 /// The lines that record events 1 to `count`.
 pub(crate) fn log(count: u64) -> Vec<Stored> {
-    let mut head = Head::empty();
+    let mut head = AuditHead::empty();
     (1..=count)
         .map(|sequence| {
-            let payload = nats::encode("payload", &sequence).unwrap();
+            let payload = nats::encode_message("payload", &sequence).unwrap();
             let verb = if sequence % 2 == 0 { "ready" } else { "stored" };
             let event = entry(sequence, &format!("evt.media.{verb}.m{sequence}"), payload);
-            let line = head.follow(&event, 10_000).unwrap();
+            let line = head.event_line(&event, 10_000).unwrap();
             head = line.head;
             Stored { subject: line.subject, line: line.bytes }
         })
@@ -74,9 +74,9 @@ impl Publisher {
             self.count += 1;
             let media_id = MediaId::from_bytes([self.count; 16]);
             let upload_id = UploadId::from_bytes([self.count; 16]);
-            let record = document::Record {
+            let record = document::DocumentRecord {
                 gate: None,
-                encryption: document::Encryption::None,
+                encryption: document::SegmentEncryption::None,
                 media_id,
                 owner: "ann".into(),
                 title: "clip".into(),
@@ -85,7 +85,7 @@ impl Publisher {
                 changed_at_ms: 1,
                 removed_at_ms: None,
             };
-            let created = Created {
+            let created = UploadCreated {
                 upload_id,
                 media_id,
                 owner: "ann".into(),
@@ -94,9 +94,9 @@ impl Publisher {
                 expires_at_ms: 2,
             };
             let terminated =
-                Terminated { upload_id, media_id, owner: "ann".into(), offset_bytes: 3, code: None };
-            let outbox = Outbox::new().event(&created).event(&terminated);
-            self.bus.commit(&mut Held::new(record), outbox).await.unwrap();
+                UploadTerminated { upload_id, media_id, owner: "ann".into(), offset_bytes: 3, code: None };
+            let outbox = Outbox::new().with_event(&created).with_event(&terminated);
+            self.bus.commit_record(&mut VersionedRecord::new(record), outbox).await.unwrap();
         }
     }
 

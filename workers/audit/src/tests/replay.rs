@@ -2,23 +2,23 @@
 
 use futures::StreamExt;
 use nats::{Bus, Role, testing::TestBroker};
-use schemas::{audit::Record, subjects};
+use schemas::{audit::AuditRecord, subjects};
 use tokio_util::sync::CancellationToken;
 
 use super::{Publisher, soon};
-use crate::{Config, Query, Replayed, append, replay};
+use crate::{AuditConfig, ReplayQuery, ReplayedRecord, append, replay_records};
 
-async fn replayed(bus: &Bus, query: Query) -> Vec<Replayed> {
-    let lines = replay(bus, query).await.unwrap();
+async fn replayed(bus: &Bus, query: ReplayQuery) -> Vec<ReplayedRecord> {
+    let lines = replay_records(bus, query).await.unwrap();
     soon("the end of the replay", lines.map(Result::unwrap).collect()).await
 }
 
-async fn numbers(bus: &Bus, query: Query) -> Vec<u64> {
+async fn numbers(bus: &Bus, query: ReplayQuery) -> Vec<u64> {
     replayed(bus, query).await.iter().map(|replayed| replayed.n).collect()
 }
 
-fn stored_at_ms(replayed: &Replayed) -> u64 {
-    let record: Record = serde_json::from_slice(&replayed.line).unwrap();
+fn stored_at_ms(replayed: &ReplayedRecord) -> u64 {
+    let record: AuditRecord = serde_json::from_slice(&replayed.line).unwrap();
     let time: jiff::Timestamp = record.stored_at.parse().unwrap();
     u64::try_from(time.as_millisecond()).unwrap()
 }
@@ -27,12 +27,15 @@ fn stored_at_ms(replayed: &Replayed) -> u64 {
 async fn record(broker: &TestBroker, publisher: &Publisher) {
     let (bus, stop) = (broker.bus(Role::Audit).await, CancellationToken::new());
     let mut lines = Box::pin(
-        replay(&bus, Query { from: Some(publisher.events()), follow: true, ..Query::default() })
-            .await
-            .unwrap(),
+        replay_records(
+            &bus,
+            ReplayQuery { from: Some(publisher.events()), follow: true, ..ReplayQuery::default() },
+        )
+        .await
+        .unwrap(),
     );
     let (writer, held) = (bus.clone(), stop.clone());
-    let term = tokio::spawn(async move { append::term(&writer, &Config::default(), &held).await });
+    let term = tokio::spawn(async move { append::run_term(&writer, &AuditConfig::default(), &held).await });
     soon("the last record", lines.next()).await.unwrap().unwrap();
     stop.cancel();
     soon("the end of the term", term).await.unwrap().unwrap();
@@ -57,8 +60,11 @@ async fn three_pairs(broker: &TestBroker, publisher: &mut Publisher) {
 async fn an_empty_log_ends_at_once() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Ingress).await;
-    assert_eq!(numbers(&bus, Query::default()).await, [0; 0]);
-    assert_eq!(numbers(&bus, Query { from: Some(0), since_ms: Some(0), ..Query::default() }).await, [0; 0]);
+    assert_eq!(numbers(&bus, ReplayQuery::default()).await, [0; 0]);
+    assert_eq!(
+        numbers(&bus, ReplayQuery { from: Some(0), since_ms: Some(0), ..ReplayQuery::default() }).await,
+        [0; 0]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,15 +74,18 @@ async fn lines_come_verbatim_from_a_number_and_by_a_filter() {
     three_pairs(&broker, &mut publisher).await;
     let (bus, admin) = (broker.bus(Role::Ingress).await, broker.bus(Role::Admin).await);
 
-    let all = replayed(&bus, Query::default()).await;
+    let all = replayed(&bus, ReplayQuery::default()).await;
     let stream = admin.context().get_stream(subjects::AUDIT).await.unwrap();
     assert_eq!(all.iter().map(|r| r.n).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     for replayed in &all {
         assert_eq!(replayed.line, stream.get_raw_message(replayed.n).await.unwrap().payload);
     }
 
-    let query =
-        |from: Option<u64>, filter: &str| Query { from, filter: filter.parse().unwrap(), ..Query::default() };
+    let query = |from: Option<u64>, filter: &str| ReplayQuery {
+        from,
+        filter: filter.parse().unwrap(),
+        ..ReplayQuery::default()
+    };
     for (from, filter, wanted) in [
         (Some(0), ">", vec![1, 2, 3, 4, 5, 6]),
         (Some(5), ">", vec![5, 6]),
@@ -97,10 +106,10 @@ async fn times_are_those_of_the_events_and_both_ends_are_in() {
     let mut publisher = Publisher::new(&broker).await;
     three_pairs(&broker, &mut publisher).await;
     let bus = broker.bus(Role::Ingress).await;
-    let times: Vec<u64> = replayed(&bus, Query::default()).await.iter().map(stored_at_ms).collect();
+    let times: Vec<u64> = replayed(&bus, ReplayQuery::default()).await.iter().map(stored_at_ms).collect();
     assert!(times[1] < times[2] && times[3] < times[4], "{times:?}");
 
-    let query = |from, since_ms, until_ms| Query { from, since_ms, until_ms, ..Query::default() };
+    let query = |from, since_ms, until_ms| ReplayQuery { from, since_ms, until_ms, ..ReplayQuery::default() };
     for (name, query, wanted) in [
         ("since the second pair", query(None, Some(times[2]), None), vec![3, 4, 5, 6]),
         ("since just behind the first", query(None, Some(times[1] + 1), None), vec![3, 4, 5, 6]),
@@ -114,11 +123,11 @@ async fn times_are_those_of_the_events_and_both_ends_are_in() {
     ] {
         assert_eq!(numbers(&bus, query).await, wanted, "{name}");
     }
-    let terminated = Query {
+    let terminated = ReplayQuery {
         since_ms: Some(times[2]),
         until_ms: Some(times[5]),
         filter: "upload.terminated".parse().unwrap(),
-        ..Query::default()
+        ..ReplayQuery::default()
     };
     assert_eq!(numbers(&bus, terminated).await, [4, 6]);
 }
@@ -130,13 +139,13 @@ async fn following_goes_on_with_new_records_even_after_the_broker_was_killed() {
     publisher.publish(1).await;
     record(&broker, &publisher).await;
     let bus = broker.bus(Role::Ingress).await;
-    let query = Query { filter: "upload".parse().unwrap(), follow: true, ..Query::default() };
-    let mut lines = Box::pin(replay(&bus, query).await.unwrap());
+    let query = ReplayQuery { filter: "upload".parse().unwrap(), follow: true, ..ReplayQuery::default() };
+    let mut lines = Box::pin(replay_records(&bus, query).await.unwrap());
     for round in 0..3 {
         for n in [round * 2 + 1, round * 2 + 2] {
             assert_eq!(soon("the next record", lines.next()).await.unwrap().unwrap().n, n);
         }
-        broker.kill().await;
+        broker.kill_and_wait().await;
         publisher.publish(1).await;
         record(&broker, &publisher).await;
     }
@@ -148,8 +157,11 @@ async fn following_until_a_time_ends_behind_it() {
     let mut publisher = Publisher::new(&broker).await;
     three_pairs(&broker, &mut publisher).await;
     let bus = broker.bus(Role::Ingress).await;
-    let until_ms = replayed(&bus, Query::default()).await.get(3).map(stored_at_ms);
-    assert_eq!(numbers(&bus, Query { until_ms, follow: true, ..Query::default() }).await, [1, 2, 3, 4]);
+    let until_ms = replayed(&bus, ReplayQuery::default()).await.get(3).map(stored_at_ms);
+    assert_eq!(
+        numbers(&bus, ReplayQuery { until_ms, follow: true, ..ReplayQuery::default() }).await,
+        [1, 2, 3, 4]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,7 +169,7 @@ async fn a_line_without_a_time_is_shown_but_is_none_of_any_time() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Audit).await;
     bus.context().publish("audit.media.stored", "noise".into()).await.unwrap().await.unwrap();
-    let shown = replayed(&bus, Query::default()).await;
-    assert_eq!(shown, [Replayed { n: 1, line: "noise".into() }]);
-    assert_eq!(numbers(&bus, Query { since_ms: Some(1), ..Query::default() }).await, [0; 0]);
+    let shown = replayed(&bus, ReplayQuery::default()).await;
+    assert_eq!(shown, [ReplayedRecord { n: 1, line: "noise".into() }]);
+    assert_eq!(numbers(&bus, ReplayQuery { since_ms: Some(1), ..ReplayQuery::default() }).await, [0; 0]);
 }

@@ -1,7 +1,9 @@
 //! Reading: a list is one range of the order tree, joined with its rows.
 
 use schemas::{
-    ask::{ITEMS_MAX, JobItem, JobPage, ListJobs, ListMedia, MediaItem, MediaPage},
+    ask::{
+        ITEMS_MAX, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem, MediaIndexPage, MediaIndexQuery,
+    },
     document,
     ids::{JobId, MediaId},
     media,
@@ -10,58 +12,62 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Bucket, Projection,
-    rows::{Counts, from_row},
-    write::JobFacts,
+    IndexBucket, IndexProjection,
+    rows::{PartCounts, decode_row},
+    write::IndexedJob,
 };
 use crate::{
-    Error,
-    order::{self, Name, Position},
+    IndexError,
+    order::{self, ListId, ListPosition},
 };
 
-impl Projection {
+impl IndexProjection {
     /// A page of media, newest first; it ends early when its items have more than `bytes_max`. Blocks.
     ///
     /// # Errors
-    /// [`Error::Cursor`] when the cursor is none of ours; [`Error::Database`] or [`Error::Damaged`].
-    pub fn media(&self, question: &ListMedia, bytes_max: usize) -> Result<MediaPage, Error> {
-        let revision = self.cursor(Bucket::Media)?;
-        let name = order::media_list(question.owner.as_deref(), question.status);
+    /// [`IndexError::Cursor`] when the cursor is none of ours; [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn list_media(
+        &self,
+        question: &MediaIndexQuery,
+        bytes_max: usize,
+    ) -> Result<MediaIndexPage, IndexError> {
+        let revision = self.read_cursor(IndexBucket::Media)?;
+        let name = order::media_list_id(question.owner.as_deref(), question.status);
         let (items, next) =
-            self.page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
+            self.read_page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
                 self.media_item(MediaId::from_bytes(position.id()))
             })?;
-        Ok(MediaPage { items, next, revision })
+        Ok(MediaIndexPage { items, next, revision })
     }
 
     /// A page of jobs, newest first; it ends early when its items have more than `bytes_max`. Blocks.
     ///
     /// # Errors
-    /// [`Error::Cursor`] when the cursor is none of ours; [`Error::Database`] or [`Error::Damaged`].
-    pub fn jobs(&self, question: &ListJobs, bytes_max: usize) -> Result<JobPage, Error> {
-        let revision = self.cursor(Bucket::Jobs)?;
-        let name = order::job_list(question.owner.as_deref(), question.media_id.as_ref(), question.status);
+    /// [`IndexError::Cursor`] when the cursor is none of ours; [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn list_jobs(&self, question: &JobIndexQuery, bytes_max: usize) -> Result<JobIndexPage, IndexError> {
+        let revision = self.read_cursor(IndexBucket::Jobs)?;
+        let name = order::job_list_id(question.owner.as_deref(), question.media_id.as_ref(), question.status);
         let (items, next) =
-            self.page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
+            self.read_page(&name, question.cursor.as_deref(), question.limit, bytes_max, |position| {
                 self.job_item(JobId::from_bytes(position.id()))
             })?;
-        Ok(JobPage { items, next, revision })
+        Ok(JobIndexPage { items, next, revision })
     }
 
     /// Reads one list backwards from `cursor`. An item that vanished between order and row is left out.
-    fn page<T: Serialize>(
+    fn read_page<T: Serialize>(
         &self,
-        name: &Name,
+        name: &ListId,
         cursor: Option<&str>,
         limit: u32,
         bytes_max: usize,
-        item: impl Fn(&Position) -> Result<Option<T>, Error>,
-    ) -> Result<(Vec<T>, Option<String>), Error> {
+        item: impl Fn(&ListPosition) -> Result<Option<T>, IndexError>,
+    ) -> Result<(Vec<T>, Option<String>), IndexError> {
         let limit = usize::try_from(limit.clamp(1, ITEMS_MAX)).unwrap_or(1);
         let lowest = name.to_vec();
         let range = match cursor {
             Some(cursor) => {
-                let end = order::key(name, &Position::from_cursor(cursor)?).to_vec();
+                let end = order::order_key(name, &ListPosition::from_cursor(cursor)?).to_vec();
                 self.order.range(lowest..end)
             }
             None => self.order.scan_prefix(name),
@@ -71,10 +77,10 @@ impl Projection {
         let mut last = None;
         for row in range.rev() {
             let (key, _) = row?;
-            let position = Position::of_key(&key)
-                .ok_or_else(|| Error::Damaged { what: "a key of the order tree".into() })?;
+            let position = ListPosition::from_order_key(&key)
+                .ok_or_else(|| IndexError::Damaged { what: "a key of the order tree".into() })?;
             if items.len() == limit || size_bytes > bytes_max {
-                return Ok((items, last.map(Position::to_cursor)));
+                return Ok((items, last.map(ListPosition::to_cursor)));
             }
             if let Some(item) = item(&position)? {
                 size_bytes += rmp_serde::to_vec_named(&item).map_or(0, |bytes| bytes.len());
@@ -88,10 +94,10 @@ impl Projection {
     /// One medium as lists show it, joined of document and asset; `None` when there is neither.
     ///
     /// # Errors
-    /// [`Error::Database`] or [`Error::Damaged`].
-    pub fn media_item(&self, media_id: MediaId) -> Result<Option<MediaItem>, Error> {
-        let document = row::<document::Record>(&self.documents, media_id.as_bytes())?;
-        let asset = row::<media::Record>(&self.assets, media_id.as_bytes())?;
+    /// [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn media_item(&self, media_id: MediaId) -> Result<Option<MediaIndexItem>, IndexError> {
+        let document = read_row::<document::DocumentRecord>(&self.documents, media_id.as_bytes())?;
+        let asset = read_row::<media::MediaRecord>(&self.assets, media_id.as_bytes())?;
         let (document_revision, document) = document.map_or((0, None), |(r, d)| (r, Some(d)));
         let (asset_revision, asset) = asset.map_or((0, None), |(r, a)| (r, Some(a)));
         let Some((owner, created_at_ms)) = document
@@ -106,11 +112,11 @@ impl Projection {
             .map_or(0, |d| d.changed_at_ms)
             .max(asset.as_ref().map_or(0, |a| a.changed_at_ms));
         let encode = asset.as_ref().and_then(|a| a.encode.as_ref());
-        Ok(Some(MediaItem {
+        Ok(Some(MediaIndexItem {
             media_id,
             owner,
             title: document.map(|d| d.title).unwrap_or_default(),
-            status: asset.as_ref().map_or(media::Status::Uploading, |a| a.status),
+            status: asset.as_ref().map_or(media::MediaStatus::Uploading, |a| a.status),
             size_bytes: asset.as_ref().and_then(|a| a.source.as_ref()).map(|s| s.size_bytes),
             encode: encode.map(|e| e.number),
             has_poster: encode.is_some_and(|e| e.has_poster),
@@ -127,16 +133,18 @@ impl Projection {
     /// One job as lists show it; `None` when there is none.
     ///
     /// # Errors
-    /// [`Error::Database`] or [`Error::Damaged`].
-    pub fn job_item(&self, job_id: JobId) -> Result<Option<JobItem>, Error> {
-        let Some((revision, job)) = row::<JobFacts>(&self.jobs, job_id.as_bytes())? else { return Ok(None) };
+    /// [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn job_item(&self, job_id: JobId) -> Result<Option<JobIndexItem>, IndexError> {
+        let Some((revision, job)) = read_row::<IndexedJob>(&self.jobs, job_id.as_bytes())? else {
+            return Ok(None);
+        };
         let counts = if let Some(counts) = job.folded {
             counts
         } else {
             let row = self.counts.get(job_id.as_bytes())?;
-            row.map(|row| Counts::from_bytes(&row)).transpose()?.unwrap_or_default()
+            row.map(|row| PartCounts::from_bytes(&row)).transpose()?.unwrap_or_default()
         };
-        Ok(Some(JobItem {
+        Ok(Some(JobIndexItem {
             job_id,
             kind: job.kind,
             priority: job.priority,
@@ -159,6 +167,6 @@ impl Projection {
     }
 }
 
-fn row<R: DeserializeOwned>(tree: &sled::Tree, key: &[u8; 16]) -> Result<Option<(u64, R)>, Error> {
-    tree.get(key)?.map(|row| from_row(&row)).transpose()
+fn read_row<R: DeserializeOwned>(tree: &sled::Tree, key: &[u8; 16]) -> Result<Option<(u64, R)>, IndexError> {
+    tree.get(key)?.map(|row| decode_row(&row)).transpose()
 }

@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use schemas::{Record, document, job, media};
+use schemas::{KvRecord, document, job, media};
 
-use crate::{Config, Error};
-pub(crate) use write::{Change, PartFacts, Step};
+use crate::{IndexConfig, IndexError};
+pub(crate) use write::{IndexChange, IndexEntry, IndexedPart};
 
 /// Version of the layout of keys and rows; another one on disk means building anew.
 const SCHEMA_VERSION: u64 = 1;
@@ -34,7 +34,7 @@ const SCHEMA_KEY: &[u8] = b"schema";
 
 /// A bucket the projection follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bucket {
+pub enum IndexBucket {
     /// Documents.
     Media,
     /// Technical metadata.
@@ -43,16 +43,16 @@ pub enum Bucket {
     Jobs,
 }
 
-impl Bucket {
+impl IndexBucket {
     /// Every bucket the projection follows.
     pub const ALL: [Self; 3] = [Self::Media, Self::Assets, Self::Jobs];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Media => document::Record::BUCKET,
-            Self::Assets => media::Record::BUCKET,
-            Self::Jobs => job::Record::BUCKET,
+            Self::Media => document::DocumentRecord::BUCKET,
+            Self::Assets => media::MediaRecord::BUCKET,
+            Self::Jobs => job::JobRecord::BUCKET,
         }
     }
 
@@ -60,7 +60,7 @@ impl Bucket {
         format!("cursor.{}", self.name()).into_bytes()
     }
 
-    fn heard_key(self) -> Vec<u8> {
+    fn last_seen_key(self) -> Vec<u8> {
         format!("heard.{}", self.name()).into_bytes()
     }
 
@@ -71,9 +71,9 @@ impl Bucket {
 
 /// Which bucket of which broker: a bucket made anew or restored to an earlier state is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub struct BucketOrigin {
     /// The bucket.
-    pub bucket: Bucket,
+    pub bucket: IndexBucket,
     /// Unix time in microseconds at which its stream was made.
     pub created_at_us: u64,
     /// Its newest sequence.
@@ -82,7 +82,7 @@ pub struct Origin {
 
 /// The database, held by this process alone.
 #[derive(Debug)]
-pub struct Projection {
+pub struct IndexProjection {
     db: sled::Db,
     meta: sled::Tree,
     documents: sled::Tree,
@@ -95,51 +95,51 @@ pub struct Projection {
     _lock: File,
 }
 
-impl Projection {
+impl IndexProjection {
     /// Opens the projection in the configured folder, or begins a new one when what is there does not fit. Blocks.
     ///
     /// # Errors
-    /// [`Error::Locked`] when another process has it; [`Error::Folder`] or [`Error::Database`] when the disk fails.
-    pub fn open(config: &Config, origins: &[Origin]) -> Result<Self, Error> {
+    /// [`IndexError::Locked`] when another process has it; [`IndexError::Folder`] or [`IndexError::Database`] when the disk fails.
+    pub fn open(config: &IndexConfig, origins: &[BucketOrigin]) -> Result<Self, IndexError> {
         let folder = config.folder.clone();
-        let lock = lock(&folder)?;
+        let lock = lock_folder(&folder)?;
         let database = folder.join("database");
         if folder.join("condemned").exists() {
             tracing::warn!("the projection was damaged, it is built anew");
-            set_aside(&folder)?;
+            move_database_aside(&folder)?;
         }
-        released(&database)?;
+        wait_for_release(&database)?;
         // A damaged file makes sled panic in places; that is an open error like any other.
-        let opened = std::panic::catch_unwind(|| Self::attempt(&database, config.cache_bytes_max));
+        let opened = std::panic::catch_unwind(|| Self::open_trees(&database, config.cache_bytes_max));
         let trees = match opened {
-            Ok(Ok(trees)) if trees.fits(origins)? => trees,
+            Ok(Ok(trees)) if trees.matches_origins(origins)? => trees,
             Ok(Ok(trees)) => {
                 tracing::info!(
                     "the projection belongs to other buckets or another version, it is built anew"
                 );
                 drop(trees);
-                set_aside(&folder)?;
-                Self::attempt(&database, config.cache_bytes_max)?
+                move_database_aside(&folder)?;
+                Self::open_trees(&database, config.cache_bytes_max)?
             }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the projection can't be opened, it is built anew");
-                set_aside(&folder)?;
-                Self::attempt(&database, config.cache_bytes_max)?
+                move_database_aside(&folder)?;
+                Self::open_trees(&database, config.cache_bytes_max)?
             }
             Err(_) => {
                 tracing::warn!("the projection can't be opened, it is built anew");
-                set_aside(&folder)?;
-                Self::attempt(&database, config.cache_bytes_max)?
+                move_database_aside(&folder)?;
+                Self::open_trees(&database, config.cache_bytes_max)?
             }
         };
-        let projection = trees.owned(folder, lock);
-        projection.begin(origins)?;
+        let projection = trees.into_projection(folder, lock);
+        projection.write_origins(origins)?;
         Ok(projection)
     }
 
-    fn attempt(database: &Path, cache_bytes_max: u64) -> Result<Trees, Error> {
+    fn open_trees(database: &Path, cache_bytes_max: u64) -> Result<ProjectionTrees, IndexError> {
         let db = sled::Config::new().path(database).cache_capacity(cache_bytes_max).open()?;
-        Ok(Trees {
+        Ok(ProjectionTrees {
             meta: db.open_tree("meta")?,
             documents: db.open_tree("documents")?,
             assets: db.open_tree("assets")?,
@@ -152,7 +152,7 @@ impl Projection {
     }
 
     /// Writes down what this projection is made of.
-    fn begin(&self, origins: &[Origin]) -> Result<(), Error> {
+    fn write_origins(&self, origins: &[BucketOrigin]) -> Result<(), IndexError> {
         self.meta.insert(SCHEMA_KEY, &SCHEMA_VERSION.to_be_bytes())?;
         for origin in origins {
             self.meta.insert(origin.bucket.origin_key(), &origin.created_at_us.to_be_bytes())?;
@@ -163,25 +163,25 @@ impl Projection {
     /// Sequence up to which a bucket is in the projection; 0 at the beginning.
     ///
     /// # Errors
-    /// [`Error::Database`] or [`Error::Damaged`].
-    pub fn cursor(&self, bucket: Bucket) -> Result<u64, Error> {
-        number(&self.meta, &bucket.cursor_key()).map(Option::unwrap_or_default)
+    /// [`IndexError::Database`] or [`IndexError::Damaged`].
+    pub fn read_cursor(&self, bucket: IndexBucket) -> Result<u64, IndexError> {
+        read_number(&self.meta, &bucket.cursor_key()).map(Option::unwrap_or_default)
     }
 
     /// Remembers that everything of a bucket is known that was stored up to this Unix time in milliseconds.
     ///
     /// # Errors
-    /// [`Error::Database`] when the disk fails.
-    pub fn heard(&self, bucket: Bucket, stored_at_ms: u64) -> Result<(), Error> {
-        self.meta.insert(bucket.heard_key(), &stored_at_ms.to_be_bytes())?;
+    /// [`IndexError::Database`] when the disk fails.
+    pub fn set_last_seen(&self, bucket: IndexBucket, stored_at_ms: u64) -> Result<(), IndexError> {
+        self.meta.insert(bucket.last_seen_key(), &stored_at_ms.to_be_bytes())?;
         Ok(())
     }
 
     /// Waits until everything written is on disk. Blocks.
     ///
     /// # Errors
-    /// [`Error::Database`] when the disk fails.
-    pub fn flush(&self) -> Result<(), Error> {
+    /// [`IndexError::Database`] when the disk fails.
+    pub fn flush(&self) -> Result<(), IndexError> {
         self.db.flush()?;
         Ok(())
     }
@@ -189,17 +189,17 @@ impl Projection {
     /// Makes the next start build the projection anew.
     ///
     /// # Errors
-    /// [`Error::Folder`] when the mark can't be written.
-    pub fn condemn(&self) -> Result<(), Error> {
+    /// [`IndexError::Folder`] when the mark can't be written.
+    pub fn mark_damaged(&self) -> Result<(), IndexError> {
         let path = self.folder.join("condemned");
-        std::fs::write(&path, []).map_err(|source| Error::Folder { path, source })
+        std::fs::write(&path, []).map_err(|source| IndexError::Folder { path, source })
     }
 
     /// Every tree's rows as bytes, in order: what a rebuilt projection must equal. Blocks, and holds all in memory.
     ///
     /// # Errors
-    /// [`Error::Database`] when the disk fails.
-    pub fn dump(&self) -> Result<Vec<Row>, Error> {
+    /// [`IndexError::Database`] when the disk fails.
+    pub fn dump_rows(&self) -> Result<Vec<ProjectionRow>, IndexError> {
         let mut all = Vec::new();
         let trees = [
             ("meta", &self.meta),
@@ -213,7 +213,7 @@ impl Projection {
         for (name, tree) in trees {
             for row in tree {
                 let (key, value) = row?;
-                all.push(Row { tree: name, key: key.to_vec(), value: value.to_vec() });
+                all.push(ProjectionRow { tree: name, key: key.to_vec(), value: value.to_vec() });
             }
         }
         Ok(all)
@@ -222,7 +222,7 @@ impl Projection {
 
 /// A row of a tree, as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct ProjectionRow {
     /// Name of the tree.
     pub tree: &'static str,
     /// Key.
@@ -232,7 +232,7 @@ pub struct Row {
 }
 
 /// An opened database before it is known to fit.
-struct Trees {
+struct ProjectionTrees {
     db: sled::Db,
     meta: sled::Tree,
     documents: sled::Tree,
@@ -243,22 +243,22 @@ struct Trees {
     order: sled::Tree,
 }
 
-impl Trees {
+impl ProjectionTrees {
     /// True for a new database, and for one of this version whose buckets are still the same.
-    fn fits(&self, origins: &[Origin]) -> Result<bool, Error> {
-        match number(&self.meta, SCHEMA_KEY) {
+    fn matches_origins(&self, origins: &[BucketOrigin]) -> Result<bool, IndexError> {
+        match read_number(&self.meta, SCHEMA_KEY) {
             Ok(None) => return Ok(self.meta.is_empty()),
             Ok(Some(SCHEMA_VERSION)) => {}
-            Ok(Some(_)) | Err(Error::Damaged { .. }) => return Ok(false),
+            Ok(Some(_)) | Err(IndexError::Damaged { .. }) => return Ok(false),
             Err(error) => return Err(error),
         }
         for origin in origins {
-            let created = number(&self.meta, &origin.bucket.origin_key())?;
-            let cursor = number(&self.meta, &origin.bucket.cursor_key())?.unwrap_or_default();
+            let created = read_number(&self.meta, &origin.bucket.origin_key())?;
+            let cursor = read_number(&self.meta, &origin.bucket.cursor_key())?.unwrap_or_default();
             if created != Some(origin.created_at_us) || cursor > origin.last_sequence {
                 return Ok(false);
             }
-            let heard_ms = number(&self.meta, &origin.bucket.heard_key())?;
+            let heard_ms = read_number(&self.meta, &origin.bucket.last_seen_key())?;
             let was_away = heard_ms.is_some_and(|ms| nats::now_ms().saturating_sub(ms) > AWAY_MS_MAX);
             if was_away && cursor < origin.last_sequence {
                 return Ok(false);
@@ -267,34 +267,36 @@ impl Trees {
         Ok(true)
     }
 
-    fn owned(self, folder: PathBuf, lock: File) -> Projection {
+    fn into_projection(self, folder: PathBuf, lock: File) -> IndexProjection {
         let Self { db, meta, documents, assets, jobs, parts, counts, order } = self;
-        Projection { db, meta, documents, assets, jobs, parts, counts, order, folder, _lock: lock }
+        IndexProjection { db, meta, documents, assets, jobs, parts, counts, order, folder, _lock: lock }
     }
 }
 
-fn number(tree: &sled::Tree, key: &[u8]) -> Result<Option<u64>, Error> {
+fn read_number(tree: &sled::Tree, key: &[u8]) -> Result<Option<u64>, IndexError> {
     let Some(value) = tree.get(key)? else { return Ok(None) };
-    let bytes = value.as_ref().try_into().map_err(|_| Error::Damaged { what: "a number of meta".into() })?;
+    let bytes =
+        value.as_ref().try_into().map_err(|_| IndexError::Damaged { what: "a number of meta".into() })?;
     Ok(Some(u64::from_be_bytes(bytes)))
 }
 
 /// Two processes on one database would destroy it, and moving it away under a running one as well.
-fn lock(folder: &Path) -> Result<File, Error> {
+fn lock_folder(folder: &Path) -> Result<File, IndexError> {
     let path = folder.join("lock");
-    std::fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.to_owned(), source })?;
+    std::fs::create_dir_all(folder)
+        .map_err(|source| IndexError::Folder { path: folder.to_owned(), source })?;
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|source| Error::Folder { path: path.clone(), source })?;
+    let file = file.map_err(|source| IndexError::Folder { path: path.clone(), source })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { folder: folder.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(Error::Folder { path, source }),
+        Err(TryLockError::WouldBlock) => Err(IndexError::Locked { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(IndexError::Folder { path, source }),
     }
 }
 
 /// Waits until nobody holds the database: threads of one that was just closed in this process may, for a moment, and what can't be
 /// opened is built anew.
-fn released(database: &Path) -> Result<(), Error> {
+fn wait_for_release(database: &Path) -> Result<(), IndexError> {
     let path = database.join("db");
     let begun = Instant::now();
     loop {
@@ -305,18 +307,18 @@ fn released(database: &Path) -> Result<(), Error> {
             Err(TryLockError::WouldBlock) if begun.elapsed() < RELEASE_WAIT => {
                 std::thread::sleep(RELEASE_PAUSE);
             }
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { folder: database.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(Error::Folder { path, source }),
+            Err(TryLockError::WouldBlock) => return Err(IndexError::Locked { folder: database.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(IndexError::Folder { path, source }),
         }
     }
 }
 
 /// Moves the database aside; only the newest such copy is kept.
-fn set_aside(folder: &Path) -> Result<(), Error> {
+fn move_database_aside(folder: &Path) -> Result<(), IndexError> {
     let (database, aside) = (folder.join("database"), folder.join("set-aside"));
     let at = |path: &Path| {
         let path = path.to_owned();
-        move |source| Error::Folder { path, source }
+        move |source| IndexError::Folder { path, source }
     };
     if aside.is_dir() {
         std::fs::remove_dir_all(&aside).map_err(at(&aside))?;

@@ -1,33 +1,34 @@
 //! How rows lie on disk: revision first, then the record.
 
-use schemas::job::PartStatus;
+use schemas::job::JobPartStatus;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::Error;
+use crate::IndexError;
 
-fn damaged(what: &str) -> Error {
-    Error::Damaged { what: what.to_owned() }
+fn damaged_error(what: &str) -> IndexError {
+    IndexError::Damaged { what: what.to_owned() }
 }
 
 /// Revision and record as one value.
-pub(super) fn to_row<R: Serialize>(revision: u64, record: &R) -> Result<Vec<u8>, Error> {
+pub(super) fn encode_row<R: Serialize>(revision: u64, record: &R) -> Result<Vec<u8>, IndexError> {
     let mut row = revision.to_be_bytes().to_vec();
     rmp_serde::encode::write_named(&mut row, record)
-        .map_err(|_| damaged("a record that can't be encoded"))?;
+        .map_err(|_| damaged_error("a record that can't be encoded"))?;
     Ok(row)
 }
 
 /// Revision and record of a value.
-pub(super) fn from_row<R: DeserializeOwned>(row: &[u8]) -> Result<(u64, R), Error> {
-    let (revision, record) = row.split_first_chunk::<8>().ok_or_else(|| damaged("a row without revision"))?;
-    let record = rmp_serde::from_slice(record).map_err(|_| damaged("a row that can't be decoded"))?;
+pub(super) fn decode_row<R: DeserializeOwned>(row: &[u8]) -> Result<(u64, R), IndexError> {
+    let (revision, record) =
+        row.split_first_chunk::<8>().ok_or_else(|| damaged_error("a row without revision"))?;
+    let record = rmp_serde::from_slice(record).map_err(|_| damaged_error("a row that can't be decoded"))?;
     Ok((u64::from_be_bytes(*revision), record))
 }
 
 /// One part of a job, as far as lists need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartRow {
-    pub(super) status: PartStatus,
+    pub(super) status: JobPartStatus,
     pub(super) cpu_ms: u64,
 }
 
@@ -36,22 +37,22 @@ impl PartRow {
         let mut bytes = [0; 9];
         let (status, cpu) = bytes.split_at_mut(1);
         status.fill(match self.status {
-            PartStatus::Claimed => 1,
-            PartStatus::Done => 2,
-            PartStatus::Failed => 3,
+            JobPartStatus::Claimed => 1,
+            JobPartStatus::Done => 2,
+            JobPartStatus::Failed => 3,
         });
         cpu.copy_from_slice(&self.cpu_ms.to_be_bytes());
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let bytes: [u8; 9] = bytes.try_into().map_err(|_| damaged("a part's row"))?;
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
+        let bytes: [u8; 9] = bytes.try_into().map_err(|_| damaged_error("a part's row"))?;
         let [status, cpu @ ..] = bytes;
         let status = match status {
-            1 => PartStatus::Claimed,
-            2 => PartStatus::Done,
-            3 => PartStatus::Failed,
-            _ => return Err(damaged("a part's status")),
+            1 => JobPartStatus::Claimed,
+            2 => JobPartStatus::Done,
+            3 => JobPartStatus::Failed,
+            _ => return Err(damaged_error("a part's status")),
         };
         Ok(Self { status, cpu_ms: u64::from_be_bytes(cpu) })
     }
@@ -59,34 +60,34 @@ impl PartRow {
 
 /// The parts of a job, added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Counts {
+pub(crate) struct PartCounts {
     pub(super) claimed: u32,
     pub(super) done: u32,
     pub(super) failed: u32,
     pub(super) cpu_ms: u64,
 }
 
-impl Counts {
+impl PartCounts {
     /// The counts after a part went from `old` to `new`.
-    pub(super) fn after(mut self, old: Option<PartRow>, new: Option<PartRow>) -> Self {
+    pub(super) fn with_transition(mut self, old: Option<PartRow>, new: Option<PartRow>) -> Self {
         if let Some(part) = old {
-            let count = self.of(part.status);
+            let count = self.count_mut(part.status);
             *count = count.saturating_sub(1);
             self.cpu_ms = self.cpu_ms.saturating_sub(part.cpu_ms);
         }
         if let Some(part) = new {
-            let count = self.of(part.status);
+            let count = self.count_mut(part.status);
             *count = count.saturating_add(1);
             self.cpu_ms = self.cpu_ms.saturating_add(part.cpu_ms);
         }
         self
     }
 
-    const fn of(&mut self, status: PartStatus) -> &mut u32 {
+    const fn count_mut(&mut self, status: JobPartStatus) -> &mut u32 {
         match status {
-            PartStatus::Claimed => &mut self.claimed,
-            PartStatus::Done => &mut self.done,
-            PartStatus::Failed => &mut self.failed,
+            JobPartStatus::Claimed => &mut self.claimed,
+            JobPartStatus::Done => &mut self.done,
+            JobPartStatus::Failed => &mut self.failed,
         }
     }
 
@@ -103,7 +104,7 @@ impl Counts {
         bytes
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
         let take = |from: usize| -> Option<u32> {
             bytes.get(from..from + 4)?.try_into().ok().map(u32::from_be_bytes)
         };
@@ -112,7 +113,7 @@ impl Counts {
             (Some(claimed), Some(done), Some(failed), Some(cpu_ms)) if bytes.len() == 20 => {
                 Ok(Self { claimed, done, failed, cpu_ms })
             }
-            _ => Err(damaged("a job's counts")),
+            _ => Err(damaged_error("a job's counts")),
         }
     }
 }

@@ -3,9 +3,9 @@
 use schemas::{
     document,
     ids::{JobId, MediaId},
-    job::{self, PartStatus},
+    job::{self, JobPartStatus},
     media,
-    subjects::Priority,
+    subjects::JobPriority,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sled::{
@@ -14,35 +14,35 @@ use sled::{
 };
 
 use super::{
-    Bucket, Projection,
-    rows::{Counts, PartRow, from_row, to_row},
+    IndexBucket, IndexProjection,
+    rows::{PartCounts, PartRow, decode_row, encode_row},
 };
-use crate::{Error, order};
+use crate::{IndexError, order};
 
 /// What one bucket entry means; `None` is a deletion.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Change {
+pub(crate) enum IndexChange {
     /// A document.
-    Document(MediaId, Option<Box<document::Record>>),
+    Document(MediaId, Option<Box<document::DocumentRecord>>),
     /// Technical metadata.
-    Asset(MediaId, Option<Box<media::Record>>),
+    Asset(MediaId, Option<Box<media::MediaRecord>>),
     /// A job.
-    Job(JobId, Option<Box<JobFacts>>),
+    Job(JobId, Option<Box<IndexedJob>>),
     /// A part of a job.
-    Part(JobId, String, Option<PartFacts>),
+    Part(JobId, String, Option<IndexedPart>),
     /// An entry that is none of ours or can't be read; it is skipped, but the cursor moves on.
     Other,
 }
 
 /// A job as far as lists need it: without plan and parts, which may be large.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct JobFacts {
+pub(crate) struct IndexedJob {
     pub(crate) job_id: JobId,
     pub(crate) kind: String,
-    pub(crate) priority: Priority,
+    pub(crate) priority: JobPriority,
     pub(crate) media_id: MediaId,
     pub(crate) owner: String,
-    pub(crate) status: job::Status,
+    pub(crate) status: job::JobStatus,
     pub(crate) encode: u32,
     pub(crate) duration_ms: u64,
     pub(crate) parts_total: u32,
@@ -52,11 +52,11 @@ pub(crate) struct JobFacts {
     pub(crate) ended_at_ms: Option<u64>,
     /// What its parts add up to, once their own records are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) folded: Option<Counts>,
+    pub(crate) folded: Option<PartCounts>,
 }
 
-impl From<job::Record> for JobFacts {
-    fn from(record: job::Record) -> Self {
+impl From<job::JobRecord> for IndexedJob {
+    fn from(record: job::JobRecord) -> Self {
         Self {
             job_id: record.job_id,
             kind: record.kind,
@@ -73,7 +73,7 @@ impl From<job::Record> for JobFacts {
             ended_at_ms: record.ended_at_ms,
             folded: record.folded.map(|parts| {
                 let rows = parts.iter().map(|part| PartRow { status: part.status, cpu_ms: part.cpu_ms });
-                rows.fold(Counts::default(), |counts, row| counts.after(None, Some(row)))
+                rows.fold(PartCounts::default(), |counts, row| counts.with_transition(None, Some(row)))
             }),
         }
     }
@@ -81,24 +81,24 @@ impl From<job::Record> for JobFacts {
 
 /// A part as far as lists need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PartFacts {
-    pub(crate) status: PartStatus,
+pub(crate) struct IndexedPart {
+    pub(crate) status: JobPartStatus,
     pub(crate) cpu_ms: u64,
 }
 
 /// One entry of a bucket.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Step {
+pub(crate) struct IndexEntry {
     /// Its sequence, which is the revision of the record.
     pub(crate) sequence: u64,
     /// What it means.
-    pub(crate) change: Change,
+    pub(crate) change: IndexChange,
 }
 
-type Aborted = ConflictableTransactionError<Error>;
+type IndexTransactionError = ConflictableTransactionError<IndexError>;
 
 /// The trees inside one transaction.
-struct Transaction<'a> {
+struct IndexTransaction<'a> {
     documents: &'a TransactionalTree,
     assets: &'a TransactionalTree,
     jobs: &'a TransactionalTree,
@@ -107,19 +107,19 @@ struct Transaction<'a> {
     order: &'a TransactionalTree,
 }
 
-impl Projection {
+impl IndexProjection {
     /// Writes `steps` of one bucket, which are in order, together with its new cursor. Blocks.
     ///
     /// # Errors
-    /// [`Error::Database`] or [`Error::Damaged`]; nothing is written then.
-    pub(crate) fn apply(&self, bucket: Bucket, steps: &[Step]) -> Result<(), Error> {
+    /// [`IndexError::Database`] or [`IndexError::Damaged`]; nothing is written then.
+    pub(crate) fn apply_entries(&self, bucket: IndexBucket, steps: &[IndexEntry]) -> Result<(), IndexError> {
         let Some(last) = steps.last() else { return Ok(()) };
         let trees =
             (&self.meta, &self.documents, &self.assets, &self.jobs, &self.parts, &self.counts, &self.order);
         let result = trees.transaction(|(meta, documents, assets, jobs, parts, counts, order)| {
-            let transaction = Transaction { documents, assets, jobs, parts, counts, order };
+            let transaction = IndexTransaction { documents, assets, jobs, parts, counts, order };
             for step in steps {
-                transaction.step(step)?;
+                transaction.apply_entry(step)?;
             }
             meta.insert(bucket.cursor_key(), &last.sequence.to_be_bytes())?;
             Ok(())
@@ -132,39 +132,40 @@ impl Projection {
     }
 }
 
-impl Transaction<'_> {
-    fn step(&self, step: &Step) -> Result<(), Aborted> {
+impl IndexTransaction<'_> {
+    fn apply_entry(&self, step: &IndexEntry) -> Result<(), IndexTransactionError> {
         match &step.change {
-            Change::Document(id, value) => self
-                .replace_medium(id, || put(self.documents, id.as_bytes(), step.sequence, value.as_deref())),
-            Change::Asset(id, value) => {
-                self.replace_medium(id, || put(self.assets, id.as_bytes(), step.sequence, value.as_deref()))
+            IndexChange::Document(id, value) => self
+                .update_media(id, || put_row(self.documents, id.as_bytes(), step.sequence, value.as_deref())),
+            IndexChange::Asset(id, value) => {
+                self.update_media(id, || put_row(self.assets, id.as_bytes(), step.sequence, value.as_deref()))
             }
-            Change::Job(id, value) => {
+            IndexChange::Job(id, value) => {
                 let before = self.job_keys(id)?;
-                put(self.jobs, id.as_bytes(), step.sequence, value.as_deref())?;
-                self.reorder(&before, &self.job_keys(id)?)
+                put_row(self.jobs, id.as_bytes(), step.sequence, value.as_deref())?;
+                self.update_order(&before, &self.job_keys(id)?)
             }
-            Change::Part(id, part, value) => self.part(id, part, *value),
-            Change::Other => Ok(()),
+            IndexChange::Part(id, part, value) => self.update_part(id, part, *value),
+            IndexChange::Other => Ok(()),
         }
     }
 
     /// Lets `write` change document or asset, and moves the medium in its lists.
-    fn replace_medium(
+    fn update_media(
         &self,
         id: &MediaId,
-        write: impl FnOnce() -> Result<(), Aborted>,
-    ) -> Result<(), Aborted> {
+        write: impl FnOnce() -> Result<(), IndexTransactionError>,
+    ) -> Result<(), IndexTransactionError> {
         let before = self.media_keys(id)?;
         write()?;
-        self.reorder(&before, &self.media_keys(id)?)
+        self.update_order(&before, &self.media_keys(id)?)
     }
 
-    fn media_keys(&self, id: &MediaId) -> Result<Vec<Vec<u8>>, Aborted> {
-        let document = get::<document::Record>(self.documents, id.as_bytes())?.map(|(_, record)| record);
-        let asset = get::<media::Record>(self.assets, id.as_bytes())?.map(|(_, record)| record);
-        let status = asset.as_ref().map_or(media::Status::Uploading, |asset| asset.status);
+    fn media_keys(&self, id: &MediaId) -> Result<Vec<Vec<u8>>, IndexTransactionError> {
+        let document =
+            get_row::<document::DocumentRecord>(self.documents, id.as_bytes())?.map(|(_, record)| record);
+        let asset = get_row::<media::MediaRecord>(self.assets, id.as_bytes())?.map(|(_, record)| record);
+        let status = asset.as_ref().map_or(media::MediaStatus::Uploading, |asset| asset.status);
         let Some((owner, created_at_ms)) = document
             .map(|document| (document.owner, document.created_at_ms))
             .or_else(|| asset.map(|asset| (asset.owner, asset.created_at_ms)))
@@ -172,18 +173,18 @@ impl Transaction<'_> {
             return Ok(Vec::new());
         };
         let position = order::media_position(created_at_ms, id);
-        let lists = order::media_lists(&owner, status);
-        Ok(lists.iter().map(|name| order::key(name, &position).to_vec()).collect())
+        let lists = order::media_list_ids(&owner, status);
+        Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect())
     }
 
-    fn job_keys(&self, id: &JobId) -> Result<Vec<Vec<u8>>, Aborted> {
-        let Some((_, job)) = get::<JobFacts>(self.jobs, id.as_bytes())? else { return Ok(Vec::new()) };
+    fn job_keys(&self, id: &JobId) -> Result<Vec<Vec<u8>>, IndexTransactionError> {
+        let Some((_, job)) = get_row::<IndexedJob>(self.jobs, id.as_bytes())? else { return Ok(Vec::new()) };
         let position = order::job_position(job.created_at_ms, id);
-        let lists = order::job_lists(&job.owner, &job.media_id, job.status);
-        Ok(lists.iter().map(|name| order::key(name, &position).to_vec()).collect())
+        let lists = order::job_list_ids(&job.owner, &job.media_id, job.status);
+        Ok(lists.iter().map(|name| order::order_key(name, &position).to_vec()).collect())
     }
 
-    fn reorder(&self, before: &[Vec<u8>], after: &[Vec<u8>]) -> Result<(), Aborted> {
+    fn update_order(&self, before: &[Vec<u8>], after: &[Vec<u8>]) -> Result<(), IndexTransactionError> {
         for key in before.iter().filter(|key| !after.contains(key)) {
             self.order.remove(key.as_slice())?;
         }
@@ -193,17 +194,27 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    fn part(&self, id: &JobId, part: &str, value: Option<PartFacts>) -> Result<(), Aborted> {
+    fn update_part(
+        &self,
+        id: &JobId,
+        part: &str,
+        value: Option<IndexedPart>,
+    ) -> Result<(), IndexTransactionError> {
         let key = [id.as_bytes().as_slice(), part.as_bytes()].concat();
-        let old = self.parts.get(&key)?.map(|row| PartRow::from_bytes(&row)).transpose().map_err(abort)?;
+        let old = self
+            .parts
+            .get(&key)?
+            .map(|row| PartRow::from_bytes(&row))
+            .transpose()
+            .map_err(abort_transaction)?;
         let new = value.map(|facts| PartRow { status: facts.status, cpu_ms: facts.cpu_ms });
         match new {
             Some(row) => self.parts.insert(key, &row.to_bytes())?,
             None => self.parts.remove(key)?,
         };
         let counts = self.counts.get(id.as_bytes())?;
-        let counts = counts.map(|row| Counts::from_bytes(&row)).transpose().map_err(abort)?;
-        let counts = counts.unwrap_or_default().after(old, new);
+        let counts = counts.map(|row| PartCounts::from_bytes(&row)).transpose().map_err(abort_transaction)?;
+        let counts = counts.unwrap_or_default().with_transition(old, new);
         if counts.is_empty() {
             self.counts.remove(id.as_bytes())?;
         } else {
@@ -213,22 +224,25 @@ impl Transaction<'_> {
     }
 }
 
-const fn abort(error: Error) -> Aborted {
+const fn abort_transaction(error: IndexError) -> IndexTransactionError {
     ConflictableTransactionError::Abort(error)
 }
 
-fn get<R: DeserializeOwned>(tree: &TransactionalTree, key: &[u8; 16]) -> Result<Option<(u64, R)>, Aborted> {
-    tree.get(key)?.map(|row| from_row(&row)).transpose().map_err(abort)
+fn get_row<R: DeserializeOwned>(
+    tree: &TransactionalTree,
+    key: &[u8; 16],
+) -> Result<Option<(u64, R)>, IndexTransactionError> {
+    tree.get(key)?.map(|row| decode_row(&row)).transpose().map_err(abort_transaction)
 }
 
-fn put<R: Serialize>(
+fn put_row<R: Serialize>(
     tree: &TransactionalTree,
     key: &[u8; 16],
     revision: u64,
     value: Option<&R>,
-) -> Result<(), Aborted> {
+) -> Result<(), IndexTransactionError> {
     match value {
-        Some(record) => tree.insert(key, to_row(revision, record).map_err(abort)?)?,
+        Some(record) => tree.insert(key, encode_row(revision, record).map_err(abort_transaction)?)?,
         None => tree.remove(key)?,
     };
     Ok(())

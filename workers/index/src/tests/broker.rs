@@ -4,11 +4,11 @@ use std::{future::Future, path::Path, time::Duration};
 
 use nats::{Bus, Outbox, Role, testing::TestBroker};
 use schemas::{
-    Record,
-    ask::{self, Answer, JobPage, ListJobs, ListMedia, MediaPage},
-    document::Record as Document,
-    job::{Part, PartStatus, Record as Job, Status as JobStatus},
-    media::{self, Ready, Status, Stored},
+    KvRecord,
+    ask::{self, IndexReply, JobIndexPage, JobIndexQuery, MediaIndexPage, MediaIndexQuery},
+    document::DocumentRecord as Document,
+    job::{JobPartRecord, JobPartStatus, JobRecord as Job, JobStatus},
+    media::{self, MediaReady, MediaStatus, MediaStored},
     subjects,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -16,20 +16,21 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{asset, document, encode, job, media_id, part, upload_id};
-use crate::{Bucket, Config, Error, Projection, follow};
+use crate::{IndexBucket, IndexConfig, IndexError, IndexProjection, follow};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running index and what stops it.
 struct Running {
     stop: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
+    task: JoinHandle<Result<(), IndexError>>,
 }
 
 impl Running {
     async fn start(broker: &TestBroker, folder: &Path) -> Self {
         let stop = CancellationToken::new();
-        let config = Config { folder: folder.to_owned(), revision_wait_ms_max: 300, ..Config::default() };
+        let config =
+            IndexConfig { folder: folder.to_owned(), revision_wait_ms_max: 300, ..IndexConfig::default() };
         let task = tokio::spawn(crate::run(broker.bus(Role::Index).await, config, stop.clone()));
         Self { stop, task }
     }
@@ -53,33 +54,37 @@ async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnM
     tried.await.unwrap_or_else(|_| panic!("{what} did not happen"))
 }
 
-async fn ask<Q: Serialize, P: DeserializeOwned>(bus: &Bus, verb: &str, question: &Q) -> Option<Answer<P>> {
-    let payload = nats::encode("question", question).unwrap();
-    let reply = bus.client().request(subjects::ask_index(verb), payload.into()).await.ok()?;
-    Some(nats::decode("answer", &reply.payload).unwrap())
+async fn ask<Q: Serialize, P: DeserializeOwned>(
+    bus: &Bus,
+    verb: &str,
+    question: &Q,
+) -> Option<IndexReply<P>> {
+    let payload = nats::encode_message("question", question).unwrap();
+    let reply = bus.client().request(subjects::index_request_subject(verb), payload.into()).await.ok()?;
+    Some(nats::decode_message("answer", &reply.payload).unwrap())
 }
 
-async fn media(bus: &Bus, question: &ListMedia) -> Option<MediaPage> {
+async fn media(bus: &Bus, question: &MediaIndexQuery) -> Option<MediaIndexPage> {
     match ask(bus, ask::MEDIA, question).await? {
-        Answer::Page(page) => Some(page),
-        Answer::Refused { .. } => None,
+        IndexReply::Page(page) => Some(page),
+        IndexReply::Refused { .. } => None,
     }
 }
 
-fn everything() -> ListMedia {
-    ListMedia { limit: 200, ..ListMedia::default() }
+fn everything() -> MediaIndexQuery {
+    MediaIndexQuery { limit: 200, ..MediaIndexQuery::default() }
 }
 
 /// Writes a record whatever it was before; answers its revision.
-async fn put<R: Record>(bus: &Bus, record: R, outbox: impl Fn() -> Outbox + Send + Sync) -> u64 {
+async fn put<R: KvRecord>(bus: &Bus, record: R, outbox: impl Fn() -> Outbox + Send + Sync) -> u64 {
     let key = record.key();
-    let held = bus.change::<R>(&key, |_| Some((record.clone(), outbox()))).await.unwrap().unwrap();
+    let held = bus.change_record::<R>(&key, |_| Some((record.clone(), outbox()))).await.unwrap().unwrap();
     held.revision()
 }
 
-fn stored(number: u8) -> Stored {
-    let record = asset(number, "ann", Status::Stored);
-    Stored {
+fn stored(number: u8) -> MediaStored {
+    let record = asset(number, "ann", MediaStatus::Stored);
+    MediaStored {
         media_id: media_id(number),
         upload_id: upload_id(number),
         owner: "ann".into(),
@@ -95,19 +100,19 @@ async fn fill(broker: &TestBroker, from: u8, to: u8) {
     for number in from..=to {
         let owner = if number % 2 == 0 { "ann" } else { "ben" };
         put(&ingress, document(number, owner, 1_000 + u64::from(number)), Outbox::new).await;
-        put(&upload, asset(number, owner, Status::Stored), Outbox::new).await;
+        put(&upload, asset(number, owner, MediaStatus::Stored), Outbox::new).await;
         put(&transcode, job(number, number, owner, JobStatus::Active), Outbox::new).await;
-        put(&transcode, part(number, "v0000", PartStatus::Done, 500), Outbox::new).await;
-        put(&transcode, part(number, "a0", PartStatus::Claimed, 0), Outbox::new).await;
+        put(&transcode, part(number, "v0000", JobPartStatus::Done, 500), Outbox::new).await;
+        put(&transcode, part(number, "a0", JobPartStatus::Claimed, 0), Outbox::new).await;
     }
 }
 
 /// Everything the projection in `folder` holds.
-async fn dump(broker: &TestBroker, folder: &Path) -> Vec<crate::Row> {
+async fn dump(broker: &TestBroker, folder: &Path) -> Vec<crate::ProjectionRow> {
     let bus = broker.bus(Role::Index).await;
-    let origins = follow::origins(&bus).await.unwrap();
-    let config = Config { folder: folder.to_owned(), ..Config::default() };
-    Projection::open(&config, &origins).unwrap().dump().unwrap()
+    let origins = follow::read_origins(&bus).await.unwrap();
+    let config = IndexConfig { folder: folder.to_owned(), ..IndexConfig::default() };
+    IndexProjection::open(&config, &origins).unwrap().dump_rows().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,7 +122,7 @@ async fn metadata_is_written_once_and_listed() {
     let index = Running::start(&broker, folder.path()).await;
     let (ingress, upload) = (broker.bus(Role::Ingress).await, broker.bus(Role::Upload).await);
     put(&ingress, document(1, "ann", 1_001), Outbox::new).await;
-    put(&upload, asset(1, "ann", Status::Stored), || Outbox::new().event(&stored(1))).await;
+    put(&upload, asset(1, "ann", MediaStatus::Stored), || Outbox::new().with_event(&stored(1))).await;
 
     let item = until("the summary", || async {
         media(&ingress, &everything()).await?.items.into_iter().find(|item| item.summary.is_some())
@@ -125,35 +130,43 @@ async fn metadata_is_written_once_and_listed() {
     .await;
     let summary = item.summary.unwrap();
     assert_eq!((summary.width, summary.height, summary.duration_ms), (1_920, 1_080, 10_010));
-    assert_eq!((item.title.as_str(), item.owner.as_str(), item.status), ("clip 1", "ann", Status::Stored));
+    assert_eq!(
+        (item.title.as_str(), item.owner.as_str(), item.status),
+        ("clip 1", "ann", MediaStatus::Stored)
+    );
     assert!(summary.renditions.is_empty());
 
     let transcode = broker.bus(Role::Transcode).await;
     let playing = encode(&[("v180", 320, 180, 300_000), ("v360", 640, 360, 800_000)]);
-    let ready = Ready { media_id: media_id(1), owner: "ann".into(), encode: playing.clone() };
-    let change = |record: Option<&media::Record>| {
-        let record =
-            media::Record { status: Status::Ready, encode: Some(playing.clone()), ..record?.clone() };
-        Some((record, Outbox::new().event(&ready)))
+    let ready = MediaReady { media_id: media_id(1), owner: "ann".into(), encode: playing.clone() };
+    let change = |record: Option<&media::MediaRecord>| {
+        let record = media::MediaRecord {
+            status: MediaStatus::Ready,
+            encode: Some(playing.clone()),
+            ..record?.clone()
+        };
+        Some((record, Outbox::new().with_event(&ready)))
     };
-    transcode.change::<media::Record>(&media_id(1).to_string(), change).await.unwrap();
+    transcode.change_record::<media::MediaRecord>(&media_id(1).to_string(), change).await.unwrap();
     let item = until("the renditions", || async {
         let page = media(&ingress, &everything()).await?;
         page.items.into_iter().find(|item| item.summary.as_ref().is_some_and(|s| !s.renditions.is_empty()))
     })
     .await;
     assert_eq!(item.summary.unwrap().renditions, ["v360", "v180"]);
-    assert_eq!((item.status, item.encode, item.has_poster), (Status::Ready, Some(1), true));
+    assert_eq!((item.status, item.encode, item.has_poster), (MediaStatus::Ready, Some(1), true));
 
     // The same event again changes nothing.
-    let before = upload.load::<media::Record>(&media_id(1).to_string()).await.unwrap().unwrap().revision();
-    put(&upload, asset(2, "ann", Status::Stored), || Outbox::new().event(&stored(2))).await;
+    let before =
+        upload.load_record::<media::MediaRecord>(&media_id(1).to_string()).await.unwrap().unwrap().revision();
+    put(&upload, asset(2, "ann", MediaStatus::Stored), || Outbox::new().with_event(&stored(2))).await;
     until("the second summary", || async {
-        let record = upload.load::<media::Record>(&media_id(2).to_string()).await.unwrap()?;
+        let record = upload.load_record::<media::MediaRecord>(&media_id(2).to_string()).await.unwrap()?;
         record.record.summary
     })
     .await;
-    let after = upload.load::<media::Record>(&media_id(1).to_string()).await.unwrap().unwrap().revision();
+    let after =
+        upload.load_record::<media::MediaRecord>(&media_id(1).to_string()).await.unwrap().unwrap().revision();
     assert_eq!(before, after);
     index.stop().await;
 }
@@ -172,8 +185,8 @@ async fn a_deleted_projection_comes_back_equal() {
         move || {
             let ingress = ingress.clone();
             async move {
-                let jobs = ListJobs { limit: 200, ..ListJobs::default() };
-                let Answer::<JobPage>::Page(page) = ask(&ingress, ask::JOBS, &jobs).await? else {
+                let jobs = JobIndexQuery { limit: 200, ..JobIndexQuery::default() };
+                let IndexReply::<JobIndexPage>::Page(page) = ask(&ingress, ask::JOBS, &jobs).await? else {
                     return None;
                 };
                 let counted = page.items.iter().filter(|job| job.parts_done + job.parts_claimed == 2).count();
@@ -186,7 +199,7 @@ async fn a_deleted_projection_comes_back_equal() {
     index.stop().await;
     fill(&broker, 6, 20).await;
     let upload = broker.bus(Role::Upload).await;
-    put(&upload, asset(3, "ben", Status::Rejected), Outbox::new).await;
+    put(&upload, asset(3, "ben", MediaStatus::Rejected), Outbox::new).await;
     broker
         .bus(Role::Admin)
         .await
@@ -220,22 +233,22 @@ async fn questions_wait_for_a_revision_and_bad_ones_are_refused() {
 
     for number in 1..=20 {
         let revision = put(&ingress, document(number, "ann", 1_000), Outbox::new).await;
-        let question = ListMedia { min_revision: Some(revision), ..everything() };
+        let question = MediaIndexQuery { min_revision: Some(revision), ..everything() };
         let page = media(&ingress, &question).await.expect("an answer that has seen the write");
         assert_eq!(page.items.len(), usize::from(number));
         assert!(page.revision >= revision);
     }
-    let code = |answer: Option<Answer<MediaPage>>| match answer {
-        Some(Answer::Refused { code, .. }) => code,
+    let code = |answer: Option<IndexReply<MediaIndexPage>>| match answer {
+        Some(IndexReply::Refused { code, .. }) => code,
         other => panic!("not refused: {other:?}"),
     };
-    let ahead = ListMedia { min_revision: Some(u64::MAX), ..everything() };
+    let ahead = MediaIndexQuery { min_revision: Some(u64::MAX), ..everything() };
     assert_eq!(code(ask(&ingress, ask::MEDIA, &ahead).await), "revision_unknown");
-    let foreign = ListMedia { cursor: Some("nonsense".into()), ..everything() };
+    let foreign = MediaIndexQuery { cursor: Some("nonsense".into()), ..everything() };
     assert_eq!(code(ask(&ingress, ask::MEDIA, &foreign).await), "cursor_malformed");
     assert_eq!(code(ask(&ingress, ask::MEDIA, &"no question").await), "question_malformed");
     assert_eq!(code(ask(&ingress, "secrets", &everything()).await), "question_malformed");
-    let long = ListMedia { owner: Some("x".repeat(ask::QUESTION_BYTES_MAX)), ..everything() };
+    let long = MediaIndexQuery { owner: Some("x".repeat(ask::QUESTION_BYTES_MAX)), ..everything() };
     assert_eq!(code(ask(&ingress, ask::MEDIA, &long).await), "question_malformed");
     index.stop().await;
 }
@@ -248,7 +261,7 @@ async fn replicas_share_questions_and_survive_a_killed_broker() {
     let second = Running::start(&broker, two.path()).await;
     let ingress = broker.bus(Role::Ingress).await;
     fill(&broker, 1, 3).await;
-    broker.kill().await;
+    broker.kill_and_wait().await;
     fill(&broker, 4, 6).await;
     until("all six", || async {
         let page = media(&ingress, &everything()).await?;
@@ -282,18 +295,18 @@ async fn an_entry_that_is_no_record_stops_nothing() {
     until("the good record", || async { media(&ingress, &everything()).await?.items.pop() }).await;
     index.stop().await;
     let bus = broker.bus(Role::Index).await;
-    let origins = follow::origins(&bus).await.unwrap();
-    let config = Config { folder: folder.path().to_owned(), ..Config::default() };
-    let projection = Projection::open(&config, &origins).unwrap();
-    let last = origins.iter().find(|origin| origin.bucket == Bucket::Media).unwrap().last_sequence;
-    assert_eq!(projection.cursor(Bucket::Media).unwrap(), last);
+    let origins = follow::read_origins(&bus).await.unwrap();
+    let config = IndexConfig { folder: folder.path().to_owned(), ..IndexConfig::default() };
+    let projection = IndexProjection::open(&config, &origins).unwrap();
+    let last = origins.iter().find(|origin| origin.bucket == IndexBucket::Media).unwrap().last_sequence;
+    assert_eq!(projection.read_cursor(IndexBucket::Media).unwrap(), last);
 }
 
-async fn jobs(bus: &Bus) -> Option<JobPage> {
-    let question = ListJobs { limit: 200, ..ListJobs::default() };
+async fn jobs(bus: &Bus) -> Option<JobIndexPage> {
+    let question = JobIndexQuery { limit: 200, ..JobIndexQuery::default() };
     match ask(bus, ask::JOBS, &question).await? {
-        Answer::Page(page) => Some(page),
-        Answer::Refused { .. } => None,
+        IndexReply::Page(page) => Some(page),
+        IndexReply::Refused { .. } => None,
     }
 }
 
@@ -303,7 +316,7 @@ async fn a_folded_job_keeps_its_counts_and_leaves_the_lists_when_it_is_kept_no_m
     let folder = tempfile::tempdir().unwrap();
     let index = Running::start(&broker, folder.path()).await;
     let (ingress, transcode) = (broker.bus(Role::Ingress).await, broker.bus(Role::Transcode).await);
-    let parts = [part(1, "v0000", PartStatus::Done, 500), part(1, "a0", PartStatus::Claimed, 70)];
+    let parts = [part(1, "v0000", JobPartStatus::Done, 500), part(1, "a0", JobPartStatus::Claimed, 70)];
     for part in &parts {
         put(&transcode, part.clone(), Outbox::new).await;
     }
@@ -311,9 +324,9 @@ async fn a_folded_job_keeps_its_counts_and_leaves_the_lists_when_it_is_kept_no_m
     let ended = Job { folded: summaries, ..job(1, 1, "ann", JobStatus::Failed) };
     put(&transcode, ended.clone(), Outbox::new).await;
     for part in &parts {
-        let held = transcode.load::<Part>(&part.key()).await.unwrap().unwrap();
+        let held = transcode.load_record::<JobPartRecord>(&part.key()).await.unwrap().unwrap();
         let told = Duration::from_secs(60);
-        transcode.purge_at(Part::BUCKET, &part.key(), held.revision(), told).await.unwrap();
+        transcode.purge_revision(JobPartRecord::BUCKET, &part.key(), held.revision(), told).await.unwrap();
     }
     put(&transcode, job(2, 1, "ann", JobStatus::Active), Outbox::new).await;
     let page =
@@ -341,14 +354,14 @@ async fn an_index_that_was_away_for_longer_than_removals_are_told_begins_anew() 
     let index = Running::start(&broker, folder.path()).await;
     until("the job", || async { jobs(&ingress).await.filter(|page| page.items.len() == 1) }).await;
     index.stop().await;
-    let origins = follow::origins(&broker.bus(Role::Index).await).await.unwrap();
-    let config = Config { folder: folder.path().to_owned(), ..Config::default() };
-    let projection = Projection::open(&config, &origins).unwrap();
-    projection.heard(Bucket::Jobs, nats::now_ms() - schemas::REMOVAL_TOLD_MS).unwrap();
+    let origins = follow::read_origins(&broker.bus(Role::Index).await).await.unwrap();
+    let config = IndexConfig { folder: folder.path().to_owned(), ..IndexConfig::default() };
+    let projection = IndexProjection::open(&config, &origins).unwrap();
+    projection.set_last_seen(IndexBucket::Jobs, nats::now_ms() - schemas::REMOVAL_TOLD_MS).unwrap();
     drop(projection);
     // Removed, and even that is forgotten.
-    let stream = admin.context().get_stream(subjects::kv_stream("jobs")).await.unwrap();
-    stream.purge().filter(subjects::kv("jobs", ">")).await.unwrap();
+    let stream = admin.context().get_stream(subjects::kv_stream_name("jobs")).await.unwrap();
+    stream.purge().filter(subjects::kv_subject("jobs", ">")).await.unwrap();
     put(&admin, job(2, 1, "ann", JobStatus::Active), Outbox::new).await;
     let index = Running::start(&broker, folder.path()).await;
     let page = until("a list", || async { jobs(&ingress).await.filter(|page| !page.items.is_empty()) }).await;

@@ -2,62 +2,62 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use schemas::{
-    ask::{ListJobs, ListMedia, MediaPage},
-    envelope::Envelope,
-    job::{PartStatus, Status as JobStatus},
-    media::{Rational, Status, VideoTrack},
+    ask::{JobIndexQuery, MediaIndexPage, MediaIndexQuery},
+    envelope::RecordEnvelope,
+    job::{JobPartStatus, JobStatus},
+    media::{MediaStatus, Rational, VideoTrack},
 };
 use tempfile::TempDir;
 
 use super::{asset, audio, document, encode, job, job_id, media_id, technical, video};
 use crate::{
-    Bucket, Config, Error, Origin, Projection, follow,
-    order::Position,
-    projection::{Change, PartFacts, Step},
-    summarise::summary,
+    BucketOrigin, IndexBucket, IndexConfig, IndexError, IndexProjection, follow,
+    order::ListPosition,
+    projection::{IndexChange, IndexEntry, IndexedPart},
+    summarise::summarise_media,
 };
 
-const ORIGINS: [Origin; 3] = [
-    Origin { bucket: Bucket::Media, created_at_us: 1, last_sequence: 1_000 },
-    Origin { bucket: Bucket::Assets, created_at_us: 2, last_sequence: 1_000 },
-    Origin { bucket: Bucket::Jobs, created_at_us: 3, last_sequence: 1_000 },
+const ORIGINS: [BucketOrigin; 3] = [
+    BucketOrigin { bucket: IndexBucket::Media, created_at_us: 1, last_sequence: 1_000 },
+    BucketOrigin { bucket: IndexBucket::Assets, created_at_us: 2, last_sequence: 1_000 },
+    BucketOrigin { bucket: IndexBucket::Jobs, created_at_us: 3, last_sequence: 1_000 },
 ];
 
 const BYTES_MAX: usize = 1 << 20;
 
-fn open(folder: &Path) -> Result<Projection, Error> {
-    Projection::open(&Config { folder: folder.to_owned(), ..Config::default() }, &ORIGINS)
+fn open(folder: &Path) -> Result<IndexProjection, IndexError> {
+    IndexProjection::open(&IndexConfig { folder: folder.to_owned(), ..IndexConfig::default() }, &ORIGINS)
 }
 
-fn fresh() -> (TempDir, Projection) {
+fn fresh() -> (TempDir, IndexProjection) {
     let folder = tempfile::tempdir().unwrap();
     let projection = open(folder.path()).unwrap();
     (folder, projection)
 }
 
-fn documents(projection: &Projection, from: u8, to: u8, owner: &str) {
+fn documents(projection: &IndexProjection, from: u8, to: u8, owner: &str) {
     let steps: Vec<_> = (from..=to)
-        .map(|number| Step {
+        .map(|number| IndexEntry {
             sequence: u64::from(number),
-            change: Change::Document(
+            change: IndexChange::Document(
                 media_id(number),
                 Some(Box::new(document(number, owner, 1_000 + u64::from(number)))),
             ),
         })
         .collect();
-    projection.apply(Bucket::Media, &steps).unwrap();
+    projection.apply_entries(IndexBucket::Media, &steps).unwrap();
 }
 
-fn set_asset(projection: &Projection, sequence: u64, number: u8, status: Status) {
-    let change = Change::Asset(media_id(number), Some(Box::new(asset(number, "ann", status))));
-    projection.apply(Bucket::Assets, &[Step { sequence, change }]).unwrap();
+fn set_asset(projection: &IndexProjection, sequence: u64, number: u8, status: MediaStatus) {
+    let change = IndexChange::Asset(media_id(number), Some(Box::new(asset(number, "ann", status))));
+    projection.apply_entries(IndexBucket::Assets, &[IndexEntry { sequence, change }]).unwrap();
 }
 
-fn all() -> ListMedia {
-    ListMedia { limit: 200, ..ListMedia::default() }
+fn all() -> MediaIndexQuery {
+    MediaIndexQuery { limit: 200, ..MediaIndexQuery::default() }
 }
 
-fn titles(page: &MediaPage) -> Vec<&str> {
+fn titles(page: &MediaIndexPage) -> Vec<&str> {
     page.items.iter().map(|item| item.title.as_str()).collect()
 }
 
@@ -66,11 +66,11 @@ fn display_size_follows_rotation_and_pixel_aspect() {
     let check = |change: &dyn Fn(&mut VideoTrack), expected: (u32, u32)| {
         let mut track = video(1_920, 1_080);
         change(&mut track);
-        let record = schemas::media::Record {
+        let record = schemas::media::MediaRecord {
             technical: Some(technical(vec![track], vec![])),
-            ..asset(1, "ann", Status::Stored)
+            ..asset(1, "ann", MediaStatus::Stored)
         };
-        let summary = summary(&record).unwrap();
+        let summary = summarise_media(&record).unwrap();
         assert_eq!((summary.width, summary.height), expected);
     };
     check(&|_| {}, (1_920, 1_080));
@@ -90,7 +90,7 @@ fn display_size_follows_rotation_and_pixel_aspect() {
 
 #[test]
 fn summary_names_codecs_languages_and_renditions_once() {
-    let mut record = asset(1, "ann", Status::Stored);
+    let mut record = asset(1, "ann", MediaStatus::Stored);
     record.technical = Some(technical(
         vec![video(640, 360)],
         vec![
@@ -100,7 +100,7 @@ fn summary_names_codecs_languages_and_renditions_once() {
             audio("opus", Some("deu")),
         ],
     ));
-    let stored = summary(&record).unwrap();
+    let stored = summarise_media(&record).unwrap();
     assert_eq!(stored.frame_rate_milli, 29_970);
     assert_eq!(stored.video_codec.as_deref(), Some("h264"));
     assert_eq!(stored.audio_codecs, ["aac", "ac3", "opus"]);
@@ -109,30 +109,30 @@ fn summary_names_codecs_languages_and_renditions_once() {
 
     record.encode =
         Some(encode(&[("a0", 0, 0, 128_000), ("v180", 320, 180, 300_000), ("v360", 640, 360, 800_000)]));
-    assert_eq!(summary(&record).unwrap().renditions, ["v360", "v180", "a0"]);
+    assert_eq!(summarise_media(&record).unwrap().renditions, ["v360", "v180", "a0"]);
 }
 
 #[test]
 fn summary_of_audio_alone_and_of_nothing() {
-    let mut record = asset(1, "ann", Status::Stored);
+    let mut record = asset(1, "ann", MediaStatus::Stored);
     record.technical = Some(technical(vec![], vec![audio("flac", None)]));
-    let found = summary(&record).unwrap();
+    let found = summarise_media(&record).unwrap();
     assert_eq!((found.width, found.height, found.frame_rate_milli, found.video_codec), (0, 0, 0, None));
     record.technical = None;
-    assert_eq!(summary(&record), None);
+    assert_eq!(summarise_media(&record), None);
 }
 
 proptest! {
     #[test]
     fn cursors_survive_their_text(time: u64, id: [u8; 16]) {
-        let position = Position::new(time, &id);
-        prop_assert_eq!(Position::from_cursor(&position.to_cursor()).unwrap(), position);
+        let position = ListPosition::new(time, &id);
+        prop_assert_eq!(ListPosition::from_cursor(&position.to_cursor()).unwrap(), position);
         prop_assert_eq!(position.id(), id);
     }
 
     #[test]
     fn text_that_is_no_cursor_is_refused(text in "\\PC{0,60}") {
-        if let Ok(position) = Position::from_cursor(&text) {
+        if let Ok(position) = ListPosition::from_cursor(&text) {
             prop_assert_eq!(position.to_cursor(), text.to_ascii_lowercase());
         }
     }
@@ -143,28 +143,30 @@ fn pages_go_newest_first_and_meet_without_gap_or_repeat() {
     let (_folder, projection) = fresh();
     documents(&projection, 1, 7, "ann");
     documents(&projection, 8, 9, "ben");
-    let mut question = ListMedia { owner: Some("ann".into()), limit: 3, ..ListMedia::default() };
-    let first = projection.media(&question, BYTES_MAX).unwrap();
+    let mut question = MediaIndexQuery { owner: Some("ann".into()), limit: 3, ..MediaIndexQuery::default() };
+    let first = projection.list_media(&question, BYTES_MAX).unwrap();
     assert_eq!(titles(&first), ["clip 7", "clip 6", "clip 5"]);
     assert_eq!(first.revision, 9);
 
     // What is created between two pages is newer than the cursor and does not move it.
     documents(&projection, 10, 10, "ann");
     question.cursor = first.next;
-    let second = projection.media(&question, BYTES_MAX).unwrap();
+    let second = projection.list_media(&question, BYTES_MAX).unwrap();
     assert_eq!(titles(&second), ["clip 4", "clip 3", "clip 2"]);
     question.cursor = second.next;
-    let third = projection.media(&question, BYTES_MAX).unwrap();
+    let third = projection.list_media(&question, BYTES_MAX).unwrap();
     assert_eq!(titles(&third), ["clip 1"]);
     assert_eq!(third.next, None);
-    assert_eq!(projection.media(&all(), BYTES_MAX).unwrap().items.len(), 10);
+    assert_eq!(projection.list_media(&all(), BYTES_MAX).unwrap().items.len(), 10);
 }
 
 #[test]
 fn a_page_that_ends_exactly_at_the_end_has_no_next() {
     let (_folder, projection) = fresh();
     documents(&projection, 1, 3, "ann");
-    let page = projection.media(&ListMedia { limit: 3, ..ListMedia::default() }, BYTES_MAX).unwrap();
+    let page = projection
+        .list_media(&MediaIndexQuery { limit: 3, ..MediaIndexQuery::default() }, BYTES_MAX)
+        .unwrap();
     assert_eq!((page.items.len(), page.next), (3, None));
 }
 
@@ -172,9 +174,11 @@ fn a_page_that_ends_exactly_at_the_end_has_no_next() {
 fn limits_are_cut_and_large_pages_end_early() {
     let (_folder, projection) = fresh();
     documents(&projection, 1, 5, "ann");
-    let none = projection.media(&ListMedia { limit: 0, ..ListMedia::default() }, BYTES_MAX).unwrap();
+    let none = projection
+        .list_media(&MediaIndexQuery { limit: 0, ..MediaIndexQuery::default() }, BYTES_MAX)
+        .unwrap();
     assert_eq!(none.items.len(), 1);
-    let short = projection.media(&all(), 1).unwrap();
+    let short = projection.list_media(&all(), 1).unwrap();
     assert_eq!(short.items.len(), 1);
     assert!(short.next.is_some());
 }
@@ -183,8 +187,8 @@ fn limits_are_cut_and_large_pages_end_early() {
 fn foreign_cursors_are_refused() {
     let (_folder, projection) = fresh();
     for cursor in ["", "x", "../../etc/passwd", &"0".repeat(38), &"v".repeat(400)] {
-        let question = ListMedia { cursor: Some(cursor.into()), ..all() };
-        assert!(matches!(projection.media(&question, BYTES_MAX), Err(Error::Cursor)), "{cursor}");
+        let question = MediaIndexQuery { cursor: Some(cursor.into()), ..all() };
+        assert!(matches!(projection.list_media(&question, BYTES_MAX), Err(IndexError::Cursor)), "{cursor}");
     }
 }
 
@@ -192,15 +196,15 @@ fn foreign_cursors_are_refused() {
 fn document_and_asset_join_in_either_order() {
     let (_one, first) = fresh();
     documents(&first, 1, 1, "ann");
-    set_asset(&first, 5, 1, Status::Ready);
+    set_asset(&first, 5, 1, MediaStatus::Ready);
     let (_two, second) = fresh();
-    set_asset(&second, 5, 1, Status::Ready);
-    assert_eq!(second.media(&all(), BYTES_MAX).unwrap().items[0].title, "");
+    set_asset(&second, 5, 1, MediaStatus::Ready);
+    assert_eq!(second.list_media(&all(), BYTES_MAX).unwrap().items[0].title, "");
     documents(&second, 1, 1, "ann");
-    assert_eq!(first.dump().unwrap(), second.dump().unwrap());
+    assert_eq!(first.dump_rows().unwrap(), second.dump_rows().unwrap());
     let item = first.media_item(media_id(1)).unwrap().unwrap();
     assert_eq!((item.document_revision, item.asset_revision), (1, 5));
-    assert_eq!((item.status, item.size_bytes), (Status::Ready, Some(1_234)));
+    assert_eq!((item.status, item.size_bytes), (MediaStatus::Ready, Some(1_234)));
 }
 
 #[test]
@@ -208,29 +212,39 @@ fn a_changed_status_moves_a_medium_between_lists() {
     let (_folder, projection) = fresh();
     documents(&projection, 1, 2, "ann");
     let count = |status| {
-        let question = ListMedia { status: Some(status), owner: Some("ann".into()), ..all() };
-        projection.media(&question, BYTES_MAX).unwrap().items.len()
+        let question = MediaIndexQuery { status: Some(status), owner: Some("ann".into()), ..all() };
+        projection.list_media(&question, BYTES_MAX).unwrap().items.len()
     };
-    assert_eq!((count(Status::Uploading), count(Status::Stored), count(Status::Ready)), (2, 0, 0));
-    set_asset(&projection, 1, 1, Status::Stored);
-    assert_eq!((count(Status::Uploading), count(Status::Stored), count(Status::Ready)), (1, 1, 0));
-    set_asset(&projection, 2, 1, Status::Ready);
-    assert_eq!((count(Status::Uploading), count(Status::Stored), count(Status::Ready)), (1, 0, 1));
+    assert_eq!(
+        (count(MediaStatus::Uploading), count(MediaStatus::Stored), count(MediaStatus::Ready)),
+        (2, 0, 0)
+    );
+    set_asset(&projection, 1, 1, MediaStatus::Stored);
+    assert_eq!(
+        (count(MediaStatus::Uploading), count(MediaStatus::Stored), count(MediaStatus::Ready)),
+        (1, 1, 0)
+    );
+    set_asset(&projection, 2, 1, MediaStatus::Ready);
+    assert_eq!(
+        (count(MediaStatus::Uploading), count(MediaStatus::Stored), count(MediaStatus::Ready)),
+        (1, 0, 1)
+    );
 }
 
 #[test]
 fn deletions_leave_nothing_behind() {
     let (_folder, projection) = fresh();
-    let empty = projection.dump().unwrap();
+    let empty = projection.dump_rows().unwrap();
     documents(&projection, 1, 1, "ann");
-    set_asset(&projection, 1, 1, Status::Stored);
-    let gone = |bucket, change| projection.apply(bucket, &[Step { sequence: 9, change }]).unwrap();
-    gone(Bucket::Media, Change::Document(media_id(1), None));
-    assert_eq!(projection.media(&all(), BYTES_MAX).unwrap().items[0].title, "");
-    gone(Bucket::Assets, Change::Asset(media_id(1), None));
-    assert!(projection.media(&all(), BYTES_MAX).unwrap().items.is_empty());
-    let rows = |dump: Vec<crate::Row>| dump.into_iter().filter(|row| row.tree != "meta").count();
-    assert_eq!(rows(projection.dump().unwrap()), rows(empty));
+    set_asset(&projection, 1, 1, MediaStatus::Stored);
+    let gone =
+        |bucket, change| projection.apply_entries(bucket, &[IndexEntry { sequence: 9, change }]).unwrap();
+    gone(IndexBucket::Media, IndexChange::Document(media_id(1), None));
+    assert_eq!(projection.list_media(&all(), BYTES_MAX).unwrap().items[0].title, "");
+    gone(IndexBucket::Assets, IndexChange::Asset(media_id(1), None));
+    assert!(projection.list_media(&all(), BYTES_MAX).unwrap().items.is_empty());
+    let rows = |dump: Vec<crate::ProjectionRow>| dump.into_iter().filter(|row| row.tree != "meta").count();
+    assert_eq!(rows(projection.dump_rows().unwrap()), rows(empty));
 }
 
 #[test]
@@ -239,18 +253,18 @@ fn parts_are_added_up_whatever_comes_first() {
     let mut sequence = 0;
     let mut apply = |change| {
         sequence += 1;
-        projection.apply(Bucket::Jobs, &[Step { sequence, change }]).unwrap();
+        projection.apply_entries(IndexBucket::Jobs, &[IndexEntry { sequence, change }]).unwrap();
     };
-    let facts = |status, cpu_ms| Some(PartFacts { status, cpu_ms });
-    apply(Change::Part(job_id(1), "v0000".into(), facts(PartStatus::Claimed, 0)));
-    apply(Change::Job(job_id(1), Some(Box::new(job(1, 9, "ann", JobStatus::Active).into()))));
-    apply(Change::Part(job_id(1), "v0000".into(), facts(PartStatus::Done, 700)));
-    apply(Change::Part(job_id(1), "a0".into(), facts(PartStatus::Claimed, 50)));
-    apply(Change::Part(job_id(1), "v0001".into(), facts(PartStatus::Failed, 20)));
+    let facts = |status, cpu_ms| Some(IndexedPart { status, cpu_ms });
+    apply(IndexChange::Part(job_id(1), "v0000".into(), facts(JobPartStatus::Claimed, 0)));
+    apply(IndexChange::Job(job_id(1), Some(Box::new(job(1, 9, "ann", JobStatus::Active).into()))));
+    apply(IndexChange::Part(job_id(1), "v0000".into(), facts(JobPartStatus::Done, 700)));
+    apply(IndexChange::Part(job_id(1), "a0".into(), facts(JobPartStatus::Claimed, 50)));
+    apply(IndexChange::Part(job_id(1), "v0001".into(), facts(JobPartStatus::Failed, 20)));
     let item = projection.job_item(job_id(1)).unwrap().unwrap();
     assert_eq!((item.parts_total, item.parts_done, item.parts_claimed, item.parts_failed), (4, 1, 1, 1));
     assert_eq!((item.cpu_ms, item.revision), (770, 2));
-    apply(Change::Part(job_id(1), "v0001".into(), None));
+    apply(IndexChange::Part(job_id(1), "v0001".into(), None));
     assert_eq!(projection.job_item(job_id(1)).unwrap().unwrap().parts_failed, 0);
 }
 
@@ -265,21 +279,21 @@ fn jobs_are_listed_by_every_combination_of_filters() {
     ]
     .into_iter()
     .zip(1..)
-    .map(|(record, sequence)| Step {
+    .map(|(record, sequence)| IndexEntry {
         sequence,
-        change: Change::Job(record.job_id, Some(Box::new(record.into()))),
+        change: IndexChange::Job(record.job_id, Some(Box::new(record.into()))),
     })
     .collect();
-    projection.apply(Bucket::Jobs, &steps).unwrap();
+    projection.apply_entries(IndexBucket::Jobs, &steps).unwrap();
     let check = |owner: Option<&str>, medium: Option<u8>, status, expected: &[u8]| {
-        let question = ListJobs {
+        let question = JobIndexQuery {
             owner: owner.map(str::to_owned),
             media_id: medium.map(media_id),
             status,
             limit: 10,
-            ..ListJobs::default()
+            ..JobIndexQuery::default()
         };
-        let page = projection.jobs(&question, BYTES_MAX).unwrap();
+        let page = projection.list_jobs(&question, BYTES_MAX).unwrap();
         let found: Vec<_> = page.items.iter().map(|item| item.job_id).collect();
         assert_eq!(found, expected.iter().map(|n| job_id(*n)).collect::<Vec<_>>());
     };
@@ -296,7 +310,7 @@ fn jobs_are_listed_by_every_combination_of_filters() {
 #[test]
 fn a_folder_belongs_to_one_process() {
     let (folder, projection) = fresh();
-    assert!(matches!(open(folder.path()), Err(Error::Locked { .. })));
+    assert!(matches!(open(folder.path()), Err(IndexError::Locked { .. })));
     drop(projection);
     open(folder.path()).unwrap();
 }
@@ -304,10 +318,10 @@ fn a_folder_belongs_to_one_process() {
 #[test]
 fn a_projection_that_does_not_fit_is_begun_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { folder: folder.path().to_owned(), ..Config::default() };
-    let filled = |origins: &[Origin]| {
-        let projection = Projection::open(&config, origins).unwrap();
-        let count = projection.media(&all(), BYTES_MAX).unwrap().items.len();
+    let config = IndexConfig { folder: folder.path().to_owned(), ..IndexConfig::default() };
+    let filled = |origins: &[BucketOrigin]| {
+        let projection = IndexProjection::open(&config, origins).unwrap();
+        let count = projection.list_media(&all(), BYTES_MAX).unwrap().items.len();
         documents(&projection, 1, 3, "ann");
         projection.flush().unwrap();
         count
@@ -332,7 +346,7 @@ fn a_damaged_database_is_set_aside() {
     std::fs::write(database.join("conf"), b"nonsense").unwrap();
     std::fs::write(database.join("db"), vec![0xff; 4_096]).unwrap();
     let projection = open(folder.path()).unwrap();
-    assert_eq!(projection.cursor(Bucket::Media).unwrap(), 0);
+    assert_eq!(projection.read_cursor(IndexBucket::Media).unwrap(), 0);
     documents(&projection, 1, 3, "ann");
     drop(projection);
     for _ in 0..2 {
@@ -340,14 +354,14 @@ fn a_damaged_database_is_set_aside() {
         std::fs::write(&database, b"no folder").unwrap();
         let projection = open(folder.path()).unwrap();
         assert!(folder.path().join("set-aside").is_file());
-        assert_eq!(projection.cursor(Bucket::Media).unwrap(), 0);
+        assert_eq!(projection.read_cursor(IndexBucket::Media).unwrap(), 0);
     }
     let projection = open(folder.path()).unwrap();
     documents(&projection, 1, 3, "ann");
-    projection.condemn().unwrap();
+    projection.mark_damaged().unwrap();
     drop(projection);
     let projection = open(folder.path()).unwrap();
-    assert!(projection.media(&all(), BYTES_MAX).unwrap().items.is_empty(), "a condemned one as well");
+    assert!(projection.list_media(&all(), BYTES_MAX).unwrap().items.is_empty(), "a condemned one as well");
     drop(projection);
     assert!(!folder.path().join("condemned").exists());
 }
@@ -355,23 +369,35 @@ fn a_damaged_database_is_set_aside() {
 #[test]
 fn a_tombstone_is_a_deletion() {
     let value = |record: Vec<u8>| {
-        nats::encode(
+        nats::encode_message(
             "test",
-            &Envelope { record: record.into(), unsent: Vec::new(), changed_at_ms: 1, expires_at_ms: None },
+            &RecordEnvelope {
+                record: record.into(),
+                unsent: Vec::new(),
+                changed_at_ms: 1,
+                expires_at_ms: None,
+            },
         )
         .unwrap()
     };
     let key = media_id(1).to_string();
     let mut document = document(1, "ann", 1);
-    let mut asset = asset(1, "ann", Status::Ready);
+    let mut asset = asset(1, "ann", MediaStatus::Ready);
     for removed_at_ms in [None, Some(1)] {
         (document.removed_at_ms, asset.removed_at_ms) = (removed_at_ms, removed_at_ms);
-        let found =
-            follow::change(Bucket::Media, &key, Some(&value(nats::encode("test", &document).unwrap())));
+        let found = follow::decode_change(
+            IndexBucket::Media,
+            &key,
+            Some(&value(nats::encode_message("test", &document).unwrap())),
+        );
         let shown = removed_at_ms.is_none().then(|| Box::new(document.clone()));
-        assert_eq!(found.unwrap(), Change::Document(media_id(1), shown));
-        let found = follow::change(Bucket::Assets, &key, Some(&value(nats::encode("test", &asset).unwrap())));
+        assert_eq!(found.unwrap(), IndexChange::Document(media_id(1), shown));
+        let found = follow::decode_change(
+            IndexBucket::Assets,
+            &key,
+            Some(&value(nats::encode_message("test", &asset).unwrap())),
+        );
         let shown = removed_at_ms.is_none().then(|| Box::new(asset.clone()));
-        assert_eq!(found.unwrap(), Change::Asset(media_id(1), shown));
+        assert_eq!(found.unwrap(), IndexChange::Asset(media_id(1), shown));
     }
 }

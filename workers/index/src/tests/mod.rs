@@ -5,8 +5,10 @@ use schemas::{
     document, examples,
     ids::{JobId, MediaId, UploadId},
     job,
-    media::{self, AudioTrack, Encode, Rational, Rendition, Source, Technical, VideoTrack},
-    subjects::Priority,
+    media::{
+        self, AudioTrack, EncodedRendition, MediaEncode, MediaSource, Rational, TechnicalMetadata, VideoTrack,
+    },
+    subjects::JobPriority,
 };
 
 /// An id that says which one it is.
@@ -22,14 +24,14 @@ pub(crate) fn upload_id(number: u8) -> UploadId {
     UploadId::from_bytes([number; 16])
 }
 
-pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document::Record {
-    document::Record {
+pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document::DocumentRecord {
+    document::DocumentRecord {
         media_id: media_id(number),
         owner: owner.into(),
         title: format!("clip {number}"),
         mint_tx: None,
         gate: None,
-        encryption: document::Encryption::None,
+        encryption: document::SegmentEncryption::None,
         created_at_ms,
         changed_at_ms: created_at_ms,
         removed_at_ms: None,
@@ -58,8 +60,8 @@ pub(crate) fn audio(codec: &str, language: Option<&str>) -> AudioTrack {
     }
 }
 
-pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Technical {
-    Technical {
+pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> TechnicalMetadata {
+    TechnicalMetadata {
         container: "mp4".into(),
         duration_ms: 10_010,
         bit_rate_bps: 1_000_000,
@@ -69,16 +71,16 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
     }
 }
 
-pub(crate) fn asset(number: u8, owner: &str, status: media::Status) -> media::Record {
-    media::Record {
-        source: Some(Source { key: "k".into(), size_bytes: 1_234, sha256: "00".repeat(32) }),
+pub(crate) fn asset(number: u8, owner: &str, status: media::MediaStatus) -> media::MediaRecord {
+    media::MediaRecord {
+        source: Some(MediaSource { key: "k".into(), size_bytes: 1_234, sha256: "00".repeat(32) }),
         technical: Some(technical(vec![video(1_920, 1_080)], vec![audio("aac", Some("eng"))])),
-        ..media::Record::new(media_id(number), owner.into(), status, 1_000 + u64::from(number))
+        ..media::MediaRecord::new(media_id(number), owner.into(), status, 1_000 + u64::from(number))
     }
 }
 
-pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> Encode {
-    let rendition = |&(name, width, height, average_bps): &(&str, u32, u32, u64)| Rendition {
+pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> MediaEncode {
+    let rendition = |&(name, width, height, average_bps): &(&str, u32, u32, u64)| EncodedRendition {
         name: name.into(),
         codecs: "avc1.64001f".into(),
         width,
@@ -88,7 +90,7 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> Encode {
         segment_count: 3,
         size_bytes: 100,
     };
-    Encode {
+    MediaEncode {
         number: 1,
         job_id: job_id(1),
         prefix: "p".into(),
@@ -98,17 +100,17 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> Encode {
     }
 }
 
-pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> job::Record {
-    job::Record {
+pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -> job::JobRecord {
+    job::JobRecord {
         job_id: job_id(number),
         kind: "transcode".into(),
-        priority: Priority::P1,
+        priority: JobPriority::P1,
         media_id: media_id(medium),
         owner: owner.into(),
         status,
         encode: 1,
         prefix: "p".into(),
-        plan: job::Plan {
+        plan: job::EncodePlan {
             source_key: "k".into(),
             source_bytes: 1_234,
             origin_us: 0,
@@ -130,6 +132,12 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::Status) -> j
     }
 }
 
-pub(crate) fn part(number: u8, name: &str, status: job::PartStatus, cpu_ms: u64) -> job::Part {
-    job::Part { status, attempt: 1, cpu_ms, wall_ms: cpu_ms, ..job::Part::new(job_id(number), name) }
+pub(crate) fn part(number: u8, name: &str, status: job::JobPartStatus, cpu_ms: u64) -> job::JobPartRecord {
+    job::JobPartRecord {
+        status,
+        attempt: 1,
+        cpu_ms,
+        wall_ms: cpu_ms,
+        ..job::JobPartRecord::new(job_id(number), name)
+    }
 }

@@ -1,10 +1,10 @@
 //! The self-check: what the sandbox refuses, which FFmpeg this is, and whether it has what the tasks need.
 
 use ffmpeg_next::{codec, decoder, encoder, filter, format};
-use media::{Check, Versions};
+use media::{FfmpegVersions, MediaSelfCheck};
 
 use crate::ffi;
-use crate::sandbox::{self, Cage};
+use crate::sandbox::{self, SandboxState};
 
 /// Filters that the tasks cannot do without.
 const FILTERS: &[&str] = &[
@@ -27,7 +27,7 @@ const FILTERS: &[&str] = &[
 const FILTERS_OPTIONAL: &[&str] = &["zscale", "tonemap"];
 
 /// Runs the check. The program is not fit for anything else afterwards.
-pub(crate) fn run(cage: &Cage) -> Check {
+pub(crate) fn run_self_check(cage: &SandboxState) -> MediaSelfCheck {
     let mut missing = Vec::new();
     for name in ["libx264", "aac", "mjpeg"] {
         if encoder::find_by_name(name).is_none() {
@@ -39,26 +39,26 @@ pub(crate) fn run(cage: &Cage) -> Check {
             missing.push(format!("decoder {}", id.name()));
         }
     }
-    missing.extend(absent(FILTERS));
-    Check {
-        versions: Versions {
+    missing.extend(list_missing_filters(FILTERS));
+    MediaSelfCheck {
+        versions: FfmpegVersions {
             ffmpeg: ffi::version_text(),
-            avformat: dotted(format::version()),
-            avcodec: dotted(codec::version()),
-            avfilter: dotted(filter::version()),
-            avutil: dotted(ffmpeg_next::util::version()),
+            avformat: format_version(format::version()),
+            avcodec: format_version(codec::version()),
+            avfilter: format_version(filter::version()),
+            avutil: format_version(ffmpeg_next::util::version()),
         },
         missing,
-        missing_optional: absent(FILTERS_OPTIONAL),
-        sandbox: sandbox::prove(cage),
+        missing_optional: list_missing_filters(FILTERS_OPTIONAL),
+        sandbox: sandbox::test_sandbox(cage),
     }
 }
 
-fn absent(names: &[&str]) -> Vec<String> {
+fn list_missing_filters(names: &[&str]) -> Vec<String> {
     let gone = names.iter().filter(|name| filter::find(name).is_none());
     gone.map(|name| format!("filter {name}")).collect()
 }
 
-fn dotted(version: u32) -> String {
+fn format_version(version: u32) -> String {
     format!("{}.{}.{}", version >> 16, version >> 8 & 0xff, version & 0xff)
 }

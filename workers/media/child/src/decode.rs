@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as LibError, Packet, Rational, codec, decoder, frame};
-use media::Code;
+use media::MediaErrorCode;
 
-use crate::error::{Blame, Error, Result, refused};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
 use crate::ffi;
-use crate::input::{self, Opened};
-use crate::wire::{Job, Wire};
+use crate::input::{self, CheckedInput};
+use crate::wire::{ChildJob, ParentPipe};
 
 /// Unreadable packets in a row after which a file counts as ended.
 const BAD_PACKETS_MAX: u32 = 1000;
@@ -23,9 +23,9 @@ const LARGE_PICTURE_PIXELS: u64 = 4096 * 2304;
 const SIGN_FRAMES: u64 = 50;
 
 /// Reads and decodes one track.
-pub(crate) struct Reader {
-    wire: Arc<Wire>,
-    opened: Opened,
+pub(crate) struct TrackDecoder {
+    wire: Arc<ParentPipe>,
+    opened: CheckedInput,
     decoder: decoder::Opened,
     stream: usize,
     pub(crate) time_base: Rational,
@@ -38,22 +38,27 @@ pub(crate) struct Reader {
     pub(crate) errors: u64,
 }
 
-impl Reader {
+impl TrackDecoder {
     /// Opens the source and the decoder of one track.
-    pub(crate) fn open(wire: &Arc<Wire>, job: &Job, stream: u32, threads: u16) -> Result<Self> {
-        let mut opened = input::open(wire, job)?;
+    pub(crate) fn open(
+        wire: &Arc<ParentPipe>,
+        job: &ChildJob,
+        stream: u32,
+        threads: u16,
+    ) -> MediaChildResult<Self> {
+        let mut opened = input::open_source(wire, job)?;
         let index = usize::try_from(stream).unwrap_or(usize::MAX);
         let pixels_max = input::pixels_max(&job.limits, &opened.format);
         let (context, time_base, pixels) = {
             let Some(track) = opened.input.stream(index) else {
-                return Err(refused(Code::MediaSpecMismatch, format!("no stream {stream}")));
+                return Err(refuse_source(MediaErrorCode::MediaSpecMismatch, format!("no stream {stream}")));
             };
-            let context = codec::Context::from_parameters(track.parameters()).fail("make a decoder")?;
-            let parameters = ffi::parameters(&track);
+            let context = codec::Context::from_parameters(track.parameters()).or_failed("make a decoder")?;
+            let parameters = ffi::read_parameters(&track);
             let pixels = u64::from(parameters.width) * u64::from(parameters.height);
             (context, track.time_base(), pixels)
         };
-        ffi::only_stream(&mut opened.input, index);
+        ffi::discard_other_streams(&mut opened.input, index);
         let decoder = open_decoder(context, time_base, threads, (pixels, pixels_max))?;
         Ok(Self {
             wire: Arc::clone(wire),
@@ -71,9 +76,9 @@ impl Reader {
     }
 
     /// The track.
-    pub(crate) fn track(&self) -> Result<ffmpeg_next::Stream<'_>> {
+    pub(crate) fn track(&self) -> MediaChildResult<ffmpeg_next::Stream<'_>> {
         let track = self.opened.input.stream(self.stream);
-        track.ok_or_else(|| refused(Code::MediaSpecMismatch, "the stream is gone"))
+        track.ok_or_else(|| refuse_source(MediaErrorCode::MediaSpecMismatch, "the stream is gone"))
     }
 
     /// Goes to a keyframe at or before a time on the file's own clock; false when the file cannot do that.
@@ -81,7 +86,7 @@ impl Reader {
         let (num, den) = (i128::from(self.time_base.0.max(1)), i128::from(self.time_base.1.max(1)));
         let at = i128::from(at_us) * den / (num * 1_000_000);
         let Ok(at) = i64::try_from(at) else { return false };
-        if ffi::seek(&mut self.opened.input, self.stream, at).is_err() {
+        if ffi::seek_keyframe(&mut self.opened.input, self.stream, at).is_err() {
             return false;
         }
         self.decoder.flush();
@@ -92,7 +97,7 @@ impl Reader {
     }
 
     /// The next frame, with its timestamp set; false at the end.
-    pub(crate) fn next(&mut self, frame: &mut frame::Frame) -> Result<bool> {
+    pub(crate) fn next_frame(&mut self, frame: &mut frame::Frame) -> MediaChildResult<bool> {
         loop {
             match self.decoder.receive_frame(frame) {
                 Ok(()) => {
@@ -102,25 +107,25 @@ impl Reader {
                     self.last_timestamp = timestamp;
                     frame.set_pts(Some(timestamp));
                     if self.decoded.is_multiple_of(SIGN_FRAMES) {
-                        self.wire.working(self.decoded)?;
+                        self.wire.send_heartbeat(self.decoded)?;
                     }
                     return Ok(true);
                 }
-                Err(LibError::Other { errno }) if errno == EAGAIN => self.feed()?,
+                Err(LibError::Other { errno }) if errno == EAGAIN => self.feed_packet()?,
                 Err(LibError::Eof) => return Ok(false),
                 Err(error) => {
-                    self.count(error)?;
+                    self.count_decode_error(error)?;
                     if self.is_draining {
                         return Ok(false);
                     }
-                    self.feed()?;
+                    self.feed_packet()?;
                 }
             }
         }
     }
 
     /// Gives the decoder one more packet, or the end.
-    fn feed(&mut self) -> Result<()> {
+    fn feed_packet(&mut self) -> MediaChildResult<()> {
         let mut bad = 0;
         loop {
             // A fresh one each time: reading does not free what the packet held before.
@@ -135,10 +140,10 @@ impl Reader {
                 Err(error) => {
                     // A source that breaks off is an end too: what was read of it is shown.
                     if error != LibError::Eof {
-                        self.count(error)?;
+                        self.count_decode_error(error)?;
                     }
                     self.is_draining = true;
-                    return self.decoder.send_eof().or_else(|error| self.count(error));
+                    return self.decoder.send_eof().or_else(|error| self.count_decode_error(error));
                 }
             }
             if packet.stream() != self.stream || (self.needs_key && !packet.is_key()) {
@@ -148,15 +153,15 @@ impl Reader {
                 self.needs_key = false;
                 self.first_key = packet.pts().or_else(|| packet.dts());
             }
-            return self.decoder.send_packet(&packet).or_else(|error| self.count(error));
+            return self.decoder.send_packet(&packet).or_else(|error| self.count_decode_error(error));
         }
     }
 
     /// A damaged packet costs its frames; running out of memory ends the task.
-    fn count(&mut self, error: LibError) -> Result<()> {
+    fn count_decode_error(&mut self, error: LibError) -> MediaChildResult<()> {
         self.errors += 1;
-        match Err::<(), _>(error).refuse(Code::MediaCorrupt, "decode") {
-            Err(error @ Error::Failed(_)) => Err(error),
+        match Err::<(), _>(error).or_refused(MediaErrorCode::MediaCorrupt, "decode") {
+            Err(error @ MediaChildError::Failed(_)) => Err(error),
             _ => Ok(()),
         }
     }
@@ -167,13 +172,16 @@ fn open_decoder(
     time_base: Rational,
     threads: u16,
     (pixels, pixels_max): (u64, u64),
-) -> Result<decoder::Opened> {
+) -> MediaChildResult<decoder::Opened> {
     let Some(codec) = decoder::find(context.id()) else {
-        return Err(refused(Code::MediaUnsupportedCodec, format!("no decoder for {}", context.id().name())));
+        return Err(refuse_source(
+            MediaErrorCode::MediaUnsupportedCodec,
+            format!("no decoder for {}", context.id().name()),
+        ));
     };
     let threads = if pixels > LARGE_PICTURE_PIXELS { 1 } else { ffi::thread_count(threads) };
-    ffi::limit_decoder(&mut context, threads, pixels_max).fail("limit the decoder")?;
+    ffi::limit_decoder(&mut context, threads, pixels_max).or_failed("limit the decoder")?;
     let mut decoder = context.decoder();
     decoder.set_packet_time_base(time_base);
-    decoder.open_as(codec).refuse(Code::MediaUnsupportedCodec, "open the decoder")
+    decoder.open_as(codec).or_refused(MediaErrorCode::MediaUnsupportedCodec, "open the decoder")
 }

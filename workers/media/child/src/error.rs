@@ -1,15 +1,15 @@
 //! Why a task fails, as the child tells it.
 
-use media::Code;
+use media::MediaErrorCode;
 
 /// A failure of a task.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum MediaChildError {
     /// The media file is at fault.
     #[error("{code}: {detail}")]
     Refused {
         /// Which rule it broke.
-        code: Code,
+        code: MediaErrorCode,
         /// Where and how.
         detail: String,
     },
@@ -19,35 +19,35 @@ pub(crate) enum Error {
 }
 
 /// The result of every step in the child.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type MediaChildResult<T> = std::result::Result<T, MediaChildError>;
 
 /// Puts the blame for a library error where it belongs.
-pub(crate) trait Blame<T> {
+pub(crate) trait LibraryErrorExt<T> {
     /// The file is to blame, unless memory ran out.
-    fn refuse(self, code: Code, what: &str) -> Result<T>;
+    fn or_refused(self, code: MediaErrorCode, what: &str) -> MediaChildResult<T>;
 
     /// The library or the machine is to blame.
-    fn fail(self, what: &str) -> Result<T>;
+    fn or_failed(self, what: &str) -> MediaChildResult<T>;
 }
 
-impl<T> Blame<T> for std::result::Result<T, ffmpeg_next::Error> {
-    fn refuse(self, code: Code, what: &str) -> Result<T> {
+impl<T> LibraryErrorExt<T> for std::result::Result<T, ffmpeg_next::Error> {
+    fn or_refused(self, code: MediaErrorCode, what: &str) -> MediaChildResult<T> {
         self.map_err(|error| {
             if is_out_of_memory(error) {
-                return Error::Failed(format!("{what}: out of memory"));
+                return MediaChildError::Failed(format!("{what}: out of memory"));
             }
-            refused(code, format!("{what}: {error}"))
+            refuse_source(code, format!("{what}: {error}"))
         })
     }
 
-    fn fail(self, what: &str) -> Result<T> {
-        self.map_err(|error| Error::Failed(format!("{what}: {error}")))
+    fn or_failed(self, what: &str) -> MediaChildResult<T> {
+        self.map_err(|error| MediaChildError::Failed(format!("{what}: {error}")))
     }
 }
 
 /// A refusal of the file.
-pub(crate) fn refused(code: Code, detail: impl Into<String>) -> Error {
-    Error::Refused { code, detail: detail.into() }
+pub(crate) fn refuse_source(code: MediaErrorCode, detail: impl Into<String>) -> MediaChildError {
+    MediaChildError::Refused { code, detail: detail.into() }
 }
 
 /// Whether the library had no memory.

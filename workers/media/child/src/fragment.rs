@@ -8,28 +8,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ffmpeg_next::format::context::{Output, StreamIo};
 use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder, format};
-use media::protocol::FromChild;
+use media::protocol::ChildMessage;
 use parking_lot::Mutex;
 
-use crate::error::{Blame, Error, Result};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult};
 use crate::ffi;
-use crate::wire::Wire;
+use crate::wire::ParentPipe;
 
 /// Writes the segments of one rendition.
-pub(crate) struct Packager {
-    wire: Arc<Wire>,
+pub(crate) struct SegmentMuxer {
+    wire: Arc<ParentPipe>,
     output: Output,
-    bytes: Collected,
+    bytes: MuxedBytes,
     rendition: u16,
     timescale: u32,
     time_base: Rational,
     has_init: bool,
-    open: Option<Open>,
+    open: Option<OpenSegment>,
 }
 
 /// The segment being collected.
 #[derive(Debug, Clone, Copy)]
-struct Open {
+struct OpenSegment {
     number: u32,
     start_ticks: u64,
     sample_ticks: u64,
@@ -38,26 +38,28 @@ struct Open {
 
 /// How a rendition is packaged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Track {
+pub(crate) struct MuxerSettings {
     pub(crate) rendition: u16,
     pub(crate) timescale: u32,
     /// Number of the first segment.
     pub(crate) first_segment: u32,
 }
 
-impl Packager {
+impl SegmentMuxer {
     /// A track for what an opened encoder makes.
     pub(crate) fn new(
-        wire: Arc<Wire>,
-        track: Track,
+        wire: Arc<ParentPipe>,
+        track: MuxerSettings,
         codec: ffmpeg_next::Codec,
         encoder: impl AsRef<codec::Context>,
-    ) -> Result<Self> {
-        let bytes = Collected::default();
-        let io = StreamIo::from_write(bytes.clone()).fail("make the output")?;
-        let mut output = format::output_to_stream(io, None, Some("mp4")).fail("make the muxer")?;
-        output.add_stream(codec).fail("add the track")?;
-        let Some(mut stream) = output.stream_mut(0) else { return Err(Error::Failed("no track".into())) };
+    ) -> MediaChildResult<Self> {
+        let bytes = MuxedBytes::default();
+        let io = StreamIo::from_write(bytes.clone()).or_failed("make the output")?;
+        let mut output = format::output_to_stream(io, None, Some("mp4")).or_failed("make the muxer")?;
+        output.add_stream(codec).or_failed("add the track")?;
+        let Some(mut stream) = output.stream_mut(0) else {
+            return Err(MediaChildError::Failed("no track".into()));
+        };
         stream.set_parameters(encoder);
         stream.set_time_base(Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)));
         ffi::keep_timestamps(&mut output);
@@ -66,10 +68,10 @@ impl Packager {
         options.set("use_editlist", "0");
         options.set("video_track_timescale", &track.timescale.to_string());
         options.set("fragment_index", &track.first_segment.saturating_add(1).to_string());
-        output.write_header_with(options).fail("write the header")?;
+        output.write_header_with(options).or_failed("write the header")?;
         let time_base = output.stream(0).map_or(Rational(0, 1), |stream| stream.time_base());
         if time_base != Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)) {
-            return Err(Error::Failed(format!("the muxer chose the time base {time_base}")));
+            return Err(MediaChildError::Failed(format!("the muxer chose the time base {time_base}")));
         }
         Ok(Self {
             wire,
@@ -84,15 +86,15 @@ impl Packager {
     }
 
     /// Begins a segment; the one before must be ended.
-    pub(crate) fn begin(&mut self, number: u32, start_ticks: u64, sample_ticks: u32) {
+    pub(crate) fn begin_segment(&mut self, number: u32, start_ticks: u64, sample_ticks: u32) {
         self.open =
-            Some(Open { number, start_ticks, sample_ticks: u64::from(sample_ticks), sample_count: 0 });
+            Some(OpenSegment { number, start_ticks, sample_ticks: u64::from(sample_ticks), sample_count: 0 });
     }
 
     /// Adds a packet, whose timestamps are in `time_base`, to the segment.
-    pub(crate) fn add(&mut self, packet: &mut Packet, time_base: Rational) -> Result<()> {
+    pub(crate) fn add_packet(&mut self, packet: &mut Packet, time_base: Rational) -> MediaChildResult<()> {
         let Some(open) = &mut self.open else {
-            return Err(Error::Failed("a packet before its segment".into()));
+            return Err(MediaChildError::Failed("a packet before its segment".into()));
         };
         packet.rescale_ts(time_base, self.time_base);
         packet.set_stream(0);
@@ -100,42 +102,42 @@ impl Packager {
         packet.set_duration(i64::try_from(open.sample_ticks).unwrap_or(i64::MAX));
         packet.set_position(-1);
         open.sample_count += 1;
-        packet.write(&mut self.output).fail("add a packet").map(|_is_flushed| ())
+        packet.write(&mut self.output).or_failed("add a packet").map(|_is_flushed| ())
     }
 
     /// Ends the segment and hands it on, after the init segment if it is the first.
-    pub(crate) fn end(&mut self) -> Result<()> {
+    pub(crate) fn end_segment(&mut self) -> MediaChildResult<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
         if !self.has_init {
             self.has_init = true;
-            ffi::end_fragment(&mut self.output).fail("end the init segment")?;
-            let bytes = self.bytes.take();
-            self.wire.send(&FromChild::Init { rendition: self.rendition, bytes })?;
+            ffi::end_fragment(&mut self.output).or_failed("end the init segment")?;
+            let bytes = self.bytes.take_bytes();
+            self.wire.send(&ChildMessage::Init { rendition: self.rendition, bytes })?;
         }
-        ffi::end_fragment(&mut self.output).fail("end a segment")?;
-        self.wire.send(&FromChild::Segment {
+        ffi::end_fragment(&mut self.output).or_failed("end a segment")?;
+        self.wire.send(&ChildMessage::Segment {
             rendition: self.rendition,
             number: open.number,
             start_ticks: open.start_ticks,
             duration_ticks: u64::from(open.sample_count) * open.sample_ticks,
             timescale: self.timescale,
             sample_count: open.sample_count,
-            bytes: self.bytes.take(),
+            bytes: self.bytes.take_bytes(),
         })
     }
 }
 
 /// What the muxer wrote and nobody took yet.
 #[derive(Debug, Clone, Default)]
-struct Collected(Arc<Mutex<Vec<u8>>>);
+struct MuxedBytes(Arc<Mutex<Vec<u8>>>);
 
-impl Collected {
-    fn take(&self) -> Bytes {
+impl MuxedBytes {
+    fn take_bytes(&self) -> Bytes {
         Bytes::from(std::mem::take(&mut *self.0.lock()))
     }
 }
 
-impl Write for Collected {
+impl Write for MuxedBytes {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -147,6 +149,7 @@ impl Write for Collected {
 }
 
 /// The encoder of a name, which the self-check made sure of.
-pub(crate) fn find_encoder(name: &str) -> Result<ffmpeg_next::Codec> {
-    encoder::find_by_name(name).ok_or_else(|| Error::Failed(format!("FFmpeg lacks the encoder {name}")))
+pub(crate) fn find_encoder(name: &str) -> MediaChildResult<ffmpeg_next::Codec> {
+    encoder::find_by_name(name)
+        .ok_or_else(|| MediaChildError::Failed(format!("FFmpeg lacks the encoder {name}")))
 }

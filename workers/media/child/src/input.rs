@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use ffmpeg_next::format::context::{Input, StreamIo};
 use ffmpeg_next::{Error as LibError, media as kind};
-use media::Code;
-use media::protocol::Limits;
+use media::MediaErrorCode;
+use media::protocol::MediaLimits;
 
-use crate::error::{Blame, Result, refused};
-use crate::ffi::{self, Opening};
-use crate::remote::Remote;
+use crate::error::{LibraryErrorExt, MediaChildResult, refuse_source};
+use crate::ffi::{self, InputHeader};
+use crate::remote::RemoteSource;
 use crate::tables;
 use crate::truncation;
-use crate::wire::{Job, Wire};
+use crate::wire::{ChildJob, ParentPipe};
 
 /// Bytes that the library reads at a time.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -49,26 +49,29 @@ const FORMATS: &[&str] = &[
 ];
 
 /// An open source whose limits were checked.
-pub(crate) struct Opened {
+pub(crate) struct CheckedInput {
     pub(crate) input: Input,
     pub(crate) format: String,
 }
 
 /// Opens the source.
-pub(crate) fn open(wire: &Arc<Wire>, job: &Job) -> Result<Opened> {
+pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<CheckedInput> {
     if job.size_bytes == 0 {
-        return Err(refused(Code::MediaEmpty, "no bytes"));
+        return Err(refuse_source(MediaErrorCode::MediaEmpty, "no bytes"));
     }
-    let remote = Remote::new(Arc::clone(wire), job.size_bytes);
-    let mut io = StreamIo::from_read_seek_with_capacity(remote, BUFFER_BYTES).fail("make the stream")?;
+    let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
+    let mut io = StreamIo::from_read_seek_with_capacity(remote, BUFFER_BYTES).or_failed("make the stream")?;
     let (format, score) = ffi::guess_format(&mut io, FORMAT_BYTES_MAX)
-        .refuse(Code::MediaUnsupportedFormat, "recognise the format")?;
+        .or_refused(MediaErrorCode::MediaUnsupportedFormat, "recognise the format")?;
     if score < SCORE_MIN || !FORMATS.contains(&format.as_str()) {
-        return Err(refused(Code::MediaUnsupportedFormat, format!("format {format} (score {score})")));
+        return Err(refuse_source(
+            MediaErrorCode::MediaUnsupportedFormat,
+            format!("format {format} (score {score})"),
+        ));
     }
     if format == MP4 {
-        let remote = Remote::new(Arc::clone(wire), job.size_bytes);
-        tables::check(remote, job.size_bytes, job.limits.table_entries_max)?;
+        let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
+        tables::check_table_entries(remote, job.size_bytes, job.limits.table_entries_max)?;
     }
     let probe_bytes = job.limits.probe_bytes_max.to_string();
     let streams_max = job.limits.streams_max.to_string();
@@ -78,28 +81,32 @@ pub(crate) fn open(wire: &Arc<Wire>, job: &Job) -> Result<Opened> {
         ("probesize", &probe_bytes),
         ("max_streams", &streams_max),
     ];
-    let opening = Opening::new(io, &options).map_err(|error| blame_open(error, wire, job, &format))?;
+    let opening =
+        InputHeader::new(io, &options).map_err(|error| classify_open_error(error, wire, job, &format))?;
     let limits = &job.limits;
     let pixels_max = pixels_max(limits, &format);
     for (width, height) in opening.picture_sizes() {
-        check_picture(width, height, pixels_max)?;
+        check_picture_size(width, height, pixels_max)?;
     }
     // Decoders that are tried may look at somewhat larger pictures, so that their size is known and can be refused.
     let pixels = pixels_max.saturating_mul(PROBE_PIXELS_FACTOR).to_string();
     let input = opening
         .find_streams(&[("max_pixels", &pixels), ("threads", "1")])
-        .map_err(|error| blame_open(error, wire, job, &format))?;
+        .map_err(|error| classify_open_error(error, wire, job, &format))?;
     if u64::from(input.nb_streams()) > u64::from(limits.streams_max) {
-        return Err(refused(Code::MediaTooManyStreams, format!("{} streams", input.nb_streams())));
+        return Err(refuse_source(
+            MediaErrorCode::MediaTooManyStreams,
+            format!("{} streams", input.nb_streams()),
+        ));
     }
     for stream in input.streams() {
-        let parameters = ffi::parameters(&stream);
+        let parameters = ffi::read_parameters(&stream);
         if stream.parameters().medium() == kind::Type::Video {
             let side = |side: u32| i32::try_from(side).unwrap_or(i32::MAX);
-            check_picture(side(parameters.width), side(parameters.height), pixels_max)?;
+            check_picture_size(side(parameters.width), side(parameters.height), pixels_max)?;
         }
     }
-    Ok(Opened { input, format })
+    Ok(CheckedInput { input, format })
 }
 
 /// Whether a format holds a single picture.
@@ -108,15 +115,15 @@ pub(crate) fn is_image(format: &str) -> bool {
 }
 
 /// Most pixels of one picture of a format.
-pub(crate) fn pixels_max(limits: &Limits, format: &str) -> u64 {
+pub(crate) fn pixels_max(limits: &MediaLimits, format: &str) -> u64 {
     if is_image(format) { limits.image_pixels_max } else { limits.pixels_max }
 }
 
-fn check_picture(width: i32, height: i32, pixels_max: u64) -> Result<()> {
+fn check_picture_size(width: i32, height: i32, pixels_max: u64) -> MediaChildResult<()> {
     let pixels = u64::from(width.unsigned_abs()).saturating_mul(u64::from(height.unsigned_abs()));
     if width < 0 || height < 0 || pixels > pixels_max {
-        return Err(refused(
-            Code::MediaTooManyPixels,
+        return Err(refuse_source(
+            MediaErrorCode::MediaTooManyPixels,
             format!("{width}x{height}, at most {pixels_max} pixels"),
         ));
     }
@@ -124,14 +131,19 @@ fn check_picture(width: i32, height: i32, pixels_max: u64) -> Result<()> {
 }
 
 /// A file that cannot be opened is cut short, or damaged.
-fn blame_open(error: LibError, wire: &Arc<Wire>, job: &Job, format: &str) -> crate::error::Error {
-    let remote = Remote::new(Arc::clone(wire), job.size_bytes);
-    let code = match truncation::is_cut_short(remote, job.size_bytes, format) {
-        Ok(true) => Code::MediaTruncated,
-        _ => Code::MediaCorrupt,
+fn classify_open_error(
+    error: LibError,
+    wire: &Arc<ParentPipe>,
+    job: &ChildJob,
+    format: &str,
+) -> crate::error::MediaChildError {
+    let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
+    let code = match truncation::is_truncated(remote, job.size_bytes, format) {
+        Ok(true) => MediaErrorCode::MediaTruncated,
+        _ => MediaErrorCode::MediaCorrupt,
     };
-    match Err::<(), _>(error).refuse(code, "open") {
+    match Err::<(), _>(error).or_refused(code, "open") {
         Err(error) => error,
-        Ok(()) => refused(code, "open"),
+        Ok(()) => refuse_source(code, "open"),
     }
 }

@@ -31,91 +31,104 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use media::Code;
-use media::protocol::{self, EXIT_SANDBOX, FromChild, Report, Task};
+use media::MediaErrorCode;
+use media::protocol::{self, ChildMessage, EXIT_SANDBOX, MediaTask, MediaTaskReport};
 
-use crate::error::{Error, Result};
-use crate::sandbox::Cage;
-use crate::wire::{Job, Wire};
+use crate::error::{MediaChildError, MediaChildResult};
+use crate::sandbox::SandboxState;
+use crate::wire::{ChildJob, ParentPipe};
 
 fn main() -> ExitCode {
     let began = Instant::now();
     ffi::limit_arenas();
-    let (verb, ask) = match arguments() {
+    let (verb, ask) = match parse_arguments() {
         Ok(arguments) => arguments,
-        Err(error) => return complain(&error, 64),
+        Err(error) => return print_error(&error, 64),
     };
-    let cage = match sandbox::enter(&ask) {
+    let cage = match sandbox::enter_sandbox(&ask) {
         Ok(cage) => cage,
-        Err(error) => return complain(&error, EXIT_SANDBOX),
+        Err(error) => return print_error(&error, EXIT_SANDBOX),
     };
     ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Error);
     let ended = match verb.as_str() {
-        "check" => tell(&FromChild::Checked(check::run(&cage))),
-        _ => serve(began, &cage, ask.memory_bytes_max),
+        "check" => write_message(&ChildMessage::Checked(check::run_self_check(&cage))),
+        _ => serve_task(began, &cage, ask.memory_bytes_max),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error, 1),
+        Err(error) => print_error(&error, 1),
     }
 }
 
-fn arguments() -> Result<(String, sandbox::Ask)> {
+fn parse_arguments() -> MediaChildResult<(String, sandbox::SandboxOptions)> {
     let mut arguments = std::env::args().skip(1);
     let verb = arguments.next().unwrap_or_default();
     if verb != "check" && verb != "run" {
-        return Err(Error::Failed("usage: streamgate-media check|run [--memory-bytes-max=N] [--cpu-seconds-max=N] [--parent=PID] [--unsandboxed]".into()));
+        return Err(MediaChildError::Failed("usage: streamgate-media check|run [--memory-bytes-max=N] [--cpu-seconds-max=N] [--parent=PID] [--unsandboxed]".into()));
     }
-    let mut ask =
-        sandbox::Ask { memory_bytes_max: 2 << 30, cpu_seconds_max: 24 * 3600, ..sandbox::Ask::default() };
+    let mut ask = sandbox::SandboxOptions {
+        memory_bytes_max: 2 << 30,
+        cpu_seconds_max: 24 * 3600,
+        ..sandbox::SandboxOptions::default()
+    };
     for argument in arguments {
-        let number = |text: &str| text.parse().map_err(|_| Error::Failed(format!("no number in {argument}")));
+        let number = |text: &str| {
+            text.parse().map_err(|_| MediaChildError::Failed(format!("no number in {argument}")))
+        };
         match argument.split_once('=') {
             Some(("--memory-bytes-max", value)) => ask.memory_bytes_max = number(value)?,
             Some(("--cpu-seconds-max", value)) => ask.cpu_seconds_max = number(value)?,
             Some(("--parent", value)) => ask.parent = u32::try_from(number(value)?).unwrap_or(0),
             None if argument == "--unsandboxed" => ask.unsandboxed = true,
-            _ => return Err(Error::Failed(format!("unknown argument {argument}"))),
+            _ => return Err(MediaChildError::Failed(format!("unknown argument {argument}"))),
         }
     }
     Ok((verb, ask))
 }
 
 /// Takes one task and tells its end; a failure that the parent was told is not one of this process.
-fn serve(began: Instant, cage: &Cage, memory_bytes_max: u64) -> Result<()> {
-    let (wire, job) = Wire::open(io::stdin(), io::stdout())?;
-    ffmpeg_next::init().map_err(|error| Error::Failed(format!("start FFmpeg: {error}")))?;
-    let last = match perform(&wire, &job, began) {
+fn serve_task(began: Instant, cage: &SandboxState, memory_bytes_max: u64) -> MediaChildResult<()> {
+    let (wire, job) = ParentPipe::open(io::stdin(), io::stdout())?;
+    ffmpeg_next::init().map_err(|error| MediaChildError::Failed(format!("start FFmpeg: {error}")))?;
+    let last = match perform_task(&wire, &job, began) {
         Ok(last) => last,
         // The library says of a file that it is damaged where it had no memory to look at it.
-        Err(Error::Refused { code, detail }) if is_damage(code) && is_scarce(cage, memory_bytes_max) => {
-            FromChild::Failed { code: None, detail: format!("short of memory: {detail}") }
+        Err(MediaChildError::Refused { code, detail })
+            if is_damage_code(code) && is_memory_scarce(cage, memory_bytes_max) =>
+        {
+            ChildMessage::Failed { code: None, detail: format!("short of memory: {detail}") }
         }
-        Err(Error::Refused { code, detail }) => FromChild::Failed { code: Some(code), detail },
-        Err(Error::Failed(detail)) => FromChild::Failed { code: None, detail },
+        Err(MediaChildError::Refused { code, detail }) => ChildMessage::Failed { code: Some(code), detail },
+        Err(MediaChildError::Failed(detail)) => ChildMessage::Failed { code: None, detail },
     };
     wire.send(&last)
 }
 
 /// Whether a refusal says that the file is damaged, and not that it is too much.
-fn is_damage(code: Code) -> bool {
-    matches!(code, Code::MediaCorrupt | Code::MediaTruncated | Code::MediaNoFrames | Code::MediaNoStreams)
+fn is_damage_code(code: MediaErrorCode) -> bool {
+    matches!(
+        code,
+        MediaErrorCode::MediaCorrupt
+            | MediaErrorCode::MediaTruncated
+            | MediaErrorCode::MediaNoFrames
+            | MediaErrorCode::MediaNoStreams
+    )
 }
 
 /// Whether the process came so near to its limit that the library may have been refused memory: it says so of few allocations.
-fn is_scarce(cage: &Cage, memory_bytes_max: u64) -> bool {
+fn is_memory_scarce(cage: &SandboxState, memory_bytes_max: u64) -> bool {
     cage.address_space_bytes_max() > memory_bytes_max / 2
 }
 
-fn perform(wire: &Arc<Wire>, job: &Job, began: Instant) -> Result<FromChild> {
+fn perform_task(wire: &Arc<ParentPipe>, job: &ChildJob, began: Instant) -> MediaChildResult<ChildMessage> {
     let report = match &job.task {
-        Task::Probe => return Ok(FromChild::Probed(Box::new(probe::run(wire, job)?))),
-        Task::Encode(spec) => encode::run(wire, job, spec)?,
-        Task::Audio(spec) => audio::run(wire, job, spec)?,
-        Task::Stills(spec) => stills::run(wire, job, spec)?,
+        MediaTask::Probe => return Ok(ChildMessage::Probed(Box::new(probe::probe_source(wire, job)?))),
+        MediaTask::Encode(spec) => encode::encode_video(wire, job, spec)?,
+        MediaTask::Audio(spec) => audio::encode_audio(wire, job, spec)?,
+        MediaTask::Stills(spec) => stills::extract_stills(wire, job, spec)?,
     };
-    let used = ffi::usage();
-    Ok(FromChild::Done(Report {
+    let used = ffi::read_process_usage();
+    Ok(ChildMessage::Done(MediaTaskReport {
         cpu_seconds: used.cpu_seconds,
         rss_bytes_max: used.rss_bytes_max,
         wall_seconds: began.elapsed().as_secs_f64(),
@@ -123,15 +136,16 @@ fn perform(wire: &Arc<Wire>, job: &Job, began: Instant) -> Result<FromChild> {
     }))
 }
 
-fn tell(message: &FromChild) -> Result<()> {
-    protocol::write_frame(io::stdout().lock(), message).map_err(|error| Error::Failed(error.to_string()))
+fn write_message(message: &ChildMessage) -> MediaChildResult<()> {
+    protocol::write_frame(io::stdout().lock(), message)
+        .map_err(|error| MediaChildError::Failed(error.to_string()))
 }
 
 #[expect(
     clippy::print_stderr,
     reason = "stderr is how a process that cannot speak the protocol explains itself"
 )]
-fn complain(error: &Error, status: u8) -> ExitCode {
+fn print_error(error: &MediaChildError, status: u8) -> ExitCode {
     eprintln!("{error}");
     ExitCode::from(status)
 }

@@ -6,84 +6,107 @@ use std::sync::Arc;
 
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Error as LibError, Packet, Rational, decoder, media as kind, packet};
-use media::protocol::Limits;
-use media::{AudioStream, Code, Kind, Probe, Ratio, Stream, StreamKind, TEXT_CHARS_MAX, VideoStream};
+use media::protocol::MediaLimits;
+use media::{
+    AudioStream, MediaErrorCode, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind,
+    TEXT_CHARS_MAX, VideoStream,
+};
 
-use crate::error::{Error, Result, is_out_of_memory, refused};
+use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, refuse_source};
 use crate::ffi;
-use crate::input::{self, Opened};
-use crate::remote::Remote;
-use crate::scan::{Seen, Tally};
-use crate::shape::{Turn, display_size};
+use crate::input::{self, CheckedInput};
+use crate::remote::RemoteSource;
+use crate::scan::{PacketSummary, TrackStatistics};
+use crate::shape::{DisplayRotation, display_size};
 use crate::truncation;
-use crate::wire::{Job, Wire};
+use crate::wire::{ChildJob, ParentPipe};
 
 /// Runs the task.
-pub(crate) fn run(wire: &Arc<Wire>, job: &Job) -> Result<Probe> {
-    let mut opened = input::open(wire, job)?;
-    let (tallies, is_broken_off) = scan(&mut opened, wire, &job.limits)?;
-    let streams: Vec<Stream> =
-        opened.input.streams().zip(&tallies).map(|(stream, tally)| describe(&stream, tally)).collect();
+pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<MediaProbe> {
+    let mut opened = input::open_source(wire, job)?;
+    let (tallies, is_broken_off) = scan_packets(&mut opened, wire, &job.limits)?;
+    let streams: Vec<MediaStream> =
+        opened.input.streams().zip(&tallies).map(|(stream, tally)| describe_stream(&stream, tally)).collect();
     let format = opened.format.clone();
     drop(opened);
-    let remote = Remote::new(Arc::clone(wire), job.size_bytes);
-    let is_cut_short = truncation::is_cut_short(remote, job.size_bytes, &format).unwrap_or(true);
+    let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
+    let is_cut_short = truncation::is_truncated(remote, job.size_bytes, &format).unwrap_or(true);
     let is_last_corrupt = tallies.iter().any(|tally| tally.is_last_corrupt);
-    let probe = assemble(format, job.size_bytes, streams, is_cut_short || is_broken_off || is_last_corrupt)?;
+    let probe =
+        assemble_probe(format, job.size_bytes, streams, is_cut_short || is_broken_off || is_last_corrupt)?;
     if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
-        return Err(refused(Code::MediaTooLong, format!("{} s", probe.duration_us / 1_000_000)));
+        return Err(refuse_source(
+            MediaErrorCode::MediaTooLong,
+            format!("{} s", probe.duration_us / 1_000_000),
+        ));
     }
     Ok(probe)
 }
 
-fn assemble(container: String, size_bytes: u64, streams: Vec<Stream>, is_truncated: bool) -> Result<Probe> {
-    let is_wanted = |stream: &&Stream| matches!(stream.kind, StreamKind::Video | StreamKind::Audio);
+fn assemble_probe(
+    container: String,
+    size_bytes: u64,
+    streams: Vec<MediaStream>,
+    is_truncated: bool,
+) -> MediaChildResult<MediaProbe> {
+    let is_wanted =
+        |stream: &&MediaStream| matches!(stream.kind, MediaStreamKind::Video | MediaStreamKind::Audio);
     if !streams.iter().any(|stream| is_wanted(&stream)) {
-        return Err(refused(
-            Code::MediaNoStreams,
+        return Err(refuse_source(
+            MediaErrorCode::MediaNoStreams,
             format!("{} streams, none of video or audio", streams.len()),
         ));
     }
     if !streams.iter().filter(is_wanted).any(|stream| stream.is_decodable) {
-        if streams.iter().filter(is_wanted).any(|stream| is_known(&stream.codec)) {
-            return Err(refused(Code::MediaCorrupt, "no size of the picture, no rate of the sound"));
+        if streams.iter().filter(is_wanted).any(|stream| has_decoder(&stream.codec)) {
+            return Err(refuse_source(
+                MediaErrorCode::MediaCorrupt,
+                "no size of the picture, no rate of the sound",
+            ));
         }
         let codecs: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
-        return Err(refused(Code::MediaUnsupportedCodec, codecs.join(", ")));
+        return Err(refuse_source(MediaErrorCode::MediaUnsupportedCodec, codecs.join(", ")));
     }
-    let played: Vec<&Stream> = streams
+    let played: Vec<&MediaStream> = streams
         .iter()
         .filter(is_wanted)
         .filter(|stream| stream.is_decodable && stream.packet_count > 0 && !stream.is_attached_picture)
         .collect();
     let start_us = played.iter().filter_map(|stream| stream.start_us).min();
     let end_us = played.iter().filter_map(|stream| stream.end_us).max();
-    let video: Vec<&&Stream> = played.iter().filter(|stream| stream.kind == StreamKind::Video).collect();
+    let video: Vec<&&MediaStream> =
+        played.iter().filter(|stream| stream.kind == MediaStreamKind::Video).collect();
     let is_single = video.iter().all(|stream| stream.packet_count == 1) && played.len() == video.len();
     let kind = match () {
-        () if played.is_empty() && is_truncated => return Err(refused(Code::MediaTruncated, "no packets")),
-        () if played.is_empty() => return Err(refused(Code::MediaNoFrames, "no packets")),
-        () if video.is_empty() => Kind::Audio,
-        () if input::is_image(&container) || (container == "gif" && is_single) => Kind::Image,
-        () => Kind::Video,
+        () if played.is_empty() && is_truncated => {
+            return Err(refuse_source(MediaErrorCode::MediaTruncated, "no packets"));
+        }
+        () if played.is_empty() => return Err(refuse_source(MediaErrorCode::MediaNoFrames, "no packets")),
+        () if video.is_empty() => MediaFileKind::Audio,
+        () if input::is_image(&container) || (container == "gif" && is_single) => MediaFileKind::Image,
+        () => MediaFileKind::Video,
     };
     let start_us = start_us.unwrap_or(0);
     let duration_us = u64::try_from(end_us.unwrap_or(0).saturating_sub(start_us)).unwrap_or(0);
-    Ok(Probe { kind, container, start_us, duration_us, size_bytes, is_truncated, streams })
+    Ok(MediaProbe { kind, container, start_us, duration_us, size_bytes, is_truncated, streams })
 }
 
 /// Whether a decoder for a codec is there, whatever the track lacks.
-fn is_known(codec: &str) -> bool {
+fn has_decoder(codec: &str) -> bool {
     decoder::find_by_name(codec).is_some()
 }
 
 /// Reads every packet once; true when the file breaks off with an error.
-fn scan(opened: &mut Opened, wire: &Wire, limits: &Limits) -> Result<(Vec<Tally>, bool)> {
+fn scan_packets(
+    opened: &mut CheckedInput,
+    wire: &ParentPipe,
+    limits: &MediaLimits,
+) -> MediaChildResult<(Vec<TrackStatistics>, bool)> {
     let tally = |stream: ffmpeg_next::Stream<'_>| {
-        let parameters = ffi::parameters(&stream);
-        Tally::new(stream.time_base(), parameters.sample_rate_hz, parameters.run_in_samples)
+        let parameters = ffi::read_parameters(&stream);
+        TrackStatistics::new(stream.time_base(), parameters.sample_rate_hz, parameters.run_in_samples)
     };
-    let mut tallies: Vec<Tally> = opened.input.streams().map(tally).collect();
+    let mut tallies: Vec<TrackStatistics> = opened.input.streams().map(tally).collect();
     let mut count = 0_u64;
     let mut bad = 0_u64;
     let is_broken_off = loop {
@@ -97,28 +120,31 @@ fn scan(opened: &mut Opened, wire: &Wire, limits: &Limits) -> Result<(Vec<Tally>
                 continue;
             }
             Err(error) if is_out_of_memory(error) => {
-                return Err(Error::Failed("read a packet: out of memory".into()));
+                return Err(MediaChildError::Failed("read a packet: out of memory".into()));
             }
             Err(_) => break true,
         }
         count += 1;
         if count > limits.packets_max {
-            return Err(refused(Code::MediaTooManyPackets, format!("more than {}", limits.packets_max)));
+            return Err(refuse_source(
+                MediaErrorCode::MediaTooManyPackets,
+                format!("more than {}", limits.packets_max),
+            ));
         }
         // A file may bring up new streams on the way; those are not part of what was found at its beginning.
         if let Some(tally) = tallies.get_mut(packet.stream()).filter(|_| !ffi::is_discarded(&packet)) {
-            tally.add(seen(&packet));
+            tally.add_packet(summarize_packet(&packet));
         }
-        wire.progress(count)?;
+        wire.send_progress(count)?;
     };
-    tallies.iter_mut().for_each(Tally::finish);
+    tallies.iter_mut().for_each(TrackStatistics::finish);
     Ok((tallies, is_broken_off))
 }
 
-fn seen(packet: &Packet) -> Seen {
+fn summarize_packet(packet: &Packet) -> PacketSummary {
     let skip = packet.side_data().find(|data| data.kind() == packet::side_data::Type::SkipSamples);
     let skip_samples = skip.and_then(|data| data.data().first_chunk().copied()).map_or(0, u32::from_le_bytes);
-    Seen {
+    PacketSummary {
         pts: packet.pts().or_else(|| packet.dts()),
         duration: packet.duration(),
         size_bytes: packet.size(),
@@ -128,19 +154,19 @@ fn seen(packet: &Packet) -> Seen {
     }
 }
 
-fn describe(stream: &ffmpeg_next::Stream<'_>, tally: &Tally) -> Stream {
-    let parameters = ffi::parameters(stream);
+fn describe_stream(stream: &ffmpeg_next::Stream<'_>, tally: &TrackStatistics) -> MediaStream {
+    let parameters = ffi::read_parameters(stream);
     let kind = match stream.parameters().medium() {
-        kind::Type::Video => StreamKind::Video,
-        kind::Type::Audio => StreamKind::Audio,
-        kind::Type::Subtitle => StreamKind::Subtitle,
-        _ => StreamKind::Other,
+        kind::Type::Video => MediaStreamKind::Video,
+        kind::Type::Audio => MediaStreamKind::Audio,
+        kind::Type::Subtitle => MediaStreamKind::Subtitle,
+        _ => MediaStreamKind::Other,
     };
     let has_picture = parameters.width > 0 && parameters.height > 0;
     let has_sound = parameters.sample_rate_hz > 0 && parameters.channels > 0;
     let is_complete = match kind {
-        StreamKind::Video => has_picture,
-        StreamKind::Audio => has_sound,
+        MediaStreamKind::Video => has_picture,
+        MediaStreamKind::Audio => has_sound,
         _ => true,
     };
     let end_us = tally.end_us();
@@ -150,7 +176,7 @@ fn describe(stream: &ffmpeg_next::Stream<'_>, tally: &Tally) -> Stream {
     };
     let rate = (u128::from(tally.size_bytes) * 8_000_000).checked_div(lasts_us).unwrap_or(0);
     let disposition = stream.disposition();
-    Stream {
+    MediaStream {
         index: u32::try_from(stream.index()).unwrap_or(u32::MAX),
         kind,
         codec: parameters.codec.clone(),
@@ -158,16 +184,16 @@ fn describe(stream: &ffmpeg_next::Stream<'_>, tally: &Tally) -> Stream {
         level: (parameters.level >= 0).then_some(parameters.level),
         is_decodable: is_complete && decoder::find(stream.parameters().id()).is_some(),
         bit_rate_bits_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
-        language: text(stream, c"language"),
-        title: text(stream, c"title"),
+        language: read_tag(stream, c"language"),
+        title: read_tag(stream, c"title"),
         is_default: disposition.contains(Disposition::DEFAULT),
         is_attached_picture: disposition.contains(Disposition::ATTACHED_PIC),
         packet_count: tally.packets,
         key_packet_count: tally.keys,
         start_us: tally.start_us,
         end_us,
-        video: (kind == StreamKind::Video).then(|| video(stream, &parameters, tally)),
-        audio: (kind == StreamKind::Audio).then(|| AudioStream {
+        video: (kind == MediaStreamKind::Video).then(|| describe_video(stream, &parameters, tally)),
+        audio: (kind == MediaStreamKind::Audio).then(|| AudioStream {
             sample_rate_hz: parameters.sample_rate_hz,
             channels: parameters.channels,
             layout: ffi::layout_name(stream),
@@ -176,8 +202,12 @@ fn describe(stream: &ffmpeg_next::Stream<'_>, tally: &Tally) -> Stream {
     }
 }
 
-fn video(stream: &ffmpeg_next::Stream<'_>, parameters: &ffi::Parameters, tally: &Tally) -> VideoStream {
-    let turn = Turn::of(stream);
+fn describe_video(
+    stream: &ffmpeg_next::Stream<'_>,
+    parameters: &ffi::TrackParameters,
+    tally: &TrackStatistics,
+) -> VideoStream {
+    let turn = DisplayRotation::from_stream(stream);
     let (display_width, display_height) =
         display_size(parameters.width, parameters.height, parameters.sample_aspect, turn);
     let or_unknown = |name: Option<&'static str>| name.unwrap_or("unknown").to_owned();
@@ -188,7 +218,7 @@ fn video(stream: &ffmpeg_next::Stream<'_>, parameters: &ffi::Parameters, tally: 
     VideoStream {
         width: parameters.width,
         height: parameters.height,
-        sample_aspect: ratio(parameters.sample_aspect),
+        sample_aspect: to_ratio(parameters.sample_aspect),
         display_width,
         display_height,
         rotation_degrees: turn.degrees,
@@ -202,22 +232,22 @@ fn video(stream: &ffmpeg_next::Stream<'_>, parameters: &ffi::Parameters, tally: 
         is_interlaced: matches!(parameters.field_order, "tt" | "bb" | "tb" | "bt"),
         field_order: parameters.field_order.to_owned(),
         average_frame_rate: average_rate(stream.avg_frame_rate(), tally),
-        real_frame_rate: ratio(stream.rate()),
+        real_frame_rate: to_ratio(stream.rate()),
         frame_interval_us_min: tally.intervals.shortest_us,
         frame_interval_us_max: tally.intervals.longest_us,
-        frame_interval_us_usual: tally.intervals.usual_us(),
+        frame_interval_us_usual: tally.intervals.median_us(),
         is_variable_rate: tally.intervals.is_variable(),
     }
 }
 
 /// The measured rate; the container's own where it agrees within half a per cent, because that is exact.
-fn average_rate(declared: Rational, tally: &Tally) -> Ratio {
-    let (frames, span_us) = tally.span();
+fn average_rate(declared: Rational, tally: &TrackStatistics) -> MediaRatio {
+    let (frames, span_us) = tally.frame_span();
     if frames < 2 || span_us == 0 {
-        return Ratio::new(0, 0);
+        return MediaRatio::new(0, 0);
     }
     let measured_num = u128::from(frames - 1) * 1_000_000;
-    let declared = ratio(declared);
+    let declared = to_ratio(declared);
     let (left, right) =
         (measured_num * u128::from(declared.den), u128::from(span_us) * u128::from(declared.num));
     if declared.is_usable() && left.abs_diff(right) * 200 < left {
@@ -225,18 +255,18 @@ fn average_rate(declared: Rational, tally: &Tally) -> Ratio {
     }
     // In thousandths of a frame per second, which every term of a plan can hold.
     let millis = (measured_num * 1000 + u128::from(span_us) / 2) / u128::from(span_us);
-    u32::try_from(millis).map_or(Ratio::new(0, 0), |millis| Ratio::new(millis, 1000))
+    u32::try_from(millis).map_or(MediaRatio::new(0, 0), |millis| MediaRatio::new(millis, 1000))
 }
 
-fn ratio(rational: Rational) -> Ratio {
+fn to_ratio(rational: Rational) -> MediaRatio {
     match (u32::try_from(rational.0), u32::try_from(rational.1)) {
-        (Ok(num), Ok(den)) => Ratio::new(num, den),
-        _ => Ratio::new(0, 0),
+        (Ok(num), Ok(den)) => MediaRatio::new(num, den),
+        _ => MediaRatio::new(0, 0),
     }
 }
 
-fn text(stream: &ffmpeg_next::Stream<'_>, key: &std::ffi::CStr) -> Option<String> {
-    let text = ffi::metadata(stream, key)?;
+fn read_tag(stream: &ffmpeg_next::Stream<'_>, key: &std::ffi::CStr) -> Option<String> {
+    let text = ffi::read_metadata(stream, key)?;
     let text: String = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect();
     (!text.is_empty()).then_some(text)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::wire::Wire;
+use crate::wire::ParentPipe;
 
 /// Bytes asked for at a time.
 const BLOCK_BYTES: u64 = 256 << 10;
@@ -18,8 +18,8 @@ const BLOCKS_MAX: usize = 16;
 
 /// A reader over the source.
 #[derive(Debug)]
-pub(crate) struct Remote {
-    wire: Arc<Wire>,
+pub(crate) struct RemoteSource {
+    wire: Arc<ParentPipe>,
     size_bytes: u64,
     position: u64,
     /// The most recently used last.
@@ -29,12 +29,12 @@ pub(crate) struct Remote {
     last: Option<u64>,
 }
 
-impl Remote {
-    pub(crate) fn new(wire: Arc<Wire>, size_bytes: u64) -> Self {
+impl RemoteSource {
+    pub(crate) fn new(wire: Arc<ParentPipe>, size_bytes: u64) -> Self {
         Self { wire, size_bytes, position: 0, blocks: VecDeque::new(), ahead: None, last: None }
     }
 
-    fn block(&mut self, number: u64) -> io::Result<Bytes> {
+    fn read_block(&mut self, number: u64) -> io::Result<Bytes> {
         if let Some(place) = self.blocks.iter().position(|(kept, _)| *kept == number)
             && let Some(found) = self.blocks.remove(place)
         {
@@ -44,28 +44,28 @@ impl Remote {
         }
         let is_ahead = self.ahead == Some(number);
         if !is_ahead {
-            self.take_ahead()?;
-            self.ask(number)?;
+            self.take_prefetched_block()?;
+            self.request_block(number)?;
         }
         self.ahead = None;
-        let bytes = self.wire.answer()?;
+        let bytes = self.wire.receive_data()?;
         let is_sequential = self.last.is_some_and(|last| last + 1 == number);
         self.last = Some(number);
-        self.keep(number, bytes.clone());
+        self.cache_block(number, bytes.clone());
         if is_sequential && (number + 1) * BLOCK_BYTES < self.size_bytes {
-            self.ask(number + 1)?;
+            self.request_block(number + 1)?;
             self.ahead = Some(number + 1);
         }
         Ok(bytes)
     }
 
-    fn ask(&self, number: u64) -> io::Result<()> {
+    fn request_block(&self, number: u64) -> io::Result<()> {
         let offset = number * BLOCK_BYTES;
         let len = BLOCK_BYTES.min(self.size_bytes - offset);
-        self.wire.ask(offset, u32::try_from(len).map_err(io::Error::other)?)
+        self.wire.request_read(offset, u32::try_from(len).map_err(io::Error::other)?)
     }
 
-    fn keep(&mut self, number: u64, bytes: Bytes) {
+    fn cache_block(&mut self, number: u64, bytes: Bytes) {
         if self.blocks.len() >= BLOCKS_MAX {
             self.blocks.pop_front();
         }
@@ -73,21 +73,21 @@ impl Remote {
     }
 
     /// Takes an answer that is on its way, so that the next answer belongs to the next question.
-    fn take_ahead(&mut self) -> io::Result<()> {
+    fn take_prefetched_block(&mut self) -> io::Result<()> {
         if let Some(number) = self.ahead.take() {
-            let bytes = self.wire.answer()?;
-            self.keep(number, bytes);
+            let bytes = self.wire.receive_data()?;
+            self.cache_block(number, bytes);
         }
         Ok(())
     }
 }
 
-impl Read for Remote {
+impl Read for RemoteSource {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.position >= self.size_bytes {
             return Ok(0);
         }
-        let bytes = self.block(self.position / BLOCK_BYTES)?;
+        let bytes = self.read_block(self.position / BLOCK_BYTES)?;
         let start = usize::try_from(self.position % BLOCK_BYTES).map_err(io::Error::other)?;
         // A short block means that the source ends earlier than it said.
         let rest = bytes.get(start..).unwrap_or_default();
@@ -100,7 +100,7 @@ impl Read for Remote {
     }
 }
 
-impl Seek for Remote {
+impl Seek for RemoteSource {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(offset) => Some(offset),
@@ -112,9 +112,9 @@ impl Seek for Remote {
     }
 }
 
-impl Drop for Remote {
+impl Drop for RemoteSource {
     fn drop(&mut self) {
         // A later reader of the same source must not get this one's answer. If the parent is gone, so is the process.
-        let _gone = self.take_ahead();
+        let _gone = self.take_prefetched_block();
     }
 }

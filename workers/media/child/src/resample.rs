@@ -5,36 +5,39 @@
 
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as LibError, filter, format, frame};
-use media::{AUDIO_RATE_HZ, Code};
+use media::{AUDIO_RATE_HZ, MediaErrorCode};
 
-use crate::error::{Blame, Error, Result, refused};
-use crate::ffi::{self, Layout};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
+use crate::ffi::{self, ChannelMask};
 
 /// A converter for one kind of sound.
-pub(crate) struct Resampler {
+pub(crate) struct AudioResampler {
     graph: filter::Graph,
     rate_hz: u32,
     format: format::Sample,
-    layout: Layout,
+    layout: ChannelMask,
     taken: i64,
 }
 
-impl Resampler {
+impl AudioResampler {
     /// A converter for sound like this.
-    pub(crate) fn new(like: &frame::Audio) -> Result<Self> {
-        let Some(layout) = Layout::of(like) else {
-            return Err(refused(Code::MediaUnsupportedCodec, "more channels than can be mixed"));
+    pub(crate) fn new(like: &frame::Audio) -> MediaChildResult<Self> {
+        let Some(layout) = ChannelMask::from_frame(like) else {
+            return Err(refuse_source(
+                MediaErrorCode::MediaUnsupportedCodec,
+                "more channels than can be mixed",
+            ));
         };
         let (rate_hz, format) = (like.rate(), like.format());
         let arguments = format!(
             "sample_rate={rate_hz}:sample_fmt={}:channel_layout={}:time_base=1/{rate_hz}",
             format.name(),
-            layout.text()
+            layout.to_filter_text()
         );
         let build = || {
             let find = |name| filter::find(name).ok_or(LibError::FilterNotFound);
             let mut graph = filter::Graph::new();
-            ffi::single_thread(&mut graph);
+            ffi::use_single_thread(&mut graph);
             graph.add(&find("abuffer")?, "in", &arguments)?;
             graph.add(&find("abuffersink")?, "out", "")?;
             let filters = format!(
@@ -44,48 +47,55 @@ impl Resampler {
             graph.validate()?;
             Ok(graph)
         };
-        Ok(Self { graph: build().fail("build audio filters")?, rate_hz, format, layout, taken: 0 })
+        Ok(Self { graph: build().or_failed("build audio filters")?, rate_hz, format, layout, taken: 0 })
     }
 
     /// Whether sound like this can go on in this converter.
-    pub(crate) fn fits(&self, frame: &frame::Audio) -> bool {
+    pub(crate) fn is_compatible(&self, frame: &frame::Audio) -> bool {
         self.rate_hz == frame.rate()
             && self.format == frame.format()
-            && Some(self.layout) == Layout::of(frame)
+            && Some(self.layout) == ChannelMask::from_frame(frame)
     }
 
     /// Converts a frame, whose contents go to the graph.
-    pub(crate) fn push(&mut self, frame: &mut frame::Audio, take: impl FnMut(&[f32], &[f32])) -> Result<()> {
+    pub(crate) fn push(
+        &mut self,
+        frame: &mut frame::Audio,
+        take: impl FnMut(&[f32], &[f32]),
+    ) -> MediaChildResult<()> {
         let samples = i64::try_from(frame.samples()).unwrap_or(0);
         frame.set_pts(Some(self.taken));
-        self.layout.mark(frame).fail("mark sound")?;
+        self.layout.apply_to_frame(frame).or_failed("mark sound")?;
         self.taken += samples;
-        self.source()?.source().add(frame).fail("filter sound")?;
-        self.pull(take)
+        self.source_filter()?.source().add(frame).or_failed("filter sound")?;
+        self.pull_samples(take)
     }
 
     /// Gives what the converter still holds; it takes no more afterwards.
-    pub(crate) fn finish(&mut self, take: impl FnMut(&[f32], &[f32])) -> Result<()> {
-        self.source()?.source().flush().fail("end audio filters")?;
-        self.pull(take)
+    pub(crate) fn finish(&mut self, take: impl FnMut(&[f32], &[f32])) -> MediaChildResult<()> {
+        self.source_filter()?.source().flush().or_failed("end audio filters")?;
+        self.pull_samples(take)
     }
 
-    fn source(&mut self) -> Result<filter::Context> {
-        self.graph.get("in").ok_or_else(|| Error::Failed("a graph without a source".into()))
+    fn source_filter(&mut self) -> MediaChildResult<filter::Context> {
+        self.graph.get("in").ok_or_else(|| MediaChildError::Failed("a graph without a source".into()))
     }
 
-    fn pull(&mut self, mut take: impl FnMut(&[f32], &[f32])) -> Result<()> {
-        let mut sink = self.graph.get("out").ok_or_else(|| Error::Failed("a graph without a sink".into()))?;
+    fn pull_samples(&mut self, mut take: impl FnMut(&[f32], &[f32])) -> MediaChildResult<()> {
+        let mut sink =
+            self.graph.get("out").ok_or_else(|| MediaChildError::Failed("a graph without a sink".into()))?;
         let mut ready = frame::Audio::empty();
         loop {
             match sink.sink().frame(&mut ready) {
                 Ok(()) => match ffi::stereo_planes(&ready) {
                     Some((left, right)) => take(left, right),
-                    None => return Err(Error::Failed("the filters gave another kind of sound".into())),
+                    None => {
+                        return Err(MediaChildError::Failed("the filters gave another kind of sound".into()));
+                    }
                 },
                 Err(LibError::Eof) => return Ok(()),
                 Err(LibError::Other { errno }) if errno == EAGAIN => return Ok(()),
-                Err(error) => return Err(error).fail("take sound"),
+                Err(error) => return Err(error).or_failed("take sound"),
             }
         }
     }

@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
-use media::Sandbox;
+use media::SandboxReport;
 use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
@@ -23,14 +23,14 @@ use seccompiler::{
     apply_filter,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{MediaChildError, MediaChildResult};
 
 /// Open files: the three pipes, the process's status, and what thread libraries need for a moment.
 const FILES_MAX: u64 = 16;
 
 /// What the parent asks for on the command line.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ask {
+pub(crate) struct SandboxOptions {
     pub(crate) memory_bytes_max: u64,
     pub(crate) cpu_seconds_max: u64,
     /// Process id of the parent; 0 when run by hand.
@@ -40,7 +40,7 @@ pub(crate) struct Ask {
 
 /// What is in force.
 #[derive(Debug)]
-pub(crate) struct Cage {
+pub(crate) struct SandboxState {
     /// What the kernel says of this process, opened while that was allowed; none where it says nothing.
     pub(crate) status: Option<File>,
     pub(crate) has_no_capabilities: bool,
@@ -49,24 +49,24 @@ pub(crate) struct Cage {
 }
 
 /// Sets limits and filters. Fails when neither seccomp nor landlock can be had, unless asked to go on without.
-pub(crate) fn enter(ask: &Ask) -> Result<Cage> {
+pub(crate) fn enter_sandbox(ask: &SandboxOptions) -> MediaChildResult<SandboxState> {
     die_with_parent(ask)?;
     let status = File::open("/proc/self/status").ok();
-    limit(Resource::As, ask.memory_bytes_max)?;
-    limit(Resource::Cpu, ask.cpu_seconds_max)?;
-    limit(Resource::Nofile, FILES_MAX)?;
-    limit(Resource::Fsize, 0)?;
-    limit(Resource::Core, 0)?;
+    set_resource_limit(Resource::As, ask.memory_bytes_max)?;
+    set_resource_limit(Resource::Cpu, ask.cpu_seconds_max)?;
+    set_resource_limit(Resource::Nofile, FILES_MAX)?;
+    set_resource_limit(Resource::Fsize, 0)?;
+    set_resource_limit(Resource::Core, 0)?;
     let has_no_capabilities = drop_capabilities();
     let has_landlock = matches!(restrict_files(), Ok(true));
-    let has_seccomp = filter_calls().is_some();
+    let has_seccomp = install_seccomp().is_some();
     if !has_landlock && !has_seccomp && !ask.unsandboxed {
-        return Err(Error::Failed("neither seccomp nor landlock can be had".into()));
+        return Err(MediaChildError::Failed("neither seccomp nor landlock can be had".into()));
     }
-    Ok(Cage { status, has_no_capabilities, has_seccomp, has_landlock })
+    Ok(SandboxState { status, has_no_capabilities, has_seccomp, has_landlock })
 }
 
-impl Cage {
+impl SandboxState {
     /// Largest size of the address space so far, in bytes; 0 where the kernel does not say.
     pub(crate) fn address_space_bytes_max(&self) -> u64 {
         let Some(mut file) = self.status.as_ref() else { return 0 };
@@ -80,19 +80,25 @@ impl Cage {
     }
 }
 
-fn die_with_parent(ask: &Ask) -> Result<()> {
+fn die_with_parent(ask: &SandboxOptions) -> MediaChildResult<()> {
     if ask.parent == 0 {
         return Ok(());
     }
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| Error::Failed(error.to_string()))?;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| MediaChildError::Failed(error.to_string()))?;
     // A parent that died before the line above sends no signal any more.
     let parent = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
-    if parent == Some(ask.parent) { Ok(()) } else { Err(Error::Failed("the parent is gone".into())) }
+    if parent == Some(ask.parent) {
+        Ok(())
+    } else {
+        Err(MediaChildError::Failed("the parent is gone".into()))
+    }
 }
 
-fn limit(resource: Resource, value: u64) -> Result<()> {
+fn set_resource_limit(resource: Resource, value: u64) -> MediaChildResult<()> {
     let limit = Rlimit { current: Some(value), maximum: Some(value) };
-    setrlimit(resource, limit).map_err(|error| Error::Failed(format!("limit {resource:?}: {error}")))
+    setrlimit(resource, limit)
+        .map_err(|error| MediaChildError::Failed(format!("limit {resource:?}: {error}")))
 }
 
 /// Gives up every capability for good, those of root too; false when one is left.
@@ -124,25 +130,25 @@ fn restrict_files() -> std::result::Result<bool, landlock::RulesetError> {
 }
 
 /// Puts the filters in force; none when the kernel has no seccomp or the machine is not one they were written for.
-fn filter_calls() -> Option<()> {
+fn install_seccomp() -> Option<()> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        allowed().into_iter().map(|call| (call, Vec::new())).collect();
+        list_allowed_syscalls().into_iter().map(|call| (call, Vec::new())).collect();
     // Threads, yes; processes, no.
     let thread = u64::try_from(libc::CLONE_THREAD).ok()?;
-    rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+    rules.insert(libc::SYS_clone, vec![build_syscall_rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
     // A crash may kill the process itself, and nobody else.
     let own = u64::from(std::process::id());
     for call in [libc::SYS_kill, libc::SYS_tgkill] {
-        rules.insert(call, vec![rule(0, SeccompCmpOp::Eq, own)?]);
+        rules.insert(call, vec![build_syscall_rule(0, SeccompCmpOp::Eq, own)?]);
     }
     // No filter can see the flags of clone3, and glibc falls back to clone only when it does not exist at all. One
     // filter has one way to refuse, so this call has a filter of its own.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    apply_filter(&compile(clone3, SeccompAction::Allow, errno(libc::ENOSYS)?)?).ok()?;
-    apply_filter(&compile(rules, errno(libc::EPERM)?, SeccompAction::Allow)?).ok()
+    apply_filter(&compile_filter(clone3, SeccompAction::Allow, errno_action(libc::ENOSYS)?)?).ok()?;
+    apply_filter(&compile_filter(rules, errno_action(libc::EPERM)?, SeccompAction::Allow)?).ok()
 }
 
-fn compile(
+fn compile_filter(
     rules: BTreeMap<i64, Vec<SeccompRule>>,
     mismatch: SeccompAction,
     matched: SeccompAction,
@@ -151,17 +157,17 @@ fn compile(
     SeccompFilter::new(rules, mismatch, matched, arch).ok()?.try_into().ok()
 }
 
-fn errno(number: i32) -> Option<SeccompAction> {
+fn errno_action(number: i32) -> Option<SeccompAction> {
     u32::try_from(number).ok().map(SeccompAction::Errno)
 }
 
-fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompRule> {
+fn build_syscall_rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompRule> {
     let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value).ok()?;
     SeccompRule::new(vec![condition]).ok()
 }
 
 /// Calls without conditions: none opens a file, makes a socket, or starts or touches another process.
-fn allowed() -> Vec<i64> {
+fn list_allowed_syscalls() -> Vec<i64> {
     let mut calls = vec![
         libc::SYS_read,
         libc::SYS_readv,
@@ -219,7 +225,7 @@ fn allowed() -> Vec<i64> {
 }
 
 /// Tries what must not work, and threads, which must.
-pub(crate) fn prove(cage: &Cage) -> Sandbox {
+pub(crate) fn test_sandbox(cage: &SandboxState) -> SandboxReport {
     let refuses_open = ["/", "/etc/passwd", "/proc/self/maps"].iter().all(|path| File::open(path).is_err());
     let refuses_socket = UdpSocket::bind(("127.0.0.1", 0)).is_err();
     // A program that cannot be started proves nothing about the fork before it, so both are tried.
@@ -227,7 +233,7 @@ pub(crate) fn prove(cage: &Cage) -> Sandbox {
     let allows_threads = std::thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok());
     let refused = Command::new("/bin/true").exec();
     let refuses_exec = refused.raw_os_error().is_some_and(|errno| errno != libc::ENOENT);
-    Sandbox {
+    SandboxReport {
         has_seccomp: cage.has_seccomp,
         has_landlock: cage.has_landlock,
         refuses_open,

@@ -24,7 +24,7 @@ const MICROS: Rational = Rational(1, 1_000_000);
 
 /// What one packet says.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
+pub(crate) struct PacketSummary {
     pub(crate) pts: Option<i64>,
     pub(crate) duration: i64,
     pub(crate) size_bytes: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Seen {
 
 /// What is known of a track so far.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct TrackStatistics {
     time_base: Rational,
     sample_rate_hz: u32,
     run_in_samples: u32,
@@ -47,10 +47,10 @@ pub(crate) struct Tally {
     last_us: i64,
     end_us: Option<i64>,
     pub(crate) is_last_corrupt: bool,
-    pub(crate) intervals: Intervals,
+    pub(crate) intervals: FrameIntervals,
 }
 
-impl Tally {
+impl TrackStatistics {
     pub(crate) fn new(time_base: Rational, sample_rate_hz: u32, run_in_samples: u32) -> Self {
         Self {
             time_base,
@@ -63,29 +63,29 @@ impl Tally {
             last_us: i64::MIN,
             end_us: None,
             is_last_corrupt: false,
-            intervals: Intervals::default(),
+            intervals: FrameIntervals::default(),
         }
     }
 
     /// Takes the next packet of the track.
-    pub(crate) fn add(&mut self, seen: Seen) {
+    pub(crate) fn add_packet(&mut self, seen: PacketSummary) {
         self.packets += 1;
         self.keys += u64::from(seen.is_key);
         self.size_bytes = self.size_bytes.saturating_add(u64::try_from(seen.size_bytes).unwrap_or(0));
         self.is_last_corrupt = seen.is_corrupt;
         let Some(pts) = seen.pts else { return };
         let at_us = pts.rescale(self.time_base, MICROS);
-        let heard_us = self.heard(at_us, seen.skip_samples);
+        let heard_us = self.audible_start_us(at_us, seen.skip_samples);
         self.start_us = Some(self.start_us.map_or(heard_us, |start| start.min(heard_us)));
         self.last_us = self.last_us.max(at_us);
         let end_us = at_us.saturating_add(seen.duration.max(0).rescale(self.time_base, MICROS));
         self.end_us = Some(self.end_us.map_or(end_us, |end| end.max(end_us)));
-        self.intervals.add(at_us);
+        self.intervals.add_timestamp(at_us);
     }
 
     /// When the first sample of a packet is heard. Some containers put an encoder's run-in before time 0 and leave it
     /// to the decoder to drop it; they round to milliseconds while doing so.
-    fn heard(&self, at_us: i64, skip_samples: u32) -> i64 {
+    fn audible_start_us(&self, at_us: i64, skip_samples: u32) -> i64 {
         let is_run_in = skip_samples == 0 && self.packets == 1 && at_us < 0;
         let skip_samples = if is_run_in { self.run_in_samples } else { skip_samples };
         let skip_us = match self.sample_rate_hz {
@@ -104,12 +104,12 @@ impl Tally {
     /// End of the last sample. Where the container gives the last one no duration it lasts as long as usual.
     pub(crate) fn end_us(&self) -> Option<i64> {
         let end = self.end_us?;
-        let usual = i64::try_from(self.intervals.usual_us()).unwrap_or(0);
+        let usual = i64::try_from(self.intervals.median_us()).unwrap_or(0);
         Some(if end == self.last_us { end.saturating_add(usual) } else { end })
     }
 
     /// Frames and the microseconds from the first to the last of them.
-    pub(crate) fn span(&self) -> (u64, u64) {
+    pub(crate) fn frame_span(&self) -> (u64, u64) {
         let span = self.start_us.map_or(0, |start| self.last_us.saturating_sub(start));
         (self.packets, u64::try_from(span).unwrap_or(0))
     }
@@ -117,7 +117,7 @@ impl Tally {
 
 /// Distances between neighbours in presentation order.
 #[derive(Debug, Default)]
-pub(crate) struct Intervals {
+pub(crate) struct FrameIntervals {
     waiting: BinaryHeap<Reverse<i64>>,
     last: Option<i64>,
     steps: BTreeMap<u64, u64>,
@@ -126,21 +126,21 @@ pub(crate) struct Intervals {
     pub(crate) longest_us: u64,
 }
 
-impl Intervals {
-    fn add(&mut self, at_us: i64) {
+impl FrameIntervals {
+    fn add_timestamp(&mut self, at_us: i64) {
         self.waiting.push(Reverse(at_us));
         if self.waiting.len() > REORDER_MAX {
-            self.take();
+            self.take_earliest();
         }
     }
 
     fn finish(&mut self) {
         while !self.waiting.is_empty() {
-            self.take();
+            self.take_earliest();
         }
     }
 
-    fn take(&mut self) {
+    fn take_earliest(&mut self) {
         let Some(Reverse(at)) = self.waiting.pop() else { return };
         let Some(last) = self.last.replace(at) else { return };
         let Ok(distance) = u64::try_from(at.saturating_sub(last)) else { return };
@@ -154,7 +154,7 @@ impl Intervals {
     }
 
     /// The median distance; 0 with fewer than two frames.
-    pub(crate) fn usual_us(&self) -> u64 {
+    pub(crate) fn median_us(&self) -> u64 {
         let half = self.steps.values().sum::<u64>().div_ceil(2);
         let mut sum = 0;
         for (step, count) in &self.steps {
@@ -168,7 +168,7 @@ impl Intervals {
 
     /// Whether more than one distance in fifty is off the usual one by more than a fifth.
     pub(crate) fn is_variable(&self) -> bool {
-        let usual = self.usual_us();
+        let usual = self.median_us();
         let is_off = |step: u64| (step * STEP_US).abs_diff(usual) * 5 > usual;
         let off: u64 = self.steps.iter().filter(|(step, _)| is_off(**step)).map(|(_, count)| count).sum();
         off * 50 > self.total
@@ -179,10 +179,10 @@ impl Intervals {
 mod tests {
     use super::*;
 
-    fn tally(timestamps: &[i64]) -> Tally {
-        let mut tally = Tally::new(Rational(1, 1000), 0, 0);
+    fn tally(timestamps: &[i64]) -> TrackStatistics {
+        let mut tally = TrackStatistics::new(Rational(1, 1000), 0, 0);
         for pts in timestamps {
-            let seen = Seen {
+            let seen = PacketSummary {
                 pts: Some(*pts),
                 duration: 0,
                 size_bytes: 10,
@@ -190,7 +190,7 @@ mod tests {
                 is_corrupt: false,
                 skip_samples: 0,
             };
-            tally.add(seen);
+            tally.add_packet(seen);
         }
         tally.finish();
         tally
@@ -199,11 +199,11 @@ mod tests {
     #[test]
     fn order_of_storage_does_not_matter() {
         let stored = tally(&[0, 120, 40, 80, 240, 160, 200]);
-        assert_eq!(stored.intervals.usual_us(), 40_000);
+        assert_eq!(stored.intervals.median_us(), 40_000);
         assert_eq!((stored.intervals.shortest_us, stored.intervals.longest_us), (40_000, 40_000));
         assert_eq!((stored.start_us, stored.end_us()), (Some(0), Some(280_000)));
         assert!(!stored.intervals.is_variable());
-        assert_eq!(stored.span(), (7, 240_000));
+        assert_eq!(stored.frame_span(), (7, 240_000));
     }
 
     #[test]

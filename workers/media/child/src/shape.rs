@@ -7,7 +7,7 @@ use ffmpeg_next::color::{Primaries, Range, Space, TransferCharacteristic as Tran
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Error as LibError, Rational, Rescale, filter, frame};
 
-use crate::error::{Blame, Error, Result};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult};
 use crate::ffi;
 
 /// Scaling for every rendition; the flags beside the kernel make it the same on every processor.
@@ -15,7 +15,7 @@ const SCALE_FLAGS: &str = "bicubic+accurate_rnd+bitexact";
 
 /// What a graph is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Kind {
+struct PictureFormat {
     width: u32,
     height: u32,
     pixel: Pixel,
@@ -26,8 +26,8 @@ struct Kind {
     primaries: Primaries,
 }
 
-impl Kind {
-    fn of(picture: &frame::Video) -> Self {
+impl PictureFormat {
+    fn from_picture(picture: &frame::Video) -> Self {
         Self {
             width: picture.width(),
             height: picture.height(),
@@ -45,7 +45,7 @@ impl Kind {
     }
 
     /// The matrix by FFmpeg's name for the scaler; none for RGB. Untagged pictures follow the usual guess by size.
-    fn matrix(&self) -> Option<&'static str> {
+    fn matrix_name(&self) -> Option<&'static str> {
         match self.space {
             Space::RGB => None,
             Space::BT709 => Some("bt709"),
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    fn range(&self) -> &'static str {
+    fn range_name(&self) -> &'static str {
         let is_jpeg = matches!(
             self.pixel,
             Pixel::YUVJ420P | Pixel::YUVJ422P | Pixel::YUVJ444P | Pixel::YUVJ440P | Pixel::YUVJ411P
@@ -69,11 +69,11 @@ impl Kind {
 
 /// What a graph does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Work {
+pub(crate) enum FilterOperation {
     /// Turns interlaced frames into whole ones, one for each.
     Deinterlace,
     /// Turns the picture upright and maps HDR to SDR; nothing at all for most sources.
-    Upright(Turn),
+    Upright(DisplayRotation),
     /// Scales to a size in square pixels, 8-bit 4:2:0, BT.709, limited range.
     Scale {
         /// Output width.
@@ -92,13 +92,13 @@ pub(crate) enum Work {
 
 /// How a stored picture is turned for showing, from the display matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Turn {
+pub(crate) struct DisplayRotation {
     /// Clockwise: 0, 90, 180 or 270.
     pub(crate) degrees: u16,
     filters: &'static str,
 }
 
-impl Turn {
+impl DisplayRotation {
     /// No turn.
     pub(crate) const NONE: Self = Self { degrees: 0, filters: "" };
 
@@ -123,16 +123,16 @@ impl Turn {
     }
 
     /// The turn of a track, as its container says.
-    pub(crate) fn of(stream: &ffmpeg_next::Stream<'_>) -> Self {
+    pub(crate) fn from_stream(stream: &ffmpeg_next::Stream<'_>) -> Self {
         let kind = ffmpeg_next::packet::side_data::Type::DisplayMatrix;
         let matrix = stream.side_data().find(|data| data.kind() == kind);
         matrix.map_or(Self::NONE, |matrix| Self::from_matrix(matrix.data()))
     }
 }
 
-impl Work {
+impl FilterOperation {
     /// The graph's filters for a kind of picture; empty when there is nothing to do.
-    fn filters(&self, kind: &Kind) -> String {
+    fn build_filter_chain(&self, kind: &PictureFormat) -> String {
         match self {
             Self::Deinterlace => "bwdif=mode=send_frame:parity=auto:deint=interlaced".into(),
             Self::Upright(turn) => {
@@ -141,29 +141,40 @@ impl Work {
                     filters.push(turn.filters.to_owned());
                 }
                 if kind.is_hdr() && filter::find("zscale").is_some() && filter::find("tonemap").is_some() {
-                    filters.push(tonemap(kind));
+                    filters.push(build_tonemap_filter(kind));
                 }
                 filters.join(",")
             }
-            Self::Scale { width, height } => scale(kind, *width, *height, "tv", "bt709", "yuv420p"),
-            Self::Picture { width, height } => scale(kind, *width, *height, "pc", "smpte170m", "yuvj420p"),
+            Self::Scale { width, height } => {
+                build_scale_filter(kind, *width, *height, "tv", "bt709", "yuv420p")
+            }
+            Self::Picture { width, height } => {
+                build_scale_filter(kind, *width, *height, "pc", "smpte170m", "yuvj420p")
+            }
         }
     }
 }
 
-fn scale(kind: &Kind, width: u32, height: u32, range: &str, matrix: &str, pixel: &str) -> String {
-    let from = kind.matrix().map(|matrix| format!(":in_color_matrix={matrix}")).unwrap_or_default();
+fn build_scale_filter(
+    kind: &PictureFormat,
+    width: u32,
+    height: u32,
+    range: &str,
+    matrix: &str,
+    pixel: &str,
+) -> String {
+    let from = kind.matrix_name().map(|matrix| format!(":in_color_matrix={matrix}")).unwrap_or_default();
     format!(
         "scale=w={width}:h={height}:flags={SCALE_FLAGS}{from}:in_range={}:out_color_matrix={matrix}\
          :out_range={range},format={pixel},setsar=1",
-        kind.range()
+        kind.range_name()
     )
 }
 
 /// Linear light, BT.709 primaries, a curve that keeps highlights, then back.
-fn tonemap(kind: &Kind) -> String {
+fn build_tonemap_filter(kind: &PictureFormat) -> String {
     let transfer = if kind.transfer == Transfer::SMPTE2084 { "smpte2084" } else { "arib-std-b67" };
-    let range = if kind.range() == "pc" { "full" } else { "limited" };
+    let range = if kind.range_name() == "pc" { "full" } else { "limited" };
     format!(
         "zscale=tin={transfer}:min=2020_ncl:pin=2020:rin={range}:t=linear:npl=100,format=gbrpf32le,\
          zscale=p=709,tonemap=tonemap=hable:desat=0,zscale=t=709:m=709:p=709:r=limited,format=yuv420p"
@@ -171,7 +182,12 @@ fn tonemap(kind: &Kind) -> String {
 }
 
 /// The size of a picture as shown, in square pixels: pixels stretched to squares, then turned.
-pub(crate) fn display_size(width: u32, height: u32, sample_aspect: Rational, turn: Turn) -> (u32, u32) {
+pub(crate) fn display_size(
+    width: u32,
+    height: u32,
+    sample_aspect: Rational,
+    turn: DisplayRotation,
+) -> (u32, u32) {
     let (num, den) =
         (u64::try_from(sample_aspect.0).unwrap_or(1), u64::try_from(sample_aspect.1).unwrap_or(1));
     let wide = (2 * u64::from(width) * num.max(1) + den.max(1)) / (2 * den.max(1));
@@ -180,36 +196,36 @@ pub(crate) fn display_size(width: u32, height: u32, sample_aspect: Rational, tur
 }
 
 /// A graph that follows the kind of its pictures.
-pub(crate) struct Shaper {
-    work: Work,
+pub(crate) struct PictureFilter {
+    work: FilterOperation,
     time_base: Rational,
-    graph: Option<(Kind, Option<filter::Graph>)>,
+    graph: Option<(PictureFormat, Option<filter::Graph>)>,
 }
 
-impl Shaper {
+impl PictureFilter {
     /// A graph for pictures with timestamps in `time_base`.
-    pub(crate) fn new(work: Work, time_base: Rational) -> Self {
+    pub(crate) fn new(work: FilterOperation, time_base: Rational) -> Self {
         Self { work, time_base, graph: None }
     }
 
     /// Puts a picture in; its contents go to the graph. Gives what is left of the graph for an earlier kind.
-    pub(crate) fn push(&mut self, picture: &mut frame::Video) -> Result<Vec<frame::Video>> {
-        let kind = Kind::of(picture);
+    pub(crate) fn push(&mut self, picture: &mut frame::Video) -> MediaChildResult<Vec<frame::Video>> {
+        let kind = PictureFormat::from_picture(picture);
         let mut left = Vec::new();
         if self.graph.as_ref().is_none_or(|(built, _)| *built != kind) {
             left = self.finish()?;
-            let filters = self.work.filters(&kind);
+            let filters = self.work.build_filter_chain(&kind);
             let graph = if filters.is_empty() {
                 None
             } else {
-                Some(build(&kind, self.time_base, &filters).fail("build filters")?)
+                Some(build_graph(&kind, self.time_base, &filters).or_failed("build filters")?)
             };
             self.graph = Some((kind, graph));
         }
         match &mut self.graph {
             Some((_, Some(graph))) => {
-                source(graph)?.source().add(picture).fail("filter a picture")?;
-                while let Some(ready) = pull(graph, self.time_base)? {
+                find_source_filter(graph)?.source().add(picture).or_failed("filter a picture")?;
+                while let Some(ready) = pull_picture(graph, self.time_base)? {
                     left.push(ready);
                 }
             }
@@ -219,11 +235,11 @@ impl Shaper {
     }
 
     /// The pictures that the graph still holds; it is built anew for the next picture.
-    pub(crate) fn finish(&mut self) -> Result<Vec<frame::Video>> {
+    pub(crate) fn finish(&mut self) -> MediaChildResult<Vec<frame::Video>> {
         let mut left = Vec::new();
         if let Some((_, Some(mut graph))) = self.graph.take() {
-            source(&mut graph)?.source().flush().fail("end filters")?;
-            while let Some(ready) = pull(&mut graph, self.time_base)? {
+            find_source_filter(&mut graph)?.source().flush().or_failed("end filters")?;
+            while let Some(ready) = pull_picture(&mut graph, self.time_base)? {
                 left.push(ready);
             }
         }
@@ -231,16 +247,20 @@ impl Shaper {
     }
 
     /// One picture for one, for graphs that hold none back.
-    pub(crate) fn shape(&mut self, picture: &mut frame::Video) -> Result<frame::Video> {
+    pub(crate) fn filter_picture(&mut self, picture: &mut frame::Video) -> MediaChildResult<frame::Video> {
         let mut ready = self.push(picture)?;
         match (ready.pop(), ready.is_empty()) {
             (Some(picture), true) => Ok(picture),
-            _ => Err(Error::Failed("a filter kept a picture".into())),
+            _ => Err(MediaChildError::Failed("a filter kept a picture".into())),
         }
     }
 }
 
-fn build(kind: &Kind, time_base: Rational, filters: &str) -> std::result::Result<filter::Graph, LibError> {
+fn build_graph(
+    kind: &PictureFormat,
+    time_base: Rational,
+    filters: &str,
+) -> std::result::Result<filter::Graph, LibError> {
     let name = kind.pixel.descriptor().ok_or(LibError::InvalidData)?.name();
     let Rational(num, den) = kind.sample_aspect;
     let (num, den) = if num > 0 && den > 0 { (num, den) } else { (1, 1) };
@@ -250,7 +270,7 @@ fn build(kind: &Kind, time_base: Rational, filters: &str) -> std::result::Result
     );
     let find = |name| filter::find(name).ok_or(LibError::FilterNotFound);
     let mut graph = filter::Graph::new();
-    ffi::single_thread(&mut graph);
+    ffi::use_single_thread(&mut graph);
     graph.add(&find("buffer")?, "in", &arguments)?;
     graph.add(&find("buffersink")?, "out", "")?;
     graph.output("in", 0)?.input("out", 0)?.parse(filters)?;
@@ -258,14 +278,15 @@ fn build(kind: &Kind, time_base: Rational, filters: &str) -> std::result::Result
     Ok(graph)
 }
 
-fn source(graph: &mut filter::Graph) -> Result<filter::Context> {
-    graph.get("in").ok_or_else(|| Error::Failed("a graph without a source".into()))
+fn find_source_filter(graph: &mut filter::Graph) -> MediaChildResult<filter::Context> {
+    graph.get("in").ok_or_else(|| MediaChildError::Failed("a graph without a source".into()))
 }
 
 /// Takes a picture that is ready, its timestamp in `time_base` again: the deinterlacer halves its own.
-fn pull(graph: &mut filter::Graph, time_base: Rational) -> Result<Option<frame::Video>> {
+fn pull_picture(graph: &mut filter::Graph, time_base: Rational) -> MediaChildResult<Option<frame::Video>> {
     let mut ready = frame::Video::empty();
-    let mut sink = graph.get("out").ok_or_else(|| Error::Failed("a graph without a sink".into()))?;
+    let mut sink =
+        graph.get("out").ok_or_else(|| MediaChildError::Failed("a graph without a sink".into()))?;
     match sink.sink().frame(&mut ready) {
         Ok(()) => {
             let own = sink.sink().time_base();
@@ -277,7 +298,7 @@ fn pull(graph: &mut filter::Graph, time_base: Rational) -> Result<Option<frame::
         }
         Err(LibError::Eof) => Ok(None),
         Err(LibError::Other { errno }) if errno == ffmpeg_next::error::EAGAIN => Ok(None),
-        Err(error) => Err(error).fail("take a picture"),
+        Err(error) => Err(error).or_failed("take a picture"),
     }
 }
 
@@ -293,7 +314,7 @@ mod tests {
     fn turns_follow_the_display_matrix() {
         let one = 1 << 16;
         let check = |cells: [i32; 9], degrees: u16, filters: &str| {
-            let turn = Turn::from_matrix(&matrix(cells));
+            let turn = DisplayRotation::from_matrix(&matrix(cells));
             assert_eq!((turn.degrees, turn.filters), (degrees, filters), "{cells:?}");
         };
         check([one, 0, 0, 0, one, 0, 0, 0, 1 << 30], 0, "");
@@ -302,6 +323,6 @@ mod tests {
         check([0, -one, 0, one, 0, 0, 0, 0, 1 << 30], 270, "transpose=cclock");
         check([-one, 0, 0, 0, one, 0, 0, 0, 1 << 30], 0, "hflip");
         check([0; 9], 0, "");
-        assert_eq!(Turn::from_matrix(b"short"), Turn::NONE);
+        assert_eq!(DisplayRotation::from_matrix(b"short"), DisplayRotation::NONE);
     }
 }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{Dictionary, Packet, Rational, Rescale, codec, frame};
-use media::protocol::{FromChild, Report};
-use media::{Code, StillsSpec};
+use media::protocol::{ChildMessage, MediaTaskReport};
+use media::{MediaErrorCode, StillsSpec};
 
-use crate::decode::Reader;
-use crate::error::{Blame, Error, Result, refused};
+use crate::decode::TrackDecoder;
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
 use crate::fragment::find_encoder;
-use crate::shape::{Shaper, Turn, Work, display_size};
-use crate::wire::{Job, Wire};
+use crate::shape::{DisplayRotation, FilterOperation, PictureFilter, display_size};
+use crate::wire::{ChildJob, ParentPipe};
 
 /// How far after the wanted time a picture may be, in microseconds.
 const SEARCH_US: i64 = 10_000_000;
@@ -32,19 +32,23 @@ const LAMBDA: i32 = 118;
 const EARLY_US: i64 = 20_000;
 
 /// Runs the task.
-pub(crate) fn run(wire: &Arc<Wire>, job: &Job, spec: &StillsSpec) -> Result<Report> {
-    spec.check().map_err(Error::Failed)?;
-    let mut report = Report::default();
+pub(crate) fn extract_stills(
+    wire: &Arc<ParentPipe>,
+    job: &ChildJob,
+    spec: &StillsSpec,
+) -> MediaChildResult<MediaTaskReport> {
+    spec.check().map_err(MediaChildError::Failed)?;
+    let mut report = MediaTaskReport::default();
     for (position, at_us) in spec.at_us.iter().enumerate() {
         let at_us = spec.origin_us.saturating_add(i64::try_from(*at_us).unwrap_or(i64::MAX));
-        let mut reader = Reader::open(wire, job, spec.stream, 0)?;
+        let mut reader = TrackDecoder::open(wire, job, spec.stream, 0)?;
         if at_us > spec.origin_us && !reader.seek(at_us) {
             drop(reader);
-            reader = Reader::open(wire, job, spec.stream, 0)?;
+            reader = TrackDecoder::open(wire, job, spec.stream, 0)?;
         }
-        let found = search(&mut reader, spec, at_us)?;
-        let bytes = to_jpeg(&found.picture, spec)?;
-        wire.send(&FromChild::Image {
+        let found = find_still(&mut reader, spec, at_us)?;
+        let bytes = encode_jpeg(&found.picture, spec)?;
+        wire.send(&ChildMessage::Image {
             position: u16::try_from(position).unwrap_or(u16::MAX),
             at_us: u64::try_from(found.at_us - spec.origin_us).unwrap_or(0),
             width: found.picture.width(),
@@ -54,26 +58,26 @@ pub(crate) fn run(wire: &Arc<Wire>, job: &Job, spec: &StillsSpec) -> Result<Repo
         report.frames_decoded += reader.decoded;
         report.decode_errors += reader.errors;
         report.frames_written += 1;
-        wire.progress(report.frames_written)?;
+        wire.send_progress(report.frames_written)?;
     }
     Ok(report)
 }
 
 /// A picture ready for JPEG.
-struct Found {
+struct StillPicture {
     picture: frame::Video,
     at_us: i64,
     luma: u64,
 }
 
 /// The first picture at or after a time that is not black, else the brightest, else the last of the track.
-fn search(reader: &mut Reader, spec: &StillsSpec, at_us: i64) -> Result<Found> {
-    let mut studio = Studio::new(reader, spec)?;
-    let mut best: Option<Found> = None;
+fn find_still(reader: &mut TrackDecoder, spec: &StillsSpec, at_us: i64) -> MediaChildResult<StillPicture> {
+    let mut studio = StillRenderer::new(reader, spec)?;
+    let mut best: Option<StillPicture> = None;
     let mut last = None;
     let mut seen = 0_u64;
     let mut stored = frame::Video::empty();
-    while reader.next(&mut stored)? {
+    while reader.next_frame(&mut stored)? {
         for picture in studio.deinterlace(std::mem::replace(&mut stored, frame::Video::empty()))? {
             let own_us = picture.pts().unwrap_or(0).rescale(reader.time_base, Rational(1, 1_000_000));
             if own_us.saturating_add(EARLY_US) < at_us {
@@ -88,7 +92,7 @@ fn search(reader: &mut Reader, spec: &StillsSpec, at_us: i64) -> Result<Found> {
             if !(seen - 1).is_multiple_of(SEARCH_STEP) {
                 continue;
             }
-            let found = studio.finish(picture, own_us)?;
+            let found = studio.render_still(picture, own_us)?;
             if found.luma > BLACK_LUMA_MAX || is_over {
                 return Ok(found);
             }
@@ -99,28 +103,32 @@ fn search(reader: &mut Reader, spec: &StillsSpec, at_us: i64) -> Result<Found> {
     }
     match (best, last) {
         (Some(best), _) => Ok(best),
-        (None, Some((picture, own_us))) => studio.finish(picture, own_us),
-        (None, None) => Err(refused(Code::MediaNoFrames, "no picture of the stream could be decoded")),
+        (None, Some((picture, own_us))) => studio.render_still(picture, own_us),
+        (None, None) => {
+            Err(refuse_source(MediaErrorCode::MediaNoFrames, "no picture of the stream could be decoded"))
+        }
     }
 }
 
 /// From stored pictures to those of the wanted size.
-struct Studio {
-    deinterlace: Option<Shaper>,
-    upright: Shaper,
-    turn: Turn,
+struct StillRenderer {
+    deinterlace: Option<PictureFilter>,
+    upright: PictureFilter,
+    turn: DisplayRotation,
     side_max: u32,
     time_base: Rational,
-    picture: Option<((u32, u32), Shaper)>,
+    picture: Option<((u32, u32), PictureFilter)>,
 }
 
-impl Studio {
-    fn new(reader: &Reader, spec: &StillsSpec) -> Result<Self> {
-        let turn = Turn::of(&reader.track()?);
+impl StillRenderer {
+    fn new(reader: &TrackDecoder, spec: &StillsSpec) -> MediaChildResult<Self> {
+        let turn = DisplayRotation::from_stream(&reader.track()?);
         let time_base = reader.time_base;
         Ok(Self {
-            deinterlace: spec.deinterlace.then(|| Shaper::new(Work::Deinterlace, time_base)),
-            upright: Shaper::new(Work::Upright(turn), time_base),
+            deinterlace: spec
+                .deinterlace
+                .then(|| PictureFilter::new(FilterOperation::Deinterlace, time_base)),
+            upright: PictureFilter::new(FilterOperation::Upright(turn), time_base),
             turn,
             side_max: spec.side_pixels_max,
             time_base,
@@ -128,30 +136,32 @@ impl Studio {
         })
     }
 
-    fn deinterlace(&mut self, mut picture: frame::Video) -> Result<Vec<frame::Video>> {
+    fn deinterlace(&mut self, mut picture: frame::Video) -> MediaChildResult<Vec<frame::Video>> {
         match &mut self.deinterlace {
             Some(shaper) => shaper.push(&mut picture),
             None => Ok(vec![picture]),
         }
     }
 
-    fn finish(&mut self, mut picture: frame::Video, at_us: i64) -> Result<Found> {
+    fn render_still(&mut self, mut picture: frame::Video, at_us: i64) -> MediaChildResult<StillPicture> {
         let shown = display_size(picture.width(), picture.height(), picture.aspect_ratio(), self.turn);
-        let size = bounded(shown, self.side_max);
-        let mut upright = self.upright.shape(&mut picture)?;
+        let size = fit_size(shown, self.side_max);
+        let mut upright = self.upright.filter_picture(&mut picture)?;
         if self.picture.as_ref().is_none_or(|(made, _)| *made != size) {
-            let work = Work::Picture { width: size.0, height: size.1 };
-            self.picture = Some((size, Shaper::new(work, self.time_base)));
+            let work = FilterOperation::Picture { width: size.0, height: size.1 };
+            self.picture = Some((size, PictureFilter::new(work, self.time_base)));
         }
-        let Some((_, shaper)) = &mut self.picture else { return Err(Error::Failed("no scaler".into())) };
-        let picture = shaper.shape(&mut upright)?;
+        let Some((_, shaper)) = &mut self.picture else {
+            return Err(MediaChildError::Failed("no scaler".into()));
+        };
+        let picture = shaper.filter_picture(&mut upright)?;
         let luma = mean_luma(&picture);
-        Ok(Found { picture, at_us, luma })
+        Ok(StillPicture { picture, at_us, luma })
     }
 }
 
 /// A size with the same shape whose longest side is bounded; even, so that chroma fits.
-fn bounded((width, height): (u32, u32), side_max: u32) -> (u32, u32) {
+fn fit_size((width, height): (u32, u32), side_max: u32) -> (u32, u32) {
     let longest = u64::from(width.max(height).max(1));
     let scale = u64::from(side_max).min(longest);
     let fit = |side: u32| {
@@ -173,9 +183,9 @@ fn mean_luma(picture: &frame::Video) -> u64 {
     sum / count.max(1)
 }
 
-fn to_jpeg(picture: &frame::Video, spec: &StillsSpec) -> Result<Bytes> {
+fn encode_jpeg(picture: &frame::Video, spec: &StillsSpec) -> MediaChildResult<Bytes> {
     let codec = find_encoder("mjpeg")?;
-    let mut video = codec::Context::new_with_codec(codec).encoder().video().fail("make the encoder")?;
+    let mut video = codec::Context::new_with_codec(codec).encoder().video().or_failed("make the encoder")?;
     video.set_width(picture.width());
     video.set_height(picture.height());
     video.set_format(Pixel::YUVJ420P);
@@ -187,14 +197,14 @@ fn to_jpeg(picture: &frame::Video, spec: &StillsSpec) -> Result<Bytes> {
     options.set("global_quality", &quality.to_string());
     options.set("threads", "1");
     options.set("strict", "unofficial");
-    let mut encoder = video.open_with(options).fail("open the encoder")?;
-    let mut frame = crate::ffi::share(picture).fail("share a picture")?;
+    let mut encoder = video.open_with(options).or_failed("open the encoder")?;
+    let mut frame = crate::ffi::share_picture(picture).or_failed("share a picture")?;
     frame.set_pts(Some(0));
     crate::ffi::set_quality(&mut frame, quality);
-    encoder.send_frame(&frame).fail("encode")?;
-    encoder.send_eof().fail("end the encoder")?;
+    encoder.send_frame(&frame).or_failed("encode")?;
+    encoder.send_eof().or_failed("end the encoder")?;
     let mut packet = Packet::empty();
-    encoder.receive_packet(&mut packet).fail("take a picture")?;
+    encoder.receive_packet(&mut packet).or_failed("take a picture")?;
     Ok(Bytes::copy_from_slice(packet.data().unwrap_or_default()))
 }
 
@@ -204,9 +214,9 @@ mod tests {
 
     #[test]
     fn pictures_keep_their_shape_within_the_bound() {
-        assert_eq!(bounded((1920, 1080), 640), (640, 360));
-        assert_eq!(bounded((1080, 1920), 640), (360, 640));
-        assert_eq!(bounded((101, 51), 640), (100, 50));
-        assert_eq!(bounded((5000, 3), 640), (640, 2));
+        assert_eq!(fit_size((1920, 1080), 640), (640, 360));
+        assert_eq!(fit_size((1080, 1920), 640), (360, 640));
+        assert_eq!(fit_size((101, 51), 640), (100, 50));
+        assert_eq!(fit_size((5000, 3), 640), (640, 2));
     }
 }

@@ -8,9 +8,9 @@
 
 use std::io::{Read, Seek};
 
-use media::Code;
+use media::MediaErrorCode;
 
-use crate::error::{Error, Result, refused};
+use crate::error::{MediaChildError, MediaChildResult, refuse_source};
 use crate::truncation::read_at;
 
 /// Most boxes looked at.
@@ -30,25 +30,29 @@ const CONTAINERS: [&[u8; 4]; 9] =
     [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof", b"traf"];
 
 /// Refuses a file whose tables declare more entries than allowed.
-pub(crate) fn check(file: impl Read + Seek, size_bytes: u64, entries_max: u64) -> Result<()> {
-    let track = Track::default();
-    let mut walk = Walk { file, boxes: 0, fragments: 0, entries: 0, entries_max, track };
-    walk.level(0, size_bytes, 0)
+pub(crate) fn check_table_entries(
+    file: impl Read + Seek,
+    size_bytes: u64,
+    entries_max: u64,
+) -> MediaChildResult<()> {
+    let track = TrackTables::default();
+    let mut walk = TableEntryCounter { file, boxes: 0, fragments: 0, entries: 0, entries_max, track };
+    walk.walk_level(0, size_bytes, 0)
 }
 
 #[derive(Debug)]
-struct Walk<F> {
+struct TableEntryCounter<F> {
     file: F,
     boxes: u32,
     fragments: u32,
     entries: u64,
     entries_max: u64,
-    track: Track,
+    track: TrackTables,
 }
 
 /// What the boxes of one track say about its samples.
 #[derive(Debug, Default)]
-struct Track {
+struct TrackTables {
     is_sound: bool,
     /// Each sample lasts one tick, as in uncompressed sound.
     is_ticking: bool,
@@ -57,52 +61,54 @@ struct Track {
     is_constant: bool,
     chunks: u64,
     /// The table from samples to chunks, and its declared entries.
-    to_chunks: Option<(Found, u64)>,
+    to_chunks: Option<(Mp4BoxRange, u64)>,
 }
 
 /// A box: its type, and where its content begins and ends.
 #[derive(Debug, Clone, Copy)]
-struct Found {
+struct Mp4BoxRange {
     kind: [u8; 4],
     start: u64,
     end: u64,
 }
 
-impl<F: Read + Seek> Walk<F> {
+impl<F: Read + Seek> TableEntryCounter<F> {
     /// Looks at the boxes of one level. Where the structure makes no sense the library may judge it.
-    fn level(&mut self, mut at: u64, end: u64, depth: u32) -> Result<()> {
-        while let Some(found) = self.next(at, end)? {
+    fn walk_level(&mut self, mut at: u64, end: u64, depth: u32) -> MediaChildResult<()> {
+        while let Some(found) = self.next_box(at, end)? {
             at = found.end;
             self.boxes += 1;
             if self.boxes > BOXES_MAX || depth > DEPTH_MAX {
-                return Err(refused(Code::MediaCorrupt, "too many boxes, or too deep"));
+                return Err(refuse_source(MediaErrorCode::MediaCorrupt, "too many boxes, or too deep"));
             }
             match &found.kind {
-                b"cmov" => return Err(refused(Code::MediaUnsupportedFormat, "a compressed index")),
+                b"cmov" => {
+                    return Err(refuse_source(MediaErrorCode::MediaUnsupportedFormat, "a compressed index"));
+                }
                 b"trak" => {
-                    self.track = Track::default();
-                    self.level(found.start, found.end, depth + 1)?;
-                    let samples = self.indexed()?;
-                    self.add(samples)?;
+                    self.track = TrackTables::default();
+                    self.walk_level(found.start, found.end, depth + 1)?;
+                    let samples = self.count_index_entries()?;
+                    self.add_entries(samples)?;
                 }
                 b"moof" if self.fragments >= FRAGMENTS_MAX => return Ok(()),
                 kind if CONTAINERS.contains(&kind) => {
                     self.fragments += u32::from(kind == b"moof");
-                    self.level(found.start, found.end, depth + 1)?;
+                    self.walk_level(found.start, found.end, depth + 1)?;
                 }
-                _ => self.table(found)?,
+                _ => self.read_table(found)?,
             }
         }
         Ok(())
     }
 
     /// ISO/IEC 14496-12 4.2: 32-bit length and type; 1 means that a 64-bit length follows, 0 the rest.
-    fn next(&mut self, at: u64, end: u64) -> Result<Option<Found>> {
+    fn next_box(&mut self, at: u64, end: u64) -> MediaChildResult<Option<Mp4BoxRange>> {
         if end.saturating_sub(at) < 8 {
             return Ok(None);
         }
         let mut head = [0; 16];
-        let known = self.read(at, &mut head)?;
+        let known = self.read_bytes(at, &mut head)?;
         let [a, b, c, d, kind @ .., _, _, _, _, _, _, _, _] = head;
         let [_, _, _, _, _, _, _, _, long @ ..] = head;
         let (length, head_bytes) = match u32::from_be_bytes([a, b, c, d]) {
@@ -114,13 +120,13 @@ impl<F: Read + Seek> Walk<F> {
             return Ok(None);
         }
         let until = at.saturating_add(length).min(end);
-        Ok(Some(Found { kind, start: (at + head_bytes).min(until), end: until }))
+        Ok(Some(Mp4BoxRange { kind, start: (at + head_bytes).min(until), end: until }))
     }
 
     /// Takes note of what a table declares.
-    fn table(&mut self, found: Found) -> Result<()> {
+    fn read_table(&mut self, found: Mp4BoxRange) -> MediaChildResult<()> {
         let mut bytes = [0; 20];
-        let known = self.read(found.start, &mut bytes)?;
+        let known = self.read_bytes(found.start, &mut bytes)?;
         let word = |offset: usize| {
             let word = bytes.get(offset..offset + 4).filter(|_| offset + 4 <= known);
             word.and_then(|word| word.try_into().ok()).map_or(0, u32::from_be_bytes)
@@ -134,26 +140,26 @@ impl<F: Read + Seek> Walk<F> {
             b"stz2" => track.samples += second,
             b"stts" => {
                 track.is_ticking = first == 1 && word(12) == 1;
-                return self.add(first);
+                return self.add_entries(first);
             }
             b"stsc" => {
                 track.to_chunks = Some((found, first));
-                return self.add(first);
+                return self.add_entries(first);
             }
             b"stco" | b"co64" => {
                 track.chunks += first;
-                return self.add(first);
+                return self.add_entries(first);
             }
-            b"ctts" | b"stss" | b"stps" | b"elst" | b"trun" => return self.add(first),
-            b"sbgp" | b"tfra" => return self.add(second),
+            b"ctts" | b"stss" | b"stps" | b"elst" | b"trun" => return self.add_entries(first),
+            b"sbgp" | b"tfra" => return self.add_entries(second),
             _ => {}
         }
         Ok(())
     }
 
     /// Entries of the library's index for the samples of the track. Uncompressed sound is indexed by pieces of its chunks.
-    fn indexed(&mut self) -> Result<u64> {
-        let Track { is_sound, is_ticking, samples, is_constant, chunks, to_chunks } =
+    fn count_index_entries(&mut self) -> MediaChildResult<u64> {
+        let TrackTables { is_sound, is_ticking, samples, is_constant, chunks, to_chunks } =
             std::mem::take(&mut self.track);
         let (true, Some((table, entries))) = (is_sound && is_ticking && is_constant, to_chunks) else {
             return Ok(samples);
@@ -163,35 +169,36 @@ impl<F: Read + Seek> Walk<F> {
         let mut at = table.start.saturating_add(8);
         for _ in 0..entries {
             let mut entry = [0; STSC_ENTRY_BYTES];
-            if at >= table.end || self.read(at, &mut entry)? < STSC_ENTRY_BYTES {
+            if at >= table.end || self.read_bytes(at, &mut entry)? < STSC_ENTRY_BYTES {
                 break;
             }
             at += 12;
             let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
             let mut words = entry.chunks_exact(4).map(word);
             let (Some(first), Some(count)) = (words.next(), words.next()) else { break };
-            pieces = pieces.saturating_add(run(open, first));
+            pieces = pieces.saturating_add(count_chunk_pieces(open, first));
             open = Some((first, count.div_ceil(PLAIN_SAMPLES_PER_ENTRY)));
         }
-        Ok(pieces.saturating_add(run(open, chunks.saturating_add(1))))
+        Ok(pieces.saturating_add(count_chunk_pieces(open, chunks.saturating_add(1))))
     }
 
-    fn add(&mut self, entries: u64) -> Result<()> {
+    fn add_entries(&mut self, entries: u64) -> MediaChildResult<()> {
         self.entries = self.entries.saturating_add(entries);
         if self.entries <= self.entries_max {
             return Ok(());
         }
         let detail = format!("its tables have more than {} entries", self.entries_max);
-        Err(refused(Code::MediaTooManyPackets, detail))
+        Err(refuse_source(MediaErrorCode::MediaTooManyPackets, detail))
     }
 
-    fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<usize> {
-        read_at(&mut self.file, at, buffer).map_err(|error| Error::Failed(format!("read a table: {error}")))
+    fn read_bytes(&mut self, at: u64, buffer: &mut [u8]) -> MediaChildResult<usize> {
+        read_at(&mut self.file, at, buffer)
+            .map_err(|error| MediaChildError::Failed(format!("read a table: {error}")))
     }
 }
 
 /// Pieces of the chunks from an entry to the first chunk of the next.
-fn run(open: Option<(u64, u64)>, next_first: u64) -> u64 {
+fn count_chunk_pieces(open: Option<(u64, u64)>, next_first: u64) -> u64 {
     open.map_or(0, |(first, pieces)| next_first.saturating_sub(first).saturating_mul(pieces))
 }
 
@@ -218,18 +225,18 @@ mod tests {
         boxed(*b"moov", &boxed(*b"trak", &boxed(*b"mdia", &[handler, stbl].concat())))
     }
 
-    fn verdict(bytes: &[u8], entries_max: u64) -> Option<Code> {
+    fn verdict(bytes: &[u8], entries_max: u64) -> Option<MediaErrorCode> {
         let size = u64::try_from(bytes.len()).unwrap();
-        match check(Cursor::new(bytes), size, entries_max) {
+        match check_table_entries(Cursor::new(bytes), size, entries_max) {
             Ok(()) => None,
-            Err(Error::Refused { code, .. }) => Some(code),
-            Err(Error::Failed(detail)) => panic!("{detail}"),
+            Err(MediaChildError::Refused { code, .. }) => Some(code),
+            Err(MediaChildError::Failed(detail)) => panic!("{detail}"),
         }
     }
 
     #[test]
     fn what_is_declared_counts_however_few_bytes_there_are() {
-        let many = Some(Code::MediaTooManyPackets);
+        let many = Some(MediaErrorCode::MediaTooManyPackets);
         for (tables, wanted) in [
             (vec![table(*b"stsz", &[0, 100])], None),
             (vec![table(*b"stsz", &[0, 101])], many),
@@ -249,7 +256,10 @@ mod tests {
         assert_eq!(verdict(&fragment, 100), many);
         let edits = boxed(*b"moov", &boxed(*b"trak", &boxed(*b"edts", &table(*b"elst", &[101]))));
         assert_eq!(verdict(&edits, 100), many);
-        assert_eq!(verdict(&boxed(*b"moov", &boxed(*b"cmov", b"")), 100), Some(Code::MediaUnsupportedFormat));
+        assert_eq!(
+            verdict(&boxed(*b"moov", &boxed(*b"cmov", b"")), 100),
+            Some(MediaErrorCode::MediaUnsupportedFormat)
+        );
         let two =
             [track(*b"vide", &[table(*b"stsz", &[0, 60])]), track(*b"soun", &[table(*b"stsz", &[0, 60])])];
         assert_eq!(verdict(&two.concat(), 100), many, "tracks count together");
@@ -266,8 +276,14 @@ mod tests {
             ]
         };
         assert_eq!(verdict(&track(*b"soun", &tables(4_800, 20)), 200), None);
-        assert_eq!(verdict(&track(*b"vide", &tables(4_800, 20)), 200), Some(Code::MediaTooManyPackets));
-        assert_eq!(verdict(&track(*b"soun", &tables(u32::MAX, 20)), 200), Some(Code::MediaTooManyPackets));
+        assert_eq!(
+            verdict(&track(*b"vide", &tables(4_800, 20)), 200),
+            Some(MediaErrorCode::MediaTooManyPackets)
+        );
+        assert_eq!(
+            verdict(&track(*b"soun", &tables(u32::MAX, 20)), 200),
+            Some(MediaErrorCode::MediaTooManyPackets)
+        );
     }
 
     #[test]
@@ -279,7 +295,7 @@ mod tests {
         for _ in 0..40 {
             deep = boxed(*b"moov", &deep);
         }
-        assert_eq!(verdict(&deep, 1), Some(Code::MediaCorrupt));
-        assert_eq!(verdict(&boxed(*b"free", b"").repeat(100_001), 1), Some(Code::MediaCorrupt));
+        assert_eq!(verdict(&deep, 1), Some(MediaErrorCode::MediaCorrupt));
+        assert_eq!(verdict(&boxed(*b"free", b"").repeat(100_001), 1), Some(MediaErrorCode::MediaCorrupt));
     }
 }

@@ -2,7 +2,7 @@
 //! ranges of one title agree at their joints however it is cut.
 
 use ffmpeg_next::Rational;
-use media::Ratio;
+use media::MediaRatio;
 
 /// A source timestamp this much before the middle of an output frame still counts as past it, in 1/64 of a frame.
 /// Containers round timestamps; without the slack, sources at twice the output rate would flicker between neighbours.
@@ -10,24 +10,24 @@ const SLACK: i128 = 1;
 
 /// Places source timestamps on the output grid.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Grid {
-    rate: Ratio,
+pub(crate) struct FrameGrid {
+    rate: MediaRatio,
     origin_us: i64,
     time_base: (i32, i32),
 }
 
-impl Grid {
+impl FrameGrid {
     /// The grid for timestamps in `time_base`, with output frame 0 at `origin_us`.
-    pub(crate) fn new(rate: Ratio, origin_us: i64, time_base: Rational) -> Self {
+    pub(crate) fn new(rate: MediaRatio, origin_us: i64, time_base: Rational) -> Self {
         Self { rate, origin_us, time_base: (time_base.0, time_base.1) }
     }
 
     /// The output frame nearest to a timestamp; saturates far outside of any presentation.
-    pub(crate) fn index(&self, timestamp: i64) -> i64 {
-        self.place(timestamp).unwrap_or(if timestamp < 0 { i64::MIN } else { i64::MAX })
+    pub(crate) fn frame_index(&self, timestamp: i64) -> i64 {
+        self.checked_index(timestamp).unwrap_or(if timestamp < 0 { i64::MIN } else { i64::MAX })
     }
 
-    fn place(&self, timestamp: i64) -> Option<i64> {
+    fn checked_index(&self, timestamp: i64) -> Option<i64> {
         let (num, den) = (i128::from(self.time_base.0), i128::from(self.time_base.1));
         let micros = i128::from(timestamp).checked_mul(num)?.checked_mul(1_000_000)?;
         let from_origin = micros.checked_sub(i128::from(self.origin_us).checked_mul(den)?)?;
@@ -39,7 +39,7 @@ impl Grid {
     }
 
     /// When an output frame begins, in microseconds on the file's own clock.
-    pub(crate) fn at_us(&self, frame: u64) -> i64 {
+    pub(crate) fn frame_start_us(&self, frame: u64) -> i64 {
         let span =
             u128::from(frame) * u128::from(self.rate.den) * 1_000_000 / u128::from(self.rate.num.max(1));
         self.origin_us.saturating_add(i64::try_from(span).unwrap_or(i64::MAX))
@@ -48,7 +48,7 @@ impl Grid {
 
 /// A source frame and the output frames that show it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Shown<F> {
+pub(crate) struct PlacedFrame<F> {
     pub(crate) frame: F,
     pub(crate) first: u64,
     pub(crate) count: u64,
@@ -56,7 +56,7 @@ pub(crate) struct Shown<F> {
 
 /// Chooses, for a range of the output grid, the last source frame that is not after each output frame.
 #[derive(Debug)]
-pub(crate) struct Selector<F> {
+pub(crate) struct FrameSelector<F> {
     start: i64,
     next: u64,
     end: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Selector<F> {
     pub(crate) dropped: u64,
 }
 
-impl<F> Selector<F> {
+impl<F> FrameSelector<F> {
     /// For `count` output frames from `start`.
     pub(crate) fn new(start: u64, count: u32) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl<F> Selector<F> {
     }
 
     /// Takes the next source frame in presentation order; gives the frame before it when its places are known.
-    pub(crate) fn push(&mut self, index: i64, frame: F) -> Option<Shown<F>> {
+    pub(crate) fn push(&mut self, index: i64, frame: F) -> Option<PlacedFrame<F>> {
         let Some((held_index, held)) = self.held.take() else {
             self.held = Some((index, frame));
             return None;
@@ -96,14 +96,14 @@ impl<F> Selector<F> {
             }
             return None;
         }
-        Some(self.show(held, until))
+        Some(self.place_frame(held, until))
     }
 
     /// After the last source frame: it fills what is left of the range.
-    pub(crate) fn finish(&mut self) -> Option<Shown<F>> {
+    pub(crate) fn finish(&mut self) -> Option<PlacedFrame<F>> {
         let (_, held) = self.held.take()?;
         let until = self.end;
-        (self.next < until).then(|| self.show(held, until))
+        (self.next < until).then(|| self.place_frame(held, until))
     }
 
     /// Whether all of the range is shown.
@@ -111,12 +111,12 @@ impl<F> Selector<F> {
         self.next >= self.end
     }
 
-    fn show(&mut self, frame: F, until: u64) -> Shown<F> {
+    fn place_frame(&mut self, frame: F, until: u64) -> PlacedFrame<F> {
         let (first, count) = (self.next, until - self.next);
         self.next = until;
         self.is_shown = true;
         self.repeated += count - 1;
-        Shown { frame, first, count }
+        PlacedFrame { frame, first, count }
     }
 }
 
@@ -124,10 +124,10 @@ impl<F> Selector<F> {
 mod tests {
     use super::*;
 
-    fn select(timestamps: &[i64], grid: Grid, start: u64, count: u32) -> Vec<i64> {
-        let mut selector = Selector::new(start, count);
+    fn select(timestamps: &[i64], grid: FrameGrid, start: u64, count: u32) -> Vec<i64> {
+        let mut selector = FrameSelector::new(start, count);
         let mut shown = Vec::new();
-        let mut take = |show: Option<Shown<i64>>| {
+        let mut take = |show: Option<PlacedFrame<i64>>| {
             if let Some(show) = show {
                 shown.extend(std::iter::repeat_n(show.frame, usize::try_from(show.count).unwrap()));
             }
@@ -136,14 +136,14 @@ mod tests {
             if selector.is_full() {
                 break;
             }
-            take(selector.push(grid.index(*timestamp), *timestamp));
+            take(selector.push(grid.frame_index(*timestamp), *timestamp));
         }
         take(selector.finish());
         shown
     }
 
     fn check(timestamps: &[i64], rate: (u32, u32), expected: &[i64]) {
-        let grid = Grid::new(Ratio::new(rate.0, rate.1), timestamps[0] * 1000, Rational(1, 1000));
+        let grid = FrameGrid::new(MediaRatio::new(rate.0, rate.1), timestamps[0] * 1000, Rational(1, 1000));
         let count = u32::try_from(expected.len()).unwrap();
         assert_eq!(select(timestamps, grid, 0, count), expected, "{timestamps:?} at {rate:?}");
     }
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_late_first_frame_fills_the_beginning() {
-        let grid = Grid::new(Ratio::new(25, 1), 0, Rational(1, 1000));
+        let grid = FrameGrid::new(MediaRatio::new(25, 1), 0, Rational(1, 1000));
         assert_eq!(select(&[80, 120], grid, 0, 5), [80, 80, 80, 120, 120]);
     }
 
@@ -180,7 +180,7 @@ mod tests {
             time += i64::try_from(state >> 58).unwrap() * 2;
         }
         for rate in [(25, 1), (30_000, 1001), (60, 1), (10, 1)] {
-            let grid = Grid::new(Ratio::new(rate.0, rate.1), 0, Rational(1, 1000));
+            let grid = FrameGrid::new(MediaRatio::new(rate.0, rate.1), 0, Rational(1, 1000));
             let whole = select(&timestamps, grid, 0, 300);
             for cut in [1, 7, 100, 299] {
                 let mut parts = select(&timestamps, grid, 0, cut);
@@ -192,8 +192,8 @@ mod tests {
 
     #[test]
     fn absurd_timestamps_saturate() {
-        let grid = Grid::new(Ratio::new(60, 1), 0, Rational(i32::MAX, 1));
-        assert_eq!(grid.index(i64::MAX), i64::MAX);
-        assert_eq!(grid.index(i64::MIN), i64::MIN);
+        let grid = FrameGrid::new(MediaRatio::new(60, 1), 0, Rational(i32::MAX, 1));
+        assert_eq!(grid.frame_index(i64::MAX), i64::MAX);
+        assert_eq!(grid.frame_index(i64::MIN), i64::MIN);
     }
 }

@@ -8,17 +8,17 @@ use std::io::{self, Read, Seek, SeekFrom};
 const BOXES_MAX: usize = 10_000;
 
 /// True when a length in the outermost structure points past the end of the file.
-pub(crate) fn is_cut_short(mut file: impl Read + Seek, size_bytes: u64, format: &str) -> io::Result<bool> {
+pub(crate) fn is_truncated(mut file: impl Read + Seek, size_bytes: u64, format: &str) -> io::Result<bool> {
     match format {
-        "mov,mp4,m4a,3gp,3g2,mj2" => boxes(&mut file, size_bytes),
-        "avi" | "wav" => riff(&mut file, size_bytes),
-        "matroska,webm" => ebml(&mut file, size_bytes),
+        "mov,mp4,m4a,3gp,3g2,mj2" => is_mp4_truncated(&mut file, size_bytes),
+        "avi" | "wav" => is_riff_truncated(&mut file, size_bytes),
+        "matroska,webm" => is_ebml_truncated(&mut file, size_bytes),
         _ => Ok(false),
     }
 }
 
 /// ISO/IEC 14496-12: 32-bit size and type; size 1 means a 64-bit size follows, 0 means to the end of the file.
-fn boxes(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
+fn is_mp4_truncated(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
     let mut offset = 0_u64;
     let mut has_moov = false;
     let mut has_mdat = false;
@@ -57,7 +57,7 @@ fn boxes(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
 }
 
 /// RIFF: the size of the first chunk counts from its ninth byte. Writers that stream leave 0 or all ones.
-fn riff(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
+fn is_riff_truncated(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
     let mut head = [0_u8; 8];
     let count = read_at(file, 0, &mut head)?;
     let [_, _, _, _, size @ ..] = head;
@@ -66,15 +66,15 @@ fn riff(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
 }
 
 /// RFC 8794: the header element, then the segment; a size of all ones is unknown.
-fn ebml(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
-    let Some((header, length)) = element(file, 0)? else { return Ok(true) };
+fn is_ebml_truncated(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Result<bool> {
+    let Some((header, length)) = read_ebml_element(file, 0)? else { return Ok(true) };
     let Some(segment) = length.and_then(|length| header.checked_add(length)) else { return Ok(false) };
-    let Some((start, length)) = element(file, segment)? else { return Ok(true) };
+    let Some((start, length)) = read_ebml_element(file, segment)? else { return Ok(true) };
     Ok(length.and_then(|length| start.checked_add(length)).is_some_and(|end| end > size_bytes))
 }
 
 /// Where the content of an element starts, and its length when that is known; none at the end of the file.
-fn element(file: &mut (impl Read + Seek), offset: u64) -> io::Result<Option<(u64, Option<u64>)>> {
+fn read_ebml_element(file: &mut (impl Read + Seek), offset: u64) -> io::Result<Option<(u64, Option<u64>)>> {
     let mut head = [0_u8; 12];
     let count = read_at(file, offset, &mut head)?;
     let id_bytes = usize::try_from(head.first().map_or(0, |byte| byte.leading_zeros()) + 1).unwrap_or(9);
@@ -108,7 +108,7 @@ mod tests {
 
     fn check(format: &str, bytes: &[u8], expected: bool) {
         let size = u64::try_from(bytes.len()).unwrap();
-        assert_eq!(is_cut_short(Cursor::new(bytes), size, format).unwrap(), expected, "{format} {bytes:?}");
+        assert_eq!(is_truncated(Cursor::new(bytes), size, format).unwrap(), expected, "{format} {bytes:?}");
     }
 
     #[test]

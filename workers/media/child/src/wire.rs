@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use media::protocol::{self, FromChild, Limits, READS_IN_FLIGHT_MAX, Task, ToChild};
+use media::protocol::{self, ChildMessage, MediaLimits, MediaTask, ParentMessage, READS_IN_FLIGHT_MAX};
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
+use crate::error::{MediaChildError, MediaChildResult};
 use crate::ffi;
 
 /// Progress is told at most this often.
@@ -19,87 +19,87 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The task and what it is about.
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) task: Task,
+pub(crate) struct ChildJob {
+    pub(crate) task: MediaTask,
     pub(crate) size_bytes: u64,
-    pub(crate) limits: Limits,
+    pub(crate) limits: MediaLimits,
 }
 
 /// The pipes.
 #[derive(Debug)]
-pub(crate) struct Wire {
+pub(crate) struct ParentPipe {
     stdout: Mutex<Stdout>,
     answers: Mutex<Receiver<Bytes>>,
-    told: Mutex<Told>,
+    told: Mutex<ReportedProgress>,
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct ReportedProgress {
     done: u64,
     done_at: Option<Instant>,
     steps: u64,
     steps_at: Option<Instant>,
 }
 
-impl Wire {
+impl ParentPipe {
     /// Takes the task from stdin and starts the thread that takes the answers; end of stdin ends the process.
-    pub(crate) fn open(stdin: Stdin, stdout: Stdout) -> Result<(Arc<Self>, Job)> {
-        let first =
-            protocol::read_frame(&mut stdin.lock()).map_err(|error| Error::Failed(error.to_string()))?;
-        let Some(ToChild::Start { task, size_bytes, limits }) = first else {
-            return Err(Error::Failed("no task".into()));
+    pub(crate) fn open(stdin: Stdin, stdout: Stdout) -> MediaChildResult<(Arc<Self>, ChildJob)> {
+        let first = protocol::read_frame(&mut stdin.lock())
+            .map_err(|error| MediaChildError::Failed(error.to_string()))?;
+        let Some(ParentMessage::Start { task, size_bytes, limits }) = first else {
+            return Err(MediaChildError::Failed("no task".into()));
         };
         let (sender, answers) = sync_channel(READS_IN_FLIGHT_MAX);
-        let listen = move || take_answers(&stdin, &sender);
+        let listen = move || receive_answers(&stdin, &sender);
         std::thread::Builder::new()
             .name("stdin".into())
             .spawn(listen)
-            .map_err(|error| Error::Failed(format!("start the reader: {error}")))?;
+            .map_err(|error| MediaChildError::Failed(format!("start the reader: {error}")))?;
         let wire = Self {
             stdout: Mutex::new(stdout),
             answers: Mutex::new(answers),
-            told: Mutex::new(Told::default()),
+            told: Mutex::new(ReportedProgress::default()),
         };
-        Ok((Arc::new(wire), Job { task, size_bytes, limits }))
+        Ok((Arc::new(wire), ChildJob { task, size_bytes, limits }))
     }
 
     /// Sends one frame; fails when the parent is gone.
-    pub(crate) fn send(&self, message: &FromChild) -> Result<()> {
+    pub(crate) fn send(&self, message: &ChildMessage) -> MediaChildResult<()> {
         let mut stdout = self.stdout.lock();
         protocol::write_frame(&mut *stdout, message)
-            .map_err(|error| Error::Failed(format!("tell the parent: {error}")))
+            .map_err(|error| MediaChildError::Failed(format!("tell the parent: {error}")))
     }
 
-    /// Asks for a range; its bytes come by [`Wire::answer`] in the order of asking.
-    pub(crate) fn ask(&self, offset: u64, len: u32) -> io::Result<()> {
-        self.send(&FromChild::Read { offset, len }).map_err(io::Error::other)
+    /// Asks for a range; its bytes come by [`ParentPipe::receive_data`] in the order of asking.
+    pub(crate) fn request_read(&self, offset: u64, len: u32) -> io::Result<()> {
+        self.send(&ChildMessage::Read { offset, len }).map_err(io::Error::other)
     }
 
     /// Waits for the answer to the oldest question.
-    pub(crate) fn answer(&self) -> io::Result<Bytes> {
+    pub(crate) fn receive_data(&self) -> io::Result<Bytes> {
         self.answers.lock().recv().map_err(io::Error::other)
     }
 
     /// Tells how much is done, when it is more than before and enough time has passed.
-    pub(crate) fn progress(&self, done: u64) -> Result<()> {
+    pub(crate) fn send_progress(&self, done: u64) -> MediaChildResult<()> {
         let mut told = self.told.lock();
         if done <= told.done || !is_due(told.done_at) {
             return Ok(());
         }
         told.done = done;
         told.done_at = Some(Instant::now());
-        self.send(&FromChild::Progress { done })
+        self.send(&ChildMessage::Progress { done })
     }
 
-    /// Tells that there is life while there is no progress; like [`Wire::progress`].
-    pub(crate) fn working(&self, steps: u64) -> Result<()> {
+    /// Tells that there is life while there is no progress; like [`ParentPipe::send_progress`].
+    pub(crate) fn send_heartbeat(&self, steps: u64) -> MediaChildResult<()> {
         let mut told = self.told.lock();
         if steps <= told.steps || !is_due(told.steps_at) {
             return Ok(());
         }
         told.steps = steps;
         told.steps_at = Some(Instant::now());
-        self.send(&FromChild::Working { steps })
+        self.send(&ChildMessage::Working { steps })
     }
 }
 
@@ -107,8 +107,8 @@ fn is_due(at: Option<Instant>) -> bool {
     at.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL)
 }
 
-fn take_answers(stdin: &Stdin, sender: &SyncSender<Bytes>) {
-    while let Ok(Some(ToChild::Data { bytes })) = protocol::read_frame(&mut stdin.lock()) {
+fn receive_answers(stdin: &Stdin, sender: &SyncSender<Bytes>) {
+    while let Ok(Some(ParentMessage::Data { bytes })) = protocol::read_frame(&mut stdin.lock()) {
         if sender.send(bytes).is_err() {
             break;
         }

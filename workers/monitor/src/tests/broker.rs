@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream::AckKind, jetstream::consumer::pull};
 use futures::StreamExt;
-use nats::{Bus, Role, Start, testing::TestBroker};
+use nats::{Bus, ReaderStart, Role, testing::TestBroker};
 use schemas::{
     ids::JobId,
-    subjects::{self, Priority},
+    subjects::{self, JobPriority},
 };
 use tokio::{
     task::JoinHandle,
@@ -16,23 +16,23 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::exported;
-use crate::{Config, Durable, Error, Metrics, Snapshot};
+use crate::{DurableStats, MonitorConfig, MonitorError, MonitorMetrics, MonitorSnapshot};
 
 /// Longest wait for anything; many times what it takes.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running monitor and what stops it.
 struct Running {
-    metrics: Metrics,
+    metrics: MonitorMetrics,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
+    task: JoinHandle<Result<(), MonitorError>>,
 }
 
 impl Running {
     /// Starts one, and returns once it hears and has polled.
-    async fn start(broker: &TestBroker, config: Config) -> Self {
-        let (metrics, stop) = (Metrics::new(), CancellationToken::new());
-        let config = Config { poll_ms: 100, poll_timeout_ms: 1_000, ..config };
+    async fn start(broker: &TestBroker, config: MonitorConfig) -> Self {
+        let (metrics, stop) = (MonitorMetrics::new(), CancellationToken::new());
+        let config = MonitorConfig { poll_ms: 100, poll_timeout_ms: 1_000, ..config };
         let bus = broker.bus(Role::Monitor).await;
         let task = tokio::spawn(crate::run(bus, config, metrics.clone(), stop.clone()));
         let running = Self { metrics, stop, task };
@@ -40,7 +40,7 @@ impl Running {
         running
     }
 
-    async fn until(&self, what: &str, holds: impl Fn(&Snapshot) -> bool) -> Snapshot {
+    async fn until(&self, what: &str, holds: impl Fn(&MonitorSnapshot) -> bool) -> MonitorSnapshot {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let snapshot = self.metrics.snapshot();
@@ -62,7 +62,7 @@ async fn publish(bus: &Bus, stream: &str, subject: &str) {
     bus.publish_raw(stream, subject, subject, HeaderMap::new(), b"payload".to_vec()).await.unwrap();
 }
 
-fn durable<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Durable {
+fn durable<'a>(snapshot: &'a MonitorSnapshot, name: &str) -> &'a DurableStats {
     snapshot.durables.iter().find(|durable| durable.durable == name).unwrap()
 }
 
@@ -70,13 +70,13 @@ fn durable<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Durable {
 async fn deliveries_are_not_counted_again() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    let monitor = Running::start(&broker, Config::default()).await;
-    let mut all = admin.listen(subjects::ALL.into()).await.unwrap();
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
+    let mut all = admin.subscribe_core(subjects::ALL.into()).await.unwrap();
     for n in 0..3 {
         publish(&admin, subjects::EVENTS, &format!("evt.media.stored.m{n}")).await;
     }
-    let reading = nats::reader::Config::new(subjects::EVENTS, vec!["evt.>".into()], Start::All);
-    let mut reader = broker.bus(Role::Audit).await.reader(reading).await.unwrap();
+    let reading = nats::reader::ReaderConfig::new(subjects::EVENTS, vec!["evt.>".into()], ReaderStart::All);
+    let mut reader = broker.bus(Role::Audit).await.open_reader(reading).await.unwrap();
     for _ in 0..3 {
         timeout(DEADLINE, reader.next()).await.unwrap().unwrap();
     }
@@ -104,13 +104,14 @@ async fn deliveries_are_not_counted_again() {
 async fn depth_and_age_of_a_queue_are_those_of_its_unfinished_messages() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    let monitor = Running::start(&broker, Config::default()).await;
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
     let name = "transcode-p1";
     let idle = monitor.metrics.snapshot();
     assert_eq!((durable(&idle, name).pending, durable(&idle, name).oldest_age_seconds), (0, 0.0));
 
     for part in ["v0", "v1"] {
-        let subject = subjects::job_part("transcode", Priority::P1, JobId::from_bytes([1; 16]), part);
+        let subject =
+            subjects::job_part_subject("transcode", JobPriority::P1, JobId::from_bytes([1; 16]), part);
         publish(&admin, subjects::JOBS, &subject).await;
     }
     let waiting = monitor
@@ -148,18 +149,18 @@ async fn depth_and_age_of_a_queue_are_those_of_its_unfinished_messages() {
 async fn dead_letters_are_counted_by_stage_within_the_bound() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    let config = Config { dead_stages_max: 3, ..Config::default() };
+    let config = MonitorConfig { dead_stages_max: 3, ..MonitorConfig::default() };
     let monitor = Running::start(&broker, config).await;
-    publish(&admin, subjects::DEAD, &subjects::dead("upload", subjects::EVENTS, 1)).await;
-    publish(&admin, subjects::DEAD, &subjects::dead("upload", subjects::EVENTS, 2)).await;
-    publish(&admin, subjects::DEAD, &subjects::dead("transcode", subjects::JOBS, 1)).await;
-    let total = |snapshot: &Snapshot| snapshot.dead_letters.values().sum::<u64>();
+    publish(&admin, subjects::DEAD, &subjects::dead_letter_subject("upload", subjects::EVENTS, 1)).await;
+    publish(&admin, subjects::DEAD, &subjects::dead_letter_subject("upload", subjects::EVENTS, 2)).await;
+    publish(&admin, subjects::DEAD, &subjects::dead_letter_subject("transcode", subjects::JOBS, 1)).await;
+    let total = |snapshot: &MonitorSnapshot| snapshot.dead_letters.values().sum::<u64>();
     let found = monitor.until("three letters", |s| total(s) == 3).await;
     let letters: Vec<_> = found.dead_letters.iter().map(|(stage, count)| (stage.as_str(), *count)).collect();
     assert_eq!(letters, [("other", 0), ("transcode", 1), ("upload", 2)]);
 
     for n in 1..=5 {
-        publish(&admin, subjects::DEAD, &subjects::dead(&format!("a{}", 9 - n), "X", n)).await;
+        publish(&admin, subjects::DEAD, &subjects::dead_letter_subject(&format!("a{}", 9 - n), "X", n)).await;
         monitor.until("one more letter", |s| total(s) == 3 + n).await;
         let shown: Vec<_> = exported(&monitor.metrics)
             .into_iter()
@@ -174,14 +175,14 @@ async fn dead_letters_are_counted_by_stage_within_the_bound() {
 async fn the_audit_is_behind_by_the_events_it_has_not_recorded() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    let monitor = Running::start(&broker, Config::default()).await;
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
     for n in 0..3 {
         publish(&admin, subjects::EVENTS, &format!("evt.media.stored.m{n}")).await;
     }
     monitor.until("a lag", |s| s.audit_lag_events == 3 && s.audit_lag_seconds >= 0.1).await;
     for (audited, lag) in [(2, 1), (3, 0)] {
         let line = format!(r#"{{"source":{{"stream":"EVENTS","sequence":{audited},"id":"i"}}}}"#);
-        let record = subjects::audit("media", "stored");
+        let record = subjects::audit_subject("media", "stored");
         let id = format!("{audited}");
         admin.publish_raw(subjects::AUDIT, &record, &id, HeaderMap::new(), line.into_bytes()).await.unwrap();
         let found = monitor.until("a shorter lag", |s| s.audit_lag_events == lag).await;
@@ -194,7 +195,7 @@ async fn the_audit_is_behind_by_the_events_it_has_not_recorded() {
 async fn every_stream_and_durable_is_shown_and_the_text_is_valid() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    let monitor = Running::start(&broker, Config::default()).await;
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
     publish(&admin, subjects::EVENTS, "evt.media.stored.m1").await;
     let found = monitor
         .until("the event in its stream", |s| {
@@ -219,7 +220,7 @@ async fn every_stream_and_durable_is_shown_and_the_text_is_valid() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_and_durables_beyond_the_bound_are_left_out() {
     let broker = TestBroker::start().await;
-    let config = Config { streams_max: 4, durables_max: 2, ..Config::default() };
+    let config = MonitorConfig { streams_max: 4, durables_max: 2, ..MonitorConfig::default() };
     let monitor = Running::start(&broker, config).await;
     let found = monitor.metrics.snapshot();
     assert_eq!(found.streams.len(), 4);
@@ -230,9 +231,9 @@ async fn streams_and_durables_beyond_the_bound_are_left_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_away_is_told_and_counting_goes_on_when_it_is_back() {
     let broker = TestBroker::start().await;
-    let monitor = Running::start(&broker, Config::default()).await;
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
     let before = monitor.metrics.snapshot().polled_at_ms;
-    broker.kill().await;
+    broker.kill_and_wait().await;
     let admin = broker.bus(Role::Admin).await;
     let mut n = 0;
     // An event that is published before the monitor is connected again is not heard, but it is in the stream.
@@ -262,7 +263,7 @@ async fn a_broker_that_is_away_is_told_and_counting_goes_on_when_it_is_back() {
 async fn messages_of_the_audit_log_that_are_no_records_freeze_nothing() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    let monitor = Running::start(&broker, Config::default()).await;
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
     publish(&admin, subjects::EVENTS, "evt.media.stored.m1").await;
     publish(&admin, subjects::EVENTS, "evt.media.stored.m2").await;
     // More than are looked at for a record.
@@ -296,7 +297,7 @@ async fn a_read_that_nobody_answers_stops_no_poll() {
     let media = admin.context().get_stream("KV_media").await.unwrap();
     let config = pull::Config { durable_name: Some("foreign".into()), ..pull::Config::default() };
     media.create_consumer(config).await.unwrap();
-    let monitor = Running::start(&broker, Config::default()).await;
+    let monitor = Running::start(&broker, MonitorConfig::default()).await;
     for n in 1..=2 {
         publish(&admin, subjects::EVENTS, &format!("evt.media.stored.m{n}")).await;
         let found = monitor

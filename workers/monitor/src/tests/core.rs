@@ -9,10 +9,10 @@ use schemas::{
 };
 
 use super::{exported, value};
-use crate::{Durable, Metrics, RULES, Stream, measure, metrics::OTHER, poll::Polled};
+use crate::{DurableStats, MonitorMetrics, RULES, StreamStats, measure, metrics::OTHER, poll::PollResult};
 
-fn stream(name: &str, last_sequence: u64) -> Stream {
-    Stream {
+fn stream(name: &str, last_sequence: u64) -> StreamStats {
+    StreamStats {
         stream: name.into(),
         messages: last_sequence,
         size_bytes: 50,
@@ -23,8 +23,8 @@ fn stream(name: &str, last_sequence: u64) -> Stream {
     }
 }
 
-fn durable(name: &str) -> Durable {
-    Durable {
+fn durable(name: &str) -> DurableStats {
+    DurableStats {
         stream: "EVENTS".into(),
         durable: name.into(),
         pending: 3,
@@ -35,8 +35,8 @@ fn durable(name: &str) -> Durable {
     }
 }
 
-fn polled(last_sequence: u64) -> Polled {
-    Polled {
+fn polled(last_sequence: u64) -> PollResult {
+    PollResult {
         streams: vec![stream("EVENTS", last_sequence)],
         durables: vec![durable("upload")],
         dead_letters: BTreeMap::from([(OTHER.to_owned(), 0), ("upload".to_owned(), 2)]),
@@ -55,12 +55,12 @@ fn succeeded() -> (String, Vec<u8>) {
         wall_ms: 6_000,
         cpu_ms: 9_000,
     };
-    (subjects::event(&event), nats::encode("event", &event).unwrap())
+    (subjects::event_subject(&event), nats::encode_message("event", &event).unwrap())
 }
 
 #[test]
 fn a_fresh_monitor_exports_valid_text_with_all_counters_at_zero() {
-    let series = exported(&Metrics::new());
+    let series = exported(&MonitorMetrics::new());
     assert!(series.values().all(|value| *value == 0.0), "{series:?}");
     for (name, label) in [
         ("streamgate_bus_messages", "class=event"),
@@ -77,7 +77,7 @@ fn a_fresh_monitor_exports_valid_text_with_all_counters_at_zero() {
 
 #[test]
 fn what_is_heard_is_counted_by_class_and_type() {
-    let metrics = Metrics::new();
+    let metrics = MonitorMetrics::new();
     for (subject, payload) in [
         ("evt.media.stored.m1", "12345"),
         ("evt.media.stored.m2", "123"),
@@ -88,7 +88,7 @@ fn what_is_heard_is_counted_by_class_and_type() {
         ("$JS.EVENT.ADVISORY.API", "{}"),
         ("something", "1"),
     ] {
-        metrics.heard(subject, payload.as_bytes());
+        metrics.count_message(subject, payload.as_bytes());
     }
     for (name, label, wanted) in [
         ("streamgate_bus_messages", "class=event", 3.0),
@@ -112,7 +112,7 @@ fn what_is_heard_is_counted_by_class_and_type() {
 
 #[test]
 fn no_subject_adds_a_series() {
-    let metrics = Metrics::new();
+    let metrics = MonitorMetrics::new();
     let before: BTreeSet<_> = exported(&metrics).into_keys().collect();
     for n in 0..1_000 {
         for subject in [
@@ -127,7 +127,7 @@ fn no_subject_adds_a_series() {
             format!("\"\n{n}\\"),
             format!("class{n}"),
         ] {
-            metrics.heard(&subject, b"");
+            metrics.count_message(&subject, b"");
         }
     }
     assert_eq!(exported(&metrics).into_keys().collect::<BTreeSet<_>>(), before);
@@ -138,11 +138,11 @@ fn no_subject_adds_a_series() {
 
 #[test]
 fn the_durations_of_jobs_are_observed_once_each_and_nonsense_is_not() {
-    let metrics = Metrics::new();
+    let metrics = MonitorMetrics::new();
     let (subject, payload) = succeeded();
-    metrics.heard(&subject, &payload);
-    metrics.heard(&subject, b"nonsense");
-    metrics.heard("evt.job.failed.j1", &payload);
+    metrics.count_message(&subject, &payload);
+    metrics.count_message(&subject, b"nonsense");
+    metrics.count_message("evt.job.failed.j1", &payload);
     assert_eq!(value(&metrics, "streamgate_job_wall_seconds", &[]), Some(1.0));
     assert_eq!(value(&metrics, "streamgate_job_cpu_seconds", &[]), Some(1.0));
     let text = metrics.encode();
@@ -152,8 +152,8 @@ fn the_durations_of_jobs_are_observed_once_each_and_nonsense_is_not() {
 
 #[test]
 fn what_a_poll_found_is_exported() {
-    let metrics = Metrics::new();
-    metrics.polled(polled(10), 4, 1_700_000_000_500);
+    let metrics = MonitorMetrics::new();
+    metrics.record_poll(polled(10), 4, 1_700_000_000_500);
     let durable = ["durable=upload", "stream=EVENTS"];
     for (name, labels, wanted) in [
         ("streamgate_broker_up", &[][..], 1.0),
@@ -176,7 +176,7 @@ fn what_a_poll_found_is_exported() {
     ] {
         assert_eq!(value(&metrics, name, labels), Some(wanted), "{name} {labels:?}");
     }
-    metrics.poll_failed();
+    metrics.record_poll_failure();
     assert_eq!(value(&metrics, "streamgate_broker_up", &[]), Some(0.0));
     assert_eq!(value(&metrics, "streamgate_polls", &["result=failed"]), Some(1.0));
     let snapshot = metrics.snapshot();
@@ -186,21 +186,21 @@ fn what_a_poll_found_is_exported() {
 
 #[test]
 fn appends_only_grow_even_when_a_stream_is_made_anew() {
-    let metrics = Metrics::new();
+    let metrics = MonitorMetrics::new();
     for (last_sequence, wanted) in [(10, 10.0), (10, 10.0), (14, 14.0), (3, 17.0), (5, 19.0)] {
-        metrics.polled(polled(last_sequence), 0, 1);
+        metrics.record_poll(polled(last_sequence), 0, 1);
         assert_eq!(value(&metrics, "streamgate_stream_appends", &["stream=EVENTS"]), Some(wanted));
     }
 }
 
 #[test]
 fn what_is_gone_is_not_exported_any_more() {
-    let metrics = Metrics::new();
-    metrics.polled(Polled::default(), 0, 1);
+    let metrics = MonitorMetrics::new();
+    metrics.record_poll(PollResult::default(), 0, 1);
     let before: BTreeSet<_> = exported(&metrics).into_keys().collect();
-    metrics.polled(polled(10), 0, 2);
+    metrics.record_poll(polled(10), 0, 2);
     assert!(exported(&metrics).len() > before.len());
-    metrics.polled(Polled::default(), 0, 3);
+    metrics.record_poll(PollResult::default(), 0, 3);
     let mut after: BTreeSet<_> = exported(&metrics).into_keys().collect();
     let other = ("streamgate_dead_letter_messages".to_owned(), vec!["stage=other".to_owned()]);
     after.insert(other);
@@ -209,12 +209,12 @@ fn what_is_gone_is_not_exported_any_more() {
 
 #[test]
 fn the_alert_rules_ask_for_what_is_exported() {
-    let metrics = Metrics::new();
-    metrics.polled(polled(10), 0, 1);
+    let metrics = MonitorMetrics::new();
+    metrics.record_poll(polled(10), 0, 1);
     let series = exported(&metrics);
     let mut names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
     // What every process tells of itself.
-    let health = nats::Health::new().metrics();
+    let health = nats::ProcessHealth::new().render_metrics();
     names.extend(health.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()));
     let mut seen = 0;
     for expression in RULES.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
@@ -241,7 +241,7 @@ fn the_alert_rules_ask_for_what_is_exported() {
 fn counts_are_bounded_and_lose_nothing() {
     let counts = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1)).collect();
     let of = |names: &[&str], max| -> Vec<(String, u64)> {
-        measure::bounded(counts(names), max).into_iter().collect()
+        measure::limit_series(counts(names), max).into_iter().collect()
     };
     let named = |pairs: &[(&str, u64)]| -> Vec<(String, u64)> {
         pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()

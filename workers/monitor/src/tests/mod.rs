@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use openmetrics_parser::{OpenMetricsValue, openmetrics::parse_openmetrics};
 
-use crate::Metrics;
+use crate::MonitorMetrics;
 
 /// One series: its family and its labels as `name=value`, in order.
 pub(crate) type Series = (String, Vec<String>);
 
 /// All series of the exported text, read by a parser of the OpenMetrics standard; a histogram stands for its count.
-pub(crate) fn exported(metrics: &Metrics) -> BTreeMap<Series, f64> {
+pub(crate) fn exported(metrics: &MonitorMetrics) -> BTreeMap<Series, f64> {
     let text = metrics.encode();
     assert!(text.ends_with("# EOF\n"), "{text}");
     let exposition = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error:?} in {text}"));
@@ -36,7 +36,7 @@ pub(crate) fn exported(metrics: &Metrics) -> BTreeMap<Series, f64> {
 }
 
 /// Value of one series.
-pub(crate) fn value(metrics: &Metrics, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) fn value(metrics: &MonitorMetrics, name: &str, labels: &[&str]) -> Option<f64> {
     let key = (name.to_owned(), labels.iter().map(ToString::to_string).collect());
     exported(metrics).get(&key).copied()
 }

@@ -17,20 +17,21 @@ use rustix::fs::OFlags;
 use schemas::keys;
 use tokio::task::JoinHandle;
 
-use super::{Batch, Chunk, Durable, Place};
+use super::{ChunkBatch, SpoolCheckpoint, SpoolChunk, SpooledUpload};
 use crate::{
-    Error, Store, blocking,
-    error::is_full,
-    folder::{Folder, is_absent},
+    Store, StoreError,
+    error::is_disk_full,
+    folder::{LocalRoot, is_absent},
+    run_blocking,
 };
 
 /// Groups that may be written but not yet durable before the writer waits.
 const GROUPS_BEHIND_MAX: u64 = 4;
 
 #[derive(Debug)]
-pub(super) struct Local {
+pub(super) struct LocalSpool {
     file: Arc<File>,
-    batch: Batch,
+    batch: ChunkBatch,
     batch_bytes: usize,
     /// Bytes handed to the file, the running write included.
     handed: u64,
@@ -41,7 +42,7 @@ pub(super) struct Local {
     /// Bytes that the caller has been told are durable.
     told: u64,
     writing: Option<JoinHandle<io::Result<()>>>,
-    syncing: Option<Syncing>,
+    syncing: Option<PendingSync>,
     synced_at: Instant,
     group_bytes: u64,
     group_interval: Duration,
@@ -49,19 +50,19 @@ pub(super) struct Local {
 }
 
 #[derive(Debug)]
-struct Syncing {
+struct PendingSync {
     offset: u64,
     task: JoinHandle<io::Result<()>>,
 }
 
-impl Local {
-    pub(super) async fn open(store: &Store, place: Place, offset: u64) -> Result<Self, Error> {
-        let key = keys::spool(place.upload_id);
-        let file = store.in_folder(move |folder| open_locked(folder, &key, offset)).await?;
-        let config = store.inner().config();
+impl LocalSpool {
+    pub(super) async fn open(store: &Store, place: SpooledUpload, offset: u64) -> Result<Self, StoreError> {
+        let key = keys::spool_path(place.upload_id);
+        let file = store.with_local_root(move |folder| open_locked(folder, &key, offset)).await?;
+        let config = store.state().config();
         Ok(Self {
             file: Arc::new(file),
-            batch: Batch::default(),
+            batch: ChunkBatch::default(),
             batch_bytes: config.batch_bytes,
             handed: offset,
             written: offset,
@@ -84,64 +85,64 @@ impl Local {
         self.in_flight_wait
     }
 
-    pub(super) async fn write(&mut self, chunk: Chunk) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, chunk: SpoolChunk) -> Result<(), StoreError> {
         self.batch.push(chunk);
         if self.batch.length < self.batch_bytes {
             return Ok(());
         }
-        self.written_out().await?;
+        self.await_write().await?;
         self.start_write();
         Ok(())
     }
 
-    pub(super) async fn checkpoint(&mut self) -> Result<Option<Durable>, Error> {
+    pub(super) async fn checkpoint(&mut self) -> Result<Option<SpoolCheckpoint>, StoreError> {
         if self.syncing.as_ref().is_some_and(|s| s.task.is_finished()) {
-            self.synced().await?;
+            self.await_sync().await?;
         }
         let due = self.synced_at.elapsed() >= self.group_interval;
         if due && self.written < self.offset_bytes() {
-            self.settle().await?;
+            self.write_pending().await?;
         }
         let unsynced = self.written.saturating_sub(self.durable);
         if self.syncing.is_none() && unsynced > 0 && (unsynced >= self.group_bytes || due) {
             self.start_sync();
         }
         if unsynced >= self.group_bytes.saturating_mul(GROUPS_BEHIND_MAX) {
-            self.synced().await?;
+            self.await_sync().await?;
         }
-        Ok(self.news())
+        Ok(self.take_new_checkpoint())
     }
 
-    pub(super) async fn flush(&mut self) -> Result<Durable, Error> {
-        self.settle().await?;
-        self.synced().await?;
+    pub(super) async fn flush(&mut self) -> Result<SpoolCheckpoint, StoreError> {
+        self.write_pending().await?;
+        self.await_sync().await?;
         if self.written > self.durable {
             self.start_sync();
-            self.synced().await?;
+            self.await_sync().await?;
         }
         self.told = self.durable;
-        Ok(self.durable())
+        Ok(self.latest_checkpoint())
     }
 
-    pub(super) fn durable(&self) -> Durable {
-        Durable { offset_bytes: self.durable, multipart: None }
+    pub(super) fn latest_checkpoint(&self) -> SpoolCheckpoint {
+        SpoolCheckpoint { offset_bytes: self.durable, multipart: None }
     }
 
-    pub(super) async fn rollback(mut self, offset: u64) -> Result<(), Error> {
+    pub(super) async fn rollback(mut self, offset: u64) -> Result<(), StoreError> {
         self.batch.clear();
         // The outcome of a running write does not matter: its bytes are cut off next.
-        self.written_out().await.ok();
-        self.synced().await?;
+        self.await_write().await.ok();
+        self.await_sync().await?;
         let file = self.file.clone();
-        blocking(move || file.set_len(offset).map_err(Error::io)).await
+        run_blocking(move || file.set_len(offset).map_err(StoreError::from_io)).await
     }
 
     /// Writes out what is in memory.
-    pub(super) async fn settle(&mut self) -> Result<(), Error> {
-        self.written_out().await?;
+    pub(super) async fn write_pending(&mut self) -> Result<(), StoreError> {
+        self.await_write().await?;
         if !self.batch.is_empty() {
             self.start_write();
-            self.written_out().await?;
+            self.await_write().await?;
         }
         Ok(())
     }
@@ -150,14 +151,14 @@ impl Local {
         let (file, at) = (self.file.clone(), self.handed);
         let batch = std::mem::take(&mut self.batch);
         self.handed += batch.length_bytes();
-        self.writing = Some(tokio::task::spawn_blocking(move || write_at(&file, &batch, at)));
+        self.writing = Some(tokio::task::spawn_blocking(move || write_batch_at(&file, &batch, at)));
     }
 
-    async fn written_out(&mut self) -> Result<(), Error> {
+    async fn await_write(&mut self) -> Result<(), StoreError> {
         let Some(writing) = self.writing.as_mut() else { return Ok(()) };
         let outcome = writing.await;
         self.writing = None;
-        match outcome.map_err(Error::join)? {
+        match outcome.map_err(StoreError::from_join)? {
             Ok(()) => {
                 self.written = self.handed;
                 Ok(())
@@ -165,7 +166,7 @@ impl Local {
             Err(error) => {
                 self.handed = self.written;
                 self.batch.clear();
-                Err(Error::io(error))
+                Err(StoreError::from_io(error))
             }
         }
     }
@@ -173,117 +174,121 @@ impl Local {
     fn start_sync(&mut self) {
         let file = self.file.clone();
         let task = tokio::task::spawn_blocking(move || file.sync_data());
-        self.syncing = Some(Syncing { offset: self.written, task });
+        self.syncing = Some(PendingSync { offset: self.written, task });
         self.synced_at = Instant::now();
     }
 
-    async fn synced(&mut self) -> Result<(), Error> {
+    async fn await_sync(&mut self) -> Result<(), StoreError> {
         let Some(syncing) = self.syncing.as_mut() else { return Ok(()) };
         let (offset, outcome) = (syncing.offset, (&mut syncing.task).await);
         self.syncing = None;
-        match outcome.map_err(Error::join)? {
+        match outcome.map_err(StoreError::from_join)? {
             Ok(()) => {
                 self.durable = offset;
                 Ok(())
             }
-            Err(error) if is_full(&error) => Err(Error::Full),
+            Err(error) if is_disk_full(&error) => Err(StoreError::Full),
             // A failed sync may have dropped dirty pages: what the file holds is not known any more.
-            Err(error) => Err(Error::Damaged(format!("sync failed: {error}"))),
+            Err(error) => Err(StoreError::Damaged(format!("sync failed: {error}"))),
         }
     }
 
-    fn news(&mut self) -> Option<Durable> {
+    fn take_new_checkpoint(&mut self) -> Option<SpoolCheckpoint> {
         if self.durable == self.told {
             return None;
         }
         self.told = self.durable;
-        Some(self.durable())
+        Some(self.latest_checkpoint())
     }
 }
 
 /// Makes the spool file and its folder entry durable.
-pub(super) async fn create(store: &Store, place: Place) -> Result<(), Error> {
-    let key = keys::spool(place.upload_id);
-    let made = store.in_folder(move |folder| {
-        folder.make_folders(&key)?;
-        let file = folder.open_file(&key, OFlags::WRONLY | OFlags::CREATE).map_err(Error::io)?;
-        file.sync_all().map_err(Error::io)?;
-        folder.sync_above(&key)
+pub(super) async fn create_spool_file(store: &Store, place: SpooledUpload) -> Result<(), StoreError> {
+    let key = keys::spool_path(place.upload_id);
+    let made = store.with_local_root(move |folder| {
+        folder.create_parents(&key)?;
+        let file = folder.open_file(&key, OFlags::WRONLY | OFlags::CREATE).map_err(StoreError::from_io)?;
+        file.sync_all().map_err(StoreError::from_io)?;
+        folder.sync_parent(&key)
     });
     made.await
 }
 
 /// Renames the spool file into place and makes both folders durable.
-pub(super) async fn finish(store: &Store, place: Place, length: u64) -> Result<(), Error> {
-    let (from, to) = (keys::spool(place.upload_id), keys::source(place.media_id));
-    store.in_folder(move |folder| put_in_place(folder, &from, &to, length)).await
+pub(super) async fn finish_local_spool(
+    store: &Store,
+    place: SpooledUpload,
+    length: u64,
+) -> Result<(), StoreError> {
+    let (from, to) = (keys::spool_path(place.upload_id), keys::source_key(place.media_id));
+    store.with_local_root(move |folder| move_into_place(folder, &from, &to, length)).await
 }
 
-fn put_in_place(folder: &Folder, from: &str, to: &str, length: u64) -> Result<(), Error> {
+fn move_into_place(folder: &LocalRoot, from: &str, to: &str, length: u64) -> Result<(), StoreError> {
     match folder.open_file(from, OFlags::WRONLY) {
         Ok(file) => {
-            cut_to(&file, length)?;
-            file.sync_all().map_err(|e| Error::Damaged(format!("sync failed: {e}")))?;
-            folder.make_folders(to)?;
-            folder.rename(from, to)?;
+            truncate_to(&file, length)?;
+            file.sync_all().map_err(|e| StoreError::Damaged(format!("sync failed: {e}")))?;
+            folder.create_parents(to)?;
+            folder.rename_file(from, to)?;
         }
         Err(error) if is_absent(&error) => match folder.open_file(to, OFlags::RDONLY) {
             Ok(file) => {
-                let found = file.metadata().map_err(Error::io)?.len();
+                let found = file.metadata().map_err(StoreError::from_io)?.len();
                 if found != length {
-                    return Err(Error::Damaged(format!("{found} of {length} bytes are there")));
+                    return Err(StoreError::Damaged(format!("{found} of {length} bytes are there")));
                 }
             }
             Err(error) if is_absent(&error) => {
-                return Err(Error::Damaged("the spool file is gone".into()));
+                return Err(StoreError::Damaged("the spool file is gone".into()));
             }
-            Err(error) => return Err(Error::io(error)),
+            Err(error) => return Err(StoreError::from_io(error)),
         },
-        Err(error) => return Err(Error::io(error)),
+        Err(error) => return Err(StoreError::from_io(error)),
     }
-    folder.sync_above(to)?;
-    folder.sync_above(from)
+    folder.sync_parent(to)?;
+    folder.sync_parent(from)
 }
 
-pub(super) async fn remove(store: &Store, place: Place) -> Result<(), Error> {
-    let (spool, source) = (keys::spool(place.upload_id), keys::source(place.media_id));
-    let removed = store.in_folder(move |folder| {
-        if folder.remove(&spool)? {
-            folder.sync_above(&spool)?;
+pub(super) async fn remove_local_spool(store: &Store, place: SpooledUpload) -> Result<(), StoreError> {
+    let (spool, source) = (keys::spool_path(place.upload_id), keys::source_key(place.media_id));
+    let removed = store.with_local_root(move |folder| {
+        if folder.remove_file(&spool)? {
+            folder.sync_parent(&spool)?;
         }
-        folder.remove_empty_above(&source);
+        folder.remove_empty_parent(&source);
         Ok(())
     });
     removed.await
 }
 
 /// The file is looked for in a folder that carries the marker, so that one that is not there is lost indeed.
-fn open_locked(folder: &Folder, key: &str, offset: u64) -> Result<File, Error> {
+fn open_locked(folder: &LocalRoot, key: &str, offset: u64) -> Result<File, StoreError> {
     let file = match folder.open_file(key, OFlags::WRONLY) {
         Ok(file) => file,
-        Err(error) if is_absent(&error) => return Err(Error::Damaged("the spool file is gone".into())),
-        Err(error) => return Err(Error::io(error)),
+        Err(error) if is_absent(&error) => return Err(StoreError::Damaged("the spool file is gone".into())),
+        Err(error) => return Err(StoreError::from_io(error)),
     };
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::Busy),
-        Err(TryLockError::Error(error)) => return Err(Error::io(error)),
+        Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),
+        Err(TryLockError::Error(error)) => return Err(StoreError::from_io(error)),
     }
-    cut_to(&file, offset)?;
+    truncate_to(&file, offset)?;
     Ok(file)
 }
 
 /// Cuts off what lies beyond the recorded offset.
-fn cut_to(file: &File, wanted: u64) -> Result<(), Error> {
-    let found = file.metadata().map_err(Error::io)?.len();
+fn truncate_to(file: &File, wanted: u64) -> Result<(), StoreError> {
+    let found = file.metadata().map_err(StoreError::from_io)?.len();
     match found.cmp(&wanted) {
-        Ordering::Less => Err(Error::Damaged(format!("{found} of {wanted} recorded bytes are there"))),
+        Ordering::Less => Err(StoreError::Damaged(format!("{found} of {wanted} recorded bytes are there"))),
         Ordering::Equal => Ok(()),
-        Ordering::Greater => file.set_len(wanted).map_err(Error::io),
+        Ordering::Greater => file.set_len(wanted).map_err(StoreError::from_io),
     }
 }
 
-fn write_at(file: &File, batch: &Batch, mut at: u64) -> io::Result<()> {
+fn write_batch_at(file: &File, batch: &ChunkBatch, mut at: u64) -> io::Result<()> {
     for chunk in &batch.chunks {
         file.write_all_at(&chunk.bytes, at)?;
         at += u64::try_from(chunk.bytes.len()).unwrap_or(0);

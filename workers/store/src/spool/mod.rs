@@ -1,7 +1,7 @@
 //! Takes the bytes of one open upload and tells which of them are durable.
 //!
 //! The caller holds the truth (the upload's record): it opens a spool at the durable state it recorded, writes, and
-//! records each [`Durable`] the spool hands back before it tells the offset to anybody. Bytes that a spool holds beyond
+//! records each [`SpoolCheckpoint`] the spool hands back before it tells the offset to anybody. Bytes that a spool holds beyond
 //! the recorded state are discarded by the next open.
 //!
 //! Limits: two batches (local) or `parts_in_flight_max` + 1 parts (remote) of one upload in memory, and
@@ -15,17 +15,17 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use schemas::{
     ids::{MediaId, UploadId},
-    upload::Multipart,
+    upload::MultipartState,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-use crate::{Error, Store};
-use local::Local;
-use remote::Remote;
+use crate::{Store, StoreError};
+use local::LocalSpool;
+use remote::RemoteSpool;
 
 /// Which upload a spool belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct SpooledUpload {
     /// The upload.
     pub upload_id: UploadId,
     /// The medium it becomes.
@@ -38,120 +38,124 @@ pub struct Place {
 
 /// What of an upload is on disk or in the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Durable {
+pub struct SpoolCheckpoint {
     /// Bytes from the start that survive a crash.
     pub offset_bytes: u64,
     /// Where they are, in a remote store.
-    pub multipart: Option<Multipart>,
+    pub multipart: Option<MultipartState>,
 }
 
 /// The spool of one open upload, held by one writer at a time.
 #[derive(Debug)]
 pub struct Spool {
-    kind: Kind,
+    kind: SpoolBackend,
     in_flight: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
-enum Kind {
-    Local(Local),
-    Remote(Box<Remote>),
+enum SpoolBackend {
+    Local(LocalSpool),
+    Remote(Box<RemoteSpool>),
 }
 
 impl Spool {
     /// Makes room for a new upload durably, before its URL is told.
-    pub async fn create(store: &Store, place: Place) -> Result<(), Error> {
-        if store.is_local() { local::create(store, place).await } else { Ok(()) }
+    pub async fn create(store: &Store, place: SpooledUpload) -> Result<(), StoreError> {
+        if store.is_local() { local::create_spool_file(store, place).await } else { Ok(()) }
     }
 
     /// Opens the spool at the recorded state and discards what lies beyond.
     ///
-    /// [`Error::Busy`] while another writer still holds it, [`Error::Damaged`] when recorded bytes are missing.
-    pub async fn open(store: &Store, place: Place, durable: Durable) -> Result<Self, Error> {
+    /// [`StoreError::Busy`] while another writer still holds it, [`StoreError::Damaged`] when recorded bytes are missing.
+    pub async fn open(
+        store: &Store,
+        place: SpooledUpload,
+        durable: SpoolCheckpoint,
+    ) -> Result<Self, StoreError> {
         let kind = if store.is_local() {
-            Kind::Local(Local::open(store, place, durable.offset_bytes).await?)
+            SpoolBackend::Local(LocalSpool::open(store, place, durable.offset_bytes).await?)
         } else {
-            Kind::Remote(Box::new(Remote::open(store, place, durable)?))
+            SpoolBackend::Remote(Box::new(RemoteSpool::open(store, place, durable)?))
         };
-        Ok(Self { kind, in_flight: store.inner().in_flight().clone() })
+        Ok(Self { kind, in_flight: store.state().in_flight().clone() })
     }
 
     /// Bytes taken so far, durable or not.
     pub fn offset_bytes(&self) -> u64 {
         match &self.kind {
-            Kind::Local(local) => local.offset_bytes(),
-            Kind::Remote(remote) => remote.offset_bytes(),
+            SpoolBackend::Local(local) => local.offset_bytes(),
+            SpoolBackend::Remote(remote) => remote.offset_bytes(),
         }
     }
 
     /// Takes the next bytes; waits while too many are in memory or on their way.
     ///
     /// After an error the bytes not yet stored are dropped: [`Spool::flush`] makes the rest durable.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let permit = self.permit(bytes.len()).await?;
-        let chunk = Chunk { bytes, permit };
+        let permit = self.acquire_permit(bytes.len()).await?;
+        let chunk = SpoolChunk { bytes, permit };
         match &mut self.kind {
-            Kind::Local(local) => local.write(chunk).await,
-            Kind::Remote(remote) => remote.write(chunk).await,
+            SpoolBackend::Local(local) => local.write(chunk).await,
+            SpoolBackend::Remote(remote) => remote.write(chunk).await,
         }
     }
 
     /// Starts making bytes durable when a group is full or its time has come, without waiting for it; hands back what
     /// has become durable since the last call.
-    pub async fn checkpoint(&mut self) -> Result<Option<Durable>, Error> {
+    pub async fn checkpoint(&mut self) -> Result<Option<SpoolCheckpoint>, StoreError> {
         match &mut self.kind {
-            Kind::Local(local) => local.checkpoint().await,
-            Kind::Remote(remote) => remote.checkpoint().await,
+            SpoolBackend::Local(local) => local.checkpoint().await,
+            SpoolBackend::Remote(remote) => remote.checkpoint().await,
         }
     }
 
     /// Makes every byte taken durable.
-    pub async fn flush(&mut self) -> Result<Durable, Error> {
+    pub async fn flush(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         match &mut self.kind {
-            Kind::Local(local) => local.flush().await,
-            Kind::Remote(remote) => remote.flush().await,
+            SpoolBackend::Local(local) => local.flush().await,
+            SpoolBackend::Remote(remote) => remote.flush().await,
         }
     }
 
     /// As [`Spool::flush`], when no byte will follow: a remote store gets the last part instead of a tail.
-    pub async fn flush_last(&mut self) -> Result<Durable, Error> {
+    pub async fn flush_last(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         match &mut self.kind {
-            Kind::Local(local) => local.flush().await,
-            Kind::Remote(remote) => remote.flush_last().await,
+            SpoolBackend::Local(local) => local.flush().await,
+            SpoolBackend::Remote(remote) => remote.flush_last().await,
         }
     }
 
     /// The newest durable state, without waiting for more.
-    pub fn durable(&self) -> Durable {
+    pub fn latest_checkpoint(&self) -> SpoolCheckpoint {
         match &self.kind {
-            Kind::Local(local) => local.durable(),
-            Kind::Remote(remote) => remote.durable().clone(),
+            SpoolBackend::Local(local) => local.latest_checkpoint(),
+            SpoolBackend::Remote(remote) => remote.latest_checkpoint().clone(),
         }
     }
 
     /// Tells the spool what the caller has recorded, so that it can let go of what is superseded.
-    pub async fn recorded(&mut self, durable: &Durable) {
-        if let Kind::Remote(remote) = &mut self.kind {
-            remote.recorded(durable).await;
+    pub async fn confirm_recorded(&mut self, durable: &SpoolCheckpoint) {
+        if let SpoolBackend::Remote(remote) = &mut self.kind {
+            remote.confirm_recorded(durable).await;
         }
     }
 
     /// Discards every byte beyond the recorded state.
-    pub async fn rollback(self, recorded: &Durable) -> Result<(), Error> {
+    pub async fn rollback(self, recorded: &SpoolCheckpoint) -> Result<(), StoreError> {
         match self.kind {
-            Kind::Local(local) => local.rollback(recorded.offset_bytes).await,
-            Kind::Remote(remote) => remote.rollback(recorded).await,
+            SpoolBackend::Local(local) => local.rollback(recorded.offset_bytes).await,
+            SpoolBackend::Remote(remote) => remote.rollback(recorded).await,
         }
     }
 
     /// Ends what this writer began beside the recorded state, which is another's by now; touches nothing of that.
-    pub async fn forsake(self, recorded: &Durable) -> Result<(), Error> {
+    pub async fn abandon(self, recorded: &SpoolCheckpoint) -> Result<(), StoreError> {
         match self.kind {
-            Kind::Local(_) => Ok(()),
-            Kind::Remote(remote) => remote.rollback(recorded).await,
+            SpoolBackend::Local(_) => Ok(()),
+            SpoolBackend::Remote(remote) => remote.rollback(recorded).await,
         }
     }
 
@@ -159,65 +163,73 @@ impl Spool {
     /// harmless, and so is a second one at the same time: one of them may fail then.
     ///
     /// `durable` is the recorded state, which holds the whole length.
-    pub async fn finish(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
+    pub async fn finish(
+        store: &Store,
+        place: SpooledUpload,
+        durable: &SpoolCheckpoint,
+    ) -> Result<(), StoreError> {
         if store.is_local() {
-            local::finish(store, place, durable.offset_bytes).await
+            local::finish_local_spool(store, place, durable.offset_bytes).await
         } else {
-            remote::finish(store, place, durable).await
+            remote::finish_remote_spool(store, place, durable).await
         }
     }
 
     /// Removes all that an unfinished upload left in the store. Repeating it is harmless.
-    pub async fn remove(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
-        store.delete(&schemas::keys::source(place.media_id)).await?;
+    pub async fn remove(
+        store: &Store,
+        place: SpooledUpload,
+        durable: &SpoolCheckpoint,
+    ) -> Result<(), StoreError> {
+        store.delete(&schemas::keys::source_key(place.media_id)).await?;
         if store.is_local() {
-            local::remove(store, place).await
+            local::remove_local_spool(store, place).await
         } else {
-            remote::remove(store, place, durable).await
+            remote::remove_remote_spool(store, place, durable).await
         }
     }
 
-    async fn permit(&mut self, length: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let wanted = u32::try_from(length).map_err(|_| Error::Overloaded)?;
+    async fn acquire_permit(&mut self, length: usize) -> Result<OwnedSemaphorePermit, StoreError> {
+        let wanted = u32::try_from(length).map_err(|_| StoreError::Overloaded)?;
         match self.in_flight.clone().try_acquire_many_owned(wanted) {
             Ok(permit) => return Ok(permit),
-            Err(TryAcquireError::Closed) => return Err(Error::Overloaded),
+            Err(TryAcquireError::Closed) => return Err(StoreError::Overloaded),
             Err(TryAcquireError::NoPermits) => {}
         }
         // What this upload holds in memory goes to the store first, so that waiting uploads can't block each other.
         let wait = match &mut self.kind {
-            Kind::Local(local) => {
-                local.settle().await?;
+            SpoolBackend::Local(local) => {
+                local.write_pending().await?;
                 local.in_flight_wait()
             }
-            Kind::Remote(remote) => {
-                remote.park().await?;
+            SpoolBackend::Remote(remote) => {
+                remote.save_pending().await?;
                 remote.in_flight_wait()
             }
         };
         match tokio::time::timeout(wait, self.in_flight.clone().acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Error::Overloaded),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Overloaded),
         }
     }
 }
 
 /// Bytes in memory and their share of the limit.
 #[derive(Debug)]
-struct Chunk {
+struct SpoolChunk {
     bytes: Bytes,
     permit: OwnedSemaphorePermit,
 }
 
 /// Chunks in order with their total length.
 #[derive(Debug, Default)]
-struct Batch {
-    chunks: VecDeque<Chunk>,
+struct ChunkBatch {
+    chunks: VecDeque<SpoolChunk>,
     length: usize,
 }
 
-impl Batch {
-    fn push(&mut self, chunk: Chunk) {
+impl ChunkBatch {
+    fn push(&mut self, chunk: SpoolChunk) {
         self.length += chunk.bytes.len();
         self.chunks.push_back(chunk);
     }
@@ -235,7 +247,7 @@ impl Batch {
     }
 
     /// Puts chunks back in front.
-    fn put_back(&mut self, chunks: Vec<Chunk>) {
+    fn push_front(&mut self, chunks: Vec<SpoolChunk>) {
         for chunk in chunks.into_iter().rev() {
             self.length += chunk.bytes.len();
             self.chunks.push_front(chunk);
@@ -243,7 +255,7 @@ impl Batch {
     }
 
     /// Cuts off the first `length` bytes with their share of the limit.
-    fn take(&mut self, length: usize) -> Vec<Chunk> {
+    fn split_front(&mut self, length: usize) -> Vec<SpoolChunk> {
         let mut taken = Vec::new();
         let mut missing = length.min(self.length);
         self.length -= missing;
@@ -251,7 +263,7 @@ impl Batch {
             let Some(mut first) = self.chunks.pop_front() else { break };
             if first.bytes.len() > missing {
                 let bytes = first.bytes.split_to(missing);
-                taken.extend(first.permit.split(missing).map(|permit| Chunk { bytes, permit }));
+                taken.extend(first.permit.split(missing).map(|permit| SpoolChunk { bytes, permit }));
                 self.chunks.push_front(first);
                 break;
             }

@@ -19,47 +19,47 @@ use object_store::{
 };
 use schemas::{
     keys,
-    upload::{Multipart, Tail},
+    upload::{MultipartState, UploadTail},
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Batch, Chunk, Durable, Place};
-use crate::{Error, Store};
+use super::{ChunkBatch, SpoolCheckpoint, SpoolChunk, SpooledUpload};
+use crate::{Store, StoreError};
 
 /// Smallest unsaved rest worth a tail object while the upload is running, in bytes.
 const TAIL_BYTES_MIN: u64 = 256 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(super) struct RemoteSpool {
     store: Store,
-    place: Place,
+    place: SpooledUpload,
     multipart: Arc<MultipartHandle>,
-    state: Multipart,
+    state: MultipartState,
     /// Bytes in parts that are stored.
     stored: u64,
     /// Parts on their way, in order.
-    putting: VecDeque<Putting>,
+    putting: VecDeque<InFlightPart>,
     /// Parts that may be on their way; fewer once the store was too slow for as many.
     in_flight_max: usize,
-    batch: Batch,
+    batch: ChunkBatch,
     /// The newest state that can be continued from.
-    safe: Durable,
+    safe: SpoolCheckpoint,
     told: u64,
     /// The multipart upload was begun, and the caller has not been told yet.
     is_begun: bool,
     /// The tail the caller's record names; it is removed once the record names another.
-    recorded_tail: Option<Tail>,
+    recorded_tail: Option<UploadTail>,
     tail_at: Instant,
 }
 
 /// A part on its way; dropping it aborts the request, so that nothing is sent after a release.
 #[derive(Debug)]
-struct Putting {
+struct InFlightPart {
     size_bytes: u64,
     /// What it is made of, should it have to be sent again.
-    tail: Option<Tail>,
-    chunks: Vec<Chunk>,
-    task: AbortOnDropHandle<Result<String, Error>>,
+    tail: Option<UploadTail>,
+    chunks: Vec<SpoolChunk>,
+    task: AbortOnDropHandle<Result<String, StoreError>>,
 }
 
 struct MultipartHandle {
@@ -73,28 +73,36 @@ impl std::fmt::Debug for MultipartHandle {
     }
 }
 
-impl Remote {
-    pub(super) fn open(store: &Store, place: Place, durable: Durable) -> Result<Self, Error> {
-        let config = store.inner().config();
-        let state = durable.multipart.clone().unwrap_or_else(|| Multipart {
+impl RemoteSpool {
+    pub(super) fn open(
+        store: &Store,
+        place: SpooledUpload,
+        durable: SpoolCheckpoint,
+    ) -> Result<Self, StoreError> {
+        let config = store.state().config();
+        let state = durable.multipart.clone().unwrap_or_else(|| MultipartState {
             part_bytes: config.part_bytes(place.length_bytes_max),
-            ..Multipart::default()
+            ..MultipartState::default()
         });
-        let stored = count(state.parts.len()).saturating_mul(state.part_bytes).min(durable.offset_bytes);
+        let stored =
+            length_to_u64(state.parts.len()).saturating_mul(state.part_bytes).min(durable.offset_bytes);
         if stored + tail_bytes(&state) != durable.offset_bytes {
-            return Err(Error::Damaged(format!("{} recorded bytes are not in parts", durable.offset_bytes)));
+            return Err(StoreError::Damaged(format!(
+                "{} recorded bytes are not in parts",
+                durable.offset_bytes
+            )));
         }
         Ok(Self {
             store: store.clone(),
             place,
-            multipart: Arc::new(handle(store, place)?),
+            multipart: Arc::new(open_multipart_handle(store, place)?),
             recorded_tail: state.tail.clone(),
             state,
             stored,
             putting: VecDeque::new(),
             in_flight_max: config.parts_in_flight_max.max(1),
             is_begun: false,
-            batch: Batch::default(),
+            batch: ChunkBatch::default(),
             told: durable.offset_bytes,
             safe: durable,
             tail_at: Instant::now(),
@@ -107,7 +115,7 @@ impl Remote {
     }
 
     pub(super) fn in_flight_wait(&self) -> Duration {
-        self.store.inner().config().in_flight_wait()
+        self.store.state().config().in_flight_wait()
     }
 
     /// Bytes that are in no part yet.
@@ -115,25 +123,25 @@ impl Remote {
         tail_bytes(&self.state) + self.batch.length_bytes()
     }
 
-    pub(super) async fn write(&mut self, chunk: Chunk) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, chunk: SpoolChunk) -> Result<(), StoreError> {
         self.batch.push(chunk);
         while self.rest_bytes() >= self.state.part_bytes {
             let step = self.start_part().await;
-            self.dropping(step)?;
+            self.revert_on_error(step)?;
         }
         Ok(())
     }
 
-    pub(super) async fn checkpoint(&mut self) -> Result<Option<Durable>, Error> {
+    pub(super) async fn checkpoint(&mut self) -> Result<Option<SpoolCheckpoint>, StoreError> {
         while self.putting.front().is_some_and(|part| part.task.is_finished()) {
-            let step = self.part_done().await;
-            self.dropping(step)?;
+            let step = self.await_first_part().await;
+            self.revert_on_error(step)?;
         }
         let unsaved = self.batch.length_bytes();
         let worth = unsaved >= tail_bytes(&self.state).max(TAIL_BYTES_MIN);
-        let due = self.tail_at.elapsed() >= self.store.inner().config().tail_interval();
+        let due = self.tail_at.elapsed() >= self.store.state().config().tail_interval();
         if worth && due && self.putting.is_empty() {
-            self.park().await?;
+            self.save_pending().await?;
         }
         // A multipart upload that nobody recorded could not be ended by anybody.
         if self.safe.offset_bytes <= self.told && !std::mem::take(&mut self.is_begun) {
@@ -143,12 +151,12 @@ impl Remote {
         Ok(Some(self.safe.clone()))
     }
 
-    pub(super) fn durable(&self) -> &Durable {
+    pub(super) fn latest_checkpoint(&self) -> &SpoolCheckpoint {
         &self.safe
     }
 
     /// Removes the tail that the record no longer names. One that stays because of an error goes with the completion.
-    pub(super) async fn recorded(&mut self, durable: &Durable) {
+    pub(super) async fn confirm_recorded(&mut self, durable: &SpoolCheckpoint) {
         let named = durable.multipart.as_ref().and_then(|m| m.tail.as_ref());
         let Some(old) = self.recorded_tail.take() else {
             self.recorded_tail = named.cloned();
@@ -163,38 +171,38 @@ impl Remote {
         }
     }
 
-    pub(super) async fn flush(&mut self) -> Result<Durable, Error> {
-        self.park().await?;
+    pub(super) async fn flush(&mut self) -> Result<SpoolCheckpoint, StoreError> {
+        self.save_pending().await?;
         self.told = self.safe.offset_bytes;
         Ok(self.safe.clone())
     }
 
-    pub(super) async fn flush_last(&mut self) -> Result<Durable, Error> {
-        let step = self.store_last().await;
-        self.dropping(step)?;
+    pub(super) async fn flush_last(&mut self) -> Result<SpoolCheckpoint, StoreError> {
+        let step = self.store_last_part().await;
+        self.revert_on_error(step)?;
         self.told = self.safe.offset_bytes;
         Ok(self.safe.clone())
     }
 
     /// Saves what is in memory: the parts on their way and a tail object.
-    pub(super) async fn park(&mut self) -> Result<(), Error> {
-        let step = self.save().await;
-        self.dropping(step)
+    pub(super) async fn save_pending(&mut self) -> Result<(), StoreError> {
+        let step = self.save_parts_and_tail().await;
+        self.revert_on_error(step)
     }
 
     /// Ends what was begun beside the recorded state, which nobody could find later.
-    pub(super) async fn rollback(mut self, recorded: &Durable) -> Result<(), Error> {
+    pub(super) async fn rollback(mut self, recorded: &SpoolCheckpoint) -> Result<(), StoreError> {
         self.putting.clear();
         let known = recorded.multipart.as_ref().and_then(|m| m.multipart_id.as_ref());
         match self.state.multipart_id.as_ref() {
-            Some(begun) if known != Some(begun) => abort(&self.store, self.place, begun).await,
+            Some(begun) if known != Some(begun) => abort_multipart(&self.store, self.place, begun).await,
             _ => Ok(()),
         }
     }
 
-    async fn save(&mut self) -> Result<(), Error> {
+    async fn save_parts_and_tail(&mut self) -> Result<(), StoreError> {
         loop {
-            self.parts_done().await?;
+            self.await_all_parts().await?;
             if self.rest_bytes() < self.state.part_bytes {
                 break;
             }
@@ -206,28 +214,28 @@ impl Remote {
         }
         let mut pieces = self.read_tail().await?;
         pieces.extend(self.batch.chunks.iter().map(|chunk| chunk.bytes.clone()));
-        let tail = Tail {
+        let tail = UploadTail {
             generation: self.place.generation,
-            part: count(self.state.parts.len()),
+            part: length_to_u64(self.state.parts.len()),
             size_bytes: self.rest_bytes(),
         };
         self.store.put_payload(&tail_key(self.place, &tail), PutPayload::from_iter(pieces)).await?;
         self.state.tail = Some(tail);
         self.batch.clear();
         self.tail_at = Instant::now();
-        self.mark_safe();
+        self.update_checkpoint();
         Ok(())
     }
 
     /// Stores the rest as the last part, or as the whole object when there are no parts.
-    async fn store_last(&mut self) -> Result<(), Error> {
+    async fn store_last_part(&mut self) -> Result<(), StoreError> {
         let has_parts = !self.state.parts.is_empty() || !self.putting.is_empty();
         if self.state.multipart_id.is_some() && (has_parts || self.rest_bytes() > 0) {
             loop {
                 while self.rest_bytes() > 0 {
                     self.start_part().await?;
                 }
-                self.parts_done().await?;
+                self.await_all_parts().await?;
                 if self.rest_bytes() == 0 {
                     return Ok(());
                 }
@@ -236,45 +244,46 @@ impl Remote {
         let rest = self.rest_bytes();
         let mut pieces = self.read_tail().await?;
         pieces.extend(self.batch.chunks.iter().map(|chunk| chunk.bytes.clone()));
-        self.store.put_payload(&keys::source(self.place.media_id), PutPayload::from_iter(pieces)).await?;
+        self.store.put_payload(&keys::source_key(self.place.media_id), PutPayload::from_iter(pieces)).await?;
         self.batch.clear();
         self.state.tail = None;
         self.stored = rest;
-        self.mark_safe();
+        self.update_checkpoint();
         Ok(())
     }
 
     /// Sends the next part: a whole one, or all that is left.
-    async fn start_part(&mut self) -> Result<(), Error> {
+    async fn start_part(&mut self) -> Result<(), StoreError> {
         while self.putting.len() >= self.in_flight_max {
-            self.part_done().await?;
+            self.await_first_part().await?;
         }
-        self.store.verify().await?;
-        let multipart_id = self.multipart_id().await?;
+        self.store.verify_marker().await?;
+        let multipart_id = self.ensure_multipart_id().await?;
         let mut pieces = self.read_tail().await?;
         let size_bytes = self.rest_bytes().min(self.state.part_bytes);
         let fresh = size_bytes.saturating_sub(tail_bytes(&self.state));
         let index = self.state.parts.len() + self.putting.len();
-        let chunks = self.batch.take(usize::try_from(fresh).unwrap_or(usize::MAX));
+        let chunks = self.batch.split_front(usize::try_from(fresh).unwrap_or(usize::MAX));
         pieces.extend(chunks.iter().map(|chunk| chunk.bytes.clone()));
         let tail = self.state.tail.take();
         let (multipart, store) = (self.multipart.clone(), self.store.clone());
         let task = tokio::task::spawn(async move {
             let payload = PutPayload::from_iter(pieces);
             let put = multipart.api.put_part(&multipart.path, &multipart_id, index, payload);
-            Ok(store.within(size_bytes, put).await?.content_id)
+            Ok(store.with_deadline(size_bytes, put).await?.content_id)
         });
-        self.putting.push_back(Putting { size_bytes, tail, chunks, task: AbortOnDropHandle::new(task) });
+        self.putting.push_back(InFlightPart { size_bytes, tail, chunks, task: AbortOnDropHandle::new(task) });
         Ok(())
     }
 
-    async fn part_done(&mut self) -> Result<(), Error> {
+    async fn await_first_part(&mut self) -> Result<(), StoreError> {
         let Some(first) = self.putting.front_mut() else { return Ok(()) };
-        let (size_bytes, outcome) = (first.size_bytes, (&mut first.task).await.map_err(Error::join)?);
+        let (size_bytes, outcome) =
+            (first.size_bytes, (&mut first.task).await.map_err(StoreError::from_join)?);
         let content_id = match outcome {
             Ok(content_id) => content_id,
-            Err(error @ Error::Slow { .. }) => {
-                self.take_back();
+            Err(error @ StoreError::Slow { .. }) => {
+                self.requeue_parts();
                 if self.in_flight_max == 1 {
                     return Err(error);
                 }
@@ -283,92 +292,97 @@ impl Remote {
                 tracing::info!(parts = self.in_flight_max, "the store is slow: fewer parts at a time");
                 return Ok(());
             }
-            Err(Error::NotFound { .. }) => {
-                self.store.verify_now().await?;
-                return Err(self.forgotten());
+            Err(StoreError::NotFound { .. }) => {
+                self.store.verify_marker_now().await?;
+                return Err(self.handle_unknown_multipart());
             }
             Err(error) => return Err(error),
         };
         self.putting.pop_front();
         self.state.parts.push(content_id);
         self.stored += size_bytes;
-        self.mark_safe();
+        self.update_checkpoint();
         Ok(())
     }
 
     /// Puts the bytes of the parts on their way back in front of those that wait.
-    fn take_back(&mut self) {
+    fn requeue_parts(&mut self) {
         while let Some(part) = self.putting.pop_back() {
-            self.batch.put_back(part.chunks);
+            self.batch.push_front(part.chunks);
             self.state.tail = part.tail.or_else(|| self.state.tail.take());
         }
     }
 
     /// The store no longer knows the multipart upload.
-    fn forgotten(&mut self) -> Error {
+    fn handle_unknown_multipart(&mut self) -> StoreError {
         if self.safe.multipart.as_ref().is_none_or(|m| m.parts.is_empty()) {
             // No byte was lost with it: the next part begins another.
             self.state.multipart_id = None;
             if let Some(multipart) = &mut self.safe.multipart {
                 multipart.multipart_id = None;
             }
-            return Error::away("the store has ended the multipart upload");
+            return StoreError::unavailable("the store has ended the multipart upload");
         }
-        Error::Damaged("the store no longer has the multipart upload".into())
+        StoreError::Damaged("the store no longer has the multipart upload".into())
     }
 
-    async fn parts_done(&mut self) -> Result<(), Error> {
+    async fn await_all_parts(&mut self) -> Result<(), StoreError> {
         while !self.putting.is_empty() {
-            self.part_done().await?;
+            self.await_first_part().await?;
         }
         Ok(())
     }
 
-    async fn multipart_id(&mut self) -> Result<String, Error> {
+    async fn ensure_multipart_id(&mut self) -> Result<String, StoreError> {
         if let Some(known) = &self.state.multipart_id {
             return Ok(known.clone());
         }
-        let begun = self.store.within(0, self.multipart.api.create_multipart(&self.multipart.path)).await;
-        let begun = self.store.refused(begun).await?;
+        let begun =
+            self.store.with_deadline(0, self.multipart.api.create_multipart(&self.multipart.path)).await;
+        let begun = self.store.treat_absence_as_outage(begun).await?;
         self.state.multipart_id = Some(begun.clone());
         // Known to be continued from, and to be ended, before a part of it is stored.
         let part_bytes = self.state.part_bytes;
-        let safe =
-            self.safe.multipart.get_or_insert_with(|| Multipart { part_bytes, ..Multipart::default() });
+        let safe = self
+            .safe
+            .multipart
+            .get_or_insert_with(|| MultipartState { part_bytes, ..MultipartState::default() });
         safe.multipart_id = Some(begun.clone());
         self.is_begun = true;
         Ok(begun)
     }
 
-    async fn read_tail(&self) -> Result<Vec<Bytes>, Error> {
+    async fn read_tail(&self) -> Result<Vec<Bytes>, StoreError> {
         let Some(tail) = &self.state.tail else { return Ok(Vec::new()) };
         let key = tail_key(self.place, tail);
         let bytes = match self.store.get_range(&key, 0..tail.size_bytes).await {
-            Err(Error::NotFound { .. }) => return Err(Error::Damaged("the tail object is gone".into())),
+            Err(StoreError::NotFound { .. }) => {
+                return Err(StoreError::Damaged("the tail object is gone".into()));
+            }
             other => other?,
         };
-        if count(bytes.len()) != tail.size_bytes {
-            return Err(Error::Damaged("the tail object is too short".into()));
+        if length_to_u64(bytes.len()) != tail.size_bytes {
+            return Err(StoreError::Damaged("the tail object is too short".into()));
         }
         Ok(vec![bytes])
     }
 
     /// Remembers the parts stored so far and the tail that belongs directly behind them.
-    fn mark_safe(&mut self) {
+    fn update_checkpoint(&mut self) {
         let offset_bytes = self.stored + tail_bytes(&self.state);
-        self.safe = Durable { offset_bytes, multipart: Some(self.state.clone()) };
+        self.safe = SpoolCheckpoint { offset_bytes, multipart: Some(self.state.clone()) };
     }
 
     /// After a failure, goes back to the newest state that can be continued from. Bytes that the store was only too slow for stay in
     /// memory, as many as a tail may hold: there is less of them than of a part, and nothing beside them on the way.
-    fn dropping(&mut self, step: Result<(), Error>) -> Result<(), Error> {
+    fn revert_on_error(&mut self, step: Result<(), StoreError>) -> Result<(), StoreError> {
         let Err(error) = &step else { return step };
-        if matches!(error, Error::Slow { .. }) {
-            self.take_back();
+        if matches!(error, StoreError::Slow { .. }) {
+            self.requeue_parts();
             let tail_max = self.state.part_bytes.saturating_sub(1 + tail_bytes(&self.state));
-            let kept = self.batch.take(usize::try_from(tail_max).unwrap_or(usize::MAX));
+            let kept = self.batch.split_front(usize::try_from(tail_max).unwrap_or(usize::MAX));
             self.batch.clear();
-            self.batch.put_back(kept);
+            self.batch.push_front(kept);
         } else {
             self.batch.clear();
         }
@@ -382,103 +396,119 @@ impl Remote {
 }
 
 /// Puts the whole upload under its final key, storing what is in no part yet.
-pub(super) async fn finish(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
-    store.verify().await?;
-    if let Err(error) = put_together(store, place, durable).await {
+pub(super) async fn finish_remote_spool(
+    store: &Store,
+    place: SpooledUpload,
+    durable: &SpoolCheckpoint,
+) -> Result<(), StoreError> {
+    store.verify_marker().await?;
+    if let Err(error) = complete_upload(store, place, durable).await {
         // Somebody may have completed it before, and taken what was missing here; only the object itself can tell.
-        match check_source(store, place, durable.offset_bytes).await {
+        match check_source_size(store, place, durable.offset_bytes).await {
             Ok(()) => {}
-            Err(Error::Damaged(_)) => return Err(error),
+            Err(StoreError::Damaged(_)) => return Err(error),
             Err(other) => return Err(other),
         }
     }
-    check_source(store, place, durable.offset_bytes).await?;
+    check_source_size(store, place, durable.offset_bytes).await?;
     remove_tails(store, place).await
 }
 
-async fn put_together(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
+async fn complete_upload(
+    store: &Store,
+    place: SpooledUpload,
+    durable: &SpoolCheckpoint,
+) -> Result<(), StoreError> {
     let state = durable.multipart.clone().unwrap_or_default();
     let is_stored = state.parts.is_empty() && state.tail.is_none() && durable.offset_bytes > 0;
     if is_stored {
         return Ok(());
     }
-    let mut missing = Remote::open(store, place, durable.clone())?;
-    missing.store_last().await?;
+    let mut missing = RemoteSpool::open(store, place, durable.clone())?;
+    missing.store_last_part().await?;
     let Some(multipart_id) = missing.state.multipart_id.clone() else { return Ok(()) };
     if missing.state.parts.is_empty() {
-        return abort(store, place, &multipart_id).await;
+        return abort_multipart(store, place, &multipart_id).await;
     }
-    let multipart = handle(store, place)?;
+    let multipart = open_multipart_handle(store, place)?;
     let parts = missing.state.parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
     let completed = multipart.api.complete_multipart(&multipart.path, &multipart_id, parts);
     // Some stores copy the bytes of every part before they answer.
-    store.within(durable.offset_bytes, completed).await.map(drop).map_err(refused)
+    store.with_deadline(durable.offset_bytes, completed).await.map(drop).map_err(map_completion_error)
 }
 
 /// A store that refuses the parts will refuse them again; one that can't be reached may not.
-fn refused(error: Error) -> Error {
+fn map_completion_error(error: StoreError) -> StoreError {
     let says = |what: &str| match &error {
-        Error::Unavailable(source) => source.to_string().contains(what),
+        StoreError::Unavailable(source) => source.to_string().contains(what),
         _ => false,
     };
-    if matches!(error, Error::NotFound { .. }) || says("InvalidPart") || says("NoSuchUpload") {
-        return Error::Damaged("the store does not have the recorded parts".into());
+    if matches!(error, StoreError::NotFound { .. }) || says("InvalidPart") || says("NoSuchUpload") {
+        return StoreError::Damaged("the store does not have the recorded parts".into());
     }
     error
 }
 
-async fn check_source(store: &Store, place: Place, length: u64) -> Result<(), Error> {
-    match store.head(&keys::source(place.media_id)).await {
+async fn check_source_size(store: &Store, place: SpooledUpload, length: u64) -> Result<(), StoreError> {
+    match store.head(&keys::source_key(place.media_id)).await {
         Ok(meta) if meta.size_bytes == length => Ok(()),
-        Ok(meta) => Err(Error::Damaged(format!("{} of {length} bytes are there", meta.size_bytes))),
-        Err(Error::NotFound { .. }) => Err(Error::Damaged("the object is not there".into())),
+        Ok(meta) => Err(StoreError::Damaged(format!("{} of {length} bytes are there", meta.size_bytes))),
+        Err(StoreError::NotFound { .. }) => Err(StoreError::Damaged("the object is not there".into())),
         Err(other) => Err(other),
     }
 }
 
-pub(super) async fn remove(store: &Store, place: Place, durable: &Durable) -> Result<(), Error> {
-    store.verify().await?;
+pub(super) async fn remove_remote_spool(
+    store: &Store,
+    place: SpooledUpload,
+    durable: &SpoolCheckpoint,
+) -> Result<(), StoreError> {
+    store.verify_marker().await?;
     if let Some(multipart_id) = durable.multipart.as_ref().and_then(|m| m.multipart_id.as_ref()) {
-        abort(store, place, multipart_id).await?;
+        abort_multipart(store, place, multipart_id).await?;
     }
     remove_tails(store, place).await
 }
 
-async fn abort(store: &Store, place: Place, multipart_id: &String) -> Result<(), Error> {
-    let multipart = handle(store, place)?;
-    match store.within(0, multipart.api.abort_multipart(&multipart.path, multipart_id)).await {
-        Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+async fn abort_multipart(
+    store: &Store,
+    place: SpooledUpload,
+    multipart_id: &String,
+) -> Result<(), StoreError> {
+    let multipart = open_multipart_handle(store, place)?;
+    match store.with_deadline(0, multipart.api.abort_multipart(&multipart.path, multipart_id)).await {
+        Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
         // Some stores answer "forbidden" for an upload they no longer know; a store that works lists its keys.
         Err(other) => store.probe().await.map_err(|_| other),
     }
 }
 
-async fn remove_tails(store: &Store, place: Place) -> Result<(), Error> {
+async fn remove_tails(store: &Store, place: SpooledUpload) -> Result<(), StoreError> {
     use futures::TryStreamExt;
-    let mut found = store.list(&keys::source_tails(place.media_id));
+    let mut found = store.list(&keys::source_tail_prefix(place.media_id));
     while let Some(meta) = found.try_next().await? {
         store.delete(&meta.key).await?;
     }
     Ok(())
 }
 
-fn handle(store: &Store, place: Place) -> Result<MultipartHandle, Error> {
+fn open_multipart_handle(store: &Store, place: SpooledUpload) -> Result<MultipartHandle, StoreError> {
     let api = store
-        .inner()
+        .state()
         .backend()
-        .multipart()
-        .ok_or_else(|| Error::Invalid("the store has no multipart uploads".into()))?;
-    Ok(MultipartHandle { api, path: store.path(&keys::source(place.media_id))? })
+        .multipart_store()
+        .ok_or_else(|| StoreError::Invalid("the store has no multipart uploads".into()))?;
+    Ok(MultipartHandle { api, path: store.object_path(&keys::source_key(place.media_id))? })
 }
 
-fn tail_key(place: Place, tail: &Tail) -> String {
-    keys::source_tail(place.media_id, tail.generation, tail.part)
+fn tail_key(place: SpooledUpload, tail: &UploadTail) -> String {
+    keys::source_tail_key(place.media_id, tail.generation, tail.part)
 }
 
-fn tail_bytes(state: &Multipart) -> u64 {
+fn tail_bytes(state: &MultipartState) -> u64 {
     state.tail.as_ref().map_or(0, |tail| tail.size_bytes)
 }
 
-fn count(length: usize) -> u64 {
+fn length_to_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }

@@ -39,46 +39,46 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Config, Error, Identify, PART_BYTES_FLOOR, Root, Store};
+use crate::{MissingRootPolicy, PART_BYTES_FLOOR, Store, StoreConfig, StoreError, StoreIdentifier};
 
 const ACCESS_KEY: &str = "test-access-key";
 const SECRET_KEY: &str = "test-secret-key";
 const BUCKET: &str = "streamgate";
 
 /// A running S3 server with one empty bucket.
-pub struct S3 {
+pub struct TestS3Server {
     root: TempDir,
     endpoint: String,
-    rules: Rules,
+    rules: SharedFaultRule,
     _server: AbortOnDropHandle<()>,
 }
 
 /// What may be done to a request instead of answering it.
 #[derive(Debug, Clone)]
-pub enum Fault {
+pub enum InjectedFault {
     /// It is answered with this status.
     Status(u16),
     /// It waits until there is a permit, then it is answered.
     Hold(Arc<Semaphore>),
 }
 
-type Rule = dyn Fn(&Method, &str) -> Option<Fault> + Send + Sync;
-type Rules = Arc<Mutex<Option<Arc<Rule>>>>;
+type FaultRule = dyn Fn(&Method, &str) -> Option<InjectedFault> + Send + Sync;
+type SharedFaultRule = Arc<Mutex<Option<Arc<FaultRule>>>>;
 
-async fn answer(
+async fn serve_request(
     service: S3Service,
-    rules: Rules,
+    rules: SharedFaultRule,
     request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
     let rule = rules.lock().clone();
     let fault = rule.and_then(|rule| rule(request.method(), &request.uri().to_string()));
     match fault {
-        Some(Fault::Status(status)) => {
+        Some(InjectedFault::Status(status)) => {
             let mut response = Response::new(s3s::Body::empty());
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
             return Ok(response);
         }
-        Some(Fault::Hold(permits)) => drop(permits.acquire().await),
+        Some(InjectedFault::Hold(permits)) => drop(permits.acquire().await),
         None => {}
     }
     hyper::service::Service::call(&service, request).await
@@ -86,14 +86,14 @@ async fn answer(
 
 /// A slow way to a server: the bytes to it pass at one rate, however many connections there are.
 #[derive(Debug)]
-pub struct Link {
+pub struct ThrottledLink {
     endpoint: String,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Link {
+impl ThrottledLink {
     /// Opens a way to `s3`; fails when no port can be had.
-    pub async fn start(s3: &S3, rate_bytes_per_s: u32) -> io::Result<Self> {
+    pub async fn start(s3: &TestS3Server, rate_bytes_per_s: u32) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         let server = s3.endpoint.trim_start_matches("http://").to_owned();
@@ -106,7 +106,7 @@ impl Link {
                     let Ok(server) = TcpStream::connect(server).await else { return };
                     let ((mut from, mut back), (mut answers, mut to)) =
                         (client.into_split(), server.into_split());
-                    let there = pass(&mut from, &mut to, &free_at, rate_bytes_per_s);
+                    let there = copy_throttled(&mut from, &mut to, &free_at, rate_bytes_per_s);
                     // Whichever side ends ends the other.
                     tokio::select! {
                         _ = there => {}
@@ -120,14 +120,14 @@ impl Link {
     }
 
     /// Settings of a store that is reached over this way.
-    pub fn config(&self, s3: &S3) -> Config {
-        let mut config = s3.config();
+    pub fn store_config(&self, s3: &TestS3Server) -> StoreConfig {
+        let mut config = s3.store_config();
         config.options.insert("aws_endpoint".to_owned(), self.endpoint.clone());
         config
     }
 }
 
-async fn pass(
+async fn copy_throttled(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     free_at: &tokio::sync::Mutex<Instant>,
@@ -150,7 +150,7 @@ async fn pass(
     }
 }
 
-impl fmt::Debug for S3 {
+impl fmt::Debug for TestS3Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3")
             .field("root", &self.root)
@@ -159,7 +159,7 @@ impl fmt::Debug for S3 {
     }
 }
 
-impl S3 {
+impl TestS3Server {
     /// Starts the server; fails when no port or temporary folder can be had.
     pub async fn start() -> io::Result<Self> {
         let root = tempfile::tempdir()?;
@@ -167,7 +167,7 @@ impl S3 {
         let files = FileSystem::new(root.path()).map_err(|e| io::Error::other(format!("{e:?}")))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let (service, rules) = (builder.build(), Rules::default());
+        let (service, rules) = (builder.build(), SharedFaultRule::default());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         let known = rules.clone();
@@ -175,7 +175,8 @@ impl S3 {
             let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 let (service, rules) = (service.clone(), known.clone());
-                let service = service_fn(move |request| answer(service.clone(), rules.clone(), request));
+                let service =
+                    service_fn(move |request| serve_request(service.clone(), rules.clone(), request));
                 connections.spawn(async move {
                     let builder = auto::Builder::new(TokioExecutor::new());
                     // A client that goes away is no error of the server.
@@ -188,12 +189,15 @@ impl S3 {
     }
 
     /// What is done to requests from now on, by method and the address with its query; `None` lets one through.
-    pub fn rule(&self, rule: impl Fn(&Method, &str) -> Option<Fault> + Send + Sync + 'static) {
+    pub fn set_fault_rule(
+        &self,
+        rule: impl Fn(&Method, &str) -> Option<InjectedFault> + Send + Sync + 'static,
+    ) {
         *self.rules.lock() = Some(Arc::new(rule));
     }
 
     /// Lets every request through again.
-    pub fn no_rule(&self) {
+    pub fn clear_fault_rule(&self) {
         *self.rules.lock() = None;
     }
 
@@ -208,7 +212,7 @@ impl S3 {
     }
 
     /// Options to reach it.
-    pub fn options(&self) -> BTreeMap<String, String> {
+    pub fn store_options(&self) -> BTreeMap<String, String> {
         [
             ("aws_endpoint", self.endpoint.as_str()),
             ("aws_access_key_id", ACCESS_KEY),
@@ -222,8 +226,12 @@ impl S3 {
     }
 
     /// Settings of a store in the bucket, with the smallest parts S3 allows.
-    pub fn config(&self) -> Config {
-        Config { options: self.options(), part_bytes_min: PART_BYTES_FLOOR, ..Config::at(self.url()) }
+    pub fn store_config(&self) -> StoreConfig {
+        StoreConfig {
+            options: self.store_options(),
+            part_bytes_min: PART_BYTES_FLOOR,
+            ..StoreConfig::from_url(self.url())
+        }
     }
 
     /// Files of multipart uploads that were neither completed nor aborted.
@@ -246,25 +254,25 @@ impl S3 {
 /// Opens a store for the one its marker says; one that has none is made and marked at its first use, and never again.
 ///
 /// Fails as [`Store::open`].
-pub fn open(config: Config) -> Result<Store, Error> {
-    Store::open(config, Arc::new(Found::default()))
+pub fn open_test_store(config: StoreConfig) -> Result<Store, StoreError> {
+    Store::open(config, Arc::new(SelfMarkingIdentifier::default()))
 }
 
 #[derive(Debug, Default)]
-struct Found {
+struct SelfMarkingIdentifier {
     store_id: OnceCell<StoreId>,
 }
 
-impl Identify for Found {
-    fn identify<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, Error>> {
+impl StoreIdentifier for SelfMarkingIdentifier {
+    fn identify_store<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, StoreError>> {
         let found = async move {
-            if let Some(found) = store.marker().await? {
+            if let Some(found) = store.read_marker().await? {
                 return Ok(found);
             }
             let fresh = StoreId::from_bytes(std::array::from_fn(|_| {
                 RandomState::new().build_hasher().finish().to_le_bytes()[0]
             }));
-            store.mark(fresh, Root::Make).await?;
+            store.write_marker(fresh, MissingRootPolicy::Make).await?;
             Ok(fresh)
         };
         Box::pin(async move { self.store_id.get_or_try_init(|| found).await.copied() })

@@ -10,15 +10,15 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::S3;
-use crate::Config;
+use super::TestS3Server;
+use crate::StoreConfig;
 
 /// Bytes handed on at once.
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// How the network behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ProxyMode {
     /// Everything passes.
     Pass,
     /// Each request is answered with this status.
@@ -31,19 +31,19 @@ pub enum Mode {
 
 /// A running proxy; connections end when its mode changes.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct FaultProxy {
     endpoint: String,
-    mode: watch::Sender<Mode>,
+    mode: watch::Sender<ProxyMode>,
     _server: AbortOnDropHandle<()>,
 }
 
-impl Proxy {
+impl FaultProxy {
     /// Starts one before `server` that passes everything; fails when no port can be had.
-    pub async fn start(server: &S3) -> io::Result<Self> {
+    pub async fn start(server: &TestS3Server) -> io::Result<Self> {
         let target = server.address().to_owned();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let (mode, watched) = watch::channel(Mode::Pass);
+        let (mode, watched) = watch::channel(ProxyMode::Pass);
         let serving = tokio::task::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
@@ -52,7 +52,7 @@ impl Proxy {
                     let mode = *watched.borrow_and_update();
                     tokio::select! {
                         // A side that goes away is no error of the proxy.
-                        ended = serve(client, &target, mode) => drop(ended),
+                        ended = serve_connection(client, &target, mode) => drop(ended),
                         _ = watched.changed() => {}
                     }
                 });
@@ -63,22 +63,22 @@ impl Proxy {
     }
 
     /// Changes how the network behaves from now on; open connections break.
-    pub fn set(&self, mode: Mode) {
+    pub fn set_mode(&self, mode: ProxyMode) {
         self.mode.send_replace(mode);
     }
 
     /// Settings of a store behind it that gives a request up after two seconds.
-    pub fn config(&self, server: &S3) -> Config {
-        let mut config = server.config();
+    pub fn store_config(&self, server: &TestS3Server) -> StoreConfig {
+        let mut config = server.store_config();
         config.options.insert("aws_endpoint".into(), self.endpoint.clone());
-        Config { request_timeout_ms: 2_000, retry_timeout_ms: 100, retries_max: 0, ..config }
+        StoreConfig { request_timeout_ms: 2_000, retry_timeout_ms: 100, retries_max: 0, ..config }
     }
 }
 
-async fn serve(mut client: TcpStream, target: &str, mode: Mode) -> io::Result<()> {
+async fn serve_connection(mut client: TcpStream, target: &str, mode: ProxyMode) -> io::Result<()> {
     match mode {
-        Mode::Hang => std::future::pending().await,
-        Mode::Status(status) => {
+        ProxyMode::Hang => std::future::pending().await,
+        ProxyMode::Status(status) => {
             let mut piece = vec![0; PIECE_BYTES];
             while client.read(&mut piece).await? > 0 {
                 let answer =
@@ -87,21 +87,22 @@ async fn serve(mut client: TcpStream, target: &str, mode: Mode) -> io::Result<()
             }
             Ok(())
         }
-        Mode::Pass | Mode::Slow(_) => {
-            let pause = if let Mode::Slow(ms) = mode { Duration::from_millis(ms) } else { Duration::ZERO };
+        ProxyMode::Pass | ProxyMode::Slow(_) => {
+            let pause =
+                if let ProxyMode::Slow(ms) = mode { Duration::from_millis(ms) } else { Duration::ZERO };
             let mut server = TcpStream::connect(target).await?;
             let (mut from_client, mut to_client) = client.split();
             let (mut from_server, mut to_server) = server.split();
             tokio::try_join!(
-                hand_on(&mut from_client, &mut to_server, pause),
-                hand_on(&mut from_server, &mut to_client, pause),
+                copy_delayed(&mut from_client, &mut to_server, pause),
+                copy_delayed(&mut from_server, &mut to_client, pause),
             )?;
             Ok(())
         }
     }
 }
 
-async fn hand_on(
+async fn copy_delayed(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     pause: Duration,

@@ -7,7 +7,7 @@ use std::{
     sync::mpsc,
 };
 
-use crate::{Config, Error, testing};
+use crate::{StoreConfig, StoreError, testing};
 
 /// URL of the store, in the process that has the environment.
 const URL: &str = "STREAMGATE_TEST_STORE_URL";
@@ -44,11 +44,12 @@ fn asked(name: &str, url: &str, environment: impl Fn(&str) -> Vec<(&'static str,
 fn settings_of_the_environment_reach_every_cloud_store() {
     let name = "tests::environment::settings_of_the_environment_reach_every_cloud_store";
     if let Ok(url) = std::env::var(URL) {
-        let store = testing::open(Config { retries_max: 0, ..Config::at(url) }).unwrap();
+        let store =
+            testing::open_test_store(StoreConfig { retries_max: 0, ..StoreConfig::from_url(url) }).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let absent = runtime.block_on(store.head("a/b")).unwrap_err();
         // The server was reached, and has nothing, not even the mark of a store.
-        assert!(matches!(absent, Error::NotFound { .. }), "{absent:?}");
+        assert!(matches!(absent, StoreError::NotFound { .. }), "{absent:?}");
         return;
     }
     let s3 = asked(name, "s3://films/here", |endpoint| {

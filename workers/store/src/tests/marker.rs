@@ -8,23 +8,25 @@ use std::{
 use schemas::ids::StoreId;
 
 use super::*;
-use crate::Identify;
+use crate::StoreIdentifier;
 
 /// A store and where its root lies on this host.
 struct Site {
     store: Store,
     root: PathBuf,
     _folder: TempDir,
-    _s3: Option<S3>,
+    _s3: Option<TestS3Server>,
 }
 
 impl Site {
     async fn all() -> [Self; 2] {
         let (folder, store) = local();
         let local = Self { root: folder.path().join("store"), store, _folder: folder, _s3: None };
-        let s3 = S3::start().await.unwrap();
+        let s3 = TestS3Server::start().await.unwrap();
         // What was seen a moment ago is not enough here: the store goes away within it.
-        let store = testing::open(Config { marker_ms: 0, retries_max: 0, ..s3.config() }).unwrap();
+        let store =
+            testing::open_test_store(StoreConfig { marker_ms: 0, retries_max: 0, ..s3.store_config() })
+                .unwrap();
         let root = s3.bucket_folder();
         let remote = Self { root, store, _folder: tempfile::tempdir().unwrap(), _s3: Some(s3) };
         [local, remote]
@@ -49,12 +51,15 @@ fn files(folder: &Path) -> usize {
 }
 
 /// Everything that can be asked of a store that is away.
-async fn check_nothing_is_done(site: &Site, place: Place, durable: &Durable) {
-    let (store, key) = (&site.store, keys::source(place.media_id));
-    let other =
-        Place { upload_id: UploadId::from_bytes([77; 16]), media_id: MediaId::from_bytes([77; 16]), ..place };
+async fn check_nothing_is_done(site: &Site, place: SpooledUpload, durable: &SpoolCheckpoint) {
+    let (store, key) = (&site.store, keys::source_key(place.media_id));
+    let other = SpooledUpload {
+        upload_id: UploadId::from_bytes([77; 16]),
+        media_id: MediaId::from_bytes([77; 16]),
+        ..place
+    };
     let outcomes = [
-        ("verify", store.verify_now().await),
+        ("verify", store.verify_marker_now().await),
         ("put", store.put("media/x/source", "x").await),
         ("get", store.get(&key, 100).await.map(drop)),
         ("range", store.get_range(&key, 0..1).await.map(drop)),
@@ -72,7 +77,7 @@ async fn check_nothing_is_done(site: &Site, place: Place, durable: &Durable) {
     }
     let opened = async {
         Spool::create(store, other).await?;
-        let mut spool = Spool::open(store, other, Durable::default()).await?;
+        let mut spool = Spool::open(store, other, SpoolCheckpoint::default()).await?;
         spool.write(vec![1].into()).await?;
         spool.flush().await
     };
@@ -84,11 +89,11 @@ async fn a_store_that_is_away_is_believed_nothing() {
     for site in Site::all().await {
         let place = place(11, 6 * MIB);
         Spool::create(&site.store, place).await.unwrap();
-        let mut spool = Spool::open(&site.store, place, Durable::default()).await.unwrap();
+        let mut spool = Spool::open(&site.store, place, SpoolCheckpoint::default()).await.unwrap();
         write(&mut spool, &pattern(6 * MIB - 1), 100_000).await;
         let durable = spool.flush().await.unwrap();
         drop(spool);
-        site.store.put(&keys::source(MediaId::from_bytes([12; 16])), "kept").await.unwrap();
+        site.store.put(&keys::source_key(MediaId::from_bytes([12; 16])), "kept").await.unwrap();
         let before = files(&site.root);
         site.take_away();
         check_nothing_is_done(&site, place, &durable).await;
@@ -100,14 +105,15 @@ async fn a_store_that_is_away_is_believed_nothing() {
         std::fs::remove_dir(&site.root).unwrap();
         site.bring_back();
         assert_eq!(files(&site.root), before);
-        let mut spool =
-            Spool::open(&site.store, Place { generation: 2, ..place }, durable.clone()).await.unwrap();
+        let mut spool = Spool::open(&site.store, SpooledUpload { generation: 2, ..place }, durable.clone())
+            .await
+            .unwrap();
         spool.write(vec![*pattern(6 * MIB).last().unwrap()].into()).await.unwrap();
         let durable = spool.flush_last().await.unwrap();
         Spool::finish(&site.store, place, &durable).await.unwrap();
         assert!(source(&site.store, place).await == pattern(6 * MIB), "not one byte is lost");
         let absent = site.store.head("media/never/source").await;
-        assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
+        assert!(matches!(absent, Err(StoreError::NotFound { .. })), "{absent:?}");
     }
 }
 
@@ -115,18 +121,21 @@ async fn a_store_that_is_away_is_believed_nothing() {
 async fn another_store_in_the_place_is_named_and_left_alone() {
     for site in Site::all().await {
         site.store.put("media/x/source", "ours").await.unwrap();
-        let ours = site.store.marker().await.unwrap().unwrap();
+        let ours = site.store.read_marker().await.unwrap().unwrap();
         let theirs = StoreId::from_bytes([3; 16]);
         std::fs::write(site.root.join(keys::MARKER), format!("{theirs}\n")).unwrap();
         let error = site.store.put("media/x/source", "lost").await.unwrap_err();
         assert!(
-            matches!(&error, Error::OtherStore { found, expected, .. } if (*found, *expected) == (theirs, ours))
+            matches!(&error, StoreError::OtherStore { found, expected, .. } if (*found, *expected) == (theirs, ours))
         );
         assert!(
             error.to_string().contains(&theirs.to_string()) && error.to_string().contains(&ours.to_string())
         );
-        assert!(matches!(site.store.delete("media/x/source").await, Err(Error::OtherStore { .. })));
-        assert!(matches!(site.store.mark(ours, crate::Root::Make).await, Err(Error::OtherStore { .. })));
+        assert!(matches!(site.store.delete("media/x/source").await, Err(StoreError::OtherStore { .. })));
+        assert!(matches!(
+            site.store.write_marker(ours, crate::MissingRootPolicy::Make).await,
+            Err(StoreError::OtherStore { .. })
+        ));
         assert_eq!(std::fs::read(site.root.join("media/x/source")).unwrap(), b"ours");
     }
 }
@@ -137,12 +146,12 @@ async fn what_lies_in_an_unmarked_store_can_be_looked_at() {
         let media: Vec<MediaId> = (0..30).map(|n| MediaId::from_bytes([n; 16])).collect();
         for id in &media {
             for name in ["source", "e1/abc/v180/1.m4s", "e1/abc/v180/2.m4s"] {
-                site.store.put(&format!("{}/{name}", keys::media(*id)), "x").await.unwrap();
+                site.store.put(&format!("{}/{name}", keys::media_prefix(*id)), "x").await.unwrap();
             }
         }
         Spool::create(&site.store, place(9, 1)).await.unwrap();
         std::fs::remove_file(site.root.join(keys::MARKER)).unwrap();
-        assert_eq!(site.store.marker().await.unwrap(), None);
+        assert_eq!(site.store.read_marker().await.unwrap(), None);
         let mut found = site.store.stored_media(100).await.unwrap();
         found.sort();
         assert_eq!(found, media, "each once, whatever lies in it");
@@ -159,8 +168,11 @@ async fn what_lies_in_an_unmarked_store_can_be_looked_at() {
 /// Says the same for ever, and counts how often it was asked.
 struct Counting(std::sync::atomic::AtomicUsize);
 
-impl Identify for Counting {
-    fn identify<'a>(&'a self, _: &'a Store) -> futures::future::BoxFuture<'a, Result<StoreId, Error>> {
+impl StoreIdentifier for Counting {
+    fn identify_store<'a>(
+        &'a self,
+        _: &'a Store,
+    ) -> futures::future::BoxFuture<'a, Result<StoreId, StoreError>> {
         self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Box::pin(async { Ok(StoreId::from_bytes([1; 16])) })
     }
@@ -171,32 +183,33 @@ async fn a_crowd_asks_once_which_store_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let asked = Arc::new(Counting(0.into()));
     let store =
-        Store::open(Config::at(format!("file://{}", folder.path().display())), asked.clone()).unwrap();
-    let crowd = (0..200).map(|_| store.verify_now());
+        Store::open(StoreConfig::from_url(format!("file://{}", folder.path().display())), asked.clone())
+            .unwrap();
+    let crowd = (0..200).map(|_| store.verify_marker_now());
     let outcomes =
         tokio::time::timeout(Duration::from_secs(10), futures::future::join_all(crowd)).await.unwrap();
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(Error::Unmarked { .. }))));
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(StoreError::Unmarked { .. }))));
     let count = asked.0.load(std::sync::atomic::Ordering::Relaxed);
     assert!(count < 20, "{count}");
 }
 
 #[tokio::test]
 async fn a_probe_never_waits_for_a_remote_store() {
-    let s3 = S3::start().await.unwrap();
-    let config = Config { marker_ms: 0, retries_max: 0, ..s3.config() };
-    let store = testing::open(config).unwrap();
-    store.ready().await.unwrap();
+    let s3 = TestS3Server::start().await.unwrap();
+    let config = StoreConfig { marker_ms: 0, retries_max: 0, ..s3.store_config() };
+    let store = testing::open_test_store(config).unwrap();
+    store.check_ready().await.unwrap();
     let away = s3.bucket_folder().with_extension("away");
     std::fs::rename(s3.bucket_folder(), &away).unwrap();
     let told = async {
-        while store.ready().await.is_ok() {
+        while store.check_ready().await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
     std::fs::rename(&away, s3.bucket_folder()).unwrap();
     let told = async {
-        while store.ready().await.is_err() {
+        while store.check_ready().await.is_err() {
             tokio::task::yield_now().await;
         }
     };

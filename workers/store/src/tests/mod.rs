@@ -9,8 +9,8 @@ use schemas::{
 use tempfile::TempDir;
 
 use crate::{
-    Config, Durable, Error, Place, Spool, Store,
-    testing::{self, S3},
+    Spool, SpoolCheckpoint, SpooledUpload, Store, StoreConfig, StoreError,
+    testing::{self, TestS3Server},
 };
 
 mod environment;
@@ -19,8 +19,8 @@ mod remote;
 
 const MIB: usize = 1024 * 1024;
 
-fn place(seed: u8, length_bytes: usize) -> Place {
-    Place {
+fn place(seed: u8, length_bytes: usize) -> SpooledUpload {
+    SpooledUpload {
         upload_id: UploadId::from_bytes([seed; 16]),
         media_id: MediaId::from_bytes([seed; 16]),
         generation: 1,
@@ -31,12 +31,12 @@ fn place(seed: u8, length_bytes: usize) -> Place {
 fn local() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}", folder.path().join("store").display());
-    (folder, testing::open(Config::at(url)).unwrap())
+    (folder, testing::open_test_store(StoreConfig::from_url(url)).unwrap())
 }
 
-async fn remote() -> (S3, Store) {
-    let s3 = S3::start().await.unwrap();
-    let store = testing::open(s3.config()).unwrap();
+async fn remote() -> (TestS3Server, Store) {
+    let s3 = TestS3Server::start().await.unwrap();
+    let store = testing::open_test_store(s3.store_config()).unwrap();
     (s3, store)
 }
 
@@ -52,8 +52,8 @@ async fn write(spool: &mut Spool, bytes: &[u8], step: usize) {
     }
 }
 
-async fn source(store: &Store, place: Place) -> Vec<u8> {
-    store.get(&keys::source(place.media_id), u64::MAX).await.unwrap().to_vec()
+async fn source(store: &Store, place: SpooledUpload) -> Vec<u8> {
+    store.get(&keys::source_key(place.media_id), u64::MAX).await.unwrap().to_vec()
 }
 
 /// What every store must do with an upload in three requests by three writers.
@@ -61,14 +61,14 @@ async fn check_three_requests(store: &Store, length: usize, cuts: [usize; 2]) {
     let bytes = pattern(length);
     let mut place = place(7, length);
     Spool::create(store, place).await.unwrap();
-    let mut durable = Durable::default();
+    let mut durable = SpoolCheckpoint::default();
     for range in [0..cuts[0], cuts[0]..cuts[1], cuts[1]..length] {
         place.generation += 1;
         let mut spool = Spool::open(store, place, durable.clone()).await.unwrap();
         write(&mut spool, &bytes[range.clone()], 100_000).await;
         assert_eq!(spool.offset_bytes(), u64::try_from(range.end).unwrap());
         durable = if range.end == length { spool.flush_last().await } else { spool.flush().await }.unwrap();
-        spool.recorded(&durable).await;
+        spool.confirm_recorded(&durable).await;
         assert_eq!(durable.offset_bytes, u64::try_from(range.end).unwrap());
     }
     Spool::finish(store, place, &durable).await.unwrap();
@@ -76,7 +76,7 @@ async fn check_three_requests(store: &Store, length: usize, cuts: [usize; 2]) {
     // A crash before the record was changed repeats it.
     Spool::finish(store, place, &durable).await.unwrap();
     assert!(source(store, place).await == bytes);
-    let left: Vec<_> = store.list(&keys::media(place.media_id)).try_collect().await.unwrap();
+    let left: Vec<_> = store.list(&keys::media_prefix(place.media_id)).try_collect().await.unwrap();
     assert_eq!(left.len(), 1, "only the source is left, not {left:?}");
 }
 
@@ -112,7 +112,7 @@ async fn an_empty_upload_becomes_an_empty_object() {
     for store in [local, remote] {
         let place = place(1, 0);
         Spool::create(&store, place).await.unwrap();
-        let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+        let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
         let durable = spool.flush_last().await.unwrap();
         Spool::finish(&store, place, &durable).await.unwrap();
         assert!(source(&store, place).await.is_empty());
@@ -127,10 +127,10 @@ async fn bytes_beyond_the_record_are_discarded() {
         let mut place = place(2, 12 * MIB);
         let bytes = pattern(12 * MIB);
         Spool::create(&store, place).await.unwrap();
-        let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+        let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
         write(&mut spool, &bytes[..2 * MIB], 65_536).await;
         let recorded = spool.flush().await.unwrap();
-        spool.recorded(&recorded).await;
+        spool.confirm_recorded(&recorded).await;
         // These reach the store, but the record never hears of them: the process died.
         write(&mut spool, &vec![0xEE; 7 * MIB], 65_536).await;
         spool.flush().await.unwrap();
@@ -153,11 +153,11 @@ async fn rollback_discards_and_the_next_bytes_take_the_place() {
         let place = place(3, 6 * MIB);
         let bytes = pattern(6 * MIB);
         Spool::create(&store, place).await.unwrap();
-        let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+        let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
         write(&mut spool, &vec![1; 6 * MIB], 100_000).await;
-        spool.rollback(&Durable::default()).await.unwrap();
+        spool.rollback(&SpoolCheckpoint::default()).await.unwrap();
         assert_eq!(s3.multipart_files().unwrap(), 0, "the multipart upload of discarded bytes is gone");
-        let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+        let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
         assert_eq!(spool.offset_bytes(), 0);
         write(&mut spool, &bytes, 100_000).await;
         let durable = spool.flush_last().await.unwrap();
@@ -171,10 +171,10 @@ async fn a_second_local_writer_is_kept_out_until_the_first_is_gone() {
     let (_folder, store) = local();
     let place = place(4, 10);
     Spool::create(&store, place).await.unwrap();
-    let first = Spool::open(&store, place, Durable::default()).await.unwrap();
-    assert!(matches!(Spool::open(&store, place, Durable::default()).await, Err(Error::Busy)));
+    let first = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
+    assert!(matches!(Spool::open(&store, place, SpoolCheckpoint::default()).await, Err(StoreError::Busy)));
     drop(first);
-    Spool::open(&store, place, Durable::default()).await.unwrap();
+    Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -182,29 +182,29 @@ async fn a_file_shorter_than_the_record_is_damaged() {
     let (folder, store) = local();
     let place = place(5, 10);
     Spool::create(&store, place).await.unwrap();
-    let recorded = Durable { offset_bytes: 1, multipart: None };
+    let recorded = SpoolCheckpoint { offset_bytes: 1, multipart: None };
     let found = Spool::open(&store, place, recorded.clone()).await;
-    assert!(matches!(found, Err(Error::Damaged(_))), "{found:?}");
-    std::fs::remove_file(folder.path().join("store").join(keys::spool(place.upload_id))).unwrap();
+    assert!(matches!(found, Err(StoreError::Damaged(_))), "{found:?}");
+    std::fs::remove_file(folder.path().join("store").join(keys::spool_path(place.upload_id))).unwrap();
     let found = Spool::open(&store, place, recorded.clone()).await;
-    assert!(matches!(found, Err(Error::Damaged(_))), "{found:?}");
-    assert!(matches!(Spool::finish(&store, place, &recorded).await, Err(Error::Damaged(_))));
+    assert!(matches!(found, Err(StoreError::Damaged(_))), "{found:?}");
+    assert!(matches!(Spool::finish(&store, place, &recorded).await, Err(StoreError::Damaged(_))));
 }
 
 #[tokio::test]
 async fn a_lost_tail_is_damaged() {
     let (_s3, store) = remote().await;
     let mut place = place(6, 20 * MIB);
-    let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+    let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
     write(&mut spool, &pattern(1000), 1000).await;
     let recorded = spool.flush().await.unwrap();
-    let key = keys::source_tail(place.media_id, place.generation, 0);
+    let key = keys::source_tail_key(place.media_id, place.generation, 0);
     store.delete(&key).await.unwrap();
     place.generation += 1;
     let mut spool = Spool::open(&store, place, recorded).await.unwrap();
     spool.write(vec![1].into()).await.unwrap();
     let found = spool.flush().await;
-    assert!(matches!(found, Err(Error::Damaged(_))), "{found:?}");
+    assert!(matches!(found, Err(StoreError::Damaged(_))), "{found:?}");
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn removing_leaves_nothing_behind() {
     for store in [local, remote] {
         let place = place(8, 12 * MIB);
         Spool::create(&store, place).await.unwrap();
-        let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+        let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
         write(&mut spool, &pattern(7 * MIB), 100_000).await;
         let durable = spool.flush().await.unwrap();
         Spool::remove(&store, place, &durable).await.unwrap();
@@ -223,7 +223,7 @@ async fn removing_leaves_nothing_behind() {
         assert!(left.is_empty(), "{left:?}");
     }
     assert_eq!(s3.multipart_files().unwrap(), 0);
-    assert!(!folder.path().join("store").join(keys::spool(place(8, 0).upload_id)).exists());
+    assert!(!folder.path().join("store").join(keys::spool_path(place(8, 0).upload_id)).exists());
 }
 
 #[tokio::test]
@@ -231,36 +231,36 @@ async fn a_full_disk_is_told_as_such() {
     let (folder, store) = local();
     let place = place(10, MIB);
     Spool::create(&store, place).await.unwrap();
-    let path = folder.path().join("store").join(keys::spool(place.upload_id));
+    let path = folder.path().join("store").join(keys::spool_path(place.upload_id));
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-    let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+    let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
     spool.write(pattern(1000).into()).await.unwrap();
     let error = spool.flush().await.unwrap_err();
-    assert!(matches!(error, Error::Full), "{error:?}");
+    assert!(matches!(error, StoreError::Full), "{error:?}");
     assert_eq!(spool.offset_bytes(), 0, "bytes that were not stored are not counted");
     assert_eq!(spool.flush().await.unwrap().offset_bytes, 0);
     let quota = object_store::Error::Generic {
         store: "LocalFileSystem",
         source: Box::new(std::io::Error::from(std::io::ErrorKind::QuotaExceeded)),
     };
-    assert!(matches!(Error::from(quota), Error::Full));
+    assert!(matches!(StoreError::from(quota), StoreError::Full));
 }
 
 #[tokio::test]
 async fn an_unreachable_store_is_retry_and_keeps_what_is_stored() {
     let (s3, _) = remote().await;
-    let config = Config { retries_max: 0, request_timeout_ms: 2_000, ..s3.config() };
-    let store = testing::open(config).unwrap();
+    let config = StoreConfig { retries_max: 0, request_timeout_ms: 2_000, ..s3.store_config() };
+    let store = testing::open_test_store(config).unwrap();
     let place = place(9, 20 * MIB);
-    let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+    let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
     write(&mut spool, &pattern(2 * MIB), 100_000).await;
     let recorded = spool.flush().await.unwrap();
     drop(s3);
     spool.write(vec![1; 1000].into()).await.unwrap();
     let error = spool.flush().await.unwrap_err();
     assert!(error.is_outage(), "{error:?}");
-    assert_eq!(spool.durable(), recorded, "what was durable is still the state to continue from");
+    assert_eq!(spool.latest_checkpoint(), recorded, "what was durable is still the state to continue from");
     assert_eq!(spool.offset_bytes(), recorded.offset_bytes);
     assert!(store.probe().await.unwrap_err().is_outage());
 }
@@ -268,14 +268,14 @@ async fn an_unreachable_store_is_retry_and_keeps_what_is_stored() {
 #[tokio::test]
 async fn memory_is_bounded_over_all_uploads() {
     let (s3, _) = remote().await;
-    let config = Config { in_flight_bytes_max: 6 * MIB, in_flight_wait_ms: 10_000, ..s3.config() };
-    let store = Arc::new(testing::open(config).unwrap());
+    let config = StoreConfig { in_flight_bytes_max: 6 * MIB, in_flight_wait_ms: 10_000, ..s3.store_config() };
+    let store = Arc::new(testing::open_test_store(config).unwrap());
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 20..24 {
         let store = store.clone();
         tasks.spawn(async move {
             let (place, bytes) = (place(seed, 12 * MIB), pattern(12 * MIB));
-            let mut spool = Spool::open(&store, place, Durable::default()).await.unwrap();
+            let mut spool = Spool::open(&store, place, SpoolCheckpoint::default()).await.unwrap();
             write(&mut spool, &bytes, 300_000).await;
             let durable = spool.flush_last().await.unwrap();
             Spool::finish(&store, place, &durable).await.unwrap();
@@ -283,7 +283,7 @@ async fn memory_is_bounded_over_all_uploads() {
         });
     }
     tasks.join_all().await;
-    assert_eq!(store.inner().in_flight().available_permits(), 6 * MIB);
+    assert_eq!(store.state().in_flight().available_permits(), 6 * MIB);
 }
 
 #[tokio::test]
@@ -308,13 +308,13 @@ async fn objects_are_put_read_listed_and_deleted() {
             last = short.next().await;
         }
         assert!(last.is_some_and(|l| l.is_err()), "an early end is an error");
-        assert!(matches!(store.get("media/a/source", 10).await, Err(Error::Invalid(_))));
+        assert!(matches!(store.get("media/a/source", 10).await, Err(StoreError::Invalid(_))));
         let mut listed: Vec<_> = store.list("media/a").map_ok(|m| m.key).try_collect().await.unwrap();
         listed.sort();
         assert_eq!(listed, ["media/a/e1/x/index.m3u8", "media/a/source"]);
         store.delete("media/a/source").await.unwrap();
         store.delete("media/a/source").await.unwrap();
-        assert!(matches!(store.head("media/a/source").await, Err(Error::NotFound { .. })));
+        assert!(matches!(store.head("media/a/source").await, Err(StoreError::NotFound { .. })));
         store.probe().await.unwrap();
     }
 }
@@ -322,8 +322,8 @@ async fn objects_are_put_read_listed_and_deleted() {
 #[tokio::test]
 async fn a_prefix_is_part_of_every_key_and_of_none_told() {
     let (s3, whole) = remote().await;
-    let config = Config { url: format!("{}/one/two", s3.url()), ..s3.config() };
-    let store = testing::open(config).unwrap();
+    let config = StoreConfig { url: format!("{}/one/two", s3.url()), ..s3.store_config() };
+    let store = testing::open_test_store(config).unwrap();
     store.put("media/a/source", "x").await.unwrap();
     let listed: Vec<_> = store.list("media").map_ok(|m| m.key).try_collect().await.unwrap();
     assert_eq!(listed, ["media/a/source"]);
@@ -333,29 +333,32 @@ async fn a_prefix_is_part_of_every_key_and_of_none_told() {
 #[test]
 fn refuses_bad_settings() {
     for url in ["", "/var/x", "ftp://x/y", "s3://", "file://host/x", "memory:///"] {
-        assert!(matches!(testing::open(Config::at(url)), Err(Error::Invalid(_))), "{url}");
+        assert!(
+            matches!(testing::open_test_store(StoreConfig::from_url(url)), Err(StoreError::Invalid(_))),
+            "{url}"
+        );
     }
-    let mut config = Config::at("s3://bucket");
+    let mut config = StoreConfig::from_url("s3://bucket");
     config.options.insert("aws_colour".into(), "blue".into());
-    assert!(matches!(testing::open(config.clone()), Err(Error::Invalid(_))));
+    assert!(matches!(testing::open_test_store(config.clone()), Err(StoreError::Invalid(_))));
     config.options = [("aws_secret_access_key".to_owned(), "hush".to_owned())].into();
     assert!(!format!("{config:?}").contains("hush"));
     config.part_bytes_min = 1;
-    assert!(matches!(testing::open(config), Err(Error::Invalid(_))));
+    assert!(matches!(testing::open_test_store(config), Err(StoreError::Invalid(_))));
 }
 
 #[test]
 fn refuses_keys_that_leave_the_store() {
     let (_folder, store) = local();
     for key in ["../x", "media/../../x", "/media//x"] {
-        assert!(matches!(store.path(key), Err(Error::Invalid(_))), "{key}");
+        assert!(matches!(store.object_path(key), Err(StoreError::Invalid(_))), "{key}");
     }
 }
 
 proptest! {
     #[test]
     fn parts_always_suffice(length: u64) {
-        let config = Config::default();
+        let config = StoreConfig::default();
         let length = length >> 8;
         let part_bytes = config.part_bytes(length);
         prop_assert!(length.div_ceil(part_bytes) <= crate::PARTS_MAX);

@@ -12,41 +12,41 @@ const SEGMENTS_MAX: usize = 100_000;
 
 /// A manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Manifest {
+pub struct DashManifest {
     /// Attributes of `MPD`.
-    pub attributes: Attributes,
+    pub attributes: DashAttributes,
     /// Its adaptation sets.
-    pub sets: Vec<Set>,
+    pub sets: Vec<AdaptationSet>,
 }
 
 /// An adaptation set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Set {
+pub struct AdaptationSet {
     /// Its attributes.
-    pub attributes: Attributes,
+    pub attributes: DashAttributes,
     /// Attributes of its segment template.
-    pub template: Attributes,
+    pub template: DashAttributes,
     /// Start and duration of each segment, in ticks.
     pub timeline: Vec<(u64, u64)>,
     /// Attributes of each representation.
-    pub representations: Vec<Attributes>,
+    pub representations: Vec<DashAttributes>,
 }
 
 /// Attributes of an element.
-pub type Attributes = BTreeMap<String, String>;
+pub type DashAttributes = BTreeMap<String, String>;
 
 /// Reads a manifest; says what is wrong with it.
-pub fn manifest(text: &str) -> Result<Manifest, String> {
+pub fn parse_manifest(text: &str) -> Result<DashManifest, String> {
     let mut reader = Reader::from_str(text);
-    let mut found = Manifest::default();
+    let mut found = DashManifest::default();
     let mut open: Vec<String> = Vec::new();
     loop {
         match reader.read_event().map_err(|e| e.to_string())? {
             Event::Start(element) => {
                 open.push(element.name().as_ref().to_owned());
-                found.take(&element)?;
+                found.add_element(&element)?;
             }
-            Event::Empty(element) => found.take(&element)?,
+            Event::Empty(element) => found.add_element(&element)?,
             Event::End(element) if open.pop().as_deref() != Some(element.name().as_ref()) => {
                 return Err("elements are not nested".into());
             }
@@ -57,22 +57,22 @@ pub fn manifest(text: &str) -> Result<Manifest, String> {
     }
 }
 
-impl Manifest {
-    fn take(&mut self, element: &BytesStart<'_>) -> Result<(), String> {
-        let attributes = attributes(element)?;
+impl DashManifest {
+    fn add_element(&mut self, element: &BytesStart<'_>) -> Result<(), String> {
+        let attributes = parse_attributes(element)?;
         let name = element.name();
         if name.as_ref() == "MPD" {
             self.attributes = attributes;
             return Ok(());
         }
         if name.as_ref() == "AdaptationSet" {
-            self.sets.push(Set { attributes, ..Set::default() });
+            self.sets.push(AdaptationSet { attributes, ..AdaptationSet::default() });
             return Ok(());
         }
         let Some(set) = self.sets.last_mut() else { return Ok(()) };
         match name.as_ref() {
             "SegmentTemplate" => set.template = attributes,
-            "S" => set.repeat(&attributes)?,
+            "S" => set.add_timeline_entry(&attributes)?,
             "Representation" => set.representations.push(attributes),
             _ => {}
         }
@@ -80,8 +80,8 @@ impl Manifest {
     }
 }
 
-impl Set {
-    fn repeat(&mut self, attributes: &Attributes) -> Result<(), String> {
+impl AdaptationSet {
+    fn add_timeline_entry(&mut self, attributes: &DashAttributes) -> Result<(), String> {
         let number = |key: &str| {
             attributes.get(key).map(|v| v.parse::<u64>().map_err(|_| format!("S@{key}"))).transpose()
         };
@@ -99,8 +99,8 @@ impl Set {
     }
 }
 
-fn attributes(element: &BytesStart<'_>) -> Result<Attributes, String> {
-    let mut found = Attributes::new();
+fn parse_attributes(element: &BytesStart<'_>) -> Result<DashAttributes, String> {
+    let mut found = DashAttributes::new();
     for attribute in element.attributes() {
         let attribute = attribute.map_err(|e| e.to_string())?;
         let key = attribute.key.as_ref().to_owned();

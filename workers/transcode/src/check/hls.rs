@@ -6,20 +6,20 @@ use std::collections::BTreeMap;
 
 /// A multivariant playlist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Multivariant {
+pub struct MultivariantPlaylist {
     /// `EXT-X-VERSION`.
     pub version: u64,
     /// `EXT-X-INDEPENDENT-SEGMENTS` is there.
     pub is_independent: bool,
     /// Attributes of each `EXT-X-STREAM-INF` and its URI.
-    pub variants: Vec<(Attributes, String)>,
+    pub variants: Vec<(HlsAttributes, String)>,
     /// Attributes of each `EXT-X-MEDIA`.
-    pub media: Vec<Attributes>,
+    pub media: Vec<HlsAttributes>,
 }
 
 /// A media playlist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Media {
+pub struct MediaPlaylist {
     /// `EXT-X-VERSION`.
     pub version: u64,
     /// `EXT-X-TARGETDURATION` in seconds.
@@ -39,21 +39,21 @@ pub struct Media {
 }
 
 /// An attribute list; quotes are removed.
-pub type Attributes = BTreeMap<String, String>;
+pub type HlsAttributes = BTreeMap<String, String>;
 
 /// Reads a multivariant playlist; says what is wrong with it.
-pub fn multivariant(text: &str) -> Result<Multivariant, String> {
-    let mut found = Multivariant::default();
-    let mut waiting: Option<Attributes> = None;
-    for line in lines(text)? {
+pub fn parse_multivariant(text: &str) -> Result<MultivariantPlaylist, String> {
+    let mut found = MultivariantPlaylist::default();
+    let mut waiting: Option<HlsAttributes> = None;
+    for line in playlist_lines(text)? {
         if let Some(value) = line.strip_prefix("#EXT-X-VERSION:") {
-            found.version = number(value)?;
+            found.version = parse_number(value)?;
         } else if line == "#EXT-X-INDEPENDENT-SEGMENTS" {
             found.is_independent = true;
         } else if let Some(value) = line.strip_prefix("#EXT-X-MEDIA:") {
-            found.media.push(attributes(value)?);
+            found.media.push(parse_attributes(value)?);
         } else if let Some(value) = line.strip_prefix("#EXT-X-STREAM-INF:") {
-            waiting = Some(attributes(value)?);
+            waiting = Some(parse_attributes(value)?);
         } else if line.starts_with('#') {
             return Err(format!("unknown tag {line:.60}"));
         } else {
@@ -66,23 +66,23 @@ pub fn multivariant(text: &str) -> Result<Multivariant, String> {
 }
 
 /// Reads a media playlist; says what is wrong with it.
-pub fn media(text: &str) -> Result<Media, String> {
-    let mut found = Media::default();
+pub fn parse_media(text: &str) -> Result<MediaPlaylist, String> {
+    let mut found = MediaPlaylist::default();
     let mut waiting: Option<u64> = None;
-    for line in lines(text)? {
+    for line in playlist_lines(text)? {
         if let Some(value) = line.strip_prefix("#EXTINF:") {
-            waiting = Some(microseconds(value.strip_suffix(',').unwrap_or(value))?);
+            waiting = Some(parse_microseconds(value.strip_suffix(',').unwrap_or(value))?);
         } else if let Some(value) = line.strip_prefix("#EXT-X-VERSION:") {
-            found.version = number(value)?;
+            found.version = parse_number(value)?;
         } else if let Some(value) = line.strip_prefix("#EXT-X-TARGETDURATION:") {
-            found.target_seconds = number(value)?;
+            found.target_seconds = parse_number(value)?;
         } else if let Some(value) = line.strip_prefix("#EXT-X-PLAYLIST-TYPE:") {
             value.clone_into(&mut found.kind);
         } else if let Some(value) = line.strip_prefix("#EXT-X-MAP:") {
-            let uri = attributes(value)?.remove("URI");
+            let uri = parse_attributes(value)?.remove("URI");
             found.maps.push(uri.ok_or("EXT-X-MAP without URI")?);
         } else if let Some(value) = line.strip_prefix("#EXT-X-MEDIA-SEQUENCE:") {
-            number(value)?;
+            parse_number(value)?;
         } else if line == "#EXT-X-INDEPENDENT-SEGMENTS" {
             found.is_independent = true;
         } else if line == "#EXT-X-ENDLIST" {
@@ -99,7 +99,7 @@ pub fn media(text: &str) -> Result<Media, String> {
     if waiting.is_some() { Err("EXTINF without a URI".into()) } else { Ok(found) }
 }
 
-fn lines(text: &str) -> Result<impl Iterator<Item = &str>, String> {
+fn playlist_lines(text: &str) -> Result<impl Iterator<Item = &str>, String> {
     let mut lines = text.lines();
     if lines.next() == Some("#EXTM3U") {
         Ok(lines.filter(|line| !line.is_empty()))
@@ -108,21 +108,21 @@ fn lines(text: &str) -> Result<impl Iterator<Item = &str>, String> {
     }
 }
 
-fn number(text: &str) -> Result<u64, String> {
+fn parse_number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("not a whole number: {text:.40}"))
 }
 
-fn microseconds(text: &str) -> Result<u64, String> {
+fn parse_microseconds(text: &str) -> Result<u64, String> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > 6 || whole.is_empty() {
         return Err(format!("not a duration in microseconds: {text:.40}"));
     }
-    number(&format!("{whole}{fraction:0<6}"))
+    parse_number(&format!("{whole}{fraction:0<6}"))
 }
 
 /// Splits `NAME=value,NAME="quoted, value"`.
-pub fn attributes(text: &str) -> Result<Attributes, String> {
-    let mut found = Attributes::new();
+pub fn parse_attributes(text: &str) -> Result<HlsAttributes, String> {
+    let mut found = HlsAttributes::new();
     let mut rest = text;
     while !rest.is_empty() {
         let (name, after) =
@@ -157,7 +157,7 @@ mod tests {
             "#EXTM3U\n#EXT-X-KEY:METHOD=NONE",
             "#EXTM3U\n#EXTINF:-1,\na",
         ] {
-            assert!(media(text).is_err(), "{text}");
+            assert!(parse_media(text).is_err(), "{text}");
         }
         for text in [
             "",
@@ -166,13 +166,13 @@ mod tests {
             "#EXTM3U\n#EXT-X-MEDIA:NAME=\"open",
             "#EXTM3U\n#EXT-X-MEDIA:A=1,A=2",
         ] {
-            assert!(multivariant(text).is_err(), "{text}");
+            assert!(parse_multivariant(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn commas_in_quotes_do_not_split() {
-        let found = attributes("A=1,CODECS=\"avc1.64001f,mp4a.40.2\",B=x").unwrap();
+        let found = parse_attributes("A=1,CODECS=\"avc1.64001f,mp4a.40.2\",B=x").unwrap();
         assert_eq!(found["CODECS"], "avc1.64001f,mp4a.40.2");
         assert_eq!((found["A"].as_str(), found["B"].as_str()), ("1", "x"));
     }

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
-use packaging::presentation::{Presentation, Rendition};
+use packaging::presentation::{Presentation, PresentationRendition};
 use schemas::keys;
 use sha2::{Digest, Sha256};
 use store::Store;
 
-use crate::boxes::{self, FirstPicture, Fragment, Init, Kind, Malformed};
+use crate::boxes::{self, FirstPicture, InitSegment, MalformedMp4, Mp4Fragment, Mp4TrackKind};
 
 /// Bytes read of a segment: its `moof` and the beginning of its first sample.
 const HEAD_BYTES: u64 = 48 * 1024;
@@ -20,9 +20,9 @@ const HEAD_BYTES_MAX: u64 = 8 << 20;
 
 /// What the store holds of one rendition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Measured {
+pub struct MeasuredRendition {
     /// The init segment.
-    pub init: Init,
+    pub init: InitSegment,
     /// SHA-256 of the init segment, in hex.
     pub init_sha256: String,
     /// The segments in order.
@@ -33,7 +33,7 @@ pub struct Measured {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeasuredSegment {
     /// What its boxes say.
-    pub fragment: Fragment,
+    pub fragment: Mp4Fragment,
     /// Size of the object in bytes.
     pub size_bytes: u64,
     /// How its first picture is coded; `None` for sound.
@@ -50,7 +50,7 @@ pub enum MeasureError {
         key: String,
         /// Why.
         #[source]
-        source: store::Error,
+        source: store::StoreError,
     },
     /// An object is not what it should be.
     #[error("{key}: {source}")]
@@ -59,69 +59,76 @@ pub enum MeasureError {
         key: String,
         /// Why.
         #[source]
-        source: Malformed,
+        source: MalformedMp4,
     },
 }
 
 /// Measures every rendition of a presentation below `prefix`.
-pub async fn measure(
+pub async fn measure_presentation(
     store: &Store,
     prefix: &str,
     presentation: &Presentation,
     reads_max: usize,
-) -> Result<BTreeMap<String, Measured>, MeasureError> {
-    let sizes = sizes(store, prefix).await?;
+) -> Result<BTreeMap<String, MeasuredRendition>, MeasureError> {
+    let sizes = list_object_sizes(store, prefix).await?;
     let mut all = BTreeMap::new();
     for rendition in presentation.renditions() {
-        all.insert(rendition.name.clone(), measure_one(store, prefix, rendition, &sizes, reads_max).await?);
+        all.insert(
+            rendition.name.clone(),
+            measure_rendition(store, prefix, rendition, &sizes, reads_max).await?,
+        );
     }
     Ok(all)
 }
 
-async fn sizes(store: &Store, prefix: &str) -> Result<BTreeMap<String, u64>, MeasureError> {
+async fn list_object_sizes(store: &Store, prefix: &str) -> Result<BTreeMap<String, u64>, MeasureError> {
     let failed = |source| MeasureError::Store { key: prefix.to_owned(), source };
     store.list(prefix).map_ok(|meta| (meta.key, meta.size_bytes)).try_collect().await.map_err(failed)
 }
 
-async fn measure_one(
+async fn measure_rendition(
     store: &Store,
     prefix: &str,
-    rendition: &Rendition,
+    rendition: &PresentationRendition,
     sizes: &BTreeMap<String, u64>,
     reads_max: usize,
-) -> Result<Measured, MeasureError> {
-    let key = format!("{prefix}/{}", keys::init(&rendition.name));
+) -> Result<MeasuredRendition, MeasureError> {
+    let key = format!("{prefix}/{}", keys::init_segment_path(&rendition.name));
     let limit = u64::try_from(boxes::INIT_BYTES_MAX).unwrap_or(u64::MAX);
     let bytes =
         store.get(&key, limit).await.map_err(|source| MeasureError::Store { key: key.clone(), source })?;
-    let init = boxes::init(&bytes).map_err(|source| MeasureError::Malformed { key, source })?;
+    let init = boxes::read_init_segment(&bytes).map_err(|source| MeasureError::Malformed { key, source })?;
     let count = u32::try_from(rendition.segments.len()).unwrap_or(u32::MAX);
     let segments = futures::stream::iter(1..=count)
         .map(|number| {
-            let key = format!("{prefix}/{}", keys::segment(&rendition.name, number));
+            let key = format!("{prefix}/{}", keys::segment_path(&rendition.name, number));
             let size_bytes = sizes.get(&key).copied();
-            segment(store, key, size_bytes, &init)
+            measure_segment(store, key, size_bytes, &init)
         })
         .buffered(reads_max.max(1))
         .try_collect()
         .await?;
-    Ok(Measured { init_sha256: data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)), init, segments })
+    Ok(MeasuredRendition {
+        init_sha256: data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)),
+        init,
+        segments,
+    })
 }
 
-async fn segment(
+async fn measure_segment(
     store: &Store,
     key: String,
     size_bytes: Option<u64>,
-    init: &Init,
+    init: &InitSegment,
 ) -> Result<MeasuredSegment, MeasureError> {
     let Some(size_bytes) = size_bytes else {
-        return Err(MeasureError::Store { source: store::Error::NotFound { key: key.clone() }, key });
+        return Err(MeasureError::Store { source: store::StoreError::NotFound { key: key.clone() }, key });
     };
     let mut wanted = HEAD_BYTES;
     loop {
         let read = store.get_range(&key, 0..wanted.min(size_bytes)).await;
         let head = read.map_err(|source| MeasureError::Store { key: key.clone(), source })?;
-        match examine(init, &head, size_bytes) {
+        match examine_segment(init, &head, size_bytes) {
             Ok(measured) => return Ok(measured),
             Err(_) if wanted < size_bytes && wanted < HEAD_BYTES_MAX => wanted *= 8,
             Err(source) => return Err(MeasureError::Malformed { key, source }),
@@ -129,14 +136,18 @@ async fn segment(
     }
 }
 
-fn examine(init: &Init, head: &[u8], size_bytes: u64) -> Result<MeasuredSegment, Malformed> {
-    let fragment = boxes::fragment(init, head)?;
+fn examine_segment(
+    init: &InitSegment,
+    head: &[u8],
+    size_bytes: u64,
+) -> Result<MeasuredSegment, MalformedMp4> {
+    let fragment = boxes::read_fragment(init, head)?;
     let first_picture = match init.kind {
-        Kind::Audio { .. } => None,
-        Kind::Video { length_bytes, .. } => {
+        Mp4TrackKind::Audio { .. } => None,
+        Mp4TrackKind::Video { length_bytes, .. } => {
             let sample = head.get(fragment.first_sample_offset..).unwrap_or_default();
             let limit = usize::try_from(fragment.first_sample_bytes).unwrap_or(usize::MAX).min(sample.len());
-            Some(boxes::first_picture(sample.get(..limit).unwrap_or_default(), length_bytes)?)
+            Some(boxes::read_first_picture(sample.get(..limit).unwrap_or_default(), length_bytes)?)
         }
     };
     Ok(MeasuredSegment { fragment, size_bytes, first_picture })

@@ -13,16 +13,16 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use schemas::job::Plan;
+use schemas::job::EncodePlan;
 
-pub use measure::{MeasureError, Measured, MeasuredSegment, measure};
+pub use measure::{MeasureError, MeasuredRendition, MeasuredSegment, measure_presentation};
 
 /// Most findings that are kept.
 pub const FINDINGS_MAX: usize = 100;
 
 /// Numbers of the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
+pub enum ConformanceRule {
     /// Attributes of the variants.
     A1,
     /// Declared bandwidths equal measured ones.
@@ -55,7 +55,7 @@ pub enum Rule {
 
 /// Whether a finding fails the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
+pub enum FindingSeverity {
     /// The encode must not be published.
     Error,
     /// Worth knowing.
@@ -64,20 +64,20 @@ pub enum Severity {
 
 /// Something the check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct ConformanceFinding {
     /// Which rule.
-    pub rule: Rule,
+    pub rule: ConformanceRule,
     /// Whether it fails the job.
-    pub severity: Severity,
+    pub severity: FindingSeverity,
     /// What exactly.
     pub detail: String,
 }
 
 /// What the check looks at.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub struct ConformanceInput<'a> {
     /// What was planned.
-    pub plan: &'a Plan,
+    pub plan: &'a EncodePlan,
     /// The multivariant playlist.
     pub multivariant: &'a str,
     /// The media playlist of each rendition.
@@ -85,45 +85,45 @@ pub struct Evidence<'a> {
     /// The MPEG-DASH manifest.
     pub manifest: &'a str,
     /// What the store holds of each rendition.
-    pub measured: &'a BTreeMap<String, Measured>,
+    pub measured: &'a BTreeMap<String, MeasuredRendition>,
 }
 
 /// Checks an encode. Without an error among the findings it may be published.
-pub fn verify(evidence: &Evidence<'_>) -> Vec<Finding> {
-    let mut findings = Findings::default();
-    rules::run(evidence, &mut findings);
+pub fn check_conformance(evidence: &ConformanceInput<'_>) -> Vec<ConformanceFinding> {
+    let mut findings = ConformanceFindings::default();
+    rules::check_rules(evidence, &mut findings);
     findings.list
 }
 
 /// True when nothing found fails the job.
-pub fn passes(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.severity == Severity::Warning)
+pub fn has_no_errors(findings: &[ConformanceFinding]) -> bool {
+    findings.iter().all(|finding| finding.severity == FindingSeverity::Warning)
 }
 
 #[derive(Default)]
-struct Findings {
-    list: Vec<Finding>,
+struct ConformanceFindings {
+    list: Vec<ConformanceFinding>,
 }
 
-impl Findings {
-    fn error(&mut self, rule: Rule, detail: impl Into<String>) {
-        self.add(rule, Severity::Error, detail.into());
+impl ConformanceFindings {
+    fn add_error(&mut self, rule: ConformanceRule, detail: impl Into<String>) {
+        self.add_finding(rule, FindingSeverity::Error, detail.into());
     }
 
-    fn warning(&mut self, rule: Rule, detail: impl Into<String>) {
-        self.add(rule, Severity::Warning, detail.into());
+    fn add_warning(&mut self, rule: ConformanceRule, detail: impl Into<String>) {
+        self.add_finding(rule, FindingSeverity::Warning, detail.into());
     }
 
     /// An error unless `holds`.
-    fn require(&mut self, holds: bool, rule: Rule, detail: impl FnOnce() -> String) {
+    fn require_rule(&mut self, holds: bool, rule: ConformanceRule, detail: impl FnOnce() -> String) {
         if !holds {
-            self.error(rule, detail());
+            self.add_error(rule, detail());
         }
     }
 
-    fn add(&mut self, rule: Rule, severity: Severity, detail: String) {
+    fn add_finding(&mut self, rule: ConformanceRule, severity: FindingSeverity, detail: String) {
         if self.list.len() < FINDINGS_MAX {
-            self.list.push(Finding { rule, severity, detail });
+            self.list.push(ConformanceFinding { rule, severity, detail });
         }
     }
 }

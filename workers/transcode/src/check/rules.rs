@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use packaging::ladder;
 use schemas::{
-    job::{AudioPlan, Rung, VideoPlan},
+    job::{AudioPlan, LadderRung, VideoPlan},
     keys,
 };
 
 use super::{
-    Evidence, Findings, Measured, Rule, dash,
-    hls::{self, Attributes, Media},
+    ConformanceFindings, ConformanceInput, ConformanceRule, MeasuredRendition, dash,
+    hls::{self, HlsAttributes, MediaPlaylist},
 };
-use crate::boxes::Kind;
+use crate::boxes::Mp4TrackKind;
 
 /// Largest difference between declared and measured bandwidth, in percent (HLS Authoring Specification 1.26, 1.27).
 const BANDWIDTH_PERCENT_MAX: u64 = 10;
@@ -20,91 +20,99 @@ const BANDWIDTH_PERCENT_MAX: u64 = 10;
 /// Samples of an AAC frame.
 const AUDIO_FRAME_SAMPLES: u64 = packaging::presentation::AUDIO_FRAME_SAMPLES;
 
-struct Case<'a> {
-    evidence: &'a Evidence<'a>,
-    multivariant: hls::Multivariant,
-    playlists: BTreeMap<&'a str, Media>,
+struct ConformanceContext<'a> {
+    evidence: &'a ConformanceInput<'a>,
+    multivariant: hls::MultivariantPlaylist,
+    playlists: BTreeMap<&'a str, MediaPlaylist>,
 }
 
-pub(super) fn run(evidence: &Evidence<'_>, findings: &mut Findings) {
-    let Some(case) = read(evidence, findings) else { return };
-    variants(&case, findings);
-    audio_media(&case, findings);
+pub(super) fn check_rules(evidence: &ConformanceInput<'_>, findings: &mut ConformanceFindings) {
+    let Some(case) = parse_playlists(evidence, findings) else { return };
+    check_variants(&case, findings);
+    check_audio_media(&case, findings);
     for (name, media) in &case.playlists {
-        playlist_form(name, media, findings);
+        check_playlist_form(name, media, findings);
         if let Some(measured) = evidence.measured.get(*name) {
-            durations(&case, name, media, measured, findings);
-            continuity(name, measured, findings);
-            container(name, measured, findings);
+            check_durations(&case, name, media, measured, findings);
+            check_continuity(name, measured, findings);
+            check_container(name, measured, findings);
         } else {
-            findings.error(Rule::A8, format!("{name}: nothing is stored"));
+            findings.add_error(ConformanceRule::A8, format!("{name}: nothing is stored"));
         }
     }
-    same_target(&case, findings);
+    check_target_duration(&case, findings);
     if let Some(video) = &evidence.plan.video {
         for rung in &video.rungs {
             if let Some(measured) = evidence.measured.get(&rung.name) {
-                pictures(video, rung, measured, findings);
+                check_pictures(video, rung, measured, findings);
             }
         }
-        same_boundaries(video, evidence.measured, findings);
+        check_video_boundaries(video, evidence.measured, findings);
         for audio in &evidence.plan.audio {
-            audio_boundaries(video, audio, evidence.measured, findings);
+            check_audio_boundaries(video, audio, evidence.measured, findings);
         }
     }
-    manifest(&case, findings);
+    check_manifest(&case, findings);
 }
 
-fn read<'a>(evidence: &'a Evidence<'a>, findings: &mut Findings) -> Option<Case<'a>> {
-    let multivariant = hls::multivariant(evidence.multivariant)
-        .map_err(|why| findings.error(Rule::A1, format!("multivariant playlist: {why}")))
+fn parse_playlists<'a>(
+    evidence: &'a ConformanceInput<'a>,
+    findings: &mut ConformanceFindings,
+) -> Option<ConformanceContext<'a>> {
+    let multivariant = hls::parse_multivariant(evidence.multivariant)
+        .map_err(|why| findings.add_error(ConformanceRule::A1, format!("multivariant playlist: {why}")))
         .ok()?;
     let mut playlists = BTreeMap::new();
-    for name in planned(evidence) {
+    for name in planned_renditions(evidence) {
         let Some(text) = evidence.playlists.get(name) else {
-            findings.error(Rule::A8, format!("{name}: no media playlist"));
+            findings.add_error(ConformanceRule::A8, format!("{name}: no media playlist"));
             continue;
         };
-        match hls::media(text) {
+        match hls::parse_media(text) {
             Ok(media) => {
                 playlists.insert(name, media);
             }
-            Err(why) => findings.error(Rule::A8, format!("{name}: {why}")),
+            Err(why) => findings.add_error(ConformanceRule::A8, format!("{name}: {why}")),
         }
     }
-    Some(Case { evidence, multivariant, playlists })
+    Some(ConformanceContext { evidence, multivariant, playlists })
 }
 
-fn planned<'a>(evidence: &'a Evidence<'a>) -> impl Iterator<Item = &'a str> {
+fn planned_renditions<'a>(evidence: &'a ConformanceInput<'a>) -> impl Iterator<Item = &'a str> {
     let rungs = evidence.plan.video.iter().flat_map(|v| &v.rungs).map(|r| r.name.as_str());
     rungs.chain(evidence.plan.audio.iter().map(|a| a.name.as_str()))
 }
 
 /// A1 to A6: what the multivariant playlist says about its variants.
-fn variants(case: &Case<'_>, findings: &mut Findings) {
+fn check_variants(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
     let plan = case.evidence.plan;
-    let rungs: &[Rung] = plan.video.as_ref().map_or(&[], |v| v.rungs.as_slice());
-    findings.require(case.multivariant.is_independent, Rule::A1, || {
+    let rungs: &[LadderRung] = plan.video.as_ref().map_or(&[], |v| v.rungs.as_slice());
+    findings.require_rule(case.multivariant.is_independent, ConformanceRule::A1, || {
         "EXT-X-INDEPENDENT-SEGMENTS is missing".into()
     });
     let expected = if rungs.is_empty() { plan.audio.len().min(1) } else { rungs.len() };
-    findings.require(case.multivariant.variants.len() == expected, Rule::A1, || {
+    findings.require_rule(case.multivariant.variants.len() == expected, ConformanceRule::A1, || {
         format!("{} variants instead of {expected}", case.multivariant.variants.len())
     });
     for (attributes, uri) in &case.multivariant.variants {
-        let named = |name: &str| *uri == keys::media_playlist(name);
-        bandwidth(case, attributes, uri, findings);
+        let named = |name: &str| *uri == keys::media_playlist_path(name);
+        check_bandwidth(case, attributes, uri, findings);
         if let Some(rung) = rungs.iter().find(|r| named(&r.name)) {
-            video_variant(case, rung, attributes, findings);
+            check_video_variant(case, rung, attributes, findings);
         } else if !plan.audio.iter().any(|a| named(&a.name)) {
-            findings.error(Rule::A1, format!("variant {uri:.60} was not planned"));
+            findings.add_error(ConformanceRule::A1, format!("variant {uri:.60} was not planned"));
         }
     }
-    order(case, findings);
-    same_aspect(rungs, findings);
+    check_variant_order(case, findings);
+    check_aspect(rungs, findings);
 }
 
-fn video_variant(case: &Case<'_>, rung: &Rung, attributes: &Attributes, findings: &mut Findings) {
+fn check_video_variant(
+    case: &ConformanceContext<'_>,
+    rung: &LadderRung,
+    attributes: &HlsAttributes,
+    findings: &mut ConformanceFindings,
+) {
     let (Some(measured), Some(video)) = (case.evidence.measured.get(&rung.name), &case.evidence.plan.video)
     else {
         return;
@@ -116,75 +124,90 @@ fn video_variant(case: &Case<'_>, rung: &Rung, attributes: &Attributes, findings
         || measured.init.codecs.clone(),
         |a| format!("{},{}", measured.init.codecs, a.init.codecs),
     );
-    findings.require(get("CODECS") == codecs, Rule::A3, || {
+    findings.require_rule(get("CODECS") == codecs, ConformanceRule::A3, || {
         format!("{name}: CODECS {} instead of {codecs}", get("CODECS"))
     });
-    findings.require(measured.init.codecs.starts_with("avc1."), Rule::A6, || format!("{name}: not H.264"));
-    findings.require(get("VIDEO-RANGE") == "SDR", Rule::A6, || format!("{name}: VIDEO-RANGE is not SDR"));
-    let Kind::Video { width, height, level, .. } = measured.init.kind else {
-        findings.error(Rule::A4, format!("{name}: the init segment holds no video"));
+    findings.require_rule(measured.init.codecs.starts_with("avc1."), ConformanceRule::A6, || {
+        format!("{name}: not H.264")
+    });
+    findings.require_rule(get("VIDEO-RANGE") == "SDR", ConformanceRule::A6, || {
+        format!("{name}: VIDEO-RANGE is not SDR")
+    });
+    let Mp4TrackKind::Video { width, height, level, .. } = measured.init.kind else {
+        findings.add_error(ConformanceRule::A4, format!("{name}: the init segment holds no video"));
         return;
     };
     let resolution = format!("{width}x{height}");
-    findings.require(get("RESOLUTION") == resolution, Rule::A4, || {
+    findings.require_rule(get("RESOLUTION") == resolution, ConformanceRule::A4, || {
         format!("{name}: RESOLUTION {} instead of {resolution}", get("RESOLUTION"))
     });
-    findings.require((width, height) == (rung.width, rung.height), Rule::A4, || {
+    findings.require_rule((width, height) == (rung.width, rung.height), ConformanceRule::A4, || {
         format!("{name}: {resolution} instead of the planned {}x{}", rung.width, rung.height)
     });
-    let size = ladder::Size { width, height };
-    let needed = ladder::level_for(size, video.frame_rate, rung.rate_max_bps);
-    findings.require(level <= needed, Rule::A4, || format!("{name}: level {level} where {needed} is enough"));
+    let size = ladder::PictureSize { width, height };
+    let needed = ladder::lowest_level(size, video.frame_rate, rung.rate_max_bps);
+    findings.require_rule(level <= needed, ConformanceRule::A4, || {
+        format!("{name}: level {level} where {needed} is enough")
+    });
     let frames: usize = measured.segments.iter().map(|s| s.fragment.sample_count).sum();
     let ticks: u64 = measured.segments.iter().map(|s| s.fragment.duration_ticks).sum();
     let rate = frames as f64 * f64::from(measured.init.timescale) / (ticks.max(1) as f64);
     let declared: f64 = get("FRAME-RATE").parse().unwrap_or(0.0);
-    findings.require((declared - rate).abs() < 0.002, Rule::A4, || {
+    findings.require_rule((declared - rate).abs() < 0.002, ConformanceRule::A4, || {
         format!("{name}: FRAME-RATE {declared} instead of {rate:.3}")
     });
 }
 
 /// A2: both bandwidths are computed again from EXTINF and the size of the stored objects.
-fn bandwidth(case: &Case<'_>, attributes: &Attributes, uri: &str, findings: &mut Findings) {
+fn check_bandwidth(
+    case: &ConformanceContext<'_>,
+    attributes: &HlsAttributes,
+    uri: &str,
+    findings: &mut ConformanceFindings,
+) {
     let mut declared = |key: &str| {
         let value = attributes.get(key).and_then(|v| v.parse::<u64>().ok());
-        findings.require(value.is_some(), Rule::A1, || format!("{uri:.60}: {key} is missing"));
+        findings
+            .require_rule(value.is_some(), ConformanceRule::A1, || format!("{uri:.60}: {key} is missing"));
         value
     };
     let (Some(peak), Some(average)) = (declared("BANDWIDTH"), declared("AVERAGE-BANDWIDTH")) else { return };
-    let own = case.rates(|name| *uri == keys::media_playlist(name));
-    let is_audio = case.evidence.plan.audio.iter().any(|a| *uri == keys::media_playlist(&a.name));
+    let own = case.largest_rates(|name| *uri == keys::media_playlist_path(name));
+    let is_audio = case.evidence.plan.audio.iter().any(|a| *uri == keys::media_playlist_path(&a.name));
     let sound = if is_audio {
         (0, 0)
     } else {
-        case.rates(|name| case.evidence.plan.audio.iter().any(|a| a.name == name))
+        case.largest_rates(|name| case.evidence.plan.audio.iter().any(|a| a.name == name))
     };
     let measured = (own.0 + sound.0, own.1 + sound.1);
     for (what, declared, measured) in
         [("BANDWIDTH", peak, measured.0), ("AVERAGE-BANDWIDTH", average, measured.1)]
     {
         let is_near = declared.abs_diff(measured) * 100 <= measured * BANDWIDTH_PERCENT_MAX;
-        findings.require(is_near, Rule::A2, || format!("{uri:.60}: {what} {declared}, measured {measured}"));
+        findings.require_rule(is_near, ConformanceRule::A2, || {
+            format!("{uri:.60}: {what} {declared}, measured {measured}")
+        });
     }
     if measured.0 > 2 * measured.1 {
-        findings.warning(
-            Rule::A2,
+        findings.add_warning(
+            ConformanceRule::A2,
             format!("{uri:.60}: peak {} above twice the average {}", measured.0, measured.1),
         );
     }
 }
 
-impl Case<'_> {
+impl ConformanceContext<'_> {
     /// Largest peak and largest average of the renditions that `is_meant`.
-    fn rates(&self, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
+    fn largest_rates(&self, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
         let chosen = self.playlists.iter().filter(|(name, _)| is_meant(name));
-        let rates = chosen.filter_map(|(name, media)| Some(rates(media, self.evidence.measured.get(*name)?)));
+        let rates =
+            chosen.filter_map(|(name, media)| Some(measure_rates(media, self.evidence.measured.get(*name)?)));
         rates.fold((0, 0), |(peak, average), rate| (peak.max(rate.0), average.max(rate.1)))
     }
 }
 
 /// Peak over runs of 0.5 to 1.5 target durations (RFC 8216 section 4.1), and average, in bits per second.
-fn rates(media: &Media, measured: &Measured) -> (u64, u64) {
+fn measure_rates(media: &MediaPlaylist, measured: &MeasuredRendition) -> (u64, u64) {
     let pairs: Vec<(u64, u64)> = media
         .segments
         .iter()
@@ -214,115 +237,124 @@ fn rates(media: &Media, measured: &Measured) -> (u64, u64) {
 }
 
 /// A5: warnings only, since a source may not have what the rule asks for.
-fn order(case: &Case<'_>, findings: &mut Findings) {
-    let peak = |attributes: &Attributes| {
+fn check_variant_order(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
+    let peak = |attributes: &HlsAttributes| {
         attributes.get("BANDWIDTH").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0)
     };
     let mut peaks: Vec<u64> = case.multivariant.variants.iter().map(|(a, _)| peak(a)).collect();
     let nearest = peaks.iter().map(|p| p.abs_diff(2_000_000)).min();
     if peaks.first().map(|p| p.abs_diff(2_000_000)) != nearest {
-        findings.warning(Rule::A5, "the first variant is not the one nearest to 2 Mb/s");
+        findings.add_warning(ConformanceRule::A5, "the first variant is not the one nearest to 2 Mb/s");
     }
     peaks.sort_unstable();
     for pair in peaks.windows(2) {
         if let [low, high] = pair
             && *high > low.saturating_mul(3)
         {
-            findings.warning(Rule::A5, format!("a step from {low} to {high} bits per second"));
+            findings.add_warning(ConformanceRule::A5, format!("a step from {low} to {high} bits per second"));
         }
     }
 }
 
 /// A4: sides are even, so the aspect may differ by what rounding to two pixels does.
-fn same_aspect(rungs: &[Rung], findings: &mut Findings) {
+fn check_aspect(rungs: &[LadderRung], findings: &mut ConformanceFindings) {
     let Some(top) = rungs.first() else { return };
     for rung in rungs {
         let width = f64::from(rung.height) * f64::from(top.width) / f64::from(top.height.max(1));
         let slack = 2.0 + 2.0 * f64::from(top.width) / f64::from(top.height.max(1));
         let differs = (width - f64::from(rung.width)).abs();
-        findings.require(differs <= slack, Rule::A4, || {
+        findings.require_rule(differs <= slack, ConformanceRule::A4, || {
             format!("{}: another aspect than the top rung", rung.name)
         });
     }
 }
 
 /// A13: how the audio renditions are announced.
-fn audio_media(case: &Case<'_>, findings: &mut Findings) {
+fn check_audio_media(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
     let plan = case.evidence.plan;
     if plan.video.is_none() && plan.audio.len() < 2 {
         return;
     }
-    findings.require(case.multivariant.media.len() == plan.audio.len(), Rule::A13, || {
+    findings.require_rule(case.multivariant.media.len() == plan.audio.len(), ConformanceRule::A13, || {
         format!("{} audio renditions instead of {}", case.multivariant.media.len(), plan.audio.len())
     });
     for audio in &plan.audio {
-        let uri = keys::media_playlist(&audio.name);
+        let uri = keys::media_playlist_path(&audio.name);
         let Some(media) = case.multivariant.media.iter().find(|m| m.get("URI") == Some(&uri)) else {
-            findings.error(Rule::A13, format!("{}: no EXT-X-MEDIA", audio.name));
+            findings.add_error(ConformanceRule::A13, format!("{}: no EXT-X-MEDIA", audio.name));
             continue;
         };
         for key in ["TYPE", "GROUP-ID", "LANGUAGE", "NAME", "DEFAULT", "AUTOSELECT", "CHANNELS"] {
-            findings
-                .require(media.contains_key(key), Rule::A13, || format!("{}: {key} is missing", audio.name));
+            findings.require_rule(media.contains_key(key), ConformanceRule::A13, || {
+                format!("{}: {key} is missing", audio.name)
+            });
         }
-        if let Some(Kind::Audio { channels, sample_rate_hz }) =
+        if let Some(Mp4TrackKind::Audio { channels, sample_rate_hz }) =
             case.evidence.measured.get(&audio.name).map(|m| m.init.kind)
         {
             let declared = media.get("CHANNELS").and_then(|c| c.parse().ok());
-            findings.require(declared == Some(channels), Rule::A13, || {
+            findings.require_rule(declared == Some(channels), ConformanceRule::A13, || {
                 format!("{}: {channels} channels, declared {declared:?}", audio.name)
             });
-            findings.require(sample_rate_hz == audio.sample_rate_hz, Rule::A13, || {
+            findings.require_rule(sample_rate_hz == audio.sample_rate_hz, ConformanceRule::A13, || {
                 format!("{}: {sample_rate_hz} Hz", audio.name)
             });
         } else {
-            findings.error(Rule::A13, format!("{}: the init segment holds no audio", audio.name));
+            findings
+                .add_error(ConformanceRule::A13, format!("{}: the init segment holds no audio", audio.name));
         }
     }
     let defaults =
         case.multivariant.media.iter().filter(|m| m.get("DEFAULT").is_some_and(|d| d == "YES")).count();
-    findings.require(plan.audio.is_empty() || defaults == 1, Rule::A13, || {
+    findings.require_rule(plan.audio.is_empty() || defaults == 1, ConformanceRule::A13, || {
         format!("{defaults} default audio renditions")
     });
     for (attributes, uri) in &case.multivariant.variants {
         let group = attributes.get("AUDIO");
         let is_known =
             group.is_some_and(|g| case.multivariant.media.iter().any(|m| m.get("GROUP-ID") == Some(g)));
-        findings
-            .require(plan.audio.is_empty() || is_known, Rule::A13, || format!("{uri:.60}: no audio group"));
+        findings.require_rule(plan.audio.is_empty() || is_known, ConformanceRule::A13, || {
+            format!("{uri:.60}: no audio group")
+        });
     }
 }
 
 /// A8 and A12: form of one media playlist.
-fn playlist_form(name: &str, media: &Media, findings: &mut Findings) {
-    findings.require(media.version >= 6, Rule::A8, || {
+fn check_playlist_form(name: &str, media: &MediaPlaylist, findings: &mut ConformanceFindings) {
+    findings.require_rule(media.version >= 6, ConformanceRule::A8, || {
         format!("{name}: version {} is too low for EXT-X-MAP", media.version)
     });
-    findings.require(media.kind == "VOD", Rule::A8, || format!("{name}: playlist type {:.20}", media.kind));
-    findings.require(media.has_end, Rule::A8, || format!("{name}: EXT-X-ENDLIST is missing"));
-    findings.require(media.maps == ["init.mp4"], Rule::A12, || format!("{name}: not exactly one EXT-X-MAP"));
-    findings.require(!media.has_discontinuity, Rule::A12, || format!("{name}: EXT-X-DISCONTINUITY"));
+    findings.require_rule(media.kind == "VOD", ConformanceRule::A8, || {
+        format!("{name}: playlist type {:.20}", media.kind)
+    });
+    findings.require_rule(media.has_end, ConformanceRule::A8, || format!("{name}: EXT-X-ENDLIST is missing"));
+    findings.require_rule(media.maps == ["init.mp4"], ConformanceRule::A12, || {
+        format!("{name}: not exactly one EXT-X-MAP")
+    });
+    findings.require_rule(!media.has_discontinuity, ConformanceRule::A12, || {
+        format!("{name}: EXT-X-DISCONTINUITY")
+    });
     let limit_us = media.target_seconds * 1_000_000 + 500_000;
     for ((duration_us, uri), number) in media.segments.iter().zip(1_u32..) {
-        findings.require(*duration_us <= limit_us, Rule::A8, || {
+        findings.require_rule(*duration_us <= limit_us, ConformanceRule::A8, || {
             format!("{name}: segment {number} lasts {duration_us} us")
         });
-        findings.require(*uri == format!("{number}.m4s"), Rule::A8, || {
+        findings.require_rule(*uri == format!("{number}.m4s"), ConformanceRule::A8, || {
             format!("{name}: segment {number} is {uri:.40}")
         });
     }
 }
 
 /// A8: one target duration, which the longest segment decides, and the same total duration.
-fn same_target(case: &Case<'_>, findings: &mut Findings) {
+fn check_target_duration(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
     let longest = case.playlists.values().flat_map(|m| &m.segments).map(|(us, _)| *us).max().unwrap_or(0);
     let target = longest.div_ceil(1_000_000).max(1);
     for (name, media) in &case.playlists {
-        findings.require(media.target_seconds == target, Rule::A8, || {
+        findings.require_rule(media.target_seconds == target, ConformanceRule::A8, || {
             format!("{name}: target duration {} instead of {target}", media.target_seconds)
         });
     }
-    let total = |media: &Media| media.segments.iter().map(|(us, _)| *us).sum::<u64>();
+    let total = |media: &MediaPlaylist| media.segments.iter().map(|(us, _)| *us).sum::<u64>();
     let longest = case.playlists.values().map(total).max().unwrap_or(0);
     let frame_us = case
         .evidence
@@ -333,15 +365,21 @@ fn same_target(case: &Case<'_>, findings: &mut Findings) {
     let slack_us = frame_us.max(AUDIO_FRAME_SAMPLES * 1_000_000 / 48_000) + 1;
     for (name, media) in &case.playlists {
         let total = total(media);
-        findings.require(longest - total <= slack_us, Rule::A8, || {
+        findings.require_rule(longest - total <= slack_us, ConformanceRule::A8, || {
             format!("{name}: lasts {total} us, the longest {longest} us")
         });
     }
 }
 
 /// A9: the sum of EXTINF up to any segment follows the media's own clock; so does the sum over any run.
-fn durations(case: &Case<'_>, name: &str, media: &Media, measured: &Measured, findings: &mut Findings) {
-    findings.require(media.segments.len() == measured.segments.len(), Rule::A9, || {
+fn check_durations(
+    case: &ConformanceContext<'_>,
+    name: &str,
+    media: &MediaPlaylist,
+    measured: &MeasuredRendition,
+    findings: &mut ConformanceFindings,
+) {
+    findings.require_rule(media.segments.len() == measured.segments.len(), ConformanceRule::A9, || {
         format!("{name}: {} segments listed, {} stored", media.segments.len(), measured.segments.len())
     });
     let frame_us = case
@@ -357,21 +395,21 @@ fn durations(case: &Case<'_>, name: &str, media: &Media, measured: &Measured, fi
         let real_us = u128::from(ticks) * 1_000_000 / u128::from(measured.init.timescale.max(1));
         let differs = real_us.abs_diff(u128::from(listed_us));
         // Half a frame at each end keeps every run within one frame.
-        findings.require(differs * 2 <= u128::from(frame_us), Rule::A9, || {
+        findings.require_rule(differs * 2 <= u128::from(frame_us), ConformanceRule::A9, || {
             format!("{name}: EXTINF is off by {differs} us after segment {number}")
         });
     }
 }
 
 /// A12: every segment begins where the one before ended, the first at 0; and the object is as long as its boxes say.
-fn continuity(name: &str, measured: &Measured, findings: &mut Findings) {
+fn check_continuity(name: &str, measured: &MeasuredRendition, findings: &mut ConformanceFindings) {
     let mut next = 0;
     for (segment, number) in measured.segments.iter().zip(1_u32..) {
         let fragment = &segment.fragment;
-        findings.require(fragment.start_ticks == next, Rule::A12, || {
+        findings.require_rule(fragment.start_ticks == next, ConformanceRule::A12, || {
             format!("{name}: segment {number} starts at {} instead of {next}", fragment.start_ticks)
         });
-        findings.require(fragment.size_bytes == segment.size_bytes, Rule::A12, || {
+        findings.require_rule(fragment.size_bytes == segment.size_bytes, ConformanceRule::A12, || {
             format!(
                 "{name}: segment {number} has {} bytes, its boxes say {}",
                 segment.size_bytes, fragment.size_bytes
@@ -382,21 +420,27 @@ fn continuity(name: &str, measured: &Measured, findings: &mut Findings) {
 }
 
 /// B18: brands and structure; one track and one fragment per segment are proven by reading it.
-fn container(name: &str, measured: &Measured, findings: &mut Findings) {
-    findings.require(measured.init.brands.iter().any(|b| b == "cmfc"), Rule::B18, || {
+fn check_container(name: &str, measured: &MeasuredRendition, findings: &mut ConformanceFindings) {
+    findings.require_rule(measured.init.brands.iter().any(|b| b == "cmfc"), ConformanceRule::B18, || {
         format!("{name}: no brand cmfc among {:?}", measured.init.brands)
     });
-    if matches!(measured.init.kind, Kind::Video { .. }) {
-        findings
-            .require(!measured.init.has_edit_list, Rule::B18, || format!("{name}: video with an edit list"));
+    if matches!(measured.init.kind, Mp4TrackKind::Video { .. }) {
+        findings.require_rule(!measured.init.has_edit_list, ConformanceRule::B18, || {
+            format!("{name}: video with an edit list")
+        });
     }
 }
 
 /// A10: IDR pictures exactly at the multiples of the GOP, parameter sets only in the init segment.
-fn pictures(video: &VideoPlan, rung: &Rung, measured: &Measured, findings: &mut Findings) {
+fn check_pictures(
+    video: &VideoPlan,
+    rung: &LadderRung,
+    measured: &MeasuredRendition,
+    findings: &mut ConformanceFindings,
+) {
     let name = &rung.name;
-    if let Kind::Video { has_parameter_sets, .. } = measured.init.kind {
-        findings.require(has_parameter_sets, Rule::A10, || {
+    if let Mp4TrackKind::Video { has_parameter_sets, .. } = measured.init.kind {
+        findings.require_rule(has_parameter_sets, ConformanceRule::A10, || {
             format!("{name}: no parameter sets in the init segment")
         });
     }
@@ -404,46 +448,60 @@ fn pictures(video: &VideoPlan, rung: &Rung, measured: &Measured, findings: &mut 
         u128::from(video.gop_frames) * u128::from(video.frame_rate.den) * u128::from(measured.init.timescale);
     for (segment, number) in measured.segments.iter().zip(1_u32..) {
         let is_idr = segment.first_picture.is_some_and(|p| p.is_idr);
-        findings.require(is_idr, Rule::A10, || {
+        findings.require_rule(is_idr, ConformanceRule::A10, || {
             format!("{name}: segment {number} does not begin with an IDR picture")
         });
         let is_clean = segment.first_picture.is_some_and(|p| !p.has_parameter_sets);
-        findings.require(is_clean, Rule::A10, || format!("{name}: segment {number} repeats parameter sets"));
+        findings.require_rule(is_clean, ConformanceRule::A10, || {
+            format!("{name}: segment {number} repeats parameter sets")
+        });
         let expected =
             segment.fragment.sample_count.div_ceil(usize::try_from(video.gop_frames.max(1)).unwrap_or(1));
         let on_grid =
             segment.fragment.sync_ticks.iter().zip(0_u128..).all(|(ticks, index)| {
                 u128::from(*ticks) * u128::from(video.frame_rate.num) == index * gop_ticks
             });
-        findings.require(on_grid && segment.fragment.sync_ticks.len() == expected, Rule::A10, || {
-            format!("{name}: segment {number} has IDR pictures at {:?} ticks", segment.fragment.sync_ticks)
-        });
+        findings.require_rule(
+            on_grid && segment.fragment.sync_ticks.len() == expected,
+            ConformanceRule::A10,
+            || {
+                format!(
+                    "{name}: segment {number} has IDR pictures at {:?} ticks",
+                    segment.fragment.sync_ticks
+                )
+            },
+        );
     }
 }
 
 /// A11: compared as exact fractions, since rungs may have different clocks.
-fn same_boundaries(video: &VideoPlan, measured: &BTreeMap<String, Measured>, findings: &mut Findings) {
+fn check_video_boundaries(
+    video: &VideoPlan,
+    measured: &BTreeMap<String, MeasuredRendition>,
+    findings: &mut ConformanceFindings,
+) {
     let mut rungs = video.rungs.iter().filter_map(|rung| Some((rung, measured.get(&rung.name)?)));
     let Some((_, first)) = rungs.next() else { return };
     for (rung, other) in rungs {
         let same = first.segments.len() == other.segments.len()
             && first.segments.iter().zip(&other.segments).all(|(a, b)| {
-                let time = |ticks: u64, by: &Measured| u128::from(ticks) * u128::from(by.init.timescale);
+                let time =
+                    |ticks: u64, by: &MeasuredRendition| u128::from(ticks) * u128::from(by.init.timescale);
                 time(a.fragment.start_ticks, other) == time(b.fragment.start_ticks, first)
                     && time(a.fragment.duration_ticks, other) == time(b.fragment.duration_ticks, first)
             });
-        findings.require(same, Rule::A11, || {
+        findings.require_rule(same, ConformanceRule::A11, || {
             format!("{}: segments cover other times than the top rung's", rung.name)
         });
     }
 }
 
 /// A13: an audio segment begins at the AAC frame nearest to the video boundary.
-fn audio_boundaries(
+fn check_audio_boundaries(
     video: &VideoPlan,
     audio: &AudioPlan,
-    measured: &BTreeMap<String, Measured>,
-    findings: &mut Findings,
+    measured: &BTreeMap<String, MeasuredRendition>,
+    findings: &mut ConformanceFindings,
 ) {
     let Some(sound) = measured.get(&audio.name) else { return };
     let Some(pictures) = video.rungs.first().and_then(|rung| measured.get(&rung.name)) else { return };
@@ -451,23 +509,23 @@ fn audio_boundaries(
         let audio_scaled = u128::from(a.fragment.start_ticks) * u128::from(pictures.init.timescale);
         let video_scaled = u128::from(v.fragment.start_ticks) * u128::from(sound.init.timescale);
         let slack = u128::from(AUDIO_FRAME_SAMPLES / 2 + 1) * u128::from(pictures.init.timescale);
-        findings.require(audio_scaled.abs_diff(video_scaled) <= slack, Rule::A13, || {
+        findings.require_rule(audio_scaled.abs_diff(video_scaled) <= slack, ConformanceRule::A13, || {
             format!("{}: segment {number} begins more than half an AAC frame off the video's", audio.name)
         });
     }
 }
 
 /// B17: the manifest says the same as the store.
-fn manifest(case: &Case<'_>, findings: &mut Findings) {
-    let manifest = match dash::manifest(case.evidence.manifest) {
+fn check_manifest(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
+    let manifest = match dash::parse_manifest(case.evidence.manifest) {
         Ok(manifest) => manifest,
         Err(why) => {
-            findings.error(Rule::B17, format!("manifest: {why}"));
+            findings.add_error(ConformanceRule::B17, format!("manifest: {why}"));
             return;
         }
     };
     let is_static = manifest.attributes.get("type").is_some_and(|t| t == "static");
-    findings.require(is_static, Rule::B17, || "the manifest is not static".into());
+    findings.require_rule(is_static, ConformanceRule::B17, || "the manifest is not static".into());
     let mut names: Vec<&str> = manifest
         .sets
         .iter()
@@ -475,19 +533,21 @@ fn manifest(case: &Case<'_>, findings: &mut Findings) {
         .filter_map(|r| r.get("id"))
         .map(String::as_str)
         .collect();
-    let mut expected: Vec<&str> = planned(case.evidence).collect();
+    let mut expected: Vec<&str> = planned_renditions(case.evidence).collect();
     names.sort_unstable();
     expected.sort_unstable();
-    findings.require(names == expected, Rule::B17, || {
+    findings.require_rule(names == expected, ConformanceRule::B17, || {
         format!("representations {names:?} instead of {expected:?}")
     });
     for set in &manifest.sets {
         let says = |key: &str, value: &str| set.attributes.get(key).is_some_and(|v| v == value);
-        findings.require(says("segmentAlignment", "true") && says("startWithSAP", "1"), Rule::B17, || {
-            "segmentAlignment or startWithSAP is missing".into()
-        });
+        findings.require_rule(
+            says("segmentAlignment", "true") && says("startWithSAP", "1"),
+            ConformanceRule::B17,
+            || "segmentAlignment or startWithSAP is missing".into(),
+        );
         let is_audio = says("contentType", "audio");
-        findings.require(!is_audio || set.attributes.contains_key("lang"), Rule::B17, || {
+        findings.require_rule(!is_audio || set.attributes.contains_key("lang"), ConformanceRule::B17, || {
             "audio without lang".into()
         });
         for representation in &set.representations {
@@ -496,42 +556,51 @@ fn manifest(case: &Case<'_>, findings: &mut Findings) {
             else {
                 continue;
             };
-            one_representation(name, set, representation, measured, rates(media, measured).0, findings);
+            check_representation(
+                name,
+                set,
+                representation,
+                measured,
+                measure_rates(media, measured).0,
+                findings,
+            );
         }
     }
 }
 
-fn one_representation(
+fn check_representation(
     name: &str,
-    set: &dash::Set,
-    representation: &dash::Attributes,
-    measured: &Measured,
+    set: &dash::AdaptationSet,
+    representation: &dash::DashAttributes,
+    measured: &MeasuredRendition,
     peak_bps: u64,
-    findings: &mut Findings,
+    findings: &mut ConformanceFindings,
 ) {
     let get = |key: &str| representation.get(key).map(String::as_str).unwrap_or_default();
-    findings.require(get("codecs") == measured.init.codecs, Rule::B17, || {
+    findings.require_rule(get("codecs") == measured.init.codecs, ConformanceRule::B17, || {
         format!("{name}: codecs {:.40}", get("codecs"))
     });
     let declared: u64 = get("bandwidth").parse().unwrap_or(0);
-    findings.require(
+    findings.require_rule(
         declared.abs_diff(peak_bps) * 100 <= peak_bps * BANDWIDTH_PERCENT_MAX,
-        Rule::B17,
+        ConformanceRule::B17,
         || format!("{name}: bandwidth {declared}, measured {peak_bps}"),
     );
     let timescale = set.template.get("timescale").and_then(|t| t.parse::<u32>().ok());
-    findings.require(timescale == Some(measured.init.timescale), Rule::B17, || {
+    findings.require_rule(timescale == Some(measured.init.timescale), ConformanceRule::B17, || {
         format!("{name}: timescale {timescale:?}")
     });
     let stored: Vec<(u64, u64)> =
         measured.segments.iter().map(|s| (s.fragment.start_ticks, s.fragment.duration_ticks)).collect();
-    findings.require(set.timeline == stored, Rule::B17, || {
+    findings.require_rule(set.timeline == stored, ConformanceRule::B17, || {
         format!("{name}: the timeline differs from the segments")
     });
-    if let Kind::Video { width, height, .. } = measured.init.kind {
+    if let Mp4TrackKind::Video { width, height, .. } = measured.init.kind {
         let same = get("width") == width.to_string() && get("height") == height.to_string();
-        findings.require(same && get("sar") == "1:1" && !get("frameRate").is_empty(), Rule::B17, || {
-            format!("{name}: width, height, sar or frameRate")
-        });
+        findings.require_rule(
+            same && get("sar") == "1:1" && !get("frameRate").is_empty(),
+            ConformanceRule::B17,
+            || format!("{name}: width, height, sar or frameRate"),
+        );
     }
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use nats::{Outbox, Role, testing::SmallDisk};
 use schemas::{
-    job::{self, Part, PartStatus},
-    media::{self as records, Status},
+    job::{self, JobPartRecord, JobPartStatus},
+    media::{self as records, MediaStatus},
     subjects,
 };
 use store::testing::{
-    S3,
-    proxy::{Mode, Proxy},
+    TestS3Server,
+    proxy::{FaultProxy, ProxyMode},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Tries are few and pauses short: an outage has to outlast all of them.
-fn config() -> transcode::Config {
+fn config() -> transcode::TranscodeConfig {
     let mut config = site::config();
     config.parts.attempts_max = 2;
     config.planner.attempts_max = 2;
@@ -41,7 +41,8 @@ async fn wait_many_tries(site: &Site, clip: Uploaded) {
     let revision = async || {
         let mut newest = 0;
         for part in site.job(clip.job_id).await.parts.iter().chain([&job::FINISH.to_owned()]) {
-            let found = bus.load::<Part>(&subjects::part_key(clip.job_id, part)).await.unwrap();
+            let found =
+                bus.load_record::<JobPartRecord>(&subjects::part_key(clip.job_id, part)).await.unwrap();
             newest = newest.max(found.map_or(0, |held| held.revision()));
         }
         newest
@@ -53,8 +54,8 @@ async fn wait_many_tries(site: &Site, clip: Uploaded) {
 
 /// The job succeeded as if nothing had been.
 async fn check_unharmed(site: &Site, clip: Uploaded) {
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
-    let job = site.wait_job(clip.job_id, job::Status::Succeeded, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
+    let job = site.wait_job(clip.job_id, job::JobStatus::Succeeded, LIMIT).await;
     site.wait_queue_empty(LIMIT).await;
     assert_eq!((site.asset(clip.media_id).await.waiting, job.code), (None, None));
     let parts = site.parts(clip.job_id).await;
@@ -105,14 +106,17 @@ async fn a_store_folder_that_is_away_is_waited_for_in_every_phase() {
 async fn reopen_finish(site: &Site, clip: Uploaded) {
     let bus = site.broker.bus(Role::Transcode).await;
     site.wait_queue_empty(LIMIT).await;
-    bus.change::<job::Record>(&clip.job_id.to_string(), |job| {
-        Some((job::Record { status: job::Status::Active, ended_at_ms: None, ..job?.clone() }, Outbox::new()))
+    bus.change_record::<job::JobRecord>(&clip.job_id.to_string(), |job| {
+        Some((
+            job::JobRecord { status: job::JobStatus::Active, ended_at_ms: None, ..job?.clone() },
+            Outbox::new(),
+        ))
     })
     .await
     .unwrap();
-    bus.change::<Part>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
         Some((
-            Part { status: PartStatus::Claimed, last_seen_ms: 0, attempt: 0, ..part?.clone() },
+            JobPartRecord { status: JobPartStatus::Claimed, last_seen_ms: 0, attempt: 0, ..part?.clone() },
             Outbox::new(),
         ))
     })
@@ -122,8 +126,9 @@ async fn reopen_finish(site: &Site, clip: Uploaded) {
 
 async fn queue_finish(site: &Site, clip: Uploaded) {
     let admin = site.broker.bus(Role::Admin).await;
-    let subject = subjects::job_part("transcode", subjects::Priority::P1, clip.job_id, job::FINISH);
-    let task = job::Task { job_id: clip.job_id, part: job::FINISH.into() };
+    let subject =
+        subjects::job_part_subject("transcode", subjects::JobPriority::P1, clip.job_id, job::FINISH);
+    let task = job::JobPartTask { job_id: clip.job_id, part: job::FINISH.into() };
     admin.publish_once(subjects::JOBS, &subject, &task).await.unwrap();
 }
 
@@ -133,7 +138,7 @@ async fn a_disk_that_fills_while_parts_are_made_is_waited_for() {
     let Some(disk) = SmallDisk::for_test(name, 128 << 20) else { return };
     let folder = disk.path().join("store");
     std::fs::create_dir(&folder).unwrap();
-    let site = Site::start_at(store::Config::at(format!("file://{}", folder.display()))).await;
+    let site = Site::start_at(store::StoreConfig::from_url(format!("file://{}", folder.display()))).await;
     let worker = site.worker(config()).await;
     let clip = site.upload(Clip { seconds: 30, size: "1280x720", ..Clip::default() }).await;
     site.wait(LIMIT, "a running child", async || site::children() > 0).await;
@@ -148,26 +153,26 @@ async fn a_disk_that_fills_while_parts_are_made_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_store_that_errs_or_hangs_is_waited_for() {
-    let server = S3::start().await.unwrap();
-    let proxy = Proxy::start(&server).await.unwrap();
-    let site = Site::start_at(proxy.config(&server)).await;
+    let server = TestS3Server::start().await.unwrap();
+    let proxy = FaultProxy::start(&server).await.unwrap();
+    let site = Site::start_at(proxy.store_config(&server)).await;
     let worker = site.worker(config()).await;
     // What hangs is either given up at its deadline or loses its connection before.
     for (mode, codes) in [
-        (Mode::Status(500), vec!["store_unavailable"]),
-        (Mode::Status(503), vec!["store_unavailable"]),
-        (Mode::Hang, vec!["store_slow", "store_unavailable"]),
+        (ProxyMode::Status(500), vec!["store_unavailable"]),
+        (ProxyMode::Status(503), vec!["store_unavailable"]),
+        (ProxyMode::Hang, vec!["store_slow", "store_unavailable"]),
     ] {
         let clip = site.upload(Clip { seconds: 12, size: "1280x720", ..Clip::default() }).await;
         site.wait(LIMIT, "a running child", async || site::children() > 0).await;
-        proxy.set(mode);
+        proxy.set_mode(mode);
         let waiting = site.wait_waiting(clip.media_id, LIMIT).await;
         assert!(codes.contains(&waiting.code.as_str()), "{mode:?}: {waiting:?}");
         last_on().await;
-        proxy.set(Mode::Pass);
+        proxy.set_mode(ProxyMode::Pass);
         check_unharmed(&site, clip).await;
     }
-    proxy.set(Mode::Slow(1));
+    proxy.set_mode(ProxyMode::Slow(1));
     let clip = site.upload(Clip { seconds: 2, ..Clip::default() }).await;
     check_unharmed(&site, clip).await;
     worker.stop().await;
@@ -176,7 +181,7 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_bucket_or_queue_is_waited_for() {
     let site = Site::start().await;
-    for stream in [&subjects::kv_stream("jobs"), subjects::JOBS] {
+    for stream in [&subjects::kv_stream_name("jobs"), subjects::JOBS] {
         site.limit_stream(stream, 1).await;
         let mut clips = Vec::new();
         for _ in 0..2 {
@@ -210,7 +215,7 @@ async fn workers_that_vanish_end_no_job() {
         let worker = site.worker(config.clone()).await;
         site.wait(LIMIT, "a worker on every part", async || {
             let held = site.wait_claims(clip.job_id, 1, LIMIT).await;
-            let is_missed = |part: &Part| part.lost.map_or(0, |lost| lost.workers) == round;
+            let is_missed = |part: &JobPartRecord| part.lost.map_or(0, |lost| lost.workers) == round;
             held.len() == site.job(clip.job_id).await.parts.len() && held.iter().all(is_missed)
         })
         .await;
@@ -218,7 +223,7 @@ async fn workers_that_vanish_end_no_job() {
     }
     // Parts that lost so many run alone in their worker, which vanishes too.
     let worker = site.worker(config.clone()).await;
-    let is_missed = |part: &Part| part.lost.is_some_and(|lost| lost.workers == 3);
+    let is_missed = |part: &JobPartRecord| part.lost.is_some_and(|lost| lost.workers == 3);
     site.wait(LIMIT, "parts that all lost three", async || {
         site.parts(clip.job_id).await.iter().all(is_missed)
     })
@@ -230,7 +235,7 @@ async fn workers_that_vanish_end_no_job() {
     // This one lives: a busy machine may keep it from showing itself for a while.
     config.claim_fresh_ms = 3_000;
     let worker = site.worker(config).await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     let parts = site.parts(clip.job_id).await;
     assert!(parts.len() > 1 && parts.iter().all(|part| part.faults == 0), "{parts:?}");
@@ -245,13 +250,14 @@ async fn a_part_that_loses_workers_for_long_is_put_aside() {
     let mut config = config();
     (config.lost_workers_max, config.lost_park_ms, config.claim_fresh_ms) = (2, 1, 300);
     let worker = site.worker(config.clone()).await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
     reopen_finish(&site, clip).await;
     let bus = site.broker.bus(Role::Transcode).await;
-    bus.change::<Part>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
-        let lost = job::Lost { workers: 1, first_at_ms: 1, last_at_ms: 1, parked_at_ms: None };
-        let part = Part { last_seen_ms: 1, worker: "gone".into(), lost: Some(lost), ..part?.clone() };
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
+        let lost = job::LostWorkers { workers: 1, first_at_ms: 1, last_at_ms: 1, parked_at_ms: None };
+        let part =
+            JobPartRecord { last_seen_ms: 1, worker: "gone".into(), lost: Some(lost), ..part?.clone() };
         Some((part, Outbox::new()))
     })
     .await
@@ -264,7 +270,7 @@ async fn a_part_that_loses_workers_for_long_is_put_aside() {
     let letters = site.dead_letters().await;
     assert_eq!((letters.len(), letters[0].code.as_str()), (1, job::WORKERS_LOST), "{letters:?}");
     assert_eq!(count(&site, "job.parked").await, 1);
-    assert_eq!(site.job(clip.job_id).await.status, job::Status::Active, "it can be resumed");
+    assert_eq!(site.job(clip.job_id).await.status, job::JobStatus::Active, "it can be resumed");
     assert_eq!(site.asset(clip.media_id).await.waiting.unwrap().code, job::WORKERS_LOST);
 }
 
@@ -272,8 +278,8 @@ async fn a_part_that_loses_workers_for_long_is_put_aside() {
 async fn hold(site: &Site, clip: Uploaded, last_seen_ms: u64) {
     let bus = site.broker.bus(Role::Transcode).await;
     reopen_finish(site, clip).await;
-    bus.change::<Part>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
-        Some((Part { last_seen_ms, worker: "another".into(), ..part?.clone() }, Outbox::new()))
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
+        Some((JobPartRecord { last_seen_ms, worker: "another".into(), ..part?.clone() }, Outbox::new()))
     })
     .await
     .unwrap();
@@ -286,11 +292,11 @@ async fn a_claim_is_as_old_as_the_broker_says() {
     let mut config = config();
     config.claim_fresh_ms = 500;
     let worker = site.worker(config.clone()).await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     // One whose clock is ten minutes ahead is gone: it blocks nothing.
     hold(&site, clip, nats::now_ms() + 600_000).await;
     queue_finish(&site, clip).await;
-    site.wait_job(clip.job_id, job::Status::Succeeded, Duration::from_secs(10)).await;
+    site.wait_job(clip.job_id, job::JobStatus::Succeeded, Duration::from_secs(10)).await;
     worker.stop().await;
 
     // One whose clock is ten minutes behind lives: it is not displaced.
@@ -310,9 +316,13 @@ async fn a_claim_is_as_old_as_the_broker_says() {
     })
     .await;
     worker.stop().await;
-    let part = bus.load::<Part>(&subjects::part_key(clip.job_id, job::FINISH)).await.unwrap().unwrap();
+    let part = bus
+        .load_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(part.record.worker, "another", "{:?}", part.record);
-    assert_eq!(site.job(clip.job_id).await.status, job::Status::Active);
+    assert_eq!(site.job(clip.job_id).await.status, job::JobStatus::Active);
 }
 
 /// A part whose record says that it failed, while the job could not be told.
@@ -321,20 +331,23 @@ async fn a_part_that_was_given_up_halfway_still_ends_its_job() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
     let worker = site.worker(config()).await;
-    site.wait_status(clip.media_id, Status::Ready, LIMIT).await;
+    site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     reopen_finish(&site, clip).await;
     let bus = site.broker.bus(Role::Transcode).await;
-    bus.change::<Part>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
-        let part =
-            Part { status: PartStatus::Failed, code: Some("conformance_failed".into()), ..part?.clone() };
+    bus.change_record::<JobPartRecord>(&subjects::part_key(clip.job_id, job::FINISH), |part| {
+        let part = JobPartRecord {
+            status: JobPartStatus::Failed,
+            code: Some("conformance_failed".into()),
+            ..part?.clone()
+        };
         Some((part, Outbox::new()))
     })
     .await
     .unwrap();
     queue_finish(&site, clip).await;
-    let job = site.wait_job(clip.job_id, job::Status::Failed, LIMIT).await;
+    let job = site.wait_job(clip.job_id, job::JobStatus::Failed, LIMIT).await;
     assert_eq!(job.code.as_deref(), Some("conformance_failed"));
     worker.stop().await;
-    let asset: records::Record = site.asset(clip.media_id).await;
-    assert_eq!(asset.status, Status::Ready, "what plays goes on playing");
+    let asset: records::MediaRecord = site.asset(clip.media_id).await;
+    assert_eq!(asset.status, MediaStatus::Ready, "what plays goes on playing");
 }

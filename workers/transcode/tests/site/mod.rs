@@ -10,13 +10,15 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use nats::{Held, Outbox, Role, testing::TestBroker};
+use nats::{Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
     examples,
     ids::{JobId, MediaId, UploadId},
-    job::{self, Part},
+    job::{self, JobPartRecord},
     keys,
-    media::{self as records, AudioTrack, Source, Status, Stored, Technical, VideoTrack},
+    media::{
+        self as records, AudioTrack, MediaSource, MediaStatus, MediaStored, TechnicalMetadata, VideoTrack,
+    },
     subjects,
 };
 use sha2::{Digest, Sha256};
@@ -58,7 +60,7 @@ pub(crate) struct Site {
 /// A worker in this process.
 pub(crate) struct Worker {
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), nats::Error>>,
+    task: JoinHandle<Result<(), nats::BusError>>,
 }
 
 /// What the ffmpeg program found in a rendition.
@@ -69,8 +71,9 @@ pub(crate) struct Facts {
 }
 
 /// The tiny profile with short times, so that a lost worker is replaced within seconds.
-pub(crate) fn config() -> transcode::Config {
-    let mut config = transcode::Config { profile: "tiny".into(), ..transcode::Config::default() };
+pub(crate) fn config() -> transcode::TranscodeConfig {
+    let mut config =
+        transcode::TranscodeConfig { profile: "tiny".into(), ..transcode::TranscodeConfig::default() };
     config.claim_fresh_ms = 1_500;
     config.renew_interval_ms = 300;
     config.progress_interval_ms = 200;
@@ -134,7 +137,7 @@ static FILES: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap())
 /// Makes a clip with the ffmpeg program.
 fn file(clip: Clip) -> Vec<u8> {
     let name = if clip.is_still { "still.png" } else { "clip.mp4" };
-    let path = FILES.path().join(format!("{}-{name}", data_encoding::HEXLOWER.encode(&nats::fresh_id())));
+    let path = FILES.path().join(format!("{}-{name}", data_encoding::HEXLOWER.encode(&nats::new_id_bytes())));
     let mut command = Command::new("ffmpeg");
     command.args(["-v", "error", "-y"]);
     let seconds = clip.seconds.to_string();
@@ -171,8 +174,8 @@ fn side(text: Option<&str>) -> u32 {
 }
 
 /// The asset and the event that the upload stage would leave behind for a clip.
-pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
-    let media_id = MediaId::from_bytes(nats::fresh_id());
+pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::MediaRecord, MediaStored) {
+    let media_id = MediaId::from_bytes(nats::new_id_bytes());
     let end_us = i64::from(clip.seconds) * 1_000_000;
     let mut sides = clip.size.split('x');
     let (width, height) = (side(sides.next()), side(sides.next()));
@@ -193,7 +196,7 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
         end_us,
         ..examples::audio_track()
     };
-    let technical = Technical {
+    let technical = TechnicalMetadata {
         container: "mp4".into(),
         duration_ms: u64::from(clip.seconds) * 1_000,
         bit_rate_bps: 1,
@@ -201,30 +204,34 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::Record, Stored) {
         audio: if clip.has_audio && !clip.is_still { vec![audio] } else { Vec::new() },
         still: clip.is_still,
     };
-    let source = Source { key: keys::source(media_id), size_bytes, sha256: String::new() };
-    let asset = records::Record {
+    let source = MediaSource { key: keys::source_key(media_id), size_bytes, sha256: String::new() };
+    let asset = records::MediaRecord {
         source: Some(source.clone()),
         technical: Some(technical.clone()),
-        ..records::Record::new(media_id, "owner".into(), Status::Stored, nats::now_ms())
+        ..records::MediaRecord::new(media_id, "owner".into(), MediaStatus::Stored, nats::now_ms())
     };
-    let upload_id = UploadId::from_bytes(nats::fresh_id());
-    (asset, Stored { media_id, upload_id, owner: "owner".into(), source, technical })
+    let upload_id = UploadId::from_bytes(nats::new_id_bytes());
+    (asset, MediaStored { media_id, upload_id, owner: "owner".into(), source, technical })
 }
 
 impl Site {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("file://{}", folder.path().join("store").display());
-        Self::with(store::Config::at(url), folder).await
+        Self::with(store::StoreConfig::from_url(url), folder).await
     }
 
     /// With a store elsewhere.
-    pub(crate) async fn start_at(config: store::Config) -> Self {
+    pub(crate) async fn start_at(config: store::StoreConfig) -> Self {
         Self::with(config, tempfile::tempdir().unwrap()).await
     }
 
-    async fn with(config: store::Config, folder: TempDir) -> Self {
-        Self { broker: TestBroker::start().await, store: store::testing::open(config).unwrap(), folder }
+    async fn with(config: store::StoreConfig, folder: TempDir) -> Self {
+        Self {
+            broker: TestBroker::start().await,
+            store: store::testing::open_test_store(config).unwrap(),
+            folder,
+        }
     }
 
     /// Takes the folder of the store away, or brings it back.
@@ -255,7 +262,7 @@ impl Site {
     }
 
     /// Waits until the work on a medium says what it waits for.
-    pub(crate) async fn wait_waiting(&self, media_id: MediaId, limit: Duration) -> records::Waiting {
+    pub(crate) async fn wait_waiting(&self, media_id: MediaId, limit: Duration) -> records::MediaWaitReason {
         let mut found = None;
         self.wait(limit, "medium that waits", async || {
             found = self.asset(media_id).await.waiting;
@@ -266,7 +273,7 @@ impl Site {
     }
 
     /// Dead letters so far.
-    pub(crate) async fn dead_letters(&self) -> Vec<nats::dead::Letter> {
+    pub(crate) async fn dead_letters(&self) -> Vec<nats::dead::DeadLetter> {
         self.broker.bus(Role::Admin).await.dead_letters(100).await.unwrap()
     }
 
@@ -275,20 +282,22 @@ impl Site {
         let bytes = tokio::task::spawn_blocking(move || file(clip)).await.unwrap();
         let (asset, event) = stored(clip, u64::try_from(bytes.len()).unwrap());
         let media_id = asset.media_id;
-        self.store.put(&keys::source(media_id), bytes).await.unwrap();
+        self.store.put(&keys::source_key(media_id), bytes).await.unwrap();
         let bus = self.broker.bus(Role::Upload).await;
-        bus.commit(&mut Held::new(asset), Outbox::new().event(&event)).await.unwrap();
-        Uploaded { media_id, job_id: packaging::plan::job_id(media_id, 1) }
+        bus.commit_record(&mut VersionedRecord::new(asset), Outbox::new().with_event(&event)).await.unwrap();
+        Uploaded { media_id, job_id: packaging::plan::derive_job_id(media_id, 1) }
     }
 
-    pub(crate) async fn worker(&self, config: transcode::Config) -> Worker {
+    pub(crate) async fn worker(&self, config: transcode::TranscodeConfig) -> Worker {
         let waiting = self.folder.path().join("child");
         let child_path = if waiting.exists() { waiting } else { child() };
-        let settings = media::Config { child_path: Some(child_path), ..media::Config::default() };
-        let driver = Arc::new(media::Driver::start(settings).await.unwrap());
+        let settings =
+            media::MediaDriverConfig { child_path: Some(child_path), ..media::MediaDriverConfig::default() };
+        let driver = Arc::new(media::MediaDriver::start(settings).await.unwrap());
         let bus = self.broker.bus(Role::Transcode).await;
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(transcode::run(bus, self.store.clone(), driver, config, shutdown.clone()));
+        let task =
+            tokio::spawn(transcode::run_transcode(bus, self.store.clone(), driver, config, shutdown.clone()));
         Worker { shutdown, task }
     }
 
@@ -305,23 +314,28 @@ impl Site {
         }
     }
 
-    pub(crate) async fn asset(&self, media_id: MediaId) -> records::Record {
+    pub(crate) async fn asset(&self, media_id: MediaId) -> records::MediaRecord {
         let bus = self.broker.bus(Role::Admin).await;
-        bus.load::<records::Record>(&media_id.to_string()).await.unwrap().unwrap().record
+        bus.load_record::<records::MediaRecord>(&media_id.to_string()).await.unwrap().unwrap().record
     }
 
     pub(crate) async fn wait_status(
         &self,
         media_id: MediaId,
-        status: Status,
+        status: MediaStatus,
         limit: Duration,
-    ) -> records::Record {
+    ) -> records::MediaRecord {
         let bus = self.broker.bus(Role::Admin).await;
         let mut found = None;
         self.wait(limit, &format!("{status:?}"), async || {
-            found = bus.load::<records::Record>(&media_id.to_string()).await.unwrap().map(|held| held.record);
-            let failed =
-                found.as_ref().is_some_and(|f| f.status == Status::Failed && status != Status::Failed);
+            found = bus
+                .load_record::<records::MediaRecord>(&media_id.to_string())
+                .await
+                .unwrap()
+                .map(|held| held.record);
+            let failed = found
+                .as_ref()
+                .is_some_and(|f| f.status == MediaStatus::Failed && status != MediaStatus::Failed);
             assert!(!failed, "the medium failed: {found:?}");
             found.as_ref().is_some_and(|f| f.status == status)
         })
@@ -329,41 +343,52 @@ impl Site {
         found.unwrap()
     }
 
-    pub(crate) async fn job(&self, job_id: JobId) -> job::Record {
+    pub(crate) async fn job(&self, job_id: JobId) -> job::JobRecord {
         let bus = self.broker.bus(Role::Admin).await;
-        bus.load::<job::Record>(&job_id.to_string()).await.unwrap().unwrap().record
+        bus.load_record::<job::JobRecord>(&job_id.to_string()).await.unwrap().unwrap().record
     }
 
-    pub(crate) async fn wait_job(&self, job_id: JobId, status: job::Status, limit: Duration) -> job::Record {
+    pub(crate) async fn wait_job(
+        &self,
+        job_id: JobId,
+        status: job::JobStatus,
+        limit: Duration,
+    ) -> job::JobRecord {
         let bus = self.broker.bus(Role::Admin).await;
         let mut found = None;
         self.wait(limit, &format!("job {status:?}"), async || {
-            found = bus.load::<job::Record>(&job_id.to_string()).await.unwrap().map(|held| held.record);
+            found =
+                bus.load_record::<job::JobRecord>(&job_id.to_string()).await.unwrap().map(|held| held.record);
             found.as_ref().is_some_and(|f| f.status == status)
         })
         .await;
         found.unwrap()
     }
 
-    pub(crate) async fn parts(&self, job_id: JobId) -> Vec<Part> {
+    pub(crate) async fn parts(&self, job_id: JobId) -> Vec<JobPartRecord> {
         let bus = self.broker.bus(Role::Admin).await;
-        let Some(job) = bus.load::<job::Record>(&job_id.to_string()).await.unwrap() else {
+        let Some(job) = bus.load_record::<job::JobRecord>(&job_id.to_string()).await.unwrap() else {
             return Vec::new();
         };
         let mut parts = Vec::new();
         for name in &job.record.parts {
-            let found = bus.load::<Part>(&subjects::part_key(job_id, name)).await.unwrap();
+            let found = bus.load_record::<JobPartRecord>(&subjects::part_key(job_id, name)).await.unwrap();
             parts.extend(found.map(|held| held.record));
         }
         parts
     }
 
     /// Waits until at least `workers` different workers hold a part of the job; returns what is held.
-    pub(crate) async fn wait_claims(&self, job_id: JobId, workers: usize, limit: Duration) -> Vec<Part> {
+    pub(crate) async fn wait_claims(
+        &self,
+        job_id: JobId,
+        workers: usize,
+        limit: Duration,
+    ) -> Vec<JobPartRecord> {
         let mut found = Vec::new();
         self.wait(limit, &format!("{workers} workers on the job"), async || {
             found = self.parts(job_id).await;
-            found.retain(|part| part.status == job::PartStatus::Claimed && part.last_seen_ms > 0);
+            found.retain(|part| part.status == job::JobPartStatus::Claimed && part.last_seen_ms > 0);
             let names: std::collections::BTreeSet<&str> = found.iter().map(|p| p.worker.as_str()).collect();
             names.len() >= workers
         })
@@ -405,7 +430,7 @@ impl Site {
 
     /// SHA-256 of every object below a folder, by name.
     pub(crate) async fn objects(&self, prefix: &str) -> BTreeMap<String, String> {
-        let listed: Vec<store::Meta> = self.store.list(prefix).try_collect().await.unwrap();
+        let listed: Vec<store::ObjectMetadata> = self.store.list(prefix).try_collect().await.unwrap();
         let digests = futures::stream::iter(listed).then(async |meta| {
             let bytes = self.store.get(&meta.key, 64 << 20).await.unwrap();
             let name = meta.key.strip_prefix(prefix).unwrap().trim_start_matches('/').to_owned();
@@ -438,9 +463,9 @@ impl Site {
     }
 
     async fn decode_segments(&self, prefix: &str, name: &str, count: usize) -> Facts {
-        let mut bytes = self.object(prefix, &keys::init(name)).await;
+        let mut bytes = self.object(prefix, &keys::init_segment_path(name)).await;
         for number in 1..=u32::try_from(count).unwrap() {
-            bytes.extend(self.object(prefix, &keys::segment(name, number)).await);
+            bytes.extend(self.object(prefix, &keys::segment_path(name, number)).await);
         }
         let path = self.folder.path().join(format!("{name}.mp4"));
         std::fs::write(&path, bytes).unwrap();

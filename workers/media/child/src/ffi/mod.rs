@@ -8,9 +8,9 @@ mod open;
 mod sound;
 mod system;
 
-pub(crate) use open::{Opening, guess_format, seek};
-pub(crate) use sound::{Layout, layout_name, set_stereo, stereo_frame, stereo_planes};
-pub(crate) use system::{exit_now, fork_is_refused, limit_arenas, thread_count, usage};
+pub(crate) use open::{InputHeader, guess_format, seek_keyframe};
+pub(crate) use sound::{ChannelMask, layout_name, set_stereo, stereo_frame, stereo_planes};
+pub(crate) use system::{exit_now, fork_is_refused, limit_arenas, read_process_usage, thread_count};
 
 use ffmpeg_next::ffi::{
     AV_OPT_SEARCH_CHILDREN, AVDiscard, AVFieldOrder, AVPixelFormat, av_frame_ref, av_opt_set, av_write_frame,
@@ -23,7 +23,7 @@ use std::ffi::{CStr, c_char};
 
 /// What the container says about a track.
 #[derive(Debug, Clone)]
-pub(crate) struct Parameters {
+pub(crate) struct TrackParameters {
     pub(crate) codec: String,
     pub(crate) profile: Option<String>,
     pub(crate) level: i32,
@@ -32,7 +32,7 @@ pub(crate) struct Parameters {
     pub(crate) sample_aspect: Rational,
     pub(crate) pixel: format::Pixel,
     pub(crate) bits_raw: i32,
-    pub(crate) color: Color,
+    pub(crate) color: ColorTags,
     pub(crate) field_order: &'static str,
     pub(crate) sample_rate_hz: u32,
     pub(crate) channels: u16,
@@ -43,7 +43,7 @@ pub(crate) struct Parameters {
 
 /// Colour tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Color {
+pub(crate) struct ColorTags {
     pub(crate) primaries: ffmpeg_next::color::Primaries,
     pub(crate) transfer: ffmpeg_next::color::TransferCharacteristic,
     pub(crate) space: ffmpeg_next::color::Space,
@@ -51,7 +51,7 @@ pub(crate) struct Color {
 }
 
 /// Reads what the container and the first packets said about a track.
-pub(crate) fn parameters(stream: &Stream<'_>) -> Parameters {
+pub(crate) fn read_parameters(stream: &Stream<'_>) -> TrackParameters {
     // SAFETY: the stream belongs to an open input that outlives the borrow, and `codecpar` is set for its whole
     // life. `format` holds a value of the enum that belongs to the codec type, which libavformat guarantees.
     unsafe {
@@ -59,12 +59,12 @@ pub(crate) fn parameters(stream: &Stream<'_>) -> Parameters {
         let par = (*stream).codecpar;
         let is_video = (*par).codec_type == ffmpeg_next::ffi::AVMediaType::AVMEDIA_TYPE_VIDEO;
         let is_audio = (*par).codec_type == ffmpeg_next::ffi::AVMediaType::AVMEDIA_TYPE_AUDIO;
-        let profile = text(avcodec_profile_name((*par).codec_id, (*par).profile));
+        let profile = copy_c_text(avcodec_profile_name((*par).codec_id, (*par).profile));
         let sar = [(*par).sample_aspect_ratio, (*stream).sample_aspect_ratio];
         let sample_aspect =
             sar.into_iter().find(|sar| sar.num > 0 && sar.den > 0).map_or(Rational(1, 1), Into::into);
-        Parameters {
-            codec: text(avcodec_get_name((*par).codec_id)).unwrap_or_default(),
+        TrackParameters {
+            codec: copy_c_text(avcodec_get_name((*par).codec_id)).unwrap_or_default(),
             profile,
             level: (*par).level,
             width: u32::try_from((*par).width).unwrap_or(0),
@@ -76,13 +76,13 @@ pub(crate) fn parameters(stream: &Stream<'_>) -> Parameters {
                 format::Pixel::None
             },
             bits_raw: (*par).bits_per_raw_sample,
-            color: Color {
+            color: ColorTags {
                 primaries: (*par).color_primaries.into(),
                 transfer: (*par).color_trc.into(),
                 space: (*par).color_space.into(),
                 range: (*par).color_range.into(),
             },
-            field_order: field_order((*par).field_order),
+            field_order: field_order_name((*par).field_order),
             sample_rate_hz: u32::try_from((*par).sample_rate).unwrap_or(0),
             channels: u16::try_from((*par).ch_layout.nb_channels).unwrap_or(0),
             run_in_samples: u32::try_from((*par).initial_padding).unwrap_or(0),
@@ -95,7 +95,7 @@ pub(crate) fn parameters(stream: &Stream<'_>) -> Parameters {
     }
 }
 
-fn field_order(order: AVFieldOrder) -> &'static str {
+fn field_order_name(order: AVFieldOrder) -> &'static str {
     match order {
         AVFieldOrder::AV_FIELD_PROGRESSIVE => "progressive",
         AVFieldOrder::AV_FIELD_TT => "tt",
@@ -121,12 +121,12 @@ pub(crate) fn bit_depth(pixel: format::Pixel) -> u8 {
 }
 
 /// A text that the file gives for a track. Texts of files need not be UTF-8, which the safe wrapper takes for granted.
-pub(crate) fn metadata(stream: &Stream<'_>, key: &CStr) -> Option<String> {
+pub(crate) fn read_metadata(stream: &Stream<'_>, key: &CStr) -> Option<String> {
     // SAFETY: the dictionary belongs to an open input that outlives the borrow; its texts are copied.
     unsafe {
         let entry =
             ffmpeg_next::ffi::av_dict_get((*stream.as_ptr()).metadata, key.as_ptr(), std::ptr::null(), 0);
-        if entry.is_null() { None } else { text((*entry).value) }
+        if entry.is_null() { None } else { copy_c_text((*entry).value) }
     }
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn is_discarded(packet: &ffmpeg_next::Packet) -> bool {
 }
 
 /// Lets the demuxer skip the packets of all tracks but one.
-pub(crate) fn only_stream(input: &mut Input, index: usize) {
+pub(crate) fn discard_other_streams(input: &mut Input, index: usize) {
     for mut stream in input.streams_mut() {
         let discard =
             if stream.index() == index { AVDiscard::AVDISCARD_DEFAULT } else { AVDiscard::AVDISCARD_ALL };
@@ -148,7 +148,7 @@ pub(crate) fn only_stream(input: &mut Input, index: usize) {
 }
 
 /// Another reference to the same picture, without a copy of it.
-pub(crate) fn share(video: &frame::Video) -> Result<frame::Video, Error> {
+pub(crate) fn share_picture(video: &frame::Video) -> Result<frame::Video, Error> {
     let mut shared = frame::Video::empty();
     // SAFETY: the target is a fresh, empty frame and the source is a valid one; the buffers are counted atomically.
     match unsafe { av_frame_ref(shared.as_mut_ptr(), video.as_ptr()) } {
@@ -187,7 +187,7 @@ pub(crate) fn limit_decoder(
 }
 
 /// Lets a filter graph work on the calling thread only, before it is configured.
-pub(crate) fn single_thread(graph: &mut ffmpeg_next::filter::Graph) {
+pub(crate) fn use_single_thread(graph: &mut ffmpeg_next::filter::Graph) {
     // SAFETY: the graph is valid and not configured yet.
     unsafe { (*graph.as_mut_ptr()).nb_threads = 1 };
 }
@@ -206,14 +206,14 @@ fn set_option(context: &mut codec::Context, name: &CStr, value: &str) -> Result<
 /// The version text that the FFmpeg libraries carry.
 pub(crate) fn version_text() -> String {
     // SAFETY: a static, zero-terminated text.
-    unsafe { text(ffmpeg_next::ffi::av_version_info()) }.unwrap_or_default()
+    unsafe { copy_c_text(ffmpeg_next::ffi::av_version_info()) }.unwrap_or_default()
 }
 
 /// Copies a C text; none for null.
 ///
 /// # Safety
 /// The pointer is null or points to a zero-terminated text that lives during the call.
-unsafe fn text(pointer: *const c_char) -> Option<String> {
+unsafe fn copy_c_text(pointer: *const c_char) -> Option<String> {
     // SAFETY: checked for null here, the rest is the caller's promise.
     (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
 }

@@ -16,7 +16,7 @@ use ffmpeg_next::format::context::{Input, StreamIo};
 const PACKETS_MAX: u32 = 200_000;
 
 /// FFmpeg's dictionary.
-type Dictionary = ffmpeg_next::ffi::AVDictionary;
+type AvDictionary = ffmpeg_next::ffi::AVDictionary;
 
 /// Says what format a stream has, by its content alone, and how sure that is (0 to 100). The stream is back at its
 /// start afterwards. Fails when the content is like no format at all.
@@ -35,18 +35,18 @@ pub(crate) fn guess_format(io: &mut StreamIo, bytes_max: u32) -> Result<(String,
         if score < 0 {
             return Err(Error::from(score));
         }
-        let name = super::text((*found).name).ok_or(Error::DemuxerNotFound)?;
+        let name = super::copy_c_text((*found).name).ok_or(Error::DemuxerNotFound)?;
         Ok((name, score))
     }
 }
 
 /// An input whose header has been read and whose packets have not.
-pub(crate) struct Opening {
+pub(crate) struct InputHeader {
     context: *mut AVFormatContext,
     io: StreamIo,
 }
 
-impl Opening {
+impl InputHeader {
     /// Reads the header of a stream of a given format.
     pub(crate) fn new(mut io: StreamIo, options: &[(&str, &str)]) -> Result<Self, Error> {
         // SAFETY: the context is fresh; libavformat frees it when opening fails. The stream outlives it because it is
@@ -59,7 +59,7 @@ impl Opening {
             (*context).pb = io.as_mut_ptr();
             (*context).flags |= AVFMT_FLAG_CUSTOM_IO;
             (*context).io_open = Some(refuse_open);
-            let mut dictionary = dictionary(options)?;
+            let mut dictionary = build_dictionary(options)?;
             let opened =
                 avformat_open_input(&raw mut context, ptr::null(), ptr::null_mut(), &raw mut dictionary);
             av_dict_free(&raw mut dictionary);
@@ -88,12 +88,12 @@ impl Opening {
             let count = usize::try_from((*self.context).nb_streams).unwrap_or(0);
             let mut dictionaries = Vec::with_capacity(count);
             for _ in 0..count {
-                dictionaries.push(dictionary(decoder_options)?);
+                dictionaries.push(build_dictionary(decoder_options)?);
             }
             let options = if count > 0 { dictionaries.as_mut_ptr() } else { ptr::null_mut() };
             let mut left = PACKETS_MAX;
             (*self.context).interrupt_callback =
-                AVIOInterruptCB { callback: Some(count_down), opaque: (&raw mut left).cast() };
+                AVIOInterruptCB { callback: Some(count_probe_packet), opaque: (&raw mut left).cast() };
             let found = avformat_find_stream_info(self.context, options);
             (*self.context).interrupt_callback = AVIOInterruptCB { callback: None, opaque: ptr::null_mut() };
             for dictionary in &mut dictionaries {
@@ -109,21 +109,21 @@ impl Opening {
     }
 }
 
-impl Drop for Opening {
+impl Drop for InputHeader {
     fn drop(&mut self) {
         // SAFETY: the context is open or null; the stream is freed after it, as the field drops after this.
         unsafe { avformat_close_input(&raw mut self.context) };
     }
 }
 
-impl std::fmt::Debug for Opening {
+impl std::fmt::Debug for InputHeader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opening").finish_non_exhaustive()
     }
 }
 
 /// Goes to a keyframe at or before a time of a track, in the time base of the track.
-pub(crate) fn seek(input: &mut Input, stream: usize, at: i64) -> Result<(), Error> {
+pub(crate) fn seek_keyframe(input: &mut Input, stream: usize, at: i64) -> Result<(), Error> {
     let stream = c_int::try_from(stream).map_err(|_| Error::StreamNotFound)?;
     // SAFETY: the context is open; the stream number is checked by the callee.
     let moved =
@@ -132,7 +132,7 @@ pub(crate) fn seek(input: &mut Input, stream: usize, at: i64) -> Result<(), Erro
 }
 
 /// Counts the packets that are read to learn about the tracks; 1 when it is enough. The library asks before each of them.
-unsafe extern "C" fn count_down(left: *mut c_void) -> c_int {
+unsafe extern "C" fn count_probe_packet(left: *mut c_void) -> c_int {
     // SAFETY: the pointer is to the counter of the call that is under way, which nothing else uses meanwhile.
     unsafe {
         let left = left.cast::<u32>();
@@ -147,13 +147,13 @@ unsafe extern "C" fn refuse_open(
     _io: *mut *mut AVIOContext,
     _url: *const c_char,
     _flags: c_int,
-    _options: *mut *mut Dictionary,
+    _options: *mut *mut AvDictionary,
 ) -> c_int {
     AVERROR(EACCES)
 }
 
 /// Makes a dictionary; the caller frees it.
-fn dictionary(options: &[(&str, &str)]) -> Result<*mut Dictionary, Error> {
+fn build_dictionary(options: &[(&str, &str)]) -> Result<*mut AvDictionary, Error> {
     let mut dictionary = ptr::null_mut();
     for (name, value) in options {
         let (Ok(name), Ok(value)) = (CString::new(*name), CString::new(*value)) else {

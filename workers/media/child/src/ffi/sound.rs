@@ -11,11 +11,11 @@ use ffmpeg_next::{Error, encoder, frame};
 
 /// A channel layout as a mask of positions; the usual one for the number of channels where the source names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Layout(u64);
+pub(crate) struct ChannelMask(u64);
 
-impl Layout {
+impl ChannelMask {
     /// The layout of a frame; none for more channels than have a usual layout.
-    pub(crate) fn of(sound: &frame::Audio) -> Option<Self> {
+    pub(crate) fn from_frame(sound: &frame::Audio) -> Option<Self> {
         // SAFETY: the frame is valid; the mask is read only for the order that has one. The default layout is plain
         // data without an allocation of its own.
         unsafe {
@@ -30,12 +30,12 @@ impl Layout {
     }
 
     /// In the form that filters take.
-    pub(crate) fn text(self) -> String {
+    pub(crate) fn to_filter_text(self) -> String {
         format!("0x{:x}", self.0)
     }
 
     /// Marks a frame as having this layout, which must have as many channels as the frame.
-    pub(crate) fn mark(self, sound: &mut frame::Audio) -> Result<(), Error> {
+    pub(crate) fn apply_to_frame(self, sound: &mut frame::Audio) -> Result<(), Error> {
         // SAFETY: the frame is valid; the target is cleared before it is set, so that nothing leaks.
         let set = unsafe {
             let own = &raw mut (*sound.as_mut_ptr()).ch_layout;

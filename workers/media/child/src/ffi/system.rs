@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 /// What the process used so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Usage {
+pub(crate) struct ProcessUsage {
     /// User and system time over all threads.
     pub(crate) cpu_seconds: f64,
     /// Largest resident set.
@@ -12,7 +12,7 @@ pub(crate) struct Usage {
 }
 
 /// Reads what the process used so far.
-pub(crate) fn usage() -> Usage {
+pub(crate) fn read_process_usage() -> ProcessUsage {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: the target is large enough; all-zero bytes are a valid value should the call fail.
     let usage = unsafe {
@@ -24,7 +24,7 @@ pub(crate) fn usage() -> Usage {
         reason = "seconds and microseconds of a process are far below 2^52"
     )]
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    Usage {
+    ProcessUsage {
         cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
         // The kernel counts in units of 1024 bytes.
         rss_bytes_max: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),

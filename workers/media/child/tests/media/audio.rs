@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use media::{AudioSpec, Ratio};
+use media::{AudioSpec, MediaRatio};
 
 use crate::harness::{Job, SAMPLE, Studio, driver, ffmpeg, ffprobe, probe, produce, run};
 
@@ -14,7 +14,7 @@ fn spec(stream: u32, origin_us: i64, seconds: f64) -> AudioSpec {
         origin_us,
         rendition: 9,
         duration_samples,
-        segment_seconds: Ratio::new(2, 1),
+        segment_seconds: MediaRatio::new(2, 1),
         rate_bits_per_second: 128_000,
     }
 }

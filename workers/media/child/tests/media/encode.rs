@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use media::{EncodeSpec, Preset, Ratio, Rung};
+use media::{EncodeRung, EncodeSpec, EncoderPreset, MediaRatio};
 
 use crate::harness::{
     COUNTED, Job, Product, SAMPLE, Studio, driver, encode_spec, ffprobe, frame_hashes, probe, produce, run,
@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 /// Good enough to tell one step of brightness from the next.
-fn faithful(mut rung: Rung) -> Rung {
+fn faithful(mut rung: EncodeRung) -> EncodeRung {
     rung.crf = 1.0;
     rung.rate_bits_per_second_max = 500_000_000;
     rung.buffer_bits = 500_000_000;
@@ -68,13 +68,13 @@ fn check(studio: &Studio, product: &Product, spec: &EncodeSpec, position: usize)
     );
     assert_eq!(shown[0], format!("h264,{},{},yuv420p,tv,bt709,bt709,bt709", rung.width, rung.height));
     let ticks = spec.check().unwrap();
-    let mut expected = ticks.ticks(spec.start_frame);
+    let mut expected = ticks.frame_start_ticks(spec.start_frame);
     for (number, (shown, start, duration, samples, bytes)) in
         product.segments(rung.rendition).into_iter().enumerate()
     {
         assert_eq!(shown, spec.first_segment + u32::try_from(number).unwrap());
         assert_eq!((start, decode_time(&bytes)), (expected, expected), "segment {shown}");
-        assert_eq!(duration, ticks.ticks(u64::from(samples)));
+        assert_eq!(duration, ticks.frame_start_ticks(u64::from(samples)));
         assert_eq!(count_boxes(&bytes, b"traf"), 1);
         expected += duration;
     }
@@ -261,7 +261,7 @@ fn thread_counts_and_presets_are_taken() {
         let studio = Studio::new();
         let mut spec = encode_spec((25, 1), 100, vec![rung(0, 320, 180)]);
         spec.rungs[0].threads = 4;
-        spec.preset = Preset::Veryfast;
+        spec.preset = EncoderPreset::Veryfast;
         let driver = driver().await;
         let first = produce(&driver, Path::new(SAMPLE), Job::Encode(spec.clone())).await.unwrap();
         check(&studio, &first, &spec, 0);
@@ -278,6 +278,6 @@ fn thread_counts_and_presets_are_taken() {
             .concat()
             .is_empty()
         );
-        assert_eq!(spec.frame_rate, Ratio::new(25, 1));
+        assert_eq!(spec.frame_rate, MediaRatio::new(25, 1));
     });
 }

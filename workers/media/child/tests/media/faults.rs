@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use media::{Code, Config, Driver, EncodeSpec, Fault, FileSource, Output, Source, Verdict};
+use media::{
+    EncodeSpec, FileSource, MediaByteSource, MediaDriver, MediaDriverConfig, MediaErrorCode,
+    MediaRetryDecision, MediaTaskError, MediaTaskOutput,
+};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +19,7 @@ use crate::harness::{Job, SAMPLE, Studio, config, driver, encode_spec, produce, 
 /// A task long enough to be caught in the middle.
 fn long_job() -> EncodeSpec {
     let mut spec = encode_spec((25, 1), 100_000, vec![rung(0, 640, 360)]);
-    spec.preset = media::Preset::Slow;
+    spec.preset = media::EncoderPreset::Slow;
     spec
 }
 
@@ -37,18 +40,18 @@ fn signal(id: u32, name: &str) {
 
 /// Starts the long task and calls `act` with the child's id once it has shown progress.
 async fn interrupt(
-    config: Config,
+    config: MediaDriverConfig,
     cancel: &CancellationToken,
     act: impl FnOnce(u32),
-) -> (Result<(), Fault>, Duration) {
+) -> (Result<(), MediaTaskError>, Duration) {
     let mark = config.child_memory_bytes_max;
-    let driver = Driver::start(config).await.unwrap();
+    let driver = MediaDriver::start(config).await.unwrap();
     let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
     let (out, mut produced) = mpsc::channel(4);
-    let work = driver.encode(source, long_job(), out, cancel);
+    let work = driver.encode_video(source, long_job(), out, cancel);
     let watch = async {
         while let Some(output) = produced.recv().await {
-            if matches!(output, Output::Progress { .. }) {
+            if matches!(output, MediaTaskOutput::Progress { .. }) {
                 break;
             }
         }
@@ -66,24 +69,27 @@ async fn interrupt(
 #[test]
 fn a_killed_child_is_a_crash_to_retry() {
     run(async {
-        let config = Config { child_memory_bytes_max: (1 << 30) + 1, ..config() };
+        let config = MediaDriverConfig { child_memory_bytes_max: (1 << 30) + 1, ..config() };
         let (ended, _) = interrupt(config, &CancellationToken::new(), |id| signal(id, "KILL")).await;
         let fault = ended.unwrap_err();
-        assert!(matches!(fault, Fault::Crashed { signal: Some(9), .. }), "{fault:?}");
-        assert_eq!((fault.verdict(), fault.code()), (Verdict::Retry, "media_child_crashed"));
+        assert!(matches!(fault, MediaTaskError::Crashed { signal: Some(9), .. }), "{fault:?}");
+        assert_eq!(
+            (fault.retry_decision(), fault.code()),
+            (MediaRetryDecision::Retry, "media_child_crashed")
+        );
     });
 }
 
 #[test]
 fn a_hanging_child_is_killed() {
     run(async {
-        let config = Config {
+        let config = MediaDriverConfig {
             child_memory_bytes_max: (1 << 30) + 2,
             wall_seconds_without_progress_max: 2,
             ..config()
         };
         let (ended, took) = interrupt(config, &CancellationToken::new(), |id| signal(id, "STOP")).await;
-        assert!(matches!(ended, Err(Fault::Stalled { seconds: 2 })), "{ended:?}");
+        assert!(matches!(ended, Err(MediaTaskError::Stalled { seconds: 2 })), "{ended:?}");
         assert!(took < Duration::from_secs(6), "{took:?}");
     });
 }
@@ -91,10 +97,10 @@ fn a_hanging_child_is_killed() {
 #[test]
 fn cancel_takes_less_than_two_seconds() {
     run(async {
-        let config = Config { child_memory_bytes_max: (1 << 30) + 3, ..config() };
+        let config = MediaDriverConfig { child_memory_bytes_max: (1 << 30) + 3, ..config() };
         let cancel = CancellationToken::new();
         let (ended, took) = interrupt(config, &cancel, |_id| cancel.cancel()).await;
-        assert!(matches!(ended, Err(Fault::Cancelled)), "{ended:?}");
+        assert!(matches!(ended, Err(MediaTaskError::Cancelled)), "{ended:?}");
         assert!(took < Duration::from_secs(2), "{took:?}");
     });
 }
@@ -102,7 +108,7 @@ fn cancel_takes_less_than_two_seconds() {
 #[test]
 fn a_slow_source_or_taker_is_not_the_childs_fault() {
     struct Slow(FileSource);
-    impl Source for Slow {
+    impl MediaByteSource for Slow {
         fn size_bytes(&self) -> u64 {
             self.0.size_bytes()
         }
@@ -117,8 +123,8 @@ fn a_slow_source_or_taker_is_not_the_childs_fault() {
         }
     }
     run(async {
-        let config = Config { wall_seconds_without_progress_max: 1, ..config() };
-        let driver = Driver::start(config).await.unwrap();
+        let config = MediaDriverConfig { wall_seconds_without_progress_max: 1, ..config() };
+        let driver = MediaDriver::start(config).await.unwrap();
         let source = Arc::new(Slow(FileSource::open(Path::new(SAMPLE)).unwrap()));
         assert!(driver.probe(source, &CancellationToken::new()).await.is_ok());
     });
@@ -127,7 +133,7 @@ fn a_slow_source_or_taker_is_not_the_childs_fault() {
 #[test]
 fn a_source_that_fails_is_told_as_such() {
     struct Broken;
-    impl Source for Broken {
+    impl MediaByteSource for Broken {
         fn size_bytes(&self) -> u64 {
             1 << 20
         }
@@ -137,7 +143,7 @@ fn a_source_that_fails_is_told_as_such() {
     }
     run(async {
         let ended = driver().await.probe(Arc::new(Broken), &CancellationToken::new()).await;
-        assert!(matches!(ended, Err(Fault::Source(_))), "{ended:?}");
+        assert!(matches!(ended, Err(MediaTaskError::Source(_))), "{ended:?}");
     });
 }
 
@@ -147,8 +153,8 @@ fn nobody_taking_the_output_ends_the_task() {
         let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
         let (out, produced) = mpsc::channel(1);
         drop(produced);
-        let ended = driver().await.encode(source, long_job(), out, &CancellationToken::new()).await;
-        assert!(matches!(ended, Err(Fault::OutputClosed)), "{ended:?}");
+        let ended = driver().await.encode_video(source, long_job(), out, &CancellationToken::new()).await;
+        assert!(matches!(ended, Err(MediaTaskError::OutputClosed)), "{ended:?}");
     });
 }
 
@@ -178,15 +184,17 @@ fn a_lying_child_breaks_the_protocol() {
                 "printf '\\000\\000\\000\\036\\201\\244read\\202\\246offset\\317\\200\\0\\0\\0\\0\\0\\0\\0\\243len\\001'; cat",
             ),
         ] {
-            let config = Config { child_path: Some(liar(&studio, name, deed)), ..config() };
-            let driver = Driver::start(config).await.unwrap();
+            let config = MediaDriverConfig { child_path: Some(liar(&studio, name, deed)), ..config() };
+            let driver = MediaDriver::start(config).await.unwrap();
             let ended = driver.probe(source(), &cancel).await;
-            assert!(matches!(ended, Err(Fault::Protocol(_))), "{name}: {ended:?}");
+            assert!(matches!(ended, Err(MediaTaskError::Protocol(_))), "{name}: {ended:?}");
         }
-        let config =
-            Config { child_path: Some(liar(&studio, "quitter", "echo why >&2; exit 3")), ..config() };
-        let ended = Driver::start(config).await.unwrap().probe(source(), &cancel).await;
-        let Err(Fault::Crashed { signal: None, status: Some(3), detail }) = ended else {
+        let config = MediaDriverConfig {
+            child_path: Some(liar(&studio, "quitter", "echo why >&2; exit 3")),
+            ..config()
+        };
+        let ended = MediaDriver::start(config).await.unwrap().probe(source(), &cancel).await;
+        let Err(MediaTaskError::Crashed { signal: None, status: Some(3), detail }) = ended else {
             panic!("{ended:?}")
         };
         assert_eq!(detail, "why");
@@ -197,13 +205,16 @@ fn a_lying_child_breaks_the_protocol() {
 fn the_sandbox_refuses_files_network_and_programs() {
     run(async {
         let driver = driver().await;
-        let check = driver.check();
-        assert!(check.sandbox.holds(), "{:?}", check.sandbox);
+        let check = driver.self_check();
+        assert!(check.sandbox.is_effective(), "{:?}", check.sandbox);
         assert!(check.sandbox.has_seccomp, "{:?}", check.sandbox);
         assert!(check.versions.ffmpeg.chars().any(|c| c.is_ascii_digit()));
-        let missing =
-            Driver::start(Config { child_path: Some("/nonexistent/child".into()), ..config() }).await;
-        assert!(matches!(missing, Err(Fault::Spawn { .. })));
+        let missing = MediaDriver::start(MediaDriverConfig {
+            child_path: Some("/nonexistent/child".into()),
+            ..config()
+        })
+        .await;
+        assert!(matches!(missing, Err(MediaTaskError::Spawn { .. })));
     });
 }
 
@@ -213,11 +224,11 @@ fn memory_is_limited() {
         let studio = Studio::new();
         let path = studio
             .make("a.mp4", "-f lavfi -i testsrc2=size=1920x1080:rate=25 -t 1 -c:v libx264 -preset ultrafast");
-        let config = Config { child_memory_bytes_max: 300 << 20, ..config() };
-        let driver = Driver::start(config).await.unwrap();
+        let config = MediaDriverConfig { child_memory_bytes_max: 300 << 20, ..config() };
+        let driver = MediaDriver::start(config).await.unwrap();
         let spec = encode_spec((25, 1), 25, vec![rung(0, 1920, 1080)]);
         let fault = produce(&driver, &path, Job::Encode(spec)).await.unwrap_err();
-        assert_eq!(fault.verdict(), Verdict::Retry, "{fault:?}");
+        assert_eq!(fault.retry_decision(), MediaRetryDecision::Retry, "{fault:?}");
     });
 }
 
@@ -228,11 +239,14 @@ fn a_task_that_does_not_fit_the_file_is_refused() {
         let mut spec = encode_spec((25, 1), 25, vec![rung(0, 320, 180)]);
         spec.stream = 7;
         let fault = produce(&driver, Path::new(SAMPLE), Job::Encode(spec.clone())).await.unwrap_err();
-        assert!(matches!(fault, Fault::Rejected { code: Code::MediaSpecMismatch, .. }), "{fault:?}");
+        assert!(
+            matches!(fault, MediaTaskError::Rejected { code: MediaErrorCode::MediaSpecMismatch, .. }),
+            "{fault:?}"
+        );
         spec.stream = 0;
         spec.frame_count = 0;
         let fault = produce(&driver, Path::new(SAMPLE), Job::Encode(spec)).await.unwrap_err();
-        assert!(matches!(fault, Fault::Spec(_)), "{fault:?}");
+        assert!(matches!(fault, MediaTaskError::Spec(_)), "{fault:?}");
     });
 }
 
@@ -240,13 +254,14 @@ fn a_task_that_does_not_fit_the_file_is_refused() {
 fn children_die_with_their_driver() {
     run(async {
         let mark = (1 << 30) + 4;
-        let driver = Driver::start(Config { child_memory_bytes_max: mark, ..config() }).await.unwrap();
+        let driver =
+            MediaDriver::start(MediaDriverConfig { child_memory_bytes_max: mark, ..config() }).await.unwrap();
         let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
         let (out, mut produced) = mpsc::channel(4);
         let started = Arc::new(Notify::new());
         let cancel = CancellationToken::new();
         {
-            let work = driver.encode(source, long_job(), out, &cancel);
+            let work = driver.encode_video(source, long_job(), out, &cancel);
             tokio::pin!(work);
             tokio::select! {
                 _ = &mut work => panic!("the task ended"),
@@ -312,7 +327,7 @@ impl Declared {
     }
 }
 
-impl Source for Declared {
+impl MediaByteSource for Declared {
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
@@ -352,7 +367,9 @@ fn a_film_of_ten_million_table_entries_is_refused_before_they_are_read() {
             let source = Arc::new(Declared::new(samples, table_bytes));
             let began = Instant::now();
             let fault = driver().await.probe(source, &CancellationToken::new()).await.unwrap_err();
-            let Fault::Rejected { code: Code::MediaTooManyPackets, .. } = fault else { panic!("{fault:?}") };
+            let MediaTaskError::Rejected { code: MediaErrorCode::MediaTooManyPackets, .. } = fault else {
+                panic!("{fault:?}")
+            };
             assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         }
     });
@@ -362,11 +379,11 @@ fn a_film_of_ten_million_table_entries_is_refused_before_they_are_read() {
 fn as_many_entries_as_are_allowed_are_probed_under_a_gibibyte() {
     run(async {
         let mark = (1 << 30) - 5;
-        let mut config = Config { probe_memory_bytes_max: mark, ..config() };
+        let mut config = MediaDriverConfig { probe_memory_bytes_max: mark, ..config() };
         // Enough packets to see what each costs.
         config.limits.packets_max = 300_000;
         let samples = u32::try_from(config.limits.table_entries_max - 10).unwrap();
-        let driver = Driver::start(config).await.unwrap();
+        let driver = MediaDriver::start(config).await.unwrap();
         let source = Arc::new(Declared::new(samples, u64::from(samples) * 4));
         let done = CancellationToken::new();
         let probing = async {
@@ -377,7 +394,7 @@ fn as_many_entries_as_are_allowed_are_probed_under_a_gibibyte() {
         let (probed, peak) = tokio::join!(probing, peak_bytes(mark, &done));
         println!("{samples} entries: peak {} MiB, {probed:?}", peak >> 20);
         assert!(peak > 0 && peak < 1 << 30, "{peak}");
-        let Err(Fault::Rejected { code: Code::MediaTooManyPackets, .. }) = probed else {
+        let Err(MediaTaskError::Rejected { code: MediaErrorCode::MediaTooManyPackets, .. }) = probed else {
             panic!("{probed:?}")
         };
     });
@@ -387,7 +404,7 @@ fn as_many_entries_as_are_allowed_are_probed_under_a_gibibyte() {
 fn a_probe_needs_as_much_memory_for_a_large_file_as_for_a_small_one() {
     /// An hour and more of silence as WAVE.
     struct Silence(u32);
-    impl Source for Silence {
+    impl MediaByteSource for Silence {
         fn size_bytes(&self) -> u64 {
             u64::from(self.0) + 44
         }
@@ -404,7 +421,8 @@ fn a_probe_needs_as_much_memory_for_a_large_file_as_for_a_small_one() {
     }
     run(async {
         let mark = (1 << 30) - 6;
-        let driver = Driver::start(Config { probe_memory_bytes_max: mark, ..config() }).await.unwrap();
+        let driver =
+            MediaDriver::start(MediaDriverConfig { probe_memory_bytes_max: mark, ..config() }).await.unwrap();
         let done = CancellationToken::new();
         let probing = async {
             let probed = driver.probe(Arc::new(Silence(400 << 20)), &CancellationToken::new()).await;
@@ -422,15 +440,15 @@ fn a_probe_needs_as_much_memory_for_a_large_file_as_for_a_small_one() {
 fn a_child_that_starts_too_many_threads_is_killed() {
     run(async {
         let mark = (1 << 30) + 7;
-        let config = Config { child_memory_bytes_max: mark, threads_max: 1, ..config() };
-        let driver = Driver::start(config).await.unwrap();
+        let config = MediaDriverConfig { child_memory_bytes_max: mark, threads_max: 1, ..config() };
+        let driver = MediaDriver::start(config).await.unwrap();
         let source = Arc::new(FileSource::open(Path::new(SAMPLE)).unwrap());
         let (out, mut produced) = mpsc::channel(4);
         let cancel = CancellationToken::new();
         // It is over before anybody could look for it.
         let taken = async { while produced.recv().await.is_some() {} };
-        let (ended, ()) = tokio::join!(driver.encode(source, long_job(), out, &cancel), taken);
-        assert!(matches!(ended, Err(Fault::Protocol(_))), "{ended:?}");
+        let (ended, ()) = tokio::join!(driver.encode_video(source, long_job(), out, &cancel), taken);
+        assert!(matches!(ended, Err(MediaTaskError::Protocol(_))), "{ended:?}");
         assert_eq!(find_child(mark), None, "the child is still there");
     });
 }
@@ -439,9 +457,9 @@ fn a_child_that_starts_too_many_threads_is_killed() {
 fn no_child_has_a_capability() {
     run(async {
         let driver = driver().await;
-        assert!(driver.check().sandbox.has_no_capabilities);
+        assert!(driver.self_check().sandbox.has_no_capabilities);
         let mark = (1 << 30) + 8;
-        let config = Config { child_memory_bytes_max: mark, ..config() };
+        let config = MediaDriverConfig { child_memory_bytes_max: mark, ..config() };
         let cancel = CancellationToken::new();
         let look = |id| {
             let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -452,18 +470,18 @@ fn no_child_has_a_capability() {
             cancel.cancel();
         };
         let (ended, _) = interrupt(config, &cancel, look).await;
-        assert!(matches!(ended, Err(Fault::Cancelled)), "{ended:?}");
+        assert!(matches!(ended, Err(MediaTaskError::Cancelled)), "{ended:?}");
     });
 }
 
 #[test]
 fn a_probe_that_lacks_memory_is_a_fault_and_no_refusal() {
     run(async {
-        let config = Config { probe_memory_bytes_max: 400 << 20, ..config() };
+        let config = MediaDriverConfig { probe_memory_bytes_max: 400 << 20, ..config() };
         let samples = u32::try_from(config.limits.table_entries_max - 10).unwrap();
-        let driver = Driver::start(config).await.unwrap();
+        let driver = MediaDriver::start(config).await.unwrap();
         let source = Arc::new(Declared::new(samples, u64::from(samples) * 4));
         let fault = driver.probe(source, &CancellationToken::new()).await.unwrap_err();
-        assert_eq!(fault.verdict(), Verdict::Retry, "{fault:?}");
+        assert_eq!(fault.retry_decision(), MediaRetryDecision::Retry, "{fault:?}");
     });
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::{
-    AudioSpec, Config, Driver, EncodeSpec, Fault, FileSource, Output, Preset, Probe, Profile, Ratio, Report,
-    Rung, StillsSpec,
+    AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, FileSource, H264Profile, MediaDriver,
+    MediaDriverConfig, MediaProbe, MediaRatio, MediaTaskError, MediaTaskOutput, MediaTaskReport, StillsSpec,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -16,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const SAMPLE: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../../tests/e2e/fixtures/bigbuckbunny.mp4");
 
-pub(crate) fn config() -> Config {
-    Config { child_path: Some(env!("CARGO_BIN_EXE_streamgate-media").into()), ..Config::default() }
+pub(crate) fn config() -> MediaDriverConfig {
+    MediaDriverConfig {
+        child_path: Some(env!("CARGO_BIN_EXE_streamgate-media").into()),
+        ..MediaDriverConfig::default()
+    }
 }
 
-pub(crate) async fn driver() -> Driver {
-    Driver::start(config()).await.unwrap()
+pub(crate) async fn driver() -> MediaDriver {
+    MediaDriver::start(config()).await.unwrap()
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
@@ -109,7 +112,7 @@ pub(crate) fn frame_hashes(path: &Path, map: &str) -> Vec<String> {
     lines.map(|line| line.rsplit(',').next().unwrap().trim().to_owned()).collect()
 }
 
-pub(crate) async fn probe(path: &Path) -> Result<Probe, Fault> {
+pub(crate) async fn probe(path: &Path) -> Result<MediaProbe, MediaTaskError> {
     let source = Arc::new(FileSource::open(path).unwrap());
     driver().await.probe(source, &CancellationToken::new()).await
 }
@@ -117,14 +120,14 @@ pub(crate) async fn probe(path: &Path) -> Result<Probe, Fault> {
 /// Everything a task produced.
 #[derive(Debug, Default)]
 pub(crate) struct Product {
-    pub(crate) outputs: Vec<Output>,
-    pub(crate) report: Report,
+    pub(crate) outputs: Vec<MediaTaskOutput>,
+    pub(crate) report: MediaTaskReport,
 }
 
 impl Product {
     pub(crate) fn init(&self, wanted: u16) -> Vec<u8> {
         let found = self.outputs.iter().find_map(|output| match output {
-            Output::Init { rendition, bytes } if *rendition == wanted => Some(bytes.to_vec()),
+            MediaTaskOutput::Init { rendition, bytes } if *rendition == wanted => Some(bytes.to_vec()),
             _ => None,
         });
         found.unwrap()
@@ -134,8 +137,14 @@ impl Product {
     pub(crate) fn segments(&self, wanted: u16) -> Vec<(u32, u64, u64, u32, Vec<u8>)> {
         let mut found = Vec::new();
         for output in &self.outputs {
-            if let Output::Segment {
-                rendition, number, start_ticks, duration_ticks, sample_count, bytes, ..
+            if let MediaTaskOutput::Segment {
+                rendition,
+                number,
+                start_ticks,
+                duration_ticks,
+                sample_count,
+                bytes,
+                ..
             } = output
                 && *rendition == wanted
             {
@@ -161,15 +170,15 @@ pub(crate) enum Job {
     Stills(StillsSpec),
 }
 
-pub(crate) async fn produce(driver: &Driver, path: &Path, job: Job) -> Result<Product, Fault> {
+pub(crate) async fn produce(driver: &MediaDriver, path: &Path, job: Job) -> Result<Product, MediaTaskError> {
     let source = Arc::new(FileSource::open(path).unwrap());
     let cancel = CancellationToken::new();
     let (out, mut produced) = mpsc::channel(4);
     let work = async {
         match job {
-            Job::Encode(spec) => driver.encode(source, spec, out, &cancel).await,
-            Job::Audio(spec) => driver.audio(source, spec, out, &cancel).await,
-            Job::Stills(spec) => driver.stills(source, spec, out, &cancel).await,
+            Job::Encode(spec) => driver.encode_video(source, spec, out, &cancel).await,
+            Job::Audio(spec) => driver.encode_audio(source, spec, out, &cancel).await,
+            Job::Stills(spec) => driver.extract_stills(source, spec, out, &cancel).await,
         }
     };
     let collect = async {
@@ -183,26 +192,26 @@ pub(crate) async fn produce(driver: &Driver, path: &Path, job: Job) -> Result<Pr
     Ok(Product { outputs, report: report? })
 }
 
-pub(crate) fn rung(rendition: u16, width: u32, height: u32) -> Rung {
-    Rung {
+pub(crate) fn rung(rendition: u16, width: u32, height: u32) -> EncodeRung {
+    EncodeRung {
         rendition,
         width,
         height,
         crf: 23.0,
         rate_bits_per_second_max: 2_000_000,
         buffer_bits: 4_000_000,
-        profile: Profile::High,
+        profile: H264Profile::High,
         level: 31,
         threads: 1,
     }
 }
 
 /// A whole encode of stream 0 from the beginning.
-pub(crate) fn encode_spec(rate: (u32, u32), frames: u32, rungs: Vec<Rung>) -> EncodeSpec {
+pub(crate) fn encode_spec(rate: (u32, u32), frames: u32, rungs: Vec<EncodeRung>) -> EncodeSpec {
     EncodeSpec {
         stream: 0,
         origin_us: 0,
-        frame_rate: Ratio::new(rate.0, rate.1),
+        frame_rate: MediaRatio::new(rate.0, rate.1),
         start_frame: 0,
         frame_count: frames,
         first_segment: 0,
@@ -210,7 +219,7 @@ pub(crate) fn encode_spec(rate: (u32, u32), frames: u32, rungs: Vec<Rung>) -> En
         gop_frames: 50,
         deinterlace: false,
         decode_threads: 2,
-        preset: Preset::Ultrafast,
+        preset: EncoderPreset::Ultrafast,
         rungs,
     }
 }

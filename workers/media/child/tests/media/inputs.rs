@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use media::{Code, Fault, Kind, Ratio, Verdict};
+use media::{MediaErrorCode, MediaFileKind, MediaRatio, MediaRetryDecision, MediaTaskError};
 
 use crate::harness::{SAMPLE, Studio, probe, run};
 
 const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
 const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
 
-async fn refused(path: &Path) -> Code {
+async fn refused(path: &Path) -> MediaErrorCode {
     match probe(path).await {
-        Err(fault @ Fault::Rejected { code, .. }) => {
-            assert_eq!(fault.verdict(), Verdict::Reject);
+        Err(fault @ MediaTaskError::Rejected { code, .. }) => {
+            assert_eq!(fault.retry_decision(), MediaRetryDecision::Reject);
             code
         }
         other => panic!("{}: {other:?}", path.display()),
@@ -23,15 +23,24 @@ async fn refused(path: &Path) -> Code {
 fn bad_files_are_refused_with_their_code() {
     run(async {
         let studio = Studio::new();
-        assert_eq!(refused(&studio.write("empty.mp4", b"")).await, Code::MediaEmpty);
+        assert_eq!(refused(&studio.write("empty.mp4", b"")).await, MediaErrorCode::MediaEmpty);
         let text = "The quick brown fox jumps over the lazy dog.\n".repeat(2000);
-        assert_eq!(refused(&studio.write("text.mp4", text.as_bytes())).await, Code::MediaUnsupportedFormat);
+        assert_eq!(
+            refused(&studio.write("text.mp4", text.as_bytes())).await,
+            MediaErrorCode::MediaUnsupportedFormat
+        );
         let playlist = b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n";
-        assert_eq!(refused(&studio.write("list.mp4", playlist)).await, Code::MediaUnsupportedFormat);
+        assert_eq!(
+            refused(&studio.write("list.mp4", playlist)).await,
+            MediaErrorCode::MediaUnsupportedFormat
+        );
         let concat = b"ffconcat version 1.0\nfile /etc/passwd\n";
-        assert_eq!(refused(&studio.write("concat.mp4", concat)).await, Code::MediaUnsupportedFormat);
+        assert_eq!(
+            refused(&studio.write("concat.mp4", concat)).await,
+            MediaErrorCode::MediaUnsupportedFormat
+        );
         let noise: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        assert_eq!(refused(&studio.write("noise.bin", &noise)).await, Code::MediaUnsupportedFormat);
+        assert_eq!(refused(&studio.write("noise.bin", &noise)).await, MediaErrorCode::MediaUnsupportedFormat);
     });
 }
 
@@ -42,7 +51,7 @@ fn truncated_files_are_told_apart_from_damaged_ones() {
         // The index is at the end, and is lost.
         let sample = std::fs::read(studio.make("late.mp4", &format!("{VIDEO} -t 2 -c:v libx264"))).unwrap();
         let late = studio.write("late-cut.mp4", &sample[..sample.len() / 2]);
-        assert_eq!(refused(&late).await, Code::MediaTruncated);
+        assert_eq!(refused(&late).await, MediaErrorCode::MediaTruncated);
         // The index is at the beginning: what is there can be described, and is known not to be all.
         let early = studio.make("early.mp4", &format!("{VIDEO} -t 2 -c:v libx264 -movflags +faststart"));
         let sample = std::fs::read(early).unwrap();
@@ -60,10 +69,10 @@ fn truncated_files_are_told_apart_from_damaged_ones() {
         let mut damaged = sample.clone();
         let moov = damaged.windows(4).position(|kind| kind == b"moov").unwrap();
         damaged[moov + 4..moov + 600].fill(0xff);
-        assert_eq!(refused(&studio.write("damaged.mp4", &damaged)).await, Code::MediaNoStreams);
+        assert_eq!(refused(&studio.write("damaged.mp4", &damaged)).await, MediaErrorCode::MediaNoStreams);
         let mut damaged = std::fs::read(studio.make("a.wav", &format!("{AUDIO} -t 1"))).unwrap();
         damaged[12..].fill(0x55);
-        assert_eq!(refused(&studio.write("damaged.wav", &damaged)).await, Code::MediaCorrupt);
+        assert_eq!(refused(&studio.write("damaged.wav", &damaged)).await, MediaErrorCode::MediaCorrupt);
     });
 }
 
@@ -75,17 +84,17 @@ fn a_picture_too_large_is_refused_before_it_is_decoded() {
             "8k.mp4",
             "-f lavfi -i color=black:size=7680x4320:rate=1 -t 1 -c:v libx264 -preset ultrafast",
         );
-        assert_eq!(refused(&large).await, Code::MediaTooManyPixels);
+        assert_eq!(refused(&large).await, MediaErrorCode::MediaTooManyPixels);
         let stream = studio.make(
             "8k.ts",
             "-f lavfi -i color=black:size=7680x4320:rate=1 -t 2 -c:v libx264 -preset ultrafast",
         );
-        assert_eq!(refused(&stream).await, Code::MediaTooManyPixels);
+        assert_eq!(refused(&stream).await, MediaErrorCode::MediaTooManyPixels);
         // A header that promises far more than the file holds.
         let mut bomb =
             std::fs::read(studio.make("bomb.png", "-f lavfi -i color=black:size=64x64 -frames:v 1")).unwrap();
         bomb[16..24].copy_from_slice(&[0, 0, 0x2e, 0xe0, 0, 0, 0x2e, 0xe0]);
-        assert_eq!(refused(&studio.write("bomb-large.png", &bomb)).await, Code::MediaTooManyPixels);
+        assert_eq!(refused(&studio.write("bomb-large.png", &bomb)).await, MediaErrorCode::MediaTooManyPixels);
     });
 }
 
@@ -103,7 +112,7 @@ fn containers_are_described_alike() {
         ] {
             let path = studio.make(name, &format!("{VIDEO} {AUDIO} {codecs}"));
             let found = probe(&path).await.unwrap();
-            assert_eq!((found.kind, found.container.as_str()), (Kind::Video, container), "{name}");
+            assert_eq!((found.kind, found.container.as_str()), (MediaFileKind::Video, container), "{name}");
             assert!(!found.is_truncated, "{name}");
             let stream = found.best_video().unwrap();
             let video = stream.video.as_ref().unwrap();
@@ -114,7 +123,7 @@ fn containers_are_described_alike() {
             assert!(!video.is_variable_rate, "{name}");
             let lasts = stream.end_us.unwrap() - stream.start_us.unwrap();
             assert!((lasts - 2_000_000).abs() <= 1_000, "{name}: {lasts}");
-            let [sound] = found.audio()[..] else { panic!("{name}") };
+            let [sound] = found.audio_streams()[..] else { panic!("{name}") };
             let audio = sound.audio.as_ref().unwrap();
             assert_eq!(
                 (sound.codec.as_str(), audio.sample_rate_hz, audio.channels),
@@ -128,7 +137,7 @@ fn containers_are_described_alike() {
         );
         let found = probe(&webm).await.unwrap();
         assert_eq!(found.best_video().unwrap().codec, "vp9");
-        assert_eq!(found.audio()[0].codec, "opus");
+        assert_eq!(found.audio_streams()[0].codec, "opus");
     });
 }
 
@@ -144,10 +153,13 @@ fn the_sample_clip_is_described() {
         let video = stream.video.as_ref().unwrap();
         assert_eq!(
             (video.display_width, video.display_height, video.sample_aspect),
-            (1280, 720, Ratio::new(1, 1))
+            (1280, 720, MediaRatio::new(1, 1))
         );
-        assert_eq!((video.average_frame_rate, video.pixel_format.as_str()), (Ratio::new(25, 1), "yuv420p"));
-        let sound = found.audio()[0];
+        assert_eq!(
+            (video.average_frame_rate, video.pixel_format.as_str()),
+            (MediaRatio::new(25, 1), "yuv420p")
+        );
+        let sound = found.audio_streams()[0];
         assert_eq!(sound.audio.as_ref().unwrap().layout, "5.1");
         assert_eq!(found.start_us, 0);
     });
@@ -167,7 +179,7 @@ fn sound_without_pictures_is_audio_even_with_cover_art() {
         ] {
             let path = studio.make(name, &format!("{AUDIO} -t 2 -c:a {codec}"));
             let found = probe(&path).await.unwrap();
-            assert_eq!(found.kind, Kind::Audio, "{name}");
+            assert_eq!(found.kind, MediaFileKind::Audio, "{name}");
             let lasts = i64::try_from(found.duration_us).unwrap();
             assert!((lasts - 2_000_000).abs() < 80_000, "{name}: {lasts}");
         }
@@ -177,7 +189,7 @@ fn sound_without_pictures_is_audio_even_with_cover_art() {
             cover.display()
         );
         let found = probe(&studio.make("art.mp3", &art)).await.unwrap();
-        assert_eq!(found.kind, Kind::Audio);
+        assert_eq!(found.kind, MediaFileKind::Audio);
         assert!(found.streams.iter().any(|stream| stream.is_attached_picture));
         assert!(found.best_video().is_none());
     });
@@ -190,14 +202,14 @@ fn pictures_are_images_and_one_frame_is_video() {
         for name in ["a.png", "a.jpg", "a.webp"] {
             let path = studio.make(name, "-f lavfi -i testsrc=size=321x181 -frames:v 1");
             let found = probe(&path).await.unwrap();
-            assert_eq!(found.kind, Kind::Image, "{name}");
+            assert_eq!(found.kind, MediaFileKind::Image, "{name}");
             let video = found.streams[0].video.as_ref().unwrap();
             assert_eq!((video.width, video.height), (321, 181), "{name}");
         }
         let one = probe(&studio.make("one.mp4", &format!("{VIDEO} -frames:v 1 -c:v libx264"))).await.unwrap();
-        assert_eq!((one.kind, one.streams[0].packet_count), (Kind::Video, 1));
+        assert_eq!((one.kind, one.streams[0].packet_count), (MediaFileKind::Video, 1));
         let gif = probe(&studio.make("a.gif", &format!("{VIDEO} -t 1"))).await.unwrap();
-        assert_eq!(gif.kind, Kind::Video);
+        assert_eq!(gif.kind, MediaFileKind::Video);
     });
 }
 
@@ -218,7 +230,7 @@ fn odd_geometry_and_colour_are_found() {
         let video = probe(&wide).await.unwrap().streams[0].video.clone().unwrap();
         assert_eq!(
             (video.display_width, video.display_height, video.sample_aspect),
-            (427, 180, Ratio::new(4, 3))
+            (427, 180, MediaRatio::new(4, 3))
         );
         let deep = studio.make(
             "deep.mp4",
@@ -239,7 +251,7 @@ fn odd_clocks_are_found() {
         let studio = Studio::new();
         let slow = studio.make("slow.mp4", "-f lavfi -i testsrc2=size=320x180:rate=1 -t 5 -c:v libx264");
         let video = probe(&slow).await.unwrap().streams[0].video.clone().unwrap();
-        assert_eq!(video.average_frame_rate, Ratio::new(1, 1));
+        assert_eq!(video.average_frame_rate, MediaRatio::new(1, 1));
         let uneven = studio.make(
             "uneven.mkv",
             &format!("{VIDEO} -t 4 -vf select='not(eq(mod(n,3),1))' -vsync vfr -c:v libx264"),

@@ -1,6 +1,6 @@
 //! Posters: not black, upright, bounded.
 
-use media::{Output, StillsSpec};
+use media::{MediaTaskOutput, StillsSpec};
 
 use crate::harness::{Job, Product, Studio, driver, ffprobe, produce, run};
 
@@ -11,7 +11,7 @@ fn spec(at_us: Vec<u64>) -> StillsSpec {
 fn images(product: &Product) -> Vec<(u64, u32, u32, Vec<u8>)> {
     let mut images = Vec::new();
     for output in &product.outputs {
-        if let Output::Image { at_us, width, height, bytes, .. } = output {
+        if let MediaTaskOutput::Image { at_us, width, height, bytes, .. } = output {
             images.push((*at_us, *width, *height, bytes.to_vec()));
         }
     }
