@@ -120,15 +120,18 @@ fn a_good_encode_passes() {
     assert_eq!(Case::new().errors(), []);
 }
 
+/// A change of a good encode is found by a rule.
+fn assert_found(rule: ConformanceRule, what: &str, change: &dyn Fn(&mut Case)) {
+    let mut case = Case::new();
+    change(&mut case);
+    let errors = case.errors();
+    assert!(errors.iter().any(|(found, _)| *found == rule), "{what}: {rule:?} is not among {errors:?}");
+}
+
 #[test]
-fn each_rule_finds_its_fault() {
+fn each_rule_of_playlists_finds_its_fault() {
     use ConformanceRule as Rule;
-    let check = |rule: ConformanceRule, what: &str, change: &dyn Fn(&mut Case)| {
-        let mut case = Case::new();
-        change(&mut case);
-        let errors = case.errors();
-        assert!(errors.iter().any(|(found, _)| *found == rule), "{what}: {rule:?} is not among {errors:?}");
-    };
+    let check = assert_found;
     check(Rule::A1, "not a playlist", &|c| c.multivariant = "hello".into());
     check(Rule::A1, "no independent segments", &|c| c.swap("#EXT-X-INDEPENDENT-SEGMENTS\n", ""));
     check(Rule::A1, "no average", &|c| c.swap(",AVERAGE-BANDWIDTH=", ",OTHER="));
@@ -161,6 +164,12 @@ fn each_rule_finds_its_fault() {
     check(Rule::A9, "a missing entry", &|c| {
         c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", "");
     });
+}
+
+#[test]
+fn each_rule_of_segments_and_manifests_finds_its_fault() {
+    use ConformanceRule as Rule;
+    let check = assert_found;
     check(Rule::A10, "no IDR", &|c| {
         c.segment("v360", 4).first_picture =
             Some(boxes::FirstPicture { is_idr: false, has_parameter_sets: false });
