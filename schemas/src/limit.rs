@@ -33,7 +33,10 @@ impl crate::KvRecord for IngressReplicas {
 /// How many [`LimitExceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood
 /// of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "Reported")]
+#[schemars(
+    rename = "Reported",
+    description = "How many [`Exceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood\nof events."
+)]
 pub struct LimitEventCounter {
     /// Unix time in milliseconds at which the minute began.
     pub minute_started_at_ms: u64,

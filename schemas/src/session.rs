@@ -227,7 +227,7 @@ pub fn wallet_sessions_key(address: &str, chain_id: Option<u64>) -> String {
 
 /// One key of a [`KeyRing`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "RingKey")]
+#[schemars(rename = "RingKey", description = "One key of a [`Ring`].")]
 pub struct KeyRingEntry {
     /// Its name in tokens.
     pub key_id: KeyId,

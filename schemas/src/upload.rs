@@ -167,6 +167,7 @@ impl crate::KvRecord for UploadRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OpenUploads {
     /// Key of the record, from [`OpenUploads::key_for_owner`].
+    #[schemars(description = "Key of the record, from [`OpenUploads::key_of`].")]
     pub key: String,
     /// The uploads.
     pub upload_ids: Vec<UploadId>,
