@@ -90,7 +90,7 @@ pub struct Refusal {
     pub code: String,
     /// A sentence about this occurrence; may be empty.
     pub detail: String,
-    /// Why a gate is closed, as its stable code (`schemas::gate::Code`); empty where no gate has a say.
+    /// Why a gate is closed, as its stable code (`schemas::gate::GateReasonCode`); empty where no gate has a say.
     pub reason: String,
     /// Names the request in the server's log; may be empty.
     pub request_id: String,

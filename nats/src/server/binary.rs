@@ -26,7 +26,7 @@ pub struct NatsServerBinary {
     pub version: (u32, u32),
 }
 
-/// The first usable server: the named one, or else the first of the usual [`find_candidates`].
+/// The first usable server: the named one, or else the first of the [`find_candidates`].
 ///
 /// # Errors
 /// [`BrokerError::Missing`] says where it was looked for and what was found there.

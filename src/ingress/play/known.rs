@@ -4,7 +4,7 @@
 //! Every change of a medium that is ready is an event after its record was written, so what is served may be older than the record by
 //! as long as an event travels.
 //!
-//! Limits: [`Config::media_count_max`](super::PlaybackConfig) and [`Config::media_age_seconds_max`](super::PlaybackConfig).
+//! Limits: [`PlaybackConfig::media_count_max`](super::PlaybackConfig) and [`PlaybackConfig::media_age_seconds_max`](super::PlaybackConfig).
 
 use std::{
     sync::Arc,

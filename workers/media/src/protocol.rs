@@ -1,7 +1,7 @@
 //! What parent and child say to each other over the child's stdin and stdout.
 //!
 //! A frame is a big-endian 32-bit length and one MessagePack map. The parent sends one [`ParentMessage::Start`], then an
-//! answer to every [`ChildMessage::Read`] in order. The child ends with [`ChildMessage::Progress`] or [`ChildMessage::Failed`].
+//! answer to every [`ChildMessage::Read`] in order. The child ends with [`ChildMessage::Done`] or [`ChildMessage::Failed`].
 //! End of file on its stdin ends the child.
 //!
 //! Limits: [`FRAME_BYTES_MAX`], [`READ_BYTES_MAX`], [`READS_IN_FLIGHT_MAX`], [`DETAIL_CHARS_MAX`].

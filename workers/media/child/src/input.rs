@@ -1,6 +1,6 @@
 //! Opens the source: format by allow-list, limits of its tables before they are read, others before anything is decoded.
 //!
-//! Limits: those of `Limits`, and one MiB for recognising the format.
+//! Limits: those of `MediaLimits`, and one MiB for recognising the format.
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 //! `streamgate-media check` tries its sandbox and says what FFmpeg has. `streamgate-media run` takes one task over
 //! stdin. Both answer on stdout in the frames of `media::protocol`, and build the cage before they read a byte.
 //!
-//! Limits: address space, CPU seconds, files and processes as in `sandbox`; media as in `media::protocol::Limits`.
+//! Limits: address space, CPU seconds, files and processes as in `sandbox`; media as in `media::protocol::MediaLimits`.
 
 mod audio;
 mod check;

@@ -1,6 +1,6 @@
 //! Says what a file holds: parameters by the container, times and rates by a scan of all packets.
 //!
-//! Limits: packets and duration as in `Limits`.
+//! Limits: packets and duration as in `MediaLimits`.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! Only what a box declares is looked at, never the table itself, so that the check costs a few reads. A fragment is looked at
 //! like the index, the first ones only; what comes later is held by the limit on memory.
 //!
-//! Limits: `Limits::table_entries_max` entries, [`BOXES_MAX`] boxes, [`DEPTH_MAX`] levels, [`FRAGMENTS_MAX`] fragments.
+//! Limits: `MediaLimits::table_entries_max` entries, [`BOXES_MAX`] boxes, [`DEPTH_MAX`] levels, [`FRAGMENTS_MAX`] fragments.
 
 use std::io::{Read, Seek};
 
