@@ -10,6 +10,11 @@ use schemas::fault::{FailureClass, error_chain};
 const FULL: [u64; 4] = [10_002, 10_023, 10_028, 10_047];
 /// Server error code: the stream could not store it; the words say why.
 const STORE_FAILED: u64 = 10_077;
+/// Server error codes of a request that meets another one on its way through the cluster (the same message, a write of the same
+/// subject, a batch whose leader changed): once that has ended, the same request has an answer that counts.
+const IN_PROCESS: [u64; 3] = [10_158, 10_164, 10_176];
+/// Server error codes with status 500 that judge the configuration in the request, which waiting does not change.
+const CONFIG_REFUSED: [u64; 4] = [10_012, 10_049, 10_052, 10_069];
 
 /// An error of the bus.
 #[derive(Debug, thiserror::Error)]
@@ -147,21 +152,16 @@ impl BusError {
 
     /// What a publish to `subject` that was not confirmed means.
     pub(crate) fn from_publish_error(subject: &str, error: PublishError) -> Self {
-        match error.kind() {
-            PublishErrorKind::TimedOut
-            | PublishErrorKind::BrokenPipe
-            | PublishErrorKind::StreamNotFound
-            | PublishErrorKind::MaxAckPending => return Self::unavailable(error),
-            _ => {}
+        if is_publish_transient(&error) {
+            return Self::unavailable(error);
         }
-        let source = std::error::Error::source(&error);
-        match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+        match publish_answer(&error) {
             Some(answer) => Self::from_server_error(subject, answer),
             None => Self::Refused { what: subject.to_owned(), reason: error_chain(&error) },
         }
     }
 
-    /// What the broker's answer to a publish means.
+    /// What an error in the broker's answer means.
     pub(crate) fn from_server_error(subject: &str, answer: &jetstream::Error) -> Self {
         let (what, reason) = (subject.to_owned(), error_chain(answer));
         let code = answer.error_code().0;
@@ -173,12 +173,39 @@ impl BusError {
         if has_no_room {
             return Self::Full { what, reason };
         }
-        // A store that fails otherwise is damaged or closed until somebody repairs it; 503 is a server that starts.
-        if answer.code() == 503 || (code == STORE_FAILED && !is_subject_taken(answer)) {
+        if is_server_unable(answer) {
             return Self::unavailable(reason);
         }
         Self::Refused { what, reason }
     }
+}
+
+/// The broker's own words about a publish, where it answered.
+fn publish_answer(error: &PublishError) -> Option<&jetstream::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+}
+
+/// True when nothing is known to be stored and the same publish may work in a moment.
+pub(crate) fn is_publish_transient(error: &PublishError) -> bool {
+    match error.kind() {
+        PublishErrorKind::TimedOut
+        | PublishErrorKind::BrokenPipe
+        | PublishErrorKind::StreamNotFound
+        | PublishErrorKind::MaxAckPending => true,
+        _ => publish_answer(error).is_some_and(|answer| {
+            matches!(BusError::from_server_error("", answer), BusError::Unavailable(_))
+        }),
+    }
+}
+
+/// True when the server says nothing about the request but that it can't serve it now: no leader, an election, a store that is
+/// damaged or closed until somebody repairs it, too much at once, or the same request still on its way.
+fn is_server_unable(answer: &jetstream::Error) -> bool {
+    let (status, code) = (answer.code(), answer.error_code().0);
+    status == 429
+        || (status >= 500 && !CONFIG_REFUSED.contains(&code))
+        || IN_PROCESS.contains(&code)
+        || (code == STORE_FAILED && !is_subject_taken(answer))
 }
 
 /// True when a stream of one message per subject has one on that subject.
@@ -207,6 +234,13 @@ mod tests {
             (400, 10_002, "resource limits exceeded for account", "broker_full"),
             (503, 10_008, "JetStream system temporarily unavailable", "broker_unavailable"),
             (503, 10_077, "store is closed", "broker_unavailable"),
+            (409, 10_158, "duplicate message id is in process", "broker_unavailable"),
+            (400, 10_164, "wrong last sequence", "broker_unavailable"),
+            (400, 10_176, "atomic publish batch is incomplete", "broker_unavailable"),
+            (429, 10_210, "atomic publish too many inflight", "broker_unavailable"),
+            (500, 10_009, "JetStream cluster can not handle request", "broker_unavailable"),
+            (500, 10_194, "stream is offline: unsupported", "broker_unavailable"),
+            (500, 10_052, "stream configuration invalid", "broker_refused"),
             (400, 10_054, "message size exceeds maximum allowed", "broker_refused"),
         ] {
             let error = BusError::from_server_error("$KV.jobs.x", &answer(code, err_code, words));

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 
-use crate::{Bus, BusError, backoff::backoff_delay, client::ConnectionLoss};
+use crate::{Bus, BusError, backoff::backoff_delay, client::ConnectionLoss, error::is_publish_transient};
 
 /// Most tries of one publish while the broker is away or elects a leader.
 pub const ATTEMPTS_MAX: u32 = 6;
@@ -187,13 +187,7 @@ impl PublishFailure {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Lost(_) => true,
-            Self::Broker(error) => matches!(
-                error.kind(),
-                PublishErrorKind::TimedOut
-                    | PublishErrorKind::BrokenPipe
-                    | PublishErrorKind::StreamNotFound
-                    | PublishErrorKind::MaxAckPending
-            ),
+            Self::Broker(error) => is_publish_transient(error),
         }
     }
 

@@ -14,11 +14,11 @@ use std::{fmt, time::Duration};
 use async_nats::jetstream::{
     self, ErrorCode,
     consumer::{self, pull},
+    context::{CreateStreamError, CreateStreamErrorKind},
     response::Response,
-    stream,
+    stream::{self, ConsumerCreateStrictErrorKind, ConsumerUpdateErrorKind},
 };
 use futures::{StreamExt, TryStreamExt};
-use schemas::fault::error_chain;
 use serde::de::DeserializeOwned;
 
 use crate::{BusError, Role, server};
@@ -255,9 +255,7 @@ async fn request_info<T: DeserializeOwned>(
     match answer {
         Response::Ok(info) => Ok(Some(info)),
         Response::Err { error } if error.error_code() == absent => Ok(None),
-        // A cluster that has no leader yet.
-        Response::Err { error } if error.code() == 503 => Err(BusError::unavailable(error)),
-        Response::Err { error } => Err(refused_error(subject, &error)),
+        Response::Err { error } => Err(BusError::from_server_error(&subject, &error)),
     }
 }
 
@@ -270,13 +268,13 @@ async fn put_stream(
     match have {
         None => {
             let made = context.create_stream(&want.config).await;
-            made.map(|_| ()).map_err(|error| refused_error(what(), &error))
+            made.map(|_| ()).map_err(|error| stream_error(&what(), error))
         }
         Some(have) if compare::compare_streams(&want.config, have).is_empty() => Ok(()),
         Some(have) => {
             let changed =
                 context.update_stream(compare::merge_stream_config(&want.config, have.clone())).await;
-            changed.map(|_| ()).map_err(|error| refused_error(what(), &error))
+            changed.map(|_| ()).map_err(|error| stream_error(&what(), error))
         }
     }
 }
@@ -291,12 +289,20 @@ async fn put_durable(
     match have {
         None => {
             let made = context.create_consumer_strict_on_stream(config, &want.stream).await;
-            made.map(|_| ()).map_err(|error| refused_error(what(), &error))
+            made.map(|_| ()).map_err(|error| match error.kind() {
+                ConsumerCreateStrictErrorKind::JetStream(answer) => {
+                    BusError::from_server_error(&what(), &answer)
+                }
+                _ => BusError::unavailable(error),
+            })
         }
         Some(have) if compare::compare_durables(what(), &want.config, have).is_empty() => Ok(()),
         Some(_) => {
             let changed = context.update_consumer_on_stream(config, &want.stream).await;
-            changed.map(|_| ()).map_err(|error| refused_error(what(), &error))
+            changed.map(|_| ()).map_err(|error| match error.kind() {
+                ConsumerUpdateErrorKind::JetStream(answer) => BusError::from_server_error(&what(), &answer),
+                _ => BusError::unavailable(error),
+            })
         }
     }
 }
@@ -317,8 +323,11 @@ fn pull_config(want: &consumer::Config) -> pull::Config {
     }
 }
 
-fn refused_error(what: String, error: &(dyn std::error::Error + 'static)) -> BusError {
-    BusError::Refused { what, reason: error_chain(error) }
+fn stream_error(what: &str, error: CreateStreamError) -> BusError {
+    match error.kind() {
+        CreateStreamErrorKind::JetStream(answer) => BusError::from_server_error(what, &answer),
+        _ => BusError::unavailable(error),
+    }
 }
 
 fn check_version(version: &str) -> Result<(), BusError> {

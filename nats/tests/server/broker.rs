@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_nats::jetstream::stream;
@@ -163,14 +163,12 @@ async fn a_broker_goes_with_its_parent_even_by_kill_9() {
     assert!(matches!(refused, BrokerError::InUse { pid: Some(pid), .. } if pid == parent.id()), "{refused}");
 
     // It is killed while the next one starts already, and nobody has asked yet how it ended.
-    let killed = Instant::now();
     let kills = async { parent.kill().unwrap() };
     // The lock is free only once the old server is gone, and only then can its port be bound again.
     let (next, ()) = tokio::join!(EmbeddedBroker::start(config(folder.path())), kills);
     let next = next.unwrap();
     parent.wait().unwrap();
     assert_eq!(next.url(), url);
-    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
     next.stop().await;
 }
 

@@ -1,8 +1,11 @@
+use async_nats::HeaderMap;
+use futures::StreamExt;
 use nats::{
-    Role,
-    testing::TestCluster,
+    Bus, PublishOutcome, Role,
+    testing::{SERVERS, TestCluster},
     topology::{self, TopologySettings},
 };
+use schemas::subjects;
 
 #[tokio::test]
 async fn three_servers_keep_everything_three_times() {
@@ -26,4 +29,37 @@ async fn three_servers_keep_everything_three_times() {
         }
     })
     .await;
+}
+
+/// The leader has taken it, but no other server has confirmed it: the same message again is refused with "is in process".
+#[tokio::test]
+async fn a_publish_that_is_still_in_process_is_repeated_until_it_is_stored() {
+    const SUBJECT: &str = "evt.media.stored.000000000001u0000000000000";
+    let cluster = TestCluster::start().await;
+    let admin = cluster.bus(Role::Admin).await;
+    let mut events = admin.context().get_stream(subjects::EVENTS).await.unwrap();
+    let leader = events.info().await.unwrap().cluster.as_ref().unwrap().leader.clone().unwrap();
+    let leader = cluster.index_of_name(&leader).unwrap();
+    let followers: Vec<usize> = (0..SERVERS).filter(|index| *index != leader).collect();
+    let mut config = cluster.config(Role::Admin);
+    config.urls = vec![config.urls.remove(leader)];
+    let bus = Bus::connect(&config).await.unwrap();
+
+    let mut seen = bus.subscribe_core(SUBJECT.into()).await.unwrap();
+    for index in &followers {
+        cluster.freeze_server(*index);
+    }
+    let publish = || bus.publish_raw(subjects::EVENTS, SUBJECT, "one", HeaderMap::new(), b"x".to_vec());
+    let (first, second, ()) = tokio::join!(publish(), publish(), async {
+        // Two first tries, and one that follows a refusal.
+        for _ in 0..3 {
+            seen.next().await.unwrap();
+        }
+        for index in &followers {
+            cluster.thaw_server(*index);
+        }
+    });
+    let outcomes = [first.unwrap(), second.unwrap()];
+    assert!(outcomes.contains(&PublishOutcome::Known), "one of them finds it stored: {outcomes:?}");
+    assert_eq!(events.info().await.unwrap().state.messages, 1);
 }
