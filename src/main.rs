@@ -7,5 +7,5 @@ use streamgate::cli::{self, Cli};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    Box::pin(cli::dispatch(Cli::parse())).await
+    Box::pin(cli::dispatch_command(Cli::parse())).await
 }

@@ -13,19 +13,19 @@ use schemas::{
     KvRecord, document,
     ids::{MediaId, RequestId},
     media,
-    session::{SignInMethod, SignedIn},
+    session::{AuthSignedIn, SignInMethod},
     subjects,
 };
 use serde::Serialize;
 
-use auth::account::Account;
+use auth::account::WalletAccount;
 
 /// Who changes owners from the command line.
 const BY: &str = "admin";
 
 /// An account that a contract proved while its name said no chain, and what is its own under that name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Chainless {
+pub struct ChainlessOwner {
     /// The name, `eip155:0x...`.
     pub owner: String,
     /// The names that it may have been proven as, `eip155:<chain>:0x...`.
@@ -38,7 +38,7 @@ pub struct Chainless {
 
 /// What was given to another owner.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Transferred {
+pub struct OwnerTransferCounts {
     /// Media.
     pub media_count: usize,
     /// API keys.
@@ -49,32 +49,32 @@ pub struct Transferred {
 ///
 /// # Errors
 /// When the broker does not answer, or lets nobody read.
-pub async fn chainless(bus: &Bus) -> Result<Vec<Chainless>, BusError> {
+pub async fn find_chainless_owners(bus: &Bus) -> Result<Vec<ChainlessOwner>, BusError> {
     let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let settings = reader::ReaderConfig::new(
         subjects::EVENTS,
-        vec![subjects::event_filter::<SignedIn>()],
+        vec![subjects::event_filter::<AuthSignedIn>()],
         ReaderStart::All,
     );
-    visit(bus, settings, |subject, payload| {
-        let Ok(event) = nats::decode_message::<SignedIn>(subject, payload) else { return };
-        let Ok(account) = event.owner.parse::<Account>() else { return };
+    visit_entries(bus, settings, |subject, payload| {
+        let Ok(event) = nats::decode_message::<AuthSignedIn>(subject, payload) else { return };
+        let Ok(account) = event.owner.parse::<WalletAccount>() else { return };
         if event.method != SignInMethod::Key && account.chain_id.is_none() {
-            let proven = Account::proven(account.address, event.chain_id, event.method);
-            accounts.entry(event.owner).or_default().insert(proven.owner());
+            let proven = WalletAccount::from_sign_in(account.address, event.chain_id, event.method);
+            accounts.entry(event.owner).or_default().insert(proven.owner_id());
         }
     })
     .await?;
     if accounts.is_empty() {
         return Ok(Vec::new());
     }
-    let media = media_by_owner(bus).await?;
+    let media = read_media_owners(bus).await?;
     let mut found = Vec::new();
     for (owner, proven) in accounts {
         let media_count = media.values().filter(|other| **other == owner).count();
-        let key_count = auth::key_ids(bus, &owner).await?.len();
+        let key_count = auth::list_key_ids(bus, &owner).await?.len();
         if media_count + key_count > 0 {
-            found.push(Chainless { owner, proven, media_count, key_count });
+            found.push(ChainlessOwner { owner, proven, media_count, key_count });
         }
     }
     Ok(found)
@@ -84,31 +84,31 @@ pub async fn chainless(bus: &Bus) -> Result<Vec<Chainless>, BusError> {
 ///
 /// # Errors
 /// When the broker does not answer; what was given until then stays so.
-pub async fn transfer(bus: &Bus, from: &str, to: &str) -> Result<Transferred, BusError> {
-    let mut transferred = Transferred::default();
-    for (media_id, owner) in media_by_owner(bus).await? {
+pub async fn transfer_ownership(bus: &Bus, from: &str, to: &str) -> Result<OwnerTransferCounts, BusError> {
+    let mut transferred = OwnerTransferCounts::default();
+    for (media_id, owner) in read_media_owners(bus).await? {
         if owner == from {
-            give(bus, media_id, from, to).await?;
+            transfer_medium(bus, media_id, from, to).await?;
             transferred.media_count += 1;
         }
     }
-    for key_id in auth::key_ids(bus, from).await? {
+    for key_id in auth::list_key_ids(bus, from).await? {
         let request_id = RequestId::from_bytes(nats::new_id_bytes());
-        auth::give_key(bus, key_id, (from, to), (BY, request_id)).await?;
+        auth::transfer_key(bus, key_id, (from, to), (BY, request_id)).await?;
         transferred.key_count += 1;
     }
     Ok(transferred)
 }
 
 /// Gives one medium: the document says whose it is, and what the stages know follows.
-async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), BusError> {
+async fn transfer_medium(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), BusError> {
     let (key, now_ms) = (media_id.to_string(), nats::now_ms());
     let asset = bus.load_record::<media::MediaRecord>(&key).await?.map(|held| held.record);
-    bus.change_record::<document::DocumentRecord>(&key, |found| {
+    bus.change_record::<document::MediaDocumentRecord>(&key, |found| {
         let document = match (found, &asset) {
             (Some(document), _) => document.clone(),
             // Until now only the stages know of it.
-            (None, Some(asset)) => document::DocumentRecord {
+            (None, Some(asset)) => document::MediaDocumentRecord {
                 media_id,
                 owner: asset.owner.clone(),
                 title: String::new(),
@@ -124,7 +124,7 @@ async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), 
         if document.owner != from {
             return None;
         }
-        let next = document::DocumentRecord { owner: to.to_owned(), changed_at_ms: now_ms, ..document };
+        let next = document::MediaDocumentRecord { owner: to.to_owned(), changed_at_ms: now_ms, ..document };
         let changed = document::MediaChanged {
             media_id,
             owner: to.to_owned(),
@@ -145,16 +145,18 @@ async fn give(bus: &Bus, media_id: MediaId, from: &str, to: &str) -> Result<(), 
 }
 
 /// The owner of each medium: the one its document names, else the one that the stages know.
-async fn media_by_owner(bus: &Bus) -> Result<BTreeMap<MediaId, String>, BusError> {
+async fn read_media_owners(bus: &Bus) -> Result<BTreeMap<MediaId, String>, BusError> {
     let mut owners = BTreeMap::new();
-    visit(bus, records::<media::MediaRecord>(), |key, payload| {
+    visit_entries(bus, record_reader_config::<media::MediaRecord>(), |key, payload| {
         if let Ok((_, asset)) = nats::decode_record::<media::MediaRecord>(key, payload) {
             owners.insert(asset.media_id, asset.owner);
         }
     })
     .await?;
-    visit(bus, records::<document::DocumentRecord>(), |key, payload| {
-        let Ok((_, document)) = nats::decode_record::<document::DocumentRecord>(key, payload) else { return };
+    visit_entries(bus, record_reader_config::<document::MediaDocumentRecord>(), |key, payload| {
+        let Ok((_, document)) = nats::decode_record::<document::MediaDocumentRecord>(key, payload) else {
+            return;
+        };
         if document.is_removed() {
             owners.remove(&document.media_id);
         } else {
@@ -165,13 +167,13 @@ async fn media_by_owner(bus: &Bus) -> Result<BTreeMap<MediaId, String>, BusError
     Ok(owners)
 }
 
-fn records<R: KvRecord>() -> reader::ReaderConfig {
+fn record_reader_config<R: KvRecord>() -> reader::ReaderConfig {
     let filters = vec![subjects::kv_subject(R::BUCKET, "*")];
     reader::ReaderConfig::new(subjects::kv_stream_name(R::BUCKET), filters, ReaderStart::LastPerSubject)
 }
 
 /// Shows `seen` subject and payload of all that is there now.
-async fn visit(
+async fn visit_entries(
     bus: &Bus,
     settings: reader::ReaderConfig,
     mut seen: impl FnMut(&str, &[u8]),
@@ -189,14 +191,14 @@ async fn visit(
 #[cfg(test)]
 mod tests {
     use nats::{Role, VersionedRecord, testing::TestBroker};
-    use schemas::{access, ids::SessionId, session::KeyCreated};
+    use schemas::{access, ids::SessionId, session::AuthKeyCreated};
 
     use super::*;
 
     const ADDRESS: &str = "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed";
 
     async fn signed_in(bus: &Bus, owner: &str, chain_id: u64, method: SignInMethod) {
-        let event = SignedIn {
+        let event = AuthSignedIn {
             request_id: RequestId::from_bytes(nats::new_id_bytes()),
             session_id: SessionId::from_bytes(nats::new_id_bytes()),
             owner: owner.to_owned(),
@@ -207,8 +209,8 @@ mod tests {
         bus.publish_event(&event, &event.request_id.to_string()).await.unwrap();
     }
 
-    fn document(owner: &str) -> document::DocumentRecord {
-        document::DocumentRecord {
+    fn document(owner: &str) -> document::MediaDocumentRecord {
+        document::MediaDocumentRecord {
             media_id: MediaId::from_bytes(nats::new_id_bytes()),
             owner: owner.to_owned(),
             title: "a film".into(),
@@ -222,7 +224,7 @@ mod tests {
     }
 
     async fn owner_of(bus: &Bus, media_id: MediaId) -> String {
-        bus.load_record::<document::DocumentRecord>(&media_id.to_string())
+        bus.load_record::<document::MediaDocumentRecord>(&media_id.to_string())
             .await
             .unwrap()
             .unwrap()
@@ -236,36 +238,38 @@ mod tests {
         let bus = broker.bus(Role::Admin).await;
         let (bare, bound) = (format!("eip155:{ADDRESS}"), format!("eip155:10:{ADDRESS}"));
         let key_owner = "eip155:0x0000000000000000000000000000000000000001";
-        assert_eq!(chainless(&bus).await.unwrap(), []);
+        assert_eq!(find_chainless_owners(&bus).await.unwrap(), []);
         signed_in(&bus, &bare, 1, SignInMethod::Contract).await;
         signed_in(&bus, &bare, 10, SignInMethod::Counterfactual).await;
         signed_in(&bus, &bound, 10, SignInMethod::Contract).await;
         signed_in(&bus, key_owner, 1, SignInMethod::Key).await;
-        assert_eq!(chainless(&bus).await.unwrap(), [], "it owns nothing");
+        assert_eq!(find_chainless_owners(&bus).await.unwrap(), [], "it owns nothing");
         let (film, other) = (document(&bare), document(key_owner));
         for record in [&film, &other] {
             bus.commit_record(&mut VersionedRecord::new(record.clone()), Outbox::new()).await.unwrap();
         }
-        let key = auth::create_key(&bus, &bare, access::PrincipalRole::Owner).await.unwrap();
+        let key = auth::create_api_key(&bus, &bare, access::PrincipalRole::Owner).await.unwrap();
         let proven = [1, 10].map(|chain| format!("eip155:{chain}:{ADDRESS}")).into();
-        let wanted = Chainless { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
-        assert_eq!(chainless(&bus).await.unwrap(), [wanted]);
+        let wanted = ChainlessOwner { owner: bare.clone(), proven, media_count: 1, key_count: 1 };
+        assert_eq!(find_chainless_owners(&bus).await.unwrap(), [wanted]);
 
-        let given = Transferred { media_count: 1, key_count: 1 };
-        assert_eq!(transfer(&bus, &bare, &bound).await.unwrap(), given);
+        let given = OwnerTransferCounts { media_count: 1, key_count: 1 };
+        assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), given);
         assert_eq!(owner_of(&bus, film.media_id).await, bound);
         assert_eq!(owner_of(&bus, other.media_id).await, key_owner);
-        assert_eq!(auth::key_ids(&bus, &bare).await.unwrap().len(), 0);
-        let key_ids = auth::key_ids(&bus, &bound).await.unwrap();
+        assert_eq!(auth::list_key_ids(&bus, &bare).await.unwrap().len(), 0);
+        let key_ids = auth::list_key_ids(&bus, &bound).await.unwrap();
         assert!(key.contains(&key_ids[0].to_string()), "{key_ids:?}");
-        assert_eq!(chainless(&bus).await.unwrap(), []);
+        assert_eq!(find_chainless_owners(&bus).await.unwrap(), []);
         // Each thing was told, and again there is nothing to give.
         let mut told = Vec::new();
-        let filters =
-            vec![subjects::event_filter::<document::MediaChanged>(), subjects::event_filter::<KeyCreated>()];
+        let filters = vec![
+            subjects::event_filter::<document::MediaChanged>(),
+            subjects::event_filter::<AuthKeyCreated>(),
+        ];
         let settings = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::All);
-        visit(&bus, settings, |subject, _| told.push(subject.to_owned())).await.unwrap();
+        visit_entries(&bus, settings, |subject, _| told.push(subject.to_owned())).await.unwrap();
         assert_eq!(told.len(), 2, "{told:?}");
-        assert_eq!(transfer(&bus, &bare, &bound).await.unwrap(), Transferred::default());
+        assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), OwnerTransferCounts::default());
     }
 }

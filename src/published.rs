@@ -23,7 +23,7 @@ const DIFFERENCE_LINES_MAX: usize = 12;
 
 /// What `check` found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct PublishedDifference {
     /// Which file, relative to the folder.
     pub file: String,
     /// What is different, for people; may have several lines.
@@ -34,18 +34,20 @@ pub struct Difference {
 ///
 /// # Errors
 /// When a file can't be read for another reason than being absent.
-pub fn check(folder: &Path) -> anyhow::Result<Vec<Difference>> {
+pub fn check_published(folder: &Path) -> anyhow::Result<Vec<PublishedDifference>> {
     let mut differences = Vec::new();
-    for (file, text) in texts()? {
-        let found = read(&folder.join(&file))?;
+    for (file, text) in generate_texts()? {
+        let found = read_file(&folder.join(&file))?;
         match found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
-            None => differences.push(Difference { file, detail: "is missing".into() }),
+            None => differences.push(PublishedDifference { file, detail: "is missing".into() }),
             Some(found) if found == text => {}
-            Some(found) => differences.push(Difference { file, detail: difference(&found, &text) }),
+            Some(found) => {
+                differences.push(PublishedDifference { file, detail: describe_difference(&found, &text) });
+            }
         }
     }
-    differences.extend(superfluous(folder)?);
-    let mut golden = Golden { folder, differences: Vec::new(), failure: None };
+    differences.extend(find_superfluous(folder)?);
+    let mut golden = GoldenComparison { folder, differences: Vec::new(), failure: None };
     examples::visit_all(&mut golden);
     if let Some(error) = golden.failure {
         return Err(error);
@@ -58,22 +60,22 @@ pub fn check(folder: &Path) -> anyhow::Result<Vec<Difference>> {
 ///
 /// # Errors
 /// When a file can't be read or written.
-pub fn write(folder: &Path) -> anyhow::Result<Vec<String>> {
-    let texts = texts()?;
-    unbroken(folder, &texts)?;
+pub fn write_published(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let texts = generate_texts()?;
+    check_compatibility(folder, &texts)?;
     let mut written = Vec::new();
     for (file, text) in texts {
-        if read(&folder.join(&file))?.as_deref() != Some(text.as_bytes()) {
-            put(&folder.join(&file), text.as_bytes())?;
+        if read_file(&folder.join(&file))?.as_deref() != Some(text.as_bytes()) {
+            write_file(&folder.join(&file), text.as_bytes())?;
             written.push(file);
         }
     }
-    let mut encoded = Encoded::default();
+    let mut encoded = EncodedExamples::default();
     examples::visit_all(&mut encoded);
     for (name, bytes) in encoded.0 {
         let file = golden_file(&name);
-        if read(&folder.join(&file))?.is_none() {
-            put(&folder.join(&file), &bytes?)?;
+        if read_file(&folder.join(&file))?.is_none() {
+            write_file(&folder.join(&file), &bytes?)?;
             written.push(file);
         }
     }
@@ -81,8 +83,10 @@ pub fn write(folder: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Refuses to publish a description of the HTTP API that breaks clients of the published one, unless its first number grows.
-fn unbroken(folder: &Path, texts: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let (Some(new), Some(old)) = (texts.get(OPENAPI), read(&folder.join(OPENAPI))?) else { return Ok(()) };
+fn check_compatibility(folder: &Path, texts: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let (Some(new), Some(old)) = (texts.get(OPENAPI), read_file(&folder.join(OPENAPI))?) else {
+        return Ok(());
+    };
     let new: Value = serde_json::from_str(new)?;
     let old: Value = serde_json::from_slice(&old).with_context(|| format!("{OPENAPI} is damaged"))?;
     let first = |document: &Value| {
@@ -96,7 +100,7 @@ fn unbroken(folder: &Path, texts: &BTreeMap<String, String>) -> anyhow::Result<(
     Ok(())
 }
 
-fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+fn read_file(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
             bail!("{} has more than {FILE_BYTES_MAX} bytes", path.display())
@@ -107,7 +111,7 @@ fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     }
 }
 
-fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     fs::write(path, bytes).with_context(|| path.display().to_string())
@@ -121,11 +125,11 @@ fn is_line(name: &str) -> bool {
     catalog::content_type(name) == schemas::LINE_CONTENT_TYPE
 }
 
-fn encode<M: ExampleMessage>(name: &str, message: &M) -> anyhow::Result<Vec<u8>> {
+fn encode_message<M: ExampleMessage>(name: &str, message: &M) -> anyhow::Result<Vec<u8>> {
     Ok(if is_line(name) { serde_json::to_vec(message)? } else { rmp_serde::to_vec_named(message)? })
 }
 
-fn decode<M: ExampleMessage>(name: &str, bytes: &[u8]) -> anyhow::Result<M> {
+fn decode_message<M: ExampleMessage>(name: &str, bytes: &[u8]) -> anyhow::Result<M> {
     Ok(if is_line(name) { serde_json::from_slice(bytes)? } else { rmp_serde::from_slice(bytes)? })
 }
 
@@ -134,8 +138,8 @@ fn schema_file(name: &str) -> String {
 }
 
 /// Every generated text by its file.
-fn texts() -> anyhow::Result<BTreeMap<String, String>> {
-    let mut encoded = Encoded::default();
+fn generate_texts() -> anyhow::Result<BTreeMap<String, String>> {
+    let mut encoded = EncodedExamples::default();
     examples::visit_all(&mut encoded);
     let entries = catalog::all_entries();
     let mut texts = BTreeMap::new();
@@ -144,31 +148,31 @@ fn texts() -> anyhow::Result<BTreeMap<String, String>> {
         if let Some(object) = schema.as_object_mut() {
             object.insert("$id".into(), json!(format!("urn:streamgate:schema:{}:v1", entry.name)));
         }
-        texts.insert(schema_file(&entry.name), pretty(&schema)?);
+        texts.insert(schema_file(&entry.name), format_pretty(&schema)?);
     }
-    texts.insert("asyncapi.json".into(), pretty(&asyncapi(&entries, &encoded.1)?)?);
-    texts.insert(OPENAPI.into(), pretty(&ingress::openapi::build_document())?);
+    texts.insert("asyncapi.json".into(), format_pretty(&build_asyncapi(&entries, &encoded.1)?)?);
+    texts.insert(OPENAPI.into(), format_pretty(&ingress::openapi::build_document())?);
     Ok(texts)
 }
 
 /// Indented, keys sorted whatever map the JSON library was built with, with a line end.
-fn pretty(value: &Value) -> anyhow::Result<String> {
-    Ok(format!("{}\n", serde_json::to_string_pretty(&sorted(value))?))
+fn format_pretty(value: &Value) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(&sort_keys(value))?))
 }
 
-fn sorted(value: &Value) -> Value {
+fn sort_keys(value: &Value) -> Value {
     match value {
         Value::Object(object) => {
             let members: BTreeMap<&String, &Value> = object.iter().collect();
-            Value::Object(members.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
+            Value::Object(members.into_iter().map(|(key, value)| (key.clone(), sort_keys(value))).collect())
         }
-        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        Value::Array(items) => Value::Array(items.iter().map(sort_keys).collect()),
         other => other.clone(),
     }
 }
 
 /// The first lines that differ, the published ones marked `-`, those of the types `+`.
-fn difference(published: &str, types: &str) -> String {
+fn describe_difference(published: &str, types: &str) -> String {
     let (published, types): (Vec<&str>, Vec<&str>) = (published.lines().collect(), types.lines().collect());
     let same = published.iter().zip(&types).take_while(|(a, b)| a == b).count();
     let shorter = published.len().min(types.len()) - same;
@@ -189,7 +193,7 @@ fn difference(published: &str, types: &str) -> String {
 }
 
 /// Files that no message has any more. Golden bytes may outlive their message only as files of an older name.
-fn superfluous(folder: &Path) -> anyhow::Result<Vec<Difference>> {
+fn find_superfluous(folder: &Path) -> anyhow::Result<Vec<PublishedDifference>> {
     let entries = catalog::all_entries();
     let mut found = Vec::new();
     for (subfolder, known) in [
@@ -203,7 +207,7 @@ fn superfluous(folder: &Path) -> anyhow::Result<Vec<Difference>> {
             let file = format!("{subfolder}/{}", entry.file_name().to_string_lossy());
             if !known.contains(&file) {
                 let detail = "belongs to no message: remove it, or bring the message back".into();
-                found.push(Difference { file, detail });
+                found.push(PublishedDifference { file, detail });
             }
         }
     }
@@ -213,11 +217,11 @@ fn superfluous(folder: &Path) -> anyhow::Result<Vec<Difference>> {
 
 /// The examples as MessagePack, and as JSON.
 #[derive(Default)]
-struct Encoded(Vec<(String, anyhow::Result<Vec<u8>>)>, BTreeMap<String, Value>);
+struct EncodedExamples(Vec<(String, anyhow::Result<Vec<u8>>)>, BTreeMap<String, Value>);
 
-impl ExampleVisitor for Encoded {
+impl ExampleVisitor for EncodedExamples {
     fn visit<M: ExampleMessage>(&mut self, name: &str, example: M) {
-        let bytes = encode(name, &example).with_context(|| format!("the example of {name}"));
+        let bytes = encode_message(name, &example).with_context(|| format!("the example of {name}"));
         self.0.push((name.to_owned(), bytes));
         if let Ok(value) = serde_json::to_value(&example) {
             self.1.insert(name.to_owned(), value);
@@ -225,18 +229,18 @@ impl ExampleVisitor for Encoded {
     }
 }
 
-struct Golden<'a> {
+struct GoldenComparison<'a> {
     folder: &'a Path,
-    differences: Vec<Difference>,
+    differences: Vec<PublishedDifference>,
     failure: Option<anyhow::Error>,
 }
 
-impl Golden<'_> {
-    fn compare<M: ExampleMessage>(&mut self, name: &str, example: &M) -> anyhow::Result<()> {
+impl GoldenComparison<'_> {
+    fn compare_example<M: ExampleMessage>(&mut self, name: &str, example: &M) -> anyhow::Result<()> {
         let file = golden_file(name);
-        let detail = match read(&self.folder.join(&file))? {
+        let detail = match read_file(&self.folder.join(&file))? {
             None => "is missing".to_owned(),
-            Some(bytes) => match decode::<M>(name, &bytes) {
+            Some(bytes) => match decode_message::<M>(name, &bytes) {
                 Ok(decoded) if decoded == *example => return Ok(()),
                 Ok(_) => "decodes to something else than the example: bytes of a published version can't be read as they \
                           were meant; a breaking change needs a new verb"
@@ -246,32 +250,33 @@ impl Golden<'_> {
                 ),
             },
         };
-        self.differences.push(Difference { file, detail });
+        self.differences.push(PublishedDifference { file, detail });
         Ok(())
     }
 }
 
-impl ExampleVisitor for Golden<'_> {
+impl ExampleVisitor for GoldenComparison<'_> {
     fn visit<M: ExampleMessage>(&mut self, name: &str, example: M) {
-        if let Err(error) = self.compare(name, &example) {
+        if let Err(error) = self.compare_example(name, &example) {
             self.failure.get_or_insert(error);
         }
     }
 }
 
 /// The AsyncAPI document; JSON is YAML, too.
-fn asyncapi(entries: &[CatalogEntry], examples: &BTreeMap<String, Value>) -> anyhow::Result<Value> {
+fn build_asyncapi(entries: &[CatalogEntry], examples: &BTreeMap<String, Value>) -> anyhow::Result<Value> {
     let mut channels = Map::new();
     let mut operations = Map::new();
     let mut messages = Map::new();
     for entry in entries {
-        channels.insert(entry.name.clone(), channel(entry));
-        messages.insert(entry.name.clone(), message(entry, examples.get(&entry.name)));
+        channels.insert(entry.name.clone(), build_channel(entry));
+        messages.insert(entry.name.clone(), build_message(entry, examples.get(&entry.name)));
         let (senders, receivers) =
-            roles_of(&entry.name).with_context(|| format!("`roles_of` does not list {}", entry.name))?;
+            message_roles(&entry.name).with_context(|| format!("`roles_of` does not list {}", entry.name))?;
         for (action, roles) in [("send", senders), ("receive", receivers)] {
             for role in roles {
-                operations.insert(format!("{role}.{action}.{}", entry.name), operation(entry, action, role));
+                operations
+                    .insert(format!("{role}.{action}.{}", entry.name), build_operation(entry, action, role));
             }
         }
     }
@@ -287,23 +292,23 @@ fn asyncapi(entries: &[CatalogEntry], examples: &BTreeMap<String, Value>) -> any
         "defaultContentType": schemas::CONTENT_TYPE,
         "channels": channels,
         "operations": operations,
-        "components": { "messages": messages, "messageTraits": { "event": event_trait() } },
+        "components": { "messages": messages, "messageTraits": { "event": build_event_trait() } },
     }))
 }
 
-fn channel(entry: &CatalogEntry) -> Value {
+fn build_channel(entry: &CatalogEntry) -> Value {
     let parameters: Map<String, Value> = entry
         .address
         .split('{')
         .skip(1)
         .filter_map(|part| part.split_once('}'))
-        .map(|(name, _)| (name.to_owned(), json!({ "description": parameter(name) })))
+        .map(|(name, _)| (name.to_owned(), json!({ "description": describe_parameter(name) })))
         .collect();
     // An answer goes where the question asks for it: AsyncAPI writes such an address as null.
     let is_answer = entry.address == "{inbox}";
     let mut channel = json!({
         "address": if is_answer { Value::Null } else { json!(entry.address) },
-        "messages": { entry.name.clone(): { "$ref": pointer(&["components", "messages", &entry.name]) } },
+        "messages": { entry.name.clone(): { "$ref": json_pointer(&["components", "messages", &entry.name]) } },
     });
     if let Some(members) = channel.as_object_mut() {
         if !is_answer && !parameters.is_empty() {
@@ -316,7 +321,7 @@ fn channel(entry: &CatalogEntry) -> Value {
     channel
 }
 
-fn parameter(name: &str) -> &'static str {
+fn describe_parameter(name: &str) -> &'static str {
     match name {
         "id" => "The entity's id: 26 lower-case base32 characters.",
         "upload_id" | "media_id" | "job_id" | "key_id" | "challenge_id" | "session_id" => {
@@ -335,7 +340,7 @@ fn parameter(name: &str) -> &'static str {
     }
 }
 
-fn message(entry: &CatalogEntry, example: Option<&Value>) -> Value {
+fn build_message(entry: &CatalogEntry, example: Option<&Value>) -> Value {
     let described = entry.schema.get("description").and_then(Value::as_str).unwrap_or(&entry.name);
     let mut message = json!({
         "name": entry.name,
@@ -351,7 +356,7 @@ fn message(entry: &CatalogEntry, example: Option<&Value>) -> Value {
         if entry.stream == schemas::subjects::EVENTS {
             members.insert(
                 "traits".into(),
-                json!([{ "$ref": pointer(&["components", "messageTraits", "event"]) }]),
+                json!([{ "$ref": json_pointer(&["components", "messageTraits", "event"]) }]),
             );
         }
         if let Some(example) = example {
@@ -362,7 +367,7 @@ fn message(entry: &CatalogEntry, example: Option<&Value>) -> Value {
 }
 
 /// Headers of every event: CloudEvents in binary mode, and what followers filter by.
-fn event_trait() -> Value {
+fn build_event_trait() -> Value {
     use schemas::headers as names;
     let text = |description: &str| json!({ "type": "string", "description": description });
     let properties = [
@@ -390,11 +395,11 @@ fn event_trait() -> Value {
     })
 }
 
-fn operation(entry: &CatalogEntry, action: &str, role: &str) -> Value {
+fn build_operation(entry: &CatalogEntry, action: &str, role: &str) -> Value {
     let mut operation = json!({
         "action": action,
-        "channel": { "$ref": pointer(&["channels", &entry.name]) },
-        "messages": [{ "$ref": pointer(&["channels", &entry.name, "messages", &entry.name]) }],
+        "channel": { "$ref": json_pointer(&["channels", &entry.name]) },
+        "messages": [{ "$ref": json_pointer(&["channels", &entry.name, "messages", &entry.name]) }],
         "summary": format!("{role} {action}s {}", entry.name),
     });
     let is_question = entry.name.starts_with("ask.") && !entry.name.ends_with(".answer");
@@ -402,21 +407,21 @@ fn operation(entry: &CatalogEntry, action: &str, role: &str) -> Value {
         let answer = format!("{}.answer", entry.name);
         let reply = json!({
             "address": { "location": "$message.header#/reply", "description": "the inbox the question names" },
-            "channel": { "$ref": pointer(&["channels", &answer]) },
+            "channel": { "$ref": json_pointer(&["channels", &answer]) },
         });
         members.insert("reply".into(), reply);
     }
     operation
 }
 
-fn pointer(path: &[&str]) -> String {
+fn json_pointer(path: &[&str]) -> String {
     let escaped: Vec<String> = path.iter().map(|step| step.replace('~', "~0").replace('/', "~1")).collect();
     format!("#/{}", escaped.join("/"))
 }
 
 /// Who sends a message and who receives it. Events are also read by audit, by the ingress for its followers, and by the monitor;
 /// what a crash left unsent is sent by the keeper. `None` for a message that is not listed.
-fn roles_of(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
+fn message_roles(name: &str) -> Option<(Vec<&'static str>, Vec<&'static str>)> {
     let (mut senders, mut receivers): (Vec<&str>, Vec<&str>) = match name {
         "upload.received" => (vec!["ingress"], vec!["upload"]),
         "limit.exceeded" | "upload.created" | "upload.terminated" | "upload.expired"
@@ -478,21 +483,21 @@ mod tests {
     #[test]
     fn what_is_written_passes_the_check() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(!check(folder.path()).unwrap().is_empty());
-        assert!(!write(folder.path()).unwrap().is_empty());
-        assert_eq!(check(folder.path()).unwrap(), []);
-        assert_eq!(write(folder.path()).unwrap(), Vec::<String>::new());
+        assert!(!check_published(folder.path()).unwrap().is_empty());
+        assert!(!write_published(folder.path()).unwrap().is_empty());
+        assert_eq!(check_published(folder.path()).unwrap(), []);
+        assert_eq!(write_published(folder.path()).unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn golden_bytes_are_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write_published(folder.path()).unwrap();
         let file = folder.path().join("golden/job.task.v1.msgpack");
         fs::write(&file, b"\x80").unwrap();
-        assert_eq!(write(folder.path()).unwrap(), Vec::<String>::new());
+        assert_eq!(write_published(folder.path()).unwrap(), Vec::<String>::new());
         assert_eq!(fs::read(&file).unwrap(), b"\x80");
-        let found = check(folder.path()).unwrap();
+        let found = check_published(folder.path()).unwrap();
         assert_eq!(found.len(), 1);
         assert!(found[0].detail.contains("can't be decoded"), "{found:?}");
     }
@@ -500,26 +505,26 @@ mod tests {
     #[test]
     fn a_description_that_breaks_clients_is_not_written() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write_published(folder.path()).unwrap();
         let file = folder.path().join(OPENAPI);
         let mut wider: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         wider["paths"]["/v1/gone"] = json!({ "get": { "responses": {} } });
         fs::write(&file, wider.to_string()).unwrap();
-        let error = write(folder.path()).unwrap_err().to_string();
+        let error = write_published(folder.path()).unwrap_err().to_string();
         assert!(error.contains("/v1/gone is gone"), "{error}");
         wider["info"]["version"] = json!("0.9.0");
         fs::write(&file, wider.to_string()).unwrap();
-        assert_eq!(write(folder.path()).unwrap(), [OPENAPI]);
+        assert_eq!(write_published(folder.path()).unwrap(), [OPENAPI]);
     }
 
     #[test]
     fn a_changed_schema_is_shown_by_line() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write_published(folder.path()).unwrap();
         let file = folder.path().join("json/job.task.v1.json");
         let text = fs::read_to_string(&file).unwrap();
         fs::write(&file, text.replace("\"job_id\",\n", "")).unwrap();
-        let found = check(folder.path()).unwrap();
+        let found = check_published(folder.path()).unwrap();
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].detail.contains("+     \"job_id\","), "{}", found[0].detail);
     }
@@ -527,16 +532,17 @@ mod tests {
     #[test]
     fn a_file_of_no_message_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path()).unwrap();
+        write_published(folder.path()).unwrap();
         fs::write(folder.path().join("json/old.v1.json"), "{}").unwrap();
-        let files: Vec<String> = check(folder.path()).unwrap().into_iter().map(|found| found.file).collect();
+        let files: Vec<String> =
+            check_published(folder.path()).unwrap().into_iter().map(|found| found.file).collect();
         assert_eq!(files, ["json/old.v1.json"]);
     }
 
     #[test]
     fn every_message_has_a_sender_and_a_receiver() {
         for entry in catalog::all_entries() {
-            let (senders, receivers) = roles_of(&entry.name).unwrap();
+            let (senders, receivers) = message_roles(&entry.name).unwrap();
             assert!(!senders.is_empty() && !receivers.is_empty(), "{}", entry.name);
             let known: Vec<&str> = nats::Role::ALL.iter().map(|role| role.name()).collect();
             assert!(senders.iter().chain(&receivers).all(|role| known.contains(role)), "{}", entry.name);
@@ -549,7 +555,7 @@ mod tests {
         let named = |entry: &CatalogEntry| entry.name != "kv.envelope" && entry.address != "{inbox}";
         for entry in catalog::all_entries().into_iter().filter(named) {
             let subject = entry.address.replace("{kind}", schemas::job::TRANSCODE);
-            for role in roles_of(&entry.name).unwrap().0 {
+            for role in message_roles(&entry.name).unwrap().0 {
                 let (_, rights) = nats::server::PERMISSIONS
                     .split_once(&format!("PERMISSIONS_{} = {{", role.to_uppercase()))
                     .unwrap();
@@ -559,7 +565,7 @@ mod tests {
                 assert!(patterns.any(|pattern| covers(pattern, &subject)), "{role}: {subject}");
             }
         }
-        assert_eq!(roles_of("media.unheard_of"), None);
+        assert_eq!(message_roles("media.unheard_of"), None);
     }
 
     fn covers(pattern: &str, subject: &str) -> bool {
@@ -575,7 +581,7 @@ mod tests {
 
     #[test]
     fn every_reference_of_the_document_leads_somewhere() {
-        let document: Value = serde_json::from_str(&texts().unwrap()["asyncapi.json"]).unwrap();
+        let document: Value = serde_json::from_str(&generate_texts().unwrap()["asyncapi.json"]).unwrap();
         let mut references = Vec::new();
         collect(&document, &mut references);
         assert!(references.len() > 100, "{}", references.len());
@@ -583,7 +589,10 @@ mod tests {
             match reference.strip_prefix('#') {
                 Some(pointer) => assert!(document.pointer(pointer).is_some(), "{reference}"),
                 None => {
-                    assert!(texts().unwrap().contains_key(reference.trim_start_matches("./")), "{reference}");
+                    assert!(
+                        generate_texts().unwrap().contains_key(reference.trim_start_matches("./")),
+                        "{reference}"
+                    );
                 }
             }
         }

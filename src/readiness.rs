@@ -43,7 +43,7 @@ pub async fn watch_store(
 }
 
 /// What a role or a task has to do that ended with this error.
-pub fn ending(error: &anyhow::Error) -> TaskEnding {
+pub fn classify_ending(error: &anyhow::Error) -> TaskEnding {
     for cause in error.chain() {
         if let Some(error) = cause.downcast_ref::<nats::BusError>() {
             return error.task_ending();
@@ -60,7 +60,7 @@ pub fn ending(error: &anyhow::Error) -> TaskEnding {
         {
             return TaskEnding::Configuration;
         }
-        if cause.is::<crate::config::Error>() {
+        if cause.is::<crate::config::SettingsError>() {
             return TaskEnding::Configuration;
         }
     }
@@ -89,7 +89,7 @@ mod tests {
             (index::IndexError::Damaged { what: "x".into() }.into(), TaskEnding::Fault),
             (anyhow::anyhow!("anything"), TaskEnding::Fault),
         ] {
-            assert_eq!(ending(&error), wanted, "{error:#}");
+            assert_eq!(classify_ending(&error), wanted, "{error:#}");
         }
     }
 }

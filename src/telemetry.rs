@@ -36,7 +36,7 @@ pub const FILTER: &str = "info,async_nats=warn";
 ///
 /// # Errors
 /// When `filter` is malformed or a subscriber is there already.
-pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(filter).with_context(|| format!("the log filter {filter:?} is malformed"))?;
     let registry = tracing_subscriber::registry().with(filter);
@@ -57,11 +57,11 @@ pub fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 }
 
 /// How far the clock of this host is from the broker's, as OpenMetrics text.
-pub fn clock() -> String {
-    clock_text(nats::clock_offset_ms())
+pub fn render_clock_metrics() -> String {
+    format_clock_metrics(nats::clock_offset_ms())
 }
 
-fn clock_text(offset_ms: i64) -> String {
+fn format_clock_metrics(offset_ms: i64) -> String {
     let sign = if offset_ms < 0 { "-" } else { "" };
     let (seconds, rest_ms) = (offset_ms.unsigned_abs() / 1_000, offset_ms.unsigned_abs() % 1_000);
     format!(
@@ -73,7 +73,7 @@ fn clock_text(offset_ms: i64) -> String {
 }
 
 #[derive(Clone)]
-struct Admin {
+struct AdminState {
     health: ProcessHealth,
     metrics: MetricsRegistry,
 }
@@ -82,7 +82,7 @@ struct Admin {
 ///
 /// # Errors
 /// When the address can't be bound.
-pub async fn admin(
+pub async fn serve_admin(
     listen: SocketAddr,
     health: ProcessHealth,
     metrics: MetricsRegistry,
@@ -92,20 +92,20 @@ pub async fn admin(
     tracing::info!(address = %listener.local_addr()?, "probes and metrics");
     let router = Router::new()
         .route("/livez", get(|| async { "live\n" }))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(read_readiness))
         .route("/metrics", get(read_metrics))
         .fallback(web::request::no_such_path)
-        .with_state(Admin { health, metrics });
+        .with_state(AdminState { health, metrics });
     serve::serve_connections(listener, router, shutdown, Duration::from_secs(1)).await;
     Ok(())
 }
 
-async fn ready(State(admin): State<Admin>) -> Result<&'static str, Problem> {
+async fn read_readiness(State(admin): State<AdminState>) -> Result<&'static str, Problem> {
     readiness::check_readiness(&admin.health)?;
     Ok("ready\n")
 }
 
-async fn read_metrics(State(admin): State<Admin>) -> impl IntoResponse {
+async fn read_metrics(State(admin): State<AdminState>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], admin.metrics.render_text())
 }
 
@@ -117,7 +117,7 @@ mod tests {
     fn a_clock_that_differs_is_measured_in_seconds() {
         for (offset_ms, wanted) in [(0, "0.000"), (2_050, "2.050"), (-600_001, "-600.001")] {
             let line = format!("\nstreamgate_clock_offset_seconds {wanted}\n");
-            assert!(clock_text(offset_ms).ends_with(&line), "{offset_ms}");
+            assert!(format_clock_metrics(offset_ms).ends_with(&line), "{offset_ms}");
         }
     }
 }

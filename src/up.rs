@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
-    roles::{self, Kind, Listening, Seeds, Site},
+    config::Settings,
+    roles::{self, ProcessRole, RoleSeeds, Runtime, StartedRoles},
 };
 use web::registry;
 
@@ -26,7 +26,7 @@ pub const BROKER_FOLDER: &str = "nats";
 
 /// What a person needs once everything runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ready {
+pub struct ServerReady {
     /// Address of the public port.
     pub url: String,
     /// The first API key, from this start or an earlier one; `None` when its file is gone.
@@ -41,20 +41,20 @@ pub struct Ready {
 ///
 /// # Errors
 /// When the broker or a role does not start, or a role ends with an error.
-pub async fn run(
-    mut config: Config,
+pub async fn run_all_roles(
+    mut config: Settings,
     shutdown: CancellationToken,
-    ready: oneshot::Sender<Ready>,
+    ready: oneshot::Sender<ServerReady>,
 ) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
-    private_folder(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
+    create_private_folder(&data_dir).with_context(|| format!("the data folder {}", data_dir.display()))?;
     let health = ProcessHealth::new();
     let broker = if config.broker.urls.is_empty() {
         let folder = data_dir.join(BROKER_FOLDER);
         config.ingress.capacity.broker_folder = Some(folder.clone());
         let settings = server::BrokerConfig { data_dir: folder, ..server::BrokerConfig::default() };
         // What is reserved has to be allowed; whether the disk has it is another question.
-        let reserved_bytes = topology::reserved_bytes(&config.topology())?;
+        let reserved_bytes = topology::reserved_bytes(&config.topology_settings())?;
         let file_store_bytes_max =
             settings.file_store_bytes_max.max(reserved_bytes.saturating_add(reserved_bytes / 8));
         let settings = server::BrokerConfig { file_store_bytes_max, ..settings };
@@ -66,31 +66,31 @@ pub async fn run(
     let (urls, seeds) = match (&broker, &config.broker.seed_file) {
         (Some(broker), _) => {
             let seeds = Role::ALL.map(|role| (role, broker.seed(role).to_owned()));
-            (vec![broker.url().to_owned()], Seeds::new(seeds))
+            (vec![broker.url().to_owned()], RoleSeeds::new(seeds))
         }
-        (None, Some(file)) => (config.broker.urls.clone(), Seeds::from_file(file)?),
-        (None, None) => (config.broker.urls.clone(), Seeds::default()),
+        (None, Some(file)) => (config.broker.urls.clone(), RoleSeeds::from_file(file)?),
+        (None, None) => (config.broker.urls.clone(), RoleSeeds::default()),
     };
-    let settings = config.topology();
-    let site = Site {
+    let settings = config.topology_settings();
+    let site = Runtime {
         config: config.into(),
         urls,
         seeds,
         shutdown: shutdown.clone(),
         metrics: registry::MetricsRegistry::default(),
-        chains: evm::Counts::default(),
+        chains: evm::ChainCounters::default(),
         health,
     };
     if broker.is_some() {
-        apply(&site, &settings).await?;
+        prepare_topology(&site, &settings).await?;
         warn_of_small_disk(&data_dir, &settings)?;
     }
     let (listening, listens) = oneshot::channel();
-    let running = roles::run(site, &Kind::ALL, Some(listening));
+    let running = roles::run_roles(site, &ProcessRole::ALL, Some(listening));
     let telling = async {
         // A role that failed to start has dropped its end; its error is what `running` answers.
         if let Ok(listening) = listens.await {
-            tell(listening, &data_dir, ready)?;
+            send_ready(listening, &data_dir, ready)?;
         }
         anyhow::Ok(())
     };
@@ -102,13 +102,13 @@ pub async fn run(
 }
 
 /// Makes a folder that nobody else on this machine can look into; one from before is closed.
-fn private_folder(path: &Path) -> std::io::Result<()> {
+fn create_private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
-async fn apply(site: &Site, settings: &topology::TopologySettings) -> anyhow::Result<()> {
-    let admin = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+async fn prepare_topology(site: &Runtime, settings: &topology::TopologySettings) -> anyhow::Result<()> {
+    let admin = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed_of(Role::Admin));
     let bus = Bus::connect(&admin).await?;
     topology::apply_topology(bus.context(), settings).await.context("the broker's topology")?;
     Ok(bus.close().await?)
@@ -128,7 +128,11 @@ fn warn_of_small_disk(data_dir: &Path, settings: &topology::TopologySettings) ->
     Ok(())
 }
 
-fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) -> anyhow::Result<()> {
+fn send_ready(
+    listening: StartedRoles,
+    data_dir: &Path,
+    ready: oneshot::Sender<ServerReady>,
+) -> anyhow::Result<()> {
     let file = data_dir.join(KEY_FILE);
     let is_new = listening.first_key.is_some();
     let api_key = match listening.first_key {
@@ -148,7 +152,7 @@ fn tell(listening: Listening, data_dir: &Path, ready: oneshot::Sender<Ready>) ->
     };
     let address = listening.address.context("the ingress told no address")?;
     let url = format!("http://{address}");
-    if ready.send(Ready { url, api_key, is_new, key_file: file }).is_err() {
+    if ready.send(ServerReady { url, api_key, is_new, key_file: file }).is_err() {
         tracing::debug!("nobody waits for the start any more");
     }
     Ok(())

@@ -52,7 +52,7 @@ pub struct DeadLetter {
     pub payload: Vec<u8>,
 }
 
-fn parse_dead_letter(
+fn dead_letter_from_message(
     sequence: u64,
     subject: &str,
     headers: &HeaderMap,
@@ -144,7 +144,7 @@ impl Bus {
         let mut letters = Vec::new();
         while letters.len() < count_max {
             let Some(entry) = reader.next_pending().await? else { break };
-            let found = parse_dead_letter(
+            let found = dead_letter_from_message(
                 entry.sequence,
                 &entry.subject,
                 &entry.headers,
@@ -194,7 +194,7 @@ impl Bus {
     pub async fn dead_letter(&self, sequence: u64) -> Result<DeadLetter, BusError> {
         let raw = self.raw_dead_letter(sequence).await?;
         let at_ms = u64::try_from(raw.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        let found = parse_dead_letter(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
+        let found = dead_letter_from_message(raw.sequence, &raw.subject, &raw.headers, &raw.payload, at_ms);
         Ok(DeadLetter { redriven_at_ms: self.redrive_times().await?.get(&sequence).copied(), ..found })
     }
 

@@ -148,7 +148,7 @@ impl ProcessHealth {
     }
 
     /// A task is not wanted any more.
-    pub(crate) fn mark_task_removed(&self, role: Role, name: &'static str) {
+    pub(crate) fn forget_task(&self, role: Role, name: &'static str) {
         if let Some(task) = self.known.lock().tasks.get_mut(&(role.name(), name)) {
             task.down = None;
         }

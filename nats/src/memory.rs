@@ -1,6 +1,6 @@
 //! What is remembered of records only as long as changes to them are heard, so that memory is never wiser than the records.
 //!
-//! Whoever looks something up notes [`InvalidatedCache::generation`] first: when something was forgotten meanwhile, what was found may be
+//! Whoever looks something up notes [`InvalidatingCache::generation`] first: when something was forgotten meanwhile, what was found may be
 //! old, and is not kept.
 //!
 //! Limits: so many entries; when there are more, those that have outlived their use go first, and what still does not fit is not
@@ -23,7 +23,7 @@ pub const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Values by key. It answers nothing until [`follow_invalidations`] hears of changes.
 #[derive(Debug)]
-pub struct InvalidatedCache<K, V> {
+pub struct InvalidatingCache<K, V> {
     entries: Mutex<InvalidatedCacheEntries<K, V>>,
     count_max: usize,
     generation: AtomicU64,
@@ -36,7 +36,7 @@ struct InvalidatedCacheEntries<K, V> {
     searched: Option<Instant>,
 }
 
-impl<K: Eq + Hash, V: Clone> InvalidatedCache<K, V> {
+impl<K: Eq + Hash, V: Clone> InvalidatingCache<K, V> {
     /// An empty memory of at most `count_max` entries.
     pub fn new(count_max: usize) -> Self {
         Self {
@@ -117,7 +117,7 @@ pub async fn follow_invalidations<K: Eq + Hash, V: Clone>(
     bus: &Bus,
     name: &str,
     filters: Vec<String>,
-    memory: &InvalidatedCache<K, V>,
+    memory: &InvalidatingCache<K, V>,
     hear: impl Fn(&reader::StreamEntry),
     shutdown: CancellationToken,
 ) -> Result<(), crate::BusError> {
@@ -149,8 +149,8 @@ pub async fn follow_invalidations<K: Eq + Hash, V: Clone>(
 mod tests {
     use super::*;
 
-    fn memory() -> InvalidatedCache<u8, u8> {
-        let memory = InvalidatedCache::new(1);
+    fn memory() -> InvalidatingCache<u8, u8> {
+        let memory = InvalidatingCache::new(1);
         memory.set_following(true);
         memory
     }
@@ -158,8 +158,8 @@ mod tests {
     #[test]
     fn what_was_looked_up_before_a_change_is_not_kept() {
         let memory = memory();
-        let changes: [fn(&InvalidatedCache<u8, u8>); 3] =
-            [|m| m.remove(&9), |m| m.remove_where(|_| false), InvalidatedCache::clear];
+        let changes: [fn(&InvalidatingCache<u8, u8>); 3] =
+            [|m| m.remove(&9), |m| m.remove_where(|_| false), InvalidatingCache::clear];
         for change in changes {
             let generation = memory.generation();
             change(&memory);
@@ -173,8 +173,8 @@ mod tests {
     #[test]
     fn what_is_forgotten_is_gone() {
         let memory = memory();
-        let changes: [fn(&InvalidatedCache<u8, u8>); 3] =
-            [|m| m.remove(&1), |m| m.remove_where(|v| *v == 10), InvalidatedCache::clear];
+        let changes: [fn(&InvalidatingCache<u8, u8>); 3] =
+            [|m| m.remove(&1), |m| m.remove_where(|v| *v == 10), InvalidatingCache::clear];
         for change in changes {
             memory.insert(memory.generation(), 1, 10, |_| false);
             assert_eq!(memory.get(&1), Some(10));

@@ -81,7 +81,7 @@ impl Supervisor {
             let since = Instant::now();
             let ended = AssertUnwindSafe(async { work().await }).catch_unwind().await;
             if self.shutdown.is_cancelled() {
-                self.health.mark_task_removed(self.role, name);
+                self.health.forget_task(self.role, name);
                 // What else went wrong on the way out is nobody's concern any more.
                 return match ended {
                     Ok(Err(error)) if ending(&error) == TaskEnding::Configuration => Err(error),
@@ -90,7 +90,7 @@ impl Supervisor {
             }
             let (why, how) = match ended {
                 Ok(Err(error)) if ending(&error) == TaskEnding::Configuration => {
-                    self.health.mark_task_removed(self.role, name);
+                    self.health.forget_task(self.role, name);
                     return Err(error);
                 }
                 Ok(Err(error)) => (format!("{error:#}"), ending(&error)),
@@ -109,7 +109,7 @@ impl Supervisor {
             );
             tokio::select! {
                 () = self.shutdown.cancelled() => {
-                    self.health.mark_task_removed(self.role, name);
+                    self.health.forget_task(self.role, name);
                     return Ok(());
                 }
                 () = tokio::time::sleep(delay) => {}
@@ -140,7 +140,7 @@ impl Supervisor {
             };
             let error = match done {
                 Ok(done) => {
-                    self.health.mark_task_removed(self.role, name);
+                    self.health.forget_task(self.role, name);
                     return Ok(Some(done));
                 }
                 Err(error) => error,

@@ -29,7 +29,7 @@ impl SegmentEncryption {
 /// One medium in the bucket `media`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Record")]
-pub struct DocumentRecord {
+pub struct MediaDocumentRecord {
     /// The medium.
     pub media_id: MediaId,
     /// Who may change it.
@@ -54,7 +54,7 @@ pub struct DocumentRecord {
     pub removed_at_ms: Option<u64>,
 }
 
-impl crate::KvRecord for DocumentRecord {
+impl crate::KvRecord for MediaDocumentRecord {
     const BUCKET: &'static str = "media";
     fn key(&self) -> String {
         self.media_id.to_string()

@@ -274,7 +274,7 @@ fn visit_media_events(visitor: &mut impl ExampleVisitor) {
 
 fn visit_job_events(visitor: &mut impl ExampleVisitor) {
     let (job_id, media_id, kind) = (JOB, MEDIA, || owned_text("transcode"));
-    let queued = job::Queued {
+    let queued = job::JobQueued {
         job_id,
         media_id,
         owner: example_owner(),
@@ -284,8 +284,8 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
     };
     visit_event(visitor, queued);
     let worker = owned_text("transcode-7f3a91c2");
-    visit_event(visitor, job::Started { job_id, media_id, owner: example_owner(), kind: kind(), worker });
-    let retried = job::Retried {
+    visit_event(visitor, job::JobStarted { job_id, media_id, owner: example_owner(), kind: kind(), worker });
+    let retried = job::JobRetried {
         job_id,
         media_id,
         owner: example_owner(),
@@ -295,7 +295,7 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         code: owned_text("child_crashed"),
     };
     visit_event(visitor, retried);
-    let succeeded = job::Succeeded {
+    let succeeded = job::JobSucceeded {
         job_id,
         media_id,
         owner: example_owner(),
@@ -304,7 +304,7 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         cpu_ms: 9_870,
     };
     visit_event(visitor, succeeded);
-    let failed = job::Failed {
+    let failed = job::JobFailed {
         job_id,
         media_id,
         owner: example_owner(),
@@ -313,13 +313,16 @@ fn visit_job_events(visitor: &mut impl ExampleVisitor) {
         detail: owned_text("v720: segment 2 does not begin with a key frame"),
     };
     visit_event(visitor, failed);
-    visit_event(visitor, job::Cancelled { job_id, media_id, owner: example_owner(), kind: kind() });
+    visit_event(visitor, job::JobCancelled { job_id, media_id, owner: example_owner(), kind: kind() });
     let (part, code) = (owned_text("v0001"), owned_text("child_crashed"));
-    visit_event(visitor, job::Dead { job_id, media_id, owner: example_owner(), kind: kind(), part, code });
+    visit_event(
+        visitor,
+        job::JobPartDead { job_id, media_id, owner: example_owner(), kind: kind(), part, code },
+    );
     let (part, workers) = (owned_text("v0001"), 9);
     visit_event(
         visitor,
-        job::Parked { job_id, media_id, owner: example_owner(), kind: kind(), part, workers },
+        job::JobParked { job_id, media_id, owner: example_owner(), kind: kind(), part, workers },
     );
 }
 
@@ -498,7 +501,7 @@ fn visit_records(visitor: &mut impl ExampleVisitor) {
         media_id: None,
     };
     visitor.visit("kv.limits.views", position);
-    let document = document::DocumentRecord {
+    let document = document::MediaDocumentRecord {
         media_id: MEDIA,
         owner: example_owner(),
         title: owned_text("Big Buck Bunny"),
@@ -651,7 +654,7 @@ fn wallet_owner() -> String {
 
 fn visit_session_events(visitor: &mut impl ExampleVisitor) {
     let (request_id, session_id, owner) = (REQUEST, SESSION, wallet_owner);
-    let challenged = session::Challenged {
+    let challenged = session::AuthChallenged {
         request_id,
         challenge_id: CHALLENGE,
         domain: owned_text("media.example.org"),
@@ -661,13 +664,16 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
     let code = owned_text("signature_refused");
     visit_event(
         visitor,
-        session::Refused { request_id, challenge_id: CHALLENGE, code, address: owned_text(ADDRESS) },
+        session::AuthRefused { request_id, challenge_id: CHALLENGE, code, address: owned_text(ADDRESS) },
     );
-    visit_event(visitor, session::Denied { request_id, code: owned_text("unauthorized"), denied_count: 3 });
+    visit_event(
+        visitor,
+        session::AuthDenied { request_id, code: owned_text("unauthorized"), denied_count: 3 },
+    );
     let method = session::SignInMethod::Key;
     visit_event(
         visitor,
-        session::SignedIn {
+        session::AuthSignedIn {
             request_id,
             session_id,
             owner: owner(),
@@ -676,11 +682,11 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
             is_checksummed: true,
         },
     );
-    visit_event(visitor, session::Refreshed { request_id, session_id, owner: owner(), generation: 2 });
-    visit_event(visitor, session::Reused { request_id, session_id, owner: owner(), generation: 1 });
+    visit_event(visitor, session::AuthRefreshed { request_id, session_id, owner: owner(), generation: 2 });
+    visit_event(visitor, session::AuthReused { request_id, session_id, owner: owner(), generation: 1 });
     let end = session::SessionEndReason::SignedOut;
-    visit_event(visitor, session::SignedOut { request_id, session_id, owner: owner(), end });
-    let created = session::KeyCreated {
+    visit_event(visitor, session::AuthSignedOut { request_id, session_id, owner: owner(), end });
+    let created = session::AuthKeyCreated {
         request_id,
         key_id: KEY,
         owner: owner(),
@@ -689,7 +695,7 @@ fn visit_session_events(visitor: &mut impl ExampleVisitor) {
         by: owner(),
     };
     visit_event(visitor, created);
-    visit_event(visitor, session::KeyRevoked { request_id, key_id: KEY, owner: owner(), by: owner() });
+    visit_event(visitor, session::AuthKeyRevoked { request_id, key_id: KEY, owner: owner(), by: owner() });
 }
 
 fn visit_session_records(visitor: &mut impl ExampleVisitor) {
@@ -744,8 +750,8 @@ fn visit_session_records(visitor: &mut impl ExampleVisitor) {
     visit_limits(visitor);
 }
 
-fn limit_exceeded() -> limit::LimitExceeded {
-    limit::LimitExceeded {
+fn limit_exceeded() -> limit::RateLimitExceeded {
+    limit::RateLimitExceeded {
         request_id: RequestId::from_bytes(*UPLOAD.as_bytes()),
         group: owned_text("auth"),
         scope: owned_text("client"),
@@ -763,7 +769,7 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("kv.limits.replicas", replicas);
     let reported =
-        limit::LimitEventCounter { minute_started_at_ms: MADE_AT_MS, events_count: 3, untold_count: 0 };
+        limit::RateLimitEventCounter { minute_started_at_ms: MADE_AT_MS, events_count: 3, untold_count: 0 };
     visitor.visit("kv.limits.reported", reported);
     let answered = idempotency::IdempotencyState::Answered {
         status: 201,
@@ -824,7 +830,7 @@ fn job_page() -> ask::JobIndexPage {
 }
 
 fn audit_record() -> audit::AuditRecord {
-    let event = job::Cancelled {
+    let event = job::JobCancelled {
         job_id: JOB,
         media_id: MEDIA,
         owner: example_owner(),

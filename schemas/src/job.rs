@@ -468,8 +468,8 @@ pub struct JobPartProgress {
 
 macro_rules! job_event {
     ($(#[$doc:meta])* $name:ident, $verb:literal, $once:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)? }) => {
-        $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        $(#[$doc])*
         pub struct $name {
             /// The job.
             pub job_id: JobId,
@@ -498,7 +498,8 @@ macro_rules! job_event {
 
 job_event!(
     /// `evt.job.queued`: the job is planned and its parts wait.
-    Queued, "queued", true {
+    #[schemars(rename = "Queued")]
+    JobQueued, "queued", true {
         /// Parts to do, without the finish.
         part_count: u32,
         /// Milliseconds of output over all parts, what progress adds up to.
@@ -507,14 +508,16 @@ job_event!(
 );
 job_event!(
     /// `evt.job.started`: a worker took the first part.
-    Started, "started", true {
+    #[schemars(rename = "Started")]
+    JobStarted, "started", true {
         /// Who: a random name per worker process.
         worker: String,
     }
 );
 job_event!(
     /// `evt.job.retried`: a part is tried again.
-    Retried, "retried", false {
+    #[schemars(rename = "Retried")]
+    JobRetried, "retried", false {
         /// Name of the part.
         part: String,
         /// Which try this is, from 2.
@@ -525,7 +528,8 @@ job_event!(
 );
 job_event!(
     /// `evt.job.succeeded`: done and checked.
-    Succeeded, "succeeded", true {
+    #[schemars(rename = "Succeeded")]
+    JobSucceeded, "succeeded", true {
         /// Milliseconds from planning to the end.
         wall_ms: u64,
         /// CPU milliseconds of all media children.
@@ -534,7 +538,8 @@ job_event!(
 );
 job_event!(
     /// `evt.job.failed`: ended without a result.
-    Failed, "failed", true {
+    #[schemars(rename = "Failed")]
+    JobFailed, "failed", true {
         /// A stable code.
         code: String,
         /// The same for people.
@@ -543,11 +548,13 @@ job_event!(
 );
 job_event!(
     /// `evt.job.cancelled`: ended by a person.
-    Cancelled, "cancelled", true {}
+    #[schemars(rename = "Cancelled")]
+    JobCancelled, "cancelled", true {}
 );
 job_event!(
     /// `evt.job.dead`: a part was given up and lies in the dead-letter stream.
-    Dead, "dead", false {
+    #[schemars(rename = "Dead")]
+    JobPartDead, "dead", false {
         /// Name of the part.
         part: String,
         /// A stable code.
@@ -556,7 +563,8 @@ job_event!(
 );
 job_event!(
     /// `evt.job.parked`: a part lost one worker after another for long, and waits until somebody resumes it.
-    Parked, "parked", false {
+    #[schemars(rename = "Parked")]
+    JobParked, "parked", false {
         /// Name of the part.
         part: String,
         /// Workers that vanished while they held it.

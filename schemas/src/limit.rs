@@ -30,14 +30,14 @@ impl crate::KvRecord for IngressReplicas {
     }
 }
 
-/// How many [`LimitExceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood
+/// How many [`RateLimitExceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood
 /// of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(
     rename = "Reported",
     description = "How many [`Exceeded`] events the current minute has had over all replicas: what keeps a flood of requests from becoming a flood\nof events."
 )]
-pub struct LimitEventCounter {
+pub struct RateLimitEventCounter {
     /// Unix time in milliseconds at which the minute began.
     pub minute_started_at_ms: u64,
     /// Events published in it.
@@ -46,12 +46,12 @@ pub struct LimitEventCounter {
     pub untold_count: u64,
 }
 
-impl LimitEventCounter {
+impl RateLimitEventCounter {
     /// Its key; there is one record.
     pub const KEY: &'static str = "reported";
 }
 
-impl crate::KvRecord for LimitEventCounter {
+impl crate::KvRecord for RateLimitEventCounter {
     const BUCKET: &'static str = "limits";
     fn key(&self) -> String {
         Self::KEY.to_owned()
@@ -62,7 +62,7 @@ impl crate::KvRecord for LimitEventCounter {
 /// refusals are counted in metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Exceeded")]
-pub struct LimitExceeded {
+pub struct RateLimitExceeded {
     /// Names this event.
     pub request_id: RequestId,
     /// Group of endpoints: `api`, `upload`, `streaming`, `metadata`, `cache`, `auth`, `worker`, `transcoder` or `monitor`.
@@ -75,7 +75,7 @@ pub struct LimitExceeded {
     pub denied_count: u64,
 }
 
-impl BusEvent for LimitExceeded {
+impl BusEvent for RateLimitExceeded {
     const ENTITY: &'static str = "limit";
     const VERB: &'static str = "exceeded";
     const ONCE: bool = true;

@@ -251,12 +251,12 @@ pub struct KeyRing {
 impl crate::KvRecord for KeyRing {
     const BUCKET: &'static str = "secrets";
     fn key(&self) -> String {
-        key_ring_key(&self.name)
+        ring_record_key(&self.name)
     }
 }
 
 /// Key of a [`KeyRing`].
-pub fn key_ring_key(name: &str) -> String {
+pub fn ring_record_key(name: &str) -> String {
     format!("ring.{name}")
 }
 
@@ -273,19 +273,19 @@ pub struct OwnerApiKeys {
 impl crate::KvRecord for OwnerApiKeys {
     const BUCKET: &'static str = "apikeys";
     fn key(&self) -> String {
-        owner_api_keys_key(&self.owner_sha256)
+        api_key_list_key(&self.owner_sha256)
     }
 }
 
 /// Key of [`OwnerApiKeys`].
-pub fn owner_api_keys_key(owner_sha256: &str) -> String {
+pub fn api_key_list_key(owner_sha256: &str) -> String {
     format!("owner.{owner_sha256}")
 }
 
 macro_rules! event {
     ($(#[$doc:meta])* $name:ident, $verb:literal, $owner:expr, { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* }) => {
-        $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        $(#[$doc])*
         pub struct $name {
             /// The request that caused it.
             pub request_id: RequestId,
@@ -309,7 +309,8 @@ macro_rules! event {
 
 event!(
     /// `evt.auth.challenged`: somebody asked to sign in.
-    Challenged, "challenged", |_| None, {
+    #[schemars(rename = "Challenged")]
+    AuthChallenged, "challenged", |_| None, {
         /// The nonce given.
         challenge_id: ChallengeId,
         /// The site it is for.
@@ -321,7 +322,8 @@ event!(
 );
 event!(
     /// `evt.auth.refused`: an attempt used up a challenge of ours and failed. Attempts without one are counted in `evt.auth.denied`.
-    Refused, "refused", |_| None, {
+    #[schemars(rename = "Refused")]
+    AuthRefused, "refused", |_| None, {
         /// The nonce used up.
         challenge_id: ChallengeId,
         /// The stable code the client got.
@@ -332,7 +334,8 @@ event!(
 );
 event!(
     /// `evt.auth.denied`: requests that were answered with 401 or 403, joined by their code: wrong credentials, replays, missing rights.
-    Denied, "denied", |_| None, {
+    #[schemars(rename = "Denied")]
+    AuthDenied, "denied", |_| None, {
         /// The stable code the clients got.
         code: String,
         /// How many there were since the last event with this code; `request_id` is that of the first.
@@ -341,7 +344,8 @@ event!(
 );
 event!(
     /// `evt.auth.signed_in`: a wallet has a session.
-    SignedIn, "signed_in", |event| Some(event.owner.clone()), {
+    #[schemars(rename = "SignedIn")]
+    AuthSignedIn, "signed_in", |event| Some(event.owner.clone()), {
         /// The session.
         session_id: SessionId,
         /// Whose things it works on.
@@ -356,7 +360,8 @@ event!(
 );
 event!(
     /// `evt.auth.refreshed`: a session got its next refresh token.
-    Refreshed, "refreshed", |event| Some(event.owner.clone()), {
+    #[schemars(rename = "Refreshed")]
+    AuthRefreshed, "refreshed", |event| Some(event.owner.clone()), {
         /// The session.
         session_id: SessionId,
         /// Whose session it is.
@@ -367,7 +372,8 @@ event!(
 );
 event!(
     /// `evt.auth.reused`: a refresh token came a second time; the session is ended.
-    Reused, "reused", |event| Some(event.owner.clone()), {
+    #[schemars(rename = "Reused")]
+    AuthReused, "reused", |event| Some(event.owner.clone()), {
         /// The session.
         session_id: SessionId,
         /// Whose session it was.
@@ -378,7 +384,8 @@ event!(
 );
 event!(
     /// `evt.auth.signed_out`: a session was ended before its time.
-    SignedOut, "signed_out", |event| Some(event.owner.clone()), {
+    #[schemars(rename = "SignedOut")]
+    AuthSignedOut, "signed_out", |event| Some(event.owner.clone()), {
         /// The session.
         session_id: SessionId,
         /// Whose session it was.
@@ -389,7 +396,8 @@ event!(
 );
 event!(
     /// `evt.auth.key_created`: an API key was made over HTTP; its secret is nowhere in the event.
-    KeyCreated, "key_created", |event| Some(event.owner.clone()), {
+    #[schemars(rename = "KeyCreated")]
+    AuthKeyCreated, "key_created", |event| Some(event.owner.clone()), {
         /// Public half.
         key_id: KeyId,
         /// Whose things it works on.
@@ -405,7 +413,8 @@ event!(
 );
 event!(
     /// `evt.auth.key_revoked`: an API key opens nothing any more.
-    KeyRevoked, "key_revoked", |event| Some(event.owner.clone()), {
+    #[schemars(rename = "KeyRevoked")]
+    AuthKeyRevoked, "key_revoked", |event| Some(event.owner.clone()), {
         /// Public half.
         key_id: KeyId,
         /// Whose things it worked on.

@@ -6,7 +6,7 @@
 //! Limits: [`Config::contract_asks_per_prefix_per_minute_max`] of each client prefix and replica; [`CLIENTS_MAX`] prefixes are told
 //! apart, newcomers beyond share one budget.
 //!
-//! [`Config::contract_asks_per_prefix_per_minute_max`]: super::Config::contract_asks_per_prefix_per_minute_max
+//! [`Config::contract_asks_per_prefix_per_minute_max`]: super::AuthConfig::contract_asks_per_prefix_per_minute_max
 
 use std::{
     collections::HashMap,
@@ -25,12 +25,12 @@ const CROWD: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// When the budget of each client prefix is whole again.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct ContractCallBudget {
     interval: Duration,
     whole_at: Mutex<HashMap<IpAddr, Instant>>,
 }
 
-impl Budget {
+impl ContractCallBudget {
     /// A budget of `count` questions a minute for each client prefix.
     pub(super) fn new(count: u32) -> Self {
         Self { interval: WINDOW / count.max(1), whole_at: Mutex::default() }
@@ -40,7 +40,7 @@ impl Budget {
     ///
     /// # Errors
     /// The time after which there is one again.
-    pub(super) fn take(&self, prefix: IpAddr, now: Instant) -> Result<(), Duration> {
+    pub(super) fn take_call(&self, prefix: IpAddr, now: Instant) -> Result<(), Duration> {
         let mut whole_at = self.whole_at.lock();
         if whole_at.len() >= CLIENTS_MAX && !whole_at.contains_key(&prefix) {
             whole_at.retain(|_, at| *at > now);
@@ -58,7 +58,7 @@ impl Budget {
     }
 
     /// Gives `prefix` a question back that was taken.
-    pub(super) fn give_back(&self, prefix: IpAddr) {
+    pub(super) fn refund_call(&self, prefix: IpAddr) {
         let mut whole_at = self.whole_at.lock();
         if let Some(at) = whole_at.get_mut(&prefix) {
             *at = at.checked_sub(self.interval).unwrap_or(*at);
@@ -75,17 +75,17 @@ mod tests {
 
     #[test]
     fn a_client_has_so_many_a_minute_and_others_have_theirs() {
-        let (budget, now) = (Budget::new(3), Instant::now());
+        let (budget, now) = (ContractCallBudget::new(3), Instant::now());
         for _ in 0..3 {
-            assert_eq!(budget.take(ONE, now), Ok(()));
+            assert_eq!(budget.take_call(ONE, now), Ok(()));
         }
-        assert_eq!(budget.take(ONE, now), Err(Duration::from_secs(20)));
-        assert_eq!(budget.take(TWO, now), Ok(()));
-        assert_eq!(budget.take(ONE, now + Duration::from_secs(19)), Err(Duration::from_secs(1)));
-        assert_eq!(budget.take(ONE, now + Duration::from_secs(20)), Ok(()));
+        assert_eq!(budget.take_call(ONE, now), Err(Duration::from_secs(20)));
+        assert_eq!(budget.take_call(TWO, now), Ok(()));
+        assert_eq!(budget.take_call(ONE, now + Duration::from_secs(19)), Err(Duration::from_secs(1)));
+        assert_eq!(budget.take_call(ONE, now + Duration::from_secs(20)), Ok(()));
         let later = now + Duration::from_secs(600);
         assert_eq!(
-            (0..9).filter(|_| budget.take(ONE, later).is_ok()).count(),
+            (0..9).filter(|_| budget.take_call(ONE, later).is_ok()).count(),
             3,
             "it is never more than whole"
         );
@@ -93,25 +93,25 @@ mod tests {
 
     #[test]
     fn what_an_account_said_yes_to_costs_nothing() {
-        let (budget, now) = (Budget::new(2), Instant::now());
+        let (budget, now) = (ContractCallBudget::new(2), Instant::now());
         for _ in 0..100 {
-            assert_eq!(budget.take(ONE, now), Ok(()));
-            budget.give_back(ONE);
+            assert_eq!(budget.take_call(ONE, now), Ok(()));
+            budget.refund_call(ONE);
         }
-        assert_eq!((0..9).filter(|_| budget.take(ONE, now).is_ok()).count(), 2);
+        assert_eq!((0..9).filter(|_| budget.take_call(ONE, now).is_ok()).count(), 2);
     }
 
     #[test]
     fn a_flood_of_clients_shares_one_budget() {
-        let (budget, now) = (Budget::new(2), Instant::now());
+        let (budget, now) = (ContractCallBudget::new(2), Instant::now());
         let client = |n: usize| IpAddr::V6(Ipv6Addr::from_bits(n as u128 + 1));
         for n in 0..CLIENTS_MAX {
-            assert_eq!(budget.take(client(n), now), Ok(()));
+            assert_eq!(budget.take_call(client(n), now), Ok(()));
         }
-        let let_in = (0..100).filter(|n| budget.take(client(CLIENTS_MAX + n), now).is_ok()).count();
+        let let_in = (0..100).filter(|n| budget.take_call(client(CLIENTS_MAX + n), now).is_ok()).count();
         assert_eq!(let_in, 2);
-        assert_eq!(budget.take(client(0), now), Ok(()), "who is known has its own");
-        assert_eq!(budget.take(client(CLIENTS_MAX), now + WINDOW), Ok(()), "and there is room again");
+        assert_eq!(budget.take_call(client(0), now), Ok(()), "who is known has its own");
+        assert_eq!(budget.take_call(client(CLIENTS_MAX), now + WINDOW), Ok(()), "and there is room again");
         assert!(budget.whole_at.lock().len() < 3);
     }
 }

@@ -1,25 +1,27 @@
 //! Contract accounts over the configured chains: what sign-in asks is answered by a quorum of providers.
 
 use alloy_primitives::{Address, B256, Bytes};
-use evm::{BlockRef, Chains};
+use evm::{BlockRef, EvmClient};
 use futures::future::BoxFuture;
 
-use super::contract::{Block, Call, CallError, ChainCall};
+use super::contract::{CallBlockId, ContractCall, ContractCallError, ContractCaller};
 
-impl ChainCall for Chains {
-    fn head(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, CallError>> {
-        Box::pin(async move { Ok(Self::head(self, chain_id).await.map_err(refused)?.latest.hash) })
+impl ContractCaller for EvmClient {
+    fn head_hash(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, ContractCallError>> {
+        Box::pin(async move { Ok(Self::read_head(self, chain_id).await.map_err(to_call_error)?.latest.hash) })
     }
 
-    fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>> {
+    fn eth_call(&self, call: ContractCall) -> BoxFuture<'_, Result<Bytes, ContractCallError>> {
         Box::pin(async move {
             let at = match call.block {
-                Block::Hash(hash) => hash,
-                Block::Latest => ChainCall::head(self, call.chain_id).await?,
+                CallBlockId::Hash(hash) => hash,
+                CallBlockId::Latest => ContractCaller::head_hash(self, call.chain_id).await?,
             };
-            let answer =
-                self.run(call.chain_id, call.to, call.data, at, call.gas_max).await.map_err(refused)?;
-            if answer.len() > call.answer_bytes_max { Err(CallError::Reverted) } else { Ok(answer) }
+            let answer = self
+                .call_with_gas(call.chain_id, call.to, call.data, at, call.gas_max)
+                .await
+                .map_err(to_call_error)?;
+            if answer.len() > call.answer_bytes_max { Err(ContractCallError::Reverted) } else { Ok(answer) }
         })
     }
 
@@ -27,20 +29,20 @@ impl ChainCall for Chains {
         &self,
         chain_id: u64,
         address: Address,
-        block: Block,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
+        block: CallBlockId,
+    ) -> BoxFuture<'_, Result<Bytes, ContractCallError>> {
         let block = match block {
-            Block::Latest => BlockRef::Latest,
-            Block::Hash(hash) => BlockRef::At(hash),
+            CallBlockId::Latest => BlockRef::Latest,
+            CallBlockId::Hash(hash) => BlockRef::At(hash),
         };
-        Box::pin(async move { self.code(chain_id, address, block).await.map_err(refused) })
+        Box::pin(async move { self.read_code(chain_id, address, block).await.map_err(to_call_error) })
     }
 }
 
-fn refused(error: evm::Error) -> CallError {
+fn to_call_error(error: evm::ChainError) -> ContractCallError {
     match error {
-        evm::Error::Unknown { .. } => CallError::Unsupported,
-        evm::Error::Reverted { .. } => CallError::Reverted,
-        error => CallError::Unavailable(Box::new(error)),
+        evm::ChainError::Unknown { .. } => ContractCallError::Unsupported,
+        evm::ChainError::Reverted { .. } => ContractCallError::Reverted,
+        error => ContractCallError::Unavailable(Box::new(error)),
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{account::Account, uri};
+use super::{account::WalletAccount, uri};
 
 /// Longest time in milliseconds an ended session may still be taken for open, whatever else is set.
 pub const RECHECK_MS_MAX: u64 = 1_000;
@@ -23,21 +23,21 @@ pub const SIGNATURE_BYTES_MAX: usize = 8 * 1024;
 /// Settings of sign-in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct AuthConfig {
     /// Sites that may ask people to sign in, as `host` or `host:port`. Empty: the host of `ingress.public_url`, else the loopback
     /// names of `ingress.listen`. A request's own host is never believed.
     pub domains: Vec<String>,
     /// Chains accounts may be looked up on (EIP-155 numbers).
     pub chains: Vec<u64>,
-    /// Those of them on which that works here: they are offered in challenges. Filled in by [`Config::offering`].
+    /// Those of them on which that works here: they are offered in challenges. Filled in by [`AuthConfig::with_offered_chains`].
     #[serde(skip)]
     pub offered_chains: Vec<u64>,
     /// Wallets that may do everything: `0x...` where a key speaks for it, `eip155:<chain>:0x...` where a contract does.
     #[schemars(with = "Vec<String>")]
-    pub admins: Vec<Account>,
+    pub admins: Vec<WalletAccount>,
     /// Wallets that may read everything operational and change nothing, named as in `auth.admins`.
     #[schemars(with = "Vec<String>")]
-    pub operators: Vec<Account>,
+    pub operators: Vec<WalletAccount>,
     /// Refuses addresses whose case does not prove them (EIP-55); otherwise the event says so.
     pub strict_eip55: bool,
     /// What the message says people agree to; printable ASCII without quotes, percent signs and backslashes.
@@ -102,7 +102,7 @@ pub struct Config {
     pub proof_ms: u64,
 }
 
-impl Default for Config {
+impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             domains: Vec::new(),
@@ -139,7 +139,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl AuthConfig {
     /// Names the first setting that can't be used, and why. Ranges of single settings stand at their fields.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl Config {
     /// Fills in the chains that challenges offer: those that have providers here. Without any only accounts with a key of their own
     /// sign in, on whichever chain, and all are offered.
     #[must_use]
-    pub fn offering(mut self, with_providers: &[u64]) -> Self {
+    pub fn with_offered_chains(mut self, with_providers: &[u64]) -> Self {
         let mut chains: Vec<u64> = Vec::new();
         for chain in &self.chains {
             if !chains.contains(chain) {
@@ -188,11 +188,11 @@ impl Config {
 
     /// Fills in the sites where none are named: the host of the public address, else the loopback names of the listener.
     #[must_use]
-    pub fn at(mut self, public_url: Option<&str>, listen: SocketAddr) -> Self {
+    pub fn with_default_domains(mut self, public_url: Option<&str>, listen: SocketAddr) -> Self {
         if !self.domains.is_empty() {
             return self;
         }
-        self.domains = match public_url.and_then(uri::origin) {
+        self.domains = match public_url.and_then(uri::split_origin) {
             Some((_, authority)) => vec![authority.to_owned()],
             None if listen.ip().is_loopback() => {
                 vec![format!("localhost:{}", listen.port()), listen.to_string()]
@@ -210,9 +210,9 @@ mod tests {
 
     #[test]
     fn the_defaults_can_be_used_and_what_can_not_is_named() {
-        assert_eq!(Config::default().check(), Ok(()));
-        let wrong = |change: fn(&mut Config)| {
-            let mut config = Config::default();
+        assert_eq!(AuthConfig::default().check(), Ok(()));
+        let wrong = |change: fn(&mut AuthConfig)| {
+            let mut config = AuthConfig::default();
             change(&mut config);
             config.check().unwrap_err().0
         };
@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn a_chain_is_offered_once_and_only_where_it_can_be_asked() {
         let offered = |chains: &[u64], with_providers: &[u64]| {
-            let config = Config { chains: chains.to_vec(), ..Config::default() };
-            config.offering(with_providers).offered_chains
+            let config = AuthConfig { chains: chains.to_vec(), ..AuthConfig::default() };
+            config.with_offered_chains(with_providers).offered_chains
         };
         assert_eq!(offered(&[1, 10, 1, 137], &[137, 1, 5]), [1, 137]);
         assert_eq!(offered(&[1, 10, 1], &[]), [1, 10]);
@@ -235,11 +235,16 @@ mod tests {
 
     #[test]
     fn sites_come_from_settings_and_never_from_requests() {
-        let at = |url: Option<&str>, listen: &str| Config::default().at(url, listen.parse().unwrap()).domains;
+        let at = |url: Option<&str>, listen: &str| {
+            AuthConfig::default().with_default_domains(url, listen.parse().unwrap()).domains
+        };
         assert_eq!(at(Some("https://media.example.org/x"), "0.0.0.0:80"), ["media.example.org"]);
         assert_eq!(at(None, "127.0.0.1:8080"), ["localhost:8080", "127.0.0.1:8080"]);
         assert!(at(None, "0.0.0.0:8080").is_empty());
-        let named = Config { domains: vec!["a.org".into()], ..Config::default() };
-        assert_eq!(named.at(Some("https://b.org"), "127.0.0.1:1".parse().unwrap()).domains, ["a.org"]);
+        let named = AuthConfig { domains: vec!["a.org".into()], ..AuthConfig::default() };
+        assert_eq!(
+            named.with_default_domains(Some("https://b.org"), "127.0.0.1:1".parse().unwrap()).domains,
+            ["a.org"]
+        );
     }
 }

@@ -6,8 +6,8 @@
 //! could claim the account inside the simulated call. A contract takes signatures of any length, also none: it may look at what its
 //! owners agreed to on the chain.
 //!
-//! Limits: [`Config::contract_ms_max`] for all questions of one sign-in, [`Config::contract_calls_max`] contracts at once,
-//! [`Config::contract_gas_max`] for each question, [`ANSWER_BYTES_MAX`] for the answer of a contract.
+//! Limits: [`AuthConfig::contract_ms_max`] for all questions of one sign-in, [`AuthConfig::contract_calls_max`] contracts at once,
+//! [`AuthConfig::contract_gas_max`] for each question, [`ANSWER_BYTES_MAX`] for the answer of a contract.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use schemas::session::SignInMethod;
 use tokio::sync::Semaphore;
 
-use super::{config::Config, signature::Signature, value::Address};
+use super::{config::AuthConfig, signature::EcdsaSignature, value::WalletAddress};
 
 /// Longest answer a contract may give to whether a signature is its own, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 64;
@@ -36,7 +36,7 @@ sol! {
 
 /// The state a question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Block {
+pub enum CallBlockId {
     /// The newest there is.
     Latest,
     /// This one, which must be on the chain (EIP-1898 with `requireCanonical`).
@@ -45,7 +45,7 @@ pub enum Block {
 
 /// One `eth_call`.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct ContractCall {
     /// The chain (EIP-155 number).
     pub chain_id: u64,
     /// Whom to call; absent runs `data` as a program and answers what it returns.
@@ -53,17 +53,17 @@ pub struct Call {
     /// What to send.
     pub data: Bytes,
     /// The state it is about.
-    pub block: Block,
+    pub block: CallBlockId,
     /// Most gas it may burn.
     pub gas_max: u64,
-    /// Longest answer in bytes; a longer one is [`CallError::Reverted`].
+    /// Longest answer in bytes; a longer one is [`ContractCallError::Reverted`].
     pub answer_bytes_max: usize,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CallError {
+pub enum ContractCallError {
     /// No endpoint is configured for the chain.
     #[error("there is no endpoint for this chain")]
     Unsupported,
@@ -76,25 +76,25 @@ pub enum CallError {
 }
 
 /// Asks chains. An implementation checks that its endpoints serve the chain they are configured for, and has deadlines of its own.
-pub trait ChainCall: Send + Sync + std::fmt::Debug {
+pub trait ContractCaller: Send + Sync + std::fmt::Debug {
     /// Hash of the newest block.
-    fn head(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, CallError>>;
+    fn head_hash(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, ContractCallError>>;
 
     /// The answer to a call; changes nothing.
-    fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>>;
+    fn eth_call(&self, call: ContractCall) -> BoxFuture<'_, Result<Bytes, ContractCallError>>;
 
     /// The code of an account; empty where there is none.
     fn get_code(
         &self,
         chain_id: u64,
         address: alloy_primitives::Address,
-        block: Block,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+        block: CallBlockId,
+    ) -> BoxFuture<'_, Result<Bytes, ContractCallError>>;
 }
 
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SignatureVerdict {
     /// The account said yes, in this way.
     Valid(SignInMethod),
     /// It did not.
@@ -103,9 +103,9 @@ pub enum Verdict {
 
 /// A signature to be checked.
 #[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
+pub struct SignatureCheck<'a> {
     /// Whose it should be.
-    pub account: Address,
+    pub account: WalletAddress,
     /// Where the account lives.
     pub chain_id: u64,
     /// What was signed.
@@ -116,16 +116,16 @@ pub struct Question<'a> {
 
 /// Checks signatures of every kind of account.
 #[derive(Debug)]
-pub struct Verifier {
-    chain: Option<Arc<dyn ChainCall>>,
+pub struct ContractSignatureVerifier {
+    chain: Option<Arc<dyn ContractCaller>>,
     slots: Semaphore,
     time_max: Duration,
     gas_max: u64,
 }
 
-impl Verifier {
+impl ContractSignatureVerifier {
     /// Without `chain` no account is asked.
-    pub fn new(chain: Option<Arc<dyn ChainCall>>, config: &Config) -> Self {
+    pub fn new(chain: Option<Arc<dyn ContractCaller>>, config: &AuthConfig) -> Self {
         Self {
             chain,
             slots: Semaphore::new(config.contract_calls_max),
@@ -135,79 +135,85 @@ impl Verifier {
     }
 
     /// Asks the account whether the signature is its own, at the newest block, and answers which that is; without a verdict when the
-    /// block is `known`. What its key made is for [`by_key`].
+    /// block is `known`. What its key made is for [`verify_by_key`].
     ///
     /// # Errors
-    /// [`CallError::Unsupported`] when the chain can't be asked here; [`CallError::Unavailable`] when nobody can say now.
-    pub async fn ask(
+    /// [`ContractCallError::Unsupported`] when the chain can't be asked here; [`ContractCallError::Unavailable`] when nobody can say now.
+    pub async fn verify_at_head(
         &self,
-        question: Question<'_>,
+        question: SignatureCheck<'_>,
         known: Option<B256>,
-    ) -> Result<(Option<Verdict>, B256), CallError> {
-        let chain = self.chain.as_deref().ok_or(CallError::Unsupported)?;
+    ) -> Result<(Option<SignatureVerdict>, B256), ContractCallError> {
+        let chain = self.chain.as_deref().ok_or(ContractCallError::Unsupported)?;
         let asking = async {
-            let block = chain.head(question.chain_id).await?;
+            let block = chain.head_hash(question.chain_id).await?;
             if known == Some(block) {
                 return Ok((None, block));
             }
-            Ok((Some(self.ask_at(chain, question, Block::Hash(block)).await?), block))
+            Ok((Some(self.verify_at_block(chain, question, CallBlockId::Hash(block)).await?), block))
         };
-        let late = |_| unavailable("the chain did not answer in time");
+        let late = |_| unavailable_error("the chain did not answer in time");
         tokio::time::timeout(self.time_max, asking).await.map_err(late)?
     }
 
-    async fn ask_at(
+    async fn verify_at_block(
         &self,
-        chain: &dyn ChainCall,
-        question: Question<'_>,
-        block: Block,
-    ) -> Result<Verdict, CallError> {
+        chain: &dyn ContractCaller,
+        question: SignatureCheck<'_>,
+        block: CallBlockId,
+    ) -> Result<SignatureVerdict, ContractCallError> {
         let code = chain.get_code(question.chain_id, question.account.get(), block).await?;
-        let wrapped = unwrap(question.signature);
+        let wrapped = unwrap_signature(question.signature);
         if question.signature.ends_with(&WRAPPED) && wrapped.is_none() {
-            return Ok(Verdict::Invalid);
+            return Ok(SignatureVerdict::Invalid);
         }
-        let asked = Asked { chain, block, gas_max: self.gas_max, slots: &self.slots };
+        let asked = ContractVerification { chain, block, gas_max: self.gas_max, slots: &self.slots };
         match wrapped {
             Some(wrapped) if code.is_empty() => {
-                let program = prepare_and_ask(&wrapped, question);
-                asked.says_yes(question.chain_id, None, program, SignInMethod::Counterfactual).await
+                let program = build_validation_code(&wrapped, question);
+                asked.call_and_compare(question.chain_id, None, program, SignInMethod::Counterfactual).await
             }
             wrapped => {
                 let inner = wrapped.as_ref().map_or(question.signature, |wrapped| &wrapped.signature);
-                asked.account(Question { signature: inner, ..question }, &code).await
+                asked.verify_deployed(SignatureCheck { signature: inner, ..question }, &code).await
             }
         }
     }
 }
 
 /// One sign-in's questions, all about one block.
-struct Asked<'a> {
-    chain: &'a dyn ChainCall,
-    block: Block,
+struct ContractVerification<'a> {
+    chain: &'a dyn ContractCaller,
+    block: CallBlockId,
     gas_max: u64,
     slots: &'a Semaphore,
 }
 
-impl Asked<'_> {
-    async fn account(&self, question: Question<'_>, code: &[u8]) -> Result<Verdict, CallError> {
+impl ContractVerification<'_> {
+    async fn verify_deployed(
+        &self,
+        question: SignatureCheck<'_>,
+        code: &[u8],
+    ) -> Result<SignatureVerdict, ContractCallError> {
         if code.is_empty() {
-            return Ok(Verdict::Invalid);
+            return Ok(SignatureVerdict::Invalid);
         }
         let to = Some(question.account.get());
-        self.says_yes(question.chain_id, to, is_valid_call(question), SignInMethod::Contract).await
+        self.call_and_compare(question.chain_id, to, encode_signature_call(question), SignInMethod::Contract)
+            .await
     }
 
-    async fn says_yes(
+    async fn call_and_compare(
         &self,
         chain_id: u64,
         to: Option<alloy_primitives::Address>,
         data: Vec<u8>,
         method: SignInMethod,
-    ) -> Result<Verdict, CallError> {
+    ) -> Result<SignatureVerdict, ContractCallError> {
         // Slow contracts wait for each other, and nobody waits for them: an account without code never comes here.
-        let slot = self.slots.try_acquire().map_err(|_| unavailable("too many contracts are being asked"))?;
-        let call = Call {
+        let slot =
+            self.slots.try_acquire().map_err(|_| unavailable_error("too many contracts are being asked"))?;
+        let call = ContractCall {
             chain_id,
             to,
             data: data.into(),
@@ -219,64 +225,68 @@ impl Asked<'_> {
         drop(slot);
         match answer {
             Ok(answer) if answer.len() <= ANSWER_BYTES_MAX && answer.starts_with(&YES) => {
-                Ok(Verdict::Valid(method))
+                Ok(SignatureVerdict::Valid(method))
             }
-            Ok(_) | Err(CallError::Reverted) => Ok(Verdict::Invalid),
+            Ok(_) | Err(ContractCallError::Reverted) => Ok(SignatureVerdict::Invalid),
             Err(error) => Err(error),
         }
     }
 }
 
-fn unavailable(reason: &'static str) -> CallError {
-    CallError::Unavailable(reason.into())
+fn unavailable_error(reason: &'static str) -> ContractCallError {
+    ContractCallError::Unavailable(reason.into())
 }
 
 /// Finds out whether the account's own key made the signature; no chain is asked.
-pub fn by_key(question: Question<'_>) -> Verdict {
-    let signer =
-        Signature::from_bytes(question.signature).and_then(|signature| signature.recover(question.digest));
-    if signer == Ok(question.account) { Verdict::Valid(SignInMethod::Key) } else { Verdict::Invalid }
+pub fn verify_by_key(question: SignatureCheck<'_>) -> SignatureVerdict {
+    let signer = EcdsaSignature::from_bytes(question.signature)
+        .and_then(|signature| signature.recover_address(question.digest));
+    if signer == Ok(question.account) {
+        SignatureVerdict::Valid(SignInMethod::Key)
+    } else {
+        SignatureVerdict::Invalid
+    }
 }
 
-fn is_valid_call(question: Question<'_>) -> Vec<u8> {
+fn encode_signature_call(question: SignatureCheck<'_>) -> Vec<u8> {
     let signature = Bytes::copy_from_slice(question.signature);
     isValidSignatureCall { hash: question.digest, signature }.abi_encode()
 }
 
 /// A signature with what makes its account (ERC-6492).
-struct Wrapped {
+struct WrappedSignature {
     factory: alloy_primitives::Address,
     factory_data: Bytes,
     signature: Bytes,
 }
 
-fn unwrap(signature: &[u8]) -> Option<Wrapped> {
+fn unwrap_signature(signature: &[u8]) -> Option<WrappedSignature> {
     let inner = signature.strip_suffix(&WRAPPED)?;
     let (factory, factory_data, signature) =
         <(alloy_primitives::Address, Bytes, Bytes)>::abi_decode_params(inner).ok()?;
-    Some(Wrapped { factory, factory_data, signature })
+    Some(WrappedSignature { factory, factory_data, signature })
 }
 
 /// A program that calls the factory, then asks the account it made, and returns the answer, or zero when either failed.
 ///
 /// It stands in front of the two calls' data and copies them from itself. It has no jumps: the answer is multiplied by what must
 /// hold, each 0 or 1. What the account returns lies behind everything copied, where memory is zero until then.
-fn prepare_and_ask(wrapped: &Wrapped, question: Question<'_>) -> Vec<u8> {
-    let ask = is_valid_call(Question { signature: &wrapped.signature, ..question });
+fn build_validation_code(wrapped: &WrappedSignature, question: SignatureCheck<'_>) -> Vec<u8> {
+    let ask = encode_signature_call(SignatureCheck { signature: &wrapped.signature, ..question });
     let answer_at = wrapped.factory_data.len().max(ask.len()).next_multiple_of(32);
-    let length = Program::at(0, answer_at, wrapped, question, ask.len()).code.len();
-    let mut code = Program::at(length, answer_at, wrapped, question, ask.len()).code;
+    let length = ValidationProgram::with_offsets(0, answer_at, wrapped, question, ask.len()).code.len();
+    let mut code = ValidationProgram::with_offsets(length, answer_at, wrapped, question, ask.len()).code;
     code.extend_from_slice(&wrapped.factory_data);
     code.extend_from_slice(&ask);
     code
 }
 
 #[derive(Default)]
-struct Program {
+struct ValidationProgram {
     code: Vec<u8>,
 }
 
-impl Program {
+impl ValidationProgram {
     const LT: u8 = 0x10;
     const GT: u8 = 0x11;
     const AND: u8 = 0x16;
@@ -290,32 +300,32 @@ impl Program {
     const STATICCALL: u8 = 0xfa;
     const RETURN: u8 = 0xf3;
 
-    fn at(
+    fn with_offsets(
         data_at: usize,
         answer_at: usize,
-        wrapped: &Wrapped,
-        question: Question<'_>,
+        wrapped: &WrappedSignature,
+        question: SignatureCheck<'_>,
         ask_length: usize,
     ) -> Self {
         let mut program = Self::default();
         let made = wrapped.factory_data.len();
-        program.push(made).push(data_at).push(0).op(Self::CODECOPY);
+        program.push(made).push(data_at).push(0).push_op(Self::CODECOPY);
         program
             .push(0)
             .push(0)
             .push(made)
             .push(0)
             .push(0)
-            .address(wrapped.factory)
-            .op(Self::GAS)
-            .op(Self::CALL);
-        program.push(ask_length).push(data_at + made).push(0).op(Self::CODECOPY);
-        program.push(32).push(answer_at).push(ask_length).push(0).address(question.account.get());
-        program.op(Self::GAS).op(Self::STATICCALL).op(Self::AND);
-        program.push(ANSWER_BYTES_MAX + 1).op(Self::RETURNDATASIZE).op(Self::LT).op(Self::AND);
-        program.push(31).op(Self::RETURNDATASIZE).op(Self::GT).op(Self::AND);
-        program.push(answer_at).op(Self::MLOAD).op(Self::MUL);
-        program.push(0).op(Self::MSTORE).push(32).push(0).op(Self::RETURN);
+            .push_address(wrapped.factory)
+            .push_op(Self::GAS)
+            .push_op(Self::CALL);
+        program.push(ask_length).push(data_at + made).push(0).push_op(Self::CODECOPY);
+        program.push(32).push(answer_at).push(ask_length).push(0).push_address(question.account.get());
+        program.push_op(Self::GAS).push_op(Self::STATICCALL).push_op(Self::AND);
+        program.push(ANSWER_BYTES_MAX + 1).push_op(Self::RETURNDATASIZE).push_op(Self::LT).push_op(Self::AND);
+        program.push(31).push_op(Self::RETURNDATASIZE).push_op(Self::GT).push_op(Self::AND);
+        program.push(answer_at).push_op(Self::MLOAD).push_op(Self::MUL);
+        program.push(0).push_op(Self::MSTORE).push(32).push(0).push_op(Self::RETURN);
         program
     }
 
@@ -327,13 +337,13 @@ impl Program {
     }
 
     /// PUSH20.
-    fn address(&mut self, address: alloy_primitives::Address) -> &mut Self {
+    fn push_address(&mut self, address: alloy_primitives::Address) -> &mut Self {
         self.code.push(0x73);
         self.code.extend_from_slice(address.as_slice());
         self
     }
 
-    fn op(&mut self, op: u8) -> &mut Self {
+    fn push_op(&mut self, op: u8) -> &mut Self {
         self.code.push(op);
         self
     }

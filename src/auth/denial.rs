@@ -5,7 +5,7 @@ use web::{error::Problem, kind::ProblemCode};
 /// A refusal by the rules, as opposed to something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Denial {
+pub enum SignInDenial {
     /// No site is named that may sign people in.
     #[error("the operator has to name a site: auth.domains, or ingress.public_url")]
     NoSite,
@@ -59,13 +59,13 @@ pub enum Denial {
     Proof,
 }
 
-impl Denial {
+impl SignInDenial {
     /// The stable code.
     pub const fn code(&self) -> &'static str {
-        self.kind().code()
+        self.problem_code().code()
     }
 
-    const fn kind(&self) -> ProblemCode {
+    const fn problem_code(&self) -> ProblemCode {
         match self {
             Self::NoSite => ProblemCode::NoSite,
             Self::Malformed(_) => ProblemCode::MessageMalformed,
@@ -88,24 +88,24 @@ impl Denial {
     }
 }
 
-impl From<Denial> for Problem {
-    fn from(denial: Denial) -> Self {
-        Self::new(denial.kind()).with_detail(denial.to_string())
+impl From<SignInDenial> for Problem {
+    fn from(denial: SignInDenial) -> Self {
+        Self::new(denial.problem_code()).with_detail(denial.to_string())
     }
 }
 
 /// A refusal, or a part that does not answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum SignInError {
     /// Nobody is signed in, and why.
     #[error(transparent)]
-    Denied(#[from] Denial),
+    Denied(#[from] SignInDenial),
     /// The broker does not answer.
     #[error(transparent)]
     Bus(#[from] nats::BusError),
     /// The chain does not answer.
     #[error(transparent)]
-    Chain(#[from] super::contract::CallError),
+    Chain(#[from] super::contract::ContractCallError),
     /// The client made us ask as many contracts as it may.
     #[error("too many signatures that no key made")]
     TooMany {
@@ -120,18 +120,18 @@ pub enum Failure {
     NoKey,
 }
 
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
+impl From<SignInError> for Problem {
+    fn from(failure: SignInError) -> Self {
         match failure {
-            Failure::Denied(denial) => denial.into(),
-            Failure::Bus(error) => error.into(),
-            Failure::Chain(error) => Self::unavailable(&error),
-            Failure::TooMany { retry_after } => {
+            SignInError::Denied(denial) => denial.into(),
+            SignInError::Bus(error) => error.into(),
+            SignInError::Chain(error) => Self::unavailable(&error),
+            SignInError::TooMany { retry_after } => {
                 let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
                 Self::new(ProblemCode::TooManyContractAsks)
                     .with_retry_after_s(u64::try_from(seconds).unwrap_or(u64::MAX))
             }
-            Failure::Token(_) | Failure::NoKey => Self::internal(&failure),
+            SignInError::Token(_) | SignInError::NoKey => Self::internal(&failure),
         }
     }
 }

@@ -10,7 +10,7 @@ use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
     access::{self, ApiKey, ApiKeyScope, PrincipalRole},
     ids::{KeyId, RequestId},
-    session::{KeyCreated, KeyRevoked, OwnerApiKeys, owner_api_keys_key},
+    session::{AuthKeyCreated, AuthKeyRevoked, OwnerApiKeys, api_key_list_key},
     value::EmailAddress,
 };
 use serde_bytes::ByteBuf;
@@ -24,7 +24,7 @@ pub const FIRST_OWNER: &str = "admin";
 
 /// What a new key is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewKey {
+pub struct NewApiKey {
     /// Whose things it works on.
     pub owner: String,
     /// What it may do.
@@ -40,8 +40,8 @@ pub struct NewKey {
 }
 
 /// The record of a key text, if it opens something now.
-pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::BusError> {
-    let Some((key_id, secret)) = parse(text) else { return Ok(None) };
+pub(super) async fn find_key(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::BusError> {
+    let Some((key_id, secret)) = parse_key(text) else { return Ok(None) };
     let Some(held) = bus.load_record::<ApiKey>(&key_id.to_string()).await? else { return Ok(None) };
     let key = held.record;
     let is_right =
@@ -50,12 +50,12 @@ pub(super) async fn find(bus: &Bus, text: &str) -> Result<Option<ApiKey>, nats::
 }
 
 /// True while the key opens something.
-pub(super) async fn is_good(bus: &Bus, key_id: KeyId) -> Result<bool, nats::BusError> {
+pub(super) async fn is_key_active(bus: &Bus, key_id: KeyId) -> Result<bool, nats::BusError> {
     let held = bus.load_record::<ApiKey>(&key_id.to_string()).await?;
     Ok(held.is_some_and(|held| held.record.is_active(nats::now_ms())))
 }
 
-pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
+pub(super) fn parse_key(text: &str) -> Option<(KeyId, &str)> {
     if text.len() > LENGTH_MAX {
         return None;
     }
@@ -67,8 +67,8 @@ pub(super) fn parse(text: &str) -> Option<(KeyId, &str)> {
 ///
 /// # Errors
 /// As [`Bus::commit_record`].
-pub async fn create_key(bus: &Bus, owner: &str, role: PrincipalRole) -> Result<String, nats::BusError> {
-    let new = NewKey {
+pub async fn create_api_key(bus: &Bus, owner: &str, role: PrincipalRole) -> Result<String, nats::BusError> {
+    let new = NewApiKey {
         owner: owner.to_owned(),
         role,
         scopes: None,
@@ -77,14 +77,14 @@ pub async fn create_key(bus: &Bus, owner: &str, role: PrincipalRole) -> Result<S
         expires_at_ms: None,
     };
     let key_id = KeyId::from_bytes(nats::new_id_bytes());
-    enlist(bus, owner, key_id, usize::MAX).await?;
+    add_to_owner(bus, owner, key_id, usize::MAX).await?;
     let told = access::AdminKeyCreated { key_id, owner: owner.to_owned(), role };
-    write(bus, key_id, new, Outbox::new().with_event(&told)).await
+    write_key(bus, key_id, new, Outbox::new().with_event(&told)).await
 }
 
 /// What came of the wish for a key.
 #[derive(Debug)]
-pub enum Issued {
+pub enum KeyIssueOutcome {
     /// Its text.
     Key(String),
     /// The key is there already, and its text is kept nowhere.
@@ -94,17 +94,17 @@ pub enum Issued {
 }
 
 /// Makes the API key `key_id` for `by`.
-pub async fn issue(
+pub async fn issue_key(
     bus: &Bus,
     key_id: KeyId,
-    new: NewKey,
+    new: NewApiKey,
     keys_max: usize,
     (by, request_id): (&str, RequestId),
-) -> Result<Issued, nats::BusError> {
-    if !enlist(bus, &new.owner, key_id, keys_max).await? {
-        return Ok(Issued::TooMany);
+) -> Result<KeyIssueOutcome, nats::BusError> {
+    if !add_to_owner(bus, &new.owner, key_id, keys_max).await? {
+        return Ok(KeyIssueOutcome::TooMany);
     }
-    let told = KeyCreated {
+    let told = AuthKeyCreated {
         request_id,
         key_id,
         owner: new.owner.clone(),
@@ -112,16 +112,16 @@ pub async fn issue(
         scopes: new.scopes.clone(),
         by: by.to_owned(),
     };
-    match write(bus, key_id, new, Outbox::new().with_event(&told)).await {
-        Ok(text) => Ok(Issued::Key(text)),
-        Err(nats::BusError::Conflict { .. }) => Ok(Issued::Before),
+    match write_key(bus, key_id, new, Outbox::new().with_event(&told)).await {
+        Ok(text) => Ok(KeyIssueOutcome::Key(text)),
+        Err(nats::BusError::Conflict { .. }) => Ok(KeyIssueOutcome::Before),
         Err(error) => Err(error),
     }
 }
 
 /// The keys of an owner that were not revoked, oldest first.
-pub async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::BusError> {
-    let Some(held) = bus.load_record::<OwnerApiKeys>(&owner_api_keys_key(&owner_hash(owner))).await? else {
+pub async fn list_keys(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::BusError> {
+    let Some(held) = bus.load_record::<OwnerApiKeys>(&api_key_list_key(&hash_owner(owner))).await? else {
         return Ok(Vec::new());
     };
     let mut keys = Vec::new();
@@ -139,35 +139,36 @@ pub async fn list(bus: &Bus, owner: &str) -> Result<Vec<ApiKey>, nats::BusError>
 ///
 /// # Errors
 /// As [`Bus::load_record`].
-pub async fn key_ids(bus: &Bus, owner: &str) -> Result<Vec<KeyId>, nats::BusError> {
-    Ok(list(bus, owner).await?.into_iter().map(|key| key.key_id).collect())
+pub async fn list_key_ids(bus: &Bus, owner: &str) -> Result<Vec<KeyId>, nats::BusError> {
+    Ok(list_keys(bus, owner).await?.into_iter().map(|key| key.key_id).collect())
 }
 
 /// Gives a key to another owner, whose things it works on from now on; its text stays as it is.
 ///
 /// # Errors
 /// As [`Bus::change_record`].
-pub async fn give_key(
+pub async fn transfer_key(
     bus: &Bus,
     key_id: KeyId,
     (from, to): (&str, &str),
     (by, request_id): (&str, RequestId),
 ) -> Result<(), nats::BusError> {
     // First the new list, then the key, then the old list: at no time it stands on none.
-    enlist(bus, to, key_id, usize::MAX).await?;
+    add_to_owner(bus, to, key_id, usize::MAX).await?;
     bus.change_record::<ApiKey>(&key_id.to_string(), |found| {
         let key = found.filter(|key| key.owner == from)?;
         let next = ApiKey { owner: to.to_owned(), ..key.clone() };
         let (role, scopes) = (next.role, next.scopes.clone());
-        let told = KeyCreated { request_id, key_id, owner: to.to_owned(), role, scopes, by: by.to_owned() };
+        let told =
+            AuthKeyCreated { request_id, key_id, owner: to.to_owned(), role, scopes, by: by.to_owned() };
         Some((next, Outbox::new().with_event(&told)))
     })
     .await?;
-    unlist(bus, from, key_id).await
+    remove_from_owner(bus, from, key_id).await
 }
 
 /// Revokes a key if `may` allows it; false when there is no such key for whoever asks.
-pub async fn revoke(
+pub async fn revoke_key(
     bus: &Bus,
     key_id: KeyId,
     may: impl Fn(&ApiKey) -> bool + Send + Sync,
@@ -180,18 +181,18 @@ pub async fn revoke(
         if key.revoked_at_ms.is_some() {
             return None;
         }
-        let told = KeyRevoked { request_id, key_id, owner: key.owner.clone(), by: by.to_owned() };
+        let told = AuthKeyRevoked { request_id, key_id, owner: key.owner.clone(), by: by.to_owned() };
         Some((ApiKey { revoked_at_ms: Some(nats::now_ms()), ..key.clone() }, Outbox::new().with_event(&told)))
     })
     .await?;
     let Some(owner) = owner else { return Ok(false) };
-    unlist(bus, &owner, key_id).await?;
+    remove_from_owner(bus, &owner, key_id).await?;
     Ok(true)
 }
 
 /// Takes a key off its owner's list.
-async fn unlist(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::BusError> {
-    bus.change_record::<OwnerApiKeys>(&owner_api_keys_key(&owner_hash(owner)), |found| {
+async fn remove_from_owner(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::BusError> {
+    bus.change_record::<OwnerApiKeys>(&api_key_list_key(&hash_owner(owner)), |found| {
         let mut keys = found.cloned()?;
         keys.key_ids.retain(|listed| *listed != key_id);
         Some((keys, Outbox::new()))
@@ -201,10 +202,15 @@ async fn unlist(bus: &Bus, owner: &str, key_id: KeyId) -> Result<(), nats::BusEr
 }
 
 /// Puts a key on its owner's list, before it exists, unless it is there; false when the list is full.
-async fn enlist(bus: &Bus, owner: &str, key_id: KeyId, keys_max: usize) -> Result<bool, nats::BusError> {
-    let owner_sha256 = owner_hash(owner);
+async fn add_to_owner(
+    bus: &Bus,
+    owner: &str,
+    key_id: KeyId,
+    keys_max: usize,
+) -> Result<bool, nats::BusError> {
+    let owner_sha256 = hash_owner(owner);
     let mut has_room = true;
-    bus.change_record::<OwnerApiKeys>(&owner_api_keys_key(&owner_sha256), |found| {
+    bus.change_record::<OwnerApiKeys>(&api_key_list_key(&owner_sha256), |found| {
         let mut key_ids = found.map(|keys| keys.key_ids.clone()).unwrap_or_default();
         let is_listed = key_ids.contains(&key_id);
         has_room = is_listed || key_ids.len() < keys_max;
@@ -216,7 +222,12 @@ async fn enlist(bus: &Bus, owner: &str, key_id: KeyId, keys_max: usize) -> Resul
     Ok(has_room)
 }
 
-async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<String, nats::BusError> {
+async fn write_key(
+    bus: &Bus,
+    key_id: KeyId,
+    new: NewApiKey,
+    outbox: Outbox,
+) -> Result<String, nats::BusError> {
     let secret = hex::encode(rand::random::<[u8; 20]>());
     let record = ApiKey {
         key_id,
@@ -234,7 +245,7 @@ async fn write(bus: &Bus, key_id: KeyId, new: NewKey, outbox: Outbox) -> Result<
     Ok(format!("sg_{key_id}_{secret}"))
 }
 
-fn owner_hash(owner: &str) -> String {
+fn hash_owner(owner: &str) -> String {
     hex::encode(Sha256::digest(owner.as_bytes()))
 }
 
@@ -245,12 +256,12 @@ fn owner_hash(owner: &str) -> String {
 ///
 /// # Errors
 /// As [`Bus::commit_record`].
-pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::BusError> {
+pub async fn create_first_key(bus: &Bus) -> Result<Option<String>, nats::BusError> {
     const MARKER: &str = "first-key-made";
     if bus.load_record::<access::SigningSecret>(MARKER).await?.is_some() {
         return Ok(None);
     }
-    let text = create_key(bus, FIRST_OWNER, PrincipalRole::Admin).await?;
+    let text = create_api_key(bus, FIRST_OWNER, PrincipalRole::Admin).await?;
     let marker = access::SigningSecret {
         name: MARKER.to_owned(),
         bytes: ByteBuf::new(),
@@ -268,7 +279,7 @@ pub async fn first_key(bus: &Bus) -> Result<Option<String>, nats::BusError> {
 ///
 /// # Errors
 /// As [`Bus::change_record`].
-pub async fn signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::BusError> {
+pub async fn load_signing_key(bus: &Bus, name: &str) -> Result<Vec<u8>, nats::BusError> {
     let fresh = ByteBuf::from(rand::random::<[u8; 32]>().to_vec());
     let held = bus
         .change_record::<access::SigningSecret>(name, |found| {

@@ -7,7 +7,7 @@
 //! The credential is read from the `Authorization` header and from nowhere else: not from the URL, not from a cookie. Whatever can't
 //! be read in KV denies.
 //!
-//! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`Config`].
+//! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`AuthConfig`].
 
 pub mod account;
 mod budget;
@@ -54,14 +54,16 @@ use tokio_util::sync::CancellationToken;
 
 use web::{error::Problem, kind::ProblemCode, limit::RateLimitPermit, request::RequestOwner};
 
-pub use config::{CHALLENGE_TTL_S_MAX, Config, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
-pub use denial::Denial;
-pub use key::{FIRST_OWNER, NewKey, create_key, first_key, give_key, key_ids, signing_key};
-pub use proof::Proofs;
+pub use config::{AuthConfig, CHALLENGE_TTL_S_MAX, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
+pub use denial::SignInDenial;
+pub use key::{
+    FIRST_OWNER, NewApiKey, create_api_key, create_first_key, list_key_ids, load_signing_key, transfer_key,
+};
+pub use proof::ProofChecker;
 
-use account::Account;
-use denial::Failure;
-use proof::Age;
+use account::WalletAccount;
+use denial::SignInError;
+use proof::ProofAge;
 
 /// Longest `Authorization` header in characters.
 pub const HEADER_LENGTH_MAX: usize = token::LENGTH_MAX + 16;
@@ -74,7 +76,7 @@ pub struct Principal {
     /// What it may do.
     pub role: PrincipalRole,
     /// The wallet that signed in, if one did, as it was proven.
-    pub wallet: Option<Account>,
+    pub wallet: Option<WalletAccount>,
     /// Its session.
     pub session_id: Option<SessionId>,
     /// The API key, if it is one.
@@ -90,7 +92,7 @@ impl Principal {
     }
 
     /// Puts it among the request's extensions, where handlers find it, and its owner, by whom requests are counted.
-    pub fn attach(self, request: &mut Request) {
+    pub fn attach_to_request(self, request: &mut Request) {
         request.extensions_mut().insert(RequestOwner(self.owner.clone()));
         request.extensions_mut().insert(self);
     }
@@ -106,7 +108,7 @@ impl Principal {
     }
 
     /// The owner whose things a list shows; `None` for all.
-    pub fn list_owner(&self) -> Option<String> {
+    pub fn list_owner_filter(&self) -> Option<String> {
         (self.role == PrincipalRole::Owner).then(|| self.owner.clone())
     }
 
@@ -114,7 +116,7 @@ impl Principal {
     ///
     /// # Errors
     /// 403 with `title` for everybody else.
-    pub fn operates(&self, detail: &'static str) -> Result<(), Problem> {
+    pub fn require_operator(&self, detail: &'static str) -> Result<(), Problem> {
         if self.role == PrincipalRole::Owner {
             Err(Problem::new(ProblemCode::OperatorsOnly).with_detail(detail))
         } else {
@@ -133,23 +135,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Principal {
 
 /// Sign-in as one replica does it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct SignIn {
-    shared: Arc<Shared>,
+pub struct SignInService {
+    shared: Arc<SignInState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SignInState {
     bus: Bus,
-    config: Arc<Config>,
-    ring: ring::Ring,
-    sessions: session::Sessions,
+    config: Arc<AuthConfig>,
+    ring: ring::SigningKeyRing,
+    sessions: session::SessionStore,
     /// Asks for strangers; what they bring about touches no session.
-    verifier: contract::Verifier,
-    budget: budget::Budget,
-    proofs: Proofs,
+    verifier: contract::ContractSignatureVerifier,
+    budget: budget::ContractCallBudget,
+    proofs: ProofChecker,
 }
 
-impl SignIn {
+impl SignInService {
     /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts, for strangers; `proofs`
     /// asks those who signed in.
     ///
@@ -157,17 +159,17 @@ impl SignIn {
     /// [`nats::BusError::Unavailable`] when the broker does not answer.
     pub async fn open(
         bus: Bus,
-        config: Config,
-        chain: Option<Arc<dyn contract::ChainCall>>,
-        proofs: Proofs,
+        config: AuthConfig,
+        chain: Option<Arc<dyn contract::ContractCaller>>,
+        proofs: ProofChecker,
     ) -> Result<Self, nats::BusError> {
         let config = Arc::new(config);
-        let ring = ring::Ring::open(bus.clone(), Arc::clone(&config)).await?;
-        let mac_key = signing_key(&bus, "refresh").await?;
-        let sessions = session::Sessions::new(bus.clone(), Arc::clone(&config), mac_key, proofs.clone());
-        let verifier = contract::Verifier::new(chain, &config);
-        let budget = budget::Budget::new(config.contract_asks_per_prefix_per_minute_max);
-        Ok(Self { shared: Arc::new(Shared { bus, config, ring, sessions, verifier, budget, proofs }) })
+        let ring = ring::SigningKeyRing::open(bus.clone(), Arc::clone(&config)).await?;
+        let mac_key = load_signing_key(&bus, "refresh").await?;
+        let sessions = session::SessionStore::new(bus.clone(), Arc::clone(&config), mac_key, proofs.clone());
+        let verifier = contract::ContractSignatureVerifier::new(chain, &config);
+        let budget = budget::ContractCallBudget::new(config.contract_asks_per_prefix_per_minute_max);
+        Ok(Self { shared: Arc::new(SignInState { bus, config, ring, sessions, verifier, budget, proofs }) })
     }
 
     /// Hears of ended sessions and keeps the ring of signing keys, until `shutdown`.
@@ -188,11 +190,11 @@ impl SignIn {
                     };
                     let text = std::str::from_utf8(&message.payload).unwrap_or_default();
                     if let Ok(session_id) = text.parse() {
-                        shared.sessions.forget(session_id);
+                        shared.sessions.evict_cached(session_id);
                     }
                 }
                 _ = ticks.tick() => {
-                    if let Err(error) = shared.ring.renew(nats::now_ms()).await {
+                    if let Err(error) = shared.ring.rotate_keys(nats::now_ms()).await {
                         tracing::warn!(%error, "the ring of signing keys is read again later");
                     }
                 }
@@ -204,57 +206,64 @@ impl SignIn {
     ///
     /// # Errors
     /// When that can't be known: it never lets anyone in.
-    pub async fn identify(&self, credential: &str) -> Result<Option<Principal>, Failure> {
-        let Some(who) = self.look_up(credential).await? else { return Ok(None) };
-        Ok(self.stands(&who, Age::Used).await?.then_some(who))
+    pub async fn identify_credential(&self, credential: &str) -> Result<Option<Principal>, SignInError> {
+        let Some(who) = self.look_up_credential(credential).await? else { return Ok(None) };
+        Ok(self.is_proof_valid(&who, ProofAge::Used).await?.then_some(who))
     }
 
     /// The same without asking the account of a session whether it stands by it.
-    async fn look_up(&self, credential: &str) -> Result<Option<Principal>, nats::BusError> {
+    async fn look_up_credential(&self, credential: &str) -> Result<Option<Principal>, nats::BusError> {
         let shared = &self.shared;
         if credential.starts_with("sg_") {
-            let key = key::find(&shared.bus, credential).await?;
+            let key = key::find_key(&shared.bus, credential).await?;
             return Ok(key.map(|key| Principal {
                 key_id: Some(key.key_id),
                 scopes: key.scopes,
                 ..Principal::new(key.owner, key.role)
             }));
         }
-        let Some(key_id) = token::key_id(credential) else { return Ok(None) };
-        let Some(key) = shared.ring.find(key_id).await? else { return Ok(None) };
-        let Some(claims) = token::verify(credential, &key, &shared.config.issuer) else { return Ok(None) };
-        let Some(live) = shared.sessions.find(claims.sid).await? else { return Ok(None) };
+        let Some(key_id) = token::read_key_id(credential) else { return Ok(None) };
+        let Some(key) = shared.ring.find_key(key_id).await? else { return Ok(None) };
+        let Some(claims) = token::verify_token(credential, &key, &shared.config.issuer) else {
+            return Ok(None);
+        };
+        let Some(live) = shared.sessions.find_open(claims.sid).await? else { return Ok(None) };
         // The session decides whose it is; a token that says otherwise is none of ours.
-        Ok((live.account.owner() == claims.sub).then(|| Principal {
+        Ok((live.account.owner_id() == claims.sub).then(|| Principal {
             wallet: Some(live.account),
             session_id: Some(live.session_id),
-            ..Principal::new(claims.sub, shared.role(live.account))
+            ..Principal::new(claims.sub, shared.role_of_wallet(live.account))
         }))
     }
 
     /// Whether the account that signed in stands by the session, where it is a contract.
-    async fn stands(&self, who: &Principal, age: Age) -> Result<bool, Failure> {
-        let (Some(Account { chain_id: Some(_), .. }), Some(session_id)) = (who.wallet, who.session_id) else {
+    async fn is_proof_valid(&self, who: &Principal, age: ProofAge) -> Result<bool, SignInError> {
+        let (Some(WalletAccount { chain_id: Some(_), .. }), Some(session_id)) = (who.wallet, who.session_id)
+        else {
             return Ok(true);
         };
-        let stands = self.shared.proofs.stands(session_id, age).await?;
+        let stands = self.shared.proofs.is_session_confirmed(session_id, age).await?;
         if !stands {
-            self.shared.sessions.forget(session_id);
+            self.shared.sessions.evict_cached(session_id);
         }
         Ok(stands)
     }
 
     /// Has the account that signed in, where it is a contract, say now that it stands by the session.
-    pub async fn prove(&self, who: &Principal) -> Result<(), Failure> {
-        if self.stands(who, Age::Newest).await? { Ok(()) } else { Err(Denial::Proof.into()) }
+    pub async fn require_fresh_proof(&self, who: &Principal) -> Result<(), SignInError> {
+        if self.is_proof_valid(who, ProofAge::Newest).await? {
+            Ok(())
+        } else {
+            Err(SignInDenial::Proof.into())
+        }
     }
 
     /// Comes when what `who` showed is good no more, or nobody could say for [`PROOF_MS_MAX`] whether it is; looks every `pause`.
-    pub async fn until_over(self, who: Principal, pause: Duration) {
+    pub async fn wait_until_invalid(self, who: Principal, pause: Duration) {
         let mut good_at = Instant::now();
         while good_at.elapsed() < Duration::from_millis(PROOF_MS_MAX) {
             tokio::time::sleep(pause).await;
-            match self.goes_on(&who).await {
+            match self.is_still_valid(&who).await {
                 Ok(true) => good_at = Instant::now(),
                 Ok(false) => return,
                 Err(error) => tracing::debug!(%error, "a credential in use could not be looked at"),
@@ -263,19 +272,19 @@ impl SignIn {
     }
 
     /// Whether the session is open and its account stands by it, or the key is good.
-    async fn goes_on(&self, who: &Principal) -> Result<bool, Failure> {
+    async fn is_still_valid(&self, who: &Principal) -> Result<bool, SignInError> {
         let shared = &self.shared;
         let is_good = match (who.session_id, who.key_id) {
-            (Some(session_id), _) => shared.sessions.find(session_id).await?.is_some(),
-            (None, Some(key_id)) => key::is_good(&shared.bus, key_id).await?,
+            (Some(session_id), _) => shared.sessions.find_open(session_id).await?.is_some(),
+            (None, Some(key_id)) => key::is_key_active(&shared.bus, key_id).await?,
             (None, None) => true,
         };
-        Ok(is_good && self.stands(who, Age::Used).await?)
+        Ok(is_good && self.is_proof_valid(who, ProofAge::Used).await?)
     }
 }
 
-impl Shared {
-    fn role(&self, wallet: Account) -> PrincipalRole {
+impl SignInState {
+    fn role_of_wallet(&self, wallet: WalletAccount) -> PrincipalRole {
         if self.config.admins.contains(&wallet) {
             PrincipalRole::Admin
         } else if self.config.operators.contains(&wallet) {
@@ -290,25 +299,29 @@ impl Shared {
 /// extensions.
 ///
 /// OPTIONS changes and shows nothing, and browsers send it without credentials.
-pub async fn require(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
+pub async fn require_principal(
+    State(sign_in): State<SignInService>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
-    let principal = match authenticate(&sign_in, request.headers(), request.extensions()).await {
+    let principal = match authenticate_request(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
-    if let Err(barred) = scope::check(&principal, request.method(), request.uri().path()) {
+    if let Err(barred) = scope::check_access(&principal, request.method(), request.uri().path()) {
         return Problem::from(barred).into_response();
     }
-    principal.attach(&mut request);
+    principal.attach_to_request(&mut request);
     next.run(request).await
 }
 
-/// As [`require`], but lets those through who show no credential at all: the handler finds no [`Principal`] then.
-pub async fn admit(state: State<SignIn>, request: Request, next: Next) -> Response {
+/// As [`require_principal`], but lets those through who show no credential at all: the handler finds no [`Principal`] then.
+pub async fn allow_anonymous(state: State<SignInService>, request: Request, next: Next) -> Response {
     if request.headers().contains_key(header::AUTHORIZATION) {
-        require(state, request, next).await
+        require_principal(state, request, next).await
     } else {
         next.run(request).await
     }
@@ -318,23 +331,23 @@ pub async fn admit(state: State<SignIn>, request: Request, next: Next) -> Respon
 ///
 /// # Errors
 /// 401 when there is no valid credential; 503 when it can't be checked: an unreadable store never lets anyone in.
-pub async fn authenticate(
-    sign_in: &SignIn,
+pub async fn authenticate_request(
+    sign_in: &SignInService,
     headers: &HeaderMap,
     extensions: &Extensions,
 ) -> Result<Principal, Problem> {
-    let credential = credential(headers)?;
+    let credential = read_credential(headers)?;
     let ticket = extensions.get::<RateLimitPermit>().cloned().unwrap_or_default();
     let turn = ticket.wait_for_lookup().await?;
-    let found = sign_in.look_up(credential).await;
+    let found = sign_in.look_up_credential(credential).await;
     drop(turn);
     let who = found?.ok_or_else(Problem::unauthorized)?;
     // An account that is slow to answer keeps nobody else of its client waiting.
-    if sign_in.stands(&who, Age::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
+    if sign_in.is_proof_valid(&who, ProofAge::Used).await? { Ok(who) } else { Err(Problem::unauthorized()) }
 }
 
 /// The credential of a request (RFC 6750, 2.1); the name of its scheme is written in any case (RFC 9110, 11.1).
-fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
+fn read_credential(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     // Of two credentials nobody could say which one counts.
     let (Some(value), None) = (values.next(), values.next()) else { return Err(Problem::unauthorized()) };

@@ -5,23 +5,23 @@ use nats::{Bus, VersionedRecord};
 use schemas::{access::PrincipalRole, ids::RequestId, session::SignInChallenge};
 
 use super::{
-    Config, SignIn,
-    account::Account,
+    AuthConfig, SignInService,
+    account::WalletAccount,
     challenge,
-    claim::Claim,
-    contract::{CallError, Question, Verdict, by_key},
-    denial::{Denial, Failure},
-    ring::Ring,
-    session::{Live, Proved, Sessions},
-    token::{self, Claims},
+    claim::SignInClaims,
+    contract::{ContractCallError, SignatureCheck, SignatureVerdict, verify_by_key},
+    denial::{SignInDenial, SignInError},
+    ring::SigningKeyRing,
+    session::{OpenSession, SessionStore, WalletProof},
+    token::{self, AccessTokenClaims},
 };
 use web::client::ClientAddress;
 
 /// What somebody shows to sign in.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempt<'a> {
+pub struct SignInAttempt<'a> {
     /// What was signed.
-    pub claim: &'a Claim,
+    pub claim: &'a SignInClaims,
     /// Its signature.
     pub signature: &'a [u8],
     /// Where the request comes from.
@@ -39,19 +39,19 @@ pub struct AccessToken {
     pub expires_in_s: u64,
 }
 
-impl SignIn {
+impl SignInService {
     /// The settings.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &AuthConfig {
         &self.shared.config
     }
 
     /// The sessions.
-    pub fn sessions(&self) -> &Sessions {
+    pub fn sessions(&self) -> &SessionStore {
         &self.shared.sessions
     }
 
     /// The keys that tokens are signed with.
-    pub fn ring(&self) -> &Ring {
+    pub fn key_ring(&self) -> &SigningKeyRing {
         &self.shared.ring
     }
 
@@ -67,34 +67,34 @@ impl SignIn {
     }
 
     /// What an account may do, by the settings.
-    pub fn role_of(&self, account: Account) -> PrincipalRole {
-        self.shared.role(account)
+    pub fn role_of(&self, account: WalletAccount) -> PrincipalRole {
+        self.shared.role_of_wallet(account)
     }
 
     /// Judges an attempt at the challenge `held` and opens a session with its first refresh token. Granted or denied, the challenge is used up; when nothing
     /// is known of the attempt it stays good for the next.
     ///
     /// # Errors
-    /// [`Failure::Denied`] says why nobody is signed in; the others, that it can't be known now.
+    /// [`SignInError::Denied`] says why nobody is signed in; the others, that it can't be known now.
     pub async fn open_session(
         &self,
-        attempt: Attempt<'_>,
+        attempt: SignInAttempt<'_>,
         held: &mut VersionedRecord<SignInChallenge>,
         request_id: RequestId,
-    ) -> Result<(Live, String), Failure> {
+    ) -> Result<(OpenSession, String), SignInError> {
         let bus = self.bus();
-        let proved = match self.judge(held, attempt).await {
+        let proved = match self.verify_attempt(held, attempt).await {
             Ok(proved) => proved,
-            Err(Failure::Denied(denial)) => {
-                challenge::refuse(bus, held, &denial, (attempt.claim.address, request_id)).await?;
+            Err(SignInError::Denied(denial)) => {
+                challenge::reject_attempt(bus, held, &denial, (attempt.claim.address, request_id)).await?;
                 return Err(denial.into());
             }
             Err(failure) => return Err(failure),
         };
-        challenge::take(bus, held).await?;
-        let opened = self.sessions().open(proved, request_id).await;
-        if matches!(opened, Err(Failure::Bus(_))) {
-            challenge::give_back(bus, held).await;
+        challenge::consume_challenge(bus, held).await?;
+        let opened = self.sessions().open_session(proved, request_id).await;
+        if matches!(opened, Err(SignInError::Bus(_))) {
+            challenge::release_challenge(bus, held).await;
         }
         opened
     }
@@ -102,66 +102,70 @@ impl SignIn {
     /// Signs an access token of an open session.
     ///
     /// # Errors
-    /// [`Failure::NoKey`] when there is no key to sign with.
-    pub fn sign_access_token(&self, live: &Live) -> Result<AccessToken, Failure> {
+    /// [`SignInError::NoKey`] when there is no key to sign with.
+    pub fn sign_access_token(&self, live: &OpenSession) -> Result<AccessToken, SignInError> {
         let now_ms = nats::now_ms();
         let (issued_s, end_s) = (now_ms / 1_000, live.expires_at_ms / 1_000);
-        let claims = Claims {
+        let claims = AccessTokenClaims {
             iss: self.config().issuer.clone(),
             aud: token::AUDIENCE.to_owned(),
-            sub: live.account.owner(),
+            sub: live.account.owner_id(),
             exp: issued_s.saturating_add(self.config().access_ttl_s).min(end_s),
             nbf: issued_s,
             iat: issued_s,
             jti: RequestId::from_bytes(nats::new_id_bytes()),
             sid: live.session_id,
         };
-        let key = self.shared.ring.signing(now_ms).ok_or(Failure::NoKey)?;
-        let text = token::sign(&claims, &key)?;
+        let key = self.shared.ring.signing_key(now_ms).ok_or(SignInError::NoKey)?;
+        let text = token::sign_token(&claims, &key)?;
         Ok(AccessToken { text, expires_in_s: claims.exp.saturating_sub(issued_s) })
     }
 
-    async fn judge<'a>(
+    async fn verify_attempt<'a>(
         &self,
         held: &VersionedRecord<SignInChallenge>,
-        attempt: Attempt<'a>,
-    ) -> Result<Proved<'a>, Failure> {
-        let Attempt { claim, signature, client, cookie } = attempt;
-        if !challenge::is_bound(&held.record, cookie) {
-            return Err(Denial::ChallengeUnbound.into());
+        attempt: SignInAttempt<'a>,
+    ) -> Result<WalletProof<'a>, SignInError> {
+        let SignInAttempt { claim, signature, client, cookie } = attempt;
+        if !challenge::is_bound_to_cookie(&held.record, cookie) {
+            return Err(SignInDenial::ChallengeUnbound.into());
         }
-        claim.check(&held.record, &self.shared.config, nats::now_ms())?;
+        claim.check_rules(&held.record, &self.shared.config, nats::now_ms())?;
         let (address, chain_id, digest) = (claim.address, claim.chain_id, claim.digest);
-        let question = Question { account: address, chain_id, digest, signature };
+        let question = SignatureCheck { account: address, chain_id, digest, signature };
         let at = tokio::time::Instant::now();
-        let verdict = match by_key(question) {
-            Verdict::Invalid => self.ask_account(client, question).await?,
-            valid @ Verdict::Valid(_) => valid,
+        let verdict = match verify_by_key(question) {
+            SignatureVerdict::Invalid => self.verify_by_contract(client, question).await?,
+            valid @ SignatureVerdict::Valid(_) => valid,
         };
         let is_checksummed = claim.is_checksummed;
         match verdict {
-            Verdict::Valid(method) => {
-                Ok(Proved { address, chain_id, method, is_checksummed, digest, signature, at })
+            SignatureVerdict::Valid(method) => {
+                Ok(WalletProof { address, chain_id, method, is_checksummed, digest, signature, at })
             }
-            Verdict::Invalid => Err(Denial::Signature.into()),
+            SignatureVerdict::Invalid => Err(SignInDenial::Signature.into()),
         }
     }
 
     /// Asks the account itself, at the cost of the client unless it says yes.
-    async fn ask_account(&self, client: ClientAddress, question: Question<'_>) -> Result<Verdict, Failure> {
+    async fn verify_by_contract(
+        &self,
+        client: ClientAddress,
+        question: SignatureCheck<'_>,
+    ) -> Result<SignatureVerdict, SignInError> {
         let shared = &self.shared;
-        let too_many = |retry_after| Failure::TooMany { retry_after };
-        shared.budget.take(client.prefix, tokio::time::Instant::now()).map_err(too_many)?;
-        let verdict = match shared.verifier.ask(question, None).await {
-            Ok((verdict, _)) => verdict.unwrap_or(Verdict::Invalid),
-            Err(CallError::Unsupported) => {
-                shared.budget.give_back(client.prefix);
-                return Ok(Verdict::Invalid);
+        let too_many = |retry_after| SignInError::TooMany { retry_after };
+        shared.budget.take_call(client.prefix, tokio::time::Instant::now()).map_err(too_many)?;
+        let verdict = match shared.verifier.verify_at_head(question, None).await {
+            Ok((verdict, _)) => verdict.unwrap_or(SignatureVerdict::Invalid),
+            Err(ContractCallError::Unsupported) => {
+                shared.budget.refund_call(client.prefix);
+                return Ok(SignatureVerdict::Invalid);
             }
             Err(error) => return Err(error.into()),
         };
-        if verdict != Verdict::Invalid {
-            shared.budget.give_back(client.prefix);
+        if verdict != SignatureVerdict::Invalid {
+            shared.budget.refund_call(client.prefix);
         }
         Ok(verdict)
     }
@@ -169,9 +173,9 @@ impl SignIn {
     /// The bytes of a signature as it was sent: `0x` and hexadecimal digits.
     ///
     /// # Errors
-    /// [`Denial::Malformed`] when it is none, or longer than its limit.
-    pub fn decode_signature(&self, text: &str) -> Result<Vec<u8>, Denial> {
-        let malformed = |reason: &str| Denial::Malformed(format!("the signature {reason}"));
+    /// [`SignInDenial::Malformed`] when it is none, or longer than its limit.
+    pub fn decode_signature(&self, text: &str) -> Result<Vec<u8>, SignInDenial> {
+        let malformed = |reason: &str| SignInDenial::Malformed(format!("the signature {reason}"));
         let digits = text.strip_prefix("0x").ok_or_else(|| malformed("does not begin with 0x"))?;
         if digits.len() > self.shared.config.signature_bytes_max.saturating_mul(2) {
             return Err(malformed("is longer than its limit"));

@@ -9,7 +9,7 @@ use std::fmt;
 
 use super::{
     uri,
-    value::{Address, Case, Malformed},
+    value::{AddressCase, AddressError, WalletAddress},
 };
 
 /// Longest message in bytes.
@@ -24,7 +24,7 @@ const INVITATION: &str = " wants you to sign in with your Ethereum account:";
 /// Why a text is no sign-in message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum MessageError {
+pub enum SiweMessageError {
     /// Longer than a limit of the module.
     #[error("{0} is longer than its limit")]
     TooLong(&'static str),
@@ -39,12 +39,12 @@ pub enum MessageError {
     Form(&'static str),
     /// The address is none.
     #[error(transparent)]
-    Address(#[from] Malformed),
+    Address(#[from] AddressError),
 }
 
 /// A time as it was written and what it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment<'a> {
+pub struct SiweTimestamp<'a> {
     /// As written.
     pub text: &'a str,
     /// Unix time in milliseconds; parts of one are dropped.
@@ -53,15 +53,15 @@ pub struct Moment<'a> {
 
 /// A sign-in message; see ERC-4361 for what each part means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message<'a> {
+pub struct SiweMessage<'a> {
     /// Scheme of the asking site; absent means `https`.
     pub scheme: Option<&'a str>,
     /// Authority of the asking site.
     pub domain: &'a str,
     /// Whose account.
-    pub address: Address,
+    pub address: WalletAddress,
     /// Whether the case of the address proves it.
-    pub address_case: Case,
+    pub address_case: AddressCase,
     /// What the person agrees to; present and empty is not absent.
     pub statement: Option<&'a str>,
     /// What the sign-in is for.
@@ -71,11 +71,11 @@ pub struct Message<'a> {
     /// The server's word that makes the message good for one time.
     pub nonce: &'a str,
     /// When it was written.
-    pub issued_at: Moment<'a>,
+    pub issued_at: SiweTimestamp<'a>,
     /// From when on it is no longer good.
-    pub expires_at: Option<Moment<'a>>,
+    pub expires_at: Option<SiweTimestamp<'a>>,
     /// Before when it is not good yet.
-    pub not_before: Option<Moment<'a>>,
+    pub not_before: Option<SiweTimestamp<'a>>,
     /// The site's own name for the request.
     pub request_id: Option<&'a str>,
     /// What the person shares; a heading without entries is not absent.
@@ -84,36 +84,36 @@ pub struct Message<'a> {
     chain_id_text: &'a str,
 }
 
-impl<'a> Message<'a> {
+impl<'a> SiweMessage<'a> {
     /// Reads a message.
     ///
     /// # Errors
     /// Names the first part that is not as the grammar has it.
-    pub fn parse(text: &'a str) -> Result<Self, MessageError> {
+    pub fn parse(text: &'a str) -> Result<Self, SiweMessageError> {
         if text.len() > LENGTH_MAX {
-            return Err(MessageError::TooLong("the message"));
+            return Err(SiweMessageError::TooLong("the message"));
         }
         if !text.bytes().all(|byte| matches!(byte, b'\n' | b' '..=b'~')) {
-            return Err(MessageError::Character);
+            return Err(SiweMessageError::Character);
         }
-        let mut lines = Lines { left: text.split('\n').peekable() };
-        let (scheme, domain) = invitation(lines.next("the line that names the site")?)?;
-        let address_text = lines.next("the address")?;
-        let (address, address_case) = Address::parse(address_text)?;
-        let statement = lines.statement()?;
-        let uri = lines.field("URI: ")?;
-        check("the URI", uri::is_uri(uri))?;
-        check("the version", lines.field("Version: ")? == "1")?;
-        let chain_id_text = lines.field("Chain ID: ")?;
-        let nonce = lines.field("Nonce: ")?;
-        check("the nonce", nonce.len() >= 8 && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric()))?;
-        let issued_at = moment(lines.field("Issued At: ")?)?;
-        let expires_at = lines.optional("Expiration Time: ").map(moment).transpose()?;
-        let not_before = lines.optional("Not Before: ").map(moment).transpose()?;
-        let request_id = lines.optional("Request ID: ");
-        check("the request id", request_id.is_none_or(uri::is_pchars))?;
-        let resources = lines.resources()?;
-        lines.end()?;
+        let mut lines = SiweLines { left: text.split('\n').peekable() };
+        let (scheme, domain) = parse_invitation(lines.next_line("the line that names the site")?)?;
+        let address_text = lines.next_line("the address")?;
+        let (address, address_case) = WalletAddress::parse(address_text)?;
+        let statement = lines.read_statement()?;
+        let uri = lines.read_field("URI: ")?;
+        check_form("the URI", uri::is_uri(uri))?;
+        check_form("the version", lines.read_field("Version: ")? == "1")?;
+        let chain_id_text = lines.read_field("Chain ID: ")?;
+        let nonce = lines.read_field("Nonce: ")?;
+        check_form("the nonce", nonce.len() >= 8 && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric()))?;
+        let issued_at = parse_timestamp(lines.read_field("Issued At: ")?)?;
+        let expires_at = lines.read_optional("Expiration Time: ").map(parse_timestamp).transpose()?;
+        let not_before = lines.read_optional("Not Before: ").map(parse_timestamp).transpose()?;
+        let request_id = lines.read_optional("Request ID: ");
+        check_form("the request id", request_id.is_none_or(uri::is_pchars))?;
+        let resources = lines.read_resources()?;
+        lines.expect_end()?;
         Ok(Self {
             scheme,
             domain,
@@ -121,7 +121,7 @@ impl<'a> Message<'a> {
             address_case,
             statement,
             uri,
-            chain_id: chain_id(chain_id_text)?,
+            chain_id: parse_chain_id(chain_id_text)?,
             nonce,
             issued_at,
             expires_at,
@@ -135,7 +135,7 @@ impl<'a> Message<'a> {
 }
 
 /// Writes the message out: for every accepted message the very bytes it was read from.
-impl fmt::Display for Message<'_> {
+impl fmt::Display for SiweMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(scheme) = self.scheme {
             write!(f, "{scheme}://")?;
@@ -168,87 +168,87 @@ impl fmt::Display for Message<'_> {
     }
 }
 
-struct Lines<'a> {
+struct SiweLines<'a> {
     left: std::iter::Peekable<std::str::Split<'a, char>>,
 }
 
-impl<'a> Lines<'a> {
-    fn next(&mut self, what: &'static str) -> Result<&'a str, MessageError> {
-        self.left.next().ok_or(MessageError::Expected(what))
+impl<'a> SiweLines<'a> {
+    fn next_line(&mut self, what: &'static str) -> Result<&'a str, SiweMessageError> {
+        self.left.next().ok_or(SiweMessageError::Expected(what))
     }
 
-    fn blank(&mut self) -> Result<(), MessageError> {
+    fn expect_blank(&mut self) -> Result<(), SiweMessageError> {
         const WHAT: &str = "an empty line";
-        if self.next(WHAT)?.is_empty() { Ok(()) } else { Err(MessageError::Expected(WHAT)) }
+        if self.next_line(WHAT)?.is_empty() { Ok(()) } else { Err(SiweMessageError::Expected(WHAT)) }
     }
 
     /// Between the address and the URI: two empty lines without a statement, else the statement between them.
-    fn statement(&mut self) -> Result<Option<&'a str>, MessageError> {
-        self.blank()?;
-        let line = self.next("a statement or an empty line")?;
+    fn read_statement(&mut self) -> Result<Option<&'a str>, SiweMessageError> {
+        self.expect_blank()?;
+        let line = self.next_line("a statement or an empty line")?;
         if line.is_empty() && self.left.peek().is_none_or(|next| !next.is_empty()) {
             return Ok(None);
         }
         if line.len() > STATEMENT_LENGTH_MAX {
-            return Err(MessageError::TooLong("the statement"));
+            return Err(SiweMessageError::TooLong("the statement"));
         }
         let is_allowed = |byte: u8| byte == b' ' || uri::is_reserved_or_unreserved(byte);
-        check("the statement", line.bytes().all(is_allowed))?;
-        self.blank()?;
+        check_form("the statement", line.bytes().all(is_allowed))?;
+        self.expect_blank()?;
         Ok(Some(line))
     }
 
-    fn field(&mut self, name: &'static str) -> Result<&'a str, MessageError> {
-        self.next(name)?.strip_prefix(name).ok_or(MessageError::Expected(name))
+    fn read_field(&mut self, name: &'static str) -> Result<&'a str, SiweMessageError> {
+        self.next_line(name)?.strip_prefix(name).ok_or(SiweMessageError::Expected(name))
     }
 
-    fn optional(&mut self, name: &'static str) -> Option<&'a str> {
+    fn read_optional(&mut self, name: &'static str) -> Option<&'a str> {
         let value = self.left.peek()?.strip_prefix(name)?;
         self.left.next();
         Some(value)
     }
 
-    fn resources(&mut self) -> Result<Option<Vec<&'a str>>, MessageError> {
+    fn read_resources(&mut self) -> Result<Option<Vec<&'a str>>, SiweMessageError> {
         if self.left.next_if_eq(&"Resources:").is_none() {
             return Ok(None);
         }
         let mut resources = Vec::new();
-        while let Some(resource) = self.optional("- ") {
+        while let Some(resource) = self.read_optional("- ") {
             if resources.len() == RESOURCES_MAX {
-                return Err(MessageError::TooLong("the list of resources"));
+                return Err(SiweMessageError::TooLong("the list of resources"));
             }
-            check("a resource", uri::is_uri(resource))?;
+            check_form("a resource", uri::is_uri(resource))?;
             resources.push(resource);
         }
         Ok(Some(resources))
     }
 
-    fn end(&mut self) -> Result<(), MessageError> {
+    fn expect_end(&mut self) -> Result<(), SiweMessageError> {
         if self.left.next().is_none() {
             Ok(())
         } else {
-            Err(MessageError::Expected("the end of the message"))
+            Err(SiweMessageError::Expected("the end of the message"))
         }
     }
 }
 
-fn check(what: &'static str, holds: bool) -> Result<(), MessageError> {
-    if holds { Ok(()) } else { Err(MessageError::Form(what)) }
+fn check_form(what: &'static str, holds: bool) -> Result<(), SiweMessageError> {
+    if holds { Ok(()) } else { Err(SiweMessageError::Form(what)) }
 }
 
-fn invitation(line: &str) -> Result<(Option<&str>, &str), MessageError> {
-    let site = line.strip_suffix(INVITATION).ok_or(MessageError::Expected(INVITATION))?;
+fn parse_invitation(line: &str) -> Result<(Option<&str>, &str), SiweMessageError> {
+    let site = line.strip_suffix(INVITATION).ok_or(SiweMessageError::Expected(INVITATION))?;
     let (scheme, domain) = match site.split_once("://") {
         Some((scheme, domain)) => (Some(scheme), domain),
         None => (None, site),
     };
-    check("the scheme", scheme.is_none_or(uri::is_scheme))?;
-    check("the domain", uri::is_authority(domain))?;
+    check_form("the scheme", scheme.is_none_or(uri::is_scheme))?;
+    check_form("the domain", uri::is_authority(domain))?;
     Ok((scheme, domain))
 }
 
-fn chain_id(text: &str) -> Result<u64, MessageError> {
-    let form = MessageError::Form("the chain id");
+fn parse_chain_id(text: &str) -> Result<u64, SiweMessageError> {
+    let form = SiweMessageError::Form("the chain id");
     // `parse` would take a sign, too.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(form);
@@ -257,44 +257,44 @@ fn chain_id(text: &str) -> Result<u64, MessageError> {
 }
 
 /// Reads a time of RFC 3339 section 5.6; nothing else that looks like a time.
-pub(super) fn moment(text: &str) -> Result<Moment<'_>, MessageError> {
-    let form = MessageError::Form("a time");
-    let at_ms = rfc3339_ms(text).ok_or(form)?;
-    Ok(Moment { text, at_ms })
+pub(super) fn parse_timestamp(text: &str) -> Result<SiweTimestamp<'_>, SiweMessageError> {
+    let form = SiweMessageError::Form("a time");
+    let at_ms = parse_rfc3339_ms(text).ok_or(form)?;
+    Ok(SiweTimestamp { text, at_ms })
 }
 
-fn rfc3339_ms(text: &str) -> Option<i64> {
+fn parse_rfc3339_ms(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(['T', 't'])?;
     let zone_at = time.find(['Z', 'z', '+', '-'])?;
     let (clock, zone) = time.split_at(zone_at);
-    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+    let [year, month, day] = parse_numbers(date, '-', [4, 2, 2])?;
     let (clock, fraction) = clock.split_once('.').map_or((clock, None), |(clock, part)| (clock, Some(part)));
-    let [hour, minute, second] = numbers(clock, ':', [2, 2, 2])?;
+    let [hour, minute, second] = parse_numbers(clock, ':', [2, 2, 2])?;
     let day = i8::try_from(day).ok()?;
     let date = jiff::civil::Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, day).ok()?;
     // A leap second (60) counts as the last second of its minute, as everywhere in Unix time.
     let in_range = hour < 24 && minute < 60 && second <= 60;
-    let milliseconds = fraction.map_or(Some(0), fraction_ms)?;
+    let milliseconds = fraction.map_or(Some(0), parse_fraction_ms)?;
     if !in_range {
         return None;
     }
     let days = date.since(jiff::civil::date(1970, 1, 1)).ok()?.get_days();
     let seconds = i64::from(days) * 86_400 + hour * 3_600 + minute * 60 + second.min(59);
-    Some((seconds - offset_s(zone)?) * 1_000 + milliseconds)
+    Some((seconds - parse_offset_s(zone)?) * 1_000 + milliseconds)
 }
 
-fn offset_s(zone: &str) -> Option<i64> {
+fn parse_offset_s(zone: &str) -> Option<i64> {
     if matches!(zone, "Z" | "z") {
         return Some(0);
     }
     let (sign, rest) =
         if let Some(rest) = zone.strip_prefix('+') { (1, rest) } else { (-1, zone.strip_prefix('-')?) };
-    let [hours, minutes] = numbers(rest, ':', [2, 2])?;
+    let [hours, minutes] = parse_numbers(rest, ':', [2, 2])?;
     (hours < 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
 }
 
 /// One digit or more; what is finer than a millisecond is dropped.
-fn fraction_ms(digits: &str) -> Option<i64> {
+fn parse_fraction_ms(digits: &str) -> Option<i64> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -303,7 +303,7 @@ fn fraction_ms(digits: &str) -> Option<i64> {
 }
 
 /// Numbers of fixed widths between separators.
-fn numbers<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[i64; N]> {
+fn parse_numbers<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[i64; N]> {
     let mut parts = text.split(separator);
     let mut found = [0; N];
     for (slot, width) in found.iter_mut().zip(widths) {

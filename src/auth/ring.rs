@@ -1,6 +1,6 @@
 //! The ring of keys that sign access tokens: made once for all replicas, renewed without a refused request.
 //!
-//! A new key is in the ring for [`Config::ring_lead_s`] before any replica signs with it, so that all have read it; an old one stays
+//! A new key is in the ring for [`AuthConfig::ring_lead_s`] before any replica signs with it, so that all have read it; an old one stays
 //! until the last token it signed is over. A replica that meets an unknown key reads the ring again, at most once a second.
 
 use std::{
@@ -12,13 +12,13 @@ use nats::{Bus, Outbox};
 use parking_lot::RwLock;
 use schemas::{
     ids::KeyId,
-    session::{KeyRing as Record, KeyRingEntry, key_ring_key},
+    session::{KeyRing as Record, KeyRingEntry, ring_record_key},
 };
 use serde_bytes::ByteBuf;
 
 use super::{
-    config::Config,
-    token::{Key, LEEWAY_S},
+    config::AuthConfig,
+    token::{AccessTokenKey, LEEWAY_S},
 };
 
 /// Name of the ring in KV.
@@ -28,86 +28,86 @@ const UNKNOWN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The keys that access tokens are signed with, as one replica knows them.
 #[derive(Debug)]
-pub struct Ring {
+pub struct SigningKeyRing {
     bus: Bus,
-    config: Arc<Config>,
+    config: Arc<AuthConfig>,
     keys: RwLock<Arc<[KeyRingEntry]>>,
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
-impl Ring {
+impl SigningKeyRing {
     /// Reads the ring, making it where there is none.
-    pub(super) async fn open(bus: Bus, config: Arc<Config>) -> Result<Self, nats::BusError> {
+    pub(super) async fn open(bus: Bus, config: Arc<AuthConfig>) -> Result<Self, nats::BusError> {
         let ring =
             Self { bus, config, keys: RwLock::new(Arc::default()), asked: tokio::sync::Mutex::new(None) };
-        ring.renew(nats::now_ms()).await?;
+        ring.rotate_keys(nats::now_ms()).await?;
         Ok(ring)
     }
 
     /// Reads the ring; adds the next key when the newest is old enough, and drops those that signed nothing still good.
-    pub async fn renew(&self, now_ms: u64) -> Result<(), nats::BusError> {
+    pub async fn rotate_keys(&self, now_ms: u64) -> Result<(), nats::BusError> {
         let fresh = KeyRingEntry {
             key_id: KeyId::from_bytes(nats::new_id_bytes()),
             bytes: ByteBuf::from(rand::random::<[u8; 32]>().to_vec()),
             signs_from_ms: 0,
         };
         let next = |found: Option<&Record>| {
-            let keys = turned(found.map_or(&[][..], |ring| &ring.keys), &fresh, now_ms, &self.config)?;
+            let keys = rotated_keys(found.map_or(&[][..], |ring| &ring.keys), &fresh, now_ms, &self.config)?;
             Some((Record { name: NAME.to_owned(), keys }, Outbox::new()))
         };
-        let held = self.bus.change_record(&key_ring_key(NAME), next).await?;
+        let held = self.bus.change_record(&ring_record_key(NAME), next).await?;
         if let Some(held) = held {
-            self.keep(held.record.keys.into());
+            self.replace_keys(held.record.keys.into());
         }
         Ok(())
     }
 
     /// The key that signs now.
-    pub fn signing(&self, now_ms: u64) -> Option<Key> {
-        let keys = self.known();
+    pub fn signing_key(&self, now_ms: u64) -> Option<AccessTokenKey> {
+        let keys = self.known_keys();
         let started = keys.iter().rev().find(|key| key.signs_from_ms <= now_ms);
-        started.or(keys.first()).map(key_of)
+        started.or(keys.first()).map(to_token_key)
     }
 
     /// The key of this name; reads the ring again where it is not known.
-    pub(super) async fn find(&self, key_id: KeyId) -> Result<Option<Key>, nats::BusError> {
-        if let Some(key) = self.get(key_id) {
+    pub(super) async fn find_key(&self, key_id: KeyId) -> Result<Option<AccessTokenKey>, nats::BusError> {
+        if let Some(key) = self.known_key(key_id) {
             return Ok(Some(key));
         }
         let mut asked = self.asked.lock().await;
         // Whoever held the lock may just have read it.
-        if self.get(key_id).is_none() && asked.is_none_or(|at| at.elapsed() >= UNKNOWN_PAUSE) {
-            if let Some(held) = self.bus.load_record::<Record>(&key_ring_key(NAME)).await? {
-                self.keep(held.record.keys.into());
+        if self.known_key(key_id).is_none() && asked.is_none_or(|at| at.elapsed() >= UNKNOWN_PAUSE) {
+            if let Some(held) = self.bus.load_record::<Record>(&ring_record_key(NAME)).await? {
+                self.replace_keys(held.record.keys.into());
             }
             *asked = Some(Instant::now());
         }
-        Ok(self.get(key_id))
+        Ok(self.known_key(key_id))
     }
 
-    fn get(&self, key_id: KeyId) -> Option<Key> {
-        self.known().iter().find(|key| key.key_id == key_id).map(key_of)
+    fn known_key(&self, key_id: KeyId) -> Option<AccessTokenKey> {
+        self.known_keys().iter().find(|key| key.key_id == key_id).map(to_token_key)
     }
 
-    fn known(&self) -> Arc<[KeyRingEntry]> {
+    fn known_keys(&self) -> Arc<[KeyRingEntry]> {
         Arc::clone(&self.keys.read())
     }
 
-    fn keep(&self, keys: Arc<[KeyRingEntry]>) {
+    fn replace_keys(&self, keys: Arc<[KeyRingEntry]>) {
         *self.keys.write() = keys;
     }
 }
 
-fn key_of(key: &KeyRingEntry) -> Key {
-    Key { key_id: key.key_id, bytes: key.bytes.to_vec() }
+fn to_token_key(key: &KeyRingEntry) -> AccessTokenKey {
+    AccessTokenKey { key_id: key.key_id, bytes: key.bytes.to_vec() }
 }
 
 /// The keys as they should be now; `None` when they are.
-fn turned(
+fn rotated_keys(
     keys: &[KeyRingEntry],
     fresh: &KeyRingEntry,
     now_ms: u64,
-    config: &Config,
+    config: &AuthConfig,
 ) -> Option<Vec<KeyRingEntry>> {
     let Some(newest) = keys.last() else {
         // Nobody holds a token yet, so the first key signs at once.
@@ -146,13 +146,13 @@ mod tests {
     /// At every moment, whatever any replica signs is known to every other, and stays known until it is over.
     #[test]
     fn no_token_ever_meets_a_replica_without_its_key() {
-        let config = Config { ring_age_s: 3_600, ..Config::default() };
+        let config = AuthConfig { ring_age_s: 3_600, ..AuthConfig::default() };
         let (lead_ms, used_ms) = (config.ring_lead_s * 1_000, (config.access_ttl_s + LEEWAY_S) * 1_000);
-        let mut keys = turned(&[], &key(0), 0, &config).unwrap();
+        let mut keys = rotated_keys(&[], &key(0), 0, &config).unwrap();
         let mut history = vec![(0, keys.clone())];
         for step in 1..200_u64 {
             let now_ms = step * 300_000;
-            if let Some(next) = turned(&keys, &key(u8::try_from(step).unwrap()), now_ms, &config) {
+            if let Some(next) = rotated_keys(&keys, &key(u8::try_from(step).unwrap()), now_ms, &config) {
                 assert!(next.len() <= 3, "the ring stays small");
                 keys = next;
                 history.push((now_ms, keys.clone()));

@@ -8,39 +8,39 @@ use web::{error::Problem, kind::ProblemCode};
 
 /// Why a principal may not send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Barred {
+pub(super) enum ScopeDenial {
     /// The API key is limited to other groups.
     Scope,
     /// An operator changes nothing.
     ReadOnly,
 }
 
-impl From<Barred> for Problem {
-    fn from(barred: Barred) -> Self {
+impl From<ScopeDenial> for Problem {
+    fn from(barred: ScopeDenial) -> Self {
         match barred {
-            Barred::Scope => Self::new(ProblemCode::ScopeMissing),
-            Barred::ReadOnly => Self::new(ProblemCode::ReadOnly),
+            ScopeDenial::Scope => Self::new(ProblemCode::ScopeMissing),
+            ScopeDenial::ReadOnly => Self::new(ProblemCode::ReadOnly),
         }
     }
 }
 
 /// Whether the principal may send this.
-pub(super) fn check(principal: &Principal, method: &Method, path: &str) -> Result<(), Barred> {
-    let scope = scope_of(method, path);
+pub(super) fn check_access(principal: &Principal, method: &Method, path: &str) -> Result<(), ScopeDenial> {
+    let scope = endpoint_scope(method, path);
     if let Some(scopes) = &principal.scopes
         && !scope.is_some_and(|scope| scopes.contains(&scope))
     {
-        return Err(Barred::Scope);
+        return Err(ScopeDenial::Scope);
     }
     let reads = matches!(*method, Method::GET | Method::HEAD) || scope == Some(ApiKeyScope::Streaming);
     if principal.role == PrincipalRole::Operator && !reads {
-        return Err(Barred::ReadOnly);
+        return Err(ScopeDenial::ReadOnly);
     }
     Ok(())
 }
 
 /// The group an endpoint belongs to; none for those that no limited key may use.
-fn scope_of(method: &Method, path: &str) -> Option<ApiKeyScope> {
+fn endpoint_scope(method: &Method, path: &str) -> Option<ApiKeyScope> {
     if path == "/metrics" {
         return Some(ApiKeyScope::Monitor);
     }
@@ -71,7 +71,7 @@ mod tests {
         let barred = |scopes: Option<&[ApiKeyScope]>, role: PrincipalRole, method: Method, path: &str| {
             let principal =
                 Principal { scopes: scopes.map(<[ApiKeyScope]>::to_vec), ..Principal::new("ann", role) };
-            check(&principal, &method, path).err()
+            check_access(&principal, &method, path).err()
         };
         let upload: Option<&[ApiKeyScope]> = Some(&[ApiKeyScope::Upload]);
         assert_eq!(barred(upload, PrincipalRole::Owner, Method::POST, "/v1/uploads"), None);
@@ -94,12 +94,12 @@ mod tests {
         ] {
             assert_eq!(
                 barred(upload, PrincipalRole::Admin, method.clone(), path),
-                Some(Barred::Scope),
+                Some(ScopeDenial::Scope),
                 "{path}"
             );
             assert_eq!(
                 barred(Some(&[]), PrincipalRole::Admin, method.clone(), path),
-                Some(Barred::Scope),
+                Some(ScopeDenial::Scope),
                 "{path}"
             );
             assert_eq!(barred(None, PrincipalRole::Admin, method, path), None, "{path}");
@@ -118,7 +118,7 @@ mod tests {
             (Method::DELETE, "/v1/jobs/1", false),
             (Method::POST, "/v1/jobs/1/cancel", false),
         ] {
-            assert_eq!(check(&operator, &method, path).is_ok(), is_allowed, "{method} {path}");
+            assert_eq!(check_access(&operator, &method, path).is_ok(), is_allowed, "{method} {path}");
         }
     }
 }

@@ -5,12 +5,12 @@
 //!
 //! The first secret is random; each next one follows from the one before by a key of ours. So whoever refreshes twice with one token,
 //! as two tabs do and a client whose answer was lost, is given the same next one, and never a second line of tokens: for
-//! [`Config::refresh_again_ms`], and only to the client that refreshed first.
+//! [`AuthConfig::refresh_again_ms`], and only to the client that refreshed first.
 //!
-//! An ended session is refused on every replica within [`Config::recheck_ms`]: a session that was found open is looked up again
+//! An ended session is refused on every replica within [`AuthConfig::recheck_ms`]: a session that was found open is looked up again
 //! after that time, and refused when it can't be. `ctl.revoked` only makes it sooner, so a lost message costs nothing.
 //!
-//! Limits: [`Config::session_ttl_s`], [`Config::sessions_per_wallet_max`], [`Config::remembered_max`].
+//! Limits: [`AuthConfig::session_ttl_s`], [`AuthConfig::sessions_per_wallet_max`], [`AuthConfig::remembered_max`].
 
 use std::{
     collections::HashMap,
@@ -26,8 +26,8 @@ use parking_lot::Mutex;
 use schemas::{
     ids::{RequestId, SessionId},
     session::{
-        AuthSession, ContractProof, Refreshed, Reused, SessionEndReason, SignInMethod, SignedIn, SignedOut,
-        WalletSessionEntry as Entry, WalletSessions, wallet_sessions_key,
+        AuthRefreshed, AuthReused, AuthSession, AuthSignedIn, AuthSignedOut, ContractProof, SessionEndReason,
+        SignInMethod, WalletSessionEntry as Entry, WalletSessions, wallet_sessions_key,
     },
     subjects,
 };
@@ -36,11 +36,11 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    account::Account,
-    config::Config,
-    denial::{Denial, Failure},
-    proof::{Age, Proofs},
-    value::Address,
+    account::WalletAccount,
+    config::AuthConfig,
+    denial::{SignInDenial, SignInError},
+    proof::{ProofAge, ProofChecker},
+    value::WalletAddress,
 };
 
 /// Bytes of the mac in a refresh token.
@@ -48,11 +48,11 @@ const MAC_BYTES: usize = 16;
 
 /// A session that is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Live {
+pub struct OpenSession {
     /// Its id.
     pub session_id: SessionId,
     /// Who signed in.
-    pub account: Account,
+    pub account: WalletAccount,
     /// The chain the account was looked up on (EIP-155 number).
     pub chain_id: u64,
     /// Unix time in milliseconds at which it ends, however often it is refreshed.
@@ -61,8 +61,8 @@ pub struct Live {
 
 /// What a wallet has proved.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Proved<'a> {
-    pub(super) address: Address,
+pub(super) struct WalletProof<'a> {
+    pub(super) address: WalletAddress,
     pub(super) chain_id: u64,
     pub(super) method: SignInMethod,
     pub(super) is_checksummed: bool,
@@ -72,51 +72,51 @@ pub(super) struct Proved<'a> {
     pub(super) at: tokio::time::Instant,
 }
 
-impl Proved<'_> {
-    fn account(&self) -> Account {
-        Account::proven(self.address, self.chain_id, self.method)
+impl WalletProof<'_> {
+    fn proven_account(&self) -> WalletAccount {
+        WalletAccount::from_sign_in(self.address, self.chain_id, self.method)
     }
 }
 
 /// Sessions as one replica knows them: records in KV, and those that are in use in memory.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct SessionStore {
     bus: Bus,
-    config: Arc<Config>,
+    config: Arc<AuthConfig>,
     mac_key: Vec<u8>,
-    proofs: Proofs,
-    seen: Mutex<HashMap<SessionId, (Instant, Live)>>,
+    proofs: ProofChecker,
+    seen: Mutex<HashMap<SessionId, (Instant, OpenSession)>>,
 }
 
-impl Sessions {
-    pub(super) fn new(bus: Bus, config: Arc<Config>, mac_key: Vec<u8>, proofs: Proofs) -> Self {
+impl SessionStore {
+    pub(super) fn new(bus: Bus, config: Arc<AuthConfig>, mac_key: Vec<u8>, proofs: ProofChecker) -> Self {
         Self { bus, config, mac_key, proofs, seen: Mutex::default() }
     }
 
     /// Opens a session; answers it with its first refresh token.
-    pub(super) async fn open(
+    pub(super) async fn open_session(
         &self,
-        proved: Proved<'_>,
+        proved: WalletProof<'_>,
         request_id: RequestId,
-    ) -> Result<(Live, String), Failure> {
+    ) -> Result<(OpenSession, String), SignInError> {
         let session_id = SessionId::from_bytes(nats::new_id_bytes());
         let now_ms = nats::now_ms();
         let expires_at_ms = now_ms.saturating_add(self.config.session_ttl_s.saturating_mul(1_000));
-        let account = proved.account();
+        let account = proved.proven_account();
         let secret = hex::encode(rand::random::<[u8; 32]>());
-        let text = self.text(session_id, 1, &secret);
+        let text = self.format_token(session_id, 1, &secret);
         let proof = (proved.method != SignInMethod::Key).then(|| ContractProof {
             digest: ByteBuf::from(proved.digest.to_vec()),
             signature: ByteBuf::from(proved.signature.to_vec()),
         });
         let session = AuthSession {
             session_id,
-            address: proved.address.lower(),
+            address: proved.address.to_lower_hex(),
             chain_id: proved.chain_id,
             method: proved.method,
             account_chain_id: account.chain_id,
             generation: 1,
-            refresh_sha256: hash(&secret),
+            refresh_sha256: hash_secret(&secret),
             refreshed_at_ms: None,
             refreshed_by: None,
             created_at_ms: now_ms,
@@ -125,94 +125,102 @@ impl Sessions {
             end: None,
             proof,
         };
-        let told = SignedIn {
+        let told = AuthSignedIn {
             request_id,
             session_id,
-            owner: account.owner(),
+            owner: account.owner_id(),
             chain_id: proved.chain_id,
             method: proved.method,
             is_checksummed: proved.is_checksummed,
         };
         // First the list, so that no open session is missing in it; and those that make room stay on it until they are over.
-        let replaced = self.enlist(account, Entry { session_id, expires_at_ms }, now_ms).await?;
+        let replaced = self.add_to_wallet(account, Entry { session_id, expires_at_ms }, now_ms).await?;
         self.bus.commit_record(&mut VersionedRecord::new(session), Outbox::new().with_event(&told)).await?;
-        self.retire(account, &replaced, SessionEndReason::Replaced, request_id).await?;
+        self.retire_sessions(account, &replaced, SessionEndReason::Replaced, request_id).await?;
         if !self.is_listed(account, session_id).await? {
             // All sessions of the wallet were ended in between, this one before it was there.
-            self.end(session_id, SessionEndReason::Revoked, request_id).await?;
-            return Err(Denial::Session.into());
+            self.end_session(session_id, SessionEndReason::Revoked, request_id).await?;
+            return Err(SignInDenial::Session.into());
         }
         if account.chain_id.is_some() {
-            self.proofs.note(session_id, proved.at);
+            self.proofs.record_confirmation(session_id, proved.at);
         }
-        Ok((Live { session_id, account, chain_id: proved.chain_id, expires_at_ms }, text))
+        Ok((OpenSession { session_id, account, chain_id: proved.chain_id, expires_at_ms }, text))
     }
 
     /// The session that a refresh token of ours names; nothing is known yet about whether it is still good.
-    pub fn session_of(&self, text: &str) -> Option<SessionId> {
-        self.read(text).map(|token| token.session_id)
+    pub fn session_of_token(&self, text: &str) -> Option<SessionId> {
+        self.parse_token(text).map(|token| token.session_id)
     }
 
     /// Takes a refresh token of `client` for the next one. The same token later, or from somebody else, ends the session.
-    pub async fn refresh(
+    pub async fn refresh_session(
         &self,
         text: &str,
         client: IpAddr,
         request_id: RequestId,
-    ) -> Result<(Live, String), Failure> {
-        let token = self.read(text).ok_or(Denial::Session)?;
+    ) -> Result<(OpenSession, String), SignInError> {
+        let token = self.parse_token(text).ok_or(SignInDenial::Session)?;
         let session_id = token.session_id;
-        self.prove_again(&token, client).await?;
-        let refreshed_by = self.client(client);
-        let next_secret = self.successor(&token);
-        let next = self.text(session_id, token.generation.saturating_add(1), &next_secret);
-        let mut turn = Turn::Over;
+        self.require_fresh_proof(&token, client).await?;
+        let refreshed_by = self.hash_client(client);
+        let next_secret = self.derive_next_secret(&token);
+        let next = self.format_token(session_id, token.generation.saturating_add(1), &next_secret);
+        let mut turn = RefreshDecision::Over;
         let held = self
             .bus
             .change_record::<AuthSession>(&session_id.to_string(), |found| {
-                let (session, account) = found.and_then(|s| Some((s, account_of(s)?)))?;
+                let (session, account) = found.and_then(|s| Some((s, session_account(s)?)))?;
                 let now_ms = nats::now_ms();
-                turn = self.turn_of(session, &token, client, now_ms);
-                let (generation, owner) = (token.generation, account.owner());
+                turn = self.classify_token(session, &token, client, now_ms);
+                let (generation, owner) = (token.generation, account.owner_id());
                 match turn {
-                    Turn::Over | Turn::Again => None,
-                    Turn::Reused => {
-                        let ended = ended(session, SessionEndReason::Reused);
+                    RefreshDecision::Over | RefreshDecision::Again => None,
+                    RefreshDecision::Reused => {
+                        let ended = build_ended_session(session, SessionEndReason::Reused);
                         Some((
                             ended,
-                            Outbox::new().with_event(&Reused { request_id, session_id, owner, generation }),
+                            Outbox::new().with_event(&AuthReused {
+                                request_id,
+                                session_id,
+                                owner,
+                                generation,
+                            }),
                         ))
                     }
-                    Turn::Next => {
+                    RefreshDecision::Next => {
                         let generation = generation.saturating_add(1);
                         let session = AuthSession {
                             generation,
-                            refresh_sha256: hash(&next_secret),
+                            refresh_sha256: hash_secret(&next_secret),
                             refreshed_at_ms: Some(now_ms),
                             refreshed_by: Some(refreshed_by.clone()),
                             ..session.clone()
                         };
-                        let told = Refreshed { request_id, session_id, owner, generation };
+                        let told = AuthRefreshed { request_id, session_id, owner, generation };
                         Some((session, Outbox::new().with_event(&told)))
                     }
                 }
             })
             .await?;
-        match (turn, held.and_then(|held| live(&held.record, nats::now_ms()))) {
-            (Turn::Next | Turn::Again, Some(live)) => Ok((live, next)),
-            (Turn::Reused, _) => {
-                self.forget(session_id);
-                announce(&self.bus, session_id).await;
-                Err(Denial::Reused.into())
+        match (turn, held.and_then(|held| to_open_session(&held.record, nats::now_ms()))) {
+            (RefreshDecision::Next | RefreshDecision::Again, Some(live)) => Ok((live, next)),
+            (RefreshDecision::Reused, _) => {
+                self.evict_cached(session_id);
+                publish_session_end(&self.bus, session_id).await;
+                Err(SignInDenial::Reused.into())
             }
-            _ => Err(Denial::Session.into()),
+            _ => Err(SignInDenial::Session.into()),
         }
     }
 
-    /// The session, if it is open; what was found is believed for [`Config::recheck_ms`].
-    pub(super) async fn find(&self, session_id: SessionId) -> Result<Option<Live>, nats::BusError> {
+    /// The session, if it is open; what was found is believed for [`AuthConfig::recheck_ms`].
+    pub(super) async fn find_open(
+        &self,
+        session_id: SessionId,
+    ) -> Result<Option<OpenSession>, nats::BusError> {
         let now_ms = nats::now_ms();
-        if let Some(live) = self.remembered(session_id)
+        if let Some(live) = self.find_cached(session_id)
             && live.expires_at_ms > now_ms
         {
             return Ok(Some(live));
@@ -220,87 +228,87 @@ impl Sessions {
         // The time counts from before the reading: what is read may be that old.
         let at = Instant::now();
         let held = self.bus.load_record::<AuthSession>(&session_id.to_string()).await?;
-        let live = held.and_then(|held| live(&held.record, now_ms));
+        let live = held.and_then(|held| to_open_session(&held.record, now_ms));
         match live {
-            Some(live) => self.remember(at, live),
-            None => self.forget(session_id),
+            Some(live) => self.insert_cached(at, live),
+            None => self.evict_cached(session_id),
         }
         Ok(live)
     }
 
     /// Ends a session; nothing happens when it is over already.
-    pub async fn end(
+    pub async fn end_session(
         &self,
         session_id: SessionId,
         end: SessionEndReason,
         request_id: RequestId,
     ) -> Result<(), nats::BusError> {
-        self.forget(session_id);
-        self::end(&self.bus, session_id, end, request_id).await
+        self.evict_cached(session_id);
+        self::end_session(&self.bus, session_id, end, request_id).await
     }
 
-    async fn close(
+    async fn close_session(
         &self,
         session_id: SessionId,
         end: SessionEndReason,
         request_id: RequestId,
     ) -> Result<(), nats::BusError> {
-        self.forget(session_id);
-        self::close(&self.bus, session_id, end, request_id).await.map(drop)
+        self.evict_cached(session_id);
+        self::close_session(&self.bus, session_id, end, request_id).await.map(drop)
     }
 
     /// Ends sessions of a wallet and takes them off its list, also those that are not there yet: a sign-in on its way sees that it is
     /// no longer listed, or is found when they are ended once more.
-    async fn retire(
+    async fn retire_sessions(
         &self,
-        account: Account,
+        account: WalletAccount,
         session_ids: &[SessionId],
         end: SessionEndReason,
         request_id: RequestId,
     ) -> Result<(), nats::BusError> {
         for session_id in session_ids {
-            self.close(*session_id, end, request_id).await?;
+            self.close_session(*session_id, end, request_id).await?;
         }
         if !session_ids.is_empty() {
-            unlist(&self.bus, account, session_ids).await?;
+            remove_from_wallet(&self.bus, account, session_ids).await?;
         }
         for session_id in session_ids {
-            self.close(*session_id, end, request_id).await?;
+            self.close_session(*session_id, end, request_id).await?;
         }
         Ok(())
     }
 
-    async fn is_listed(&self, account: Account, session_id: SessionId) -> Result<bool, nats::BusError> {
-        let held = self.bus.load_record::<WalletSessions>(&list_of(account)).await?;
+    async fn is_listed(&self, account: WalletAccount, session_id: SessionId) -> Result<bool, nats::BusError> {
+        let held = self.bus.load_record::<WalletSessions>(&wallet_list_key(account)).await?;
         Ok(held.is_some_and(|held| held.record.sessions.iter().any(|entry| entry.session_id == session_id)))
     }
 
     /// Ends every session of a wallet; answers how many were on its list.
-    pub async fn end_all(
+    pub async fn end_all_sessions(
         &self,
-        account: Account,
+        account: WalletAccount,
         end: SessionEndReason,
         request_id: RequestId,
     ) -> Result<usize, nats::BusError> {
-        let Some(held) = self.bus.load_record::<WalletSessions>(&list_of(account)).await? else {
+        let Some(held) = self.bus.load_record::<WalletSessions>(&wallet_list_key(account)).await? else {
             return Ok(0);
         };
         let listed: Vec<SessionId> = held.record.sessions.iter().map(|entry| entry.session_id).collect();
-        self.retire(account, &listed, end, request_id).await?;
+        self.retire_sessions(account, &listed, end, request_id).await?;
         Ok(listed.len())
     }
 
     /// Looks the session up at its next use.
-    pub(super) fn forget(&self, session_id: SessionId) {
+    pub(super) fn evict_cached(&self, session_id: SessionId) {
         self.seen.lock().remove(&session_id);
     }
 
-    fn remembered(&self, session_id: SessionId) -> Option<Live> {
+    fn find_cached(&self, session_id: SessionId) -> Option<OpenSession> {
         let seen = self.seen.lock();
         seen.get(&session_id).filter(|(at, _)| self.is_fresh(*at)).map(|(_, live)| *live)
     }
 
-    fn remember(&self, at: Instant, live: Live) {
+    fn insert_cached(&self, at: Instant, live: OpenSession) {
         let mut seen = self.seen.lock();
         if seen.len() >= self.config.remembered_max {
             seen.retain(|_, (at, _)| self.is_fresh(*at));
@@ -316,39 +324,39 @@ impl Sessions {
 
     /// Asks the account's contract again, where there is one, for a token whose turn it is: what a token that is over or came before
     /// leads to depends on no chain.
-    async fn prove_again(&self, token: &Token, client: IpAddr) -> Result<(), Failure> {
+    async fn require_fresh_proof(&self, token: &RefreshToken, client: IpAddr) -> Result<(), SignInError> {
         let session_id = token.session_id;
         let held = self.bus.load_record::<AuthSession>(&session_id.to_string()).await?;
         let Some(session) = held.map(|held| held.record) else { return Ok(()) };
-        let age = match self.turn_of(&session, token, client, nats::now_ms()) {
-            Turn::Next => Age::Newest,
-            Turn::Again => Age::Used,
-            Turn::Over | Turn::Reused => return Ok(()),
+        let age = match self.classify_token(&session, token, client, nats::now_ms()) {
+            RefreshDecision::Next => ProofAge::Newest,
+            RefreshDecision::Again => ProofAge::Used,
+            RefreshDecision::Over | RefreshDecision::Reused => return Ok(()),
         };
-        if session.method == SignInMethod::Key || self.proofs.stands(session_id, age).await? {
+        if session.method == SignInMethod::Key || self.proofs.is_session_confirmed(session_id, age).await? {
             return Ok(());
         }
-        self.forget(session_id);
-        Err(Denial::Proof.into())
+        self.evict_cached(session_id);
+        Err(SignInDenial::Proof.into())
     }
 
     /// Puts a session on its wallet's list; answers those that have to make room.
-    async fn enlist(
+    async fn add_to_wallet(
         &self,
-        account: Account,
+        account: WalletAccount,
         entry: Entry,
         now_ms: u64,
     ) -> Result<Vec<SessionId>, nats::BusError> {
         let mut replaced = Vec::new();
         self.bus
-            .change_record::<WalletSessions>(&list_of(account), |found| {
+            .change_record::<WalletSessions>(&wallet_list_key(account), |found| {
                 let mut sessions = found.map(|wallet| wallet.sessions.clone()).unwrap_or_default();
                 sessions.retain(|entry| entry.expires_at_ms > now_ms);
                 sessions.push(entry);
                 let too_many = sessions.len().saturating_sub(self.config.sessions_per_wallet_max);
                 replaced = sessions.iter().take(too_many).map(|entry| entry.session_id).collect();
                 let expires_at_ms = sessions.iter().map(|entry| entry.expires_at_ms).max().unwrap_or(now_ms);
-                let (address, chain_id) = (account.address.lower(), account.chain_id);
+                let (address, chain_id) = (account.address.to_lower_hex(), account.chain_id);
                 Some((WalletSessions { address, chain_id, sessions, expires_at_ms }, Outbox::new()))
             })
             .await?;
@@ -356,59 +364,65 @@ impl Sessions {
     }
 
     /// The text of a refresh token.
-    fn text(&self, session_id: SessionId, generation: u32, secret: &str) -> String {
+    fn format_token(&self, session_id: SessionId, generation: u32, secret: &str) -> String {
         let body = format!("{session_id}_{generation}_{secret}");
-        let tag = self.mac(&body).finalize().into_bytes();
+        let tag = self.compute_mac(&body).finalize().into_bytes();
         format!("sgr_{body}_{}", hex::encode(tag.get(..MAC_BYTES).unwrap_or_default()))
     }
 
     /// The secret that follows that of `token`: always the same one, and nobody else can tell which.
-    fn successor(&self, token: &Token) -> String {
+    fn derive_next_secret(&self, token: &RefreshToken) -> String {
         let next = format!("next {} {} {}", token.session_id, token.generation, token.secret);
-        hex::encode(self.mac(&next).finalize().into_bytes())
+        hex::encode(self.compute_mac(&next).finalize().into_bytes())
     }
 
     /// What tells clients apart, without saying who they are.
-    fn client(&self, client: IpAddr) -> ByteBuf {
-        ByteBuf::from(self.mac(&format!("client {client}")).finalize().into_bytes().to_vec())
+    fn hash_client(&self, client: IpAddr) -> ByteBuf {
+        ByteBuf::from(self.compute_mac(&format!("client {client}")).finalize().into_bytes().to_vec())
     }
 
-    fn turn_of(&self, session: &AuthSession, token: &Token, client: IpAddr, now_ms: u64) -> Turn {
+    fn classify_token(
+        &self,
+        session: &AuthSession,
+        token: &RefreshToken,
+        client: IpAddr,
+        now_ms: u64,
+    ) -> RefreshDecision {
         let is_good = |generation: u32, secret: &str| {
-            generation == session.generation && bool::from(hash(secret).ct_eq(&session.refresh_sha256))
+            generation == session.generation && bool::from(hash_secret(secret).ct_eq(&session.refresh_sha256))
         };
         let is_soon = |at_ms: u64| now_ms.abs_diff(at_ms) < self.config.refresh_again_ms;
-        let is_same = session.refreshed_by.as_ref().is_some_and(|by| *by == self.client(client));
+        let is_same = session.refreshed_by.as_ref().is_some_and(|by| *by == self.hash_client(client));
         if !session.is_open(now_ms) {
-            Turn::Over
+            RefreshDecision::Over
         } else if is_good(token.generation, &token.secret) {
-            Turn::Next
+            RefreshDecision::Next
         } else if is_same
             && session.refreshed_at_ms.is_some_and(is_soon)
-            && is_good(token.generation.saturating_add(1), &self.successor(token))
+            && is_good(token.generation.saturating_add(1), &self.derive_next_secret(token))
         {
-            Turn::Again
+            RefreshDecision::Again
         } else {
             // We made it and it is not the newest one: it was taken for a newer one before.
-            Turn::Reused
+            RefreshDecision::Reused
         }
     }
 
     /// Reads a refresh token of ours; nothing is known yet about whether it is still good.
-    fn read(&self, text: &str) -> Option<Token> {
+    fn parse_token(&self, text: &str) -> Option<RefreshToken> {
         let (body, tag) = text.strip_prefix("sgr_")?.rsplit_once('_')?;
         let tag: [u8; MAC_BYTES] = hex::decode_to_array(tag).ok()?;
-        self.mac(body).verify_truncated_left(&tag).ok()?;
+        self.compute_mac(body).verify_truncated_left(&tag).ok()?;
         let mut parts = body.split('_');
         let (session_id, generation, secret) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Token {
+        Some(RefreshToken {
             session_id: session_id.parse().ok()?,
             generation: generation.parse().ok()?,
             secret: secret.to_owned(),
         })
     }
 
-    fn mac(&self, body: &str) -> Hmac<Sha256> {
+    fn compute_mac(&self, body: &str) -> Hmac<Sha256> {
         #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.mac_key).expect("a key of any length");
         mac.update(body.as_bytes());
@@ -416,7 +430,7 @@ impl Sessions {
     }
 }
 
-struct Token {
+struct RefreshToken {
     session_id: SessionId,
     generation: u32,
     secret: String,
@@ -424,7 +438,7 @@ struct Token {
 
 /// What a refresh token of ours leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum RefreshDecision {
     Over,
     Reused,
     /// The token before the good one, once more from the client that has the good one.
@@ -433,40 +447,44 @@ enum Turn {
 }
 
 /// Ends a session; nothing happens when it is over already.
-pub(super) async fn end(
+pub(super) async fn end_session(
     bus: &Bus,
     session_id: SessionId,
     end: SessionEndReason,
     request_id: RequestId,
 ) -> Result<(), nats::BusError> {
-    match close(bus, session_id, end, request_id).await? {
-        Some(account) => unlist(bus, account, &[session_id]).await,
+    match close_session(bus, session_id, end, request_id).await? {
+        Some(account) => remove_from_wallet(bus, account, &[session_id]).await,
         None => Ok(()),
     }
 }
 
 /// Ends a session and leaves it on its wallet's list; answers whose it was, unless it was over already.
-async fn close(
+async fn close_session(
     bus: &Bus,
     session_id: SessionId,
     end: SessionEndReason,
     request_id: RequestId,
-) -> Result<Option<Account>, nats::BusError> {
+) -> Result<Option<WalletAccount>, nats::BusError> {
     let mut closed = None;
     bus.change_record::<AuthSession>(&session_id.to_string(), |found| {
         let session = found.filter(|session| session.ended_at_ms.is_none())?;
-        let account = account_of(session)?;
+        let account = session_account(session)?;
         closed = Some(account);
-        let told = SignedOut { request_id, session_id, owner: account.owner(), end };
-        Some((ended(session, end), Outbox::new().with_event(&told)))
+        let told = AuthSignedOut { request_id, session_id, owner: account.owner_id(), end };
+        Some((build_ended_session(session, end), Outbox::new().with_event(&told)))
     })
     .await?;
-    announce(bus, session_id).await;
+    publish_session_end(bus, session_id).await;
     Ok(closed)
 }
 
-async fn unlist(bus: &Bus, account: Account, session_ids: &[SessionId]) -> Result<(), nats::BusError> {
-    bus.change_record::<WalletSessions>(&list_of(account), |found| {
+async fn remove_from_wallet(
+    bus: &Bus,
+    account: WalletAccount,
+    session_ids: &[SessionId],
+) -> Result<(), nats::BusError> {
+    bus.change_record::<WalletSessions>(&wallet_list_key(account), |found| {
         let mut wallet = found.cloned()?;
         wallet.sessions.retain(|entry| !session_ids.contains(&entry.session_id));
         Some((wallet, Outbox::new()))
@@ -476,7 +494,7 @@ async fn unlist(bus: &Bus, account: Account, session_ids: &[SessionId]) -> Resul
 }
 
 /// A hint to every replica; each would find out by itself.
-async fn announce(bus: &Bus, session_id: SessionId) {
+async fn publish_session_end(bus: &Bus, session_id: SessionId) {
     let payload = session_id.to_string().into_bytes();
     if let Err(error) = bus.publish_core(subjects::CONTROL_REVOKED.to_owned(), payload).await {
         tracing::warn!(%error, session.id = %session_id, "other replicas see the end of a session a little later");
@@ -484,26 +502,26 @@ async fn announce(bus: &Bus, session_id: SessionId) {
 }
 
 /// Key of the list of an account's sessions.
-fn list_of(account: Account) -> String {
-    wallet_sessions_key(&account.address.lower(), account.chain_id)
+fn wallet_list_key(account: WalletAccount) -> String {
+    wallet_sessions_key(&account.address.to_lower_hex(), account.chain_id)
 }
 
 /// The account that a session proved, as it was proven.
-fn account_of(session: &AuthSession) -> Option<Account> {
-    let address: Address = session.address.parse().ok()?;
-    Some(Account { address, chain_id: session.account_chain_id })
+fn session_account(session: &AuthSession) -> Option<WalletAccount> {
+    let address: WalletAddress = session.address.parse().ok()?;
+    Some(WalletAccount { address, chain_id: session.account_chain_id })
 }
 
-fn ended(session: &AuthSession, end: SessionEndReason) -> AuthSession {
+fn build_ended_session(session: &AuthSession, end: SessionEndReason) -> AuthSession {
     AuthSession { ended_at_ms: Some(nats::now_ms()), end: Some(end), proof: None, ..session.clone() }
 }
 
-fn live(session: &AuthSession, now_ms: u64) -> Option<Live> {
-    let account = account_of(session)?;
+fn to_open_session(session: &AuthSession, now_ms: u64) -> Option<OpenSession> {
+    let account = session_account(session)?;
     let (session_id, chain_id, expires_at_ms) = (session.session_id, session.chain_id, session.expires_at_ms);
-    session.is_open(now_ms).then_some(Live { session_id, account, chain_id, expires_at_ms })
+    session.is_open(now_ms).then_some(OpenSession { session_id, account, chain_id, expires_at_ms })
 }
 
-fn hash(text: &str) -> ByteBuf {
+fn hash_secret(text: &str) -> ByteBuf {
     ByteBuf::from(Sha256::digest(text.as_bytes()).to_vec())
 }

@@ -10,7 +10,7 @@ use secp256k1::{
     ecdsa::{RecoverableSignature, RecoveryId},
 };
 
-use super::value::Address;
+use super::value::WalletAddress;
 
 /// Order of the group (SEC 2, section 2.4.1).
 const ORDER: [u8; 32] =
@@ -24,7 +24,7 @@ const PERSONAL_PREFIX: &str = "\x19Ethereum Signed Message:\n";
 /// Why a signature is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SignatureError {
+pub enum EcdsaSignatureError {
     /// Neither 65 nor 64 bytes.
     #[error("a signature has 65 bytes, or 64 in the form of ERC-2098")]
     Length,
@@ -44,22 +44,22 @@ pub enum SignatureError {
 
 /// A checked signature of one account key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signature {
+pub struct EcdsaSignature {
     compact: [u8; 64],
     is_odd: bool,
 }
 
-impl Signature {
+impl EcdsaSignature {
     /// Reads 65 bytes `r s v` or the 64 bytes of ERC-2098.
     ///
     /// # Errors
     /// Says which part is wrong.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SignatureError> {
-        let (mut compact, v) = split(bytes)?;
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EcdsaSignatureError> {
+        let (mut compact, v) = split_signature(bytes)?;
         let is_odd = match v {
             Some(0 | 27) => false,
             Some(1 | 28) => true,
-            Some(_) => return Err(SignatureError::V),
+            Some(_) => return Err(EcdsaSignatureError::V),
             // ERC-2098: the parity is the top bit of s, which a low s never uses.
             None => {
                 let is_odd = compact[32] & 0x80 != 0;
@@ -70,10 +70,10 @@ impl Signature {
         let (r, s) = compact.split_at(32);
         let in_range = |part: &[u8]| part < &ORDER[..] && part.iter().any(|byte| *byte != 0);
         if !in_range(r) || !in_range(s) {
-            return Err(SignatureError::Range);
+            return Err(EcdsaSignatureError::Range);
         }
         if s > &HALF_ORDER[..] {
-            return Err(SignatureError::HighS);
+            return Err(EcdsaSignatureError::HighS);
         }
         Ok(Self { compact, is_odd })
     }
@@ -81,30 +81,31 @@ impl Signature {
     /// The account whose key signed `digest`.
     ///
     /// # Errors
-    /// [`SignatureError::NoKey`] when r is no point of the curve, or the key's address is zero.
-    pub fn recover(&self, digest: B256) -> Result<Address, SignatureError> {
+    /// [`EcdsaSignatureError::NoKey`] when r is no point of the curve, or the key's address is zero.
+    pub fn recover_address(&self, digest: B256) -> Result<WalletAddress, EcdsaSignatureError> {
         let parity = if self.is_odd { RecoveryId::One } else { RecoveryId::Zero };
-        let signature =
-            RecoverableSignature::from_compact(&self.compact, parity).map_err(|_| SignatureError::NoKey)?;
-        let key = signature.recover(Message::from_digest(digest.0)).map_err(|_| SignatureError::NoKey)?;
+        let signature = RecoverableSignature::from_compact(&self.compact, parity)
+            .map_err(|_| EcdsaSignatureError::NoKey)?;
+        let key =
+            signature.recover(Message::from_digest(digest.0)).map_err(|_| EcdsaSignatureError::NoKey)?;
         let point = key.serialize_uncompressed();
         let hash = keccak256(point.get(1..).unwrap_or_default());
         let address = alloy_primitives::Address::from_word(hash);
-        if address.is_zero() { Err(SignatureError::NoKey) } else { Ok(Address::new(address)) }
+        if address.is_zero() { Err(EcdsaSignatureError::NoKey) } else { Ok(WalletAddress::new(address)) }
     }
 }
 
-fn split(bytes: &[u8]) -> Result<([u8; 64], Option<u8>), SignatureError> {
-    let (compact, rest) = bytes.split_first_chunk::<64>().ok_or(SignatureError::Length)?;
+fn split_signature(bytes: &[u8]) -> Result<([u8; 64], Option<u8>), EcdsaSignatureError> {
+    let (compact, rest) = bytes.split_first_chunk::<64>().ok_or(EcdsaSignatureError::Length)?;
     match rest {
         [] => Ok((*compact, None)),
         [v] => Ok((*compact, Some(*v))),
-        _ => Err(SignatureError::Length),
+        _ => Err(EcdsaSignatureError::Length),
     }
 }
 
 /// What an account signs for a message shown to its person: keccak-256 over prefix, length and the bytes (EIP-191).
-pub fn personal_digest(message: &[u8]) -> B256 {
+pub fn hash_personal_message(message: &[u8]) -> B256 {
     let mut bytes = format!("{PERSONAL_PREFIX}{}", message.len()).into_bytes();
     bytes.extend_from_slice(message);
     keccak256(bytes)

@@ -24,10 +24,10 @@ use parking_lot::Mutex;
 use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
 
 use crate::{
-    account::Account,
-    contract::{Block, Call, CallError, ChainCall},
-    signature::personal_digest,
-    value::Address,
+    account::WalletAccount,
+    contract::{CallBlockId, ContractCall, ContractCallError, ContractCaller},
+    signature::hash_personal_message,
+    value::WalletAddress,
 };
 
 pub const SOON: Duration = Duration::from_secs(20);
@@ -37,76 +37,76 @@ pub const YES: &str = "0x1626ba7e00000000000000000000000000000000000000000000000
 
 /// What a chain does with a call.
 #[derive(Debug, Clone)]
-pub enum Reply {
+pub enum FakeChainReply {
     Bytes(Bytes),
     Reverted,
     Unavailable,
     Never,
 }
 
-impl Reply {
-    pub fn hex(text: &str) -> Self {
-        Self::Bytes(unhex(text).into())
+impl FakeChainReply {
+    pub fn from_hex(text: &str) -> Self {
+        Self::Bytes(decode_hex(text).into())
     }
 }
 
 /// One chain, whose contracts all reply the same; it has a block for each reply.
 #[derive(Debug)]
-pub struct Fake {
+pub struct FakeChain {
     code: HashMap<alloy_primitives::Address, Bytes>,
-    reply: Mutex<Reply>,
+    reply: Mutex<FakeChainReply>,
     height: AtomicU64,
     is_away: AtomicBool,
-    pub calls: Mutex<Vec<Call>>,
+    pub calls: Mutex<Vec<ContractCall>>,
 }
 
-impl Fake {
-    pub fn new(account: Address, code: &[u8], reply: Reply) -> Arc<Self> {
+impl FakeChain {
+    pub fn new(account: WalletAddress, code: &[u8], reply: FakeChainReply) -> Arc<Self> {
         let code = HashMap::from([(account.get(), Bytes::copy_from_slice(code))]);
         let (height, is_away) = (AtomicU64::new(1), AtomicBool::new(false));
         Arc::new(Self { code, reply: Mutex::new(reply), height, is_away, calls: Mutex::default() })
     }
 
     /// Replies this from the next block on.
-    pub fn replies(&self, reply: Reply) {
+    pub fn set_reply(&self, reply: FakeChainReply) {
         *self.reply.lock() = reply;
         self.height.fetch_add(1, Ordering::SeqCst);
     }
 
     /// From now on nobody answers anything.
-    pub fn goes_away(&self) {
+    pub fn set_unavailable(&self) {
         self.is_away.store(true, Ordering::SeqCst);
     }
 
     /// How often a contract was called.
-    pub fn asked(&self) -> usize {
+    pub fn call_count(&self) -> usize {
         self.calls.lock().len()
     }
 
-    pub fn newest(&self) -> B256 {
+    pub fn newest_hash(&self) -> B256 {
         B256::left_padding_from(&self.height.load(Ordering::SeqCst).to_be_bytes())
     }
 }
 
-impl ChainCall for Fake {
-    fn head(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, CallError>> {
+impl ContractCaller for FakeChain {
+    fn head_hash(&self, chain_id: u64) -> BoxFuture<'_, Result<B256, ContractCallError>> {
         Box::pin(async move {
             if self.is_away.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
-            if chain_id == 2 { Err(CallError::Unsupported) } else { Ok(self.newest()) }
+            if chain_id == 2 { Err(ContractCallError::Unsupported) } else { Ok(self.newest_hash()) }
         })
     }
 
-    fn eth_call(&self, call: Call) -> BoxFuture<'_, Result<Bytes, CallError>> {
+    fn eth_call(&self, call: ContractCall) -> BoxFuture<'_, Result<Bytes, ContractCallError>> {
         self.calls.lock().push(call);
         let reply = self.reply.lock().clone();
         Box::pin(async move {
             match reply {
-                Reply::Bytes(bytes) => Ok(bytes),
-                Reply::Reverted => Err(CallError::Reverted),
-                Reply::Unavailable => Err(CallError::Unavailable("down".into())),
-                Reply::Never => std::future::pending().await,
+                FakeChainReply::Bytes(bytes) => Ok(bytes),
+                FakeChainReply::Reverted => Err(ContractCallError::Reverted),
+                FakeChainReply::Unavailable => Err(ContractCallError::Unavailable("down".into())),
+                FakeChainReply::Never => std::future::pending().await,
             }
         })
     }
@@ -115,40 +115,40 @@ impl ChainCall for Fake {
         &self,
         _: u64,
         address: alloy_primitives::Address,
-        block: Block,
-    ) -> BoxFuture<'_, Result<Bytes, CallError>> {
-        assert_eq!(block, Block::Hash(self.newest()), "everything is about one block");
+        block: CallBlockId,
+    ) -> BoxFuture<'_, Result<Bytes, ContractCallError>> {
+        assert_eq!(block, CallBlockId::Hash(self.newest_hash()), "everything is about one block");
         Box::pin(async move { Ok(self.code.get(&address).cloned().unwrap_or_default()) })
     }
 }
 
 /// An account with a key.
-pub struct Wallet {
+pub struct TestWallet {
     key: SecretKey,
-    pub address: Address,
+    pub address: WalletAddress,
 }
 
-impl Wallet {
+impl TestWallet {
     pub fn new(seed: u8) -> Self {
-        Self::of([seed; 32])
+        Self::from_secret([seed; 32])
     }
 
-    pub fn of(secret: [u8; 32]) -> Self {
+    pub fn from_secret(secret: [u8; 32]) -> Self {
         let key = SecretKey::from_secret_bytes(secret).unwrap();
-        Self { address: address_of(&key), key }
+        Self { address: address_of_secret_key(&key), key }
     }
 
     /// What its key proves.
-    pub fn account(&self) -> Account {
-        Account::of_key(self.address)
+    pub fn account(&self) -> WalletAccount {
+        WalletAccount::of_key(self.address)
     }
 
     /// The owner of its things.
-    pub fn owner(&self) -> String {
-        self.account().owner()
+    pub fn owner_id(&self) -> String {
+        self.account().owner_id()
     }
 
-    pub fn sign(&self, digest: B256) -> Vec<u8> {
+    pub fn sign_digest(&self, digest: B256) -> Vec<u8> {
         let signature =
             RecoverableSignature::sign_ecdsa_recoverable(Message::from_digest(digest.0), &self.key);
         let (parity, compact) = signature.serialize_compact();
@@ -157,14 +157,14 @@ impl Wallet {
         bytes
     }
 
-    pub fn personal(&self, message: &str) -> Vec<u8> {
-        self.sign(personal_digest(message.as_bytes()))
+    pub fn sign_personal(&self, message: &str) -> Vec<u8> {
+        self.sign_digest(hash_personal_message(message.as_bytes()))
     }
 }
 
 /// A message as its parts; times are seconds from now.
 #[derive(Clone)]
-pub struct Text {
+pub struct TestSiweMessage {
     pub site: String,
     pub address: String,
     pub uri: String,
@@ -175,8 +175,8 @@ pub struct Text {
     pub not_before_s: Option<i64>,
 }
 
-impl Text {
-    pub fn new(wallet: &Wallet, nonce: &str) -> Self {
+impl TestSiweMessage {
+    pub fn new(wallet: &TestWallet, nonce: &str) -> Self {
         Self {
             site: DOMAIN.into(),
             address: wallet.address.to_string(),
@@ -190,7 +190,7 @@ impl Text {
     }
 }
 
-impl std::fmt::Display for Text {
+impl std::fmt::Display for TestSiweMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = |seconds: i64| jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
         write!(f, "{} wants you to sign in with your Ethereum account:\n{}\n\n\n", self.site, self.address)?;
@@ -206,14 +206,14 @@ impl std::fmt::Display for Text {
     }
 }
 
-pub fn account_of(key: &PublicKey) -> Address {
-    Address::new(alloy_primitives::Address::from_raw_public_key(&key.serialize_uncompressed()[1..]))
+pub fn address_of_public_key(key: &PublicKey) -> WalletAddress {
+    WalletAddress::new(alloy_primitives::Address::from_raw_public_key(&key.serialize_uncompressed()[1..]))
 }
 
-pub fn address_of(key: &SecretKey) -> Address {
-    account_of(&PublicKey::from_secret_key(key))
+pub fn address_of_secret_key(key: &SecretKey) -> WalletAddress {
+    address_of_public_key(&PublicKey::from_secret_key(key))
 }
 
-pub fn unhex(text: &str) -> Vec<u8> {
+pub fn decode_hex(text: &str) -> Vec<u8> {
     alloy_primitives::hex::decode(text).unwrap()
 }

@@ -20,7 +20,7 @@ pub(super) const TYPE: &str = "at+jwt";
 
 /// What a token says; every claim must be there, times as numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Claims {
+pub(super) struct AccessTokenClaims {
     /// Who gave it.
     pub(super) iss: String,
     /// Who it is for.
@@ -41,37 +41,37 @@ pub(super) struct Claims {
 
 /// A key of the ring, ready for use.
 #[derive(Clone)]
-pub struct Key {
+pub struct AccessTokenKey {
     /// Its name in tokens.
     pub key_id: KeyId,
     pub(super) bytes: Vec<u8>,
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for AccessTokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Key").field("key_id", &self.key_id).finish_non_exhaustive()
     }
 }
 
 /// The key a token says it was signed with, if its header is the one there is.
-pub(super) fn key_id(token: &str) -> Option<KeyId> {
+pub(super) fn read_key_id(token: &str) -> Option<KeyId> {
     if token.len() > LENGTH_MAX {
         return None;
     }
     let header = jsonwebtoken::decode_header(token).ok()?;
     let key_id: KeyId = header.kid.as_deref()?.parse().ok()?;
-    (header == header_of(key_id)).then_some(key_id)
+    (header == token_header(key_id)).then_some(key_id)
 }
 
 /// Checks signature, times, issuer and audience.
-pub(super) fn verify(token: &str, key: &Key, issuer: &str) -> Option<Claims> {
+pub(super) fn verify_token(token: &str, key: &AccessTokenKey, issuer: &str) -> Option<AccessTokenClaims> {
     let mut validation = Validation::new(Algorithm::HS256);
     validation.leeway = LEEWAY_S;
     validation.validate_nbf = true;
     validation.set_audience(&[AUDIENCE]);
     validation.set_issuer(&[issuer]);
     validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-    let claims: Claims =
+    let claims: AccessTokenClaims =
         jsonwebtoken::decode(token, &DecodingKey::from_secret(&key.bytes), &validation).ok()?.claims;
     // The library does not look at this one.
     (claims.iat <= claims.exp).then_some(claims)
@@ -81,11 +81,14 @@ pub(super) fn verify(token: &str, key: &Key, issuer: &str) -> Option<Claims> {
 ///
 /// # Errors
 /// When the library can't: a fault of ours.
-pub(super) fn sign(claims: &Claims, key: &Key) -> Result<String, jsonwebtoken::errors::Error> {
-    jsonwebtoken::encode(&header_of(key.key_id), claims, &EncodingKey::from_secret(&key.bytes))
+pub(super) fn sign_token(
+    claims: &AccessTokenClaims,
+    key: &AccessTokenKey,
+) -> Result<String, jsonwebtoken::errors::Error> {
+    jsonwebtoken::encode(&token_header(key.key_id), claims, &EncodingKey::from_secret(&key.bytes))
 }
 
-fn header_of(key_id: KeyId) -> Header {
+fn token_header(key_id: KeyId) -> Header {
     let mut header = Header::new(Algorithm::HS256);
     header.typ = Some(TYPE.to_owned());
     header.kid = Some(key_id.to_string());

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{message::STATEMENT_LENGTH_MAX, value::Address};
+use super::{message::STATEMENT_LENGTH_MAX, value::WalletAddress};
 
 /// Name in the domain separator.
 pub const DOMAIN_NAME: &str = "StreamGate";
@@ -37,12 +37,12 @@ sol! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "TypedSignIn")]
-pub struct Values {
+pub struct TypedSignIn {
     /// Authority of the asking site.
     #[schemars(length(max = STATEMENT_LENGTH_MAX))]
     pub domain: String,
     /// Whose account.
-    pub account: Address,
+    pub account: WalletAddress,
     /// What the person agrees to; may be empty.
     #[schemars(length(max = STATEMENT_LENGTH_MAX))]
     pub statement: String,
@@ -62,7 +62,7 @@ pub struct Values {
     pub expires_at_s: u64,
 }
 
-impl Values {
+impl TypedSignIn {
     /// What the wallet signs (EIP-712: `\x19\x01`, domain separator, structure).
     pub fn digest(&self) -> B256 {
         let domain = Eip712Domain::new(

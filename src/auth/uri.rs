@@ -6,9 +6,9 @@ pub(super) fn is_authority(text: &str) -> bool {
         Some((user, rest)) => (Some(user), rest),
         None => (None, text),
     };
-    if user
-        .is_some_and(|user| !all(user, |byte| is_unreserved(byte) || is_sub_delimiter(byte) || byte == b':'))
-    {
+    if user.is_some_and(|user| {
+        !are_all_allowed(user, |byte| is_unreserved(byte) || is_sub_delimiter(byte) || byte == b':')
+    }) {
         return false;
     }
     if let Some(literal) = rest.strip_prefix('[') {
@@ -22,7 +22,7 @@ pub(super) fn is_authority(text: &str) -> bool {
 }
 
 /// The host of an authority: without user information and port, an IPv6 address in its brackets.
-pub(super) fn host(authority: &str) -> &str {
+pub(super) fn parse_host(authority: &str) -> &str {
     let rest = authority.rsplit_once('@').map_or(authority, |(_, rest)| rest);
     if rest.starts_with('[') {
         return rest.rsplit_once(']').map_or(rest, |(literal, _)| literal.trim_start_matches('['));
@@ -32,7 +32,7 @@ pub(super) fn host(authority: &str) -> &str {
 
 /// True where `http` never leaves the machine: `localhost` and the loopback addresses.
 pub fn is_loopback(authority: &str) -> bool {
-    let host = host(authority);
+    let host = parse_host(authority);
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -42,10 +42,10 @@ pub(super) fn is_uri(text: &str) -> bool {
     if !is_scheme(scheme) {
         return false;
     }
-    let (rest, fragment) = cut(rest, '#');
-    let (hierarchy, query) = cut(rest, '?');
+    let (rest, fragment) = split_at_char(rest, '#');
+    let (hierarchy, query) = split_at_char(rest, '?');
     let is_tail = |part: Option<&str>| {
-        part.is_none_or(|part| all(part, |b| is_pchar_byte(b) || b == b'/' || b == b'?'))
+        part.is_none_or(|part| are_all_allowed(part, |b| is_pchar_byte(b) || b == b'/' || b == b'?'))
     };
     if !is_tail(fragment) || !is_tail(query) {
         return false;
@@ -62,11 +62,11 @@ pub(super) fn is_uri(text: &str) -> bool {
     };
     // An empty authority is right where the scheme names no host: file:///
     authority.is_none_or(|text| text.is_empty() || is_authority(text))
-        && all(path, |byte| is_pchar_byte(byte) || byte == b'/')
+        && are_all_allowed(path, |byte| is_pchar_byte(byte) || byte == b'/')
 }
 
 /// The scheme and the authority of a URI that has both.
-pub fn origin(uri: &str) -> Option<(&str, &str)> {
+pub fn split_origin(uri: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = uri.split_once("://")?;
     Some((scheme, rest.split(['/', '?', '#']).next()?))
 }
@@ -79,7 +79,7 @@ pub(super) fn is_scheme(text: &str) -> bool {
 
 /// True for any number of `pchar` (section 3.3).
 pub(super) fn is_pchars(text: &str) -> bool {
-    all(text, is_pchar_byte)
+    are_all_allowed(text, is_pchar_byte)
 }
 
 /// True for the `reserved` and `unreserved` characters of section 2, without percent-encoding.
@@ -107,7 +107,7 @@ fn is_port(text: &str) -> bool {
 
 /// `reg-name`; an IPv4 address is one, too. An empty one names nobody, so here it is none.
 fn is_registered_name(text: &str) -> bool {
-    !text.is_empty() && all(text, |byte| is_unreserved(byte) || is_sub_delimiter(byte))
+    !text.is_empty() && are_all_allowed(text, |byte| is_unreserved(byte) || is_sub_delimiter(byte))
 }
 
 fn is_ip_literal(text: &str) -> bool {
@@ -120,12 +120,12 @@ fn is_ip_literal(text: &str) -> bool {
     text.parse::<std::net::Ipv6Addr>().is_ok()
 }
 
-fn cut(text: &str, at: char) -> (&str, Option<&str>) {
+fn split_at_char(text: &str, at: char) -> (&str, Option<&str>) {
     text.split_once(at).map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
 /// True when every byte is `allowed` or belongs to a percent-encoded byte.
-fn all(text: &str, allowed: impl Fn(u8) -> bool) -> bool {
+fn are_all_allowed(text: &str, allowed: impl Fn(u8) -> bool) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         let is_good = if byte == b'%' {
@@ -202,8 +202,8 @@ mod tests {
         ] {
             assert!(!is_uri(text), "{text}");
         }
-        assert_eq!(origin("https://a.org:1/b?c"), Some(("https", "a.org:1")));
-        assert_eq!(origin("did:key:z"), None);
+        assert_eq!(split_origin("https://a.org:1/b?c"), Some(("https", "a.org:1")));
+        assert_eq!(split_origin("did:key:z"), None);
     }
 
     #[test]

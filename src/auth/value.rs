@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 /// Why a text is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Malformed {
+pub enum AddressError {
     /// Not the form of an address.
     #[error("an address is 0x and 40 hexadecimal digits")]
     Address,
@@ -19,9 +19,9 @@ pub enum Malformed {
 
 /// An Ethereum address; shown with the upper and lower case of EIP-55.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address(alloy_primitives::Address);
+pub struct WalletAddress(alloy_primitives::Address);
 
-impl Address {
+impl WalletAddress {
     /// Wraps an address that is known already.
     pub const fn new(address: alloy_primitives::Address) -> Self {
         Self(address)
@@ -33,77 +33,77 @@ impl Address {
     }
 
     /// `0x` and 40 lower-case digits: the one spelling used in owners and records.
-    pub fn lower(self) -> String {
+    pub fn to_lower_hex(self) -> String {
         format!("0x{}", alloy_primitives::hex::encode(self.0))
     }
 
     /// Reads an address; also tells whether its case proves it (EIP-55) or is all the same and proves nothing.
     ///
     /// # Errors
-    /// [`Malformed::Checksum`] when upper and lower case are mixed otherwise than EIP-55 has it.
-    pub fn parse(text: &str) -> Result<(Self, Case), Malformed> {
-        let digits = text.strip_prefix("0x").ok_or(Malformed::Address)?;
+    /// [`AddressError::Checksum`] when upper and lower case are mixed otherwise than EIP-55 has it.
+    pub fn parse(text: &str) -> Result<(Self, AddressCase), AddressError> {
+        let digits = text.strip_prefix("0x").ok_or(AddressError::Address)?;
         // The decoder would take a second `0x` for none.
         if digits.len() != 40 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Malformed::Address);
+            return Err(AddressError::Address);
         }
         let bytes =
-            alloy_primitives::hex::decode_to_array::<_, 20>(digits).map_err(|_| Malformed::Address)?;
+            alloy_primitives::hex::decode_to_array::<_, 20>(digits).map_err(|_| AddressError::Address)?;
         let address = Self(bytes.into());
         if address.to_string() == text {
             // An address of digits only has no case that could be wrong.
-            return Ok((address, Case::Checksummed));
+            return Ok((address, AddressCase::Checksummed));
         }
         let has = |test: fn(&u8) -> bool| digits.bytes().any(|byte| test(&byte));
         if has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase) {
-            return Err(Malformed::Checksum);
+            return Err(AddressError::Checksum);
         }
-        Ok((address, Case::Uniform))
+        Ok((address, AddressCase::Uniform))
     }
 }
 
 /// What the case of an address's letters says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Case {
+pub enum AddressCase {
     /// As EIP-55 has it: a mistyped digit would show.
     Checksummed,
     /// All upper or all lower: nothing is known.
     Uniform,
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for WalletAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.to_checksum(None))
     }
 }
 
-impl fmt::Debug for Address {
+impl fmt::Debug for WalletAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl FromStr for Address {
-    type Err = Malformed;
-    fn from_str(text: &str) -> Result<Self, Malformed> {
+impl FromStr for WalletAddress {
+    type Err = AddressError;
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         Self::parse(text).map(|(address, _)| address)
     }
 }
 
-impl serde::Serialize for Address {
+impl serde::Serialize for WalletAddress {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Address {
+impl<'de> serde::Deserialize<'de> for WalletAddress {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
 }
 
-impl schemars::JsonSchema for Address {
+impl schemars::JsonSchema for WalletAddress {
     fn inline_schema() -> bool {
         true
     }
@@ -134,13 +134,13 @@ mod tests {
             "0xdbF03B407c01E7cD3CBea99509d93f8DDDC8C6FB",
             "0xD1220A0cf47c7B9Be7A2E6BA89F429762e7b9aDb",
         ] {
-            let (address, case) = Address::parse(text).unwrap();
-            assert_eq!((address.to_string().as_str(), case), (text, Case::Checksummed));
+            let (address, case) = WalletAddress::parse(text).unwrap();
+            assert_eq!((address.to_string().as_str(), case), (text, AddressCase::Checksummed));
         }
         let wrong = "0x5AAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
-        assert_eq!(wrong.parse::<Address>(), Err(Malformed::Checksum));
-        let (_, case) = Address::parse("0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed").unwrap();
-        assert_eq!(case, Case::Uniform);
+        assert_eq!(wrong.parse::<WalletAddress>(), Err(AddressError::Checksum));
+        let (_, case) = WalletAddress::parse("0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaed").unwrap();
+        assert_eq!(case, AddressCase::Uniform);
     }
 
     #[test]
@@ -152,35 +152,35 @@ mod tests {
             "0X52908400098527886E0F7030069857D2E4169EE7",
             "0x0x908400098527886E0F7030069857D2E4169EE7",
         ] {
-            assert_eq!(text.parse::<Address>(), Err(Malformed::Address), "{text}");
+            assert_eq!(text.parse::<WalletAddress>(), Err(AddressError::Address), "{text}");
         }
         for text in
             ["0x5aaeb6053f3e94c9b9a09f33669435e7ef1beae", "0x5aaeb6053f3e94c9b9a09f33669435e7ef1beaedd"]
         {
-            assert_eq!(text.parse::<Address>(), Err(Malformed::Address), "{text}");
+            assert_eq!(text.parse::<WalletAddress>(), Err(AddressError::Address), "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn an_address_reads_back_and_one_changed_case_is_noticed(bytes: [u8; 20], at in 0_usize..40) {
-            let address = Address::new(bytes.into());
+            let address = WalletAddress::new(bytes.into());
             let text = address.to_string();
-            prop_assert_eq!(Address::parse(&text), Ok((address, Case::Checksummed)));
-            prop_assert_eq!(address.lower().parse::<Address>(), Ok(address));
+            prop_assert_eq!(WalletAddress::parse(&text), Ok((address, AddressCase::Checksummed)));
+            prop_assert_eq!(address.to_lower_hex().parse::<WalletAddress>(), Ok(address));
             let mut changed = text.clone().into_bytes();
             let place = &mut changed[at + 2];
             *place = if place.is_ascii_lowercase() { place.to_ascii_uppercase() } else { place.to_ascii_lowercase() };
             let changed = String::from_utf8(changed).unwrap();
             if changed != text {
                 // All letters alike is the one other spelling that is taken, and it is not called checked.
-                prop_assert!(!matches!(Address::parse(&changed), Ok((_, Case::Checksummed))));
+                prop_assert!(!matches!(WalletAddress::parse(&changed), Ok((_, AddressCase::Checksummed))));
             }
         }
 
         #[test]
         fn no_text_is_taken_for_another_address(text in "(0x)?(0x)?[0-9a-fA-F]{38,42}|\\PC{0,80}") {
-            if let Ok(address) = text.parse::<Address>() {
+            if let Ok(address) = text.parse::<WalletAddress>() {
                 prop_assert!(address.to_string().eq_ignore_ascii_case(&text));
             }
         }

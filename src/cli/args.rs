@@ -8,7 +8,7 @@ use crate::telemetry::LogFormat;
 
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
-pub struct Global {
+pub struct GlobalArgs {
     /// Settings file (TOML); environment and flags win over it
     #[arg(long, global = true, value_name = "FILE", env = "STREAMGATE_CONFIG", help_heading = "Everywhere")]
     pub config: Option<PathBuf>,

@@ -12,10 +12,10 @@ use schemas::{
 use serde_json::json;
 
 use super::{
-    ClientArgs, Ended, ReplayArgs,
-    client::{self, Client, Error},
-    follow::{FAILURES_MAX, pause},
-    lines::Lines,
+    ClientArgs, CommandOutcome, ReplayArgs,
+    client::{self, ApiClient, ClientError},
+    follow::{FAILURES_MAX, retry_delay},
+    lines::BodyLines,
     out,
 };
 
@@ -23,8 +23,8 @@ use super::{
 ///
 /// # Errors
 /// When the server refuses, or the connection breaks and what came does not say where to go on.
-pub async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.client)?;
+pub async fn replay_log(args: ReplayArgs) -> anyhow::Result<()> {
+    let client = ApiClient::new(&args.client)?;
     let mut wanted = args;
     let mut failures = 0;
     loop {
@@ -37,22 +37,22 @@ pub async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
             Ok(()) if !wanted.follow => return Ok(()),
             // A replay that follows is ended by the server from time to time.
             Ok(()) => failures += 1,
-            Err(Broken::Stdout(error)) => return Err(error.into()),
-            Err(Broken::Server(error)) => {
+            Err(ReplayFailure::Stdout(error)) => return Err(error.into()),
+            Err(ReplayFailure::Server(error)) => {
                 failures += 1;
                 if !wanted.follow || !error.is_transient() || failures >= FAILURES_MAX {
-                    return Err(go_on(error, wanted.from));
+                    return Err(with_resume_hint(error, wanted.from));
                 }
             }
         }
         if failures >= FAILURES_MAX {
             anyhow::bail!("the server ends every replay at once; look at its log");
         }
-        tokio::time::sleep(pause(failures.max(1), None)).await;
+        tokio::time::sleep(retry_delay(failures.max(1), None)).await;
     }
 }
 
-fn go_on(error: Error, from: Option<u64>) -> anyhow::Error {
+fn with_resume_hint(error: ClientError, from: Option<u64>) -> anyhow::Error {
     match from {
         Some(from) if error.is_transient() => {
             anyhow::Error::from(error).context(format!("the replay was cut; go on with --from {from}"))
@@ -61,16 +61,16 @@ fn go_on(error: Error, from: Option<u64>) -> anyhow::Error {
     }
 }
 
-enum Broken {
-    Server(Error),
+enum ReplayFailure {
+    Server(ClientError),
     Stdout(std::io::Error),
 }
 
 /// Prints until the server ends; `wanted.from` is where to go on then.
-async fn replay_once(client: &Client, wanted: &mut ReplayArgs) -> Result<(), Broken> {
-    let mut lines = open(client, wanted).await.map_err(Broken::Server)?;
-    while let Some(line) = lines.next().await.map_err(Broken::Server)? {
-        out::line(String::from_utf8_lossy(&line)).map_err(Broken::Stdout)?;
+async fn replay_once(client: &ApiClient, wanted: &mut ReplayArgs) -> Result<(), ReplayFailure> {
+    let mut lines = open_replay(client, wanted).await.map_err(ReplayFailure::Server)?;
+    while let Some(line) = lines.next_line().await.map_err(ReplayFailure::Server)? {
+        out::print_line(String::from_utf8_lossy(&line)).map_err(ReplayFailure::Stdout)?;
         if let Ok(record) = serde_json::from_slice::<AuditRecord>(&line) {
             wanted.from = Some(record.n + 1);
             wanted.since = None;
@@ -79,7 +79,7 @@ async fn replay_once(client: &Client, wanted: &mut ReplayArgs) -> Result<(), Bro
     Ok(())
 }
 
-async fn open(client: &Client, wanted: &ReplayArgs) -> Result<Lines, Error> {
+async fn open_replay(client: &ApiClient, wanted: &ReplayArgs) -> Result<BodyLines, ClientError> {
     let from = wanted.from.map(|n| n.to_string());
     let query = [
         ("from", from.as_deref()),
@@ -88,33 +88,33 @@ async fn open(client: &Client, wanted: &ReplayArgs) -> Result<Lines, Error> {
         ("filter", wanted.filter.as_deref()),
         ("follow", wanted.follow.then_some("true")),
     ];
-    let request = client.request(Method::GET, client.url("v1/audit", &query));
-    let response = client::within_limit(client.send(request)).await?;
-    Ok(Lines::new(response.bytes_stream()))
+    let request = client.build_request(Method::GET, client.build_url("v1/audit", &query));
+    let response = client::with_time_limit(client.send(request)).await?;
+    Ok(BodyLines::new(response.bytes_stream()))
 }
 
 /// Fetches the whole log and walks its chain.
 ///
 /// # Errors
 /// When the server refuses or the log can't be fetched to its end.
-pub async fn verify(args: ClientArgs, as_json: bool) -> anyhow::Result<Ended> {
-    let client = Client::new(&args)?;
+pub async fn verify_log(args: ClientArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
+    let client = ApiClient::new(&args)?;
     let whole =
         ReplayArgs { from: Some(1), since: None, until: None, filter: None, follow: false, client: args };
-    let mut lines = open(&client, &whole).await?;
+    let mut lines = open_replay(&client, &whole).await?;
     let mut walk = AuditLogVerifier::default();
     let mut verdict = None;
-    while let Some(line) = lines.next().await.context("the log was not read to its end")? {
-        if let Some(broken) = step(&mut walk, &line) {
+    while let Some(line) = lines.next_line().await.context("the log was not read to its end")? {
+        if let Some(broken) = check_line(&mut walk, &line) {
             verdict = Some(broken);
             break;
         }
     }
-    tell(&verdict.unwrap_or_else(|| walk.finish()), as_json)
+    print_verdict(&verdict.unwrap_or_else(|| walk.finish()), as_json)
 }
 
 /// Checks one line; answers the verdict when it is bad.
-fn step(walk: &mut AuditLogVerifier, line: &[u8]) -> Option<AuditLogStatus> {
+fn check_line(walk: &mut AuditLogVerifier, line: &[u8]) -> Option<AuditLogStatus> {
     // Over HTTP a line has no number and subject beside it: its own have to fit.
     let named = serde_json::from_slice::<AuditRecord>(line).ok();
     let n = named.as_ref().map_or(walk.next_n(), |record| record.n);
@@ -124,13 +124,13 @@ fn step(walk: &mut AuditLogVerifier, line: &[u8]) -> Option<AuditLogStatus> {
 }
 
 /// What a note says, in one line.
-fn told(note: &AuditNote) -> String {
+fn format_note(note: &AuditNote) -> String {
     let numbers = note.skipped.iter().chain(&note.repeated);
     let numbers: Vec<String> = numbers.map(|range| format!("{} to {}", range.from, range.to)).collect();
     format!("{} ({})", note.reason, numbers.join(", "))
 }
 
-fn tell(verdict: &AuditLogStatus, as_json: bool) -> anyhow::Result<Ended> {
+fn print_verdict(verdict: &AuditLogStatus, as_json: bool) -> anyhow::Result<CommandOutcome> {
     let (document, sentence, ended) = match verdict {
         AuditLogStatus::Sound { head, events_missing, notes } => {
             let mut sentence = format!("{} records, each continues the one before", head.n);
@@ -138,24 +138,24 @@ fn tell(verdict: &AuditLogStatus, as_json: bool) -> anyhow::Result<Ended> {
                 sentence = format!("{sentence}; {events_missing} events were never audited");
             }
             for (n, note) in notes {
-                sentence = format!("{sentence}\nnote {n}: {}", told(note));
+                sentence = format!("{sentence}\nnote {n}: {}", format_note(note));
             }
             let notes: Vec<_> = notes.iter().map(|(n, note)| json!({ "n": n, "note": note })).collect();
             let document = json!({
                 "sound": true, "n": head.n, "hash": head.hash, "events_missing": events_missing, "notes": notes,
             });
-            (document, sentence, Ended::Well)
+            (document, sentence, CommandOutcome::Well)
         }
         AuditLogStatus::Broken { n, fault } => {
             let document = json!({ "sound": false, "n": n, "fault": fault.to_string() });
-            (document, format!("record {n} breaks the chain: {fault}"), Ended::Badly)
+            (document, format!("record {n} breaks the chain: {fault}"), CommandOutcome::Badly)
         }
     };
-    out::say(sentence);
+    out::print_message(sentence);
     if as_json {
-        out::json(&document)?;
+        out::print_json(&document)?;
     } else if let AuditLogStatus::Sound { head, .. } = verdict {
-        out::line(format!("{} {}", head.n, head.hash))?;
+        out::print_line(format!("{} {}", head.n, head.hash))?;
     }
     Ok(ended)
 }

@@ -7,8 +7,8 @@ use nats::{Bus, Role, server};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
-    roles::{Seeds, Site},
+    config::Settings,
+    roles::{RoleSeeds, Runtime},
     up,
 };
 use web::registry;
@@ -17,9 +17,9 @@ use web::registry;
 ///
 /// # Errors
 /// When there is neither, or it does not let the admin in.
-pub async fn admin(config: Config) -> anyhow::Result<Bus> {
-    let site = site(config)?;
-    let settings = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed(Role::Admin));
+pub async fn connect_admin(config: Settings) -> anyhow::Result<Bus> {
+    let site = admin_runtime(config)?;
+    let settings = nats::BusConfig::new(site.urls.clone(), Role::Admin, site.seed_of(Role::Admin));
     Bus::connect(&settings).await.with_context(|| {
         format!(
             "the broker at {} does not let the role admin in; is it running, and does --nats-seed-file have its seed?",
@@ -28,9 +28,9 @@ pub async fn admin(config: Config) -> anyhow::Result<Bus> {
     })
 }
 
-fn site(config: Config) -> anyhow::Result<Site> {
+fn admin_runtime(config: Settings) -> anyhow::Result<Runtime> {
     if !config.broker.urls.is_empty() {
-        return Site::of(config, CancellationToken::new());
+        return Runtime::from_settings(config, CancellationToken::new());
     }
     let folder = config.data_dir().join(up::BROKER_FOLDER);
     let (url, seeds) = server::last_started_broker(&folder).with_context(|| {
@@ -40,14 +40,14 @@ fn site(config: Config) -> anyhow::Result<Site> {
             folder.display()
         )
     })?;
-    let seeds = Seeds::from_file(&seeds)?;
-    Ok(Site {
+    let seeds = RoleSeeds::from_file(&seeds)?;
+    Ok(Runtime {
         config: Arc::new(config),
         urls: vec![url],
         seeds,
         shutdown: CancellationToken::new(),
         metrics: registry::MetricsRegistry::default(),
-        chains: evm::Counts::default(),
+        chains: evm::ChainCounters::default(),
         health: nats::ProcessHealth::new(),
     })
 }
@@ -59,16 +59,16 @@ mod tests {
     #[test]
     fn without_a_broker_it_says_what_to_name() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { data_dir: Some(dir.path().to_owned()), ..Config::default() };
-        let error = site(config.clone()).unwrap_err().to_string();
+        let config = Settings { data_dir: Some(dir.path().to_owned()), ..Settings::default() };
+        let error = admin_runtime(config.clone()).unwrap_err().to_string();
         assert!(error.contains("--nats-url") && error.contains("--data-dir"), "{error}");
         // What `up` leaves in its folder is enough.
         let folder = dir.path().join("nats");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("port"), "4321").unwrap();
         std::fs::write(folder.join("seeds"), "ingress SUINGRESS\nadmin SUADMIN\n").unwrap();
-        let site = site(config).unwrap();
+        let site = admin_runtime(config).unwrap();
         assert_eq!(site.urls, ["nats://127.0.0.1:4321"]);
-        assert_eq!(site.seed(Role::Admin).as_deref(), Some("SUADMIN"));
+        assert_eq!(site.seed_of(Role::Admin).as_deref(), Some("SUADMIN"));
     }
 }

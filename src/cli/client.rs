@@ -11,7 +11,7 @@ use reqwest::{
 use schemas::fault::root_cause;
 use serde_json::Value;
 
-use super::{ClientArgs, out::clean};
+use super::{ClientArgs, out::sanitize_text};
 use crate::{config, up};
 
 /// Longest wait for a connection in seconds.
@@ -26,7 +26,7 @@ pub const RETRY_AFTER_SECONDS_MAX: u64 = 60;
 /// Why the server did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ClientError {
     /// There is no connection.
     #[error(
         "no server answers at {url} ({reason}); start one with `streamgate up`, or name yours with --url"
@@ -51,7 +51,7 @@ pub enum Error {
     },
     /// The server refused.
     #[error("{0}")]
-    Refused(Box<Refusal>),
+    Refused(Box<ServerRefusal>),
     /// The answer is none that this server gives.
     #[error("{reason}; is this address a StreamGate of this version?")]
     Strange {
@@ -60,7 +60,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ClientError {
     /// True when the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -71,7 +71,7 @@ impl Error {
     }
 
     /// The refusal, if it is one.
-    pub fn refusal(&self) -> Option<&Refusal> {
+    pub fn as_refusal(&self) -> Option<&ServerRefusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
             _ => None,
@@ -81,7 +81,7 @@ impl Error {
 
 /// A refusal: the server's problem document (RFC 9457), or what can be said without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ServerRefusal {
     /// HTTP status.
     pub status: u16,
     /// What went wrong, for people.
@@ -100,10 +100,10 @@ pub struct Refusal {
     pub advice: Option<String>,
 }
 
-impl Refusal {
-    fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+impl ServerRefusal {
+    fn from_response(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-        let word = |name: &str| clean(problem[name].as_str().unwrap_or_default());
+        let word = |name: &str| sanitize_text(problem[name].as_str().unwrap_or_default());
         let retry_after_s = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
@@ -125,7 +125,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ServerRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.title)?;
         if !self.detail.is_empty() {
@@ -147,7 +147,7 @@ impl fmt::Display for Refusal {
 
 /// A server and the right to ask it. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
+pub struct ApiClient {
     http: reqwest::Client,
     base: Url,
     key: Option<String>,
@@ -155,32 +155,32 @@ pub struct Client {
     key_from: String,
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
 }
 
-impl Client {
+impl ApiClient {
     /// The client that the command line describes; the key comes from the flag, the environment or the data folder.
     ///
     /// # Errors
-    /// [`config::Error::Invalid`] when the address or the key can't be used.
+    /// [`config::SettingsError::Invalid`] when the address or the key can't be used.
     pub fn new(args: &ClientArgs) -> anyhow::Result<Self> {
         let file = args.data_dir.join(up::KEY_FILE);
         let (key, key_from) = match &args.api_key {
             Some(key) => (Some(key.clone()), "--api-key or STREAMGATE_API_KEY".to_owned()),
             None => (read_key(&file), file.display().to_string()),
         };
-        Self::at(&args.url, key, key_from)
+        Self::with_url(&args.url, key, key_from)
     }
 
     /// A client of the server at `url` with a key from `key_from`.
     ///
     /// # Errors
-    /// [`config::Error::Invalid`] when the address or the key can't be used.
-    pub fn at(url: &str, key: Option<String>, key_from: String) -> anyhow::Result<Self> {
-        let invalid = |key: &str, reason: String| config::Error::invalid(key, reason);
+    /// [`config::SettingsError::Invalid`] when the address or the key can't be used.
+    pub fn with_url(url: &str, key: Option<String>, key_from: String) -> anyhow::Result<Self> {
+        let invalid = |key: &str, reason: String| config::SettingsError::invalid(key, reason);
         let mut base =
             url.parse::<Url>().map_err(|e| invalid("--url", format!("{url:?} is no address: {e}")))?;
         if !matches!(base.scheme(), "http" | "https") {
@@ -212,12 +212,12 @@ impl Client {
     }
 
     /// Address of the server, ending with `/`.
-    pub const fn base(&self) -> &Url {
+    pub const fn base_url(&self) -> &Url {
         &self.base
     }
 
     /// The address of a path such as `v1/media`, with a query.
-    pub fn url(&self, path: &str, query: &[(&str, Option<&str>)]) -> Url {
+    pub fn build_url(&self, path: &str, query: &[(&str, Option<&str>)]) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{}", self.base.path(), path.trim_start_matches('/')));
         let given: Vec<(&str, &str)> = query.iter().filter_map(|(k, v)| v.map(|v| (*k, v))).collect();
@@ -228,7 +228,7 @@ impl Client {
     }
 
     /// A request with the key.
-    pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
+    pub fn build_request(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url);
         match &self.key {
             Some(key) => request.bearer_auth(key),
@@ -237,45 +237,45 @@ impl Client {
     }
 
     /// A request without the key, for addresses that carry their own right.
-    pub fn open_request(&self, method: Method, url: Url) -> RequestBuilder {
+    pub fn build_open_request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
     }
 
     /// Sends a request and answers once its head has come; there is no limit of time.
     ///
     /// # Errors
-    /// All but [`Error::Silent`]; [`Error::Refused`] for any status that is no success.
-    pub async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(|error| self.broken(&error))?;
+    /// All but [`ClientError::Silent`]; [`ClientError::Refused`] for any status that is no success.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.to_connection_error(&error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // A refusal without its document is one all the same.
-        let body = read(response).await.unwrap_or_default();
-        let mut refusal = Refusal::read(status, &headers, &body);
+        let body = read_body(response).await.unwrap_or_default();
+        let mut refusal = ServerRefusal::from_response(status, &headers, &body);
         if status == 401 {
             refusal.advice = Some(self.key_advice());
         }
-        Err(Error::Refused(Box::new(refusal)))
+        Err(ClientError::Refused(Box::new(refusal)))
     }
 
     /// Sends a request and reads a JSON document.
     ///
     /// # Errors
-    /// Any [`Error`].
-    pub async fn json(&self, request: RequestBuilder) -> Result<Value, Error> {
-        let body = within_limit(async { read(self.send(request).await?).await }).await?;
+    /// Any [`ClientError`].
+    pub async fn send_json(&self, request: RequestBuilder) -> Result<Value, ClientError> {
+        let body = with_time_limit(async { read_body(self.send(request).await?).await }).await?;
         serde_json::from_slice(&body)
-            .map_err(|error| Error::Strange { reason: format!("the answer is no JSON ({error})") })
+            .map_err(|error| ClientError::Strange { reason: format!("the answer is no JSON ({error})") })
     }
 
     /// Reads a JSON document.
     ///
     /// # Errors
-    /// Any [`Error`].
-    pub async fn get(&self, path: &str, query: &[(&str, Option<&str>)]) -> Result<Value, Error> {
-        self.json(self.request(Method::GET, self.url(path, query))).await
+    /// Any [`ClientError`].
+    pub async fn get_json(&self, path: &str, query: &[(&str, Option<&str>)]) -> Result<Value, ClientError> {
+        self.send_json(self.build_request(Method::GET, self.build_url(path, query))).await
     }
 
     fn key_advice(&self) -> String {
@@ -287,14 +287,14 @@ impl Client {
         }
     }
 
-    fn broken(&self, error: &reqwest::Error) -> Error {
+    fn to_connection_error(&self, error: &reqwest::Error) -> ClientError {
         if error.is_connect() {
-            Error::Unreachable {
+            ClientError::Unreachable {
                 url: self.base.as_str().trim_end_matches('/').into(),
-                reason: innermost(error),
+                reason: innermost_cause(error),
             }
         } else {
-            Error::Cut { reason: innermost(error) }
+            ClientError::Cut { reason: innermost_cause(error) }
         }
     }
 }
@@ -302,25 +302,27 @@ impl Client {
 /// Waits for `work` at most [`ANSWER_SECONDS_MAX`].
 ///
 /// # Errors
-/// [`Error::Silent`], and those of `work`.
-pub async fn within_limit<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+/// [`ClientError::Silent`], and those of `work`.
+pub async fn with_time_limit<T>(
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
     match tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), work).await {
         Ok(done) => done,
-        Err(_) => Err(Error::Silent { seconds: ANSWER_SECONDS_MAX }),
+        Err(_) => Err(ClientError::Silent { seconds: ANSWER_SECONDS_MAX }),
     }
 }
 
 /// Reads a body up to [`ANSWER_BYTES_MAX`].
 ///
 /// # Errors
-/// [`Error::Cut`] and [`Error::Strange`].
-pub async fn read(mut response: Response) -> Result<Vec<u8>, Error> {
+/// [`ClientError::Cut`] and [`ClientError::Strange`].
+pub async fn read_body(mut response: Response) -> Result<Vec<u8>, ClientError> {
     let mut body = Vec::new();
     while let Some(piece) =
-        response.chunk().await.map_err(|error| Error::Cut { reason: innermost(&error) })?
+        response.chunk().await.map_err(|error| ClientError::Cut { reason: innermost_cause(&error) })?
     {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(Error::Strange {
+            return Err(ClientError::Strange {
                 reason: format!("the answer has more than {ANSWER_BYTES_MAX} bytes"),
             });
         }
@@ -330,8 +332,8 @@ pub async fn read(mut response: Response) -> Result<Vec<u8>, Error> {
 }
 
 /// The cause at the bottom; what wraps it only repeats the address.
-pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    clean(&root_cause(error))
+pub fn innermost_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    sanitize_text(&root_cause(error))
 }
 
 fn read_key(file: &Path) -> Option<String> {
@@ -344,18 +346,18 @@ fn read_key(file: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn at(url: &str) -> anyhow::Result<Client> {
-        Client::at(url, None, "nowhere".into())
+    fn at(url: &str) -> anyhow::Result<ApiClient> {
+        ApiClient::with_url(url, None, "nowhere".into())
     }
 
     #[test]
     fn an_address_that_is_none_is_a_wrong_setting() {
         for url in ["", "media.example.org", "ftp://media.example.org", "127.0.0.1:8080"] {
             let error = at(url).unwrap_err();
-            assert!(error.is::<config::Error>(), "{url}: {error}");
+            assert!(error.is::<config::SettingsError>(), "{url}: {error}");
             assert!(error.to_string().contains("--url"), "{error}");
         }
-        assert!(Client::at("http://h", Some("a b".into()), "f".into()).is_err());
+        assert!(ApiClient::with_url("http://h", Some("a b".into()), "f".into()).is_err());
     }
 
     #[test]
@@ -365,11 +367,11 @@ mod tests {
             ("http://h:1/", "http://h:1/v1/media?status=ready"),
             ("https://h/gate", "https://h/gate/v1/media?status=ready"),
         ] {
-            let url = at(base).unwrap().url("v1/media", &[("status", Some("ready")), ("cursor", None)]);
+            let url = at(base).unwrap().build_url("v1/media", &[("status", Some("ready")), ("cursor", None)]);
             assert_eq!(url.as_str(), wanted);
         }
         // Text from the command line stays inside its place.
-        let url = at("http://h").unwrap().url("v1/media/a?b#c", &[("q", Some("x&y"))]);
+        let url = at("http://h").unwrap().build_url("v1/media/a?b#c", &[("q", Some("x&y"))]);
         assert_eq!(url.as_str(), "http://h/v1/media/a%3Fb%23c?q=x%26y");
     }
 
@@ -379,17 +381,17 @@ mod tests {
             br#"{"title":"No such medium","code":"not_found","detail":"or not yours","request_id":"r1"}"#;
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, "3600".parse().unwrap());
-        let refusal = Refusal::read(404, &headers, body);
+        let refusal = ServerRefusal::from_response(404, &headers, body);
         assert_eq!(refusal.to_string(), "No such medium: or not yours (not_found, request r1)");
         assert_eq!(refusal.retry_after_s, Some(RETRY_AFTER_SECONDS_MAX));
         let closed = br#"{"title":"Closed","code":"gate_closed","reason":"not_owner"}"#;
-        let closed = Refusal::read(403, &HeaderMap::new(), closed);
+        let closed = ServerRefusal::from_response(403, &HeaderMap::new(), closed);
         assert_eq!(
             (closed.reason.as_str(), closed.to_string().as_str()),
             ("not_owner", "Closed (gate_closed, not_owner)")
         );
-        let plain = Refusal::read(502, &HeaderMap::new(), b"<html>bad gateway</html>");
+        let plain = ServerRefusal::from_response(502, &HeaderMap::new(), b"<html>bad gateway</html>");
         assert_eq!(plain.to_string(), "the server answered 502");
-        assert!(Error::Refused(Box::new(plain)).is_transient());
+        assert!(ClientError::Refused(Box::new(plain)).is_transient());
     }
 }

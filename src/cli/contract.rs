@@ -2,40 +2,40 @@
 
 use serde_json::json;
 
-use super::{Ended, SchemasCommand, out};
+use super::{CommandOutcome, SchemasCommand, out};
 use crate::published;
 
 /// Compares or writes the published files.
 ///
 /// # Errors
 /// When a file can't be read or written.
-pub fn run(command: SchemasCommand, as_json: bool) -> anyhow::Result<Ended> {
+pub fn run_schemas(command: SchemasCommand, as_json: bool) -> anyhow::Result<CommandOutcome> {
     match command {
         SchemasCommand::Check { dir } => {
-            let differences = published::check(&dir)?;
+            let differences = published::check_published(&dir)?;
             for difference in &differences {
                 if as_json {
-                    out::json(&json!({ "file": difference.file, "detail": difference.detail }))?;
+                    out::print_json(&json!({ "file": difference.file, "detail": difference.detail }))?;
                 } else {
-                    out::line(format!("{}: {}", difference.file, difference.detail))?;
+                    out::print_line(format!("{}: {}", difference.file, difference.detail))?;
                 }
             }
             if differences.is_empty() {
-                out::say(format!("{} agrees with the types", dir.display()));
-                return Ok(Ended::Well);
+                out::print_message(format!("{} agrees with the types", dir.display()));
+                return Ok(CommandOutcome::Well);
             }
-            out::say("`streamgate schemas write` writes what is missing or different");
-            Ok(Ended::Badly)
+            out::print_message("`streamgate schemas write` writes what is missing or different");
+            Ok(CommandOutcome::Badly)
         }
         SchemasCommand::Write { dir } => {
-            let written = published::write(&dir)?;
+            let written = published::write_published(&dir)?;
             for file in &written {
-                if as_json { out::json(&json!({ "file": file }))? } else { out::line(file)? }
+                if as_json { out::print_json(&json!({ "file": file }))? } else { out::print_line(file)? }
             }
             if written.is_empty() {
-                out::say("Nothing to write");
+                out::print_message("Nothing to write");
             }
-            Ok(Ended::Well)
+            Ok(CommandOutcome::Well)
         }
     }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use store::Store;
 
 use super::{
-    Ended, out,
-    redrive::{self, Redriven, Refusal},
+    CommandOutcome, out,
+    redrive::{self, RedriveError, RedriveOutcome},
     render,
 };
 
@@ -21,32 +21,35 @@ pub const REDRIVE_COUNT_MAX: usize = 10_000;
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn list(bus: &Bus, count_max: usize, as_json: bool) -> anyhow::Result<()> {
+pub async fn list_letters(bus: &Bus, count_max: usize, as_json: bool) -> anyhow::Result<()> {
     let letters = bus.dead_letters(count_max).await?;
     if as_json {
-        letters.iter().try_for_each(|letter| out::json(&head(letter)))?;
+        letters.iter().try_for_each(|letter| out::print_json(&letter_summary(letter)))?;
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = letters.iter().map(row).collect();
-    out::line(render::table(&["SEQUENCE", "STAGE", "GIVEN UP", "REDRIVEN", "CODE", "REASON"], &rows))?;
+    let rows: Vec<Vec<String>> = letters.iter().map(letter_row).collect();
+    out::print_line(render::format_table(
+        &["SEQUENCE", "STAGE", "GIVEN UP", "REDRIVEN", "CODE", "REASON"],
+        &rows,
+    ))?;
     if letters.len() == count_max {
-        out::say("There may be more: --limit");
+        out::print_message("There may be more: --limit");
     }
     Ok(())
 }
 
-fn row(letter: &DeadLetter) -> Vec<String> {
+fn letter_row(letter: &DeadLetter) -> Vec<String> {
     vec![
         letter.sequence.to_string(),
         letter.stage.clone(),
-        render::moment(letter.buried_at_ms),
-        letter.redriven_at_ms.map_or_else(|| "no".into(), render::moment),
+        render::format_time(letter.buried_at_ms),
+        letter.redriven_at_ms.map_or_else(|| "no".into(), render::format_time),
         letter.code.clone(),
         letter.reason.clone(),
     ]
 }
 
-fn head(letter: &DeadLetter) -> Value {
+fn letter_summary(letter: &DeadLetter) -> Value {
     json!({
         "sequence": letter.sequence,
         "stage": letter.stage,
@@ -65,39 +68,43 @@ fn head(letter: &DeadLetter) -> Value {
 ///
 /// # Errors
 /// When there is no such letter or the broker does not answer.
-pub async fn show(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Result<()> {
+pub async fn show_letter(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Result<()> {
     let letter = bus.dead_letter(sequence).await.context("`streamgate dead ls` lists what there is")?;
-    let mut document = head(&letter);
+    let mut document = letter_summary(&letter);
     // What can't be read may be the very reason why it lies here.
     match rmp_serde::from_slice::<Value>(&letter.payload) {
         Ok(payload) => document["payload"] = payload,
         Err(_) => document["payload_base64"] = json!(BASE64.encode(&letter.payload)),
     }
-    Ok(if as_json { out::json(&document) } else { out::line(render::document(&document)) }?)
+    Ok(if as_json {
+        out::print_json(&document)
+    } else {
+        out::print_line(render::format_document(&document))
+    }?)
 }
 
 /// Gives letters a second chance: those named, or all that never had one, of `stage` or of every one.
 ///
 /// # Errors
 /// When the broker does not answer. A letter that is refused is told, and the others go on all the same.
-pub async fn redrive(
+pub async fn redrive_letters(
     bus: &Bus,
     store: &Store,
     named: Vec<u64>,
     stage: Option<&str>,
     as_json: bool,
-) -> anyhow::Result<Ended> {
-    let sequences = if named.is_empty() { waiting(bus, stage).await? } else { named };
-    let mut ended = Ended::Well;
+) -> anyhow::Result<CommandOutcome> {
+    let sequences = if named.is_empty() { find_not_redriven(bus, stage).await? } else { named };
+    let mut ended = CommandOutcome::Well;
     for sequence in &sequences {
-        match one(bus, store, *sequence).await {
-            Ok(done) => tell(*sequence, &done, as_json)?,
-            Err(Refusal::Bus(error)) if error.is_transient() => return Err(error.into()),
+        match redrive_one(bus, store, *sequence).await {
+            Ok(done) => print_redrive(*sequence, &done, as_json)?,
+            Err(RedriveError::Bus(error)) if error.is_transient() => return Err(error.into()),
             Err(refusal) => {
-                ended = Ended::Badly;
-                out::say(format!("streamgate: dead letter {sequence}: {refusal}"));
+                ended = CommandOutcome::Badly;
+                out::print_message(format!("streamgate: dead letter {sequence}: {refusal}"));
                 if as_json {
-                    out::json(&json!({
+                    out::print_json(&json!({
                         "sequence": sequence, "result": "refused", "code": refusal.code(), "error": refusal.to_string(),
                     }))?;
                 }
@@ -105,48 +112,48 @@ pub async fn redrive(
         }
     }
     match sequences.len() {
-        0 => out::say("There is none that waits for a second chance"),
-        REDRIVE_COUNT_MAX => out::say("There may be more: run it again"),
+        0 => out::print_message("There is none that waits for a second chance"),
+        REDRIVE_COUNT_MAX => out::print_message("There may be more: run it again"),
         _ => {}
     }
     Ok(ended)
 }
 
-async fn one(bus: &Bus, store: &Store, sequence: u64) -> Result<Redriven, Refusal> {
+async fn redrive_one(bus: &Bus, store: &Store, sequence: u64) -> Result<RedriveOutcome, RedriveError> {
     let letter = bus.dead_letter(sequence).await?;
-    let done = redrive::redrive(bus, store, &letter).await?;
+    let done = redrive::redrive_letter(bus, store, &letter).await?;
     bus.record_redrive(sequence).await?;
     Ok(done)
 }
 
 /// Says what happened.
-fn tell(sequence: u64, done: &Redriven, as_json: bool) -> anyhow::Result<()> {
+fn print_redrive(sequence: u64, done: &RedriveOutcome, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         let document = match done {
-            Redriven::Reopened { media_id, attempt } => {
+            RedriveOutcome::Reopened { media_id, attempt } => {
                 json!({ "sequence": sequence, "result": "reopened", "media_id": media_id, "attempt": attempt })
             }
-            Redriven::Resumed { job_id, part } => {
+            RedriveOutcome::Resumed { job_id, part } => {
                 json!({ "sequence": sequence, "result": "resumed", "job_id": job_id, "part": part })
             }
-            Redriven::Superseded(why) => {
+            RedriveOutcome::Superseded(why) => {
                 json!({ "sequence": sequence, "result": "superseded", "reason": why })
             }
         };
-        return Ok(out::json(&document)?);
+        return Ok(out::print_json(&document)?);
     }
-    Ok(out::line(match done {
-        Redriven::Reopened { media_id, attempt } => {
+    Ok(out::print_line(match done {
+        RedriveOutcome::Reopened { media_id, attempt } => {
             format!("{sequence}: the medium {media_id} is taken up again, attempt {attempt}")
         }
-        Redriven::Resumed { job_id, part } => {
+        RedriveOutcome::Resumed { job_id, part } => {
             format!("{sequence}: part {part} of the job {job_id} is in its queue again")
         }
-        Redriven::Superseded(why) => format!("{sequence}: nothing to do, {why}"),
+        RedriveOutcome::Superseded(why) => format!("{sequence}: nothing to do, {why}"),
     })?)
 }
 
-async fn waiting(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::BusError> {
+async fn find_not_redriven(bus: &Bus, stage: Option<&str>) -> Result<Vec<u64>, nats::BusError> {
     let wanted = |letter: &DeadLetter| {
         letter.redriven_at_ms.is_none() && stage.is_none_or(|stage| stage == letter.stage)
     };

@@ -9,19 +9,19 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, Command, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, Global, NatsCommand, OwnerCommand,
-    ServerArgs, StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out, owner, serve,
-    settings, store, topology, upload, watch,
+    AuditCommand, Cli, CliCommand, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs, NatsCommand,
+    OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out,
+    owner, serve, settings, store, topology, upload, watch,
 };
 use crate::{
-    config::{self, Config, describe},
-    roles::Kind,
+    config::{self, Settings, describe},
+    roles::ProcessRole,
     stores, telemetry,
 };
 
 /// How a command ended that could be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum CommandOutcome {
     /// As hoped.
     Well,
     /// The answer is bad news, said already: a failed job, a difference, something missing.
@@ -29,21 +29,21 @@ pub enum Ended {
 }
 
 /// Does what the command line says; stderr says why when it can't.
-pub async fn dispatch(cli: Cli) -> ExitCode {
+pub async fn dispatch_command(cli: Cli) -> ExitCode {
     let filter = cli.global.log.clone().unwrap_or_else(|| log_level(&cli.command).to_owned());
-    let done = match telemetry::init(cli.global.log_format, &filter) {
-        Ok(()) => Box::pin(execute(&cli.global, cli.command)).await,
-        Err(error) => Err(config::Error::invalid("log", format!("{error:#}")).into()),
+    let done = match telemetry::init_logging(cli.global.log_format, &filter) {
+        Ok(()) => Box::pin(execute_command(&cli.global, cli.command)).await,
+        Err(error) => Err(config::SettingsError::invalid("log", format!("{error:#}")).into()),
     };
     let status = match done {
-        Ok(Ended::Well) => 0,
-        Ok(Ended::Badly) => EXIT_FAILURE,
+        Ok(CommandOutcome::Well) => 0,
+        Ok(CommandOutcome::Badly) => EXIT_FAILURE,
         // Whoever read our output has seen enough.
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             // There is nobody left to tell when stderr is gone, too.
             writeln!(io::stderr(), "streamgate: {error:#}").ok();
-            if error.is::<config::Error>() { EXIT_CONFIG } else { EXIT_FAILURE }
+            if error.is::<config::SettingsError>() { EXIT_CONFIG } else { EXIT_FAILURE }
         }
     };
     ExitCode::from(status)
@@ -57,16 +57,19 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// A server tells its story; everything else only what a person has to know.
-const fn log_level(command: &Command) -> &'static str {
+const fn log_level(command: &CliCommand) -> &'static str {
     match command {
-        Command::Up(_) | Command::Ingress(_) | Command::Worker(_) | Command::Keeper(_) => "info",
+        CliCommand::Up(_) | CliCommand::Ingress(_) | CliCommand::Worker(_) | CliCommand::Keeper(_) => "info",
         _ => "warn",
     }
 }
 
 /// The settings; what of the file is in the old form is logged.
-pub(super) fn load(global: &Global, args: &ServerArgs) -> Result<Config, config::Error> {
-    let (config, old) = Config::load(global.config.as_deref(), args)?;
+pub(super) fn load_settings(
+    global: &GlobalArgs,
+    args: &ServerArgs,
+) -> Result<Settings, config::SettingsError> {
+    let (config, old) = Settings::load(global.config.as_deref(), args)?;
     for setting in old {
         tracing::warn!("{setting}");
     }
@@ -74,107 +77,115 @@ pub(super) fn load(global: &Global, args: &ServerArgs) -> Result<Config, config:
 }
 
 /// The same for commands about the settings themselves: the old form is said whatever is logged.
-fn load_and_say(global: &Global, args: &ServerArgs) -> Result<Config, config::Error> {
-    let (config, old) = Config::load(global.config.as_deref(), args)?;
+fn load_and_print(global: &GlobalArgs, args: &ServerArgs) -> Result<Settings, config::SettingsError> {
+    let (config, old) = Settings::load(global.config.as_deref(), args)?;
     for setting in old {
-        out::say(setting);
+        out::print_message(setting);
     }
     Ok(config)
 }
 
-async fn execute(global: &Global, command: Command) -> anyhow::Result<Ended> {
+async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Result<CommandOutcome> {
     let as_json = global.json;
     match command {
-        Command::Up(args) => Box::pin(serve::everything(load(global, &args)?, as_json)).await?,
-        Command::Demo(args) => return Box::pin(demo::run(global, args)).await,
-        Command::Ingress(args) => serve::role(load(global, &args)?, Kind::Ingress, as_json).await?,
-        Command::Worker(worker) => {
-            serve::role(load(global, &worker.server)?, worker.stage, as_json).await?;
+        CliCommand::Up(args) => Box::pin(serve::serve_all(load_settings(global, &args)?, as_json)).await?,
+        CliCommand::Demo(args) => return Box::pin(demo::run_demo(global, args)).await,
+        CliCommand::Ingress(args) => {
+            serve::serve_role(load_settings(global, &args)?, ProcessRole::Ingress, as_json).await?;
         }
-        Command::Keeper(args) => serve::role(load(global, &args)?, Kind::Keeper, as_json).await?,
-        Command::Upload(args) => return upload::run(args, as_json).await,
-        Command::Watch(args) => return watch::run(args, as_json).await,
-        Command::Media(command) => list::media(command, as_json).await?,
-        Command::Jobs(command) => list::jobs(command, as_json).await?,
-        Command::Audit(AuditCommand::Replay(args)) => audit_log::replay(args).await?,
-        Command::Audit(AuditCommand::Verify(args)) => return audit_log::verify(args, as_json).await,
-        Command::Dead(command) => return Box::pin(execute_dead(global, command)).await,
-        Command::Nats(command) => return execute_nats(global, command).await,
-        Command::Store(StoreCommand::Adopt(args)) => {
-            Box::pin(store::adopt(load(global, &args)?, as_json)).await?;
+        CliCommand::Worker(worker) => {
+            serve::serve_role(load_settings(global, &worker.server)?, worker.stage, as_json).await?;
         }
-        Command::Owner(command) => Box::pin(execute_owner(global, command)).await?,
-        Command::Schemas(command) => return contract::run(command, as_json),
-        Command::Config(args) if args.markdown => out::line(describe::markdown().trim_end())?,
-        Command::Config(args) => settings::run(&load_and_say(global, &args.server)?, as_json)?,
-        Command::Doctor(args) => return doctor::run(&load_and_say(global, &args)?, as_json).await,
-        Command::Completions { shell } => completions(shell)?,
+        CliCommand::Keeper(args) => {
+            serve::serve_role(load_settings(global, &args)?, ProcessRole::Keeper, as_json).await?;
+        }
+        CliCommand::Upload(args) => return upload::run_upload(args, as_json).await,
+        CliCommand::Watch(args) => return watch::run_watch(args, as_json).await,
+        CliCommand::Media(command) => list::run_media(command, as_json).await?,
+        CliCommand::Jobs(command) => list::run_jobs(command, as_json).await?,
+        CliCommand::Audit(AuditCommand::Replay(args)) => audit_log::replay_log(args).await?,
+        CliCommand::Audit(AuditCommand::Verify(args)) => return audit_log::verify_log(args, as_json).await,
+        CliCommand::Dead(command) => return Box::pin(execute_dead(global, command)).await,
+        CliCommand::Nats(command) => return execute_nats(global, command).await,
+        CliCommand::Store(StoreCommand::Adopt(args)) => {
+            Box::pin(store::adopt_and_print(load_settings(global, &args)?, as_json)).await?;
+        }
+        CliCommand::Owner(command) => Box::pin(execute_owner(global, command)).await?,
+        CliCommand::Schemas(command) => return contract::run_schemas(command, as_json),
+        CliCommand::Config(args) if args.markdown => out::print_line(describe::render_markdown().trim_end())?,
+        CliCommand::Config(args) => {
+            settings::print_settings(&load_and_print(global, &args.server)?, as_json)?;
+        }
+        CliCommand::Doctor(args) => {
+            return doctor::run_doctor(&load_and_print(global, &args)?, as_json).await;
+        }
+        CliCommand::Completions { shell } => print_completions(shell)?,
     }
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Well)
 }
 
-async fn execute_owner(global: &Global, command: OwnerCommand) -> anyhow::Result<()> {
+async fn execute_owner(global: &GlobalArgs, command: OwnerCommand) -> anyhow::Result<()> {
     match command {
         OwnerCommand::Ls(server) => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            owner::list(&bus, global.json).await
+            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            owner::list_chainless(&bus, global.json).await
         }
         OwnerCommand::Transfer { from, to, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            owner::transfer(&bus, (&from, &to), global.json).await
+            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            owner::transfer_owner(&bus, (&from, &to), global.json).await
         }
     }
 }
 
-async fn execute_dead(global: &Global, command: DeadCommand) -> anyhow::Result<Ended> {
+async fn execute_dead(global: &GlobalArgs, command: DeadCommand) -> anyhow::Result<CommandOutcome> {
     let as_json = global.json;
     match command {
         DeadCommand::Ls { limit, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            dead::list(&bus, limit, as_json).await?;
+            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            dead::list_letters(&bus, limit, as_json).await?;
         }
         DeadCommand::Show { sequence, server } => {
-            let bus = broker::admin(load(global, &server)?).await?;
-            dead::show(&bus, sequence, as_json).await?;
+            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            dead::show_letter(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
-            let config = load(global, &server)?;
-            let settings = config.store()?;
-            let bus = broker::admin(config).await?;
-            let store = stores::open(settings, &bus).await?;
-            return dead::redrive(&bus, &store, sequences, stage.as_deref(), as_json).await;
+            let config = load_settings(global, &server)?;
+            let settings = config.store_config()?;
+            let bus = broker::connect_admin(config).await?;
+            let store = stores::open_store(settings, &bus).await?;
+            return dead::redrive_letters(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Well)
 }
 
-async fn execute_nats(global: &Global, command: NatsCommand) -> anyhow::Result<Ended> {
+async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Result<CommandOutcome> {
     let connect = async |args: &ServerArgs| {
-        let config = load(global, args)?;
-        let settings = config.topology();
-        anyhow::Ok((broker::admin(config).await?, settings))
+        let config = load_settings(global, args)?;
+        let settings = config.topology_settings();
+        anyhow::Ok((broker::connect_admin(config).await?, settings))
     };
     match command {
         NatsCommand::Diff(args) => {
             let (bus, settings) = connect(&args).await?;
-            topology::diff(&bus, &settings, global.json).await
+            topology::print_diff(&bus, &settings, global.json).await
         }
         NatsCommand::Apply(args) => {
             let (bus, settings) = connect(&args).await?;
-            topology::apply(&bus, &settings, global.json).await?;
-            Ok(Ended::Well)
+            topology::apply_and_print(&bus, &settings, global.json).await?;
+            Ok(CommandOutcome::Well)
         }
         NatsCommand::Keys { folder } => {
             nats::keys::create_keys(&folder).with_context(|| format!("keys in {}", folder.display()))?;
-            out::say(format!("The keys are in {}", folder.display()));
-            Ok(Ended::Well)
+            out::print_message(format!("The keys are in {}", folder.display()));
+            Ok(CommandOutcome::Well)
         }
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
+fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     // Into memory first: the generator panics when nobody reads its output any more.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "streamgate", &mut script);
-    Ok(out::line(String::from_utf8(script)?.trim_end())?)
+    Ok(out::print_line(String::from_utf8(script)?.trim_end())?)
 }

@@ -12,8 +12,8 @@ use nats::{StreamUsage, server, topology};
 use schemas::fault::error_chain;
 use serde_json::json;
 
-use super::{Ended, broker, demo::chain, out, render};
-use crate::{config::Config, owners};
+use super::{CommandOutcome, broker, demo::chain, out, render};
+use crate::{config::Settings, owners};
 use ingress::capacity::{BROKER_DISK, CapacityLimit, STORE_DISK};
 
 /// Longest wait for a broker that may not run.
@@ -21,7 +21,7 @@ const BROKER_WAIT: Duration = Duration::from_secs(5);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Finding {
+struct DoctorFinding {
     name: &'static str,
     is_fine: bool,
     /// What was found.
@@ -30,7 +30,7 @@ struct Finding {
     advice: String,
 }
 
-impl Finding {
+impl DoctorFinding {
     fn fine(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, is_fine: true, found: found.into(), advice: String::new() }
     }
@@ -44,53 +44,56 @@ impl Finding {
 ///
 /// # Errors
 /// When stdout can't be written.
-pub async fn run(config: &Config, as_json: bool) -> anyhow::Result<Ended> {
-    let mut findings = vec![broker(config).await];
-    findings.extend(media(config).await);
-    findings.push(data_folder(&config.data_dir()));
-    findings.extend(room_on_disks(config));
-    findings.extend(room_on_broker(config).await);
-    findings.push(port("public port", "--listen", config.ingress.listen));
-    findings.extend(config.admin_listen.map(|address| port("admin port", "--admin-listen", address)));
-    findings.push(proxies(config));
-    findings
-        .push(Finding::fine("ffmpeg program", "not needed: streamgate-media has FFmpeg's libraries inside"));
-    findings.push(anvil(chain::find()));
-    findings.extend(chainless(config).await);
+pub async fn run_doctor(config: &Settings, as_json: bool) -> anyhow::Result<CommandOutcome> {
+    let mut findings = vec![check_broker(config).await];
+    findings.extend(check_media(config).await);
+    findings.push(check_data_folder(&config.data_dir()));
+    findings.extend(check_disk_space(config));
+    findings.extend(check_broker_space(config).await);
+    findings.push(check_port("public port", "--listen", config.ingress.listen));
+    findings.extend(config.admin_listen.map(|address| check_port("admin port", "--admin-listen", address)));
+    findings.push(check_proxies(config));
+    findings.push(DoctorFinding::fine(
+        "ffmpeg program",
+        "not needed: streamgate-media has FFmpeg's libraries inside",
+    ));
+    findings.push(check_anvil(chain::find_anvil()));
+    findings.extend(check_chainless(config).await);
     let is_fine = findings.iter().all(|finding| finding.is_fine);
     if as_json {
         let checks: Vec<_> = findings
             .iter()
             .map(|f| json!({ "name": f.name, "ok": f.is_fine, "found": f.found, "advice": f.advice }))
             .collect();
-        out::json(&json!({ "ok": is_fine, "checks": checks }))?;
+        out::print_json(&json!({ "ok": is_fine, "checks": checks }))?;
     } else {
-        out::line(report(&findings))?;
-        out::say(if is_fine {
+        out::print_line(format_report(&findings))?;
+        out::print_message(if is_fine {
             "Nothing is missing: `streamgate up`, or `streamgate demo`"
         } else {
             "Something is missing"
         });
     }
-    Ok(if is_fine { Ended::Well } else { Ended::Badly })
+    Ok(if is_fine { CommandOutcome::Well } else { CommandOutcome::Badly })
 }
 
 /// The node of the gated demo; no server needs it.
-fn anvil(found: anyhow::Result<PathBuf>) -> Finding {
+fn check_anvil(found: anyhow::Result<PathBuf>) -> DoctorFinding {
     const NAME: &str = "anvil";
     match found {
-        Ok(path) => Finding::fine(NAME, format!("for `demo --gated`, at {}", path.display())),
-        Err(error) => {
-            Finding { advice: error.to_string(), ..Finding::fine(NAME, "only `demo --gated` needs it") }
-        }
+        Ok(path) => DoctorFinding::fine(NAME, format!("for `demo --gated`, at {}", path.display())),
+        Err(error) => DoctorFinding {
+            advice: error.to_string(),
+            ..DoctorFinding::fine(NAME, "only `demo --gated` needs it")
+        },
     }
 }
 
 /// What contract accounts own under names without a chain; nothing where no broker answers.
-async fn chainless(config: &Config) -> Vec<Finding> {
+async fn check_chainless(config: &Settings) -> Vec<DoctorFinding> {
     let asking = async {
-        let bus = broker::admin(config.clone()).await?;
-        let found = owners::chainless(&bus).await?;
+        let bus = broker::connect_admin(config.clone()).await?;
+        let found = owners::find_chainless_owners(&bus).await?;
         bus.close().await?;
         anyhow::Ok(found)
     };
@@ -100,18 +103,18 @@ async fn chainless(config: &Config) -> Vec<Finding> {
     }
 }
 
-fn chainless_finding(found: &owners::Chainless) -> Finding {
-    let owners::Chainless { owner, proven, media_count, key_count } = found;
+fn chainless_finding(found: &owners::ChainlessOwner) -> DoctorFinding {
+    let owners::ChainlessOwner { owner, proven, media_count, key_count } = found;
     let proven: Vec<&str> = proven.iter().map(String::as_str).collect();
     let advice = format!(
         "that is a contract, and signs in as {}: look whose they are, then `streamgate owner transfer {owner} OWNER`",
         proven.join(" or ")
     );
     let found = format!("{media_count} media and {key_count} keys belong to {owner}");
-    Finding { advice, ..Finding::fine("contract account", found) }
+    DoctorFinding { advice, ..DoctorFinding::fine("contract account", found) }
 }
 
-fn report(findings: &[Finding]) -> String {
+fn format_report(findings: &[DoctorFinding]) -> String {
     let rows: Vec<Vec<String>> = findings
         .iter()
         .flat_map(|finding| {
@@ -122,32 +125,36 @@ fn report(findings: &[Finding]) -> String {
             std::iter::once(first).chain(second)
         })
         .collect();
-    render::table(&["", "WHAT", "FOUND"], &rows)
+    render::format_table(&["", "WHAT", "FOUND"], &rows)
 }
 
-async fn broker(config: &Config) -> Finding {
+async fn check_broker(config: &Settings) -> DoctorFinding {
     const NAME: &str = "nats-server";
     if config.broker.urls.is_empty() {
         return match server::find_nats_server(None).await {
             Ok(found) => {
                 let (major, minor) = found.version;
-                Finding::fine(NAME, format!("{major}.{minor} at {}", found.path.display()))
+                DoctorFinding::fine(NAME, format!("{major}.{minor} at {}", found.path.display()))
             }
-            Err(error) => Finding::missing(
+            Err(error) => DoctorFinding::missing(
                 NAME,
                 error.to_string(),
                 "`make setup` puts one into .tools/bin; or set NATS_SERVER, or use a running one with --nats-url",
             ),
         };
     }
-    match connected(config).await {
-        Ok(version) if nats::clock_offset_ms().unsigned_abs() > nats::OFFSET_MS_MAX => Finding::missing(
-            "clock",
-            format!("{} ms ahead of the broker's ({version})", nats::clock_offset_ms()),
-            "set the clocks of this host and of the broker's by NTP",
-        ),
-        Ok(version) => Finding::fine("broker", format!("nats-server {version} answers, the clocks agree")),
-        Err(error) => Finding::missing(
+    match check_connection(config).await {
+        Ok(version) if nats::clock_offset_ms().unsigned_abs() > nats::OFFSET_MS_MAX => {
+            DoctorFinding::missing(
+                "clock",
+                format!("{} ms ahead of the broker's ({version})", nats::clock_offset_ms()),
+                "set the clocks of this host and of the broker's by NTP",
+            )
+        }
+        Ok(version) => {
+            DoctorFinding::fine("broker", format!("nats-server {version} answers, the clocks agree"))
+        }
+        Err(error) => DoctorFinding::missing(
             "broker",
             format!("{error:#}"),
             "start it, or correct --nats-url and --nats-seed-file",
@@ -155,8 +162,8 @@ async fn broker(config: &Config) -> Finding {
     }
 }
 
-async fn connected(config: &Config) -> anyhow::Result<String> {
-    let bus = broker::admin(config.clone()).await?;
+async fn check_connection(config: &Settings) -> anyhow::Result<String> {
+    let bus = broker::connect_admin(config.clone()).await?;
     let version = bus.context().client().server_info().version.clone();
     let is_new = server::version(&version).is_some_and(|version| version >= server::VERSION_MIN);
     let (major, minor) = server::VERSION_MIN;
@@ -169,10 +176,14 @@ async fn connected(config: &Config) -> anyhow::Result<String> {
 }
 
 /// Room on the disks of the data folder and of a local store.
-fn room_on_disks(config: &Config) -> Vec<Finding> {
-    let store = config.store().ok().and_then(|store| store.url.strip_prefix("file://").map(PathBuf::from));
-    let reserved =
-        if config.broker.urls.is_empty() { topology::reserved_bytes(&config.topology()) } else { Ok(0) };
+fn check_disk_space(config: &Settings) -> Vec<DoctorFinding> {
+    let store =
+        config.store_config().ok().and_then(|store| store.url.strip_prefix("file://").map(PathBuf::from));
+    let reserved = if config.broker.urls.is_empty() {
+        topology::reserved_bytes(&config.topology_settings())
+    } else {
+        Ok(0)
+    };
     let disks = [
         (BROKER_DISK, Some(config.data_dir()), 0),
         (STORE_DISK, store, config.ingress.uploads.free_bytes_min),
@@ -180,31 +191,38 @@ fn room_on_disks(config: &Config) -> Vec<Finding> {
     disks
         .into_iter()
         .filter_map(|(name, folder, free_bytes_min)| {
-            let space = store::read_disk_space(&there(&folder?)).ok()?;
+            let space = store::read_disk_space(&nearest_existing(&folder?)).ok()?;
             let limit = CapacityLimit::from_disk_space(name, space, &config.ingress.capacity, free_bytes_min);
-            let found =
-                format!("{} free of {}", render::size(limit.free_bytes()), render::size(limit.limit_bytes));
+            let found = format!(
+                "{} free of {}",
+                render::format_size(limit.free_bytes()),
+                render::format_size(limit.limit_bytes)
+            );
             if limit.is_full() {
-                return Some(Finding::missing(name, found, "make room: nothing new is taken meanwhile"));
+                return Some(DoctorFinding::missing(
+                    name,
+                    found,
+                    "make room: nothing new is taken meanwhile",
+                ));
             }
             let reserved_bytes = reserved.as_ref().copied().unwrap_or(0);
             if name == BROKER_DISK && reserved_bytes > limit.free_bytes() {
                 let advice = format!(
                     "streams and buckets may grow to {}: say in [capacity] of the settings what has to fit",
-                    render::size(reserved_bytes)
+                    render::format_size(reserved_bytes)
                 );
-                return Some(Finding { advice, ..Finding::fine(name, found) });
+                return Some(DoctorFinding { advice, ..DoctorFinding::fine(name, found) });
             }
-            Some(Finding::fine(name, found))
+            Some(DoctorFinding::fine(name, found))
         })
         .collect()
 }
 
 /// How full the streams and buckets of a broker that runs are, and for how long there is room.
-async fn room_on_broker(config: &Config) -> Option<Finding> {
+async fn check_broker_space(config: &Settings) -> Option<DoctorFinding> {
     const NAME: &str = "room on the broker";
     // That a broker does not answer is told elsewhere.
-    let bus = broker::admin(config.clone()).await.ok()?;
+    let bus = broker::connect_admin(config.clone()).await.ok()?;
     let fills = bus.all_stream_usage().await.ok()?;
     let now_ms = nats::now_ms();
     let is_full = |fill: &&StreamUsage| {
@@ -217,7 +235,7 @@ async fn room_on_broker(config: &Config) -> Option<Finding> {
         .collect();
     if !full.is_empty() {
         let advice = "raise it by [capacity] in the settings and `streamgate nats apply`: nothing new is taken meanwhile";
-        return Some(Finding::missing(NAME, full.join("; "), advice));
+        return Some(DoctorFinding::missing(NAME, full.join("; "), advice));
     }
     let fullest = fills.iter().max_by_key(|fill| fill.used_percent())?;
     let mut found = format!("{} is the fullest: {} %", fullest.stream, fullest.used_percent());
@@ -225,17 +243,17 @@ async fn room_on_broker(config: &Config) -> Option<Finding> {
     if let Some((days, stream)) = days {
         found = format!("{found}; {stream} has room for {days} days");
     }
-    Some(Finding::fine(NAME, found))
+    Some(DoctorFinding::fine(NAME, found))
 }
 
 /// A folder, or the one it will be made in.
-fn there(folder: &Path) -> PathBuf {
+fn nearest_existing(folder: &Path) -> PathBuf {
     let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     shown.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/")).to_owned()
 }
 
 /// The media child, and whether its sandbox holds here.
-async fn media(config: &Config) -> Vec<Finding> {
+async fn check_media(config: &Settings) -> Vec<DoctorFinding> {
     const NAME: &str = "streamgate-media";
     let driver = match MediaDriver::start(config.media.clone()).await {
         Ok(driver) => driver,
@@ -253,11 +271,11 @@ async fn media(config: &Config) -> Vec<Finding> {
                     "install FFmpeg's libraries with libx264 (Debian and Ubuntu: `make setup` does), and build again"
                 }
             };
-            return vec![Finding::missing(NAME, error_chain(&error), advice)];
+            return vec![DoctorFinding::missing(NAME, error_chain(&error), advice)];
         }
     };
     let check = driver.self_check();
-    let mut findings = vec![Finding::fine(NAME, format!("with FFmpeg {}", check.versions.ffmpeg))];
+    let mut findings = vec![DoctorFinding::fine(NAME, format!("with FFmpeg {}", check.versions.ffmpeg))];
     let sandbox = if check.sandbox.is_effective() {
         let kinds = [(check.sandbox.has_seccomp, "seccomp"), (check.sandbox.has_landlock, "landlock")];
         let names: Vec<&str> = kinds.iter().filter(|(has, _)| *has).map(|(_, name)| *name).collect();
@@ -265,24 +283,24 @@ async fn media(config: &Config) -> Vec<Finding> {
     } else {
         "does not hold; --unsandboxed says to go on without".to_owned()
     };
-    findings.push(Finding::fine("sandbox", sandbox));
+    findings.push(DoctorFinding::fine("sandbox", sandbox));
     if !check.missing_optional.is_empty() {
         let found = format!("FFmpeg lacks {}: HDR sources look pale", check.missing_optional.join(", "));
-        findings.push(Finding::fine("HDR", found));
+        findings.push(DoctorFinding::fine("HDR", found));
     }
     findings
 }
 
 /// Whether the data folder, or the one it will be made in, can be written. Nothing is left behind.
-fn data_folder(folder: &Path) -> Finding {
+fn check_data_folder(folder: &Path) -> DoctorFinding {
     const NAME: &str = "data folder";
     let shown = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let exists = shown.is_dir();
-    let place = there(folder);
+    let place = nearest_existing(folder);
     match tempfile::tempfile_in(&place) {
-        Ok(_) if exists => Finding::fine(NAME, format!("{} can be written", shown.display())),
-        Ok(_) => Finding::fine(NAME, format!("{} will be made", shown.display())),
-        Err(error) => Finding::missing(
+        Ok(_) if exists => DoctorFinding::fine(NAME, format!("{} can be written", shown.display())),
+        Ok(_) => DoctorFinding::fine(NAME, format!("{} will be made", shown.display())),
+        Err(error) => DoctorFinding::missing(
             NAME,
             format!("{}: {error}", place.display()),
             "make it writable for this user, or name another with --data-dir",
@@ -291,22 +309,22 @@ fn data_folder(folder: &Path) -> Finding {
 }
 
 /// Whose forwarded addresses are believed: behind a proxy that nobody named all clients are one.
-fn proxies(config: &Config) -> Finding {
+fn check_proxies(config: &Settings) -> DoctorFinding {
     const NAME: &str = "trusted proxies";
     let named = &config.ingress.client.trusted_proxies;
     if named.is_empty() {
         let advice = "behind a reverse proxy, name its network in ingress.client.trusted_proxies";
         let found = "none: the peer of a connection is the client";
-        return Finding { advice: advice.to_owned(), ..Finding::fine(NAME, found) };
+        return DoctorFinding { advice: advice.to_owned(), ..DoctorFinding::fine(NAME, found) };
     }
     let named: Vec<String> = named.iter().map(ToString::to_string).collect();
-    Finding::fine(NAME, named.join(", "))
+    DoctorFinding::fine(NAME, named.join(", "))
 }
 
-fn port(name: &'static str, flag: &str, address: SocketAddr) -> Finding {
+fn check_port(name: &'static str, flag: &str, address: SocketAddr) -> DoctorFinding {
     match TcpListener::bind(address) {
-        Ok(_) => Finding::fine(name, format!("{address} is free")),
-        Err(error) => Finding::missing(
+        Ok(_) => DoctorFinding::fine(name, format!("{address} is free")),
+        Err(error) => DoctorFinding::missing(
             name,
             format!("{address}: {error}"),
             format!(
@@ -323,24 +341,24 @@ mod tests {
     #[test]
     fn a_port_in_use_is_told_with_a_way_out() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let finding = port("public port", "--listen", taken.local_addr().unwrap());
+        let finding = check_port("public port", "--listen", taken.local_addr().unwrap());
         assert!(!finding.is_fine && finding.advice.contains("--listen"), "{finding:?}");
         let address = taken.local_addr().unwrap();
         drop(taken);
-        assert!(port("public port", "--listen", address).is_fine);
+        assert!(check_port("public port", "--listen", address).is_fine);
     }
 
     #[test]
     fn proxies_are_named_or_asked_for() {
-        let mut config = Config::default();
-        assert!(proxies(&config).advice.contains("ingress.client.trusted_proxies"));
+        let mut config = Settings::default();
+        assert!(check_proxies(&config).advice.contains("ingress.client.trusted_proxies"));
         config.ingress.client.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(proxies(&config).found, "10.0.0.0/8");
+        assert_eq!(check_proxies(&config).found, "10.0.0.0/8");
     }
 
     #[test]
     fn what_a_contract_owns_without_a_chain_is_told_with_a_way_to_give_it() {
-        let finding = chainless_finding(&owners::Chainless {
+        let finding = chainless_finding(&owners::ChainlessOwner {
             owner: "eip155:0x1".into(),
             proven: ["eip155:1:0x1".to_owned(), "eip155:10:0x1".to_owned()].into(),
             media_count: 2,
@@ -354,18 +372,19 @@ mod tests {
     #[test]
     fn a_folder_is_tried_without_making_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(data_folder(dir.path()).is_fine);
+        assert!(check_data_folder(dir.path()).is_fine);
         let below = dir.path().join("a/b");
-        assert!(data_folder(&below).is_fine && !below.exists());
+        assert!(check_data_folder(&below).is_fine && !below.exists());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let file = dir.path().join("file");
         std::fs::write(&file, b"").unwrap();
-        assert!(!data_folder(&file.join("data")).is_fine);
+        assert!(!check_data_folder(&file.join("data")).is_fine);
     }
 
     #[test]
     fn advice_stands_below_what_it_is_about() {
-        let text = report(&[Finding::fine("a", "good"), Finding::missing("b", "bad", "do this")]);
+        let text =
+            format_report(&[DoctorFinding::fine("a", "good"), DoctorFinding::missing("b", "bad", "do this")]);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         assert_eq!(lines[1..], ["ok       a     good", "MISSING  b     bad", "-> do this"]);
     }

@@ -7,8 +7,8 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 
 use super::{
-    follow::Told,
-    out::{self, clean},
+    follow::FollowedEvent,
+    out::{self, sanitize_text},
     render,
 };
 
@@ -16,22 +16,22 @@ use super::{
 const STEP_PERCENT: u64 = 20;
 
 /// The event as one line; with its medium when it is not clear which one is meant.
-pub fn line(told: &Told, with_media: bool) -> String {
+pub fn format_event(told: &FollowedEvent, with_media: bool) -> String {
     let time = told.data["time"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let time = time.unwrap_or_else(Timestamp::now).to_zoned_datetime(TimeZone::system());
     let media = told.data["media_id"].as_str().filter(|_| with_media).unwrap_or_default();
     let words = [
         time.strftime("%H:%M:%S").to_string(),
-        format!("{:<14}", clean(&told.kind)),
-        clean(media),
-        clean(&detail(told)),
+        format!("{:<14}", sanitize_text(&told.kind)),
+        sanitize_text(media),
+        sanitize_text(&format_detail(told)),
     ];
     let said: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
     said.join("  ").trim_end().to_owned()
 }
 
 /// What is worth knowing about this kind of event.
-pub fn detail(told: &Told) -> String {
+pub fn format_detail(told: &FollowedEvent) -> String {
     let data = &told.data["data"];
     let text = |name: &str| data[name].as_str().unwrap_or_default();
     let number = |name: &str| data[name].as_u64().unwrap_or_default();
@@ -40,30 +40,34 @@ pub fn detail(told: &Told) -> String {
         (detail, code) => format!("{detail} ({code})"),
     };
     match told.kind.as_str() {
-        "job.progress" => format!("{} %", told.percent().unwrap_or_default()),
-        "upload.received" => render::size(number("size_bytes")),
-        "media.stored" => technical(&data["technical"]),
+        "job.progress" => format!("{} %", told.progress_percent().unwrap_or_default()),
+        "upload.received" => render::format_size(number("size_bytes")),
+        "media.stored" => format_technical(&data["technical"]),
         "media.playable" => "the first segments play".into(),
-        "media.ready" => renditions(&data["encode"]),
+        "media.ready" => format_renditions(&data["encode"]),
         "job.queued" => {
-            format!("{} parts, {} of output", number("part_count"), render::duration(number("total_ms")))
+            format!(
+                "{} parts, {} of output",
+                number("part_count"),
+                render::format_duration(number("total_ms"))
+            )
         }
         "job.started" => "a worker took the first part".into(),
         "job.retried" => format!("part {}, try {} ({})", text("part"), number("attempt"), text("code")),
         "job.succeeded" => format!(
             "after {}, {} of CPU",
-            render::duration(number("wall_ms")),
-            render::duration(number("cpu_ms"))
+            render::format_duration(number("wall_ms")),
+            render::format_duration(number("cpu_ms"))
         ),
         "job.dead" => format!("part {} ({})", text("part"), text("code")),
         _ => reason(),
     }
 }
 
-fn technical(technical: &Value) -> String {
+fn format_technical(technical: &Value) -> String {
     let mut words = vec![
         technical["container"].as_str().unwrap_or_default().to_owned(),
-        render::duration(technical["duration_ms"].as_u64().unwrap_or_default()),
+        render::format_duration(technical["duration_ms"].as_u64().unwrap_or_default()),
     ];
     if let Some(video) = technical["video"].get(0) {
         let codec = video["codec"].as_str().unwrap_or_default();
@@ -74,7 +78,7 @@ fn technical(technical: &Value) -> String {
     words.join(", ")
 }
 
-fn renditions(encode: &Value) -> String {
+fn format_renditions(encode: &Value) -> String {
     let all = encode["renditions"].as_array().into_iter().flatten();
     let names: Vec<&str> = all.filter_map(|rendition| rendition["name"].as_str()).collect();
     if names.is_empty() {
@@ -86,12 +90,12 @@ fn renditions(encode: &Value) -> String {
 
 /// Tells events on stderr; on a terminal, progress is a bar.
 #[derive(Debug)]
-pub struct Teller {
+pub struct EventPrinter {
     bar: ProgressBar,
     told_percent: u64,
 }
 
-impl Default for Teller {
+impl Default for EventPrinter {
     fn default() -> Self {
         let bar = ProgressBar::new(100);
         if let Ok(style) = ProgressStyle::with_template("          encoding       {bar:40} {pos} %") {
@@ -101,24 +105,24 @@ impl Default for Teller {
     }
 }
 
-impl Teller {
+impl EventPrinter {
     /// Tells one event.
-    pub fn tell(&mut self, told: &Told) {
-        match told.percent() {
-            Some(percent) if out::is_watched() => {
+    pub fn print_event(&mut self, told: &FollowedEvent) {
+        match told.progress_percent() {
+            Some(percent) if out::is_stderr_terminal() => {
                 self.bar.enable_steady_tick(Duration::from_millis(500));
                 self.bar.set_position(percent.min(100));
             }
             Some(percent) if percent < self.told_percent + STEP_PERCENT => {}
             percent => {
                 self.told_percent = percent.unwrap_or(self.told_percent);
-                self.bar.suspend(|| out::say(line(told, false)));
+                self.bar.suspend(|| out::print_message(format_event(told, false)));
             }
         }
     }
 }
 
-impl Drop for Teller {
+impl Drop for EventPrinter {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -130,9 +134,13 @@ mod tests {
 
     use super::*;
 
-    fn told(kind: &str, data: &Value) -> Told {
+    fn told(kind: &str, data: &Value) -> FollowedEvent {
         let time = "2026-01-02T03:04:05Z";
-        Told { id: None, kind: kind.into(), data: json!({ "time": time, "media_id": "m1", "data": data }) }
+        FollowedEvent {
+            id: None,
+            kind: kind.into(),
+            data: json!({ "time": time, "media_id": "m1", "data": data }),
+        }
     }
 
     #[test]
@@ -162,14 +170,22 @@ mod tests {
             ("admin.unknown", json!({}), ""),
             ("media.stored", json!(null), ", 0.0 s"),
         ] {
-            assert_eq!(detail(&told(kind, &data)), wanted, "{kind}");
+            assert_eq!(format_detail(&told(kind, &data)), wanted, "{kind}");
         }
     }
 
     #[test]
     fn a_line_names_the_medium_where_it_has_to() {
         let event = told("media.rejected", &json!({"code": "x", "detail": "a\u{1b}b"}));
-        assert!(line(&event, true).ends_with("media.rejected  m1  a?b (x)"), "{}", line(&event, true));
-        assert!(line(&event, false).ends_with("media.rejected  a?b (x)"), "{}", line(&event, false));
+        assert!(
+            format_event(&event, true).ends_with("media.rejected  m1  a?b (x)"),
+            "{}",
+            format_event(&event, true)
+        );
+        assert!(
+            format_event(&event, false).ends_with("media.rejected  a?b (x)"),
+            "{}",
+            format_event(&event, false)
+        );
     }
 }

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    client::{self, Client, Error},
-    lines::Lines,
+    client::{self, ApiClient, ClientError},
+    lines::BodyLines,
     out,
-    sse::Parser,
+    sse::SseParser,
 };
 
 /// Failures in a row before following is given up.
@@ -32,7 +32,7 @@ const QUIET_SECONDS: u64 = 3;
 
 /// What to follow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct FollowTarget {
     /// Only this medium.
     pub media: Option<String>,
     /// Only this job.
@@ -43,7 +43,7 @@ pub struct Wanted {
 
 /// Something that happened, or, without an id, how things stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct FollowedEvent {
     /// Its id, to go on behind it later.
     pub id: Option<String>,
     /// `<entity>.<verb>`, such as `media.ready`.
@@ -52,67 +52,67 @@ pub struct Told {
     pub data: Value,
 }
 
-impl Told {
+impl FollowedEvent {
     /// How far the job is, when this is about progress.
-    pub fn percent(&self) -> Option<u64> {
+    pub fn progress_percent(&self) -> Option<u64> {
         (self.kind == "job.progress").then(|| self.data["percent"].as_u64().unwrap_or_default())
     }
 }
 
 /// How what was followed ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum FollowOutcome {
     /// Ready or succeeded.
     Well,
     /// Failed, rejected, cancelled, removed or expired.
     Badly,
 }
 
-impl Wanted {
+impl FollowTarget {
     /// Whether an event of this kind ends what is followed.
-    pub fn end(&self, kind: &str) -> Option<End> {
+    pub fn outcome_of(&self, kind: &str) -> Option<FollowOutcome> {
         let (media, job) = (self.media.is_some(), self.job.is_some());
         match kind {
-            "media.ready" if media => Some(End::Well),
-            "job.succeeded" if media || job => Some(End::Well),
+            "media.ready" if media => Some(FollowOutcome::Well),
+            "job.succeeded" if media || job => Some(FollowOutcome::Well),
             "media.rejected" | "media.failed" | "media.removed" | "upload.expired" | "upload.terminated"
                 if media =>
             {
-                Some(End::Badly)
+                Some(FollowOutcome::Badly)
             }
-            "job.failed" | "job.cancelled" if media || job => Some(End::Badly),
+            "job.failed" | "job.cancelled" if media || job => Some(FollowOutcome::Badly),
             _ => None,
         }
     }
 }
 
 /// One open connection.
-struct Connection {
-    lines: Lines,
-    parser: Parser,
+struct SseConnection {
+    lines: BodyLines,
+    parser: SseParser,
     /// When the document is to be looked at; `None` once it was.
     quiet_at: Option<Instant>,
 }
 
 /// Follows events.
-pub struct Follower {
-    client: Client,
-    wanted: Wanted,
+pub struct SseFollower {
+    client: ApiClient,
+    wanted: FollowTarget,
     last_id: Option<String>,
-    connection: Option<Connection>,
+    connection: Option<SseConnection>,
     was_connected: bool,
     failures: u32,
 }
 
-impl std::fmt::Debug for Follower {
+impl std::fmt::Debug for SseFollower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Follower").field("wanted", &self.wanted).finish_non_exhaustive()
     }
 }
 
-impl Follower {
-    /// Follows `wanted`; connects at the first [`Follower::next`].
-    pub const fn new(client: Client, wanted: Wanted) -> Self {
+impl SseFollower {
+    /// Follows `wanted`; connects at the first [`SseFollower::next_event`].
+    pub const fn new(client: ApiClient, wanted: FollowTarget) -> Self {
         Self { client, wanted, last_id: None, connection: None, was_connected: false, failures: 0 }
     }
 
@@ -120,29 +120,30 @@ impl Follower {
     ///
     /// # Errors
     /// When the server refuses, was never there, or stays away.
-    pub async fn next(&mut self) -> Result<Told, Error> {
+    pub async fn next_event(&mut self) -> Result<FollowedEvent, ClientError> {
         loop {
-            let error = match self.step().await {
+            let error = match self.read_event().await {
                 Ok(Some(told)) => return Ok(told),
-                Ok(None) => Error::Cut { reason: "the server ended it".into() },
+                Ok(None) => ClientError::Cut { reason: "the server ended it".into() },
                 Err(error) => error,
             };
             self.connection = None;
             self.failures += 1;
-            let is_new = matches!(error, Error::Unreachable { .. }) && !self.was_connected;
+            let is_new = matches!(error, ClientError::Unreachable { .. }) && !self.was_connected;
             if is_new || !error.is_transient() || self.failures >= FAILURES_MAX {
                 return Err(error);
             }
             // A server that is only restarted is back before anybody wonders.
             if self.failures == 2 {
-                out::say("streamgate: the server is away; trying again for a while");
+                out::print_message("streamgate: the server is away; trying again for a while");
             }
-            tokio::time::sleep(pause(self.failures, error.refusal().and_then(|r| r.retry_after_s))).await;
+            tokio::time::sleep(retry_delay(self.failures, error.as_refusal().and_then(|r| r.retry_after_s)))
+                .await;
         }
     }
 
     /// One line further; `None` when the server ended the connection.
-    async fn step(&mut self) -> Result<Option<Told>, Error> {
+    async fn read_event(&mut self) -> Result<Option<FollowedEvent>, ClientError> {
         loop {
             if self.connection.is_none() {
                 self.connection = Some(self.connect().await?);
@@ -151,13 +152,13 @@ impl Follower {
             let Some(connection) = &mut self.connection else { continue };
             let silent_at = Instant::now() + Duration::from_secs(SILENCE_SECONDS_MAX);
             let wake_at = connection.quiet_at.map_or(silent_at, |at| at.min(silent_at));
-            let line = match tokio::time::timeout_at(wake_at, connection.lines.next()).await {
+            let line = match tokio::time::timeout_at(wake_at, connection.lines.next_line()).await {
                 Ok(line) => line?,
-                Err(_) if connection.quiet_at.take().is_some() => match self.standing().await? {
+                Err(_) if connection.quiet_at.take().is_some() => match self.read_ended_state().await? {
                     Some(told) => return Ok(Some(told)),
                     None => continue,
                 },
-                Err(_) => return Err(Error::Silent { seconds: SILENCE_SECONDS_MAX }),
+                Err(_) => return Err(ClientError::Silent { seconds: SILENCE_SECONDS_MAX }),
             };
             let Some(line) = line else { return Ok(None) };
             let line = String::from_utf8_lossy(&line);
@@ -165,47 +166,47 @@ impl Follower {
             if line.starts_with(':') {
                 self.failures = 0;
             }
-            let Some(event) = connection.parser.line(&line) else { continue };
+            let Some(event) = connection.parser.push_line(&line) else { continue };
             self.failures = 0;
             self.last_id = event.id.clone().or_else(|| self.last_id.take());
             let data = serde_json::from_str(&event.data).unwrap_or_default();
-            return Ok(Some(Told { id: event.id, kind: event.name, data }));
+            return Ok(Some(FollowedEvent { id: event.id, kind: event.name, data }));
         }
     }
 
-    async fn connect(&self) -> Result<Connection, Error> {
-        let Wanted { media, job, since } = &self.wanted;
+    async fn connect(&self) -> Result<SseConnection, ClientError> {
+        let FollowTarget { media, job, since } = &self.wanted;
         let since = since.as_deref().filter(|_| self.last_id.is_none());
         let query = [("media", media.as_deref()), ("job", job.as_deref()), ("since", since)];
         let mut request = self
             .client
-            .request(Method::GET, self.client.url("v1/events", &query))
+            .build_request(Method::GET, self.client.build_url("v1/events", &query))
             .header(ACCEPT, "text/event-stream");
         if let Some(id) = &self.last_id {
             request = request.header("last-event-id", id);
         }
-        let response = client::within_limit(self.client.send(request)).await?;
-        let lines = Lines::new(response.bytes_stream());
+        let response = client::with_time_limit(self.client.send(request)).await?;
+        let lines = BodyLines::new(response.bytes_stream());
         let ends = self.wanted.media.is_some() || self.wanted.job.is_some();
         let quiet_at = ends.then(|| Instant::now() + Duration::from_secs(QUIET_SECONDS));
-        Ok(Connection { lines, parser: Parser::default(), quiet_at })
+        Ok(SseConnection { lines, parser: SseParser::default(), quiet_at })
     }
 
     /// How what is followed stands, when it has ended.
-    async fn standing(&self) -> Result<Option<Told>, Error> {
+    async fn read_ended_state(&self) -> Result<Option<FollowedEvent>, ClientError> {
         let (entity, path) = match (&self.wanted.job, &self.wanted.media) {
             (Some(job), _) => ("job", format!("v1/jobs/{job}")),
             (None, Some(media)) => ("media", format!("v1/media/{media}")),
             (None, None) => return Ok(None),
         };
-        match self.client.get(&path, &[]).await {
+        match self.client.get_json(&path, &[]).await {
             Ok(document) => {
-                let told = standing(entity, &document);
-                Ok(Some(told).filter(|told| self.wanted.end(&told.kind).is_some()))
+                let told = build_state_event(entity, &document);
+                Ok(Some(told).filter(|told| self.wanted.outcome_of(&told.kind).is_some()))
             }
             // An upload whose first byte is on its way has no document yet.
-            Err(Error::Refused(refusal)) if refusal.status == 404 && entity == "media" => {
-                out::say("streamgate: there is no such medium yet; waiting for it");
+            Err(ClientError::Refused(refusal)) if refusal.status == 404 && entity == "media" => {
+                out::print_message("streamgate: there is no such medium yet; waiting for it");
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -213,18 +214,18 @@ impl Follower {
     }
 }
 
-fn standing(entity: &str, document: &Value) -> Told {
+fn build_state_event(entity: &str, document: &Value) -> FollowedEvent {
     let status = document["status"].as_str().unwrap_or_default();
     let data = json!({
         "media_id": document["media_id"],
         "job_id": document["job_id"],
         "data": document,
     });
-    Told { id: None, kind: format!("{entity}.{status}"), data }
+    FollowedEvent { id: None, kind: format!("{entity}.{status}"), data }
 }
 
 /// Doubles with each failure, a quarter of it by chance, so that many clients don't come back at once.
-pub fn pause(failures: u32, retry_after_s: Option<u64>) -> Duration {
+pub fn retry_delay(failures: u32, retry_after_s: Option<u64>) -> Duration {
     let doubled = PAUSE_MS_MIN << failures.saturating_sub(1).min(6);
     let base = doubled.min(PAUSE_MS_MAX);
     let chosen = base - rand::random_range(0..=base / 4);
@@ -238,43 +239,43 @@ mod tests {
 
     #[test]
     fn only_what_was_asked_for_ends_it() {
-        let of = |media: bool, job: bool| Wanted {
+        let of = |media: bool, job: bool| FollowTarget {
             media: media.then(|| "m".into()),
             job: job.then(|| "j".into()),
             since: None,
         };
         for (kind, media, job, wanted) in [
-            ("media.ready", true, false, Some(End::Well)),
+            ("media.ready", true, false, Some(FollowOutcome::Well)),
             ("media.ready", false, true, None),
             ("media.ready", false, false, None),
-            ("job.succeeded", false, true, Some(End::Well)),
-            ("media.rejected", true, false, Some(End::Badly)),
-            ("media.failed", true, false, Some(End::Badly)),
-            ("job.failed", true, false, Some(End::Badly)),
-            ("job.cancelled", false, true, Some(End::Badly)),
+            ("job.succeeded", false, true, Some(FollowOutcome::Well)),
+            ("media.rejected", true, false, Some(FollowOutcome::Badly)),
+            ("media.failed", true, false, Some(FollowOutcome::Badly)),
+            ("job.failed", true, false, Some(FollowOutcome::Badly)),
+            ("job.cancelled", false, true, Some(FollowOutcome::Badly)),
             ("job.failed", false, false, None),
-            ("upload.expired", true, false, Some(End::Badly)),
+            ("upload.expired", true, false, Some(FollowOutcome::Badly)),
             ("media.playable", true, true, None),
             ("job.progress", true, true, None),
         ] {
-            assert_eq!(of(media, job).end(kind), wanted, "{kind} {media} {job}");
+            assert_eq!(of(media, job).outcome_of(kind), wanted, "{kind} {media} {job}");
         }
     }
 
     #[test]
     fn pauses_grow_and_are_bounded() {
         for failures in 0..100 {
-            let pause = pause(failures, None);
+            let pause = retry_delay(failures, None);
             assert!(pause <= Duration::from_millis(PAUSE_MS_MAX), "{failures}: {pause:?}");
             assert!(pause >= Duration::from_millis(PAUSE_MS_MIN * 3 / 4), "{failures}: {pause:?}");
         }
-        assert_eq!(pause(1, Some(5)), Duration::from_secs(5));
-        assert_eq!(pause(1, Some(1 << 40)), Duration::from_secs(client::RETRY_AFTER_SECONDS_MAX));
+        assert_eq!(retry_delay(1, Some(5)), Duration::from_secs(5));
+        assert_eq!(retry_delay(1, Some(1 << 40)), Duration::from_secs(client::RETRY_AFTER_SECONDS_MAX));
     }
 
     #[test]
     fn a_document_tells_how_things_stand() {
-        let told = standing("media", &json!({"media_id": "m", "status": "rejected", "code": "x"}));
+        let told = build_state_event("media", &json!({"media_id": "m", "status": "rejected", "code": "x"}));
         assert_eq!((told.kind.as_str(), &told.data["data"]["code"]), ("media.rejected", &json!("x")));
     }
 }

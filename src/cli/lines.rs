@@ -7,19 +7,19 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 
-use super::client::{self, Error};
+use super::client::{self, ClientError};
 
 /// Longest line in bytes; the bus takes no larger message.
 pub const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Cuts pieces into lines.
 #[derive(Debug, Default)]
-struct Splitter {
+struct LineSplitter {
     whole: VecDeque<Vec<u8>>,
     rest: Vec<u8>,
 }
 
-impl Splitter {
+impl LineSplitter {
     /// Takes a piece; false when a line is longer than its limit.
     fn push(&mut self, piece: &[u8]) -> bool {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
@@ -37,28 +37,28 @@ impl Splitter {
 }
 
 /// The lines of an answer's body, without their ends.
-pub struct Lines {
+pub struct BodyLines {
     body: BoxStream<'static, reqwest::Result<Bytes>>,
-    splitter: Splitter,
+    splitter: LineSplitter,
 }
 
-impl std::fmt::Debug for Lines {
+impl std::fmt::Debug for BodyLines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lines").finish_non_exhaustive()
     }
 }
 
-impl Lines {
+impl BodyLines {
     /// Reads `body`.
     pub fn new(body: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static) -> Self {
-        Self { body: body.boxed(), splitter: Splitter::default() }
+        Self { body: body.boxed(), splitter: LineSplitter::default() }
     }
 
     /// The next line; `None` at the end of the body. May be dropped and called again.
     ///
     /// # Errors
-    /// [`Error::Cut`] when the body ends inside a line or is broken off; [`Error::Strange`] for a line above its limit.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+    /// [`ClientError::Cut`] when the body ends inside a line or is broken off; [`ClientError::Strange`] for a line above its limit.
+    pub async fn next_line(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         loop {
             if let Some(line) = self.splitter.whole.pop_front() {
                 return Ok(Some(line));
@@ -66,13 +66,13 @@ impl Lines {
             match self.body.next().await {
                 Some(Ok(piece)) if self.splitter.push(&piece) => {}
                 Some(Ok(_)) => {
-                    return Err(Error::Strange {
+                    return Err(ClientError::Strange {
                         reason: format!("a line has more than {LINE_BYTES_MAX} bytes"),
                     });
                 }
-                Some(Err(error)) => return Err(Error::Cut { reason: client::innermost(&error) }),
+                Some(Err(error)) => return Err(ClientError::Cut { reason: client::innermost_cause(&error) }),
                 None if self.splitter.rest.is_empty() => return Ok(None),
-                None => return Err(Error::Cut { reason: "it ended inside a line".into() }),
+                None => return Err(ClientError::Cut { reason: "it ended inside a line".into() }),
             }
         }
     }
@@ -86,7 +86,7 @@ mod tests {
     fn lines_do_not_depend_on_the_pieces() {
         let text = b"one\r\n\ntwo\nthree";
         for size in 1..=text.len() {
-            let mut splitter = Splitter::default();
+            let mut splitter = LineSplitter::default();
             assert!(text.chunks(size).all(|piece| splitter.push(piece)), "{size}");
             let lines: Vec<&[u8]> = splitter.whole.iter().map(Vec::as_slice).collect();
             assert_eq!(lines, [b"one".as_slice(), b"", b"two"], "{size}");
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_refused() {
-        let mut splitter = Splitter::default();
+        let mut splitter = LineSplitter::default();
         assert!(splitter.push(&vec![b'x'; LINE_BYTES_MAX]));
         assert!(!splitter.push(b"x"));
     }

@@ -7,52 +7,52 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use super::{JobsCommand, MediaCommand, PageArgs, client::Client, out, render};
+use super::{JobsCommand, MediaCommand, PageArgs, client::ApiClient, out, render};
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
-struct Columns {
+struct ListColumns {
     heads: &'static [&'static str],
     row: fn(&Value) -> Vec<String>,
 }
 
-const MEDIA: Columns = Columns {
+const MEDIA: ListColumns = ListColumns {
     heads: &["MEDIA", "STATUS", "CREATED", "DURATION", "SIZE", "TITLE"],
     row: |item| {
         let duration_ms = &item["summary"]["duration_ms"];
         vec![
-            field(item, "media_id"),
-            status(item),
-            field(item, "created_at_ms"),
-            render::scalar("duration_ms", duration_ms),
-            field(item, "size_bytes"),
-            field(item, "title"),
+            format_field(item, "media_id"),
+            format_status(item),
+            format_field(item, "created_at_ms"),
+            render::format_scalar("duration_ms", duration_ms),
+            format_field(item, "size_bytes"),
+            format_field(item, "title"),
         ]
     },
 };
 
-const JOBS: Columns = Columns {
+const JOBS: ListColumns = ListColumns {
     heads: &["JOB", "STATUS", "PARTS", "CREATED", "CPU", "MEDIA"],
     row: |item| {
         vec![
-            field(item, "job_id"),
-            status(item),
-            format!("{}/{}", field(item, "parts_done"), field(item, "parts_total")),
-            field(item, "created_at_ms"),
-            field(item, "cpu_ms"),
-            field(item, "media_id"),
+            format_field(item, "job_id"),
+            format_status(item),
+            format!("{}/{}", format_field(item, "parts_done"), format_field(item, "parts_total")),
+            format_field(item, "created_at_ms"),
+            format_field(item, "cpu_ms"),
+            format_field(item, "media_id"),
         ]
     },
 };
 
-fn field(item: &Value, name: &str) -> String {
-    render::scalar(name, &item[name])
+fn format_field(item: &Value, name: &str) -> String {
+    render::format_scalar(name, &item[name])
 }
 
 /// The status, with the reason when it is a bad one.
-fn status(item: &Value) -> String {
+fn format_status(item: &Value) -> String {
     match item["code"].as_str() {
-        Some(code) => format!("{} ({code})", field(item, "status")),
-        None => field(item, "status"),
+        Some(code) => format!("{} ({code})", format_field(item, "status")),
+        None => format_field(item, "status"),
     }
 }
 
@@ -60,18 +60,18 @@ fn status(item: &Value) -> String {
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn media(command: MediaCommand, as_json: bool) -> anyhow::Result<()> {
+pub async fn run_media(command: MediaCommand, as_json: bool) -> anyhow::Result<()> {
     match command {
         MediaCommand::Ls { page, client } => {
-            list(&Client::new(&client)?, "v1/media", &[], &page, &MEDIA, as_json).await
+            print_list(&ApiClient::new(&client)?, "v1/media", &[], &page, &MEDIA, as_json).await
         }
         MediaCommand::Show { media_id, client } => {
-            show(&Client::new(&client)?, &format!("v1/media/{media_id}"), as_json).await
+            print_document(&ApiClient::new(&client)?, &format!("v1/media/{media_id}"), as_json).await
         }
         MediaCommand::Rm { media_ids, client } => {
-            let client = Client::new(&client)?;
+            let client = ApiClient::new(&client)?;
             for media_id in media_ids {
-                remove(&client, &media_id, as_json).await?;
+                remove_medium(&client, &media_id, as_json).await?;
             }
             Ok(())
         }
@@ -79,15 +79,15 @@ pub async fn media(command: MediaCommand, as_json: bool) -> anyhow::Result<()> {
 }
 
 /// Removes a medium as it is now.
-async fn remove(client: &Client, media_id: &str, as_json: bool) -> anyhow::Result<()> {
-    let url = client.url(&format!("v1/media/{media_id}"), &[]);
-    let found = client.send(client.request(Method::GET, url.clone())).await?;
+async fn remove_medium(client: &ApiClient, media_id: &str, as_json: bool) -> anyhow::Result<()> {
+    let url = client.build_url(&format!("v1/media/{media_id}"), &[]);
+    let found = client.send(client.build_request(Method::GET, url.clone())).await?;
     let tag = found.headers().get(ETAG).context("the answer has no ETag")?.clone();
-    client.send(client.request(Method::DELETE, url).header(IF_MATCH, tag)).await?;
+    client.send(client.build_request(Method::DELETE, url).header(IF_MATCH, tag)).await?;
     if as_json {
-        return Ok(out::json(&json!({ "media_id": media_id, "removed": true }))?);
+        return Ok(out::print_json(&json!({ "media_id": media_id, "removed": true }))?);
     }
-    out::say(format!("Removed: {}", out::clean(media_id)));
+    out::print_message(format!("Removed: {}", out::sanitize_text(media_id)));
     Ok(())
 }
 
@@ -95,24 +95,24 @@ async fn remove(client: &Client, media_id: &str, as_json: bool) -> anyhow::Resul
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()> {
+pub async fn run_jobs(command: JobsCommand, as_json: bool) -> anyhow::Result<()> {
     match command {
         JobsCommand::Ls { media, page, client } => {
             let only = [("media_id", media.as_deref())];
-            list(&Client::new(&client)?, "v1/jobs", &only, &page, &JOBS, as_json).await
+            print_list(&ApiClient::new(&client)?, "v1/jobs", &only, &page, &JOBS, as_json).await
         }
         JobsCommand::Show { job_id, client } => {
-            show(&Client::new(&client)?, &format!("v1/jobs/{job_id}"), as_json).await
+            print_document(&ApiClient::new(&client)?, &format!("v1/jobs/{job_id}"), as_json).await
         }
     }
 }
 
-async fn list(
-    client: &Client,
+async fn print_list(
+    client: &ApiClient,
     path: &str,
     only: &[(&str, Option<&str>)],
     page: &PageArgs,
-    columns: &Columns,
+    columns: &ListColumns,
     as_json: bool,
 ) -> anyhow::Result<()> {
     let limit = page.limit.to_string();
@@ -125,33 +125,33 @@ async fn list(
         only,
     ]
     .concat();
-    let answer = client.get(path, &query).await?;
+    let answer = client.get_json(path, &query).await?;
     let items = answer["items"].as_array().context("the answer is no list")?;
     let next = answer["next_cursor"].as_str();
     if as_json {
-        items.iter().try_for_each(out::json)?;
+        items.iter().try_for_each(out::print_json)?;
         // The last line, only when there is more.
-        next.map_or(Ok(()), |next| out::json(&json!({ "next_cursor": next })))?;
+        next.map_or(Ok(()), |next| out::print_json(&json!({ "next_cursor": next })))?;
         return Ok(());
     }
     let rows: Vec<Vec<String>> = items.iter().map(columns.row).collect();
-    out::line(render::table(columns.heads, &rows))?;
+    out::print_line(render::format_table(columns.heads, &rows))?;
     if let Some(next) = next {
-        out::say(format!("There are more: --cursor {}", out::clean(next)));
+        out::print_message(format!("There are more: --cursor {}", out::sanitize_text(next)));
     }
     Ok(())
 }
 
-async fn show(client: &Client, path: &str, as_json: bool) -> anyhow::Result<()> {
-    let mut document = client.get(path, &[]).await?;
+async fn print_document(client: &ApiClient, path: &str, as_json: bool) -> anyhow::Result<()> {
+    let mut document = client.get_json(path, &[]).await?;
     if as_json {
-        return Ok(out::json(&document)?);
+        return Ok(out::print_json(&document)?);
     }
     // What a job's encoder was told fills screens; `--json` has it.
     if let Some(members) = document.as_object_mut() {
         members.remove("plan");
     }
-    Ok(out::line(render::document(&document))?)
+    Ok(out::print_line(render::format_document(&document))?)
 }
 
 #[cfg(test)]

@@ -35,10 +35,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-pub use args::{ClientArgs, ConfigArgs, Global, PageArgs, ServerArgs};
-pub use dispatch::{Ended, dispatch};
+pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
+pub use dispatch::{CommandOutcome, dispatch_command};
 
-use crate::roles::Kind;
+use crate::roles::ProcessRole;
 
 /// Exit status: it could not be done; stderr says why.
 pub const EXIT_FAILURE: u8 = 1;
@@ -64,15 +64,15 @@ Exit status: 0 done, 1 failed, 2 wrong command line, 64 wrong settings.";
 pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]
-    pub global: Global,
+    pub global: GlobalArgs,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Run everything on this machine, with its own broker unless --nats-url is given
     #[command(after_help = "Examples:
   streamgate up
@@ -175,7 +175,7 @@ pub struct DemoArgs {
 #[derive(Debug, clap::Args)]
 pub struct WorkerArgs {
     /// Which stage
-    pub stage: Kind,
+    pub stage: ProcessRole,
     /// Settings of the server.
     #[command(flatten)]
     pub server: ServerArgs,
@@ -453,7 +453,7 @@ mod tests {
     fn a_flag_that_is_absent_is_none() {
         // The merge of file, environment and flag relies on it: a default here would win over the file.
         let parsed = Cli::try_parse_from(["streamgate", "up"]).unwrap();
-        let Command::Up(args) = parsed.command else { panic!("up is up") };
+        let CliCommand::Up(args) = parsed.command else { panic!("up is up") };
         assert_eq!(args, ServerArgs::default());
     }
 
@@ -474,8 +474,8 @@ mod tests {
         ];
         let parsed = Cli::try_parse_from(line).unwrap();
         assert!(parsed.global.json);
-        let Command::Worker(worker) = parsed.command else { panic!("worker is worker") };
-        assert_eq!(worker.stage, Kind::Transcode);
+        let CliCommand::Worker(worker) = parsed.command else { panic!("worker is worker") };
+        assert_eq!(worker.stage, ProcessRole::Transcode);
         assert_eq!(worker.server.nats_urls, ["nats://a:1", "nats://b:2", "nats://c:3"]);
         assert_eq!((worker.server.unsandboxed, worker.server.replicas), (Some(true), Some(3)));
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// When nobody reads stdout any more, or it can't be written.
-pub fn line(text: impl Display) -> io::Result<()> {
+pub fn print_line(text: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
@@ -20,23 +20,23 @@ pub fn line(text: impl Display) -> io::Result<()> {
 /// Prints a value as one line of JSON.
 ///
 /// # Errors
-/// As [`line()`].
-pub fn json(value: &Value) -> io::Result<()> {
-    line(value)
+/// As [`print_line()`].
+pub fn print_json(value: &Value) -> io::Result<()> {
+    print_line(value)
 }
 
 /// Says something to the person who watches. There is nobody left to tell when stderr is gone.
-pub fn say(text: impl Display) {
+pub fn print_message(text: impl Display) {
     writeln!(io::stderr(), "{text}").ok();
 }
 
 /// True when a person watches stderr.
-pub fn is_watched() -> bool {
+pub fn is_stderr_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
 /// Text of somebody else, fit for a terminal: control and direction characters become `?`.
-pub fn clean(text: &str) -> String {
+pub fn sanitize_text(text: &str) -> String {
     let steers = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -50,6 +50,6 @@ mod tests {
 
     #[test]
     fn foreign_text_steers_no_terminal() {
-        assert_eq!(clean("a\u{1b}[31mb\nc\u{202e}d é"), "a?[31mb?c?d é");
+        assert_eq!(sanitize_text("a\u{1b}[31mb\nc\u{202e}d é"), "a?[31mb?c?d é");
     }
 }

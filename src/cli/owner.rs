@@ -13,18 +13,18 @@ const OWNER_LENGTH_MAX: usize = 128;
 ///
 /// # Errors
 /// When the broker does not answer.
-pub async fn list(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
-    let found = owners::chainless(bus).await?;
+pub async fn list_chainless(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
+    let found = owners::find_chainless_owners(bus).await?;
     if as_json {
-        found.iter().try_for_each(|one| out::json(&json!(one)))?;
+        found.iter().try_for_each(|one| out::print_json(&json!(one)))?;
         return Ok(());
     }
-    let row = |one: &owners::Chainless| {
+    let row = |one: &owners::ChainlessOwner| {
         let proven: Vec<&str> = one.proven.iter().map(String::as_str).collect();
         vec![one.owner.clone(), one.media_count.to_string(), one.key_count.to_string(), proven.join(" ")]
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
-    out::line(render::table(&["OWNER", "MEDIA", "KEYS", "PROVEN AS"], &rows))?;
+    out::print_line(render::format_table(&["OWNER", "MEDIA", "KEYS", "PROVEN AS"], &rows))?;
     Ok(())
 }
 
@@ -32,7 +32,7 @@ pub async fn list(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the names can't be used, or the broker does not answer.
-pub async fn transfer(bus: &Bus, (from, to): (&str, &str), as_json: bool) -> anyhow::Result<()> {
+pub async fn transfer_owner(bus: &Bus, (from, to): (&str, &str), as_json: bool) -> anyhow::Result<()> {
     let is_name = |name: &str| {
         (1..=OWNER_LENGTH_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic())
     };
@@ -40,12 +40,12 @@ pub async fn transfer(bus: &Bus, (from, to): (&str, &str), as_json: bool) -> any
         is_name(from) && is_name(to) && from != to,
         "an owner is a name as media show it, such as eip155:1:0x...; name two of them"
     );
-    let given = owners::transfer(bus, from, to).await?;
+    let given = owners::transfer_ownership(bus, from, to).await?;
     if as_json {
-        out::json(&json!(given))?;
+        out::print_json(&json!(given))?;
     } else {
-        let owners::Transferred { media_count, key_count } = given;
-        out::say(format!("{media_count} media and {key_count} keys of {from} belong to {to} now"));
+        let owners::OwnerTransferCounts { media_count, key_count } = given;
+        out::print_message(format!("{media_count} media and {key_count} keys of {from} belong to {to} now"));
     }
     Ok(())
 }

@@ -3,11 +3,11 @@
 use anyhow::{Context, bail};
 use reqwest::{Method, Url};
 
-use super::client::{self, Client, Error};
+use super::client::{self, ApiClient, ClientError};
 
 /// Addresses of a playback session; each carries its own right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Playback {
+pub struct PlaybackUrls {
     /// The multivariant playlist.
     pub hls_url: Url,
     /// The page that plays it.
@@ -18,39 +18,39 @@ pub struct Playback {
 ///
 /// # Errors
 /// When the server refuses, for example because the medium is not playable yet.
-pub async fn open(client: &Client, media_id: &str) -> anyhow::Result<Playback> {
-    let url = client.url(&format!("v1/media/{media_id}/playback"), &[]);
-    let answer = client.json(client.request(Method::POST, url)).await?;
+pub async fn open_playback(client: &ApiClient, media_id: &str) -> anyhow::Result<PlaybackUrls> {
+    let url = client.build_url(&format!("v1/media/{media_id}/playback"), &[]);
+    let answer = client.send_json(client.build_request(Method::POST, url)).await?;
     let at = |name: &str| {
         let text = answer[name].as_str().with_context(|| format!("the playback session has no {name}"))?;
-        client.base().join(text).with_context(|| format!("{name} is no address"))
+        client.base_url().join(text).with_context(|| format!("{name} is no address"))
     };
-    Ok(Playback { hls_url: at("hls_url")?, watch_url: at("watch_url")? })
+    Ok(PlaybackUrls { hls_url: at("hls_url")?, watch_url: at("watch_url")? })
 }
 
 /// Fetches what a player fetches first: the multivariant playlist, a media playlist, a segment. Answers the segment's address.
 ///
 /// # Errors
 /// When one of them can't be fetched, or is none.
-pub async fn check(client: &Client, playback: &Playback) -> anyhow::Result<Url> {
-    let media_url = first_of(client, &playback.hls_url, "multivariant playlist").await?;
-    let segment_url = first_of(client, &media_url, "media playlist").await?;
-    let segment = fetch(client, &segment_url).await.context("the first segment")?;
+pub async fn check_playback(client: &ApiClient, playback: &PlaybackUrls) -> anyhow::Result<Url> {
+    let media_url = fetch_first_url(client, &playback.hls_url, "multivariant playlist").await?;
+    let segment_url = fetch_first_url(client, &media_url, "media playlist").await?;
+    let segment = fetch_url(client, &segment_url).await.context("the first segment")?;
     if segment.is_empty() {
         bail!("the first segment is empty");
     }
     Ok(segment_url)
 }
 
-async fn first_of(client: &Client, url: &Url, what: &str) -> anyhow::Result<Url> {
-    let body = fetch(client, url).await.with_context(|| format!("the {what}"))?;
+async fn fetch_first_url(client: &ApiClient, url: &Url, what: &str) -> anyhow::Result<Url> {
+    let body = fetch_url(client, url).await.with_context(|| format!("the {what}"))?;
     let text = std::str::from_utf8(&body).with_context(|| format!("the {what}"))?;
-    let first = first_address(text).with_context(|| format!("the {what} names nothing to play"))?;
+    let first = first_playlist_url(text).with_context(|| format!("the {what} names nothing to play"))?;
     Ok(url.join(first)?)
 }
 
 /// The first address of a playlist (RFC 8216, section 4.1).
-fn first_address(playlist: &str) -> Option<&str> {
+fn first_playlist_url(playlist: &str) -> Option<&str> {
     let lines = playlist.strip_prefix("#EXTM3U")?.lines().map(str::trim);
     lines.into_iter().find(|line| !line.is_empty() && !line.starts_with('#'))
 }
@@ -58,10 +58,10 @@ fn first_address(playlist: &str) -> Option<&str> {
 /// Fetches an address of a session, which carries its own right.
 ///
 /// # Errors
-/// Any [`Error`]; [`Error::Refused`] once the session is over.
-pub async fn fetch(client: &Client, url: &Url) -> Result<Vec<u8>, Error> {
-    let request = client.open_request(Method::GET, url.clone());
-    client::within_limit(async { client::read(client.send(request).await?).await }).await
+/// Any [`ClientError`]; [`ClientError::Refused`] once the session is over.
+pub async fn fetch_url(client: &ApiClient, url: &Url) -> Result<Vec<u8>, ClientError> {
+    let request = client.build_open_request(Method::GET, url.clone());
+    client::with_time_limit(async { client::read_body(client.send(request).await?).await }).await
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
             ("<html>", None),
             ("", None),
         ] {
-            assert_eq!(first_address(text), wanted, "{text:?}");
+            assert_eq!(first_playlist_url(text), wanted, "{text:?}");
         }
     }
 }

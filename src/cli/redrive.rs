@@ -20,7 +20,7 @@ pub const ENCODES_MAX: u32 = 1_000;
 
 /// What became of a letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Redriven {
+pub enum RedriveOutcome {
     /// Its medium is taken up again.
     Reopened {
         /// The medium.
@@ -42,7 +42,7 @@ pub enum Redriven {
 /// Why a letter can't have a second chance.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum RedriveError {
     /// The broker does not answer, or refuses.
     #[error(transparent)]
     Bus(#[from] nats::BusError),
@@ -66,7 +66,7 @@ pub enum Refusal {
     TooManyEncodes(MediaId),
 }
 
-impl Refusal {
+impl RedriveError {
     /// A stable code; those that the API knows are spelled alike.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -84,111 +84,123 @@ impl Refusal {
 /// Gives a letter its second chance.
 ///
 /// # Errors
-/// [`Refusal`]; nothing has changed then.
-pub async fn redrive(bus: &Bus, store: &Store, letter: &DeadLetter) -> Result<Redriven, Refusal> {
-    let site = Site { bus, store };
+/// [`RedriveError`]; nothing has changed then.
+pub async fn redrive_letter(
+    bus: &Bus,
+    store: &Store,
+    letter: &DeadLetter,
+) -> Result<RedriveOutcome, RedriveError> {
+    let site = LetterRedriver { bus, store };
     if letter.stream == subjects::JOBS {
-        let task: JobPartTask = read(letter)?;
-        return site.part(&task).await;
+        let task: JobPartTask = decode_letter(letter)?;
+        return site.redrive_part(&task).await;
     }
-    let (entity, verb, _) = subjects::parse_event_subject(&letter.subject).ok_or(Refusal::Unreadable)?;
+    let (entity, verb, _) = subjects::parse_event_subject(&letter.subject).ok_or(RedriveError::Unreadable)?;
     if (entity, verb) == (UploadReceived::ENTITY, UploadReceived::VERB) {
-        return site.verify(read(letter)?).await;
+        return site.redrive_verification(decode_letter(letter)?).await;
     }
     if (entity, verb) == (MediaReopened::ENTITY, MediaReopened::VERB) {
-        let reopened: MediaReopened = read(letter)?;
+        let reopened: MediaReopened = decode_letter(letter)?;
         return match reopened.step {
-            ReopenStep::Verify { received } => site.verify(*received).await,
-            ReopenStep::Encode { encode, .. } => site.encode(reopened.media_id, encode).await,
-            ReopenStep::Describe => site.describe(reopened.media_id).await,
+            ReopenStep::Verify { received } => site.redrive_verification(*received).await,
+            ReopenStep::Encode { encode, .. } => site.redrive_encode(reopened.media_id, encode).await,
+            ReopenStep::Describe => site.redrive_description(reopened.media_id).await,
         };
     }
     if (entity, verb) == (media::MediaStored::ENTITY, media::MediaStored::VERB) {
-        let stored: media::MediaStored = read(letter)?;
+        let stored: media::MediaStored = decode_letter(letter)?;
         return match letter.stage.as_str() {
-            transcode::PLAN_DURABLE => site.encode(stored.media_id, 1).await,
-            _ => site.describe(stored.media_id).await,
+            transcode::PLAN_DURABLE => site.redrive_encode(stored.media_id, 1).await,
+            _ => site.redrive_description(stored.media_id).await,
         };
     }
     if (entity, verb) == (media::MediaReady::ENTITY, media::MediaReady::VERB) {
-        let ready: media::MediaReady = read(letter)?;
-        return site.describe(ready.media_id).await;
+        let ready: media::MediaReady = decode_letter(letter)?;
+        return site.redrive_description(ready.media_id).await;
     }
-    Err(Refusal::Unreadable)
+    Err(RedriveError::Unreadable)
 }
 
-fn read<T: serde::de::DeserializeOwned>(letter: &DeadLetter) -> Result<T, Refusal> {
-    nats::decode_message(&letter.subject, &letter.payload).map_err(|_| Refusal::Unreadable)
+fn decode_letter<T: serde::de::DeserializeOwned>(letter: &DeadLetter) -> Result<T, RedriveError> {
+    nats::decode_message(&letter.subject, &letter.payload).map_err(|_| RedriveError::Unreadable)
 }
 
-struct Site<'a> {
+struct LetterRedriver<'a> {
     bus: &'a Bus,
     store: &'a Store,
 }
 
-impl Site<'_> {
-    async fn medium(&self, media_id: MediaId) -> Result<VersionedRecord<media::MediaRecord>, Refusal> {
+impl LetterRedriver<'_> {
+    async fn load_medium(
+        &self,
+        media_id: MediaId,
+    ) -> Result<VersionedRecord<media::MediaRecord>, RedriveError> {
         let found = self.bus.load_record::<media::MediaRecord>(&media_id.to_string()).await?;
-        found.ok_or_else(|| Refusal::Unknown(format!("the medium {media_id}")))
+        found.ok_or_else(|| RedriveError::Unknown(format!("the medium {media_id}")))
     }
 
-    async fn check_source(&self, media_id: MediaId, key: &str) -> Result<(), Refusal> {
+    async fn check_source(&self, media_id: MediaId, key: &str) -> Result<(), RedriveError> {
         match self.store.head(key).await {
             Ok(_) => Ok(()),
-            Err(store::StoreError::NotFound { .. }) => Err(Refusal::SourceGone(media_id)),
+            Err(store::StoreError::NotFound { .. }) => Err(RedriveError::SourceGone(media_id)),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Bytes that could not be verified.
-    async fn verify(&self, received: UploadReceived) -> Result<Redriven, Refusal> {
-        let held = self.medium(received.media_id).await?;
+    async fn redrive_verification(&self, received: UploadReceived) -> Result<RedriveOutcome, RedriveError> {
+        let held = self.load_medium(received.media_id).await?;
         match held.record.status {
             MediaStatus::Rejected => {}
-            MediaStatus::Uploading => return Ok(Redriven::Superseded("it is being verified")),
+            MediaStatus::Uploading => return Ok(RedriveOutcome::Superseded("it is being verified")),
             MediaStatus::Stored | MediaStatus::Playable | MediaStatus::Ready | MediaStatus::Failed => {
-                return Ok(Redriven::Superseded("it was verified since"));
+                return Ok(RedriveOutcome::Superseded("it was verified since"));
             }
         }
         if held.record.source_removed_at_ms.is_some() {
-            return Err(Refusal::SourceGone(received.media_id));
+            return Err(RedriveError::SourceGone(received.media_id));
         }
         self.check_source(received.media_id, &received.key).await?;
         let encode = held.record.attempt.encode;
-        self.reopen(held, MediaStatus::Uploading, encode, ReopenStep::Verify { received: Box::new(received) })
-            .await
+        self.reopen_medium(
+            held,
+            MediaStatus::Uploading,
+            encode,
+            ReopenStep::Verify { received: Box::new(received) },
+        )
+        .await
     }
 
     /// An encode that came to nothing; `failed` is its number.
-    async fn encode(&self, media_id: MediaId, failed: u32) -> Result<Redriven, Refusal> {
-        let held = self.medium(media_id).await?;
+    async fn redrive_encode(&self, media_id: MediaId, failed: u32) -> Result<RedriveOutcome, RedriveError> {
+        let held = self.load_medium(media_id).await?;
         let record = &held.record;
         if record.attempt.encode > failed {
-            return Ok(Redriven::Superseded("a newer encode was begun"));
+            return Ok(RedriveOutcome::Superseded("a newer encode was begun"));
         }
         match record.status {
             MediaStatus::Failed => {}
             MediaStatus::Ready if record.encode.as_ref().is_some_and(|encode| encode.number < failed) => {}
-            MediaStatus::Ready => return Ok(Redriven::Superseded("it is ready")),
+            MediaStatus::Ready => return Ok(RedriveOutcome::Superseded("it is ready")),
             MediaStatus::Uploading | MediaStatus::Rejected => {
-                return Ok(Redriven::Superseded("it is not verified"));
+                return Ok(RedriveOutcome::Superseded("it is not verified"));
             }
             MediaStatus::Stored | MediaStatus::Playable => {
-                return Ok(Redriven::Superseded("it is being encoded"));
+                return Ok(RedriveOutcome::Superseded("it is being encoded"));
             }
         }
         let (Some(source), Some(technical)) = (record.source.clone(), record.technical.clone()) else {
-            return Err(Refusal::SourceGone(media_id));
+            return Err(RedriveError::SourceGone(media_id));
         };
         self.check_source(media_id, &source.key).await?;
-        let encode = self.next_encode(record).await?;
+        let encode = self.next_encode_number(record).await?;
         let status = if record.status == MediaStatus::Failed { MediaStatus::Stored } else { record.status };
         let step = ReopenStep::Encode { encode, source, technical: Box::new(technical) };
-        self.reopen(held, status, encode, step).await
+        self.reopen_medium(held, status, encode, step).await
     }
 
     /// A number that no encode of the medium ever had.
-    async fn next_encode(&self, record: &media::MediaRecord) -> Result<u32, Refusal> {
+    async fn next_encode_number(&self, record: &media::MediaRecord) -> Result<u32, RedriveError> {
         let known =
             record.attempt.encode.max(record.encode.as_ref().map_or(0, |encode| encode.number)).max(1);
         for number in known.saturating_add(1)..=ENCODES_MAX {
@@ -197,16 +209,16 @@ impl Site<'_> {
                 return Ok(number);
             }
         }
-        Err(Refusal::TooManyEncodes(record.media_id))
+        Err(RedriveError::TooManyEncodes(record.media_id))
     }
 
-    async fn reopen(
+    async fn reopen_medium(
         &self,
         mut held: VersionedRecord<media::MediaRecord>,
         status: MediaStatus,
         encode: u32,
         step: ReopenStep,
-    ) -> Result<Redriven, Refusal> {
+    ) -> Result<RedriveOutcome, RedriveError> {
         let record = &mut held.record;
         let (media_id, attempt) = (record.media_id, record.attempt.number.saturating_add(1));
         if status != MediaStatus::Ready {
@@ -218,32 +230,36 @@ impl Site<'_> {
         record.changed_at_ms = nats::now_ms();
         let event = MediaReopened { media_id, owner: record.owner.clone(), attempt, step };
         self.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
-        Ok(Redriven::Reopened { media_id, attempt })
+        Ok(RedriveOutcome::Reopened { media_id, attempt })
     }
 
     /// Metadata that could not be written: the record stays as it is.
-    async fn describe(&self, media_id: MediaId) -> Result<Redriven, Refusal> {
-        let mut held = self.medium(media_id).await?;
+    async fn redrive_description(&self, media_id: MediaId) -> Result<RedriveOutcome, RedriveError> {
+        let mut held = self.load_medium(media_id).await?;
         let (owner, attempt) = (held.record.owner.clone(), held.record.attempt.number);
         let event = MediaReopened { media_id, owner, attempt, step: ReopenStep::Describe };
         self.bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
-        Ok(Redriven::Reopened { media_id, attempt })
+        Ok(RedriveOutcome::Reopened { media_id, attempt })
     }
 
     /// A part of a job.
-    async fn part(&self, task: &JobPartTask) -> Result<Redriven, Refusal> {
+    async fn redrive_part(&self, task: &JobPartTask) -> Result<RedriveOutcome, RedriveError> {
         let found = self.bus.load_record::<job::JobRecord>(&task.job_id.to_string()).await?;
-        let job = found.ok_or_else(|| Refusal::Unknown(format!("the job {}", task.job_id)))?.record;
+        let job = found.ok_or_else(|| RedriveError::Unknown(format!("the job {}", task.job_id)))?.record;
         match job.status {
-            job::JobStatus::Failed => self.encode(job.media_id, job.encode).await,
-            job::JobStatus::Cancelled => Err(Refusal::Cancelled(job.job_id)),
-            job::JobStatus::Succeeded => Ok(Redriven::Superseded("its job succeeded since")),
-            job::JobStatus::Active => self.resume(&job, task).await,
+            job::JobStatus::Failed => self.redrive_encode(job.media_id, job.encode).await,
+            job::JobStatus::Cancelled => Err(RedriveError::Cancelled(job.job_id)),
+            job::JobStatus::Succeeded => Ok(RedriveOutcome::Superseded("its job succeeded since")),
+            job::JobStatus::Active => self.resume_part(&job, task).await,
         }
     }
 
     /// Lets a part that was put aside be tried again.
-    async fn resume(&self, job: &job::JobRecord, task: &JobPartTask) -> Result<Redriven, Refusal> {
+    async fn resume_part(
+        &self,
+        job: &job::JobRecord,
+        task: &JobPartTask,
+    ) -> Result<RedriveOutcome, RedriveError> {
         let mut was_parked = false;
         self.bus
             .change_record::<JobPartRecord>(&subjects::part_key(job.job_id, &task.part), |found| {
@@ -253,7 +269,7 @@ impl Site<'_> {
             })
             .await?;
         if !was_parked {
-            return Ok(Redriven::Superseded("its job goes on"));
+            return Ok(RedriveOutcome::Superseded("its job goes on"));
         }
         let subject = subjects::job_part_subject(&job.kind, job.priority, job.job_id, &task.part);
         self.bus.publish_once(subjects::JOBS, &subject, task).await?;
@@ -262,6 +278,6 @@ impl Site<'_> {
                 Some((found?.with_work_resumed(nats::now_ms())?, Outbox::new()))
             })
             .await?;
-        Ok(Redriven::Resumed { job_id: job.job_id, part: task.part.clone() })
+        Ok(RedriveOutcome::Resumed { job_id: job.job_id, part: task.part.clone() })
     }
 }

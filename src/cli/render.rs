@@ -5,17 +5,17 @@ use std::fmt::Write;
 use indicatif::HumanBytes;
 use serde_json::{Map, Value};
 
-use super::out::clean;
+use super::out::sanitize_text;
 
 /// Unix time in milliseconds as RFC 3339 in UTC, to the second.
-pub fn moment(unix_ms: u64) -> String {
+pub fn format_time(unix_ms: u64) -> String {
     let seconds = i64::try_from(unix_ms / 1_000).ok();
     let time = seconds.and_then(|s| jiff::Timestamp::from_second(s).ok());
     time.map_or_else(|| "?".into(), |time| time.to_string())
 }
 
 /// Milliseconds as `5.3 s`, `2:05 min` or `1:02:05 h`.
-pub fn duration(ms: u64) -> String {
+pub fn format_duration(ms: u64) -> String {
     let seconds = ms / 1_000;
     match seconds {
         0..60 => format!("{seconds}.{} s", ms % 1_000 / 100),
@@ -25,14 +25,14 @@ pub fn duration(ms: u64) -> String {
 }
 
 /// Bytes as `1.01 MiB`.
-pub fn size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
 /// Columns of equal width; the last one is as long as it is.
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub fn format_table(head: &[&str], rows: &[Vec<String>]) -> String {
     let lines: Vec<Vec<String>> = std::iter::once(head.iter().map(|cell| (*cell).to_owned()).collect())
-        .chain(rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()))
+        .chain(rows.iter().map(|row| row.iter().map(|cell| sanitize_text(cell)).collect()))
         .collect();
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -49,19 +49,19 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// A scalar for people; the unit at the end of its name says how.
-pub fn scalar(name: &str, value: &Value) -> String {
+pub fn format_scalar(name: &str, value: &Value) -> String {
     match (value, value.as_u64()) {
-        (_, Some(ms)) if name.ends_with("_at_ms") || name.ends_with("_seen_ms") => moment(ms),
-        (_, Some(ms)) if name.ends_with("_ms") => duration(ms),
-        (_, Some(bytes)) if name.ends_with("_bytes") || name.ends_with("_bytes_max") => size(bytes),
-        (Value::String(text), _) => clean(text),
+        (_, Some(ms)) if name.ends_with("_at_ms") || name.ends_with("_seen_ms") => format_time(ms),
+        (_, Some(ms)) if name.ends_with("_ms") => format_duration(ms),
+        (_, Some(bytes)) if name.ends_with("_bytes") || name.ends_with("_bytes_max") => format_size(bytes),
+        (Value::String(text), _) => sanitize_text(text),
         (Value::Null, _) => String::new(),
         (other, _) => other.to_string(),
     }
 }
 
 /// A document as indented lines `name: value`; what is null or empty is left out.
-pub fn document(value: &Value) -> String {
+pub fn format_document(value: &Value) -> String {
     let mut text = String::new();
     if let Value::Object(members) = value {
         write_members(&mut text, members, 0);
@@ -77,26 +77,28 @@ fn write_members(text: &mut String, members: &Map<String, Value>, indent: usize)
             Value::Object(inner) if inner.is_empty() => continue,
             Value::Array(items) if items.is_empty() => continue,
             Value::Object(inner) => {
-                writeln!(text, "{:indent$}{}:", "", clean(name)).ok();
+                writeln!(text, "{:indent$}{}:", "", sanitize_text(name)).ok();
                 write_members(text, inner, indent + 2);
                 continue;
             }
             Value::Array(items) if items.iter().all(Value::is_object) => {
-                writeln!(text, "{:indent$}{}:", "", clean(name)).ok();
-                for line in objects(items).lines() {
+                writeln!(text, "{:indent$}{}:", "", sanitize_text(name)).ok();
+                for line in format_objects(items).lines() {
                     writeln!(text, "{:indent$}  {line}", "").ok();
                 }
                 continue;
             }
-            Value::Array(items) => items.iter().map(|item| scalar(name, item)).collect::<Vec<_>>().join(", "),
-            other => scalar(name, other),
+            Value::Array(items) => {
+                items.iter().map(|item| format_scalar(name, item)).collect::<Vec<_>>().join(", ")
+            }
+            other => format_scalar(name, other),
         };
-        writeln!(text, "{:indent$}{}: {said}", "", clean(name)).ok();
+        writeln!(text, "{:indent$}{}: {said}", "", sanitize_text(name)).ok();
     }
 }
 
 /// Objects of one kind as a table of the scalars that any of them has.
-fn objects(items: &[Value]) -> String {
+fn format_objects(items: &[Value]) -> String {
     let mut names: Vec<&str> = Vec::new();
     for (name, value) in items.iter().filter_map(Value::as_object).flatten() {
         let is_scalar = !(value.is_null() || value.is_object() || value.is_array());
@@ -104,8 +106,8 @@ fn objects(items: &[Value]) -> String {
             names.push(name);
         }
     }
-    let row = |item: &Value| names.iter().map(|name| scalar(name, &item[*name])).collect();
-    table(&names, &items.iter().map(row).collect::<Vec<Vec<String>>>())
+    let row = |item: &Value| names.iter().map(|name| format_scalar(name, &item[*name])).collect();
+    format_table(&names, &items.iter().map(row).collect::<Vec<Vec<String>>>())
 }
 
 #[cfg(test)]
@@ -126,15 +128,18 @@ mod tests {
             ("count", json!(3), "3"),
             ("code", json!(null), ""),
         ] {
-            assert_eq!(scalar(name, &value), wanted, "{name}");
+            assert_eq!(format_scalar(name, &value), wanted, "{name}");
         }
     }
 
     #[test]
     fn a_table_has_columns() {
         let rows = vec![vec!["1".into(), "ready".into(), "a\nb".into()], vec!["12".into(), "é".into()]];
-        assert_eq!(table(&["ID", "STATUS", "TITLE"], &rows), "ID  STATUS  TITLE\n1   ready   a?b\n12  é");
-        assert_eq!(table(&["ID"], &[]), "ID");
+        assert_eq!(
+            format_table(&["ID", "STATUS", "TITLE"], &rows),
+            "ID  STATUS  TITLE\n1   ready   a?b\n12  é"
+        );
+        assert_eq!(format_table(&["ID"], &[]), "ID");
     }
 
     #[test]
@@ -153,12 +158,12 @@ mod tests {
             "  done_ms: 1.5 s",
             "tags: a, b",
         ];
-        let mut lines: Vec<String> = document(&value).lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = format_document(&value).lines().map(str::to_owned).collect();
         // Whether members keep their order depends on a feature of serde_json.
         lines.sort();
         let mut wanted = wanted.map(str::to_owned).to_vec();
         wanted.sort();
         assert_eq!(lines, wanted);
-        assert_eq!(document(&json!(3)), "");
+        assert_eq!(format_document(&json!(3)), "");
     }
 }

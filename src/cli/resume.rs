@@ -18,7 +18,7 @@ pub const AGE_DAYS_MAX: u64 = 7;
 
 /// What makes an upload the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct UploadIdentity {
     /// The file, absolute and without links.
     pub path: PathBuf,
     /// Its size in bytes.
@@ -29,12 +29,12 @@ pub struct Identity {
     pub server: String,
 }
 
-impl Identity {
+impl UploadIdentity {
     /// Identity of the file at `path` for `server`.
     ///
     /// # Errors
     /// When the file is not there.
-    pub fn of(path: &Path, server: &str) -> io::Result<Self> {
+    pub fn from_file(path: &Path, server: &str) -> io::Result<Self> {
         let path = path.canonicalize()?;
         let metadata = fs::metadata(&path)?;
         Ok(Self {
@@ -45,7 +45,7 @@ impl Identity {
         })
     }
 
-    fn key(&self) -> String {
+    fn file_key(&self) -> String {
         let mut digest = blake3::Hasher::new();
         for part in [
             self.path.as_os_str().as_bytes(),
@@ -63,7 +63,7 @@ impl Identity {
 
 /// A cut upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remembered {
+pub struct InterruptedUpload {
     /// Path of the upload on the server.
     pub upload_path: String,
     /// The medium it becomes.
@@ -74,51 +74,51 @@ pub struct Remembered {
 
 /// Where cut uploads are remembered.
 #[derive(Debug, Clone)]
-pub struct Memory {
+pub struct UploadResumeStore {
     folder: PathBuf,
 }
 
-impl Memory {
+impl UploadResumeStore {
     /// The memory of this user (XDG Base Directory Specification); `None` for a user without a home.
     pub fn of_user() -> Option<Self> {
         let named = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state = named("XDG_STATE_HOME").or_else(|| Some(named("HOME")?.join(".local/state")))?;
-        Some(Self::at(state.join("streamgate/uploads")))
+        Some(Self::from_folder(state.join("streamgate/uploads")))
     }
 
     /// A memory in `folder`.
-    pub const fn at(folder: PathBuf) -> Self {
+    pub const fn from_folder(folder: PathBuf) -> Self {
         Self { folder }
     }
 
-    fn file(&self, identity: &Identity) -> PathBuf {
-        self.folder.join(format!("{}.json", identity.key()))
+    fn record_path(&self, identity: &UploadIdentity) -> PathBuf {
+        self.folder.join(format!("{}.json", identity.file_key()))
     }
 
     /// What is remembered of this upload; a file that can't be read is none.
-    pub fn find(&self, identity: &Identity) -> Option<Remembered> {
-        serde_json::from_slice(&fs::read(self.file(identity)).ok()?).ok()
+    pub fn find_upload(&self, identity: &UploadIdentity) -> Option<InterruptedUpload> {
+        serde_json::from_slice(&fs::read(self.record_path(identity)).ok()?).ok()
     }
 
     /// Remembers an upload, and forgets old ones.
     ///
     /// # Errors
     /// When the folder can't be written.
-    pub fn keep(&self, identity: &Identity, remembered: &Remembered) -> io::Result<()> {
+    pub fn save_upload(&self, identity: &UploadIdentity, remembered: &InterruptedUpload) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        self.sweep();
-        let (file, fresh) = (self.file(identity), self.file(identity).with_extension("new"));
+        self.remove_old();
+        let (file, fresh) = (self.record_path(identity), self.record_path(identity).with_extension("new"));
         fs::write(&fresh, serde_json::to_vec(remembered)?)?;
         fs::rename(&fresh, &file)
     }
 
     /// Forgets an upload.
-    pub fn forget(&self, identity: &Identity) {
+    pub fn remove_upload(&self, identity: &UploadIdentity) {
         // Nothing remembered is as good; a file that stays is asked about and refused by the server.
-        fs::remove_file(self.file(identity)).ok();
+        fs::remove_file(self.record_path(identity)).ok();
     }
 
-    fn sweep(&self) {
+    fn remove_old(&self) {
         let Some(oldest) = SystemTime::now().checked_sub(Duration::from_secs(AGE_DAYS_MAX * 24 * 3_600))
         else {
             return;
@@ -136,27 +136,42 @@ impl Memory {
 mod tests {
     use super::*;
 
-    fn remembered(name: &str) -> Remembered {
-        Remembered { upload_path: format!("v1/uploads/{name}"), media_id: "m".into(), file: name.into() }
+    fn remembered(name: &str) -> InterruptedUpload {
+        InterruptedUpload {
+            upload_path: format!("v1/uploads/{name}"),
+            media_id: "m".into(),
+            file: name.into(),
+        }
     }
 
     #[test]
     fn a_file_is_found_again_until_it_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let memory = Memory::at(dir.path().join("state"));
+        let memory = UploadResumeStore::from_folder(dir.path().join("state"));
         let file = dir.path().join("film.mp4");
         fs::write(&file, b"one").unwrap();
-        let first = Identity::of(&file, "http://a/").unwrap();
-        assert_eq!(memory.find(&first), None);
-        memory.keep(&first, &remembered("1")).unwrap();
-        assert_eq!(memory.find(&Identity::of(&file, "http://a/").unwrap()), Some(remembered("1")));
-        assert_eq!(memory.find(&Identity::of(&file, "http://b/").unwrap()), None, "another server");
-        let other = Identity { modified: (first.modified.0, first.modified.1 + 1), ..first.clone() };
-        assert_eq!(memory.find(&other), None, "changed in between");
+        let first = UploadIdentity::from_file(&file, "http://a/").unwrap();
+        assert_eq!(memory.find_upload(&first), None);
+        memory.save_upload(&first, &remembered("1")).unwrap();
+        assert_eq!(
+            memory.find_upload(&UploadIdentity::from_file(&file, "http://a/").unwrap()),
+            Some(remembered("1"))
+        );
+        assert_eq!(
+            memory.find_upload(&UploadIdentity::from_file(&file, "http://b/").unwrap()),
+            None,
+            "another server"
+        );
+        let other = UploadIdentity { modified: (first.modified.0, first.modified.1 + 1), ..first.clone() };
+        assert_eq!(memory.find_upload(&other), None, "changed in between");
         fs::write(&file, b"three").unwrap();
-        assert_eq!(memory.find(&Identity::of(&file, "http://a/").unwrap()), None, "another size");
-        memory.forget(&first);
-        assert_eq!(memory.find(&first), None);
+        assert_eq!(
+            memory.find_upload(&UploadIdentity::from_file(&file, "http://a/").unwrap()),
+            None,
+            "another size"
+        );
+        memory.remove_upload(&first);
+        assert_eq!(memory.find_upload(&first), None);
     }
 
     #[test]
@@ -165,28 +180,35 @@ mod tests {
         let (file, link) = (dir.path().join("film.mp4"), dir.path().join("link.mp4"));
         fs::write(&file, b"one").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert_eq!(Identity::of(&file, "s").unwrap(), Identity::of(&link, "s").unwrap());
-        assert!(Identity::of(&dir.path().join("none"), "s").is_err());
+        assert_eq!(
+            UploadIdentity::from_file(&file, "s").unwrap(),
+            UploadIdentity::from_file(&link, "s").unwrap()
+        );
+        assert!(UploadIdentity::from_file(&dir.path().join("none"), "s").is_err());
     }
 
     #[test]
     fn what_is_damaged_or_old_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let memory = Memory::at(dir.path().to_owned());
-        let identity =
-            |name: &str| Identity { path: name.into(), size_bytes: 1, modified: (1, 1), server: "s".into() };
-        memory.keep(&identity("old"), &remembered("old")).unwrap();
+        let memory = UploadResumeStore::from_folder(dir.path().to_owned());
+        let identity = |name: &str| UploadIdentity {
+            path: name.into(),
+            size_bytes: 1,
+            modified: (1, 1),
+            server: "s".into(),
+        };
+        memory.save_upload(&identity("old"), &remembered("old")).unwrap();
         let old = SystemTime::now() - Duration::from_secs((AGE_DAYS_MAX * 24 + 1) * 3_600);
         fs::File::options()
             .write(true)
-            .open(memory.file(&identity("old")))
+            .open(memory.record_path(&identity("old")))
             .unwrap()
             .set_modified(old)
             .unwrap();
-        fs::write(memory.file(&identity("damaged")), b"{").unwrap();
-        assert_eq!(memory.find(&identity("damaged")), None);
-        memory.keep(&identity("new"), &remembered("new")).unwrap();
-        assert_eq!(memory.find(&identity("old")), None);
-        assert_eq!(memory.find(&identity("new")), Some(remembered("new")));
+        fs::write(memory.record_path(&identity("damaged")), b"{").unwrap();
+        assert_eq!(memory.find_upload(&identity("damaged")), None);
+        memory.save_upload(&identity("new"), &remembered("new")).unwrap();
+        assert_eq!(memory.find_upload(&identity("old")), None);
+        assert_eq!(memory.find_upload(&identity("new")), Some(remembered("new")));
     }
 }

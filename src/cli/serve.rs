@@ -12,8 +12,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
-    roles::{self, Kind, Site},
+    config::Settings,
+    roles::{self, ProcessRole, Runtime},
     up,
 };
 
@@ -51,22 +51,22 @@ pub fn keep_files_private() {
 /// Runs everything on this machine until a signal.
 ///
 /// # Errors
-/// As [`up::run`].
-pub async fn everything(config: Config, as_json: bool) -> anyhow::Result<()> {
+/// As [`up::run_all_roles`].
+pub async fn serve_all(config: Settings, as_json: bool) -> anyhow::Result<()> {
     keep_files_private();
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     let (ready, starts) = oneshot::channel();
     let telling = async {
         if let Ok(ready) = starts.await {
-            greet(&ready, as_json)?;
+            print_ready(&ready, as_json)?;
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(up::run(config, shutdown, ready), telling).map(|((), ())| ())
+    tokio::try_join!(up::run_all_roles(config, shutdown, ready), telling).map(|((), ())| ())
 }
 
-fn greet(ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
+fn print_ready(ready: &up::ServerReady, as_json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if as_json {
         writeln!(
@@ -93,16 +93,16 @@ fn greet(ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
 /// Runs one role until a signal.
 ///
 /// # Errors
-/// As [`roles::run`].
-pub async fn role(config: Config, kind: Kind, as_json: bool) -> anyhow::Result<()> {
+/// As [`roles::run_roles`].
+pub async fn serve_role(config: Settings, kind: ProcessRole, as_json: bool) -> anyhow::Result<()> {
     keep_files_private();
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
-    let site = Site::of(config, shutdown)?;
-    let (ready, starts) = oneshot::channel::<roles::Listening>();
+    let site = Runtime::from_settings(config, shutdown)?;
+    let (ready, starts) = oneshot::channel::<roles::StartedRoles>();
     let telling = async {
         let Ok(listening) = starts.await else { return Ok(()) };
-        let mut line = json!({ "role": kind.role().name() });
+        let mut line = json!({ "role": kind.bus_role().name() });
         if let Some(address) = listening.address {
             line["url"] = json!(format!("http://{address}"));
             line["api_key"] = json!(listening.first_key);
@@ -111,7 +111,7 @@ pub async fn role(config: Config, kind: Kind, as_json: bool) -> anyhow::Result<(
         if as_json {
             writeln!(out, "{line}")?;
         } else {
-            writeln!(out, "{} runs", kind.role().name())?;
+            writeln!(out, "{} runs", kind.bus_role().name())?;
             if let Some(key) = listening.first_key {
                 writeln!(out, "first API key, shown only now: {key}")?;
             }
@@ -119,5 +119,5 @@ pub async fn role(config: Config, kind: Kind, as_json: bool) -> anyhow::Result<(
         out.flush().context("stdout")
     };
     let kinds = [kind];
-    tokio::try_join!(roles::run(site, &kinds, Some(ready)), telling).map(|((), ())| ())
+    tokio::try_join!(roles::run_roles(site, &kinds, Some(ready)), telling).map(|((), ())| ())
 }

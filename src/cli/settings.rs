@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::out;
-use crate::config::{Config, describe, tree};
+use crate::config::{Settings, describe, tree};
 
 /// Stands where a secret is.
 pub const HIDDEN: &str = "<hidden>";
@@ -24,15 +24,15 @@ const OPEN_OPTIONS: [&str; 8] = [
 ///
 /// # Errors
 /// When a setting can't be used.
-pub fn run(config: &Config, as_json: bool) -> anyhow::Result<()> {
-    let (table, hidden_count) = effective(config)?;
+pub fn print_settings(config: &Settings, as_json: bool) -> anyhow::Result<()> {
+    let (table, hidden_count) = effective_table(config)?;
     if as_json {
-        out::json(&serde_json::to_value(tree::shown(table))?)?;
+        out::print_json(&serde_json::to_value(tree::to_file_form(table))?)?;
     } else {
-        out::line(describe::commented(&table).trim_end())?;
+        out::print_line(describe::render_commented_file(&table).trim_end())?;
     }
     if hidden_count > 0 {
-        out::say(format!(
+        out::print_message(format!(
             "Secrets that are hidden: {hidden_count}; put them in again before using this as a settings file"
         ));
     }
@@ -40,21 +40,21 @@ pub fn run(config: &Config, as_json: bool) -> anyhow::Result<()> {
 }
 
 /// The settings with what follows from others filled in, and how many secrets were hidden.
-fn effective(config: &Config) -> anyhow::Result<(Table, usize)> {
+fn effective_table(config: &Settings) -> anyhow::Result<(Table, usize)> {
     let mut config = config.clone();
-    config.store = Some(config.store()?);
+    config.store = Some(config.store_config()?);
     config.index.folder = config.data_dir().join("index");
     config.data_dir = Some(config.data_dir());
     let mut table = Table::try_from(&config)?;
     let mut count = 0;
     if let Some(Value::Table(store)) = table.get_mut("store") {
         if let Some(url) = store.get_mut("url") {
-            hide_user(url, &mut count);
+            hide_credentials(url, &mut count);
         }
         if let Some(Value::Table(options)) = store.get_mut("options") {
             for (name, value) in options.iter_mut() {
                 if OPEN_OPTIONS.contains(&name.to_ascii_lowercase().as_str()) {
-                    hide_user(value, &mut count);
+                    hide_credentials(value, &mut count);
                 } else {
                     *value = Value::String(HIDDEN.into());
                     count += 1;
@@ -64,17 +64,17 @@ fn effective(config: &Config) -> anyhow::Result<(Table, usize)> {
     }
     if let Some(Value::Array(urls)) = table.get_mut("broker").and_then(|broker| broker.get_mut("urls")) {
         for url in urls {
-            hide_user(url, &mut count);
+            hide_credentials(url, &mut count);
         }
     }
     if let Some(url) = table.get_mut("ingress").and_then(|ingress| ingress.get_mut("public_url")) {
-        hide_user(url, &mut count);
+        hide_credentials(url, &mut count);
     }
     Ok((table, count))
 }
 
 /// Hides name and password in an address: what stands between its scheme and the last `@` before its path.
-fn hide_user(value: &mut Value, count: &mut usize) {
+fn hide_credentials(value: &mut Value, count: &mut usize) {
     let Value::String(text) = value else { return };
     let (scheme, rest) = text.split_once("://").map_or(("", text.as_str()), |(scheme, rest)| (scheme, rest));
     let authority = rest.split('/').next().unwrap_or_default();
@@ -100,7 +100,7 @@ mod tests {
             ("", ""),
         ] {
             let mut value = Value::String(text.into());
-            hide_user(&mut value, &mut 0);
+            hide_credentials(&mut value, &mut 0);
             assert_eq!(value.as_str(), Some(wanted));
         }
     }
@@ -116,9 +116,9 @@ mod tests {
         ] {
             store.options.insert(name.into(), value.into());
         }
-        let mut config = Config { store: Some(store), ..Config::default() };
+        let mut config = Settings { store: Some(store), ..Settings::default() };
         config.broker.urls = vec!["nats://u:s4@h:1".into()];
-        let (table, count) = effective(&config).unwrap();
+        let (table, count) = effective_table(&config).unwrap();
         let text = toml::to_string(&table).unwrap();
         assert_eq!(count, 4);
         for secret in ["s1", "s2", "s3", "s4"] {
@@ -137,13 +137,13 @@ mod tests {
                     [transcode.profiles.\"with space\"]\ngop = \"1s\"\n[store.options]\naws_region = \"a \\\"b\\\"\"\n";
         for text in ["", more] {
             std::fs::write(&file, text).unwrap();
-            let (config, _) = Config::from_file(&file).unwrap();
-            let (table, count) = effective(&config).unwrap();
-            let text = describe::commented(&table);
+            let (config, _) = Settings::from_file(&file).unwrap();
+            let (table, count) = effective_table(&config).unwrap();
+            let text = describe::render_commented_file(&table);
             std::fs::write(&file, &text).unwrap();
-            let (read, old) = Config::from_file(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            let (read, old) = Settings::from_file(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
             assert_eq!((count, old.len()), (0, 0), "{text}");
-            assert_eq!(effective(&read).unwrap().0, table);
+            assert_eq!(effective_table(&read).unwrap().0, table);
         }
         let text = std::fs::read_to_string(&file).unwrap();
         let wanted = "# How long open requests may go on after a stop was asked for. Default \"8s\".\ngrace = \"1m 30s\"\n";

@@ -7,7 +7,7 @@ pub const DATA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
+pub struct SseEvent {
     /// Its id; `None` when it carries none of its own.
     pub id: Option<String>,
     /// Its name; `message` when it carries none.
@@ -18,24 +18,24 @@ pub struct Event {
 
 /// Makes events of lines.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub struct SseParser {
     id: Option<String>,
     name: String,
     data: Option<String>,
     is_too_long: bool,
 }
 
-impl Parser {
+impl SseParser {
     /// Takes the next line without its end; an empty one completes an event.
-    pub fn line(&mut self, line: &str) -> Option<Event> {
+    pub fn push_line(&mut self, line: &str) -> Option<SseEvent> {
         if line.is_empty() {
-            return self.complete();
+            return self.finish_event();
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut self.name),
-            "data" => self.add(value),
+            "data" => self.push_data(value),
             // An id with a NUL would not survive being sent back.
             "id" if !value.contains('\0') => self.id = Some(value.to_owned()),
             // Comments, `retry` and what is unknown.
@@ -44,7 +44,7 @@ impl Parser {
         None
     }
 
-    fn add(&mut self, value: &str) {
+    fn push_data(&mut self, value: &str) {
         let data = self.data.get_or_insert_default();
         if data.len() + value.len() >= DATA_BYTES_MAX {
             self.is_too_long = true;
@@ -54,11 +54,11 @@ impl Parser {
         data.push('\n');
     }
 
-    fn complete(&mut self) -> Option<Event> {
+    fn finish_event(&mut self) -> Option<SseEvent> {
         let Self { id, name, data, is_too_long } = std::mem::take(self);
         let mut data = data.filter(|_| !is_too_long)?;
         data.pop();
-        Some(Event { id, name: if name.is_empty() { "message".into() } else { name }, data })
+        Some(SseEvent { id, name: if name.is_empty() { "message".into() } else { name }, data })
     }
 }
 
@@ -66,13 +66,13 @@ impl Parser {
 mod tests {
     use super::*;
 
-    fn events(text: &str) -> Vec<Event> {
-        let mut parser = Parser::default();
-        text.lines().filter_map(|line| parser.line(line)).collect()
+    fn events(text: &str) -> Vec<SseEvent> {
+        let mut parser = SseParser::default();
+        text.lines().filter_map(|line| parser.push_line(line)).collect()
     }
 
-    fn event(id: Option<&str>, name: &str, data: &str) -> Event {
-        Event { id: id.map(str::to_owned), name: name.into(), data: data.into() }
+    fn event(id: Option<&str>, name: &str, data: &str) -> SseEvent {
+        SseEvent { id: id.map(str::to_owned), name: name.into(), data: data.into() }
     }
 
     #[test]

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    client::{self, Client, Error},
-    follow::pause,
+    client::{self, ApiClient, ClientError},
+    follow::retry_delay,
     out,
 };
 
@@ -37,7 +37,7 @@ const OFFSET: &str = "upload-offset";
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub enum UploadByteSource {
     /// A file.
     File(PathBuf),
     /// Bytes of this program.
@@ -46,7 +46,7 @@ pub enum Source {
 
 /// An upload as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upload {
+pub struct TusUpload {
     /// Its path on the server, such as `v1/uploads/068p...`.
     pub path: String,
     /// The medium it becomes.
@@ -59,27 +59,31 @@ pub struct Upload {
 ///
 /// # Errors
 /// When the server refuses.
-pub async fn create(client: &Client, length_bytes: u64, name: &str) -> Result<Upload, Error> {
-    let request = tus(client, Method::POST, "v1/uploads")
+pub async fn create_upload(
+    client: &ApiClient,
+    length_bytes: u64,
+    name: &str,
+) -> Result<TusUpload, ClientError> {
+    let request = tus_request(client, Method::POST, "v1/uploads")
         .header("upload-length", length_bytes)
         .header("upload-metadata", format!("filename {}", STANDARD.encode(name)));
-    let response = client::within_limit(client.send(request)).await?;
-    let location = text(&response, LOCATION.as_str())?;
-    let location = client.base().join(location).map_err(|_| strange(LOCATION.as_str()))?;
-    let path = below(client.base(), &location).ok_or_else(|| strange(LOCATION.as_str()))?;
-    Ok(Upload { path, media_id: text(&response, MEDIA_ID)?.to_owned(), offset_bytes: 0 })
+    let response = client::with_time_limit(client.send(request)).await?;
+    let location = header_text(&response, LOCATION.as_str())?;
+    let location = client.base_url().join(location).map_err(|_| unusable_header(LOCATION.as_str()))?;
+    let path = upload_path(client.base_url(), &location).ok_or_else(|| unusable_header(LOCATION.as_str()))?;
+    Ok(TusUpload { path, media_id: header_text(&response, MEDIA_ID)?.to_owned(), offset_bytes: 0 })
 }
 
 /// How far the upload at `path` is.
 ///
 /// # Errors
 /// When the server refuses; 404 and 410 mean that it is not there any more.
-pub async fn standing(client: &Client, path: &str) -> Result<Upload, Error> {
-    let response = client::within_limit(client.send(tus(client, Method::HEAD, path))).await?;
-    Ok(Upload {
+pub async fn read_upload(client: &ApiClient, path: &str) -> Result<TusUpload, ClientError> {
+    let response = client::with_time_limit(client.send(tus_request(client, Method::HEAD, path))).await?;
+    Ok(TusUpload {
         path: path.to_owned(),
-        media_id: text(&response, MEDIA_ID)?.to_owned(),
-        offset_bytes: offset(&response)?,
+        media_id: header_text(&response, MEDIA_ID)?.to_owned(),
+        offset_bytes: read_offset(&response)?,
     })
 }
 
@@ -87,26 +91,26 @@ pub async fn standing(client: &Client, path: &str) -> Result<Upload, Error> {
 ///
 /// # Errors
 /// When the server refuses, or too many tries kept no byte.
-pub async fn send(
-    client: &Client,
-    upload: &Upload,
-    source: &Source,
+pub async fn send_upload(
+    client: &ApiClient,
+    upload: &TusUpload,
+    source: &UploadByteSource,
     length_bytes: u64,
     seen: impl Fn(u64),
-) -> Result<(), Error> {
+) -> Result<(), ClientError> {
     let mut upload = upload.clone();
     let mut failures = 0;
     while upload.offset_bytes < length_bytes {
         seen(upload.offset_bytes);
         let before = upload.offset_bytes;
-        let error = match append(client, &upload, source, length_bytes, &seen).await {
+        let error = match append_bytes(client, &upload, source, length_bytes, &seen).await {
             Ok(offset_bytes) => {
                 upload.offset_bytes = offset_bytes;
                 None
             }
             Err(error) if error.is_transient() || contradicts_offset(&error) => {
                 // Whatever went wrong, the server knows how far it is; when it does not answer, neither will the next try.
-                if let Ok(now) = standing(client, &upload.path).await {
+                if let Ok(now) = read_upload(client, &upload.path).await {
                     upload.offset_bytes = now.offset_bytes;
                 }
                 Some(error)
@@ -116,7 +120,7 @@ pub async fn send(
         failures = if upload.offset_bytes > before { 0 } else { failures + 1 };
         let Some(error) = error else {
             if failures >= FAILURES_MAX {
-                return Err(Error::Strange { reason: "the server takes no more bytes".into() });
+                return Err(ClientError::Strange { reason: "the server takes no more bytes".into() });
             }
             continue;
         };
@@ -124,32 +128,33 @@ pub async fn send(
             return Err(error);
         }
         tracing::debug!(%error, offset_bytes = upload.offset_bytes, "going on");
-        tokio::time::sleep(pause(failures.max(1), error.refusal().and_then(|r| r.retry_after_s))).await;
+        tokio::time::sleep(retry_delay(failures.max(1), error.as_refusal().and_then(|r| r.retry_after_s)))
+            .await;
     }
     seen(length_bytes);
     Ok(())
 }
 
 /// 409 tells another offset than ours: an answer was lost, or another command sends the same file.
-fn contradicts_offset(error: &Error) -> bool {
-    error.refusal().is_some_and(|refusal| refusal.status == 409)
+fn contradicts_offset(error: &ClientError) -> bool {
+    error.as_refusal().is_some_and(|refusal| refusal.status == 409)
 }
 
 /// One request with all that is missing; answers the new offset.
-async fn append(
-    client: &Client,
-    upload: &Upload,
-    source: &Source,
+async fn append_bytes(
+    client: &ApiClient,
+    upload: &TusUpload,
+    source: &UploadByteSource,
     length_bytes: u64,
     seen: &impl Fn(u64),
-) -> Result<u64, Error> {
+) -> Result<u64, ClientError> {
     let (sent, mut progress) = watch::channel(upload.offset_bytes);
     let left = length_bytes - upload.offset_bytes;
     let body = source
-        .body(upload.offset_bytes, left, sent)
+        .open_body(upload.offset_bytes, left, sent)
         .await
-        .map_err(|error| Error::Strange { reason: format!("the file can't be read ({error})") })?;
-    let request = tus(client, Method::PATCH, &upload.path)
+        .map_err(|error| ClientError::Strange { reason: format!("the file can't be read ({error})") })?;
+    let request = tus_request(client, Method::PATCH, &upload.path)
         .header(CONTENT_TYPE, "application/offset+octet-stream")
         .header(OFFSET, upload.offset_bytes)
         .header(CONTENT_LENGTH, left)
@@ -158,27 +163,27 @@ async fn append(
     loop {
         let moved = timeout(Duration::from_secs(STALL_SECONDS_MAX), progress.changed());
         tokio::select! {
-            answer = &mut sending => return offset(&answer?),
+            answer = &mut sending => return read_offset(&answer?),
             moved = moved => match moved {
                 Ok(Ok(())) => seen(*progress.borrow_and_update()),
                 // All is sent; the answer comes once it is on the server's disk.
-                Ok(Err(_)) => return offset(&client::within_limit(&mut sending).await?),
-                Err(_) => return Err(Error::Silent { seconds: STALL_SECONDS_MAX }),
+                Ok(Err(_)) => return read_offset(&client::with_time_limit(&mut sending).await?),
+                Err(_) => return Err(ClientError::Silent { seconds: STALL_SECONDS_MAX }),
             },
         }
     }
 }
 
-impl Source {
+impl UploadByteSource {
     /// A body of `left` bytes from `from` on; `sent` hears where it is and is dropped at the end.
-    async fn body(&self, from: u64, left: u64, sent: watch::Sender<u64>) -> std::io::Result<Body> {
+    async fn open_body(&self, from: u64, left: u64, sent: watch::Sender<u64>) -> std::io::Result<Body> {
         match self {
             Self::Static(bytes) => {
                 let start = usize::try_from(from).map_err(std::io::Error::other)?;
                 let rest = Bytes::from_static(bytes.get(start..).unwrap_or_default());
                 let pieces = stream::unfold((rest, from, sent), |(mut rest, at, sent)| async move {
                     let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
-                    let at = advance(&sent, at, piece.len());
+                    let at = advance_progress(&sent, at, piece.len());
                     (!piece.is_empty()).then_some((Ok::<_, std::io::Error>(piece), (rest, at, sent)))
                 });
                 Ok(Body::wrap_stream(pieces))
@@ -191,7 +196,7 @@ impl Source {
                         let mut piece = vec![0; PIECE_BYTES_MAX];
                         let count = file.read(&mut piece).await?;
                         piece.truncate(count);
-                        let at = advance(&sent, at, count);
+                        let at = advance_progress(&sent, at, count);
                         Ok::<_, std::io::Error>((count > 0).then_some((Bytes::from(piece), (file, at, sent))))
                     });
                 Ok(Body::wrap_stream(pieces))
@@ -200,31 +205,31 @@ impl Source {
     }
 }
 
-fn advance(sent: &watch::Sender<u64>, at: u64, count: usize) -> u64 {
+fn advance_progress(sent: &watch::Sender<u64>, at: u64, count: usize) -> u64 {
     let at = at.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     sent.send_replace(at);
     at
 }
 
-fn tus(client: &Client, method: Method, path: &str) -> RequestBuilder {
-    client.request(method, client.url(path, &[])).header("tus-resumable", "1.0.0")
+fn tus_request(client: &ApiClient, method: Method, path: &str) -> RequestBuilder {
+    client.build_request(method, client.build_url(path, &[])).header("tus-resumable", "1.0.0")
 }
 
-fn text<'r>(response: &'r Response, name: &str) -> Result<&'r str, Error> {
-    response.headers().get(name).and_then(|value| value.to_str().ok()).ok_or_else(|| strange(name))
+fn header_text<'r>(response: &'r Response, name: &str) -> Result<&'r str, ClientError> {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).ok_or_else(|| unusable_header(name))
 }
 
-fn offset(response: &Response) -> Result<u64, Error> {
-    text(response, OFFSET)?.parse().map_err(|_| strange(OFFSET))
+fn read_offset(response: &Response) -> Result<u64, ClientError> {
+    header_text(response, OFFSET)?.parse().map_err(|_| unusable_header(OFFSET))
 }
 
-fn strange(name: &str) -> Error {
-    Error::Strange { reason: format!("the answer has no usable {name}") }
+fn unusable_header(name: &str) -> ClientError {
+    ClientError::Strange { reason: format!("the answer has no usable {name}") }
 }
 
 /// The path of an upload below our address of the server. The server may call itself by another name; the key goes only to
 /// the address it was given for.
-fn below(base: &Url, location: &Url) -> Option<String> {
+fn upload_path(base: &Url, location: &Url) -> Option<String> {
     let path = location.path().strip_prefix(base.path()).unwrap_or_else(|| location.path());
     let path = path.trim_start_matches('/');
     let id = path.strip_prefix("v1/uploads/")?;
@@ -233,13 +238,13 @@ fn below(base: &Url, location: &Url) -> Option<String> {
 }
 
 /// A bar of bytes on stderr; nothing is drawn without a terminal.
-pub fn bar(length_bytes: u64, name: &str) -> indicatif::ProgressBar {
+pub fn progress_bar(length_bytes: u64, name: &str) -> indicatif::ProgressBar {
     let bar = indicatif::ProgressBar::new(length_bytes);
     let template = "{msg} {bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.set_message(out::clean(name));
+    bar.set_message(out::sanitize_text(name));
     bar
 }
 
@@ -258,7 +263,7 @@ mod tests {
             ("http://h:1/", "http://h:1/elsewhere", None),
         ] {
             assert_eq!(
-                below(&base.parse().unwrap(), &location.parse().unwrap()).as_deref(),
+                upload_path(&base.parse().unwrap(), &location.parse().unwrap()).as_deref(),
                 wanted,
                 "{location}"
             );

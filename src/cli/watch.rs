@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::{
-    Ended, WatchArgs,
-    client::Client,
+    CommandOutcome, WatchArgs,
+    client::ApiClient,
     event,
-    follow::{End, Follower, Wanted},
+    follow::{FollowOutcome, FollowTarget, SseFollower},
     out,
 };
 
@@ -14,20 +14,20 @@ use super::{
 ///
 /// # Errors
 /// When the server refuses or stays away.
-pub async fn run(args: WatchArgs, as_json: bool) -> anyhow::Result<Ended> {
-    let wanted = Wanted { media: args.media, job: args.job, since: args.since };
+pub async fn run_watch(args: WatchArgs, as_json: bool) -> anyhow::Result<CommandOutcome> {
+    let wanted = FollowTarget { media: args.media, job: args.job, since: args.since };
     let with_media = wanted.media.is_none() && wanted.job.is_none();
-    let mut follower = Follower::new(Client::new(&args.client)?, wanted.clone());
+    let mut follower = SseFollower::new(ApiClient::new(&args.client)?, wanted.clone());
     loop {
-        let told = follower.next().await?;
+        let told = follower.next_event().await?;
         if as_json {
-            out::json(&json!({ "id": told.id, "event": told.kind, "data": told.data }))?;
+            out::print_json(&json!({ "id": told.id, "event": told.kind, "data": told.data }))?;
         } else {
-            out::line(event::line(&told, with_media))?;
+            out::print_line(event::format_event(&told, with_media))?;
         }
-        match wanted.end(&told.kind) {
-            Some(End::Well) => return Ok(Ended::Well),
-            Some(End::Badly) => return Ok(Ended::Badly),
+        match wanted.outcome_of(&told.kind) {
+            Some(FollowOutcome::Well) => return Ok(CommandOutcome::Well),
+            Some(FollowOutcome::Badly) => return Ok(CommandOutcome::Badly),
             None => {}
         }
     }

@@ -4,8 +4,8 @@
 use toml::{Table, Value};
 
 use super::{
-    Config, file,
-    tree::{self, Node},
+    Settings, file,
+    tree::{self, SettingNode},
     units,
 };
 
@@ -37,27 +37,27 @@ This file is made from the code by `cargo run -- config --markdown > SETTINGS.md
 ";
 
 /// What people are told about one setting.
-struct Note {
+struct SettingDescription {
     meaning: String,
     default: Option<String>,
     range: String,
 }
 
-impl Note {
+impl SettingDescription {
     /// `path` as in files, with `[]` for each step into a list; `default` as serde writes it.
-    fn of(node: Node, field: &str, path: &str, default: Option<&Value>) -> Self {
-        let meaning = units::shown_text(node.description(), field);
+    fn from_node(node: SettingNode, field: &str, path: &str, default: Option<&Value>) -> Self {
+        let meaning = units::file_setting_text(node.description(), field);
         let derived = DERIVED.iter().find(|(key, _)| *key == path).map(|(_, text)| (*text).to_owned());
         let default = derived.or_else(|| {
             let of_type = || Value::try_from(node.default()?).ok();
             let value = default.cloned().or_else(of_type)?;
-            Some(tree::shown_value(node, field, value).to_string())
+            Some(tree::value_to_file_form(node, field, value).to_string())
         });
-        Self { meaning, default, range: file::range(node, field).join(", ") }
+        Self { meaning, default, range: file::describe_range(node, field).join(", ") }
     }
 
     /// As text below a key's name.
-    fn sentences(&self) -> String {
+    fn to_sentences(&self) -> String {
         let default = self.default.as_ref().map(|default| format!("default {default}"));
         let facts: Vec<String> =
             default.into_iter().chain((!self.range.is_empty()).then(|| self.range.clone())).collect();
@@ -72,47 +72,55 @@ impl Note {
 }
 
 /// The default settings as serde writes them, with those that are absent unless they are needed.
-fn defaults() -> Table {
-    let config = Config { store: Some(store::StoreConfig::default()), ..Config::default() };
+fn default_table() -> Table {
+    let config = Settings { store: Some(store::StoreConfig::default()), ..Settings::default() };
     // Nothing of the defaults is a path that TOML can't hold.
     Table::try_from(&config).unwrap_or_default()
 }
 
 /// Settings, as serde writes them, as a settings file with a comment above each key.
-pub fn commented(table: &Table) -> String {
-    let mut writer = Writer { out: String::new(), is_brief: false };
-    writer.table(Node::root(), ("", ""), table, Some(&defaults()));
+pub fn render_commented_file(table: &Table) -> String {
+    let mut writer = SettingsWriter { out: String::new(), is_brief: false };
+    writer.write_table(SettingNode::root(), ("", ""), table, Some(&default_table()));
     writer.out.trim_start().to_owned()
 }
 
-struct Writer {
+struct SettingsWriter {
     out: String,
     /// True where the same was described just before.
     is_brief: bool,
 }
 
-impl Writer {
+impl SettingsWriter {
     /// Writes the settings of a table, then the tables below it. `path` is its name twice: as TOML writes it, and with `[]` behind
     /// each list.
-    fn table(&mut self, node: Node, path: (&str, &str), table: &Table, defaults: Option<&Table>) {
+    fn write_table(
+        &mut self,
+        node: SettingNode,
+        path: (&str, &str),
+        table: &Table,
+        defaults: Option<&Table>,
+    ) {
         let mut below = Vec::new();
-        for (field, child) in keys(node, table) {
-            let name = key(&tree::name(child, &field));
-            let inner = (join(path.0, &name), join(path.1, &name));
+        for (field, child) in table_keys(node, table) {
+            let name = format_key(&tree::setting_name(child, &field));
+            let inner = (join_path(path.0, &name), join_path(path.1, &name));
             let default = defaults.and_then(|defaults| defaults.get(&field));
             let value = table.get(&field);
-            if let Some(tables) = value.and_then(tables_in) {
+            if let Some(tables) = value.and_then(find_tables) {
                 below.push((inner, child, tables, default));
                 continue;
             }
-            self.comment(&Note::of(child, &field, &inner.1, default).sentences());
+            self.write_comment(
+                &SettingDescription::from_node(child, &field, &inner.1, default).to_sentences(),
+            );
             match value {
                 Some(value) => {
-                    let shown = tree::shown_value(child, &field, value.clone());
-                    line(&mut self.out, &format!("{name} = {shown}"));
+                    let shown = tree::value_to_file_form(child, &field, value.clone());
+                    push_line(&mut self.out, &format!("{name} = {shown}"));
                 }
                 None if !self.is_brief => {
-                    line(&mut self.out, &format!("# {name} is not set"));
+                    push_line(&mut self.out, &format!("# {name} is not set"));
                 }
                 None => {}
             }
@@ -121,41 +129,41 @@ impl Writer {
             let was_brief = self.is_brief;
             for table in tables {
                 self.out.push('\n');
-                self.comment(&units::shown_text(child.description(), ""));
+                self.write_comment(&units::file_setting_text(child.description(), ""));
                 if let Some(item) = child.items() {
-                    line(&mut self.out, &format!("[[{written}]]"));
-                    self.table(item, (&written, &format!("{known}[]")), table, None);
+                    push_line(&mut self.out, &format!("[[{written}]]"));
+                    self.write_table(item, (&written, &format!("{known}[]")), table, None);
                     self.is_brief = true;
                 } else {
-                    line(&mut self.out, &format!("[{written}]"));
-                    self.table(child, (&written, &known), table, default.and_then(Value::as_table));
+                    push_line(&mut self.out, &format!("[{written}]"));
+                    self.write_table(child, (&written, &known), table, default.and_then(Value::as_table));
                 }
             }
             self.is_brief = was_brief;
         }
     }
 
-    fn comment(&mut self, text: &str) {
+    fn write_comment(&mut self, text: &str) {
         if self.is_brief {
             return;
         }
         let mut told = String::new();
         for word in text.split_whitespace() {
             if !told.is_empty() && told.chars().count() + word.chars().count() + 2 > COMMENT_CHARS_MAX {
-                line(&mut self.out, &format!("#{told}"));
+                push_line(&mut self.out, &format!("#{told}"));
                 told.clear();
             }
             told.push(' ');
             told.push_str(word);
         }
         if !told.is_empty() {
-            line(&mut self.out, &format!("#{told}"));
+            push_line(&mut self.out, &format!("#{told}"));
         }
     }
 }
 
 /// The tables that have headers of their own: the value itself, or what a list holds.
-fn tables_in(value: &Value) -> Option<Vec<&Table>> {
+fn find_tables(value: &Value) -> Option<Vec<&Table>> {
     match value {
         Value::Table(table) => Some(vec![table]),
         Value::Array(values) if !values.is_empty() => values.iter().map(Value::as_table).collect(),
@@ -164,7 +172,7 @@ fn tables_in(value: &Value) -> Option<Vec<&Table>> {
 }
 
 /// The fields that a table may have, and those it has where names are free.
-fn keys(node: Node, table: &Table) -> Vec<(String, Node)> {
+fn table_keys(node: SettingNode, table: &Table) -> Vec<(String, SettingNode)> {
     let mut keys: Vec<_> = node.fields().map(|(field, child)| (field.to_owned(), child)).collect();
     if let Some(entry) = node.entries() {
         keys.extend(table.keys().map(|name| (name.clone(), entry)));
@@ -172,50 +180,55 @@ fn keys(node: Node, table: &Table) -> Vec<(String, Node)> {
     keys
 }
 
-fn line(out: &mut String, text: &str) {
+fn push_line(out: &mut String, text: &str) {
     out.push_str(text);
     out.push('\n');
 }
 
 /// A key as TOML writes it.
-fn key(name: &str) -> String {
+fn format_key(name: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     let may_be_bare = !name.is_empty() && name.bytes().all(is_bare);
     if may_be_bare { name.to_owned() } else { serde_json::Value::from(name).to_string() }
 }
 
-fn join(path: &str, name: &str) -> String {
+fn join_path(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// The text of `SETTINGS.md`.
-pub fn markdown() -> String {
+pub fn render_markdown() -> String {
     let mut out = HEAD.to_owned();
-    section(&mut out, Node::root(), "", "", Some(&Value::Table(defaults())));
+    write_section(&mut out, SettingNode::root(), "", "", Some(&Value::Table(default_table())));
     out
 }
 
 /// One table of settings, then the sections of the tables below it.
-fn section(out: &mut String, node: Node, path: &str, about: &str, defaults: Option<&Value>) {
+fn write_section(out: &mut String, node: SettingNode, path: &str, about: &str, defaults: Option<&Value>) {
     let (mut rows, mut below) = (String::new(), Vec::new());
     for (field, child) in node.fields() {
-        let inner = join(path, &tree::name(child, field));
+        let inner = join_path(path, &tree::setting_name(child, field));
         let default = defaults.and_then(|defaults| defaults.get(field));
         let (list, entries) = (child.items().filter(|item| item.is_table()), child.entries());
-        let is_of_tables = entries.is_some_and(Node::is_table);
+        let is_of_tables = entries.is_some_and(SettingNode::is_table);
         if let Some(item) = list {
             below.push((format!("{inner}[]"), item, child, None));
         } else if let Some(entry) = entries.filter(|_| is_of_tables) {
             below.push((format!("{inner}.<name>"), entry, child, None));
         } else if !child.is_table() || entries.is_some() {
-            row(&mut rows, &inner, &Note::of(child, field, &inner, default));
+            write_row(&mut rows, &inner, &SettingDescription::from_node(child, field, &inner, default));
         } else if is_small(child) {
-            let about = units::shown_text(child.description(), "");
+            let about = units::file_setting_text(child.description(), "");
             for (field, leaf) in child.fields() {
-                let path = join(&inner, &tree::name(leaf, field));
-                let mut told = Note::of(leaf, field, &path, default.and_then(|default| default.get(field)));
+                let path = join_path(&inner, &tree::setting_name(leaf, field));
+                let mut told = SettingDescription::from_node(
+                    leaf,
+                    field,
+                    &path,
+                    default.and_then(|default| default.get(field)),
+                );
                 told.meaning = format!("{about} {}", told.meaning);
-                row(&mut rows, &path, &told);
+                write_row(&mut rows, &path, &told);
             }
         } else {
             below.push((inner, child, child, default));
@@ -225,19 +238,19 @@ fn section(out: &mut String, node: Node, path: &str, about: &str, defaults: Opti
     let about = if about.is_empty() { String::new() } else { format!("\n{about}\n") };
     if !rows.is_empty() {
         let head = "| key | meaning | default | range |\n| --- | --- | --- | --- |";
-        line(out, &format!("{title}{about}\n{head}\n{}", rows.trim_end()));
+        push_line(out, &format!("{title}{about}\n{head}\n{}", rows.trim_end()));
     }
     for (path, node, about, default) in below {
-        section(out, node, &path, &units::shown_text(about.description(), ""), default);
+        write_section(out, node, &path, &units::file_setting_text(about.description(), ""), default);
     }
 }
 
-fn is_small(node: Node) -> bool {
-    let is_leaf = |(_, child): (&str, Node)| !child.is_table();
+fn is_small(node: SettingNode) -> bool {
+    let is_leaf = |(_, child): (&str, SettingNode)| !child.is_table();
     node.fields().all(is_leaf) && node.fields().count() < OWN_TABLE_COUNT_MIN
 }
 
-fn row(rows: &mut String, path: &str, note: &Note) {
+fn write_row(rows: &mut String, path: &str, note: &SettingDescription) {
     let cell = |text: &str| text.replace('|', "\\|");
     let default = note.default.as_deref().map(|text| {
         if text.contains(' ') && !text.starts_with(['"', '[']) {
@@ -247,5 +260,5 @@ fn row(rows: &mut String, path: &str, note: &Note) {
         }
     });
     let default = default.unwrap_or_else(|| "none".to_owned());
-    line(rows, &format!("| `{path}` | {} | {default} | {} |", cell(&note.meaning), cell(&note.range)));
+    push_line(rows, &format!("| `{path}` | {} | {default} | {} |", cell(&note.meaning), cell(&note.range)));
 }

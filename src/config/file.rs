@@ -7,8 +7,8 @@ use toml::{
 };
 
 use super::{
-    Config,
-    tree::{self, Node, OldForm},
+    Settings,
+    tree::{self, LegacySetting, SettingNode},
     units,
 };
 
@@ -16,20 +16,24 @@ use super::{
 ///
 /// # Errors
 /// What is wrong, and where.
-pub(super) fn parse(text: &str) -> Result<(Config, Vec<OldForm>), String> {
+pub(super) fn parse_settings(text: &str) -> Result<(Settings, Vec<LegacySetting>), String> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
-    let (table, old) = tree::read(table).map_err(|wrong| {
-        at(text, &wrong.steps, &format!("{} {}", tree::key_of(&wrong.steps), wrong.reason))
+    let (table, old) = tree::read_settings(table).map_err(|wrong| {
+        with_line_number(text, &wrong.steps, &format!("{} {}", tree::format_path(&wrong.steps), wrong.reason))
     })?;
     let config = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
-        let steps: Vec<String> = error.path().iter().filter_map(step).collect();
-        let message = units::shown_text(error.inner().message(), "");
-        at(text, &steps, &format!("{}: {message}", units::shown_path(&tree::key_of(&steps))))
+        let steps: Vec<String> = error.path().iter().filter_map(segment_step).collect();
+        let message = units::file_setting_text(error.inner().message(), "");
+        with_line_number(
+            text,
+            &steps,
+            &format!("{}: {message}", units::file_setting_path(&tree::format_path(&steps))),
+        )
     })?;
     Ok((config, old))
 }
 
-fn step(segment: &Segment) -> Option<String> {
+fn segment_step(segment: &Segment) -> Option<String> {
     match segment {
         Segment::Seq { index } => Some(index.to_string()),
         Segment::Map { key } => Some(key.clone()),
@@ -37,18 +41,18 @@ fn step(segment: &Segment) -> Option<String> {
     }
 }
 
-fn at(text: &str, steps: &[String], message: &str) -> String {
-    line_of(text, steps).map_or_else(|| message.to_owned(), |line| format!("line {line}: {message}"))
+fn with_line_number(text: &str, steps: &[String], message: &str) -> String {
+    find_line(text, steps).map_or_else(|| message.to_owned(), |line| format!("line {line}: {message}"))
 }
 
 /// The line of a key, or of the last step to it that the file has.
-fn line_of(text: &str, steps: &[String]) -> Option<usize> {
+fn find_line(text: &str, steps: &[String]) -> Option<usize> {
     let root = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
     let (mut value, mut place) = (&root, None);
     for step in steps {
         let next = match value {
             DeValue::Table(table) => {
-                let is_it = |key: &str| key == step || key == units::shown(step);
+                let is_it = |key: &str| key == step || key == units::file_setting_name(step);
                 table.iter().find(|(key, _)| is_it(key.get_ref())).map(|(key, value)| (key.span(), value))
             }
             _ => step.parse::<usize>().ok().and_then(|at| value.get(at)).map(|value| (value.span(), value)),
@@ -63,15 +67,15 @@ fn line_of(text: &str, steps: &[String]) -> Option<usize> {
 ///
 /// # Errors
 /// The setting and the reason.
-pub(super) fn check_ranges(config: &Config) -> Result<(), (String, String)> {
+pub(super) fn check_ranges(config: &Settings) -> Result<(), (String, String)> {
     let table = Table::try_from(config).map_err(|error| ("the settings".to_owned(), error.to_string()))?;
-    check_table(Node::root(), &table, &mut Vec::new())
+    check_table(SettingNode::root(), &table, &mut Vec::new())
 }
 
-fn check_table(node: Node, table: &Table, steps: &mut Vec<String>) -> Result<(), (String, String)> {
+fn check_table(node: SettingNode, table: &Table, steps: &mut Vec<String>) -> Result<(), (String, String)> {
     for (field, value) in table {
         let Some(child) = node.child(field) else { continue };
-        steps.push(tree::name(child, field));
+        steps.push(tree::setting_name(child, field));
         check_value(child, field, value, steps)?;
         steps.pop();
     }
@@ -79,7 +83,7 @@ fn check_table(node: Node, table: &Table, steps: &mut Vec<String>) -> Result<(),
 }
 
 fn check_value(
-    node: Node,
+    node: SettingNode,
     field: &str,
     value: &Value,
     steps: &mut Vec<String>,
@@ -99,28 +103,28 @@ fn check_value(
             let choices = node.choices();
             let is_chosen = choices.is_empty() || choices.iter().any(|one| one.as_i64() == Some(*number));
             let number = u64::try_from(*number).unwrap_or_default();
-            let is_within = node.least().is_none_or(|least| number >= least)
-                && node.most().is_none_or(|most| number <= most);
+            let is_within = node.minimum().is_none_or(|least| number >= least)
+                && node.maximum().is_none_or(|most| number <= most);
             if is_chosen && is_within {
                 return Ok(());
             }
-            let shown = tree::shown_value(node, field, value.clone());
-            let reason = format!("it is {shown}, and takes {}", range(node, field).join(", "));
-            Err((tree::key_of(steps), reason))
+            let shown = tree::value_to_file_form(node, field, value.clone());
+            let reason = format!("it is {shown}, and takes {}", describe_range(node, field).join(", "));
+            Err((tree::format_path(steps), reason))
         }
         _ => Ok(()),
     }
 }
 
 /// What a setting takes, for people; empty where everything of its type is taken.
-pub(super) fn range(node: Node, field: &str) -> Vec<String> {
+pub(super) fn describe_range(node: SettingNode, field: &str) -> Vec<String> {
     let shown = |number: u64| match node.unit(field) {
-        Some(unit) => format!("{:?}", unit.write(number)),
+        Some(unit) => format!("{:?}", unit.format_number(number)),
         None => number.to_string(),
     };
     let choices: Vec<String> = node.choices().into_iter().map(ToString::to_string).collect();
     let one_of = choices.split_last().map(|(last, rest)| format!("one of {} or {last}", rest.join(", ")));
-    let least = node.least().map(|least| format!("at least {}", shown(least)));
-    let most = node.most().map(|most| format!("at most {}", shown(most)));
+    let least = node.minimum().map(|least| format!("at least {}", shown(least)));
+    let most = node.maximum().map(|most| format!("at most {}", shown(most)));
     [one_of, least, most].into_iter().flatten().collect()
 }

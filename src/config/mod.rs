@@ -12,21 +12,21 @@ pub mod units;
 
 use std::path::{Path, PathBuf};
 
-use evm::{Chains, Counts};
+use evm::{ChainCounters, EvmClient};
 use nats::topology;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use gate::grant::{self, Grants};
+use gate::grant::{self, PlaybackGrants};
 
 use crate::{cli::ServerArgs, keeper};
-pub use tree::OldForm;
-use units::Unit;
+pub use tree::LegacySetting;
+use units::SettingUnit;
 
 /// How to reach the broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Broker {
+pub struct BrokerSettings {
     /// Addresses of the servers; empty lets `up` start its own.
     pub urls: Vec<String>,
     /// File with the nkey seed of the role, or lines `role seed` for several roles; mode 0600.
@@ -39,7 +39,7 @@ pub struct Broker {
 /// What limits of streams and buckets are made for; those of the topology where nothing is said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Capacity {
+pub struct CapacitySettings {
     /// Uploads of a day that limits are made for.
     pub uploads_per_day: Option<u64>,
     /// Openings of playback of a day that limits are made for.
@@ -48,9 +48,9 @@ pub struct Capacity {
     pub retention_days: Option<u64>,
 }
 
-impl Capacity {
+impl CapacitySettings {
     /// The load; `None` when nothing is said.
-    fn load(self) -> Option<topology::ExpectedLoad> {
+    fn expected_load(self) -> Option<topology::ExpectedLoad> {
         if self == Self::default() {
             return None;
         }
@@ -66,43 +66,43 @@ impl Capacity {
 /// How long what has ended is kept. Its history is in the events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Retention {
+pub struct RetentionSettings {
     /// How long jobs and uploads that ended are kept, in milliseconds.
     #[schemars(range(min = ENDED_MS_MIN))]
     pub ended_ms: u64,
 }
 
-impl Default for Retention {
+impl Default for RetentionSettings {
     fn default() -> Self {
         Self { ended_ms: schemas::ENDED_KEPT_MS }
     }
 }
 
-/// Least [`Retention::ended_ms`]: what has just ended is still asked for.
+/// Least [`RetentionSettings::ended_ms`]: what has just ended is still asked for.
 const ENDED_MS_MIN: u64 = 24 * 3_600_000;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct Settings {
     /// Folder of this machine's data: the embedded broker, the index's projection, the local store.
     pub data_dir: Option<PathBuf>,
     /// Address of probes and metrics of this process; loopback.
     pub admin_listen: Option<std::net::SocketAddr>,
     /// How to reach the broker.
-    pub broker: Broker,
+    pub broker: BrokerSettings,
     /// The load that limits of streams and buckets are made for; those of the topology where nothing is said.
-    pub capacity: Capacity,
+    pub capacity: CapacitySettings,
     /// The object store.
     pub store: Option<store::StoreConfig>,
     /// The chains that gates may ask.
-    pub chains: Vec<evm::Config>,
+    pub chains: Vec<evm::ChainConfig>,
     /// Playback sessions.
-    pub grants: grant::Config,
+    pub grants: grant::GrantConfig,
     /// HTTP.
     pub ingress: ingress::IngressConfig,
     /// Sign-in.
-    pub auth: auth::Config,
+    pub auth: auth::AuthConfig,
     /// The upload stage.
     pub upload: upload::UploadStageConfig,
     /// The transcode stage.
@@ -114,9 +114,9 @@ pub struct Config {
     /// The monitor.
     pub monitor: monitor::MonitorConfig,
     /// What has ended.
-    pub retention: Retention,
+    pub retention: RetentionSettings,
     /// The singletons.
-    pub keeper: keeper::Config,
+    pub keeper: keeper::KeeperConfig,
     /// The media child.
     pub media: media::MediaDriverConfig,
 }
@@ -124,7 +124,7 @@ pub struct Config {
 /// A setting that can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum SettingsError {
     /// The file can't be read.
     #[error("the configuration file {path} can't be read")]
     Unreadable {
@@ -152,28 +152,28 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl SettingsError {
     /// A value that can't be used of the setting with the path `key` in the code.
     pub fn invalid(key: &str, reason: impl Into<String>) -> Self {
-        Self::Invalid { key: units::shown_path(key), reason: reason.into() }
+        Self::Invalid { key: units::file_setting_path(key), reason: reason.into() }
     }
 }
 
-impl Config {
+impl Settings {
     /// The effective settings: defaults, then `file`, then environment and flags. Also says what of `file` is in the old form.
     ///
     /// # Errors
-    /// As [`Config::from_file`]; [`Error::Invalid`] names a setting that can't be used.
-    pub fn load(file: Option<&Path>, args: &ServerArgs) -> Result<(Self, Vec<OldForm>), Error> {
+    /// As [`Settings::from_file`]; [`SettingsError::Invalid`] names a setting that can't be used.
+    pub fn load(file: Option<&Path>, args: &ServerArgs) -> Result<(Self, Vec<LegacySetting>), SettingsError> {
         let (mut config, old) = file.map(Self::from_file).transpose()?.unwrap_or_default();
-        config.merge(args)?;
+        config.merge_args(args)?;
         config.check()?;
-        config.spread();
+        config.copy_shared_settings();
         Ok((config, old))
     }
 
     /// The longest time that running work has after a stop was asked for.
-    pub fn grace(&self) -> std::time::Duration {
+    pub fn grace_period(&self) -> std::time::Duration {
         let stages =
             [&self.upload.consume, &self.transcode.planner, &self.transcode.parts, &self.index.consume];
         let longest_ms = stages.into_iter().map(|stage| stage.grace_ms).max().unwrap_or(0);
@@ -181,11 +181,11 @@ impl Config {
     }
 
     /// Puts what was said on the command line or in the environment over what the file says.
-    fn merge(&mut self, args: &ServerArgs) -> Result<(), Error> {
-        replace(&mut self.ingress.listen, args.listen);
-        replace(&mut self.transcode.profile, args.profile.clone());
+    fn merge_args(&mut self, args: &ServerArgs) -> Result<(), SettingsError> {
+        set_if_given(&mut self.ingress.listen, args.listen);
+        set_if_given(&mut self.transcode.profile, args.profile.clone());
         self.media.child_path = args.media_child.clone().or_else(|| self.media.child_path.take());
-        replace(&mut self.media.unsandboxed, args.unsandboxed);
+        set_if_given(&mut self.media.unsandboxed, args.unsandboxed);
         self.admin_listen = args.admin_listen.or(self.admin_listen);
         self.data_dir = args.data_dir.clone().or_else(|| self.data_dir.take());
         self.ingress.public_url = args.public_url.clone().or_else(|| self.ingress.public_url.take());
@@ -195,14 +195,14 @@ impl Config {
             self.broker.urls.clone_from(&args.nats_urls);
         }
         if let Some(url) = &args.store_url {
-            let before = self.store.take().map_or(self.store()?, |store| store);
+            let before = self.store.take().map_or(self.store_config()?, |store| store);
             self.store = Some(store::StoreConfig { url: url.clone(), ..before });
         }
         Ok(())
     }
 
     /// Tells every role what is set once for all.
-    const fn spread(&mut self) {
+    const fn copy_shared_settings(&mut self) {
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;
         self.ingress.uploads.ended_kept_ms = kept_ms;
@@ -210,70 +210,76 @@ impl Config {
     }
 
     /// Refuses what would only fail later, in the middle of somebody's work.
-    fn check(&self) -> Result<(), Error> {
-        file::check_ranges(self).map_err(|(key, reason)| Error::Invalid { key, reason })?;
+    fn check(&self) -> Result<(), SettingsError> {
+        file::check_ranges(self).map_err(|(key, reason)| SettingsError::Invalid { key, reason })?;
         let profile = &self.transcode.profile;
         if self.transcode.find_profile(profile).is_none() {
             let known: Vec<&str> = self.transcode.profiles.keys().map(String::as_str).collect();
             let reason = format!("there is no profile {profile:?}; known: {}", known.join(", "));
-            return Err(Error::invalid("transcode.profile", reason));
+            return Err(SettingsError::invalid("transcode.profile", reason));
         }
         if self.keeper.fold_age_ms > self.retention.ended_ms {
-            let fold_age = Unit::Milliseconds.write(self.keeper.fold_age_ms);
+            let fold_age = SettingUnit::Milliseconds.format_number(self.keeper.fold_age_ms);
             let reason = format!("it takes no less than keeper.fold_age, which is {fold_age:?}");
-            return Err(Error::invalid("retention.ended_ms", reason));
+            return Err(SettingsError::invalid("retention.ended_ms", reason));
         }
-        self.open_chains(Counts::default())?;
+        self.open_chains(ChainCounters::default())?;
         if let Some(url) = &self.ingress.public_url
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
             let reason = format!("{url:?} does not begin with http:// or https://");
-            return Err(Error::invalid("ingress.public_url", reason));
+            return Err(SettingsError::invalid("ingress.public_url", reason));
         }
         if let Err(invalid) = web::manners::CorsPolicy::new(&self.ingress.manners) {
-            return Err(Error::invalid("ingress.manners.origins", invalid.to_string()));
+            return Err(SettingsError::invalid("ingress.manners.origins", invalid.to_string()));
         }
-        self.grants.check().map_err(|(key, reason)| Error::invalid(key, reason))?;
-        self.auth.check().map_err(|(key, reason)| Error::invalid(key, reason))
+        self.grants.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))?;
+        self.auth.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))
     }
 
     /// Reads a TOML file over the defaults. Also says what of it is in the old form.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] or [`Error::Malformed`]; unknown keys are refused.
-    pub fn from_file(path: &Path) -> Result<(Self, Vec<OldForm>), Error> {
+    /// [`SettingsError::Unreadable`] or [`SettingsError::Malformed`]; unknown keys are refused.
+    pub fn from_file(path: &Path) -> Result<(Self, Vec<LegacySetting>), SettingsError> {
         let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Unreadable { path: path.to_owned(), source })?;
-        file::parse(&text).map_err(|message| Error::Malformed { path: path.to_owned(), message })
+            .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
+        file::parse_settings(&text)
+            .map_err(|message| SettingsError::Malformed { path: path.to_owned(), message })
     }
 
-    fn open_chains(&self, counts: Counts) -> Result<Chains, Error> {
-        Chains::counted(&self.chains, counts).map_err(|reason| Error::invalid("chains", reason))
+    fn open_chains(&self, counts: ChainCounters) -> Result<EvmClient, SettingsError> {
+        EvmClient::open_with_counters(&self.chains, counts)
+            .map_err(|reason| SettingsError::invalid("chains", reason))
     }
 
     /// The playback sessions over `bus`, decided by the configured chains.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a chain can't be used.
-    pub fn grants(&self, bus: &nats::Bus) -> Result<Grants, Error> {
-        self.grants_counted(bus, Counts::default())
+    /// [`SettingsError::Invalid`] when a chain can't be used.
+    pub fn open_grants(&self, bus: &nats::Bus) -> Result<PlaybackGrants, SettingsError> {
+        self.open_counted_grants(bus, ChainCounters::default())
     }
 
     /// The same; what comes of asking the chains is counted in `counts`.
     ///
     /// # Errors
-    /// As [`Config::grants`].
-    pub fn grants_counted(&self, bus: &nats::Bus, counts: Counts) -> Result<Grants, Error> {
+    /// As [`Settings::open_grants`].
+    pub fn open_counted_grants(
+        &self,
+        bus: &nats::Bus,
+        counts: ChainCounters,
+    ) -> Result<PlaybackGrants, SettingsError> {
         let chains = self.open_chains(counts)?;
-        Ok(Grants::over(bus, chains, &self.auth, self.grants.clone()))
+        Ok(PlaybackGrants::with_chains(bus, chains, &self.auth, self.grants.clone()))
     }
 
     /// What the broker's streams and buckets should be.
-    pub fn topology(&self) -> topology::TopologySettings {
+    pub fn topology_settings(&self) -> topology::TopologySettings {
         let replicas = self.broker.replicas.unwrap_or(1);
         topology::TopologySettings {
             replicas,
-            load: self.capacity.load(),
+            load: self.capacity.expected_load(),
             ..topology::TopologySettings::default()
         }
     }
@@ -286,12 +292,12 @@ impl Config {
     /// The store's settings: as configured, else a folder in the data folder.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the data folder can't be named as a URL.
-    pub fn store(&self) -> Result<store::StoreConfig, Error> {
+    /// [`SettingsError::Invalid`] when the data folder can't be named as a URL.
+    pub fn store_config(&self) -> Result<store::StoreConfig, SettingsError> {
         if let Some(store) = &self.store {
             return Ok(store.clone());
         }
-        let invalid = |reason: String| Error::invalid("data_dir", reason);
+        let invalid = |reason: String| SettingsError::invalid("data_dir", reason);
         let folder =
             std::path::absolute(self.data_dir().join("store")).map_err(|e| invalid(e.to_string()))?;
         let folder = folder.to_str().ok_or_else(|| invalid("the path is not UTF-8".into()))?;
@@ -299,7 +305,7 @@ impl Config {
     }
 }
 
-fn replace<T>(setting: &mut T, said: Option<T>) {
+fn set_if_given<T>(setting: &mut T, said: Option<T>) {
     if let Some(said) = said {
         *setting = said;
     }

@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::*;
-use crate::config::tree::Node;
+use crate::config::tree::SettingNode;
 
 /// The settings of a file with `text`.
-fn load(text: &str) -> Result<(Config, Vec<OldForm>), Error> {
+fn load(text: &str) -> Result<(Settings, Vec<LegacySetting>), SettingsError> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("streamgate.toml");
     std::fs::write(&file, text).unwrap();
-    Config::load(Some(&file), &ServerArgs::default())
+    Settings::load(Some(&file), &ServerArgs::default())
 }
 
 #[test]
@@ -18,16 +18,16 @@ fn a_flag_that_was_not_given_leaves_the_file_alone() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("streamgate.toml");
     std::fs::write(&file, "[media]\nunsandboxed = true\n[ingress]\nlisten = \"127.0.0.1:9000\"\n").unwrap();
-    let (config, _) = Config::load(Some(&file), &ServerArgs::default()).unwrap();
+    let (config, _) = Settings::load(Some(&file), &ServerArgs::default()).unwrap();
     assert!(config.media.unsandboxed);
     assert_eq!(config.ingress.listen.port(), 9000);
     let args = ServerArgs { listen: Some("127.0.0.1:1".parse().unwrap()), ..ServerArgs::default() };
-    assert_eq!(Config::load(Some(&file), &args).unwrap().0.ingress.listen.port(), 1);
+    assert_eq!(Settings::load(Some(&file), &args).unwrap().0.ingress.listen.port(), 1);
 }
 
 #[test]
 fn limits_are_those_of_the_topology_until_a_load_is_said() {
-    let of = |text: &str| load(text).unwrap().0.topology().load;
+    let of = |text: &str| load(text).unwrap().0.topology_settings().load;
     assert_eq!(of(""), None);
     let usual = topology::ExpectedLoad::default();
     let wanted = topology::ExpectedLoad { views_per_day: 7, retention_days: 2, ..usual };
@@ -132,7 +132,7 @@ fn old_files_are_read_and_told_the_new_form() {
 
 #[test]
 fn every_old_name_with_its_number_is_still_read() {
-    let table = toml::Table::try_from(Config::default()).unwrap();
+    let table = toml::Table::try_from(Settings::default()).unwrap();
     let (config, old) = load(&toml::to_string(&table).unwrap()).unwrap();
     assert_eq!(toml::Table::try_from(&config).unwrap(), table);
     assert!(old.len() > 100, "{}", old.len());
@@ -168,11 +168,11 @@ fn a_value_of_the_wrong_unit_is_refused_with_what_would_be_right() {
 }
 
 /// Every setting by its path in the code, lists and free names followed once.
-fn leaves(node: Node, path: &str, found: &mut Vec<(String, String, Node)>) {
+fn leaves(node: SettingNode, path: &str, found: &mut Vec<(String, String, SettingNode)>) {
     let mut names = BTreeSet::new();
     for (field, child) in node.fields() {
         let path = format!("{path}.{field}");
-        let name = tree::name(child, field);
+        let name = tree::setting_name(child, field);
         assert!(names.insert(name.clone()), "{path}: two settings are called {name}");
         let is_old = node.fields().any(|(other, _)| other == name && other != field);
         assert!(!is_old, "{path}: {name} is the old form of another setting");
@@ -188,7 +188,7 @@ fn leaves(node: Node, path: &str, found: &mut Vec<(String, String, Node)>) {
 #[test]
 fn every_setting_has_a_name_of_its_own_without_a_unit_and_says_what_it_is() {
     let mut found = Vec::new();
-    leaves(Node::root(), "", &mut found);
+    leaves(SettingNode::root(), "", &mut found);
     assert!(found.len() > 180, "{}", found.len());
     for (path, name, node) in &found {
         assert!(!node.description().is_empty(), "{path} has no doc comment");
@@ -200,9 +200,9 @@ fn every_setting_has_a_name_of_its_own_without_a_unit_and_says_what_it_is() {
         let is_least = name.ends_with("_min") && with_unit == ["min"];
         assert!(of_rate || with_unit.is_empty() || is_least, "{path}: {name} has {with_unit:?}");
         assert!(name.split('_').any(|word| !["max", "min"].contains(&word)), "{path}: {name}");
-        if units::Unit::of(field).is_some() {
+        if units::SettingUnit::from_field(field).is_some() {
             assert!(node.unit(field).is_some(), "{path} is no number");
-            let told = units::shown_text(node.description(), field);
+            let told = units::file_setting_text(node.description(), field);
             assert!(!told.contains("milliseconds") && !told.contains("in seconds"), "{path}: {told}");
         }
     }
@@ -212,7 +212,7 @@ fn every_setting_has_a_name_of_its_own_without_a_unit_and_says_what_it_is() {
 fn settings_md_is_what_the_code_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("SETTINGS.md");
     let found = std::fs::read_to_string(path).unwrap_or_default();
-    let wanted = describe::markdown();
+    let wanted = describe::render_markdown();
     let differs = found.lines().zip(wanted.lines()).find(|(found, wanted)| found != wanted);
     assert!(
         found == wanted,

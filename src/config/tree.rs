@@ -1,6 +1,6 @@
 //! The settings as a tree: what is known of each key, and files read and written by it before serde sees them.
 //!
-//! The tree is the JSON Schema of [`Config`]: its keys, their meaning from the doc comments of the fields, their ranges. A file is
+//! The tree is the JSON Schema of [`Settings`]: its keys, their meaning from the doc comments of the fields, their ranges. A file is
 //! a tree of the same shape, with names and values as [`super::units`] says.
 
 use std::{fmt, sync::LazyLock};
@@ -10,20 +10,20 @@ use serde_json::Value as Json;
 use toml::{Table, Value};
 
 use super::{
-    Config,
-    units::{self, Unit},
+    Settings,
+    units::{self, SettingUnit},
 };
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<Config>().to_value()
+    settings.into_generator().into_root_schema_for::<Settings>().to_value()
 });
 
 /// What is known of one key.
 #[derive(Debug, Clone, Copy)]
-pub struct Node(&'static Json);
+pub struct SettingNode(&'static Json);
 
-impl Node {
+impl SettingNode {
     /// The settings as a whole.
     pub fn root() -> Self {
         Self(&SCHEMA)
@@ -51,16 +51,16 @@ impl Node {
     }
 
     /// The unit of a number that has one.
-    pub fn unit(self, field: &str) -> Option<Unit> {
-        Unit::of(field).filter(|_| self.is("integer"))
+    pub fn unit(self, field: &str) -> Option<SettingUnit> {
+        SettingUnit::from_field(field).filter(|_| self.has_type("integer"))
     }
 
     /// True for a table.
     pub fn is_table(self) -> bool {
-        self.is("object")
+        self.has_type("object")
     }
 
-    fn is(self, wanted: &str) -> bool {
+    fn has_type(self, wanted: &str) -> bool {
         match self.0.get("type") {
             Some(Json::String(name)) => name == wanted,
             // What may be absent is `null`, too.
@@ -80,12 +80,12 @@ impl Node {
     }
 
     /// The least number that can be set; 0 is no limit of a number that has no sign.
-    pub fn least(self) -> Option<u64> {
+    pub fn minimum(self) -> Option<u64> {
         self.0.get("minimum").and_then(Json::as_u64).filter(|least| *least > 0)
     }
 
     /// The largest number that can be set, unless it is just the largest of its type.
-    pub fn most(self) -> Option<u64> {
+    pub fn maximum(self) -> Option<u64> {
         let of_type = [u64::from(u8::MAX), u64::from(u16::MAX)];
         self.0.get("maximum").and_then(Json::as_u64).filter(|most| !of_type.contains(most))
     }
@@ -100,7 +100,7 @@ impl Node {
 
 /// A setting in the form of old files: the unit in the name, a plain number as the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OldForm {
+pub struct LegacySetting {
     /// Which, such as `ingress.grace_ms`.
     pub key: String,
     /// The number.
@@ -109,7 +109,7 @@ pub struct OldForm {
     pub instead: String,
 }
 
-impl fmt::Display for OldForm {
+impl fmt::Display for LegacySetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} = {} is the old form; write {}", self.key, self.number, self.instead)
     }
@@ -117,7 +117,7 @@ impl fmt::Display for OldForm {
 
 /// A setting that can't be read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct InvalidSetting {
     /// The steps to it as they stand in the file; a step into a list is a number.
     pub steps: Vec<String>,
     /// Why, and what to write; follows the key.
@@ -128,50 +128,52 @@ pub struct Wrong {
 ///
 /// # Errors
 /// The first key that is unknown, said twice or has a value that is not of its unit.
-pub fn read(table: Table) -> Result<(Table, Vec<OldForm>), Wrong> {
-    let mut reader = Reader::default();
-    let table = reader.table(Node::root(), table)?;
+pub fn read_settings(table: Table) -> Result<(Table, Vec<LegacySetting>), InvalidSetting> {
+    let mut reader = SettingsReader::default();
+    let table = reader.read_table(SettingNode::root(), table)?;
     Ok((table, reader.old))
 }
 
 /// The other way: settings as serde writes them in the form of files. Also takes a part of the settings.
-pub fn shown(table: Table) -> Table {
-    shown_table(Node::root(), table)
+pub fn to_file_form(table: Table) -> Table {
+    table_to_file_form(SettingNode::root(), table)
 }
 
 #[derive(Default)]
-struct Reader {
+struct SettingsReader {
     steps: Vec<String>,
-    old: Vec<OldForm>,
+    old: Vec<LegacySetting>,
 }
 
-impl Reader {
-    fn table(&mut self, node: Node, table: Table) -> Result<Table, Wrong> {
+impl SettingsReader {
+    fn read_table(&mut self, node: SettingNode, table: Table) -> Result<Table, InvalidSetting> {
         let mut read = Table::new();
         for (key, value) in table {
             self.steps.push(key.clone());
-            let (field, child) = self.known(node, &key)?;
+            let (field, child) = self.find_field(node, &key)?;
             let value = match child.unit(&field) {
-                Some(unit) => Value::Integer(self.number(unit, &key, &field, value)?),
-                None => self.value(child, value)?,
+                Some(unit) => Value::Integer(self.read_number(unit, &key, &field, value)?),
+                None => self.read_value(child, value)?,
             };
             if read.insert(field.clone(), value).is_some() {
-                let name = units::shown(&field);
-                return Err(self.wrong(format!("is said twice, as {name} and as {field}; keep {name}")));
+                let name = units::file_setting_name(&field);
+                return Err(
+                    self.invalid_setting(format!("is said twice, as {name} and as {field}; keep {name}"))
+                );
             }
             self.steps.pop();
         }
         Ok(read)
     }
 
-    fn value(&mut self, node: Node, value: Value) -> Result<Value, Wrong> {
+    fn read_value(&mut self, node: SettingNode, value: Value) -> Result<Value, InvalidSetting> {
         Ok(match (value, node.items()) {
-            (Value::Table(table), _) if node.is_table() => Value::Table(self.table(node, table)?),
+            (Value::Table(table), _) if node.is_table() => Value::Table(self.read_table(node, table)?),
             (Value::Array(values), Some(item)) => {
                 let mut read = Vec::with_capacity(values.len());
                 for (at, value) in values.into_iter().enumerate() {
                     self.steps.push(at.to_string());
-                    read.push(self.value(item, value)?);
+                    read.push(self.read_value(item, value)?);
                     self.steps.pop();
                 }
                 Value::Array(read)
@@ -182,9 +184,9 @@ impl Reader {
     }
 
     /// The field that a file calls `key`, in whichever form.
-    fn known(&self, node: Node, key: &str) -> Result<(String, Node), Wrong> {
-        let is_it = |field: &str, node: Node| {
-            field == key || (node.unit(field).is_some() && units::shown(field) == key)
+    fn find_field(&self, node: SettingNode, key: &str) -> Result<(String, SettingNode), InvalidSetting> {
+        let is_it = |field: &str, node: SettingNode| {
+            field == key || (node.unit(field).is_some() && units::file_setting_name(field) == key)
         };
         if let Some((field, child)) = node.fields().find(|(field, child)| is_it(field, *child)) {
             return Ok((field.to_owned(), child));
@@ -192,49 +194,56 @@ impl Reader {
         if let Some(child) = node.entries() {
             return Ok((key.to_owned(), child));
         }
-        let names: Vec<_> = node.fields().map(|(field, child)| name(child, field)).collect();
-        Err(self.wrong(format!("is no setting; here are: {}", names.join(", "))))
+        let names: Vec<_> = node.fields().map(|(field, child)| setting_name(child, field)).collect();
+        Err(self.invalid_setting(format!("is no setting; here are: {}", names.join(", "))))
     }
 
     /// The number of a setting that has a unit.
-    fn number(&mut self, unit: Unit, key: &str, field: &str, value: Value) -> Result<i64, Wrong> {
-        let name = units::shown(field);
+    fn read_number(
+        &mut self,
+        unit: SettingUnit,
+        key: &str,
+        field: &str,
+        value: Value,
+    ) -> Result<i64, InvalidSetting> {
+        let name = units::file_setting_name(field);
         let is_old = key == field;
         let bad =
             |value: &dyn fmt::Display| format!("= {value} can't be used; {name} takes {}", unit.examples());
         match value {
             Value::String(text) if is_old => {
-                Err(self.wrong(format!("= {text:?} is half of the old form; write {name} = {text:?}")))
+                Err(self
+                    .invalid_setting(format!("= {text:?} is half of the old form; write {name} = {text:?}")))
             }
-            Value::String(text) => match unit.read(&text).map(i64::try_from) {
+            Value::String(text) => match unit.parse_number(&text).map(i64::try_from) {
                 Some(Ok(number)) => Ok(number),
-                _ => Err(self.wrong(bad(&format!("{text:?}")))),
+                _ => Err(self.invalid_setting(bad(&format!("{text:?}")))),
             },
             Value::Integer(number) => match u64::try_from(number) {
                 Ok(count) if is_old => {
-                    let instead = format!("{name} = {:?}", unit.write(count));
-                    self.old.push(OldForm { key: key_of(&self.steps), number: count, instead });
+                    let instead = format!("{name} = {:?}", unit.format_number(count));
+                    self.old.push(LegacySetting { key: format_path(&self.steps), number: count, instead });
                     Ok(number)
                 }
                 Ok(count) => {
-                    let guess = unit.write(count);
-                    Err(self.wrong(format!(
+                    let guess = unit.format_number(count);
+                    Err(self.invalid_setting(format!(
                         "= {count} has no unit; write {name} = {guess:?} if that is what is meant"
                     )))
                 }
-                Err(_) => Err(self.wrong(bad(&number))),
+                Err(_) => Err(self.invalid_setting(bad(&number))),
             },
-            other => Err(self.wrong(bad(&other))),
+            other => Err(self.invalid_setting(bad(&other))),
         }
     }
 
-    fn wrong(&self, reason: String) -> Wrong {
-        Wrong { steps: self.steps.clone(), reason }
+    fn invalid_setting(&self, reason: String) -> InvalidSetting {
+        InvalidSetting { steps: self.steps.clone(), reason }
     }
 }
 
 /// A path for people: `chains[0].name`.
-pub fn key_of(steps: &[String]) -> String {
+pub fn format_path(steps: &[String]) -> String {
     let mut key = String::new();
     for step in steps {
         if step.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -248,27 +257,26 @@ pub fn key_of(steps: &[String]) -> String {
 }
 
 /// The name of a field in files.
-pub fn name(node: Node, field: &str) -> String {
-    if node.unit(field).is_some() { units::shown(field).into_owned() } else { field.to_owned() }
+pub fn setting_name(node: SettingNode, field: &str) -> String {
+    if node.unit(field).is_some() { units::file_setting_name(field).into_owned() } else { field.to_owned() }
 }
 
-fn shown_table(node: Node, table: Table) -> Table {
+fn table_to_file_form(node: SettingNode, table: Table) -> Table {
     let shown = table.into_iter().map(|(field, value)| match node.child(&field) {
-        Some(child) => (name(child, &field), shown_value(child, &field, value)),
+        Some(child) => (setting_name(child, &field), value_to_file_form(child, &field, value)),
         None => (field, value),
     });
     shown.collect()
 }
 
 /// A value of `field` in the form of files.
-pub fn shown_value(node: Node, field: &str, value: Value) -> Value {
+pub fn value_to_file_form(node: SettingNode, field: &str, value: Value) -> Value {
     match (value, node.unit(field), node.items()) {
-        (Value::Integer(number), Some(unit), _) => {
-            u64::try_from(number).map_or(Value::Integer(number), |number| Value::String(unit.write(number)))
-        }
-        (Value::Table(table), _, _) => Value::Table(shown_table(node, table)),
+        (Value::Integer(number), Some(unit), _) => u64::try_from(number)
+            .map_or(Value::Integer(number), |number| Value::String(unit.format_number(number))),
+        (Value::Table(table), _, _) => Value::Table(table_to_file_form(node, table)),
         (Value::Array(values), _, Some(item)) => {
-            Value::Array(values.into_iter().map(|value| shown_value(item, "", value)).collect())
+            Value::Array(values.into_iter().map(|value| value_to_file_form(item, "", value)).collect())
         }
         (value, _, _) => value,
     }

@@ -1,7 +1,7 @@
 //! Durations and sizes as people write them: which settings have a unit, their names without it, and their values as text.
 //!
 //! A field of the settings has its unit in its name (`grace_ms`), and a number as its value. In files and in what is printed the
-//! unit stands with the value instead: `grace = "8s"`. [`shown`] is the one rule for the names; rates (`..._bytes_per_s_...`)
+//! unit stands with the value instead: `grace = "8s"`. [`file_setting_name`] is the one rule for the names; rates (`..._bytes_per_s_...`)
 //! are no quantities of one unit and stay numbers.
 
 use std::borrow::Cow;
@@ -32,7 +32,7 @@ const SIZES: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 
 
 /// What a number in the settings counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub enum SettingUnit {
     /// Milliseconds.
     Milliseconds,
     /// Seconds.
@@ -43,16 +43,16 @@ pub enum Unit {
     Bytes,
 }
 
-impl Unit {
+impl SettingUnit {
     /// The unit in the name of a field, if it has one and is no rate.
-    pub fn of(field: &str) -> Option<Self> {
+    pub fn from_field(field: &str) -> Option<Self> {
         if field.split('_').any(|word| word == "per") {
             return None;
         }
-        field.split('_').find_map(Self::named)
+        field.split('_').find_map(Self::from_word)
     }
 
-    fn named(word: &str) -> Option<Self> {
+    fn from_word(word: &str) -> Option<Self> {
         match word {
             "ms" => Some(Self::Milliseconds),
             "s" | "seconds" => Some(Self::Seconds),
@@ -63,7 +63,7 @@ impl Unit {
     }
 
     /// Length in milliseconds; `None` of what is no time.
-    const fn millis(self) -> Option<u128> {
+    const fn to_millis(self) -> Option<u128> {
         match self {
             Self::Milliseconds => Some(1),
             Self::Seconds => Some(1_000),
@@ -83,8 +83,8 @@ impl Unit {
     }
 
     /// The number that `text` stands for; `None` when it is no whole number of this unit.
-    pub fn read(self, text: &str) -> Option<u64> {
-        let Some(unit_ms) = self.millis() else { return size(text) };
+    pub fn parse_number(self, text: &str) -> Option<u64> {
+        let Some(unit_ms) = self.to_millis() else { return parse_size(text) };
         let duration = humantime::parse_duration(text).ok()?;
         let whole = unit_ms * 1_000_000;
         let is_whole = duration.as_nanos() % whole == 0;
@@ -94,8 +94,8 @@ impl Unit {
     }
 
     /// The text of a number: exact, and read again as the same number.
-    pub fn write(self, number: u64) -> String {
-        let Some(unit_ms) = self.millis() else { return size_text(number) };
+    pub fn format_number(self, number: u64) -> String {
+        let Some(unit_ms) = self.to_millis() else { return format_size(number) };
         let mut rest_ms = u128::from(number) * unit_ms;
         let mut parts = Vec::new();
         for (name, length_ms) in TIMES {
@@ -108,7 +108,7 @@ impl Unit {
     }
 }
 
-fn size(text: &str) -> Option<u64> {
+fn parse_size(text: &str) -> Option<u64> {
     // A fraction would be cut off, and a number without a unit could be anything.
     if text.contains('.') || !text.ends_with(|c: char| c.is_ascii_alphabetic()) {
         return None;
@@ -116,7 +116,7 @@ fn size(text: &str) -> Option<u64> {
     text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| *bytes <= SIZE_BYTES_MAX)
 }
 
-fn size_text(bytes: u64) -> String {
+fn format_size(bytes: u64) -> String {
     let fits = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
     let (name, shift) = SIZES.into_iter().find(|(_, shift)| fits(*shift)).unwrap_or(("B", 0));
     format!("{}{name}", bytes >> shift)
@@ -124,38 +124,39 @@ fn size_text(bytes: u64) -> String {
 
 /// The name of a field in files: without its unit, which stands with the value. `bytes` becomes `size` where no word says yet that
 /// this is a size; times need no word.
-pub fn shown(field: &str) -> Cow<'_, str> {
-    if Unit::of(field).is_none() {
+pub fn file_setting_name(field: &str) -> Cow<'_, str> {
+    if SettingUnit::from_field(field).is_none() {
         return field.into();
     }
     if let Some((_, name)) = NAMED.iter().find(|(named, _)| *named == field) {
         return (*name).into();
     }
     let says_size = field.split('_').any(|word| SIZE_WORDS.contains(&word));
-    let words = field.split('_').filter_map(|word| match Unit::named(word) {
+    let words = field.split('_').filter_map(|word| match SettingUnit::from_word(word) {
         None => Some(word),
-        Some(Unit::Bytes) if !says_size => Some("size"),
+        Some(SettingUnit::Bytes) if !says_size => Some("size"),
         Some(_) => None,
     });
     words.collect::<Vec<_>>().join("_").into()
 }
 
 /// The same for a path such as `ingress.grace_ms`.
-pub fn shown_path(path: &str) -> String {
-    path.split('.').map(shown).collect::<Vec<_>>().join(".")
+pub fn file_setting_path(path: &str) -> String {
+    path.split('.').map(file_setting_name).collect::<Vec<_>>().join(".")
 }
 
 /// Text about settings for people who know their names in files: what stands between backquotes is named as there, and what says
 /// in which unit the field of a setting counts is left out when `field` has one.
-pub fn shown_text(text: &str, field: &str) -> String {
+pub fn file_setting_text(text: &str, field: &str) -> String {
     let mut plain = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if Unit::of(field).is_some() {
+    if SettingUnit::from_field(field).is_some() {
         for unit in ["milliseconds", "seconds", "days", "bytes"] {
             plain = plain.replace(&format!(", in {unit}"), "").replace(&format!(" in {unit}"), "");
         }
     }
     let parts = plain.split('`').enumerate();
-    let named = parts.map(|(at, part)| if at % 2 == 1 { shown_path(part).into() } else { Cow::from(part) });
+    let named =
+        parts.map(|(at, part)| if at % 2 == 1 { file_setting_path(part).into() } else { Cow::from(part) });
     named.collect::<Vec<_>>().join("`")
 }
 
@@ -180,63 +181,63 @@ mod tests {
             ("ipv6_prefix_bits", "ipv6_prefix_bits"),
             ("sessions_max", "sessions_max"),
         ] {
-            assert_eq!(shown(field), name);
+            assert_eq!(file_setting_name(field), name);
         }
     }
 
     #[test]
     fn text_is_read_in_the_unit_of_its_field() {
         for (unit, text, number) in [
-            (Unit::Milliseconds, "8s", Some(8_000)),
-            (Unit::Milliseconds, "1m 30s", Some(90_000)),
-            (Unit::Milliseconds, "0s", Some(0)),
-            (Unit::Milliseconds, "1500us", None),
-            (Unit::Milliseconds, "8000", None),
-            (Unit::Milliseconds, "0", None),
-            (Unit::Milliseconds, "8MiB", None),
-            (Unit::Milliseconds, "-8s", None),
-            (Unit::Seconds, "1d 12h", Some(129_600)),
-            (Unit::Seconds, "500ms", None),
-            (Unit::Days, "90d", Some(90)),
-            (Unit::Days, "36h", None),
-            (Unit::Bytes, "256MiB", Some(256 << 20)),
-            (Unit::Bytes, "10MB", Some(10_000_000)),
-            (Unit::Bytes, "7 B", Some(7)),
-            (Unit::Bytes, "1.5MiB", None),
-            (Unit::Bytes, "100", None),
-            (Unit::Bytes, "8s", None),
-            (Unit::Bytes, "99999999999TiB", None),
-            (Unit::Bytes, "", None),
+            (SettingUnit::Milliseconds, "8s", Some(8_000)),
+            (SettingUnit::Milliseconds, "1m 30s", Some(90_000)),
+            (SettingUnit::Milliseconds, "0s", Some(0)),
+            (SettingUnit::Milliseconds, "1500us", None),
+            (SettingUnit::Milliseconds, "8000", None),
+            (SettingUnit::Milliseconds, "0", None),
+            (SettingUnit::Milliseconds, "8MiB", None),
+            (SettingUnit::Milliseconds, "-8s", None),
+            (SettingUnit::Seconds, "1d 12h", Some(129_600)),
+            (SettingUnit::Seconds, "500ms", None),
+            (SettingUnit::Days, "90d", Some(90)),
+            (SettingUnit::Days, "36h", None),
+            (SettingUnit::Bytes, "256MiB", Some(256 << 20)),
+            (SettingUnit::Bytes, "10MB", Some(10_000_000)),
+            (SettingUnit::Bytes, "7 B", Some(7)),
+            (SettingUnit::Bytes, "1.5MiB", None),
+            (SettingUnit::Bytes, "100", None),
+            (SettingUnit::Bytes, "8s", None),
+            (SettingUnit::Bytes, "99999999999TiB", None),
+            (SettingUnit::Bytes, "", None),
         ] {
-            assert_eq!(unit.read(text), number, "{unit:?} {text}");
+            assert_eq!(unit.parse_number(text), number, "{unit:?} {text}");
         }
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         for (unit, number, text) in [
-            (Unit::Milliseconds, 90_000, "1m 30s"),
-            (Unit::Milliseconds, 0, "0s"),
-            (Unit::Milliseconds, 1_001, "1s 1ms"),
-            (Unit::Milliseconds, 2_592_000_000, "30d"),
-            (Unit::Seconds, 86_400, "1d"),
-            (Unit::Days, 400, "400d"),
-            (Unit::Bytes, 0, "0B"),
-            (Unit::Bytes, 960 * 1024, "960KiB"),
-            (Unit::Bytes, 390_625, "390625B"),
-            (Unit::Bytes, 1 << 40, "1TiB"),
+            (SettingUnit::Milliseconds, 90_000, "1m 30s"),
+            (SettingUnit::Milliseconds, 0, "0s"),
+            (SettingUnit::Milliseconds, 1_001, "1s 1ms"),
+            (SettingUnit::Milliseconds, 2_592_000_000, "30d"),
+            (SettingUnit::Seconds, 86_400, "1d"),
+            (SettingUnit::Days, 400, "400d"),
+            (SettingUnit::Bytes, 0, "0B"),
+            (SettingUnit::Bytes, 960 * 1024, "960KiB"),
+            (SettingUnit::Bytes, 390_625, "390625B"),
+            (SettingUnit::Bytes, 1 << 40, "1TiB"),
         ] {
-            assert_eq!(unit.write(number), text);
-            assert_eq!(unit.read(text), Some(number), "{text}");
+            assert_eq!(unit.format_number(number), text);
+            assert_eq!(unit.parse_number(text), Some(number), "{text}");
         }
     }
 
     #[test]
     fn text_about_settings_names_them_as_files_do() {
         let doc = "How long, in seconds; see `retention.ended_ms`\nand `max_payload`.";
-        assert_eq!(shown_text(doc, "grace_s"), "How long; see `retention.ended` and `max_payload`.");
+        assert_eq!(file_setting_text(doc, "grace_s"), "How long; see `retention.ended` and `max_payload`.");
         assert_eq!(
-            shown_text("Slowest, in bytes per second.", "rate_bytes_per_s_min"),
+            file_setting_text("Slowest, in bytes per second.", "rate_bytes_per_s_min"),
             "Slowest, in bytes per second."
         );
     }

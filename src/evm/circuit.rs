@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::error::Fault;
+use super::error::ProviderFault;
 
 /// Faults in a row after which a provider rests.
 const FAULTS_MAX: u32 = 3;
@@ -19,7 +19,7 @@ const BURST_S: f64 = 5.0;
 
 /// Health and budget of one provider.
 #[derive(Debug)]
-pub(super) struct Circuit {
+pub(super) struct CircuitBreaker {
     faults: u32,
     rests_until: Option<Instant>,
     /// When the rest was begun: an answer to what was asked before says nothing about it.
@@ -29,7 +29,7 @@ pub(super) struct Circuit {
     filled_at: Instant,
 }
 
-impl Circuit {
+impl CircuitBreaker {
     pub(super) fn new(per_s: u32, now: Instant) -> Self {
         let per_s = f64::from(per_s);
         Self { faults: 0, rests_until: None, paused_at: None, tokens: per_s * BURST_S, per_s, filled_at: now }
@@ -38,52 +38,52 @@ impl Circuit {
     /// Takes budget for `count` questions.
     ///
     /// After a rest one request tries whether the provider is well again; until it is answered, others are refused.
-    pub(super) fn enter(&mut self, count: usize, now: Instant) -> Result<(), Fault> {
+    pub(super) fn acquire_budget(&mut self, count: usize, now: Instant) -> Result<(), ProviderFault> {
         if self.rests_until.is_some_and(|until| now < until) {
-            return Err(Fault::Resting);
+            return Err(ProviderFault::Resting);
         }
         let elapsed_s = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + elapsed_s * self.per_s).min(self.per_s * BURST_S);
         self.filled_at = now;
         let cost = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         if self.tokens < cost {
-            return Err(Fault::OverBudget);
+            return Err(ProviderFault::OverBudget);
         }
         self.tokens -= cost;
         if self.rests_until.is_some() {
-            self.rests_until = Some(now + self.rest());
+            self.rests_until = Some(now + self.rest_duration());
         }
         Ok(())
     }
 
     /// An answer came to what was asked at `asked_at`.
-    pub(super) fn succeed(&mut self, asked_at: Instant) {
+    pub(super) fn record_success(&mut self, asked_at: Instant) {
         if self.paused_at.is_none_or(|paused_at| asked_at > paused_at) {
             self.faults = 0;
             self.rests_until = None;
         }
     }
 
-    pub(super) fn fail(&mut self, fault: &Fault, now: Instant) {
+    pub(super) fn record_failure(&mut self, fault: &ProviderFault, now: Instant) {
         self.faults = self.faults.saturating_add(1);
         match fault {
-            Fault::Throttled { retry_after_ms } => {
-                self.pause(Duration::from_millis(*retry_after_ms).clamp(REST_MIN, REST_MAX), now);
+            ProviderFault::Throttled { retry_after_ms } => {
+                self.pause_for(Duration::from_millis(*retry_after_ms).clamp(REST_MIN, REST_MAX), now);
             }
-            Fault::WrongChain => self.pause(REST_MAX, now),
-            _ if self.faults >= FAULTS_MAX => self.pause(self.rest(), now),
+            ProviderFault::WrongChain => self.pause_for(REST_MAX, now),
+            _ if self.faults >= FAULTS_MAX => self.pause_for(self.rest_duration(), now),
             _ => {}
         }
     }
 
     /// Leaves the provider out for `rest`.
-    pub(super) fn pause(&mut self, rest: Duration, now: Instant) {
+    pub(super) fn pause_for(&mut self, rest: Duration, now: Instant) {
         let until = now + rest;
         self.paused_at = Some(now);
         self.rests_until = Some(self.rests_until.map_or(until, |known| known.max(until)));
     }
 
-    fn rest(&self) -> Duration {
+    fn rest_duration(&self) -> Duration {
         let doublings = self.faults.saturating_sub(FAULTS_MAX).min(6);
         (REST_MIN * 2_u32.pow(doublings)).min(REST_MAX)
     }
@@ -96,47 +96,53 @@ mod tests {
     #[test]
     fn a_failing_provider_rests_longer_and_longer_and_recovers() {
         let start = Instant::now();
-        let mut circuit = Circuit::new(100, start);
+        let mut circuit = CircuitBreaker::new(100, start);
         for _ in 0..FAULTS_MAX {
-            assert!(circuit.enter(1, start).is_ok());
-            circuit.fail(&Fault::Late, start);
+            assert!(circuit.acquire_budget(1, start).is_ok());
+            circuit.record_failure(&ProviderFault::Late, start);
         }
-        assert_eq!(circuit.enter(1, start), Err(Fault::Resting));
+        assert_eq!(circuit.acquire_budget(1, start), Err(ProviderFault::Resting));
         let later = start + REST_MIN;
-        assert!(circuit.enter(1, later).is_ok());
-        assert_eq!(circuit.enter(1, later), Err(Fault::Resting), "one probe at a time");
-        circuit.fail(&Fault::Late, later);
-        assert_eq!(circuit.enter(1, later + REST_MIN), Err(Fault::Resting));
+        assert!(circuit.acquire_budget(1, later).is_ok());
+        assert_eq!(circuit.acquire_budget(1, later), Err(ProviderFault::Resting), "one probe at a time");
+        circuit.record_failure(&ProviderFault::Late, later);
+        assert_eq!(circuit.acquire_budget(1, later + REST_MIN), Err(ProviderFault::Resting));
         let last = later + REST_MIN * 2;
-        assert!(circuit.enter(1, last).is_ok());
-        circuit.succeed(start);
+        assert!(circuit.acquire_budget(1, last).is_ok());
+        circuit.record_success(start);
         assert_eq!(
-            circuit.enter(1, last),
-            Err(Fault::Resting),
+            circuit.acquire_budget(1, last),
+            Err(ProviderFault::Resting),
             "what was asked before the rest does not end it"
         );
-        circuit.succeed(last);
-        assert!(circuit.enter(1, last).is_ok());
+        circuit.record_success(last);
+        assert!(circuit.acquire_budget(1, last).is_ok());
     }
 
     #[test]
     fn a_throttling_provider_is_obeyed_within_reason() {
         let start = Instant::now();
-        let mut circuit = Circuit::new(100, start);
-        circuit.fail(&Fault::Throttled { retry_after_ms: 7_000 }, start);
-        assert_eq!(circuit.enter(1, start + Duration::from_millis(6_999)), Err(Fault::Resting));
-        assert!(circuit.enter(1, start + Duration::from_secs(7)).is_ok());
-        circuit.fail(&Fault::Throttled { retry_after_ms: u64::MAX }, start);
-        assert!(circuit.enter(1, start + REST_MAX).is_ok());
+        let mut circuit = CircuitBreaker::new(100, start);
+        circuit.record_failure(&ProviderFault::Throttled { retry_after_ms: 7_000 }, start);
+        assert_eq!(
+            circuit.acquire_budget(1, start + Duration::from_millis(6_999)),
+            Err(ProviderFault::Resting)
+        );
+        assert!(circuit.acquire_budget(1, start + Duration::from_secs(7)).is_ok());
+        circuit.record_failure(&ProviderFault::Throttled { retry_after_ms: u64::MAX }, start);
+        assert!(circuit.acquire_budget(1, start + REST_MAX).is_ok());
     }
 
     #[test]
     fn a_budget_runs_out_and_fills_again() {
         let start = Instant::now();
-        let mut circuit = Circuit::new(2, start);
-        assert!(circuit.enter(10, start).is_ok());
-        assert_eq!(circuit.enter(1, start), Err(Fault::OverBudget));
-        assert!(circuit.enter(1, start + Duration::from_millis(500)).is_ok());
-        assert_eq!(circuit.enter(1, start + Duration::from_millis(500)), Err(Fault::OverBudget));
+        let mut circuit = CircuitBreaker::new(2, start);
+        assert!(circuit.acquire_budget(10, start).is_ok());
+        assert_eq!(circuit.acquire_budget(1, start), Err(ProviderFault::OverBudget));
+        assert!(circuit.acquire_budget(1, start + Duration::from_millis(500)).is_ok());
+        assert_eq!(
+            circuit.acquire_budget(1, start + Duration::from_millis(500)),
+            Err(ProviderFault::OverBudget)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! All chains: heads, calls, code and logs by quorum.
 //!
 //! Limits: one decision costs two requests for the head and one for the facts of each of its two blocks to each provider; heads
-//! are asked for by one task at a time and kept for [`Config::head_cache_ms`], failures too.
+//! are asked for by one task at a time and kept for [`ChainConfig::head_cache_ms`], failures too.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -13,93 +13,102 @@ use tokio::{
 };
 
 use super::{
-    Block, BlockRef, Config, Counts, Error, Head, Http, Log, Transport, counts,
-    error::Fault,
+    BlockRef, ChainConfig, ChainCounters, ChainError, ChainHead, ContractLog, EvmBlock, HttpTransport,
+    RpcTransport, counts,
+    error::ProviderFault,
     head::shared_height,
-    provider::{Provider, Said},
-    quorum::{Tally, tally},
-    rpc::{Answer, Question},
+    provider::{ProviderResponses, RpcProvider},
+    quorum::{VoteTally, count_votes},
+    rpc::{RpcRequest, RpcResponse},
 };
 
 /// How long the newest block waits for those who are slower than the quorum: one of the quorum may be behind.
 const STRAGGLERS: Duration = Duration::from_millis(100);
 
 /// A transport and its name for the log.
-pub type Named = (String, Arc<dyn Transport>);
+pub type NamedTransport = (String, Arc<dyn RpcTransport>);
 
 /// Tells Unix time in seconds.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub type ChainClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The configured chains. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Chains {
-    chains: Arc<BTreeMap<u64, Chain>>,
-    counts: Counts,
+pub struct EvmClient {
+    chains: Arc<BTreeMap<u64, ChainProviders>>,
+    counts: ChainCounters,
 }
 
-impl fmt::Debug for Chains {
+impl fmt::Debug for EvmClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.chains.keys()).finish()
     }
 }
 
 /// One chain and its providers.
-struct Chain {
-    config: Config,
+struct ChainProviders {
+    config: ChainConfig,
     quorum: usize,
-    providers: Vec<Provider>,
-    head: Mutex<Known>,
-    clock: Clock,
-    counts: Counts,
+    providers: Vec<RpcProvider>,
+    head: Mutex<HeadCache>,
+    clock: ChainClock,
+    counts: ChainCounters,
 }
 
 /// What is known of the head.
 #[derive(Default)]
-struct Known {
-    newest: Option<(Instant, Result<Head, Error>)>,
+struct HeadCache {
+    newest: Option<(Instant, Result<ChainHead, ChainError>)>,
     /// The highest block ever accepted, and when: going back behind it would forget what it said.
     highest: Option<(Instant, u64)>,
 }
 
-impl Chains {
+impl EvmClient {
     /// Opens the chains of `configs`.
     ///
     /// # Errors
     /// The setting and the reason, for people.
-    pub fn open(configs: &[Config]) -> Result<Self, String> {
-        Self::counted(configs, Counts::default())
+    pub fn open(configs: &[ChainConfig]) -> Result<Self, String> {
+        Self::open_with_counters(configs, ChainCounters::default())
     }
 
     /// The same; what comes of asking is counted in `counts`, which several may share.
     ///
     /// # Errors
-    /// As [`Chains::open`].
-    pub fn counted(configs: &[Config], counts: Counts) -> Result<Self, String> {
-        let clock: Clock = Arc::new(|| nats::now_ms() / 1_000);
+    /// As [`EvmClient::open`].
+    pub fn open_with_counters(configs: &[ChainConfig], counts: ChainCounters) -> Result<Self, String> {
+        let clock: ChainClock = Arc::new(|| nats::now_ms() / 1_000);
         let chains = configs.iter().map(|config| {
             config.check()?;
             let transports = config
                 .rpc_urls
                 .iter()
                 .map(|url| {
-                    let http = Http::new(url.clone(), config).map_err(|error| format!("{url}: {error}"))?;
-                    Ok((url.to_string(), Arc::new(http) as Arc<dyn Transport>))
+                    let http =
+                        HttpTransport::new(url.clone(), config).map_err(|error| format!("{url}: {error}"))?;
+                    Ok((url.to_string(), Arc::new(http) as Arc<dyn RpcTransport>))
                 })
                 .collect::<Result<Vec<_>, String>>()?;
             Ok((config.clone(), transports))
         });
-        Self::over(chains.collect::<Result<Vec<_>, String>>()?, &clock, counts)
+        Self::with_counters(chains.collect::<Result<Vec<_>, String>>()?, &clock, counts)
     }
 
     /// Chains over transports of the caller's own, by name.
     ///
     /// # Errors
     /// When a chain is named twice or has no quorum.
-    pub fn with(chains: Vec<(Config, Vec<Named>)>, clock: &Clock) -> Result<Self, String> {
-        Self::over(chains, clock, Counts::default())
+    pub fn with_transports(
+        chains: Vec<(ChainConfig, Vec<NamedTransport>)>,
+        clock: &ChainClock,
+    ) -> Result<Self, String> {
+        Self::with_counters(chains, clock, ChainCounters::default())
     }
 
-    fn over(chains: Vec<(Config, Vec<Named>)>, clock: &Clock, counts: Counts) -> Result<Self, String> {
+    fn with_counters(
+        chains: Vec<(ChainConfig, Vec<NamedTransport>)>,
+        clock: &ChainClock,
+        counts: ChainCounters,
+    ) -> Result<Self, String> {
         let mut opened = BTreeMap::new();
         for (config, transports) in chains {
             let (chain_id, count) = (config.chain_id, transports.len());
@@ -109,10 +118,11 @@ impl Chains {
             }
             let providers = transports
                 .into_iter()
-                .map(|(name, transport)| Provider::new(name, transport, &config))
+                .map(|(name, transport)| RpcProvider::new(name, transport, &config))
                 .collect();
             let (clock, counted) = (Arc::clone(clock), counts.clone());
-            let chain = Chain { config, quorum, providers, head: Mutex::default(), clock, counts: counted };
+            let chain =
+                ChainProviders { config, quorum, providers, head: Mutex::default(), clock, counts: counted };
             if opened.insert(chain_id, chain).is_some() {
                 return Err(format!("chain {chain_id} is configured twice"));
             }
@@ -123,11 +133,15 @@ impl Chains {
     /// The same chains and providers with limits, rests, budgets and heads of their own: whatever those who are asked for here bring
     /// about, the others go on.
     #[must_use]
-    pub fn apart(&self) -> Self {
-        let apart = |chain: &Chain| Chain {
+    pub fn with_separate_limits(&self) -> Self {
+        let apart = |chain: &ChainProviders| ChainProviders {
             config: chain.config.clone(),
             quorum: chain.quorum,
-            providers: chain.providers.iter().map(|provider| provider.apart(&chain.config)).collect(),
+            providers: chain
+                .providers
+                .iter()
+                .map(|provider| provider.with_separate_limits(&chain.config))
+                .collect(),
             head: Mutex::default(),
             clock: Arc::clone(&chain.clock),
             counts: chain.counts.clone(),
@@ -137,188 +151,195 @@ impl Chains {
     }
 
     /// What came of asking.
-    pub const fn counts(&self) -> &Counts {
+    pub const fn counters(&self) -> &ChainCounters {
         &self.counts
     }
 
     /// Ids of the configured chains, in order.
-    pub fn ids(&self) -> Vec<u64> {
+    pub fn chain_ids(&self) -> Vec<u64> {
         self.chains.keys().copied().collect()
     }
 
     /// Settings of a chain.
     ///
     /// # Errors
-    /// [`Error::Unknown`].
-    pub fn config(&self, chain_id: u64) -> Result<&Config, Error> {
-        Ok(&self.chain(chain_id)?.config)
+    /// [`ChainError::Unknown`].
+    pub fn chain_config(&self, chain_id: u64) -> Result<&ChainConfig, ChainError> {
+        Ok(&self.find_chain(chain_id)?.config)
     }
 
-    /// The blocks to decide by, at most [`Config::head_cache_ms`] old.
+    /// The blocks to decide by, at most [`ChainConfig::head_cache_ms`] old.
     ///
     /// # Errors
     /// When too few providers answer, contradict each other, or are behind.
-    pub async fn head(&self, chain_id: u64) -> Result<Head, Error> {
-        self.chain(chain_id)?.head().await
+    pub async fn read_head(&self, chain_id: u64) -> Result<ChainHead, ChainError> {
+        self.find_chain(chain_id)?.current_head().await
     }
 
     /// Forgets the cached head, after a block turned out to be gone.
-    pub async fn forget_head(&self, chain_id: u64) {
-        if let Ok(chain) = self.chain(chain_id) {
+    pub async fn invalidate_head(&self, chain_id: u64) {
+        if let Ok(chain) = self.find_chain(chain_id) {
             chain.head.lock().await.newest = None;
         }
     }
 
-    /// Several calls at one block, each limited to [`Config::call_gas_max`]; one outcome for each.
+    /// Several calls at one block, each limited to [`ChainConfig::call_gas_max`]; one outcome for each.
     ///
     /// # Errors
-    /// [`Error::TooMany`] above [`Config::batch_max`].
-    pub async fn calls(
+    /// [`ChainError::TooMany`] above [`ChainConfig::batch_max`].
+    pub async fn call_contracts(
         &self,
         chain_id: u64,
         calls: &[(Address, Bytes)],
         at: B256,
-    ) -> Result<Vec<Result<Bytes, Error>>, Error> {
-        let chain = self.chain(chain_id)?;
+    ) -> Result<Vec<Result<Bytes, ChainError>>, ChainError> {
+        let chain = self.find_chain(chain_id)?;
         let gas = chain.config.call_gas_max;
         let question =
-            |(to, data): &(Address, Bytes)| Question::Call { to: Some(*to), data: data.clone(), at, gas };
-        let answers = chain.each(&calls.iter().map(question).collect::<Vec<_>>()).await?;
+            |(to, data): &(Address, Bytes)| RpcRequest::Call { to: Some(*to), data: data.clone(), at, gas };
+        let answers = chain.agree_on_each(&calls.iter().map(question).collect::<Vec<_>>()).await?;
         for ((contract, _), answer) in calls.iter().zip(&answers) {
             // A call to an address without code succeeds and returns nothing.
-            if matches!(answer, Ok(Answer::Bytes(bytes)) if bytes.is_empty()) {
-                self.counts.doubt(counts::absent(chain_id, *contract));
+            if matches!(answer, Ok(RpcResponse::Bytes(bytes)) if bytes.is_empty()) {
+                self.counts.queue_doubt(counts::absent_contract_event(chain_id, *contract));
             }
         }
-        Ok(answers.into_iter().map(|answer| chain.bytes(answer?)).collect())
+        Ok(answers.into_iter().map(|answer| chain.expect_bytes(answer?)).collect())
     }
 
-    /// What the contract at `to` answers to `data`, limited to [`Config::call_gas_max`].
+    /// What the contract at `to` answers to `data`, limited to [`ChainConfig::call_gas_max`].
     ///
     /// # Errors
-    /// [`Error::Reverted`] when the contract refuses or burns its gas; the others when nothing is known.
-    pub async fn call(
+    /// [`ChainError::Reverted`] when the contract refuses or burns its gas; the others when nothing is known.
+    pub async fn call_contract(
         &self,
         chain_id: u64,
         to: Address,
         data: Bytes,
         block: BlockRef,
-    ) -> Result<Bytes, Error> {
-        let at = self.hash(chain_id, block).await?;
-        self.run(chain_id, Some(to), data, at, self.config(chain_id)?.call_gas_max).await
+    ) -> Result<Bytes, ChainError> {
+        let at = self.resolve_block(chain_id, block).await?;
+        self.call_with_gas(chain_id, Some(to), data, at, self.chain_config(chain_id)?.call_gas_max).await
     }
 
     /// The code at `address`; empty when there is none.
     ///
     /// # Errors
     /// When nothing is known.
-    pub async fn code(&self, chain_id: u64, address: Address, block: BlockRef) -> Result<Bytes, Error> {
-        let at = self.hash(chain_id, block).await?;
-        self.bytes(chain_id, Question::Code { address, at }).await
+    pub async fn read_code(
+        &self,
+        chain_id: u64,
+        address: Address,
+        block: BlockRef,
+    ) -> Result<Bytes, ChainError> {
+        let at = self.resolve_block(chain_id, block).await?;
+        self.request_bytes(chain_id, RpcRequest::Code { address, at }).await
     }
 
     /// One call with a limit of its own; without `to`, `data` runs as a program.
     ///
     /// # Errors
-    /// As [`Chains::call`].
-    pub async fn run(
+    /// As [`EvmClient::call_contract`].
+    pub async fn call_with_gas(
         &self,
         chain_id: u64,
         to: Option<Address>,
         data: Bytes,
         at: B256,
         gas: u64,
-    ) -> Result<Bytes, Error> {
-        self.bytes(chain_id, Question::Call { to, data, at, gas }).await
+    ) -> Result<Bytes, ChainError> {
+        self.request_bytes(chain_id, RpcRequest::Call { to, data, at, gas }).await
     }
 
     /// The block at `number`, by quorum.
     ///
     /// # Errors
-    /// [`Error::Reorganised`] when the chain does not reach so far; else when nothing is known.
-    pub async fn block(&self, chain_id: u64, number: u64) -> Result<Block, Error> {
-        let chain = self.chain(chain_id)?;
-        match chain.jointly(&[Question::BlockAt(number)], |_| true).await?.as_slice() {
-            [Answer::Block(block)] => Ok(*block),
-            _ => Err(Error::Disagreement { chain_id }),
+    /// [`ChainError::Reorganised`] when the chain does not reach so far; else when nothing is known.
+    pub async fn read_block(&self, chain_id: u64, number: u64) -> Result<EvmBlock, ChainError> {
+        let chain = self.find_chain(chain_id)?;
+        match chain.agree_on_all(&[RpcRequest::BlockAt(number)], |_| true).await?.as_slice() {
+            [RpcResponse::Block(block)] => Ok(*block),
+            _ => Err(ChainError::Disagreement { chain_id }),
         }
     }
 
     /// Logs of `addresses` whose first topic is one of `topics`, from block `from` to `to` inclusive, by quorum.
     ///
     /// # Errors
-    /// [`Error::TooMany`] above [`Config::log_blocks_max`] blocks; else when nothing is known.
-    pub async fn logs(
+    /// [`ChainError::TooMany`] above [`ChainConfig::log_blocks_max`] blocks; else when nothing is known.
+    pub async fn read_logs(
         &self,
         chain_id: u64,
-        (from, to): (u64, Block),
+        (from, to): (u64, EvmBlock),
         addresses: Vec<Address>,
         topics: Vec<B256>,
-    ) -> Result<Vec<Log>, Error> {
-        let chain = self.chain(chain_id)?;
+    ) -> Result<Vec<ContractLog>, ChainError> {
+        let chain = self.find_chain(chain_id)?;
         let count = to.number.saturating_sub(from).saturating_add(1);
         if count > chain.config.log_blocks_max {
             let count_max = usize::try_from(chain.config.log_blocks_max).unwrap_or(usize::MAX);
-            return Err(Error::TooMany { count: usize::try_from(count).unwrap_or(usize::MAX), count_max });
+            return Err(ChainError::TooMany {
+                count: usize::try_from(count).unwrap_or(usize::MAX),
+                count_max,
+            });
         }
         let questions =
-            [Question::BlockAt(to.number), Question::Logs { from, to: to.number, addresses, topics }];
-        let has_block =
-            |answers: &[Answer]| matches!(answers, [Answer::Block(block), ..] if block.hash == to.hash);
-        match chain.jointly(&questions, has_block).await?.as_slice() {
-            [_, Answer::Logs(logs)] => Ok(logs.clone()),
-            _ => Err(Error::Disagreement { chain_id }),
+            [RpcRequest::BlockAt(to.number), RpcRequest::Logs { from, to: to.number, addresses, topics }];
+        let has_block = |answers: &[RpcResponse]| matches!(answers, [RpcResponse::Block(block), ..] if block.hash == to.hash);
+        match chain.agree_on_all(&questions, has_block).await?.as_slice() {
+            [_, RpcResponse::Logs(logs)] => Ok(logs.clone()),
+            _ => Err(ChainError::Disagreement { chain_id }),
         }
     }
 
     /// The one answer to a question that is answered with bytes.
-    async fn bytes(&self, chain_id: u64, question: Question) -> Result<Bytes, Error> {
-        let chain = self.chain(chain_id)?;
-        let answer = chain.each(&[question]).await?.pop();
-        chain.bytes(answer.unwrap_or(Err(Error::Unavailable { chain_id }))?)
+    async fn request_bytes(&self, chain_id: u64, question: RpcRequest) -> Result<Bytes, ChainError> {
+        let chain = self.find_chain(chain_id)?;
+        let answer = chain.agree_on_each(&[question]).await?.pop();
+        chain.expect_bytes(answer.unwrap_or(Err(ChainError::Unavailable { chain_id }))?)
     }
 
-    fn chain(&self, chain_id: u64) -> Result<&Chain, Error> {
-        self.chains.get(&chain_id).ok_or(Error::Unknown { chain_id })
+    fn find_chain(&self, chain_id: u64) -> Result<&ChainProviders, ChainError> {
+        self.chains.get(&chain_id).ok_or(ChainError::Unknown { chain_id })
     }
 
-    async fn hash(&self, chain_id: u64, block: BlockRef) -> Result<B256, Error> {
+    async fn resolve_block(&self, chain_id: u64, block: BlockRef) -> Result<B256, ChainError> {
         match block {
             BlockRef::At(hash) => Ok(hash),
-            BlockRef::Latest => Ok(self.head(chain_id).await?.latest.hash),
-            BlockRef::Confirmed => Ok(self.head(chain_id).await?.confirmed.hash),
+            BlockRef::Latest => Ok(self.read_head(chain_id).await?.latest.hash),
+            BlockRef::Confirmed => Ok(self.read_head(chain_id).await?.confirmed.hash),
         }
     }
 }
 
-impl Chain {
-    const fn id(&self) -> u64 {
+impl ChainProviders {
+    const fn chain_id(&self) -> u64 {
         self.config.chain_id
     }
 
-    fn bytes(&self, answer: Answer) -> Result<Bytes, Error> {
+    fn expect_bytes(&self, answer: RpcResponse) -> Result<Bytes, ChainError> {
         match answer {
-            Answer::Bytes(bytes) => Ok(bytes),
-            Answer::Reverted => Err(Error::Reverted { chain_id: self.id() }),
-            _ => Err(Error::Disagreement { chain_id: self.id() }),
+            RpcResponse::Bytes(bytes) => Ok(bytes),
+            RpcResponse::Reverted => Err(ChainError::Reverted { chain_id: self.chain_id() }),
+            _ => Err(ChainError::Disagreement { chain_id: self.chain_id() }),
         }
     }
 
     /// Asks all providers at once and stops listening once `done` says so and stragglers had `patience`.
-    async fn gather(
+    async fn gather_responses(
         &self,
-        questions: &[Question],
+        questions: &[RpcRequest],
         patience: Duration,
-        mut done: impl FnMut(&[(usize, Said)], usize) -> bool + Send,
-    ) -> Result<Vec<(usize, Said)>, Error> {
+        mut done: impl FnMut(&[(usize, ProviderResponses)], usize) -> bool + Send,
+    ) -> Result<Vec<(usize, ProviderResponses)>, ChainError> {
         if questions.len() > self.config.batch_max {
-            return Err(Error::TooMany { count: questions.len(), count_max: self.config.batch_max });
+            return Err(ChainError::TooMany { count: questions.len(), count_max: self.config.batch_max });
         }
         let mut asking: FuturesUnordered<_> = self
             .providers
             .iter()
             .enumerate()
-            .map(|(index, provider)| async move { (index, provider.ask(questions).await) })
+            .map(|(index, provider)| async move { (index, provider.send_requests(questions).await) })
             .collect();
         let mut said = Vec::with_capacity(self.providers.len());
         while let Some(one) = asking.next().await {
@@ -337,15 +358,18 @@ impl Chain {
         .ok();
         for (index, said) in &said {
             if let Some(fault) = first_fault(said) {
-                self.counts.fault(self.id(), &place(*index), fault);
+                self.counts.count_fault(self.chain_id(), &provider_position(*index), fault);
             }
         }
         Ok(said)
     }
 
     /// A quorum for each question by itself.
-    async fn each(&self, questions: &[Question]) -> Result<Vec<Result<Answer, Error>>, Error> {
-        let count = |said: &[(usize, Said)], outstanding: usize, index: usize| {
+    async fn agree_on_each(
+        &self,
+        questions: &[RpcRequest],
+    ) -> Result<Vec<Result<RpcResponse, ChainError>>, ChainError> {
+        let count = |said: &[(usize, ProviderResponses)], outstanding: usize, index: usize| {
             let votes: Vec<_> = said
                 .iter()
                 .map(|(voter, said)| {
@@ -353,11 +377,11 @@ impl Chain {
                     (*voter, vote.cloned())
                 })
                 .collect();
-            tally(&votes, outstanding, self.quorum)
+            count_votes(&votes, outstanding, self.quorum)
         };
         let said = self
-            .gather(questions, Duration::ZERO, |said, outstanding| {
-                (0..questions.len()).all(|index| count(said, outstanding, index) != Tally::Open)
+            .gather_responses(questions, Duration::ZERO, |said, outstanding| {
+                (0..questions.len()).all(|index| count(said, outstanding, index) != VoteTally::Open)
             })
             .await?;
         let heard: Vec<usize> =
@@ -367,74 +391,76 @@ impl Chain {
             .enumerate()
             .map(|(index, question)| {
                 let votes = count(&said, 0, index);
-                let said: Vec<_> = said.iter().map(|(_, said)| fault_of(said, index)).collect();
-                self.settle(votes, question.is_pinned(), &said, &heard)
+                let said: Vec<_> = said.iter().map(|(_, said)| fault_at(said, index)).collect();
+                self.resolve_tally(votes, question.is_pinned(), &said, &heard)
             })
             .collect())
     }
 
     /// A quorum for all questions together: the answers are of one view of the chain. Those that are not `valid` do not count.
-    async fn jointly(
+    async fn agree_on_all(
         &self,
-        questions: &[Question],
-        valid: impl Fn(&[Answer]) -> bool + Send + Sync,
-    ) -> Result<Vec<Answer>, Error> {
-        let whole = |said: &Said| -> Option<Vec<Answer>> {
+        questions: &[RpcRequest],
+        valid: impl Fn(&[RpcResponse]) -> bool + Send + Sync,
+    ) -> Result<Vec<RpcResponse>, ChainError> {
+        let whole = |said: &ProviderResponses| -> Option<Vec<RpcResponse>> {
             let answers = said.as_ref().ok()?.iter().map(|answer| answer.as_ref().ok().cloned());
             answers.collect::<Option<Vec<_>>>().filter(|answers| valid(answers))
         };
-        let count = |said: &[(usize, Said)], outstanding: usize| {
+        let count = |said: &[(usize, ProviderResponses)], outstanding: usize| {
             let votes: Vec<_> = said.iter().map(|(voter, said)| (*voter, whole(said))).collect();
-            tally(&votes, outstanding, self.quorum)
+            count_votes(&votes, outstanding, self.quorum)
         };
         let said = self
-            .gather(questions, Duration::ZERO, |said, outstanding| count(said, outstanding) != Tally::Open)
+            .gather_responses(questions, Duration::ZERO, |said, outstanding| {
+                count(said, outstanding) != VoteTally::Open
+            })
             .await?;
         let faults: Vec<_> = said
             .iter()
-            .flat_map(|(_, said)| (0..questions.len()).map(|index| fault_of(said, index)))
+            .flat_map(|(_, said)| (0..questions.len()).map(|index| fault_at(said, index)))
             .collect();
         let heard: Vec<usize> =
             said.iter().filter(|(_, said)| whole(said).is_some()).map(|(voter, _)| *voter).collect();
-        self.settle(count(&said, 0), false, &faults, &heard)
+        self.resolve_tally(count(&said, 0), false, &faults, &heard)
     }
 
     /// Turns a count into an answer, and leaves out who contradicted the quorum about a pinned block.
-    fn settle<T>(
+    fn resolve_tally<T>(
         &self,
-        votes: Tally<T>,
+        votes: VoteTally<T>,
         pinned: bool,
-        faults: &[Option<&Fault>],
+        faults: &[Option<&ProviderFault>],
         heard: &[usize],
-    ) -> Result<T, Error> {
-        let chain_id = self.id();
+    ) -> Result<T, ChainError> {
+        let chain_id = self.chain_id();
         let doubt = |who: &[usize]| {
-            let places = who.iter().map(|index| place(*index)).collect();
-            self.counts.doubt(counts::disagreement(chain_id, places));
+            let places = who.iter().map(|index| provider_position(*index)).collect();
+            self.counts.queue_doubt(counts::disagreement_event(chain_id, places));
         };
         match votes {
-            Tally::Agreed { value, dissenters } => {
+            VoteTally::Agreed { value, dissenters } => {
                 if pinned && !dissenters.is_empty() {
                     doubt(&dissenters);
                     dissenters
                         .iter()
                         .filter_map(|index| self.providers.get(*index))
-                        .for_each(Provider::quarantine);
+                        .for_each(RpcProvider::quarantine);
                 }
                 Ok(value)
             }
-            Tally::Split => {
+            VoteTally::Split => {
                 doubt(heard);
-                Err(Error::Disagreement { chain_id })
+                Err(ChainError::Disagreement { chain_id })
             }
-            Tally::Open | Tally::TooFew if faults.contains(&Some(&Fault::NoBlock)) => {
-                Err(Error::Reorganised { chain_id })
+            VoteTally::Open | VoteTally::TooFew if faults.contains(&Some(&ProviderFault::NoBlock)) => {
+                Err(ChainError::Reorganised { chain_id })
             }
-            Tally::Open | Tally::TooFew => Err(Error::Unavailable { chain_id }),
+            VoteTally::Open | VoteTally::TooFew => Err(ChainError::Unavailable { chain_id }),
         }
     }
 
-    async fn head(&self) -> Result<Head, Error> {
+    async fn current_head(&self) -> Result<ChainHead, ChainError> {
         // Whoever comes meanwhile waits here and takes what this one found.
         let mut known = self.head.lock().await;
         if let Some((at, newest)) = &known.newest
@@ -458,47 +484,47 @@ impl Chain {
     /// Finds the newest block that a quorum knows, at least as high as `floor`.
     ///
     /// Below the floor nothing is decided until it is too old to matter: what a higher block said may not be forgotten.
-    async fn find_head(&self, floor: u64) -> Result<Head, Error> {
-        let chain_id = self.id();
-        let shared = |said: &[(usize, Said)]| {
-            let heights: Vec<u64> = said.iter().filter_map(|(_, said)| height(said)).collect();
+    async fn find_head(&self, floor: u64) -> Result<ChainHead, ChainError> {
+        let chain_id = self.chain_id();
+        let shared = |said: &[(usize, ProviderResponses)]| {
+            let heights: Vec<u64> = said.iter().filter_map(|(_, said)| reported_height(said)).collect();
             shared_height(&heights, self.quorum)
         };
         let said = self
-            .gather(&[Question::LatestBlock], STRAGGLERS, |said, _| {
+            .gather_responses(&[RpcRequest::LatestBlock], STRAGGLERS, |said, _| {
                 shared(said).is_some_and(|number| number >= floor)
             })
             .await?;
-        let number = shared(&said).ok_or(Error::Unavailable { chain_id })?;
+        let number = shared(&said).ok_or(ChainError::Unavailable { chain_id })?;
         for (index, said) in &said {
-            if let Some(height) = height(said) {
-                self.counts.lag(chain_id, &place(*index), number.saturating_sub(height));
+            if let Some(height) = reported_height(said) {
+                self.counts.record_lag(chain_id, &provider_position(*index), number.saturating_sub(height));
             }
         }
         if number < floor {
-            return Err(Error::Stale { chain_id });
+            return Err(ChainError::Stale { chain_id });
         }
         let confirmed = number.saturating_sub(self.config.confirmations);
-        let blocks = [Question::BlockAt(number), Question::BlockAt(confirmed)];
-        let pair = self.jointly(&blocks, |_| true).await?;
-        let [Answer::Block(latest), Answer::Block(confirmed)] = pair.as_slice() else {
-            return Err(Error::Disagreement { chain_id });
+        let blocks = [RpcRequest::BlockAt(number), RpcRequest::BlockAt(confirmed)];
+        let pair = self.agree_on_all(&blocks, |_| true).await?;
+        let [RpcResponse::Block(latest), RpcResponse::Block(confirmed)] = pair.as_slice() else {
+            return Err(ChainError::Disagreement { chain_id });
         };
         if latest.timestamp_s.saturating_add(self.config.head_age_s_max) < (self.clock)() {
-            return Err(Error::Stale { chain_id });
+            return Err(ChainError::Stale { chain_id });
         }
-        Ok(Head { latest: *latest, confirmed: *confirmed })
+        Ok(ChainHead { latest: *latest, confirmed: *confirmed })
     }
 }
 
-fn fault_of(said: &Said, index: usize) -> Option<&Fault> {
+fn fault_at(said: &ProviderResponses, index: usize) -> Option<&ProviderFault> {
     match said {
         Ok(answers) => answers.get(index)?.as_ref().err(),
         Err(fault) => Some(fault),
     }
 }
 
-fn first_fault(said: &Said) -> Option<&Fault> {
+fn first_fault(said: &ProviderResponses) -> Option<&ProviderFault> {
     match said {
         Ok(answers) => answers.iter().find_map(|answer| answer.as_ref().err()),
         Err(fault) => Some(fault),
@@ -506,13 +532,13 @@ fn first_fault(said: &Said) -> Option<&Fault> {
 }
 
 /// How a provider is named outside of the log: by its place in the settings, from 1. Keys may be part of host names, too.
-fn place(index: usize) -> String {
+fn provider_position(index: usize) -> String {
     index.saturating_add(1).to_string()
 }
 
-fn height(said: &Said) -> Option<u64> {
+fn reported_height(said: &ProviderResponses) -> Option<u64> {
     match said.as_ref().ok()?.first()? {
-        Ok(Answer::Block(block)) => Some(block.number),
+        Ok(RpcResponse::Block(block)) => Some(block.number),
         _ => None,
     }
 }

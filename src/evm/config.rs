@@ -12,7 +12,7 @@ pub struct RpcUrl(reqwest::Url);
 
 impl RpcUrl {
     /// The whole address, for the transport alone.
-    pub(super) const fn expose(&self) -> &reqwest::Url {
+    pub(super) const fn expose_url(&self) -> &reqwest::Url {
         &self.0
     }
 }
@@ -55,7 +55,7 @@ impl Serialize for RpcUrl {
 /// One chain and its providers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct ChainConfig {
     /// EIP-155 chain id; every provider has to confirm it.
     pub chain_id: u64,
     /// Name for people.
@@ -97,7 +97,7 @@ pub struct Config {
     pub log_blocks_max: u64,
 }
 
-impl Default for Config {
+impl Default for ChainConfig {
     fn default() -> Self {
         Self {
             chain_id: 0,
@@ -119,9 +119,9 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl ChainConfig {
     /// How many providers have to agree.
-    pub fn quorum(&self) -> usize {
+    pub fn quorum_size(&self) -> usize {
         self.quorum.unwrap_or(self.rpc_urls.len() / 2 + 1)
     }
 
@@ -130,7 +130,7 @@ impl Config {
     /// # Errors
     /// The setting and the reason, for people.
     pub fn check(&self) -> Result<(), String> {
-        let (id, count, quorum) = (self.chain_id, self.rpc_urls.len(), self.quorum());
+        let (id, count, quorum) = (self.chain_id, self.rpc_urls.len(), self.quorum_size());
         if id == 0 {
             return Err("chain_id is missing".to_owned());
         }

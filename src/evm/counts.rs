@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use schemas::gate::{ChainDataIssue, GateDoubted, GateReasonCode};
 use tokio_util::sync::CancellationToken;
 
-use super::Fault;
+use super::ProviderFault;
 
 /// Doubts that wait to be told.
 const WAITING_MAX: usize = 64;
@@ -19,12 +19,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The counts of all roles of a process. Cheap to clone; clones share the counts.
 #[derive(Debug, Clone, Default)]
-pub struct Counts {
-    inside: Arc<Mutex<Inside>>,
+pub struct ChainCounters {
+    inside: Arc<Mutex<ChainCounterState>>,
 }
 
 #[derive(Debug, Default)]
-struct Inside {
+struct ChainCounterState {
     decisions: BTreeMap<GateReasonCode, u64>,
     /// By chain, provider and kind.
     faults: BTreeMap<(u64, String, &'static str), u64>,
@@ -33,22 +33,22 @@ struct Inside {
     waiting: Vec<GateDoubted>,
 }
 
-impl Counts {
+impl ChainCounters {
     /// A gate was asked about a viewer.
-    pub fn decided(&self, code: GateReasonCode) {
+    pub fn count_decision(&self, code: GateReasonCode) {
         *self.inside.lock().decisions.entry(code).or_default() += 1;
     }
 
-    pub(super) fn fault(&self, chain_id: u64, provider: &str, fault: &Fault) {
-        let key = (chain_id, provider.to_owned(), kind(fault));
+    pub(super) fn count_fault(&self, chain_id: u64, provider: &str, fault: &ProviderFault) {
+        let key = (chain_id, provider.to_owned(), fault_name(fault));
         *self.inside.lock().faults.entry(key).or_default() += 1;
     }
 
-    pub(super) fn lag(&self, chain_id: u64, provider: &str, blocks: u64) {
+    pub(super) fn record_lag(&self, chain_id: u64, provider: &str, blocks: u64) {
         self.inside.lock().lags.insert((chain_id, provider.to_owned()), blocks);
     }
 
-    pub(super) fn doubt(&self, doubted: GateDoubted) {
+    pub(super) fn queue_doubt(&self, doubted: GateDoubted) {
         let waiting = &mut self.inside.lock().waiting;
         if waiting.len() < WAITING_MAX && !waiting.contains(&doubted) {
             waiting.push(doubted);
@@ -62,12 +62,12 @@ impl Counts {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
-            self.tell(bus).await;
+            self.publish_doubts(bus).await;
         }
     }
 
     /// Tells about the doubts that wait.
-    pub async fn tell(&self, bus: &Bus) {
+    pub async fn publish_doubts(&self, bus: &Bus) {
         let waiting = std::mem::take(&mut self.inside.lock().waiting);
         for doubted in waiting {
             let cause = keccak256(format!("{doubted:?}")).to_string();
@@ -78,7 +78,7 @@ impl Counts {
     }
 
     /// The counts as OpenMetrics text, without the closing line.
-    pub fn metrics(&self) -> String {
+    pub fn render_metrics(&self) -> String {
         let inside = self.inside.lock();
         let mut text = String::from(
             "# HELP streamgate_gate_decisions Decisions about viewers, by reason.\n\
@@ -86,7 +86,8 @@ impl Counts {
         );
         // Writing to a String can't fail.
         for (code, count) in &inside.decisions {
-            writeln!(text, "streamgate_gate_decisions_total{{code=\"{}\"}} {count}", name(*code)).ok();
+            writeln!(text, "streamgate_gate_decisions_total{{code=\"{}\"}} {count}", reason_code_name(*code))
+                .ok();
         }
         text.push_str(
             "# HELP streamgate_chain_faults Answers of providers that did not count, by kind.\n\
@@ -109,12 +110,12 @@ impl Counts {
 }
 
 /// The providers of a chain contradict each other.
-pub(super) fn disagreement(chain_id: u64, providers: Vec<String>) -> GateDoubted {
+pub(super) fn disagreement_event(chain_id: u64, providers: Vec<String>) -> GateDoubted {
     GateDoubted { chain_id, what: ChainDataIssue::Disagreement, contract: None, providers }
 }
 
 /// A rule names an address without code.
-pub(super) fn absent(chain_id: u64, contract: alloy_primitives::Address) -> GateDoubted {
+pub(super) fn absent_contract_event(chain_id: u64, contract: alloy_primitives::Address) -> GateDoubted {
     GateDoubted {
         chain_id,
         what: ChainDataIssue::ContractAbsent,
@@ -124,25 +125,25 @@ pub(super) fn absent(chain_id: u64, contract: alloy_primitives::Address) -> Gate
 }
 
 /// A code as it is spelled elsewhere.
-fn name(code: GateReasonCode) -> String {
+fn reason_code_name(code: GateReasonCode) -> String {
     serde_json::to_value(code)
         .ok()
         .and_then(|value| value.as_str().map(ToOwned::to_owned))
         .unwrap_or_default()
 }
 
-const fn kind(fault: &Fault) -> &'static str {
+const fn fault_name(fault: &ProviderFault) -> &'static str {
     match fault {
-        Fault::Late => "late",
-        Fault::Unreachable => "unreachable",
-        Fault::Status(_) => "status",
-        Fault::Throttled { .. } => "throttled",
-        Fault::TooLarge => "too_large",
-        Fault::Malformed(_) => "malformed",
-        Fault::Refused(_) => "refused",
-        Fault::NoBlock => "no_block",
-        Fault::WrongChain => "wrong_chain",
-        Fault::Resting => "resting",
-        Fault::OverBudget => "over_budget",
+        ProviderFault::Late => "late",
+        ProviderFault::Unreachable => "unreachable",
+        ProviderFault::Status(_) => "status",
+        ProviderFault::Throttled { .. } => "throttled",
+        ProviderFault::TooLarge => "too_large",
+        ProviderFault::Malformed(_) => "malformed",
+        ProviderFault::Refused(_) => "refused",
+        ProviderFault::NoBlock => "no_block",
+        ProviderFault::WrongChain => "wrong_chain",
+        ProviderFault::Resting => "resting",
+        ProviderFault::OverBudget => "over_budget",
     }
 }

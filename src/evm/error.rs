@@ -2,7 +2,7 @@
 
 /// Why nothing is known, or why a contract did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum ChainError {
     /// The chain is not configured.
     #[error("chain {chain_id} is not configured")]
     Unknown {
@@ -52,7 +52,7 @@ pub enum Error {
 /// Why one provider's answer does not count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum ProviderFault {
     /// No answer in time.
     #[error("no answer in time")]
     Late,

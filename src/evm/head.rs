@@ -1,14 +1,14 @@
 //! Which block decides: the newest one that a quorum knows, and the one with enough confirmations below it. Pure.
 
-use super::Block;
+use super::EvmBlock;
 
 /// The blocks of one decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct ChainHead {
     /// The newest block that a quorum knows.
-    pub latest: Block,
+    pub latest: EvmBlock,
     /// The newest block with enough confirmations; an ancestor of `latest` by the word of a quorum.
-    pub confirmed: Block,
+    pub confirmed: EvmBlock,
 }
 
 /// The greatest height that at least `quorum` providers have reached.

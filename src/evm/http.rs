@@ -8,22 +8,22 @@ use futures::future::BoxFuture;
 use reqwest::{StatusCode, header, redirect};
 use serde_json::Value;
 
-use super::{Config, RpcUrl, circuit::REST_MAX, error::Fault, rpc::Transport};
+use super::{ChainConfig, RpcUrl, circuit::REST_MAX, error::ProviderFault, rpc::RpcTransport};
 
 /// One provider's address behind a bounded client.
 #[derive(Debug)]
-pub struct Http {
+pub struct HttpTransport {
     client: reqwest::Client,
     url: RpcUrl,
     answer_bytes_max: usize,
 }
 
-impl Http {
+impl HttpTransport {
     /// A client for `url` with the limits of `config`.
     ///
     /// # Errors
     /// When the system's certificates can't be used.
-    pub fn new(url: RpcUrl, config: &Config) -> Result<Self, reqwest::Error> {
+    pub fn new(url: RpcUrl, config: &ChainConfig) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_millis(config.call_timeout_ms))
             .redirect(redirect::Policy::none())
@@ -34,46 +34,46 @@ impl Http {
         Ok(Self { client, url, answer_bytes_max: config.answer_bytes_max })
     }
 
-    async fn exchange(&self, request: Value) -> Result<Value, Fault> {
+    async fn post_request(&self, request: Value) -> Result<Value, ProviderFault> {
         let sending = self
             .client
-            .post(self.url.expose().clone())
+            .post(self.url.expose_url().clone())
             .header(header::CONTENT_TYPE, "application/json")
             .body(request.to_string());
-        let mut response = sending.send().await.map_err(fault)?;
+        let mut response = sending.send().await.map_err(to_provider_fault)?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::TOO_MANY_REQUESTS => return Err(throttled(response.headers())),
-            status => return Err(Fault::Status(status.as_u16())),
+            StatusCode::TOO_MANY_REQUESTS => return Err(parse_retry_after(response.headers())),
+            status => return Err(ProviderFault::Status(status.as_u16())),
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(fault)? {
+        while let Some(chunk) = response.chunk().await.map_err(to_provider_fault)? {
             if body.len() + chunk.len() > self.answer_bytes_max {
-                return Err(Fault::TooLarge);
+                return Err(ProviderFault::TooLarge);
             }
             body.extend_from_slice(&chunk);
         }
-        serde_json::from_slice(&body).map_err(|_| Fault::Malformed("no JSON"))
+        serde_json::from_slice(&body).map_err(|_| ProviderFault::Malformed("no JSON"))
     }
 }
 
-impl Transport for Http {
-    fn send(&self, request: Value) -> BoxFuture<'_, Result<Value, Fault>> {
-        Box::pin(self.exchange(request))
+impl RpcTransport for HttpTransport {
+    fn send(&self, request: Value) -> BoxFuture<'_, Result<Value, ProviderFault>> {
+        Box::pin(self.post_request(request))
     }
 }
 
 /// The error itself holds the address with its key, and goes no further.
 #[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
-fn fault(error: reqwest::Error) -> Fault {
-    if error.is_timeout() { Fault::Late } else { Fault::Unreachable }
+fn to_provider_fault(error: reqwest::Error) -> ProviderFault {
+    if error.is_timeout() { ProviderFault::Late } else { ProviderFault::Unreachable }
 }
 
 /// A date instead of seconds means the longest rest.
-fn throttled(headers: &header::HeaderMap) -> Fault {
+fn parse_retry_after(headers: &header::HeaderMap) -> ProviderFault {
     let seconds = match headers.get(header::RETRY_AFTER) {
         None => 1,
         Some(value) => value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(REST_MAX.as_secs()),
     };
-    Fault::Throttled { retry_after_ms: seconds.saturating_mul(1_000) }
+    ProviderFault::Throttled { retry_after_ms: seconds.saturating_mul(1_000) }
 }

@@ -4,10 +4,10 @@
 //! facts are of one moment. A value counts once a quorum of providers gave the same one; who gives another is quarantined. Hung,
 //! lagging, throttling and failing providers are left out; when too few are left, the answer is an error and never a guess.
 //!
-//! - [`Config`]: one chain. [`Counts`]: metrics and doubts. [`Chains`]: all of them.
+//! - [`ChainConfig`]: one chain. [`ChainCounters`]: metrics and doubts. [`EvmClient`]: all of them.
 //! - `rpc`: the wire, pure. `http`: the one transport. `provider`: limits around it. `quorum`: counting, pure. `head`: which block.
 //!
-//! Limits: [`Config`] bounds time, bytes, batches, requests in flight and requests a second of each provider.
+//! Limits: [`ChainConfig`] bounds time, bytes, batches, requests in flight and requests a second of each provider.
 
 mod circuit;
 mod client;
@@ -26,17 +26,17 @@ mod tests;
 
 use alloy_primitives::B256;
 
-pub use client::{Chains, Clock, Named};
-pub use config::{Config, RpcUrl};
-pub use counts::Counts;
-pub use error::{Error, Fault};
-pub use head::Head;
-pub use http::Http;
-pub use rpc::{Log, Transport};
+pub use client::{ChainClock, EvmClient, NamedTransport};
+pub use config::{ChainConfig, RpcUrl};
+pub use counts::ChainCounters;
+pub use error::{ChainError, ProviderFault};
+pub use head::ChainHead;
+pub use http::HttpTransport;
+pub use rpc::{ContractLog, RpcTransport};
 
 /// A block, by number and hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Block {
+pub struct EvmBlock {
     /// Height.
     pub number: u64,
     /// Hash.
@@ -45,7 +45,7 @@ pub struct Block {
     pub timestamp_s: u64,
 }
 
-/// At which block to read. Who needs several facts of one moment asks [`Chains::head`] first and reads at [`BlockRef::At`].
+/// At which block to read. Who needs several facts of one moment asks [`EvmClient::read_head`] first and reads at [`BlockRef::At`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockRef {
     /// The newest block that a quorum knows.

@@ -15,22 +15,22 @@ use tokio::{
 };
 
 use super::{
-    Config,
-    circuit::Circuit,
-    error::Fault,
-    rpc::{self, Answer, Question, Transport},
+    ChainConfig,
+    circuit::CircuitBreaker,
+    error::ProviderFault,
+    rpc::{self, RpcRequest, RpcResponse, RpcTransport},
 };
 
 /// All that a provider says to one request: an answer or a fault for each question.
-pub(super) type Said = Result<Vec<Result<Answer, Fault>>, Fault>;
+pub(super) type ProviderResponses = Result<Vec<Result<RpcResponse, ProviderFault>>, ProviderFault>;
 
 /// A provider behind its limits.
 #[derive(Debug)]
-pub(super) struct Provider {
+pub(super) struct RpcProvider {
     /// Its address without keys, for the log.
     pub(super) name: String,
-    transport: Arc<dyn Transport>,
-    circuit: Mutex<Circuit>,
+    transport: Arc<dyn RpcTransport>,
+    circuit: Mutex<CircuitBreaker>,
     slots: Semaphore,
     chain_id: u64,
     chain_confirmed: AtomicBool,
@@ -38,12 +38,12 @@ pub(super) struct Provider {
     quarantine: Duration,
 }
 
-impl Provider {
-    pub(super) fn new(name: String, transport: Arc<dyn Transport>, config: &Config) -> Self {
+impl RpcProvider {
+    pub(super) fn new(name: String, transport: Arc<dyn RpcTransport>, config: &ChainConfig) -> Self {
         Self {
             name,
             transport,
-            circuit: Mutex::new(Circuit::new(config.questions_per_s_max, Instant::now())),
+            circuit: Mutex::new(CircuitBreaker::new(config.questions_per_s_max, Instant::now())),
             slots: Semaphore::new(config.in_flight_max),
             chain_id: config.chain_id,
             chain_confirmed: AtomicBool::new(false),
@@ -53,29 +53,31 @@ impl Provider {
     }
 
     /// The same provider with limits, rests and a budget of their own.
-    pub(super) fn apart(&self, config: &Config) -> Self {
+    pub(super) fn with_separate_limits(&self, config: &ChainConfig) -> Self {
         Self::new(self.name.clone(), Arc::clone(&self.transport), config)
     }
 
     /// Asks; an answer or a fault for each question.
     ///
     /// A contract may return more than an answer may be. It has then refused, and the others of its batch do not suffer from it.
-    pub(super) async fn ask(&self, questions: &[Question]) -> Said {
-        match self.ask_together(questions).await {
-            Err(Fault::TooLarge) if questions.iter().any(Question::is_call) => {
-                self.ask_apart(questions).await
+    pub(super) async fn send_requests(&self, questions: &[RpcRequest]) -> ProviderResponses {
+        match self.send_batch(questions).await {
+            Err(ProviderFault::TooLarge) if questions.iter().any(RpcRequest::is_contract_call) => {
+                self.send_individually(questions).await
             }
             said => said,
         }
     }
 
-    async fn ask_apart(&self, questions: &[Question]) -> Said {
+    async fn send_individually(&self, questions: &[RpcRequest]) -> ProviderResponses {
         if !self.chain_confirmed.load(Ordering::Acquire) {
-            self.ask_together(&[]).await?;
+            self.send_batch(&[]).await?;
         }
         let asking = questions.iter().map(|question| async move {
-            match self.ask_together(std::slice::from_ref(question)).await {
-                Err(Fault::TooLarge) if question.is_call() => Ok(vec![Ok(Answer::Reverted)]),
+            match self.send_batch(std::slice::from_ref(question)).await {
+                Err(ProviderFault::TooLarge) if question.is_contract_call() => {
+                    Ok(vec![Ok(RpcResponse::Reverted)])
+                }
                 said => said,
             }
         });
@@ -84,54 +86,54 @@ impl Provider {
     }
 
     /// One request. The first, and the first after a fault, also asks which chain this is.
-    async fn ask_together(&self, questions: &[Question]) -> Said {
+    async fn send_batch(&self, questions: &[RpcRequest]) -> ProviderResponses {
         let mut sent = questions.to_vec();
         let confirms = !self.chain_confirmed.load(Ordering::Acquire);
         if confirms {
-            sent.push(Question::ChainId);
+            sent.push(RpcRequest::ChainId);
         }
         let asked_at = Instant::now();
-        self.circuit.lock().enter(sent.len(), asked_at)?;
+        self.circuit.lock().acquire_budget(sent.len(), asked_at)?;
         // A crowd waits its turn as long as it would wait for an answer.
         let Ok(Ok(slot)) = timeout(self.timeout, self.slots.acquire()).await else {
-            return Err(Fault::OverBudget);
+            return Err(ProviderFault::OverBudget);
         };
-        let outcome = match timeout(self.timeout, self.transport.send(rpc::request(&sent))).await {
-            Ok(Ok(response)) => rpc::response(&sent, response),
+        let outcome = match timeout(self.timeout, self.transport.send(rpc::build_request(&sent))).await {
+            Ok(Ok(response)) => rpc::parse_response(&sent, response),
             Ok(Err(fault)) => Err(fault),
-            Err(_) => Err(Fault::Late),
+            Err(_) => Err(ProviderFault::Late),
         };
         drop(slot);
         let outcome = outcome.and_then(|mut answers| {
-            if confirms && answers.pop() != Some(Ok(Answer::Number(self.chain_id))) {
-                return Err(Fault::WrongChain);
+            if confirms && answers.pop() != Some(Ok(RpcResponse::Number(self.chain_id))) {
+                return Err(ProviderFault::WrongChain);
             }
             Ok(answers)
         });
-        self.note(questions, &outcome, asked_at);
+        self.record_outcome(questions, &outcome, asked_at);
         outcome
     }
 
     /// What a contract brings about is not the provider's fault: strangers choose contracts, and must not make it rest.
-    fn note(&self, questions: &[Question], outcome: &Said, asked_at: Instant) {
+    fn record_outcome(&self, questions: &[RpcRequest], outcome: &ProviderResponses, asked_at: Instant) {
         let fault = match outcome {
-            Err(Fault::TooLarge) if questions.iter().any(Question::is_call) => return,
+            Err(ProviderFault::TooLarge) if questions.iter().any(RpcRequest::is_contract_call) => return,
             Err(fault) => Some(fault.clone()),
             Ok(answers) => questions.iter().zip(answers).find_map(|(question, answer)| match answer {
                 // A node that is behind is not at fault; it merely has no vote.
-                Ok(_) | Err(Fault::NoBlock) => None,
-                Err(Fault::Refused(_)) if question.is_call() => None,
+                Ok(_) | Err(ProviderFault::NoBlock) => None,
+                Err(ProviderFault::Refused(_)) if question.is_contract_call() => None,
                 Err(fault) => Some(fault.clone()),
             }),
         };
         let mut circuit = self.circuit.lock();
         if let Some(fault) = fault {
             self.chain_confirmed.store(false, Ordering::Release);
-            circuit.fail(&fault, Instant::now());
+            circuit.record_failure(&fault, Instant::now());
             tracing::debug!(provider = self.name, %fault, chain.id = self.chain_id, "a provider's answer does not count");
         } else {
             self.chain_confirmed.store(true, Ordering::Release);
-            circuit.succeed(asked_at);
+            circuit.record_success(asked_at);
         }
     }
 
@@ -142,6 +144,6 @@ impl Provider {
             chain.id = self.chain_id,
             "a provider contradicted the quorum and is left out for a while"
         );
-        self.circuit.lock().pause(self.quarantine, Instant::now());
+        self.circuit.lock().pause_for(self.quarantine, Instant::now());
     }
 }

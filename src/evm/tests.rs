@@ -20,7 +20,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{BlockRef, Chains, Config, Error, RpcUrl, testing::quantity};
+use super::{BlockRef, ChainConfig, ChainError, EvmClient, RpcUrl, testing::parse_quantity};
 
 const HEIGHT: u64 = 100;
 /// Contracts that answer more than an answer may be, fail in the words of one node, and in words nobody knows.
@@ -85,7 +85,7 @@ fn answer(behaviour: Behaviour, request: &Value) -> Value {
         "eth_getBlockByNumber" => {
             let number = match params[0].as_str().unwrap() {
                 "latest" => height,
-                text => quantity(text),
+                text => parse_quantity(text),
             };
             if number > height { Value::Null } else { block(number) }
         }
@@ -123,13 +123,13 @@ fn block(number: u64) -> Value {
 }
 
 struct Site {
-    chains: Chains,
+    chains: EvmClient,
     requests: Vec<Arc<AtomicUsize>>,
     _servers: JoinSet<()>,
 }
 
 impl Site {
-    async fn start(behaviours: &[Behaviour], config: Config) -> Self {
+    async fn start(behaviours: &[Behaviour], config: ChainConfig) -> Self {
         let (mut servers, mut requests, mut rpc_urls) = (JoinSet::new(), Vec::new(), Vec::new());
         for behaviour in behaviours {
             let count = Arc::new(AtomicUsize::new(0));
@@ -141,29 +141,31 @@ impl Site {
             let app = Router::new().route("/v3/secret-key", post(serve)).with_state(server);
             servers.spawn(async move { axum::serve(listener, app).await.unwrap() });
         }
-        let chains = Chains::open(&[Config { rpc_urls, ..config }]).unwrap();
+        let chains = EvmClient::open(&[ChainConfig { rpc_urls, ..config }]).unwrap();
         Self { chains, requests, _servers: servers }
     }
 
-    async fn ask(&self) -> Result<Bytes, Error> {
-        self.chains.call(7, Address::repeat_byte(1), Bytes::from_static(&[1]), BlockRef::Latest).await
+    async fn ask(&self) -> Result<Bytes, ChainError> {
+        self.chains
+            .call_contract(7, Address::repeat_byte(1), Bytes::from_static(&[1]), BlockRef::Latest)
+            .await
     }
 }
 
 /// Settings under which a provider that never answers is given up soon.
-fn config() -> Config {
-    Config {
+fn config() -> ChainConfig {
+    ChainConfig {
         chain_id: 7,
         confirmations: 5,
         call_timeout_ms: 400,
         answer_bytes_max: 64 * 1024,
-        ..Config::default()
+        ..ChainConfig::default()
     }
 }
 
 /// Settings under which an honest provider is never late, however busy the machine is.
-fn patient() -> Config {
-    Config { call_timeout_ms: 10_000, ..config() }
+fn patient() -> ChainConfig {
+    ChainConfig { call_timeout_ms: 10_000, ..config() }
 }
 
 fn five() -> Bytes {
@@ -196,12 +198,12 @@ async fn one_bad_provider_of_three_changes_nothing() {
 #[tokio::test]
 async fn two_bad_providers_of_three_give_an_error_in_time() {
     for (bad, wanted) in [
-        (Behaviour::Hangs, Error::Unavailable { chain_id: 7 }),
-        (Behaviour::Throttles, Error::Unavailable { chain_id: 7 }),
-        (Behaviour::Fails, Error::Unavailable { chain_id: 7 }),
-        (Behaviour::Floods, Error::Unavailable { chain_id: 7 }),
-        (Behaviour::OtherChain, Error::Unavailable { chain_id: 7 }),
-        (Behaviour::Drips, Error::Unavailable { chain_id: 7 }),
+        (Behaviour::Hangs, ChainError::Unavailable { chain_id: 7 }),
+        (Behaviour::Throttles, ChainError::Unavailable { chain_id: 7 }),
+        (Behaviour::Fails, ChainError::Unavailable { chain_id: 7 }),
+        (Behaviour::Floods, ChainError::Unavailable { chain_id: 7 }),
+        (Behaviour::OtherChain, ChainError::Unavailable { chain_id: 7 }),
+        (Behaviour::Drips, ChainError::Unavailable { chain_id: 7 }),
     ] {
         let site = Site::start(&[bad, Behaviour::Honest, bad], config()).await;
         let started = Instant::now();
@@ -213,12 +215,12 @@ async fn two_bad_providers_of_three_give_an_error_in_time() {
 #[tokio::test]
 async fn contradiction_is_no_answer() {
     let site = Site::start(&[Behaviour::Lies, Behaviour::Honest], patient()).await;
-    assert_eq!(site.ask().await, Err(Error::Disagreement { chain_id: 7 }));
+    assert_eq!(site.ask().await, Err(ChainError::Disagreement { chain_id: 7 }));
 }
 
 #[tokio::test]
 async fn a_throttling_provider_is_left_alone() {
-    let settings = Config { head_cache_ms: 0, ..patient() };
+    let settings = ChainConfig { head_cache_ms: 0, ..patient() };
     let site = Site::start(&[Behaviour::Throttles, Behaviour::Honest, Behaviour::Honest], settings).await;
     for _ in 0..5 {
         assert_eq!(site.ask().await, Ok(five()));
@@ -229,58 +231,58 @@ async fn a_throttling_provider_is_left_alone() {
 #[tokio::test]
 async fn a_provider_of_another_chain_is_never_counted() {
     let one = Site::start(&[Behaviour::OtherChain], config()).await;
-    assert_eq!(one.ask().await, Err(Error::Unavailable { chain_id: 7 }));
+    assert_eq!(one.ask().await, Err(ChainError::Unavailable { chain_id: 7 }));
 }
 
 #[tokio::test]
 async fn what_a_contract_brings_about_rests_no_provider() {
     let site = Site::start(&[Behaviour::Honest; 3], patient()).await;
-    let reverted = Err(Error::Reverted { chain_id: 7 });
-    let strange = Err(Error::Unavailable { chain_id: 7 });
+    let reverted = Err(ChainError::Reverted { chain_id: 7 });
+    let strange = Err(ChainError::Unavailable { chain_id: 7 });
     for (contract, wanted) in [(SHOUTER, &reverted), (DEEP, &reverted), (STRANGE, &strange)] {
-        let call = || site.chains.call(7, contract, Bytes::from_static(&[1]), BlockRef::Latest);
+        let call = || site.chains.call_contract(7, contract, Bytes::from_static(&[1]), BlockRef::Latest);
         for answer in futures::future::join_all((0..10).map(|_| call())).await {
             assert_eq!(&answer, wanted, "{contract}");
         }
         assert_eq!(site.ask().await, Ok(five()), "after {contract}");
     }
-    let at = site.chains.head(7).await.unwrap().latest.hash;
+    let at = site.chains.read_head(7).await.unwrap().latest.hash;
     let calls = [Address::repeat_byte(1), SHOUTER, Address::repeat_byte(2)].map(|to| (to, Bytes::new()));
-    let answers = site.chains.calls(7, &calls, at).await.unwrap();
+    let answers = site.chains.call_contracts(7, &calls, at).await.unwrap();
     assert_eq!(answers, [Ok(five()), reverted, Ok(five())], "one does not spoil the others");
 }
 
 #[tokio::test]
 async fn what_is_asked_apart_uses_up_no_other_budget() {
-    let settings = Config { questions_per_s_max: 4, ..patient() };
+    let settings = ChainConfig { questions_per_s_max: 4, ..patient() };
     let site = Site::start(&[Behaviour::Honest], settings).await;
-    let apart = site.chains.apart();
-    let call = || apart.call(7, Address::repeat_byte(1), Bytes::from_static(&[1]), BlockRef::Latest);
+    let apart = site.chains.with_separate_limits();
+    let call = || apart.call_contract(7, Address::repeat_byte(1), Bytes::from_static(&[1]), BlockRef::Latest);
     let answers = futures::future::join_all((0..30).map(|_| call())).await;
-    assert!(answers.contains(&Err(Error::Unavailable { chain_id: 7 })), "{answers:?}");
+    assert!(answers.contains(&Err(ChainError::Unavailable { chain_id: 7 })), "{answers:?}");
     assert_eq!(site.ask().await, Ok(five()));
 }
 
 #[tokio::test]
 async fn too_much_at_once_is_refused_before_it_is_sent() {
-    let site = Site::start(&[Behaviour::Honest], Config { batch_max: 2, ..config() }).await;
+    let site = Site::start(&[Behaviour::Honest], ChainConfig { batch_max: 2, ..config() }).await;
     let calls = vec![(Address::ZERO, Bytes::new()); 3];
     assert_eq!(
-        site.chains.calls(7, &calls, B256::ZERO).await,
-        Err(Error::TooMany { count: 3, count_max: 2 })
+        site.chains.call_contracts(7, &calls, B256::ZERO).await,
+        Err(ChainError::TooMany { count: 3, count_max: 2 })
     );
     assert_eq!(site.requests[0].load(Ordering::SeqCst), 0);
-    assert_eq!(site.chains.head(8).await, Err(Error::Unknown { chain_id: 8 }));
+    assert_eq!(site.chains.read_head(8).await, Err(ChainError::Unknown { chain_id: 8 }));
 }
 
 #[test]
 fn a_quorum_is_more_than_half() {
     let url = || RpcUrl::try_from("https://rpc.example.org/v3/secret-key".to_owned()).unwrap();
-    let with = |count: usize, quorum| Config {
+    let with = |count: usize, quorum| ChainConfig {
         chain_id: 1,
         rpc_urls: (0..count).map(|_| url()).collect(),
         quorum,
-        ..Config::default()
+        ..ChainConfig::default()
     };
     for (count, quorum, good) in [
         (0, None, false),
@@ -298,12 +300,12 @@ fn a_quorum_is_more_than_half() {
 
 #[test]
 fn an_address_with_a_key_is_shown_without_it() {
-    let config = Config {
+    let config = ChainConfig {
         rpc_urls: vec![
             RpcUrl::try_from("https://user:pass@rpc.example.org:8443/v3/secret-key?k=secret".to_owned())
                 .unwrap(),
         ],
-        ..Config::default()
+        ..ChainConfig::default()
     };
     for shown in [format!("{config:?}"), serde_json::to_string(&config).unwrap()] {
         assert!(shown.contains("https://rpc.example.org:8443"), "{shown}");

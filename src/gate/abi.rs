@@ -2,12 +2,12 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolEvent, sol};
-use evm::Error;
+use evm::ChainError;
 use schemas::gate::GateReasonCode;
 
 use super::{
-    decide::Fact,
-    rule::{Ask, Leaf},
+    decide::ContractFact,
+    rule::{RuleLeaf, TokenCondition},
 };
 
 sol! {
@@ -43,7 +43,7 @@ pub const TRANSFER_TOPICS: [B256; 4] = [
 
 /// The two ends of a transfer, by its topics; `None` when they do not say: contracts older than the standard index nothing, and a
 /// range of tokens may have had many owners.
-pub fn transfer_ends(topics: &[B256]) -> Option<(Address, Address)> {
+pub fn parse_transfer_ends(topics: &[B256]) -> Option<(Address, Address)> {
     let (from, to) = match topics {
         [kind, from, to, ..] if *kind == Transfer::SIGNATURE_HASH => (from, to),
         [kind, _, from, to]
@@ -64,82 +64,88 @@ const ERC721: [u8; 4] = [0x80, 0xac, 0x58, 0xcd];
 /// The calls that answer a leaf for `wallet`; as many for every wallet.
 ///
 /// A balance counts tokens only where the contract says that it is of ERC-721: others count fractions.
-pub(super) fn calls(leaf: &Leaf, wallet: Address) -> Vec<(Address, Bytes)> {
-    std::iter::once(call(leaf, wallet)).chain(interface_call(leaf)).collect()
+pub(super) fn build_calls(leaf: &RuleLeaf, wallet: Address) -> Vec<(Address, Bytes)> {
+    std::iter::once(build_call(leaf, wallet)).chain(build_interface_call(leaf)).collect()
 }
 
 /// The call that tells whether a leaf makes sense of its contract, if one has to.
-pub fn interface_call(leaf: &Leaf) -> Option<(Address, Bytes)> {
-    let counts = matches!(leaf.ask, Ask::Erc721 { token_id: None, .. });
+pub fn build_interface_call(leaf: &RuleLeaf) -> Option<(Address, Bytes)> {
+    let counts = matches!(leaf.ask, TokenCondition::Erc721 { token_id: None, .. });
     counts.then(|| (leaf.contract, supportsInterfaceCall { id: ERC721.into() }.abi_encode().into()))
 }
 
 /// Whether the contract says that it is of ERC-721; whoever does not know the question is not.
-pub fn is_erc721(outcome: &Result<Bytes, Error>) -> Result<bool, GateReasonCode> {
+pub fn is_erc721(outcome: &Result<Bytes, ChainError>) -> Result<bool, GateReasonCode> {
     match outcome {
         Ok(returned) => Ok(B256::try_from(returned.as_ref()).is_ok_and(|word| word == B256::from(U256::ONE))),
-        Err(Error::Reverted { .. }) => Ok(false),
-        Err(error) => Err(code(error)),
+        Err(ChainError::Reverted { .. }) => Ok(false),
+        Err(error) => Err(chain_error_reason(error)),
     }
 }
 
-/// Reads what came back of [`calls`].
-pub(super) fn fact(leaf: &Leaf, outcomes: &[Result<Bytes, Error>]) -> Fact {
+/// Reads what came back of [`build_calls`].
+pub(super) fn read_fact(leaf: &RuleLeaf, outcomes: &[Result<Bytes, ChainError>]) -> ContractFact {
     let Some((first, more)) = outcomes.split_first() else {
-        return Fact::Failed(GateReasonCode::ChainUnavailable);
+        return ContractFact::Failed(GateReasonCode::ChainUnavailable);
     };
-    let fact = read(leaf, first);
+    let fact = decode_outcome(leaf, first);
     match (fact, more.first().map(is_erc721)) {
-        (Fact::Failed(code), _) | (_, Some(Err(code))) => Fact::Failed(code),
+        (ContractFact::Failed(code), _) | (_, Some(Err(code))) => ContractFact::Failed(code),
         (fact, None | Some(Ok(true))) => fact,
-        (_, Some(Ok(false))) => Fact::Failed(GateReasonCode::ContractMalformed),
+        (_, Some(Ok(false))) => ContractFact::Failed(GateReasonCode::ContractMalformed),
     }
 }
 
-fn call(leaf: &Leaf, wallet: Address) -> (Address, Bytes) {
+fn build_call(leaf: &RuleLeaf, wallet: Address) -> (Address, Bytes) {
     let data = match leaf.ask {
-        Ask::Erc721 { token_id: Some(token), .. } => ownerOfCall { token }.abi_encode(),
-        Ask::Erc721 { token_id: None, .. } | Ask::Erc20 { .. } => {
+        TokenCondition::Erc721 { token_id: Some(token), .. } => ownerOfCall { token }.abi_encode(),
+        TokenCondition::Erc721 { token_id: None, .. } | TokenCondition::Erc20 { .. } => {
             Counted::balanceOfCall { owner: wallet }.abi_encode()
         }
-        Ask::Erc1155 { token_id: token, .. } => Multi::balanceOfCall { owner: wallet, token }.abi_encode(),
+        TokenCondition::Erc1155 { token_id: token, .. } => {
+            Multi::balanceOfCall { owner: wallet, token }.abi_encode()
+        }
     };
     (leaf.contract, data.into())
 }
 
-fn read(leaf: &Leaf, outcome: &Result<Bytes, Error>) -> Fact {
+fn decode_outcome(leaf: &RuleLeaf, outcome: &Result<Bytes, ChainError>) -> ContractFact {
     let returned = match outcome {
         Ok(returned) => returned,
-        Err(error) => return Fact::Failed(code(error)),
+        Err(error) => return ContractFact::Failed(chain_error_reason(error)),
     };
     if returned.is_empty() {
         // A call to an address without code succeeds and returns nothing.
-        return Fact::Failed(GateReasonCode::ContractAbsent);
+        return ContractFact::Failed(GateReasonCode::ContractAbsent);
     }
     let Ok(word) = B256::try_from(returned.as_ref()) else {
-        return Fact::Failed(GateReasonCode::ContractMalformed);
+        return ContractFact::Failed(GateReasonCode::ContractMalformed);
     };
-    if !matches!(leaf.ask, Ask::Erc721 { token_id: Some(_), .. }) {
-        return Fact::Amount(U256::from_be_bytes(word.0));
+    if !matches!(leaf.ask, TokenCondition::Erc721 { token_id: Some(_), .. }) {
+        return ContractFact::Amount(U256::from_be_bytes(word.0));
     }
     let owner = Address::from_word(word);
     if owner.into_word() != word {
-        return Fact::Failed(GateReasonCode::ContractMalformed);
+        return ContractFact::Failed(GateReasonCode::ContractMalformed);
     }
     // Some contracts answer so instead of refusing when there is no such token.
-    if owner.is_zero() { Fact::Failed(GateReasonCode::ContractFailed) } else { Fact::Owner(owner) }
+    if owner.is_zero() {
+        ContractFact::Failed(GateReasonCode::ContractFailed)
+    } else {
+        ContractFact::Owner(owner)
+    }
 }
 
 /// What an error of a chain means for a gate.
-pub(super) const fn code(error: &Error) -> GateReasonCode {
+pub(super) const fn chain_error_reason(error: &ChainError) -> GateReasonCode {
     match error {
-        Error::Unknown { .. } => GateReasonCode::ChainUnknown,
-        Error::Disagreement { .. } => GateReasonCode::ChainDisagrees,
-        Error::Reverted { .. } => GateReasonCode::ContractFailed,
-        Error::Unavailable { .. }
-        | Error::Stale { .. }
-        | Error::Reorganised { .. }
-        | Error::TooMany { .. } => GateReasonCode::ChainUnavailable,
+        ChainError::Unknown { .. } => GateReasonCode::ChainUnknown,
+        ChainError::Disagreement { .. } => GateReasonCode::ChainDisagrees,
+        ChainError::Reverted { .. } => GateReasonCode::ContractFailed,
+        ChainError::Unavailable { .. }
+        | ChainError::Stale { .. }
+        | ChainError::Reorganised { .. }
+        | ChainError::TooMany { .. } => GateReasonCode::ChainUnavailable,
     }
 }
 
@@ -170,7 +176,7 @@ mod tests {
             (&[range, token, from, to], None),
             (&[], None),
         ] {
-            assert_eq!(transfer_ends(topics), wanted, "{topics:?}");
+            assert_eq!(parse_transfer_ends(topics), wanted, "{topics:?}");
         }
     }
 }

@@ -7,12 +7,12 @@
 use alloy_primitives::{Address, U256};
 use schemas::gate::GateReasonCode;
 
-use super::rule::{Ask, Compiled, Leaf, Listed, Node};
-use auth::account::Account;
+use super::rule::{AddressList, CompiledRule, RuleLeaf, RuleNode, TokenCondition};
+use auth::account::WalletAccount;
 
 /// What a contract said, or why that is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fact {
+pub enum ContractFact {
     /// The owner of the token.
     Owner(Address),
     /// The viewer's balance.
@@ -23,7 +23,7 @@ pub enum Fact {
 
 /// The truth of a rule at one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Truth {
+pub enum RuleTruth {
     /// It holds.
     Yes,
     /// It does not hold, and why.
@@ -34,7 +34,7 @@ pub enum Truth {
 
 /// What a session has to hold for its ERC-721 tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct TokenClaim {
     /// The question it comes from.
     pub leaf: usize,
     /// Sessions at a time.
@@ -43,95 +43,105 @@ pub struct Claim {
 
 /// A decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct RuleVerdict {
     /// Whether a new session may begin: the rule holds at the newest and at the confirmed block.
     pub granted: bool,
     /// The rule at the newest block: what a session that exists goes by.
-    pub latest: Truth,
+    pub latest: RuleTruth,
     /// Why.
     pub code: GateReasonCode,
     /// Tokens the grant rests on; empty unless granted.
-    pub claims: Vec<Claim>,
+    pub claims: Vec<TokenClaim>,
 }
 
 /// Decides for `wallet` from the facts of the newest and of the confirmed block, one for each question of the rule.
-pub fn decide(
-    rule: &Compiled,
-    wallet: Option<impl Into<Account>>,
-    latest: &[Fact],
-    confirmed: &[Fact],
-) -> Verdict {
+pub fn decide_rule(
+    rule: &CompiledRule,
+    wallet: Option<impl Into<WalletAccount>>,
+    latest: &[ContractFact],
+    confirmed: &[ContractFact],
+) -> RuleVerdict {
     let wallet = wallet.map(Into::into);
-    let now = truth(rule, wallet, latest);
-    let before = truth(rule, wallet, confirmed);
+    let now = evaluate_rule(rule, wallet, latest);
+    let before = evaluate_rule(rule, wallet, confirmed);
     let code = match (now, before) {
-        (Truth::Yes, Truth::Yes) => GateReasonCode::RuleHolds,
-        (Truth::Yes, Truth::Unknown(code)) if is_about_nodes(code) => code,
-        (Truth::Yes, _) => GateReasonCode::NotConfirmed,
-        (Truth::No(code) | Truth::Unknown(code), _) => code,
+        (RuleTruth::Yes, RuleTruth::Yes) => GateReasonCode::RuleHolds,
+        (RuleTruth::Yes, RuleTruth::Unknown(code)) if is_node_failure(code) => code,
+        (RuleTruth::Yes, _) => GateReasonCode::NotConfirmed,
+        (RuleTruth::No(code) | RuleTruth::Unknown(code), _) => code,
     };
     let granted = code == GateReasonCode::RuleHolds;
     let mut claims = Vec::new();
     if granted {
-        collect(rule, &rule.root, &Facts { leaves: &rule.leaves, wallet, told: latest }, &mut claims);
+        collect_claims(
+            rule,
+            &rule.root,
+            &RuleEvaluator { leaves: &rule.leaves, wallet, told: latest },
+            &mut claims,
+        );
     }
-    Verdict { granted, latest: now, code, claims }
+    RuleVerdict { granted, latest: now, code, claims }
 }
 
 /// True when the reason lies with the nodes of a chain: it says nothing about the viewer, and may pass.
-pub const fn is_about_nodes(code: GateReasonCode) -> bool {
+pub const fn is_node_failure(code: GateReasonCode) -> bool {
     matches!(code, GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees)
 }
 
 /// The truth of a rule by the facts of one block.
-pub fn truth(rule: &Compiled, wallet: Option<impl Into<Account>>, facts: &[Fact]) -> Truth {
-    Facts { leaves: &rule.leaves, wallet: wallet.map(Into::into), told: facts }.node(&rule.root)
+pub fn evaluate_rule(
+    rule: &CompiledRule,
+    wallet: Option<impl Into<WalletAccount>>,
+    facts: &[ContractFact],
+) -> RuleTruth {
+    RuleEvaluator { leaves: &rule.leaves, wallet: wallet.map(Into::into), told: facts }
+        .evaluate_node(&rule.root)
 }
 
-struct Facts<'a> {
-    leaves: &'a [Leaf],
-    wallet: Option<Account>,
-    told: &'a [Fact],
+struct RuleEvaluator<'a> {
+    leaves: &'a [RuleLeaf],
+    wallet: Option<WalletAccount>,
+    told: &'a [ContractFact],
 }
 
-impl Facts<'_> {
-    fn node(&self, node: &Node) -> Truth {
+impl RuleEvaluator<'_> {
+    fn evaluate_node(&self, node: &RuleNode) -> RuleTruth {
         match node {
-            Node::Public => Truth::Yes,
-            Node::Listed(listed) => self.listed(listed),
-            Node::Leaf(index) => self.leaf(*index),
-            Node::All(nodes) => self.all(nodes),
-            Node::Any(nodes) => self.any(nodes),
-            Node::Not(node) => match self.node(node) {
-                Truth::Yes => Truth::No(GateReasonCode::Excluded),
-                Truth::No(_) => Truth::Yes,
-                unknown @ Truth::Unknown(_) => unknown,
+            RuleNode::Public => RuleTruth::Yes,
+            RuleNode::Listed(listed) => self.evaluate_list(listed),
+            RuleNode::Leaf(index) => self.evaluate_leaf(*index),
+            RuleNode::All(nodes) => self.evaluate_all(nodes),
+            RuleNode::Any(nodes) => self.evaluate_any(nodes),
+            RuleNode::Not(node) => match self.evaluate_node(node) {
+                RuleTruth::Yes => RuleTruth::No(GateReasonCode::Excluded),
+                RuleTruth::No(_) => RuleTruth::Yes,
+                unknown @ RuleTruth::Unknown(_) => unknown,
             },
         }
     }
 
     /// A list of a chain names the accounts there, whatever speaks for them. Without a chain it names those that keys speak for, and says
     /// nothing about a contract at the same address.
-    fn listed(&self, listed: &Listed) -> Truth {
-        let Some(wallet) = self.wallet else { return Truth::Unknown(GateReasonCode::WalletNeeded) };
+    fn evaluate_list(&self, listed: &AddressList) -> RuleTruth {
+        let Some(wallet) = self.wallet else { return RuleTruth::Unknown(GateReasonCode::WalletNeeded) };
         if !listed.addresses.contains(&wallet.address.get()) {
-            Truth::No(GateReasonCode::NotListed)
+            RuleTruth::No(GateReasonCode::NotListed)
         } else if wallet.chain_id.is_none() || wallet.chain_id == listed.chain_id {
-            Truth::Yes
+            RuleTruth::Yes
         } else {
-            Truth::Unknown(GateReasonCode::WalletNeeded)
+            RuleTruth::Unknown(GateReasonCode::WalletNeeded)
         }
     }
 
     /// The first "no" decides; without one, the first thing that is not known.
-    fn all(&self, nodes: &[Node]) -> Truth {
-        let mut found = Truth::Yes;
+    fn evaluate_all(&self, nodes: &[RuleNode]) -> RuleTruth {
+        let mut found = RuleTruth::Yes;
         for node in nodes {
-            match self.node(node) {
-                Truth::Yes => {}
-                no @ Truth::No(_) => return no,
-                unknown @ Truth::Unknown(_) => {
-                    if found == Truth::Yes {
+            match self.evaluate_node(node) {
+                RuleTruth::Yes => {}
+                no @ RuleTruth::No(_) => return no,
+                unknown @ RuleTruth::Unknown(_) => {
+                    if found == RuleTruth::Yes {
                         found = unknown;
                     }
                 }
@@ -142,72 +152,78 @@ impl Facts<'_> {
 
     /// The first "yes" decides; without one, the first thing that is not known, then the first "no". What nodes leave open goes
     /// before what else is not known: it may yet turn out to be "yes".
-    fn any(&self, nodes: &[Node]) -> Truth {
-        let rank = |truth: Truth| match truth {
-            Truth::Yes => 3,
-            Truth::Unknown(code) if is_about_nodes(code) => 2,
-            Truth::Unknown(_) => 1,
-            Truth::No(_) => 0,
+    fn evaluate_any(&self, nodes: &[RuleNode]) -> RuleTruth {
+        let rank = |truth: RuleTruth| match truth {
+            RuleTruth::Yes => 3,
+            RuleTruth::Unknown(code) if is_node_failure(code) => 2,
+            RuleTruth::Unknown(_) => 1,
+            RuleTruth::No(_) => 0,
         };
-        let mut found: Option<Truth> = None;
-        for truth in nodes.iter().map(|node| self.node(node)) {
+        let mut found: Option<RuleTruth> = None;
+        for truth in nodes.iter().map(|node| self.evaluate_node(node)) {
             if found.is_none_or(|found| rank(truth) > rank(found)) {
                 found = Some(truth);
             }
         }
-        found.unwrap_or(Truth::Unknown(GateReasonCode::RuleInvalid))
+        found.unwrap_or(RuleTruth::Unknown(GateReasonCode::RuleInvalid))
     }
 
-    fn leaf(&self, index: usize) -> Truth {
-        let Some(wallet) = self.wallet else { return Truth::Unknown(GateReasonCode::WalletNeeded) };
+    fn evaluate_leaf(&self, index: usize) -> RuleTruth {
+        let Some(wallet) = self.wallet else { return RuleTruth::Unknown(GateReasonCode::WalletNeeded) };
         let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.told.get(index)) else {
-            return Truth::Unknown(GateReasonCode::ChainUnavailable);
+            return RuleTruth::Unknown(GateReasonCode::ChainUnavailable);
         };
-        if !wallet.is_on(leaf.chain_id) {
-            return Truth::Unknown(GateReasonCode::WalletNeeded);
+        if !wallet.applies_on_chain(leaf.chain_id) {
+            return RuleTruth::Unknown(GateReasonCode::WalletNeeded);
         }
         match (leaf.ask, fact) {
-            (_, Fact::Failed(code)) => Truth::Unknown(*code),
-            (Ask::Erc721 { token_id: Some(_), .. }, Fact::Owner(owner)) => {
+            (_, ContractFact::Failed(code)) => RuleTruth::Unknown(*code),
+            (TokenCondition::Erc721 { token_id: Some(_), .. }, ContractFact::Owner(owner)) => {
                 if *owner == wallet.address.get() {
-                    Truth::Yes
+                    RuleTruth::Yes
                 } else {
-                    Truth::No(GateReasonCode::NotOwner)
+                    RuleTruth::No(GateReasonCode::NotOwner)
                 }
             }
-            (Ask::Erc721 { token_id: None, .. }, Fact::Amount(count)) => {
-                if count.is_zero() {
-                    Truth::No(GateReasonCode::NotOwner)
-                } else {
-                    Truth::Yes
-                }
+            (TokenCondition::Erc721 { token_id: None, .. }, ContractFact::Amount(count)) => {
+                if count.is_zero() { RuleTruth::No(GateReasonCode::NotOwner) } else { RuleTruth::Yes }
             }
-            (Ask::Erc1155 { balance_min, .. } | Ask::Erc20 { balance_min }, Fact::Amount(amount)) => {
+            (
+                TokenCondition::Erc1155 { balance_min, .. } | TokenCondition::Erc20 { balance_min },
+                ContractFact::Amount(amount),
+            ) => {
                 if *amount >= balance_min {
-                    Truth::Yes
+                    RuleTruth::Yes
                 } else {
-                    Truth::No(GateReasonCode::BalanceLow)
+                    RuleTruth::No(GateReasonCode::BalanceLow)
                 }
             }
-            _ => Truth::Unknown(GateReasonCode::ContractMalformed),
+            _ => RuleTruth::Unknown(GateReasonCode::ContractMalformed),
         }
     }
 }
 
 /// The tokens that a rule which holds rests on: all of `all`, the first of `any` that holds, nothing under `not`.
-fn collect(rule: &Compiled, node: &Node, facts: &Facts<'_>, claims: &mut Vec<Claim>) {
+fn collect_claims(
+    rule: &CompiledRule,
+    node: &RuleNode,
+    facts: &RuleEvaluator<'_>,
+    claims: &mut Vec<TokenClaim>,
+) {
     match node {
-        Node::Leaf(index) => {
-            if let Some(Leaf { ask: Ask::Erc721 { sessions_max, .. }, .. }) = rule.leaves.get(*index) {
-                claims.push(Claim { leaf: *index, sessions_max: *sessions_max });
+        RuleNode::Leaf(index) => {
+            if let Some(RuleLeaf { ask: TokenCondition::Erc721 { sessions_max, .. }, .. }) =
+                rule.leaves.get(*index)
+            {
+                claims.push(TokenClaim { leaf: *index, sessions_max: *sessions_max });
             }
         }
-        Node::All(nodes) => nodes.iter().for_each(|node| collect(rule, node, facts, claims)),
-        Node::Any(nodes) => {
-            if let Some(node) = nodes.iter().find(|node| facts.node(node) == Truth::Yes) {
-                collect(rule, node, facts, claims);
+        RuleNode::All(nodes) => nodes.iter().for_each(|node| collect_claims(rule, node, facts, claims)),
+        RuleNode::Any(nodes) => {
+            if let Some(node) = nodes.iter().find(|node| facts.evaluate_node(node) == RuleTruth::Yes) {
+                collect_claims(rule, node, facts, claims);
             }
         }
-        Node::Public | Node::Listed(_) | Node::Not(_) => {}
+        RuleNode::Public | RuleNode::Listed(_) | RuleNode::Not(_) => {}
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes};
-use evm::{Chains, Error, Head};
+use evm::{ChainError, ChainHead, EvmClient};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared, join_all},
@@ -20,10 +20,10 @@ use schemas::gate::{ChainBlock, GateReasonCode};
 
 use super::{
     abi,
-    decide::{Fact, Truth, Verdict, decide, is_about_nodes},
-    rule::Compiled,
+    decide::{ContractFact, RuleTruth, RuleVerdict, decide_rule, is_node_failure},
+    rule::CompiledRule,
 };
-use auth::account::Account;
+use auth::account::WalletAccount;
 
 /// Decisions kept; when there are more, all are forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
@@ -32,9 +32,9 @@ pub const FLIGHTS_MAX: usize = 10_000;
 
 /// A decision and the blocks it rests on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct GateDecision {
     /// What was decided.
-    pub verdict: Verdict,
+    pub verdict: RuleVerdict,
     /// The newest block of each chain of the rule.
     pub latest: Vec<ChainBlock>,
     /// The confirmed block of each chain of the rule.
@@ -43,7 +43,7 @@ pub struct Decision {
 
 /// What a session that exists has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+pub enum SessionVerdict {
     /// It goes on.
     On,
     /// It ends now.
@@ -52,49 +52,50 @@ pub enum Keep {
     Unclear(GateReasonCode),
 }
 
-impl Decision {
+impl GateDecision {
     /// What the newest block means for a session that exists: it ends unless the rule holds or the nodes are at fault.
-    pub const fn keep(&self) -> Keep {
+    pub const fn session_verdict(&self) -> SessionVerdict {
         match self.verdict.latest {
-            Truth::Yes => Keep::On,
-            Truth::Unknown(code) if is_about_nodes(code) => Keep::Unclear(code),
-            Truth::No(code) | Truth::Unknown(code) => Keep::Over(code),
+            RuleTruth::Yes => SessionVerdict::On,
+            RuleTruth::Unknown(code) if is_node_failure(code) => SessionVerdict::Unclear(code),
+            RuleTruth::No(code) | RuleTruth::Unknown(code) => SessionVerdict::Over(code),
         }
     }
 
-    fn closed(code: GateReasonCode) -> Self {
-        let verdict = Verdict { granted: false, latest: Truth::Unknown(code), code, claims: Vec::new() };
+    fn from_reason(code: GateReasonCode) -> Self {
+        let verdict =
+            RuleVerdict { granted: false, latest: RuleTruth::Unknown(code), code, claims: Vec::new() };
         Self { verdict, latest: Vec::new(), confirmed: Vec::new() }
     }
 
     /// True when asking again at the same block gives the same.
-    const fn is_settled(&self) -> bool {
-        !is_about_nodes(self.verdict.code) && !matches!(self.keep(), Keep::Unclear(_))
+    const fn is_final(&self) -> bool {
+        !is_node_failure(self.verdict.code) && !matches!(self.session_verdict(), SessionVerdict::Unclear(_))
     }
 }
 
 /// One decision: rule, wallet and the newest blocks.
-type Key = (String, Option<Account>, Vec<B256>);
+type DecisionKey = (String, Option<WalletAccount>, Vec<B256>);
 /// The head of each chain of a rule, or why it is not known.
-type Heads = Vec<(u64, Result<Head, Error>)>;
+type ChainHeads = Vec<(u64, Result<ChainHead, ChainError>)>;
 /// A decision under way.
-type Flying = BoxFuture<'static, (Decision, Vec<B256>)>;
+type PendingDecision = BoxFuture<'static, (GateDecision, Vec<B256>)>;
 /// Decisions under way. Only who waits for one keeps it, so that none is resumed past its deadlines.
-type Flights = Arc<Mutex<HashMap<Key, WeakShared<Flying>>>>;
+type PendingDecisions = Arc<Mutex<HashMap<DecisionKey, WeakShared<PendingDecision>>>>;
 
 /// Somebody who waits for a decision; whoever finds the decision made, or is the last to give up, takes it off the list.
-struct Waiting {
-    flights: Flights,
-    key: Key,
-    flight: Option<Shared<Flying>>,
+struct DecisionWaiter {
+    flights: PendingDecisions,
+    key: DecisionKey,
+    flight: Option<Shared<PendingDecision>>,
 }
 
-impl Drop for Waiting {
+impl Drop for DecisionWaiter {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
         let Some(flight) = self.flight.take() else { return };
         let is_over = flight.peek().is_some();
-        let is_ours = |listed: Shared<Flying>| flight.ptr_eq(&listed);
+        let is_ours = |listed: Shared<PendingDecision>| flight.ptr_eq(&listed);
         let listed = flights.get(&self.key).and_then(WeakShared::upgrade);
         // Another one under the same key is not ours to take off.
         if !listed.is_some_and(is_ours) {
@@ -108,45 +109,49 @@ impl Drop for Waiting {
 
 /// Decides who may play. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Judge {
-    chains: Chains,
-    kept: Arc<Mutex<HashMap<Key, Decision>>>,
-    flights: Flights,
+pub struct GateEvaluator {
+    chains: EvmClient,
+    kept: Arc<Mutex<HashMap<DecisionKey, GateDecision>>>,
+    flights: PendingDecisions,
 }
 
-impl std::fmt::Debug for Judge {
+impl std::fmt::Debug for GateEvaluator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Judge").field("chains", &self.chains).finish_non_exhaustive()
     }
 }
 
-impl Judge {
+impl GateEvaluator {
     /// A judge over `chains`.
-    pub fn new(chains: Chains) -> Self {
+    pub fn new(chains: EvmClient) -> Self {
         Self { chains, ..Self::default() }
     }
 
     /// The chains it reads.
-    pub const fn chains(&self) -> &Chains {
+    pub const fn chains(&self) -> &EvmClient {
         &self.chains
     }
 
     /// Decides `rule` for `wallet` at the newest and the confirmed block.
-    pub async fn decide(&self, rule: &Compiled, wallet: Option<impl Into<Account> + Send>) -> Decision {
+    pub async fn decide(
+        &self,
+        rule: &CompiledRule,
+        wallet: Option<impl Into<WalletAccount> + Send>,
+    ) -> GateDecision {
         let wallet = wallet.map(Into::into);
-        let heads = self.heads(rule, wallet).await;
-        let key: Key = (rule.digest.clone(), wallet, hashes(&heads));
+        let heads = self.read_heads(rule, wallet).await;
+        let key: DecisionKey = (rule.digest.clone(), wallet, head_hashes(&heads));
         if let Some(decision) = self.kept.lock().get(&key) {
             return decision.clone();
         }
         let start = || {
             let (chains, rule) = (self.chains.clone(), rule.clone());
-            async move { decide_at(&chains, &rule, wallet, heads).await }.boxed().shared()
+            async move { decide_at_heads(&chains, &rule, wallet, heads).await }.boxed().shared()
         };
-        let Some((decision, hashes)) = self.board(&key, start).await else {
-            return Decision::closed(GateReasonCode::ChainUnavailable);
+        let Some((decision, hashes)) = self.join_decision(&key, start).await else {
+            return GateDecision::from_reason(GateReasonCode::ChainUnavailable);
         };
-        if decision.is_settled() {
+        if decision.is_final() {
             let mut kept = self.kept.lock();
             if kept.len() >= DECISIONS_MAX {
                 kept.clear();
@@ -158,11 +163,11 @@ impl Judge {
     }
 
     /// Waits for the decision of `key`, which starts unless it is under way; `None` when too many are.
-    async fn board(
+    async fn join_decision(
         &self,
-        key: &Key,
-        start: impl FnOnce() -> Shared<Flying>,
-    ) -> Option<(Decision, Vec<B256>)> {
+        key: &DecisionKey,
+        start: impl FnOnce() -> Shared<PendingDecision>,
+    ) -> Option<(GateDecision, Vec<B256>)> {
         let (waiting, flight) = {
             let mut flights = self.flights.lock();
             let flight = match flights.get(key).and_then(WeakShared::upgrade) {
@@ -175,7 +180,7 @@ impl Judge {
                 }
             };
             let flights = Arc::clone(&self.flights);
-            (Waiting { flights, key: key.clone(), flight: Some(flight.clone()) }, flight)
+            (DecisionWaiter { flights, key: key.clone(), flight: Some(flight.clone()) }, flight)
         };
         let decided = flight.await;
         drop(waiting);
@@ -184,70 +189,70 @@ impl Judge {
 
     /// Decisions under way.
     #[cfg(test)]
-    pub(crate) fn flight_count(&self) -> usize {
+    pub(crate) fn pending_count(&self) -> usize {
         self.flights.lock().len()
     }
 
     /// The newest blocks of those of the rule's chains on which the wallet is known: no contract is asked elsewhere, and none when
     /// nobody signed in.
-    async fn heads(&self, rule: &Compiled, wallet: Option<Account>) -> Heads {
+    async fn read_heads(&self, rule: &CompiledRule, wallet: Option<WalletAccount>) -> ChainHeads {
         let Some(wallet) = wallet else { return Vec::new() };
-        let head = |chain_id| async move { (chain_id, self.chains.head(chain_id).await) };
-        join_all(rule.by_chain().into_keys().filter(|id| wallet.is_on(*id)).map(head)).await
+        let head = |chain_id| async move { (chain_id, self.chains.read_head(chain_id).await) };
+        join_all(rule.leaves_by_chain().into_keys().filter(|id| wallet.applies_on_chain(*id)).map(head)).await
     }
 }
 
 /// The newest blocks; zero for a chain that is away.
-fn hashes(heads: &Heads) -> Vec<B256> {
+fn head_hashes(heads: &ChainHeads) -> Vec<B256> {
     heads.iter().map(|(_, head)| head.as_ref().map_or(B256::ZERO, |head| head.latest.hash)).collect()
 }
 
 /// Decides by `heads`; also answers the newest blocks that were read.
-async fn decide_at(
-    chains: &Chains,
-    rule: &Compiled,
-    wallet: Option<Account>,
-    mut heads: Heads,
-) -> (Decision, Vec<B256>) {
+async fn decide_at_heads(
+    chains: &EvmClient,
+    rule: &CompiledRule,
+    wallet: Option<WalletAccount>,
+    mut heads: ChainHeads,
+) -> (GateDecision, Vec<B256>) {
     let mut followed = BTreeSet::new();
     loop {
-        let gone = match read(chains, rule, wallet, &heads).await {
-            Ok(decision) => return (decision, hashes(&heads)),
+        let gone = match read_facts(chains, rule, wallet, &heads).await {
+            Ok(decision) => return (decision, head_hashes(&heads)),
             Err(chain_id) => chain_id,
         };
         // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now, once.
-        chains.forget_head(gone).await;
+        chains.invalidate_head(gone).await;
         for (chain_id, head) in &mut heads {
             if *chain_id == gone && followed.insert(gone) {
-                *head = chains.head(gone).await;
+                *head = chains.read_head(gone).await;
             } else if *chain_id == gone {
-                *head = Err(Error::Reorganised { chain_id: gone });
+                *head = Err(ChainError::Reorganised { chain_id: gone });
             }
         }
     }
 }
 
 /// Reads all facts and decides; the id of a chain whose block is gone.
-async fn read(
-    chains: &Chains,
-    rule: &Compiled,
-    wallet: Option<Account>,
-    heads: &Heads,
-) -> Result<Decision, u64> {
-    let unread = vec![Fact::Failed(GateReasonCode::ChainUnavailable); rule.leaves.len()];
+async fn read_facts(
+    chains: &EvmClient,
+    rule: &CompiledRule,
+    wallet: Option<WalletAccount>,
+    heads: &ChainHeads,
+) -> Result<GateDecision, u64> {
+    let unread = vec![ContractFact::Failed(GateReasonCode::ChainUnavailable); rule.leaves.len()];
     let (mut latest, mut confirmed) = (unread.clone(), unread);
-    let by_chain = rule.by_chain();
+    let by_chain = rule.leaves_by_chain();
     if let Some(holder) = wallet.map(|wallet| wallet.address.get()) {
         let reading = heads.iter().filter_map(|(chain_id, head)| {
             let leaves = by_chain.get(chain_id)?;
             let asked: Vec<(usize, Vec<(Address, Bytes)>)> = leaves
                 .iter()
-                .filter_map(|index| Some((*index, abi::calls(rule.leaves.get(*index)?, holder))))
+                .filter_map(|index| Some((*index, abi::build_calls(rule.leaves.get(*index)?, holder))))
                 .collect();
             let calls: Vec<(Address, Bytes)> = asked.iter().flat_map(|(_, calls)| calls.clone()).collect();
             Some(async move {
                 let outcomes = match head {
-                    Ok(head) => both(chains, *chain_id, &calls, head).await,
+                    Ok(head) => call_at_both_heads(chains, *chain_id, &calls, head).await,
                     Err(error) => {
                         Ok((vec![Err(error.clone()); calls.len()], vec![Err(error.clone()); calls.len()]))
                     }
@@ -263,14 +268,14 @@ async fn read(
                 for (facts, outcomes) in [(&mut latest, &now), (&mut confirmed, &before)] {
                     let outcomes = outcomes.get(place..place + calls.len());
                     if let (Some(fact), Some(outcomes)) = (facts.get_mut(index), outcomes) {
-                        *fact = abi::fact(leaf, outcomes);
+                        *fact = abi::read_fact(leaf, outcomes);
                     }
                 }
                 place += calls.len();
             }
         }
     }
-    let blocks = |which: fn(&Head) -> evm::Block| {
+    let blocks = |which: fn(&ChainHead) -> evm::EvmBlock| {
         let read = heads.iter().filter_map(|(chain_id, head)| Some((*chain_id, which(head.as_ref().ok()?))));
         let named = read.map(|(chain_id, block)| ChainBlock {
             chain_id,
@@ -279,24 +284,24 @@ async fn read(
         });
         named.collect()
     };
-    Ok(Decision {
-        verdict: decide(rule, wallet, &latest, &confirmed),
+    Ok(GateDecision {
+        verdict: decide_rule(rule, wallet, &latest, &confirmed),
         latest: blocks(|head| head.latest),
         confirmed: blocks(|head| head.confirmed),
     })
 }
 
-type Outcomes = Vec<Result<Bytes, Error>>;
+type CallOutcomes = Vec<Result<Bytes, ChainError>>;
 
 /// The same calls at the newest and at the confirmed block; the chain's id when one of them is gone.
-async fn both(
-    chains: &Chains,
+async fn call_at_both_heads(
+    chains: &EvmClient,
     chain_id: u64,
     calls: &[(Address, Bytes)],
-    head: &Head,
-) -> Result<(Outcomes, Outcomes), u64> {
+    head: &ChainHead,
+) -> Result<(CallOutcomes, CallOutcomes), u64> {
     let at = |hash: B256| async move {
-        match chains.calls(chain_id, calls, hash).await {
+        match chains.call_contracts(chain_id, calls, hash).await {
             Ok(outcomes) => outcomes,
             Err(error) => vec![Err(error); calls.len()],
         }
@@ -307,7 +312,7 @@ async fn both(
     } else {
         tokio::join!(at(head.latest.hash), at(head.confirmed.hash))
     };
-    if latest.iter().chain(&confirmed).any(|outcome| matches!(outcome, Err(Error::Reorganised { .. }))) {
+    if latest.iter().chain(&confirmed).any(|outcome| matches!(outcome, Err(ChainError::Reorganised { .. }))) {
         return Err(chain_id);
     }
     Ok((latest, confirmed))

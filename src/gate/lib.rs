@@ -7,7 +7,7 @@
 //! A gate opens when the rule holds at the newest block and at the confirmed one; it closes as soon as it fails at the newest. No
 //! rule means that only the owner plays.
 //!
-//! Limits: see [`rule`] for rules, [`judge`] for decisions, [`grant::Config`] for sessions.
+//! Limits: see [`rule`] for rules, [`judge`] for decisions, [`grant::GrantConfig`] for sessions.
 
 pub mod abi;
 pub mod access;
@@ -24,29 +24,29 @@ mod tests;
 use schemas::access::PrincipalRole;
 pub use schemas::gate::{PlaybackCredential, ViewerRights};
 
-use auth::{Principal, account::Account};
+use auth::{Principal, account::WalletAccount};
 
 /// Who wants to play.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Viewer {
+pub struct GateViewer {
     /// The name media are owned by; empty for nobody.
     pub name: String,
     /// The account that was proven by signing in; never what a request merely says.
-    pub wallet: Option<Account>,
+    pub wallet: Option<WalletAccount>,
     /// What it may do.
     pub rights: ViewerRights,
     /// What it showed of itself.
     pub opener: Option<PlaybackCredential>,
 }
 
-impl Viewer {
+impl GateViewer {
     /// Somebody who did not sign in.
     pub const fn anonymous() -> Self {
         Self { name: String::new(), wallet: None, rights: ViewerRights::None, opener: None }
     }
 
     /// A known principal, with the account it signed in with, if it did.
-    pub fn new(principal: &Principal) -> Self {
+    pub fn from_principal(principal: &Principal) -> Self {
         let rights = match principal.role {
             PrincipalRole::Admin => ViewerRights::Admin,
             PrincipalRole::Owner => ViewerRights::Owner,
@@ -60,7 +60,7 @@ impl Viewer {
     }
 
     /// True when no gate stands between it and what `owner` owns.
-    pub fn owns(&self, owner: &str) -> bool {
+    pub fn bypasses_gate_of(&self, owner: &str) -> bool {
         match self.rights {
             ViewerRights::Admin => true,
             ViewerRights::Owner => !self.name.is_empty() && self.name == owner,

@@ -3,7 +3,7 @@
 use schemas::gate::GateReasonCode;
 use web::{error::Problem, kind::ProblemCode};
 
-use crate::grant::Denied;
+use crate::grant::PlaybackDenied;
 
 /// 503: the nodes of a chain give no answer that could be relied on.
 pub fn chain_unavailable() -> Problem {
@@ -11,7 +11,7 @@ pub fn chain_unavailable() -> Problem {
 }
 
 /// What a closed gate lacks, for people.
-const fn why(code: GateReasonCode) -> &'static str {
+const fn describe_reason(code: GateReasonCode) -> &'static str {
     match code {
         GateReasonCode::NotListed => "this wallet is not on the list",
         GateReasonCode::NotOwner => "this wallet does not own the token",
@@ -26,12 +26,12 @@ const fn why(code: GateReasonCode) -> &'static str {
     }
 }
 
-impl From<Denied> for Problem {
-    fn from(denied: Denied) -> Self {
+impl From<PlaybackDenied> for Problem {
+    fn from(denied: PlaybackDenied) -> Self {
         let (code, blocks) = match denied {
-            Denied::Closed { code, blocks } => (code, blocks),
-            Denied::Busy => return Self::busy("Too many playback sessions at once"),
-            Denied::Unavailable(error) => return error.into(),
+            PlaybackDenied::Closed { code, blocks } => (code, blocks),
+            PlaybackDenied::Busy => return Self::busy("Too many playback sessions at once"),
+            PlaybackDenied::Unavailable(error) => return error.into(),
         };
         let problem = match code {
             // Not there, or not for you: both answer the same.
@@ -40,7 +40,7 @@ impl From<Denied> for Problem {
             }
             GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees => chain_unavailable(),
             GateReasonCode::WalletNeeded => Self::new(ProblemCode::WalletNeeded),
-            _ => Self::new(ProblemCode::GateClosed).with_detail(why(code)),
+            _ => Self::new(ProblemCode::GateClosed).with_detail(describe_reason(code)),
         };
         let reason = serde_json::to_value(code).unwrap_or_default();
         problem

@@ -23,7 +23,7 @@ pub const CHAINS_MAX: usize = 4;
 /// Why a rule can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{pointer}: {reason}")]
-pub struct Invalid {
+pub struct InvalidRule {
     /// Where, as an RFC 6901 pointer into the rule.
     pub pointer: String,
     /// Why, for people.
@@ -32,19 +32,19 @@ pub struct Invalid {
 
 /// A rule ready to be decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compiled {
+pub struct CompiledRule {
     /// The rule in canonical form.
     pub rule: GateRule,
     /// SHA-256 of the canonical form as JSON, lower-case hex.
     pub digest: String,
-    pub(super) root: Node,
-    pub(super) leaves: Vec<Leaf>,
+    pub(super) root: RuleNode,
+    pub(super) leaves: Vec<RuleLeaf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Node {
+pub(super) enum RuleNode {
     Public,
-    Listed(Listed),
+    Listed(AddressList),
     Leaf(usize),
     All(Vec<Self>),
     Any(Vec<Self>),
@@ -53,25 +53,25 @@ pub(super) enum Node {
 
 /// Addresses, and the chain they are on where they may be contracts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct AddressList {
     pub(super) addresses: BTreeSet<Address>,
     pub(super) chain_id: Option<u64>,
 }
 
 /// One question to a contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leaf {
+pub struct RuleLeaf {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// The contract.
     pub contract: Address,
     /// The question.
-    pub ask: Ask,
+    pub ask: TokenCondition,
 }
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum TokenCondition {
     /// Does the viewer own this token, or any token without an id?
     Erc721 {
         /// The token.
@@ -93,14 +93,14 @@ pub enum Ask {
     },
 }
 
-impl Compiled {
+impl CompiledRule {
     /// Questions to contracts, in order.
-    pub fn leaves(&self) -> &[Leaf] {
+    pub fn leaves(&self) -> &[RuleLeaf] {
         &self.leaves
     }
 
     /// The questions by chain, each with its place.
-    pub(super) fn by_chain(&self) -> BTreeMap<u64, Vec<usize>> {
+    pub(super) fn leaves_by_chain(&self) -> BTreeMap<u64, Vec<usize>> {
         let mut chains: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (index, leaf) in self.leaves.iter().enumerate() {
             chains.entry(leaf.chain_id).or_default().push(index);
@@ -109,7 +109,7 @@ impl Compiled {
     }
 
     /// The contracts whose transfers matter, each once.
-    pub fn watches(&self) -> Vec<WatchedContract> {
+    pub fn watched_contracts(&self) -> Vec<WatchedContract> {
         let contracts: BTreeSet<WatchedContract> = self
             .leaves
             .iter()
@@ -122,23 +122,24 @@ impl Compiled {
 /// Checks a rule and compiles it.
 ///
 /// # Errors
-/// [`Invalid`] names the place and the reason.
-pub fn compile(rule: &GateRule) -> Result<Compiled, Invalid> {
-    let mut compiler = Compiler::default();
-    let (rule, root) = compiler.node(rule, &Place::default())?;
+/// [`InvalidRule`] names the place and the reason.
+pub fn compile_rule(rule: &GateRule) -> Result<CompiledRule, InvalidRule> {
+    let mut compiler = RuleCompiler::default();
+    let (rule, root) = compiler.compile_node(rule, &RulePosition::default())?;
     let leaves = compiler.leaves;
     if leaves.iter().map(|leaf| leaf.chain_id).collect::<BTreeSet<_>>().len() > CHAINS_MAX {
-        return Err(Place::default().invalid(format!("names more than {CHAINS_MAX} chains")));
+        return Err(RulePosition::default().to_invalid_rule(format!("names more than {CHAINS_MAX} chains")));
     }
-    let canonical = serde_json::to_vec(&rule).map_err(|error| Place::default().invalid(error.to_string()))?;
-    Ok(Compiled { rule, digest: HEXLOWER.encode(&Sha256::digest(&canonical)), root, leaves })
+    let canonical = serde_json::to_vec(&rule)
+        .map_err(|error| RulePosition::default().to_invalid_rule(error.to_string()))?;
+    Ok(CompiledRule { rule, digest: HEXLOWER.encode(&Sha256::digest(&canonical)), root, leaves })
 }
 
 /// Reads an address: with a correct EIP-55 checksum, or all in lower case.
 ///
 /// # Errors
 /// Why not, for people.
-pub fn address(text: &str) -> Result<Address, String> {
+pub fn parse_address(text: &str) -> Result<Address, String> {
     let digits = text.strip_prefix("0x").filter(|digits| digits.len() == 40);
     let lower = digits.is_some_and(|digits| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
     let parsed = if lower {
@@ -155,7 +156,7 @@ pub fn address(text: &str) -> Result<Address, String> {
 ///
 /// # Errors
 /// Why not, for people.
-pub fn number(text: &str) -> Result<U256, String> {
+pub fn parse_u256(text: &str) -> Result<U256, String> {
     let is_decimal = !text.is_empty() && text.len() <= 78 && text.bytes().all(|byte| byte.is_ascii_digit());
     if !is_decimal || (text.len() > 1 && text.starts_with('0')) {
         return Err("a number is decimal digits without leading zeros".to_owned());
@@ -165,12 +166,12 @@ pub fn number(text: &str) -> Result<U256, String> {
 
 /// Where in the rule the compiler is.
 #[derive(Debug, Clone, Default)]
-struct Place {
+struct RulePosition {
     pointer: String,
     depth: usize,
 }
 
-impl Place {
+impl RulePosition {
     fn member(&self, name: &str) -> Self {
         Self { pointer: format!("{}/{name}", self.pointer), depth: self.depth }
     }
@@ -179,101 +180,119 @@ impl Place {
         Self { depth: self.depth + 1, ..self.member(name) }
     }
 
-    fn invalid(&self, reason: impl Into<String>) -> Invalid {
-        Invalid { pointer: self.pointer.clone(), reason: reason.into() }
+    fn to_invalid_rule(&self, reason: impl Into<String>) -> InvalidRule {
+        InvalidRule { pointer: self.pointer.clone(), reason: reason.into() }
     }
 }
 
 #[derive(Debug, Default)]
-struct Compiler {
-    leaves: Vec<Leaf>,
+struct RuleCompiler {
+    leaves: Vec<RuleLeaf>,
     address_count: usize,
 }
 
-impl Compiler {
+impl RuleCompiler {
     /// Compiles one condition; also answers its canonical form.
-    fn node(&mut self, rule: &GateRule, place: &Place) -> Result<(GateRule, Node), Invalid> {
+    fn compile_node(
+        &mut self,
+        rule: &GateRule,
+        place: &RulePosition,
+    ) -> Result<(GateRule, RuleNode), InvalidRule> {
         if place.depth >= DEPTH_MAX {
-            return Err(place.invalid(format!("nested deeper than {DEPTH_MAX}")));
+            return Err(place.to_invalid_rule(format!("nested deeper than {DEPTH_MAX}")));
         }
         match rule {
-            GateRule::Public {} => Ok((GateRule::Public {}, Node::Public)),
-            GateRule::AllowList { addresses, chain_id } => self.listed(addresses, *chain_id, place),
+            GateRule::Public {} => Ok((GateRule::Public {}, RuleNode::Public)),
+            GateRule::AllowList { addresses, chain_id } => self.compile_list(addresses, *chain_id, place),
             GateRule::Erc721Owner { .. }
             | GateRule::Erc1155Balance { .. }
-            | GateRule::Erc20Balance { .. } => self.leaf(rule, place),
+            | GateRule::Erc20Balance { .. } => self.compile_leaf(rule, place),
             GateRule::All { rules } => {
-                let (rules, nodes) = self.nodes(rules, place)?;
-                Ok((GateRule::All { rules }, Node::All(nodes)))
+                let (rules, nodes) = self.compile_nodes(rules, place)?;
+                Ok((GateRule::All { rules }, RuleNode::All(nodes)))
             }
             GateRule::Any { rules } => {
-                let (rules, nodes) = self.nodes(rules, place)?;
-                Ok((GateRule::Any { rules }, Node::Any(nodes)))
+                let (rules, nodes) = self.compile_nodes(rules, place)?;
+                Ok((GateRule::Any { rules }, RuleNode::Any(nodes)))
             }
             GateRule::Not { rule } => {
-                let (rule, node) = self.node(rule, &place.child("rule"))?;
-                Ok((GateRule::Not { rule: Box::new(rule) }, Node::Not(Box::new(node))))
+                let (rule, node) = self.compile_node(rule, &place.child("rule"))?;
+                Ok((GateRule::Not { rule: Box::new(rule) }, RuleNode::Not(Box::new(node))))
             }
         }
     }
 
-    fn nodes(&mut self, rules: &[GateRule], place: &Place) -> Result<(Vec<GateRule>, Vec<Node>), Invalid> {
+    fn compile_nodes(
+        &mut self,
+        rules: &[GateRule],
+        place: &RulePosition,
+    ) -> Result<(Vec<GateRule>, Vec<RuleNode>), InvalidRule> {
         let place = place.member("rules");
         if rules.is_empty() {
-            return Err(place.invalid("needs at least one condition"));
+            return Err(place.to_invalid_rule("needs at least one condition"));
         }
         let compiled: Result<Vec<_>, _> = rules
             .iter()
             .enumerate()
-            .map(|(index, rule)| self.node(rule, &place.child(&index.to_string())))
+            .map(|(index, rule)| self.compile_node(rule, &place.child(&index.to_string())))
             .collect();
         Ok(compiled?.into_iter().unzip())
     }
 
-    fn listed(
+    fn compile_list(
         &mut self,
         addresses: &[String],
         chain_id: Option<u64>,
-        place: &Place,
-    ) -> Result<(GateRule, Node), Invalid> {
+        place: &RulePosition,
+    ) -> Result<(GateRule, RuleNode), InvalidRule> {
         if chain_id == Some(0) {
-            return Err(place.member("chain_id").invalid("there is no chain 0"));
+            return Err(place.member("chain_id").to_invalid_rule("there is no chain 0"));
         }
         let place = place.member("addresses");
         self.address_count += addresses.len();
         if addresses.is_empty() || self.address_count > ADDRESSES_MAX {
-            return Err(place.invalid(format!("needs 1 to {ADDRESSES_MAX} addresses, in all lists together")));
+            return Err(
+                place.to_invalid_rule(format!("needs 1 to {ADDRESSES_MAX} addresses, in all lists together"))
+            );
         }
-        let listed: Result<BTreeSet<Address>, Invalid> = addresses
+        let listed: Result<BTreeSet<Address>, InvalidRule> = addresses
             .iter()
             .enumerate()
             .map(|(index, text)| {
-                address(text).map_err(|reason| place.member(&index.to_string()).invalid(reason))
+                parse_address(text).map_err(|reason| place.member(&index.to_string()).to_invalid_rule(reason))
             })
             .collect();
         let listed = listed?;
         Ok((
             GateRule::AllowList { addresses: listed.iter().map(Address::to_string).collect(), chain_id },
-            Node::Listed(Listed { addresses: listed, chain_id }),
+            RuleNode::Listed(AddressList { addresses: listed, chain_id }),
         ))
     }
 
-    fn leaf(&mut self, rule: &GateRule, place: &Place) -> Result<(GateRule, Node), Invalid> {
+    fn compile_leaf(
+        &mut self,
+        rule: &GateRule,
+        place: &RulePosition,
+    ) -> Result<(GateRule, RuleNode), InvalidRule> {
         if self.leaves.len() >= LEAVES_MAX {
-            return Err(place.invalid(format!("asks more than {LEAVES_MAX} questions")));
+            return Err(place.to_invalid_rule(format!("asks more than {LEAVES_MAX} questions")));
         }
         let mut rule = rule.clone();
         let leaf = read_leaf(&mut rule, place)?;
         self.leaves.push(leaf);
-        Ok((rule, Node::Leaf(self.leaves.len() - 1)))
+        Ok((rule, RuleNode::Leaf(self.leaves.len() - 1)))
     }
 }
 
 /// Reads a question, and rewrites its contract canonically.
-fn read_leaf(rule: &mut GateRule, place: &Place) -> Result<Leaf, Invalid> {
-    let read = |name: &str, text: &str| number(text).map_err(|reason| place.member(name).invalid(reason));
+fn read_leaf(rule: &mut GateRule, place: &RulePosition) -> Result<RuleLeaf, InvalidRule> {
+    let read = |name: &str, text: &str| {
+        parse_u256(text).map_err(|reason| place.member(name).to_invalid_rule(reason))
+    };
     let least = |text: &str| match read("balance_min", text)? {
-        U256::ZERO => Err(place.member("balance_min").invalid("everybody holds 0; use public instead")),
+        U256::ZERO => {
+            Err(place.member("balance_min").to_invalid_rule("everybody holds 0; use public instead"))
+        }
         amount => Ok(amount),
     };
     let (chain_id, contract, ask) = match rule {
@@ -281,24 +300,30 @@ fn read_leaf(rule: &mut GateRule, place: &Place) -> Result<Leaf, Invalid> {
             let token_id = token_id.as_deref().map(|text| read("token_id", text)).transpose()?;
             let sessions_max = sessions_max.unwrap_or(1);
             if !(1..=SESSIONS_MAX).contains(&sessions_max) {
-                return Err(place.member("sessions_max").invalid(format!("takes 1 to {SESSIONS_MAX}")));
+                return Err(place
+                    .member("sessions_max")
+                    .to_invalid_rule(format!("takes 1 to {SESSIONS_MAX}")));
             }
-            (*chain_id, contract, Ask::Erc721 { token_id, sessions_max })
+            (*chain_id, contract, TokenCondition::Erc721 { token_id, sessions_max })
         }
         GateRule::Erc1155Balance { chain_id, contract, token_id, balance_min } => {
             let balance_min = least(balance_min.as_deref().unwrap_or("1"))?;
-            (*chain_id, contract, Ask::Erc1155 { token_id: read("token_id", token_id)?, balance_min })
+            (
+                *chain_id,
+                contract,
+                TokenCondition::Erc1155 { token_id: read("token_id", token_id)?, balance_min },
+            )
         }
         GateRule::Erc20Balance { chain_id, contract, balance_min } => {
             let balance_min = least(balance_min)?;
-            (*chain_id, contract, Ask::Erc20 { balance_min })
+            (*chain_id, contract, TokenCondition::Erc20 { balance_min })
         }
-        _ => return Err(place.invalid("asks no contract")),
+        _ => return Err(place.to_invalid_rule("asks no contract")),
     };
     if chain_id == 0 {
-        return Err(place.member("chain_id").invalid("there is no chain 0"));
+        return Err(place.member("chain_id").to_invalid_rule("there is no chain 0"));
     }
-    let found = address(contract).map_err(|reason| place.member("contract").invalid(reason))?;
+    let found = parse_address(contract).map_err(|reason| place.member("contract").to_invalid_rule(reason))?;
     *contract = found.to_string();
-    Ok(Leaf { chain_id, contract: found, ask })
+    Ok(RuleLeaf { chain_id, contract: found, ask })
 }

@@ -92,7 +92,7 @@ async fn list_jobs(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<JobListQuery>,
 ) -> Result<Response, Problem> {
-    let owner = who.list_owner();
+    let owner = who.list_owner_filter();
     let cursors = CursorSealer::new(&app.signing_key, ask::JOBS, &(&owner, wanted.media_id, wanted.status))?;
     let question = JobIndexQuery {
         owner,
@@ -255,7 +255,7 @@ struct JobPartDocument<'a> {
     /// Its name: `v0000`, `a0`, `finish`.
     part: &'a str,
     /// Where it stands.
-    status: JobPartDocumentStatus,
+    status: JobPartStatusDocument,
     /// Which try this is, from 1.
     attempt: u32,
     /// Tries that ended in a crash of the media child.
@@ -282,7 +282,7 @@ struct JobPartDocument<'a> {
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "JobPartStatus")]
-enum JobPartDocumentStatus {
+enum JobPartStatusDocument {
     /// No worker has taken it yet.
     #[default]
     Waiting,
@@ -324,9 +324,9 @@ fn build_part_document<'a>(name: &'a str, part: Option<&'a JobPartSummary>) -> J
     JobPartDocument {
         part: name,
         status: match part.status {
-            JobPartStatus::Claimed => JobPartDocumentStatus::Claimed,
-            JobPartStatus::Done => JobPartDocumentStatus::Done,
-            JobPartStatus::Failed => JobPartDocumentStatus::Failed,
+            JobPartStatus::Claimed => JobPartStatusDocument::Claimed,
+            JobPartStatus::Done => JobPartStatusDocument::Done,
+            JobPartStatus::Failed => JobPartStatusDocument::Failed,
         },
         attempt: part.attempt,
         crashes: part.crashes,

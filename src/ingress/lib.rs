@@ -1,6 +1,6 @@
 //! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
 //!
-//! Every mutating route lies behind [`auth::require`]; only probes, sign-in, the watch page and `/play` (whose path token is the
+//! Every mutating route lies behind [`auth::require_principal`]; only probes, sign-in, the watch page and `/play` (whose path token is the
 //! right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
 //!
 //! Limits: see [`web::serve`] for connections, [`IngressConfig`] for bodies and waits.
@@ -35,7 +35,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Principal;
-use gate::grant::Grants;
+use gate::grant::PlaybackGrants;
 use web::{body, client, guard, idempotency, limit, manners, query, refusals, registry, request};
 
 /// Settings of the ingress.
@@ -134,9 +134,9 @@ pub struct AppServices {
     /// Fires when answers without an end have to end.
     pub stopping: CancellationToken,
     /// Sign-in.
-    pub sign_in: auth::SignIn,
+    pub sign_in: auth::SignInService,
     /// Playback sessions.
-    pub grants: Grants,
+    pub grants: PlaybackGrants,
     /// Rate limits.
     pub limits: limit::RateLimiter,
     /// Refusals that wait to be told.
@@ -159,21 +159,22 @@ impl AppState {
     pub async fn build(
         bus: Bus,
         store: Store,
-        grants: Grants,
+        grants: PlaybackGrants,
         metrics: registry::MetricsRegistry,
         config: IngressConfig,
-        auth: auth::Config,
+        auth: auth::AuthConfig,
     ) -> anyhow::Result<Self> {
         let origins = manners::CorsPolicy::new(&config.manners)?;
         let limits = limit::RateLimiter::new(config.limit.clone());
         let documents = Arc::new(cache::ResponseCache::new(config.documents)?);
-        let signing_key = auth::signing_key(&bus, "playback").await?.into();
-        let auth = auth.at(config.public_url.as_deref(), config.listen);
-        let auth = auth.offering(&grants.judge().chains().ids());
+        let signing_key = auth::load_signing_key(&bus, "playback").await?.into();
+        let auth = auth.with_default_domains(config.public_url.as_deref(), config.listen);
+        let auth = auth.with_offered_chains(&grants.gate_evaluator().chains().chain_ids());
         // Strangers name the contracts that sign-in asks.
-        let chains: Arc<dyn auth::contract::ChainCall> = Arc::new(grants.judge().chains().apart());
-        let proofs = grants.proofs().clone();
-        let sign_in = auth::SignIn::open(bus.clone(), auth, Some(chains), proofs).await?;
+        let chains: Arc<dyn auth::contract::ContractCaller> =
+            Arc::new(grants.gate_evaluator().chains().with_separate_limits());
+        let proofs = grants.proof_checker().clone();
+        let sign_in = auth::SignInService::open(bus.clone(), auth, Some(chains), proofs).await?;
         let uploads = uploads::UploadState::new(
             bus.clone(),
             store.clone(),
@@ -223,7 +224,7 @@ impl AppServices {
         let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
         self.metrics.add_source(move || {
             limits.render_metrics()
-                + &grants.metrics()
+                + &grants.render_metrics()
                 + &capacity.render_metrics()
                 + &cache::render_metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
         });
@@ -237,7 +238,7 @@ impl AppServices {
         longest: Duration,
     ) -> BoxFuture<'static, ()> {
         let stopping = self.stopping.clone();
-        let over = self.sign_in.clone().until_over(who.clone(), LOOK_PAUSE);
+        let over = self.sign_in.clone().wait_until_invalid(who.clone(), LOOK_PAUSE);
         Box::pin(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
@@ -309,7 +310,7 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
         .layer(guard::filter_requests_with(app.capacity.clone()))
         .layer(middleware::from_fn_with_state(repeated, idempotency::deduplicate_request));
     // What people ask about contracts of their choice keeps no gate from deciding.
-    let judge = gate::judge::Judge::new(app.grants.judge().chains().apart());
+    let judge = gate::judge::GateEvaluator::new(app.grants.gate_evaluator().chains().with_separate_limits());
     let gates = crate::gates::GateApiState { bus: app.bus.clone(), judge };
     let answering = Router::new()
         .merge(media::router())
@@ -321,7 +322,7 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
         .route_layer(in_time.clone());
     let guarded = Router::new().merge(uploads::router(app.uploads.clone())).merge(answering).route_layer(
         ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require))
+            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require_principal))
             .layer(behind.clone()),
     );
     let signing_in =
@@ -330,7 +331,7 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
             .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::admit))
+            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::allow_anonymous))
             .layer(limit::limit_by_principal())
             .layer(query::refuse_unknown_parameters(taken.clone()))
             .layer(guard::filter_requests_with(app.capacity.clone()))
@@ -365,7 +366,7 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
                 ))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {
-                    gate::grant::token::open(&playback_key, token)
+                    gate::grant::token::open_token(&playback_key, token)
                 })),
         )
         .with_state(app)

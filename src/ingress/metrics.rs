@@ -42,6 +42,6 @@ pub fn router() -> Router<AppState> {
     security(("api_key" = [])),
 )]
 async fn read_metrics(State(app): State<AppState>, who: Principal) -> Result<Response, Problem> {
-    who.operates("the metrics tell of everybody")?;
+    who.require_operator("the metrics tell of everybody")?;
     Ok(([(header::CONTENT_TYPE, registry::METRICS_TYPE)], app.metrics.render_text()).into_response())
 }

@@ -18,7 +18,7 @@ const NUMBERS_AHEAD_MAX: u32 = 2;
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.
-pub async fn end_media_work(bus: &Bus, removed: &document::DocumentRecord) -> Result<(), BusError> {
+pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) -> Result<(), BusError> {
     let media_id = removed.media_id;
     let key = media_id.to_string();
     let known = bus.load_with_tombstone::<media::MediaRecord>(&key).await?;
@@ -41,7 +41,7 @@ pub async fn end_media_work(bus: &Bus, removed: &document::DocumentRecord) -> Re
 /// What the stages find; made also where they know nothing yet, so that they never begin.
 fn make_tombstone(
     found: Option<&media::MediaRecord>,
-    removed: &document::DocumentRecord,
+    removed: &document::MediaDocumentRecord,
 ) -> media::MediaRecord {
     let record = found.cloned().unwrap_or_else(|| media::MediaRecord {
         changed_at_ms: removed.changed_at_ms,
@@ -62,7 +62,7 @@ fn make_tombstone(
 pub async fn cancel_job(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
     let cancelled = |found: Option<&job::JobRecord>| {
         let job = found.filter(|job| job.status == job::JobStatus::Active)?;
-        let event = job::Cancelled {
+        let event = job::JobCancelled {
             job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),
@@ -85,7 +85,7 @@ pub async fn cancel_job(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.
 pub async fn end_removed_media_work(bus: &Bus, media_id: MediaId) -> Result<(), BusError> {
-    match bus.load_with_tombstone::<document::DocumentRecord>(&media_id.to_string()).await? {
+    match bus.load_with_tombstone::<document::MediaDocumentRecord>(&media_id.to_string()).await? {
         Some(held) if held.record.removed_at_ms.is_some() => end_media_work(bus, &held.record).await,
         _ => Ok(()),
     }

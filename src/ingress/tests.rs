@@ -22,9 +22,14 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 
 /// Playback sessions without a chain to ask.
-pub(crate) fn grants(bus: &Bus) -> Grants {
-    let chains = evm::Chains::open(&[]).unwrap();
-    Grants::over(bus, chains, &auth::Config::default(), gate::grant::Config::default())
+pub(crate) fn grants(bus: &Bus) -> PlaybackGrants {
+    let chains = evm::EvmClient::open(&[]).unwrap();
+    PlaybackGrants::with_chains(
+        bus,
+        chains,
+        &auth::AuthConfig::default(),
+        gate::grant::GrantConfig::default(),
+    )
 }
 
 /// One ingress with its broker and store.
@@ -118,7 +123,7 @@ impl Site {
         let mut settings = broker.config(Role::Ingress);
         settings.request_timeout_ms = 2_000;
         let bus = Bus::connect(&settings).await.unwrap();
-        let key = auth::first_key(&bus).await.unwrap().unwrap();
+        let key = auth::create_first_key(&bus).await.unwrap().unwrap();
         let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
             "file://{}/store",
             folder.path().display()
@@ -135,7 +140,7 @@ impl Site {
             grants(&bus),
             registry::MetricsRegistry::default(),
             config,
-            auth::Config::default(),
+            auth::AuthConfig::default(),
         )
         .await
         .unwrap();
@@ -505,13 +510,14 @@ async fn refusals_are_told_by_their_code() {
     let json = "Content-Type: application/json\r\nOrigin: https://evil.example\r\n";
     assert_eq!(site.ask("POST", "/v1/auth/challenge", json, "").await.problem(), "origin_refused");
     let admin = site.broker.bus(Role::Admin).await;
-    let filter = vec![schemas::subjects::event_filter::<schemas::session::Denied>()];
+    let filter = vec![schemas::subjects::event_filter::<schemas::session::AuthDenied>()];
     let all = nats::reader::ReaderConfig::new(schemas::subjects::EVENTS, filter, nats::ReaderStart::All);
     let mut reader = admin.open_reader(all).await.unwrap();
     let mut told = std::collections::BTreeMap::new();
     while told.len() < 3 {
         let entry = reader.next().await.unwrap();
-        let event: schemas::session::Denied = nats::decode_message(&entry.subject, &entry.payload).unwrap();
+        let event: schemas::session::AuthDenied =
+            nats::decode_message(&entry.subject, &entry.payload).unwrap();
         *told.entry(event.code).or_insert(0) += event.denied_count;
     }
     let wanted = [("origin_refused", 1), ("session_over", 3), ("unauthorized", 3)];
@@ -604,7 +610,7 @@ async fn metrics_are_for_operators_and_a_document_is_made_once() {
     // What is put into it may be seen a moment later only.
     assert_eq!((count(misses) + count(hits), count(hits) <= 1), (4, true));
     openmetrics_parser::openmetrics::parse_openmetrics(&metrics.body).unwrap();
-    let ann = auth::create_key(&admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
+    let ann = auth::create_api_key(&admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
     let refused = site.ask("GET", "/metrics", &format!("Authorization: Bearer {ann}\r\n"), "").await;
     assert_eq!((refused.status, refused.problem().as_str()), (403, "operators_only"));
     assert_eq!(site.ask("GET", "/metrics", "", "").await.status, 401);
@@ -624,7 +630,8 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
     .unwrap();
     let grants = grants(&bus);
     let metrics = registry::MetricsRegistry::default();
-    let app = AppState::build(bus, store, grants, metrics, IngressConfig::default(), auth::Config::default());
+    let app =
+        AppState::build(bus, store, grants, metrics, IngressConfig::default(), auth::AuthConfig::default());
     let app = app.await.unwrap();
     let shutdown = CancellationToken::new();
     let (beside, stop) = (app.clone(), shutdown.clone());

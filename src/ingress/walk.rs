@@ -14,7 +14,7 @@ use super::{
     openapi,
     tests::{Answer, Site, asset},
 };
-use auth::testing::Wallet;
+use auth::testing::TestWallet;
 use web::limit;
 
 /// Files of pages, none of the API.
@@ -294,12 +294,12 @@ impl Story {
         let json = "Content-Type: application/json\r\n";
         let read = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
         let bearer = |token: &Value| format!("{json}Authorization: Bearer {}\r\n", token.as_str().unwrap());
-        let wallet = Wallet::new(7);
+        let wallet = TestWallet::new(7);
         let ask = json!({ "address": wallet.address }).to_string();
         let given = self.does("post /v1/auth/challenge", "/v1/auth/challenge", json, &ask, 201).await;
         let cookie = given.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
         let message = read(&given)["message"].as_str().unwrap().to_owned();
-        let signature = format!("0x{}", data_encoding::HEXLOWER.encode(&wallet.personal(&message)));
+        let signature = format!("0x{}", data_encoding::HEXLOWER.encode(&wallet.sign_personal(&message)));
         let attempt = json!({ "message": message, "signature": signature }).to_string();
         let headers = format!("{json}Cookie: {cookie}\r\n");
         let session =

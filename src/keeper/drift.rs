@@ -11,17 +11,17 @@ use nats::{Bus, BusError, ReaderStart, reader};
 use schemas::{KvRecord, job, subjects};
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::KeeperConfig;
 
 /// Compares until `held` fires.
-pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
+pub async fn run_drift_repair(bus: Bus, config: KeeperConfig, held: CancellationToken) {
     let period = Duration::from_millis(config.drift_period_ms);
     loop {
         tokio::select! {
             () = held.cancelled() => return,
             () = tokio::time::sleep(period) => {}
         }
-        match repair(&bus, config.drift_period_ms * 2).await {
+        match repair_drift(&bus, config.drift_period_ms * 2).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!(count, "parts were missing from the queue and are queued again"),
             Err(error) => tracing::warn!(%error, "queue and state could not be compared"),
@@ -33,10 +33,10 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.
-pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, BusError> {
+pub async fn repair_drift(bus: &Bus, age_ms: u64) -> Result<u64, BusError> {
     let bucket = job::JobRecord::BUCKET;
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(bucket)).await?;
-    let Seen { jobs, done, parked } = read_all(bus, bucket).await?;
+    let JobBucketSnapshot { jobs, done, parked } = read_job_bucket(bus, bucket).await?;
     let mut count = 0;
     for record in jobs.iter().filter(|job| job.created_at_ms.saturating_add(age_ms) <= now_ms) {
         let open: Vec<&String> = record
@@ -63,7 +63,7 @@ pub async fn repair(bus: &Bus, age_ms: u64) -> Result<u64, BusError> {
 
 /// What lies in the bucket of the jobs.
 #[derive(Debug, Default)]
-struct Seen {
+struct JobBucketSnapshot {
     /// The active jobs.
     jobs: Vec<job::JobRecord>,
     /// Keys of all parts that ended.
@@ -72,14 +72,14 @@ struct Seen {
     parked: HashSet<String>,
 }
 
-async fn read_all(bus: &Bus, bucket: &str) -> Result<Seen, BusError> {
+async fn read_job_bucket(bus: &Bus, bucket: &str) -> Result<JobBucketSnapshot, BusError> {
     let settings = reader::ReaderConfig::new(
         subjects::kv_stream_name(bucket),
         vec![subjects::kv_subject(bucket, ">")],
         ReaderStart::LastPerSubject,
     );
     let mut entries = bus.open_reader(settings).await?;
-    let mut seen = Seen::default();
+    let mut seen = JobBucketSnapshot::default();
     let prefix = subjects::kv_subject(bucket, "");
     while let Some(entry) = entries.next_pending().await? {
         let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };

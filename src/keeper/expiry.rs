@@ -7,11 +7,11 @@ use schemas::{KvRecord as _, subjects, upload::UploadRecord};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::KeeperConfig;
 use ingress::uploads::expiry::{ExpiryReport, QUIET_MS, run_expiry_pass};
 
 /// Looks after uploads until `held` fires.
-pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
+pub async fn run_expiry(bus: Bus, store: Store, config: KeeperConfig, held: CancellationToken) {
     let period = Duration::from_millis(config.expiry_period_ms);
     loop {
         let stream = subjects::kv_stream_name(UploadRecord::BUCKET);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub const PERIOD: Duration = Duration::from_secs(60);
 
 /// Restores memory streams until `held` fires.
-pub async fn run(bus: Bus, held: CancellationToken) {
+pub async fn run_stream_restore(bus: Bus, held: CancellationToken) {
     let mut connection = bus.watch_connection();
     let mut failures: u32 = 0;
     loop {

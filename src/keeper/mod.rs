@@ -12,7 +12,7 @@
 //! What is due is judged by the broker's clock, by which the records were stored: a keeper on a host whose clock is ahead
 //! expires, purges and sums nothing early.
 //!
-//! Limits: [`Config`] names periods and ages.
+//! Limits: [`KeeperConfig`] names periods and ages.
 
 pub mod drift;
 pub mod expiry;
@@ -30,12 +30,12 @@ use store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use gate::grant::Grants;
+use gate::grant::PlaybackGrants;
 
 /// Periods and ages of the singletons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct KeeperConfig {
     /// Age from which unsent events are published by the sweeper, in milliseconds.
     pub unsent_age_ms: u64,
     /// How often queue and state are compared, in milliseconds.
@@ -43,7 +43,7 @@ pub struct Config {
     /// How often expired uploads are looked for, in milliseconds.
     pub expiry_period_ms: u64,
     /// Removed media.
-    pub purge: purge::Config,
+    pub purge: purge::PurgeConfig,
     /// How long ago a job must have ended before its parts are folded into its own record, in milliseconds.
     pub fold_age_ms: u64,
     /// How often jobs to fold are looked for, in milliseconds.
@@ -57,22 +57,22 @@ pub struct Config {
     #[serde(skip)]
     pub ended_kept_ms: u64,
     /// The chain watcher.
-    pub watcher: watcher::Config,
+    pub watcher: watcher::WatcherConfig,
 }
 
-impl Default for Config {
+impl Default for KeeperConfig {
     fn default() -> Self {
         Self {
             unsent_age_ms: 5_000,
             drift_period_ms: 60_000,
             expiry_period_ms: 60_000,
-            purge: purge::Config::default(),
+            purge: purge::PurgeConfig::default(),
             fold_age_ms: 24 * 3_600_000,
             fold_period_ms: 10 * 60_000,
             views_period_ms: 5 * 60_000,
             removal_told_ms: schemas::REMOVAL_TOLD_MS,
             ended_kept_ms: schemas::ENDED_KEPT_MS,
-            watcher: watcher::Config::default(),
+            watcher: watcher::WatcherConfig::default(),
         }
     }
 }
@@ -81,49 +81,60 @@ impl Default for Config {
 ///
 /// # Errors
 /// When a task panicked.
-pub async fn run(
+pub async fn run_keeper(
     bus: Bus,
     store: Store,
-    grants: Grants,
-    config: Config,
+    grants: PlaybackGrants,
+    config: KeeperConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
         leased
-            .run_with_lease("outbox", stop, |held| outbox::run(leased.clone(), settings.clone(), held))
+            .run_with_lease("outbox", stop, |held| {
+                outbox::run_outbox_sweeps(leased.clone(), settings.clone(), held)
+            })
             .await;
     });
     let (leased, objects, settings, stop) = (bus.clone(), store.clone(), config.purge, shutdown.clone());
     tasks.spawn(async move {
-        let purge = |held| purge::run(leased.clone(), objects.clone(), settings, held);
+        let purge = |held| purge::run_purge(leased.clone(), objects.clone(), settings, held);
         leased.run_with_lease("purge", stop, purge).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        let sweep = |held| expiry::run(leased.clone(), store.clone(), settings.clone(), held);
+        let sweep = |held| expiry::run_expiry(leased.clone(), store.clone(), settings.clone(), held);
         leased.run_with_lease("expiry", stop, sweep).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.watcher.clone(), shutdown.clone());
     tasks.spawn(async move {
-        let watch = |held| watcher::run(leased.clone(), grants.clone(), settings.clone(), held);
+        let watch = |held| watcher::run_watcher(leased.clone(), grants.clone(), settings.clone(), held);
         leased.run_with_lease("watcher", stop, watch).await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.run_with_lease("views", stop, |held| views::run(leased.clone(), settings.clone(), held)).await;
+        leased
+            .run_with_lease("views", stop, |held| {
+                views::run_view_sums(leased.clone(), settings.clone(), held)
+            })
+            .await;
     });
     let (leased, settings, stop) = (bus.clone(), config.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.run_with_lease("fold", stop, |held| fold::run(leased.clone(), settings.clone(), held)).await;
+        leased
+            .run_with_lease("fold", stop, |held| fold::run_folding(leased.clone(), settings.clone(), held))
+            .await;
     });
     let (leased, stop) = (bus.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.run_with_lease("memory", stop, |held| memory::run(leased.clone(), held)).await;
+        leased.run_with_lease("memory", stop, |held| memory::run_stream_restore(leased.clone(), held)).await;
     });
     tasks.spawn(async move {
-        bus.run_with_lease("drift", shutdown, |held| drift::run(bus.clone(), config.clone(), held)).await;
+        bus.run_with_lease("drift", shutdown, |held| {
+            drift::run_drift_repair(bus.clone(), config.clone(), held)
+        })
+        .await;
     });
     while let Some(ended) = tasks.join_next().await {
         ended?;

@@ -13,28 +13,28 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::KeeperConfig;
 
 /// Buckets whose records carry events.
 pub const BUCKETS: [&str; 9] = [
     upload::UploadRecord::BUCKET,
     media::MediaRecord::BUCKET,
     job::JobRecord::BUCKET,
-    document::DocumentRecord::BUCKET,
+    document::MediaDocumentRecord::BUCKET,
     access::ApiKey::BUCKET,
     session::SignInChallenge::BUCKET,
     session::AuthSession::BUCKET,
     gate::PlaybackSession::BUCKET,
-    limit::LimitEventCounter::BUCKET,
+    limit::RateLimitEventCounter::BUCKET,
 ];
 
 /// Sweeps until `held` fires.
-pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
-    let sweeps = BUCKETS.map(|bucket| sweep(&bus, bucket, &config, &held));
+pub async fn run_outbox_sweeps(bus: Bus, config: KeeperConfig, held: CancellationToken) {
+    let sweeps = BUCKETS.map(|bucket| sweep_bucket(&bus, bucket, &config, &held));
     futures::future::join_all(sweeps).await;
 }
 
-async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToken) {
+async fn sweep_bucket(bus: &Bus, bucket: &str, config: &KeeperConfig, held: &CancellationToken) {
     let settings = reader::ReaderConfig::new(
         subjects::kv_stream_name(bucket),
         vec![subjects::kv_subject(bucket, ">")],
@@ -66,13 +66,13 @@ async fn sweep(bus: &Bus, bucket: &str, config: &Config, held: &CancellationToke
                     entries = bus.follow_stream(&name, settings.clone());
                 }
             },
-            _ = ticks.tick() => publish_old(bus, bucket, age, &mut waiting).await,
+            _ = ticks.tick() => publish_overdue(bus, bucket, age, &mut waiting).await,
         }
     }
 }
 
 /// Publishes what is older than the limit; what can't be published stays for the next round.
-async fn publish_old(bus: &Bus, bucket: &str, age: Duration, waiting: &mut HashMap<String, Instant>) {
+async fn publish_overdue(bus: &Bus, bucket: &str, age: Duration, waiting: &mut HashMap<String, Instant>) {
     let old: Vec<String> =
         waiting.iter().filter(|(_, since)| since.elapsed() >= age).map(|(key, _)| key.clone()).collect();
     for key in old {

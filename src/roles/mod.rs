@@ -15,9 +15,9 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::Settings,
     keeper,
-    readiness::{self, ending},
+    readiness::{self, classify_ending},
     stores, telemetry,
 };
 use web::registry;
@@ -27,15 +27,15 @@ pub const CLOSING_MAX: Duration = Duration::from_secs(2);
 
 /// nkey seeds by role.
 #[derive(Clone, Default)]
-pub struct Seeds(HashMap<&'static str, String>);
+pub struct RoleSeeds(HashMap<&'static str, String>);
 
-impl std::fmt::Debug for Seeds {
+impl std::fmt::Debug for RoleSeeds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-impl Seeds {
+impl RoleSeeds {
     /// Seeds by role.
     pub fn new(seeds: impl IntoIterator<Item = (Role, String)>) -> Self {
         Self(seeds.into_iter().map(|(role, seed)| (role.name(), seed)).collect())
@@ -66,33 +66,33 @@ impl Seeds {
         Ok(Self(seeds))
     }
 
-    fn of(&self, role: Role) -> Option<String> {
+    fn seed_of(&self, role: Role) -> Option<String> {
         self.0.get(role.name()).cloned()
     }
 }
 
 /// What every role needs.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub struct Runtime {
     /// Settings.
-    pub config: Arc<Config>,
+    pub config: Arc<Settings>,
     /// Addresses of the broker.
     pub urls: Vec<String>,
     /// Seeds by role.
-    pub seeds: Seeds,
+    pub seeds: RoleSeeds,
     /// Fires when everything has to stop.
     pub shutdown: CancellationToken,
     /// What the roles of this process count.
     pub metrics: registry::MetricsRegistry,
     /// What came of asking chains, which more than one role does.
-    pub chains: evm::Counts,
+    pub chains: evm::ChainCounters,
     /// What this process knows of its ability to work.
     pub health: ProcessHealth,
 }
 
 /// A role that a process runs. Those that `worker` takes are stages of the pipeline, with their help texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
-pub enum Kind {
+pub enum ProcessRole {
     /// HTTP
     #[value(skip)]
     Ingress,
@@ -111,13 +111,13 @@ pub enum Kind {
     Keeper,
 }
 
-impl Kind {
+impl ProcessRole {
     /// Every role, as `up` runs them.
     pub const ALL: [Self; 7] =
         [Self::Ingress, Self::Upload, Self::Transcode, Self::Index, Self::Audit, Self::Monitor, Self::Keeper];
 
     /// Whose rights it has.
-    pub const fn role(self) -> Role {
+    pub const fn bus_role(self) -> Role {
         match self {
             Self::Ingress => Role::Ingress,
             Self::Upload => Role::Upload,
@@ -130,25 +130,26 @@ impl Kind {
     }
 }
 
-impl Site {
+impl Runtime {
     /// The site that `config` describes, for a process with roles of its own.
     ///
     /// # Errors
     /// When no broker is named, or the seed file can't be used.
-    pub fn of(config: Config, shutdown: CancellationToken) -> anyhow::Result<Self> {
+    pub fn from_settings(config: Settings, shutdown: CancellationToken) -> anyhow::Result<Self> {
         if config.broker.urls.is_empty() {
             bail!(
                 "this role needs a broker: name it with --nats-url, or run `streamgate up`, which has its own"
             );
         }
-        let seeds = config.broker.seed_file.as_deref().map(Seeds::from_file).transpose()?.unwrap_or_default();
+        let seeds =
+            config.broker.seed_file.as_deref().map(RoleSeeds::from_file).transpose()?.unwrap_or_default();
         Ok(Self {
             urls: config.broker.urls.clone(),
             config: Arc::new(config),
             seeds,
             shutdown,
             metrics: registry::MetricsRegistry::default(),
-            chains: evm::Counts::default(),
+            chains: evm::ChainCounters::default(),
             health: ProcessHealth::new(),
         })
     }
@@ -157,8 +158,8 @@ impl Site {
     ///
     /// # Errors
     /// When the broker can't be reached, or its topology lacks something the role needs.
-    pub async fn connect(&self, role: Role) -> anyhow::Result<Bus> {
-        let settings = nats::BusConfig::new(self.urls.clone(), role, self.seeds.of(role));
+    pub async fn connect_as(&self, role: Role) -> anyhow::Result<Bus> {
+        let settings = nats::BusConfig::new(self.urls.clone(), role, self.seeds.seed_of(role));
         let settings = nats::BusConfig { health: self.health.clone(), ..settings };
         let urls = self.urls.join(", ");
         let bus = Bus::connect(&settings).await.map_err(|error| {
@@ -175,12 +176,12 @@ impl Site {
     }
 
     /// The seed of `role`, if there is one.
-    pub(crate) fn seed(&self, role: Role) -> Option<String> {
-        self.seeds.of(role)
+    pub(crate) fn seed_of(&self, role: Role) -> Option<String> {
+        self.seeds.seed_of(role)
     }
 
-    async fn store(&self, bus: &Bus) -> anyhow::Result<Store> {
-        stores::open(self.config.store()?, bus).await
+    async fn open_store(&self, bus: &Bus) -> anyhow::Result<Store> {
+        stores::open_store(self.config.store_config()?, bus).await
     }
 }
 
@@ -190,38 +191,38 @@ impl Site {
 ///
 /// # Errors
 /// The first error of any role.
-pub async fn run(
-    site: Site,
-    kinds: &[Kind],
-    mut ready: Option<oneshot::Sender<Listening>>,
+pub async fn run_roles(
+    site: Runtime,
+    kinds: &[ProcessRole],
+    mut ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let driver = if kinds.iter().any(|kind| matches!(kind, Kind::Upload | Kind::Transcode)) {
+    let driver = if kinds.iter().any(|kind| matches!(kind, ProcessRole::Upload | ProcessRole::Transcode)) {
         Some(Arc::new(media::MediaDriver::start(site.config.media.clone()).await.context("the media child")?))
     } else {
         None
     };
-    beside(&site, kinds, &mut tasks);
-    let with_store = [Kind::Ingress, Kind::Upload, Kind::Transcode, Kind::Keeper];
+    start_process_tasks(&site, kinds, &mut tasks);
+    let with_store = [ProcessRole::Ingress, ProcessRole::Upload, ProcessRole::Transcode, ProcessRole::Keeper];
     // One of them looks at it for all.
     let looks = kinds.iter().copied().find(|kind| with_store.contains(kind));
     for kind in kinds.iter().copied() {
         let site = site.clone();
         let looks = looks == Some(kind);
         let driver = driver.clone();
-        let serves = kind == Kind::Ingress || !kinds.contains(&Kind::Ingress);
+        let serves = kind == ProcessRole::Ingress || !kinds.contains(&ProcessRole::Ingress);
         let ready = if serves { ready.take() } else { None };
         tasks.spawn(async move {
-            let ended = Box::pin(role(&site, kind, driver, looks, ready)).await;
-            ended.with_context(|| format!("role {}", kind.role().name()))
+            let ended = Box::pin(run_role(&site, kind, driver, looks, ready)).await;
+            ended.with_context(|| format!("role {}", kind.bus_role().name()))
         });
     }
-    join(&site, tasks).await
+    wait_for_tasks(&site, tasks).await
 }
 
 /// Waits for all tasks; when one ends, all stop.
-async fn join(site: &Site, mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    let stop_max = site.config.grace() + CLOSING_MAX;
+async fn wait_for_tasks(site: &Runtime, mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let stop_max = site.config.grace_period() + CLOSING_MAX;
     let late = async {
         site.shutdown.cancelled().await;
         tokio::time::sleep(stop_max).await;
@@ -248,57 +249,58 @@ async fn join(site: &Site, mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Re
 }
 
 /// What belongs to the process, not to one role: probes and metrics.
-fn beside(site: &Site, kinds: &[Kind], tasks: &mut JoinSet<anyhow::Result<()>>) {
+fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSet<anyhow::Result<()>>) {
     let health = site.health.clone();
     site.metrics.add_source(move || health.render_metrics());
-    site.metrics.add_source(telemetry::clock);
-    if kinds.iter().any(|kind| matches!(kind, Kind::Ingress | Kind::Keeper)) {
+    site.metrics.add_source(telemetry::render_clock_metrics);
+    if kinds.iter().any(|kind| matches!(kind, ProcessRole::Ingress | ProcessRole::Keeper)) {
         let counted = site.chains.clone();
-        site.metrics.add_source(move || counted.metrics());
+        site.metrics.add_source(move || counted.render_metrics());
     }
     if let Some(listen) = site.config.admin_listen {
         let (health, metrics) = (site.health.clone(), site.metrics.clone());
-        tasks.spawn(telemetry::admin(listen, health, metrics, site.shutdown.clone()));
+        tasks.spawn(telemetry::serve_admin(listen, health, metrics, site.shutdown.clone()));
     }
 }
 
 /// Runs one role: waits for the broker, then works until the shutdown; one that `looks` watches the store as well.
-async fn role(
-    site: &Site,
-    kind: Kind,
+async fn run_role(
+    site: &Runtime,
+    kind: ProcessRole,
     driver: Option<Arc<media::MediaDriver>>,
     looks: bool,
-    ready: Option<oneshot::Sender<Listening>>,
+    ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
-    let tasks = Supervisor::new(kind.role(), site.health.clone(), site.shutdown.clone());
-    let connected = tasks.start_with_retry("connection", ending, || site.connect(kind.role())).await?;
+    let tasks = Supervisor::new(kind.bus_role(), site.health.clone(), site.shutdown.clone());
+    let connected =
+        tasks.start_with_retry("connection", classify_ending, || site.connect_as(kind.bus_role())).await?;
     let Some(bus) = connected else { return Ok(()) };
-    let ready = announce(kind, ready)?;
+    let ready = announce_ready(kind, ready)?;
     let counts = monitor::MonitorMetrics::new();
-    if kind == Kind::Monitor {
+    if kind == ProcessRole::Monitor {
         let counts = counts.clone();
         site.metrics.add_source(move || counts.encode());
     }
     let work = async {
-        if kind == Kind::Ingress {
-            return Box::pin(serve(site, &tasks, &bus, ready)).await;
+        if kind == ProcessRole::Ingress {
+            return Box::pin(serve_ingress(site, &tasks, &bus, ready)).await;
         }
-        let run = || Box::pin(start(kind, site, bus.clone(), driver.clone(), counts.clone()));
-        tasks.keep_running("role", ending, run).await
+        let run = || Box::pin(run_worker_role(kind, site, bus.clone(), driver.clone(), counts.clone()));
+        tasks.keep_running("role", classify_ending, run).await
     };
     let heartbeat = tasks
         .keep_running("heartbeat", nats::BusError::task_ending, || bus.run_write_heartbeat(&site.shutdown));
     let heartbeat = async { Ok(heartbeat.await?) };
-    let looking = tasks.keep_running("store", ending, || async {
+    let looking = tasks.keep_running("store", classify_ending, || async {
         if looks {
-            let store = site.store(&bus).await?;
+            let store = site.open_store(&bus).await?;
             return readiness::watch_store(&store, &site.health, &site.shutdown).await;
         }
         site.shutdown.cancelled().await;
         Ok(())
     });
     tokio::try_join!(work, heartbeat, looking)?;
-    tracing::debug!(role = kind.role().name(), "stopped");
+    tracing::debug!(role = kind.bus_role().name(), "stopped");
     match tokio::time::timeout(CLOSING_MAX / 2, bus.close()).await {
         Ok(closed) => Ok(closed?),
         Err(_) => Ok(()),
@@ -307,7 +309,7 @@ async fn role(
 
 /// What can be used once the roles run.
 #[derive(Debug, Default)]
-pub struct Listening {
+pub struct StartedRoles {
     /// The bound address of the ingress, if it is among them.
     pub address: Option<std::net::SocketAddr>,
     /// The first API key, when this start made it.
@@ -315,13 +317,13 @@ pub struct Listening {
 }
 
 /// A role that is no ingress can be used as soon as it is connected; the ingress says so itself once it listens.
-fn announce(
-    kind: Kind,
-    ready: Option<oneshot::Sender<Listening>>,
-) -> anyhow::Result<Option<oneshot::Sender<Listening>>> {
+fn announce_ready(
+    kind: ProcessRole,
+    ready: Option<oneshot::Sender<StartedRoles>>,
+) -> anyhow::Result<Option<oneshot::Sender<StartedRoles>>> {
     match ready {
-        Some(ready) if kind != Kind::Ingress => {
-            ready.send(Listening::default()).ok().context("nobody waits for the role any more")?;
+        Some(ready) if kind != ProcessRole::Ingress => {
+            ready.send(StartedRoles::default()).ok().context("nobody waits for the role any more")?;
             Ok(None)
         }
         other => Ok(other),
@@ -329,9 +331,9 @@ fn announce(
 }
 
 /// One run of a role that is no ingress.
-async fn start(
-    kind: Kind,
-    site: &Site,
+async fn run_worker_role(
+    kind: ProcessRole,
+    site: &Runtime,
     bus: Bus,
     driver: Option<Arc<media::MediaDriver>>,
     counts: monitor::MonitorMetrics,
@@ -339,39 +341,40 @@ async fn start(
     let (config, shutdown) = (&site.config, site.shutdown.clone());
     let needs_child = || driver.clone().context("the media child is not running");
     match kind {
-        Kind::Ingress => Ok(()),
-        Kind::Upload => {
-            let store = site.store(&bus).await?;
+        ProcessRole::Ingress => Ok(()),
+        ProcessRole::Upload => {
+            let store = site.open_store(&bus).await?;
             Ok(upload::run(bus, store, needs_child()?, config.upload.clone(), shutdown).await?)
         }
-        Kind::Transcode => {
-            let store = site.store(&bus).await?;
+        ProcessRole::Transcode => {
+            let store = site.open_store(&bus).await?;
             Ok(transcode::run_transcode(bus, store, needs_child()?, config.transcode.clone(), shutdown)
                 .await?)
         }
-        Kind::Index => {
+        ProcessRole::Index => {
             let settings =
                 index::IndexConfig { folder: config.data_dir().join("index"), ..config.index.clone() };
             Ok(index::run(bus, settings, shutdown).await?)
         }
-        Kind::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
-        Kind::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
-        Kind::Keeper => {
-            let store = site.store(&bus).await?;
-            let grants = config.grants_counted(&bus, site.chains.clone())?;
+        ProcessRole::Audit => Ok(audit::run(bus, config.audit.clone(), shutdown).await?),
+        ProcessRole::Monitor => Ok(monitor::run(bus, config.monitor.clone(), counts, shutdown).await?),
+        ProcessRole::Keeper => {
+            let store = site.open_store(&bus).await?;
+            let grants = config.open_counted_grants(&bus, site.chains.clone())?;
             let telling = site.chains.run(&bus, &shutdown);
-            let keeping = keeper::run(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
+            let keeping =
+                keeper::run_keeper(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
             tokio::join!(keeping, telling).0
         }
     }
 }
 
 /// The ingress: listens once it can answer, until the shutdown.
-async fn serve(
-    site: &Site,
+async fn serve_ingress(
+    site: &Runtime,
     tasks: &Supervisor,
     bus: &Bus,
-    ready: Option<oneshot::Sender<Listening>>,
+    ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
     let mut settings = site.config.ingress.clone();
     let listener = TcpListener::bind(settings.listen)
@@ -381,14 +384,17 @@ async fn serve(
     // Port 0 is known only now, and sign-in names its site by it.
     settings.listen = address;
     let grace = Duration::from_millis(settings.grace_ms);
-    let keyed =
-        tasks.start_with_retry("first key", nats::BusError::task_ending, || auth::first_key(bus)).await?;
-    let built = tasks.start_with_retry("start", ending, || build(site, bus, settings.clone())).await?;
+    let keyed = tasks
+        .start_with_retry("first key", nats::BusError::task_ending, || auth::create_first_key(bus))
+        .await?;
+    let built = tasks
+        .start_with_retry("start", classify_ending, || build_ingress(site, bus, settings.clone()))
+        .await?;
     let (Some(first_key), Some(app)) = (keyed, built) else { return Ok(()) };
     tracing::info!(%address, "serving");
     if let Some(ready) = ready {
         ready
-            .send(Listening { address: Some(address), first_key })
+            .send(StartedRoles { address: Some(address), first_key })
             .ok()
             .context("nobody waits for the ingress")?;
     }
@@ -397,7 +403,7 @@ async fn serve(
         web::serve::serve_connections(listener, router, site.shutdown.clone(), grace).await;
         anyhow::Ok(())
     };
-    let telling = tasks.keep_running("chains", ending, || async {
+    let telling = tasks.keep_running("chains", classify_ending, || async {
         site.chains.run(bus, &site.shutdown).await;
         Ok(())
     });
@@ -405,16 +411,16 @@ async fn serve(
     Ok(())
 }
 
-async fn build(
-    site: &Site,
+async fn build_ingress(
+    site: &Runtime,
     bus: &Bus,
     settings: ingress::IngressConfig,
 ) -> anyhow::Result<ingress::AppState> {
-    let grants = site.config.grants_counted(bus, site.chains.clone())?;
+    let grants = site.config.open_counted_grants(bus, site.chains.clone())?;
     let mut auth = site.config.auth.clone();
     // A chain that gates may ask is one that wallets live on.
     auth.chains.extend(site.config.chains.iter().map(|chain| chain.chain_id));
-    let store = site.store(bus).await?;
+    let store = site.open_store(bus).await?;
     ingress::AppState::build(bus.clone(), store, grants, site.metrics.clone(), settings, auth).await
 }
 

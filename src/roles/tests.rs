@@ -6,14 +6,14 @@ use nats::server::{self, EmbeddedBroker};
 
 use super::*;
 
-fn site(folder: &Path, url: String, seeds: Seeds) -> Site {
-    Site {
-        config: Arc::new(Config { data_dir: Some(folder.to_owned()), ..Config::default() }),
+fn site(folder: &Path, url: String, seeds: RoleSeeds) -> Runtime {
+    Runtime {
+        config: Arc::new(Settings { data_dir: Some(folder.to_owned()), ..Settings::default() }),
         urls: vec![url],
         seeds,
         shutdown: CancellationToken::new(),
         metrics: registry::MetricsRegistry::default(),
-        chains: evm::Counts::default(),
+        chains: evm::ChainCounters::default(),
         health: ProcessHealth::new(),
     }
 }
@@ -34,16 +34,16 @@ async fn start(folder: &Path) -> EmbeddedBroker {
     broker
 }
 
-fn seeds(broker: &EmbeddedBroker) -> Seeds {
-    Seeds::new(Role::ALL.map(|role| (role, broker.seed(role).to_owned())))
+fn seeds(broker: &EmbeddedBroker) -> RoleSeeds {
+    RoleSeeds::new(Role::ALL.map(|role| (role, broker.seed(role).to_owned())))
 }
 
 #[test]
 fn every_role_but_admin_runs_and_a_worker_is_named_like_its_role() {
-    let runs = Kind::ALL.map(Kind::role);
+    let runs = ProcessRole::ALL.map(ProcessRole::bus_role);
     assert_eq!([runs.as_slice(), &[Role::Admin]].concat(), Role::ALL);
-    for kind in Kind::value_variants() {
-        assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.role().name());
+    for kind in ProcessRole::value_variants() {
+        assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.bus_role().name());
     }
 }
 
@@ -54,7 +54,7 @@ async fn a_broker_that_is_away_at_start_is_waited_for() {
     let site = site(folder.path(), broker.url().to_owned(), seeds(&broker));
     broker.stop().await;
     let (ready, mut is_ready) = oneshot::channel();
-    let running = tokio::spawn(run(site.clone(), &[Kind::Audit], Some(ready)));
+    let running = tokio::spawn(run_roles(site.clone(), &[ProcessRole::Audit], Some(ready)));
     // It has tried, and goes on trying.
     while site.health.restart_count(Role::Audit, "connection") < 2 {
         assert!(!running.is_finished(), "it waits");
@@ -77,7 +77,8 @@ async fn a_role_that_is_refused_ends_and_says_why() {
     let other = start(elsewhere.path()).await;
     let site = site(folder.path(), broker.url().to_owned(), seeds(&other));
     other.stop().await;
-    let ended = tokio::time::timeout(Duration::from_secs(20), run(site, &[Kind::Audit], None)).await;
+    let ended =
+        tokio::time::timeout(Duration::from_secs(20), run_roles(site, &[ProcessRole::Audit], None)).await;
     let error = format!("{:#}", ended.expect("it ends").unwrap_err());
     for words in ["role audit", "does not let the role audit in", "authorization violation"] {
         assert!(error.contains(words), "{error}");
@@ -90,7 +91,7 @@ async fn all_roles_stop_in_time_while_the_broker_is_frozen() {
     let folder = tempfile::tempdir().unwrap();
     let broker = start(folder.path()).await;
     let mut site = site(folder.path(), broker.url().to_owned(), seeds(&broker));
-    let mut config = Config::clone(&site.config);
+    let mut config = Settings::clone(&site.config);
     config.ingress.grace_ms = 1_000;
     for stage in [
         &mut config.upload.consume,
@@ -102,9 +103,9 @@ async fn all_roles_stop_in_time_while_the_broker_is_frozen() {
     }
     site.config = Arc::new(config);
     let (ready, is_ready) = oneshot::channel();
-    let kinds = [Kind::Audit, Kind::Keeper, Kind::Index, Kind::Monitor];
+    let kinds = [ProcessRole::Audit, ProcessRole::Keeper, ProcessRole::Index, ProcessRole::Monitor];
     let shutdown = site.shutdown.clone();
-    let running = tokio::spawn(async move { run(site, &kinds, Some(ready)).await });
+    let running = tokio::spawn(async move { run_roles(site, &kinds, Some(ready)).await });
     is_ready.await.unwrap();
     let pid = broker.pid().unwrap().to_string();
     assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());

@@ -25,16 +25,16 @@ const START_WAIT: Duration = Duration::from_secs(5);
 /// Opens the store of this installation. One that is away is waited for by whoever uses it.
 ///
 /// # Errors
-/// [`config::Error::Invalid`] when the URL or an option is wrong, or the store is that of another installation.
-pub async fn open(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<Store> {
+/// [`config::SettingsError::Invalid`] when the URL or an option is wrong, or the store is that of another installation.
+pub async fn open_store(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<Store> {
     let url = settings.url.clone();
-    let store = Store::open(settings, Arc::new(Installation { bus: bus.clone() }))
+    let store = Store::open(settings, Arc::new(KvStoreIdentifier { bus: bus.clone() }))
         .with_context(|| format!("the store {url}"))?;
     match tokio::time::timeout(START_WAIT, store.verify_marker_now()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error @ StoreError::OtherStore { .. })) => return Err(other(&error).into()),
+        Ok(Err(error @ StoreError::OtherStore { .. })) => return Err(foreign_store_error(&error).into()),
         // Whoever may not mark it waits for the ingress to do so.
-        Ok(Err(StoreError::Unmarked { .. })) if !may_mark(bus) => {}
+        Ok(Err(StoreError::Unmarked { .. })) if !may_mark_store(bus) => {}
         Ok(Err(error @ StoreError::Unmarked { .. })) => tracing::warn!(
             %error, "nothing is stored or served before it is there; \
              `streamgate store adopt` says that this is the store even so"
@@ -46,8 +46,8 @@ pub async fn open(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<Sto
 }
 
 /// The store is another installation's.
-fn other(error: &StoreError) -> config::Error {
-    config::Error::invalid(
+fn foreign_store_error(error: &StoreError) -> config::SettingsError {
+    config::SettingsError::invalid(
         "store.url",
         format!(
             "{error}; mount or name the right one, or, if this is the store to use from now on, run `streamgate store adopt`"
@@ -56,16 +56,16 @@ fn other(error: &StoreError) -> config::Error {
 }
 
 /// The one role that marks stores by itself.
-fn may_mark(bus: &Bus) -> bool {
+fn may_mark_store(bus: &Bus) -> bool {
     bus.role() == Role::Ingress
 }
 
 /// What KV knows of the store.
-struct Installation {
+struct KvStoreIdentifier {
     bus: Bus,
 }
 
-impl StoreIdentifier for Installation {
+impl StoreIdentifier for KvStoreIdentifier {
     fn identify_store<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, StoreError>> {
         Box::pin(async move {
             let held = self
@@ -75,43 +75,49 @@ impl StoreIdentifier for Installation {
                 .map_err(StoreError::unavailable)?;
             let mut held = match held {
                 Some(held) => held,
-                None if may_mark(&self.bus) => create(&self.bus).await.map_err(StoreError::unavailable)?,
+                None if may_mark_store(&self.bus) => {
+                    create_identity(&self.bus).await.map_err(StoreError::unavailable)?
+                }
                 None => return Err(StoreError::Unmarked { root: store.config().url.clone() }),
             };
-            if held.record.marked_at_ms.is_none() && may_mark(&self.bus) {
-                self.mark(store, &mut held).await?;
+            if held.record.marked_at_ms.is_none() && may_mark_store(&self.bus) {
+                self.mark_store(store, &mut held).await?;
             }
             Ok(held.record.store_id)
         })
     }
 }
 
-impl Installation {
+impl KvStoreIdentifier {
     /// Marks a store that was never marked, if it is ours beyond doubt.
-    async fn mark(&self, store: &Store, held: &mut VersionedRecord<StoreIdentity>) -> Result<(), StoreError> {
+    async fn mark_store(
+        &self,
+        store: &Store,
+        held: &mut VersionedRecord<StoreIdentity>,
+    ) -> Result<(), StoreError> {
         let store_id = held.record.store_id;
         match store.read_marker().await? {
             Some(found) if found == store_id => {}
-            None if self.knows(store).await? => {
+            None if self.has_known_object(store).await? => {
                 store.write_marker(store_id, MissingRootPolicy::Needed).await?;
             }
-            None if self.is_new(store).await? => {
+            None if self.is_new_installation(store).await? => {
                 store.write_marker(store_id, MissingRootPolicy::Make).await?;
             }
             Some(_) | None => return Ok(()),
         }
-        marked(&self.bus, held).await.map_err(StoreError::unavailable)
+        record_marked(&self.bus, held).await.map_err(StoreError::unavailable)
     }
 
     /// True when an object lies in the store that KV knows.
-    async fn knows(&self, store: &Store) -> Result<bool, StoreError> {
+    async fn has_known_object(&self, store: &Store) -> Result<bool, StoreError> {
         for media_id in store.stored_media(SAMPLE_MAX).await? {
-            if self.has(media::MediaRecord::BUCKET, &media_id.to_string()).await? {
+            if self.has_record(media::MediaRecord::BUCKET, &media_id.to_string()).await? {
                 return Ok(true);
             }
         }
         for upload_id in store.spooled_uploads(SAMPLE_MAX).await? {
-            if self.has(upload::UploadRecord::BUCKET, &upload_id.to_string()).await? {
+            if self.has_record(upload::UploadRecord::BUCKET, &upload_id.to_string()).await? {
                 return Ok(true);
             }
         }
@@ -119,7 +125,7 @@ impl Installation {
     }
 
     /// True when nothing was ever stored: neither KV nor the store knows of anything.
-    async fn is_new(&self, store: &Store) -> Result<bool, StoreError> {
+    async fn is_new_installation(&self, store: &Store) -> Result<bool, StoreError> {
         for bucket in [media::MediaRecord::BUCKET, upload::UploadRecord::BUCKET] {
             let stream = self.bus.context().get_stream(subjects::kv_stream_name(bucket)).await;
             if stream.map_err(StoreError::unavailable)?.cached_info().state.messages > 0 {
@@ -129,14 +135,14 @@ impl Installation {
         Ok(store.stored_media(1).await?.is_empty() && store.spooled_uploads(1).await?.is_empty())
     }
 
-    async fn has(&self, bucket: &str, key: &str) -> Result<bool, StoreError> {
+    async fn has_record(&self, bucket: &str, key: &str) -> Result<bool, StoreError> {
         let found = self.bus.read_value(bucket, key).await.map_err(StoreError::unavailable)?;
         Ok(found.is_some_and(|raw| raw.value.is_some()))
     }
 }
 
 /// Makes the id, or reads the one that somebody else made first.
-async fn create(bus: &Bus) -> Result<VersionedRecord<StoreIdentity>, nats::BusError> {
+async fn create_identity(bus: &Bus) -> Result<VersionedRecord<StoreIdentity>, nats::BusError> {
     let identity = StoreIdentity {
         store_id: StoreId::from_bytes(nats::new_id_bytes()),
         created_at_ms: now_ms(),
@@ -152,7 +158,7 @@ async fn create(bus: &Bus) -> Result<VersionedRecord<StoreIdentity>, nats::BusEr
     }
 }
 
-async fn marked(bus: &Bus, held: &mut VersionedRecord<StoreIdentity>) -> Result<(), nats::BusError> {
+async fn record_marked(bus: &Bus, held: &mut VersionedRecord<StoreIdentity>) -> Result<(), nats::BusError> {
     held.record.marked_at_ms = Some(now_ms());
     match bus.commit_record(held, Outbox::new()).await {
         // Another replica saw it, too.
@@ -163,7 +169,7 @@ async fn marked(bus: &Bus, held: &mut VersionedRecord<StoreIdentity>) -> Result<
 
 /// What an adoption found and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Adopted {
+pub enum AdoptionOutcome {
     /// The store was this installation's already.
     Already(StoreId),
     /// It had no marker and has one now.
@@ -182,27 +188,27 @@ pub enum Adopted {
 ///
 /// # Errors
 /// When the store or the broker can't be reached; a store that is not there is never made.
-pub async fn adopt(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<Adopted> {
+pub async fn adopt_store(settings: store::StoreConfig, bus: &Bus) -> anyhow::Result<AdoptionOutcome> {
     let url = settings.url.clone();
-    let store = Store::open(settings, Arc::new(Installation { bus: bus.clone() }))
+    let store = Store::open(settings, Arc::new(KvStoreIdentifier { bus: bus.clone() }))
         .with_context(|| format!("the store {url}"))?;
     let mut held = match bus.load_record::<StoreIdentity>(StoreIdentity::KEY).await? {
         Some(held) => held,
-        None => create(bus).await?,
+        None => create_identity(bus).await?,
     };
     let before = held.record.store_id;
     let adopted = match store.read_marker().await.with_context(|| format!("the marker of {url}"))? {
-        Some(store_id) if store_id == before => Adopted::Already(store_id),
-        Some(store_id) => Adopted::Taken { store_id, before },
+        Some(store_id) if store_id == before => AdoptionOutcome::Already(store_id),
+        Some(store_id) => AdoptionOutcome::Taken { store_id, before },
         None => {
             store
                 .write_marker(before, MissingRootPolicy::Needed)
                 .await
                 .with_context(|| format!("marking {url}"))?;
-            Adopted::Marked(before)
+            AdoptionOutcome::Marked(before)
         }
     };
-    if let Adopted::Taken { store_id, .. } = adopted {
+    if let AdoptionOutcome::Taken { store_id, .. } = adopted {
         held.record.store_id = store_id;
     }
     held.record.marked_at_ms = Some(now_ms());

@@ -44,7 +44,7 @@ impl Site {
     }
 
     async fn open(&self, role: Role) -> anyhow::Result<Store> {
-        open(self.settings.clone(), &self.broker.bus(role).await).await
+        open_store(self.settings.clone(), &self.broker.bus(role).await).await
     }
 
     async fn identity(&self) -> Option<StoreIdentity> {
@@ -110,7 +110,7 @@ async fn a_new_installation_marks_its_store_once() {
 #[tokio::test]
 async fn a_crash_between_the_id_and_the_marker_is_made_good() {
     let site = Site::local().await;
-    let id = create(&site.broker.bus(Role::Ingress).await).await.unwrap().record.store_id;
+    let id = create_identity(&site.broker.bus(Role::Ingress).await).await.unwrap().record.store_id;
     site.open(Role::Ingress).await.unwrap().verify_marker_now().await.unwrap();
     assert_eq!(site.marker(), Some(id.to_string()));
     // The other side of the write: the marker is there, and the record does not say so.
@@ -171,14 +171,17 @@ async fn what_nobody_knows_waits_for_a_person() {
         assert_eq!((site.marker(), site.root.exists()), (None, has_objects));
         let admin = site.broker.bus(Role::Admin).await;
         if !has_objects {
-            assert!(adopt(site.settings.clone(), &admin).await.is_err(), "what is not there is not adopted");
+            assert!(
+                adopt_store(site.settings.clone(), &admin).await.is_err(),
+                "what is not there is not adopted"
+            );
             std::fs::create_dir(&site.root).unwrap();
         }
-        let adopted = adopt(site.settings.clone(), &admin).await.unwrap();
+        let adopted = adopt_store(site.settings.clone(), &admin).await.unwrap();
         let id = site.identity().await.unwrap().store_id;
-        assert_eq!(adopted, Adopted::Marked(id));
+        assert_eq!(adopted, AdoptionOutcome::Marked(id));
         store.put("media/x/source", "x").await.unwrap();
-        assert_eq!(adopt(site.settings.clone(), &admin).await.unwrap(), Adopted::Already(id));
+        assert_eq!(adopt_store(site.settings.clone(), &admin).await.unwrap(), AdoptionOutcome::Already(id));
     }
 }
 
@@ -192,7 +195,10 @@ async fn the_store_of_another_installation_is_a_wrong_setting() {
     std::fs::write(site.root.join(keys::MARKER), theirs.to_string()).unwrap();
     for role in [Role::Ingress, Role::Upload, Role::Transcode, Role::Keeper] {
         let error = site.open(role).await.unwrap_err();
-        assert!(error.is::<config::Error>(), "the process ends as with every wrong setting: {error:#}");
+        assert!(
+            error.is::<config::SettingsError>(),
+            "the process ends as with every wrong setting: {error:#}"
+        );
         let said = format!("{error:#}");
         for part in ["store.url", "streamgate store adopt", &ours.to_string(), &theirs.to_string()] {
             assert!(said.contains(part), "{said}");
@@ -201,8 +207,8 @@ async fn the_store_of_another_installation_is_a_wrong_setting() {
     assert!(running.delete("media/x/source").await.unwrap_err().is_outage(), "work is not to blame for it");
     // A person says that it is the one to use; who runs already hears of it.
     let admin = site.broker.bus(Role::Admin).await;
-    let adopted = adopt(site.settings.clone(), &admin).await.unwrap();
-    assert_eq!(adopted, Adopted::Taken { store_id: theirs, before: ours });
+    let adopted = adopt_store(site.settings.clone(), &admin).await.unwrap();
+    assert_eq!(adopted, AdoptionOutcome::Taken { store_id: theirs, before: ours });
     assert_eq!(running.get("media/x/source", 1).await.unwrap(), "x");
     running.delete("media/x/source").await.unwrap();
 }

@@ -41,7 +41,7 @@ pub(super) type RouterReached = Arc<AtomicBool>;
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct HeadTimeout<C> {
+pub(super) struct GuardedConnection<C> {
     connection: C,
     reached: RouterReached,
     /// Until the version is known: when the wait for it is over, and how many bytes of the preface came.
@@ -50,7 +50,7 @@ pub(super) struct HeadTimeout<C> {
     instead: Option<Bytes>,
 }
 
-impl<C> HeadTimeout<C> {
+impl<C> GuardedConnection<C> {
     pub(super) fn new(connection: C, reached: RouterReached) -> Self {
         let until = tokio::time::sleep(Duration::from_secs(OPENING_SECONDS_MAX));
         Self { connection, reached, opening: Some((Box::pin(until), 0)), instead: None }
@@ -76,7 +76,7 @@ impl<C> HeadTimeout<C> {
     }
 }
 
-impl<C: AsyncWrite + Unpin> HeadTimeout<C> {
+impl<C: AsyncWrite + Unpin> GuardedConnection<C> {
     fn poll_replacement(&mut self, context: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
         while let Some(left) = self.instead.as_mut().filter(|left| !left.is_empty()) {
             let written = ready!(Pin::new(&mut self.connection).poll_write(context, left))?;
@@ -122,7 +122,7 @@ fn problem_document(refusal: &[u8]) -> Option<Bytes> {
     )))
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for HeadTimeout<C> {
+impl<C: AsyncRead + Unpin> AsyncRead for GuardedConnection<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -140,7 +140,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for HeadTimeout<C> {
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for HeadTimeout<C> {
+impl<C: AsyncWrite + Unpin> AsyncWrite for GuardedConnection<C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

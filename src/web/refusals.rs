@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use axum::{http::StatusCode, response::Response};
 use nats::Bus;
 use parking_lot::Mutex;
-use schemas::{ids::RequestId, session::Denied};
+use schemas::{ids::RequestId, session::AuthDenied};
 use tokio_util::sync::CancellationToken;
 
 use super::kind::ProblemCode;
@@ -59,7 +59,7 @@ impl DeniedEvents {
     async fn publish_events(&self, bus: &Bus) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for (code, PendingDenials { first, count }) in waiting {
-            let told = Denied { request_id: first, code: code.to_owned(), denied_count: count };
+            let told = AuthDenied { request_id: first, code: code.to_owned(), denied_count: count };
             if let Err(error) = bus.publish_event(&told, &format!("denied {first} {code} {count}")).await {
                 tracing::warn!(%error, code, "refusals could not be told yet");
                 let mut again = self.waiting.lock();

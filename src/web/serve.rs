@@ -23,7 +23,7 @@ use tower::Service;
 
 use super::{
     heads,
-    polite::{HeadTimeout, RouterReached},
+    polite::{GuardedConnection, RouterReached},
 };
 
 /// Read buffer of one connection in bytes; hyper's default costs 0.8 MB with a slow upload on it (measured).
@@ -121,7 +121,7 @@ pub async fn serve_connections(
         let builder = Arc::clone(&builder);
         let watcher = graceful.watcher();
         connections.spawn(async move {
-            let stream = TokioIo::new(HeadTimeout::new(stream, reached));
+            let stream = TokioIo::new(GuardedConnection::new(stream, reached));
             let connection =
                 builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
             if let Err(error) = watcher.watch(connection.into_owned()).await {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use auth::{
-    message::Message,
-    signature::{Signature, personal_digest},
+    message::SiweMessage,
+    signature::{EcdsaSignature, hash_personal_message},
 };
 use axum::http::{HeaderMap, StatusCode};
 use gate::grant::token;
@@ -57,15 +57,15 @@ pub(crate) fn sign_in() -> Row {
          URI: https://media.example.org/\nVersion: 1\nChain ID: 1\nNonce: 0123456789abcdefghijklmnop\n\
          Issued At: 2026-01-02T03:04:05Z\nExpiration Time: 2026-01-02T03:09:05Z"
     );
-    let digest = personal_digest(text.as_bytes());
+    let digest = hash_personal_message(text.as_bytes());
     let made = RecoverableSignature::sign_ecdsa_recoverable(Digest::from_digest(digest.0), &key);
     let (parity, compact) = made.serialize_compact();
     let bytes = [&compact[..], &[27 + parity.to_u8()]].concat();
     let ours = || {
         rate(CALLS, || {
-            let message = Message::parse(black_box(&text)).unwrap();
-            let signature = Signature::from_bytes(black_box(&bytes)).unwrap();
-            let signer = signature.recover(personal_digest(text.as_bytes())).unwrap();
+            let message = SiweMessage::parse(black_box(&text)).unwrap();
+            let signature = EcdsaSignature::from_bytes(black_box(&bytes)).unwrap();
+            let signer = signature.recover_address(hash_personal_message(text.as_bytes())).unwrap();
             assert_eq!(signer, message.address);
         })
     };
@@ -91,9 +91,9 @@ pub(crate) fn path_token() -> Row {
     const CALLS: u32 = 20_000;
     let key = [9; 32];
     let playback_id = PlaybackId::from_bytes([3; 16]);
-    let text = token::seal(&key, playback_id);
+    let text = token::seal_token(&key, playback_id);
     let rates = (0..ROUNDS).map(|_| {
-        rate(CALLS, || assert_eq!(token::open(black_box(&key), black_box(&text)), Some(playback_id)))
+        rate(CALLS, || assert_eq!(token::open_token(black_box(&key), black_box(&text)), Some(playback_id)))
     });
     Row {
         name: "check of a segment's token",

@@ -53,7 +53,7 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let bus = Bus::connect(&broker.config(Role::Ingress)).await.unwrap();
         let admin = broker.bus(Role::Admin).await;
-        let key = auth::create_key(&bus, OWNER, schemas::access::PrincipalRole::Owner).await.unwrap();
+        let key = auth::create_api_key(&bus, OWNER, schemas::access::PrincipalRole::Owner).await.unwrap();
         let store = store::testing::open_test_store(store::StoreConfig::from_url(format!(
             "file://{}/store",
             folder.path().display()
@@ -61,7 +61,7 @@ impl Site {
         .unwrap();
         let media_id = MediaId::from_bytes(nats::new_id_bytes());
         seed(&admin, &store, media_id).await;
-        let grants = streamgate::config::Config::default().grants(&bus).unwrap();
+        let grants = streamgate::config::Settings::default().open_grants(&bus).unwrap();
         // Room for every request: refusals are not what is measured.
         let rate = limit::gcra::BucketRate { capacity: 1_000_000_000, refill_per_s: 1_000_000 };
         let mut config = ingress::IngressConfig::default();
@@ -69,7 +69,7 @@ impl Site {
         (rates.metadata, rates.streaming, rates.worker) = (rate, rate, rate);
         config.limit.replicas_assumed_count = 1;
         let metrics = registry::MetricsRegistry::default();
-        let app = AppState::build(bus, store, grants, metrics, config, auth::Config::default());
+        let app = AppState::build(bus, store, grants, metrics, config, auth::AuthConfig::default());
         let app = Box::pin(app).await.unwrap();
         let mut tasks = JoinSet::new();
         let beside = app.clone();
@@ -129,7 +129,7 @@ impl Site {
     /// The documents with all that stands before them, with and without limits.
     fn documents(&self, limited: bool) -> Router {
         let app = self.app.clone();
-        let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::require);
+        let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::require_principal);
         let identity = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
             .layer(middleware::from_fn_with_state(
@@ -172,7 +172,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
         }),
         ..MediaRecord::new(media_id, OWNER.into(), MediaStatus::Ready, 1)
     };
-    let document = document::DocumentRecord {
+    let document = document::MediaDocumentRecord {
         media_id,
         owner: OWNER.into(),
         title: "a film".into(),

@@ -12,7 +12,7 @@ use schemas::{
     subjects::{self, JobPriority},
     upload,
 };
-use streamgate::keeper::{Config, fold};
+use streamgate::keeper::{KeeperConfig, fold};
 
 use crate::{Aim, Row, size};
 
@@ -142,7 +142,7 @@ pub(crate) async fn bytes_per_upload() -> Vec<Row> {
     let mut config = jobs.cached_info().config.clone();
     config.subject_delete_marker_ttl = Some(Duration::from_secs(1));
     context.update_stream(&config).await.unwrap();
-    let settings = Config { fold_age_ms: 0, removal_told_ms: 1_000, ..Config::default() };
+    let settings = KeeperConfig { fold_age_ms: 0, removal_told_ms: 1_000, ..KeeperConfig::default() };
     let mut fresh = 0.0;
     // Kept until all are written, about 10 ms each on this machine, and for a minute more.
     let over_ms = nats::now_ms() + 60_000 + count * 30;
@@ -155,7 +155,7 @@ pub(crate) async fn bytes_per_upload() -> Vec<Row> {
             .await;
         fresh += stored_bytes(&admin).await.saturating_sub(before) as f64;
         made += batch;
-        fold::pass(&admin, nats::now_ms() + 1, &settings).await.unwrap();
+        fold::run_fold_pass(&admin, nats::now_ms() + 1, &settings).await.unwrap();
         // The marks of this batch go before the next comes.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }

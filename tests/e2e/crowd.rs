@@ -10,7 +10,7 @@ use futures::future::join_all;
 use nats::{Bus, Outbox, VersionedRecord};
 use reqwest::{Method, StatusCode, header};
 use schemas::{
-    document::{DocumentRecord, SegmentEncryption},
+    document::{MediaDocumentRecord, SegmentEncryption},
     ids::MediaId,
 };
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ async fn site() -> Cluster {
 
 /// A document as an upload leaves it; answers its revision.
 async fn put(bus: &Bus, media_id: MediaId, created_at_ms: u64) -> u64 {
-    let mut held = VersionedRecord::new(DocumentRecord {
+    let mut held = VersionedRecord::new(MediaDocumentRecord {
         media_id,
         owner: "admin".into(),
         title: "by".into(),

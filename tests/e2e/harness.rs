@@ -412,7 +412,7 @@ fn write_config(dir: &Path, store: &store::StoreConfig, full_ladder: bool, more:
         merge(&mut settings, "[transcode]\nprofile = \"tiny\"\n".parse().unwrap());
     }
     let store = toml::Table::from_iter([("store".to_owned(), toml::Value::try_from(store).unwrap())]);
-    merge(&mut settings, streamgate::config::tree::shown(store));
+    merge(&mut settings, streamgate::config::tree::to_file_form(store));
     merge(&mut settings, more.parse().unwrap());
     std::fs::write(dir.join("streamgate.toml"), settings.to_string()).unwrap();
 }

@@ -37,7 +37,7 @@ fn wallets() -> String {
 
 /// An owner of nothing here.
 async fn stranger(cluster: &Cluster) -> String {
-    auth::create_key(&cluster.bus, "mallory", access::PrincipalRole::Owner).await.unwrap()
+    auth::create_api_key(&cluster.bus, "mallory", access::PrincipalRole::Owner).await.unwrap()
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn hole_3_a_gate_that_is_unreadable_absent_or_gone_lets_nobody_in() {
     site.set_gate(json!({ "kind": "public" })).await;
     let (status, session) = site.playback(None).await;
     assert_eq!(status, StatusCode::OK, "{session}");
-    let documents = bucket(cluster, <document::DocumentRecord as schemas::KvRecord>::BUCKET).await;
+    let documents = bucket(cluster, <document::MediaDocumentRecord as schemas::KvRecord>::BUCKET).await;
     let good = documents.get(&site.media_id).await.unwrap().unwrap();
     for garbage in [&b"garbage"[..], b"", b"\x80", b"{}"] {
         documents.put(&site.media_id, garbage.to_vec().into()).await.unwrap();
@@ -175,7 +175,7 @@ async fn hole_4_nobody_edits_what_another_owns() {
             assert_eq!(refusal(&answer), (404, "not_found"), "{path}: {}", answer.1);
         }
     }
-    let operator = auth::create_key(&cluster.bus, "olga", access::PrincipalRole::Operator).await.unwrap();
+    let operator = auth::create_api_key(&cluster.bus, "olga", access::PrincipalRole::Operator).await.unwrap();
     let answer = site.ask(Method::PUT, &gate, Some(&operator), Some(public)).await;
     assert_eq!(answer.0, StatusCode::FORBIDDEN, "an operator changes nothing: {}", answer.1);
     assert_eq!(site.ask(Method::GET, &gate, Some(&cluster.key), None).await.1, before);
@@ -468,7 +468,7 @@ async fn hole_9_two_fresh_installations_share_no_secret_and_no_default_opens() {
         let ring = cluster.bus.load_record::<KeyRing>("ring.access").await.unwrap().unwrap().record;
         secrets.extend(ring.keys.iter().map(|key| key.bytes.to_vec()));
         for name in ["playback", "refresh"] {
-            secrets.push(auth::signing_key(&cluster.bus, name).await.unwrap());
+            secrets.push(auth::load_signing_key(&cluster.bus, name).await.unwrap());
         }
     }
     assert!(secrets.iter().all(|secret| secret.len() >= 32), "no short key");

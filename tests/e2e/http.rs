@@ -89,7 +89,7 @@ async fn an_owner_sees_and_plays_only_its_own() {
     let (cluster, media_id) = with_a_medium().await;
     let jobs = cluster.get(&format!("/v1/jobs?media_id={media_id}")).await;
     let job_id = jobs["items"][0]["job_id"].as_str().unwrap().to_owned();
-    let bob = auth::create_key(&cluster.bus, "bob", access::PrincipalRole::Owner).await.unwrap();
+    let bob = auth::create_api_key(&cluster.bus, "bob", access::PrincipalRole::Owner).await.unwrap();
     for (method, path) in [
         (Method::GET, format!("/v1/media/{media_id}")),
         (Method::GET, format!("/v1/jobs/{job_id}")),
@@ -208,7 +208,7 @@ async fn lists_are_paged_and_wrong_questions_are_explained() {
 
 /// `cursor` is one of the administrator's list of rejected media.
 async fn a_cursor_is_good_in_its_own_list_only(cluster: &Cluster, cursor: &str) {
-    let bob = auth::create_key(&cluster.bus, "bob", access::PrincipalRole::Owner).await.unwrap();
+    let bob = auth::create_api_key(&cluster.bus, "bob", access::PrincipalRole::Owner).await.unwrap();
     let list = "/v1/media?status=rejected";
     let (rest, end) = cursor.split_at(cursor.len() - 1);
     let changed = format!("{rest}{}", if end == "0" { '4' } else { '0' });

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::process::Command;
 
-use super::{BrokerError, program::find_candidates};
+use super::{BrokerError, program::find_program_files};
 
 /// Oldest usable server, major and minor: the first with atomic batches and message schedules.
 pub const VERSION_MIN: (u32, u32) = (2, 12);
@@ -26,13 +26,13 @@ pub struct NatsServerBinary {
     pub version: (u32, u32),
 }
 
-/// The first usable server: the named one, or else the first of the [`find_candidates`].
+/// The first usable server: the named one, or else the first of the [`find_program_files`].
 ///
 /// # Errors
 /// [`BrokerError::Missing`] says where it was looked for and what was found there.
 pub async fn find_nats_server(named: Option<&Path>) -> Result<NatsServerBinary, BrokerError> {
     let named = named.map(Path::to_path_buf).or_else(|| env::var_os("NATS_SERVER").map(PathBuf::from));
-    let mut candidates = named.map_or_else(|| find_candidates(NAME), |path| vec![path]);
+    let mut candidates = named.map_or_else(|| find_program_files(NAME), |path| vec![path]);
     if candidates.is_empty() {
         candidates.push(PathBuf::from(NAME));
     }

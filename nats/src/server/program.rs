@@ -27,7 +27,7 @@ exec "$@" 3<&-
 /// The files called `name` in the usual places: `.tools/bin` in a folder above this program, then `PATH`.
 ///
 /// The working directory is no such place: who starts this inside a foreign folder must not run its programs.
-pub fn find_candidates(name: &str) -> Vec<PathBuf> {
+pub fn find_program_files(name: &str) -> Vec<PathBuf> {
     let exe = env::current_exe().unwrap_or_default();
     let above = exe.ancestors().skip(1).take(5).map(|folder| folder.join(".tools/bin"));
     let path = env::var_os("PATH").unwrap_or_default();

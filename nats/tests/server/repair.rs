@@ -7,7 +7,7 @@ use futures::StreamExt;
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader, testing::TestBroker};
 use schemas::{
     KvRecord as _,
-    document::{DocumentRecord, MediaChanged, SegmentEncryption},
+    document::{MediaChanged, MediaDocumentRecord, SegmentEncryption},
     envelope::RecordEnvelope,
     ids::MediaId,
     subjects,
@@ -27,8 +27,8 @@ async fn forgetful() -> (TestBroker, Bus) {
     (broker, admin)
 }
 
-fn document(title: &str) -> DocumentRecord {
-    DocumentRecord {
+fn document(title: &str) -> MediaDocumentRecord {
+    MediaDocumentRecord {
         media_id: MEDIA,
         owner: "ann".into(),
         title: title.into(),
@@ -77,7 +77,7 @@ fn titles(found: &[(String, String)]) -> Vec<&str> {
 
 /// Commits a change with its events and answers the record as it lay there before they were cleared.
 async fn commit(bus: &Bus, admin: &Bus, outbox: Outbox) -> RecordEnvelope {
-    let subject = subjects::kv_subject(DocumentRecord::BUCKET, &MEDIA.to_string());
+    let subject = subjects::kv_subject(MediaDocumentRecord::BUCKET, &MEDIA.to_string());
     let mut written = admin.subscribe_core(subject).await.unwrap();
     admin.client().flush().await.unwrap();
     bus.commit_record(&mut VersionedRecord::new(document("first")), outbox).await.unwrap();
@@ -88,7 +88,7 @@ async fn commit(bus: &Bus, admin: &Bus, outbox: Outbox) -> RecordEnvelope {
 /// Puts the record back as a crash leaves it.
 async fn crash(admin: &Bus, envelope: &RecordEnvelope) {
     let payload: Bytes = nats::encode_message("envelope", envelope).unwrap().into();
-    let subject = subjects::kv_subject(DocumentRecord::BUCKET, &MEDIA.to_string());
+    let subject = subjects::kv_subject(MediaDocumentRecord::BUCKET, &MEDIA.to_string());
     admin.context().publish(subject, payload).await.unwrap().await.unwrap();
 }
 
@@ -118,10 +118,10 @@ async fn a_record_repaired_after_the_window_publishes_nothing_twice() {
     forgotten(&admin).await;
 
     let keeper = broker.bus(Role::Keeper).await;
-    assert!(keeper.sweep_record(DocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap());
+    assert!(keeper.sweep_record(MediaDocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap());
     assert_eq!(titles(&published(&admin).await), ["a", "b", "foreign"]);
     assert!(
-        !keeper.sweep_record(DocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap(),
+        !keeper.sweep_record(MediaDocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap(),
         "nothing is left"
     );
 }
@@ -141,7 +141,7 @@ async fn only_what_is_missing_is_sent_and_in_order() {
     crash(&admin, &envelope).await;
     forgotten(&admin).await;
     let keeper = broker.bus(Role::Keeper).await;
-    assert!(keeper.sweep_record(DocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap());
+    assert!(keeper.sweep_record(MediaDocumentRecord::BUCKET, &MEDIA.to_string()).await.unwrap());
     let found = published(&admin).await;
     assert_eq!(titles(&found), ["a", "b", "c", "b", "c"]);
     let ids: Vec<&str> = found.iter().skip(3).map(|(_, id)| id.as_str()).collect();
@@ -156,13 +156,13 @@ async fn the_next_writer_of_a_record_sends_only_what_is_missing() {
     crash(&admin, &envelope).await;
     forgotten(&admin).await;
     let key = MEDIA.to_string();
-    let change = |found: Option<&DocumentRecord>| {
-        let next = DocumentRecord { title: "second".into(), ..found.unwrap().clone() };
+    let change = |found: Option<&MediaDocumentRecord>| {
+        let next = MediaDocumentRecord { title: "second".into(), ..found.unwrap().clone() };
         Some((next, Outbox::new().with_event(&changed("z"))))
     };
-    let held = ingress.change_record::<DocumentRecord>(&key, change).await.unwrap().unwrap();
+    let held = ingress.change_record::<MediaDocumentRecord>(&key, change).await.unwrap().unwrap();
     assert_eq!(titles(&published(&admin).await), ["a", "z"]);
-    let raw = admin.read_value(DocumentRecord::BUCKET, &key).await.unwrap().unwrap();
+    let raw = admin.read_value(MediaDocumentRecord::BUCKET, &key).await.unwrap().unwrap();
     assert_eq!(raw.revision, held.revision());
     let stored: RecordEnvelope = nats::decode_message("envelope", &raw.value.unwrap()).unwrap();
     assert_eq!(stored.unsent, [], "both are cleared");
@@ -177,7 +177,7 @@ async fn several_repair_one_record_at_once() {
     crash(&admin, &envelope).await;
     let keepers = [broker.bus(Role::Keeper).await, broker.bus(Role::Keeper).await, ingress];
     let key = MEDIA.to_string();
-    let swept = keepers.iter().map(|bus| bus.sweep_record(DocumentRecord::BUCKET, &key));
+    let swept = keepers.iter().map(|bus| bus.sweep_record(MediaDocumentRecord::BUCKET, &key));
     let swept = futures::future::try_join_all(swept).await.unwrap();
     assert!(swept.contains(&true), "who loses the race is no error: {swept:?}");
     assert_eq!(titles(&published(&admin).await), ["a", "a"]);
@@ -189,7 +189,8 @@ async fn a_record_that_is_made_anew_names_its_events_anew() {
     let ingress = broker.bus(Role::Ingress).await;
     commit(&ingress, &admin, Outbox::new().with_event(&changed("a"))).await;
     // Expired, as the broker does it.
-    let stream = admin.context().get_stream(subjects::kv_stream_name(DocumentRecord::BUCKET)).await.unwrap();
+    let stream =
+        admin.context().get_stream(subjects::kv_stream_name(MediaDocumentRecord::BUCKET)).await.unwrap();
     stream.purge().await.unwrap();
     commit(&ingress, &admin, Outbox::new().with_event(&changed("a"))).await;
     assert_eq!(titles(&published(&admin).await), ["a", "a"]);

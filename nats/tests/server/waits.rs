@@ -7,13 +7,13 @@ use std::{
 
 use nats::{Bus, BusConfig, BusError, Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
-    document::{DocumentRecord, SegmentEncryption},
+    document::{MediaDocumentRecord, SegmentEncryption},
     ids::MediaId,
     upload::UploadTerminated,
 };
 
-fn record(first: u8) -> DocumentRecord {
-    DocumentRecord {
+fn record(first: u8) -> MediaDocumentRecord {
+    MediaDocumentRecord {
         media_id: MediaId::from_bytes([first; 16]),
         owner: "ann".into(),
         title: "a".into(),

@@ -4,7 +4,7 @@ use std::{process::Stdio, sync::Arc};
 
 use alloy_primitives::{Address as Raw, B256, Bytes, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
-use evm::{Chains, RpcUrl};
+use evm::{EvmClient, RpcUrl};
 use schemas::session::SignInMethod;
 use serde_json::{Value, json};
 use tokio::{
@@ -12,8 +12,8 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::testing::{SOON, Wallet};
-use crate::{Config, contract::*, value::Address};
+use crate::testing::{SOON, TestWallet};
+use crate::{AuthConfig, contract::*, value::WalletAddress};
 
 const CONTRACTS: &str = include_str!("../../../tests/signin/contracts.json");
 /// Anvil's chain.
@@ -96,17 +96,22 @@ impl Anvil {
 }
 
 /// What sign-in finds, over the chains as they are configured.
-async fn verdict(chain: &Anvil, account: Raw, signature: &[u8]) -> Verdict {
+async fn verdict(chain: &Anvil, account: Raw, signature: &[u8]) -> SignatureVerdict {
     let rpc_urls = vec![RpcUrl::try_from(chain.url.clone()).unwrap()];
     // Each question sees the newest block, which a test just made.
-    let node = evm::Config { chain_id: CHAIN, rpc_urls, head_cache_ms: 0, ..evm::Config::default() };
-    let config = Config { contract_ms_max: 20_000, ..Config::default() };
-    let verifier = Verifier::new(Some(Arc::new(Chains::open(&[node]).unwrap())), &config);
-    let question =
-        Question { account: Address::new(account), chain_id: CHAIN, digest: keccak256("x"), signature };
-    match by_key(question) {
-        Verdict::Invalid => verifier.ask(question, None).await.unwrap().0.unwrap(),
-        valid @ Verdict::Valid(_) => valid,
+    let node =
+        evm::ChainConfig { chain_id: CHAIN, rpc_urls, head_cache_ms: 0, ..evm::ChainConfig::default() };
+    let config = AuthConfig { contract_ms_max: 20_000, ..AuthConfig::default() };
+    let verifier = ContractSignatureVerifier::new(Some(Arc::new(EvmClient::open(&[node]).unwrap())), &config);
+    let question = SignatureCheck {
+        account: WalletAddress::new(account),
+        chain_id: CHAIN,
+        digest: keccak256("x"),
+        signature,
+    };
+    match verify_by_key(question) {
+        SignatureVerdict::Invalid => verifier.verify_at_head(question, None).await.unwrap().0.unwrap(),
+        valid @ SignatureVerdict::Valid(_) => valid,
     }
 }
 
@@ -116,38 +121,44 @@ const NODE_KEY: [u8; 32] = hex!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5ef
 async fn a_deployed_account_answers_for_itself() {
     let chain = Anvil::start().await;
     // The node's first account, whose key everybody knows, so that it can also send the change of owner.
-    let (owner, next) = (Wallet::of(NODE_KEY), Wallet::new(70));
-    let (by_owner, by_next) = (owner.sign(keccak256("x")), next.sign(keccak256("x")));
+    let (owner, next) = (TestWallet::from_secret(NODE_KEY), TestWallet::new(70));
+    let (by_owner, by_next) = (owner.sign_digest(keccak256("x")), next.sign_digest(keccak256("x")));
     let account = chain.deploy("Account", owner.address.get().abi_encode()).await;
-    assert_eq!(verdict(&chain, account, &by_owner).await, Verdict::Valid(SignInMethod::Contract));
-    assert_eq!(verdict(&chain, account, &by_next).await, Verdict::Invalid);
+    assert_eq!(verdict(&chain, account, &by_owner).await, SignatureVerdict::Valid(SignInMethod::Contract));
+    assert_eq!(verdict(&chain, account, &by_next).await, SignatureVerdict::Invalid);
     chain.send(Some(account), &giveCall { next: next.address.get() }.abi_encode()).await;
-    assert_eq!(verdict(&chain, account, &by_owner).await, Verdict::Invalid);
-    assert_eq!(verdict(&chain, account, &by_next).await, Verdict::Valid(SignInMethod::Contract));
+    assert_eq!(verdict(&chain, account, &by_owner).await, SignatureVerdict::Invalid);
+    assert_eq!(verdict(&chain, account, &by_next).await, SignatureVerdict::Valid(SignInMethod::Contract));
     // A key's own account, and the same once it delegates to a contract that does not know it.
-    assert_eq!(verdict(&chain, next.address.get(), &by_next).await, Verdict::Valid(SignInMethod::Key));
+    assert_eq!(
+        verdict(&chain, next.address.get(), &by_next).await,
+        SignatureVerdict::Valid(SignInMethod::Key)
+    );
     let delegation = [&hex!("ef0100")[..], account.as_slice()].concat();
     let set = json!([next.address.to_string(), hex::encode_prefixed(delegation)]);
     chain.ask("anvil_setCode", set).await.unwrap();
-    assert_eq!(verdict(&chain, next.address.get(), &by_next).await, Verdict::Valid(SignInMethod::Key));
-    assert_eq!(verdict(&chain, next.address.get(), &by_owner).await, Verdict::Invalid);
+    assert_eq!(
+        verdict(&chain, next.address.get(), &by_next).await,
+        SignatureVerdict::Valid(SignInMethod::Key)
+    );
+    assert_eq!(verdict(&chain, next.address.get(), &by_owner).await, SignatureVerdict::Invalid);
 }
 
 #[tokio::test]
 async fn hostile_contracts_are_refused() {
     let chain = Anvil::start().await;
-    let signature = Wallet::new(71).sign(keccak256("x"));
+    let signature = TestWallet::new(71).sign_digest(keccak256("x"));
     for name in ["Burner", "Shouter", "Maker"] {
         let account = chain.deploy(name, Vec::new()).await;
-        assert_eq!(verdict(&chain, account, &signature).await, Verdict::Invalid, "{name}");
+        assert_eq!(verdict(&chain, account, &signature).await, SignatureVerdict::Invalid, "{name}");
     }
 }
 
 #[tokio::test]
 async fn an_account_speaks_before_it_is_made() {
     let chain = Anvil::start().await;
-    let (owner, other) = (Wallet::new(72), Wallet::new(73));
-    let (by_owner, by_other) = (owner.sign(keccak256("x")), other.sign(keccak256("x")));
+    let (owner, other) = (TestWallet::new(72), TestWallet::new(73));
+    let (by_owner, by_other) = (owner.sign_digest(keccak256("x")), other.sign_digest(keccak256("x")));
     let maker = chain.deploy("Maker", Vec::new()).await;
     let salt = B256::repeat_byte(5);
     let place = whereCall { owner: owner.address.get(), salt }.abi_encode();
@@ -158,30 +169,36 @@ async fn an_account_speaks_before_it_is_made() {
         [parts.abi_encode_params(), WRAPPED.to_vec()].concat()
     };
     let making = || makeCall { owner: owner.address.get(), salt }.abi_encode();
-    let made = Verdict::Valid(SignInMethod::Counterfactual);
+    let made = SignatureVerdict::Valid(SignInMethod::Counterfactual);
     assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_owner)).await, made);
-    assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_other)).await, Verdict::Invalid);
+    assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_other)).await, SignatureVerdict::Invalid);
     // What makes another account, or none, proves nothing about this one.
     let others = makeCall { owner: other.address.get(), salt }.abi_encode();
-    assert_eq!(verdict(&chain, account, &wrap(maker, others, &by_other)).await, Verdict::Invalid);
-    assert_eq!(verdict(&chain, account, &wrap(maker, Vec::new(), &by_owner)).await, Verdict::Invalid);
+    assert_eq!(verdict(&chain, account, &wrap(maker, others, &by_other)).await, SignatureVerdict::Invalid);
+    assert_eq!(
+        verdict(&chain, account, &wrap(maker, Vec::new(), &by_owner)).await,
+        SignatureVerdict::Invalid
+    );
     assert_eq!(
         verdict(&chain, account, &wrap(other.address.get(), making(), &by_owner)).await,
-        Verdict::Invalid
+        SignatureVerdict::Invalid
     );
     let shouter = chain.deploy("Shouter", Vec::new()).await;
-    assert_eq!(verdict(&chain, account, &wrap(shouter, making(), &by_owner)).await, Verdict::Invalid);
+    assert_eq!(
+        verdict(&chain, account, &wrap(shouter, making(), &by_owner)).await,
+        SignatureVerdict::Invalid
+    );
     assert_eq!(
         verdict(&chain, owner.address.get(), &wrap(shouter, making(), &by_other)).await,
-        Verdict::Invalid
+        SignatureVerdict::Invalid
     );
     let burner = chain.deploy("Burner", Vec::new()).await;
-    assert_eq!(verdict(&chain, account, &wrap(burner, making(), &by_owner)).await, Verdict::Invalid);
+    assert_eq!(verdict(&chain, account, &wrap(burner, making(), &by_owner)).await, SignatureVerdict::Invalid);
     // Nothing of it changed the chain; once the account is there, it answers itself.
     assert!(chain.bytes("eth_getCode", json!([account.to_string(), "latest"])).await.unwrap().is_empty());
     chain.send(Some(maker), &making()).await;
-    let there = Verdict::Valid(SignInMethod::Contract);
+    let there = SignatureVerdict::Valid(SignInMethod::Contract);
     assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_owner)).await, there);
     assert_eq!(verdict(&chain, account, &by_owner).await, there);
-    assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_other)).await, Verdict::Invalid);
+    assert_eq!(verdict(&chain, account, &wrap(maker, making(), &by_other)).await, SignatureVerdict::Invalid);
 }

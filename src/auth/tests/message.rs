@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::{super::message::*, vectors};
-use crate::value::{Case, Malformed};
+use crate::value::{AddressCase, AddressError};
 
 const ADDRESS: &str = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2";
 
@@ -38,17 +38,20 @@ fn with(line: usize, text: &str) -> String {
     lines.join("\n")
 }
 
-fn refused(text: &str) -> MessageError {
-    Message::parse(text).map(|message| panic!("taken: {message}")).unwrap_err()
+fn refused(text: &str) -> SiweMessageError {
+    SiweMessage::parse(text).map(|message| panic!("taken: {message}")).unwrap_err()
 }
 
 #[test]
 fn every_part_is_read() {
     let text = full().join("\n");
-    let message = Message::parse(&text).unwrap();
+    let message = SiweMessage::parse(&text).unwrap();
     assert_eq!(message.scheme, Some("https"));
     assert_eq!(message.domain, "u@service.org:8080");
-    assert_eq!((message.address.to_string().as_str(), message.address_case), (ADDRESS, Case::Checksummed));
+    assert_eq!(
+        (message.address.to_string().as_str(), message.address_case),
+        (ADDRESS, AddressCase::Checksummed)
+    );
     assert_eq!(message.statement, Some("I accept the Terms of Service: https://service.org/tos"));
     assert_eq!(message.uri, "https://service.org/login");
     assert_eq!((message.chain_id, message.nonce), (137, "32891757abc"));
@@ -68,7 +71,7 @@ fn a_statement_is_there_or_empty_or_absent() {
         let mut all = full();
         all.splice(2..5, lines.iter().map(|line| (*line).to_owned()));
         let text = all.join("\n");
-        let message = Message::parse(&text).unwrap();
+        let message = SiweMessage::parse(&text).unwrap();
         assert_eq!(message.statement, wanted);
         assert_eq!(message.to_string(), text);
     }
@@ -101,7 +104,7 @@ fn optional_lines_may_be_left_out_but_not_moved_or_doubled() {
             }
         }
         let text = lines.join("\n");
-        assert_eq!(Message::parse(&text).unwrap().to_string(), text);
+        assert_eq!(SiweMessage::parse(&text).unwrap().to_string(), text);
     }
     for at in 5..13 {
         let mut swapped = full();
@@ -160,11 +163,14 @@ fn refuses_what_is_not_in_the_grammar() {
         refused(&format!("{}{tail}", full().join("\n")));
     }
     refused("");
-    assert_eq!(refused(&full().join("\r\n")), MessageError::Character);
-    assert_eq!(refused(&with(3, "a\ttab")), MessageError::Character);
-    assert_eq!(refused(&with(3, "Ünïcode")), MessageError::Character);
-    assert_eq!(refused(&with(1, "0xc02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2")), Malformed::Checksum.into());
-    assert_eq!(refused(&with(1, "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc")), Malformed::Address.into());
+    assert_eq!(refused(&full().join("\r\n")), SiweMessageError::Character);
+    assert_eq!(refused(&with(3, "a\ttab")), SiweMessageError::Character);
+    assert_eq!(refused(&with(3, "Ünïcode")), SiweMessageError::Character);
+    assert_eq!(
+        refused(&with(1, "0xc02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2")),
+        AddressError::Checksum.into()
+    );
+    assert_eq!(refused(&with(1, "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc")), AddressError::Address.into());
 }
 
 #[test]
@@ -179,7 +185,7 @@ fn times_are_those_of_rfc_3339() {
         ("9999-12-31T23:59:59Z", 253_402_300_799_000),
     ] {
         let whole = with(9, &format!("Issued At: {text}"));
-        assert_eq!(Message::parse(&whole).unwrap().issued_at.at_ms, at_ms, "{text}");
+        assert_eq!(SiweMessage::parse(&whole).unwrap().issued_at.at_ms, at_ms, "{text}");
     }
     for text in [
         "",
@@ -213,7 +219,7 @@ fn times_are_those_of_rfc_3339() {
     ] {
         assert_eq!(
             refused(&with(9, &format!("Issued At: {text}"))),
-            MessageError::Form("a time"),
+            SiweMessageError::Form("a time"),
             "{text:?}"
         );
     }
@@ -221,26 +227,26 @@ fn times_are_those_of_rfc_3339() {
 
 #[test]
 fn every_limit_holds() {
-    assert!(Message::parse(&with(3, &"s".repeat(STATEMENT_LENGTH_MAX))).is_ok());
+    assert!(SiweMessage::parse(&with(3, &"s".repeat(STATEMENT_LENGTH_MAX))).is_ok());
     assert_eq!(
         refused(&with(3, &"s".repeat(STATEMENT_LENGTH_MAX + 1))),
-        MessageError::TooLong("the statement")
+        SiweMessageError::TooLong("the statement")
     );
     let resources = |count: usize| with(14, &vec!["- a:b"; count - 1].join("\n"));
-    assert!(Message::parse(&resources(RESOURCES_MAX)).is_ok());
-    assert_eq!(refused(&resources(RESOURCES_MAX + 1)), MessageError::TooLong("the list of resources"));
+    assert!(SiweMessage::parse(&resources(RESOURCES_MAX)).is_ok());
+    assert_eq!(refused(&resources(RESOURCES_MAX + 1)), SiweMessageError::TooLong("the list of resources"));
     let filled = |length: usize| {
         let rest = length - with(12, "Request ID: ").len();
         with(12, &format!("Request ID: {}", "r".repeat(rest)))
     };
-    assert!(Message::parse(&filled(LENGTH_MAX)).is_ok());
-    assert_eq!(refused(&filled(LENGTH_MAX + 1)), MessageError::TooLong("the message"));
+    assert!(SiweMessage::parse(&filled(LENGTH_MAX)).is_ok());
+    assert_eq!(refused(&filled(LENGTH_MAX + 1)), SiweMessageError::TooLong("the message"));
 }
 
 #[test]
 fn messages_made_by_viem_are_read_and_written_the_same() {
     for vector in vectors().personal {
-        let message = Message::parse(&vector.message).unwrap();
+        let message = SiweMessage::parse(&vector.message).unwrap();
         assert_eq!((message.address, message.to_string()), (vector.address, vector.message.clone()));
     }
 }
@@ -268,7 +274,7 @@ fn any_message() -> impl Strategy<Value = String> {
     );
     (head, tail).prop_map(
         |((scheme, domain, address, statement, uri, chain, nonce, at), (expires, from, id, resources))| {
-            let address = crate::value::Address::new(address.into());
+            let address = crate::value::WalletAddress::new(address.into());
             let mut text = format!(
                 "{}{domain} wants you to sign in with your Ethereum account:\n{address}\n\n",
                 scheme.unwrap_or_default()
@@ -298,7 +304,7 @@ proptest! {
     #[test]
     fn whatever_is_accepted_is_written_out_as_it_came(text in any_message()) {
         // Percent signs in these texts need not begin a valid triple.
-        if let Ok(message) = Message::parse(&text) {
+        if let Ok(message) = SiweMessage::parse(&text) {
             prop_assert_eq!(message.to_string(), text);
         } else {
             prop_assert!(text.contains('%'));
@@ -311,14 +317,14 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = byte;
         let text = String::from_utf8(bytes).unwrap();
-        if let Ok(message) = Message::parse(&text) {
+        if let Ok(message) = SiweMessage::parse(&text) {
             prop_assert_eq!(message.to_string(), text);
         }
     }
 
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,200}", lines in proptest::collection::vec("[ -~]{0,30}", 0..12)) {
-        prop_assert!(Message::parse(&text).is_err());
-        prop_assert!(Message::parse(&lines.join("\n")).is_err());
+        prop_assert!(SiweMessage::parse(&text).is_err());
+        prop_assert!(SiweMessage::parse(&lines.join("\n")).is_err());
     }
 }

@@ -19,7 +19,7 @@ struct Vectors {
 
 #[derive(Debug, serde::Deserialize)]
 struct Personal {
-    address: super::value::Address,
+    address: super::value::WalletAddress,
     message: String,
     #[serde(deserialize_with = "digest")]
     digest: alloy_primitives::B256,
@@ -29,8 +29,8 @@ struct Personal {
 
 #[derive(Debug, serde::Deserialize)]
 struct Typed {
-    address: super::value::Address,
-    values: super::typed::Values,
+    address: super::value::WalletAddress,
+    values: super::typed::TypedSignIn,
     #[serde(deserialize_with = "digest")]
     digest: alloy_primitives::B256,
     signature: String,

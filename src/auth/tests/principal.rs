@@ -1,13 +1,13 @@
 use schemas::access;
 
-use super::super::{Principal, key::parse};
+use super::super::{Principal, key::parse_key};
 
 #[test]
 fn refuses_what_is_no_key() {
     for text in ["", "sg_", "sg__x", "sg_short_x", "Bearer", "sk_00000000000000000000000000_x"] {
-        assert!(parse(text).is_none(), "{text}");
+        assert!(parse_key(text).is_none(), "{text}");
     }
-    assert!(parse("sg_00000000000000000000000000_secret").is_some());
+    assert!(parse_key("sg_00000000000000000000000000_secret").is_some());
 }
 
 #[test]

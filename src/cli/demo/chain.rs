@@ -8,7 +8,7 @@ use std::{env, path::PathBuf, process::Stdio, time::Duration};
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::{SolCall, sol};
 use anyhow::{Context, anyhow, bail};
-use evm::{Config, RpcUrl};
+use evm::{ChainConfig, RpcUrl};
 use nats::server::program;
 use serde_json::{Value, json};
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::until;
+use super::poll_until;
 
 /// EIP-155 chain id, the usual one of development nodes.
 pub(super) const CHAIN_ID: u64 = 31_337;
@@ -46,12 +46,12 @@ sol! {
 ///
 /// # Errors
 /// Says how to get one.
-pub fn find() -> anyhow::Result<PathBuf> {
+pub fn find_anvil() -> anyhow::Result<PathBuf> {
     let named = env::var_os("ANVIL").filter(|name| !name.is_empty()).map(PathBuf::from);
-    choose(named, program::find_candidates(NAME))
+    choose_program(named, program::find_program_files(NAME))
 }
 
-fn choose(named: Option<PathBuf>, places: Vec<PathBuf>) -> anyhow::Result<PathBuf> {
+fn choose_program(named: Option<PathBuf>, places: Vec<PathBuf>) -> anyhow::Result<PathBuf> {
     match (named, places.into_iter().next()) {
         (Some(path), _) if path.is_file() => Ok(path),
         (Some(path), _) => bail!("ANVIL names {}, which is no file; {REMEDY}", path.display()),
@@ -63,7 +63,7 @@ fn choose(named: Option<PathBuf>, places: Vec<PathBuf>) -> anyhow::Result<PathBu
 }
 
 /// A running node; killed when dropped, and when this process ends in whatever way.
-pub(super) struct Node {
+pub(super) struct DemoNode {
     child: Child,
     guard: ChildStdin,
     /// Whoever stopped reading what the node says would stop the node.
@@ -75,10 +75,10 @@ pub(super) struct Node {
     payer: Value,
 }
 
-impl Node {
+impl DemoNode {
     /// Starts a node with a chain of its own.
     pub(super) async fn start() -> anyhow::Result<Self> {
-        let path = find()?;
+        let path = find_anvil()?;
         let broken = || format!("anvil ({}) does not start; {REMEDY}", path.display());
         let chain_id = CHAIN_ID.to_string();
         let mut child = program::guarded_command(&path)
@@ -92,7 +92,8 @@ impl Node {
             .with_context(broken)?;
         let (Some(guard), Some(out)) = (child.stdin.take(), child.stdout.take()) else { bail!(broken()) };
         let mut lines = BufReader::new(out).lines();
-        let address = tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), listening(&mut lines));
+        let address =
+            tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), read_listen_address(&mut lines));
         let address = address.await.context("it says nothing").and_then(|said| said).with_context(broken)?;
         let mut reading = JoinSet::new();
         reading.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -100,7 +101,7 @@ impl Node {
             reqwest::Client::builder().timeout(Duration::from_secs(ANSWER_SECONDS_MAX)).no_proxy().build()?;
         let url = format!("http://{address}");
         let mut node = Self { child, guard, _reading: reading, url, http, payer: Value::Null };
-        node.payer = node.ask("eth_accounts", json!([])).await?[0].take();
+        node.payer = node.request_rpc("eth_accounts", json!([])).await?[0].take();
         Ok(node)
     }
 
@@ -111,31 +112,31 @@ impl Node {
     }
 
     /// The chain as gates are to ask it.
-    pub(super) fn config(&self) -> anyhow::Result<Config> {
+    pub(super) fn chain_config(&self) -> anyhow::Result<ChainConfig> {
         let url = RpcUrl::try_from(self.url.clone()).map_err(|reason| anyhow!("{}: {reason}", self.url))?;
         let (chain_id, name) = (CHAIN_ID, "the demo's own".to_owned());
-        Ok(Config { chain_id, name, rpc_urls: vec![url], confirmations: 1, ..Config::default() })
+        Ok(ChainConfig { chain_id, name, rpc_urls: vec![url], confirmations: 1, ..ChainConfig::default() })
     }
 
     /// Puts the ERC-721 contract on the chain; answers its address.
-    pub(super) async fn deploy(&self) -> anyhow::Result<Address> {
+    pub(super) async fn deploy_contract(&self) -> anyhow::Result<Address> {
         let codes: Value = serde_json::from_str(CONTRACTS)?;
-        let receipt = self.send(json!({ "data": codes["Nft"], "gas": "0x200000" })).await?;
+        let receipt = self.send_transaction(json!({ "data": codes["Nft"], "gas": "0x200000" })).await?;
         let address = receipt["contractAddress"].as_str().context("the receipt names no contract")?;
         Ok(address.parse()?)
     }
 
     /// Gives a token to somebody, whoever has it; nobody has a new one. It is in a block when this returns.
-    pub(super) async fn give(&self, contract: Address, token: u64, to: Address) -> anyhow::Result<()> {
+    pub(super) async fn give_token(&self, contract: Address, token: u64, to: Address) -> anyhow::Result<()> {
         let data = Bytes::from(giveCall { token: U256::from(token), to }.abi_encode());
-        self.send(json!({ "to": contract, "data": data, "gas": "0x100000" })).await.map(drop)
+        self.send_transaction(json!({ "to": contract, "data": data, "gas": "0x100000" })).await.map(drop)
     }
 
-    async fn send(&self, mut transaction: Value) -> anyhow::Result<Value> {
+    async fn send_transaction(&self, mut transaction: Value) -> anyhow::Result<Value> {
         transaction["from"] = self.payer.clone();
-        let hash = self.ask("eth_sendTransaction", json!([transaction])).await?;
-        let receipt = until("a transaction is in no block", MINED_SECONDS_MAX, async || {
-            let receipt = self.ask("eth_getTransactionReceipt", json!([hash])).await?;
+        let hash = self.request_rpc("eth_sendTransaction", json!([transaction])).await?;
+        let receipt = poll_until("a transaction is in no block", MINED_SECONDS_MAX, async || {
+            let receipt = self.request_rpc("eth_getTransactionReceipt", json!([hash])).await?;
             Ok(if receipt.is_null() { Err("there is no receipt".to_owned()) } else { Ok(receipt) })
         });
         let receipt = receipt.await?;
@@ -145,7 +146,7 @@ impl Node {
         Ok(receipt)
     }
 
-    async fn ask(&self, method: &str, params: Value) -> anyhow::Result<Value> {
+    async fn request_rpc(&self, method: &str, params: Value) -> anyhow::Result<Value> {
         let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
         let asking = async { self.http.post(&self.url).json(&body).send().await?.json::<Value>().await };
         let mut answer = asking.await.with_context(|| format!("anvil does not answer {method}"))?;
@@ -157,7 +158,7 @@ impl Node {
 }
 
 /// Host and port that the node says it listens at.
-async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<String> {
+async fn read_listen_address(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<String> {
     while let Some(line) = lines.next_line().await? {
         if let Some(address) = line.strip_prefix("Listening on ") {
             return Ok(address.trim().to_owned());
@@ -175,9 +176,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (there, absent) = (dir.path().join("there"), dir.path().join("absent"));
         std::fs::write(&there, b"").unwrap();
-        assert_eq!(choose(Some(there.clone()), Vec::new()).unwrap(), there);
-        assert_eq!(choose(None, vec![there.clone(), absent.clone()]).unwrap(), there);
-        for error in [choose(None, Vec::new()), choose(Some(absent), vec![there])] {
+        assert_eq!(choose_program(Some(there.clone()), Vec::new()).unwrap(), there);
+        assert_eq!(choose_program(None, vec![there.clone(), absent.clone()]).unwrap(), there);
+        for error in [choose_program(None, Vec::new()), choose_program(Some(absent), vec![there])] {
             let error = error.unwrap_err().to_string();
             assert!(error.contains(".ci/setup gated") && error.contains("@foundry-rs/anvil"), "{error}");
         }

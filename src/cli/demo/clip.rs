@@ -7,11 +7,11 @@ use reqwest::{Method, header::IF_MATCH};
 use schemas::gate::GateRule;
 
 use crate::cli::{
-    client::Client,
-    event::Teller,
-    follow::{End, Follower, Wanted},
+    client::ApiClient,
+    event::EventPrinter,
+    follow::{FollowOutcome, FollowTarget, SseFollower},
     out, play, render,
-    tus::{self, Source},
+    tus::{self, UploadByteSource},
 };
 
 /// An excerpt of Big Buck Bunny, (c) 2008 Blender Foundation, CC BY 3.0.
@@ -20,7 +20,7 @@ const NAME: &str = "Big Buck Bunny.mp4";
 
 /// What became of the clip.
 #[derive(Debug)]
-pub(super) struct Clip {
+pub(super) struct PublishedClip {
     pub(super) media_id: String,
     /// From the first byte of the upload until a player could fetch all it begins with.
     pub(super) seconds_to_playable: f64,
@@ -30,48 +30,52 @@ pub(super) struct Clip {
 
 /// Uploads the clip as its owner, lets in whom `rule` does, and follows it until it is ready; `viewer` plays it as soon as it is
 /// playable.
-pub(super) async fn publish(owner: &Client, viewer: &Client, rule: &GateRule) -> anyhow::Result<Clip> {
+pub(super) async fn publish_clip(
+    owner: &ApiClient,
+    viewer: &ApiClient,
+    rule: &GateRule,
+) -> anyhow::Result<PublishedClip> {
     let began = Instant::now();
-    let media_id = upload(owner).await?;
+    let media_id = upload_clip(owner).await?;
     set_gate(owner, &media_id, rule).await.context("the gate of the clip")?;
-    let wanted = Wanted { media: Some(media_id.clone()), ..Wanted::default() };
-    let mut follower = Follower::new(owner.clone(), wanted.clone());
-    let mut teller = Teller::default();
+    let wanted = FollowTarget { media: Some(media_id.clone()), ..FollowTarget::default() };
+    let mut follower = SseFollower::new(owner.clone(), wanted.clone());
+    let mut teller = EventPrinter::default();
     let mut seconds_to_playable = None;
     loop {
-        let told = follower.next().await?;
-        teller.tell(&told);
+        let told = follower.next_event().await?;
+        teller.print_event(&told);
         if told.kind == "media.playable" && seconds_to_playable.is_none() {
-            let early = play::open(viewer, &media_id).await?;
-            play::check(viewer, &early).await.context("the clip is said to play, but does not")?;
+            let early = play::open_playback(viewer, &media_id).await?;
+            play::check_playback(viewer, &early).await.context("the clip is said to play, but does not")?;
             seconds_to_playable = Some(began.elapsed().as_secs_f64());
         }
-        match wanted.end(&told.kind) {
-            Some(End::Well) => break,
-            Some(End::Badly) => bail!("the clip ended as {}; the lines above say why", told.kind),
+        match wanted.outcome_of(&told.kind) {
+            Some(FollowOutcome::Well) => break,
+            Some(FollowOutcome::Badly) => bail!("the clip ended as {}; the lines above say why", told.kind),
             None => {}
         }
     }
     let seconds_to_ready = began.elapsed().as_secs_f64();
     let seconds_to_playable = seconds_to_playable.unwrap_or(seconds_to_ready);
-    Ok(Clip { media_id, seconds_to_playable, seconds_to_ready })
+    Ok(PublishedClip { media_id, seconds_to_playable, seconds_to_ready })
 }
 
-async fn upload(client: &Client) -> anyhow::Result<String> {
+async fn upload_clip(client: &ApiClient) -> anyhow::Result<String> {
     let length_bytes = u64::try_from(BYTES.len())?;
-    let upload = tus::create(client, length_bytes, NAME).await?;
-    let bar = tus::bar(length_bytes, NAME);
-    let source = Source::Static(BYTES);
-    tus::send(client, &upload, &source, length_bytes, |at_bytes| bar.set_position(at_bytes)).await?;
+    let upload = tus::create_upload(client, length_bytes, NAME).await?;
+    let bar = tus::progress_bar(length_bytes, NAME);
+    let source = UploadByteSource::Static(BYTES);
+    tus::send_upload(client, &upload, &source, length_bytes, |at_bytes| bar.set_position(at_bytes)).await?;
     bar.finish_and_clear();
-    let size = render::size(length_bytes);
-    out::say(format!("Uploaded {NAME} ({size}) as {}", out::clean(&upload.media_id)));
+    let size = render::format_size(length_bytes);
+    out::print_message(format!("Uploaded {NAME} ({size}) as {}", out::sanitize_text(&upload.media_id)));
     Ok(upload.media_id)
 }
 
-async fn set_gate(client: &Client, media_id: &str, rule: &GateRule) -> anyhow::Result<()> {
-    let url = client.url(&format!("v1/media/{media_id}/gate"), &[]);
+async fn set_gate(client: &ApiClient, media_id: &str, rule: &GateRule) -> anyhow::Result<()> {
+    let url = client.build_url(&format!("v1/media/{media_id}/gate"), &[]);
     // Nobody else knows of the medium yet: there is no other change to lose.
-    client.json(client.request(Method::PUT, url).header(IF_MATCH, "*").json(rule)).await?;
+    client.send_json(client.build_request(Method::PUT, url).header(IF_MATCH, "*").json(rule)).await?;
     Ok(())
 }

@@ -8,15 +8,16 @@ use schemas::gate::{GateReasonCode, GateRule};
 use serde_json::{Value, json};
 
 use super::{
-    Told,
-    chain::{CHAIN_ID, Node},
-    clip, page, until,
-    wallet::Wallet,
+    DemoResult,
+    chain::{CHAIN_ID, DemoNode},
+    clip, poll_until,
+    wallet::DemoWallet,
+    watch_page_url,
 };
 use crate::cli::{
-    client::{Client, Error, Refusal},
+    client::{ApiClient, ClientError, ServerRefusal},
     out,
-    play::{self, Playback},
+    play::{self, PlaybackUrls},
 };
 
 /// Longest wait for the gateway to decide by what happened on the chain, in seconds: a block more, and the age of the head that
@@ -26,31 +27,34 @@ const DECIDED_SECONDS_MAX: u64 = 60;
 const TOKEN: u64 = 1;
 
 /// Shows a wallet that plays and one that is refused, moves the token between them, and shows the reverse.
-pub(super) async fn tell(owner: &Client, node: &Node) -> anyhow::Result<Told> {
-    let (a, b) = (Wallet::random()?, Wallet::random()?);
-    let contract = node.deploy().await.context("the contract")?;
-    node.give(contract, TOKEN, a.address).await.context("the token")?;
-    out::say(format!("Chain {CHAIN_ID} runs at {}, with an ERC-721 contract at {contract}", node.url));
-    out::say(format!("wallet A: {}, owns token {TOKEN}", a.address));
-    out::say(format!("wallet B: {}, owns none", b.address));
+pub(super) async fn run_gated_demo(owner: &ApiClient, node: &DemoNode) -> anyhow::Result<DemoResult> {
+    let (a, b) = (DemoWallet::random()?, DemoWallet::random()?);
+    let contract = node.deploy_contract().await.context("the contract")?;
+    node.give_token(contract, TOKEN, a.address).await.context("the token")?;
+    out::print_message(format!(
+        "Chain {CHAIN_ID} runs at {}, with an ERC-721 contract at {contract}",
+        node.url
+    ));
+    out::print_message(format!("wallet A: {}, owns token {TOKEN}", a.address));
+    out::print_message(format!("wallet B: {}, owns none", b.address));
     let rule = GateRule::Erc721Owner {
         chain_id: CHAIN_ID,
         contract: contract.to_string(),
         token_id: Some(TOKEN.to_string()),
         sessions_max: None,
     };
-    let clip = clip::publish(owner, owner, &rule).await?;
-    out::say(format!("The gate: {}", serde_json::to_string(&rule)?));
+    let clip = clip::publish_clip(owner, owner, &rule).await?;
+    out::print_message(format!("The gate: {}", serde_json::to_string(&rule)?));
 
-    let viewer_a = Viewer::sign_in("wallet A", &a, owner, &clip.media_id).await?;
-    let viewer_b = Viewer::sign_in("wallet B", &b, owner, &clip.media_id).await?;
-    let first = viewer_a.plays().await?;
-    let refused = viewer_b.is_refused().await?;
-    node.give(contract, TOKEN, b.address).await.context("the transfer")?;
-    out::say(format!("Token {TOKEN} goes from wallet A to wallet B"));
-    let stopped = viewer_a.stops(&first).await?;
-    let second = viewer_b.plays().await?;
-    viewer_a.is_refused().await?;
+    let viewer_a = DemoViewer::sign_in("wallet A", &a, owner, &clip.media_id).await?;
+    let viewer_b = DemoViewer::sign_in("wallet B", &b, owner, &clip.media_id).await?;
+    let first = viewer_a.expect_playback().await?;
+    let refused = viewer_b.expect_refusal().await?;
+    node.give_token(contract, TOKEN, b.address).await.context("the transfer")?;
+    out::print_message(format!("Token {TOKEN} goes from wallet A to wallet B"));
+    let stopped = viewer_a.expect_end(&first).await?;
+    let second = viewer_b.expect_playback().await?;
+    viewer_a.expect_refusal().await?;
 
     let summary = json!({
         "media_id": clip.media_id,
@@ -58,38 +62,38 @@ pub(super) async fn tell(owner: &Client, node: &Node) -> anyhow::Result<Told> {
         "rpc_url": node.url,
         "contract": contract.to_string(),
         "token_id": TOKEN.to_string(),
-        "holder": viewer_a.with(&first),
+        "holder": viewer_a.describe_playback(&first),
         "refused": refused,
-        "after_transfer": { "holder": viewer_b.with(&second), "refused": stopped },
+        "after_transfer": { "holder": viewer_b.describe_playback(&second), "refused": stopped },
     });
     let invitation = format!(
         "\nIt plays here, until Ctrl-C, for a browser's wallet that has wallet B's key, made for this demo:\n{}\n\
          Every other account is refused. The network, if you want to see the token: {}, chain id {CHAIN_ID}\n",
-        b.secret(),
+        b.secret_hex(),
         node.url
     );
-    Ok(Told { watch_url: page(&second.playback), summary, invitation })
+    Ok(DemoResult { watch_url: watch_page_url(&second.playback), summary, invitation })
 }
 
 /// A wallet that signed in to see the clip.
-struct Viewer {
+struct DemoViewer {
     name: &'static str,
     address: String,
-    client: Client,
+    client: ApiClient,
     media_id: String,
 }
 
 /// A session that plays.
-struct Playing {
-    playback: Playback,
+struct DemoPlayback {
+    playback: PlaybackUrls,
     segment_url: Url,
 }
 
-impl Viewer {
+impl DemoViewer {
     async fn sign_in(
         name: &'static str,
-        wallet: &Wallet,
-        server: &Client,
+        wallet: &DemoWallet,
+        server: &ApiClient,
         media_id: &str,
     ) -> anyhow::Result<Self> {
         let client =
@@ -97,71 +101,72 @@ impl Viewer {
         Ok(Self { name, address: wallet.address.to_string(), client, media_id: media_id.to_owned() })
     }
 
-    async fn open(&self) -> anyhow::Result<Playback> {
-        play::open(&self.client, &self.media_id).await
+    async fn open_session(&self) -> anyhow::Result<PlaybackUrls> {
+        play::open_playback(&self.client, &self.media_id).await
     }
 
     /// Plays the beginning, as soon as what is on the chain is confirmed.
-    async fn plays(&self) -> anyhow::Result<Playing> {
-        let playing = until(format!("{} does not play", self.name), DECIDED_SECONDS_MAX, async || {
-            let playback = match self.open().await {
+    async fn expect_playback(&self) -> anyhow::Result<DemoPlayback> {
+        let playing = poll_until(format!("{} does not play", self.name), DECIDED_SECONDS_MAX, async || {
+            let playback = match self.open_session().await {
                 Ok(playback) => playback,
-                Err(error) => return Ok(Err(refusal(error)?.to_string())),
+                Err(error) => return Ok(Err(extract_refusal(error)?.to_string())),
             };
-            let segment_url = play::check(&self.client, &playback).await?;
-            Ok(Ok(Playing { playback, segment_url }))
+            let segment_url = play::check_playback(&self.client, &playback).await?;
+            Ok(Ok(DemoPlayback { playback, segment_url }))
         });
         let playing = playing.await?;
-        out::say(format!("{} plays: {}", self.name, playing.playback.hls_url));
+        out::print_message(format!("{} plays: {}", self.name, playing.playback.hls_url));
         Ok(playing)
     }
 
     /// Is let in at no time, and told that it does not own the token.
-    async fn is_refused(&self) -> anyhow::Result<Value> {
-        let refusal =
-            until(format!("{} is not refused", self.name), DECIDED_SECONDS_MAX, async || {
-                match self.open().await {
-                    Ok(_) => bail!("{} plays without the token", self.name),
-                    Err(error) => Ok(for_want_of_the_token(refusal(error)?)),
-                }
-            });
-        Ok(self.tell("refused", &refusal.await?))
+    async fn expect_refusal(&self) -> anyhow::Result<Value> {
+        let refusal = poll_until(format!("{} is not refused", self.name), DECIDED_SECONDS_MAX, async || {
+            match self.open_session().await {
+                Ok(_) => bail!("{} plays without the token", self.name),
+                Err(error) => Ok(expect_not_owner(extract_refusal(error)?)),
+            }
+        });
+        Ok(self.report_refusal("refused", &refusal.await?))
     }
 
     /// Gets no segment any more of the session that played, as soon as the gateway sees that the token is gone.
-    async fn stops(&self, playing: &Playing) -> anyhow::Result<Value> {
+    async fn expect_end(&self, playing: &DemoPlayback) -> anyhow::Result<Value> {
         let refusal =
-            until(format!("{} goes on", self.name), DECIDED_SECONDS_MAX, async || {
-                match play::fetch(&self.client, &playing.segment_url).await {
+            poll_until(
+                format!("{} goes on", self.name),
+                DECIDED_SECONDS_MAX,
+                async || match play::fetch_url(&self.client, &playing.segment_url).await {
                     Ok(_) => Ok(Err("it got a segment".to_owned())),
-                    Err(error) => Ok(for_want_of_the_token(refusal(error.into())?)),
-                }
-            });
-        Ok(self.tell("refused the next segment", &refusal.await?))
+                    Err(error) => Ok(expect_not_owner(extract_refusal(error.into())?)),
+                },
+            );
+        Ok(self.report_refusal("refused the next segment", &refusal.await?))
     }
 
     /// Tells of a refusal; answers it for machines.
-    fn tell(&self, what: &str, refusal: &Refusal) -> Value {
-        let Refusal { code, reason, title, .. } = refusal;
-        out::say(format!("{} {what}: {code} ({reason}): {title}", self.name));
+    fn report_refusal(&self, what: &str, refusal: &ServerRefusal) -> Value {
+        let ServerRefusal { code, reason, title, .. } = refusal;
+        out::print_message(format!("{} {what}: {code} ({reason}): {title}", self.name));
         json!({ "address": self.address, "code": code, "reason": reason })
     }
 
     /// Where it plays, for machines.
-    fn with(&self, playing: &Playing) -> Value {
+    fn describe_playback(&self, playing: &DemoPlayback) -> Value {
         json!({ "address": self.address, "hls_url": playing.playback.hls_url.as_str() })
     }
 }
 
 /// The server's refusal; any other error stays one.
-fn refusal(error: anyhow::Error) -> anyhow::Result<Refusal> {
-    match error.downcast_ref::<Error>().and_then(Error::refusal) {
+fn extract_refusal(error: anyhow::Error) -> anyhow::Result<ServerRefusal> {
+    match error.downcast_ref::<ClientError>().and_then(ClientError::as_refusal) {
         Some(refusal) => Ok(refusal.clone()),
         None => Err(error),
     }
 }
 
 /// The refusal if it is the one that was wanted, else what it says.
-fn for_want_of_the_token(refusal: Refusal) -> Result<Refusal, String> {
+fn expect_not_owner(refusal: ServerRefusal) -> Result<ServerRefusal, String> {
     if json!(GateReasonCode::NotOwner) == refusal.reason { Ok(refusal) } else { Err(refusal.to_string()) }
 }

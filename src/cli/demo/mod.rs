@@ -15,9 +15,12 @@ use tempfile::TempDir;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, Ended, Global, client::Client, dispatch::load, out, play::Playback, serve};
-use crate::{config::Config, up};
-use chain::Node;
+use super::{
+    CommandOutcome, DemoArgs, GlobalArgs, client::ApiClient, dispatch::load_settings, out,
+    play::PlaybackUrls, serve,
+};
+use crate::{config::Settings, up};
+use chain::DemoNode;
 
 /// Data of a demo that stays up.
 const FOLDER: &str = "data/demo";
@@ -28,31 +31,31 @@ const PAUSE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When the server or the chain does not start, the clip does not become playable, or a gate lets in whom it should not.
-pub async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Ended> {
+pub async fn run_demo(global: &GlobalArgs, args: DemoArgs) -> anyhow::Result<CommandOutcome> {
     let throwaway = (args.exit && args.server.data_dir.is_none())
         .then(|| tempfile::Builder::new().prefix("streamgate-demo-").tempdir())
         .transpose()
         .context("a temporary folder")?;
-    let mut config = settings(global, &args, throwaway.as_ref())?;
+    let mut config = load_demo_settings(global, &args, throwaway.as_ref())?;
     let shutdown = CancellationToken::new();
     serve::stop_on_signal(shutdown.clone())?;
-    let node = if args.gated { Some(Node::start().await?) } else { None };
+    let node = if args.gated { Some(DemoNode::start().await?) } else { None };
     if let Some(node) = &node {
         // The demo's chain takes the place of one with its id.
         config.chains.retain(|chain| chain.chain_id != chain::CHAIN_ID);
-        config.chains.push(node.config()?);
+        config.chains.push(node.chain_config()?);
     }
     let (ready, starts) = oneshot::channel();
     let story = async {
         // Without a server its own error is what is told.
         let Ok(ready) = starts.await else { return Ok(None) };
         let told = tokio::select! {
-            told = tell(&ready, node.as_ref()) => told.map(Some),
+            told = play_demo(&ready, node.as_ref()) => told.map(Some),
             () = shutdown.cancelled() => Ok(None),
         };
         let shown = told.and_then(|told| {
             if let Some(told) = told.as_ref().filter(|_| !args.exit) {
-                told.show(&ready, global.json)?;
+                told.print_address(&ready, global.json)?;
             }
             Ok(told)
         });
@@ -61,7 +64,7 @@ pub async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Ended> {
         }
         shown
     };
-    let (served, told) = tokio::join!(up::run(config, shutdown.clone(), ready), story);
+    let (served, told) = tokio::join!(up::run_all_roles(config, shutdown.clone(), ready), story);
     if let Some(node) = node {
         node.stop().await?;
     }
@@ -70,21 +73,25 @@ pub async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Ended> {
     }
     served?;
     match told? {
-        Some(told) if args.exit => out::json(&told.summary)?,
-        None if args.exit => return Ok(Ended::Badly),
+        Some(told) if args.exit => out::print_json(&told.summary)?,
+        None if args.exit => return Ok(CommandOutcome::Badly),
         _ => {}
     }
-    Ok(Ended::Well)
+    Ok(CommandOutcome::Well)
 }
 
 /// The settings of a demo: as given, but for a folder of its own and a free port.
-fn settings(global: &Global, args: &DemoArgs, throwaway: Option<&TempDir>) -> anyhow::Result<Config> {
-    let mut config = load(global, &args.server)?;
+fn load_demo_settings(
+    global: &GlobalArgs,
+    args: &DemoArgs,
+    throwaway: Option<&TempDir>,
+) -> anyhow::Result<Settings> {
+    let mut config = load_settings(global, &args.server)?;
     match throwaway {
         Some(folder) => config.data_dir = Some(folder.path().to_owned()),
         None => config.data_dir = config.data_dir.or_else(|| Some(FOLDER.into())),
     }
-    if args.server.listen.is_none() && config.ingress.listen == Config::default().ingress.listen {
+    if args.server.listen.is_none() && config.ingress.listen == Settings::default().ingress.listen {
         config.ingress.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     }
     Ok(config)
@@ -92,7 +99,7 @@ fn settings(global: &Global, args: &DemoArgs, throwaway: Option<&TempDir>) -> an
 
 /// What a demo has shown.
 #[derive(Debug)]
-struct Told {
+struct DemoResult {
     /// The page that plays.
     watch_url: Url,
     /// For machines.
@@ -101,45 +108,45 @@ struct Told {
     invitation: String,
 }
 
-impl Told {
+impl DemoResult {
     /// Prints the address that plays, for a demo that stays up.
-    fn show(&self, ready: &up::Ready, as_json: bool) -> anyhow::Result<()> {
+    fn print_address(&self, ready: &up::ServerReady, as_json: bool) -> anyhow::Result<()> {
         let watch_url = self.watch_url.as_str();
         if as_json {
             let mut line = self.summary.clone();
             line["watch_url"] = json!(watch_url);
             line["url"] = json!(ready.url);
             line["api_key"] = json!(ready.api_key);
-            return Ok(out::json(&line)?);
+            return Ok(out::print_json(&line)?);
         }
-        out::say(&self.invitation);
-        Ok(out::line(watch_url)?)
+        out::print_message(&self.invitation);
+        Ok(out::print_line(watch_url)?)
     }
 }
 
 /// The page of a session as anybody would open it, without the session's right.
-fn page(playback: &Playback) -> Url {
+fn watch_page_url(playback: &PlaybackUrls) -> Url {
     let mut url = playback.watch_url.clone();
     url.set_fragment(None);
     url
 }
 
 /// Plays the demo at a server that runs.
-async fn tell(ready: &up::Ready, node: Option<&Node>) -> anyhow::Result<Told> {
+async fn play_demo(ready: &up::ServerReady, node: Option<&DemoNode>) -> anyhow::Result<DemoResult> {
     let key = ready.api_key.clone().context(
         "the API key of this data folder is gone: remove the folder, or name another with --data-dir",
     )?;
-    let url = reachable(&ready.url);
-    let owner = Client::at(&url, Some(key), "the data folder".into())?;
-    out::say(format!("StreamGate is up at {url}"));
+    let url = reachable_url(&ready.url);
+    let owner = ApiClient::with_url(&url, Some(key), "the data folder".into())?;
+    out::print_message(format!("StreamGate is up at {url}"));
     match node {
-        Some(node) => gated::tell(&owner, node).await,
-        None => open::tell(&owner).await,
+        Some(node) => gated::run_gated_demo(&owner, node).await,
+        None => open::run_open_demo(&owner).await,
     }
 }
 
 /// Asks until there is an answer; what `ask` says instead of one is told when there is none within `seconds_max`.
-async fn until<T>(
+async fn poll_until<T>(
     what: impl fmt::Display,
     seconds_max: u64,
     mut ask: impl AsyncFnMut() -> anyhow::Result<Result<T, String>>,
@@ -155,7 +162,7 @@ async fn until<T>(
 }
 
 /// An address that can be opened: a server that listens on all of them is reached by loopback.
-fn reachable(url: &str) -> String {
+fn reachable_url(url: &str) -> String {
     url.replacen("://0.0.0.0:", "://127.0.0.1:", 1).replacen("://[::]:", "://[::1]:", 1)
 }
 
@@ -164,15 +171,15 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::cli::{Cli, CliCommand};
 
-    fn settings_of(line: &[&str]) -> Config {
-        let Cli { global, command: Command::Demo(args) } =
+    fn settings_of(line: &[&str]) -> Settings {
+        let Cli { global, command: CliCommand::Demo(args) } =
             Cli::try_parse_from(["streamgate", "demo"].iter().chain(line)).unwrap()
         else {
             panic!("demo is demo")
         };
-        settings(&global, &args, None).unwrap()
+        load_demo_settings(&global, &args, None).unwrap()
     }
 
     #[test]
@@ -188,13 +195,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_never_comes_is_given_up_with_the_last_answer() {
         let mut asked = 0;
-        let third = until("it does not come", 60, async || {
+        let third = poll_until("it does not come", 60, async || {
             asked += 1;
             Ok(if asked == 3 { Ok(asked) } else { Err("not yet".to_owned()) })
         });
         assert_eq!(third.await.unwrap(), 3);
         let began = Instant::now();
-        let never = until::<()>("it does not come", 60, async || Ok(Err("not yet".to_owned()))).await;
+        let never = poll_until::<()>("it does not come", 60, async || Ok(Err("not yet".to_owned()))).await;
         assert_eq!(never.unwrap_err().to_string(), "it does not come even after 60 s: not yet");
         assert!(began.elapsed() < Duration::from_secs(61));
     }
@@ -206,7 +213,7 @@ mod tests {
             ("http://[::]:80", "http://[::1]:80"),
             ("http://127.0.0.1:1", "http://127.0.0.1:1"),
         ] {
-            assert_eq!(reachable(url), wanted);
+            assert_eq!(reachable_url(url), wanted);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{MINUTE_MS, crowd};
 /// Settings of playback sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct GrantConfig {
     /// How long a grant lasts before the gate is evaluated again, in milliseconds.
     pub grant_ms: u64,
     /// How long before its end a grant is renewed by the request that comes then, in milliseconds.
@@ -37,7 +37,7 @@ pub struct Config {
     pub denied_events_per_viewer_per_minute_max: u64,
 }
 
-impl Default for Config {
+impl Default for GrantConfig {
     fn default() -> Self {
         Self {
             grant_ms: 60_000,
@@ -55,7 +55,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl GrantConfig {
     /// Names the first setting that can't be used, and why.
     ///
     /// # Errors
@@ -86,8 +86,8 @@ impl Config {
     }
 
     /// Limits of the crowd.
-    pub(super) const fn crowd(&self) -> crowd::Caps {
-        crowd::Caps {
+    pub(super) const fn session_caps(&self) -> crowd::SessionCaps {
+        crowd::SessionCaps {
             total: self.sessions_max,
             waiting_per_client: self.sessions_per_client_max,
             played_per_client: self.played_sessions_per_client_max,
@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn what_ends_before_its_grant_is_refused() {
-        assert_eq!(Config::default().check(), Ok(()));
-        let wrong = |change: fn(&mut Config)| {
-            let mut config = Config::default();
+        assert_eq!(GrantConfig::default().check(), Ok(()));
+        let wrong = |change: fn(&mut GrantConfig)| {
+            let mut config = GrantConfig::default();
             change(&mut config);
             config.check().unwrap_err().0
         };

@@ -6,10 +6,10 @@
 //! were played, the one that lay idle longest ends.
 //!
 //! It is counted in memory, so that an opening costs no write more. Each replica counts those it opened, and sees only the use that it
-//! serves itself; before a session ends, its record is asked whether another replica has played it (see [`Crowd::spare`]). What is not
+//! serves itself; before a session ends, its record is asked whether another replica has played it (see [`SessionLimiter::reinstate_session`]). What is not
 //! used is soon counted no more.
 //!
-//! Limits: [`Caps`]; sessions that are used no more are searched for at most once in [`SEARCH_PAUSE_MS`].
+//! Limits: [`SessionCaps`]; sessions that are used no more are searched for at most once in [`SEARCH_PAUSE_MS`].
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -24,7 +24,7 @@ const SEARCH_PAUSE_MS: u64 = 1_000;
 
 /// Most sessions at a time, and how long one counts that is not used.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caps {
+pub(super) struct SessionCaps {
     /// Of this replica.
     pub(super) total: usize,
     /// Of a client, never played.
@@ -40,7 +40,7 @@ pub(super) struct Caps {
 
 /// Whose sessions are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
+pub(super) enum SessionHolder {
     /// All of one address, or of one IPv6 prefix.
     Client(IpAddr),
     /// All of one wallet.
@@ -49,88 +49,88 @@ pub(super) enum Holder {
 
 /// A session that has to end for a newer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Displaced {
+pub(super) struct DisplacedSession {
     pub(super) playback_id: PlaybackId,
     /// True for one that was played and lies idle, false for one that was never played.
     pub(super) was_played: bool,
-    holders: Vec<Holder>,
+    holders: Vec<SessionHolder>,
 }
 
 /// The crowd.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
-    state: Mutex<State>,
+pub(super) struct SessionLimiter {
+    state: Mutex<SessionLimiterState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    seats: HashMap<PlaybackId, Seat>,
-    by_holder: HashMap<Holder, Group>,
+struct SessionLimiterState {
+    seats: HashMap<PlaybackId, CountedSession>,
+    by_holder: HashMap<SessionHolder, HolderSessions>,
     searched_ms: u64,
 }
 
 /// One session.
 #[derive(Debug)]
-struct Seat {
+struct CountedSession {
     /// When it was opened or used last, as Unix time in milliseconds.
     used_ms: u64,
     is_played: bool,
-    holders: Vec<Holder>,
+    holders: Vec<SessionHolder>,
 }
 
 /// The sessions of one holder.
 #[derive(Debug, Default)]
-struct Group {
+struct HolderSessions {
     /// Never played, oldest first.
     waiting: VecDeque<PlaybackId>,
     played: HashSet<PlaybackId>,
 }
 
-impl Crowd {
+impl SessionLimiter {
     /// Counts a new session; answers those that have to end for it, or `None` when there is no room for another.
-    pub(super) fn enter(
+    pub(super) fn admit_session(
         &self,
         now_ms: u64,
         playback_id: PlaybackId,
-        holders: Vec<Holder>,
-        caps: Caps,
-    ) -> Option<Vec<Displaced>> {
+        holders: Vec<SessionHolder>,
+        caps: SessionCaps,
+    ) -> Option<Vec<DisplacedSession>> {
         let mut state = self.state.lock();
         if state.is_full(&holders, caps) {
-            state.search(now_ms, caps);
+            state.remove_expired(now_ms, caps);
         }
         let mut ending = BTreeSet::new();
         for holder in &holders {
-            ending.extend(state.surplus(holder, now_ms, caps)?);
+            ending.extend(state.find_surplus(holder, now_ms, caps)?);
         }
         if state.seats.len() - ending.len() >= caps.total.max(1) {
             return None;
         }
-        let displaced = ending.iter().filter_map(|id| state.displace(id, now_ms, caps)).collect();
-        state.seat(playback_id, Seat { used_ms: now_ms, is_played: false, holders });
+        let displaced = ending.iter().filter_map(|id| state.displace_session(id, now_ms, caps)).collect();
+        state.insert_session(playback_id, CountedSession { used_ms: now_ms, is_played: false, holders });
         Some(displaced)
     }
 
     /// The session is used now.
-    pub(super) fn used(&self, now_ms: u64, playback_id: &PlaybackId) {
-        self.state.lock().played(now_ms, playback_id);
+    pub(super) fn record_use(&self, now_ms: u64, playback_id: &PlaybackId) {
+        self.state.lock().mark_played(now_ms, playback_id);
     }
 
     /// Another replica has played a session that should have ended here: it goes on.
-    pub(super) fn spare(&self, now_ms: u64, displaced: Displaced) {
+    pub(super) fn reinstate_session(&self, now_ms: u64, displaced: DisplacedSession) {
         let mut state = self.state.lock();
-        let seat = Seat { used_ms: now_ms, is_played: true, holders: displaced.holders };
-        state.seat(displaced.playback_id, seat);
+        let seat = CountedSession { used_ms: now_ms, is_played: true, holders: displaced.holders };
+        state.insert_session(displaced.playback_id, seat);
     }
 
     /// The session is over.
-    pub(super) fn leave(&self, playback_id: &PlaybackId) {
-        self.state.lock().leave(playback_id);
+    pub(super) fn remove_session(&self, playback_id: &PlaybackId) {
+        self.state.lock().remove_session(playback_id);
     }
 }
 
-impl State {
-    fn seat(&mut self, playback_id: PlaybackId, seat: Seat) {
+impl SessionLimiterState {
+    fn insert_session(&mut self, playback_id: PlaybackId, seat: CountedSession) {
         for holder in &seat.holders {
             let group = self.by_holder.entry(holder.clone()).or_default();
             if seat.is_played {
@@ -142,13 +142,13 @@ impl State {
         self.seats.insert(playback_id, seat);
     }
 
-    fn played(&mut self, now_ms: u64, playback_id: &PlaybackId) {
-        let Some(mut seat) = self.leave(playback_id) else { return };
+    fn mark_played(&mut self, now_ms: u64, playback_id: &PlaybackId) {
+        let Some(mut seat) = self.remove_session(playback_id) else { return };
         (seat.used_ms, seat.is_played) = (now_ms, true);
-        self.seat(*playback_id, seat);
+        self.insert_session(*playback_id, seat);
     }
 
-    fn leave(&mut self, playback_id: &PlaybackId) -> Option<Seat> {
+    fn remove_session(&mut self, playback_id: &PlaybackId) -> Option<CountedSession> {
         let seat = self.seats.remove(playback_id)?;
         for holder in &seat.holders {
             if let Some(group) = self.by_holder.get_mut(holder) {
@@ -163,42 +163,52 @@ impl State {
     }
 
     /// Takes a session's seat away; `None` when it was over already.
-    fn displace(&mut self, playback_id: &PlaybackId, now_ms: u64, caps: Caps) -> Option<Displaced> {
-        let seat = self.leave(playback_id)?;
+    fn displace_session(
+        &mut self,
+        playback_id: &PlaybackId,
+        now_ms: u64,
+        caps: SessionCaps,
+    ) -> Option<DisplacedSession> {
+        let seat = self.remove_session(playback_id)?;
         let displaced =
-            Displaced { playback_id: *playback_id, was_played: seat.is_played, holders: seat.holders };
+            DisplacedSession { playback_id: *playback_id, was_played: seat.is_played, holders: seat.holders };
         (now_ms < seat.used_ms.saturating_add(caps.unused_ms)).then_some(displaced)
     }
 
     /// True when a limit that refuses is reached.
-    fn is_full(&self, holders: &[Holder], caps: Caps) -> bool {
-        let is_full = |holder: &Holder| {
+    fn is_full(&self, holders: &[SessionHolder], caps: SessionCaps) -> bool {
+        let is_full = |holder: &SessionHolder| {
             self.by_holder.get(holder).is_some_and(|group| match holder {
-                Holder::Client(_) => group.played.len() >= caps.played_per_client,
-                Holder::Wallet(_) => group.len() >= caps.per_wallet,
+                SessionHolder::Client(_) => group.played.len() >= caps.played_per_client,
+                SessionHolder::Wallet(_) => group.len() >= caps.per_wallet,
             })
         };
         self.seats.len() >= caps.total || holders.iter().any(is_full)
     }
 
     /// Forgets the sessions that are used no more.
-    fn search(&mut self, now_ms: u64, caps: Caps) {
+    fn remove_expired(&mut self, now_ms: u64, caps: SessionCaps) {
         if now_ms < self.searched_ms.saturating_add(SEARCH_PAUSE_MS) {
             return;
         }
         self.searched_ms = now_ms;
-        let is_over = |seat: &Seat| now_ms >= seat.used_ms.saturating_add(caps.unused_ms);
+        let is_over = |seat: &CountedSession| now_ms >= seat.used_ms.saturating_add(caps.unused_ms);
         let over: Vec<PlaybackId> =
             self.seats.iter().filter(|(_, seat)| is_over(seat)).map(|(id, _)| *id).collect();
         for id in over {
-            self.leave(&id);
+            self.remove_session(&id);
         }
     }
 
     /// The sessions of `holder` that are too many once another comes; `None` when none may end and there is no room.
-    fn surplus(&self, holder: &Holder, now_ms: u64, caps: Caps) -> Option<Vec<PlaybackId>> {
+    fn find_surplus(
+        &self,
+        holder: &SessionHolder,
+        now_ms: u64,
+        caps: SessionCaps,
+    ) -> Option<Vec<PlaybackId>> {
         let Some(group) = self.by_holder.get(holder) else { return Some(Vec::new()) };
-        if let Holder::Client(_) = holder {
+        if let SessionHolder::Client(_) = holder {
             let surplus = (group.waiting.len() + 1).saturating_sub(caps.waiting_per_client.max(1));
             let has_room = group.played.len() < caps.played_per_client.max(1);
             return has_room.then(|| group.waiting.iter().take(surplus).copied().collect());
@@ -215,7 +225,7 @@ impl State {
     }
 }
 
-impl Group {
+impl HolderSessions {
     fn len(&self) -> usize {
         self.waiting.len() + self.played.len()
     }
@@ -225,7 +235,7 @@ impl Group {
 mod tests {
     use super::*;
 
-    const CAPS: Caps = Caps {
+    const CAPS: SessionCaps = SessionCaps {
         total: 8,
         waiting_per_client: 3,
         played_per_client: 5,
@@ -233,44 +243,49 @@ mod tests {
         unused_ms: 1_000,
         idle_ms: 100,
     };
-    const HOME: Holder = Holder::Client(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
-    const AWAY: Holder = Holder::Client(IpAddr::V4(std::net::Ipv4Addr::BROADCAST));
+    const HOME: SessionHolder = SessionHolder::Client(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    const AWAY: SessionHolder = SessionHolder::Client(IpAddr::V4(std::net::Ipv4Addr::BROADCAST));
 
     fn id(n: u8) -> PlaybackId {
         PlaybackId::from_bytes([n; 16])
     }
 
     /// Who has to end for session `n`.
-    fn enter(crowd: &Crowd, now_ms: u64, n: u8, holders: &[Holder]) -> Option<Vec<PlaybackId>> {
-        let displaced = crowd.enter(now_ms, id(n), holders.to_vec(), CAPS)?;
+    fn enter(
+        crowd: &SessionLimiter,
+        now_ms: u64,
+        n: u8,
+        holders: &[SessionHolder],
+    ) -> Option<Vec<PlaybackId>> {
+        let displaced = crowd.admit_session(now_ms, id(n), holders.to_vec(), CAPS)?;
         Some(displaced.into_iter().map(|displaced| displaced.playback_id).collect())
     }
 
     #[test]
     fn what_was_never_played_makes_room_and_what_plays_never_does() {
-        let crowd = Crowd::default();
+        let crowd = SessionLimiter::default();
         for n in 0..3 {
             assert_eq!(enter(&crowd, u64::from(n), n, &[HOME]), Some(vec![]));
         }
         assert_eq!(enter(&crowd, 3, 3, &[AWAY]), Some(vec![]), "there is room elsewhere");
-        crowd.used(4, &id(0));
+        crowd.record_use(4, &id(0));
         assert_eq!(enter(&crowd, 5, 4, &[HOME]), Some(vec![]), "what plays waits no more");
         assert_eq!(enter(&crowd, 6, 5, &[HOME]), Some(vec![id(1)]), "the oldest that waits");
-        (2..6).for_each(|n| crowd.used(7, &id(n)));
+        (2..6).for_each(|n| crowd.record_use(7, &id(n)));
         assert_eq!(enter(&crowd, 8, 6, &[HOME]), Some(vec![]));
-        crowd.used(9, &id(6));
+        crowd.record_use(9, &id(6));
         assert_eq!(enter(&crowd, 900, 7, &[HOME]), None, "five play, and none of them ends for another");
         assert_eq!(enter(&crowd, 900, 7, &[AWAY]), Some(vec![]));
-        crowd.leave(&id(6));
+        crowd.remove_session(&id(6));
         assert_eq!(enter(&crowd, 901, 8, &[HOME]), Some(vec![]), "one left");
     }
 
     #[test]
     fn a_flood_of_openings_ends_only_its_own() {
-        let crowd = Crowd::default();
+        let crowd = SessionLimiter::default();
         for n in 0..4 {
             assert_eq!(enter(&crowd, 0, n, &[HOME]), Some(vec![]));
-            crowd.used(0, &id(n));
+            crowd.record_use(0, &id(n));
         }
         let ended = (10..100).filter_map(|n| enter(&crowd, 1, n, &[HOME])).flatten();
         assert_eq!(ended.collect::<Vec<_>>(), (10..97).map(id).collect::<Vec<_>>());
@@ -278,36 +293,36 @@ mod tests {
 
     #[test]
     fn a_wallet_counts_wherever_it_comes_from_and_ends_what_it_left_idle() {
-        let crowd = Crowd::default();
-        let wallet = || Holder::Wallet("ann".into());
+        let crowd = SessionLimiter::default();
+        let wallet = || SessionHolder::Wallet("ann".into());
         assert_eq!(enter(&crowd, 0, 0, &[HOME, wallet()]), Some(vec![]));
         assert_eq!(enter(&crowd, 1, 1, &[AWAY, wallet()]), Some(vec![]));
         assert_eq!(enter(&crowd, 2, 2, &[HOME, wallet()]), Some(vec![id(0)]));
-        (1..3).for_each(|n| crowd.used(3, &id(n)));
+        (1..3).for_each(|n| crowd.record_use(3, &id(n)));
         assert_eq!(enter(&crowd, 4, 3, &[HOME, wallet()]), None, "both play");
-        crowd.used(50, &id(1));
-        let displaced = crowd.enter(103, id(3), vec![HOME, wallet()], CAPS).unwrap();
+        crowd.record_use(50, &id(1));
+        let displaced = crowd.admit_session(103, id(3), vec![HOME, wallet()], CAPS).unwrap();
         assert!(displaced.iter().all(|displaced| displaced.was_played));
         assert_eq!(displaced[0].playback_id, id(2), "idle longest");
     }
 
     #[test]
     fn what_another_replica_plays_goes_on_and_counts_as_played() {
-        let crowd = Crowd::default();
+        let crowd = SessionLimiter::default();
         for n in 0..3 {
             assert_eq!(enter(&crowd, 0, n, &[HOME]), Some(vec![]));
         }
-        let displaced = crowd.enter(1, id(3), vec![HOME], CAPS).unwrap().remove(0);
+        let displaced = crowd.admit_session(1, id(3), vec![HOME], CAPS).unwrap().remove(0);
         assert_eq!((displaced.playback_id, displaced.was_played), (id(0), false));
-        crowd.spare(1, displaced);
+        crowd.reinstate_session(1, displaced);
         assert_eq!(enter(&crowd, 2, 4, &[HOME]), Some(vec![id(1)]));
     }
 
     #[test]
     fn a_full_replica_has_room_again_once_sessions_are_used_no_more() {
-        let crowd = Crowd::default();
+        let crowd = SessionLimiter::default();
         for n in 0..8 {
-            assert_eq!(enter(&crowd, 1_000, n, &[Holder::Wallet(n.to_string())]), Some(vec![]));
+            assert_eq!(enter(&crowd, 1_000, n, &[SessionHolder::Wallet(n.to_string())]), Some(vec![]));
         }
         assert_eq!(enter(&crowd, 1_500, 8, &[HOME]), None);
         assert_eq!(enter(&crowd, 2_500, 8, &[HOME]), Some(vec![]), "what nobody uses need not be ended");

@@ -4,15 +4,15 @@ use nats::reader;
 use schemas::{
     gate::{GateChanged, GateRevoked, PlaybackCredential},
     ids::MediaId,
-    session::{KeyRevoked, Reused, SignedOut},
+    session::{AuthKeyRevoked, AuthReused, AuthSignedOut},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Grants;
+use super::PlaybackGrants;
 use nats::memory;
 
-impl Grants {
+impl PlaybackGrants {
     /// Hears of revocations, changed gates and ended credentials until `shutdown`; without it nothing is answered from memory.
     ///
     /// # Errors
@@ -21,9 +21,9 @@ impl Grants {
         let filters = vec![
             subjects::event_filter::<GateRevoked>(),
             subjects::event_filter::<GateChanged>(),
-            subjects::event_filter::<SignedOut>(),
-            subjects::event_filter::<Reused>(),
-            subjects::event_filter::<KeyRevoked>(),
+            subjects::event_filter::<AuthSignedOut>(),
+            subjects::event_filter::<AuthReused>(),
+            subjects::event_filter::<AuthKeyRevoked>(),
             subjects::event_verb_filter("media", "removed"),
         ];
         let shared = &self.shared;
@@ -32,13 +32,13 @@ impl Grants {
             "revocations",
             filters,
             &shared.live,
-            |entry| self.hear(entry),
+            |entry| self.apply_event(entry),
             shutdown,
         )
         .await
     }
 
-    fn hear(&self, entry: &reader::StreamEntry) {
+    fn apply_event(&self, entry: &reader::StreamEntry) {
         let live = &self.shared.live;
         match subjects::parse_event_subject(&entry.subject) {
             Some(("gate", "revoked", _)) => {
@@ -47,7 +47,7 @@ impl Grants {
                     Err(_) => live.clear(),
                 }
             }
-            Some(("auth", _, _)) => match ended(entry) {
+            Some(("auth", _, _)) => match ended_credential(entry) {
                 Some(ended) => live.remove_where(|session| session.opener == Some(ended)),
                 None => live.clear(),
             },
@@ -61,18 +61,18 @@ impl Grants {
 }
 
 /// The credential that an event of sign-in ended.
-fn ended(entry: &reader::StreamEntry) -> Option<PlaybackCredential> {
+fn ended_credential(entry: &reader::StreamEntry) -> Option<PlaybackCredential> {
     let (subject, payload) = (&entry.subject, &entry.payload);
     match subjects::parse_event_subject(subject)?.1 {
         "signed_out" => Some(PlaybackCredential::SignIn(
-            nats::decode_message::<SignedOut>(subject, payload).ok()?.session_id,
+            nats::decode_message::<AuthSignedOut>(subject, payload).ok()?.session_id,
         )),
         "reused" => Some(PlaybackCredential::SignIn(
-            nats::decode_message::<Reused>(subject, payload).ok()?.session_id,
+            nats::decode_message::<AuthReused>(subject, payload).ok()?.session_id,
         )),
-        "key_revoked" => {
-            Some(PlaybackCredential::Key(nats::decode_message::<KeyRevoked>(subject, payload).ok()?.key_id))
-        }
+        "key_revoked" => Some(PlaybackCredential::Key(
+            nats::decode_message::<AuthKeyRevoked>(subject, payload).ok()?.key_id,
+        )),
         _ => None,
     }
 }

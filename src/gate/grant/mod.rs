@@ -10,7 +10,7 @@
 //! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one (see
 //! `crowd.rs`).
 //!
-//! Limits: [`Config`]; one renewal of a session at a time; events of refusals are capped by the minute.
+//! Limits: [`GrantConfig`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
 mod config;
 mod crowd;
@@ -32,7 +32,7 @@ use std::{
 };
 
 use alloy_primitives::keccak256;
-use evm::Chains;
+use evm::EvmClient;
 use nats::{Bus, Outbox, VersionedRecord};
 use schemas::{
     gate::{self, ChainBlock, GateGranted, GateReasonCode, GateRevoked, PlaybackSession},
@@ -41,20 +41,20 @@ use schemas::{
 };
 use tokio::sync::Mutex;
 
-pub use self::config::Config;
+pub use self::config::GrantConfig;
 use self::{
-    crowd::{Crowd, Displaced, Holder},
-    live::{Live, Look},
-    opener::Standing,
-    slots::Manner,
-    telling::{Caps, Telling},
+    crowd::{DisplacedSession, SessionHolder, SessionLimiter},
+    live::{CachedSessionStatus, SessionCache},
+    opener::CredentialStatus,
+    slots::SlotClaimMode,
+    telling::{DenialEventCaps, DenialEventThrottle},
 };
 use super::{
-    Viewer,
-    access::{self, Ruling},
-    judge::Judge,
+    GateViewer,
+    access::{self, AccessDecision},
+    judge::GateEvaluator,
 };
-use auth::proof::{Age, Proofs};
+use auth::proof::{ProofAge, ProofChecker};
 
 /// Locks over which sessions are spread while they are renewed.
 const LOCKS: usize = 64;
@@ -63,18 +63,18 @@ const AGAIN_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60_000;
 
 /// With whom the sessions of `viewer` are counted.
-fn holders(viewer: &Viewer, client: Option<IpAddr>) -> Vec<Holder> {
-    let wallet = viewer.wallet.map(|wallet| Holder::Wallet(wallet.to_string()));
+fn session_holders(viewer: &GateViewer, client: Option<IpAddr>) -> Vec<SessionHolder> {
+    let wallet = viewer.wallet.map(|wallet| SessionHolder::Wallet(wallet.to_string()));
     if wallet.is_none() && !viewer.name.is_empty() {
         return Vec::new();
     }
-    client.map(Holder::Client).into_iter().chain(wallet).collect()
+    client.map(SessionHolder::Client).into_iter().chain(wallet).collect()
 }
 
 /// Why nobody plays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Denied {
+pub enum PlaybackDenied {
     /// The gate is closed, or the session over.
     #[error("the gate is closed: {code:?}")]
     Closed {
@@ -91,23 +91,23 @@ pub enum Denied {
     Unavailable(#[from] nats::BusError),
 }
 
-impl Denied {
-    const fn because(code: GateReasonCode) -> Self {
+impl PlaybackDenied {
+    const fn from_reason(code: GateReasonCode) -> Self {
         Self::Closed { code, blocks: Vec::new() }
     }
 }
 
 /// A viewer whom the gate of a medium lets in now, and who has no session yet.
 #[derive(Debug)]
-pub struct Admission {
+pub struct PlaybackAdmission {
     media_id: MediaId,
-    viewer: Viewer,
-    ruling: Ruling,
+    viewer: GateViewer,
+    ruling: AccessDecision,
 }
 
 /// What became of a session whose gate was evaluated again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewal {
+pub enum RenewalOutcome {
     /// The gate is open: the grant lasts another while.
     Renewed,
     /// Nobody can say at present: the grant lasts to its end and no longer.
@@ -117,73 +117,95 @@ pub enum Renewal {
 }
 
 /// Tells Unix time in milliseconds.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+pub type GrantClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Opens and checks playback sessions. Cheap to clone.
 #[derive(Clone)]
-pub struct Grants {
-    shared: Arc<Shared>,
+pub struct PlaybackGrants {
+    shared: Arc<PlaybackGrantState>,
 }
 
-impl std::fmt::Debug for Grants {
+impl std::fmt::Debug for PlaybackGrants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Grants").field("config", &self.shared.config).finish_non_exhaustive()
     }
 }
 
-struct Shared {
+struct PlaybackGrantState {
     bus: Bus,
-    judge: Judge,
-    config: Config,
-    clock: Clock,
-    proofs: Proofs,
-    live: Live,
+    judge: GateEvaluator,
+    config: GrantConfig,
+    clock: GrantClock,
+    proofs: ProofChecker,
+    live: SessionCache,
     locks: Vec<Mutex<()>>,
-    telling: Telling,
-    crowd: Crowd,
+    telling: DenialEventThrottle,
+    crowd: SessionLimiter,
 }
 
-impl Grants {
+impl PlaybackGrants {
     /// Sessions over `bus`, decided by `judge`, whose chains are asked about the accounts that opened them, too.
-    pub fn new(bus: Bus, judge: Judge, config: Config) -> Self {
+    pub fn new(bus: Bus, judge: GateEvaluator, config: GrantConfig) -> Self {
         Self::with_clock(bus, judge, config, Arc::new(nats::now_ms))
     }
 
     /// Sessions over `bus`, decided by `chains`; the accounts that opened them are asked there as `sign_in` has it.
-    pub fn over(bus: &Bus, chains: Chains, sign_in: &auth::Config, config: Config) -> Self {
-        let judge = Judge::new(chains);
+    pub fn with_chains(
+        bus: &Bus,
+        chains: EvmClient,
+        sign_in: &auth::AuthConfig,
+        config: GrantConfig,
+    ) -> Self {
+        let judge = GateEvaluator::new(chains);
         // Neither what gates ask nor what strangers bring about keeps an account from standing by its sessions.
-        let proofs = Proofs::over(bus.clone(), judge.chains(), sign_in);
+        let proofs = ProofChecker::with_chains(bus.clone(), judge.chains(), sign_in);
         Self::with_proofs(bus.clone(), judge, config, (proofs, Arc::new(nats::now_ms)))
     }
 
     /// The same with a clock of the caller's.
-    pub fn with_clock(bus: Bus, judge: Judge, config: Config, clock: Clock) -> Self {
-        let proofs = Proofs::over(bus.clone(), judge.chains(), &auth::Config::default());
+    pub fn with_clock(bus: Bus, judge: GateEvaluator, config: GrantConfig, clock: GrantClock) -> Self {
+        let proofs = ProofChecker::with_chains(bus.clone(), judge.chains(), &auth::AuthConfig::default());
         Self::with_proofs(bus, judge, config, (proofs, clock))
     }
 
     /// The same; `proofs` asks the accounts that opened the sessions.
-    pub fn with_proofs(bus: Bus, judge: Judge, config: Config, (proofs, clock): (Proofs, Clock)) -> Self {
-        let live = Live::new(config.live_max);
+    pub fn with_proofs(
+        bus: Bus,
+        judge: GateEvaluator,
+        config: GrantConfig,
+        (proofs, clock): (ProofChecker, GrantClock),
+    ) -> Self {
+        let live = SessionCache::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (telling, crowd) = (Telling::default(), Crowd::default());
-        Self { shared: Arc::new(Shared { bus, judge, config, clock, proofs, live, locks, telling, crowd }) }
+        let (telling, crowd) = (DenialEventThrottle::default(), SessionLimiter::default());
+        Self {
+            shared: Arc::new(PlaybackGrantState {
+                bus,
+                judge,
+                config,
+                clock,
+                proofs,
+                live,
+                locks,
+                telling,
+                crowd,
+            }),
+        }
     }
 
     /// The judge behind the sessions.
-    pub fn judge(&self) -> &Judge {
+    pub fn gate_evaluator(&self) -> &GateEvaluator {
         &self.shared.judge
     }
 
     /// Asks the accounts that opened the sessions.
-    pub fn proofs(&self) -> &Proofs {
+    pub fn proof_checker(&self) -> &ProofChecker {
         &self.shared.proofs
     }
 
     /// The counters as OpenMetrics text, without the closing `# EOF`.
-    pub fn metrics(&self) -> String {
-        let untold = self.shared.telling.untold_ever();
+    pub fn render_metrics(&self) -> String {
+        let untold = self.shared.telling.dropped_count();
         format!(
             "# HELP streamgate_gate_refusals_untold Refusals of gates that no event tells, since there were too many.\n\
              # TYPE streamgate_gate_refusals_untold counter\n\
@@ -194,23 +216,27 @@ impl Grants {
     /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.
     ///
     /// # Errors
-    /// [`Denied::Closed`] with the reason, which is also told as an event; [`Denied::Unavailable`] when the bus does not answer.
-    pub async fn admit(&self, viewer: &Viewer, media_id: MediaId) -> Result<Admission, Denied> {
+    /// [`PlaybackDenied::Closed`] with the reason, which is also told as an event; [`PlaybackDenied::Unavailable`] when the bus does not answer.
+    pub async fn admit_viewer(
+        &self,
+        viewer: &GateViewer,
+        media_id: MediaId,
+    ) -> Result<PlaybackAdmission, PlaybackDenied> {
         let shared = &self.shared;
-        let found = access::rule(&shared.bus, &shared.judge, media_id, viewer).await?;
-        let Some(ruling) = found else { return Err(Denied::because(GateReasonCode::Gone)) };
+        let found = access::decide_access(&shared.bus, &shared.judge, media_id, viewer).await?;
+        let Some(ruling) = found else { return Err(PlaybackDenied::from_reason(GateReasonCode::Gone)) };
         if !ruling.granted {
-            shared.tell(viewer, media_id, &ruling).await;
-            return Err(Denied::Closed { code: ruling.code, blocks: ruling.blocks });
+            shared.publish_denial(viewer, media_id, &ruling).await;
+            return Err(PlaybackDenied::Closed { code: ruling.code, blocks: ruling.blocks });
         }
-        let credential = (viewer.opener, Age::Newest);
-        let closed = |code| Denied::Closed { code, blocks: ruling.blocks.clone() };
-        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
-            Standing::Stands => {}
-            Standing::Over => return Err(closed(GateReasonCode::Ended)),
-            Standing::Unclear => return Err(closed(GateReasonCode::ChainUnavailable)),
+        let credential = (viewer.opener, ProofAge::Newest);
+        let closed = |code| PlaybackDenied::Closed { code, blocks: ruling.blocks.clone() };
+        match opener::check_credential(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            CredentialStatus::Stands => {}
+            CredentialStatus::Over => return Err(closed(GateReasonCode::Ended)),
+            CredentialStatus::Unclear => return Err(closed(GateReasonCode::ChainUnavailable)),
         }
-        Ok(Admission { media_id, viewer: viewer.clone(), ruling })
+        Ok(PlaybackAdmission { media_id, viewer: viewer.clone(), ruling })
     }
 
     /// Opens a session for whom the gate let in; `client` tells clients apart.
@@ -219,43 +245,43 @@ impl Grants {
     /// made is not counted: it opens sessions for others.
     ///
     /// # Errors
-    /// [`Denied::Busy`] when there is no room; [`Denied::Unavailable`] when the bus does not answer.
-    pub async fn open(
+    /// [`PlaybackDenied::Busy`] when there is no room; [`PlaybackDenied::Unavailable`] when the bus does not answer.
+    pub async fn open_session(
         &self,
-        admission: Admission,
+        admission: PlaybackAdmission,
         client: Option<IpAddr>,
-    ) -> Result<PlaybackSession, Denied> {
+    ) -> Result<PlaybackSession, PlaybackDenied> {
         let shared = &self.shared;
         let playback_id = PlaybackId::from_bytes(nats::new_id_bytes());
-        let caps = shared.config.crowd();
-        let holders = holders(&admission.viewer, client);
-        let entered = shared.crowd.enter((shared.clock)(), playback_id, holders, caps);
-        let surplus = entered.ok_or(Denied::Busy)?;
-        let opened = self.write(admission, playback_id, surplus).await;
+        let caps = shared.config.session_caps();
+        let holders = session_holders(&admission.viewer, client);
+        let entered = shared.crowd.admit_session((shared.clock)(), playback_id, holders, caps);
+        let surplus = entered.ok_or(PlaybackDenied::Busy)?;
+        let opened = self.write_session(admission, playback_id, surplus).await;
         if opened.is_err() {
-            shared.crowd.leave(&playback_id);
+            shared.crowd.remove_session(&playback_id);
         }
         opened
     }
 
     /// Ends the sessions of the same client or wallet that are too many, and writes the new one.
-    async fn write(
+    async fn write_session(
         &self,
-        admission: Admission,
+        admission: PlaybackAdmission,
         playback_id: PlaybackId,
-        surplus: Vec<Displaced>,
-    ) -> Result<PlaybackSession, Denied> {
+        surplus: Vec<DisplacedSession>,
+    ) -> Result<PlaybackSession, PlaybackDenied> {
         // Before the new one: when the old ones can't be ended, there is none too many.
         for older in surplus {
-            self.make_room(older).await?;
+            self.end_displaced(older).await?;
         }
         let shared = &self.shared;
-        let Admission { media_id, viewer, ruling } = admission;
+        let PlaybackAdmission { media_id, viewer, ruling } = admission;
         let now_ms = (shared.clock)();
         let expires_at_ms = now_ms + shared.config.session_ms;
         // The slots first: after a crash here the sessions before this one end, and none is too many.
-        let wanted = (ruling.places.as_slice(), Manner::Displacing);
-        let displaced = slots::claim(&shared.bus, wanted, playback_id, now_ms, expires_at_ms).await?;
+        let wanted = (ruling.places.as_slice(), SlotClaimMode::Displacing);
+        let displaced = slots::claim_slots(&shared.bus, wanted, playback_id, now_ms, expires_at_ms).await?;
         let session = PlaybackSession {
             playback_id,
             media_id,
@@ -277,15 +303,15 @@ impl Grants {
             played_at_ms: None,
             revoked: None,
         };
-        let opened = opened(&session, ruling.code);
+        let opened = build_open_events(&session, ruling.code);
         let mut held = VersionedRecord::new(session);
         shared.bus.commit_record(&mut held, opened).await?;
-        self.displace(displaced.unwrap_or_default(), &held.record.blocks).await?;
+        self.revoke_displaced(displaced.unwrap_or_default(), &held.record.blocks).await?;
         Ok(held.record)
     }
 
     /// Ends a session for a newer one, unless it plays over another replica.
-    async fn make_room(&self, older: Displaced) -> Result<(), nats::BusError> {
+    async fn end_displaced(&self, older: DisplacedSession) -> Result<(), nats::BusError> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let plays = AtomicBool::new(false);
@@ -297,7 +323,7 @@ impl Grants {
         };
         self.revoke_if(older.playback_id, GateReasonCode::Displaced, Vec::new(), may_end).await?;
         if plays.into_inner() {
-            shared.crowd.spare(now_ms, older);
+            shared.crowd.reinstate_session(now_ms, older);
         }
         Ok(())
     }
@@ -305,22 +331,28 @@ impl Grants {
     /// Whether the session plays the medium now. Answers from memory until the grant's end or a revocation.
     ///
     /// # Errors
-    /// As [`Grants::admit`]; a session of another medium is as unknown as one that never was.
-    pub async fn check(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<(), Denied> {
+    /// As [`PlaybackGrants::admit_viewer`]; a session of another medium is as unknown as one that never was.
+    pub async fn check_session(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+    ) -> Result<(), PlaybackDenied> {
         let shared = &self.shared;
-        let look = || shared.live.look(playback_id, media_id, (shared.clock)());
+        let look = || shared.live.session_status(playback_id, media_id, (shared.clock)());
         match look() {
-            Look::Good => return Ok(()),
-            Look::Elsewhere => return Err(Denied::because(GateReasonCode::SessionUnknown)),
-            Look::Due(_) => {}
+            CachedSessionStatus::Good => return Ok(()),
+            CachedSessionStatus::Elsewhere => {
+                return Err(PlaybackDenied::from_reason(GateReasonCode::SessionUnknown));
+            }
+            CachedSessionStatus::Due(_) => {}
         }
-        let _turn = shared.turn(playback_id).await;
-        if matches!(look(), Look::Good) {
+        let _turn = shared.lock_session(playback_id).await;
+        if matches!(look(), CachedSessionStatus::Good) {
             return Ok(());
         }
         match self.renew_for(playback_id, media_id, true).await {
             // The grant given before is good to its end, unless somebody said meanwhile that the session is over.
-            Err(Denied::Unavailable(error)) if shared.lasts(look()) => {
+            Err(PlaybackDenied::Unavailable(error)) if shared.is_grant_valid(look()) => {
                 tracing::warn!(%error, "a session could not be renewed and goes on to the end of its grant");
                 Ok(())
             }
@@ -332,7 +364,7 @@ impl Grants {
     ///
     /// # Errors
     /// When the bus does not answer.
-    pub async fn revoke(
+    pub async fn revoke_session(
         &self,
         playback_id: PlaybackId,
         code: GateReasonCode,
@@ -342,12 +374,12 @@ impl Grants {
     }
 
     /// Ends the sessions that lost a place they rest on; one that rests on another token by now goes on.
-    async fn displace(
+    async fn revoke_displaced(
         &self,
-        displaced: Vec<slots::Lost>,
+        displaced: Vec<slots::LostSlot>,
         blocks: &[ChainBlock],
     ) -> Result<(), nats::BusError> {
-        for slots::Lost { key, playback_id } in displaced {
+        for slots::LostSlot { key, playback_id } in displaced {
             let rests_on_it = |session: &PlaybackSession| session.slots.contains(&key);
             self.revoke_if(playback_id, GateReasonCode::Displaced, blocks.to_vec(), rests_on_it).await?;
         }
@@ -383,14 +415,14 @@ impl Grants {
         self.shared.bus.change_record::<PlaybackSession>(&playback_id.to_string(), change).await?;
         self.shared.live.remove(&playback_id);
         if is_change {
-            self.shared.crowd.leave(&playback_id);
+            self.shared.crowd.remove_session(&playback_id);
         }
         Ok(is_change)
     }
 }
 
 /// What is told of a session that was opened: who let it in, or, of a viewer who did not sign in, that there was one more.
-fn opened(session: &PlaybackSession, code: GateReasonCode) -> Outbox {
+fn build_open_events(session: &PlaybackSession, code: GateReasonCode) -> Outbox {
     let (media_id, playback_id, owner) = (session.media_id, session.playback_id, session.owner.clone());
     if session.viewer.is_empty() && session.wallet.is_none() && session.opener.is_none() {
         return Outbox::new().with_event(&view::ViewOpened { media_id, owner, playback_id });
@@ -406,17 +438,17 @@ fn opened(session: &PlaybackSession, code: GateReasonCode) -> Outbox {
     })
 }
 
-impl Shared {
+impl PlaybackGrantState {
     /// True while a grant that memory knows has not ended.
-    fn lasts(&self, look: Look) -> bool {
+    fn is_grant_valid(&self, look: CachedSessionStatus) -> bool {
         match look {
-            Look::Good => true,
-            Look::Due(until_ms) => (self.clock)() < until_ms,
-            Look::Elsewhere => false,
+            CachedSessionStatus::Good => true,
+            CachedSessionStatus::Due(until_ms) => (self.clock)() < until_ms,
+            CachedSessionStatus::Elsewhere => false,
         }
     }
 
-    async fn turn(&self, playback_id: PlaybackId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    async fn lock_session(&self, playback_id: PlaybackId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         let index = usize::from(playback_id.as_bytes()[15]) % LOCKS;
         match self.locks.get(index) {
             Some(lock) => Some(lock.lock().await),
@@ -425,16 +457,16 @@ impl Shared {
     }
 
     /// Tells of a refusal: the same one once in ten minutes, and no more than the caps of a minute.
-    async fn tell(&self, viewer: &Viewer, media_id: MediaId, ruling: &Ruling) {
+    async fn publish_denial(&self, viewer: &GateViewer, media_id: MediaId, ruling: &AccessDecision) {
         let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
         let who = keccak256(format!("{}\n{wallet}", viewer.name));
         let cause = format!("denied {who} {:?} {}", ruling.code, ruling.rule_digest);
         let refusal = keccak256(format!("{media_id} {cause}"));
-        let caps = Caps {
+        let caps = DenialEventCaps {
             total: self.config.denied_events_per_minute_max,
             per_viewer: self.config.denied_events_per_viewer_per_minute_max,
         };
-        let Some(untold) = self.telling.take((self.clock)(), who, refusal, caps) else { return };
+        let Some(untold) = self.telling.take_permit((self.clock)(), who, refusal, caps) else { return };
         let denied = gate::GateDenied {
             media_id,
             owner: ruling.owner.clone(),
@@ -451,7 +483,7 @@ impl Shared {
             Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
             Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
         }
-        self.telling.give_back(refusal, untold);
+        self.telling.return_permit(refusal, untold);
     }
 }
 
@@ -461,26 +493,26 @@ mod tests {
     use schemas::gate::GateRule;
 
     use super::*;
-    use crate::testing::site::{Site, play};
+    use crate::testing::site::{GateTestSite, open_playback};
 
     #[tokio::test]
     async fn a_revocation_heard_while_a_session_waits_for_its_turn_counts() {
-        let site = Site::start().await;
+        let site = GateTestSite::start().await;
         let bus = site.broker.bus(Role::Ingress).await;
-        let grants = site.grants_over(bus.clone());
-        let film = site.medium(Some(&GateRule::Public {})).await;
-        let session = play(&grants, &Viewer::anonymous(), film).await.unwrap();
+        let grants = site.grants_with_bus(bus.clone());
+        let film = site.create_medium(Some(&GateRule::Public {})).await;
+        let session = open_playback(&grants, &GateViewer::anonymous(), film).await.unwrap();
         let shared = &grants.shared;
         shared.live.set_following(true);
-        grants.check(session.playback_id, film).await.unwrap();
-        site.pass_ms(50_000);
-        let turn = shared.turn(session.playback_id).await;
-        let asking = grants.check(session.playback_id, film);
+        grants.check_session(session.playback_id, film).await.unwrap();
+        site.advance_ms(50_000);
+        let turn = shared.lock_session(session.playback_id).await;
+        let asking = grants.check_session(session.playback_id, film);
         tokio::pin!(asking);
         assert!(futures::poll!(&mut asking).is_pending(), "it waits for its turn");
         shared.live.remove(&session.playback_id);
         bus.close().await.unwrap();
         drop(turn);
-        assert!(matches!(asking.await, Err(Denied::Unavailable(_))), "nobody says that it plays");
+        assert!(matches!(asking.await, Err(PlaybackDenied::Unavailable(_))), "nobody says that it plays");
     }
 }

@@ -8,13 +8,13 @@ use schemas::{
 };
 
 use auth::{
-    denial::Failure,
-    proof::{Age, Proofs},
+    denial::SignInError,
+    proof::{ProofAge, ProofChecker},
 };
 
 /// What is known of the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum CredentialStatus {
     /// It stands.
     Stands,
     /// The sign-in was ended or ran out, its account took its word back, or the API key was revoked or ran out.
@@ -24,12 +24,12 @@ pub(super) enum Standing {
 }
 
 /// Looks at the credential. Who showed none needs none; the account of a sign-in that is a contract's has said yes at `age`.
-pub(super) async fn stands(
+pub(super) async fn check_credential(
     bus: &Bus,
-    proofs: &Proofs,
-    (opener, age): (Option<PlaybackCredential>, Age),
+    proofs: &ProofChecker,
+    (opener, age): (Option<PlaybackCredential>, ProofAge),
     now_ms: u64,
-) -> Result<Standing, nats::BusError> {
+) -> Result<CredentialStatus, nats::BusError> {
     let is_good = match opener {
         None => true,
         Some(PlaybackCredential::SignIn(session_id)) => {
@@ -37,12 +37,12 @@ pub(super) async fn stands(
             match held.map(|held| held.record).filter(|session| session.is_open(now_ms)) {
                 None => false,
                 Some(session) if session.method == SignInMethod::Key => true,
-                Some(_) => match proofs.stands(session_id, age).await {
+                Some(_) => match proofs.is_session_confirmed(session_id, age).await {
                     Ok(stands) => stands,
-                    Err(Failure::Bus(error)) => return Err(error),
+                    Err(SignInError::Bus(error)) => return Err(error),
                     Err(error) => {
                         tracing::debug!(%error, session.id = %session_id, "the account of a session could not be asked");
-                        return Ok(Standing::Unclear);
+                        return Ok(CredentialStatus::Unclear);
                     }
                 },
             }
@@ -52,5 +52,5 @@ pub(super) async fn stands(
             held.is_some_and(|held| held.record.is_active(now_ms))
         }
     };
-    Ok(if is_good { Standing::Stands } else { Standing::Over })
+    Ok(if is_good { CredentialStatus::Stands } else { CredentialStatus::Over })
 }

@@ -7,24 +7,28 @@ use schemas::{
 };
 
 use super::{
-    AGAIN_MS, Denied, Grants, Renewal,
-    live::Entry,
-    opener::{self, Standing},
-    slots::{self, Manner},
+    AGAIN_MS, PlaybackDenied, PlaybackGrants, RenewalOutcome,
+    live::CachedSession,
+    opener::{self, CredentialStatus},
+    slots::{self, SlotClaimMode},
 };
 use crate::{
-    Viewer,
-    access::{self, Ruling},
-    judge::Keep,
+    GateViewer,
+    access::{self, AccessDecision},
+    judge::SessionVerdict,
 };
-use auth::{account::Account, proof::Age};
+use auth::{account::WalletAccount, proof::ProofAge};
 
-impl Grants {
+impl PlaybackGrants {
     /// Evaluates the gate of a session again, now: ends it, renews it, or leaves it as it is while nobody can say.
     ///
     /// # Errors
-    /// As [`Grants::check`].
-    pub async fn renew(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<Renewal, Denied> {
+    /// As [`PlaybackGrants::check_session`].
+    pub async fn renew_session(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+    ) -> Result<RenewalOutcome, PlaybackDenied> {
         self.renew_for(playback_id, media_id, false).await
     }
 
@@ -34,113 +38,127 @@ impl Grants {
         playback_id: PlaybackId,
         media_id: MediaId,
         is_used: bool,
-    ) -> Result<Renewal, Denied> {
+    ) -> Result<RenewalOutcome, PlaybackDenied> {
         let shared = &self.shared;
         if is_used {
-            shared.crowd.used((shared.clock)(), &playback_id);
+            shared.crowd.record_use((shared.clock)(), &playback_id);
         }
         let generation = shared.live.generation();
-        let session = self.load(playback_id, media_id).await?;
+        let session = self.load_session(playback_id, media_id).await?;
         // The next look comes when this grant is about to end: what was said before would be too old by then.
-        let credential = (session.opener, Age::Newest);
-        match opener::stands(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
-            Standing::Stands => {}
-            Standing::Over => return self.end(playback_id, GateReasonCode::Ended, Vec::new()).await,
-            Standing::Unclear => {
-                return self.unclear(generation, &session, (GateReasonCode::ChainUnavailable, Vec::new()));
+        let credential = (session.opener, ProofAge::Newest);
+        match opener::check_credential(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+            CredentialStatus::Stands => {}
+            CredentialStatus::Over => {
+                return self.end_session(playback_id, GateReasonCode::Ended, Vec::new()).await;
+            }
+            CredentialStatus::Unclear => {
+                return self.keep_unclear_session(
+                    generation,
+                    &session,
+                    (GateReasonCode::ChainUnavailable, Vec::new()),
+                );
             }
         }
-        let viewer = viewer_of(&session);
-        let found = access::rule(&shared.bus, &shared.judge, media_id, &viewer).await?;
+        let viewer = session_viewer(&session);
+        let found = access::decide_access(&shared.bus, &shared.judge, media_id, &viewer).await?;
         let Some(ruling) = found else {
-            return self.end(playback_id, GateReasonCode::Gone, Vec::new()).await;
+            return self.end_session(playback_id, GateReasonCode::Gone, Vec::new()).await;
         };
         let same_rule = ruling.rule_digest == session.rule_digest;
         let verdict = match ruling.keep {
             // Another rule than it was let in by: it has to be let in again.
-            Keep::On if !same_rule && !ruling.granted => Keep::Over(ruling.code),
+            SessionVerdict::On if !same_rule && !ruling.granted => SessionVerdict::Over(ruling.code),
             keep => keep,
         };
         match verdict {
-            Keep::Over(code) => return self.end(playback_id, code, ruling.blocks).await,
-            Keep::Unclear(code) if !same_rule => return Err(Denied::Closed { code, blocks: ruling.blocks }),
-            Keep::Unclear(code) => return self.unclear(generation, &session, (code, ruling.blocks)),
-            Keep::On => {}
+            SessionVerdict::Over(code) => return self.end_session(playback_id, code, ruling.blocks).await,
+            SessionVerdict::Unclear(code) if !same_rule => {
+                return Err(PlaybackDenied::Closed { code, blocks: ruling.blocks });
+            }
+            SessionVerdict::Unclear(code) => {
+                return self.keep_unclear_session(generation, &session, (code, ruling.blocks));
+            }
+            SessionVerdict::On => {}
         }
-        let basis = Basis::of(&session, &ruling);
-        if !slots::held(&shared.bus, &basis.kept, playback_id).await? {
-            return self.end(playback_id, GateReasonCode::Displaced, ruling.blocks).await;
+        let basis = SlotChanges::from_session(&session, &ruling);
+        if !slots::are_slots_held(&shared.bus, &basis.kept, playback_id).await? {
+            return self.end_session(playback_id, GateReasonCode::Displaced, ruling.blocks).await;
         }
-        let Some(until_ms) = self.prolong(&session, ruling, &basis, is_used).await? else {
+        let Some(until_ms) = self.extend_grant(&session, ruling, &basis, is_used).await? else {
             shared.live.remove(&playback_id);
-            return Ok(Renewal::Waits);
+            return Ok(RenewalOutcome::Waits);
         };
         let again_ms = until_ms.saturating_sub(shared.config.renew_early_ms);
-        shared.live.keep(
+        shared.live.insert_session(
             generation,
             playback_id,
-            Entry { media_id, until_ms, again_ms, opener: session.opener },
+            CachedSession { media_id, until_ms, again_ms, opener: session.opener },
         );
-        Ok(Renewal::Renewed)
+        Ok(RenewalOutcome::Renewed)
     }
 
     /// Nobody can say at present: what was granted lasts to its end.
-    fn unclear(
+    fn keep_unclear_session(
         &self,
         generation: u64,
         session: &PlaybackSession,
         (code, blocks): (GateReasonCode, Vec<ChainBlock>),
-    ) -> Result<Renewal, Denied> {
+    ) -> Result<RenewalOutcome, PlaybackDenied> {
         let now_ms = (self.shared.clock)();
         if now_ms >= session.granted_until_ms {
-            return Err(Denied::Closed { code, blocks });
+            return Err(PlaybackDenied::Closed { code, blocks });
         }
         let (media_id, opener) = (session.media_id, session.opener);
         let (until_ms, again_ms) = (session.granted_until_ms, now_ms + AGAIN_MS);
-        let entry = Entry { media_id, until_ms, again_ms, opener };
-        self.shared.live.keep(generation, session.playback_id, entry);
-        Ok(Renewal::Unclear)
+        let entry = CachedSession { media_id, until_ms, again_ms, opener };
+        self.shared.live.insert_session(generation, session.playback_id, entry);
+        Ok(RenewalOutcome::Unclear)
     }
 
-    async fn load(&self, playback_id: PlaybackId, media_id: MediaId) -> Result<PlaybackSession, Denied> {
+    async fn load_session(
+        &self,
+        playback_id: PlaybackId,
+        media_id: MediaId,
+    ) -> Result<PlaybackSession, PlaybackDenied> {
         let held = self.shared.bus.load_record::<PlaybackSession>(&playback_id.to_string()).await?;
         let session = held
             .map(|held| held.record)
             .filter(|session| session.media_id == media_id)
-            .ok_or(Denied::because(GateReasonCode::SessionUnknown))?;
+            .ok_or(PlaybackDenied::from_reason(GateReasonCode::SessionUnknown))?;
         match session.revoked {
-            Some(code) => Err(Denied::Closed { code, blocks: session.blocks }),
+            Some(code) => Err(PlaybackDenied::Closed { code, blocks: session.blocks }),
             None if (self.shared.clock)() >= session.ends_at_ms() => {
-                Err(Denied::because(GateReasonCode::Expired))
+                Err(PlaybackDenied::from_reason(GateReasonCode::Expired))
             }
             None => Ok(session),
         }
     }
 
     /// Ends a session whose gate is known to be closed: closed it is, whether or not that can be written down.
-    async fn end(
+    async fn end_session(
         &self,
         playback_id: PlaybackId,
         code: GateReasonCode,
         blocks: Vec<ChainBlock>,
-    ) -> Result<Renewal, Denied> {
+    ) -> Result<RenewalOutcome, PlaybackDenied> {
         // Memory first, so that the next request tries again what could not be written.
         self.shared.live.remove(&playback_id);
-        if let Err(error) = self.revoke(playback_id, code, blocks.clone()).await {
+        if let Err(error) = self.revoke_session(playback_id, code, blocks.clone()).await {
             tracing::warn!(%error, ?code, "the end of a session could not be written; its next request tries again");
         }
-        Err(Denied::Closed { code, blocks })
+        Err(PlaybackDenied::Closed { code, blocks })
     }
 
     /// Writes a new end of the grant, unless another replica did; answers until when it lasts. `None`: what the session would rest
     /// on is taken, and nobody uses the session now.
-    async fn prolong(
+    async fn extend_grant(
         &self,
         session: &PlaybackSession,
-        ruling: Ruling,
-        basis: &Basis<'_>,
+        ruling: AccessDecision,
+        basis: &SlotChanges<'_>,
         is_used: bool,
-    ) -> Result<Option<u64>, Denied> {
+    ) -> Result<Option<u64>, PlaybackDenied> {
         let shared = &self.shared;
         let now_ms = (shared.clock)();
         let is_fresh = session.granted_until_ms > now_ms + shared.config.renew_early_ms;
@@ -151,11 +169,14 @@ impl Grants {
         }
         let playback_id = session.playback_id;
         if basis.is_new {
-            let wanted = (ruling.places.as_slice(), if is_used { Manner::Displacing } else { Manner::Free });
+            let wanted = (
+                ruling.places.as_slice(),
+                if is_used { SlotClaimMode::Displacing } else { SlotClaimMode::Free },
+            );
             let claimed =
-                slots::claim(&shared.bus, wanted, playback_id, now_ms, session.expires_at_ms).await?;
+                slots::claim_slots(&shared.bus, wanted, playback_id, now_ms, session.expires_at_ms).await?;
             let Some(displaced) = claimed else { return Ok(None) };
-            self.displace(displaced, &ruling.blocks).await?;
+            self.revoke_displaced(displaced, &ruling.blocks).await?;
         }
         let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
         let renewed = |found: Option<&PlaybackSession>| {
@@ -177,19 +198,21 @@ impl Grants {
         };
         let held = shared.bus.change_record::<PlaybackSession>(&playback_id.to_string(), renewed).await?;
         // After the record: a session that names a slot holds it. What can't be left now only costs its holder's place later.
-        if let Err(error) = slots::leave(&shared.bus, &basis.left, playback_id).await {
+        if let Err(error) = slots::release_slots(&shared.bus, &basis.left, playback_id).await {
             tracing::warn!(%error, "a session could not leave the slot of a token it rests on no more");
         }
         match held.map(|held| held.record) {
             Some(PlaybackSession { revoked: None, granted_until_ms, .. }) => Ok(Some(granted_until_ms)),
-            Some(PlaybackSession { revoked: Some(code), blocks, .. }) => Err(Denied::Closed { code, blocks }),
-            None => Err(Denied::because(GateReasonCode::SessionUnknown)),
+            Some(PlaybackSession { revoked: Some(code), blocks, .. }) => {
+                Err(PlaybackDenied::Closed { code, blocks })
+            }
+            None => Err(PlaybackDenied::from_reason(GateReasonCode::SessionUnknown)),
         }
     }
 }
 
 /// What a session rests on from now on, compared with what it rested on.
-struct Basis<'a> {
+struct SlotChanges<'a> {
     /// Another rule, or other tokens of the same.
     is_new: bool,
     /// Slots that it has to hold still.
@@ -198,8 +221,8 @@ struct Basis<'a> {
     left: Vec<&'a String>,
 }
 
-impl<'a> Basis<'a> {
-    fn of(session: &'a PlaybackSession, ruling: &Ruling) -> Self {
+impl<'a> SlotChanges<'a> {
+    fn from_session(session: &'a PlaybackSession, ruling: &AccessDecision) -> Self {
         let is_named = |key: &&String| ruling.places.iter().any(|place| place.key == **key);
         // Only a grant names tokens; while the newest block is not confirmed, the session rests on those it has.
         let moves = ruling.granted
@@ -216,8 +239,8 @@ impl<'a> Basis<'a> {
 }
 
 /// Who a session plays for.
-fn viewer_of(session: &PlaybackSession) -> Viewer {
+fn session_viewer(session: &PlaybackSession) -> GateViewer {
     let address = session.wallet.as_ref().and_then(|text| text.parse().ok());
-    let wallet = address.map(|address| Account { address, chain_id: session.wallet_chain_id });
-    Viewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }
+    let wallet = address.map(|address| WalletAccount { address, chain_id: session.wallet_chain_id });
+    GateViewer { name: session.viewer.clone(), wallet, rights: session.rights, opener: session.opener }
 }

@@ -4,11 +4,11 @@ use futures::future::try_join_all;
 use nats::{Bus, BusError, Outbox};
 use schemas::{gate::TokenSlot, ids::PlaybackId};
 
-use crate::access::Place;
+use crate::access::RequiredSlot;
 
 /// A session that lost its place to a newer one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct LostSlot {
     /// The slot.
     pub(super) key: String,
     pub(super) playback_id: PlaybackId,
@@ -16,7 +16,7 @@ pub(super) struct Lost {
 
 /// Whether a session takes the places of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum SlotClaimMode {
     /// The newest holders stay, so others lose theirs.
     Displacing,
     /// Only what is free.
@@ -24,13 +24,13 @@ pub(super) enum Manner {
 }
 
 /// Takes every place for `playback_id`; answers who lost theirs, or `None` when one of them was not free: then it takes none.
-pub(super) async fn claim(
+pub(super) async fn claim_slots(
     bus: &Bus,
-    (places, manner): (&[Place], Manner),
+    (places, manner): (&[RequiredSlot], SlotClaimMode),
     playback_id: PlaybackId,
     now_ms: u64,
     expires_at_ms: u64,
-) -> Result<Option<Vec<Lost>>, BusError> {
+) -> Result<Option<Vec<LostSlot>>, BusError> {
     let (mut displaced, mut taken) = (Vec::new(), Vec::new());
     for place in places {
         let (mut lost, mut is_taken, mut was_ours) = (Vec::new(), false, false);
@@ -41,7 +41,7 @@ pub(super) async fn claim(
             holders.retain(|holder| *holder != playback_id);
             holders.push(playback_id);
             let surplus = holders.len().saturating_sub(place.sessions_max);
-            is_taken = surplus == 0 || manner == Manner::Displacing;
+            is_taken = surplus == 0 || manner == SlotClaimMode::Displacing;
             if !is_taken {
                 return None;
             }
@@ -51,19 +51,24 @@ pub(super) async fn claim(
         })
         .await?;
         if !is_taken {
-            leave(bus, &taken, playback_id).await?;
+            release_slots(bus, &taken, playback_id).await?;
             return Ok(None);
         }
         if !was_ours {
             taken.push(&place.key);
         }
-        displaced.extend(lost.into_iter().map(|playback_id| Lost { key: place.key.clone(), playback_id }));
+        displaced
+            .extend(lost.into_iter().map(|playback_id| LostSlot { key: place.key.clone(), playback_id }));
     }
     Ok(Some(displaced))
 }
 
 /// Leaves the slots; others may have them at once.
-pub(super) async fn leave(bus: &Bus, keys: &[&String], playback_id: PlaybackId) -> Result<(), BusError> {
+pub(super) async fn release_slots(
+    bus: &Bus,
+    keys: &[&String],
+    playback_id: PlaybackId,
+) -> Result<(), BusError> {
     let leaving = keys.iter().map(|key| {
         bus.change_record::<TokenSlot>(key, |found| {
             let slot = found.filter(|slot| slot.holders.contains(&playback_id))?;
@@ -75,7 +80,11 @@ pub(super) async fn leave(bus: &Bus, keys: &[&String], playback_id: PlaybackId) 
 }
 
 /// True while the session holds all of `keys`.
-pub(super) async fn held(bus: &Bus, keys: &[&String], playback_id: PlaybackId) -> Result<bool, BusError> {
+pub(super) async fn are_slots_held(
+    bus: &Bus,
+    keys: &[&String],
+    playback_id: PlaybackId,
+) -> Result<bool, BusError> {
     let slots = try_join_all(keys.iter().map(|key| bus.load_record::<TokenSlot>(key))).await?;
     let holds = |slot: &TokenSlot| slot.holders.contains(&playback_id);
     Ok(slots.iter().all(|slot| slot.as_ref().is_some_and(|slot| holds(&slot.record))))

@@ -1,6 +1,6 @@
 //! Which refusals are told as events. Each is told once in a while; then caps count, and what they drop is counted.
 //!
-//! Limits: [`Caps`] by the minute; what was told is remembered for [`AGAIN_AFTER_MS`], so no more than the caps let through then.
+//! Limits: [`DenialEventCaps`] by the minute; what was told is remembered for [`AGAIN_AFTER_MS`], so no more than the caps let through then.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,19 @@ const AGAIN_AFTER_MS: u64 = 10 * MINUTE_MS;
 
 /// Most events a minute.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caps {
+pub(super) struct DenialEventCaps {
     pub(super) total: u64,
     pub(super) per_viewer: u64,
 }
 
 /// What was told, and what was not.
 #[derive(Debug, Default)]
-pub(super) struct Telling {
-    state: Mutex<State>,
+pub(super) struct DenialEventThrottle {
+    state: Mutex<DenialEventState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DenialEventState {
     minute: u64,
     /// Events of this minute, in all and by viewer.
     total: u64,
@@ -38,10 +38,16 @@ struct State {
     untold: u64,
 }
 
-impl Telling {
+impl DenialEventThrottle {
     /// Takes the right to tell `refusal` of `viewer`; answers how many were not told since the last event. `None`: it was told
     /// already, or there were too many.
-    pub(super) fn take(&self, now_ms: u64, viewer: B256, refusal: B256, caps: Caps) -> Option<u64> {
+    pub(super) fn take_permit(
+        &self,
+        now_ms: u64,
+        viewer: B256,
+        refusal: B256,
+        caps: DenialEventCaps,
+    ) -> Option<u64> {
         let mut state = self.state.lock();
         if state.told.get(&refusal).is_some_and(|told_ms| now_ms < told_ms + AGAIN_AFTER_MS) {
             return None;
@@ -65,7 +71,7 @@ impl Telling {
     }
 
     /// The refusal could not be told after all; nor were the `untold` ones before it.
-    pub(super) fn give_back(&self, refusal: B256, untold: u64) {
+    pub(super) fn return_permit(&self, refusal: B256, untold: u64) {
         let mut state = self.state.lock();
         state.told.remove(&refusal);
         state.untold += untold + 1;
@@ -73,7 +79,7 @@ impl Telling {
     }
 
     /// Refusals that were never told.
-    pub(super) fn untold_ever(&self) -> u64 {
+    pub(super) fn dropped_count(&self) -> u64 {
         self.state.lock().untold_ever
     }
 }
@@ -82,7 +88,7 @@ impl Telling {
 mod tests {
     use super::*;
 
-    const CAPS: Caps = Caps { total: 5, per_viewer: 2 };
+    const CAPS: DenialEventCaps = DenialEventCaps { total: 5, per_viewer: 2 };
     const ANN: B256 = B256::repeat_byte(1);
     const BOB: B256 = B256::repeat_byte(2);
 
@@ -92,43 +98,48 @@ mod tests {
 
     #[test]
     fn a_repeated_refusal_costs_nothing_of_the_caps() {
-        let telling = Telling::default();
-        assert_eq!(telling.take(0, ANN, refusal(1), CAPS), Some(0));
+        let telling = DenialEventThrottle::default();
+        assert_eq!(telling.take_permit(0, ANN, refusal(1), CAPS), Some(0));
         for _ in 0..100 {
-            assert_eq!(telling.take(1, ANN, refusal(1), CAPS), None);
+            assert_eq!(telling.take_permit(1, ANN, refusal(1), CAPS), None);
         }
-        assert_eq!(telling.take(2, ANN, refusal(2), CAPS), Some(0));
-        assert_eq!(telling.untold_ever(), 0, "it was told");
-        assert_eq!(telling.take(AGAIN_AFTER_MS, ANN, refusal(1), CAPS), Some(0), "told again after a while");
+        assert_eq!(telling.take_permit(2, ANN, refusal(2), CAPS), Some(0));
+        assert_eq!(telling.dropped_count(), 0, "it was told");
+        assert_eq!(
+            telling.take_permit(AGAIN_AFTER_MS, ANN, refusal(1), CAPS),
+            Some(0),
+            "told again after a while"
+        );
     }
 
     #[test]
     fn one_viewer_takes_the_room_of_no_other_and_what_is_dropped_is_told() {
-        let telling = Telling::default();
-        let told = (0..10).filter(|n| telling.take(0, ANN, refusal(*n), CAPS).is_some()).count();
-        assert_eq!((told, telling.untold_ever()), (2, 8));
-        assert_eq!(telling.take(0, BOB, refusal(20), CAPS), Some(8), "the next event tells how many");
-        assert_eq!(telling.take(0, BOB, refusal(21), CAPS), Some(0));
-        assert_eq!(telling.take(MINUTE_MS, ANN, refusal(9), CAPS), Some(0), "a new minute");
+        let telling = DenialEventThrottle::default();
+        let told = (0..10).filter(|n| telling.take_permit(0, ANN, refusal(*n), CAPS).is_some()).count();
+        assert_eq!((told, telling.dropped_count()), (2, 8));
+        assert_eq!(telling.take_permit(0, BOB, refusal(20), CAPS), Some(8), "the next event tells how many");
+        assert_eq!(telling.take_permit(0, BOB, refusal(21), CAPS), Some(0));
+        assert_eq!(telling.take_permit(MINUTE_MS, ANN, refusal(9), CAPS), Some(0), "a new minute");
     }
 
     #[test]
     fn all_viewers_together_have_a_cap_and_what_failed_is_told_again() {
-        let telling = Telling::default();
-        let told = (0..10).filter(|n| telling.take(0, refusal(100 + n), refusal(*n), CAPS).is_some()).count();
-        assert_eq!((told, telling.untold_ever()), (5, 5));
-        assert_eq!(telling.take(MINUTE_MS, ANN, refusal(50), CAPS), Some(5));
-        telling.give_back(refusal(50), 5);
-        assert_eq!(telling.take(MINUTE_MS, ANN, refusal(50), CAPS), Some(6));
-        assert_eq!(telling.untold_ever(), 6);
+        let telling = DenialEventThrottle::default();
+        let told =
+            (0..10).filter(|n| telling.take_permit(0, refusal(100 + n), refusal(*n), CAPS).is_some()).count();
+        assert_eq!((told, telling.dropped_count()), (5, 5));
+        assert_eq!(telling.take_permit(MINUTE_MS, ANN, refusal(50), CAPS), Some(5));
+        telling.return_permit(refusal(50), 5);
+        assert_eq!(telling.take_permit(MINUTE_MS, ANN, refusal(50), CAPS), Some(6));
+        assert_eq!(telling.dropped_count(), 6);
     }
 
     #[test]
     fn what_was_told_long_ago_is_forgotten() {
-        let telling = Telling::default();
+        let telling = DenialEventThrottle::default();
         for minute in 0..100 {
             for n in 0..10 {
-                telling.take(minute * MINUTE_MS, refusal(n), B256::from([n; 32]), CAPS);
+                telling.take_permit(minute * MINUTE_MS, refusal(n), B256::from([n; 32]), CAPS);
             }
         }
         assert!(telling.state.lock().told.len() <= 55, "{}", telling.state.lock().told.len());

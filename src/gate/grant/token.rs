@@ -16,18 +16,18 @@ pub const LENGTH: usize = ids::TEXT_LENGTH + TAG_LENGTH;
 const PURPOSE: &[u8] = b"streamgate playback session 1\0";
 
 /// The token of a session.
-pub fn seal(key: &[u8], playback_id: PlaybackId) -> String {
-    format!("{playback_id}{}", tag(key, playback_id))
+pub fn seal_token(key: &[u8], playback_id: PlaybackId) -> String {
+    format!("{playback_id}{}", compute_tag(key, playback_id))
 }
 
 /// The session a token names; `None` when the token is not one of ours.
-pub fn open(key: &[u8], token: &str) -> Option<PlaybackId> {
+pub fn open_token(key: &[u8], token: &str) -> Option<PlaybackId> {
     let (id, told) = token.split_at_checked(ids::TEXT_LENGTH).filter(|_| token.len() == LENGTH)?;
     let playback_id = id.parse().ok()?;
-    bool::from(tag(key, playback_id).as_bytes().ct_eq(told.as_bytes())).then_some(playback_id)
+    bool::from(compute_tag(key, playback_id).as_bytes().ct_eq(told.as_bytes())).then_some(playback_id)
 }
 
-fn tag(key: &[u8], playback_id: PlaybackId) -> String {
+fn compute_tag(key: &[u8], playback_id: PlaybackId) -> String {
     // HMAC takes keys of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
     mac.update(PURPOSE);
@@ -42,11 +42,11 @@ mod tests {
     #[test]
     fn only_the_key_makes_a_token() {
         let id = PlaybackId::from_bytes([3; 16]);
-        let token = seal(b"key", id);
+        let token = seal_token(b"key", id);
         assert_eq!(token.len(), LENGTH);
-        assert_eq!(open(b"key", &token), Some(id));
-        assert_eq!(open(b"other", &token), None);
-        let other = seal(b"key", PlaybackId::from_bytes([4; 16]));
+        assert_eq!(open_token(b"key", &token), Some(id));
+        assert_eq!(open_token(b"other", &token), None);
+        let other = seal_token(b"key", PlaybackId::from_bytes([4; 16]));
         let mixed = format!("{}{}", other.split_at(ids::TEXT_LENGTH).0, token.split_at(ids::TEXT_LENGTH).1);
         for wrong in [
             "",
@@ -57,7 +57,7 @@ mod tests {
             &mixed,
             &"é".repeat(45),
         ] {
-            assert_eq!(open(b"key", wrong), None, "{wrong}");
+            assert_eq!(open_token(b"key", wrong), None, "{wrong}");
         }
     }
 }

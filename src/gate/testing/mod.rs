@@ -13,20 +13,20 @@ pub mod anvil;
 pub mod site;
 
 use alloy_primitives::Address;
-use evm::testing::State;
+use evm::testing::ContractState;
 use schemas::{
     document,
     gate::{self, GateRule},
     ids::MediaId,
 };
 
-use self::site::{OWNER, Site};
-use crate::rule::compile;
+use self::site::{GateTestSite, OWNER};
+use crate::rule::compile_rule;
 
 pub const ANN: Address = Address::repeat_byte(0xa1);
 pub const BOB: Address = Address::repeat_byte(0xb2);
 
-pub fn nft(contract: Address, token_id: Option<u64>) -> GateRule {
+pub fn nft_rule(contract: Address, token_id: Option<u64>) -> GateRule {
     GateRule::Erc721Owner {
         chain_id: evm::testing::CHAIN,
         contract: contract.to_string(),
@@ -35,7 +35,7 @@ pub fn nft(contract: Address, token_id: Option<u64>) -> GateRule {
     }
 }
 
-pub fn coin(contract: Address, least: u64) -> GateRule {
+pub fn coin_rule(contract: Address, least: u64) -> GateRule {
     GateRule::Erc20Balance {
         chain_id: evm::testing::CHAIN,
         contract: contract.to_string(),
@@ -43,24 +43,24 @@ pub fn coin(contract: Address, least: u64) -> GateRule {
     }
 }
 
-pub fn listed(addresses: &[Address]) -> GateRule {
+pub fn allow_list_rule(addresses: &[Address]) -> GateRule {
     GateRule::AllowList { addresses: addresses.iter().map(Address::to_string).collect(), chain_id: None }
 }
 
-pub fn not(rule: GateRule) -> GateRule {
+pub fn not_rule(rule: GateRule) -> GateRule {
     GateRule::Not { rule: Box::new(rule) }
 }
 
-pub fn all(rules: &[GateRule]) -> GateRule {
+pub fn all_rule(rules: &[GateRule]) -> GateRule {
     GateRule::All { rules: rules.to_vec() }
 }
 
-pub fn any(rules: &[GateRule]) -> GateRule {
+pub fn any_rule(rules: &[GateRule]) -> GateRule {
     GateRule::Any { rules: rules.to_vec() }
 }
 
 /// The rule by the state itself; `None` when a contract would refuse to answer.
-pub fn holds(rule: &GateRule, wallet: Address, state: &State) -> Option<bool> {
+pub fn expected_truth(rule: &GateRule, wallet: Address, state: &ContractState) -> Option<bool> {
     match rule {
         GateRule::Public {} => Some(true),
         GateRule::AllowList { addresses, .. } => Some(addresses.contains(&wallet.to_string())),
@@ -73,9 +73,9 @@ pub fn holds(rule: &GateRule, wallet: Address, state: &State) -> Option<bool> {
         GateRule::Erc20Balance { balance_min, .. } => {
             Some(state.coins.get(&wallet).copied().unwrap_or(0) >= balance_min.parse().unwrap())
         }
-        GateRule::Not { rule } => holds(rule, wallet, state).map(|held| !held),
+        GateRule::Not { rule } => expected_truth(rule, wallet, state).map(|held| !held),
         GateRule::All { rules } => {
-            let each: Vec<_> = rules.iter().map(|rule| holds(rule, wallet, state)).collect();
+            let each: Vec<_> = rules.iter().map(|rule| expected_truth(rule, wallet, state)).collect();
             if each.contains(&Some(false)) {
                 Some(false)
             } else {
@@ -83,7 +83,7 @@ pub fn holds(rule: &GateRule, wallet: Address, state: &State) -> Option<bool> {
             }
         }
         GateRule::Any { rules } => {
-            let each: Vec<_> = rules.iter().map(|rule| holds(rule, wallet, state)).collect();
+            let each: Vec<_> = rules.iter().map(|rule| expected_truth(rule, wallet, state)).collect();
             if each.contains(&Some(true)) {
                 Some(true)
             } else {
@@ -95,9 +95,9 @@ pub fn holds(rule: &GateRule, wallet: Address, state: &State) -> Option<bool> {
 }
 
 /// Gives a medium another rule, as its owner does.
-pub async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&GateRule>) {
-    let compiled = rule.map(|rule| compile(rule).unwrap());
-    let change = |found: Option<&document::DocumentRecord>| {
+pub async fn change_rule(site: &GateTestSite, media_id: MediaId, rule: Option<&GateRule>) {
+    let compiled = rule.map(|rule| compile_rule(rule).unwrap());
+    let change = |found: Option<&document::MediaDocumentRecord>| {
         let mut record = found?.clone();
         let gate = record.gate.as_mut()?;
         gate.epoch += 1;
@@ -112,5 +112,5 @@ pub async fn change_rule(site: &Site, media_id: MediaId, rule: Option<&GateRule>
         };
         Some((record, nats::Outbox::new().with_event(&changed)))
     };
-    site.admin.change_record::<document::DocumentRecord>(&media_id.to_string(), change).await.unwrap();
+    site.admin.change_record::<document::MediaDocumentRecord>(&media_id.to_string(), change).await.unwrap();
 }

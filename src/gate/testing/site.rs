@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use evm::{
-    Config as ChainConfig,
-    testing::{CHAIN, World},
+    ChainConfig,
+    testing::{CHAIN, ModelChain},
 };
 use nats::{Bus, Outbox, Role, VersionedRecord, testing::TestBroker};
 use schemas::{
@@ -18,41 +18,45 @@ use schemas::{
 };
 
 use crate::{
-    Viewer, ViewerRights,
-    grant::{Config, Denied, Grants},
-    judge::Judge,
-    rule::compile,
+    GateViewer, ViewerRights,
+    grant::{GrantConfig, PlaybackDenied, PlaybackGrants},
+    judge::GateEvaluator,
+    rule::compile_rule,
     testing::ANN,
 };
 
 pub const OWNER: &str = "olga";
 
 /// Lets `viewer` in and opens its session.
-pub async fn play(grants: &Grants, viewer: &Viewer, media_id: MediaId) -> Result<PlaybackSession, Denied> {
-    grants.open(grants.admit(viewer, media_id).await?, None).await
+pub async fn open_playback(
+    grants: &PlaybackGrants,
+    viewer: &GateViewer,
+    media_id: MediaId,
+) -> Result<PlaybackSession, PlaybackDenied> {
+    grants.open_session(grants.admit_viewer(viewer, media_id).await?, None).await
 }
 
 /// One installation.
-pub struct Site {
+pub struct GateTestSite {
     pub broker: TestBroker,
     pub admin: Bus,
-    pub world: World,
+    pub world: ModelChain,
     /// Milliseconds that the clock of the sessions is ahead of the real one.
     pub ahead_ms: Arc<AtomicU64>,
 }
 
-impl Site {
+impl GateTestSite {
     pub async fn start() -> Self {
         let broker = TestBroker::start().await;
         let admin = broker.bus(Role::Admin).await;
-        let world = World::new(3);
-        world.transfer(1, Some(ANN));
-        (0..3).for_each(|_| world.mine(|_| {}));
+        let world = ModelChain::new(3);
+        world.transfer_token(1, Some(ANN));
+        (0..3).for_each(|_| world.mine_block(|_| {}));
         world.sync_all();
         Self { broker, admin, world, ahead_ms: Arc::default() }
     }
 
-    pub fn judge(&self) -> Judge {
+    pub fn gate_evaluator(&self) -> GateEvaluator {
         let config = ChainConfig {
             chain_id: CHAIN,
             confirmations: 2,
@@ -60,19 +64,19 @@ impl Site {
             quarantine_ms: 0,
             ..ChainConfig::default()
         };
-        Judge::new(self.world.open(config))
+        GateEvaluator::new(self.world.open_client(config))
     }
 
     /// The sessions as one replica sees them.
-    pub async fn grants(&self, role: Role) -> Grants {
-        self.grants_over(self.broker.bus(role).await)
+    pub async fn grants(&self, role: Role) -> PlaybackGrants {
+        self.grants_with_bus(self.broker.bus(role).await)
     }
 
     /// The same over a connection of the caller's.
-    pub fn grants_over(&self, bus: Bus) -> Grants {
+    pub fn grants_with_bus(&self, bus: Bus) -> PlaybackGrants {
         let ahead_ms = Arc::clone(&self.ahead_ms);
         let clock = Arc::new(move || nats::now_ms() + ahead_ms.load(Ordering::SeqCst));
-        Grants::with_clock(bus, self.judge(), Config::default(), clock)
+        PlaybackGrants::with_clock(bus, self.gate_evaluator(), GrantConfig::default(), clock)
     }
 
     /// Takes or leaves the room in the bucket of the sessions.
@@ -86,29 +90,29 @@ impl Site {
     }
 
     /// Remembers a session in `grants`, which has to hear of changes: asks until no node is asked any more.
-    pub async fn remembered(&self, grants: &Grants, session: &PlaybackSession) {
+    pub async fn wait_until_cached(&self, grants: &PlaybackGrants, session: &PlaybackSession) {
         loop {
-            let before = self.world.requests();
-            grants.check(session.playback_id, session.media_id).await.unwrap();
-            if self.world.requests() == before {
+            let before = self.world.request_count();
+            grants.check_session(session.playback_id, session.media_id).await.unwrap();
+            if self.world.request_count() == before {
                 return;
             }
             tokio::task::yield_now().await;
         }
     }
 
-    pub fn pass_ms(&self, ms: u64) {
+    pub fn advance_ms(&self, ms: u64) {
         self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
     }
 
     /// A medium with a gate.
-    pub async fn medium(&self, rule: Option<&GateRule>) -> MediaId {
+    pub async fn create_medium(&self, rule: Option<&GateRule>) -> MediaId {
         let media_id = MediaId::from_bytes(nats::new_id_bytes());
         let gate = rule.map(|rule| {
-            let compiled = compile(rule).unwrap();
+            let compiled = compile_rule(rule).unwrap();
             MediaGate { epoch: 1, rule: Some(compiled.rule), rule_digest: compiled.digest, changed_at_ms: 1 }
         });
-        let record = document::DocumentRecord {
+        let record = document::MediaDocumentRecord {
             media_id,
             owner: OWNER.into(),
             title: "a film".into(),
@@ -124,14 +128,14 @@ impl Site {
     }
 
     /// The newest event of a kind about a medium.
-    pub async fn event<E: BusEvent>(&self, media_id: MediaId) -> Option<E> {
+    pub async fn last_event<E: BusEvent>(&self, media_id: MediaId) -> Option<E> {
         let subject = format!("evt.{}.{}.{media_id}", E::ENTITY, E::VERB);
         let stream = self.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
         let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
         Some(nats::decode_message(&subject, &message.payload).unwrap())
     }
 
-    pub async fn session(&self, session: &PlaybackSession) -> PlaybackSession {
+    pub async fn load_session(&self, session: &PlaybackSession) -> PlaybackSession {
         self.admin
             .load_record::<PlaybackSession>(&session.playback_id.to_string())
             .await
@@ -141,8 +145,8 @@ impl Site {
     }
 }
 
-pub fn holder(wallet: alloy_primitives::Address) -> Viewer {
-    Viewer {
+pub fn wallet_viewer(wallet: alloy_primitives::Address) -> GateViewer {
+    GateViewer {
         name: wallet.to_string(),
         wallet: Some(wallet.into()),
         rights: ViewerRights::Owner,

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, Bytes};
-use evm::{BlockRef, Error};
+use evm::{BlockRef, ChainError};
 use schemas::gate::{GateReasonCode, GateRule};
 
 use tokio::time::Instant;
 
 use crate::{
-    judge::{Decision, Judge, Keep},
-    rule::compile,
-    testing::{ANN, BOB, all, anvil::*, not},
+    judge::{GateDecision, GateEvaluator, SessionVerdict},
+    rule::compile_rule,
+    testing::{ANN, BOB, all_rule, anvil::*, not_rule},
 };
 
 fn nft(contract: Address, token_id: Option<u64>) -> GateRule {
@@ -20,8 +20,13 @@ fn nft(contract: Address, token_id: Option<u64>) -> GateRule {
 }
 
 /// Asks until the newest block is the node's newest; answers the decision and how long it took.
-async fn decide(judge: &Judge, anvil: &Anvil, rule: &GateRule, wallet: Address) -> (Decision, Duration) {
-    let (rule, head, started) = (compile(rule).unwrap(), anvil.head().await, Instant::now());
+async fn decide(
+    judge: &GateEvaluator,
+    anvil: &AnvilNode,
+    rule: &GateRule,
+    wallet: Address,
+) -> (GateDecision, Duration) {
+    let (rule, head, started) = (compile_rule(rule).unwrap(), anvil.head_hash().await, Instant::now());
     loop {
         let decision = judge.decide(&rule, Some(wallet)).await;
         if decision.latest.iter().any(|block| block.hash == head.to_string()) {
@@ -34,43 +39,46 @@ async fn decide(judge: &Judge, anvil: &Anvil, rule: &GateRule, wallet: Address) 
 
 #[tokio::test]
 async fn a_token_opens_its_gate_until_it_goes() {
-    let anvil = Anvil::start().await;
-    let contract = anvil.deploy("Nft").await;
-    let judge = Judge::new(anvil.open());
+    let anvil = AnvilNode::start().await;
+    let contract = anvil.deploy_contract("Nft").await;
+    let judge = GateEvaluator::new(anvil.open_client());
     let rule = nft(contract, Some(7));
-    anvil.give(contract, 7, ANN).await;
+    anvil.give_token(contract, 7, ANN).await;
     assert_eq!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.code, GateReasonCode::NotConfirmed);
-    anvil.mine(CONFIRMATIONS).await;
+    anvil.mine_blocks(CONFIRMATIONS).await;
     let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
     assert!(decision.verdict.granted, "{decision:?}");
     assert!(decide(&judge, &anvil, &nft(contract, None), ANN).await.0.verdict.granted);
     assert!(!decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
 
-    anvil.give(contract, 7, BOB).await;
+    anvil.give_token(contract, 7, BOB).await;
     let (decision, took) = decide(&judge, &anvil, &rule, ANN).await;
-    assert_eq!(decision.keep(), Keep::Over(GateReasonCode::NotOwner));
+    assert_eq!(decision.session_verdict(), SessionVerdict::Over(GateReasonCode::NotOwner));
     assert!(took <= Duration::from_secs(2), "{took:?}");
     assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.code, GateReasonCode::NotConfirmed);
 
-    anvil.mine(CONFIRMATIONS).await;
+    anvil.mine_blocks(CONFIRMATIONS).await;
     assert!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
-    anvil.give(contract, 7, Address::ZERO).await;
+    anvil.give_token(contract, 7, Address::ZERO).await;
     let (decision, took) = decide(&judge, &anvil, &rule, BOB).await;
-    assert_eq!(decision.keep(), Keep::Over(GateReasonCode::ContractFailed));
+    assert_eq!(decision.session_verdict(), SessionVerdict::Over(GateReasonCode::ContractFailed));
     assert!(took <= Duration::from_secs(2), "{took:?}");
     // A burnt token is nobody's: not a reason to let in who does not have it.
-    assert!(!decide(&judge, &anvil, &not(rule), ANN).await.0.verdict.granted);
+    assert!(!decide(&judge, &anvil, &not_rule(rule), ANN).await.0.verdict.granted);
 }
 
 #[tokio::test]
 async fn balances_open_gates_and_bad_contracts_do_not() {
-    let anvil = Anvil::start().await;
-    let (coin, multi, burner) =
-        (anvil.deploy("Coin").await, anvil.deploy("Multi").await, anvil.deploy("Burner").await);
-    let judge = Judge::new(anvil.open());
+    let anvil = AnvilNode::start().await;
+    let (coin, multi, burner) = (
+        anvil.deploy_contract("Coin").await,
+        anvil.deploy_contract("Multi").await,
+        anvil.deploy_contract("Burner").await,
+    );
+    let judge = GateEvaluator::new(anvil.open_client());
     anvil.set_coins(coin, ANN, 5).await;
     anvil.set_multi(multi, ANN, 3, 2).await;
-    anvil.mine(CONFIRMATIONS).await;
+    anvil.mine_blocks(CONFIRMATIONS).await;
     let coins = |balance_min: &str| GateRule::Erc20Balance {
         chain_id: ANVIL,
         contract: coin.to_string(),
@@ -88,9 +96,9 @@ async fn balances_open_gates_and_bad_contracts_do_not() {
         (items("3", "2"), GateReasonCode::RuleHolds),
         (items("3", "3"), GateReasonCode::BalanceLow),
         (items("4", "1"), GateReasonCode::BalanceLow),
-        (all(&[coins("1"), items("3", "1"), not(items("4", "1"))]), GateReasonCode::RuleHolds),
+        (all_rule(&[coins("1"), items("3", "1"), not_rule(items("4", "1"))]), GateReasonCode::RuleHolds),
         (nft(burner, Some(1)), GateReasonCode::ContractFailed),
-        (not(nft(burner, Some(1))), GateReasonCode::ContractFailed),
+        (not_rule(nft(burner, Some(1))), GateReasonCode::ContractFailed),
         (nft(ANN, Some(1)), GateReasonCode::ContractAbsent),
         (nft(coin, Some(1)), GateReasonCode::ContractFailed),
     ] {
@@ -102,13 +110,13 @@ async fn balances_open_gates_and_bad_contracts_do_not() {
 
 #[tokio::test]
 async fn a_balance_that_counts_fractions_is_no_number_of_tokens() {
-    let anvil = Anvil::start().await;
-    let (semi, coin) = (anvil.deploy("Semi").await, anvil.deploy("Coin").await);
-    let judge = Judge::new(anvil.open());
+    let anvil = AnvilNode::start().await;
+    let (semi, coin) = (anvil.deploy_contract("Semi").await, anvil.deploy_contract("Coin").await);
+    let judge = GateEvaluator::new(anvil.open_client());
     anvil.set_coins(semi, ANN, 1).await;
     anvil.set_coins(coin, ANN, 1).await;
-    anvil.mine(CONFIRMATIONS).await;
-    for rule in [nft(semi, None), nft(coin, None), not(nft(semi, None))] {
+    anvil.mine_blocks(CONFIRMATIONS).await;
+    for rule in [nft(semi, None), nft(coin, None), not_rule(nft(semi, None))] {
         let (decision, _) = decide(&judge, &anvil, &rule, ANN).await;
         assert!(!decision.verdict.granted, "{rule:?}");
         assert_eq!(decision.verdict.code, GateReasonCode::ContractMalformed, "{rule:?}");
@@ -117,23 +125,26 @@ async fn a_balance_that_counts_fractions_is_no_number_of_tokens() {
 
 #[tokio::test]
 async fn a_reorganisation_is_followed() {
-    let anvil = Anvil::start().await;
-    let contract = anvil.deploy("Nft").await;
-    let chains = anvil.open();
-    let judge = Judge::new(chains.clone());
+    let anvil = AnvilNode::start().await;
+    let contract = anvil.deploy_contract("Nft").await;
+    let chains = anvil.open_client();
+    let judge = GateEvaluator::new(chains.clone());
     let rule = nft(contract, Some(7));
-    anvil.give(contract, 7, ANN).await;
-    anvil.mine(5).await;
+    anvil.give_token(contract, 7, ANN).await;
+    anvil.mine_blocks(5).await;
     assert!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.granted);
-    anvil.give(contract, 7, BOB).await;
-    anvil.mine(CONFIRMATIONS).await;
+    anvil.give_token(contract, 7, BOB).await;
+    anvil.mine_blocks(CONFIRMATIONS).await;
     assert!(decide(&judge, &anvil, &rule, BOB).await.0.verdict.granted);
-    let gone = anvil.head().await;
-    anvil.reorganise(3).await;
-    assert_eq!(decide(&judge, &anvil, &rule, BOB).await.0.keep(), Keep::Over(GateReasonCode::NotOwner));
+    let gone = anvil.head_hash().await;
+    anvil.reorganise_chain(3).await;
+    assert_eq!(
+        decide(&judge, &anvil, &rule, BOB).await.0.session_verdict(),
+        SessionVerdict::Over(GateReasonCode::NotOwner)
+    );
     assert!(decide(&judge, &anvil, &rule, ANN).await.0.verdict.granted);
     // The block that is gone answers nothing.
-    let outcome = chains.call(ANVIL, contract, Bytes::new(), BlockRef::At(gone)).await;
-    assert_eq!(outcome, Err(Error::Reorganised { chain_id: ANVIL }));
-    assert!(!chains.code(ANVIL, contract, BlockRef::Latest).await.unwrap().is_empty());
+    let outcome = chains.call_contract(ANVIL, contract, Bytes::new(), BlockRef::At(gone)).await;
+    assert_eq!(outcome, Err(ChainError::Reorganised { chain_id: ANVIL }));
+    assert!(!chains.read_code(ANVIL, contract, BlockRef::Latest).await.unwrap().is_empty());
 }

@@ -13,11 +13,11 @@ use schemas::{
 use serde_bytes::ByteBuf;
 use tokio_util::sync::CancellationToken;
 
-use crate::testing::site::{Site, holder, play};
+use crate::testing::site::{GateTestSite, open_playback, wallet_viewer};
 use crate::{
-    Viewer,
-    grant::Denied,
-    testing::{ANN, nft},
+    GateViewer,
+    grant::PlaybackDenied,
+    testing::{ANN, nft_rule},
 };
 
 fn key(key_id: KeyId) -> ApiKey {
@@ -37,18 +37,18 @@ fn key(key_id: KeyId) -> ApiKey {
 
 #[tokio::test]
 async fn a_revoked_key_plays_no_more_though_nobody_can_hear_of_it() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let grants = site.grants(Role::Ingress).await;
     let (running, shutdown) = (grants.clone(), CancellationToken::new());
     let stop = shutdown.clone();
     let hearing = tokio::spawn(async move { running.run(stop).await });
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let key_id = KeyId::from_bytes([7; 16]);
     let mut held = VersionedRecord::new(key(key_id));
     site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
-    let viewer = Viewer { opener: Some(PlaybackCredential::Key(key_id)), ..holder(ANN) };
-    let session = play(&grants, &viewer, film).await.unwrap();
-    site.remembered(&grants, &session).await;
+    let viewer = GateViewer { opener: Some(PlaybackCredential::Key(key_id)), ..wallet_viewer(ANN) };
+    let session = open_playback(&grants, &viewer, film).await.unwrap();
+    site.wait_until_cached(&grants, &session).await;
 
     // Nobody hears of anything any more, and the grant lasts for most of a minute.
     site.admin.context().delete_stream(subjects::EVENTS).await.unwrap();
@@ -56,9 +56,9 @@ async fn a_revoked_key_plays_no_more_though_nobody_can_hear_of_it() {
     site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        match grants.check(session.playback_id, film).await {
+        match grants.check_session(session.playback_id, film).await {
             Ok(()) => assert!(Instant::now() < deadline, "it goes on playing"),
-            Err(Denied::Closed { code, .. }) => {
+            Err(PlaybackDenied::Closed { code, .. }) => {
                 assert_eq!(code, GateReasonCode::Ended);
                 break;
             }

@@ -10,16 +10,16 @@ use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
 use evm::{
-    Config,
-    testing::{CHAIN, COIN, Made, Mood, NFT, World},
+    ChainConfig,
+    testing::{CHAIN, COIN, ModelBlock, ModelChain, NFT, NodeBehavior},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schemas::gate::ChainBlock;
 
 use crate::{
-    judge::{Decision, Judge, Keep},
-    rule::{Compiled, compile},
-    testing::{ANN, BOB, all, any, coin, holds, listed, nft, not},
+    judge::{GateDecision, GateEvaluator, SessionVerdict},
+    rule::{CompiledRule, compile_rule},
+    testing::{ANN, BOB, all_rule, allow_list_rule, any_rule, coin_rule, expected_truth, nft_rule, not_rule},
 };
 
 const STEPS: usize = 10_000;
@@ -29,11 +29,11 @@ const NODES: usize = 3;
 const CAT: Address = Address::repeat_byte(0xc3);
 
 struct Simulation {
-    world: World,
-    judge: Judge,
+    world: ModelChain,
+    judge: GateEvaluator,
     random: StdRng,
-    rules: Vec<Compiled>,
-    highest: Option<Arc<Made>>,
+    rules: Vec<CompiledRule>,
+    highest: Option<Arc<ModelBlock>>,
     grants: usize,
     denials: usize,
     unclear: usize,
@@ -43,31 +43,34 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let world = World::new(NODES);
-        let config = Config {
+        let world = ModelChain::new(NODES);
+        let config = ChainConfig {
             chain_id: CHAIN,
             confirmations: CONFIRMATIONS,
             head_age_s_max: HEAD_AGE_S_MAX,
             head_cache_ms: 400,
             quarantine_ms: 3_000,
             questions_per_s_max: 10_000,
-            ..Config::default()
+            ..ChainConfig::default()
         };
         let rules = [
-            nft(NFT, Some(1)),
-            nft(NFT, None),
-            not(nft(NFT, Some(2))),
-            coin(COIN, 5),
-            all(&[nft(NFT, Some(2)), coin(COIN, 3)]),
-            any(&[nft(NFT, Some(1)), all(&[not(listed(&[BOB])), coin(COIN, 8)])]),
-            not(any(&[nft(NFT, Some(1)), nft(NFT, Some(3))])),
+            nft_rule(NFT, Some(1)),
+            nft_rule(NFT, None),
+            not_rule(nft_rule(NFT, Some(2))),
+            coin_rule(COIN, 5),
+            all_rule(&[nft_rule(NFT, Some(2)), coin_rule(COIN, 3)]),
+            any_rule(&[
+                nft_rule(NFT, Some(1)),
+                all_rule(&[not_rule(allow_list_rule(&[BOB])), coin_rule(COIN, 8)]),
+            ]),
+            not_rule(any_rule(&[nft_rule(NFT, Some(1)), nft_rule(NFT, Some(3))])),
         ];
-        let judge = Judge::new(world.open(config));
+        let judge = GateEvaluator::new(world.open_client(config));
         Self {
             world,
             judge,
             random: StdRng::seed_from_u64(seed),
-            rules: rules.iter().map(|rule| compile(rule).unwrap()).collect(),
+            rules: rules.iter().map(|rule| compile_rule(rule).unwrap()).collect(),
             highest: None,
             grants: 0,
             denials: 0,
@@ -86,38 +89,39 @@ impl Simulation {
         let wallet = self.wallet();
         let token = self.random.random_range(1..=3);
         match self.random.random_range(0..100) {
-            0..20 => self.world.transfer(token, Some(wallet)),
-            20..24 => self.world.transfer(token, None),
+            0..20 => self.world.transfer_token(token, Some(wallet)),
+            20..24 => self.world.transfer_token(token, None),
             24..36 => {
                 let amount = self.random.random_range(0..10);
-                self.world.mine(|state| {
+                self.world.mine_block(|state| {
                     state.coins.insert(wallet, amount);
                 });
             }
-            36..62 => self.world.mine(|_| {}),
-            62..67 => self.world.reorganise(self.random.random_range(1..6)),
-            67..72 => self.world.pass(self.random.random_range(1..20)),
+            36..62 => self.world.mine_block(|_| {}),
+            62..67 => self.world.reorganise_chain(self.random.random_range(1..6)),
+            67..72 => self.world.advance_time(self.random.random_range(1..20)),
             72..80 => {
                 let node = self.random.random_range(0..NODES);
-                self.world.rewind(node, self.random.random_range(1..4));
+                self.world.rewind_node(node, self.random.random_range(1..4));
             }
             // At most one node lies at a time; any number may be out of order.
             80..86 => {
-                let mood =
-                    [Mood::ClaimsAll, Mood::ClaimsNone, Mood::InventsHeads][self.random.random_range(0..3)];
-                (0..NODES).for_each(|node| self.world.mood(node, Mood::Honest));
-                self.world.mood(self.random.random_range(0..NODES), mood);
+                let mood = [NodeBehavior::ClaimsAll, NodeBehavior::ClaimsNone, NodeBehavior::InventsHeads]
+                    [self.random.random_range(0..3)];
+                (0..NODES).for_each(|node| self.world.set_behavior(node, NodeBehavior::Honest));
+                self.world.set_behavior(self.random.random_range(0..NODES), mood);
             }
             86..90 => {
-                let mood = [Mood::Hangs, Mood::Down, Mood::Throttles][self.random.random_range(0..3)];
-                self.world.mood(self.random.random_range(0..NODES), mood);
+                let mood = [NodeBehavior::Hangs, NodeBehavior::Down, NodeBehavior::Throttles]
+                    [self.random.random_range(0..3)];
+                self.world.set_behavior(self.random.random_range(0..NODES), mood);
             }
-            _ => (0..NODES).for_each(|node| self.world.mood(node, Mood::Honest)),
+            _ => (0..NODES).for_each(|node| self.world.set_behavior(node, NodeBehavior::Honest)),
         }
         // Nodes follow, each when it likes.
         for node in 0..NODES {
             if self.random.random_bool(0.7) {
-                self.world.sync(node);
+                self.world.sync_node(node);
             }
         }
     }
@@ -135,23 +139,27 @@ impl Simulation {
         self.check(&rule, wallet, &decision);
     }
 
-    fn check(&mut self, rule: &Compiled, wallet: Address, decision: &Decision) {
+    fn check(&mut self, rule: &CompiledRule, wallet: Address, decision: &GateDecision) {
         let told = format!("seed {} step {} {:?} {wallet} {decision:?}", self.seed, self.step, rule.rule);
-        match decision.keep() {
-            Keep::On => {
+        match decision.session_verdict() {
+            SessionVerdict::On => {
                 let latest = self.named(&decision.latest);
-                assert_eq!(holds(&rule.rule, wallet, &latest.state), Some(true), "false session: {told}");
+                assert_eq!(
+                    expected_truth(&rule.rule, wallet, &latest.state),
+                    Some(true),
+                    "false session: {told}"
+                );
                 self.check_age(&latest, &told);
             }
-            Keep::Over(_) => {
+            SessionVerdict::Over(_) => {
                 let latest = self.named(&decision.latest);
                 assert_ne!(
-                    holds(&rule.rule, wallet, &latest.state),
+                    expected_truth(&rule.rule, wallet, &latest.state),
                     Some(true),
                     "session ended without cause: {told}"
                 );
             }
-            Keep::Unclear(_) => self.unclear += 1,
+            SessionVerdict::Unclear(_) => self.unclear += 1,
         }
         if !decision.verdict.granted {
             self.denials += 1;
@@ -159,18 +167,22 @@ impl Simulation {
         }
         self.grants += 1;
         let (latest, confirmed) = (self.named(&decision.latest), self.named(&decision.confirmed));
-        assert_eq!(holds(&rule.rule, wallet, &latest.state), Some(true), "false grant: {told}");
-        assert_eq!(holds(&rule.rule, wallet, &confirmed.state), Some(true), "unconfirmed grant: {told}");
+        assert_eq!(expected_truth(&rule.rule, wallet, &latest.state), Some(true), "false grant: {told}");
+        assert_eq!(
+            expected_truth(&rule.rule, wallet, &confirmed.state),
+            Some(true),
+            "unconfirmed grant: {told}"
+        );
         assert_eq!(confirmed.number, latest.number.saturating_sub(CONFIRMATIONS), "{told}");
         let mut ancestor = Arc::clone(&latest);
         while ancestor.number > confirmed.number {
-            ancestor = self.world.block(&ancestor.parent.to_string()).unwrap();
+            ancestor = self.world.find_block(&ancestor.parent.to_string()).unwrap();
         }
         assert_eq!(ancestor.hash, confirmed.hash, "blocks of two chains: {told}");
     }
 
     /// The newest block is young, and no higher one was named while it is still part of the chain.
-    fn check_age(&mut self, latest: &Arc<Made>, told: &str) {
+    fn check_age(&mut self, latest: &Arc<ModelBlock>, told: &str) {
         // What is kept of the head is younger than a second.
         assert!(latest.timestamp_s + HEAD_AGE_S_MAX + 1 >= self.world.now_s(), "old block: {told}");
         if let Some(highest) = &self.highest
@@ -183,9 +195,9 @@ impl Simulation {
         }
     }
 
-    fn named(&self, blocks: &[ChainBlock]) -> Arc<Made> {
+    fn named(&self, blocks: &[ChainBlock]) -> Arc<ModelBlock> {
         let [block] = blocks else { panic!("one chain, {blocks:?}") };
-        self.world.block(&block.hash).expect("a block that exists")
+        self.world.find_block(&block.hash).expect("a block that exists")
     }
 }
 

@@ -83,7 +83,7 @@ impl CapacityLimit {
         self.room_bytes == 0
     }
 
-    fn from_stream_fill(fill: nats::StreamUsage, config: &CapacityConfig) -> Self {
+    fn from_fill(fill: nats::StreamUsage, config: &CapacityConfig) -> Self {
         let taken_max = percent_of(fill.limit_bytes, config.percent_max);
         Self {
             room_bytes: taken_max.saturating_sub(fill.used_bytes),
@@ -184,8 +184,9 @@ impl CapacityMonitor {
         let before = self.limits();
         let mut limits = Vec::new();
         match shared.bus.stream_usage(&needs::required_streams()).await {
-            Ok(fills) => limits
-                .extend(fills.into_iter().map(|fill| CapacityLimit::from_stream_fill(fill, &shared.config))),
+            Ok(fills) => {
+                limits.extend(fills.into_iter().map(|fill| CapacityLimit::from_fill(fill, &shared.config)));
+            }
             Err(error) => {
                 tracing::debug!(%error, "how full the broker is can't be asked");
                 limits.extend(before.iter().filter(|limit| !limit.is_disk()).cloned());

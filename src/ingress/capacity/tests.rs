@@ -59,7 +59,7 @@ fn a_stream_is_full_at_its_share() {
             age_s_max: 0,
             drops_oldest: false,
         };
-        let limit = CapacityLimit::from_stream_fill(fill, &CapacityConfig::default());
+        let limit = CapacityLimit::from_fill(fill, &CapacityConfig::default());
         assert_eq!((limit.room_bytes, limit.is_full()), (room_bytes, room_bytes == 0), "{limit:?}");
     }
     assert_eq!(percent_of(u64::MAX, 95), u64::MAX / 100 * 95 + 14);

@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use evm::{BlockRef, Error};
+use evm::{BlockRef, ChainError};
 use futures::future::try_join_all;
 use nats::Outbox;
 use schemars::JsonSchema;
@@ -26,8 +26,8 @@ use auth::Principal;
 use gate::problem::chain_unavailable;
 use gate::{
     abi,
-    access::{self, Medium},
-    rule::{Compiled, Leaf, compile},
+    access::{self, GatedMedium},
+    rule::{CompiledRule, RuleLeaf, compile_rule},
 };
 use web::{
     body,
@@ -116,7 +116,7 @@ pub(super) async fn set_gate(
     let media_id = parse_media_id(&media_id)?;
     let medium = load_changeable_medium(&state, &who, media_id).await?;
     conditional::check_if_match(&headers, Some(gate_tag(medium.gate.as_ref())))?;
-    let compiled = compile(&rule).map_err(|invalid| {
+    let compiled = compile_rule(&rule).map_err(|invalid| {
         Problem::new(ProblemCode::RuleInvalid).with_pointer(&invalid.pointer, invalid.reason)
     })?;
     check_contracts(&state, &compiled).await?;
@@ -160,8 +160,8 @@ async fn load_visible_medium(
     state: &GateApiState,
     who: &Principal,
     media_id: MediaId,
-) -> Result<Medium, Problem> {
-    let medium = access::medium(&state.bus, media_id).await?;
+) -> Result<GatedMedium, Problem> {
+    let medium = access::load_medium(&state.bus, media_id).await?;
     medium.filter(|medium| who.may_see(&medium.owner)).ok_or_else(medium_not_found)
 }
 
@@ -169,25 +169,25 @@ async fn load_changeable_medium(
     state: &GateApiState,
     who: &Principal,
     media_id: MediaId,
-) -> Result<Medium, Problem> {
+) -> Result<GatedMedium, Problem> {
     let medium = load_visible_medium(state, who, media_id).await?;
     if who.may_change(&medium.owner) { Ok(medium) } else { Err(Problem::new(ProblemCode::NotOwner)) }
 }
 
 /// Refuses a rule that could never be decided here.
-async fn check_contracts(state: &GateApiState, rule: &Compiled) -> Result<(), Problem> {
+async fn check_contracts(state: &GateApiState, rule: &CompiledRule) -> Result<(), Problem> {
     let chains = state.judge.chains();
     let asked: BTreeSet<(u64, Address)> =
         rule.leaves().iter().map(|leaf| (leaf.chain_id, leaf.contract)).collect();
     let code = |(chain_id, contract): (u64, Address)| async move {
-        match chains.code(chain_id, contract, BlockRef::Latest).await {
+        match chains.read_code(chain_id, contract, BlockRef::Latest).await {
             Ok(code) if code.is_empty() || code.starts_with(&DELEGATION) => {
                 let detail = format!("there is no contract at {contract} on chain {chain_id}");
                 Err(Problem::new(ProblemCode::ContractAbsent).with_pointer("", detail))
             }
             Ok(_) => Ok(()),
-            Err(Error::Unknown { chain_id }) => {
-                let known: Vec<String> = chains.ids().iter().map(u64::to_string).collect();
+            Err(ChainError::Unknown { chain_id }) => {
+                let known: Vec<String> = chains.chain_ids().iter().map(u64::to_string).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let detail = format!("chain {chain_id} is not configured here; configured: {known}");
                 Err(Problem::new(ProblemCode::ChainUnknown).with_pointer("", detail))
@@ -204,11 +204,11 @@ async fn check_contracts(state: &GateApiState, rule: &Compiled) -> Result<(), Pr
 }
 
 /// Refuses to count tokens where the contract does not say that a balance is a number of them.
-async fn check_interface(state: &GateApiState, leaf: &Leaf) -> Result<(), Problem> {
-    let Some((contract, data)) = abi::interface_call(leaf) else { return Ok(()) };
+async fn check_interface(state: &GateApiState, leaf: &RuleLeaf) -> Result<(), Problem> {
+    let Some((contract, data)) = abi::build_interface_call(leaf) else { return Ok(()) };
     let chains = state.judge.chains();
-    let outcome = match chains.head(leaf.chain_id).await {
-        Ok(head) => chains.call(leaf.chain_id, contract, data, BlockRef::At(head.latest.hash)).await,
+    let outcome = match chains.read_head(leaf.chain_id).await {
+        Ok(head) => chains.call_contract(leaf.chain_id, contract, data, BlockRef::At(head.latest.hash)).await,
         Err(error) => Err(error),
     };
     match abi::is_erc721(&outcome) {
@@ -229,10 +229,10 @@ async fn change_gate(
     who: &Principal,
     media_id: MediaId,
     headers: &HeaderMap,
-    rule: Option<&Compiled>,
+    rule: Option<&CompiledRule>,
 ) -> Result<Response, Problem> {
     // Until now only the stages know of it: the document begins with the gate.
-    let bare = access::medium(&state.bus, media_id).await?.map(|medium| document::DocumentRecord {
+    let bare = access::load_medium(&state.bus, media_id).await?.map(|medium| document::MediaDocumentRecord {
         media_id,
         owner: medium.owner,
         title: String::new(),
@@ -244,7 +244,7 @@ async fn change_gate(
         removed_at_ms: None,
     });
     let mut found = Err(medium_not_found());
-    let changed = |document: Option<&document::DocumentRecord>| {
+    let changed = |document: Option<&document::MediaDocumentRecord>| {
         let document = document.or(bare.as_ref()).filter(|document| who.may_change(&document.owner));
         found = document.ok_or_else(medium_not_found).and_then(|document| {
             conditional::check_if_match(headers, Some(gate_tag(document.gate.as_ref())))?;
@@ -254,7 +254,8 @@ async fn change_gate(
         found.as_mut().ok().and_then(Option::take)
     };
     let held =
-        Box::pin(state.bus.change_record::<document::DocumentRecord>(&media_id.to_string(), changed)).await?;
+        Box::pin(state.bus.change_record::<document::MediaDocumentRecord>(&media_id.to_string(), changed))
+            .await?;
     found?;
     Ok(gate_response(media_id, held.as_ref().and_then(|held| held.record.gate.as_ref())))
 }
@@ -266,10 +267,10 @@ fn gate_tag(gate: Option<&MediaGate>) -> EntityTag {
 
 /// The document with its new gate and the event of the change; `None` when it has that rule already.
 fn next_document(
-    document: &document::DocumentRecord,
-    rule: Option<&Compiled>,
+    document: &document::MediaDocumentRecord,
+    rule: Option<&CompiledRule>,
     who: &Principal,
-) -> Option<(document::DocumentRecord, Outbox)> {
+) -> Option<(document::MediaDocumentRecord, Outbox)> {
     let (epoch, digest) =
         document.gate.as_ref().map_or((0, ""), |gate| (gate.epoch, gate.rule_digest.as_str()));
     let rule_digest = rule.map(|rule| rule.digest.clone()).unwrap_or_default();
@@ -286,7 +287,7 @@ fn next_document(
     };
     let gate =
         MediaGate { epoch: epoch + 1, rule: rule.map(|rule| rule.rule.clone()), rule_digest, changed_at_ms };
-    let record = document::DocumentRecord { gate: Some(gate), changed_at_ms, ..document.clone() };
+    let record = document::MediaDocumentRecord { gate: Some(gate), changed_at_ms, ..document.clone() };
     Some((record, Outbox::new().with_event(&changed)))
 }
 

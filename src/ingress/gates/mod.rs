@@ -18,7 +18,7 @@ use nats::Bus;
 use schemas::gate::GateRule;
 
 use crate::openapi;
-use gate::judge::Judge;
+use gate::judge::GateEvaluator;
 
 /// What the routes need.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct GateApiState {
     /// The bus with the rights of the ingress.
     pub bus: Bus,
     /// Decides, and knows the chains.
-    pub judge: Judge,
+    pub judge: GateEvaluator,
 }
 
 /// Their descriptions.

@@ -15,9 +15,9 @@ use super::GateApiState;
 use auth::Principal;
 use gate::problem::chain_unavailable;
 use gate::{
-    decide::Truth,
-    judge::Keep,
-    rule::{address, compile},
+    decide::RuleTruth,
+    judge::SessionVerdict,
+    rule::{compile_rule, parse_address},
 };
 use web::{body, error::Problem, kind::ProblemCode};
 
@@ -79,7 +79,7 @@ pub(super) async fn check_ownership(
     _who: Principal,
     body::JsonBody(question): body::JsonBody<OwnershipQuestion>,
 ) -> Result<Response, Problem> {
-    let wallet = address(&question.address)
+    let wallet = parse_address(&question.address)
         .map_err(|reason| Problem::new(ProblemCode::AddressInvalid).with_pointer("/address", reason))?;
     if !matches!(
         question.rule.0,
@@ -88,7 +88,7 @@ pub(super) async fn check_ownership(
         let detail = "this takes erc721_owner, erc1155_balance or erc20_balance".to_owned();
         return Err(Problem::new(ProblemCode::RuleInvalid).with_pointer("/rule/kind", detail));
     }
-    let rule = compile(&question.rule.0).map_err(|invalid| {
+    let rule = compile_rule(&question.rule.0).map_err(|invalid| {
         Problem::new(ProblemCode::RuleInvalid)
             .with_pointer(&format!("/rule{}", invalid.pointer), invalid.reason)
     })?;
@@ -97,14 +97,14 @@ pub(super) async fn check_ownership(
         let detail = "the chain is not configured here".to_owned();
         return Err(Problem::new(ProblemCode::ChainUnknown).with_pointer("/rule/chain_id", detail));
     }
-    let (Keep::On | Keep::Over(_), [block], [confirmed]) =
-        (decision.keep(), decision.latest.as_slice(), decision.confirmed.as_slice())
+    let (SessionVerdict::On | SessionVerdict::Over(_), [block], [confirmed]) =
+        (decision.session_verdict(), decision.latest.as_slice(), decision.confirmed.as_slice())
     else {
         return Err(chain_unavailable());
     };
     let answer = OwnershipAnswer {
         address: wallet.to_string(),
-        holds: decision.verdict.latest == Truth::Yes,
+        holds: decision.verdict.latest == RuleTruth::Yes,
         confirmed: decision.verdict.granted,
         reason: decision.verdict.code,
         block: block.clone(),

@@ -1,7 +1,7 @@
 //! The routes over real HTTP, a real broker and a model chain.
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response};
-use evm::testing::{CHAIN, Mood, NFT, NOTHING};
+use evm::testing::{CHAIN, NFT, NOTHING, NodeBehavior};
 use nats::{Outbox, Role, VersionedRecord};
 use reqwest::{Client, Method, StatusCode};
 use schemas::{
@@ -17,11 +17,11 @@ use super::{GateApiState, router};
 use auth::Principal;
 use gate::testing::{
     ANN, BOB,
-    site::{OWNER, Site},
+    site::{GateTestSite, OWNER},
 };
 
 struct Served {
-    site: Site,
+    site: GateTestSite,
     url: String,
     client: Client,
     _tasks: JoinSet<()>,
@@ -47,8 +47,8 @@ struct Answer {
 
 impl Served {
     async fn start() -> Self {
-        let site = Site::start().await;
-        let state = GateApiState { bus: site.broker.bus(Role::Ingress).await, judge: site.judge() };
+        let site = GateTestSite::start().await;
+        let state = GateApiState { bus: site.broker.bus(Role::Ingress).await, judge: site.gate_evaluator() };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app: Router = router(state).layer(middleware::from_fn(who));
@@ -110,7 +110,7 @@ fn token(id: &str) -> Value {
 #[tokio::test]
 async fn a_new_medium_is_its_owners_alone_until_the_owner_says_otherwise() {
     let served = Served::start().await;
-    let media_id = served.site.medium(None).await;
+    let media_id = served.site.create_medium(None).await;
     let shown = served.get(media_id, OWNER).await;
     assert_eq!(
         (shown.status, &shown.body["access"], &shown.body["rule"]),
@@ -120,14 +120,14 @@ async fn a_new_medium_is_its_owners_alone_until_the_owner_says_otherwise() {
     assert_eq!((put.status, &put.body["access"]), (StatusCode::OK, &json!("rule")));
     assert_eq!(put.body["rule"], token("1"));
     assert_ne!(put.etag, shown.etag);
-    let changed = served.site.event::<GateChanged>(media_id).await.unwrap();
+    let changed = served.site.last_event::<GateChanged>(media_id).await.unwrap();
     assert_eq!((changed.changed_by.as_str(), changed.gate_epoch), (OWNER, 1));
     assert_eq!(json!(changed.rule_digest), put.body["rule_digest"]);
     // Nothing but the gate changed.
     let held = served
         .site
         .admin
-        .load_record::<document::DocumentRecord>(&media_id.to_string())
+        .load_record::<document::MediaDocumentRecord>(&media_id.to_string())
         .await
         .unwrap()
         .unwrap();
@@ -135,13 +135,13 @@ async fn a_new_medium_is_its_owners_alone_until_the_owner_says_otherwise() {
     let gone = served.ask(Method::DELETE, &gate(media_id), OWNER, Some(&put.etag), None).await;
     assert_eq!((gone.status, &gone.body["access"]), (StatusCode::OK, &json!("owner_only")));
     assert!(gone.etag != shown.etag && gone.etag != put.etag, "a tag never comes again");
-    assert_eq!(served.site.event::<GateChanged>(media_id).await.unwrap().rule_digest, "");
+    assert_eq!(served.site.last_event::<GateChanged>(media_id).await.unwrap().rule_digest, "");
 }
 
 #[tokio::test]
 async fn a_rule_that_readers_may_read_differently_is_refused() {
     let served = Served::start().await;
-    let media_id = served.site.medium(None).await;
+    let media_id = served.site.create_medium(None).await;
     for (rule, pointer) in [
         (
             r#"{"kind":"allow_list","addresses":["0x0000000000000000000000000000000000000001"],"kind":"public"}"#,
@@ -164,7 +164,7 @@ async fn a_rule_that_readers_may_read_differently_is_refused() {
 #[tokio::test]
 async fn only_the_owner_and_an_administrator_change_a_gate() {
     let served = Served::start().await;
-    let media_id = served.site.medium(None).await;
+    let media_id = served.site.create_medium(None).await;
     for (owner, read, write) in [
         ("mallory", StatusCode::NOT_FOUND, StatusCode::NOT_FOUND),
         ("ops", StatusCode::OK, StatusCode::FORBIDDEN),
@@ -186,7 +186,7 @@ async fn only_the_owner_and_an_administrator_change_a_gate() {
 #[tokio::test]
 async fn no_change_is_lost() {
     let served = Served::start().await;
-    let media_id = served.site.medium(None).await;
+    let media_id = served.site.create_medium(None).await;
     for (tag, status) in [
         (None, StatusCode::PRECONDITION_REQUIRED),
         (Some("{}"), StatusCode::BAD_REQUEST),
@@ -214,7 +214,7 @@ async fn no_change_is_lost() {
 #[tokio::test]
 async fn a_rule_that_could_not_be_decided_is_not_stored() {
     let served = Served::start().await;
-    let media_id = served.site.medium(None).await;
+    let media_id = served.site.create_medium(None).await;
     let with = |chain_id: u64, contract: &str| json!({ "kind": "erc20_balance", "chain_id": chain_id, "contract": contract, "balance_min": "1" });
     for (rule, status, code, pointer) in [
         (json!({ "kind": 0 }), StatusCode::BAD_REQUEST, "json_invalid", json!("")),
@@ -246,7 +246,7 @@ async fn a_rule_that_could_not_be_decided_is_not_stored() {
     let request = served.client.put(format!("{}{}", served.url, gate(media_id))).header("if-match", "*");
     let answer = request.header("content-type", "application/json").body(long).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
-    (0..3).for_each(|node| served.site.world.mood(node, Mood::Down));
+    (0..3).for_each(|node| served.site.world.set_behavior(node, NodeBehavior::Down));
     let answer = served.put(media_id, OWNER, "*", token("1")).await;
     assert_eq!(
         (answer.status, &answer.body["code"]),
@@ -267,7 +267,7 @@ async fn a_medium_that_only_the_stages_know_gets_its_document() {
     let held = served
         .site
         .admin
-        .load_record::<document::DocumentRecord>(&media_id.to_string())
+        .load_record::<document::MediaDocumentRecord>(&media_id.to_string())
         .await
         .unwrap()
         .unwrap();
@@ -286,7 +286,7 @@ async fn ownership_is_answered_with_its_block() {
         (yes.status, &yes.body["holds"], &yes.body["confirmed"]),
         (StatusCode::OK, &json!(true), &json!(true))
     );
-    let head = served.site.world.head();
+    let head = served.site.world.head_block();
     assert_eq!(
         (&yes.body["block"]["number"], &yes.body["block"]["hash"]),
         (&json!(head.number), &json!(head.hash))
@@ -312,6 +312,6 @@ async fn ownership_is_answered_with_its_block() {
         let answer = ask(address, rule).await;
         assert_eq!((answer.status, &answer.body["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(code)));
     }
-    (0..3).for_each(|node| served.site.world.mood(node, Mood::Down));
+    (0..3).for_each(|node| served.site.world.set_behavior(node, NodeBehavior::Down));
     assert_eq!(ask(&ANN.to_string(), token("1")).await.status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -156,7 +156,7 @@ async fn apply_change(
     let title = wanted.title.clone().unwrap_or_else(|| held.record.title.clone());
     let mint_tx = wanted.mint_tx.apply_to(held.record.mint_tx);
     let encryption = wanted.encryption.unwrap_or(held.record.encryption);
-    let next = document::DocumentRecord { title, mint_tx, encryption, ..held.record.clone() };
+    let next = document::MediaDocumentRecord { title, mint_tx, encryption, ..held.record.clone() };
     if next == held.record {
         return Ok(());
     }
@@ -164,7 +164,7 @@ async fn apply_change(
         // Before anybody can see that there should be one.
         encryption::make_key(bus, media_id).await?;
     }
-    held.record = document::DocumentRecord { changed_at_ms, ..next };
+    held.record = document::MediaDocumentRecord { changed_at_ms, ..next };
     let changed = document::MediaChanged {
         media_id,
         owner: held.record.owner.clone(),

@@ -102,7 +102,7 @@ async fn list_media(
     OriginalUri(uri): OriginalUri,
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
-    let owner = who.list_owner();
+    let owner = who.list_owner_filter();
     let cursors = CursorSealer::new(&app.signing_key, ask::MEDIA, &(&owner, wanted.status))?;
     let question = MediaIndexQuery {
         owner,
@@ -155,7 +155,7 @@ fn index_problem(code: &str, detail: String) -> Problem {
 /// What is known of one medium, from its owner's document and from the stages.
 #[derive(Debug, Clone)]
 pub(super) struct MediumRecords {
-    pub(super) document: Option<nats::VersionedRecord<document::DocumentRecord>>,
+    pub(super) document: Option<nats::VersionedRecord<document::MediaDocumentRecord>>,
     pub(super) asset: Option<nats::VersionedRecord<media::MediaRecord>>,
 }
 
@@ -164,7 +164,7 @@ impl MediumRecords {
     pub(super) async fn load(bus: &Bus, media_id: MediaId) -> Result<Self, Problem> {
         let key = media_id.to_string();
         let (document, asset) = tokio::try_join!(
-            bus.load_with_tombstone::<document::DocumentRecord>(&key),
+            bus.load_with_tombstone::<document::MediaDocumentRecord>(&key),
             bus.load_record(&key)
         )?;
         let is_removed = document.as_ref().is_some_and(|held| held.record.is_removed());
@@ -175,9 +175,13 @@ impl MediumRecords {
     }
 
     /// The owner's document; the first one where until now only the stages know of the medium.
-    fn to_document(&self, media_id: MediaId, now_ms: u64) -> nats::VersionedRecord<document::DocumentRecord> {
+    fn to_document(
+        &self,
+        media_id: MediaId,
+        now_ms: u64,
+    ) -> nats::VersionedRecord<document::MediaDocumentRecord> {
         self.document.clone().unwrap_or_else(|| {
-            nats::VersionedRecord::new(document::DocumentRecord {
+            nats::VersionedRecord::new(document::MediaDocumentRecord {
                 media_id,
                 owner: self.owner().to_owned(),
                 title: String::new(),

@@ -51,12 +51,12 @@ async fn write_tombstone(
     media_id: MediaId,
     who: &Principal,
     headers: &HeaderMap,
-) -> Result<document::DocumentRecord, Problem> {
+) -> Result<document::MediaDocumentRecord, Problem> {
     let mut attempt = 0;
     loop {
         let now_ms = nats::now_ms();
         let mut held = load_changeable(bus, media_id, who, headers).await?.to_document(media_id, now_ms);
-        held.record = document::DocumentRecord {
+        held.record = document::MediaDocumentRecord {
             title: String::new(),
             mint_tx: None,
             gate: None,

@@ -48,7 +48,7 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
                        `x-events`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(read_description, read_docs),
+    paths(load_description, read_docs),
     tags(
         (name = "upload", description = "Bring media in: tus 1.0, or a whole file in one request."),
         (name = "metadata", description = "What is there."),
@@ -123,7 +123,7 @@ fn describe_group<D: OperationGroup>(schemas: &mut SchemaCollector) -> utoipa::o
 /// Serves the document and its page. Both are open: they hold nothing but what is published.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
-        .route("/openapi.json", get(read_description))
+        .route("/openapi.json", get(load_description))
         .route("/docs", get(read_docs))
         .route("/docs/docs.css", get(read_stylesheet))
 }
@@ -189,7 +189,7 @@ static STYLE: LazyLock<StaticResource> =
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
 )]
-async fn read_description(headers: HeaderMap) -> Response {
+async fn load_description(headers: HeaderMap) -> Response {
     DOCUMENT.to_response(&headers)
 }
 

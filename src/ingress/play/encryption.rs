@@ -140,7 +140,7 @@ async fn load_playlist(
     medium: &PlayableMedium,
 ) -> Result<String, Problem> {
     match wanted {
-        PlaybackPath::Growing(_) => super::load_media_playlist(app, medium, rendition).await,
+        PlaybackPath::Growing(_) => super::load_event_playlist(app, medium, rendition).await,
         _ => {
             super::load_playlist_text(app, format!("{}/{}", medium.encode.prefix, wanted.object_key())).await
         }

@@ -61,11 +61,11 @@ impl GrowingPlaylists {
         job_id: JobId,
     ) -> Result<Option<String>, nats::BusError> {
         let found = self.current_parts(bus, job_id).await?;
-        Ok(found.and_then(|(plan, parts)| playlist::render_growing(&plan, &parts)))
+        Ok(found.and_then(|(plan, parts)| playlist::render_growing_multivariant(&plan, &parts)))
     }
 
     /// The media playlist of a rendition so far; `None` when there is no such job or rendition.
-    pub(super) async fn media_playlist(
+    pub(super) async fn render_event_playlist(
         &self,
         bus: &Bus,
         job_id: JobId,
@@ -76,7 +76,7 @@ impl GrowingPlaylists {
     }
 
     /// The media playlist of a rendition that is ready, from the stored one, for players that began while it grew.
-    pub(super) async fn ended_media_playlist(
+    pub(super) async fn render_ended_playlist(
         &self,
         bus: &Bus,
         job_id: JobId,

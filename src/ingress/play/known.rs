@@ -22,7 +22,7 @@ use schemas::{
 use tokio_util::sync::CancellationToken;
 
 use super::PlaybackConfig;
-use nats::memory::{self, InvalidatedCache};
+use nats::memory::{self, InvalidatingCache};
 
 /// A medium that plays.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ struct PlayableMediumEntry {
 /// Media that are ready.
 #[derive(Debug)]
 pub struct PlayableMediaCache {
-    memory: InvalidatedCache<MediaId, PlayableMediumEntry>,
+    memory: InvalidatingCache<MediaId, PlayableMediumEntry>,
     age_max: Duration,
 }
 
@@ -50,7 +50,7 @@ impl PlayableMediaCache {
     /// Nothing known yet.
     pub fn new(config: &PlaybackConfig) -> Self {
         Self {
-            memory: InvalidatedCache::new(config.media_count_max),
+            memory: InvalidatingCache::new(config.media_count_max),
             age_max: Duration::from_secs(config.media_age_seconds_max),
         }
     }
@@ -87,10 +87,10 @@ impl PlayableMediaCache {
         let key = media_id.to_string();
         let (asset, document) = tokio::try_join!(
             bus.load_record::<media::MediaRecord>(&key),
-            bus.load_with_tombstone::<document::DocumentRecord>(&key)
+            bus.load_with_tombstone::<document::MediaDocumentRecord>(&key)
         )?;
         let document = document.map(|held| held.record);
-        if document.as_ref().is_some_and(document::DocumentRecord::is_removed) {
+        if document.as_ref().is_some_and(document::MediaDocumentRecord::is_removed) {
             return Ok(None);
         }
         let Some(asset) = asset.map(|held| held.record) else { return Ok(None) };
@@ -118,7 +118,7 @@ mod tests {
 
     const FILM: MediaId = MediaId::from_bytes([7; 16]);
 
-    fn document(encryption: SegmentEncryption) -> (document::DocumentRecord, Outbox) {
+    fn document(encryption: SegmentEncryption) -> (document::MediaDocumentRecord, Outbox) {
         let title = String::from("a film");
         let changed = document::MediaChanged {
             media_id: FILM,
@@ -128,7 +128,7 @@ mod tests {
             mint_tx: None,
             encryption,
         };
-        let record = document::DocumentRecord {
+        let record = document::MediaDocumentRecord {
             media_id: FILM,
             owner: "olga".into(),
             title,
@@ -165,8 +165,9 @@ mod tests {
             );
         }
         let key = FILM.to_string();
-        let change = admin
-            .change_record::<document::DocumentRecord>(&key, |_| Some(document(SegmentEncryption::Aes128)));
+        let change = admin.change_record::<document::MediaDocumentRecord>(&key, |_| {
+            Some(document(SegmentEncryption::Aes128))
+        });
         Box::pin(change).await.unwrap();
         while known.load_medium(&bus, FILM).await.unwrap().unwrap().encryption.is_none() {
             assert!(Instant::now() < deadline, "the change is heard");

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{AppState, cache, openapi};
-use gate::grant::{self, Denied};
+use gate::grant::{self, PlaybackDenied};
 pub use growing::GrowingPlaylists;
 pub use known::PlayableMediaCache;
 use path::PlaybackPath;
@@ -75,7 +75,7 @@ impl openapi::OperationGroup for PlaybackApiDoc {
     }
 }
 
-/// The route that opens a session; behind [`auth::admit`], since a public medium needs no credential.
+/// The route that opens a session; behind [`auth::allow_anonymous`], since a public medium needs no credential.
 pub fn session_router() -> Router<AppState> {
     Router::new().route("/v1/media/{media_id}/playback", post(open::open_playback))
 }
@@ -134,17 +134,17 @@ async fn serve_path(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let media_id = id.parse().map_err(|_| playback_refused(GateReasonCode::SessionUnknown))?;
-    let playback_id = grant::token::open(&app.signing_key, token)
+    let playback_id = grant::token::open_token(&app.signing_key, token)
         .ok_or_else(|| playback_refused(GateReasonCode::SessionUnknown))?;
-    match app.grants.check(playback_id, media_id).await {
+    match app.grants.check_session(playback_id, media_id).await {
         Ok(()) => {}
-        Err(Denied::Closed {
+        Err(PlaybackDenied::Closed {
             code: GateReasonCode::ChainUnavailable | GateReasonCode::ChainDisagrees,
             blocks,
         }) => {
-            return Err(Denied::Closed { code: GateReasonCode::ChainUnavailable, blocks }.into());
+            return Err(PlaybackDenied::Closed { code: GateReasonCode::ChainUnavailable, blocks }.into());
         }
-        Err(Denied::Closed { code, .. }) => return Err(playback_refused(code)),
+        Err(PlaybackDenied::Closed { code, .. }) => return Err(playback_refused(code)),
         Err(denied) => return Err(denied.into()),
     }
     let wanted = PlaybackPath::parse(path).ok_or_else(no_such_resource)?;
@@ -158,7 +158,7 @@ async fn serve_path(
     match wanted {
         PlaybackPath::SegmentKey => Err(no_such_resource()),
         PlaybackPath::Growing(rendition) => {
-            Ok(playlist_response(headers, wanted, load_media_playlist(app, &medium, rendition).await?))
+            Ok(playlist_response(headers, wanted, load_event_playlist(app, &medium, rendition).await?))
         }
         PlaybackPath::Multivariant if medium.is_growing => {
             let text = app.growing.multivariant_playlist(&app.bus, encode.job_id).await?;
@@ -169,20 +169,20 @@ async fn serve_path(
 }
 
 /// The playlist of a rendition for players that began while it grew.
-async fn load_media_playlist(
+async fn load_event_playlist(
     app: &AppState,
     medium: &known::PlayableMedium,
     rendition: &str,
 ) -> Result<String, Problem> {
     let encode = &medium.encode;
     if medium.is_growing {
-        let text = app.growing.media_playlist(&app.bus, encode.job_id, rendition).await?;
+        let text = app.growing.render_event_playlist(&app.bus, encode.job_id, rendition).await?;
         return text.ok_or_else(no_such_resource);
     }
     let stored =
         load_playlist_text(app, format!("{}/{}", encode.prefix, keys::media_playlist_path(rendition)))
             .await?;
-    Ok(app.growing.ended_media_playlist(&app.bus, encode.job_id, &stored).await?)
+    Ok(app.growing.render_ended_playlist(&app.bus, encode.job_id, &stored).await?)
 }
 
 /// A final playlist.

@@ -12,10 +12,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{AppState, media};
-use auth::{Denial, Principal, account::Account};
+use auth::{Principal, SignInDenial, account::WalletAccount};
 use gate::{
-    Viewer,
-    grant::{self, Denied},
+    GateViewer,
+    grant::{self, PlaybackDenied},
 };
 use web::{client::ClientAddress, error::Problem, kind::ProblemCode};
 
@@ -73,17 +73,22 @@ pub(super) async fn open_playback(
     who: Option<Extension<Principal>>,
 ) -> Result<impl IntoResponse, Problem> {
     let media_id = media::parse_media_id(&id)?;
-    let viewer = who.as_ref().map_or_else(Viewer::anonymous, |Extension(who)| Viewer::new(who));
-    let admission = match app.grants.admit(&viewer, media_id).await {
+    let viewer =
+        who.as_ref().map_or_else(GateViewer::anonymous, |Extension(who)| GateViewer::from_principal(who));
+    let admission = match app.grants.admit_viewer(&viewer, media_id).await {
         Ok(admission) => admission,
         // Whoever shows no credential may yet be its owner.
-        Err(Denied::Closed { code: GateReasonCode::Private | GateReasonCode::Gone, .. }) if who.is_none() => {
+        Err(PlaybackDenied::Closed { code: GateReasonCode::Private | GateReasonCode::Gone, .. })
+            if who.is_none() =>
+        {
             return Err(Problem::unauthorized());
         }
         // The account of the session that asks has taken its word back.
-        Err(Denied::Closed { code: GateReasonCode::Ended, .. }) => return Err(Denial::Proof.into()),
-        Err(denied @ Denied::Closed { code: GateReasonCode::WalletNeeded, .. })
-            if matches!(viewer.wallet, Some(Account { chain_id: Some(_), .. })) =>
+        Err(PlaybackDenied::Closed { code: GateReasonCode::Ended, .. }) => {
+            return Err(SignInDenial::Proof.into());
+        }
+        Err(denied @ PlaybackDenied::Closed { code: GateReasonCode::WalletNeeded, .. })
+            if matches!(viewer.wallet, Some(WalletAccount { chain_id: Some(_), .. })) =>
         {
             let detail = "your account is a contract, and is known on its own chain alone: this asks for one on another";
             return Err(Problem::from(denied).with_detail(detail));
@@ -95,8 +100,8 @@ pub(super) async fn open_playback(
     let (MediaStatus::Playable | MediaStatus::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
-    let session = app.grants.open(admission, Some(client.prefix)).await?;
-    let token = grant::token::seal(&app.signing_key, session.playback_id);
+    let session = app.grants.open_session(admission, Some(client.prefix)).await?;
+    let token = grant::token::seal_token(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
     let is_final = medium.status() == MediaStatus::Ready;

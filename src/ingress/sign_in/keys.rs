@@ -16,8 +16,8 @@ use serde_json::json;
 
 use crate::openapi;
 use auth::{
-    NewKey, Principal, SignIn,
-    key::{self, Issued},
+    NewApiKey, Principal, SignInService,
+    key::{self, KeyIssueOutcome},
 };
 use web::{
     body::OptionalJsonBody,
@@ -87,7 +87,7 @@ pub(super) struct CreatedKeyDocument {
     extensions(("x-events" = json!(["auth.key_created"]))),
 )]
 pub(super) async fn create_key(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     who: Principal,
     claim: Option<Extension<IdempotencyClaim>>,
     OptionalJsonBody(wanted): OptionalJsonBody<CreateKeyRequest>,
@@ -119,7 +119,7 @@ pub(super) async fn create_key(
         return Err(Problem::new(ProblemCode::ExpiresInvalid).with_pointer("/expires_in_s", detail));
     }
     let expires_at_ms = wanted.expires_in_s.map(|s| nats::now_ms().saturating_add(s.saturating_mul(1_000)));
-    let new = NewKey {
+    let new = NewApiKey {
         owner,
         role,
         scopes: wanted.scopes,
@@ -130,19 +130,19 @@ pub(super) async fn create_key(
     let by = (who.owner.as_str(), request::current_or_fresh_id());
     // Of one request there is one key.
     // What outlives the session is given to whom the account stands by now.
-    sign_in.prove(&who).await?;
+    sign_in.require_fresh_proof(&who).await?;
     let key_id = KeyId::from_bytes(claim.map_or_else(nats::new_id_bytes, |claim| claim.derive_id(0)));
     let once = ShownOnceResponse {
         detail: format!("the key {key_id} was made; if its text was lost, revoke it and make another"),
     };
-    match key::issue(sign_in.bus(), key_id, new, sign_in.config().keys_per_owner_max, by).await? {
-        Issued::Key(key) => Ok((
+    match key::issue_key(sign_in.bus(), key_id, new, sign_in.config().keys_per_owner_max, by).await? {
+        KeyIssueOutcome::Key(key) => Ok((
             StatusCode::CREATED,
             Extension(once),
             Json(CreatedKeyDocument { key_id, key, expires_at_ms }),
         )),
-        Issued::Before => Err(once.to_problem()),
-        Issued::TooMany => Err(Problem::new(ProblemCode::TooManyKeys)),
+        KeyIssueOutcome::Before => Err(once.to_problem()),
+        KeyIssueOutcome::TooMany => Err(Problem::new(ProblemCode::TooManyKeys)),
     }
 }
 
@@ -204,7 +204,7 @@ struct ApiKeyDocument {
     security(("api_key" = [])),
 )]
 pub(super) async fn list_keys(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     who: Principal,
     QueryParameters(filter): QueryParameters<KeyListQuery>,
 ) -> Result<Json<KeyListDocument>, Problem> {
@@ -212,7 +212,7 @@ pub(super) async fn list_keys(
     if who.scopes.is_some() || !who.may_see(&owner) {
         return Err(Problem::new(ProblemCode::NotYours));
     }
-    let keys = key::list(sign_in.bus(), &owner).await?;
+    let keys = key::list_keys(sign_in.bus(), &owner).await?;
     Ok(Json(KeyListDocument { items: keys.into_iter().map(describe_key).collect() }))
 }
 
@@ -230,7 +230,7 @@ pub(super) async fn list_keys(
     extensions(("x-events" = json!(["auth.key_revoked"]))),
 )]
 pub(super) async fn revoke_key(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     who: Principal,
     Path(key_id): Path<String>,
 ) -> Result<StatusCode, Problem> {
@@ -240,7 +240,7 @@ pub(super) async fn revoke_key(
     let missing = || Problem::not_found("there is no such key");
     let key_id = key_id.parse().map_err(|_| missing())?;
     let may = |key: &ApiKey| who.may_change(&key.owner);
-    if key::revoke(sign_in.bus(), key_id, may, (&who.owner, request::current_or_fresh_id())).await? {
+    if key::revoke_key(sign_in.bus(), key_id, may, (&who.owner, request::current_or_fresh_id())).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(missing())

@@ -14,15 +14,15 @@ use serde_json::{Map, Value, json};
 
 use super::tokens;
 use auth::{
-    SignIn,
-    challenge::{self, Wish},
-    claim::Claim,
+    SignInService,
+    challenge::{self, ChallengeOptions},
+    claim::SignInClaims,
     config::{CHALLENGE_TTL_S_MAX, SIGNATURE_BYTES_MAX},
-    denial::{Denial, Failure},
-    login::Attempt,
-    typed::Values,
+    denial::{SignInDenial, SignInError},
+    login::SignInAttempt,
+    typed::TypedSignIn,
     uri,
-    value::Address,
+    value::WalletAddress,
 };
 use web::{
     body::OptionalJsonBody, client::ClientAddress, error::Problem, kind::ProblemCode, limit::RateLimitPermit,
@@ -44,7 +44,7 @@ pub(super) struct ChallengeRequest {
     /// The site; the first configured one when absent.
     domain: Option<String>,
     /// The account; with it the answer holds what its wallet can sign as it is.
-    address: Option<Address>,
+    address: Option<WalletAddress>,
     /// The chain the account is looked up on.
     chain_id: Option<u64>,
     /// How long the challenge is to be good, in seconds, where signing takes long; as the settings say when absent.
@@ -78,7 +78,7 @@ struct SigningForms {
     #[schemars(with = "Map<String, Value>")]
     typed_data: Value,
     /// Its values, for `login`.
-    typed: Values,
+    typed: TypedSignIn,
 }
 
 /// Ask for a challenge
@@ -98,7 +98,7 @@ struct SigningForms {
     extensions(("x-events" = json!(["auth.challenged"]))),
 )]
 pub(super) async fn create_challenge(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     client: ClientAddress,
     headers: HeaderMap,
     OptionalJsonBody(ask): OptionalJsonBody<ChallengeRequest>,
@@ -107,7 +107,7 @@ pub(super) async fn create_challenge(
     // A browser with two sign-ins under way keeps one cookie for both.
     let cookie =
         challenge_cookie(&headers).map_or_else(|| hex::encode(rand::random::<[u8; 32]>()), str::to_owned);
-    let given = challenge::give(
+    let given = challenge::issue_challenge(
         sign_in.bus(),
         sign_in.config(),
         (&wish, &cookie, client),
@@ -115,8 +115,8 @@ pub(super) async fn create_challenge(
     )
     .await?;
     let challenge = match given {
-        challenge::Outcome::Challenge(challenge) => challenge,
-        challenge::Outcome::TooMany { retry_after_s } => {
+        challenge::ChallengeOutcome::Challenge(challenge) => challenge,
+        challenge::ChallengeOutcome::TooMany { retry_after_s } => {
             return Err(Problem::new(ProblemCode::TooManyChallenges).with_retry_after_s(retry_after_s));
         }
     };
@@ -132,41 +132,41 @@ pub(super) async fn create_challenge(
 }
 
 /// The answer to a refusal; that of a chain names those that are taken.
-fn denial_problem(sign_in: &SignIn, denial: Denial) -> Problem {
-    let is_chain = matches!(denial, Denial::Chain);
+fn denial_problem(sign_in: &SignInService, denial: SignInDenial) -> Problem {
+    let is_chain = matches!(denial, SignInDenial::Chain);
     let problem = Problem::from(denial);
     if is_chain { problem.with_member("chains", json!(sign_in.offered_chains())) } else { problem }
 }
 
-fn resolve_request(sign_in: &SignIn, ask: ChallengeRequest) -> Result<Wish, Problem> {
+fn resolve_request(sign_in: &SignInService, ask: ChallengeRequest) -> Result<ChallengeOptions, Problem> {
     let config = sign_in.config();
-    let first = config.domains.first().ok_or(Denial::NoSite)?;
+    let first = config.domains.first().ok_or(SignInDenial::NoSite)?;
     let domain = ask.domain.unwrap_or_else(|| first.clone());
     if !config.domains.contains(&domain) {
-        return Err(Denial::Domain.into());
+        return Err(SignInDenial::Domain.into());
     }
     if ask.chain_id.is_some_and(|chain_id| !config.chains.contains(&chain_id)) {
-        return Err(denial_problem(sign_in, Denial::Chain));
+        return Err(denial_problem(sign_in, SignInDenial::Chain));
     }
     if ask.ttl_s.is_some_and(|ttl_s| !(1..=CHALLENGE_TTL_S_MAX).contains(&ttl_s)) {
         let detail = format!("a challenge is good for 1 to {CHALLENGE_TTL_S_MAX} s");
         return Err(Problem::new(ProblemCode::JsonInvalid).with_pointer("/ttl_s", detail));
     }
     let ttl_s = ask.ttl_s.unwrap_or(config.challenge_ttl_s);
-    Ok(Wish { domain, address: ask.address, chain_id: ask.chain_id, ttl_s })
+    Ok(ChallengeOptions { domain, address: ask.address, chain_id: ask.chain_id, ttl_s })
 }
 
 /// The nonce, and where the account is known, what its wallet can be given to sign as it is.
 fn challenge_document(
-    sign_in: &SignIn,
+    sign_in: &SignInService,
     challenge: &SignInChallenge,
-    address: Option<Address>,
+    address: Option<WalletAddress>,
 ) -> ChallengeDocument {
     let config = sign_in.config();
     let forms = address.map(|account| {
         let chain_id = challenge.chain_id.or_else(|| sign_in.offered_chains().first().copied()).unwrap_or(1);
         let scheme = if uri::is_loopback(&challenge.domain) { "http" } else { "https" };
-        let typed = Values {
+        let typed = TypedSignIn {
             domain: challenge.domain.clone(),
             account,
             statement: config.statement.clone(),
@@ -203,8 +203,8 @@ pub(super) struct LoginRequest {
     message: Option<String>,
     /// The values that were signed as EIP-712 has it.
     #[serde(default)]
-    #[schemars(with = "Values")]
-    typed: Option<Values>,
+    #[schemars(with = "TypedSignIn")]
+    typed: Option<TypedSignIn>,
     /// The signature: `0x` and hexadecimal digits, two a byte; none of them where the account's owners agreed on the chain.
     #[schemars(with = "SignatureSchema")]
     signature: String,
@@ -247,26 +247,30 @@ impl JsonSchema for SignatureSchema {
     extensions(("x-events" = json!(["auth.signed_in", "auth.signed_out", "auth.refused"]))),
 )]
 pub(super) async fn log_in(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     client: ClientAddress,
     ticket: RateLimitPermit,
     headers: HeaderMap,
     OptionalJsonBody(attempt): OptionalJsonBody<LoginRequest>,
 ) -> Result<Response, Problem> {
     let claim = match (&attempt.message, &attempt.typed) {
-        (Some(text), None) => Claim::from_message(text)?,
-        (None, Some(values)) => Claim::from_typed(values)?,
-        _ => return Err(Denial::Malformed("either a message or a typed structure is needed".into()).into()),
+        (Some(text), None) => SignInClaims::from_message(text)?,
+        (None, Some(values)) => SignInClaims::from_typed_data(values)?,
+        _ => {
+            return Err(
+                SignInDenial::Malformed("either a message or a typed structure is needed".into()).into()
+            );
+        }
     };
     let signature = sign_in.decode_signature(&attempt.signature)?;
     let turn = ticket.wait_for_lookup().await?;
-    let mut held = challenge::find(sign_in.bus(), &claim.nonce).await?;
+    let mut held = challenge::find_challenge(sign_in.bus(), &claim.nonce).await?;
     drop(turn);
     let attempt =
-        Attempt { claim: &claim, signature: &signature, client, cookie: challenge_cookie(&headers) };
+        SignInAttempt { claim: &claim, signature: &signature, client, cookie: challenge_cookie(&headers) };
     let opened = sign_in.open_session(attempt, &mut held, request::current_or_fresh_id()).await;
     let (live, refresh_token) = opened.map_err(|failure| match failure {
-        Failure::Denied(denial) => denial_problem(&sign_in, denial),
+        SignInError::Denied(denial) => denial_problem(&sign_in, denial),
         failure => failure.into(),
     })?;
     let answer = tokens::token_response(&sign_in, &live, refresh_token)?;

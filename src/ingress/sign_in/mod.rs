@@ -31,7 +31,7 @@ use axum::{
 };
 
 use crate::openapi;
-use auth::{SignIn, authenticate, uri};
+use auth::{SignInService, authenticate_request, uri};
 use web::{error::Problem, kind::ProblemCode, query};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
@@ -68,12 +68,12 @@ impl openapi::OperationGroup for SignInApiDoc {
     }
 }
 
-/// The routes of sign-in. They look after credentials themselves, so they belong outside [`auth::require`]; `behind` lays what else
+/// The routes of sign-in. They look after credentials themselves, so they belong outside [`auth::require_principal`]; `behind` lays what else
 /// stands behind a credential around those that ask for one.
 pub fn router<S: Clone + Send + Sync + 'static>(
-    sign_in: SignIn,
+    sign_in: SignInService,
     taken: query::AcceptedParameters,
-    behind: impl FnOnce(Router<SignIn>) -> Router<SignIn>,
+    behind: impl FnOnce(Router<SignInService>) -> Router<SignInService>,
 ) -> Router<S> {
     let own = Router::new()
         .route("/v1/auth/me", get(tokens::read_principal))
@@ -93,10 +93,14 @@ pub fn router<S: Clone + Send + Sync + 'static>(
 }
 
 /// Puts the principal among the request's extensions.
-async fn require_principal(State(sign_in): State<SignIn>, mut request: Request, next: Next) -> Response {
-    match authenticate(&sign_in, request.headers(), request.extensions()).await {
+async fn require_principal(
+    State(sign_in): State<SignInService>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match authenticate_request(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => {
-            principal.attach(&mut request);
+            principal.attach_to_request(&mut request);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
@@ -104,9 +108,9 @@ async fn require_principal(State(sign_in): State<SignIn>, mut request: Request, 
 }
 
 /// Refuses what a browser sends for another site, and lets nobody keep an answer.
-async fn require_own_origin(State(sign_in): State<SignIn>, request: Request, next: Next) -> Response {
+async fn require_own_origin(State(sign_in): State<SignInService>, request: Request, next: Next) -> Response {
     let is_ours = |origin: &HeaderValue| {
-        let authority = origin.to_str().ok().and_then(uri::origin).map(|(_, authority)| authority);
+        let authority = origin.to_str().ok().and_then(uri::split_origin).map(|(_, authority)| authority);
         authority.is_some_and(|authority| sign_in.config().domains.iter().any(|domain| domain == authority))
     };
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);

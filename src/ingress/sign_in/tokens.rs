@@ -10,7 +10,10 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use auth::{Principal, SignIn, account::Account, denial::Failure, session::Live, value::Address};
+use auth::{
+    Principal, SignInService, account::WalletAccount, denial::SignInError, session::OpenSession,
+    value::WalletAddress,
+};
 use web::{
     body::OptionalJsonBody, client::ClientAddress, error::Problem, kind::ProblemCode, limit::RateLimitPermit,
     request,
@@ -37,7 +40,7 @@ pub(super) struct TokenResponse {
     /// Unix time in milliseconds at which the session ends, however often it is refreshed.
     session_expires_at_ms: u64,
     /// The wallet that signed in.
-    wallet: Address,
+    wallet: WalletAddress,
     /// The chain it signed in on.
     chain_id: u64,
     /// Whose things it works on: `eip155:0x...` where the account's key signed, `eip155:<chain>:0x...` where its contract spoke for it.
@@ -48,10 +51,10 @@ pub(super) struct TokenResponse {
 
 /// The tokens of a session.
 pub(super) fn token_response(
-    sign_in: &SignIn,
-    live: &Live,
+    sign_in: &SignInService,
+    live: &OpenSession,
     refresh_token: String,
-) -> Result<TokenResponse, Failure> {
+) -> Result<TokenResponse, SignInError> {
     let access_token = sign_in.sign_access_token(live)?;
     Ok(TokenResponse {
         access_token: access_token.text,
@@ -62,7 +65,7 @@ pub(super) fn token_response(
         session_expires_at_ms: live.expires_at_ms,
         wallet: live.account.address,
         chain_id: live.chain_id,
-        owner: live.account.owner(),
+        owner: live.account.owner_id(),
         role: sign_in.role_of(live.account),
     })
 }
@@ -93,17 +96,17 @@ pub(super) struct RefreshRequest {
     extensions(("x-events" = json!(["auth.refreshed", "auth.reused", "auth.signed_out"]))),
 )]
 pub(super) async fn refresh_session(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     client: ClientAddress,
     ticket: RateLimitPermit,
     OptionalJsonBody(wanted): OptionalJsonBody<RefreshRequest>,
 ) -> Result<Json<TokenResponse>, Problem> {
-    if let Some(session_id) = sign_in.sessions().session_of(&wanted.refresh_token) {
+    if let Some(session_id) = sign_in.sessions().session_of_token(&wanted.refresh_token) {
         ticket.admit_session(&session_id.to_string())?;
     }
     let (live, next) = sign_in
         .sessions()
-        .refresh(&wanted.refresh_token, client.prefix, request::current_or_fresh_id())
+        .refresh_session(&wanted.refresh_token, client.prefix, request::current_or_fresh_id())
         .await?;
     Ok(Json(token_response(&sign_in, &live, next)?))
 }
@@ -117,7 +120,7 @@ pub(super) struct LogoutRequest {
     #[serde(default)]
     all: bool,
     /// All sessions of this wallet; another's only for an administrator, who means it on every chain.
-    wallet: Option<Address>,
+    wallet: Option<WalletAddress>,
 }
 
 /// Sign out
@@ -136,7 +139,7 @@ pub(super) struct LogoutRequest {
     extensions(("x-events" = json!(["auth.signed_out"]))),
 )]
 pub(super) async fn log_out(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     who: Principal,
     OptionalJsonBody(wanted): OptionalJsonBody<LogoutRequest>,
 ) -> Result<StatusCode, Problem> {
@@ -148,14 +151,20 @@ pub(super) async fn log_out(
                     .with_detail("only an administrator ends another wallet's sessions"));
             }
             for account in possible_accounts(&sign_in, wallet) {
-                sessions.end_all(account, SessionEndReason::Revoked, request::current_or_fresh_id()).await?;
+                sessions
+                    .end_all_sessions(account, SessionEndReason::Revoked, request::current_or_fresh_id())
+                    .await?;
             }
         }
         (named, Some(own), Some(_)) if wanted.all || named.is_some() => {
-            sessions.end_all(own, SessionEndReason::SignedOut, request::current_or_fresh_id()).await?;
+            sessions
+                .end_all_sessions(own, SessionEndReason::SignedOut, request::current_or_fresh_id())
+                .await?;
         }
         (_, _, Some(session_id)) => {
-            sessions.end(session_id, SessionEndReason::SignedOut, request::current_or_fresh_id()).await?;
+            sessions
+                .end_session(session_id, SessionEndReason::SignedOut, request::current_or_fresh_id())
+                .await?;
         }
         _ => return Err(Problem::new(ProblemCode::NoSession)),
     }
@@ -163,9 +172,10 @@ pub(super) async fn log_out(
 }
 
 /// The accounts that an address may be: that of its key, and that of a contract on each chain.
-fn possible_accounts(sign_in: &SignIn, address: Address) -> Vec<Account> {
-    let contracts = sign_in.config().chains.iter().map(|chain_id| Account::of_contract(address, *chain_id));
-    std::iter::once(Account::of_key(address)).chain(contracts).collect()
+fn possible_accounts(sign_in: &SignInService, address: WalletAddress) -> Vec<WalletAccount> {
+    let contracts =
+        sign_in.config().chains.iter().map(|chain_id| WalletAccount::of_contract(address, *chain_id));
+    std::iter::once(WalletAccount::of_key(address)).chain(contracts).collect()
 }
 
 /// The credential to look at.
@@ -200,10 +210,10 @@ pub(super) struct VerifyTokenResponse {
     responses((status = 200, description = "What it is worth", body = ref("#/components/schemas/Verified"))),
 )]
 pub(super) async fn verify_token(
-    State(sign_in): State<SignIn>,
+    State(sign_in): State<SignInService>,
     OptionalJsonBody(wanted): OptionalJsonBody<VerifyTokenRequest>,
 ) -> Result<Json<VerifyTokenResponse>, Problem> {
-    let who = sign_in.identify(&wanted.token).await?.map(PrincipalDocument::from);
+    let who = sign_in.identify_credential(&wanted.token).await?.map(PrincipalDocument::from);
     Ok(Json(VerifyTokenResponse { active: who.is_some(), who }))
 }
 
@@ -219,7 +229,7 @@ pub(super) struct PrincipalDocument {
     /// What it may do.
     role: PrincipalRole,
     /// The wallet that signed in.
-    wallet: Option<Address>,
+    wallet: Option<WalletAddress>,
     /// Its session.
     session_id: Option<SessionId>,
     /// The API key, if it is one.

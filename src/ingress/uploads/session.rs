@@ -319,11 +319,11 @@ async fn create_media_document(ledger: &FencedUploadRecord) -> Result<bool, Uplo
     let upload = ledger.record();
     let now_ms = now_ms();
     let key = upload.media_id.to_string();
-    let made = ledger.bus().change_record::<document::DocumentRecord>(&key, |found| {
+    let made = ledger.bus().change_record::<document::MediaDocumentRecord>(&key, |found| {
         if found.is_some() {
             return None;
         }
-        let record = document::DocumentRecord {
+        let record = document::MediaDocumentRecord {
             media_id: upload.media_id,
             owner: upload.owner.clone(),
             title: upload.filename.clone().unwrap_or_default(),

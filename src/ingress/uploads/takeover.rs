@@ -39,7 +39,7 @@ pub(super) enum EvictionPolicy {
 }
 
 /// Makes whoever writes to the upload let go, here or on another replica, and reads the record again.
-pub(super) async fn release_writer(
+pub(super) async fn displace_writer(
     shared: &UploadContext,
     ledger: &mut FencedUploadRecord,
     evict: EvictionPolicy,

@@ -1017,7 +1017,7 @@ async fn an_upload_whose_medium_was_removed_is_refused_and_leaves_nothing() {
         let replica = site.replica(UploadConfig::default()).await;
         let upload = replica.create(10).await;
         upload.append(0, b"hello").await;
-        let removed = document::DocumentRecord {
+        let removed = document::MediaDocumentRecord {
             media_id: upload.media_id.parse().unwrap(),
             owner: "alice".into(),
             title: String::new(),

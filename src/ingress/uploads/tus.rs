@@ -365,7 +365,7 @@ async fn read_offset_checked(
     let mut ledger = FencedUploadRecord::load(shared, parse_upload_id(id)?, who).await?;
     ledger.check_not_ended()?;
     if ledger.record().status == UploadStatus::Open {
-        takeover::release_writer(shared, &mut ledger, EvictionPolicy::Yes).await?;
+        takeover::displace_writer(shared, &mut ledger, EvictionPolicy::Yes).await?;
         ledger.check_not_ended()?;
         finish_with_timeout(shared, &mut ledger).await?;
     }

@@ -4,7 +4,7 @@
 //! leaves parts that the next pass removes. So does a part that was made too late, after its job was folded or is kept no more.
 //! Records with unsent events wait for the sweeper.
 //!
-//! Limits: one pass over the bucket `jobs` each [`Config::fold_period_ms`]; at most [`REMOVALS_MAX`] parts are removed at once.
+//! Limits: one pass over the bucket `jobs` each [`super::KeeperConfig::fold_period_ms`]; at most [`REMOVALS_MAX`] parts are removed at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,14 +21,14 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::KeeperConfig;
 
 /// Parts that are removed at once.
 pub const REMOVALS_MAX: usize = 16;
 
 /// What one pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pass {
+pub struct FoldReport {
     /// Jobs whose parts were folded.
     pub folded_count: u64,
     /// Parts that were removed.
@@ -36,13 +36,13 @@ pub struct Pass {
 }
 
 /// Folds until `held` fires.
-pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
+pub async fn run_folding(bus: Bus, config: KeeperConfig, held: CancellationToken) {
     let period = Duration::from_millis(config.fold_period_ms);
     loop {
         let stream = subjects::kv_stream_name(job::JobRecord::BUCKET);
-        let turn = async { pass(&bus, bus.broker_now_ms(&stream).await?, &config).await };
+        let turn = async { run_fold_pass(&bus, bus.broker_now_ms(&stream).await?, &config).await };
         match turn.await {
-            Ok(done) if done == Pass::default() => {}
+            Ok(done) if done == FoldReport::default() => {}
             Ok(done) => {
                 tracing::info!(jobs = done.folded_count, parts = done.removed_count, "folded ended jobs");
             }
@@ -59,10 +59,10 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer; what changes meanwhile waits for the next pass.
-pub async fn pass(bus: &Bus, now_ms: u64, config: &Config) -> Result<Pass, BusError> {
-    let mut done = Pass::default();
-    for (job_id, seen) in read_all(bus, now_ms, config.fold_age_ms).await? {
-        match look_after(bus, job_id, seen, now_ms, config).await {
+pub async fn run_fold_pass(bus: &Bus, now_ms: u64, config: &KeeperConfig) -> Result<FoldReport, BusError> {
+    let mut done = FoldReport::default();
+    for (job_id, seen) in read_candidates(bus, now_ms, config.fold_age_ms).await? {
+        match fold_job(bus, job_id, seen, now_ms, config).await {
             Ok(one) => {
                 done.folded_count += one.folded_count;
                 done.removed_count += one.removed_count;
@@ -75,38 +75,43 @@ pub async fn pass(bus: &Bus, now_ms: u64, config: &Config) -> Result<Pass, BusEr
 }
 
 /// Folds one job unless it was, and removes what is left of its parts.
-async fn look_after(
+async fn fold_job(
     bus: &Bus,
     job_id: JobId,
-    seen: Seen,
+    seen: FoldCandidate,
     now_ms: u64,
-    config: &Config,
-) -> Result<Pass, BusError> {
+    config: &KeeperConfig,
+) -> Result<FoldReport, BusError> {
     let key = job_id.to_string();
     let job = bus.load_record::<job::JobRecord>(&key).await?.map(|held| held.record);
     if job.as_ref().is_some_and(|job| job.status == JobStatus::Active) {
-        return Ok(Pass::default());
+        return Ok(FoldReport::default());
     }
     let is_new = job.as_ref().is_some_and(|job| job.folded.is_none());
     if is_new && !seen.is_due {
-        return Ok(Pass::default());
+        return Ok(FoldReport::default());
     }
-    let Some(found) = load(bus, job_id, job, seen.parts).await? else { return Ok(Pass::default()) };
+    let Some(found) = load_parts(bus, job_id, job, seen.parts).await? else {
+        return Ok(FoldReport::default());
+    };
     if is_new {
-        fold(bus, &key, &found, now_ms.saturating_add(config.ended_kept_ms)).await?;
+        write_fold(bus, &key, &found, now_ms.saturating_add(config.ended_kept_ms)).await?;
     }
-    Ok(Pass { folded_count: u64::from(is_new), removed_count: remove(bus, &found, config).await? })
+    Ok(FoldReport {
+        folded_count: u64::from(is_new),
+        removed_count: remove_parts(bus, &found, config).await?,
+    })
 }
 
 /// A part as it is now.
-struct Found {
+struct RevisionedPart {
     revision: u64,
     part: job::JobPartRecord,
 }
 
 /// What was seen of a job.
 #[derive(Debug, Default)]
-struct Seen {
+struct FoldCandidate {
     /// It ended long enough ago and is not folded.
     is_due: bool,
     /// Names of its parts.
@@ -114,7 +119,11 @@ struct Seen {
 }
 
 /// Jobs that are due, and jobs of which parts are left that should not be.
-async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId, Seen>, BusError> {
+async fn read_candidates(
+    bus: &Bus,
+    now_ms: u64,
+    age_ms: u64,
+) -> Result<BTreeMap<JobId, FoldCandidate>, BusError> {
     let bucket = job::JobRecord::BUCKET;
     let stream = subjects::kv_stream_name(bucket);
     let settings = reader::ReaderConfig::new(
@@ -148,7 +157,7 @@ async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId,
             }
         }
     }
-    let mut all: BTreeMap<JobId, Seen> = BTreeMap::new();
+    let mut all: BTreeMap<JobId, FoldCandidate> = BTreeMap::new();
     for (job_id, names) in parts.into_iter().filter(|(job_id, _)| !resting.contains(job_id)) {
         all.entry(job_id).or_default().parts = names;
     }
@@ -159,12 +168,12 @@ async fn read_all(bus: &Bus, now_ms: u64, age_ms: u64) -> Result<BTreeMap<JobId,
 }
 
 /// The parts of a job as they are now; `None` when one of them has unsent events, which go first.
-async fn load(
+async fn load_parts(
     bus: &Bus,
     job_id: JobId,
     job: Option<job::JobRecord>,
     seen: BTreeSet<String>,
-) -> Result<Option<Vec<Found>>, BusError> {
+) -> Result<Option<Vec<RevisionedPart>>, BusError> {
     let mut names = job.filter(|job| job.folded.is_none()).map(|job| job.parts).unwrap_or_default();
     names.push(job::FINISH.to_owned());
     let others: Vec<String> = seen.into_iter().filter(|name| !names.contains(name)).collect();
@@ -178,13 +187,18 @@ async fn load(
         if !envelope.unsent.is_empty() {
             return Ok(None);
         }
-        found.push(Found { revision: raw.revision, part });
+        found.push(RevisionedPart { revision: raw.revision, part });
     }
     Ok(Some(found))
 }
 
 /// Writes what the parts came to into their job's record, unless somebody did.
-async fn fold(bus: &Bus, key: &str, found: &[Found], kept_until_ms: u64) -> Result<(), BusError> {
+async fn write_fold(
+    bus: &Bus,
+    key: &str,
+    found: &[RevisionedPart],
+    kept_until_ms: u64,
+) -> Result<(), BusError> {
     let parts: Vec<JobPartSummary> = found.iter().map(|found| JobPartSummary::from(&found.part)).collect();
     let change = |job: Option<&job::JobRecord>| {
         let mut job = job.filter(|job| job.status != JobStatus::Active && job.folded.is_none())?.clone();
@@ -196,7 +210,7 @@ async fn fold(bus: &Bus, key: &str, found: &[Found], kept_until_ms: u64) -> Resu
 }
 
 /// Removes the parts as they were folded; answers how many. One that changed meanwhile waits for the next pass.
-async fn remove(bus: &Bus, found: &[Found], config: &Config) -> Result<u64, BusError> {
+async fn remove_parts(bus: &Bus, found: &[RevisionedPart], config: &KeeperConfig) -> Result<u64, BusError> {
     let told = Duration::from_millis(config.removal_told_ms);
     let keys: Vec<(String, u64)> = found.iter().map(|found| (found.part.key(), found.revision)).collect();
     let removals = futures::stream::iter(keys).map(|(key, revision)| async move {

@@ -108,8 +108,8 @@ impl Site {
         (job, parts)
     }
 
-    async fn pass(&self, after_ms: u64) -> Pass {
-        pass(&self.keeper, nats::now_ms() + after_ms, &Config::default()).await.unwrap()
+    async fn pass(&self, after_ms: u64) -> FoldReport {
+        run_fold_pass(&self.keeper, nats::now_ms() + after_ms, &KeeperConfig::default()).await.unwrap()
     }
 
     async fn job(&self, job: &job::JobRecord) -> job::JobRecord {
@@ -131,8 +131,8 @@ async fn what_parts_came_to_outlives_them() {
     let active = job();
     site.put(part(&active, "v0000", JobPartStatus::Claimed)).await;
     site.put(active.clone()).await;
-    assert_eq!(site.pass(DAY_MS - 60_000).await, Pass::default(), "a day has not passed");
-    assert_eq!(site.pass(DAY_MS + 1_000).await, Pass { folded_count: 1, removed_count: 3 });
+    assert_eq!(site.pass(DAY_MS - 60_000).await, FoldReport::default(), "a day has not passed");
+    assert_eq!(site.pass(DAY_MS + 1_000).await, FoldReport { folded_count: 1, removed_count: 3 });
     let folded = site.job(&ended).await;
     let summaries: Vec<JobPartSummary> = parts.iter().map(JobPartSummary::from).collect();
     assert_eq!(folded.folded.as_ref(), Some(&summaries));
@@ -154,19 +154,19 @@ async fn what_parts_came_to_outlives_them() {
             .unwrap()
             .is_some()
     );
-    assert_eq!(site.pass(2 * DAY_MS).await, Pass::default(), "once");
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport::default(), "once");
     // Neither does the comparison of queue and state take the missing parts for work.
-    assert_eq!(drift::repair(&site.keeper, 0).await.unwrap(), 2, "those of the active job");
+    assert_eq!(drift::repair_drift(&site.keeper, 0).await.unwrap(), 2, "those of the active job");
 }
 
 #[tokio::test]
 async fn parts_that_should_not_be_there_go() {
     let site = Site::start().await;
     let (ended, _) = site.ended(JobStatus::Cancelled, &[("v0000", JobPartStatus::Claimed)]).await;
-    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 1 });
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport { folded_count: 1, removed_count: 1 });
     site.put(part(&ended, "a0", JobPartStatus::Claimed)).await;
     site.put(part(&job(), "v0000", JobPartStatus::Claimed)).await;
-    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 0, removed_count: 2 });
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport { folded_count: 0, removed_count: 2 });
     assert_eq!(site.job(&ended).await.folded.unwrap().len(), 1, "what was folded stays");
 }
 
@@ -178,7 +178,7 @@ async fn a_job_from_before_gets_an_end_when_it_is_folded() {
     old.ended_at_ms = Some(2);
     site.put(old.clone()).await;
     let before_ms = nats::now_ms();
-    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 0 });
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport { folded_count: 1, removed_count: 0 });
     let kept_until_ms = site.job(&old).await.kept_until_ms.unwrap();
     assert!(kept_until_ms >= before_ms + 2 * DAY_MS + schemas::ENDED_KEPT_MS, "{kept_until_ms}");
 }
@@ -201,9 +201,9 @@ async fn events_that_are_not_sent_go_first() {
     let envelope = RecordEnvelope { record, unsent: vec![unsent], changed_at_ms: 1, expires_at_ms: None };
     let payload = nats::encode_message(&key, &envelope).unwrap();
     site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
-    assert_eq!(site.pass(2 * DAY_MS).await, Pass::default());
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport::default());
     assert!(site.keeper.sweep_record(JobPartRecord::BUCKET, &key).await.unwrap());
-    assert_eq!(site.pass(2 * DAY_MS).await, Pass { folded_count: 1, removed_count: 1 });
+    assert_eq!(site.pass(2 * DAY_MS).await, FoldReport { folded_count: 1, removed_count: 1 });
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn no_end_is_set_while_an_event_is_not_sent() {
     site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
     site.admin.context().delete_stream(subjects::EVENTS).await.unwrap();
     held.record.mark_ended(JobStatus::Cancelled, nats::now_ms(), DAY_MS);
-    let ended = job::Cancelled {
+    let ended = job::JobCancelled {
         job_id: held.record.job_id,
         media_id: held.record.media_id,
         owner: held.record.owner.clone(),
@@ -279,11 +279,11 @@ async fn soak_buckets_return_to_the_same_size_whatever_came_through() {
             site.put(upload).await;
         })
         .await;
-    let config = Config { fold_age_ms: 0, removal_told_ms: 1_000, ..Config::default() };
+    let config = KeeperConfig { fold_age_ms: 0, removal_told_ms: 1_000, ..KeeperConfig::default() };
     let now_ms = nats::now_ms() + 1;
-    let folded = pass(&site.keeper, now_ms, &config).await.unwrap();
+    let folded = run_fold_pass(&site.keeper, now_ms, &config).await.unwrap();
     let made = u64::try_from(count).unwrap();
-    assert_eq!(folded, Pass { folded_count: made, removed_count: 2 * made });
+    assert_eq!(folded, FoldReport { folded_count: made, removed_count: 2 * made });
     // Their time is over.
     let made_jobs = made_jobs.into_inner();
     futures::stream::iter(made_jobs)

@@ -11,9 +11,9 @@ use schemas::{
 use store::Store;
 
 use super::{
-    Config,
-    pending::{Pending, due},
-    read_through,
+    PurgeConfig,
+    pending::{PendingPurges, find_due},
+    read_bucket,
 };
 use ingress::{
     removal,
@@ -22,15 +22,15 @@ use ingress::{
 
 /// Purges with the rights of the keeper.
 #[derive(Debug)]
-pub(super) struct Purge {
+pub(super) struct MediaPurger {
     pub(super) bus: Bus,
     pub(super) store: Store,
-    pub(super) config: Config,
+    pub(super) config: PurgeConfig,
 }
 
 /// What the buckets hold of one medium beside its own records.
 #[derive(Debug, Default)]
-struct Found {
+struct MediumLeftovers {
     sessions: Vec<String>,
     uploads: Vec<UploadId>,
     jobs: Vec<JobId>,
@@ -40,29 +40,29 @@ struct Found {
     active: Vec<JobId>,
 }
 
-impl Purge {
+impl MediaPurger {
     /// Does what is due by the broker's clock: ages of removals and rejections are those of stored messages.
-    pub(super) async fn turn(&self, pending: &mut Pending) {
-        match self.bus.broker_now_ms(&subjects::kv_stream_name(document::DocumentRecord::BUCKET)).await {
-            Ok(now_ms) => self.pass(pending, now_ms).await,
+    pub(super) async fn purge_due(&self, pending: &mut PendingPurges) {
+        match self.bus.broker_now_ms(&subjects::kv_stream_name(document::MediaDocumentRecord::BUCKET)).await {
+            Ok(now_ms) => self.purge_due_at(pending, now_ms).await,
             Err(error) => tracing::warn!(%error, "purging waits for the broker"),
         }
     }
 
     /// Does what is due at `now_ms`; what fails waits for the next pass.
-    pub(super) async fn pass(&self, pending: &mut Pending, now_ms: u64) {
+    pub(super) async fn purge_due_at(&self, pending: &mut PendingPurges, now_ms: u64) {
         self.end_work(pending).await;
         let grace_ms = self.config.grace_s.saturating_mul(1_000);
-        let removed = due(&pending.removed, |removed| removed.since_ms, grace_ms, now_ms);
+        let removed = find_due(&pending.removed, |removed| removed.since_ms, grace_ms, now_ms);
         if !removed.is_empty() {
-            match self.find(&removed).await {
+            match self.find_leftovers(&removed).await {
                 Ok(found) => self.purge_all(pending, found).await,
                 Err(error) => tracing::warn!(%error, "what is left of removed media could not be looked for"),
             }
         }
         // Halfway through the time of the mark: whoever comes later can't make a record anew, but put an object.
         let half_ms = self.config.mark_s.saturating_mul(500);
-        for media_id in due(&pending.purged, |since_ms| *since_ms, half_ms, now_ms) {
+        for media_id in find_due(&pending.purged, |since_ms| *since_ms, half_ms, now_ms) {
             match self.store.remove_folder(&keys::media_prefix(media_id)).await {
                 Ok(()) => drop(pending.purged.remove(&media_id)),
                 Err(error) => {
@@ -71,7 +71,7 @@ impl Purge {
             }
         }
         let age_ms = self.config.rejected_age_s.saturating_mul(1_000);
-        for media_id in due(&pending.rejected, |since_ms| *since_ms, age_ms, now_ms) {
+        for media_id in find_due(&pending.rejected, |since_ms| *since_ms, age_ms, now_ms) {
             match self.remove_source(media_id).await {
                 Ok(()) => drop(pending.rejected.remove(&media_id)),
                 Err(error) => tracing::warn!(?error, media.id = %media_id, "a rejected source stays for now"),
@@ -80,7 +80,7 @@ impl Purge {
     }
 
     /// Ends what a crash of the ingress left running.
-    async fn end_work(&self, pending: &mut Pending) {
+    async fn end_work(&self, pending: &mut PendingPurges) {
         for (media_id, removed) in pending.removed.iter_mut().filter(|(_, removed)| !removed.is_quiet) {
             match removal::end_removed_media_work(&self.bus, *media_id).await {
                 Ok(()) => removed.is_quiet = true,
@@ -91,9 +91,9 @@ impl Purge {
         }
     }
 
-    async fn purge_all(&self, pending: &mut Pending, found: HashMap<MediaId, Found>) {
+    async fn purge_all(&self, pending: &mut PendingPurges, found: HashMap<MediaId, MediumLeftovers>) {
         for (media_id, found) in found {
-            match self.purge(media_id, &found).await {
+            match self.purge_medium(media_id, &found).await {
                 Ok(true) => {
                     // The mark of its document tells when it was purged.
                     pending.removed.remove(&media_id);
@@ -110,9 +110,13 @@ impl Purge {
     }
 
     /// What the buckets hold of `media_ids`.
-    async fn find(&self, media_ids: &[MediaId]) -> Result<HashMap<MediaId, Found>, nats::BusError> {
-        let mut found: HashMap<MediaId, Found> = media_ids.iter().map(|id| (*id, Found::default())).collect();
-        read_through(&self.bus, gate::PlaybackSession::BUCKET, |key, value| {
+    async fn find_leftovers(
+        &self,
+        media_ids: &[MediaId],
+    ) -> Result<HashMap<MediaId, MediumLeftovers>, nats::BusError> {
+        let mut found: HashMap<MediaId, MediumLeftovers> =
+            media_ids.iter().map(|id| (*id, MediumLeftovers::default())).collect();
+        read_bucket(&self.bus, gate::PlaybackSession::BUCKET, |key, value| {
             if let Ok((_, session)) = nats::decode_record::<gate::PlaybackSession>(key, value)
                 && let Some(found) = found.get_mut(&session.media_id)
             {
@@ -120,7 +124,7 @@ impl Purge {
             }
         })
         .await?;
-        read_through(&self.bus, upload::UploadRecord::BUCKET, |key, value| {
+        read_bucket(&self.bus, upload::UploadRecord::BUCKET, |key, value| {
             if let Ok((_, record)) = nats::decode_record::<upload::UploadRecord>(key, value)
                 && let Some(found) = found.get_mut(&record.media_id)
             {
@@ -133,10 +137,10 @@ impl Purge {
     }
 
     /// Adds the jobs and their parts.
-    async fn find_jobs(&self, found: &mut HashMap<MediaId, Found>) -> Result<(), nats::BusError> {
+    async fn find_jobs(&self, found: &mut HashMap<MediaId, MediumLeftovers>) -> Result<(), nats::BusError> {
         let mut media_of = HashMap::new();
         let mut parts: Vec<(JobId, String)> = Vec::new();
-        read_through(&self.bus, job::JobRecord::BUCKET, |key, value| match key.split_once('.') {
+        read_bucket(&self.bus, job::JobRecord::BUCKET, |key, value| match key.split_once('.') {
             // What a purge left has no value.
             Some((job_id, _)) if !value.is_empty() => {
                 parts.extend(job_id.parse().ok().map(|job_id| (job_id, key.to_owned())));
@@ -162,7 +166,7 @@ impl Purge {
     }
 
     /// Removes all that is left of a medium; false when a job was planned after its removal, which is cancelled first.
-    async fn purge(&self, media_id: MediaId, found: &Found) -> Result<bool, UploadRefusal> {
+    async fn purge_medium(&self, media_id: MediaId, found: &MediumLeftovers) -> Result<bool, UploadRefusal> {
         for job_id in &found.active {
             removal::cancel_job(&self.bus, *job_id).await?;
         }
@@ -170,7 +174,7 @@ impl Purge {
             return Ok(false);
         }
         for upload_id in &found.uploads {
-            self.free(*upload_id).await?;
+            self.free_upload(*upload_id).await?;
         }
         self.store.remove_folder(&keys::media_prefix(media_id)).await?;
         let id = media_id.to_string();
@@ -190,7 +194,7 @@ impl Purge {
             self.purge_record(job::JobRecord::BUCKET, &job_id.to_string()).await?;
         }
         self.purge_record(media::MediaRecord::BUCKET, &id).await?;
-        self.purge_record(document::DocumentRecord::BUCKET, &id).await?;
+        self.purge_record(document::MediaDocumentRecord::BUCKET, &id).await?;
         Ok(true)
     }
 
@@ -201,7 +205,7 @@ impl Purge {
     }
 
     /// Ends an upload that is still open, and frees what it holds outside the folder of its medium.
-    async fn free(&self, upload_id: UploadId) -> Result<(), UploadRefusal> {
+    async fn free_upload(&self, upload_id: UploadId) -> Result<(), UploadRefusal> {
         let mut ledger =
             match FencedUploadRecord::load_any(&self.bus, upload_id, schemas::ENDED_KEPT_MS).await {
                 Err(UploadRefusal::NotFound) => return Ok(()),

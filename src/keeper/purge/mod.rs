@@ -5,7 +5,7 @@
 //! document last, so that a crash anywhere repeats the rest. A purged key leaves a mark for a while, which keeps late writers from
 //! making the record anew; halfway through that time the store is looked at once more for what such a writer put there.
 //!
-//! Limits: [`Config`]; one pass each period, one medium after the other; uploads and jobs are read through once in a pass that has
+//! Limits: [`PurgeConfig`]; one pass each period, one medium after the other; uploads and jobs are read through once in a pass that has
 //! something to purge.
 
 mod medium;
@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use self::{medium::Purge, pending::Pending};
+use self::{medium::MediaPurger, pending::PendingPurges};
 
 /// When what goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
+pub struct PurgeConfig {
     /// Time from the removal of a medium until its objects and records go, in seconds.
     pub grace_s: u64,
     /// Time for which a purged key can't be made anew, in seconds.
@@ -38,41 +38,44 @@ pub struct Config {
     pub period_ms: u64,
 }
 
-impl Default for Config {
+impl Default for PurgeConfig {
     fn default() -> Self {
         Self { grace_s: 300, mark_s: 24 * 3_600, rejected_age_s: 7 * 24 * 3_600, period_ms: 5_000 }
     }
 }
 
-impl Config {
+impl PurgeConfig {
     fn mark_ttl(&self) -> Duration {
         Duration::from_secs(self.mark_s.max(1))
     }
 }
 
 /// Purges until `held` fires.
-pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken) {
-    let Some(mut documents) = follow(&bus, document::DocumentRecord::BUCKET, &held).await else { return };
-    let Some(mut assets) = follow(&bus, media::MediaRecord::BUCKET, &held).await else { return };
+pub async fn run_purge(bus: Bus, store: Store, config: PurgeConfig, held: CancellationToken) {
+    let Some(mut documents) = open_bucket_reader(&bus, document::MediaDocumentRecord::BUCKET, &held).await
+    else {
+        return;
+    };
+    let Some(mut assets) = open_bucket_reader(&bus, media::MediaRecord::BUCKET, &held).await else { return };
     let mut ticks = tokio::time::interval(Duration::from_millis(config.period_ms.max(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let purge = Purge { bus, store, config };
-    let mut pending = Pending::default();
+    let purge = MediaPurger { bus, store, config };
+    let mut pending = PendingPurges::default();
     loop {
         tokio::select! {
             () = held.cancelled() => return,
             entry = documents.next() => match entry {
-                Ok(entry) => pending.document(&entry),
+                Ok(entry) => pending.apply_document(&entry),
                 Err(error) => tracing::warn!(%error, "a document could not be read"),
             },
             entry = assets.next() => match entry {
-                Ok(entry) => pending.asset(&entry),
+                Ok(entry) => pending.apply_asset(&entry),
                 Err(error) => tracing::warn!(%error, "what stages know of a medium could not be read"),
             },
             _ = ticks.tick() => {
                 tokio::select! {
                     () = held.cancelled() => return,
-                    () = purge.turn(&mut pending) => {}
+                    () = purge.purge_due(&mut pending) => {}
                 }
             }
         }
@@ -80,7 +83,7 @@ pub async fn run(bus: Bus, store: Store, config: Config, held: CancellationToken
 }
 
 /// Everything that is in a bucket, and what comes; `None` when `held` fired while the broker was away.
-async fn follow(bus: &Bus, bucket: &str, held: &CancellationToken) -> Option<StreamReader> {
+async fn open_bucket_reader(bus: &Bus, bucket: &str, held: &CancellationToken) -> Option<StreamReader> {
     let filters = vec![subjects::kv_subject(bucket, ">")];
     let settings =
         reader::ReaderConfig::new(subjects::kv_stream_name(bucket), filters, ReaderStart::LastPerSubject);
@@ -97,7 +100,7 @@ async fn follow(bus: &Bus, bucket: &str, held: &CancellationToken) -> Option<Str
 }
 
 /// Hands every newest entry of a bucket to `take`: key and value.
-async fn read_through(
+async fn read_bucket(
     bus: &Bus,
     bucket: &str,
     mut take: impl FnMut(&str, &[u8]) + Send,

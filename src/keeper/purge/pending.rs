@@ -7,7 +7,7 @@ use schemas::{KvRecord, document, ids::MediaId, media, subjects};
 
 /// A removed medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Removed {
+pub(super) struct RemovedMedium {
     /// Unix time in milliseconds at which the broker stored its tombstone.
     pub(super) since_ms: u64,
     /// True once work on it is known to be ended.
@@ -16,41 +16,41 @@ pub(super) struct Removed {
 
 /// Media by what is to be done about them; times are the broker's, as Unix time in milliseconds.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+pub(super) struct PendingPurges {
     /// Removed, and not purged yet.
-    pub(super) removed: HashMap<MediaId, Removed>,
+    pub(super) removed: HashMap<MediaId, RemovedMedium>,
     /// Purged since then; late writers may have put something into the store.
     pub(super) purged: HashMap<MediaId, u64>,
     /// Rejected since then, with a source.
     pub(super) rejected: HashMap<MediaId, u64>,
 }
 
-impl Pending {
+impl PendingPurges {
     /// Hears of a document.
-    pub(super) fn document(&mut self, entry: &StreamEntry) {
-        let Some(media_id) = media_id(entry, document::DocumentRecord::BUCKET) else { return };
-        if is_mark(entry) {
+    pub(super) fn apply_document(&mut self, entry: &StreamEntry) {
+        let Some(media_id) = parse_media_id(entry, document::MediaDocumentRecord::BUCKET) else { return };
+        if is_purge_mark(entry) {
             self.removed.remove(&media_id);
             self.purged.insert(media_id, entry.stored_at_ms);
             return;
         }
-        let found = nats::decode_record::<document::DocumentRecord>(&entry.subject, &entry.payload);
+        let found = nats::decode_record::<document::MediaDocumentRecord>(&entry.subject, &entry.payload);
         if found.is_ok_and(|(_, document)| document.is_removed()) {
-            let fresh = Removed { since_ms: entry.stored_at_ms, is_quiet: false };
+            let fresh = RemovedMedium { since_ms: entry.stored_at_ms, is_quiet: false };
             self.removed.entry(media_id).or_insert(fresh);
         }
     }
 
     /// Hears of what stages know.
-    pub(super) fn asset(&mut self, entry: &StreamEntry) {
-        let Some(media_id) = media_id(entry, media::MediaRecord::BUCKET) else { return };
+    pub(super) fn apply_asset(&mut self, entry: &StreamEntry) {
+        let Some(media_id) = parse_media_id(entry, media::MediaRecord::BUCKET) else { return };
         let found = nats::decode_record::<media::MediaRecord>(&entry.subject, &entry.payload);
         let has_source = found.is_ok_and(|(_, asset)| {
             asset.status == media::MediaStatus::Rejected
                 && asset.source_removed_at_ms.is_none()
                 && !asset.is_removed()
         });
-        if has_source && !is_mark(entry) {
+        if has_source && !is_purge_mark(entry) {
             self.rejected.entry(media_id).or_insert(entry.stored_at_ms);
         } else {
             self.rejected.remove(&media_id);
@@ -59,7 +59,7 @@ impl Pending {
 }
 
 /// Those of `known` whose time was `age_ms` before `now_ms` or earlier.
-pub(super) fn due<T>(
+pub(super) fn find_due<T>(
     known: &HashMap<MediaId, T>,
     since_ms: impl Fn(&T) -> u64,
     age_ms: u64,
@@ -69,11 +69,11 @@ pub(super) fn due<T>(
     known.iter().filter(|(_, value)| is_due(value)).map(|(media_id, _)| *media_id).collect()
 }
 
-fn media_id(entry: &StreamEntry, bucket: &str) -> Option<MediaId> {
+fn parse_media_id(entry: &StreamEntry, bucket: &str) -> Option<MediaId> {
     entry.subject.strip_prefix(&subjects::kv_subject(bucket, ""))?.parse().ok()
 }
 
 /// True for what a purge leaves.
-fn is_mark(entry: &StreamEntry) -> bool {
+fn is_purge_mark(entry: &StreamEntry) -> bool {
     entry.headers.get("KV-Operation").is_some()
 }

@@ -17,7 +17,7 @@ use super::*;
 
 const FILM: MediaId = MediaId::from_bytes([7; 16]);
 const SOON: Duration = Duration::from_secs(20);
-const AT_ONCE: Config = Config { grace_s: 0, mark_s: 1, rejected_age_s: 0, period_ms: 100 };
+const AT_ONCE: PurgeConfig = PurgeConfig { grace_s: 0, mark_s: 1, rejected_age_s: 0, period_ms: 100 };
 
 /// A broker, a store, and who keeps them tidy.
 struct Site {
@@ -86,19 +86,23 @@ impl Site {
     }
 
     /// Removes it as the ingress does.
-    async fn remove(&self) -> document::DocumentRecord {
-        let mut held =
-            self.admin.load_record::<document::DocumentRecord>(&FILM.to_string()).await.unwrap().unwrap();
+    async fn remove(&self) -> document::MediaDocumentRecord {
+        let mut held = self
+            .admin
+            .load_record::<document::MediaDocumentRecord>(&FILM.to_string())
+            .await
+            .unwrap()
+            .unwrap();
         held.record = document_record(Some(now_ms()));
         let event = media::MediaRemoved { media_id: FILM, owner: "olga".into(), removed_by: "olga".into() };
         self.admin.commit_record(&mut held, Outbox::new().with_event(&event)).await.unwrap();
         held.record
     }
 
-    async fn keep(&self, config: Config, what: &str, done: impl AsyncFn() -> bool) {
+    async fn keep(&self, config: PurgeConfig, what: &str, done: impl AsyncFn() -> bool) {
         let bus = self.broker.bus(Role::Keeper).await;
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(bus, self.store.clone(), config, stop.clone()));
+        let running = tokio::spawn(run_purge(bus, self.store.clone(), config, stop.clone()));
         let deadline = Instant::now() + SOON;
         while !done().await {
             assert!(Instant::now() < deadline, "{what}: {:?}", self.counts().await);
@@ -109,8 +113,8 @@ impl Site {
     }
 }
 
-fn document_record(removed_at_ms: Option<u64>) -> document::DocumentRecord {
-    document::DocumentRecord {
+fn document_record(removed_at_ms: Option<u64>) -> document::MediaDocumentRecord {
+    document::MediaDocumentRecord {
         media_id: FILM,
         owner: "olga".into(),
         title: "a film".into(),
@@ -188,7 +192,7 @@ async fn a_removed_medium_leaves_neither_objects_nor_keys() {
     assert!(before.iter().filter(|(name, count)| with_it[*name] != **count).count() >= 6, "{with_it:?}");
     // Before the grace time is over, everything is there.
     site.remove().await;
-    let patient = Config { grace_s: 3_600, ..AT_ONCE };
+    let patient = PurgeConfig { grace_s: 3_600, ..AT_ONCE };
     let is_quiet = async || {
         let asset = site.admin.load_with_tombstone::<media::MediaRecord>(&FILM.to_string()).await.unwrap();
         asset.is_some_and(|held| held.record.is_removed())
@@ -206,11 +210,11 @@ async fn a_job_planned_after_the_removal_is_cancelled_before_anything_goes() {
     site.medium(job::JobStatus::Active).await;
     site.remove().await;
     let bus = site.broker.bus(Role::Keeper).await;
-    let purge = medium::Purge { bus, store: site.store.clone(), config: AT_ONCE };
-    let mut pending = pending::Pending::default();
+    let purge = medium::MediaPurger { bus, store: site.store.clone(), config: AT_ONCE };
+    let mut pending = pending::PendingPurges::default();
     // What the ingress or an earlier pass ended is not looked at again; the job came later.
-    pending.removed.insert(FILM, pending::Removed { since_ms: 0, is_quiet: true });
-    purge.pass(&mut pending, now_ms()).await;
+    pending.removed.insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true });
+    purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM), "it waits for the worker to stop");
     assert_eq!(site.counts().await["objects"], 3);
     assert_eq!(site.kinds().await, ["media.removed", "job.cancelled"]);
@@ -229,16 +233,17 @@ async fn an_event_that_could_not_be_sent_is_sent_before_its_record_goes() {
     context.update_stream(&events).await.unwrap();
     site.remove().await;
     let bus = site.broker.bus(Role::Keeper).await;
-    let purge = medium::Purge { bus, store: site.store.clone(), config: AT_ONCE };
-    let mut pending = pending::Pending::default();
-    pending.removed.insert(FILM, pending::Removed { since_ms: 0, is_quiet: true });
-    purge.pass(&mut pending, now_ms()).await;
+    let purge = medium::MediaPurger { bus, store: site.store.clone(), config: AT_ONCE };
+    let mut pending = pending::PendingPurges::default();
+    pending.removed.insert(FILM, pending::RemovedMedium { since_ms: 0, is_quiet: true });
+    purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.contains_key(&FILM));
-    let held = site.admin.load_with_tombstone::<document::DocumentRecord>(&FILM.to_string()).await.unwrap();
+    let held =
+        site.admin.load_with_tombstone::<document::MediaDocumentRecord>(&FILM.to_string()).await.unwrap();
     assert!(held.is_some(), "its event is not lost");
     events.max_message_size = roomy;
     context.update_stream(&events).await.unwrap();
-    purge.pass(&mut pending, now_ms()).await;
+    purge.purge_due_at(&mut pending, now_ms()).await;
     assert!(pending.removed.is_empty());
     assert_eq!(site.kinds().await, ["media.removed"]);
 }
@@ -254,12 +259,15 @@ async fn the_source_of_a_rejected_medium_goes_at_its_age_and_its_records_stay() 
         held.record.source_removed_at_ms.is_some()
     };
     let bus = site.broker.bus(Role::Keeper).await;
-    let purge =
-        medium::Purge { bus, store: site.store.clone(), config: Config { rejected_age_s: 60, ..AT_ONCE } };
-    let mut pending = pending::Pending::default();
+    let purge = medium::MediaPurger {
+        bus,
+        store: site.store.clone(),
+        config: PurgeConfig { rejected_age_s: 60, ..AT_ONCE },
+    };
+    let mut pending = pending::PendingPurges::default();
     let rejected_at_ms = now_ms();
     pending.rejected.insert(FILM, rejected_at_ms);
-    purge.pass(&mut pending, rejected_at_ms + 59_999).await;
+    purge.purge_due_at(&mut pending, rejected_at_ms + 59_999).await;
     assert!(!noted().await && site.counts().await["objects"] == 1, "it is not old enough");
     site.keep(AT_ONCE, "it is removed and noted", noted).await;
     let counts = site.counts().await;
@@ -272,7 +280,7 @@ async fn what_a_late_writer_puts_into_the_store_goes_too_and_its_record_is_refus
     site.medium(job::JobStatus::Succeeded).await;
     let late = site.admin.load_record::<media::MediaRecord>(&FILM.to_string()).await.unwrap().unwrap();
     site.remove().await;
-    let config = Config { mark_s: 4, ..AT_ONCE };
+    let config = PurgeConfig { mark_s: 4, ..AT_ONCE };
     site.keep(config, "it is purged", async || site.counts().await["objects"] == 0).await;
     let key = format!("{}/v360/2.m4s", keys::encode_prefix(FILM, 1, "abc"));
     // The folder may just be going: a writer takes that for an outage and tries again.

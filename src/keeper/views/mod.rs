@@ -4,7 +4,7 @@
 //! sum. An hour is summed once it is over by the broker's clock, as the time at which the views were stored tells; the ids of the
 //! events follow from the position, so a repeat publishes nothing twice. An opening that was stored twice counts once in its hour.
 //!
-//! Limits: [`Config::views_period_ms`]; the openings of one hour of one part are in memory, by the ids of their sessions; one write
+//! Limits: [`super::KeeperConfig::views_period_ms`]; the openings of one hour of one part are in memory, by the ids of their sessions; one write
 //! carries at most [`SUMS_MAX`] sums. What VIEWS dropped before it was summed is lost.
 
 use std::{
@@ -20,7 +20,7 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::KeeperConfig;
 
 #[cfg(test)]
 mod tests;
@@ -33,10 +33,10 @@ pub const GRACE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
 
 /// Sums until `held` fires.
-pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
+pub async fn run_view_sums(bus: Bus, config: KeeperConfig, held: CancellationToken) {
     let period = Duration::from_millis(config.views_period_ms);
     loop {
-        let turn = async { pass(&bus, bus.broker_now_ms(subjects::VIEWS).await?, SUMS_MAX).await };
+        let turn = async { sum_views(&bus, bus.broker_now_ms(subjects::VIEWS).await?, SUMS_MAX).await };
         match turn.await {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "views are summed"),
@@ -53,7 +53,7 @@ pub async fn run(bus: Bus, config: Config, held: CancellationToken) {
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer; [`BusError::Conflict`] when another keeper is at it.
-pub async fn pass(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, BusError> {
+pub async fn sum_views(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, BusError> {
     let stream = bus.context().get_stream(subjects::VIEWS).await.map_err(BusError::unavailable)?;
     let created = stream.cached_info().created.unix_timestamp_nanos() / 1_000;
     let stream_created_us = u64::try_from(created).unwrap_or(0);
@@ -69,8 +69,8 @@ pub async fn pass(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, BusErr
                 }
                 None => VersionedRecord::new(begin),
             };
-        while let Some(hour) = next_hour(bus, &position.record, now_ms).await? {
-            count += sum(bus, &mut position, hour, sums_max).await?;
+        while let Some(hour) = read_next_hour(bus, &position.record, now_ms).await? {
+            count += write_hour_sums(bus, &mut position, hour, sums_max).await?;
         }
     }
     Ok(count)
@@ -78,7 +78,7 @@ pub async fn pass(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, BusErr
 
 /// The views of one hour of one part.
 #[derive(Debug, Default)]
-struct Hour {
+struct ViewHour {
     start_ms: u64,
     /// Sequence of the last of them.
     last: u64,
@@ -86,11 +86,15 @@ struct Hour {
 }
 
 /// The first hour behind the position, if there is one that is over.
-async fn next_hour(bus: &Bus, position: &ViewPosition, now_ms: u64) -> Result<Option<Hour>, BusError> {
+async fn read_next_hour(
+    bus: &Bus,
+    position: &ViewPosition,
+    now_ms: u64,
+) -> Result<Option<ViewHour>, BusError> {
     let filter = subjects::view_filter(position.partition);
     let start = ReaderStart::Sequence(position.sequence + 1);
     let mut views = bus.open_reader(reader::ReaderConfig::new(subjects::VIEWS, vec![filter], start)).await?;
-    let mut hour: Option<Hour> = None;
+    let mut hour: Option<ViewHour> = None;
     let mut left = views.pending_at_start();
     while left > 0 {
         let entry = views.next().await?;
@@ -100,7 +104,7 @@ async fn next_hour(bus: &Bus, position: &ViewPosition, now_ms: u64) -> Result<Op
         {
             break;
         }
-        let hour = hour.get_or_insert_with(|| Hour { start_ms: hour_ms, ..Hour::default() });
+        let hour = hour.get_or_insert_with(|| ViewHour { start_ms: hour_ms, ..ViewHour::default() });
         hour.last = entry.sequence;
         // A foreign message must not stop the count of all others.
         let Ok(opened) = nats::decode_message::<ViewOpened>(&entry.subject, &entry.payload) else { continue };
@@ -112,10 +116,10 @@ async fn next_hour(bus: &Bus, position: &ViewPosition, now_ms: u64) -> Result<Op
 }
 
 /// Writes the sums of one hour; the last write moves the position behind it.
-async fn sum(
+async fn write_hour_sums(
     bus: &Bus,
     position: &mut VersionedRecord<ViewPosition>,
-    hour: Hour,
+    hour: ViewHour,
     sums_max: usize,
 ) -> Result<u64, BusError> {
     let done = position.record.media_id;

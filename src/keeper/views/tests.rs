@@ -44,24 +44,24 @@ async fn every_opening_is_in_one_sum() {
     open(&ingress, medium(16), 0).await;
     let now_ms = nats::now_ms();
     let hour_ms = now_ms - now_ms % HOUR_MS;
-    assert_eq!(pass(&keeper, now_ms, SUMS_MAX).await.unwrap(), 0, "the hour is not over");
+    assert_eq!(sum_views(&keeper, now_ms, SUMS_MAX).await.unwrap(), 0, "the hour is not over");
     let later_ms = now_ms + 2 * HOUR_MS;
     // A write that carries one sum at a time.
-    assert_eq!(pass(&keeper, later_ms, 1).await.unwrap(), 4);
+    assert_eq!(sum_views(&keeper, later_ms, 1).await.unwrap(), 4);
     let found = sums(&admin).await;
     let counts: Vec<(MediaId, u64)> = found.iter().map(|(media_id, _, count)| (*media_id, *count)).collect();
     assert_eq!(counts, [(medium(1), 5), (medium(16), 3), (medium(32), 1), (medium(48), 2)]);
     assert!(found.iter().all(|(_, hour, _)| *hour == hour_ms || *hour == hour_ms + HOUR_MS), "{found:?}");
-    assert_eq!(pass(&keeper, later_ms, SUMS_MAX).await.unwrap(), 0, "once");
+    assert_eq!(sum_views(&keeper, later_ms, SUMS_MAX).await.unwrap(), 0, "once");
     open(&ingress, medium(32), 9).await;
-    assert_eq!(pass(&keeper, later_ms, SUMS_MAX).await.unwrap(), 1, "only what is new");
+    assert_eq!(sum_views(&keeper, later_ms, SUMS_MAX).await.unwrap(), 1, "only what is new");
     // The stream is made anew: it is summed from its beginning.
     admin.context().delete_stream(subjects::VIEWS).await.unwrap();
     nats::topology::apply_topology(admin.context(), &nats::topology::TopologySettings::default())
         .await
         .unwrap();
     open(&ingress, medium(1), 7).await;
-    assert_eq!(pass(&keeper, later_ms, SUMS_MAX).await.unwrap(), 1);
+    assert_eq!(sum_views(&keeper, later_ms, SUMS_MAX).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_keeper_that_dies_between_two_writes_counts_nothing_twice() {
         media_id: Some(medium(16)),
     };
     keeper.commit_record(&mut VersionedRecord::new(position), Outbox::new()).await.unwrap();
-    assert_eq!(pass(&keeper, later_ms, 1).await.unwrap(), 2, "the two others");
+    assert_eq!(sum_views(&keeper, later_ms, 1).await.unwrap(), 2, "the two others");
     let media: Vec<MediaId> = sums(&admin).await.into_iter().map(|(media_id, ..)| media_id).collect();
     assert_eq!(media, [medium(32), medium(48)]);
 }

@@ -1,7 +1,7 @@
 //! How far a chain was read, and what its head means for that.
 
 use anyhow::Context;
-use evm::Chains;
+use evm::EvmClient;
 use nats::{Bus, BusError, Outbox};
 use schemas::{
     KvRecord as _,
@@ -12,7 +12,7 @@ use super::HASHES_MAX;
 
 /// What to do at a new head.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum CursorStep {
     /// Nothing is new.
     Still,
     /// The blocks from here to the head are new.
@@ -26,24 +26,28 @@ pub(super) enum Step {
     Lost(ChainCursor),
 }
 
-pub(super) async fn load(bus: &Bus, chain_id: u64) -> Result<ChainCursor, BusError> {
+pub(super) async fn load_cursor(bus: &Bus, chain_id: u64) -> Result<ChainCursor, BusError> {
     let empty = ChainCursor { chain_id, blocks: Vec::new() };
     Ok(bus.load_record::<ChainCursor>(&empty.key()).await?.map_or(empty, |held| held.record))
 }
 
 /// Another keeper may be ahead: whoever holds the lease reads from its own view, and repeats are harmless.
-pub(super) async fn store(bus: &Bus, next: ChainCursor) -> Result<(), BusError> {
+pub(super) async fn store_cursor(bus: &Bus, next: ChainCursor) -> Result<(), BusError> {
     bus.change_record::<ChainCursor>(&next.key(), |_| Some((next.clone(), Outbox::new()))).await.map(drop)
 }
 
 /// Compares what was read with the chain's head.
-pub(super) async fn step(chains: &Chains, known: &ChainCursor, head: evm::Block) -> anyhow::Result<Step> {
+pub(super) async fn next_step(
+    chains: &EvmClient,
+    known: &ChainCursor,
+    head: evm::EvmBlock,
+) -> anyhow::Result<CursorStep> {
     let newest = ChainBlock { chain_id: known.chain_id, number: head.number, hash: head.hash.to_string() };
     let Some(last) = known.blocks.last() else {
-        return Ok(Step::Lost(ChainCursor { chain_id: known.chain_id, blocks: vec![newest] }));
+        return Ok(CursorStep::Lost(ChainCursor { chain_id: known.chain_id, blocks: vec![newest] }));
     };
     if *last == newest {
-        return Ok(Step::Still);
+        return Ok(CursorStep::Still);
     }
     // The last block read that is still part of the chain; each look costs a request, and reorganisations are short.
     let mut common = known.blocks.len();
@@ -62,14 +66,14 @@ pub(super) async fn step(chains: &Chains, known: &ChainCursor, head: evm::Block)
     let surplus = blocks.len().saturating_sub(HASHES_MAX);
     blocks.drain(..surplus);
     let next = ChainCursor { chain_id: known.chain_id, blocks };
-    Ok(if is_whole { Step::On { from, next } } else { Step::Lost(next) })
+    Ok(if is_whole { CursorStep::On { from, next } } else { CursorStep::Lost(next) })
 }
 
-async fn is_on_chain(chains: &Chains, block: &ChainBlock) -> anyhow::Result<bool> {
-    match chains.block(block.chain_id, block.number).await {
+async fn is_on_chain(chains: &EvmClient, block: &ChainBlock) -> anyhow::Result<bool> {
+    match chains.read_block(block.chain_id, block.number).await {
         Ok(found) => Ok(found.hash.to_string() == block.hash),
         // The chain is shorter than it was.
-        Err(evm::Error::Reorganised { .. }) => Ok(false),
+        Err(evm::ChainError::Reorganised { .. }) => Ok(false),
         Err(error) => Err(error).context("a block that was read before"),
     }
 }

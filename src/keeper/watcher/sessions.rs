@@ -13,26 +13,26 @@ use tokio_util::sync::CancellationToken;
 
 /// The sessions that a transfer could end.
 #[derive(Debug)]
-pub(super) struct Sessions {
+pub(super) struct WatchedSessions {
     live: Mutex<HashMap<PlaybackId, PlaybackSession>>,
     /// Those with contracts that were not theirs before, for each of the chains, until they were looked at.
     new: Mutex<BTreeSet<(u64, PlaybackId)>>,
     ready: watch::Sender<bool>,
 }
 
-impl Default for Sessions {
+impl Default for WatchedSessions {
     fn default() -> Self {
         Self { live: Mutex::default(), new: Mutex::default(), ready: watch::Sender::new(false) }
     }
 }
 
-impl Sessions {
+impl WatchedSessions {
     pub(super) fn get(&self, id: PlaybackId) -> Option<PlaybackSession> {
         self.live.lock().get(&id).cloned()
     }
 
     /// The sessions on a chain that nobody has looked at yet.
-    pub(super) fn arrived(&self, chain_id: u64) -> Vec<PlaybackSession> {
+    pub(super) fn unchecked_sessions(&self, chain_id: u64) -> Vec<PlaybackSession> {
         let live = self.live.lock();
         let new = self.new.lock();
         let ids = new.iter().filter(|(id, _)| *id == chain_id);
@@ -40,7 +40,7 @@ impl Sessions {
     }
 
     /// These were looked at.
-    pub(super) fn looked_at(&self, chain_id: u64, sessions: &[PlaybackSession]) {
+    pub(super) fn mark_checked(&self, chain_id: u64, sessions: &[PlaybackSession]) {
         let live = self.live.lock();
         let mut new = self.new.lock();
         for session in sessions {
@@ -53,7 +53,7 @@ impl Sessions {
     }
 
     /// Ids of the live sessions on a chain that `concerns` picks.
-    pub(super) fn on_chain(
+    pub(super) fn ids_on_chain(
         &self,
         chain_id: u64,
         concerns: impl Fn(&PlaybackSession) -> bool,
@@ -67,7 +67,7 @@ impl Sessions {
     }
 
     /// The contracts that live sessions on a chain depend on.
-    pub(super) fn contracts(&self, chain_id: u64) -> Vec<Address> {
+    pub(super) fn watched_contracts(&self, chain_id: u64) -> Vec<Address> {
         let live = self.live.lock();
         let watches = live.values().flat_map(|session| &session.watches);
         let contracts: BTreeSet<Address> = watches
@@ -78,7 +78,7 @@ impl Sessions {
     }
 
     /// Waits until all sessions there are were read; false when `held` fired first.
-    pub(super) async fn caught_up(&self, held: &CancellationToken) -> bool {
+    pub(super) async fn wait_until_current(&self, held: &CancellationToken) -> bool {
         let mut ready = self.ready.subscribe();
         tokio::select! {
             () = held.cancelled() => false,
@@ -87,7 +87,7 @@ impl Sessions {
     }
 
     /// Follows the bucket until `held` fires.
-    pub(super) async fn follow(&self, bus: &Bus, held: &CancellationToken) {
+    pub(super) async fn follow_bucket(&self, bus: &Bus, held: &CancellationToken) {
         let settings = reader::ReaderConfig::new(
             subjects::kv_stream_name(PlaybackSession::BUCKET),
             vec![subjects::kv_subject(PlaybackSession::BUCKET, "*")],
@@ -97,7 +97,7 @@ impl Sessions {
             let mut entries = bus.follow_stream("playback sessions", settings.clone());
             tokio::select! {
                 () = held.cancelled() => return,
-                error = self.hear(&mut entries) => {
+                error = self.read_entries(&mut entries) => {
                     tracing::error!(%error, "playback sessions are followed anew");
                     self.live.lock().clear();
                 }
@@ -106,7 +106,7 @@ impl Sessions {
     }
 
     /// Takes what the reader hears; answers why it ended.
-    async fn hear(&self, entries: &mut StreamReader) -> nats::BusError {
+    async fn read_entries(&self, entries: &mut StreamReader) -> nats::BusError {
         let mut behind = match entries.wait_until_open().await {
             Ok(opened) => opened.pending,
             Err(error) => return error,
@@ -122,12 +122,12 @@ impl Sessions {
             };
             behind = behind.min(entry.pending);
             if let Some(key) = entry.subject.strip_prefix(&prefix) {
-                self.take(key, &entry.payload);
+                self.apply_entry(key, &entry.payload);
             }
         }
     }
 
-    fn take(&self, key: &str, payload: &[u8]) {
+    fn apply_entry(&self, key: &str, payload: &[u8]) {
         let Ok(id) = key.parse::<PlaybackId>() else { return };
         let mut live = self.live.lock();
         match nats::decode_record::<PlaybackSession>(key, payload) {

@@ -183,10 +183,10 @@ impl IdempotencyService {
         let key = data_encoding::HEXLOWER.encode(&digest);
         let now = now_ms();
         let mut held = match self.bus.load_record::<record::IdempotencyRecord>(&key).await? {
-            None => VersionedRecord::new(self.open_record(key, fingerprint, now)),
+            None => VersionedRecord::new(self.new_open_record(key, fingerprint, now)),
             // The broker drops late.
             Some(mut held) if held.record.expires_at_ms <= now => {
-                held.record = self.open_record(key, fingerprint, now);
+                held.record = self.new_open_record(key, fingerprint, now);
                 held
             }
             Some(held) if held.record.fingerprint.as_slice() != fingerprint => return Err(key_mismatch()),
@@ -208,7 +208,7 @@ impl IdempotencyService {
         }
     }
 
-    fn open_record(&self, key: String, fingerprint: &[u8], now: u64) -> record::IdempotencyRecord {
+    fn new_open_record(&self, key: String, fingerprint: &[u8], now: u64) -> record::IdempotencyRecord {
         record::IdempotencyRecord {
             key,
             fingerprint: ByteBuf::from(fingerprint.to_vec()),

@@ -68,7 +68,7 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = RateLimitedFuture<Either<RefusedFuture, S::Future>>;
+    type Future = RateLimitFuture<Either<RefusedFuture, S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -93,14 +93,14 @@ where
             }
             Err(problem) => Either::Left(refused_response(problem)),
         };
-        RateLimitedFuture { ticket, proves, answer }
+        RateLimitFuture { ticket, proves, answer }
     }
 }
 
 pin_project! {
     /// An answer on which the caller is told how it stands. What was to prove something is settled here.
     #[derive(Debug)]
-    pub struct RateLimitedFuture<F> {
+    pub struct RateLimitFuture<F> {
         ticket: RateLimitPermit,
         proves: bool,
         #[pin]
@@ -108,7 +108,7 @@ pin_project! {
     }
 }
 
-impl<F: Future<Output = Result<Response, Infallible>>> Future for RateLimitedFuture<F> {
+impl<F: Future<Output = Result<Response, Infallible>>> Future for RateLimitFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimitScope};
 pub use group::{GroupRates, RateLimitGroup};
-pub use layer::{ClientLimitService, RateLimitedFuture, limit_by_client, limit_by_principal};
+pub use layer::{ClientLimitService, RateLimitFuture, limit_by_client, limit_by_principal};
 pub use lookup::{LOOKUPS_PER_CLIENT_MAX, LookupPermit};
 pub use report::PolicyCount;
 pub use ticket::RateLimitPermit;

@@ -13,7 +13,7 @@ use nats::{Bus, Outbox};
 use parking_lot::Mutex;
 use schemas::{
     ids::RequestId,
-    limit::{LimitEventCounter, LimitExceeded},
+    limit::{RateLimitEventCounter, RateLimitExceeded},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -86,17 +86,18 @@ impl RateLimitReporter {
     }
 
     /// What waits, joined by policy and principal. A request id of each stands for all.
-    fn drain_events(&self) -> Vec<LimitExceeded> {
+    fn drain_events(&self) -> Vec<RateLimitExceeded> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        let mut joined: BTreeMap<(&str, &str, Option<String>), LimitExceeded> = BTreeMap::new();
+        let mut joined: BTreeMap<(&str, &str, Option<String>), RateLimitExceeded> = BTreeMap::new();
         for RateLimitDenial { request_id, group, scope, owner } in waiting {
-            let event = joined.entry((group.name(), scope.name(), owner.clone())).or_insert(LimitExceeded {
-                request_id,
-                group: group.name().to_owned(),
-                scope: scope.name().to_owned(),
-                owner,
-                denied_count: 0,
-            });
+            let event =
+                joined.entry((group.name(), scope.name(), owner.clone())).or_insert(RateLimitExceeded {
+                    request_id,
+                    group: group.name().to_owned(),
+                    scope: scope.name().to_owned(),
+                    owner,
+                    denied_count: 0,
+                });
             event.denied_count += 1;
         }
         joined.into_values().collect()
@@ -125,11 +126,11 @@ impl RateLimitReporter {
 /// Writes how many events this minute has had, with those that still fit into it.
 async fn publish_events(
     bus: &Bus,
-    events: &[LimitExceeded],
+    events: &[RateLimitExceeded],
     per_min_max: u32,
     now_ms: u64,
 ) -> Result<(), nats::BusError> {
-    let change = bus.change_record::<LimitEventCounter>(LimitEventCounter::KEY, |found| {
+    let change = bus.change_record::<RateLimitEventCounter>(RateLimitEventCounter::KEY, |found| {
         let (next, told) = plan_events(found, events, per_min_max, now_ms);
         let outbox = told.iter().fold(Outbox::new(), Outbox::with_event);
         Some((next, outbox))
@@ -140,15 +141,15 @@ async fn publish_events(
 
 /// The record afterwards, and the events that fit.
 fn plan_events<'a>(
-    found: Option<&LimitEventCounter>,
-    events: &'a [LimitExceeded],
+    found: Option<&RateLimitEventCounter>,
+    events: &'a [RateLimitExceeded],
     per_min_max: u32,
     now_ms: u64,
-) -> (LimitEventCounter, &'a [LimitExceeded]) {
+) -> (RateLimitEventCounter, &'a [RateLimitExceeded]) {
     let mut next = found
         .filter(|found| now_ms.saturating_sub(found.minute_started_at_ms) < MINUTE_MS)
         .cloned()
-        .unwrap_or(LimitEventCounter { minute_started_at_ms: now_ms, events_count: 0, untold_count: 0 });
+        .unwrap_or(RateLimitEventCounter { minute_started_at_ms: now_ms, events_count: 0, untold_count: 0 });
     let room = usize::try_from(per_min_max.saturating_sub(next.events_count)).unwrap_or(0);
     let (told, untold) = events.split_at(room.min(events.len()));
     next.events_count += u32::try_from(told.len()).unwrap_or(0);

@@ -65,11 +65,11 @@ impl BucketTable {
             // A bucket that is never full again is the safe answer.
             return change(&mut u64::MAX.clone());
         };
-        change(shard.time_mut(key, overflow, now_ns, self.keys_per_shard_max))
+        change(shard.full_at_mut(key, overflow, now_ns, self.keys_per_shard_max))
     }
 
     /// The time that [`BucketTable::with_bucket`] would let see, without making a place for the key.
-    pub(super) fn peek_time(&self, key: BucketKey, overflow: impl FnOnce() -> BucketKey) -> u64 {
+    pub(super) fn peek_full_at(&self, key: BucketKey, overflow: impl FnOnce() -> BucketKey) -> u64 {
         let Some(shard) = self.lock_shard(key) else { return u64::MAX };
         let found = shard.find(key).or_else(|| {
             let is_full = shard.full_at_ns.len() >= self.keys_per_shard_max;
@@ -97,7 +97,7 @@ impl BucketShard {
         self.full_at_ns.find(key.0, |(found, _)| *found == key.0).map(|(_, full_at_ns)| *full_at_ns)
     }
 
-    fn time_mut(
+    fn full_at_mut(
         &mut self,
         key: BucketKey,
         overflow: impl FnOnce() -> BucketKey,
@@ -135,7 +135,7 @@ mod tests {
         }
         // The shared bucket itself may be one more key in each shard.
         assert!(table.len() <= 64 * 5, "{}", table.len());
-        assert_eq!(table.peek_time(table.hash_key("late"), || overflow), 1_000);
+        assert_eq!(table.peek_full_at(table.hash_key("late"), || overflow), 1_000);
         let shared = table.with_bucket(table.hash_key("late"), || overflow, 0, |full_at| *full_at);
         assert_eq!(shared, 1_000, "a newcomer starts where the flood stands");
     }
@@ -149,7 +149,7 @@ mod tests {
             table.with_bucket(table.hash_key(i), || overflow, 0, |full_at| *full_at = (*full_at).max(50));
         }
         assert_eq!(table.with_bucket(known, || overflow, 0, |full_at| *full_at), u64::MAX);
-        assert_eq!(table.peek_time(known, || overflow), u64::MAX);
+        assert_eq!(table.peek_full_at(known, || overflow), u64::MAX);
         let later = SEARCH_PAUSE_NS * 2;
         let fresh = (1_000..2_000_u32)
             .filter(|i| table.with_bucket(table.hash_key(i), || overflow, later, |at| *at == 0));

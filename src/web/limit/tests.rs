@@ -476,7 +476,7 @@ async fn replicas_find_each_other_and_refusals_become_events_under_the_cap() {
         .unwrap();
     for _ in 0..2 {
         let entry = events.next().await.unwrap();
-        let event: schemas::limit::LimitExceeded =
+        let event: schemas::limit::RateLimitExceeded =
             nats::decode_message(&entry.subject, &entry.payload).unwrap();
         assert_eq!((event.group.as_str(), event.scope.as_str()), ("api", "principal"));
         assert!(event.denied_count > 0);
@@ -484,7 +484,7 @@ async fn replicas_find_each_other_and_refusals_become_events_under_the_cap() {
     stop.cancel();
     while tasks.join_next().await.is_some() {}
     let record =
-        admin.load_record::<schemas::limit::LimitEventCounter>("reported").await.unwrap().unwrap().record;
+        admin.load_record::<schemas::limit::RateLimitEventCounter>("reported").await.unwrap().unwrap().record;
     assert_eq!(record.events_count, 2);
     assert!(record.untold_count > 0);
     let left =

@@ -63,7 +63,7 @@ struct ChargedBucket {
 
 impl ChargedBucket {
     /// Lets `change` see and set when it is full again.
-    fn update_time<T>(&self, limits: &RateLimiter, now_ns: u64, change: impl FnOnce(&mut u64) -> T) -> T {
+    fn full_at<T>(&self, limits: &RateLimiter, now_ns: u64, change: impl FnOnce(&mut u64) -> T) -> T {
         let table = &limits.shared.table;
         let overflow = || table.hash_key((self.group, self.scope, "overflow"));
         table.with_bucket(self.key, overflow, now_ns, change)
@@ -72,7 +72,7 @@ impl ChargedBucket {
     /// The same without making a place for it.
     fn full_at_ns(&self, limits: &RateLimiter) -> u64 {
         let table = &limits.shared.table;
-        table.peek_time(self.key, || table.hash_key((self.group, self.scope, "overflow")))
+        table.peek_full_at(self.key, || table.hash_key((self.group, self.scope, "overflow")))
     }
 }
 
@@ -194,7 +194,7 @@ impl RateLimitPermitState {
         if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
             return Ok(());
         }
-        let outcome = bucket.update_time(&self.limits, now_ns, |full_at| {
+        let outcome = bucket.full_at(&self.limits, now_ns, |full_at| {
             *full_at = bucket.share.take_unit(*full_at, now_ns)?;
             Ok(())
         });
@@ -217,8 +217,7 @@ impl RateLimitPermitState {
         now_ns: u64,
     ) -> RateLimitRefusal {
         for earlier in &taken.buckets {
-            earlier
-                .update_time(&self.limits, now_ns, |full_at| *full_at = earlier.share.return_unit(*full_at));
+            earlier.full_at(&self.limits, now_ns, |full_at| *full_at = earlier.share.return_unit(*full_at));
         }
         let ChargedBucket { group, scope, .. } = without_room;
         let refused = RateLimitRefusal { policy: (group, scope), wait };

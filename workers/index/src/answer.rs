@@ -30,7 +30,7 @@ impl QueryRefusal {
         Self { code, detail: detail.into() }
     }
 
-    fn into_answer<P>(self) -> IndexReply<P> {
+    fn into_page<P>(self) -> IndexReply<P> {
         IndexReply::Refused { code: self.code.into(), detail: self.detail }
     }
 }
@@ -77,7 +77,7 @@ pub(crate) async fn run_responder(
                     answering.spawn(Arc::clone(&desk).handle_query(question, reply));
                 } else {
                     let busy = QueryRefusal::new("index_busy", "too many questions at once; ask again");
-                    desk.send_reply(reply, &busy.into_answer::<()>()).await;
+                    desk.send_reply(reply, &busy.into_page::<()>()).await;
                 }
             }
         }
@@ -100,7 +100,7 @@ impl QueryResponder {
                 let read = move |projection: &IndexProjection, q: &MediaIndexQuery| {
                     projection.list_media(q, bytes_max)
                 };
-                self.answer_list_query(
+                self.list_media(
                     IndexBucket::Media,
                     &question.payload,
                     |q: &MediaIndexQuery| q.min_revision,
@@ -112,7 +112,7 @@ impl QueryResponder {
             ask::JOBS => {
                 let read =
                     move |projection: &IndexProjection, q: &JobIndexQuery| projection.list_jobs(q, bytes_max);
-                self.answer_list_query(
+                self.list_media(
                     IndexBucket::Jobs,
                     &question.payload,
                     |q: &JobIndexQuery| q.min_revision,
@@ -123,14 +123,14 @@ impl QueryResponder {
             }
             _ => {
                 let unknown = QueryRefusal::new(ask::QUESTION_MALFORMED, "there is no such question");
-                self.send_reply(reply, &unknown.into_answer::<()>()).await;
+                self.send_reply(reply, &unknown.into_page::<()>()).await;
                 Ok(())
             }
         }
     }
 
     /// Answers one list: the question is decoded, its revision awaited, and `read` done off the async threads.
-    async fn answer_list_query<Q, P>(
+    async fn list_media<Q, P>(
         &self,
         bucket: IndexBucket,
         payload: &[u8],
@@ -145,12 +145,12 @@ impl QueryResponder {
         let question: Q = match decode_query(payload) {
             Ok(question) => question,
             Err(refusal) => {
-                self.send_reply(reply, &refusal.into_answer::<P>()).await;
+                self.send_reply(reply, &refusal.into_page::<P>()).await;
                 return Ok(());
             }
         };
         if let Err(refusal) = self.wait_for_revision(bucket, revision(&question)).await {
-            self.send_reply(reply, &refusal.into_answer::<P>()).await;
+            self.send_reply(reply, &refusal.into_page::<P>()).await;
             return Ok(());
         }
         let projection = Arc::clone(&self.projection);
@@ -160,11 +160,11 @@ impl QueryResponder {
             Err(IndexError::Cursor) => {
                 let refusal =
                     QueryRefusal::new(ask::CURSOR_MALFORMED, "the cursor is none that the index gave out");
-                self.send_reply(reply, &refusal.into_answer::<P>()).await;
+                self.send_reply(reply, &refusal.into_page::<P>()).await;
             }
             Err(error) => {
                 let refusal = QueryRefusal::new("index_damaged", "the index can't read its projection");
-                self.send_reply(reply, &refusal.into_answer::<P>()).await;
+                self.send_reply(reply, &refusal.into_page::<P>()).await;
                 return Err(error);
             }
         }

@@ -184,7 +184,7 @@ pub(crate) fn decode_change(
     Ok(match bucket {
         IndexBucket::Media => IndexChange::Document(
             key.parse().map_err(malformed)?,
-            decode_record::<document::DocumentRecord>(key, value)?.map(Box::new),
+            decode_record::<document::MediaDocumentRecord>(key, value)?.map(Box::new),
         ),
         IndexBucket::Assets => IndexChange::Asset(
             key.parse().map_err(malformed)?,

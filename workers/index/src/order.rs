@@ -69,7 +69,7 @@ pub(crate) fn order_key(name: &ListId, position: &ListPosition) -> [u8; NAME_BYT
 }
 
 /// Hashes each part with its length, so that no two lists share a name.
-fn hash_list_id(what: &[u8], parts: [Option<&[u8]>; 3]) -> ListId {
+fn list_id_hash(what: &[u8], parts: [Option<&[u8]>; 3]) -> ListId {
     let mut hash = Sha256::new();
     hash.update(what);
     for part in parts {
@@ -92,7 +92,7 @@ fn hash_list_id(what: &[u8], parts: [Option<&[u8]>; 3]) -> ListId {
 /// The list of media with this owner and status, where given.
 pub(crate) fn media_list_id(owner: Option<&str>, status: Option<media::MediaStatus>) -> ListId {
     let status = status.map(|status| [media_status_code(status)]);
-    hash_list_id(b"media", [owner.map(str::as_bytes), status.as_ref().map(<[u8; 1]>::as_slice), None])
+    list_id_hash(b"media", [owner.map(str::as_bytes), status.as_ref().map(<[u8; 1]>::as_slice), None])
 }
 
 /// The list of jobs with this owner, medium and status, where given.
@@ -102,7 +102,7 @@ pub(crate) fn job_list_id(
     status: Option<job::JobStatus>,
 ) -> ListId {
     let status = status.map(|status| [job_status_code(status)]);
-    hash_list_id(
+    list_id_hash(
         b"jobs",
         [
             owner.map(str::as_bytes),

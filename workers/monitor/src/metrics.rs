@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use schemas::{
     BusEvent, catalog,
-    job::{self, Succeeded},
+    job::{self, JobSucceeded},
     subjects::{MessageClass, parse_event_subject},
 };
 use serde::Serialize;
@@ -307,8 +307,10 @@ impl MonitorMetrics {
     }
 
     fn observe_job(&self, subject: &str, payload: &[u8]) {
-        let Some((Succeeded::ENTITY, Succeeded::VERB, _)) = parse_event_subject(subject) else { return };
-        match nats::decode_message::<Succeeded>(subject, payload) {
+        let Some((JobSucceeded::ENTITY, JobSucceeded::VERB, _)) = parse_event_subject(subject) else {
+            return;
+        };
+        match nats::decode_message::<JobSucceeded>(subject, payload) {
             Ok(event) => {
                 self.inner.job_wall.observe(event.wall_ms as f64 / 1_000.0);
                 self.inner.job_cpu.observe(event.cpu_ms as f64 / 1_000.0);

@@ -1,6 +1,6 @@
 //! HLS playlists (RFC 8216 and Apple's HLS Authoring Specification), from exact sample counts and stored bytes.
 //!
-//! Final playlists are stored; while an encode grows, [`render_growing`] and [`render_event`] are rendered on request from the job's
+//! Final playlists are stored; while an encode grows, [`render_growing_multivariant`] and [`render_event`] are rendered on request from the job's
 //! records. An `event.m3u8` only ever gets longer, as RFC 8216 section 6.2.1 asks.
 
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ pub fn render_multivariant(presentation: &Presentation) -> String {
 
 /// The multivariant playlist while the encode grows; names the `event.m3u8` of every rendition that has a segment.
 /// `None` before anything can be played. Its bandwidths are the plan's caps, since the bytes are not all known.
-pub fn render_growing(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<String> {
+pub fn render_growing_multivariant(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<String> {
     let presentation = Presentation::from_unfinished_parts(plan, parts);
     let rung_missing = plan.video.as_ref().is_some_and(|v| presentation.video.len() < v.rungs.len());
     let sound_missing = !plan.audio.is_empty() && presentation.audio.is_empty();

@@ -34,7 +34,7 @@ fn audio_only_playlists_and_manifest() {
 #[test]
 fn growing_playlists_only_grow() {
     let (plan, parts) = build_example();
-    assert_eq!(playlist::render_growing(&plan, &[]), None);
+    assert_eq!(playlist::render_growing_multivariant(&plan, &[]), None);
     let order = plan::part_names(&plan);
     let mut before: BTreeMap<String, String> = BTreeMap::new();
     let mut have = Vec::new();
@@ -49,7 +49,7 @@ fn growing_playlists_only_grow() {
         }
     }
     let first = [parts[0].clone(), parts.last().unwrap().clone()];
-    insta::assert_snapshot!("growing", playlist::render_growing(&plan, &first).unwrap());
+    insta::assert_snapshot!("growing", playlist::render_growing_multivariant(&plan, &first).unwrap());
     insta::assert_snapshot!("event_begin", playlist::render_event(&plan, &first, "v360").unwrap());
     assert!(before.values().all(|text| text.ends_with("#EXT-X-ENDLIST\n")));
     assert_eq!(playlist::render_event(&plan, &parts, "v999"), None);

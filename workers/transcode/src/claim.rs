@@ -14,7 +14,7 @@ use packaging::plan;
 use parking_lot::Mutex;
 use schemas::{
     KvRecord as _,
-    job::{self, JobPartRecord, JobPartStatus, LostWorkers, Retried, Started},
+    job::{self, JobPartRecord, JobPartStatus, JobRetried, JobStarted, LostWorkers},
     subjects,
 };
 use tokio_util::sync::CancellationToken;
@@ -169,7 +169,7 @@ impl PartClaim {
             lost.parked_at_ms = Some(now_ms);
             let workers = lost.workers;
             tracing::error!(part = record.part, job.id = %job.job_id, workers, "put aside: its workers vanish one after another");
-            outbox = outbox.with_event(&job::Parked {
+            outbox = outbox.with_event(&job::JobParked {
                 job_id: job.job_id,
                 media_id: job.media_id,
                 owner: job.owner.clone(),
@@ -354,7 +354,7 @@ async fn is_job_active(bus: &Bus, job: &job::JobRecord) -> Result<bool, Transcod
 fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
     let outbox = Outbox::new();
     if part.attempt > 1 {
-        return outbox.with_event(&Retried {
+        return outbox.with_event(&JobRetried {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),
@@ -366,7 +366,7 @@ fn build_attempt_events(job: &job::JobRecord, part: &JobPartRecord) -> Outbox {
     }
     let front = job.parts.first().map_or(plan::FINISH, String::as_str);
     if part.part == front {
-        return outbox.with_event(&Started {
+        return outbox.with_event(&JobStarted {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),

@@ -3,7 +3,7 @@
 use nats::{Bus, Outbox};
 use schemas::{
     ids::MediaId,
-    job::{self, Failed, Succeeded},
+    job::{self, JobFailed, JobSucceeded},
     media::{self, MediaEncode, MediaReady, MediaStatus},
 };
 
@@ -38,7 +38,7 @@ pub(crate) async fn complete_job(
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();
         let now_ms = nats::now_ms();
         record.mark_ended(job::JobStatus::Succeeded, now_ms, context.config.ended_kept_ms);
-        let succeeded = Succeeded {
+        let succeeded = JobSucceeded {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),
@@ -66,7 +66,7 @@ pub(crate) async fn fail_job(
         record.mark_ended(job::JobStatus::Failed, nats::now_ms(), context.config.ended_kept_ms);
         record.code = Some(code.to_owned());
         record.detail = Some(detail.to_owned());
-        let failed = Failed {
+        let failed = JobFailed {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),

@@ -6,7 +6,7 @@ use nats::{FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, Sta
 use packaging::plan::{self, PartWork};
 use parking_lot::Mutex;
 use schemas::{
-    job::{self, Dead, JobPartRecord, JobPartStatus, JobPartTask},
+    job::{self, JobPartDead, JobPartRecord, JobPartStatus, JobPartTask},
     subjects,
 };
 
@@ -324,7 +324,7 @@ impl PartProcessor {
                 part.status = JobPartStatus::Failed;
                 part.code = Some(fault.code.to_owned());
                 part.detail = Some(detail.clone());
-                let dead = Dead {
+                let dead = JobPartDead {
                     job_id: job.job_id,
                     media_id: job.media_id,
                     owner: job.owner.clone(),

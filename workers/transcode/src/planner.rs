@@ -7,7 +7,7 @@ use packaging::plan;
 use schemas::{
     BusEvent as _,
     ids::MediaId,
-    job::{self, JobPartTask, Queued},
+    job::{self, JobPartTask, JobQueued},
     keys, media,
     subjects::{self, JobPriority},
 };
@@ -128,7 +128,7 @@ impl TranscodePlanner {
         if medium.is_some_and(|held| has_first_job_ended(held.record.status)) {
             return Ok(None);
         }
-        let queued = Queued {
+        let queued = JobQueued {
             job_id: job.job_id,
             media_id: job.media_id,
             owner: job.owner.clone(),

@@ -30,7 +30,7 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
             parts.push(held.record);
         }
     }
-    if playlist::render_growing(&job.plan, &parts).is_none() {
+    if playlist::render_growing_multivariant(&job.plan, &parts).is_none() {
         return Ok(());
     }
     bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {

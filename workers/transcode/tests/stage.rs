@@ -292,7 +292,7 @@ async fn it_plays_while_it_grows() {
         bus.load_record::<JobPartRecord>(&key).await.map(|held| held.map(|held| held.record))
     };
     let parts = follower.read_playable_parts(&job, part).await.unwrap();
-    let growing = packaging::playlist::render_growing(&job.plan, &parts).unwrap();
+    let growing = packaging::playlist::render_growing_multivariant(&job.plan, &parts).unwrap();
     assert!(growing.contains("v180/event.m3u8") && growing.contains("a0/event.m3u8"), "{growing}");
     let event = packaging::playlist::render_event(&job.plan, &parts, "v180").unwrap();
     assert!(event.contains("1.m4s") && !event.contains("ENDLIST"), "{event}");

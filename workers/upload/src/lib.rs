@@ -57,7 +57,7 @@ struct UploadStage {
 
 /// What the bytes turned out to be.
 #[derive(Debug)]
-enum UploadStageOutcome {
+enum VerificationOutcome {
     Stored(Box<(MediaSource, TechnicalMetadata)>),
     Rejected(UploadRejection),
 }
@@ -128,7 +128,7 @@ impl PipelineStage for UploadStage {
         let work = async {
             Ok::<_, UploadStageError>(match self.verify_bytes(received).await? {
                 Ok(source) => self.probe_source(source, received, delivery).await?,
-                Err(rejection) => UploadStageOutcome::Rejected(rejection),
+                Err(rejection) => VerificationOutcome::Rejected(rejection),
             })
         };
         let verdict = tokio::select! {
@@ -175,7 +175,7 @@ impl PipelineStage for UploadStage {
         let held = self.load_record(received).await?;
         if held.record.status == MediaStatus::Uploading && !held.record.is_removed() {
             let rejection = UploadRejection::new(fault.code, "it could not be verified in several attempts");
-            self.record_outcome(held, received, UploadStageOutcome::Rejected(rejection)).await?;
+            self.record_outcome(held, received, VerificationOutcome::Rejected(rejection)).await?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl UploadStage {
         source: MediaSource,
         received: &UploadReceived,
         delivery: &MessageDelivery,
-    ) -> Result<UploadStageOutcome, UploadStageError> {
+    ) -> Result<VerificationOutcome, UploadStageError> {
         let object = Arc::new(UploadProbeSource {
             store: self.store.clone(),
             key: received.key.clone(),
@@ -245,10 +245,10 @@ impl UploadStage {
         match self.driver.probe(object, &delivery.cancel).await {
             Ok(probe) => {
                 let technical = build_technical(&probe, self.config.text_chars_max);
-                Ok(UploadStageOutcome::Stored(Box::new((source, technical))))
+                Ok(VerificationOutcome::Stored(Box::new((source, technical))))
             }
             Err(media::MediaTaskError::Rejected { code, detail }) => {
-                Ok(UploadStageOutcome::Rejected(UploadRejection::new(code.as_str(), detail)))
+                Ok(VerificationOutcome::Rejected(UploadRejection::new(code.as_str(), detail)))
             }
             Err(fault) => Err(UploadStageError::Probe(fault)),
         }
@@ -266,7 +266,7 @@ impl UploadStage {
         if error.is_crash() && faults >= self.config.probe_attempts_max {
             tracing::warn!(%error, media.id = %received.media_id, "the probe fails each time; the file is rejected");
             let rejection = UploadRejection::new(error.code(), "looking inside it fails each time");
-            self.record_outcome(held, received, UploadStageOutcome::Rejected(rejection)).await?;
+            self.record_outcome(held, received, VerificationOutcome::Rejected(rejection)).await?;
             return Ok(StageOutcome::Done);
         }
         held.record.attempt.faults = faults;
@@ -279,7 +279,7 @@ impl UploadStage {
         &self,
         mut held: VersionedRecord<MediaRecord>,
         received: &UploadReceived,
-        verdict: UploadStageOutcome,
+        verdict: VerificationOutcome,
     ) -> Result<(), UploadStageError> {
         let UploadReceived { media_id, upload_id, ref owner, .. } = *received;
         let owner = owner.clone();
@@ -287,14 +287,14 @@ impl UploadStage {
         held.record.waiting = None;
         let is_first = held.record.attempt.number == 0;
         let outbox = match verdict {
-            UploadStageOutcome::Stored(found) => {
+            VerificationOutcome::Stored(found) => {
                 let (source, technical) = *found;
                 held.record.status = MediaStatus::Stored;
                 held.record.source = Some(source.clone());
                 held.record.technical = Some(technical.clone());
                 Outbox::new().with_event(&MediaStored { media_id, upload_id, owner, source, technical })
             }
-            UploadStageOutcome::Rejected(UploadRejection { code, detail }) => {
+            VerificationOutcome::Rejected(UploadRejection { code, detail }) => {
                 tracing::info!(code, media.id = %media_id, "an upload is rejected");
                 held.record.status = MediaStatus::Rejected;
                 held.record.code = Some(code.to_owned());

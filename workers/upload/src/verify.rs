@@ -41,7 +41,7 @@ impl FileVerifier {
     /// Takes the next bytes. The first call needs at least 4 KiB, or all bytes of a smaller file.
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), UploadRejection> {
         if self.walk.is_none() {
-            let format = StructureFormat::detect(bytes).ok_or_else(|| reject_unsupported(bytes))?;
+            let format = StructureFormat::detect(bytes).ok_or_else(|| unsupported_error(bytes))?;
             self.walk = Some(StructureScanner::new(format, self.size_bytes));
         }
         self.seen_bytes = self.seen_bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
@@ -94,7 +94,7 @@ impl FileVerifier {
     }
 }
 
-fn reject_unsupported(bytes: &[u8]) -> UploadRejection {
+fn unsupported_error(bytes: &[u8]) -> UploadRejection {
     let found = infer::get(bytes).map_or("nothing known", |kind| kind.mime_type());
     UploadRejection::new(
         "unsupported_type",

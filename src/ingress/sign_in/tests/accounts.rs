@@ -8,29 +8,29 @@ use schemas::session::{AuthSession, SignInMethod as How};
 use serde_json::json;
 
 use super::{proofs::by_contract, site::*};
-use auth::testing::{Fake, Reply, YES};
-use auth::{Config, account::Account, contract::ChainCall};
+use auth::testing::{FakeChain, FakeChainReply, YES};
+use auth::{AuthConfig, account::WalletAccount, contract::ContractCaller};
 
-async fn replica_over(site: &mut Site, config: Config, chain: &Arc<Fake>) -> Replica {
-    site.deaf_replica(config, Some(Arc::clone(chain) as Arc<dyn ChainCall>)).await
+async fn replica_over(site: &mut Site, config: AuthConfig, chain: &Arc<FakeChain>) -> Replica {
+    site.deaf_replica(config, Some(Arc::clone(chain) as Arc<dyn ContractCaller>)).await
 }
 
 /// Signs in on a chain with what is no key's signature.
-async fn contract_on(replica: &Replica, wallet: &Wallet, chain_id: u64) -> Answer {
+async fn contract_on(replica: &Replica, wallet: &TestWallet, chain_id: u64) -> Answer {
     let (nonce, cookie) = replica.challenge().await;
-    let message = Text { chain_id, ..Text::new(wallet, &nonce) }.to_string();
+    let message = TestSiweMessage { chain_id, ..TestSiweMessage::new(wallet, &nonce) }.to_string();
     replica.login(&cookie, &message, &[1, 2, 3]).await.expect(201)
 }
 
 #[tokio::test]
 async fn one_address_on_two_chains_is_two_owners() {
     let mut site = Site::start().await;
-    let wallet = Wallet::new(100);
-    let chain = Fake::new(wallet.address, &[1], Reply::hex(YES));
-    let admins = vec![Account::of_contract(wallet.address, 1)];
-    let a = replica_over(&mut site, Config { admins, ..config() }, &chain).await;
+    let wallet = TestWallet::new(100);
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::from_hex(YES));
+    let admins = vec![WalletAccount::of_contract(wallet.address, 1)];
+    let a = replica_over(&mut site, AuthConfig { admins, ..config() }, &chain).await;
     let (here, there) = (contract_on(&a, &wallet, 1).await, contract_on(&a, &wallet, 137).await);
-    let lower = wallet.address.lower();
+    let lower = wallet.address.to_lower_hex();
     assert_eq!(here.text("owner"), format!("eip155:1:{lower}"));
     assert_eq!(there.text("owner"), format!("eip155:137:{lower}"));
     assert_eq!((here.text("role"), there.text("role")), ("admin".into(), "owner".into()));
@@ -50,7 +50,7 @@ async fn one_address_on_two_chains_is_two_owners() {
     a.me(&made.text("key")).await.expect(200);
     // A key that makes the same address is a third owner.
     let (again, key) = (contract_on(&a, &wallet, 137).await, a.sign_in(&wallet).await);
-    a.logout(&mine, json!({ "wallet": Wallet::new(101).address })).await.expect(204);
+    a.logout(&mine, json!({ "wallet": TestWallet::new(101).address })).await.expect(204);
     a.me(&again.text("access_token")).await.expect(200);
     a.me(&key.text("access_token")).await.expect(200);
     assert_eq!(key.text("owner"), format!("eip155:{lower}"));
@@ -59,9 +59,9 @@ async fn one_address_on_two_chains_is_two_owners() {
 #[tokio::test]
 async fn an_address_named_by_an_administrator_is_one_on_every_chain() {
     let mut site = Site::start().await;
-    let (wallet, boss) = (Wallet::new(102), Wallet::new(103));
-    let chain = Fake::new(wallet.address, &[1], Reply::hex(YES));
-    let a = replica_over(&mut site, Config { admins: vec![boss.account()], ..config() }, &chain).await;
+    let (wallet, boss) = (TestWallet::new(102), TestWallet::new(103));
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::from_hex(YES));
+    let a = replica_over(&mut site, AuthConfig { admins: vec![boss.account()], ..config() }, &chain).await;
     let (here, there) = (contract_on(&a, &wallet, 1).await, contract_on(&a, &wallet, 137).await);
     let admin = a.sign_in(&boss).await.text("access_token");
     let key = a.sign_in(&wallet).await;
@@ -75,9 +75,9 @@ async fn an_address_named_by_an_administrator_is_one_on_every_chain() {
 #[tokio::test]
 async fn a_role_given_to_an_address_is_not_that_of_a_contract_there() {
     let mut site = Site::start().await;
-    let wallet = Wallet::new(104);
-    let chain = Fake::new(wallet.address, &[1], Reply::hex(YES));
-    let a = replica_over(&mut site, Config { admins: vec![wallet.account()], ..config() }, &chain).await;
+    let wallet = TestWallet::new(104);
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::from_hex(YES));
+    let a = replica_over(&mut site, AuthConfig { admins: vec![wallet.account()], ..config() }, &chain).await;
     assert_eq!(contract_on(&a, &wallet, 1).await.text("role"), "owner");
     assert_eq!(a.sign_in(&wallet).await.text("role"), "admin");
 }
@@ -85,29 +85,29 @@ async fn a_role_given_to_an_address_is_not_that_of_a_contract_there() {
 #[tokio::test]
 async fn a_key_speaks_for_its_account_on_every_chain_whatever_code_it_has() {
     let mut site = Site::start().await;
-    let wallet = Wallet::new(105);
+    let wallet = TestWallet::new(105);
     let delegation = [&[0xef, 0x01, 0x00][..], &[9; 20]].concat();
-    let chain = Fake::new(wallet.address, &delegation, Reply::Reverted);
+    let chain = FakeChain::new(wallet.address, &delegation, FakeChainReply::Reverted);
     let a = replica_over(&mut site, config(), &chain).await;
     // Nobody has to be there for it.
-    chain.goes_away();
+    chain.set_unavailable();
     for chain_id in [1, 137] {
         let (nonce, cookie) = a.challenge().await;
-        let message = Text { chain_id, ..Text::new(&wallet, &nonce) }.to_string();
-        let answer = a.login(&cookie, &message, &wallet.personal(&message)).await.expect(201);
-        assert_eq!(answer.text("owner"), wallet.owner());
+        let message = TestSiweMessage { chain_id, ..TestSiweMessage::new(&wallet, &nonce) }.to_string();
+        let answer = a.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(201);
+        assert_eq!(answer.text("owner"), wallet.owner_id());
         let next = a.refresh(&answer.text("refresh_token")).await.expect(200);
         a.me(&next.text("access_token")).await.expect(200);
     }
-    assert_eq!(chain.asked(), 0);
+    assert_eq!(chain.call_count(), 0);
 }
 
 #[tokio::test]
 async fn a_session_of_before_that_a_contract_proved_without_its_chain_is_over() {
     let mut site = Site::start().await;
-    let wallet = Wallet::new(106);
-    let chain = Fake::new(wallet.address, &[1], Reply::hex(YES));
-    let a = replica_over(&mut site, Config { recheck_ms: 0, ..config() }, &chain).await;
+    let wallet = TestWallet::new(106);
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::from_hex(YES));
+    let a = replica_over(&mut site, AuthConfig { recheck_ms: 0, ..config() }, &chain).await;
     let answer = by_contract(&a, &wallet).await.expect(201);
     a.me(&answer.text("access_token")).await.expect(200);
     site.admin
@@ -124,30 +124,30 @@ async fn a_session_of_before_that_a_contract_proved_without_its_chain_is_over() 
 async fn junk_signatures_of_one_client_come_to_an_end_and_keys_sign_in_all_the_same() {
     let mut site = Site::start().await;
     site.proxies.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    let (safe, wallet) = (Wallet::new(107), Wallet::new(108));
-    let chain = Fake::new(safe.address, &[1], Reply::hex(YES));
-    let few = Config { contract_asks_per_prefix_per_minute_max: 3, ..config() };
+    let (safe, wallet) = (TestWallet::new(107), TestWallet::new(108));
+    let chain = FakeChain::new(safe.address, &[1], FakeChainReply::from_hex(YES));
+    let few = AuthConfig { contract_asks_per_prefix_per_minute_max: 3, ..config() };
     let a = replica_over(&mut site, few, &chain).await;
     // What the account takes costs nothing.
     for _ in 0..6 {
         by_contract(&a, &safe).await.expect(201);
     }
-    chain.replies(Reply::Reverted);
+    chain.set_reply(FakeChainReply::Reverted);
     for _ in 0..3 {
         by_contract(&a, &safe).await.assert(401, "signature_refused");
     }
-    let asked = chain.asked();
+    let asked = chain.call_count();
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
-    let refused = a.login(&cookie, &message, &safe.personal(&message)).await;
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+    let refused = a.login(&cookie, &message, &safe.sign_personal(&message)).await;
     refused.assert(429, "too_many_contract_asks");
     assert!(refused.retry_after_s.is_some_and(|seconds| (1..=20).contains(&seconds)), "{refused:?}");
-    assert_eq!(chain.asked(), asked, "no provider heard of it");
+    assert_eq!(chain.call_count(), asked, "no provider heard of it");
     // The challenge is good still, and what a key signs is not limited.
-    a.login(&cookie, &message, &wallet.personal(&message)).await.expect(201);
+    a.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(201);
     // Other clients have their own.
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&safe, &nonce).to_string();
+    let message = TestSiweMessage::new(&safe, &nonce).to_string();
     let body = json!({ "message": message, "signature": "0x010203" });
     let login = a.request(Method::POST, "/v1/auth/login").header("cookie", cookie).json(&body);
     a.send(login.header("x-forwarded-for", "203.0.113.9")).await.assert(401, "signature_refused");
@@ -156,17 +156,17 @@ async fn junk_signatures_of_one_client_come_to_an_end_and_keys_sign_in_all_the_s
 #[tokio::test]
 async fn a_challenge_outlives_an_attempt_about_which_nobody_could_say_anything() {
     let mut site = Site::start().await;
-    let wallet = Wallet::new(109);
-    let chain = Fake::new(wallet.address, &[1], Reply::Unavailable);
+    let wallet = TestWallet::new(109);
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::Unavailable);
     let a = replica_over(&mut site, config(), &chain).await;
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
     for _ in 0..3 {
         let answer = a.login(&cookie, &message, &[1, 2, 3]).await;
         answer.assert(503, "unavailable");
         assert!(answer.retry_after_s.is_some());
     }
-    chain.replies(Reply::hex(YES));
+    chain.set_reply(FakeChainReply::from_hex(YES));
     let answer = a.login(&cookie, &message, &[1, 2, 3]).await.expect(201);
     a.login(&cookie, &message, &[1, 2, 3]).await.assert(401, "challenge_used");
     let session: AuthSession = site.record(&answer.text("session_id")).await;
@@ -176,25 +176,25 @@ async fn a_challenge_outlives_an_attempt_about_which_nobody_could_say_anything()
 #[tokio::test]
 async fn what_owners_agreed_to_on_the_chain_needs_no_bytes() {
     let mut site = Site::start().await;
-    let wallet = Wallet::new(110);
-    let chain = Fake::new(wallet.address, &[1], Reply::hex(YES));
+    let wallet = TestWallet::new(110);
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::from_hex(YES));
     let a = replica_over(&mut site, config(), &chain).await;
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
     a.login(&cookie, &message, &[]).await.expect(201);
-    assert_eq!(chain.asked(), 1);
+    assert_eq!(chain.call_count(), 1);
     // The account decides about them, too.
-    chain.replies(Reply::Reverted);
+    chain.set_reply(FakeChainReply::Reverted);
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
     a.login(&cookie, &message, &[]).await.assert(401, "signature_refused");
 }
 
 #[tokio::test]
 async fn owners_who_sign_one_after_the_other_ask_for_more_time() {
     let mut site = Site::start().await;
-    let a = site.replica(Config { challenges_per_prefix_max: 5, ..config() }).await;
-    let wallet = Wallet::new(111);
+    let a = site.replica(AuthConfig { challenges_per_prefix_max: 5, ..config() }).await;
+    let wallet = TestWallet::new(111);
     for ttl_s in [0, 901] {
         a.post("/v1/auth/challenge", json!({ "ttl_s": ttl_s })).await.assert(400, "json_invalid");
     }
@@ -208,8 +208,8 @@ async fn owners_who_sign_one_after_the_other_ask_for_more_time() {
     for (ttl_s, issued_s, status) in [(900, -600, 201), (300, -600, 401), (900, -910, 401)] {
         let (nonce, cookie, set) = given(ttl_s).await;
         assert!(set.contains("Max-Age=900"), "{set}");
-        let message = Text { issued_s, ..Text::new(&wallet, &nonce) }.to_string();
-        a.login(&cookie, &message, &wallet.personal(&message)).await.expect(status);
+        let message = TestSiweMessage { issued_s, ..TestSiweMessage::new(&wallet, &nonce) }.to_string();
+        a.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(status);
     }
     // However long they are good, they are counted over the same time.
     given(1).await;

@@ -6,13 +6,13 @@ use schemas::{access, session::KeyRing};
 use serde_json::json;
 
 use super::site::*;
-use auth::{Config, Principal, signing_key};
+use auth::{AuthConfig, Principal, load_signing_key};
 
 #[tokio::test]
 async fn hole_1_a_token_in_the_url_or_a_cookie_opens_nothing() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let token = a.sign_in(&Wallet::new(50)).await.text("access_token");
+    let token = a.sign_in(&TestWallet::new(50)).await.text("access_token");
     for name in ["token", "access_token", "jwt", "authorization", "key", "api_key"] {
         for path in ["/v1/auth/me", "/v1/media", "/v1/auth/keys"] {
             let asked = a.send(a.request(Method::GET, &format!("{path}?{name}={token}"))).await;
@@ -28,14 +28,14 @@ async fn hole_1_a_token_in_the_url_or_a_cookie_opens_nothing() {
 #[tokio::test]
 async fn hole_3_and_18_what_can_not_be_read_lets_nobody_in() {
     let mut site = Site::start().await;
-    let a = site.replica(Config { recheck_ms: 0, ..config() }).await;
-    let wallet = Wallet::new(51);
+    let a = site.replica(AuthConfig { recheck_ms: 0, ..config() }).await;
+    let wallet = TestWallet::new(51);
     let answer = a.sign_in(&wallet).await;
     let (token, refresh) = (answer.text("access_token"), answer.text("refresh_token"));
-    let key = auth::create_key(&site.admin, "ann", access::PrincipalRole::Owner).await.unwrap();
+    let key = auth::create_api_key(&site.admin, "ann", access::PrincipalRole::Owner).await.unwrap();
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
-    let signature = wallet.personal(&message);
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+    let signature = wallet.sign_personal(&message);
     let pid = Pid::from_raw(i32::try_from(site.broker.broker().pid().unwrap()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     // A thread that runs on another core answers for a moment more.
@@ -66,12 +66,12 @@ async fn hole_3_and_18_what_can_not_be_read_lets_nobody_in() {
 async fn hole_5_a_token_of_another_kind_signs_nobody_in() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let answer = a.sign_in(&Wallet::new(52)).await;
+    let answer = a.sign_in(&TestWallet::new(52)).await;
     let (access, refresh) = (answer.text("access_token"), answer.text("refresh_token"));
     let (header, claims) = opened(&access);
     // The keys of other tokens of ours, and types other than that of access tokens.
     for name in ["playback", "refresh"] {
-        let key = signing_key(&site.admin, name).await.unwrap();
+        let key = load_signing_key(&site.admin, name).await.unwrap();
         a.me(&forge(&header, &claims, &key)).await.assert(401, "unauthorized");
     }
     let ring: KeyRing = site.record("ring.access").await;
@@ -88,10 +88,10 @@ async fn hole_5_a_token_of_another_kind_signs_nobody_in() {
 #[test]
 fn hole_6_a_caller_without_a_wallet_sees_its_own_only() {
     let key = Principal::new("ann", access::PrincipalRole::Owner);
-    assert_eq!(key.list_owner(), Some("ann".into()));
-    assert!(!key.may_see(&Wallet::new(53).owner()));
+    assert_eq!(key.list_owner_filter(), Some("ann".into()));
+    assert!(!key.may_see(&TestWallet::new(53).owner_id()));
     // Nor does a wallet see what a key of that name owns.
-    let owner = Wallet::new(53).owner();
+    let owner = TestWallet::new(53).owner_id();
     let wallet = Some(owner.parse().unwrap());
     let signed_in = Principal { wallet, ..Principal::new(&owner, access::PrincipalRole::Owner) };
     assert!(!signed_in.may_see("ann") && signed_in.may_change(&owner));
@@ -101,7 +101,7 @@ fn hole_6_a_caller_without_a_wallet_sees_its_own_only() {
 async fn hole_7_no_header_of_the_client_makes_it_another_client() {
     let mut site = Site::start().await;
     let (a, b) = {
-        let few = Config { challenges_per_prefix_max: 4, ..config() };
+        let few = AuthConfig { challenges_per_prefix_max: 4, ..config() };
         (site.replica(few.clone()).await, site.replica(few).await)
     };
     for n in 0..4 {
@@ -133,7 +133,7 @@ async fn hole_7_no_header_of_the_client_makes_it_another_client() {
 async fn clients_behind_a_trusted_proxy_have_a_share_each() {
     let mut site = Site::start().await;
     site.proxies.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    let replica = site.replica(Config { challenges_per_prefix_max: 1, ..config() }).await;
+    let replica = site.replica(AuthConfig { challenges_per_prefix_max: 1, ..config() }).await;
     let ask = async |address: &str| {
         let asked = replica.request(Method::POST, "/v1/auth/challenge").header("x-forwarded-for", address);
         replica.send(asked.json(&json!({}))).await
@@ -150,16 +150,16 @@ async fn hole_9_no_secret_has_a_default() {
     let (first, second) = (Site::start().await, Site::start().await);
     let rings = [&first, &second].map(|site| async {
         let bus = site.broker.bus(nats::Role::Ingress).await;
-        let proofs = auth::Proofs::new(bus.clone(), None, &config());
-        auth::SignIn::open(bus.clone(), config(), None, proofs).await.unwrap();
+        let proofs = auth::ProofChecker::new(bus.clone(), None, &config());
+        auth::SignInService::open(bus.clone(), config(), None, proofs).await.unwrap();
         let ring: KeyRing = site.record("ring.access").await;
-        (ring.keys[0].bytes.clone(), signing_key(&bus, "refresh").await.unwrap())
+        (ring.keys[0].bytes.clone(), load_signing_key(&bus, "refresh").await.unwrap())
     });
     let [a, b] = rings;
     let ((ring_a, refresh_a), (ring_b, refresh_b)) = tokio::join!(a, b);
     assert_ne!(ring_a, ring_b);
     assert_ne!(refresh_a, refresh_b);
-    let settings = toml::to_string(&Config::default()).unwrap();
+    let settings = toml::to_string(&AuthConfig::default()).unwrap();
     assert!(!settings.contains("secret") && !settings.contains("password"), "{settings}");
 }
 
@@ -167,12 +167,15 @@ async fn hole_9_no_secret_has_a_default() {
 async fn a_requests_host_is_never_the_site() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let wallet = Wallet::new(54);
+    let wallet = TestWallet::new(54);
     let (nonce, cookie) = a.challenge().await;
-    let text =
-        Text { site: "evil.org".into(), uri: "https://evil.org/".into(), ..Text::new(&wallet, &nonce) };
+    let text = TestSiweMessage {
+        site: "evil.org".into(),
+        uri: "https://evil.org/".into(),
+        ..TestSiweMessage::new(&wallet, &nonce)
+    };
     let message = text.to_string();
-    let signature = format!("0x{}", alloy_primitives::hex::encode(wallet.personal(&message)));
+    let signature = format!("0x{}", alloy_primitives::hex::encode(wallet.sign_personal(&message)));
     let login = a
         .request(Method::POST, "/v1/auth/login")
         .header("cookie", cookie)
@@ -181,6 +184,6 @@ async fn a_requests_host_is_never_the_site() {
         .json(&json!({ "message": message, "signature": signature }));
     a.send(login).await.assert(401, "domain_refused");
     // Without a named site nobody signs in.
-    let nameless = site.replica(Config { domains: Vec::new(), ..config() }).await;
+    let nameless = site.replica(AuthConfig { domains: Vec::new(), ..config() }).await;
     nameless.post("/v1/auth/challenge", json!({})).await.assert(403, "no_site");
 }

@@ -25,7 +25,7 @@ async fn the_ingress_signs_people_in_and_asks_for_it_elsewhere() {
         ingress::tests::grants(&bus),
         registry::MetricsRegistry::default(),
         ingress::IngressConfig::default(),
-        auth::Config::default(),
+        auth::AuthConfig::default(),
     )
     .await
     .unwrap();

@@ -1,12 +1,12 @@
 use reqwest::Method;
 use schemas::{
     access::PrincipalRole,
-    session::{KeyCreated, KeyRevoked},
+    session::{AuthKeyCreated, AuthKeyRevoked},
 };
 use serde_json::{Value, json};
 
 use super::site::*;
-use auth::{Config, create_key, first_key};
+use auth::{AuthConfig, create_api_key, create_first_key};
 
 impl Replica {
     async fn create(&self, token: &str, body: Value) -> Answer {
@@ -22,14 +22,14 @@ impl Replica {
 async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     let mut site = Site::start().await;
     let (a, b) = (site.replica(config()).await, site.replica(config()).await);
-    let wallet = Wallet::new(40);
+    let wallet = TestWallet::new(40);
     let token = a.sign_in(&wallet).await.text("access_token");
     let wanted =
         json!({ "label": "encoder", "scopes": ["upload"], "contact_email": "Ann.Bee+keys@Example.ORG" });
     let made = a.create(&token, wanted).await.expect(201);
     let (key, key_id) = (made.text("key"), made.text("key_id"));
     let me = b.me(&key).await.expect(200);
-    assert_eq!((me.text("owner"), &me.body["scopes"]), (wallet.owner(), &json!(["upload"])));
+    assert_eq!((me.text("owner"), &me.body["scopes"]), (wallet.owner_id(), &json!(["upload"])));
     b.send(b.request(Method::POST, "/v1/media").bearer_auth(&key)).await.expect(200);
     b.get("/v1/media", &key).await.assert(403, "scope_missing");
     let listed = a.get("/v1/auth/keys", &token).await.expect(200);
@@ -44,16 +44,16 @@ async fn a_key_works_within_its_scopes_until_it_is_revoked() {
     b.me(&key).await.assert(401, "unauthorized");
     a.revoke(&token, &key_id).await.expect(204);
     assert_eq!(a.get("/v1/auth/keys", &token).await.expect(200).body, json!({ "items": [] }));
-    let (created, revoked) = (site.events::<KeyCreated>().await, site.events::<KeyRevoked>().await);
+    let (created, revoked) = (site.events::<AuthKeyCreated>().await, site.events::<AuthKeyRevoked>().await);
     assert_eq!((created.len(), revoked.len()), (1, 1));
-    assert_eq!((created[0].key_id, created[0].by.clone()), (revoked[0].key_id, wallet.owner()));
+    assert_eq!((created[0].key_id, created[0].by.clone()), (revoked[0].key_id, wallet.owner_id()));
 }
 
 #[tokio::test]
 async fn a_key_is_over_at_its_time_and_wrong_texts_open_nothing() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let token = a.sign_in(&Wallet::new(41)).await.text("access_token");
+    let token = a.sign_in(&TestWallet::new(41)).await.text("access_token");
     let made = a.create(&token, json!({ "expires_in_s": 0 })).await.expect(201);
     a.me(&made.text("key")).await.assert(401, "unauthorized");
     let made = a.create(&token, json!({ "expires_in_s": 1000 })).await.expect(201);
@@ -75,8 +75,8 @@ async fn a_key_is_over_at_its_time_and_wrong_texts_open_nothing() {
 #[tokio::test]
 async fn the_number_and_the_texts_of_keys_are_limited() {
     let mut site = Site::start().await;
-    let a = site.replica(Config { keys_per_owner_max: 2, ..config() }).await;
-    let token = a.sign_in(&Wallet::new(42)).await.text("access_token");
+    let a = site.replica(AuthConfig { keys_per_owner_max: 2, ..config() }).await;
+    let token = a.sign_in(&TestWallet::new(42)).await.text("access_token");
     for body in [
         json!({ "label": "" }),
         json!({ "label": "x".repeat(101) }),
@@ -101,7 +101,7 @@ async fn the_number_and_the_texts_of_keys_are_limited() {
 async fn hole_4_nobody_touches_another_owners_keys() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let (ann, bob) = (Wallet::new(43), Wallet::new(44));
+    let (ann, bob) = (TestWallet::new(43), TestWallet::new(44));
     let (own, other) =
         (a.sign_in(&ann).await.text("access_token"), a.sign_in(&bob).await.text("access_token"));
     let made = a.create(&own, json!({})).await.expect(201);
@@ -109,14 +109,14 @@ async fn hole_4_nobody_touches_another_owners_keys() {
     a.revoke(&other, &made.text("key_id")).await.assert(404, "not_found");
     a.revoke(&other, "00000000000000000000000000").await.assert(404, "not_found");
     a.revoke(&other, "ring.access").await.assert(404, "not_found");
-    a.get(&format!("/v1/auth/keys?owner={}", ann.owner()), &other).await.assert(403, "not_yours");
-    a.create(&other, json!({ "owner": ann.owner() })).await.assert(403, "not_yours");
+    a.get(&format!("/v1/auth/keys?owner={}", ann.owner_id()), &other).await.assert(403, "not_yours");
+    a.create(&other, json!({ "owner": ann.owner_id() })).await.assert(403, "not_yours");
     a.create(&other, json!({ "role": "admin" })).await.assert(403, "not_yours");
     a.create(&other, json!({ "role": "operator" })).await.assert(403, "not_yours");
     a.me(&made.text("key")).await.expect(200);
     // An administrator may.
-    let admin = first_key(&site.admin).await.unwrap().unwrap();
-    a.create(&admin, json!({ "owner": bob.owner(), "role": "operator" })).await.expect(201);
+    let admin = create_first_key(&site.admin).await.unwrap().unwrap();
+    a.create(&admin, json!({ "owner": bob.owner_id(), "role": "operator" })).await.expect(201);
     a.revoke(&admin, &made.text("key_id")).await.expect(204);
     a.me(&made.text("key")).await.assert(401, "unauthorized");
 }
@@ -125,14 +125,14 @@ async fn hole_4_nobody_touches_another_owners_keys() {
 async fn keys_made_by_the_installation_work_as_they_did() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let first = first_key(&site.admin).await.unwrap().unwrap();
-    assert_eq!(first_key(&site.admin).await.unwrap(), None);
+    let first = create_first_key(&site.admin).await.unwrap().unwrap();
+    assert_eq!(create_first_key(&site.admin).await.unwrap(), None);
     let me = a.me(&first).await.expect(200);
     assert_eq!(
         (me.text("owner"), me.text("role"), &me.body["wallet"]),
         ("admin".into(), "admin".into(), &Value::Null)
     );
-    let plain = create_key(&site.admin, "ann", PrincipalRole::Owner).await.unwrap();
+    let plain = create_api_key(&site.admin, "ann", PrincipalRole::Owner).await.unwrap();
     assert_eq!(a.get("/v1/media", &plain).await.expect(200).body, json!("ann"));
     a.logout(&plain, json!({})).await.assert(409, "no_session");
 }

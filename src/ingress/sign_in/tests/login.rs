@@ -1,18 +1,20 @@
 use alloy_primitives::U256;
 use reqwest::Method;
-use schemas::session::{AuthSession, Challenged, Refused, SignInChallenge, SignInMethod as How, SignedIn};
+use schemas::session::{
+    AuthChallenged, AuthRefused, AuthSession, AuthSignedIn, SignInChallenge, SignInMethod as How,
+};
 use serde_json::json;
 
 use super::site::*;
-use auth::{Config, typed::Values};
+use auth::{AuthConfig, typed::TypedSignIn};
 
 #[tokio::test]
 async fn a_wallet_signs_in_and_is_known_on_every_replica() {
     let mut site = Site::start().await;
     let (a, b) = (site.replica(config()).await, site.replica(config()).await);
-    let wallet = Wallet::new(1);
+    let wallet = TestWallet::new(1);
     let answer = a.sign_in(&wallet).await;
-    let owner = format!("eip155:{}", wallet.address.lower());
+    let owner = format!("eip155:{}", wallet.address.to_lower_hex());
     assert_eq!(answer.text("owner"), owner);
     assert_eq!(answer.text("wallet"), wallet.address.to_string());
     assert_eq!((answer.text("role"), answer.body["expires_in"].as_u64()), ("owner".into(), Some(600)));
@@ -24,32 +26,33 @@ async fn a_wallet_signs_in_and_is_known_on_every_replica() {
     }
     let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!((session.method, session.proof), (How::Key, None));
-    let events = site.events::<SignedIn>().await;
+    let events = site.events::<AuthSignedIn>().await;
     assert_eq!((events.len(), &events[0].owner, events[0].is_checksummed), (1, &owner, true));
-    assert_eq!(site.events::<Challenged>().await.len(), 1);
+    assert_eq!(site.events::<AuthChallenged>().await.len(), 1);
 }
 
 #[tokio::test]
 async fn what_the_challenge_gives_can_be_signed_as_it_is() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let wallet = Wallet::new(2);
-    let ask = json!({ "address": wallet.address.lower(), "chain_id": 137, "domain": "localhost:8080" });
+    let wallet = TestWallet::new(2);
+    let ask =
+        json!({ "address": wallet.address.to_lower_hex(), "chain_id": 137, "domain": "localhost:8080" });
     let given = a.post("/v1/auth/challenge", ask.clone()).await.expect(201);
     let message = given.text("message");
-    a.login(&pair(&given), &message, &wallet.personal(&message)).await.expect(201);
+    a.login(&pair(&given), &message, &wallet.sign_personal(&message)).await.expect(201);
     // The same by EIP-712: the values alone are sent back.
     let given = a.post("/v1/auth/challenge", ask).await.expect(201);
-    let values: Values = serde_json::from_value(given.body["typed"].clone()).unwrap();
+    let values: TypedSignIn = serde_json::from_value(given.body["typed"].clone()).unwrap();
     assert_eq!(given.body["typed_data"]["message"]["nonce"], given.body["nonce"]);
-    let signature = format!("0x{}", alloy_primitives::hex::encode(wallet.sign(values.digest())));
+    let signature = format!("0x{}", alloy_primitives::hex::encode(wallet.sign_digest(values.digest())));
     let body = json!({ "typed": values, "signature": signature });
     let login = a.request(Method::POST, "/v1/auth/login").header("cookie", pair(&given)).json(&body);
     assert_eq!(a.send(login).await.expect(201).body["chain_id"], 137);
     // One changed value is another signature.
     let given = a.post("/v1/auth/challenge", json!({ "address": wallet.address })).await.expect(201);
-    let mut values: Values = serde_json::from_value(given.body["typed"].clone()).unwrap();
-    let signature = format!("0x{}", alloy_primitives::hex::encode(wallet.sign(values.digest())));
+    let mut values: TypedSignIn = serde_json::from_value(given.body["typed"].clone()).unwrap();
+    let signature = format!("0x{}", alloy_primitives::hex::encode(wallet.sign_digest(values.digest())));
     values.statement = "Something else.".into();
     let body = json!({ "typed": values, "signature": signature });
     let login = a.request(Method::POST, "/v1/auth/login").header("cookie", pair(&given)).json(&body);
@@ -60,11 +63,11 @@ async fn what_the_challenge_gives_can_be_signed_as_it_is() {
 async fn of_all_who_race_one_nonce_on_two_replicas_one_gets_in() {
     let mut site = Site::start().await;
     let (a, b) = (site.replica(config()).await, site.replica(config()).await);
-    let wallet = Wallet::new(3);
+    let wallet = TestWallet::new(3);
     for round in 1..=5 {
         let (nonce, cookie) = a.challenge().await;
-        let message = Text::new(&wallet, &nonce).to_string();
-        let signature = wallet.personal(&message);
+        let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+        let signature = wallet.sign_personal(&message);
         let racers = (0..12).map(|n| if n % 2 == 0 { &a } else { &b });
         let answers = at_once(racers.map(|replica| replica.login(&cookie, &message, &signature))).await;
         let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
@@ -72,7 +75,7 @@ async fn of_all_who_race_one_nonce_on_two_replicas_one_gets_in() {
         for answer in lost {
             answer.assert(401, "challenge_used");
         }
-        assert_eq!(site.events::<SignedIn>().await.len(), round);
+        assert_eq!(site.events::<AuthSignedIn>().await.len(), round);
     }
 }
 
@@ -80,20 +83,22 @@ async fn of_all_who_race_one_nonce_on_two_replicas_one_gets_in() {
 async fn a_login_that_comes_again_is_refused_on_every_replica() {
     let mut site = Site::start().await;
     let (a, b) = (site.replica(config()).await, site.replica(config()).await);
-    let wallet = Wallet::new(4);
+    let wallet = TestWallet::new(4);
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
-    let signature = wallet.personal(&message);
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+    let signature = wallet.sign_personal(&message);
     a.login(&cookie, &message, &signature).await.expect(201);
     for replica in [&a, &b] {
         replica.login(&cookie, &message, &signature).await.assert(401, "challenge_used");
     }
     // A failed attempt uses the nonce up, too.
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
-    a.login(&cookie, &message, &Wallet::new(5).personal(&message)).await.assert(401, "signature_refused");
-    b.login(&cookie, &message, &wallet.personal(&message)).await.assert(401, "challenge_used");
-    let refused = site.events::<Refused>().await;
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+    a.login(&cookie, &message, &TestWallet::new(5).sign_personal(&message))
+        .await
+        .assert(401, "signature_refused");
+    b.login(&cookie, &message, &wallet.sign_personal(&message)).await.assert(401, "challenge_used");
+    let refused = site.events::<AuthRefused>().await;
     assert_eq!((refused.len(), refused[0].code.as_str()), (1, "signature_refused"));
     let challenge: SignInChallenge = site.record(&nonce).await;
     assert_eq!(challenge.code.as_deref(), Some("signature_refused"));
@@ -103,10 +108,10 @@ async fn a_login_that_comes_again_is_refused_on_every_replica() {
 async fn a_nonce_is_ours_in_time_and_of_this_client() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let wallet = Wallet::new(6);
+    let wallet = TestWallet::new(6);
     let attempt = async |nonce: &str, cookie: &str| {
-        let message = Text::new(&wallet, nonce).to_string();
-        a.login(cookie, &message, &wallet.personal(&message)).await
+        let message = TestSiweMessage::new(&wallet, nonce).to_string();
+        a.login(cookie, &message, &wallet.sign_personal(&message)).await
     };
     let (nonce, cookie) = a.challenge().await;
     attempt("32891757", &cookie).await.assert(401, "challenge_unknown");
@@ -141,22 +146,22 @@ async fn a_nonce_is_ours_in_time_and_of_this_client() {
 }
 
 /// A change to a message, and the code it is refused with.
-type Case = (fn(&mut Text), &'static str);
+type Case = (fn(&mut TestSiweMessage), &'static str);
 /// A name, and a change to a signature.
 type Change = (&'static str, Box<dyn Fn(&mut Vec<u8>)>);
 
 /// Refuses each, and the message as it was but for the change is taken.
-async fn refused(config: Config, cases: Vec<Case>) {
+async fn refused(config: AuthConfig, cases: Vec<Case>) {
     let mut site = Site::start().await;
     let a = site.replica(config).await;
-    let wallet = Wallet::new(7);
+    let wallet = TestWallet::new(7);
     a.sign_in(&wallet).await;
     for (n, (change, code)) in cases.into_iter().enumerate() {
         let (nonce, cookie) = a.challenge().await;
-        let mut text = Text::new(&wallet, &nonce);
+        let mut text = TestSiweMessage::new(&wallet, &nonce);
         change(&mut text);
         let message = text.to_string();
-        let answer = a.login(&cookie, &message, &wallet.personal(&message)).await;
+        let answer = a.login(&cookie, &message, &wallet.sign_personal(&message)).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (401, code), "case {n}: {message}");
     }
 }
@@ -205,31 +210,33 @@ async fn the_message_is_good_now_and_not_for_long() {
 
 #[tokio::test]
 async fn where_case_has_to_prove_the_address_another_is_refused() {
-    let strict = Config { strict_eip55: true, ..config() };
+    let strict = AuthConfig { strict_eip55: true, ..config() };
     refused(strict, vec![(|text| text.address = text.address.to_lowercase(), "address_refused")]).await;
     // Elsewhere it is taken, and the event tells.
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let wallet = Wallet::new(8);
+    let wallet = TestWallet::new(8);
     let (nonce, cookie) = a.challenge().await;
-    let text = Text { address: wallet.address.lower(), ..Text::new(&wallet, &nonce) };
+    let text =
+        TestSiweMessage { address: wallet.address.to_lower_hex(), ..TestSiweMessage::new(&wallet, &nonce) };
     let message = text.to_string();
-    a.login(&cookie, &message, &wallet.personal(&message)).await.expect(201);
-    assert!(!site.events::<SignedIn>().await[0].is_checksummed);
+    a.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(201);
+    assert!(!site.events::<AuthSignedIn>().await[0].is_checksummed);
 }
 
 #[tokio::test]
 async fn a_challenge_for_one_account_is_not_for_another() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let (wallet, other) = (Wallet::new(9), Wallet::new(10));
+    let (wallet, other) = (TestWallet::new(9), TestWallet::new(10));
     let ask = json!({ "address": wallet.address, "chain_id": 1 });
     let given = a.post("/v1/auth/challenge", ask.clone()).await.expect(201);
-    let message = Text::new(&other, &given.text("nonce")).to_string();
-    a.login(&pair(&given), &message, &other.personal(&message)).await.assert(401, "address_refused");
+    let message = TestSiweMessage::new(&other, &given.text("nonce")).to_string();
+    a.login(&pair(&given), &message, &other.sign_personal(&message)).await.assert(401, "address_refused");
     let given = a.post("/v1/auth/challenge", ask).await.expect(201);
-    let message = Text { chain_id: 137, ..Text::new(&wallet, &given.text("nonce")) }.to_string();
-    a.login(&pair(&given), &message, &wallet.personal(&message)).await.assert(401, "chain_refused");
+    let message =
+        TestSiweMessage { chain_id: 137, ..TestSiweMessage::new(&wallet, &given.text("nonce")) }.to_string();
+    a.login(&pair(&given), &message, &wallet.sign_personal(&message)).await.assert(401, "chain_refused");
     for (ask, code) in [
         (json!({ "domain": "evil.org" }), "domain_refused"),
         (json!({ "chain_id": 5 }), "chain_refused"),
@@ -244,7 +251,7 @@ async fn a_challenge_for_one_account_is_not_for_another() {
 async fn signatures_in_any_other_form_are_refused() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let wallet = Wallet::new(11);
+    let wallet = TestWallet::new(11);
     let order = U256::from_be_bytes(alloy_primitives::hex!(
         "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
     ));
@@ -268,43 +275,43 @@ async fn signatures_in_any_other_form_are_refused() {
     ];
     for (what, change) in changes {
         let (nonce, cookie) = a.challenge().await;
-        let message = Text::new(&wallet, &nonce).to_string();
-        let mut signature = wallet.personal(&message);
+        let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+        let mut signature = wallet.sign_personal(&message);
         change(&mut signature);
         let answer = a.login(&cookie, &message, &signature).await;
         assert_eq!((answer.status.as_u16(), answer.code()), (401, "signature_refused"), "{what}");
     }
     // The 64 bytes of ERC-2098 are taken.
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
-    let mut signature = wallet.personal(&message);
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+    let mut signature = wallet.sign_personal(&message);
     signature[32] |= (signature.pop().unwrap() - 27) << 7;
     a.login(&cookie, &message, &signature).await.expect(201);
     // What is not even hexadecimal does not use the nonce up.
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
     for signature in ["", "0x0", "0xzz", "00", "0x0x00", &format!("0x{}", "00".repeat(8_193))] {
         let body = json!({ "message": message, "signature": signature });
         let login = a.request(Method::POST, "/v1/auth/login").header("cookie", &cookie).json(&body);
         a.send(login).await.assert(400, "message_malformed");
     }
-    a.login(&cookie, &message, &wallet.personal(&message)).await.expect(201);
+    a.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(201);
 }
 
 #[tokio::test]
 async fn what_is_hashed_is_what_came() {
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
-    let wallet = Wallet::new(12);
+    let wallet = TestWallet::new(12);
     let (nonce, cookie) = a.challenge().await;
-    let message = Text::new(&wallet, &nonce).to_string();
-    let signature = wallet.personal(&message);
+    let message = TestSiweMessage::new(&wallet, &nonce).to_string();
+    let signature = wallet.sign_personal(&message);
     // The same values in other letters: another message.
     let other = message.replacen('T', "t", 1);
     assert_ne!(other, message);
     let answer = a.login(&cookie, &message.replace("Issued At: 2", "Issued At: 02"), &signature).await;
     answer.assert(400, "message_malformed");
-    let lower = message.replace(&wallet.address.to_string(), &wallet.address.lower());
+    let lower = message.replace(&wallet.address.to_string(), &wallet.address.to_lower_hex());
     a.login(&cookie, &lower, &signature).await.assert(401, "signature_refused");
 }
 
@@ -335,8 +342,8 @@ async fn bodies_are_json_of_a_site_of_ours() {
 #[tokio::test]
 async fn roles_come_from_settings() {
     let mut site = Site::start().await;
-    let (admin, operator) = (Wallet::new(13), Wallet::new(14));
-    let named = Config { admins: vec![admin.account()], operators: vec![operator.account()], ..config() };
+    let (admin, operator) = (TestWallet::new(13), TestWallet::new(14));
+    let named = AuthConfig { admins: vec![admin.account()], operators: vec![operator.account()], ..config() };
     let (a, b) = (site.replica(named).await, site.replica(config()).await);
     let answer = a.sign_in(&admin).await;
     assert_eq!(answer.text("role"), "admin");

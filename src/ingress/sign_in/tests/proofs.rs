@@ -3,26 +3,26 @@
 use std::{sync::Arc, time::Duration};
 
 use reqwest::Method;
-use schemas::session::{AuthSession, SessionEndReason, SignInMethod as How, SignedOut};
+use schemas::session::{AuthSession, AuthSignedOut, SessionEndReason, SignInMethod as How};
 use serde_json::json;
 
 use super::site::*;
-use auth::testing::{Fake, Reply, YES};
-use auth::{Config, contract::ChainCall};
+use auth::testing::{FakeChain, FakeChainReply, YES};
+use auth::{AuthConfig, contract::ContractCaller};
 
 /// A replica with an account that is a contract, its chain, and its session.
-async fn signed_in(site: &mut Site, config: Config, seed: u8) -> (Replica, Arc<Fake>, Answer) {
-    let wallet = Wallet::new(seed);
-    let chain = Fake::new(wallet.address, &[1], Reply::hex(YES));
-    let a = site.deaf_replica(config, Some(Arc::clone(&chain) as Arc<dyn ChainCall>)).await;
+async fn signed_in(site: &mut Site, config: AuthConfig, seed: u8) -> (Replica, Arc<FakeChain>, Answer) {
+    let wallet = TestWallet::new(seed);
+    let chain = FakeChain::new(wallet.address, &[1], FakeChainReply::from_hex(YES));
+    let a = site.deaf_replica(config, Some(Arc::clone(&chain) as Arc<dyn ContractCaller>)).await;
     let answer = by_contract(&a, &wallet).await.expect(201);
     (a, chain, answer)
 }
 
 /// Signs in with bytes that no key made.
-pub(super) async fn by_contract(replica: &Replica, wallet: &Wallet) -> Answer {
+pub(super) async fn by_contract(replica: &Replica, wallet: &TestWallet) -> Answer {
     let (nonce, cookie) = replica.challenge().await;
-    let message = Text::new(wallet, &nonce).to_string();
+    let message = TestSiweMessage::new(wallet, &nonce).to_string();
     replica.login(&cookie, &message, &[1, 2, 3]).await
 }
 
@@ -37,19 +37,19 @@ async fn a_contracts_session_lasts_as_long_as_the_contract_says_so() {
     );
     let next = a.refresh(&answer.text("refresh_token")).await.expect(200);
     // An outage refuses and ends nothing.
-    chain.replies(Reply::Unavailable);
+    chain.set_reply(FakeChainReply::Unavailable);
     a.refresh(&next.text("refresh_token")).await.assert(503, "unavailable");
-    chain.replies(Reply::hex(YES));
+    chain.set_reply(FakeChainReply::from_hex(YES));
     let next = until_there(&a, &next.text("refresh_token")).await;
     // The contract's owner changed.
-    chain.replies(Reply::Reverted);
+    chain.set_reply(FakeChainReply::Reverted);
     a.refresh(&next.text("refresh_token")).await.assert(401, "proof_failed");
     a.me(&next.text("access_token")).await.assert(401, "unauthorized");
     let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!((session.end, session.proof), (Some(SessionEndReason::ProofFailed), None));
-    assert_eq!(site.events::<SignedOut>().await[0].end, SessionEndReason::ProofFailed);
+    assert_eq!(site.events::<AuthSignedOut>().await[0].end, SessionEndReason::ProofFailed);
     // And a login that the contract refuses is refused.
-    by_contract(&a, &Wallet::new(66)).await.assert(401, "signature_refused");
+    by_contract(&a, &TestWallet::new(66)).await.assert(401, "signature_refused");
 }
 
 /// Refreshes once the chain answers again: nobody is asked right after an outage.
@@ -69,18 +69,18 @@ async fn until_there(replica: &Replica, token: &str) -> Answer {
 async fn a_session_in_use_is_asked_about_again_and_one_that_failed_is_refused() {
     let mut site = Site::start().await;
     // An answer is never gone by for longer than no time at all.
-    let strict = Config { proof_ms: 0, ..config() };
+    let strict = AuthConfig { proof_ms: 0, ..config() };
     let (a, chain, answer) = signed_in(&mut site, strict, 90).await;
-    let (token, asked) = (answer.text("access_token"), chain.asked());
+    let (token, asked) = (answer.text("access_token"), chain.call_count());
     a.me(&token).await.expect(200);
     a.me(&token).await.expect(200);
-    assert_eq!(chain.asked(), asked + 1, "once a block");
-    chain.replies(Reply::Unavailable);
+    assert_eq!(chain.call_count(), asked + 1, "once a block");
+    chain.set_reply(FakeChainReply::Unavailable);
     a.me(&token).await.assert(503, "unavailable");
     a.post("/v1/auth/verify", json!({ "token": token })).await.assert(503, "unavailable");
     let session: AuthSession = site.record(&answer.text("session_id")).await;
     assert_eq!(session.end, None, "it is kept");
-    chain.replies(Reply::Reverted);
+    chain.set_reply(FakeChainReply::Reverted);
     let deadline = tokio::time::Instant::now() + SOON;
     let mut refused = a.me(&token).await;
     while refused.status == 503 {
@@ -96,17 +96,17 @@ async fn a_session_in_use_is_asked_about_again_and_one_that_failed_is_refused() 
 async fn an_answer_is_gone_by_for_its_time_and_not_for_what_outlives_the_session() {
     let mut site = Site::start().await;
     let (a, chain, answer) = signed_in(&mut site, config(), 91).await;
-    let (token, asked) = (answer.text("access_token"), chain.asked());
+    let (token, asked) = (answer.text("access_token"), chain.call_count());
     a.me(&token).await.expect(200);
-    assert_eq!(chain.asked(), asked, "the account said yes a moment ago");
+    assert_eq!(chain.call_count(), asked, "the account said yes a moment ago");
     // A key lives on: the account is asked for each.
     let keys = |body| a.request(Method::POST, "/v1/auth/keys").bearer_auth(&token).json(&body);
     a.send(keys(json!({}))).await.expect(201);
-    assert_eq!(chain.asked(), asked + 1);
-    chain.replies(Reply::Unavailable);
+    assert_eq!(chain.call_count(), asked + 1);
+    chain.set_reply(FakeChainReply::Unavailable);
     a.send(keys(json!({}))).await.assert(503, "unavailable");
     a.me(&token).await.expect(200);
-    chain.replies(Reply::Reverted);
+    chain.set_reply(FakeChainReply::Reverted);
     let deadline = tokio::time::Instant::now() + SOON;
     let mut refused = a.send(keys(json!({}))).await;
     while refused.status == 503 {
@@ -120,12 +120,12 @@ async fn an_answer_is_gone_by_for_its_time_and_not_for_what_outlives_the_session
 #[tokio::test]
 async fn of_many_requests_at_once_one_asks() {
     let mut site = Site::start().await;
-    let strict = Config { proof_ms: 0, ..config() };
+    let strict = AuthConfig { proof_ms: 0, ..config() };
     let (a, chain, answer) = signed_in(&mut site, strict, 92).await;
-    let (token, asked) = (answer.text("access_token"), chain.asked());
+    let (token, asked) = (answer.text("access_token"), chain.call_count());
     let answers = at_once((0..16).map(|_| a.me(&token))).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
-    assert_eq!(chain.asked(), asked + 1);
+    assert_eq!(chain.call_count(), asked + 1);
 }
 
 /// What goes on without end ends with the credential that began it.
@@ -133,23 +133,23 @@ async fn of_many_requests_at_once_one_asks() {
 async fn an_answer_without_an_end_ends_with_its_credential() {
     const LOOK: Duration = Duration::from_millis(10);
     let mut site = Site::start().await;
-    let quick = Config { proof_ms: 0, recheck_ms: 0, ..config() };
+    let quick = AuthConfig { proof_ms: 0, recheck_ms: 0, ..config() };
     let (a, chain, answer) = signed_in(&mut site, quick, 93).await;
-    let who = a.sign_in.identify(&answer.text("access_token")).await.unwrap().unwrap();
-    let over = a.sign_in.clone().until_over(who, LOOK);
+    let who = a.sign_in.identify_credential(&answer.text("access_token")).await.unwrap().unwrap();
+    let over = a.sign_in.clone().wait_until_invalid(who, LOOK);
     tokio::pin!(over);
     let early = tokio::time::timeout(Duration::from_millis(100), &mut over).await;
     assert!(early.is_err(), "the account stands by it");
-    chain.replies(Reply::Reverted);
+    chain.set_reply(FakeChainReply::Reverted);
     tokio::time::timeout(SOON, over).await.expect("the account took its word back");
     // So does what a key began, once the key is revoked.
-    let key = auth::create_key(&site.admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
-    let who = a.sign_in.identify(&key).await.unwrap().unwrap();
+    let key = auth::create_api_key(&site.admin, "ann", schemas::access::PrincipalRole::Owner).await.unwrap();
+    let who = a.sign_in.identify_credential(&key).await.unwrap().unwrap();
     let key_id = who.key_id.unwrap();
-    let over = a.sign_in.clone().until_over(who, LOOK);
+    let over = a.sign_in.clone().wait_until_invalid(who, LOOK);
     tokio::pin!(over);
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut over).await.is_err());
     let by = ("ann", web::request::current_or_fresh_id());
-    assert!(auth::key::revoke(&site.admin, key_id, |_| true, by).await.unwrap());
+    assert!(auth::key::revoke_key(&site.admin, key_id, |_| true, by).await.unwrap());
     tokio::time::timeout(SOON, over).await.expect("the key is revoked");
 }

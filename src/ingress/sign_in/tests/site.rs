@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use auth::testing::{DOMAIN, SOON, Text, Wallet};
-use auth::{Config, Principal, Proofs, SignIn, contract::ChainCall, require};
+pub(super) use auth::testing::{DOMAIN, SOON, TestSiweMessage, TestWallet};
+use auth::{AuthConfig, Principal, ProofChecker, SignInService, contract::ContractCaller, require_principal};
 
 use crate::openapi;
 use web::{client, refusals::DeniedEvents, request, serve};
@@ -28,16 +28,16 @@ pub(super) struct Site {
 #[derive(Clone)]
 pub(super) struct Replica {
     pub(super) url: String,
-    pub(super) sign_in: SignIn,
+    pub(super) sign_in: SignInService,
     client: Client,
 }
 
-pub(super) fn config() -> Config {
-    Config {
+pub(super) fn config() -> AuthConfig {
+    AuthConfig {
         domains: vec![DOMAIN.into(), "localhost:8080".into()],
         chains: vec![1, 137],
         challenges_per_prefix_max: 10_000,
-        ..Config::default()
+        ..AuthConfig::default()
     }
 }
 
@@ -49,7 +49,7 @@ impl Site {
     }
 
     /// A replica that hears of ended sessions.
-    pub(super) async fn replica(&mut self, config: Config) -> Replica {
+    pub(super) async fn replica(&mut self, config: AuthConfig) -> Replica {
         let replica = self.deaf_replica(config, None).await;
         let sign_in = replica.sign_in.clone();
         self.tasks.spawn(async move { sign_in.run(CancellationToken::new()).await.unwrap() });
@@ -59,21 +59,21 @@ impl Site {
     /// A replica that no message reaches.
     pub(super) async fn deaf_replica(
         &mut self,
-        config: Config,
-        chain: Option<Arc<dyn ChainCall>>,
+        config: AuthConfig,
+        chain: Option<Arc<dyn ContractCaller>>,
     ) -> Replica {
         let mut settings = self.broker.config(Role::Ingress);
         settings.request_timeout_ms = 1_000;
         let bus = Bus::connect(&settings).await.unwrap();
-        let proofs = Proofs::new(bus.clone(), chain.clone(), &config);
-        let sign_in = SignIn::open(bus, config, chain, proofs).await.unwrap();
+        let proofs = ProofChecker::new(bus.clone(), chain.clone(), &config);
+        let sign_in = SignInService::open(bus, config, chain, proofs).await.unwrap();
         let guarded = Router::new()
             .route(
                 "/v1/media",
                 get(|who: Principal| async move { who.owner })
                     .post(|who: Principal| async move { who.owner }),
             )
-            .route_layer(middleware::from_fn_with_state(sign_in.clone(), require));
+            .route_layer(middleware::from_fn_with_state(sign_in.clone(), require_principal));
         let app: Router = Router::new()
             .merge(guarded)
             .merge(crate::sign_in::router(sign_in.clone(), openapi::accepted_parameters(), |own| own))
@@ -194,10 +194,10 @@ impl Replica {
     }
 
     /// Signs a wallet in, all as it should be.
-    pub(super) async fn sign_in(&self, wallet: &Wallet) -> Answer {
+    pub(super) async fn sign_in(&self, wallet: &TestWallet) -> Answer {
         let (nonce, cookie) = self.challenge().await;
-        let message = Text::new(wallet, &nonce).to_string();
-        self.login(&cookie, &message, &wallet.personal(&message)).await.expect(201)
+        let message = TestSiweMessage::new(wallet, &nonce).to_string();
+        self.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(201)
     }
 
     pub(super) async fn refresh(&self, token: &str) -> Answer {

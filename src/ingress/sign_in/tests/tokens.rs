@@ -16,7 +16,7 @@ struct Parts {
 
 impl Parts {
     async fn of(site: &Site, replica: &Replica) -> Self {
-        let good = replica.sign_in(&Wallet::new(32)).await.text("access_token");
+        let good = replica.sign_in(&TestWallet::new(32)).await.text("access_token");
         let ring: KeyRing = site.record("ring.access").await;
         let (header, claims) = opened(&good);
         assert_eq!(header, json!({ "typ": "at+jwt", "alg": "HS256", "kid": ring.keys[0].key_id }));

@@ -12,8 +12,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
 use evm::{
-    Config as ChainConfig,
-    testing::{CHAIN, COIN, Mood, NFT, State},
+    ChainConfig,
+    testing::{CHAIN, COIN, ContractState, NFT, NodeBehavior},
 };
 use nats::Role;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -25,11 +25,11 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use gate::{
-    grant::{Config, Denied, Grants},
-    judge::Judge,
+    grant::{GrantConfig, PlaybackDenied, PlaybackGrants},
+    judge::GateEvaluator,
     testing::{
-        ANN, BOB, all, change_rule, coin, holds, nft, not,
-        site::{Site, holder, play},
+        ANN, BOB, all_rule, change_rule, coin_rule, expected_truth, nft_rule, not_rule,
+        site::{GateTestSite, open_playback, wallet_viewer},
     },
 };
 
@@ -49,13 +49,13 @@ const SLACK_MS: u64 = 2_000;
 
 /// One replica of the ingress.
 struct Replica {
-    grants: Grants,
+    grants: PlaybackGrants,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Replica {
-    async fn start(site: &Site) -> Self {
+    async fn start(site: &GateTestSite) -> Self {
         let (grants, stop, mut tasks) =
             (grants(site, Role::Ingress).await, CancellationToken::new(), JoinSet::new());
         let (running, stopping) = (grants.clone(), stop.clone());
@@ -72,7 +72,7 @@ impl Replica {
 }
 
 /// Sessions over nodes of their own acquaintance.
-async fn grants(site: &Site, role: Role) -> Grants {
+async fn grants(site: &GateTestSite, role: Role) -> PlaybackGrants {
     let config = ChainConfig {
         chain_id: CHAIN,
         confirmations: 2,
@@ -84,8 +84,8 @@ async fn grants(site: &Site, role: Role) -> Grants {
     };
     let ahead_ms = Arc::clone(&site.ahead_ms);
     let clock = Arc::new(move || nats::now_ms() + ahead_ms.load(std::sync::atomic::Ordering::SeqCst));
-    let judge = Judge::new(site.world.open(config));
-    Grants::with_clock(site.broker.bus(role).await, judge, Config::default(), clock)
+    let judge = GateEvaluator::new(site.world.open_client(config));
+    PlaybackGrants::with_clock(site.broker.bus(role).await, judge, GrantConfig::default(), clock)
 }
 
 struct Film {
@@ -102,7 +102,7 @@ struct Playing {
 /// What a quorum could have said from this moment to the next.
 struct Moment {
     began_ms: u64,
-    views: Vec<State>,
+    views: Vec<ContractState>,
     /// The rule of each film.
     rules: Vec<usize>,
 }
@@ -117,7 +117,7 @@ struct Counts {
 }
 
 struct Simulation {
-    site: Site,
+    site: GateTestSite,
     replicas: Vec<Replica>,
     random: StdRng,
     rules: Vec<GateRule>,
@@ -132,17 +132,17 @@ struct Simulation {
 
 impl Simulation {
     async fn start(seed: u64) -> Self {
-        let site = Site::start().await;
+        let site = GateTestSite::start().await;
         let rules = vec![
-            nft(NFT, Some(1)),
-            nft(NFT, None),
-            not(nft(NFT, Some(2))),
-            coin(COIN, 5),
-            all(&[nft(NFT, Some(2)), coin(COIN, 3)]),
+            nft_rule(NFT, Some(1)),
+            nft_rule(NFT, None),
+            not_rule(nft_rule(NFT, Some(2))),
+            coin_rule(COIN, 5),
+            all_rule(&[nft_rule(NFT, Some(2)), coin_rule(COIN, 3)]),
         ];
         let mut films = Vec::new();
         for (rule, said) in rules.iter().enumerate() {
-            films.push(Film { media_id: site.medium(Some(said)).await, rule });
+            films.push(Film { media_id: site.create_medium(Some(said)).await, rule });
         }
         let mut replicas = Vec::new();
         for _ in 0..REPLICAS {
@@ -178,7 +178,7 @@ impl Simulation {
         let rules = self.films.iter().map(|film| film.rule).collect();
         let now_ms = self.now_ms();
         self.moments.push_back(Moment { began_ms: now_ms, views, rules });
-        let oldest_ms = now_ms.saturating_sub(Config::default().grant_ms + SLACK_MS);
+        let oldest_ms = now_ms.saturating_sub(GrantConfig::default().grant_ms + SLACK_MS);
         // The one before the oldest that counts lasts into it.
         while self.moments.get(1).is_some_and(|next| next.began_ms < oldest_ms) {
             self.moments.pop_front();
@@ -190,7 +190,8 @@ impl Simulation {
         self.moments.iter().enumerate().any(|(index, moment)| {
             let ended_ms = self.moments.get(index + 1).map_or(u64::MAX, |next| next.began_ms);
             let rule = &self.rules[moment.rules[film]];
-            ended_ms >= since_ms && moment.views.iter().any(|state| holds(rule, wallet, state) == Some(true))
+            ended_ms >= since_ms
+                && moment.views.iter().any(|state| expected_truth(rule, wallet, state) == Some(true))
         })
     }
 
@@ -199,46 +200,50 @@ impl Simulation {
         let world = self.site.world.clone();
         let (wallet, token) = (self.pick(&[ANN, BOB, CAT]), self.random.random_range(1..=3));
         match self.random.random_range(0..100) {
-            0..16 => world.transfer(token, Some(wallet)),
-            16..19 => world.transfer(token, None),
+            0..16 => world.transfer_token(token, Some(wallet)),
+            16..19 => world.transfer_token(token, None),
             19..30 => {
                 let amount = self.random.random_range(0..10);
-                world.mine(|state| {
+                world.mine_block(|state| {
                     state.coins.insert(wallet, amount);
                 });
             }
-            30..62 => world.mine(|_| {}),
-            62..67 => world.reorganise(self.random.random_range(1..5)),
-            67..74 => world.rewind(self.random.random_range(0..NODES), self.random.random_range(1..4)),
+            30..62 => world.mine_block(|_| {}),
+            62..67 => world.reorganise_chain(self.random.random_range(1..5)),
+            67..74 => world.rewind_node(self.random.random_range(0..NODES), self.random.random_range(1..4)),
             // At most one node lies, and none begins to in the breath in which another stops.
             74..80 if world.is_honest() => {
-                let mood =
-                    self.pick(&[Mood::ClaimsAll, Mood::ClaimsNone, Mood::InventsHeads, Mood::LogsBehind]);
-                world.mood(self.random.random_range(0..NODES), mood);
+                let mood = self.pick(&[
+                    NodeBehavior::ClaimsAll,
+                    NodeBehavior::ClaimsNone,
+                    NodeBehavior::InventsHeads,
+                    NodeBehavior::LogsBehind,
+                ]);
+                world.set_behavior(self.random.random_range(0..NODES), mood);
             }
             80..84 if world.is_honest() => {
-                let mood = self.pick(&[Mood::Hangs, Mood::Down, Mood::Throttles]);
-                world.mood(self.random.random_range(0..NODES), mood);
+                let mood = self.pick(&[NodeBehavior::Hangs, NodeBehavior::Down, NodeBehavior::Throttles]);
+                world.set_behavior(self.random.random_range(0..NODES), mood);
             }
             84..88 if self.outage == 0 => self.outage = self.random.random_range(5..20),
-            _ => (0..NODES).for_each(|node| world.mood(node, Mood::Honest)),
+            _ => (0..NODES).for_each(|node| world.set_behavior(node, NodeBehavior::Honest)),
         }
         if self.outage > 0 {
             self.outage -= 1;
-            let mood = if self.outage == 0 { Mood::Honest } else { Mood::Down };
-            (0..NODES).for_each(|node| world.mood(node, mood));
+            let mood = if self.outage == 0 { NodeBehavior::Honest } else { NodeBehavior::Down };
+            (0..NODES).for_each(|node| world.set_behavior(node, mood));
         }
         for node in 0..NODES {
             if self.random.random_bool(0.7) {
-                world.sync(node);
+                world.sync_node(node);
             }
         }
     }
 
     async fn step(&mut self) {
         let seconds = if self.outage > 0 { 8 } else { self.pick(&[0, 1, 4, 4, 15]) };
-        self.site.world.pass(seconds);
-        self.site.pass_ms(seconds * 1_000);
+        self.site.world.advance_time(seconds);
+        self.site.advance_ms(seconds * 1_000);
         self.change();
         if self.random.random_bool(0.03) {
             let film = self.random.random_range(0..self.films.len());
@@ -266,7 +271,9 @@ impl Simulation {
         let (film, wallet) = (self.random.random_range(0..self.films.len()), self.pick(&[ANN, BOB, CAT]));
         let replica = self.random.random_range(0..REPLICAS);
         let now_ms = self.now_ms();
-        match play(&self.replicas[replica].grants, &holder(wallet), self.films[film].media_id).await {
+        match open_playback(&self.replicas[replica].grants, &wallet_viewer(wallet), self.films[film].media_id)
+            .await
+        {
             Ok(session) => {
                 assert!(self.was_open(film, wallet, now_ms), "false admission: {} {session:?}", self.told);
                 self.counts.opened += 1;
@@ -274,7 +281,7 @@ impl Simulation {
                 let surplus = self.sessions.len().saturating_sub(SESSIONS_MAX);
                 self.sessions.drain(..surplus);
             }
-            Err(Denied::Closed { .. }) => self.counts.refused += 1,
+            Err(PlaybackDenied::Closed { .. }) => self.counts.refused += 1,
             Err(error) => panic!("{error}: {}", self.told),
         }
     }
@@ -287,8 +294,8 @@ impl Simulation {
         let at = self.random.random_range(0..self.sessions.len());
         let replica = self.random.random_range(0..REPLICAS);
         let Playing { session, film, wallet } = &self.sessions[at];
-        let since_ms = self.now_ms().saturating_sub(Config::default().grant_ms + SLACK_MS);
-        match self.replicas[replica].grants.check(session.playback_id, session.media_id).await {
+        let since_ms = self.now_ms().saturating_sub(GrantConfig::default().grant_ms + SLACK_MS);
+        match self.replicas[replica].grants.check_session(session.playback_id, session.media_id).await {
             Ok(()) => {
                 assert!(
                     self.was_open(*film, *wallet, since_ms),
@@ -297,7 +304,7 @@ impl Simulation {
                 );
                 self.counts.played += 1;
             }
-            Err(Denied::Closed { .. }) => self.counts.closed += 1,
+            Err(PlaybackDenied::Closed { .. }) => self.counts.closed += 1,
             Err(error) => panic!("{error}: {}", self.told),
         }
     }
@@ -310,21 +317,21 @@ impl Simulation {
                 self.restart(replica).await;
             }
         }
-        (0..NODES).for_each(|node| self.site.world.mood(node, Mood::Honest));
-        self.site.world.mine(|_| {});
+        (0..NODES).for_each(|node| self.site.world.set_behavior(node, NodeBehavior::Honest));
+        self.site.world.mine_block(|_| {});
         self.site.world.sync_all();
         self.note();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (bus, keeper) =
             (self.site.broker.bus(Role::Keeper).await, grants(&self.site, Role::Keeper).await);
-        let settings = watcher::Config { poll_ms: 10, ..watcher::Config::default() };
-        tasks.spawn(watcher::run(bus, keeper, settings, stop.clone()));
+        let settings = watcher::WatcherConfig { poll_ms: 10, ..watcher::WatcherConfig::default() };
+        tasks.spawn(watcher::run_watcher(bus, keeper, settings, stop.clone()));
         self.refuse_closed().await;
         let (token, wallet) = (self.random.random_range(1..=3), self.pick(&[ANN, BOB, CAT]));
         if self.random.random_bool(0.6) {
-            self.site.world.transfer(token, Some(wallet));
+            self.site.world.transfer_token(token, Some(wallet));
         } else {
-            self.site.world.reorganise(self.random.random_range(1..5));
+            self.site.world.reorganise_chain(self.random.random_range(1..5));
         }
         self.site.world.sync_all();
         self.note();
@@ -336,17 +343,17 @@ impl Simulation {
     }
 
     async fn refuse_closed(&mut self) {
-        let head = self.site.world.head();
+        let head = self.site.world.head_block();
         let (open, closed): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.sessions).into_iter().partition(|playing| {
                 let rule = &self.rules[self.films[playing.film].rule];
-                holds(rule, playing.wallet, &head.state) == Some(true)
+                expected_truth(rule, playing.wallet, &head.state) == Some(true)
             });
         for playing in &closed {
             let PlaybackSession { playback_id, media_id, .. } = playing.session;
             for replica in &self.replicas {
                 let began = Instant::now();
-                while replica.grants.check(playback_id, media_id).await.is_ok() {
+                while replica.grants.check_session(playback_id, media_id).await.is_ok() {
                     assert!(began.elapsed() < SOON, "goes on: {} {:?}", self.told, playing.session);
                     tokio::task::yield_now().await;
                 }

@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
 use bytes::Bytes;
-use evm::testing::{CHAIN, COIN, Mood, NFT, transfer_topic};
+use evm::testing::{CHAIN, COIN, NFT, NodeBehavior, transfer_topic};
 use nats::{Outbox, Role};
 use schemas::{
     KvRecord as _,
@@ -18,16 +18,16 @@ use schemas::{
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Watcher, run, sessions::Sessions};
+use super::{ChainWatcher, WatcherConfig, run_watcher, sessions::WatchedSessions};
 use gate::{
     abi::ConsecutiveTransfer,
-    grant::{self, Grants},
-    judge::Judge,
+    grant::{self, PlaybackGrants},
+    judge::GateEvaluator,
     testing::{
         ANN, BOB,
-        anvil::{ANVIL, Anvil, CONFIRMATIONS},
-        nft, not,
-        site::{Site, holder, play},
+        anvil::{ANVIL, AnvilNode, CONFIRMATIONS},
+        nft_rule, not_rule,
+        site::{GateTestSite, open_playback, wallet_viewer},
     },
 };
 
@@ -40,11 +40,11 @@ struct Watching {
 }
 
 impl Watching {
-    async fn start(site: &Site, grants: Grants) -> Self {
+    async fn start(site: &GateTestSite, grants: PlaybackGrants) -> Self {
         let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let bus = site.broker.bus(Role::Keeper).await;
-        let config = Config { poll_ms: 100, ..Config::default() };
-        tasks.spawn(run(bus, grants, config, shutdown.clone()));
+        let config = WatcherConfig { poll_ms: 100, ..WatcherConfig::default() };
+        tasks.spawn(run_watcher(bus, grants, config, shutdown.clone()));
         Self { shutdown, tasks }
     }
 
@@ -58,29 +58,29 @@ impl Watching {
 
 /// A watcher whose looks the test takes one by one.
 struct ByHand {
-    watcher: Watcher,
-    sessions: Arc<Sessions>,
+    watcher: ChainWatcher,
+    sessions: Arc<WatchedSessions>,
     held: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl ByHand {
     /// It does not follow sessions yet.
-    async fn new(site: &Site) -> Self {
+    async fn new(site: &GateTestSite) -> Self {
         let (bus, grants) = (site.broker.bus(Role::Keeper).await, site.grants(Role::Keeper).await);
-        let watcher = Watcher { bus, grants, config: Config::default() };
+        let watcher = ChainWatcher { bus, grants, config: WatcherConfig::default() };
         Self { watcher, sessions: Arc::default(), held: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
     /// Returns when it knows all sessions there are.
     async fn follow(&mut self) {
         let (sessions, bus, held) = (Arc::clone(&self.sessions), self.watcher.bus.clone(), self.held.clone());
-        self.tasks.spawn(async move { sessions.follow(&bus, &held).await });
-        assert!(self.sessions.caught_up(&self.held).await);
+        self.tasks.spawn(async move { sessions.follow_bucket(&bus, &held).await });
+        assert!(self.sessions.wait_until_current(&self.held).await);
     }
 
     async fn look(&self) -> anyhow::Result<Vec<PlaybackId>> {
-        self.watcher.look(CHAIN, &self.sessions).await
+        self.watcher.poll_chain(CHAIN, &self.sessions).await
     }
 
     async fn stop(mut self) {
@@ -99,7 +99,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> 
     }
 }
 
-async fn read_to(site: &Site, chain_id: u64, hash: &str) {
+async fn read_to(site: &GateTestSite, chain_id: u64, hash: &str) {
     until("the watcher reads the newest block", || async {
         let key = ChainCursor { chain_id, blocks: Vec::new() }.key();
         let held = site.admin.load_record::<ChainCursor>(&key).await.unwrap();
@@ -108,62 +108,64 @@ async fn read_to(site: &Site, chain_id: u64, hash: &str) {
     .await;
 }
 
-async fn read_head(site: &Site) {
-    read_to(site, CHAIN, &site.world.head().hash.to_string()).await;
+async fn read_head(site: &GateTestSite) {
+    read_to(site, CHAIN, &site.world.head_block().hash.to_string()).await;
 }
 
-async fn ended(site: &Site, session: &PlaybackSession, code: GateReasonCode) {
-    until("the session ends", || async { site.session(session).await.revoked == Some(code) }).await;
+async fn ended(site: &GateTestSite, session: &PlaybackSession, code: GateReasonCode) {
+    until("the session ends", || async { site.load_session(session).await.revoked == Some(code) }).await;
 }
 
 #[tokio::test]
 async fn a_transfer_ends_the_sessions_it_concerns() {
-    let site = Site::start().await;
-    site.world.transfer(2, Some(BOB));
-    (0..2).for_each(|_| site.world.mine(|_| {}));
+    let site = GateTestSite::start().await;
+    site.world.transfer_token(2, Some(BOB));
+    (0..2).for_each(|_| site.world.mine_block(|_| {}));
     site.world.sync_all();
     let ingress = site.grants(Role::Ingress).await;
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    let (one, two) =
-        (site.medium(Some(&nft(NFT, Some(1)))).await, site.medium(Some(&nft(NFT, Some(2)))).await);
-    let without = site.medium(Some(&not(nft(NFT, None)))).await;
-    let ann = play(&ingress, &holder(ANN), one).await.unwrap();
-    let bob = play(&ingress, &holder(BOB), two).await.unwrap();
-    let cat = holder(Address::repeat_byte(0xc3));
-    let outsider = play(&ingress, &cat, without).await.unwrap();
+    let (one, two) = (
+        site.create_medium(Some(&nft_rule(NFT, Some(1)))).await,
+        site.create_medium(Some(&nft_rule(NFT, Some(2)))).await,
+    );
+    let without = site.create_medium(Some(&not_rule(nft_rule(NFT, None)))).await;
+    let ann = open_playback(&ingress, &wallet_viewer(ANN), one).await.unwrap();
+    let bob = open_playback(&ingress, &wallet_viewer(BOB), two).await.unwrap();
+    let cat = wallet_viewer(Address::repeat_byte(0xc3));
+    let outsider = open_playback(&ingress, &cat, without).await.unwrap();
     read_head(&site).await;
-    site.world.transfer(1, cat.wallet.map(|wallet| wallet.address.get()));
+    site.world.transfer_token(1, cat.wallet.map(|wallet| wallet.address.get()));
     site.world.sync_all();
     ended(&site, &ann, GateReasonCode::NotOwner).await;
     // Getting a token can end a session, too.
     ended(&site, &outsider, GateReasonCode::Excluded).await;
-    assert_eq!(site.session(&bob).await.revoked, None);
-    until("the end is told", || async { site.event::<GateRevoked>(one).await.is_some() }).await;
-    let revoked = site.event::<GateRevoked>(one).await.unwrap();
+    assert_eq!(site.load_session(&bob).await.revoked, None);
+    until("the end is told", || async { site.last_event::<GateRevoked>(one).await.is_some() }).await;
+    let revoked = site.last_event::<GateRevoked>(one).await.unwrap();
     assert_eq!((revoked.playback_id, revoked.code), (ann.playback_id, GateReasonCode::NotOwner));
-    assert_eq!(revoked.blocks[0].hash, site.world.head().hash.to_string());
+    assert_eq!(revoked.blocks[0].hash, site.world.head_block().hash.to_string());
     watching.stop().await;
 }
 
 #[tokio::test]
 async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let ingress = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
     read_head(&site).await;
     watching.stop().await;
     // It goes while nobody watches.
-    site.world.transfer(1, Some(BOB));
-    (0..4).for_each(|_| site.world.mine(|_| {}));
+    site.world.transfer_token(1, Some(BOB));
+    (0..4).for_each(|_| site.world.mine_block(|_| {}));
     site.world.sync_all();
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
     ended(&site, &session, GateReasonCode::NotOwner).await;
-    let session = play(&ingress, &holder(BOB), film).await.unwrap();
+    let session = open_playback(&ingress, &wallet_viewer(BOB), film).await.unwrap();
     read_head(&site).await;
     // The chain is rewritten without the transfer; no log says so.
-    site.world.reorganise(5);
+    site.world.reorganise_chain(5);
     site.world.sync_all();
     ended(&site, &session, GateReasonCode::NotOwner).await;
     watching.stop().await;
@@ -171,11 +173,11 @@ async fn nothing_is_skipped_over_a_restart_or_a_reorganisation() {
 
 #[tokio::test]
 async fn a_session_let_in_by_an_older_block_is_caught() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let ingress = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = play(&ingress, &holder(ANN), film).await.unwrap();
-    site.world.transfer(1, Some(BOB));
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
+    site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
     // The watcher begins behind the transfer, and hears of the session later than of the block.
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
@@ -185,36 +187,36 @@ async fn a_session_let_in_by_an_older_block_is_caught() {
 
 #[tokio::test]
 async fn an_outage_ends_nothing_and_is_made_up_for() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let ingress = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
-    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
     read_head(&site).await;
-    (0..3).for_each(|node| site.world.mood(node, Mood::Down));
-    site.world.transfer(1, Some(BOB));
+    (0..3).for_each(|node| site.world.set_behavior(node, NodeBehavior::Down));
+    site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
-    let asked = site.world.requests();
-    until("the nodes are asked in vain", || async { site.world.requests() >= asked + 9 }).await;
-    assert_eq!(site.session(&session).await.revoked, None);
-    (0..3).for_each(|node| site.world.mood(node, Mood::Honest));
+    let asked = site.world.request_count();
+    until("the nodes are asked in vain", || async { site.world.request_count() >= asked + 9 }).await;
+    assert_eq!(site.load_session(&session).await.revoked, None);
+    (0..3).for_each(|node| site.world.set_behavior(node, NodeBehavior::Honest));
     ended(&site, &session, GateReasonCode::NotOwner).await;
     watching.stop().await;
 }
 
 #[tokio::test]
 async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let ingress = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = play(&ingress, &holder(ANN), film).await.unwrap();
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
     let mut watcher = ByHand::new(&site).await;
     watcher.follow().await;
     watcher.look().await.unwrap();
     assert_eq!(watcher.look().await.unwrap(), []);
     // A quorum of them agrees that there are no logs, of a block that it does not know.
-    (0..2).for_each(|node| site.world.mood(node, Mood::LogsBehind));
-    site.world.transfer(1, Some(BOB));
+    (0..2).for_each(|node| site.world.set_behavior(node, NodeBehavior::LogsBehind));
+    site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
     assert_eq!(watcher.look().await.unwrap(), [session.playback_id]);
     watcher.stop().await;
@@ -222,11 +224,11 @@ async fn logs_of_nodes_that_are_behind_hide_no_transfer() {
 
 #[tokio::test]
 async fn a_look_that_fails_forgets_no_session() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let ingress = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
-    let session = play(&ingress, &holder(ANN), film).await.unwrap();
-    site.world.transfer(1, Some(BOB));
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
+    site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
     let mut watcher = ByHand::new(&site).await;
     // The transfer was read before anything was heard of the session.
@@ -259,9 +261,9 @@ async fn a_look_that_fails_forgets_no_session() {
 
 #[tokio::test]
 async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_contract() {
-    let site = Site::start().await;
+    let site = GateTestSite::start().await;
     let ingress = site.grants(Role::Ingress).await;
-    let film = site.medium(Some(&nft(NFT, Some(1)))).await;
+    let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
     let (ann, bob) = (ANN.into_word(), BOB.into_word());
     let none = B256::ZERO;
@@ -273,15 +275,15 @@ async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_con
         // ERC-2309, several tokens at once.
         (vec![ConsecutiveTransfer::SIGNATURE_HASH, none, ann, bob], ANN, BOB),
     ] {
-        let session = play(&ingress, &holder(from), film).await.unwrap();
+        let session = open_playback(&ingress, &wallet_viewer(from), film).await.unwrap();
         read_head(&site).await;
-        site.world.log(topics);
-        site.world.mine(|state| {
+        site.world.add_log(topics);
+        site.world.mine_block(|state| {
             state.owners.insert(1, to);
         });
         site.world.sync_all();
         ended(&site, &session, GateReasonCode::NotOwner).await;
-        (0..2).for_each(|_| site.world.mine(|_| {}));
+        (0..2).for_each(|_| site.world.mine_block(|_| {}));
         site.world.sync_all();
     }
     watching.stop().await;
@@ -289,16 +291,16 @@ async fn a_transfer_whose_ends_can_not_be_read_concerns_every_session_of_its_con
 
 #[tokio::test]
 async fn transfers_of_other_standards_on_a_real_node_end_sessions() {
-    let site = Site::start().await;
-    let anvil = Anvil::start().await;
-    let (old, multi) = (Address::repeat_byte(0x17), anvil.deploy("Multi").await);
+    let site = GateTestSite::start().await;
+    let anvil = AnvilNode::start().await;
+    let (old, multi) = (Address::repeat_byte(0x17), anvil.deploy_contract("Multi").await);
     anvil.put_old_nft(old).await;
-    anvil.give_old(old, ANN).await;
+    anvil.give_old_nft(old, ANN).await;
     anvil.set_multi(multi, ANN, 3, 2).await;
-    anvil.mine(CONFIRMATIONS).await;
+    anvil.mine_blocks(CONFIRMATIONS).await;
     let grants = async |role| {
-        let judge = Judge::new(anvil.open());
-        Grants::new(site.broker.bus(role).await, judge, grant::Config::default())
+        let judge = GateEvaluator::new(anvil.open_client());
+        PlaybackGrants::new(site.broker.bus(role).await, judge, grant::GrantConfig::default())
     };
     let ingress = grants(Role::Ingress).await;
     let (token_id, contract) = ("1".to_owned(), old.to_string());
@@ -306,14 +308,14 @@ async fn transfers_of_other_standards_on_a_real_node_end_sessions() {
         GateRule::Erc721Owner { chain_id: ANVIL, contract, token_id: Some(token_id), sessions_max: None };
     let (token_id, contract) = ("3".to_owned(), multi.to_string());
     let holds = GateRule::Erc1155Balance { chain_id: ANVIL, contract, token_id, balance_min: None };
-    let films = [site.medium(Some(&owns)).await, site.medium(Some(&holds)).await];
-    let first = play(&ingress, &holder(ANN), films[0]).await.unwrap();
-    let second = play(&ingress, &holder(ANN), films[1]).await.unwrap();
+    let films = [site.create_medium(Some(&owns)).await, site.create_medium(Some(&holds)).await];
+    let first = open_playback(&ingress, &wallet_viewer(ANN), films[0]).await.unwrap();
+    let second = open_playback(&ingress, &wallet_viewer(ANN), films[1]).await.unwrap();
     let watching = Watching::start(&site, grants(Role::Keeper).await).await;
-    read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
-    anvil.give_old(old, BOB).await;
+    read_to(&site, ANVIL, &anvil.head_hash().await.to_string()).await;
+    anvil.give_old_nft(old, BOB).await;
     ended(&site, &first, GateReasonCode::NotOwner).await;
-    assert_eq!(site.session(&second).await.revoked, None);
+    assert_eq!(site.load_session(&second).await.revoked, None);
     anvil.set_multi(multi, ANN, 3, 0).await;
     ended(&site, &second, GateReasonCode::BalanceLow).await;
     watching.stop().await;
@@ -321,14 +323,14 @@ async fn transfers_of_other_standards_on_a_real_node_end_sessions() {
 
 #[tokio::test]
 async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
-    let site = Site::start().await;
-    let anvil = Anvil::start().await;
-    let contract = anvil.deploy("Nft").await;
-    anvil.give(contract, 7, ANN).await;
-    anvil.mine(CONFIRMATIONS).await;
+    let site = GateTestSite::start().await;
+    let anvil = AnvilNode::start().await;
+    let contract = anvil.deploy_contract("Nft").await;
+    anvil.give_token(contract, 7, ANN).await;
+    anvil.mine_blocks(CONFIRMATIONS).await;
     let grants = async |role| {
-        let judge = Judge::new(anvil.open());
-        Grants::new(site.broker.bus(role).await, judge, grant::Config::default())
+        let judge = GateEvaluator::new(anvil.open_client());
+        PlaybackGrants::new(site.broker.bus(role).await, judge, grant::GrantConfig::default())
     };
     let ingress = grants(Role::Ingress).await;
     let mut watching = Watching::start(&site, grants(Role::Keeper).await).await;
@@ -340,15 +342,17 @@ async fn a_transfer_on_a_real_node_is_refused_everywhere_within_two_seconds() {
         token_id: Some("7".into()),
         sessions_max: None,
     };
-    let film = site.medium(Some(&rule)).await;
-    let session = play(&ingress, &holder(ANN), film).await.unwrap();
-    ingress.check(session.playback_id, film).await.unwrap();
-    read_to(&site, ANVIL, &anvil.head().await.to_string()).await;
-    anvil.give(contract, 7, BOB).await;
+    let film = site.create_medium(Some(&rule)).await;
+    let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
+    ingress.check_session(session.playback_id, film).await.unwrap();
+    read_to(&site, ANVIL, &anvil.head_hash().await.to_string()).await;
+    anvil.give_token(contract, 7, BOB).await;
     let mined = Instant::now();
-    until("the viewer is refused", || async { ingress.check(session.playback_id, film).await.is_err() })
-        .await;
+    until("the viewer is refused", || async {
+        ingress.check_session(session.playback_id, film).await.is_err()
+    })
+    .await;
     assert!(mined.elapsed() <= Duration::from_secs(2), "{:?}", mined.elapsed());
-    assert_eq!(site.session(&session).await.revoked, Some(GateReasonCode::NotOwner));
+    assert_eq!(site.load_session(&session).await.revoked, Some(GateReasonCode::NotOwner));
     watching.stop().await;
 }

@@ -74,7 +74,7 @@ impl Publisher {
             self.count += 1;
             let media_id = MediaId::from_bytes([self.count; 16]);
             let upload_id = UploadId::from_bytes([self.count; 16]);
-            let record = document::DocumentRecord {
+            let record = document::MediaDocumentRecord {
                 gate: None,
                 encryption: document::SegmentEncryption::None,
                 media_id,

@@ -96,7 +96,7 @@ impl IndexProjection {
     /// # Errors
     /// [`IndexError::Database`] or [`IndexError::Damaged`].
     pub fn media_item(&self, media_id: MediaId) -> Result<Option<MediaIndexItem>, IndexError> {
-        let document = read_row::<document::DocumentRecord>(&self.documents, media_id.as_bytes())?;
+        let document = read_row::<document::MediaDocumentRecord>(&self.documents, media_id.as_bytes())?;
         let asset = read_row::<media::MediaRecord>(&self.assets, media_id.as_bytes())?;
         let (document_revision, document) = document.map_or((0, None), |(r, d)| (r, Some(d)));
         let (asset_revision, asset) = asset.map_or((0, None), |(r, a)| (r, Some(a)));

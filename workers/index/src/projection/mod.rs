@@ -50,7 +50,7 @@ impl IndexBucket {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Media => document::DocumentRecord::BUCKET,
+            Self::Media => document::MediaDocumentRecord::BUCKET,
             Self::Assets => media::MediaRecord::BUCKET,
             Self::Jobs => job::JobRecord::BUCKET,
         }

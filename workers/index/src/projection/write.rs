@@ -23,7 +23,7 @@ use crate::{IndexError, order};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum IndexChange {
     /// A document.
-    Document(MediaId, Option<Box<document::DocumentRecord>>),
+    Document(MediaId, Option<Box<document::MediaDocumentRecord>>),
     /// Technical metadata.
     Asset(MediaId, Option<Box<media::MediaRecord>>),
     /// A job.
@@ -162,8 +162,8 @@ impl IndexTransaction<'_> {
     }
 
     fn media_keys(&self, id: &MediaId) -> Result<Vec<Vec<u8>>, IndexTransactionError> {
-        let document =
-            get_row::<document::DocumentRecord>(self.documents, id.as_bytes())?.map(|(_, record)| record);
+        let document = get_row::<document::MediaDocumentRecord>(self.documents, id.as_bytes())?
+            .map(|(_, record)| record);
         let asset = get_row::<media::MediaRecord>(self.assets, id.as_bytes())?.map(|(_, record)| record);
         let status = asset.as_ref().map_or(media::MediaStatus::Uploading, |asset| asset.status);
         let Some((owner, created_at_ms)) = document

@@ -6,7 +6,7 @@ use nats::{Bus, Outbox, Role, testing::TestBroker};
 use schemas::{
     KvRecord,
     ask::{self, IndexReply, JobIndexPage, JobIndexQuery, MediaIndexPage, MediaIndexQuery},
-    document::DocumentRecord as Document,
+    document::MediaDocumentRecord as Document,
     job::{JobPartRecord, JobPartStatus, JobRecord as Job, JobStatus},
     media::{self, MediaReady, MediaStatus, MediaStored},
     subjects,

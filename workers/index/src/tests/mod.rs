@@ -24,8 +24,8 @@ pub(crate) fn upload_id(number: u8) -> UploadId {
     UploadId::from_bytes([number; 16])
 }
 
-pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document::DocumentRecord {
-    document::DocumentRecord {
+pub(crate) fn document(number: u8, owner: &str, created_at_ms: u64) -> document::MediaDocumentRecord {
+    document::MediaDocumentRecord {
         media_id: media_id(number),
         owner: owner.into(),
         title: format!("clip {number}"),

@@ -14,7 +14,7 @@ use media::protocol::MediaTaskReport;
 use media::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ, AudioGrid, AudioSpec, MediaErrorCode};
 
 use crate::decode::TrackDecoder;
-use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi;
 use crate::fragment::{MuxerSettings, SegmentMuxer, find_encoder};
 use crate::resample::AudioResampler;
@@ -42,7 +42,10 @@ pub(crate) fn encode_audio(
         frame = frame::Audio::empty();
     }
     if reader.decoded == 0 {
-        return Err(refuse_source(MediaErrorCode::MediaNoFrames, "no sound of the stream could be decoded"));
+        return Err(source_refused_error(
+            MediaErrorCode::MediaNoFrames,
+            "no sound of the stream could be decoded",
+        ));
     }
     source.end_run(&mut timeline)?;
     timeline.finish();

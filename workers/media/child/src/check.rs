@@ -50,7 +50,7 @@ pub(crate) fn run_self_check(cage: &SandboxState) -> MediaSelfCheck {
         },
         missing,
         missing_optional: list_missing_filters(FILTERS_OPTIONAL),
-        sandbox: sandbox::test_sandbox(cage),
+        sandbox: sandbox::probe_sandbox(cage),
     }
 }
 

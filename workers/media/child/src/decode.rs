@@ -8,7 +8,7 @@ use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as LibError, Packet, Rational, codec, decoder, frame};
 use media::MediaErrorCode;
 
-use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi;
 use crate::input::{self, CheckedInput};
 use crate::wire::{ChildJob, ParentPipe};
@@ -51,7 +51,10 @@ impl TrackDecoder {
         let pixels_max = input::pixels_max(&job.limits, &opened.format);
         let (context, time_base, pixels) = {
             let Some(track) = opened.input.stream(index) else {
-                return Err(refuse_source(MediaErrorCode::MediaSpecMismatch, format!("no stream {stream}")));
+                return Err(source_refused_error(
+                    MediaErrorCode::MediaSpecMismatch,
+                    format!("no stream {stream}"),
+                ));
             };
             let context = codec::Context::from_parameters(track.parameters()).or_failed("make a decoder")?;
             let parameters = ffi::read_parameters(&track);
@@ -78,7 +81,7 @@ impl TrackDecoder {
     /// The track.
     pub(crate) fn track(&self) -> MediaChildResult<ffmpeg_next::Stream<'_>> {
         let track = self.opened.input.stream(self.stream);
-        track.ok_or_else(|| refuse_source(MediaErrorCode::MediaSpecMismatch, "the stream is gone"))
+        track.ok_or_else(|| source_refused_error(MediaErrorCode::MediaSpecMismatch, "the stream is gone"))
     }
 
     /// Goes to a keyframe at or before a time on the file's own clock; false when the file cannot do that.
@@ -174,7 +177,7 @@ fn open_decoder(
     (pixels, pixels_max): (u64, u64),
 ) -> MediaChildResult<decoder::Opened> {
     let Some(codec) = decoder::find(context.id()) else {
-        return Err(refuse_source(
+        return Err(source_refused_error(
             MediaErrorCode::MediaUnsupportedCodec,
             format!("no decoder for {}", context.id().name()),
         ));

@@ -12,7 +12,7 @@ use media::protocol::MediaTaskReport;
 use media::{EncodeSpec, MediaErrorCode, VideoGrid};
 
 use crate::decode::TrackDecoder;
-use crate::error::{MediaChildError, MediaChildResult, refuse_source};
+use crate::error::{MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi;
 use crate::lane::RungEncoder;
 use crate::shape::{DisplayRotation, FilterOperation, PictureFilter};
@@ -182,7 +182,7 @@ impl PictureDispatcher<'_> {
         let last = self.selector.finish();
         self.send_to_queues(last)?;
         if !self.selector.is_full() {
-            return Err(refuse_source(
+            return Err(source_refused_error(
                 MediaErrorCode::MediaNoFrames,
                 "no frame of the stream could be decoded",
             ));

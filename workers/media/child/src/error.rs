@@ -36,7 +36,7 @@ impl<T> LibraryErrorExt<T> for std::result::Result<T, ffmpeg_next::Error> {
             if is_out_of_memory(error) {
                 return MediaChildError::Failed(format!("{what}: out of memory"));
             }
-            refuse_source(code, format!("{what}: {error}"))
+            source_refused_error(code, format!("{what}: {error}"))
         })
     }
 
@@ -46,7 +46,7 @@ impl<T> LibraryErrorExt<T> for std::result::Result<T, ffmpeg_next::Error> {
 }
 
 /// A refusal of the file.
-pub(crate) fn refuse_source(code: MediaErrorCode, detail: impl Into<String>) -> MediaChildError {
+pub(crate) fn source_refused_error(code: MediaErrorCode, detail: impl Into<String>) -> MediaChildError {
     MediaChildError::Refused { code, detail: detail.into() }
 }
 

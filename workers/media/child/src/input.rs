@@ -9,8 +9,8 @@ use ffmpeg_next::{Error as LibError, media as kind};
 use media::MediaErrorCode;
 use media::protocol::MediaLimits;
 
-use crate::error::{LibraryErrorExt, MediaChildResult, refuse_source};
-use crate::ffi::{self, InputHeader};
+use crate::error::{LibraryErrorExt, MediaChildResult, source_refused_error};
+use crate::ffi::{self, UnprobedInput};
 use crate::remote::RemoteSource;
 use crate::tables;
 use crate::truncation;
@@ -57,14 +57,14 @@ pub(crate) struct CheckedInput {
 /// Opens the source.
 pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<CheckedInput> {
     if job.size_bytes == 0 {
-        return Err(refuse_source(MediaErrorCode::MediaEmpty, "no bytes"));
+        return Err(source_refused_error(MediaErrorCode::MediaEmpty, "no bytes"));
     }
     let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
     let mut io = StreamIo::from_read_seek_with_capacity(remote, BUFFER_BYTES).or_failed("make the stream")?;
     let (format, score) = ffi::guess_format(&mut io, FORMAT_BYTES_MAX)
         .or_refused(MediaErrorCode::MediaUnsupportedFormat, "recognise the format")?;
     if score < SCORE_MIN || !FORMATS.contains(&format.as_str()) {
-        return Err(refuse_source(
+        return Err(source_refused_error(
             MediaErrorCode::MediaUnsupportedFormat,
             format!("format {format} (score {score})"),
         ));
@@ -82,7 +82,7 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
         ("max_streams", &streams_max),
     ];
     let opening =
-        InputHeader::new(io, &options).map_err(|error| classify_open_error(error, wire, job, &format))?;
+        UnprobedInput::new(io, &options).map_err(|error| classify_open_error(error, wire, job, &format))?;
     let limits = &job.limits;
     let pixels_max = pixels_max(limits, &format);
     for (width, height) in opening.picture_sizes() {
@@ -94,7 +94,7 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
         .find_streams(&[("max_pixels", &pixels), ("threads", "1")])
         .map_err(|error| classify_open_error(error, wire, job, &format))?;
     if u64::from(input.nb_streams()) > u64::from(limits.streams_max) {
-        return Err(refuse_source(
+        return Err(source_refused_error(
             MediaErrorCode::MediaTooManyStreams,
             format!("{} streams", input.nb_streams()),
         ));
@@ -122,7 +122,7 @@ pub(crate) fn pixels_max(limits: &MediaLimits, format: &str) -> u64 {
 fn check_picture_size(width: i32, height: i32, pixels_max: u64) -> MediaChildResult<()> {
     let pixels = u64::from(width.unsigned_abs()).saturating_mul(u64::from(height.unsigned_abs()));
     if width < 0 || height < 0 || pixels > pixels_max {
-        return Err(refuse_source(
+        return Err(source_refused_error(
             MediaErrorCode::MediaTooManyPixels,
             format!("{width}x{height}, at most {pixels_max} pixels"),
         ));
@@ -144,6 +144,6 @@ fn classify_open_error(
     };
     match Err::<(), _>(error).or_refused(code, "open") {
         Err(error) => error,
-        Ok(()) => refuse_source(code, "open"),
+        Ok(()) => source_refused_error(code, "open"),
     }
 }

@@ -12,7 +12,7 @@ use media::{
     TEXT_CHARS_MAX, VideoStream,
 };
 
-use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, refuse_source};
+use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error};
 use crate::ffi;
 use crate::input::{self, CheckedInput};
 use crate::remote::RemoteSource;
@@ -35,7 +35,7 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
     let probe =
         assemble_probe(format, job.size_bytes, streams, is_cut_short || is_broken_off || is_last_corrupt)?;
     if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
-        return Err(refuse_source(
+        return Err(source_refused_error(
             MediaErrorCode::MediaTooLong,
             format!("{} s", probe.duration_us / 1_000_000),
         ));
@@ -52,20 +52,20 @@ fn assemble_probe(
     let is_wanted =
         |stream: &&MediaStream| matches!(stream.kind, MediaStreamKind::Video | MediaStreamKind::Audio);
     if !streams.iter().any(|stream| is_wanted(&stream)) {
-        return Err(refuse_source(
+        return Err(source_refused_error(
             MediaErrorCode::MediaNoStreams,
             format!("{} streams, none of video or audio", streams.len()),
         ));
     }
     if !streams.iter().filter(is_wanted).any(|stream| stream.is_decodable) {
         if streams.iter().filter(is_wanted).any(|stream| has_decoder(&stream.codec)) {
-            return Err(refuse_source(
+            return Err(source_refused_error(
                 MediaErrorCode::MediaCorrupt,
                 "no size of the picture, no rate of the sound",
             ));
         }
         let codecs: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
-        return Err(refuse_source(MediaErrorCode::MediaUnsupportedCodec, codecs.join(", ")));
+        return Err(source_refused_error(MediaErrorCode::MediaUnsupportedCodec, codecs.join(", ")));
     }
     let played: Vec<&MediaStream> = streams
         .iter()
@@ -79,9 +79,11 @@ fn assemble_probe(
     let is_single = video.iter().all(|stream| stream.packet_count == 1) && played.len() == video.len();
     let kind = match () {
         () if played.is_empty() && is_truncated => {
-            return Err(refuse_source(MediaErrorCode::MediaTruncated, "no packets"));
+            return Err(source_refused_error(MediaErrorCode::MediaTruncated, "no packets"));
         }
-        () if played.is_empty() => return Err(refuse_source(MediaErrorCode::MediaNoFrames, "no packets")),
+        () if played.is_empty() => {
+            return Err(source_refused_error(MediaErrorCode::MediaNoFrames, "no packets"));
+        }
         () if video.is_empty() => MediaFileKind::Audio,
         () if input::is_image(&container) || (container == "gif" && is_single) => MediaFileKind::Image,
         () => MediaFileKind::Video,
@@ -126,7 +128,7 @@ fn scan_packets(
         }
         count += 1;
         if count > limits.packets_max {
-            return Err(refuse_source(
+            return Err(source_refused_error(
                 MediaErrorCode::MediaTooManyPackets,
                 format!("more than {}", limits.packets_max),
             ));

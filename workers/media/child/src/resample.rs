@@ -7,7 +7,7 @@ use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as LibError, filter, format, frame};
 use media::{AUDIO_RATE_HZ, MediaErrorCode};
 
-use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi::{self, ChannelMask};
 
 /// A converter for one kind of sound.
@@ -23,7 +23,7 @@ impl AudioResampler {
     /// A converter for sound like this.
     pub(crate) fn new(like: &frame::Audio) -> MediaChildResult<Self> {
         let Some(layout) = ChannelMask::from_frame(like) else {
-            return Err(refuse_source(
+            return Err(source_refused_error(
                 MediaErrorCode::MediaUnsupportedCodec,
                 "more channels than can be mixed",
             ));

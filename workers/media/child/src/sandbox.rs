@@ -225,7 +225,7 @@ fn list_allowed_syscalls() -> Vec<i64> {
 }
 
 /// Tries what must not work, and threads, which must.
-pub(crate) fn test_sandbox(cage: &SandboxState) -> SandboxReport {
+pub(crate) fn probe_sandbox(cage: &SandboxState) -> SandboxReport {
     let refuses_open = ["/", "/etc/passwd", "/proc/self/maps"].iter().all(|path| File::open(path).is_err());
     let refuses_socket = UdpSocket::bind(("127.0.0.1", 0)).is_err();
     // A program that cannot be started proves nothing about the fork before it, so both are tried.

@@ -11,7 +11,7 @@ use media::protocol::{ChildMessage, MediaTaskReport};
 use media::{MediaErrorCode, StillsSpec};
 
 use crate::decode::TrackDecoder;
-use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, refuse_source};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::fragment::find_encoder;
 use crate::shape::{DisplayRotation, FilterOperation, PictureFilter, display_size};
 use crate::wire::{ChildJob, ParentPipe};
@@ -104,9 +104,10 @@ fn find_still(reader: &mut TrackDecoder, spec: &StillsSpec, at_us: i64) -> Media
     match (best, last) {
         (Some(best), _) => Ok(best),
         (None, Some((picture, own_us))) => studio.render_still(picture, own_us),
-        (None, None) => {
-            Err(refuse_source(MediaErrorCode::MediaNoFrames, "no picture of the stream could be decoded"))
-        }
+        (None, None) => Err(source_refused_error(
+            MediaErrorCode::MediaNoFrames,
+            "no picture of the stream could be decoded",
+        )),
     }
 }
 

@@ -10,7 +10,7 @@ use std::io::{Read, Seek};
 
 use media::MediaErrorCode;
 
-use crate::error::{MediaChildError, MediaChildResult, refuse_source};
+use crate::error::{MediaChildError, MediaChildResult, source_refused_error};
 use crate::truncation::read_at;
 
 /// Most boxes looked at.
@@ -79,11 +79,17 @@ impl<F: Read + Seek> TableEntryCounter<F> {
             at = found.end;
             self.boxes += 1;
             if self.boxes > BOXES_MAX || depth > DEPTH_MAX {
-                return Err(refuse_source(MediaErrorCode::MediaCorrupt, "too many boxes, or too deep"));
+                return Err(source_refused_error(
+                    MediaErrorCode::MediaCorrupt,
+                    "too many boxes, or too deep",
+                ));
             }
             match &found.kind {
                 b"cmov" => {
-                    return Err(refuse_source(MediaErrorCode::MediaUnsupportedFormat, "a compressed index"));
+                    return Err(source_refused_error(
+                        MediaErrorCode::MediaUnsupportedFormat,
+                        "a compressed index",
+                    ));
                 }
                 b"trak" => {
                     self.track = TrackTables::default();
@@ -188,7 +194,7 @@ impl<F: Read + Seek> TableEntryCounter<F> {
             return Ok(());
         }
         let detail = format!("its tables have more than {} entries", self.entries_max);
-        Err(refuse_source(MediaErrorCode::MediaTooManyPackets, detail))
+        Err(source_refused_error(MediaErrorCode::MediaTooManyPackets, detail))
     }
 
     fn read_bytes(&mut self, at: u64, buffer: &mut [u8]) -> MediaChildResult<usize> {

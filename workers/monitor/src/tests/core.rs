@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::{
     ids::{JobId, MediaId},
-    job::Succeeded,
+    job::JobSucceeded,
     subjects,
 };
 
@@ -47,7 +47,7 @@ fn polled(last_sequence: u64) -> PollResult {
 }
 
 fn succeeded() -> (String, Vec<u8>) {
-    let event = Succeeded {
+    let event = JobSucceeded {
         job_id: JobId::from_bytes([1; 16]),
         media_id: MediaId::from_bytes([2; 16]),
         owner: "ann".into(),

@@ -41,12 +41,12 @@ pub(crate) fn guess_format(io: &mut StreamIo, bytes_max: u32) -> Result<(String,
 }
 
 /// An input whose header has been read and whose packets have not.
-pub(crate) struct InputHeader {
+pub(crate) struct UnprobedInput {
     context: *mut AVFormatContext,
     io: StreamIo,
 }
 
-impl InputHeader {
+impl UnprobedInput {
     /// Reads the header of a stream of a given format.
     pub(crate) fn new(mut io: StreamIo, options: &[(&str, &str)]) -> Result<Self, Error> {
         // SAFETY: the context is fresh; libavformat frees it when opening fails. The stream outlives it because it is
@@ -109,14 +109,14 @@ impl InputHeader {
     }
 }
 
-impl Drop for InputHeader {
+impl Drop for UnprobedInput {
     fn drop(&mut self) {
         // SAFETY: the context is open or null; the stream is freed after it, as the field drops after this.
         unsafe { avformat_close_input(&raw mut self.context) };
     }
 }
 
-impl std::fmt::Debug for InputHeader {
+impl std::fmt::Debug for UnprobedInput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opening").finish_non_exhaustive()
     }
