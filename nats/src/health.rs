@@ -291,7 +291,7 @@ impl ProcessHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::following::ReaderStatusSender;
+    use crate::reader_status::ReaderStatusSender;
 
     fn codes(health: &ProcessHealth, later_s: u64) -> Vec<&'static str> {
         let now = Instant::now() + Duration::from_secs(later_s);

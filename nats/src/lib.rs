@@ -3,28 +3,28 @@
 //! What is absent: no stream, durable or bucket is created by a role; [`topology`] alone does that. No message is
 //! acknowledged before its effects are durable. No publish is unconfirmed, except core messages that are hints.
 
-mod ask;
 mod backoff;
 mod batch;
 mod client;
 mod clock;
 pub mod consume;
-pub mod dead;
+pub mod dead_letter;
 mod error;
 mod events;
-mod fill;
-mod following;
 mod health;
 mod heartbeat;
+pub mod invalidating_cache;
 pub mod keys;
 mod lease;
-pub mod memory;
 mod publish;
 pub mod reader;
+mod reader_status;
+mod request;
 mod role;
 pub mod server;
 mod stage;
 mod state;
+mod stream_usage;
 mod tasks;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -34,16 +34,16 @@ pub use batch::{BatchOutcome, MESSAGES_MAX};
 pub use client::{Bus, BusConfig, ConnectionState};
 pub use clock::{OFFSET_MS_MAX, clock_offset_ms};
 pub use error::BusError;
-pub use fill::StreamUsage;
-pub use following::ReaderStatus;
 pub use health::{HEARTBEAT_PERIOD, HealthProblem, ProcessHealth, SHARED_GRACE};
 pub use lease::Lease;
 pub use publish::{ATTEMPTS_MAX, Outbox, PublishOutcome, decode_message, encode_message};
 pub use reader::{ReaderStart, StreamReader};
+pub use reader_status::ReaderStatus;
 pub use role::Role;
 pub use schemas::fault::FailureClass;
 pub use stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome};
 pub use state::{CHANGE_ATTEMPTS_MAX, RawKvValue, VersionedRecord, decode_record};
+pub use stream_usage::StreamUsage;
 pub use tasks::{Supervisor, TaskEnding};
 
 /// 16 fresh bytes of a UUIDv7: for an id that sorts by the time it was made.

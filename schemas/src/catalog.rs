@@ -3,7 +3,7 @@
 use schemars::{Schema, schema_for};
 
 use crate::{
-    BusEvent, KvRecord, access, ask, audit, document, envelope, gate, idempotency, job, limit, media,
+    BusEvent, KvRecord, access, audit, document, envelope, gate, idempotency, index_query, job, limit, media,
     session, store, upload, view,
 };
 
@@ -181,10 +181,10 @@ pub fn other_entries() -> Vec<CatalogEntry> {
             stream: crate::subjects::AUDIT.into(),
             schema: schema_for!(audit::AuditRecord),
         },
-        request_entry::<ask::MediaIndexQuery>(ask::MEDIA),
-        reply_entry::<ask::IndexReply<ask::MediaIndexPage>>(ask::MEDIA),
-        request_entry::<ask::JobIndexQuery>(ask::JOBS),
-        reply_entry::<ask::IndexReply<ask::JobIndexPage>>(ask::JOBS),
+        request_entry::<index_query::MediaIndexQuery>(index_query::MEDIA),
+        reply_entry::<index_query::IndexReply<index_query::MediaIndexPage>>(index_query::MEDIA),
+        request_entry::<index_query::JobIndexQuery>(index_query::JOBS),
+        reply_entry::<index_query::IndexReply<index_query::JobIndexPage>>(index_query::JOBS),
     ]
 }
 

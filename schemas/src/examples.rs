@@ -10,9 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    BusEvent, access, ask, audit, document, envelope, gate, idempotency,
+    BusEvent, access, audit, document, envelope, gate, idempotency,
     ids::{ChallengeId, JobId, KeyId, MediaId, PlaybackId, RequestId, SessionId, StoreId, UploadId},
-    job, keys, limit,
+    index_query, job, keys, limit,
     media::{self, Rational},
     session, store,
     subjects::{self, JobPriority},
@@ -785,8 +785,8 @@ fn visit_limits(visitor: &mut impl ExampleVisitor) {
     visitor.visit("kv.idempotency", record);
 }
 
-fn media_page() -> ask::MediaIndexPage {
-    let item = ask::MediaIndexItem {
+fn media_page() -> index_query::MediaIndexPage {
+    let item = index_query::MediaIndexItem {
         media_id: MEDIA,
         owner: example_owner(),
         title: owned_text("Big Buck Bunny"),
@@ -802,11 +802,11 @@ fn media_page() -> ask::MediaIndexPage {
         document_revision: 12,
         asset_revision: 19,
     };
-    ask::MediaIndexPage { items: vec![item], next: Some(owned_text("019ab0010203")), revision: 12 }
+    index_query::MediaIndexPage { items: vec![item], next: Some(owned_text("019ab0010203")), revision: 12 }
 }
 
-fn job_page() -> ask::JobIndexPage {
-    let item = ask::JobIndexItem {
+fn job_page() -> index_query::JobIndexPage {
+    let item = index_query::JobIndexItem {
         job_id: JOB,
         kind: owned_text("transcode"),
         priority: JobPriority::P1,
@@ -826,7 +826,7 @@ fn job_page() -> ask::JobIndexPage {
         ended_at_ms: Some(MADE_AT_MS + 8_000),
         revision: 44,
     };
-    ask::JobIndexPage { items: vec![item], next: None, revision: 44 }
+    index_query::JobIndexPage { items: vec![item], next: None, revision: 44 }
 }
 
 fn audit_record() -> audit::AuditRecord {
@@ -886,7 +886,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
     };
     visitor.visit("job.progress", progress);
     visitor.visit("audit.record", audit_record());
-    let media = ask::MediaIndexQuery {
+    let media = index_query::MediaIndexQuery {
         owner: Some(example_owner()),
         status: Some(media::MediaStatus::Ready),
         cursor: None,
@@ -894,8 +894,8 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
         min_revision: Some(12),
     };
     visitor.visit("ask.media", media);
-    visitor.visit("ask.media.answer", ask::IndexReply::Page(media_page()));
-    let jobs = ask::JobIndexQuery {
+    visitor.visit("ask.media.answer", index_query::IndexReply::Page(media_page()));
+    let jobs = index_query::JobIndexQuery {
         owner: None,
         media_id: Some(MEDIA),
         status: None,
@@ -904,7 +904,7 @@ fn visit_others(visitor: &mut impl ExampleVisitor) {
         min_revision: None,
     };
     visitor.visit("ask.jobs", jobs);
-    visitor.visit("ask.jobs.answer", ask::IndexReply::Page(job_page()));
+    visitor.visit("ask.jobs.answer", index_query::IndexReply::Page(job_page()));
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 //! Limits: an event payload stays below [`EVENT_BYTES_MAX`]; a record below [`RECORD_BYTES_MAX`].
 
 pub mod access;
-pub mod ask;
 pub mod audit;
 pub mod catalog;
 pub mod document;
@@ -17,6 +16,7 @@ pub mod fault;
 pub mod gate;
 pub mod idempotency;
 pub mod ids;
+pub mod index_query;
 pub mod job;
 pub mod keys;
 pub mod limit;

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use schemas::session::SignInMethod;
 
-use super::value::{AddressError, WalletAddress};
+use super::address::{AddressError, WalletAddress};
 
 /// An account, and where the proof of it counts. Shown with the upper and lower case of EIP-55: `0x...`, or
 /// `eip155:<chain>:0x...` where it belongs to a chain.

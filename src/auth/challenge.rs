@@ -21,9 +21,9 @@ use subtle::ConstantTimeEq;
 #[cfg(doc)]
 use super::config::CHALLENGE_TTL_S_MAX;
 use super::{
+    address::WalletAddress,
     config::AuthConfig,
     denial::{SignInDenial, SignInError},
-    value::WalletAddress,
 };
 use web::client::ClientAddress;
 

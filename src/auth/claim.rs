@@ -4,11 +4,11 @@ use alloy_primitives::B256;
 use schemas::session::SignInChallenge;
 
 use super::{
+    address::{AddressCase, WalletAddress},
     config::AuthConfig,
     denial::SignInDenial,
     message::SiweMessage,
     signature, typed, uri,
-    value::{AddressCase, WalletAddress},
 };
 
 /// The common part of both forms.

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use schemas::session::SignInMethod;
 use tokio::sync::Semaphore;
 
-use super::{config::AuthConfig, signature::EcdsaSignature, value::WalletAddress};
+use super::{address::WalletAddress, config::AuthConfig, signature::EcdsaSignature};
 
 /// Longest answer a contract may give to whether a signature is its own, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 64;

@@ -1,6 +1,6 @@
 //! Why a sign-in or a session is refused; each reason has a stable code.
 
-use web::{error::Problem, kind::ProblemCode};
+use web::{error::Problem, problem_code::ProblemCode};
 
 /// A refusal by the rules, as opposed to something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

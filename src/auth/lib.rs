@@ -10,6 +10,7 @@
 //! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`AuthConfig`].
 
 pub mod account;
+pub mod address;
 mod budget;
 mod chain_call;
 pub mod challenge;
@@ -18,10 +19,10 @@ pub mod config;
 pub mod contract;
 pub mod denial;
 pub mod key;
+pub mod key_ring;
 pub mod login;
 pub mod message;
 pub mod proof;
-pub mod ring;
 mod scope;
 pub mod session;
 pub mod signature;
@@ -32,7 +33,6 @@ mod tests;
 pub mod token;
 pub mod typed;
 pub mod uri;
-pub mod value;
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ use schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use web::{error::Problem, kind::ProblemCode, limit::RateLimitPermit, request::RequestOwner};
+use web::{error::Problem, limit::RateLimitPermit, problem_code::ProblemCode, request::RequestOwner};
 
 pub use config::{AuthConfig, CHALLENGE_TTL_S_MAX, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::SignInDenial;
@@ -143,7 +143,7 @@ pub struct SignInService {
 struct SignInState {
     bus: Bus,
     config: Arc<AuthConfig>,
-    ring: ring::SigningKeyRing,
+    ring: key_ring::SigningKeyRing,
     sessions: session::SessionStore,
     /// Asks for strangers; what they bring about touches no session.
     verifier: contract::ContractSignatureVerifier,
@@ -164,7 +164,7 @@ impl SignInService {
         proofs: ProofChecker,
     ) -> Result<Self, nats::BusError> {
         let config = Arc::new(config);
-        let ring = ring::SigningKeyRing::open(bus.clone(), Arc::clone(&config)).await?;
+        let ring = key_ring::SigningKeyRing::open(bus.clone(), Arc::clone(&config)).await?;
         let mac_key = load_signing_key(&bus, "refresh").await?;
         let sessions = session::SessionStore::new(bus.clone(), Arc::clone(&config), mac_key, proofs.clone());
         let verifier = contract::ContractSignatureVerifier::new(chain, &config);

@@ -11,7 +11,7 @@ use super::{
     claim::SignInClaims,
     contract::{ContractCallError, SignatureCheck, SignatureVerdict, verify_by_key},
     denial::{SignInDenial, SignInError},
-    ring::SigningKeyRing,
+    key_ring::SigningKeyRing,
     session::{OpenSession, SessionStore, WalletProof},
     token::{self, AccessTokenClaims},
 };

@@ -8,8 +8,8 @@
 use std::fmt;
 
 use super::{
+    address::{AddressCase, AddressError, WalletAddress},
     uri,
-    value::{AddressCase, AddressError, WalletAddress},
 };
 
 /// Longest message in bytes.

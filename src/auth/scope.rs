@@ -4,7 +4,7 @@ use axum::http::Method;
 use schemas::access::{ApiKeyScope, PrincipalRole};
 
 use super::Principal;
-use web::{error::Problem, kind::ProblemCode};
+use web::{error::Problem, problem_code::ProblemCode};
 
 /// Why a principal may not send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

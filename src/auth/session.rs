@@ -37,10 +37,10 @@ use subtle::ConstantTimeEq;
 
 use super::{
     account::WalletAccount,
+    address::WalletAddress,
     config::AuthConfig,
     denial::{SignInDenial, SignInError},
     proof::{ProofAge, ProofChecker},
-    value::WalletAddress,
 };
 
 /// Bytes of the mac in a refresh token.

@@ -10,7 +10,7 @@ use secp256k1::{
     ecdsa::{RecoverableSignature, RecoveryId},
 };
 
-use super::value::WalletAddress;
+use super::address::WalletAddress;
 
 /// Order of the group (SEC 2, section 2.4.1).
 const ORDER: [u8; 32] =

@@ -25,9 +25,9 @@ use secp256k1::{Message, PublicKey, SecretKey, ecdsa::RecoverableSignature};
 
 use crate::{
     account::WalletAccount,
+    address::WalletAddress,
     contract::{CallBlockId, ContractCall, ContractCallError, ContractCaller},
     signature::hash_personal_message,
-    value::WalletAddress,
 };
 
 pub const SOON: Duration = Duration::from_secs(20);

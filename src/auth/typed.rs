@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{message::STATEMENT_LENGTH_MAX, value::WalletAddress};
+use super::{address::WalletAddress, message::STATEMENT_LENGTH_MAX};
 
 /// Name in the domain separator.
 pub const DOMAIN_NAME: &str = "StreamGate";

@@ -16,7 +16,7 @@ use super::{
     client::{self, ApiClient, ClientError},
     follow::{FAILURES_MAX, retry_delay},
     lines::BodyLines,
-    out,
+    output,
 };
 
 /// Prints the lines of the log verbatim.
@@ -70,7 +70,7 @@ enum ReplayFailure {
 async fn replay_once(client: &ApiClient, wanted: &mut ReplayArgs) -> Result<(), ReplayFailure> {
     let mut lines = open_replay(client, wanted).await.map_err(ReplayFailure::Server)?;
     while let Some(line) = lines.next_line().await.map_err(ReplayFailure::Server)? {
-        out::print_line(String::from_utf8_lossy(&line)).map_err(ReplayFailure::Stdout)?;
+        output::print_line(String::from_utf8_lossy(&line)).map_err(ReplayFailure::Stdout)?;
         if let Ok(record) = serde_json::from_slice::<AuditRecord>(&line) {
             wanted.from = Some(record.n + 1);
             wanted.since = None;
@@ -151,11 +151,11 @@ fn print_verdict(verdict: &AuditLogStatus, as_json: bool) -> anyhow::Result<Comm
             (document, format!("record {n} breaks the chain: {fault}"), CommandOutcome::Badly)
         }
     };
-    out::print_message(sentence);
+    output::print_message(sentence);
     if as_json {
-        out::print_json(&document)?;
+        output::print_json(&document)?;
     } else if let AuditLogStatus::Sound { head, .. } = verdict {
-        out::print_line(format!("{} {}", head.n, head.hash))?;
+        output::print_line(format!("{} {}", head.n, head.hash))?;
     }
     Ok(ended)
 }

@@ -11,7 +11,7 @@ use reqwest::{
 use schemas::fault::root_cause;
 use serde_json::Value;
 
-use super::{ClientArgs, out::sanitize_text};
+use super::{ClientArgs, output::sanitize_text};
 use crate::{config, up};
 
 /// Longest wait for a connection in seconds.

@@ -10,8 +10,8 @@ use clap::CommandFactory;
 
 use super::{
     AuditCommand, Cli, CliCommand, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs, NatsCommand,
-    OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, contract, dead, demo, doctor, list, out,
-    owner, serve, settings, store, topology, upload, watch,
+    OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, dead_letters, demo, doctor, list, output,
+    owner, published_schemas, serve, settings, store, topology, upload, watch,
 };
 use crate::{
     config::{self, Settings, describe},
@@ -80,7 +80,7 @@ pub(super) fn load_settings(
 fn load_and_print(global: &GlobalArgs, args: &ServerArgs) -> Result<Settings, config::SettingsError> {
     let (config, old) = Settings::load(global.config.as_deref(), args)?;
     for setting in old {
-        out::print_message(setting);
+        output::print_message(setting);
     }
     Ok(config)
 }
@@ -111,8 +111,10 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
             Box::pin(store::adopt_and_print(load_settings(global, &args)?, as_json)).await?;
         }
         CliCommand::Owner(command) => Box::pin(execute_owner(global, command)).await?,
-        CliCommand::Schemas(command) => return contract::run_schemas(command, as_json),
-        CliCommand::Config(args) if args.markdown => out::print_line(describe::render_markdown().trim_end())?,
+        CliCommand::Schemas(command) => return published_schemas::run_schemas(command, as_json),
+        CliCommand::Config(args) if args.markdown => {
+            output::print_line(describe::render_markdown().trim_end())?;
+        }
         CliCommand::Config(args) => {
             settings::print_settings(&load_and_print(global, &args.server)?, as_json)?;
         }
@@ -142,18 +144,18 @@ async fn execute_dead(global: &GlobalArgs, command: DeadCommand) -> anyhow::Resu
     match command {
         DeadCommand::Ls { limit, server } => {
             let bus = broker::connect_admin(load_settings(global, &server)?).await?;
-            dead::list_letters(&bus, limit, as_json).await?;
+            dead_letters::list_letters(&bus, limit, as_json).await?;
         }
         DeadCommand::Show { sequence, server } => {
             let bus = broker::connect_admin(load_settings(global, &server)?).await?;
-            dead::show_letter(&bus, sequence, as_json).await?;
+            dead_letters::show_letter(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
             let config = load_settings(global, &server)?;
             let settings = config.store_config()?;
             let bus = broker::connect_admin(config).await?;
             let store = stores::open_store(settings, &bus).await?;
-            return dead::redrive_letters(&bus, &store, sequences, stage.as_deref(), as_json).await;
+            return dead_letters::redrive_letters(&bus, &store, sequences, stage.as_deref(), as_json).await;
         }
     }
     Ok(CommandOutcome::Well)
@@ -177,7 +179,7 @@ async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Resu
         }
         NatsCommand::Keys { folder } => {
             nats::keys::create_keys(&folder).with_context(|| format!("keys in {}", folder.display()))?;
-            out::print_message(format!("The keys are in {}", folder.display()));
+            output::print_message(format!("The keys are in {}", folder.display()));
             Ok(CommandOutcome::Well)
         }
     }
@@ -187,5 +189,5 @@ fn print_completions(shell: clap_complete::Shell) -> anyhow::Result<()> {
     // Into memory first: the generator panics when nobody reads its output any more.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "streamgate", &mut script);
-    Ok(out::print_line(String::from_utf8(script)?.trim_end())?)
+    Ok(output::print_line(String::from_utf8(script)?.trim_end())?)
 }

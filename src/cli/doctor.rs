@@ -12,7 +12,7 @@ use nats::{StreamUsage, server, topology};
 use schemas::fault::error_chain;
 use serde_json::json;
 
-use super::{CommandOutcome, broker, demo::chain, out, render};
+use super::{CommandOutcome, broker, demo::chain, output, render};
 use crate::{config::Settings, owners};
 use ingress::capacity::{BROKER_DISK, CapacityLimit, STORE_DISK};
 
@@ -65,10 +65,10 @@ pub async fn run_doctor(config: &Settings, as_json: bool) -> anyhow::Result<Comm
             .iter()
             .map(|f| json!({ "name": f.name, "ok": f.is_fine, "found": f.found, "advice": f.advice }))
             .collect();
-        out::print_json(&json!({ "ok": is_fine, "checks": checks }))?;
+        output::print_json(&json!({ "ok": is_fine, "checks": checks }))?;
     } else {
-        out::print_line(format_report(&findings))?;
-        out::print_message(if is_fine {
+        output::print_line(format_report(&findings))?;
+        output::print_message(if is_fine {
             "Nothing is missing: `streamgate up`, or `streamgate demo`"
         } else {
             "Something is missing"

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     follow::FollowedEvent,
-    out::{self, sanitize_text},
+    output::{self, sanitize_text},
     render,
 };
 
@@ -109,14 +109,14 @@ impl EventPrinter {
     /// Tells one event.
     pub fn print_event(&mut self, told: &FollowedEvent) {
         match told.progress_percent() {
-            Some(percent) if out::is_stderr_terminal() => {
+            Some(percent) if output::is_stderr_terminal() => {
                 self.bar.enable_steady_tick(Duration::from_millis(500));
                 self.bar.set_position(percent.min(100));
             }
             Some(percent) if percent < self.told_percent + STEP_PERCENT => {}
             percent => {
                 self.told_percent = percent.unwrap_or(self.told_percent);
-                self.bar.suspend(|| out::print_message(format_event(told, false)));
+                self.bar.suspend(|| output::print_message(format_event(told, false)));
             }
         }
     }

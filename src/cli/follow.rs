@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     client::{self, ApiClient, ClientError},
     lines::BodyLines,
-    out,
+    output,
     sse::SseParser,
 };
 
@@ -135,7 +135,7 @@ impl SseFollower {
             }
             // A server that is only restarted is back before anybody wonders.
             if self.failures == 2 {
-                out::print_message("streamgate: the server is away; trying again for a while");
+                output::print_message("streamgate: the server is away; trying again for a while");
             }
             tokio::time::sleep(retry_delay(self.failures, error.as_refusal().and_then(|r| r.retry_after_s)))
                 .await;
@@ -206,7 +206,7 @@ impl SseFollower {
             }
             // An upload whose first byte is on its way has no document yet.
             Err(ClientError::Refused(refusal)) if refusal.status == 404 && entity == "media" => {
-                out::print_message("streamgate: there is no such medium yet; waiting for it");
+                output::print_message("streamgate: there is no such medium yet; waiting for it");
                 Ok(None)
             }
             Err(error) => Err(error),

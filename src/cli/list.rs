@@ -7,7 +7,7 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use super::{JobsCommand, MediaCommand, PageArgs, client::ApiClient, out, render};
+use super::{JobsCommand, MediaCommand, PageArgs, client::ApiClient, output, render};
 
 /// A way to show an item of a list: the heads of the columns, and what stands in them.
 struct ListColumns {
@@ -85,9 +85,9 @@ async fn remove_medium(client: &ApiClient, media_id: &str, as_json: bool) -> any
     let tag = found.headers().get(ETAG).context("the answer has no ETag")?.clone();
     client.send(client.build_request(Method::DELETE, url).header(IF_MATCH, tag)).await?;
     if as_json {
-        return Ok(out::print_json(&json!({ "media_id": media_id, "removed": true }))?);
+        return Ok(output::print_json(&json!({ "media_id": media_id, "removed": true }))?);
     }
-    out::print_message(format!("Removed: {}", out::sanitize_text(media_id)));
+    output::print_message(format!("Removed: {}", output::sanitize_text(media_id)));
     Ok(())
 }
 
@@ -129,15 +129,15 @@ async fn print_list(
     let items = answer["items"].as_array().context("the answer is no list")?;
     let next = answer["next_cursor"].as_str();
     if as_json {
-        items.iter().try_for_each(out::print_json)?;
+        items.iter().try_for_each(output::print_json)?;
         // The last line, only when there is more.
-        next.map_or(Ok(()), |next| out::print_json(&json!({ "next_cursor": next })))?;
+        next.map_or(Ok(()), |next| output::print_json(&json!({ "next_cursor": next })))?;
         return Ok(());
     }
     let rows: Vec<Vec<String>> = items.iter().map(columns.row).collect();
-    out::print_line(render::format_table(columns.heads, &rows))?;
+    output::print_line(render::format_table(columns.heads, &rows))?;
     if let Some(next) = next {
-        out::print_message(format!("There are more: --cursor {}", out::sanitize_text(next)));
+        output::print_message(format!("There are more: --cursor {}", output::sanitize_text(next)));
     }
     Ok(())
 }
@@ -145,13 +145,13 @@ async fn print_list(
 async fn print_document(client: &ApiClient, path: &str, as_json: bool) -> anyhow::Result<()> {
     let mut document = client.get_json(path, &[]).await?;
     if as_json {
-        return Ok(out::print_json(&document)?);
+        return Ok(output::print_json(&document)?);
     }
     // What a job's encoder was told fills screens; `--json` has it.
     if let Some(members) = document.as_object_mut() {
         members.remove("plan");
     }
-    Ok(out::print_line(render::format_document(&document))?)
+    Ok(output::print_line(render::format_document(&document))?)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use nats::Bus;
 use serde_json::json;
 
-use super::{out, render};
+use super::{output, render};
 use crate::owners;
 
 /// Longest name of an owner in characters.
@@ -16,7 +16,7 @@ const OWNER_LENGTH_MAX: usize = 128;
 pub async fn list_chainless(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
     let found = owners::find_chainless_owners(bus).await?;
     if as_json {
-        found.iter().try_for_each(|one| out::print_json(&json!(one)))?;
+        found.iter().try_for_each(|one| output::print_json(&json!(one)))?;
         return Ok(());
     }
     let row = |one: &owners::ChainlessOwner| {
@@ -24,7 +24,7 @@ pub async fn list_chainless(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
         vec![one.owner.clone(), one.media_count.to_string(), one.key_count.to_string(), proven.join(" ")]
     };
     let rows: Vec<Vec<String>> = found.iter().map(row).collect();
-    out::print_line(render::format_table(&["OWNER", "MEDIA", "KEYS", "PROVEN AS"], &rows))?;
+    output::print_line(render::format_table(&["OWNER", "MEDIA", "KEYS", "PROVEN AS"], &rows))?;
     Ok(())
 }
 
@@ -42,10 +42,12 @@ pub async fn transfer_owner(bus: &Bus, (from, to): (&str, &str), as_json: bool) 
     );
     let given = owners::transfer_ownership(bus, from, to).await?;
     if as_json {
-        out::print_json(&json!(given))?;
+        output::print_json(&json!(given))?;
     } else {
         let owners::OwnerTransferCounts { media_count, key_count } = given;
-        out::print_message(format!("{media_count} media and {key_count} keys of {from} belong to {to} now"));
+        output::print_message(format!(
+            "{media_count} media and {key_count} keys of {from} belong to {to} now"
+        ));
     }
     Ok(())
 }

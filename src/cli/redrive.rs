@@ -3,7 +3,7 @@
 //!
 //! Limits: at most [`ENCODES_MAX`] encodes of a medium are looked at for the number of the next one.
 
-use nats::{Bus, Outbox, VersionedRecord, dead::DeadLetter};
+use nats::{Bus, Outbox, VersionedRecord, dead_letter::DeadLetter};
 use packaging::plan;
 use schemas::{
     BusEvent as _,

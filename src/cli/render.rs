@@ -5,7 +5,7 @@ use std::fmt::Write;
 use indicatif::HumanBytes;
 use serde_json::{Map, Value};
 
-use super::out::sanitize_text;
+use super::output::sanitize_text;
 
 /// Unix time in milliseconds as RFC 3339 in UTC, to the second.
 pub fn format_time(unix_ms: u64) -> String {

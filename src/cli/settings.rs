@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::out;
+use super::output;
 use crate::config::{Settings, describe, tree};
 
 /// Stands where a secret is.
@@ -27,12 +27,12 @@ const OPEN_OPTIONS: [&str; 8] = [
 pub fn print_settings(config: &Settings, as_json: bool) -> anyhow::Result<()> {
     let (table, hidden_count) = effective_table(config)?;
     if as_json {
-        out::print_json(&serde_json::to_value(tree::to_file_form(table))?)?;
+        output::print_json(&serde_json::to_value(tree::to_file_form(table))?)?;
     } else {
-        out::print_line(describe::render_commented_file(&table).trim_end())?;
+        output::print_line(describe::render_commented_file(&table).trim_end())?;
     }
     if hidden_count > 0 {
-        out::print_message(format!(
+        output::print_message(format!(
             "Secrets that are hidden: {hidden_count}; put them in again before using this as a settings file"
         ));
     }

@@ -3,7 +3,7 @@
 use schemas::ids::StoreId;
 use serde_json::json;
 
-use super::{broker, out};
+use super::{broker, output};
 use crate::{
     config::Settings,
     stores::{self, AdoptionOutcome},
@@ -25,11 +25,11 @@ pub async fn adopt_and_print(config: Settings, as_json: bool) -> anyhow::Result<
         AdoptionOutcome::Taken { store_id, .. } => (store_id, "taken"),
     };
     if as_json {
-        out::print_json(&json!({ "store_id": store_id, "url": url, "change": change }))?;
+        output::print_json(&json!({ "store_id": store_id, "url": url, "change": change }))?;
         return Ok(());
     }
-    out::print_line(store_id)?;
-    out::print_message(match adopted {
+    output::print_line(store_id)?;
+    output::print_message(match adopted {
         AdoptionOutcome::Already(_) => format!("{url} belonged to this installation already"),
         AdoptionOutcome::Marked(_) => format!("{url} is marked as this installation's"),
         AdoptionOutcome::Taken { before, .. } => {

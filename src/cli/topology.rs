@@ -6,7 +6,7 @@ use nats::{
 };
 use serde_json::{Value, json};
 
-use super::{CommandOutcome, out, render};
+use super::{CommandOutcome, output, render};
 
 /// Prints what `apply` would change, and says how full everything is.
 ///
@@ -19,12 +19,12 @@ pub async fn print_diff(
 ) -> anyhow::Result<CommandOutcome> {
     let differences = topology::diff_topology(bus.context(), settings).await?;
     print_differences(&differences, as_json)?;
-    out::print_message(format_usage(&bus.all_stream_usage().await?));
+    output::print_message(format_usage(&bus.all_stream_usage().await?));
     if differences.is_empty() {
-        out::print_message("The broker is as it should be");
+        output::print_message("The broker is as it should be");
         return Ok(CommandOutcome::Well);
     }
-    out::print_message("`streamgate nats apply` changes that");
+    output::print_message("`streamgate nats apply` changes that");
     Ok(CommandOutcome::Badly)
 }
 
@@ -36,8 +36,8 @@ pub async fn apply_and_print(bus: &Bus, settings: &TopologySettings, as_json: bo
     let changed = topology::apply_topology(bus.context(), settings).await?;
     print_differences(&changed, as_json)?;
     match changed.len() {
-        0 => out::print_message("Nothing to change"),
-        count => out::print_message(format!("Changed: {count}")),
+        0 => output::print_message("Nothing to change"),
+        count => output::print_message(format!("Changed: {count}")),
     }
     Ok(())
 }
@@ -60,7 +60,11 @@ pub fn format_usage(fills: &[StreamUsage]) -> String {
 
 fn print_differences(differences: &[TopologyDifference], as_json: bool) -> std::io::Result<()> {
     differences.iter().try_for_each(|difference| {
-        if as_json { out::print_json(&difference_json(difference)) } else { out::print_line(difference) }
+        if as_json {
+            output::print_json(&difference_json(difference))
+        } else {
+            output::print_line(difference)
+        }
     })
 }
 

@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     client::{self, ApiClient, ClientError},
     follow::retry_delay,
-    out,
+    output,
 };
 
 /// Failures in a row after which an upload is given up; it can still go on later.
@@ -244,7 +244,7 @@ pub fn progress_bar(length_bytes: u64, name: &str) -> indicatif::ProgressBar {
     if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.set_message(out::sanitize_text(name));
+    bar.set_message(output::sanitize_text(name));
     bar
 }
 

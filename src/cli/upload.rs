@@ -10,7 +10,7 @@ use super::{
     client::{ApiClient, ClientError},
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
-    out, play, render,
+    output, play, render,
     resume::{InterruptedUpload, UploadIdentity, UploadResumeStore},
     tus::{self, TusUpload, UploadByteSource},
 };
@@ -27,7 +27,7 @@ pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<Comma
     check_file(&identity)?;
     let memory = UploadResumeStore::of_user();
     if memory.is_none() {
-        out::print_message(
+        output::print_message(
             "streamgate: neither XDG_STATE_HOME nor HOME is set: an upload that is cut begins anew",
         );
     }
@@ -46,12 +46,12 @@ pub async fn run_upload(args: UploadArgs, as_json: bool) -> anyhow::Result<Comma
         return wait_until_ready(&client, media_id, answer, as_json).await;
     }
     if as_json {
-        out::print_json(&answer.take())?;
+        output::print_json(&answer.take())?;
     } else {
-        out::print_message(format!(
+        output::print_message(format!(
             "It is being prepared; follow it with `streamgate watch --media {media_id}`"
         ));
-        out::print_line(media_id)?;
+        output::print_line(media_id)?;
     }
     Ok(CommandOutcome::Well)
 }
@@ -78,11 +78,11 @@ async fn open_upload(
         match tus::read_upload(client, &remembered.upload_path).await {
             Ok(upload) => {
                 let done = render::format_size(upload.offset_bytes);
-                out::print_message(format!("Going on behind {done} that the server has"));
+                output::print_message(format!("Going on behind {done} that the server has"));
                 return Ok(upload);
             }
             Err(ClientError::Refused(refusal)) if matches!(refusal.status, 403 | 404 | 410) => {
-                out::print_message("The server does not have the earlier upload any more; beginning anew");
+                output::print_message("The server does not have the earlier upload any more; beginning anew");
             }
             Err(error) => return Err(error.into()),
         }
@@ -96,7 +96,7 @@ async fn open_upload(
             file: name,
         };
         if let Err(error) = memory.save_upload(identity, &remembered) {
-            out::print_message(format!(
+            output::print_message(format!(
                 "streamgate: an upload that is cut begins anew: it can't be remembered ({error})"
             ));
         }
@@ -124,9 +124,9 @@ async fn send_file(client: &ApiClient, upload: &TusUpload, identity: &UploadIden
     sent.context("the upload was cut; the same command goes on where it stopped")?;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let size = render::format_size(identity.size_bytes);
-    out::print_message(format!(
+    output::print_message(format!(
         "Uploaded {} ({size}) in {}",
-        out::sanitize_text(&name),
+        output::sanitize_text(&name),
         render::format_duration(took_ms)
     ));
     Ok(())
@@ -162,9 +162,9 @@ async fn wait_until_ready(
         answer["watch_url"] = json!(playback.watch_url.as_str());
     }
     if as_json {
-        out::print_json(&answer)?;
+        output::print_json(&answer)?;
     } else if end == FollowOutcome::Well {
-        out::print_line(answer["watch_url"].as_str().unwrap_or_default())?;
+        output::print_line(answer["watch_url"].as_str().unwrap_or_default())?;
     }
     Ok(if end == FollowOutcome::Well { CommandOutcome::Well } else { CommandOutcome::Badly })
 }

@@ -7,7 +7,7 @@ use super::{
     client::ApiClient,
     event,
     follow::{FollowOutcome, FollowTarget, SseFollower},
-    out,
+    output,
 };
 
 /// Prints events; ends with the end of the medium or job that was named, else never.
@@ -21,9 +21,9 @@ pub async fn run_watch(args: WatchArgs, as_json: bool) -> anyhow::Result<Command
     loop {
         let told = follower.next_event().await?;
         if as_json {
-            out::print_json(&json!({ "id": told.id, "event": told.kind, "data": told.data }))?;
+            output::print_json(&json!({ "id": told.id, "event": told.kind, "data": told.data }))?;
         } else {
-            out::print_line(event::format_event(&told, with_media))?;
+            output::print_line(event::format_event(&told, with_media))?;
         }
         match wanted.outcome_of(&told.kind) {
             Some(FollowOutcome::Well) => return Ok(CommandOutcome::Well),

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     BlockRef, ChainConfig, ChainCounters, ChainError, ChainHead, ContractLog, EvmBlock, HttpTransport,
-    RpcTransport, counts,
+    RpcTransport, counters,
     error::ProviderFault,
     head::shared_height,
     provider::{ProviderResponses, RpcProvider},
@@ -201,7 +201,7 @@ impl EvmClient {
         for ((contract, _), answer) in calls.iter().zip(&answers) {
             // A call to an address without code succeeds and returns nothing.
             if matches!(answer, Ok(RpcResponse::Bytes(bytes)) if bytes.is_empty()) {
-                self.counts.queue_doubt(counts::absent_contract_event(chain_id, *contract));
+                self.counts.queue_doubt(counters::absent_contract_event(chain_id, *contract));
             }
         }
         Ok(answers.into_iter().map(|answer| chain.expect_bytes(answer?)).collect())
@@ -436,7 +436,7 @@ impl ChainProviders {
         let chain_id = self.chain_id();
         let doubt = |who: &[usize]| {
             let places = who.iter().map(|index| provider_position(*index)).collect();
-            self.counts.queue_doubt(counts::disagreement_event(chain_id, places));
+            self.counts.queue_doubt(counters::disagreement_event(chain_id, places));
         };
         match votes {
             VoteTally::Agreed { value, dissenters } => {

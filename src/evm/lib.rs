@@ -12,7 +12,7 @@
 mod circuit;
 mod client;
 mod config;
-mod counts;
+mod counters;
 mod error;
 mod head;
 mod http;
@@ -28,7 +28,7 @@ use alloy_primitives::B256;
 
 pub use client::{ChainClock, EvmClient, NamedTransport};
 pub use config::{ChainConfig, RpcUrl};
-pub use counts::ChainCounters;
+pub use counters::ChainCounters;
 pub use error::{ChainError, ProviderFault};
 pub use head::ChainHead;
 pub use http::HttpTransport;

@@ -13,7 +13,7 @@ use schemas::{
 use super::{
     GateViewer,
     decide::TokenClaim,
-    judge::{GateEvaluator, SessionVerdict},
+    gate_evaluator::{GateEvaluator, SessionVerdict},
     rule::{CompiledRule, TokenCondition, compile_rule},
 };
 use auth::account::WalletAccount;

@@ -7,13 +7,13 @@
 //! A gate opens when the rule holds at the newest block and at the confirmed one; it closes as soon as it fails at the newest. No
 //! rule means that only the owner plays.
 //!
-//! Limits: see [`rule`] for rules, [`judge`] for decisions, [`grant::GrantConfig`] for sessions.
+//! Limits: see [`rule`] for rules, [`gate_evaluator`] for decisions, [`grant::GrantConfig`] for sessions.
 
 pub mod abi;
 pub mod access;
 pub mod decide;
+pub mod gate_evaluator;
 pub mod grant;
-pub mod judge;
 pub mod problem;
 pub mod rule;
 #[cfg(feature = "testing")]

@@ -1,7 +1,7 @@
 //! Why nobody plays, as a client sees it.
 
 use schemas::gate::GateReasonCode;
-use web::{error::Problem, kind::ProblemCode};
+use web::{error::Problem, problem_code::ProblemCode};
 
 use crate::grant::PlaybackDenied;
 

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::{AppState, openapi};
 use auth::Principal;
-use web::{error::Problem, kind::ProblemCode, query};
+use web::{error::Problem, problem_code::ProblemCode, query};
 
 /// Replays at once on one replica.
 pub const REPLAYS_MAX: usize = 64;

@@ -16,8 +16,8 @@ use nats::Bus;
 use packaging::plan;
 use schemars::JsonSchema;
 use schemas::{
-    ask::{self, JobIndexItem, JobIndexPage, JobIndexQuery},
     ids::{JobId, MediaId},
+    index_query::{self, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary},
     media::MediaWaitReason,
     subjects::{self, JobPriority},
@@ -27,7 +27,7 @@ use serde_json::json;
 
 use super::{AppState, cache, media, openapi};
 use auth::Principal;
-use web::{cursor::CursorSealer, error::Problem, page::ListPage, query::QueryParameters, tagged};
+use web::{cursor::CursorSealer, error::Problem, json_document, page::ListPage, query::QueryParameters};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
@@ -63,7 +63,7 @@ struct JobListQuery {
     /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
-    #[schemars(range(min = 1, max = ask::ITEMS_MAX))]
+    #[schemars(range(min = 1, max = index_query::ITEMS_MAX))]
     limit: Option<u32>,
     /// Answer only once the index has seen this revision, which an earlier answer told.
     min_revision: Option<u64>,
@@ -93,7 +93,8 @@ async fn list_jobs(
     QueryParameters(wanted): QueryParameters<JobListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner_filter();
-    let cursors = CursorSealer::new(&app.signing_key, ask::JOBS, &(&owner, wanted.media_id, wanted.status))?;
+    let cursors =
+        CursorSealer::new(&app.signing_key, index_query::JOBS, &(&owner, wanted.media_id, wanted.status))?;
     let question = JobIndexQuery {
         owner,
         media_id: wanted.media_id,
@@ -102,7 +103,7 @@ async fn list_jobs(
         limit: media::parse_page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
-    let page: JobIndexPage = media::query_index(&app.bus, ask::JOBS, &question).await?;
+    let page: JobIndexPage = media::query_index(&app.bus, index_query::JOBS, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     Ok(ListPage { items: page.items, next_cursor, revision: page.revision }.into_list_response(&uri))
 }
@@ -137,7 +138,7 @@ async fn read_job(
     }
     let name = cache::versioned_key(&id, &[held.revision()]);
     if let Some(body) = app.documents.get(&name) {
-        return Ok(tagged::JsonDocument::from_json(body).to_response(&headers));
+        return Ok(json_document::JsonDocument::from_json(body).to_response(&headers));
     }
     let names: Vec<String> = held.record.parts.iter().cloned().chain([job::FINISH.to_owned()]).collect();
     let found = match &held.record.folded {
@@ -155,7 +156,7 @@ async fn read_job(
         .collect();
     let waiting = load_waiting_reason(&app.bus, &held.record).await?;
     let document = JobDocument { waiting, ..build_job_document(&held.record, &parts) };
-    let document = tagged::JsonDocument::new(&document)?;
+    let document = json_document::JsonDocument::new(&document)?;
     let is_done =
         |part: &Option<JobPartSummary>| part.as_ref().is_some_and(|part| part.status == JobPartStatus::Done);
     if held.record.status == job::JobStatus::Succeeded && parts.iter().all(|(_, part)| is_done(part)) {

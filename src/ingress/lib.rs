@@ -35,8 +35,8 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Principal;
-use gate::grant::PlaybackGrants;
-use web::{body, client, guard, idempotency, limit, manners, query, refusals, registry, request};
+use gate::{gate_evaluator::GateEvaluator, grant::PlaybackGrants};
+use web::{body, client, denied_events, filter, idempotency, limit, manners, query, registry, request};
 
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -140,7 +140,7 @@ pub struct AppServices {
     /// Rate limits.
     pub limits: limit::RateLimiter,
     /// Refusals that wait to be told.
-    pub refusals: refusals::DeniedEvents,
+    pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
     /// Room for what is new.
@@ -202,7 +202,7 @@ impl AppState {
             followers,
             streams,
             limits,
-            refusals: refusals::DeniedEvents::default(),
+            refusals: denied_events::DeniedEvents::default(),
             documents,
             capacity,
             origins,
@@ -307,10 +307,10 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
     let behind = ServiceBuilder::new()
         .layer(limit::limit_by_principal())
         .layer(query::refuse_unknown_parameters(taken.clone()))
-        .layer(guard::filter_requests_with(app.capacity.clone()))
+        .layer(filter::filter_requests_with(app.capacity.clone()))
         .layer(middleware::from_fn_with_state(repeated, idempotency::deduplicate_request));
     // What people ask about contracts of their choice keeps no gate from deciding.
-    let judge = gate::judge::GateEvaluator::new(app.grants.gate_evaluator().chains().with_separate_limits());
+    let judge = GateEvaluator::new(app.grants.gate_evaluator().chains().with_separate_limits());
     let gates = crate::gates::GateApiState { bus: app.bus.clone(), judge };
     let answering = Router::new()
         .merge(media::router())
@@ -327,14 +327,14 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
     );
     let signing_in =
         crate::sign_in::router(app.sign_in.clone(), taken.clone(), |own| own.route_layer(behind))
-            .route_layer(guard::filter_requests_with(app.capacity.clone()))
+            .route_layer(filter::filter_requests_with(app.capacity.clone()))
             .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::allow_anonymous))
             .layer(limit::limit_by_principal())
             .layer(query::refuse_unknown_parameters(taken.clone()))
-            .layer(guard::filter_requests_with(app.capacity.clone()))
+            .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
     let open = Router::new()

@@ -17,7 +17,7 @@
 pub mod drift;
 pub mod expiry;
 pub mod fold;
-pub mod memory;
+pub mod memory_streams;
 pub mod outbox;
 pub mod purge;
 pub mod views;
@@ -128,7 +128,9 @@ pub async fn run_keeper(
     });
     let (leased, stop) = (bus.clone(), shutdown.clone());
     tasks.spawn(async move {
-        leased.run_with_lease("memory", stop, |held| memory::run_stream_restore(leased.clone(), held)).await;
+        leased
+            .run_with_lease("memory", stop, |held| memory_streams::run_stream_restore(leased.clone(), held))
+            .await;
     });
     tasks.spawn(async move {
         bus.run_with_lease("drift", shutdown, |held| {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{error::Problem, kind::ProblemCode, unique};
+use super::{duplicate_keys, error::Problem, problem_code::ProblemCode};
 
 /// Limits of a body that is read as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -165,13 +165,14 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     match serde_path_to_error::deserialize(&mut reader) {
         Ok(value) => {
             reader.end().map_err(|error| json_malformed(&error))?;
-            unique::refuse_duplicate_keys(bytes).map(|()| value).map_err(|error| json_invalid(&error))
+            duplicate_keys::refuse_duplicate_keys(bytes).map(|()| value).map_err(|error| json_invalid(&error))
         }
         // A `null` where something is wanted is told as a fault of syntax, though the body is JSON.
         Err(error) if error.inner().is_data() || is_well_formed(bytes) => {
             // Derived readers find a repeated member, too, and can't say where.
-            let repeated =
-                unique::refuse_duplicate_keys(bytes).err().filter(|repeated| repeated.inner().is_data());
+            let repeated = duplicate_keys::refuse_duplicate_keys(bytes)
+                .err()
+                .filter(|repeated| repeated.inner().is_data());
             Err(json_invalid(&repeated.unwrap_or(error)))
         }
         Err(error) => Err(json_malformed(error.inner())),

@@ -1,5 +1,5 @@
 //! The one answer of everything that is read by GET: an object or text with its type, tag and range (RFC 9110, sections 8.8, 13
-//! and 14). That only GET has ranges is seen to before (see `heads.rs`).
+//! and 14). That only GET has ranges is seen to before (see `request_head.rs`).
 //!
 //! Limits: one range a request; several are answered with the whole, as RFC 9110 section 14.2 allows.
 
@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{conditional, error::Problem, kind::ProblemCode};
+use super::{conditional, error::Problem, problem_code::ProblemCode};
 
 /// What is about to be sent.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-use super::{error::Problem, kind::ProblemCode};
+use super::{error::Problem, problem_code::ProblemCode};
 
 /// Most tags of one header.
 pub const TAGS_MAX: usize = 32;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{error::Problem, kind::ProblemCode};
+use super::{error::Problem, problem_code::ProblemCode};
 
 /// Longest cursor in characters.
 const LENGTH_MAX: usize = 256;

@@ -13,7 +13,7 @@ use axum::{
 use schemas::ids::RequestId;
 use serde_json::{Map, Value, json};
 
-use super::kind::ProblemCode;
+use super::problem_code::ProblemCode;
 
 /// How soon somebody may ask again who was refused for want of room, in seconds.
 pub const NO_ROOM_RETRY_AFTER_S: u64 = 60;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowCredentials, AllowOrigin, CorsLayer};
 
-use super::{error::Problem, heads, kind::ProblemCode};
+use super::{error::Problem, problem_code::ProblemCode, request_head};
 
 /// Foreign origins, heads of requests and the time until an answer begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -205,11 +205,12 @@ static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resou
 /// Adds the safe headers, and the version of tus below uploads, to refusals too. What `/play` serves may be embedded anywhere: its path is its right.
 pub async fn add_safe_headers(request: Request, next: Next) -> Response {
     let embeddable = is_playback_path(request.uri().path());
-    let speaks_tus = heads::is_upload_path(request.uri().path()) && *request.method() != Method::OPTIONS;
+    let speaks_tus =
+        request_head::is_upload_path(request.uri().path()) && *request.method() != Method::OPTIONS;
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     if speaks_tus {
-        heads::set_tus_version(headers);
+        request_head::set_tus_version(headers);
     }
     if embeddable {
         headers.entry(&RESOURCE_POLICY).or_insert(HeaderValue::from_static("cross-origin"));
@@ -226,7 +227,7 @@ pub async fn limit_request_head(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if let Err(problem) = heads::normalize_head(&mut request) {
+    if let Err(problem) = request_head::normalize_head(&mut request) {
         return problem.into_response();
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());

@@ -19,8 +19,8 @@ use tower::Layer;
 
 use super::{
     error::Problem,
-    guard::{FilterService, RequestFilter, filter_requests_with},
-    kind::ProblemCode,
+    filter::{FilterService, RequestFilter, filter_requests_with},
+    problem_code::ProblemCode,
 };
 
 /// Longest name of a parameter that is told back, in characters.

@@ -12,7 +12,7 @@ use axum::{
 };
 use schemas::ids::RequestId;
 
-use super::{error::Problem, kind::ProblemCode, refusals::DeniedEvents};
+use super::{denied_events::DeniedEvents, error::Problem, problem_code::ProblemCode};
 
 /// Header that names the request in answers.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

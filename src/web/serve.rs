@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    heads,
-    polite::{GuardedConnection, RouterReached},
+    connection::{GuardedConnection, RouterReached},
+    request_head,
 };
 
 /// Read buffer of one connection in bytes; hyper's default costs 0.8 MB with a slow upload on it (measured).
@@ -115,7 +115,7 @@ pub async fn serve_connections(
         let service = tower::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             reaching.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
-            heads::prepare_request(&mut request);
+            request_head::prepare_request(&mut request);
             router.call(request.map(axum::body::Body::new))
         });
         let builder = Arc::clone(&builder);

@@ -234,11 +234,11 @@ async fn the_doctor_says_what_is_missing_and_how_to_get_it() {
 async fn give_up(bus: &nats::Bus, stage: &str, source: (&str, &str), payload: Vec<u8>) -> u64 {
     let (stream, subject) = source;
     let headers = async_nats_headers(&[
-        (nats::dead::SUBJECT, subject),
-        (nats::dead::STREAM, stream),
-        (nats::dead::CODE, "crashed"),
-        (nats::dead::REASON, "the child \u{1b}[31mdied"),
-        (nats::dead::ATTEMPTS, "5"),
+        (nats::dead_letter::SUBJECT, subject),
+        (nats::dead_letter::STREAM, stream),
+        (nats::dead_letter::CODE, "crashed"),
+        (nats::dead_letter::REASON, "the child \u{1b}[31mdied"),
+        (nats::dead_letter::ATTEMPTS, "5"),
     ]);
     let id = data_encoding::HEXLOWER.encode(&nats::new_id_bytes());
     let stored =

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Bus, BusError, ReaderStatus, following::ReaderStatusSender};
+use crate::{Bus, BusError, ReaderStatus, reader_status::ReaderStatusSender};
 
 mod pull;
 mod source;

@@ -13,7 +13,7 @@ use super::{
     OPEN_MAX, OpenedStream, ReaderConfig, ReaderItem, ReaderStart, SILENT_HEARTBEATS_MAX,
     pull::{ConsumerLoss, EphemeralConsumer, PullEvent},
 };
-use crate::{Bus, BusError, client::ConnectionState, following::ReaderStatusSender, publish};
+use crate::{Bus, BusError, client::ConnectionState, publish, reader_status::ReaderStatusSender};
 
 /// Where the task is.
 pub(super) struct ReaderTask {

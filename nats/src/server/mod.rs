@@ -11,11 +11,11 @@
 //! Limits: [`BrokerConfig`] names the stores' sizes and the waits. Restarts are spaced by at most [`RESTART_DELAY_MAX`].
 
 mod binary;
-mod broken;
 mod child;
 mod folder;
 pub mod program;
 mod supervise;
+mod write_watchdog;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,8 +30,8 @@ use crate::{ProcessHealth, Role};
 
 pub use binary::parse_version as version;
 pub use binary::{NatsServerBinary, VERSION_MIN, find_nats_server};
-pub use broken::{RESTARTS_MAX, RESTARTS_WINDOW};
 pub use supervise::RESTART_DELAY_MAX;
+pub use write_watchdog::{RESTARTS_MAX, RESTARTS_WINDOW};
 
 /// What every role may publish and subscribe, in the server's own syntax: one variable a role.
 pub const PERMISSIONS: &str = include_str!("../../permissions.conf");
@@ -164,8 +164,12 @@ impl EmbeddedBroker {
         let keys = Arc::new(folder.load_or_create_keys()?);
         let binary = binary::find_nats_server(config.binary.as_deref()).await?.path;
         let period = Duration::from_millis(config.watch_period_ms.max(1));
-        let watch =
-            broken::WriteWatchdog::new(health, folder.file_path("store"), period, config.room_bytes_min);
+        let watch = write_watchdog::WriteWatchdog::new(
+            health,
+            folder.file_path("store"),
+            period,
+            config.room_bytes_min,
+        );
         let launch = child::BrokerLauncher::new(config, binary, folder, Arc::clone(&keys));
         let running = launch.start_on_last_port().await?;
         let url = format!("nats://127.0.0.1:{}", running.port);

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    broken::WriteWatchdog,
     child::{BrokerLauncher, BrokerProcess},
+    write_watchdog::WriteWatchdog,
 };
 
 /// Longest pause between two restarts.

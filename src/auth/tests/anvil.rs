@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::testing::{SOON, TestWallet};
-use crate::{AuthConfig, contract::*, value::WalletAddress};
+use crate::{AuthConfig, address::WalletAddress, contract::*};
 
 const CONTRACTS: &str = include_str!("../../../tests/signin/contracts.json");
 /// Anvil's chain.

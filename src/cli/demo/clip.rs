@@ -10,7 +10,7 @@ use crate::cli::{
     client::ApiClient,
     event::EventPrinter,
     follow::{FollowOutcome, FollowTarget, SseFollower},
-    out, play, render,
+    output, play, render,
     tus::{self, UploadByteSource},
 };
 
@@ -69,7 +69,7 @@ async fn upload_clip(client: &ApiClient) -> anyhow::Result<String> {
     tus::send_upload(client, &upload, &source, length_bytes, |at_bytes| bar.set_position(at_bytes)).await?;
     bar.finish_and_clear();
     let size = render::format_size(length_bytes);
-    out::print_message(format!("Uploaded {NAME} ({size}) as {}", out::sanitize_text(&upload.media_id)));
+    output::print_message(format!("Uploaded {NAME} ({size}) as {}", output::sanitize_text(&upload.media_id)));
     Ok(upload.media_id)
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::cli::{
     client::{ApiClient, ClientError, ServerRefusal},
-    out,
+    output,
     play::{self, PlaybackUrls},
 };
 
@@ -31,12 +31,12 @@ pub(super) async fn run_gated_demo(owner: &ApiClient, node: &DemoNode) -> anyhow
     let (a, b) = (DemoWallet::random()?, DemoWallet::random()?);
     let contract = node.deploy_contract().await.context("the contract")?;
     node.give_token(contract, TOKEN, a.address).await.context("the token")?;
-    out::print_message(format!(
+    output::print_message(format!(
         "Chain {CHAIN_ID} runs at {}, with an ERC-721 contract at {contract}",
         node.url
     ));
-    out::print_message(format!("wallet A: {}, owns token {TOKEN}", a.address));
-    out::print_message(format!("wallet B: {}, owns none", b.address));
+    output::print_message(format!("wallet A: {}, owns token {TOKEN}", a.address));
+    output::print_message(format!("wallet B: {}, owns none", b.address));
     let rule = GateRule::Erc721Owner {
         chain_id: CHAIN_ID,
         contract: contract.to_string(),
@@ -44,14 +44,14 @@ pub(super) async fn run_gated_demo(owner: &ApiClient, node: &DemoNode) -> anyhow
         sessions_max: None,
     };
     let clip = clip::publish_clip(owner, owner, &rule).await?;
-    out::print_message(format!("The gate: {}", serde_json::to_string(&rule)?));
+    output::print_message(format!("The gate: {}", serde_json::to_string(&rule)?));
 
     let viewer_a = DemoViewer::sign_in("wallet A", &a, owner, &clip.media_id).await?;
     let viewer_b = DemoViewer::sign_in("wallet B", &b, owner, &clip.media_id).await?;
     let first = viewer_a.expect_playback().await?;
     let refused = viewer_b.expect_refusal().await?;
     node.give_token(contract, TOKEN, b.address).await.context("the transfer")?;
-    out::print_message(format!("Token {TOKEN} goes from wallet A to wallet B"));
+    output::print_message(format!("Token {TOKEN} goes from wallet A to wallet B"));
     let stopped = viewer_a.expect_end(&first).await?;
     let second = viewer_b.expect_playback().await?;
     viewer_a.expect_refusal().await?;
@@ -116,7 +116,7 @@ impl DemoViewer {
             Ok(Ok(DemoPlayback { playback, segment_url }))
         });
         let playing = playing.await?;
-        out::print_message(format!("{} plays: {}", self.name, playing.playback.hls_url));
+        output::print_message(format!("{} plays: {}", self.name, playing.playback.hls_url));
         Ok(playing)
     }
 
@@ -148,7 +148,7 @@ impl DemoViewer {
     /// Tells of a refusal; answers it for machines.
     fn report_refusal(&self, what: &str, refusal: &ServerRefusal) -> Value {
         let ServerRefusal { code, reason, title, .. } = refusal;
-        out::print_message(format!("{} {what}: {code} ({reason}): {title}", self.name));
+        output::print_message(format!("{} {what}: {code} ({reason}): {title}", self.name));
         json!({ "address": self.address, "code": code, "reason": reason })
     }
 

@@ -16,7 +16,7 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CommandOutcome, DemoArgs, GlobalArgs, client::ApiClient, dispatch::load_settings, out,
+    CommandOutcome, DemoArgs, GlobalArgs, client::ApiClient, dispatch::load_settings, output,
     play::PlaybackUrls, serve,
 };
 use crate::{config::Settings, up};
@@ -73,7 +73,7 @@ pub async fn run_demo(global: &GlobalArgs, args: DemoArgs) -> anyhow::Result<Com
     }
     served?;
     match told? {
-        Some(told) if args.exit => out::print_json(&told.summary)?,
+        Some(told) if args.exit => output::print_json(&told.summary)?,
         None if args.exit => return Ok(CommandOutcome::Badly),
         _ => {}
     }
@@ -117,10 +117,10 @@ impl DemoResult {
             line["watch_url"] = json!(watch_url);
             line["url"] = json!(ready.url);
             line["api_key"] = json!(ready.api_key);
-            return Ok(out::print_json(&line)?);
+            return Ok(output::print_json(&line)?);
         }
-        out::print_message(&self.invitation);
-        Ok(out::print_line(watch_url)?)
+        output::print_message(&self.invitation);
+        Ok(output::print_line(watch_url)?)
     }
 }
 
@@ -138,7 +138,7 @@ async fn play_demo(ready: &up::ServerReady, node: Option<&DemoNode>) -> anyhow::
     )?;
     let url = reachable_url(&ready.url);
     let owner = ApiClient::with_url(&url, Some(key), "the data folder".into())?;
-    out::print_message(format!("StreamGate is up at {url}"));
+    output::print_message(format!("StreamGate is up at {url}"));
     match node {
         Some(node) => gated::run_gated_demo(&owner, node).await,
         None => open::run_open_demo(&owner).await,

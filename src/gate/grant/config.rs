@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{MINUTE_MS, crowd};
+use super::{MINUTE_MS, session_limit};
 
 /// Settings of playback sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -86,8 +86,8 @@ impl GrantConfig {
     }
 
     /// Limits of the crowd.
-    pub(super) const fn session_caps(&self) -> crowd::SessionCaps {
-        crowd::SessionCaps {
+    pub(super) const fn session_caps(&self) -> session_limit::SessionCaps {
+        session_limit::SessionCaps {
             total: self.sessions_max,
             waiting_per_client: self.sessions_per_client_max,
             played_per_client: self.played_sessions_per_client_max,

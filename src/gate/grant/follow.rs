@@ -10,7 +10,7 @@ use schemas::{
 use tokio_util::sync::CancellationToken;
 
 use super::PlaybackGrants;
-use nats::memory;
+use nats::invalidating_cache;
 
 impl PlaybackGrants {
     /// Hears of revocations, changed gates and ended credentials until `shutdown`; without it nothing is answered from memory.
@@ -27,7 +27,7 @@ impl PlaybackGrants {
             subjects::event_verb_filter("media", "removed"),
         ];
         let shared = &self.shared;
-        memory::follow_invalidations(
+        invalidating_cache::follow_invalidations(
             &shared.bus,
             "revocations",
             filters,

@@ -8,18 +8,18 @@
 //! handing a token round does not multiply viewers.
 //!
 //! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one (see
-//! `crowd.rs`).
+//! `session_limit.rs`).
 //!
 //! Limits: [`GrantConfig`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
 mod config;
-mod crowd;
+mod credential;
+mod event_throttle;
 mod follow;
-mod live;
-mod opener;
 mod renew;
+mod session_cache;
+mod session_limit;
 mod slots;
-mod telling;
 pub mod token;
 
 use std::{
@@ -43,16 +43,16 @@ use tokio::sync::Mutex;
 
 pub use self::config::GrantConfig;
 use self::{
-    crowd::{DisplacedSession, SessionHolder, SessionLimiter},
-    live::{CachedSessionStatus, SessionCache},
-    opener::CredentialStatus,
+    credential::CredentialStatus,
+    event_throttle::{DenialEventCaps, DenialEventThrottle},
+    session_cache::{CachedSessionStatus, SessionCache},
+    session_limit::{DisplacedSession, SessionHolder, SessionLimiter},
     slots::SlotClaimMode,
-    telling::{DenialEventCaps, DenialEventThrottle},
 };
 use super::{
     GateViewer,
     access::{self, AccessDecision},
-    judge::GateEvaluator,
+    gate_evaluator::GateEvaluator,
 };
 use auth::proof::{ProofAge, ProofChecker};
 
@@ -231,7 +231,7 @@ impl PlaybackGrants {
         }
         let credential = (viewer.opener, ProofAge::Newest);
         let closed = |code| PlaybackDenied::Closed { code, blocks: ruling.blocks.clone() };
-        match opener::check_credential(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+        match credential::check_credential(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
             CredentialStatus::Stands => {}
             CredentialStatus::Over => return Err(closed(GateReasonCode::Ended)),
             CredentialStatus::Unclear => return Err(closed(GateReasonCode::ChainUnavailable)),

@@ -8,14 +8,14 @@ use schemas::{
 
 use super::{
     AGAIN_MS, PlaybackDenied, PlaybackGrants, RenewalOutcome,
-    live::CachedSession,
-    opener::{self, CredentialStatus},
+    credential::{self, CredentialStatus},
+    session_cache::CachedSession,
     slots::{self, SlotClaimMode},
 };
 use crate::{
     GateViewer,
     access::{self, AccessDecision},
-    judge::SessionVerdict,
+    gate_evaluator::SessionVerdict,
 };
 use auth::{account::WalletAccount, proof::ProofAge};
 
@@ -47,7 +47,7 @@ impl PlaybackGrants {
         let session = self.load_session(playback_id, media_id).await?;
         // The next look comes when this grant is about to end: what was said before would be too old by then.
         let credential = (session.opener, ProofAge::Newest);
-        match opener::check_credential(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
+        match credential::check_credential(&shared.bus, &shared.proofs, credential, (shared.clock)()).await? {
             CredentialStatus::Stands => {}
             CredentialStatus::Over => {
                 return self.end_session(playback_id, GateReasonCode::Ended, Vec::new()).await;

@@ -19,8 +19,8 @@ use schemas::{
 
 use crate::{
     GateViewer, ViewerRights,
+    gate_evaluator::GateEvaluator,
     grant::{GrantConfig, PlaybackDenied, PlaybackGrants},
-    judge::GateEvaluator,
     rule::compile_rule,
     testing::ANN,
 };

@@ -9,7 +9,7 @@ use schemas::gate::{GateReasonCode, GateRule};
 use tokio::time::Instant;
 
 use crate::{
-    judge::{GateDecision, GateEvaluator, SessionVerdict},
+    gate_evaluator::{GateDecision, GateEvaluator, SessionVerdict},
     rule::compile_rule,
     testing::{ANN, BOB, all_rule, anvil::*, not_rule},
 };

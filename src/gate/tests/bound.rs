@@ -23,9 +23,9 @@ use crate::{
 use auth::{
     AuthConfig as SignInConfig, ProofChecker,
     account::WalletAccount,
+    address::WalletAddress,
     contract::ContractCaller,
     testing::{FakeChain, FakeChainReply, YES},
-    value::WalletAddress,
 };
 
 /// Another chain than that of the rules.

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use schemas::gate::{GateReasonCode, GateRule};
 
 use crate::{
-    judge::{GateEvaluator, SessionVerdict},
+    gate_evaluator::{GateEvaluator, SessionVerdict},
     rule::compile_rule,
     testing::{ANN, BOB, all_rule, allow_list_rule, any_rule, coin_rule, nft_rule, not_rule},
 };

@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schemas::gate::ChainBlock;
 
 use crate::{
-    judge::{GateDecision, GateEvaluator, SessionVerdict},
+    gate_evaluator::{GateDecision, GateEvaluator, SessionVerdict},
     rule::{CompiledRule, compile_rule},
     testing::{ANN, BOB, all_rule, allow_list_rule, any_rule, coin_rule, expected_truth, nft_rule, not_rule},
 };

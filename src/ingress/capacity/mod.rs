@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::uploads;
 use web::{
     error::{NO_ROOM_RETRY_AFTER_S, Problem},
-    guard::RequestFilter,
-    kind::ProblemCode,
+    filter::RequestFilter,
+    problem_code::ProblemCode,
 };
 
 pub(super) use needs::required_limits;

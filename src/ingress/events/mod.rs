@@ -31,7 +31,7 @@ use super::{AppState, openapi};
 use auth::Principal;
 use follower::{EventFollower, EventScope, EventStreamStart};
 pub use hub::{BACKLOG_MAX, EventHub, JOBS_MAX};
-use web::{error::Problem, kind::ProblemCode, query::QueryParameters};
+use web::{error::Problem, problem_code::ProblemCode, query::QueryParameters};
 
 /// Followers at once on one replica.
 pub const FOLLOWERS_MAX: usize = 4_096;

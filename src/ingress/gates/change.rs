@@ -33,7 +33,7 @@ use web::{
     body,
     conditional::{self, EntityTag},
     error::Problem,
-    kind::ProblemCode,
+    problem_code::ProblemCode,
 };
 
 /// The prefix of the code of an account that merely delegates (EIP-7702): it is no contract of its own.

@@ -18,7 +18,7 @@ use nats::Bus;
 use schemas::gate::GateRule;
 
 use crate::openapi;
-use gate::judge::GateEvaluator;
+use gate::gate_evaluator::GateEvaluator;
 
 /// What the routes need.
 #[derive(Debug, Clone)]

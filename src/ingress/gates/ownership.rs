@@ -16,10 +16,10 @@ use auth::Principal;
 use gate::problem::chain_unavailable;
 use gate::{
     decide::RuleTruth,
-    judge::SessionVerdict,
+    gate_evaluator::SessionVerdict,
     rule::{compile_rule, parse_address},
 };
-use web::{body, error::Problem, kind::ProblemCode};
+use web::{body, error::Problem, problem_code::ProblemCode};
 
 /// The question.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -22,7 +22,7 @@ use crate::{
     uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
 };
 use auth::Principal;
-use web::{body, conditional, error::Problem, kind::ProblemCode};
+use web::{body, conditional, error::Problem, problem_code::ProblemCode};
 
 /// Most rounds of reading and compare-and-set of one change.
 pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;

@@ -1,6 +1,6 @@
 //! Media as documents: one by id from KV, so that one's own writes are always seen; lists from the index.
 //!
-//! Limits: a page has at most [`ask::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
+//! Limits: a page has at most [`index_query::ITEMS_MAX`] items; the index has [`INDEX_WAIT`] to answer.
 
 mod change;
 mod remove;
@@ -18,9 +18,9 @@ use nats::Bus;
 use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
-    ask::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     document::{self, SegmentEncryption},
     ids::{JobId, MediaId},
+    index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
     media::{self, EncodedRendition, MediaSummary, TechnicalMetadata},
     subjects,
     value::TransactionHash,
@@ -33,10 +33,10 @@ use auth::Principal;
 use web::{
     cursor::{self, CursorSealer},
     error::Problem,
-    kind::ProblemCode,
+    json_document,
     page::ListPage,
+    problem_code::ProblemCode,
     query::QueryParameters,
-    tagged,
 };
 
 /// How long the index may take; it waits a short while itself for the revision that a question names.
@@ -73,7 +73,7 @@ struct MediaListQuery {
     /// `next_cursor` of the page before, with the same filters.
     cursor: Option<String>,
     /// Most items; 50 unless said otherwise.
-    #[schemars(range(min = 1, max = ask::ITEMS_MAX))]
+    #[schemars(range(min = 1, max = index_query::ITEMS_MAX))]
     limit: Option<u32>,
     /// Answer only once the index has seen this revision, which an earlier answer told.
     min_revision: Option<u64>,
@@ -103,7 +103,7 @@ async fn list_media(
     QueryParameters(wanted): QueryParameters<MediaListQuery>,
 ) -> Result<Response, Problem> {
     let owner = who.list_owner_filter();
-    let cursors = CursorSealer::new(&app.signing_key, ask::MEDIA, &(&owner, wanted.status))?;
+    let cursors = CursorSealer::new(&app.signing_key, index_query::MEDIA, &(&owner, wanted.status))?;
     let question = MediaIndexQuery {
         owner,
         status: wanted.status,
@@ -111,7 +111,7 @@ async fn list_media(
         limit: parse_page_limit(wanted.limit)?,
         min_revision: wanted.min_revision,
     };
-    let page: MediaIndexPage = query_index(&app.bus, ask::MEDIA, &question).await?;
+    let page: MediaIndexPage = query_index(&app.bus, index_query::MEDIA, &question).await?;
     let next_cursor = page.next.map(|position| cursors.seal(&position));
     Ok(ListPage { items: page.items, next_cursor, revision: page.revision }.into_list_response(&uri))
 }
@@ -120,9 +120,9 @@ async fn list_media(
 pub(super) fn parse_page_limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted {
         None => Ok(50),
-        Some(limit) if (1..=ask::ITEMS_MAX).contains(&limit) => Ok(limit),
+        Some(limit) if (1..=index_query::ITEMS_MAX).contains(&limit) => Ok(limit),
         Some(limit) => Err(Problem::new(ProblemCode::QueryMalformed)
-            .with_detail(format!("limit={limit} is not between 1 and {}", ask::ITEMS_MAX))),
+            .with_detail(format!("limit={limit} is not between 1 and {}", index_query::ITEMS_MAX))),
     }
 }
 
@@ -142,10 +142,10 @@ pub(super) async fn query_index<Q: Serialize, P: DeserializeOwned>(
 fn index_problem(code: &str, detail: String) -> Problem {
     let kind = match code {
         // It was sealed by us, and yet the index can't use it: it is of another time.
-        ask::CURSOR_MALFORMED => return cursor::cursor_malformed(),
-        ask::QUESTION_MALFORMED => ProblemCode::QueryMalformed,
-        ask::REVISION_UNKNOWN => ProblemCode::RevisionUnknown,
-        ask::INDEX_BEHIND => ProblemCode::IndexBehind,
+        index_query::CURSOR_MALFORMED => return cursor::cursor_malformed(),
+        index_query::QUESTION_MALFORMED => ProblemCode::QueryMalformed,
+        index_query::REVISION_UNKNOWN => ProblemCode::RevisionUnknown,
+        index_query::INDEX_BEHIND => ProblemCode::IndexBehind,
         _ => ProblemCode::IndexUnavailable,
     };
     let problem = Problem::new(kind).with_detail(detail);
@@ -220,12 +220,12 @@ impl MediumRecords {
         [document, self.asset.as_ref().map_or(0, nats::VersionedRecord::revision)]
     }
 
-    fn render_document(&self, media_id: MediaId) -> Result<tagged::JsonDocument, Problem> {
+    fn render_document(&self, media_id: MediaId) -> Result<json_document::JsonDocument, Problem> {
         let document = self.document.as_ref().map(|held| &held.record);
         let asset = self.asset.as_ref().map(|held| &held.record);
         let created = document.map(|d| d.created_at_ms).or_else(|| asset.map(|a| a.created_at_ms));
         let changed = document.map(|d| d.changed_at_ms).max(asset.map(|a| a.changed_at_ms));
-        tagged::JsonDocument::new(&MediaDocument {
+        json_document::JsonDocument::new(&MediaDocument {
             media_id,
             owner: self.owner(),
             title: document.map(|d| d.title.as_str()),
@@ -355,7 +355,7 @@ async fn read_media(
     }
     let name = cache::versioned_key(&id, &medium.revisions());
     if let Some(body) = app.documents.get(&name) {
-        return Ok(tagged::JsonDocument::from_json(body).to_response(&headers));
+        return Ok(json_document::JsonDocument::from_json(body).to_response(&headers));
     }
     let document = medium.render_document(media_id)?;
     app.documents.put(name, document.body().clone());

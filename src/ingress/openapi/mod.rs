@@ -28,7 +28,7 @@ use super::{audit, events, jobs, media, metrics, play, probes, uploads, watch};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
     bytes::{self, RepresentationMetadata},
-    conditional, kind,
+    conditional, problem_code,
     query::AcceptedParameters,
 };
 
@@ -110,7 +110,7 @@ pub fn build_document() -> Value {
     schemas.insert("Problem".into(), schema::problem_schema());
     common::complete_operations(&mut document["paths"], &schemas);
     document["components"] = common::build_components(&schemas);
-    document["x-problems"] = kind::describe_codes().into();
+    document["x-problems"] = problem_code::describe_codes().into();
     schema::bound_numbers(&mut document);
     document
 }

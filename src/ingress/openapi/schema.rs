@@ -4,7 +4,7 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::Parameter;
 
-use web::kind::ProblemCode;
+use web::problem_code::ProblemCode;
 
 /// How a schema is referred to.
 const REFERENCE: &str = "#/components/schemas/";

@@ -26,7 +26,7 @@ use schemas::{document::SegmentKey, ids::MediaId};
 use serde_bytes::ByteBuf;
 
 use super::{
-    PlaybackPath, RepresentationMetadata, content_tag, known::PlayableMedium, no_such_resource,
+    PlaybackPath, RepresentationMetadata, content_tag, no_such_resource, playable_media::PlayableMedium,
     playlist_response, store_problem,
 };
 use crate::AppState;

@@ -8,9 +8,9 @@
 
 pub(super) mod encryption;
 mod growing;
-mod known;
 mod open;
 mod path;
+mod playable_media;
 
 use axum::{
     Router,
@@ -28,12 +28,12 @@ use sha2::{Digest, Sha256};
 use super::{AppState, cache, openapi};
 use gate::grant::{self, PlaybackDenied};
 pub use growing::GrowingPlaylists;
-pub use known::PlayableMediaCache;
 use path::PlaybackPath;
+pub use playable_media::PlayableMediaCache;
 use web::{
     bytes::{self, RepresentationMetadata},
     error::Problem,
-    kind::ProblemCode,
+    problem_code::ProblemCode,
 };
 
 /// Settings of playback.
@@ -171,7 +171,7 @@ async fn serve_path(
 /// The playlist of a rendition for players that began while it grew.
 async fn load_event_playlist(
     app: &AppState,
-    medium: &known::PlayableMedium,
+    medium: &playable_media::PlayableMedium,
     rendition: &str,
 ) -> Result<String, Problem> {
     let encode = &medium.encode;

@@ -17,7 +17,7 @@ use gate::{
     GateViewer,
     grant::{self, PlaybackDenied},
 };
-use web::{client::ClientAddress, error::Problem, kind::ProblemCode};
+use web::{client::ClientAddress, error::Problem, problem_code::ProblemCode};
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
 /// player may use them.

@@ -23,7 +23,7 @@ use web::{
     body::OptionalJsonBody,
     error::Problem,
     idempotency::{IdempotencyClaim, ShownOnceResponse},
-    kind::ProblemCode,
+    problem_code::ProblemCode,
     query::QueryParameters,
     request,
 };

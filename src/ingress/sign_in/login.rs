@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::tokens;
 use auth::{
     SignInService,
+    address::WalletAddress,
     challenge::{self, ChallengeOptions},
     claim::SignInClaims,
     config::{CHALLENGE_TTL_S_MAX, SIGNATURE_BYTES_MAX},
@@ -22,11 +23,10 @@ use auth::{
     login::SignInAttempt,
     typed::TypedSignIn,
     uri,
-    value::WalletAddress,
 };
 use web::{
-    body::OptionalJsonBody, client::ClientAddress, error::Problem, kind::ProblemCode, limit::RateLimitPermit,
-    request,
+    body::OptionalJsonBody, client::ClientAddress, error::Problem, limit::RateLimitPermit,
+    problem_code::ProblemCode, request,
 };
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.

@@ -32,7 +32,7 @@ use axum::{
 
 use crate::openapi;
 use auth::{SignInService, authenticate_request, uri};
-use web::{error::Problem, kind::ProblemCode, query};
+use web::{error::Problem, problem_code::ProblemCode, query};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use auth::{
-    Principal, SignInService, account::WalletAccount, denial::SignInError, session::OpenSession,
-    value::WalletAddress,
+    Principal, SignInService, account::WalletAccount, address::WalletAddress, denial::SignInError,
+    session::OpenSession,
 };
 use web::{
-    body::OptionalJsonBody, client::ClientAddress, error::Problem, kind::ProblemCode, limit::RateLimitPermit,
-    request,
+    body::OptionalJsonBody, client::ClientAddress, error::Problem, limit::RateLimitPermit,
+    problem_code::ProblemCode, request,
 };
 
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.

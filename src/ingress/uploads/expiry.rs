@@ -13,7 +13,7 @@ use schemas::{
 };
 use store::Store;
 
-use super::{FencedUploadRecord, UploadRefusal, ledger, session};
+use super::{FencedUploadRecord, UploadRefusal, fenced_record, session};
 
 /// Silence in milliseconds after which a full or an ended upload is not being worked on by the ingress any more.
 pub const QUIET_MS: u64 = 60_000;
@@ -86,9 +86,9 @@ async fn apply_action(
         }
         ExpiryAction::Expire if ledger.record().status == UploadStatus::Open => {
             ledger.mark_expired().await?;
-            ledger::free_upload(store, &mut ledger).await
+            fenced_record::free_upload(store, &mut ledger).await
         }
-        ExpiryAction::Free => ledger::free_upload(store, &mut ledger).await,
+        ExpiryAction::Free => fenced_record::free_upload(store, &mut ledger).await,
         ExpiryAction::Date => ledger.record_kept_until().await,
         // It went on meanwhile.
         ExpiryAction::Complete | ExpiryAction::Expire | ExpiryAction::Nothing => Ok(()),

@@ -10,9 +10,9 @@
 mod config;
 mod digest;
 pub mod expiry;
-mod ledger;
+mod fenced_record;
 pub(super) mod metadata;
-mod open;
+mod open_uploads;
 mod protocol;
 mod refusal;
 mod session;
@@ -22,7 +22,7 @@ mod takeover;
 #[cfg(test)]
 mod tests;
 mod tus;
-mod whole;
+mod whole_file;
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ use store::Store;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::UploadConfig;
-pub use ledger::{FencedUploadRecord, discard_upload};
+pub use fenced_record::{FencedUploadRecord, discard_upload};
 pub use refusal::UploadRefusal;
 
 use crate::openapi;
@@ -125,14 +125,14 @@ impl UploadState {
     tus::end_upload,
     tus::override_method,
     status::read_upload_status,
-    whole::create_media
+    whole_file::create_media
 ))]
 pub(super) struct UploadsApiDoc;
 
 impl openapi::OperationGroup for UploadsApiDoc {
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
-        schemas.add_response::<whole::MediaCreatedDocument>();
+        schemas.add_response::<whole_file::MediaCreatedDocument>();
     }
 }
 
@@ -150,14 +150,14 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> Router<S>
         )
         .route("/v1/uploads/{upload_id}/status", get(status::read_upload_status))
         .layer(middleware::from_fn(add_tus_version));
-    Router::new().merge(tus).route("/v1/media", post(whole::create_media)).with_state(state)
+    Router::new().merge(tus).route("/v1/media", post(whole_file::create_media)).with_state(state)
 }
 
 async fn add_tus_version(request: Request, next: Next) -> Response {
     let is_options = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if !is_options {
-        web::heads::set_tus_version(response.headers_mut());
+        web::request_head::set_tus_version(response.headers_mut());
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

@@ -5,14 +5,14 @@ use schemas::upload::{UploadRecord, UploadStatus};
 
 use super::{
     digest::DeclaredDigest,
-    ledger::MEDIA_REMOVED,
+    fenced_record::MEDIA_REMOVED,
     metadata::{self, UploadMetadata},
     refusal::UploadRefusal,
 };
-use web::kind::ProblemCode;
+use web::problem_code::ProblemCode;
 
 /// The version spoken.
-pub(super) use web::heads::{TUS_RESUMABLE, TUS_VERSION as VERSION};
+pub(super) use web::request_head::{TUS_RESUMABLE, TUS_VERSION as VERSION};
 /// The extensions offered.
 pub(super) const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum";

@@ -3,7 +3,7 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::protocol::{UPLOAD_OFFSET, VERSION};
-use web::{error::Problem, kind::ProblemCode};
+use web::{error::Problem, problem_code::ProblemCode};
 
 /// Why a request is refused.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use super::{
     UploadContext,
     digest::DigestChecks,
-    ledger::{self, FencedUploadRecord},
+    fenced_record::{self, FencedUploadRecord},
     refusal::UploadRefusal,
     slot::UploadWriterGuard,
 };
@@ -282,10 +282,10 @@ pub(super) async fn complete_upload(
         return Err(refusal);
     }
     if !create_media_document(ledger).await? {
-        return Err(ledger::discard_upload(store, ledger).await);
+        return Err(fenced_record::discard_upload(store, ledger).await);
     }
     ledger.mark_received().await?;
-    super::open::remove_open_upload(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
+    super::open_uploads::remove_open_upload(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
     Ok(())
 }
 
@@ -348,7 +348,7 @@ pub(super) async fn deactivate_upload(
     if let Err(refusal) = ledger.mark_ended(UploadStatus::Deactivated, Some(error.code())).await {
         return refusal;
     }
-    super::open::remove_open_upload(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
+    super::open_uploads::remove_open_upload(ledger.bus(), &ledger.record().owner, ledger.upload_id()).await;
     error.into()
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     UploadContext,
     digest::DigestChecks,
-    ledger::FencedUploadRecord,
+    fenced_record::FencedUploadRecord,
     protocol::{self, AppendAdmission, UploadAppend},
     refusal::UploadRefusal,
     session::{self, BodyEndPolicy, UploadSession},

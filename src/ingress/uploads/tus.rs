@@ -18,8 +18,8 @@ use store::{Spool, SpooledUpload};
 use super::{
     UploadContext, UploadState,
     digest::DigestChecks,
-    ledger::{self, FencedUploadRecord},
-    open, parse_upload_id,
+    fenced_record::{self, FencedUploadRecord},
+    open_uploads, parse_upload_id,
     protocol::{self, UploadAppend, UploadCreation},
     refusal::UploadRefusal,
     session::{self, BodyEndPolicy},
@@ -210,7 +210,7 @@ pub(super) async fn begin_upload(
     shared: &Arc<UploadContext>,
     record: UploadRecord,
 ) -> Result<FencedUploadRecord, UploadRefusal> {
-    open::add_open_upload(shared, &record.owner, record.upload_id).await?;
+    open_uploads::add_open_upload(shared, &record.owner, record.upload_id).await?;
     let (owner, upload_id) = (record.owner.clone(), record.upload_id);
     let place = SpooledUpload {
         upload_id,
@@ -225,7 +225,7 @@ pub(super) async fn begin_upload(
     let mut ledger = match begun.await {
         Ok(ledger) => ledger,
         Err(refusal) => {
-            open::remove_open_upload(&shared.bus, &owner, upload_id).await;
+            open_uploads::remove_open_upload(&shared.bus, &owner, upload_id).await;
             return Err(refusal);
         }
     };
@@ -506,8 +506,8 @@ pub(super) async fn terminate_upload(
         return Err(UploadRefusal::Finished);
     }
     ledger.mark_ended(UploadStatus::Terminated, code).await?;
-    open::remove_open_upload(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
-    if let Err(refusal) = ledger::free_upload(&shared.store, ledger).await {
+    open_uploads::remove_open_upload(&shared.bus, &ledger.record().owner, ledger.upload_id()).await;
+    if let Err(refusal) = fenced_record::free_upload(&shared.store, ledger).await {
         tracing::warn!(?refusal, upload.id = %ledger.upload_id(), "an ended upload keeps its bytes until the keeper comes");
     }
     Ok(())

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use super::IDEMPOTENCY_KEY;
-use crate::{error::Problem, kind::ProblemCode};
+use crate::{error::Problem, problem_code::ProblemCode};
 
 /// Longest key in characters.
 pub const KEY_LENGTH_MAX: usize = 255;

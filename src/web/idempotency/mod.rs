@@ -35,7 +35,7 @@ use serde_bytes::ByteBuf;
 
 pub use key::KEY_LENGTH_MAX;
 
-use super::{body, error::Problem, kind::ProblemCode, request::RequestOwner};
+use super::{body, error::Problem, problem_code::ProblemCode, request::RequestOwner};
 
 /// The key.
 pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

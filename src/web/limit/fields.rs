@@ -13,9 +13,9 @@ use serde_json::json;
 use super::{
     gcra::{BucketStatus, ReplicaBucketRate},
     group::RateLimitGroup,
-    ticket::RateLimitRefusal,
+    permit::RateLimitRefusal,
 };
-use crate::{error::Problem, kind::ProblemCode};
+use crate::{error::Problem, problem_code::ProblemCode};
 
 /// What is left.
 pub static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");

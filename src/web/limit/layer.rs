@@ -20,7 +20,7 @@ use super::{RateLimitGroup, RateLimitPermit, RateLimiter, group};
 use crate::{
     client::ClientAddress,
     error::Problem,
-    guard::{FilterService, RefusedFuture, filter_requests, refused_response},
+    filter::{FilterService, RefusedFuture, filter_requests, refused_response},
     request::RequestOwner,
 };
 

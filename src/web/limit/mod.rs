@@ -16,12 +16,12 @@ pub mod gcra;
 mod group;
 mod layer;
 mod lookup;
+mod permit;
 mod replicas;
 mod report;
 mod table;
 #[cfg(test)]
 mod tests;
-mod ticket;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -35,8 +35,8 @@ pub use fields::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimitScope};
 pub use group::{GroupRates, RateLimitGroup};
 pub use layer::{ClientLimitService, RateLimitFuture, limit_by_client, limit_by_principal};
 pub use lookup::{LOOKUPS_PER_CLIENT_MAX, LookupPermit};
+pub use permit::RateLimitPermit;
 pub use report::PolicyCount;
-pub use ticket::RateLimitPermit;
 
 /// Settings of the rate limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::StreamExt;
 use nats::Bus;
 use schemas::{
-    ask::{self, IndexReply, JobIndexQuery, MediaIndexQuery},
+    index_query::{self, IndexReply, JobIndexQuery, MediaIndexQuery},
     subjects,
 };
 use serde::Serialize;
@@ -96,7 +96,7 @@ impl QueryResponder {
             question.subject.as_str().strip_prefix(&subjects::index_request_subject("")).unwrap_or_default();
         let bytes_max = self.config.answer_bytes_max;
         match verb {
-            ask::MEDIA => {
+            index_query::MEDIA => {
                 let read = move |projection: &IndexProjection, q: &MediaIndexQuery| {
                     projection.list_media(q, bytes_max)
                 };
@@ -109,7 +109,7 @@ impl QueryResponder {
                 )
                 .await
             }
-            ask::JOBS => {
+            index_query::JOBS => {
                 let read =
                     move |projection: &IndexProjection, q: &JobIndexQuery| projection.list_jobs(q, bytes_max);
                 self.list_media(
@@ -122,7 +122,7 @@ impl QueryResponder {
                 .await
             }
             _ => {
-                let unknown = QueryRefusal::new(ask::QUESTION_MALFORMED, "there is no such question");
+                let unknown = QueryRefusal::new(index_query::QUESTION_MALFORMED, "there is no such question");
                 self.send_reply(reply, &unknown.into_page::<()>()).await;
                 Ok(())
             }
@@ -158,8 +158,10 @@ impl QueryResponder {
         match reading.map_err(|_| IndexError::Damaged { what: "reading panicked".into() })? {
             Ok(page) => self.send_reply(reply, &IndexReply::Page(page)).await,
             Err(IndexError::Cursor) => {
-                let refusal =
-                    QueryRefusal::new(ask::CURSOR_MALFORMED, "the cursor is none that the index gave out");
+                let refusal = QueryRefusal::new(
+                    index_query::CURSOR_MALFORMED,
+                    "the cursor is none that the index gave out",
+                );
                 self.send_reply(reply, &refusal.into_page::<P>()).await;
             }
             Err(error) => {
@@ -184,7 +186,7 @@ impl QueryResponder {
                 && follow::read_newest_revision(&self.bus, bucket).await.is_ok_and(|newest| newest < revision)
             {
                 let detail = format!("there is no revision {revision} of {} yet", bucket.name());
-                return Err(QueryRefusal::new(ask::REVISION_UNKNOWN, detail));
+                return Err(QueryRefusal::new(index_query::REVISION_UNKNOWN, detail));
             }
             Ok(seen.wait_for(|seen| seen.revision(bucket) >= revision).await.is_ok())
         };
@@ -193,7 +195,7 @@ impl QueryResponder {
             Ok(Ok(true)) => Ok(()),
             Ok(Err(refusal)) => Err(refusal),
             Ok(Ok(false)) | Err(_) => Err(QueryRefusal::new(
-                ask::INDEX_BEHIND,
+                index_query::INDEX_BEHIND,
                 format!("revision {revision} of {} is not in the index yet; ask again", bucket.name()),
             )),
         }
@@ -214,12 +216,12 @@ impl QueryResponder {
 }
 
 fn decode_query<Q: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<Q, QueryRefusal> {
-    if payload.len() > ask::QUESTION_BYTES_MAX {
+    if payload.len() > index_query::QUESTION_BYTES_MAX {
         return Err(QueryRefusal::new(
-            ask::QUESTION_MALFORMED,
-            format!("the question has more than {} bytes", ask::QUESTION_BYTES_MAX),
+            index_query::QUESTION_MALFORMED,
+            format!("the question has more than {} bytes", index_query::QUESTION_BYTES_MAX),
         ));
     }
     nats::decode_message("question", payload)
-        .map_err(|_| QueryRefusal::new(ask::QUESTION_MALFORMED, "the question can't be decoded"))
+        .map_err(|_| QueryRefusal::new(index_query::QUESTION_MALFORMED, "the question can't be decoded"))
 }

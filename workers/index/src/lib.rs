@@ -6,7 +6,7 @@
 //! - Stores: `assets.<media_id>` (its `summary`); a projection in a sled database under [`IndexConfig::folder`], which is a
 //!   function of the buckets alone: deleted at any time, it comes back equal.
 //! - Limits: [`IndexConfig`] names the database's cache, the entries of one transaction, the questions in flight, the wait for a
-//!   revision and the bytes of one answer; a page has at most [`schemas::ask::ITEMS_MAX`] items.
+//!   revision and the bytes of one answer; a page has at most [`schemas::index_query::ITEMS_MAX`] items.
 
 mod answer;
 mod config;

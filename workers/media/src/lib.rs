@@ -12,9 +12,9 @@
 mod config;
 mod driver;
 mod error;
-mod expect;
 mod grid;
 mod memory;
+mod output_validator;
 mod probe;
 pub mod protocol;
 mod session;

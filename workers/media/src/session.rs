@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::MediaDriverConfig;
 use crate::error::MediaTaskError;
-use crate::expect::OutputValidator;
+use crate::output_validator::OutputValidator;
 use crate::probe::MediaProbe;
 use crate::protocol::{
     self, ChildMessage, DETAIL_CHARS_MAX, FRAME_BYTES_MAX, MediaSelfCheck, MediaTask, MediaTaskReport,

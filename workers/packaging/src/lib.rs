@@ -7,9 +7,9 @@
 //!
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts a job; those of [`ladder`].
 
-mod follow;
 pub mod ladder;
 pub mod mpd;
+mod part_reader;
 pub mod plan;
 pub mod playlist;
 pub mod presentation;
@@ -19,5 +19,5 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use follow::GrowingPartReader;
+pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung};

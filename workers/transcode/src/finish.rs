@@ -21,9 +21,9 @@ use crate::{
     TranscodeContext,
     check::{self, ConformanceInput, FindingSeverity},
     claim::PartClaim,
-    close, encode,
+    encode,
     error::TranscodeError,
-    report,
+    job_result, report,
     source::StoredMediaSource,
     spec,
 };
@@ -42,7 +42,7 @@ pub(crate) async fn finish_job(
     if let Some(failed) = parts.iter().find(|part| part.status == JobPartStatus::Failed) {
         let code = failed.code.clone().unwrap_or_else(|| job::PART_FAILED.to_owned());
         let detail = failed.detail.clone().unwrap_or_default();
-        return close::fail_job(context, job, &code, &detail).await;
+        return job_result::fail_job(context, job, &code, &detail).await;
     }
     let presentation = Presentation::assemble(&job.plan, &parts)?;
     let has_poster = make_poster(context, job, stop).await?;
@@ -100,7 +100,7 @@ pub(crate) async fn finish_job(
         renditions: presentation.renditions().map(|r| r.summary(target)).collect(),
         has_poster,
     };
-    close::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
+    job_result::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
     claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())

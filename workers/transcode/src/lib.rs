@@ -16,11 +16,11 @@
 pub mod boxes;
 pub mod check;
 mod claim;
-mod close;
 mod config;
 mod encode;
 mod error;
 mod finish;
+mod job_result;
 mod outage;
 mod part;
 mod planner;

@@ -17,10 +17,9 @@ use crate::{
     claim::{
         ClaimOutcome, PartAttemptFailure, PartAvailability, PartClaim, PartClaimSettings, ReconnectGrace,
     },
-    close,
     encode::{self, PartRun, PartRunOutcome},
     error::TranscodeError,
-    finish, outage,
+    finish, job_result, outage,
 };
 
 /// Makes parts.
@@ -246,7 +245,7 @@ impl PartProcessor {
         let ended = if part.status == JobPartStatus::Failed {
             // It was given up, and something went away before its job could be ended.
             let code = part.code.as_deref().unwrap_or(job::PART_FAILED);
-            close::fail_job(&self.context, job, code, part.detail.as_deref().unwrap_or_default()).await
+            job_result::fail_job(&self.context, job, code, part.detail.as_deref().unwrap_or_default()).await
         } else {
             self.queue_finish(job).await
         };
@@ -336,7 +335,7 @@ impl PartProcessor {
             })
             .await?;
         }
-        close::fail_job(&self.context, &job, fault.code, &detail).await?;
+        job_result::fail_job(&self.context, &job, fault.code, &detail).await?;
         outage::clear_delay(bus, job.media_id).await;
         Ok(())
     }

@@ -12,7 +12,7 @@ use schemas::{
     subjects::{self, JobPriority},
 };
 
-use crate::{KIND, PLAN_DURABLE, TranscodeContext, close, error::TranscodeError, outage};
+use crate::{KIND, PLAN_DURABLE, TranscodeContext, error::TranscodeError, job_result, outage};
 
 /// Number of the first encode of a medium.
 const FIRST_ENCODE: u32 = 1;
@@ -87,7 +87,7 @@ impl PipelineStage for TranscodePlanner {
     ) -> Result<(), StageFault> {
         if let PlannerEvent::Wanted(wanted) = seen {
             let (bus, detail) = (&self.context.bus, fault.describe());
-            close::fail_medium(bus, wanted.media_id, None, fault.code, &detail).await?;
+            job_result::fail_medium(bus, wanted.media_id, None, fault.code, &detail).await?;
         }
         Ok(())
     }

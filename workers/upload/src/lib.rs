@@ -5,17 +5,17 @@
 //!   `evt.media.delayed.<media_id>` once for an outage.
 //! - Stores: `assets.<media_id>` with the verified source and what the probe found. Objects are read, never written.
 //! - Limits: [`UploadStageConfig`] names slots, attempts and text lengths; the file is streamed once through 4 MiB windows; the probe has
-//!   the limits of the media child; a structure may have [`walk::ELEMENTS_MAX`] elements.
+//!   the limits of the media child; a structure may have [`structure::ELEMENTS_MAX`] elements.
 //!
 //! A crash at any line repeats the work from the start: nothing is written before the verdict.
 
 mod config;
 mod error;
+pub mod structure;
 mod technical;
 #[cfg(test)]
 mod tests;
 mod verify;
-pub mod walk;
 
 use std::{io, sync::Arc};
 

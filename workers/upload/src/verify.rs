@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::{
     UploadRejection,
-    walk::{StructureFormat, StructureScanner},
+    structure::{StructureFormat, StructureScanner},
 };
 
 /// A ZIP archive ends with a record of 22 bytes and a comment of at most 65,535 bytes.

@@ -16,7 +16,7 @@ pub(super) use auth::testing::{DOMAIN, SOON, TestSiweMessage, TestWallet};
 use auth::{AuthConfig, Principal, ProofChecker, SignInService, contract::ContractCaller, require_principal};
 
 use crate::openapi;
-use web::{client, refusals::DeniedEvents, request, serve};
+use web::{client, denied_events::DeniedEvents, request, serve};
 
 pub(super) struct Site {
     pub(super) broker: TestBroker,

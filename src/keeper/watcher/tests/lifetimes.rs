@@ -25,8 +25,8 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use gate::{
+    gate_evaluator::GateEvaluator,
     grant::{GrantConfig, PlaybackDenied, PlaybackGrants},
-    judge::GateEvaluator,
     testing::{
         ANN, BOB, all_rule, change_rule, coin_rule, expected_truth, nft_rule, not_rule,
         site::{GateTestSite, open_playback, wallet_viewer},

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::{ChainWatcher, WatcherConfig, run_watcher, sessions::WatchedSessions};
 use gate::{
     abi::ConsecutiveTransfer,
+    gate_evaluator::GateEvaluator,
     grant::{self, PlaybackGrants},
-    judge::GateEvaluator,
     testing::{
         ANN, BOB,
         anvil::{ANVIL, AnvilNode, CONFIRMATIONS},

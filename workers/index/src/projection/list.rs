@@ -1,11 +1,11 @@
 //! Reading: a list is one range of the order tree, joined with its rows.
 
 use schemas::{
-    ask::{
-        ITEMS_MAX, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem, MediaIndexPage, MediaIndexQuery,
-    },
     document,
     ids::{JobId, MediaId},
+    index_query::{
+        ITEMS_MAX, JobIndexItem, JobIndexPage, JobIndexQuery, MediaIndexItem, MediaIndexPage, MediaIndexQuery,
+    },
     media,
 };
 use serde::Serialize;

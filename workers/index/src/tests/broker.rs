@@ -5,8 +5,8 @@ use std::{future::Future, path::Path, time::Duration};
 use nats::{Bus, Outbox, Role, testing::TestBroker};
 use schemas::{
     KvRecord,
-    ask::{self, IndexReply, JobIndexPage, JobIndexQuery, MediaIndexPage, MediaIndexQuery},
     document::MediaDocumentRecord as Document,
+    index_query::{self, IndexReply, JobIndexPage, JobIndexQuery, MediaIndexPage, MediaIndexQuery},
     job::{JobPartRecord, JobPartStatus, JobRecord as Job, JobStatus},
     media::{self, MediaReady, MediaStatus, MediaStored},
     subjects,
@@ -65,7 +65,7 @@ async fn ask<Q: Serialize, P: DeserializeOwned>(
 }
 
 async fn media(bus: &Bus, question: &MediaIndexQuery) -> Option<MediaIndexPage> {
-    match ask(bus, ask::MEDIA, question).await? {
+    match ask(bus, index_query::MEDIA, question).await? {
         IndexReply::Page(page) => Some(page),
         IndexReply::Refused { .. } => None,
     }
@@ -186,7 +186,8 @@ async fn a_deleted_projection_comes_back_equal() {
             let ingress = ingress.clone();
             async move {
                 let jobs = JobIndexQuery { limit: 200, ..JobIndexQuery::default() };
-                let IndexReply::<JobIndexPage>::Page(page) = ask(&ingress, ask::JOBS, &jobs).await? else {
+                let IndexReply::<JobIndexPage>::Page(page) = ask(&ingress, index_query::JOBS, &jobs).await?
+                else {
                     return None;
                 };
                 let counted = page.items.iter().filter(|job| job.parts_done + job.parts_claimed == 2).count();
@@ -243,13 +244,13 @@ async fn questions_wait_for_a_revision_and_bad_ones_are_refused() {
         other => panic!("not refused: {other:?}"),
     };
     let ahead = MediaIndexQuery { min_revision: Some(u64::MAX), ..everything() };
-    assert_eq!(code(ask(&ingress, ask::MEDIA, &ahead).await), "revision_unknown");
+    assert_eq!(code(ask(&ingress, index_query::MEDIA, &ahead).await), "revision_unknown");
     let foreign = MediaIndexQuery { cursor: Some("nonsense".into()), ..everything() };
-    assert_eq!(code(ask(&ingress, ask::MEDIA, &foreign).await), "cursor_malformed");
-    assert_eq!(code(ask(&ingress, ask::MEDIA, &"no question").await), "question_malformed");
+    assert_eq!(code(ask(&ingress, index_query::MEDIA, &foreign).await), "cursor_malformed");
+    assert_eq!(code(ask(&ingress, index_query::MEDIA, &"no question").await), "question_malformed");
     assert_eq!(code(ask(&ingress, "secrets", &everything()).await), "question_malformed");
-    let long = MediaIndexQuery { owner: Some("x".repeat(ask::QUESTION_BYTES_MAX)), ..everything() };
-    assert_eq!(code(ask(&ingress, ask::MEDIA, &long).await), "question_malformed");
+    let long = MediaIndexQuery { owner: Some("x".repeat(index_query::QUESTION_BYTES_MAX)), ..everything() };
+    assert_eq!(code(ask(&ingress, index_query::MEDIA, &long).await), "question_malformed");
     index.stop().await;
 }
 
@@ -304,7 +305,7 @@ async fn an_entry_that_is_no_record_stops_nothing() {
 
 async fn jobs(bus: &Bus) -> Option<JobIndexPage> {
     let question = JobIndexQuery { limit: 200, ..JobIndexQuery::default() };
-    match ask(bus, ask::JOBS, &question).await? {
+    match ask(bus, index_query::JOBS, &question).await? {
         IndexReply::Page(page) => Some(page),
         IndexReply::Refused { .. } => None,
     }

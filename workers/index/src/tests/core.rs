@@ -2,8 +2,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use schemas::{
-    ask::{JobIndexQuery, MediaIndexPage, MediaIndexQuery},
     envelope::RecordEnvelope,
+    index_query::{JobIndexQuery, MediaIndexPage, MediaIndexQuery},
     job::{JobPartStatus, JobStatus},
     media::{MediaStatus, Rational, VideoTrack},
 };

@@ -17,8 +17,8 @@ use crate::decode::TrackDecoder;
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi;
 use crate::fragment::{MuxerSettings, SegmentMuxer, find_encoder};
+use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::resample::AudioResampler;
-use crate::wire::{ChildJob, ParentPipe};
 
 /// Timestamps may be off by this much before silence is put in or samples are left out: 20 ms. Containers round.
 const TOLERANCE_SAMPLES: i64 = 960;

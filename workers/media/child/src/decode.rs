@@ -11,7 +11,7 @@ use media::MediaErrorCode;
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi;
 use crate::input::{self, CheckedInput};
-use crate::wire::{ChildJob, ParentPipe};
+use crate::parent_pipe::{ChildJob, ParentPipe};
 
 /// Unreadable packets in a row after which a file counts as ended.
 const BAD_PACKETS_MAX: u32 = 1000;

@@ -14,10 +14,10 @@ use media::{EncodeSpec, MediaErrorCode, VideoGrid};
 use crate::decode::TrackDecoder;
 use crate::error::{MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi;
-use crate::lane::RungEncoder;
-use crate::shape::{DisplayRotation, FilterOperation, PictureFilter};
+use crate::parent_pipe::{ChildJob, ParentPipe};
+use crate::picture_filter::{DisplayRotation, FilterOperation, PictureFilter};
+use crate::rung_encoder::RungEncoder;
 use crate::timeline::{FrameGrid, FrameSelector, PlacedFrame};
-use crate::wire::{ChildJob, ParentPipe};
 
 /// Pictures that wait for one encoder.
 const QUEUE_FRAMES_MAX: usize = 8;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult};
 use crate::ffi;
-use crate::wire::ParentPipe;
+use crate::parent_pipe::ParentPipe;
 
 /// Writes the segments of one rendition.
 pub(crate) struct SegmentMuxer {

@@ -11,10 +11,10 @@ use media::protocol::MediaLimits;
 
 use crate::error::{LibraryErrorExt, MediaChildResult, source_refused_error};
 use crate::ffi::{self, UnprobedInput};
+use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::remote::RemoteSource;
 use crate::tables;
 use crate::truncation;
-use crate::wire::{ChildJob, ParentPipe};
 
 /// Bytes that the library reads at a time.
 const BUFFER_BYTES: usize = 64 << 10;

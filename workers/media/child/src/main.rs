@@ -13,18 +13,18 @@ mod error;
 mod ffi;
 mod fragment;
 mod input;
-mod lane;
+mod parent_pipe;
+mod picture_filter;
 mod probe;
 mod remote;
 mod resample;
+mod rung_encoder;
 mod sandbox;
 mod scan;
-mod shape;
 mod stills;
 mod tables;
 mod timeline;
 mod truncation;
-mod wire;
 
 use std::io;
 use std::process::ExitCode;
@@ -35,8 +35,8 @@ use media::MediaErrorCode;
 use media::protocol::{self, ChildMessage, EXIT_SANDBOX, MediaTask, MediaTaskReport};
 
 use crate::error::{MediaChildError, MediaChildResult};
+use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::sandbox::SandboxState;
-use crate::wire::{ChildJob, ParentPipe};
 
 fn main() -> ExitCode {
     let began = Instant::now();

@@ -15,11 +15,11 @@ use media::{
 use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error};
 use crate::ffi;
 use crate::input::{self, CheckedInput};
+use crate::parent_pipe::{ChildJob, ParentPipe};
+use crate::picture_filter::{DisplayRotation, display_size};
 use crate::remote::RemoteSource;
 use crate::scan::{PacketSummary, TrackStatistics};
-use crate::shape::{DisplayRotation, display_size};
 use crate::truncation;
-use crate::wire::{ChildJob, ParentPipe};
 
 /// Runs the task.
 pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<MediaProbe> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::wire::ParentPipe;
+use crate::parent_pipe::ParentPipe;
 
 /// Bytes asked for at a time.
 const BLOCK_BYTES: u64 = 256 << 10;

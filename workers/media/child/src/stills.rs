@@ -13,8 +13,8 @@ use media::{MediaErrorCode, StillsSpec};
 use crate::decode::TrackDecoder;
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::fragment::find_encoder;
-use crate::shape::{DisplayRotation, FilterOperation, PictureFilter, display_size};
-use crate::wire::{ChildJob, ParentPipe};
+use crate::parent_pipe::{ChildJob, ParentPipe};
+use crate::picture_filter::{DisplayRotation, FilterOperation, PictureFilter, display_size};
 
 /// How far after the wanted time a picture may be, in microseconds.
 const SEARCH_US: i64 = 10_000_000;

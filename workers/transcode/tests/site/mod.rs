@@ -273,7 +273,7 @@ impl Site {
     }
 
     /// Dead letters so far.
-    pub(crate) async fn dead_letters(&self) -> Vec<nats::dead::DeadLetter> {
+    pub(crate) async fn dead_letters(&self) -> Vec<nats::dead_letter::DeadLetter> {
         self.broker.bus(Role::Admin).await.dead_letters(100).await.unwrap()
     }
 

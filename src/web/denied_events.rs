@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use schemas::{ids::RequestId, session::AuthDenied};
 use tokio_util::sync::CancellationToken;
 
-use super::kind::ProblemCode;
+use super::problem_code::ProblemCode;
 
 /// Time between two events with the same code.
 pub const PAUSE: Duration = Duration::from_secs(10);

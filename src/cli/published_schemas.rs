@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{CommandOutcome, SchemasCommand, out};
+use super::{CommandOutcome, SchemasCommand, output};
 use crate::published;
 
 /// Compares or writes the published files.
@@ -15,25 +15,29 @@ pub fn run_schemas(command: SchemasCommand, as_json: bool) -> anyhow::Result<Com
             let differences = published::check_published(&dir)?;
             for difference in &differences {
                 if as_json {
-                    out::print_json(&json!({ "file": difference.file, "detail": difference.detail }))?;
+                    output::print_json(&json!({ "file": difference.file, "detail": difference.detail }))?;
                 } else {
-                    out::print_line(format!("{}: {}", difference.file, difference.detail))?;
+                    output::print_line(format!("{}: {}", difference.file, difference.detail))?;
                 }
             }
             if differences.is_empty() {
-                out::print_message(format!("{} agrees with the types", dir.display()));
+                output::print_message(format!("{} agrees with the types", dir.display()));
                 return Ok(CommandOutcome::Well);
             }
-            out::print_message("`streamgate schemas write` writes what is missing or different");
+            output::print_message("`streamgate schemas write` writes what is missing or different");
             Ok(CommandOutcome::Badly)
         }
         SchemasCommand::Write { dir } => {
             let written = published::write_published(&dir)?;
             for file in &written {
-                if as_json { out::print_json(&json!({ "file": file }))? } else { out::print_line(file)? }
+                if as_json {
+                    output::print_json(&json!({ "file": file }))?;
+                } else {
+                    output::print_line(file)?;
+                }
             }
             if written.is_empty() {
-                out::print_message("Nothing to write");
+                output::print_message("Nothing to write");
             }
             Ok(CommandOutcome::Well)
         }

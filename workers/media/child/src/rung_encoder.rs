@@ -12,9 +12,9 @@ use media::{EncodeRung, EncodeSpec, EncoderPreset, H264Profile, VideoGrid};
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult};
 use crate::ffi;
 use crate::fragment::{MuxerSettings, SegmentMuxer, find_encoder};
-use crate::shape::{FilterOperation, PictureFilter};
+use crate::parent_pipe::ParentPipe;
+use crate::picture_filter::{FilterOperation, PictureFilter};
 use crate::timeline::PlacedFrame;
-use crate::wire::ParentPipe;
 
 /// The encoder of one rung.
 pub(crate) struct RungEncoder<'a> {

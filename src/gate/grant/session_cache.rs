@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use nats::memory::InvalidatingCache;
+use nats::invalidating_cache::InvalidatingCache;
 use schemas::{
     gate::PlaybackCredential,
     ids::{MediaId, PlaybackId},

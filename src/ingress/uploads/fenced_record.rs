@@ -12,7 +12,7 @@ use store::{Spool, SpoolCheckpoint, SpooledUpload, Store};
 
 use super::{UploadContext, protocol, refusal::UploadRefusal};
 use auth::Principal;
-use web::kind::ProblemCode;
+use web::problem_code::ProblemCode;
 
 /// Why an upload ended whose medium was removed.
 pub(super) const MEDIA_REMOVED: &str = "media_removed";
@@ -204,7 +204,7 @@ impl FencedUploadRecord {
             offset_bytes: record.offset_bytes,
         };
         self.commit_record(Outbox::new().with_event(&event)).await?;
-        super::open::remove_open_upload(&self.bus, &self.record().owner, self.upload_id()).await;
+        super::open_uploads::remove_open_upload(&self.bus, &self.record().owner, self.upload_id()).await;
         Ok(())
     }
 
@@ -262,7 +262,8 @@ pub async fn discard_upload(store: &Store, ledger: &mut FencedUploadRecord) -> U
     let discarded = async {
         if ledger.record().status == UploadStatus::Open {
             ledger.mark_ended(UploadStatus::Terminated, Some(MEDIA_REMOVED)).await?;
-            super::open::remove_open_upload(&ledger.bus, &ledger.record().owner, ledger.upload_id()).await;
+            super::open_uploads::remove_open_upload(&ledger.bus, &ledger.record().owner, ledger.upload_id())
+                .await;
         }
         free_upload(store, ledger).await
     };

@@ -4,12 +4,12 @@
 
 use anyhow::Context;
 use data_encoding::BASE64;
-use nats::{Bus, dead::DeadLetter};
+use nats::{Bus, dead_letter::DeadLetter};
 use serde_json::{Value, json};
 use store::Store;
 
 use super::{
-    CommandOutcome, out,
+    CommandOutcome, output,
     redrive::{self, RedriveError, RedriveOutcome},
     render,
 };
@@ -24,16 +24,16 @@ pub const REDRIVE_COUNT_MAX: usize = 10_000;
 pub async fn list_letters(bus: &Bus, count_max: usize, as_json: bool) -> anyhow::Result<()> {
     let letters = bus.dead_letters(count_max).await?;
     if as_json {
-        letters.iter().try_for_each(|letter| out::print_json(&letter_summary(letter)))?;
+        letters.iter().try_for_each(|letter| output::print_json(&letter_summary(letter)))?;
         return Ok(());
     }
     let rows: Vec<Vec<String>> = letters.iter().map(letter_row).collect();
-    out::print_line(render::format_table(
+    output::print_line(render::format_table(
         &["SEQUENCE", "STAGE", "GIVEN UP", "REDRIVEN", "CODE", "REASON"],
         &rows,
     ))?;
     if letters.len() == count_max {
-        out::print_message("There may be more: --limit");
+        output::print_message("There may be more: --limit");
     }
     Ok(())
 }
@@ -77,9 +77,9 @@ pub async fn show_letter(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Res
         Err(_) => document["payload_base64"] = json!(BASE64.encode(&letter.payload)),
     }
     Ok(if as_json {
-        out::print_json(&document)
+        output::print_json(&document)
     } else {
-        out::print_line(render::format_document(&document))
+        output::print_line(render::format_document(&document))
     }?)
 }
 
@@ -102,9 +102,9 @@ pub async fn redrive_letters(
             Err(RedriveError::Bus(error)) if error.is_transient() => return Err(error.into()),
             Err(refusal) => {
                 ended = CommandOutcome::Badly;
-                out::print_message(format!("streamgate: dead letter {sequence}: {refusal}"));
+                output::print_message(format!("streamgate: dead letter {sequence}: {refusal}"));
                 if as_json {
-                    out::print_json(&json!({
+                    output::print_json(&json!({
                         "sequence": sequence, "result": "refused", "code": refusal.code(), "error": refusal.to_string(),
                     }))?;
                 }
@@ -112,8 +112,8 @@ pub async fn redrive_letters(
         }
     }
     match sequences.len() {
-        0 => out::print_message("There is none that waits for a second chance"),
-        REDRIVE_COUNT_MAX => out::print_message("There may be more: run it again"),
+        0 => output::print_message("There is none that waits for a second chance"),
+        REDRIVE_COUNT_MAX => output::print_message("There may be more: run it again"),
         _ => {}
     }
     Ok(ended)
@@ -140,9 +140,9 @@ fn print_redrive(sequence: u64, done: &RedriveOutcome, as_json: bool) -> anyhow:
                 json!({ "sequence": sequence, "result": "superseded", "reason": why })
             }
         };
-        return Ok(out::print_json(&document)?);
+        return Ok(output::print_json(&document)?);
     }
-    Ok(out::print_line(match done {
+    Ok(output::print_line(match done {
         RedriveOutcome::Reopened { media_id, attempt } => {
             format!("{sequence}: the medium {media_id} is taken up again, attempt {attempt}")
         }

@@ -9,7 +9,7 @@ use axum::{
 };
 use hyper::body::Incoming;
 
-use super::{error::Problem, kind::ProblemCode};
+use super::{error::Problem, problem_code::ProblemCode};
 
 /// The version of tus that is spoken.
 pub const TUS_VERSION: &str = "1.0.0";

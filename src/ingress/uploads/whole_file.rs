@@ -24,7 +24,7 @@ use serde_json::json;
 use super::{
     UploadContext, UploadState,
     digest::DigestChecks,
-    ledger::FencedUploadRecord,
+    fenced_record::FencedUploadRecord,
     metadata,
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
@@ -33,7 +33,7 @@ use super::{
     tus,
 };
 use auth::Principal;
-use web::{idempotency::IdempotencyClaim, kind::ProblemCode};
+use web::{idempotency::IdempotencyClaim, problem_code::ProblemCode};
 
 /// Most requests of one key that end early.
 const ATTEMPTS_MAX: u8 = 16;

@@ -29,7 +29,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::{error::instance_urn, kind::ProblemCode};
+use super::{error::instance_urn, problem_code::ProblemCode};
 
 /// Longest wait for the bytes that tell which version of HTTP a connection speaks, in seconds.
 pub(super) const OPENING_SECONDS_MAX: u64 = 15;

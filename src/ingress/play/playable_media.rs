@@ -22,7 +22,7 @@ use schemas::{
 use tokio_util::sync::CancellationToken;
 
 use super::PlaybackConfig;
-use nats::memory::{self, InvalidatingCache};
+use nats::invalidating_cache::{self, InvalidatingCache};
 
 /// A medium that plays.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl PlayableMediaCache {
             _ => self.memory.clear(),
         };
         let filters = vec![subjects::entity_event_filter("media")];
-        memory::follow_invalidations(bus, "media", filters, &self.memory, hear, shutdown).await
+        invalidating_cache::follow_invalidations(bus, "media", filters, &self.memory, hear, shutdown).await
     }
 
     /// Forgets a medium that was changed here: its next reader sees the change, however long the event travels.
