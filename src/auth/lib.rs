@@ -52,7 +52,13 @@ use schemas::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use web::{error::Problem, limit::RateLimitPermit, problem_code::ProblemCode, request::RequestOwner};
+use web::{
+    error::Problem,
+    limit::RateLimitPermit,
+    operation::{OperationAccess, matched_operation},
+    problem_code::ProblemCode,
+    request::RequestOwner,
+};
 
 pub use config::{AuthConfig, CHALLENGE_TTL_S_MAX, PROOF_MS_MAX, RECHECK_MS_MAX, REFRESH_AGAIN_MS_MAX};
 pub use denial::SignInDenial;
@@ -295,36 +301,33 @@ impl SignInState {
     }
 }
 
-/// Lets only known principals through, and only where they may go; the handler finds the [`Principal`] among the request's
-/// extensions.
-///
-/// OPTIONS changes and shows nothing, and browsers send it without credentials.
-pub async fn require_principal(
+/// Lets through whose request the operation takes; where that is a principal, the handler finds the [`Principal`] among the request's
+/// extensions. A route without an operation takes a principal without a limit alone.
+pub async fn enforce_access(
     State(sign_in): State<SignInService>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    if request.method() == Method::OPTIONS {
+    let access = matched_operation(&request).map(|operation| operation.access);
+    let is_anonymous = match access {
+        _ if *request.method() == Method::OPTIONS => true,
+        Some(OperationAccess::Open | OperationAccess::Body | OperationAccess::Path) => true,
+        Some(OperationAccess::Optional(_)) => !request.headers().contains_key(header::AUTHORIZATION),
+        Some(OperationAccess::Principal(_) | OperationAccess::UnlimitedPrincipal | OperationAccess::Own)
+        | None => false,
+    };
+    if is_anonymous {
         return next.run(request).await;
     }
     let principal = match authenticate_request(&sign_in, request.headers(), request.extensions()).await {
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
-    if let Err(barred) = scope::check_access(&principal, request.method(), request.uri().path()) {
-        return Problem::from(barred).into_response();
+    if let Err(denial) = scope::check_access(&principal, request.method(), access) {
+        return Problem::from(denial).into_response();
     }
     principal.attach_to_request(&mut request);
     next.run(request).await
-}
-
-/// As [`require_principal`], but lets those through who show no credential at all: the handler finds no [`Principal`] then.
-pub async fn allow_anonymous(state: State<SignInService>, request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::AUTHORIZATION) {
-        require_principal(state, request, next).await
-    } else {
-        next.run(request).await
-    }
 }
 
 /// Finds out who sent this request, when it is its client's turn.

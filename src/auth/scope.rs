@@ -4,7 +4,7 @@ use axum::http::Method;
 use schemas::access::{ApiKeyScope, PrincipalRole};
 
 use super::Principal;
-use web::{error::Problem, problem_code::ProblemCode};
+use web::{error::Problem, operation::OperationAccess, problem_code::ProblemCode};
 
 /// Why a principal may not send something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,16 @@ impl From<ScopeDenial> for Problem {
     }
 }
 
-/// Whether the principal may send this.
-pub(super) fn check_access(principal: &Principal, method: &Method, path: &str) -> Result<(), ScopeDenial> {
-    let scope = endpoint_scope(method, path);
+/// Whether the principal may send `method` to an operation with this access; `None` is an operation that is not known.
+pub(super) fn check_access(
+    principal: &Principal,
+    method: &Method,
+    access: Option<OperationAccess>,
+) -> Result<(), ScopeDenial> {
+    if access == Some(OperationAccess::Own) {
+        return Ok(());
+    }
+    let scope = access.and_then(OperationAccess::scope);
     if let Some(scopes) = &principal.scopes
         && !scope.is_some_and(|scope| scopes.contains(&scope))
     {
@@ -39,86 +46,63 @@ pub(super) fn check_access(principal: &Principal, method: &Method, path: &str) -
     Ok(())
 }
 
-/// The group an endpoint belongs to; none for those that no limited key may use.
-fn endpoint_scope(method: &Method, path: &str) -> Option<ApiKeyScope> {
-    if path == "/metrics" {
-        return Some(ApiKeyScope::Monitor);
-    }
-    let mut segments = path.strip_prefix("/v1/")?.split('/');
-    match (segments.next()?, segments.next(), segments.next()) {
-        ("uploads", ..) => Some(ApiKeyScope::Upload),
-        ("media", None, None) if method == Method::POST => Some(ApiKeyScope::Upload),
-        ("media", Some(_), Some("gate")) => Some(ApiKeyScope::Gate),
-        ("media", Some(_), Some("playback")) => Some(ApiKeyScope::Streaming),
-        ("media", Some(_), Some("transcode")) | ("jobs" | "schedules" | "profiles" | "transcode", ..) => {
-            Some(ApiKeyScope::Worker)
-        }
-        ("media", ..) => Some(ApiKeyScope::Metadata),
-        ("events", ..) => Some(ApiKeyScope::Events),
-        ("cache", ..) => Some(ApiKeyScope::Cache),
-        ("audit", ..) => Some(ApiKeyScope::Audit),
-        ("monitor", ..) => Some(ApiKeyScope::Monitor),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const fn needs(scope: ApiKeyScope) -> OperationAccess {
+        OperationAccess::Principal(scope)
+    }
+
     #[test]
     fn a_limited_key_stays_in_its_groups() {
-        let barred = |scopes: Option<&[ApiKeyScope]>, role: PrincipalRole, method: Method, path: &str| {
+        let denial = |scopes: Option<&[ApiKeyScope]>, role: PrincipalRole, access| {
             let principal =
                 Principal { scopes: scopes.map(<[ApiKeyScope]>::to_vec), ..Principal::new("ann", role) };
-            check_access(&principal, &method, path).err()
+            check_access(&principal, &Method::GET, access).err()
         };
         let upload: Option<&[ApiKeyScope]> = Some(&[ApiKeyScope::Upload]);
-        assert_eq!(barred(upload, PrincipalRole::Owner, Method::POST, "/v1/uploads"), None);
-        assert_eq!(barred(upload, PrincipalRole::Owner, Method::PATCH, "/v1/uploads/1"), None);
-        assert_eq!(barred(upload, PrincipalRole::Owner, Method::POST, "/v1/media"), None);
+        assert_eq!(denial(upload, PrincipalRole::Owner, Some(needs(ApiKeyScope::Upload))), None);
+        assert_eq!(denial(upload, PrincipalRole::Owner, Some(OperationAccess::Own)), None);
         assert_eq!(
-            barred(Some(&[ApiKeyScope::Monitor]), PrincipalRole::Operator, Method::GET, "/metrics"),
+            denial(Some(&[ApiKeyScope::Monitor]), PrincipalRole::Operator, Some(needs(ApiKeyScope::Monitor))),
             None
         );
-        for (method, path) in [
-            (Method::GET, "/v1/media"),
-            (Method::DELETE, "/v1/media/1"),
-            (Method::PUT, "/v1/media/1/gate"),
-            (Method::POST, "/v1/media/1/playback"),
-            (Method::POST, "/v1/media/1/transcode"),
-            (Method::GET, "/v1/jobs"),
-            (Method::GET, "/v1/audit"),
-            (Method::GET, "/v1/unheard-of"),
-            (Method::GET, "/metrics"),
+        for access in [
+            Some(needs(ApiKeyScope::Metadata)),
+            Some(needs(ApiKeyScope::Gate)),
+            Some(needs(ApiKeyScope::Worker)),
+            Some(needs(ApiKeyScope::Audit)),
+            Some(needs(ApiKeyScope::Monitor)),
+            Some(OperationAccess::Optional(ApiKeyScope::Streaming)),
+            Some(OperationAccess::UnlimitedPrincipal),
+            None,
         ] {
-            assert_eq!(
-                barred(upload, PrincipalRole::Admin, method.clone(), path),
-                Some(ScopeDenial::Scope),
-                "{path}"
-            );
-            assert_eq!(
-                barred(Some(&[]), PrincipalRole::Admin, method.clone(), path),
-                Some(ScopeDenial::Scope),
-                "{path}"
-            );
-            assert_eq!(barred(None, PrincipalRole::Admin, method, path), None, "{path}");
+            for scopes in [upload, Some(&[])] {
+                assert_eq!(
+                    denial(scopes, PrincipalRole::Admin, access),
+                    Some(ScopeDenial::Scope),
+                    "{access:?}"
+                );
+            }
+            assert_eq!(denial(None, PrincipalRole::Admin, access), None, "{access:?}");
         }
     }
 
     #[test]
     fn an_operator_reads_and_plays_and_changes_nothing() {
         let operator = Principal::new("ops", PrincipalRole::Operator);
-        for (method, path, is_allowed) in [
-            (Method::GET, "/v1/media/1", true),
-            (Method::HEAD, "/v1/uploads/1", true),
-            (Method::POST, "/v1/media/1/playback", true),
-            (Method::POST, "/v1/uploads", false),
-            (Method::PATCH, "/v1/media/1", false),
-            (Method::DELETE, "/v1/jobs/1", false),
-            (Method::POST, "/v1/jobs/1/cancel", false),
+        for (method, access, is_allowed) in [
+            (Method::GET, Some(needs(ApiKeyScope::Metadata)), true),
+            (Method::HEAD, Some(needs(ApiKeyScope::Upload)), true),
+            (Method::POST, Some(OperationAccess::Optional(ApiKeyScope::Streaming)), true),
+            (Method::POST, Some(OperationAccess::Own), true),
+            (Method::POST, Some(needs(ApiKeyScope::Upload)), false),
+            (Method::PATCH, Some(needs(ApiKeyScope::Metadata)), false),
+            (Method::DELETE, Some(needs(ApiKeyScope::Worker)), false),
+            (Method::POST, None, false),
         ] {
-            assert_eq!(check_access(&operator, &method, path).is_ok(), is_allowed, "{method} {path}");
+            assert_eq!(check_access(&operator, &method, access).is_ok(), is_allowed, "{method} {access:?}");
         }
     }
 }

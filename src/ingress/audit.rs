@@ -2,15 +2,14 @@
 //!
 //! Limits: [`REPLAYS_MAX`] at once; a replay that follows ends after [`FOLLOW_MAX`], and its reader goes on with `from`.
 
+use schemas::access::ApiKeyScope;
 use std::time::Duration;
 
 use axum::{
-    Router,
     body::Body,
     extract::State,
     http::{HeaderValue, header},
     response::Response,
-    routing::get,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -19,7 +18,13 @@ use serde::Deserialize;
 
 use super::{AppState, openapi};
 use auth::Principal;
-use web::{error::Problem, problem_code::ProblemCode, query};
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    problem_code::ProblemCode,
+    query,
+};
 
 /// Replays at once on one replica.
 pub const REPLAYS_MAX: usize = 64;
@@ -27,8 +32,8 @@ pub const REPLAYS_MAX: usize = 64;
 pub const FOLLOW_MAX: Duration = Duration::from_secs(3_600);
 
 /// The routes.
-pub fn router() -> Router<AppState> {
-    Router::new().route("/v1/audit", get(replay_audit_log))
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&REPLAY_AUDIT_LOG, replay_audit_log)
 }
 
 /// Its description.
@@ -37,6 +42,10 @@ pub fn router() -> Router<AppState> {
 pub(super) struct AuditApiDoc;
 
 impl openapi::OperationGroup for AuditApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<schemas::audit::AuditRecord>();
     }
@@ -91,12 +100,18 @@ impl AuditReplayQuery {
     }
 }
 
+static REPLAY_AUDIT_LOG: Operation = Operation::read(
+    "/v1/audit",
+    OperationAccess::Principal(ApiKeyScope::Audit),
+    Some(RateLimitGroup::Monitor),
+);
+
 /// Replay the audit log
 ///
 /// One line of JSON a record, exactly as it was stored and hashed, in order. For operators and admins.
 #[utoipa::path(
     get,
-    path = "/v1/audit",
+    path = REPLAY_AUDIT_LOG.path,
     tag = "audit",
     operation_id = "read_audit",
     params(AuditReplayQuery),
@@ -104,7 +119,6 @@ impl AuditReplayQuery {
         status = 200, description = "Lines", body = ref("#/components/schemas/AuditRecord"),
         content_type = "application/x-ndjson",
     )),
-    security(("api_key" = [])),
 )]
 async fn replay_audit_log(
     State(app): State<AppState>,

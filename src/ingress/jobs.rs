@@ -5,17 +5,16 @@
 use std::collections::HashMap;
 
 use axum::{
-    Router,
     extract::{OriginalUri, Path, State},
     http::HeaderMap,
     response::Response,
-    routing::get,
 };
 use futures::{StreamExt, TryStreamExt};
 use nats::Bus;
 use packaging::plan;
 use schemars::JsonSchema;
 use schemas::{
+    access::ApiKeyScope,
     ids::{JobId, MediaId},
     index_query::{self, JobIndexItem, JobIndexPage, JobIndexQuery},
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, JobPartSummary},
@@ -27,14 +26,22 @@ use serde_json::json;
 
 use super::{AppState, cache, media, openapi};
 use auth::Principal;
-use web::{cursor::CursorSealer, error::Problem, json_document, page::ListPage, query::QueryParameters};
+use web::{
+    cursor::CursorSealer,
+    error::Problem,
+    json_document,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    page::ListPage,
+    query::QueryParameters,
+};
 
 /// Part records that one request reads at the same time.
 pub const READS_MAX: usize = 16;
 
 /// The routes.
-pub fn router() -> Router<AppState> {
-    Router::new().route("/v1/jobs", get(list_jobs)).route("/v1/jobs/{job_id}", get(read_job))
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&LIST_JOBS, list_jobs).with(&READ_JOB, read_job)
 }
 
 /// Their descriptions.
@@ -43,6 +50,10 @@ pub fn router() -> Router<AppState> {
 pub(super) struct JobsApiDoc;
 
 impl openapi::OperationGroup for JobsApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<JobIndexItem>>();
         schemas.add_response::<JobDocument<'_>>();
@@ -71,12 +82,18 @@ struct JobListQuery {
 
 openapi::query_parameters!(JobListQuery);
 
+static LIST_JOBS: Operation = Operation::read(
+    "/v1/jobs",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+);
+
 /// List jobs, newest first
 ///
 /// An owner sees its own; operators and admins see everybody's.
 #[utoipa::path(
     get,
-    path = "/v1/jobs",
+    path = LIST_JOBS.path,
     tag = "worker",
     operation_id = "list_jobs",
     params(JobListQuery),
@@ -84,7 +101,6 @@ openapi::query_parameters!(JobListQuery);
         (status = 200, description = "A page", body = ref("#/components/schemas/JobItemPage"), headers(("Link"))),
         (status = 409, description = "There is no such revision yet"),
     ),
-    security(("api_key" = [])),
 )]
 async fn list_jobs(
     State(app): State<AppState>,
@@ -112,10 +128,16 @@ pub(super) fn no_such_job() -> Problem {
     Problem::not_found("there is no such job, or it is not yours")
 }
 
+static READ_JOB: Operation = Operation::read(
+    "/v1/jobs/{job_id}",
+    OperationAccess::Principal(ApiKeyScope::Worker),
+    Some(RateLimitGroup::Worker),
+);
+
 /// Read one job with its parts
 #[utoipa::path(
     get,
-    path = "/v1/jobs/{job_id}",
+    path = READ_JOB.path,
     tag = "worker",
     operation_id = "read_job",
     params(("job_id", Path), ("If-None-Match", Header)),
@@ -123,7 +145,6 @@ pub(super) fn no_such_job() -> Problem {
         (status = 200, description = "The job", body = ref("#/components/schemas/JobDocument"), headers(("ETag"))),
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
-    security(("api_key" = [])),
 )]
 async fn read_job(
     State(app): State<AppState>,

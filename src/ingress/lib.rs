@@ -1,7 +1,7 @@
 //! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
 //!
-//! Every mutating route lies behind [`auth::require_principal`]; only probes, sign-in, the watch page and `/play` (whose path token is the
-//! right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
+//! A route comes with its [`web::operation::Operation`], which says whose requests are taken; [`auth::enforce_access`] holds it to that.
+//! Only probes, sign-in, the watch page and `/play` (whose path token is the right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
 //!
 //! Limits: see [`web::serve`] for connections, [`IngressConfig`] for bodies and waits.
 
@@ -36,7 +36,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Principal;
 use gate::{gate_evaluator::GateEvaluator, grant::PlaybackGrants};
-use web::{body, client, denied_events, filter, idempotency, limit, manners, query, registry, request};
+use web::{
+    body, client, denied_events, filter, idempotency, limit, manners, operation::OperationRouter, query,
+    registry, request,
+};
 
 /// Settings of the ingress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -293,11 +296,11 @@ impl AppServices {
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: AppState) -> Router {
-    router_with_routes(app, Router::new())
+    router_with_routes(app, OperationRouter::default())
 }
 
 /// The public router with more open routes.
-fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
+fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router {
     let config = &app.config;
     let taken = openapi::accepted_parameters();
     let playback_key = Arc::clone(&app.signing_key);
@@ -312,7 +315,7 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
     // What people ask about contracts of their choice keeps no gate from deciding.
     let judge = GateEvaluator::new(app.grants.gate_evaluator().chains().with_separate_limits());
     let gates = crate::gates::GateApiState { bus: app.bus.clone(), judge };
-    let answering = Router::new()
+    let answering = OperationRouter::default()
         .merge(media::router())
         .merge(jobs::router())
         .merge(events::router())
@@ -320,35 +323,27 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
         .merge(metrics::router())
         .merge(crate::gates::router(gates))
         .route_layer(in_time.clone());
-    let guarded = Router::new().merge(uploads::router(app.uploads.clone())).merge(answering).route_layer(
-        ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::require_principal))
-            .layer(behind.clone()),
-    );
+    let allowed = middleware::from_fn_with_state(app.sign_in.clone(), auth::enforce_access);
+    let guarded = uploads::router(app.uploads.clone())
+        .merge(answering)
+        .route_layer(ServiceBuilder::new().layer(allowed.clone()).layer(behind.clone()));
     let signing_in =
         crate::sign_in::router(app.sign_in.clone(), taken.clone(), |own| own.route_layer(behind))
             .route_layer(filter::filter_requests_with(app.capacity.clone()))
             .route_layer(in_time.clone());
     let admitted = play::session_router().route_layer(
         ServiceBuilder::new()
-            .layer(middleware::from_fn_with_state(app.sign_in.clone(), auth::allow_anonymous))
+            .layer(allowed)
             .layer(limit::limit_by_principal())
             .layer(query::refuse_unknown_parameters(taken.clone()))
             .layer(filter::filter_requests_with(app.capacity.clone()))
             .layer(in_time.clone()),
     );
-    let open = Router::new()
-        .merge(watch::router())
-        .merge(openapi::router())
-        .merge(probes::router())
-        .merge(more)
-        .route_layer(in_time);
-    Router::new()
-        .merge(guarded)
-        .merge(admitted)
-        .merge(open)
-        .merge(play::router())
-        .merge(signing_in)
+    let open =
+        watch::router().merge(openapi::router()).merge(probes::router()).merge(more).route_layer(in_time);
+    let (router, operations) =
+        guarded.merge(admitted).merge(open).merge(play::router()).merge(signing_in).into_parts();
+    router
         .fallback(request::no_such_path)
         .method_not_allowed_fallback(request::no_such_method)
         // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.
@@ -365,6 +360,7 @@ fn router_with_routes(app: AppState, more: Router<AppState>) -> Router {
                     client::identify_client,
                 ))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
+                .layer(operations.match_layer())
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {
                     gate::grant::token::open_token(&playback_key, token)
                 })),

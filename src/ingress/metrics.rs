@@ -1,17 +1,20 @@
 //! The metrics of this process, for operators; probes and scrapers of the same host have them on the admin address.
 
 use axum::{
-    Router,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
-    routing::get,
 };
+use schemas::access::ApiKeyScope;
 
 use super::{AppState, openapi};
 use auth::Principal;
-use web::error::Problem;
 use web::registry;
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+};
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
@@ -19,27 +22,37 @@ use web::registry;
 pub(super) struct MetricsApiDoc;
 
 impl openapi::OperationGroup for MetricsApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
     fn add_schemas(_: &mut openapi::SchemaCollector) {}
 }
 
 /// The route.
-pub fn router() -> Router<AppState> {
-    Router::new().route("/metrics", get(read_metrics))
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&READ_METRICS, read_metrics)
 }
+
+static READ_METRICS: Operation = Operation::read(
+    "/metrics",
+    OperationAccess::Principal(ApiKeyScope::Monitor),
+    Some(RateLimitGroup::Monitor),
+)
+.with_any_query();
 
 /// Read the metrics of this replica
 ///
 /// OpenMetrics text: limits and caches, and of `streamgate up` all that the monitor counts.
 #[utoipa::path(
     get,
-    path = "/metrics",
+    path = READ_METRICS.path,
     tag = "api",
     operation_id = "read_metrics",
     responses(
         (status = 200, description = "The metrics", content_type = "application/openmetrics-text", body = String),
         (status = 403, description = "For operators and admins only"),
     ),
-    security(("api_key" = [])),
 )]
 async fn read_metrics(State(app): State<AppState>, who: Principal) -> Result<Response, Problem> {
     who.require_operator("the metrics tell of everybody")?;

@@ -1,13 +1,17 @@
 //! Probes and version: `/livez` says the process runs, `/readyz` that it can do its work, `/version` what it is.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{AppState, openapi};
-use web::error::Problem;
 use web::readiness;
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+};
 
 /// Their descriptions.
 #[derive(utoipa::OpenApi)]
@@ -15,6 +19,10 @@ use web::readiness;
 pub(super) struct ProbesApiDoc;
 
 impl openapi::OperationGroup for ProbesApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ProbeDocument>();
         schemas.add_response::<VersionDocument>();
@@ -45,17 +53,19 @@ struct VersionDocument {
 }
 
 /// The routes.
-pub fn router() -> Router<AppState> {
-    Router::new()
-        .route("/livez", get(read_liveness))
-        .route("/readyz", get(read_readiness))
-        .route("/version", get(read_version))
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default()
+        .with(&READ_LIVENESS, read_liveness)
+        .with(&READ_READINESS, read_readiness)
+        .with(&READ_VERSION, read_version)
 }
+
+static READ_LIVENESS: Operation = Operation::read("/livez", OperationAccess::Open, None).with_any_query();
 
 /// Does the process run?
 #[utoipa::path(
     get,
-    path = "/livez",
+    path = READ_LIVENESS.path,
     tag = "api",
     operation_id = "live",
     responses((status = 200, description = "It does", body = ref("#/components/schemas/Probe"))),
@@ -64,10 +74,13 @@ async fn read_liveness() -> Json<ProbeDocument> {
     Json(ProbeDocument { status: "live", full: Vec::new() })
 }
 
+static READ_READINESS: Operation =
+    Operation::read("/readyz", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
 /// Can it serve?
 #[utoipa::path(
     get,
-    path = "/readyz",
+    path = READ_READINESS.path,
     tag = "api",
     operation_id = "ready",
     responses((status = 200, description = "It can", body = ref("#/components/schemas/Probe"))),
@@ -77,10 +90,13 @@ async fn read_readiness(State(app): State<AppState>) -> Result<Json<ProbeDocumen
     Ok(Json(ProbeDocument { status: "ready", full: app.capacity.full_limits() }))
 }
 
+static READ_VERSION: Operation =
+    Operation::read("/version", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
 /// What is it?
 #[utoipa::path(
     get,
-    path = "/version",
+    path = READ_VERSION.path,
     tag = "api",
     operation_id = "version",
     responses((status = 200, description = "Name and version", body = ref("#/components/schemas/Version"))),

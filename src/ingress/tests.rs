@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::LazyLock, time::Duration};
 
-use axum::{Router, extract::Path, routing::get};
+use axum::{extract::Path, http::Method};
 use futures::{StreamExt, TryStreamExt};
 use nats::{Role, testing::TestBroker};
 use schemas::{
@@ -20,6 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use web::{
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+};
 
 /// Playback sessions without a chain to ask.
 pub(crate) fn grants(bus: &Bus) -> PlaybackGrants {
@@ -105,15 +109,19 @@ struct Wanted {
     _count: u8,
 }
 
+static TEST_OPERATIONS: [Operation; 3] = [
+    Operation::read("/test/panic", OperationAccess::Open, Some(RateLimitGroup::Api)),
+    Operation::read("/test/slow", OperationAccess::Open, Some(RateLimitGroup::Api)),
+    Operation::change(Method::PUT, "/test/json/{id}", OperationAccess::Open, Some(RateLimitGroup::Api), &[]),
+];
+
 /// Handlers that only tests have, under the layers that all have.
-fn extra() -> Router<AppState> {
-    Router::new()
-        .route("/test/panic", get(|| async { panic!("secret words") as &'static str }))
-        .route("/test/slow", get(std::future::pending::<&'static str>))
-        .route(
-            "/test/json/{id}",
-            axum::routing::put(|Path(_): Path<String>, body::JsonBody::<Wanted>(_)| async { "taken" }),
-        )
+fn extra() -> OperationRouter<AppState> {
+    let [panic, slow, json] = &TEST_OPERATIONS;
+    OperationRouter::default()
+        .with(panic, || async { panic!("secret words") as &'static str })
+        .with(slow, std::future::pending::<&'static str>)
+        .with(json, |Path(_): Path<String>, body::JsonBody::<Wanted>(_)| async { "taken" })
 }
 
 impl Site {

@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::http::{HeaderMap, Method};
 use nats::{Bus, Outbox, ReaderStart, Role, VersionedRecord, reader};
 use schemas::{media::MediaStatus, subjects};
 use serde_json::{Value, json};
@@ -15,12 +14,12 @@ use super::{
     tests::{Answer, Site, asset},
 };
 use auth::testing::TestWallet;
-use web::limit;
+use web::operation::{Operation, OperationAccess};
 
 /// Files of pages, none of the API.
 const FILES: [&str; 2] = ["/docs/docs.css", "/watch/assets/{file}"];
-/// Sources whose routes are those of another listener.
-const ELSEWHERE: [&str; 1] = ["src/telemetry.rs"];
+/// Sources whose routes are those of another listener, or of all operations.
+const ELSEWHERE: [&str; 2] = ["src/telemetry.rs", "src/web/operation.rs"];
 /// What may be sent without a credential, though its method changes things.
 const OPEN: [&str; 4] = [
     // Here one comes by a credential.
@@ -50,6 +49,14 @@ fn described() -> BTreeMap<String, Value> {
     operations
 }
 
+/// The operation of a `<method> <path>`.
+fn find_operation(place: &str) -> &'static Operation {
+    let (method, path) = place.split_once(' ').unwrap();
+    let mut all = openapi::all_operations().into_iter();
+    all.find(|found| found.path.replace("{*", "{") == path && found.method.as_str().to_lowercase() == method)
+        .unwrap_or_else(|| panic!("{place} is declared"))
+}
+
 fn mutating() -> impl Iterator<Item = (String, Value)> {
     described().into_iter().filter(|(place, _)| MUTATING.iter().any(|method| place.starts_with(method)))
 }
@@ -69,30 +76,45 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The paths of all routes in the sources. What can't be read off them fails.
-fn routed() -> BTreeSet<String> {
+/// Non-test sources of all HTTP crates, by name.
+fn source_texts() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    let root = root.as_path();
-    let (mut files, mut paths) = (Vec::new(), BTreeSet::new());
+    let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
     assert!(files.len() > 100, "{}", files.len());
-    for file in files {
+    let texts = files.into_iter().map(|file| {
         let text = std::fs::read_to_string(&file).unwrap();
-        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let name = file.strip_prefix(root).unwrap().to_str().unwrap();
-        if ELSEWHERE.contains(&name) {
-            continue;
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned();
+        (file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), text)
+    });
+    texts.filter(|(name, _)| !ELSEWHERE.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn a_handler_is_served_only_with_its_operation() {
+    let mut declared_count = 0;
+    for (name, text) in source_texts() {
+        for other in
+            [".route(", "route_service(", "::route(", ".nest(", ".nest_service(", ".fallback_service("]
+        {
+            assert!(!text.contains(other), "{name}: {other} serves what declares nothing");
         }
-        for other in ["route_service(", "::route(", ".nest(", ".nest_service(", ".fallback_service("] {
-            assert!(!text.contains(other), "{name}: the walk does not know {other}");
-        }
-        for call in text.split(".route(").skip(1) {
-            let path = call.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
-            let path = path.unwrap_or_else(|| panic!("{name}: a route whose path is no literal"));
-            paths.insert(path.replace("{*", "{"));
-        }
+        declared_count += text.matches(": Operation =").count();
     }
-    paths
+    let operations = openapi::all_operations();
+    assert_eq!(operations.len(), declared_count, "an operation is declared, and belongs to no group");
+    for operation in operations {
+        let place = (operation.method.as_str(), operation.path);
+        assert!(operation.method != "OPTIONS" || operation.rate_group.is_none(), "{place:?}");
+        let is_change = MUTATING.contains(&operation.method.as_str().to_lowercase().as_str());
+        assert!(is_change || operation.events.is_empty(), "{place:?} reads, and causes events");
+        assert!(is_change || operation.room.limits.is_empty(), "{place:?} reads, and needs room");
+    }
+}
+
+/// The paths of all operations.
+fn routed() -> BTreeSet<String> {
+    openapi::all_operations().into_iter().map(|operation| operation.path.replace("{*", "{")).collect()
 }
 
 /// A path with something in place of its parameters.
@@ -145,11 +167,7 @@ async fn every_change_needs_a_right_counts_and_is_told() {
         assert!(if is_asked { refused >= 400 } else { refused == 401 }, "{place}: {refused}");
         let is_counted = !UNCOUNTED.contains(&place.as_str());
         assert_eq!(answer.header("ratelimit").is_some(), is_counted, "{place}: {answer:?}");
-        let group = limit::RateLimitGroup::from_request_head(
-            &method.to_uppercase().parse::<Method>().unwrap(),
-            path,
-            &HeaderMap::new(),
-        );
+        let group = find_operation(&place).rate_group;
         assert_eq!(group.is_some(), is_counted, "{place}");
         let authorization = format!("Authorization: Bearer {}\r\n", site.key);
         let answer = site.ask(&method.to_uppercase(), &filled(path), &authorization, "").await;
@@ -161,6 +179,47 @@ async fn every_change_needs_a_right_counts_and_is_told() {
     }
     let listed = OPEN.iter().chain(&UNCOUNTED).chain(&QUESTIONS);
     assert!(listed.into_iter().all(|place| seen.contains(*place)), "a list names what is not there");
+}
+
+#[tokio::test]
+async fn a_limited_key_gets_only_where_its_scope_is() {
+    let site = Site::start(|config| {
+        config.limit.rates.auth = config.limit.rates.api;
+        config.limit.rates.credential = config.limit.rates.api;
+    })
+    .await;
+    let admin = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", site.key);
+    let mut key_of = BTreeMap::new();
+    for scope in ["audit", "upload"] {
+        let made = site.ask("POST", "/v1/auth/keys", &admin, &json!({ "scopes": [scope] }).to_string()).await;
+        let key: Value = serde_json::from_str(&made.body).unwrap_or_else(|_| panic!("{made:?}"));
+        key_of.insert(scope, format!("Authorization: Bearer {}\r\n", key["key"].as_str().unwrap()));
+    }
+    for operation in openapi::all_operations() {
+        let place = (operation.method.as_str(), operation.path);
+        // An open stream of events does not end.
+        if operation.path == "/v1/events" || operation.method == "OPTIONS" {
+            continue;
+        }
+        for (scope, key) in &key_of {
+            let path = filled(operation.path);
+            let answer = site.ask(operation.method.as_str(), &path, key, "").await;
+            let is_refused = answer.status == 403 && answer.body.contains("scope_missing");
+            let is_stranger = operation.access.scope().map(|wanted| serde_json::to_value(wanted).unwrap());
+            let wanted = match operation.access {
+                OperationAccess::Principal(_) | OperationAccess::Optional(_) => {
+                    is_stranger != Some(json!(scope))
+                }
+                OperationAccess::UnlimitedPrincipal => true,
+                _ => false,
+            };
+            if operation.method == "HEAD" {
+                assert_eq!(answer.status == 403, wanted, "{place:?} with {scope}: {answer:?}");
+            } else {
+                assert_eq!(is_refused, wanted, "{place:?} with {scope}: {answer:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

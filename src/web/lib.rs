@@ -17,6 +17,7 @@ pub mod idempotency;
 pub mod json_document;
 pub mod limit;
 pub mod manners;
+pub mod operation;
 pub mod page;
 pub mod problem_code;
 pub mod query;

@@ -1,15 +1,15 @@
 //! Query strings as typed values: an unknown or malformed parameter is a problem that names it, never ignored.
 //!
-//! What an operation takes is read off its description, so that an operation without a query refuses every parameter. That holds
-//! below `/v1` but for `/v1/uploads`, which clients reach through proxies that add their own. Elsewhere parameters are for others:
-//! players append theirs to `/play`, browsers and probes theirs to pages.
+//! What an operation takes is read off its description, so that an operation without a query refuses every parameter. Where others
+//! add parameters of their own (proxies to uploads, players to media, browsers and probes to pages), the operation says so
+//! ([`QueryPolicy::Any`]).
 //!
 //! Limits: a name is told with at most [`NAME_LENGTH_MAX`] characters.
 
 use std::{collections::HashMap, sync::Arc};
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Query, Request},
+    extract::{FromRequestParts, Query, Request},
     http::{Method, request::Parts},
 };
 use schemas::fault::root_cause;
@@ -20,6 +20,7 @@ use tower::Layer;
 use super::{
     error::Problem,
     filter::{FilterService, RequestFilter, filter_requests_with},
+    operation::{QueryPolicy, matched_operation},
     problem_code::ProblemCode,
 };
 
@@ -40,18 +41,12 @@ impl AcceptedParameters {
             Some((method.to_uppercase().parse().ok()?, names.collect()))
         };
         let paths = document["paths"].as_object().into_iter().flatten();
-        let strict = paths.filter(|(path, _)| is_strict_path(path));
-        let by_path = strict.map(|(path, item)| {
+        let by_path = paths.map(|(path, item)| {
             let operations = item.as_object().into_iter().flatten();
             (path.clone(), operations.filter_map(of_method).collect())
         });
         Self(Arc::new(by_path.collect()))
     }
-}
-
-/// True where a parameter that is not taken is refused.
-pub fn is_strict_path(path: &str) -> bool {
-    path.starts_with("/v1/") && !path.starts_with("/v1/uploads")
 }
 
 /// Refuses parameters that an operation does not take. Stands behind authentication, so that a credential in a query is told to be
@@ -74,10 +69,8 @@ fn find_unknown_parameter(
     request: &Request,
 ) -> Option<Problem> {
     request.uri().query().filter(|query| !query.is_empty())?;
-    let route = request.extensions().get::<MatchedPath>()?;
-    // HEAD is GET without its body.
-    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
-    let taken = by_path.get(route.as_str())?.get(method)?;
+    let operation = matched_operation(request).filter(|found| found.query == QueryPolicy::Described)?;
+    let taken = by_path.get(operation.path)?.get(&operation.method)?;
     let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
     let (name, _) = given.into_iter().find(|(name, _)| !taken.contains(name))?;
     let name: String = name.chars().take(NAME_LENGTH_MAX).collect();

@@ -129,7 +129,7 @@ impl Site {
     /// The documents with all that stands before them, with and without limits.
     fn documents(&self, limited: bool) -> Router {
         let app = self.app.clone();
-        let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::require_principal);
+        let right = middleware::from_fn_with_state(app.sign_in.clone(), auth::enforce_access);
         let identity = ServiceBuilder::new()
             .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
             .layer(middleware::from_fn_with_state(
@@ -138,13 +138,17 @@ impl Site {
             ));
         let documents = media::router();
         let documents = if limited {
-            documents
-                .route_layer(ServiceBuilder::new().layer(right).layer(limit::limit_by_principal()))
-                .layer(identity.layer(limit::limit_by_client(app.limits.clone(), |_: &str| None)))
+            documents.route_layer(ServiceBuilder::new().layer(right).layer(limit::limit_by_principal()))
         } else {
-            documents.route_layer(right).layer(identity)
+            documents.route_layer(right)
         };
-        documents.with_state(app)
+        let (documents, operations) = documents.with_state(app.clone()).into_parts();
+        let identity = identity.layer(operations.match_layer());
+        if limited {
+            documents.layer(identity.layer(limit::limit_by_client(app.limits.clone(), |_: &str| None)))
+        } else {
+            documents.layer(identity)
+        }
     }
 }
 

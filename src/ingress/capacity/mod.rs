@@ -23,10 +23,11 @@ use super::uploads;
 use web::{
     error::{NO_ROOM_RETRY_AFTER_S, Problem},
     filter::RequestFilter,
+    operation::matched_operation,
     problem_code::ProblemCode,
 };
 
-pub(super) use needs::required_limits;
+pub(crate) use needs::{CHALLENGE, KEY, PLAYBACK, SIGN_IN, TUS_UPLOAD, WHOLE_FILE};
 
 /// From where on nothing new is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -245,7 +246,8 @@ impl CapacityMonitor {
 /// Refuses a request that creates something for which there is no room.
 impl RequestFilter for CapacityMonitor {
     fn check_request(&self, request: &Request) -> Result<(), Problem> {
-        let needed = required_limits(request.method(), request.uri().path());
+        let Some(need) = matched_operation(request).map(|operation| operation.room) else { return Ok(()) };
+        let needed = need.limits;
         if needed.is_empty() {
             return Ok(());
         }
@@ -256,7 +258,9 @@ impl RequestFilter for CapacityMonitor {
         }
         // What is too large for any disk is refused as that, by whoever takes uploads.
         let allowed = |size_bytes: &u64| *size_bytes <= self.shared.upload_bytes_max;
-        let Some(size_bytes) = needs::declared_size_bytes(request).filter(allowed) else { return Ok(()) };
+        let Some(size_bytes) = needs::declared_size_bytes(&need, request).filter(allowed) else {
+            return Ok(());
+        };
         let disk = limits.iter().find(|limit| limit.name == STORE_DISK && needed.contains(&STORE_DISK));
         match disk.filter(|disk| disk.room_bytes < size_bytes) {
             Some(disk) => Err(upload_too_large(disk, size_bytes)),

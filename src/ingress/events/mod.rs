@@ -13,16 +13,17 @@ mod hub;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
-    routing::get,
 };
 use futures::StreamExt;
 use schemars::JsonSchema;
-use schemas::ids::{JobId, MediaId};
+use schemas::{
+    access::ApiKeyScope,
+    ids::{JobId, MediaId},
+};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -31,7 +32,13 @@ use super::{AppState, openapi};
 use auth::Principal;
 use follower::{EventFollower, EventScope, EventStreamStart};
 pub use hub::{BACKLOG_MAX, EventHub, JOBS_MAX};
-use web::{error::Problem, problem_code::ProblemCode, query::QueryParameters};
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    problem_code::ProblemCode,
+    query::QueryParameters,
+};
 
 /// Followers at once on one replica.
 pub const FOLLOWERS_MAX: usize = 4_096;
@@ -75,8 +82,8 @@ impl EventFollowerPool {
 }
 
 /// The routes.
-pub fn router() -> Router<AppState> {
-    Router::new().route("/v1/events", get(follow_events))
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&FOLLOW_EVENTS, follow_events)
 }
 
 /// Its description.
@@ -85,6 +92,10 @@ pub fn router() -> Router<AppState> {
 pub(super) struct EventsApiDoc;
 
 impl openapi::OperationGroup for EventsApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<EventDocument>();
     }
@@ -123,13 +134,16 @@ struct EventQuery {
 
 openapi::query_parameters!(EventQuery);
 
+static FOLLOW_EVENTS: Operation =
+    Operation::read("/v1/events", OperationAccess::Principal(ApiKeyScope::Events), Some(RateLimitGroup::Api));
+
 /// Follow events as they happen
 ///
 /// Server-sent events. A stream that breaks goes on behind `Last-Event-ID`, on any replica. A comment comes every 15 seconds; the
 /// connection ends after an hour at the latest, and the client comes back by itself.
 #[utoipa::path(
     get,
-    path = "/v1/events",
+    path = FOLLOW_EVENTS.path,
     tag = "events",
     operation_id = "follow_events",
     params(EventQuery, ("Last-Event-ID", Header)),
@@ -138,7 +152,6 @@ openapi::query_parameters!(EventQuery);
         (status = 404, description = "There is no such medium or job, or it is not yours"),
         (status = 410, description = "The events behind that id are not there any more: begin again with `0-0`, or without an id"),
     ),
-    security(("api_key" = [])),
 )]
 async fn follow_events(
     State(app): State<AppState>,

@@ -6,6 +6,7 @@ use alloy_primitives::Address;
 use axum::{
     Json,
     extract::{Path, State as Extract},
+    http::Method,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -14,6 +15,7 @@ use futures::future::try_join_all;
 use nats::Outbox;
 use schemars::JsonSchema;
 use schemas::{
+    access::ApiKeyScope,
     document,
     gate::{GateChanged, GateRule, MediaGate, RuleInput},
     ids::MediaId,
@@ -33,6 +35,8 @@ use web::{
     body,
     conditional::{self, EntityTag},
     error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
     problem_code::ProblemCode,
 };
 
@@ -69,15 +73,20 @@ enum GateAccess {
     OwnerOnly,
 }
 
+pub(super) static READ_GATE: Operation = Operation::read(
+    "/v1/media/{media_id}/gate",
+    OperationAccess::Principal(ApiKeyScope::Gate),
+    Some(RateLimitGroup::Metadata),
+);
+
 /// Read the gate of a medium
 #[utoipa::path(
     get,
-    path = "/v1/media/{media_id}/gate",
+    path = READ_GATE.path,
     tag = "gate",
     operation_id = "read_gate",
     params(("media_id", Path)),
     responses((status = 200, description = "The gate", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
-    security(("api_key" = [])),
 )]
 pub(super) async fn read_gate(
     Extract(state): Extract<GateApiState>,
@@ -89,12 +98,20 @@ pub(super) async fn read_gate(
     Ok(gate_response(media_id, medium.gate.as_ref()))
 }
 
+pub(super) static SET_GATE: Operation = Operation::change(
+    Method::PUT,
+    "/v1/media/{media_id}/gate",
+    OperationAccess::Principal(ApiKeyScope::Gate),
+    Some(RateLimitGroup::Metadata),
+    &["gate.changed"],
+);
+
 /// Set the gate of a medium
 ///
 /// A rule is stored only when it can be decided here: its chains are configured and its contracts have code.
 #[utoipa::path(
     put,
-    path = "/v1/media/{media_id}/gate",
+    path = SET_GATE.path,
     tag = "gate",
     operation_id = "set_gate",
     params(("media_id", Path), ("If-Match", Header)),
@@ -103,8 +120,6 @@ pub(super) async fn read_gate(
         (status = 200, description = "The gate as it is now", body = ref("#/components/schemas/GateDocument"), headers(("ETag"))),
         (status = 422, description = "The rule can't be used: `pointer` says where"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["gate.changed"]))),
 )]
 pub(super) async fn set_gate(
     Extract(state): Extract<GateApiState>,
@@ -123,18 +138,24 @@ pub(super) async fn set_gate(
     change_gate(&state, &who, media_id, &headers, Some(&compiled)).await
 }
 
+pub(super) static REMOVE_GATE: Operation = Operation::change(
+    Method::DELETE,
+    "/v1/media/{media_id}/gate",
+    OperationAccess::Principal(ApiKeyScope::Gate),
+    Some(RateLimitGroup::Metadata),
+    &["gate.changed"],
+);
+
 /// Remove the gate of a medium
 ///
 /// Its owner alone plays it from now on.
 #[utoipa::path(
     delete,
-    path = "/v1/media/{media_id}/gate",
+    path = REMOVE_GATE.path,
     tag = "gate",
     operation_id = "remove_gate",
     params(("media_id", Path), ("If-Match", Header)),
     responses((status = 200, description = "The gate as it is now", body = ref("#/components/schemas/GateDocument"), headers(("ETag")))),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["gate.changed"]))),
 )]
 pub(super) async fn remove_gate(
     Extract(state): Extract<GateApiState>,

@@ -10,15 +10,12 @@ mod ownership;
 #[cfg(test)]
 mod tests;
 
-use axum::{
-    Router,
-    routing::{get, post},
-};
 use nats::Bus;
 use schemas::gate::GateRule;
 
 use crate::openapi;
 use gate::gate_evaluator::GateEvaluator;
+use web::operation::{Operation, OperationRouter};
 
 /// What the routes need.
 #[derive(Debug, Clone)]
@@ -35,6 +32,10 @@ pub struct GateApiState {
 pub(crate) struct GatesApiDoc;
 
 impl openapi::OperationGroup for GatesApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        operations().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_request::<GateRule>();
         schemas.add_response::<change::GateDocument<'_>>();
@@ -44,12 +45,14 @@ impl openapi::OperationGroup for GatesApiDoc {
 }
 
 /// The routes of gates. They expect [`auth::Principal`] among the request's extensions.
-pub fn router<S: Clone + Send + Sync + 'static>(state: GateApiState) -> Router<S> {
-    Router::new()
-        .route(
-            "/v1/media/{media_id}/gate",
-            get(change::read_gate).put(change::set_gate).delete(change::remove_gate),
-        )
-        .route("/v1/auth/nft", post(ownership::check_ownership))
-        .with_state(state)
+pub fn router<S: Clone + Send + Sync + 'static>(state: GateApiState) -> OperationRouter<S> {
+    operations().with_state(state)
+}
+
+fn operations() -> OperationRouter<GateApiState> {
+    OperationRouter::default()
+        .with(&change::READ_GATE, change::read_gate)
+        .with(&change::SET_GATE, change::set_gate)
+        .with(&change::REMOVE_GATE, change::remove_gate)
+        .with(&ownership::CHECK_OWNERSHIP, ownership::check_ownership)
 }

@@ -3,6 +3,7 @@
 use axum::{
     Json,
     extract::State as Extract,
+    http::Method,
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
@@ -19,7 +20,13 @@ use gate::{
     gate_evaluator::SessionVerdict,
     rule::{compile_rule, parse_address},
 };
-use web::{body, error::Problem, problem_code::ProblemCode};
+use web::{
+    body,
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+};
 
 /// The question.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -57,12 +64,20 @@ pub(super) struct OwnershipAnswer {
     confirmed_block: ChainBlock,
 }
 
+pub(super) static CHECK_OWNERSHIP: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/nft",
+    OperationAccess::UnlimitedPrincipal,
+    Some(RateLimitGroup::Auth),
+    &[],
+);
+
 /// Ask whether a wallet owns something
 ///
 /// It opens nothing: the answer tells at which blocks that was read.
 #[utoipa::path(
     post,
-    path = "/v1/auth/nft",
+    path = CHECK_OWNERSHIP.path,
     tag = "gate",
     operation_id = "ask_ownership",
     params(("Idempotency-Key", Header)),
@@ -72,7 +87,6 @@ pub(super) struct OwnershipAnswer {
          headers(("Idempotency-Replayed"))),
         (status = 422, description = "The question can't be asked here: `pointer` says why"),
     ),
-    security(("api_key" = [])),
 )]
 pub(super) async fn check_ownership(
     Extract(state): Extract<GateApiState>,

@@ -51,7 +51,7 @@ impl Served {
         let state = GateApiState { bus: site.broker.bus(Role::Ingress).await, judge: site.gate_evaluator() };
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app: Router = router(state).layer(middleware::from_fn(who));
+        let app: Router = router(state).into_parts().0.layer(middleware::from_fn(who));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { site, url, client: Client::new(), _tasks: tasks }

@@ -3,11 +3,13 @@
 use axum::{
     extract::{Path, State},
     http::HeaderMap,
+    http::Method,
     response::Response,
 };
 use nats::{Bus, Outbox};
 use schemars::JsonSchema;
 use schemas::{
+    access::ApiKeyScope,
     document::{self, SegmentEncryption},
     ids::MediaId,
     value::TransactionHash,
@@ -22,7 +24,13 @@ use crate::{
     uploads::metadata::{TITLE_LENGTH_MAX, TITLE_PATTERN, clean_title},
 };
 use auth::Principal;
-use web::{body, conditional, error::Problem, problem_code::ProblemCode};
+use web::{
+    body, conditional,
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+};
 
 /// Most rounds of reading and compare-and-set of one change.
 pub(super) const CHANGE_ATTEMPTS_MAX: u32 = 4;
@@ -78,10 +86,18 @@ fn deserialize_present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     T::deserialize(from).map(Some)
 }
 
+pub(super) static CHANGE_MEDIA: Operation = Operation::change(
+    Method::PATCH,
+    "/v1/media/{media_id}",
+    OperationAccess::Principal(ApiKeyScope::Metadata),
+    Some(RateLimitGroup::Metadata),
+    &["media.changed"],
+);
+
 /// Change what one medium is called, which token it has, and how it is served
 #[utoipa::path(
     patch,
-    path = "/v1/media/{media_id}",
+    path = CHANGE_MEDIA.path,
     tag = "metadata",
     operation_id = "change_media",
     params(("media_id", Path), ("If-Match", Header)),
@@ -90,8 +106,6 @@ fn deserialize_present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
         status = 200, description = "The document as it is now", body = ref("#/components/schemas/MediaDocument"),
         headers(("ETag")),
     )),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["media.changed"]))),
 )]
 pub(super) async fn change_media(
     State(app): State<AppState>,

@@ -8,16 +8,15 @@ mod remove;
 use std::time::Duration;
 
 use axum::{
-    Router,
     extract::{OriginalUri, Path, State},
     http::{HeaderMap, StatusCode},
     response::Response,
-    routing::get,
 };
 use nats::Bus;
 use schemars::JsonSchema;
 use schemas::{
     KvRecord as _,
+    access::ApiKeyScope,
     document::{self, SegmentEncryption},
     ids::{JobId, MediaId},
     index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
@@ -34,6 +33,8 @@ use web::{
     cursor::{self, CursorSealer},
     error::Problem,
     json_document,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
     page::ListPage,
     problem_code::ProblemCode,
     query::QueryParameters,
@@ -43,11 +44,12 @@ use web::{
 pub const INDEX_WAIT: Duration = Duration::from_secs(5);
 
 /// The routes.
-pub fn router() -> Router<AppState> {
-    Router::new().route("/v1/media", get(list_media)).route(
-        "/v1/media/{media_id}",
-        get(read_media).patch(change::change_media).delete(remove::remove_media),
-    )
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default()
+        .with(&LIST_MEDIA, list_media)
+        .with(&READ_MEDIA, read_media)
+        .with(&change::CHANGE_MEDIA, change::change_media)
+        .with(&remove::REMOVE_MEDIA, remove::remove_media)
 }
 
 /// Their descriptions.
@@ -56,6 +58,10 @@ pub fn router() -> Router<AppState> {
 pub(super) struct MediaApiDoc;
 
 impl openapi::OperationGroup for MediaApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<ListPage<MediaIndexItem>>();
         schemas.add_response::<MediaDocument<'_>>();
@@ -81,12 +87,18 @@ struct MediaListQuery {
 
 openapi::query_parameters!(MediaListQuery);
 
+static LIST_MEDIA: Operation = Operation::read(
+    "/v1/media",
+    OperationAccess::Principal(ApiKeyScope::Metadata),
+    Some(RateLimitGroup::Metadata),
+);
+
 /// List media, newest first
 ///
 /// An owner sees its own; operators and admins see everybody's.
 #[utoipa::path(
     get,
-    path = "/v1/media",
+    path = LIST_MEDIA.path,
     tag = "metadata",
     operation_id = "list_media",
     params(MediaListQuery),
@@ -94,7 +106,6 @@ openapi::query_parameters!(MediaListQuery);
         (status = 200, description = "A page", body = ref("#/components/schemas/MediaItemPage"), headers(("Link"))),
         (status = 409, description = "There is no such revision yet"),
     ),
-    security(("api_key" = [])),
 )]
 async fn list_media(
     State(app): State<AppState>,
@@ -329,10 +340,16 @@ pub(super) fn parse_media_id(text: &str) -> Result<MediaId, Problem> {
     text.parse().map_err(|_| no_such_medium())
 }
 
+static READ_MEDIA: Operation = Operation::read(
+    "/v1/media/{media_id}",
+    OperationAccess::Principal(ApiKeyScope::Metadata),
+    Some(RateLimitGroup::Metadata),
+);
+
 /// Read one medium
 #[utoipa::path(
     get,
-    path = "/v1/media/{media_id}",
+    path = READ_MEDIA.path,
     tag = "metadata",
     operation_id = "read_media",
     params(("media_id", Path), ("If-None-Match", Header)),
@@ -340,7 +357,6 @@ pub(super) fn parse_media_id(text: &str) -> Result<MediaId, Problem> {
         (status = 200, description = "The document", body = ref("#/components/schemas/MediaDocument"), headers(("ETag"))),
         (status = 304, description = "It is as known", headers(("ETag"))),
     ),
-    security(("api_key" = [])),
 )]
 async fn read_media(
     State(app): State<AppState>,

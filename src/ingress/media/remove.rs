@@ -2,10 +2,11 @@
 
 use axum::{
     extract::{Path, State},
+    http::Method,
     http::{HeaderMap, StatusCode},
 };
 use nats::{Bus, Outbox};
-use schemas::{document, ids::MediaId, media};
+use schemas::{access::ApiKeyScope, document, ids::MediaId, media};
 
 use super::{
     change::{CHANGE_ATTEMPTS_MAX, load_changeable},
@@ -13,7 +14,19 @@ use super::{
 };
 use crate::{AppState, removal};
 use auth::Principal;
-use web::error::Problem;
+use web::{
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+};
+
+pub(super) static REMOVE_MEDIA: Operation = Operation::change(
+    Method::DELETE,
+    "/v1/media/{media_id}",
+    OperationAccess::Principal(ApiKeyScope::Metadata),
+    Some(RateLimitGroup::Metadata),
+    &["media.removed", "job.cancelled"],
+);
 
 /// Remove one medium
 ///
@@ -21,13 +34,11 @@ use web::error::Problem;
 /// a grace time; nothing brings it back.
 #[utoipa::path(
     delete,
-    path = "/v1/media/{media_id}",
+    path = REMOVE_MEDIA.path,
     tag = "metadata",
     operation_id = "remove_media",
     params(("media_id", Path), ("If-Match", Header)),
     responses((status = 204, description = "It is removed")),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["media.removed", "job.cancelled"]))),
 )]
 pub(super) async fn remove_media(
     State(app): State<AppState>,

@@ -2,12 +2,11 @@
 //!
 //! An annotation only names a parameter or a header that stands here; refusals follow from what an operation takes.
 
-use axum::http::{HeaderMap, Method};
+use axum::http::Method;
 use serde_json::{Map, Value, json};
 
-use super::{METHODS, parameters};
-use crate::capacity;
-use web::{limit, query};
+use super::parameters;
+use web::operation::{Operation, OperationAccess, QueryPolicy};
 
 /// Refusals that many operations share: status, name, meaning.
 const REFUSALS: [(&str, &str, &str); 17] = [
@@ -78,42 +77,56 @@ fn problem_content() -> Value {
     json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
 }
 
-/// Adds to each operation what its annotation leaves to this place.
-pub(super) fn complete_operations(paths: &mut Value, schemas: &Map<String, Value>) {
-    for (path, item) in paths.as_object_mut().into_iter().flatten() {
-        for (method, operation) in item.as_object_mut().into_iter().flatten() {
-            if METHODS.contains(&method.as_str()) {
-                let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
-                complete_operation(&method, path, operation, schemas);
-            }
+/// Adds to each described operation what it declares, and what its annotation leaves to this place.
+pub(super) fn complete_operations(
+    paths: &mut Value,
+    operations: &[&'static Operation],
+    schemas: &Map<String, Value>,
+) {
+    for declared in operations {
+        let path = declared.path.replace("{*", "{");
+        let method = declared.method.as_str().to_lowercase();
+        // Files of pages are served, and are none of the API.
+        if let Some(described) = paths.get_mut(path).and_then(|item| item.get_mut(method)) {
+            complete_operation(declared, described, schemas);
         }
     }
 }
 
-fn complete_operation(method: &Method, path: &str, operation: &mut Value, schemas: &Map<String, Value>) {
+/// Whatever takes an API key takes an access token.
+fn security_of(access: OperationAccess) -> Option<Value> {
+    match access {
+        OperationAccess::Open | OperationAccess::Body | OperationAccess::Path => None,
+        OperationAccess::Optional(_) => Some(json!([{}, { "api_key": [] }, { "access_token": [] }])),
+        OperationAccess::Principal(_) | OperationAccess::UnlimitedPrincipal | OperationAccess::Own => {
+            Some(json!([{ "api_key": [] }, { "access_token": [] }]))
+        }
+    }
+}
+
+fn complete_operation(declared: &Operation, operation: &mut Value, schemas: &Map<String, Value>) {
+    // Sign-in looks where a browser's request comes from; the rest looks at what a key is limited to.
+    let is_sign_in = operation["tags"][0] == "auth";
     for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
         parameters::complete_parameter(parameter);
     }
     if let Some(body) = operation.get_mut("requestBody") {
-        complete_body(path, body, schemas);
+        complete_body(is_sign_in, body, schemas);
     }
-    // Whatever takes an API key takes an access token.
-    if let Some(ways) = operation["security"].as_array_mut() {
-        ways.push(json!({ "access_token": [] }));
-    }
-    let is_counted = limit::RateLimitGroup::from_request_head(method, path, &HeaderMap::new()).is_some();
-    let refusals = list_refusals(method, path, operation, is_counted);
+    let is_counted = declared.rate_group.is_some();
+    let refusals = list_refusals(declared, operation, is_sign_in);
     let Some(members) = operation.as_object_mut() else { return };
     // What is absent comes as null from the look at it above.
     members.retain(|_, value| !value.is_null());
+    if let Some(security) = security_of(declared.access) {
+        members.insert("security".into(), security);
+    }
+    if !declared.events.is_empty() {
+        members.insert("x-events".into(), declared.events.into());
+    }
     let Some(responses) = members.get_mut("responses").and_then(Value::as_object_mut) else { return };
     for (status, response) in responses.iter_mut() {
-        complete_response(
-            status,
-            response,
-            is_counted,
-            method != Method::OPTIONS && path.starts_with("/v1/uploads"),
-        );
+        complete_response(status, response, is_counted);
     }
     for status in refusals {
         let name = REFUSALS.iter().find(|(known, ..)| *known == status).map(|(_, name, _)| *name);
@@ -124,13 +137,13 @@ fn complete_operation(method: &Method, path: &str, operation: &mut Value, schema
 }
 
 /// What is no JSON is bytes; at sign-in a body may be left out that needs no member.
-fn complete_body(path: &str, body: &mut Value, schemas: &Map<String, Value>) {
+fn complete_body(is_sign_in: bool, body: &mut Value, schemas: &Map<String, Value>) {
     let mut needed = body["required"] == true;
     for (kind, content) in body["content"].as_object_mut().into_iter().flatten() {
         if kind == "application/json" {
             let name = content["schema"]["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
             let needs = name.and_then(|name| schemas.get(name)?.get("required")).is_some();
-            needed = needs || !is_sign_in(path);
+            needed = needs || !is_sign_in;
         } else {
             content["schema"] = json!({ "type": "string", "format": "binary" });
         }
@@ -138,41 +151,35 @@ fn complete_body(path: &str, body: &mut Value, schemas: &Map<String, Value>) {
     body["required"] = json!(needed);
 }
 
-/// Sign-in looks where a browser's request comes from; the rest looks at what a key is limited to.
-fn is_sign_in(path: &str) -> bool {
-    path.starts_with("/v1/auth/") && path != "/v1/auth/nft"
-}
-
-/// The refusals that follow from what an operation takes and where it lies.
-fn list_refusals(method: &Method, path: &str, operation: &Value, is_counted: bool) -> Vec<&'static str> {
+/// The refusals that follow from what an operation declares and takes.
+fn list_refusals(declared: &Operation, operation: &Value, is_sign_in: bool) -> Vec<&'static str> {
     let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
     let takes = |name: &str| parameters.iter().any(|parameter| parameter["name"] == name);
     // A reader's tags and ranges that make no sense count for nothing.
     let can_be_wrong = parameters.iter().any(|p| p["name"] != "If-None-Match" && p["name"] != "Range");
-    let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let is_guarded = operation["security"].is_array();
+    let is_read = matches!(declared.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_guarded = declared.access.reads_credential();
     let is_json = operation.pointer("/requestBody/content/application~1json").is_some();
-    let is_sign_in = is_sign_in(path);
     let rules: [(bool, &[&'static str]); 12] = [
         (true, &["414", "431", "500", "503"]),
         // Where a credential is asked for, those that were refused count.
-        (is_counted || is_guarded, &["429"]),
-        (can_be_wrong || is_json || query::is_strict_path(path), &["400"]),
+        (declared.rate_group.is_some() || is_guarded, &["429"]),
+        (can_be_wrong || is_json || declared.query == QueryPolicy::Described, &["400"]),
         (is_guarded, &["401"]),
         (!is_sign_in && is_guarded, &["403"]),
         (is_sign_in && !is_read, &["403"]),
-        (is_sign_in && operation["x-events"].is_array(), &["409"]),
-        (path.contains('{'), &["404"]),
+        (is_sign_in && !declared.events.is_empty(), &["409"]),
+        (declared.path.contains('{'), &["404"]),
         (is_json, &["408", "413", "415"]),
         (takes("Idempotency-Key"), &["409", "422"]),
         (takes("If-Match"), &["409", "412", "428"]),
-        (!capacity::required_limits(method, path).is_empty(), &["507"]),
+        (!declared.room.limits.is_empty(), &["507"]),
     ];
     rules.iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses.iter().copied()).collect()
 }
 
 /// A refusal is a problem; what every answer carries is added, and headers that are known here are referred to.
-fn complete_response(status: &str, response: &mut Value, is_counted: bool, is_tus: bool) {
+fn complete_response(status: &str, response: &mut Value, is_counted: bool) {
     if status.starts_with(['4', '5']) && response["content"].is_null() {
         response["content"] = problem_content();
     }
@@ -187,9 +194,6 @@ fn complete_response(status: &str, response: &mut Value, is_counted: bool, is_tu
     }
     if is_counted && !status.starts_with('3') {
         more.extend(["RateLimit", "RateLimit-Policy"]);
-    }
-    if is_tus && status.starts_with('2') {
-        more.push("Tus-Resumable");
     }
     for name in more {
         headers[name] = header_reference(name);

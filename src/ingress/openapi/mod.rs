@@ -1,7 +1,8 @@
 //! The description of the HTTP API: OpenAPI 3.1 from the handlers, at `/openapi.json` for machines and at `/docs` for people.
 //!
-//! Operations stand beside their handlers (utoipa); bodies and queries are the types that handlers read and write, by their JSON
-//! Schemas (2020-12, which OpenAPI 3.1 is). What is true of more than one operation stands in `common` and `parameters`.
+//! Operations stand beside their handlers: what is said to readers as an annotation (utoipa), what holds as an [`Operation`]; bodies
+//! and queries are the types that handlers read and write, by their JSON Schemas (2020-12, which OpenAPI 3.1 is). What is true of
+//! more than one operation stands in `common` and `parameters`.
 //! `schemas/openapi.json` is the published form; it is compared by `streamgate schemas check`, and a change that breaks clients is refused (see [`breaking`]).
 //!
 //! Limits: the document is made once per process; nothing of a request goes into it.
@@ -16,10 +17,8 @@ use std::sync::LazyLock;
 
 use ::bytes::Bytes;
 use axum::{
-    Router,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
-    routing::get,
 };
 use serde_json::Value;
 use utoipa::OpenApi;
@@ -28,7 +27,10 @@ use super::{audit, events, jobs, media, metrics, play, probes, uploads, watch};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
     bytes::{self, RepresentationMetadata},
-    conditional, problem_code,
+    conditional,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    problem_code,
     query::AcceptedParameters,
 };
 
@@ -64,11 +66,18 @@ const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "
 struct DocsApiDoc;
 
 impl OperationGroup for DocsApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router::<()>().operations().to_vec()
+    }
+
     fn add_schemas(_: &mut SchemaCollector) {}
 }
 
 /// A group of operations with the schemas of what they take and answer.
 pub(crate) trait OperationGroup: OpenApi {
+    /// The operations.
+    fn operations() -> Vec<&'static Operation>;
+
     /// Adds the schemas.
     fn add_schemas(schemas: &mut SchemaCollector);
 }
@@ -90,42 +99,54 @@ pub(crate) use query_parameters;
 /// The document.
 pub fn build_document() -> Value {
     let mut schemas = SchemaCollector::new();
-    let described = [
-        describe_group::<DocsApiDoc>(&mut schemas),
-        describe_group::<uploads::UploadsApiDoc>(&mut schemas),
-        describe_group::<media::MediaApiDoc>(&mut schemas),
-        describe_group::<crate::gates::GatesApiDoc>(&mut schemas),
-        describe_group::<play::PlaybackApiDoc>(&mut schemas),
-        describe_group::<watch::WatchApiDoc>(&mut schemas),
-        describe_group::<crate::sign_in::SignInApiDoc>(&mut schemas),
-        describe_group::<jobs::JobsApiDoc>(&mut schemas),
-        describe_group::<events::EventsApiDoc>(&mut schemas),
-        describe_group::<audit::AuditApiDoc>(&mut schemas),
-        describe_group::<probes::ProbesApiDoc>(&mut schemas),
-        describe_group::<metrics::MetricsApiDoc>(&mut schemas),
-    ];
-    let all = described.into_iter().reduce(utoipa::openapi::OpenApi::merge_from);
-    let mut document = serde_json::to_value(all).unwrap_or_default();
+    let (operations, described) = describe_groups(&mut schemas);
+    let mut document = serde_json::to_value(described).unwrap_or_default();
     let mut schemas = schemas.into_definitions();
     schemas.insert("Problem".into(), schema::problem_schema());
-    common::complete_operations(&mut document["paths"], &schemas);
+    common::complete_operations(&mut document["paths"], &operations, &schemas);
     document["components"] = common::build_components(&schemas);
     document["x-problems"] = problem_code::describe_codes().into();
     schema::bound_numbers(&mut document);
     document
 }
 
-fn describe_group<D: OperationGroup>(schemas: &mut SchemaCollector) -> utoipa::openapi::OpenApi {
+/// All operations, and what their annotations say.
+fn describe_groups(
+    schemas: &mut SchemaCollector,
+) -> (Vec<&'static Operation>, Option<utoipa::openapi::OpenApi>) {
+    let mut operations = Vec::new();
+    let described = [
+        describe_group::<DocsApiDoc>(&mut operations, schemas),
+        describe_group::<uploads::UploadsApiDoc>(&mut operations, schemas),
+        describe_group::<media::MediaApiDoc>(&mut operations, schemas),
+        describe_group::<crate::gates::GatesApiDoc>(&mut operations, schemas),
+        describe_group::<play::PlaybackApiDoc>(&mut operations, schemas),
+        describe_group::<watch::WatchApiDoc>(&mut operations, schemas),
+        describe_group::<crate::sign_in::SignInApiDoc>(&mut operations, schemas),
+        describe_group::<jobs::JobsApiDoc>(&mut operations, schemas),
+        describe_group::<events::EventsApiDoc>(&mut operations, schemas),
+        describe_group::<audit::AuditApiDoc>(&mut operations, schemas),
+        describe_group::<probes::ProbesApiDoc>(&mut operations, schemas),
+        describe_group::<metrics::MetricsApiDoc>(&mut operations, schemas),
+    ];
+    (operations, described.into_iter().reduce(utoipa::openapi::OpenApi::merge_from))
+}
+
+fn describe_group<D: OperationGroup>(
+    operations: &mut Vec<&'static Operation>,
+    schemas: &mut SchemaCollector,
+) -> utoipa::openapi::OpenApi {
+    operations.extend(D::operations());
     D::add_schemas(schemas);
     D::openapi()
 }
 
 /// Serves the document and its page. Both are open: they hold nothing but what is published.
-pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/openapi.json", get(load_description))
-        .route("/docs", get(read_docs))
-        .route("/docs/docs.css", get(read_stylesheet))
+pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
+    OperationRouter::default()
+        .with(&LOAD_DESCRIPTION, load_description)
+        .with(&READ_DOCS, read_docs)
+        .with(&READ_STYLESHEET, read_stylesheet)
 }
 
 struct StaticResource {
@@ -177,10 +198,13 @@ static PAGE: LazyLock<StaticResource> =
 static STYLE: LazyLock<StaticResource> =
     LazyLock::new(|| StaticResource::new("text/css; charset=utf-8", include_str!("docs.css").to_owned()));
 
+static LOAD_DESCRIPTION: Operation =
+    Operation::read("/openapi.json", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
 /// This description, for machines
 #[utoipa::path(
     get,
-    path = "/openapi.json",
+    path = LOAD_DESCRIPTION.path,
     tag = "api",
     operation_id = "describe",
     params(("If-None-Match", Header)),
@@ -193,10 +217,13 @@ async fn load_description(headers: HeaderMap) -> Response {
     DOCUMENT.to_response(&headers)
 }
 
+static READ_DOCS: Operation =
+    Operation::read("/docs", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
 /// This description, for people
 #[utoipa::path(
     get,
-    path = "/docs",
+    path = READ_DOCS.path,
     tag = "api",
     operation_id = "read_docs",
     params(("If-None-Match", Header)),
@@ -209,8 +236,17 @@ async fn read_docs(headers: HeaderMap) -> Response {
     PAGE.to_response(&headers)
 }
 
+static READ_STYLESHEET: Operation =
+    Operation::read("/docs/docs.css", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
+
 async fn read_stylesheet(headers: HeaderMap) -> Response {
     STYLE.to_response(&headers)
+}
+
+/// All operations, for tests that walk over them.
+#[cfg(test)]
+pub(crate) fn all_operations() -> Vec<&'static Operation> {
+    describe_groups(&mut SchemaCollector::new()).0
 }
 
 #[cfg(test)]

@@ -236,7 +236,7 @@ async fn get(path: &str, tag: Option<&str>) -> Response {
     if let Some(tag) = tag {
         request = request.header("if-none-match", tag);
     }
-    router::<()>().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    router::<()>().into_parts().0.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
 }
 
 #[tokio::test]

@@ -13,12 +13,10 @@ mod path;
 mod playable_media;
 
 use axum::{
-    Router,
     body::Body,
     extract::{Path, State},
     http::HeaderMap,
     response::Response,
-    routing::{get, post},
 };
 use schemars::JsonSchema;
 use schemas::{gate::GateReasonCode, keys, media::MediaEncode};
@@ -33,6 +31,8 @@ pub use playable_media::PlayableMediaCache;
 use web::{
     bytes::{self, RepresentationMetadata},
     error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
     problem_code::ProblemCode,
 };
 
@@ -70,19 +70,23 @@ impl Default for PlaybackConfig {
 pub(super) struct PlaybackApiDoc;
 
 impl openapi::OperationGroup for PlaybackApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        session_router().merge(router()).operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<open::PlaybackDocument>();
     }
 }
 
-/// The route that opens a session; behind [`auth::allow_anonymous`], since a public medium needs no credential.
-pub fn session_router() -> Router<AppState> {
-    Router::new().route("/v1/media/{media_id}/playback", post(open::open_playback))
+/// The route that opens a session; a public medium needs no credential.
+pub fn session_router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&open::OPEN_PLAYBACK, open::open_playback)
 }
 
 /// The routes below a token; open, since the token is the right.
-pub fn router() -> Router<AppState> {
-    Router::new().route("/play/{token}/{media_id}/{*path}", get(read_playback_path))
+pub fn router() -> OperationRouter<AppState> {
+    OperationRouter::default().with(&READ_PLAYBACK_PATH, read_playback_path)
 }
 
 fn no_such_resource() -> Problem {
@@ -95,6 +99,13 @@ fn playback_refused(code: GateReasonCode) -> Problem {
         .with_detail("ask for a new one with POST /v1/media/{media_id}/playback")
         .with_member("reason", serde_json::to_value(code).unwrap_or_default())
 }
+
+static READ_PLAYBACK_PATH: Operation = Operation::read(
+    "/play/{token}/{media_id}/{*path}",
+    OperationAccess::Path,
+    Some(RateLimitGroup::Streaming),
+)
+.with_any_query();
 
 /// Fetch a playlist, segment or image of a playback session
 ///

@@ -3,21 +3,29 @@
 use axum::{
     Extension, Json,
     extract::{Path, State},
+    http::Method,
     http::header,
     response::IntoResponse,
 };
 use schemars::JsonSchema;
-use schemas::{gate::GateReasonCode, ids::MediaId, media::MediaStatus};
+use schemas::{access::ApiKeyScope, gate::GateReasonCode, ids::MediaId, media::MediaStatus};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::capacity;
 use crate::{AppState, media};
 use auth::{Principal, SignInDenial, account::WalletAccount};
 use gate::{
     GateViewer,
     grant::{self, PlaybackDenied},
 };
-use web::{client::ClientAddress, error::Problem, problem_code::ProblemCode};
+use web::{
+    client::ClientAddress,
+    error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+};
 
 /// Addresses of a playback session, relative to this service unless it knows its public address. They carry their own right, so any
 /// player may use them.
@@ -49,13 +57,22 @@ pub(super) struct PlaybackDocument {
     expires_at: Option<String>,
 }
 
+pub(super) static OPEN_PLAYBACK: Operation = Operation::change(
+    Method::POST,
+    "/v1/media/{media_id}/playback",
+    OperationAccess::Optional(ApiKeyScope::Streaming),
+    Some(RateLimitGroup::Streaming),
+    &["gate.granted", "gate.denied", "gate.revoked", "view.summed"],
+)
+.with_room(capacity::PLAYBACK);
+
 /// Open a playback session
 ///
 /// Evaluates the gate of the medium and answers addresses that carry their own right. They end with the session, and with the grant
 /// behind it. Without a credential only what is open to everybody can be played.
 #[utoipa::path(
     post,
-    path = "/v1/media/{media_id}/playback",
+    path = OPEN_PLAYBACK.path,
     tag = "streaming",
     operation_id = "open_playback",
     params(("media_id", Path)),
@@ -63,8 +80,6 @@ pub(super) struct PlaybackDocument {
         (status = 200, description = "Where to play it", body = ref("#/components/schemas/Playback")),
         (status = 409, description = "Not playable, or not yet: `code` says which"),
     ),
-    security((), ("api_key" = [])),
-    extensions(("x-events" = json!(["gate.granted", "gate.denied", "gate.revoked", "view.summed"]))),
 )]
 pub(super) async fn open_playback(
     State(app): State<AppState>,

@@ -3,6 +3,7 @@
 use axum::{
     Extension, Json,
     extract::{Path, State},
+    http::Method,
     http::StatusCode,
 };
 use schemars::JsonSchema;
@@ -14,6 +15,7 @@ use schemas::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::capacity;
 use crate::openapi;
 use auth::{
     NewApiKey, Principal, SignInService,
@@ -23,6 +25,8 @@ use web::{
     body::OptionalJsonBody,
     error::Problem,
     idempotency::{IdempotencyClaim, ShownOnceResponse},
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
     problem_code::ProblemCode,
     query::QueryParameters,
     request,
@@ -70,10 +74,19 @@ pub(super) struct CreatedKeyDocument {
     expires_at_ms: Option<u64>,
 }
 
+pub(super) static CREATE_KEY: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/keys",
+    OperationAccess::Own,
+    Some(RateLimitGroup::Auth),
+    &["auth.key_created"],
+)
+.with_room(capacity::KEY);
+
 /// Make an API key
 #[utoipa::path(
     post,
-    path = "/v1/auth/keys",
+    path = CREATE_KEY.path,
     tag = "auth",
     operation_id = "create_key",
     params(("Idempotency-Key", Header)),
@@ -83,8 +96,6 @@ pub(super) struct CreatedKeyDocument {
         (status = 403, description = "Not for whoever asks: `code` says why"),
         (status = 409, description = "This owner has as many keys as it may have; or the key was made and shown before"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["auth.key_created"]))),
 )]
 pub(super) async fn create_key(
     State(sign_in): State<SignInService>,
@@ -190,10 +201,13 @@ struct ApiKeyDocument {
     expires_at_ms: Option<u64>,
 }
 
+pub(super) static LIST_KEYS: Operation =
+    Operation::read("/v1/auth/keys", OperationAccess::Own, Some(RateLimitGroup::Auth));
+
 /// List API keys
 #[utoipa::path(
     get,
-    path = "/v1/auth/keys",
+    path = LIST_KEYS.path,
     tag = "auth",
     operation_id = "list_keys",
     params(KeyListQuery),
@@ -201,7 +215,6 @@ struct ApiKeyDocument {
         (status = 200, description = "The keys", body = ref("#/components/schemas/KeyList")),
         (status = 403, description = "These are somebody else's"),
     ),
-    security(("api_key" = [])),
 )]
 pub(super) async fn list_keys(
     State(sign_in): State<SignInService>,
@@ -216,18 +229,24 @@ pub(super) async fn list_keys(
     Ok(Json(KeyListDocument { items: keys.into_iter().map(describe_key).collect() }))
 }
 
+pub(super) static REVOKE_KEY: Operation = Operation::change(
+    Method::DELETE,
+    "/v1/auth/keys/{key_id}",
+    OperationAccess::Own,
+    Some(RateLimitGroup::Auth),
+    &["auth.key_revoked"],
+);
+
 /// Revoke an API key
 ///
 /// It opens nothing from now on. Revoking it again changes nothing.
 #[utoipa::path(
     delete,
-    path = "/v1/auth/keys/{key_id}",
+    path = REVOKE_KEY.path,
     tag = "auth",
     operation_id = "revoke_key",
     params(("key_id", Path)),
     responses((status = 204, description = "It is revoked")),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["auth.key_revoked"]))),
 )]
 pub(super) async fn revoke_key(
     State(sign_in): State<SignInService>,

@@ -4,6 +4,7 @@ use alloy_primitives::hex;
 use axum::{
     Json,
     extract::State,
+    http::Method,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::tokens;
+use crate::capacity;
 use auth::{
     SignInService,
     address::WalletAddress,
@@ -25,8 +27,14 @@ use auth::{
     uri,
 };
 use web::{
-    body::OptionalJsonBody, client::ClientAddress, error::Problem, limit::RateLimitPermit,
-    problem_code::ProblemCode, request,
+    body::OptionalJsonBody,
+    client::ClientAddress,
+    error::Problem,
+    limit::RateLimitGroup,
+    limit::RateLimitPermit,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+    request,
 };
 
 /// The cookie a challenge is bound to. Its prefix makes browsers take it over TLS (or loopback) and for this host only.
@@ -81,12 +89,21 @@ struct SigningForms {
     typed: TypedSignIn,
 }
 
+pub(super) static CREATE_CHALLENGE: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/challenge",
+    OperationAccess::Open,
+    Some(RateLimitGroup::Auth),
+    &["auth.challenged"],
+)
+.with_room(capacity::CHALLENGE);
+
 /// Ask for a challenge
 ///
 /// Sets the cookie it is bound to, so that nobody signs somebody else in.
 #[utoipa::path(
     post,
-    path = "/v1/auth/challenge",
+    path = CREATE_CHALLENGE.path,
     tag = "auth",
     operation_id = "challenge",
     request_body(content = ref("#/components/schemas/ChallengeWanted"), content_type = "application/json"),
@@ -95,7 +112,6 @@ struct SigningForms {
         (status = 400, description = "No challenge is good for that long"),
         (status = 401, description = "The site or the chain is not served here"),
     ),
-    extensions(("x-events" = json!(["auth.challenged"]))),
 )]
 pub(super) async fn create_challenge(
     State(sign_in): State<SignInService>,
@@ -228,6 +244,15 @@ impl JsonSchema for SignatureSchema {
     }
 }
 
+pub(super) static LOG_IN: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/login",
+    OperationAccess::Body,
+    Some(RateLimitGroup::Auth),
+    &["auth.signed_in", "auth.signed_out", "auth.refused"],
+)
+.with_room(capacity::SIGN_IN);
+
 /// Sign in
 ///
 /// Takes the signed message and the cookie of its challenge. An answer of 201 or 401 uses the challenge up; after 429 and 503 it is
@@ -235,7 +260,7 @@ impl JsonSchema for SignatureSchema {
 /// `eip155:<chain>:0x...`, which is another owner.
 #[utoipa::path(
     post,
-    path = "/v1/auth/login",
+    path = LOG_IN.path,
     tag = "auth",
     operation_id = "login",
     request_body(content = ref("#/components/schemas/LoginWanted"), content_type = "application/json"),
@@ -244,7 +269,6 @@ impl JsonSchema for SignatureSchema {
         (status = 401, description = "The sign-in was refused: `code` says why"),
         (status = 429, description = "Too many signatures that no key made"),
     ),
-    extensions(("x-events" = json!(["auth.signed_in", "auth.signed_out", "auth.refused"]))),
 )]
 pub(super) async fn log_in(
     State(sign_in): State<SignInService>,

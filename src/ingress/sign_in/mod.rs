@@ -22,17 +22,20 @@ pub(crate) mod tests;
 mod tokens;
 
 use axum::{
-    Router,
     extract::{Request, State},
     http::{HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
 
 use crate::openapi;
-use auth::{SignInService, authenticate_request, uri};
-use web::{error::Problem, problem_code::ProblemCode, query};
+use auth::{SignInService, enforce_access, uri};
+use web::{
+    error::Problem,
+    operation::{Operation, OperationRouter},
+    problem_code::ProblemCode,
+    query,
+};
 
 pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 
@@ -52,6 +55,10 @@ pub use keys::{EXPIRES_IN_S_MAX, LABEL_LENGTH_MAX};
 pub(crate) struct SignInApiDoc;
 
 impl openapi::OperationGroup for SignInApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        own_operations().merge(open_operations()).operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_request::<login::ChallengeRequest>();
         schemas.add_response::<login::ChallengeDocument>();
@@ -68,43 +75,37 @@ impl openapi::OperationGroup for SignInApiDoc {
     }
 }
 
-/// The routes of sign-in. They look after credentials themselves, so they belong outside [`auth::require_principal`]; `behind` lays what else
-/// stands behind a credential around those that ask for one.
+/// The routes of sign-in. `behind` lays what stands behind a credential around those that ask for one.
 pub fn router<S: Clone + Send + Sync + 'static>(
     sign_in: SignInService,
     taken: query::AcceptedParameters,
-    behind: impl FnOnce(Router<SignInService>) -> Router<SignInService>,
-) -> Router<S> {
-    let own = Router::new()
-        .route("/v1/auth/me", get(tokens::read_principal))
-        .route("/v1/auth/logout", post(tokens::log_out))
-        .route("/v1/auth/keys", get(keys::list_keys).post(keys::create_key))
-        .route("/v1/auth/keys/{key_id}", delete(keys::revoke_key));
-    let own = behind(own).route_layer(middleware::from_fn_with_state(sign_in.clone(), require_principal));
-    let open = Router::new()
-        .route("/v1/auth/challenge", post(login::create_challenge))
-        .route("/v1/auth/login", post(login::log_in))
-        .route("/v1/auth/refresh", post(tokens::refresh_session))
-        .route("/v1/auth/verify", post(tokens::verify_token))
-        .route_layer(query::refuse_unknown_parameters(taken));
+    behind: impl FnOnce(OperationRouter<SignInService>) -> OperationRouter<SignInService>,
+) -> OperationRouter<S> {
+    let own =
+        behind(own_operations()).route_layer(middleware::from_fn_with_state(sign_in.clone(), enforce_access));
+    let open = open_operations().route_layer(query::refuse_unknown_parameters(taken));
     own.merge(open)
         .layer(middleware::from_fn_with_state(sign_in.clone(), require_own_origin))
         .with_state(sign_in)
 }
 
-/// Puts the principal among the request's extensions.
-async fn require_principal(
-    State(sign_in): State<SignInService>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match authenticate_request(&sign_in, request.headers(), request.extensions()).await {
-        Ok(principal) => {
-            principal.attach_to_request(&mut request);
-            next.run(request).await
-        }
-        Err(problem) => problem.into_response(),
-    }
+/// What a principal does about itself.
+fn own_operations() -> OperationRouter<SignInService> {
+    OperationRouter::default()
+        .with(&tokens::READ_PRINCIPAL, tokens::read_principal)
+        .with(&tokens::LOG_OUT, tokens::log_out)
+        .with(&keys::LIST_KEYS, keys::list_keys)
+        .with(&keys::CREATE_KEY, keys::create_key)
+        .with(&keys::REVOKE_KEY, keys::revoke_key)
+}
+
+/// What leads to a credential, or asks about one.
+fn open_operations() -> OperationRouter<SignInService> {
+    OperationRouter::default()
+        .with(&login::CREATE_CHALLENGE, login::create_challenge)
+        .with(&login::LOG_IN, login::log_in)
+        .with(&tokens::REFRESH_SESSION, tokens::refresh_session)
+        .with(&tokens::VERIFY_TOKEN, tokens::verify_token)
 }
 
 /// Refuses what a browser sends for another site, and lets nobody keep an answer.

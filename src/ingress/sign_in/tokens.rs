@@ -1,6 +1,6 @@
 //! Refresh, logout, verify, me.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, extract::State, http::Method, http::StatusCode};
 use schemars::JsonSchema;
 use schemas::{
     access::{ApiKeyScope, PrincipalRole},
@@ -15,8 +15,14 @@ use auth::{
     session::OpenSession,
 };
 use web::{
-    body::OptionalJsonBody, client::ClientAddress, error::Problem, limit::RateLimitPermit,
-    problem_code::ProblemCode, request,
+    body::OptionalJsonBody,
+    client::ClientAddress,
+    error::Problem,
+    limit::RateLimitGroup,
+    limit::RateLimitPermit,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+    request,
 };
 
 /// An access token with its refresh token, as RFC 6749 section 5.1 names them.
@@ -79,13 +85,21 @@ pub(super) struct RefreshRequest {
     refresh_token: String,
 }
 
+pub(super) static REFRESH_SESSION: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/refresh",
+    OperationAccess::Body,
+    Some(RateLimitGroup::Auth),
+    &["auth.refreshed", "auth.reused", "auth.signed_out"],
+);
+
 /// Take the next access token
 ///
 /// A refresh token is good once: using it again ends the session, since one of its two holders stole it. For a few seconds the same
 /// client is given the same next token again, so that two tabs and a lost answer sign nobody out.
 #[utoipa::path(
     post,
-    path = "/v1/auth/refresh",
+    path = REFRESH_SESSION.path,
     tag = "auth",
     operation_id = "refresh",
     request_body(content = ref("#/components/schemas/RefreshWanted"), content_type = "application/json"),
@@ -93,7 +107,6 @@ pub(super) struct RefreshRequest {
         (status = 200, description = "The tokens", body = ref("#/components/schemas/Tokens")),
         (status = 401, description = "The session is over"),
     ),
-    extensions(("x-events" = json!(["auth.refreshed", "auth.reused", "auth.signed_out"]))),
 )]
 pub(super) async fn refresh_session(
     State(sign_in): State<SignInService>,
@@ -123,10 +136,18 @@ pub(super) struct LogoutRequest {
     wallet: Option<WalletAddress>,
 }
 
+pub(super) static LOG_OUT: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/logout",
+    OperationAccess::Own,
+    Some(RateLimitGroup::Auth),
+    &["auth.signed_out"],
+);
+
 /// Sign out
 #[utoipa::path(
     post,
-    path = "/v1/auth/logout",
+    path = LOG_OUT.path,
     tag = "auth",
     operation_id = "logout",
     request_body(content = ref("#/components/schemas/LogoutWanted"), content_type = "application/json"),
@@ -135,8 +156,6 @@ pub(super) struct LogoutRequest {
         (status = 403, description = "Only an administrator ends another wallet's sessions"),
         (status = 409, description = "An API key has no session to end"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["auth.signed_out"]))),
 )]
 pub(super) async fn log_out(
     State(sign_in): State<SignInService>,
@@ -198,12 +217,20 @@ pub(super) struct VerifyTokenResponse {
     who: Option<PrincipalDocument>,
 }
 
+pub(super) static VERIFY_TOKEN: Operation = Operation::change(
+    Method::POST,
+    "/v1/auth/verify",
+    OperationAccess::Open,
+    Some(RateLimitGroup::Auth),
+    &[],
+);
+
 /// Ask whether a credential is good now
 ///
 /// As RFC 7662 has it: what is not good is `active: false`, whatever the reason.
 #[utoipa::path(
     post,
-    path = "/v1/auth/verify",
+    path = VERIFY_TOKEN.path,
     tag = "auth",
     operation_id = "verify",
     request_body(content = ref("#/components/schemas/VerifyWanted"), content_type = "application/json"),
@@ -245,14 +272,16 @@ impl From<Principal> for PrincipalDocument {
     }
 }
 
+pub(super) static READ_PRINCIPAL: Operation =
+    Operation::read("/v1/auth/me", OperationAccess::Own, Some(RateLimitGroup::Auth));
+
 /// Ask who one is
 #[utoipa::path(
     get,
-    path = "/v1/auth/me",
+    path = READ_PRINCIPAL.path,
     tag = "auth",
     operation_id = "me",
     responses((status = 200, description = "Who is asking", body = ref("#/components/schemas/Who"))),
-    security(("api_key" = [])),
 )]
 pub(super) async fn read_principal(who: Principal) -> Json<PrincipalDocument> {
     Json(who.into())

@@ -27,13 +27,11 @@ mod whole_file;
 use std::sync::Arc;
 
 use axum::{
-    Router,
     body::Body,
     extract::Request,
     http::{HeaderMap, HeaderValue, Method, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, head, options, post},
 };
 use futures::StreamExt;
 use http_body_util::BodyExt;
@@ -51,6 +49,7 @@ pub use refusal::UploadRefusal;
 
 use crate::openapi;
 use slot::UploadWriters;
+use web::operation::{Operation, OperationRouter};
 
 /// What upload handlers share. Cheap to clone; one per replica.
 #[derive(Debug, Clone)]
@@ -130,6 +129,10 @@ impl UploadState {
 pub(super) struct UploadsApiDoc;
 
 impl openapi::OperationGroup for UploadsApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        operations().operations().to_vec()
+    }
+
     fn add_schemas(schemas: &mut openapi::SchemaCollector) {
         schemas.add_response::<status::UploadDocument>();
         schemas.add_response::<whole_file::MediaCreatedDocument>();
@@ -137,20 +140,22 @@ impl openapi::OperationGroup for UploadsApiDoc {
 }
 
 /// The routes of uploads. They expect [`auth::Principal`] among the request's extensions.
-pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> Router<S> {
-    let tus = Router::new()
-        .route("/v1/uploads", post(tus::create_upload).merge(options(tus::upload_options)))
-        .route(
-            "/v1/uploads/{upload_id}",
-            head(tus::read_upload_offset)
-                .patch(tus::append_to_upload)
-                .delete(tus::end_upload)
-                .post(tus::override_method)
-                .options(tus::options_of_upload),
-        )
-        .route("/v1/uploads/{upload_id}/status", get(status::read_upload_status))
-        .layer(middleware::from_fn(add_tus_version));
-    Router::new().merge(tus).route("/v1/media", post(whole_file::create_media)).with_state(state)
+pub fn router<S: Clone + Send + Sync + 'static>(state: UploadState) -> OperationRouter<S> {
+    operations().with_state(state)
+}
+
+fn operations() -> OperationRouter<UploadState> {
+    OperationRouter::default()
+        .with(&tus::CREATE_UPLOAD, tus::create_upload)
+        .with(&tus::UPLOAD_OPTIONS, tus::upload_options)
+        .with(&tus::READ_UPLOAD_OFFSET, tus::read_upload_offset)
+        .with(&tus::APPEND_TO_UPLOAD, tus::append_to_upload)
+        .with(&tus::END_UPLOAD, tus::end_upload)
+        .with(&tus::OVERRIDE_METHOD, tus::override_method)
+        .with(&tus::OPTIONS_OF_UPLOAD, tus::options_of_upload)
+        .with(&status::READ_UPLOAD_STATUS, status::read_upload_status)
+        .layer(middleware::from_fn(add_tus_version))
+        .with(&whole_file::CREATE_MEDIA, whole_file::create_media)
 }
 
 async fn add_tus_version(request: Request, next: Next) -> Response {

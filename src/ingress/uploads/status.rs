@@ -8,6 +8,7 @@ use axum::{
 };
 use schemars::JsonSchema;
 use schemas::{
+    access::ApiKeyScope,
     ids::{MediaId, UploadId},
     media,
     upload::{UploadRecord, UploadStatus},
@@ -17,6 +18,10 @@ use serde_json::json;
 
 use super::{UploadContext, UploadState, parse_upload_id, refusal::UploadRefusal, tus};
 use auth::Principal;
+use web::{
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+};
 
 /// Where an upload and its medium stand.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -61,17 +66,23 @@ struct UploadedMedium {
     detail: Option<String>,
 }
 
+pub(super) static READ_UPLOAD_STATUS: Operation = Operation::read(
+    "/v1/uploads/{upload_id}/status",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+)
+.with_any_query();
+
 /// Read where an upload and its medium stand
 ///
 /// Takes no lock and disturbs nobody.
 #[utoipa::path(
     get,
-    path = "/v1/uploads/{upload_id}/status",
+    path = READ_UPLOAD_STATUS.path,
     tag = "upload",
     operation_id = "read_upload_status",
     params(("upload_id", Path)),
-    responses((status = 200, description = "The document", body = ref("#/components/schemas/UploadDocument"))),
-    security(("api_key" = [])),
+    responses((status = 200, description = "The document", body = ref("#/components/schemas/UploadDocument"), headers(("Tus-Resumable")))),
 )]
 pub(super) async fn read_upload_status(
     Extract(state): Extract<UploadState>,

@@ -95,7 +95,7 @@ impl Site {
             UploadState::new(bus, store::testing::open_test_store(self.store.clone()).unwrap(), config, None);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app: Router = router(state.clone()).layer(middleware::from_fn(who));
+        let app: Router = router(state.clone()).into_parts().0.layer(middleware::from_fn(who));
         let shutdown = CancellationToken::new();
         self.tasks.spawn(serve::serve_connections(listener, app, shutdown.clone(), Duration::from_secs(5)));
         let stop = shutdown.clone();

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{Path, State as Extract},
+    http::Method,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use nats::now_ms;
 use schemas::{
+    access::ApiKeyScope,
     ids::{MediaId, UploadId},
     upload::{UploadRecord, UploadStatus},
 };
@@ -25,15 +27,23 @@ use super::{
     session::{self, BodyEndPolicy},
     takeover::{self, EvictionPolicy, TakeoverOutcome},
 };
+use crate::capacity;
 use auth::Principal;
-use web::idempotency::IdempotencyClaim;
+use web::{
+    idempotency::IdempotencyClaim,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+};
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
+
+pub(super) static UPLOAD_OPTIONS: Operation =
+    Operation::change(Method::OPTIONS, "/v1/uploads", OperationAccess::Open, None, &[]).with_any_query();
 
 /// Ask what is offered
 #[utoipa::path(
     options,
-    path = "/v1/uploads",
+    path = UPLOAD_OPTIONS.path,
     tag = "upload",
     operation_id = "upload_options",
     responses((
@@ -52,10 +62,14 @@ pub(super) async fn upload_options(Extract(state): Extract<UploadState>) -> Resp
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
+pub(super) static OPTIONS_OF_UPLOAD: Operation =
+    Operation::change(Method::OPTIONS, "/v1/uploads/{upload_id}", OperationAccess::Open, None, &[])
+        .with_any_query();
+
 /// Ask an upload what is offered
 #[utoipa::path(
     options,
-    path = "/v1/uploads/{upload_id}",
+    path = OPTIONS_OF_UPLOAD.path,
     tag = "upload",
     operation_id = "upload_options_of_one",
     params(("upload_id", Path)),
@@ -71,12 +85,22 @@ pub(super) async fn options_of_upload(state: Extract<UploadState>, Path(id): Pat
     }
 }
 
+pub(super) static CREATE_UPLOAD: Operation = Operation::change(
+    Method::POST,
+    "/v1/uploads",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+    &["upload.created", "upload.received"],
+)
+.with_any_query()
+.with_room(capacity::TUS_UPLOAD);
+
 /// Open an upload
 ///
 /// tus 1.0 with creation, creation-with-upload and creation-defer-length: the body may hold the first bytes.
 #[utoipa::path(
     post,
-    path = "/v1/uploads",
+    path = CREATE_UPLOAD.path,
     tag = "upload",
     operation_id = "create_upload",
     params(
@@ -85,7 +109,7 @@ pub(super) async fn options_of_upload(state: Extract<UploadState>, Path(id): Pat
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
     responses(
-        (status = 201, description = "It is open", headers(
+        (status = 201, description = "It is open", headers(("Tus-Resumable"), 
             ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
         )),
         (status = 408, description = "Too few bytes came for too long; what came is kept"),
@@ -96,8 +120,6 @@ pub(super) async fn options_of_upload(state: Extract<UploadState>, Path(id): Pat
         (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
         (status = 507, description = "The store is full"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["upload.created", "upload.received"]))),
 )]
 pub(super) async fn create_upload(
     Extract(state): Extract<UploadState>,
@@ -235,12 +257,21 @@ pub(super) async fn begin_upload(
     Ok(ledger)
 }
 
+pub(super) static APPEND_TO_UPLOAD: Operation = Operation::change(
+    Method::PATCH,
+    "/v1/uploads/{upload_id}",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    None,
+    &["upload.received", "upload.terminated"],
+)
+.with_any_query();
+
 /// Append bytes
 ///
 /// The bytes are durable once the answer tells their offset; what arrived before a connection broke is kept.
 #[utoipa::path(
     patch,
-    path = "/v1/uploads/{upload_id}",
+    path = APPEND_TO_UPLOAD.path,
     tag = "upload",
     operation_id = "append_to_upload",
     params(
@@ -249,7 +280,7 @@ pub(super) async fn begin_upload(
     ),
     request_body(content = Vec<u8>, content_type = "application/offset+octet-stream", description = "The bytes"),
     responses(
-        (status = 204, description = "They are durable", headers(("Upload-Offset"), ("Upload-Expires"))),
+        (status = 204, description = "They are durable", headers(("Tus-Resumable"), ("Upload-Offset"), ("Upload-Expires"))),
         (status = 408, description = "Too few bytes came for too long; what came is kept"),
         (status = 409, description = "The bytes are for another offset; the answer tells the true one", headers(("Upload-Offset"))),
         (status = 410, description = "The upload has ended"),
@@ -260,8 +291,6 @@ pub(super) async fn begin_upload(
         (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
         (status = 507, description = "The store is full"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["upload.received", "upload.terminated"]))),
 )]
 pub(super) async fn append_to_upload(
     Extract(state): Extract<UploadState>,
@@ -316,24 +345,32 @@ async fn append_body(
     }
 }
 
+pub(super) static READ_UPLOAD_OFFSET: Operation = Operation::change(
+    Method::HEAD,
+    "/v1/uploads/{upload_id}",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    None,
+    &[],
+)
+.with_any_query();
+
 /// Ask how far an upload is
 ///
 /// A running append is made to let go first, so that the offset told is the one to go on from.
 #[utoipa::path(
     head,
-    path = "/v1/uploads/{upload_id}",
+    path = READ_UPLOAD_OFFSET.path,
     tag = "upload",
     operation_id = "read_upload_offset",
     params(("upload_id", Path), ("Tus-Resumable", Header)),
     responses(
-        (status = 200, description = "How far it is", headers(
+        (status = 200, description = "How far it is", headers(("Tus-Resumable"), 
             ("Upload-Offset"), ("Upload-Length"), ("Upload-Defer-Length"), ("Upload-Metadata"), ("Upload-Expires"),
             ("Streamgate-Media-Id"),
         )),
         (status = 410, description = "The upload has ended"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
     ),
-    security(("api_key" = [])),
 )]
 pub(super) async fn read_upload_offset(
     Extract(state): Extract<UploadState>,
@@ -441,23 +478,30 @@ async fn finish_with_timeout(
     }
 }
 
+pub(super) static END_UPLOAD: Operation = Operation::change(
+    Method::DELETE,
+    "/v1/uploads/{upload_id}",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+    &["upload.terminated"],
+)
+.with_any_query();
+
 /// End an unfinished upload
 #[utoipa::path(
     delete,
-    path = "/v1/uploads/{upload_id}",
+    path = END_UPLOAD.path,
     tag = "upload",
     operation_id = "end_upload",
     params(("upload_id", Path), ("Tus-Resumable", Header)),
     responses(
-        (status = 204, description = "It is ended and frees what it held"),
+        (status = 204, description = "It is ended and frees what it held", headers(("Tus-Resumable"))),
         (status = 403, description = "It is complete, or not for this key to end: `code` says which"),
         (status = 409, description = "Another request has taken the upload over", headers(("Upload-Offset"))),
         (status = 410, description = "It has ended already"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
         (status = 423, description = "Another request holds the upload"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["upload.terminated"]))),
 )]
 pub(super) async fn end_upload(
     Extract(state): Extract<UploadState>,
@@ -513,12 +557,21 @@ pub(super) async fn terminate_upload(
     Ok(())
 }
 
+pub(super) static OVERRIDE_METHOD: Operation = Operation::change(
+    Method::POST,
+    "/v1/uploads/{upload_id}",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    None,
+    &["upload.received", "upload.terminated"],
+)
+.with_any_query();
+
 /// Send PATCH, DELETE or HEAD by another name
 ///
 /// For clients behind proxies that know no other method: headers, body and answer are those of the method that is meant.
 #[utoipa::path(
     post,
-    path = "/v1/uploads/{upload_id}",
+    path = OVERRIDE_METHOD.path,
     tag = "upload",
     operation_id = "override_upload_method",
     params(
@@ -526,8 +579,8 @@ pub(super) async fn terminate_upload(
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "The bytes, for PATCH"),
     responses(
-        (status = 200, description = "As HEAD", headers(("Upload-Offset"))),
-        (status = 204, description = "As PATCH or DELETE"),
+        (status = 200, description = "As HEAD", headers(("Tus-Resumable"), ("Upload-Offset"))),
+        (status = 204, description = "As PATCH or DELETE", headers(("Tus-Resumable"))),
         (status = 405, description = "No method is named that is taken here", headers(("Allow"))),
         (status = 408, description = "Too few bytes came for too long; what came is kept"),
         (status = 410, description = "The upload has ended"),
@@ -538,8 +591,6 @@ pub(super) async fn terminate_upload(
         (status = 460, description = "The bytes do not have the declared checksum; none was kept"),
         (status = 507, description = "The store is full"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["upload.received", "upload.terminated"]))),
 )]
 pub(super) async fn override_method(
     state: Extract<UploadState>,

@@ -10,11 +10,13 @@ use axum::{
     Json,
     body::Body,
     extract::State as Extract,
+    http::Method,
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
 use schemas::{
+    access::ApiKeyScope,
     ids::{MediaId, UploadId},
     upload::UploadStatus,
 };
@@ -32,8 +34,14 @@ use super::{
     takeover::{self, TakeoverOutcome},
     tus,
 };
+use crate::capacity;
 use auth::Principal;
-use web::{idempotency::IdempotencyClaim, problem_code::ProblemCode};
+use web::{
+    idempotency::IdempotencyClaim,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess},
+    problem_code::ProblemCode,
+};
 
 /// Most requests of one key that end early.
 const ATTEMPTS_MAX: u8 = 16;
@@ -48,12 +56,21 @@ pub(super) struct MediaCreatedDocument {
     upload_id: UploadId,
 }
 
+pub(super) static CREATE_MEDIA: Operation = Operation::change(
+    Method::POST,
+    "/v1/media",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+    &["upload.created", "upload.received", "upload.terminated"],
+)
+.with_room(capacity::WHOLE_FILE);
+
 /// Bring in a whole file in one request
 ///
 /// For whoever speaks no tus. A request that ends early leaves nothing.
 #[utoipa::path(
     post,
-    path = "/v1/media",
+    path = CREATE_MEDIA.path,
     tag = "upload",
     operation_id = "create_media",
     params(
@@ -75,8 +92,6 @@ pub(super) struct MediaCreatedDocument {
         (status = 431, description = "The metadata is longer than its limit"),
         (status = 507, description = "The store is full"),
     ),
-    security(("api_key" = [])),
-    extensions(("x-events" = json!(["upload.created", "upload.received", "upload.terminated"]))),
 )]
 pub(super) async fn create_media(
     Extract(state): Extract<UploadState>,

@@ -8,19 +8,19 @@
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
-use axum::routing::get;
 use schemas::ids::MediaId;
 
 use super::openapi;
 use web::{
     bytes::{self, RepresentationMetadata},
     error::Problem,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
 };
 
 /// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
@@ -72,10 +72,8 @@ static TAG: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Serves `/watch/{media_id}` and `/watch/assets/{file}`; needs no state and no right, the page asks for the media itself.
-pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new()
-        .route("/watch/{media_id}", get(read_watch_page))
-        .route("/watch/assets/{file}", get(read_asset))
+pub fn router<S: Clone + Send + Sync + 'static>() -> OperationRouter<S> {
+    OperationRouter::default().with(&READ_WATCH_PAGE, read_watch_page).with(&READ_ASSET, read_asset)
 }
 
 /// Its description; the page's own files are none of the API.
@@ -84,15 +82,22 @@ pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
 pub(super) struct WatchApiDoc;
 
 impl openapi::OperationGroup for WatchApiDoc {
+    fn operations() -> Vec<&'static Operation> {
+        router::<()>().operations().to_vec()
+    }
+
     fn add_schemas(_: &mut openapi::SchemaCollector) {}
 }
+
+static READ_WATCH_PAGE: Operation =
+    Operation::read("/watch/{media_id}", OperationAccess::Open, Some(RateLimitGroup::Api)).with_any_query();
 
 /// Watch one medium in a browser
 ///
 /// The same page for every medium: it opens the playback session itself.
 #[utoipa::path(
     get,
-    path = "/watch/{media_id}",
+    path = READ_WATCH_PAGE.path,
     tag = "streaming",
     operation_id = "watch",
     params(("media_id", Path), ("If-None-Match", Header)),
@@ -107,6 +112,10 @@ async fn read_watch_page(Path(media_id): Path<String>, headers: HeaderMap) -> Re
         Err(_) => Err(Problem::not_found("there is no such watch page")),
     }
 }
+
+static READ_ASSET: Operation =
+    Operation::read("/watch/assets/{file}", OperationAccess::Open, Some(RateLimitGroup::Api))
+        .with_any_query();
 
 async fn read_asset(Path(file): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let asset = ASSETS.iter().find(|asset| asset.name == file);
@@ -158,7 +167,7 @@ mod tests {
         if let Some(tags) = if_none_match {
             request = request.header(IF_NONE_MATCH, tags);
         }
-        router::<()>().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        router::<()>().into_parts().0.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     #[tokio::test]

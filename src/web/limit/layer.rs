@@ -9,6 +9,7 @@ use std::{
 
 use axum::{
     extract::Request,
+    http::{HeaderMap, Method, header},
     response::{IntoResponse, Response},
 };
 use futures::future::Either;
@@ -16,17 +17,18 @@ use pin_project_lite::pin_project;
 use schemas::ids::PlaybackId;
 use tower::{Layer, Service, layer::layer_fn};
 
-use super::{RateLimitGroup, RateLimitPermit, RateLimiter, group};
+use super::{RateLimitGroup, RateLimitPermit, RateLimiter};
 use crate::{
     client::ClientAddress,
     error::Problem,
     filter::{FilterService, RefusedFuture, filter_requests, refused_response},
+    operation::{Operation, OperationAccess, matched_operation},
     request::RequestOwner,
 };
 
 /// Counts requests: those below a playback token for the session that `playback_of` reads from it, and what proves nothing for its
 /// client. What is to prove something is counted behind authentication, or here once it is answered. Stands in front of
-/// authentication and behind [`crate::client::identify_client`].
+/// authentication and behind [`crate::client::identify_client`] and [`crate::operation::OperationTable::match_layer`].
 pub fn limit_by_client<S, F>(
     limits: RateLimiter,
     playback_of: F,
@@ -56,8 +58,29 @@ pub struct ClientLimitService<S, F> {
 
 impl<S, F: Fn(&str) -> Option<PlaybackId>> ClientLimitService<S, F> {
     /// The playback session whose token the path carries.
-    fn playback(&self, path: &str) -> Option<PlaybackId> {
-        (self.playback_of)(path.strip_prefix("/play/")?.split('/').next()?)
+    fn playback(&self, operation: &Operation, path: &str) -> Option<PlaybackId> {
+        match operation.access {
+            OperationAccess::Path => (self.playback_of)(operation.path_parameter("{token}", path)?),
+            _ => None,
+        }
+    }
+}
+
+/// What a request counts as. A request for nothing counts, too; OPTIONS does not: it asks for what never changes.
+fn counted_group(operation: Option<&Operation>, method: &Method) -> Option<RateLimitGroup> {
+    if *method == Method::OPTIONS {
+        return None;
+    }
+    operation.map_or(Some(RateLimitGroup::Api), |operation| operation.rate_group)
+}
+
+/// True where a credential decides whose request it is, so that it is counted once that is known: what shows a header where one is
+/// looked at, and what proves itself by its body.
+fn proves_identity(operation: &Operation, method: &Method, headers: &HeaderMap) -> bool {
+    match operation.access {
+        _ if *method == Method::OPTIONS => false,
+        OperationAccess::Body => true,
+        access => access.reads_credential() && headers.contains_key(header::AUTHORIZATION),
     }
 }
 
@@ -76,12 +99,13 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
-        let group = RateLimitGroup::from_request_head(method, path, headers);
-        let ticket = self
-            .limits
-            .new_permit(ClientAddress::from_extensions(request.extensions(), headers).prefix, group);
-        let proves = group::proves_identity(method, path, headers);
-        let admitted = match self.playback(path) {
+        let operation = matched_operation(&request);
+        let ticket = self.limits.new_permit(
+            ClientAddress::from_extensions(request.extensions(), headers).prefix,
+            counted_group(operation, method),
+        );
+        let proves = operation.is_some_and(|operation| proves_identity(operation, method, headers));
+        let admitted = match operation.and_then(|operation| self.playback(operation, path)) {
             Some(session) => ticket.admit_session(&session.to_string()),
             None if proves => Ok(()),
             None => ticket.admit_client(),

@@ -15,10 +15,14 @@ use axum::{
     routing::{get, post},
 };
 use proptest::prelude::*;
+use schemas::access::ApiKeyScope;
 use tower::ServiceExt;
 
 use super::{gcra::BucketRate, *};
-use crate::request::RequestOwner;
+use crate::{
+    operation::{Operation, OperationAccess, OperationTable},
+    request::RequestOwner,
+};
 
 const PROBLEM: &str = "application/problem+json";
 
@@ -59,7 +63,44 @@ async fn refresh(ticket: RateLimitPermit, session: String) -> Result<&'static st
     Ok("tokens")
 }
 
+static OPERATIONS: [Operation; 10] = [
+    Operation::read("/", OperationAccess::Open, Some(RateLimitGroup::Api)),
+    Operation::read("/livez", OperationAccess::Open, None),
+    Operation::change(
+        Method::POST,
+        "/v1/jobs",
+        OperationAccess::Principal(ApiKeyScope::Worker),
+        Some(RateLimitGroup::Worker),
+        &[],
+    ),
+    Operation::change(
+        Method::POST,
+        "/v1/jobs/insist",
+        OperationAccess::Principal(ApiKeyScope::Worker),
+        Some(RateLimitGroup::Worker),
+        &[],
+    ),
+    Operation::read("/v1/events", OperationAccess::Principal(ApiKeyScope::Events), Some(RateLimitGroup::Api)),
+    Operation::change(
+        Method::POST,
+        "/v1/auth/refresh",
+        OperationAccess::Body,
+        Some(RateLimitGroup::Auth),
+        &[],
+    ),
+    Operation::read("/play/{token}/film", OperationAccess::Path, Some(RateLimitGroup::Streaming)),
+    upload_operation(Method::PATCH, None),
+    upload_operation(Method::HEAD, None),
+    upload_operation(Method::DELETE, Some(RateLimitGroup::Upload)),
+];
+
+const fn upload_operation(method: Method, rate_group: Option<RateLimitGroup>) -> Operation {
+    let access = OperationAccess::Principal(ApiKeyScope::Upload);
+    Operation::change(method, "/v1/uploads/{id}", access, rate_group, &[])
+}
+
 fn router(limits: &RateLimiter) -> Router {
+    let operations = OperationTable::new(&OPERATIONS.iter().collect::<Vec<_>>());
     Router::new()
         .route("/", get(|| async { "here" }))
         .route("/livez", get(|| async { "live" }))
@@ -73,6 +114,7 @@ fn router(limits: &RateLimiter) -> Router {
         .layer(limit_by_principal())
         .layer(middleware::from_fn(sign_in))
         .layer(limit_by_client(limits.clone(), |token| token.parse().ok()))
+        .layer(operations.match_layer())
 }
 
 /// One request from `address`, by `owner` when there is one.

@@ -2,21 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, middleware};
 use data_encoding::BASE64URL_NOPAD;
 use futures::{StreamExt, stream};
 use nats::{Bus, Role, testing::TestBroker};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
-use schemas::{BusEvent, KvRecord, subjects};
+use schemas::{BusEvent, KvRecord, access::ApiKeyScope, subjects};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use auth::testing::{DOMAIN, SOON, TestSiweMessage, TestWallet};
-use auth::{AuthConfig, Principal, ProofChecker, SignInService, contract::ContractCaller, require_principal};
+use auth::{AuthConfig, Principal, ProofChecker, SignInService, contract::ContractCaller, enforce_access};
 
 use crate::openapi;
-use web::{client, denied_events::DeniedEvents, request, serve};
+use web::{
+    client,
+    denied_events::DeniedEvents,
+    limit::RateLimitGroup,
+    operation::{Operation, OperationAccess, OperationRouter},
+    request, serve,
+};
 
 pub(super) struct Site {
     pub(super) broker: TestBroker,
@@ -40,6 +46,19 @@ pub(super) fn config() -> AuthConfig {
         ..AuthConfig::default()
     }
 }
+
+static LIST_MEDIA: Operation = Operation::read(
+    "/v1/media",
+    OperationAccess::Principal(ApiKeyScope::Metadata),
+    Some(RateLimitGroup::Metadata),
+);
+static CREATE_MEDIA: Operation = Operation::change(
+    Method::POST,
+    "/v1/media",
+    OperationAccess::Principal(ApiKeyScope::Upload),
+    Some(RateLimitGroup::Upload),
+    &[],
+);
 
 impl Site {
     pub(super) async fn start() -> Self {
@@ -67,16 +86,16 @@ impl Site {
         let bus = Bus::connect(&settings).await.unwrap();
         let proofs = ProofChecker::new(bus.clone(), chain.clone(), &config);
         let sign_in = SignInService::open(bus, config, chain, proofs).await.unwrap();
-        let guarded = Router::new()
-            .route(
-                "/v1/media",
-                get(|who: Principal| async move { who.owner })
-                    .post(|who: Principal| async move { who.owner }),
-            )
-            .route_layer(middleware::from_fn_with_state(sign_in.clone(), require_principal));
-        let app: Router = Router::new()
-            .merge(guarded)
-            .merge(crate::sign_in::router(sign_in.clone(), openapi::accepted_parameters(), |own| own))
+        let guarded = OperationRouter::default()
+            .with(&LIST_MEDIA, |who: Principal| async move { who.owner })
+            .with(&CREATE_MEDIA, |who: Principal| async move { who.owner })
+            .route_layer(middleware::from_fn_with_state(sign_in.clone(), enforce_access));
+        let (app, operations) =
+            crate::sign_in::router(sign_in.clone(), openapi::accepted_parameters(), |own| own)
+                .merge(guarded)
+                .into_parts();
+        let app: Router = app
+            .layer(operations.match_layer())
             .layer(middleware::from_fn_with_state(Arc::new(self.proxies.clone()), client::identify_client))
             .layer(middleware::from_fn_with_state(DeniedEvents::default(), request::assign_request_id));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
