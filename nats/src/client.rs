@@ -90,8 +90,8 @@ impl Bus {
     /// Connects, waiting at most `request_timeout_ms` for the first connection.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`] when no server answers, which may pass; [`BusError::Credentials`] when one answers and does not let
-    /// this role in, and [`BusError::Invalid`] when an address can't be used, which do not.
+    /// [`BusError::Unavailable`] when no server answers, which may pass; [`BusError::Credentials`] when one answers and does not
+    /// let this role in, and [`BusError::Invalid`] when an address can't be used, which do not.
     pub async fn connect(config: &BusConfig) -> Result<Self, BusError> {
         let (sender, mut connection) = watch::channel(ConnectionState::default());
         let sender = Arc::new(sender);
@@ -126,9 +126,9 @@ impl Bus {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| BusError::Invalid { what: format!("broker address: {source}") })?;
         let client = options.connect(addresses).await.map_err(|error| connect_error(&error))?;
-        // The client tells of its first connection a moment later; whoever watches would take that for a reconnect.
-        let told = tokio::time::timeout(timeout, connection.wait_for(|c| c.epoch > 0)).await;
-        told.map_err(BusError::unavailable)?.map_err(BusError::unavailable)?;
+        // The client reports its first connection a moment later; a watcher would take that for a reconnect.
+        let connected = tokio::time::timeout(timeout, connection.wait_for(|c| c.epoch > 0)).await;
+        connected.map_err(BusError::unavailable)?.map_err(BusError::unavailable)?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(timeout)
             .ack_timeout(timeout)
@@ -154,8 +154,8 @@ impl Bus {
     /// Waits for the answer to `request`, but no longer than the connection lives that it is sent on.
     ///
     /// # Errors
-    /// [`ConnectionLoss::Anew`] when the connection was made anew meanwhile, so that no answer will come any more: what is safe to repeat
-    /// can be asked again at once. [`ConnectionLoss::Away`] when there was no connection within the time of a request.
+    /// [`ConnectionLoss::Anew`] when the connection was made anew meanwhile, so that no answer will come any more: what is safe to
+    /// repeat can be asked again at once. [`ConnectionLoss::Away`] when there was no connection within the time of a request.
     pub(crate) async fn while_connected<T>(
         &self,
         request: impl Future<Output = T>,
@@ -169,7 +169,7 @@ impl Bus {
         tokio::select! {
             biased;
             answer = request => Ok(answer),
-            // Without whoever tells of reconnects the request has its own time.
+            // When nothing reports reconnects any more, only the request's own timeout ends it.
             Some(_) = wait_for_connection(self.watch_connection(), |now| now.epoch > epoch) => Err(ConnectionLoss::Anew),
         }
     }
@@ -245,7 +245,7 @@ impl Bus {
         &self.link.context
     }
 
-    /// Sends a core message: at most once, to whoever listens now.
+    /// Sends a core message: at most once, to those who subscribe now.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when the connection is closed.

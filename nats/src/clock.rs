@@ -33,8 +33,8 @@ impl Bus {
         let nothing = serde_json::json!({});
         let ask = || self.context().request(format!("STREAM.INFO.{stream}"), &nothing);
         let answer: serde_json::Value = self.retry_request(ask, BusError::unavailable).await?;
-        let told = answer.get("ts").and_then(serde_json::Value::as_str).unwrap_or_default();
-        let time: jiff::Timestamp = told.parse().map_err(BusError::unavailable)?;
+        let reported = answer.get("ts").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let time: jiff::Timestamp = reported.parse().map_err(BusError::unavailable)?;
         let broker_ms = u64::try_from(time.as_millisecond()).unwrap_or(0);
         let way_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         record_clock_offset(broker_ms, crate::now_ms(), way_ms);

@@ -96,7 +96,7 @@ pub struct StageQueue {
     pub stream: String,
     /// Durable names by priority.
     pub durables: Vec<String>,
-    /// Core subjects on which new messages are heard of.
+    /// Core subjects that announce new messages.
     pub wake: Vec<String>,
 }
 
@@ -283,7 +283,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             turn += 1;
             match self.pull_message(turn).await {
                 Ok(Some(message)) => {
-                    // Whoever got one wakes the next, so that one wake-up for a burst is enough.
+                    // A task that got one wakes the next, so that one wake-up for a burst is enough.
                     self.wake.notify_one();
                     self.process_message(message).await;
                 }
@@ -344,7 +344,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             tokio::select! {
                 result = &mut handling => result,
                 () = &mut pinging => {
-                    // The fence is lost: the handler is told to stop and may clean up, but its result counts no more.
+                    // The fence is lost: the handler is cancelled and may clean up, but its result counts no more.
                     delivery.cancel.cancel();
                     if let Err(fault) = handling.await {
                         tracing::debug!(fault = fault.describe(), stage = S::NAME, "work stopped after its fence was lost");
@@ -391,7 +391,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         })
     }
 
-    /// Tells the broker every third of the ack wait that work goes on, after the stage confirmed its fence. Ends when lost.
+    /// Reports progress to the broker every third of the ack wait, after the stage confirmed its fence. Ends when that is lost.
     async fn send_progress(
         &self,
         raw: &jetstream::Message,

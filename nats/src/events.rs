@@ -1,6 +1,6 @@
 //! Sending events that may have been sent before: what EVENTS holds decides, never the window of its message ids.
 //!
-//! Whoever sends again reads the event's subject from the change on that caused it, sends only what is missing, and only if
+//! A caller that sends again reads the event's subject from the change on that caused it, sends only what is missing, and only if
 //! nobody else has published to the subject since it was read.
 //!
 //! Limits: at most [`ROUNDS_MAX`] times does somebody else come in between.

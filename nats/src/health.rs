@@ -2,7 +2,7 @@
 //!
 //! Probes ask [`ProcessHealth::problems`], which reads memory only. What lies in the process counts at once; what replicas share
 //! counts only after [`SHARED_GRACE`], because otherwise all of them would leave together and clients would lose the 503
-//! that tells them when to come back.
+//! that says when to come back.
 //!
 //! Limits: one entry for each task, connection, stream and reader of the process.
 
@@ -218,7 +218,7 @@ impl ProcessHealth {
             }
         }
         for (role, reader) in &known.readers {
-            if reader.is_open() && !reader.is_following() && too_long(reader.last_heard_at()) {
+            if reader.is_open() && !reader.is_following() && too_long(reader.last_received_at()) {
                 let detail =
                     format!("the reader {} of the role {} does not follow", reader.name(), role.name());
                 causes.push(HealthProblem { code: "reader_lost", detail });
@@ -335,16 +335,16 @@ mod tests {
     #[test]
     fn a_reader_that_does_not_follow_counts_until_it_is_dropped() {
         let health = ProcessHealth::new();
-        let (hearing, reader) = ReaderStatusSender::new("events");
+        let (sender, reader) = ReaderStatusSender::new("events");
         health.expect_following(Role::Ingress, reader);
         assert_eq!(codes(&health, 29), [""; 0], "it may just begin");
         assert_eq!(codes(&health, 31), ["reader_lost"]);
-        hearing.mark_heard();
+        sender.mark_received();
         assert_eq!(codes(&health, 31), [""; 0]);
-        hearing.mark_lost();
+        sender.mark_lost();
         assert_eq!(codes(&health, 29), [""; 0]);
         assert_eq!(codes(&health, 31), ["reader_lost"]);
-        drop(hearing);
+        drop(sender);
         assert_eq!(codes(&health, 31), [""; 0], "nobody needs it any more");
     }
 

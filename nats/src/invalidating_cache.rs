@@ -1,7 +1,7 @@
-//! What is remembered of records only as long as changes to them are heard, so that memory is never wiser than the records.
+//! A cache of what records say. It answers only while changes to them are received, so that no missed change makes it wrong.
 //!
-//! Whoever looks something up notes [`InvalidatingCache::generation`] first: when something was forgotten meanwhile, what was found may be
-//! old, and is not kept.
+//! A caller that looks something up notes [`InvalidatingCache::generation`] first: when something was forgotten meanwhile, what was
+//! found may be old, and is not kept.
 //!
 //! Limits: so many entries; when there are more, those that have outlived their use go first, and what still does not fit is not
 //! kept. They are searched for at most once in [`SEARCH_PAUSE`].
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 /// Shortest time between two searches for entries of no more use.
 pub const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// Values by key. It answers nothing until [`follow_invalidations`] hears of changes.
+/// Values by key. It answers nothing until [`follow_invalidations`] receives changes.
 #[derive(Debug)]
 pub struct InvalidatingCache<K, V> {
     entries: Mutex<InvalidatedCacheEntries<K, V>>,
@@ -63,7 +63,7 @@ impl<K: Eq + Hash, V: Clone> InvalidatingCache<K, V> {
     /// Keeps what was looked up at `generation`. When there is no room, entries that `is_outlived` go.
     pub fn insert(&self, generation: u64, key: K, value: V, is_outlived: impl Fn(&V) -> bool) {
         let mut entries = self.entries.lock();
-        // Under the lock: a change that is heard now finds the entry.
+        // Under the lock: a change that is received now finds the entry.
         if self.generation() != generation {
             return;
         }
@@ -101,15 +101,15 @@ impl<K: Eq + Hash, V: Clone> InvalidatingCache<K, V> {
         entries.by_key.clear();
     }
 
-    /// Only who hears of changes may answer from memory.
+    /// Says whether changes are received: only then is anything answered from memory.
     pub fn set_following(&self, following: bool) {
         self.clear();
         self.following.store(following, Ordering::Release);
     }
 }
 
-/// Hands every event that fits `filters` to `hear` until `shutdown`; `memory` answers as long as nothing can be missed, which is
-/// while the reader of `name` follows.
+/// Hands every event that fits `filters` to `on_event` until `shutdown`; `memory` answers as long as nothing can be missed, which
+/// is while the reader of `name` follows.
 ///
 /// # Errors
 /// None at present: a broker that is away, or refuses, is waited for, and meanwhile nothing is answered from memory.
@@ -118,7 +118,7 @@ pub async fn follow_invalidations<K: Eq + Hash, V: Clone>(
     name: &str,
     filters: Vec<String>,
     memory: &InvalidatingCache<K, V>,
-    hear: impl Fn(&reader::StreamEntry),
+    on_event: impl Fn(&reader::StreamEntry),
     shutdown: CancellationToken,
 ) -> Result<(), crate::BusError> {
     let config = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::New);
@@ -132,7 +132,7 @@ pub async fn follow_invalidations<K: Eq + Hash, V: Clone>(
                 () = shutdown.cancelled() => break,
                 () = following.wait_for_change() => memory.set_following(following.is_following()),
                 event = events.next() => match event {
-                    Ok(entry) => hear(&entry),
+                    Ok(entry) => on_event(&entry),
                     Err(error) => {
                         tracing::error!(%error, name, "events are followed anew");
                         break;

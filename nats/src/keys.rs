@@ -1,7 +1,7 @@
 //! The users of a broker that is not embedded: a seed for each role, and what its configuration has to know of them.
 //!
-//! [`create_keys`] is run once before the first server starts and may be run again: what is there stays, and only roles that are new get a
-//! key. The seeds are for the roles alone; the servers get the public halves as variables of `server.conf`.
+//! [`create_keys`] is run once before the first server starts and may be run again: what is there stays, and only roles that are
+//! new get a key. The seeds are for the roles alone; the servers get the public halves as variables of `server.conf`.
 //!
 //! Limits: three small files.
 

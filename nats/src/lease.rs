@@ -149,7 +149,7 @@ impl Bus {
         let renewing = async {
             loop {
                 tokio::time::sleep(Lease::TTL / 3).await;
-                // Whoever has not heard for so long has it no more.
+                // A holder whose renewal was not answered for so long has it no more.
                 match tokio::time::timeout(Lease::TTL / 3 * 2, self.renew_lease(&mut lease)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {

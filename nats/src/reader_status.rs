@@ -1,4 +1,4 @@
-//! Which readers hear what is stored: readiness and whatever rests on hearing of changes ask here.
+//! Which readers receive what is stored: readiness and all that relies on receiving changes ask here.
 //!
 //! Limits: none of its own; a reader that is dropped is forgotten.
 
@@ -11,10 +11,10 @@ use crate::Bus;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FollowState {
     since: Option<Instant>,
-    heard: Instant,
+    received_at: Instant,
 }
 
-/// Whether one reader follows its stream: its consumer exists, and the broker was heard on it within
+/// Whether one reader follows its stream: its consumer exists, and the broker sent something on it within
 /// [`SILENT_HEARTBEATS_MAX`](crate::reader::SILENT_HEARTBEATS_MAX) heartbeats. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ReaderStatus {
@@ -33,7 +33,7 @@ impl ReaderStatus {
         self.state.has_changed().is_ok()
     }
 
-    /// True while nothing that is stored can stay unheard.
+    /// True while nothing that is stored can be missed.
     pub fn is_following(&self) -> bool {
         self.following_since().is_some()
     }
@@ -41,13 +41,13 @@ impl ReaderStatus {
     /// Since when it follows without interruption; `None` while it does not.
     pub fn following_since(&self) -> Option<Instant> {
         let state = *self.state.borrow();
-        // A reader that was dropped hears nothing, whatever it said last.
+        // A reader that was dropped receives nothing, whatever its last state.
         if self.is_open() { state.since } else { None }
     }
 
-    /// When the broker was last heard on it; when it was opened, before that.
-    pub fn last_heard_at(&self) -> Instant {
-        self.state.borrow().heard
+    /// When the broker last sent something on it; before that, when it was opened.
+    pub fn last_received_at(&self) -> Instant {
+        self.state.borrow().received_at
     }
 
     /// Waits until it begins or ceases to follow. Dropping the future loses nothing; once the reader is dropped it never returns.
@@ -66,16 +66,16 @@ pub(crate) struct ReaderStatusSender {
 
 impl ReaderStatusSender {
     pub(crate) fn new(name: &str) -> (Self, ReaderStatus) {
-        let (sender, state) = watch::channel(FollowState { since: None, heard: Instant::now() });
+        let (sender, state) = watch::channel(FollowState { since: None, received_at: Instant::now() });
         (Self { state: sender }, ReaderStatus { name: name.into(), state })
     }
 
-    /// The broker was heard: true when it was not before.
-    pub(crate) fn mark_heard(&self) -> bool {
+    /// The broker sent something: true when the reader did not follow before.
+    pub(crate) fn mark_received(&self) -> bool {
         let now = Instant::now();
         self.state.send_if_modified(|state| {
             let is_first = state.since.is_none();
-            *state = FollowState { since: state.since.or(Some(now)), heard: now };
+            *state = FollowState { since: state.since.or(Some(now)), received_at: now };
             is_first
         })
     }

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{Bus, BusError, client::ConnectionLoss, publish};
 
 impl Bus {
-    /// Asks whoever answers `subject`, MessagePack both ways.
+    /// Sends `question` to `subject` and waits for the answer, MessagePack both ways.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] when nobody answers in time; [`BusError::Undecodable`] when the answer is no `A`.

@@ -47,7 +47,7 @@ pub trait PipelineStage: Send + Sync + 'static {
         async { true }
     }
 
-    /// Told each time an outage delays the message, to record in state what it waits for. An outage is no reason to write
+    /// Called each time an outage delays the message, to record in state what it waits for. An outage is no reason to write
     /// more than once, and what can't be written is no harm.
     fn on_outage(
         &self,
@@ -58,7 +58,7 @@ pub trait PipelineStage: Send + Sync + 'static {
         async {}
     }
 
-    /// Told once the message lies in the dead-letter stream and before it is taken off its queue, to record that in state.
+    /// Called once the message lies in the dead-letter stream and before it is taken off its queue, to record that in state.
     fn on_dead_letter(
         &self,
         _message: &Self::Message,
@@ -98,7 +98,7 @@ pub enum StageOutcome {
         /// Delay before the next delivery.
         delay_ms: u64,
     },
-    /// The fence is lost or the work was interrupted: neither ack nor nak, whoever holds it answers for it.
+    /// The fence is lost or the work was interrupted: neither ack nor nak, the holder of the work answers for it.
     Lost,
 }
 

@@ -6,9 +6,10 @@
 //! A record that has an end is removed by the broker after it; each write sets the time again, the sweeper's too. One that holds
 //! unsent events has no end yet: the write that clears them sets it. What is removed by hand leaves a marker that ends by itself.
 //!
-//! A tombstone ([`schemas::KvRecord::is_removed`]) is nothing to whoever loads it and is never written again; it can only be purged.
+//! A tombstone ([`schemas::KvRecord::is_removed`]) is nothing to its readers and is never written again; it can only be purged.
 //!
-//! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change_record`] tries at most [`CHANGE_ATTEMPTS_MAX`] times.
+//! Limits: a record has at most [`schemas::RECORD_BYTES_MAX`] bytes; [`Bus::change_record`] tries at most [`CHANGE_ATTEMPTS_MAX`]
+//! times.
 
 use std::time::{Duration, Instant};
 
@@ -140,7 +141,7 @@ impl Bus {
                 held.revision = revision;
                 held.unsent.clear();
             }
-            // Whoever changed it meanwhile carries them on, finds them sent, and clears them.
+            // The writer that changed it meanwhile carries them on, finds them sent, and clears them.
             Err(BusError::Conflict { .. }) => {
                 tracing::debug!(key, "sent events are cleared by another writer");
             }
@@ -233,11 +234,12 @@ impl Bus {
     }
 
     /// Removes a key with all that it held. What is left is a mark without a value that the broker drops after `mark_ttl`, whole
-    /// seconds: until then followers of the bucket hear of the removal, and nobody can make the key anew. Only for buckets whose
+    /// seconds: until then followers of the bucket receive the removal, and nobody can make the key anew. Only for buckets whose
     /// values expire.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`] when the broker did not confirm in time; [`BusError::Refused`] when the bucket has no room for the mark.
+    /// [`BusError::Unavailable`] when the broker did not confirm in time; [`BusError::Refused`] when the bucket has no room for the
+    /// mark.
     pub async fn purge_key(&self, bucket: &str, key: &str, mark_ttl: Duration) -> Result<(), BusError> {
         let message = PublishMessage::build()
             .header("KV-Operation", "PURGE")
@@ -280,8 +282,8 @@ impl Bus {
         }))
     }
 
-    /// Removes a record if nobody changed it since `revision`. For `told`, usually [`schemas::REMOVAL_TOLD_MS`], a marker tells
-    /// followers, then nothing is left. Only for buckets whose values expire.
+    /// Removes a record if nobody changed it since `revision`. For `marker_ttl`, usually [`schemas::REMOVAL_TOLD_MS`], a marker
+    /// reports the removal to followers, then nothing is left. Only for buckets whose values expire.
     ///
     /// # Errors
     /// [`BusError::Conflict`] when somebody else was first; [`BusError::Unavailable`] when the broker does not answer.
@@ -290,12 +292,12 @@ impl Bus {
         bucket: &str,
         key: &str,
         revision: u64,
-        told: Duration,
+        marker_ttl: Duration,
     ) -> Result<(), BusError> {
         let message = PublishMessage::build()
             .header("KV-Operation", "PURGE")
             .header("Nats-Rollup", "sub")
-            .ttl(told.max(Duration::from_secs(1)));
+            .ttl(marker_ttl.max(Duration::from_secs(1)));
         self.put_value_message(bucket, key, revision, Bytes::new(), message).await.map(drop)
     }
 

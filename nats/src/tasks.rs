@@ -120,7 +120,7 @@ impl Supervisor {
     /// Tries `step` until it works, as long as only an outage stands in its way. `None` when the shutdown came first.
     ///
     /// # Errors
-    /// The first error of `step` that is no outage: a start that fails for another reason is told at once.
+    /// The first error of `step` that is no outage: a start that fails for another reason is not tried again.
     pub async fn start_with_retry<T, E, F, Fut>(
         &self,
         name: &'static str,

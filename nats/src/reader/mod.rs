@@ -8,7 +8,7 @@
 //! - A stream with another creation time is another stream: [`BusError::Reset`].
 //!
 //! Limits: [`BATCH_MAX`] messages ahead of the caller; silence is an outage after [`SILENT_HEARTBEATS_MAX`] heartbeats; tries to
-//! begin again are spaced by at most 3.2 seconds, and told at each doubling of their number.
+//! begin again are spaced by at most 3.2 seconds, and logged at each doubling of their number.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub enum ReaderStart {
 /// How far a stream was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamPosition {
-    /// When the stream was created, as Unix time in milliseconds: tells it from another of the same name.
+    /// When the stream was created, as Unix time in milliseconds: distinguishes it from another of the same name.
     pub created_at_ms: u64,
     /// The last sequence that was read; 0 before the first.
     pub sequence: u64,
@@ -70,7 +70,7 @@ pub struct ReaderConfig {
     pub filters: Vec<String>,
     /// Where to begin.
     pub start: ReaderStart,
-    /// How often the broker has to be heard; [`HEARTBEAT`] unless a test is in a hurry.
+    /// How often the broker has to send something; [`HEARTBEAT`] unless a test sets less.
     pub heartbeat: Duration,
 }
 
@@ -129,8 +129,8 @@ impl Bus {
     /// Opens a reader.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`] when the broker does not answer or has no such stream; [`BusError::Reset`] when the stream is another
-    /// one than the position to begin behind belongs to.
+    /// [`BusError::Unavailable`] when the broker does not answer or has no such stream; [`BusError::Reset`] when the stream is
+    /// another one than the position to begin behind belongs to.
     pub async fn open_reader(&self, config: ReaderConfig) -> Result<StreamReader, BusError> {
         let mut reader = self.spawn_reader(config, "", false);
         reader.wait_until_open().await?;
@@ -151,11 +151,11 @@ impl Bus {
     }
 
     fn spawn_reader(&self, config: ReaderConfig, name: &str, is_patient: bool) -> StreamReader {
-        let (hearing, following) = ReaderStatusSender::new(name);
+        let (status, following) = ReaderStatusSender::new(name);
         let (sender, entries) = mpsc::channel(BATCH_MAX);
         let (opened, opening) = oneshot::channel();
         let stream = config.stream.clone();
-        let source = ReaderTask::new(self.clone(), config, hearing);
+        let source = ReaderTask::new(self.clone(), config, status);
         let task = AbortOnDropHandle::new(tokio::spawn(source.run(is_patient, opened, sender)));
         StreamReader {
             stream,
@@ -189,7 +189,7 @@ impl StreamReader {
         self.opened.map_or(0, |opened| opened.pending)
     }
 
-    /// Whether it hears what is stored.
+    /// Whether it receives what is stored.
     pub fn status(&self) -> ReaderStatus {
         self.following.clone()
     }

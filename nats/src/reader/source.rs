@@ -1,4 +1,4 @@
-//! The task behind a reader: keeps its position and begins again from there whenever the broker is not heard.
+//! The task behind a reader: keeps its position and begins again from there whenever the broker is silent.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::{Bus, BusError, client::ConnectionState, publish, reader_status::Read
 pub(super) struct ReaderTask {
     bus: Bus,
     config: ReaderConfig,
-    hearing: ReaderStatusSender,
+    status: ReaderStatusSender,
     connection: watch::Receiver<ConnectionState>,
     /// When the stream was created, once it is known.
     created_at_ms: Option<u64>,
@@ -27,7 +27,7 @@ pub(super) struct ReaderTask {
     last: Option<u64>,
     /// True when the stream held `last` once, so that it may not end before it.
     is_reached: bool,
-    /// Tries since the broker was last heard.
+    /// Tries since the last message of the broker.
     tries: u32,
 }
 
@@ -42,7 +42,7 @@ enum ConsumerEnd {
 }
 
 impl ReaderTask {
-    pub(super) fn new(bus: Bus, config: ReaderConfig, hearing: ReaderStatusSender) -> Self {
+    pub(super) fn new(bus: Bus, config: ReaderConfig, status: ReaderStatusSender) -> Self {
         let connection = bus.watch_connection();
         let (created_at_ms, last, is_reached) = match config.start {
             ReaderStart::Behind(position) => (Some(position.created_at_ms), Some(position.sequence), true),
@@ -51,7 +51,7 @@ impl ReaderTask {
                 (None, None, false)
             }
         };
-        Self { bus, config, hearing, connection, created_at_ms, last, is_reached, tries: 0 }
+        Self { bus, config, status, connection, created_at_ms, last, is_reached, tries: 0 }
     }
 
     /// Reads until the reader is dropped or the stream is another one. Unless it is patient, it ends when it can't begin.
@@ -85,7 +85,7 @@ impl ReaderTask {
                 }
             };
             let end = self.forward_messages(pull, &entries).await;
-            self.hearing.mark_lost();
+            self.status.mark_lost();
             match end {
                 ConsumerEnd::Dropped => return,
                 ConsumerEnd::Reconnected => {}
@@ -180,21 +180,21 @@ impl ReaderTask {
         let silent_max = self.config.heartbeat * SILENT_HEARTBEATS_MAX;
         let mut is_idle = false;
         loop {
-            let heard = tokio::select! {
+            let received = tokio::select! {
                 biased;
                 _ = self.connection.changed() => return ConsumerEnd::Reconnected,
                 () = entries.closed() => return ConsumerEnd::Dropped,
-                heard = pull.next_event(silent_max) => heard,
+                received = pull.next_event(silent_max) => received,
             };
-            let heard = match heard {
-                Ok(heard) => heard,
+            let received = match received {
+                Ok(received) => received,
                 Err(reason) => return ConsumerEnd::Lost(reason),
             };
             self.tries = 0;
-            if self.hearing.mark_heard() {
+            if self.status.mark_received() {
                 tracing::debug!(stream = self.config.stream, last = self.last, "a reader follows");
             }
-            let item = match heard {
+            let item = match received {
                 PullEvent::Entry(entry) if self.last.is_some_and(|last| entry.sequence <= last) => continue,
                 PullEvent::Entry(entry) => {
                     (self.last, self.is_reached) = (Some(entry.sequence), true);
@@ -210,7 +210,7 @@ impl ReaderTask {
         }
     }
 
-    /// Waits before the next try; tells of it at each doubling of their number.
+    /// Waits before the next try; logs it at each doubling of their number.
     async fn wait_before_retry(&mut self, error: &BusError) {
         self.tries += 1;
         if self.tries.is_power_of_two() {

@@ -40,7 +40,7 @@ pub(super) struct BrokerProcess {
     pub(super) child: Child,
     pub(super) pid: u32,
     pub(super) port: u16,
-    /// Where the server tells about itself.
+    /// Port of the server's monitoring endpoint.
     pub(super) monitor: Option<u16>,
     guard: ChildStdin,
 }
@@ -137,7 +137,7 @@ impl BrokerLauncher {
 }
 
 impl BrokerProcess {
-    /// Tells the guard that the server has ended by itself, so that it does not signal a process id that may come back.
+    /// Notifies the guard that the server has ended by itself, so that it does not signal a process id that may come back.
     pub(super) async fn release_guard(mut self) {
         if let Err(error) = self.guard.write_all(b"\n").await {
             tracing::debug!(%error, "the broker's guard is gone already");

@@ -6,7 +6,7 @@
 //! keys stand in the server's configuration.
 //!
 //! A server whose streams take nothing any more because its disk was full is restarted once there is room: [`RESTARTS_MAX`]
-//! times in [`RESTARTS_WINDOW`] at most. It tells about itself on a port of its own, on loopback.
+//! times in [`RESTARTS_WINDOW`] at most. It reports its state on a port of its own, on loopback.
 //!
 //! Limits: [`BrokerConfig`] names the stores' sizes and the waits. Restarts are spaced by at most [`RESTART_DELAY_MAX`].
 
@@ -155,7 +155,7 @@ impl EmbeddedBroker {
         Self::start_with_health(config, ProcessHealth::new()).await
     }
 
-    /// As [`EmbeddedBroker::start`]; `health` hears when the server can't write any more.
+    /// As [`EmbeddedBroker::start`]; `health` is notified when the server can't write any more.
     ///
     /// # Errors
     /// As [`EmbeddedBroker::start`].

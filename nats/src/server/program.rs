@@ -37,9 +37,8 @@ pub fn find_program_files(name: &str) -> Vec<PathBuf> {
 
 /// A command that becomes `program`, which ends with this process, whatever ends that: by SIGTERM, and 5 s later by SIGKILL.
 ///
-/// It is killed when it is dropped. Its standard input is the pipe by which it hears of the end: whoever takes that out of
-/// the child keeps it, and writes a line to it once the program has ended, so that no process id is signalled that may have
-/// come back.
+/// It is killed when it is dropped. Its standard input is the pipe whose end stops it: a caller that takes that out of the child
+/// keeps it, and writes a line to it once the program has ended, so that no process id is signalled that may have come back.
 pub fn guarded_command(program: &Path) -> Command {
     let mut command = Command::new("sh");
     command

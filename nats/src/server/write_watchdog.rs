@@ -28,7 +28,7 @@ pub const RESTARTS_WINDOW: Duration = Duration::from_secs(30 * 60);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024;
-/// Most characters of the server's words that are told.
+/// Most characters of the server's words that are reported.
 const WORDS_MAX: usize = 300;
 
 /// Watches one server after the other.

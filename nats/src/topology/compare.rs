@@ -55,8 +55,8 @@ impl DifferenceCollector {
         self.compare_field(field, &want, &have, class);
     }
 
-    /// A switch that can't be turned off again and does no harm: a newer version may have turned it on, and an older one still runs.
-    /// Whoever needs it can't write without it.
+    /// A switch that can't be turned off again and does no harm: a newer version may have turned it on, and an older one still
+    /// runs. A role that needs it can't write without it.
     fn compare_feature(&mut self, field: &str, want: bool, have: bool) {
         if want && !have {
             self.compare_field(field, &want, &have, DifferenceClass::Absent);

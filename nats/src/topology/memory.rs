@@ -13,8 +13,8 @@ use crate::BusError;
 /// is never made: one that is gone is a loss that has to be seen.
 ///
 /// # Errors
-/// [`BusError::Unavailable`] when the server does not answer; [`BusError::Topology`] when there is no EVENTS; [`BusError::Refused`] when the
-/// server refuses one.
+/// [`BusError::Unavailable`] when the server does not answer; [`BusError::Topology`] when there is no EVENTS; [`BusError::Refused`]
+/// when the server refuses one.
 pub async fn restore_memory_streams(context: &jetstream::Context) -> Result<Vec<String>, BusError> {
     let events = fetch_stream_info(context, subjects::EVENTS).await?;
     let events = events.ok_or_else(|| BusError::Topology { reason: "stream EVENTS is missing".into() })?;

@@ -1,6 +1,7 @@
 //! Streams, durables and buckets: compared with `topology.toml`, brought to it, asked for at start.
 //!
-//! Only [`apply_topology`] creates or changes anything, with the admin role, except memory streams, which the keeper makes anew. A role calls [`verify_topology`] before it does anything else.
+//! Only [`apply_topology`] creates or changes anything, with the admin role, except memory streams, which the keeper makes anew. A
+//! role calls [`verify_topology`] before it does anything else.
 //!
 //! Limits: at most [`REQUESTS_MAX`] questions or changes are under way at once.
 

@@ -60,17 +60,17 @@ async fn a_killed_server_comes_back_at_the_same_address_with_its_store() {
 async fn a_reader_of_what_is_new_misses_nothing_while_the_broker_is_away() {
     let broker = TestBroker::start().await;
     let bus = broker.bus(Role::Admin).await;
-    let tell = async |subject: &'static str| {
+    let publish = async |subject: &'static str| {
         bus.context().publish(subject, "x".into()).await.unwrap().await.unwrap();
     };
-    tell("evt.upload.expired.before").await;
+    publish("evt.upload.expired.before").await;
     let all = vec![subjects::EVENTS_ALL.to_owned()];
     let settings = reader::ReaderConfig::new(subjects::EVENTS, all, ReaderStart::New);
     let mut events = bus.open_reader(settings).await.unwrap();
     broker.kill_and_wait().await;
     crate::until("the connection is made again", || async { bus.is_up() }).await;
     // The consumer is gone, and the reader has not noticed yet.
-    tell("evt.upload.expired.after").await;
+    publish("evt.upload.expired.after").await;
     let next = tokio::time::timeout(Duration::from_secs(20), events.next());
     assert_eq!(next.await.expect("it is heard").unwrap().subject, "evt.upload.expired.after");
 }

@@ -39,8 +39,8 @@ struct Case {
     role: Role,
     may: &'static [&'static str],
     may_not: &'static [&'static str],
-    hears: &'static [&'static str],
-    hears_not: &'static [&'static str],
+    may_receive: &'static [&'static str],
+    may_not_receive: &'static [&'static str],
 }
 
 const CASES: &[Case] = &[
@@ -111,8 +111,8 @@ const CASES: &[Case] = &[
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
             "_INBOX_index.x",
         ],
-        hears: &["_INBOX_ingress.>", "ctl.>", "ctl.upload.*"],
-        hears_not: &[
+        may_receive: &["_INBOX_ingress.>", "ctl.>", "ctl.upload.*"],
+        may_not_receive: &[
             ">",
             "evt.>",
             "job.>",
@@ -165,8 +165,8 @@ const CASES: &[Case] = &[
             "$JS.ACK.EVENTS.index.1.1.1.1.0",
             "$JS.ACK._.hash.EVENTS.index.1.1.1.1.0",
         ],
-        hears: &["_INBOX_upload.>", "evt.upload.received.*"],
-        hears_not: &[">", "evt.>", "evt.upload.*.*", "ctl.>", "$KV.uploads.>", "_INBOX_ingress.>"],
+        may_receive: &["_INBOX_upload.>", "evt.upload.received.*"],
+        may_not_receive: &[">", "evt.>", "evt.upload.*.*", "ctl.>", "$KV.uploads.>", "_INBOX_ingress.>"],
     },
     Case {
         role: Role::Transcode,
@@ -207,8 +207,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.upload",
             "$JS.ACK.EVENTS.upload.1.1.1.1.0",
         ],
-        hears: &["_INBOX_transcode.>", "evt.media.stored.*", "job.transcode.>", "ctl.>"],
-        hears_not: &[">", "evt.>", "job.>", "$KV.jobs.>", "_INBOX_upload.>"],
+        may_receive: &["_INBOX_transcode.>", "evt.media.stored.*", "job.transcode.>", "ctl.>"],
+        may_not_receive: &[">", "evt.>", "job.>", "$KV.jobs.>", "_INBOX_upload.>"],
     },
     Case {
         role: Role::Index,
@@ -246,8 +246,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.transcode-plan",
             "_INBOX_ingress.unasked",
         ],
-        hears: &["_INBOX_index.>", "evt.media.*.*", "evt.job.*.*", "ask.index.>"],
-        hears_not: &[">", "evt.>", "evt.admin.*.*", "$KV.media.>", "_INBOX_ingress.>"],
+        may_receive: &["_INBOX_index.>", "evt.media.*.*", "evt.job.*.*", "ask.index.>"],
+        may_not_receive: &[">", "evt.>", "evt.admin.*.*", "$KV.media.>", "_INBOX_ingress.>"],
     },
     Case {
         role: Role::Audit,
@@ -276,8 +276,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.EVENTS.index.1.1.1.1.0",
         ],
-        hears: &["_INBOX_audit.>"],
-        hears_not: &[">", "evt.>", "audit.>", "_INBOX_ingress.>"],
+        may_receive: &["_INBOX_audit.>"],
+        may_not_receive: &[">", "evt.>", "audit.>", "_INBOX_ingress.>"],
     },
     Case {
         role: Role::Monitor,
@@ -310,8 +310,8 @@ const CASES: &[Case] = &[
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
             "_INBOX_ingress.x",
         ],
-        hears: &[">", "evt.>", "$JS.EVENT.ADVISORY.>", "_INBOX_monitor.>"],
-        hears_not: &[
+        may_receive: &[">", "evt.>", "$JS.EVENT.ADVISORY.>", "_INBOX_monitor.>"],
+        may_not_receive: &[
             "$KV.secrets.>",
             "$KV.apikeys.>",
             "$KV.keys.>",
@@ -370,8 +370,8 @@ const CASES: &[Case] = &[
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.index",
             "$JS.ACK.JOBS.transcode-p0.1.1.1.1.0",
         ],
-        hears: &["_INBOX_keeper.>"],
-        hears_not: &[">", "evt.>", "$KV.>", "_INBOX_ingress.>"],
+        may_receive: &["_INBOX_keeper.>"],
+        may_not_receive: &[">", "evt.>", "$KV.>", "_INBOX_ingress.>"],
     },
 ];
 
@@ -422,7 +422,7 @@ impl Watched {
         !self.refused(subject).await
     }
 
-    async fn may_hear(&mut self, subject: &str) -> bool {
+    async fn may_subscribe(&mut self, subject: &str) -> bool {
         let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
         !self.refused(subject).await
     }
@@ -440,11 +440,11 @@ async fn each_role_may_do_its_work_and_nothing_else() {
         for subject in case.may_not.iter().chain(OPERATIONS) {
             assert!(!watched.may_publish(subject).await, "{name} must not publish {subject}");
         }
-        for subject in case.hears {
-            assert!(watched.may_hear(subject).await, "{name} must be able to hear {subject}");
+        for subject in case.may_receive {
+            assert!(watched.may_subscribe(subject).await, "{name} must be able to hear {subject}");
         }
-        for subject in case.hears_not {
-            assert!(!watched.may_hear(subject).await, "{name} must not hear {subject}");
+        for subject in case.may_not_receive {
+            assert!(!watched.may_subscribe(subject).await, "{name} must not hear {subject}");
         }
     }
     let roles: Vec<Role> = CASES.iter().map(|case| case.role).collect();
@@ -458,10 +458,10 @@ async fn knows_subscriptions_of(bus: &Bus) {
 }
 
 #[tokio::test]
-async fn the_monitor_hears_everything_but_secrets_and_answers() {
+async fn the_monitor_receives_everything_but_secrets_and_answers() {
     let broker = TestBroker::start().await;
     let (admin, monitor) = (broker.bus(Role::Admin).await, broker.bus(Role::Monitor).await);
-    let mut heard = monitor.subscribe_core(">".into()).await.unwrap();
+    let mut received = monitor.subscribe_core(">".into()).await.unwrap();
     knows_subscriptions_of(&monitor).await;
     for subject in [
         "$KV.secrets.playback",
@@ -473,7 +473,7 @@ async fn the_monitor_hears_everything_but_secrets_and_answers() {
         admin.publish_core(subject.into(), b"x".to_vec()).await.unwrap();
     }
     loop {
-        let message = tokio::time::timeout(crate::WAIT_MAX, heard.next()).await.unwrap().unwrap();
+        let message = tokio::time::timeout(crate::WAIT_MAX, received.next()).await.unwrap().unwrap();
         let subject = message.subject.as_str();
         assert!(!subject.starts_with("$KV.") && !subject.starts_with("_INBOX_ingress"), "{subject}");
         if subject == "evt.media.stored.M" {

@@ -58,7 +58,7 @@ async fn delete_ephemerals(admin: &Bus, stream: &str) {
 }
 
 #[tokio::test]
-async fn a_reader_goes_on_after_its_consumer_was_deleted_whoever_reads() {
+async fn a_reader_of_any_role_goes_on_after_its_consumer_was_deleted() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
     for (role, stream, subject) in [
@@ -209,7 +209,7 @@ async fn a_follower_begins_once_there_is_a_stream_and_is_known_until_it_is_dropp
 }
 
 #[tokio::test]
-async fn whoever_may_not_pull_does_not_follow() {
+async fn a_role_that_may_not_pull_does_not_follow() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
     event(&admin).await;

@@ -285,7 +285,7 @@ async fn a_bucket_from_before_gets_its_ends_in_place() {
     .await;
     context.publish("$KV.jobs.old", "kept".into()).await.unwrap().await.unwrap();
     let before = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
-    // Whoever writes ends can't run on it yet.
+    // A role that writes ends can't run on it yet.
     let keeper = broker.bus(Role::Keeper).await;
     let refused = topology::verify_topology(keeper.context(), Role::Keeper).await.unwrap_err();
     assert!(
@@ -297,8 +297,8 @@ async fn a_bucket_from_before_gets_its_ends_in_place() {
     topology::verify_topology(keeper.context(), Role::Keeper).await.unwrap();
     let after = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
     assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
-    let told = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
-    assert_eq!(after.config.subject_delete_marker_ttl, Some(told), "what readers count on");
+    let marker_ttl = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
+    assert_eq!(after.config.subject_delete_marker_ttl, Some(marker_ttl), "what readers count on");
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ async fn a_lease_whose_stream_is_gone_keeps_nobody_from_stopping() {
     let admin = broker.bus(Role::Admin).await;
     let bus = broker.bus(Role::Keeper).await;
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let (taken, hears) = tokio::sync::oneshot::channel();
+    let (taken, on_taken) = tokio::sync::oneshot::channel();
     let mut taken = Some(taken);
     let holding = bus.run_with_lease("outbox", shutdown.clone(), |held| {
         let taken = taken.take();
@@ -114,7 +114,7 @@ async fn a_lease_whose_stream_is_gone_keeps_nobody_from_stopping() {
         }
     });
     let stopping = async {
-        hears.await.unwrap();
+        on_taken.await.unwrap();
         admin.context().delete_stream("KV_leases").await.unwrap();
         let begun = Instant::now();
         shutdown.cancel();
