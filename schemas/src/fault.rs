@@ -1,4 +1,5 @@
-//! What a failure says about the work: one classification for the bus, the store and every stage; and the text of an error's causes.
+//! What a failure says about the work: one classification for the bus, the store and every stage; and the text of an error's
+//! causes.
 
 use std::{error::Error, iter};
 
@@ -51,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_from_the_outermost_to_the_root() {
+    fn causes_are_listed_from_the_outermost_to_the_root() {
         let error = Outer("x".parse::<u8>().unwrap_err());
         assert_eq!(error_chain(&error), "no number: invalid digit found in string");
         assert_eq!(root_cause(&error), "invalid digit found in string");

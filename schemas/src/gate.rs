@@ -122,15 +122,15 @@ pub enum GateRule {
 
 /// A rule as somebody sent it: JSON in which every condition is an object with its kind by name.
 ///
-/// The derived reader of [`GateRule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a gate.
-/// That no member is there twice, is for whoever reads the text: a reader of values sees only the last.
+/// The derived reader of [`GateRule`] would take a list for an object, and a number for a name: `0` and `["public"]` would open a
+/// gate. That no member is there twice has to be checked by the parser of the text: a reader of values sees only the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleInput(pub GateRule);
 
 impl<'de> Deserialize<'de> for RuleInput {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let told = serde_json::Value::deserialize(deserializer)?;
-        let mut conditions = vec![&told];
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let mut conditions = vec![&value];
         while let Some(condition) = conditions.pop() {
             if !condition.get("kind").is_some_and(serde_json::Value::is_string) {
                 return Err(serde::de::Error::custom("a condition is an object with its `kind` by name"));
@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for RuleInput {
                 .extend(condition.get("rules").and_then(serde_json::Value::as_array).into_iter().flatten());
             conditions.extend(condition.get("rule"));
         }
-        GateRule::deserialize(told).map(Self).map_err(serde::de::Error::custom)
+        GateRule::deserialize(value).map(Self).map_err(serde::de::Error::custom)
     }
 }
 

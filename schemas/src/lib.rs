@@ -40,7 +40,7 @@ pub const RECORD_BYTES_MAX: usize = 960 * 1024;
 /// How long what has ended is kept in its bucket unless the settings say otherwise, in milliseconds: 30 days.
 pub const ENDED_KEPT_MS: u64 = 30 * 24 * 3_600_000;
 
-/// How long a followed bucket says that a key was removed, in milliseconds: whoever followed it was away for less, or reads it anew.
+/// How long a followed bucket says that a key was removed, in milliseconds: a follower was away for less, or reads it anew.
 pub const REMOVAL_TOLD_MS: u64 = 24 * 3_600_000;
 
 /// Media type of every payload on the bus but audit records.
@@ -90,12 +90,12 @@ pub trait KvRecord: Serialize + DeserializeOwned + JsonSchema + Clone + Send + S
     fn key(&self) -> String;
 
     /// Unix time in milliseconds from which on the record means nothing; the broker then removes it, late rather than early, and
-    /// whoever reads it checks the time itself. Only for buckets whose values expire.
+    /// a reader checks the time itself. Only for buckets whose values expire.
     fn expires_at_ms(&self) -> Option<u64> {
         None
     }
 
-    /// True for a tombstone: whoever reads the record finds nothing, and nobody writes it again. It keeps late writers from making
+    /// True for a tombstone: a reader of the record finds nothing, and nobody writes it again. It keeps late writers from making
     /// anew what was removed, until the keeper purges it.
     fn is_removed(&self) -> bool {
         false

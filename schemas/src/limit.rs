@@ -1,4 +1,4 @@
-//! Rate limits: what replicas share about them in the bucket `limits`, and what is told when one is exceeded.
+//! Rate limits: what replicas share about them in the bucket `limits`, and what is published when one is exceeded.
 
 use std::collections::BTreeMap;
 

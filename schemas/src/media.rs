@@ -264,8 +264,8 @@ impl MediaRecord {
         }
     }
 
-    /// The record that says what its work waits for, with the event that tells it. `None` when it says so already, since an
-    /// outage is told once, and when the work has ended.
+    /// The record that says what its work waits for, with the event that reports it. `None` when it says so already, since an
+    /// outage is reported once, and when the work has ended.
     pub fn with_delay(
         &self,
         stage: &str,

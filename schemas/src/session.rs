@@ -1,5 +1,5 @@
-//! Sign-in: challenges, sessions, the ring of signing keys, and what is told about them. Nothing secret is in any of it but the
-//! ring: nonces are used up by the attempt that was judged, refresh tokens are stored as hashes.
+//! Sign-in: challenges, sessions, the ring of signing keys, and what is published about them. Nothing secret is in any of it but
+//! the ring: nonces are used up by the attempt that was judged, refresh tokens are stored as hashes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -163,8 +163,8 @@ pub struct AuthSession {
 }
 
 impl AuthSession {
-    /// True until it is ended or its time is over. One that a contract proved without a chain that it belongs to, as there were once,
-    /// is never open: its name would be worth more than its proof.
+    /// True until it is ended or its time is over. One that a contract proved without a chain that it belongs to, as there were
+    /// once, is never open: its name would be worth more than its proof.
     pub fn is_open(&self, now_ms: u64) -> bool {
         let is_bound = self.method == SignInMethod::Key || self.account_chain_id.is_some();
         is_bound && self.ended_at_ms.is_none() && self.expires_at_ms > now_ms
@@ -216,8 +216,8 @@ impl crate::KvRecord for WalletSessions {
     }
 }
 
-/// Key of a [`WalletSessions`]; the address is `0x` and 40 lower-case hexadecimal digits. The sessions of a contract are listed apart from
-/// those of the same address elsewhere.
+/// Key of a [`WalletSessions`]; the address is `0x` and 40 lower-case hexadecimal digits. The sessions of a contract are listed
+/// apart from those of the same address elsewhere.
 pub fn wallet_sessions_key(address: &str, chain_id: Option<u64>) -> String {
     match chain_id {
         None => format!("wallet.{address}"),

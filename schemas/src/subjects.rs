@@ -102,12 +102,12 @@ pub const AUDIT_ALL: &str = "audit.>";
 /// Filter for every dead letter.
 pub const DEAD_ALL: &str = "dead.>";
 
-/// Core subject that tells workers a job was cancelled.
+/// Core subject that notifies workers that a job was cancelled.
 pub fn job_cancel_subject(job_id: JobId) -> String {
     format!("ctl.job.{job_id}")
 }
 
-/// Core subject that asks whoever holds an upload to let go.
+/// Core subject that asks the holder of an upload to let go.
 pub fn upload_release_subject(upload_id: UploadId) -> String {
     format!("ctl.upload.{upload_id}")
 }
@@ -120,7 +120,7 @@ pub fn parse_upload_release(subject: &str) -> Option<UploadId> {
     subject.strip_prefix("ctl.upload.")?.parse().ok()
 }
 
-/// Core subject that tells every replica a session was ended; the payload is its id.
+/// Core subject that notifies every replica that a session was ended; the payload is its id.
 pub const CONTROL_REVOKED: &str = "ctl.revoked";
 
 /// Request to the index.
@@ -297,7 +297,7 @@ impl MessageClass {
     }
 }
 
-/// Everything on the bus that a connection may hear.
+/// Everything on the bus that a connection may receive.
 pub const ALL: &str = ">";
 
 /// Reply subjects of JetStream deliveries begin with this: the message was seen when it was published.

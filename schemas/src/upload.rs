@@ -155,7 +155,7 @@ impl crate::KvRecord for UploadRecord {
         match self.status {
             UploadStatus::Open => None,
             UploadStatus::Received => self.kept_until_ms,
-            // What still has bytes in the store must be known to whoever frees them.
+            // What still has bytes in the store must stay on record until they are freed.
             UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated => {
                 self.kept_until_ms.filter(|_| self.freed)
             }

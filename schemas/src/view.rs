@@ -1,5 +1,5 @@
-//! Views: openings of public media by viewers who did not sign in. They are volume, not history, and lie in the stream VIEWS for some
-//! days; the events tell of them once a medium and hour.
+//! Views: openings of public media by viewers who did not sign in. They are volume, not history, and lie in the stream VIEWS for
+//! some days; the events report them once a medium and hour.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
