@@ -52,7 +52,7 @@ pub async fn run(bus: Bus, config: AuditConfig, shutdown: CancellationToken) -> 
                     tracing::info!(%error, "the next term goes on from the last record");
                 }
                 Err(error) => {
-                    // A term begins every second: the same failure is told at each doubling of their number.
+                    // A term begins every second: the same failure is logged at each doubling of their number.
                     let failures = failures.fetch_add(1, Ordering::Relaxed) + 1;
                     if failures.is_power_of_two() {
                         let reason = error_chain(&error);

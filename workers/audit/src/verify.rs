@@ -37,7 +37,8 @@ pub enum AuditLogStatus {
 
 /// A walk over lines, from the first record on; wherever they come from.
 ///
-/// Of records written before [`schemas::audit::AuditSource::epoch`] was, it remembers 24 bytes each: such a log may hold events twice.
+/// Of records written before [`schemas::audit::AuditSource::epoch`] was, it remembers 24 bytes each: such a log may hold events
+/// twice.
 #[derive(Debug, Clone)]
 pub struct AuditLogVerifier {
     head: AuditHead,

@@ -45,7 +45,8 @@ struct QueryResponder {
 /// Waits until the projection has caught up, then answers questions until `shutdown`.
 ///
 /// # Errors
-/// [`IndexError::Bus`] when the questions can't be heard; [`IndexError::Damaged`] when a question found the projection damaged.
+/// [`IndexError::Bus`] when the questions can't be subscribed to; [`IndexError::Damaged`] when a question found the projection
+/// damaged.
 pub(crate) async fn run_responder(
     bus: Bus,
     projection: Arc<IndexProjection>,

@@ -43,7 +43,7 @@ impl IndexProgress {
     }
 }
 
-/// A place to tell how far the projection is, and to hear of it.
+/// A channel that carries how far the projection is.
 pub(crate) fn progress_channel() -> (Arc<watch::Sender<IndexProgress>>, watch::Receiver<IndexProgress>) {
     let (sender, receiver) = watch::channel(IndexProgress::default());
     (Arc::new(sender), receiver)
@@ -122,12 +122,12 @@ pub(crate) async fn follow_bucket(
         opened = reader.wait_until_open() => opened?,
     };
     let mut missing = opened.pending;
-    let tell = |sequence, missing| {
+    let report = |sequence, missing| {
         seen.send_modify(|seen| {
             seen.states[bucket as usize] = BucketProgress { sequence, caught_up: missing == 0 }
         });
     };
-    tell(cursor, missing);
+    report(cursor, missing);
     loop {
         let batch = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
@@ -146,7 +146,7 @@ pub(crate) async fn follow_bucket(
         })
         .await;
         written.map_err(|_| IndexError::Damaged { what: "writing panicked".into() })??;
-        tell(last, missing);
+        report(last, missing);
     }
 }
 

@@ -36,7 +36,8 @@ pub const QUEUE_GROUP: &str = "index";
 /// Runs the stage until `shutdown` fires: describes media, follows state, answers questions once it has caught up.
 ///
 /// # Errors
-/// [`IndexError::Locked`] when another process has the folder; [`IndexError::Database`] when the disk fails, [`IndexError::Damaged`] when the projection has to be built anew at the next start.
+/// [`IndexError::Locked`] when another process has the folder; [`IndexError::Database`] when the disk fails,
+/// [`IndexError::Damaged`] when the projection has to be built anew at the next start.
 pub async fn run(bus: Bus, config: IndexConfig, shutdown: CancellationToken) -> Result<(), IndexError> {
     loop {
         let Some(origins) = follow::wait_for_origins(&bus, &shutdown).await else { return Ok(()) };

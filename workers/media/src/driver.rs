@@ -1,6 +1,7 @@
 //! Starts children and runs tasks in them.
 //!
-//! Limits: [`MediaDriverConfig::children_max`] at once, [`MediaDriverConfig::memory_bytes_max`] for all together; all others belong to one session.
+//! Limits: [`MediaDriverConfig::children_max`] at once, [`MediaDriverConfig::memory_bytes_max`] for all together; all others belong
+//! to one session.
 
 use std::io;
 use std::path::PathBuf;

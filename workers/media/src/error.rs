@@ -115,7 +115,7 @@ pub enum MediaTaskError {
     /// The source could not be read.
     #[error("read the source")]
     Source(#[source] io::Error),
-    /// Whoever takes the output went away.
+    /// The receiver of the output went away.
     #[error("the taker of the output went away")]
     OutputClosed,
     /// No sandbox holds on this machine.

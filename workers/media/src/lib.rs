@@ -5,8 +5,8 @@
 //! task implies, and whatever does not fit ends the task as [`MediaTaskError::Protocol`].
 //!
 //! Limits: frame size ([`protocol::FRAME_BYTES_MAX`]), read size and reads in flight
-//! ([`protocol::READ_BYTES_MAX`], [`protocol::READS_IN_FLIGHT_MAX`]), children at once, memory of each and of all, threads, CPU seconds,
-//! seconds without progress, bytes of output and bytes read per task ([`MediaDriverConfig`]), and what a media file may
+//! ([`protocol::READ_BYTES_MAX`], [`protocol::READS_IN_FLIGHT_MAX`]), children at once, memory of each and of all, threads, CPU
+//! seconds, seconds without progress, bytes of output and bytes read per task ([`MediaDriverConfig`]), and what a media file may
 //! contain ([`protocol::MediaLimits`]).
 
 mod config;

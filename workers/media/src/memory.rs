@@ -1,6 +1,7 @@
 //! Memory that the children share.
 //!
-//! A child starts only when its limit fits beside those of the children that run, so that all together never need more than there is.
+//! A child starts only when its limit fits beside those of the children that run, so that all together never need more than there
+//! is.
 //!
 //! Limits: counted in MiB, rounded up.
 

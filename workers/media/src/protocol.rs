@@ -153,7 +153,7 @@ pub enum ChildMessage {
         /// Grows strictly.
         done: u64,
     },
-    /// A sign of life where there is no progress to tell, such as decoding on the way to a range.
+    /// A sign of life where there is no progress to report, such as decoding on the way to a range.
     Working {
         /// Grows strictly.
         steps: u64,

@@ -135,7 +135,7 @@ impl ChildSession {
     ) -> Result<ChildOutcome, MediaTaskError> {
         let ended = match ended {
             Ok(Some(last)) => Ok(last),
-            // End of output without a last word: only the exit status tells why.
+            // End of output without a last word: only the exit status says why.
             Ok(None) => Err(None),
             Err(fault) => Err(Some(fault)),
         };

@@ -43,9 +43,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), MonitorError> {
     let stop = shutdown.child_token();
-    let heard = bus.subscribe_core(schemas::subjects::ALL.into()).await?;
+    let messages = bus.subscribe_core(schemas::subjects::ALL.into()).await?;
     let mut tasks: JoinSet<()> = JoinSet::new();
-    tasks.spawn(listen::count_messages(heard, metrics.clone(), stop.clone()));
+    tasks.spawn(listen::count_messages(messages, metrics.clone(), stop.clone()));
     tasks.spawn(poll::poll_broker(bus, config, metrics, stop.clone()));
     let mut first = Ok(());
     while let Some(ended) = tasks.join_next().await {

@@ -6,16 +6,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::MonitorMetrics;
 
-/// Counts what is heard until `shutdown`, or until the connection is closed.
+/// Counts what is received until `shutdown`, or until the connection is closed.
 pub(crate) async fn count_messages(
-    mut heard: async_nats::Subscriber,
+    mut messages: async_nats::Subscriber,
     metrics: MonitorMetrics,
     shutdown: CancellationToken,
 ) {
     loop {
         let message = tokio::select! {
             () = shutdown.cancelled() => return,
-            message = heard.next() => message,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
         let reply = message.reply.as_ref().map_or("", |reply| reply.as_str());

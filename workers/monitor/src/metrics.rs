@@ -184,13 +184,13 @@ pub struct MonitorSnapshot {
     pub audit_lag_events: u64,
     /// Age in seconds of the oldest of them.
     pub audit_lag_seconds: f64,
-    /// Messages heard since the start, by class.
+    /// Messages received since the start, by class.
     pub messages_by_class: BTreeMap<String, u64>,
-    /// Events heard since the start, by type.
+    /// Events received since the start, by type.
     pub events_by_type: BTreeMap<String, u64>,
-    /// Advisories heard since the start, by kind.
+    /// Advisories received since the start, by kind.
     pub advisories_by_kind: BTreeMap<String, u64>,
-    /// Messages this monitor was too slow to hear; a lower bound.
+    /// Messages this monitor was too slow to receive; a lower bound.
     pub dropped_messages: u64,
 }
 
@@ -285,7 +285,7 @@ impl MonitorMetrics {
         }
     }
 
-    /// Counts one message that was heard.
+    /// Counts one message that was received.
     pub(crate) fn count_message(&self, subject: &str, payload: &[u8]) {
         let inner = &self.inner;
         let class = MessageClass::from_subject(subject);

@@ -1,5 +1,5 @@
-//! What an encode is cut into and how it is described, from a probe's findings to playlists and a manifest. Pure: no input or output, no
-//! clock, the same input gives the same bytes.
+//! What an encode is cut into and how it is described, from a probe's findings to playlists and a manifest. Pure: no input or
+//! output, no clock, the same input gives the same bytes.
 //!
 //! - [`EncodeProfile`]: what is wished for. [`ladder`] and [`plan`]: what is made, and in which parts.
 //! - [`presentation`]: what was made. [`playlist`] and [`mpd`]: its description for players.

@@ -1,4 +1,4 @@
-//! Which parts of a growing job are read, for whoever renders its playlists; how they are read is the caller's.
+//! Which parts of a growing job are read to render its playlists; how they are read is the caller's.
 //!
 //! Limits: one read per part that is not done; done parts are read once.
 
@@ -23,8 +23,8 @@ impl GrowingPartReader {
         Self::default()
     }
 
-    /// The parts that playlists can show now: all audio, and the ranges up to the first that is not done. `read` finds a part by its
-    /// key.
+    /// The parts that playlists can show now: all audio, and the ranges up to the first that is not done. `read` finds a part by
+    /// its key.
     ///
     /// # Errors
     /// The first of `read`.

@@ -1,7 +1,7 @@
 //! From what the probe found to what will be made: the plan of one job. Pure: the same input gives the same plan.
 //!
 //! Parts are cut on the output frame grid, each a whole number of segments, the first one a single segment for a fast
-//! start. Each audio track is one part, whole, so that no joint is ever heard.
+//! start. Each audio track is one part, whole, so that no joint is ever audible.
 //!
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts; the range length grows with the title.
 

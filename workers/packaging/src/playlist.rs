@@ -1,7 +1,7 @@
 //! HLS playlists (RFC 8216 and Apple's HLS Authoring Specification), from exact sample counts and stored bytes.
 //!
-//! Final playlists are stored; while an encode grows, [`render_growing_multivariant`] and [`render_event`] are rendered on request from the job's
-//! records. An `event.m3u8` only ever gets longer, as RFC 8216 section 6.2.1 asks.
+//! Final playlists are stored; while an encode grows, [`render_growing_multivariant`] and [`render_event`] are rendered on request
+//! from the job's records. An `event.m3u8` only ever gets longer, as RFC 8216 section 6.2.1 asks.
 
 use std::fmt::Write as _;
 
@@ -68,8 +68,8 @@ pub fn render_event(plan: &EncodePlan, parts: &[JobPartRecord], rendition: &str)
     Some(text)
 }
 
-/// The [`render_event`] playlist of a rendition whose final playlist is `stored`: nothing but its end is new to who followed it. `plan` is
-/// that of its job, as long as that is kept.
+/// The [`render_event`] playlist of a rendition whose final playlist is `stored`: nothing but its end is new to who followed it.
+/// `plan` is that of its job, as long as that is kept.
 pub fn render_ended_event(plan: Option<&EncodePlan>, stored: &str) -> String {
     let mut text = String::with_capacity(stored.len() + 8);
     for line in stored.lines() {

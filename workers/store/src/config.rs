@@ -112,7 +112,7 @@ impl StoreConfig {
             let batch = u64::try_from(self.batch_bytes).unwrap_or(u64::MAX);
             self.group_bytes.saturating_mul(6).saturating_add(batch.saturating_mul(2))
         } else {
-            // Parts on their way, one being filled, one done and not yet told.
+            // Parts on their way, one being filled, one done and not yet reported.
             let parts = u64::try_from(self.parts_in_flight_max).unwrap_or(u64::MAX).saturating_add(2);
             self.part_bytes(length_bytes).saturating_mul(parts)
         };

@@ -64,7 +64,7 @@ pub enum StoreError {
 impl StoreError {
     /// What it says about the work that ran into it.
     ///
-    /// An absent or damaged object is a fault, not a rejection: a few tries tell a slip of the store from a loss.
+    /// An absent or damaged object is a fault, not a rejection: a few tries distinguish a slip of the store from a loss.
     pub fn class(&self) -> FailureClass {
         match self {
             Self::Unavailable(_)

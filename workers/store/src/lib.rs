@@ -1,7 +1,7 @@
 //! Object stores and the spool of open uploads.
 //!
 //! One [`Store`] opens `file://` (every write synced), `s3://`, `gs://` and `az://`. Keys come from `schemas::keys` and
-//! nothing else: no text of a client ever becomes part of one. A [`Spool`] takes the bytes of one open upload and tells
+//! nothing else: no text of a client ever becomes part of one. A [`Spool`] takes the bytes of one open upload and reports
 //! which of them are durable; only durable bytes may be acknowledged.
 //!
 //! A store carries a marker, and without it nothing is stored, deleted or judged: see [`Store::verify_marker`].
@@ -9,8 +9,8 @@
 //! A crash between making a multipart upload and recording it leaves an unused one behind: give the bucket a life-cycle
 //! rule that aborts multipart uploads after a week.
 //!
-//! Limits: a request has `request_timeout_ms` and the time for its bytes at `rate_bytes_per_s_min`; retries, part sizes and counts, bytes in memory over all uploads
-//! (see [`StoreConfig`]); [`Store::get`] refuses objects above the size its caller names.
+//! Limits: a request has `request_timeout_ms` and the time for its bytes at `rate_bytes_per_s_min`; retries, part sizes and counts,
+//! bytes in memory over all uploads (see [`StoreConfig`]); [`Store::get`] refuses objects above the size its caller names.
 
 mod backend;
 mod config;
@@ -224,7 +224,8 @@ impl Store {
         listed.try_flatten_stream().chain(gone.filter_map(futures::future::ready)).boxed()
     }
 
-    /// Removes everything below a folder; an absent one is fine. In a local store also what crashed writers left beside the objects.
+    /// Removes everything below a folder; an absent one is fine. In a local store also what crashed writers left beside the
+    /// objects.
     pub async fn remove_folder(&self, folder: &str) -> Result<(), StoreError> {
         if self.is_local() {
             let folder = self.object_path(folder)?.to_string();

@@ -4,7 +4,7 @@
 //! Nothing is stored in it, nothing is deleted, and that an object is not there says nothing. Whose marker has to be there
 //! is asked of [`StoreIdentifier`], when the store is first used and whenever its marker is absent or another.
 //!
-//! Limits: whoever says which store it is, is asked at most ten times a second; a remote marker that was seen holds for
+//! Limits: the identifier is asked at most ten times a second which store it is; a remote marker that was seen holds for
 //! `marker_ms` where it is looked at before a commit, never where an absence is judged.
 
 use std::{
@@ -37,8 +37,8 @@ const MARKER_BYTES_MAX: u64 = 64;
 pub trait StoreIdentifier: Send + Sync {
     /// The id the marker has to carry. May mark a store that is new, by [`Store::write_marker`].
     ///
-    /// Only [`Store::read_marker`], [`Store::write_marker`], [`Store::stored_media`] and [`Store::spooled_uploads`] may be asked here:
-    /// everything else waits for the answer.
+    /// Only [`Store::read_marker`], [`Store::write_marker`], [`Store::stored_media`] and [`Store::spooled_uploads`] may be asked
+    /// here: everything else waits for the answer.
     fn identify_store<'a>(&'a self, store: &'a Store) -> BoxFuture<'a, Result<StoreId, StoreError>>;
 }
 
@@ -127,7 +127,7 @@ impl Store {
         outcome
     }
 
-    /// As [`Store::verify_marker`], for a probe: a remote store is never waited for, but the first time. What is told of it is at
+    /// As [`Store::verify_marker`], for a probe: a remote store is never waited for, but the first time. What is said of it is at
     /// most `marker_ms` older than the last answer.
     pub async fn check_ready(&self) -> Result<(), StoreError> {
         let marker = &self.state().marker;
@@ -172,7 +172,7 @@ impl Store {
             return Ok(());
         }
         self.refresh_expected_id().await?;
-        // Whoever was asked may have marked it.
+        // The identifier may have marked it when it was asked.
         match (self.read_marker().await?, marker.expected_id()) {
             (Some(found), Some(expected)) if found == expected => Ok(()),
             (Some(found), Some(expected)) => Err(self.other_store_error(found, expected)),

@@ -276,7 +276,7 @@ impl<'a> PartOutputCollector<'a> {
         let renewed = claim.renew(Outbox::new(), |record| record.tracks = tracks).await;
         match renewed {
             Ok(true) => {}
-            // Whoever waits on the token ends the run; the tracks must not be taken for finished ones.
+            // The task that waits on the token ends the run; the tracks must not be taken for finished ones.
             Ok(false) => return std::future::pending().await,
             Err(error) if error.is_outage() => {
                 tracing::warn!(
@@ -308,7 +308,7 @@ impl<'a> PartOutputCollector<'a> {
         }
     }
 
-    /// Tells how far the part is, at most once per `progress_interval_ms`. A lost message is no harm.
+    /// Publishes how far the part is, at most once per `progress_interval_ms`. A lost message is no harm.
     async fn publish_progress(&mut self) {
         let PartRun { context, job, part, .. } = self.run;
         let interval = Duration::from_millis(context.config.progress_interval_ms);
@@ -350,11 +350,11 @@ pub(crate) async fn publish_part_progress(bus: &Bus, job: &job::JobRecord, part:
         total_ms,
     };
     let subject = subjects::progress_subject(job.job_id, part);
-    let told = match nats::encode_message(&subject, &progress) {
+    let published = match nats::encode_message(&subject, &progress) {
         Ok(payload) => bus.publish_core(subject, payload).await,
         Err(error) => Err(error),
     };
-    if let Err(error) = told {
+    if let Err(error) = published {
         tracing::debug!(%error, part, "progress could not be told");
     }
 }

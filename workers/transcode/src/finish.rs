@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Findings named in the reason of a failed job.
-const FINDINGS_TOLD_MAX: usize = 3;
+const FINDINGS_NAMED_MAX: usize = 3;
 
 /// Finishes a job whose parts are over.
 pub(crate) async fn finish_job(
@@ -125,7 +125,7 @@ fn reject_errors(findings: &[check::ConformanceFinding]) -> Result<(), Transcode
     let errors: Vec<String> = findings
         .iter()
         .filter(|finding| finding.severity == FindingSeverity::Error)
-        .take(FINDINGS_TOLD_MAX)
+        .take(FINDINGS_NAMED_MAX)
         .map(|finding| format!("{:?} {}", finding.rule, finding.detail))
         .collect();
     if errors.is_empty() { Ok(()) } else { Err(TranscodeError::Nonconforming(errors.join("; "))) }

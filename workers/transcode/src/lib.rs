@@ -1,14 +1,16 @@
 //! The transcode stage: from a verified source to an adaptive stream.
 //!
-//! - Consumes: `evt.media.stored.*` and `evt.media.reopened.*` (planner), `job.transcode.>` (parts and finish), core `ctl.job.<job_id>` (cancel).
+//! - Consumes: `evt.media.stored.*` and `evt.media.reopened.*` (planner), `job.transcode.>` (parts and finish), core
+//!   `ctl.job.<job_id>` (cancel).
 //! - Emits: `evt.job.{queued,started,retried,succeeded,failed,dead,parked}`, `evt.media.{playable,ready,delayed}`,
 //!   `progress.<job_id>.<part>`.
 //! - Stores: records of jobs and parts, status and encode of the medium; init and media segments, playlists, manifest,
 //!   poster and `report.json` below the encode's folder.
-//! - Limits: [`TranscodeConfig`] and [`packaging::EncodeProfile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the media child.
+//! - Limits: [`TranscodeConfig`] and [`packaging::EncodeProfile`]; at most [`schemas::job::PARTS_MAX`] parts a job; those of the
+//!   media child.
 //!
 //! A part is one range of the output frame grid in every rung, or one whole audio track. Its claim record is its fence:
-//! whoever loses a compare-and-set stops, deletes nothing and does not acknowledge. Keys carry the digest of the options
+//! a worker that loses a compare-and-set stops, deletes nothing and does not acknowledge. Keys carry the digest of the options
 //! and encoders have a fixed thread count, so a repeat writes the same bytes to the same keys. After two crashes of the
 //! media child a part runs with one decoder thread, which does not change the bytes; when the tries are used up, the job
 //! fails. Workers that vanish are counted apart and end no job.

@@ -258,7 +258,7 @@ impl PartProcessor {
         }
     }
 
-    /// Queues the finish when every part is over, looking at the last parts first: usually one read tells.
+    /// Queues the finish when every part is over, looking at the last parts first: usually one read is enough.
     async fn queue_finish(&self, job: &job::JobRecord) -> Result<(), TranscodeError> {
         let bus = &self.context.bus;
         for name in job.parts.iter().rev() {

@@ -22,7 +22,7 @@ fn first_parts(plan: &EncodePlan) -> Vec<String> {
     video.into_iter().chain(audio).collect()
 }
 
-/// Marks the medium as playable when all first segments are there; whoever stores the last of them comes here last.
+/// Marks the medium as playable when all first segments are there; the worker that stores the last of them comes here last.
 pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(), TranscodeError> {
     let mut parts = Vec::new();
     for name in first_parts(&job.plan) {

@@ -132,7 +132,7 @@ async fn a_disturbed_run_writes_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_loses_the_claim_stops() {
+async fn a_worker_that_loses_the_claim_stops() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 60, size: "1280x720", ..Clip::default() }).await;
     let worker = site.worker(config()).await;

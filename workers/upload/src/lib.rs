@@ -4,8 +4,8 @@
 //! - Emits: `evt.media.stored.<media_id>` or `evt.media.rejected.<media_id>`, each at most once for an attempt at a medium;
 //!   `evt.media.delayed.<media_id>` once for an outage.
 //! - Stores: `assets.<media_id>` with the verified source and what the probe found. Objects are read, never written.
-//! - Limits: [`UploadStageConfig`] names slots, attempts and text lengths; the file is streamed once through 4 MiB windows; the probe has
-//!   the limits of the media child; a structure may have [`structure::ELEMENTS_MAX`] elements.
+//! - Limits: [`UploadStageConfig`] names slots, attempts and text lengths; the file is streamed once through 4 MiB windows; the
+//!   probe has the limits of the media child; a structure may have [`structure::ELEMENTS_MAX`] elements.
 //!
 //! A crash at any line repeats the work from the start: nothing is written before the verdict.
 
@@ -164,7 +164,7 @@ impl PipelineStage for UploadStage {
         }
     }
 
-    /// What could not be verified in all tries is told to its owner as rejected; nobody waits for ever.
+    /// What could not be verified in all tries is reported to its owner as rejected; nobody waits for ever.
     async fn on_dead_letter(
         &self,
         seen: &UploadStageEvent,

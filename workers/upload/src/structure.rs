@@ -99,7 +99,7 @@ fn is_mp3(head: &[u8]) -> bool {
         && (third >> 2) & 3 != 3
 }
 
-/// What the bytes at an element's start tell.
+/// What the bytes at an element's start say.
 enum ElementScan {
     /// This many bytes of it are needed.
     Need(usize),

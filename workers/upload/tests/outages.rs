@@ -112,7 +112,7 @@ impl Site {
         received
     }
 
-    async fn tell(&self, received: &UploadReceived) {
+    async fn publish(&self, received: &UploadReceived) {
         self.bus.publish_event(received, "test").await.unwrap();
     }
 
@@ -182,7 +182,7 @@ async fn a_store_folder_that_is_away_is_waited_for() {
     let site = Site::local().await;
     let received = site.stored().await;
     site.store_is_away(true);
-    site.tell(&received).await;
+    site.publish(&received).await;
     let worker = site.worker().await;
     assert!(site.wait_waiting(&received).await.starts_with("store_"));
     site.wait_deliveries(8).await;
@@ -201,7 +201,7 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     for (mode, code) in [(ProxyMode::Status(500), "store_unavailable"), (ProxyMode::Hang, "store_slow")] {
         let received = site.stored().await;
         proxy.set_mode(mode);
-        site.tell(&received).await;
+        site.publish(&received).await;
         assert_eq!(site.wait_waiting(&received).await, code, "{mode:?}");
         site.wait_deliveries(3).await;
         proxy.set_mode(ProxyMode::Pass);
@@ -209,7 +209,7 @@ async fn an_object_store_that_errs_or_hangs_is_waited_for() {
     }
     let received = site.stored().await;
     proxy.set_mode(ProxyMode::Slow(20));
-    site.tell(&received).await;
+    site.publish(&received).await;
     site.check_stored(&received).await;
     worker.cancel();
 }
@@ -220,7 +220,7 @@ async fn deliveries_are_no_tries() {
     let site = Site::local().await;
     site.stored().await;
     let received = site.received(None).await;
-    site.tell(&received).await;
+    site.publish(&received).await;
     let durable = site.bus.context().get_consumer_from_stream("upload", subjects::EVENTS);
     let durable: async_nats::jetstream::consumer::PullConsumer = durable.await.unwrap();
     for _ in 0..6 {
@@ -242,7 +242,7 @@ async fn a_verdict_waits_for_room_in_its_bucket() {
     let site = Site::local().await;
     let received = site.received(Some("no/../key")).await;
     limit(&site, 1).await;
-    site.tell(&received).await;
+    site.publish(&received).await;
     let worker = site.worker().await;
     site.wait("letter", async || site.letters().await == 1).await;
     site.wait_deliveries(4).await;

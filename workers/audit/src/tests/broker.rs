@@ -227,7 +227,7 @@ async fn a_log_of_events_that_were_made_anew_is_not_gone_on_with() {
     let admin = broker.bus(Role::Admin).await;
     admin.context().delete_stream(subjects::EVENTS).await.unwrap();
     topology::apply_topology(admin.context(), &TopologySettings::default()).await.unwrap();
-    // More than there was: only its life tells that it is another stream.
+    // More than there was: only its creation time shows that it is another stream.
     publisher.publish(3).await;
     let ended = soon("the end of the term", writer.task).await.unwrap();
     assert!(matches!(ended, Err(AuditError::Bus(nats::BusError::Reset { .. }))), "{ended:?}");

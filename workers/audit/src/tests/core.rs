@@ -129,7 +129,7 @@ fn a_payload_that_is_too_large_is_named_by_its_digest() {
 }
 
 #[test]
-fn what_does_not_follow_is_told_apart() {
+fn faults_of_a_record_that_does_not_follow_are_distinguished() {
     let log = log(4);
     let head = walk(&log[..2]).unwrap();
     let check = |n, stored: &Stored| head.check_line(n, &stored.subject, &stored.line).unwrap_err();
@@ -300,7 +300,7 @@ proptest! {
         let bad = u64::try_from(at).unwrap() + 1;
         match walk(&changed) {
             Err((n, _)) => prop_assert!(n == bad || n == bad + 1, "{} instead of {}", n, bad),
-            // A chain can't prove its own end: there it is the head, noted elsewhere, that tells.
+            // A chain can't prove its own end: there it is the head, noted elsewhere, that shows it.
             Ok(head) => prop_assert!(at == 7 && head != walk(&sound).unwrap()),
         }
     }

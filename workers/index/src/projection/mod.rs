@@ -2,7 +2,7 @@
 //!
 //! A row is the record's revision followed by the record as MessagePack. Media are joined when read: document and asset lie
 //! in trees of their own, so that neither has to wait for the other. Anything odd at opening (another schema version, a
-//! bucket made anew, an absence longer than removals are told, a database that will not open) moves the old files away and begins
+//! bucket made anew, an absence longer than removals are kept, a database that will not open) moves the old files away and begins
 //! again from the buckets.
 
 mod list;
@@ -23,7 +23,8 @@ pub(crate) use write::{IndexChange, IndexEntry, IndexedPart};
 /// Version of the layout of keys and rows; another one on disk means building anew.
 const SCHEMA_VERSION: u64 = 1;
 
-/// Longest absence in milliseconds after which what was removed meanwhile is still told: half the time that it is, since clocks differ.
+/// Longest absence in milliseconds after which removals are still in the bucket: half the time that they are kept, since clocks
+/// differ.
 const AWAY_MS_MAX: u64 = schemas::REMOVAL_TOLD_MS / 2;
 
 /// Longest wait for the threads of a database that was closed in this process.
@@ -258,8 +259,8 @@ impl ProjectionTrees {
             if created != Some(origin.created_at_us) || cursor > origin.last_sequence {
                 return Ok(false);
             }
-            let heard_ms = read_number(&self.meta, &origin.bucket.last_seen_key())?;
-            let was_away = heard_ms.is_some_and(|ms| nats::now_ms().saturating_sub(ms) > AWAY_MS_MAX);
+            let last_seen_ms = read_number(&self.meta, &origin.bucket.last_seen_key())?;
+            let was_away = last_seen_ms.is_some_and(|ms| nats::now_ms().saturating_sub(ms) > AWAY_MS_MAX);
             if was_away && cursor < origin.last_sequence {
                 return Ok(false);
             }
@@ -300,7 +301,7 @@ fn wait_for_release(database: &Path) -> Result<(), IndexError> {
     let path = database.join("db");
     let begun = Instant::now();
     loop {
-        // What can't be opened here is told by the database itself.
+        // A file that can't be opened here is reported by the database itself.
         let Ok(file) = File::options().write(true).open(&path) else { return Ok(()) };
         match file.try_lock() {
             Ok(()) => return Ok(()),

@@ -326,8 +326,8 @@ async fn a_folded_job_keeps_its_counts_and_leaves_the_lists_when_it_is_kept_no_m
     put(&transcode, ended.clone(), Outbox::new).await;
     for part in &parts {
         let held = transcode.load_record::<JobPartRecord>(&part.key()).await.unwrap().unwrap();
-        let told = Duration::from_secs(60);
-        transcode.purge_revision(JobPartRecord::BUCKET, &part.key(), held.revision(), told).await.unwrap();
+        let ttl = Duration::from_secs(60);
+        transcode.purge_revision(JobPartRecord::BUCKET, &part.key(), held.revision(), ttl).await.unwrap();
     }
     put(&transcode, job(2, 1, "ann", JobStatus::Active), Outbox::new).await;
     let page =
@@ -347,7 +347,7 @@ async fn a_folded_job_keeps_its_counts_and_leaves_the_lists_when_it_is_kept_no_m
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_index_that_was_away_for_longer_than_removals_are_told_begins_anew() {
+async fn an_index_that_was_away_for_longer_than_removals_are_kept_begins_anew() {
     let broker = TestBroker::start().await;
     let folder = tempfile::tempdir().unwrap();
     let (ingress, admin) = (broker.bus(Role::Ingress).await, broker.bus(Role::Admin).await);

@@ -19,7 +19,7 @@ const BAD_PACKETS_MAX: u32 = 1000;
 /// Pictures with more pixels than these are decoded by one thread: each further thread holds pictures of its own.
 const LARGE_PICTURE_PIXELS: u64 = 4096 * 2304;
 
-/// Frames between two signs of life: on the way to a range there is no progress to tell.
+/// Frames between two signs of life: on the way to a range there is no progress to report.
 const SIGN_FRAMES: u64 = 50;
 
 /// Reads and decodes one track.

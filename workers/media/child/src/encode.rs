@@ -207,7 +207,7 @@ fn encode_rung(
         frames += shown.count;
         done.report_frames(index, frames)?;
     }
-    // A queue that ends early belongs to a task that failed; its error is told by whoever met it.
+    // A queue that ends early belongs to a task that failed; the thread that met the error returns it.
     if frames == u64::from(spec.frame_count) { lane.finish() } else { Ok(()) }
 }
 

@@ -1,4 +1,4 @@
-//! Why a task fails, as the child tells it.
+//! Why a task fails, as the child reports it.
 
 use media::MediaErrorCode;
 

@@ -86,7 +86,7 @@ fn parse_arguments() -> MediaChildResult<(String, sandbox::SandboxOptions)> {
     Ok((verb, ask))
 }
 
-/// Takes one task and tells its end; a failure that the parent was told is not one of this process.
+/// Takes one task and reports its end; a failure that was reported to the parent is not one of this process.
 fn serve_task(began: Instant, cage: &SandboxState, memory_bytes_max: u64) -> MediaChildResult<()> {
     let (wire, job) = ParentPipe::open(io::stdin(), io::stdout())?;
     ffmpeg_next::init().map_err(|error| MediaChildError::Failed(format!("start FFmpeg: {error}")))?;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::error::{MediaChildError, MediaChildResult};
 use crate::ffi;
 
-/// Progress is told at most this often.
+/// Shortest time between two reports of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The task and what it is about.
@@ -30,7 +30,7 @@ pub(crate) struct ChildJob {
 pub(crate) struct ParentPipe {
     stdout: Mutex<Stdout>,
     answers: Mutex<Receiver<Bytes>>,
-    told: Mutex<ReportedProgress>,
+    reported: Mutex<ReportedProgress>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl ParentPipe {
         let wire = Self {
             stdout: Mutex::new(stdout),
             answers: Mutex::new(answers),
-            told: Mutex::new(ReportedProgress::default()),
+            reported: Mutex::new(ReportedProgress::default()),
         };
         Ok((Arc::new(wire), ChildJob { task, size_bytes, limits }))
     }
@@ -80,25 +80,25 @@ impl ParentPipe {
         self.answers.lock().recv().map_err(io::Error::other)
     }
 
-    /// Tells how much is done, when it is more than before and enough time has passed.
+    /// Reports how much is done, when it is more than before and enough time has passed.
     pub(crate) fn send_progress(&self, done: u64) -> MediaChildResult<()> {
-        let mut told = self.told.lock();
-        if done <= told.done || !is_due(told.done_at) {
+        let mut reported = self.reported.lock();
+        if done <= reported.done || !is_due(reported.done_at) {
             return Ok(());
         }
-        told.done = done;
-        told.done_at = Some(Instant::now());
+        reported.done = done;
+        reported.done_at = Some(Instant::now());
         self.send(&ChildMessage::Progress { done })
     }
 
-    /// Tells that there is life while there is no progress; like [`ParentPipe::send_progress`].
+    /// Reports that work goes on while there is no progress; like [`ParentPipe::send_progress`].
     pub(crate) fn send_heartbeat(&self, steps: u64) -> MediaChildResult<()> {
-        let mut told = self.told.lock();
-        if steps <= told.steps || !is_due(told.steps_at) {
+        let mut reported = self.reported.lock();
+        if steps <= reported.steps || !is_due(reported.steps_at) {
             return Ok(());
         }
-        told.steps = steps;
-        told.steps_at = Some(Instant::now());
+        reported.steps = steps;
+        reported.steps_at = Some(Instant::now());
         self.send(&ChildMessage::Working { steps })
     }
 }

@@ -103,8 +103,8 @@ fn set_resource_limit(resource: Resource, value: u64) -> MediaChildResult<()> {
 
 /// Gives up every capability for good, those of root too; false when one is left.
 fn drop_capabilities() -> bool {
-    // Which there are depends on the kernel: one that it does not know is none to drop, and without the right to change the bounding
-    // set there is none in it that could come back, since no new privileges are to be had.
+    // Which there are depends on the kernel: one that it does not know is none to drop, and without the right to change the
+    // bounding set there is none in it that could come back, since no new privileges are to be had.
     for capability in CapabilitySet::all() {
         let _unknown = remove_capability_from_bounding_set(capability);
     }

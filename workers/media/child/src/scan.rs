@@ -30,7 +30,7 @@ pub(crate) struct PacketSummary {
     pub(crate) size_bytes: usize,
     pub(crate) is_key: bool,
     pub(crate) is_corrupt: bool,
-    /// Samples at the beginning of the packet that are not to be heard.
+    /// Samples at the beginning of the packet that are not to be played.
     pub(crate) skip_samples: u32,
 }
 
@@ -75,15 +75,15 @@ impl TrackStatistics {
         self.is_last_corrupt = seen.is_corrupt;
         let Some(pts) = seen.pts else { return };
         let at_us = pts.rescale(self.time_base, MICROS);
-        let heard_us = self.audible_start_us(at_us, seen.skip_samples);
-        self.start_us = Some(self.start_us.map_or(heard_us, |start| start.min(heard_us)));
+        let audible_us = self.audible_start_us(at_us, seen.skip_samples);
+        self.start_us = Some(self.start_us.map_or(audible_us, |start| start.min(audible_us)));
         self.last_us = self.last_us.max(at_us);
         let end_us = at_us.saturating_add(seen.duration.max(0).rescale(self.time_base, MICROS));
         self.end_us = Some(self.end_us.map_or(end_us, |end| end.max(end_us)));
         self.intervals.add_timestamp(at_us);
     }
 
-    /// When the first sample of a packet is heard. Some containers put an encoder's run-in before time 0 and leave it
+    /// When the first sample of a packet is audible. Some containers put an encoder's run-in before time 0 and leave it
     /// to the decoder to drop it; they round to milliseconds while doing so.
     fn audible_start_us(&self, at_us: i64, skip_samples: u32) -> i64 {
         let is_run_in = skip_samples == 0 && self.packets == 1 && at_us < 0;
@@ -92,8 +92,8 @@ impl TrackStatistics {
             0 => 0,
             rate => i64::from(skip_samples) * 1_000_000 / i64::from(rate),
         };
-        let heard_us = at_us.saturating_add(skip_us);
-        if skip_us > 0 && heard_us.abs() < ROUNDING_US { 0 } else { heard_us }
+        let audible_us = at_us.saturating_add(skip_us);
+        if skip_us > 0 && audible_us.abs() < ROUNDING_US { 0 } else { audible_us }
     }
 
     /// Puts the rest in order; nothing is added afterwards.

@@ -29,7 +29,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts one, and returns once it hears and has polled.
+    /// Starts one, and returns once it receives messages and has polled.
     async fn start(broker: &TestBroker, config: MonitorConfig) -> Self {
         let (metrics, stop) = (MonitorMetrics::new(), CancellationToken::new());
         let config = MonitorConfig { poll_ms: 100, poll_timeout_ms: 1_000, ..config };
@@ -80,7 +80,7 @@ async fn deliveries_are_not_counted_again() {
     for _ in 0..3 {
         timeout(DEADLINE, reader.next()).await.unwrap().unwrap();
     }
-    // What was published and delivered before this one is heard before it.
+    // What was published and delivered before this one is received before it.
     publish(&admin, subjects::EVENTS, "evt.media.ready.m0").await;
     let snapshot =
         monitor.until("the last event", |snapshot| snapshot.events_by_type["media.ready"] == 1).await;
@@ -229,14 +229,14 @@ async fn streams_and_durables_beyond_the_bound_are_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_away_is_told_and_counting_goes_on_when_it_is_back() {
+async fn a_broker_that_is_away_is_reported_and_counting_goes_on_when_it_is_back() {
     let broker = TestBroker::start().await;
     let monitor = Running::start(&broker, MonitorConfig::default()).await;
     let before = monitor.metrics.snapshot().polled_at_ms;
     broker.kill_and_wait().await;
     let admin = broker.bus(Role::Admin).await;
     let mut n = 0;
-    // An event that is published before the monitor is connected again is not heard, but it is in the stream.
+    // An event that is published before the monitor is connected again is not received, but it is in the stream.
     while monitor.metrics.snapshot().events_by_type["media.stored"] == 0 {
         n += 1;
         assert!(n < 1_000, "the monitor does not hear again");
@@ -292,7 +292,7 @@ async fn messages_of_the_audit_log_that_are_no_records_freeze_nothing() {
 async fn a_read_that_nobody_answers_stops_no_poll() {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
-    // The monitor may not read messages of this stream, and so never hears how old what waits in it is.
+    // The monitor may not read messages of this stream, and so never learns how old what waits in it is.
     publish(&admin, "KV_media", "$KV.media.m1").await;
     let media = admin.context().get_stream("KV_media").await.unwrap();
     let config = pull::Config { durable_name: Some("foreign".into()), ..pull::Config::default() };

@@ -76,7 +76,7 @@ fn a_fresh_monitor_exports_valid_text_with_all_counters_at_zero() {
 }
 
 #[test]
-fn what_is_heard_is_counted_by_class_and_type() {
+fn what_is_received_is_counted_by_class_and_type() {
     let metrics = MonitorMetrics::new();
     for (subject, payload) in [
         ("evt.media.stored.m1", "12345"),
@@ -213,7 +213,7 @@ fn the_alert_rules_ask_for_what_is_exported() {
     metrics.record_poll(polled(10), 0, 1);
     let series = exported(&metrics);
     let mut names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
-    // What every process tells of itself.
+    // What every process reports of itself.
     let health = nats::ProcessHealth::new().render_metrics();
     names.extend(health.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()));
     let mut seen = 0;

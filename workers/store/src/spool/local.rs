@@ -39,8 +39,8 @@ pub(super) struct LocalSpool {
     written: u64,
     /// Bytes that are durable.
     durable: u64,
-    /// Bytes that the caller has been told are durable.
-    told: u64,
+    /// Bytes that were reported to the caller as durable.
+    reported: u64,
     writing: Option<JoinHandle<io::Result<()>>>,
     syncing: Option<PendingSync>,
     synced_at: Instant,
@@ -67,7 +67,7 @@ impl LocalSpool {
             handed: offset,
             written: offset,
             durable: offset,
-            told: offset,
+            reported: offset,
             writing: None,
             syncing: None,
             synced_at: Instant::now(),
@@ -120,7 +120,7 @@ impl LocalSpool {
             self.start_sync();
             self.await_sync().await?;
         }
-        self.told = self.durable;
+        self.reported = self.durable;
         Ok(self.latest_checkpoint())
     }
 
@@ -194,10 +194,10 @@ impl LocalSpool {
     }
 
     fn take_new_checkpoint(&mut self) -> Option<SpoolCheckpoint> {
-        if self.durable == self.told {
+        if self.durable == self.reported {
             return None;
         }
-        self.told = self.durable;
+        self.reported = self.durable;
         Some(self.latest_checkpoint())
     }
 }

@@ -1,7 +1,7 @@
-//! Takes the bytes of one open upload and tells which of them are durable.
+//! Takes the bytes of one open upload and reports which of them are durable.
 //!
 //! The caller holds the truth (the upload's record): it opens a spool at the durable state it recorded, writes, and
-//! records each [`SpoolCheckpoint`] the spool hands back before it tells the offset to anybody. Bytes that a spool holds beyond
+//! records each [`SpoolCheckpoint`] the spool hands back before it reports the offset to anybody. Bytes that a spool holds beyond
 //! the recorded state are discarded by the next open.
 //!
 //! Limits: two batches (local) or `parts_in_flight_max` + 1 parts (remote) of one upload in memory, and
@@ -59,7 +59,7 @@ enum SpoolBackend {
 }
 
 impl Spool {
-    /// Makes room for a new upload durably, before its URL is told.
+    /// Makes room for a new upload durably, before its URL is answered.
     pub async fn create(store: &Store, place: SpooledUpload) -> Result<(), StoreError> {
         if store.is_local() { local::create_spool_file(store, place).await } else { Ok(()) }
     }
@@ -136,7 +136,7 @@ impl Spool {
         }
     }
 
-    /// Tells the spool what the caller has recorded, so that it can let go of what is superseded.
+    /// Notifies the spool of what the caller has recorded, so that it can let go of what is superseded.
     pub async fn confirm_recorded(&mut self, durable: &SpoolCheckpoint) {
         if let SpoolBackend::Remote(remote) = &mut self.kind {
             remote.confirm_recorded(durable).await;

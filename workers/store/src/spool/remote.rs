@@ -44,8 +44,9 @@ pub(super) struct RemoteSpool {
     batch: ChunkBatch,
     /// The newest state that can be continued from.
     safe: SpoolCheckpoint,
-    told: u64,
-    /// The multipart upload was begun, and the caller has not been told yet.
+    /// Bytes that were reported to the caller as durable.
+    reported: u64,
+    /// The multipart upload was begun, and that was not reported to the caller yet.
     is_begun: bool,
     /// The tail the caller's record names; it is removed once the record names another.
     recorded_tail: Option<UploadTail>,
@@ -103,7 +104,7 @@ impl RemoteSpool {
             in_flight_max: config.parts_in_flight_max.max(1),
             is_begun: false,
             batch: ChunkBatch::default(),
-            told: durable.offset_bytes,
+            reported: durable.offset_bytes,
             safe: durable,
             tail_at: Instant::now(),
         })
@@ -144,10 +145,10 @@ impl RemoteSpool {
             self.save_pending().await?;
         }
         // A multipart upload that nobody recorded could not be ended by anybody.
-        if self.safe.offset_bytes <= self.told && !std::mem::take(&mut self.is_begun) {
+        if self.safe.offset_bytes <= self.reported && !std::mem::take(&mut self.is_begun) {
             return Ok(None);
         }
-        self.told = self.safe.offset_bytes;
+        self.reported = self.safe.offset_bytes;
         Ok(Some(self.safe.clone()))
     }
 
@@ -173,14 +174,14 @@ impl RemoteSpool {
 
     pub(super) async fn flush(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         self.save_pending().await?;
-        self.told = self.safe.offset_bytes;
+        self.reported = self.safe.offset_bytes;
         Ok(self.safe.clone())
     }
 
     pub(super) async fn flush_last(&mut self) -> Result<SpoolCheckpoint, StoreError> {
         let step = self.store_last_part().await;
         self.revert_on_error(step)?;
-        self.told = self.safe.offset_bytes;
+        self.reported = self.safe.offset_bytes;
         Ok(self.safe.clone())
     }
 
@@ -373,8 +374,8 @@ impl RemoteSpool {
         self.safe = SpoolCheckpoint { offset_bytes, multipart: Some(self.state.clone()) };
     }
 
-    /// After a failure, goes back to the newest state that can be continued from. Bytes that the store was only too slow for stay in
-    /// memory, as many as a tail may hold: there is less of them than of a part, and nothing beside them on the way.
+    /// After a failure, goes back to the newest state that can be continued from. Bytes that the store was only too slow for stay
+    /// in memory, as many as a tail may hold: there is less of them than of a part, and nothing beside them on the way.
     fn revert_on_error(&mut self, step: Result<(), StoreError>) -> Result<(), StoreError> {
         let Err(error) = &step else { return step };
         if matches!(error, StoreError::Slow { .. }) {
@@ -403,7 +404,7 @@ pub(super) async fn finish_remote_spool(
 ) -> Result<(), StoreError> {
     store.verify_marker().await?;
     if let Err(error) = complete_upload(store, place, durable).await {
-        // Somebody may have completed it before, and taken what was missing here; only the object itself can tell.
+        // Somebody may have completed it before, and taken what was missing here; only the object itself shows it.
         match check_source_size(store, place, durable.offset_bytes).await {
             Ok(()) => {}
             Err(StoreError::Damaged(_)) => return Err(error),

@@ -24,7 +24,7 @@ fn asked(name: &str, url: &str, environment: impl Fn(&str) -> Vec<(&'static str,
         for connection in listener.incoming() {
             let (mut connection, mut line) = (connection.unwrap(), String::new());
             BufReader::new(&connection).read_line(&mut line).unwrap();
-            // Before it is answered, so that it is there once whoever asked has ended.
+            // Before it is answered, so that it is there once the child that asked has ended.
             lines.send(line).unwrap();
             connection.write_all(ABSENT).unwrap();
         }

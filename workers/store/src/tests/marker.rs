@@ -179,15 +179,15 @@ impl StoreIdentifier for Counting {
 }
 
 #[tokio::test]
-async fn a_crowd_asks_once_which_store_it_is() {
+async fn many_callers_ask_once_which_store_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let asked = Arc::new(Counting(0.into()));
     let store =
         Store::open(StoreConfig::from_url(format!("file://{}", folder.path().display())), asked.clone())
             .unwrap();
-    let crowd = (0..200).map(|_| store.verify_marker_now());
+    let checks = (0..200).map(|_| store.verify_marker_now());
     let outcomes =
-        tokio::time::timeout(Duration::from_secs(10), futures::future::join_all(crowd)).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), futures::future::join_all(checks)).await.unwrap();
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(StoreError::Unmarked { .. }))));
     let count = asked.0.load(std::sync::atomic::Ordering::Relaxed);
     assert!(count < 20, "{count}");
@@ -201,17 +201,17 @@ async fn a_probe_never_waits_for_a_remote_store() {
     store.check_ready().await.unwrap();
     let away = s3.bucket_folder().with_extension("away");
     std::fs::rename(s3.bucket_folder(), &away).unwrap();
-    let told = async {
+    let noticed = async {
         while store.check_ready().await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), noticed).await.unwrap();
     std::fs::rename(&away, s3.bucket_folder()).unwrap();
-    let told = async {
+    let noticed = async {
         while store.check_ready().await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), noticed).await.unwrap();
 }

@@ -131,7 +131,7 @@ async fn bytes_beyond_the_record_are_discarded() {
         write(&mut spool, &bytes[..2 * MIB], 65_536).await;
         let recorded = spool.flush().await.unwrap();
         spool.confirm_recorded(&recorded).await;
-        // These reach the store, but the record never hears of them: the process died.
+        // These reach the store, but the record never names them: the process died.
         write(&mut spool, &vec![0xEE; 7 * MIB], 65_536).await;
         spool.flush().await.unwrap();
         drop(spool);
@@ -227,7 +227,7 @@ async fn removing_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_as_such() {
+async fn a_full_disk_is_reported_as_such() {
     let (folder, store) = local();
     let place = place(10, MIB);
     Spool::create(&store, place).await.unwrap();
@@ -320,7 +320,7 @@ async fn objects_are_put_read_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_prefix_is_part_of_every_key_and_of_none_told() {
+async fn a_prefix_is_part_of_every_key_and_of_none_returned() {
     let (s3, whole) = remote().await;
     let config = StoreConfig { url: format!("{}/one/two", s3.url()), ..s3.store_config() };
     let store = testing::open_test_store(config).unwrap();

@@ -39,7 +39,7 @@ async fn two_who_finish_at_once_lose_no_byte() {
     let finish = || Spool::finish(&store, place, &durable);
     let outcomes = futures::join!(finish(), finish(), finish());
     assert!([&outcomes.0, &outcomes.1, &outcomes.2].iter().any(|outcome| outcome.is_ok()), "{outcomes:?}");
-    // Whoever failed looks again.
+    // A caller that failed looks again.
     finish().await.unwrap();
     assert!(source(&store, place).await == bytes);
 }

@@ -325,7 +325,7 @@ async fn a_claim_is_as_old_as_the_broker_says() {
     assert_eq!(site.job(clip.job_id).await.status, job::JobStatus::Active);
 }
 
-/// A part whose record says that it failed, while the job could not be told.
+/// A part whose record says that it failed, while the job could not be updated.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_was_given_up_halfway_still_ends_its_job() {
     let site = Site::start().await;

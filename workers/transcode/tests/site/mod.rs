@@ -43,7 +43,7 @@ impl Default for Clip {
     }
 }
 
-/// A clip in the store, told to the planner.
+/// A clip in the store that the planner was notified of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Uploaded {
     pub(crate) media_id: MediaId,
@@ -277,7 +277,7 @@ impl Site {
         self.broker.bus(Role::Admin).await.dead_letters(100).await.unwrap()
     }
 
-    /// Puts a clip into the store and tells the planner, as the upload stage does.
+    /// Puts a clip into the store and notifies the planner, as the upload stage does.
     pub(crate) async fn upload(&self, clip: Clip) -> Uploaded {
         let bytes = tokio::task::spawn_blocking(move || file(clip)).await.unwrap();
         let (asset, event) = stored(clip, u64::try_from(bytes.len()).unwrap());

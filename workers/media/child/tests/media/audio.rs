@@ -149,9 +149,9 @@ fn every_layout_and_rate_becomes_stereo() {
             let path = studio.make(name, &format!("-f lavfi -i sine=frequency=440:duration=2 {options}"));
             let product = produce(&driver, &path, Job::Audio(spec(0, 0, 2.0))).await.unwrap();
             let out = studio.write("out.mp4", &product.file(9));
-            let heard = samples(&out);
-            assert!(heard.iter().map(|sample| sample.abs()).fold(0.0, f32::max) > 0.02, "{name} is silent");
-            assert_eq!(heard.len(), 94 * 1024, "{name}");
+            let decoded = samples(&out);
+            assert!(decoded.iter().map(|sample| sample.abs()).fold(0.0, f32::max) > 0.02, "{name} is silent");
+            assert_eq!(decoded.len(), 94 * 1024, "{name}");
         }
     });
 }

@@ -9,7 +9,7 @@ use crate::harness::{
     rung, steps,
 };
 
-/// Good enough to tell one step of brightness from the next.
+/// Good enough to distinguish one step of brightness from the next.
 fn faithful(mut rung: EncodeRung) -> EncodeRung {
     rung.crf = 1.0;
     rung.rate_bits_per_second_max = 500_000_000;

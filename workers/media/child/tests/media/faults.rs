@@ -131,7 +131,7 @@ fn a_slow_source_or_taker_is_not_the_childs_fault() {
 }
 
 #[test]
-fn a_source_that_fails_is_told_as_such() {
+fn a_source_that_fails_is_reported_as_such() {
     struct Broken;
     impl MediaByteSource for Broken {
         fn size_bytes(&self) -> u64 {

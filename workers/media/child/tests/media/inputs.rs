@@ -45,7 +45,7 @@ fn bad_files_are_refused_with_their_code() {
 }
 
 #[test]
-fn truncated_files_are_told_apart_from_damaged_ones() {
+fn truncated_files_are_distinguished_from_damaged_ones() {
     run(async {
         let studio = Studio::new();
         // The index is at the end, and is lost.
