@@ -68,13 +68,13 @@ pub(super) fn build_calls(leaf: &RuleLeaf, wallet: Address) -> Vec<(Address, Byt
     std::iter::once(build_call(leaf, wallet)).chain(build_interface_call(leaf)).collect()
 }
 
-/// The call that tells whether a leaf makes sense of its contract, if one has to.
+/// The call that shows whether a leaf makes sense of its contract, if one has to.
 pub fn build_interface_call(leaf: &RuleLeaf) -> Option<(Address, Bytes)> {
     let counts = matches!(leaf.ask, TokenCondition::Erc721 { token_id: None, .. });
     counts.then(|| (leaf.contract, supportsInterfaceCall { id: ERC721.into() }.abi_encode().into()))
 }
 
-/// Whether the contract says that it is of ERC-721; whoever does not know the question is not.
+/// Whether the contract says that it is of ERC-721; a contract that does not know the question is not.
 pub fn is_erc721(outcome: &Result<Bytes, ChainError>) -> Result<bool, GateReasonCode> {
     match outcome {
         Ok(returned) => Ok(B256::try_from(returned.as_ref()).is_ok_and(|word| word == B256::from(U256::ONE))),

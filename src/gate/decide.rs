@@ -76,7 +76,7 @@ pub fn decide_rule(
         collect_claims(
             rule,
             &rule.root,
-            &RuleEvaluator { leaves: &rule.leaves, wallet, told: latest },
+            &RuleEvaluator { leaves: &rule.leaves, wallet, facts: latest },
             &mut claims,
         );
     }
@@ -94,14 +94,13 @@ pub fn evaluate_rule(
     wallet: Option<impl Into<WalletAccount>>,
     facts: &[ContractFact],
 ) -> RuleTruth {
-    RuleEvaluator { leaves: &rule.leaves, wallet: wallet.map(Into::into), told: facts }
-        .evaluate_node(&rule.root)
+    RuleEvaluator { leaves: &rule.leaves, wallet: wallet.map(Into::into), facts }.evaluate_node(&rule.root)
 }
 
 struct RuleEvaluator<'a> {
     leaves: &'a [RuleLeaf],
     wallet: Option<WalletAccount>,
-    told: &'a [ContractFact],
+    facts: &'a [ContractFact],
 }
 
 impl RuleEvaluator<'_> {
@@ -120,8 +119,8 @@ impl RuleEvaluator<'_> {
         }
     }
 
-    /// A list of a chain names the accounts there, whatever speaks for them. Without a chain it names those that keys speak for, and says
-    /// nothing about a contract at the same address.
+    /// A list of a chain names the accounts there, whatever speaks for them. Without a chain it names those that keys speak for,
+    /// and says nothing about a contract at the same address.
     fn evaluate_list(&self, listed: &AddressList) -> RuleTruth {
         let Some(wallet) = self.wallet else { return RuleTruth::Unknown(GateReasonCode::WalletNeeded) };
         if !listed.addresses.contains(&wallet.address.get()) {
@@ -170,7 +169,7 @@ impl RuleEvaluator<'_> {
 
     fn evaluate_leaf(&self, index: usize) -> RuleTruth {
         let Some(wallet) = self.wallet else { return RuleTruth::Unknown(GateReasonCode::WalletNeeded) };
-        let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.told.get(index)) else {
+        let (Some(leaf), Some(fact)) = (self.leaves.get(index), self.facts.get(index)) else {
             return RuleTruth::Unknown(GateReasonCode::ChainUnavailable);
         };
         if !wallet.applies_on_chain(leaf.chain_id) {

@@ -27,7 +27,7 @@ use auth::account::WalletAccount;
 
 /// Decisions kept; when there are more, all are forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
-/// Decisions under way; whoever needs another meanwhile hears that the chain is unavailable.
+/// Most decisions under way; a request that needs another meanwhile is answered that the chain is unavailable.
 pub const FLIGHTS_MAX: usize = 10_000;
 
 /// A decision and the blocks it rests on.
@@ -83,7 +83,7 @@ type PendingDecision = BoxFuture<'static, (GateDecision, Vec<B256>)>;
 /// Decisions under way. Only who waits for one keeps it, so that none is resumed past its deadlines.
 type PendingDecisions = Arc<Mutex<HashMap<DecisionKey, WeakShared<PendingDecision>>>>;
 
-/// Somebody who waits for a decision; whoever finds the decision made, or is the last to give up, takes it off the list.
+/// A caller that waits for a decision; the one that finds the decision made, or is the last to give up, takes it off the list.
 struct DecisionWaiter {
     flights: PendingDecisions,
     key: DecisionKey,

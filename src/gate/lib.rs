@@ -1,7 +1,9 @@
 //! Gates: an owner's rule of who may play a medium, decided from facts of one block, and the playback sessions it lets in.
 //!
-//! - `rule`: reads and checks a rule. `decide`: the pure core, three-valued: what is not known never grants, not under `not` either.
-//! - `access`: a medium, its gate and a viewer. `abi`: the few contract calls, read strictly. `judge`: facts by quorum, one decision a block, once however many ask.
+//! - `rule`: reads and checks a rule. `decide`: the pure core, three-valued: what is not known never grants, not under `not`
+//!   either.
+//! - `access`: a medium, its gate and a viewer. `abi`: the few contract calls, read strictly. `judge`: facts by quorum, one
+//!   decision a block, once however many ask.
 //! - [`grant`]: playback sessions.
 //!
 //! A gate opens when the rule holds at the newest block and at the confirmed one; it closes as soon as it fails at the newest. No

@@ -85,7 +85,7 @@ impl GrantConfig {
         Ok(())
     }
 
-    /// Limits of the crowd.
+    /// Limits of sessions at a time.
     pub(super) const fn session_caps(&self) -> session_limit::SessionCaps {
         session_limit::SessionCaps {
             total: self.sessions_max,
@@ -93,7 +93,7 @@ impl GrantConfig {
             played_per_client: self.played_sessions_per_client_max,
             per_wallet: self.sessions_per_wallet_max,
             unused_ms: self.unused_session_ms,
-            // Whoever plays renews the grant before it ends.
+            // A session that plays renews its grant before it ends.
             idle_ms: self.grant_ms.saturating_mul(2),
         }
     }

@@ -1,6 +1,7 @@
-//! Which refusals are told as events. Each is told once in a while; then caps count, and what they drop is counted.
+//! Which refusals are published as events: each once in a while; then caps count, and what they drop is counted.
 //!
-//! Limits: [`DenialEventCaps`] by the minute; what was told is remembered for [`AGAIN_AFTER_MS`], so no more than the caps let through then.
+//! Limits: [`DenialEventCaps`] by the minute; what was published is remembered for [`AGAIN_AFTER_MS`], so no more than the caps let
+//! through then.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::MINUTE_MS;
 
-/// How long the same refusal is not told again, in milliseconds.
+/// How long the same refusal is not published again, in milliseconds.
 const AGAIN_AFTER_MS: u64 = 10 * MINUTE_MS;
 
 /// Most events a minute.
@@ -19,7 +20,7 @@ pub(super) struct DenialEventCaps {
     pub(super) per_viewer: u64,
 }
 
-/// What was told, and what was not.
+/// What was published, and what was not.
 #[derive(Debug, Default)]
 pub(super) struct DenialEventThrottle {
     state: Mutex<DenialEventState>,
@@ -31,16 +32,16 @@ struct DenialEventState {
     /// Events of this minute, in all and by viewer.
     total: u64,
     by_viewer: HashMap<B256, u64>,
-    /// When each refusal was told, as Unix time in milliseconds.
-    told: HashMap<B256, u64>,
-    /// Refusals that were not told: ever, and since the last event.
-    untold_ever: u64,
-    untold: u64,
+    /// When each refusal was published, as Unix time in milliseconds.
+    published: HashMap<B256, u64>,
+    /// Refusals that were not published: since the start, and since the last event.
+    dropped_total: u64,
+    dropped: u64,
 }
 
 impl DenialEventThrottle {
-    /// Takes the right to tell `refusal` of `viewer`; answers how many were not told since the last event. `None`: it was told
-    /// already, or there were too many.
+    /// Takes the right to publish `refusal` of `viewer`; returns how many were not published since the last event. `None`: it was
+    /// published already, or there were too many.
     pub(super) fn take_permit(
         &self,
         now_ms: u64,
@@ -49,38 +50,38 @@ impl DenialEventThrottle {
         caps: DenialEventCaps,
     ) -> Option<u64> {
         let mut state = self.state.lock();
-        if state.told.get(&refusal).is_some_and(|told_ms| now_ms < told_ms + AGAIN_AFTER_MS) {
+        if state.published.get(&refusal).is_some_and(|published_ms| now_ms < published_ms + AGAIN_AFTER_MS) {
             return None;
         }
         let minute = now_ms / MINUTE_MS;
         if state.minute != minute {
             (state.minute, state.total) = (minute, 0);
             state.by_viewer.clear();
-            state.told.retain(|_, told_ms| now_ms < *told_ms + AGAIN_AFTER_MS);
+            state.published.retain(|_, published_ms| now_ms < *published_ms + AGAIN_AFTER_MS);
         }
         let of_viewer = state.by_viewer.get(&viewer).copied().unwrap_or(0);
         if state.total >= caps.total || of_viewer >= caps.per_viewer {
-            state.untold += 1;
-            state.untold_ever += 1;
+            state.dropped += 1;
+            state.dropped_total += 1;
             return None;
         }
         state.total += 1;
         state.by_viewer.insert(viewer, of_viewer + 1);
-        state.told.insert(refusal, now_ms);
-        Some(std::mem::take(&mut state.untold))
+        state.published.insert(refusal, now_ms);
+        Some(std::mem::take(&mut state.dropped))
     }
 
-    /// The refusal could not be told after all; nor were the `untold` ones before it.
-    pub(super) fn return_permit(&self, refusal: B256, untold: u64) {
+    /// The refusal could not be published after all; nor were the `dropped` ones before it.
+    pub(super) fn return_permit(&self, refusal: B256, dropped: u64) {
         let mut state = self.state.lock();
-        state.told.remove(&refusal);
-        state.untold += untold + 1;
-        state.untold_ever += 1;
+        state.published.remove(&refusal);
+        state.dropped += dropped + 1;
+        state.dropped_total += 1;
     }
 
-    /// Refusals that were never told.
+    /// Refusals that were never published.
     pub(super) fn dropped_count(&self) -> u64 {
-        self.state.lock().untold_ever
+        self.state.lock().dropped_total
     }
 }
 
@@ -98,50 +99,51 @@ mod tests {
 
     #[test]
     fn a_repeated_refusal_costs_nothing_of_the_caps() {
-        let telling = DenialEventThrottle::default();
-        assert_eq!(telling.take_permit(0, ANN, refusal(1), CAPS), Some(0));
+        let throttle = DenialEventThrottle::default();
+        assert_eq!(throttle.take_permit(0, ANN, refusal(1), CAPS), Some(0));
         for _ in 0..100 {
-            assert_eq!(telling.take_permit(1, ANN, refusal(1), CAPS), None);
+            assert_eq!(throttle.take_permit(1, ANN, refusal(1), CAPS), None);
         }
-        assert_eq!(telling.take_permit(2, ANN, refusal(2), CAPS), Some(0));
-        assert_eq!(telling.dropped_count(), 0, "it was told");
+        assert_eq!(throttle.take_permit(2, ANN, refusal(2), CAPS), Some(0));
+        assert_eq!(throttle.dropped_count(), 0, "it was told");
         assert_eq!(
-            telling.take_permit(AGAIN_AFTER_MS, ANN, refusal(1), CAPS),
+            throttle.take_permit(AGAIN_AFTER_MS, ANN, refusal(1), CAPS),
             Some(0),
             "told again after a while"
         );
     }
 
     #[test]
-    fn one_viewer_takes_the_room_of_no_other_and_what_is_dropped_is_told() {
-        let telling = DenialEventThrottle::default();
-        let told = (0..10).filter(|n| telling.take_permit(0, ANN, refusal(*n), CAPS).is_some()).count();
-        assert_eq!((told, telling.dropped_count()), (2, 8));
-        assert_eq!(telling.take_permit(0, BOB, refusal(20), CAPS), Some(8), "the next event tells how many");
-        assert_eq!(telling.take_permit(0, BOB, refusal(21), CAPS), Some(0));
-        assert_eq!(telling.take_permit(MINUTE_MS, ANN, refusal(9), CAPS), Some(0), "a new minute");
+    fn one_viewer_takes_the_room_of_no_other_and_what_is_dropped_is_counted() {
+        let throttle = DenialEventThrottle::default();
+        let published = (0..10).filter(|n| throttle.take_permit(0, ANN, refusal(*n), CAPS).is_some()).count();
+        assert_eq!((published, throttle.dropped_count()), (2, 8));
+        assert_eq!(throttle.take_permit(0, BOB, refusal(20), CAPS), Some(8), "the next event tells how many");
+        assert_eq!(throttle.take_permit(0, BOB, refusal(21), CAPS), Some(0));
+        assert_eq!(throttle.take_permit(MINUTE_MS, ANN, refusal(9), CAPS), Some(0), "a new minute");
     }
 
     #[test]
-    fn all_viewers_together_have_a_cap_and_what_failed_is_told_again() {
-        let telling = DenialEventThrottle::default();
-        let told =
-            (0..10).filter(|n| telling.take_permit(0, refusal(100 + n), refusal(*n), CAPS).is_some()).count();
-        assert_eq!((told, telling.dropped_count()), (5, 5));
-        assert_eq!(telling.take_permit(MINUTE_MS, ANN, refusal(50), CAPS), Some(5));
-        telling.return_permit(refusal(50), 5);
-        assert_eq!(telling.take_permit(MINUTE_MS, ANN, refusal(50), CAPS), Some(6));
-        assert_eq!(telling.dropped_count(), 6);
+    fn all_viewers_together_have_a_cap_and_what_failed_is_published_again() {
+        let throttle = DenialEventThrottle::default();
+        let published = (0..10)
+            .filter(|n| throttle.take_permit(0, refusal(100 + n), refusal(*n), CAPS).is_some())
+            .count();
+        assert_eq!((published, throttle.dropped_count()), (5, 5));
+        assert_eq!(throttle.take_permit(MINUTE_MS, ANN, refusal(50), CAPS), Some(5));
+        throttle.return_permit(refusal(50), 5);
+        assert_eq!(throttle.take_permit(MINUTE_MS, ANN, refusal(50), CAPS), Some(6));
+        assert_eq!(throttle.dropped_count(), 6);
     }
 
     #[test]
-    fn what_was_told_long_ago_is_forgotten() {
-        let telling = DenialEventThrottle::default();
+    fn what_was_published_long_ago_is_forgotten() {
+        let throttle = DenialEventThrottle::default();
         for minute in 0..100 {
             for n in 0..10 {
-                telling.take_permit(minute * MINUTE_MS, refusal(n), B256::from([n; 32]), CAPS);
+                throttle.take_permit(minute * MINUTE_MS, refusal(n), B256::from([n; 32]), CAPS);
             }
         }
-        assert!(telling.state.lock().told.len() <= 55, "{}", telling.state.lock().told.len());
+        assert!(throttle.state.lock().published.len() <= 55, "{}", throttle.state.lock().published.len());
     }
 }

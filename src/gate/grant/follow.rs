@@ -1,4 +1,4 @@
-//! Hearing of revocations, changed gates, and credentials that ended.
+//! Following revocations, changed gates, and credentials that ended.
 
 use nats::reader;
 use schemas::{
@@ -13,7 +13,7 @@ use super::PlaybackGrants;
 use nats::invalidating_cache;
 
 impl PlaybackGrants {
-    /// Hears of revocations, changed gates and ended credentials until `shutdown`; without it nothing is answered from memory.
+    /// Follows revocations, changed gates and ended credentials until `shutdown`; without it nothing is answered from memory.
     ///
     /// # Errors
     /// When the broker lets nobody follow its events.

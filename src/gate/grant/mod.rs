@@ -2,13 +2,13 @@
 //!
 //! A path token names a session and carries no other right. The grant behind it lasts a minute and is renewed here, by evaluating
 //! the gate again; the player notices nothing. A revocation is a change of the session's record; its event reaches every replica,
-//! which then forgets what it knew. A replica that hears nothing lets a session run out.
+//! which then forgets what it knew. A replica that receives nothing lets a session run out.
 //!
 //! A session that plays by an ERC-721 token takes the token's slot; a newer one with the same token takes it over, so that
 //! handing a token round does not multiply viewers.
 //!
-//! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one (see
-//! `session_limit.rs`).
+//! A session that nobody uses ends early. One client or wallet has so many at a time, and what plays never ends for a newer one
+//! (see `session_limit.rs`).
 //!
 //! Limits: [`GrantConfig`]; one renewal of a session at a time; events of refusals are capped by the minute.
 
@@ -116,7 +116,7 @@ pub enum RenewalOutcome {
     Waits,
 }
 
-/// Tells Unix time in milliseconds.
+/// Returns Unix time in milliseconds.
 pub type GrantClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Opens and checks playback sessions. Cheap to clone.
@@ -139,8 +139,8 @@ struct PlaybackGrantState {
     proofs: ProofChecker,
     live: SessionCache,
     locks: Vec<Mutex<()>>,
-    telling: DenialEventThrottle,
-    crowd: SessionLimiter,
+    denial_events: DenialEventThrottle,
+    session_limiter: SessionLimiter,
 }
 
 impl PlaybackGrants {
@@ -177,7 +177,7 @@ impl PlaybackGrants {
     ) -> Self {
         let live = SessionCache::new(config.live_max);
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
-        let (telling, crowd) = (DenialEventThrottle::default(), SessionLimiter::default());
+        let (denial_events, session_limiter) = (DenialEventThrottle::default(), SessionLimiter::default());
         Self {
             shared: Arc::new(PlaybackGrantState {
                 bus,
@@ -187,8 +187,8 @@ impl PlaybackGrants {
                 proofs,
                 live,
                 locks,
-                telling,
-                crowd,
+                denial_events,
+                session_limiter,
             }),
         }
     }
@@ -205,18 +205,19 @@ impl PlaybackGrants {
 
     /// The counters as OpenMetrics text, without the closing `# EOF`.
     pub fn render_metrics(&self) -> String {
-        let untold = self.shared.telling.dropped_count();
+        let dropped = self.shared.denial_events.dropped_count();
         format!(
             "# HELP streamgate_gate_refusals_untold Refusals of gates that no event tells, since there were too many.\n\
              # TYPE streamgate_gate_refusals_untold counter\n\
-             streamgate_gate_refusals_untold_total {untold}\n"
+             streamgate_gate_refusals_untold_total {dropped}\n"
         )
     }
 
     /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.
     ///
     /// # Errors
-    /// [`PlaybackDenied::Closed`] with the reason, which is also told as an event; [`PlaybackDenied::Unavailable`] when the bus does not answer.
+    /// [`PlaybackDenied::Closed`] with the reason, which is also published as an event; [`PlaybackDenied::Unavailable`] when the
+    /// bus does not answer.
     pub async fn admit_viewer(
         &self,
         viewer: &GateViewer,
@@ -239,9 +240,9 @@ impl PlaybackGrants {
         Ok(PlaybackAdmission { media_id, viewer: viewer.clone(), ruling })
     }
 
-    /// Opens a session for whom the gate let in; `client` tells clients apart.
+    /// Opens a session for whom the gate let in; `client` distinguishes clients.
     ///
-    /// Of a client or wallet that has too many sessions one that was never played ends. Whoever shows a key that an administrator
+    /// Of a client or wallet that has too many sessions one that was never played ends. A viewer with a key that an administrator
     /// made is not counted: it opens sessions for others.
     ///
     /// # Errors
@@ -255,11 +256,11 @@ impl PlaybackGrants {
         let playback_id = PlaybackId::from_bytes(nats::new_id_bytes());
         let caps = shared.config.session_caps();
         let holders = session_holders(&admission.viewer, client);
-        let entered = shared.crowd.admit_session((shared.clock)(), playback_id, holders, caps);
+        let entered = shared.session_limiter.admit_session((shared.clock)(), playback_id, holders, caps);
         let surplus = entered.ok_or(PlaybackDenied::Busy)?;
         let opened = self.write_session(admission, playback_id, surplus).await;
         if opened.is_err() {
-            shared.crowd.remove_session(&playback_id);
+            shared.session_limiter.remove_session(&playback_id);
         }
         opened
     }
@@ -323,7 +324,7 @@ impl PlaybackGrants {
         };
         self.revoke_if(older.playback_id, GateReasonCode::Displaced, Vec::new(), may_end).await?;
         if plays.into_inner() {
-            shared.crowd.reinstate_session(now_ms, older);
+            shared.session_limiter.reinstate_session(now_ms, older);
         }
         Ok(())
     }
@@ -415,13 +416,13 @@ impl PlaybackGrants {
         self.shared.bus.change_record::<PlaybackSession>(&playback_id.to_string(), change).await?;
         self.shared.live.remove(&playback_id);
         if is_change {
-            self.shared.crowd.remove_session(&playback_id);
+            self.shared.session_limiter.remove_session(&playback_id);
         }
         Ok(is_change)
     }
 }
 
-/// What is told of a session that was opened: who let it in, or, of a viewer who did not sign in, that there was one more.
+/// What is published of a session that was opened: who let it in, or, of a viewer who did not sign in, that there was one more.
 fn build_open_events(session: &PlaybackSession, code: GateReasonCode) -> Outbox {
     let (media_id, playback_id, owner) = (session.media_id, session.playback_id, session.owner.clone());
     if session.viewer.is_empty() && session.wallet.is_none() && session.opener.is_none() {
@@ -456,7 +457,7 @@ impl PlaybackGrantState {
         }
     }
 
-    /// Tells of a refusal: the same one once in ten minutes, and no more than the caps of a minute.
+    /// Publishes a refusal: the same one once in ten minutes, and no more than the caps of a minute.
     async fn publish_denial(&self, viewer: &GateViewer, media_id: MediaId, ruling: &AccessDecision) {
         let wallet = viewer.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
         let who = keccak256(format!("{}\n{wallet}", viewer.name));
@@ -466,7 +467,9 @@ impl PlaybackGrantState {
             total: self.config.denied_events_per_minute_max,
             per_viewer: self.config.denied_events_per_viewer_per_minute_max,
         };
-        let Some(untold) = self.telling.take_permit((self.clock)(), who, refusal, caps) else { return };
+        let Some(dropped) = self.denial_events.take_permit((self.clock)(), who, refusal, caps) else {
+            return;
+        };
         let denied = gate::GateDenied {
             media_id,
             owner: ruling.owner.clone(),
@@ -474,16 +477,16 @@ impl PlaybackGrantState {
             rule_digest: ruling.rule_digest.clone(),
             blocks: ruling.blocks.clone(),
             code: ruling.code,
-            untold: (untold > 0).then_some(untold),
+            untold: (dropped > 0).then_some(dropped),
         };
-        let telling = self.bus.publish_event(&denied, &cause);
-        // The refusal stands whether or not it could be told.
-        match tokio::time::timeout(Duration::from_millis(AGAIN_MS), telling).await {
+        let publishing = self.bus.publish_event(&denied, &cause);
+        // The refusal stands whether or not it could be published.
+        match tokio::time::timeout(Duration::from_millis(AGAIN_MS), publishing).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
             Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
         }
-        self.telling.return_permit(refusal, untold);
+        self.denial_events.return_permit(refusal, dropped);
     }
 }
 
@@ -496,7 +499,7 @@ mod tests {
     use crate::testing::site::{GateTestSite, open_playback};
 
     #[tokio::test]
-    async fn a_revocation_heard_while_a_session_waits_for_its_turn_counts() {
+    async fn a_revocation_received_while_a_session_waits_for_its_turn_counts() {
         let site = GateTestSite::start().await;
         let bus = site.broker.bus(Role::Ingress).await;
         let grants = site.grants_with_bus(bus.clone());

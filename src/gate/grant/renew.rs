@@ -41,7 +41,7 @@ impl PlaybackGrants {
     ) -> Result<RenewalOutcome, PlaybackDenied> {
         let shared = &self.shared;
         if is_used {
-            shared.crowd.record_use((shared.clock)(), &playback_id);
+            shared.session_limiter.record_use((shared.clock)(), &playback_id);
         }
         let generation = shared.live.generation();
         let session = self.load_session(playback_id, media_id).await?;

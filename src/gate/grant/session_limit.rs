@@ -1,13 +1,13 @@
 //! Who plays how much: the sessions of each client and of each wallet that this replica opened and that are used.
 //!
 //! An address is not a person: what was never played makes room first, and a session that plays ends for no other. Of a client so
-//! many sessions wait for their first use at a time, and a newer one ends the oldest of them: nearly all are pages that were closed.
-//! Those that were played only count towards a limit at which the newest is refused. A wallet is a person: once all of its sessions
-//! were played, the one that lay idle longest ends.
+//! many sessions wait for their first use at a time, and a newer one ends the oldest of them: nearly all are pages that were
+//! closed. Those that were played only count towards a limit at which the newest is refused. A wallet is a person: once all of its
+//! sessions were played, the one that lay idle longest ends.
 //!
-//! It is counted in memory, so that an opening costs no write more. Each replica counts those it opened, and sees only the use that it
-//! serves itself; before a session ends, its record is asked whether another replica has played it (see [`SessionLimiter::reinstate_session`]). What is not
-//! used is soon counted no more.
+//! It is counted in memory, so that an opening costs no write more. Each replica counts those it opened, and sees only the use that
+//! it serves itself; before a session ends, its record is asked whether another replica has played it (see
+//! [`SessionLimiter::reinstate_session`]). What is not used is soon counted no more.
 //!
 //! Limits: [`SessionCaps`]; sessions that are used no more are searched for at most once in [`SEARCH_PAUSE_MS`].
 
@@ -56,7 +56,7 @@ pub(super) struct DisplacedSession {
     holders: Vec<SessionHolder>,
 }
 
-/// The crowd.
+/// The sessions that this replica counts.
 #[derive(Debug, Default)]
 pub(super) struct SessionLimiter {
     state: Mutex<SessionLimiterState>,
@@ -252,81 +252,81 @@ mod tests {
 
     /// Who has to end for session `n`.
     fn enter(
-        crowd: &SessionLimiter,
+        limiter: &SessionLimiter,
         now_ms: u64,
         n: u8,
         holders: &[SessionHolder],
     ) -> Option<Vec<PlaybackId>> {
-        let displaced = crowd.admit_session(now_ms, id(n), holders.to_vec(), CAPS)?;
+        let displaced = limiter.admit_session(now_ms, id(n), holders.to_vec(), CAPS)?;
         Some(displaced.into_iter().map(|displaced| displaced.playback_id).collect())
     }
 
     #[test]
     fn what_was_never_played_makes_room_and_what_plays_never_does() {
-        let crowd = SessionLimiter::default();
+        let limiter = SessionLimiter::default();
         for n in 0..3 {
-            assert_eq!(enter(&crowd, u64::from(n), n, &[HOME]), Some(vec![]));
+            assert_eq!(enter(&limiter, u64::from(n), n, &[HOME]), Some(vec![]));
         }
-        assert_eq!(enter(&crowd, 3, 3, &[AWAY]), Some(vec![]), "there is room elsewhere");
-        crowd.record_use(4, &id(0));
-        assert_eq!(enter(&crowd, 5, 4, &[HOME]), Some(vec![]), "what plays waits no more");
-        assert_eq!(enter(&crowd, 6, 5, &[HOME]), Some(vec![id(1)]), "the oldest that waits");
-        (2..6).for_each(|n| crowd.record_use(7, &id(n)));
-        assert_eq!(enter(&crowd, 8, 6, &[HOME]), Some(vec![]));
-        crowd.record_use(9, &id(6));
-        assert_eq!(enter(&crowd, 900, 7, &[HOME]), None, "five play, and none of them ends for another");
-        assert_eq!(enter(&crowd, 900, 7, &[AWAY]), Some(vec![]));
-        crowd.remove_session(&id(6));
-        assert_eq!(enter(&crowd, 901, 8, &[HOME]), Some(vec![]), "one left");
+        assert_eq!(enter(&limiter, 3, 3, &[AWAY]), Some(vec![]), "there is room elsewhere");
+        limiter.record_use(4, &id(0));
+        assert_eq!(enter(&limiter, 5, 4, &[HOME]), Some(vec![]), "what plays waits no more");
+        assert_eq!(enter(&limiter, 6, 5, &[HOME]), Some(vec![id(1)]), "the oldest that waits");
+        (2..6).for_each(|n| limiter.record_use(7, &id(n)));
+        assert_eq!(enter(&limiter, 8, 6, &[HOME]), Some(vec![]));
+        limiter.record_use(9, &id(6));
+        assert_eq!(enter(&limiter, 900, 7, &[HOME]), None, "five play, and none of them ends for another");
+        assert_eq!(enter(&limiter, 900, 7, &[AWAY]), Some(vec![]));
+        limiter.remove_session(&id(6));
+        assert_eq!(enter(&limiter, 901, 8, &[HOME]), Some(vec![]), "one left");
     }
 
     #[test]
     fn a_flood_of_openings_ends_only_its_own() {
-        let crowd = SessionLimiter::default();
+        let limiter = SessionLimiter::default();
         for n in 0..4 {
-            assert_eq!(enter(&crowd, 0, n, &[HOME]), Some(vec![]));
-            crowd.record_use(0, &id(n));
+            assert_eq!(enter(&limiter, 0, n, &[HOME]), Some(vec![]));
+            limiter.record_use(0, &id(n));
         }
-        let ended = (10..100).filter_map(|n| enter(&crowd, 1, n, &[HOME])).flatten();
+        let ended = (10..100).filter_map(|n| enter(&limiter, 1, n, &[HOME])).flatten();
         assert_eq!(ended.collect::<Vec<_>>(), (10..97).map(id).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_wallet_counts_wherever_it_comes_from_and_ends_what_it_left_idle() {
-        let crowd = SessionLimiter::default();
+        let limiter = SessionLimiter::default();
         let wallet = || SessionHolder::Wallet("ann".into());
-        assert_eq!(enter(&crowd, 0, 0, &[HOME, wallet()]), Some(vec![]));
-        assert_eq!(enter(&crowd, 1, 1, &[AWAY, wallet()]), Some(vec![]));
-        assert_eq!(enter(&crowd, 2, 2, &[HOME, wallet()]), Some(vec![id(0)]));
-        (1..3).for_each(|n| crowd.record_use(3, &id(n)));
-        assert_eq!(enter(&crowd, 4, 3, &[HOME, wallet()]), None, "both play");
-        crowd.record_use(50, &id(1));
-        let displaced = crowd.admit_session(103, id(3), vec![HOME, wallet()], CAPS).unwrap();
+        assert_eq!(enter(&limiter, 0, 0, &[HOME, wallet()]), Some(vec![]));
+        assert_eq!(enter(&limiter, 1, 1, &[AWAY, wallet()]), Some(vec![]));
+        assert_eq!(enter(&limiter, 2, 2, &[HOME, wallet()]), Some(vec![id(0)]));
+        (1..3).for_each(|n| limiter.record_use(3, &id(n)));
+        assert_eq!(enter(&limiter, 4, 3, &[HOME, wallet()]), None, "both play");
+        limiter.record_use(50, &id(1));
+        let displaced = limiter.admit_session(103, id(3), vec![HOME, wallet()], CAPS).unwrap();
         assert!(displaced.iter().all(|displaced| displaced.was_played));
         assert_eq!(displaced[0].playback_id, id(2), "idle longest");
     }
 
     #[test]
     fn what_another_replica_plays_goes_on_and_counts_as_played() {
-        let crowd = SessionLimiter::default();
+        let limiter = SessionLimiter::default();
         for n in 0..3 {
-            assert_eq!(enter(&crowd, 0, n, &[HOME]), Some(vec![]));
+            assert_eq!(enter(&limiter, 0, n, &[HOME]), Some(vec![]));
         }
-        let displaced = crowd.admit_session(1, id(3), vec![HOME], CAPS).unwrap().remove(0);
+        let displaced = limiter.admit_session(1, id(3), vec![HOME], CAPS).unwrap().remove(0);
         assert_eq!((displaced.playback_id, displaced.was_played), (id(0), false));
-        crowd.reinstate_session(1, displaced);
-        assert_eq!(enter(&crowd, 2, 4, &[HOME]), Some(vec![id(1)]));
+        limiter.reinstate_session(1, displaced);
+        assert_eq!(enter(&limiter, 2, 4, &[HOME]), Some(vec![id(1)]));
     }
 
     #[test]
     fn a_full_replica_has_room_again_once_sessions_are_used_no_more() {
-        let crowd = SessionLimiter::default();
+        let limiter = SessionLimiter::default();
         for n in 0..8 {
-            assert_eq!(enter(&crowd, 1_000, n, &[SessionHolder::Wallet(n.to_string())]), Some(vec![]));
+            assert_eq!(enter(&limiter, 1_000, n, &[SessionHolder::Wallet(n.to_string())]), Some(vec![]));
         }
-        assert_eq!(enter(&crowd, 1_500, 8, &[HOME]), None);
-        assert_eq!(enter(&crowd, 2_500, 8, &[HOME]), Some(vec![]), "what nobody uses need not be ended");
-        assert_eq!(crowd.state.lock().seats.len(), 1);
-        assert_eq!(crowd.state.lock().by_holder.len(), 1);
+        assert_eq!(enter(&limiter, 1_500, 8, &[HOME]), None);
+        assert_eq!(enter(&limiter, 2_500, 8, &[HOME]), Some(vec![]), "what nobody uses need not be ended");
+        assert_eq!(limiter.state.lock().seats.len(), 1);
+        assert_eq!(limiter.state.lock().by_holder.len(), 1);
     }
 }

@@ -22,9 +22,9 @@ pub fn seal_token(key: &[u8], playback_id: PlaybackId) -> String {
 
 /// The session a token names; `None` when the token is not one of ours.
 pub fn open_token(key: &[u8], token: &str) -> Option<PlaybackId> {
-    let (id, told) = token.split_at_checked(ids::TEXT_LENGTH).filter(|_| token.len() == LENGTH)?;
+    let (id, tag) = token.split_at_checked(ids::TEXT_LENGTH).filter(|_| token.len() == LENGTH)?;
     let playback_id = id.parse().ok()?;
-    bool::from(compute_tag(key, playback_id).as_bytes().ct_eq(told.as_bytes())).then_some(playback_id)
+    bool::from(compute_tag(key, playback_id).as_bytes().ct_eq(tag.as_bytes())).then_some(playback_id)
 }
 
 fn compute_tag(key: &[u8], playback_id: PlaybackId) -> String {

@@ -128,7 +128,7 @@ impl AnvilNode {
         .await;
     }
 
-    /// Puts a contract to `at` that has one token, tells of its transfers without an indexed argument, and gives it to the
+    /// Puts a contract to `at` that has one token, logs its transfers without an indexed argument, and gives it to the
     /// address that a call of one word names.
     pub async fn put_old_nft(&self, at: Address) {
         let topic = hex::encode(evm::testing::transfer_topic());

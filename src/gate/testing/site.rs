@@ -89,7 +89,7 @@ impl GateTestSite {
         context.update_stream(config).await.unwrap();
     }
 
-    /// Remembers a session in `grants`, which has to hear of changes: asks until no node is asked any more.
+    /// Remembers a session in `grants`, which has to follow changes: asks until no node is asked any more.
     pub async fn wait_until_cached(&self, grants: &PlaybackGrants, session: &PlaybackSession) {
         loop {
             let before = self.world.request_count();

@@ -1,4 +1,4 @@
-//! Accounts that a contract proved: known on their own chain alone, and asked again by whoever opens or renews a session.
+//! Accounts that a contract proved: known on their own chain alone, and asked again whenever a session is opened or renewed.
 
 use std::sync::Arc;
 

@@ -72,7 +72,7 @@ async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
     let viewed = views.get_last_raw_message_by_subject(&subject).await.unwrap();
     let viewed: view::ViewOpened = nats::decode_message(&subject, &viewed.payload).unwrap();
     assert_eq!((viewed.media_id, viewed.playback_id), (open, session.playback_id));
-    // Who signed in is told by name, whatever the gate asks.
+    // Who signed in is published by name, whatever the gate asks.
     let session = open_playback(&grants, &wallet_viewer(ANN), open).await.unwrap();
     assert_eq!(site.last_event::<GateGranted>(open).await.unwrap().playback_id, session.playback_id);
 }
@@ -129,7 +129,7 @@ async fn a_gate_known_to_be_closed_is_closed_though_nobody_can_write_it_down() {
     let grants = site.grants(Role::Ingress).await;
     let shutdown = CancellationToken::new();
     let (running, stop) = (grants.clone(), shutdown.clone());
-    let hearing = tokio::spawn(async move { running.run(stop).await });
+    let following = tokio::spawn(async move { running.run(stop).await });
     let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let session = open_playback(&grants, &wallet_viewer(ANN), film).await.unwrap();
     site.wait_until_cached(&grants, &session).await;
@@ -152,7 +152,7 @@ async fn a_gate_known_to_be_closed_is_closed_though_nobody_can_write_it_down() {
         "the next request writes it"
     );
     shutdown.cancel();
-    hearing.await.unwrap().unwrap();
+    following.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn two_hours_play_without_the_player_noticing() {
     let grants = site.grants(Role::Ingress).await;
     let (running, shutdown) = (grants.clone(), CancellationToken::new());
     let stop = shutdown.clone();
-    let hearing = tokio::spawn(async move { running.run(stop).await.unwrap() });
+    let following = tokio::spawn(async move { running.run(stop).await.unwrap() });
     let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let session = open_playback(&grants, &wallet_viewer(ANN), film).await.unwrap();
     assert!(session.expires_at_ms - session.opened_at_ms >= 7_200_000, "the longest life allows it");
@@ -195,7 +195,7 @@ async fn two_hours_play_without_the_player_noticing() {
     assert!((120..=165).contains(&renewals), "{renewals} renewals");
     assert!(from_memory >= 1_800 - 2 * renewals, "{from_memory} segments from memory");
     shutdown.cancel();
-    hearing.await.unwrap();
+    following.await.unwrap();
 }
 
 #[tokio::test]
@@ -225,12 +225,12 @@ async fn nodes_that_are_away_cost_no_more_than_the_minute() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_chain_is_counted_and_told() {
+async fn what_is_wrong_with_a_chain_is_counted_and_published() {
     let site = GateTestSite::start().await;
     let grants = site.grants(Role::Ingress).await;
     let bus = site.broker.bus(Role::Ingress).await;
     let counts = grants.gate_evaluator().chains().counters();
-    let told = async || {
+    let last_doubt = async || {
         counts.publish_doubts(&bus).await;
         let subject = format!("evt.gate.doubted.{CHAIN}");
         let stream = site.admin.context().get_stream_no_info(subjects::EVENTS).await.unwrap();
@@ -239,11 +239,11 @@ async fn what_is_wrong_with_a_chain_is_counted_and_told() {
     };
     let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     open_playback(&grants, &wallet_viewer(ANN), film).await.unwrap();
-    assert_eq!(told().await, None, "all is well");
+    assert_eq!(last_doubt().await, None, "all is well");
 
     let absent = site.create_medium(Some(&nft_rule(NOTHING, Some(1)))).await;
     assert_eq!(refused(&grants, &wallet_viewer(ANN), absent).await, GateReasonCode::ContractAbsent);
-    let doubted = told().await.unwrap();
+    let doubted = last_doubt().await.unwrap();
     assert_eq!(
         (doubted.what, doubted.contract),
         (gate::ChainDataIssue::ContractAbsent, Some(NOTHING.to_string()))
@@ -256,7 +256,7 @@ async fn what_is_wrong_with_a_chain_is_counted_and_told() {
     site.world.set_behavior(0, NodeBehavior::ClaimsAll);
     site.world.set_behavior(1, NodeBehavior::ClaimsNone);
     assert_eq!(refused(&grants, &wallet_viewer(ANN), film).await, GateReasonCode::ChainDisagrees);
-    let doubted = told().await.unwrap();
+    let doubted = last_doubt().await.unwrap();
     assert_eq!((doubted.chain_id, doubted.what), (CHAIN, gate::ChainDataIssue::Disagreement));
     assert_eq!(doubted.providers.len(), 3, "{doubted:?}");
 
@@ -332,7 +332,7 @@ async fn a_session_moves_to_the_token_it_rests_on() {
     site.advance_ms(50_000);
     assert_eq!(code(grants.check_session(session.playback_id, film).await), None);
     assert_ne!(site.load_session(&session).await.slots, session.slots);
-    // Whoever has the first token now displaces nobody, and is displaced by nobody.
+    // The viewer who has the first token now displaces nobody, and is displaced by nobody.
     let bobs = open_playback(&grants, &wallet_viewer(BOB), first).await.unwrap();
     assert_eq!(code(grants.check_session(session.playback_id, film).await), None);
     // The second token has one viewer.
@@ -565,7 +565,7 @@ async fn the_same_refusal_is_told_once() {
     let site = GateTestSite::start().await;
     let grants = site.grants(Role::Ingress).await;
     let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
-    // More often than all caps allow: what is told already takes no room.
+    // More often than all caps allow: what was published already takes no room.
     for _ in 0..700 {
         refused(&grants, &GateViewer::anonymous(), film).await;
     }

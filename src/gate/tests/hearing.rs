@@ -1,4 +1,4 @@
-//! What is answered while nobody hears of changes.
+//! What is answered while nobody receives changes.
 
 use std::time::{Duration, Instant};
 
@@ -36,12 +36,12 @@ fn key(key_id: KeyId) -> ApiKey {
 }
 
 #[tokio::test]
-async fn a_revoked_key_plays_no_more_though_nobody_can_hear_of_it() {
+async fn a_revoked_key_plays_no_more_though_nobody_can_receive_its_end() {
     let site = GateTestSite::start().await;
     let grants = site.grants(Role::Ingress).await;
     let (running, shutdown) = (grants.clone(), CancellationToken::new());
     let stop = shutdown.clone();
-    let hearing = tokio::spawn(async move { running.run(stop).await });
+    let following = tokio::spawn(async move { running.run(stop).await });
     let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;
     let key_id = KeyId::from_bytes([7; 16]);
     let mut held = VersionedRecord::new(key(key_id));
@@ -50,7 +50,7 @@ async fn a_revoked_key_plays_no_more_though_nobody_can_hear_of_it() {
     let session = open_playback(&grants, &viewer, film).await.unwrap();
     site.wait_until_cached(&grants, &session).await;
 
-    // Nobody hears of anything any more, and the grant lasts for most of a minute.
+    // Nobody receives anything any more, and the grant lasts for most of a minute.
     site.admin.context().delete_stream(subjects::EVENTS).await.unwrap();
     held.record.revoked_at_ms = Some(2);
     site.admin.commit_record(&mut held, Outbox::new()).await.unwrap();
@@ -67,5 +67,5 @@ async fn a_revoked_key_plays_no_more_though_nobody_can_hear_of_it() {
         tokio::task::yield_now().await;
     }
     shutdown.cancel();
-    hearing.await.unwrap().unwrap();
+    following.await.unwrap().unwrap();
 }

@@ -103,11 +103,11 @@ async fn a_gate_opens_late_and_closes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_costs_one_decision() {
+async fn many_viewers_cost_one_decision() {
     let (world, judge) = started();
     let rule = compile_rule(&nft_rule(NFT, Some(1))).unwrap();
-    let crowd = (0..100).map(|_| judge.decide(&rule, Some(ANN)));
-    let decisions = futures::future::join_all(crowd).await;
+    let requests = (0..100).map(|_| judge.decide(&rule, Some(ANN)));
+    let decisions = futures::future::join_all(requests).await;
     assert!(decisions.iter().all(|decision| decision.verdict.granted));
     // Two requests for the head, two for the facts, to each of three nodes.
     assert!(world.request_count() <= 12, "{}", world.request_count());

@@ -16,7 +16,7 @@ use crate::{
 fn a_rule_is_refused_with_its_place_and_reason() {
     let deep = (0..DEPTH_MAX).fold(GateRule::Public {}, |rule, _| not_rule(rule));
     let wide = all_rule(&vec![nft_rule(NFT, Some(1)); LEAVES_MAX + 1]);
-    let crowd: Vec<Address> =
+    let too_many: Vec<Address> =
         (0..=ADDRESSES_MAX).map(|n| Address::from_word(U256::from(n + 1).into())).collect();
     let long_id = "1".repeat(79);
     let erc721 = |token_id: &str, sessions_max: u32| GateRule::Erc721Owner {
@@ -31,7 +31,7 @@ fn a_rule_is_refused_with_its_place_and_reason() {
         (all_rule(&[]), "/rules"),
         (any_rule(&[all_rule(&[])]), "/rules/0/rules"),
         (allow_list_rule(&[]), "/addresses"),
-        (allow_list_rule(&crowd), "/addresses"),
+        (allow_list_rule(&too_many), "/addresses"),
         (
             GateRule::AllowList { addresses: vec![ANN.to_string(), "0x12".into()], chain_id: None },
             "/addresses/1",

@@ -140,23 +140,23 @@ impl Simulation {
     }
 
     fn check(&mut self, rule: &CompiledRule, wallet: Address, decision: &GateDecision) {
-        let told = format!("seed {} step {} {:?} {wallet} {decision:?}", self.seed, self.step, rule.rule);
+        let label = format!("seed {} step {} {:?} {wallet} {decision:?}", self.seed, self.step, rule.rule);
         match decision.session_verdict() {
             SessionVerdict::On => {
                 let latest = self.named(&decision.latest);
                 assert_eq!(
                     expected_truth(&rule.rule, wallet, &latest.state),
                     Some(true),
-                    "false session: {told}"
+                    "false session: {label}"
                 );
-                self.check_age(&latest, &told);
+                self.check_age(&latest, &label);
             }
             SessionVerdict::Over(_) => {
                 let latest = self.named(&decision.latest);
                 assert_ne!(
                     expected_truth(&rule.rule, wallet, &latest.state),
                     Some(true),
-                    "session ended without cause: {told}"
+                    "session ended without cause: {label}"
                 );
             }
             SessionVerdict::Unclear(_) => self.unclear += 1,
@@ -167,28 +167,28 @@ impl Simulation {
         }
         self.grants += 1;
         let (latest, confirmed) = (self.named(&decision.latest), self.named(&decision.confirmed));
-        assert_eq!(expected_truth(&rule.rule, wallet, &latest.state), Some(true), "false grant: {told}");
+        assert_eq!(expected_truth(&rule.rule, wallet, &latest.state), Some(true), "false grant: {label}");
         assert_eq!(
             expected_truth(&rule.rule, wallet, &confirmed.state),
             Some(true),
-            "unconfirmed grant: {told}"
+            "unconfirmed grant: {label}"
         );
-        assert_eq!(confirmed.number, latest.number.saturating_sub(CONFIRMATIONS), "{told}");
+        assert_eq!(confirmed.number, latest.number.saturating_sub(CONFIRMATIONS), "{label}");
         let mut ancestor = Arc::clone(&latest);
         while ancestor.number > confirmed.number {
             ancestor = self.world.find_block(&ancestor.parent.to_string()).unwrap();
         }
-        assert_eq!(ancestor.hash, confirmed.hash, "blocks of two chains: {told}");
+        assert_eq!(ancestor.hash, confirmed.hash, "blocks of two chains: {label}");
     }
 
     /// The newest block is young, and no higher one was named while it is still part of the chain.
-    fn check_age(&mut self, latest: &Arc<ModelBlock>, told: &str) {
+    fn check_age(&mut self, latest: &Arc<ModelBlock>, label: &str) {
         // What is kept of the head is younger than a second.
-        assert!(latest.timestamp_s + HEAD_AGE_S_MAX + 1 >= self.world.now_s(), "old block: {told}");
+        assert!(latest.timestamp_s + HEAD_AGE_S_MAX + 1 >= self.world.now_s(), "old block: {label}");
         if let Some(highest) = &self.highest
             && self.world.is_canonical(highest.hash)
         {
-            assert!(latest.number >= highest.number, "forgot {}: {told}", highest.number);
+            assert!(latest.number >= highest.number, "forgot {}: {label}", highest.number);
         }
         if self.highest.as_ref().is_none_or(|highest| latest.number >= highest.number) {
             self.highest = Some(Arc::clone(latest));
