@@ -1,4 +1,5 @@
-//! Flags shared by several commands. A server's flag is `None` unless it was given, so that file, environment and flag can be merged.
+//! Flags shared by several commands. A server's flag is `None` unless it was given, so that file, environment and flag can be
+//! merged.
 
 use std::{net::SocketAddr, path::PathBuf};
 

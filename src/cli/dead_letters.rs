@@ -86,7 +86,7 @@ pub async fn show_letter(bus: &Bus, sequence: u64, as_json: bool) -> anyhow::Res
 /// Gives letters a second chance: those named, or all that never had one, of `stage` or of every one.
 ///
 /// # Errors
-/// When the broker does not answer. A letter that is refused is told, and the others go on all the same.
+/// When the broker does not answer. A letter that is refused is reported, and the others go on all the same.
 pub async fn redrive_letters(
     bus: &Bus,
     store: &Store,

@@ -38,10 +38,10 @@ pub async fn dispatch_command(cli: Cli) -> ExitCode {
     let status = match done {
         Ok(CommandOutcome::Well) => 0,
         Ok(CommandOutcome::Badly) => EXIT_FAILURE,
-        // Whoever read our output has seen enough.
+        // The reader of our output has closed it and wants no more.
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
-            // There is nobody left to tell when stderr is gone, too.
+            // Nothing can be reported any more when stderr is gone, too.
             writeln!(io::stderr(), "streamgate: {error:#}").ok();
             if error.is::<config::SettingsError>() { EXIT_CONFIG } else { EXIT_FAILURE }
         }
@@ -56,7 +56,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// A server tells its story; everything else only what a person has to know.
+/// A server logs what it does; everything else only what a person has to know.
 const fn log_level(command: &CliCommand) -> &'static str {
     match command {
         CliCommand::Up(_) | CliCommand::Ingress(_) | CliCommand::Worker(_) | CliCommand::Keeper(_) => "info",

@@ -221,7 +221,7 @@ fn check_disk_space(config: &Settings) -> Vec<DoctorFinding> {
 /// How full the streams and buckets of a broker that runs are, and for how long there is room.
 async fn check_broker_space(config: &Settings) -> Option<DoctorFinding> {
     const NAME: &str = "room on the broker";
-    // That a broker does not answer is told elsewhere.
+    // That a broker does not answer is reported elsewhere.
     let bus = broker::connect_admin(config.clone()).await.ok()?;
     let fills = bus.all_stream_usage().await.ok()?;
     let now_ms = nats::now_ms();
@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_in_use_is_told_with_a_way_out() {
+    fn a_port_in_use_is_reported_with_a_way_out() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let finding = check_port("public port", "--listen", taken.local_addr().unwrap());
         assert!(!finding.is_fine && finding.advice.contains("--listen"), "{finding:?}");
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_contract_owns_without_a_chain_is_told_with_a_way_to_give_it() {
+    fn what_a_contract_owns_without_a_chain_is_reported_with_a_way_to_give_it() {
         let finding = chainless_finding(&owners::ChainlessOwner {
             owner: "eip155:0x1".into(),
             proven: ["eip155:1:0x1".to_owned(), "eip155:10:0x1".to_owned()].into(),

@@ -12,35 +12,35 @@ use super::{
     render,
 };
 
-/// Without a terminal, progress is told each time it has grown by this much.
+/// Without a terminal, progress is printed each time it has grown by this much.
 const STEP_PERCENT: u64 = 20;
 
 /// The event as one line; with its medium when it is not clear which one is meant.
-pub fn format_event(told: &FollowedEvent, with_media: bool) -> String {
-    let time = told.data["time"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+pub fn format_event(event: &FollowedEvent, with_media: bool) -> String {
+    let time = event.data["time"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let time = time.unwrap_or_else(Timestamp::now).to_zoned_datetime(TimeZone::system());
-    let media = told.data["media_id"].as_str().filter(|_| with_media).unwrap_or_default();
+    let media = event.data["media_id"].as_str().filter(|_| with_media).unwrap_or_default();
     let words = [
         time.strftime("%H:%M:%S").to_string(),
-        format!("{:<14}", sanitize_text(&told.kind)),
+        format!("{:<14}", sanitize_text(&event.kind)),
         sanitize_text(media),
-        sanitize_text(&format_detail(told)),
+        sanitize_text(&format_detail(event)),
     ];
     let said: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
     said.join("  ").trim_end().to_owned()
 }
 
 /// What is worth knowing about this kind of event.
-pub fn format_detail(told: &FollowedEvent) -> String {
-    let data = &told.data["data"];
+pub fn format_detail(event: &FollowedEvent) -> String {
+    let data = &event.data["data"];
     let text = |name: &str| data[name].as_str().unwrap_or_default();
     let number = |name: &str| data[name].as_u64().unwrap_or_default();
     let reason = || match (text("detail"), text("code")) {
         ("", code) => code.to_owned(),
         (detail, code) => format!("{detail} ({code})"),
     };
-    match told.kind.as_str() {
-        "job.progress" => format!("{} %", told.progress_percent().unwrap_or_default()),
+    match event.kind.as_str() {
+        "job.progress" => format!("{} %", event.progress_percent().unwrap_or_default()),
         "upload.received" => render::format_size(number("size_bytes")),
         "media.stored" => format_technical(&data["technical"]),
         "media.playable" => "the first segments play".into(),
@@ -88,11 +88,11 @@ fn format_renditions(encode: &Value) -> String {
     }
 }
 
-/// Tells events on stderr; on a terminal, progress is a bar.
+/// Prints events on stderr; on a terminal, progress is a bar.
 #[derive(Debug)]
 pub struct EventPrinter {
     bar: ProgressBar,
-    told_percent: u64,
+    printed_percent: u64,
 }
 
 impl Default for EventPrinter {
@@ -101,22 +101,22 @@ impl Default for EventPrinter {
         if let Ok(style) = ProgressStyle::with_template("          encoding       {bar:40} {pos} %") {
             bar.set_style(style);
         }
-        Self { bar, told_percent: 0 }
+        Self { bar, printed_percent: 0 }
     }
 }
 
 impl EventPrinter {
-    /// Tells one event.
-    pub fn print_event(&mut self, told: &FollowedEvent) {
-        match told.progress_percent() {
+    /// Prints one event.
+    pub fn print_event(&mut self, event: &FollowedEvent) {
+        match event.progress_percent() {
             Some(percent) if output::is_stderr_terminal() => {
                 self.bar.enable_steady_tick(Duration::from_millis(500));
                 self.bar.set_position(percent.min(100));
             }
-            Some(percent) if percent < self.told_percent + STEP_PERCENT => {}
+            Some(percent) if percent < self.printed_percent + STEP_PERCENT => {}
             percent => {
-                self.told_percent = percent.unwrap_or(self.told_percent);
-                self.bar.suspend(|| output::print_message(format_event(told, false)));
+                self.printed_percent = percent.unwrap_or(self.printed_percent);
+                self.bar.suspend(|| output::print_message(format_event(event, false)));
             }
         }
     }
@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    fn told(kind: &str, data: &Value) -> FollowedEvent {
+    fn followed_event(kind: &str, data: &Value) -> FollowedEvent {
         let time = "2026-01-02T03:04:05Z";
         FollowedEvent {
             id: None,
@@ -170,13 +170,13 @@ mod tests {
             ("admin.unknown", json!({}), ""),
             ("media.stored", json!(null), ", 0.0 s"),
         ] {
-            assert_eq!(format_detail(&told(kind, &data)), wanted, "{kind}");
+            assert_eq!(format_detail(&followed_event(kind, &data)), wanted, "{kind}");
         }
     }
 
     #[test]
     fn a_line_names_the_medium_where_it_has_to() {
-        let event = told("media.rejected", &json!({"code": "x", "detail": "a\u{1b}b"}));
+        let event = followed_event("media.rejected", &json!({"code": "x", "detail": "a\u{1b}b"}));
         assert!(
             format_event(&event, true).ends_with("media.rejected  m1  a?b (x)"),
             "{}",

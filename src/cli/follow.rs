@@ -48,7 +48,7 @@ pub struct FollowedEvent {
     pub id: Option<String>,
     /// `<entity>.<verb>`, such as `media.ready`.
     pub kind: String,
-    /// The event as the server told it; its payload is the member `data`.
+    /// The event as the server sent it; its payload is the member `data`.
     pub data: Value,
 }
 
@@ -123,7 +123,7 @@ impl SseFollower {
     pub async fn next_event(&mut self) -> Result<FollowedEvent, ClientError> {
         loop {
             let error = match self.read_event().await {
-                Ok(Some(told)) => return Ok(told),
+                Ok(Some(event)) => return Ok(event),
                 Ok(None) => ClientError::Cut { reason: "the server ended it".into() },
                 Err(error) => error,
             };
@@ -155,7 +155,7 @@ impl SseFollower {
             let line = match tokio::time::timeout_at(wake_at, connection.lines.next_line()).await {
                 Ok(line) => line?,
                 Err(_) if connection.quiet_at.take().is_some() => match self.read_ended_state().await? {
-                    Some(told) => return Ok(Some(told)),
+                    Some(event) => return Ok(Some(event)),
                     None => continue,
                 },
                 Err(_) => return Err(ClientError::Silent { seconds: SILENCE_SECONDS_MAX }),
@@ -201,8 +201,8 @@ impl SseFollower {
         };
         match self.client.get_json(&path, &[]).await {
             Ok(document) => {
-                let told = build_state_event(entity, &document);
-                Ok(Some(told).filter(|told| self.wanted.outcome_of(&told.kind).is_some()))
+                let event = build_state_event(entity, &document);
+                Ok(Some(event).filter(|event| self.wanted.outcome_of(&event.kind).is_some()))
             }
             // An upload whose first byte is on its way has no document yet.
             Err(ClientError::Refused(refusal)) if refusal.status == 404 && entity == "media" => {
@@ -274,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn a_document_tells_how_things_stand() {
-        let told = build_state_event("media", &json!({"media_id": "m", "status": "rejected", "code": "x"}));
-        assert_eq!((told.kind.as_str(), &told.data["data"]["code"]), ("media.rejected", &json!("x")));
+    fn a_document_becomes_an_event_of_its_state() {
+        let event = build_state_event("media", &json!({"media_id": "m", "status": "rejected", "code": "x"}));
+        assert_eq!((event.kind.as_str(), &event.data["data"]["code"]), ("media.rejected", &json!("x")));
     }
 }

@@ -147,7 +147,7 @@ async fn print_document(client: &ApiClient, path: &str, as_json: bool) -> anyhow
     if as_json {
         return Ok(output::print_json(&document)?);
     }
-    // What a job's encoder was told fills screens; `--json` has it.
+    // The plan of a job fills screens; `--json` has it.
     if let Some(members) = document.as_object_mut() {
         members.remove("plan");
     }

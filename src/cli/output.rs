@@ -25,7 +25,7 @@ pub fn print_json(value: &Value) -> io::Result<()> {
     print_line(value)
 }
 
-/// Says something to the person who watches. There is nobody left to tell when stderr is gone.
+/// Prints a message on stderr, for the person who watches; it is lost when stderr is gone.
 pub fn print_message(text: impl Display) {
     writeln!(io::stderr(), "{text}").ok();
 }

@@ -1,5 +1,5 @@
-//! A second chance for what was given up. Nothing is published a second time: a medium begins a new attempt, which its stages
-//! hear of; a failed encode becomes a new job; a part that was put aside goes back to its queue.
+//! A second chance for what was given up. Nothing is published a second time: a medium begins a new attempt, whose event its
+//! stages receive; a failed encode becomes a new job; a part that was put aside goes back to its queue.
 //!
 //! Limits: at most [`ENCODES_MAX`] encodes of a medium are looked at for the number of the next one.
 

@@ -57,13 +57,13 @@ pub async fn serve_all(config: Settings, as_json: bool) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     stop_on_signal(shutdown.clone())?;
     let (ready, starts) = oneshot::channel();
-    let telling = async {
+    let printing = async {
         if let Ok(ready) = starts.await {
             print_ready(&ready, as_json)?;
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(up::run_all_roles(config, shutdown, ready), telling).map(|((), ())| ())
+    tokio::try_join!(up::run_all_roles(config, shutdown, ready), printing).map(|((), ())| ())
 }
 
 fn print_ready(ready: &up::ServerReady, as_json: bool) -> anyhow::Result<()> {
@@ -100,7 +100,7 @@ pub async fn serve_role(config: Settings, kind: ProcessRole, as_json: bool) -> a
     stop_on_signal(shutdown.clone())?;
     let site = Runtime::from_settings(config, shutdown)?;
     let (ready, starts) = oneshot::channel::<roles::StartedRoles>();
-    let telling = async {
+    let printing = async {
         let Ok(listening) = starts.await else { return Ok(()) };
         let mut line = json!({ "role": kind.bus_role().name() });
         if let Some(address) = listening.address {
@@ -119,5 +119,5 @@ pub async fn serve_role(config: Settings, kind: ProcessRole, as_json: bool) -> a
         out.flush().context("stdout")
     };
     let kinds = [kind];
-    tokio::try_join!(roles::run_roles(site, &kinds, Some(ready)), telling).map(|((), ())| ())
+    tokio::try_join!(roles::run_roles(site, &kinds, Some(ready)), printing).map(|((), ())| ())
 }

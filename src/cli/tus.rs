@@ -87,7 +87,7 @@ pub async fn read_upload(client: &ApiClient, path: &str) -> Result<TusUpload, Cl
     })
 }
 
-/// Sends what is missing of `length_bytes`; `seen` hears how many bytes were sent so far.
+/// Sends what is missing of `length_bytes`; `seen` is called with the number of bytes sent so far.
 ///
 /// # Errors
 /// When the server refuses, or too many tries kept no byte.
@@ -135,7 +135,7 @@ pub async fn send_upload(
     Ok(())
 }
 
-/// 409 tells another offset than ours: an answer was lost, or another command sends the same file.
+/// 409 means another offset than ours: an answer was lost, or another command sends the same file.
 fn contradicts_offset(error: &ClientError) -> bool {
     error.as_refusal().is_some_and(|refusal| refusal.status == 409)
 }
@@ -175,7 +175,7 @@ async fn append_bytes(
 }
 
 impl UploadByteSource {
-    /// A body of `left` bytes from `from` on; `sent` hears where it is and is dropped at the end.
+    /// A body of `left` bytes from `from` on; `sent` gets the offset that it has reached and is dropped at the end.
     async fn open_body(&self, from: u64, left: u64, sent: watch::Sender<u64>) -> std::io::Result<Body> {
         match self {
             Self::Static(bytes) => {

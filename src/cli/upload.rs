@@ -141,15 +141,15 @@ async fn wait_until_ready(
 ) -> anyhow::Result<CommandOutcome> {
     let wanted = FollowTarget { media: Some(media_id.to_owned()), ..FollowTarget::default() };
     let mut follower = SseFollower::new(client.clone(), wanted.clone());
-    let mut teller = EventPrinter::default();
+    let mut printer = EventPrinter::default();
     let (end, last) = loop {
-        let told = follower.next_event().await?;
-        teller.print_event(&told);
-        if let Some(end) = wanted.outcome_of(&told.kind) {
-            break (end, told);
+        let event = follower.next_event().await?;
+        printer.print_event(&event);
+        if let Some(end) = wanted.outcome_of(&event.kind) {
+            break (end, event);
         }
     };
-    drop(teller);
+    drop(printer);
     let status = last.kind.split_once('.').map_or(last.kind.as_str(), |(_, verb)| verb);
     answer["status"] = json!(status);
     if end == FollowOutcome::Badly {

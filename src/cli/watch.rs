@@ -19,13 +19,13 @@ pub async fn run_watch(args: WatchArgs, as_json: bool) -> anyhow::Result<Command
     let with_media = wanted.media.is_none() && wanted.job.is_none();
     let mut follower = SseFollower::new(ApiClient::new(&args.client)?, wanted.clone());
     loop {
-        let told = follower.next_event().await?;
+        let event = follower.next_event().await?;
         if as_json {
-            output::print_json(&json!({ "id": told.id, "event": told.kind, "data": told.data }))?;
+            output::print_json(&json!({ "id": event.id, "event": event.kind, "data": event.data }))?;
         } else {
-            output::print_line(event::format_event(&told, with_media))?;
+            output::print_line(event::format_event(&event, with_media))?;
         }
-        match wanted.outcome_of(&told.kind) {
+        match wanted.outcome_of(&event.kind) {
             Some(FollowOutcome::Well) => return Ok(CommandOutcome::Well),
             Some(FollowOutcome::Badly) => return Ok(CommandOutcome::Badly),
             None => {}

@@ -38,7 +38,7 @@ const REMEDY: &str = "`.ci/setup gated` in the checkout fetches it, `npm install
 const CONTRACTS: &str = include_str!("../../../tests/contracts/tokens.json");
 
 sol! {
-    // Whoever has the token; from nobody makes it.
+    // Takes the token from its owner, if it has one, else makes it.
     function give(uint256 token, address to);
 }
 
@@ -66,7 +66,7 @@ fn choose_program(named: Option<PathBuf>, places: Vec<PathBuf>) -> anyhow::Resul
 pub(super) struct DemoNode {
     child: Child,
     guard: ChildStdin,
-    /// Whoever stopped reading what the node says would stop the node.
+    /// Reads the node's output: without a reader the node would stop.
     _reading: JoinSet<()>,
     /// Address of its JSON-RPC.
     pub(super) url: String,
@@ -126,7 +126,7 @@ impl DemoNode {
         Ok(address.parse()?)
     }
 
-    /// Gives a token to somebody, whoever has it; nobody has a new one. It is in a block when this returns.
+    /// Gives a token to `to`, from its owner or, when it has none, as a new one. It is in a block when this returns.
     pub(super) async fn give_token(&self, contract: Address, token: u64, to: Address) -> anyhow::Result<()> {
         let data = Bytes::from(giveCall { token: U256::from(token), to }.abi_encode());
         self.send_transaction(json!({ "to": contract, "data": data, "gas": "0x100000" })).await.map(drop)

@@ -40,19 +40,19 @@ pub(super) async fn publish_clip(
     set_gate(owner, &media_id, rule).await.context("the gate of the clip")?;
     let wanted = FollowTarget { media: Some(media_id.clone()), ..FollowTarget::default() };
     let mut follower = SseFollower::new(owner.clone(), wanted.clone());
-    let mut teller = EventPrinter::default();
+    let mut printer = EventPrinter::default();
     let mut seconds_to_playable = None;
     loop {
-        let told = follower.next_event().await?;
-        teller.print_event(&told);
-        if told.kind == "media.playable" && seconds_to_playable.is_none() {
+        let event = follower.next_event().await?;
+        printer.print_event(&event);
+        if event.kind == "media.playable" && seconds_to_playable.is_none() {
             let early = play::open_playback(viewer, &media_id).await?;
             play::check_playback(viewer, &early).await.context("the clip is said to play, but does not")?;
             seconds_to_playable = Some(began.elapsed().as_secs_f64());
         }
-        match wanted.outcome_of(&told.kind) {
+        match wanted.outcome_of(&event.kind) {
             Some(FollowOutcome::Well) => break,
-            Some(FollowOutcome::Badly) => bail!("the clip ended as {}; the lines above say why", told.kind),
+            Some(FollowOutcome::Badly) => bail!("the clip ended as {}; the lines above say why", event.kind),
             None => {}
         }
     }

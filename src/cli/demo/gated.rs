@@ -120,7 +120,7 @@ impl DemoViewer {
         Ok(playing)
     }
 
-    /// Is let in at no time, and told that it does not own the token.
+    /// Is let in at no time, and refused because it does not own the token.
     async fn expect_refusal(&self) -> anyhow::Result<Value> {
         let refusal = poll_until(format!("{} is not refused", self.name), DECIDED_SECONDS_MAX, async || {
             match self.open_session().await {
@@ -145,7 +145,7 @@ impl DemoViewer {
         Ok(self.report_refusal("refused the next segment", &refusal.await?))
     }
 
-    /// Tells of a refusal; answers it for machines.
+    /// Reports a refusal; returns it for machines.
     fn report_refusal(&self, what: &str, refusal: &ServerRefusal) -> Value {
         let ServerRefusal { code, reason, title, .. } = refusal;
         output::print_message(format!("{} {what}: {code} ({reason}): {title}", self.name));

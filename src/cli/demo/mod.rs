@@ -47,24 +47,24 @@ pub async fn run_demo(global: &GlobalArgs, args: DemoArgs) -> anyhow::Result<Com
     }
     let (ready, starts) = oneshot::channel();
     let story = async {
-        // Without a server its own error is what is told.
+        // Without a server its own error is what is reported.
         let Ok(ready) = starts.await else { return Ok(None) };
-        let told = tokio::select! {
-            told = play_demo(&ready, node.as_ref()) => told.map(Some),
+        let played = tokio::select! {
+            played = play_demo(&ready, node.as_ref()) => played.map(Some),
             () = shutdown.cancelled() => Ok(None),
         };
-        let shown = told.and_then(|told| {
-            if let Some(told) = told.as_ref().filter(|_| !args.exit) {
-                told.print_address(&ready, global.json)?;
+        let shown = played.and_then(|played| {
+            if let Some(played) = played.as_ref().filter(|_| !args.exit) {
+                played.print_address(&ready, global.json)?;
             }
-            Ok(told)
+            Ok(played)
         });
         if args.exit || shown.is_err() {
             shutdown.cancel();
         }
         shown
     };
-    let (served, told) = tokio::join!(up::run_all_roles(config, shutdown.clone(), ready), story);
+    let (served, played) = tokio::join!(up::run_all_roles(config, shutdown.clone(), ready), story);
     if let Some(node) = node {
         node.stop().await?;
     }
@@ -72,8 +72,8 @@ pub async fn run_demo(global: &GlobalArgs, args: DemoArgs) -> anyhow::Result<Com
         folder.close().context("the temporary folder could not be removed")?;
     }
     served?;
-    match told? {
-        Some(told) if args.exit => output::print_json(&told.summary)?,
+    match played? {
+        Some(played) if args.exit => output::print_json(&played.summary)?,
         None if args.exit => return Ok(CommandOutcome::Badly),
         _ => {}
     }
@@ -145,7 +145,7 @@ async fn play_demo(ready: &up::ServerReady, node: Option<&DemoNode>) -> anyhow::
     }
 }
 
-/// Asks until there is an answer; what `ask` says instead of one is told when there is none within `seconds_max`.
+/// Asks until there is an answer; what `ask` says instead of one is the error when there is none within `seconds_max`.
 async fn poll_until<T>(
     what: impl fmt::Display,
     seconds_max: u64,
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_demo_disturbs_nothing_unless_told_to() {
+    fn a_demo_disturbs_nothing_unless_asked_to() {
         let config = settings_of(&[]);
         assert_eq!(config.data_dir(), std::path::Path::new(FOLDER));
         assert_eq!(config.ingress.listen.port(), 0);

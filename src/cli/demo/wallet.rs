@@ -31,7 +31,7 @@ impl DemoWallet {
         Self { address: Address::from_raw_public_key(point.get(1..).unwrap_or_default()), key }
     }
 
-    /// The key in the form that wallets import: whoever has it is this account.
+    /// The key in the form that wallets import: anyone who has it is this account.
     pub(super) fn secret_hex(&self) -> String {
         hex::encode_prefixed(self.key.to_secret_bytes())
     }
