@@ -28,7 +28,7 @@ const STRAGGLERS: Duration = Duration::from_millis(100);
 /// A transport and its name for the log.
 pub type NamedTransport = (String, Arc<dyn RpcTransport>);
 
-/// Tells Unix time in seconds.
+/// Returns Unix time in seconds.
 pub type ChainClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The configured chains. Cheap to clone.
@@ -130,8 +130,8 @@ impl EvmClient {
         Ok(Self { chains: Arc::new(opened), counts })
     }
 
-    /// The same chains and providers with limits, rests, budgets and heads of their own: whatever those who are asked for here bring
-    /// about, the others go on.
+    /// The same chains and providers with limits, rests, budgets and heads of their own: whatever those who are asked for here
+    /// bring about, the others go on.
     #[must_use]
     pub fn with_separate_limits(&self) -> Self {
         let apart = |chain: &ChainProviders| ChainProviders {
@@ -384,7 +384,7 @@ impl ChainProviders {
                 (0..questions.len()).all(|index| count(said, outstanding, index) != VoteTally::Open)
             })
             .await?;
-        let heard: Vec<usize> =
+        let answered: Vec<usize> =
             said.iter().filter(|(_, said)| said.is_ok()).map(|(voter, _)| *voter).collect();
         Ok(questions
             .iter()
@@ -392,7 +392,7 @@ impl ChainProviders {
             .map(|(index, question)| {
                 let votes = count(&said, 0, index);
                 let said: Vec<_> = said.iter().map(|(_, said)| fault_at(said, index)).collect();
-                self.resolve_tally(votes, question.is_pinned(), &said, &heard)
+                self.resolve_tally(votes, question.is_pinned(), &said, &answered)
             })
             .collect())
     }
@@ -420,9 +420,9 @@ impl ChainProviders {
             .iter()
             .flat_map(|(_, said)| (0..questions.len()).map(|index| fault_at(said, index)))
             .collect();
-        let heard: Vec<usize> =
+        let answered: Vec<usize> =
             said.iter().filter(|(_, said)| whole(said).is_some()).map(|(voter, _)| *voter).collect();
-        self.resolve_tally(count(&said, 0), false, &faults, &heard)
+        self.resolve_tally(count(&said, 0), false, &faults, &answered)
     }
 
     /// Turns a count into an answer, and leaves out who contradicted the quorum about a pinned block.
@@ -431,7 +431,7 @@ impl ChainProviders {
         votes: VoteTally<T>,
         pinned: bool,
         faults: &[Option<&ProviderFault>],
-        heard: &[usize],
+        answered: &[usize],
     ) -> Result<T, ChainError> {
         let chain_id = self.chain_id();
         let doubt = |who: &[usize]| {
@@ -450,7 +450,7 @@ impl ChainProviders {
                 Ok(value)
             }
             VoteTally::Split => {
-                doubt(heard);
+                doubt(answered);
                 Err(ChainError::Disagreement { chain_id })
             }
             VoteTally::Open | VoteTally::TooFew if faults.contains(&Some(&ProviderFault::NoBlock)) => {
@@ -461,7 +461,7 @@ impl ChainProviders {
     }
 
     async fn current_head(&self) -> Result<ChainHead, ChainError> {
-        // Whoever comes meanwhile waits here and takes what this one found.
+        // Callers that come meanwhile wait here and take what this one found.
         let mut known = self.head.lock().await;
         if let Some((at, newest)) = &known.newest
             && at.elapsed() < Duration::from_millis(self.config.head_cache_ms)

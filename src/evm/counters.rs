@@ -1,7 +1,7 @@
-//! What came of asking chains: counted for the metrics of the process, and told as events where a person should look.
+//! What came of asking chains: counted for the metrics of the process, and published as events where a person should look.
 //!
 //! Limits: labels are the configured chains and providers, codes of decisions and kinds of faults; [`WAITING_MAX`] doubts wait to
-//! be told, once a second, and the same one is told once in ten minutes.
+//! be published, once a second, and the same one is published once in ten minutes.
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ProviderFault;
 
-/// Doubts that wait to be told.
+/// Most doubts that wait to be published.
 const WAITING_MAX: usize = 64;
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,7 +55,7 @@ impl ChainCounters {
         }
     }
 
-    /// Tells about doubts until `shutdown`.
+    /// Publishes doubts until `shutdown`.
     pub async fn run(&self, bus: &Bus, shutdown: &CancellationToken) {
         loop {
             tokio::select! {
@@ -66,7 +66,7 @@ impl ChainCounters {
         }
     }
 
-    /// Tells about the doubts that wait.
+    /// Publishes the doubts that wait.
     pub async fn publish_doubts(&self, bus: &Bus) {
         let waiting = std::mem::take(&mut self.inside.lock().waiting);
         for doubted in waiting {

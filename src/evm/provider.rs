@@ -94,7 +94,7 @@ impl RpcProvider {
         }
         let asked_at = Instant::now();
         self.circuit.lock().acquire_budget(sent.len(), asked_at)?;
-        // A crowd waits its turn as long as it would wait for an answer.
+        // Under load a request waits its turn as long as it would wait for an answer.
         let Ok(Ok(slot)) = timeout(self.timeout, self.slots.acquire()).await else {
             return Err(ProviderFault::OverBudget);
         };

@@ -21,7 +21,7 @@ pub(super) enum VoteTally<T> {
     TooFew,
 }
 
-/// Counts `votes` as `(voter, vote)`, with `outstanding` voters still to be heard.
+/// Counts `votes` as `(voter, vote)`, with `outstanding` voters that have not answered yet.
 pub(super) fn count_votes<T: PartialEq + Clone>(
     votes: &[(usize, ProviderVote<T>)],
     outstanding: usize,

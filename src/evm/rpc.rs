@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_apart() {
+    fn errors_are_distinguished() {
         let error =
             |code: i64, message: &str| json!({ "id": 0, "error": { "code": code, "message": message } });
         for (code, message, wanted) in [

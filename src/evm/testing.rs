@@ -72,11 +72,11 @@ pub enum NodeBehavior {
     Down,
     /// Asks to be left alone.
     Throttles,
-    /// Says that whoever asks owns everything.
+    /// Says that every account owns everything.
     ClaimsAll,
     /// Says that nobody owns anything.
     ClaimsNone,
-    /// Tells heads that do not exist.
+    /// Reports heads that do not exist.
     InventsHeads,
     /// Stands behind a balancer that leads requests for logs to a node one block behind.
     LogsBehind,
@@ -192,10 +192,10 @@ impl ModelChain {
         let inside = self.0.lock();
         let silent =
             [NodeBehavior::Hangs, NodeBehavior::Down, NodeBehavior::Throttles, NodeBehavior::InventsHeads];
-        let heard: Vec<_> = inside.nodes.iter().filter(|node| !silent.contains(&node.mood)).collect();
+        let answering: Vec<_> = inside.nodes.iter().filter(|node| !silent.contains(&node.mood)).collect();
         let mut shared = Vec::new();
-        for (index, one) in heard.iter().enumerate() {
-            for other in &heard[index + 1..] {
+        for (index, one) in answering.iter().enumerate() {
+            for other in &answering[index + 1..] {
                 let (one, other) = (&one.chain, &other.chain);
                 let place = one.len().min(other.len()) - 1;
                 if one[place].hash == other[place].hash {

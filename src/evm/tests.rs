@@ -104,8 +104,8 @@ fn answer(behaviour: Behaviour, request: &Value) -> Value {
             return json!({ "id": request["id"], "error": error });
         }
         _ => {
-            let told = if behaviour == Behaviour::Lies { 666 } else { 5 };
-            json!(B256::from(U256::from(told)))
+            let value = if behaviour == Behaviour::Lies { 666 } else { 5 };
+            json!(B256::from(U256::from(value)))
         }
     };
     json!({ "jsonrpc": "2.0", "id": request["id"], "result": result })
