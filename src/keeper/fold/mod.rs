@@ -4,7 +4,8 @@
 //! leaves parts that the next pass removes. So does a part that was made too late, after its job was folded or is kept no more.
 //! Records with unsent events wait for the sweeper.
 //!
-//! Limits: one pass over the bucket `jobs` each [`super::KeeperConfig::fold_period_ms`]; at most [`REMOVALS_MAX`] parts are removed at once.
+//! Limits: one pass over the bucket `jobs` each [`super::KeeperConfig::fold_period_ms`]; at most [`REMOVALS_MAX`] parts are removed
+//! at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -211,10 +212,10 @@ async fn write_fold(
 
 /// Removes the parts as they were folded; answers how many. One that changed meanwhile waits for the next pass.
 async fn remove_parts(bus: &Bus, found: &[RevisionedPart], config: &KeeperConfig) -> Result<u64, BusError> {
-    let told = Duration::from_millis(config.removal_told_ms);
+    let marker_ttl = Duration::from_millis(config.removal_told_ms);
     let keys: Vec<(String, u64)> = found.iter().map(|found| (found.part.key(), found.revision)).collect();
     let removals = futures::stream::iter(keys).map(|(key, revision)| async move {
-        match bus.purge_revision(job::JobPartRecord::BUCKET, &key, revision, told).await {
+        match bus.purge_revision(job::JobPartRecord::BUCKET, &key, revision, marker_ttl).await {
             Ok(()) => Ok(1),
             Err(BusError::Conflict { .. }) => Ok(0),
             Err(error) => Err(error),

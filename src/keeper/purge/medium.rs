@@ -60,7 +60,7 @@ impl MediaPurger {
                 Err(error) => tracing::warn!(%error, "what is left of removed media could not be looked for"),
             }
         }
-        // Halfway through the time of the mark: whoever comes later can't make a record anew, but put an object.
+        // Halfway through the time of the mark: a writer that comes later can't make a record anew, but it can put an object.
         let half_ms = self.config.mark_s.saturating_mul(500);
         for media_id in find_due(&pending.purged, |since_ms| *since_ms, half_ms, now_ms) {
             match self.store.remove_folder(&keys::media_prefix(media_id)).await {
@@ -95,7 +95,7 @@ impl MediaPurger {
         for (media_id, found) in found {
             match self.purge_medium(media_id, &found).await {
                 Ok(true) => {
-                    // The mark of its document tells when it was purged.
+                    // The mark of its document says when it was purged.
                     pending.removed.remove(&media_id);
                     tracing::info!(media.id = %media_id, "purged");
                 }

@@ -5,8 +5,8 @@
 //! document last, so that a crash anywhere repeats the rest. A purged key leaves a mark for a while, which keeps late writers from
 //! making the record anew; halfway through that time the store is looked at once more for what such a writer put there.
 //!
-//! Limits: [`PurgeConfig`]; one pass each period, one medium after the other; uploads and jobs are read through once in a pass that has
-//! something to purge.
+//! Limits: [`PurgeConfig`]; one pass each period, one medium after the other; uploads and jobs are read through once in a pass that
+//! has something to purge.
 
 mod medium;
 mod pending;

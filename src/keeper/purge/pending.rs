@@ -1,4 +1,4 @@
-//! What waits for its time, as the buckets `media` and `assets` tell it.
+//! What waits for its time, by the records of the buckets `media` and `assets`.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ pub(super) struct PendingPurges {
 }
 
 impl PendingPurges {
-    /// Hears of a document.
+    /// Takes in a change of a document.
     pub(super) fn apply_document(&mut self, entry: &StreamEntry) {
         let Some(media_id) = parse_media_id(entry, document::MediaDocumentRecord::BUCKET) else { return };
         if is_purge_mark(entry) {
@@ -41,7 +41,7 @@ impl PendingPurges {
         }
     }
 
-    /// Hears of what stages know.
+    /// Takes in a change of what stages know.
     pub(super) fn apply_asset(&mut self, entry: &StreamEntry) {
         let Some(media_id) = parse_media_id(entry, media::MediaRecord::BUCKET) else { return };
         let found = nats::decode_record::<media::MediaRecord>(&entry.subject, &entry.payload);

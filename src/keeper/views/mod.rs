@@ -1,11 +1,11 @@
 //! Summing views: the openings of an hour in VIEWS become one event a medium.
 //!
 //! Each part of the stream has a position, and the write that moves it carries the sums, so each opening is counted in exactly one
-//! sum. An hour is summed once it is over by the broker's clock, as the time at which the views were stored tells; the ids of the
+//! sum. An hour is summed once it is over by the broker's clock, as the time at which the views were stored shows; the ids of the
 //! events follow from the position, so a repeat publishes nothing twice. An opening that was stored twice counts once in its hour.
 //!
-//! Limits: [`super::KeeperConfig::views_period_ms`]; the openings of one hour of one part are in memory, by the ids of their sessions; one write
-//! carries at most [`SUMS_MAX`] sums. What VIEWS dropped before it was summed is lost.
+//! Limits: [`super::KeeperConfig::views_period_ms`]; the openings of one hour of one part are in memory, by the ids of their
+//! sessions; one write carries at most [`SUMS_MAX`] sums. What VIEWS dropped before it was summed is lost.
 
 use std::{
     collections::{BTreeMap, HashSet},

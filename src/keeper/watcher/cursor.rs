@@ -31,7 +31,7 @@ pub(super) async fn load_cursor(bus: &Bus, chain_id: u64) -> Result<ChainCursor,
     Ok(bus.load_record::<ChainCursor>(&empty.key()).await?.map_or(empty, |held| held.record))
 }
 
-/// Another keeper may be ahead: whoever holds the lease reads from its own view, and repeats are harmless.
+/// Another keeper may be ahead: the holder of the lease reads from its own view, and repeats are harmless.
 pub(super) async fn store_cursor(bus: &Bus, next: ChainCursor) -> Result<(), BusError> {
     bus.change_record::<ChainCursor>(&next.key(), |_| Some((next.clone(), Outbox::new()))).await.map(drop)
 }

@@ -7,8 +7,8 @@
 //! How far each chain was read is kept with the newest block hashes: after a restart nothing is skipped, and where a chain was
 //! reorganised every session on it is evaluated again.
 //!
-//! Limits: [`WatcherConfig`]; [`HASHES_MAX`] block hashes a chain; behind that, or after more than a chain's `log_blocks_max` blocks at
-//! once, every session of the chain is evaluated instead of reading logs.
+//! Limits: [`WatcherConfig`]; [`HASHES_MAX`] block hashes a chain; behind that, or after more than a chain's `log_blocks_max`
+//! blocks at once, every session of the chain is evaluated instead of reading logs.
 
 mod cursor;
 mod sessions;
@@ -31,7 +31,7 @@ use gate::{
     grant::{PlaybackDenied, PlaybackGrants, RenewalOutcome},
 };
 
-/// Block hashes kept for each chain: the deepest reorganisation that is told from a loss of memory.
+/// Block hashes kept for each chain: the deepest reorganisation that is distinguished from a loss of memory.
 pub const HASHES_MAX: usize = 128;
 
 /// Settings of the watcher.

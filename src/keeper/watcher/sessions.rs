@@ -105,7 +105,7 @@ impl WatchedSessions {
         }
     }
 
-    /// Takes what the reader hears; answers why it ended.
+    /// Takes what the reader receives; returns why it ended.
     async fn read_entries(&self, entries: &mut StreamReader) -> nats::BusError {
         let mut behind = match entries.wait_until_open().await {
             Ok(opened) => opened.pending,

@@ -127,7 +127,7 @@ struct Simulation {
     counts: Counts,
     /// Steps for which no node answers.
     outage: usize,
-    told: String,
+    label: String,
 }
 
 impl Simulation {
@@ -158,7 +158,7 @@ impl Simulation {
             moments: VecDeque::new(),
             counts: Counts::default(),
             outage: 0,
-            told: format!("seed {seed}"),
+            label: format!("seed {seed}"),
         };
         simulation.note();
         simulation
@@ -275,14 +275,14 @@ impl Simulation {
             .await
         {
             Ok(session) => {
-                assert!(self.was_open(film, wallet, now_ms), "false admission: {} {session:?}", self.told);
+                assert!(self.was_open(film, wallet, now_ms), "false admission: {} {session:?}", self.label);
                 self.counts.opened += 1;
                 self.sessions.push(Playing { session, film, wallet });
                 let surplus = self.sessions.len().saturating_sub(SESSIONS_MAX);
                 self.sessions.drain(..surplus);
             }
             Err(PlaybackDenied::Closed { .. }) => self.counts.refused += 1,
-            Err(error) => panic!("{error}: {}", self.told),
+            Err(error) => panic!("{error}: {}", self.label),
         }
     }
 
@@ -300,12 +300,12 @@ impl Simulation {
                 assert!(
                     self.was_open(*film, *wallet, since_ms),
                     "false grant: {} {wallet} {session:?}",
-                    self.told
+                    self.label
                 );
                 self.counts.played += 1;
             }
             Err(PlaybackDenied::Closed { .. }) => self.counts.closed += 1,
-            Err(error) => panic!("{error}: {}", self.told),
+            Err(error) => panic!("{error}: {}", self.label),
         }
     }
 
@@ -354,7 +354,7 @@ impl Simulation {
             for replica in &self.replicas {
                 let began = Instant::now();
                 while replica.grants.check_session(playback_id, media_id).await.is_ok() {
-                    assert!(began.elapsed() < SOON, "goes on: {} {:?}", self.told, playing.session);
+                    assert!(began.elapsed() < SOON, "goes on: {} {:?}", self.label, playing.session);
                     tokio::task::yield_now().await;
                 }
             }
@@ -370,7 +370,7 @@ async fn no_session_outlives_its_promise() {
     println!("STREAMGATE_SEED={seed}");
     let mut simulation = Simulation::start(seed).await;
     for step in 1..=STEPS {
-        simulation.told = format!("seed {seed} step {step}");
+        simulation.label = format!("seed {seed} step {step}");
         simulation.step().await;
         if step % ROUND == 0 {
             simulation.settle().await;

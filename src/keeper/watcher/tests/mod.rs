@@ -179,7 +179,7 @@ async fn a_session_let_in_by_an_older_block_is_caught() {
     let session = open_playback(&ingress, &wallet_viewer(ANN), film).await.unwrap();
     site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
-    // The watcher begins behind the transfer, and hears of the session later than of the block.
+    // The watcher begins behind the transfer, and receives the session later than the block.
     let watching = Watching::start(&site, site.grants(Role::Keeper).await).await;
     ended(&site, &session, GateReasonCode::NotOwner).await;
     watching.stop().await;
@@ -231,7 +231,7 @@ async fn a_look_that_fails_forgets_no_session() {
     site.world.transfer_token(1, Some(BOB));
     site.world.sync_all();
     let mut watcher = ByHand::new(&site).await;
-    // The transfer was read before anything was heard of the session.
+    // The transfer was read before the session was received.
     assert_eq!(watcher.look().await.unwrap(), []);
     let key = ChainCursor { chain_id: CHAIN, blocks: Vec::new() }.key();
     let cursor = site.admin.read_value(ChainCursor::BUCKET, &key).await.unwrap().unwrap().value.unwrap();
