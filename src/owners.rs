@@ -1,10 +1,10 @@
 //! Whose things are: what contracts own under a name that says no chain, and giving things to another owner.
 //!
 //! A contract account once signed in as `eip155:0x...`, whichever chain had proved it, and now signs in as `eip155:<chain>:0x...`.
-//! Which of the chains its things belong to nobody can tell from them: an administrator says so.
+//! Which of the chains its things belong to does not follow from them: an administrator says so.
 //!
-//! Limits: reads every sign-in that EVENTS keeps, and every medium; one thing is changed at a time, and doing it again goes on where
-//! it ended.
+//! Limits: reads every sign-in that EVENTS keeps, and every medium; one thing is changed at a time, and doing it again goes on
+//! where it ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -261,15 +261,15 @@ mod tests {
         let key_ids = auth::list_key_ids(&bus, &bound).await.unwrap();
         assert!(key.contains(&key_ids[0].to_string()), "{key_ids:?}");
         assert_eq!(find_chainless_owners(&bus).await.unwrap(), []);
-        // Each thing was told, and again there is nothing to give.
-        let mut told = Vec::new();
+        // Each change was published, and again there is nothing to give.
+        let mut published = Vec::new();
         let filters = vec![
             subjects::event_filter::<document::MediaChanged>(),
             subjects::event_filter::<AuthKeyCreated>(),
         ];
         let settings = reader::ReaderConfig::new(subjects::EVENTS, filters, ReaderStart::All);
-        visit_entries(&bus, settings, |subject, _| told.push(subject.to_owned())).await.unwrap();
-        assert_eq!(told.len(), 2, "{told:?}");
+        visit_entries(&bus, settings, |subject, _| published.push(subject.to_owned())).await.unwrap();
+        assert_eq!(published.len(), 2, "{published:?}");
         assert_eq!(transfer_ownership(&bus, &bare, &bound).await.unwrap(), OwnerTransferCounts::default());
     }
 }

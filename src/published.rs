@@ -1,4 +1,5 @@
-//! The published form of every message and of the HTTP API: JSON Schema, AsyncAPI, OpenAPI and golden bytes, generated from the types.
+//! The published form of every message and of the HTTP API: JSON Schema, AsyncAPI, OpenAPI and golden bytes, generated from the
+//! types.
 //!
 //! `json/<name>.v1.json` and `asyncapi.json` are compared as they are. `golden/<name>.v1.msgpack` holds the bytes of one example
 //! as a version of this program wrote them: such a file is written once, never again, and has to decode for ever.

@@ -1,6 +1,6 @@
 //! Whether this process can do its work, and what the end of a task says about that.
 //!
-//! Probes read memory only: what they tell is found out beside them.
+//! Probes read memory only: what they report is found out beside them.
 //!
 //! Limits: the store is looked at every [`LOOK_PERIOD`], for at most [`LOOK_MAX`].
 

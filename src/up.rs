@@ -37,7 +37,7 @@ pub struct ServerReady {
     pub key_file: PathBuf,
 }
 
-/// Starts everything and runs until `shutdown`; `ready` hears when it can be used.
+/// Starts everything and runs until `shutdown`; `ready` is notified when it can be used.
 ///
 /// # Errors
 /// When the broker or a role does not start, or a role ends with an error.
@@ -87,14 +87,14 @@ pub async fn run_all_roles(
     }
     let (listening, listens) = oneshot::channel();
     let running = roles::run_roles(site, &ProcessRole::ALL, Some(listening));
-    let telling = async {
+    let reporting = async {
         // A role that failed to start has dropped its end; its error is what `running` answers.
         if let Ok(listening) = listens.await {
             send_ready(listening, &data_dir, ready)?;
         }
         anyhow::Ok(())
     };
-    let result = tokio::try_join!(running, telling).map(|((), ())| ());
+    let result = tokio::try_join!(running, reporting).map(|((), ())| ());
     if let Some(broker) = broker {
         broker.stop().await;
     }

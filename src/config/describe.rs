@@ -36,7 +36,7 @@ files that have the unit in their name (`grace_ms = 8000`) still work, with a wa
 This file is made from the code by `cargo run -- config --markdown > SETTINGS.md`.
 ";
 
-/// What people are told about one setting.
+/// What is printed about one setting.
 struct SettingDescription {
     meaning: String,
     default: Option<String>,
@@ -147,17 +147,17 @@ impl SettingsWriter {
         if self.is_brief {
             return;
         }
-        let mut told = String::new();
+        let mut line = String::new();
         for word in text.split_whitespace() {
-            if !told.is_empty() && told.chars().count() + word.chars().count() + 2 > COMMENT_CHARS_MAX {
-                push_line(&mut self.out, &format!("#{told}"));
-                told.clear();
+            if !line.is_empty() && line.chars().count() + word.chars().count() + 2 > COMMENT_CHARS_MAX {
+                push_line(&mut self.out, &format!("#{line}"));
+                line.clear();
             }
-            told.push(' ');
-            told.push_str(word);
+            line.push(' ');
+            line.push_str(word);
         }
-        if !told.is_empty() {
-            push_line(&mut self.out, &format!("#{told}"));
+        if !line.is_empty() {
+            push_line(&mut self.out, &format!("#{line}"));
         }
     }
 }
@@ -221,14 +221,14 @@ fn write_section(out: &mut String, node: SettingNode, path: &str, about: &str, d
             let about = units::file_setting_text(child.description(), "");
             for (field, leaf) in child.fields() {
                 let path = join_path(&inner, &tree::setting_name(leaf, field));
-                let mut told = SettingDescription::from_node(
+                let mut described = SettingDescription::from_node(
                     leaf,
                     field,
                     &path,
                     default.and_then(|default| default.get(field)),
                 );
-                told.meaning = format!("{about} {}", told.meaning);
-                write_row(&mut rows, &path, &told);
+                described.meaning = format!("{about} {}", described.meaning);
+                write_row(&mut rows, &path, &described);
             }
         } else {
             below.push((inner, child, child, default));

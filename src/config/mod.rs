@@ -1,7 +1,7 @@
 //! Settings: one struct that composes those of every crate; defaults, then file, then environment, then flags.
 //!
 //! Fields have their unit in their name and plain numbers; files have neither: [`tree`] reads and writes them, by [`units`].
-//! Doc comments and ranges of the fields are what [`describe`] tells people, and ranges are enforced from there.
+//! Doc comments and ranges of the fields are what [`describe`] prints, and ranges are enforced from there.
 
 pub mod describe;
 mod file;
@@ -201,7 +201,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Tells every role what is set once for all.
+    /// Copies to every role what is set once for all.
     const fn copy_shared_settings(&mut self) {
         let kept_ms = self.retention.ended_ms;
         self.transcode.ended_kept_ms = kept_ms;

@@ -111,7 +111,7 @@ fn durations_and_sizes_are_text_with_a_unit() {
 }
 
 #[test]
-fn old_files_are_read_and_told_the_new_form() {
+fn old_files_are_read_and_the_new_form_is_shown() {
     let text = "[ingress]\ngrace_ms = 8000\n[ingress.uploads]\nsize_bytes_max = 268435456\n\
                 [[chains]]\nchain_id = 1\nrpc_urls = [\"http://x\"]\nhead_age_s_max = 3600\n\
                 [capacity]\nretention_days = 7\n";
@@ -202,8 +202,11 @@ fn every_setting_has_a_name_of_its_own_without_a_unit_and_says_what_it_is() {
         assert!(name.split('_').any(|word| !["max", "min"].contains(&word)), "{path}: {name}");
         if units::SettingUnit::from_field(field).is_some() {
             assert!(node.unit(field).is_some(), "{path} is no number");
-            let told = units::file_setting_text(node.description(), field);
-            assert!(!told.contains("milliseconds") && !told.contains("in seconds"), "{path}: {told}");
+            let described = units::file_setting_text(node.description(), field);
+            assert!(
+                !described.contains("milliseconds") && !described.contains("in seconds"),
+                "{path}: {described}"
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The settings as a tree: what is known of each key, and files read and written by it before serde sees them.
 //!
-//! The tree is the JSON Schema of [`Settings`]: its keys, their meaning from the doc comments of the fields, their ranges. A file is
-//! a tree of the same shape, with names and values as [`super::units`] says.
+//! The tree is the JSON Schema of [`Settings`]: its keys, their meaning from the doc comments of the fields, their ranges. A file
+//! is a tree of the same shape, with names and values as [`super::units`] says.
 
 use std::{fmt, sync::LazyLock};
 

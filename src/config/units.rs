@@ -1,8 +1,8 @@
 //! Durations and sizes as people write them: which settings have a unit, their names without it, and their values as text.
 //!
 //! A field of the settings has its unit in its name (`grace_ms`), and a number as its value. In files and in what is printed the
-//! unit stands with the value instead: `grace = "8s"`. [`file_setting_name`] is the one rule for the names; rates (`..._bytes_per_s_...`)
-//! are no quantities of one unit and stay numbers.
+//! unit stands with the value instead: `grace = "8s"`. [`file_setting_name`] is the one rule for the names; rates
+//! (`..._bytes_per_s_...`) are no quantities of one unit and stay numbers.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,6 @@
 //! Roles: each is one task with its own connection and rights.
 //!
-//! A role ends when it is told to, or when somebody has to change something first: refused credentials, an absent topology, an
+//! A role ends when it is asked to, or when somebody has to change something first: refused credentials, an absent topology, an
 //! address that is taken. Then all stop. A broker that is away is waited for, and whatever else goes wrong is tried again.
 //!
 //! Limits: after the shutdown all of them have the longest grace time and [`CLOSING_MAX`].
@@ -187,7 +187,7 @@ impl Runtime {
 
 /// Runs `kinds` until the site's shutdown fires or one of them ends; then all stop.
 ///
-/// `ready` hears once the ingress listens, or, without one, once all are connected.
+/// `ready` is notified once the ingress listens, or, without one, once all are connected.
 ///
 /// # Errors
 /// The first error of any role.
@@ -238,7 +238,7 @@ async fn wait_for_tasks(site: &Runtime, mut tasks: JoinSet<anyhow::Result<()>>) 
             }
         };
         let Some(ended) = ended else { return first };
-        // One role less is no service: whoever supervises the process starts all again.
+        // One role less is no service: the supervisor of the process starts all again.
         site.shutdown.cancel();
         if let Err(error) = ended.context("a role panicked").and_then(|result| result)
             && first.is_ok()
@@ -361,10 +361,10 @@ async fn run_worker_role(
         ProcessRole::Keeper => {
             let store = site.open_store(&bus).await?;
             let grants = config.open_counted_grants(&bus, site.chains.clone())?;
-            let telling = site.chains.run(&bus, &shutdown);
+            let publishing = site.chains.run(&bus, &shutdown);
             let keeping =
                 keeper::run_keeper(bus.clone(), store, grants, config.keeper.clone(), shutdown.clone());
-            tokio::join!(keeping, telling).0
+            tokio::join!(keeping, publishing).0
         }
     }
 }
@@ -403,11 +403,11 @@ async fn serve_ingress(
         web::serve::serve_connections(listener, router, site.shutdown.clone(), grace).await;
         anyhow::Ok(())
     };
-    let telling = tasks.keep_running("chains", classify_ending, || async {
+    let publishing = tasks.keep_running("chains", classify_ending, || async {
         site.chains.run(bus, &site.shutdown).await;
         Ok(())
     });
-    tokio::try_join!(serving, app.run(site.shutdown.clone()), telling)?;
+    tokio::try_join!(serving, app.run(site.shutdown.clone()), publishing)?;
     Ok(())
 }
 

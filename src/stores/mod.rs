@@ -22,7 +22,7 @@ const SAMPLE_MAX: usize = 200;
 /// Longest time a start waits for the store.
 const START_WAIT: Duration = Duration::from_secs(5);
 
-/// Opens the store of this installation. One that is away is waited for by whoever uses it.
+/// Opens the store of this installation. One that is away is waited for where it is used.
 ///
 /// # Errors
 /// [`config::SettingsError::Invalid`] when the URL or an option is wrong, or the store is that of another installation.
@@ -33,7 +33,7 @@ pub async fn open_store(settings: store::StoreConfig, bus: &Bus) -> anyhow::Resu
     match tokio::time::timeout(START_WAIT, store.verify_marker_now()).await {
         Ok(Ok(())) => {}
         Ok(Err(error @ StoreError::OtherStore { .. })) => return Err(foreign_store_error(&error).into()),
-        // Whoever may not mark it waits for the ingress to do so.
+        // A role that may not mark it waits for the ingress to do so.
         Ok(Err(StoreError::Unmarked { .. })) if !may_mark_store(bus) => {}
         Ok(Err(error @ StoreError::Unmarked { .. })) => tracing::warn!(
             %error, "nothing is stored or served before it is there; \

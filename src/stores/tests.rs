@@ -92,7 +92,7 @@ async fn a_new_installation_marks_its_store_once() {
             site.open(role).await.unwrap().verify_marker_now().await.unwrap();
         }
         assert_eq!(worker.get("media/x/source", 1).await.unwrap(), "x", "the worker has heard of it");
-        // From now on what has no marker is away, whoever looks.
+        // From now on what has no marker is away for every role.
         let away = site.root.with_extension("away");
         std::fs::rename(&site.root, &away).unwrap();
         let again = site.open(Role::Ingress).await.unwrap();
@@ -205,7 +205,7 @@ async fn the_store_of_another_installation_is_a_wrong_setting() {
         }
     }
     assert!(running.delete("media/x/source").await.unwrap_err().is_outage(), "work is not to blame for it");
-    // A person says that it is the one to use; who runs already hears of it.
+    // A person says that it is the one to use; processes that run already use it, too.
     let admin = site.broker.bus(Role::Admin).await;
     let adopted = adopt_store(site.settings.clone(), &admin).await.unwrap();
     assert_eq!(adopted, AdoptionOutcome::Taken { store_id: theirs, before: ours });
