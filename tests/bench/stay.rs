@@ -137,7 +137,7 @@ pub(crate) async fn bytes_per_upload() -> Vec<Row> {
     let broker = TestBroker::start().await;
     let admin = broker.bus(Role::Admin).await;
     let context = admin.context();
-    // What tells followers of removals goes at once: it is not what stays.
+    // Markers of removals go at once: they are not what stays.
     let jobs = context.get_stream(subjects::kv_stream_name(job::JobRecord::BUCKET)).await.unwrap();
     let mut config = jobs.cached_info().config.clone();
     config.subject_delete_marker_ttl = Some(Duration::from_secs(1));

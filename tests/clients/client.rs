@@ -48,9 +48,9 @@ async fn follow(request: RequestBuilder, since: &mut String) -> anyhow::Result<b
             // Others are comments, and `retry`.
             let (Some(kind), Some(data)) = (field("event"), field("data")) else { continue };
             *since = field("id").map_or(since.clone(), |id| format!("&since={id}"));
-            let told: Value = serde_json::from_str(data)?;
-            eprintln!("{kind} {}", told["percent"].as_u64().map_or(String::new(), |n| format!("{n} %")));
-            ensure!(!FAILED.contains(&kind), "{kind}: {}", told["data"]);
+            let payload: Value = serde_json::from_str(data)?;
+            eprintln!("{kind} {}", payload["percent"].as_u64().map_or(String::new(), |n| format!("{n} %")));
+            ensure!(!FAILED.contains(&kind), "{kind}: {}", payload["data"]);
             if kind == "media.ready" {
                 return Ok(true);
             }

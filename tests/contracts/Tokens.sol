@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.37;
 
-// The least of three token standards that a gate asks, without any check of who may do what: for tests and demos on a local node only.
+// The least of three token standards that a gate asks, without any check of who may do what: for tests and demos on a local node
+// only.
 
 contract Nft {
     event Transfer(address indexed from, address indexed to, uint256 indexed token);
@@ -19,7 +20,7 @@ contract Nft {
         require(owner != address(0), "no such token");
     }
 
-    // Gives the token to `to`, whoever has it; to nobody burns it, from nobody makes it.
+    // Gives the token to `to`, from its owner, if any; to nobody burns it, from nobody makes it.
     function give(uint256 token, address to) external {
         address from = owners[token];
         if (from != address(0)) balanceOf[from]--;
@@ -41,7 +42,8 @@ contract Coin {
     }
 }
 
-// One of the tokens that are money and a collection at once (ERC-404): a balance counts fractions, so that it is no number of tokens.
+// One of the tokens that are money and a collection at once (ERC-404): a balance counts fractions, so that it is no number of
+// tokens.
 contract Semi {
     mapping(address owner => uint256) public balanceOf;
 

@@ -1,5 +1,5 @@
-//! The description against the real thing: schemathesis, which shares no code with ours, asks for what `/openapi.json` allows and for
-//! what it forbids, and holds every answer against it.
+//! The description against the real thing: schemathesis, which shares no code with ours, asks for what `/openapi.json` allows and
+//! for what it forbids, and holds every answer against it.
 //!
 //! `schemathesis/schemathesis.toml` says what is left out and why, `schemathesis/hooks.py` what a valid request needs beyond its
 //! schema. The seed is fixed: the same questions in every run, and enough of them for all phases in half a minute.
@@ -66,9 +66,12 @@ async fn every_answer_is_as_the_description_says() {
         .current_dir(cluster.dir.path())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
     // An empty run would be a success, too. Left out are a stream without an end and, by schemathesis, the description itself.
     let tested = format!("Tested: {}\n", operations - 2);
-    assert!(operations > 30 && told.contains(&tested) && told.contains("Stateful"), "{tested}{told}");
+    assert!(
+        operations > 30 && printed.contains(&tested) && printed.contains("Stateful"),
+        "{tested}{printed}"
+    );
 }

@@ -1,7 +1,8 @@
-//! The watch page in a real Chromium, driven over WebDriver: it plays, time advances, every rung can be chosen, it ends, and the console
-//! shows no error.
+//! The watch page in a real Chromium, driven over WebDriver: it plays, time advances, every rung can be chosen, it ends, and the
+//! console shows no error.
 //!
-//! Limits: 20 s for each thing that must happen on the page. The browser resolves no name, so that it reaches nothing but this machine.
+//! Limits: 20 s for each thing that must happen on the page. The browser resolves no name, so that it reaches nothing but this
+//! machine.
 
 use std::panic::AssertUnwindSafe;
 use std::process::Stdio;
@@ -54,7 +55,8 @@ pub(crate) async fn plays(watch_url: &str, player: Player, rungs: usize) {
     .await;
 }
 
-/// Opens the page without a token, types the API key into the form that it shows, and plays. A wrong key is tried and refused first.
+/// Opens the page without a token, types the API key into the form that it shows, and plays. A wrong key is tried and refused
+/// first.
 pub(crate) async fn plays_after_sign_in(watch_url: &str, api_key: &str) {
     let url = watch_url.split('#').next().unwrap_or_default().to_owned();
     in_browser(async |page| {

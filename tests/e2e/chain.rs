@@ -133,7 +133,7 @@ impl Anvil {
         self.ask("anvil_setCode", json!([account, Bytes::from(code)])).await;
     }
 
-    /// Gives a token to somebody, whoever has it; the block is made when this returns.
+    /// Gives a token to `to`, from its owner or, when it has none, as a new one; the block is made when this returns.
     pub(crate) async fn give(&self, contract: Address, token: u64, to: Address) {
         let data = Bytes::from(giveCall { token: U256::from(token), to }.abi_encode());
         self.send(json!({ "from": self.from, "to": contract, "data": data, "gas": "0x100000" })).await;

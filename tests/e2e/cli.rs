@@ -177,15 +177,15 @@ async fn settings_are_printed_without_secrets() {
 }
 
 #[tokio::test]
-async fn settings_in_the_old_form_are_read_and_the_new_form_is_told() {
+async fn settings_in_the_old_form_are_read_and_the_new_form_is_shown() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("s.toml"), "[ingress]\ngrace_ms = 90000\n").unwrap();
-    let told = "ingress.grace_ms = 90000 is the old form; write grace = \"1m 30s\"";
+    let warning = "ingress.grace_ms = 90000 is the old form; write grace = \"1m 30s\"";
     for args in
         [&["config"][..], &["config", "--json"], &["doctor"], &["nats", "diff", "--nats-url", "127.0.0.1:1"]]
     {
         let said = run(program(dir.path(), &[args, &["--config", "s.toml"]].concat())).await;
-        assert_eq!(said.err.matches(told).count(), 1, "{args:?}: {said:?}");
+        assert_eq!(said.err.matches(warning).count(), 1, "{args:?}: {said:?}");
     }
     let said = run(program(dir.path(), &["config", "--config", "s.toml"])).await;
     std::fs::write(dir.path().join("s.toml"), &said.out).unwrap();
@@ -303,7 +303,7 @@ async fn dead_letters_get_a_second_chance_once() {
             run(program(&folder, &[&args[..], &["--data-dir", "."]].concat())).await
         }
     };
-    // Without its marker a store is away, and nothing is told of what lies in it.
+    // Without its marker a store is away, and nothing is said of what lies in it.
     let away = dead(&["redrive", &gone.letter.to_string(), "--json"]).await;
     assert_eq!((away.status, &away.json()[0]["code"]), (1, &json!("store_unavailable")), "{away:?}");
     let adopted = run(program(&folder, &["store", "adopt", "--data-dir", "."])).await;

@@ -38,9 +38,9 @@ async fn each_example_uploads_waits_and_prints_what_plays() {
     let film = cluster.dir.path().join("a fílm.mp4");
     std::fs::write(&film, sample(4, "320x180", "25")).unwrap();
     for (name, mut client) in clients() {
-        let (succeeded, printed, told) = run(&mut client, &cluster, &cluster.key, &film);
-        assert!(succeeded, "{name}: {told}\n{}", cluster.logs());
-        assert!(told.contains("media.playable"), "{name} followed no events: {told}");
+        let (succeeded, printed, logged) = run(&mut client, &cluster, &cluster.key, &film);
+        assert!(succeeded, "{name}: {logged}\n{}", cluster.logs());
+        assert!(logged.contains("media.playable"), "{name} followed no events: {logged}");
         let url = printed.strip_suffix('\n').filter(|url| !url.contains('\n'));
         let url = url.unwrap_or_else(|| panic!("{name} printed more than one line: {printed}"));
         let master = cluster.http.get(url).send().await.unwrap().text().await.unwrap();
@@ -55,9 +55,9 @@ async fn each_example_says_why_it_was_refused() {
     std::fs::write(&no_film, b"no film".repeat(100)).unwrap();
     for (key, code) in [(cluster.key.as_str(), "media.rejected"), ("sg_wrong", "unauthorized")] {
         for (name, mut client) in clients() {
-            let (succeeded, printed, told) = run(&mut client, &cluster, key, &no_film);
-            assert!(!succeeded && printed.is_empty(), "{name}: {printed}{told}");
-            assert!(told.contains(code), "{name}: {told}");
+            let (succeeded, printed, logged) = run(&mut client, &cluster, key, &no_film);
+            assert!(!succeeded && printed.is_empty(), "{name}: {printed}{logged}");
+            assert!(logged.contains(code), "{name}: {logged}");
         }
     }
 }

@@ -116,8 +116,8 @@ async fn of_a_hundred_writers_of_a_document_one_wins_and_no_change_is_lost() {
         assert_eq!(read(&cluster, &path).await.0, made);
     }
     assert_eq!(read(&cluster, &path).await.1["title"], wanted.as_str());
-    let told = cluster.all_events().await.into_iter().filter(|event| event.kind == "media.changed");
-    assert_eq!(told.count(), ROUNDS, "every change is told, and nothing that was none");
+    let published = cluster.all_events().await.into_iter().filter(|event| event.kind == "media.changed");
+    assert_eq!(published.count(), ROUNDS, "every change is told, and nothing that was none");
 }
 
 #[tokio::test]
@@ -142,8 +142,8 @@ async fn of_a_hundred_writers_of_a_rule_one_wins_and_no_change_is_lost() {
         assert_eq!(read(&cluster, &path).await.0, made);
     }
     assert_eq!(read(&cluster, &path).await.1["rule"]["addresses"], json!(wanted));
-    let told = cluster.all_events().await.into_iter().filter(|event| event.kind == "gate.changed");
-    assert_eq!(told.count(), ROUNDS);
+    let published = cluster.all_events().await.into_iter().filter(|event| event.kind == "gate.changed");
+    assert_eq!(published.count(), ROUNDS);
 }
 
 #[tokio::test]

@@ -74,16 +74,16 @@ async fn a_demo_plays_and_leaves_nothing_behind() {
 async fn a_demo_that_stays_plays_for_somebody_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let (mut demo, mut lines) = start(program(dir.path(), &["demo", "--json", "--profile", "tiny"]));
-    let told = next(&mut lines).await;
-    let watch_url = told["watch_url"].as_str().unwrap();
-    assert!(watch_url.ends_with(&format!("/watch/{}", told["media_id"].as_str().unwrap())), "{told}");
-    assert!(reqwest::get(watch_url).await.unwrap().status().is_success(), "{told}");
+    let printed = next(&mut lines).await;
+    let watch_url = printed["watch_url"].as_str().unwrap();
+    assert!(watch_url.ends_with(&format!("/watch/{}", printed["media_id"].as_str().unwrap())), "{printed}");
+    assert!(reqwest::get(watch_url).await.unwrap().status().is_success(), "{printed}");
     // What the page asks for.
     let playback = watch_url.replace("/watch/", "/v1/media/") + "/playback";
     let opened = reqwest::Client::new().post(playback).send().await.unwrap();
     assert_eq!(opened.status(), 200);
     let session: Value = opened.json().await.unwrap();
-    let hls_url = format!("{}{}", told["url"].as_str().unwrap(), session["hls_url"].as_str().unwrap());
+    let hls_url = format!("{}{}", printed["url"].as_str().unwrap(), session["hls_url"].as_str().unwrap());
     assert_eq!(segment(&json!(hls_url)).await, 200);
     let ended = Command::new("kill").args(["-TERM", &demo.id().to_string()]).status().unwrap();
     assert!(ended.success() && demo.wait().unwrap().success());
@@ -129,10 +129,10 @@ async fn a_gated_demo_that_stays_plays_for_the_owner_until_it_is_killed_and_take
     let mut command = program(dir.path(), &args);
     command.env("ANVIL", &anvil.program);
     let (mut demo, mut lines) = start(command);
-    let told = next(&mut lines).await;
-    assert_eq!(segment(&told["after_transfer"]["holder"]["hls_url"]).await, 200, "{told}");
-    let before = reqwest::get(told["holder"]["hls_url"].as_str().unwrap()).await.unwrap();
-    assert_eq!(before.status(), 403, "{told}");
+    let printed = next(&mut lines).await;
+    assert_eq!(segment(&printed["after_transfer"]["holder"]["hls_url"]).await, 200, "{printed}");
+    let before = reqwest::get(printed["holder"]["hls_url"].as_str().unwrap()).await.unwrap();
+    assert_eq!(before.status(), 403, "{printed}");
     assert!(anvil.runs());
     demo.kill().unwrap();
     demo.wait().unwrap();

@@ -60,8 +60,8 @@ async fn an_encrypted_medium_plays_and_its_segments_are_of_no_use_without_the_ke
     let stored = cluster.objects(&media_id).await;
 
     encrypt(&cluster, &media_id).await;
-    let told = cluster.media_event("media.changed", &media_id).await;
-    assert_eq!(told.data["encryption"], "aes_128");
+    let changed = cluster.media_event("media.changed", &media_id).await;
+    assert_eq!(changed.data["encryption"], "aes_128");
     let session = playback(&cluster, &media_id).await;
     assert_eq!(session["dash_url"], Value::Null);
     let master = session["hls_url"].as_str().unwrap();

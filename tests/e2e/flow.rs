@@ -25,7 +25,8 @@ pub(crate) async fn text(cluster: &Cluster, path: &str) -> String {
 }
 
 /// What ffprobe decodes of one playlist: frames, key frame times in microseconds, seconds from the first frame to the end of the
-/// last. FFmpeg's demuxer moves all frames of a track with negative composition offsets by the same time, so only differences count.
+/// last. FFmpeg's demuxer moves all frames of a track with negative composition offsets by the same time, so only differences
+/// count.
 #[derive(Debug)]
 struct Decoded {
     frames: u64,

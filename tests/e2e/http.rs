@@ -55,7 +55,7 @@ async fn frames_until(mut answer: reqwest::Response, last: &str) -> Vec<(String,
 }
 
 #[tokio::test]
-async fn events_resume_exactly_and_tell_the_story_so_far() {
+async fn events_resume_exactly_and_repeat_what_was_before() {
     let (cluster, media_id) = with_a_medium().await;
     let path = format!("/v1/events?media={media_id}");
     let story = cluster.request(Method::GET, &path).send().await.unwrap();

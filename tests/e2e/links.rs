@@ -79,7 +79,7 @@ fn every_path_that_a_document_names_is_there() {
 }
 
 #[test]
-fn paths_are_told_from_other_texts() {
+fn paths_are_distinguished_from_other_texts() {
     for text in ["src/lib.rs", "nats/", ".ci/run", "tests/e2e", "Cargo.toml", "limit/", "compose.yaml"] {
         assert!(is_path(text), "{text}");
     }

@@ -85,13 +85,13 @@ async fn a_medium_removed_while_it_is_made_and_played_ends_everywhere_and_leaves
     let page: Value = cluster.get("/v1/jobs").await;
     assert_eq!(page["items"].as_array().unwrap().len(), 0, "{page}");
     let events = cluster.all_events().await;
-    let told: Vec<&str> = events
+    let kinds: Vec<&str> = events
         .iter()
         .filter(|event| event.media_id.as_deref() == Some(media_id.as_str()))
         .map(|event| event.kind.as_str())
         .collect();
     for (kind, count) in [("media.removed", 1), ("job.cancelled", 1), ("media.ready", 0), ("job.failed", 0)] {
-        assert_eq!(told.iter().filter(|one| **one == kind).count(), count, "{kind}: {told:?}");
+        assert_eq!(kinds.iter().filter(|one| **one == kind).count(), count, "{kind}: {kinds:?}");
     }
 
     // The command line does the same.

@@ -1,4 +1,4 @@
-//! The watch page and a wallet in a real Chromium: who has the token plays after signing in, who has not hears why.
+//! The watch page and a wallet in a real Chromium: who has the token plays after signing in, who has not is shown why.
 
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ async fn answer(page: &Page, value: Value) {
 
 /// Presses the button and lets the wallet show the account; answers the message it is asked to sign.
 async fn asked_to_sign(page: &Page, wallet: &Wallet) -> String {
-    // As wallets tell it: nothing is proved by its case.
+    // As wallets report it: nothing is proved by its case.
     let address = wallet.address.to_string().to_lowercase();
     page.click("#wallet").await;
     asked(page, "eth_requestAccounts").await;
@@ -98,7 +98,7 @@ async fn a_wallet_signs_in_on_the_page_and_plays_what_its_token_opens() {
         page.open(&watch_url).await;
         page.until(&says("sign-in", "Sign in with a wallet to play this")).await;
 
-        // What is signed names the site and the account; whoever does not sign is not signed in.
+        // What is signed names the site and the account; a visitor who does not sign is not signed in.
         let message = asked_to_sign(page, &ann).await;
         let host = site.cluster.url.trim_start_matches("http://");
         assert!(message.starts_with(&format!("{host} wants you to sign in")), "{message}");

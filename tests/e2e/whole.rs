@@ -18,7 +18,7 @@ pub(crate) struct Up {
     pub(crate) url: String,
     pub(crate) key: String,
     /// The key, when it was printed.
-    told: Option<String>,
+    printed_key: Option<String>,
     pub(crate) http: reqwest::Client,
 }
 
@@ -47,9 +47,9 @@ impl Up {
             panic!("up did not start ({error}): {}", std::fs::read_to_string(folder.join("log")).unwrap())
         });
         let url = ready["url"].as_str().unwrap().to_owned();
-        let told = ready["api_key"].as_str().map(str::to_owned);
+        let printed_key = ready["api_key"].as_str().map(str::to_owned);
         let key = std::fs::read_to_string(folder.join("data/api-key")).unwrap().trim().to_owned();
-        Self { child, url, key, told, http: reqwest::Client::new() }
+        Self { child, url, key, printed_key, http: reqwest::Client::new() }
     }
 
     /// What somebody else on this machine may read or enter below `folder`.
@@ -108,7 +108,7 @@ async fn up_is_killed_and_started_again() {
     std::fs::create_dir(&data).unwrap();
     std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
     let mut up = Up::start(folder.path());
-    assert_eq!(up.told.as_ref(), Some(&up.key));
+    assert_eq!(up.printed_key.as_ref(), Some(&up.key));
     assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
     let upload = up.http.post(format!("{}/v1/media", up.url)).bearer_auth(&up.key);
     let upload = upload.header("content-type", "video/mp4").body(sample(60, "320x180", "25"));
@@ -121,7 +121,7 @@ async fn up_is_killed_and_started_again() {
     up.kill();
     // The broker of the first goes with it, the second takes over its folder, and the first key still opens everything.
     let up = Up::start(folder.path());
-    assert_eq!((up.key.as_str(), &up.told), (key.as_str(), &None), "the key is printed once");
+    assert_eq!((up.key.as_str(), &up.printed_key), (key.as_str(), &None), "the key is printed once");
     up.until(&media_id, "job.succeeded").await;
     let audit = up.get("/v1/audit").send().await.unwrap().text().await.unwrap();
     let numbers: Vec<u64> = audit

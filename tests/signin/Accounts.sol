@@ -34,8 +34,8 @@ contract Maker {
     }
 }
 
-/// An account of several owners as Safe has it: so many of them sign its own digest of the message, in the order of their addresses,
-/// or agree to it on the chain, and then there is nothing to send.
+/// An account of several owners as Safe has it: so many of them sign its own digest of the message, in the order of their
+/// addresses, or agree to it on the chain, and then there is nothing to send.
 contract Safe {
     bytes32 constant DOMAIN = keccak256("EIP712Domain(uint256 chainId,address verifyingContract)");
     bytes32 constant MESSAGE = keccak256("SafeMessage(bytes message)");

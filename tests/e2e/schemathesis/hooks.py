@@ -89,7 +89,7 @@ def bytes_of(body):
 
 
 def whole(value):
-    """JSON Schema counts 8.0 among the integers; whoever writes integers writes 8."""
+    """JSON Schema counts 8.0 among the integers; a client that writes integers writes 8."""
     if isinstance(value, dict):
         return {name: whole(member) for name, member in value.items()}
     if isinstance(value, list):
