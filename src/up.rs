@@ -150,7 +150,7 @@ fn send_ready(
         }
         None => std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()),
     };
-    let address = listening.address.context("the ingress told no address")?;
+    let address = listening.address.context("the ingress gave no address")?;
     let url = format!("http://{address}");
     if ready.send(ServerReady { url, api_key, is_new, key_file: file }).is_err() {
         tracing::debug!("nobody waits for the start any more");

@@ -15,7 +15,10 @@ use async_nats::jetstream;
 use schemas::fault::{error_causes, error_chain};
 use tokio::sync::watch;
 
-use crate::{BusError, ProcessHealth, Role, backoff::backoff_delay, publish};
+use crate::{
+    BusError, ProcessHealth, ReaderStatus, Role,
+    backoff::{self, backoff_delay},
+};
 
 /// How long a connection may be silent before the server is asked whether it is there; the third question without an answer ends
 /// the connection, so that another server is tried.
@@ -151,6 +154,11 @@ impl Bus {
         &self.link.health
     }
 
+    /// The readers that this role opened in this process by [`Bus::follow_stream`] and that still exist, following or not.
+    pub fn reader_statuses(&self) -> Vec<ReaderStatus> {
+        self.health().reader_statuses(self.role())
+    }
+
     /// Waits for the answer to `request`, but no longer than the connection lives that it is sent on.
     ///
     /// # Errors
@@ -193,11 +201,11 @@ impl Bus {
         loop {
             let pause = match self.while_connected(ask()).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) if attempt < publish::ATTEMPTS_MAX && has_no_responders(&error) => {
-                    publish::retry_delay(attempt)
+                Ok(Err(error)) if attempt < backoff::ATTEMPTS_MAX && has_no_responders(&error) => {
+                    backoff::retry_delay(attempt)
                 }
                 Ok(Err(error)) => return Err(refused(error)),
-                Err(ConnectionLoss::Anew) if attempt < publish::ATTEMPTS_MAX => Duration::ZERO,
+                Err(ConnectionLoss::Anew) if attempt < backoff::ATTEMPTS_MAX => Duration::ZERO,
                 Err(lost) => return Err(BusError::unavailable(lost)),
             };
             tokio::time::sleep(pause).await;

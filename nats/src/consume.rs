@@ -28,9 +28,9 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Bus, BusError,
+    Bus, BusError, backoff,
     backoff::backoff_delay,
-    clock, publish,
+    clock,
     stage::{MessageDelivery, PipelineStage, StageFault, StageMessage, StageOutcome},
 };
 
@@ -213,7 +213,7 @@ async fn wait_for_durables(
             tracing::warn!(error = error_chain(&error), stream = queue.stream, "waiting for the durables");
         }
         tokio::select! {
-            () = tokio::time::sleep(publish::retry_delay(times)) => {}
+            () = tokio::time::sleep(backoff::retry_delay(times)) => {}
             () = shutdown.cancelled() => return Ok(None),
         }
     }
@@ -297,7 +297,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                 Err(error) => {
                     tracing::warn!(%error, stage = S::NAME, "nothing could be pulled");
                     tokio::select! {
-                        () = tokio::time::sleep(publish::retry_delay(3)) => {}
+                        () = tokio::time::sleep(backoff::retry_delay(3)) => {}
                         () = self.shutdown.cancelled() => {}
                     }
                 }
@@ -360,7 +360,11 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                 self.redeliver_after(&raw, Duration::from_millis(delay_ms)).await;
             }
             Ok(StageOutcome::Lost) => {
-                tracing::info!(stage = S::NAME, subject = delivery.subject, "work left to whoever holds it");
+                tracing::info!(
+                    stage = S::NAME,
+                    subject = delivery.subject,
+                    "work left to the worker that holds it"
+                );
             }
             Err(fault) => self.handle_failure(&raw, &message, &delivery, fault).await,
         }
@@ -407,7 +411,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                 return;
             }
             if let Err(error) = raw.ack_with(jetstream::AckKind::Progress).await {
-                tracing::warn!(%error, stage = S::NAME, "progress could not be told");
+                tracing::warn!(%error, stage = S::NAME, "progress could not be reported");
             }
         }
     }

@@ -11,7 +11,7 @@ use async_nats::{HeaderMap, jetstream::stream::LastRawMessageErrorKind};
 use schemas::{envelope::UnsentEvent, subjects};
 
 use crate::{
-    Bus, BusError, PublishOutcome,
+    Bus, BusError, PublishOutcome, backoff,
     publish::{self, PublishReply},
 };
 
@@ -71,7 +71,7 @@ impl Bus {
                 // Somebody else was first, perhaps with this very event: everything up to `last` is known.
                 Ok(PublishReply::Moved) => from = from.max(last + 1),
                 Err(error) if error.is_transient() => {
-                    if round >= publish::ATTEMPTS_MAX {
+                    if round >= backoff::ATTEMPTS_MAX {
                         return Err(error.into_bus_error(&unsent.subject));
                     }
                     tokio::time::sleep(error.retry_pause(round)).await;

@@ -91,7 +91,7 @@ mod tests {
             (seeds.lines().count(), variables.lines().count()),
             (Role::ALL.len(), Role::ALL.len() + 2)
         );
-        assert!(!variables.contains(" SU") && !variables.contains("=SU"), "no seed is told");
+        assert!(!variables.contains(" SU") && !variables.contains("=SU"), "no seed is printed");
         for name in [SEEDS, SYSTEM_SEED] {
             let mode = fs::metadata(folder.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");

@@ -30,13 +30,14 @@ mod tasks;
 pub mod testing;
 pub mod topology;
 
+pub use backoff::ATTEMPTS_MAX;
 pub use batch::{BatchOutcome, MESSAGES_MAX};
 pub use client::{Bus, BusConfig, ConnectionState};
 pub use clock::{OFFSET_MS_MAX, clock_offset_ms};
 pub use error::BusError;
 pub use health::{HEARTBEAT_PERIOD, HealthProblem, ProcessHealth, SHARED_GRACE};
 pub use lease::Lease;
-pub use publish::{ATTEMPTS_MAX, Outbox, PublishOutcome, decode_message, encode_message};
+pub use publish::{Outbox, PublishOutcome, decode_message, encode_message};
 pub use reader::{ReaderStart, StreamReader};
 pub use reader_status::ReaderStatus;
 pub use role::Role;

@@ -18,10 +18,12 @@ use serde::Serialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest, Sha256};
 
-use crate::{Bus, BusError, backoff::backoff_delay, client::ConnectionLoss, error::is_publish_transient};
-
-/// Most tries of one publish while the broker is away or elects a leader.
-pub const ATTEMPTS_MAX: u32 = 6;
+use crate::{
+    Bus, BusError,
+    backoff::{ATTEMPTS_MAX, retry_delay},
+    client::ConnectionLoss,
+    error::is_publish_transient,
+};
 
 /// What a publish led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -412,9 +414,4 @@ pub fn decode_message<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) 
     } else {
         Err(undecodable(rmp_serde::decode::Error::Uncategorized("bytes behind the end".into())))
     }
-}
-
-/// How long to wait after try `attempt` of a request to the broker: from 200 ms to 3.2 s, with equal jitter.
-pub(crate) fn retry_delay(attempt: u32) -> Duration {
-    backoff_delay(attempt, Duration::from_millis(200), Duration::from_millis(3_200))
 }

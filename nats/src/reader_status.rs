@@ -6,8 +6,6 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 
-use crate::Bus;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FollowState {
     since: Option<Instant>,
@@ -83,12 +81,5 @@ impl ReaderStatusSender {
     /// Something may be missed from now on.
     pub(crate) fn mark_lost(&self) {
         self.state.send_if_modified(|state| state.since.take().is_some());
-    }
-}
-
-impl Bus {
-    /// The readers that this role opened in this process by [`Bus::follow_stream`] and that still exist, following or not.
-    pub fn reader_statuses(&self) -> Vec<ReaderStatus> {
-        self.health().reader_statuses(self.role())
     }
 }

@@ -282,7 +282,7 @@ impl Bus {
         }))
     }
 
-    /// Removes a record if nobody changed it since `revision`. For `marker_ttl`, usually [`schemas::REMOVAL_TOLD_MS`], a marker
+    /// Removes a record if nobody changed it since `revision`. For `marker_ttl`, usually [`schemas::REMOVAL_MARKER_MS`], a marker
     /// reports the removal to followers, then nothing is left. Only for buckets whose values expire.
     ///
     /// # Errors

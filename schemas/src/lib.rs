@@ -41,7 +41,7 @@ pub const RECORD_BYTES_MAX: usize = 960 * 1024;
 pub const ENDED_KEPT_MS: u64 = 30 * 24 * 3_600_000;
 
 /// How long a followed bucket says that a key was removed, in milliseconds: a follower was away for less, or reads it anew.
-pub const REMOVAL_TOLD_MS: u64 = 24 * 3_600_000;
+pub const REMOVAL_MARKER_MS: u64 = 24 * 3_600_000;
 
 /// Media type of every payload on the bus but audit records.
 pub const CONTENT_TYPE: &str = "application/msgpack";

@@ -9,24 +9,15 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{
-    AuditCommand, Cli, CliCommand, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs, NatsCommand,
-    OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, dead_letters, demo, doctor, list, output,
-    owner, published_schemas, serve, settings, store, topology, upload, watch,
+    AuditCommand, Cli, CliCommand, CommandOutcome, DeadCommand, EXIT_CONFIG, EXIT_FAILURE, GlobalArgs,
+    NatsCommand, OwnerCommand, ServerArgs, StoreCommand, audit_log, broker, dead_letters, demo, doctor, list,
+    output, owner, published_schemas, serve, settings, store, topology, upload, watch,
 };
 use crate::{
-    config::{self, Settings, describe},
+    config::{self, describe},
     roles::ProcessRole,
     stores, telemetry,
 };
-
-/// How a command ended that could be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommandOutcome {
-    /// As hoped.
-    Well,
-    /// The answer is bad news, said already: a failed job, a difference, something missing.
-    Badly,
-}
 
 /// Does what the command line says; stderr says why when it can't.
 pub async fn dispatch_command(cli: Cli) -> ExitCode {
@@ -64,40 +55,22 @@ const fn log_level(command: &CliCommand) -> &'static str {
     }
 }
 
-/// The settings; what of the file is in the old form is logged.
-pub(super) fn load_settings(
-    global: &GlobalArgs,
-    args: &ServerArgs,
-) -> Result<Settings, config::SettingsError> {
-    let (config, old) = Settings::load(global.config.as_deref(), args)?;
-    for setting in old {
-        tracing::warn!("{setting}");
-    }
-    Ok(config)
-}
-
-/// The same for commands about the settings themselves: the old form is said whatever is logged.
-fn load_and_print(global: &GlobalArgs, args: &ServerArgs) -> Result<Settings, config::SettingsError> {
-    let (config, old) = Settings::load(global.config.as_deref(), args)?;
-    for setting in old {
-        output::print_message(setting);
-    }
-    Ok(config)
-}
-
 async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Result<CommandOutcome> {
     let as_json = global.json;
     match command {
-        CliCommand::Up(args) => Box::pin(serve::serve_all(load_settings(global, &args)?, as_json)).await?,
+        CliCommand::Up(args) => {
+            Box::pin(serve::serve_all(settings::load_settings(global, &args)?, as_json)).await?;
+        }
         CliCommand::Demo(args) => return Box::pin(demo::run_demo(global, args)).await,
         CliCommand::Ingress(args) => {
-            serve::serve_role(load_settings(global, &args)?, ProcessRole::Ingress, as_json).await?;
+            serve::serve_role(settings::load_settings(global, &args)?, ProcessRole::Ingress, as_json).await?;
         }
         CliCommand::Worker(worker) => {
-            serve::serve_role(load_settings(global, &worker.server)?, worker.stage, as_json).await?;
+            serve::serve_role(settings::load_settings(global, &worker.server)?, worker.stage, as_json)
+                .await?;
         }
         CliCommand::Keeper(args) => {
-            serve::serve_role(load_settings(global, &args)?, ProcessRole::Keeper, as_json).await?;
+            serve::serve_role(settings::load_settings(global, &args)?, ProcessRole::Keeper, as_json).await?;
         }
         CliCommand::Upload(args) => return upload::run_upload(args, as_json).await,
         CliCommand::Watch(args) => return watch::run_watch(args, as_json).await,
@@ -108,7 +81,7 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
         CliCommand::Dead(command) => return Box::pin(execute_dead(global, command)).await,
         CliCommand::Nats(command) => return execute_nats(global, command).await,
         CliCommand::Store(StoreCommand::Adopt(args)) => {
-            Box::pin(store::adopt_and_print(load_settings(global, &args)?, as_json)).await?;
+            Box::pin(store::adopt_and_print(settings::load_settings(global, &args)?, as_json)).await?;
         }
         CliCommand::Owner(command) => Box::pin(execute_owner(global, command)).await?,
         CliCommand::Schemas(command) => return published_schemas::run_schemas(command, as_json),
@@ -116,10 +89,10 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
             output::print_line(describe::render_markdown().trim_end())?;
         }
         CliCommand::Config(args) => {
-            settings::print_settings(&load_and_print(global, &args.server)?, as_json)?;
+            settings::print_settings(&settings::load_and_print(global, &args.server)?, as_json)?;
         }
         CliCommand::Doctor(args) => {
-            return doctor::run_doctor(&load_and_print(global, &args)?, as_json).await;
+            return doctor::run_doctor(&settings::load_and_print(global, &args)?, as_json).await;
         }
         CliCommand::Completions { shell } => print_completions(shell)?,
     }
@@ -129,11 +102,11 @@ async fn execute_command(global: &GlobalArgs, command: CliCommand) -> anyhow::Re
 async fn execute_owner(global: &GlobalArgs, command: OwnerCommand) -> anyhow::Result<()> {
     match command {
         OwnerCommand::Ls(server) => {
-            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
             owner::list_chainless(&bus, global.json).await
         }
         OwnerCommand::Transfer { from, to, server } => {
-            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
             owner::transfer_owner(&bus, (&from, &to), global.json).await
         }
     }
@@ -143,15 +116,15 @@ async fn execute_dead(global: &GlobalArgs, command: DeadCommand) -> anyhow::Resu
     let as_json = global.json;
     match command {
         DeadCommand::Ls { limit, server } => {
-            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
             dead_letters::list_letters(&bus, limit, as_json).await?;
         }
         DeadCommand::Show { sequence, server } => {
-            let bus = broker::connect_admin(load_settings(global, &server)?).await?;
+            let bus = broker::connect_admin(settings::load_settings(global, &server)?).await?;
             dead_letters::show_letter(&bus, sequence, as_json).await?;
         }
         DeadCommand::Redrive { sequences, all: _, stage, server } => {
-            let config = load_settings(global, &server)?;
+            let config = settings::load_settings(global, &server)?;
             let settings = config.store_config()?;
             let bus = broker::connect_admin(config).await?;
             let store = stores::open_store(settings, &bus).await?;
@@ -163,7 +136,7 @@ async fn execute_dead(global: &GlobalArgs, command: DeadCommand) -> anyhow::Resu
 
 async fn execute_nats(global: &GlobalArgs, command: NatsCommand) -> anyhow::Result<CommandOutcome> {
     let connect = async |args: &ServerArgs| {
-        let config = load_settings(global, args)?;
+        let config = settings::load_settings(global, args)?;
         let settings = config.topology_settings();
         anyhow::Ok((broker::connect_admin(config).await?, settings))
     };

@@ -15,6 +15,7 @@ pub mod event;
 pub mod follow;
 pub mod lines;
 pub mod list;
+mod outcome;
 pub mod output;
 pub mod owner;
 pub mod play;
@@ -36,7 +37,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub use args::{ClientArgs, ConfigArgs, GlobalArgs, PageArgs, ServerArgs};
-pub use dispatch::{CommandOutcome, dispatch_command};
+pub use dispatch::dispatch_command;
+pub use outcome::CommandOutcome;
 
 use crate::roles::ProcessRole;
 

@@ -2,8 +2,8 @@
 
 use toml::{Table, Value};
 
-use super::output;
-use crate::config::{Settings, describe, tree};
+use super::{GlobalArgs, ServerArgs, output};
+use crate::config::{Settings, SettingsError, describe, tree};
 
 /// Stands where a secret is.
 pub const HIDDEN: &str = "<hidden>";
@@ -19,6 +19,24 @@ const OPEN_OPTIONS: [&str; 8] = [
     "allow_http",
     "aws_virtual_hosted_style_request",
 ];
+
+/// The settings; what of the file is in the old form is logged.
+pub(super) fn load_settings(global: &GlobalArgs, args: &ServerArgs) -> Result<Settings, SettingsError> {
+    let (config, old) = Settings::load(global.config.as_deref(), args)?;
+    for setting in old {
+        tracing::warn!("{setting}");
+    }
+    Ok(config)
+}
+
+/// The same for commands about the settings themselves: the old form is said whatever is logged.
+pub(super) fn load_and_print(global: &GlobalArgs, args: &ServerArgs) -> Result<Settings, SettingsError> {
+    let (config, old) = Settings::load(global.config.as_deref(), args)?;
+    for setting in old {
+        output::print_message(setting);
+    }
+    Ok(config)
+}
 
 /// Prints the settings as a settings file with comments, or their values as JSON.
 ///

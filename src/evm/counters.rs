@@ -72,7 +72,7 @@ impl ChainCounters {
         for doubted in waiting {
             let cause = keccak256(format!("{doubted:?}")).to_string();
             if let Err(error) = bus.publish_event(&doubted, &cause).await {
-                tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be told");
+                tracing::warn!(%error, chain.id = doubted.chain_id, what = ?doubted.what, "a doubt could not be published");
             }
         }
     }

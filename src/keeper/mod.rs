@@ -50,7 +50,7 @@ pub struct KeeperConfig {
     pub fold_period_ms: u64,
     /// How often views are summed, in milliseconds; each hour that is over is summed once.
     pub views_period_ms: u64,
-    /// How long followers are told that a part was removed, in milliseconds.
+    /// How long followers are notified that a part was removed, in milliseconds.
     #[serde(skip)]
     pub removal_told_ms: u64,
     /// How long a job or an upload is kept that ended without saying so, in milliseconds; set by `retention.ended_ms`.
@@ -70,7 +70,7 @@ impl Default for KeeperConfig {
             fold_age_ms: 24 * 3_600_000,
             fold_period_ms: 10 * 60_000,
             views_period_ms: 5 * 60_000,
-            removal_told_ms: schemas::REMOVAL_TOLD_MS,
+            removal_told_ms: schemas::REMOVAL_MARKER_MS,
             ended_kept_ms: schemas::ENDED_KEPT_MS,
             watcher: watcher::WatcherConfig::default(),
         }

@@ -91,7 +91,7 @@ async fn a_new_installation_marks_its_store_once() {
         for role in [Role::Upload, Role::Keeper] {
             site.open(role).await.unwrap().verify_marker_now().await.unwrap();
         }
-        assert_eq!(worker.get("media/x/source", 1).await.unwrap(), "x", "the worker has heard of it");
+        assert_eq!(worker.get("media/x/source", 1).await.unwrap(), "x", "the worker knows of it");
         // From now on what has no marker is away for every role.
         let away = site.root.with_extension("away");
         std::fs::rename(&site.root, &away).unwrap();

@@ -110,7 +110,7 @@ impl Scene {
     }
 
     /// The creator stops, and everything that was acknowledged is looked at.
-    #[expect(clippy::print_stdout, reason = "the figures are for whoever runs it at length")]
+    #[expect(clippy::print_stdout, reason = "the figures are for those who run it at length")]
     async fn end(mut self) {
         self.stop.cancel();
         let refused = self.uploading.await.unwrap();

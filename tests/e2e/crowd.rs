@@ -117,7 +117,7 @@ async fn of_a_hundred_writers_of_a_document_one_wins_and_no_change_is_lost() {
     }
     assert_eq!(read(&cluster, &path).await.1["title"], wanted.as_str());
     let published = cluster.all_events().await.into_iter().filter(|event| event.kind == "media.changed");
-    assert_eq!(published.count(), ROUNDS, "every change is told, and nothing that was none");
+    assert_eq!(published.count(), ROUNDS, "every change is published, and nothing that was none");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) enum PullEvent {
 /// Why a consumer is of no more use.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConsumerLoss {
-    #[error("the broker was not heard for {silent_ms} ms")]
+    #[error("nothing came from the broker for {silent_ms} ms")]
     Silent { silent_ms: u128 },
     #[error("the consumer is gone: {reason}")]
     Gone { reason: String },

@@ -13,7 +13,7 @@ use super::{
     OPEN_MAX, OpenedStream, ReaderConfig, ReaderItem, ReaderStart, SILENT_HEARTBEATS_MAX,
     pull::{ConsumerLoss, EphemeralConsumer, PullEvent},
 };
-use crate::{Bus, BusError, client::ConnectionState, publish, reader_status::ReaderStatusSender};
+use crate::{Bus, BusError, backoff, client::ConnectionState, reader_status::ReaderStatusSender};
 
 /// Where the task is.
 pub(super) struct ReaderTask {
@@ -217,7 +217,7 @@ impl ReaderTask {
             let (stream, tries) = (&self.config.stream, self.tries);
             tracing::warn!(%error, reason = error_chain(error), stream, tries, "a reader waits for the broker");
         }
-        tokio::time::sleep(publish::retry_delay(self.tries)).await;
+        tokio::time::sleep(backoff::retry_delay(self.tries)).await;
     }
 }
 

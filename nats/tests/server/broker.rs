@@ -72,7 +72,7 @@ async fn a_reader_of_what_is_new_misses_nothing_while_the_broker_is_away() {
     // The consumer is gone, and the reader has not noticed yet.
     publish("evt.upload.expired.after").await;
     let next = tokio::time::timeout(Duration::from_secs(20), events.next());
-    assert_eq!(next.await.expect("it is heard").unwrap().subject, "evt.upload.expired.after");
+    assert_eq!(next.await.expect("it is received").unwrap().subject, "evt.upload.expired.after");
 }
 
 #[tokio::test]

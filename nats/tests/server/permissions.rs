@@ -441,10 +441,10 @@ async fn each_role_may_do_its_work_and_nothing_else() {
             assert!(!watched.may_publish(subject).await, "{name} must not publish {subject}");
         }
         for subject in case.may_receive {
-            assert!(watched.may_subscribe(subject).await, "{name} must be able to hear {subject}");
+            assert!(watched.may_subscribe(subject).await, "{name} must be able to receive {subject}");
         }
         for subject in case.may_not_receive {
-            assert!(!watched.may_subscribe(subject).await, "{name} must not hear {subject}");
+            assert!(!watched.may_subscribe(subject).await, "{name} must not receive {subject}");
         }
     }
     let roles: Vec<Role> = CASES.iter().map(|case| case.role).collect();

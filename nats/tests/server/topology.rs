@@ -110,7 +110,7 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
     let context = bus.context();
     let mut config = context.get_stream("DEAD").await.unwrap().cached_info().config.clone();
     config.max_age = Duration::from_secs(3_600);
-    config.subjects.push("graves.>".into());
+    config.subjects.push("letters.>".into());
     config.metadata.insert("cost-centre".into(), "12".into());
     context.update_stream(&config).await.unwrap();
     let durable =
@@ -119,7 +119,7 @@ async fn what_can_be_changed_is_changed_and_an_operators_own_stays() {
     assert_eq!(
         found(context, &TopologySettings::default()).await,
         [
-            r#"stream DEAD: subjects is {"dead.>", "graves.>"}, should be {"dead.>"}"#,
+            r#"stream DEAD: subjects is {"dead.>", "letters.>"}, should be {"dead.>"}"#,
             "stream DEAD: max_age is 1h, should be 90d",
             r#"durable upload of EVENTS: filters is {"evt.media.ready.*"}, should be {"evt.media.reopened.*", "evt.upload.received.*"}"#,
         ]
@@ -297,7 +297,7 @@ async fn a_bucket_from_before_gets_its_ends_in_place() {
     topology::verify_topology(keeper.context(), Role::Keeper).await.unwrap();
     let after = context.get_stream("KV_jobs").await.unwrap().cached_info().clone();
     assert_eq!((after.created, after.state.messages), (before.created, 1), "the same bucket");
-    let marker_ttl = Duration::from_millis(schemas::REMOVAL_TOLD_MS);
+    let marker_ttl = Duration::from_millis(schemas::REMOVAL_MARKER_MS);
     assert_eq!(after.config.subject_delete_marker_ttl, Some(marker_ttl), "what readers count on");
 }
 

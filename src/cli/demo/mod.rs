@@ -16,8 +16,8 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CommandOutcome, DemoArgs, GlobalArgs, client::ApiClient, dispatch::load_settings, output,
-    play::PlaybackUrls, serve,
+    CommandOutcome, DemoArgs, GlobalArgs, client::ApiClient, output, play::PlaybackUrls, serve,
+    settings::load_settings,
 };
 use crate::{config::Settings, up};
 use chain::DemoNode;

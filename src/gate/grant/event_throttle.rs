@@ -105,11 +105,11 @@ mod tests {
             assert_eq!(throttle.take_permit(1, ANN, refusal(1), CAPS), None);
         }
         assert_eq!(throttle.take_permit(2, ANN, refusal(2), CAPS), Some(0));
-        assert_eq!(throttle.dropped_count(), 0, "it was told");
+        assert_eq!(throttle.dropped_count(), 0, "it was published");
         assert_eq!(
             throttle.take_permit(AGAIN_AFTER_MS, ANN, refusal(1), CAPS),
             Some(0),
-            "told again after a while"
+            "published again after a while"
         );
     }
 
@@ -118,7 +118,7 @@ mod tests {
         let throttle = DenialEventThrottle::default();
         let published = (0..10).filter(|n| throttle.take_permit(0, ANN, refusal(*n), CAPS).is_some()).count();
         assert_eq!((published, throttle.dropped_count()), (2, 8));
-        assert_eq!(throttle.take_permit(0, BOB, refusal(20), CAPS), Some(8), "the next event tells how many");
+        assert_eq!(throttle.take_permit(0, BOB, refusal(20), CAPS), Some(8), "the next event says how many");
         assert_eq!(throttle.take_permit(0, BOB, refusal(21), CAPS), Some(0));
         assert_eq!(throttle.take_permit(MINUTE_MS, ANN, refusal(9), CAPS), Some(0), "a new minute");
     }

@@ -207,7 +207,7 @@ impl PlaybackGrants {
     pub fn render_metrics(&self) -> String {
         let dropped = self.shared.denial_events.dropped_count();
         format!(
-            "# HELP streamgate_gate_refusals_untold Refusals of gates that no event tells, since there were too many.\n\
+            "# HELP streamgate_gate_refusals_untold Refusals of gates that no event reports, since there were too many.\n\
              # TYPE streamgate_gate_refusals_untold counter\n\
              streamgate_gate_refusals_untold_total {dropped}\n"
         )
@@ -483,8 +483,10 @@ impl PlaybackGrantState {
         // The refusal stands whether or not it could be published.
         match tokio::time::timeout(Duration::from_millis(AGAIN_MS), publishing).await {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => tracing::warn!(%error, media.id = %media_id, "a refusal could not be told"),
-            Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be told in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, media.id = %media_id, "a refusal could not be published");
+            }
+            Err(_) => tracing::warn!(media.id = %media_id, "a refusal could not be published in time"),
         }
         self.denial_events.return_permit(refusal, dropped);
     }

@@ -55,7 +55,7 @@ async fn no_rule_and_no_medium_mean_nobody_but_the_owner() {
         refused(&grants, &wallet_viewer(ANN), MediaId::from_bytes([9; 16])).await,
         GateReasonCode::Gone
     );
-    let denied = site.last_event::<gate::GateDenied>(media_id).await.expect("every refusal is told");
+    let denied = site.last_event::<gate::GateDenied>(media_id).await.expect("every refusal is published");
     assert_eq!(denied.code, GateReasonCode::Private);
     for (name, rights) in [(OWNER, ViewerRights::Owner), ("root", ViewerRights::Admin)] {
         let viewer = GateViewer { name: name.into(), wallet: None, rights, opener: None };
@@ -504,7 +504,7 @@ async fn background_work_takes_no_slot_from_who_plays() {
 }
 
 #[tokio::test]
-async fn every_replica_hears_of_a_revocation() {
+async fn every_replica_receives_a_revocation() {
     let site = GateTestSite::start().await;
     let shutdown = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -561,7 +561,7 @@ async fn every_replica_hears_of_a_revocation() {
 }
 
 #[tokio::test]
-async fn the_same_refusal_is_told_once() {
+async fn the_same_refusal_is_published_once() {
     let site = GateTestSite::start().await;
     let grants = site.grants(Role::Ingress).await;
     let film = site.create_medium(Some(&nft_rule(NFT, Some(1)))).await;

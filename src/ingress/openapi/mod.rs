@@ -9,6 +9,7 @@
 
 pub mod breaking;
 mod common;
+mod group;
 mod page;
 mod parameters;
 mod schema;
@@ -24,6 +25,7 @@ use serde_json::Value;
 use utoipa::OpenApi;
 
 use super::{audit, events, jobs, media, metrics, play, probes, uploads, watch};
+pub(crate) use group::{OperationGroup, query_parameters};
 pub(crate) use schema::{SchemaCollector, id_schema, schema_parameters};
 use web::{
     bytes::{self, RepresentationMetadata},
@@ -72,29 +74,6 @@ impl OperationGroup for DocsApiDoc {
 
     fn add_schemas(_: &mut SchemaCollector) {}
 }
-
-/// A group of operations with the schemas of what they take and answer.
-pub(crate) trait OperationGroup: OpenApi {
-    /// The operations.
-    fn operations() -> Vec<&'static Operation>;
-
-    /// Adds the schemas.
-    fn add_schemas(schemas: &mut SchemaCollector);
-}
-
-/// Makes types that read a query string parameters of operations.
-macro_rules! query_parameters {
-    ($($name:ty),*) => {
-        $(impl utoipa::IntoParams for $name {
-            fn into_params(
-                _: impl Fn() -> Option<utoipa::openapi::path::ParameterIn>,
-            ) -> Vec<utoipa::openapi::path::Parameter> {
-                $crate::openapi::schema_parameters::<Self>()
-            }
-        })*
-    };
-}
-pub(crate) use query_parameters;
 
 /// The document.
 pub fn build_document() -> Value {

@@ -7,9 +7,6 @@ use sha2::Digest as _;
 
 use super::refusal::UploadRefusal;
 
-/// Algorithms of `Upload-Checksum`, as `Tus-Checksum-Algorithm` lists them.
-pub(super) const ALGORITHMS: &str = "sha1,md5,crc32,sha256,sha512,blake3";
-
 /// A digest over the bytes of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DigestAlgorithm {
@@ -195,6 +192,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::uploads::fields::ALGORITHMS;
 
     /// Digests of `hello world`, from the published tools of each algorithm.
     const HELLO: [&str; 6] = [

@@ -11,6 +11,7 @@ mod config;
 mod digest;
 pub mod expiry;
 mod fenced_record;
+mod fields;
 pub(super) mod metadata;
 mod open_uploads;
 mod protocol;

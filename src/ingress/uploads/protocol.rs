@@ -6,13 +6,15 @@ use schemas::upload::{UploadRecord, UploadStatus};
 use super::{
     digest::DeclaredDigest,
     fenced_record::MEDIA_REMOVED,
+    fields::{
+        CONTENT_DIGEST, REPR_DIGEST, TUS_RESUMABLE, UPLOAD_CHECKSUM, UPLOAD_DEFER_LENGTH, UPLOAD_LENGTH,
+        UPLOAD_METADATA, UPLOAD_OFFSET, VERSION,
+    },
     metadata::{self, UploadMetadata},
     refusal::UploadRefusal,
 };
 use web::problem_code::ProblemCode;
 
-/// The version spoken.
-pub(super) use web::request_head::{TUS_RESUMABLE, TUS_VERSION as VERSION};
 /// The extensions offered.
 pub(super) const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,termination,expiration,checksum";
@@ -20,20 +22,6 @@ pub(super) const EXTENSIONS: &str =
 pub(super) const OFFSET_TYPE: &str = "application/offset+octet-stream";
 /// Longest length a client may name: 2^63-1.
 const LENGTH_BYTES_MAX: u64 = (1 << 63) - 1;
-
-pub(super) const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
-pub(super) const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
-pub(super) const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
-pub(super) const TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
-pub(super) const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
-pub(super) const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
-pub(super) const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
-pub(super) const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
-pub(super) const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
-pub(super) const MEDIA_ID: HeaderName = HeaderName::from_static("streamgate-media-id");
-const UPLOAD_CHECKSUM: HeaderName = HeaderName::from_static("upload-checksum");
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
-const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// Checks `Tus-Resumable`.
 pub(super) fn check_version(headers: &HeaderMap) -> Result<(), UploadRefusal> {

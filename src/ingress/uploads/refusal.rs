@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::protocol::{UPLOAD_OFFSET, VERSION};
+use super::fields::{UPLOAD_OFFSET, VERSION};
 use web::{error::Problem, problem_code::ProblemCode};
 
 /// Why a request is refused.
@@ -138,7 +138,7 @@ impl UploadRefusal {
             Self::Offset { offset_bytes } => offset_conflict(ProblemCode::UploadOffset, offset_bytes),
             Self::Displaced { offset_bytes } => offset_conflict(ProblemCode::UploadDisplaced, offset_bytes),
             Self::ChecksumAlgorithm => Problem::new(ProblemCode::ChecksumAlgorithm)
-                .with_detail(format!("use one of {}", super::digest::ALGORITHMS)),
+                .with_detail(format!("use one of {}", super::fields::ALGORITHMS)),
             Self::ChecksumMismatch => Problem::new(ProblemCode::ChecksumMismatch),
             Self::DigestMismatch => Problem::new(ProblemCode::DigestMismatch),
             Self::Finished => Problem::new(ProblemCode::UploadFinished),

@@ -21,7 +21,7 @@ use super::{
     UploadContext, UploadState,
     digest::DigestChecks,
     fenced_record::{self, FencedUploadRecord},
-    open_uploads, parse_upload_id,
+    fields, open_uploads, parse_upload_id,
     protocol::{self, UploadAppend, UploadCreation},
     refusal::UploadRefusal,
     session::{self, BodyEndPolicy},
@@ -54,10 +54,10 @@ pub(super) static UPLOAD_OPTIONS: Operation =
 pub(super) async fn upload_options(Extract(state): Extract<UploadState>) -> Response {
     let size_max = HeaderValue::from(state.shared.config.size_bytes_max);
     let headers = [
-        (protocol::TUS_VERSION, HeaderValue::from_static(protocol::VERSION)),
-        (protocol::TUS_EXTENSION, HeaderValue::from_static(protocol::EXTENSIONS)),
-        (protocol::TUS_MAX_SIZE, size_max),
-        (protocol::TUS_CHECKSUM_ALGORITHM, HeaderValue::from_static(super::digest::ALGORITHMS)),
+        (fields::TUS_VERSION, HeaderValue::from_static(fields::VERSION)),
+        (fields::TUS_EXTENSION, HeaderValue::from_static(protocol::EXTENSIONS)),
+        (fields::TUS_MAX_SIZE, size_max),
+        (fields::TUS_CHECKSUM_ALGORITHM, HeaderValue::from_static(fields::ALGORITHMS)),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }
@@ -206,8 +206,8 @@ fn created_response(
     let mut response = StatusCode::CREATED.into_response();
     let answered = response.headers_mut();
     answered.insert(header::LOCATION, upload_location(shared, headers, ledger.upload_id())?);
-    answered.insert(protocol::MEDIA_ID, media_id_header(ledger.media_id())?);
-    answered.insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
+    answered.insert(fields::MEDIA_ID, media_id_header(ledger.media_id())?);
+    answered.insert(fields::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
     insert_expiry(answered, ledger.record());
     Ok(response)
 }
@@ -326,7 +326,7 @@ async fn append_to_upload_checked(
     ledger.check_not_ended()?;
     let ledger = append_body(shared, ledger, append, body).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
-    response.headers_mut().insert(protocol::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
+    response.headers_mut().insert(fields::UPLOAD_OFFSET, HeaderValue::from(ledger.record().offset_bytes));
     insert_expiry(response.headers_mut(), ledger.record());
     Ok(response)
 }
@@ -409,17 +409,17 @@ async fn read_offset_checked(
     let record = ledger.record();
     let mut response = StatusCode::OK.into_response();
     let answered = response.headers_mut();
-    answered.insert(protocol::UPLOAD_OFFSET, HeaderValue::from(record.offset_bytes));
+    answered.insert(fields::UPLOAD_OFFSET, HeaderValue::from(record.offset_bytes));
     match record.length_bytes {
-        Some(length) => answered.insert(protocol::UPLOAD_LENGTH, HeaderValue::from(length)),
-        None => answered.insert(protocol::UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
+        Some(length) => answered.insert(fields::UPLOAD_LENGTH, HeaderValue::from(length)),
+        None => answered.insert(fields::UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
     };
     if let Ok(raw) = HeaderValue::from_str(&record.metadata_raw)
         && !raw.is_empty()
     {
-        answered.insert(protocol::UPLOAD_METADATA, raw);
+        answered.insert(fields::UPLOAD_METADATA, raw);
     }
-    answered.insert(protocol::MEDIA_ID, media_id_header(record.media_id)?);
+    answered.insert(fields::MEDIA_ID, media_id_header(record.media_id)?);
     insert_expiry(answered, record);
     Ok(response)
 }
@@ -621,7 +621,7 @@ fn insert_expiry(headers: &mut HeaderMap, record: &UploadRecord) {
     }
     let expires = std::time::UNIX_EPOCH + std::time::Duration::from_millis(record.expires_at_ms);
     if let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(expires)) {
-        headers.insert(protocol::UPLOAD_EXPIRES, value);
+        headers.insert(fields::UPLOAD_EXPIRES, value);
     }
 }
 

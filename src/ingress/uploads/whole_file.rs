@@ -27,7 +27,7 @@ use super::{
     UploadContext, UploadState,
     digest::DigestChecks,
     fenced_record::FencedUploadRecord,
-    metadata,
+    fields, metadata,
     protocol::{self, UploadAppend},
     refusal::UploadRefusal,
     session::BodyEndPolicy,
@@ -199,7 +199,7 @@ fn created_response(upload_id: UploadId, media_id: MediaId) -> Result<Response, 
     response
         .headers_mut()
         .insert(header::LOCATION, HeaderValue::from_str(&location).map_err(|_| UploadRefusal::NotFound)?);
-    response.headers_mut().insert(protocol::MEDIA_ID, tus::media_id_header(media_id)?);
+    response.headers_mut().insert(fields::MEDIA_ID, tus::media_id_header(media_id)?);
     Ok(response)
 }
 

@@ -13,7 +13,6 @@ use serde_json::json;
 use super::{
     gcra::{BucketStatus, ReplicaBucketRate},
     group::RateLimitGroup,
-    permit::RateLimitRefusal,
 };
 use crate::{error::Problem, problem_code::ProblemCode};
 
@@ -24,6 +23,15 @@ pub static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-po
 
 /// Room for two policies.
 const TEXT_BYTES: usize = 80;
+
+/// Why a request does not go on: from the moment it was refused, whatever else it asks for is refused alike.
+#[derive(Debug, Clone)]
+pub(super) struct RateLimitRefusal {
+    /// The policy without room.
+    pub(super) policy: (RateLimitGroup, RateLimitScope),
+    /// Time after which it has room.
+    pub(super) wait: Duration,
+}
 
 /// Whose requests a bucket counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

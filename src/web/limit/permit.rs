@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     RateLimiter,
-    fields::{self, RateLimitPolicyStatus, RateLimitScope},
+    fields::{self, RateLimitPolicyStatus, RateLimitRefusal, RateLimitScope},
     gcra::ReplicaBucketRate,
     group::RateLimitGroup,
     lookup::LookupPermit,
@@ -42,15 +42,6 @@ struct TakenUnits {
     session: Option<String>,
     buckets: Vec<ChargedBucket>,
     refused: Option<RateLimitRefusal>,
-}
-
-/// Why a request does not go on: from the moment it was refused, whatever else it asks for is refused alike.
-#[derive(Debug, Clone)]
-pub(super) struct RateLimitRefusal {
-    /// The policy without room.
-    pub(super) policy: (RateLimitGroup, RateLimitScope),
-    /// Time after which it has room.
-    pub(super) wait: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]

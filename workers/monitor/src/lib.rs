@@ -18,6 +18,7 @@ mod measure;
 mod metrics;
 mod name;
 mod poll;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::MonitorConfig;
 pub use error::MonitorError;
-pub use metrics::{DurableStats, MonitorMetrics, MonitorSnapshot, StreamStats};
+pub use metrics::{MonitorMetrics, MonitorSnapshot};
+pub use stats::{DurableStats, StreamStats};
 
 /// Alert rules for Prometheus, over metrics that this crate exports.
 pub const RULES: &str = include_str!("../rules.yml");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use schemas::subjects::{self, ADVISORY_PREFIX};
 
-use crate::metrics::OTHER;
+/// The label value of everything a family does not count by name.
+pub(crate) const OTHER: &str = "other";
 
 /// Kinds of advisories that are counted by name.
 pub(crate) const ADVISORIES: [&str; 16] = [

@@ -19,7 +19,11 @@ use schemas::{
 };
 use serde::Serialize;
 
-use crate::{measure, name::MetricName, poll::PollResult};
+use crate::{
+    measure::{self, OTHER},
+    name::MetricName,
+    stats::{DurableStats, PollResult, StreamStats},
+};
 
 type SingleLabel = [(&'static str, String); 1];
 type LabelPair = [(&'static str, String); 2];
@@ -27,9 +31,6 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// Kinds of jobs that are counted by name.
 const TASK_KINDS: [&str; 1] = [job::TRANSCODE];
-
-/// The label value of everything a family does not count by name.
-pub(crate) const OTHER: &str = "other";
 
 /// Bounds of the job durations, in seconds.
 const DURATION_BOUNDS: [f64; 12] =
@@ -127,44 +128,6 @@ struct DurableMetrics {
     redelivered: Family<LabelPair, Gauge>,
     waiting: Family<LabelPair, Gauge>,
     oldest: Family<LabelPair, FloatGauge>,
-}
-
-/// State of one stream.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StreamStats {
-    /// Its name.
-    pub stream: String,
-    /// Messages in it.
-    pub messages: u64,
-    /// Their bytes.
-    pub size_bytes: u64,
-    /// Its limit in bytes, if it has one.
-    pub limit_bytes: Option<u64>,
-    /// Share of the limit that is used.
-    pub fill_ratio: f64,
-    /// Its oldest sequence.
-    pub first_sequence: u64,
-    /// Its newest sequence, which counts everything ever appended.
-    pub last_sequence: u64,
-}
-
-/// State of one durable.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DurableStats {
-    /// Stream it reads.
-    pub stream: String,
-    /// Its name.
-    pub durable: String,
-    /// Messages not yet delivered.
-    pub pending: u64,
-    /// Messages delivered and not yet acknowledged.
-    pub unacknowledged: u64,
-    /// Of these, how many were delivered more than once.
-    pub redelivered: u64,
-    /// Pull requests that wait for a message.
-    pub waiting_pulls: u64,
-    /// Age in seconds of the oldest message that is not acknowledged; 0 when there is none.
-    pub oldest_age_seconds: f64,
 }
 
 /// All numbers at one moment, for JSON.

@@ -63,13 +63,13 @@ impl MetricName {
     /// What it says, for people; without a full stop, the encoder adds one.
     pub(crate) const fn help(self) -> &'static str {
         match self {
-            Self::BusMessages => "Messages heard on the bus, deliveries not counted",
-            Self::BusPayloadBytes => "Payload bytes heard on the bus, deliveries not counted",
-            Self::Events => "Events heard on the bus, by type; a repeated publish counts again",
-            Self::QueuedTasks => "Parts of jobs heard being queued, by kind of job",
-            Self::Advisories => "JetStream advisories heard, by kind",
+            Self::BusMessages => "Messages received on the bus, deliveries not counted",
+            Self::BusPayloadBytes => "Payload bytes received on the bus, deliveries not counted",
+            Self::Events => "Events received on the bus, by type; a repeated publish counts again",
+            Self::QueuedTasks => "Parts of jobs seen being queued, by kind of job",
+            Self::Advisories => "JetStream advisories received, by kind",
             Self::Polls => "Polls of stream and durable state, by result",
-            Self::DroppedMessages => "Messages this monitor was too slow to hear, a lower bound",
+            Self::DroppedMessages => "Messages this monitor was too slow to receive, a lower bound",
             Self::JobWallSeconds => "Time from planning to the end of succeeded jobs",
             Self::JobCpuSeconds => "CPU time of the media children of succeeded jobs",
             Self::StreamAppends => "Messages ever appended to a stream or bucket, from its sequence",

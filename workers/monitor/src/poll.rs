@@ -15,20 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     MonitorConfig, MonitorMetrics, measure,
-    metrics::{DurableStats, StreamStats},
+    stats::{DurableStats, PollResult, StreamStats},
 };
-
-/// What one poll found.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PollResult {
-    pub(crate) streams: Vec<StreamStats>,
-    pub(crate) durables: Vec<DurableStats>,
-    pub(crate) dead_letters: BTreeMap<String, u64>,
-    pub(crate) audit_lag_events: u64,
-    pub(crate) audit_lag_seconds: f64,
-    /// What could not be read, and why; the rest of the poll counts.
-    pub(crate) unread: Vec<String>,
-}
 
 /// What earlier polls found.
 #[derive(Debug, Default)]

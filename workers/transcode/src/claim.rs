@@ -221,7 +221,7 @@ impl PartClaim {
                     JobPartRecord::BUCKET,
                     &held.record.key(),
                     held.revision(),
-                    Duration::from_millis(schemas::REMOVAL_TOLD_MS),
+                    Duration::from_millis(schemas::REMOVAL_MARKER_MS),
                 )
                 .await;
             return removed.map(|()| ClaimOutcome::JobOver).or_else(|error| match error {

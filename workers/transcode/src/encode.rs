@@ -355,6 +355,6 @@ pub(crate) async fn publish_part_progress(bus: &Bus, job: &job::JobRecord, part:
         Err(error) => Err(error),
     };
     if let Err(error) = published {
-        tracing::debug!(%error, part, "progress could not be told");
+        tracing::debug!(%error, part, "progress could not be reported");
     }
 }

@@ -188,7 +188,7 @@ async fn a_store_folder_that_is_away_is_waited_for() {
     site.wait_deliveries(8).await;
     site.store_is_away(false);
     site.check_stored(&received).await;
-    assert_eq!(site.count("delayed").await, 1, "an outage is told once");
+    assert_eq!(site.count("delayed").await, 1, "an outage is published once");
     worker.cancel();
 }
 

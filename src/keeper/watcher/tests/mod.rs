@@ -140,7 +140,7 @@ async fn a_transfer_ends_the_sessions_it_concerns() {
     // Getting a token can end a session, too.
     ended(&site, &outsider, GateReasonCode::Excluded).await;
     assert_eq!(site.load_session(&bob).await.revoked, None);
-    until("the end is told", || async { site.last_event::<GateRevoked>(one).await.is_some() }).await;
+    until("the end is published", || async { site.last_event::<GateRevoked>(one).await.is_some() }).await;
     let revoked = site.last_event::<GateRevoked>(one).await.unwrap();
     assert_eq!((revoked.playback_id, revoked.code), (ann.playback_id, GateReasonCode::NotOwner));
     assert_eq!(revoked.blocks[0].hash, site.world.head_block().hash.to_string());

@@ -358,7 +358,7 @@ async fn an_index_that_was_away_for_longer_than_removals_are_kept_begins_anew() 
     let origins = follow::read_origins(&broker.bus(Role::Index).await).await.unwrap();
     let config = IndexConfig { folder: folder.path().to_owned(), ..IndexConfig::default() };
     let projection = IndexProjection::open(&config, &origins).unwrap();
-    projection.set_last_seen(IndexBucket::Jobs, nats::now_ms() - schemas::REMOVAL_TOLD_MS).unwrap();
+    projection.set_last_seen(IndexBucket::Jobs, nats::now_ms() - schemas::REMOVAL_MARKER_MS).unwrap();
     drop(projection);
     // Removed, and even that is forgotten.
     let stream = admin.context().get_stream(subjects::kv_stream_name("jobs")).await.unwrap();

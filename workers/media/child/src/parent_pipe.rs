@@ -67,7 +67,7 @@ impl ParentPipe {
     pub(crate) fn send(&self, message: &ChildMessage) -> MediaChildResult<()> {
         let mut stdout = self.stdout.lock();
         protocol::write_frame(&mut *stdout, message)
-            .map_err(|error| MediaChildError::Failed(format!("tell the parent: {error}")))
+            .map_err(|error| MediaChildError::Failed(format!("send to the parent: {error}")))
     }
 
     /// Asks for a range; its bytes come by [`ParentPipe::receive_data`] in the order of asking.

@@ -239,7 +239,7 @@ async fn a_broker_that_is_away_is_reported_and_counting_goes_on_when_it_is_back(
     // An event that is published before the monitor is connected again is not received, but it is in the stream.
     while monitor.metrics.snapshot().events_by_type["media.stored"] == 0 {
         n += 1;
-        assert!(n < 1_000, "the monitor does not hear again");
+        assert!(n < 1_000, "the monitor does not receive again");
         publish(&admin, subjects::EVENTS, &format!("evt.media.stored.m{n}")).await;
         sleep(Duration::from_millis(20)).await;
     }
@@ -253,7 +253,7 @@ async fn a_broker_that_is_away_is_reported_and_counting_goes_on_when_it_is_back(
 
     drop(broker);
     let found = monitor.until("a failed poll", |s| !s.broker_up).await;
-    assert!(found.polled_at_ms > before, "what was found last is still told");
+    assert!(found.polled_at_ms > before, "what was found last is still shown");
     let up = ("streamgate_broker_up".to_owned(), Vec::new());
     assert_eq!(exported(&monitor.metrics).get(&up), Some(&0.0));
     monitor.stop().await;

@@ -9,7 +9,11 @@ use schemas::{
 };
 
 use super::{exported, value};
-use crate::{DurableStats, MonitorMetrics, RULES, StreamStats, measure, metrics::OTHER, poll::PollResult};
+use crate::{
+    DurableStats, MonitorMetrics, RULES, StreamStats,
+    measure::{self, OTHER},
+    stats::PollResult,
+};
 
 fn stream(name: &str, last_sequence: u64) -> StreamStats {
     StreamStats {
@@ -181,7 +185,7 @@ fn what_a_poll_found_is_exported() {
     assert_eq!(value(&metrics, "streamgate_polls", &["result=failed"]), Some(1.0));
     let snapshot = metrics.snapshot();
     assert!(!snapshot.broker_up);
-    assert_eq!(snapshot.polled_at_ms, 1_700_000_000_500, "what was found last is still told, with its time");
+    assert_eq!(snapshot.polled_at_ms, 1_700_000_000_500, "what was found last is still shown, with its time");
 }
 
 #[test]

@@ -60,7 +60,7 @@ async fn a_multipart_upload_is_known_before_its_first_part_is_stored() {
     let begun = spool.checkpoint().await.unwrap().unwrap();
     assert_eq!(begun.offset_bytes, 0);
     assert!(begun.multipart.as_ref().unwrap().multipart_id.is_some());
-    assert_eq!(spool.checkpoint().await.unwrap(), None, "it is told once");
+    assert_eq!(spool.checkpoint().await.unwrap(), None, "it is returned once");
     drop(spool);
     // What was recorded is enough to end it, and enough to go on with it.
     s3.clear_fault_rule();

@@ -79,7 +79,7 @@ async fn a_store_folder_that_is_away_is_waited_for_in_every_phase() {
     wait_many_tries(&site, clip).await;
     site.store_is_away(false);
     check_unharmed(&site, clip).await;
-    assert_eq!(count(&site, "media.delayed").await, 1, "an outage is told once");
+    assert_eq!(count(&site, "media.delayed").await, 1, "an outage is published once");
     assert_eq!(count(&site, "job.retried").await, 0);
 
     // While parts are being made.
@@ -147,7 +147,7 @@ async fn a_disk_that_fills_while_parts_are_made_is_waited_for() {
     wait_many_tries(&site, clip).await;
     disk.free();
     check_unharmed(&site, clip).await;
-    assert_eq!(count(&site, "media.delayed").await, 1, "an outage is told once");
+    assert_eq!(count(&site, "media.delayed").await, 1, "an outage is published once");
     worker.stop().await;
 }
 
