@@ -3,11 +3,14 @@
 //! Talk goes to stderr, data to stdout. Every role answers `/livez`, `/readyz` and `/metrics` on the admin address, which is
 //! loopback unless set otherwise.
 
-use std::{io::IsTerminal, net::SocketAddr, time::Duration};
+use std::{fmt, io::IsTerminal, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
-use nats::ProcessHealth;
+use nats::{
+    ProcessHealth,
+    metrics::{Collector, DescriptorEncoder, Unit, encode_gauge},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -56,20 +59,26 @@ pub fn init_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How far the clock of this host is from the broker's, as OpenMetrics text.
-pub fn render_clock_metrics() -> String {
-    format_clock_metrics(nats::clock_offset_ms())
+/// How far the clock of this host is from the broker's, as a metric.
+#[derive(Debug)]
+pub struct ClockMetrics;
+
+impl Collector for ClockMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_gauge(
+            &mut encoder,
+            "streamgate_clock_offset",
+            "This host's clock minus the broker's; 0 before it was measured.",
+            Some(&Unit::Seconds),
+            offset_seconds(nats::clock_offset_ms()),
+        )
+    }
 }
 
-fn format_clock_metrics(offset_ms: i64) -> String {
-    let sign = if offset_ms < 0 { "-" } else { "" };
-    let (seconds, rest_ms) = (offset_ms.unsigned_abs() / 1_000, offset_ms.unsigned_abs() % 1_000);
-    format!(
-        "# HELP streamgate_clock_offset_seconds This host's clock minus the broker's; 0 before it was measured.\n\
-         # TYPE streamgate_clock_offset_seconds gauge\n\
-         # UNIT streamgate_clock_offset_seconds seconds\n\
-         streamgate_clock_offset_seconds {sign}{seconds}.{rest_ms:03}\n"
-    )
+/// Whole milliseconds below 2^53 as seconds, exact to a millisecond.
+#[expect(clippy::cast_precision_loss, reason = "an offset of 285,000 years")]
+fn offset_seconds(offset_ms: i64) -> f64 {
+    offset_ms as f64 / 1_000.0
 }
 
 #[derive(Clone)]
@@ -115,9 +124,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_differs_is_measured_in_seconds() {
-        for (offset_ms, wanted) in [(0, "0.000"), (2_050, "2.050"), (-600_001, "-600.001")] {
-            let line = format!("\nstreamgate_clock_offset_seconds {wanted}\n");
-            assert!(format_clock_metrics(offset_ms).ends_with(&line), "{offset_ms}");
+        for (offset_ms, wanted) in [(0, 0.0), (2_050, 2.05), (-600_001, -600.001)] {
+            assert!((offset_seconds(offset_ms) - wanted).abs() < 1e-9, "{offset_ms}");
         }
+        let text = nats::metrics::render_collector(ClockMetrics);
+        assert!(text.contains("\nstreamgate_clock_offset_seconds 0.0\n"), "{text}");
     }
 }

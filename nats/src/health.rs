@@ -8,14 +8,19 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use crate::{ReaderStatus, Role};
+use crate::{
+    ReaderStatus, Role,
+    metrics::{
+        Collector, DescriptorEncoder, Unit, encode_counter, encode_counters, encode_gauge, encode_gauges,
+    },
+};
 
 /// How long what replicas share may be away before a process says that it can't work.
 pub const SHARED_GRACE: Duration = Duration::from_secs(30);
@@ -233,59 +238,62 @@ impl ProcessHealth {
         }
         causes
     }
+}
 
-    /// What is known as OpenMetrics text, without the closing line.
-    pub fn render_metrics(&self) -> String {
-        let is_ready = self.problems().is_empty();
+impl Collector for ProcessHealth {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        let is_ready = i64::from(self.problems().is_empty());
         let known = self.known.lock();
-        let mut text = format!(
-            "# HELP streamgate_ready 1 while this process can do its work, else 0.\n\
-             # TYPE streamgate_ready gauge\n\
-             streamgate_ready {}\n\
-             # HELP streamgate_task_restarts Background tasks that ended and were started again.\n\
-             # TYPE streamgate_task_restarts counter\n",
-            u8::from(is_ready)
-        );
-        // Writing to a String can't fail.
-        for ((role, task), state) in &known.tasks {
-            let labels = format!("role=\"{role}\",task=\"{task}\"");
-            writeln!(text, "streamgate_task_restarts_total{{{labels}}} {}", state.restarts).ok();
-        }
-        text.push_str(
-            "# HELP streamgate_broker_write_age_seconds Time since the broker confirmed a write of the role.\n\
-             # TYPE streamgate_broker_write_age_seconds gauge\n\
-             # UNIT streamgate_broker_write_age_seconds seconds\n",
-        );
-        for (role, link) in &known.links {
-            let age_s = link.confirmed.elapsed().as_secs_f64();
-            writeln!(text, "streamgate_broker_write_age_seconds{{role=\"{role}\"}} {age_s:.1}").ok();
-        }
-        text.push_str(
-            "# HELP streamgate_stream_unconfirmed_seconds Time for which writes to the stream have not been confirmed.\n\
-             # TYPE streamgate_stream_unconfirmed_seconds gauge\n\
-             # UNIT streamgate_stream_unconfirmed_seconds seconds\n",
-        );
-        for (stream, failing) in &known.streams {
-            if failing.last.elapsed() < FAILURE_AGE_MAX {
-                let age_s = failing.since.elapsed().as_secs_f64();
-                writeln!(text, "streamgate_stream_unconfirmed_seconds{{stream=\"{stream}\"}} {age_s:.1}")
-                    .ok();
-            }
-        }
-        write!(
-            text,
-            "# HELP streamgate_broker_write_broken 1 while the broker says that it can't write a stream any more.\n\
-             # TYPE streamgate_broker_write_broken gauge\n\
-             streamgate_broker_write_broken {}\n\
-             # HELP streamgate_broker_write_errors Times the broker began to say so.\n\
-             # TYPE streamgate_broker_write_errors counter\n\
-             streamgate_broker_write_errors_total {}\n",
-            u8::from(known.write_error.is_some()),
-            known.write_errors
+        encode_gauge(
+            encoder,
+            "streamgate_ready",
+            "1 while this process can do its work, else 0.",
+            None,
+            is_ready,
+        )?;
+        encode_counters(
+            encoder,
+            "streamgate_task_restarts",
+            "Background tasks that ended and were started again.",
+            known.tasks.iter().map(|((role, task), state)| {
+                ([("role", role.to_string()), ("task", (*task).to_string())], state.restarts)
+            }),
+        )?;
+        encode_gauges(
+            encoder,
+            "streamgate_broker_write_age",
+            "Time since the broker confirmed a write of the role.",
+            Some(&Unit::Seconds),
+            known.links.iter().map(|(role, link)| ([("role", role.to_string())], age_s(link.confirmed))),
+        )?;
+        let failing = known.streams.iter().filter(|(_, failing)| failing.last.elapsed() < FAILURE_AGE_MAX);
+        encode_gauges(
+            encoder,
+            "streamgate_stream_unconfirmed",
+            "Time for which writes to the stream have not been confirmed.",
+            Some(&Unit::Seconds),
+            failing.map(|(stream, failing)| ([("stream", stream.clone())], age_s(failing.since))),
+        )?;
+        encode_gauge(
+            encoder,
+            "streamgate_broker_write_broken",
+            "1 while the broker says that it can't write a stream any more.",
+            None,
+            i64::from(known.write_error.is_some()),
+        )?;
+        encode_counter(
+            encoder,
+            "streamgate_broker_write_errors",
+            "Times the broker began to say so.",
+            known.write_errors,
         )
-        .ok();
-        text
     }
+}
+
+/// Time since `moment` in seconds, to a tenth.
+fn age_s(moment: Instant) -> f64 {
+    (moment.elapsed().as_secs_f64() * 10.0).round() / 10.0
 }
 
 #[cfg(test)]
@@ -362,8 +370,7 @@ mod tests {
         health.mark_task_up(Role::Ingress, "events");
         assert_eq!(codes(&health, 0), [""; 0]);
         assert!(
-            health
-                .render_metrics()
+            crate::metrics::render_collector(health.clone())
                 .contains("streamgate_task_restarts_total{role=\"ingress\",task=\"events\"} 2\n")
         );
     }

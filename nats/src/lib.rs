@@ -16,6 +16,7 @@ mod heartbeat;
 pub mod invalidating_cache;
 pub mod keys;
 mod lease;
+pub mod metrics;
 mod publish;
 pub mod reader;
 mod reader_status;

@@ -3,10 +3,13 @@
 //! Limits: labels are the configured chains and providers, codes of decisions and kinds of faults; [`WAITING_MAX`] doubts wait to
 //! be published, once a second, and the same one is published once in ten minutes.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use alloy_primitives::keccak256;
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{Collector, DescriptorEncoder, encode_counters, encode_gauges},
+};
 use parking_lot::Mutex;
 use schemas::gate::{ChainDataIssue, GateDoubted, GateReasonCode};
 use tokio_util::sync::CancellationToken;
@@ -76,36 +79,37 @@ impl ChainCounters {
             }
         }
     }
+}
 
-    /// The counts as OpenMetrics text, without the closing line.
-    pub fn render_metrics(&self) -> String {
+impl Collector for ChainCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
         let inside = self.inside.lock();
-        let mut text = String::from(
-            "# HELP streamgate_gate_decisions Decisions about viewers, by reason.\n\
-             # TYPE streamgate_gate_decisions counter\n",
-        );
-        // Writing to a String can't fail.
-        for (code, count) in &inside.decisions {
-            writeln!(text, "streamgate_gate_decisions_total{{code=\"{}\"}} {count}", reason_code_name(*code))
-                .ok();
-        }
-        text.push_str(
-            "# HELP streamgate_chain_faults Answers of providers that did not count, by kind.\n\
-             # TYPE streamgate_chain_faults counter\n",
-        );
-        for ((chain_id, provider, kind), count) in &inside.faults {
-            let labels = format!("chain_id=\"{chain_id}\",provider=\"{provider}\",kind=\"{kind}\"");
-            writeln!(text, "streamgate_chain_faults_total{{{labels}}} {count}").ok();
-        }
-        text.push_str(
-            "# HELP streamgate_chain_head_lag_blocks Blocks by which a provider was behind the newest that a quorum knew.\n\
-             # TYPE streamgate_chain_head_lag_blocks gauge\n",
-        );
-        for ((chain_id, provider), blocks) in &inside.lags {
-            let labels = format!("chain_id=\"{chain_id}\",provider=\"{provider}\"");
-            writeln!(text, "streamgate_chain_head_lag_blocks{{{labels}}} {blocks}").ok();
-        }
-        text
+        encode_counters(
+            encoder,
+            "streamgate_gate_decisions",
+            "Decisions about viewers, by reason.",
+            inside.decisions.iter().map(|(code, count)| ([("code", reason_code_name(*code))], *count)),
+        )?;
+        encode_counters(
+            encoder,
+            "streamgate_chain_faults",
+            "Answers of providers that did not count, by kind.",
+            inside.faults.iter().map(|((chain_id, provider, kind), count)| {
+                let (chain_id, provider) = (chain_id.to_string(), provider.clone());
+                ([("chain_id", chain_id), ("provider", provider), ("kind", kind.to_string())], *count)
+            }),
+        )?;
+        encode_gauges(
+            encoder,
+            "streamgate_chain_head_lag_blocks",
+            "Blocks by which a provider was behind the newest that a quorum knew.",
+            None,
+            inside.lags.iter().map(|((chain_id, provider), blocks)| {
+                let labels = [("chain_id", chain_id.to_string()), ("provider", provider.clone())];
+                (labels, i64::try_from(*blocks).unwrap_or(i64::MAX))
+            }),
+        )
     }
 }
 

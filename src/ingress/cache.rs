@@ -7,12 +7,16 @@
 //! Limits: entries, bytes and age in [`CacheConfig`]; an entry of more than an eighth of the bytes is not kept.
 
 use std::{
-    fmt::{self, Write as _},
-    sync::atomic::{AtomicU64, Ordering},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
+use nats::metrics::{Collector, DescriptorEncoder, encode_counters, encode_gauges};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -112,29 +116,36 @@ pub fn versioned_key(id: &str, revisions: &[u64]) -> String {
     revisions.iter().fold(id.to_owned(), |name, revision| format!("{name}@{revision}"))
 }
 
-/// The caches as OpenMetrics text, without the closing line.
-pub fn render_metrics(caches: &[(&str, CacheStats)]) -> String {
-    let mut text = String::from(
-        "# HELP streamgate_cache_requests Questions to a cache by whether it had the answer.\n\
-         # TYPE streamgate_cache_requests counter\n",
-    );
-    for (name, stats) in caches {
-        for (outcome, count) in [("hit", stats.hits), ("miss", stats.misses)] {
-            // Writing to a String can't fail.
-            writeln!(
-                text,
-                "streamgate_cache_requests_total{{cache=\"{name}\",outcome=\"{outcome}\"}} {count}"
-            )
-            .ok();
-        }
+/// How caches do, as metrics.
+#[derive(Debug)]
+pub struct CacheMetrics<const N: usize>([(&'static str, Arc<ResponseCache>); N]);
+
+impl<const N: usize> CacheMetrics<N> {
+    /// Those of `caches`, by their names.
+    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); N]) -> Self {
+        Self(caches)
     }
-    text.push_str(
-        "# HELP streamgate_cache_entries Answers kept now.\n# TYPE streamgate_cache_entries gauge\n",
-    );
-    for (name, stats) in caches {
-        writeln!(text, "streamgate_cache_entries{{cache=\"{name}\"}} {}", stats.entries).ok();
+}
+
+impl<const N: usize> Collector for CacheMetrics<N> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let caches = self.0.iter().map(|(name, cache)| (*name, cache.stats()));
+        let caches: Vec<(&str, CacheStats)> = caches.collect();
+        let requests = caches.iter().flat_map(|(name, stats)| {
+            [("hit", stats.hits), ("miss", stats.misses)]
+                .map(|(outcome, count)| ([("cache", *name), ("outcome", outcome)], count))
+        });
+        encode_counters(
+            &mut encoder,
+            "streamgate_cache_requests",
+            "Questions to a cache by whether it had the answer.",
+            requests,
+        )?;
+        let entries = caches
+            .iter()
+            .map(|(name, stats)| ([("cache", *name)], i64::try_from(stats.entries).unwrap_or(i64::MAX)));
+        encode_gauges(&mut encoder, "streamgate_cache_entries", "Answers kept now.", None, entries)
     }
-    text
 }
 
 #[cfg(test)]

@@ -225,12 +225,10 @@ impl AppServices {
     fn register_metrics(&self) {
         let (limits, grants, capacity) = (self.limits.clone(), self.grants.clone(), self.capacity.clone());
         let (documents, streams) = (Arc::clone(&self.documents), Arc::clone(&self.streams));
-        self.metrics.add_source(move || {
-            limits.render_metrics()
-                + &grants.render_metrics()
-                + &capacity.render_metrics()
-                + &cache::render_metrics(&[("metadata", documents.stats()), ("streaming", streams.stats())])
-        });
+        self.metrics.register(limits);
+        self.metrics.register(grants);
+        self.metrics.register(capacity);
+        self.metrics.register(cache::CacheMetrics::new([("metadata", documents), ("streaming", streams)]));
     }
 
     /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of whoever asked

@@ -250,12 +250,10 @@ async fn wait_for_tasks(site: &Runtime, mut tasks: JoinSet<anyhow::Result<()>>) 
 
 /// What belongs to the process, not to one role: probes and metrics.
 fn start_process_tasks(site: &Runtime, kinds: &[ProcessRole], tasks: &mut JoinSet<anyhow::Result<()>>) {
-    let health = site.health.clone();
-    site.metrics.add_source(move || health.render_metrics());
-    site.metrics.add_source(telemetry::render_clock_metrics);
+    site.metrics.register(site.health.clone());
+    site.metrics.register(telemetry::ClockMetrics);
     if kinds.iter().any(|kind| matches!(kind, ProcessRole::Ingress | ProcessRole::Keeper)) {
-        let counted = site.chains.clone();
-        site.metrics.add_source(move || counted.render_metrics());
+        site.metrics.register(site.chains.clone());
     }
     if let Some(listen) = site.config.admin_listen {
         let (health, metrics) = (site.health.clone(), site.metrics.clone());
@@ -276,11 +274,10 @@ async fn run_role(
         tasks.start_with_retry("connection", classify_ending, || site.connect_as(kind.bus_role())).await?;
     let Some(bus) = connected else { return Ok(()) };
     let ready = announce_ready(kind, ready)?;
-    let counts = monitor::MonitorMetrics::new();
-    if kind == ProcessRole::Monitor {
-        let counts = counts.clone();
-        site.metrics.add_source(move || counts.encode());
-    }
+    let counts = match kind {
+        ProcessRole::Monitor => site.metrics.change(monitor::MonitorMetrics::register),
+        _ => monitor::MonitorMetrics::register(&mut nats::metrics::Registry::default()),
+    };
     let work = async {
         if kind == ProcessRole::Ingress {
             return Box::pin(serve_ingress(site, &tasks, &bus, ready)).await;

@@ -2,41 +2,34 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use nats::metrics::{Collector, Registry, render_registry};
+use parking_lot::RwLock;
 
 /// Media type of metrics (OpenMetrics 1.0.0).
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type MetricsSource = Box<dyn Fn() -> String + Send + Sync>;
-
-/// The metrics of this process: what its roles count. Cheap to clone; all clones share the sources.
-#[derive(Clone, Default)]
+/// The metrics of this process: what its roles count. Cheap to clone; all clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct MetricsRegistry {
-    sources: Arc<Mutex<Vec<MetricsSource>>>,
-}
-
-impl std::fmt::Debug for MetricsRegistry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
-    }
+    registry: Arc<RwLock<Registry>>,
 }
 
 impl MetricsRegistry {
-    /// Adds families that no other source has, as OpenMetrics text; with or without its end.
-    pub fn add_source(&self, source: impl Fn() -> String + Send + Sync + 'static) {
-        self.sources.lock().push(Box::new(source));
+    /// Adds families that no other collector has.
+    pub fn register(&self, collector: impl Collector) {
+        self.change(|registry| registry.register_collector(Box::new(collector)));
+    }
+
+    /// Adds metrics to the registry itself.
+    pub fn change<R>(&self, add: impl FnOnce(&mut Registry) -> R) -> R {
+        add(&mut self.registry.write())
     }
 
     /// All of them as OpenMetrics text.
     pub fn render_text(&self) -> String {
-        let families = self.sources.lock().iter().map(|source| source()).collect::<String>();
-        let lines = families.lines().filter(|line| *line != END);
-        lines.chain([END]).flat_map(|line| [line, "\n"]).collect()
+        render_registry(&self.registry.read())
     }
 }
-
-/// The last line of a document of metrics.
-const END: &str = "# EOF";
 
 #[cfg(test)]
 mod tests {
@@ -46,8 +39,13 @@ mod tests {
     fn the_metrics_of_all_roles_are_one_document() {
         let metrics = MetricsRegistry::default();
         assert_eq!(metrics.render_text(), "# EOF\n");
-        metrics.add_source(|| "# TYPE a gauge\na 1\n# EOF\n".to_owned());
-        metrics.add_source(|| "# TYPE b gauge\nb 2\n".to_owned());
-        assert_eq!(metrics.render_text(), "# TYPE a gauge\na 1\n# TYPE b gauge\nb 2\n# EOF\n");
+        metrics.register(nats::ProcessHealth::new());
+        metrics.register(crate::limit::RateLimiter::new(crate::limit::RateLimitConfig::default()));
+        let text = metrics.render_text();
+        assert!(
+            text.contains("\nstreamgate_ready 1\n") && text.contains("\nstreamgate_limit_keys 0\n"),
+            "{text}"
+        );
+        assert_eq!((text.matches("# EOF").count(), text.ends_with("# EOF\n")), (1, true), "{text}");
     }
 }

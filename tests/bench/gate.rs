@@ -162,7 +162,7 @@ pub(crate) fn memory_per_key() -> Row {
             .unwrap();
     }
     let after = crate::server::resident_kb(std::process::id());
-    let text = limits.render_metrics();
+    let text = nats::metrics::render_collector(limits.clone());
     assert!(text.contains(&format!("streamgate_limit_keys {KEYS}\n")), "{text}");
     Row {
         name: "memory of one limited key",

@@ -39,7 +39,7 @@ async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
     assert!(store(10).await);
     disk.fill();
     crate::until("nothing can be written", || async { !store(10_000).await }).await;
-    let says = |what: &str| health.render_metrics().contains(what);
+    let says = |what: &str| nats::metrics::render_collector(health.clone()).contains(what);
     crate::until("the server says so", || async { says("streamgate_broker_write_broken 1\n") }).await;
     assert_eq!(broker.start_count(), 1, "without room a restart helps nobody");
 
@@ -49,6 +49,10 @@ async fn a_server_that_gave_up_writing_is_restarted_once_there_is_room() {
     crate::until("it writes again", || async { store(10).await }).await;
     crate::until("the server says so", || async { says("streamgate_broker_write_broken 0\n") }).await;
     assert_eq!(broker.start_count(), 2);
-    assert!(says("streamgate_broker_write_errors_total 1\n"), "{}", health.render_metrics());
+    assert!(
+        says("streamgate_broker_write_errors_total 1\n"),
+        "{}",
+        nats::metrics::render_collector(health.clone())
+    );
     broker.stop().await;
 }

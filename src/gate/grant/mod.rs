@@ -23,6 +23,7 @@ mod slots;
 pub mod token;
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::{
         Arc,
@@ -33,7 +34,10 @@ use std::{
 
 use alloy_primitives::keccak256;
 use evm::EvmClient;
-use nats::{Bus, Outbox, VersionedRecord};
+use nats::{
+    Bus, Outbox, VersionedRecord,
+    metrics::{Collector, DescriptorEncoder, encode_counter},
+};
 use schemas::{
     gate::{self, ChainBlock, GateGranted, GateReasonCode, GateRevoked, PlaybackSession},
     ids::{MediaId, PlaybackId},
@@ -143,6 +147,17 @@ struct PlaybackGrantState {
     session_limiter: SessionLimiter,
 }
 
+impl Collector for PlaybackGrants {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_counter(
+            &mut encoder,
+            "streamgate_gate_refusals_untold",
+            "Refusals of gates that no event reports, since there were too many.",
+            self.shared.denial_events.dropped_count(),
+        )
+    }
+}
+
 impl PlaybackGrants {
     /// Sessions over `bus`, decided by `judge`, whose chains are asked about the accounts that opened them, too.
     pub fn new(bus: Bus, judge: GateEvaluator, config: GrantConfig) -> Self {
@@ -201,16 +216,6 @@ impl PlaybackGrants {
     /// Asks the accounts that opened the sessions.
     pub fn proof_checker(&self) -> &ProofChecker {
         &self.shared.proofs
-    }
-
-    /// The counters as OpenMetrics text, without the closing `# EOF`.
-    pub fn render_metrics(&self) -> String {
-        let dropped = self.shared.denial_events.dropped_count();
-        format!(
-            "# HELP streamgate_gate_refusals_untold Refusals of gates that no event reports, since there were too many.\n\
-             # TYPE streamgate_gate_refusals_untold counter\n\
-             streamgate_gate_refusals_untold_total {dropped}\n"
-        )
     }
 
     /// Asks the medium's gate about `viewer`. Nothing is kept until the admission is opened.

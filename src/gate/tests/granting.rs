@@ -266,10 +266,14 @@ async fn what_is_wrong_with_a_chain_is_counted_and_published() {
     (0..2).for_each(|node| site.world.sync_node(node));
     assert_eq!(refused(&grants, &wallet_viewer(ANN), film).await, GateReasonCode::NotOwner);
     let lag = "streamgate_chain_head_lag_blocks{chain_id=\"1337\",provider=\"3\"} 1";
-    assert!(counts.render_metrics().lines().any(|line| line == lag), "{}", counts.render_metrics());
+    assert!(
+        nats::metrics::render_collector(counts.clone()).lines().any(|line| line == lag),
+        "{}",
+        nats::metrics::render_collector(counts.clone())
+    );
     site.world.set_behavior(0, NodeBehavior::Down);
     assert_eq!(refused(&grants, &wallet_viewer(ANN), film).await, GateReasonCode::ChainUnavailable);
-    let text = counts.render_metrics();
+    let text = nats::metrics::render_collector(counts.clone());
     for line in [
         "streamgate_gate_decisions_total{code=\"rule_holds\"} 1",
         "streamgate_gate_decisions_total{code=\"contract_absent\"} 1",
@@ -279,7 +283,7 @@ async fn what_is_wrong_with_a_chain_is_counted_and_published() {
     }
     let fault = "streamgate_chain_faults_total{chain_id=\"1337\",provider=\"1\",kind=\"unreachable\"}";
     assert!(text.contains(fault), "{text}");
-    openmetrics_parser::openmetrics::parse_openmetrics(&format!("{text}# EOF\n")).unwrap();
+    openmetrics_parser::openmetrics::parse_openmetrics(&text).unwrap();
 }
 
 #[tokio::test]
@@ -575,8 +579,8 @@ async fn the_same_refusal_is_published_once() {
         nats::reader::ReaderConfig::new(schemas::subjects::EVENTS, vec![subject], nats::ReaderStart::All);
     assert_eq!(site.admin.open_reader(settings).await.unwrap().pending_at_start(), 2);
     assert!(
-        grants.render_metrics().contains("streamgate_gate_refusals_untold_total 0\n"),
+        nats::metrics::render_collector(grants.clone()).contains("streamgate_gate_refusals_untold_total 0\n"),
         "{}",
-        grants.render_metrics()
+        nats::metrics::render_collector(grants.clone())
     );
 }

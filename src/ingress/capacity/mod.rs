@@ -9,10 +9,13 @@ mod needs;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::extract::Request;
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{Collector, DescriptorEncoder, encode_gauges},
+};
 use parking_lot::RwLock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -221,25 +224,24 @@ impl CapacityMonitor {
     pub fn full_limits(&self) -> Vec<String> {
         self.limits().iter().filter(|limit| limit.is_full()).map(|limit| limit.name.clone()).collect()
     }
+}
 
-    /// The limits as OpenMetrics text, without the closing `# EOF`.
-    pub fn render_metrics(&self) -> String {
+impl Collector for CapacityMonitor {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let limits = self.limits();
-        let mut text = String::new();
         let families: [CapacityMetricFamily; 3] = [
-            ("limit_bytes", "What a stream, bucket or disk may hold", |limit| limit.limit_bytes),
-            ("used_bytes", "What it holds", |limit| limit.used_bytes),
-            ("full", "1 when nothing new is taken for want of room", |limit| limit.is_full().into()),
+            ("limit_bytes", "What a stream, bucket or disk may hold.", |limit| limit.limit_bytes),
+            ("used_bytes", "What it holds.", |limit| limit.used_bytes),
+            ("full", "1 when nothing new is taken for want of room.", |limit| limit.is_full().into()),
         ];
         for (family, help, value) in families {
             let name = format!("streamgate_capacity_{family}");
-            // Writing to a String can't fail.
-            write!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n").ok();
-            for limit in limits.iter() {
-                writeln!(text, "{name}{{limit=\"{}\"}} {}", limit.name, value(limit)).ok();
-            }
+            let series = limits.iter().map(|limit| {
+                ([("limit", limit.name.as_str())], i64::try_from(value(limit)).unwrap_or(i64::MAX))
+            });
+            encode_gauges(&mut encoder, &name, help, None, series)?;
         }
-        text
+        Ok(())
     }
 }
 

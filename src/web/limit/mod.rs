@@ -23,9 +23,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
-use nats::Bus;
+use nats::{
+    Bus,
+    metrics::{Collector, DescriptorEncoder},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -112,11 +115,6 @@ impl RateLimiter {
         self.shared.report.counts()
     }
 
-    /// The counters as OpenMetrics text, without the closing `# EOF`.
-    pub fn render_metrics(&self) -> String {
-        report::render_metrics(&self.counts(), self.shared.sharers.count(), self.shared.table.len())
-    }
-
     /// Monotonic: a clock that is set does not open or close a bucket.
     fn now_ns(&self) -> u64 {
         u64::try_from(self.shared.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -124,5 +122,12 @@ impl RateLimiter {
 
     fn group_share(&self, group: RateLimitGroup) -> gcra::ReplicaBucketRate {
         self.shared.config.rates.rate_for(group).share_among(self.shared.sharers.count())
+    }
+}
+
+impl Collector for RateLimiter {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (replicas, keys) = (self.shared.sharers.count(), self.shared.table.len());
+        report::encode_metrics(&mut encoder, &self.counts(), replicas, keys)
     }
 }

@@ -4,12 +4,15 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use nats::{Bus, Outbox};
+use nats::{
+    Bus, Outbox,
+    metrics::{DescriptorEncoder, encode_counters, encode_gauge},
+};
 use parking_lot::Mutex;
 use schemas::{
     ids::RequestId,
@@ -157,33 +160,39 @@ fn plan_events<'a>(
     (next, told)
 }
 
-/// The counters as OpenMetrics text, without the closing line.
-pub(super) fn render_metrics(counts: &[PolicyCount], replicas: u32, keys: usize) -> String {
-    let mut text = String::from(
-        "# HELP streamgate_limit_requests Requests by the rate limit that let them pass or refused them.\n\
-         # TYPE streamgate_limit_requests counter\n",
-    );
-    for PolicyCount { group, scope, passed, denied } in counts {
-        for (outcome, count) in [("passed", passed), ("denied", denied)] {
-            // Writing to a String can't fail.
-            writeln!(
-                text,
-                "streamgate_limit_requests_total{{group=\"{}\",scope=\"{}\",outcome=\"{outcome}\"}} {count}",
-                group.name(),
-                scope.name()
-            )
-            .ok();
-        }
-    }
-    write!(
-        text,
-        "# HELP streamgate_limit_replicas Ingress replicas that share the rates, as this one knows.\n\
-         # TYPE streamgate_limit_replicas gauge\nstreamgate_limit_replicas {replicas}\n\
-         # HELP streamgate_limit_keys Clients and principals with a bucket that is not full.\n\
-         # TYPE streamgate_limit_keys gauge\nstreamgate_limit_keys {keys}\n"
+/// Writes the counters as metrics.
+pub(super) fn encode_metrics(
+    encoder: &mut DescriptorEncoder<'_>,
+    counts: &[PolicyCount],
+    replicas: u32,
+    keys: usize,
+) -> fmt::Result {
+    let outcomes = counts.iter().flat_map(|count| {
+        [("passed", count.passed), ("denied", count.denied)].map(|(outcome, requests)| {
+            let (group, scope) = (count.group.name(), count.scope.name());
+            ([("group", group), ("scope", scope), ("outcome", outcome)], requests)
+        })
+    });
+    encode_counters(
+        encoder,
+        "streamgate_limit_requests",
+        "Requests by the rate limit that let them pass or refused them.",
+        outcomes,
+    )?;
+    encode_gauge(
+        encoder,
+        "streamgate_limit_replicas",
+        "Ingress replicas that share the rates, as this one knows.",
+        None,
+        i64::from(replicas),
+    )?;
+    encode_gauge(
+        encoder,
+        "streamgate_limit_keys",
+        "Clients and principals with a bucket that is not full.",
+        None,
+        i64::try_from(keys).unwrap_or(i64::MAX),
     )
-    .ok();
-    text
 }
 
 #[cfg(test)]

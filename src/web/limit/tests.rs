@@ -402,7 +402,7 @@ async fn refusals_are_counted_by_policy() {
         .find(|c| c.group == RateLimitGroup::Api && c.scope == RateLimitScope::Client)
         .unwrap();
     assert_eq!((count.passed, count.denied), (1, 4));
-    let metrics = limits.render_metrics();
+    let metrics = nats::metrics::render_collector(limits.clone());
     assert!(
         metrics.contains(
             "streamgate_limit_requests_total{group=\"api\",scope=\"client\",outcome=\"denied\"} 4\n"

@@ -8,7 +8,6 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Metric, Registry},
 };
@@ -48,12 +47,6 @@ impl fmt::Debug for MonitorMetrics {
     }
 }
 
-impl Default for MonitorMetrics {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// A family of counters with a fixed set of values of its one label; all begin at 0, so that none is missing.
 struct FixedLabelCounters {
     counters: BTreeMap<String, Counter>,
@@ -83,7 +76,6 @@ impl FixedLabelCounters {
 }
 
 struct MetricFamilies {
-    registry: Registry,
     messages: FixedLabelCounters,
     bytes: FixedLabelCounters,
     events: FixedLabelCounters,
@@ -177,10 +169,9 @@ fn to_strings(values: impl IntoIterator<Item = &'static str>) -> Vec<String> {
 }
 
 impl MonitorMetrics {
-    /// All metrics at 0.
-    pub fn new() -> Self {
-        let mut registry = Registry::default();
-        let r = &mut registry;
+    /// All metrics at 0, shown by `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let r = &mut *registry;
         let classes = || to_strings(MessageClass::ALL.map(MessageClass::name));
         let inner = MetricFamilies {
             messages: register_counters(r, MetricName::BusMessages, "class", classes()),
@@ -210,26 +201,13 @@ impl MonitorMetrics {
             broker_up: Gauge::default(),
             poll_timestamp: FloatGauge::default(),
             last: Mutex::default(),
-            registry: Registry::default(),
         };
-        let inner = inner.register_all(registry);
+        inner.register_all(registry);
         inner.dead.get_or_create(&[("stage", OTHER.into())]).set(0);
         Self { inner: Arc::new(inner) }
     }
 
-    /// OpenMetrics text of all metrics.
-    pub fn encode(&self) -> String {
-        let mut text = String::new();
-        match text::encode(&mut text, &self.inner.registry) {
-            Ok(()) => text,
-            Err(error) => {
-                tracing::error!(%error, "the metrics can't be written");
-                "# EOF\n".into()
-            }
-        }
-    }
-
-    /// The same numbers for JSON.
+    /// The numbers for JSON.
     pub fn snapshot(&self) -> MonitorSnapshot {
         let inner = &self.inner;
         let last = inner.last.lock();
@@ -316,8 +294,7 @@ impl MonitorMetrics {
 
 impl MetricFamilies {
     /// Puts every metric that is no family with fixed values into the registry.
-    fn register_all(mut self, mut registry: Registry) -> Self {
-        let r = &mut registry;
+    fn register_all(&self, r: &mut Registry) {
         register_metric(r, MetricName::DroppedMessages, &self.dropped);
         register_metric(r, MetricName::JobWallSeconds, &self.job_wall);
         register_metric(r, MetricName::JobCpuSeconds, &self.job_cpu);
@@ -336,8 +313,6 @@ impl MetricFamilies {
         register_metric(r, MetricName::AuditLagSeconds, &self.audit_lag_seconds);
         register_metric(r, MetricName::BrokerUp, &self.broker_up);
         register_metric(r, MetricName::PollTimestampSeconds, &self.poll_timestamp);
-        self.registry = registry;
-        self
     }
 
     /// Removes the series of streams, durables and stages that are no more.

@@ -15,15 +15,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::exported;
-use crate::{DurableStats, MonitorConfig, MonitorError, MonitorMetrics, MonitorSnapshot};
+use super::{ShownMetrics, exported};
+use crate::{DurableStats, MonitorConfig, MonitorError, MonitorSnapshot};
 
 /// Longest wait for anything; many times what it takes.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running monitor and what stops it.
 struct Running {
-    metrics: MonitorMetrics,
+    metrics: ShownMetrics,
     stop: CancellationToken,
     task: JoinHandle<Result<(), MonitorError>>,
 }
@@ -31,7 +31,7 @@ struct Running {
 impl Running {
     /// Starts one, and returns once it receives messages and has polled.
     async fn start(broker: &TestBroker, config: MonitorConfig) -> Self {
-        let (metrics, stop) = (MonitorMetrics::new(), CancellationToken::new());
+        let (metrics, stop) = (ShownMetrics::new(), CancellationToken::new());
         let config = MonitorConfig { poll_ms: 100, poll_timeout_ms: 1_000, ..config };
         let bus = broker.bus(Role::Monitor).await;
         let task = tokio::spawn(crate::run(bus, config, metrics.clone(), stop.clone()));

@@ -8,9 +8,9 @@ use schemas::{
     subjects,
 };
 
-use super::{exported, value};
+use super::{ShownMetrics, exported, value};
 use crate::{
-    DurableStats, MonitorMetrics, RULES, StreamStats,
+    DurableStats, RULES, StreamStats,
     measure::{self, OTHER},
     stats::PollResult,
 };
@@ -64,7 +64,7 @@ fn succeeded() -> (String, Vec<u8>) {
 
 #[test]
 fn a_fresh_monitor_exports_valid_text_with_all_counters_at_zero() {
-    let series = exported(&MonitorMetrics::new());
+    let series = exported(&ShownMetrics::new());
     assert!(series.values().all(|value| *value == 0.0), "{series:?}");
     for (name, label) in [
         ("streamgate_bus_messages", "class=event"),
@@ -81,7 +81,7 @@ fn a_fresh_monitor_exports_valid_text_with_all_counters_at_zero() {
 
 #[test]
 fn what_is_received_is_counted_by_class_and_type() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     for (subject, payload) in [
         ("evt.media.stored.m1", "12345"),
         ("evt.media.stored.m2", "123"),
@@ -116,7 +116,7 @@ fn what_is_received_is_counted_by_class_and_type() {
 
 #[test]
 fn no_subject_adds_a_series() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     let before: BTreeSet<_> = exported(&metrics).into_keys().collect();
     for n in 0..1_000 {
         for subject in [
@@ -142,7 +142,7 @@ fn no_subject_adds_a_series() {
 
 #[test]
 fn the_durations_of_jobs_are_observed_once_each_and_nonsense_is_not() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     let (subject, payload) = succeeded();
     metrics.count_message(&subject, &payload);
     metrics.count_message(&subject, b"nonsense");
@@ -156,7 +156,7 @@ fn the_durations_of_jobs_are_observed_once_each_and_nonsense_is_not() {
 
 #[test]
 fn what_a_poll_found_is_exported() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     metrics.record_poll(polled(10), 4, 1_700_000_000_500);
     let durable = ["durable=upload", "stream=EVENTS"];
     for (name, labels, wanted) in [
@@ -190,7 +190,7 @@ fn what_a_poll_found_is_exported() {
 
 #[test]
 fn appends_only_grow_even_when_a_stream_is_made_anew() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     for (last_sequence, wanted) in [(10, 10.0), (10, 10.0), (14, 14.0), (3, 17.0), (5, 19.0)] {
         metrics.record_poll(polled(last_sequence), 0, 1);
         assert_eq!(value(&metrics, "streamgate_stream_appends", &["stream=EVENTS"]), Some(wanted));
@@ -199,7 +199,7 @@ fn appends_only_grow_even_when_a_stream_is_made_anew() {
 
 #[test]
 fn what_is_gone_is_not_exported_any_more() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     metrics.record_poll(PollResult::default(), 0, 1);
     let before: BTreeSet<_> = exported(&metrics).into_keys().collect();
     metrics.record_poll(polled(10), 0, 2);
@@ -213,12 +213,12 @@ fn what_is_gone_is_not_exported_any_more() {
 
 #[test]
 fn the_alert_rules_ask_for_what_is_exported() {
-    let metrics = MonitorMetrics::new();
+    let metrics = ShownMetrics::new();
     metrics.record_poll(polled(10), 0, 1);
     let series = exported(&metrics);
     let mut names: BTreeSet<&str> = series.keys().map(|(name, _)| name.as_str()).collect();
     // What every process reports of itself.
-    let health = nats::ProcessHealth::new().render_metrics();
+    let health = nats::metrics::render_collector(nats::ProcessHealth::new());
     names.extend(health.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()));
     let mut seen = 0;
     for expression in RULES.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {

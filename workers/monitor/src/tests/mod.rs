@@ -1,17 +1,45 @@
 mod broker;
 mod core;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref};
 
+use nats::metrics::{Registry, render_registry};
 use openmetrics_parser::{OpenMetricsValue, openmetrics::parse_openmetrics};
 
 use crate::MonitorMetrics;
+
+/// Metrics with the registry that shows them.
+pub(crate) struct ShownMetrics {
+    registry: Registry,
+    metrics: MonitorMetrics,
+}
+
+impl ShownMetrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
+        let metrics = MonitorMetrics::register(&mut registry);
+        Self { registry, metrics }
+    }
+
+    /// OpenMetrics text.
+    pub(crate) fn encode(&self) -> String {
+        render_registry(&self.registry)
+    }
+}
+
+impl Deref for ShownMetrics {
+    type Target = MonitorMetrics;
+
+    fn deref(&self) -> &MonitorMetrics {
+        &self.metrics
+    }
+}
 
 /// One series: its family and its labels as `name=value`, in order.
 pub(crate) type Series = (String, Vec<String>);
 
 /// All series of the exported text, read by a parser of the OpenMetrics standard; a histogram stands for its count.
-pub(crate) fn exported(metrics: &MonitorMetrics) -> BTreeMap<Series, f64> {
+pub(crate) fn exported(metrics: &ShownMetrics) -> BTreeMap<Series, f64> {
     let text = metrics.encode();
     assert!(text.ends_with("# EOF\n"), "{text}");
     let exposition = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error:?} in {text}"));
@@ -36,7 +64,7 @@ pub(crate) fn exported(metrics: &MonitorMetrics) -> BTreeMap<Series, f64> {
 }
 
 /// Value of one series.
-pub(crate) fn value(metrics: &MonitorMetrics, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) fn value(metrics: &ShownMetrics, name: &str, labels: &[&str]) -> Option<f64> {
     let key = (name.to_owned(), labels.iter().map(ToString::to_string).collect());
     exported(metrics).get(&key).copied()
 }
