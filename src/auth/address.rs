@@ -37,7 +37,7 @@ impl WalletAddress {
         format!("0x{}", alloy_primitives::hex::encode(self.0))
     }
 
-    /// Reads an address; also tells whether its case proves it (EIP-55) or is all the same and proves nothing.
+    /// Reads an address, and whether its case proves it (EIP-55) or is all the same and proves nothing.
     ///
     /// # Errors
     /// [`AddressError::Checksum`] when upper and lower case are mixed otherwise than EIP-55 has it.

@@ -1,10 +1,10 @@
-//! How often strangers may have contracts asked: whoever signs with no key of the account makes us ask a provider, which counts.
+//! How often strangers may have contracts asked: a signature by no key of the account makes us ask a provider, which counts.
 //!
-//! A question costs its client one unit; one that the account said yes to gives it back, so that a crowd behind one address signs in
-//! as it likes, and what is nobody's signature comes to an end. Units come back evenly over a minute.
+//! A question costs its client one unit; one that the account said yes to gives it back. So many clients behind one address can
+//! sign in, while signatures that are nobody's use the budget up. Units come back evenly over a minute.
 //!
-//! Limits: [`Config::contract_asks_per_prefix_per_minute_max`] of each client prefix and replica; [`CLIENTS_MAX`] prefixes are told
-//! apart, newcomers beyond share one budget.
+//! Limits: [`Config::contract_asks_per_prefix_per_minute_max`] of each client prefix and replica; [`CLIENTS_MAX`] prefixes have
+//! a budget each, newcomers beyond share one.
 //!
 //! [`Config::contract_asks_per_prefix_per_minute_max`]: super::AuthConfig::contract_asks_per_prefix_per_minute_max
 
@@ -17,11 +17,11 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Client prefixes that are told apart.
+/// Client prefixes that have a budget each.
 const CLIENTS_MAX: usize = 65_536;
 const WINDOW: Duration = Duration::from_secs(60);
-/// Whom newcomers count as when there is no room for more.
-const CROWD: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// The prefix under which newcomers count when there is no room for more.
+const OVERFLOW_PREFIX: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// When the budget of each client prefix is whole again.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl ContractCallBudget {
             whole_at.retain(|_, at| *at > now);
         }
         let has_room = whole_at.len() < CLIENTS_MAX || whole_at.contains_key(&prefix);
-        let at = whole_at.entry(if has_room { prefix } else { CROWD }).or_insert(now);
+        let at = whole_at.entry(if has_room { prefix } else { OVERFLOW_PREFIX }).or_insert(now);
         let after = (*at).max(now) + self.interval;
         match after.checked_duration_since(now + WINDOW) {
             Some(wait) if !wait.is_zero() => Err(wait),

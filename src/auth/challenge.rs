@@ -1,12 +1,12 @@
 //! Challenges: nonces of 128 random bits, each given to one client and good for one attempt.
 //!
-//! A nonce is used up by compare-and-set once the attempt is judged, so of two attempts on any two replicas one comes to its end; that
-//! it was refused does not bring the nonce back. An attempt about which nobody could say anything leaves the nonce as it was. It is
-//! bound to a cookie, so that nobody can sign somebody else in.
+//! A nonce is used up by compare-and-set once the attempt is judged, so of two attempts on any two replicas one comes to its end;
+//! that it was refused does not bring the nonce back. An attempt about which nobody could say anything leaves the nonce as it was.
+//! It is bound to a cookie, so that nobody can sign somebody else in.
 //!
 //! Limits: [`AuthConfig::challenge_ttl_s`], or what the client asks for, up to [`CHALLENGE_TTL_S_MAX`];
-//! [`AuthConfig::challenges_per_prefix_max`] for each client prefix over all replicas, so what lies in KV is bounded by who asks, and
-//! there are never more refusals on record than challenges.
+//! [`AuthConfig::challenges_per_prefix_max`] for each client prefix over all replicas, so what lies in KV is bounded by who asks,
+//! and there are never more refusals on record than challenges.
 
 use alloy_primitives::hex;
 use nats::{Bus, Outbox, VersionedRecord};
@@ -78,14 +78,14 @@ pub async fn issue_challenge(
         used_at_ms: None,
         code: None,
     };
-    let told = AuthChallenged {
+    let event = AuthChallenged {
         request_id,
         challenge_id: challenge.challenge_id,
         domain: wish.domain.clone(),
         address: challenge.address.clone(),
     };
     let mut held = VersionedRecord::new(challenge);
-    bus.commit_record(&mut held, Outbox::new().with_event(&told)).await?;
+    bus.commit_record(&mut held, Outbox::new().with_event(&event)).await?;
     Ok(ChallengeOutcome::Challenge(held.record))
 }
 
@@ -147,19 +147,19 @@ pub(super) async fn reject_attempt(
 ) -> Result<(), SignInError> {
     held.record.used_at_ms = Some(nats::now_ms());
     held.record.code = Some(denial.code().to_owned());
-    let told = AuthRefused {
+    let event = AuthRefused {
         request_id,
         challenge_id: held.record.challenge_id,
         code: denial.code().to_owned(),
         address: address.to_lower_hex(),
     };
-    commit_challenge(bus, held, Outbox::new().with_event(&told)).await
+    commit_challenge(bus, held, Outbox::new().with_event(&event)).await
 }
 
 /// Counts one more challenge of a prefix; when it had its share, the Unix time in milliseconds of the next.
 ///
-/// Its share comes back evenly over the window: whoever uses it up delays the others behind that address by the time of one challenge,
-/// not by the rest of a window.
+/// Its share comes back evenly over the window: a client that uses it up delays the others behind that address by the time of one
+/// challenge, not by the rest of a window.
 async fn count_challenge(
     bus: &Bus,
     config: &AuthConfig,

@@ -1,10 +1,10 @@
 //! Accounts that are contracts: ERC-1271 and ERC-6492, asked by `eth_call`.
 //!
-//! The key comes first: a signature that the account's own key made needs no chain, whatever code the account has (EIP-7702), so that
-//! who has a key signs in while providers are away, and costs none of their plans. What is left is asked at one block: a wrapped
-//! signature first, then the code. A wrapped signature for an account that is there already is asked without its preparation, which
-//! could claim the account inside the simulated call. A contract takes signatures of any length, also none: it may look at what its
-//! owners agreed to on the chain.
+//! The key comes first: a signature that the account's own key made needs no chain, whatever code the account has (EIP-7702), so
+//! that who has a key signs in while providers are away, and costs none of their plans. What is left is asked at one block: a
+//! wrapped signature first, then the code. A wrapped signature for an account that is there already is asked without its
+//! preparation, which could claim the account inside the simulated call. A contract takes signatures of any length, also none: it
+//! may look at what its owners agreed to on the chain.
 //!
 //! Limits: [`AuthConfig::contract_ms_max`] for all questions of one sign-in, [`AuthConfig::contract_calls_max`] contracts at once,
 //! [`AuthConfig::contract_gas_max`] for each question, [`ANSWER_BYTES_MAX`] for the answer of a contract.
@@ -134,11 +134,12 @@ impl ContractSignatureVerifier {
         }
     }
 
-    /// Asks the account whether the signature is its own, at the newest block, and answers which that is; without a verdict when the
-    /// block is `known`. What its key made is for [`verify_by_key`].
+    /// Asks the account whether the signature is its own, at the newest block, and answers which that is; without a verdict when
+    /// the block is `known`. What its key made is for [`verify_by_key`].
     ///
     /// # Errors
-    /// [`ContractCallError::Unsupported`] when the chain can't be asked here; [`ContractCallError::Unavailable`] when nobody can say now.
+    /// [`ContractCallError::Unsupported`] when the chain can't be asked here; [`ContractCallError::Unavailable`] when nobody can
+    /// say now.
     pub async fn verify_at_head(
         &self,
         question: SignatureCheck<'_>,

@@ -78,8 +78,8 @@ pub async fn create_api_key(bus: &Bus, owner: &str, role: PrincipalRole) -> Resu
     };
     let key_id = KeyId::from_bytes(nats::new_id_bytes());
     add_to_owner(bus, owner, key_id, usize::MAX).await?;
-    let told = access::AdminKeyCreated { key_id, owner: owner.to_owned(), role };
-    write_key(bus, key_id, new, Outbox::new().with_event(&told)).await
+    let event = access::AdminKeyCreated { key_id, owner: owner.to_owned(), role };
+    write_key(bus, key_id, new, Outbox::new().with_event(&event)).await
 }
 
 /// What came of the wish for a key.
@@ -104,7 +104,7 @@ pub async fn issue_key(
     if !add_to_owner(bus, &new.owner, key_id, keys_max).await? {
         return Ok(KeyIssueOutcome::TooMany);
     }
-    let told = AuthKeyCreated {
+    let event = AuthKeyCreated {
         request_id,
         key_id,
         owner: new.owner.clone(),
@@ -112,7 +112,7 @@ pub async fn issue_key(
         scopes: new.scopes.clone(),
         by: by.to_owned(),
     };
-    match write_key(bus, key_id, new, Outbox::new().with_event(&told)).await {
+    match write_key(bus, key_id, new, Outbox::new().with_event(&event)).await {
         Ok(text) => Ok(KeyIssueOutcome::Key(text)),
         Err(nats::BusError::Conflict { .. }) => Ok(KeyIssueOutcome::Before),
         Err(error) => Err(error),
@@ -159,15 +159,15 @@ pub async fn transfer_key(
         let key = found.filter(|key| key.owner == from)?;
         let next = ApiKey { owner: to.to_owned(), ..key.clone() };
         let (role, scopes) = (next.role, next.scopes.clone());
-        let told =
+        let event =
             AuthKeyCreated { request_id, key_id, owner: to.to_owned(), role, scopes, by: by.to_owned() };
-        Some((next, Outbox::new().with_event(&told)))
+        Some((next, Outbox::new().with_event(&event)))
     })
     .await?;
     remove_from_owner(bus, from, key_id).await
 }
 
-/// Revokes a key if `may` allows it; false when there is no such key for whoever asks.
+/// Revokes a key; false when there is none, or `may` does not allow it.
 pub async fn revoke_key(
     bus: &Bus,
     key_id: KeyId,
@@ -181,8 +181,11 @@ pub async fn revoke_key(
         if key.revoked_at_ms.is_some() {
             return None;
         }
-        let told = AuthKeyRevoked { request_id, key_id, owner: key.owner.clone(), by: by.to_owned() };
-        Some((ApiKey { revoked_at_ms: Some(nats::now_ms()), ..key.clone() }, Outbox::new().with_event(&told)))
+        let event = AuthKeyRevoked { request_id, key_id, owner: key.owner.clone(), by: by.to_owned() };
+        Some((
+            ApiKey { revoked_at_ms: Some(nats::now_ms()), ..key.clone() },
+            Outbox::new().with_event(&event),
+        ))
     })
     .await?;
     let Some(owner) = owner else { return Ok(false) };
@@ -269,13 +272,13 @@ pub async fn create_first_key(bus: &Bus) -> Result<Option<String>, nats::BusErro
     };
     match bus.commit_record(&mut VersionedRecord::new(marker), Outbox::new()).await {
         Ok(()) => Ok(Some(text)),
-        // Another replica was first: its key is the one that is told.
+        // Another replica was first: its key is the one that is shown.
         Err(nats::BusError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// The signing key `name`, created by whoever asks first; every replica gets the same.
+/// The signing key `name`, created by the first call; every replica gets the same.
 ///
 /// # Errors
 /// As [`Bus::change_record`].

@@ -1,7 +1,7 @@
 //! The ring of keys that sign access tokens: made once for all replicas, renewed without a refused request.
 //!
-//! A new key is in the ring for [`AuthConfig::ring_lead_s`] before any replica signs with it, so that all have read it; an old one stays
-//! until the last token it signed is over. A replica that meets an unknown key reads the ring again, at most once a second.
+//! A new key is in the ring for [`AuthConfig::ring_lead_s`] before any replica signs with it, so that all have read it; an old one
+//! stays until the last token it signed is over. A replica that meets an unknown key reads the ring again, at most once a second.
 
 use std::{
     sync::Arc,
@@ -75,7 +75,7 @@ impl SigningKeyRing {
             return Ok(Some(key));
         }
         let mut asked = self.asked.lock().await;
-        // Whoever held the lock may just have read it.
+        // The caller that held the lock before may just have read it.
         if self.known_key(key_id).is_none() && asked.is_none_or(|at| at.elapsed() >= UNKNOWN_PAUSE) {
             if let Some(held) = self.bus.load_record::<Record>(&ring_record_key(NAME)).await? {
                 self.replace_keys(held.record.keys.into());

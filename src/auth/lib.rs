@@ -4,10 +4,11 @@
 //! refresh token for the next one. A token names a session; what its wallet may do comes from
 //! settings at every request. An API key is for machines.
 //!
-//! The credential is read from the `Authorization` header and from nowhere else: not from the URL, not from a cookie. Whatever can't
-//! be read in KV denies.
+//! The credential is read from the `Authorization` header and from nowhere else: not from the URL, not from a cookie. Whatever
+//! can't be read in KV denies.
 //!
-//! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in [`AuthConfig`].
+//! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in
+//! [`AuthConfig`].
 
 pub mod account;
 pub mod address;
@@ -158,8 +159,8 @@ struct SignInState {
 }
 
 impl SignInService {
-    /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts, for strangers; `proofs`
-    /// asks those who signed in.
+    /// Reads the signing keys, making them where there are none. `chain` asks the accounts that are contracts, for strangers;
+    /// `proofs` asks those who signed in.
     ///
     /// # Errors
     /// [`nats::BusError::Unavailable`] when the broker does not answer.
@@ -178,7 +179,7 @@ impl SignInService {
         Ok(Self { shared: Arc::new(SignInState { bus, config, ring, sessions, verifier, budget, proofs }) })
     }
 
-    /// Hears of ended sessions and keeps the ring of signing keys, until `shutdown`.
+    /// Receives the ends of sessions and keeps the ring of signing keys, until `shutdown`.
     ///
     /// # Errors
     /// [`nats::BusError::Unavailable`] when the broker does not take the subscription.
@@ -301,8 +302,8 @@ impl SignInState {
     }
 }
 
-/// Lets through whose request the operation takes; where that is a principal, the handler finds the [`Principal`] among the request's
-/// extensions. A route without an operation takes a principal without a limit alone.
+/// Lets through whose request the operation takes; where that is a principal, the handler finds the [`Principal`] among the
+/// request's extensions. A route without an operation takes a principal without a limit alone.
 pub async fn enforce_access(
     State(sign_in): State<SignInService>,
     mut request: Request,

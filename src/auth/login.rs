@@ -71,8 +71,8 @@ impl SignInService {
         self.shared.role_of_wallet(account)
     }
 
-    /// Judges an attempt at the challenge `held` and opens a session with its first refresh token. Granted or denied, the challenge is used up; when nothing
-    /// is known of the attempt it stays good for the next.
+    /// Judges an attempt at the challenge `held` and opens a session with its first refresh token. Granted or denied, the challenge
+    /// is used up; when nothing is known of the attempt it stays good for the next.
     ///
     /// # Errors
     /// [`SignInError::Denied`] says why nobody is signed in; the others, that it can't be known now.

@@ -1,7 +1,7 @@
 //! Contract accounts are asked again whether they still take the signature that opened a session: their owners change.
 //!
-//! A session whose account says no is ended. While nobody can say, it is kept, and nothing that rests on it goes on. Key accounts are
-//! never asked: their signature stays theirs.
+//! A session whose account says no is ended. While nobody can say, it is kept, and nothing that rests on it goes on. Key accounts
+//! are never asked: their signature stays theirs.
 //!
 //! Limits: an account is asked once a block at most, by one task at a time, and not for `AGAIN` after an outage;
 //! [`AuthConfig::proof_ms`] is how old an answer may be while the session is used; [`AuthConfig::remembered_max`] answers are kept.
@@ -101,7 +101,7 @@ impl ProofChecker {
         age: ProofAge,
     ) -> Result<bool, SignInError> {
         let slot = self.session_slot(session_id);
-        // Whoever comes meanwhile takes what this one hears.
+        // Callers that come meanwhile take the answer that this one gets.
         let mut said = slot.lock().await;
         if age == ProofAge::Used && said.yes.is_some_and(|(at, _)| at.elapsed() < self.shared.age_max) {
             return Ok(true);

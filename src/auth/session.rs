@@ -3,8 +3,8 @@
 //! A refresh token is `sgr_<session>_<number>_<secret>_<mac>`: 256 bits, stored as a hash. The mac says that we made it, so
 //! an older number that comes again is a stolen or a twice used token and ends the session, while an invented one ends nothing.
 //!
-//! The first secret is random; each next one follows from the one before by a key of ours. So whoever refreshes twice with one token,
-//! as two tabs do and a client whose answer was lost, is given the same next one, and never a second line of tokens: for
+//! The first secret is random; each next one follows from the one before by a key of ours. So a client that refreshes twice with
+//! one token, from two tabs or because an answer was lost, is given the same next one, and never a second line of tokens: for
 //! [`AuthConfig::refresh_again_ms`], and only to the client that refreshed first.
 //!
 //! An ended session is refused on every replica within [`AuthConfig::recheck_ms`]: a session that was found open is looked up again
@@ -125,7 +125,7 @@ impl SessionStore {
             end: None,
             proof,
         };
-        let told = AuthSignedIn {
+        let event = AuthSignedIn {
             request_id,
             session_id,
             owner: account.owner_id(),
@@ -135,7 +135,7 @@ impl SessionStore {
         };
         // First the list, so that no open session is missing in it; and those that make room stay on it until they are over.
         let replaced = self.add_to_wallet(account, Entry { session_id, expires_at_ms }, now_ms).await?;
-        self.bus.commit_record(&mut VersionedRecord::new(session), Outbox::new().with_event(&told)).await?;
+        self.bus.commit_record(&mut VersionedRecord::new(session), Outbox::new().with_event(&event)).await?;
         self.retire_sessions(account, &replaced, SessionEndReason::Replaced, request_id).await?;
         if !self.is_listed(account, session_id).await? {
             // All sessions of the wallet were ended in between, this one before it was there.
@@ -197,8 +197,8 @@ impl SessionStore {
                             refreshed_by: Some(refreshed_by.clone()),
                             ..session.clone()
                         };
-                        let told = AuthRefreshed { request_id, session_id, owner, generation };
-                        Some((session, Outbox::new().with_event(&told)))
+                        let event = AuthRefreshed { request_id, session_id, owner, generation };
+                        Some((session, Outbox::new().with_event(&event)))
                     }
                 }
             })
@@ -257,8 +257,8 @@ impl SessionStore {
         self::close_session(&self.bus, session_id, end, request_id).await.map(drop)
     }
 
-    /// Ends sessions of a wallet and takes them off its list, also those that are not there yet: a sign-in on its way sees that it is
-    /// no longer listed, or is found when they are ended once more.
+    /// Ends sessions of a wallet and takes them off its list, also those that are not there yet: a sign-in on its way sees that it
+    /// is no longer listed, or is found when they are ended once more.
     async fn retire_sessions(
         &self,
         account: WalletAccount,
@@ -322,8 +322,8 @@ impl SessionStore {
         at.elapsed() < Duration::from_millis(self.config.recheck_ms)
     }
 
-    /// Asks the account's contract again, where there is one, for a token whose turn it is: what a token that is over or came before
-    /// leads to depends on no chain.
+    /// Asks the account's contract again, where there is one, for a token whose turn it is: what a token that is over or came
+    /// before leads to depends on no chain.
     async fn require_fresh_proof(&self, token: &RefreshToken, client: IpAddr) -> Result<(), SignInError> {
         let session_id = token.session_id;
         let held = self.bus.load_record::<AuthSession>(&session_id.to_string()).await?;
@@ -370,13 +370,13 @@ impl SessionStore {
         format!("sgr_{body}_{}", hex::encode(tag.get(..MAC_BYTES).unwrap_or_default()))
     }
 
-    /// The secret that follows that of `token`: always the same one, and nobody else can tell which.
+    /// The secret that follows that of `token`: always the same one, and nobody else can compute it.
     fn derive_next_secret(&self, token: &RefreshToken) -> String {
         let next = format!("next {} {} {}", token.session_id, token.generation, token.secret);
         hex::encode(self.compute_mac(&next).finalize().into_bytes())
     }
 
-    /// What tells clients apart, without saying who they are.
+    /// What distinguishes clients, without saying who they are.
     fn hash_client(&self, client: IpAddr) -> ByteBuf {
         ByteBuf::from(self.compute_mac(&format!("client {client}")).finalize().into_bytes().to_vec())
     }
@@ -471,8 +471,8 @@ async fn close_session(
         let session = found.filter(|session| session.ended_at_ms.is_none())?;
         let account = session_account(session)?;
         closed = Some(account);
-        let told = AuthSignedOut { request_id, session_id, owner: account.owner_id(), end };
-        Some((build_ended_session(session, end), Outbox::new().with_event(&told)))
+        let event = AuthSignedOut { request_id, session_id, owner: account.owner_id(), end };
+        Some((build_ended_session(session, end), Outbox::new().with_event(&event)))
     })
     .await?;
     publish_session_end(bus, session_id).await;

@@ -49,7 +49,7 @@ impl Anvil {
                 break address.to_owned();
             }
         };
-        // Whoever stops reading would stop the node, too.
+        // The node would stop, too, when nobody reads its output.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { url: format!("http://{address}"), client: reqwest::Client::new(), _process: process }
     }
