@@ -167,7 +167,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             reader.end().map_err(|error| json_malformed(&error))?;
             duplicate_keys::refuse_duplicate_keys(bytes).map(|()| value).map_err(|error| json_invalid(&error))
         }
-        // A `null` where something is wanted is told as a fault of syntax, though the body is JSON.
+        // A `null` where something is wanted is reported as a fault of syntax, though the body is JSON.
         Err(error) if error.inner().is_data() || is_well_formed(bytes) => {
             // Derived readers find a repeated member, too, and can't say where.
             let repeated = duplicate_keys::refuse_duplicate_keys(bytes)
@@ -228,7 +228,7 @@ mod tests {
         _count: u8,
     }
 
-    async fn told(problem: Problem) -> serde_json::Value {
+    async fn problem_document(problem: Problem) -> serde_json::Value {
         let body = axum::body::to_bytes(problem.into_response().into_body(), 4096).await.unwrap();
         serde_json::from_slice(&body).unwrap()
     }
@@ -247,9 +247,9 @@ mod tests {
             ("{\"_list\":[{}]}", "json_invalid", "/_list/0"),
             ("{\"_list\":[],\"_list\":[]}", "json_invalid", "/_list"),
         ] {
-            let told = told(parse_json::<Wanted>(body.as_bytes()).unwrap_err()).await;
-            assert_eq!(told["code"], code, "{body}");
-            assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
+            let problem = problem_document(parse_json::<Wanted>(body.as_bytes()).unwrap_err()).await;
+            assert_eq!(problem["code"], code, "{body}");
+            assert_eq!(problem["errors"][0]["pointer"], pointer, "{body}: {problem}");
         }
         assert!(parse_json::<Wanted>(b"{}").is_ok());
     }
@@ -263,9 +263,14 @@ mod tests {
             (r#"[{"kind":"public","\u006bind":"not"}]"#, "/0/kind"),
             (r#"{"":{},"":{}}"#, "/"),
         ] {
-            let told = told(parse_json::<serde_json::Value>(body.as_bytes()).unwrap_err()).await;
-            assert_eq!((&told["code"], &told["status"]), (&json!("json_invalid"), &json!(400)), "{body}");
-            assert_eq!(told["errors"][0]["pointer"], pointer, "{body}: {told}");
+            let problem =
+                problem_document(parse_json::<serde_json::Value>(body.as_bytes()).unwrap_err()).await;
+            assert_eq!(
+                (&problem["code"], &problem["status"]),
+                (&json!("json_invalid"), &json!(400)),
+                "{body}"
+            );
+            assert_eq!(problem["errors"][0]["pointer"], pointer, "{body}: {problem}");
         }
         for body in [r#"{"a":{"a":1},"b":{"a":1}}"#, r#"[{"a":1},{"a":1}]"#, r#"{"a":1,"A":1}"#] {
             assert!(parse_json::<serde_json::Value>(body.as_bytes()).is_ok(), "{body}");

@@ -3,7 +3,7 @@
 //! The peer of the connection, unless it is a proxy that the settings trust. Then the one forwarding header that is configured is
 //! read from the right, where trusted proxies wrote, and the first address that is no trusted proxy is the client. What lies
 //! further left is the client's own text and is never looked at. An entry that is no address ends the walk at the proxy that
-//! handed it on: whoever sends nonsense shares the bucket of that proxy, and gains no bucket of its own.
+//! handed it on: a client that sends nonsense shares the bucket of that proxy, and gains no bucket of its own.
 //!
 //! Limits: at most [`HOPS_MAX`] entries are read.
 
@@ -64,7 +64,7 @@ impl Default for ClientAddressConfig {
 pub struct ClientAddress {
     /// The address.
     pub address: IpAddr,
-    /// What tells clients apart: the address, or the first bits of an IPv6 address.
+    /// What distinguishes clients: the address, or the first bits of an IPv6 address.
     pub prefix: IpAddr,
 }
 
@@ -75,8 +75,8 @@ impl ClientAddress {
         Self { address, prefix: client_prefix(address, config.ipv6_prefix_bits) }
     }
 
-    /// The client that [`identify_client`] found. Without it in front: the peer, or the unspecified address where there is none, as in
-    /// tests of a router.
+    /// The client that [`identify_client`] found. Without it in front: the peer, or the unspecified address where there is none, as
+    /// in tests of a router.
     pub fn from_extensions(extensions: &Extensions, headers: &HeaderMap) -> Self {
         let found = extensions.get::<Self>().copied();
         found.unwrap_or_else(|| {
@@ -151,10 +151,10 @@ fn forwarded_address(config: &ClientAddressConfig, peer: IpAddr, headers: &Heade
     client
 }
 
-/// Tells the operator once of a proxy that nobody named: behind it all its clients are one.
+/// Warns once, in the log, of a proxy that the settings do not name: all clients behind it count as one.
 fn warn_untrusted_proxy() {
-    static TOLD: Once = Once::new();
-    TOLD.call_once(|| {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
         tracing::warn!(
             "a peer sends X-Forwarded-For or Forwarded and is no trusted proxy, so it counts as one client; if it is a proxy of \
              yours, name its network in ingress.client.trusted_proxies"

@@ -58,7 +58,7 @@ fn x_forwarded_for_is_believed_from_the_right_and_from_trusted_proxies_only() {
         (PROXY, &["192.0.2.1, ::ffff:10.0.0.2"], "192.0.2.1"),
         ("::ffff:10.0.0.1", &["192.0.2.1"], "192.0.2.1"),
         ("fd00::1", &["192.0.2.1, fd00::2"], "192.0.2.1"),
-        // No addresses: whoever sends them is counted with the proxy that let them through.
+        // No addresses: their sender is counted as the proxy that let them through.
         (PROXY, &["unknown"], PROXY),
         (PROXY, &["1.2.3.4, unknown"], PROXY),
         (PROXY, &["1.2.3.4, garbage, 10.0.0.2"], "10.0.0.2"),

@@ -2,12 +2,12 @@
 //!
 //! A limit of the wait for its first bytes: hyper's own time-outs begin once it knows which version is spoken.
 //!
-//! Answers to heads that can't be read: hyper refuses them itself, with a bare status line, before any handler is asked. This puts a
-//! problem document in the place of that answer.
+//! Answers to heads that can't be read: hyper refuses them itself, with a bare status line, before any handler is asked. This puts
+//! a problem document in the place of that answer.
 //!
-//! Only while no request of the connection has reached the router: until then nothing but such a refusal can be written, so bytes of
-//! an answer are never touched. A later head of the same connection that can't be read gets the bare answer; a head that does not
-//! come in time gets none, its connection is closed.
+//! Only while no request of the connection has reached the router: until then nothing but such a refusal can be written, so bytes
+//! of an answer are never touched. A later head of the same connection that can't be read gets the bare answer; a head that does
+//! not come in time gets none, its connection is closed.
 //!
 //! Limits: [`OPENING_SECONDS_MAX`] until the version is known; one refusal a connection, after which hyper closes it.
 
@@ -31,7 +31,7 @@ use tokio::{
 
 use super::{error::instance_urn, problem_code::ProblemCode};
 
-/// Longest wait for the bytes that tell which version of HTTP a connection speaks, in seconds.
+/// Longest wait for the bytes that say which version of HTTP a connection speaks, in seconds.
 pub(super) const OPENING_SECONDS_MAX: u64 = 15;
 /// What a connection begins with that speaks HTTP/2 (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -1,7 +1,7 @@
 //! Cursors of lists as clients get them: where the index ended a page, sealed with an HMAC over the list it belongs to.
 //!
-//! A list is what was asked for and by whom: its name, its filters, whose items it shows. A cursor opens in that list only, on every
-//! replica, since all share the signing key; to a client it means nothing.
+//! A list is what was asked for and by whom: its name, its filters, whose items it shows. A cursor opens in that list only, on
+//! every replica, since all share the signing key; to a client it means nothing.
 //!
 //! Limits: a cursor has at most `LENGTH_MAX` characters.
 
@@ -52,9 +52,9 @@ impl CursorSealer {
     /// 400 when this list did not answer it.
     pub fn open(&self, cursor: &str) -> Result<String, Problem> {
         let parts = cursor.len().checked_sub(TAG_LENGTH).and_then(|length| cursor.split_at_checked(length));
-        let known = parts.filter(|(position, told)| {
+        let known = parts.filter(|(position, tag)| {
             cursor.len() <= LENGTH_MAX
-                && bool::from(self.compute_mac(position).as_bytes().ct_eq(told.as_bytes()))
+                && bool::from(self.compute_mac(position).as_bytes().ct_eq(tag.as_bytes()))
         });
         known.map(|(position, _)| position.to_owned()).ok_or_else(cursor_malformed)
     }

@@ -1,7 +1,7 @@
-//! Telling about requests that were refused for who asked: each is counted by the code it was answered with, and told as
+//! Events about requests that were refused for who asked: each is counted by the code it was answered with, and published as
 //! `evt.auth.denied` together with the others of its code.
 //!
-//! Limits: one event for each code in [`PAUSE`]; codes are those of problems, of which there are few. What can't be told stays
+//! Limits: one event for each code in [`PAUSE`]; codes are those of problems, of which there are few. What can't be published stays
 //! counted for the next time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use super::problem_code::ProblemCode;
 /// Time between two events with the same code.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
-/// The refusals of one replica that wait to be told. Cheap to clone.
+/// The refusals of one replica that wait to be published. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct DeniedEvents {
     // A panic in between leaves counts that are complete enough.
@@ -31,7 +31,7 @@ struct PendingDenials {
 }
 
 impl DeniedEvents {
-    /// Counts an answer that refuses whoever asked.
+    /// Counts an answer that refuses its caller: a problem with status 401 or 403.
     pub(super) fn count_response(&self, response: &Response, request_id: RequestId) {
         if !matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return;
@@ -42,7 +42,7 @@ impl DeniedEvents {
         }
     }
 
-    /// Tells of them until `shutdown`, and once more then.
+    /// Publishes them until `shutdown`, and once more then.
     pub async fn run(&self, bus: &Bus, shutdown: CancellationToken) {
         loop {
             let stops = tokio::select! {
@@ -59,8 +59,8 @@ impl DeniedEvents {
     async fn publish_events(&self, bus: &Bus) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for (code, PendingDenials { first, count }) in waiting {
-            let told = AuthDenied { request_id: first, code: code.to_owned(), denied_count: count };
-            if let Err(error) = bus.publish_event(&told, &format!("denied {first} {code} {count}")).await {
+            let event = AuthDenied { request_id: first, code: code.to_owned(), denied_count: count };
+            if let Err(error) = bus.publish_event(&event, &format!("denied {first} {code} {count}")).await {
                 tracing::warn!(%error, code, "refusals could not be told yet");
                 let mut again = self.waiting.lock();
                 let later = again.entry(code).or_insert(PendingDenials { first, count: 0 });

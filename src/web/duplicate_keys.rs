@@ -129,7 +129,7 @@ mod tests {
         #[test]
         fn exactly_the_texts_without_a_repeated_member_pass((text, repeats) in text()) {
             prop_assert_eq!(refuse_duplicate_keys(text.as_bytes()).is_err(), repeats, "{}", text);
-            // What passes says the same to whoever takes the first and whoever takes the last.
+            // What passes says the same to a reader that takes the first and to one that takes the last.
             if !repeats {
                 let read: Value = serde_json::from_str(&text).unwrap();
                 prop_assert!(refuse_duplicate_keys(read.to_string().as_bytes()).is_ok());

@@ -1,7 +1,7 @@
 //! Errors as people and machines see them: `application/problem+json` (RFC 9457) with a stable code and the request id.
 //!
-//! `type` leads to what the page says of the code. `instance` is the request id as a URN of its own: it names this occurrence, unlike
-//! the path, which other requests share and which may carry a token.
+//! `type` leads to what the page says of the code. `instance` is the request id as a URN of its own: it names this occurrence,
+//! unlike the path, which other requests share and which may carry a token.
 //!
 //! What went wrong inside stays in the log, beside the same request id.
 

@@ -1,7 +1,7 @@
 //! What every HTTP endpoint needs, and no rule of the product: errors as problems, JSON documents, queries, conditional and ranged
 //! requests, cursors and pages, limits, repeated requests, foreign origins, connections.
 //!
-//! It is told whose a request is ([`request::RequestOwner`]), and asks nobody.
+//! Whose a request is comes with it ([`request::RequestOwner`]); nobody is asked.
 
 pub mod body;
 pub mod bytes;

@@ -202,7 +202,8 @@ const SAFE: [(HeaderName, &str); 4] = [
 
 static RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Adds the safe headers, and the version of tus below uploads, to refusals too. What `/play` serves may be embedded anywhere: its path is its right.
+/// Adds the safe headers, and the version of tus below uploads, to refusals too. What `/play` serves may be embedded anywhere: its
+/// path is its right.
 pub async fn add_safe_headers(request: Request, next: Next) -> Response {
     let embeddable = is_playback_path(request.uri().path());
     let speaks_tus =

@@ -1,7 +1,8 @@
 //! Every kind of problem that is answered: its stable code, its status, its title, and what to do about it.
 //!
-//! This is the one place where they stand: problems are made of them, `/openapi.json` lists them as `x-problems`, and `/docs` has an
-//! entry for each, to which the `type` of a problem leads. A kind that nothing answers is told by the compiler: nothing else makes one.
+//! This is the one place where they stand: problems are made of them, `/openapi.json` lists them as `x-problems`, and `/docs` has
+//! an entry for each, to which the `type` of a problem leads. A kind that nothing answers is reported by the compiler: nothing else
+//! makes one.
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -290,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_told_from_the_others_and_says_what_to_do() {
+    fn every_kind_is_distinct_and_says_what_to_do() {
         let codes: BTreeSet<&str> = FACTS.iter().map(|facts| facts.code).collect();
         assert_eq!(codes.len(), FACTS.len(), "a code names two kinds");
         for facts in FACTS {

@@ -4,7 +4,7 @@
 //! add parameters of their own (proxies to uploads, players to media, browsers and probes to pages), the operation says so
 //! ([`QueryPolicy::Any`]).
 //!
-//! Limits: a name is told with at most [`NAME_LENGTH_MAX`] characters.
+//! Limits: a name is repeated with at most [`NAME_LENGTH_MAX`] characters.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -24,7 +24,7 @@ use super::{
     problem_code::ProblemCode,
 };
 
-/// Longest name of a parameter that is told back, in characters.
+/// Longest name of a parameter that a problem repeats, in characters.
 pub const NAME_LENGTH_MAX: usize = 64;
 
 /// The parameters that each operation takes in its query, by path and method. Cheap to clone.
@@ -49,8 +49,8 @@ impl AcceptedParameters {
     }
 }
 
-/// Refuses parameters that an operation does not take. Stands behind authentication, so that a credential in a query is told to be
-/// none. A walk over the routes finds those that it does not stand before.
+/// Refuses parameters that an operation does not take. Stands behind authentication, so that a request with its credential in
+/// the query is refused as one without. A walk over the routes finds those that it does not stand before.
 pub fn refuse_unknown_parameters<S>(
     taken: AcceptedParameters,
 ) -> impl Layer<S, Service = FilterService<S, AcceptedParameters>> + Clone {

@@ -25,7 +25,7 @@ tokio::task_local! {
     static CURRENT: RequestId;
 }
 
-/// Id of the request being answered; outside of one a fresh id, so that whatever is told has a cause of its own.
+/// Id of the request being answered; outside of one a fresh id, so that whatever is published has a cause of its own.
 pub fn current_or_fresh_id() -> RequestId {
     CURRENT.try_with(|id| *id).unwrap_or_else(|_| RequestId::from_bytes(nats::new_id_bytes()))
 }

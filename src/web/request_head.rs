@@ -1,7 +1,7 @@
 //! What the standards want of a request's head beyond its syntax, which the library has seen to.
 //!
-//! HTTP/1.1 names its host in one field (RFC 9112, 3.2); ranges are for GET alone (RFC 9110, 14.2); a tus client behind a proxy that
-//! knows POST only says in a field which method it means (tus 1.0, `X-HTTP-Method-Override`).
+//! HTTP/1.1 names its host in one field (RFC 9112, 3.2); ranges are for GET alone (RFC 9110, 14.2); a tus client behind a proxy
+//! that knows POST only says in a field which method it means (tus 1.0, `X-HTTP-Method-Override`).
 
 use axum::{
     extract::Request,
@@ -18,7 +18,7 @@ pub const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 
 static METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
-/// A request whose host can't be told; its answer says so.
+/// A request whose host can't be determined; its answer says so.
 #[derive(Debug, Clone, Copy)]
 struct InvalidHostMarker;
 
@@ -32,7 +32,7 @@ pub(super) fn prepare_request(request: &mut hyper::Request<Incoming>) {
     }
 }
 
-/// Refuses a request whose host can't be told, and takes away what means nothing with its method.
+/// Refuses a request whose host can't be determined, and takes away what means nothing with its method.
 ///
 /// # Errors
 /// 400.

@@ -3,14 +3,17 @@
 //! As in draft-ietf-httpapi-idempotency-key-header: the same key with another request is 422, while the first is still worked on
 //! 409, afterwards its answer comes again, marked `Idempotency-Replayed: true`, for `keep_s` (24 hours). A key belongs to one
 //! principal and one route. Answers that are no result (5xx, 408, 409, 425, 429) free the key. When the replica that worked on it
-//! died, the next repetition does the request; a handler that makes its ids from [`IdempotencyClaim::derive_id`] then finds what was made already.
+//! died, the next repetition does the request; a handler that makes its ids from [`IdempotencyClaim::derive_id`] then finds what
+//! was made already.
 //!
-//! An answer with a secret in it is not kept: its handler marks it [`ShownOnceResponse`], and a repetition is told that the request was done.
+//! An answer with a secret in it is not kept: its handler marks it [`ShownOnceResponse`], and a repetition is answered that the
+//! request was done.
 //!
-//! The bucket `idempotency` decides, so replicas agree; when it can't be read, the request is refused. Stands behind authentication.
+//! The bucket `idempotency` decides, so replicas agree; when it can't be read, the request is refused. Stands behind
+//! authentication.
 //!
 //! Limits: a key of [`KEY_LENGTH_MAX`] characters; a body that is compared up to `body_bytes_max` (a larger one, or one that is no
-//! JSON, is told apart by its headers alone); an answer up to `answer_bytes_max`, a larger one is not kept and frees the key.
+//! JSON, is distinguished by its headers alone); an answer up to `answer_bytes_max`, a larger one is not kept and frees the key.
 
 mod key;
 #[cfg(test)]
@@ -76,7 +79,7 @@ pub struct IdempotencyClaim {
     made_at_ms: u64,
 }
 
-/// Among the extensions of an answer that must not be written down: what repetitions are told in its place.
+/// Among the extensions of an answer that must not be written down: what repetitions are answered in its place.
 #[derive(Debug, Clone)]
 pub struct ShownOnceResponse {
     /// What was done, and what to do when its answer was lost.
@@ -91,9 +94,9 @@ impl ShownOnceResponse {
 }
 
 impl IdempotencyClaim {
-    /// A UUIDv7 that is the same for every repetition of this request: what is made under an id of it is made once. Its time is that
-    /// of the first request, its random bits are a digest of principal, route and key. Where what was made may end and be made
-    /// again, `attempt` tells the ids apart.
+    /// A UUIDv7 that is the same for every repetition of this request: what is made under an id of it is made once. Its time is
+    /// that of the first request, its random bits are a digest of principal, route and key. Where what was made may end and be made
+    /// again, `attempt` distinguishes the ids.
     pub fn derive_id(&self, attempt: u8) -> [u8; 16] {
         let mut id = [0; 16];
         let [_, _, time @ ..] = self.made_at_ms.to_be_bytes();
@@ -161,14 +164,14 @@ impl IdempotencyService {
             (None, body)
         };
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-        let told: String = TOLD_APART
+        let header_lines: String = FINGERPRINTED
             .iter()
             .filter_map(|name| Some(format!("{name}:{}\n", parts.headers.get(*name)?.to_str().ok()?)))
             .collect();
         let fingerprint = key::digest_texts(&[
             parts.method.as_str().as_bytes(),
             target.as_bytes(),
-            told.as_bytes(),
+            header_lines.as_bytes(),
             bytes.as_deref().unwrap_or_default(),
         ]);
         Ok((Request::from_parts(parts, body), fingerprint))
@@ -257,9 +260,9 @@ impl IdempotencyService {
     ) -> Result<Response, Problem> {
         let (parts, body) = response.into_parts();
         if let Some(once) = parts.extensions.get::<ShownOnceResponse>() {
-            let (told, instead) = once.to_problem().into_response().into_parts();
-            let bytes = instead.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
-            self.write_state(held, answered_state(&told, &bytes)).await;
+            let (replay_head, replay_body) = once.to_problem().into_response().into_parts();
+            let bytes = replay_body.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
+            self.write_state(held, answered_state(&replay_head, &bytes)).await;
             return Ok(Response::from_parts(parts, body));
         }
         let fits = body
@@ -305,7 +308,7 @@ enum IdempotencyClaimOutcome {
 }
 
 /// Headers that make a different request of the same target and body.
-const TOLD_APART: [&str; 8] = [
+const FINGERPRINTED: [&str; 8] = [
     "content-type",
     "content-length",
     "content-digest",
@@ -316,7 +319,7 @@ const TOLD_APART: [&str; 8] = [
     "upload-metadata",
 ];
 
-/// Headers that are part of an answer, whoever gives it when.
+/// Headers that are kept with an answer: those that depend neither on the replica nor on the time.
 const KEPT: [HeaderName; 10] = [
     header::CONTENT_TYPE,
     header::LOCATION,

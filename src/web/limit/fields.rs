@@ -2,8 +2,8 @@
 //!
 //! As in draft-ietf-httpapi-ratelimit-headers (version 10): two lists of named policies. `q` is the largest burst and `w` the
 //! seconds in which an empty bucket fills; `r` is what is left, `t` the seconds until the next unit when nothing is left, else
-//! until the bucket is full. A policy is named `<group>-client`, `<group>-principal` or `<group>-session`. Where several replicas share a rate, all
-//! numbers are those of the replica that answers.
+//! until the bucket is full. A policy is named `<group>-client`, `<group>-principal` or `<group>-session`. Where several replicas
+//! share a rate, all numbers are those of the replica that answers.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The token bucket as GCRA: one 64-bit time a key, no background work, no clock of its own.
 //!
-//! A bucket of `capacity` units that refills at `refill_per_s` is told by one number: when it will be full again. A unit moves
+//! A bucket of `capacity` units that refills at `refill_per_s` is described by one number: when it will be full again. A unit moves
 //! that time by one interval; a request passes while it stays within the window of `capacity` intervals from now.
 //!
 //! Why not the crate governor: it takes a unit in the moment it looks (two policies that must both pass need to look first),
@@ -155,7 +155,7 @@ mod tests {
         }
 
         #[test]
-        fn the_wait_that_is_told_is_enough_and_needed(rate in rates(), replicas in 1_u32..9, used in 0_u32..9_000) {
+        fn the_wait_that_is_returned_is_enough_and_needed(rate in rates(), replicas in 1_u32..9, used in 0_u32..9_000) {
             let share = rate.share_among(replicas);
             let mut full_at = 0;
             for _ in 0..used {

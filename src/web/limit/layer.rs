@@ -122,7 +122,7 @@ where
 }
 
 pin_project! {
-    /// An answer on which the caller is told how it stands. What was to prove something is settled here.
+    /// An answer whose headers report the limits of the caller. What was to prove something is settled here.
     #[derive(Debug)]
     pub struct RateLimitFuture<F> {
         ticket: RateLimitPermit,

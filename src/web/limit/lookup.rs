@@ -1,7 +1,7 @@
 //! How many credentials of one client are looked up at a time.
 //!
-//! A look-up asks the broker, and nobody knows before it whether the credential is good. So they wait for each other in the order in
-//! which they came: a flood of guesses delays who is behind the same address by milliseconds, and takes nothing from others.
+//! A look-up asks the broker, and nobody knows before it whether the credential is good. So they wait for each other in the order
+//! in which they came: a flood of guesses delays who is behind the same address by milliseconds, and takes nothing from others.
 //!
 //! Limits: [`LOOKUPS_PER_CLIENT_MAX`] at a time, [`WAIT_MAX`] for one's turn; [`LANES`] lanes, so that clients may share one.
 

@@ -1,13 +1,15 @@
-//! Rate limits: a token bucket for each group, of whoever a request belongs to.
+//! Rate limits: a token bucket for each group and each client, principal or session that requests belong to.
 //!
-//! An address is not a person: who shows a good credential is counted as that principal, wherever it comes from, and a player by its
-//! playback session; what shows none, or none that is good, is counted by its client address. So what carries a good credential is
-//! never refused for what others behind the same address do. [`limit_by_client`] stands before authentication, [`limit_by_principal`] behind it;
-//! between them so many look-ups of a client's credentials are under way at a time (see `lookup.rs`), and a refused credential is
-//! counted once it was refused. Wallets cost nothing, but a sign-in needs a challenge, which is counted by client.
+//! An address is not a person: who shows a good credential is counted as that principal, wherever it comes from, and a player by
+//! its playback session; what shows none, or none that is good, is counted by its client address. So what carries a good credential
+//! is never refused for what others behind the same address do. [`limit_by_client`] stands before authentication,
+//! [`limit_by_principal`] behind it; between them so many look-ups of a client's credentials are under way at a time (see
+//! `lookup.rs`), and a refused credential is counted once it was refused. Wallets cost nothing, but a sign-in needs a challenge,
+//! which is counted by client.
 //!
 //! Rates hold over all replicas: each applies its part, by the number of replicas that are alive (see `replicas.rs`). A refused
-//! request takes nothing, is answered with the seconds after which it passes, and is told as `evt.limit.exceeded`, which is capped.
+//! request takes nothing, is answered with the seconds after which it passes, and is published as `evt.limit.exceeded`, which is
+//! capped.
 //!
 //! Limits: `keys_max` buckets (about 40 bytes each); what `lookup.rs`, `report.rs` and `replicas.rs` say.
 
@@ -96,7 +98,7 @@ impl RateLimiter {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Counts replicas and tells about refusals until `shutdown`.
+    /// Counts replicas and publishes refusals until `shutdown`.
     pub async fn run(&self, bus: Bus, shutdown: CancellationToken) {
         let shared = &self.shared;
         tokio::join!(

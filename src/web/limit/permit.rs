@@ -74,7 +74,7 @@ impl RateLimitPermit {
     }
 
     /// Counts the request in `group`, too, for its principal, or for its client while nobody is known; for work whose kind only
-    /// its body tells.
+    /// its body says.
     ///
     /// # Errors
     /// 429 when there is no room; then nothing is counted.
@@ -124,7 +124,7 @@ impl RateLimitPermit {
     }
 
     /// Counts a request that was to prove something, once it is answered with `status`: for its client, unless it was counted for
-    /// whoever it proved to be. What was refused counts as a guess, too.
+    /// the principal or session that it proved. What was refused counts as a guess, too.
     ///
     /// # Errors
     /// 429 in the place of that answer.
@@ -145,7 +145,7 @@ impl RateLimitPermit {
         inner.take_unit(group, scope).map_err(|refused| fields::rate_limited(&refused))
     }
 
-    /// Tells on the answer how the caller stands.
+    /// Writes the limits of the caller into the headers of its answer.
     pub fn set_headers(&self, status: StatusCode, headers: &mut HeaderMap) {
         let Some(inner) = &self.inner else { return };
         let now_ns = inner.limits.now_ns();

@@ -1,6 +1,6 @@
-//! Telling about refused requests: counters always, and events, of which there are only so many a minute over all replicas.
+//! Reports of refused requests: counters always, and events, of which there are only so many a minute over all replicas.
 //!
-//! Limits: [`WAITING_MAX`] refusals wait to be told, more are only counted; one write a second; `events_per_min_max` events.
+//! Limits: [`WAITING_MAX`] refusals wait to be published, more are only counted; one write a second; `events_per_min_max` events.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{fields::RateLimitScope, group::RateLimitGroup};
 
-/// Refusals that wait to be told.
+/// Refusals that wait to be published.
 pub(super) const WAITING_MAX: usize = 256;
 const PAUSE: Duration = Duration::from_secs(1);
 const MINUTE_MS: u64 = 60_000;
@@ -106,7 +106,7 @@ impl RateLimitReporter {
         joined.into_values().collect()
     }
 
-    /// Tells about refusals until `shutdown`.
+    /// Publishes refusals until `shutdown`.
     pub(super) async fn run(&self, bus: &Bus, events_per_min_max: u32, shutdown: &CancellationToken) {
         loop {
             let stops = tokio::select! {
@@ -134,8 +134,8 @@ async fn publish_events(
     now_ms: u64,
 ) -> Result<(), nats::BusError> {
     let change = bus.change_record::<RateLimitEventCounter>(RateLimitEventCounter::KEY, |found| {
-        let (next, told) = plan_events(found, events, per_min_max, now_ms);
-        let outbox = told.iter().fold(Outbox::new(), Outbox::with_event);
+        let (next, fitting) = plan_events(found, events, per_min_max, now_ms);
+        let outbox = fitting.iter().fold(Outbox::new(), Outbox::with_event);
         Some((next, outbox))
     });
     Box::pin(change).await?;
@@ -154,10 +154,10 @@ fn plan_events<'a>(
         .cloned()
         .unwrap_or(RateLimitEventCounter { minute_started_at_ms: now_ms, events_count: 0, untold_count: 0 });
     let room = usize::try_from(per_min_max.saturating_sub(next.events_count)).unwrap_or(0);
-    let (told, untold) = events.split_at(room.min(events.len()));
-    next.events_count += u32::try_from(told.len()).unwrap_or(0);
-    next.untold_count += untold.iter().map(|event| event.denied_count).sum::<u64>();
-    (next, told)
+    let (fitting, dropped) = events.split_at(room.min(events.len()));
+    next.events_count += u32::try_from(fitting.len()).unwrap_or(0);
+    next.untold_count += dropped.iter().map(|event| event.denied_count).sum::<u64>();
+    (next, fitting)
 }
 
 /// Writes the counters as metrics.
@@ -232,11 +232,11 @@ mod tests {
             report.add_denial(denial(RateLimitGroup::Auth, Some(&i.to_string())));
         }
         let events = report.drain_events();
-        let (first, told) = plan_events(None, &events, 6, 1_000);
-        assert_eq!((told.len(), first.events_count, first.untold_count), (6, 6, 4));
-        let (second, told) = plan_events(Some(&first), &events, 6, 60_999);
-        assert_eq!((told.len(), second.events_count, second.untold_count), (0, 6, 14));
-        let (third, told) = plan_events(Some(&second), &events[..1], 6, 61_000);
-        assert_eq!((told.len(), third.events_count, third.untold_count), (1, 1, 0));
+        let (first, fitting) = plan_events(None, &events, 6, 1_000);
+        assert_eq!((fitting.len(), first.events_count, first.untold_count), (6, 6, 4));
+        let (second, fitting) = plan_events(Some(&first), &events, 6, 60_999);
+        assert_eq!((fitting.len(), second.events_count, second.untold_count), (0, 6, 14));
+        let (third, fitting) = plan_events(Some(&second), &events[..1], 6, 61_000);
+        assert_eq!((fitting.len(), third.events_count, third.untold_count), (1, 1, 0));
     }
 }

@@ -16,7 +16,7 @@ use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::{Mutex, MutexGuard};
 
 const SHARDS: usize = 64;
-/// Bits of a key that choose its shard: the table itself places keys by the lowest bits and tells them apart by the highest.
+/// Bits of a key that choose its shard: the table itself places keys by the lowest bits and distinguishes them by the highest.
 const SHARD_SHIFT: u32 = 32;
 /// Shortest time between two searches of a shard for keys to drop, in nanoseconds.
 const SEARCH_PAUSE_NS: u64 = 100_000_000;

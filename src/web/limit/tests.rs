@@ -234,7 +234,7 @@ async fn what_continues_an_upload_is_never_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_charges_what_only_the_body_tells() {
+async fn a_handler_charges_what_only_the_body_says() {
     let mut config = config(BucketRate { capacity: 100, refill_per_s: 1 });
     config.rates.transcoder = BucketRate { capacity: 1, refill_per_s: 1 };
     let limits = RateLimiter::new(config);
@@ -415,9 +415,9 @@ async fn refusals_are_counted_by_policy() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
-    /// Whoever waits as long as `Retry-After` says passes; and `t` is never later than that.
+    /// A client that waits as long as `Retry-After` says passes; and `t` is never later than that.
     #[test]
-    fn the_header_tells_the_truth(
+    fn the_header_is_right_about_the_wait(
         capacity in 1_u32..40,
         refill_per_s in 1_u32..2_000,
         replicas in 1_u32..9,
