@@ -1,5 +1,5 @@
-//! Answers kept in memory under names that say what they were made of, so that an entry can't be stale: of a changed record the name
-//! is another, and the old entry is never asked for again.
+//! Answers kept in memory under names that say what they were made of, so that an entry can't be stale: of a changed record the
+//! name is another, and the old entry is never asked for again.
 //!
 //! Documents are kept by id and revisions, final playlists and init segments by the key of their object. Nothing that decides about
 //! a right lies here. The policy is TinyLFU.

@@ -1,7 +1,8 @@
 //! HTTP: a thin layer that puts bytes into the store, state and events onto the bus, and reads back.
 //!
-//! A route comes with its [`web::operation::Operation`], which says whose requests are taken; [`auth::enforce_access`] holds it to that.
-//! Only probes, sign-in, the watch page and `/play` (whose path token is the right) are open. By-id reads come from KV, so one's own writes are always seen; lists come from the index.
+//! A route comes with its [`web::operation::Operation`], which says whose requests are taken; [`auth::enforce_access`] holds it to
+//! that. Only probes, sign-in, the watch page and `/play` (whose path token is the right) are open. By-id reads come from KV, so
+//! one's own writes are always seen; lists come from the index.
 //!
 //! Limits: see [`web::serve`] for connections, [`IngressConfig`] for bodies and waits.
 
@@ -142,7 +143,7 @@ pub struct AppServices {
     pub grants: PlaybackGrants,
     /// Rate limits.
     pub limits: limit::RateLimiter,
-    /// Refusals that wait to be told.
+    /// Refusals that wait to be published.
     pub refusals: denied_events::DeniedEvents,
     /// Documents kept in memory.
     pub documents: Arc<cache::ResponseCache>,
@@ -231,8 +232,8 @@ impl AppServices {
         self.metrics.register(cache::CacheMetrics::new([("metadata", documents), ("streaming", streams)]));
     }
 
-    /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of whoever asked
-    /// is good no more.
+    /// Comes when an answer without an end has to end: after `longest`, when the ingress stops, or when the credential of the
+    /// caller is good no more.
     pub(crate) fn response_end_signal(
         &self,
         who: &auth::Principal,

@@ -1,7 +1,8 @@
 //! What is going on around a removed medium is ended: stages find a tombstone, its jobs are cancelled. The ingress does it with the
 //! removal, the keeper again for what a crash left undone, before it purges.
 //!
-//! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one found.
+//! Limits: the jobs of a medium are asked for by the numbers of its encodes, as far as `NUMBERS_AHEAD_MAX` behind the last one
+//! found.
 
 use nats::{Bus, BusError, Outbox};
 use packaging::plan;
@@ -55,7 +56,7 @@ fn make_tombstone(
     media::MediaRecord { removed_at_ms: removed.removed_at_ms, ..record }
 }
 
-/// Cancels a job that has not ended, and tells whoever works on it; false when there is no such job.
+/// Cancels a job that has not ended, and notifies the worker that it runs on; false when there is no such job.
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.
@@ -80,7 +81,7 @@ pub async fn cancel_job(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
     Ok(true)
 }
 
-/// Ends the work on a medium by its id alone, for whoever found its tombstone.
+/// Ends the work on a medium by its id alone, for a caller that found its tombstone.
 ///
 /// # Errors
 /// [`BusError::Unavailable`] when the broker does not answer.

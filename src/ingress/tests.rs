@@ -265,7 +265,7 @@ async fn whatever_goes_wrong_is_a_problem() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_taken_is_told_which_are() {
+async fn a_method_that_is_not_taken_is_answered_with_those_that_are() {
     let site = Site::start(|_| {}).await;
     let key = format!("Authorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\n", site.key);
     for (path, wanted) in [
@@ -310,7 +310,7 @@ async fn heads_that_can_not_be_read_are_problems_too() {
 }
 
 #[tokio::test]
-async fn options_of_uploads_tells_what_is_offered() {
+async fn options_of_uploads_says_what_is_offered() {
     let site = Site::start(|_| {}).await;
     let answer = site.ask("OPTIONS", "/v1/uploads", "Origin: https://app.example.org\r\n", "").await;
     assert_eq!((answer.status, answer.header("tus-version")), (204, Some("1.0.0")), "{answer:?}");
@@ -456,7 +456,7 @@ async fn an_upload_whose_replica_died_before_it_answered_is_found_again() {
         assert_eq!(first.header(name), again.header(name), "{name}");
     }
     assert_eq!(site.uploads().await, [UploadStatus::Open]);
-    // And one that was given up meanwhile is not told as if it were there.
+    // And one that was given up meanwhile is not answered as if it were there.
     let location = first.header("location").unwrap();
     let upload = format!("/v1/uploads/{}", location.rsplit('/').next().unwrap());
     assert_eq!(site.ask("DELETE", &upload, &headers, "").await.status, 204);
@@ -471,7 +471,7 @@ async fn a_whole_file_whose_answer_was_lost_is_brought_in_once() {
         "Authorization: Bearer {}\r\nIdempotency-Key: \"one\"\r\nContent-Type: video/mp4\r\n",
         site.key
     );
-    // Nothing comes after the first bytes, so the request ends early; nobody hears the answer.
+    // Nothing comes after the first bytes, so the request ends early; nobody receives the answer.
     let cut = site
         .raw(format!("POST /v1/media HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: 9\r\n\r\nhello"))
         .await;
@@ -507,7 +507,7 @@ async fn who_asks_to_play_too_early_leaves_no_session() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_by_their_code() {
+async fn refusals_are_published_by_their_code() {
     let site = Site::start(|_| {}).await;
     let headers = "Authorization: Bearer wrong\r\nContent-Type: application/json\r\n";
     let replayed = "{\"refresh_token\":\"none\"}";
@@ -521,15 +521,15 @@ async fn refusals_are_told_by_their_code() {
     let filter = vec![schemas::subjects::event_filter::<schemas::session::AuthDenied>()];
     let all = nats::reader::ReaderConfig::new(schemas::subjects::EVENTS, filter, nats::ReaderStart::All);
     let mut reader = admin.open_reader(all).await.unwrap();
-    let mut told = std::collections::BTreeMap::new();
-    while told.len() < 3 {
+    let mut counts = std::collections::BTreeMap::new();
+    while counts.len() < 3 {
         let entry = reader.next().await.unwrap();
         let event: schemas::session::AuthDenied =
             nats::decode_message(&entry.subject, &entry.payload).unwrap();
-        *told.entry(event.code).or_insert(0) += event.denied_count;
+        *counts.entry(event.code).or_insert(0) += event.denied_count;
     }
     let wanted = [("origin_refused", 1), ("session_over", 3), ("unauthorized", 3)];
-    assert!(told.iter().map(|(code, count)| (code.as_str(), *count)).eq(wanted), "{told:?}");
+    assert!(counts.iter().map(|(code, count)| (code.as_str(), *count)).eq(wanted), "{counts:?}");
 }
 
 #[tokio::test]
@@ -661,15 +661,15 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
         admin.context().publish(subject.clone(), payload.into()).await.unwrap().await.unwrap();
     };
     publish().await;
-    // Once the record's bucket is back, progress is told.
-    let mut heard = app.followers.hub().subscribe();
+    // Once the record's bucket is back, progress is sent to followers.
+    let mut messages = app.followers.hub().subscribe();
     nats::topology::apply_topology(admin.context(), &nats::topology::TopologySettings::default())
         .await
         .unwrap();
     publish().await;
-    let told =
-        tokio::time::timeout(Duration::from_secs(20), heard.recv()).await.expect("it is told").unwrap();
-    assert!(format!("{told:?}").starts_with("Progress"), "{told:?}");
+    let message =
+        tokio::time::timeout(Duration::from_secs(20), messages.recv()).await.expect("it is told").unwrap();
+    assert!(format!("{message:?}").starts_with("Progress"), "{message:?}");
     assert!(!running.is_finished(), "the ingress goes on");
     assert_eq!(health.restart_count(Role::Ingress, "followers"), 0);
     shutdown.cancel();

@@ -27,7 +27,7 @@ const OPEN: [&str; 4] = [
     "post /v1/auth/login",
     // The body is the credential.
     "post /v1/auth/refresh",
-    // Shows only to whoever has the credential already.
+    // Answers only about a credential that the client has already.
     "post /v1/auth/verify",
 ];
 /// What does not count: the bytes of an upload that exists are limited instead, and its creation was counted.
@@ -150,7 +150,7 @@ async fn every_route_is_described_with_exactly_its_methods() {
 }
 
 #[tokio::test]
-async fn every_change_needs_a_right_counts_and_is_told() {
+async fn every_change_needs_a_right_counts_and_is_published() {
     let site = Site::start(|config| config.limit.rates.auth.capacity = 1_000).await;
     let mut seen = BTreeSet::new();
     for (place, operation) in mutating() {
@@ -173,8 +173,8 @@ async fn every_change_needs_a_right_counts_and_is_told() {
         let answer = site.ask(&method.to_uppercase(), &filled(path), &authorization, "").await;
         let policies = answer.header("ratelimit-policy").unwrap_or_default();
         assert_eq!(policies.contains("-principal"), is_counted && !is_open, "{place}: {answer:?}");
-        let tells = operation["x-events"].as_array().is_some_and(|kinds| !kinds.is_empty());
-        assert_eq!(tells, !QUESTIONS.contains(&place.as_str()), "{place} names its events");
+        let has_events = operation["x-events"].as_array().is_some_and(|kinds| !kinds.is_empty());
+        assert_eq!(has_events, !QUESTIONS.contains(&place.as_str()), "{place} names its events");
         seen.insert(place);
     }
     let listed = OPEN.iter().chain(&UNCOUNTED).chain(&QUESTIONS);
@@ -268,12 +268,12 @@ async fn a_parameter_that_no_operation_takes_is_refused_where_nobody_else_adds_a
     assert!(long.status == 400 && long.body.len() < 700, "{long:?}");
 }
 
-/// Does one thing after the other and compares what is told with what the description says.
+/// Does one thing after the other and compares what is published with what the description says.
 struct Story {
     site: Site,
     admin: Bus,
     described: BTreeMap<String, Value>,
-    told: u64,
+    last_sequence: u64,
     done: BTreeSet<String>,
 }
 
@@ -281,34 +281,37 @@ impl Story {
     async fn start() -> Self {
         let site = Site::start(|_| {}).await;
         let admin = site.broker.bus(Role::Admin).await;
-        let mut story = Self { site, admin, described: described(), told: 0, done: BTreeSet::new() };
+        let mut story = Self { site, admin, described: described(), last_sequence: 0, done: BTreeSet::new() };
         story.news().await;
         story
     }
 
     /// Kinds of the events since the last look.
     async fn news(&mut self) -> BTreeSet<String> {
-        let start = ReaderStart::Sequence(self.told + 1);
+        let start = ReaderStart::Sequence(self.last_sequence + 1);
         let config = reader::ReaderConfig::new(subjects::EVENTS, vec![subjects::EVENTS_ALL.into()], start);
         let mut reader = self.admin.open_reader(config).await.unwrap();
         let mut kinds = BTreeSet::new();
         for _ in 0..reader.pending_at_start() {
             let entry = reader.next().await.unwrap();
-            self.told = entry.sequence;
+            self.last_sequence = entry.sequence;
             kinds.insert(entry.subject.split('.').skip(1).take(2).collect::<Vec<_>>().join("."));
         }
         kinds
     }
 
-    /// Sends a request that leads to `status`; it tells something, and nothing that its description does not name.
+    /// Sends a request that leads to `status`; it publishes something, and nothing that its description does not name.
     async fn does(&mut self, place: &str, path: &str, headers: &str, body: &str, status: u16) -> Answer {
         let method = place.split_once(' ').unwrap().0.to_uppercase();
         let answer = self.site.ask(&method, path, headers, body).await;
         assert_eq!(answer.status, status, "{place}: {answer:?}");
         let named: BTreeSet<String> =
             serde_json::from_value(self.described[place]["x-events"].clone()).unwrap();
-        let told = self.news().await;
-        assert!(!told.is_empty() && told.is_subset(&named), "{place} told {told:?} and names {named:?}");
+        let published = self.news().await;
+        assert!(
+            !published.is_empty() && published.is_subset(&named),
+            "{place} told {published:?} and names {named:?}"
+        );
         self.done.insert(place.to_owned());
         answer
     }
@@ -384,7 +387,7 @@ impl Story {
 }
 
 #[tokio::test]
-async fn every_change_tells_the_events_it_names_and_no_other() {
+async fn every_change_publishes_the_events_it_names_and_no_other() {
     let mut story = Story::start().await;
     let key = format!("Authorization: Bearer {}\r\n", story.site.key);
     story.uploads(&key).await;

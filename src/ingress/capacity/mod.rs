@@ -3,7 +3,8 @@
 //!
 //! Limits are looked at in the background; a request asks for nothing but what was found.
 //!
-//! Limits: [`CapacityConfig`]; one question for each stream in `needs` every [`CapacityConfig::poll_ms`], each with the time of any request.
+//! Limits: [`CapacityConfig`]; one question for each stream in `needs` every [`CapacityConfig::poll_ms`], each with the time of any
+//! request.
 
 mod needs;
 #[cfg(test)]
@@ -258,7 +259,7 @@ impl RequestFilter for CapacityMonitor {
         if let Some(full) = these.find(|limit| limit.is_full()) {
             return Err(full.to_problem());
         }
-        // What is too large for any disk is refused as that, by whoever takes uploads.
+        // What is too large for any disk is refused as that by the handlers of uploads.
         let allowed = |size_bytes: &u64| *size_bytes <= self.shared.upload_bytes_max;
         let Some(size_bytes) = needs::declared_size_bytes(&need, request).filter(allowed) else {
             return Ok(());

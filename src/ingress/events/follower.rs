@@ -22,7 +22,7 @@ use web::error::Problem;
 /// Encodes of one medium whose jobs belong to its story.
 const ENCODES_MAX: u32 = 64;
 
-/// What a follower asked for and may hear.
+/// What a follower asked for and may receive.
 #[derive(Debug, Clone)]
 pub(super) struct EventScope {
     pub(super) who: Principal,
@@ -31,12 +31,12 @@ pub(super) struct EventScope {
 }
 
 impl EventScope {
-    fn covers(&self, told: &SseFrame) -> bool {
+    fn covers(&self, item: &SseFrame) -> bool {
         let is = |wanted: Option<String>, found: &Option<String>| wanted.is_none() || wanted == *found;
-        is(self.media_id.map(|id| id.to_string()), &told.media_id)
-            && is(self.job_id.map(|id| id.to_string()), &told.job_id)
+        is(self.media_id.map(|id| id.to_string()), &item.media_id)
+            && is(self.job_id.map(|id| id.to_string()), &item.job_id)
             // What has no owner is about the installation, not about anybody's media.
-            && self.who.may_see(told.owner.as_deref().unwrap_or_default())
+            && self.who.may_see(item.owner.as_deref().unwrap_or_default())
     }
 
     /// Subjects of everything that happened to the medium or job; 404 when it is not the follower's to see.
@@ -165,20 +165,20 @@ impl EventFollower {
             }
             match tokio::time::timeout(KEEP_ALIVE, self.present.recv()).await {
                 Err(_) => return Ok(Some(Bytes::from_static(b": still here\n\n"))),
-                Ok(Ok(EventHubMessage::Event(told))) => {
-                    let is_new = told.sequence > self.seen;
-                    self.seen = self.seen.max(told.sequence);
-                    if is_new && self.scope.covers(&told) {
-                        return Ok(Some(told.frame.clone()));
+                Ok(Ok(EventHubMessage::Event(item))) => {
+                    let is_new = item.sequence > self.seen;
+                    self.seen = self.seen.max(item.sequence);
+                    if is_new && self.scope.covers(&item) {
+                        return Ok(Some(item.frame.clone()));
                     }
                 }
-                Ok(Ok(EventHubMessage::Progress(told))) => {
-                    if self.scope.covers(&told) {
-                        return Ok(Some(told.frame.clone()));
+                Ok(Ok(EventHubMessage::Progress(item))) => {
+                    if self.scope.covers(&item) {
+                        return Ok(Some(item.frame.clone()));
                     }
                 }
                 Ok(Err(broadcast::error::RecvError::Lagged(_))) => self.catch_up(self.seen).await?,
-                // The client comes back with an id of the life before, and is told that it is gone.
+                // The client comes back with an id of the life before, and gets the answer that it is gone.
                 Ok(Ok(EventHubMessage::Reset) | Err(broadcast::error::RecvError::Closed)) => return Ok(None),
             }
         }
@@ -200,9 +200,9 @@ impl EventFollower {
             if entry.sequence > past.until {
                 continue;
             }
-            let told = hub::render_event(&self.hub.epoch(), &entry);
-            if self.scope.covers(&told) {
-                return Ok(Some(told.frame));
+            let item = hub::render_event(&self.hub.epoch(), &entry);
+            if self.scope.covers(&item) {
+                return Ok(Some(item.frame));
             }
         }
         Ok(None)

@@ -1,6 +1,6 @@
 //! One ordered reader per replica feeds all followers; each event is rendered once.
 //!
-//! Limits: a follower that is [`BACKLOG_MAX`] items behind is told so and catches up from the stream itself; at most
+//! Limits: a follower that is [`BACKLOG_MAX`] items behind is notified of it and catches up from the stream itself; at most
 //! [`JOBS_MAX`] running jobs are added up.
 
 use std::{
@@ -27,24 +27,24 @@ use tokio_util::sync::CancellationToken;
 
 /// Items kept for followers that are slower than the stream.
 pub const BACKLOG_MAX: usize = 1_024;
-/// Jobs whose progress is added up at once; the one heard of longest ago is forgotten first.
+/// Jobs whose progress is added up at once; the one whose progress is oldest is forgotten first.
 pub const JOBS_MAX: usize = 1_000;
 
 /// How soon a stream that can't be asked for is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What followers are told.
+/// What followers receive.
 #[derive(Debug, Clone)]
 pub(crate) enum EventHubMessage {
     /// An event of the stream.
     Event(Arc<SseFrame>),
     /// How far a job is.
     Progress(Arc<SseFrame>),
-    /// EVENTS was made anew: whoever follows has to begin anew, too.
+    /// EVENTS was made anew: followers have to begin anew, too.
     Reset,
 }
 
-/// Something to tell, with what decides who may hear it.
+/// An item for followers, with what decides who may receive it.
 #[derive(Debug)]
 pub(crate) struct SseFrame {
     /// Its sequence in EVENTS; 0 for progress.
@@ -85,7 +85,7 @@ impl EventHub {
         self.sender.subscribe()
     }
 
-    /// Sequence of the newest event that followers were told.
+    /// Sequence of the newest event that was sent to followers.
     pub(crate) fn position(&self) -> u64 {
         self.position.borrow().sequence
     }
@@ -121,13 +121,13 @@ impl EventHub {
     }
 
     fn broadcast_event(&self, entry: &reader::StreamEntry) {
-        let told = Arc::new(render_event(&self.epoch(), entry));
+        let item = Arc::new(render_event(&self.epoch(), entry));
         // Nobody follows at the moment: fine.
-        self.sender.send(EventHubMessage::Event(told)).ok();
+        self.sender.send(EventHubMessage::Event(item)).ok();
         self.position.send_modify(|position| position.sequence = entry.sequence);
     }
 
-    /// Goes to the beginning of the stream that is there now: its events are all new to whoever follows.
+    /// Goes to the beginning of the stream that is there now: its events are all new to followers.
     async fn restart_from_stream_start(&self) {
         let created_at_ms = loop {
             match load_stream_end(&self.bus).await {
@@ -167,7 +167,7 @@ impl EventHub {
             Some(total_ms) => total_ms,
             None => match self.load_total_ms(progress).await {
                 Ok(total_ms) => total_ms,
-                // Progress is a hint: the next part that is heard of asks again.
+                // Progress is a hint: the next report of a part asks again.
                 Err(error) => {
                     tracing::debug!(%error, job.id = %progress.job_id, "the length of a job can't be read");
                     return;
@@ -249,7 +249,7 @@ struct ProgressTotals {
 struct JobProgressTotal {
     total_ms: u64,
     parts: BTreeMap<String, u64>,
-    heard: u64,
+    updated: u64,
 }
 
 impl ProgressTotals {
@@ -262,12 +262,12 @@ impl ProgressTotals {
         self.clock += 1;
         if self.jobs.len() >= JOBS_MAX
             && !self.jobs.contains_key(&progress.job_id)
-            && let Some(oldest) = self.jobs.iter().min_by_key(|(_, sum)| sum.heard).map(|(id, _)| *id)
+            && let Some(oldest) = self.jobs.iter().min_by_key(|(_, sum)| sum.updated).map(|(id, _)| *id)
         {
             self.jobs.remove(&oldest);
         }
         let sum = self.jobs.entry(progress.job_id).or_default();
-        (sum.total_ms, sum.heard) = (total_ms, self.clock);
+        (sum.total_ms, sum.updated) = (total_ms, self.clock);
         let part = sum.parts.entry(progress.part.clone()).or_default();
         *part = (*part).max(progress.done_ms);
         sum.parts.values().sum::<u64>().min(total_ms)

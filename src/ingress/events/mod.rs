@@ -208,7 +208,7 @@ fn parse_event_id(id: &str, epoch: &str) -> Result<u64, Problem> {
     }
 }
 
-/// What was asked for can't be told without a gap.
+/// What was asked for can't be given without a gap.
 fn events_gone(why: &str) -> Problem {
     Problem::new(ProblemCode::EventsGone)
         .with_detail(format!("{why}; begin again with 0-0, or without an id"))

@@ -1,4 +1,5 @@
-//! `DELETE /v1/media/{media_id}`: the medium is gone at once, for everybody; its bytes and records go after the keeper's grace time.
+//! `DELETE /v1/media/{media_id}`: the medium is gone at once, for everybody; its bytes and records go after the keeper's grace
+//! time.
 
 use axum::{
     extract::{Path, State},

@@ -57,12 +57,12 @@ async fn the_transaction_that_minted_the_token_is_set_shown_and_cleared() {
     let medium = owner.upload("").await;
     assert_eq!(owner.document(&medium).await["mint_tx"], Value::Null);
     let admin = owner.site.broker.bus(Role::Admin).await;
-    let mut told = admin.subscribe_core(subjects::event_filter::<document::MediaChanged>()).await.unwrap();
+    let mut events = admin.subscribe_core(subjects::event_filter::<document::MediaChanged>()).await.unwrap();
     let (status, document) = owner.patch(&medium, &json!({ "mint_tx": MINTED })).await;
     let minted = MINTED.to_lowercase();
     assert_eq!((status, &document["mint_tx"]), (200, &json!(minted)), "{document}");
     assert_eq!(owner.document(&medium).await, document);
-    let message = futures::StreamExt::next(&mut told).await.unwrap();
+    let message = futures::StreamExt::next(&mut events).await.unwrap();
     let changed: document::MediaChanged = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(changed.mint_tx.unwrap().to_string(), minted);
     // What is not named stays.
@@ -110,16 +110,16 @@ async fn an_upload_may_bring_its_name_and_its_transaction() {
     let wrong = metadata(&[("mint_tx", "0x1234")]);
     let length = "Tus-Resumable: 1.0.0\r\nUpload-Length: 0\r\n";
     let admin = owner.site.broker.bus(Role::Admin).await;
-    let mut told = admin.subscribe_core(subjects::event_filter::<upload::UploadCreated>()).await.unwrap();
+    let mut uploads = admin.subscribe_core(subjects::event_filter::<upload::UploadCreated>()).await.unwrap();
     for (path, headers) in [("/v1/uploads", length), ("/v1/media", "Content-Type: video/mp4\r\n")] {
         let refused = owner.ask("POST", path, &format!("{headers}{wrong}"), "").await;
         let problem: Value = serde_json::from_str(&refused.body).unwrap();
         assert_eq!((refused.status, &problem["code"]), (400, &json!("header_invalid")), "{problem}");
         assert!(problem["detail"].as_str().unwrap().contains("mint_tx"), "{problem}");
     }
-    // The next one that is told is one that was taken: nothing was made of those.
+    // The next event is of an upload that was taken: nothing was made of those.
     owner.upload(&metadata(&[("filename", "next.mp4")])).await;
-    let message = futures::StreamExt::next(&mut told).await.unwrap();
+    let message = futures::StreamExt::next(&mut uploads).await.unwrap();
     let created: upload::UploadCreated = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(created.filename.as_deref(), Some("next.mp4"));
 }
@@ -130,7 +130,7 @@ fn code(answer: &Answer) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() {
+async fn a_medium_is_removed_by_a_client_that_has_seen_it_and_is_gone_for_everybody() {
     let owner = Owner::new().await;
     let medium = owner.upload("").await;
     let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
@@ -146,7 +146,7 @@ async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() 
     let playing = owner.ask("POST", &playback, "", "").await;
     let playing: Value = serde_json::from_str(&playing.body).unwrap();
     let address = playing["hls_url"].as_str().unwrap();
-    let mut told = admin.subscribe_core(subjects::event_filter::<media::MediaRemoved>()).await.unwrap();
+    let mut removals = admin.subscribe_core(subjects::event_filter::<media::MediaRemoved>()).await.unwrap();
     assert_eq!(code(&owner.ask("DELETE", &medium, "", "").await), (428, "precondition_required".into()));
     let old = owner.ask("DELETE", &medium, "If-Match: \"b1\"\r\n", "").await;
     assert_eq!(code(&old), (412, "precondition_failed".into()));
@@ -154,7 +154,7 @@ async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() 
     let seen = format!("If-Match: {}\r\n", shown.header("etag").unwrap());
     let removed = owner.ask("DELETE", &medium, &seen, "").await;
     assert_eq!((removed.status, removed.body.as_str()), (204, ""), "{removed:?}");
-    let message = futures::StreamExt::next(&mut told).await.unwrap();
+    let message = futures::StreamExt::next(&mut removals).await.unwrap();
     let event: media::MediaRemoved = nats::decode_message(&message.subject, &message.payload).unwrap();
     assert_eq!(
         (event.media_id, event.owner.as_str(), event.removed_by.as_str()),
@@ -173,7 +173,7 @@ async fn a_medium_is_removed_by_whoever_has_seen_it_and_is_gone_for_everybody() 
         let answer = owner.ask(method, path, headers, body).await;
         assert_eq!(code(&answer), (404, "not_found".into()), "{method} {path}");
     }
-    // The session was open: its next request is refused, whether or not its replica heard of the removal.
+    // The session was open: its next request is refused, whether or not its replica was notified of the removal.
     let refused = owner.site.ask("GET", address, "", "").await;
     assert!((400..500).contains(&refused.status), "{refused:?}");
 }
@@ -184,7 +184,7 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
     let medium = owner.upload("").await;
     let media_id: MediaId = medium.rsplit('/').next().unwrap().parse().unwrap();
     let admin = owner.site.broker.bus(Role::Admin).await;
-    // A second encode after one that failed: nothing but the job tells its number.
+    // A second encode after one that failed: nothing but the job has its number.
     let jobs =
         [(1, job::JobStatus::Failed), (2, job::JobStatus::Active)].map(|(number, status)| job::JobRecord {
             job_id: packaging::plan::derive_job_id(media_id, number),
@@ -219,11 +219,11 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
         admin.commit_record(&mut VersionedRecord::new(job.clone()), Outbox::new()).await.unwrap();
     }
     let control = subjects::job_cancel_subject(jobs[1].job_id);
-    let mut told = admin.subscribe_core(control).await.unwrap();
+    let mut cancels = admin.subscribe_core(control).await.unwrap();
     // The upload stage has not written anything yet.
     let removed = owner.ask("DELETE", &medium, "If-Match: *\r\n", "").await;
     assert_eq!(removed.status, 204, "{removed:?}");
-    futures::StreamExt::next(&mut told).await.unwrap();
+    futures::StreamExt::next(&mut cancels).await.unwrap();
     let mut ended = Vec::new();
     for job in &jobs {
         let held = admin.load_record::<job::JobRecord>(&job.job_id.to_string()).await.unwrap().unwrap();

@@ -1,9 +1,9 @@
 //! The description of the HTTP API: OpenAPI 3.1 from the handlers, at `/openapi.json` for machines and at `/docs` for people.
 //!
-//! Operations stand beside their handlers: what is said to readers as an annotation (utoipa), what holds as an [`Operation`]; bodies
-//! and queries are the types that handlers read and write, by their JSON Schemas (2020-12, which OpenAPI 3.1 is). What is true of
-//! more than one operation stands in `common` and `parameters`.
-//! `schemas/openapi.json` is the published form; it is compared by `streamgate schemas check`, and a change that breaks clients is refused (see [`breaking`]).
+//! Operations stand beside their handlers: what is said to readers as an annotation (utoipa), what holds as an [`Operation`];
+//! bodies and queries are the types that handlers read and write, by their JSON Schemas (2020-12, which OpenAPI 3.1 is). What is
+//! true of more than one operation stands in `common` and `parameters`. `schemas/openapi.json` is the published form; it is
+//! compared by `streamgate schemas check`, and a change that breaks clients is refused (see [`breaking`]).
 //!
 //! Limits: the document is made once per process; nothing of a request goes into it.
 

@@ -1,4 +1,5 @@
-//! HLS with `METHOD=AES-128` (RFC 8216, sections 4.3.2.4 and 5.2): segments are encrypted on their way out, the store keeps them clear.
+//! HLS with `METHOD=AES-128` (RFC 8216, sections 4.3.2.4 and 5.2): segments are encrypted on their way out, the store keeps them
+//! clear.
 //!
 //! The init segment stays clear, because `EXT-X-KEY` stands behind `EXT-X-MAP`. The IV is the media sequence number, so neither
 //! playlists nor encodes change with the key. There is no DASH of such a medium.

@@ -92,7 +92,7 @@ pub(super) async fn open_playback(
         who.as_ref().map_or_else(GateViewer::anonymous, |Extension(who)| GateViewer::from_principal(who));
     let admission = match app.grants.admit_viewer(&viewer, media_id).await {
         Ok(admission) => admission,
-        // Whoever shows no credential may yet be its owner.
+        // A viewer without a credential may yet be its owner.
         Err(PlaybackDenied::Closed { code: GateReasonCode::Private | GateReasonCode::Gone, .. })
             if who.is_none() =>
         {

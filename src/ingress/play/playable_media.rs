@@ -1,10 +1,11 @@
-//! What playing needs to know of media that are ready, in memory while their events are heard: a segment then costs no read of the
-//! broker.
+//! What playing needs to know of media that are ready, in memory while their events are received: a segment then costs no read of
+//! the broker.
 //!
-//! Every change of a medium that is ready is an event after its record was written, so what is served may be older than the record by
-//! as long as an event travels.
+//! Every change of a medium that is ready is an event after its record was written, so what is served may be older than the record
+//! by as long as an event travels.
 //!
-//! Limits: [`PlaybackConfig::media_count_max`](super::PlaybackConfig) and [`PlaybackConfig::media_age_seconds_max`](super::PlaybackConfig).
+//! Limits: [`PlaybackConfig::media_count_max`](super::PlaybackConfig) and
+//! [`PlaybackConfig::media_age_seconds_max`](super::PlaybackConfig).
 
 use std::{
     sync::Arc,
@@ -55,17 +56,19 @@ impl PlayableMediaCache {
         }
     }
 
-    /// Hears of changed media until `shutdown`; without it nothing is answered from memory.
+    /// Receives changes of media until `shutdown`; without it nothing is answered from memory.
     ///
     /// # Errors
     /// When the broker lets nobody follow its events.
     pub async fn run(&self, bus: &Bus, shutdown: CancellationToken) -> Result<(), nats::BusError> {
-        let hear = |entry: &nats::reader::StreamEntry| match subjects::parse_event_subject(&entry.subject) {
-            Some((_, _, id)) if let Ok(media_id) = id.parse() => self.memory.remove(&media_id),
-            _ => self.memory.clear(),
-        };
+        let invalidate =
+            |entry: &nats::reader::StreamEntry| match subjects::parse_event_subject(&entry.subject) {
+                Some((_, _, id)) if let Ok(media_id) = id.parse() => self.memory.remove(&media_id),
+                _ => self.memory.clear(),
+            };
         let filters = vec![subjects::entity_event_filter("media")];
-        invalidating_cache::follow_invalidations(bus, "media", filters, &self.memory, hear, shutdown).await
+        invalidating_cache::follow_invalidations(bus, "media", filters, &self.memory, invalidate, shutdown)
+            .await
     }
 
     /// Forgets a medium that was changed here: its next reader sees the change, however long the event travels.
@@ -151,8 +154,8 @@ mod tests {
         admin.commit_record(&mut held, Outbox::new()).await.unwrap();
         assert!(known.load_medium(&bus, MediaId::from_bytes([9; 16])).await.unwrap().is_none());
         let mut tasks = JoinSet::new();
-        let (following, hearing) = (Arc::clone(&known), bus.clone());
-        tasks.spawn(async move { following.run(&hearing, CancellationToken::new()).await });
+        let (following, subscriber) = (Arc::clone(&known), bus.clone());
+        tasks.spawn(async move { following.run(&subscriber, CancellationToken::new()).await });
         let deadline = Instant::now() + Duration::from_secs(20);
         assert!(known.load_medium(&bus, FILM).await.unwrap().unwrap().is_growing);
         held.record.status = MediaStatus::Ready;

@@ -6,7 +6,7 @@
 //! | `POST login` | takes the signed message and the cookie, opens a session |
 //! | `POST refresh` | takes a refresh token for the next one and an access token |
 //! | `POST logout` | ends the own session, all of the own, or, for administrators, all of a wallet |
-//! | `POST verify` | tells whether a credential is good now, and whose it is |
+//! | `POST verify` | says whether a credential is good now, and whose it is |
 //! | `GET me` | who is asking |
 //! | `POST, GET keys`, `DELETE keys/{key_id}` | API keys of the own, or, for administrators, of any owner |
 //!

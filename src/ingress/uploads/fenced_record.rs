@@ -257,7 +257,7 @@ pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) 
     ledger.commit_record(Outbox::new()).await
 }
 
-/// Ends an upload whose medium was removed, and frees its bytes. Answers what its client is told.
+/// Ends an upload whose medium was removed, and frees its bytes. Returns what its client is answered.
 pub async fn discard_upload(store: &Store, ledger: &mut FencedUploadRecord) -> UploadRefusal {
     let discarded = async {
         if ledger.record().status == UploadStatus::Open {

@@ -86,7 +86,8 @@ pub(super) fn clean_filename(text: &str) -> Option<String> {
     (!name.is_empty() && name != "." && name != "..").then(|| name.to_owned())
 }
 
-/// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too long.
+/// A title fit to be shown: one line without control and direction characters; `None` when nothing of it is left, or it is too
+/// long.
 pub(crate) fn clean_title(text: &str) -> Option<String> {
     let shown: String = text.chars().filter(|&c| is_displayable(c)).collect();
     let title = shown.trim();

@@ -1,6 +1,6 @@
 //! Uploads over HTTP: tus 1.0 under `/v1/uploads`, a whole file in one request at `POST /v1/media`.
 //!
-//! An offset is told only when its bytes survive a crash: the store's spool makes them durable, then the record in
+//! An offset is reported only when its bytes survive a crash: the store's spool makes them durable, then the record in
 //! `uploads` names them by compare-and-set. One writer per upload: a newcomer makes the holder let go, on this replica by
 //! a token, on another by `ctl.upload.<upload_id>`; the generation in the record is the fence behind both. The ingress
 //! computes only digests that the client asked for; what the bytes are is the upload stage's question.

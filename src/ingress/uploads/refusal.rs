@@ -1,4 +1,4 @@
-//! Why a request is refused, and how that is told: status, code and headers of each case in one place.
+//! Why a request is refused, and how that is answered: status, code and headers of each case in one place.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -86,7 +86,7 @@ impl From<store::StoreError> for UploadRefusal {
 }
 
 impl UploadRefusal {
-    /// The answer to tell.
+    /// The problem to answer with.
     pub(super) fn into_problem(self) -> Problem {
         match self {
             Self::Bus(_) | Self::Store(_) | Self::Stopping | Self::Busy | Self::Full => {

@@ -1,6 +1,6 @@
 //! One request's bytes on their way into an upload.
 //!
-//! Whatever ends the request, the prefix that arrived is kept: it is made durable, recorded, and only then told. Bytes
+//! Whatever ends the request, the prefix that arrived is kept: it is made durable, recorded, and only then reported. Bytes
 //! under a checksum count only when it holds. The session runs in a task of its own, so that a client that goes away
 //! does not take the prefix with it.
 
@@ -313,8 +313,8 @@ async fn store_object(store: &Store, ledger: &mut FencedUploadRecord) -> Result<
     }
 }
 
-/// The owner's document of the medium, made once: before the event that sets the stages going, so that whoever hears of the
-/// medium finds it. False when the medium was removed meanwhile.
+/// The owner's document of the medium, made once: before the event that sets the stages going, so that each receiver of
+/// that event finds it. False when the medium was removed meanwhile.
 async fn create_media_document(ledger: &FencedUploadRecord) -> Result<bool, UploadRefusal> {
     let upload = ledger.record();
     let now_ms = now_ms();

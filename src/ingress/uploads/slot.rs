@@ -54,7 +54,7 @@ impl UploadWriters {
         tokio::time::timeout(wait, holder.gone.cancelled()).await.is_ok()
     }
 
-    /// Tells the holder to let go, without waiting.
+    /// Asks the holder to let go, without waiting.
     pub(super) fn request_release(&self, upload_id: UploadId) {
         drop(self.displace(upload_id));
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_holder_at_a_time_in_a_crowd() {
+    async fn one_holder_at_a_time_of_many() {
         let slots = Arc::new(UploadWriters::default());
         let inside = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let mut tasks = tokio::task::JoinSet::new();

@@ -38,13 +38,13 @@ pub(super) enum EvictionPolicy {
     Yes,
 }
 
-/// Makes whoever writes to the upload let go, here or on another replica, and reads the record again.
+/// Makes the writer of the upload let go, here or on another replica, and reads the record again.
 pub(super) async fn displace_writer(
     shared: &UploadContext,
     ledger: &mut FencedUploadRecord,
     evict: EvictionPolicy,
 ) -> Result<(), UploadRefusal> {
-    // One that does not let go in time has its durable offset told; the next append waits for it again.
+    // When the writer does not let go in time, its durable offset is reported; the next append waits for it again.
     shared.slots.displace_and_wait(ledger.upload_id(), shared.config.takeover_timeout()).await;
     release_remote_writer(shared, ledger, evict).await
 }

@@ -569,7 +569,7 @@ async fn check_takeover(site: &Site, upload: &Upload, other: &Upload, bytes: &[u
     let sent = 300_000;
     let hung = upload.hang(0, bytes.len(), &bytes[..sent]).await;
     site.until(upload, "the first request holds the upload", |r| r.holder.is_some()).await;
-    // A second request that starts behind the bytes that arrived displaces the first, which tells so.
+    // A second request that starts behind the bytes that arrived displaces the first, whose answer says so.
     let started = Instant::now();
     let offset = other.offset().await;
     let took = started.elapsed();
@@ -787,7 +787,7 @@ async fn an_owner_has_a_bounded_number_of_open_uploads() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_a_lost_file_ends_the_upload() {
+async fn a_full_disk_is_reported_and_a_lost_file_ends_the_upload() {
     let mut site = Site::local().await;
     let replica = site.replica(UploadConfig::default()).await;
     let upload = replica.create(1000).await;
@@ -907,7 +907,7 @@ async fn without_a_broker_head_is_503() {
 }
 
 #[tokio::test]
-async fn the_status_tells_where_it_stands() {
+async fn the_status_says_where_it_stands() {
     let mut site = Site::local().await;
     let replica = site.replica(UploadConfig::default()).await;
     let upload = replica
@@ -946,10 +946,10 @@ async fn a_whole_file_in_one_request() {
         assert_eq!(answer.status(), 201);
         let media_id = text(answer.headers(), "streamgate-media-id");
         assert_eq!(text(answer.headers(), "location"), format!("/v1/media/{media_id}"));
-        let told: HashMap<String, String> = answer.json().await.unwrap();
-        assert_eq!(told["media_id"], media_id);
+        let created: HashMap<String, String> = answer.json().await.unwrap();
+        assert_eq!(created["media_id"], media_id);
         assert!(site.object(&media_id) == bytes);
-        let upload = Upload { replica: replica.clone(), id: told["upload_id"].clone(), media_id };
+        let upload = Upload { replica: replica.clone(), id: created["upload_id"].clone(), media_id };
         assert_eq!(
             site.event::<UploadReceived>(&upload).await.unwrap().filename.as_deref(),
             Some("clip.mp4")
@@ -1157,7 +1157,7 @@ async fn an_upload_that_is_full_without_new_bytes_is_completed_from_every_entran
 }
 
 #[tokio::test]
-async fn a_slow_completion_goes_on_without_whoever_asked() {
+async fn a_slow_completion_goes_on_without_its_client() {
     let mut site = Site::remote().await;
     let replica = site
         .replica(UploadConfig {

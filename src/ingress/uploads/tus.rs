@@ -181,7 +181,8 @@ async fn create_upload_checked(
     created_response(shared, headers, &ledger)
 }
 
-/// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is there.
+/// What a replica made that died before it could answer: the same request, so the same id. Its offset says what of the bytes is
+/// there.
 async fn find_earlier_upload(
     shared: &Arc<UploadContext>,
     who: &Principal,
@@ -227,7 +228,7 @@ pub(super) fn new_record(shared: &UploadContext, who: &Principal, length_bytes: 
     }
 }
 
-/// Makes the upload durable before its URL is told; an empty one is complete at once.
+/// Makes the upload durable before its URL is returned; an empty one is complete at once.
 pub(super) async fn begin_upload(
     shared: &Arc<UploadContext>,
     record: UploadRecord,
@@ -443,7 +444,7 @@ pub(super) async fn finish_interrupted(
     }
 }
 
-/// The same for whoever only asks: what takes longer goes on without them.
+/// The same for a request that only asks: what takes longer goes on without it.
 async fn finish_with_timeout(
     shared: &Arc<UploadContext>,
     ledger: &mut FencedUploadRecord,
@@ -614,7 +615,7 @@ pub(super) fn outcome_response(outcome: Result<Response, UploadRefusal>) -> Resp
     outcome.unwrap_or_else(|refusal| refusal.into_problem().into_response())
 }
 
-/// Tells how long the upload may wait for more bytes, while it is open.
+/// Sets the header that says how long the upload may wait for more bytes, while it is open.
 fn insert_expiry(headers: &mut HeaderMap, record: &UploadRecord) {
     if record.status != UploadStatus::Open {
         return;

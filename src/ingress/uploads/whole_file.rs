@@ -166,8 +166,8 @@ enum EarlierUpload {
     Nothing(UploadId),
 }
 
-/// Finds it by the ids that repetitions of a request share. One that ended early, or is still held by a replica that can't answer any
-/// more, is ended: this request brings all bytes again.
+/// Finds it by the ids that repetitions of a request share. One that ended early, or is still held by a replica that can't answer
+/// any more, is ended: this request brings all bytes again.
 async fn find_earlier_upload(
     shared: &Arc<UploadContext>,
     who: &Principal,

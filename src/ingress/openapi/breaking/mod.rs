@@ -1,10 +1,10 @@
 //! What of a new description would break a client of an older one.
 //!
-//! A client relies on paths, methods, statuses, media types, headers and properties that it reads, on its way to sign in, and on the
-//! request it sends being enough. So none of them may go, and a request may need nothing more: what is asked may become wider, what
-//! is answered narrower.
+//! A client relies on paths, methods, statuses, media types, headers and properties that it reads, on its way to sign in, and on
+//! the request it sends being enough. So none of them may go, and a request may need nothing more: what is asked may become wider,
+//! what is answered narrower.
 //!
-//! Limits: schemas are compared to a depth of [`DEPTH_MAX`]; what lies deeper is told as a change.
+//! Limits: schemas are compared to a depth of [`DEPTH_MAX`]; what lies deeper is reported as a change.
 
 mod schema;
 

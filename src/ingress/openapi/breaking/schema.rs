@@ -1,8 +1,8 @@
 //! Whether all that a schema gives is taken by another one.
 //!
-//! A schema is a list of alternatives: the members of its unions, each type of a list of types, each value of an enumeration. What one
-//! side gives is taken when each of its alternatives is held by one of the other side; `const`, `type` and the property that tells
-//! members apart (such as `kind`) say which.
+//! A schema is a list of alternatives: the members of its unions, each type of a list of types, each value of an enumeration. What
+//! one side gives is taken when each of its alternatives is held by one of the other side; `const`, `type` and the property that
+//! distinguishes members (such as `kind`) say which.
 
 use serde_json::{Map, Value};
 
@@ -141,12 +141,12 @@ impl<'a> SchemaComparison<'a> {
                 _ => own != *limit,
             }
         });
-        let told = broken.map(|(keyword, limit)| {
+        let reports = broken.map(|(keyword, limit)| {
             let own = given.get(keyword).map_or_else(|| "none".to_owned(), ToString::to_string);
             let (before, after) = self.way.giver_and_taker(own, limit.to_string());
             format!("{place}: {keyword} was {before} and is {after}")
         });
-        told.collect()
+        reports.collect()
     }
 }
 
@@ -239,7 +239,7 @@ fn merge_shapes(one: &SchemaShape, other: &SchemaShape) -> Option<SchemaShape> {
     Some(all)
 }
 
-/// Whether one alternative can be meant by another one: nothing that tells them apart says otherwise.
+/// Whether one alternative can be meant by another one: nothing that distinguishes them says otherwise.
 fn may_match(given: &SchemaShape, taken: &SchemaShape) -> bool {
     let is_kind = match (given.get("type"), taken.get("type")) {
         (_, None) => true,
@@ -254,7 +254,7 @@ fn may_match(given: &SchemaShape, taken: &SchemaShape) -> bool {
             .all(|(name, value)| !theirs.iter().any(|(n, v)| *n == name && *v != value))
 }
 
-/// Properties that are always there with one value: they tell the members of a union apart.
+/// Properties that are always there with one value: they distinguish the members of a union.
 fn find_discriminators(shape: &SchemaShape) -> impl Iterator<Item = (&String, &Value)> {
     let needed = shape.get("required").and_then(Value::as_array);
     let properties = shape.get("properties").and_then(Value::as_object);

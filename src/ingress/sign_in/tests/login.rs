@@ -212,7 +212,7 @@ async fn the_message_is_good_now_and_not_for_long() {
 async fn where_case_has_to_prove_the_address_another_is_refused() {
     let strict = AuthConfig { strict_eip55: true, ..config() };
     refused(strict, vec![(|text| text.address = text.address.to_lowercase(), "address_refused")]).await;
-    // Elsewhere it is taken, and the event tells.
+    // Elsewhere it is taken, and the event says so.
     let mut site = Site::start().await;
     let a = site.replica(config()).await;
     let wallet = TestWallet::new(8);

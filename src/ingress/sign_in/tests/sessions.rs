@@ -260,20 +260,20 @@ async fn the_broker_sweeps_away_what_is_over() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_unsent_is_told_and_still_has_an_end() {
+async fn what_a_crash_left_unsent_is_published_and_still_has_an_end() {
     let site = Site::start().await;
-    let told = AuthRefreshed {
+    let event = AuthRefreshed {
         request_id: schemas::ids::RequestId::from_bytes([1; 16]),
         session_id: schemas::ids::SessionId::from_bytes([2; 16]),
         owner: "eip155:0x".into(),
         generation: 2,
     };
-    let key = told.session_id.to_string();
+    let key = event.session_id.to_string();
     let unsent = schemas::envelope::UnsentEvent {
-        subject: schemas::subjects::event_subject(&told),
+        subject: schemas::subjects::event_subject(&event),
         id: "left behind".into(),
         headers: std::collections::BTreeMap::new(),
-        payload: nats::encode_message("event", &told).unwrap().into(),
+        payload: nats::encode_message("event", &event).unwrap().into(),
         once: false,
         after_sequence: None,
     };
@@ -287,7 +287,7 @@ async fn what_a_crash_left_unsent_is_told_and_still_has_an_end() {
     let subject = schemas::subjects::kv_subject("sessions", &key);
     site.admin.context().publish(subject, payload.into()).await.unwrap().await.unwrap();
     assert!(site.admin.sweep_record("sessions", &key).await.unwrap());
-    assert_eq!(site.events::<AuthRefreshed>().await, [told]);
+    assert_eq!(site.events::<AuthRefreshed>().await, [event]);
     site.until_gone("sessions", &key).await;
 }
 
@@ -314,7 +314,7 @@ async fn the_ring_turns_without_a_refused_request() {
     let (a, b) = (site.deaf_replica(config(), None).await, site.deaf_replica(config(), None).await);
     let old = a.sign_in(&TestWallet::new(33)).await;
     let later_ms = nats::now_ms() + config().ring_age_s * 1_000;
-    // Whoever is first makes the next key; nobody makes a second one.
+    // The first replica makes the next key; nobody makes a second one.
     let (first, second) =
         tokio::join!(a.sign_in.key_ring().rotate_keys(later_ms), b.sign_in.key_ring().rotate_keys(later_ms));
     first.and(second).unwrap();

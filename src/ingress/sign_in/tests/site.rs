@@ -67,7 +67,7 @@ impl Site {
         Self { broker, admin, proxies: client::ClientAddressConfig::default(), tasks: JoinSet::new() }
     }
 
-    /// A replica that hears of ended sessions.
+    /// A replica that receives the ends of sessions.
     pub(super) async fn replica(&mut self, config: AuthConfig) -> Replica {
         let replica = self.deaf_replica(config, None).await;
         let sign_in = replica.sign_in.clone();
