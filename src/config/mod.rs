@@ -230,7 +230,7 @@ impl Settings {
             let reason = format!("{url:?} does not begin with http:// or https://");
             return Err(SettingsError::invalid("ingress.public_url", reason));
         }
-        if let Err(invalid) = web::manners::CorsPolicy::new(&self.ingress.manners) {
+        if let Err(invalid) = web::request_policy::CorsPolicy::new(&self.ingress.manners) {
             return Err(SettingsError::invalid("ingress.manners.origins", invalid.to_string()));
         }
         self.grants.check().map_err(|(key, reason)| SettingsError::invalid(key, reason))?;

@@ -125,7 +125,7 @@ async fn replay_audit_log(
     who: Principal,
     query::QueryParameters(wanted): query::QueryParameters<AuditReplayQuery>,
 ) -> Result<Response, Problem> {
-    who.require_operator("the audit log tells of everybody")?;
+    who.require_operator("the audit log is about everybody")?;
     let Ok(slot) = app.replays.clone().try_acquire_owned() else {
         return Err(Problem::busy("too many replays run at once"));
     };

@@ -38,8 +38,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use auth::Principal;
 use gate::{gate_evaluator::GateEvaluator, grant::PlaybackGrants};
 use web::{
-    body, client, denied_events, filter, idempotency, limit, manners, operation::OperationRouter, query,
-    registry, request,
+    body, client, denied_events, filter, idempotency, limit, operation::OperationRouter, query, registry,
+    request, request_policy,
 };
 
 /// Settings of the ingress.
@@ -63,7 +63,7 @@ pub struct IngressConfig {
     /// Rate limits.
     pub limit: limit::RateLimitConfig,
     /// Foreign origins, heads, waits.
-    pub manners: manners::RequestConfig,
+    pub manners: request_policy::RequestConfig,
     /// Repeated requests.
     pub idempotency: idempotency::IdempotencyConfig,
     /// Documents kept in memory.
@@ -83,7 +83,7 @@ impl Default for IngressConfig {
             playback: play::PlaybackConfig::default(),
             client: client::ClientAddressConfig::default(),
             limit: limit::RateLimitConfig::default(),
-            manners: manners::RequestConfig::default(),
+            manners: request_policy::RequestConfig::default(),
             idempotency: idempotency::IdempotencyConfig::default(),
             documents: cache::CacheConfig {
                 entries_max: 10_000,
@@ -150,7 +150,7 @@ pub struct AppServices {
     /// Room for what is new.
     pub capacity: capacity::CapacityMonitor,
     /// Lets foreign origins in.
-    pub origins: manners::CorsPolicy,
+    pub origins: request_policy::CorsPolicy,
     /// What this process counts.
     pub metrics: registry::MetricsRegistry,
 }
@@ -168,7 +168,7 @@ impl AppState {
         config: IngressConfig,
         auth: auth::AuthConfig,
     ) -> anyhow::Result<Self> {
-        let origins = manners::CorsPolicy::new(&config.manners)?;
+        let origins = request_policy::CorsPolicy::new(&config.manners)?;
         let limits = limit::RateLimiter::new(config.limit.clone());
         let documents = Arc::new(cache::ResponseCache::new(config.documents)?);
         let signing_key = auth::load_signing_key(&bus, "playback").await?.into();
@@ -304,7 +304,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
     let taken = openapi::accepted_parameters();
     let playback_key = Arc::clone(&app.signing_key);
     let manners = Arc::new(config.manners.clone());
-    let in_time = middleware::from_fn_with_state(Arc::clone(&manners), manners::limit_response_time);
+    let in_time = middleware::from_fn_with_state(Arc::clone(&manners), request_policy::limit_response_time);
     let repeated = idempotency::IdempotencyService::new(app.bus.clone(), config.idempotency);
     let behind = ServiceBuilder::new()
         .layer(limit::limit_by_principal())
@@ -348,12 +348,12 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn(manners::add_safe_headers))
-                .layer(middleware::from_fn_with_state(app.origins.clone(), manners::apply_cors))
+                .layer(middleware::from_fn(request_policy::add_safe_headers))
+                .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
                 .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
                 .layer(CatchPanicLayer::custom(request::panic_response))
                 .layer(middleware::from_fn(request::ensure_problem_body))
-                .layer(middleware::from_fn_with_state(manners, manners::limit_request_head))
+                .layer(middleware::from_fn_with_state(manners, request_policy::limit_request_head))
                 .layer(middleware::from_fn_with_state(
                     Arc::new(config.client.clone()),
                     client::identify_client,

@@ -55,6 +55,6 @@ static READ_METRICS: Operation = Operation::read(
     ),
 )]
 async fn read_metrics(State(app): State<AppState>, who: Principal) -> Result<Response, Problem> {
-    who.require_operator("the metrics tell of everybody")?;
+    who.require_operator("the metrics are about everybody")?;
     Ok(([(header::CONTENT_TYPE, registry::METRICS_TYPE)], app.metrics.render_text()).into_response())
 }

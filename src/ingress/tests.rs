@@ -667,8 +667,10 @@ async fn progress_of_a_job_that_cant_be_read_ends_nothing() {
         .await
         .unwrap();
     publish().await;
-    let message =
-        tokio::time::timeout(Duration::from_secs(20), messages.recv()).await.expect("it is told").unwrap();
+    let message = tokio::time::timeout(Duration::from_secs(20), messages.recv())
+        .await
+        .expect("it is published")
+        .unwrap();
     assert!(format!("{message:?}").starts_with("Progress"), "{message:?}");
     assert!(!running.is_finished(), "the ingress goes on");
     assert_eq!(health.restart_count(Role::Ingress, "followers"), 0);

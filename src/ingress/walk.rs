@@ -310,7 +310,7 @@ impl Story {
         let published = self.news().await;
         assert!(
             !published.is_empty() && published.is_subset(&named),
-            "{place} told {published:?} and names {named:?}"
+            "{place} published {published:?} and names {named:?}"
         );
         self.done.insert(place.to_owned());
         answer

@@ -49,7 +49,7 @@ pub struct ClientAddressConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// The header that these proxies write.
     pub field: ForwardingHeader,
-    /// Bits of an IPv6 address that tell clients apart: 64 is what one subscriber line usually has.
+    /// Bits of an IPv6 address that distinguish clients: 64 is what one subscriber line usually has.
     pub ipv6_prefix_bits: u8,
 }
 

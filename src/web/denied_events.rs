@@ -61,7 +61,7 @@ impl DeniedEvents {
         for (code, PendingDenials { first, count }) in waiting {
             let event = AuthDenied { request_id: first, code: code.to_owned(), denied_count: count };
             if let Err(error) = bus.publish_event(&event, &format!("denied {first} {code} {count}")).await {
-                tracing::warn!(%error, code, "refusals could not be told yet");
+                tracing::warn!(%error, code, "refusals could not be published yet");
                 let mut again = self.waiting.lock();
                 let later = again.entry(code).or_insert(PendingDenials { first, count: 0 });
                 (later.first, later.count) = (first, later.count + count);

@@ -290,13 +290,13 @@ fn what_is_described_can_be_sent_and_read_by_scripts() {
     let headers = document["components"]["headers"].as_object().unwrap().keys();
     // No script may read this one.
     for name in headers.filter(|name| *name != "Set-Cookie") {
-        assert!(web::manners::EXPOSED.contains(&name.to_lowercase().as_str()), "{name} can't be read");
+        assert!(web::request_policy::EXPOSED.contains(&name.to_lowercase().as_str()), "{name} can't be read");
     }
     let operations =
         document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
     let parameters = operations.filter_map(|(_, operation)| operation["parameters"].as_array()).flatten();
     for parameter in parameters.filter(|parameter| parameter["in"] == "header") {
         let name = parameter["name"].as_str().unwrap();
-        assert!(web::manners::ASKED.contains(&name.to_lowercase().as_str()), "{name} can't be sent");
+        assert!(web::request_policy::ASKED.contains(&name.to_lowercase().as_str()), "{name} can't be sent");
     }
 }

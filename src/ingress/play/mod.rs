@@ -46,7 +46,7 @@ pub struct PlaybackConfig {
     pub cache_object_bytes_max: u64,
     /// Most media that are remembered between requests.
     pub media_count_max: usize,
-    /// Age at which a remembered medium is read again, whatever was heard, in seconds.
+    /// Age at which a remembered medium is read again, whatever changes were received, in seconds.
     pub media_age_seconds_max: u64,
     /// Largest segment that is encrypted, in bytes: a range near its end costs the encryption of all before it.
     pub encrypted_segment_bytes_max: u64,

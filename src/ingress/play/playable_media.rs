@@ -161,7 +161,7 @@ mod tests {
         held.record.status = MediaStatus::Ready;
         admin.commit_record(&mut held, Outbox::new()).await.unwrap();
         while known.memory.get(&FILM).is_none() {
-            assert!(Instant::now() < deadline, "it is remembered once changes are heard");
+            assert!(Instant::now() < deadline, "it is remembered once changes are received");
             assert!(
                 !known.load_medium(&bus, FILM).await.unwrap().unwrap().is_growing,
                 "growing ones are not remembered"
@@ -173,7 +173,7 @@ mod tests {
         });
         Box::pin(change).await.unwrap();
         while known.load_medium(&bus, FILM).await.unwrap().unwrap().encryption.is_none() {
-            assert!(Instant::now() < deadline, "the change is heard");
+            assert!(Instant::now() < deadline, "the change is received");
         }
     }
 }

@@ -660,7 +660,7 @@ async fn deleting_frees_and_stops() {
         let hung = upload.hang(bytes.len(), 1, b"").await;
         site.until(&upload, "a request holds it", |r| r.holder.is_some()).await;
         assert_eq!(upload.request(Method::DELETE).send().await.unwrap().status(), 204);
-        assert!(read_answer(hung).await.starts_with("HTTP/1.1 4"), "the running request is told");
+        assert!(read_answer(hung).await.starts_with("HTTP/1.1 4"), "the running request is refused");
         for method in [Method::HEAD, Method::DELETE, Method::PATCH] {
             let answer = upload
                 .request(method)

@@ -117,7 +117,7 @@ impl RateLimitReporter {
             if !events.is_empty()
                 && let Err(error) = publish_events(bus, &events, events_per_min_max, nats::now_ms()).await
             {
-                tracing::debug!(%error, events = events.len(), "refusals are counted, but not told");
+                tracing::debug!(%error, events = events.len(), "refusals are counted, but not published");
             }
             if stops {
                 return;

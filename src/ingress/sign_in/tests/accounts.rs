@@ -142,7 +142,7 @@ async fn junk_signatures_of_one_client_come_to_an_end_and_keys_sign_in_all_the_s
     let refused = a.login(&cookie, &message, &safe.sign_personal(&message)).await;
     refused.assert(429, "too_many_contract_asks");
     assert!(refused.retry_after_s.is_some_and(|seconds| (1..=20).contains(&seconds)), "{refused:?}");
-    assert_eq!(chain.call_count(), asked, "no provider heard of it");
+    assert_eq!(chain.call_count(), asked, "no provider was asked");
     // The challenge is good still, and what a key signs is not limited.
     a.login(&cookie, &message, &wallet.sign_personal(&message)).await.expect(201);
     // Other clients have their own.

@@ -1,4 +1,4 @@
-//! Manners towards browsers and slow or careless clients: safe headers on every answer, an allow-list of foreign origins, a limit
+//! Policy towards browsers and slow or careless clients: safe headers on every answer, an allow-list of foreign origins, a limit
 //! of the request's head, and a limit of the time to an answer.
 //!
 //! Limits: `head_bytes_max` for all headers, `target_bytes_max` for path and query, `answer_ms_max` for an answer to begin.
