@@ -1,11 +1,13 @@
 //! `up` as one process.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::Permissions,
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -137,4 +139,45 @@ async fn up_is_killed_and_started_again() {
         .unwrap();
     let complaint = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && complaint.contains("is in use"), "{complaint}");
+}
+
+/// Each family of OpenMetrics text as `<name> <type> <labels>`; `-` where no series has a label.
+fn metric_families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let mut families = BTreeMap::new();
+    let mut last = String::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            last = name.to_owned();
+            families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else if let Some((_, labels)) = line.split_once('{').filter(|_| line.starts_with(&last)) {
+            let names = labels.split("=\"").filter_map(|part| part.rsplit([',', ' ']).next());
+            let names = names.map(|name| name.trim_start_matches('"').to_owned());
+            let known = &mut families.get_mut(&last).unwrap().1;
+            known.extend(names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+        }
+    }
+    families
+}
+
+/// Dashboards and alerts of people are made of these.
+#[tokio::test]
+async fn metrics_keep_their_names_types_and_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let up = Up::start(folder.path());
+    let wanted = include_str!("fixtures/metrics.txt");
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let text = up.get("/metrics").send().await.unwrap().text().await.unwrap();
+        let found = metric_families(&text).into_iter().map(|(name, (kind, labels))| {
+            let labels = labels.into_iter().collect::<Vec<_>>().join(",");
+            format!("{name} {kind} {}\n", if labels.is_empty() { "-" } else { &labels })
+        });
+        let found: String = found.collect();
+        if found == wanted {
+            return;
+        }
+        // The first poll of the broker brings the series of streams and durables.
+        assert!(Instant::now() < deadline, "{found}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
