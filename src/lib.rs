@@ -20,7 +20,7 @@
 pub mod cli;
 pub mod config;
 pub mod keeper;
-pub mod owners;
+pub mod ownership_transfer;
 pub mod published;
 pub mod readiness;
 pub mod roles;

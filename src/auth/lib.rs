@@ -10,6 +10,7 @@
 //! Limits: an `Authorization` header of more than [`HEADER_LENGTH_MAX`] characters is refused unread; the rest is in
 //! [`AuthConfig`].
 
+mod access_check;
 pub mod account;
 pub mod address;
 mod budget;
@@ -24,7 +25,6 @@ pub mod key_ring;
 pub mod login;
 pub mod message;
 pub mod proof;
-mod scope;
 pub mod session;
 pub mod signature;
 #[cfg(feature = "testing")]
@@ -324,7 +324,7 @@ pub async fn enforce_access(
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
-    if let Err(denial) = scope::check_access(&principal, request.method(), access) {
+    if let Err(denial) = access_check::check_access(&principal, request.method(), access) {
         return Problem::from(denial).into_response();
     }
     principal.attach_to_request(&mut request);

@@ -13,7 +13,7 @@ use schemas::fault::error_chain;
 use serde_json::json;
 
 use super::{CommandOutcome, broker, demo::chain, output, render};
-use crate::{config::Settings, owners};
+use crate::{config::Settings, ownership_transfer};
 use ingress::capacity::{BROKER_DISK, CapacityLimit, STORE_DISK};
 
 /// Longest wait for a broker that may not run.
@@ -93,7 +93,7 @@ fn check_anvil(found: anyhow::Result<PathBuf>) -> DoctorFinding {
 async fn check_chainless(config: &Settings) -> Vec<DoctorFinding> {
     let asking = async {
         let bus = broker::connect_admin(config.clone()).await?;
-        let found = owners::find_chainless_owners(&bus).await?;
+        let found = ownership_transfer::find_chainless_owners(&bus).await?;
         bus.close().await?;
         anyhow::Ok(found)
     };
@@ -103,8 +103,8 @@ async fn check_chainless(config: &Settings) -> Vec<DoctorFinding> {
     }
 }
 
-fn chainless_finding(found: &owners::ChainlessOwner) -> DoctorFinding {
-    let owners::ChainlessOwner { owner, proven, media_count, key_count } = found;
+fn chainless_finding(found: &ownership_transfer::ChainlessOwner) -> DoctorFinding {
+    let ownership_transfer::ChainlessOwner { owner, proven, media_count, key_count } = found;
     let proven: Vec<&str> = proven.iter().map(String::as_str).collect();
     let advice = format!(
         "that is a contract, and signs in as {}: look whose they are, then `streamgate owner transfer {owner} OWNER`",
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn what_a_contract_owns_without_a_chain_is_reported_with_a_way_to_give_it() {
-        let finding = chainless_finding(&owners::ChainlessOwner {
+        let finding = chainless_finding(&ownership_transfer::ChainlessOwner {
             owner: "eip155:0x1".into(),
             proven: ["eip155:1:0x1".to_owned(), "eip155:10:0x1".to_owned()].into(),
             media_count: 2,

@@ -4,7 +4,7 @@ use nats::Bus;
 use serde_json::json;
 
 use super::{output, render};
-use crate::owners;
+use crate::ownership_transfer;
 
 /// Longest name of an owner in characters.
 const OWNER_LENGTH_MAX: usize = 128;
@@ -14,12 +14,12 @@ const OWNER_LENGTH_MAX: usize = 128;
 /// # Errors
 /// When the broker does not answer.
 pub async fn list_chainless(bus: &Bus, as_json: bool) -> anyhow::Result<()> {
-    let found = owners::find_chainless_owners(bus).await?;
+    let found = ownership_transfer::find_chainless_owners(bus).await?;
     if as_json {
         found.iter().try_for_each(|one| output::print_json(&json!(one)))?;
         return Ok(());
     }
-    let row = |one: &owners::ChainlessOwner| {
+    let row = |one: &ownership_transfer::ChainlessOwner| {
         let proven: Vec<&str> = one.proven.iter().map(String::as_str).collect();
         vec![one.owner.clone(), one.media_count.to_string(), one.key_count.to_string(), proven.join(" ")]
     };
@@ -40,11 +40,11 @@ pub async fn transfer_owner(bus: &Bus, (from, to): (&str, &str), as_json: bool) 
         is_name(from) && is_name(to) && from != to,
         "an owner is a name as media show it, such as eip155:1:0x...; name two of them"
     );
-    let given = owners::transfer_ownership(bus, from, to).await?;
+    let given = ownership_transfer::transfer_ownership(bus, from, to).await?;
     if as_json {
         output::print_json(&json!(given))?;
     } else {
-        let owners::OwnerTransferCounts { media_count, key_count } = given;
+        let ownership_transfer::OwnerTransferCounts { media_count, key_count } = given;
         output::print_message(format!(
             "{media_count} media and {key_count} keys of {from} belong to {to} now"
         ));

@@ -147,7 +147,7 @@ fn metric_families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut last = String::new();
     for line in text.lines() {
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
-            last = name.to_owned();
+            name.clone_into(&mut last);
             families.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
         } else if let Some((_, labels)) = line.split_once('{').filter(|_| line.starts_with(&last)) {
             let names = labels.split("=\"").filter_map(|part| part.rsplit([',', ' ']).next());

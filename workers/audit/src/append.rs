@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AuditConfig, AuditError, AuditHead, AuditLogStatus,
-    record::{AuditLine, ForeignMessages},
+    hash_chain::{AuditLine, ForeignMessages},
     tail::read_tail,
     verify,
 };

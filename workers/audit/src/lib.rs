@@ -13,7 +13,7 @@
 mod append;
 mod config;
 mod error;
-mod record;
+mod hash_chain;
 mod replay;
 mod tail;
 #[cfg(test)]
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::AuditConfig;
 pub use error::AuditError;
-pub use record::{AuditFault, AuditHead};
+pub use hash_chain::{AuditFault, AuditHead};
 pub use replay::{FILTER_PATTERN, ReplayFilter, ReplayQuery, ReplayedRecord, replay_records};
 pub use verify::{AuditLogStatus, AuditLogVerifier, FOREIGN_MAX, verify_log};
 

@@ -10,7 +10,7 @@ use schemas::{
 
 use crate::{
     AuditError, AuditHead, AuditLogVerifier,
-    record::{ForeignMessages, sha256_hex},
+    hash_chain::{ForeignMessages, sha256_hex},
     verify::FOREIGN_MAX,
 };
 

@@ -8,7 +8,7 @@ use schemas::{
 
 use crate::{
     AuditError, AuditFault, AuditHead,
-    record::{ForeignMessages, RecordContentDigest, digest_content},
+    hash_chain::{ForeignMessages, RecordContentDigest, digest_content},
 };
 
 /// Messages in a row that a note may step over.

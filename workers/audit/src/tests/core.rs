@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Stored, entry, log};
 use crate::{
     AuditError, AuditFault, AuditHead, AuditLogStatus, AuditLogVerifier, ReplayFilter,
-    record::{self, ForeignMessages},
+    hash_chain::{self, ForeignMessages},
 };
 
 /// Walks a log from its first line; answers its head, or the number of the first bad record.
@@ -63,7 +63,7 @@ fn a_line_says_all_about_its_event() {
     assert_eq!(line.subject, "audit.media.stored");
     let wanted = AuditHead {
         n: 7,
-        hash: record::sha256_hex(&line.bytes),
+        hash: hash_chain::sha256_hex(&line.bytes),
         source_sequence: 41,
         epoch: Some("19c".into()),
     };
@@ -125,7 +125,10 @@ fn a_payload_that_is_too_large_is_named_by_its_digest() {
     let line = AuditHead::empty().event_line(&entry(1, "evt.a.b.c", payload.clone()), 10_000).unwrap();
     assert!(line.bytes.len() < 1_000);
     let record: AuditRecord = serde_json::from_slice(&line.bytes).unwrap();
-    assert_eq!(record.data, json!({ "sha256": record::sha256_hex(&payload), "size_bytes": payload.len() }));
+    assert_eq!(
+        record.data,
+        json!({ "sha256": hash_chain::sha256_hex(&payload), "size_bytes": payload.len() })
+    );
 }
 
 #[test]
@@ -164,7 +167,7 @@ fn head_of(log: &[Stored]) -> AuditHead {
 }
 
 /// The log goes on with `line`.
-fn push(log: &mut Vec<Stored>, line: record::AuditLine) -> AuditHead {
+fn push(log: &mut Vec<Stored>, line: hash_chain::AuditLine) -> AuditHead {
     log.push(Stored { subject: line.subject, line: line.bytes });
     line.head
 }
