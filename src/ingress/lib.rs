@@ -348,6 +348,7 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
         // One layer for all: each layer of a router costs every request an allocation and a copy of what is inside it.
         .layer(
             ServiceBuilder::new()
+                .layer(operations.match_layer())
                 .layer(middleware::from_fn(request_policy::add_safe_headers))
                 .layer(middleware::from_fn_with_state(app.origins.clone(), request_policy::apply_cors))
                 .layer(middleware::from_fn_with_state(app.refusals.clone(), request::assign_request_id))
@@ -359,7 +360,6 @@ fn router_with_routes(app: AppState, more: OperationRouter<AppState>) -> Router 
                     client::identify_client,
                 ))
                 .layer(middleware::from_fn_with_state(Arc::new(config.body), body::attach_limits))
-                .layer(operations.match_layer())
                 .layer(limit::limit_by_client(app.limits.clone(), move |token| {
                     gate::grant::token::open_token(&playback_key, token)
                 })),

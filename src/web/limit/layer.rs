@@ -158,3 +158,48 @@ fn admit_principal(request: &Request) -> Result<(), Problem> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::access::ApiKeyScope;
+
+    use super::*;
+
+    #[test]
+    fn what_proves_something_is_counted_once_it_is_known() {
+        let shows = HeaderMap::from_iter([(header::AUTHORIZATION, "Bearer x".parse().unwrap())]);
+        let none = HeaderMap::new();
+        let scope = ApiKeyScope::Upload;
+        for (access, method, headers, wanted) in [
+            (OperationAccess::Principal(scope), Method::GET, &shows, true),
+            (OperationAccess::Principal(scope), Method::GET, &none, false),
+            (OperationAccess::UnlimitedPrincipal, Method::POST, &shows, true),
+            (OperationAccess::Own, Method::POST, &shows, true),
+            (OperationAccess::Optional(scope), Method::POST, &shows, true),
+            (OperationAccess::Optional(scope), Method::POST, &none, false),
+            (OperationAccess::Body, Method::POST, &none, true),
+            // Nobody looks at a credential here: a header must not keep the request from being counted.
+            (OperationAccess::Open, Method::POST, &shows, false),
+            (OperationAccess::Path, Method::GET, &shows, false),
+            (OperationAccess::Principal(scope), Method::OPTIONS, &shows, false),
+            (OperationAccess::Body, Method::OPTIONS, &shows, false),
+        ] {
+            let operation = Operation::change(method.clone(), "/", access, None, &[]);
+            assert_eq!(proves_identity(&operation, &method, headers), wanted, "{method} {access:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_nothing_counts_and_options_does_not() {
+        let group = Some(RateLimitGroup::Upload);
+        let upload = Operation::read("/", OperationAccess::Open, group);
+        assert_eq!(counted_group(Some(&upload), &Method::GET), group);
+        assert_eq!(counted_group(Some(&upload), &Method::OPTIONS), None);
+        assert_eq!(counted_group(None, &Method::GET), Some(RateLimitGroup::Api));
+        assert_eq!(counted_group(None, &Method::OPTIONS), None);
+        assert_eq!(
+            counted_group(Some(&Operation::read("/", OperationAccess::Open, None)), &Method::GET),
+            None
+        );
+    }
+}
