@@ -107,7 +107,7 @@ impl Collector for ChainCounters {
             None,
             inside.lags.iter().map(|((chain_id, provider), blocks)| {
                 let labels = [("chain_id", chain_id.to_string()), ("provider", provider.clone())];
-                (labels, i64::try_from(*blocks).unwrap_or(i64::MAX))
+                (labels, *blocks)
             }),
         )
     }

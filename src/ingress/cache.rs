@@ -118,19 +118,18 @@ pub fn versioned_key(id: &str, revisions: &[u64]) -> String {
 
 /// How caches do, as metrics.
 #[derive(Debug)]
-pub struct CacheMetrics<const N: usize>([(&'static str, Arc<ResponseCache>); N]);
+pub struct CacheMetrics([(&'static str, Arc<ResponseCache>); 2]);
 
-impl<const N: usize> CacheMetrics<N> {
+impl CacheMetrics {
     /// Those of `caches`, by their names.
-    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); N]) -> Self {
+    pub const fn new(caches: [(&'static str, Arc<ResponseCache>); 2]) -> Self {
         Self(caches)
     }
 }
 
-impl<const N: usize> Collector for CacheMetrics<N> {
+impl Collector for CacheMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let caches = self.0.iter().map(|(name, cache)| (*name, cache.stats()));
-        let caches: Vec<(&str, CacheStats)> = caches.collect();
+        let caches = self.0.each_ref().map(|(name, cache)| (*name, cache.stats()));
         let requests = caches.iter().flat_map(|(name, stats)| {
             [("hit", stats.hits), ("miss", stats.misses)]
                 .map(|(outcome, count)| ([("cache", *name), ("outcome", outcome)], count))
@@ -141,9 +140,7 @@ impl<const N: usize> Collector for CacheMetrics<N> {
             "Questions to a cache by whether it had the answer.",
             requests,
         )?;
-        let entries = caches
-            .iter()
-            .map(|(name, stats)| ([("cache", *name)], i64::try_from(stats.entries).unwrap_or(i64::MAX)));
+        let entries = caches.iter().map(|(name, stats)| ([("cache", *name)], stats.entries));
         encode_gauges(&mut encoder, "streamgate_cache_entries", "Answers kept now.", None, entries)
     }
 }

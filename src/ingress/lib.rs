@@ -291,7 +291,7 @@ impl AppServices {
 
 /// The public router.
 ///
-/// Layers from the outside in: safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
+/// Layers from the outside in: the operation, safe headers, foreign origins, the request's id, panics, the head, the client's address, limits of
 /// bodies, the client's rate; then, for what needs a right, authentication, the principal's rate, parameters that nothing takes,
 /// room for what is new, repeated requests.
 pub fn router(app: AppState) -> Router {

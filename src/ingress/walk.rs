@@ -262,11 +262,9 @@ async fn a_limited_key_gets_only_where_its_scope_is() {
             let path = filled(operation.path);
             let answer = site.ask(operation.method.as_str(), &path, key, "").await;
             let is_refused = answer.status == 403 && answer.body.contains("scope_missing");
-            let is_stranger = operation.access.scope().map(|wanted| serde_json::to_value(wanted).unwrap());
+            let needed = operation.access.scope().map(|wanted| serde_json::to_value(wanted).unwrap());
             let wanted = match operation.access {
-                OperationAccess::Principal(_) | OperationAccess::Optional(_) => {
-                    is_stranger != Some(json!(scope))
-                }
+                OperationAccess::Principal(_) | OperationAccess::Optional(_) => needed != Some(json!(scope)),
                 OperationAccess::UnlimitedPrincipal => true,
                 _ => false,
             };

@@ -233,7 +233,7 @@ where
 
 /// The operation that a request was sent to, among its extensions.
 #[derive(Debug, Clone, Copy)]
-pub struct MatchedOperation(pub &'static Operation);
+struct MatchedOperation(&'static Operation);
 
 /// All operations by path and method. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -256,7 +256,7 @@ impl OperationTable {
         with(method).or_else(|| if *method == Method::HEAD { with(&Method::GET) } else { None })
     }
 
-    /// Has each request carry its [`MatchedOperation`]: of the route that the router has found, so that both can't differ. Stands in
+    /// Has each request carry its operation, for [`matched_operation`]: of the route that the router has found, so that both can't differ. Stands in
     /// front of all layers that ask for it.
     pub fn match_layer(self) -> MapRequestLayer<impl Fn(Request) -> Request + Clone> {
         MapRequestLayer::new(move |mut request: Request| {

@@ -237,9 +237,7 @@ impl Collector for CapacityMonitor {
         ];
         for (family, help, value) in families {
             let name = format!("streamgate_capacity_{family}");
-            let series = limits.iter().map(|limit| {
-                ([("limit", limit.name.as_str())], i64::try_from(value(limit)).unwrap_or(i64::MAX))
-            });
+            let series = limits.iter().map(|limit| ([("limit", limit.name.as_str())], value(limit)));
             encode_gauges(&mut encoder, &name, help, None, series)?;
         }
         Ok(())

@@ -109,8 +109,8 @@ pub(super) static CREATE_UPLOAD: Operation = Operation::change(
     ),
     request_body(content = Option<Vec<u8>>, content_type = "application/offset+octet-stream", description = "First bytes, if any"),
     responses(
-        (status = 201, description = "It is open", headers(("Tus-Resumable"), 
-            ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
+        (status = 201, description = "It is open", headers(
+            ("Tus-Resumable"), ("Location"), ("Streamgate-Media-Id"), ("Upload-Offset"), ("Upload-Expires"), ("Idempotency-Replayed"),
         )),
         (status = 408, description = "Too few bytes came for too long; what came is kept"),
         (status = 412, description = "Another version of tus is spoken here", headers(("Tus-Version"))),
@@ -365,8 +365,8 @@ pub(super) static READ_UPLOAD_OFFSET: Operation = Operation::change(
     operation_id = "read_upload_offset",
     params(("upload_id", Path), ("Tus-Resumable", Header)),
     responses(
-        (status = 200, description = "How far it is", headers(("Tus-Resumable"), 
-            ("Upload-Offset"), ("Upload-Length"), ("Upload-Defer-Length"), ("Upload-Metadata"), ("Upload-Expires"),
+        (status = 200, description = "How far it is", headers(
+            ("Tus-Resumable"), ("Upload-Offset"), ("Upload-Length"), ("Upload-Defer-Length"), ("Upload-Metadata"), ("Upload-Expires"),
             ("Streamgate-Media-Id"),
         )),
         (status = 410, description = "The upload has ended"),

@@ -184,14 +184,14 @@ pub(super) fn encode_metrics(
         "streamgate_limit_replicas",
         "Ingress replicas that share the rates, as this one knows.",
         None,
-        i64::from(replicas),
+        replicas,
     )?;
     encode_gauge(
         encoder,
         "streamgate_limit_keys",
         "Clients and principals with a bucket that is not full.",
         None,
-        i64::try_from(keys).unwrap_or(i64::MAX),
+        keys,
     )
 }
 
