@@ -13,7 +13,6 @@
 //! Limits: [`AuthConfig::session_ttl_s`], [`AuthConfig::sessions_per_wallet_max`], [`AuthConfig::remembered_max`].
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +21,7 @@ use std::{
 use alloy_primitives::{B256, hex};
 use hmac::{Hmac, KeyInit, Mac};
 use nats::{Bus, Outbox, VersionedRecord};
-use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use schemas::{
     ids::{RequestId, SessionId},
     session::{
@@ -85,12 +84,13 @@ pub struct SessionStore {
     config: Arc<AuthConfig>,
     mac_key: Vec<u8>,
     proofs: ProofChecker,
-    seen: Mutex<HashMap<SessionId, (Instant, OpenSession)>>,
+    seen: Cache<SessionId, (Instant, OpenSession)>,
 }
 
 impl SessionStore {
     pub(super) fn new(bus: Bus, config: Arc<AuthConfig>, mac_key: Vec<u8>, proofs: ProofChecker) -> Self {
-        Self { bus, config, mac_key, proofs, seen: Mutex::default() }
+        let seen = Cache::new(config.remembered_max);
+        Self { bus, config, mac_key, proofs, seen }
     }
 
     /// Opens a session; answers it with its first refresh token.
@@ -300,22 +300,15 @@ impl SessionStore {
 
     /// Looks the session up at its next use.
     pub(super) fn evict_cached(&self, session_id: SessionId) {
-        self.seen.lock().remove(&session_id);
+        self.seen.remove(&session_id);
     }
 
     fn find_cached(&self, session_id: SessionId) -> Option<OpenSession> {
-        let seen = self.seen.lock();
-        seen.get(&session_id).filter(|(at, _)| self.is_fresh(*at)).map(|(_, live)| *live)
+        self.seen.get(&session_id).filter(|(at, _)| self.is_fresh(*at)).map(|(_, live)| live)
     }
 
     fn insert_cached(&self, at: Instant, live: OpenSession) {
-        let mut seen = self.seen.lock();
-        if seen.len() >= self.config.remembered_max {
-            seen.retain(|_, (at, _)| self.is_fresh(*at));
-        }
-        if seen.len() < self.config.remembered_max {
-            seen.insert(live.session_id, (at, live));
-        }
+        self.seen.insert(live.session_id, (at, live));
     }
 
     fn is_fresh(&self, at: Instant) -> bool {

@@ -16,6 +16,7 @@ use futures::{
     future::{BoxFuture, Shared, WeakShared, join_all},
 };
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use schemas::gate::{ChainBlock, GateReasonCode};
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
 };
 use auth::account::WalletAccount;
 
-/// Decisions kept; when there are more, all are forgotten.
+/// Decisions kept; when there are more, one that is used little is forgotten.
 pub const DECISIONS_MAX: usize = 10_000;
 /// Most decisions under way; a request that needs another meanwhile is answered that the chain is unavailable.
 pub const FLIGHTS_MAX: usize = 10_000;
@@ -108,10 +109,10 @@ impl Drop for DecisionWaiter {
 }
 
 /// Decides who may play. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct GateEvaluator {
     chains: EvmClient,
-    kept: Arc<Mutex<HashMap<DecisionKey, GateDecision>>>,
+    kept: Arc<Cache<DecisionKey, GateDecision>>,
     flights: PendingDecisions,
 }
 
@@ -124,7 +125,7 @@ impl std::fmt::Debug for GateEvaluator {
 impl GateEvaluator {
     /// A judge over `chains`.
     pub fn new(chains: EvmClient) -> Self {
-        Self { chains, ..Self::default() }
+        Self { chains, kept: Arc::new(Cache::new(DECISIONS_MAX)), flights: PendingDecisions::default() }
     }
 
     /// The chains it reads.
@@ -141,8 +142,8 @@ impl GateEvaluator {
         let wallet = wallet.map(Into::into);
         let heads = self.read_heads(rule, wallet).await;
         let key: DecisionKey = (rule.digest.clone(), wallet, head_hashes(&heads));
-        if let Some(decision) = self.kept.lock().get(&key) {
-            return decision.clone();
+        if let Some(decision) = self.kept.get(&key) {
+            return decision;
         }
         let start = || {
             let (chains, rule) = (self.chains.clone(), rule.clone());
@@ -152,12 +153,8 @@ impl GateEvaluator {
             return GateDecision::from_reason(GateReasonCode::ChainUnavailable);
         };
         if decision.is_final() {
-            let mut kept = self.kept.lock();
-            if kept.len() >= DECISIONS_MAX {
-                kept.clear();
-            }
             // The decision of the newest blocks it read: after a reorganisation not those of the key.
-            kept.insert((key.0, key.1, hashes), decision.clone());
+            self.kept.insert((key.0, key.1, hashes), decision.clone());
         }
         decision
     }
