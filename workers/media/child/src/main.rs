@@ -6,6 +6,7 @@
 //! Limits: address space, CPU seconds, files and processes as in `sandbox`; media as in `media::protocol::MediaLimits`.
 
 mod audio;
+mod audio_timeline;
 mod check;
 mod decode;
 mod encode;

@@ -1,0 +1,179 @@
+//! Decoded sound laid on the timeline of the asset: every sample where its time stamp puts it.
+//!
+//! Limits: the planned length; gaps are filled up to it, never beyond.
+
+use ffmpeg_next::frame;
+use media::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ};
+
+use crate::error::MediaChildResult;
+use crate::resample::AudioResampler;
+
+/// Timestamps may be off by this much before silence is put in or samples are left out: 20 ms. Containers round.
+const TOLERANCE_SAMPLES: i64 = 960;
+
+/// The decoded side: frames without a gap between them form a run, which is resampled as one.
+#[derive(Default)]
+pub(crate) struct DecodedAudio {
+    resampler: Option<AudioResampler>,
+    run: Option<AudioRun>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AudioRun {
+    start: i64,
+    taken: u64,
+    rate_hz: u32,
+}
+
+impl AudioRun {
+    /// Where the next frame of the run belongs.
+    fn next_sample(&self) -> i64 {
+        let samples = u128::from(self.taken) * u128::from(AUDIO_RATE_HZ) / u128::from(self.rate_hz.max(1));
+        self.start.saturating_add(i64::try_from(samples).unwrap_or(i64::MAX))
+    }
+}
+
+impl DecodedAudio {
+    pub(crate) fn push_frame(
+        &mut self,
+        frame: &mut frame::Audio,
+        at: i64,
+        line: &mut AudioTimeline,
+    ) -> MediaChildResult<()> {
+        let is_same = self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(frame));
+        let follows = |run: &AudioRun| run.next_sample().abs_diff(at) <= TOLERANCE_SAMPLES.unsigned_abs();
+        if !is_same || !self.run.as_ref().is_some_and(follows) {
+            self.end_run(line)?;
+            self.resampler = Some(AudioResampler::new(frame)?);
+            self.run = Some(AudioRun { start: at, taken: 0, rate_hz: frame.rate() });
+            line.begin_run(at);
+        }
+        let samples = u64::try_from(frame.samples()).unwrap_or(0);
+        if let (Some(run), Some(resampler)) = (&mut self.run, &mut self.resampler) {
+            run.taken += samples;
+            resampler.push(frame, |left, right| line.add_samples(left, right))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_run(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
+        self.run = None;
+        match self.resampler.take() {
+            Some(mut resampler) => resampler.finish(|left, right| line.add_samples(left, right)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The output timeline, from sample 0 to the planned length, as it fills.
+#[derive(Debug)]
+pub(crate) struct AudioTimeline {
+    channels: [Vec<f32>; 2],
+    /// Samples that were put on the line so far.
+    length: u64,
+    length_max: u64,
+    /// Samples of the current run that lie before what is there already.
+    skip: u64,
+    pub(crate) silence: u64,
+}
+
+impl AudioTimeline {
+    pub(crate) fn new(length_max: u64) -> Self {
+        Self { channels: [Vec::new(), Vec::new()], length: 0, length_max, skip: 0, silence: 0 }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.length >= self.length_max
+    }
+
+    /// A run begins at a sample: silence up to it, or the run loses what is before the end of the line.
+    fn begin_run(&mut self, at: i64) {
+        let end = i64::try_from(self.length).unwrap_or(i64::MAX);
+        self.skip = u64::try_from(end.saturating_sub(at)).unwrap_or(0);
+        self.fill_silence(u64::try_from(at).unwrap_or(0));
+    }
+
+    /// Silence up to a sample.
+    fn fill_silence(&mut self, until: u64) {
+        let count = until.min(self.length_max).saturating_sub(self.length);
+        for channel in &mut self.channels {
+            channel.resize(channel.len() + usize::try_from(count).unwrap_or(0), 0.0);
+        }
+        self.length += count;
+        self.silence += count;
+    }
+
+    fn add_samples(&mut self, left: &[f32], right: &[f32]) {
+        let count = u64::try_from(left.len()).unwrap_or(0);
+        let skipped = self.skip.min(count);
+        self.skip -= skipped;
+        let kept = (count - skipped).min(self.length_max - self.length);
+        let start = usize::try_from(skipped).unwrap_or(usize::MAX);
+        let end = usize::try_from(skipped + kept).unwrap_or(usize::MAX);
+        for (channel, samples) in self.channels.iter_mut().zip([left, right]) {
+            channel.extend_from_slice(samples.get(start..end).unwrap_or_default());
+        }
+        self.length += kept;
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.fill_silence(self.length_max);
+    }
+
+    /// The next AAC frame when it is complete, or the rest once the line is full; padded with silence.
+    pub(crate) fn take_frame(&mut self) -> Option<[Vec<f32>; 2]> {
+        let size = usize::try_from(AUDIO_FRAME_SAMPLES).unwrap_or(1024);
+        let [left, _] = &self.channels;
+        if left.is_empty() || (left.len() < size && !self.is_full()) {
+            return None;
+        }
+        let mut cut = |index: usize| {
+            let mut samples: Vec<f32> = match self.channels.get_mut(index) {
+                Some(channel) => channel.drain(..size.min(channel.len())).collect(),
+                None => Vec::new(),
+            };
+            samples.resize(size, 0.0);
+            samples
+        };
+        Some([cut(0), cut(1)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(length_max: u64, steps: &[(i64, &[f32])]) -> Vec<f32> {
+        let mut line = AudioTimeline::new(length_max);
+        for (at, samples) in steps {
+            line.begin_run(*at);
+            line.add_samples(samples, samples);
+        }
+        line.finish();
+        let [left, right] = line.channels;
+        assert_eq!(left, right);
+        left
+    }
+
+    #[test]
+    fn runs_are_laid_where_they_belong() {
+        assert_eq!(line(4, &[(0, &[1.0, 2.0])]), [1.0, 2.0, 0.0, 0.0]);
+        assert_eq!(line(4, &[(2, &[1.0, 2.0, 3.0])]), [0.0, 0.0, 1.0, 2.0]);
+        assert_eq!(line(3, &[(-1, &[1.0, 2.0, 3.0])]), [2.0, 3.0, 0.0]);
+        assert_eq!(line(6, &[(0, &[1.0, 2.0]), (4, &[3.0])]), [1.0, 2.0, 0.0, 0.0, 3.0, 0.0]);
+        assert_eq!(line(4, &[(0, &[1.0, 2.0, 3.0]), (2, &[9.0, 4.0])]), [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(line(2, &[(i64::MAX / 4, &[1.0])]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_frame_is_complete_or_the_last() {
+        let mut line = AudioTimeline::new(1500);
+        line.begin_run(0);
+        line.add_samples(&[0.5; 1000], &[0.5; 1000]);
+        assert!(line.take_frame().is_none());
+        line.add_samples(&[0.5; 1000], &[0.5; 1000]);
+        assert_eq!(line.take_frame().map(|[left, _]| left.len()), Some(1024));
+        assert_eq!(line.take_frame().map(|[left, _]| left.iter().filter(|s| **s > 0.0).count()), Some(476));
+        assert!(line.take_frame().is_none());
+    }
+}
