@@ -27,7 +27,7 @@ pub const AUDIO_CHANNELS: u32 = 2;
 pub use schemas::job::FINISH;
 
 /// Part of every options digest; raised when the same plan gives other bytes than before.
-const OPTIONS_VERSION: &str = "transcode/1";
+const OPTIONS_VERSION: &str = "transcode/2";
 
 /// Hexadecimal digits of an options digest.
 const DIGEST_CHARS: usize = 20;

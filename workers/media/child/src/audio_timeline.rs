@@ -6,34 +6,49 @@ use ffmpeg_next::frame;
 use media::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ};
 
 use crate::error::MediaChildResult;
-use crate::resample::AudioResampler;
+use crate::resample::{AudioResampler, DriftMode};
 
-/// Timestamps may be off by this much before silence is put in or samples are left out: 20 ms. Containers round.
-const TOLERANCE_SAMPLES: i64 = 960;
+/// A time stamp this far from the sample count is a gap or an overlap: 100 ms, as FFmpeg's `min_hard_comp`. Nearer ones are not
+/// believed one by one: they jitter by a packet (23 ms of AAC at 44.1 kHz) where a container or a recorder rounds them.
+const GAP_SAMPLES: u64 = 4_800;
+
+/// Time stamps that are further off on average are followed, slowly: 10 ms, which nobody hears (EBU R 37 allows 40 ms).
+const DRIFT_SECONDS: f64 = 0.010;
+
+/// Over how many seconds the drift of time stamps is averaged, so that jitter is not followed.
+const AVERAGE_SECONDS: f64 = 1.0;
 
 /// The decoded side: frames without a gap between them form a run, which is resampled as one.
 #[derive(Default)]
 pub(crate) struct DecodedAudio {
     resampler: Option<AudioResampler>,
-    run: Option<AudioRun>,
+    run: AudioRun,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What was taken by the resampler at hand.
+#[derive(Debug, Clone, Copy, Default)]
 struct AudioRun {
+    /// Output sample at which it began.
     start: i64,
+    /// Samples at the source's rate.
     taken: u64,
-    rate_hz: u32,
+    /// How much later than the sample count says time stamps are on average, in seconds.
+    drift_seconds: f64,
 }
 
 impl AudioRun {
-    /// Where the next frame of the run belongs.
-    fn next_sample(&self) -> i64 {
-        let samples = u128::from(self.taken) * u128::from(AUDIO_RATE_HZ) / u128::from(self.rate_hz.max(1));
-        self.start.saturating_add(i64::try_from(samples).unwrap_or(i64::MAX))
+    /// Takes note of the time stamp of the next frame, in output samples, before its samples are counted.
+    fn average_drift(&mut self, at: i64, frame: &frame::Audio) {
+        let rate = f64::from(frame.rate().max(1));
+        let elapsed_seconds = at.saturating_sub(self.start) as f64 / f64::from(AUDIO_RATE_HZ);
+        let drift_seconds = elapsed_seconds - self.taken as f64 / rate;
+        let share = (frame.samples() as f64 / rate / AVERAGE_SECONDS).min(1.0);
+        self.drift_seconds += (drift_seconds - self.drift_seconds) * share;
     }
 }
 
 impl DecodedAudio {
+    /// Lays a frame whose time stamp is output sample `at` on the line.
     pub(crate) fn push_frame(
         &mut self,
         frame: &mut frame::Audio,
@@ -41,23 +56,33 @@ impl DecodedAudio {
         line: &mut AudioTimeline,
     ) -> MediaChildResult<()> {
         let is_same = self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(frame));
-        let follows = |run: &AudioRun| run.next_sample().abs_diff(at) <= TOLERANCE_SAMPLES.unsigned_abs();
-        if !is_same || !self.run.as_ref().is_some_and(follows) {
+        if !is_same || line.run_position().abs_diff(at) > GAP_SAMPLES {
             self.end_run(line)?;
-            self.resampler = Some(AudioResampler::new(frame)?);
-            self.run = Some(AudioRun { start: at, taken: 0, rate_hz: frame.rate() });
+            self.resampler = Some(AudioResampler::new(frame, DriftMode::Ignored)?);
+            self.run = AudioRun { start: at, ..AudioRun::default() };
             line.begin_run(at);
         }
-        let samples = u64::try_from(frame.samples()).unwrap_or(0);
-        if let (Some(run), Some(resampler)) = (&mut self.run, &mut self.resampler) {
-            run.taken += samples;
-            resampler.push(frame, |left, right| line.add_samples(left, right))?;
+        self.run.average_drift(at, frame);
+        let is_steady =
+            self.resampler.as_ref().is_some_and(|resampler| resampler.drift == DriftMode::Ignored);
+        if is_steady && self.run.drift_seconds.abs() > DRIFT_SECONDS {
+            // A resampler that can stretch changes sound that keeps its time, too: only sound that drifts gets one.
+            self.end_run(line)?;
+            self.resampler = Some(AudioResampler::new(frame, DriftMode::Followed)?);
+            self.run = AudioRun { start: line.run_position(), taken: 0, ..self.run };
         }
-        Ok(())
+        let drift_seconds = self.run.drift_seconds;
+        self.run.taken += u64::try_from(frame.samples()).unwrap_or(0);
+        match &mut self.resampler {
+            Some(resampler) => {
+                resampler.push(frame, drift_seconds, |left, right| line.add_samples(left, right))
+            }
+            None => Ok(()),
+        }
     }
 
+    /// Lays what the resampler still holds on the line.
     pub(crate) fn end_run(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
-        self.run = None;
         match self.resampler.take() {
             Some(mut resampler) => resampler.finish(|left, right| line.add_samples(left, right)),
             None => Ok(()),
@@ -84,6 +109,12 @@ impl AudioTimeline {
 
     pub(crate) fn is_full(&self) -> bool {
         self.length >= self.length_max
+    }
+
+    /// Where the next sample of the run belongs.
+    fn run_position(&self) -> i64 {
+        let [length, skip] = [self.length, self.skip].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        length.saturating_sub(skip)
     }
 
     /// A run begins at a sample: silence up to it, or the run loses what is before the end of the line.

@@ -21,6 +21,8 @@ const FILTERS: &[&str] = &[
     "vflip",
     "aresample",
     "aformat",
+    "pan",
+    "alimiter",
 ];
 
 /// Filters without which HDR sources look washed out.

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use ffmpeg_next::error::EAGAIN;
-use ffmpeg_next::{Error as LibError, Packet, Rational, codec, decoder, frame};
+use ffmpeg_next::{Error as LibError, Packet, Rational, Rescale, codec, decoder, frame};
 use media::MediaErrorCode;
 
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
-use crate::ffi;
+use crate::ffi::{self, FrameLength};
 use crate::input::{self, CheckedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
 
@@ -33,7 +33,9 @@ pub(crate) struct TrackDecoder {
     /// After a seek, what comes before the first keyframe cannot be decoded.
     needs_key: bool,
     pub(crate) first_key: Option<i64>,
-    last_timestamp: i64,
+    clock: FrameClock,
+    /// The container's shape of a pixel, which counts before that of the codec.
+    aspect: Option<Rational>,
     pub(crate) decoded: u64,
     pub(crate) errors: u64,
 }
@@ -49,7 +51,7 @@ impl TrackDecoder {
         let mut opened = input::open_source(wire, job)?;
         let index = usize::try_from(stream).unwrap_or(usize::MAX);
         let pixels_max = input::pixels_max(&job.limits, &opened.format);
-        let (context, time_base, pixels) = {
+        let (context, time_base, usual_frame, aspect, pixels) = {
             let Some(track) = opened.input.stream(index) else {
                 return Err(source_refused_error(
                     MediaErrorCode::MediaSpecMismatch,
@@ -59,7 +61,8 @@ impl TrackDecoder {
             let context = codec::Context::from_parameters(track.parameters()).or_failed("make a decoder")?;
             let parameters = ffi::read_parameters(&track);
             let pixels = u64::from(parameters.width) * u64::from(parameters.height);
-            (context, track.time_base(), pixels)
+            let usual_frame = track.avg_frame_rate().invert();
+            (context, track.time_base(), usual_frame, ffi::container_aspect(&track), pixels)
         };
         ffi::discard_other_streams(&mut opened.input, index);
         let decoder = open_decoder(context, time_base, threads, (pixels, pixels_max))?;
@@ -72,7 +75,8 @@ impl TrackDecoder {
             is_draining: false,
             needs_key: false,
             first_key: None,
-            last_timestamp: 0,
+            clock: FrameClock::new(time_base, usual_frame),
+            aspect,
             decoded: 0,
             errors: 0,
         })
@@ -106,9 +110,10 @@ impl TrackDecoder {
                 Ok(()) => {
                     self.decoded += 1;
                     let timestamp = frame.pts().or_else(|| frame.timestamp());
-                    let timestamp = timestamp.unwrap_or_else(|| self.last_timestamp.saturating_add(1));
-                    self.last_timestamp = timestamp;
-                    frame.set_pts(Some(timestamp));
+                    frame.set_pts(Some(self.clock.place_frame(timestamp, ffi::frame_length(frame))));
+                    if let Some(aspect) = self.aspect {
+                        ffi::set_sample_aspect(frame, aspect);
+                    }
                     if self.decoded.is_multiple_of(SIGN_FRAMES) {
                         self.wire.send_heartbeat(self.decoded)?;
                     }
@@ -170,6 +175,47 @@ impl TrackDecoder {
     }
 }
 
+/// Gives every frame a time stamp. Of several frames in a packet only the first has one, and some formats have none at all: such
+/// a frame follows the one before, by the length of that.
+#[derive(Debug)]
+struct FrameClock {
+    time_base: Rational,
+    /// How long a frame of the track lasts that does not say it itself, in seconds; not above zero when that is unknown.
+    usual_frame: Rational,
+    /// The last time stamp of the file.
+    last: i64,
+    /// Time from there to the end of the last frame, as a count of units of so many seconds each.
+    since: (i64, Rational),
+}
+
+impl FrameClock {
+    fn new(time_base: Rational, usual_frame: Rational) -> Self {
+        Self { time_base, usual_frame, last: 0, since: (0, time_base) }
+    }
+
+    /// The time stamp of the next frame.
+    fn place_frame(&mut self, timestamp: Option<i64>, length: FrameLength) -> i64 {
+        let (length, unit) = match length {
+            FrameLength::Samples { count, rate_hz } => (count, Rational(1, rate_hz.max(1))),
+            FrameLength::Ticks(ticks) if ticks > 0 => (ticks, self.time_base),
+            FrameLength::Ticks(_) if self.usual_frame.0 > 0 && self.usual_frame.1 > 0 => {
+                (1, self.usual_frame)
+            }
+            FrameLength::Ticks(_) => (1, self.time_base),
+        };
+        // Summed in its own unit, so that what the time base rounds away does not add up.
+        let so_far = self.since.0.rescale(self.since.1, unit);
+        let placed = timestamp
+            .unwrap_or_else(|| self.last.saturating_add(self.since.0.rescale(self.since.1, self.time_base)));
+        if timestamp.is_some() {
+            (self.last, self.since) = (placed, (length, unit));
+        } else {
+            self.since = (so_far.saturating_add(length), unit);
+        }
+        placed
+    }
+}
+
 fn open_decoder(
     mut context: codec::Context,
     time_base: Rational,
@@ -187,4 +233,27 @@ fn open_decoder(
     let mut decoder = context.decoder();
     decoder.set_packet_time_base(time_base);
     decoder.open_as(codec).or_refused(MediaErrorCode::MediaUnsupportedCodec, "open the decoder")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_without_a_time_stamp_follow_the_one_before() {
+        let sound = |count| FrameLength::Samples { count, rate_hz: 44_100 };
+        let mut clock = FrameClock::new(Rational(1, 1_000), Rational(0, 0));
+        let placed: Vec<i64> = [Some(100), None, None, None, Some(500), None]
+            .map(|timestamp| clock.place_frame(timestamp, sound(1_017)))
+            .to_vec();
+        // 1017 samples are 23.06 ms: the third is at 146.12, not at 100 + 2 * 23.
+        assert_eq!(placed, [100, 123, 146, 169, 500, 523]);
+        let mut clock = FrameClock::new(Rational(1, 1_000), Rational(1, 25));
+        let ticks = |n| FrameLength::Ticks(n);
+        let placed: Vec<i64> =
+            [ticks(0), ticks(0), ticks(20), ticks(0)].map(|length| clock.place_frame(None, length)).to_vec();
+        assert_eq!(placed, [0, 40, 80, 100], "a picture lasts as long as it says, or as usual");
+        assert_eq!(clock.place_frame(Some(i64::MAX), ticks(9)), i64::MAX);
+        assert_eq!(clock.place_frame(None, ticks(9)), i64::MAX);
+    }
 }

@@ -1,7 +1,9 @@
 //! Any sound to 48 kHz stereo.
 //!
-//! The downmix is that of ITU-R BS.775: centre and surrounds at -3 dB, no low-frequency channel, scaled so that it
-//! cannot clip.
+//! Mono goes to both sides as it is. More channels than two are mixed by ITU-R BS.775: centre and surrounds at -3 dB, no
+//! low-frequency channel; the front keeps its level, and peaks that would clip are limited.
+
+use std::time::Duration;
 
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as LibError, filter, format, frame};
@@ -10,18 +12,37 @@ use media::{AUDIO_RATE_HZ, MediaErrorCode};
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi::{self, ChannelMask};
 
+/// Peaks of a mix are held below this share of full scale: -1 dB, which leaves the encoder room to overshoot (EBU R 128).
+const PEAK_MAX: f64 = 0.891;
+
+/// Sound is stretched or squeezed by at most this share to follow its time stamps: half a per cent, a twelfth of a semitone.
+const STRETCH_MAX: f64 = 0.005;
+
+/// Time stamps that differ less than this many seconds from the sound count as followed.
+const FOLLOWED_SECONDS: f64 = 0.002;
+
+/// Whether a converter follows time stamps that drift away from the sample count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DriftMode {
+    /// Samples follow each other as they are.
+    Ignored,
+    /// Sound is stretched slowly until it fits its time stamps again.
+    Followed,
+}
+
 /// A converter for one kind of sound.
 pub(crate) struct AudioResampler {
     graph: filter::Graph,
     rate_hz: u32,
     format: format::Sample,
     layout: ChannelMask,
+    pub(crate) drift: DriftMode,
     taken: i64,
 }
 
 impl AudioResampler {
     /// A converter for sound like this.
-    pub(crate) fn new(like: &frame::Audio) -> MediaChildResult<Self> {
+    pub(crate) fn new(like: &frame::Audio, drift: DriftMode) -> MediaChildResult<Self> {
         let Some(layout) = ChannelMask::from_frame(like) else {
             return Err(source_refused_error(
                 MediaErrorCode::MediaUnsupportedCodec,
@@ -40,14 +61,19 @@ impl AudioResampler {
             ffi::use_single_thread(&mut graph);
             graph.add(&find("abuffer")?, "in", &arguments)?;
             graph.add(&find("abuffersink")?, "out", "")?;
-            let filters = format!(
-                "aresample={AUDIO_RATE_HZ}:rematrix_maxval=1.0,aformat=sample_fmts=fltp:channel_layouts=stereo"
-            );
+            let filters = build_filter_chain(layout.channel_count(), drift);
             graph.output("in", 0)?.input("out", 0)?.parse(&filters)?;
             graph.validate()?;
             Ok(graph)
         };
-        Ok(Self { graph: build().or_failed("build audio filters")?, rate_hz, format, layout, taken: 0 })
+        Ok(Self {
+            graph: build().or_failed("build audio filters")?,
+            rate_hz,
+            format,
+            layout,
+            drift,
+            taken: 0,
+        })
     }
 
     /// Whether sound like this can go on in this converter.
@@ -57,14 +83,19 @@ impl AudioResampler {
             && Some(self.layout) == ChannelMask::from_frame(frame)
     }
 
-    /// Converts a frame, whose contents go to the graph.
+    /// Converts a frame, whose contents go to the graph. Its time stamp is `drift_seconds` later than the sample count says;
+    /// that is looked at in [`DriftMode::Followed`] only.
     pub(crate) fn push(
         &mut self,
         frame: &mut frame::Audio,
+        drift_seconds: f64,
         take: impl FnMut(&[f32], &[f32]),
     ) -> MediaChildResult<()> {
         let samples = i64::try_from(frame.samples()).unwrap_or(0);
-        frame.set_pts(Some(self.taken));
+        // The filter puts silence or a cut where its very first time stamp is off, so that one is not.
+        let is_followed = self.drift == DriftMode::Followed && self.taken > 0;
+        let drift = if is_followed { to_samples(drift_seconds, self.rate_hz) } else { 0 };
+        frame.set_pts(Some(self.taken.saturating_add(drift)));
         self.layout.apply_to_frame(frame).or_failed("mark sound")?;
         self.taken += samples;
         self.source_filter()?.source().add(frame).or_failed("filter sound")?;
@@ -99,4 +130,33 @@ impl AudioResampler {
             }
         }
     }
+}
+
+/// The filters from sound of so many channels to stereo at the output rate.
+fn build_filter_chain(channels: u32, drift: DriftMode) -> String {
+    let rate = match drift {
+        DriftMode::Ignored => format!("aresample={AUDIO_RATE_HZ}"),
+        // Never a hard correction: gaps are not the filter's to fill.
+        DriftMode::Followed => format!(
+            "aresample={AUDIO_RATE_HZ}:flags=res:min_comp={FOLLOWED_SECONDS}:min_hard_comp=86400:max_soft_comp={STRETCH_MAX}"
+        ),
+    };
+    let stereo = "aformat=sample_fmts=fltp:channel_layouts=stereo";
+    match channels {
+        // The library's own mix takes mono for the centre of a stage and halves its power on each side.
+        1 => format!("pan=stereo|c0=c0|c1=c0,{rate},{stereo}"),
+        2 => format!("{rate}:rematrix_maxval=1.0,{stereo}"),
+        // In floating point nothing clips before the limiter; a mix of integers would be scaled down for it.
+        _ => format!(
+            "{rate}:rematrix_maxval=1000:internal_sample_fmt=fltp,{stereo},\
+             alimiter=limit={PEAK_MAX}:level=disabled:latency=enabled,{stereo}"
+        ),
+    }
+}
+
+/// Seconds as samples, rounded.
+fn to_samples(seconds: f64, rate_hz: u32) -> i64 {
+    let micros = Duration::try_from_secs_f64(seconds.abs()).map_or(0, |time| time.as_micros());
+    let samples = i64::try_from(micros * u128::from(rate_hz) / 1_000_000).unwrap_or(i64::MAX);
+    if seconds < 0.0 { -samples } else { samples }
 }

@@ -173,13 +173,11 @@ fn check_bandwidth(
     };
     let (Some(peak), Some(average)) = (declared("BANDWIDTH"), declared("AVERAGE-BANDWIDTH")) else { return };
     let own = case.largest_rates(|name| *uri == keys::media_playlist_path(name));
-    let is_audio = case.evidence.plan.audio.iter().any(|a| *uri == keys::media_playlist_path(&a.name));
-    let sound = if is_audio {
-        (0, 0)
-    } else {
-        case.largest_rates(|name| case.evidence.plan.audio.iter().any(|a| a.name == name))
-    };
-    let measured = (own.0 + sound.0, own.1 + sound.1);
+    let audio = &case.evidence.plan.audio;
+    let sound = case.largest_rates(|name| audio.iter().any(|a| a.name == name));
+    // A variant of sound alone stands for the whole group: its listener may choose any member.
+    let is_audio = audio.iter().any(|a| *uri == keys::media_playlist_path(&a.name));
+    let measured = if is_audio { sound } else { (own.0 + sound.0, own.1 + sound.1) };
     for (what, declared, measured) in
         [("BANDWIDTH", peak, measured.0), ("AVERAGE-BANDWIDTH", average, measured.1)]
     {

@@ -60,7 +60,8 @@ pub(crate) fn read_parameters(stream: &Stream<'_>) -> TrackParameters {
         let is_video = (*par).codec_type == ffmpeg_next::ffi::AVMediaType::AVMEDIA_TYPE_VIDEO;
         let is_audio = (*par).codec_type == ffmpeg_next::ffi::AVMediaType::AVMEDIA_TYPE_AUDIO;
         let profile = copy_c_text(avcodec_profile_name((*par).codec_id, (*par).profile));
-        let sar = [(*par).sample_aspect_ratio, (*stream).sample_aspect_ratio];
+        // The container first: it is what a remux or an editor corrects, and what players follow.
+        let sar = [(*stream).sample_aspect_ratio, (*par).sample_aspect_ratio];
         let sample_aspect =
             sar.into_iter().find(|sar| sar.num > 0 && sar.den > 0).map_or(Rational(1, 1), Into::into);
         TrackParameters {
@@ -92,6 +93,45 @@ pub(crate) fn read_parameters(stream: &Stream<'_>) -> TrackParameters {
                 format::Sample::None
             },
         }
+    }
+}
+
+/// The shape of a pixel that the container gives a track; none when it leaves that to the codec.
+pub(crate) fn container_aspect(stream: &Stream<'_>) -> Option<Rational> {
+    // SAFETY: the stream belongs to an open input that outlives the borrow.
+    let aspect: Rational = unsafe { (*stream.as_ptr()).sample_aspect_ratio }.into();
+    (aspect.0 > 0 && aspect.1 > 0).then_some(aspect)
+}
+
+/// Gives a decoded picture pixels of this shape.
+pub(crate) fn set_sample_aspect(frame: &mut frame::Frame, aspect: Rational) {
+    // SAFETY: the frame is valid.
+    unsafe { (*frame.as_mut_ptr()).sample_aspect_ratio = aspect.into() };
+}
+
+/// How long a decoded frame is shown or heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FrameLength {
+    /// Sound.
+    Samples {
+        /// Samples of each channel.
+        count: i64,
+        /// Samples per second.
+        rate_hz: i32,
+    },
+    /// A picture: ticks of the track's time base; 0 when nothing says it.
+    Ticks(i64),
+}
+
+/// The length of a decoded frame.
+pub(crate) fn frame_length(frame: &frame::Frame) -> FrameLength {
+    // SAFETY: the frame is valid.
+    let (samples, rate_hz) = unsafe { ((*frame.as_ptr()).nb_samples, (*frame.as_ptr()).sample_rate) };
+    let ticks = frame.packet().duration;
+    if samples > 0 {
+        FrameLength::Samples { count: i64::from(samples), rate_hz }
+    } else {
+        FrameLength::Ticks(ticks)
     }
 }
 

@@ -29,6 +29,11 @@ impl ChannelMask {
         }
     }
 
+    /// How many channels it has.
+    pub(crate) fn channel_count(self) -> u32 {
+        self.0.count_ones()
+    }
+
     /// In the form that filters take.
     pub(crate) fn to_filter_text(self) -> String {
         format!("0x{:x}", self.0)

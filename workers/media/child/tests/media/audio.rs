@@ -155,3 +155,140 @@ fn every_layout_and_rate_becomes_stereo() {
         }
     });
 }
+
+/// The left channel of a file at 48 kHz, at its level: a mix of both would be louder.
+fn left_samples(path: &Path) -> Vec<f32> {
+    let decoded = ffmpeg(&format!("-i {} -map 0:a -af pan=mono|c0=c0 -ar 48000 -f f32le -", path.display()));
+    decoded.stdout.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// Root mean square of samples, in dB below full scale.
+fn level_db(samples: &[f32]) -> f64 {
+    let power: f64 = samples.iter().map(|sample| f64::from(*sample).powi(2)).sum();
+    10.0 * (power / samples.len() as f64).log10()
+}
+
+/// Windows of 5 ms in which nothing is louder than -60 dBFS.
+fn silent_windows(samples: &[f32]) -> usize {
+    samples.chunks_exact(240).filter(|window| window.iter().all(|sample| sample.abs() < 0.001)).count()
+}
+
+async fn encode_to(
+    studio: &Studio,
+    path: &Path,
+    seconds: f64,
+) -> (std::path::PathBuf, media::MediaTaskReport) {
+    let found = probe(path).await.unwrap();
+    let product = produce(&driver().await, path, Job::Audio(spec(0, found.start_us, seconds))).await.unwrap();
+    (studio.write("out.mp4", &product.file(9)), product.report)
+}
+
+#[test]
+fn time_stamps_that_jitter_make_no_dropouts() {
+    run(async {
+        let studio = Studio::new();
+        // Each packet's time stamp is off by up to one packet, as recorders write them; and the same in another container.
+        let jitter = "setts=pts=PTS+if(mod(N\\,3)\\,0\\,1024):dts=DTS+if(mod(N\\,3)\\,0\\,1024)";
+        for name in ["jitter.mp4", "jitter.mkv", "jitter.ts"] {
+            let path = studio.make(
+                name,
+                &format!(
+                    "-f lavfi -i sine=frequency=440:sample_rate=44100:duration=4 -c:a aac -bsf:a {jitter}"
+                ),
+            );
+            let (out, report) = encode_to(&studio, &path, 4.0).await;
+            let silent = silent_windows(&samples(&out)[2400..186_000]);
+            assert_eq!(silent, 0, "{name}: windows of silence");
+            assert!(report.silence_samples < 4_800, "{name}: {} samples of silence", report.silence_samples);
+        }
+    });
+}
+
+#[test]
+fn a_clock_that_drifts_is_followed_without_a_cut() {
+    run(async {
+        let studio = Studio::new();
+        // Time stamps grow by 0.3 % more, or less, than there are samples: 60 ms at the end of 20 s.
+        for (name, clock, expected) in [("slow.mkv", "1.003", 19.5585), ("fast.mkv", "0.997", 19.4415)] {
+            let path = studio.make(
+                name,
+                &format!(
+                    "-f lavfi -i aevalsrc=if(between(mod(t\\,1)\\,0.5\\,0.5003)\\,0.9\\,0.01*sin(2000*t)):s=44100:d=20 \
+                     -c:a pcm_s16le -bsf:a setts=ts=TS*{clock}"
+                ),
+            );
+            let (out, report) = encode_to(&studio, &path, 20.0).await;
+            let found = clicks(&samples(&out));
+            assert_eq!(found.len(), 20, "{name}: {found:?}");
+            let last = *found.last().unwrap() as f64 / 48_000.0;
+            assert!(
+                (last - expected).abs() < 0.025,
+                "{name}: the last click is at {last} instead of {expected}"
+            );
+            assert!(report.silence_samples < 4_800, "{name}: {} samples of silence", report.silence_samples);
+        }
+    });
+}
+
+#[test]
+fn several_frames_in_a_packet_follow_each_other() {
+    run(async {
+        let studio = Studio::new();
+        for (name, codec, rate) in [
+            ("ima.wav", "adpcm_ima_wav", 44_100),
+            ("ms.wav", "adpcm_ms", 22_050),
+            ("yamaha.wav", "adpcm_yamaha", 48_000),
+            ("qt.mov", "adpcm_ima_qt", 44_100),
+        ] {
+            let path = studio.make(
+                name,
+                &format!("-f lavfi -i sine=frequency=440:sample_rate={rate}:duration=4 -c:a {codec}"),
+            );
+            let (out, _) = encode_to(&studio, &path, 4.0).await;
+            let sound = samples(&out);
+            assert_eq!(silent_windows(&sound[2400..186_000]), 0, "{name}: windows of silence");
+            let crossings =
+                sound[4_800..148_800].windows(2).filter(|pair| pair[0] < 0.0 && pair[1] >= 0.0).count();
+            assert!(crossings.abs_diff(440 * 3) <= 2, "{name}: {crossings} waves in 3 s instead of 1320");
+        }
+    });
+}
+
+#[test]
+fn levels_are_those_of_the_source() {
+    run(async {
+        let studio = Studio::new();
+        let tone = "sin(2*PI*440*t)";
+        for (name, channels, layout, expected_db) in [
+            ("mono.wav", format!("0.25*{tone}"), "mono", -15.05),
+            ("stereo.wav", format!("0.25*{tone}|0.25*{tone}"), "stereo", -15.05),
+            // The front alone keeps its level; the centre alone is 3 dB lower on each side (BS.775).
+            ("front.wav", format!("0.25*{tone}|0.25*{tone}|0|0|0|0"), "5.1", -15.05),
+            ("centre.wav", format!("0|0|0.25*{tone}|0|0|0"), "5.1", -18.06),
+            ("seven.wav", format!("0.25*{tone}|0.25*{tone}|0|0|0|0|0|0"), "7.1", -15.05),
+            ("side.flac", format!("0|0|0|0|0.25*{tone}|0.25*{tone}"), "5.1", -18.06),
+        ] {
+            let path = studio.make(
+                name,
+                &format!("-f lavfi -i aevalsrc={channels}:s=48000:d=3:c={layout} -c:a {}", pcm_or_flac(name)),
+            );
+            let (out, _) = encode_to(&studio, &path, 3.0).await;
+            let level = level_db(&left_samples(&out)[24_000..120_000]);
+            assert!((level - expected_db).abs() < 0.3, "{name}: {level:.2} dB instead of {expected_db}");
+        }
+        // All channels at full scale: limited, not clipped, and not turned down by more than it takes.
+        let all = ["0.9*sin(2*PI*440*t)"; 6].join("|");
+        let path =
+            studio.make("full.wav", &format!("-f lavfi -i aevalsrc={all}:s=48000:d=3:c=5.1 -c:a pcm_s16le"));
+        let (out, _) = encode_to(&studio, &path, 3.0).await;
+        let sound = left_samples(&out);
+        let peak = sound[24_000..120_000].iter().map(|sample| sample.abs()).fold(0.0, f32::max);
+        assert!((0.8..0.95).contains(&peak), "a peak of {peak}");
+        let crest_db = level_db(&sound[24_000..120_000]) - 20.0 * f64::from(peak).log10();
+        assert!((crest_db + 3.01).abs() < 0.5, "{crest_db:.2} dB: no sine any more");
+    });
+}
+
+fn pcm_or_flac(name: &str) -> &'static str {
+    if name.ends_with(".flac") { "flac" } else { "pcm_s16le" }
+}

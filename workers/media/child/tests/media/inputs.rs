@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use media::{MediaErrorCode, MediaFileKind, MediaRatio, MediaRetryDecision, MediaTaskError};
+use media::{
+    MediaErrorCode, MediaFileKind, MediaRatio, MediaRetryDecision, MediaTaskError, MediaTaskOutput,
+    StillsSpec,
+};
 
-use crate::harness::{SAMPLE, Studio, probe, run};
+use crate::harness::{Job, SAMPLE, Studio, driver, probe, produce, run};
 
 const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
 const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
@@ -270,5 +273,47 @@ fn odd_clocks_are_found() {
         let starts: Vec<i64> =
             found.streams.iter().map(|stream| stream.start_us.unwrap() - found.start_us).collect();
         assert!((starts[1] - starts[0] - 1_000_000).abs() < 30_000, "{starts:?}");
+    });
+}
+
+#[test]
+fn the_containers_aspect_counts_before_the_codecs() {
+    run(async {
+        let studio = Studio::new();
+        let square = studio.make(
+            "square.mp4",
+            "-f lavfi -i testsrc2=size=240x180:rate=25 -t 1 -vf setsar=1 -c:v libx264 -pix_fmt yuv420p",
+        );
+        let wide = studio.make(
+            "wide.mp4",
+            "-f lavfi -i testsrc2=size=240x180:rate=25 -t 1 -vf setsar=4/3 -c:v libx264 -pix_fmt yuv420p",
+        );
+        for (name, from, aspect, expected) in [
+            ("a.mkv", &square, "16:9", (320, 180)),
+            ("a.mov", &square, "16:9", (320, 180)),
+            ("a.mp4", &square, "16:9", (320, 180)),
+            ("b.mkv", &wide, "4:3", (240, 180)),
+            ("c.mkv", &square, "3:4", (135, 180)),
+        ] {
+            let path = studio.make(name, &format!("-i {} -c copy -aspect {aspect}", from.display()));
+            let video = probe(&path).await.unwrap().streams[0].video.clone().unwrap();
+            assert_eq!((video.display_width, video.display_height), expected, "{name} {aspect}");
+            let stills = StillsSpec {
+                stream: 0,
+                origin_us: 0,
+                at_us: vec![0],
+                side_pixels_max: 320,
+                quantizer: 4,
+                deinterlace: false,
+            };
+            let product = produce(&driver().await, &path, Job::Stills(stills)).await.unwrap();
+            let Some(MediaTaskOutput::Image { width, height, .. }) = product.outputs.first() else {
+                panic!("{name}")
+            };
+            assert!(
+                width.abs_diff(expected.0) <= 1 && *height == expected.1,
+                "{name}: a poster of {width}x{height}"
+            );
+        }
     });
 }
