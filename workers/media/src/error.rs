@@ -22,6 +22,8 @@ pub enum MediaErrorCode {
     MediaNoStreams,
     /// A track was found, nothing in it could be decoded.
     MediaNoFrames,
+    /// A track is encrypted, and nobody has its key.
+    MediaEncrypted,
     /// More tracks than allowed.
     MediaTooManyStreams,
     /// More pixels per picture than allowed.
@@ -47,6 +49,7 @@ impl MediaErrorCode {
             Self::MediaUnsupportedCodec => "media_unsupported_codec",
             Self::MediaNoStreams => "media_no_streams",
             Self::MediaNoFrames => "media_no_frames",
+            Self::MediaEncrypted => "media_encrypted",
             Self::MediaTooManyStreams => "media_too_many_streams",
             Self::MediaTooManyPixels => "media_too_many_pixels",
             Self::MediaTooManyPackets => "media_too_many_packets",
@@ -177,6 +180,7 @@ mod tests {
             MediaErrorCode::MediaUnsupportedCodec,
             MediaErrorCode::MediaNoStreams,
             MediaErrorCode::MediaNoFrames,
+            MediaErrorCode::MediaEncrypted,
             MediaErrorCode::MediaTooManyStreams,
             MediaErrorCode::MediaTooManyPixels,
             MediaErrorCode::MediaTooManyPackets,

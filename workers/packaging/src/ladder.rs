@@ -8,7 +8,7 @@ use schemas::{
     media::{Rational, VideoTrack},
 };
 
-use crate::{EncodeProfile, ProfileRung};
+use crate::{EncodeProfile, ProfileRung, plan::reduce_ratio};
 
 /// Smallest side the encoder takes, in pixels. Only smaller sources are enlarged, and only up to this.
 pub const SIDE_PIXELS_MIN: u32 = 16;
@@ -26,7 +26,7 @@ const AREA_RATIO_MAX: f64 = 1.5;
 const PEAK_PERCENT: u64 = 150;
 
 /// Output frame rates, lowest first.
-const STANDARD_RATES: [(u32, u32); 19] = [
+const STANDARD_RATES: [(u32, u32); 21] = [
     (1, 1),
     (2, 1),
     (3, 1),
@@ -37,6 +37,7 @@ const STANDARD_RATES: [(u32, u32); 19] = [
     (10, 1),
     (12, 1),
     (25, 2),
+    (15_000, 1001),
     (15, 1),
     (20, 1),
     (24_000, 1001),
@@ -44,9 +45,13 @@ const STANDARD_RATES: [(u32, u32); 19] = [
     (25, 1),
     (30_000, 1001),
     (30, 1),
+    (48_000, 1001),
     (48, 1),
     (50, 1),
 ];
+
+/// Largest term of an output rate.
+const RATE_TERM_MAX: u32 = 1_000_000;
 
 /// The two rates above 50.
 const FAST_RATES: [(u32, u32); 2] = [(60_000, 1001), (60, 1)];
@@ -128,22 +133,28 @@ pub fn display_size(track: &VideoTrack) -> PictureSize {
     }
 }
 
-/// The constant output rate of a track: the nearest standard rate. Rates above the limit are divided by a whole number;
-/// a variable rate below 24 becomes 30, since its frames come in bursts; an unknown one becomes 25.
+/// A rate this near to a standard one is meant to be that: half a per cent.
+const STANDARD_RATE_SHARE: f64 = 0.005;
+
+/// The constant output rate of a track: its own, so that every frame is shown once. Rates above the limit are divided by a whole
+/// number; a variable rate becomes the nearest standard one, and an unknown one 25. At least one frame a second.
 pub fn choose_frame_rate(track: &VideoTrack, rate_max: u32) -> Rational {
     let rate = track.frame_rate;
     if rate.num == 0 || rate.den == 0 {
         return nearest_standard_rate(25.0, rate_max);
     }
-    let mut wanted = rate.as_f64();
-    if track.variable_frame_rate && wanted < 23.0 {
-        wanted = 30.0;
+    // The least whole number that brings the rate to the limit, of which 1 % is rounding.
+    let limit_percent = u64::from(rate.den) * u64::from(rate_max.max(1)) * 101;
+    let divisor = (u64::from(rate.num) * 100).div_ceil(limit_percent);
+    let wanted = rate.as_f64() / divisor as f64;
+    let standard = nearest_standard_rate(wanted, rate_max);
+    let is_standard = (standard.as_f64() / wanted - 1.0).abs() < STANDARD_RATE_SHARE;
+    let is_in_range = (1.0..=f64::from(rate_max)).contains(&wanted);
+    if is_standard || track.variable_frame_rate || !is_in_range {
+        return standard;
     }
-    let limit = f64::from(rate_max.max(1)) * 1.01;
-    if wanted > limit {
-        wanted /= (wanted / limit).ceil();
-    }
-    nearest_standard_rate(wanted, rate_max)
+    let exact = reduce_ratio(u64::from(rate.num), u64::from(rate.den) * divisor);
+    if exact.num.max(exact.den) <= RATE_TERM_MAX { exact } else { standard }
 }
 
 fn nearest_standard_rate(wanted: f64, rate_max: u32) -> Rational {
@@ -394,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_rate_is_the_nearest_standard_one() {
+    fn frame_rate_is_that_of_the_source() {
         let check = |rate: (u32, u32), variable, expected: (u32, u32)| {
             let track = VideoTrack {
                 frame_rate: Rational { num: rate.0, den: rate.1 },
@@ -417,7 +428,13 @@ mod tests {
         check((90_000, 1), false, (60, 1));
         check((1, 1), false, (1, 1));
         check((1, 10), false, (1, 1));
-        check((7, 1), true, (30, 1));
+        check((7, 1), true, (8, 1));
+        check((9, 1), false, (9, 1));
+        check((45, 1), false, (45, 1));
+        check((90, 1), false, (45, 1));
+        check((22_500, 1000), false, (45, 2));
+        check((14_985, 1000), false, (15_000, 1001));
+        check((29_993, 1000), false, (30, 1));
         check((0, 0), false, (25, 1));
         check((15, 0), false, (25, 1));
     }

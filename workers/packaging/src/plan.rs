@@ -348,7 +348,7 @@ fn scale_rounded(value: u64, num: u64, den: u64) -> u64 {
 }
 
 /// A ratio in lowest terms.
-fn reduce_ratio(num: u64, den: u64) -> Rational {
+pub(crate) fn reduce_ratio(num: u64, den: u64) -> Rational {
     let (mut a, mut b) = (num, den);
     while b > 0 {
         (a, b) = (b, a % b);

@@ -34,9 +34,8 @@ pub(crate) fn encode_audio(
     let mut frame = frame::Audio::empty();
     while !timeline.is_full() && reader.next_frame(&mut frame)? {
         let at = to_output_sample(frame.pts().unwrap_or(0), reader.time_base, spec.origin_us);
-        source.push_frame(&mut frame, at, &mut timeline)?;
+        source.push_frame(std::mem::replace(&mut frame, frame::Audio::empty()), at, &mut timeline)?;
         lane.encode_ready_frames(&mut timeline)?;
-        frame = frame::Audio::empty();
     }
     if reader.decoded == 0 {
         return Err(source_refused_error(

@@ -18,11 +18,19 @@ const DRIFT_SECONDS: f64 = 0.010;
 /// Over how many seconds the drift of time stamps is averaged, so that jitter is not followed.
 const AVERAGE_SECONDS: f64 = 1.0;
 
+/// Frames whose time stamps decide together where a run begins; the first alone may be the one that jitters.
+const PLACING_FRAMES: usize = 32;
+
+/// A run begins where its first frame says unless its frames disagree by more than this: 2 ms, above what containers round.
+const ROUNDING_SAMPLES: i64 = 96;
+
 /// The decoded side: frames without a gap between them form a run, which is resampled as one.
 #[derive(Default)]
 pub(crate) struct DecodedAudio {
     resampler: Option<AudioResampler>,
     run: AudioRun,
+    /// The frames of a run that has no place yet, with their time stamps.
+    waiting: Vec<(i64, frame::Audio)>,
 }
 
 /// What was taken by the resampler at hand.
@@ -32,18 +40,30 @@ struct AudioRun {
     start: i64,
     /// Samples at the source's rate.
     taken: u64,
+    rate_hz: u32,
     /// How much later than the sample count says time stamps are on average, in seconds.
     drift_seconds: f64,
 }
 
 impl AudioRun {
-    /// Takes note of the time stamp of the next frame, in output samples, before its samples are counted.
-    fn average_drift(&mut self, at: i64, frame: &frame::Audio) {
-        let rate = f64::from(frame.rate().max(1));
+    fn new(start: i64, rate_hz: u32) -> Self {
+        Self { start, taken: 0, rate_hz, drift_seconds: 0.0 }
+    }
+
+    /// Where the next frame belongs by the sample count.
+    fn next_sample(&self) -> i64 {
+        let samples = u128::from(self.taken) * u128::from(AUDIO_RATE_HZ) / u128::from(self.rate_hz.max(1));
+        self.start.saturating_add(i64::try_from(samples).unwrap_or(i64::MAX))
+    }
+
+    /// Takes note of a frame and its time stamp.
+    fn add_frame(&mut self, at: i64, samples: usize) {
+        let rate = f64::from(self.rate_hz.max(1));
         let elapsed_seconds = at.saturating_sub(self.start) as f64 / f64::from(AUDIO_RATE_HZ);
         let drift_seconds = elapsed_seconds - self.taken as f64 / rate;
-        let share = (frame.samples() as f64 / rate / AVERAGE_SECONDS).min(1.0);
+        let share = (samples as f64 / rate / AVERAGE_SECONDS).min(1.0);
         self.drift_seconds += (drift_seconds - self.drift_seconds) * share;
+        self.taken += u64::try_from(samples).unwrap_or(0);
     }
 }
 
@@ -51,40 +71,77 @@ impl DecodedAudio {
     /// Lays a frame whose time stamp is output sample `at` on the line.
     pub(crate) fn push_frame(
         &mut self,
-        frame: &mut frame::Audio,
+        frame: frame::Audio,
         at: i64,
         line: &mut AudioTimeline,
     ) -> MediaChildResult<()> {
-        let is_same = self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(frame));
-        if !is_same || line.run_position().abs_diff(at) > GAP_SAMPLES {
+        let due = if self.waiting.is_empty() { line.run_position() } else { self.run.next_sample() };
+        let is_same = self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(&frame));
+        if !is_same || due.abs_diff(at) > GAP_SAMPLES {
             self.end_run(line)?;
-            self.resampler = Some(AudioResampler::new(frame, DriftMode::Ignored)?);
-            self.run = AudioRun { start: at, ..AudioRun::default() };
-            line.begin_run(at);
+            self.resampler = Some(AudioResampler::new(&frame, DriftMode::Ignored)?);
+            self.run = AudioRun::new(at, frame.rate());
+            self.waiting.push((at, frame));
+        } else if self.waiting.is_empty() {
+            return self.lay_frame(frame, at, line);
+        } else {
+            self.waiting.push((at, frame));
         }
-        self.run.average_drift(at, frame);
-        let is_steady =
-            self.resampler.as_ref().is_some_and(|resampler| resampler.drift == DriftMode::Ignored);
-        if is_steady && self.run.drift_seconds.abs() > DRIFT_SECONDS {
-            // A resampler that can stretch changes sound that keeps its time, too: only sound that drifts gets one.
-            self.end_run(line)?;
-            self.resampler = Some(AudioResampler::new(frame, DriftMode::Followed)?);
-            self.run = AudioRun { start: line.run_position(), taken: 0, ..self.run };
-        }
-        let drift_seconds = self.run.drift_seconds;
-        self.run.taken += u64::try_from(frame.samples()).unwrap_or(0);
-        match &mut self.resampler {
-            Some(resampler) => {
-                resampler.push(frame, drift_seconds, |left, right| line.add_samples(left, right))
-            }
+        self.run.taken =
+            self.waiting.iter().map(|(_, frame)| u64::try_from(frame.samples()).unwrap_or(0)).sum();
+        if self.waiting.len() < PLACING_FRAMES { Ok(()) } else { self.place_run(line) }
+    }
+
+    /// Lays what is still held on the line.
+    pub(crate) fn end_run(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
+        self.place_run(line)?;
+        match self.resampler.take() {
+            Some(mut resampler) => resampler.finish(|left, right| line.add_samples(left, right)),
             None => Ok(()),
         }
     }
 
-    /// Lays what the resampler still holds on the line.
-    pub(crate) fn end_run(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
-        match self.resampler.take() {
-            Some(mut resampler) => resampler.finish(|left, right| line.add_samples(left, right)),
+    /// Begins the run where most of its first frames say.
+    fn place_run(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (Some((first, _)), rate_hz) = (waiting.first(), self.run.rate_hz) else { return Ok(()) };
+        let mut counted = AudioRun::new(*first, rate_hz);
+        let mut late: Vec<i64> = Vec::with_capacity(waiting.len());
+        for (at, frame) in &waiting {
+            late.push(at.saturating_sub(counted.next_sample()));
+            counted.add_frame(*at, frame.samples());
+        }
+        late.sort_unstable();
+        let usual = late.get(late.len() / 2).copied().filter(|late| late.abs() > ROUNDING_SAMPLES);
+        let start = first.saturating_add(usual.unwrap_or(0));
+        self.run = AudioRun::new(start, rate_hz);
+        line.begin_run(start);
+        waiting.into_iter().try_for_each(|(at, frame)| self.lay_frame(frame, at, line))
+    }
+
+    fn lay_frame(
+        &mut self,
+        mut frame: frame::Audio,
+        at: i64,
+        line: &mut AudioTimeline,
+    ) -> MediaChildResult<()> {
+        let is_steady =
+            self.resampler.as_ref().is_some_and(|resampler| resampler.drift == DriftMode::Ignored);
+        if is_steady && self.run.drift_seconds.abs() > DRIFT_SECONDS {
+            // A resampler that can stretch changes sound that keeps its time, too: only sound that drifts gets one.
+            if let Some(mut steady) =
+                self.resampler.replace(AudioResampler::new(&frame, DriftMode::Followed)?)
+            {
+                steady.finish(|left, right| line.add_samples(left, right))?;
+            }
+            self.run = AudioRun { start: line.run_position(), taken: 0, ..self.run };
+        }
+        self.run.add_frame(at, frame.samples());
+        let drift_seconds = self.run.drift_seconds;
+        match &mut self.resampler {
+            Some(resampler) => {
+                resampler.push(&mut frame, drift_seconds, |left, right| line.add_samples(left, right))
+            }
             None => Ok(()),
         }
     }

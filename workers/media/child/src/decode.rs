@@ -38,6 +38,9 @@ pub(crate) struct TrackDecoder {
     aspect: Option<Rational>,
     pub(crate) decoded: u64,
     pub(crate) errors: u64,
+    pub(crate) last_error: Option<LibError>,
+    /// Packets of the track that may still be read; none for all.
+    packets_left: Option<u64>,
 }
 
 impl TrackDecoder {
@@ -79,6 +82,8 @@ impl TrackDecoder {
             aspect,
             decoded: 0,
             errors: 0,
+            last_error: None,
+            packets_left: None,
         })
     }
 
@@ -86,6 +91,11 @@ impl TrackDecoder {
     pub(crate) fn track(&self) -> MediaChildResult<ffmpeg_next::Stream<'_>> {
         let track = self.opened.input.stream(self.stream);
         track.ok_or_else(|| source_refused_error(MediaErrorCode::MediaSpecMismatch, "the stream is gone"))
+    }
+
+    /// Reads at most so many packets of the track from here on, as if the file ended then.
+    pub(crate) fn limit_packets(&mut self, packets_max: u64) {
+        self.packets_left = Some(packets_max);
     }
 
     /// Goes to a keyframe at or before a time on the file's own clock; false when the file cannot do that.
@@ -136,6 +146,10 @@ impl TrackDecoder {
     fn feed_packet(&mut self) -> MediaChildResult<()> {
         let mut bad = 0;
         loop {
+            if self.packets_left == Some(0) {
+                self.is_draining = true;
+                return self.decoder.send_eof().or_else(|error| self.count_decode_error(error));
+            }
             // A fresh one each time: reading does not free what the packet held before.
             let mut packet = Packet::empty();
             match packet.read(&mut self.opened.input) {
@@ -161,6 +175,7 @@ impl TrackDecoder {
                 self.needs_key = false;
                 self.first_key = packet.pts().or_else(|| packet.dts());
             }
+            self.packets_left = self.packets_left.map(|left| left.saturating_sub(1));
             return self.decoder.send_packet(&packet).or_else(|error| self.count_decode_error(error));
         }
     }
@@ -168,6 +183,7 @@ impl TrackDecoder {
     /// A damaged packet costs its frames; running out of memory ends the task.
     fn count_decode_error(&mut self, error: LibError) -> MediaChildResult<()> {
         self.errors += 1;
+        self.last_error = Some(error);
         match Err::<(), _>(error).or_refused(MediaErrorCode::MediaCorrupt, "decode") {
             Err(error @ MediaChildError::Failed(_)) => Err(error),
             _ => Ok(()),

@@ -14,6 +14,8 @@ use media::{
 
 use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error};
 use crate::ffi;
+use crate::first_frames::{self, UndecodableTrack};
+use crate::frame_rate::{FrameRateEvidence, decide_frame_rate};
 use crate::input::{self, CheckedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::picture_filter::{DisplayRotation, display_size};
@@ -21,19 +23,35 @@ use crate::remote::RemoteSource;
 use crate::scan::{PacketSummary, TrackStatistics};
 use crate::truncation;
 
+/// Tracks whose first frames are decoded; others count as what the container says.
+const TRACKS_DECODED_MAX: usize = 16;
+
 /// Runs the task.
 pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<MediaProbe> {
     let mut opened = input::open_source(wire, job)?;
     let (tallies, is_broken_off) = scan_packets(&mut opened, wire, &job.limits)?;
-    let streams: Vec<MediaStream> =
+    let mut streams: Vec<MediaStream> =
         opened.input.streams().zip(&tallies).map(|(stream, tally)| describe_stream(&stream, tally)).collect();
     let format = opened.format.clone();
     drop(opened);
+    if let Some(index) = tallies.iter().position(|tally| tally.is_encrypted) {
+        let detail =
+            format!("stream {index} is encrypted, and there is no key for it; upload it without protection");
+        return Err(source_refused_error(MediaErrorCode::MediaEncrypted, detail));
+    }
+    let undecodable = decode_beginnings(wire, job, &mut streams, &tallies)?;
     let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
     let is_cut_short = truncation::is_truncated(remote, job.size_bytes, &format).unwrap_or(true);
     let is_last_corrupt = tallies.iter().any(|tally| tally.is_last_corrupt);
-    let probe =
-        assemble_probe(format, job.size_bytes, streams, is_cut_short || is_broken_off || is_last_corrupt)?;
+    let is_truncated = is_cut_short || is_broken_off || is_last_corrupt;
+    let refuse = |error| match undecodable {
+        Some(track) if is_truncated && track.code == MediaErrorCode::MediaNoFrames => {
+            source_refused_error(MediaErrorCode::MediaTruncated, track.detail)
+        }
+        Some(track) => source_refused_error(track.code, track.detail),
+        None => error,
+    };
+    let probe = assemble_probe(format, job.size_bytes, streams, is_truncated).map_err(refuse)?;
     if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
         return Err(source_refused_error(
             MediaErrorCode::MediaTooLong,
@@ -41,6 +59,42 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
         ));
     }
     Ok(probe)
+}
+
+/// Decodes the first frames of every track that would be played: one that gives none is not, and the others' frames say how far
+/// apart they are. Gives the first that can't be decoded.
+fn decode_beginnings(
+    wire: &Arc<ParentPipe>,
+    job: &ChildJob,
+    streams: &mut [MediaStream],
+    tallies: &[TrackStatistics],
+) -> MediaChildResult<Option<UndecodableTrack>> {
+    let mut undecodable = None;
+    let is_played = |stream: &MediaStream| {
+        matches!(stream.kind, MediaStreamKind::Video | MediaStreamKind::Audio)
+            && stream.is_decodable
+            && !stream.is_attached_picture
+            && stream.packet_count > 0
+    };
+    let played = streams.iter_mut().zip(tallies).filter(|(stream, _)| is_played(stream));
+    for (stream, tally) in played.take(TRACKS_DECODED_MAX) {
+        match (first_frames::decode_first_frames(wire, job, stream.index)?, &mut stream.video) {
+            (Ok(first), Some(video)) => {
+                video.average_frame_rate = decide_frame_rate(&FrameRateEvidence {
+                    declared: [video.average_frame_rate, video.real_frame_rate],
+                    packets: &tally.intervals,
+                    decoded_us: first.interval_us,
+                    is_interlaced: video.is_interlaced,
+                });
+            }
+            (Ok(_), None) => {}
+            (Err(why), _) => {
+                stream.is_decodable = false;
+                undecodable.get_or_insert(why);
+            }
+        }
+    }
+    Ok(undecodable)
 }
 
 fn assemble_probe(
@@ -152,6 +206,7 @@ fn summarize_packet(packet: &Packet) -> PacketSummary {
         size_bytes: packet.size(),
         is_key: packet.is_key(),
         is_corrupt: packet.is_corrupt(),
+        is_encrypted: packet.side_data().any(|data| data.kind() == packet::side_data::Type::EncryptionInfo),
         skip_samples,
     }
 }
@@ -233,31 +288,14 @@ fn describe_video(
         color_range: or_unknown(color.range.name()),
         is_interlaced: matches!(parameters.field_order, "tt" | "bb" | "tb" | "bt"),
         field_order: parameters.field_order.to_owned(),
-        average_frame_rate: average_rate(stream.avg_frame_rate(), tally),
+        // As declared, until frames are decoded.
+        average_frame_rate: to_ratio(stream.avg_frame_rate()),
         real_frame_rate: to_ratio(stream.rate()),
         frame_interval_us_min: tally.intervals.shortest_us,
         frame_interval_us_max: tally.intervals.longest_us,
         frame_interval_us_usual: tally.intervals.median_us(),
         is_variable_rate: tally.intervals.is_variable(),
     }
-}
-
-/// The measured rate; the container's own where it agrees within half a per cent, because that is exact.
-fn average_rate(declared: Rational, tally: &TrackStatistics) -> MediaRatio {
-    let (frames, span_us) = tally.frame_span();
-    if frames < 2 || span_us == 0 {
-        return MediaRatio::new(0, 0);
-    }
-    let measured_num = u128::from(frames - 1) * 1_000_000;
-    let declared = to_ratio(declared);
-    let (left, right) =
-        (measured_num * u128::from(declared.den), u128::from(span_us) * u128::from(declared.num));
-    if declared.is_usable() && left.abs_diff(right) * 200 < left {
-        return declared;
-    }
-    // In thousandths of a frame per second, which every term of a plan can hold.
-    let millis = (measured_num * 1000 + u128::from(span_us) / 2) / u128::from(span_us);
-    u32::try_from(millis).map_or(MediaRatio::new(0, 0), |millis| MediaRatio::new(millis, 1000))
 }
 
 fn to_ratio(rational: Rational) -> MediaRatio {

@@ -30,6 +30,7 @@ pub(crate) struct PacketSummary {
     pub(crate) size_bytes: usize,
     pub(crate) is_key: bool,
     pub(crate) is_corrupt: bool,
+    pub(crate) is_encrypted: bool,
     /// Samples at the beginning of the packet that are not to be played.
     pub(crate) skip_samples: u32,
 }
@@ -47,6 +48,7 @@ pub(crate) struct TrackStatistics {
     last_us: i64,
     end_us: Option<i64>,
     pub(crate) is_last_corrupt: bool,
+    pub(crate) is_encrypted: bool,
     pub(crate) intervals: FrameIntervals,
 }
 
@@ -63,6 +65,7 @@ impl TrackStatistics {
             last_us: i64::MIN,
             end_us: None,
             is_last_corrupt: false,
+            is_encrypted: false,
             intervals: FrameIntervals::default(),
         }
     }
@@ -73,6 +76,7 @@ impl TrackStatistics {
         self.keys += u64::from(seen.is_key);
         self.size_bytes = self.size_bytes.saturating_add(u64::try_from(seen.size_bytes).unwrap_or(0));
         self.is_last_corrupt = seen.is_corrupt;
+        self.is_encrypted |= seen.is_encrypted;
         let Some(pts) = seen.pts else { return };
         let at_us = pts.rescale(self.time_base, MICROS);
         let audible_us = self.audible_start_us(at_us, seen.skip_samples);
@@ -107,11 +111,25 @@ impl TrackStatistics {
         let usual = i64::try_from(self.intervals.median_us()).unwrap_or(0);
         Some(if end == self.last_us { end.saturating_add(usual) } else { end })
     }
+}
 
-    /// Frames and the microseconds from the first to the last of them.
-    pub(crate) fn frame_span(&self) -> (u64, u64) {
-        let span = self.start_us.map_or(0, |start| self.last_us.saturating_sub(start));
-        (self.packets, u64::try_from(span).unwrap_or(0))
+/// Distances of about the same length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct IntervalSum {
+    pub(crate) count: u64,
+    pub(crate) sum_us: u64,
+}
+
+impl IntervalSum {
+    fn add(self, other: Self) -> Self {
+        Self {
+            count: self.count.saturating_add(other.count),
+            sum_us: self.sum_us.saturating_add(other.sum_us),
+        }
+    }
+
+    pub(crate) fn mean_us(self) -> f64 {
+        self.sum_us as f64 / self.count.max(1) as f64
     }
 }
 
@@ -120,7 +138,7 @@ impl TrackStatistics {
 pub(crate) struct FrameIntervals {
     waiting: BinaryHeap<Reverse<i64>>,
     last: Option<i64>,
-    steps: BTreeMap<u64, u64>,
+    steps: BTreeMap<u64, IntervalSum>,
     total: u64,
     pub(crate) shortest_us: u64,
     pub(crate) longest_us: u64,
@@ -149,17 +167,53 @@ impl FrameIntervals {
         self.total += 1;
         let step = (distance + STEP_US / 2) / STEP_US;
         if self.steps.len() < STEPS_MAX || self.steps.contains_key(&step) {
-            *self.steps.entry(step).or_default() += 1;
+            let sum = self.steps.entry(step).or_default();
+            *sum = sum.add(IntervalSum { count: 1, sum_us: distance });
         }
     }
 
     /// The median distance; 0 with fewer than two frames.
     pub(crate) fn median_us(&self) -> u64 {
-        let half = self.steps.values().sum::<u64>().div_ceil(2);
-        let mut sum = 0;
-        for (step, count) in &self.steps {
-            sum += count;
-            if sum >= half {
+        self.quantile_us(1, 2)
+    }
+
+    /// The distance than which one in ten is not longer, repeated time stamps left aside; 0 with fewer than two frames.
+    pub(crate) fn low_decile_us(&self) -> u64 {
+        let repeated = self.steps.get(&0).map_or(0, |sum| sum.count);
+        let counted = self.counted() - repeated;
+        self.find_position_us(repeated + counted.div_ceil(10))
+    }
+
+    /// The distances from `low_us` to `high_us`.
+    pub(crate) fn summarize(&self, low_us: f64, high_us: f64) -> IntervalSum {
+        let is_meant = |step: u64| (low_us..=high_us).contains(&((step * STEP_US) as f64));
+        let meant = self.steps.iter().filter(|(step, _)| is_meant(**step));
+        meant.fold(IntervalSum::default(), |all, (_, sum)| all.add(*sum))
+    }
+
+    /// The most frequent distance and those that are `ratio` times as long, or as short, whichever are more; the shorter first.
+    pub(crate) fn nearest_pair(&self, ratio: f64) -> (IntervalSum, IntervalSum) {
+        let most = self.steps.iter().max_by_key(|(_, sum)| sum.count).map_or(0, |(step, _)| step * STEP_US);
+        let about = |us: f64| self.summarize(us * 0.93, us * 1.07);
+        let (own, shorter, longer) =
+            (about(most as f64), about(most as f64 / ratio), about(most as f64 * ratio));
+        if shorter.count > longer.count { (shorter, own) } else { (own, longer) }
+    }
+
+    fn counted(&self) -> u64 {
+        self.steps.values().map(|sum| sum.count).sum()
+    }
+
+    fn quantile_us(&self, num: u64, den: u64) -> u64 {
+        self.find_position_us((self.counted() * num).div_ceil(den))
+    }
+
+    /// The distance at a place of the sorted list, from 1.
+    fn find_position_us(&self, position: u64) -> u64 {
+        let mut passed = 0;
+        for (step, sum) in &self.steps {
+            passed += sum.count;
+            if passed >= position.max(1) {
                 return step * STEP_US;
             }
         }
@@ -170,7 +224,7 @@ impl FrameIntervals {
     pub(crate) fn is_variable(&self) -> bool {
         let usual = self.median_us();
         let is_off = |step: u64| (step * STEP_US).abs_diff(usual) * 5 > usual;
-        let off: u64 = self.steps.iter().filter(|(step, _)| is_off(**step)).map(|(_, count)| count).sum();
+        let off: u64 = self.steps.iter().filter(|(step, _)| is_off(**step)).map(|(_, sum)| sum.count).sum();
         off * 50 > self.total
     }
 }
@@ -188,6 +242,7 @@ mod tests {
                 size_bytes: 10,
                 is_key: *pts == 0,
                 is_corrupt: false,
+                is_encrypted: false,
                 skip_samples: 0,
             };
             tally.add_packet(seen);
@@ -203,7 +258,6 @@ mod tests {
         assert_eq!((stored.intervals.shortest_us, stored.intervals.longest_us), (40_000, 40_000));
         assert_eq!((stored.start_us, stored.end_us()), (Some(0), Some(280_000)));
         assert!(!stored.intervals.is_variable());
-        assert_eq!(stored.frame_span(), (7, 240_000));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod audio;
 mod encode;
 mod faults;
+mod frame_rates;
 mod harness;
 mod inputs;
 mod stills;
