@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     EncodeProfile,
     ladder::{self, PictureSize},
+    presentation,
 };
 
 /// Sample rate of every audio rendition, in hertz.
@@ -28,6 +29,9 @@ pub use schemas::job::FINISH;
 
 /// Part of every options digest; raised when the same plan gives other bytes than before.
 const OPTIONS_VERSION: &str = "transcode/2";
+
+/// Codecs, by FFmpeg's names, that code frames of a fixed length and fill the last one up.
+const LOSSY_CODECS: [&str; 8] = ["aac", "mp3", "mp2", "ac3", "eac3", "dts", "amr_nb", "amr_wb"];
 
 /// Hexadecimal digits of an options digest.
 const DIGEST_CHARS: usize = 20;
@@ -75,7 +79,8 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     if technical.still {
         reasons.push("a still image: a poster only".to_owned());
     }
-    let duration_samples = video.as_ref().map_or_else(|| span.duration_us * 48 / 1_000, video_samples).max(1);
+    let duration_samples =
+        video.as_ref().map_or_else(|| audio_samples(&audio, span.duration_us), video_samples).max(1);
     let segment_seconds = video.as_ref().map_or_else(
         || reduce_ratio(u64::from(input.profile.gop_ms) * u64::from(input.profile.segment_gops), 1_000),
         |v| {
@@ -273,6 +278,15 @@ fn cut_ranges(
 fn video_samples(video: &VideoPlan) -> u64 {
     let rate = video.frame_rate;
     scale_rounded(video.frame_count, u64::from(rate.den) * u64::from(AUDIO_RATE_HZ), u64::from(rate.num))
+}
+
+/// Samples of sound alone. The last frame of a lossy codec is padded by its encoder, so the nearest whole frame is meant: another
+/// frame would add silence to silence. Exact sound is kept to its last sample.
+fn audio_samples(tracks: &[&AudioTrack], duration_us: u64) -> u64 {
+    let samples = duration_us * u64::from(AUDIO_RATE_HZ / 1_000) / 1_000;
+    let frame = presentation::AUDIO_FRAME_SAMPLES;
+    let is_padded = |track: &&AudioTrack| LOSSY_CODECS.contains(&track.codec.as_str());
+    if tracks.iter().all(is_padded) { ((samples + frame / 2) / frame).max(1) * frame } else { samples }
 }
 
 fn plan_audio(
@@ -507,7 +521,11 @@ mod tests {
         let mut sound = technical(10_000_000, (25, 1));
         sound.video.clear();
         let plan = planned(&sound, &EncodeProfile::default());
-        assert_eq!((plan.video.is_none(), plan.poster.is_none(), plan.duration_ms), (true, true, 10_000));
+        // 10 s are 468.75 frames of AAC, of which the source's encoder filled up the last one.
+        assert_eq!((plan.video.is_none(), plan.poster.is_none(), plan.duration_ms), (true, true, 10_006));
+        sound.audio[0].codec = "flac".into();
+        let plan = planned(&sound, &EncodeProfile::default());
+        assert_eq!(plan.duration_ms, 10_000, "exact sound keeps its last sample");
         assert_eq!(plan.audio[0].segment_seconds, Rational { num: 6, den: 1 });
     }
 

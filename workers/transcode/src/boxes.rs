@@ -37,8 +37,8 @@ pub struct InitSegment {
     pub timescale: u32,
     /// RFC 6381 codec string.
     pub codecs: String,
-    /// True when there is an edit list that shifts or cuts.
-    pub has_edit_list: bool,
+    /// Where presentation begins on the track's own timeline, as its edit list says, in ticks; 0 without one.
+    pub edit_start_ticks: u64,
     /// What the track holds.
     pub kind: Mp4TrackKind,
     default_duration: u32,
@@ -78,6 +78,8 @@ pub struct Mp4Fragment {
     pub start_ticks: u64,
     /// Sum of the sample durations, in ticks.
     pub duration_ticks: u64,
+    /// How much later than it is decoded the first sample is presented, in ticks, edits left aside.
+    pub composition_ticks: i64,
     /// Samples.
     pub sample_count: usize,
     /// Offsets of the sync samples from the first sample, in ticks.
@@ -125,12 +127,17 @@ pub fn read_init_segment(bytes: &[u8]) -> Result<InitSegment, MalformedMp4> {
         .and_then(|edts| edts.elst.as_ref())
         .map(|elst| elst.entries.as_slice())
         .unwrap_or_default();
+    let edit_start_ticks = match edits {
+        [] => 0,
+        [edit] => edit.media_time.ok_or_else(|| MalformedMp4("an edit that is empty".into()))?,
+        _ => return Err(MalformedMp4(format!("{} edits in one init segment", edits.len()))),
+    };
     Ok(InitSegment {
         brands,
         track_id: trak.tkhd.track_id,
         timescale: trak.mdia.mdhd.timescale,
         codecs,
-        has_edit_list: edits.len() > 1 || edits.iter().any(|e| e.media_time != Some(0)),
+        edit_start_ticks,
         kind,
         default_duration: trex.default_sample_duration,
         default_size: trex.default_sample_size,
@@ -292,6 +299,7 @@ fn read_track_fragment(
     Ok(Mp4Fragment {
         start_ticks: tfdt.base_media_decode_time,
         duration_ticks: samples.duration_ticks,
+        composition_ticks: samples.composition_ticks,
         sample_count,
         sync_ticks: samples.sync_ticks,
         size_bytes: u64::try_from(mdat_offset).unwrap_or(u64::MAX).saturating_add(mdat_size_u64),
@@ -303,6 +311,7 @@ fn read_track_fragment(
 #[derive(Default)]
 struct FragmentSamples {
     duration_ticks: u64,
+    composition_ticks: i64,
     size_bytes: u64,
     first_bytes: u32,
     sync_ticks: Vec<u64>,
@@ -313,7 +322,7 @@ impl FragmentSamples {
         let mut samples = Self::default();
         let mut is_first = true;
         for entry in traf.trun.iter().flat_map(|trun| trun.samples.iter()) {
-            let TrunEntry { duration, size, flags, .. } = entry;
+            let TrunEntry { duration, size, flags, cts } = entry;
             let duration = duration.or(traf.tfhd.default_sample_duration).unwrap_or(init.default_duration);
             let size = size.or(traf.tfhd.default_sample_size).unwrap_or(init.default_size);
             let flags = flags.or(traf.tfhd.default_sample_flags).unwrap_or(init.default_flags);
@@ -322,6 +331,7 @@ impl FragmentSamples {
             }
             if is_first {
                 samples.first_bytes = size;
+                samples.composition_ticks = i64::from(cts.unwrap_or(0));
                 is_first = false;
             }
             samples.duration_ticks = samples.duration_ticks.saturating_add(u64::from(duration));
@@ -340,7 +350,7 @@ impl InitSegment {
             track_id: 1,
             timescale,
             codecs: codecs.to_owned(),
-            has_edit_list: false,
+            edit_start_ticks: 0,
             kind,
             default_duration: 0,
             default_size: 0,

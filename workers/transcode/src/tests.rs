@@ -32,6 +32,7 @@ fn measured(plan: &EncodePlan, presentation: &Presentation) -> BTreeMap<String, 
             MeasuredSegment {
                 fragment: boxes::Mp4Fragment {
                     start_ticks: s.start_ticks,
+                    composition_ticks: 0,
                     duration_ticks: s.duration_ticks,
                     sample_count: usize::try_from(s.duration_ticks / sample_ticks).unwrap(),
                     sync_ticks: (0..sync).map(|n| n * gop * sample_ticks).collect(),
@@ -205,7 +206,7 @@ fn each_rule_of_segments_and_manifests_finds_its_fault() {
     check(Rule::B17, "no language", &|c| c.swap_manifest(" lang=\"en\"", ""));
     check(Rule::B18, "no brand", &|c| c.measured.get_mut("a0").unwrap().init.brands.clear());
     check(Rule::B18, "an edit list", &|c| {
-        c.measured.get_mut("v360").unwrap().init.has_edit_list = true;
+        c.measured.get_mut("v360").unwrap().init.edit_start_ticks = 1_024;
     });
 }
 
@@ -257,7 +258,7 @@ fn real_video_is_read() {
     ];
     let (init, fragments) = real_file(folder.path(), &encoder);
     let read = boxes::read_init_segment(&init).unwrap();
-    assert_eq!((read.codecs.as_str(), read.timescale, read.has_edit_list), ("avc1.64000d", 12_800, false));
+    assert_eq!((read.codecs.as_str(), read.timescale, read.edit_start_ticks), ("avc1.64000d", 12_800, 0));
     assert!(read.brands.iter().any(|b| b == "cmfc"), "{:?}", read.brands);
     let boxes::Mp4TrackKind::Video { width, height, level, length_bytes, has_parameter_sets } = read.kind
     else {

@@ -90,7 +90,12 @@ impl<'a> AudioTrackEncoder<'a> {
         options.set("threads", "1");
         options.set("flags", "+global_header+bitexact");
         let encoder = audio.open_with(options).or_failed("open the encoder")?;
-        let track = MuxerSettings { rendition: spec.rendition, timescale: AUDIO_RATE_HZ, first_segment: 0 };
+        let track = MuxerSettings {
+            rendition: spec.rendition,
+            timescale: AUDIO_RATE_HZ,
+            first_segment: 0,
+            delay_ticks: 0,
+        };
         let packager = SegmentMuxer::new(Arc::clone(wire), track, codec, &encoder)?;
         Ok(Self { wire, grid, encoder, packager, fed: 0, packets: 0, segment: 0 })
     }

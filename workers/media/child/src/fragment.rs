@@ -5,12 +5,12 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ffmpeg_next::format::context::{Output, StreamIo};
 use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder, format};
 use media::protocol::ChildMessage;
 use parking_lot::Mutex;
 
+use crate::composition;
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult};
 use crate::ffi;
 use crate::parent_pipe::ParentPipe;
@@ -22,6 +22,7 @@ pub(crate) struct SegmentMuxer {
     bytes: MuxedBytes,
     rendition: u16,
     timescale: u32,
+    delay_ticks: u32,
     time_base: Rational,
     has_init: bool,
     open: Option<OpenSegment>,
@@ -43,6 +44,8 @@ pub(crate) struct MuxerSettings {
     pub(crate) timescale: u32,
     /// Number of the first segment.
     pub(crate) first_segment: u32,
+    /// How much later than it is decoded the first picture is presented, by what the encoder may reorder; 0 for sound.
+    pub(crate) delay_ticks: u32,
 }
 
 impl SegmentMuxer {
@@ -79,6 +82,7 @@ impl SegmentMuxer {
             bytes,
             rendition: track.rendition,
             timescale: track.timescale,
+            delay_ticks: track.delay_ticks,
             time_base,
             has_init: false,
             open: None,
@@ -111,10 +115,17 @@ impl SegmentMuxer {
         if !self.has_init {
             self.has_init = true;
             ffi::end_fragment(&mut self.output).or_failed("end the init segment")?;
-            let bytes = self.bytes.take_bytes();
-            self.wire.send(&ChildMessage::Init { rendition: self.rendition, bytes })?;
+            let mut bytes = self.bytes.take_bytes();
+            if self.delay_ticks > 0 {
+                composition::add_edit_list(&mut bytes, self.delay_ticks).map_err(refuse_output)?;
+            }
+            self.wire.send(&ChildMessage::Init { rendition: self.rendition, bytes: bytes.into() })?;
         }
         ffi::end_fragment(&mut self.output).or_failed("end a segment")?;
+        let mut bytes = self.bytes.take_bytes();
+        if self.delay_ticks > 0 {
+            composition::delay_composition(&mut bytes, self.delay_ticks).map_err(refuse_output)?;
+        }
         self.wire.send(&ChildMessage::Segment {
             rendition: self.rendition,
             number: open.number,
@@ -122,9 +133,13 @@ impl SegmentMuxer {
             duration_ticks: u64::from(open.sample_count) * open.sample_ticks,
             timescale: self.timescale,
             sample_count: open.sample_count,
-            bytes: self.bytes.take_bytes(),
+            bytes: bytes.into(),
         })
     }
+}
+
+fn refuse_output(error: composition::UnexpectedBox) -> MediaChildError {
+    MediaChildError::Failed(error.to_string())
 }
 
 /// What the muxer wrote and nobody took yet.
@@ -132,8 +147,8 @@ impl SegmentMuxer {
 struct MuxedBytes(Arc<Mutex<Vec<u8>>>);
 
 impl MuxedBytes {
-    fn take_bytes(&self) -> Bytes {
-        Bytes::from(std::mem::take(&mut *self.0.lock()))
+    fn take_bytes(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock())
     }
 }
 

@@ -8,6 +8,7 @@
 mod audio;
 mod audio_timeline;
 mod check;
+mod composition;
 mod decode;
 mod encode;
 mod error;

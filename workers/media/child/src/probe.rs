@@ -160,7 +160,12 @@ fn scan_packets(
 ) -> MediaChildResult<(Vec<TrackStatistics>, bool)> {
     let tally = |stream: ffmpeg_next::Stream<'_>| {
         let parameters = ffi::read_parameters(&stream);
-        TrackStatistics::new(stream.time_base(), parameters.sample_rate_hz, parameters.run_in_samples)
+        TrackStatistics::new(
+            stream.time_base(),
+            parameters.sample_rate_hz,
+            parameters.run_in_samples,
+            parameters.packet_samples,
+        )
     };
     let mut tallies: Vec<TrackStatistics> = opened.input.streams().map(tally).collect();
     let mut count = 0_u64;

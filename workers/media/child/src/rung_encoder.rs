@@ -49,6 +49,7 @@ impl<'a> RungEncoder<'a> {
             rendition: rung.rendition,
             timescale: grid.timescale,
             first_segment: spec.first_segment,
+            delay_ticks: ffi::reordered_frames(&encoder).saturating_mul(grid.frame_ticks),
         };
         let packager = SegmentMuxer::new(wire, track, codec, &encoder)?;
         let scale =

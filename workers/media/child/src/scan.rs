@@ -3,7 +3,7 @@
 //! Limits: 32 timestamps wait to be put in order, 20,000 different frame distances are counted.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use ffmpeg_next::{Rational, Rescale};
 
@@ -18,6 +18,12 @@ const STEPS_MAX: usize = 20_000;
 
 /// What containers with millisecond timestamps may be off by.
 const ROUNDING_US: i64 = 1_000;
+
+/// A packet of sound that is later than its neighbours by less than this jitters; by more, there is a gap before it.
+const GAP_US: i64 = 100_000;
+
+/// Packets of sound by which the usual time stamps at the end are known.
+const JITTER_PACKETS: usize = 32;
 
 /// Microseconds.
 const MICROS: Rational = Rational(1, 1_000_000);
@@ -47,13 +53,22 @@ pub(crate) struct TrackStatistics {
     pub(crate) start_us: Option<i64>,
     last_us: i64,
     end_us: Option<i64>,
+    /// Samples of every packet; 0 where they differ.
+    packet_samples: u32,
+    /// How much later than the count of samples the last packets end by their time stamps, in microseconds.
+    late_us: VecDeque<i64>,
     pub(crate) is_last_corrupt: bool,
     pub(crate) is_encrypted: bool,
     pub(crate) intervals: FrameIntervals,
 }
 
 impl TrackStatistics {
-    pub(crate) fn new(time_base: Rational, sample_rate_hz: u32, run_in_samples: u32) -> Self {
+    pub(crate) fn new(
+        time_base: Rational,
+        sample_rate_hz: u32,
+        run_in_samples: u32,
+        packet_samples: u32,
+    ) -> Self {
         Self {
             time_base,
             sample_rate_hz,
@@ -64,6 +79,8 @@ impl TrackStatistics {
             start_us: None,
             last_us: i64::MIN,
             end_us: None,
+            packet_samples,
+            late_us: VecDeque::with_capacity(JITTER_PACKETS),
             is_last_corrupt: false,
             is_encrypted: false,
             intervals: FrameIntervals::default(),
@@ -85,6 +102,25 @@ impl TrackStatistics {
         let end_us = at_us.saturating_add(seen.duration.max(0).rescale(self.time_base, MICROS));
         self.end_us = Some(self.end_us.map_or(end_us, |end| end.max(end_us)));
         self.intervals.add_timestamp(at_us);
+        if self.packet_samples > 0 {
+            if self.late_us.len() == JITTER_PACKETS {
+                self.late_us.pop_front();
+            }
+            self.late_us.push_back(end_us.saturating_sub(self.counted_us()));
+        }
+    }
+
+    /// How long all packets so far last by their samples, in microseconds.
+    fn counted_us(&self) -> i64 {
+        let samples = u128::from(self.packets) * u128::from(self.packet_samples);
+        i64::try_from(samples * 1_000_000 / u128::from(self.sample_rate_hz.max(1))).unwrap_or(i64::MAX)
+    }
+
+    /// Where sound ends by most of its last time stamps; the very last alone may be one that jitters.
+    fn usual_end_us(&self) -> Option<i64> {
+        let mut late: Vec<i64> = self.late_us.iter().copied().collect();
+        late.sort_unstable();
+        late.get(late.len() / 2).map(|usual| usual.saturating_add(self.counted_us()))
     }
 
     /// When the first sample of a packet is audible. Some containers put an encoder's run-in before time 0 and leave it
@@ -109,6 +145,11 @@ impl TrackStatistics {
     pub(crate) fn end_us(&self) -> Option<i64> {
         let end = self.end_us?;
         let usual = i64::try_from(self.intervals.median_us()).unwrap_or(0);
+        // Only time stamps that are later than the others by less than a gap jitter; nothing is cut for less than they are rounded.
+        let jitters = |usual_end: &i64| (2 * ROUNDING_US..GAP_US).contains(&end.saturating_sub(*usual_end));
+        if let Some(usual_end) = self.usual_end_us().filter(jitters) {
+            return Some(usual_end);
+        }
         Some(if end == self.last_us { end.saturating_add(usual) } else { end })
     }
 }
@@ -234,7 +275,7 @@ mod tests {
     use super::*;
 
     fn tally(timestamps: &[i64]) -> TrackStatistics {
-        let mut tally = TrackStatistics::new(Rational(1, 1000), 0, 0);
+        let mut tally = TrackStatistics::new(Rational(1, 1000), 0, 0, 0);
         for pts in timestamps {
             let seen = PacketSummary {
                 pts: Some(*pts),

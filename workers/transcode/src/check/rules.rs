@@ -422,9 +422,12 @@ fn check_container(name: &str, measured: &MeasuredRendition, findings: &mut Conf
     findings.require_rule(measured.init.brands.iter().any(|b| b == "cmfc"), ConformanceRule::B18, || {
         format!("{name}: no brand cmfc among {:?}", measured.init.brands)
     });
-    if matches!(measured.init.kind, Mp4TrackKind::Video { .. }) {
-        findings.require_rule(!measured.init.has_edit_list, ConformanceRule::B18, || {
-            format!("{name}: video with an edit list")
+    // Every segment begins with what is presented first, and the edit list leaves out exactly the delay before it.
+    let edit = i64::try_from(measured.init.edit_start_ticks).unwrap_or(i64::MAX);
+    for (segment, number) in measured.segments.iter().zip(1_u32..) {
+        let delay = segment.fragment.composition_ticks;
+        findings.require_rule(delay == edit, ConformanceRule::B18, || {
+            format!("{name}: segment {number} is presented {delay} ticks after it is decoded, the edit list leaves out {edit}")
         });
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct TrackParameters {
     pub(crate) channels: u16,
     /// Samples of the encoder's run-in, which a decoder leaves out.
     pub(crate) run_in_samples: u32,
+    /// Samples of every packet of sound; 0 where they differ, or nobody knows.
+    pub(crate) packet_samples: u32,
     pub(crate) sample: format::Sample,
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn read_parameters(stream: &Stream<'_>) -> TrackParameters {
             sample_rate_hz: u32::try_from((*par).sample_rate).unwrap_or(0),
             channels: u16::try_from((*par).ch_layout.nb_channels).unwrap_or(0),
             run_in_samples: u32::try_from((*par).initial_padding).unwrap_or(0),
+            packet_samples: u32::try_from((*par).frame_size).unwrap_or(0),
             sample: if is_audio && (*par).format >= 0 {
                 std::mem::transmute::<i32, ffmpeg_next::ffi::AVSampleFormat>((*par).format).into()
             } else {
@@ -144,6 +147,13 @@ fn field_order_name(order: AVFieldOrder) -> &'static str {
         AVFieldOrder::AV_FIELD_BT => "bt",
         AVFieldOrder::AV_FIELD_UNKNOWN => "unknown",
     }
+}
+
+/// How many frames an opened encoder may put between a picture and its place in the order of decoding.
+pub(crate) fn reordered_frames(encoder: impl AsRef<codec::Context>) -> u32 {
+    // SAFETY: the context is valid; the encoder set the field when it was opened.
+    let frames = unsafe { (*encoder.as_ref().as_ptr()).has_b_frames };
+    u32::try_from(frames).unwrap_or(0)
 }
 
 /// Sets the quality that an encoder is to use for a picture, in lambda units.

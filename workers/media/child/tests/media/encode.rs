@@ -80,7 +80,10 @@ fn check(studio: &Studio, product: &Product, spec: &EncodeSpec, position: usize)
     }
     let init = product.init(rung.rendition);
     assert!(find_box(&init, b"ftyp").unwrap().chunks(4).any(|brand| brand == b"cmfc"));
-    assert!(find_box(&init, b"edts").is_none());
+    // What a player built on FFmpeg makes of it: the first picture is presented where the first segment begins.
+    let presented = ffprobe(&path, "-show_entries packet=pts");
+    let earliest = presented.iter().map(|pts| pts.parse::<u64>().unwrap()).min();
+    assert_eq!(earliest, Some(ticks.frame_start_ticks(spec.start_frame)));
     assert_eq!(find_box(&init, b"colr").unwrap(), b"nclx\0\x01\0\x01\0\x01\0");
     assert_eq!(count_boxes(&init, b"trak"), 1);
     hashes
