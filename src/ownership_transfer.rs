@@ -179,10 +179,7 @@ async fn visit_entries(
     mut seen: impl FnMut(&str, &[u8]),
 ) -> Result<(), BusError> {
     let mut reader = bus.open_reader(settings).await?;
-    let mut left = reader.pending_at_start();
-    while left > 0 {
-        let entry = reader.next().await?;
-        left = entry.pending;
+    while let Some(entry) = reader.next_pending().await? {
         seen(&entry.subject, &entry.payload);
     }
     Ok(())

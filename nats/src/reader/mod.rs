@@ -184,7 +184,9 @@ impl StreamReader {
         self.opened.ok_or_else(|| BusError::Reset { stream: self.stream.clone() })
     }
 
-    /// Messages that were waiting when the reader was opened; 0 means there is nothing to catch up with.
+    /// Messages that were waiting when the reader was opened. Only for tests, which know that none of them goes meanwhile: whoever
+    /// counts them down waits for ever once one expires or is purged, and takes [`StreamReader::next_pending`] instead.
+    #[cfg(feature = "testing")]
     pub fn pending_at_start(&self) -> u64 {
         self.opened.map_or(0, |opened| opened.pending)
     }

@@ -88,7 +88,6 @@ struct EventReplay {
     reader: StreamReader,
     /// Where the present takes over.
     until: u64,
-    left: u64,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -152,8 +151,7 @@ impl EventFollower {
         async move {
             let turn = turns.acquire_owned().await.map_err(nats::BusError::unavailable)?;
             let reader = bus.open_reader(reader::ReaderConfig::new(subjects::EVENTS, filters, start)).await?;
-            let left = reader.pending_at_start();
-            Ok(EventReplay { reader, until, left, _turn: turn })
+            Ok(EventReplay { reader, until, _turn: turn })
         }
     }
 
@@ -186,20 +184,13 @@ impl EventFollower {
 
     async fn next_replayed_frame(&mut self) -> Result<Option<Bytes>, nats::BusError> {
         while let Some(past) = &mut self.past {
-            if past.left == 0 {
+            // What is newer comes from the hub, too.
+            let entry = past.reader.next_pending().await?.filter(|entry| entry.sequence <= past.until);
+            let Some(entry) = entry else {
                 self.seen = self.seen.max(past.until);
                 self.past = None;
                 break;
-            }
-            let entry = past.reader.next().await?;
-            past.left = entry.pending;
-            if entry.sequence >= past.until {
-                past.left = 0;
-            }
-            // What is newer comes from the hub, too.
-            if entry.sequence > past.until {
-                continue;
-            }
+            };
             let item = hub::render_event(&self.hub.epoch(), &entry);
             if self.scope.covers(&item) {
                 return Ok(Some(item.frame));

@@ -122,9 +122,11 @@ impl EventHub {
 
     fn broadcast_event(&self, entry: &reader::StreamEntry) {
         let item = Arc::new(render_event(&self.epoch(), entry));
+        // The position moves first: a follower subscribes and then reads how far the past goes, so an event that it does not receive
+        // here is one that it reads there.
+        self.position.send_modify(|position| position.sequence = entry.sequence);
         // Nobody follows at the moment: fine.
         self.sender.send(EventHubMessage::Event(item)).ok();
-        self.position.send_modify(|position| position.sequence = entry.sequence);
     }
 
     /// Goes to the beginning of the stream that is there now: its events are all new to followers.

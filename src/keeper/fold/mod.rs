@@ -135,11 +135,8 @@ async fn read_candidates(
     let mut entries = bus.open_reader(settings).await?;
     let (mut due, mut resting) = (BTreeSet::new(), BTreeSet::new());
     let mut parts: BTreeMap<JobId, BTreeSet<String>> = BTreeMap::new();
-    let mut left = entries.pending_at_start();
     let prefix = subjects::kv_subject(bucket, "");
-    while left > 0 {
-        let entry = entries.next().await?;
-        left = entry.pending;
+    while let Some(entry) = entries.next_pending().await? {
         let Some(key) = entry.subject.strip_prefix(&prefix).filter(|_| !entry.payload.is_empty()) else {
             continue;
         };

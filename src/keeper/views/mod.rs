@@ -95,10 +95,7 @@ async fn read_next_hour(
     let start = ReaderStart::Sequence(position.sequence + 1);
     let mut views = bus.open_reader(reader::ReaderConfig::new(subjects::VIEWS, vec![filter], start)).await?;
     let mut hour: Option<ViewHour> = None;
-    let mut left = views.pending_at_start();
-    while left > 0 {
-        let entry = views.next().await?;
-        left = entry.pending;
+    while let Some(entry) = views.next_pending().await? {
         let hour_ms = entry.stored_at_ms - entry.stored_at_ms % HOUR_MS;
         if hour_ms + HOUR_MS + GRACE_MS > now_ms || hour.as_ref().is_some_and(|hour| hour.start_ms != hour_ms)
         {

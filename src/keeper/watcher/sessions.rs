@@ -58,7 +58,8 @@ impl WatchedSessions {
         chain_id: u64,
         concerns: impl Fn(&PlaybackSession) -> bool,
     ) -> Vec<PlaybackId> {
-        let now_ms = nats::now_ms();
+        // By the broker's clock: a host that is ahead would stop watching sessions that still play.
+        let now_ms = nats::now_ms().saturating_sub_signed(nats::clock_offset_ms());
         let mut live = self.live.lock();
         live.retain(|_, session| session.expires_at_ms > now_ms);
         let on_chain =

@@ -78,8 +78,6 @@ struct StoredAtField {
 struct RecordReplay {
     reader: StreamReader,
     query: ReplayQuery,
-    /// Records that were there at the start and are not read yet.
-    missing: u64,
 }
 
 /// Replays stored lines in order. The stream ends at the newest record of the moment it began, or never with `follow`.
@@ -101,8 +99,7 @@ pub async fn replay_records(
     };
     let config = nats::reader::ReaderConfig::new(subjects::AUDIT, vec![query.filter.0.clone()], start);
     let reader = bus.open_reader(config).await?;
-    let missing = reader.pending_at_start();
-    let replay = RecordReplay { reader, query, missing };
+    let replay = RecordReplay { reader, query };
     Ok(futures::stream::try_unfold(replay, |mut replay| async move {
         Ok(replay.next_record().await?.map(|replayed| (replayed, replay)))
     }))
@@ -110,9 +107,13 @@ pub async fn replay_records(
 
 impl RecordReplay {
     async fn next_record(&mut self) -> Result<Option<ReplayedRecord>, AuditError> {
-        while self.query.follow || self.missing > 0 {
-            let entry = self.reader.next().await?;
-            self.missing = self.missing.saturating_sub(1);
+        loop {
+            let entry = if self.query.follow {
+                self.reader.next().await?
+            } else {
+                let Some(entry) = self.reader.next_pending().await? else { return Ok(None) };
+                entry
+            };
             if self.query.since_ms.is_some() || self.query.until_ms.is_some() {
                 // What is no record has no time; a note in the log steps over it.
                 let Ok(record) = serde_json::from_slice::<StoredAtField>(&entry.payload) else { continue };
@@ -126,6 +127,5 @@ impl RecordReplay {
             }
             return Ok(Some(ReplayedRecord { n: entry.sequence, line: entry.payload }));
         }
-        Ok(None)
     }
 }

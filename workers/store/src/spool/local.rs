@@ -187,10 +187,24 @@ impl LocalSpool {
                 self.durable = offset;
                 Ok(())
             }
-            Err(error) if is_disk_full(&error) => Err(StoreError::Full),
+            Err(error) if is_disk_full(&error) => {
+                self.discard_unsynced().await;
+                Err(StoreError::Full)
+            }
             // A failed sync may have dropped dirty pages: what the file holds is not known any more.
             Err(error) => Err(StoreError::Damaged(format!("sync failed: {error}"))),
         }
+    }
+
+    /// Goes back to what is durable. The kernel reports that it could not write a page back once (fsync(2)): another sync would
+    /// succeed without those bytes, so all behind the last good one are to be sent again.
+    async fn discard_unsynced(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            writing.await.ok();
+        }
+        self.batch.clear();
+        self.handed = self.durable;
+        self.written = self.durable;
     }
 
     fn take_new_checkpoint(&mut self) -> Option<SpoolCheckpoint> {
@@ -294,4 +308,46 @@ fn write_batch_at(file: &File, batch: &ChunkBatch, mut at: u64) -> io::Result<()
         at += u64::try_from(chunk.bytes.len()).unwrap_or(0);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_failed_sync_did_not_store_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool");
+        std::fs::write(&path, b"durable").unwrap();
+        let mut spool = LocalSpool {
+            file: Arc::new(File::options().read(true).write(true).open(&path).unwrap()),
+            batch: ChunkBatch::default(),
+            batch_bytes: 1,
+            handed: 20,
+            written: 20,
+            durable: 7,
+            reported: 7,
+            writing: None,
+            syncing: Some(PendingSync {
+                offset: 20,
+                task: tokio::spawn(async {
+                    Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()))
+                }),
+            }),
+            synced_at: Instant::now(),
+            group_bytes: 1 << 20,
+            group_interval: Duration::from_secs(60),
+            in_flight_wait: Duration::from_secs(1),
+        };
+        assert!(matches!(spool.flush().await, Err(StoreError::Full)));
+        // The second sync would succeed: it must not make the lost bytes durable.
+        assert_eq!(spool.flush().await.unwrap().offset_bytes, 7);
+        assert_eq!(spool.offset_bytes(), 7);
+        let permit = Arc::new(tokio::sync::Semaphore::new(1)).acquire_owned().await.unwrap();
+        spool.write(SpoolChunk { bytes: Bytes::from_static(b" again"), permit }).await.unwrap();
+        assert_eq!(spool.flush().await.unwrap().offset_bytes, 13);
+        assert_eq!(std::fs::read(&path).unwrap(), b"durable again");
+    }
 }
