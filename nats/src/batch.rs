@@ -51,6 +51,7 @@ impl Bus {
             if last {
                 headers.insert("Nats-Batch-Commit", "1");
             }
+            // The broker answers the first and the last alone; a message lost in between makes it refuse the commit.
             if !last && index > 0 {
                 self.client()
                     .publish_with_headers(subject, headers, payload.into())

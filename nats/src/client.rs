@@ -113,6 +113,8 @@ impl Bus {
         };
         let options = options
             .name(&config.name)
+            // Each role may subscribe below its own prefix alone: with the client's default prefix no answer would
+            // arrive.
             .custom_inbox_prefix(config.role.inbox_prefix())
             .connection_timeout(timeout)
             .request_timeout(Some(timeout))
@@ -168,6 +170,8 @@ impl Bus {
         &self,
         request: impl Future<Output = T>,
     ) -> Result<T, ConnectionLoss> {
+        // The client queues what is sent while it is disconnected and sends it on the next connection, when the
+        // caller may have given up: so the connection is waited for first.
         let came = tokio::time::timeout(
             self.link.timeout,
             wait_for_connection(self.watch_connection(), |now| now.up),
@@ -176,6 +180,7 @@ impl Bus {
         let Ok(Some(epoch)) = came else { return Err(ConnectionLoss::Away) };
         tokio::select! {
             biased;
+            // The answer first: a write that was confirmed just before the reconnect must not be reported as lost.
             answer = request => Ok(answer),
             // When nothing reports reconnects any more, only the request's own timeout ends it.
             Some(_) = wait_for_connection(self.watch_connection(), |now| now.epoch > epoch) => Err(ConnectionLoss::Anew),
@@ -215,6 +220,8 @@ impl Bus {
 
     /// EVENTS had this sequence at some time up to now.
     pub(crate) fn record_events_sequence(&self, sequence: u64) {
+        // Relaxed: no other data is published with the number, and a reader of a smaller one only searches further
+        // back.
         self.link.events_sequence.fetch_max(sequence, Ordering::Relaxed);
     }
 
@@ -259,6 +266,7 @@ impl Bus {
     /// [`BusError::Unavailable`] when the connection is closed.
     pub async fn publish_core(&self, subject: String, payload: Vec<u8>) -> Result<(), BusError> {
         self.client().publish(subject, payload.into()).await.map_err(BusError::unavailable)?;
+        // `publish` only hands the message to the client's task: without the flush it could end with the process.
         self.client().flush().await.map_err(BusError::unavailable)
     }
 
@@ -334,6 +342,7 @@ fn update_connection_state(
 ) {
     match event {
         async_nats::Event::Connected => {
+            // One change for both: who waits for `up` must see the epoch that belongs to it.
             sender.send_modify(|c| *c = ConnectionState { epoch: c.epoch + 1, up: true });
         }
         async_nats::Event::Disconnected => {

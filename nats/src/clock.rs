@@ -57,6 +57,7 @@ fn record_clock_offset(broker_ms: u64, own_ms: u64, way_ms: u64) {
 /// Own time minus the broker's; what the way of the answer can explain is no difference.
 fn compute_clock_offset(broker_ms: u64, own_ms: u64, way_ms: u64) -> i64 {
     let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    // The way of the answer makes our clock look ahead only, so it explains nothing here.
     if own_ms < broker_ms {
         return -signed(broker_ms - own_ms);
     }

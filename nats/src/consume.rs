@@ -135,6 +135,7 @@ pub async fn run_stage<S: PipelineStage>(
     shutdown: CancellationToken,
 ) -> Result<(), BusError> {
     let Some(ack_wait) = wait_for_durables(&bus, &queue, &shutdown).await? else { return Ok(()) };
+    // Subscribed before the first pull: the announcement of a message stored in between would be missed.
     let mut wakeups = Vec::with_capacity(queue.wake.len());
     for subject in &queue.wake {
         wakeups.push(bus.subscribe_core(subject.clone()).await?);
@@ -172,6 +173,7 @@ pub async fn run_stage<S: PipelineStage>(
         while wakeups.next().await.is_some() {
             wake.notify_one();
         }
+        // The wake-ups end with the connection's client; that is no reason to leave the slots.
         std::future::pending::<()>().await;
     };
     let drained = async {
@@ -185,6 +187,7 @@ pub async fn run_stage<S: PipelineStage>(
         shutdown.cancelled().await;
         tokio::time::sleep(grace).await;
         abort.cancel();
+        // The slots still end by themselves: their handlers see the token and clean up.
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -275,8 +278,10 @@ fn priority_order(turn: u64, priorities: usize) -> Vec<usize> {
 
 impl<S: PipelineStage> ConsumeLoop<S> {
     async fn run_slot(self: Arc<Self>, slot: usize) {
+        // Slots begin at different turns, so that they do not all look at the lower priority at once.
         let mut turn = slot as u64;
         while !self.shutdown.is_cancelled() {
+            // Registered before the pull: a wake-up between an empty answer and the wait would be lost.
             let woken = self.wake.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
@@ -318,6 +323,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             };
             // A message whose delivery was lost with its connection comes again after the ack wait.
             let message = self.bus.retry_request(ask, BusError::unavailable).await?;
+            // A status is no message: 404 says that nothing waits, 409 that the durable hands out no more for now.
             if message.status.is_none() && message.reply.is_some() {
                 return Ok(Some(jetstream::Message { message, context: self.bus.context().clone() }));
             }
@@ -402,8 +408,10 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         message: &S::Message,
         delivery: &MessageDelivery,
     ) {
+        // A third: one report may be lost before the broker hands the message to another worker.
         let mut ticks = tokio::time::interval(self.ack_wait / 3);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first tick of an interval comes at once, and the delivery has just begun the ack wait.
         ticks.tick().await;
         loop {
             ticks.tick().await;
@@ -440,6 +448,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
         };
         let ask = || self.bus.client().request(reply.clone(), kind.to_owned().into());
         let refused = |error: async_nats::client::RequestError| match error.kind() {
+            // `retry_request` has asked again several times, so this is no election: the durable itself is gone.
             RequestErrorKind::NoResponders => {
                 BusError::Refused { what: "ack".into(), reason: "the durable is gone".into() }
             }
@@ -466,6 +475,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
             FailureClass::Fault => {
                 let counted = self.count_failure(delivery, |tries| &mut tries.faults);
                 let attempt = fault.attempt.unwrap_or(counted);
+                // Work that a stop broke off fails in many ways: none of them gives the message up.
                 if attempt >= self.config.attempts_max && !self.shutdown.is_cancelled() {
                     return self
                         .send_to_dead_letters(raw, Some(message), delivery, fault.with_attempt(attempt))
@@ -514,6 +524,7 @@ impl<S: PipelineStage> ConsumeLoop<S> {
                 "still waiting"
             );
         }
+        // The record first: once handed back, the message may be with a worker that writes it, too.
         self.stage.on_outage(message, delivery, fault).await;
         self.redeliver_after(raw, delay).await;
     }

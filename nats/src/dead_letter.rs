@@ -82,10 +82,13 @@ fn stage_from_subject(subject: &str) -> &str {
 fn dead_letter_headers(delivery: &MessageDelivery, fault: &StageFault) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &delivery.headers {
+        // The broker would obey them: an expectation, an id or a time to live of the original would apply to the
+        // letter.
         if !name.starts_with("Nats-") {
             headers.insert(name.as_str(), value.as_str());
         }
     }
+    // A line break ends a header on the wire.
     let one_line: String = fault.describe().chars().filter(|c| !c.is_control()).take(1_000).collect();
     let attempts = fault.attempt.unwrap_or(1);
     headers.insert(SUBJECT, delivery.subject.as_str());
@@ -206,6 +209,7 @@ impl Bus {
         let mut mark = HeaderMap::new();
         mark.insert(SEQUENCE, sequence.to_string().as_str());
         let subject = subjects::dead_letter_subject(REDRIVEN, subjects::DEAD, sequence);
+        // The time makes it new: within the duplicate window a second redrive would be dropped as a repeat.
         let id = format!("redriven.{sequence}.{}", crate::now_ms());
         self.publish_raw(subjects::DEAD, &subject, &id, mark, Vec::new()).await?;
         Ok(())

@@ -170,6 +170,8 @@ impl BusError {
                 && ["maximum bytes", "maximum messages exceeded", "no space", "insufficient"]
                     .iter()
                     .any(|words| reason.contains(words)));
+        // Before the status is looked at: most of these codes come with 5xx, which would say that the broker is
+        // away.
         if has_no_room {
             return Self::Full { what, reason };
         }
@@ -210,6 +212,7 @@ fn is_server_unable(answer: &jetstream::Error) -> bool {
 
 /// True when a stream of one message per subject has one on that subject.
 pub(crate) fn is_subject_taken(answer: &jetstream::Error) -> bool {
+    // A full stream has the same code: the words alone distinguish "was published before" from "no room".
     answer.error_code().0 == STORE_FAILED && answer.to_string().contains("per subject")
 }
 

@@ -207,6 +207,8 @@ impl ProcessHealth {
                 causes.push(HealthProblem { code: "broker_unavailable", detail });
             }
         }
+        // A stream that nobody writes to any more can't recover here by a confirmed write: its failure gets old
+        // instead.
         for (stream, failing) in &known.streams {
             let is_recent = now.saturating_duration_since(failing.last) < FAILURE_AGE_MAX;
             if is_recent && too_long(failing.since) {

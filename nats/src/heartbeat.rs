@@ -51,6 +51,8 @@ impl Bus {
     }
 
     async fn write_heartbeat(&self, subject: &str) -> Result<(), BusError> {
+        // The key is new at each start: without the time to live the bucket would keep one for every process there
+        // was.
         let message = PublishMessage::build().expected_stream(subjects::kv_stream_name(BUCKET)).ttl(AGE_MAX);
         match self.try_publish(&subjects::kv_stream_name(BUCKET), subject, &message).await {
             Ok(_) => Ok(()),

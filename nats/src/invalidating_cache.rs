@@ -82,6 +82,7 @@ impl<K: Eq + Hash, V: Clone> InvalidatingCache<K, V> {
 
     /// Forgets one entry.
     pub fn remove(&self, key: &K) {
+        // Counted also when nothing is there: a look-up under way may hold the value of before.
         let mut entries = self.entries.lock();
         self.generation.fetch_add(1, Ordering::AcqRel);
         entries.by_key.remove(key);
@@ -103,6 +104,7 @@ impl<K: Eq + Hash, V: Clone> InvalidatingCache<K, V> {
 
     /// Says whether changes are received: only then is anything answered from memory.
     pub fn set_following(&self, following: bool) {
+        // Emptied first: what is held may have changed while nothing was received.
         self.clear();
         self.following.store(following, Ordering::Release);
     }

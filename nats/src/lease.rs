@@ -49,6 +49,7 @@ impl Bus {
     /// [`BusError::Unavailable`] when the broker does not answer.
     pub async fn acquire_lease(&self, name: &str, holder: &str) -> Result<Option<Lease>, BusError> {
         let found = self.read_value(BUCKET, name).await?;
+        // Also of a marker: the broker compares with the newest entry, whether it has a value or not.
         let revision = found.as_ref().map_or(0, |raw| raw.revision);
         if let Some(value) = found.and_then(|raw| raw.value) {
             let other: LeaseHolder = publish::decode_message(name, &value)?;
@@ -170,6 +171,8 @@ impl Bus {
             () = renewing => false,
         };
         if !kept {
+            // Waited for, not dropped: the work may be in the middle of a write, and must not overlap our own next
+            // term.
             held.cancel();
             working.await;
             return;

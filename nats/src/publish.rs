@@ -96,6 +96,7 @@ impl Outbox {
         self.drafts
             .into_iter()
             .enumerate()
+            // The number keeps two events of one change apart that have the same subject.
             .map(|(i, draft)| draft.into_unsent(source, &format!("{cause}#{i}"), after))
             .collect()
     }
@@ -150,6 +151,7 @@ impl EventDraft {
 fn event_id(subject: &str, cause: &str) -> String {
     let mut hash = Sha256::new();
     hash.update(subject.as_bytes());
+    // The separator keeps (`a`, `bc`) and (`ab`, `c`) apart.
     hash.update([0]);
     hash.update(cause.as_bytes());
     HEXLOWER.encode(&hash.finalize())
@@ -223,6 +225,7 @@ impl Bus {
     /// # Errors
     /// [`BusError::Unavailable`] when the broker did not confirm in time.
     pub async fn publish_event<E: BusEvent>(&self, event: &E, cause: &str) -> Result<(), BusError> {
+        // Before the first try: a lost answer is looked for behind this sequence.
         let after = self.events_position().await;
         let own = data_encoding::HEXLOWER.encode(&crate::new_id_bytes());
         for unsent in Outbox::new().with_event(event).into_unsent(
@@ -237,6 +240,8 @@ impl Bus {
 
     /// A sequence that EVENTS has reached, asked for once; `None` when that can't be known now.
     pub(crate) async fn events_position(&self) -> Option<u64> {
+        // Any sequence of the past will do: an old one makes a search longer, and only one of the future could miss
+        // the event.
         if self.events_sequence() == 0 {
             let stream = self.context().get_stream(subjects::EVENTS);
             if let Ok(Ok(stream)) = self.while_connected(stream).await {
@@ -333,6 +338,7 @@ impl Bus {
                 Ok(answer) => return Ok((answer, attempt)),
                 Err(error) => error,
             };
+            // Waiting for a connection has taken the time of a whole request already, and nothing was sent.
             if attempt >= ATTEMPTS_MAX || error.is_disconnected() || !error.is_transient() {
                 return Err(error.into_bus_error(subject));
             }
@@ -390,6 +396,8 @@ pub(crate) fn event_message(unsent: &UnsentEvent) -> PublishMessage {
         .payload(unsent.payload.to_vec().into())
         .headers(all)
         .message_id(&unsent.id)
+        // A stream that was given the subject by mistake would confirm the event, and no reader of ours would
+        // receive it.
         .expected_stream(subjects::stream_of_subject(&unsent.subject))
 }
 
@@ -398,6 +406,7 @@ pub(crate) fn event_message(unsent: &UnsentEvent) -> PublishMessage {
 /// # Errors
 /// [`BusError::Unencodable`] when a field has no MessagePack form.
 pub fn encode_message<T: Serialize>(what: &str, message: &T) -> Result<Vec<u8>, BusError> {
+    // With names: by position, a value of another version would be read into the wrong fields.
     rmp_serde::to_vec_named(message).map_err(|source| BusError::Unencodable { what: what.to_owned(), source })
 }
 

@@ -121,9 +121,11 @@ impl Bus {
         let changed_at_ms = crate::now_ms();
         // A record that ended and is made anew begins at revision 0 again.
         let cause = format!("{}/{key}@{}/{changed_at_ms}", R::BUCKET, held.revision);
+        // Both before the write: from then on the sweeper may send these events, too.
         let after = if outbox.is_empty() { None } else { self.events_position().await };
         let changed = Instant::now();
         let carried = held.unsent.len();
+        // What an earlier change left comes first, so that the events of a record keep their order.
         let mut unsent = held.unsent.clone();
         unsent.extend(outbox.into_unsent(self.role().name(), &cause, after)?);
         let record = ByteBuf::from(publish::encode_message(&key, &held.record)?);
@@ -131,9 +133,11 @@ impl Bus {
         let mut envelope = RecordEnvelope { record, unsent, changed_at_ms, expires_at_ms };
         held.revision = self.write_envelope(R::BUCKET, &key, held.revision, &envelope).await?;
         held.changed_at_ms = envelope.changed_at_ms;
+        // Kept until they are cleared: the next commit of this value has to carry them on.
         held.unsent.clone_from(&envelope.unsent);
         if let Err(error) = self.publish_all(&envelope.unsent, carried, changed).await {
             tracing::warn!(%error, key, "events stay in the record until the sweeper sends them");
+            // The change is stored: an error would make the caller repeat it.
             return Ok(());
         }
         match self.clear_unsent(R::BUCKET, &key, held.revision, &mut envelope).await {
@@ -244,6 +248,7 @@ impl Bus {
         let message = PublishMessage::build()
             .header("KV-Operation", "PURGE")
             .header("Nats-Rollup", "sub")
+            // The broker refuses a time to live below one second.
             .ttl(mark_ttl.max(Duration::from_secs(1)))
             .expected_stream(subjects::kv_stream_name(bucket));
         self.publish_message(&subjects::kv_stream_name(bucket), &subjects::kv_subject(bucket, key), message)
@@ -261,6 +266,7 @@ impl Bus {
         let found = self
             .retry_request(
                 || async {
+                    // No direct get: any replica answers that, also one that lacks our own last write.
                     match stream.get_last_raw_message_by_subject(&subject).await {
                         Ok(message) => Ok(Some(message)),
                         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
@@ -271,6 +277,7 @@ impl Bus {
             )
             .await?;
         Ok(found.map(|message| {
+            // A value that ended by its time leaves a marker of the broker's own, which has only the second header.
             let deleted = message.headers.get("KV-Operation").is_some()
                 || message.headers.get("Nats-Marker-Reason").is_some();
             let stored_at_ms = u64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
@@ -370,6 +377,7 @@ impl Bus {
         payload: &Bytes,
         attempt: u32,
     ) -> Result<u64, BusError> {
+        // At the first try nothing of ours can be there: an equal value is somebody else's.
         if attempt > 1
             && let Some(raw) = self.read_value(bucket, key).await?
             && raw.value.as_ref() == Some(payload)

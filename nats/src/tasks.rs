@@ -79,6 +79,7 @@ impl Supervisor {
         loop {
             self.health.mark_task_up(self.role, name);
             let since = Instant::now();
+            // Inside the block, so that a panic of `work` before it returns its future is caught, too.
             let ended = AssertUnwindSafe(async { work().await }).catch_unwind().await;
             if self.shutdown.is_cancelled() {
                 self.health.forget_task(self.role, name);

@@ -88,6 +88,7 @@ impl EphemeralConsumer {
             serde_json::json!({
                 "batch": BATCH_MAX,
                 "expires": duration_nanos(EXPIRES),
+                // The broker refuses a heartbeat of more than half of the expiry.
                 "idle_heartbeat": duration_nanos(self.heartbeat.min(EXPIRES / 2)),
             })
         } else {
@@ -111,10 +112,12 @@ impl EphemeralConsumer {
         match message.status {
             None => self.parse_entry(message),
             Some(StatusCode::IDLE_HEARTBEAT) => match number("Nats-Last-Consumer") {
+                // Core delivery may drop messages; the heartbeat names the last one that the broker sent.
                 Some(sent) if sent != self.delivered => Err(ConsumerLoss::Gap),
                 _ => Ok(PullEvent::Idle),
             },
             Some(status @ (StatusCode::NOT_FOUND | StatusCode::TIMEOUT)) => {
+                // Either status ends one request: what it still owed will not come.
                 let unsent = number("Nats-Pending-Messages").and_then(|unsent| usize::try_from(unsent).ok());
                 self.wanted = self.wanted.saturating_sub(unsent.unwrap_or(BATCH_MAX));
                 Ok(if status == StatusCode::NOT_FOUND { PullEvent::Idle } else { PullEvent::Alive })

@@ -72,6 +72,8 @@ impl ReaderTask {
                     pull
                 }
                 Err(error) => {
+                    // Once it was opened a reader never gives up: its caller has a position and would only begin
+                    // again.
                     let is_late = opened.is_some() && !is_patient && began.elapsed() >= OPEN_MAX;
                     if is_late || !error.is_transient() {
                         match opened.take() {
@@ -98,9 +100,11 @@ impl ReaderTask {
     async fn open_connected(&mut self) -> Result<(EphemeralConsumer, OpenedStream), BusError> {
         let mut connection = self.connection.clone();
         loop {
+            // Before the consumer is made: a reconnect from now on has to be seen, here or by the loop that reads.
             connection.mark_unchanged();
             tokio::select! {
                 biased;
+                // Without the sender `changed` fails at once, and this loop would spin.
                 _ = connection.changed(), if connection.has_changed().is_ok() => {}
                 opened = self.open_consumer() => {
                     self.connection = connection;
@@ -127,6 +131,8 @@ impl ReaderTask {
                 "the stream ends at {last_sequence}, and {reached} was read"
             )));
         }
+        // The place is kept from the first opening on: a consumer of "new" made anew would skip what came in
+        // between.
         if self.config.start == ReaderStart::New && self.last.is_none() {
             (self.last, self.is_reached) = (Some(last_sequence), true);
         }
@@ -158,10 +164,12 @@ impl ReaderTask {
         let made = self.bus.context().create_consumer_on_stream(config, &self.config.stream).await;
         let made = made.map_err(BusError::unavailable)?;
         let found = made.cached_info();
+        // A server that has not loaded the whole stream begins earlier than asked and offers everything again.
         let begins_behind = found.delivered.stream_sequence;
         if self.last.is_some_and(|last| self.is_reached && begins_behind < last) {
             return Err(stale_server_error(&format!("the consumer begins behind {begins_behind}")));
         }
+        // Only where no filter leaves anything out does an empty consumer prove that the server is not up to date.
         let is_whole = self.config.filters.is_empty() || self.config.filters == info.config.subjects;
         let is_from_the_start =
             self.last.unwrap_or(0) == 0 && !matches!(deliver_policy, DeliverPolicy::ByStartTime { .. });
@@ -182,6 +190,8 @@ impl ReaderTask {
         loop {
             let received = tokio::select! {
                 biased;
+                // A pull ends with the connection that it was sent on, and nothing says so: waiting for silence
+                // would cost seconds.
                 _ = self.connection.changed() => return ConsumerEnd::Reconnected,
                 () = entries.closed() => return ConsumerEnd::Dropped,
                 received = pull.next_event(silent_max) => received,

@@ -64,6 +64,7 @@ impl BrokerLauncher {
             }
         }
         let running = self.start_on_port(-1).await?;
+        // Clients of other processes read it: the address should survive a restart of this one.
         self.folder.replace_file(folder::PORT, running.port.to_string().as_bytes(), 0o600)?;
         Ok(running)
     }

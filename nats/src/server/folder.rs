@@ -93,6 +93,8 @@ impl BrokerDataDir {
             let mut out =
                 OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&fresh)?;
             out.write_all(bytes)?;
+            // Before the rename: after a power cut the new name may otherwise hold an empty file, and without seeds
+            // no role gets in.
             out.sync_all()?;
             fs::rename(&fresh, &file)
         };
@@ -150,6 +152,8 @@ impl BrokerDataDir {
                 )
             })
             .collect();
+        // `sync_interval: always`: by default a confirmed message is on disk within two minutes only, and a power
+        // cut loses it.
         format!(
             "# Written at every start.\n\
              server_name: streamgate\n\

@@ -144,6 +144,8 @@ struct BrokerWriteStatus {
 async fn query_write_status(port: u16) -> Option<BrokerWriteStatus> {
     let asking = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        // HTTP/1.0: the server closes the connection at the end and sends no chunks, so reading to the end is
+        // enough.
         stream.write_all(b"GET /healthz?details=true HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;

@@ -153,6 +153,7 @@ fn delete_marker_ttl(config: &stream::Config) -> Option<Duration> {
 pub(super) fn merge_stream_config(want: &stream::Config, have: stream::Config) -> stream::Config {
     let markers = delete_marker_ttl(want).or_else(|| delete_marker_ttl(&have));
     let mut metadata = have.metadata;
+    // The server's own, which it sets by itself.
     metadata.retain(|key, _| !key.starts_with("_nats."));
     stream::Config {
         metadata,
