@@ -35,8 +35,10 @@ pub(crate) async fn run_term(
     stop: &CancellationToken,
 ) -> Result<(), AuditError> {
     let mut connection = bus.watch_connection();
+    // Before the tail is read: after a reconnect from here on, what was read of it may be old.
     connection.mark_unchanged();
     let (mut head, foreign) = read_tail(bus).await?;
+    // Before anything is written: a log of another stream, or a server that is behind, is left as it is.
     let position = read_source_position(bus, &head).await?;
     if let Some(foreign) = foreign {
         head = append_skip_note(bus, &head, &foreign).await?;
@@ -58,6 +60,7 @@ pub(crate) async fn run_term(
         };
         head = tokio::select! {
             biased;
+            // The answer first: a record that was confirmed belongs to this term.
             appended = append_event(bus, config, &head, &event) => appended?,
             _ = connection.changed() => return Err(AuditError::Interrupted),
         };
@@ -131,6 +134,7 @@ pub(crate) async fn append_event(
     head: &AuditHead,
     event: &StreamEntry,
 ) -> Result<AuditHead, AuditError> {
+    // Refused here as well as by the reader: a repeated record could never be taken back.
     if event.sequence <= head.source_sequence {
         tracing::error!(
             sequence = event.sequence,
@@ -155,6 +159,7 @@ async fn publish_line(bus: &Bus, last: u64, line: AuditLine) -> Result<AuditHead
     let message = PublishMessage::build()
         .payload(line.bytes.into())
         .expected_stream(subjects::AUDIT)
+        // One record at a time, and only behind the last: the broker compares sequences, not what lies under them.
         .expected_last_sequence(last);
     let sent = bus
         .context()
@@ -162,6 +167,7 @@ async fn publish_line(bus: &Bus, last: u64, line: AuditLine) -> Result<AuditHead
         .await
         .map_err(|error| map_publish_error(n, &error))?;
     let ack = sent.await.map_err(|error| map_publish_error(n, &error))?;
+    // The record holds its own number: at another place it would break the chain.
     if ack.sequence == n { Ok(line.head) } else { Err(AuditError::Fenced { n }) }
 }
 fn map_publish_error(n: u64, error: &PublishError) -> AuditError {

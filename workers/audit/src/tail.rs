@@ -41,6 +41,7 @@ pub(crate) async fn read_tail(bus: &Bus) -> Result<(AuditHead, Option<ForeignMes
             behind.pop();
             break head;
         }
+        // Foreign messages may lie at the end; a bound keeps a start from reading the whole log backwards.
         let Some(before) = before.filter(|_| behind.len() <= FOREIGN_MAX) else {
             return Err(AuditError::Foreign { n: candidate.n });
         };

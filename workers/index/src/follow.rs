@@ -59,6 +59,7 @@ pub(crate) async fn read_origins(bus: &Bus) -> Result<Vec<BucketOrigin>, IndexEr
         let name = subjects::kv_stream_name(bucket.name());
         let stream = bus.context().get_stream(&name).await.map_err(nats::BusError::unavailable)?;
         let info = stream.cached_info();
+        // The creation time distinguishes a bucket that was made anew, whose sequences begin again.
         let created_at_us = u64::try_from(info.created.unix_timestamp_nanos() / 1_000).unwrap_or(0);
         origins.push(BucketOrigin { bucket, created_at_us, last_sequence: info.state.last_sequence });
     }
@@ -141,11 +142,13 @@ pub(crate) async fn follow_bucket(
         };
         let target = Arc::clone(&projection);
         let written = tokio::task::spawn_blocking(move || {
+            // The cursor moves in the same transaction: after a crash a batch is either there or read again.
             target.apply_entries(bucket, &steps)?;
             target.set_last_seen(bucket, stored_at_ms)
         })
         .await;
         written.map_err(|_| IndexError::Damaged { what: "writing panicked".into() })??;
+        // Only what is written counts as seen: questions may ask for this revision.
         report(last, missing);
     }
 }
@@ -154,6 +157,7 @@ pub(crate) async fn follow_bucket(
 async fn read_batch(reader: &mut StreamReader, entries_max: usize) -> Result<Vec<StreamEntry>, IndexError> {
     let mut batch = vec![reader.next().await?];
     while batch.len() < entries_max.max(1) {
+        // What is there already shares one transaction; nothing is waited for.
         match reader.next().now_or_never() {
             Some(entry) => batch.push(entry?),
             None => break,

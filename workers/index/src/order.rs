@@ -29,6 +29,7 @@ impl ListPosition {
     pub(crate) fn new(created_at_ms: u64, id: &[u8; 16]) -> Self {
         let mut bytes = [0; POSITION_BYTES];
         let (time, rest) = bytes.split_at_mut(8);
+        // Big-endian: the tree compares bytes, which then is the order of time.
         time.copy_from_slice(&created_at_ms.to_be_bytes());
         rest.copy_from_slice(id);
         Self(bytes)
@@ -77,6 +78,7 @@ fn list_id_hash(what: &[u8], parts: [Option<&[u8]>; 3]) -> ListId {
             None => hash.update([0]),
             Some(part) => {
                 hash.update([1]);
+                // With its length, or two lists could share a name whose parts are split elsewhere.
                 hash.update((part.len() as u64).to_be_bytes());
                 hash.update(part);
             }

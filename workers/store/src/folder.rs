@@ -53,6 +53,7 @@ impl LocalRoot {
 
     /// Opens a file below the root.
     pub(crate) fn open_file(&self, key: &str, flags: OFlags) -> io::Result<File> {
+        // A lock belongs to the open file: a child process that inherited it would hold the lock on.
         let file = rustix::fs::openat(&self.root, key, flags | OFlags::CLOEXEC, FILE_MODE)?;
         Ok(file.into())
     }
@@ -134,10 +135,12 @@ impl LocalRoot {
         let number = STAGED.fetch_add(1, Ordering::Relaxed);
         let staged = format!("{key}#{}{number}", std::process::id());
         let written = self.write_file(&staged, payload).and_then(|()| self.rename_file(&staged, key));
+        // A full disk would stay full of what nobody reads.
         if written.is_err() {
             self.remove_file(&staged).ok();
         }
         written?;
+        // A rename survives a power cut only once its folder is synced.
         self.sync_parent(key)
     }
 
@@ -147,6 +150,7 @@ impl LocalRoot {
         for piece in payload {
             file.write_all(piece).map_err(StoreError::from_io)?;
         }
+        // Before the caller renames it: after a power cut the final name may otherwise show an empty file.
         file.sync_all().map_err(StoreError::from_io)
     }
 

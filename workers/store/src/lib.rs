@@ -100,6 +100,7 @@ impl Store {
     ///
     /// Fails with [`StoreError::Invalid`] for a bad URL or option.
     pub fn open(config: StoreConfig, identify: Arc<dyn StoreIdentifier>) -> Result<Self, StoreError> {
+        // S3 refuses a smaller part with EntityTooSmall, and only when the upload is completed.
         if config.part_bytes_min < PART_BYTES_FLOOR {
             return Err(StoreError::Invalid(format!("part_bytes_min is below {PART_BYTES_FLOOR}")));
         }
@@ -178,6 +179,7 @@ impl Store {
                     Err(StoreError::Damaged(format!("{key} ended inside {window:?}")))
                 }
             })
+            // In order, and the next window is on its way while one is read.
             .buffered(2)
     }
 
@@ -197,6 +199,7 @@ impl Store {
         self.verify_marker().await?;
         match self.with_deadline(0, self.object_store()?.delete(&path)).await {
             Ok(()) => Ok(()),
+            // Absent is as good as deleted, but only in the right store.
             Err(StoreError::NotFound { .. }) => self.verify_marker_now().await,
             Err(error) => Err(error),
         }

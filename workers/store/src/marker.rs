@@ -209,6 +209,7 @@ impl Store {
             let key = key.to_owned();
             self.with_local_root(move |folder| folder.exists(&key)).await?
         } else {
+            // The marker first, then the object again: the absence may have been that of the whole store.
             self.verify_marker_now().await?;
             let path = self.object_path(key)?;
             match self.with_deadline(0, self.object_store()?.head(&path)).await {
@@ -239,6 +240,7 @@ impl Store {
         for _ in 0..2 {
             let (root, expected, work) = (self.local_root()?, marker.expected_id(), Arc::clone(&work));
             let worked = run_blocking(move || match LocalRoot::open(&root)? {
+                // Without `is_some` a folder without a marker would fit an id that is not known yet.
                 Some(folder) if expected.is_some() && folder.read_marker()? == expected => {
                     work(&folder).map(Some)
                 }

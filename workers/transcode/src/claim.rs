@@ -126,6 +126,7 @@ impl PartClaim {
         }
         let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(JobPartRecord::BUCKET)).await?;
         if !is_released {
+            // Both times are the broker's: `last_seen_ms` was written by the clock of another host.
             let seen = Duration::from_millis(now_ms.saturating_sub(held.stored_at_ms()));
             return match rules.fresh.checked_sub(seen).filter(|rest| !rest.is_zero()) {
                 Some(rest) => Ok(PartAvailability::Taken(ClaimOutcome::Held(rest))),
@@ -181,6 +182,7 @@ impl PartClaim {
         record.lost = Some(lost);
         record.last_seen_ms = 0;
         record.code = Some(job::WORKER_LOST.to_owned());
+        // Not written here: taking the part writes the loss together with the new claim.
         if lost.parked_at_ms.is_none() && pause.is_zero() {
             return Ok(None);
         }
@@ -203,6 +205,7 @@ impl PartClaim {
         let is_counted = !record.is_interrupted;
         record.attempt += u32::from(is_counted);
         record.is_interrupted = false;
+        // The compare-and-set below is the fence: of two workers that saw the part free, one takes it.
         rules.worker.clone_into(&mut record.worker);
         record.last_seen_ms = nats::now_ms();
         let outbox = if is_counted { build_attempt_events(job, record) } else { Outbox::new() };

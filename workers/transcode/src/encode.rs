@@ -62,6 +62,7 @@ impl PartRun<'_> {
     /// Makes the part. The child is gone when this returns, however it ends.
     pub(crate) async fn make_part(&self) -> Result<PartRunOutcome, TranscodeError> {
         let plan = &self.job.plan;
+        // A source that is not there is the store's answer here, instead of a failure of the child.
         self.context.store.head(&plan.source_key).await?;
         let source =
             StoredMediaSource::new(self.context.store.clone(), plan.source_key.clone(), plan.source_bytes);
@@ -72,6 +73,7 @@ impl PartRun<'_> {
         let child = self.run_child(Arc::new(source), sender, &cancel).fuse();
         tokio::pin!(child);
         let ended = self.collect_outputs(child.as_mut(), outputs, control).await;
+        // The caller lets the claim go next: a child that lives on would write the same segments as its successor.
         if !child.is_terminated() {
             cancel.cancel();
             // Why the work ended is known already.
@@ -185,6 +187,7 @@ impl<'a> PartOutputCollector<'a> {
         let interval = Duration::from_millis(config.renew_interval_ms.max(100));
         let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Ordered: a renewal may only name segments without a gap before them, however their uploads end.
         let mut uploads = FuturesOrdered::new();
         let mut is_open = true;
         while is_open || !uploads.is_empty() {

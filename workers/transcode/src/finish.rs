@@ -80,15 +80,18 @@ pub(crate) async fn finish_job(
         technical: asset.as_ref().and_then(|a| a.technical.as_ref()),
         versions: &context.driver.self_check().versions,
     });
+    // Before the findings are judged: the report of an encode that does not conform says why.
     put_text(context, job, keys::REPORT, report).await?;
     reject_errors(&findings)?;
     if is_playable {
         for (name, text) in playlists {
             put_text(context, job, &keys::media_playlist_path(&name), text).await?;
         }
+        // What names other objects is stored behind them.
         put_text(context, job, keys::MANIFEST, manifest).await?;
         put_text(context, job, keys::MULTIVARIANT, multivariant).await?;
     }
+    // Fenced once more: measuring takes long, and another worker may have finished the job meanwhile.
     if !claim.renew(Outbox::new(), |_| {}).await? || encode::is_job_inactive(&context.bus, job).await? {
         return Ok(());
     }

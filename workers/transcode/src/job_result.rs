@@ -17,6 +17,8 @@ pub(crate) async fn complete_job(
     cpu_ms: u64,
 ) -> Result<(), TranscodeError> {
     let bus = &context.bus;
+    // The medium first: a crash in between leaves the job active, and its finish is repeated. The other way round
+    // nothing would make the medium ready.
     bus.change_record::<media::MediaRecord>(&job.media_id.to_string(), |found| {
         let found = found?;
         let is_newer = found.encode.as_ref().is_none_or(|e| e.number <= encode.number);
@@ -60,6 +62,7 @@ pub(crate) async fn fail_job(
     detail: &str,
 ) -> Result<(), TranscodeError> {
     let bus = &context.bus;
+    // The medium first, as in `complete_job`: an ended job is never looked at again.
     fail_medium(bus, job.media_id, Some(job.encode), code, detail).await?;
     bus.change_record::<job::JobRecord>(&job.job_id.to_string(), |found| {
         let mut record = found.filter(|job| job.status == job::JobStatus::Active)?.clone();

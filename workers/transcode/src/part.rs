@@ -159,6 +159,7 @@ impl PartProcessor {
             PartAvailability::Free(held) => *held,
             PartAvailability::Taken(asked) => return Ok(asked),
         };
+        // Room before the claim: a claim counts a try, and waiting for room is none.
         let workers_lost = held.record.lost.map_or(0, |lost| lost.workers);
         *room = self.acquire_permit(workers_lost >= config.lost_workers_max, delivery).await;
         if room.is_none() {
@@ -193,6 +194,8 @@ impl PartProcessor {
             PartRunOutcome::Stopped => handle_stop(run).await,
             PartRunOutcome::Made { report, tracks } => {
                 let is_ours =
+                    // Recorded before the others are looked at: of two parts that end together, one at least sees
+                    // both as done.
                     run.claim.renew(Outbox::new(), |part| mark_part_done(part, &report, tracks)).await?;
                 if !is_ours {
                     return Ok(StageOutcome::Lost);
@@ -265,6 +268,7 @@ impl PartProcessor {
             let found = bus.load_record::<JobPartRecord>(&subjects::part_key(job.job_id, name)).await?;
             match found.map(|held| held.record.status) {
                 Some(JobPartStatus::Done) => {}
+                // One failed part is enough: the finish ends the job with its code.
                 Some(JobPartStatus::Failed) => break,
                 Some(JobPartStatus::Claimed) | None => return Ok(()),
             }
@@ -299,6 +303,7 @@ impl PartProcessor {
         }
         let fault = StageFault::from(error);
         Err(match claim {
+            // By the record: what the loop counts ends with the process, and other workers know nothing of it.
             Some(claim) => fault.with_attempt(claim.fault_count() + 1),
             None => fault,
         })

@@ -111,6 +111,7 @@ impl TranscodePlanner {
         };
         let plan = plan::plan_encode(&input)?;
         match self.store_job(build_job_record(wanted, plan)).await? {
+            // Also for a job that was there: a crash may have come between its record and its parts.
             Some(job) if job.status == job::JobStatus::Active => self.queue_parts(&job).await,
             Some(_) | None => Ok(()),
         }

@@ -133,6 +133,7 @@ impl PartTracks {
         let mut all = Vec::new();
         for (expected, made) in self.expected.iter().zip(&self.made) {
             let before = self.before.iter().find(|t| t.rendition == expected.name);
+            // A repeated try begins at zero, but what players were shown must not become shorter.
             let longer = match (made, before) {
                 (Some(made), Some(before)) if made.segments.len() < before.segments.len() => Some(before),
                 (Some(made), _) => Some(made),
@@ -176,6 +177,7 @@ impl PartTracks {
 }
 
 fn has_duration(ticks: u64, timescale: u32, count: u64, rate: Rational) -> bool {
+    // Multiplied crosswise: divisions would round, and a missing frame could pass.
     u128::from(ticks) * u128::from(rate.num)
         == u128::from(count) * u128::from(rate.den) * u128::from(timescale)
 }

@@ -121,6 +121,7 @@ impl PipelineStage for UploadStage {
         if held.record.status != MediaStatus::Uploading || held.record.is_removed() {
             return Ok(StageOutcome::Done);
         }
+        // An old event of a purged medium must not make its record again.
         if held.revision() == 0 && self.is_purged(received).await? {
             tracing::info!(media.id = %received.media_id, "removed meanwhile, nothing to verify");
             return Ok(StageOutcome::Done);
@@ -133,6 +134,7 @@ impl PipelineStage for UploadStage {
         };
         let verdict = tokio::select! {
             biased;
+            // The stop first: a verdict reached after the fence was lost is another worker's to write.
             () = delivery.cancel.cancelled() => return Ok(StageOutcome::Lost),
             verdict = Box::pin(work) => verdict,
         };
@@ -263,6 +265,7 @@ impl UploadStage {
         error: UploadStageError,
     ) -> Result<StageOutcome, StageFault> {
         let faults = held.record.attempt.faults.saturating_add(1);
+        // Counted in the record: a file that kills its worker would otherwise begin with no faults at the next one.
         if error.is_crash() && faults >= self.config.probe_attempts_max {
             tracing::warn!(%error, media.id = %received.media_id, "the probe fails each time; the file is rejected");
             let rejection = UploadRejection::new(error.code(), "looking inside it fails each time");

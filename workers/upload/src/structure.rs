@@ -56,6 +56,7 @@ impl StructureFormat {
             let step = 188 + usize::from(prefix_bytes);
             let is_sync =
                 |n: usize| first.get(usize::from(prefix_bytes) + n * step).is_none_or(|b| *b == 0x47);
+            // One 0x47 is a letter: several at the distance of packets are a transport stream.
             if first.len() > step && (0..5).all(is_sync) {
                 return Some(Self::Transport { prefix_bytes });
             }
@@ -204,6 +205,7 @@ impl StructureScanner {
         }
         let is_padding = self.head.len() < 8 && self.head.iter().all(|byte| *byte == 0);
         match self.format {
+            // Samples without a `moov` can't be read: writers put it at the end, so it is what a cut file lacks.
             StructureFormat::Boxes if self.state.has_data && !self.state.has_index => {
                 Err(self.truncated_rejection())
             }
@@ -240,6 +242,7 @@ impl StructureScanner {
     fn skip_element(&mut self, length: u64) -> Result<(), UploadRejection> {
         self.elements += 1;
         let by_bytes = matches!(self.format, StructureFormat::Transport { .. } | StructureFormat::Adts);
+        // Elements without content cost nothing to send and a step each to walk.
         if self.elements > ELEMENTS_MAX && !by_bytes {
             return Err(UploadRejection::corrupt("the structure has too many elements"));
         }
@@ -282,6 +285,8 @@ impl StructureScanner {
             });
         }
         let length = match length {
+            // kind == *b"free" || kind == *b"moov" => { || ISO/IEC 14496-12, 4.2: length 0 reaches to the end of the
+            // file, and 1 says that a 64-bit length follows.
             0 if kind == *b"mdat" || kind == *b"free" || kind == *b"moov" => {
                 self.record_box(kind);
                 return if self.state.has_index {
@@ -330,6 +335,7 @@ impl StructureScanner {
         let bits = 7 * length_bytes;
         let value =
             length.iter().fold(0_u64, |value, byte| (value << 8) | u64::from(*byte)) & ((1 << bits) - 1);
+        // RFC 8794, 6.2: all bits of the value set mean that the length is not known.
         let is_unknown = value == (1 << bits) - 1;
         self.parse_ebml_element(id, length_to_u64(id_bytes + length_bytes), (!is_unknown).then_some(value))
     }
@@ -368,6 +374,7 @@ impl StructureScanner {
             return ElementScan::Reject(self.trailing_rejection());
         }
         (self.state.has_index, self.state.has_data) = (true, true);
+        // EBU Tech 3306: the 32-bit length says nothing, the real one is in the chunk `ds64` that comes first.
         if &kind == b"RF64" {
             return match self.head.get(20..28).and_then(|l| l.try_into().ok()).map(u64::from_le_bytes) {
                 None => ElementScan::Need(28),
@@ -412,6 +419,7 @@ impl StructureScanner {
                 self.corrupt_rejection()
             });
         }
+        // RFC 3533, 6: a page has no length; its table of segments adds up to it.
         let Some(segments) = self.head.get(26).copied().map(usize::from) else {
             return ElementScan::Need(27);
         };
@@ -438,6 +446,7 @@ impl StructureScanner {
 
     /// ISO/IEC 13818-7: a frame names its length; an ID3v1 tag of 128 bytes may end the file.
     fn parse_adts_frame(&mut self) -> ElementScan {
+        // An ID3v1 tag has 128 bytes and ends the file.
         if self.head.starts_with(b"TAG") {
             return ElementScan::End(128);
         }

@@ -61,6 +61,7 @@ impl FileVerifier {
         if self.size_bytes == 0 {
             return Err(UploadRejection::new("empty", "the file has no bytes"));
         }
+        // Before the digest: a short read would be reported as a wrong digest.
         if self.seen_bytes != self.size_bytes {
             let detail = format!("{} of {} bytes could be read", self.seen_bytes, self.size_bytes);
             return Err(UploadRejection::size_mismatch(detail));
@@ -86,6 +87,7 @@ impl FileVerifier {
     }
 
     fn keep_tail(&mut self, bytes: &[u8]) {
+        // The record may begin in one piece and end in the next.
         let keep_old = ARCHIVE_END_BYTES.saturating_sub(bytes.len());
         let drop = self.tail.len().saturating_sub(keep_old);
         self.tail.drain(..drop);
@@ -106,6 +108,7 @@ fn unsupported_error(bytes: &[u8]) -> UploadRejection {
 fn ends_with_archive(tail: &[u8]) -> bool {
     tail.windows(22).enumerate().any(|(at, record)| {
         let [b'P', b'K', 5, 6, .., low, high] = record else { return false };
+        // Its comment has to reach the end exactly: media may hold the four bytes of the signature by chance.
         at + 22 + usize::from(u16::from_le_bytes([*low, *high])) == tail.len()
     })
 }

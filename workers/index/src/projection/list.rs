@@ -86,6 +86,7 @@ impl IndexProjection {
                 size_bytes += rmp_serde::to_vec_named(&item).map_or(0, |bytes| bytes.len());
                 items.push(item);
             }
+            // Also of a row that shows nothing: the next page must not begin before it again.
             last = Some(position);
         }
         Ok((items, None))

@@ -118,6 +118,7 @@ impl IndexProjection {
                 tracing::info!(
                     "the projection belongs to other buckets or another version, it is built anew"
                 );
+                // Closed before it is moved: the database writes to its files until then.
                 drop(trees);
                 move_database_aside(&folder)?;
                 Self::open_trees(&database, config.cache_bytes_max)?
@@ -260,6 +261,7 @@ impl ProjectionTrees {
                 return Ok(false);
             }
             let last_seen_ms = read_number(&self.meta, &origin.bucket.last_seen_key())?;
+            // Markers of removals end by themselves: after a longer absence a removed row would stay for ever.
             let was_away = last_seen_ms.is_some_and(|ms| nats::now_ms().saturating_sub(ms) > AWAY_MS_MAX);
             if was_away && cursor < origin.last_sequence {
                 return Ok(false);

@@ -141,6 +141,7 @@ impl IndexTransaction<'_> {
                 self.update_media(id, || put_row(self.assets, id.as_bytes(), step.sequence, value.as_deref()))
             }
             IndexChange::Job(id, value) => {
+                // Read before the row is replaced: the lists to leave follow from the old one.
                 let before = self.job_keys(id)?;
                 put_row(self.jobs, id.as_bytes(), step.sequence, value.as_deref())?;
                 self.update_order(&before, &self.job_keys(id)?)

@@ -148,6 +148,7 @@ impl LocalSpool {
     }
 
     fn start_write(&mut self) {
+        // At its place, not at the end: a repeated write after an error must not leave a gap.
         let (file, at) = (self.file.clone(), self.handed);
         let batch = std::mem::take(&mut self.batch);
         self.handed += batch.length_bytes();
@@ -173,7 +174,9 @@ impl LocalSpool {
 
     fn start_sync(&mut self) {
         let file = self.file.clone();
+        // file.sync_data()); || `fdatasync` also makes the length durable, which is all that reading back needs.
         let task = tokio::task::spawn_blocking(move || file.sync_data());
+        // What is written from now on may miss this sync.
         self.syncing = Some(PendingSync { offset: self.written, task });
         self.synced_at = Instant::now();
     }
@@ -242,10 +245,12 @@ fn move_into_place(folder: &LocalRoot, from: &str, to: &str, length: u64) -> Res
     match folder.open_file(from, OFlags::WRONLY) {
         Ok(file) => {
             truncate_to(&file, length)?;
+            // Before the rename: what lies under the key of a source counts as whole.
             file.sync_all().map_err(|e| StoreError::Damaged(format!("sync failed: {e}")))?;
             folder.create_parents(to)?;
             folder.rename_file(from, to)?;
         }
+        // A repeat after a crash: the rename may have been made already.
         Err(error) if is_absent(&error) => match folder.open_file(to, OFlags::RDONLY) {
             Ok(file) => {
                 let found = file.metadata().map_err(StoreError::from_io)?.len();
@@ -260,6 +265,7 @@ fn move_into_place(folder: &LocalRoot, from: &str, to: &str, length: u64) -> Res
         },
         Err(error) => return Err(StoreError::from_io(error)),
     }
+    // The new entry first: a power cut in between may leave two names, but never none.
     folder.sync_parent(to)?;
     folder.sync_parent(from)
 }
@@ -283,6 +289,7 @@ fn open_locked(folder: &LocalRoot, key: &str, offset: u64) -> Result<File, Store
         Err(error) if is_absent(&error) => return Err(StoreError::Damaged("the spool file is gone".into())),
         Err(error) => return Err(StoreError::from_io(error)),
     };
+    // Before the file is cut: a writer that was displaced may still be writing behind the offset.
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(StoreError::Busy),

@@ -85,6 +85,7 @@ impl RemoteSpool {
             part_bytes: config.part_bytes(place.length_bytes_max),
             ..MultipartState::default()
         });
+        // Every part but the last has the recorded size, so their number says how many bytes they hold.
         let stored =
             length_to_u64(state.parts.len()).saturating_mul(state.part_bytes).min(durable.offset_bytes);
         if stored + tail_bytes(&state) != durable.offset_bytes {
@@ -159,6 +160,7 @@ impl RemoteSpool {
     /// Removes the tail that the record no longer names. One that stays because of an error goes with the completion.
     pub(super) async fn confirm_recorded(&mut self, durable: &SpoolCheckpoint) {
         let named = durable.multipart.as_ref().and_then(|m| m.tail.as_ref());
+        // An older tail goes only once the record names another: until then a crash goes on from it.
         let Some(old) = self.recorded_tail.take() else {
             self.recorded_tail = named.cloned();
             return;
@@ -215,6 +217,8 @@ impl RemoteSpool {
         }
         let mut pieces = self.read_tail().await?;
         pieces.extend(self.batch.chunks.iter().map(|chunk| chunk.bytes.clone()));
+        // The generation is part of the key: a displaced writer can't overwrite the tail that its successor
+        // recorded.
         let tail = UploadTail {
             generation: self.place.generation,
             part: length_to_u64(self.state.parts.len()),
@@ -263,6 +267,7 @@ impl RemoteSpool {
         let mut pieces = self.read_tail().await?;
         let size_bytes = self.rest_bytes().min(self.state.part_bytes);
         let fresh = size_bytes.saturating_sub(tail_bytes(&self.state));
+        // S3 orders parts by number, not by arrival; a repeated part replaces the one of the same number.
         let index = self.state.parts.len() + self.putting.len();
         let chunks = self.batch.split_front(usize::try_from(fresh).unwrap_or(usize::MAX));
         pieces.extend(chunks.iter().map(|chunk| chunk.bytes.clone()));
@@ -278,6 +283,7 @@ impl RemoteSpool {
     }
 
     async fn await_first_part(&mut self) -> Result<(), StoreError> {
+        // In order, however they arrive: a checkpoint may only count bytes without a gap before them.
         let Some(first) = self.putting.front_mut() else { return Ok(()) };
         let (size_bytes, outcome) =
             (first.size_bytes, (&mut first.task).await.map_err(StoreError::from_join)?);
@@ -380,6 +386,8 @@ impl RemoteSpool {
         let Err(error) = &step else { return step };
         if matches!(error, StoreError::Slow { .. }) {
             self.requeue_parts();
+            // Less than a part, so that the next flush parks it as a tail instead of sending a part that is too slow
+            // again.
             let tail_max = self.state.part_bytes.saturating_sub(1 + tail_bytes(&self.state));
             let kept = self.batch.split_front(usize::try_from(tail_max).unwrap_or(usize::MAX));
             self.batch.clear();
@@ -411,6 +419,7 @@ pub(super) async fn finish_remote_spool(
             Err(other) => return Err(other),
         }
     }
+    // The object itself is the proof; only then may the tails go, which are the last copy of their bytes.
     check_source_size(store, place, durable.offset_bytes).await?;
     remove_tails(store, place).await
 }
@@ -428,6 +437,7 @@ async fn complete_upload(
     let mut missing = RemoteSpool::open(store, place, durable.clone())?;
     missing.store_last_part().await?;
     let Some(multipart_id) = missing.state.multipart_id.clone() else { return Ok(()) };
+    // S3 completes no multipart upload without parts; an empty file was stored as an object of its own.
     if missing.state.parts.is_empty() {
         return abort_multipart(store, place, &multipart_id).await;
     }
