@@ -143,6 +143,7 @@ impl MediaDriver {
         out: Option<mpsc::Sender<MediaTaskOutput>>,
         cancel: &CancellationToken,
     ) -> Result<ChildOutcome, MediaTaskError> {
+        // Held until the session has waited for the child, whose memory is in use until then.
         let (_slot, part) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(MediaTaskError::Cancelled),
@@ -172,6 +173,7 @@ impl MediaDriver {
             .arg(format!("--memory-bytes-max={memory_bytes_max}"))
             .arg(format!("--cpu-seconds-max={}", self.config.cpu_seconds_max))
             .arg(format!("--parent={}", std::process::id()))
+            // The child needs nothing of it, and the environment may hold keys of the store.
             .env_clear()
             .current_dir("/")
             .process_group(0)

@@ -103,6 +103,7 @@ impl AudioGrid {
     pub fn first_frame(self, segment: u32) -> u64 {
         let scale = u128::from(self.segment_seconds.den) * u128::from(AUDIO_FRAME_SAMPLES);
         let samples = u128::from(segment) * u128::from(self.segment_seconds.num) * u128::from(AUDIO_RATE_HZ);
+        // From the start each time, not from the segment before: rounding must not add up along a long file.
         let nearest = (2 * samples + scale) / (2 * scale);
         u64::try_from(nearest).unwrap_or(u64::MAX).min(self.frames)
     }

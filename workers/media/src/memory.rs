@@ -55,6 +55,7 @@ fn machine_memory_bytes() -> u64 {
     let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_mem_total(&text));
     let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limits = limits.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    // In a container the kernel shows the memory of the whole machine; the limit of its group is what kills.
     total.into_iter().chain(limits).min().unwrap_or(MACHINE_BYTES_ASSUMED)
 }
 

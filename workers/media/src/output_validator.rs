@@ -173,6 +173,7 @@ impl OutputValidator {
 
     /// Accepts the end of the task only when everything planned was seen.
     pub(crate) fn check_report(&self, report: MediaTaskReport) -> Result<MediaTaskReport, MediaTaskError> {
+        // A child that ended well may still have left a segment out: the playlist would have a hole.
         let segments = match &self.plan {
             ExpectedOutput::Video(spec, _) => spec.segment_count(),
             ExpectedOutput::Audio(grid) => grid.segment_count(),

@@ -83,6 +83,7 @@ impl ChildSession {
 
     /// Runs the task to its end; the child is gone when this returns.
     pub(crate) async fn run(mut self, run: MediaTaskRun<'_>) -> Result<ChildOutcome, MediaTaskError> {
+        // A child that a file took over may say anything: each message is held against the plan before it counts.
         let expect = OutputValidator::new(&run.task, &run.config.limits, run.config.output_bytes_max)?;
         let size_bytes = run.source.size_bytes();
         let start = ParentMessage::Start { task: run.task, size_bytes, limits: run.config.limits.clone() };
@@ -113,6 +114,7 @@ impl ChildSession {
             loop {
                 tokio::select! {
                     biased;
+                    // The stop first, then the child's own last word: it explains what a failed pipe only shows.
                     () = run.cancel.cancelled() => break Err(MediaTaskError::Cancelled),
                     last = &mut listen => break last,
                     fault = &mut watch => break Err(fault),
@@ -247,6 +249,7 @@ impl ChildClock {
     }
 
     fn begin_excused(&self) {
+        // Relaxed: reader and writer are polled by one task; the atomics only let both borrow the clock.
         self.since_us.store(self.now_us().saturating_add(1), Ordering::Relaxed);
     }
 
@@ -343,6 +346,7 @@ impl ChildOutputReader<'_> {
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let mut progress_us = self.blame.charged_us();
         loop {
+            // Reads and signs of life are no end: a child that works for ever is stopped here.
             if self.blame.began.elapsed() > self.wall {
                 return Err(MediaTaskError::Stalled { seconds: self.wall.as_secs() });
             }
@@ -448,6 +452,7 @@ impl ChildOutputReader<'_> {
         self.read_bytes_left =
             left.ok_or_else(|| MediaTaskError::Protocol("more reads than allowed".into()))?;
         let len = usize::try_from(len).map_err(|error| MediaTaskError::Protocol(error.to_string()))?;
+        // Never waited for: the task that answers could itself wait for this one to read on.
         match self.reads.try_send((offset, len)) {
             Ok(()) => Ok(ChildEvent::Read),
             Err(_) => Err(MediaTaskError::Protocol("more open reads than allowed".into())),

@@ -19,6 +19,7 @@ pub(crate) async fn count_messages(
         };
         let Some(message) = message else { return };
         let reply = message.reply.as_ref().map_or("", |reply| reply.as_str());
+        // A delivery of a consumer has the subject of its message: it would be counted a second time.
         if !reply.starts_with(DELIVERY_REPLY_PREFIX) {
             metrics.count_message(&message.subject, &message.payload);
         }

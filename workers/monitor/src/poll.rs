@@ -55,6 +55,7 @@ pub(crate) async fn poll_broker(
     shutdown: CancellationToken,
 ) {
     let mut ticks = interval(Duration::from_millis(config.poll_ms.max(100)));
+    // Polls that were late must not follow each other in a burst on a broker that was away.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let limit = Duration::from_millis(config.poll_timeout_ms);
     let mut memory = PollCache::default();
@@ -111,6 +112,7 @@ impl BrokerPoller<'_> {
             match found {
                 Ok(found) => polled.durables.extend(found),
                 Err(error) => {
+                    // What can't be read stays as it was: a gauge that falls to 0 would look like an empty queue.
                     polled.durables.extend(last.durables.iter().filter(|d| d.stream == name).cloned());
                     polled.unread.push(format!("durables of {name}: {error}"));
                 }
@@ -134,6 +136,7 @@ impl BrokerPoller<'_> {
         &self,
         read: impl Future<Output = Result<T, BusError>>,
     ) -> Result<T, BusError> {
+        // Half of a poll: one read that nobody answers must not take the others' time.
         let limit = Duration::from_millis(self.config.poll_timeout_ms / 2);
         timeout(limit, read).await.unwrap_or_else(|elapsed| Err(BusError::unavailable(elapsed)))
     }

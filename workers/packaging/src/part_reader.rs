@@ -65,6 +65,7 @@ impl GrowingPartReader {
             return Ok(Some(part.clone()));
         }
         let found = read(subjects::part_key(job.job_id, name)).await?;
+        // A part that is done never changes; any other has to be read again.
         if let Some(part) = found.as_ref().filter(|part| part.status == JobPartStatus::Done) {
             self.done.insert(name.to_owned(), part.clone());
         }

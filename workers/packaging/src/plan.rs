@@ -79,6 +79,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     if technical.still {
         reasons.push("a still image: a poster only".to_owned());
     }
+    // Sound is as long as the frames of the picture, or renditions would end at different times.
     let duration_samples =
         video.as_ref().map_or_else(|| audio_samples(&audio, span.duration_us), video_samples).max(1);
     let segment_seconds = video.as_ref().map_or_else(
@@ -116,6 +117,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
 pub fn part_names(plan: &EncodePlan) -> Vec<String> {
     let ranges = plan.video.as_ref().map_or(0, |v| v.ranges.len());
     let mut names: Vec<String> = plan.audio.iter().map(|a| a.name.clone()).collect();
+    // In the order of the queue: what playing needs first is made first.
     names.truncate(plan.audio.len().min(1));
     names.extend((0..ranges.min(1)).map(video_part_name));
     names.extend(plan.audio.iter().skip(1).map(|a| a.name.clone()));
@@ -155,6 +157,7 @@ pub fn find_part_work<'a>(plan: &'a EncodePlan, part: &str) -> Option<PartWork<'
     let video = plan.video.as_ref()?;
     let index: usize = part.strip_prefix('v').filter(|digits| digits.len() >= 4)?.parse().ok()?;
     let range = *video.ranges.get(index)?;
+    // `v00001` parses like `v0001`: only the name as it is written names a part.
     (video_part_name(index) == part).then_some(PartWork::Video { video, range })
 }
 
@@ -262,6 +265,7 @@ fn cut_ranges(
     let mut ranges = Vec::new();
     let mut first = 0;
     while first < segments {
+        // The first part has one segment, so that playing can begin soon.
         let count = if first == 0 { 1 } else { length.min(segments - first) };
         let start_frame = first * segment;
         ranges.push(FrameRange {

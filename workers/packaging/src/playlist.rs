@@ -40,6 +40,8 @@ pub fn render_growing_multivariant(plan: &EncodePlan, parts: &[JobPartRecord]) -
     if rung_missing || sound_missing || presentation.renditions().next().is_none() {
         return None;
     }
+    // RFC 8216, 4.3.4.2: BANDWIDTH bounds the peak, which is not known yet: it follows from the limits of the
+    // encoder.
     let rate = |rendition: &PresentationRendition| VariantBitRates {
         peak: bound_peak_bps(plan, &rendition.name),
         average: None,
@@ -60,6 +62,7 @@ pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> S
 pub fn render_event(plan: &EncodePlan, parts: &[JobPartRecord], rendition: &str) -> Option<String> {
     let presentation = Presentation::from_unfinished_parts(plan, parts);
     let rendition = presentation.renditions().find(|r| r.name == rendition)?;
+    // RFC 8216, 6.2.1: the target duration must not change while a playlist grows, so it is the planned one.
     let mut text = format_header(planned_target_seconds(plan), "EVENT");
     write_segments(&mut text, rendition);
     if is_complete(plan, rendition) {
@@ -78,6 +81,7 @@ pub fn render_ended_event(plan: Option<&EncodePlan>, stored: &str) -> String {
             Some(plan) if tag("#EXT-X-TARGETDURATION:") => {
                 let _infallible = write!(text, "#EXT-X-TARGETDURATION:{}", planned_target_seconds(plan));
             }
+            // RFC 8216, 6.2.1: of a loaded playlist nothing may change but what is appended.
             _ if tag("#EXT-X-PLAYLIST-TYPE:") => text.push_str("#EXT-X-PLAYLIST-TYPE:EVENT"),
             _ => text.push_str(line),
         }
@@ -194,6 +198,7 @@ fn write_segments(text: &mut String, rendition: &PresentationRendition) {
     };
     let mut end_ticks = 0;
     for (segment, number) in rendition.segments.iter().zip(1_u32..) {
+        // The difference of rounded times: rounded durations would add up to another length.
         let start = microseconds(end_ticks);
         end_ticks += segment.duration_ticks;
         let duration = microseconds(end_ticks).saturating_sub(start);

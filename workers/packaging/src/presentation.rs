@@ -149,6 +149,7 @@ impl PresentationRendition {
         let first = *tracks.first()?;
         let mut segments: Vec<StoredSegment> = Vec::new();
         for track in tracks {
+            // Up to the first gap: a player takes the next segment for the next in time.
             if u32::try_from(segments.len() + 1).ok() != Some(track.first_segment) {
                 break;
             }
@@ -271,6 +272,7 @@ fn check_single_init(rendition: &str, parts: &[JobPartRecord]) -> Result<(), Par
         .flat_map(|p| &p.tracks)
         .filter(|t| t.rendition == rendition)
         .map(|t| t.init_sha256.as_str());
+    // A playlist names one init segment for all parts: another one would decode them with wrong parameters.
     let first = inits.next();
     if inits.all(|init| Some(init) == first) {
         Ok(())

@@ -285,8 +285,7 @@ impl StructureScanner {
             });
         }
         let length = match length {
-            // kind == *b"free" || kind == *b"moov" => { || ISO/IEC 14496-12, 4.2: length 0 reaches to the end of the
-            // file, and 1 says that a 64-bit length follows.
+            // ISO/IEC 14496-12, 4.2: length 0 reaches to the end of the file, and 1 says that a 64-bit length follows.
             0 if kind == *b"mdat" || kind == *b"free" || kind == *b"moov" => {
                 self.record_box(kind);
                 return if self.state.has_index {

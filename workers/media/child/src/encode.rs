@@ -48,6 +48,7 @@ pub(crate) fn encode_video(
             queues.push(queue);
         }
         let fed = feed_encoders(&mut reader, ahead, spec, &queues);
+        // Before the encoders are joined: they end when nothing more can come.
         drop(queues);
         // An encoder that failed says why; that its queue is closed is only what follows from it.
         join_encoders(lanes)?;
@@ -131,6 +132,7 @@ fn open_at_start(
             break;
         }
         let mut picture = frame::Video::empty();
+        // Seeking trusts the index of the file: only the first picture shows whether it landed before the part.
         if reader.next_frame(&mut picture)?
             && reader.first_key.is_some_and(|key| grid.frame_index(key) <= start)
         {
@@ -224,6 +226,7 @@ impl<'a> RungProgress<'a> {
 
     fn report_frames(&self, lane: usize, frames: u64) -> MediaChildResult<()> {
         if let Some(count) = self.lanes.get(lane) {
+            // Relaxed: a count that is seen late only reports less than is done.
             count.store(frames, Ordering::Relaxed);
         }
         let slowest = self.lanes.iter().map(|count| count.load(Ordering::Relaxed)).min();

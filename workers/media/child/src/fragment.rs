@@ -67,12 +67,15 @@ impl SegmentMuxer {
         stream.set_time_base(Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)));
         ffi::keep_timestamps(&mut output);
         let mut options = Dictionary::new();
+        // `frag_discont` keeps the given times: the muxer would count from the start of its own part.
         options.set("movflags", "+cmaf+frag_custom+delay_moov+skip_trailer+frag_discont");
+        // Run-in of encoders would become an edit list, which players treat differently.
         options.set("use_editlist", "0");
         options.set("video_track_timescale", &track.timescale.to_string());
         options.set("fragment_index", &track.first_segment.saturating_add(1).to_string());
         output.write_header_with(options).or_failed("write the header")?;
         let time_base = output.stream(0).map_or(Rational(0, 1), |stream| stream.time_base());
+        // The muxer may choose another one, and every time of the plan would be wrong by a factor.
         if time_base != Rational(1, i32::try_from(track.timescale).unwrap_or(i32::MAX)) {
             return Err(MediaChildError::Failed(format!("the muxer chose the time base {time_base}")));
         }
@@ -112,6 +115,7 @@ impl SegmentMuxer {
     /// Ends the segment and hands it on, after the init segment if it is the first.
     pub(crate) fn end_segment(&mut self) -> MediaChildResult<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
+        // With `delay_moov` the first flush writes the init segment alone; the packets follow with the next one.
         if !self.has_init {
             self.has_init = true;
             ffi::end_fragment(&mut self.output).or_failed("end the init segment")?;

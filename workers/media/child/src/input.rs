@@ -69,6 +69,7 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
             format!("format {format} (score {score})"),
         ));
     }
+    // Before the library opens the file: it builds an index of all samples that the tables declare.
     if format == MP4 {
         let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
         tables::check_table_entries(remote, job.size_bytes, job.limits.table_entries_max)?;
@@ -77,6 +78,7 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
     let streams_max = job.limits.streams_max.to_string();
     let options = [
         ("format_whitelist", format.as_str()),
+        // A file that names another one makes the library open it: no protocol may be used for that.
         ("protocol_whitelist", "none"),
         ("probesize", &probe_bytes),
         ("max_streams", &streams_max),
@@ -85,6 +87,7 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
         UnprobedInput::new(io, &options).map_err(|error| classify_open_error(error, wire, job, &format))?;
     let limits = &job.limits;
     let pixels_max = pixels_max(limits, &format);
+    // Before decoders are tried: they reserve memory for the size that the header names.
     for (width, height) in opening.picture_sizes() {
         check_picture_size(width, height, pixels_max)?;
     }

@@ -44,11 +44,13 @@ use crate::sandbox::SandboxState;
 
 fn main() -> ExitCode {
     let began = Instant::now();
+    // Before any thread: each arena reserves address space, which RLIMIT_AS counts.
     ffi::limit_arenas();
     let (verb, ask) = match parse_arguments() {
         Ok(arguments) => arguments,
         Err(error) => return print_error(&error, 64),
     };
+    // Before the library is started, and before a byte of the file is read.
     let cage = match sandbox::enter_sandbox(&ask) {
         Ok(cage) => cage,
         Err(error) => return print_error(&error, EXIT_SANDBOX),

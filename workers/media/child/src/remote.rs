@@ -52,6 +52,7 @@ impl RemoteSource {
         let is_sequential = self.last.is_some_and(|last| last + 1 == number);
         self.last = Some(number);
         self.cache_block(number, bytes.clone());
+        // Only for a reader that goes forward: a seek would throw the block away after the store has read it.
         if is_sequential && (number + 1) * BLOCK_BYTES < self.size_bytes {
             self.request_block(number + 1)?;
             self.ahead = Some(number + 1);

@@ -84,6 +84,7 @@ impl<'a> RungEncoder<'a> {
 
     fn is_idr(&self, output: u64) -> bool {
         let from_start = output - self.spec.start_frame;
+        // By the number in the whole output: parts that are made apart place their IDRs alike, also across joints.
         output.is_multiple_of(u64::from(self.spec.gop_frames))
             || from_start.is_multiple_of(u64::from(self.spec.segment_frames))
     }
@@ -154,10 +155,13 @@ fn encoder_options(spec: &EncodeSpec, rung: &EncodeRung) -> Vec<(&'static str, S
         ("threads", rung.threads.to_string()),
         ("g", gop.clone()),
         ("keyint_min", gop),
+        // An IDR at a cut of scenes would begin no segment, and renditions would have different ones.
         ("sc_threshold", "0".into()),
+        // Without it a forced I picture is no IDR, and a segment could not be decoded from its start.
         ("forced-idr", "1".into()),
         ("a53cc", "0".into()),
         ("flags", "+global_header+cgop+bitexact".into()),
+        // `stitchable`: the parameter sets must not depend on the part, since all parts share one init segment.
         ("x264-params", "stitchable=1:open-gop=0".into()),
     ]
 }

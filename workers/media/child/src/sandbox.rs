@@ -55,6 +55,7 @@ pub(crate) fn enter_sandbox(ask: &SandboxOptions) -> MediaChildResult<SandboxSta
     set_resource_limit(Resource::As, ask.memory_bytes_max)?;
     set_resource_limit(Resource::Cpu, ask.cpu_seconds_max)?;
     set_resource_limit(Resource::Nofile, FILES_MAX)?;
+    // Of files only: pipes have no such limit.
     set_resource_limit(Resource::Fsize, 0)?;
     set_resource_limit(Resource::Core, 0)?;
     let has_no_capabilities = drop_capabilities();
@@ -114,6 +115,7 @@ fn drop_capabilities() -> bool {
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
+    // Also what the kernel asks for before it lets a process without rights install filters.
     set_no_new_privs(true).is_ok()
         && set_capabilities(None, none).is_ok()
         && capabilities(None).is_ok_and(|left| left == none)
@@ -145,6 +147,7 @@ fn install_seccomp() -> Option<()> {
     // filter has one way to refuse, so this call has a filter of its own.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     apply_filter(&compile_filter(clone3, SeccompAction::Allow, errno_action(libc::ENOSYS)?)?).ok()?;
+    // Last: it does not allow the call that installs another filter.
     apply_filter(&compile_filter(rules, errno_action(libc::EPERM)?, SeccompAction::Allow)?).ok()
 }
 

@@ -62,6 +62,7 @@ fn is_riff_truncated(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Resu
     let count = read_at(file, 0, &mut head)?;
     let [_, _, _, _, size @ ..] = head;
     let size = u32::from_le_bytes(size);
+    // One byte may be missing: writers leave out the pad byte of an odd form at the end.
     Ok(count == 8 && size != 0 && size != u32::MAX && u64::from(size) + 8 > size_bytes + 1)
 }
 

@@ -174,7 +174,7 @@ impl LocalSpool {
 
     fn start_sync(&mut self) {
         let file = self.file.clone();
-        // file.sync_data()); || `fdatasync` also makes the length durable, which is all that reading back needs.
+        // `fdatasync` also makes the length durable, which is all that reading back needs.
         let task = tokio::task::spawn_blocking(move || file.sync_data());
         // What is written from now on may miss this sync.
         self.syncing = Some(PendingSync { offset: self.written, task });
