@@ -128,6 +128,7 @@ async fn commit_challenge(
 ) -> Result<(), SignInError> {
     match bus.commit_record(held, outbox).await {
         Ok(()) => Ok(()),
+        // Somebody else used it first: a nonce is good for one attempt, wherever it is made.
         Err(nats::BusError::Conflict { .. }) => Err(SignInDenial::ChallengeUsed.into()),
         Err(error) => Err(error.into()),
     }
@@ -135,6 +136,7 @@ async fn commit_challenge(
 
 /// True when `cookie` is the one the challenge was given with.
 pub(super) fn is_bound_to_cookie(challenge: &SignInChallenge, cookie: Option<&str>) -> bool {
+    // Bound to the browser: a signature that somebody else obtained opens no session without the cookie.
     cookie.is_some_and(|cookie| bool::from(hash_text(cookie).ct_eq(&challenge.binding_sha256)))
 }
 

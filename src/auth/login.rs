@@ -91,8 +91,10 @@ impl SignInService {
             }
             Err(failure) => return Err(failure),
         };
+        // Used up before the session: of two attempts with one nonce the compare-and-set lets one through.
         challenge::consume_challenge(bus, held).await?;
         let opened = self.sessions().open_session(proved, request_id).await;
+        // Only an outage gives it back; an attempt that was judged has used it up.
         if matches!(opened, Err(SignInError::Bus(_))) {
             challenge::release_challenge(bus, held).await;
         }
@@ -110,6 +112,7 @@ impl SignInService {
             iss: self.config().issuer.clone(),
             aud: token::AUDIENCE.to_owned(),
             sub: live.account.owner_id(),
+            // Never beyond the session: a replica that checks the token alone would let it in later.
             exp: issued_s.saturating_add(self.config().access_ttl_s).min(end_s),
             nbf: issued_s,
             iat: issued_s,
@@ -134,6 +137,7 @@ impl SignInService {
         let (address, chain_id, digest) = (claim.address, claim.chain_id, claim.digest);
         let question = SignatureCheck { account: address, chain_id, digest, signature };
         let at = tokio::time::Instant::now();
+        // The key first: it needs no chain, so that plain wallets sign in while providers are away.
         let verdict = match verify_by_key(question) {
             SignatureVerdict::Invalid => self.verify_by_contract(client, question).await?,
             valid @ SignatureVerdict::Valid(_) => valid,
@@ -165,6 +169,7 @@ impl SignInService {
             Err(error) => return Err(error.into()),
         };
         if verdict != SignatureVerdict::Invalid {
+            // What the account takes costs nothing: the budget is for calls made in vain.
             shared.budget.refund_call(client.prefix);
         }
         Ok(verdict)

@@ -269,6 +269,7 @@ impl SessionStore {
         for session_id in session_ids {
             self.close_session(*session_id, end, request_id).await?;
         }
+        // Off the list once they are over: a crash before leaves them where "end all" finds them.
         if !session_ids.is_empty() {
             remove_from_wallet(&self.bus, account, session_ids).await?;
         }
@@ -382,6 +383,7 @@ impl SessionStore {
         now_ms: u64,
     ) -> RefreshDecision {
         let is_good = |generation: u32, secret: &str| {
+            // In constant time: the time of a comparison must not say how much of a guess is right.
             generation == session.generation && bool::from(hash_secret(secret).ct_eq(&session.refresh_sha256))
         };
         let is_soon = |at_ms: u64| now_ms.abs_diff(at_ms) < self.config.refresh_again_ms;

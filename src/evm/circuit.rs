@@ -51,6 +51,7 @@ impl CircuitBreaker {
         }
         self.tokens -= cost;
         if self.rests_until.is_some() {
+            // The first request after a rest is a trial: until it is answered no other is let through.
             self.rests_until = Some(now + self.rest_duration());
         }
         Ok(())
@@ -58,6 +59,7 @@ impl CircuitBreaker {
 
     /// An answer came to what was asked at `asked_at`.
     pub(super) fn record_success(&mut self, asked_at: Instant) {
+        // An answer to what was asked before the rest says nothing about the provider now.
         if self.paused_at.is_none_or(|paused_at| asked_at > paused_at) {
             self.faults = 0;
             self.rests_until = None;
@@ -70,6 +72,7 @@ impl CircuitBreaker {
             ProviderFault::Throttled { retry_after_ms } => {
                 self.pause_for(Duration::from_millis(*retry_after_ms).clamp(REST_MIN, REST_MAX), now);
             }
+            // The settings name a wrong address: asking again soon does not mend that.
             ProviderFault::WrongChain => self.pause_for(REST_MAX, now),
             _ if self.faults >= FAULTS_MAX => self.pause_for(self.rest_duration(), now),
             _ => {}

@@ -113,6 +113,7 @@ impl EvmClient {
         for (config, transports) in chains {
             let (chain_id, count) = (config.chain_id, transports.len());
             let quorum = config.quorum.unwrap_or(count / 2 + 1);
+            // More than half: with less, two answers that contradict each other could both have a quorum.
             if quorum > count || quorum * 2 <= count {
                 return Err(format!("chain {chain_id}: {quorum} of {count} providers are no quorum"));
             }
@@ -283,6 +284,8 @@ impl EvmClient {
                 count_max,
             });
         }
+        // Nodes answer `eth_getLogs` beyond their head with a shorter list and no error: the block shows that they
+        // have it.
         let questions =
             [RpcRequest::BlockAt(to.number), RpcRequest::Logs { from, to: to.number, addresses, topics }];
         let has_block = |answers: &[RpcResponse]| matches!(answers, [RpcResponse::Block(block), ..] if block.hash == to.hash);
@@ -440,6 +443,7 @@ impl ChainProviders {
         };
         match votes {
             VoteTally::Agreed { value, dissenters } => {
+                // Of a block named by hash there is one truth; answers about the newest may differ honestly.
                 if pinned && !dissenters.is_empty() {
                     doubt(&dissenters);
                     dissenters
@@ -453,6 +457,7 @@ impl ChainProviders {
                 doubt(answered);
                 Err(ChainError::Disagreement { chain_id })
             }
+            // Only without a quorum: one node that lags behind does not make a block go.
             VoteTally::Open | VoteTally::TooFew if faults.contains(&Some(&ProviderFault::NoBlock)) => {
                 Err(ChainError::Reorganised { chain_id })
             }
@@ -473,6 +478,7 @@ impl ChainProviders {
         if let Ok(head) = &found {
             known.highest = Some((Instant::now(), head.latest.number));
         }
+        // Failures, too: while a chain is away each decision would otherwise wait for all providers.
         known.newest = Some((Instant::now(), found.clone()));
         found
     }
@@ -501,6 +507,7 @@ impl ChainProviders {
                 self.counts.record_lag(chain_id, &provider_position(*index), number.saturating_sub(height));
             }
         }
+        // Nodes that fell behind would show the past, in which a sold token is still there.
         if number < floor {
             return Err(ChainError::Stale { chain_id });
         }
@@ -510,6 +517,7 @@ impl ChainProviders {
         let [RpcResponse::Block(latest), RpcResponse::Block(confirmed)] = pair.as_slice() else {
             return Err(ChainError::Disagreement { chain_id });
         };
+        // A chain that stands still, or nodes cut off from it, agree on a block that is long outdated.
         if latest.timestamp_s.saturating_add(self.config.head_age_s_max) < (self.clock)() {
             return Err(ChainError::Stale { chain_id });
         }

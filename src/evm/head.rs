@@ -18,6 +18,7 @@ pub struct ChainHead {
 pub(super) fn shared_height(heights: &[u64], quorum: usize) -> Option<u64> {
     let mut sorted = heights.to_vec();
     sorted.sort_unstable_by(|a, b| b.cmp(a));
+    // The highest block that a quorum has reached: one node that runs ahead, or lies, does not move it.
     sorted.get(quorum.checked_sub(1)?).copied()
 }
 

@@ -26,10 +26,12 @@ impl HttpTransport {
     pub fn new(url: RpcUrl, config: &ChainConfig) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .timeout(Duration::from_millis(config.call_timeout_ms))
+            // A redirect would carry requests, and a key in the path, to a host that nobody configured.
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(config.in_flight_max)
             .user_agent(concat!("streamgate/", env!("CARGO_PKG_VERSION")))
             .build()
+            // The address may hold a key, and errors are logged.
             .map_err(reqwest::Error::without_url)?;
         Ok(Self { client, url, answer_bytes_max: config.answer_bytes_max })
     }
@@ -48,6 +50,7 @@ impl HttpTransport {
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(to_provider_fault)? {
+            // Counted while reading: Content-Length is what the provider says, and may be absent.
             if body.len() + chunk.len() > self.answer_bytes_max {
                 return Err(ProviderFault::TooLarge);
             }

@@ -37,6 +37,7 @@ pub(super) fn count_votes<T: PartialEq + Clone>(
                 counted.iter().filter(|(_, other)| *other != value).map(|(voter, _)| *voter).collect();
             VoteTally::Agreed { value: value.clone(), dissenters }
         }
+        // Open as long as the missing answers could still make a quorum; then waiting has no use.
         Some((count, _)) if count + outstanding >= quorum => VoteTally::Open,
         None if outstanding >= quorum => VoteTally::Open,
         _ if counted.len() >= quorum => VoteTally::Split,

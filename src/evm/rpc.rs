@@ -78,6 +78,7 @@ impl RpcRequest {
     }
 
     fn to_json(&self, id: usize) -> Value {
+        // By hash, EIP-1898: a number may be another block on each provider, and after a reorganisation.
         let pinned = |at: &B256| json!({ "blockHash": at, "requireCanonical": true });
         let (method, params) = match self {
             Self::ChainId => ("eth_chainId", json!([])),
@@ -122,6 +123,7 @@ impl RpcRequest {
                 for entry in entries.into_iter().filter(|entry| !entry.removed) {
                     let log = entry.parse_log()?;
                     if !(*from..=*to).contains(&log.block_number) || !addresses.contains(&log.address) {
+                        // A filter that a provider ignores would let it show transfers of other contracts as ours.
                         return Err(ProviderFault::Malformed("logs that were not asked for"));
                     }
                     logs.push(log);
@@ -158,6 +160,7 @@ pub(super) fn parse_response(
         item @ Value::Object(_) => vec![item],
         _ => return Err(ProviderFault::Malformed("neither answer nor batch")),
     };
+    // JSON-RPC 2.0, 6: the answers of a batch come in any order, so only their ids say what they answer.
     if items.len() != questions.len() {
         return Err(ProviderFault::Malformed("a batch of another length"));
     }

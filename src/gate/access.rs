@@ -55,6 +55,7 @@ pub(super) struct AccessDecision {
 /// Until the owner says something about it there is only what the stages know.
 pub async fn load_medium(bus: &Bus, media_id: MediaId) -> Result<Option<GatedMedium>, BusError> {
     let key = media_id.to_string();
+    // With tombstones: a removed medium must not fall through to its record, which names no gate.
     if let Some(held) = bus.load_with_tombstone::<document::MediaDocumentRecord>(&key).await? {
         let document = Some(held.record).filter(|document| !document.is_removed());
         return Ok(document.map(|document| GatedMedium { owner: document.owner, gate: document.gate }));

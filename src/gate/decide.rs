@@ -67,6 +67,7 @@ pub fn decide_rule(
     let code = match (now, before) {
         (RuleTruth::Yes, RuleTruth::Yes) => GateReasonCode::RuleHolds,
         (RuleTruth::Yes, RuleTruth::Unknown(code)) if is_node_failure(code) => code,
+        // A grant needs both blocks: a token that came with the newest one may go with a reorganisation.
         (RuleTruth::Yes, _) => GateReasonCode::NotConfirmed,
         (RuleTruth::No(code) | RuleTruth::Unknown(code), _) => code,
     };
@@ -114,6 +115,7 @@ impl RuleEvaluator<'_> {
             RuleNode::Not(node) => match self.evaluate_node(node) {
                 RuleTruth::Yes => RuleTruth::No(GateReasonCode::Excluded),
                 RuleTruth::No(_) => RuleTruth::Yes,
+                // Not known stays so under `not`: an outage must not open what is excluded.
                 unknown @ RuleTruth::Unknown(_) => unknown,
             },
         }
@@ -154,6 +156,7 @@ impl RuleEvaluator<'_> {
     fn evaluate_any(&self, nodes: &[RuleNode]) -> RuleTruth {
         let rank = |truth: RuleTruth| match truth {
             RuleTruth::Yes => 3,
+            // An outage before a refusal, so that a session is not ended while the chain that lets it in is away.
             RuleTruth::Unknown(code) if is_node_failure(code) => 2,
             RuleTruth::Unknown(_) => 1,
             RuleTruth::No(_) => 0,
@@ -219,6 +222,7 @@ fn collect_claims(
         }
         RuleNode::All(nodes) => nodes.iter().for_each(|node| collect_claims(rule, node, facts, claims)),
         RuleNode::Any(nodes) => {
+            // One branch is enough: claiming the tokens of all would take places that this viewer does not use.
             if let Some(node) = nodes.iter().find(|node| facts.evaluate_node(node) == RuleTruth::Yes) {
                 collect_claims(rule, node, facts, claims);
             }

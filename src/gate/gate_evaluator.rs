@@ -102,6 +102,7 @@ impl Drop for DecisionWaiter {
         if !listed.is_some_and(is_ours) {
             return;
         }
+        // The list holds decisions weakly; only the last waiter may take one off that is not over.
         if is_over || flight.strong_count() == Some(1) {
             flights.remove(&self.key);
         }
@@ -142,6 +143,7 @@ impl GateEvaluator {
         let wallet = wallet.map(Into::into);
         let heads = self.read_heads(rule, wallet).await;
         let key: DecisionKey = (rule.digest.clone(), wallet, head_hashes(&heads));
+        // By the hashes of the heads: with the next block nothing of before is answered any more.
         if let Some(decision) = self.kept.get(&key) {
             return decision;
         }
@@ -152,6 +154,7 @@ impl GateEvaluator {
         let Some((decision, hashes)) = self.join_decision(&key, start).await else {
             return GateDecision::from_reason(GateReasonCode::ChainUnavailable);
         };
+        // What nodes could not say is asked anew each time: kept, an outage would last until the next block.
         if decision.is_final() {
             // The decision of the newest blocks it read: after a reorganisation not those of the key.
             self.kept.insert((key.0, key.1, hashes), decision.clone());
@@ -220,6 +223,7 @@ async fn decide_at_heads(
         // A block of this chain is gone: what was read of it is worth nothing. Read again at the chain as it is now, once.
         chains.invalidate_head(gone).await;
         for (chain_id, head) in &mut heads {
+            // Once a chain: one whose newest block goes again and again must not keep the decision going.
             if *chain_id == gone && followed.insert(gone) {
                 *head = chains.read_head(gone).await;
             } else if *chain_id == gone {
@@ -309,6 +313,7 @@ async fn call_at_both_heads(
     } else {
         tokio::join!(at(head.latest.hash), at(head.confirmed.hash))
     };
+    // `requireCanonical`, EIP-1898: a node refuses a block that is no longer part of its chain.
     if latest.iter().chain(&confirmed).any(|outcome| matches!(outcome, Err(ChainError::Reorganised { .. }))) {
         return Err(chain_id);
     }

@@ -68,6 +68,7 @@ impl BodyLimits {
 /// # Errors
 /// 413 when it is too large, 408 when it comes too slowly, 400 when it ends early.
 pub async fn read_body(mut body: Body, limits: &BodyLimits) -> Result<Bytes, Problem> {
+    // Refused before it is read; without a length the bytes are counted below.
     if body.size_hint().lower() > u64::try_from(limits.bytes_max).unwrap_or(u64::MAX) {
         return Err(body_too_large(limits));
     }
@@ -107,6 +108,7 @@ fn body_too_large(limits: &BodyLimits) -> Problem {
 
 fn body_too_slow() -> Problem {
     Problem::new(ProblemCode::BodyTooSlow)
+        // The rest of the body is still to come: nothing else can be read from this connection.
         .with_header(header::CONNECTION, axum::http::HeaderValue::from_static("close"))
 }
 

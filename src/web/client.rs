@@ -114,6 +114,7 @@ fn client_prefix(address: IpAddr, ipv6_bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => {
+            // One household has a whole IPv6 prefix: by address it would have as many shares as it likes.
             let keep = u32::from(ipv6_bits.min(128));
             let mask = u128::MAX.checked_shl(128 - keep).unwrap_or(0);
             Ipv6Addr::from_bits(v6.to_bits() & mask).into()
@@ -144,6 +145,7 @@ fn forwarded_address(config: &ClientAddressConfig, peer: IpAddr, headers: &Heade
         };
         let Some(address) = address else { return client };
         client = address;
+        // From the right: what a trusted proxy added is at the end, all before it may be made up.
         if !trusted(client) {
             return client;
         }

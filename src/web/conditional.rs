@@ -78,6 +78,7 @@ pub fn matches_if_none_match(headers: &HeaderMap, tag: &str) -> bool {
     }
     let mut rest = rest.trim_start_matches([',', ' ', '\t']);
     while let Some((one, behind)) = self::split_first_tag(rest) {
+        // Weak comparison, RFC 9110, 13.1.2: here a weak tag is as good as a strong one.
         if one.strip_prefix("W/").unwrap_or(one) == tag {
             return true;
         }

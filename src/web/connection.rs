@@ -60,6 +60,7 @@ impl<C> GuardedConnection<C> {
     fn track_opening(&mut self, bytes: &[u8]) {
         let Some((_, known)) = &mut self.opening else { return };
         let rest = PREFACE.get(*known..).unwrap_or_default();
+        // hyper starts its time-outs once it knows the version: the beginning of a preface keeps it waiting.
         if bytes.len() < rest.len() && rest.starts_with(bytes) {
             *known += bytes.len();
         } else {
@@ -69,6 +70,7 @@ impl<C> GuardedConnection<C> {
 
     /// Begins a document in place of the refusal that `first` is; false when it is none.
     fn replace_refusal(&mut self, first: &[u8]) -> bool {
+        // Only before any handler was reached: later bytes may be the body of an answer that looks like one.
         if self.instead.is_none() && !self.reached.load(Ordering::Relaxed) {
             self.instead = problem_document(first);
         }
@@ -131,6 +133,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for GuardedConnection<C> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.connection).poll_read(context, buffer);
         if let Some((until, _)) = &mut self.opening
+            // Polled only while nothing comes, so that bytes that are there count before the time-out.
             && outcome.is_pending()
         {
             return until.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()));

@@ -35,6 +35,7 @@ impl CursorSealer {
         // As JSON no two lists are the same bytes.
         let list = serde_json::to_vec(&(name, filters)).map_err(|error| Problem::internal(&error))?;
         let mut mac = Hmac::new_from_slice(key).map_err(|error| Problem::internal(&error))?;
+        // The key also signs path tokens: the purpose keeps one from being taken for the other.
         mac.update(PURPOSE);
         mac.update(&list);
         mac.update(&[0]);
@@ -54,6 +55,7 @@ impl CursorSealer {
         let parts = cursor.len().checked_sub(TAG_LENGTH).and_then(|length| cursor.split_at_checked(length));
         let known = parts.filter(|(position, tag)| {
             cursor.len() <= LENGTH_MAX
+                // In constant time: otherwise a tag could be guessed byte by byte.
                 && bool::from(self.compute_mac(position).as_bytes().ct_eq(tag.as_bytes()))
         });
         known.map(|(position, _)| position.to_owned()).ok_or_else(cursor_malformed)

@@ -27,6 +27,7 @@ pub(super) fn prepare_request(request: &mut hyper::Request<Incoming>) {
     if !has_valid_host(request) {
         request.extensions_mut().insert(InvalidHostMarker);
     }
+    // Before the router, which chooses the handler by the method.
     if let Some(meant) = overridden_method(request) {
         *request.method_mut() = meant;
     }
@@ -42,6 +43,7 @@ pub(super) fn normalize_head(request: &mut Request) -> Result<(), Problem> {
         return Err(Problem::new(ProblemCode::RequestMalformed).with_detail(detail));
     }
     if *request.method() != Method::GET {
+        // RFC 9110, 14.2: a range counts with GET alone and is ignored elsewhere.
         request.headers_mut().remove(header::RANGE);
         request.headers_mut().remove(header::IF_RANGE);
     }

@@ -83,6 +83,7 @@ impl CorsPolicy {
             .allow_headers(ASKED.map(HeaderName::from_static))
             .expose_headers(EXPOSED.map(HeaderName::from_static))
             .max_age(Duration::from_secs(config.preflight_s));
+        // The right to play is in the path, so no credentials are needed and any site may embed a player.
         let play = base.clone().allow_origin(AllowOrigin::any());
         if any {
             return Ok(Self(Arc::new(CorsLayers { listed: play.clone(), play })));
@@ -112,6 +113,7 @@ pub async fn apply_cors(State(origins): State<CorsPolicy>, request: Request, nex
     let answered = if asks || *request.method() != Method::OPTIONS {
         layer.layer(next).oneshot(request).await
     } else {
+        // The CORS layer takes every OPTIONS for a preflight: what is none is answered first and only marked by it.
         let mut marked = Request::new(Body::empty());
         marked.headers_mut().clone_from(request.headers());
         let mut response = Some(next.run(request).await);
@@ -217,6 +219,7 @@ pub async fn add_safe_headers(request: Request, next: Next) -> Response {
         headers.entry(&RESOURCE_POLICY).or_insert(HeaderValue::from_static("cross-origin"));
     }
     for (name, value) in SAFE {
+        // Where a handler set its own, as pages do with their policy, that one stays.
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response

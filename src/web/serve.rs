@@ -102,9 +102,11 @@ pub async fn serve_connections(
                     continue;
                 }
             },
+            // A set keeps what ended until it is asked.
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = shutdown.cancelled() => break,
         };
+        // An IPv4 peer of a dual-stack socket has a mapped address: it is one peer, however it comes.
         let Some(seat) = peers.try_acquire(peer.ip().to_canonical()) else {
             tracing::debug!("an address has too many connections");
             continue;
@@ -130,6 +132,7 @@ pub async fn serve_connections(
             drop((slot, seat));
         });
     }
+    // Closed first: new clients are refused at once and go to another replica.
     drop(listener);
     if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
         tracing::warn!(open = connections.len(), "connections were cut at the end of the grace time");
@@ -162,8 +165,10 @@ async fn accept_connection(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
 ) -> std::io::Result<AcceptedConnection> {
+    // Before the accept: connections beyond the limit wait in the kernel's queue and cost no descriptor.
     let slot = Arc::clone(slots).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
+    // Nagle's algorithm holds small answers and events back until the one before is acknowledged.
     stream.set_nodelay(true)?;
     Ok((stream, peer, slot))
 }

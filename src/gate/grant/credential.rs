@@ -42,6 +42,7 @@ pub(super) async fn check_credential(
                     Err(SignInError::Bus(error)) => return Err(error),
                     Err(error) => {
                         tracing::debug!(%error, session.id = %session_id, "the account of a session could not be asked");
+                        // An account that can't be asked has not taken its word back.
                         return Ok(CredentialStatus::Unclear);
                     }
                 },

@@ -50,6 +50,7 @@ impl DenialEventThrottle {
         caps: DenialEventCaps,
     ) -> Option<u64> {
         let mut state = self.state.lock();
+        // Before the caps: a viewer who repeats one refusal must not use up the room of others.
         if state.published.get(&refusal).is_some_and(|published_ms| now_ms < published_ms + AGAIN_AFTER_MS) {
             return None;
         }

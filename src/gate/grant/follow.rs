@@ -44,6 +44,7 @@ impl PlaybackGrants {
             Some(("gate", "revoked", _)) => {
                 match nats::decode_message::<GateRevoked>(&entry.subject, &entry.payload) {
                     Ok(revoked) => live.remove(&revoked.playback_id),
+                    // Some session ended, and it is not known which: all are looked up again.
                     Err(_) => live.clear(),
                 }
             }

@@ -43,6 +43,7 @@ impl PlaybackGrants {
         if is_used {
             shared.session_limiter.record_use((shared.clock)(), &playback_id);
         }
+        // Before anything is read: what a revocation changes meanwhile must not be remembered as good.
         let generation = shared.live.generation();
         let session = self.load_session(playback_id, media_id).await?;
         // The next look comes when this grant is about to end: what was said before would be too old by then.
@@ -86,6 +87,7 @@ impl PlaybackGrants {
             return self.end_session(playback_id, GateReasonCode::Displaced, ruling.blocks).await;
         }
         let Some(until_ms) = self.extend_grant(&session, ruling, &basis, is_used).await? else {
+            // Its slots are taken by others: the next use of it asks again and may displace them.
             shared.live.remove(&playback_id);
             return Ok(RenewalOutcome::Waits);
         };
@@ -106,6 +108,7 @@ impl PlaybackGrants {
         (code, blocks): (GateReasonCode, Vec<ChainBlock>),
     ) -> Result<RenewalOutcome, PlaybackDenied> {
         let now_ms = (self.shared.clock)();
+        // An outage keeps a session to the end of its grant, never beyond what was once decided.
         if now_ms >= session.granted_until_ms {
             return Err(PlaybackDenied::Closed { code, blocks });
         }
@@ -180,8 +183,10 @@ impl PlaybackGrants {
         }
         let until_ms = (now_ms + shared.config.grant_ms).min(session.expires_at_ms);
         let renewed = |found: Option<&PlaybackSession>| {
+            // A revocation that came first stays: a renewal never opens a session again.
             let session = found.filter(|session| session.revoked.is_none())?;
             let mut next = session.clone();
+            // Another replica may have renewed it for longer: addresses given out there must not end early.
             next.granted_until_ms = until_ms.max(session.granted_until_ms);
             next.blocks.clone_from(&ruling.blocks);
             next.gate_epoch = ruling.gate_epoch;

@@ -66,6 +66,7 @@ impl SessionCache {
     /// Keeps a session that was looked up at `generation`; those whose grant ends before it has to be looked up again make room.
     pub(super) fn insert_session(&self, generation: u64, playback_id: PlaybackId, entry: CachedSession) {
         let soon_ms = entry.until_ms.saturating_sub(1).min(entry.again_ms);
+        // Only what ends before this one makes room: otherwise a full memory would look up what still plays.
         self.insert(generation, playback_id, entry, |other| other.until_ms <= soon_ms);
     }
 }

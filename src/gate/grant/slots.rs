@@ -35,11 +35,13 @@ pub(super) async fn claim_slots(
     for place in places {
         let (mut lost, mut is_taken, mut was_ours) = (Vec::new(), false, false);
         bus.change_record::<TokenSlot>(&place.key, |found| {
+            // The broker removes what ended a moment later; until then it counts for nothing.
             let alive = found.filter(|slot| slot.expires_at_ms > now_ms);
             let mut holders = alive.map(|slot| slot.holders.clone()).unwrap_or_default();
             was_ours = holders.contains(&playback_id);
             holders.retain(|holder| *holder != playback_id);
             holders.push(playback_id);
+            // The oldest are in front: a newer session takes their place.
             let surplus = holders.len().saturating_sub(place.sessions_max);
             is_taken = surplus == 0 || manner == SlotClaimMode::Displacing;
             if !is_taken {
@@ -51,6 +53,7 @@ pub(super) async fn claim_slots(
         })
         .await?;
         if !is_taken {
+            // All or none: a session that waits must hold no token that others need.
             release_slots(bus, &taken, playback_id).await?;
             return Ok(None);
         }

@@ -137,12 +137,14 @@ impl IdempotencyService {
     async fn handle_request(&self, key: &str, request: Request, next: Next) -> Result<Response, Problem> {
         let owner = request.extensions().get::<RequestOwner>().ok_or_else(Problem::unauthorized)?.0.clone();
         let path = request.uri().path().to_owned();
+        // With the owner: a key that somebody else guesses must not show the answer of another client.
         let digest = key::digest_texts(&[b"key", owner.as_bytes(), path.as_bytes(), key.as_bytes()]);
         let (mut request, fingerprint) = self.fingerprint_request(request).await?;
         let mut held = match self.claim_key(digest, &fingerprint).await? {
             IdempotencyClaimOutcome::Ours(held) => held,
             IdempotencyClaimOutcome::Answered(response) => return Ok(response),
         };
+        // From the record, not from the clock: a replica that takes over has to derive the same ids.
         let made_at_ms = held.record.expires_at_ms.saturating_sub(self.config.keep_s.saturating_mul(1_000));
         request.extensions_mut().insert(IdempotencyClaim { digest, made_at_ms });
         let response = self.renew_while(&mut held, next.run(request)).await;
@@ -238,6 +240,7 @@ impl IdempotencyService {
         work: impl Future<Output = Response>,
     ) -> Response {
         tokio::pin!(work);
+        // A third: one renewal may fail before a repetition takes the claim for that of a dead replica.
         let pause = Duration::from_millis((self.config.claim_ms / 3).max(1));
         loop {
             tokio::select! {
@@ -259,6 +262,7 @@ impl IdempotencyService {
         response: Response,
     ) -> Result<Response, Problem> {
         let (parts, body) = response.into_parts();
+        // A secret is written nowhere: its repetition learns that it was made.
         if let Some(once) = parts.extensions.get::<ShownOnceResponse>() {
             let (replay_head, replay_body) = once.to_problem().into_response().into_parts();
             let bytes = replay_body.collect().await.map_err(|error| Problem::internal(&error))?.to_bytes();
@@ -275,6 +279,7 @@ impl IdempotencyService {
         } else {
             (body, None)
         };
+        // What is not final or too large frees the key at once: its repetition is the request itself.
         let state = kept
             .map_or(record::IdempotencyState::Open { until_ms: 0 }, |bytes| answered_state(&parts, &bytes));
         self.write_state(held, state).await;
@@ -342,6 +347,7 @@ fn kept_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
 
 /// A refusal that another time may not be one is no result.
 fn is_final_status(status: StatusCode) -> bool {
+    // A refusal that passes must not be answered for as long as the key is kept.
     !status.is_server_error() && !matches!(status.as_u16(), 401 | 408 | 409 | 423 | 425 | 429)
 }
 

@@ -73,6 +73,7 @@ impl ReplicaBucketRate {
     /// The time until it is there.
     pub fn take_unit(&self, full_at_ns: u64, now_ns: u64) -> Result<u64, Duration> {
         let after = full_at_ns.max(now_ns).saturating_add(self.interval_ns);
+        // GCRA: one time for each bucket is all its state, and nothing has to refill it.
         let latest = now_ns.saturating_add(self.window_ns());
         if after <= latest { Ok(after) } else { Err(Duration::from_nanos(after - latest)) }
     }

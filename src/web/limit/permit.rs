@@ -134,6 +134,7 @@ impl RateLimitPermit {
             let taken = inner.taken.lock();
             taken.owner.is_some() || taken.session.is_some() || taken.refused.is_some()
         };
+        // A credential that was refused counts for the client: guesses must not be free.
         if status == StatusCode::UNAUTHORIZED {
             self.take_unit(RateLimitGroup::Credential, RateLimitScope::Client)?;
         }
@@ -182,6 +183,7 @@ impl RateLimitPermitState {
             return Err(refused.clone());
         }
         let Some(bucket) = self.bucket_for(group, scope, &taken) else { return Ok(()) };
+        // Each bucket once a request, however many layers and handlers ask.
         if taken.buckets.iter().any(|earlier| earlier.key == bucket.key) {
             return Ok(());
         }
@@ -207,6 +209,7 @@ impl RateLimitPermitState {
         wait: Duration,
         now_ns: u64,
     ) -> RateLimitRefusal {
+        // A refused request costs nothing: a client that waits as it was asked to must find room then.
         for earlier in &taken.buckets {
             earlier.full_at(&self.limits, now_ns, |full_at| *full_at = earlier.share.return_unit(*full_at));
         }

@@ -50,6 +50,7 @@ impl BucketTable {
 
     /// The key of what identifies a bucket. `overflow` identifies the bucket that newcomers share.
     pub(super) fn hash_key(&self, what: impl Hash) -> BucketKey {
+        // Seeded: clients who know the hash could otherwise fill one shard, or share a bucket with a victim.
         BucketKey(self.seed.hash_one(what))
     }
 
