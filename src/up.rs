@@ -96,6 +96,7 @@ pub async fn run_all_roles(
     };
     let result = tokio::try_join!(running, reporting).map(|((), ())| ());
     if let Some(broker) = broker {
+        // After all roles: their last acks and leases still need it.
         broker.stop().await;
     }
     result
@@ -104,6 +105,7 @@ pub async fn run_all_roles(
 /// Makes a folder that nobody else on this machine can look into; one from before is closed.
 fn create_private_folder(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    // Again, since the mode of a new folder is cut by the mask of the process, and one that was there keeps its own.
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 

@@ -176,6 +176,7 @@ impl SseFollower {
 
     async fn connect(&self) -> Result<SseConnection, ClientError> {
         let FollowTarget { media, job, since } = &self.wanted;
+        // Once an event was seen its id is the place; `since` would repeat what came before.
         let since = since.as_deref().filter(|_| self.last_id.is_none());
         let query = [("media", media.as_deref()), ("job", job.as_deref()), ("since", since)];
         let mut request = self

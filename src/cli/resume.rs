@@ -109,6 +109,7 @@ impl UploadResumeStore {
         self.remove_old();
         let (file, fresh) = (self.record_path(identity), self.record_path(identity).with_extension("new"));
         fs::write(&fresh, serde_json::to_vec(remembered)?)?;
+        // Renamed: another process that uploads the same file reads either note whole.
         fs::rename(&fresh, &file)
     }
 

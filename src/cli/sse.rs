@@ -32,6 +32,7 @@ impl SseParser {
             return self.finish_event();
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        // HTML, 9.2.6: one space behind the colon belongs to the field, further ones to the value.
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut self.name),

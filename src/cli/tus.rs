@@ -117,6 +117,7 @@ pub async fn send_upload(
             }
             Err(error) => return Err(error),
         };
+        // Only tries without a byte count: a bad line may cut a long upload often and still move it.
         failures = if upload.offset_bytes > before { 0 } else { failures + 1 };
         let Some(error) = error else {
             if failures >= FAILURES_MAX {
@@ -161,6 +162,7 @@ async fn append_bytes(
         .body(body);
     let mut sending = std::pin::pin!(client.send(request));
     loop {
+        // By progress, not by the whole request: a large file may take hours.
         let moved = timeout(Duration::from_secs(STALL_SECONDS_MAX), progress.changed());
         tokio::select! {
             answer = &mut sending => return read_offset(&answer?),
@@ -234,6 +236,7 @@ fn upload_path(base: &Url, location: &Url) -> Option<String> {
     let path = path.trim_start_matches('/');
     let id = path.strip_prefix("v1/uploads/")?;
     let is_plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    // An answer must not lead the client, and its key, to another path or host.
     is_plain.then(|| path.to_owned())
 }
 

@@ -18,6 +18,7 @@ use super::{
 /// What is wrong, and where.
 pub(super) fn parse_settings(text: &str) -> Result<(Settings, Vec<LegacySetting>), String> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    // Before serde: it takes numbers alone, and would report a text with a unit as a wrong type.
     let (table, old) = tree::read_settings(table).map_err(|wrong| {
         with_line_number(text, &wrong.steps, &format!("{} {}", tree::format_path(&wrong.steps), wrong.reason))
     })?;

@@ -15,6 +15,7 @@ use super::{
 };
 
 static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
+    // Inline: a reference would hide the fields of a table from the walk.
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<Settings>().to_value()
 });
@@ -87,6 +88,7 @@ impl SettingNode {
     /// The largest number that can be set, unless it is just the largest of its type.
     pub fn maximum(self) -> Option<u64> {
         let of_type = [u64::from(u8::MAX), u64::from(u16::MAX)];
+        // schemars writes the largest value of a small type as a maximum, which nobody set.
         self.0.get("maximum").and_then(Json::as_u64).filter(|most| !of_type.contains(most))
     }
 

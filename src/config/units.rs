@@ -46,6 +46,7 @@ pub enum SettingUnit {
 impl SettingUnit {
     /// The unit in the name of a field, if it has one and is no rate.
     pub fn from_field(field: &str) -> Option<Self> {
+        // A rate has two units, and its number stays one.
         if field.split('_').any(|word| word == "per") {
             return None;
         }

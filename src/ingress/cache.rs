@@ -78,6 +78,7 @@ impl ResponseCache {
     pub fn get(&self, name: &str) -> Option<Bytes> {
         let found = self.entries.get(name).map(|entry| entry.value().clone());
         let counter = if found.is_some() { &self.hits } else { &self.misses };
+        // Relaxed: the counts are for people and order nothing.
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
@@ -91,6 +92,7 @@ impl ResponseCache {
     /// Bytes an entry counts for: at least as many as bring the cache to its limit of bytes when it is at its limit of entries.
     fn entry_cost(&self, size_bytes: usize) -> Option<i64> {
         let size = u32::try_from(size_bytes).ok().filter(|size| *size <= self.config.bytes_max / 8)?;
+        // Small entries cost a share of the bytes, so that the number of entries is bounded as well.
         Some(i64::from(size.max(self.config.bytes_max.div_ceil(self.config.entries_max.max(1)))))
     }
 

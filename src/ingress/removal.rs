@@ -26,6 +26,7 @@ pub async fn end_media_work(bus: &Bus, removed: &document::MediaDocumentRecord) 
     let newest = known.map_or(0, |held| {
         held.record.attempt.encode.max(held.record.encode.map_or(0, |encode| encode.number))
     });
+    // The tombstone before the jobs: a planner that comes later finds no medium and makes no new one.
     Box::pin(bus.change_record::<media::MediaRecord>(&key, |found| {
         Some((make_tombstone(found, removed), Outbox::new()))
     }))
@@ -76,6 +77,7 @@ pub async fn cancel_job(bus: &Bus, job_id: JobId) -> Result<bool, BusError> {
     let held = Box::pin(bus.change_record::<job::JobRecord>(&job_id.to_string(), cancelled)).await?;
     let Some(held) = held else { return Ok(false) };
     if held.record.status == job::JobStatus::Cancelled {
+        // Only a hint that makes workers look at once; the record is what ends the job.
         bus.publish_core(subjects::job_cancel_subject(job_id), Vec::new()).await?;
     }
     Ok(true)

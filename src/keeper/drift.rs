@@ -35,6 +35,7 @@ pub async fn run_drift_repair(bus: Bus, config: KeeperConfig, held: Cancellation
 /// [`BusError::Unavailable`] when the broker does not answer.
 pub async fn repair_drift(bus: &Bus, age_ms: u64) -> Result<u64, BusError> {
     let bucket = job::JobRecord::BUCKET;
+    // Only jobs of some age: the parts of a new one may be on their way to the queue.
     let now_ms = bus.broker_now_ms(&subjects::kv_stream_name(bucket)).await?;
     let JobBucketSnapshot { jobs, done, parked } = read_job_bucket(bus, bucket).await?;
     let mut count = 0;
@@ -52,6 +53,7 @@ pub async fn repair_drift(bus: &Bus, age_ms: u64) -> Result<u64, BusError> {
         {
             let subject = subjects::job_part_subject(&record.kind, record.priority, record.job_id, part);
             let task = job::JobPartTask { job_id: record.job_id, part: part.clone() };
+            // A part that is queued or being worked on still has its message: the subject takes no second one.
             if let nats::PublishOutcome::Stored(_) = bus.publish_once(subjects::JOBS, &subject, &task).await?
             {
                 count += 1;

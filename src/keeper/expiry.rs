@@ -16,6 +16,8 @@ pub async fn run_expiry(bus: Bus, store: Store, config: KeeperConfig, held: Canc
     loop {
         let stream = subjects::kv_stream_name(UploadRecord::BUCKET);
         let turn = async {
+            // Not by this host's clock: one that is ahead would end uploads that others still promise to their
+            // clients.
             let now_ms = bus.broker_now_ms(&stream).await?;
             run_expiry_pass(&bus, &store, now_ms, QUIET_MS, config.ended_kept_ms).await
         };

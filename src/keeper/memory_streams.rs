@@ -15,6 +15,7 @@ pub async fn run_stream_restore(bus: Bus, held: CancellationToken) {
     let mut connection = bus.watch_connection();
     let mut failures: u32 = 0;
     loop {
+        // Before the look: a broker that restarts during it has forgotten its memory streams again.
         connection.mark_unchanged();
         match topology::restore_memory_streams(bus.context()).await {
             Ok(restored) => {

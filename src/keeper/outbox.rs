@@ -55,6 +55,7 @@ async fn sweep_bucket(bus: &Bus, bucket: &str, config: &KeeperConfig, held: &Can
                     let Some(key) = entry.subject.strip_prefix(&prefix) else { continue };
                     let unsent = nats::decode_message::<RecordEnvelope>(key, &entry.payload).is_ok_and(|e| !e.unsent.is_empty());
                     if unsent {
+                        // From the first sight: a record that is written often would otherwise never be old enough.
                         waiting.entry(key.to_owned()).or_insert_with(Instant::now);
                     } else {
                         waiting.remove(key);

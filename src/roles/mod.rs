@@ -197,6 +197,7 @@ pub async fn run_roles(
     mut ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    // One for all roles: its limits of children and of their memory are those of the machine.
     let driver = if kinds.iter().any(|kind| matches!(kind, ProcessRole::Upload | ProcessRole::Transcode)) {
         Some(Arc::new(media::MediaDriver::start(site.config.media.clone()).await.context("the media child")?))
     } else {
@@ -296,8 +297,10 @@ async fn run_role(
         site.shutdown.cancelled().await;
         Ok(())
     });
+    // One task of the runtime for all three: the first error drops the others.
     tokio::try_join!(work, heartbeat, looking)?;
     tracing::debug!(role = kind.bus_role().name(), "stopped");
+    // A broker that is away must not keep a stop waiting.
     match tokio::time::timeout(CLOSING_MAX / 2, bus.close()).await {
         Ok(closed) => Ok(closed?),
         Err(_) => Ok(()),
@@ -374,6 +377,7 @@ async fn serve_ingress(
     ready: Option<oneshot::Sender<StartedRoles>>,
 ) -> anyhow::Result<()> {
     let mut settings = site.config.ingress.clone();
+    // Bound before the state is built: a port that is taken is known at once, and early clients wait in the queue.
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("ingress.listen {}: choose another with --listen", settings.listen))?;

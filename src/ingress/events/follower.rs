@@ -149,6 +149,7 @@ impl EventFollower {
     ) -> impl Future<Output = Result<EventReplay, nats::BusError>> + Send + use<> {
         let (bus, turns) = (self.bus.clone(), Arc::clone(&self.catching_up));
         async move {
+            // After a restart all clients catch up at once: each replay is a consumer of the broker.
             let turn = turns.acquire_owned().await.map_err(nats::BusError::unavailable)?;
             let reader = bus.open_reader(reader::ReaderConfig::new(subjects::EVENTS, filters, start)).await?;
             Ok(EventReplay { reader, until, _turn: turn })
@@ -164,6 +165,7 @@ impl EventFollower {
             match tokio::time::timeout(KEEP_ALIVE, self.present.recv()).await {
                 Err(_) => return Ok(Some(Bytes::from_static(b": still here\n\n"))),
                 Ok(Ok(EventHubMessage::Event(item))) => {
+                    // The replay and the hub overlap on purpose: the sequence drops what came by both.
                     let is_new = item.sequence > self.seen;
                     self.seen = self.seen.max(item.sequence);
                     if is_new && self.scope.covers(&item) {
@@ -175,6 +177,7 @@ impl EventFollower {
                         return Ok(Some(item.frame.clone()));
                     }
                 }
+                // A slow reader lost items of the hub; the stream still has them.
                 Ok(Err(broadcast::error::RecvError::Lagged(_))) => self.catch_up(self.seen).await?,
                 // The client comes back with an id of the life before, and gets the answer that it is gone.
                 Ok(Ok(EventHubMessage::Reset) | Err(broadcast::error::RecvError::Closed)) => return Ok(None),

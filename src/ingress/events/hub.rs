@@ -140,6 +140,7 @@ impl EventHub {
                 }
             }
         };
+        // Before the reset is sent: a client that comes back at once has to be compared with the new stream.
         self.position.send_replace(StreamPosition { created_at_ms, sequence: 0 });
         self.sender.send(EventHubMessage::Reset).ok();
     }
@@ -271,6 +272,7 @@ impl ProgressTotals {
         let sum = self.jobs.entry(progress.job_id).or_default();
         (sum.total_ms, sum.updated) = (total_ms, self.clock);
         let part = sum.parts.entry(progress.part.clone()).or_default();
+        // A repeated try of a part begins at zero; what was shown must not go back.
         *part = (*part).max(progress.done_ms);
         sum.parts.values().sum::<u64>().min(total_ms)
     }

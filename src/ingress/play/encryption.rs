@@ -45,6 +45,7 @@ pub(crate) async fn make_key(bus: &Bus, media_id: MediaId) -> Result<(), nats::B
     let fresh = ByteBuf::from(rand::random::<SegmentKeyBytes>());
     let make = |found: Option<&SegmentKey>| {
         let key = SegmentKey { media_id, bytes: fresh.clone(), created_at_ms: nats::now_ms() };
+        // Never replaced: players and caches may hold segments that were encrypted with the first one.
         found.is_none().then(|| (key, Outbox::new()))
     };
     bus.change_record(&media_id.to_string(), make).await?;
@@ -121,6 +122,7 @@ pub(super) async fn serve_encrypted(
             }
             let facts = RepresentationMetadata {
                 size_bytes: encrypted_size_bytes(clear_bytes),
+                // Another tag than that of the clear bytes: ranges of both must never be put together.
                 etag: content_tag(format!("aes-128 {name}").as_bytes()),
                 content_type: wanted.content_type(),
                 cache_control: "private, max-age=3600",
@@ -155,6 +157,8 @@ fn insert_key_tag(playlist: &str) -> Option<String> {
     for line in playlist.lines() {
         text.push_str(line);
         text.push('\n');
+        // RFC 8216, 4.3.2.4: a key also applies to a map that follows it, so it stands behind the map, which stays
+        // clear.
         if line.starts_with("#EXT-X-MAP:") {
             text.push_str(KEY_TAG);
             text.push('\n');
@@ -167,6 +171,7 @@ fn insert_key_tag(playlist: &str) -> Option<String> {
 /// Size in bytes with the padding, of which there is always at least one byte.
 const fn encrypted_size_bytes(clear_bytes: u64) -> u64 {
     let block = BLOCK_BYTES as u64;
+    // PKCS #7 always adds bytes: a full block where the length is a multiple of one.
     (clear_bytes / block + 1) * block
 }
 
@@ -215,6 +220,7 @@ fn encrypt_range<E: std::error::Error + Send + Sync + 'static>(
     futures::stream::try_unfold(start, move |(mut clear, segment, at)| {
         let range = range.clone();
         async move {
+            // From the first byte also for a range: in CBC each block needs the one before it.
             let Some(mut segment) = segment.filter(|_| at < range.end) else { return Ok(None) };
             let piece = clear.next().await.transpose().map_err(io::Error::other)?;
             // A piece has some MiB: too long for a thread that serves others.

@@ -101,6 +101,7 @@ impl GrowingPlaylists {
         job_id: JobId,
     ) -> Result<Option<(Arc<EncodePlan>, Arc<Vec<JobPartRecord>>)>, nats::BusError> {
         let watched = self.watched_job(job_id);
+        // Held while the parts are read: players that ask at the same time take what the first one found.
         let mut state = watched.state.lock().await;
         if let (Some(plan), Some(read)) = (&state.plan, state.read)
             && read.elapsed() < AGE_MAX

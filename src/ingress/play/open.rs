@@ -115,6 +115,7 @@ pub(super) async fn open_playback(
     let (MediaStatus::Playable | MediaStatus::Ready, Some(encode)) = (medium.status(), encode) else {
         return Err(not_playable(&medium));
     };
+    // Last: a session for what can't be played would take the place of its token for nothing.
     let session = app.grants.open_session(admission, Some(client.prefix)).await?;
     let token = grant::token::seal_token(&app.signing_key, session.playback_id);
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
@@ -130,6 +131,7 @@ pub(super) async fn open_playback(
         // DASH has no way to say what HLS calls AES-128.
         dash_url: (is_final && medium.encryption().is_none()).then(|| at(schemas::keys::MANIFEST)),
         poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
+        // Behind `#`: browsers send no fragment, so no log on the way has the token.
         watch_url: format!("{base}/watch/{media_id}#token={token}"),
         expires_at: ends_at.map(|time| time.to_string()),
         token,

@@ -47,6 +47,7 @@ impl<'a> PlaybackPath<'a> {
             "init.mp4" => Some(Self::Init(rendition)),
             _ => {
                 let digits = file.strip_suffix(".m4s")?;
+                // One name for each segment: `01.m4s` would be another object, and `+1` parses as a number.
                 let plain = !digits.starts_with('0') && digits.chars().all(|c| c.is_ascii_digit());
                 plain.then(|| digits.parse().ok()).flatten().map(|number| Self::Segment(rendition, number))
             }

@@ -86,6 +86,7 @@ impl PlayableMediaCache {
         if let Some(entry) = self.memory.get(&media_id).filter(|entry| !is_old(entry)) {
             return Ok(Some(entry.medium));
         }
+        // Before the records are read: an event that comes meanwhile makes what was read old.
         let generation = self.memory.generation();
         let key = media_id.to_string();
         let (asset, document) = tokio::try_join!(

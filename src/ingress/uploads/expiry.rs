@@ -109,6 +109,8 @@ async fn list_due_actions(
     let mut found = Vec::new();
     while let Some(entry) = entries.next_pending().await? {
         if let Ok((envelope, record)) = nats::decode_record::<UploadRecord>(&entry.subject, &entry.payload) {
+            // Full uploads are completed by the request that brought the last byte; one that is quiet for so long
+            // has lost it.
             let is_quiet = envelope.changed_at_ms.saturating_add(quiet_ms) <= now_ms;
             let need = next_action(&record, now_ms, is_quiet);
             if need != ExpiryAction::Nothing {
@@ -123,6 +125,7 @@ fn next_action(record: &UploadRecord, now_ms: u64, is_quiet: bool) -> ExpiryActi
     let is_full = record.length_bytes == Some(record.offset_bytes);
     match record.status {
         UploadStatus::Open if is_full && is_quiet => ExpiryAction::Complete,
+        // A full upload never expires: its client was answered that every byte is safe.
         UploadStatus::Open if !is_full && record.expires_at_ms <= now_ms => ExpiryAction::Expire,
         UploadStatus::Terminated | UploadStatus::Expired | UploadStatus::Deactivated
             if !record.freed && is_quiet =>

@@ -117,6 +117,7 @@ impl FencedUploadRecord {
         length_bytes: Option<u64>,
     ) -> Result<(), BusError> {
         let record = &mut self.held.record;
+        // With a new generation the keys of tail objects differ, so that an older writer can't touch ours.
         record.generation += 1;
         record.holder = Some(holder.to_owned());
         record.length_bytes = length_bytes;
@@ -125,6 +126,7 @@ impl FencedUploadRecord {
 
     /// Raises the fence against a holder that does not answer.
     pub(super) async fn evict_writer(&mut self) -> Result<(), BusError> {
+        // A writer that is still at it finds itself displaced when it records its next bytes.
         self.held.record.generation += 1;
         self.held.record.holder = None;
         Box::pin(self.bus.commit_record(&mut self.held, Outbox::new())).await
@@ -250,6 +252,7 @@ impl FencedUploadRecord {
 
 /// Removes what an ended upload left in the store, and records that it did.
 pub(crate) async fn free_upload(store: &Store, ledger: &mut FencedUploadRecord) -> Result<(), UploadRefusal> {
+    // Before the record: it is the only one that knows the multipart upload, which nobody else could end.
     Spool::remove(store, ledger.spool_place(0), &ledger.durable_bytes()).await?;
     ledger.held.record.freed = true;
     ledger.held.record.multipart = None;

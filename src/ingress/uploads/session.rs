@@ -72,6 +72,8 @@ impl UploadSession {
         loop {
             let frame = tokio::select! {
                 biased;
+                // The displacement first: a connection that delivers without a pause would never let its successor
+                // in.
                 () = self.guard.wait_displaced() => return BodyOutcome::Displaced,
                 () = self.shared.stopping.cancelled() => return BodyOutcome::Refused(UploadRefusal::Stopping),
                 frame = body.frame() => Some(frame),
@@ -97,6 +99,7 @@ impl UploadSession {
                 Ok(()) => self.checkpoint().await,
                 Err(refusal) => Err(refusal),
             };
+            // Storing and recording are our time: a slow store must not make a client look idle.
             pace.exclude_wait(began.elapsed());
             match step {
                 Ok(()) => {}
@@ -122,6 +125,7 @@ impl UploadSession {
         if let Some(durable) = self.spool.checkpoint().await?
             && self.checks.is_empty()
         {
+            // The record first: what the spool lets go of next is what the older record names.
             self.ledger.record_progress(&durable, self.expires_at_ms()).await?;
             self.spool.confirm_recorded(&durable).await;
         }
@@ -141,6 +145,7 @@ impl UploadSession {
             }
             BodyOutcome::Refused(refusal) => refusal,
         };
+        // tus 1.0, checksum extension: nothing may stay of a request whose checksum does not match.
         let recorded = self.ledger.durable_bytes();
         self.spool.rollback(&recorded).await?;
         let expires_at_ms = self.ledger.record().expires_at_ms;
@@ -153,6 +158,7 @@ impl UploadSession {
         stop: BodyOutcome,
     ) -> Result<FencedUploadRecord, UploadRefusal> {
         if self.on_end == BodyEndPolicy::Complete && matches!(stop, BodyOutcome::End) {
+            // Only at the end of a body that came whole: a cut one would fix a length that is too short.
             self.ledger.fix_length(self.spool.offset_bytes());
         }
         if Some(self.spool.offset_bytes()) == self.ledger.record().length_bytes {
@@ -207,6 +213,7 @@ impl UploadSession {
         };
         let expires_at_ms = self.expires_at_ms();
         let advanced = self.ledger.record_progress(&durable, expires_at_ms).await;
+        // The guard is kept until the end: another writer of this process would complete the same bytes.
         let Self { shared, mut ledger, spool, guard, .. } = *self;
         release_spool(advanced, spool, &ledger).await?;
         let finished = complete_upload(&shared.store, &mut ledger).await;
@@ -281,6 +288,7 @@ pub(super) async fn complete_upload(
         }
         return Err(refusal);
     }
+    // Before the event: the stages that it wakes look for the document.
     if !create_media_document(ledger).await? {
         return Err(fenced_record::discard_upload(store, ledger).await);
     }
@@ -299,6 +307,7 @@ async fn store_object(store: &Store, ledger: &mut FencedUploadRecord) -> Result<
             Err(error @ store::StoreError::Damaged(_)) => error,
             Err(error) => return Err(error.into()),
         };
+        // Damage seen by one who has been displaced proves nothing: the successor may just be moving the bytes.
         let claimed = ledger.record().generation;
         ledger.reload().await?;
         ledger.check_not_ended()?;
@@ -377,6 +386,7 @@ impl TransferRateMonitor {
 
     /// The client was kept waiting: that is not its silence.
     fn exclude_wait(&mut self, waited: std::time::Duration) {
+        // Both moments move: the time that a client was kept waiting counts for neither limit.
         self.last_byte += waited;
         self.window_start += waited;
     }

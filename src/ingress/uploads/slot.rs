@@ -39,6 +39,7 @@ impl UploadWriters {
                 match self.try_acquire(upload_id) {
                     Ok(guard) => return guard,
                     Err(holder) => {
+                        // In a loop: of several that wait for the same holder only one gets the slot.
                         holder.displaced.cancel();
                         holder.gone.cancelled().await;
                     }
@@ -85,6 +86,7 @@ impl UploadWriterGuard {
 
 impl Drop for UploadWriterGuard {
     fn drop(&mut self) {
+        // Removed first: who waits for `gone` tries again at once and must find the slot free.
         self.slots.held.lock().remove(&self.upload_id);
         self.holder.gone.cancel();
     }

@@ -93,11 +93,14 @@ pub(super) async fn open_session(
     let length_max = ledger.record().length_bytes.unwrap_or(shared.config.size_bytes_max);
     let unrecorded_max = shared.store.unrecorded_bytes_max(length_max);
     protocol::check_append_possible(ledger.record(), append, unrecorded_max, shared.config.size_bytes_max)?;
+    // In this process first, then across replicas, then in the record: only the record is a fence, the rest saves
+    // bytes.
     let guard = shared
         .slots
         .acquire(ledger.upload_id(), shared.config.takeover_timeout())
         .await
         .ok_or(UploadRefusal::Busy)?;
+    // No eviction: claiming the upload raises the fence anyway, and only once.
     release_remote_writer(shared, &mut ledger, EvictionPolicy::No).await?;
     let Some(room_bytes) = claim_upload(shared, &mut ledger, append).await? else {
         return Ok(TakeoverOutcome::Complete(Box::new(ledger)));
@@ -132,6 +135,8 @@ async fn claim_upload(
             AppendAdmission::Take { room_bytes, length_bytes } => {
                 match ledger.claim_for_writer(&shared.instance, length_bytes).await {
                     Ok(()) => return Ok(Some(room_bytes)),
+                    // Admitted anew: the holder may have recorded more bytes, so that the offset of this request is
+                    // wrong now.
                     Err(nats::BusError::Conflict { .. }) => ledger.reload().await?,
                     Err(error) => return Err(error.into()),
                 }

@@ -96,6 +96,7 @@ async fn fold_job(
         return Ok(FoldReport::default());
     };
     if is_new {
+        // Folded first: a crash in between leaves the parts for the next pass, and never a job without any.
         write_fold(bus, &key, &found, now_ms.saturating_add(config.ended_kept_ms)).await?;
     }
     Ok(FoldReport {
@@ -182,6 +183,7 @@ async fn load_parts(
         let Some(raw) = bus.read_value(job::JobPartRecord::BUCKET, &key).await? else { continue };
         let Some(value) = raw.value else { continue };
         let (envelope, part) = nats::decode_record::<job::JobPartRecord>(&key, &value)?;
+        // Events would be lost with their record: the sweeper sends them before a later pass.
         if !envelope.unsent.is_empty() {
             return Ok(None);
         }
@@ -214,6 +216,7 @@ async fn remove_parts(bus: &Bus, found: &[RevisionedPart], config: &KeeperConfig
     let removals = futures::stream::iter(keys).map(|(key, revision)| async move {
         match bus.purge_revision(job::JobPartRecord::BUCKET, &key, revision, marker_ttl).await {
             Ok(()) => Ok(1),
+            // Somebody wrote the part after it was folded: it is looked at again in the next pass.
             Err(BusError::Conflict { .. }) => Ok(0),
             Err(error) => Err(error),
         }

@@ -170,6 +170,8 @@ impl MediaPurger {
         for job_id in &found.active {
             removal::cancel_job(&self.bus, *job_id).await?;
         }
+        // A worker may hold a part until its next renewal and store segments behind our back: purged in a later
+        // pass.
         if !found.active.is_empty() {
             return Ok(false);
         }
@@ -194,12 +196,14 @@ impl MediaPurger {
             self.purge_record(job::JobRecord::BUCKET, &job_id.to_string()).await?;
         }
         self.purge_record(media::MediaRecord::BUCKET, &id).await?;
+        // The document last: it is what brings an interrupted purge back.
         self.purge_record(document::MediaDocumentRecord::BUCKET, &id).await?;
         Ok(true)
     }
 
     /// Purges a record once its events are sent.
     async fn purge_record(&self, bucket: &str, key: &str) -> Result<(), nats::BusError> {
+        // Its events first: they would be lost with the record.
         self.bus.sweep_record(bucket, key).await?;
         self.bus.purge_key(bucket, key, self.config.mark_ttl()).await
     }
@@ -223,6 +227,7 @@ impl MediaPurger {
 
     /// Removes the source of a rejected medium, and records that it did.
     async fn remove_source(&self, media_id: MediaId) -> Result<(), UploadRefusal> {
+        // The object first: a note about something that is still there would keep it for ever.
         self.store.delete(&keys::source_key(media_id)).await?;
         let key = media_id.to_string();
         let noted = self.bus.change_record::<media::MediaRecord>(&key, |found| {

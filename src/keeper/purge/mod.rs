@@ -56,6 +56,7 @@ pub async fn run_purge(bus: Bus, store: Store, config: PurgeConfig, held: Cancel
     else {
         return;
     };
+    // Both from the newest of each key: what was removed while no keeper ran is found, too.
     let Some(mut assets) = open_bucket_reader(&bus, media::MediaRecord::BUCKET, &held).await else { return };
     let mut ticks = tokio::time::interval(Duration::from_millis(config.period_ms.max(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

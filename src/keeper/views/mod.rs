@@ -59,6 +59,8 @@ pub async fn sum_views(bus: &Bus, now_ms: u64, sums_max: usize) -> Result<u64, B
     let stream_created_us = u64::try_from(created).unwrap_or(0);
     let mut count = 0;
     for partition in 0..view::PARTITIONS {
+        // A stream that was made anew counts from 1 again, and a position of the one before would skip its
+        // beginning.
         let begin = ViewPosition { partition, stream_created_us, sequence: 0, media_id: None };
         let mut position =
             match bus.load_record::<ViewPosition>(&ViewPosition::key_for_partition(partition)).await? {
@@ -97,6 +99,8 @@ async fn read_next_hour(
     let mut hour: Option<ViewHour> = None;
     while let Some(entry) = views.next_pending().await? {
         let hour_ms = entry.stored_at_ms - entry.stored_at_ms % HOUR_MS;
+        // Openings reach the stream late, by the outbox of their session: an hour is summed once it is over for a
+        // while.
         if hour_ms + HOUR_MS + GRACE_MS > now_ms || hour.as_ref().is_some_and(|hour| hour.start_ms != hour_ms)
         {
             break;
@@ -136,6 +140,7 @@ async fn write_hour_sums(
         if is_last {
             position.record.sequence = hour.last;
         }
+        // Position and sums in one write: after a crash a sum is neither missing nor there twice.
         bus.commit_record(position, outbox).await?;
         if is_last {
             return Ok(count);

@@ -59,6 +59,7 @@ pub(super) async fn next_step(
     }
     let mut blocks: Vec<ChainBlock> = known.blocks.iter().take(common).cloned().collect();
     let is_whole = common == known.blocks.len();
+    // Compared by hash: after a reorganisation the same number is another block, whose logs were never read.
     let from = blocks.last().map_or(head.number, |block| block.number + 1);
     if blocks.last() != Some(&newest) {
         blocks.push(newest);

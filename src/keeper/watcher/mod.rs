@@ -56,6 +56,7 @@ pub async fn run_watcher(bus: Bus, grants: PlaybackGrants, config: WatcherConfig
     let sessions = WatchedSessions::default();
     let following = sessions.follow_bucket(&watcher.bus, &held);
     let watching = async {
+        // With half of the sessions known the cursor would pass transfers that concern the others.
         if !sessions.wait_until_current(&held).await {
             return;
         }
@@ -143,6 +144,7 @@ impl ChainWatcher {
                 }
             };
         let concerned = sessions.ids_on_chain(chain_id, |session| concern.includes(session));
+        // After the logs: a look that failed is repeated with the same blocks.
         cursor::store_cursor(&self.bus, next).await?;
         Ok(Some(concerned))
     }
@@ -158,6 +160,7 @@ impl ChainWatcher {
             return Ok(AffectedSessions::Some(TouchedAddresses::default()));
         }
         let chains = self.grants.gate_evaluator().chains();
+        // Providers limit the range of blocks; after a long absence the gates themselves are cheaper to ask.
         if from > to.number || to.number - from >= chains.chain_config(chain_id)?.log_blocks_max {
             return Ok(AffectedSessions::All);
         }
@@ -192,6 +195,7 @@ impl ChainWatcher {
             let id = session.playback_id;
             match self.grants.renew_session(id, session.media_id).await {
                 Ok(RenewalOutcome::Renewed | RenewalOutcome::Waits) => None,
+                // Kept for the next round: the transfer that concerned it is behind the cursor now.
                 Ok(RenewalOutcome::Unclear) => Some(id),
                 Err(PlaybackDenied::Closed { code, .. }) => {
                     tracing::debug!(playback.id = %id, ?code, "a session was evaluated and is closed");

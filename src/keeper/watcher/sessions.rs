@@ -33,6 +33,7 @@ impl WatchedSessions {
 
     /// The sessions on a chain that nobody has looked at yet.
     pub(super) fn unchecked_sessions(&self, chain_id: u64) -> Vec<PlaybackSession> {
+        // Both locks in the order that all others take them, `live` before `new`.
         let live = self.live.lock();
         let new = self.new.lock();
         let ids = new.iter().filter(|(id, _)| *id == chain_id);
@@ -121,6 +122,7 @@ impl WatchedSessions {
                 Ok(entry) => entry,
                 Err(error) => return error,
             };
+            // New entries raise what waits; what was there at the opening only shrinks.
             behind = behind.min(entry.pending);
             if let Some(key) = entry.subject.strip_prefix(&prefix) {
                 self.apply_entry(key, &entry.payload);
@@ -135,6 +137,8 @@ impl WatchedSessions {
             Ok((_, session)) if session.revoked.is_none() && !session.watches.is_empty() => {
                 let mut new = self.new.lock();
                 let known = live.get(&id).map(|known| known.watches.as_slice()).unwrap_or_default();
+                // Also of a session that is known: transfers of a contract that is new to it were not looked for so
+                // far.
                 let added = session.watches.iter().filter(|watch| !known.contains(watch));
                 new.extend(added.map(|watch| (watch.chain_id, id)));
                 live.insert(id, session);
