@@ -180,6 +180,7 @@ fn technical_metadata() -> media::TechnicalMetadata {
         video: vec![video_track()],
         audio: vec![audio_track()],
         still: false,
+        warnings: Vec::new(),
     }
 }
 

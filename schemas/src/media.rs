@@ -130,6 +130,42 @@ pub struct TechnicalMetadata {
     pub audio: Vec<AudioTrack>,
     /// True for a still picture.
     pub still: bool,
+    /// What of the source is left out or changed, though it plays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<MediaWarning>,
+}
+
+/// Something of a source that is left out of what plays, or changed in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MediaWarning {
+    /// Which kind, such as `trailing_bytes`: one of [`warning_codes`].
+    pub code: String,
+    /// What it is in this source, for people.
+    pub detail: String,
+}
+
+/// The codes of [`MediaWarning`]. A code keeps its meaning for ever; readers take one that they don't know for a warning all the same.
+pub mod warning_codes {
+    /// Bytes lie behind the end of the file's structure; they are not read.
+    pub const TRAILING_BYTES: &str = "trailing_bytes";
+    /// Bytes lie before the first packet; they are not read.
+    pub const LEADING_BYTES: &str = "leading_bytes";
+    /// The file ends before its structure does; it plays to where it goes.
+    pub const TRUNCATED: &str = "truncated";
+    /// The clock of the file jumps; what comes behind a jump follows what was before it.
+    pub const CLOCK_JOINED: &str = "clock_joined";
+    /// A track can't be decoded.
+    pub const TRACK_UNDECODABLE: &str = "track_undecodable";
+    /// A further video track is left out.
+    pub const VIDEO_TRACK_DROPPED: &str = "video_track_dropped";
+    /// An audio track beyond the most of a profile is left out.
+    pub const AUDIO_TRACK_DROPPED: &str = "audio_track_dropped";
+    /// A subtitle track that is no text is left out.
+    pub const SUBTITLE_TRACK_DROPPED: &str = "subtitle_track_dropped";
+    /// A cover picture beside a video track is left out.
+    pub const COVER_DROPPED: &str = "cover_dropped";
+    /// A track of data, such as time codes or camera motion, is left out.
+    pub const DATA_TRACK_DROPPED: &str = "data_track_dropped";
 }
 
 /// One rendition of a finished encode.

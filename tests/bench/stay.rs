@@ -37,6 +37,7 @@ fn plan(media_id: MediaId) -> job::EncodePlan {
         video: vec![video],
         audio: Vec::new(),
         still: false,
+        warnings: Vec::new(),
     };
     let source =
         MediaSource { key: schemas::keys::source_key(media_id), size_bytes: 1, sha256: "0".repeat(64) };

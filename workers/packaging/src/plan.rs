@@ -63,10 +63,8 @@ pub struct EncodePlanInput<'a> {
 /// Plans an encode.
 pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodableTrack> {
     let technical = input.technical;
-    let picture = technical
-        .video
-        .iter()
-        .max_by_key(|t| (u64::from(t.width) * u64::from(t.height), std::cmp::Reverse(t.index)));
+    // The best comes first: the default one, else the largest.
+    let picture = technical.video.first();
     let audio: Vec<&AudioTrack> = technical.audio.iter().take(input.profile.audio_tracks_max).collect();
     let video = if technical.still { None } else { picture };
     if picture.is_none() && audio.is_empty() {
@@ -402,6 +400,7 @@ mod tests {
                 ..schemas::examples::audio_track()
             }],
             still: false,
+            warnings: Vec::new(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Turns what the media child found into the record's technical metadata.
 
 use media::{AudioStream, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind, VideoStream};
-use schemas::media::{AudioTrack, Rational, TechnicalMetadata, VideoTrack};
+use schemas::media::{AudioTrack, MediaWarning, Rational, TechnicalMetadata, VideoTrack, warning_codes};
+
+/// Most characters of a track's title in a warning.
+const WARNING_TITLE_CHARS_MAX: usize = 64;
 
 /// What the child found, in the form that the record and the event carry. Texts are cut to `text_chars_max`.
 pub fn build_technical(probe: &MediaProbe, text_chars_max: usize) -> TechnicalMetadata {
@@ -27,7 +30,36 @@ pub fn build_technical(probe: &MediaProbe, text_chars_max: usize) -> TechnicalMe
         video,
         audio,
         still: probe.kind == MediaFileKind::Image,
+        warnings: list_dropped_tracks(probe),
     }
+}
+
+/// Says of every track that is not played why.
+fn list_dropped_tracks(probe: &MediaProbe) -> Vec<MediaWarning> {
+    let best = probe.best_video().map(|stream| stream.index);
+    let dropped = probe.streams.iter().filter_map(|stream| {
+        let is_empty = stream.packet_count == 0;
+        let code = match stream.kind {
+            MediaStreamKind::Video if stream.is_attached_picture => {
+                best.map(|_| warning_codes::COVER_DROPPED)?
+            }
+            _ if is_empty => return None,
+            MediaStreamKind::Video | MediaStreamKind::Audio if !stream.is_decodable => {
+                warning_codes::TRACK_UNDECODABLE
+            }
+            MediaStreamKind::Video if best != Some(stream.index) => warning_codes::VIDEO_TRACK_DROPPED,
+            MediaStreamKind::Subtitle => warning_codes::SUBTITLE_TRACK_DROPPED,
+            MediaStreamKind::Other => warning_codes::DATA_TRACK_DROPPED,
+            MediaStreamKind::Video | MediaStreamKind::Audio => return None,
+        };
+        let title = stream.title.as_deref().and_then(|text| clean_text(text, WARNING_TITLE_CHARS_MAX));
+        let named = title.map_or_else(String::new, |title| format!(" ({title})"));
+        Some(MediaWarning {
+            code: code.to_owned(),
+            detail: format!("track {}: {}{named}", stream.index, stream.codec),
+        })
+    });
+    dropped.collect()
 }
 
 fn video_track(stream: &MediaStream, video: &VideoStream) -> VideoTrack {

@@ -68,6 +68,7 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
         video,
         audio,
         still: false,
+        warnings: Vec::new(),
     }
 }
 
