@@ -8,6 +8,7 @@
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts a job; those of [`ladder`].
 
 pub mod ladder;
+pub mod language;
 pub mod mpd;
 mod part_reader;
 pub mod plan;

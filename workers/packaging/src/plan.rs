@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     EncodeProfile,
     ladder::{self, PictureSize},
-    presentation,
+    language, presentation,
 };
 
 /// Sample rate of every audio rendition, in hertz.
@@ -299,10 +299,10 @@ fn plan_audio(
 ) -> Vec<AudioPlan> {
     let mut plans: Vec<AudioPlan> = Vec::new();
     for (position, track) in tracks.iter().enumerate() {
-        let language = track.language.as_deref().filter(|l| is_language_tag(l)).unwrap_or("und").to_owned();
+        let language = language::to_language_tag(track.language.as_deref().unwrap_or_default());
         let wished =
             track.title.as_deref().map(sanitize_label).filter(|t| !t.is_empty()).unwrap_or_else(|| {
-                if language == "und" { format!("Track {}", position + 1) } else { language.clone() }
+                language::language_name(&language).unwrap_or_else(|| format!("Track {}", position + 1))
             });
         let is_taken = plans.iter().any(|p| p.label == wished);
         plans.push(AudioPlan {
@@ -326,11 +326,6 @@ fn plan_poster(track: &VideoTrack, duration_us: u64) -> PosterPlan {
         at_us: (duration_us / 10).min(POSTER_AT_US_MAX),
         side_pixels_max: POSTER_SIDE_PIXELS_MAX,
     }
-}
-
-/// Letters, digits and hyphens, as BCP 47 tags are made of.
-fn is_language_tag(text: &str) -> bool {
-    (2..=35).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// Text for a quoted attribute of a playlist: no quotes, no control characters, at most 64 characters.

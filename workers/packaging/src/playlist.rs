@@ -104,7 +104,11 @@ fn format_multivariant(
     let has_group = !presentation.video.is_empty() || presentation.audio.len() > 1;
     if has_group {
         for (index, audio) in presentation.audio.iter().enumerate() {
-            write_audio_media(&mut text, audio, index == 0, &uri(&audio.name));
+            let language = audio.language();
+            // A player that chooses by language finds one of each: commentary in it is chosen by a person.
+            let is_first = !presentation.audio.iter().take(index).any(|before| before.language() == language);
+            let choice = TrackChoice { is_default: index == 0, is_autoselected: is_first };
+            write_audio_media(&mut text, audio, choice, &uri(&audio.name));
         }
     }
     let sound = VariantBitRates {
@@ -146,12 +150,20 @@ fn format_multivariant(
     text
 }
 
-fn write_audio_media(text: &mut String, audio: &PresentationRendition, is_default: bool, uri: &str) {
+/// How a track of a group is chosen without a person (RFC 8216, 4.3.4.1).
+#[derive(Debug, Clone, Copy)]
+struct TrackChoice {
+    is_default: bool,
+    is_autoselected: bool,
+}
+
+fn write_audio_media(text: &mut String, audio: &PresentationRendition, choice: TrackChoice, uri: &str) {
     let RenditionKind::Audio { language, label, channels, .. } = &audio.kind else { return };
-    let default = if is_default { "YES" } else { "NO" };
+    let yes_or_no = |is_so: bool| if is_so { "YES" } else { "NO" };
+    let (default, autoselect) = (yes_or_no(choice.is_default), yes_or_no(choice.is_autoselected));
     let _infallible = writeln!(
         text,
-        "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{AUDIO_GROUP}\",LANGUAGE=\"{language}\",NAME=\"{label}\",DEFAULT={default},AUTOSELECT=YES,CHANNELS=\"{channels}\",URI=\"{uri}\""
+        "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{AUDIO_GROUP}\",LANGUAGE=\"{language}\",NAME=\"{label}\",DEFAULT={default},AUTOSELECT={autoselect},CHANNELS=\"{channels}\",URI=\"{uri}\""
     );
 }
 

@@ -142,6 +142,14 @@ impl Presentation {
 pub const AUDIO_FRAME_SAMPLES: u64 = 1_024;
 
 impl PresentationRendition {
+    /// The language of sound; none of pictures.
+    pub fn language(&self) -> Option<&str> {
+        match &self.kind {
+            RenditionKind::Audio { language, .. } => Some(language),
+            RenditionKind::Video { .. } => None,
+        }
+    }
+
     fn from_unfinished_parts(name: &str, kind: RenditionKind, parts: &[JobPartRecord]) -> Option<Self> {
         let mut tracks: Vec<&StoredTrack> =
             parts.iter().flat_map(|p| &p.tracks).filter(|t| t.rendition == name).collect();
