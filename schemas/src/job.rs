@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BusEvent, EventContext,
     ids::{JobId, MediaId},
-    media::Rational,
+    media::{ClockMark, Rational},
     subjects::{self, JobPriority},
 };
 
@@ -163,6 +163,9 @@ pub struct EncodePlan {
     pub profile: String,
     /// Digest of the options, part of every object key.
     pub options_digest: String,
+    /// How time stamps of the source are read where its clock jumps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clock: Vec<ClockMark>,
     /// Why the ladder is what it is, for the report.
     pub reasons: Vec<String>,
 }

@@ -130,9 +130,23 @@ pub struct TechnicalMetadata {
     pub audio: Vec<AudioTrack>,
     /// True for a still picture.
     pub still: bool,
+    /// How time stamps are read where the clock of the source jumps; all times here are read that way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clock: Vec<ClockMark>,
     /// What of the source is left out or changed, though it plays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<MediaWarning>,
+}
+
+/// From a place of the source on, its time stamps are read with an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClockMark {
+    /// First byte of the source to which it applies.
+    pub position_bytes: u64,
+    /// What is added to time stamps from there on, in microseconds.
+    pub offset_us: i64,
+    /// The time of the first packet there, in microseconds, the offset added: decoding may begin here for what comes later.
+    pub at_us: i64,
 }
 
 /// Something of a source that is left out of what plays, or changed in it.
@@ -158,8 +172,6 @@ pub mod warning_codes {
     pub const TRACK_UNDECODABLE: &str = "track_undecodable";
     /// A further video track is left out.
     pub const VIDEO_TRACK_DROPPED: &str = "video_track_dropped";
-    /// An audio track beyond the most of a profile is left out.
-    pub const AUDIO_TRACK_DROPPED: &str = "audio_track_dropped";
     /// A subtitle track that is no text is left out.
     pub const SUBTITLE_TRACK_DROPPED: &str = "subtitle_track_dropped";
     /// A cover picture beside a video track is left out.

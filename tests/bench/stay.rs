@@ -37,6 +37,7 @@ fn plan(media_id: MediaId) -> job::EncodePlan {
         video: vec![video],
         audio: Vec::new(),
         still: false,
+        clock: Vec::new(),
         warnings: Vec::new(),
     };
     let source =

@@ -34,6 +34,7 @@ fn job() -> job::JobRecord {
             poster: None,
             profile: "default".into(),
             options_digest: "d".into(),
+            clock: Vec::new(),
             reasons: Vec::new(),
         },
         parts: vec!["v0000".into(), "a0".into()],

@@ -163,6 +163,7 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
             poster: None,
             profile: "tiny".into(),
             options_digest: "abc".into(),
+            clock: Vec::new(),
             reasons: Vec::new(),
         },
         parts: vec!["a0".into()],

@@ -9,6 +9,7 @@
 //! seconds, seconds without progress, bytes of output and bytes read per task ([`MediaDriverConfig`]), and what a media file may
 //! contain ([`protocol::MediaLimits`]).
 
+mod clock;
 mod config;
 mod driver;
 mod error;
@@ -21,6 +22,7 @@ mod session;
 mod source;
 mod spec;
 
+pub use clock::{CLOCK_MARKS_MAX, ClockMap, ClockMark};
 pub use config::MediaDriverConfig;
 pub use driver::MediaDriver;
 pub use error::{MediaErrorCode, MediaRetryDecision, MediaTaskError};

@@ -318,6 +318,7 @@ mod tests {
 
     fn encode() -> MediaTask {
         MediaTask::Encode(EncodeSpec {
+            clock: crate::ClockMap::default(),
             stream: 0,
             origin_us: 0,
             frame_rate: MediaRatio::new(25, 1),
@@ -424,6 +425,7 @@ mod tests {
             assert!(matches!(made, Err(MediaTaskError::Spec(_))));
         }
         let silent = AudioSpec {
+            clock: crate::ClockMap::default(),
             stream: 0,
             origin_us: 0,
             rendition: 0,

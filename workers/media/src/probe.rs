@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::ClockMap;
 use crate::grid::MediaRatio;
 
 /// Longest text taken from a file, in characters.
@@ -49,6 +50,12 @@ pub struct MediaProbe {
     pub size_bytes: u64,
     /// Whether the file ends before its structure does.
     pub is_truncated: bool,
+    /// How time stamps are read where the file's clock jumps; all times here are read that way.
+    #[serde(default)]
+    pub clock: ClockMap,
+    /// How many times it jumps.
+    #[serde(default)]
+    pub clock_joints: u32,
     /// The tracks in file order.
     pub streams: Vec<MediaStream>,
 }

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::ClockMap;
 use crate::error::MediaErrorCode;
 use crate::probe::MediaProbe;
 use crate::spec::{AudioSpec, EncodeSpec, StillsSpec};
@@ -78,6 +79,19 @@ pub enum MediaTask {
     Audio(AudioSpec),
     /// Take pictures.
     Stills(StillsSpec),
+}
+
+impl MediaTask {
+    /// How time stamps are read; none for a probe, which finds that out.
+    #[must_use]
+    pub fn clock(&self) -> Option<&ClockMap> {
+        match self {
+            Self::Probe => None,
+            Self::Encode(spec) => Some(&spec.clock),
+            Self::Audio(spec) => Some(&spec.clock),
+            Self::Stills(spec) => Some(&spec.clock),
+        }
+    }
 }
 
 /// From parent to child.

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::ClockMap;
 use crate::grid::{AudioGrid, MediaRatio, VideoGrid};
 
 /// Most renditions that one encode may produce.
@@ -106,6 +107,9 @@ pub struct EncodeSpec {
     pub preset: EncoderPreset,
     /// The renditions.
     pub rungs: Vec<EncodeRung>,
+    /// How the file's time stamps are read where its clock jumps, as the probe found it.
+    #[serde(default)]
+    pub clock: ClockMap,
 }
 
 impl EncodeSpec {
@@ -117,6 +121,7 @@ impl EncodeSpec {
 
     /// Checks that the task is possible at all; says what is wrong with it.
     pub fn check(&self) -> Result<VideoGrid, String> {
+        self.clock.check()?;
         let grid = VideoGrid::new(self.frame_rate).ok_or("frame_rate is not usable")?;
         let is_in = |value: u32| (1..=FRAMES_MAX).contains(&value);
         if !is_in(self.frame_count) || !is_in(self.segment_frames) || !is_in(self.gop_frames) {
@@ -171,11 +176,15 @@ pub struct AudioSpec {
     pub segment_seconds: MediaRatio,
     /// Encoder rate.
     pub rate_bits_per_second: u32,
+    /// How the file's time stamps are read where its clock jumps, as the probe found it.
+    #[serde(default)]
+    pub clock: ClockMap,
 }
 
 impl AudioSpec {
     /// Checks that the task is possible at all; says what is wrong with it.
     pub fn check(&self) -> Result<AudioGrid, String> {
+        self.clock.check()?;
         let grid = AudioGrid::new(self.segment_seconds, self.duration_samples)
             .ok_or("segment_seconds is not usable")?;
         let seconds = self.segment_seconds.as_f64();
@@ -206,11 +215,15 @@ pub struct StillsSpec {
     pub quantizer: u8,
     /// Deinterlace frames that are marked as interlaced.
     pub deinterlace: bool,
+    /// How the file's time stamps are read where its clock jumps, as the probe found it.
+    #[serde(default)]
+    pub clock: ClockMap,
 }
 
 impl StillsSpec {
     /// Checks that the task is possible at all; says what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
+        self.clock.check()?;
         if self.at_us.is_empty() || self.at_us.len() > STILLS_MAX {
             return Err("the number of pictures is out of range".into());
         }

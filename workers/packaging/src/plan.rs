@@ -74,6 +74,10 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     let mut reasons = Vec::new();
     let video =
         video.map(|track| plan_video(track, span.duration_us, input.profile, audio.len(), &mut reasons));
+    let left_out = technical.audio.len() - audio.len();
+    if left_out > 0 {
+        reasons.push(format!("{left_out} audio tracks left out: the profile takes {}", audio.len()));
+    }
     if technical.still {
         reasons.push("a still image: a poster only".to_owned());
     }
@@ -103,6 +107,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         },
         profile: input.profile_name.to_owned(),
         options_digest: String::new(),
+        clock: technical.clock.clone(),
         reasons: Vec::new(),
     };
     plan.options_digest = compute_digest(&plan);
@@ -395,6 +400,7 @@ mod tests {
                 ..schemas::examples::audio_track()
             }],
             still: false,
+            clock: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -331,7 +331,7 @@ impl FragmentSamples {
             }
             if is_first {
                 samples.first_bytes = size;
-                samples.composition_ticks = i64::from(cts.unwrap_or(0));
+                samples.composition_ticks = cts.unwrap_or(0);
                 is_first = false;
             }
             samples.duration_ticks = samples.duration_ticks.saturating_add(u64::from(duration));

@@ -442,6 +442,7 @@ mod tests {
                 poster: None,
                 profile: "default".into(),
                 options_digest: "d".into(),
+                clock: Vec::new(),
                 reasons: Vec::new(),
             },
             parts: vec!["v0000".into(), "v0001".into()],

@@ -1,6 +1,6 @@
 //! From the plan's words to the media child's.
 
-use media::{AudioSpec, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec};
+use media::{AudioSpec, ClockMap, ClockMark, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec};
 use schemas::{
     job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, VideoPlan},
     media::Rational,
@@ -58,6 +58,7 @@ pub(crate) fn build_encode_spec(
         decode_threads: if care == EncodeMode::Safe { 1 } else { DECODE_THREADS },
         preset: parse_preset(&video.preset)?,
         rungs: rungs.collect::<Result<_, TranscodeError>>()?,
+        clock: to_clock_map(plan),
     })
 }
 
@@ -71,6 +72,7 @@ pub(crate) fn build_audio_spec(plan: &EncodePlan, audio: &AudioPlan) -> Result<A
         segment_seconds: to_media_ratio(audio.segment_seconds),
         rate_bits_per_second: u32::try_from(audio.bit_rate_bps)
             .map_err(|_| unknown_value("rate", audio.bit_rate_bps))?,
+        clock: to_clock_map(plan),
     })
 }
 
@@ -83,7 +85,17 @@ pub(crate) fn build_poster_spec(plan: &EncodePlan, poster: &PosterPlan) -> Still
         side_pixels_max: poster.side_pixels_max,
         quantizer: POSTER_QUANTIZER,
         deinterlace: plan.video.as_ref().is_some_and(|v| v.deinterlace),
+        clock: to_clock_map(plan),
     }
+}
+
+fn to_clock_map(plan: &EncodePlan) -> ClockMap {
+    let marks = plan.clock.iter().map(|mark| ClockMark {
+        position_bytes: mark.position_bytes,
+        offset_us: mark.offset_us,
+        at_us: mark.at_us,
+    });
+    ClockMap(marks.collect())
 }
 
 fn to_media_ratio(value: Rational) -> MediaRatio {

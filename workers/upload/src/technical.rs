@@ -1,7 +1,9 @@
 //! Turns what the media child found into the record's technical metadata.
 
 use media::{AudioStream, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind, VideoStream};
-use schemas::media::{AudioTrack, MediaWarning, Rational, TechnicalMetadata, VideoTrack, warning_codes};
+use schemas::media::{
+    AudioTrack, ClockMark, MediaWarning, Rational, TechnicalMetadata, VideoTrack, warning_codes,
+};
 
 /// Most characters of a track's title in a warning.
 const WARNING_TITLE_CHARS_MAX: usize = 64;
@@ -30,8 +32,21 @@ pub fn build_technical(probe: &MediaProbe, text_chars_max: usize) -> TechnicalMe
         video,
         audio,
         still: probe.kind == MediaFileKind::Image,
-        warnings: list_dropped_tracks(probe),
+        clock: probe.clock.0.iter().map(to_clock_mark).collect(),
+        warnings: list_dropped_tracks(probe).into_iter().chain(describe_joints(probe)).collect(),
     }
+}
+
+fn to_clock_mark(mark: &media::ClockMark) -> ClockMark {
+    ClockMark { position_bytes: mark.position_bytes, offset_us: mark.offset_us, at_us: mark.at_us }
+}
+
+fn describe_joints(probe: &MediaProbe) -> Option<MediaWarning> {
+    let detail = format!(
+        "jumps of the clock, behind each of which what follows goes on from there: {}",
+        probe.clock_joints
+    );
+    (probe.clock_joints > 0).then(|| MediaWarning { code: warning_codes::CLOCK_JOINED.to_owned(), detail })
 }
 
 /// Says of every track that is not played why.

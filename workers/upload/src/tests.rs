@@ -295,6 +295,8 @@ fn the_record_names_what_can_be_played() {
         duration_us: 1_000_000,
         size_bytes: 1_000,
         is_truncated: false,
+        clock: media::ClockMap::default(),
+        clock_joints: 0,
         streams: vec![
             cover,
             undecodable,

@@ -68,6 +68,7 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
         video,
         audio,
         still: false,
+        clock: Vec::new(),
         warnings: Vec::new(),
     }
 }
@@ -121,6 +122,7 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
             poster: None,
             profile: "default".into(),
             options_digest: "d".into(),
+            clock: Vec::new(),
             reasons: Vec::new(),
         },
         parts: vec!["v0000".into(), "v0001".into(), "a0".into()],

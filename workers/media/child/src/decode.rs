@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ffmpeg_next::error::EAGAIN;
 use ffmpeg_next::{Error as LibError, Packet, Rational, Rescale, codec, decoder, frame};
-use media::MediaErrorCode;
+use media::{ClockMap, MediaErrorCode};
 
 use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi::{self, FrameLength};
@@ -36,6 +36,10 @@ pub(crate) struct TrackDecoder {
     clock: FrameClock,
     /// The container's shape of a pixel, which counts before that of the codec.
     aspect: Option<Rational>,
+    /// How time stamps are read where the file's clock jumps.
+    jumps: ClockMap,
+    /// Where the last packet that knew it began, in bytes.
+    position_bytes: u64,
     pub(crate) decoded: u64,
     pub(crate) errors: u64,
     pub(crate) last_error: Option<LibError>,
@@ -80,6 +84,8 @@ impl TrackDecoder {
             first_key: None,
             clock: FrameClock::new(time_base, usual_frame),
             aspect,
+            jumps: job.task.clock().cloned().unwrap_or_default(),
+            position_bytes: 0,
             decoded: 0,
             errors: 0,
             last_error: None,
@@ -100,10 +106,18 @@ impl TrackDecoder {
 
     /// Goes to a keyframe at or before a time on the file's own clock; false when the file cannot do that.
     pub(crate) fn seek(&mut self, at_us: i64) -> bool {
-        let (num, den) = (i128::from(self.time_base.0.max(1)), i128::from(self.time_base.1.max(1)));
-        let at = i128::from(at_us) * den / (num * 1_000_000);
-        let Ok(at) = i64::try_from(at) else { return false };
-        if ffi::seek_keyframe(&mut self.opened.input, self.stream, at).is_err() {
+        let moved = if self.jumps.is_empty() {
+            let (num, den) = (i128::from(self.time_base.0.max(1)), i128::from(self.time_base.1.max(1)));
+            let at = i128::from(at_us) * den / (num * 1_000_000);
+            let Ok(at) = i64::try_from(at) else { return false };
+            ffi::seek_keyframe(&mut self.opened.input, self.stream, at)
+        } else {
+            // The library searches by time stamps, which it takes to grow through the file.
+            let Some(position) = self.jumps.start_bytes(at_us) else { return false };
+            self.position_bytes = position;
+            ffi::seek_byte(&mut self.opened.input, position)
+        };
+        if moved.is_err() {
             return false;
         }
         self.decoder.flush();
@@ -171,12 +185,24 @@ impl TrackDecoder {
             if packet.stream() != self.stream || (self.needs_key && !packet.is_key()) {
                 continue;
             }
+            self.join_clock(&mut packet);
             if self.needs_key {
                 self.needs_key = false;
                 self.first_key = packet.pts().or_else(|| packet.dts());
             }
             self.packets_left = self.packets_left.map(|left| left.saturating_sub(1));
             return self.decoder.send_packet(&packet).or_else(|error| self.count_decode_error(error));
+        }
+    }
+
+    /// Moves the time stamps of a packet behind a jump of the file's clock.
+    fn join_clock(&mut self, packet: &mut Packet) {
+        self.position_bytes = u64::try_from(packet.position()).unwrap_or(self.position_bytes);
+        let offset_us = self.jumps.offset_us(self.position_bytes);
+        if offset_us != 0 {
+            let offset = offset_us.rescale(Rational(1, 1_000_000), self.time_base);
+            packet.set_pts(packet.pts().map(|pts| pts.saturating_add(offset)));
+            packet.set_dts(packet.dts().map(|dts| dts.saturating_add(offset)));
         }
     }
 

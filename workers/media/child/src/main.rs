@@ -8,6 +8,7 @@
 mod audio;
 mod audio_timeline;
 mod check;
+mod clock_joiner;
 mod composition;
 mod decode;
 mod encode;

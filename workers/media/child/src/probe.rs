@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
+use ffmpeg_next::format::context::Input;
 use ffmpeg_next::format::stream::Disposition;
-use ffmpeg_next::{Error as LibError, Packet, Rational, decoder, media as kind, packet};
+use ffmpeg_next::{Error as LibError, Packet, Rational, Rescale, decoder, media as kind, packet};
 use media::protocol::MediaLimits;
 use media::{
-    AudioStream, MediaErrorCode, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind,
-    TEXT_CHARS_MAX, VideoStream,
+    AudioStream, ClockMap, MediaErrorCode, MediaFileKind, MediaProbe, MediaRatio, MediaStream,
+    MediaStreamKind, TEXT_CHARS_MAX, VideoStream,
 };
 
+use crate::clock_joiner::{ClockJoiner, PlacedPacket, TooManyJoints};
 use crate::error::{MediaChildError, MediaChildResult, is_out_of_memory, source_refused_error};
 use crate::ffi;
 use crate::first_frames::{self, UndecodableTrack};
@@ -29,7 +31,8 @@ const TRACKS_DECODED_MAX: usize = 16;
 /// Runs the task.
 pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<MediaProbe> {
     let mut opened = input::open_source(wire, job)?;
-    let (tallies, is_broken_off) = scan_packets(&mut opened, wire, &job.limits)?;
+    let PacketScan { tallies, is_broken_off, clock, clock_joints } =
+        scan_packets(&mut opened, wire, &job.limits)?;
     let mut streams: Vec<MediaStream> =
         opened.input.streams().zip(&tallies).map(|(stream, tally)| describe_stream(&stream, tally)).collect();
     let format = opened.format.clone();
@@ -51,7 +54,8 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
         Some(track) => source_refused_error(track.code, track.detail),
         None => error,
     };
-    let probe = assemble_probe(format, job.size_bytes, streams, is_truncated).map_err(refuse)?;
+    let mut probe = assemble_probe(format, job.size_bytes, streams, is_truncated).map_err(refuse)?;
+    (probe.clock, probe.clock_joints) = (clock, u32::try_from(clock_joints).unwrap_or(u32::MAX));
     if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
         return Err(source_refused_error(
             MediaErrorCode::MediaTooLong,
@@ -144,7 +148,17 @@ fn assemble_probe(
     };
     let start_us = start_us.unwrap_or(0);
     let duration_us = u64::try_from(end_us.unwrap_or(0).saturating_sub(start_us)).unwrap_or(0);
-    Ok(MediaProbe { kind, container, start_us, duration_us, size_bytes, is_truncated, streams })
+    Ok(MediaProbe {
+        kind,
+        container,
+        start_us,
+        duration_us,
+        size_bytes,
+        is_truncated,
+        clock: ClockMap::default(),
+        clock_joints: 0,
+        streams,
+    })
 }
 
 /// Whether a decoder for a codec is there, whatever the track lacks.
@@ -152,12 +166,21 @@ fn has_decoder(codec: &str) -> bool {
     decoder::find_by_name(codec).is_some()
 }
 
-/// Reads every packet once; true when the file breaks off with an error.
+/// What reading every packet showed.
+struct PacketScan {
+    tallies: Vec<TrackStatistics>,
+    /// The file breaks off with an error.
+    is_broken_off: bool,
+    clock: ClockMap,
+    clock_joints: usize,
+}
+
+/// Reads every packet once.
 fn scan_packets(
     opened: &mut CheckedInput,
     wire: &ParentPipe,
     limits: &MediaLimits,
-) -> MediaChildResult<(Vec<TrackStatistics>, bool)> {
+) -> MediaChildResult<PacketScan> {
     let tally = |stream: ffmpeg_next::Stream<'_>| {
         let parameters = ffi::read_parameters(&stream);
         TrackStatistics::new(
@@ -168,6 +191,7 @@ fn scan_packets(
         )
     };
     let mut tallies: Vec<TrackStatistics> = opened.input.streams().map(tally).collect();
+    let mut joiner = ffi::has_jumping_clock(&opened.input).then(|| new_joiner(&opened.input));
     let mut count = 0_u64;
     let mut bad = 0_u64;
     let is_broken_off = loop {
@@ -194,12 +218,49 @@ fn scan_packets(
         }
         // A file may bring up new streams on the way; those are not part of what was found at its beginning.
         if let Some(tally) = tallies.get_mut(packet.stream()).filter(|_| !ffi::is_discarded(&packet)) {
-            tally.add_packet(summarize_packet(&packet));
+            let mut summary = summarize_packet(&packet);
+            if let Some(joiner) = &mut joiner {
+                let offset = join_packet(joiner, &packet, tally.time_base)?;
+                summary.pts = summary.pts.map(|pts| pts.saturating_add(offset));
+            }
+            tally.add_packet(summary);
         }
         wire.send_progress(count)?;
     };
     tallies.iter_mut().for_each(TrackStatistics::finish);
-    Ok((tallies, is_broken_off))
+    let clock_joints = joiner.as_ref().map_or(0, ClockJoiner::joint_count);
+    let clock = joiner.map_or_else(ClockMap::default, ClockJoiner::finish);
+    Ok(PacketScan { tallies, is_broken_off, clock, clock_joints })
+}
+
+/// A joiner that is made exact by the first track of pictures.
+fn new_joiner(input: &Input) -> ClockJoiner {
+    let main = input.streams().find(|stream| {
+        stream.parameters().medium() == kind::Type::Video
+            && !stream.disposition().contains(Disposition::ATTACHED_PIC)
+    });
+    let tracks = usize::try_from(input.nb_streams()).unwrap_or(0);
+    ClockJoiner::new(tracks, main.map(|stream| stream.index()))
+}
+
+/// What is added to the time stamps of a packet, in its own ticks.
+fn join_packet(joiner: &mut ClockJoiner, packet: &Packet, time_base: Rational) -> MediaChildResult<i64> {
+    let micros = Rational(1, 1_000_000);
+    let Some(at) = packet.dts().or_else(|| packet.pts()) else { return Ok(0) };
+    let offset_us = joiner.join_packet(PlacedPacket {
+        stream: packet.stream(),
+        position_bytes: u64::try_from(packet.position()).ok(),
+        at_us: at.rescale(time_base, micros),
+        duration_us: packet.duration().rescale(time_base, micros),
+        is_key: packet.is_key(),
+    });
+    let offset_us = offset_us.map_err(|TooManyJoints| {
+        source_refused_error(
+            MediaErrorCode::MediaCorrupt,
+            "its clock jumps more often than that of a recording",
+        )
+    })?;
+    Ok(offset_us.rescale(micros, time_base))
 }
 
 fn summarize_packet(packet: &Packet) -> PacketSummary {

@@ -44,7 +44,7 @@ pub(crate) struct PacketSummary {
 /// What is known of a track so far.
 #[derive(Debug)]
 pub(crate) struct TrackStatistics {
-    time_base: Rational,
+    pub(crate) time_base: Rational,
     sample_rate_hz: u32,
     run_in_samples: u32,
     pub(crate) packets: u64,

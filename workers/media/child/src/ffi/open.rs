@@ -5,9 +5,10 @@ use std::ptr;
 
 use ffmpeg_next::Error;
 use ffmpeg_next::ffi::{
-    AVERROR, AVFMT_FLAG_CUSTOM_IO, AVFormatContext, AVIOContext, AVIOInterruptCB, AVSEEK_FLAG_BACKWARD,
-    EACCES, ENOMEM, av_dict_free, av_dict_set, av_probe_input_buffer2, avformat_alloc_context,
-    avformat_close_input, avformat_find_stream_info, avformat_open_input, avformat_seek_file,
+    AVERROR, AVFMT_FLAG_CUSTOM_IO, AVFMT_TS_DISCONT, AVFormatContext, AVIOContext, AVIOInterruptCB,
+    AVSEEK_FLAG_BACKWARD, AVSEEK_FLAG_BYTE, EACCES, ENOMEM, av_dict_free, av_dict_set,
+    av_probe_input_buffer2, avformat_alloc_context, avformat_close_input, avformat_find_stream_info,
+    avformat_open_input, avformat_seek_file,
 };
 use ffmpeg_next::format::context::{Input, StreamIo};
 
@@ -129,6 +130,21 @@ pub(crate) fn seek_keyframe(input: &mut Input, stream: usize, at: i64) -> Result
     let moved =
         unsafe { avformat_seek_file(input.as_mut_ptr(), stream, i64::MIN, at, at, AVSEEK_FLAG_BACKWARD) };
     if moved < 0 { Err(Error::from(moved)) } else { Ok(()) }
+}
+
+/// Goes to a byte of the file.
+pub(crate) fn seek_byte(input: &mut Input, position_bytes: u64) -> Result<(), Error> {
+    let position = i64::try_from(position_bytes).map_err(|_| Error::InvalidData)?;
+    // SAFETY: the context is open.
+    let moved =
+        unsafe { avformat_seek_file(input.as_mut_ptr(), -1, position, position, position, AVSEEK_FLAG_BYTE) };
+    if moved < 0 { Err(Error::from(moved)) } else { Ok(()) }
+}
+
+/// Whether the clock of a format may jump on the way, as a broadcast's does.
+pub(crate) fn has_jumping_clock(input: &Input) -> bool {
+    // SAFETY: an open input has a format, which is a static table of the library.
+    unsafe { (*(*input.as_ptr()).iformat).flags & AVFMT_TS_DISCONT != 0 }
 }
 
 /// Counts the packets that are read to learn about the tracks; 1 when it is enough. The library asks before each of them.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use media::{AudioSpec, MediaRatio};
+use media::{AudioSpec, ClockMap, MediaRatio};
 
 use crate::harness::{Job, SAMPLE, Studio, driver, ffmpeg, ffprobe, probe, produce, run};
 
@@ -16,6 +16,7 @@ fn spec(stream: u32, origin_us: i64, seconds: f64) -> AudioSpec {
         duration_samples,
         segment_seconds: MediaRatio::new(2, 1),
         rate_bits_per_second: 128_000,
+        clock: ClockMap::default(),
     }
 }
 

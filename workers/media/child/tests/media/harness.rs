@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use media::{
-    AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, FileSource, H264Profile, MediaDriver,
+    AudioSpec, ClockMap, EncodeRung, EncodeSpec, EncoderPreset, FileSource, H264Profile, MediaDriver,
     MediaDriverConfig, MediaProbe, MediaRatio, MediaTaskError, MediaTaskOutput, MediaTaskReport, StillsSpec,
 };
 use tempfile::TempDir;
@@ -221,5 +221,6 @@ pub(crate) fn encode_spec(rate: (u32, u32), frames: u32, rungs: Vec<EncodeRung>)
         decode_threads: 2,
         preset: EncoderPreset::Ultrafast,
         rungs,
+        clock: ClockMap::default(),
     }
 }

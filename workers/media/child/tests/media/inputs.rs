@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use media::{
-    MediaErrorCode, MediaFileKind, MediaRatio, MediaRetryDecision, MediaTaskError, MediaTaskOutput,
+    ClockMap, MediaErrorCode, MediaFileKind, MediaRatio, MediaRetryDecision, MediaTaskError, MediaTaskOutput,
     StillsSpec,
 };
 
@@ -305,6 +305,7 @@ fn the_containers_aspect_counts_before_the_codecs() {
                 side_pixels_max: 320,
                 quantizer: 4,
                 deinterlace: false,
+                clock: ClockMap::default(),
             };
             let product = produce(&driver().await, &path, Job::Stills(stills)).await.unwrap();
             let Some(MediaTaskOutput::Image { width, height, .. }) = product.outputs.first() else {

@@ -7,4 +7,5 @@ mod faults;
 mod frame_rates;
 mod harness;
 mod inputs;
+mod joints;
 mod stills;

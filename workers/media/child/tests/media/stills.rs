@@ -1,11 +1,19 @@
 //! Posters: not black, upright, bounded.
 
-use media::{MediaTaskOutput, StillsSpec};
+use media::{ClockMap, MediaTaskOutput, StillsSpec};
 
 use crate::harness::{Job, Product, Studio, driver, ffprobe, produce, run};
 
 fn spec(at_us: Vec<u64>) -> StillsSpec {
-    StillsSpec { stream: 0, origin_us: 0, at_us, side_pixels_max: 160, quantizer: 4, deinterlace: false }
+    StillsSpec {
+        stream: 0,
+        origin_us: 0,
+        at_us,
+        side_pixels_max: 160,
+        quantizer: 4,
+        deinterlace: false,
+        clock: ClockMap::default(),
+    }
 }
 
 fn images(product: &Product) -> Vec<(u64, u32, u32, Vec<u8>)> {
