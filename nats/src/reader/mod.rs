@@ -184,8 +184,8 @@ impl StreamReader {
         self.opened.ok_or_else(|| BusError::Reset { stream: self.stream.clone() })
     }
 
-    /// Messages that were waiting when the reader was opened. Only for tests, which know that none of them goes meanwhile: whoever
-    /// counts them down waits for ever once one expires or is purged, and takes [`StreamReader::next_pending`] instead.
+    /// Messages that were waiting when the reader was opened. Only for tests, which know that none of them goes meanwhile: a
+    /// caller that counts them down waits for ever once one expires or is purged, and takes [`StreamReader::next_pending`] instead.
     #[cfg(feature = "testing")]
     pub fn pending_at_start(&self) -> u64 {
         self.opened.map_or(0, |opened| opened.pending)

@@ -8,7 +8,7 @@ use schemas::{
     media::{Rational, VideoTrack},
 };
 
-use crate::{EncodeProfile, ProfileRung, plan::reduce_ratio};
+use crate::{EncodeProfile, ProfileRung, ratio::reduce_ratio};
 
 /// Smallest side the encoder takes, in pixels. Only smaller sources are enlarged, and only up to this.
 pub const SIDE_PIXELS_MIN: u32 = 16;

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod playlist;
 pub mod presentation;
 mod profile;
+mod ratio;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]

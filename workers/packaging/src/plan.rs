@@ -17,6 +17,7 @@ use crate::{
     EncodeProfile,
     ladder::{self, PictureSize},
     language, presentation,
+    ratio::{reduce_ratio, scale_floor, scale_rounded},
 };
 
 /// Sample rate of every audio rendition, in hertz.
@@ -348,30 +349,6 @@ fn compute_digest(plan: &EncodePlan) -> String {
     let mut text = HEXLOWER.encode(&hash.finalize());
     text.truncate(DIGEST_CHARS);
     text
-}
-
-/// `value * num / den`, rounded down, by way of 128 bits.
-fn scale_floor(value: u64, num: u64, den: u64) -> u64 {
-    let scaled = u128::from(value) * u128::from(num) / u128::from(den.max(1));
-    u64::try_from(scaled).unwrap_or(u64::MAX)
-}
-
-/// `value * num / den`, rounded to the nearest.
-fn scale_rounded(value: u64, num: u64, den: u64) -> u64 {
-    let den = u128::from(den.max(1));
-    let scaled = (2 * u128::from(value) * u128::from(num) + den) / (2 * den);
-    u64::try_from(scaled).unwrap_or(u64::MAX)
-}
-
-/// A ratio in lowest terms.
-pub(crate) fn reduce_ratio(num: u64, den: u64) -> Rational {
-    let (mut a, mut b) = (num, den);
-    while b > 0 {
-        (a, b) = (b, a % b);
-    }
-    let divisor = a.max(1);
-    let term = |value: u64| u32::try_from(value / divisor).unwrap_or(u32::MAX).max(1);
-    Rational { num: term(num), den: term(den) }
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ const VERSION: u32 = 6;
 
 const AUDIO_GROUP: &str = "audio";
 
+/// Type of a playlist that grows, and where it is played from: viewers who come later would begin near its end, as with a live
+/// stream. Players read the start in media playlists; not all of them read it in multivariant ones (RFC 8216, 4.3.5.2).
+const EVENT: &str = "EVENT\n#EXT-X-START:TIME-OFFSET=0,PRECISE=YES";
+
 /// The multivariant playlist of a finished encode.
 pub fn render_multivariant(presentation: &Presentation) -> String {
     let target = presentation.target_seconds();
@@ -34,12 +38,7 @@ pub fn render_multivariant(presentation: &Presentation) -> String {
 /// The multivariant playlist while the encode grows; names the `event.m3u8` of every rendition that has a segment.
 /// `None` before anything can be played. Its bandwidths are the plan's caps, since the bytes are not all known.
 pub fn render_growing_multivariant(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<String> {
-    let presentation = Presentation::from_unfinished_parts(plan, parts);
-    let rung_missing = plan.video.as_ref().is_some_and(|v| presentation.video.len() < v.rungs.len());
-    let sound_missing = !plan.audio.is_empty() && presentation.audio.is_empty();
-    if rung_missing || sound_missing || presentation.renditions().next().is_none() {
-        return None;
-    }
+    let GrowingPresentation { presentation, .. } = grow_presentation(plan, parts)?;
     // RFC 8216, 4.3.4.2: BANDWIDTH bounds the peak, which is not known yet: it follows from the limits of the
     // encoder.
     let rate = |rendition: &PresentationRendition| VariantBitRates {
@@ -57,15 +56,45 @@ pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> S
     text
 }
 
-/// The media playlist of a rendition while it grows; `None` when it has no segment or is not planned. It ends when all
-/// its segments are there.
+/// An unfinished encode as its viewers see it.
+struct GrowingPresentation {
+    presentation: Presentation,
+    /// All of every rendition is there.
+    is_complete: bool,
+}
+
+/// The rungs and the sound as far as the one of them that has come least far: a player that is shown all of the sound and one segment
+/// of the picture takes the title for that long, or plays one without the other. `None` before each has a segment.
+fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<GrowingPresentation> {
+    let mut presentation = Presentation::from_unfinished_parts(plan, parts);
+    let rungs = plan.video.as_ref().map_or(0, |v| v.rungs.len());
+    let sound_missing = !plan.audio.is_empty() && presentation.audio.is_empty();
+    if presentation.video.len() < rungs || sound_missing || presentation.renditions().next().is_none() {
+        return None;
+    }
+    // Segments of the same number cover the same time. What is complete holds nothing back: sound may have a segment less. Nor do
+    // further audio tracks, which begin later: what is shown never becomes less.
+    let leading = presentation.video.iter().chain(presentation.audio.first());
+    let unfinished = leading.filter(|rendition| !is_complete(plan, rendition));
+    if let Some(shown) = unfinished.map(|rendition| rendition.segments.len()).min() {
+        for rendition in presentation.video.iter_mut().chain(&mut presentation.audio) {
+            rendition.segments.truncate(shown);
+        }
+    }
+    let is_complete = presentation.renditions().count() == rungs + plan.audio.len()
+        && presentation.renditions().all(|rendition| is_complete(plan, rendition));
+    Some(GrowingPresentation { presentation, is_complete })
+}
+
+/// The media playlist of a rendition while it grows; `None` when it has no segment or is not planned. All end together, when all of
+/// every rendition is there.
 pub fn render_event(plan: &EncodePlan, parts: &[JobPartRecord], rendition: &str) -> Option<String> {
-    let presentation = Presentation::from_unfinished_parts(plan, parts);
+    let GrowingPresentation { presentation, is_complete } = grow_presentation(plan, parts)?;
     let rendition = presentation.renditions().find(|r| r.name == rendition)?;
     // RFC 8216, 6.2.1: the target duration must not change while a playlist grows, so it is the planned one.
-    let mut text = format_header(planned_target_seconds(plan), "EVENT");
+    let mut text = format_header(planned_target_seconds(plan), EVENT);
     write_segments(&mut text, rendition);
-    if is_complete(plan, rendition) {
+    if is_complete {
         text.push_str("#EXT-X-ENDLIST\n");
     }
     Some(text)
@@ -82,7 +111,9 @@ pub fn render_ended_event(plan: Option<&EncodePlan>, stored: &str) -> String {
                 let _infallible = write!(text, "#EXT-X-TARGETDURATION:{}", planned_target_seconds(plan));
             }
             // RFC 8216, 6.2.1: of a loaded playlist nothing may change but what is appended.
-            _ if tag("#EXT-X-PLAYLIST-TYPE:") => text.push_str("#EXT-X-PLAYLIST-TYPE:EVENT"),
+            _ if tag("#EXT-X-PLAYLIST-TYPE:") => {
+                let _infallible = write!(text, "#EXT-X-PLAYLIST-TYPE:{EVENT}");
+            }
             _ => text.push_str(line),
         }
         text.push('\n');

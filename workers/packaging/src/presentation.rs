@@ -127,6 +127,20 @@ impl Presentation {
         Self { video: video.unwrap_or_default(), audio: audio.collect() }
     }
 
+    /// Takes out the rungs that cost as much as a larger one: simple pictures may, and a player that goes down to such a rung when
+    /// bandwidth is short never comes up again. Gives what was taken out.
+    pub fn remove_costly_rungs(&mut self) -> Vec<PresentationRendition> {
+        let target = self.target_seconds();
+        let mut least_bps = u64::MAX;
+        let is_costly = |rung: &mut PresentationRendition| {
+            let own_bps = rung.peak_bps(target);
+            let is_costly = own_bps >= least_bps;
+            least_bps = least_bps.min(own_bps);
+            is_costly
+        };
+        self.video.extract_if(.., is_costly).collect()
+    }
+
     /// All renditions, video first.
     pub fn renditions(&self) -> impl Iterator<Item = &PresentationRendition> {
         self.video.iter().chain(&self.audio)

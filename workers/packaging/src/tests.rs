@@ -70,6 +70,41 @@ fn who_followed_a_growing_playlist_sees_nothing_but_its_end() {
 }
 
 #[test]
+fn a_growing_title_is_as_long_as_its_shortest_rendition() {
+    let (plan, parts) = build_example();
+    // All of the sound, and the first range of the picture, which is one segment.
+    let have: Vec<JobPartRecord> =
+        parts.iter().filter(|p| p.part == "a0" || p.part == "v0000").cloned().collect();
+    for rendition in ["v360", "v234", "a0"] {
+        let text = playlist::render_event(&plan, &have, rendition).unwrap();
+        assert_eq!(text.matches("#EXTINF").count(), 1, "{rendition}: {text}");
+        assert!(!text.contains("#EXT-X-ENDLIST"), "{rendition} ends before the others: {text}");
+        assert!(text.contains("#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n"), "{text}");
+    }
+    // One rung is behind: the others wait for it.
+    let mut uneven = parts.clone();
+    uneven.iter_mut().find(|p| p.part == "v0001").unwrap().tracks[1].segments.truncate(2);
+    let counts = ["v360", "v234", "a0"].map(|rendition| {
+        playlist::render_event(&plan, &uneven, rendition).unwrap().matches("#EXTINF").count()
+    });
+    assert_eq!(counts, [3, 3, 3]);
+    assert_eq!(playlist::render_event(&plan, &have[1..], "a0"), None, "sound alone is not played");
+}
+
+#[test]
+fn a_rung_that_costs_as_much_as_a_larger_one_is_taken_out() {
+    let (plan, parts) = build_example();
+    let mut presentation = Presentation::assemble(&plan, &parts).unwrap();
+    assert!(presentation.remove_costly_rungs().is_empty());
+    let (larger, smaller) = presentation.video.split_at_mut(1);
+    for (large, small) in larger[0].segments.iter().zip(&mut smaller[0].segments) {
+        small.size_bytes = large.size_bytes + 1;
+    }
+    let removed: Vec<String> = presentation.remove_costly_rungs().into_iter().map(|rung| rung.name).collect();
+    assert_eq!((removed, presentation.video.len()), (vec!["v234".to_owned()], 1));
+}
+
+#[test]
 fn a_gap_hides_what_lies_behind_it() {
     let (plan, parts) = build_example();
     let without_second: Vec<JobPartRecord> = parts.iter().filter(|p| p.part != "v0001").cloned().collect();

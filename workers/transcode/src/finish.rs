@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use media::MediaTaskOutput;
 use nats::Outbox;
-use packaging::{mpd, playlist, presentation::Presentation};
+use packaging::{
+    mpd, playlist,
+    presentation::{Presentation, PresentationRendition},
+};
 use schemas::{
     job::{self, JobPartRecord, JobPartStatus},
     keys,
@@ -44,11 +47,14 @@ pub(crate) async fn finish_job(
         let detail = failed.detail.clone().unwrap_or_default();
         return job_result::fail_job(context, job, &code, &detail).await;
     }
-    let presentation = Presentation::assemble(&job.plan, &parts)?;
+    let mut presentation = Presentation::assemble(&job.plan, &parts)?;
     let has_poster = make_poster(context, job, stop).await?;
     let target = presentation.target_seconds();
     let playlists: BTreeMap<String, String> =
         presentation.renditions().map(|r| (r.name.clone(), playlist::render_media(r, target))).collect();
+    // Their playlists are stored all the same, for viewers who began with them while the encode grew.
+    let costly = presentation.remove_costly_rungs();
+    let plan = without_rungs(&job.plan, &costly);
     let is_playable = !playlists.is_empty();
     let multivariant = playlist::render_multivariant(&presentation);
     let manifest = mpd::render_manifest(&presentation)?;
@@ -57,7 +63,7 @@ pub(crate) async fn finish_job(
         let measured =
             check::measure_presentation(&context.store, &job.prefix, &presentation, reads_max).await?;
         let evidence = ConformanceInput {
-            plan: &job.plan,
+            plan: &plan,
             multivariant: &multivariant,
             playlists: &playlists,
             manifest: &manifest,
@@ -107,6 +113,15 @@ pub(crate) async fn finish_job(
     claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())
+}
+
+/// The plan as far as it is listed for players.
+fn without_rungs(plan: &job::EncodePlan, costly: &[PresentationRendition]) -> job::EncodePlan {
+    let mut plan = plan.clone();
+    if let Some(video) = &mut plan.video {
+        video.rungs.retain(|rung| !costly.iter().any(|taken| taken.name == rung.name));
+    }
+    plan
 }
 
 async fn load_parts(

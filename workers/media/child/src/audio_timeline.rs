@@ -12,7 +12,7 @@ use crate::resample::{AudioResampler, DriftMode};
 /// believed one by one: they jitter by a packet (23 ms of AAC at 44.1 kHz) where a container or a recorder rounds them.
 const GAP_SAMPLES: u64 = 4_800;
 
-/// Time stamps that are further off on average are followed, slowly: 10 ms, which nobody hears (EBU R 37 allows 40 ms).
+/// Time stamps that are further off on average are followed, slowly: 10 ms, which is inaudible (EBU R 37 allows 40 ms).
 const DRIFT_SECONDS: f64 = 0.010;
 
 /// Over how many seconds the drift of time stamps is averaged, so that jitter is not followed.

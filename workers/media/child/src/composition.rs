@@ -95,7 +95,7 @@ fn write_word(bytes: &mut [u8], at: usize, word: u32) -> Result<(), UnexpectedBo
 mod tests {
     use super::*;
 
-    fn boxed(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    fn boxed(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
         let length = u32::try_from(content.len() + 8).unwrap();
         [&length.to_be_bytes(), kind.as_slice(), content].concat()
     }
@@ -107,14 +107,14 @@ mod tests {
     #[test]
     fn the_edit_list_follows_the_header_of_the_track() {
         let track = |edit: &[u8]| {
-            boxed(b"trak", &[&boxed(b"tkhd", &[1; 4])[..], edit, &boxed(b"mdia", &[2; 4])].concat())
+            boxed(*b"trak", &[&boxed(*b"tkhd", &[1; 4])[..], edit, &boxed(*b"mdia", &[2; 4])].concat())
         };
         let file = |track: Vec<u8>| {
-            [boxed(b"ftyp", b"cmfc"), boxed(b"moov", &[boxed(b"mvhd", &[3; 4]), track].concat())].concat()
+            [boxed(*b"ftyp", b"cmfc"), boxed(*b"moov", &[boxed(*b"mvhd", &[3; 4]), track].concat())].concat()
         };
         let mut init = file(track(&[]));
         add_edit_list(&mut init, 1024).unwrap();
-        let edit = boxed(b"edts", &boxed(b"elst", &words(&[0, 1, 0, 1024, 0x0001_0000])));
+        let edit = boxed(*b"edts", &boxed(*b"elst", &words(&[0, 1, 0, 1024, 0x0001_0000])));
         assert_eq!(init, file(track(&edit)));
     }
 
@@ -129,9 +129,9 @@ mod tests {
             ),
         ] {
             let segment = |rest: &[u32]| {
-                let run = boxed(b"trun", &words(&[&[flags, 3], rest].concat()));
-                let fragment = boxed(b"moof", &[boxed(b"mfhd", &[0; 8]), boxed(b"traf", &run)].concat());
-                [fragment, boxed(b"mdat", &[9; 16])].concat()
+                let run = boxed(*b"trun", &words(&[&[flags, 3], rest].concat()));
+                let fragment = boxed(*b"moof", &[boxed(*b"mfhd", &[0; 8]), boxed(*b"traf", &run)].concat());
+                [fragment, boxed(*b"mdat", &[9; 16])].concat()
             };
             let mut bytes = segment(&before);
             delay_composition(&mut bytes, 1024).unwrap();
@@ -141,9 +141,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_an_error() {
-        assert!(add_edit_list(&mut boxed(b"ftyp", b""), 1).is_err());
+        assert!(add_edit_list(&mut boxed(*b"ftyp", b""), 1).is_err());
         assert!(add_edit_list(&mut vec![0, 0, 1, 0, b'm', b'o', b'o', b'v'], 1).is_err());
-        let run = boxed(b"trun", &words(&[0x0100_0200, 1, 5]));
-        assert!(delay_composition(&mut boxed(b"moof", &boxed(b"traf", &run)), 1).is_err());
+        let run = boxed(*b"trun", &words(&[0x0100_0200, 1, 5]));
+        assert!(delay_composition(&mut boxed(*b"moof", &boxed(*b"traf", &run)), 1).is_err());
     }
 }

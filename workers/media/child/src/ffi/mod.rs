@@ -112,7 +112,7 @@ pub(crate) fn set_sample_aspect(frame: &mut frame::Frame, aspect: Rational) {
     unsafe { (*frame.as_mut_ptr()).sample_aspect_ratio = aspect.into() };
 }
 
-/// How long a decoded frame is shown or heard.
+/// How long a decoded frame is shown or played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameLength {
     /// Sound.
