@@ -24,9 +24,7 @@ pub(crate) async fn text(cluster: &Cluster, path: &str) -> String {
     text
 }
 
-/// What ffprobe decodes of one playlist: frames, key frame times in microseconds, seconds from the first frame to the end of the
-/// last. FFmpeg's demuxer moves all frames of a track with negative composition offsets by the same time, so only differences
-/// count.
+/// What ffprobe decodes of one playlist: frames, times of key frames, seconds from the first frame to the end of the last.
 #[derive(Debug)]
 struct Decoded {
     frames: u64,
@@ -115,6 +113,8 @@ pub(crate) async fn check_plays(
             "{name}: {} of {expected_frames} frames",
             decoded.frames
         );
+        let first: f64 = decoded.keys[0].parse().unwrap();
+        assert!(first.abs() < 0.005, "{name}: the first picture is presented at {first} s, the sound at 0");
         assert_eq!(keys.get_or_insert_with(|| decoded.keys.clone()), &decoded.keys, "key frames of {name}");
         check_bandwidth(cluster, &base, name, attributes, &master).await;
     }

@@ -15,6 +15,7 @@ mod cli;
 mod clients;
 mod closing;
 mod compose;
+mod content;
 mod contract;
 mod crowd;
 mod demo;

@@ -189,8 +189,9 @@ fn time_stamps_that_jitter_make_no_dropouts() {
     run(async {
         let studio = Studio::new();
         // Each packet's time stamp is off by up to one packet, as recorders write them; and the same in another container.
-        let jitter = "setts=pts=PTS+if(mod(N\\,3)\\,0\\,1024):dts=DTS+if(mod(N\\,3)\\,0\\,1024)";
-        for name in ["jitter.mp4", "jitter.mkv", "jitter.ts"] {
+        for (name, ticks) in [("jitter.mp4", 1_024), ("jitter.mkv", 23), ("jitter.ts", 2_090)] {
+            let jitter =
+                format!("setts=pts=PTS+if(mod(N\\,3)\\,0\\,{ticks}):dts=DTS+if(mod(N\\,3)\\,0\\,{ticks})");
             let path = studio.make(
                 name,
                 &format!(
