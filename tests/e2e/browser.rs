@@ -55,6 +55,18 @@ pub(crate) async fn plays(watch_url: &str, player: Player, rungs: usize) {
     .await;
 }
 
+/// Opens the page as a viewer does, in a browser in which hls.js cannot go on: the browser's own player takes over.
+pub(crate) async fn plays_when_one_player_fails(watch_url: &str) {
+    in_browser(async |page| {
+        page.extend("MediaSource.prototype.addSourceBuffer = () => { throw new DOMException('refused', 'NotSupportedError'); };")
+            .await;
+        page.open(watch_url).await;
+        page.until("page.dataset.player === 'native' && page.dataset.state === 'playing' && video.currentTime > 0.3").await;
+        assert!(!page.truth("!document.getElementById('quality-field').hidden").await, "native has no menu");
+    })
+    .await;
+}
+
 /// Opens the page without a token, types the API key into the form that it shows, and plays. A wrong key is tried and refused
 /// first.
 pub(crate) async fn plays_after_sign_in(watch_url: &str, api_key: &str) {
@@ -67,7 +79,8 @@ pub(crate) async fn plays_after_sign_in(watch_url: &str, api_key: &str) {
         // The browser itself reports the two refusals it was sent to provoke.
         assert_eq!(page.console_errors().await.iter().filter(|line| !line.contains("401")).count(), 0);
         page.sign_in(api_key).await;
-        page.until("page.dataset.state === 'playing' && video.currentTime > 0.2").await;
+        // Nobody asked for a player: Chromium says that it may play HLS itself, and is not believed.
+        page.until("page.dataset.player === 'hls.js' && page.dataset.state === 'playing' && video.currentTime > 0.2").await;
     })
     .await;
 }

@@ -245,5 +245,6 @@ async fn a_page_plays_it_in_a_browser_both_ways() {
     let rungs = variants(&text(&cluster, playback["hls_url"].as_str().unwrap()).await).len();
     crate::browser::plays(&page, crate::browser::Player::HlsJs, rungs).await;
     crate::browser::plays(&page, crate::browser::Player::Native, rungs).await;
+    crate::browser::plays_when_one_player_fails(&page).await;
     crate::browser::plays_after_sign_in(&page, &cluster.key).await;
 }

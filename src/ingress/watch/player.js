@@ -1,23 +1,51 @@
-// Plays an HLS address in a video element: by the browser itself where it can, else by hls.js.
-// Limits: two repairs of a decoding error within 30 s; network tries are those of hls.js.
+// Plays an HLS address in a video element: by hls.js where the browser has Media Source Extensions, else by the browser itself;
+// by the other one when the first cannot go on.
+// Limits: two repairs of a decoding error within 30 s, one change of the player; network tries are those of hls.js.
 
 import { Problem, problemOf } from "./server.js";
 
 const repairsMax = 2;
 const repairWindowMs = 30_000;
 
-/** "native" or "hls.js"; `asked` (from ?player=) wins over what the browser says. */
-export function choose(video, asked) {
-  if (asked === "native" || asked === "hls.js") return asked;
-  return video.canPlayType("application/vnd.apple.mpegurl") ? "native" : "hls.js";
+/** The players that can play here, the better one first; `asked` (from ?player=) alone when it is one. */
+function players(video, asked) {
+  if (asked === "native" || asked === "hls.js") return [asked];
+  const native = video.canPlayType("application/vnd.apple.mpegurl") ? ["native"] : [];
+  // Safari, whose own player came first and is right. Chromium says "maybe", too: its player stays on the lowest rung, and fails on
+  // encrypted segments and on titles that still grow.
+  if ("ManagedMediaSource" in globalThis && native.length) return ["native", "hls.js"];
+  return "MediaSource" in globalThis || !native.length ? ["hls.js", ...native] : native;
 }
 
 /**
- * Starts `url` at `startS` seconds. Calls `on.levels(levels)` and `on.level(index)` where the quality can be chosen,
- * `on.failed(problem)` once when it cannot go on. Returns {setLevel, stop}.
+ * Starts `url` at `startS` seconds. Calls `on.player(kind)` with "native" or "hls.js" when one begins, `on.levels(levels)` and
+ * `on.level(index)` where the quality can be chosen, `on.failed(problem)` once when none can go on. Returns {setLevel, stop}.
  */
-export async function play(video, url, kind, startS, on) {
-  return kind === "native" ? playNative(video, url, startS, on) : playHls(video, url, startS, on);
+export async function play(video, url, asked, startS, on) {
+  const [first, second] = players(video, asked);
+  let current = null;
+  let stopped = false;
+  const begin = (kind, atS, failed) => {
+    on.player(kind);
+    const start = kind === "native" ? playNative : playHls;
+    return start(video, url, atS, { ...on, failed });
+  };
+  const changePlayer = async (problem) => {
+    // What the server refuses, it refuses either.
+    if (stopped || !second || problem.status) return on.failed(problem);
+    const atS = video.currentTime || startS;
+    current?.stop();
+    current = await begin(second, atS, on.failed);
+    video.play().catch(() => {});
+  };
+  current = await begin(first, startS, changePlayer);
+  return {
+    setLevel: (index) => current.setLevel(index),
+    stop() {
+      stopped = true;
+      current.stop();
+    },
+  };
 }
 
 function playNative(video, url, startS, on) {
@@ -56,7 +84,12 @@ async function playHls(video, url, startS, on) {
     backBufferLength: 60,
   });
   const repairs = [];
-  hls.on(Hls.Events.MANIFEST_PARSED, () => on.levels(hls.levels.map(describe)));
+  hls.on(Hls.Events.MANIFEST_PARSED, () => {
+    // The bandwidth is not known yet: it begins with what fills the element, and adapts from there.
+    const filling = hls.levels.findIndex((level) => level.height >= video.clientHeight);
+    hls.startLevel = filling < 0 ? hls.levels.length - 1 : filling;
+    on.levels(hls.levels.map(describe));
+  });
   hls.on(Hls.Events.LEVEL_SWITCHED, (_, { level }) => on.level(level));
   hls.on(Hls.Events.ERROR, (_, error) => {
     if (!error.fatal) return;

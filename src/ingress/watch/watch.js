@@ -6,7 +6,7 @@
 //
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
-import { choose, play } from "./player.js";
+import { play } from "./player.js";
 import { Problem, apiKey, credential, follow, playback, session } from "./server.js";
 import * as wallet from "./wallet.js";
 
@@ -62,10 +62,13 @@ async function start(startS = 0) {
 async function begin(session, startS) {
   if (session.title) name(session.title);
   if (session.poster_url) video.poster = session.poster_url;
-  const kind = choose(video, asked);
-  page.dataset.player = kind;
   show("ready");
-  player = await play(video, session.hls_url, kind, startS, { levels: showLevels, level: showLevel, failed: playerFailed });
+  player = await play(video, session.hls_url, asked, startS, {
+    player: showPlayer,
+    levels: showLevels,
+    level: showLevel,
+    failed: playerFailed,
+  });
   // Refused where the browser lets nothing start by itself: the play button is there.
   video.play().catch(() => {});
 }
@@ -171,6 +174,12 @@ function parse(text) {
 function name(words) {
   title.textContent = words;
   document.title = `${words} · StreamGate`;
+}
+
+function showPlayer(kind) {
+  page.dataset.player = kind;
+  // A choice that does nothing is not offered.
+  qualityField.hidden = true;
 }
 
 function showLevels(levels) {
