@@ -445,6 +445,7 @@ fn encode_plan() -> job::EncodePlan {
         poster: Some(job::PosterPlan { stream_index: 0, at_us: 528_000, side_pixels_max: 1280 }),
         profile: owned_text("standard"),
         options_digest: owned_text(OPTIONS_DIGEST),
+        options_version: String::new(),
         clock: Vec::new(),
         reasons: vec![owned_text("the source has 720 lines: no rung above")],
     }

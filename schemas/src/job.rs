@@ -163,6 +163,9 @@ pub struct EncodePlan {
     pub profile: String,
     /// Digest of the options, part of every object key.
     pub options_digest: String,
+    /// Version of the options: only workers of the same make the same bytes of this plan. Empty before there was one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub options_version: String,
     /// How time stamps of the source are read where its clock jumps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clock: Vec<ClockMark>,

@@ -205,6 +205,7 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
                 poster: None,
                 profile: String::new(),
                 options_digest: "abc".into(),
+                options_version: String::new(),
                 clock: Vec::new(),
                 reasons: Vec::new(),
             },

@@ -34,6 +34,7 @@ fn job() -> job::JobRecord {
             poster: None,
             profile: "default".into(),
             options_digest: "d".into(),
+            options_version: String::new(),
             clock: Vec::new(),
             reasons: Vec::new(),
         },

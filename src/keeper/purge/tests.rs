@@ -163,6 +163,7 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
             poster: None,
             profile: "tiny".into(),
             options_digest: "abc".into(),
+            options_version: String::new(),
             clock: Vec::new(),
             reasons: Vec::new(),
         },

@@ -28,8 +28,8 @@ pub const AUDIO_CHANNELS: u32 = 2;
 
 pub use schemas::job::FINISH;
 
-/// Part of every options digest; raised when the same plan gives other bytes than before.
-const OPTIONS_VERSION: &str = "transcode/2";
+/// Part of every plan and its digest; raised when the same plan gives other bytes than before.
+pub const OPTIONS_VERSION: &str = "transcode/2";
 
 /// Codecs, by FFmpeg's names, that code frames of a fixed length and fill the last one up.
 const LOSSY_CODECS: [&str; 8] = ["aac", "mp3", "mp2", "ac3", "eac3", "dts", "amr_nb", "amr_wb"];
@@ -108,6 +108,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         },
         profile: input.profile_name.to_owned(),
         options_digest: String::new(),
+        options_version: OPTIONS_VERSION.to_owned(),
         clock: technical.clock.clone(),
         reasons: Vec::new(),
     };
@@ -343,7 +344,6 @@ fn sanitize_label(text: &str) -> String {
 /// SHA-256 over everything that decides about the bytes, shortened.
 fn compute_digest(plan: &EncodePlan) -> String {
     let mut hash = Sha256::new();
-    hash.update(OPTIONS_VERSION);
     // Struct fields are written in the order of their definition, so equal plans give equal text.
     hash.update(serde_json::to_vec(plan).unwrap_or_default());
     let mut text = HEXLOWER.encode(&hash.finalize());

@@ -442,6 +442,7 @@ mod tests {
                 poster: None,
                 profile: "default".into(),
                 options_digest: "d".into(),
+                options_version: String::new(),
                 clock: Vec::new(),
                 reasons: Vec::new(),
             },

@@ -33,6 +33,9 @@ pub struct TranscodeConfig {
     pub lost_delay_ms_max: u64,
     /// How long a part may keep losing workers before it is put aside until somebody resumes it, in milliseconds.
     pub lost_park_ms: u64,
+    /// How long a job that was planned by another version of the workers waits for workers of that version, in milliseconds, from when
+    /// it was queued: a rolling upgrade ends within it. Then it fails, and `streamgate redrive` encodes it anew.
+    pub other_version_wait_ms: u64,
     /// Shortest time between two progress messages of a part, in milliseconds.
     pub progress_interval_ms: u64,
     /// Segments of one part that are on their way to the store at the same time.
@@ -66,6 +69,7 @@ impl Default for TranscodeConfig {
             lost_delay_ms: 10_000,
             lost_delay_ms_max: 600_000,
             lost_park_ms: 86_400_000,
+            other_version_wait_ms: 600_000,
             progress_interval_ms: 1_000,
             puts_in_flight_max: 8,
             check_reads_max: 16,

@@ -1,7 +1,11 @@
 //! What can go wrong in the stage, and whether to try again.
 
 use nats::FailureClass;
-use packaging::{mpd::ManifestWriteError, plan::NoEncodableTrack, presentation::PartPlanMismatch};
+use packaging::{
+    mpd::ManifestWriteError,
+    plan::{NoEncodableTrack, OPTIONS_VERSION},
+    presentation::PartPlanMismatch,
+};
 use schemas::{fault::error_chain, job};
 
 use crate::check::MeasureError;
@@ -54,6 +58,12 @@ pub enum TranscodeError {
         /// Workers that vanished.
         workers: u32,
     },
+    /// Reject: workers of another version planned the job, and none of them came for it. This version makes other bytes of the plan.
+    #[error("planned as {planned:?}, this worker makes {own:?}: encode it anew with `streamgate redrive`", own = OPTIONS_VERSION)]
+    OtherVersion {
+        /// Version of the plan.
+        planned: String,
+    },
     /// Reject: the job failed for a reason found elsewhere.
     #[error("part {part} failed: {code}")]
     PartFailed {
@@ -84,6 +94,7 @@ impl TranscodeError {
             Self::Exhausted { .. } => "attempts_exhausted",
             Self::PartFailed { .. } => job::PART_FAILED,
             Self::Parked { .. } => job::WORKERS_LOST,
+            Self::OtherVersion { .. } => "options_version",
         }
     }
 

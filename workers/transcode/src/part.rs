@@ -42,6 +42,9 @@ enum PartPermit {
 /// How soon a part is asked for again when its worker is to run another one alone.
 const ROOM_DELAY: Duration = Duration::from_secs(2);
 
+/// How soon a part of another version is looked at again.
+const OTHER_VERSION_DELAY: Duration = Duration::from_secs(10);
+
 impl PipelineStage for PartProcessor {
     const NAME: &'static str = "transcode";
     type Message = JobPartTask;
@@ -66,6 +69,10 @@ impl PipelineStage for PartProcessor {
         let Some(work) = plan::find_part_work(&job.plan, &task.part) else {
             return Err(TranscodeError::Unknown(format!("part {:.40}", task.part)).into());
         };
+        // What is finished is only described: any version can do that.
+        if job.plan.options_version != plan::OPTIONS_VERSION && work != PartWork::Finish {
+            return self.leave_to_other_version(&job).await;
+        }
         let mut room = None;
         let claim = match self.claim_part(&job, &task.part, delivery, &mut room).await {
             Ok(ClaimOutcome::Ours(claim)) => Arc::new(*claim),
@@ -166,6 +173,16 @@ impl PartProcessor {
             return Ok(ClaimOutcome::Held(ROOM_DELAY));
         }
         PartClaim::take_part(&self.context.bus, job, held, rules).await
+    }
+
+    /// Leaves a part to workers that make the bytes its other parts are made of, for as long as an upgrade may take.
+    async fn leave_to_other_version(&self, job: &job::JobRecord) -> Result<StageOutcome, StageFault> {
+        let now_ms = nats::now_ms().saturating_sub_signed(nats::clock_offset_ms());
+        if now_ms.saturating_sub(job.created_at_ms) < self.context.config.other_version_wait_ms {
+            return Ok(delay_with_jitter(OTHER_VERSION_DELAY));
+        }
+        let planned = job.plan.options_version.clone();
+        self.handle_error(TranscodeError::OtherVersion { planned }, None).await
     }
 
     /// A place to run a part in. Who runs alone waits for the others to end, and no other begins meanwhile.

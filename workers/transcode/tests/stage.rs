@@ -342,6 +342,19 @@ async fn a_source_that_is_gone_fails_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_another_version_is_not_mixed_with_this_one() {
+    let site = Site::start().await;
+    let clip = site.upload(Clip { seconds: 4, ..Clip::default() }).await;
+    let planned = site.plan_as("transcode/0", clip).await;
+    let worker = site.worker(transcode::TranscodeConfig { other_version_wait_ms: 0, ..config() }).await;
+    let job = site.wait_job(clip.job_id, job::JobStatus::Failed, LIMIT).await;
+    assert_eq!((job.code.as_deref(), &job.plan), (Some("options_version"), &planned));
+    assert!(job.detail.is_some_and(|detail| detail.contains("streamgate redrive")));
+    worker.stop().await;
+    assert!(site.objects(&job.prefix).await.is_empty(), "it made nothing of that plan");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damaged_output_fails_the_check() {
     let site = Site::start().await;
     let clip = site.upload(Clip { seconds: 9, ..Clip::default() }).await;

@@ -122,6 +122,7 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
             poster: None,
             profile: "default".into(),
             options_digest: "d".into(),
+            options_version: String::new(),
             clock: Vec::new(),
             reasons: Vec::new(),
         },

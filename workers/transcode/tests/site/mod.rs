@@ -290,6 +290,42 @@ impl Site {
         Uploaded { media_id, job_id: packaging::plan::derive_job_id(media_id, 1) }
     }
 
+    /// Leaves the job behind that a worker of another version would have planned; gives its plan.
+    pub(crate) async fn plan_as(&self, version: &str, clip: Uploaded) -> job::EncodePlan {
+        let asset = self.asset(clip.media_id).await;
+        let (source, technical) = (asset.source.unwrap(), asset.technical.unwrap());
+        let config = config();
+        let input = packaging::plan::EncodePlanInput {
+            source: &source,
+            technical: &technical,
+            profile_name: &config.profile,
+            profile: config.find_profile(&config.profile).unwrap(),
+        };
+        let mut plan = packaging::plan::plan_encode(&input).unwrap();
+        version.clone_into(&mut plan.options_version);
+        let record = job::JobRecord {
+            job_id: clip.job_id,
+            kind: "transcode".into(),
+            priority: subjects::JobPriority::default(),
+            media_id: clip.media_id,
+            owner: asset.owner,
+            status: job::JobStatus::Active,
+            encode: 1,
+            prefix: keys::encode_prefix(clip.media_id, 1, &plan.options_digest),
+            parts: packaging::plan::part_names(&plan),
+            plan: plan.clone(),
+            code: None,
+            detail: None,
+            created_at_ms: nats::now_ms(),
+            ended_at_ms: None,
+            kept_until_ms: None,
+            folded: None,
+        };
+        let bus = self.broker.bus(Role::Transcode).await;
+        bus.commit_record(&mut VersionedRecord::new(record), Outbox::new()).await.unwrap();
+        plan
+    }
+
     pub(crate) async fn worker(&self, config: transcode::TranscodeConfig) -> Worker {
         let waiting = self.folder.path().join("child");
         let child_path = if waiting.exists() { waiting } else { child() };
