@@ -425,6 +425,7 @@ fn encode_plan() -> job::EncodePlan {
         deinterlace: false,
     };
     let audio = job::AudioPlan {
+        loudness_lufs: None,
         name: owned_text("a0"),
         stream_index: 1,
         language: owned_text("und"),

@@ -137,6 +137,9 @@ pub struct AudioPlan {
     pub duration_samples: u64,
     /// Nominal segment length in seconds, equal to the video's.
     pub segment_seconds: Rational,
+    /// Loudness of the output in LUFS (EBU R 128); as the source is when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loudness_lufs: Option<i32>,
 }
 
 /// What is made, decided once by the planner.

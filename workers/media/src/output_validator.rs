@@ -425,6 +425,7 @@ mod tests {
             assert!(matches!(made, Err(MediaTaskError::Spec(_))));
         }
         let silent = AudioSpec {
+            loudness_lufs: None,
             clock: crate::ClockMap::default(),
             stream: 0,
             origin_us: 0,

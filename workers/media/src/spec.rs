@@ -176,6 +176,9 @@ pub struct AudioSpec {
     pub segment_seconds: MediaRatio,
     /// Encoder rate.
     pub rate_bits_per_second: u32,
+    /// Loudness of the output in LUFS (EBU R 128), -40 to -5; as the source is when absent.
+    #[serde(default)]
+    pub loudness_lufs: Option<i32>,
     /// How the file's time stamps are read where its clock jumps, as the probe found it.
     #[serde(default)]
     pub clock: ClockMap,
@@ -190,6 +193,9 @@ impl AudioSpec {
         let seconds = self.segment_seconds.as_f64();
         if !(0.05..=3600.0).contains(&seconds) || !(16_000..=512_000).contains(&self.rate_bits_per_second) {
             return Err("segment_seconds or rate_bits_per_second is out of range".into());
+        }
+        if self.loudness_lufs.is_some_and(|loudness| !(-40..=-5).contains(&loudness)) {
+            return Err("loudness_lufs is out of range".into());
         }
         if self.duration_samples == 0 || grid.frame_count() > u64::from(u32::MAX) {
             return Err("duration_samples is out of range".into());

@@ -322,6 +322,7 @@ fn plan_audio(
             bit_rate_bps: profile.audio_rate_bps,
             duration_samples,
             segment_seconds,
+            loudness_lufs: profile.loudness_lufs,
         });
     }
     plans

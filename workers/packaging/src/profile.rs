@@ -30,6 +30,9 @@ pub struct EncodeProfile {
     pub single_part_segments_max: u32,
     /// Audio bits per second of a stereo track.
     pub audio_rate_bps: u64,
+    /// Loudness that every audio track is brought to, in LUFS by EBU R 128 (-23 for broadcast, -16 to -14 on the web); nothing: as it is.
+    #[schemars(range(min = -40, max = -5))]
+    pub loudness_lufs: Option<i32>,
     /// Audio tracks that are kept.
     pub audio_tracks_max: usize,
 }
@@ -68,6 +71,7 @@ impl Default for EncodeProfile {
             part_segments: 5,
             single_part_segments_max: 8,
             audio_rate_bps: 128_000,
+            loudness_lufs: None,
             audio_tracks_max: 8,
         }
     }
@@ -85,6 +89,7 @@ impl EncodeProfile {
             part_segments: 3,
             single_part_segments_max: 3,
             audio_rate_bps: 64_000,
+            loudness_lufs: None,
             ..Self::default()
         }
     }

@@ -72,6 +72,7 @@ pub(crate) fn build_audio_spec(plan: &EncodePlan, audio: &AudioPlan) -> Result<A
         segment_seconds: to_media_ratio(audio.segment_seconds),
         rate_bits_per_second: u32::try_from(audio.bit_rate_bps)
             .map_err(|_| unknown_value("rate", audio.bit_rate_bps))?,
+        loudness_lufs: audio.loudness_lufs,
         clock: to_clock_map(plan),
     })
 }

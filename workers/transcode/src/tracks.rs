@@ -190,6 +190,7 @@ mod tests {
 
     fn plan() -> AudioPlan {
         AudioPlan {
+            loudness_lufs: None,
             name: "a0".into(),
             stream_index: 0,
             language: "und".into(),

@@ -20,6 +20,9 @@ use crate::ffi;
 use crate::fragment::{MuxerSettings, SegmentMuxer, find_encoder};
 use crate::parent_pipe::{ChildJob, ParentPipe};
 
+/// Sound is amplified by at most this much: 20 dB. What is quieter is noise.
+const GAIN_DB_MAX: f64 = 20.0;
+
 /// Runs the task.
 pub(crate) fn encode_audio(
     wire: &Arc<ParentPipe>,
@@ -27,15 +30,45 @@ pub(crate) fn encode_audio(
     spec: &AudioSpec,
 ) -> MediaChildResult<MediaTaskReport> {
     let grid = spec.check().map_err(MediaChildError::Failed)?;
-    let mut reader = TrackDecoder::open(wire, job, spec.stream, 1)?;
+    let gain_db = match spec.loudness_lufs {
+        Some(wanted_lufs) => measure_gain_db(wire, job, spec, f64::from(wanted_lufs))?,
+        None => 0.0,
+    };
     let mut lane = AudioTrackEncoder::open(wire, spec, grid)?;
+    let decoded = decode_track(wire, job, spec, gain_db, |timeline| lane.encode_ready_frames(timeline))?;
+    let frames_written = lane.finish()?;
+    Ok(MediaTaskReport {
+        frames_decoded: decoded.frames,
+        frames_written,
+        silence_samples: decoded.silence_samples,
+        decode_errors: decoded.errors,
+        ..MediaTaskReport::default()
+    })
+}
+
+/// Counts of a decoded track.
+struct DecodedTrack {
+    frames: u64,
+    errors: u64,
+    silence_samples: u64,
+}
+
+/// Decodes the track and lays it on its timeline; `take` is called whenever there may be frames to take off it.
+fn decode_track(
+    wire: &Arc<ParentPipe>,
+    job: &ChildJob,
+    spec: &AudioSpec,
+    gain_db: f64,
+    mut take: impl FnMut(&mut AudioTimeline) -> MediaChildResult<()>,
+) -> MediaChildResult<DecodedTrack> {
+    let mut reader = TrackDecoder::open(wire, job, spec.stream, 1)?;
     let mut timeline = AudioTimeline::new(spec.duration_samples);
-    let mut source = DecodedAudio::default();
+    let mut source = DecodedAudio::new(gain_db);
     let mut frame = frame::Audio::empty();
     while !timeline.is_full() && reader.next_frame(&mut frame)? {
         let at = to_output_sample(frame.pts().unwrap_or(0), reader.time_base, spec.origin_us);
         source.push_frame(std::mem::replace(&mut frame, frame::Audio::empty()), at, &mut timeline)?;
-        lane.encode_ready_frames(&mut timeline)?;
+        take(&mut timeline)?;
     }
     if reader.decoded == 0 {
         return Err(source_refused_error(
@@ -45,15 +78,32 @@ pub(crate) fn encode_audio(
     }
     source.end_run(&mut timeline)?;
     timeline.finish();
-    lane.encode_ready_frames(&mut timeline)?;
-    let frames_written = lane.finish()?;
-    Ok(MediaTaskReport {
-        frames_decoded: reader.decoded,
-        frames_written,
-        silence_samples: timeline.silence,
-        decode_errors: reader.errors,
-        ..MediaTaskReport::default()
-    })
+    take(&mut timeline)?;
+    Ok(DecodedTrack { frames: reader.decoded, errors: reader.errors, silence_samples: timeline.silence })
+}
+
+/// By how much the track is to be amplified to have a loudness: from its integrated loudness (EBU R 128, ITU-R BS.1770), which
+/// leaves silence out. Sound without any stays as it is.
+fn measure_gain_db(
+    wire: &Arc<ParentPipe>,
+    job: &ChildJob,
+    spec: &AudioSpec,
+    wanted_lufs: f64,
+) -> MediaChildResult<f64> {
+    let failed = |error: ebur128::Error| MediaChildError::Failed(format!("measure the loudness: {error}"));
+    // With a histogram a title of a day needs no more memory than one of a minute.
+    let mode = ebur128::Mode::I | ebur128::Mode::HISTOGRAM;
+    let mut meter = ebur128::EbuR128::new(2, AUDIO_RATE_HZ, mode).map_err(failed)?;
+    let mut measured = 0;
+    decode_track(wire, job, spec, 0.0, |timeline| {
+        while let Some([left, right]) = timeline.take_frame() {
+            meter.add_frames_planar_f32(&[&left, &right]).map_err(failed)?;
+            measured += 1;
+        }
+        wire.send_heartbeat(measured)
+    })?;
+    let gain_db = wanted_lufs - meter.loudness_global().map_err(failed)?;
+    Ok(if gain_db.is_finite() { gain_db.min(GAIN_DB_MAX) } else { 0.0 })
 }
 
 /// A timestamp as a sample of the output, counted from the presentation start.

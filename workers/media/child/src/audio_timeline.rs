@@ -6,7 +6,7 @@ use ffmpeg_next::frame;
 use media::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ};
 
 use crate::error::MediaChildResult;
-use crate::resample::{AudioResampler, DriftMode};
+use crate::resample::{AudioResampler, DriftMode, SoundTreatment};
 
 /// A time stamp this far from the sample count is a gap or an overlap: 100 ms, as FFmpeg's `min_hard_comp`. Nearer ones are not
 /// believed one by one: they jitter by a packet (23 ms of AAC at 44.1 kHz) where a container or a recorder rounds them.
@@ -25,8 +25,9 @@ const PLACING_FRAMES: usize = 32;
 const ROUNDING_SAMPLES: i64 = 96;
 
 /// The decoded side: frames without a gap between them form a run, which is resampled as one.
-#[derive(Default)]
 pub(crate) struct DecodedAudio {
+    /// Amplification in dB.
+    gain_db: f64,
     resampler: Option<AudioResampler>,
     run: AudioRun,
     /// The frames of a run that has no place yet, with their time stamps.
@@ -68,6 +69,15 @@ impl AudioRun {
 }
 
 impl DecodedAudio {
+    /// Sound that is amplified by `gain_db`.
+    pub(crate) fn new(gain_db: f64) -> Self {
+        Self { gain_db, resampler: None, run: AudioRun::default(), waiting: Vec::new() }
+    }
+
+    fn new_resampler(&self, like: &frame::Audio, drift: DriftMode) -> MediaChildResult<AudioResampler> {
+        AudioResampler::new(like, SoundTreatment { drift, gain_db: self.gain_db })
+    }
+
     /// Lays a frame whose time stamp is output sample `at` on the line.
     pub(crate) fn push_frame(
         &mut self,
@@ -79,7 +89,7 @@ impl DecodedAudio {
         let is_same = self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(&frame));
         if !is_same || due.abs_diff(at) > GAP_SAMPLES {
             self.end_run(line)?;
-            self.resampler = Some(AudioResampler::new(&frame, DriftMode::Ignored)?);
+            self.resampler = Some(self.new_resampler(&frame, DriftMode::Ignored)?);
             self.run = AudioRun::new(at, frame.rate());
             self.waiting.push((at, frame));
         } else if self.waiting.is_empty() {
@@ -126,11 +136,10 @@ impl DecodedAudio {
         line: &mut AudioTimeline,
     ) -> MediaChildResult<()> {
         let is_steady =
-            self.resampler.as_ref().is_some_and(|resampler| resampler.drift == DriftMode::Ignored);
+            self.resampler.as_ref().is_some_and(|resampler| resampler.treatment.drift == DriftMode::Ignored);
         if is_steady && self.run.drift_seconds.abs() > DRIFT_SECONDS {
             // A resampler that can stretch changes sound that keeps its time, too: only sound that drifts gets one.
-            if let Some(mut steady) =
-                self.resampler.replace(AudioResampler::new(&frame, DriftMode::Followed)?)
+            if let Some(mut steady) = self.resampler.replace(self.new_resampler(&frame, DriftMode::Followed)?)
             {
                 steady.finish(|left, right| line.add_samples(left, right))?;
             }

@@ -23,6 +23,7 @@ const FILTERS: &[&str] = &[
     "aformat",
     "pan",
     "alimiter",
+    "volume",
 ];
 
 /// Filters without which HDR sources look washed out.

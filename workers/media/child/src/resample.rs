@@ -30,19 +30,27 @@ pub(crate) enum DriftMode {
     Followed,
 }
 
+/// What a converter makes of sound beside its format.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SoundTreatment {
+    pub(crate) drift: DriftMode,
+    /// Amplification in dB; 0 for none.
+    pub(crate) gain_db: f64,
+}
+
 /// A converter for one kind of sound.
 pub(crate) struct AudioResampler {
     graph: filter::Graph,
     rate_hz: u32,
     format: format::Sample,
     layout: ChannelMask,
-    pub(crate) drift: DriftMode,
+    pub(crate) treatment: SoundTreatment,
     taken: i64,
 }
 
 impl AudioResampler {
     /// A converter for sound like this.
-    pub(crate) fn new(like: &frame::Audio, drift: DriftMode) -> MediaChildResult<Self> {
+    pub(crate) fn new(like: &frame::Audio, treatment: SoundTreatment) -> MediaChildResult<Self> {
         let Some(layout) = ChannelMask::from_frame(like) else {
             return Err(source_refused_error(
                 MediaErrorCode::MediaUnsupportedCodec,
@@ -61,7 +69,7 @@ impl AudioResampler {
             ffi::use_single_thread(&mut graph);
             graph.add(&find("abuffer")?, "in", &arguments)?;
             graph.add(&find("abuffersink")?, "out", "")?;
-            let filters = build_filter_chain(layout.channel_count(), drift);
+            let filters = build_filter_chain(layout.channel_count(), treatment);
             graph.output("in", 0)?.input("out", 0)?.parse(&filters)?;
             graph.validate()?;
             Ok(graph)
@@ -71,7 +79,7 @@ impl AudioResampler {
             rate_hz,
             format,
             layout,
-            drift,
+            treatment,
             taken: 0,
         })
     }
@@ -93,7 +101,7 @@ impl AudioResampler {
     ) -> MediaChildResult<()> {
         let samples = i64::try_from(frame.samples()).unwrap_or(0);
         // The filter puts silence or a cut where its very first time stamp is off, so that one is not.
-        let is_followed = self.drift == DriftMode::Followed && self.taken > 0;
+        let is_followed = self.treatment.drift == DriftMode::Followed && self.taken > 0;
         let drift = if is_followed { to_samples(drift_seconds, self.rate_hz) } else { 0 };
         frame.set_pts(Some(self.taken.saturating_add(drift)));
         self.layout.apply_to_frame(frame).or_failed("mark sound")?;
@@ -133,8 +141,8 @@ impl AudioResampler {
 }
 
 /// The filters from sound of so many channels to stereo at the output rate.
-fn build_filter_chain(channels: u32, drift: DriftMode) -> String {
-    let rate = match drift {
+fn build_filter_chain(channels: u32, treatment: SoundTreatment) -> String {
+    let rate = match treatment.drift {
         DriftMode::Ignored => format!("aresample={AUDIO_RATE_HZ}"),
         // Never a hard correction: gaps are not the filter's to fill.
         DriftMode::Followed => format!(
@@ -142,16 +150,21 @@ fn build_filter_chain(channels: u32, drift: DriftMode) -> String {
         ),
     };
     let stereo = "aformat=sample_fmts=fltp:channel_layouts=stereo";
-    match channels {
+    let mixed = match channels {
         // The library's own mix takes mono for the centre of a stage and halves its power on each side.
         1 => format!("pan=stereo|c0=c0|c1=c0,{rate},{stereo}"),
         2 => format!("{rate}:rematrix_maxval=1.0,{stereo}"),
         // In floating point nothing clips before the limiter; a mix of integers would be scaled down for it.
-        _ => format!(
-            "{rate}:rematrix_maxval=1000:internal_sample_fmt=fltp,{stereo},\
-             alimiter=limit={PEAK_MAX}:level=disabled:latency=enabled,{stereo}"
-        ),
-    }
+        _ => format!("{rate}:rematrix_maxval=1000:internal_sample_fmt=fltp,{stereo}"),
+    };
+    let is_amplified = treatment.gain_db != 0.0;
+    let volume = if is_amplified { format!(",volume={:.3}dB", treatment.gain_db) } else { String::new() };
+    let limiter = if channels > 2 || treatment.gain_db > 0.0 {
+        format!(",alimiter=limit={PEAK_MAX}:level=disabled:latency=enabled,{stereo}")
+    } else {
+        String::new()
+    };
+    mixed + &volume + &limiter
 }
 
 /// Seconds as samples, rounded.

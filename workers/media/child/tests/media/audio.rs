@@ -16,6 +16,7 @@ fn spec(stream: u32, origin_us: i64, seconds: f64) -> AudioSpec {
         duration_samples,
         segment_seconds: MediaRatio::new(2, 1),
         rate_bits_per_second: 128_000,
+        loudness_lufs: None,
         clock: ClockMap::default(),
     }
 }
@@ -289,4 +290,51 @@ fn levels_are_those_of_the_source() {
         let crest_db = level_db(&sound[24_000..120_000]) - 20.0 * f64::from(peak).log10();
         assert!((crest_db + 3.01).abs() < 0.5, "{crest_db:.2} dB: no sine any more");
     });
+}
+
+#[test]
+fn loudness_is_what_the_profile_wants() {
+    run(async {
+        let studio = Studio::new();
+        let driver = driver().await;
+        let tone = "sin(2*PI*1000*t)";
+        for (name, volume, gate, wanted_lufs) in [
+            ("loud.wav", 0.5, "", -23),
+            ("quiet.wav", 0.05, "", -16),
+            ("near.wav", 0.2, "", -14),
+            ("pauses.wav", 0.1, "*lt(mod(t\\,4)\\,2)", -20),
+        ] {
+            let sound = format!("{volume}*{tone}{gate}");
+            let path = studio.make(
+                name,
+                &format!("-f lavfi -i aevalsrc={sound}|{sound}:s=48000:d=12:c=stereo -c:a pcm_s16le"),
+            );
+            let wanted = AudioSpec { loudness_lufs: Some(wanted_lufs), ..spec(0, 0, 12.0) };
+            let product = produce(&driver, &path, Job::Audio(wanted)).await.unwrap();
+            let found = measure_lufs(&studio.write("out.mp4", &product.file(9)));
+            assert!(
+                (found - f64::from(wanted_lufs)).abs() < 0.5,
+                "{name}: {found} LUFS instead of {wanted_lufs}"
+            );
+        }
+        // Nothing can be amplified to something.
+        let path = studio.make("silence.wav", "-f lavfi -i anullsrc=r=48000:cl=stereo -t 3 -c:a pcm_s16le");
+        let wanted = AudioSpec { loudness_lufs: Some(-16), ..spec(0, 0, 3.0) };
+        let product = produce(&driver, &path, Job::Audio(wanted)).await.unwrap();
+        let out = studio.write("out.mp4", &product.file(9));
+        assert!(samples(&out).iter().all(|sample| sample.abs() < 0.001));
+    });
+}
+
+/// The integrated loudness by FFmpeg's own meter.
+fn measure_lufs(path: &Path) -> f64 {
+    let output = std::process::Command::new("ffmpeg")
+        .args(["-hide_banner", "-nostdin", "-i"])
+        .arg(path)
+        .args(["-map", "0:a", "-af", "ebur128", "-f", "null", "-"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let summary = text.rsplit("Integrated loudness:").next().unwrap();
+    summary.split_whitespace().nth(1).unwrap().parse().unwrap_or_else(|_| panic!("{text}"))
 }

@@ -87,6 +87,7 @@ fn joined_recordings_follow_each_other() {
                 duration_samples: 8 * 48_000,
                 segment_seconds: MediaRatio::new(2, 1),
                 rate_bits_per_second: 128_000,
+                loudness_lufs: None,
                 clock: found.clock.clone(),
             };
             let product = produce(&driver, &path, Job::Audio(sound)).await.unwrap();
