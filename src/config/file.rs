@@ -103,9 +103,8 @@ fn check_value(
         Value::Integer(number) => {
             let choices = node.choices();
             let is_chosen = choices.is_empty() || choices.iter().any(|one| one.as_i64() == Some(*number));
-            let number = u64::try_from(*number).unwrap_or_default();
-            let is_within = node.minimum().is_none_or(|least| number >= least)
-                && node.maximum().is_none_or(|most| number <= most);
+            let is_within = node.minimum().is_none_or(|least| *number >= least)
+                && node.maximum().is_none_or(|most| *number <= most);
             if is_chosen && is_within {
                 return Ok(());
             }
@@ -119,9 +118,9 @@ fn check_value(
 
 /// What a setting takes, for people; empty where everything of its type is taken.
 pub(super) fn describe_range(node: SettingNode, field: &str) -> Vec<String> {
-    let shown = |number: u64| match node.unit(field) {
-        Some(unit) => format!("{:?}", unit.format_number(number)),
-        None => number.to_string(),
+    let shown = |number: i64| match (node.unit(field), u64::try_from(number)) {
+        (Some(unit), Ok(number)) => format!("{:?}", unit.format_number(number)),
+        _ => number.to_string(),
     };
     let choices: Vec<String> = node.choices().into_iter().map(ToString::to_string).collect();
     let one_of = choices.split_last().map(|(last, rest)| format!("one of {} or {last}", rest.join(", ")));

@@ -62,6 +62,10 @@ fn a_wrong_setting_is_named() {
             "retention.ended can't be used: it takes no less than keeper.fold_age",
         ),
         ("[auth]\nrecheck = \"5s\"\n", "auth.recheck can't be used: it is \"5s\", and takes at most \"1s\""),
+        (
+            "[transcode.profiles.default]\nloudness_lufs = -99\n",
+            "transcode.profiles.default.loudness_lufs can't be used: it is -99, and takes at least -40, at most -5",
+        ),
         ("[auth]\nproof = \"61s\"\n", "auth.proof can't be used: it is \"1m 1s\", and takes at most \"1m\""),
         ("[auth]\nrefresh_again = \"31s\"\n", "auth.refresh_again can't be used"),
         (

@@ -81,15 +81,15 @@ impl SettingNode {
     }
 
     /// The least number that can be set; 0 is no limit of a number that has no sign.
-    pub fn minimum(self) -> Option<u64> {
-        self.0.get("minimum").and_then(Json::as_u64).filter(|least| *least > 0)
+    pub fn minimum(self) -> Option<i64> {
+        self.0.get("minimum").and_then(Json::as_i64).filter(|least| *least != 0)
     }
 
     /// The largest number that can be set, unless it is just the largest of its type.
-    pub fn maximum(self) -> Option<u64> {
-        let of_type = [u64::from(u8::MAX), u64::from(u16::MAX)];
+    pub fn maximum(self) -> Option<i64> {
+        let of_type = [i64::from(u8::MAX), i64::from(u16::MAX)];
         // schemars writes the largest value of a small type as a maximum, which nobody set.
-        self.0.get("maximum").and_then(Json::as_u64).filter(|most| !of_type.contains(most))
+        self.0.get("maximum").and_then(Json::as_i64).filter(|most| !of_type.contains(most))
     }
 
     /// The values that can be set, where they are few.
