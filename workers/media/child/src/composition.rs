@@ -10,6 +10,11 @@
 /// An edit list of one entry: `edts` around `elst`, version 0.
 const EDIT_LIST_BYTES: u32 = 36;
 
+/// Flags of a run (8.8.8.1): it says where its samples lie, flags of its first sample, and a composition offset of each.
+const DATA_OFFSET: u32 = 0x1;
+const FIRST_FLAGS: u32 = 0x4;
+const OFFSETS: u32 = 0x800;
+
 /// What the muxer wrote is not what it always writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the muxer's {0} is not as it should be")]
@@ -37,25 +42,48 @@ pub(crate) fn add_edit_list(init: &mut Vec<u8>, delay_ticks: u32) -> Result<(), 
     Ok(())
 }
 
-/// Raises the composition offsets of every sample of a fragment by `delay_ticks`.
-pub(crate) fn delay_composition(segment: &mut [u8], delay_ticks: u32) -> Result<(), UnexpectedBox> {
+/// Raises the composition offsets of every sample of a fragment by `delay_ticks`. A run of samples that are presented as they are
+/// decoded has none, and gets them.
+pub(crate) fn delay_composition(segment: &mut Vec<u8>, delay_ticks: u32) -> Result<(), UnexpectedBox> {
     let fragment = find_box(segment, 0..segment.len(), *b"moof")?;
-    let track = find_box(segment, fragment, *b"traf")?;
-    let run = find_box(segment, track, *b"trun")?;
+    let track = find_box(segment, fragment.clone(), *b"traf")?;
+    let run = find_box(segment, track.clone(), *b"trun")?;
     // Bits of 8.8.8.1, and the four-byte fields that each stands for.
-    let flags = read_word(segment, run.start)? & 0x00ff_ffff;
-    let fields = |bits: &[u32]| bits.iter().filter(|bit| flags & **bit != 0).count();
-    if flags & 0x800 == 0 {
-        return Err(UnexpectedBox("run without composition offsets"));
+    let version_and_flags = read_word(segment, run.start)?;
+    let fields = |bits: &[u32]| bits.iter().filter(|bit| version_and_flags & **bit != 0).count();
+    let samples = usize::try_from(read_word(segment, run.start + 4)?).unwrap_or(usize::MAX);
+    let head_bytes = 8 + 4 * fields(&[DATA_OFFSET, FIRST_FLAGS]);
+    let other_bytes = 4 * fields(&[0x100, 0x200, 0x400]);
+    if version_and_flags & OFFSETS != 0 {
+        let mut at = run.start + head_bytes + other_bytes;
+        for _ in 0..samples {
+            let offset = read_word(segment, at)?.wrapping_add(delay_ticks);
+            write_word(segment, at, offset)?;
+            at += other_bytes + 4;
+        }
+        return Ok(());
     }
-    let samples = read_word(segment, run.start + 4)?;
-    let sample_bytes = 4 * fields(&[0x100, 0x200, 0x400, 0x800]);
-    let mut at = run.start + 8 + 4 * fields(&[0x1, 0x4]) + 4 * fields(&[0x100, 0x200, 0x400]);
-    for _ in 0..samples {
-        let offset = read_word(segment, at)?.wrapping_add(delay_ticks);
-        write_word(segment, at, offset)?;
-        at += sample_bytes;
+    if run.start + head_bytes + samples.saturating_mul(other_bytes) != run.end
+        || version_and_flags & DATA_OFFSET == 0
+    {
+        return Err(UnexpectedBox("run of samples"));
     }
+    let added_bytes = u32::try_from(samples * 4).map_err(|_| UnexpectedBox("number of samples"))?;
+    let mut table = Vec::with_capacity(samples * (other_bytes + 4));
+    for sample in 0..samples {
+        let at = run.start + head_bytes + sample * other_bytes;
+        table.extend_from_slice(segment.get(at..at + other_bytes).ok_or(UnexpectedBox("length"))?);
+        table.extend(delay_ticks.to_be_bytes());
+    }
+    write_word(segment, run.start, version_and_flags | OFFSETS)?;
+    // The samples lie behind the fragment, which grows: 8.8.7 counts from its beginning.
+    let data_offset = read_word(segment, run.start + 8)?.wrapping_add(added_bytes);
+    write_word(segment, run.start + 8, data_offset)?;
+    for outer in [&fragment, &track, &run] {
+        let length = read_word(segment, outer.start - 8)?;
+        write_word(segment, outer.start - 8, length + added_bytes)?;
+    }
+    segment.splice(run.start + head_bytes..run.end, table);
     Ok(())
 }
 
@@ -136,6 +164,23 @@ mod tests {
             let mut bytes = segment(&before);
             delay_composition(&mut bytes, 1024).unwrap();
             assert_eq!(bytes, segment(&after), "{flags:x}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_offsets_gets_them() {
+        let segment = |run: &[u32]| {
+            let run = boxed(*b"trun", &words(run));
+            let fragment = boxed(*b"moof", &[boxed(*b"mfhd", &[0; 8]), boxed(*b"traf", &run)].concat());
+            [fragment, boxed(*b"mdat", &[9; 16])].concat()
+        };
+        for (before, after) in [
+            (vec![0x0100_0205, 2, 80, 7, 5, 6], vec![0x0100_0a05, 2, 88, 7, 5, 1024, 6, 1024]),
+            (vec![0x0100_0001, 1, 80], vec![0x0100_0801, 1, 84, 1024]),
+        ] {
+            let mut bytes = segment(&before);
+            delay_composition(&mut bytes, 1024).unwrap();
+            assert_eq!(bytes, segment(&after));
         }
     }
 

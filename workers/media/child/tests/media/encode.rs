@@ -284,3 +284,25 @@ fn thread_counts_and_presets_are_taken() {
         assert_eq!(spec.frame_rate, MediaRatio::new(25, 1));
     });
 }
+
+#[test]
+fn pictures_that_are_not_reordered_are_presented_at_their_time_too() {
+    run(async {
+        let studio = Studio::new();
+        let driver = driver().await;
+        // One and two frames leave nothing to reorder, and every frame of a title of one picture a segment stands alone.
+        for (frames, segment_frames) in [(1, 50), (2, 50), (5, 1), (7, 2)] {
+            let path = studio.make(
+                "short.mp4",
+                &format!("-f lavfi -i testsrc2=size=320x180:rate=25 -frames:v {frames} -c:v libx264 -pix_fmt yuv420p"),
+            );
+            let spec = EncodeSpec {
+                preset: EncoderPreset::Veryfast,
+                segment_frames,
+                ..encode_spec((25, 1), frames, vec![rung(0, 320, 180)])
+            };
+            let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+            check(&studio, &product, &spec, 0);
+        }
+    });
+}
