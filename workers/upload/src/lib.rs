@@ -12,6 +12,7 @@
 mod config;
 mod error;
 pub mod structure;
+pub mod structure_format;
 mod technical;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use schemas::upload::UploadDigest;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::{FileVerifier, structure::StructureFormat, technical::build_technical};
+use crate::{FileVerifier, structure_format::StructureFormat, technical::build_technical};
 
 const H264: &[&str] = &["-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"];
 

@@ -3,10 +3,7 @@
 use schemas::upload::UploadDigest;
 use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::{
-    UploadRejection,
-    structure::{StructureFormat, StructureScanner},
-};
+use crate::{UploadRejection, structure::StructureScanner, structure_format::StructureFormat};
 
 /// A ZIP archive ends with a record of 22 bytes and a comment of at most 65,535 bytes.
 const ARCHIVE_END_BYTES: usize = 22 + 65_535;
