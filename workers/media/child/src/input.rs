@@ -36,13 +36,20 @@ const FORMATS: &[&str] = &[
     MP4,
     "matroska,webm",
     "mpegts",
+    "mpeg",
     "avi",
+    "flv",
+    "mxf",
+    "asf",
     "gif",
+    "apng",
     "mp3",
     "aac",
     "flac",
     "ogg",
     "wav",
+    "aiff",
+    "caf",
     "png_pipe",
     "jpeg_pipe",
     "webp_pipe",
@@ -110,6 +117,11 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
         }
     }
     Ok(CheckedInput { input, format })
+}
+
+/// Whether a format holds pictures that may move or not.
+pub(crate) fn is_animation(format: &str) -> bool {
+    matches!(format, "gif" | "apng")
 }
 
 /// Whether a format holds a single picture.

@@ -143,7 +143,9 @@ fn assemble_probe(
             return Err(source_refused_error(MediaErrorCode::MediaNoFrames, "no packets"));
         }
         () if video.is_empty() => MediaFileKind::Audio,
-        () if input::is_image(&container) || (container == "gif" && is_single) => MediaFileKind::Image,
+        () if input::is_image(&container) || (input::is_animation(&container) && is_single) => {
+            MediaFileKind::Image
+        }
         () => MediaFileKind::Video,
     };
     let start_us = start_us.unwrap_or(0);

@@ -145,6 +145,45 @@ fn containers_are_described_alike() {
 }
 
 #[test]
+fn files_of_cameras_studios_and_older_systems_are_described() {
+    run(async {
+        let studio = Studio::new();
+        let film = |codecs: &str| format!("{VIDEO} {AUDIO} -t 2 {codecs} -shortest");
+        for (name, container, arguments) in [
+            ("a.flv", "flv", film("-c:v libx264 -c:a aac -ar 44100")),
+            ("a.mpg", "mpeg", film("-c:v mpeg2video -c:a mp2")),
+            ("a.vob", "mpeg", film("-c:v mpeg2video -c:a ac3")),
+            ("a.mxf", "mxf", film("-c:v mpeg2video -c:a pcm_s16le")),
+            ("a.wmv", "asf", film("-c:v wmv2 -c:a wmav2")),
+            ("a.apng", "apng", format!("{VIDEO} -t 2")),
+        ] {
+            let found = probe(&studio.make(name, &arguments)).await.unwrap();
+            assert_eq!((found.kind, found.container.as_str()), (MediaFileKind::Video, container), "{name}");
+            assert!(!found.is_truncated, "{name}");
+            let video = found.best_video().unwrap().video.as_ref().unwrap();
+            assert_eq!((video.width, video.height), (320, 180), "{name}");
+            assert!((video.average_frame_rate.as_f64() - 25.0).abs() < 0.5, "{name}");
+            assert_eq!(found.audio_streams().len(), usize::from(container != "apng"), "{name}");
+            assert!(found.duration_us.abs_diff(2_000_000) < 120_000, "{name}: {}", found.duration_us);
+        }
+        for (name, container, codec) in [
+            ("a.aiff", "aiff", "pcm_s16be"),
+            ("a.aifc", "aiff", "pcm_mulaw"),
+            ("a.caf", "caf", "pcm_s16be"),
+            ("alac.caf", "caf", "alac"),
+            ("a.wma", "asf", "wmav2"),
+        ] {
+            let form = if container == "aiff" { "-f aiff" } else { "" };
+            let path = studio.make(name, &format!("{AUDIO} -t 2 -c:a {codec} {form}"));
+            let found = probe(&path).await.unwrap();
+            assert_eq!((found.kind, found.container.as_str()), (MediaFileKind::Audio, container), "{name}");
+            assert!(!found.is_truncated, "{name}");
+            assert!(found.duration_us.abs_diff(2_000_000) < 120_000, "{name}: {}", found.duration_us);
+        }
+    });
+}
+
+#[test]
 fn the_sample_clip_is_described() {
     run(async {
         let found = probe(Path::new(SAMPLE)).await.unwrap();
@@ -211,8 +250,12 @@ fn pictures_are_images_and_one_frame_is_video() {
         }
         let one = probe(&studio.make("one.mp4", &format!("{VIDEO} -frames:v 1 -c:v libx264"))).await.unwrap();
         assert_eq!((one.kind, one.streams[0].packet_count), (MediaFileKind::Video, 1));
-        let gif = probe(&studio.make("a.gif", &format!("{VIDEO} -t 1"))).await.unwrap();
-        assert_eq!(gif.kind, MediaFileKind::Video);
+        for (name, form) in [("a.gif", "gif"), ("moving.png", "apng")] {
+            let moving = studio.make(name, &format!("{VIDEO} -t 1 -f {form}"));
+            assert_eq!(probe(&moving).await.unwrap().kind, MediaFileKind::Video, "{name}");
+            let still = studio.make(&format!("still-{name}"), &format!("{VIDEO} -frames:v 1 -f {form}"));
+            assert_eq!(probe(&still).await.unwrap().kind, MediaFileKind::Image, "{name}");
+        }
     });
 }
 
