@@ -1,7 +1,8 @@
 //! Opens the source: format by allow-list, limits of its tables before they are read, others before anything is decoded.
 //!
-//! Limits: those of `MediaLimits`, and one MiB for recognising the format.
+//! Limits: those of `MediaLimits`, one MiB for recognising the format, [`PADDING_BYTES_MAX`] zeros before an MP3.
 
+use std::io::{self, Read, Seek};
 use std::sync::Arc;
 
 use ffmpeg_next::format::context::{Input, StreamIo};
@@ -9,12 +10,12 @@ use ffmpeg_next::{Error as LibError, media as kind};
 use media::MediaErrorCode;
 use media::protocol::MediaLimits;
 
-use crate::error::{LibraryErrorExt, MediaChildResult, source_refused_error};
+use crate::error::{LibraryErrorExt, MediaChildError, MediaChildResult, source_refused_error};
 use crate::ffi::{self, UnprobedInput};
 use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::remote::RemoteSource;
 use crate::tables;
-use crate::truncation;
+use crate::truncation::{self, read_at};
 
 /// Bytes that the library reads at a time.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -24,6 +25,12 @@ const FORMAT_BYTES_MAX: u32 = 1 << 20;
 
 /// Least score (of 100) to believe a guess. A single chance MP3 header in a text scores 1.
 const SCORE_MIN: i32 = 10;
+
+/// Most zeros before an MP3.
+const PADDING_BYTES_MAX: usize = 64 << 10;
+
+/// Fewer zeros than this may be the length of a box, and don't keep the library from finding the first frame.
+const PADDING_BYTES_MIN: usize = 16;
 
 /// How much larger than allowed a picture may be for a decoder to be tried on it.
 const PROBE_PIXELS_FACTOR: u64 = 3;
@@ -66,7 +73,10 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
     if job.size_bytes == 0 {
         return Err(source_refused_error(MediaErrorCode::MediaEmpty, "no bytes"));
     }
-    let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
+    let mut remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
+    let padding_bytes = count_mp3_padding(&mut remote)
+        .map_err(|error| MediaChildError::Failed(format!("read the beginning: {error}")))?;
+    remote.begin_at(padding_bytes);
     let mut io = StreamIo::from_read_seek_with_capacity(remote, BUFFER_BYTES).or_failed("make the stream")?;
     let (format, score) = ffi::guess_format(&mut io, FORMAT_BYTES_MAX)
         .or_refused(MediaErrorCode::MediaUnsupportedFormat, "recognise the format")?;
@@ -119,6 +129,25 @@ pub(crate) fn open_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildR
     Ok(CheckedInput { input, format })
 }
 
+/// Zeros before an MP3. The library takes a short file behind many of them for none, and does not find the file's tag.
+fn count_mp3_padding(file: &mut (impl Read + Seek)) -> io::Result<u64> {
+    let mut head = vec![0; PADDING_BYTES_MIN];
+    let count = read_at(file, 0, &mut head)?;
+    if count < PADDING_BYTES_MIN || head.iter().any(|byte| *byte != 0) {
+        return Ok(0);
+    }
+    head.resize(PADDING_BYTES_MAX + 3, 0);
+    let count = read_at(file, 0, &mut head)?;
+    let zeros = head.iter().take(count).take_while(|byte| **byte == 0).count();
+    // A tag, or the eleven set bits of a frame of MPEG audio.
+    let is_mp3 = match head.get(zeros..count) {
+        Some([b'I', b'D', b'3', ..]) => true,
+        Some([0xFF, second, ..]) => second & 0xE0 == 0xE0,
+        _ => false,
+    };
+    Ok(if is_mp3 { u64::try_from(zeros).unwrap_or(0) } else { 0 })
+}
+
 /// Whether a format holds pictures that may move or not.
 pub(crate) fn is_animation(format: &str) -> bool {
     matches!(format, "gif" | "apng")
@@ -151,7 +180,7 @@ fn classify_open_error(
     wire: &Arc<ParentPipe>,
     job: &ChildJob,
     format: &str,
-) -> crate::error::MediaChildError {
+) -> MediaChildError {
     let remote = RemoteSource::new(Arc::clone(wire), job.size_bytes);
     let code = match truncation::is_truncated(remote, job.size_bytes, format) {
         Ok(true) => MediaErrorCode::MediaTruncated,
@@ -160,5 +189,30 @@ fn classify_open_error(
     match Err::<(), _>(error).or_refused(code, "open") {
         Err(error) => error,
         Ok(()) => source_refused_error(code, "open"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    #[test]
+    fn only_zeros_before_an_mp3_are_padding() {
+        let padding = |zeros: usize, rest: &[u8]| {
+            count_mp3_padding(&mut Cursor::new([vec![0; zeros].as_slice(), rest].concat())).unwrap()
+        };
+        assert_eq!(padding(20_000, b"ID3\x04"), 20_000);
+        assert_eq!(padding(65_536, b"\xFF\xFB\x90"), 65_536);
+        for (zeros, rest) in [
+            (65_537, b"ID3\x04".as_slice()),
+            (3, b"\xFF\xFBmdat"),
+            (20_000, b"text"),
+            (20_000, b""),
+            (0, b""),
+        ] {
+            assert_eq!(padding(zeros, rest), 0, "{zeros} {rest:?}");
+        }
     }
 }

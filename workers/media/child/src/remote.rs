@@ -21,6 +21,9 @@ const BLOCKS_MAX: usize = 16;
 pub(crate) struct RemoteSource {
     wire: Arc<ParentPipe>,
     size_bytes: u64,
+    /// Where the medium begins; the reader knows nothing of what is before it.
+    start: u64,
+    /// From the beginning of the source.
     position: u64,
     /// The most recently used last.
     blocks: VecDeque<(u64, Bytes)>,
@@ -31,7 +34,12 @@ pub(crate) struct RemoteSource {
 
 impl RemoteSource {
     pub(crate) fn new(wire: Arc<ParentPipe>, size_bytes: u64) -> Self {
-        Self { wire, size_bytes, position: 0, blocks: VecDeque::new(), ahead: None, last: None }
+        Self { wire, size_bytes, start: 0, position: 0, blocks: VecDeque::new(), ahead: None, last: None }
+    }
+
+    /// Leaves out the first bytes of the source.
+    pub(crate) fn begin_at(&mut self, start: u64) {
+        (self.start, self.position) = (start, start);
     }
 
     fn read_block(&mut self, number: u64) -> io::Result<Bytes> {
@@ -104,12 +112,13 @@ impl Read for RemoteSource {
 impl Seek for RemoteSource {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::Start(offset) => self.start.checked_add(offset),
             SeekFrom::End(offset) => self.size_bytes.checked_add_signed(offset),
             SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
         };
+        let position = position.filter(|position| *position >= self.start);
         self.position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.position)
+        Ok(self.position - self.start)
     }
 }
 

@@ -7,6 +7,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// Most top-level boxes looked at.
 const BOXES_MAX: usize = 10_000;
 
+/// Boxes of a whole file's outermost level. What lies behind it may look like a box of another type, and is none that was cut.
+const KNOWN_BOXES: [&[u8; 4]; 18] = [
+    b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"meta",
+    b"sidx", b"ssix", b"mfra", b"emsg", b"prft", b"pdin", b"udta",
+];
+
 /// True when a length in the outermost structure points past the end of the file.
 pub(crate) fn is_truncated(mut file: impl Read + Seek, size_bytes: u64, format: &str) -> io::Result<bool> {
     match format {
@@ -30,7 +36,8 @@ fn is_mp4_truncated(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Resul
         let mut head = [0_u8; 16];
         let count = read_at(file, offset, &mut head)?;
         if count < 8 {
-            return Ok(true);
+            // A few bytes behind a file that has all that it needs.
+            return Ok(!(has_moov && has_mdat));
         }
         let [a, b, c, d, kind @ .., _, _, _, _, _, _, _, _] = head;
         has_moov |= &kind == b"moov";
@@ -50,7 +57,7 @@ fn is_mp4_truncated(file: &mut (impl Read + Seek), size_bytes: u64) -> io::Resul
         }
         match offset.checked_add(size) {
             Some(end) if end <= size_bytes => offset = end,
-            _ => return Ok(true),
+            _ => return Ok(!has_moov || KNOWN_BOXES.contains(&&kind)),
         }
     }
     Ok(false)
@@ -120,6 +127,9 @@ mod tests {
         check(mp4, b"\0\0\0\x08ftyp\0\0\0\x0amdatxx", true);
         check(mp4, b"\0\0\0\x08ftyp\0\0\0\x08moov\0\0", true);
         check(mp4, b"\0\0\0\x08ftyp\0\0\0\0mdatxx", false);
+        check(mp4, b"\0\0\0\x08moov\0\0\0\x08mdatx", false);
+        check(mp4, b"\0\0\0\x08moov\0\0\0\x08mdat\0\0\x0a\x0aMotionPhoto", false);
+        check(mp4, b"\0\0\0\x08moov\0\0\0\x08mdat\0\0\x0a\x0amoofxx", true);
         check("avi", b"RIFF\x04\0\0\0AVI ", false);
         check("avi", b"RIFF\x40\0\0\0AVI ", true);
         check("wav", b"RIFF\xff\xff\xff\xffWAVE", false);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use media::{EncodeRung, EncodeSpec, EncoderPreset, MediaRatio};
+use media::{AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, MediaRatio};
 
 use crate::harness::{
     COUNTED, Job, Product, SAMPLE, Studio, driver, encode_spec, ffprobe, frame_hashes, probe, produce, run,
@@ -208,6 +208,52 @@ fn every_kind_of_input_is_encoded_to_its_plan() {
             let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
             check(&studio, &product, &spec, 0);
             assert_eq!(product.report.decode_errors, 0, "{}", path.display());
+        }
+    });
+}
+
+#[test]
+fn a_cut_file_is_encoded_to_where_it_goes() {
+    run(async {
+        let studio = Studio::new();
+        let driver = driver().await;
+        let film = "-f lavfi -i testsrc2=size=320x180:rate=25 -f lavfi -i sine=sample_rate=48000 -t 10 -g 25";
+        let h264 = "-c:v libx264 -preset ultrafast -c:a aac";
+        for (name, codecs) in [
+            ("fragments.mp4", format!("{h264} -movflags +frag_keyframe+empty_moov")),
+            ("faststart.mp4", format!("{h264} -movflags +faststart")),
+            ("a.mkv", h264.to_owned()),
+            ("a.webm", "-c:v libvpx -deadline realtime -cpu-used 8 -c:a libopus".to_owned()),
+            ("a.avi", "-c:v mpeg4 -c:a mp3".to_owned()),
+            ("a.ts", h264.to_owned()),
+            ("a.flv", h264.to_owned().replace("aac", "aac -ar 44100")),
+            ("a.mpg", "-c:v mpeg2video -c:a mp2".to_owned()),
+            ("a.wmv", "-c:v wmv2 -c:a wmav2".to_owned()),
+        ] {
+            let whole = std::fs::read(studio.make(name, &format!("{film} {codecs} -shortest"))).unwrap();
+            // Transport streams may begin inside a packet as well.
+            let start = if name == "a.ts" { 100 } else { 0 };
+            let path = studio.write(&format!("cut-{name}"), &whole[start..whole.len() * 3 / 5]);
+            let found = probe(&path).await.unwrap();
+            let frames = u32::try_from(found.duration_us / 40_000).unwrap();
+            let mut spec = encode_spec((25, 1), frames, vec![rung(0, 160, 90)]);
+            spec.origin_us = found.start_us;
+            spec.stream = found.best_video().unwrap().index;
+            let product = produce(&driver, &path, Job::Encode(spec.clone())).await.unwrap();
+            check(&studio, &product, &spec, 0);
+            let report = product.report;
+            assert!(frames > 100 && report.frames_repeated <= 10, "{name}: {report:?}");
+            let sound = AudioSpec {
+                stream: found.audio_streams()[0].index,
+                origin_us: found.start_us,
+                rendition: 1,
+                duration_samples: found.duration_us * 48 / 1000,
+                segment_seconds: MediaRatio::new(2, 1),
+                rate_bits_per_second: 128_000,
+            };
+            let report = produce(&driver, &path, Job::Audio(sound)).await.unwrap().report;
+            // Program streams send sound up to 0.7 s behind the pictures.
+            assert!(report.silence_samples < 48_000, "{name}: {report:?}");
         }
     });
 }

@@ -184,6 +184,119 @@ fn files_of_cameras_studios_and_older_systems_are_described() {
 }
 
 #[test]
+fn a_cut_file_is_described_to_where_it_goes() {
+    run(async {
+        let studio = Studio::new();
+        let film = |codecs: &str| format!("{VIDEO} {AUDIO} -t 10 -g 25 {codecs} -shortest");
+        let h264 = "-c:v libx264 -preset ultrafast -c:a aac";
+        for (name, codecs) in [
+            ("fragments.mp4", format!("{h264} -movflags +frag_keyframe+empty_moov")),
+            ("faststart.mp4", format!("{h264} -movflags +faststart")),
+            ("a.mkv", h264.to_owned()),
+            ("live.mkv", format!("{h264} -live 1")),
+            ("a.webm", "-c:v libvpx -deadline realtime -cpu-used 8 -c:a libopus".to_owned()),
+            ("a.avi", "-c:v mpeg4 -c:a mp3".to_owned()),
+            ("a.ts", h264.to_owned()),
+            ("a.flv", format!("{h264} -ar 44100")),
+            ("a.mpg", "-c:v mpeg2video -c:a mp2".to_owned()),
+            ("a.mxf", "-c:v mpeg2video -c:a pcm_s16le".to_owned()),
+            ("a.wmv", "-c:v wmv2 -c:a wmav2".to_owned()),
+        ] {
+            let whole = std::fs::read(studio.make(name, &film(&codecs))).unwrap();
+            let path = studio.write(&format!("cut-{name}"), &whole[..whole.len() * 3 / 5]);
+            let found = probe(&path).await.unwrap();
+            assert_eq!(found.kind, MediaFileKind::Video, "{name}");
+            let is_between = (4_500_000..7_500_000).contains(&found.duration_us);
+            assert!(is_between, "{name}: {} us of 10 s are said to be there", found.duration_us);
+            let stream = found.best_video().unwrap();
+            let lasts = u64::try_from(stream.end_us.unwrap() - stream.start_us.unwrap()).unwrap();
+            assert!(lasts.abs_diff(stream.packet_count * 40_000) < 200_000, "{name}: {lasts}");
+        }
+        for (name, arguments) in [
+            ("a.wav", format!("{AUDIO} -t 10")),
+            ("a.aiff", format!("{AUDIO} -t 10")),
+            ("a.caf", format!("{AUDIO} -t 10 -c:a pcm_s16be")),
+            ("a.wma", format!("{AUDIO} -t 10 -c:a wmav2")),
+            ("a.ogg", format!("{AUDIO} -t 10 -c:a libvorbis")),
+            ("a.aac", format!("{AUDIO} -t 10 -c:a aac")),
+        ] {
+            let whole = std::fs::read(studio.make(name, &arguments)).unwrap();
+            let found =
+                probe(&studio.write(&format!("cut-{name}"), &whole[..whole.len() * 3 / 5])).await.unwrap();
+            let is_between = (5_000_000..7_000_000).contains(&found.duration_us);
+            assert!(is_between, "{name}: {} us of 10 s are said to be there", found.duration_us);
+        }
+    });
+}
+
+#[test]
+fn bytes_around_a_medium_change_nothing() {
+    run(async {
+        let studio = Studio::new();
+        let film = |codecs: &str| format!("{VIDEO} {AUDIO} -t 2 {codecs} -shortest");
+        let h264 = film("-c:v libx264 -preset ultrafast -c:a aac");
+        let camera = [b"\0\0\x0a\x0aMotionPhoto_Data".as_slice(), &[0x91; 700], b"SEFHk\0\0\0SEFT"].concat();
+        for (name, arguments) in [
+            ("a.mp4", h264.clone()),
+            ("front.mp4", format!("{h264} -movflags +faststart")),
+            ("fragments.mp4", format!("{h264} -movflags +frag_keyframe+empty_moov")),
+            ("a.mkv", h264.clone()),
+            ("a.webm", film("-c:v libvpx -deadline realtime -cpu-used 8 -c:a libopus")),
+            ("a.ts", h264.clone()),
+            ("a.flv", format!("{h264} -ar 44100")),
+            ("a.avi", film("-c:v mpeg4 -c:a mp3")),
+            ("a.wav", format!("{AUDIO} -t 2")),
+            ("a.aiff", format!("{AUDIO} -t 2")),
+            ("a.caf", format!("{AUDIO} -t 2 -c:a pcm_s16be")),
+            ("a.ogg", format!("{AUDIO} -t 2 -c:a libvorbis")),
+            ("a.aac", format!("{AUDIO} -t 2 -c:a aac")),
+            ("a.mxf", film("-c:v mpeg2video -c:a pcm_s16le")),
+            ("a.wmv", film("-c:v wmv2 -c:a wmav2")),
+            ("a.png", format!("{VIDEO} -frames:v 1")),
+            ("a.apng", format!("{VIDEO} -t 2")),
+        ] {
+            let path = studio.make(name, &arguments);
+            let (bytes, wanted) = (std::fs::read(&path).unwrap(), probe(&path).await.unwrap());
+            let padding = vec![0; 65_536];
+            for (what, tail) in
+                [("a byte", &b"x"[..]), ("padding", &padding), ("a camera's trailer", &camera)]
+            {
+                let both = studio.write(&format!("tail-{name}"), &[bytes.as_slice(), tail].concat());
+                let found =
+                    probe(&both).await.unwrap_or_else(|error| panic!("{what} behind {name}: {error:?}"));
+                // A packet of sound that has one byte; the file's structure says what it is.
+                let is_packet = (what, name) == ("a byte", "a.aac");
+                assert_eq!(found.is_truncated, is_packet, "{what} behind {name}");
+                let counts = |probe: &media::MediaProbe| {
+                    let counts = probe.streams.iter().map(|stream| stream.packet_count);
+                    (probe.kind, counts.collect::<Vec<_>>(), probe.duration_us)
+                };
+                // Whatever lies behind a picture is a packet, of which none is looked at.
+                if wanted.kind == MediaFileKind::Image {
+                    assert_eq!(found.kind, MediaFileKind::Image, "{what} behind {name}");
+                } else {
+                    assert_eq!(counts(&found), counts(&wanted), "{what} behind {name}");
+                }
+            }
+        }
+        let sound = std::fs::read(studio.make("a.mp3", &format!("{AUDIO} -t 2 -c:a libmp3lame"))).unwrap();
+        for padding in [1, 20_000, 65_536] {
+            let path = studio.write("padded.mp3", &[vec![0; padding].as_slice(), &sound].concat());
+            let found = probe(&path).await.unwrap();
+            assert_eq!((found.kind, found.container.as_str()), (MediaFileKind::Audio, "mp3"), "{padding}");
+            assert!(found.duration_us.abs_diff(2_000_000) < 120_000, "{padding}: {}", found.duration_us);
+        }
+        let stream = std::fs::read(studio.make("b.ts", &h264)).unwrap();
+        for from in [1, 100, 187] {
+            let found = probe(&studio.write("inside.ts", &stream[from..])).await.unwrap();
+            assert_eq!(found.container, "mpegts", "{from}");
+            assert!(found.best_video().unwrap().packet_count >= 48, "{from}");
+            assert!(!found.is_truncated, "{from}");
+        }
+    });
+}
+
+#[test]
 fn the_sample_clip_is_described() {
     run(async {
         let found = probe(Path::new(SAMPLE)).await.unwrap();
