@@ -13,6 +13,9 @@ pub struct UploadStageConfig {
     pub probe_attempts_max: u32,
     /// Longest title or language taken from a file, in characters.
     pub text_chars_max: usize,
+    /// Refuses files that are cut, or that have bytes before or behind the medium. Off, such a file is played to where it goes with a
+    /// warning in its record, as long as what is behind it is no second file and at most 64 KiB or one hundredth of the file.
+    pub strict: bool,
 }
 
 impl Default for UploadStageConfig {
@@ -21,6 +24,7 @@ impl Default for UploadStageConfig {
             consume: nats::consume::ConsumeConfig { slots: 2, ..nats::consume::ConsumeConfig::default() },
             probe_attempts_max: 3,
             text_chars_max: 200,
+            strict: false,
         }
     }
 }

@@ -11,12 +11,14 @@
 
 mod config;
 mod error;
+mod second_file;
 pub mod structure;
 pub mod structure_format;
 mod technical;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod warnings;
 
 use std::{io, sync::Arc};
 
@@ -30,8 +32,8 @@ use nats::{
 use schemas::{
     BusEvent as _, KvRecord as _,
     media::{
-        MediaRecord, MediaRejected, MediaReopened, MediaSource, MediaStatus, MediaStored, ReopenStep,
-        TechnicalMetadata,
+        MediaRecord, MediaRejected, MediaReopened, MediaSource, MediaStatus, MediaStored, MediaWarning,
+        ReopenStep, TechnicalMetadata,
     },
     subjects,
     upload::{self, UploadReceived},
@@ -42,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::UploadStageConfig;
 pub use error::{UploadRejection, UploadStageError};
 pub use technical::build_technical;
-pub use verify::FileVerifier;
+pub use verify::{FileVerifier, VerifiedFile};
 
 /// Name of the durable and of the stage.
 const DURABLE: &str = "upload";
@@ -129,7 +131,7 @@ impl PipelineStage for UploadStage {
         }
         let work = async {
             Ok::<_, UploadStageError>(match self.verify_bytes(received).await? {
-                Ok(source) => self.probe_source(source, received, delivery).await?,
+                Ok((source, warnings)) => self.probe_source(source, warnings, received, delivery).await?,
                 Err(rejection) => VerificationOutcome::Rejected(rejection),
             })
         };
@@ -208,13 +210,14 @@ impl UploadStage {
     async fn verify_bytes(
         &self,
         received: &UploadReceived,
-    ) -> Result<Result<MediaSource, UploadRejection>, UploadStageError> {
+    ) -> Result<Result<(MediaSource, Vec<MediaWarning>), UploadRejection>, UploadStageError> {
         let found_bytes = self.store.head(&received.key).await?.size_bytes;
         if found_bytes != received.size_bytes {
             let detail = format!("{found_bytes} bytes are stored, {} were received", received.size_bytes);
             return Ok(Err(UploadRejection::size_mismatch(detail)));
         }
-        let mut verifier = FileVerifier::new(received.size_bytes, received.digest.clone());
+        let mut verifier =
+            FileVerifier::new(received.size_bytes, received.digest.clone(), self.config.strict);
         let mut pieces = Box::pin(self.store.get_stream(&received.key, 0..received.size_bytes));
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
@@ -226,17 +229,16 @@ impl UploadStage {
                 Err(rejection) => return Ok(Err(rejection)),
             };
         }
-        let sha256 = match verifier.finish() {
-            Ok(sha256) => sha256,
-            Err(rejection) => return Ok(Err(rejection)),
-        };
-        Ok(Ok(MediaSource { key: received.key.clone(), size_bytes: received.size_bytes, sha256 }))
+        Ok(verifier.finish().map(|VerifiedFile { sha256, warnings }| {
+            (MediaSource { key: received.key.clone(), size_bytes: received.size_bytes, sha256 }, warnings)
+        }))
     }
 
     /// Lets the sandboxed child look inside.
     async fn probe_source(
         &self,
         source: MediaSource,
+        warnings: Vec<MediaWarning>,
         received: &UploadReceived,
         delivery: &MessageDelivery,
     ) -> Result<VerificationOutcome, UploadStageError> {
@@ -247,7 +249,7 @@ impl UploadStage {
         });
         match self.driver.probe(object, &delivery.cancel).await {
             Ok(probe) => {
-                let technical = build_technical(&probe, self.config.text_chars_max);
+                let technical = build_technical(&probe, self.config.text_chars_max, warnings);
                 Ok(VerificationOutcome::Stored(Box::new((source, technical))))
             }
             Err(media::MediaTaskError::Rejected { code, detail }) => {

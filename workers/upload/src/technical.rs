@@ -8,8 +8,23 @@ use schemas::media::{
 /// Most characters of a track's title in a warning.
 const WARNING_TITLE_CHARS_MAX: usize = 64;
 
-/// What the child found, in the form that the record and the event carry. Texts are cut to `text_chars_max`.
-pub fn build_technical(probe: &MediaProbe, text_chars_max: usize) -> TechnicalMetadata {
+/// What the child found, in the form that the record and the event carry, behind the warnings that came of the file's structure.
+/// Texts are cut to `text_chars_max`.
+pub fn build_technical(
+    probe: &MediaProbe,
+    text_chars_max: usize,
+    mut warnings: Vec<MediaWarning>,
+) -> TechnicalMetadata {
+    // A last packet that is damaged lies in the bytes behind the structure, where there are some: the structure is whole.
+    let is_known = warnings.iter().any(|warning| {
+        [warning_codes::TRUNCATED, warning_codes::TRAILING_BYTES].contains(&warning.code.as_str())
+    });
+    if probe.is_truncated && !is_known {
+        let detail = "the file ends before its structure does; it plays to where it goes".to_owned();
+        warnings.push(MediaWarning { code: warning_codes::TRUNCATED.to_owned(), detail });
+    }
+    warnings.extend(list_dropped_tracks(probe));
+    warnings.extend(describe_joints(probe));
     let best = probe.best_video().map(|stream| stream.index);
     let mut video: Vec<VideoTrack> = probe
         .streams
@@ -33,7 +48,7 @@ pub fn build_technical(probe: &MediaProbe, text_chars_max: usize) -> TechnicalMe
         audio,
         still: probe.kind == MediaFileKind::Image,
         clock: probe.clock.0.iter().map(to_clock_mark).collect(),
-        warnings: list_dropped_tracks(probe).into_iter().chain(describe_joints(probe)).collect(),
+        warnings,
     }
 }
 
@@ -116,6 +131,7 @@ fn container_family(container: &str) -> &str {
     match container {
         "mov,mp4,m4a,3gp,3g2,mj2" => "mp4",
         "matroska,webm" => "matroska",
+        "mpeg" => "mpegps",
         other => other.strip_suffix("_pipe").unwrap_or(other),
     }
 }

@@ -1,6 +1,8 @@
 //! The heads of elements: where each of them ends.
 
-use super::{ElementScan, LOST_SYNC_BYTES_MAX, StructureScanner, first_head_bytes, length_to_u64};
+use super::{
+    ElementScan, LOST_SYNC_BYTES_MAX, StructureScanner, TRAILING_HEAD_BYTES, first_head_bytes, length_to_u64,
+};
 
 impl StructureScanner {
     /// ISO/IEC 14496-12 4.2: 32-bit length and type; 1 means that a 64-bit length follows, 0 the rest of the file.
@@ -10,21 +12,13 @@ impl StructureScanner {
             (u32::from_be_bytes([*a, *b, *c, *d]), kind.first_chunk::<4>().copied().unwrap_or_default());
         let is_known = KNOWN_BOXES.iter().any(|known| **known == kind);
         if !is_known && !kind.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ' || *byte == 0xA9) {
-            return ElementScan::Reject(if self.state.has_index {
-                self.trailing_rejection()
-            } else {
-                self.corrupt_rejection()
-            });
+            return ElementScan::Nothing;
         }
         let length = match length {
             // ISO/IEC 14496-12, 4.2: length 0 reaches to the end of the file, and 1 says that a 64-bit length follows.
             0 if kind == *b"mdat" || kind == *b"free" || kind == *b"moov" => {
                 self.record_box(kind);
-                return if self.state.has_index {
-                    ElementScan::Rest
-                } else {
-                    ElementScan::Reject(self.truncated_rejection())
-                };
+                return if self.state.has_index { ElementScan::Rest } else { ElementScan::Cut };
             }
             1 if self.head.len() < 16 => return ElementScan::Need(16),
             1 => self.head.get(8..16).and_then(|long| long.try_into().ok()).map_or(0, u64::from_be_bytes),
@@ -32,11 +26,10 @@ impl StructureScanner {
         };
         let overruns = self.at.saturating_add(length) > self.size_bytes;
         if length < length_to_u64(self.head.len()) || (overruns && !is_known) {
-            return ElementScan::Reject(if self.state.has_index {
-                self.trailing_rejection()
-            } else {
-                self.corrupt_rejection()
-            });
+            return ElementScan::Nothing;
+        }
+        if overruns && kind == *b"moov" {
+            return ElementScan::Cut;
         }
         self.record_box(kind);
         ElementScan::Element(length)
@@ -50,14 +43,14 @@ impl StructureScanner {
     /// RFC 8794: an id and a length of one to eight bytes each; a length of all ones is unknown.
     pub(super) fn parse_ebml(&mut self) -> ElementScan {
         let id_bytes = vint_bytes(self.head.first());
+        // Before more is asked for: the file may have no more.
+        if id_bytes > 4 {
+            return ElementScan::Nothing;
+        }
         let Some(first) = self.head.get(id_bytes) else { return ElementScan::Need(id_bytes + 1) };
         let length_bytes = vint_bytes(Some(first));
-        if id_bytes > 4 || length_bytes > 8 {
-            return ElementScan::Reject(if self.state.has_index {
-                self.trailing_rejection()
-            } else {
-                self.corrupt_rejection()
-            });
+        if length_bytes > 8 {
+            return ElementScan::Nothing;
         }
         let Some(length) = self.head.get(id_bytes..id_bytes + length_bytes) else {
             return ElementScan::Need(id_bytes + length_bytes);
@@ -76,11 +69,7 @@ impl StructureScanner {
         let is_inner =
             self.state.inside_segment && (EBML_LEVEL_1.contains(&id) || EBML_CLUSTER.contains(&id));
         if !is_top && !is_inner {
-            return ElementScan::Reject(if self.state.has_index {
-                self.trailing_rejection()
-            } else {
-                self.corrupt_rejection()
-            });
+            return ElementScan::Nothing;
         }
         if id == EBML_SEGMENT {
             self.state.has_index = true;
@@ -91,7 +80,7 @@ impl StructureScanner {
             Some(length) => ElementScan::Element(head_bytes.saturating_add(length)),
             // Live recordings leave the length of the segment and of clusters open: their elements follow.
             None if id == EBML_SEGMENT || id == EBML_CLUSTER_ID => ElementScan::Element(head_bytes),
-            None => ElementScan::Reject(self.corrupt_rejection()),
+            None => ElementScan::Corrupt,
         }
     }
 
@@ -102,9 +91,8 @@ impl StructureScanner {
         let is_first = self.at == 0;
         let is_next_avi = &kind == b"RIFF" && self.head.get(8..12) == Some(b"AVIX");
         if !is_first && !is_next_avi {
-            return ElementScan::Reject(self.trailing_rejection());
+            return ElementScan::Nothing;
         }
-        (self.state.has_index, self.state.has_data) = (true, true);
         // EBU Tech 3306: the 32-bit length says nothing, the real one is in the chunk `ds64` that comes first.
         if &kind == b"RF64" {
             return match self.head.get(20..28).and_then(|l| l.try_into().ok()).map(u64::from_le_bytes) {
@@ -125,30 +113,35 @@ impl StructureScanner {
     }
 
     pub(super) fn parse_ts_packet(&mut self, prefix_bytes: u64) -> ElementScan {
-        let is_sync = self.head.last() == Some(&0x47);
-        if is_sync {
-            self.lost_run_bytes = 0;
+        let lost = &mut self.state.lost;
+        if self.head.last() == Some(&0x47) {
+            // One may be chance: what lies behind the stream may hold the byte.
+            if lost.is_one_packet_found {
+                (lost.run_start, lost.is_one_packet_found) = (None, false);
+                lost.run_head.clear();
+            }
+            lost.is_one_packet_found = lost.run_start.is_some();
             return ElementScan::Element(prefix_bytes + 188);
         }
-        self.lost_bytes += 1;
-        self.lost_run_bytes += 1;
-        if self.lost_bytes > LOST_SYNC_BYTES_MAX {
-            return ElementScan::Reject(self.trailing_rejection());
+        lost.is_one_packet_found = false;
+        lost.run_start.get_or_insert(self.at);
+        lost.bytes += 1;
+        if lost.bytes > LOST_SYNC_BYTES_MAX {
+            return ElementScan::Nothing;
         }
         // With a prefix the next candidate overlaps this head: its first byte is dropped, the rest looked at again.
         self.at += 1;
-        self.head.remove(0);
+        let dropped = self.head.remove(0);
+        if lost.run_head.len() < TRAILING_HEAD_BYTES {
+            lost.run_head.push(dropped);
+        }
         ElementScan::Need(first_head_bytes(self.format))
     }
 
     /// RFC 3533: 27 bytes, a table of segment lengths, the segments.
     pub(super) fn parse_ogg_page(&mut self) -> ElementScan {
         if !self.head.starts_with(b"OggS") {
-            return ElementScan::Reject(if self.elements > 0 {
-                self.trailing_rejection()
-            } else {
-                self.corrupt_rejection()
-            });
+            return ElementScan::Nothing;
         }
         // RFC 3533, 6: a page has no length; its table of segments adds up to it.
         let Some(segments) = self.head.get(26).copied().map(usize::from) else {
@@ -182,21 +175,13 @@ impl StructureScanner {
             return ElementScan::End(128);
         }
         let [0xFF, second, _, a, b, c, _] = self.head.as_slice() else {
-            return ElementScan::Reject(if self.elements > 0 {
-                self.trailing_rejection()
-            } else {
-                self.corrupt_rejection()
-            });
+            return ElementScan::Nothing;
         };
         let length = (u64::from(a & 3) << 11) | (u64::from(*b) << 3) | u64::from(c >> 5);
         if second & 0xF6 == 0xF0 && length >= 7 {
             return ElementScan::Element(length);
         }
-        ElementScan::Reject(if self.elements > 0 {
-            self.trailing_rejection()
-        } else {
-            self.corrupt_rejection()
-        })
+        ElementScan::Nothing
     }
 }
 
