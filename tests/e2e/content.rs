@@ -1,4 +1,4 @@
-//! Many kinds of media, each judged by what a viewer sees and hears: every picture is red on the left and blue on the right, every
+//! Many kinds of media, each judged by its content: every picture is red on the left and blue on the right, every
 //! sound is a tone of 440 Hz without a hole, both begin at 0 and last as long as the source.
 
 use std::process::Command;
@@ -29,13 +29,13 @@ struct Kind {
 /// Two halves; the noise keeps encoders from leaving out pictures that are like the one before.
 fn picture(size: (u32, u32), rate: &str, seconds: f64) -> String {
     let half = size.0 / 2;
-    let side = |colour: &str, width: u32, label: &str| {
+    let half_of = |colour: &str, width: u32, label: &str| {
         format!("color={colour}:size={width}x{}:rate={rate}:duration={seconds}[{label}]", size.1)
     };
     format!(
         "{};{};[l][r]hstack,noise=alls=4:allf=t",
-        side("red", half, "l"),
-        side("blue", size.0 - half, "r")
+        half_of("red", half, "l"),
+        half_of("blue", size.0 - half, "r")
     )
 }
 
@@ -109,6 +109,10 @@ fn containers() -> Vec<Kind> {
         film("late.ts", 25.0, &format!("{X264} -c:a aac -output_ts_offset 1000")),
         film("late.mkv", 25.0, &format!("{X264} -c:a aac -output_ts_offset 5")),
         film("silent.mp4", 25.0, &format!("{X264} -an")),
+        film("plain.flv", 25.0, &format!("{X264} -c:a aac -ar 44100")),
+        film("plain.mpg", 25.0, "-c:v mpeg2video -q:v 2 -c:a mp2"),
+        film("plain.mxf", 25.0, "-c:v mpeg2video -q:v 2 -c:a pcm_s16le"),
+        film("plain.wmv", 25.0, "-c:v wmv2 -b:v 2M -c:a wmav2"),
     ]
 }
 
@@ -196,6 +200,9 @@ fn sounds() -> Vec<Kind> {
         sound("song.opus", 48_000, 2, "-c:a libopus -b:a 160k"),
         sound("song.aac", 48_000, 2, "-c:a aac -b:a 192k -f adts"),
         sound("song.mka", 48_000, 2, "-c:a ac3 -b:a 320k"),
+        sound("plain.aiff", 44_100, 2, "-c:a pcm_s16be"),
+        sound("plain.caf", 48_000, 2, "-c:a alac"),
+        sound("song.wma", 44_100, 2, "-c:a wmav2 -b:a 192k"),
     ]
 }
 

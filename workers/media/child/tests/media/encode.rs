@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use media::{AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, MediaRatio};
+use media::{AudioSpec, ClockMap, EncodeRung, EncodeSpec, EncoderPreset, MediaRatio};
 
 use crate::harness::{
     COUNTED, Job, Product, SAMPLE, Studio, driver, encode_spec, ffprobe, frame_hashes, probe, produce, run,
@@ -250,6 +250,8 @@ fn a_cut_file_is_encoded_to_where_it_goes() {
                 duration_samples: found.duration_us * 48 / 1000,
                 segment_seconds: MediaRatio::new(2, 1),
                 rate_bits_per_second: 128_000,
+                loudness_lufs: None,
+                clock: ClockMap::default(),
             };
             let report = produce(&driver, &path, Job::Audio(sound)).await.unwrap().report;
             // Program streams send sound up to 0.7 s behind the pictures.
