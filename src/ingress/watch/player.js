@@ -23,22 +23,33 @@ function players(video, asked) {
  */
 export async function play(video, url, asked, startS, on) {
   const [first, second] = players(video, asked);
-  let current = null;
+  let current = { setLevel() {}, stop() {} };
   let stopped = false;
-  const begin = (kind, atS, failed) => {
+  let changed = false;
+  const begin = async (kind, atS, failed) => {
     on.player(kind);
     const start = kind === "native" ? playNative : playHls;
-    return start(video, url, atS, { ...on, failed });
+    const started = await start(video, url, atS, { ...on, failed });
+    // It took a while: the page went on, or the other player took over.
+    if (stopped || (changed && kind === first)) started.stop();
+    else current = started;
   };
   const changePlayer = async (problem) => {
     // What the server refuses, it refuses either.
-    if (stopped || !second || problem.status) return on.failed(problem);
-    const atS = video.currentTime || startS;
-    current?.stop();
-    current = await begin(second, atS, on.failed);
-    video.play().catch(() => {});
+    if (stopped || changed || !second || problem.status) return on.failed(problem);
+    changed = true;
+    const { paused, currentTime } = video;
+    // Before it has begun it counts as paused, too.
+    const isPaused = paused && currentTime > 0;
+    current.stop();
+    await begin(second, currentTime || startS, on.failed);
+    if (!isPaused) video.play().catch(() => {});
   };
-  current = await begin(first, startS, changePlayer);
+  try {
+    await begin(first, startS, changePlayer);
+  } catch (error) {
+    await changePlayer(new Problem(0, "The player could not be loaded", "", String(error)));
+  }
   return {
     setLevel: (index) => current.setLevel(index),
     stop() {

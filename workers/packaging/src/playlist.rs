@@ -68,7 +68,9 @@ struct GrowingPresentation {
 fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<GrowingPresentation> {
     let mut presentation = Presentation::from_unfinished_parts(plan, parts);
     let rungs = plan.video.as_ref().map_or(0, |v| v.rungs.len());
-    let sound_missing = !plan.audio.is_empty() && presentation.audio.is_empty();
+    // Parts end in any order: another track must not become the default because it was first.
+    let default_sound = presentation.audio.first().map(|audio| &audio.name);
+    let sound_missing = plan.audio.first().map(|audio| &audio.name) != default_sound;
     if presentation.video.len() < rungs || sound_missing || presentation.renditions().next().is_none() {
         return None;
     }

@@ -34,7 +34,7 @@ pub struct TranscodeConfig {
     /// How long a part may keep losing workers before it is put aside until somebody resumes it, in milliseconds.
     pub lost_park_ms: u64,
     /// How long a job that was planned by another version of the workers waits for workers of that version, in milliseconds, from when
-    /// it was queued: a rolling upgrade ends within it. Then it fails, and `streamgate redrive` encodes it anew.
+    /// it was queued or this worker started, whichever is later: a rolling upgrade ends within it. Then it fails, and `streamgate dead redrive` encodes it anew.
     pub other_version_wait_ms: u64,
     /// Shortest time between two progress messages of a part, in milliseconds.
     pub progress_interval_ms: u64,

@@ -59,7 +59,7 @@ pub enum TranscodeError {
         workers: u32,
     },
     /// Reject: workers of another version planned the job, and none of them came for it. This version makes other bytes of the plan.
-    #[error("planned as {planned:?}, this worker makes {own:?}: encode it anew with `streamgate redrive`", own = OPTIONS_VERSION)]
+    #[error("planned as {planned:?}, this worker makes {own:?}: encode it anew with `streamgate dead redrive`", own = OPTIONS_VERSION)]
     OtherVersion {
         /// Version of the plan.
         planned: String,

@@ -1,6 +1,10 @@
 //! One message of the work queue: claim the part, make it, record it, and see whether it was the last one.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nats::{FailureClass, MessageDelivery, Outbox, PipelineStage, StageFault, StageOutcome};
 use packaging::plan::{self, PartWork};
@@ -30,6 +34,7 @@ pub(crate) struct PartProcessor {
     active: Mutex<HashMap<String, Arc<PartClaim>>>,
     /// Held by each running part, and alone by one that lost workers: it may take the process with it.
     room: Arc<RwLock<()>>,
+    started: Instant,
 }
 
 /// A place among the running parts of this process.
@@ -144,7 +149,13 @@ impl Drop for ActiveClaimGuard<'_> {
 impl PartProcessor {
     pub(crate) fn new(context: Arc<TranscodeContext>) -> Self {
         let reconnects = ReconnectGrace::new(&context.bus);
-        Self { context, reconnects, active: Mutex::new(HashMap::new()), room: Arc::default() }
+        Self {
+            context,
+            reconnects,
+            active: Mutex::new(HashMap::new()),
+            room: Arc::default(),
+            started: Instant::now(),
+        }
     }
 
     async fn claim_part(
@@ -177,8 +188,11 @@ impl PartProcessor {
 
     /// Leaves a part to workers that make the bytes its other parts are made of, for as long as an upgrade may take.
     async fn leave_to_other_version(&self, job: &job::JobRecord) -> Result<StageOutcome, StageFault> {
+        let wait_ms = self.context.config.other_version_wait_ms;
         let now_ms = nats::now_ms().saturating_sub_signed(nats::clock_offset_ms());
-        if now_ms.saturating_sub(job.created_at_ms) < self.context.config.other_version_wait_ms {
+        // From the start of this worker, too: a long encode that is under way has been queued long ago.
+        let is_new = self.started.elapsed() < Duration::from_millis(wait_ms);
+        if is_new || now_ms.saturating_sub(job.created_at_ms) < wait_ms {
             return Ok(delay_with_jitter(OTHER_VERSION_DELAY));
         }
         let planned = job.plan.options_version.clone();

@@ -349,7 +349,7 @@ async fn a_job_of_another_version_is_not_mixed_with_this_one() {
     let worker = site.worker(transcode::TranscodeConfig { other_version_wait_ms: 0, ..config() }).await;
     let job = site.wait_job(clip.job_id, job::JobStatus::Failed, LIMIT).await;
     assert_eq!((job.code.as_deref(), &job.plan), (Some("options_version"), &planned));
-    assert!(job.detail.is_some_and(|detail| detail.contains("streamgate redrive")));
+    assert!(job.detail.is_some_and(|detail| detail.contains("streamgate dead redrive")));
     worker.stop().await;
     assert!(site.objects(&job.prefix).await.is_empty(), "it made nothing of that plan");
 }

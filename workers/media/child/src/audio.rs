@@ -99,8 +99,9 @@ fn measure_gain_db(
         while let Some([left, right]) = timeline.take_frame() {
             meter.add_frames_planar_f32(&[&left, &right]).map_err(failed)?;
             measured += 1;
+            wire.send_heartbeat(measured)?;
         }
-        wire.send_heartbeat(measured)
+        Ok(())
     })?;
     let gain_db = wanted_lufs - meter.loudness_global().map_err(failed)?;
     Ok(if gain_db.is_finite() { gain_db.min(GAIN_DB_MAX) } else { 0.0 })
@@ -159,8 +160,10 @@ impl<'a> AudioTrackEncoder<'a> {
             self.encoder.send_frame(&frame).or_failed("encode")?;
             self.fed += 1;
             self.take_packets()?;
+            // Here and not behind the loop: silence of hours comes at once.
+            self.wire.send_progress(self.fed)?;
         }
-        self.wire.send_progress(self.fed)
+        Ok(())
     }
 
     fn finish(mut self) -> MediaChildResult<u64> {

@@ -2,10 +2,13 @@
 //!
 //! Limits: the planned length; gaps are filled up to it, never beyond.
 
+use std::collections::VecDeque;
+
 use ffmpeg_next::frame;
 use media::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ};
 
 use crate::error::MediaChildResult;
+use crate::ffi::ChannelMask;
 use crate::resample::{AudioResampler, DriftMode, SoundTreatment};
 
 /// A time stamp this far from the sample count is a gap or an overlap: 100 ms, as FFmpeg's `min_hard_comp`. Nearer ones are not
@@ -32,6 +35,15 @@ pub(crate) struct DecodedAudio {
     run: AudioRun,
     /// The frames of a run that has no place yet, with their time stamps.
     waiting: Vec<(i64, frame::Audio)>,
+    /// What waits, as if it began where its first frame says.
+    candidate: AudioRun,
+}
+
+/// Whether two frames can go through the same converter.
+fn is_same_sound(one: &frame::Audio, other: &frame::Audio) -> bool {
+    one.rate() == other.rate()
+        && one.format() == other.format()
+        && ChannelMask::from_frame(one) == ChannelMask::from_frame(other)
 }
 
 /// What was taken by the resampler at hand.
@@ -71,35 +83,52 @@ impl AudioRun {
 impl DecodedAudio {
     /// Sound that is amplified by `gain_db`.
     pub(crate) fn new(gain_db: f64) -> Self {
-        Self { gain_db, resampler: None, run: AudioRun::default(), waiting: Vec::new() }
+        Self {
+            gain_db,
+            resampler: None,
+            run: AudioRun::default(),
+            waiting: Vec::new(),
+            candidate: AudioRun::default(),
+        }
     }
 
     fn new_resampler(&self, like: &frame::Audio, drift: DriftMode) -> MediaChildResult<AudioResampler> {
         AudioResampler::new(like, SoundTreatment { drift, gain_db: self.gain_db })
     }
 
-    /// Lays a frame whose time stamp is output sample `at` on the line.
+    /// Lays a frame whose time stamp is output sample `at` on the line, now or once its run has a place.
     pub(crate) fn push_frame(
         &mut self,
         frame: frame::Audio,
         at: i64,
         line: &mut AudioTimeline,
     ) -> MediaChildResult<()> {
-        let due = if self.waiting.is_empty() { line.run_position() } else { self.run.next_sample() };
-        let is_same = self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(&frame));
-        if !is_same || due.abs_diff(at) > GAP_SAMPLES {
-            self.end_run(line)?;
-            self.resampler = Some(self.new_resampler(&frame, DriftMode::Ignored)?);
-            self.run = AudioRun::new(at, frame.rate());
-            self.waiting.push((at, frame));
-        } else if self.waiting.is_empty() {
-            return self.lay_frame(frame, at, line);
-        } else {
-            self.waiting.push((at, frame));
+        let is_near = |position: i64| position.abs_diff(at) <= GAP_SAMPLES;
+        let follows_waiting = self.waiting.first().is_some_and(|(_, first)| is_same_sound(first, &frame))
+            && is_near(self.candidate.next_sample());
+        if follows_waiting {
+            return self.wait_frame(frame, at, line);
         }
-        self.run.taken =
-            self.waiting.iter().map(|(_, frame)| u64::try_from(frame.samples()).unwrap_or(0)).sum();
-        if self.waiting.len() < PLACING_FRAMES { Ok(()) } else { self.place_run(line) }
+        if self.resampler.as_ref().is_some_and(|resampler| resampler.is_compatible(&frame)) {
+            // Few frames with time stamps from elsewhere, in the middle of a run: they stand where they are, or are too many.
+            let position = line.run_position();
+            let waited = self.candidate.next_sample().saturating_sub(self.candidate.start);
+            if !self.waiting.is_empty() && is_near(position.saturating_add(waited)) {
+                for (_, stray) in std::mem::take(&mut self.waiting) {
+                    if is_same_sound(&stray, &frame) {
+                        self.lay_frame(stray, line.run_position(), line)?;
+                    }
+                }
+                return self.lay_frame(frame, at, line);
+            }
+            if is_near(position) {
+                self.waiting.clear();
+                return self.lay_frame(frame, at, line);
+            }
+        }
+        self.place_run(line)?;
+        self.candidate = AudioRun::new(at, frame.rate());
+        self.wait_frame(frame, at, line)
     }
 
     /// Lays what is still held on the line.
@@ -111,11 +140,20 @@ impl DecodedAudio {
         }
     }
 
-    /// Begins the run where most of its first frames say.
+    fn wait_frame(&mut self, frame: frame::Audio, at: i64, line: &mut AudioTimeline) -> MediaChildResult<()> {
+        self.candidate.add_frame(at, frame.samples());
+        self.waiting.push((at, frame));
+        if self.waiting.len() < PLACING_FRAMES { Ok(()) } else { self.place_run(line) }
+    }
+
+    /// Ends the run and begins the one that waits, where most of its frames say.
     fn place_run(&mut self, line: &mut AudioTimeline) -> MediaChildResult<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let (Some((first, _)), rate_hz) = (waiting.first(), self.run.rate_hz) else { return Ok(()) };
-        let mut counted = AudioRun::new(*first, rate_hz);
+        let Some((first, sample)) = waiting.first() else { return Ok(()) };
+        if let Some(mut ended) = self.resampler.take() {
+            ended.finish(|left, right| line.add_samples(left, right))?;
+        }
+        let mut counted = AudioRun::new(*first, sample.rate());
         let mut late: Vec<i64> = Vec::with_capacity(waiting.len());
         for (at, frame) in &waiting {
             late.push(at.saturating_sub(counted.next_sample()));
@@ -124,7 +162,8 @@ impl DecodedAudio {
         late.sort_unstable();
         let usual = late.get(late.len() / 2).copied().filter(|late| late.abs() > ROUNDING_SAMPLES);
         let start = first.saturating_add(usual.unwrap_or(0));
-        self.run = AudioRun::new(start, rate_hz);
+        self.run = AudioRun::new(start, sample.rate());
+        self.resampler = Some(self.new_resampler(sample, DriftMode::Ignored)?);
         line.begin_run(start);
         waiting.into_iter().try_for_each(|(at, frame)| self.lay_frame(frame, at, line))
     }
@@ -156,10 +195,22 @@ impl DecodedAudio {
     }
 }
 
+/// A stretch of the output timeline that is not taken yet.
+#[derive(Debug)]
+enum TimelinePiece {
+    Sound([Vec<f32>; 2]),
+    /// So many samples of silence: a gap of an hour costs no memory.
+    Silence(u64),
+}
+
 /// The output timeline, from sample 0 to the planned length, as it fills.
 #[derive(Debug)]
 pub(crate) struct AudioTimeline {
-    channels: [Vec<f32>; 2],
+    pieces: VecDeque<TimelinePiece>,
+    /// Samples of the first piece that were taken already.
+    taken: usize,
+    /// Samples that can be taken.
+    ready: u64,
     /// Samples that were put on the line so far.
     length: u64,
     length_max: u64,
@@ -170,7 +221,7 @@ pub(crate) struct AudioTimeline {
 
 impl AudioTimeline {
     pub(crate) fn new(length_max: u64) -> Self {
-        Self { channels: [Vec::new(), Vec::new()], length: 0, length_max, skip: 0, silence: 0 }
+        Self { pieces: VecDeque::new(), taken: 0, ready: 0, length: 0, length_max, skip: 0, silence: 0 }
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -193,9 +244,10 @@ impl AudioTimeline {
     /// Silence up to a sample.
     fn fill_silence(&mut self, until: u64) {
         let count = until.min(self.length_max).saturating_sub(self.length);
-        for channel in &mut self.channels {
-            channel.resize(channel.len() + usize::try_from(count).unwrap_or(0), 0.0);
+        if count > 0 {
+            self.pieces.push_back(TimelinePiece::Silence(count));
         }
+        self.ready += count;
         self.length += count;
         self.silence += count;
     }
@@ -207,9 +259,11 @@ impl AudioTimeline {
         let kept = (count - skipped).min(self.length_max - self.length);
         let start = usize::try_from(skipped).unwrap_or(usize::MAX);
         let end = usize::try_from(skipped + kept).unwrap_or(usize::MAX);
-        for (channel, samples) in self.channels.iter_mut().zip([left, right]) {
-            channel.extend_from_slice(samples.get(start..end).unwrap_or_default());
+        if kept > 0 {
+            let cut = |samples: &[f32]| samples.get(start..end).unwrap_or_default().to_vec();
+            self.pieces.push_back(TimelinePiece::Sound([cut(left), cut(right)]));
         }
+        self.ready += kept;
         self.length += kept;
     }
 
@@ -220,19 +274,45 @@ impl AudioTimeline {
     /// The next AAC frame when it is complete, or the rest once the line is full; padded with silence.
     pub(crate) fn take_frame(&mut self) -> Option<[Vec<f32>; 2]> {
         let size = usize::try_from(AUDIO_FRAME_SAMPLES).unwrap_or(1024);
-        let [left, _] = &self.channels;
-        if left.is_empty() || (left.len() < size && !self.is_full()) {
+        if self.ready == 0 || (self.ready < u64::from(AUDIO_FRAME_SAMPLES) && !self.is_full()) {
             return None;
         }
-        let mut cut = |index: usize| {
-            let mut samples: Vec<f32> = match self.channels.get_mut(index) {
-                Some(channel) => channel.drain(..size.min(channel.len())).collect(),
-                None => Vec::new(),
+        let mut channels = [Vec::with_capacity(size), Vec::with_capacity(size)];
+        while let [left, right] = &mut channels
+            && left.len() < size
+            && let Some(piece) = self.pieces.front()
+        {
+            let wanted = size - left.len();
+            let (count, is_over) = match piece {
+                TimelinePiece::Sound([from_left, from_right]) => {
+                    let count = wanted.min(from_left.len() - self.taken);
+                    for (channel, samples) in [(left, from_left), (right, from_right)] {
+                        channel.extend_from_slice(
+                            samples.get(self.taken..self.taken + count).unwrap_or_default(),
+                        );
+                    }
+                    (count, self.taken + count == from_left.len())
+                }
+                TimelinePiece::Silence(length) => {
+                    let rest = usize::try_from(*length).unwrap_or(usize::MAX) - self.taken;
+                    let count = wanted.min(rest);
+                    for channel in [left, right] {
+                        channel.resize(channel.len() + count, 0.0);
+                    }
+                    (count, count == rest)
+                }
             };
-            samples.resize(size, 0.0);
-            samples
-        };
-        Some([cut(0), cut(1)])
+            self.taken += count;
+            self.ready -= u64::try_from(count).unwrap_or(0);
+            if is_over {
+                self.taken = 0;
+                self.pieces.pop_front();
+            }
+        }
+        for channel in &mut channels {
+            channel.resize(size, 0.0);
+        }
+        Some(channels)
     }
 }
 
@@ -247,9 +327,14 @@ mod tests {
             line.add_samples(samples, samples);
         }
         line.finish();
-        let [left, right] = line.channels;
-        assert_eq!(left, right);
-        left
+        let mut all = Vec::new();
+        while let Some([left, right]) = line.take_frame() {
+            assert_eq!(left, right);
+            all.extend(left);
+        }
+        assert!(all.iter().skip(usize::try_from(length_max).unwrap()).all(|sample| *sample == 0.0));
+        all.truncate(usize::try_from(length_max).unwrap());
+        all
     }
 
     #[test]
@@ -272,5 +357,15 @@ mod tests {
         assert_eq!(line.take_frame().map(|[left, _]| left.len()), Some(1024));
         assert_eq!(line.take_frame().map(|[left, _]| left.iter().filter(|s| **s > 0.0).count()), Some(476));
         assert!(line.take_frame().is_none());
+    }
+
+    #[test]
+    fn an_hour_of_silence_costs_no_memory() {
+        let mut line = AudioTimeline::new(48_000 * 3_600);
+        line.begin_run(48_000 * 3_500);
+        line.add_samples(&[0.5; 1024], &[0.5; 1024]);
+        assert_eq!(line.pieces.len(), 2);
+        let frames = std::iter::from_fn(|| line.take_frame());
+        assert_eq!(frames.filter(|[left, _]| left.iter().any(|sample| *sample > 0.0)).count(), 1);
     }
 }

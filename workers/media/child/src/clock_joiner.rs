@@ -14,6 +14,9 @@ const GAP_US_MAX: i64 = 10_000_000;
 /// Time stamps go back by less than this where tracks are interleaved badly: 100 ms.
 const BACK_US_MAX: i64 = 100_000;
 
+/// Tracks of a recording begin and end, and are interleaved, by at most this much apart: a second.
+const TRACKS_APART_US_MAX: i64 = 1_000_000;
+
 /// Most joints of one file.
 const JOINTS_MAX: usize = CLOCK_MARKS_MAX / 2;
 
@@ -96,16 +99,15 @@ impl ClockJoiner {
         Ok(offset_us)
     }
 
-    /// How many joints there are.
-    pub(crate) fn joint_count(&self) -> usize {
-        self.joints.len()
-    }
-
-    /// The map of the file; empty when its clock runs on.
-    pub(crate) fn finish(self) -> ClockMap {
+    /// The map of the file and how many joints it has; empty when its clock runs on.
+    pub(crate) fn finish(mut self) -> (ClockMap, usize) {
+        // What was settled to the offset of before is none.
+        let mut offset_us = 0;
+        self.joints.retain(|mark| std::mem::replace(&mut offset_us, mark.offset_us) != mark.offset_us);
         if self.joints.is_empty() {
-            return ClockMap::default();
+            return (ClockMap::default(), 0);
         }
+        let joints = self.joints.len();
         let mut marks = self.anchors;
         // By their place only: the offset of an anchor is that of the joint before it, as it was settled later.
         for mark in &mut marks {
@@ -114,13 +116,13 @@ impl ClockJoiner {
                 .checked_sub(1)
                 .and_then(|last| self.joints.get(last))
                 .map_or(0, |joint| joint.offset_us);
-            mark.at_us = mark.at_us - mark.offset_us + offset_us;
+            mark.at_us = mark.at_us.saturating_sub(mark.offset_us).saturating_add(offset_us);
             mark.offset_us = offset_us;
         }
         marks.extend(&self.joints);
         marks.sort_by_key(|mark| mark.position_bytes);
         marks.dedup_by_key(|mark| mark.position_bytes);
-        ClockMap(marks)
+        (ClockMap(marks), joints)
     }
 
     fn offset_us(&self, joints: usize) -> i64 {
@@ -130,15 +132,23 @@ impl ClockJoiner {
     /// Whether a packet goes on where its track was, when it is read behind so many joints.
     fn goes_on(&self, packet: PlacedPacket, joints: usize) -> bool {
         let at_us = packet.at_us.saturating_add(self.offset_us(joints));
+        let is_near = |end_us: i64, back_us: i64| {
+            (end_us.saturating_sub(back_us)..=end_us.saturating_add(GAP_US_MAX)).contains(&at_us)
+        };
         match self.ends.get(packet.stream).copied().flatten() {
             // The first packet of a track, or one that comes late from before a joint.
             None => true,
             Some(end) if end.joints > joints => true,
             Some(end) if end.joints == joints => {
-                (end.end_us - BACK_US_MAX..=end.end_us.saturating_add(GAP_US_MAX)).contains(&at_us)
+                // Silent for long while another track went on: a pause and no jump.
+                let others = self.ends.iter().enumerate().filter(|(stream, _)| *stream != packet.stream);
+                let others = others.filter_map(|(_, end)| end.filter(|end| end.joints == joints));
+                let others_us = others.map(|end| end.end_us).max();
+                let is_pause = at_us > end.end_us
+                    && others_us.is_some_and(|other_us| is_near(other_us, TRACKS_APART_US_MAX));
+                is_pause || is_near(end.end_us, BACK_US_MAX)
             }
-            // Tracks may end at different times before a joint, by less than a second.
-            Some(end) => (end.end_us - 1_000_000..=end.end_us.saturating_add(GAP_US_MAX)).contains(&at_us),
+            Some(end) => is_near(end.end_us, TRACKS_APART_US_MAX),
         }
     }
 
@@ -169,8 +179,8 @@ impl ClockJoiner {
         let Some(end) = self.ends.get(packet.stream).copied().flatten() else { return };
         if let Some(mark) = joints.checked_sub(1).and_then(|last| self.joints.get_mut(last)) {
             let shift_us = end.end_us.saturating_sub(packet.at_us.saturating_add(mark.offset_us));
-            // More than a second is a beginning at another time, not another place in the same moment.
-            if shift_us.abs() < 1_000_000 {
+            // More is a beginning at another time, not another place in the same moment.
+            if shift_us.unsigned_abs() < TRACKS_APART_US_MAX.unsigned_abs() {
                 mark.offset_us = mark.offset_us.saturating_add(shift_us);
                 mark.at_us = mark.at_us.saturating_add(shift_us);
             }
@@ -222,7 +232,7 @@ mod tests {
     fn join(packets: &[PlacedPacket]) -> (Vec<i64>, ClockMap) {
         let mut joiner = ClockJoiner::new(2, Some(0));
         let offsets = packets.iter().map(|packet| joiner.join_packet(*packet).unwrap() / 1_000).collect();
-        (offsets, joiner.finish())
+        (offsets, joiner.finish().0)
     }
 
     #[test]
@@ -256,6 +266,16 @@ mod tests {
         // The picture goes on at 1080; the sound keeps its distance of 20 ms to it.
         assert_eq!(offsets, [0, 0, 0, 0, 600, 580, 580, 580]);
         assert_eq!((map.offset_us(39), map.offset_us(40)), (0, 580_000));
+    }
+
+    #[test]
+    fn a_track_that_pauses_while_another_goes_on_makes_no_joint() {
+        // No picture for 13 s, the sound runs; then a third track that says something once in a while.
+        let mut packets = vec![packet(0, 0, 0), packet(1, 1, 0)];
+        packets.extend((1..330).map(|n| packet(1, u64::try_from(n).unwrap() + 1, n * 40)));
+        packets.extend([packet(0, 400, 13_200), packet(1, 401, 13_200), packet(0, 402, 13_240)]);
+        let (offsets, map) = join(&packets);
+        assert!(offsets.iter().all(|offset| *offset == 0) && map.is_empty(), "{map:?}");
     }
 
     #[test]

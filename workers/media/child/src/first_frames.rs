@@ -31,18 +31,20 @@ pub(crate) struct UndecodableTrack {
     pub(crate) detail: String,
 }
 
-/// Decodes the first frames of a track.
+/// Decodes the first frames of a track of so many packets.
 pub(crate) fn decode_first_frames(
     wire: &Arc<ParentPipe>,
     job: &ChildJob,
     stream: u32,
+    packets: u64,
 ) -> MediaChildResult<Result<FirstFrames, UndecodableTrack>> {
     let mut decoder = match TrackDecoder::open(wire, job, stream, 1) {
         Ok(decoder) => decoder,
         Err(MediaChildError::Refused { code, detail }) => return Ok(Err(UndecodableTrack { code, detail })),
         Err(error) => return Err(error),
     };
-    decoder.limit_packets(PACKETS_MAX);
+    // Not beyond its last packet: a short track would be searched to the end of the file.
+    decoder.limit_packets(packets.min(PACKETS_MAX));
     let mut times_us = Vec::new();
     let mut picture = frame::Video::empty();
     while decoder.decoded < FRAMES_MAX && decoder.next_frame(&mut picture)? {

@@ -26,7 +26,7 @@ use crate::scan::{PacketSummary, TrackStatistics};
 use crate::truncation;
 
 /// Tracks whose first frames are decoded; others count as what the container says.
-const TRACKS_DECODED_MAX: usize = 16;
+const TRACKS_DECODED_MAX: usize = 8;
 
 /// Runs the task.
 pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChildResult<MediaProbe> {
@@ -82,7 +82,8 @@ fn decode_beginnings(
     };
     let played = streams.iter_mut().zip(tallies).filter(|(stream, _)| is_played(stream));
     for (stream, tally) in played.take(TRACKS_DECODED_MAX) {
-        match (first_frames::decode_first_frames(wire, job, stream.index)?, &mut stream.video) {
+        let packets = stream.packet_count;
+        match (first_frames::decode_first_frames(wire, job, stream.index, packets)?, &mut stream.video) {
             (Ok(first), Some(video)) => {
                 video.average_frame_rate = decide_frame_rate(&FrameRateEvidence {
                     declared: [video.average_frame_rate, video.real_frame_rate],
@@ -193,6 +194,7 @@ fn scan_packets(
         )
     };
     let mut tallies: Vec<TrackStatistics> = opened.input.streams().map(tally).collect();
+    let is_played: Vec<bool> = opened.input.streams().map(|stream| has_pictures_or_sound(&stream)).collect();
     let mut joiner = ffi::has_jumping_clock(&opened.input).then(|| new_joiner(&opened.input));
     let mut count = 0_u64;
     let mut bad = 0_u64;
@@ -221,7 +223,9 @@ fn scan_packets(
         // A file may bring up new streams on the way; those are not part of what was found at its beginning.
         if let Some(tally) = tallies.get_mut(packet.stream()).filter(|_| !ffi::is_discarded(&packet)) {
             let mut summary = summarize_packet(&packet);
-            if let Some(joiner) = &mut joiner {
+            // Captions and data come once in a while, whenever they like.
+            let is_joined = is_played.get(packet.stream()).is_some_and(|is_played| *is_played);
+            if let Some(joiner) = joiner.as_mut().filter(|_| is_joined) {
                 let offset = join_packet(joiner, &packet, tally.time_base)?;
                 summary.pts = summary.pts.map(|pts| pts.saturating_add(offset));
             }
@@ -230,9 +234,12 @@ fn scan_packets(
         wire.send_progress(count)?;
     };
     tallies.iter_mut().for_each(TrackStatistics::finish);
-    let clock_joints = joiner.as_ref().map_or(0, ClockJoiner::joint_count);
-    let clock = joiner.map_or_else(ClockMap::default, ClockJoiner::finish);
+    let (clock, clock_joints) = joiner.map_or_else(Default::default, ClockJoiner::finish);
     Ok(PacketScan { tallies, is_broken_off, clock, clock_joints })
+}
+
+fn has_pictures_or_sound(stream: &ffmpeg_next::Stream<'_>) -> bool {
+    matches!(stream.parameters().medium(), kind::Type::Video | kind::Type::Audio)
 }
 
 /// A joiner that is made exact by the first track of pictures.
