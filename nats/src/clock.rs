@@ -23,6 +23,12 @@ pub fn clock_offset_ms() -> i64 {
     OFFSET_MS.load(Ordering::Relaxed)
 }
 
+/// The broker's time by the last comparison of the clocks, in Unix milliseconds; this host's own before that. For judging many times
+/// at once; [`Bus::broker_now_ms`] asks.
+pub fn estimated_broker_now_ms() -> u64 {
+    crate::now_ms().saturating_sub_signed(clock_offset_ms())
+}
+
 impl Bus {
     /// The time of the server that leads `stream`, in Unix milliseconds: never later than it is when this returns.
     ///

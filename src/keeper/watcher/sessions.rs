@@ -60,7 +60,7 @@ impl WatchedSessions {
         concerns: impl Fn(&PlaybackSession) -> bool,
     ) -> Vec<PlaybackId> {
         // By the broker's clock: a host that is ahead would stop watching sessions that still play.
-        let now_ms = nats::now_ms().saturating_sub_signed(nats::clock_offset_ms());
+        let now_ms = nats::estimated_broker_now_ms();
         let mut live = self.live.lock();
         live.retain(|_, session| session.expires_at_ms > now_ms);
         let on_chain =

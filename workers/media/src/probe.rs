@@ -1,4 +1,4 @@
-//! What a media file holds, as found by a scan of its packets without decoding.
+//! What a media file holds, as found by a scan of its packets and the first frames of its tracks.
 
 use serde::{Deserialize, Serialize};
 
@@ -60,14 +60,24 @@ pub struct MediaProbe {
     pub streams: Vec<MediaStream>,
 }
 
+impl MediaStream {
+    /// Whether the track can be played: pictures or sound with packets and a decoder. Cover art is not played.
+    #[must_use]
+    pub fn is_playable(&self) -> bool {
+        matches!(self.kind, MediaStreamKind::Video | MediaStreamKind::Audio)
+            && self.is_decodable
+            && self.packet_count > 0
+            && !self.is_attached_picture
+    }
+}
+
 impl MediaProbe {
     /// The video track to encode: the default one that is not cover art, else the first; the largest wins a tie.
     #[must_use]
     pub fn best_video(&self) -> Option<&MediaStream> {
         self.streams
             .iter()
-            .filter(|stream| stream.kind == MediaStreamKind::Video && !stream.is_attached_picture)
-            .filter(|stream| stream.packet_count > 0 && stream.is_decodable)
+            .filter(|stream| stream.kind == MediaStreamKind::Video && stream.is_playable())
             .max_by_key(|stream| {
                 let pixels = stream.video.as_ref().map_or(0, |v| u64::from(v.width) * u64::from(v.height));
                 (stream.is_default, pixels, std::cmp::Reverse(stream.index))
@@ -80,9 +90,7 @@ impl MediaProbe {
         let mut tracks: Vec<&MediaStream> = self
             .streams
             .iter()
-            .filter(|stream| {
-                stream.kind == MediaStreamKind::Audio && stream.packet_count > 0 && stream.is_decodable
-            })
+            .filter(|stream| stream.kind == MediaStreamKind::Audio && stream.is_playable())
             .collect();
         tracks.sort_by_key(|stream| (!stream.is_default, stream.index));
         tracks
@@ -163,7 +171,7 @@ pub struct VideoStream {
     pub field_order: String,
     /// Whether the field order is one of the interlaced ones.
     pub is_interlaced: bool,
-    /// Frames by duration over the whole scan; 0/0 with fewer than two frames.
+    /// Frames per second while there are any, pauses left aside; 0/0 with fewer than two frames.
     pub average_frame_rate: MediaRatio,
     /// The smallest rate that all timestamps fit, as FFmpeg guesses it; 0/0 when unknown.
     pub real_frame_rate: MediaRatio,

@@ -189,7 +189,7 @@ impl PartProcessor {
     /// Leaves a part to workers that make the bytes its other parts are made of, for as long as an upgrade may take.
     async fn leave_to_other_version(&self, job: &job::JobRecord) -> Result<StageOutcome, StageFault> {
         let wait_ms = self.context.config.other_version_wait_ms;
-        let now_ms = nats::now_ms().saturating_sub_signed(nats::clock_offset_ms());
+        let now_ms = nats::estimated_broker_now_ms();
         // From the start of this worker, too: a long encode that is under way has been queued long ago.
         let is_new = self.started.elapsed() < Duration::from_millis(wait_ms);
         if is_new || now_ms.saturating_sub(job.created_at_ms) < wait_ms {

@@ -29,9 +29,7 @@ pub fn build_technical(
     let mut video: Vec<VideoTrack> = probe
         .streams
         .iter()
-        .filter(|s| {
-            s.kind == MediaStreamKind::Video && !s.is_attached_picture && s.is_decodable && s.packet_count > 0
-        })
+        .filter(|stream| stream.kind == MediaStreamKind::Video && stream.is_playable())
         .filter_map(|stream| stream.video.as_ref().map(|video| video_track(stream, video)))
         .collect();
     video.sort_by_key(|track| (Some(track.index) != best, track.index));

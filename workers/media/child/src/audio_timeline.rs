@@ -8,8 +8,7 @@ use ffmpeg_next::frame;
 use media::{AUDIO_FRAME_SAMPLES, AUDIO_RATE_HZ};
 
 use crate::error::MediaChildResult;
-use crate::ffi::ChannelMask;
-use crate::resample::{AudioResampler, DriftMode, SoundTreatment};
+use crate::resample::{AudioResampler, DriftMode, SoundFormat, SoundTreatment};
 
 /// A time stamp this far from the sample count is a gap or an overlap: 100 ms, as FFmpeg's `min_hard_comp`. Nearer ones are not
 /// believed one by one: they jitter by a packet (23 ms of AAC at 44.1 kHz) where a container or a recorder rounds them.
@@ -37,13 +36,6 @@ pub(crate) struct DecodedAudio {
     waiting: Vec<(i64, frame::Audio)>,
     /// What waits, as if it began where its first frame says.
     candidate: AudioRun,
-}
-
-/// Whether two frames can go through the same converter.
-fn is_same_sound(one: &frame::Audio, other: &frame::Audio) -> bool {
-    one.rate() == other.rate()
-        && one.format() == other.format()
-        && ChannelMask::from_frame(one) == ChannelMask::from_frame(other)
 }
 
 /// What was taken by the resampler at hand.
@@ -104,7 +96,9 @@ impl DecodedAudio {
         line: &mut AudioTimeline,
     ) -> MediaChildResult<()> {
         let is_near = |position: i64| position.abs_diff(at) <= GAP_SAMPLES;
-        let follows_waiting = self.waiting.first().is_some_and(|(_, first)| is_same_sound(first, &frame))
+        let format = SoundFormat::from_frame(&frame);
+        let is_same = |other: &frame::Audio| SoundFormat::from_frame(other) == format;
+        let follows_waiting = self.waiting.first().is_some_and(|(_, first)| is_same(first))
             && is_near(self.candidate.next_sample());
         if follows_waiting {
             return self.wait_frame(frame, at, line);
@@ -115,7 +109,7 @@ impl DecodedAudio {
             let waited = self.candidate.next_sample().saturating_sub(self.candidate.start);
             if !self.waiting.is_empty() && is_near(position.saturating_add(waited)) {
                 for (_, stray) in std::mem::take(&mut self.waiting) {
-                    if is_same_sound(&stray, &frame) {
+                    if is_same(&stray) {
                         self.lay_frame(stray, line.run_position(), line)?;
                     }
                 }

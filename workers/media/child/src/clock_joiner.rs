@@ -51,7 +51,7 @@ pub(crate) struct TooManyJoints;
 pub(crate) struct ClockJoiner {
     /// The track by which the joints are made exact: pictures are counted, sound can be stretched.
     main: Option<usize>,
-    joints: Vec<ClockMark>,
+    joints: ClockMap,
     anchors: Vec<ClockMark>,
     anchor_us: i64,
     ends: Vec<Option<TrackEnd>>,
@@ -64,7 +64,7 @@ impl ClockJoiner {
     pub(crate) fn new(tracks: usize, main: Option<usize>) -> Self {
         Self {
             main,
-            joints: Vec::new(),
+            joints: ClockMap::default(),
             anchors: Vec::new(),
             anchor_us: ANCHOR_US,
             ends: vec![None; tracks],
@@ -76,12 +76,12 @@ impl ClockJoiner {
     /// What is added to the time stamps of the next packet, in microseconds.
     pub(crate) fn join_packet(&mut self, packet: PlacedPacket) -> Result<i64, TooManyJoints> {
         self.position_bytes = packet.position_bytes.unwrap_or(self.position_bytes);
-        let mut joints = self.joints.partition_point(|mark| mark.position_bytes <= self.position_bytes);
+        let mut joints = self.joints.0.partition_point(|mark| mark.position_bytes <= self.position_bytes);
         if !self.goes_on(packet, joints) {
-            if joints < self.joints.len() && self.goes_on(packet, self.joints.len()) {
+            if joints < self.joints.0.len() && self.goes_on(packet, self.joints.0.len()) {
                 // It lies before the packet that showed the joint: packets of several tracks end in another order than they begin.
-                joints = self.joints.len();
-                if let Some(mark) = self.joints.last_mut() {
+                joints = self.joints.0.len();
+                if let Some(mark) = self.joints.0.last_mut() {
                     mark.position_bytes = self.position_bytes;
                 }
             } else {
@@ -103,30 +103,30 @@ impl ClockJoiner {
     pub(crate) fn finish(mut self) -> (ClockMap, usize) {
         // What was settled to the offset of before is none.
         let mut offset_us = 0;
-        self.joints.retain(|mark| std::mem::replace(&mut offset_us, mark.offset_us) != mark.offset_us);
+        self.joints.0.retain(|mark| std::mem::replace(&mut offset_us, mark.offset_us) != mark.offset_us);
         if self.joints.is_empty() {
             return (ClockMap::default(), 0);
         }
-        let joints = self.joints.len();
         let mut marks = self.anchors;
         // By their place only: the offset of an anchor is that of the joint before it, as it was settled later.
         for mark in &mut marks {
-            let joints = self.joints.partition_point(|joint| joint.position_bytes <= mark.position_bytes);
-            let offset_us = joints
-                .checked_sub(1)
-                .and_then(|last| self.joints.get(last))
-                .map_or(0, |joint| joint.offset_us);
+            let offset_us = self.joints.offset_us(mark.position_bytes);
             mark.at_us = mark.at_us.saturating_sub(mark.offset_us).saturating_add(offset_us);
             mark.offset_us = offset_us;
         }
-        marks.extend(&self.joints);
+        let joints = self.joints.0.len();
+        marks.extend(self.joints.0);
         marks.sort_by_key(|mark| mark.position_bytes);
         marks.dedup_by_key(|mark| mark.position_bytes);
         (ClockMap(marks), joints)
     }
 
+    fn end_of(&self, stream: usize) -> Option<TrackEnd> {
+        self.ends.get(stream).copied().flatten()
+    }
+
     fn offset_us(&self, joints: usize) -> i64 {
-        joints.checked_sub(1).and_then(|last| self.joints.get(last)).map_or(0, |mark| mark.offset_us)
+        joints.checked_sub(1).and_then(|last| self.joints.0.get(last)).map_or(0, |mark| mark.offset_us)
     }
 
     /// Whether a packet goes on where its track was, when it is read behind so many joints.
@@ -135,7 +135,7 @@ impl ClockJoiner {
         let is_near = |end_us: i64, back_us: i64| {
             (end_us.saturating_sub(back_us)..=end_us.saturating_add(GAP_US_MAX)).contains(&at_us)
         };
-        match self.ends.get(packet.stream).copied().flatten() {
+        match self.end_of(packet.stream) {
             // The first packet of a track, or one that comes late from before a joint.
             None => true,
             Some(end) if end.joints > joints => true,
@@ -153,21 +153,21 @@ impl ClockJoiner {
     }
 
     fn add_joint(&mut self, packet: PlacedPacket) -> Result<usize, TooManyJoints> {
-        if self.joints.len() >= JOINTS_MAX {
+        if self.joints.0.len() >= JOINTS_MAX {
             return Err(TooManyJoints);
         }
-        let own = self.ends.get(packet.stream).copied().flatten();
+        let own = self.end_of(packet.stream);
         let all = self.ends.iter().flatten().map(|end| end.end_us).max();
         let at_us =
             if Some(packet.stream) == self.main { own.map(|end| end.end_us) } else { all }.unwrap_or(0);
-        let last = self.joints.last().map_or(0, |mark| mark.position_bytes + 1);
-        self.joints.push(ClockMark {
+        let last = self.joints.0.last().map_or(0, |mark| mark.position_bytes + 1);
+        self.joints.0.push(ClockMark {
             position_bytes: self.position_bytes.max(last),
             offset_us: at_us.saturating_sub(packet.at_us),
             at_us,
         });
-        self.unsettled = Some(self.joints.len());
-        Ok(self.joints.len())
+        self.unsettled = Some(self.joints.0.len());
+        Ok(self.joints.0.len())
     }
 
     /// Makes the last joint exact once the main track reaches it.
@@ -176,8 +176,8 @@ impl ClockJoiner {
             return;
         }
         self.unsettled = None;
-        let Some(end) = self.ends.get(packet.stream).copied().flatten() else { return };
-        if let Some(mark) = joints.checked_sub(1).and_then(|last| self.joints.get_mut(last)) {
+        let Some(end) = self.end_of(packet.stream) else { return };
+        if let Some(mark) = joints.checked_sub(1).and_then(|last| self.joints.0.get_mut(last)) {
             let shift_us = end.end_us.saturating_sub(packet.at_us.saturating_add(mark.offset_us));
             // More is a beginning at another time, not another place in the same moment.
             if shift_us.unsigned_abs() < TRACKS_APART_US_MAX.unsigned_abs() {

@@ -74,13 +74,7 @@ fn decode_beginnings(
     tallies: &[TrackStatistics],
 ) -> MediaChildResult<Option<UndecodableTrack>> {
     let mut undecodable = None;
-    let is_played = |stream: &MediaStream| {
-        matches!(stream.kind, MediaStreamKind::Video | MediaStreamKind::Audio)
-            && stream.is_decodable
-            && !stream.is_attached_picture
-            && stream.packet_count > 0
-    };
-    let played = streams.iter_mut().zip(tallies).filter(|(stream, _)| is_played(stream));
+    let played = streams.iter_mut().zip(tallies).filter(|(stream, _)| stream.is_playable());
     for (stream, tally) in played.take(TRACKS_DECODED_MAX) {
         let packets = stream.packet_count;
         match (first_frames::decode_first_frames(wire, job, stream.index, packets)?, &mut stream.video) {
@@ -126,11 +120,7 @@ fn assemble_probe(
         let codecs: Vec<&str> = streams.iter().map(|stream| stream.codec.as_str()).collect();
         return Err(source_refused_error(MediaErrorCode::MediaUnsupportedCodec, codecs.join(", ")));
     }
-    let played: Vec<&MediaStream> = streams
-        .iter()
-        .filter(is_wanted)
-        .filter(|stream| stream.is_decodable && stream.packet_count > 0 && !stream.is_attached_picture)
-        .collect();
+    let played: Vec<&MediaStream> = streams.iter().filter(|stream| stream.is_playable()).collect();
     let start_us = played.iter().filter_map(|stream| stream.start_us).min();
     let end_us = played.iter().filter_map(|stream| stream.end_us).max();
     let video: Vec<&&MediaStream> =

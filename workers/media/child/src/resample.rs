@@ -38,11 +38,25 @@ pub(crate) struct SoundTreatment {
     pub(crate) gain_db: f64,
 }
 
+/// Sound that goes through the same converter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SoundFormat {
+    rate_hz: u32,
+    sample: format::Sample,
+    /// None for more channels than have a usual layout.
+    layout: Option<ChannelMask>,
+}
+
+impl SoundFormat {
+    pub(crate) fn from_frame(frame: &frame::Audio) -> Self {
+        Self { rate_hz: frame.rate(), sample: frame.format(), layout: ChannelMask::from_frame(frame) }
+    }
+}
+
 /// A converter for one kind of sound.
 pub(crate) struct AudioResampler {
     graph: filter::Graph,
-    rate_hz: u32,
-    format: format::Sample,
+    format: SoundFormat,
     layout: ChannelMask,
     pub(crate) treatment: SoundTreatment,
     taken: i64,
@@ -51,16 +65,17 @@ pub(crate) struct AudioResampler {
 impl AudioResampler {
     /// A converter for sound like this.
     pub(crate) fn new(like: &frame::Audio, treatment: SoundTreatment) -> MediaChildResult<Self> {
-        let Some(layout) = ChannelMask::from_frame(like) else {
+        let format = SoundFormat::from_frame(like);
+        let Some(layout) = format.layout else {
             return Err(source_refused_error(
                 MediaErrorCode::MediaUnsupportedCodec,
                 "more channels than can be mixed",
             ));
         };
-        let (rate_hz, format) = (like.rate(), like.format());
+        let rate_hz = format.rate_hz;
         let arguments = format!(
             "sample_rate={rate_hz}:sample_fmt={}:channel_layout={}:time_base=1/{rate_hz}",
-            format.name(),
+            format.sample.name(),
             layout.to_filter_text()
         );
         let build = || {
@@ -74,21 +89,12 @@ impl AudioResampler {
             graph.validate()?;
             Ok(graph)
         };
-        Ok(Self {
-            graph: build().or_failed("build audio filters")?,
-            rate_hz,
-            format,
-            layout,
-            treatment,
-            taken: 0,
-        })
+        Ok(Self { graph: build().or_failed("build audio filters")?, format, layout, treatment, taken: 0 })
     }
 
     /// Whether sound like this can go on in this converter.
     pub(crate) fn is_compatible(&self, frame: &frame::Audio) -> bool {
-        self.rate_hz == frame.rate()
-            && self.format == frame.format()
-            && Some(self.layout) == ChannelMask::from_frame(frame)
+        self.format == SoundFormat::from_frame(frame)
     }
 
     /// Converts a frame, whose contents go to the graph. Its time stamp is `drift_seconds` later than the sample count says;
@@ -102,7 +108,7 @@ impl AudioResampler {
         let samples = i64::try_from(frame.samples()).unwrap_or(0);
         // The filter puts silence or a cut where its very first time stamp is off, so that one is not.
         let is_followed = self.treatment.drift == DriftMode::Followed && self.taken > 0;
-        let drift = if is_followed { to_samples(drift_seconds, self.rate_hz) } else { 0 };
+        let drift = if is_followed { to_samples(drift_seconds, self.format.rate_hz) } else { 0 };
         frame.set_pts(Some(self.taken.saturating_add(drift)));
         self.layout.apply_to_frame(frame).or_failed("mark sound")?;
         self.taken += samples;

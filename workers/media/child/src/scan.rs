@@ -215,7 +215,7 @@ impl FrameIntervals {
 
     /// The median distance; 0 with fewer than two frames.
     pub(crate) fn median_us(&self) -> u64 {
-        self.quantile_us(1, 2)
+        self.find_position_us(self.counted().div_ceil(2))
     }
 
     /// The distance than which one in ten is not longer, repeated time stamps left aside; 0 with fewer than two frames.
@@ -243,10 +243,6 @@ impl FrameIntervals {
 
     fn counted(&self) -> u64 {
         self.steps.values().map(|sum| sum.count).sum()
-    }
-
-    fn quantile_us(&self, num: u64, den: u64) -> u64 {
-        self.find_position_us((self.counted() * num).div_ceil(den))
     }
 
     /// The distance at a place of the sorted list, from 1.
