@@ -179,6 +179,7 @@ fn technical_metadata() -> media::TechnicalMetadata {
         bit_rate_bps: 1_187_488,
         video: vec![video_track()],
         audio: vec![audio_track()],
+        subtitles: Vec::new(),
         still: false,
         clock: Vec::new(),
         warnings: Vec::new(),
@@ -214,6 +215,7 @@ fn media_encode() -> media::MediaEncode {
             encoded_rendition("v360", "avc1.64001e", (640, 360), 831_440),
             encoded_rendition("a0", "mp4a.40.2", (0, 0), 129_872),
         ],
+        subtitles: Vec::new(),
         has_poster: true,
     }
 }
@@ -443,6 +445,7 @@ fn encode_plan() -> job::EncodePlan {
         duration_ms: 5_280,
         video: Some(video),
         audio: vec![audio],
+        subtitles: Vec::new(),
         poster: Some(job::PosterPlan { stream_index: 0, at_us: 528_000, side_pixels_max: 1280 }),
         profile: owned_text("standard"),
         options_digest: owned_text(OPTIONS_DIGEST),

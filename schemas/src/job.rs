@@ -142,6 +142,23 @@ pub struct AudioPlan {
     pub loudness_lufs: Option<i32>,
 }
 
+/// A subtitle track as it will be: WebVTT in segments of the same times as the picture's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SubtitlePlan {
+    /// Folder name, such as `s0`.
+    pub name: String,
+    /// Stream index in the source.
+    pub stream_index: u32,
+    /// Language, `und` when unknown.
+    pub language: String,
+    /// Name for people.
+    pub label: String,
+    /// Shown also to those who want no subtitles.
+    pub is_forced: bool,
+    /// Also says what is heard beside speech.
+    pub is_hearing_impaired: bool,
+}
+
 /// What is made, decided once by the planner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Plan")]
@@ -158,6 +175,9 @@ pub struct EncodePlan {
     pub video: Option<VideoPlan>,
     /// The audio tracks.
     pub audio: Vec<AudioPlan>,
+    /// The subtitle tracks; one part makes them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subtitles: Vec<SubtitlePlan>,
     /// The poster, if there is any picture.
     #[serde(default)]
     pub poster: Option<PosterPlan>,

@@ -52,6 +52,16 @@ pub fn segment_path(rendition: &str, number: u32) -> String {
     format!("{rendition}/{number}.m4s")
 }
 
+/// Segment of subtitles, relative to the encode's folder; numbers start at 1.
+pub fn subtitle_segment_path(rendition: &str, number: u32) -> String {
+    format!("{rendition}/{number}.vtt")
+}
+
+/// All of the subtitles of a rendition in one file, relative to the encode's folder.
+pub fn whole_subtitles_path(rendition: &str) -> String {
+    format!("{rendition}/{WHOLE_SUBTITLES}")
+}
+
 /// Final media playlist of a rendition, relative to the encode's folder.
 pub fn media_playlist_path(rendition: &str) -> String {
     format!("{rendition}/index.m3u8")
@@ -62,6 +72,8 @@ pub fn event_playlist_path(rendition: &str) -> String {
     format!("{rendition}/event.m3u8")
 }
 
+/// Name of the file with all subtitles of a rendition.
+pub const WHOLE_SUBTITLES: &str = "subtitles.vtt";
 /// Multivariant playlist, relative to the encode's folder.
 pub const MULTIVARIANT: &str = "master.m3u8";
 /// MPEG-DASH manifest, relative to the encode's folder.

@@ -114,6 +114,25 @@ pub struct AudioTrack {
     pub end_us: i64,
 }
 
+/// A subtitle track of the source that is text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SubtitleTrack {
+    /// Stream index in the file.
+    pub index: u32,
+    /// Codec name as FFmpeg has it, such as `mov_text` or `subrip`.
+    pub codec: String,
+    /// BCP 47 or ISO 639 code as the container gives it.
+    pub language: Option<String>,
+    /// Title as the container gives it, cleaned.
+    pub title: Option<String>,
+    /// True when it is shown also to those who want no subtitles: what is said in another language than the rest.
+    #[serde(default)]
+    pub is_forced: bool,
+    /// True when it also says what is heard beside speech.
+    #[serde(default)]
+    pub is_hearing_impaired: bool,
+}
+
 /// What the probe found in the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Technical")]
@@ -128,6 +147,9 @@ pub struct TechnicalMetadata {
     pub video: Vec<VideoTrack>,
     /// Audio tracks.
     pub audio: Vec<AudioTrack>,
+    /// Subtitle tracks that are text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subtitles: Vec<SubtitleTrack>,
     /// True for a still picture.
     pub still: bool,
     /// How time stamps are read where the clock of the source jumps; all times here are read that way.
@@ -172,7 +194,7 @@ pub mod warning_codes {
     pub const TRACK_UNDECODABLE: &str = "track_undecodable";
     /// A further video track is left out.
     pub const VIDEO_TRACK_DROPPED: &str = "video_track_dropped";
-    /// A subtitle track that is no text is left out.
+    /// A subtitle track is left out: it is no text, or one too many.
     pub const SUBTITLE_TRACK_DROPPED: &str = "subtitle_track_dropped";
     /// A cover picture beside a video track is left out.
     pub const COVER_DROPPED: &str = "cover_dropped";
@@ -202,6 +224,21 @@ pub struct EncodedRendition {
     pub size_bytes: u64,
 }
 
+/// Subtitles of a finished encode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EncodedSubtitles {
+    /// Folder name, such as `s0`.
+    pub name: String,
+    /// Language tag (BCP 47), `und` when unknown.
+    pub language: String,
+    /// Name for people.
+    pub label: String,
+    /// True when they are shown also to those who want no subtitles.
+    pub is_forced: bool,
+    /// Bytes of all of them.
+    pub size_bytes: u64,
+}
+
 /// An encode that plays or is being made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Encode")]
@@ -216,6 +253,9 @@ pub struct MediaEncode {
     pub duration_ms: u64,
     /// Renditions, once final.
     pub renditions: Vec<EncodedRendition>,
+    /// Subtitles as WebVTT, once final.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subtitles: Vec<EncodedSubtitles>,
     /// True when a poster was made.
     pub has_poster: bool,
 }

@@ -96,6 +96,7 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: MediaStatus) -> sche
             prefix: "media/film/enc/1".into(),
             duration_ms: 1_000,
             renditions: Vec::new(),
+            subtitles: Vec::new(),
             has_poster: false,
         }),
         ..schemas::media::MediaRecord::new(media_id, owner.to_owned(), status, 1)

@@ -172,6 +172,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
             prefix: PREFIX.into(),
             duration_ms: 600_000,
             renditions: Vec::new(),
+            subtitles: Vec::new(),
             has_poster: false,
         }),
         ..MediaRecord::new(media_id, OWNER.into(), MediaStatus::Ready, 1)

@@ -36,6 +36,7 @@ fn plan(media_id: MediaId) -> job::EncodePlan {
         bit_rate_bps: 5_000_000,
         video: vec![video],
         audio: Vec::new(),
+        subtitles: Vec::new(),
         still: false,
         clock: Vec::new(),
         warnings: Vec::new(),

@@ -202,6 +202,7 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
                 duration_ms: 1,
                 video: None,
                 audio: Vec::new(),
+                subtitles: Vec::new(),
                 poster: None,
                 profile: String::new(),
                 options_digest: "abc".into(),

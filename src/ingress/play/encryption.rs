@@ -78,11 +78,14 @@ impl<'a> EncryptedResource<'a> {
     pub(super) const fn from_path(wanted: PlaybackPath<'a>) -> Option<Self> {
         match wanted {
             PlaybackPath::SegmentKey => Some(Self::Key),
-            PlaybackPath::Manifest => Some(Self::Absent),
+            // What only DASH names: it would be clear.
+            PlaybackPath::Manifest | PlaybackPath::WholeSubtitles(_) => Some(Self::Absent),
             PlaybackPath::Playlist(rendition) | PlaybackPath::Growing(rendition) => {
                 Some(Self::Playlist(wanted, rendition))
             }
-            PlaybackPath::Segment(_, number) => Some(Self::Segment(wanted, number)),
+            PlaybackPath::Segment(_, number) | PlaybackPath::SubtitleSegment(_, number) => {
+                Some(Self::Segment(wanted, number))
+            }
             PlaybackPath::Multivariant | PlaybackPath::Poster | PlaybackPath::Init(_) => None,
         }
     }
@@ -150,22 +153,12 @@ async fn load_playlist(
     }
 }
 
-/// The playlist with the key behind its map; `None` when it has no map, since all would then be taken for clear.
+/// The playlist with the key before its first segment; `None` when it has none, since all that it grew by would be taken for clear.
 fn insert_key_tag(playlist: &str) -> Option<String> {
-    let mut text = String::with_capacity(playlist.len() + KEY_TAG.len() + 1);
-    let mut found = false;
-    for line in playlist.lines() {
-        text.push_str(line);
-        text.push('\n');
-        // RFC 8216, 4.3.2.4: a key also applies to a map that follows it, so it stands behind the map, which stays
-        // clear.
-        if line.starts_with("#EXT-X-MAP:") {
-            text.push_str(KEY_TAG);
-            text.push('\n');
-            found = true;
-        }
-    }
-    found.then_some(text)
+    // RFC 8216, 4.3.2.4: a key also applies to a map that follows it, so it stands behind the map, which stays clear.
+    let first = playlist.find("#EXTINF:")?;
+    let (header, segments) = playlist.split_at(first);
+    Some(format!("{header}{KEY_TAG}\n{segments}"))
 }
 
 /// Size in bytes with the padding, of which there is always at least one byte.
@@ -305,7 +298,10 @@ mod tests {
         let clear = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:4.0,\n1.m4s\n";
         let wanted = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXT-X-KEY:METHOD=AES-128,URI=\"../key\"\n#EXTINF:4.0,\n1.m4s\n";
         assert_eq!(insert_key_tag(clear).as_deref(), Some(wanted));
-        assert_eq!(insert_key_tag("#EXTM3U\n#EXTINF:4.0,\n1.m4s\n"), None, "never clear by mistake");
+        let text = insert_key_tag("#EXTM3U\n#EXTINF:4.0,\n1.vtt\n#EXTINF:4.0,\n2.vtt\n").unwrap();
+        assert!(text.starts_with("#EXTM3U\n#EXT-X-KEY:METHOD=AES-128"), "{text}");
+        assert_eq!(text.matches("#EXT-X-KEY").count(), 1, "one key for all: {text}");
+        assert_eq!(insert_key_tag("#EXTM3U\n"), None, "never clear by mistake");
     }
 
     #[test]
@@ -319,6 +315,8 @@ mod tests {
             ("v720/index.m3u8", false),
             ("v720/event.m3u8", false),
             ("v720/1.m4s", false),
+            ("s0/1.vtt", false),
+            ("s0/subtitles.vtt", false),
         ] {
             assert_eq!(
                 EncryptedResource::from_path(PlaybackPath::parse(path).unwrap()).is_none(),

@@ -119,10 +119,11 @@ static READ_PLAYBACK_PATH: Operation = Operation::read(
     responses(
         (status = 200, description = "The file", headers(("ETag")), content(
             ("application/vnd.apple.mpegurl"), ("application/dash+xml"), ("video/mp4"), ("audio/mp4"), ("image/jpeg"),
-            ("application/octet-stream"),
+            ("application/octet-stream"), ("text/vtt"),
         )),
         (status = 206, description = "A part of it", headers(("ETag"), ("Content-Range")), content(
             ("application/vnd.apple.mpegurl"), ("application/dash+xml"), ("video/mp4"), ("audio/mp4"), ("image/jpeg"),
+            ("text/vtt"),
         )),
         (status = 304, description = "It is as known", headers(("ETag"))),
         (status = 403, description = "The session has ended, was revoked, or never was"),

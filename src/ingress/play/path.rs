@@ -24,6 +24,10 @@ pub(super) enum PlaybackPath<'a> {
     Init(&'a str),
     /// A media segment of a rendition, from 1.
     Segment(&'a str, u32),
+    /// A segment of subtitles, from 1.
+    SubtitleSegment(&'a str, u32),
+    /// All subtitles of a rendition.
+    WholeSubtitles(&'a str),
 }
 
 impl<'a> PlaybackPath<'a> {
@@ -45,12 +49,14 @@ impl<'a> PlaybackPath<'a> {
             "index.m3u8" => Some(Self::Playlist(rendition)),
             "event.m3u8" => Some(Self::Growing(rendition)),
             "init.mp4" => Some(Self::Init(rendition)),
-            _ => {
-                let digits = file.strip_suffix(".m4s")?;
-                // One name for each segment: `01.m4s` would be another object, and `+1` parses as a number.
-                let plain = !digits.starts_with('0') && digits.chars().all(|c| c.is_ascii_digit());
-                plain.then(|| digits.parse().ok()).flatten().map(|number| Self::Segment(rendition, number))
-            }
+            keys::WHOLE_SUBTITLES => Some(Self::WholeSubtitles(rendition)),
+            _ => match file.split_once('.')? {
+                (digits, "m4s") => parse_number(digits).map(|number| Self::Segment(rendition, number)),
+                (digits, "vtt") => {
+                    parse_number(digits).map(|number| Self::SubtitleSegment(rendition, number))
+                }
+                _ => None,
+            },
         }
     }
 
@@ -65,6 +71,8 @@ impl<'a> PlaybackPath<'a> {
             Self::Growing(rendition) => keys::event_playlist_path(rendition),
             Self::Init(rendition) => keys::init_segment_path(rendition),
             Self::Segment(rendition, number) => keys::segment_path(rendition, number),
+            Self::SubtitleSegment(rendition, number) => keys::subtitle_segment_path(rendition, number),
+            Self::WholeSubtitles(rendition) => keys::whole_subtitles_path(rendition),
         }
     }
 
@@ -74,6 +82,7 @@ impl<'a> PlaybackPath<'a> {
             Self::Multivariant | Self::Playlist(_) | Self::Growing(_) => "application/vnd.apple.mpegurl",
             Self::Manifest => "application/dash+xml",
             Self::Poster => "image/jpeg",
+            Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => "text/vtt; charset=utf-8",
             Self::SegmentKey => "application/octet-stream",
             Self::Init(rendition) | Self::Segment(rendition, _) if rendition.starts_with('a') => "audio/mp4",
             Self::Init(_) | Self::Segment(..) => "video/mp4",
@@ -84,6 +93,12 @@ impl<'a> PlaybackPath<'a> {
     pub(super) const fn is_cached(self) -> bool {
         matches!(self, Self::Multivariant | Self::Manifest | Self::Playlist(_) | Self::Init(_))
     }
+}
+
+/// The number of a segment. Each has one name: `01` would be another object, and `+1` parses as a number.
+fn parse_number(digits: &str) -> Option<u32> {
+    let is_plain = !digits.starts_with('0') && digits.chars().all(|c| c.is_ascii_digit());
+    is_plain.then(|| digits.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -102,6 +117,11 @@ mod tests {
             ("v720/event.m3u8", Some(PlaybackPath::Growing("v720"))),
             ("a0/init.mp4", Some(PlaybackPath::Init("a0"))),
             ("a0/12.m4s", Some(PlaybackPath::Segment("a0", 12))),
+            ("s0/12.vtt", Some(PlaybackPath::SubtitleSegment("s0", 12))),
+            ("s0/subtitles.vtt", Some(PlaybackPath::WholeSubtitles("s0"))),
+            ("s0/012.vtt", None),
+            ("s0/1.vtt.m4s", None),
+            ("subtitles.vtt", None),
             ("a0/012.m4s", None),
             ("a0/0.m4s", None),
             ("a0/+1.m4s", None),

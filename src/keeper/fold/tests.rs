@@ -31,6 +31,7 @@ fn job() -> job::JobRecord {
             duration_ms: 4_000,
             video: None,
             audio: Vec::new(),
+            subtitles: Vec::new(),
             poster: None,
             profile: "default".into(),
             options_digest: "d".into(),

@@ -160,6 +160,7 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
             duration_ms: 1_000,
             video: None,
             audio: Vec::new(),
+            subtitles: Vec::new(),
             poster: None,
             profile: "tiny".into(),
             options_digest: "abc".into(),

@@ -20,7 +20,7 @@ use crate::probe::MediaProbe;
 use crate::protocol::{MediaSelfCheck, MediaTask, MediaTaskReport};
 use crate::session::{ChildOutcome, ChildSession, MediaTaskRun};
 use crate::source::MediaByteSource;
-use crate::spec::{AudioSpec, EncodeSpec, MediaTaskOutput, StillsSpec};
+use crate::spec::{AudioSpec, EncodeSpec, MediaTaskOutput, StillsSpec, SubtitlesSpec};
 
 /// Name of the program that does the work.
 const PROGRAM: &str = "streamgate-media";
@@ -123,6 +123,17 @@ impl MediaDriver {
         self.run_output_task(source, MediaTask::Stills(spec), out, cancel).await
     }
 
+    /// Reads subtitle tracks that are text.
+    pub async fn read_subtitles(
+        &self,
+        source: Arc<dyn MediaByteSource>,
+        spec: SubtitlesSpec,
+        out: mpsc::Sender<MediaTaskOutput>,
+        cancel: &CancellationToken,
+    ) -> Result<MediaTaskReport, MediaTaskError> {
+        self.run_output_task(source, MediaTask::Subtitles(spec), out, cancel).await
+    }
+
     async fn run_output_task(
         &self,
         source: Arc<dyn MediaByteSource>,
@@ -160,7 +171,9 @@ impl MediaDriver {
     ) -> Result<(SemaphorePermit<'_>, MemoryReservation<'_>), MediaTaskError> {
         let slot = self.slots.acquire().await.map_err(|_closed| MediaTaskError::Cancelled)?;
         let bytes = match task {
-            MediaTask::Probe | MediaTask::Audio(_) => self.config.probe_memory_bytes_max,
+            MediaTask::Probe | MediaTask::Audio(_) | MediaTask::Subtitles(_) => {
+                self.config.probe_memory_bytes_max
+            }
             MediaTask::Encode(_) | MediaTask::Stills(_) => self.config.child_memory_bytes_max,
         };
         Ok((slot, self.memory.reserve_bytes(bytes).await?))

@@ -33,6 +33,7 @@ pub use probe::{
 pub use protocol::{FfmpegVersions, MediaSelfCheck, MediaTaskReport, SandboxReport};
 pub use source::{FileSource, MediaByteSource};
 pub use spec::{
-    AudioSpec, EncodeRung, EncodeSpec, EncoderPreset, FRAMES_MAX, H264Profile, MediaTaskOutput, RUNGS_MAX,
-    SIDE_PIXELS_MAX, STILLS_MAX, StillsSpec,
+    AudioSpec, CUE_TEXT_BYTES_MAX, CUES_MAX, EncodeRung, EncodeSpec, EncoderPreset, FRAMES_MAX, H264Profile,
+    MediaTaskOutput, RUNGS_MAX, SIDE_PIXELS_MAX, STILLS_MAX, SUBTITLE_TRACKS_MAX, StillsSpec, SubtitleCue,
+    SubtitlesSpec,
 };

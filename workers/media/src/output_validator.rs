@@ -10,7 +10,7 @@ use crate::error::MediaTaskError;
 use crate::grid::{AudioGrid, VideoGrid};
 use crate::probe::{MediaProbe, MediaStream, MediaStreamKind, TEXT_CHARS_MAX};
 use crate::protocol::{MediaLimits, MediaTask, MediaTaskReport, to_printable};
-use crate::spec::{EncodeSpec, MediaTaskOutput};
+use crate::spec::{CUE_TEXT_BYTES_MAX, CUES_MAX, EncodeSpec, MediaTaskOutput, SubtitleCue, SubtitlesSpec};
 
 /// Smallest possible file of each kind, in bytes: less is no segment.
 const FILE_BYTES_MIN: usize = 16;
@@ -22,6 +22,7 @@ pub(crate) struct OutputValidator {
     plan: ExpectedOutput,
     next: BTreeMap<u16, RenditionProgress>,
     images: u16,
+    cues: usize,
     progress: u64,
     steps: u64,
     output_bytes: u64,
@@ -35,6 +36,7 @@ enum ExpectedOutput {
     Video(EncodeSpec, VideoGrid),
     Audio(AudioGrid),
     Images(u16),
+    Cues(SubtitlesSpec),
     Probe,
 }
 
@@ -75,6 +77,10 @@ impl OutputValidator {
                 spec.check().map_err(MediaTaskError::Spec)?;
                 ExpectedOutput::Images(u16::try_from(spec.at_us.len()).unwrap_or(u16::MAX))
             }
+            MediaTask::Subtitles(spec) => {
+                spec.check().map_err(MediaTaskError::Spec)?;
+                ExpectedOutput::Cues(spec.clone())
+            }
             MediaTask::Probe => ExpectedOutput::Probe,
         };
         Ok(Self {
@@ -82,6 +88,7 @@ impl OutputValidator {
             plan,
             next: renditions.into_iter().map(|rendition| (rendition, RenditionProgress::default())).collect(),
             images: 0,
+            cues: 0,
             progress: 0,
             steps: 0,
             output_bytes: 0,
@@ -143,8 +150,24 @@ impl OutputValidator {
                 self.images += 1;
                 Ok(())
             }
+            MediaTaskOutput::Cues { position, cues } => self.check_cues(*position, cues),
             MediaTaskOutput::Progress { frames_done } => self.check_progress(*frames_done),
         }
+    }
+
+    /// Accepts cues of a planned track that lie within the presentation.
+    fn check_cues(&mut self, position: u16, cues: &[SubtitleCue]) -> Result<(), MediaTaskError> {
+        let ExpectedOutput::Cues(spec) = &self.plan else { return protocol_error("cues without asking") };
+        let is_in = |cue: &SubtitleCue| {
+            cue.start_us < cue.end_us
+                && cue.end_us <= spec.duration_us
+                && cue.text.len() <= CUE_TEXT_BYTES_MAX
+        };
+        if usize::from(position) >= spec.streams.len() || !cues.iter().all(is_in) {
+            return protocol_error("cues of no planned track, or out of range");
+        }
+        self.cues += cues.len();
+        if self.cues > CUES_MAX { protocol_error("more cues than CUES_MAX") } else { Ok(()) }
     }
 
     /// Accepts progress, which must grow and stay within the task.
@@ -153,7 +176,7 @@ impl OutputValidator {
             ExpectedOutput::Video(spec, _) => u64::from(spec.frame_count),
             ExpectedOutput::Audio(grid) => grid.frame_count(),
             ExpectedOutput::Images(count) => u64::from(*count),
-            ExpectedOutput::Probe => self.packets_max,
+            ExpectedOutput::Cues(_) | ExpectedOutput::Probe => self.packets_max,
         };
         if done <= self.progress || done > done_max {
             return protocol_error(&format!("progress {done} after {} of {done_max}", self.progress));
@@ -178,6 +201,7 @@ impl OutputValidator {
             ExpectedOutput::Video(spec, _) => spec.segment_count(),
             ExpectedOutput::Audio(grid) => grid.segment_count(),
             ExpectedOutput::Images(count) if self.images == *count => return check_times(report),
+            ExpectedOutput::Cues(_) => return check_times(report),
             ExpectedOutput::Images(_) | ExpectedOutput::Probe => {
                 return protocol_error("result before the work was done");
             }
@@ -244,7 +268,7 @@ impl OutputValidator {
                     sample_count: u32::try_from(end - start).ok()?,
                 })
             }
-            ExpectedOutput::Images(_) | ExpectedOutput::Probe => None,
+            ExpectedOutput::Images(_) | ExpectedOutput::Cues(_) | ExpectedOutput::Probe => None,
         }
     }
 
@@ -397,6 +421,34 @@ mod tests {
             &[MediaTaskOutput::Progress { frames_done: 5 }, MediaTaskOutput::Progress { frames_done: 5 }],
             false,
         );
+    }
+
+    #[test]
+    fn cues_lie_within_the_presentation() {
+        let spec = SubtitlesSpec {
+            streams: vec![2, 3],
+            origin_us: 0,
+            duration_us: 1_000,
+            clock: crate::ClockMap::default(),
+        };
+        let cue = |start_us, end_us, bytes| SubtitleCue { start_us, end_us, text: "a".repeat(bytes) };
+        for (position, cue, is_accepted) in [
+            (1, cue(0, 1_000, 4_096), true),
+            (2, cue(0, 1_000, 1), false),
+            (0, cue(5, 5, 1), false),
+            (0, cue(5, 1_001, 1), false),
+            (0, cue(0, 1_000, 4_097), false),
+        ] {
+            let task = MediaTask::Subtitles(spec.clone());
+            let mut expect = OutputValidator::new(&task, &MediaLimits::default(), 1000).unwrap();
+            let output = MediaTaskOutput::Cues { position, cues: vec![cue] };
+            assert_eq!(expect.check_output(&output).is_ok(), is_accepted, "{output:?}");
+            assert!(expect.check_output(&init()).is_err(), "only cues come of it");
+        }
+        let mut encode = OutputValidator::new(&encode(), &MediaLimits::default(), 1000).unwrap();
+        assert!(encode.check_output(&MediaTaskOutput::Cues { position: 0, cues: Vec::new() }).is_err());
+        let twice = SubtitlesSpec { streams: vec![2, 2], ..spec };
+        assert!(OutputValidator::new(&MediaTask::Subtitles(twice), &MediaLimits::default(), 1).is_err());
     }
 
     #[test]

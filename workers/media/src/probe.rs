@@ -69,6 +69,12 @@ impl MediaStream {
             && self.packet_count > 0
             && !self.is_attached_picture
     }
+
+    /// Whether the track is subtitles whose text can be read.
+    #[must_use]
+    pub fn is_readable_subtitle(&self) -> bool {
+        self.kind == MediaStreamKind::Subtitle && self.is_text && self.is_decodable && self.packet_count > 0
+    }
 }
 
 impl MediaProbe {
@@ -123,6 +129,15 @@ pub struct MediaStream {
     pub is_default: bool,
     /// Cover art, which is not video.
     pub is_attached_picture: bool,
+    /// Subtitles that are text.
+    #[serde(default)]
+    pub is_text: bool,
+    /// Subtitles that are shown also to those who want none.
+    #[serde(default)]
+    pub is_forced: bool,
+    /// Subtitles that also say what is heard beside speech.
+    #[serde(default)]
+    pub is_hearing_impaired: bool,
     /// Packets found by the scan, without those that the file marks as not to be shown.
     pub packet_count: u64,
     /// Packets that a decoder can start at.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::ClockMap;
 use crate::error::MediaErrorCode;
 use crate::probe::MediaProbe;
-use crate::spec::{AudioSpec, EncodeSpec, StillsSpec};
+use crate::spec::{AudioSpec, EncodeSpec, StillsSpec, SubtitleCue, SubtitlesSpec};
 
 /// Largest frame in either direction, in bytes; a segment must fit.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -79,6 +79,8 @@ pub enum MediaTask {
     Audio(AudioSpec),
     /// Take pictures.
     Stills(StillsSpec),
+    /// Read subtitles.
+    Subtitles(SubtitlesSpec),
 }
 
 impl MediaTask {
@@ -90,6 +92,7 @@ impl MediaTask {
             Self::Encode(spec) => Some(&spec.clock),
             Self::Audio(spec) => Some(&spec.clock),
             Self::Stills(spec) => Some(&spec.clock),
+            Self::Subtitles(spec) => Some(&spec.clock),
         }
     }
 }
@@ -162,6 +165,13 @@ pub enum ChildMessage {
         /// The file.
         bytes: Bytes,
     },
+    /// See [`crate::MediaTaskOutput::Cues`].
+    Cues {
+        /// Position in the task's list.
+        position: u16,
+        /// The cues.
+        cues: Vec<SubtitleCue>,
+    },
     /// Work done so far; packets for a probe, else see [`crate::MediaTaskOutput::Progress`].
     Progress {
         /// Grows strictly.
@@ -193,7 +203,7 @@ pub enum ChildMessage {
 pub struct MediaTaskReport {
     /// Source frames decoded.
     pub frames_decoded: u64,
-    /// Output frames in each rendition, or AAC frames, or pictures.
+    /// Output frames in each rendition, or AAC frames, or pictures, or cues.
     pub frames_written: u64,
     /// Output frames that repeat the one before because the source has none for them.
     pub frames_repeated: u64,

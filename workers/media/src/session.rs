@@ -411,6 +411,7 @@ impl ChildOutputReader<'_> {
             ChildMessage::Image { position, at_us, width, height, bytes } => {
                 MediaTaskOutput::Image { position, at_us, width, height, bytes }
             }
+            ChildMessage::Cues { position, cues } => MediaTaskOutput::Cues { position, cues },
             ChildMessage::Probed(probe) => {
                 let probe = self.expect.check_probe(*probe, self.size_bytes)?;
                 return Ok(ChildEvent::Last(ChildOutcome::Probed(Box::new(probe))));

@@ -1,6 +1,6 @@
 //! The tasks, and what they produce.
 //!
-//! Limits: 16 rungs, 8 stills, 16384 pixels a side, one hour a segment.
+//! Limits: 16 rungs, 8 stills, 16384 pixels a side, one hour a segment, 32 subtitle tracks, 100,000 cues of 4 KiB.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,15 @@ pub const RUNGS_MAX: usize = 16;
 
 /// Most pictures that one task may take.
 pub const STILLS_MAX: usize = 8;
+
+/// Most subtitle tracks that one task may read.
+pub const SUBTITLE_TRACKS_MAX: usize = 32;
+
+/// Most cues of one task: a film has two thousand in each language.
+pub const CUES_MAX: usize = 100_000;
+
+/// Longest text of a cue, in bytes.
+pub const CUE_TEXT_BYTES_MAX: usize = 4_096;
 
 /// Longest side of a picture, in pixels.
 pub const SIDE_PIXELS_MAX: u32 = 16_384;
@@ -243,6 +252,49 @@ impl StillsSpec {
     }
 }
 
+/// Read subtitle tracks that are text, whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubtitlesSpec {
+    /// The tracks ([`crate::MediaStream::index`]); distinct.
+    pub streams: Vec<u32>,
+    /// The same value as for the video of the asset.
+    pub origin_us: i64,
+    /// Length of the presentation, in microseconds; cues are cut to it.
+    pub duration_us: u64,
+    /// How the file's time stamps are read where its clock jumps, as the probe found it.
+    #[serde(default)]
+    pub clock: ClockMap,
+}
+
+impl SubtitlesSpec {
+    /// Checks that the task is possible at all; says what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        self.clock.check()?;
+        if self.streams.is_empty() || self.streams.len() > SUBTITLE_TRACKS_MAX {
+            return Err("the number of subtitle tracks is out of range".into());
+        }
+        let is_twice = |(position, stream)| self.streams.iter().skip(position + 1).any(|s| s == stream);
+        if self.streams.iter().enumerate().any(is_twice) || i64::try_from(self.duration_us).is_err() {
+            return Err("a subtitle track is named twice, or duration_us is out of range".into());
+        }
+        Ok(())
+    }
+}
+
+/// A text and when it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubtitleCue {
+    /// From when on, in microseconds from the presentation start.
+    pub start_us: u64,
+    /// Until when, later than `start_us`, in microseconds from the presentation start.
+    pub end_us: u64,
+    /// The text of a dialogue event of Advanced SubStation Alpha, which FFmpeg turns all subtitle texts into: lines end with `\\N`,
+    /// styles are in braces. At most [`CUE_TEXT_BYTES_MAX`].
+    pub text: String,
+}
+
 /// What a task produces, in order. Of each rendition the init segment comes first, then its segments by number.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -283,6 +335,13 @@ pub enum MediaTaskOutput {
         height: u32,
         /// The JPEG file.
         bytes: Bytes,
+    },
+    /// Cues of a subtitle track.
+    Cues {
+        /// Position in [`SubtitlesSpec::streams`].
+        position: u16,
+        /// The cues, in the order of the file.
+        cues: Vec<SubtitleCue>,
     },
     /// How far the task is; grows strictly.
     Progress {

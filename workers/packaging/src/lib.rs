@@ -20,6 +20,7 @@ mod ratio;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub mod webvtt;
 
 pub use part_reader::GrowingPartReader;
 pub use profile::{EncodeProfile, ProfileRung};

@@ -4,7 +4,7 @@ use quick_xml::{
     Writer,
     events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event},
 };
-use schemas::job::StoredSegment;
+use schemas::{job::StoredSegment, keys};
 
 use crate::presentation::{Presentation, PresentationRendition, RenditionKind};
 
@@ -54,11 +54,57 @@ pub fn render_manifest(presentation: &Presentation) -> Result<String, ManifestWr
         ];
         write_adaptation_set(&mut xml, &set, audio, std::slice::from_ref(audio), target)?;
     }
+    let first_id = presentation.audio.len() + 1;
+    for (subtitles, id) in presentation.subtitles.iter().zip(first_id..) {
+        write_subtitle_set(&mut xml, subtitles, id, target)?;
+    }
     close_element(&mut xml, "Period")?;
     close_element(&mut xml, "MPD")?;
     let mut text = String::from_utf8_lossy(&xml.into_inner()).into_owned();
     text.push('\n');
     Ok(text)
+}
+
+/// Text comes as one file beside the segments, which is how players take WebVTT in DASH.
+fn write_subtitle_set(
+    xml: &mut XmlWriter,
+    subtitles: &PresentationRendition,
+    id: usize,
+    target: u64,
+) -> Result<(), ManifestWriteError> {
+    let RenditionKind::Subtitles { language, label, is_forced, is_hearing_impaired } = &subtitles.kind else {
+        return Ok(());
+    };
+    let set = [
+        ("id", id.to_string()),
+        ("contentType", "text".into()),
+        ("mimeType", "text/vtt".into()),
+        ("lang", language.clone()),
+    ];
+    open_element(xml, "AdaptationSet", &set)?;
+    write_text_element(xml, "Label", label)?;
+    let role = match (is_forced, is_hearing_impaired) {
+        (true, _) => "forced-subtitle",
+        (false, true) => "caption",
+        (false, false) => "subtitle",
+    };
+    write_role(xml, role)?;
+    let bandwidth = subtitles.peak_bps(target).max(1).to_string();
+    open_element(xml, "Representation", &[("id", subtitles.name.clone()), ("bandwidth", bandwidth)])?;
+    write_text_element(xml, "BaseURL", &keys::whole_subtitles_path(&subtitles.name))?;
+    close_element(xml, "Representation")?;
+    close_element(xml, "AdaptationSet")
+}
+
+fn write_text_element(xml: &mut XmlWriter, name: &str, text: &str) -> Result<(), ManifestWriteError> {
+    open_element(xml, name, &[])?;
+    xml.write_event(Event::Text(BytesText::new(text)))?;
+    close_element(xml, name)
+}
+
+fn write_role(xml: &mut XmlWriter, role: &str) -> Result<(), ManifestWriteError> {
+    let scheme = ("schemeIdUri", "urn:mpeg:dash:role:2011".into());
+    write_empty_element(xml, "Role", &[scheme, ("value", role.into())])
 }
 
 fn write_adaptation_set(
@@ -73,15 +119,9 @@ fn write_adaptation_set(
     attributes.push(("startWithSAP", "1".into()));
     open_element(xml, "AdaptationSet", &attributes)?;
     if let RenditionKind::Audio { label, .. } = &first.kind {
-        open_element(xml, "Label", &[])?;
-        xml.write_event(Event::Text(BytesText::new(label)))?;
-        close_element(xml, "Label")?;
-        let role = if set.first().is_some_and(|(_, id)| id == "1") { "main" } else { "alternate" };
-        write_empty_element(
-            xml,
-            "Role",
-            &[("schemeIdUri", "urn:mpeg:dash:role:2011".into()), ("value", role.into())],
-        )?;
+        write_text_element(xml, "Label", label)?;
+        let is_main = set.first().is_some_and(|(_, id)| id == "1");
+        write_role(xml, if is_main { "main" } else { "alternate" })?;
     }
     // Every rendition of a set has the same timeline; the check compares them tick by tick.
     open_element(
@@ -150,6 +190,8 @@ fn write_representation(
             )?;
             close_element(xml, "Representation")
         }
+        // It has a set of its own kind.
+        RenditionKind::Subtitles { .. } => Ok(()),
     }
 }
 

@@ -23,8 +23,8 @@ impl GrowingPartReader {
         Self::default()
     }
 
-    /// The parts that playlists can show now: all audio, and the ranges up to the first that is not done. `read` finds a part by
-    /// its key.
+    /// The parts that playlists can show now: all audio and subtitles, and the ranges up to the first that is not done. `read` finds
+    /// a part by its key.
     ///
     /// # Errors
     /// The first of `read`.
@@ -39,6 +39,9 @@ impl GrowingPartReader {
         let mut parts = Vec::new();
         for audio in &job.plan.audio {
             parts.extend(self.read_part(job, &audio.name, &read).await?);
+        }
+        if !job.plan.subtitles.is_empty() {
+            parts.extend(self.read_part(job, plan::SUBTITLES, &read).await?);
         }
         let ranges = job.plan.video.as_ref().map_or(0, |video| video.ranges.len());
         for index in 0..ranges {

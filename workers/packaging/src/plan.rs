@@ -8,8 +8,8 @@
 use data_encoding::HEXLOWER;
 use schemas::{
     ids::{JobId, MediaId},
-    job::{AudioPlan, EncodePlan, FrameRange, PARTS_MAX, PosterPlan, VideoPlan},
-    media::{AudioTrack, MediaSource, Rational, TechnicalMetadata, VideoTrack},
+    job::{AudioPlan, EncodePlan, FrameRange, PARTS_MAX, PosterPlan, SubtitlePlan, VideoPlan},
+    media::{AudioTrack, MediaSource, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack},
 };
 use sha2::{Digest, Sha256};
 
@@ -28,8 +28,11 @@ pub const AUDIO_CHANNELS: u32 = 2;
 
 pub use schemas::job::FINISH;
 
+/// Name of the part that makes all subtitles.
+pub const SUBTITLES: &str = "subtitles";
+
 /// Part of every plan and its digest; raised when the same plan gives other bytes than before.
-pub const OPTIONS_VERSION: &str = "transcode/2";
+pub const OPTIONS_VERSION: &str = "transcode/3";
 
 /// Codecs, by FFmpeg's names, that code frames of a fixed length and fill the last one up.
 const LOSSY_CODECS: [&str; 8] = ["aac", "mp3", "mp2", "ac3", "eac3", "dts", "amr_nb", "amr_wb"];
@@ -73,8 +76,9 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
     }
     let span = measure_time_span(video, &audio, technical.duration_ms);
     let mut reasons = Vec::new();
+    let other_parts = audio.len() + usize::from(!technical.subtitles.is_empty());
     let video =
-        video.map(|track| plan_video(track, span.duration_us, input.profile, audio.len(), &mut reasons));
+        video.map(|track| plan_video(track, span.duration_us, input.profile, other_parts, &mut reasons));
     let left_out = technical.audio.len() - audio.len();
     if left_out > 0 {
         reasons.push(format!("{left_out} audio tracks left out: the profile takes {}", audio.len()));
@@ -99,6 +103,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         source_bytes: input.source.size_bytes,
         origin_us: span.origin_us,
         duration_ms: if technical.still { 0 } else { duration_samples.div_ceil(48) },
+        subtitles: if technical.still { Vec::new() } else { plan_subtitles(&technical.subtitles) },
         poster: picture.map(|track| plan_poster(track, if technical.still { 0 } else { span.duration_us })),
         video,
         audio: if technical.still {
@@ -125,6 +130,7 @@ pub fn part_names(plan: &EncodePlan) -> Vec<String> {
     // In the order of the queue: what playing needs first is made first.
     names.truncate(plan.audio.len().min(1));
     names.extend((0..ranges.min(1)).map(video_part_name));
+    names.extend((!plan.subtitles.is_empty()).then(|| SUBTITLES.to_owned()));
     names.extend(plan.audio.iter().skip(1).map(|a| a.name.clone()));
     names.extend((1..ranges).map(video_part_name));
     names
@@ -147,6 +153,8 @@ pub enum PartWork<'a> {
     },
     /// One audio track.
     Audio(&'a AudioPlan),
+    /// All subtitle tracks.
+    Subtitles(&'a [SubtitlePlan]),
     /// Playlists, check and report.
     Finish,
 }
@@ -155,6 +163,9 @@ pub enum PartWork<'a> {
 pub fn find_part_work<'a>(plan: &'a EncodePlan, part: &str) -> Option<PartWork<'a>> {
     if part == FINISH {
         return Some(PartWork::Finish);
+    }
+    if part == SUBTITLES && !plan.subtitles.is_empty() {
+        return Some(PartWork::Subtitles(&plan.subtitles));
     }
     if let Some(audio) = plan.audio.iter().find(|a| a.name == part) {
         return Some(PartWork::Audio(audio));
@@ -173,8 +184,20 @@ pub fn part_duration_ms(plan: &EncodePlan, part: &str) -> u64 {
         Some(PartWork::Audio(audio)) => {
             audio.duration_samples * 1_000 / u64::from(audio.sample_rate_hz.max(1))
         }
-        Some(PartWork::Finish) | None => 0,
+        // Text takes no time worth counting.
+        Some(PartWork::Subtitles(_) | PartWork::Finish) | None => 0,
     }
+}
+
+/// How long the whole presentation is, as so many units of a part of a second: frames of the picture, else samples of the sound.
+pub fn presentation_length(plan: &EncodePlan) -> (u64, Rational) {
+    let video = plan.video.as_ref().map(|video| (video.frame_count, video.frame_rate));
+    let audio = plan.audio.first().map(|audio| {
+        let frame = presentation::AUDIO_FRAME_SAMPLES;
+        let samples = audio.duration_samples.div_ceil(frame) * frame;
+        (samples, Rational { num: audio.sample_rate_hz, den: 1 })
+    });
+    video.or(audio).unwrap_or((0, Rational { num: 1, den: 1 }))
 }
 
 /// Duration of frames in whole milliseconds.
@@ -222,7 +245,7 @@ fn plan_video(
     track: &VideoTrack,
     duration_us: u64,
     profile: &EncodeProfile,
-    audio_parts: usize,
+    other_parts: usize,
     reasons: &mut Vec<String>,
 ) -> VideoPlan {
     let frame_rate = ladder::choose_frame_rate(track, profile.frame_rate_max);
@@ -238,7 +261,7 @@ fn plan_video(
     );
     let gop_frames = u32::try_from(gop.max(1)).unwrap_or(1);
     let segment_frames = gop_frames.saturating_mul(profile.segment_gops.max(1));
-    let ranges = cut_ranges(frame_count, segment_frames, profile, PARTS_MAX.saturating_sub(audio_parts));
+    let ranges = cut_ranges(frame_count, segment_frames, profile, PARTS_MAX.saturating_sub(other_parts));
     reasons.push(format!("{} parts of video", ranges.len()));
     VideoPlan {
         stream_index: track.index,
@@ -306,17 +329,14 @@ fn plan_audio(
 ) -> Vec<AudioPlan> {
     let mut plans: Vec<AudioPlan> = Vec::new();
     for (position, track) in tracks.iter().enumerate() {
-        let language = language::to_language_tag(track.language.as_deref().unwrap_or_default());
-        let wished =
-            track.title.as_deref().map(sanitize_label).filter(|t| !t.is_empty()).unwrap_or_else(|| {
-                language::language_name(&language).unwrap_or_else(|| format!("Track {}", position + 1))
-            });
-        let is_taken = plans.iter().any(|p| p.label == wished);
+        let taken: Vec<&str> = plans.iter().map(|plan| plan.label.as_str()).collect();
+        let (language, label) =
+            name_track(position, track.language.as_deref(), track.title.as_deref(), &taken);
         plans.push(AudioPlan {
             name: format!("a{position}"),
             stream_index: track.index,
             language,
-            label: if is_taken { format!("{wished} ({})", position + 1) } else { wished },
+            label,
             channels: AUDIO_CHANNELS,
             sample_rate_hz: AUDIO_RATE_HZ,
             bit_rate_bps: profile.audio_rate_bps,
@@ -326,6 +346,40 @@ fn plan_audio(
         });
     }
     plans
+}
+
+fn plan_subtitles(tracks: &[SubtitleTrack]) -> Vec<SubtitlePlan> {
+    let mut plans: Vec<SubtitlePlan> = Vec::new();
+    for (position, track) in tracks.iter().enumerate() {
+        let taken: Vec<&str> = plans.iter().map(|plan| plan.label.as_str()).collect();
+        let (language, label) =
+            name_track(position, track.language.as_deref(), track.title.as_deref(), &taken);
+        plans.push(SubtitlePlan {
+            name: format!("s{position}"),
+            stream_index: track.index,
+            language,
+            label,
+            is_forced: track.is_forced,
+            is_hearing_impaired: track.is_hearing_impaired,
+        });
+    }
+    plans
+}
+
+/// The language of a track, and its name for people, which none of its group has (RFC 8216, 4.3.4.1): its title, else its language.
+fn name_track(
+    position: usize,
+    language: Option<&str>,
+    title: Option<&str>,
+    taken: &[&str],
+) -> (String, String) {
+    let language = language::to_language_tag(language.unwrap_or_default());
+    let wished = title.map(sanitize_label).filter(|title| !title.is_empty()).unwrap_or_else(|| {
+        language::language_name(&language).unwrap_or_else(|| format!("Track {}", position + 1))
+    });
+    let label =
+        if taken.contains(&wished.as_str()) { format!("{wished} ({})", position + 1) } else { wished };
+    (language, label)
 }
 
 fn plan_poster(track: &VideoTrack, duration_us: u64) -> PosterPlan {
@@ -377,6 +431,7 @@ mod tests {
                 end_us: duration_us,
                 ..schemas::examples::audio_track()
             }],
+            subtitles: Vec::new(),
             still: false,
             clock: Vec::new(),
             warnings: Vec::new(),

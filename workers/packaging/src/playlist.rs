@@ -21,6 +21,11 @@ const VERSION: u32 = 6;
 
 const AUDIO_GROUP: &str = "audio";
 
+const SUBTITLE_GROUP: &str = "subtitles";
+
+/// What subtitles for those who don't hear are good for (HLS Authoring Specification, 6.7).
+const HEARING_IMPAIRED: &str = ",CHARACTERISTICS=\"public.accessibility.transcribes-spoken-dialog,public.accessibility.describes-music-and-sound\"";
+
 /// Type of a playlist that grows, and where it is played from: viewers who come later would begin near its end, as with a live
 /// stream. Players read the start in media playlists; not all of them read it in multivariant ones (RFC 8216, 4.3.5.2).
 const EVENT: &str = "EVENT\n#EXT-X-START:TIME-OFFSET=0,PRECISE=YES";
@@ -50,7 +55,7 @@ pub fn render_growing_multivariant(plan: &EncodePlan, parts: &[JobPartRecord]) -
 
 /// The media playlist of a finished rendition.
 pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> String {
-    let mut text = format_header(target_seconds, "VOD");
+    let mut text = format_header(rendition, target_seconds, "VOD");
     write_segments(&mut text, rendition);
     text.push_str("#EXT-X-ENDLIST\n");
     text
@@ -79,7 +84,8 @@ fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<Growi
     let leading = presentation.video.iter().chain(presentation.audio.first());
     let unfinished = leading.filter(|rendition| !is_complete(plan, rendition));
     if let Some(shown) = unfinished.map(|rendition| rendition.segments.len()).min() {
-        for rendition in presentation.video.iter_mut().chain(&mut presentation.audio) {
+        let Presentation { video, audio, subtitles } = &mut presentation;
+        for rendition in video.iter_mut().chain(audio).chain(subtitles) {
             rendition.segments.truncate(shown);
         }
     }
@@ -92,9 +98,9 @@ fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<Growi
 /// every rendition is there.
 pub fn render_event(plan: &EncodePlan, parts: &[JobPartRecord], rendition: &str) -> Option<String> {
     let GrowingPresentation { presentation, is_complete } = grow_presentation(plan, parts)?;
-    let rendition = presentation.renditions().find(|r| r.name == rendition)?;
+    let rendition = presentation.listed_renditions().find(|r| r.name == rendition)?;
     // RFC 8216, 6.2.1: the target duration must not change while a playlist grows, so it is the planned one.
-    let mut text = format_header(planned_target_seconds(plan), EVENT);
+    let mut text = format_header(rendition, planned_target_seconds(plan), EVENT);
     write_segments(&mut text, rendition);
     if is_complete {
         text.push_str("#EXT-X-ENDLIST\n");
@@ -137,13 +143,26 @@ fn format_multivariant(
     let has_group = !presentation.video.is_empty() || presentation.audio.len() > 1;
     if has_group {
         for (index, audio) in presentation.audio.iter().enumerate() {
-            let language = audio.language();
-            // A player that chooses by language finds one of each: commentary in it is chosen by a person.
-            let is_first = !presentation.audio.iter().take(index).any(|before| before.language() == language);
+            let is_first = is_first_of_language(&presentation.audio, index);
             let choice = TrackChoice { is_default: index == 0, is_autoselected: is_first };
             write_audio_media(&mut text, audio, choice, &uri(&audio.name));
         }
     }
+    let (forced, offered): (Vec<_>, Vec<_>) = presentation.subtitles.iter().cloned().partition(is_forced);
+    for group in [&offered, &forced] {
+        for (index, subtitles) in group.iter().enumerate() {
+            write_subtitle_media(
+                &mut text,
+                subtitles,
+                is_first_of_language(group, index),
+                &uri(&subtitles.name),
+            );
+        }
+    }
+    let groups = VariantGroups {
+        has_audio: has_group && !presentation.audio.is_empty(),
+        has_subtitles: !presentation.subtitles.is_empty(),
+    };
     let sound = VariantBitRates {
         peak: presentation.audio.iter().map(|a| rate(a).peak).max().unwrap_or(0),
         average: presentation.audio.iter().filter_map(|a| rate(a).average).max(),
@@ -158,16 +177,12 @@ fn format_multivariant(
         };
         let codecs =
             audio_codecs.map_or_else(|| video.codecs.clone(), |audio| format!("{},{audio}", video.codecs));
-        variants.push((
-            total.peak,
-            format_variant(video, &total, &codecs, audio_codecs.is_some(), &uri(&video.name)),
-        ));
+        variants.push((total.peak, format_variant(video, &total, &codecs, groups, &uri(&video.name))));
     }
     if presentation.video.is_empty()
         && let Some(audio) = presentation.audio.first()
     {
-        variants
-            .push((sound.peak, format_variant(audio, &sound, &audio.codecs, has_group, &uri(&audio.name))));
+        variants.push((sound.peak, format_variant(audio, &sound, &audio.codecs, groups, &uri(&audio.name))));
     }
     // The rest stays best first.
     let first = variants
@@ -200,11 +215,48 @@ fn write_audio_media(text: &mut String, audio: &PresentationRendition, choice: T
     );
 }
 
+/// Subtitles are shown when a person asks for them, or by the player's settings for a language; a rendition of text needs no codec
+/// among the variant's, which names sample types of media files (RFC 8216, 4.3.4.2; RFC 6381).
+fn write_subtitle_media(
+    text: &mut String,
+    subtitles: &PresentationRendition,
+    is_autoselected: bool,
+    uri: &str,
+) {
+    let RenditionKind::Subtitles { language, label, is_forced, is_hearing_impaired } = &subtitles.kind else {
+        return;
+    };
+    let yes_or_no = |is_so: bool| if is_so { "YES" } else { "NO" };
+    let (autoselect, forced) = (yes_or_no(is_autoselected), yes_or_no(*is_forced));
+    let characteristics = if *is_hearing_impaired { HEARING_IMPAIRED } else { "" };
+    let _infallible = writeln!(
+        text,
+        "#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID=\"{SUBTITLE_GROUP}\",LANGUAGE=\"{language}\",NAME=\"{label}\",DEFAULT=NO,AUTOSELECT={autoselect},FORCED={forced}{characteristics},URI=\"{uri}\""
+    );
+}
+
+fn is_forced(rendition: &PresentationRendition) -> bool {
+    matches!(rendition.kind, RenditionKind::Subtitles { is_forced: true, .. })
+}
+
+/// A player that chooses by language finds one of each: commentary in it is chosen by a person.
+fn is_first_of_language(group: &[PresentationRendition], index: usize) -> bool {
+    let language = group.get(index).and_then(PresentationRendition::language);
+    !group.iter().take(index).any(|before| before.language() == language)
+}
+
+/// The groups that a variant names.
+#[derive(Debug, Clone, Copy)]
+struct VariantGroups {
+    has_audio: bool,
+    has_subtitles: bool,
+}
+
 fn format_variant(
     rendition: &PresentationRendition,
     rates: &VariantBitRates,
     codecs: &str,
-    has_audio: bool,
+    groups: VariantGroups,
     uri: &str,
 ) -> String {
     let mut text = format!("#EXT-X-STREAM-INF:BANDWIDTH={}", rates.peak);
@@ -221,17 +273,26 @@ fn format_variant(
         add("VIDEO-RANGE", "SDR".to_owned());
         add("CLOSED-CAPTIONS", "NONE".to_owned());
     }
-    if has_audio {
+    if groups.has_audio {
         add("AUDIO", format!("\"{AUDIO_GROUP}\""));
+    }
+    if groups.has_subtitles {
+        add("SUBTITLES", format!("\"{SUBTITLE_GROUP}\""));
     }
     let _infallible = writeln!(text, "\n{uri}");
     text
 }
 
-fn format_header(target_seconds: u64, kind: &str) -> String {
+fn format_header(rendition: &PresentationRendition, target_seconds: u64, kind: &str) -> String {
+    // Files of text need no initialization (RFC 8216, 3.5).
+    let map = if is_subtitles(rendition) { "" } else { "#EXT-X-MAP:URI=\"init.mp4\"\n" };
     format!(
-        "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_seconds}\n#EXT-X-MEDIA-SEQUENCE:1\n#EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"init.mp4\"\n"
+        "#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-TARGETDURATION:{target_seconds}\n#EXT-X-MEDIA-SEQUENCE:1\n#EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-INDEPENDENT-SEGMENTS\n{map}"
     )
+}
+
+const fn is_subtitles(rendition: &PresentationRendition) -> bool {
+    matches!(rendition.kind, RenditionKind::Subtitles { .. })
 }
 
 /// Each EXTINF is the difference of two rounded times, so that the sum over any run is exact to a microsecond.
@@ -247,7 +308,7 @@ fn write_segments(text: &mut String, rendition: &PresentationRendition) {
         let start = microseconds(end_ticks);
         end_ticks += segment.duration_ticks;
         let duration = microseconds(end_ticks).saturating_sub(start);
-        let name = format!("{number}.m4s");
+        let name = format!("{number}.{}", if is_subtitles(rendition) { "vtt" } else { "m4s" });
         let _infallible = writeln!(text, "#EXTINF:{},\n{name}", format_decimal(duration, 1_000_000, 6));
     }
 }

@@ -4,10 +4,10 @@
 
 use schemas::{
     job::{self, EncodePlan, JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
-    media::{EncodedRendition as Summary, Rational},
+    media::{EncodedRendition as Summary, EncodedSubtitles, Rational},
 };
 
-use crate::plan;
+use crate::{plan, webvtt::SubtitleTimeline};
 
 /// Everything of one encode that can be played.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Presentation {
     pub video: Vec<PresentationRendition>,
     /// Audio renditions, the default one first.
     pub audio: Vec<PresentationRendition>,
+    /// Subtitles; a track without a text is none.
+    pub subtitles: Vec<PresentationRendition>,
 }
 
 /// One rendition.
@@ -27,7 +29,7 @@ pub struct PresentationRendition {
     pub codecs: String,
     /// Ticks per second.
     pub timescale: u32,
-    /// Bytes of the init segment.
+    /// Bytes of the init segment; of subtitles, of the file with all of them.
     pub init_bytes: u64,
     /// Segments in order; their numbers start at 1.
     pub segments: Vec<StoredSegment>,
@@ -57,6 +59,17 @@ pub enum RenditionKind {
         channels: u32,
         /// Samples per second.
         sample_rate_hz: u32,
+    },
+    /// Text.
+    Subtitles {
+        /// Language tag, `und` when unknown.
+        language: String,
+        /// Name for people.
+        label: String,
+        /// Shown also to those who want no subtitles.
+        is_forced: bool,
+        /// Also says what is heard beside speech.
+        is_hearing_impaired: bool,
     },
 }
 
@@ -95,6 +108,13 @@ impl Presentation {
         if found.audio.len() != plan.audio.len() {
             return Err(PartPlanMismatch("an audio track is missing".into()));
         }
+        let timeline = SubtitleTimeline::new(plan);
+        for subtitles in &found.subtitles {
+            let is_whole = subtitles.segments.len() == timeline.segments.len();
+            if !is_whole || !timeline.begins_with(&subtitles.segments) {
+                return Err(PartPlanMismatch(format!("{} has other segments than planned", subtitles.name)));
+            }
+        }
         Ok(found)
     }
 
@@ -124,7 +144,16 @@ impl Presentation {
             };
             PresentationRendition::from_unfinished_parts(&audio.name, kind, parts)
         });
-        Self { video: video.unwrap_or_default(), audio: audio.collect() }
+        let subtitles = plan.subtitles.iter().filter_map(|subtitles| {
+            let kind = RenditionKind::Subtitles {
+                language: subtitles.language.clone(),
+                label: subtitles.label.clone(),
+                is_forced: subtitles.is_forced,
+                is_hearing_impaired: subtitles.is_hearing_impaired,
+            };
+            PresentationRendition::from_unfinished_parts(&subtitles.name, kind, parts)
+        });
+        Self { video: video.unwrap_or_default(), audio: audio.collect(), subtitles: subtitles.collect() }
     }
 
     /// Takes out the rungs that cost as much as a larger one: simple pictures may, and a player that goes down to such a rung when
@@ -141,9 +170,14 @@ impl Presentation {
         self.video.extract_if(.., is_costly).collect()
     }
 
-    /// All renditions, video first.
+    /// All renditions of pictures and sound, video first.
     pub fn renditions(&self) -> impl Iterator<Item = &PresentationRendition> {
         self.video.iter().chain(&self.audio)
+    }
+
+    /// All renditions, subtitles last.
+    pub fn listed_renditions(&self) -> impl Iterator<Item = &PresentationRendition> {
+        self.renditions().chain(&self.subtitles)
     }
 
     /// Whole seconds that no segment exceeds.
@@ -156,10 +190,12 @@ impl Presentation {
 pub const AUDIO_FRAME_SAMPLES: u64 = 1_024;
 
 impl PresentationRendition {
-    /// The language of sound; none of pictures.
+    /// The language of sound and text; none of pictures.
     pub fn language(&self) -> Option<&str> {
         match &self.kind {
-            RenditionKind::Audio { language, .. } => Some(language),
+            RenditionKind::Audio { language, .. } | RenditionKind::Subtitles { language, .. } => {
+                Some(language)
+            }
             RenditionKind::Video { .. } => None,
         }
     }
@@ -231,7 +267,7 @@ impl PresentationRendition {
     pub fn summary(&self, target_seconds: u64) -> Summary {
         let (width, height) = match self.kind {
             RenditionKind::Video { width, height, .. } => (width, height),
-            RenditionKind::Audio { .. } => (0, 0),
+            RenditionKind::Audio { .. } | RenditionKind::Subtitles { .. } => (0, 0),
         };
         Summary {
             name: self.name.clone(),
@@ -243,6 +279,18 @@ impl PresentationRendition {
             segment_count: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
             size_bytes: self.size_bytes(),
         }
+    }
+
+    /// Subtitles as the medium's record lists them; none of other renditions.
+    pub fn subtitle_summary(&self) -> Option<EncodedSubtitles> {
+        let RenditionKind::Subtitles { language, label, is_forced, .. } = &self.kind else { return None };
+        Some(EncodedSubtitles {
+            name: self.name.clone(),
+            language: language.clone(),
+            label: label.clone(),
+            is_forced: *is_forced,
+            size_bytes: self.size_bytes(),
+        })
     }
 
     fn longest_segment_seconds(&self) -> u64 {

@@ -9,10 +9,10 @@ use schemas::{
     examples,
     ids::JobId,
     job::{EncodePlan, JobPartRecord, JobPartStatus, StoredSegment, StoredTrack},
-    media::{AudioTrack, MediaSource, TechnicalMetadata, VideoTrack},
+    media::{AudioTrack, MediaSource, SubtitleTrack, TechnicalMetadata, VideoTrack},
 };
 
-use crate::{EncodeProfile, plan};
+use crate::{EncodeProfile, plan, webvtt::SubtitleTimeline};
 
 /// What a probe would find: a video of 25 frames a second, and one audio track in English.
 pub fn build_technical(seconds: i64, width: u32, height: u32) -> TechnicalMetadata {
@@ -35,6 +35,7 @@ pub fn build_technical(seconds: i64, width: u32, height: u32) -> TechnicalMetada
             end_us: seconds * 1_000_000,
             ..examples::audio_track()
         }],
+        subtitles: Vec::new(),
         still: false,
         clock: Vec::new(),
         warnings: Vec::new(),
@@ -105,7 +106,53 @@ pub fn build_finished_parts(plan: &EncodePlan) -> Vec<JobPartRecord> {
         };
         parts.push(build_part(&audio.name, vec![track], JobPartStatus::Done));
     }
+    if !plan.subtitles.is_empty() {
+        let timeline = SubtitleTimeline::new(plan);
+        let tracks = plan.subtitles.iter().map(|subtitles| StoredTrack {
+            rendition: subtitles.name.clone(),
+            timescale: timeline.timescale,
+            init_sha256: "sha of subtitles".into(),
+            init_bytes: 500,
+            codecs: "wvtt".into(),
+            first_segment: 1,
+            segments: timeline
+                .segments
+                .iter()
+                .map(|(start_ticks, duration_ticks)| StoredSegment {
+                    start_ticks: *start_ticks,
+                    duration_ticks: *duration_ticks,
+                    size_bytes: 60,
+                })
+                .collect(),
+        });
+        parts.push(build_part(plan::SUBTITLES, tracks.collect(), JobPartStatus::Done));
+    }
     parts
+}
+
+/// Three subtitle tracks: English, English for those who don't hear, and forced French.
+pub fn build_subtitles() -> Vec<SubtitleTrack> {
+    let track = |index, language: &str, title: Option<&str>| SubtitleTrack {
+        index,
+        codec: "subrip".into(),
+        language: Some(language.into()),
+        title: title.map(str::to_owned),
+        is_forced: false,
+        is_hearing_impaired: false,
+    };
+    vec![
+        track(2, "eng", None),
+        SubtitleTrack { is_hearing_impaired: true, ..track(3, "en", Some("English \"SDH\"")) },
+        SubtitleTrack { is_forced: true, ..track(4, "fre", None) },
+    ]
+}
+
+/// The encode of [`build_example`] with [`build_subtitles`].
+pub fn build_subtitled_example() -> (EncodePlan, Vec<JobPartRecord>) {
+    let technical = TechnicalMetadata { subtitles: build_subtitles(), ..build_technical(61, 640, 360) };
+    let plan = build_plan(&technical, &EncodeProfile::default());
+    let parts = build_finished_parts(&plan);
+    (plan, parts)
 }
 
 /// A minute and a second of 360p: its plan and its finished parts.

@@ -7,7 +7,10 @@ use schemas::job::{JobPartRecord, JobPartStatus};
 use crate::{
     EncodeProfile, mpd, plan, playlist,
     presentation::Presentation,
-    testing::{build_example, build_finished_parts, build_plan, build_technical},
+    testing::{
+        build_example, build_finished_parts, build_plan, build_subtitled_example, build_subtitles,
+        build_technical,
+    },
 };
 
 #[test]
@@ -29,6 +32,46 @@ fn audio_only_playlists_and_manifest() {
     let presentation = Presentation::assemble(&plan, &build_finished_parts(&plan)).unwrap();
     insta::assert_snapshot!("audio_only", playlist::render_multivariant(&presentation));
     insta::assert_snapshot!("audio_only_manifest", mpd::render_manifest(&presentation).unwrap());
+}
+
+#[test]
+fn subtitles_are_listed_by_language_and_as_long_as_the_picture() {
+    let (plan, parts) = build_subtitled_example();
+    let presentation = Presentation::assemble(&plan, &parts).unwrap();
+    let target = presentation.target_seconds();
+    insta::assert_snapshot!("subtitles_multivariant", playlist::render_multivariant(&presentation));
+    insta::assert_snapshot!("subtitles_media", playlist::render_media(&presentation.subtitles[0], target));
+    insta::assert_snapshot!("subtitles_manifest", mpd::render_manifest(&presentation).unwrap());
+    // Sound alone: multiples of its segments, up to its last frame.
+    let mut technical = build_technical(20, 640, 360);
+    technical.video.clear();
+    technical.subtitles = build_subtitles();
+    let plan = build_plan(&technical, &EncodeProfile::default());
+    let presentation = Presentation::assemble(&plan, &build_finished_parts(&plan)).unwrap();
+    let text = &presentation.subtitles[0];
+    assert_eq!(text.duration_ticks() / 48_000, 20);
+    assert_eq!(text.segments.len(), 4);
+    let multivariant = playlist::render_multivariant(&presentation);
+    assert!(multivariant.contains(",SUBTITLES=\"subtitles\"\na0/index.m3u8\n"), "{multivariant}");
+}
+
+#[test]
+fn subtitles_come_when_they_are_there_and_hold_nothing_up() {
+    let (plan, parts) = build_subtitled_example();
+    let without: Vec<JobPartRecord> = parts.iter().filter(|p| p.part != plan::SUBTITLES).cloned().collect();
+    let growing = playlist::render_growing_multivariant(&plan, &without).unwrap();
+    assert!(!growing.contains("SUBTITLES"), "{growing}");
+    let picture = playlist::render_event(&plan, &without, "v360").unwrap();
+    assert!(picture.ends_with("#EXT-X-ENDLIST\n"), "{picture}");
+    // All of the text, and one segment of the picture.
+    let first = |part: &JobPartRecord| ["a0", "v0000", plan::SUBTITLES].contains(&part.part.as_str());
+    let begun: Vec<JobPartRecord> = parts.iter().filter(|part| first(part)).cloned().collect();
+    let growing = playlist::render_growing_multivariant(&plan, &begun).unwrap();
+    assert!(growing.contains("URI=\"s0/event.m3u8\""), "{growing}");
+    let text = playlist::render_event(&plan, &begun, "s0").unwrap();
+    assert!(text.ends_with("#EXTINF:6.000000,\n1.vtt\n"), "{text}");
+    let whole = playlist::render_event(&plan, &parts, "s0").unwrap();
+    assert!(whole.starts_with(text.as_str()) && whole.ends_with("11.vtt\n#EXT-X-ENDLIST\n"), "{whole}");
 }
 
 #[test]

@@ -439,6 +439,7 @@ mod tests {
                 duration_ms: 1,
                 video: None,
                 audio: Vec::new(),
+                subtitles: Vec::new(),
                 poster: None,
                 profile: "default".into(),
                 options_digest: "d".into(),

@@ -25,6 +25,7 @@ use crate::{
     outage, playable,
     source::StoredMediaSource,
     spec::{self, EncodeMode},
+    subtitles,
     tracks::{EncodedSegment, PartTracks},
 };
 
@@ -135,6 +136,9 @@ impl PartRun<'_> {
             PartWork::Audio(audio) => {
                 driver.encode_audio(source, spec::build_audio_spec(plan, audio)?, out, cancel).await?
             }
+            PartWork::Subtitles(tracks) => {
+                subtitles::make_subtitles(self.context, source, plan, tracks, out, cancel).await?
+            }
             PartWork::Finish => return Err(TranscodeError::Unknown("a finish to encode".into())),
         };
         Ok(report)
@@ -170,7 +174,7 @@ impl<'a> PartOutputCollector<'a> {
         let part = run.claim.current_record().await;
         Self {
             run,
-            tracks: PartTracks::new(run.work, &part),
+            tracks: PartTracks::new(&run.job.plan, run.work, &part),
             frames_done: 0,
             progress_at: None,
             is_playable_known: !playable::is_first_part(&run.job.plan, run.part),
@@ -224,7 +228,7 @@ impl<'a> PartOutputCollector<'a> {
         let (name, bytes, made) = match output {
             MediaTaskOutput::Init { rendition, bytes } => {
                 self.tracks.add_init(rendition, &bytes)?;
-                (keys::init_segment_path(self.tracks.rendition_name(rendition)?), bytes, None)
+                (self.init_path(rendition)?, bytes, None)
             }
             MediaTaskOutput::Segment {
                 rendition,
@@ -244,7 +248,7 @@ impl<'a> PartOutputCollector<'a> {
                 let size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 let segment = StoredSegment { start_ticks, duration_ticks, size_bytes };
                 let made = EncodedSegment { rendition, number, timescale, segment };
-                (keys::segment_path(self.tracks.rendition_name(rendition)?, number), bytes, Some(made))
+                (self.segment_path(rendition, number)?, bytes, Some(made))
             }
             MediaTaskOutput::Progress { frames_done } => {
                 self.frames_done = frames_done;
@@ -254,6 +258,22 @@ impl<'a> PartOutputCollector<'a> {
         };
         let key = format!("{}/{name}", self.run.job.prefix);
         Ok(VecDeque::from([put_segment(self.run.context.store.clone(), key, bytes, made)]))
+    }
+
+    fn init_path(&self, rendition: u16) -> Result<String, TranscodeError> {
+        let name = self.tracks.rendition_name(rendition)?;
+        Ok(match self.run.work {
+            PartWork::Subtitles(_) => keys::whole_subtitles_path(name),
+            _ => keys::init_segment_path(name),
+        })
+    }
+
+    fn segment_path(&self, rendition: u16, number: u32) -> Result<String, TranscodeError> {
+        let name = self.tracks.rendition_name(rendition)?;
+        Ok(match self.run.work {
+            PartWork::Subtitles(_) => keys::subtitle_segment_path(name, number),
+            _ => keys::segment_path(name, number),
+        })
     }
 
     fn record_upload(&mut self, stored: SegmentUploadResult) -> Result<(), TranscodeError> {
@@ -325,7 +345,7 @@ impl<'a> PartOutputCollector<'a> {
                 self.frames_done.saturating_mul(1_000 * packaging::presentation::AUDIO_FRAME_SAMPLES)
                     / u64::from(audio.sample_rate_hz.max(1))
             }
-            PartWork::Finish => 0,
+            PartWork::Subtitles(_) | PartWork::Finish => 0,
         };
         publish_part_progress(&context.bus, job, part, done_ms).await;
     }

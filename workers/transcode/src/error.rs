@@ -87,7 +87,9 @@ impl TranscodeError {
             Self::Unplanned(_) => "output_unplanned",
             Self::Parts(_) => "parts_mismatch",
             Self::Nonconforming(_) => "conformance_failed",
-            Self::Measure(MeasureError::Malformed { .. }) => "output_malformed",
+            Self::Measure(MeasureError::Malformed { .. } | MeasureError::Subtitles { .. }) => {
+                "output_malformed"
+            }
             Self::Manifest(_) => "manifest_failed",
             Self::Nothing(_) => media::MediaErrorCode::MediaNoStreams.as_str(),
             Self::Unknown(_) => "job_unknown",

@@ -50,11 +50,13 @@ pub(crate) async fn finish_job(
     let mut presentation = Presentation::assemble(&job.plan, &parts)?;
     let has_poster = make_poster(context, job, stop).await?;
     let target = presentation.target_seconds();
-    let playlists: BTreeMap<String, String> =
-        presentation.renditions().map(|r| (r.name.clone(), playlist::render_media(r, target))).collect();
+    let playlists: BTreeMap<String, String> = presentation
+        .listed_renditions()
+        .map(|r| (r.name.clone(), playlist::render_media(r, target)))
+        .collect();
     // Their playlists are stored all the same, for viewers who began with them while the encode grew.
     let costly = presentation.remove_costly_rungs();
-    let plan = without_rungs(&job.plan, &costly);
+    let plan = listed_plan(&job.plan, &costly, &presentation);
     let is_playable = !playlists.is_empty();
     let multivariant = playlist::render_multivariant(&presentation);
     let manifest = mpd::render_manifest(&presentation)?;
@@ -62,12 +64,15 @@ pub(crate) async fn finish_job(
         let reads_max = context.config.check_reads_max;
         let measured =
             check::measure_presentation(&context.store, &job.prefix, &presentation, reads_max).await?;
+        let subtitles =
+            check::measure_subtitles(&context.store, &job.prefix, &presentation, reads_max).await?;
         let evidence = ConformanceInput {
             plan: &plan,
             multivariant: &multivariant,
             playlists: &playlists,
             manifest: &manifest,
             measured: &measured,
+            subtitles: &subtitles,
         };
         check::check_conformance(&evidence)
     } else {
@@ -107,6 +112,11 @@ pub(crate) async fn finish_job(
         prefix: job.prefix.clone(),
         duration_ms: job.plan.duration_ms,
         renditions: presentation.renditions().map(|r| r.summary(target)).collect(),
+        subtitles: presentation
+            .subtitles
+            .iter()
+            .filter_map(PresentationRendition::subtitle_summary)
+            .collect(),
         has_poster,
     };
     job_result::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
@@ -115,9 +125,14 @@ pub(crate) async fn finish_job(
     Ok(())
 }
 
-/// The plan as far as it is listed for players.
-fn without_rungs(plan: &job::EncodePlan, costly: &[PresentationRendition]) -> job::EncodePlan {
+/// The plan as far as it is listed for players: without costly rungs, and without subtitles that have no text.
+fn listed_plan(
+    plan: &job::EncodePlan,
+    costly: &[PresentationRendition],
+    presentation: &Presentation,
+) -> job::EncodePlan {
     let mut plan = plan.clone();
+    plan.subtitles.retain(|planned| presentation.subtitles.iter().any(|made| made.name == planned.name));
     if let Some(video) = &mut plan.video {
         video.rungs.retain(|rung| !costly.iter().any(|taken| taken.name == rung.name));
     }

@@ -30,6 +30,7 @@ mod playable;
 mod report;
 mod source;
 mod spec;
+mod subtitles;
 #[cfg(test)]
 mod tests;
 mod tracks;

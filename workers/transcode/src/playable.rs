@@ -49,6 +49,7 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
             prefix: job.prefix.clone(),
             duration_ms: job.plan.duration_ms,
             renditions: Vec::new(),
+            subtitles: Vec::new(),
             has_poster: false,
         });
         let event = MediaPlayable {

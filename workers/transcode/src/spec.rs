@@ -1,8 +1,11 @@
 //! From the plan's words to the media child's.
 
-use media::{AudioSpec, ClockMap, ClockMark, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec};
+use media::{
+    AudioSpec, ClockMap, ClockMark, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec,
+    SubtitlesSpec,
+};
 use schemas::{
-    job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, VideoPlan},
+    job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, SubtitlePlan, VideoPlan},
     media::Rational,
 };
 
@@ -75,6 +78,20 @@ pub(crate) fn build_audio_spec(plan: &EncodePlan, audio: &AudioPlan) -> Result<A
         loudness_lufs: audio.loudness_lufs,
         clock: to_clock_map(plan),
     })
+}
+
+/// All subtitle tracks; the one at position `n` is rendition `n`.
+pub(crate) fn build_subtitles_spec(
+    plan: &EncodePlan,
+    tracks: &[SubtitlePlan],
+    duration_us: u64,
+) -> SubtitlesSpec {
+    SubtitlesSpec {
+        streams: tracks.iter().map(|track| track.stream_index).collect(),
+        origin_us: plan.origin_us,
+        duration_us,
+        clock: to_clock_map(plan),
+    }
 }
 
 /// The poster.

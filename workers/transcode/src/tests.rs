@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
-use packaging::{mpd, playlist, presentation::Presentation, testing::build_example};
+use packaging::{mpd, playlist, presentation::Presentation, testing::build_subtitled_example};
 use schemas::job::EncodePlan;
 
 use crate::{
     boxes,
-    check::{self, ConformanceInput, ConformanceRule, FindingSeverity, MeasuredRendition, MeasuredSegment},
+    check::{
+        self, ConformanceInput, ConformanceRule, FindingSeverity, MeasuredRendition, MeasuredSegment,
+        MeasuredSubtitles, subtitles::ReadCue,
+    },
 };
 
 /// What the store would hold if it held what the parts say.
@@ -54,27 +57,39 @@ fn measured(plan: &EncodePlan, presentation: &Presentation) -> BTreeMap<String, 
     all.collect()
 }
 
+/// A cue that goes on from the first segment of 6 s to the second, and none in the others.
+fn cues(segments: usize) -> MeasuredSubtitles {
+    let cue = ReadCue { start_ms: 5_000, end_ms: 7_000, text: "x".into() };
+    (0..segments).map(|index| if index < 2 { vec![cue.clone()] } else { Vec::new() }).collect()
+}
+
 struct Case {
     plan: EncodePlan,
     multivariant: String,
     playlists: BTreeMap<String, String>,
     manifest: String,
     measured: BTreeMap<String, MeasuredRendition>,
+    subtitles: BTreeMap<String, MeasuredSubtitles>,
 }
 
 impl Case {
     fn new() -> Self {
-        let (plan, parts) = build_example();
+        let (plan, parts) = build_subtitled_example();
         let presentation = Presentation::assemble(&plan, &parts).unwrap();
         let target = presentation.target_seconds();
         Self {
             multivariant: playlist::render_multivariant(&presentation),
             playlists: presentation
-                .renditions()
+                .listed_renditions()
                 .map(|r| (r.name.clone(), playlist::render_media(r, target)))
                 .collect(),
             manifest: mpd::render_manifest(&presentation).unwrap(),
             measured: measured(&plan, &presentation),
+            subtitles: presentation
+                .subtitles
+                .iter()
+                .map(|r| (r.name.clone(), cues(r.segments.len())))
+                .collect(),
             plan,
         }
     }
@@ -86,6 +101,7 @@ impl Case {
             playlists: &self.playlists,
             manifest: &self.manifest,
             measured: &self.measured,
+            subtitles: &self.subtitles,
         };
         let findings = check::check_conformance(&evidence);
         findings
@@ -165,6 +181,36 @@ fn each_rule_of_playlists_finds_its_fault() {
     check(Rule::A9, "a missing entry", &|c| {
         c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", "");
     });
+}
+
+#[test]
+fn each_rule_of_subtitles_finds_its_fault() {
+    use ConformanceRule as Rule;
+    let check = assert_found;
+    check(Rule::A14, "not announced", &|c| c.swap("TYPE=SUBTITLES", "TYPE=OTHER"));
+    check(Rule::A14, "another language", &|c| c.swap("LANGUAGE=\"fr\"", "LANGUAGE=\"fre\""));
+    check(Rule::A14, "not forced", &|c| c.swap("FORCED=YES", "FORCED=NO"));
+    check(Rule::A14, "shown unasked", &|c| {
+        c.swap("NAME=\"French\",DEFAULT=NO", "NAME=\"French\",DEFAULT=YES");
+    });
+    check(Rule::A14, "no group", &|c| c.swap(",SUBTITLES=\"subtitles\"\n", "\n"));
+    check(Rule::A14, "one name twice", &|c| c.swap("NAME=\"French\"", "NAME=\"English\""));
+    check(Rule::A14, "a cue of another time", &|c| {
+        let cue = ReadCue { start_ms: 50_000, end_ms: 51_000, text: "x".into() };
+        c.subtitles.get_mut("s1").unwrap()[4].push(cue);
+    });
+    check(Rule::A14, "a cue that is not repeated", &|c| c.subtitles.get_mut("s1").unwrap()[1].clear());
+    check(Rule::A14, "a missing file", &|c| drop(c.subtitles.get_mut("s2").unwrap().pop()));
+    check(Rule::A14, "nothing stored", &|c| drop(c.subtitles.remove("s2")));
+    check(Rule::A8, "a missing playlist", &|c| drop(c.playlists.remove("s0")));
+    check(Rule::A8, "another target", &|c| c.swap_media("s0", "TARGETDURATION:7", "TARGETDURATION:8"));
+    check(Rule::A8, "too short", &|c| c.swap_media("s0", "#EXTINF:1.000000,\n11.vtt\n", ""));
+    check(Rule::A8, "other files", &|c| c.swap_media("s0", "2.vtt", "2.m4s"));
+    check(Rule::A12, "a map", &|c| {
+        c.swap_media("s0", "#EXTINF", "#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF");
+    });
+    check(Rule::B17, "not in the manifest", &|c| c.swap_manifest("id=\"s0\"", "id=\"s9\""));
+    check(Rule::B17, "no type", &|c| c.swap_manifest("text/vtt", "text/plain"));
 }
 
 #[test]

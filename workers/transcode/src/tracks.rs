@@ -3,9 +3,9 @@
 //! A repeated part keeps the tracks of the try before until it has passed them, so that a growing playlist never shrinks.
 
 use data_encoding::HEXLOWER;
-use packaging::plan::PartWork;
+use packaging::{plan::PartWork, webvtt::SubtitleTimeline};
 use schemas::{
-    job::{JobPartRecord, StoredSegment, StoredTrack},
+    job::{EncodePlan, JobPartRecord, StoredSegment, StoredTrack},
     media::Rational,
 };
 use sha2::{Digest, Sha256};
@@ -19,9 +19,20 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ExpectedRendition {
     name: String,
-    /// Width and height in pixels; `None` for sound.
-    size: Option<(u32, u32)>,
+    kind: ExpectedKind,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExpectedKind {
+    /// Of so many pixels.
+    Video(u32, u32),
+    Audio,
+    /// In so many ticks a second.
+    Subtitles(u32),
+}
+
+/// Codec string of WebVTT; it stands in no playlist.
+const WEBVTT: &str = "wvtt";
 
 /// The tracks of a running part.
 #[derive(Debug)]
@@ -32,6 +43,8 @@ pub(crate) struct PartTracks {
     made: Vec<Option<StoredTrack>>,
     /// What earlier tries left.
     before: Vec<StoredTrack>,
+    /// The segments of subtitles.
+    timeline: SubtitleTimeline,
 }
 
 /// A segment the child made.
@@ -48,21 +61,32 @@ pub(crate) struct EncodedSegment {
 }
 
 impl PartTracks {
-    /// The tracks that `work` will have; `part` holds what earlier tries stored.
-    pub(crate) fn new(work: PartWork<'_>, part: &JobPartRecord) -> Self {
+    /// The tracks that `work` of a plan will have; `part` holds what earlier tries stored.
+    pub(crate) fn new(plan: &EncodePlan, work: PartWork<'_>, part: &JobPartRecord) -> Self {
+        let timeline = SubtitleTimeline::new(plan);
         let (expected, first_segment) = match work {
             PartWork::Video { video, range } => {
                 let rungs = video.rungs.iter();
                 let all = rungs
-                    .map(|r| ExpectedRendition { name: r.name.clone(), size: Some((r.width, r.height)) })
+                    .map(|r| ExpectedRendition {
+                        name: r.name.clone(),
+                        kind: ExpectedKind::Video(r.width, r.height),
+                    })
                     .collect();
                 (all, range.first_segment)
             }
-            PartWork::Audio(audio) => (vec![ExpectedRendition { name: audio.name.clone(), size: None }], 1),
+            PartWork::Audio(audio) => {
+                (vec![ExpectedRendition { name: audio.name.clone(), kind: ExpectedKind::Audio }], 1)
+            }
+            PartWork::Subtitles(tracks) => {
+                let kind = ExpectedKind::Subtitles(timeline.timescale);
+                let tracks = tracks.iter();
+                (tracks.map(|track| ExpectedRendition { name: track.name.clone(), kind }).collect(), 1)
+            }
             PartWork::Finish => (Vec::new(), 1),
         };
         let made = vec![None; expected.len()];
-        Self { expected, first_segment, made, before: part.tracks.clone() }
+        Self { expected, first_segment, made, before: part.tracks.clone(), timeline }
     }
 
     /// Folder name of a rendition.
@@ -75,23 +99,31 @@ impl PartTracks {
 
     /// Takes note of an init segment.
     pub(crate) fn add_init(&mut self, rendition: u16, bytes: &[u8]) -> Result<(), TranscodeError> {
-        let name = self.rendition_name(rendition)?.to_owned();
-        let init = boxes::read_init_segment(bytes)
-            .map_err(|why| TranscodeError::Unplanned(format!("init segment of {name}: {why}")))?;
-        let size = match init.kind {
-            Mp4TrackKind::Video { width, height, .. } => Some((width, height)),
-            Mp4TrackKind::Audio { .. } => None,
-        };
         let slot = usize::from(rendition);
-        if self.expected.get(slot).is_none_or(|e| e.size != size) {
-            return Err(TranscodeError::Unplanned(format!("{name} holds {:?}", init.kind)));
-        }
+        let Some(ExpectedRendition { name, kind }) = self.expected.get(slot).cloned() else {
+            return Err(TranscodeError::Unplanned(format!("rendition {rendition}")));
+        };
+        let (timescale, codecs) = match kind {
+            ExpectedKind::Subtitles(timescale) => (timescale, WEBVTT.to_owned()),
+            ExpectedKind::Video(..) | ExpectedKind::Audio => {
+                let init = boxes::read_init_segment(bytes)
+                    .map_err(|why| TranscodeError::Unplanned(format!("init segment of {name}: {why}")))?;
+                let found = match init.kind {
+                    Mp4TrackKind::Video { width, height, .. } => ExpectedKind::Video(width, height),
+                    Mp4TrackKind::Audio { .. } => ExpectedKind::Audio,
+                };
+                if found != kind {
+                    return Err(TranscodeError::Unplanned(format!("{name} holds {:?}", init.kind)));
+                }
+                (init.timescale, init.codecs)
+            }
+        };
         let track = StoredTrack {
             rendition: name,
-            timescale: init.timescale,
+            timescale,
             init_sha256: HEXLOWER.encode(&Sha256::digest(bytes)),
             init_bytes: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-            codecs: init.codecs,
+            codecs,
             first_segment: self.first_segment,
             segments: Vec::new(),
         };
@@ -148,6 +180,10 @@ impl PartTracks {
     pub(crate) fn finish(self, work: PartWork<'_>) -> Result<Vec<StoredTrack>, TranscodeError> {
         let mut tracks = Vec::new();
         for (expected, made) in self.expected.into_iter().zip(self.made) {
+            if made.is_none() && matches!(expected.kind, ExpectedKind::Subtitles(_)) {
+                // A track without a text is none.
+                continue;
+            }
             let track =
                 made.ok_or_else(|| TranscodeError::Unplanned(format!("{} was not made", expected.name)))?;
             let ticks: u64 = track.segments.iter().map(|s| s.duration_ticks).sum();
@@ -164,6 +200,10 @@ impl PartTracks {
                         samples,
                         Rational { num: audio.sample_rate_hz, den: 1 },
                     )
+                }
+                PartWork::Subtitles(_) => {
+                    self.timeline.begins_with(&track.segments)
+                        && track.segments.len() == self.timeline.segments.len()
                 }
                 PartWork::Finish => true,
             };
@@ -232,7 +272,11 @@ mod tests {
     #[test]
     fn what_was_not_planned_is_refused() {
         let audio = plan();
-        let mut tracks = PartTracks::new(PartWork::Audio(&audio), &part(Vec::new()));
+        let mut tracks = PartTracks::new(
+            &packaging::testing::build_example().0,
+            PartWork::Audio(&audio),
+            &part(Vec::new()),
+        );
         assert!(tracks.add_init(1, &[]).is_err(), "a foreign rendition");
         assert!(tracks.add_init(0, b"not a file").is_err(), "not an init segment");
         assert!(tracks.add_segment(made(1, 0)).is_err(), "a segment before the init");
@@ -248,7 +292,11 @@ mod tests {
     #[test]
     fn a_repeat_never_shows_less() {
         let audio = plan();
-        let mut tracks = PartTracks::new(PartWork::Audio(&audio), &part(vec![track(3)]));
+        let mut tracks = PartTracks::new(
+            &packaging::testing::build_example().0,
+            PartWork::Audio(&audio),
+            &part(vec![track(3)]),
+        );
         let shown = |tracks: &PartTracks| tracks.stored_tracks().first().map_or(0, |t| t.segments.len());
         assert_eq!((shown(&tracks), tracks.common_segment_count()), (3, 0));
         tracks.made[0] = Some(track(0));

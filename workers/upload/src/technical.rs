@@ -2,7 +2,8 @@
 
 use media::{AudioStream, MediaFileKind, MediaProbe, MediaRatio, MediaStream, MediaStreamKind, VideoStream};
 use schemas::media::{
-    AudioTrack, ClockMark, MediaWarning, Rational, TechnicalMetadata, VideoTrack, warning_codes,
+    AudioTrack, ClockMark, MediaWarning, Rational, SubtitleTrack, TechnicalMetadata, VideoTrack,
+    warning_codes,
 };
 
 /// Most characters of a track's title in a warning.
@@ -38,16 +39,23 @@ pub fn build_technical(
         .into_iter()
         .filter_map(|stream| stream.audio.as_ref().map(|audio| audio_track(stream, audio, text_chars_max)))
         .collect();
+    let subtitles = readable_subtitles(probe).map(|stream| subtitle_track(stream, text_chars_max)).collect();
     TechnicalMetadata {
         container: container_family(&probe.container).to_owned(),
         duration_ms: probe.duration_us / 1000,
         bit_rate_bps: bit_rate_bps(probe.size_bytes, probe.duration_us),
         video,
         audio,
+        subtitles,
         still: probe.kind == MediaFileKind::Image,
         clock: probe.clock.0.iter().map(to_clock_mark).collect(),
         warnings,
     }
+}
+
+/// The subtitle tracks that play.
+fn readable_subtitles(probe: &MediaProbe) -> impl Iterator<Item = &MediaStream> {
+    probe.streams.iter().filter(|stream| stream.is_readable_subtitle()).take(media::SUBTITLE_TRACKS_MAX)
 }
 
 fn to_clock_mark(mark: &media::ClockMark) -> ClockMark {
@@ -76,6 +84,9 @@ fn list_dropped_tracks(probe: &MediaProbe) -> Vec<MediaWarning> {
                 warning_codes::TRACK_UNDECODABLE
             }
             MediaStreamKind::Video if best != Some(stream.index) => warning_codes::VIDEO_TRACK_DROPPED,
+            MediaStreamKind::Subtitle if readable_subtitles(probe).any(|kept| kept.index == stream.index) => {
+                return None;
+            }
             MediaStreamKind::Subtitle => warning_codes::SUBTITLE_TRACK_DROPPED,
             MediaStreamKind::Other => warning_codes::DATA_TRACK_DROPPED,
             MediaStreamKind::Video | MediaStreamKind::Audio => return None,
@@ -121,6 +132,17 @@ fn audio_track(stream: &MediaStream, audio: &AudioStream, text_chars_max: usize)
         is_default: stream.is_default,
         start_us: stream.start_us.unwrap_or(0),
         end_us: stream.end_us.unwrap_or(0),
+    }
+}
+
+fn subtitle_track(stream: &MediaStream, text_chars_max: usize) -> SubtitleTrack {
+    SubtitleTrack {
+        index: stream.index,
+        codec: stream.codec.clone(),
+        language: stream.language.as_deref().and_then(|text| clean_text(text, text_chars_max)),
+        title: stream.title.as_deref().and_then(|text| clean_text(text, text_chars_max)),
+        is_forced: stream.is_forced,
+        is_hearing_impaired: stream.is_hearing_impaired,
     }
 }
 

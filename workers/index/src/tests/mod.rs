@@ -67,6 +67,7 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
         bit_rate_bps: 1_000_000,
         video,
         audio,
+        subtitles: Vec::new(),
         still: false,
         clock: Vec::new(),
         warnings: Vec::new(),
@@ -98,6 +99,7 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> MediaEncode {
         prefix: "p".into(),
         duration_ms: 10_010,
         renditions: names.iter().map(rendition).collect(),
+        subtitles: Vec::new(),
         has_poster: true,
     }
 }
@@ -119,6 +121,7 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
             duration_ms: 10_010,
             video: None,
             audio: Vec::new(),
+            subtitles: Vec::new(),
             poster: None,
             profile: "default".into(),
             options_digest: "d".into(),

@@ -71,7 +71,7 @@ impl TrackDecoder {
             let usual_frame = track.avg_frame_rate().invert();
             (context, track.time_base(), usual_frame, ffi::container_aspect(&track), pixels)
         };
-        ffi::discard_other_streams(&mut opened.input, index);
+        ffi::discard_other_streams(&mut opened.input, &[index]);
         let decoder = open_decoder(context, time_base, threads, (pixels, pixels_max))?;
         Ok(Self {
             wire: Arc::clone(wire),

@@ -27,6 +27,7 @@ mod rung_encoder;
 mod sandbox;
 mod scan;
 mod stills;
+mod subtitles;
 mod tables;
 mod timeline;
 mod truncation;
@@ -133,6 +134,7 @@ fn perform_task(wire: &Arc<ParentPipe>, job: &ChildJob, began: Instant) -> Media
         MediaTask::Encode(spec) => encode::encode_video(wire, job, spec)?,
         MediaTask::Audio(spec) => audio::encode_audio(wire, job, spec)?,
         MediaTask::Stills(spec) => stills::extract_stills(wire, job, spec)?,
+        MediaTask::Subtitles(spec) => subtitles::read_subtitles(wire, job, spec)?,
     };
     let used = ffi::read_process_usage();
     Ok(ChildMessage::Done(MediaTaskReport {

@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
-use packaging::presentation::{Presentation, PresentationRendition};
+use packaging::{
+    presentation::{Presentation, PresentationRendition},
+    webvtt,
+};
 use schemas::keys;
 use sha2::{Digest, Sha256};
 use store::Store;
 
+use super::subtitles::{self, MeasuredSubtitles};
 use crate::boxes::{self, FirstPicture, InitSegment, MalformedMp4, Mp4Fragment, Mp4TrackKind};
 
 /// Bytes read of a segment: its `moof` and the beginning of its first sample.
@@ -52,6 +56,14 @@ pub enum MeasureError {
         #[source]
         source: store::StoreError,
     },
+    /// A file of subtitles is not what it should be.
+    #[error("{key}: {why}")]
+    Subtitles {
+        /// The object.
+        key: String,
+        /// Why.
+        why: String,
+    },
     /// An object is not what it should be.
     #[error("{key}: {source}")]
     Malformed {
@@ -79,6 +91,42 @@ pub async fn measure_presentation(
         );
     }
     Ok(all)
+}
+
+/// Reads every subtitle segment of a presentation below `prefix`, as a player would.
+pub async fn measure_subtitles(
+    store: &Store,
+    prefix: &str,
+    presentation: &Presentation,
+    reads_max: usize,
+) -> Result<BTreeMap<String, MeasuredSubtitles>, MeasureError> {
+    let mut all = BTreeMap::new();
+    for rendition in &presentation.subtitles {
+        let name = &rendition.name;
+        let count = u32::try_from(rendition.segments.len()).unwrap_or(u32::MAX);
+        let files = futures::stream::iter(1..=count)
+            .map(|number| {
+                read_subtitle_segment(
+                    store,
+                    format!("{prefix}/{}", keys::subtitle_segment_path(name, number)),
+                )
+            })
+            .buffered(reads_max.max(1))
+            .try_collect()
+            .await?;
+        all.insert(name.clone(), files);
+    }
+    Ok(all)
+}
+
+async fn read_subtitle_segment(store: &Store, key: String) -> Result<Vec<subtitles::ReadCue>, MeasureError> {
+    let limit = u64::try_from(webvtt::TRACK_BYTES_MAX).unwrap_or(u64::MAX);
+    let bytes = match store.get(&key, limit).await {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(MeasureError::Store { key, source }),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|error| error.to_string());
+    text.and_then(subtitles::parse_segment).map_err(|why| MeasureError::Subtitles { key, why })
 }
 
 async fn list_object_sizes(store: &Store, prefix: &str) -> Result<BTreeMap<String, u64>, MeasureError> {

@@ -1,8 +1,8 @@
 //! The conformance check: reads playlists, manifest and stored objects back and compares them with each other and with
 //! the plan. A finding that is an error fails the job.
 //!
-//! Rules are numbered: A1 to A13 follow Apple's HLS Authoring Specification and RFC 8216, B17 and B18 MPEG-DASH and CMAF.
-//! Not checked, because not made: subtitles, thumbnails, encryption, I-frame playlists.
+//! Rules are numbered: A1 to A14 follow Apple's HLS Authoring Specification and RFC 8216, B17 and B18 MPEG-DASH and CMAF.
+//! Not checked, because not made: thumbnails, encryption, I-frame playlists.
 //!
 //! Limits: at most [`FINDINGS_MAX`] findings are kept.
 
@@ -10,12 +10,16 @@ pub mod dash;
 pub mod hls;
 pub mod measure;
 mod rules;
+pub mod subtitles;
 
 use std::collections::BTreeMap;
 
 use schemas::job::EncodePlan;
 
-pub use measure::{MeasureError, MeasuredRendition, MeasuredSegment, measure_presentation};
+pub use measure::{
+    MeasureError, MeasuredRendition, MeasuredSegment, measure_presentation, measure_subtitles,
+};
+pub use subtitles::MeasuredSubtitles;
 
 /// Most findings that are kept.
 pub const FINDINGS_MAX: usize = 100;
@@ -47,6 +51,8 @@ pub enum ConformanceRule {
     A12,
     /// Audio renditions.
     A13,
+    /// Subtitles.
+    A14,
     /// The manifest.
     B17,
     /// CMAF brands and structure.
@@ -86,6 +92,8 @@ pub struct ConformanceInput<'a> {
     pub manifest: &'a str,
     /// What the store holds of each rendition.
     pub measured: &'a BTreeMap<String, MeasuredRendition>,
+    /// What the store holds of each subtitle rendition.
+    pub subtitles: &'a BTreeMap<String, MeasuredSubtitles>,
 }
 
 /// Checks an encode. Without an error among the findings it may be published.

@@ -11,6 +11,7 @@ use schemas::{
 use super::{
     ConformanceFindings, ConformanceInput, ConformanceRule, MeasuredRendition, dash,
     hls::{self, HlsAttributes, MediaPlaylist},
+    subtitles,
 };
 use crate::boxes::Mp4TrackKind;
 
@@ -20,18 +21,32 @@ const BANDWIDTH_PERCENT_MAX: u64 = 10;
 /// Samples of an AAC frame.
 const AUDIO_FRAME_SAMPLES: u64 = packaging::presentation::AUDIO_FRAME_SAMPLES;
 
-struct ConformanceContext<'a> {
-    evidence: &'a ConformanceInput<'a>,
-    multivariant: hls::MultivariantPlaylist,
+pub(super) struct ConformanceContext<'a> {
+    pub(super) evidence: &'a ConformanceInput<'a>,
+    pub(super) multivariant: hls::MultivariantPlaylist,
+    /// Of pictures and sound.
     playlists: BTreeMap<&'a str, MediaPlaylist>,
+    /// Of text.
+    pub(super) subtitles: BTreeMap<&'a str, MediaPlaylist>,
+}
+
+/// The files that a media playlist lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SegmentFormat {
+    Cmaf,
+    WebVtt,
 }
 
 pub(super) fn check_rules(evidence: &ConformanceInput<'_>, findings: &mut ConformanceFindings) {
     let Some(case) = parse_playlists(evidence, findings) else { return };
     check_variants(&case, findings);
     check_audio_media(&case, findings);
+    subtitles::check_subtitles(&case, findings);
+    for (name, media) in &case.subtitles {
+        check_playlist_form(name, media, SegmentFormat::WebVtt, findings);
+    }
     for (name, media) in &case.playlists {
-        check_playlist_form(name, media, findings);
+        check_playlist_form(name, media, SegmentFormat::Cmaf, findings);
         if let Some(measured) = evidence.measured.get(*name) {
             check_durations(&case, name, media, measured, findings);
             check_continuity(name, measured, findings);
@@ -62,8 +77,18 @@ fn parse_playlists<'a>(
     let multivariant = hls::parse_multivariant(evidence.multivariant)
         .map_err(|why| findings.add_error(ConformanceRule::A1, format!("multivariant playlist: {why}")))
         .ok()?;
+    let playlists = parse_media_playlists(evidence, planned_renditions(evidence), findings);
+    let subtitles = parse_media_playlists(evidence, planned_subtitles(evidence), findings);
+    Some(ConformanceContext { evidence, multivariant, playlists, subtitles })
+}
+
+fn parse_media_playlists<'a>(
+    evidence: &'a ConformanceInput<'a>,
+    names: impl Iterator<Item = &'a str>,
+    findings: &mut ConformanceFindings,
+) -> BTreeMap<&'a str, MediaPlaylist> {
     let mut playlists = BTreeMap::new();
-    for name in planned_renditions(evidence) {
+    for name in names {
         let Some(text) = evidence.playlists.get(name) else {
             findings.add_error(ConformanceRule::A8, format!("{name}: no media playlist"));
             continue;
@@ -75,12 +100,16 @@ fn parse_playlists<'a>(
             Err(why) => findings.add_error(ConformanceRule::A8, format!("{name}: {why}")),
         }
     }
-    Some(ConformanceContext { evidence, multivariant, playlists })
+    playlists
 }
 
 fn planned_renditions<'a>(evidence: &'a ConformanceInput<'a>) -> impl Iterator<Item = &'a str> {
     let rungs = evidence.plan.video.iter().flat_map(|v| &v.rungs).map(|r| r.name.as_str());
     rungs.chain(evidence.plan.audio.iter().map(|a| a.name.as_str()))
+}
+
+fn planned_subtitles<'a>(evidence: &'a ConformanceInput<'a>) -> impl Iterator<Item = &'a str> {
+    evidence.plan.subtitles.iter().map(|subtitles| subtitles.name.as_str())
 }
 
 /// A1 to A6: what the multivariant playlist says about its variants.
@@ -195,6 +224,11 @@ fn check_bandwidth(
 }
 
 impl ConformanceContext<'_> {
+    /// The renditions of a type that are announced.
+    pub(super) fn media_of(&self, kind: &str) -> impl Iterator<Item = &HlsAttributes> {
+        self.multivariant.media.iter().filter(move |media| media.get("TYPE").is_some_and(|said| said == kind))
+    }
+
     /// Largest peak and largest average of the renditions that `is_meant`.
     fn largest_rates(&self, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
         let chosen = self.playlists.iter().filter(|(name, _)| is_meant(name));
@@ -273,12 +307,13 @@ fn check_audio_media(case: &ConformanceContext<'_>, findings: &mut ConformanceFi
     if plan.video.is_none() && plan.audio.len() < 2 {
         return;
     }
-    findings.require_rule(case.multivariant.media.len() == plan.audio.len(), ConformanceRule::A13, || {
-        format!("{} audio renditions instead of {}", case.multivariant.media.len(), plan.audio.len())
+    let announced: Vec<&HlsAttributes> = case.media_of("AUDIO").collect();
+    findings.require_rule(announced.len() == plan.audio.len(), ConformanceRule::A13, || {
+        format!("{} audio renditions instead of {}", announced.len(), plan.audio.len())
     });
     for audio in &plan.audio {
         let uri = keys::media_playlist_path(&audio.name);
-        let Some(media) = case.multivariant.media.iter().find(|m| m.get("URI") == Some(&uri)) else {
+        let Some(media) = announced.iter().find(|m| m.get("URI") == Some(&uri)) else {
             findings.add_error(ConformanceRule::A13, format!("{}: no EXT-X-MEDIA", audio.name));
             continue;
         };
@@ -302,15 +337,13 @@ fn check_audio_media(case: &ConformanceContext<'_>, findings: &mut ConformanceFi
                 .add_error(ConformanceRule::A13, format!("{}: the init segment holds no audio", audio.name));
         }
     }
-    let defaults =
-        case.multivariant.media.iter().filter(|m| m.get("DEFAULT").is_some_and(|d| d == "YES")).count();
+    let defaults = announced.iter().filter(|m| m.get("DEFAULT").is_some_and(|d| d == "YES")).count();
     findings.require_rule(plan.audio.is_empty() || defaults == 1, ConformanceRule::A13, || {
         format!("{defaults} default audio renditions")
     });
     for (attributes, uri) in &case.multivariant.variants {
         let group = attributes.get("AUDIO");
-        let is_known =
-            group.is_some_and(|g| case.multivariant.media.iter().any(|m| m.get("GROUP-ID") == Some(g)));
+        let is_known = group.is_some_and(|g| announced.iter().any(|m| m.get("GROUP-ID") == Some(g)));
         findings.require_rule(plan.audio.is_empty() || is_known, ConformanceRule::A13, || {
             format!("{uri:.60}: no audio group")
         });
@@ -318,7 +351,16 @@ fn check_audio_media(case: &ConformanceContext<'_>, findings: &mut ConformanceFi
 }
 
 /// A8 and A12: form of one media playlist.
-fn check_playlist_form(name: &str, media: &MediaPlaylist, findings: &mut ConformanceFindings) {
+fn check_playlist_form(
+    name: &str,
+    media: &MediaPlaylist,
+    format: SegmentFormat,
+    findings: &mut ConformanceFindings,
+) {
+    let (maps, extension): (&[&str], &str) = match format {
+        SegmentFormat::Cmaf => (&["init.mp4"], "m4s"),
+        SegmentFormat::WebVtt => (&[], "vtt"),
+    };
     findings.require_rule(media.version >= 6, ConformanceRule::A8, || {
         format!("{name}: version {} is too low for EXT-X-MAP", media.version)
     });
@@ -326,8 +368,8 @@ fn check_playlist_form(name: &str, media: &MediaPlaylist, findings: &mut Conform
         format!("{name}: playlist type {:.20}", media.kind)
     });
     findings.require_rule(media.has_end, ConformanceRule::A8, || format!("{name}: EXT-X-ENDLIST is missing"));
-    findings.require_rule(media.maps == ["init.mp4"], ConformanceRule::A12, || {
-        format!("{name}: not exactly one EXT-X-MAP")
+    findings.require_rule(media.maps == maps, ConformanceRule::A12, || {
+        format!("{name}: EXT-X-MAP {:?} instead of {maps:?}", media.maps)
     });
     findings.require_rule(!media.has_discontinuity, ConformanceRule::A12, || {
         format!("{name}: EXT-X-DISCONTINUITY")
@@ -337,7 +379,7 @@ fn check_playlist_form(name: &str, media: &MediaPlaylist, findings: &mut Conform
         findings.require_rule(*duration_us <= limit_us, ConformanceRule::A8, || {
             format!("{name}: segment {number} lasts {duration_us} us")
         });
-        findings.require_rule(*uri == format!("{number}.m4s"), ConformanceRule::A8, || {
+        findings.require_rule(*uri == format!("{number}.{extension}"), ConformanceRule::A8, || {
             format!("{name}: segment {number} is {uri:.40}")
         });
     }
@@ -345,15 +387,17 @@ fn check_playlist_form(name: &str, media: &MediaPlaylist, findings: &mut Conform
 
 /// A8: one target duration, which the longest segment decides, and the same total duration.
 fn check_target_duration(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
-    let longest = case.playlists.values().flat_map(|m| &m.segments).map(|(us, _)| *us).max().unwrap_or(0);
+    let all = || case.playlists.iter().chain(&case.subtitles);
+    let longest =
+        all().map(|(_, media)| media).flat_map(|m| &m.segments).map(|(us, _)| *us).max().unwrap_or(0);
     let target = longest.div_ceil(1_000_000).max(1);
-    for (name, media) in &case.playlists {
+    for (name, media) in all() {
         findings.require_rule(media.target_seconds == target, ConformanceRule::A8, || {
             format!("{name}: target duration {} instead of {target}", media.target_seconds)
         });
     }
     let total = |media: &MediaPlaylist| media.segments.iter().map(|(us, _)| *us).sum::<u64>();
-    let longest = case.playlists.values().map(total).max().unwrap_or(0);
+    let longest = all().map(|(_, media)| media).map(total).max().unwrap_or(0);
     let frame_us = case
         .evidence
         .plan
@@ -361,7 +405,7 @@ fn check_target_duration(case: &ConformanceContext<'_>, findings: &mut Conforman
         .as_ref()
         .map_or(0, |v| 1_000_000 * u64::from(v.frame_rate.den) / u64::from(v.frame_rate.num.max(1)));
     let slack_us = frame_us.max(AUDIO_FRAME_SAMPLES * 1_000_000 / 48_000) + 1;
-    for (name, media) in &case.playlists {
+    for (name, media) in all() {
         let total = total(media);
         findings.require_rule(longest - total <= slack_us, ConformanceRule::A8, || {
             format!("{name}: lasts {total} us, the longest {longest} us")
@@ -534,7 +578,8 @@ fn check_manifest(case: &ConformanceContext<'_>, findings: &mut ConformanceFindi
         .filter_map(|r| r.get("id"))
         .map(String::as_str)
         .collect();
-    let mut expected: Vec<&str> = planned_renditions(case.evidence).collect();
+    let mut expected: Vec<&str> =
+        planned_renditions(case.evidence).chain(planned_subtitles(case.evidence)).collect();
     names.sort_unstable();
     expected.sort_unstable();
     findings.require_rule(names == expected, ConformanceRule::B17, || {
@@ -542,6 +587,11 @@ fn check_manifest(case: &ConformanceContext<'_>, findings: &mut ConformanceFindi
     });
     for set in &manifest.sets {
         let says = |key: &str, value: &str| set.attributes.get(key).is_some_and(|v| v == value);
+        if says("contentType", "text") {
+            let is_text = says("mimeType", "text/vtt") && set.attributes.contains_key("lang");
+            findings.require_rule(is_text, ConformanceRule::B17, || "text without lang or mimeType".into());
+            continue;
+        }
         findings.require_rule(
             says("segmentAlignment", "true") && says("startWithSAP", "1"),
             ConformanceRule::B17,

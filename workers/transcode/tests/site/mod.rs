@@ -202,6 +202,7 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::MediaRecord, Medi
         bit_rate_bps: 1,
         video: if clip.has_video { vec![video] } else { Vec::new() },
         audio: if clip.has_audio && !clip.is_still { vec![audio] } else { Vec::new() },
+        subtitles: Vec::new(),
         still: clip.is_still,
         clock: Vec::new(),
         warnings: Vec::new(),

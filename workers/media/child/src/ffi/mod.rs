@@ -6,10 +6,12 @@
 
 mod open;
 mod sound;
+mod subtitle;
 mod system;
 
 pub(crate) use open::{UnprobedInput, guess_format, has_jumping_clock, seek_byte, seek_keyframe};
 pub(crate) use sound::{ChannelMask, layout_name, set_stereo, stereo_frame, stereo_planes};
+pub(crate) use subtitle::{DecodedCue, decode_cues, is_text_subtitle};
 pub(crate) use system::{exit_now, fork_is_refused, limit_arenas, read_process_usage, thread_count};
 
 use ffmpeg_next::ffi::{
@@ -187,11 +189,11 @@ pub(crate) fn is_discarded(packet: &ffmpeg_next::Packet) -> bool {
     unsafe { (*packet.as_ptr()).flags & ffmpeg_next::ffi::AV_PKT_FLAG_DISCARD != 0 }
 }
 
-/// Lets the demuxer skip the packets of all tracks but one.
-pub(crate) fn discard_other_streams(input: &mut Input, index: usize) {
+/// Lets the demuxer skip the packets of all tracks but some.
+pub(crate) fn discard_other_streams(input: &mut Input, indexes: &[usize]) {
     for mut stream in input.streams_mut() {
-        let discard =
-            if stream.index() == index { AVDiscard::AVDISCARD_DEFAULT } else { AVDiscard::AVDISCARD_ALL };
+        let is_wanted = indexes.contains(&stream.index());
+        let discard = if is_wanted { AVDiscard::AVDISCARD_DEFAULT } else { AVDiscard::AVDISCARD_ALL };
         // SAFETY: the stream belongs to the input that is mutably borrowed here.
         unsafe { (*stream.as_mut_ptr()).discard = discard };
     }

@@ -1,0 +1,363 @@
+//! Subtitles as WebVTT (W3C, <https://www.w3.org/TR/webvtt1/>): one file of all cues, and one for each segment of the picture's
+//! (RFC 8216, 3.5), from texts in the mark-up of Advanced SubStation Alpha.
+//!
+//! No crate writes WebVTT from that mark-up; italics, bold, underlined and the place at the top are kept, other styles are not.
+//!
+//! Limits: [`TRACK_BYTES_MAX`] for all segments of a track, and for its one file; cues that would exceed it are left out.
+
+use std::fmt::Write as _;
+
+use schemas::{
+    job::{EncodePlan, StoredSegment},
+    media::Rational,
+};
+
+use crate::plan;
+
+/// Most bytes of the segments of a track: a film has 200 KiB. Cues that last through many segments stand in each of them.
+pub const TRACK_BYTES_MAX: usize = 32 << 20;
+
+/// The beginning of a file.
+const HEADER: &str = "WEBVTT\n";
+
+/// The clock of cues is that of the media segments (RFC 8216, 3.5).
+const TIMESTAMP_MAP: &str = "X-TIMESTAMP-MAP=MPEGTS:0,LOCAL:00:00:00.000\n";
+
+/// Alignments of Advanced SubStation Alpha at the top of the picture.
+const TOP_ALIGNMENTS: [&str; 3] = ["an7", "an8", "an9"];
+
+/// A cue ready to be written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WebVttCue {
+    start_ms: u64,
+    end_ms: u64,
+    is_top: bool,
+    /// Text with tags, escaped, without empty lines.
+    payload: String,
+}
+
+impl WebVttCue {
+    /// Makes a cue from the text of a dialogue event of Advanced SubStation Alpha; times in microseconds from the presentation start.
+    /// None when there is nothing to read, or no time to read it in.
+    pub fn from_dialogue(start_us: u64, end_us: u64, text: &str) -> Option<Self> {
+        let to_ms = |us: u64| us.saturating_add(500) / 1_000;
+        let (start_ms, end_ms) = (to_ms(start_us), to_ms(end_us));
+        let Payload { text, is_top, .. } = Payload::parse(text);
+        (start_ms < end_ms && !text.is_empty()).then_some(Self { start_ms, end_ms, is_top, payload: text })
+    }
+
+    fn write_to(&self, file: &mut String) {
+        let Self { start_ms, end_ms, is_top, payload } = self;
+        let line = if *is_top { " line:0" } else { "" };
+        let (start, end) = (format_time(*start_ms), format_time(*end_ms));
+        let _infallible = write!(file, "\n{start} --> {end}{line}\n{payload}\n");
+    }
+
+    /// Upper bound of the bytes that [`WebVttCue::write_to`] adds.
+    fn written_bytes_max(&self) -> usize {
+        self.payload.len() + 64
+    }
+}
+
+/// Puts cues in order; layers of the same text become one.
+pub fn sort_cues(cues: &mut Vec<WebVttCue>) {
+    cues.sort();
+    cues.dedup();
+}
+
+/// All cues in one file, from sorted ones.
+pub fn render_whole(cues: &[WebVttCue]) -> String {
+    let mut left_bytes = TRACK_BYTES_MAX;
+    render_file(HEADER.to_owned(), cues.iter(), &mut left_bytes)
+}
+
+/// The segments of a track, from sorted cues: each holds the cues that are shown in its time, whole; also those that began before it.
+pub fn render_segments<'a>(
+    cues: &'a [WebVttCue],
+    timeline: &'a SubtitleTimeline,
+) -> impl Iterator<Item = String> + 'a {
+    let mut left_bytes = TRACK_BYTES_MAX;
+    let (mut rest, mut shown) = (cues, Vec::<&WebVttCue>::new());
+    timeline.segments.iter().map(move |(start_ticks, duration_ticks)| {
+        let to_ms = |ticks: u64| timeline.ticks_to_us(ticks) / 1_000;
+        let (start_ms, end_ms) =
+            (to_ms(*start_ticks), timeline.ticks_to_us(start_ticks + duration_ticks).div_ceil(1_000));
+        shown.retain(|cue| cue.end_ms > start_ms);
+        let (begun, later) = rest.split_at(rest.partition_point(|cue| cue.start_ms < end_ms));
+        rest = later;
+        shown.extend(begun.iter().filter(|cue| cue.end_ms > start_ms));
+        render_file(format!("{HEADER}{TIMESTAMP_MAP}"), shown.iter().copied(), &mut left_bytes)
+    })
+}
+
+fn render_file<'a>(
+    header: String,
+    cues: impl Iterator<Item = &'a WebVttCue>,
+    left_bytes: &mut usize,
+) -> String {
+    let mut file = header;
+    for cue in cues {
+        let Some(left) = left_bytes.checked_sub(cue.written_bytes_max()) else { break };
+        *left_bytes = left;
+        cue.write_to(&mut file);
+    }
+    file
+}
+
+/// `HH:MM:SS.mmm`.
+fn format_time(ms: u64) -> String {
+    format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60, ms % 1_000)
+}
+
+/// The times of the segments of all subtitles of an encode: those of the picture; without one, multiples of the segment length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubtitleTimeline {
+    /// Ticks per second.
+    pub timescale: u32,
+    /// Start and duration of each segment in ticks.
+    pub segments: Vec<(u64, u64)>,
+}
+
+impl SubtitleTimeline {
+    /// The times by a plan.
+    pub fn new(plan: &EncodePlan) -> Self {
+        let (count, rate) = plan::presentation_length(plan);
+        let one = Rational { num: 1, den: 1 };
+        let segment = match (&plan.video, plan.audio.first()) {
+            (Some(video), _) => Rational { num: video.segment_frames, den: 1 },
+            // Seconds times samples a second.
+            (None, Some(audio)) => Rational {
+                num: audio.segment_seconds.num.saturating_mul(audio.sample_rate_hz),
+                den: audio.segment_seconds.den,
+            },
+            (None, None) => one,
+        };
+        let boundary = |number: u64| {
+            let units = u128::from(number) * u128::from(segment.num.max(1)) / u128::from(segment.den.max(1));
+            u64::try_from(units).unwrap_or(u64::MAX).min(count)
+        };
+        let ticks = |units: u64| units.saturating_mul(u64::from(rate.den));
+        let segments = (0_u64..)
+            .map(|number| (boundary(number), boundary(number + 1)))
+            .take_while(|(start, end)| start < end)
+            .map(|(start, end)| (ticks(start), ticks(end - start)));
+        Self { timescale: rate.num.max(1), segments: segments.collect() }
+    }
+
+    /// A time of it in microseconds, rounded down.
+    fn ticks_to_us(&self, ticks: u64) -> u64 {
+        let us = u128::from(ticks) * 1_000_000 / u128::from(self.timescale);
+        u64::try_from(us).unwrap_or(u64::MAX)
+    }
+
+    /// The length of all segments, in microseconds, rounded up.
+    pub fn duration_us(&self) -> u64 {
+        let ticks: u64 = self.segments.iter().map(|(_, duration)| duration).sum();
+        let us = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(self.timescale));
+        u64::try_from(us).unwrap_or(u64::MAX)
+    }
+
+    /// Whether stored segments are the first of these.
+    pub fn begins_with(&self, stored: &[StoredSegment]) -> bool {
+        stored.len() <= self.segments.len()
+            && stored
+                .iter()
+                .zip(&self.segments)
+                .all(|(stored, planned)| (stored.start_ticks, stored.duration_ticks) == *planned)
+    }
+}
+
+/// The styles that WebVTT has tags for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct TextStyle {
+    is_italic: bool,
+    is_bold: bool,
+    is_underlined: bool,
+}
+
+impl TextStyle {
+    const fn intersect(self, other: Self) -> Self {
+        Self {
+            is_italic: self.is_italic && other.is_italic,
+            is_bold: self.is_bold && other.is_bold,
+            is_underlined: self.is_underlined && other.is_underlined,
+        }
+    }
+
+    fn tags(self) -> impl DoubleEndedIterator<Item = &'static str> {
+        let tags = [(self.is_italic, "i"), (self.is_bold, "b"), (self.is_underlined, "u")];
+        tags.into_iter().filter_map(|(is_set, tag)| is_set.then_some(tag))
+    }
+}
+
+/// The text of a cue while it is read.
+#[derive(Debug, Default)]
+struct Payload {
+    text: String,
+    is_top: bool,
+    wanted: TextStyle,
+    /// What tags are open in `text`.
+    open: TextStyle,
+    /// What is in between draws lines, and is no text.
+    is_drawing: bool,
+}
+
+impl Payload {
+    fn parse(dialogue: &str) -> Self {
+        let mut payload = Self::default();
+        let mut rest = dialogue;
+        while let Some(next) = rest.chars().next() {
+            let overrides = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'));
+            if let Some((overrides, after)) = overrides {
+                payload.apply_overrides(overrides);
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix("\\N") {
+                payload.push_char('\n');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix("\\n") {
+                payload.push_char(' ');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix("\\h") {
+                payload.push_char('\u{a0}');
+                rest = after;
+            } else {
+                payload.push_char(next);
+                rest = rest.get(next.len_utf8()..).unwrap_or_default();
+            }
+        }
+        payload.set_tags(TextStyle::default());
+        // An empty line would end the cue.
+        let lines = payload.text.lines().map(str::trim).filter(|line| !is_empty_markup(line));
+        payload.text = lines.collect::<Vec<_>>().join("\n");
+        payload
+    }
+
+    fn apply_overrides(&mut self, overrides: &str) {
+        for one in overrides.split('\\').map(str::trim) {
+            let switch = |name: &str| one.strip_prefix(name).and_then(|value| value.parse::<u32>().ok());
+            if let Some(value) = switch("i") {
+                self.wanted.is_italic = value > 0;
+            } else if let Some(value) = switch("b") {
+                // Above one it is a weight, of which 400 is the usual one.
+                self.wanted.is_bold = value == 1 || value > 400;
+            } else if let Some(value) = switch("u") {
+                self.wanted.is_underlined = value > 0;
+            } else if let Some(value) = switch("p") {
+                self.is_drawing = value > 0;
+            } else if one == "r" {
+                self.wanted = TextStyle::default();
+            } else {
+                self.is_top |= TOP_ALIGNMENTS.contains(&one);
+            }
+        }
+    }
+
+    fn push_char(&mut self, next: char) {
+        if self.is_drawing || (next.is_control() && next != '\n') {
+            return;
+        }
+        // Spaces end a style, and begin none.
+        let style = if next.is_whitespace() { self.wanted.intersect(self.open) } else { self.wanted };
+        if self.open != style {
+            self.set_tags(style);
+        }
+        match next {
+            '&' => self.text.push_str("&amp;"),
+            '<' => self.text.push_str("&lt;"),
+            '>' => self.text.push_str("&gt;"),
+            next => self.text.push(next),
+        }
+    }
+
+    /// Closes the tags that are open, and opens others.
+    fn set_tags(&mut self, style: TextStyle) {
+        for tag in self.open.tags().rev() {
+            let _infallible = write!(self.text, "</{tag}>");
+        }
+        for tag in style.tags() {
+            let _infallible = write!(self.text, "<{tag}>");
+        }
+        self.open = style;
+    }
+}
+
+/// Whether a line has nothing to read: only white space.
+fn is_empty_markup(line: &str) -> bool {
+    line.chars().all(char::is_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(dialogue: &str) -> String {
+        WebVttCue::from_dialogue(0, 1_000, dialogue).map(|cue| cue.payload).unwrap_or_default()
+    }
+
+    #[test]
+    fn mark_up_of_the_source_becomes_that_of_webvtt() {
+        for (dialogue, wanted) in [
+            ("Hello, you", "Hello, you"),
+            ("one\\Ntwo", "one\ntwo"),
+            ("one\\N\\N \\Ntwo\\N", "one\ntwo"),
+            ("soft\\nbreak\\hhard", "soft break\u{a0}hard"),
+            ("{\\i1}she{\\i0} said", "<i>she</i> said"),
+            ("{\\i1\\b1}both{\\b0} one", "<i><b>both</b></i><i> one</i>"),
+            ("{\\b700}heavy{\\b400} light", "<b>heavy</b> light"),
+            ("{\\u1}a{\\r}b", "<u>a</u>b"),
+            ("{\\c&HFF0000&\\fnArial}plain", "plain"),
+            ("a < b & c > d --> e", "a &lt; b &amp; c &gt; d --&gt; e"),
+            ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
+            ("{\\p1}m 0 0 l 9 9{\\p0}", ""),
+            ("open { brace", "open { brace"),
+            ("tab\tand \u{7}bell", "taband bell"),
+            ("   ", ""),
+        ] {
+            assert_eq!(payload(dialogue), wanted, "{dialogue:?}");
+        }
+        assert!(WebVttCue::from_dialogue(0, 1_000, "{\\an8}up").unwrap().is_top);
+        assert!(!WebVttCue::from_dialogue(0, 1_000, "{\\an2}down").unwrap().is_top);
+        assert_eq!(WebVttCue::from_dialogue(1_000, 1_400, "x"), None, "no millisecond long");
+    }
+
+    #[test]
+    fn cues_stand_in_every_segment_in_which_they_are_shown() {
+        let cue = |start_us, end_us, text| WebVttCue::from_dialogue(start_us, end_us, text).unwrap();
+        let mut cues = vec![
+            cue(5_500_000, 6_500_000, "across"),
+            cue(1_000_000, 2_000_000, "first"),
+            cue(6_000_000, 7_000_000, "second"),
+            cue(1_000_000, 2_000_000, "first"),
+            cue(0, 18_000_000, "{\\an8}all"),
+        ];
+        sort_cues(&mut cues);
+        let timeline = SubtitleTimeline { timescale: 1, segments: vec![(0, 6), (6, 6), (12, 6)] };
+        let files: Vec<String> = render_segments(&cues, &timeline).collect();
+        let head = "WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:0,LOCAL:00:00:00.000\n";
+        let all = "\n00:00:00.000 --> 00:00:18.000 line:0\nall\n";
+        let across = "\n00:00:05.500 --> 00:00:06.500\nacross\n";
+        assert_eq!(
+            files,
+            [
+                format!("{head}{all}\n00:00:01.000 --> 00:00:02.000\nfirst\n{across}"),
+                format!("{head}{all}{across}\n00:00:06.000 --> 00:00:07.000\nsecond\n"),
+                format!("{head}{all}"),
+            ]
+        );
+        let whole = render_whole(&cues);
+        assert!(whole.starts_with("WEBVTT\n\n00:00:00.000"), "{whole}");
+        assert_eq!(whole.matches("-->").count(), 4);
+    }
+
+    #[test]
+    fn what_is_written_is_bounded() {
+        let cue = WebVttCue::from_dialogue(0, 100_000_000_000, &"x".repeat(4_000)).unwrap();
+        let cues = vec![cue; 1_000];
+        let timeline = SubtitleTimeline { timescale: 1, segments: (0..20_000).map(|n| (n * 6, 6)).collect() };
+        let files: Vec<String> = render_segments(&cues, &timeline).collect();
+        assert_eq!(files.len(), 20_000, "every segment is there");
+        let bytes: usize = files.iter().map(String::len).sum();
+        assert!(bytes < TRACK_BYTES_MAX + 20_000 * 100, "{bytes}");
+        assert!(render_whole(&vec![cues[0].clone(); 20_000]).len() <= TRACK_BYTES_MAX + 100);
+    }
+}
