@@ -217,6 +217,7 @@ fn media_encode() -> media::MediaEncode {
         ],
         subtitles: Vec::new(),
         has_poster: true,
+        warnings: Vec::new(),
     }
 }
 
@@ -452,6 +453,7 @@ fn encode_plan() -> job::EncodePlan {
         options_version: String::new(),
         clock: Vec::new(),
         reasons: vec![owned_text("the source has 720 lines: no rung above")],
+        warnings: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BusEvent, EventContext,
     ids::{JobId, MediaId},
-    media::{ClockMark, Rational},
+    media::{ClockMark, MediaWarning, Rational},
     subjects::{self, JobPriority},
 };
 
@@ -194,6 +194,9 @@ pub struct EncodePlan {
     pub clock: Vec<ClockMark>,
     /// Why the ladder is what it is, for the report.
     pub reasons: Vec<String>,
+    /// What of the source is left out or changed by the profile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<MediaWarning>,
 }
 
 /// One job in the bucket `jobs`, key `<job_id>`.

@@ -200,6 +200,22 @@ pub mod warning_codes {
     pub const COVER_DROPPED: &str = "cover_dropped";
     /// A track of data, such as time codes or camera motion, is left out.
     pub const DATA_TRACK_DROPPED: &str = "data_track_dropped";
+    /// Chapters are left out.
+    pub const CHAPTERS_DROPPED: &str = "chapters_dropped";
+    /// Captions inside the picture's stream (CTA-608, CTA-708) are left out.
+    pub const CLOSED_CAPTIONS_DROPPED: &str = "closed_captions_dropped";
+    /// An audio track beyond those that the profile takes is left out.
+    pub const AUDIO_TRACK_DROPPED: &str = "audio_track_dropped";
+    /// Sound of more than two channels is mixed down to two.
+    pub const AUDIO_DOWNMIXED: &str = "audio_downmixed";
+    /// High dynamic range becomes standard range.
+    pub const HDR_CONVERTED: &str = "hdr_converted";
+    /// The picture has fewer frames a second than the source.
+    pub const FRAME_RATE_REDUCED: &str = "frame_rate_reduced";
+    /// The picture is smaller than the source.
+    pub const PICTURE_REDUCED: &str = "picture_reduced";
+    /// A subtitle track is left out since no text could be read from it.
+    pub const SUBTITLE_TRACK_EMPTY: &str = "subtitle_track_empty";
 }
 
 /// One rendition of a finished encode.
@@ -258,6 +274,9 @@ pub struct MediaEncode {
     pub subtitles: Vec<EncodedSubtitles>,
     /// True when a poster was made.
     pub has_poster: bool,
+    /// What of the source this encode leaves out or changes, by the profile that it was made with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<MediaWarning>,
 }
 
 /// What work waits for while something that it needs is away.

@@ -67,6 +67,48 @@ pub(crate) async fn plays_when_one_player_fails(watch_url: &str) {
     .await;
 }
 
+/// Opens the page as the owner, with an API key, and gives what it says is left out of the source, a line each.
+pub(crate) async fn shows_warnings(watch_url: &str, api_key: &str) -> Vec<String> {
+    let mut shown = Vec::new();
+    in_browser(async |page| {
+        page.open(watch_url).await;
+        page.until("page.dataset.state === 'sign-in'").await;
+        page.sign_in(api_key).await;
+        page.until("!document.getElementById('warnings').hidden").await;
+        page.click("#warning-count").await;
+        let lines = "return [...document.querySelectorAll('#warning-list li')].filter((li) => li.checkVisibility()).map((li) => li.textContent)";
+        shown = serde_json::from_value(page.run(lines).await).unwrap();
+    })
+    .await;
+    shown
+}
+
+/// Opens the page, turns on the subtitles of a name, and gives the texts that are shown at some times in seconds.
+pub(crate) async fn shows_subtitles(watch_url: &str, label: &str, times: &[f64]) -> Vec<String> {
+    let mut shown = Vec::new();
+    in_browser(async |page| {
+        page.open(watch_url).await;
+        page.has_started(Player::HlsJs).await;
+        let track = format!("[...video.textTracks].find((track) => track.label === '{label}')");
+        page.until(&track).await;
+        page.run(&format!("{track}.mode = 'showing'; video.pause(); return true")).await;
+        for at in times {
+            page.run(&format!("video.currentTime = {at}; return true")).await;
+            // All cues of the buffer are there once those of its end are.
+            page.until(&format!("!video.seeking && {track}.cues?.length > 3")).await;
+            let text = page
+                .run(&format!(
+                    "return [...{track}.activeCues].map((cue) => cue.getCueAsHTML().textContent).join(' / ')"
+                ))
+                .await;
+            shown.push(text.as_str().unwrap().to_owned());
+        }
+        assert_eq!(page.console_errors().await, Vec::<String>::new());
+    })
+    .await;
+    shown
+}
+
 /// Opens the page without a token, types the API key into the form that it shows, and plays. A wrong key is tried and refused
 /// first.
 pub(crate) async fn plays_after_sign_in(watch_url: &str, api_key: &str) {

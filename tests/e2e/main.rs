@@ -32,6 +32,7 @@ mod redrive;
 mod removal;
 mod scale;
 mod soak;
+mod subtitles;
 mod tus;
 mod upgrade;
 mod wallet;

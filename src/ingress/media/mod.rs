@@ -20,7 +20,7 @@ use schemas::{
     document::{self, SegmentEncryption},
     ids::{JobId, MediaId},
     index_query::{self, IndexReply, MediaIndexItem, MediaIndexPage, MediaIndexQuery},
-    media::{self, EncodedRendition, MediaSummary, TechnicalMetadata},
+    media::{self, EncodedRendition, EncodedSubtitles, MediaSummary, MediaWarning, TechnicalMetadata},
     subjects,
     value::TransactionHash,
 };
@@ -256,7 +256,9 @@ impl MediumRecords {
                 job_id: e.job_id,
                 duration_ms: e.duration_ms,
                 renditions: &e.renditions,
+                subtitles: &e.subtitles,
                 has_poster: e.has_poster,
+                warnings: &e.warnings,
             }),
             created_at_ms: created.unwrap_or_default(),
             changed_at_ms: changed.unwrap_or_default(),
@@ -327,8 +329,12 @@ struct MediaEncodeDocument<'a> {
     duration_ms: u64,
     /// Renditions, once final.
     renditions: &'a [EncodedRendition],
+    /// Subtitles, once final.
+    subtitles: &'a [EncodedSubtitles],
     /// True when a poster was made.
     has_poster: bool,
+    /// What of the source it leaves out or changes.
+    warnings: &'a [MediaWarning],
 }
 
 pub(super) fn no_such_medium() -> Problem {

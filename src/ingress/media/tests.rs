@@ -209,6 +209,7 @@ async fn a_removal_leaves_stages_nothing_to_write_and_cancels_the_job() {
                 options_version: String::new(),
                 clock: Vec::new(),
                 reasons: Vec::new(),
+                warnings: Vec::new(),
             },
             parts: Vec::new(),
             code: None,

@@ -33,7 +33,7 @@ use web::{
 #[schemars(example = json!({
     "media_id": "06db00820dt0303jc5mn0r355k", "title": "A day at the sea", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
-    "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
+    "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
 #[schemars(rename = "Playback")]
 pub(super) struct PlaybackDocument {
@@ -49,6 +49,8 @@ pub(super) struct PlaybackDocument {
     dash_url: Option<String>,
     /// Still image, once there is one.
     poster_url: Option<String>,
+    /// The medium's document, for those who may read it.
+    media_url: Option<String>,
     /// Page that plays it in a browser.
     watch_url: String,
     /// The right that is part of the addresses.
@@ -131,12 +133,20 @@ pub(super) async fn open_playback(
         // DASH has no way to say what HLS calls AES-128.
         dash_url: (is_final && medium.encryption().is_none()).then(|| at(schemas::keys::MANIFEST)),
         poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
+        media_url: who
+            .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))
+            .then(|| format!("{base}/v1/media/{media_id}")),
         // Behind `#`: browsers send no fragment, so no log on the way has the token.
         watch_url: format!("{base}/watch/{media_id}#token={token}"),
         expires_at: ends_at.map(|time| time.to_string()),
         token,
     };
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)))
+}
+
+fn may_read_document(who: &Principal, owner: &str) -> bool {
+    let is_in_scope = who.scopes.as_ref().is_none_or(|scopes| scopes.contains(&ApiKeyScope::Metadata));
+    is_in_scope && who.may_see(owner)
 }
 
 fn not_playable(medium: &media::MediumRecords) -> Problem {

@@ -23,8 +23,9 @@ use web::{
     operation::{Operation, OperationAccess, OperationRouter},
 };
 
-/// `blob:` is where Media Source Extensions attach to a video element; hls.js loads its worker from its own file.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob:; \
+/// `blob:` is where Media Source Extensions attach to a video element, `data:` the empty file that hls.js makes text tracks with; it loads
+/// its worker from its own file.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self' blob: data:; \
      connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
 struct WatchAsset {

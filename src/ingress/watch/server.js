@@ -116,6 +116,9 @@ export const post = (path, body) => request("POST", path, body);
 /** The addresses of a playback session, and what plays: {title, hls_url, poster_url, expires_at, ...}. */
 export const playback = (mediaId) => request("POST", `/v1/media/${mediaId}/playback`);
 
+/** The document of a medium, as the playback session names it; null where it can't be read. */
+export const documentOf = (url) => request("GET", new URL(url, location.href).pathname).catch(() => null);
+
 /** Why an address does not answer as it should, or null when it does. */
 export async function problemOf(url) {
   try {

@@ -7,7 +7,7 @@
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
 import { play } from "./player.js";
-import { Problem, apiKey, credential, follow, playback, session } from "./server.js";
+import { Problem, apiKey, credential, documentOf, follow, playback, session } from "./server.js";
 import * as wallet from "./wallet.js";
 
 const page = document.getElementById("page");
@@ -22,6 +22,9 @@ const keyField = document.getElementById("key");
 const walletButton = document.getElementById("wallet");
 const again = document.getElementById("again");
 const unmute = document.getElementById("unmute");
+const warnings = document.getElementById("warnings");
+const warningCount = document.getElementById("warning-count");
+const warningList = document.getElementById("warning-list");
 
 const mediaId = location.pathname.split("/").pop();
 const asked = new URLSearchParams(location.search).get("player");
@@ -62,6 +65,7 @@ async function start(startS = 0) {
 async function begin(session, startS) {
   if (session.title) name(session.title);
   if (session.poster_url) video.poster = session.poster_url;
+  if (session.media_url) showWarnings(session.media_url);
   show("ready");
   player = await play(video, session.hls_url, asked, startS, {
     player: showPlayer,
@@ -71,6 +75,21 @@ async function begin(session, startS) {
   });
   // Refused where the browser lets nothing start by itself: the play button is there.
   video.play().catch(() => {});
+}
+
+/** What of the source is left out or changed, for those who may read the document of the medium. */
+async function showWarnings(mediaUrl) {
+  const medium = await documentOf(mediaUrl);
+  const all = [...(medium?.technical?.warnings ?? []), ...(medium?.encode?.warnings ?? [])];
+  warningList.replaceChildren(...all.map(({ code, detail }) => {
+    const item = document.createElement("li");
+    const label = document.createElement("code");
+    label.textContent = code;
+    item.append(label, ` ${detail}`);
+    return item;
+  }));
+  warningCount.textContent = `Left out of the source, or changed: ${all.length}`;
+  warnings.hidden = all.length === 0;
 }
 
 /** A playback session that came to its end is asked for anew once in a while; everything else is told. */

@@ -38,6 +38,7 @@ fn job() -> job::JobRecord {
             options_version: String::new(),
             clock: Vec::new(),
             reasons: Vec::new(),
+            warnings: Vec::new(),
         },
         parts: vec!["v0000".into(), "a0".into()],
         code: None,

@@ -167,6 +167,7 @@ fn job_record(status: job::JobStatus) -> job::JobRecord {
             options_version: String::new(),
             clock: Vec::new(),
             reasons: Vec::new(),
+            warnings: Vec::new(),
         },
         parts: vec!["a0".into()],
         code: None,

@@ -56,6 +56,9 @@ pub struct MediaProbe {
     /// How many times it jumps.
     #[serde(default)]
     pub clock_joints: u32,
+    /// Chapters that it names.
+    #[serde(default)]
+    pub chapter_count: u32,
     /// The tracks in file order.
     pub streams: Vec<MediaStream>,
 }
@@ -196,6 +199,9 @@ pub struct VideoStream {
     pub frame_interval_us_max: u64,
     /// The median distance between two frames, in microseconds; 0 with fewer than two.
     pub frame_interval_us_usual: u64,
+    /// Captions (CTA-608, CTA-708) come with the first pictures.
+    #[serde(default)]
+    pub has_closed_captions: bool,
     /// Whether more than one frame in fifty is off the usual distance by more than a fifth.
     pub is_variable_rate: bool,
 }

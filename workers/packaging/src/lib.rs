@@ -7,6 +7,7 @@
 //!
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts a job; those of [`ladder`].
 
+mod changes;
 pub mod ladder;
 pub mod language;
 pub mod mpd;

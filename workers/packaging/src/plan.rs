@@ -14,7 +14,7 @@ use schemas::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    EncodeProfile,
+    EncodeProfile, changes,
     ladder::{self, PictureSize},
     language, presentation,
     ratio::{reduce_ratio, scale_floor, scale_rounded},
@@ -116,9 +116,11 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         options_version: OPTIONS_VERSION.to_owned(),
         clock: technical.clock.clone(),
         reasons: Vec::new(),
+        warnings: Vec::new(),
     };
     plan.options_digest = compute_digest(&plan);
     plan.reasons = reasons;
+    plan.warnings = changes::list_changes(technical, &plan);
     Ok(plan)
 }
 

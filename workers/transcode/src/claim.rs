@@ -446,6 +446,7 @@ mod tests {
                 options_version: String::new(),
                 clock: Vec::new(),
                 reasons: Vec::new(),
+                warnings: Vec::new(),
             },
             parts: vec!["v0000".into(), "v0001".into()],
             code: None,

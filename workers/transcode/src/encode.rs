@@ -136,6 +136,11 @@ impl PartRun<'_> {
             PartWork::Audio(audio) => {
                 driver.encode_audio(source, spec::build_audio_spec(plan, audio)?, out, cancel).await?
             }
+            PartWork::Subtitles(_) if is_safe => {
+                // What crashes here would crash everywhere: a title without subtitles is better than none.
+                tracing::warn!(job.id = %self.job.job_id, "the subtitles are left out: reading them crashes");
+                MediaTaskReport::default()
+            }
             PartWork::Subtitles(tracks) => {
                 subtitles::make_subtitles(self.context, source, plan, tracks, out, cancel).await?
             }

@@ -14,7 +14,7 @@ use packaging::{
 use schemas::{
     job::{self, JobPartRecord, JobPartStatus},
     keys,
-    media::{self as records, MediaEncode},
+    media::{self as records, MediaEncode, MediaWarning, warning_codes},
     subjects,
 };
 use tokio::sync::mpsc;
@@ -118,6 +118,7 @@ pub(crate) async fn finish_job(
             .filter_map(PresentationRendition::subtitle_summary)
             .collect(),
         has_poster,
+        warnings: job.plan.warnings.iter().cloned().chain(empty_subtitles(&job.plan, &plan)).collect(),
     };
     job_result::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
     claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
@@ -137,6 +138,18 @@ fn listed_plan(
         video.rungs.retain(|rung| !costly.iter().any(|taken| taken.name == rung.name));
     }
     plan
+}
+
+/// The subtitle tracks of the plan that are not among the `listed` ones.
+fn empty_subtitles(plan: &job::EncodePlan, listed: &job::EncodePlan) -> Vec<MediaWarning> {
+    let is_listed =
+        |planned: &&job::SubtitlePlan| listed.subtitles.iter().any(|kept| kept.name == planned.name);
+    let empty = plan.subtitles.iter().filter(|planned| !is_listed(planned));
+    let to_warning = |planned: &job::SubtitlePlan| MediaWarning {
+        code: warning_codes::SUBTITLE_TRACK_EMPTY.to_owned(),
+        detail: format!("track {}: {}", planned.stream_index, planned.label),
+    };
+    empty.map(to_warning).collect()
 }
 
 async fn load_parts(

@@ -51,6 +51,7 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
             renditions: Vec::new(),
             subtitles: Vec::new(),
             has_poster: false,
+            warnings: Vec::new(),
         });
         let event = MediaPlayable {
             media_id: job.media_id,

@@ -26,6 +26,7 @@ pub fn build_technical(
     }
     warnings.extend(list_dropped_tracks(probe));
     warnings.extend(describe_joints(probe));
+    warnings.extend(describe_lost_texts(probe));
     let best = probe.best_video().map(|stream| stream.index);
     let mut video: Vec<VideoTrack> = probe
         .streams
@@ -68,6 +69,22 @@ fn describe_joints(probe: &MediaProbe) -> Option<MediaWarning> {
         probe.clock_joints
     );
     (probe.clock_joints > 0).then(|| MediaWarning { code: warning_codes::CLOCK_JOINED.to_owned(), detail })
+}
+
+/// Chapters, and captions that come with the pictures.
+fn describe_lost_texts(probe: &MediaProbe) -> Vec<MediaWarning> {
+    let captioned = probe
+        .best_video()
+        .filter(|stream| stream.video.as_ref().is_some_and(|video| video.has_closed_captions));
+    let captions = captioned.map(|stream| MediaWarning {
+        code: warning_codes::CLOSED_CAPTIONS_DROPPED.to_owned(),
+        detail: format!("track {}: captions inside of the picture's stream", stream.index),
+    });
+    let chapters = (probe.chapter_count > 0).then(|| MediaWarning {
+        code: warning_codes::CHAPTERS_DROPPED.to_owned(),
+        detail: format!("chapters: {}", probe.chapter_count),
+    });
+    captions.into_iter().chain(chapters).collect()
 }
 
 /// Says of every track that is not played why.

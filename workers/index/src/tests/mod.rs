@@ -101,6 +101,7 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> MediaEncode {
         renditions: names.iter().map(rendition).collect(),
         subtitles: Vec::new(),
         has_poster: true,
+        warnings: Vec::new(),
     }
 }
 
@@ -128,6 +129,7 @@ pub(crate) fn job(number: u8, medium: u8, owner: &str, status: job::JobStatus) -
             options_version: String::new(),
             clock: Vec::new(),
             reasons: Vec::new(),
+            warnings: Vec::new(),
         },
         parts: vec!["v0000".into(), "v0001".into(), "a0".into()],
         code: None,

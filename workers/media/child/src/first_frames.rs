@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use ffmpeg_next::frame::side_data;
 use ffmpeg_next::{Error as LibError, Rational, Rescale, frame};
 use media::MediaErrorCode;
 
@@ -22,6 +23,8 @@ const PACKETS_MAX: u64 = 600;
 pub(crate) struct FirstFrames {
     /// Median distance of their time stamps, in microseconds; none with fewer than two.
     pub(crate) interval_us: Option<u64>,
+    /// Captions (CTA-608, CTA-708) come with them.
+    pub(crate) has_closed_captions: bool,
 }
 
 /// Why a track has no frames.
@@ -46,9 +49,11 @@ pub(crate) fn decode_first_frames(
     // Not beyond its last packet: a short track would be searched to the end of the file.
     decoder.limit_packets(packets.min(PACKETS_MAX));
     let mut times_us = Vec::new();
+    let mut has_closed_captions = false;
     let mut picture = frame::Video::empty();
     while decoder.decoded < FRAMES_MAX && decoder.next_frame(&mut picture)? {
         times_us.push(picture.pts().unwrap_or(0).rescale(decoder.time_base, Rational(1, 1_000_000)));
+        has_closed_captions |= picture.side_data(side_data::Type::A53CC).is_some();
         picture = frame::Video::empty();
     }
     if times_us.is_empty() {
@@ -68,5 +73,5 @@ pub(crate) fn decode_first_frames(
         .filter_map(|pair| u64::try_from(pair.last()?.saturating_sub(*pair.first()?)).ok())
         .collect();
     steps.sort_unstable();
-    Ok(Ok(FirstFrames { interval_us: steps.get(steps.len() / 2).copied() }))
+    Ok(Ok(FirstFrames { interval_us: steps.get(steps.len() / 2).copied(), has_closed_captions }))
 }

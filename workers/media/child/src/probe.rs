@@ -36,6 +36,7 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
     let mut streams: Vec<MediaStream> =
         opened.input.streams().zip(&tallies).map(|(stream, tally)| describe_stream(&stream, tally)).collect();
     let format = opened.format.clone();
+    let chapter_count = opened.input.nb_chapters();
     drop(opened);
     if let Some(index) = tallies.iter().position(|tally| tally.is_encrypted) {
         let detail =
@@ -56,6 +57,7 @@ pub(crate) fn probe_source(wire: &Arc<ParentPipe>, job: &ChildJob) -> MediaChild
     };
     let mut probe = assemble_probe(format, job.size_bytes, streams, is_truncated).map_err(refuse)?;
     (probe.clock, probe.clock_joints) = (clock, u32::try_from(clock_joints).unwrap_or(u32::MAX));
+    probe.chapter_count = chapter_count;
     if probe.duration_us / 1_000_000 > job.limits.duration_seconds_max {
         return Err(source_refused_error(
             MediaErrorCode::MediaTooLong,
@@ -79,6 +81,7 @@ fn decode_beginnings(
         let packets = stream.packet_count;
         match (first_frames::decode_first_frames(wire, job, stream.index, packets)?, &mut stream.video) {
             (Ok(first), Some(video)) => {
+                video.has_closed_captions = first.has_closed_captions;
                 video.average_frame_rate = decide_frame_rate(&FrameRateEvidence {
                     declared: [video.average_frame_rate, video.real_frame_rate],
                     packets: &tally.intervals,
@@ -150,6 +153,7 @@ fn assemble_probe(
         is_truncated,
         clock: ClockMap::default(),
         clock_joints: 0,
+        chapter_count: 0,
         streams,
     })
 }
@@ -362,6 +366,7 @@ fn describe_video(
         frame_interval_us_min: tally.intervals.shortest_us,
         frame_interval_us_max: tally.intervals.longest_us,
         frame_interval_us_usual: tally.intervals.median_us(),
+        has_closed_captions: false,
         is_variable_rate: tally.intervals.is_variable(),
     }
 }

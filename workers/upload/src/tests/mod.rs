@@ -286,6 +286,7 @@ fn stream(index: u32, kind: MediaStreamKind) -> MediaStream {
             is_hdr: false,
             field_order: "progressive".into(),
             is_interlaced: false,
+            has_closed_captions: false,
             average_frame_rate: MediaRatio { num: 0, den: 0 },
             real_frame_rate: MediaRatio { num: 0, den: 0 },
             frame_interval_us_min: 0,
@@ -319,6 +320,7 @@ fn the_record_names_what_can_be_played() {
         is_truncated: false,
         clock: media::ClockMap::default(),
         clock_joints: 0,
+        chapter_count: 0,
         streams: vec![
             cover,
             undecodable,
@@ -353,6 +355,22 @@ fn the_record_names_what_can_be_played() {
     assert_eq!((still.still, still.bit_rate_bps), (true, 0));
     let codes = |warnings: &[MediaWarning]| warnings.iter().map(|w| w.code.clone()).collect::<Vec<_>>();
     assert!(!codes(&found.warnings).iter().any(|code| code == warning_codes::TRUNCATED));
+    let mut texts = probe.clone();
+    texts.chapter_count = 3;
+    texts.streams[3].video.as_mut().unwrap().has_closed_captions = true;
+    let readable = MediaStream { is_text: true, is_forced: true, ..stream(5, MediaStreamKind::Subtitle) };
+    texts.streams.extend([readable, stream(6, MediaStreamKind::Subtitle)]);
+    let texts = build_technical(&texts, 100, Vec::new());
+    assert_eq!(texts.subtitles.iter().map(|s| (s.index, s.is_forced)).collect::<Vec<_>>(), [(5, true)]);
+    assert_eq!(texts.subtitles[0].language.as_deref(), Some("deu"));
+    let lost = codes(&texts.warnings);
+    for code in [
+        warning_codes::SUBTITLE_TRACK_DROPPED,
+        warning_codes::CHAPTERS_DROPPED,
+        warning_codes::CLOSED_CAPTIONS_DROPPED,
+    ] {
+        assert_eq!(lost.iter().filter(|lost| *lost == code).count(), 1, "{code} in {lost:?}");
+    }
     let cut = MediaProbe { is_truncated: true, ..probe };
     let noticed = build_technical(&cut, 100, Vec::new());
     assert_eq!(noticed.warnings[0].code, warning_codes::TRUNCATED, "the child's finding is one");
