@@ -18,7 +18,7 @@ async fn undisturbed(source: &[u8]) -> BTreeMap<String, String> {
     media_objects(&cluster, &media_id).await
 }
 
-/// All objects but the report, which says how long things took. The folder of an encode is named after its options and its
+/// All objects but the report, which names its medium. The folder of an encode is named after its options and its
 /// source, which is another one in another run: only what lies in it is compared.
 async fn media_objects(cluster: &Cluster, media_id: &str) -> BTreeMap<String, String> {
     let within_encode = |path: String| match path.splitn(3, '/').collect::<Vec<_>>().as_slice() {

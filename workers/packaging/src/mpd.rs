@@ -22,11 +22,13 @@ type XmlAttributes<'a> = &'a [(&'a str, String)];
 /// Renders the manifest of a finished encode.
 pub fn render_manifest(presentation: &Presentation) -> Result<String, ManifestWriteError> {
     let target = presentation.target_seconds();
-    let longest = presentation.video.first().or_else(|| presentation.audio.first());
     let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
     xml.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let duration =
-        longest.map_or_else(|| "PT0S".to_owned(), |r| format_duration(r.duration_ticks(), r.timescale));
+    // The longest track ends the presentation: sound may have a part of a frame more than the picture.
+    let longest_us = |ticks: fn(&PresentationRendition) -> u64| {
+        presentation.renditions().map(|r| to_microseconds(ticks(r), r.timescale)).max().unwrap_or(0)
+    };
+    let segment = format_duration(longest_us(PresentationRendition::longest_segment_ticks));
     open_element(
         &mut xml,
         "MPD",
@@ -34,9 +36,9 @@ pub fn render_manifest(presentation: &Presentation) -> Result<String, ManifestWr
             ("xmlns", "urn:mpeg:dash:schema:mpd:2011".into()),
             ("profiles", PROFILES.into()),
             ("type", "static".into()),
-            ("mediaPresentationDuration", duration),
-            ("maxSegmentDuration", format!("PT{target}S")),
-            ("minBufferTime", format!("PT{target}S")),
+            ("mediaPresentationDuration", format_duration(longest_us(PresentationRendition::duration_ticks))),
+            ("maxSegmentDuration", segment.clone()),
+            ("minBufferTime", segment),
         ],
     )?;
     open_element(&mut xml, "Period", &[("id", "0".into()), ("start", "PT0S".into())])?;
@@ -195,9 +197,13 @@ fn write_representation(
     }
 }
 
-/// An xs:duration with microseconds, rounded up.
-fn format_duration(ticks: u64, timescale: u32) -> String {
-    let microseconds = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(timescale.max(1)));
+/// Ticks in microseconds, rounded up.
+fn to_microseconds(ticks: u64, timescale: u32) -> u128 {
+    (u128::from(ticks) * 1_000_000).div_ceil(u128::from(timescale.max(1)))
+}
+
+/// An xs:duration.
+fn format_duration(microseconds: u128) -> String {
     format!("PT{}.{:06}S", microseconds / 1_000_000, microseconds % 1_000_000)
 }
 

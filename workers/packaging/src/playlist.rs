@@ -11,7 +11,9 @@ use schemas::{
     media::Rational,
 };
 
-use crate::presentation::{AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind};
+use crate::presentation::{
+    AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind, round_to_seconds,
+};
 
 /// The variant nearest to this many bits per second is listed first (HLS Authoring Specification 1.32).
 const FIRST_VARIANT_BPS: u64 = 2_000_000;
@@ -326,19 +328,16 @@ fn format_decimal(num: u64, den: u64, places: u32) -> String {
 fn planned_target_seconds(plan: &EncodePlan) -> u64 {
     let video = plan.video.as_ref().map(|v| {
         let frames = u64::from(v.segment_frames).min(v.frame_count);
-        divide_ceil(frames * u64::from(v.frame_rate.den), u64::from(v.frame_rate.num))
+        round_to_seconds(frames * u64::from(v.frame_rate.den), v.frame_rate.num)
     });
     let audio = plan.audio.first().map(|a| {
         let rate = u64::from(a.sample_rate_hz.max(1));
         let Rational { num, den } = a.segment_seconds;
         let nominal = (u64::from(num) * rate).div_ceil(u64::from(den.max(1))) + AUDIO_FRAME_SAMPLES;
-        divide_ceil(nominal.min(a.duration_samples.next_multiple_of(AUDIO_FRAME_SAMPLES)), rate)
+        let samples = nominal.min(a.duration_samples.next_multiple_of(AUDIO_FRAME_SAMPLES));
+        round_to_seconds(samples, a.sample_rate_hz)
     });
     video.into_iter().chain(audio).max().unwrap_or(1).max(1)
-}
-
-fn divide_ceil(num: u64, den: u64) -> u64 {
-    num.div_ceil(den.max(1))
 }
 
 /// Upper bound of a rendition's peak: the rate cap, and a full buffer spent within one segment.

@@ -180,9 +180,11 @@ impl Presentation {
         self.renditions().chain(&self.subtitles)
     }
 
-    /// Whole seconds that no segment exceeds.
+    /// The target duration: the longest segment in whole seconds, rounded to the nearest (RFC 8216, 4.3.3.1), since players keep a
+    /// multiple of it in their buffers.
     pub fn target_seconds(&self) -> u64 {
-        self.renditions().map(PresentationRendition::longest_segment_seconds).max().unwrap_or(1).max(1)
+        let longest = self.renditions().map(|r| round_to_seconds(r.longest_segment_ticks(), r.timescale));
+        longest.max().unwrap_or(1).max(1)
     }
 }
 
@@ -293,9 +295,9 @@ impl PresentationRendition {
         })
     }
 
-    fn longest_segment_seconds(&self) -> u64 {
-        let longest = self.segments.iter().map(|s| s.duration_ticks).max().unwrap_or(0);
-        longest.div_ceil(u64::from(self.timescale))
+    /// The longest segment, in ticks.
+    pub(crate) fn longest_segment_ticks(&self) -> u64 {
+        self.segments.iter().map(|s| s.duration_ticks).max().unwrap_or(0)
     }
 
     fn check_continuity(&self) -> Result<(), PartPlanMismatch> {
@@ -329,6 +331,12 @@ impl PresentationRendition {
             rate.den
         )))
     }
+}
+
+/// Units of which there are so many in a second, as whole seconds, rounded to the nearest.
+pub(crate) fn round_to_seconds(units: u64, per_second: u32) -> u64 {
+    let per_second = u64::from(per_second.max(1));
+    units.saturating_mul(2).saturating_add(per_second) / (2 * per_second)
 }
 
 fn bits_per_second(bytes: u64, ticks: u64, timescale: u32) -> u64 {

@@ -85,7 +85,6 @@ pub(crate) async fn finish_job(
         .map(|held| held.record);
     let report = report::render_report(&report::TranscodeReportInput {
         job,
-        parts: &parts,
         presentation: &presentation,
         findings: &findings,
         technical: asset.as_ref().and_then(|a| a.technical.as_ref()),

@@ -1,10 +1,8 @@
-//! `report.json`: what was found, decided, made and measured, for people and tools.
+//! `report.json`: what was found, decided and made, for people and tools. The same encode gives the same bytes: how often it was tried
+//! and what it took stand in the records of its job.
 
 use packaging::presentation::Presentation;
-use schemas::{
-    job::{self, JobPartRecord},
-    media::TechnicalMetadata,
-};
+use schemas::{job, media::TechnicalMetadata};
 use serde::Serialize;
 
 use crate::check::{ConformanceFinding, FindingSeverity};
@@ -12,7 +10,6 @@ use crate::check::{ConformanceFinding, FindingSeverity};
 /// What the report is made of.
 pub(crate) struct TranscodeReportInput<'a> {
     pub(crate) job: &'a job::JobRecord,
-    pub(crate) parts: &'a [JobPartRecord],
     pub(crate) presentation: &'a Presentation,
     pub(crate) findings: &'a [ConformanceFinding],
     pub(crate) technical: Option<&'a TechnicalMetadata>,
@@ -31,21 +28,10 @@ struct TranscodeReport<'a> {
     duration_ms: u64,
     video: Option<&'a job::VideoPlan>,
     audio: &'a [job::AudioPlan],
+    subtitles: &'a [job::SubtitlePlan],
     renditions: Vec<schemas::media::EncodedRendition>,
-    parts: Vec<PartReport<'a>>,
     findings: Vec<FindingReport<'a>>,
-    timings: TranscodeTimings,
     versions: &'a media::FfmpegVersions,
-}
-
-#[derive(Serialize)]
-struct PartReport<'a> {
-    part: &'a str,
-    attempts: u32,
-    crashes: u32,
-    cpu_ms: u64,
-    wall_ms: u64,
-    rss_bytes_max: u64,
 }
 
 #[derive(Serialize)]
@@ -55,21 +41,9 @@ struct FindingReport<'a> {
     detail: &'a str,
 }
 
-#[derive(Serialize)]
-struct TranscodeTimings {
-    planned_at_ms: u64,
-    finished_at_ms: u64,
-    wall_ms: u64,
-    cpu_ms: u64,
-    cpu_seconds_per_output_minute: f64,
-}
-
 /// Renders the report as JSON.
 pub(crate) fn render_report(input: &TranscodeReportInput<'_>) -> String {
-    let TranscodeReportInput { job, parts, presentation, findings, technical, versions } = *input;
-    let now_ms = nats::now_ms();
-    let cpu_ms: u64 = parts.iter().map(|part| part.cpu_ms).sum();
-    let minutes = job.plan.duration_ms as f64 / 60_000.0;
+    let TranscodeReportInput { job, presentation, findings, technical, versions } = *input;
     let report = TranscodeReport {
         media_id: job.media_id.to_string(),
         job_id: job.job_id.to_string(),
@@ -81,18 +55,8 @@ pub(crate) fn render_report(input: &TranscodeReportInput<'_>) -> String {
         duration_ms: job.plan.duration_ms,
         video: job.plan.video.as_ref(),
         audio: &job.plan.audio,
+        subtitles: &job.plan.subtitles,
         renditions: presentation.renditions().map(|r| r.summary(presentation.target_seconds())).collect(),
-        parts: parts
-            .iter()
-            .map(|part| PartReport {
-                part: &part.part,
-                attempts: part.attempt,
-                crashes: part.crashes,
-                cpu_ms: part.cpu_ms,
-                wall_ms: part.wall_ms,
-                rss_bytes_max: part.rss_bytes_max,
-            })
-            .collect(),
         findings: findings
             .iter()
             .map(|finding| FindingReport {
@@ -101,17 +65,6 @@ pub(crate) fn render_report(input: &TranscodeReportInput<'_>) -> String {
                 detail: &finding.detail,
             })
             .collect(),
-        timings: TranscodeTimings {
-            planned_at_ms: job.created_at_ms,
-            finished_at_ms: now_ms,
-            wall_ms: now_ms.saturating_sub(job.created_at_ms),
-            cpu_ms,
-            cpu_seconds_per_output_minute: if minutes > 0.0 {
-                cpu_ms as f64 / 1_000.0 / minutes
-            } else {
-                0.0
-            },
-        },
         versions,
     };
     serde_json::to_string_pretty(&report).unwrap_or_default()

@@ -168,7 +168,7 @@ fn each_rule_of_playlists_finds_its_fault() {
     check(Rule::A8, "still growing", &|c| c.swap_media("v360", "#EXT-X-ENDLIST\n", ""));
     check(Rule::A8, "event", &|c| c.swap_media("v360", "TYPE:VOD", "TYPE:EVENT"));
     check(Rule::A8, "another target", &|c| {
-        c.swap_media("a0", "TARGETDURATION:7", "TARGETDURATION:8");
+        c.swap_media("a0", "TARGETDURATION:6", "TARGETDURATION:8");
     });
     check(Rule::A8, "too long a segment", &|c| {
         c.swap_media("v234", "#EXTINF:6.000000", "#EXTINF:8.000000");
@@ -203,7 +203,7 @@ fn each_rule_of_subtitles_finds_its_fault() {
     check(Rule::A14, "a missing file", &|c| drop(c.subtitles.get_mut("s2").unwrap().pop()));
     check(Rule::A14, "nothing stored", &|c| drop(c.subtitles.remove("s2")));
     check(Rule::A8, "a missing playlist", &|c| drop(c.playlists.remove("s0")));
-    check(Rule::A8, "another target", &|c| c.swap_media("s0", "TARGETDURATION:7", "TARGETDURATION:8"));
+    check(Rule::A8, "another target", &|c| c.swap_media("s0", "TARGETDURATION:6", "TARGETDURATION:8"));
     check(Rule::A8, "too short", &|c| c.swap_media("s0", "#EXTINF:1.000000,\n11.vtt\n", ""));
     check(Rule::A8, "other files", &|c| c.swap_media("s0", "2.vtt", "2.m4s"));
     check(Rule::A12, "a map", &|c| {

@@ -47,7 +47,6 @@ async fn a_clip_becomes_ready_and_decodes() {
         0,
         "{report}"
     );
-    assert!(report["timings"]["cpu_ms"].as_u64().unwrap() > 0);
 
     let mut kinds = site.event_kinds().await;
     kinds.retain(|kind| !kind.starts_with("job.retried"));
@@ -91,7 +90,7 @@ async fn two_workers_share_and_a_lost_one_is_replaced() {
     let worker = site.worker(config()).await;
     let asset = site.wait_status(quiet.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
-    let expected = site.media_objects(&asset.encode.unwrap().prefix).await;
+    let expected = site.objects(&asset.encode.unwrap().prefix).await;
 
     let clip = site.upload(Clip { seconds: 16, size: "1280x720", ..Clip::default() }).await;
     let (first, second) = (site.worker(config()).await, site.worker(config()).await);
@@ -102,7 +101,7 @@ async fn two_workers_share_and_a_lost_one_is_replaced() {
     first.vanish().await;
     let asset = site.wait_status(clip.media_id, MediaStatus::Ready, LIMIT).await;
     second.stop().await;
-    let found = site.media_objects(&asset.encode.unwrap().prefix).await;
+    let found = site.objects(&asset.encode.unwrap().prefix).await;
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     let parts = site.parts(clip.job_id).await;
     assert!(parts.iter().all(|part| part.status == JobPartStatus::Done && part.attempt <= 2), "{parts:?}");
@@ -117,7 +116,7 @@ async fn a_disturbed_run_writes_the_same_bytes() {
     let quiet = site.upload(clip).await;
     let worker = site.worker(config()).await;
     let asset = site.wait_status(quiet.media_id, MediaStatus::Ready, LIMIT).await;
-    let expected = site.media_objects(&asset.encode.unwrap().prefix).await;
+    let expected = site.objects(&asset.encode.unwrap().prefix).await;
     worker.stop().await;
 
     let disturbed = site.upload(clip).await;
@@ -127,7 +126,7 @@ async fn a_disturbed_run_writes_the_same_bytes() {
     let worker = site.worker(config()).await;
     let asset = site.wait_status(disturbed.media_id, MediaStatus::Ready, LIMIT).await;
     worker.stop().await;
-    let found = site.media_objects(&asset.encode.unwrap().prefix).await;
+    let found = site.objects(&asset.encode.unwrap().prefix).await;
     assert!(found == expected, "objects differ: {:?} and {:?}", found.keys(), expected.keys());
 }
 

@@ -390,7 +390,8 @@ fn check_target_duration(case: &ConformanceContext<'_>, findings: &mut Conforman
     let all = || case.playlists.iter().chain(&case.subtitles);
     let longest =
         all().map(|(_, media)| media).flat_map(|m| &m.segments).map(|(us, _)| *us).max().unwrap_or(0);
-    let target = longest.div_ceil(1_000_000).max(1);
+    // RFC 8216, 4.3.3.1: rounded to the nearest second.
+    let target = ((longest + 500_000) / 1_000_000).max(1);
     for (name, media) in all() {
         findings.require_rule(media.target_seconds == target, ConformanceRule::A8, || {
             format!("{name}: target duration {} instead of {target}", media.target_seconds)

@@ -478,13 +478,6 @@ impl Site {
         digests.collect().await
     }
 
-    /// The same without the report, which holds times.
-    pub(crate) async fn media_objects(&self, prefix: &str) -> BTreeMap<String, String> {
-        let mut objects = self.objects(prefix).await;
-        objects.remove(keys::REPORT);
-        objects
-    }
-
     /// Decodes a whole rendition with the ffmpeg program.
     pub(crate) async fn decode(&self, prefix: &str, name: &str) -> Facts {
         let count = self
