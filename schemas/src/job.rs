@@ -114,6 +114,9 @@ pub struct PosterPlan {
     pub at_us: u64,
     /// Longest side in pixels.
     pub side_pixels_max: u32,
+    /// The track is a cover picture of the source, and no frame of a film.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cover: bool,
 }
 
 /// How one audio track is made: always as a whole.

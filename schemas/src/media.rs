@@ -150,6 +150,9 @@ pub struct TechnicalMetadata {
     /// Subtitle tracks that are text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subtitles: Vec<SubtitleTrack>,
+    /// Stream index of the cover picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cover_index: Option<u32>,
     /// True for a still picture.
     pub still: bool,
     /// How time stamps are read where the clock of the source jumps; all times here are read that way.
@@ -196,7 +199,7 @@ pub mod warning_codes {
     pub const VIDEO_TRACK_DROPPED: &str = "video_track_dropped";
     /// A subtitle track is left out: it is no text, or one too many.
     pub const SUBTITLE_TRACK_DROPPED: &str = "subtitle_track_dropped";
-    /// A cover picture beside a video track is left out.
+    /// A cover picture is left out: it can't be decoded, or another one is the poster.
     pub const COVER_DROPPED: &str = "cover_dropped";
     /// A track of data, such as time codes or camera motion, is left out.
     pub const DATA_TRACK_DROPPED: &str = "data_track_dropped";

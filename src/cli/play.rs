@@ -8,10 +8,17 @@ use super::client::{self, ApiClient, ClientError};
 /// Addresses of a playback session; each carries its own right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaybackUrls {
-    /// The multivariant playlist.
-    pub hls_url: Url,
+    /// The multivariant playlist; a still picture has none.
+    pub hls_url: Option<Url>,
     /// The page that plays it.
     pub watch_url: Url,
+}
+
+impl PlaybackUrls {
+    /// The multivariant playlist as it is printed.
+    pub fn hls_text(&self) -> Option<&str> {
+        self.hls_url.as_ref().map(Url::as_str)
+    }
 }
 
 /// Opens a playback session.
@@ -25,7 +32,8 @@ pub async fn open_playback(client: &ApiClient, media_id: &str) -> anyhow::Result
         let text = answer[name].as_str().with_context(|| format!("the playback session has no {name}"))?;
         client.base_url().join(text).with_context(|| format!("{name} is no address"))
     };
-    Ok(PlaybackUrls { hls_url: at("hls_url")?, watch_url: at("watch_url")? })
+    let hls_url = if answer["hls_url"].is_null() { None } else { Some(at("hls_url")?) };
+    Ok(PlaybackUrls { hls_url, watch_url: at("watch_url")? })
 }
 
 /// Fetches what a player fetches first: the multivariant playlist, a media playlist, a segment. Answers the segment's address.
@@ -33,7 +41,8 @@ pub async fn open_playback(client: &ApiClient, media_id: &str) -> anyhow::Result
 /// # Errors
 /// When one of them can't be fetched, or is none.
 pub async fn check_playback(client: &ApiClient, playback: &PlaybackUrls) -> anyhow::Result<Url> {
-    let media_url = fetch_first_url(client, &playback.hls_url, "multivariant playlist").await?;
+    let multivariant_url = playback.hls_url.as_ref().context("a still picture plays nowhere")?;
+    let media_url = fetch_first_url(client, multivariant_url, "multivariant playlist").await?;
     let segment_url = fetch_first_url(client, &media_url, "media playlist").await?;
     let segment = fetch_url(client, &segment_url).await.context("the first segment")?;
     if segment.is_empty() {

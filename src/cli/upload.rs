@@ -158,7 +158,7 @@ async fn wait_until_ready(
         }
     } else {
         let playback = play::open_playback(client, media_id).await?;
-        answer["hls_url"] = json!(playback.hls_url.as_str());
+        answer["hls_url"] = json!(playback.hls_text());
         answer["watch_url"] = json!(playback.watch_url.as_str());
     }
     if as_json {

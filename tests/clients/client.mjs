@@ -72,7 +72,7 @@ try {
   const mediaId = await upload();
   await wait(mediaId);
   const playback = await (await send('POST', `/v1/media/${mediaId}/playback`)).json();
-  console.log(new URL(playback.hls_url, values.url).href);
+  console.log(new URL(playback.hls_url ?? playback.poster_url, values.url).href); // A still picture is its poster.
 } catch (error) {
   console.error(`client.mjs: ${error.message} ${error.cause?.message ?? ''}`.trim());
   process.exitCode = 1;

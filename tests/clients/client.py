@@ -74,6 +74,7 @@ if __name__ == "__main__":
         media_id = upload(args)
         wait(args, media_id)
         with send(args, "POST", f"/v1/media/{media_id}/playback") as answer:
-            print(parse.urljoin(args.url, json.load(answer)["hls_url"]))
+            playback = json.load(answer)
+        print(parse.urljoin(args.url, playback["hls_url"] or playback["poster_url"]))  # A still picture is its poster.
     except (Refused, OSError, http.client.HTTPException) as problem:
         sys.exit(f"client.py: {problem}")

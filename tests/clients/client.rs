@@ -74,6 +74,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let playback = ask(Method::POST, &format!("/v1/media/{media_id}/playback"))?;
     let playback: Value = send(playback).await?.json().await?;
-    println!("{}", url.join(playback["hls_url"].as_str().context("the answer has no hls_url")?)?);
+    let address = playback["hls_url"].as_str().or(playback["poster_url"].as_str()); // A still picture is its poster.
+    println!("{}", url.join(address.context("the answer has no address")?)?);
     Ok(())
 }

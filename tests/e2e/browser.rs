@@ -83,6 +83,21 @@ pub(crate) async fn shows_warnings(watch_url: &str, api_key: &str) -> Vec<String
     shown
 }
 
+/// Opens the page of a still picture as its owner: it is shown, and there is nothing to play.
+pub(crate) async fn shows_picture(watch_url: &str, api_key: &str) {
+    in_browser(async |page| {
+        page.open(watch_url).await;
+        page.until("page.dataset.state === 'sign-in'").await;
+        page.sign_in(api_key).await;
+        page.until("page.dataset.state === 'ready' && !video.controls && video.poster !== ''").await;
+        let load = "const done = arguments[0], picture = new Image(); picture.onload = () => done(picture.naturalWidth); \
+                    picture.onerror = () => done(0); picture.src = document.getElementById('video').poster;";
+        assert_eq!(page.client.execute_async(load, Vec::new()).await.unwrap(), json!(320));
+        assert_eq!(page.run("return document.getElementById('status').textContent").await, json!(""));
+    })
+    .await;
+}
+
 /// Opens the page, turns on the subtitles of a name, and gives the texts that are shown at some times in seconds.
 pub(crate) async fn shows_subtitles(watch_url: &str, label: &str, times: &[f64]) -> Vec<String> {
     let mut shown = Vec::new();

@@ -28,6 +28,7 @@ mod holes;
 mod http;
 mod inputs;
 mod links;
+mod posters;
 mod redrive;
 mod removal;
 mod scale;

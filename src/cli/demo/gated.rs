@@ -116,7 +116,11 @@ impl DemoViewer {
             Ok(Ok(DemoPlayback { playback, segment_url }))
         });
         let playing = playing.await?;
-        output::print_message(format!("{} plays: {}", self.name, playing.playback.hls_url));
+        output::print_message(format!(
+            "{} plays: {}",
+            self.name,
+            playing.playback.hls_text().unwrap_or_default()
+        ));
         Ok(playing)
     }
 
@@ -154,7 +158,7 @@ impl DemoViewer {
 
     /// Where it plays, for machines.
     fn describe_playback(&self, playing: &DemoPlayback) -> Value {
-        json!({ "address": self.address, "hls_url": playing.playback.hls_url.as_str() })
+        json!({ "address": self.address, "hls_url": playing.playback.hls_text() })
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) async fn run_open_demo(owner: &ApiClient) -> anyhow::Result<DemoResul
     let (playable, ready) = (clip.seconds_to_playable, clip.seconds_to_ready);
     let summary = json!({
         "media_id": clip.media_id,
-        "hls_url": playback.hls_url.as_str(),
+        "hls_url": playback.hls_text(),
         "seconds_to_playable": round_to_millis(playable),
         "seconds_to_ready": round_to_millis(ready),
     });

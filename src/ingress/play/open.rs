@@ -43,8 +43,8 @@ pub(super) struct PlaybackDocument {
     title: Option<String>,
     /// Where it stands: `playable` while it grows, `ready` at the end.
     status: MediaStatus,
-    /// Multivariant playlist (HLS).
-    hls_url: String,
+    /// Multivariant playlist (HLS); absent for a still picture, which is its poster.
+    hls_url: Option<String>,
     /// Manifest (MPEG-DASH), once the encode is final; never for encrypted segments.
     dash_url: Option<String>,
     /// Still image, once there is one.
@@ -123,15 +123,18 @@ pub(super) async fn open_playback(
     let base = app.config.public_url.as_deref().unwrap_or_default().trim_end_matches('/').to_owned();
     let at = |name: &str| format!("{base}/play/{token}/{media_id}/{name}");
     let is_final = medium.status() == MediaStatus::Ready;
+    // While it grows its renditions are not in the record yet.
+    let is_moving = !is_final || !encode.renditions.is_empty();
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let body = PlaybackDocument {
         media_id,
         title: medium.title().map(str::to_owned),
         status: medium.status(),
-        hls_url: at(schemas::keys::MULTIVARIANT),
+        hls_url: is_moving.then(|| at(schemas::keys::MULTIVARIANT)),
         // DASH has no way to say what HLS calls AES-128.
-        dash_url: (is_final && medium.encryption().is_none()).then(|| at(schemas::keys::MANIFEST)),
+        dash_url: (is_final && is_moving && medium.encryption().is_none())
+            .then(|| at(schemas::keys::MANIFEST)),
         poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
         media_url: who
             .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))

@@ -67,6 +67,9 @@ async function begin(session, startS) {
   if (session.poster_url) video.poster = session.poster_url;
   if (session.media_url) showWarnings(session.media_url);
   show("ready");
+  // A still picture is its poster.
+  video.controls = Boolean(session.hls_url);
+  if (!session.hls_url) return;
   player = await play(video, session.hls_url, asked, startS, {
     player: showPlayer,
     levels: showLevels,

@@ -104,7 +104,7 @@ pub fn plan_encode(input: &EncodePlanInput<'_>) -> Result<EncodePlan, NoEncodabl
         origin_us: span.origin_us,
         duration_ms: if technical.still { 0 } else { duration_samples.div_ceil(48) },
         subtitles: if technical.still { Vec::new() } else { plan_subtitles(&technical.subtitles) },
-        poster: picture.map(|track| plan_poster(track, if technical.still { 0 } else { span.duration_us })),
+        poster: plan_poster(technical, span.duration_us),
         video,
         audio: if technical.still {
             Vec::new()
@@ -384,12 +384,19 @@ fn name_track(
     (language, label)
 }
 
-fn plan_poster(track: &VideoTrack, duration_us: u64) -> PosterPlan {
-    PosterPlan {
-        stream_index: track.index,
-        at_us: (duration_us / 10).min(POSTER_AT_US_MAX),
+/// The cover that the source brings, else a frame of the film.
+fn plan_poster(technical: &TechnicalMetadata, duration_us: u64) -> Option<PosterPlan> {
+    let cover = technical.cover_index.map(|stream_index| (stream_index, 0, true));
+    let frame = technical.video.first().map(|track| {
+        let at_us = if technical.still { 0 } else { (duration_us / 10).min(POSTER_AT_US_MAX) };
+        (track.index, at_us, false)
+    });
+    cover.or(frame).map(|(stream_index, at_us, is_cover)| PosterPlan {
+        stream_index,
+        at_us,
         side_pixels_max: POSTER_SIDE_PIXELS_MAX,
-    }
+        is_cover,
+    })
 }
 
 /// Text for a quoted attribute of a playlist: no quotes, no control characters, at most 64 characters.
@@ -434,6 +441,7 @@ mod tests {
                 ..schemas::examples::audio_track()
             }],
             subtitles: Vec::new(),
+            cover_index: None,
             still: false,
             clock: Vec::new(),
             warnings: Vec::new(),

@@ -117,7 +117,14 @@ pub(crate) async fn finish_job(
             .filter_map(PresentationRendition::subtitle_summary)
             .collect(),
         has_poster,
-        warnings: job.plan.warnings.iter().cloned().chain(empty_subtitles(&job.plan, &plan)).collect(),
+        warnings: job
+            .plan
+            .warnings
+            .iter()
+            .cloned()
+            .chain(empty_subtitles(&job.plan, &plan))
+            .chain(unused_cover(&job.plan, has_poster))
+            .collect(),
     };
     job_result::complete_job(context, job, &made, parts.iter().map(|part| part.cpu_ms).sum()).await?;
     claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
@@ -149,6 +156,15 @@ fn empty_subtitles(plan: &job::EncodePlan, listed: &job::EncodePlan) -> Vec<Medi
         detail: format!("track {}: {}", planned.stream_index, planned.label),
     };
     empty.map(to_warning).collect()
+}
+
+/// A cover that could not be made the poster.
+fn unused_cover(plan: &job::EncodePlan, has_poster: bool) -> Option<MediaWarning> {
+    let cover = plan.poster.as_ref().filter(|poster| poster.is_cover && !has_poster)?;
+    Some(MediaWarning {
+        code: warning_codes::COVER_DROPPED.to_owned(),
+        detail: format!("track {}: it could not be decoded", cover.stream_index),
+    })
 }
 
 async fn load_parts(

@@ -48,10 +48,17 @@ pub fn build_technical(
         video,
         audio,
         subtitles,
+        cover_index: cover_index(probe),
         still: probe.kind == MediaFileKind::Image,
         clock: probe.clock.0.iter().map(to_clock_mark).collect(),
         warnings,
     }
+}
+
+/// The cover picture that becomes the poster: the first that can be decoded.
+fn cover_index(probe: &MediaProbe) -> Option<u32> {
+    let is_cover = |stream: &&MediaStream| stream.is_attached_picture && stream.is_decodable;
+    probe.streams.iter().find(is_cover).map(|stream| stream.index)
 }
 
 /// The subtitle tracks that play.
@@ -89,13 +96,13 @@ fn describe_lost_texts(probe: &MediaProbe) -> Vec<MediaWarning> {
 
 /// Says of every track that is not played why.
 fn list_dropped_tracks(probe: &MediaProbe) -> Vec<MediaWarning> {
+    let cover = cover_index(probe);
     let best = probe.best_video().map(|stream| stream.index);
     let dropped = probe.streams.iter().filter_map(|stream| {
         let is_empty = stream.packet_count == 0;
         let code = match stream.kind {
-            MediaStreamKind::Video if stream.is_attached_picture => {
-                best.map(|_| warning_codes::COVER_DROPPED)?
-            }
+            MediaStreamKind::Video if Some(stream.index) == cover => return None,
+            MediaStreamKind::Video if stream.is_attached_picture => warning_codes::COVER_DROPPED,
             _ if is_empty => return None,
             MediaStreamKind::Video | MediaStreamKind::Audio if !stream.is_decodable => {
                 warning_codes::TRACK_UNDECODABLE

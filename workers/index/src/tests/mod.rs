@@ -68,6 +68,7 @@ pub(crate) fn technical(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> Techn
         video,
         audio,
         subtitles: Vec::new(),
+        cover_index: None,
         still: false,
         clock: Vec::new(),
         warnings: Vec::new(),

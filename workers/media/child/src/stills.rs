@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ffmpeg_next::format::Pixel;
+use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Packet, Rational, Rescale, codec, frame};
 use media::protocol::{ChildMessage, MediaTaskReport};
 use media::{MediaErrorCode, StillsSpec};
@@ -40,8 +41,13 @@ pub(crate) fn extract_stills(
     spec.check().map_err(MediaChildError::Failed)?;
     let mut report = MediaTaskReport::default();
     for (position, at_us) in spec.at_us.iter().enumerate() {
-        let at_us = spec.origin_us.saturating_add(i64::try_from(*at_us).unwrap_or(i64::MAX));
+        let mut at_us = spec.origin_us.saturating_add(i64::try_from(*at_us).unwrap_or(i64::MAX));
         let mut reader = TrackDecoder::open(wire, job, spec.stream, 0)?;
+        if reader.track()?.disposition().contains(Disposition::ATTACHED_PIC) {
+            // One packet, of no time: without a limit the file would be read to its end for a second one.
+            reader.limit_packets(1);
+            at_us = i64::MIN;
+        }
         if at_us > spec.origin_us && !reader.seek(at_us) {
             drop(reader);
             reader = TrackDecoder::open(wire, job, spec.stream, 0)?;
@@ -50,7 +56,7 @@ pub(crate) fn extract_stills(
         let bytes = encode_jpeg(&found.picture, spec)?;
         wire.send(&ChildMessage::Image {
             position: u16::try_from(position).unwrap_or(u16::MAX),
-            at_us: u64::try_from(found.at_us - spec.origin_us).unwrap_or(0),
+            at_us: u64::try_from(found.at_us.saturating_sub(spec.origin_us)).unwrap_or(0),
             width: found.picture.width(),
             height: found.picture.height(),
             bytes,
