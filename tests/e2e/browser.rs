@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// How long anything on the page may take before the test fails and says what the page shows.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What plays the video, chosen by the page's own query parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +220,11 @@ impl Page {
 
     /// Waits in the page until the JavaScript `condition` over `page` and `video` holds.
     pub(crate) async fn until(&self, condition: &str) {
+        self.until_within(condition, PATIENCE).await;
+    }
+
+    /// The same with another patience, at most twice the usual one.
+    pub(crate) async fn until_within(&self, condition: &str, patience: Duration) {
         let script = format!(
             "const [deadlineMs, done] = arguments;
              const page = document.getElementById('page'), video = document.getElementById('video');
@@ -231,7 +236,7 @@ impl Page {
                done(holds);
              }}, 25);"
         );
-        let deadline_ms = u64::try_from(PATIENCE.as_millis()).unwrap();
+        let deadline_ms = u64::try_from(patience.as_millis()).unwrap();
         let holds = self.client.execute_async(&script, vec![json!(deadline_ms)]).await.unwrap();
         assert_eq!(holds, json!(true), "never on the page: {condition}\n{}", self.shown().await);
     }
@@ -306,7 +311,7 @@ pub(crate) async fn in_browser(story: impl AsyncFnOnce(&Page)) {
         .await
         .unwrap();
     client
-        .update_timeouts(TimeoutConfiguration::new(Some(PATIENCE * 2), Some(PATIENCE), None))
+        .update_timeouts(TimeoutConfiguration::new(Some(PATIENCE * 3), Some(PATIENCE), None))
         .await
         .unwrap();
     let page = Page { client };
@@ -352,6 +357,8 @@ fn browser_binary() -> String {
 fn browser_arguments(profile: &std::path::Path) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "--headless=new",
+        // A site's visitor has clicked; here nobody does.
+        "--autoplay-policy=no-user-gesture-required",
         // The browser ends when the driver does, however that ended: a test killed for being stuck leaves none behind.
         "--remote-debugging-pipe",
         // As root and in containers there is no user namespace to build Chromium's own sandbox from.

@@ -28,6 +28,7 @@ mod holes;
 mod http;
 mod inputs;
 mod links;
+mod players;
 mod posters;
 mod redrive;
 mod removal;

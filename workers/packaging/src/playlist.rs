@@ -21,6 +21,8 @@ const FIRST_VARIANT_BPS: u64 = 2_000_000;
 /// The lowest version that knows all tags used here: `EXT-X-MAP` in playlists with other than I-frames.
 const VERSION: u32 = 6;
 
+const INDEPENDENT: &str = "#EXT-X-INDEPENDENT-SEGMENTS\n";
+
 const AUDIO_GROUP: &str = "audio";
 
 const SUBTITLE_GROUP: &str = "subtitles";
@@ -28,9 +30,13 @@ const SUBTITLE_GROUP: &str = "subtitles";
 /// What subtitles for those who don't hear are good for (HLS Authoring Specification, 6.7).
 const HEARING_IMPAIRED: &str = ",CHARACTERISTICS=\"public.accessibility.transcribes-spoken-dialog,public.accessibility.describes-music-and-sound\"";
 
-/// Type of a playlist that grows, and where it is played from: viewers who come later would begin near its end, as with a live
-/// stream. Players read the start in media playlists; not all of them read it in multivariant ones (RFC 8216, 4.3.5.2).
-const EVENT: &str = "EVENT\n#EXT-X-START:TIME-OFFSET=0,PRECISE=YES";
+/// Where a title is played from that grows: viewers who come later would begin near its end, as with a live stream (RFC 8216, 4.3.5.2).
+/// In playlists of both kinds: video.js reads it in media playlists alone, and Shaka in the multivariant one, where it takes 0 for
+/// none.
+const START: &str = "#EXT-X-START:TIME-OFFSET=0.001,PRECISE=YES";
+
+/// Type of a playlist that grows.
+const EVENT: &str = "EVENT\n#EXT-X-START:TIME-OFFSET=0.001,PRECISE=YES";
 
 /// The multivariant playlist of a finished encode.
 pub fn render_multivariant(presentation: &Presentation) -> String {
@@ -52,7 +58,8 @@ pub fn render_growing_multivariant(plan: &EncodePlan, parts: &[JobPartRecord]) -
         peak: bound_peak_bps(plan, &rendition.name),
         average: None,
     };
-    Some(format_multivariant(&presentation, &rate, keys::event_playlist_path))
+    let text = format_multivariant(&presentation, &rate, keys::event_playlist_path);
+    Some(text.replacen(INDEPENDENT, &format!("{INDEPENDENT}{START}\n"), 1))
 }
 
 /// The media playlist of a finished rendition.
@@ -63,6 +70,10 @@ pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> S
     text
 }
 
+/// Segments that an unfinished encode has before it can be played. Players ask for more a target duration after they got a playlist
+/// (RFC 8216, 6.3.4): with one segment they have just played it then, and stall every time.
+pub const GROWING_SEGMENTS_MIN: usize = 2;
+
 /// An unfinished encode as its viewers see it.
 struct GrowingPresentation {
     presentation: Presentation,
@@ -71,7 +82,7 @@ struct GrowingPresentation {
 }
 
 /// The rungs and the sound as far as the one of them that has come least far: a player that is shown all of the sound and one segment
-/// of the picture takes the title for that long, or plays one without the other. `None` before each has a segment.
+/// of the picture takes the title for that long, or plays one without the other. `None` before each has enough to begin with.
 fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<GrowingPresentation> {
     let mut presentation = Presentation::from_unfinished_parts(plan, parts);
     let rungs = plan.video.as_ref().map_or(0, |v| v.rungs.len());
@@ -86,6 +97,9 @@ fn grow_presentation(plan: &EncodePlan, parts: &[JobPartRecord]) -> Option<Growi
     let leading = presentation.video.iter().chain(presentation.audio.first());
     let unfinished = leading.filter(|rendition| !is_complete(plan, rendition));
     if let Some(shown) = unfinished.map(|rendition| rendition.segments.len()).min() {
+        if shown < GROWING_SEGMENTS_MIN {
+            return None;
+        }
         let Presentation { video, audio, subtitles } = &mut presentation;
         for rendition in video.iter_mut().chain(audio).chain(subtitles) {
             rendition.segments.truncate(shown);
@@ -141,7 +155,7 @@ fn format_multivariant(
     rate: &dyn Fn(&PresentationRendition) -> VariantBitRates,
     uri: fn(&str) -> String,
 ) -> String {
-    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n{INDEPENDENT}");
     let has_group = !presentation.video.is_empty() || presentation.audio.len() > 1;
     if has_group {
         for (index, audio) in presentation.audio.iter().enumerate() {

@@ -63,13 +63,14 @@ fn subtitles_come_when_they_are_there_and_hold_nothing_up() {
     assert!(!growing.contains("SUBTITLES"), "{growing}");
     let picture = playlist::render_event(&plan, &without, "v360").unwrap();
     assert!(picture.ends_with("#EXT-X-ENDLIST\n"), "{picture}");
-    // All of the text, and one segment of the picture.
-    let first = |part: &JobPartRecord| ["a0", "v0000", plan::SUBTITLES].contains(&part.part.as_str());
+    // All of the text, and six segments of the picture.
+    let first =
+        |part: &JobPartRecord| ["a0", "v0000", "v0001", plan::SUBTITLES].contains(&part.part.as_str());
     let begun: Vec<JobPartRecord> = parts.iter().filter(|part| first(part)).cloned().collect();
     let growing = playlist::render_growing_multivariant(&plan, &begun).unwrap();
     assert!(growing.contains("URI=\"s0/event.m3u8\""), "{growing}");
     let text = playlist::render_event(&plan, &begun, "s0").unwrap();
-    assert!(text.ends_with("#EXTINF:6.000000,\n1.vtt\n"), "{text}");
+    assert!(text.ends_with("#EXTINF:6.000000,\n6.vtt\n"), "{text}");
     let whole = playlist::render_event(&plan, &parts, "s0").unwrap();
     assert!(whole.starts_with(text.as_str()) && whole.ends_with("11.vtt\n#EXT-X-ENDLIST\n"), "{whole}");
 }
@@ -91,7 +92,7 @@ fn growing_playlists_only_grow() {
             before.insert(rendition.into(), text);
         }
     }
-    let first = [parts[0].clone(), parts.last().unwrap().clone()];
+    let first = [parts[0].clone(), parts[1].clone(), parts.last().unwrap().clone()];
     insta::assert_snapshot!("growing", playlist::render_growing_multivariant(&plan, &first).unwrap());
     insta::assert_snapshot!("event_begin", playlist::render_event(&plan, &first, "v360").unwrap());
     assert!(before.values().all(|text| text.ends_with("#EXT-X-ENDLIST\n")));
@@ -115,14 +116,19 @@ fn who_followed_a_growing_playlist_sees_nothing_but_its_end() {
 #[test]
 fn a_growing_title_is_as_long_as_its_shortest_rendition() {
     let (plan, parts) = build_example();
-    // All of the sound, and the first range of the picture, which is one segment.
-    let have: Vec<JobPartRecord> =
-        parts.iter().filter(|p| p.part == "a0" || p.part == "v0000").cloned().collect();
+    // All of the sound, and the first range of the picture, which is one segment: too little to begin with.
+    let mut have: Vec<JobPartRecord> =
+        parts.iter().filter(|p| ["a0", "v0000"].contains(&p.part.as_str())).cloned().collect();
+    assert_eq!(playlist::render_growing_multivariant(&plan, &have), None);
+    assert_eq!(playlist::render_event(&plan, &have, "a0"), None);
+    let mut second = parts.iter().find(|p| p.part == "v0001").unwrap().clone();
+    second.tracks.iter_mut().for_each(|track| track.segments.truncate(1));
+    have.push(second);
     for rendition in ["v360", "v234", "a0"] {
         let text = playlist::render_event(&plan, &have, rendition).unwrap();
-        assert_eq!(text.matches("#EXTINF").count(), 1, "{rendition}: {text}");
+        assert_eq!(text.matches("#EXTINF").count(), 2, "{rendition}: {text}");
         assert!(!text.contains("#EXT-X-ENDLIST"), "{rendition} ends before the others: {text}");
-        assert!(text.contains("#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n"), "{text}");
+        assert!(text.contains("#EXT-X-START:TIME-OFFSET=0.001,PRECISE=YES\n"), "{text}");
     }
     // One rung is behind: the others wait for it.
     let mut uneven = parts.clone();
@@ -131,7 +137,8 @@ fn a_growing_title_is_as_long_as_its_shortest_rendition() {
         playlist::render_event(&plan, &uneven, rendition).unwrap().matches("#EXTINF").count()
     });
     assert_eq!(counts, [3, 3, 3]);
-    assert_eq!(playlist::render_event(&plan, &have[1..], "a0"), None, "sound alone is not played");
+    let sound: Vec<JobPartRecord> = have.into_iter().filter(|p| p.part == "a0").collect();
+    assert_eq!(playlist::render_event(&plan, &sound, "a0"), None, "sound alone is not played");
 }
 
 #[test]

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future::FusedFuture, stream::FuturesOrdered};
 use media::{MediaTaskOutput, MediaTaskReport};
 use nats::{Bus, Outbox};
-use packaging::plan::{self, PartWork};
+use packaging::{
+    plan::{self, PartWork},
+    playlist::GROWING_SEGMENTS_MIN,
+};
 use schemas::{
     job::{self, JobPartProgress, StoredSegment},
     keys, subjects,
@@ -166,7 +169,8 @@ struct PartOutputCollector<'a> {
     tracks: PartTracks,
     frames_done: u64,
     progress_at: Option<Instant>,
-    is_playable_known: bool,
+    /// Playing begins with segments of this part.
+    is_first_part: bool,
     /// Stored segments at the last renewal.
     renewed_segments: usize,
 }
@@ -182,7 +186,7 @@ impl<'a> PartOutputCollector<'a> {
             tracks: PartTracks::new(&run.job.plan, run.work, &part),
             frames_done: 0,
             progress_at: None,
-            is_playable_known: !playable::is_first_part(&run.job.plan, run.part),
+            is_first_part: playable::is_first_part(&run.job.plan, run.part),
             renewed_segments: 0,
         }
     }
@@ -288,13 +292,16 @@ impl<'a> PartOutputCollector<'a> {
         }
     }
 
-    /// Writes the first whole segment at once, so that playing can begin. False when the part or job is over.
+    /// Writes the first whole segments at once, so that playing can begin. False when the part or job is over.
     async fn renew_when_playable(&mut self) -> Result<bool, TranscodeError> {
-        if self.is_playable_known || self.tracks.common_segment_count() == 0 {
-            return Ok(true);
-        }
-        self.is_playable_known = true;
-        self.renew_claim().await
+        if self.adds_to_beginning() { self.renew_claim().await } else { Ok(true) }
+    }
+
+    /// Whether there is more than at the last renewal of what playing begins with.
+    fn adds_to_beginning(&self) -> bool {
+        self.is_first_part
+            && self.renewed_segments < GROWING_SEGMENTS_MIN
+            && self.renewed_segments < self.tracks.common_segment_count()
     }
 
     /// Shows that we live, with what is stored; reads whether the job still wants it. False when part or job are over.
@@ -316,14 +323,13 @@ impl<'a> PartOutputCollector<'a> {
             }
             Err(error) => return Err(error),
         }
-        let is_first = self.renewed_segments == 0 && self.tracks.common_segment_count() > 0;
-        if is_first {
+        if self.renewed_segments == 0 && self.tracks.common_segment_count() > 0 {
             outage::clear_delay(&context.bus, job.media_id).await;
         }
-        if is_first && playable::is_first_part(&job.plan, part) {
+        if self.adds_to_beginning() {
             match playable::mark_playable(&context.bus, job).await {
                 Ok(()) => {}
-                // It is the first renewal again next time.
+                // What was renewed counts as not renewed, so that the next renewal tries again.
                 Err(error) if error.is_outage() => return Ok(true),
                 Err(error) => return Err(error),
             }

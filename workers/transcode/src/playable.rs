@@ -1,4 +1,4 @@
-//! Playing before everything is made: as soon as the first segment of every rung and of the first audio track is stored.
+//! Playing before everything is made: as soon as the first segments of every rung and of the first audio track are stored.
 
 use nats::{Bus, Outbox};
 use packaging::{plan, playlist};
@@ -17,9 +17,11 @@ pub(crate) fn is_first_part(plan: &EncodePlan, part: &str) -> bool {
 
 /// Names of the parts that playing begins with.
 fn first_parts(plan: &EncodePlan) -> Vec<String> {
-    let video = plan.video.as_ref().map(|_| plan::video_part_name(0));
+    let needed = u32::try_from(playlist::GROWING_SEGMENTS_MIN).unwrap_or(u32::MAX);
+    let ranges = plan.video.iter().flat_map(|video| &video.ranges).enumerate();
+    let video = ranges.filter(|(_, range)| range.first_segment <= needed);
     let audio = plan.audio.first().map(|audio| audio.name.clone());
-    video.into_iter().chain(audio).collect()
+    video.map(|(index, _)| plan::video_part_name(index)).chain(audio).collect()
 }
 
 /// Marks the medium as playable when all first segments are there; the worker that stores the last of them comes here last.

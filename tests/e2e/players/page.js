@@ -1,0 +1,127 @@
+// Plays one address with one player, as another site does, and writes down what is shown and heard.
+//
+// ?player=mp4|hls.js|shaka|dash.js|video.js &url=...
+//
+// The picture is twelve bars, the bits of its frame's number; a tone of 40 ms begins with every second.
+
+const bars = 12;
+const query = new URLSearchParams(location.search);
+const video = document.getElementById("video");
+const canvas = new OffscreenCanvas(bars * 8, 8);
+const pixels = canvas.getContext("2d", { willReadFrequently: true });
+
+/** frames: [number, presented media time in s]; tones: media time in s at which each is heard. */
+const seen = { frames: [], tones: [], stalls: [], ended: false, failed: "", duration: 0 };
+window.seen = seen;
+
+function numberOfFrame() {
+  pixels.drawImage(video, 0, 0, canvas.width, canvas.height);
+  const { data } = pixels.getImageData(0, 4, canvas.width, 1);
+  let number = 0;
+  for (let bar = 0; bar < bars; bar += 1) {
+    if (data[(bar * 8 + 4) * 4] > 127) number += 2 ** bar;
+  }
+  return number;
+}
+
+function watchFrames() {
+  video.requestVideoFrameCallback((now, { mediaTime }) => {
+    seen.frames.push([numberOfFrame(), mediaTime]);
+    watchFrames();
+  });
+}
+
+/** The audio thread says when a tone begins, by its own clock. */
+const listener = `registerProcessor("tones", class extends AudioWorkletProcessor {
+  quiet = sampleRate;
+  process([[samples]]) {
+    samples?.forEach((sample, at) => {
+      if (Math.abs(sample) > 0.2) {
+        if (this.quiet > sampleRate / 10) this.port.postMessage((currentFrame + at) / sampleRate);
+        this.quiet = 0;
+      } else this.quiet += 1;
+    });
+    return true;
+  }
+});`;
+
+async function watchTones() {
+  const audio = new AudioContext({ latencyHint: "interactive" });
+  await audio.audioWorklet.addModule(URL.createObjectURL(new Blob([listener], { type: "text/javascript" })));
+  const node = new AudioWorkletNode(audio, "tones");
+  node.port.onmessage = ({ data }) => {
+    if (!video.paused && !video.ended) seen.tones.push(video.currentTime - (audio.currentTime - data));
+  };
+  audio.createMediaElementSource(video).connect(node).connect(audio.destination);
+  await audio.resume();
+}
+
+function load(script) {
+  return new Promise((resolve, reject) => {
+    const element = document.createElement("script");
+    Object.assign(element, { src: script, onload: resolve, onerror: reject });
+    document.head.append(element);
+  });
+}
+
+const players = {
+  async mp4(url) {
+    video.src = url;
+  },
+  async "hls.js"(url) {
+    const { default: Hls } = await import("/players/hls.min.mjs");
+    const player = new Hls({ enableWorker: false });
+    player.on(Hls.Events.ERROR, (_, { fatal, type, details }) => fatal && fail(`${type} ${details}`));
+    player.loadSource(url);
+    player.attachMedia(video);
+  },
+  async shaka(url) {
+    await load("/players/shaka-player.compiled.js");
+    const player = new globalThis.shaka.Player();
+    player.addEventListener("error", ({ detail }) => fail(`${detail.code} ${JSON.stringify(detail.data)}`));
+    await player.attach(video);
+    await player.load(url);
+  },
+  async "dash.js"(url) {
+    await load("/players/dash.all.min.js");
+    const player = globalThis.dashjs.MediaPlayer().create();
+    player.on("error", ({ error }) => fail(`${error.code} ${error.message}`));
+    player.initialize(video, url, false);
+  },
+  async "video.js"(url) {
+    await load("/players/video.min.js");
+    const player = globalThis.videojs(video, { html5: { vhs: { overrideNative: true } } });
+    player.on("error", () => fail(JSON.stringify(player.error())));
+    player.src({ src: url, type: "application/vnd.apple.mpegurl" });
+  },
+};
+
+function fail(problem) {
+  seen.failed ||= String(problem);
+}
+
+let hasBegun = false;
+video.addEventListener("playing", () => {
+  hasBegun = true;
+});
+video.addEventListener("waiting", () => {
+  if (hasBegun && !video.ended) seen.stalls.push(video.currentTime);
+});
+video.addEventListener("canplay", () => {
+  if (video.paused && !video.ended) video.play().catch(fail);
+});
+video.addEventListener("ended", () => {
+  seen.duration = video.duration;
+  seen.ended = true;
+});
+video.addEventListener("error", () => fail(video.error?.message ?? "the element failed"));
+
+try {
+  watchFrames();
+  await watchTones();
+  await players[query.get("player")](query.get("url"));
+  // At once, since some players load nothing of what grows before; a player that sets its source now breaks that off.
+  await video.play().catch(() => {});
+} catch (error) {
+  fail(error);
+}
