@@ -67,6 +67,11 @@ pub fn media_playlist_path(rendition: &str) -> String {
     format!("{rendition}/index.m3u8")
 }
 
+/// Playlist of the pictures of a rendition that stand alone, relative to the encode's folder.
+pub fn iframe_playlist_path(rendition: &str) -> String {
+    format!("{rendition}/iframes.m3u8")
+}
+
 /// Media playlist of a rendition while it grows; rendered on request, never stored.
 pub fn event_playlist_path(rendition: &str) -> String {
     format!("{rendition}/event.m3u8")

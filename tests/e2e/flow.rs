@@ -85,6 +85,38 @@ fn attributes_of(text: &str) -> BTreeMap<String, String> {
     found
 }
 
+/// The ranges of an I-frame playlist, each of which is decoded alone, behind the init segment, and is one picture.
+async fn check_iframes(cluster: &Cluster, path: &str) {
+    let playlist = text(cluster, path).await;
+    let at = |file: &str| format!("{}{}", cluster.url, path.replace("iframes.m3u8", file));
+    let init = cluster.http.get(at("init.mp4")).send().await.unwrap().bytes().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut range = "";
+    for line in playlist.lines() {
+        range = line
+            .strip_prefix("#EXT-X-BYTERANGE:")
+            .and_then(|range| range.strip_suffix("@0"))
+            .unwrap_or(range);
+        if line.starts_with('#') {
+            continue;
+        }
+        let last = range.parse::<u64>().unwrap() - 1;
+        let part =
+            cluster.http.get(at(line)).header("range", format!("bytes=0-{last}")).send().await.unwrap();
+        let file = folder.path().join("picture.mp4");
+        std::fs::write(&file, [init.clone(), part.bytes().await.unwrap()].concat()).unwrap();
+        let output = Command::new("ffprobe")
+            .args(["-v", "fatal", "-show_entries", "frame=pict_type", "-of", "csv=p=0"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let pictures = String::from_utf8(output.stdout).unwrap();
+        let pictures: Vec<&str> = pictures.split([',', '\n']).filter(|kind| !kind.is_empty()).collect();
+        assert_eq!(pictures, ["I"], "{path} {line}: {range} bytes");
+    }
+    assert!(!range.is_empty(), "{playlist}");
+}
+
 /// Decodes every rung and checks what a viewer relies on.
 pub(crate) async fn check_plays(
     cluster: &Cluster,
@@ -117,6 +149,11 @@ pub(crate) async fn check_plays(
         assert!(first.abs() < 0.005, "{name}: the first picture is presented at {first} s, the sound at 0");
         assert_eq!(keys.get_or_insert_with(|| decoded.keys.clone()), &decoded.keys, "key frames of {name}");
         check_bandwidth(cluster, &base, name, attributes, &master).await;
+        let iframes = name.replace("index.m3u8", "iframes.m3u8");
+        // An encrypted medium has none: a range of a segment can't be opened by itself.
+        if master.contains(&iframes) {
+            check_iframes(cluster, &format!("{base}/{iframes}")).await;
+        }
     }
     let output = Command::new("ffmpeg")
         .args([

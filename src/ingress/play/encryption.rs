@@ -78,8 +78,10 @@ impl<'a> EncryptedResource<'a> {
     pub(super) const fn from_path(wanted: PlaybackPath<'a>) -> Option<Self> {
         match wanted {
             PlaybackPath::SegmentKey => Some(Self::Key),
-            // What only DASH names: it would be clear.
-            PlaybackPath::Manifest | PlaybackPath::WholeSubtitles(_) => Some(Self::Absent),
+            // What only DASH names would be clear, and a range of an encrypted segment can't be opened by itself.
+            PlaybackPath::Manifest | PlaybackPath::WholeSubtitles(_) | PlaybackPath::IFrames(_) => {
+                Some(Self::Absent)
+            }
             PlaybackPath::Playlist(rendition) | PlaybackPath::Growing(rendition) => {
                 Some(Self::Playlist(wanted, rendition))
             }
@@ -159,6 +161,12 @@ fn insert_key_tag(playlist: &str) -> Option<String> {
     let first = playlist.find("#EXTINF:")?;
     let (header, segments) = playlist.split_at(first);
     Some(format!("{header}{KEY_TAG}\n{segments}"))
+}
+
+/// The multivariant playlist without what an encrypted medium lacks: playlists of ranges.
+pub(super) fn remove_iframes(multivariant: &str) -> String {
+    let lines = multivariant.lines().filter(|line| !line.starts_with("#EXT-X-I-FRAME-STREAM-INF:"));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Size in bytes with the padding, of which there is always at least one byte.
@@ -305,6 +313,12 @@ mod tests {
     }
 
     #[test]
+    fn an_encrypted_medium_names_no_ranges() {
+        let clear = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nv/index.m3u8\n#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"v/iframes.m3u8\"\n";
+        assert_eq!(remove_iframes(clear), "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nv/index.m3u8\n");
+    }
+
+    #[test]
     fn only_what_gives_nothing_away_stays_clear() {
         for (path, is_clear) in [
             ("master.m3u8", true),
@@ -315,6 +329,7 @@ mod tests {
             ("v720/index.m3u8", false),
             ("v720/event.m3u8", false),
             ("v720/1.m4s", false),
+            ("v720/iframes.m3u8", false),
             ("s0/1.vtt", false),
             ("s0/subtitles.vtt", false),
         ] {

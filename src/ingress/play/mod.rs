@@ -176,6 +176,11 @@ async fn serve_path(
             let text = app.growing.multivariant_playlist(&app.bus, encode.job_id).await?;
             Ok(playlist_response(headers, wanted, text.ok_or_else(no_such_resource)?))
         }
+        PlaybackPath::Multivariant if !medium.encryption.is_none() => {
+            let key = format!("{}/{}", encode.prefix, wanted.object_key());
+            let text = encryption::remove_iframes(&load_playlist_text(app, key).await?);
+            Ok(playlist_response(headers, wanted, text))
+        }
         _ => stored_response(app, headers, wanted, encode).await,
     }
 }

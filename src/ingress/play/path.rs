@@ -20,6 +20,8 @@ pub(super) enum PlaybackPath<'a> {
     Playlist(&'a str),
     /// The media playlist of a rendition while it grows, and afterwards for players that began with it.
     Growing(&'a str),
+    /// The playlist of pictures that stand alone.
+    IFrames(&'a str),
     /// The init segment of a rendition.
     Init(&'a str),
     /// A media segment of a rendition, from 1.
@@ -48,6 +50,7 @@ impl<'a> PlaybackPath<'a> {
         match file {
             "index.m3u8" => Some(Self::Playlist(rendition)),
             "event.m3u8" => Some(Self::Growing(rendition)),
+            "iframes.m3u8" => Some(Self::IFrames(rendition)),
             "init.mp4" => Some(Self::Init(rendition)),
             keys::WHOLE_SUBTITLES => Some(Self::WholeSubtitles(rendition)),
             _ => match file.split_once('.')? {
@@ -69,6 +72,7 @@ impl<'a> PlaybackPath<'a> {
             Self::SegmentKey => keys::SEGMENT_KEY.to_owned(),
             Self::Playlist(rendition) => keys::media_playlist_path(rendition),
             Self::Growing(rendition) => keys::event_playlist_path(rendition),
+            Self::IFrames(rendition) => keys::iframe_playlist_path(rendition),
             Self::Init(rendition) => keys::init_segment_path(rendition),
             Self::Segment(rendition, number) => keys::segment_path(rendition, number),
             Self::SubtitleSegment(rendition, number) => keys::subtitle_segment_path(rendition, number),
@@ -79,7 +83,9 @@ impl<'a> PlaybackPath<'a> {
     /// Its media type (RFC 8216 section 4, ISO/IEC 23009-1 annex C, RFC 4337).
     pub(super) fn content_type(self) -> &'static str {
         match self {
-            Self::Multivariant | Self::Playlist(_) | Self::Growing(_) => "application/vnd.apple.mpegurl",
+            Self::Multivariant | Self::Playlist(_) | Self::Growing(_) | Self::IFrames(_) => {
+                "application/vnd.apple.mpegurl"
+            }
             Self::Manifest => "application/dash+xml",
             Self::Poster => "image/jpeg",
             Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => "text/vtt; charset=utf-8",
@@ -91,7 +97,10 @@ impl<'a> PlaybackPath<'a> {
 
     /// True when it is small and asked for by every viewer.
     pub(super) const fn is_cached(self) -> bool {
-        matches!(self, Self::Multivariant | Self::Manifest | Self::Playlist(_) | Self::Init(_))
+        matches!(
+            self,
+            Self::Multivariant | Self::Manifest | Self::Playlist(_) | Self::IFrames(_) | Self::Init(_)
+        )
     }
 }
 
@@ -115,6 +124,7 @@ mod tests {
             ("v720/key", None),
             ("v720/index.m3u8", Some(PlaybackPath::Playlist("v720"))),
             ("v720/event.m3u8", Some(PlaybackPath::Growing("v720"))),
+            ("v720/iframes.m3u8", Some(PlaybackPath::IFrames("v720"))),
             ("a0/init.mp4", Some(PlaybackPath::Init("a0"))),
             ("a0/12.m4s", Some(PlaybackPath::Segment("a0", 12))),
             ("s0/12.vtt", Some(PlaybackPath::SubtitleSegment("s0", 12))),

@@ -12,7 +12,8 @@ use schemas::{
 };
 
 use crate::presentation::{
-    AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind, round_to_seconds,
+    AUDIO_FRAME_SAMPLES, Presentation, PresentationRendition, RenditionKind, bits_per_second,
+    round_to_seconds,
 };
 
 /// The variant nearest to this many bits per second is listed first (HLS Authoring Specification 1.32).
@@ -68,6 +69,21 @@ pub fn render_media(rendition: &PresentationRendition, target_seconds: u64) -> S
     write_segments(&mut text, rendition);
     text.push_str("#EXT-X-ENDLIST\n");
     text
+}
+
+/// The playlist of the pictures of a finished rendition that stand alone, one for each segment: what players show while a person
+/// searches (RFC 8216, 4.3.3.6). `None` of what has no pictures, or none that were measured.
+pub fn render_iframes(rendition: &PresentationRendition, target_seconds: u64) -> Option<String> {
+    if rendition.iframe_bytes.is_empty() {
+        return None;
+    }
+    let header = format_header(rendition, target_seconds, "VOD");
+    let mut text = header.replacen(INDEPENDENT, &format!("{INDEPENDENT}#EXT-X-I-FRAMES-ONLY\n"), 1);
+    for ((segment, duration), bytes) in list_segments(rendition).zip(&rendition.iframe_bytes) {
+        let _infallible = writeln!(text, "#EXTINF:{duration},\n#EXT-X-BYTERANGE:{bytes}@0\n{segment}");
+    }
+    text.push_str("#EXT-X-ENDLIST\n");
+    Some(text)
 }
 
 /// Segments that an unfinished encode has before it can be played. Players ask for more a target duration after they got a playlist
@@ -211,7 +227,21 @@ fn format_multivariant(
         variants.insert(0, chosen);
     }
     text.extend(variants.into_iter().map(|(_, line)| line));
+    text.extend(presentation.video.iter().filter_map(format_iframe_variant));
     text
+}
+
+/// The line of [`render_iframes`] in the multivariant playlist; none where there is none.
+fn format_iframe_variant(video: &PresentationRendition) -> Option<String> {
+    let RenditionKind::Video { width, height, .. } = video.kind else { return None };
+    let pictures = video.segments.iter().zip(&video.iframe_bytes);
+    let peak = pictures.clone().map(|(s, bytes)| bits_per_second(*bytes, s.duration_ticks, video.timescale));
+    let (peak, total) = (peak.max()?, pictures.map(|(_, bytes)| bytes).sum());
+    let average = bits_per_second(total, video.duration_ticks(), video.timescale);
+    let (codecs, uri) = (&video.codecs, keys::iframe_playlist_path(&video.name));
+    Some(format!(
+        "#EXT-X-I-FRAME-STREAM-INF:BANDWIDTH={peak},AVERAGE-BANDWIDTH={average},CODECS=\"{codecs}\",RESOLUTION={width}x{height},VIDEO-RANGE=SDR,URI=\"{uri}\"\n"
+    ))
 }
 
 /// How a track of a group is chosen without a person (RFC 8216, 4.3.4.1).
@@ -311,22 +341,29 @@ const fn is_subtitles(rendition: &PresentationRendition) -> bool {
     matches!(rendition.kind, RenditionKind::Subtitles { .. })
 }
 
-/// Each EXTINF is the difference of two rounded times, so that the sum over any run is exact to a microsecond.
 fn write_segments(text: &mut String, rendition: &PresentationRendition) {
+    for (segment, duration) in list_segments(rendition) {
+        let _infallible = writeln!(text, "#EXTINF:{duration},\n{segment}");
+    }
+}
+
+/// The segments as playlists list them: file and duration. Each duration is the difference of two rounded times, so that the sum over
+/// any run is exact to a microsecond.
+fn list_segments(rendition: &PresentationRendition) -> impl Iterator<Item = (String, String)> {
     let microseconds = |ticks: u64| {
         let scaled = (u128::from(ticks) * 2_000_000 + u128::from(rendition.timescale))
             / (2 * u128::from(rendition.timescale));
         u64::try_from(scaled).unwrap_or(u64::MAX)
     };
+    let extension = if is_subtitles(rendition) { "vtt" } else { "m4s" };
     let mut end_ticks = 0;
-    for (segment, number) in rendition.segments.iter().zip(1_u32..) {
+    rendition.segments.iter().zip(1_u32..).map(move |(segment, number)| {
         // The difference of rounded times: rounded durations would add up to another length.
         let start = microseconds(end_ticks);
         end_ticks += segment.duration_ticks;
         let duration = microseconds(end_ticks).saturating_sub(start);
-        let name = format!("{number}.{}", if is_subtitles(rendition) { "vtt" } else { "m4s" });
-        let _infallible = writeln!(text, "#EXTINF:{},\n{name}", format_decimal(duration, 1_000_000, 6));
-    }
+        (format!("{number}.{extension}"), format_decimal(duration, 1_000_000, 6))
+    })
 }
 
 /// `num / den` with a fixed number of decimals, rounded.

@@ -33,6 +33,8 @@ pub struct PresentationRendition {
     pub init_bytes: u64,
     /// Segments in order; their numbers start at 1.
     pub segments: Vec<StoredSegment>,
+    /// Of each segment of pictures the bytes up to the end of its first picture, which stands alone; empty until they are measured.
+    pub iframe_bytes: Vec<u64>,
     /// What it holds.
     pub kind: RenditionKind,
 }
@@ -221,6 +223,7 @@ impl PresentationRendition {
             timescale: first.timescale.max(1),
             init_bytes: first.init_bytes,
             segments,
+            iframe_bytes: Vec::new(),
             kind,
         })
     }
@@ -339,7 +342,8 @@ pub(crate) fn round_to_seconds(units: u64, per_second: u32) -> u64 {
     units.saturating_mul(2).saturating_add(per_second) / (2 * per_second)
 }
 
-fn bits_per_second(bytes: u64, ticks: u64, timescale: u32) -> u64 {
+/// Rounded up.
+pub(crate) fn bits_per_second(bytes: u64, ticks: u64, timescale: u32) -> u64 {
     let bits = u128::from(bytes) * 8 * u128::from(timescale);
     u64::try_from(bits.div_ceil(u128::from(ticks.max(1)))).unwrap_or(u64::MAX)
 }

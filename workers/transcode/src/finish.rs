@@ -3,14 +3,11 @@
 //! Order of effects: poster, playlists and manifest, check, report, multivariant playlist, medium, job. A crash anywhere
 //! repeats it with the same bytes under the same keys.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use media::MediaTaskOutput;
 use nats::Outbox;
-use packaging::{
-    mpd, playlist,
-    presentation::{Presentation, PresentationRendition},
-};
+use packaging::presentation::{Presentation, PresentationRendition};
 use schemas::{
     job::{self, JobPartRecord, JobPartStatus},
     keys,
@@ -22,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     TranscodeContext,
-    check::{self, ConformanceInput, FindingSeverity},
+    check::{self, FindingSeverity},
     claim::PartClaim,
+    description::EncodeDescription,
     encode,
     error::TranscodeError,
     job_result, report,
@@ -49,35 +47,7 @@ pub(crate) async fn finish_job(
     }
     let mut presentation = Presentation::assemble(&job.plan, &parts)?;
     let has_poster = make_poster(context, job, stop).await?;
-    let target = presentation.target_seconds();
-    let playlists: BTreeMap<String, String> = presentation
-        .listed_renditions()
-        .map(|r| (r.name.clone(), playlist::render_media(r, target)))
-        .collect();
-    // Their playlists are stored all the same, for viewers who began with them while the encode grew.
-    let costly = presentation.remove_costly_rungs();
-    let plan = listed_plan(&job.plan, &costly, &presentation);
-    let is_playable = !playlists.is_empty();
-    let multivariant = playlist::render_multivariant(&presentation);
-    let manifest = mpd::render_manifest(&presentation)?;
-    let findings = if is_playable {
-        let reads_max = context.config.check_reads_max;
-        let measured =
-            check::measure_presentation(&context.store, &job.prefix, &presentation, reads_max).await?;
-        let subtitles =
-            check::measure_subtitles(&context.store, &job.prefix, &presentation, reads_max).await?;
-        let evidence = ConformanceInput {
-            plan: &plan,
-            multivariant: &multivariant,
-            playlists: &playlists,
-            manifest: &manifest,
-            measured: &measured,
-            subtitles: &subtitles,
-        };
-        check::check_conformance(&evidence)
-    } else {
-        Vec::new()
-    };
+    let described = EncodeDescription::describe_encode(context, job, &mut presentation).await?;
     let asset = context
         .bus
         .load_record::<records::MediaRecord>(&job.media_id.to_string())
@@ -86,25 +56,21 @@ pub(crate) async fn finish_job(
     let report = report::render_report(&report::TranscodeReportInput {
         job,
         presentation: &presentation,
-        findings: &findings,
+        findings: &described.findings,
         technical: asset.as_ref().and_then(|a| a.technical.as_ref()),
         versions: &context.driver.self_check().versions,
     });
     // Before the findings are judged: the report of an encode that does not conform says why.
     put_text(context, job, keys::REPORT, report).await?;
-    reject_errors(&findings)?;
-    if is_playable {
-        for (name, text) in playlists {
-            put_text(context, job, &keys::media_playlist_path(&name), text).await?;
-        }
-        // What names other objects is stored behind them.
-        put_text(context, job, keys::MANIFEST, manifest).await?;
-        put_text(context, job, keys::MULTIVARIANT, multivariant).await?;
+    reject_errors(&described.findings)?;
+    for (path, text) in described.files {
+        put_text(context, job, &path, text).await?;
     }
     // Fenced once more: measuring takes long, and another worker may have finished the job meanwhile.
     if !claim.renew(Outbox::new(), |_| {}).await? || encode::is_job_inactive(&context.bus, job).await? {
         return Ok(());
     }
+    let (listed, target) = (&described.plan, presentation.target_seconds());
     let made = MediaEncode {
         number: job.encode,
         job_id: job.job_id,
@@ -122,7 +88,7 @@ pub(crate) async fn finish_job(
             .warnings
             .iter()
             .cloned()
-            .chain(empty_subtitles(&job.plan, &plan))
+            .chain(empty_subtitles(&job.plan, listed))
             .chain(unused_cover(&job.plan, has_poster))
             .collect(),
     };
@@ -130,20 +96,6 @@ pub(crate) async fn finish_job(
     claim.renew(Outbox::new(), |part| part.status = JobPartStatus::Done).await?;
     tracing::info!(media.id = %job.media_id, job.id = %job.job_id, "ready");
     Ok(())
-}
-
-/// The plan as far as it is listed for players: without costly rungs, and without subtitles that have no text.
-fn listed_plan(
-    plan: &job::EncodePlan,
-    costly: &[PresentationRendition],
-    presentation: &Presentation,
-) -> job::EncodePlan {
-    let mut plan = plan.clone();
-    plan.subtitles.retain(|planned| presentation.subtitles.iter().any(|made| made.name == planned.name));
-    if let Some(video) = &mut plan.video {
-        video.rungs.retain(|rung| !costly.iter().any(|taken| taken.name == rung.name));
-    }
-    plan
 }
 
 /// The subtitle tracks of the plan that are not among the `listed` ones.

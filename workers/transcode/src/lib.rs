@@ -19,6 +19,7 @@ pub mod boxes;
 pub mod check;
 mod claim;
 mod config;
+mod description;
 mod encode;
 mod error;
 mod finish;

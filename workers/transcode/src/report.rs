@@ -18,10 +18,8 @@ pub(crate) struct TranscodeReportInput<'a> {
 
 #[derive(Serialize)]
 struct TranscodeReport<'a> {
-    media_id: String,
-    job_id: String,
     encode: u32,
-    options_digest: &'a str,
+    options_version: &'a str,
     profile: &'a str,
     probe: Option<&'a TechnicalMetadata>,
     reasons: &'a [String],
@@ -45,10 +43,8 @@ struct FindingReport<'a> {
 pub(crate) fn render_report(input: &TranscodeReportInput<'_>) -> String {
     let TranscodeReportInput { job, presentation, findings, technical, versions } = *input;
     let report = TranscodeReport {
-        media_id: job.media_id.to_string(),
-        job_id: job.job_id.to_string(),
         encode: job.encode,
-        options_digest: &job.plan.options_digest,
+        options_version: &job.plan.options_version,
         profile: &job.plan.profile,
         probe: technical,
         reasons: &job.plan.reasons,

@@ -70,21 +70,31 @@ struct Case {
     manifest: String,
     measured: BTreeMap<String, MeasuredRendition>,
     subtitles: BTreeMap<String, MeasuredSubtitles>,
+    iframes: BTreeMap<String, String>,
 }
 
 impl Case {
     fn new() -> Self {
         let (plan, parts) = build_subtitled_example();
-        let presentation = Presentation::assemble(&plan, &parts).unwrap();
+        let mut presentation = Presentation::assemble(&plan, &parts).unwrap();
         let target = presentation.target_seconds();
+        let measured = measured(&plan, &presentation);
+        for video in &mut presentation.video {
+            video.iframe_bytes = check::measure_iframes(&measured[&video.name]);
+        }
         Self {
+            iframes: presentation
+                .video
+                .iter()
+                .map(|r| (r.name.clone(), playlist::render_iframes(r, target).unwrap()))
+                .collect(),
             multivariant: playlist::render_multivariant(&presentation),
             playlists: presentation
                 .listed_renditions()
                 .map(|r| (r.name.clone(), playlist::render_media(r, target)))
                 .collect(),
             manifest: mpd::render_manifest(&presentation).unwrap(),
-            measured: measured(&plan, &presentation),
+            measured,
             subtitles: presentation
                 .subtitles
                 .iter()
@@ -102,6 +112,7 @@ impl Case {
             manifest: &self.manifest,
             measured: &self.measured,
             subtitles: &self.subtitles,
+            iframes: &self.iframes,
         };
         let findings = check::check_conformance(&evidence);
         findings
@@ -181,6 +192,35 @@ fn each_rule_of_playlists_finds_its_fault() {
     check(Rule::A9, "a missing entry", &|c| {
         c.swap_media("v360", "#EXTINF:1.000000,\n11.m4s\n", "");
     });
+}
+
+#[test]
+fn each_rule_of_iframes_finds_its_fault() {
+    let check = |what, change: &dyn Fn(&mut Case)| assert_found(ConformanceRule::A7, what, change);
+    check("not announced", &|c| c.swap("v234/iframes.m3u8", "v999/iframes.m3u8"));
+    check("another codec", &|c| {
+        c.swap(
+            "CODECS=\"avc1.64000d\",RESOLUTION=416x234,VIDEO-RANGE",
+            "CODECS=\"avc1.64000c\",RESOLUTION=416x234,VIDEO-RANGE",
+        );
+    });
+    check("another bandwidth", &|c| {
+        c.swap("I-FRAME-STREAM-INF:BANDWIDTH=", "I-FRAME-STREAM-INF:BANDWIDTH=9");
+    });
+    let swap = |c: &mut Case, from: &str, to: &str| {
+        let text = c.iframes.get_mut("v234").unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        *text = text.replacen(from, to, 1);
+    };
+    check("a shorter range", &|c| swap(c, "BYTERANGE:110@0", "BYTERANGE:109@0"));
+    check("a later range", &|c| swap(c, "BYTERANGE:110@0", "BYTERANGE:110@1"));
+    check("not only I-frames", &|c| swap(c, "#EXT-X-I-FRAMES-ONLY\n", ""));
+    check("another duration", &|c| swap(c, "#EXTINF:6.000000", "#EXTINF:5.000000"));
+    check("another file", &|c| swap(c, "\n2.m4s", "\n3.m4s"));
+    check("no playlist", &|c| drop(c.iframes.remove("v360")));
+    check("a picture of another size", &|c| c.segment("v360", 3).fragment.first_sample_bytes += 1);
+    let ranges = |c: &mut Case| c.swap_media("v234", "1.m4s", "#EXT-X-BYTERANGE:9@0\n1.m4s");
+    assert_found(ConformanceRule::A8, "ranges of segments", &ranges);
 }
 
 #[test]

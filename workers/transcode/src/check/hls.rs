@@ -15,6 +15,8 @@ pub struct MultivariantPlaylist {
     pub variants: Vec<(HlsAttributes, String)>,
     /// Attributes of each `EXT-X-MEDIA`.
     pub media: Vec<HlsAttributes>,
+    /// Attributes of each `EXT-X-I-FRAME-STREAM-INF`.
+    pub iframes: Vec<HlsAttributes>,
 }
 
 /// A media playlist.
@@ -36,6 +38,10 @@ pub struct MediaPlaylist {
     pub has_end: bool,
     /// Duration in microseconds and URI of each segment.
     pub segments: Vec<(u64, String)>,
+    /// `EXT-X-I-FRAMES-ONLY` is there.
+    pub is_iframes_only: bool,
+    /// Bytes of each `EXT-X-BYTERANGE`, all of which begin at 0.
+    pub ranges: Vec<u64>,
 }
 
 /// An attribute list; quotes are removed.
@@ -52,6 +58,8 @@ pub fn parse_multivariant(text: &str) -> Result<MultivariantPlaylist, String> {
             found.is_independent = true;
         } else if let Some(value) = line.strip_prefix("#EXT-X-MEDIA:") {
             found.media.push(parse_attributes(value)?);
+        } else if let Some(value) = line.strip_prefix("#EXT-X-I-FRAME-STREAM-INF:") {
+            found.iframes.push(parse_attributes(value)?);
         } else if let Some(value) = line.strip_prefix("#EXT-X-STREAM-INF:") {
             waiting = Some(parse_attributes(value)?);
         } else if line.starts_with('#') {
@@ -85,6 +93,11 @@ pub fn parse_media(text: &str) -> Result<MediaPlaylist, String> {
             parse_number(value)?;
         } else if line == "#EXT-X-INDEPENDENT-SEGMENTS" {
             found.is_independent = true;
+        } else if line == "#EXT-X-I-FRAMES-ONLY" {
+            found.is_iframes_only = true;
+        } else if let Some(value) = line.strip_prefix("#EXT-X-BYTERANGE:") {
+            let bytes = value.strip_suffix("@0").ok_or("EXT-X-BYTERANGE that does not begin at 0")?;
+            found.ranges.push(parse_number(bytes)?);
         } else if line == "#EXT-X-ENDLIST" {
             found.has_end = true;
         } else if line.starts_with("#EXT-X-DISCONTINUITY") {

@@ -2,12 +2,13 @@
 //! the plan. A finding that is an error fails the job.
 //!
 //! Rules are numbered: A1 to A14 follow Apple's HLS Authoring Specification and RFC 8216, B17 and B18 MPEG-DASH and CMAF.
-//! Not checked, because not made: thumbnails, encryption, I-frame playlists.
+//! Not checked, because not made: thumbnails, encryption.
 //!
 //! Limits: at most [`FINDINGS_MAX`] findings are kept.
 
 pub mod dash;
 pub mod hls;
+mod iframes;
 pub mod measure;
 mod rules;
 pub mod subtitles;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 
 use schemas::job::EncodePlan;
 
+pub use iframes::measure_iframes;
 pub use measure::{
     MeasureError, MeasuredRendition, MeasuredSegment, measure_presentation, measure_subtitles,
 };
@@ -39,6 +41,8 @@ pub enum ConformanceRule {
     A5,
     /// H.264 in standard dynamic range is there.
     A6,
+    /// Playlists of pictures that stand alone.
+    A7,
     /// Form of the media playlists.
     A8,
     /// EXTINF sums follow the media.
@@ -88,6 +92,8 @@ pub struct ConformanceInput<'a> {
     pub multivariant: &'a str,
     /// The media playlist of each rendition.
     pub playlists: &'a BTreeMap<String, String>,
+    /// The I-frame playlist of each video rendition.
+    pub iframes: &'a BTreeMap<String, String>,
     /// The MPEG-DASH manifest.
     pub manifest: &'a str,
     /// What the store holds of each rendition.

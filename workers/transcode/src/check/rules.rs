@@ -11,7 +11,7 @@ use schemas::{
 use super::{
     ConformanceFindings, ConformanceInput, ConformanceRule, MeasuredRendition, dash,
     hls::{self, HlsAttributes, MediaPlaylist},
-    subtitles,
+    iframes, subtitles,
 };
 use crate::boxes::Mp4TrackKind;
 
@@ -25,7 +25,7 @@ pub(super) struct ConformanceContext<'a> {
     pub(super) evidence: &'a ConformanceInput<'a>,
     pub(super) multivariant: hls::MultivariantPlaylist,
     /// Of pictures and sound.
-    playlists: BTreeMap<&'a str, MediaPlaylist>,
+    pub(super) playlists: BTreeMap<&'a str, MediaPlaylist>,
     /// Of text.
     pub(super) subtitles: BTreeMap<&'a str, MediaPlaylist>,
 }
@@ -41,6 +41,7 @@ pub(super) fn check_rules(evidence: &ConformanceInput<'_>, findings: &mut Confor
     let Some(case) = parse_playlists(evidence, findings) else { return };
     check_variants(&case, findings);
     check_audio_media(&case, findings);
+    iframes::check_iframes(&case, findings);
     subtitles::check_subtitles(&case, findings);
     for (name, media) in &case.subtitles {
         check_playlist_form(name, media, SegmentFormat::WebVtt, findings);
@@ -371,6 +372,8 @@ fn check_playlist_form(
     findings.require_rule(media.maps == maps, ConformanceRule::A12, || {
         format!("{name}: EXT-X-MAP {:?} instead of {maps:?}", media.maps)
     });
+    let has_ranges = media.is_iframes_only || !media.ranges.is_empty();
+    findings.require_rule(!has_ranges, ConformanceRule::A8, || format!("{name}: ranges of segments"));
     findings.require_rule(!media.has_discontinuity, ConformanceRule::A12, || {
         format!("{name}: EXT-X-DISCONTINUITY")
     });
