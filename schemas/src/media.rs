@@ -81,6 +81,9 @@ pub struct VideoTrack {
     pub bit_depth: u32,
     /// Transfer characteristic name, such as `bt709` or `smpte2084`.
     pub color_transfer: Option<String>,
+    /// FFmpeg's name of the colour primaries, such as `smpte432`; absent when the file does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color_primaries: Option<String>,
     /// True when fields are interleaved.
     pub interlaced: bool,
     /// Frames, by packet count.
@@ -211,6 +214,8 @@ pub mod warning_codes {
     pub const AUDIO_TRACK_DROPPED: &str = "audio_track_dropped";
     /// Sound of more than two channels is mixed down to two.
     pub const AUDIO_DOWNMIXED: &str = "audio_downmixed";
+    /// A wider gamut becomes that of BT.709.
+    pub const GAMUT_CONVERTED: &str = "gamut_converted";
     /// High dynamic range becomes standard range.
     pub const HDR_CONVERTED: &str = "hdr_converted";
     /// The picture has fewer frames a second than the source.

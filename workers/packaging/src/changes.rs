@@ -10,6 +10,9 @@ use crate::ladder::{self, PictureSize};
 /// Transfer characteristics of high dynamic range, by FFmpeg's names: PQ and HLG (ITU-R BT.2100).
 const HDR_TRANSFERS: [&str; 2] = ["smpte2084", "arib-std-b67"];
 
+/// Primaries of gamuts that are wider than that of BT.709, by FFmpeg's names.
+const WIDE_PRIMARIES: [&str; 3] = ["bt2020", "smpte431", "smpte432"];
+
 /// Compares a plan with what it is made of.
 pub(crate) fn list_changes(technical: &TechnicalMetadata, plan: &EncodePlan) -> Vec<MediaWarning> {
     let mut changes = Vec::new();
@@ -34,6 +37,10 @@ pub(crate) fn list_changes(technical: &TechnicalMetadata, plan: &EncodePlan) -> 
     let (Some(track), Some(video)) = (technical.video.first(), &plan.video) else { return changes };
     if let Some(transfer) = track.color_transfer.as_deref().filter(|name| HDR_TRANSFERS.contains(name)) {
         add(warning_codes::HDR_CONVERTED, format!("track {}: {transfer} becomes BT.709", track.index));
+    } else if let Some(primaries) =
+        track.color_primaries.as_deref().filter(|name| WIDE_PRIMARIES.contains(name))
+    {
+        add(warning_codes::GAMUT_CONVERTED, format!("track {}: {primaries} becomes BT.709", track.index));
     }
     let per_second = |rate: Rational| f64::from(rate.num) / f64::from(rate.den.max(1));
     let (source_rate, rate) = (per_second(track.frame_rate), per_second(video.frame_rate));
@@ -79,6 +86,9 @@ mod tests {
         technical.audio.push(third);
         technical.video[0].frame_rate = Rational { num: 120, den: 1 };
         technical.video[0].color_transfer = Some("smpte2084".into());
+        let mut wide = technical.clone();
+        (wide.video[0].color_transfer, wide.video[0].color_primaries) = (None, Some("smpte432".into()));
+        assert!(codes(&wide, &EncodeProfile::default()).contains(&"gamut_converted".to_owned()));
         let profile = EncodeProfile { audio_tracks_max: 1, ..EncodeProfile::default() };
         assert_eq!(
             codes(&technical, &profile),

@@ -138,6 +138,7 @@ fn video_track(stream: &MediaStream, video: &VideoStream) -> VideoTrack {
         pixel_format: video.pixel_format.clone(),
         bit_depth: u32::from(video.bit_depth),
         color_transfer: Some(video.color_transfer.clone()).filter(|name| name != "unknown"),
+        color_primaries: Some(video.color_primaries.clone()).filter(|name| name != "unknown"),
         interlaced: video.is_interlaced,
         frame_count: stream.packet_count,
         start_us: stream.start_us.unwrap_or(0),

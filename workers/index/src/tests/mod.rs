@@ -44,6 +44,7 @@ pub(crate) fn video(width: u32, height: u32) -> VideoTrack {
         height,
         frame_rate: Rational { num: 30_000, den: 1_001 },
         color_transfer: None,
+        color_primaries: None,
         end_us: 10_010_000,
         ..examples::video_track()
     }

@@ -44,6 +44,16 @@ impl PictureFormat {
         matches!(self.transfer, Transfer::SMPTE2084 | Transfer::ARIB_STD_B67)
     }
 
+    /// The primaries of a gamut that is wider than that of BT.709, by their name for `zscale` (ITU-R BT.2020, SMPTE RP 431-2, EG 432-1).
+    fn wide_primaries(&self) -> Option<&'static str> {
+        match self.primaries {
+            Primaries::BT2020 => Some("2020"),
+            Primaries::SMPTE431 => Some("smpte431"),
+            Primaries::SMPTE432 => Some("smpte432"),
+            _ => None,
+        }
+    }
+
     /// The matrix by FFmpeg's name for the scaler; none for RGB. Untagged pictures follow the usual guess by size.
     fn matrix_name(&self) -> Option<&'static str> {
         match self.space {
@@ -72,7 +82,7 @@ impl PictureFormat {
 pub(crate) enum FilterOperation {
     /// Turns interlaced frames into whole ones, one for each.
     Deinterlace,
-    /// Turns the picture upright and maps HDR to SDR; nothing at all for most sources.
+    /// Turns the picture upright and maps HDR and wide gamuts to those of BT.709; nothing at all for most sources.
     Upright(DisplayRotation),
     /// Scales to a size in square pixels, 8-bit 4:2:0, BT.709, limited range.
     Scale {
@@ -142,6 +152,10 @@ impl FilterOperation {
                 }
                 if kind.is_hdr() && filter::find("zscale").is_some() && filter::find("tonemap").is_some() {
                     filters.push(build_tonemap_filter(kind));
+                } else if let Some(primaries) = kind.wide_primaries()
+                    && filter::find("zscale").is_some()
+                {
+                    filters.push(build_gamut_filter(kind, primaries));
                 }
                 filters.join(",")
             }
@@ -178,6 +192,29 @@ fn build_tonemap_filter(kind: &PictureFormat) -> String {
     format!(
         "zscale=tin={transfer}:min=2020_ncl:pin=2020:rin={range}:t=linear:npl=100,format=gbrpf32le,\
          zscale=p=709,tonemap=tonemap=hable:desat=0,zscale=t=709:m=709:p=709:r=limited,format=yuv420p"
+    )
+}
+
+/// BT.709 primaries, by way of linear light, for a picture in standard range. Colours outside of them become the nearest inside.
+fn build_gamut_filter(kind: &PictureFormat, primaries: &str) -> String {
+    // Curves that are not named are taken for the usual one; those of BT.601, BT.709 and BT.2020 are the same.
+    let transfer = match kind.transfer {
+        Transfer::IEC61966_2_1 => "iec61966-2-1",
+        Transfer::Linear => "linear",
+        _ => "709",
+    };
+    let matrix = match kind.matrix_name() {
+        None => "gbr",
+        Some("bt2020") => "2020_ncl",
+        Some("smpte170m") => "170m",
+        Some("smpte240m") => "240m",
+        Some("fcc") => "fcc",
+        Some(_) => "709",
+    };
+    let range = if kind.range_name() == "pc" { "full" } else { "limited" };
+    format!(
+        "zscale=tin={transfer}:min={matrix}:pin={primaries}:rin={range}:t=linear,format=gbrpf32le,\
+         zscale=p=709:t=709:m=709:r=limited,format=yuv420p"
     )
 }
 

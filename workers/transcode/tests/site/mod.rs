@@ -184,6 +184,7 @@ pub(crate) fn stored(clip: Clip, size_bytes: u64) -> (records::MediaRecord, Medi
         width,
         height,
         color_transfer: None,
+        color_primaries: None,
         frame_count: u64::from(clip.seconds) * 25,
         end_us,
         ..examples::video_track()

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what a test can't set up fails it at once")]
 
 mod audio;
+mod colours;
 mod encode;
 mod faults;
 mod frame_rates;
