@@ -150,6 +150,7 @@ pub fn video_track() -> media::VideoTrack {
         pixel_format: owned_text("yuv420p"),
         bit_depth: 8,
         color_transfer: Some(owned_text("bt709")),
+        color_primaries: None,
         interlaced: false,
         frame_count: 132,
         start_us: 0,
@@ -218,6 +219,7 @@ fn media_encode() -> media::MediaEncode {
         ],
         subtitles: Vec::new(),
         has_poster: true,
+        has_storyboard: false,
         warnings: Vec::new(),
     }
 }
@@ -427,6 +429,7 @@ fn encode_plan() -> job::EncodePlan {
         ],
         preset: owned_text("veryfast"),
         deinterlace: false,
+        storyboard: None,
     };
     let audio = job::AudioPlan {
         loudness_lufs: None,

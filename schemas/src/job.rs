@@ -103,6 +103,22 @@ pub struct VideoPlan {
     /// True when frames marked as interlaced are deinterlaced.
     #[serde(default)]
     pub deinterlace: bool,
+    /// Small pictures of the whole film; plans of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storyboard: Option<StoryboardPlan>,
+}
+
+/// Small pictures of a film, for people who search in it: a sheet of tiles for each range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoryboardPlan {
+    /// Output frames from one tile to the next; the first is frame 0.
+    pub interval_frames: u32,
+    /// Width of a tile in pixels.
+    pub tile_width: u32,
+    /// Height of a tile in pixels.
+    pub tile_height: u32,
+    /// Tiles side by side.
+    pub columns: u32,
 }
 
 /// Which picture stands for the medium before it plays.

@@ -62,6 +62,11 @@ pub fn whole_subtitles_path(rendition: &str) -> String {
     format!("{rendition}/{WHOLE_SUBTITLES}")
 }
 
+/// Sheet of a storyboard, relative to the encode's folder; numbers start at 1.
+pub fn storyboard_sheet_path(number: u32) -> String {
+    format!("{STORYBOARD_SHEETS}/{number}.jpg")
+}
+
 /// Final media playlist of a rendition, relative to the encode's folder.
 pub fn media_playlist_path(rendition: &str) -> String {
     format!("{rendition}/index.m3u8")
@@ -85,6 +90,10 @@ pub const MULTIVARIANT: &str = "master.m3u8";
 pub const MANIFEST: &str = "manifest.mpd";
 /// Poster image, relative to the encode's folder.
 pub const POSTER: &str = "poster.jpg";
+/// List of the tiles of a storyboard (WebVTT), relative to the encode's folder.
+pub const STORYBOARD: &str = "storyboard.vtt";
+/// Folder of its sheets, relative to the encode's folder.
+pub const STORYBOARD_SHEETS: &str = "storyboard";
 /// The key of encrypted segments, relative to the folder a player sees. Served from its record; no object has this key.
 pub const SEGMENT_KEY: &str = "key";
 /// What was decided, made and measured, relative to the encode's folder.

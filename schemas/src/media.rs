@@ -282,6 +282,9 @@ pub struct MediaEncode {
     pub subtitles: Vec<EncodedSubtitles>,
     /// True when a poster was made.
     pub has_poster: bool,
+    /// True when there is a storyboard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_storyboard: bool,
     /// What of the source this encode leaves out or changes, by the profile that it was made with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<MediaWarning>,

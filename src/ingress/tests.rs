@@ -98,6 +98,7 @@ pub(super) fn asset(media_id: MediaId, owner: &str, status: MediaStatus) -> sche
             renditions: Vec::new(),
             subtitles: Vec::new(),
             has_poster: false,
+            has_storyboard: false,
             warnings: Vec::new(),
         }),
         ..schemas::media::MediaRecord::new(media_id, owner.to_owned(), status, 1)

@@ -174,6 +174,7 @@ async fn seed(admin: &Bus, store: &Store, media_id: MediaId) {
             renditions: Vec::new(),
             subtitles: Vec::new(),
             has_poster: false,
+            has_storyboard: false,
             warnings: Vec::new(),
         }),
         ..MediaRecord::new(media_id, OWNER.into(), MediaStatus::Ready, 1)

@@ -83,6 +83,23 @@ pub(crate) async fn shows_warnings(watch_url: &str, api_key: &str) -> Vec<String
     shown
 }
 
+/// Opens the page as the owner and clicks a scene, counted from 0, which begins at a time in seconds.
+pub(crate) async fn goes_to_scene(watch_url: &str, api_key: &str, scene: usize, at_seconds: f64) {
+    in_browser(async |page| {
+        page.open(watch_url).await;
+        page.until("page.dataset.state === 'sign-in'").await;
+        page.sign_in(api_key).await;
+        page.until("page.dataset.state === 'playing' && !document.getElementById('scenes').hidden").await;
+        page.click(&format!("#scenes li:nth-child({}) button", scene + 1)).await;
+        page.until(&format!(
+            "!video.seeking && video.currentTime >= {at_seconds} && video.currentTime < {at_seconds} + 1.5"
+        ))
+        .await;
+        assert_eq!(page.run("return document.documentElement.scrollWidth <= innerWidth").await, json!(true));
+    })
+    .await;
+}
+
 /// Opens the page of a still picture as its owner: it is shown, and there is nothing to play.
 pub(crate) async fn shows_picture(watch_url: &str, api_key: &str) {
     in_browser(async |page| {

@@ -3,19 +3,24 @@
 use std::process::Command;
 
 use crate::{
-    flow::playback,
+    flow::{playback, text},
     harness::{Cluster, Options, clip},
 };
 
 /// The mean colour of a JPEG file, as red, green and blue.
 fn mean_colour(jpeg: &[u8]) -> [u8; 3] {
+    mean_colour_of(jpeg, "")
+}
+
+/// The mean colour of what a filter leaves of a JPEG file.
+fn mean_colour_of(jpeg: &[u8], filter: &str) -> [u8; 3] {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("poster.jpg");
     std::fs::write(&path, jpeg).unwrap();
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-i"])
         .arg(&path)
-        .args(["-vf", "format=rgb24,scale=1:1:flags=area", "-f", "rawvideo", "-"])
+        .args(["-vf", &format!("{filter}format=rgb24,scale=1:1:flags=area"), "-f", "rawvideo", "-"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -94,6 +99,43 @@ async fn a_cover_is_the_poster_and_a_film_without_one_shows_a_frame() {
         let is_red = red > 150 && green < 60 && blue < 60;
         assert!(if has_cover { is_green } else { is_red }, "{name}: {red} {green} {blue}");
     }
+}
+
+#[tokio::test]
+async fn a_storyboard_shows_what_is_played_at_each_time() {
+    let mut cluster = Cluster::start(Options::default()).await;
+    // A colour for each four seconds; parts of two and of six seconds.
+    let film = "color=red:s=320x180:r=25:d=4[a];color=green:s=320x180:r=25:d=4[b];color=blue:s=320x180:r=25:d=5[c];[a][b][c]concat=n=3";
+    let bytes = clip(
+        &["-f", "lavfi", "-i", film, "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"],
+        "mp4",
+    );
+    let media_id = cluster.upload(bytes, "colours.mp4").await;
+    assert_eq!(cluster.end_of(&media_id).await.kind, "job.succeeded");
+    let session = playback(&cluster, &media_id).await;
+    let list = text(&cluster, session["storyboard_url"].as_str().unwrap()).await;
+    let mut shown = Vec::new();
+    for block in list.trim_end().split("\n\n").skip(1) {
+        let (times, place) = block.split_once('\n').unwrap();
+        let (file, place) = place.split_once("#xywh=").unwrap();
+        let path = session["storyboard_url"].as_str().unwrap().replace("storyboard.vtt", file);
+        let jpeg = cluster.http.get(format!("{}{path}", cluster.url)).send().await.unwrap();
+        let cut: Vec<&str> = place.split(',').collect();
+        let tile = format!("crop={}:{}:{}:{},", cut[2], cut[3], cut[0], cut[1]);
+        let [red, green, blue] = mean_colour_of(&jpeg.bytes().await.unwrap(), &tile);
+        let colour = if red > 200 {
+            'r'
+        } else if blue > 200 {
+            'b'
+        } else if green > 100 {
+            'g'
+        } else {
+            '?'
+        };
+        shown.push(format!("{} {colour}", &times[6..8]));
+    }
+    assert_eq!(shown, ["00 r", "02 r", "04 g", "06 g", "08 b", "10 b", "12 b"], "{list}");
+    crate::browser::goes_to_scene(&format!("{}/watch/{media_id}", cluster.url), &cluster.key, 4, 8.0).await;
 }
 
 #[tokio::test]

@@ -78,10 +78,12 @@ impl<'a> EncryptedResource<'a> {
     pub(super) const fn from_path(wanted: PlaybackPath<'a>) -> Option<Self> {
         match wanted {
             PlaybackPath::SegmentKey => Some(Self::Key),
-            // What only DASH names would be clear, and a range of an encrypted segment can't be opened by itself.
-            PlaybackPath::Manifest | PlaybackPath::WholeSubtitles(_) | PlaybackPath::IFrames(_) => {
-                Some(Self::Absent)
-            }
+            // What only DASH names would be clear, and so would the pictures of a storyboard, and a range of an encrypted segment can't be opened by itself.
+            PlaybackPath::Manifest
+            | PlaybackPath::WholeSubtitles(_)
+            | PlaybackPath::IFrames(_)
+            | PlaybackPath::Storyboard
+            | PlaybackPath::StoryboardSheet(_) => Some(Self::Absent),
             PlaybackPath::Playlist(rendition) | PlaybackPath::Growing(rendition) => {
                 Some(Self::Playlist(wanted, rendition))
             }
@@ -330,6 +332,8 @@ mod tests {
             ("v720/event.m3u8", false),
             ("v720/1.m4s", false),
             ("v720/iframes.m3u8", false),
+            ("storyboard.vtt", false),
+            ("storyboard/1.jpg", false),
             ("s0/1.vtt", false),
             ("s0/subtitles.vtt", false),
         ] {

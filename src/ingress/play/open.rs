@@ -33,7 +33,7 @@ use web::{
 #[schemars(example = json!({
     "media_id": "06db00820dt0303jc5mn0r355k", "title": "A day at the sea", "status": "ready", "hls_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/master.m3u8",
     "dash_url": "/play/TOKEN/06db00820dt0303jc5mn0r355k/manifest.mpd", "poster_url": null,
-    "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
+    "storyboard_url": null, "media_url": null, "watch_url": "/watch/06db00820dt0303jc5mn0r355k#token=TOKEN", "token": "TOKEN", "expires_at": "2025-11-23T18:26:54.467Z",
 }))]
 #[schemars(rename = "Playback")]
 pub(super) struct PlaybackDocument {
@@ -49,6 +49,8 @@ pub(super) struct PlaybackDocument {
     dash_url: Option<String>,
     /// Still image, once there is one.
     poster_url: Option<String>,
+    /// List of small pictures of the whole film (WebVTT with media fragments), once the encode is final; never for encrypted segments.
+    storyboard_url: Option<String>,
     /// The medium's document, for those who may read it.
     media_url: Option<String>,
     /// Page that plays it in a browser.
@@ -125,6 +127,7 @@ pub(super) async fn open_playback(
     let is_final = medium.status() == MediaStatus::Ready;
     // While it grows its renditions are not in the record yet.
     let is_moving = !is_final || !encode.renditions.is_empty();
+    let is_clear = medium.encryption().is_none();
     let ends_at = i64::try_from(session.expires_at_ms).ok();
     let ends_at = ends_at.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     let body = PlaybackDocument {
@@ -133,9 +136,10 @@ pub(super) async fn open_playback(
         status: medium.status(),
         hls_url: is_moving.then(|| at(schemas::keys::MULTIVARIANT)),
         // DASH has no way to say what HLS calls AES-128.
-        dash_url: (is_final && is_moving && medium.encryption().is_none())
-            .then(|| at(schemas::keys::MANIFEST)),
+        dash_url: (is_final && is_moving && is_clear).then(|| at(schemas::keys::MANIFEST)),
         poster_url: (is_final && encode.has_poster).then(|| at(schemas::keys::POSTER)),
+        storyboard_url: (is_final && is_clear && encode.has_storyboard)
+            .then(|| at(schemas::keys::STORYBOARD)),
         media_url: who
             .is_some_and(|Extension(who)| may_read_document(&who, medium.owner()))
             .then(|| format!("{base}/v1/media/{media_id}")),

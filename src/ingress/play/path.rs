@@ -14,6 +14,10 @@ pub(super) enum PlaybackPath<'a> {
     Manifest,
     /// The poster.
     Poster,
+    /// The list of the tiles of the storyboard.
+    Storyboard,
+    /// A sheet of the storyboard, from 1.
+    StoryboardSheet(u32),
     /// The key of encrypted segments.
     SegmentKey,
     /// The final media playlist of a rendition.
@@ -39,6 +43,7 @@ impl<'a> PlaybackPath<'a> {
             keys::MULTIVARIANT => return Some(Self::Multivariant),
             keys::MANIFEST => return Some(Self::Manifest),
             keys::POSTER => return Some(Self::Poster),
+            keys::STORYBOARD => return Some(Self::Storyboard),
             keys::SEGMENT_KEY => return Some(Self::SegmentKey),
             _ => {}
         }
@@ -54,6 +59,9 @@ impl<'a> PlaybackPath<'a> {
             "init.mp4" => Some(Self::Init(rendition)),
             keys::WHOLE_SUBTITLES => Some(Self::WholeSubtitles(rendition)),
             _ => match file.split_once('.')? {
+                (digits, "jpg") if rendition == keys::STORYBOARD_SHEETS => {
+                    parse_number(digits).map(Self::StoryboardSheet)
+                }
                 (digits, "m4s") => parse_number(digits).map(|number| Self::Segment(rendition, number)),
                 (digits, "vtt") => {
                     parse_number(digits).map(|number| Self::SubtitleSegment(rendition, number))
@@ -69,6 +77,8 @@ impl<'a> PlaybackPath<'a> {
             Self::Multivariant => keys::MULTIVARIANT.to_owned(),
             Self::Manifest => keys::MANIFEST.to_owned(),
             Self::Poster => keys::POSTER.to_owned(),
+            Self::Storyboard => keys::STORYBOARD.to_owned(),
+            Self::StoryboardSheet(number) => keys::storyboard_sheet_path(number),
             Self::SegmentKey => keys::SEGMENT_KEY.to_owned(),
             Self::Playlist(rendition) => keys::media_playlist_path(rendition),
             Self::Growing(rendition) => keys::event_playlist_path(rendition),
@@ -87,8 +97,10 @@ impl<'a> PlaybackPath<'a> {
                 "application/vnd.apple.mpegurl"
             }
             Self::Manifest => "application/dash+xml",
-            Self::Poster => "image/jpeg",
-            Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => "text/vtt; charset=utf-8",
+            Self::Poster | Self::StoryboardSheet(_) => "image/jpeg",
+            Self::Storyboard | Self::SubtitleSegment(..) | Self::WholeSubtitles(_) => {
+                "text/vtt; charset=utf-8"
+            }
             Self::SegmentKey => "application/octet-stream",
             Self::Init(rendition) | Self::Segment(rendition, _) if rendition.starts_with('a') => "audio/mp4",
             Self::Init(_) | Self::Segment(..) => "video/mp4",
@@ -121,6 +133,10 @@ mod tests {
             ("manifest.mpd", Some(PlaybackPath::Manifest)),
             ("poster.jpg", Some(PlaybackPath::Poster)),
             ("key", Some(PlaybackPath::SegmentKey)),
+            ("storyboard.vtt", Some(PlaybackPath::Storyboard)),
+            ("storyboard/3.jpg", Some(PlaybackPath::StoryboardSheet(3))),
+            ("storyboard/03.jpg", None),
+            ("v720/3.jpg", None),
             ("v720/key", None),
             ("v720/index.m3u8", Some(PlaybackPath::Playlist("v720"))),
             ("v720/event.m3u8", Some(PlaybackPath::Growing("v720"))),

@@ -39,7 +39,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 static PAGE: WatchAsset =
     WatchAsset { name: "index.html", content_type: HTML, bytes: include_bytes!("index.html") };
-static ASSETS: [WatchAsset; 8] = [
+static ASSETS: [WatchAsset; 9] = [
     WatchAsset {
         name: "watch.css",
         content_type: "text/css; charset=utf-8",
@@ -47,6 +47,7 @@ static ASSETS: [WatchAsset; 8] = [
     },
     WatchAsset { name: "watch.js", content_type: SCRIPT, bytes: include_bytes!("watch.js") },
     WatchAsset { name: "player.js", content_type: SCRIPT, bytes: include_bytes!("player.js") },
+    WatchAsset { name: "scenes.js", content_type: SCRIPT, bytes: include_bytes!("scenes.js") },
     WatchAsset { name: "wallet.js", content_type: SCRIPT, bytes: include_bytes!("wallet.js") },
     WatchAsset { name: "server.js", content_type: SCRIPT, bytes: include_bytes!("server.js") },
     WatchAsset { name: "icon.svg", content_type: "image/svg+xml", bytes: include_bytes!("icon.svg") },

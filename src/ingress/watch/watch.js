@@ -7,6 +7,7 @@
 // For tests and for styles, #page carries data-state (starting, waiting, sign-in, ready, playing, failed), data-player and data-level.
 
 import { play } from "./player.js";
+import { showScenes } from "./scenes.js";
 import { Problem, apiKey, credential, documentOf, follow, playback, session } from "./server.js";
 import * as wallet from "./wallet.js";
 
@@ -22,6 +23,7 @@ const keyField = document.getElementById("key");
 const walletButton = document.getElementById("wallet");
 const again = document.getElementById("again");
 const unmute = document.getElementById("unmute");
+const scenes = document.getElementById("scenes");
 const warnings = document.getElementById("warnings");
 const warningCount = document.getElementById("warning-count");
 const warningList = document.getElementById("warning-list");
@@ -66,6 +68,10 @@ async function begin(session, startS) {
   if (session.title) name(session.title);
   if (session.poster_url) video.poster = session.poster_url;
   if (session.media_url) showWarnings(session.media_url);
+  showScenes(scenes, session.storyboard_url, clock, (atS) => {
+    video.currentTime = atS;
+    video.play().catch(() => {});
+  });
   show("ready");
   // A still picture is its poster.
   video.controls = Boolean(session.hls_url);

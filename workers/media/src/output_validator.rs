@@ -140,11 +140,15 @@ impl OutputValidator {
             }
             MediaTaskOutput::Image { position, width, height, bytes, .. } => {
                 self.count_bytes(bytes, [0, 0, 0, 0])?;
-                let ExpectedOutput::Images(count) = self.plan else {
-                    return protocol_error("picture without asking");
-                };
                 let side = self.side_pixels_max();
-                if *position != self.images || self.images >= count || *width > side || *height > side {
+                let (count, is_size) = match &self.plan {
+                    ExpectedOutput::Images(count) => (*count, *width <= side && *height <= side),
+                    ExpectedOutput::Video(EncodeSpec { storyboard: Some(sheet), .. }, _) => {
+                        (1, sheet.sheet_size() == (*width, *height))
+                    }
+                    _ => return protocol_error("picture without asking"),
+                };
+                if *position != self.images || self.images >= count || !is_size {
                     return protocol_error("picture out of order or too large");
                 }
                 self.images += 1;
@@ -206,8 +210,10 @@ impl OutputValidator {
                 return protocol_error("result before the work was done");
             }
         };
-        if self.next.values().any(|next| next.segments != segments) {
-            return protocol_error("result before all segments");
+        let lacks_sheet = matches!(&self.plan, ExpectedOutput::Video(spec, _) if spec.storyboard.is_some())
+            && self.images == 0;
+        if lacks_sheet || self.next.values().any(|next| next.segments != segments) {
+            return protocol_error("result before all segments and the sheet");
         }
         check_times(report)
     }
@@ -352,6 +358,7 @@ mod tests {
             segment_frames: 50,
             gop_frames: 50,
             deinterlace: false,
+            storyboard: None,
             decode_threads: 1,
             preset: EncoderPreset::Ultrafast,
             rungs: vec![EncodeRung {

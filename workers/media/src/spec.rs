@@ -116,6 +116,9 @@ pub struct EncodeSpec {
     pub preset: EncoderPreset,
     /// The renditions.
     pub rungs: Vec<EncodeRung>,
+    /// A sheet of small pictures of the range.
+    #[serde(default)]
+    pub storyboard: Option<StoryboardSpec>,
     /// How the file's time stamps are read where its clock jumps, as the probe found it.
     #[serde(default)]
     pub clock: ClockMap,
@@ -138,6 +141,9 @@ impl EncodeSpec {
         }
         if self.start_frame > u64::from(u32::MAX) || self.rungs.is_empty() || self.rungs.len() > RUNGS_MAX {
             return Err("start_frame or the number of rungs is out of range".into());
+        }
+        if let Some(storyboard) = &self.storyboard {
+            storyboard.check(self)?;
         }
         for (position, rung) in self.rungs.iter().enumerate() {
             rung.check()?;
@@ -164,6 +170,54 @@ impl EncodeRung {
         }
         if !(10..=62).contains(&self.level) || !(1..=32).contains(&self.threads) {
             return Err("level or threads is out of range".into());
+        }
+        Ok(())
+    }
+}
+
+/// A sheet of tiles, row by row, as JPEG. Tile `n` is output frame `first_frame + n * interval_frames`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoryboardSpec {
+    /// Output frame of the first tile.
+    pub first_frame: u64,
+    /// Output frames from one tile to the next.
+    pub interval_frames: u32,
+    /// Tiles.
+    pub tile_count: u32,
+    /// Tiles side by side.
+    pub columns: u32,
+    /// Width of a tile in pixels; even.
+    pub tile_width: u32,
+    /// Height of a tile in pixels; even.
+    pub tile_height: u32,
+    /// JPEG quantiser, 2 (best) to 31.
+    pub quantizer: u8,
+}
+
+impl StoryboardSpec {
+    /// Width and height of the sheet in pixels: as many rows as the tiles need.
+    #[must_use]
+    pub fn sheet_size(&self) -> (u32, u32) {
+        let columns = self.columns.clamp(1, self.tile_count.max(1));
+        let rows = self.tile_count.div_ceil(columns);
+        (columns.saturating_mul(self.tile_width), rows.saturating_mul(self.tile_height))
+    }
+
+    fn check(&self, range: &EncodeSpec) -> Result<(), String> {
+        let is_side = |side: u32| (2..=SIDE_PIXELS_MAX).contains(&side) && side.is_multiple_of(2);
+        let (width, height) = self.sheet_size();
+        if !is_side(self.tile_width) || !is_side(self.tile_height) || !is_side(width) || !is_side(height) {
+            return Err("tile_width, tile_height or the sheet is odd or out of range".into());
+        }
+        let last = u64::from(self.tile_count.saturating_sub(1)) * u64::from(self.interval_frames);
+        let end = range.start_frame + u64::from(range.frame_count);
+        let is_inside = self.first_frame >= range.start_frame && self.first_frame.saturating_add(last) < end;
+        if self.tile_count == 0 || self.interval_frames == 0 || self.columns == 0 || !is_inside {
+            return Err("tiles lie outside of the range".into());
+        }
+        if !(2..=31).contains(&self.quantizer) {
+            return Err("quantizer is out of range".into());
         }
         Ok(())
     }

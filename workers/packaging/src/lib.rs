@@ -17,6 +17,7 @@ pub mod playlist;
 pub mod presentation;
 mod profile;
 mod ratio;
+pub mod storyboard;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]

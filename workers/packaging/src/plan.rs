@@ -18,6 +18,7 @@ use crate::{
     ladder::{self, PictureSize},
     language, presentation,
     ratio::{reduce_ratio, scale_floor, scale_rounded},
+    storyboard,
 };
 
 /// Sample rate of every audio rendition, in hertz.
@@ -265,6 +266,7 @@ fn plan_video(
     let segment_frames = gop_frames.saturating_mul(profile.segment_gops.max(1));
     let ranges = cut_ranges(frame_count, segment_frames, profile, PARTS_MAX.saturating_sub(other_parts));
     reasons.push(format!("{} parts of video", ranges.len()));
+    let storyboard = Some(storyboard::plan_storyboard(size, gop_frames, &ranges));
     VideoPlan {
         stream_index: track.index,
         frame_rate,
@@ -275,6 +277,7 @@ fn plan_video(
         rungs,
         preset: profile.preset.clone(),
         deinterlace: track.interlaced,
+        storyboard,
     }
 }
 

@@ -105,7 +105,7 @@ fn render_file<'a>(
 }
 
 /// `HH:MM:SS.mmm`.
-fn format_time(ms: u64) -> String {
+pub(crate) fn format_time(ms: u64) -> String {
     format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60, ms % 1_000)
 }
 

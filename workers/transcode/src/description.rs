@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use packaging::{
     mpd, playlist,
     presentation::{Presentation, PresentationRendition},
+    storyboard,
 };
 use schemas::{job, keys};
 
@@ -18,6 +19,8 @@ use crate::{
 pub(crate) struct EncodeDescription {
     /// Path below the encode's folder and text of each file, in the order of storing: what names other objects is stored behind them.
     pub(crate) files: Vec<(String, String)>,
+    /// There is a storyboard.
+    pub(crate) has_storyboard: bool,
     /// The plan as far as it is listed for players.
     pub(crate) plan: job::EncodePlan,
     /// What the check found.
@@ -39,7 +42,7 @@ impl EncodeDescription {
         let costly = presentation.remove_costly_rungs();
         let plan = listed_plan(&job.plan, &costly, presentation);
         if playlists.is_empty() {
-            return Ok(Self { files: Vec::new(), plan, findings: Vec::new() });
+            return Ok(Self { files: Vec::new(), has_storyboard: false, plan, findings: Vec::new() });
         }
         let (store, reads_max) = (&context.store, context.config.check_reads_max);
         let measured = check::measure_presentation(store, &job.prefix, presentation, reads_max).await?;
@@ -52,7 +55,8 @@ impl EncodeDescription {
             videos.filter_map(|r| Some((r.name.clone(), playlist::render_iframes(r, target)?))).collect();
         let multivariant = playlist::render_multivariant(presentation);
         let manifest = mpd::render_manifest(presentation)?;
-        let findings = check::check_conformance(&ConformanceInput {
+        let storyboard = plan.video.as_ref().and_then(storyboard::render_storyboard);
+        let mut findings = check::check_conformance(&ConformanceInput {
             plan: &plan,
             multivariant: &multivariant,
             playlists: &playlists,
@@ -61,10 +65,16 @@ impl EncodeDescription {
             measured: &measured,
             subtitles: &subtitles,
         });
+        if let Some(video) = &plan.video {
+            findings.extend(check::check_storyboard(store, &job.prefix, video).await?);
+        }
         let media = playlists.into_iter().map(|(name, text)| (keys::media_playlist_path(&name), text));
         let iframes = iframes.into_iter().map(|(name, text)| (keys::iframe_playlist_path(&name), text));
         let last = [(keys::MANIFEST.to_owned(), manifest), (keys::MULTIVARIANT.to_owned(), multivariant)];
-        Ok(Self { files: media.chain(iframes).chain(last).collect(), plan, findings })
+        let has_storyboard = storyboard.is_some();
+        let storyboard = storyboard.map(|text| (keys::STORYBOARD.to_owned(), text));
+        let files = media.chain(iframes).chain(storyboard).chain(last).collect();
+        Ok(Self { files, has_storyboard, plan, findings })
     }
 }
 

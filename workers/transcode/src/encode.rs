@@ -12,6 +12,7 @@ use nats::{Bus, Outbox};
 use packaging::{
     plan::{self, PartWork},
     playlist::GROWING_SEGMENTS_MIN,
+    storyboard,
 };
 use schemas::{
     job::{self, JobPartProgress, StoredSegment},
@@ -258,6 +259,9 @@ impl<'a> PartOutputCollector<'a> {
                 let segment = StoredSegment { start_ticks, duration_ticks, size_bytes };
                 let made = EncodedSegment { rendition, number, timescale, segment };
                 (self.segment_path(rendition, number)?, bytes, Some(made))
+            }
+            MediaTaskOutput::Image { bytes, .. } if let PartWork::Video { video, range } = self.run.work => {
+                (keys::storyboard_sheet_path(storyboard::sheet_number(video, range)), bytes, None)
             }
             MediaTaskOutput::Progress { frames_done } => {
                 self.frames_done = frames_done;

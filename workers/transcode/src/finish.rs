@@ -83,6 +83,7 @@ pub(crate) async fn finish_job(
             .filter_map(PresentationRendition::subtitle_summary)
             .collect(),
         has_poster,
+        has_storyboard: described.has_storyboard,
         warnings: job
             .plan
             .warnings

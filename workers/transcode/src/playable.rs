@@ -53,6 +53,7 @@ pub(crate) async fn mark_playable(bus: &Bus, job: &job::JobRecord) -> Result<(),
             renditions: Vec::new(),
             subtitles: Vec::new(),
             has_poster: false,
+            has_storyboard: false,
             warnings: Vec::new(),
         });
         let event = MediaPlayable {

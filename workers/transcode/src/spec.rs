@@ -2,10 +2,11 @@
 
 use media::{
     AudioSpec, ClockMap, ClockMark, EncodeSpec, EncoderPreset, H264Profile, MediaRatio, StillsSpec,
-    SubtitlesSpec,
+    StoryboardSpec, SubtitlesSpec,
 };
+use packaging::storyboard;
 use schemas::{
-    job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, SubtitlePlan, VideoPlan},
+    job::{AudioPlan, EncodePlan, FrameRange, PosterPlan, StoryboardPlan, SubtitlePlan, VideoPlan},
     media::Rational,
 };
 
@@ -13,6 +14,9 @@ use crate::error::TranscodeError;
 
 /// JPEG quantiser of posters, 2 (best) to 31.
 const POSTER_QUANTIZER: u8 = 4;
+
+/// JPEG quantiser of storyboards, 2 (best) to 31: their tiles are small and there are many.
+const STORYBOARD_QUANTIZER: u8 = 6;
 
 /// Decoder threads of a usual run: two slots then keep two cores busy without thrashing.
 const DECODE_THREADS: u16 = 2;
@@ -61,7 +65,20 @@ pub(crate) fn build_encode_spec(
         decode_threads: if care == EncodeMode::Safe { 1 } else { DECODE_THREADS },
         preset: parse_preset(&video.preset)?,
         rungs: rungs.collect::<Result<_, TranscodeError>>()?,
+        storyboard: video.storyboard.and_then(|plan| build_storyboard_spec(plan, range)),
         clock: to_clock_map(plan),
+    })
+}
+
+fn build_storyboard_spec(plan: StoryboardPlan, range: FrameRange) -> Option<StoryboardSpec> {
+    storyboard::find_sheet(&plan, range).map(|sheet| StoryboardSpec {
+        first_frame: sheet.first_frame,
+        interval_frames: plan.interval_frames,
+        tile_count: sheet.tile_count,
+        columns: plan.columns,
+        tile_width: plan.tile_width,
+        tile_height: plan.tile_height,
+        quantizer: STORYBOARD_QUANTIZER,
     })
 }
 

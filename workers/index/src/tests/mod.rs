@@ -103,6 +103,7 @@ pub(crate) fn encode(names: &[(&str, u32, u32, u64)]) -> MediaEncode {
         renditions: names.iter().map(rendition).collect(),
         subtitles: Vec::new(),
         has_poster: true,
+        has_storyboard: false,
         warnings: Vec::new(),
     }
 }

@@ -17,6 +17,7 @@ use crate::ffi;
 use crate::parent_pipe::{ChildJob, ParentPipe};
 use crate::picture_filter::{DisplayRotation, FilterOperation, PictureFilter};
 use crate::rung_encoder::RungEncoder;
+use crate::storyboard::StoryboardPainter;
 use crate::timeline::{FrameGrid, FrameSelector, PlacedFrame};
 
 /// Pictures that wait for one encoder.
@@ -54,6 +55,9 @@ pub(crate) fn encode_video(
         join_encoders(lanes)?;
         fed
     })?;
+    if let Some(storyboard) = fed.storyboard {
+        storyboard.finish(wire)?;
+    }
     Ok(MediaTaskReport {
         frames_decoded: reader.decoded,
         frames_written: u64::from(spec.frame_count),
@@ -72,11 +76,11 @@ fn join_encoders(lanes: Vec<ScopedJoinHandle<'_, MediaChildResult<()>>>) -> Medi
     Ok(())
 }
 
-/// Counts of the selection.
-#[derive(Debug, Clone, Copy)]
-struct FrameSelectionCounts {
+/// What is left when all pictures are in the queues.
+struct FedPictures {
     repeated: u64,
     dropped: u64,
+    storyboard: Option<StoryboardPainter>,
 }
 
 /// The way of a picture from the decoder to the queues.
@@ -86,6 +90,7 @@ struct PictureDispatcher<'a> {
     grid: FrameGrid,
     selector: FrameSelector<frame::Video>,
     queues: &'a [SyncSender<PlacedFrame<frame::Video>>],
+    storyboard: Option<StoryboardPainter>,
 }
 
 fn feed_encoders(
@@ -93,7 +98,7 @@ fn feed_encoders(
     ahead: Option<frame::Video>,
     spec: &EncodeSpec,
     queues: &[SyncSender<PlacedFrame<frame::Video>>],
-) -> MediaChildResult<FrameSelectionCounts> {
+) -> MediaChildResult<FedPictures> {
     let time_base = reader.time_base;
     let turn = DisplayRotation::from_stream(&reader.track()?);
     let mut feed = PictureDispatcher {
@@ -102,6 +107,7 @@ fn feed_encoders(
         grid: FrameGrid::new(spec.frame_rate, spec.origin_us, time_base),
         selector: FrameSelector::new(spec.start_frame, spec.frame_count),
         queues,
+        storyboard: spec.storyboard.map(|sheet| StoryboardPainter::new(sheet, time_base)),
     };
     if let Some(picture) = ahead {
         feed.push_picture(picture)?;
@@ -166,6 +172,9 @@ impl PictureDispatcher<'_> {
     fn send_to_queues(&mut self, shown: Option<PlacedFrame<frame::Video>>) -> MediaChildResult<()> {
         let Some(mut shown) = shown else { return Ok(()) };
         let picture = self.upright.filter_picture(&mut shown.frame)?;
+        if let Some(storyboard) = &mut self.storyboard {
+            storyboard.show_picture(&picture, shown.first, shown.count)?;
+        }
         for queue in self.queues {
             let frame = ffi::share_picture(&picture)
                 .map_err(|error| MediaChildError::Failed(format!("share a picture: {error}")))?;
@@ -175,7 +184,7 @@ impl PictureDispatcher<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> MediaChildResult<FrameSelectionCounts> {
+    fn finish(mut self) -> MediaChildResult<FedPictures> {
         if let Some(mut deinterlace) = self.deinterlace.take() {
             for picture in deinterlace.finish()? {
                 self.select_picture(picture)?;
@@ -189,7 +198,8 @@ impl PictureDispatcher<'_> {
                 "no frame of the stream could be decoded",
             ));
         }
-        Ok(FrameSelectionCounts { repeated: self.selector.repeated, dropped: self.selector.dropped })
+        let (repeated, dropped) = (self.selector.repeated, self.selector.dropped);
+        Ok(FedPictures { repeated, dropped, storyboard: self.storyboard })
     }
 }
 

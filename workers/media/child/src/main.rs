@@ -27,6 +27,7 @@ mod rung_encoder;
 mod sandbox;
 mod scan;
 mod stills;
+mod storyboard;
 mod subtitles;
 mod tables;
 mod timeline;

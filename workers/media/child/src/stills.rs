@@ -53,7 +53,7 @@ pub(crate) fn extract_stills(
             reader = TrackDecoder::open(wire, job, spec.stream, 0)?;
         }
         let found = find_still(&mut reader, spec, at_us)?;
-        let bytes = encode_jpeg(&found.picture, spec)?;
+        let bytes = encode_jpeg(&found.picture, spec.quantizer)?;
         wire.send(&ChildMessage::Image {
             position: u16::try_from(position).unwrap_or(u16::MAX),
             at_us: u64::try_from(found.at_us.saturating_sub(spec.origin_us)).unwrap_or(0),
@@ -190,7 +190,8 @@ fn mean_luma(picture: &frame::Video) -> u64 {
     sum / count.max(1)
 }
 
-fn encode_jpeg(picture: &frame::Video, spec: &StillsSpec) -> MediaChildResult<Bytes> {
+/// A picture of full range as JPEG.
+pub(crate) fn encode_jpeg(picture: &frame::Video, quantizer: u8) -> MediaChildResult<Bytes> {
     let codec = find_encoder("mjpeg")?;
     let mut video = codec::Context::new_with_codec(codec).encoder().video().or_failed("make the encoder")?;
     video.set_width(picture.width());
@@ -199,7 +200,7 @@ fn encode_jpeg(picture: &frame::Video, spec: &StillsSpec) -> MediaChildResult<By
     video.set_time_base(Rational(1, 25));
     video.set_color_range(ffmpeg_next::color::Range::JPEG);
     let mut options = Dictionary::new();
-    let quality = i32::from(spec.quantizer) * LAMBDA;
+    let quality = i32::from(quantizer) * LAMBDA;
     options.set("flags", "+qscale+bitexact");
     options.set("global_quality", &quality.to_string());
     options.set("threads", "1");

@@ -1,8 +1,8 @@
 //! The conformance check: reads playlists, manifest and stored objects back and compares them with each other and with
 //! the plan. A finding that is an error fails the job.
 //!
-//! Rules are numbered: A1 to A14 follow Apple's HLS Authoring Specification and RFC 8216, B17 and B18 MPEG-DASH and CMAF.
-//! Not checked, because not made: thumbnails, encryption.
+//! Rules are numbered: A1 to A14 follow Apple's HLS Authoring Specification and RFC 8216, B17 and B18 MPEG-DASH and CMAF, S1
+//! is about storyboards. Not checked, because not made here: encryption.
 //!
 //! Limits: at most [`FINDINGS_MAX`] findings are kept.
 
@@ -11,6 +11,7 @@ pub mod hls;
 mod iframes;
 pub mod measure;
 mod rules;
+mod storyboard;
 pub mod subtitles;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use iframes::measure_iframes;
 pub use measure::{
     MeasureError, MeasuredRendition, MeasuredSegment, measure_presentation, measure_subtitles,
 };
+pub use storyboard::check_storyboard;
 pub use subtitles::MeasuredSubtitles;
 
 /// Most findings that are kept.
@@ -61,6 +63,8 @@ pub enum ConformanceRule {
     B17,
     /// CMAF brands and structure.
     B18,
+    /// Sheets of the storyboard.
+    S1,
 }
 
 /// Whether a finding fails the job.

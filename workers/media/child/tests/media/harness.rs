@@ -218,6 +218,7 @@ pub(crate) fn encode_spec(rate: (u32, u32), frames: u32, rungs: Vec<EncodeRung>)
         segment_frames: 50,
         gop_frames: 50,
         deinterlace: false,
+        storyboard: None,
         decode_threads: 2,
         preset: EncoderPreset::Ultrafast,
         rungs,
