@@ -174,7 +174,7 @@ pub struct SubtitlePlan {
     pub label: String,
     /// Shown also to those who want no subtitles.
     pub is_forced: bool,
-    /// Also says what is heard beside speech.
+    /// Also names sounds beside speech.
     pub is_hearing_impaired: bool,
 }
 

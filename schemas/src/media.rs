@@ -131,7 +131,7 @@ pub struct SubtitleTrack {
     /// True when it is shown also to those who want no subtitles: what is said in another language than the rest.
     #[serde(default)]
     pub is_forced: bool,
-    /// True when it also says what is heard beside speech.
+    /// True when it also names sounds beside speech.
     #[serde(default)]
     pub is_hearing_impaired: bool,
 }

@@ -29,7 +29,7 @@ const SECONDS: u32 = 5;
 const GROWING_SECONDS: u32 = 14;
 
 /// Frames a second.
-const RATE: f64 = 25.0;
+const RATE: u32 = 25;
 
 /// Longest time by which sound may be off against the same film as MP4, in seconds.
 const OFFSET_SECONDS_MAX: f64 = 0.015;
@@ -115,7 +115,8 @@ impl Seen {
         let first = self.frames.first().map(|(number, _)| *number);
         assert!(first.is_some_and(|first| first < 5), "{what}: it begins at {first:?}");
         assert!(self.frames.is_sorted(), "{what}: {:?}", self.frames);
-        let is_misplaced = |(number, at): &&(u32, f64)| (at - f64::from(*number) / RATE).abs() > 0.002;
+        let is_misplaced =
+            |(number, at): &&(u32, f64)| (at - f64::from(*number) / f64::from(RATE)).abs() > 0.002;
         let misplaced: Vec<_> = self.frames.iter().filter(is_misplaced).collect();
         assert!(
             misplaced.len() <= FRAMES_LATE_MAX,
@@ -126,7 +127,7 @@ impl Seen {
     /// Every frame is shown in its place, from the first to the last, without a stall.
     fn check_frames(&self, seconds: u32, what: &str) {
         self.check_beginning(what);
-        let frames = u32::try_from(RATE as u64 * u64::from(seconds)).unwrap();
+        let frames = RATE * seconds;
         assert!((self.duration - f64::from(seconds)).abs() < 0.03, "{what}: it lasts {} s", self.duration);
         let numbers: BTreeSet<u32> = self.frames.iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers.last(), Some(&(frames - 1)), "{what}");
@@ -134,7 +135,7 @@ impl Seen {
         assert!(missed <= FRAMES_MISSED_MAX, "{what}: {missed} frames were not shown: {numbers:?}");
     }
 
-    /// How much later than its second a tone is heard, in seconds.
+    /// How much later than its second a tone is played, in seconds.
     fn tone_delay(&self, what: &str) -> f64 {
         // The first may begin before the page listens.
         assert!(self.tones.len() >= 4, "{what}: tones at {:?}", self.tones);

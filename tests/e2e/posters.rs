@@ -39,7 +39,7 @@ fn source(name: &str, has_film: bool, has_cover: bool, options: &str) -> Vec<u8>
     if has_film {
         args.extend(["-f", "lavfi", "-i", film]);
     }
-    let attached = name.ends_with(".mkv");
+    let attached = name.rsplit('.').next() == Some("mkv");
     if has_cover && attached {
         args.extend([
             "-attach",
@@ -117,8 +117,8 @@ async fn a_storyboard_shows_what_is_played_at_each_time() {
     let mut shown = Vec::new();
     for block in list.trim_end().split("\n\n").skip(1) {
         let (times, place) = block.split_once('\n').unwrap();
-        let (file, place) = place.split_once("#xywh=").unwrap();
-        let path = session["storyboard_url"].as_str().unwrap().replace("storyboard.vtt", file);
+        let (sheet, place) = place.split_once("#xywh=").unwrap();
+        let path = session["storyboard_url"].as_str().unwrap().replace("storyboard.vtt", sheet);
         let jpeg = cluster.http.get(format!("{}{path}", cluster.url)).send().await.unwrap();
         let cut: Vec<&str> = place.split(',').collect();
         let tile = format!("crop={}:{}:{}:{},", cut[2], cut[3], cut[0], cut[1]);
@@ -132,7 +132,7 @@ async fn a_storyboard_shows_what_is_played_at_each_time() {
         } else {
             '?'
         };
-        shown.push(format!("{} {colour}", &times[6..8]));
+        shown.push(format!("{} {colour}", times.get(6..8).unwrap()));
     }
     assert_eq!(shown, ["00 r", "02 r", "04 g", "06 g", "08 b", "10 b", "12 b"], "{list}");
     crate::browser::goes_to_scene(&format!("{}/watch/{media_id}", cluster.url), &cluster.key, 4, 8.0).await;

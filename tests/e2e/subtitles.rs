@@ -76,8 +76,8 @@ type ServedCue = (f64, f64, bool, String);
 
 /// The cues of a WebVTT file.
 fn cues_of(file: &str) -> Vec<ServedCue> {
-    let seconds =
-        |time: &str| time[3..5].parse::<f64>().unwrap() * 60.0 + time[6..12].parse::<f64>().unwrap();
+    let number = |time: &str, place: std::ops::Range<usize>| time.get(place).unwrap().parse::<f64>().unwrap();
+    let seconds = |time: &str| number(time, 3..5) * 60.0 + number(time, 6..12);
     let cue = |block: &str| {
         let (times, text) = block.split_once('\n').unwrap();
         let (from, rest) = times.split_once(" --> ").unwrap();

@@ -1,4 +1,4 @@
-// Plays one address with one player, as another site does, and writes down what is shown and heard.
+// Plays one address with one player, as another site does, and writes down what is shown and played.
 //
 // ?player=mp4|hls.js|shaka|dash.js|video.js &url=...
 //
@@ -10,7 +10,7 @@ const video = document.getElementById("video");
 const canvas = new OffscreenCanvas(bars * 8, 8);
 const pixels = canvas.getContext("2d", { willReadFrequently: true });
 
-/** frames: [number, presented media time in s]; tones: media time in s at which each is heard. */
+/** frames: [number, presented media time in s]; tones: media time in s at which each is played. */
 const seen = { frames: [], tones: [], stalls: [], ended: false, failed: "", duration: 0 };
 window.seen = seen;
 

@@ -109,6 +109,7 @@ impl MediaProbe {
 /// A track of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of independent findings")]
 pub struct MediaStream {
     /// Position in the file; what tasks name.
     pub index: u32,
@@ -138,7 +139,7 @@ pub struct MediaStream {
     /// Subtitles that are shown also to those who want none.
     #[serde(default)]
     pub is_forced: bool,
-    /// Subtitles that also say what is heard beside speech.
+    /// Subtitles that also name sounds beside speech.
     #[serde(default)]
     pub is_hearing_impaired: bool,
     /// Packets found by the scan, without those that the file marks as not to be shown.
@@ -158,6 +159,7 @@ pub struct MediaStream {
 /// The pictures of a track.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of independent findings")]
 pub struct VideoStream {
     /// Stored width in pixels, before rotation.
     pub width: u32,

@@ -24,7 +24,8 @@ pub(crate) fn list_changes(technical: &TechnicalMetadata, plan: &EncodePlan) -> 
         let kept = plan.audio.iter().find(|kept| kept.stream_index == track.index);
         match kept {
             None => {
-                add(warning_codes::AUDIO_TRACK_DROPPED, format!("track {}: {}", track.index, track.codec))
+                let detail = format!("track {}: {}", track.index, track.codec);
+                add(warning_codes::AUDIO_TRACK_DROPPED, detail);
             }
             Some(kept) if track.channels > kept.channels => {
                 let detail =

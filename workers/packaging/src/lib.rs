@@ -7,6 +7,7 @@
 //!
 //! Limits: at most [`schemas::job::PARTS_MAX`] parts a job; those of [`ladder`].
 
+mod audio_frame;
 mod changes;
 pub mod ladder;
 pub mod language;
@@ -18,10 +19,12 @@ pub mod presentation;
 mod profile;
 mod ratio;
 pub mod storyboard;
+pub mod subtitle_timeline;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod time_text;
 pub mod webvtt;
 
 pub use part_reader::GrowingPartReader;

@@ -14,9 +14,11 @@ use schemas::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    EncodeProfile, changes,
+    EncodeProfile,
+    audio_frame::AUDIO_FRAME_SAMPLES,
+    changes,
     ladder::{self, PictureSize},
-    language, presentation,
+    language,
     ratio::{reduce_ratio, scale_floor, scale_rounded},
     storyboard,
 };
@@ -196,7 +198,7 @@ pub fn part_duration_ms(plan: &EncodePlan, part: &str) -> u64 {
 pub fn presentation_length(plan: &EncodePlan) -> (u64, Rational) {
     let video = plan.video.as_ref().map(|video| (video.frame_count, video.frame_rate));
     let audio = plan.audio.first().map(|audio| {
-        let frame = presentation::AUDIO_FRAME_SAMPLES;
+        let frame = AUDIO_FRAME_SAMPLES;
         let samples = audio.duration_samples.div_ceil(frame) * frame;
         (samples, Rational { num: audio.sample_rate_hz, den: 1 })
     });
@@ -321,7 +323,7 @@ fn video_samples(video: &VideoPlan) -> u64 {
 /// frame would add silence to silence. Exact sound is kept to its last sample.
 fn audio_samples(tracks: &[&AudioTrack], duration_us: u64) -> u64 {
     let samples = duration_us * u64::from(AUDIO_RATE_HZ / 1_000) / 1_000;
-    let frame = presentation::AUDIO_FRAME_SAMPLES;
+    let frame = AUDIO_FRAME_SAMPLES;
     let is_padded = |track: &&AudioTrack| LOSSY_CODECS.contains(&track.codec.as_str());
     if tracks.iter().all(is_padded) { ((samples + frame / 2) / frame).max(1) * frame } else { samples }
 }

@@ -28,7 +28,7 @@ const AUDIO_GROUP: &str = "audio";
 
 const SUBTITLE_GROUP: &str = "subtitles";
 
-/// What subtitles for those who don't hear are good for (HLS Authoring Specification, 6.7).
+/// What subtitles for the deaf and hard of hearing are good for (HLS Authoring Specification, 6.7).
 const HEARING_IMPAIRED: &str = ",CHARACTERISTICS=\"public.accessibility.transcribes-spoken-dialog,public.accessibility.describes-music-and-sound\"";
 
 /// Where a title is played from that grows: viewers who come later would begin near its end, as with a live stream (RFC 8216, 4.3.5.2).

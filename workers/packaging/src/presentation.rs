@@ -7,7 +7,8 @@ use schemas::{
     media::{EncodedRendition as Summary, EncodedSubtitles, Rational},
 };
 
-use crate::{plan, webvtt::SubtitleTimeline};
+pub use crate::audio_frame::AUDIO_FRAME_SAMPLES;
+use crate::{plan, subtitle_timeline::SubtitleTimeline};
 
 /// Everything of one encode that can be played.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub enum RenditionKind {
         label: String,
         /// Shown also to those who want no subtitles.
         is_forced: bool,
-        /// Also says what is heard beside speech.
+        /// Also names sounds beside speech.
         is_hearing_impaired: bool,
     },
 }
@@ -189,9 +190,6 @@ impl Presentation {
         longest.max().unwrap_or(1).max(1)
     }
 }
-
-/// Samples in one AAC-LC frame (ISO/IEC 14496-3).
-pub const AUDIO_FRAME_SAMPLES: u64 = 1_024;
 
 impl PresentationRendition {
     /// The language of sound and text; none of pictures.

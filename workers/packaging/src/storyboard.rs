@@ -11,7 +11,7 @@ use schemas::{
     media::Rational,
 };
 
-use crate::{ladder::PictureSize, webvtt::format_time};
+use crate::{ladder::PictureSize, time_text::format_time};
 
 /// Most tiles of one sheet.
 pub const TILES_A_SHEET_MAX: u64 = 100;
@@ -36,9 +36,9 @@ pub(crate) fn plan_storyboard(size: PictureSize, gop_frames: u32, ranges: &[Fram
     let gop = u64::from(gop_frames.max(1));
     let longest = ranges.iter().map(|range| range.frame_count).max().unwrap_or(0);
     let gops_a_tile = longest.div_ceil(gop).div_ceil(TILES_A_SHEET_MAX).max(1);
-    let side = u64::from(size.width.max(size.height).max(1));
+    let longest_side = u64::from(size.width.max(size.height).max(1));
     let fit = |pixels: u32| {
-        let fitted = u64::from(pixels) * u64::from(TILE_SIDE_PIXELS) / side;
+        let fitted = u64::from(pixels) * u64::from(TILE_SIDE_PIXELS) / longest_side;
         // Even, so that chroma fits.
         u32::try_from((fitted & !1).max(2)).unwrap_or(2)
     };

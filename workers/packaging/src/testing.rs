@@ -12,7 +12,7 @@ use schemas::{
     media::{AudioTrack, MediaSource, SubtitleTrack, TechnicalMetadata, VideoTrack},
 };
 
-use crate::{EncodeProfile, plan, webvtt::SubtitleTimeline};
+use crate::{EncodeProfile, plan, subtitle_timeline::SubtitleTimeline};
 
 /// What a probe would find: a video of 25 frames a second, and one audio track in English.
 pub fn build_technical(seconds: i64, width: u32, height: u32) -> TechnicalMetadata {
@@ -107,31 +107,33 @@ pub fn build_finished_parts(plan: &EncodePlan) -> Vec<JobPartRecord> {
         };
         parts.push(build_part(&audio.name, vec![track], JobPartStatus::Done));
     }
-    if !plan.subtitles.is_empty() {
-        let timeline = SubtitleTimeline::new(plan);
-        let tracks = plan.subtitles.iter().map(|subtitles| StoredTrack {
-            rendition: subtitles.name.clone(),
-            timescale: timeline.timescale,
-            init_sha256: "sha of subtitles".into(),
-            init_bytes: 500,
-            codecs: "wvtt".into(),
-            first_segment: 1,
-            segments: timeline
-                .segments
-                .iter()
-                .map(|(start_ticks, duration_ticks)| StoredSegment {
-                    start_ticks: *start_ticks,
-                    duration_ticks: *duration_ticks,
-                    size_bytes: 60,
-                })
-                .collect(),
-        });
-        parts.push(build_part(plan::SUBTITLES, tracks.collect(), JobPartStatus::Done));
-    }
+    parts.extend(build_subtitle_part(plan));
     parts
 }
 
-/// Three subtitle tracks: English, English for those who don't hear, and forced French.
+fn build_subtitle_part(plan: &EncodePlan) -> Option<JobPartRecord> {
+    let timeline = SubtitleTimeline::new(plan);
+    let tracks = plan.subtitles.iter().map(|subtitles| StoredTrack {
+        rendition: subtitles.name.clone(),
+        timescale: timeline.timescale,
+        init_sha256: "sha of subtitles".into(),
+        init_bytes: 500,
+        codecs: "wvtt".into(),
+        first_segment: 1,
+        segments: timeline
+            .segments
+            .iter()
+            .map(|(start_ticks, duration_ticks)| StoredSegment {
+                start_ticks: *start_ticks,
+                duration_ticks: *duration_ticks,
+                size_bytes: 60,
+            })
+            .collect(),
+    });
+    (!plan.subtitles.is_empty()).then(|| build_part(plan::SUBTITLES, tracks.collect(), JobPartStatus::Done))
+}
+
+/// Three subtitle tracks: English, English for the deaf and hard of hearing, and forced French.
 pub fn build_subtitles() -> Vec<SubtitleTrack> {
     let track = |index, language: &str, title: Option<&str>| SubtitleTrack {
         index,

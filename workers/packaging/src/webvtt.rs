@@ -7,12 +7,7 @@
 
 use std::fmt::Write as _;
 
-use schemas::{
-    job::{EncodePlan, StoredSegment},
-    media::Rational,
-};
-
-use crate::plan;
+use crate::{subtitle_timeline::SubtitleTimeline, time_text::format_time};
 
 /// Most bytes of the segments of a track: a film has 200 KiB. Cues that last through many segments stand in each of them.
 pub const TRACK_BYTES_MAX: usize = 32 << 20;
@@ -40,10 +35,10 @@ impl WebVttCue {
     /// Makes a cue from the text of a dialogue event of Advanced SubStation Alpha; times in microseconds from the presentation start.
     /// None when there is nothing to read, or no time to read it in.
     pub fn from_dialogue(start_us: u64, end_us: u64, text: &str) -> Option<Self> {
-        let to_ms = |us: u64| us.saturating_add(500) / 1_000;
-        let (start_ms, end_ms) = (to_ms(start_us), to_ms(end_us));
-        let Payload { text, is_top, .. } = Payload::parse(text);
-        (start_ms < end_ms && !text.is_empty()).then_some(Self { start_ms, end_ms, is_top, payload: text })
+        let round_to_ms = |us: u64| us.saturating_add(500) / 1_000;
+        let Payload { text: payload, is_top, .. } = Payload::parse(text);
+        let cue = Self { start_ms: round_to_ms(start_us), end_ms: round_to_ms(end_us), is_top, payload };
+        (cue.start_ms < cue.end_ms && !cue.payload.is_empty()).then_some(cue)
     }
 
     fn write_to(&self, file: &mut String) {
@@ -102,69 +97,6 @@ fn render_file<'a>(
         cue.write_to(&mut file);
     }
     file
-}
-
-/// `HH:MM:SS.mmm`.
-pub(crate) fn format_time(ms: u64) -> String {
-    format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60, ms % 1_000)
-}
-
-/// The times of the segments of all subtitles of an encode: those of the picture; without one, multiples of the segment length.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SubtitleTimeline {
-    /// Ticks per second.
-    pub timescale: u32,
-    /// Start and duration of each segment in ticks.
-    pub segments: Vec<(u64, u64)>,
-}
-
-impl SubtitleTimeline {
-    /// The times by a plan.
-    pub fn new(plan: &EncodePlan) -> Self {
-        let (count, rate) = plan::presentation_length(plan);
-        let one = Rational { num: 1, den: 1 };
-        let segment = match (&plan.video, plan.audio.first()) {
-            (Some(video), _) => Rational { num: video.segment_frames, den: 1 },
-            // Seconds times samples a second.
-            (None, Some(audio)) => Rational {
-                num: audio.segment_seconds.num.saturating_mul(audio.sample_rate_hz),
-                den: audio.segment_seconds.den,
-            },
-            (None, None) => one,
-        };
-        let boundary = |number: u64| {
-            let units = u128::from(number) * u128::from(segment.num.max(1)) / u128::from(segment.den.max(1));
-            u64::try_from(units).unwrap_or(u64::MAX).min(count)
-        };
-        let ticks = |units: u64| units.saturating_mul(u64::from(rate.den));
-        let segments = (0_u64..)
-            .map(|number| (boundary(number), boundary(number + 1)))
-            .take_while(|(start, end)| start < end)
-            .map(|(start, end)| (ticks(start), ticks(end - start)));
-        Self { timescale: rate.num.max(1), segments: segments.collect() }
-    }
-
-    /// A time of it in microseconds, rounded down.
-    fn ticks_to_us(&self, ticks: u64) -> u64 {
-        let us = u128::from(ticks) * 1_000_000 / u128::from(self.timescale);
-        u64::try_from(us).unwrap_or(u64::MAX)
-    }
-
-    /// The length of all segments, in microseconds, rounded up.
-    pub fn duration_us(&self) -> u64 {
-        let ticks: u64 = self.segments.iter().map(|(_, duration)| duration).sum();
-        let us = (u128::from(ticks) * 1_000_000).div_ceil(u128::from(self.timescale));
-        u64::try_from(us).unwrap_or(u64::MAX)
-    }
-
-    /// Whether stored segments are the first of these.
-    pub fn begins_with(&self, stored: &[StoredSegment]) -> bool {
-        stored.len() <= self.segments.len()
-            && stored
-                .iter()
-                .zip(&self.segments)
-                .all(|(stored, planned)| (stored.start_ticks, stored.duration_ticks) == *planned)
-    }
 }
 
 /// The styles that WebVTT has tags for.

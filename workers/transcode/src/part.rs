@@ -218,7 +218,7 @@ impl PartProcessor {
 
     async fn run_part(&self, run: &PartRun<'_>) -> Result<StageOutcome, TranscodeError> {
         if run.work == PartWork::Finish {
-            return self.finish_job(run).await;
+            return Box::pin(self.finish_job(run)).await;
         }
         match Box::pin(run.make_part()).await? {
             PartRunOutcome::JobOver => Ok(StageOutcome::Done),

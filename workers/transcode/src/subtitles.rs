@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use media::{MediaTaskError, MediaTaskOutput, MediaTaskReport};
-use packaging::webvtt::{self, SubtitleTimeline, WebVttCue};
+use packaging::{
+    subtitle_timeline::SubtitleTimeline,
+    webvtt::{self, WebVttCue},
+};
 use schemas::job::{EncodePlan, SubtitlePlan};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -9,7 +9,7 @@ use crate::{
     boxes,
     check::{
         self, ConformanceInput, ConformanceRule, FindingSeverity, MeasuredRendition, MeasuredSegment,
-        MeasuredSubtitles, subtitles::ReadCue,
+        MeasuredSubtitles, webvtt::ReadCue,
     },
 };
 

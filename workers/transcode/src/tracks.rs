@@ -3,7 +3,7 @@
 //! A repeated part keeps the tracks of the try before until it has passed them, so that a growing playlist never shrinks.
 
 use data_encoding::HEXLOWER;
-use packaging::{plan::PartWork, webvtt::SubtitleTimeline};
+use packaging::{plan::PartWork, subtitle_timeline::SubtitleTimeline};
 use schemas::{
     job::{EncodePlan, JobPartRecord, StoredSegment, StoredTrack},
     media::Rational,

@@ -166,13 +166,13 @@ impl SubtitleReader {
         }
         self.timeline.position_bytes =
             u64::try_from(packet.position()).unwrap_or(self.timeline.position_bytes);
-        for cue in found {
+        for cue in &found {
             self.take_cue(cue, packet_us, length_us);
         }
         Ok(true)
     }
 
-    fn take_cue(&mut self, cue: DecodedCue, packet_us: Option<i64>, length_us: i64) {
+    fn take_cue(&mut self, cue: &DecodedCue, packet_us: Option<i64>, length_us: i64) {
         let Some(text) = dialogue_text(&cue.dialogue) else { return };
         let Some(at_us) = cue.start_us.or(packet_us) else { return };
         let start_us = at_us.saturating_add(i64::from(cue.begin_ms) * 1_000);
@@ -213,7 +213,8 @@ impl SubtitleReader {
 /// The text behind the fields of a dialogue event, cut to the limit; none when there is none.
 fn dialogue_text(dialogue: &str) -> Option<String> {
     let text = dialogue.splitn(DIALOGUE_FIELDS + 1, ',').nth(DIALOGUE_FIELDS)?;
-    let text = text.get(..text.floor_char_boundary(CUE_TEXT_BYTES_MAX))?;
+    let end = (0..=text.len().min(CUE_TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end))?;
+    let text = text.get(..end)?;
     (!text.trim().is_empty()).then(|| text.to_owned())
 }
 

@@ -21,6 +21,7 @@ pub struct MultivariantPlaylist {
 
 /// A media playlist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "tags that are there or not, in any combination")]
 pub struct MediaPlaylist {
     /// `EXT-X-VERSION`.
     pub version: u64,

@@ -2,7 +2,7 @@
 
 use schemas::{job::LadderRung, keys};
 
-use super::{ConformanceFindings, ConformanceRule, MeasuredRendition, hls, rules::ConformanceContext};
+use super::{ConformanceFindings, ConformanceRule, MeasuredRendition, context::ConformanceContext, hls};
 
 pub(super) fn check_iframes(case: &ConformanceContext<'_>, findings: &mut ConformanceFindings) {
     let rungs: Vec<&LadderRung> = case.evidence.plan.video.iter().flat_map(|video| &video.rungs).collect();

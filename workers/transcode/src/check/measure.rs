@@ -13,7 +13,7 @@ use schemas::keys;
 use sha2::{Digest, Sha256};
 use store::Store;
 
-use super::subtitles::{self, MeasuredSubtitles};
+use super::webvtt::{MeasuredSubtitles, ReadCue, parse_segment};
 use crate::boxes::{self, FirstPicture, InitSegment, MalformedMp4, Mp4Fragment, Mp4TrackKind};
 
 /// Bytes read of a segment: its `moof` and the beginning of its first sample.
@@ -119,14 +119,14 @@ pub async fn measure_subtitles(
     Ok(all)
 }
 
-async fn read_subtitle_segment(store: &Store, key: String) -> Result<Vec<subtitles::ReadCue>, MeasureError> {
+async fn read_subtitle_segment(store: &Store, key: String) -> Result<Vec<ReadCue>, MeasureError> {
     let limit = u64::try_from(webvtt::TRACK_BYTES_MAX).unwrap_or(u64::MAX);
     let bytes = match store.get(&key, limit).await {
         Ok(bytes) => bytes,
         Err(source) => return Err(MeasureError::Store { key, source }),
     };
     let text = std::str::from_utf8(&bytes).map_err(|error| error.to_string());
-    text.and_then(subtitles::parse_segment).map_err(|why| MeasureError::Subtitles { key, why })
+    text.and_then(parse_segment).map_err(|why| MeasureError::Subtitles { key, why })
 }
 
 async fn list_object_sizes(store: &Store, prefix: &str) -> Result<BTreeMap<String, u64>, MeasureError> {

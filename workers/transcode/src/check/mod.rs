@@ -6,13 +6,15 @@
 //!
 //! Limits: at most [`FINDINGS_MAX`] findings are kept.
 
+mod context;
 pub mod dash;
 pub mod hls;
 mod iframes;
 pub mod measure;
 mod rules;
 mod storyboard;
-pub mod subtitles;
+mod subtitles;
+pub mod webvtt;
 
 use std::collections::BTreeMap;
 
@@ -23,7 +25,7 @@ pub use measure::{
     MeasureError, MeasuredRendition, MeasuredSegment, measure_presentation, measure_subtitles,
 };
 pub use storyboard::check_storyboard;
-pub use subtitles::MeasuredSubtitles;
+pub use webvtt::MeasuredSubtitles;
 
 /// Most findings that are kept.
 pub const FINDINGS_MAX: usize = 100;

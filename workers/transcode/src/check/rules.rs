@@ -9,8 +9,10 @@ use schemas::{
 };
 
 use super::{
-    ConformanceFindings, ConformanceInput, ConformanceRule, MeasuredRendition, dash,
-    hls::{self, HlsAttributes, MediaPlaylist},
+    ConformanceFindings, ConformanceInput, ConformanceRule, MeasuredRendition,
+    context::{ConformanceContext, measure_rates, planned_renditions, planned_subtitles},
+    dash,
+    hls::{HlsAttributes, MediaPlaylist},
     iframes, subtitles,
 };
 use crate::boxes::Mp4TrackKind;
@@ -21,15 +23,6 @@ const BANDWIDTH_PERCENT_MAX: u64 = 10;
 /// Samples of an AAC frame.
 const AUDIO_FRAME_SAMPLES: u64 = packaging::presentation::AUDIO_FRAME_SAMPLES;
 
-pub(super) struct ConformanceContext<'a> {
-    pub(super) evidence: &'a ConformanceInput<'a>,
-    pub(super) multivariant: hls::MultivariantPlaylist,
-    /// Of pictures and sound.
-    pub(super) playlists: BTreeMap<&'a str, MediaPlaylist>,
-    /// Of text.
-    pub(super) subtitles: BTreeMap<&'a str, MediaPlaylist>,
-}
-
 /// The files that a media playlist lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SegmentFormat {
@@ -38,7 +31,7 @@ enum SegmentFormat {
 }
 
 pub(super) fn check_rules(evidence: &ConformanceInput<'_>, findings: &mut ConformanceFindings) {
-    let Some(case) = parse_playlists(evidence, findings) else { return };
+    let Some(case) = ConformanceContext::parse(evidence, findings) else { return };
     check_variants(&case, findings);
     check_audio_media(&case, findings);
     iframes::check_iframes(&case, findings);
@@ -69,48 +62,6 @@ pub(super) fn check_rules(evidence: &ConformanceInput<'_>, findings: &mut Confor
         }
     }
     check_manifest(&case, findings);
-}
-
-fn parse_playlists<'a>(
-    evidence: &'a ConformanceInput<'a>,
-    findings: &mut ConformanceFindings,
-) -> Option<ConformanceContext<'a>> {
-    let multivariant = hls::parse_multivariant(evidence.multivariant)
-        .map_err(|why| findings.add_error(ConformanceRule::A1, format!("multivariant playlist: {why}")))
-        .ok()?;
-    let playlists = parse_media_playlists(evidence, planned_renditions(evidence), findings);
-    let subtitles = parse_media_playlists(evidence, planned_subtitles(evidence), findings);
-    Some(ConformanceContext { evidence, multivariant, playlists, subtitles })
-}
-
-fn parse_media_playlists<'a>(
-    evidence: &'a ConformanceInput<'a>,
-    names: impl Iterator<Item = &'a str>,
-    findings: &mut ConformanceFindings,
-) -> BTreeMap<&'a str, MediaPlaylist> {
-    let mut playlists = BTreeMap::new();
-    for name in names {
-        let Some(text) = evidence.playlists.get(name) else {
-            findings.add_error(ConformanceRule::A8, format!("{name}: no media playlist"));
-            continue;
-        };
-        match hls::parse_media(text) {
-            Ok(media) => {
-                playlists.insert(name, media);
-            }
-            Err(why) => findings.add_error(ConformanceRule::A8, format!("{name}: {why}")),
-        }
-    }
-    playlists
-}
-
-fn planned_renditions<'a>(evidence: &'a ConformanceInput<'a>) -> impl Iterator<Item = &'a str> {
-    let rungs = evidence.plan.video.iter().flat_map(|v| &v.rungs).map(|r| r.name.as_str());
-    rungs.chain(evidence.plan.audio.iter().map(|a| a.name.as_str()))
-}
-
-fn planned_subtitles<'a>(evidence: &'a ConformanceInput<'a>) -> impl Iterator<Item = &'a str> {
-    evidence.plan.subtitles.iter().map(|subtitles| subtitles.name.as_str())
 }
 
 /// A1 to A6: what the multivariant playlist says about its variants.
@@ -222,51 +173,6 @@ fn check_bandwidth(
             format!("{uri:.60}: peak {} above twice the average {}", measured.0, measured.1),
         );
     }
-}
-
-impl ConformanceContext<'_> {
-    /// The renditions of a type that are announced.
-    pub(super) fn media_of(&self, kind: &str) -> impl Iterator<Item = &HlsAttributes> {
-        self.multivariant.media.iter().filter(move |media| media.get("TYPE").is_some_and(|said| said == kind))
-    }
-
-    /// Largest peak and largest average of the renditions that `is_meant`.
-    fn largest_rates(&self, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
-        let chosen = self.playlists.iter().filter(|(name, _)| is_meant(name));
-        let rates =
-            chosen.filter_map(|(name, media)| Some(measure_rates(media, self.evidence.measured.get(*name)?)));
-        rates.fold((0, 0), |(peak, average), rate| (peak.max(rate.0), average.max(rate.1)))
-    }
-}
-
-/// Peak over runs of 0.5 to 1.5 target durations (RFC 8216 section 4.1), and average, in bits per second.
-fn measure_rates(media: &MediaPlaylist, measured: &MeasuredRendition) -> (u64, u64) {
-    let pairs: Vec<(u64, u64)> = media
-        .segments
-        .iter()
-        .zip(&measured.segments)
-        .map(|((us, _), segment)| (*us, segment.size_bytes))
-        .collect();
-    let rate = |us: u64, bytes: u64| {
-        u64::try_from(u128::from(bytes) * 8_000_000 / u128::from(us.max(1))).unwrap_or(u64::MAX)
-    };
-    let total: (u64, u64) = pairs.iter().fold((0, 0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
-    let average = rate(total.0, total.1);
-    let target = media.target_seconds * 1_000_000;
-    let mut peak = 0;
-    for start in 0..pairs.len() {
-        let mut run = (0, 0);
-        for (us, bytes) in pairs.iter().skip(start) {
-            run = (run.0 + us, run.1 + bytes);
-            if run.0 * 2 > target * 3 {
-                break;
-            }
-            if run.0 * 2 >= target {
-                peak = peak.max(rate(run.0, run.1));
-            }
-        }
-    }
-    (if peak == 0 { average } else { peak }, average)
 }
 
 /// A5: warnings only, since a source may not have what the rule asks for.

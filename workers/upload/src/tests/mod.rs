@@ -303,15 +303,15 @@ fn stream(index: u32, kind: MediaStreamKind) -> MediaStream {
     }
 }
 
-#[test]
-fn the_record_names_what_can_be_played() {
+/// A probe of four video tracks, two of which can be played, and one of sound.
+fn mixed_probe() -> MediaProbe {
     let mut cover = stream(0, MediaStreamKind::Video);
     cover.is_attached_picture = true;
     let mut undecodable = stream(1, MediaStreamKind::Video);
     undecodable.is_decodable = false;
     let mut best = stream(3, MediaStreamKind::Video);
     best.is_default = true;
-    let probe = MediaProbe {
+    MediaProbe {
         kind: MediaFileKind::Video,
         container: "mov,mp4,m4a,3gp,3g2,mj2".into(),
         start_us: 5,
@@ -328,7 +328,12 @@ fn the_record_names_what_can_be_played() {
             best,
             stream(4, MediaStreamKind::Audio),
         ],
-    };
+    }
+}
+
+#[test]
+fn the_record_names_what_can_be_played() {
+    let probe = mixed_probe();
     let found = build_technical(&probe, 100, Vec::new());
     assert_eq!(found.container, "mp4");
     assert_eq!((found.duration_ms, found.bit_rate_bps, found.still), (1_000, 8_000, false));
@@ -353,9 +358,21 @@ fn the_record_names_what_can_be_played() {
     let still = MediaProbe { kind: MediaFileKind::Image, duration_us: 0, ..probe.clone() };
     let still = build_technical(&still, 100, Vec::new());
     assert_eq!((still.still, still.bit_rate_bps), (true, 0));
-    let codes = |warnings: &[MediaWarning]| warnings.iter().map(|w| w.code.clone()).collect::<Vec<_>>();
     assert!(!codes(&found.warnings).iter().any(|code| code == warning_codes::TRUNCATED));
-    let mut texts = probe.clone();
+    let cut = MediaProbe { is_truncated: true, ..probe };
+    let noticed = build_technical(&cut, 100, Vec::new());
+    assert_eq!(noticed.warnings[0].code, warning_codes::TRUNCATED, "the child's finding is one");
+    let known = build_technical(&cut, 100, noticed.warnings[..1].to_vec());
+    assert_eq!(codes(&known.warnings), codes(&noticed.warnings), "found twice, said once");
+}
+
+fn codes(warnings: &[MediaWarning]) -> Vec<String> {
+    warnings.iter().map(|warning| warning.code.clone()).collect()
+}
+
+#[test]
+fn texts_play_or_are_named_among_what_is_left_out() {
+    let mut texts = mixed_probe();
     texts.chapter_count = 3;
     texts.streams[3].video.as_mut().unwrap().has_closed_captions = true;
     let readable = MediaStream { is_text: true, is_forced: true, ..stream(5, MediaStreamKind::Subtitle) };
@@ -371,9 +388,4 @@ fn the_record_names_what_can_be_played() {
     ] {
         assert_eq!(lost.iter().filter(|lost| *lost == code).count(), 1, "{code} in {lost:?}");
     }
-    let cut = MediaProbe { is_truncated: true, ..probe };
-    let noticed = build_technical(&cut, 100, Vec::new());
-    assert_eq!(noticed.warnings[0].code, warning_codes::TRUNCATED, "the child's finding is one");
-    let known = build_technical(&cut, 100, noticed.warnings[..1].to_vec());
-    assert_eq!(codes(&known.warnings), codes(&noticed.warnings), "found twice, said once");
 }

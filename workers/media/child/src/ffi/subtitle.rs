@@ -41,7 +41,7 @@ pub(crate) fn decode_cues(
     let mut event: AVSubtitle = unsafe { std::mem::zeroed() };
     let mut got = 0;
     // SAFETY: decoder and packet are valid; the function writes a whole event, or leaves it empty.
-    let decoded = unsafe {
+    let outcome = unsafe {
         avcodec_decode_subtitle2(
             decoder.as_mut_ptr(),
             &raw mut event,
@@ -49,8 +49,8 @@ pub(crate) fn decode_cues(
             packet.as_ptr().cast_mut(),
         )
     };
-    if decoded < 0 {
-        return Err(Error::from(decoded));
+    if outcome < 0 {
+        return Err(Error::from(outcome));
     }
     let mut cues = Vec::new();
     if got != 0 {
